@@ -1,0 +1,1 @@
+//! Structural pruning of exported diffusion networks, on the ONNX graph itself.
