@@ -1,0 +1,3 @@
+//! Verification.
+
+pub mod reference;
