@@ -45,7 +45,7 @@ impl Facts {
     ///
     /// # Errors
     /// The node contradicts its operator's specification.
-    pub fn infer_node(&mut self, model: &Model, graph: &Graph, node: &Node) -> Result<(), Error> {
+    pub fn infer_node(&mut self, model: &Model, node: &Node) -> Result<(), Error> {
         if node.proto.op_type == "Constant"
             && let (Some(tensor), Some(output)) = (node.proto.tensor("value"), node.output(0))
         {
@@ -109,7 +109,7 @@ pub fn infer(model: &Model, graph: &Graph) -> Result<Facts, Error> {
     let mut facts = Facts::of_sources(model, graph)?;
     let declared = declared_types(model, graph);
     for node in &graph.nodes {
-        facts.infer_node(model, graph, node)?;
+        facts.infer_node(model, node)?;
         facts.complete(graph, &declared, node);
     }
     Ok(facts)

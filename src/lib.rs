@@ -28,4 +28,3 @@ pub mod rewrite;
 
 pub mod verify;
 
-pub mod write;

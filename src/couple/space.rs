@@ -68,7 +68,7 @@ pub struct EqualBlocks {
 }
 
 /// All index spaces of a graph.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Spaces {
     spaces: Vec<Space>,
     united: UnionFind<u32>,

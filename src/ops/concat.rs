@@ -19,7 +19,7 @@ struct Concat;
 
 impl Operator for Concat {
     fn op_types(&self) -> &'static [OpType] {
-        &[onnx("Concat")]
+        const { &[onnx("Concat")] }
     }
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {

@@ -22,7 +22,7 @@ struct Conv;
 
 impl Operator for Conv {
     fn op_types(&self) -> &'static [OpType] {
-        &[onnx("Conv"), microsoft("FusedConv")]
+        const { &[onnx("Conv"), microsoft("FusedConv")] }
     }
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {

@@ -24,7 +24,7 @@ fn rows_columns(node: &Node, attribute: &str) -> (usize, usize) {
 
 impl Operator for Gemm {
     fn op_types(&self) -> &'static [OpType] {
-        &[onnx("Gemm")]
+        const { &[onnx("Gemm")] }
     }
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {

@@ -17,7 +17,7 @@ struct InstanceNormalization;
 
 impl Operator for InstanceNormalization {
     fn op_types(&self) -> &'static [OpType] {
-        &[onnx("InstanceNormalization")]
+        const { &[onnx("InstanceNormalization")] }
     }
 
     fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {

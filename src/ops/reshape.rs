@@ -19,7 +19,7 @@ struct Reshape;
 
 impl Operator for Reshape {
     fn op_types(&self) -> &'static [OpType] {
-        &[onnx("Reshape")]
+        const { &[onnx("Reshape")] }
     }
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {

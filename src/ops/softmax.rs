@@ -16,7 +16,7 @@ struct Softmax;
 
 impl Operator for Softmax {
     fn op_types(&self) -> &'static [OpType] {
-        &[onnx("Softmax"), onnx("LogSoftmax"), onnx("Hardmax")]
+        const { &[onnx("Softmax"), onnx("LogSoftmax"), onnx("Hardmax")] }
     }
 
     fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {

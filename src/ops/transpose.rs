@@ -30,7 +30,7 @@ fn permutation(node: &Node, rank: usize) -> Result<Vec<usize>, RuleError> {
 
 impl Operator for Transpose {
     fn op_types(&self) -> &'static [OpType] {
-        &[onnx("Transpose")]
+        const { &[onnx("Transpose")] }
     }
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
