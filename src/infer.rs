@@ -1,5 +1,7 @@
 //! Shape inference with symbolic sizes and constant propagation through shape arithmetic.
 
+use std::collections::BTreeMap;
+
 use crate::dim::Dim;
 use crate::error::Error;
 use crate::fact::{Fact, Known, is_float};
@@ -46,15 +48,34 @@ impl Facts {
     /// # Errors
     /// The node contradicts its operator's specification.
     pub fn infer_node(&mut self, model: &Model, node: &Node) -> Result<(), Error> {
+        self.infer_patched(model, node, &BTreeMap::new())
+    }
+
+    /// As [`Facts::infer_node`], with facts that stand for those of some input slots.
+    ///
+    /// # Errors
+    /// As [`Facts::infer_node`].
+    pub fn infer_patched(
+        &mut self,
+        model: &Model,
+        node: &Node,
+        overrides: &BTreeMap<usize, Fact>,
+    ) -> Result<(), Error> {
         if node.proto.op_type == "Constant"
             && let (Some(tensor), Some(output)) = (node.proto.tensor("value"), node.output(0))
         {
             self.values[output] = Some(of_tensor(model, tensor)?);
             return Ok(());
         }
+        let mut inputs: Vec<Option<&Fact>> =
+            node.inputs.iter().map(|v| v.and_then(|v| self.values[v].as_ref())).collect();
+        for (slot, fact) in overrides {
+            inputs.resize(inputs.len().max(slot + 1), None);
+            inputs[*slot] = Some(fact);
+        }
         let mut cx = InferCx {
             node,
-            inputs: node.inputs.iter().map(|v| v.and_then(|v| self.values[v].as_ref())).collect(),
+            inputs,
             outputs: vec![None; node.outputs.len()],
             fresh: &mut self.fresh,
         };

@@ -20,6 +20,10 @@ pub mod infer;
 
 pub mod couple;
 
+pub mod importance;
+
+pub mod select;
+
 pub mod kept;
 
 pub mod macs;
@@ -27,4 +31,6 @@ pub mod macs;
 pub mod rewrite;
 
 pub mod verify;
+
+pub mod write;
 

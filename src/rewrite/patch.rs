@@ -1,5 +1,7 @@
 //! What rewriting offers to an operator whose attributes or constants name a size.
 
+use std::collections::BTreeMap;
+
 use crate::couple::Coupling;
 use crate::couple::layout::Axis;
 use crate::dim::Dim;
@@ -21,6 +23,7 @@ pub struct PatchCx<'a> {
     pub(crate) proto: &'a mut NodeProto,
     pub(crate) tensors: &'a mut Vec<TensorProto>,
     pub(crate) inserted: &'a mut Vec<NodeProto>,
+    pub(crate) overrides: &'a mut BTreeMap<usize, Fact>,
     pub(crate) changed: bool,
 }
 
@@ -100,6 +103,9 @@ impl PatchCx<'_> {
 
     /// The known integers of input `slot` as the rewritten graph computes them.
     pub fn new_ints(&self, slot: usize) -> Option<Vec<Dim>> {
+        if let Some(fact) = self.overrides.get(&slot) {
+            return fact.known.as_ref().and_then(Known::ints).map(<[Dim]>::to_vec);
+        }
         let value = self.node.input(slot)?;
         self.after.values[value].as_ref()?.known.as_ref().and_then(Known::ints).map(<[Dim]>::to_vec)
     }
@@ -160,6 +166,14 @@ impl PatchCx<'_> {
         let integers = |name: &str, values: &[i64]| {
             if is_int32 { TensorProto::of_int32s(name, values, &dims) } else { TensorProto::of_ints(name, values, &dims) }
         };
+        let known: Option<Vec<Dim>> = values
+            .iter()
+            .enumerate()
+            .map(|(at, value)| value.map(Dim::from).or_else(|| computed.as_ref()?.get(at).cloned()))
+            .collect();
+        let shape = dims.iter().copied().map(Dim::from).collect();
+        let dtype = if is_int32 { crate::onnx::DataType::Int32 } else { crate::onnx::DataType::Int64 };
+        self.overrides.insert(slot, Fact::new(dtype, shape).with_known(known.map(Known::Ints)));
         if let Some(merged) = merged {
             self.tensors.push(integers(&base, &merged));
         } else {
@@ -188,6 +202,10 @@ impl PatchCx<'_> {
         while self.proto.input.len() <= slot {
             self.proto.input.push(String::new());
         }
+        let known = values.iter().copied().map(Dim::from).collect();
+        let shape = dims.iter().copied().map(Dim::from).collect();
+        let fact = Fact::new(crate::onnx::DataType::Int64, shape).with_known(Some(Known::Ints(known)));
+        self.overrides.insert(slot, fact);
         self.proto.input[slot] = name;
         self.changed = true;
     }
