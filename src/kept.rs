@@ -20,6 +20,13 @@ impl Kept {
         Self { alive: alive.collect() }
     }
 
+    /// What survives both.
+    #[must_use]
+    pub fn and(&self, other: &Kept) -> Self {
+        let both = |(a, b): (&Vec<bool>, &Vec<bool>)| a.iter().zip(b).map(|(a, b)| *a && *b).collect();
+        Self { alive: self.alive.iter().zip(&other.alive).map(both).collect() }
+    }
+
     /// Which indices of a space survive.
     pub fn of_space(&self, space: SpaceId) -> &[bool] {
         &self.alive[space]

@@ -30,7 +30,11 @@ pub mod macs;
 
 pub mod rewrite;
 
+pub mod plan;
+
 pub mod verify;
 
 pub mod write;
+
+pub mod pipeline;
 
