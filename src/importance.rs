@@ -23,6 +23,7 @@ pub use random::Random;
 /// How the members of a group make one score of a channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum GroupReduction {
     /// The sum over all members: every weight entry of the channel counts once.
     #[default]

@@ -23,6 +23,7 @@ use crate::select::{Budget, Removed, Scope, select};
 /// What may shrink in attention.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum AttentionOption {
     /// Whole heads where there is more than one, else head dimensions.
     #[default]
@@ -38,6 +39,7 @@ pub enum AttentionOption {
 /// What happens to norm groups.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum NormGroups {
     /// Their number stays; each loses equally many channels.
     #[default]
@@ -49,6 +51,7 @@ pub enum NormGroups {
 /// Which criterion scores the channels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum CriterionOption {
     /// The norm of the weights.
     #[default]

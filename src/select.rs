@@ -13,6 +13,7 @@ use crate::couple::group::Grouping;
 /// Whether channels are ranked within their group or among all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Scope {
     /// Every group loses the same share.
     #[default]

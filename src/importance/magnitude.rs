@@ -16,6 +16,7 @@ use crate::onnx::{DataType, TensorProto};
 /// The norm of a channel's weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Norm {
     /// The sum of absolute values.
     L1,
