@@ -8,14 +8,17 @@ skipped; the summary at the end lists all of them. The exit code is 0 when every
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
+import os
 import re
 import sys
 import time
 import traceback
 import warnings
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -34,20 +37,43 @@ def dynamic_dimensions(example, export: Export) -> list[dict[int, str]]:
     return [example.dynamic.get(name, {}) for name in example.inputs]
 
 
+@contextlib.contextmanager
+def quiet_standard_output():
+    """Silence what the exporters print (a failing TorchScript export prints its whole graph)."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    with open(os.devnull, "w") as sink:
+        os.dup2(sink.fileno(), 1)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            os.dup2(saved, 1)
+            os.close(saved)
+
+
+def elementwise_rms_norm(x, normalized_shape, weight=None, eps=None):
+    """RMS norm in elementary operations, which the TorchScript exporter lacks a symbol for."""
+    axes = tuple(range(-len(normalized_shape), 0))
+    scaled = x * torch.rsqrt(x.pow(2).mean(axes, keepdim=True) + (torch.finfo(x.dtype).eps if eps is None else eps))
+    return scaled if weight is None else scaled * weight
+
+
 def export_torchscript(module, example, axes, opset: int, path: Path) -> None:
     named_axes = {name: marks for name, marks in zip(example.inputs, axes) if marks}
     # The outputs are marked too: otherwise the exporter records the example's sizes as if they were fixed.
     output_batch = {name: {0: "batch"} for name in example.outputs} if named_axes else {}
-    torch.onnx.export(
-        module,
-        tuple(example.inputs.values()),
-        str(path),
-        dynamo=False,
-        opset_version=opset,
-        input_names=list(example.inputs),
-        output_names=list(example.outputs),
-        dynamic_axes={**named_axes, **output_batch} or None,
-    )
+    with mock.patch.object(torch.nn.functional, "rms_norm", elementwise_rms_norm):
+        torch.onnx.export(
+            module,
+            tuple(example.inputs.values()),
+            str(path),
+            dynamo=False,
+            opset_version=opset,
+            input_names=list(example.inputs),
+            output_names=list(example.outputs),
+            dynamic_axes={**named_axes, **output_batch} or None,
+        )
 
 
 def export_dynamo(module, example, axes, opset: int, path: Path) -> None:
@@ -84,7 +110,7 @@ def export_one(architecture: Architecture, export: Export, out: Path) -> dict:
     axes = dynamic_dimensions(example, export)
     path = out / f"{architecture.file_stem(export)}.onnx"
     write = export_dynamo if export.exporter == DYNAMO else export_torchscript
-    with torch.no_grad():
+    with torch.no_grad(), quiet_standard_output():
         write(module, example, axes, export.opset, path)
     model = onnx.load(path)
     kept_inputs = {value.name for value in model.graph.input}

@@ -105,7 +105,7 @@ def qwen_image() -> Example:
     return Example(network, inputs, call)
 
 
-@architecture("lumina2", dynamo(20), ts(17))
+@architecture("lumina2", dynamo(20))
 def lumina2() -> Example:
     network = Lumina2Transformer2DModel(sample_size=8, patch_size=2, in_channels=4, hidden_size=64, num_layers=2,
                                         num_refiner_layers=1, num_attention_heads=4, num_kv_heads=2, multiple_of=16,

@@ -38,8 +38,8 @@ def dit() -> Example:
 
 @architecture("pixart_alpha", ts(17, dynamic=True), dynamo(20))
 def pixart_alpha() -> Example:
-    network = PixArtTransformer2DModel(**HEADS, num_layers=2, sample_size=8, cross_attention_dim=64,
-                                       caption_channels=24, norm_num_groups=4, use_additional_conditions=True)
+    network = PixArtTransformer2DModel(num_attention_heads=3, attention_head_dim=16, num_layers=2, sample_size=8,
+                                       cross_attention_dim=48, caption_channels=24, norm_num_groups=4, use_additional_conditions=True)
     inputs = {
         "hidden_states": torch.randn(2, 4, 8, 8),
         "encoder_hidden_states": torch.randn(2, 7, 24),
@@ -79,7 +79,7 @@ def hunyuan_dit() -> Example:
                                 text_len=5, text_len_t5=6)
     inputs = {
         "hidden_states": torch.randn(2, 4, 8, 8),
-        "timestep": TIMESTEPS,
+        "timestep": TIMESTEPS.float(),
         "encoder_hidden_states": torch.randn(2, 5, 24),
         "text_embedding_mask": torch.ones(2, 5),
         "encoder_hidden_states_t5": torch.randn(2, 6, 20),
@@ -94,7 +94,7 @@ def hunyuan_dit() -> Example:
     return Example(network, inputs, call, dynamic=batch_only(*inputs))
 
 
-@architecture("lumina_next", ts(17), dynamo(20))
+@architecture("lumina_next", dynamo(20))
 def lumina_next() -> Example:
     """Grouped-query attention, RMS norm, SwiGLU, zero-initialised attention gates."""
     from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina

@@ -123,7 +123,7 @@ def unet1d_audio() -> Example:
         sample_size=256,
         in_channels=2,
         out_channels=2,
-        extra_in_channels=16,
+        extra_in_channels=64,
         time_embedding_type="fourier",
         flip_sin_to_cos=True,
         use_timestep_embedding=False,
