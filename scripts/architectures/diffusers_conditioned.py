@@ -117,7 +117,7 @@ def if_text_projection() -> Example:
     )
 
 
-@architecture("k_upscaler", ts(17, dynamic=True))
+@architecture("k_upscaler", dynamo(20))
 def k_upscaler() -> Example:
     """The latent upscaler: K-diffusion blocks with adaptive group norm and a fixed blur."""
     return conditioned(

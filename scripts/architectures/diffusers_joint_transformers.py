@@ -11,9 +11,7 @@ from diffusers import (
     CogView4Transformer2DModel,
     FluxTransformer2DModel,
     LTXVideoTransformer3DModel,
-    Lumina2Transformer2DModel,
     MochiTransformer3DModel,
-    QwenImageTransformer2DModel,
     SD3Transformer2DModel,
 )
 
@@ -88,35 +86,6 @@ def auraflow() -> Example:
         "timestep": torch.rand(2),
     }
     return Example(network, inputs, first(*inputs), dynamic=batch_only(*inputs))
-
-
-@architecture("qwen_image", dynamo(20))
-def qwen_image() -> Example:
-    network = QwenImageTransformer2DModel(in_channels=16, out_channels=4, num_layers=2, **HEADS, joint_attention_dim=24,
-                                          axes_dims_rope=(4, 6, 6))
-    inputs = {
-        "hidden_states": torch.randn(1, 16, 16),
-        "encoder_hidden_states": torch.randn(1, 7, 24),
-        "timestep": torch.rand(1),
-    }
-    call = lambda net, x, text, t: net(
-        x, encoder_hidden_states=text, timestep=t, img_shapes=[(1, 4, 4)], return_dict=False
-    )[0]
-    return Example(network, inputs, call)
-
-
-@architecture("lumina2", dynamo(20))
-def lumina2() -> Example:
-    network = Lumina2Transformer2DModel(sample_size=8, patch_size=2, in_channels=4, hidden_size=64, num_layers=2,
-                                        num_refiner_layers=1, num_attention_heads=4, num_kv_heads=2, multiple_of=16,
-                                        axes_dim_rope=(4, 6, 6), axes_lens=(32, 16, 16), cap_feat_dim=24)
-    inputs = {
-        "hidden_states": torch.randn(1, 4, 8, 8),
-        "timestep": torch.rand(1),
-        "encoder_hidden_states": torch.randn(1, 7, 24),
-        "encoder_attention_mask": torch.ones(1, 7, dtype=torch.bool),
-    }
-    return Example(network, inputs, first(*inputs))
 
 
 @architecture("cogvideox", ts(17), dynamo(20))

@@ -7,7 +7,6 @@ from diffusers import (
     DiTTransformer2DModel,
     HunyuanDiT2DModel,
     LatteTransformer3DModel,
-    LuminaNextDiT2DModel,
     PixArtTransformer2DModel,
     PriorTransformer,
     SanaTransformer2DModel,
@@ -75,14 +74,14 @@ def pixart_sigma() -> Example:
 def hunyuan_dit() -> Example:
     """Rotary attention with normed queries and keys, long skip connections between transformer blocks."""
     network = HunyuanDiT2DModel(**HEADS, in_channels=4, patch_size=2, sample_size=8, hidden_size=64, num_layers=4,
-                                cross_attention_dim=24, cross_attention_dim_t5=20, pooled_projection_dim=16,
+                                cross_attention_dim=24, cross_attention_dim_t5=32, pooled_projection_dim=16,
                                 text_len=5, text_len_t5=6)
     inputs = {
         "hidden_states": torch.randn(2, 4, 8, 8),
         "timestep": TIMESTEPS.float(),
         "encoder_hidden_states": torch.randn(2, 5, 24),
         "text_embedding_mask": torch.ones(2, 5),
-        "encoder_hidden_states_t5": torch.randn(2, 6, 20),
+        "encoder_hidden_states_t5": torch.randn(2, 6, 32),
         "text_embedding_mask_t5": torch.ones(2, 6),
         "image_meta_size": torch.rand(2, 6) * 100,
         "style": torch.tensor([0, 0]),
@@ -91,26 +90,6 @@ def hunyuan_dit() -> Example:
     rotary = (torch.cos(angle), torch.sin(angle))
     names = tuple(inputs)
     call = lambda net, *values: net(**dict(zip(names, values)), image_rotary_emb=rotary, return_dict=False)[0]
-    return Example(network, inputs, call, dynamic=batch_only(*inputs))
-
-
-@architecture("lumina_next", dynamo(20))
-def lumina_next() -> Example:
-    """Grouped-query attention, RMS norm, SwiGLU, zero-initialised attention gates."""
-    from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
-
-    network = LuminaNextDiT2DModel(sample_size=8, patch_size=2, in_channels=4, hidden_size=64, num_layers=2,
-                                   num_attention_heads=4, num_kv_heads=2, multiple_of=16, cross_attention_dim=24)
-    rotary = get_2d_rotary_pos_embed_lumina(16, 8, 8)
-    inputs = {
-        "hidden_states": torch.randn(2, 4, 8, 8),
-        "timestep": torch.rand(2),
-        "encoder_hidden_states": torch.randn(2, 5, 24),
-        "encoder_mask": torch.ones(2, 5),
-    }
-    call = lambda net, x, t, text, mask: net(
-        x, t, text, mask, image_rotary_emb=rotary, cross_attention_kwargs={}, return_dict=False
-    )[0]
     return Example(network, inputs, call, dynamic=batch_only(*inputs))
 
 

@@ -116,7 +116,7 @@ def unet2d_learned_time() -> Example:
     return unet2d(time_embedding_type="learned", num_train_timesteps=1000, attn_norm_num_groups=4)
 
 
-@architecture("unet1d_audio", ts(17), dynamo(20))
+@architecture("unet1d_audio", dynamo(20))
 def unet1d_audio() -> Example:
     """The dance-diffusion layout."""
     network = UNet1DModel(
