@@ -109,6 +109,19 @@ def profile_shapes(tensor, example: tuple[int, ...] | None, overrides: dict[str,
     return tuple(tuple(shapes[kind]) for kind in ("min", "opt", "max"))
 
 
+def allow_attention_decomposition(trt, network) -> None:
+    """Let attention that no dedicated kernel supports be computed by elementary operations.
+
+    The compiler has kernels for few head sizes only, and without this refuses a model outright.
+    """
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type == trt.LayerType.ATTENTION_INPUT:
+            # The bindings hand out the base class, which hides the attention; its object is the same.
+            layer.__class__ = trt.IAttentionInputLayer
+            layer.attention.decomposable = True
+
+
 def build_engine(trt, path: Path, overrides: dict[str, dict[str, int]]) -> dict:
     started = time.monotonic()
     messages: list[str] = []
@@ -133,6 +146,7 @@ def build_engine(trt, path: Path, overrides: dict[str, dict[str, int]]) -> dict:
     if not parser.parse_from_file(str(path)):
         messages.extend(parser.get_error(index).desc() for index in range(parser.num_errors))
         return result(False, stage="parse")
+    allow_attention_decomposition(trt, network)
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.SM89, 0)

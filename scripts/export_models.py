@@ -22,6 +22,7 @@ from unittest import mock
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 
 from architectures import REGISTRY, UNAVAILABLE
@@ -100,6 +101,24 @@ def export_dynamo(module, example, axes, opset: int, path: Path) -> None:
     )
 
 
+def compare_with_torch(module, example, path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Refuse an export that ONNX Runtime does not load or that computes something else than PyTorch."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    model = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    actual = model.run(None, arrays)
+    with torch.no_grad():
+        expected = module(*example.inputs.values())
+    expected = [expected] if isinstance(expected, torch.Tensor) else list(expected)
+    for name, left, right in zip(example.outputs, expected, actual, strict=True):
+        left = left.numpy()
+        if left.shape != right.shape:
+            raise ValueError(f"output {name} has shape {right.shape}, PyTorch's has {left.shape}")
+        distance = float(np.abs(left - right).max() / max(np.abs(left).max(), 1e-6))
+        if not distance < 1e-3:
+            raise ValueError(f"output {name} differs from PyTorch's by {distance:.2g} of its largest value")
+
+
 def export_one(architecture: Architecture, export: Export, out: Path) -> dict:
     """Build, export and check one model; returns its line of the summary."""
     torch.manual_seed(SEED)
@@ -116,6 +135,7 @@ def export_one(architecture: Architecture, export: Export, out: Path) -> dict:
     kept_inputs = {value.name for value in model.graph.input}
     arrays = {name: tensor.numpy() for name, tensor in example.inputs.items() if name in kept_inputs}
     np.savez(path.with_suffix(".inputs.npz"), **arrays)
+    compare_with_torch(module, example, path, arrays)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     return {
         "model": path.stem,

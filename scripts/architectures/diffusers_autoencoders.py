@@ -112,7 +112,7 @@ def taesd_decoder() -> Example:
     return Example(tiny(), {"latent": torch.randn(1, 4, 8, 8)}, call, ("sample",), image_axes("latent"))
 
 
-@architecture("dc_autoencoder_decoder", ts(17), dynamo(20))
+@architecture("dc_autoencoder_decoder", dynamo(18), dynamo(20))
 def dc_autoencoder_decoder() -> Example:
     """Deep compression: multi-scale linear attention and pixel-shuffle upsampling with channel repeats."""
     network = AutoencoderDC(
@@ -120,6 +120,10 @@ def dc_autoencoder_decoder() -> Example:
         decoder_block_types=("ResBlock", "EfficientViTBlock"), encoder_block_out_channels=(16, 32),
         decoder_block_out_channels=(16, 32), encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1),
         encoder_qkv_multiscales=((), (5,)), decoder_qkv_multiscales=((), (5,)))
+    for module in network.modules():
+        if getattr(module, "eps", 1) == 1e-15:
+            # The exporter takes an addition of 1e-15 for an addition of zero and drops it: the quotient becomes NaN.
+            module.eps = 1e-6
     call = lambda net, z: net.decode(z, return_dict=False)[0]
     return Example(network, {"latent": torch.randn(1, 8, 8, 8)}, call, ("sample",), batch_only("latent"))
 

@@ -125,7 +125,7 @@ def cogview(kind, **config) -> Example:
     return Example(network, inputs, first(*inputs), dynamic=batch_only(*inputs))
 
 
-@architecture("ltx_video", ts(17), dynamo(20))
+@architecture("ltx_video", dynamo(20))
 def ltx_video() -> Example:
     network = LTXVideoTransformer3DModel(in_channels=8, out_channels=8, **HEADS, cross_attention_dim=64, num_layers=2,
                                          caption_channels=24)

@@ -76,14 +76,16 @@ def unet2d_timestep_labels() -> Example:
 
 @architecture("unet2d_skip_fourier", ts(17, dynamic=True), dynamo(20))
 def unet2d_skip_fourier() -> Example:
-    """The score-SDE layout: FIR resampling, skip blocks, Fourier time embedding."""
-    return unet2d(
+    """The score-SDE layout: FIR resampling, skip blocks, Fourier embedding of a positive noise level."""
+    example = unet2d(
         time_embedding_type="fourier",
         mid_block_scale_factor=1.41421,
         norm_num_groups=None,
         down_block_types=("SkipDownBlock2D", "AttnSkipDownBlock2D"),
         up_block_types=("AttnSkipUpBlock2D", "SkipUpBlock2D"),
     )
+    example.inputs["timestep"] = torch.tensor([0.3, 5.0])
+    return example
 
 
 @architecture("unet2d_resnet_resampling", ts(17), dynamo(18))

@@ -172,11 +172,11 @@ class PolicyUNet(nn.Module):
 
     def forward(self, sample, t, observation):
         condition = torch.cat([self.time(timestep_embedding(t, self.width)), observation], dim=-1)
-        high = self.down0(sample.moveaxis(-1, -2), condition)
+        high = self.down0(sample.transpose(1, 2), condition)
         low = self.down1(self.shrink(high), condition)
         x = self.up0(torch.cat((self.middle(low, condition), low), dim=1), condition)
         x = self.up1(torch.cat((self.grow(x), high), dim=1), condition)
-        return self.out(x).moveaxis(-1, -2)
+        return self.out(x).transpose(1, 2)
 
 
 def class_inputs() -> dict[str, torch.Tensor]:
