@@ -136,8 +136,14 @@ def build_engine(trt, path: Path, overrides: dict[str, dict[str, int]]) -> dict:
 
     def result(ok: bool, size: int = 0, stage: str = "") -> dict:
         unique = list(dict.fromkeys(messages))
-        return {"model": str(path), "ok": ok, "stage": stage, "bytes": size, "errors": unique[:20],
-                "seconds": round(time.monotonic() - started, 1)}
+        return {
+            "model": str(path),
+            "ok": ok,
+            "stage": stage,
+            "bytes": size,
+            "errors": unique[:20],
+            "seconds": round(time.monotonic() - started, 1),
+        }
 
     builder = trt.Builder(Collector())
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -181,8 +187,14 @@ def check_isolated(path: Path, arguments: list[str]) -> dict:
     if done.returncode == 0 and lines:
         return json.loads(lines[-1])
     tail = done.stderr.strip().splitlines()[-3:]
-    return {"model": str(path), "ok": False, "stage": f"exit code {done.returncode}", "bytes": 0, "errors": tail,
-            "seconds": round(time.monotonic() - started, 1)}
+    return {
+        "model": str(path),
+        "ok": False,
+        "stage": f"exit code {done.returncode}",
+        "bytes": 0,
+        "errors": tail,
+        "seconds": round(time.monotonic() - started, 1),
+    }
 
 
 def parse_arguments() -> argparse.Namespace:

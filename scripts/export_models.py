@@ -24,10 +24,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-
 from architectures import REGISTRY, UNAVAILABLE
-from architectures.registry import DYNAMO, TORCHSCRIPT, Architecture, Export, PositionalCall
-from architectures.registry import randomise_zero_parameters
+from architectures.registry import DYNAMO, TORCHSCRIPT, Architecture, Export, PositionalCall, randomise_zero_parameters
 
 SEED = 20
 
@@ -83,7 +81,10 @@ def export_dynamo(module, example, axes, opset: int, path: Path) -> None:
         dimensions: dict[str, torch.export.Dim] = {}
         shapes = (
             tuple(
-                {axis: dimensions.setdefault(label, torch.export.Dim(label, min=1, max=4096)) for axis, label in m.items()}
+                {
+                    axis: dimensions.setdefault(label, torch.export.Dim(label, min=1, max=4096))
+                    for axis, label in m.items()
+                }
                 for m in axes
             ),
         )

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .registry import Example, architecture, dynamo, image_axes, batch_only, ts
+from .registry import Example, architecture, batch_only, dynamo, image_axes, ts
 
 
 def swish(x):

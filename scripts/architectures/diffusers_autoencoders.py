@@ -67,17 +67,29 @@ def kl_temporal_decoder() -> Example:
 def kl_asymmetric_decoder() -> Example:
     """The inpainting decoder, conditioned on the masked image."""
     network = AsymmetricAutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2, down_block_out_channels=(32, 64), layers_per_down_block=1,
-        up_block_types=("UpDecoderBlock2D",) * 2, up_block_out_channels=(48, 64), layers_per_up_block=1,
-        norm_num_groups=8)
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        down_block_out_channels=(32, 64),
+        layers_per_down_block=1,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        up_block_out_channels=(48, 64),
+        layers_per_up_block=1,
+        norm_num_groups=8,
+    )
     inputs = {"latent": torch.randn(1, 4, 8, 8), "image": torch.randn(1, 3, 16, 16), "mask": torch.ones(1, 1, 16, 16)}
     call = lambda net, z, image, mask: net.decode(z, image=image, mask=mask, return_dict=False)[0]
     return Example(network, inputs, call, ("sample",))
 
 
 def vq(**config) -> VQModel:
-    return VQModel(down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-                   block_out_channels=(32, 64), norm_num_groups=8, num_vq_embeddings=32, vq_embed_dim=4, **config)
+    return VQModel(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(32, 64),
+        norm_num_groups=8,
+        num_vq_embeddings=32,
+        vq_embed_dim=4,
+        **config,
+    )
 
 
 @architecture("vq_autoencoder", ts(17), dynamo(20))
@@ -96,8 +108,12 @@ def movq_decoder() -> Example:
 
 
 def tiny() -> AutoencoderTiny:
-    return AutoencoderTiny(encoder_block_out_channels=(32, 32), decoder_block_out_channels=(32, 32),
-                           num_encoder_blocks=(1, 2), num_decoder_blocks=(2, 1))
+    return AutoencoderTiny(
+        encoder_block_out_channels=(32, 32),
+        decoder_block_out_channels=(32, 32),
+        num_encoder_blocks=(1, 2),
+        num_decoder_blocks=(2, 1),
+    )
 
 
 @architecture("taesd_encoder", ts(17, dynamic=True))
@@ -116,10 +132,17 @@ def taesd_decoder() -> Example:
 def dc_autoencoder_decoder() -> Example:
     """Deep compression: multi-scale linear attention and pixel-shuffle upsampling with channel repeats."""
     network = AutoencoderDC(
-        latent_channels=8, attention_head_dim=8, encoder_block_types=("ResBlock", "EfficientViTBlock"),
-        decoder_block_types=("ResBlock", "EfficientViTBlock"), encoder_block_out_channels=(16, 32),
-        decoder_block_out_channels=(16, 32), encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1),
-        encoder_qkv_multiscales=((), (5,)), decoder_qkv_multiscales=((), (5,)))
+        latent_channels=8,
+        attention_head_dim=8,
+        encoder_block_types=("ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "EfficientViTBlock"),
+        encoder_block_out_channels=(16, 32),
+        decoder_block_out_channels=(16, 32),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        encoder_qkv_multiscales=((), (5,)),
+        decoder_qkv_multiscales=((), (5,)),
+    )
     for module in network.modules():
         if getattr(module, "eps", 1) == 1e-15:
             # The exporter takes an addition of 1e-15 for an addition of zero and drops it: the quotient becomes NaN.
@@ -131,7 +154,12 @@ def dc_autoencoder_decoder() -> Example:
 @architecture("oobleck_decoder", ts(17, dynamic=True), dynamo(20))
 def oobleck_decoder() -> Example:
     """Stable Audio's decoder: snake activations, weight norm and transposed convolutions."""
-    network = AutoencoderOobleck(encoder_hidden_size=16, downsampling_ratios=[2, 4], channel_multiples=[1, 2],
-                                 decoder_channels=16, decoder_input_channels=8)
+    network = AutoencoderOobleck(
+        encoder_hidden_size=16,
+        downsampling_ratios=[2, 4],
+        channel_multiples=[1, 2],
+        decoder_channels=16,
+        decoder_input_channels=8,
+    )
     call = lambda net, z: net.decode(z, return_dict=False)[0]
     return Example(network, {"latent": torch.randn(1, 8, 16)}, call, ("audio",), batch_only("latent"))

@@ -20,9 +20,19 @@ from .registry import Example, architecture, batch_only, dynamo, ts
 
 
 def sd3_example(**config) -> Example:
-    network = SD3Transformer2DModel(sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, **HEADS,
-                                    joint_attention_dim=24, caption_projection_dim=64, pooled_projection_dim=20,
-                                    pos_embed_max_size=8, **config)
+    network = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        **HEADS,
+        joint_attention_dim=24,
+        caption_projection_dim=64,
+        pooled_projection_dim=20,
+        pos_embed_max_size=8,
+        **config,
+    )
     inputs = {
         "hidden_states": torch.randn(2, 4, 8, 8),
         "encoder_hidden_states": torch.randn(2, 7, 24),
@@ -45,8 +55,16 @@ def sd35_medium() -> Example:
 
 @architecture("flux", ts(17), dynamo(20), dynamo(23))
 def flux() -> Example:
-    network = FluxTransformer2DModel(in_channels=16, num_layers=1, num_single_layers=2, **HEADS, joint_attention_dim=24,
-                                     pooled_projection_dim=20, guidance_embeds=True, axes_dims_rope=(4, 6, 6))
+    network = FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        **HEADS,
+        joint_attention_dim=24,
+        pooled_projection_dim=20,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 6, 6),
+    )
     inputs = {
         "hidden_states": torch.randn(1, 16, 16),
         "encoder_hidden_states": torch.randn(1, 7, 24),
@@ -62,9 +80,17 @@ def flux() -> Example:
 @architecture("chroma", ts(17))
 def chroma() -> Example:
     """Flux without modulation layers: one approximator network yields all modulations."""
-    network = ChromaTransformer2DModel(in_channels=16, num_layers=1, num_single_layers=2, **HEADS,
-                                       joint_attention_dim=24, axes_dims_rope=(4, 6, 6), approximator_num_channels=16,
-                                       approximator_hidden_dim=64, approximator_layers=2)
+    network = ChromaTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        **HEADS,
+        joint_attention_dim=24,
+        axes_dims_rope=(4, 6, 6),
+        approximator_num_channels=16,
+        approximator_hidden_dim=64,
+        approximator_layers=2,
+    )
     inputs = {
         "hidden_states": torch.randn(1, 16, 16),
         "encoder_hidden_states": torch.randn(1, 7, 24),
@@ -77,9 +103,18 @@ def chroma() -> Example:
 
 @architecture("auraflow", ts(17), dynamo(20))
 def auraflow() -> Example:
-    network = AuraFlowTransformer2DModel(sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_mmdit_layers=1,
-                                         num_single_dit_layers=2, **HEADS, joint_attention_dim=24,
-                                         caption_projection_dim=64, pos_embed_max_size=16)
+    network = AuraFlowTransformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_mmdit_layers=1,
+        num_single_dit_layers=2,
+        **HEADS,
+        joint_attention_dim=24,
+        caption_projection_dim=64,
+        pos_embed_max_size=16,
+    )
     inputs = {
         "hidden_states": torch.randn(2, 4, 8, 8),
         "encoder_hidden_states": torch.randn(2, 7, 24),
@@ -90,9 +125,18 @@ def auraflow() -> Example:
 
 @architecture("cogvideox", ts(17), dynamo(20))
 def cogvideox() -> Example:
-    network = CogVideoXTransformer3DModel(**HEADS, in_channels=4, out_channels=4, time_embed_dim=32, text_embed_dim=24,
-                                          num_layers=2, sample_width=8, sample_height=8, sample_frames=9,
-                                          max_text_seq_length=7)
+    network = CogVideoXTransformer3DModel(
+        **HEADS,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=32,
+        text_embed_dim=24,
+        num_layers=2,
+        sample_width=8,
+        sample_height=8,
+        sample_frames=9,
+        max_text_seq_length=7,
+    )
     inputs = {
         "hidden_states": torch.randn(1, 3, 4, 8, 8),
         "encoder_hidden_states": torch.randn(1, 7, 24),
@@ -112,8 +156,18 @@ def cogview4() -> Example:
 
 
 def cogview(kind, **config) -> Example:
-    network = kind(patch_size=2, in_channels=4, out_channels=4, num_layers=2, **HEADS, text_embed_dim=24,
-                   time_embed_dim=32, condition_dim=16, sample_size=8, **config)
+    network = kind(
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        **HEADS,
+        text_embed_dim=24,
+        time_embed_dim=32,
+        condition_dim=16,
+        sample_size=8,
+        **config,
+    )
     inputs = {
         "hidden_states": torch.randn(2, 4, 8, 8),
         "encoder_hidden_states": torch.randn(2, 7, 24),
@@ -127,8 +181,9 @@ def cogview(kind, **config) -> Example:
 
 @architecture("ltx_video", dynamo(20))
 def ltx_video() -> Example:
-    network = LTXVideoTransformer3DModel(in_channels=8, out_channels=8, **HEADS, cross_attention_dim=64, num_layers=2,
-                                         caption_channels=24)
+    network = LTXVideoTransformer3DModel(
+        in_channels=8, out_channels=8, **HEADS, cross_attention_dim=64, num_layers=2, caption_channels=24
+    )
     inputs = {
         "hidden_states": torch.randn(1, 2 * 4 * 4, 8),
         "encoder_hidden_states": torch.randn(1, 7, 24),
@@ -142,8 +197,16 @@ def ltx_video() -> Example:
 
 @architecture("mochi", ts(17), dynamo(20))
 def mochi() -> Example:
-    network = MochiTransformer3DModel(patch_size=2, **HEADS, num_layers=2, pooled_projection_dim=32, in_channels=4,
-                                      text_embed_dim=24, time_embed_dim=16, max_sequence_length=7)
+    network = MochiTransformer3DModel(
+        patch_size=2,
+        **HEADS,
+        num_layers=2,
+        pooled_projection_dim=32,
+        in_channels=4,
+        text_embed_dim=24,
+        time_embed_dim=16,
+        max_sequence_length=7,
+    )
     inputs = {
         "hidden_states": torch.randn(1, 4, 2, 8, 8),
         "encoder_hidden_states": torch.randn(1, 7, 24),

@@ -52,8 +52,16 @@ def exact_squeeze():
 
 @architecture("pixart_alpha", ts(17, dynamic=True), dynamo(20))
 def pixart_alpha() -> Example:
-    network = PixArtTransformer2DModel(num_attention_heads=3, attention_head_dim=16, num_layers=2, sample_size=8,
-                                       cross_attention_dim=48, caption_channels=24, norm_num_groups=4, use_additional_conditions=True)
+    network = PixArtTransformer2DModel(
+        num_attention_heads=3,
+        attention_head_dim=16,
+        num_layers=2,
+        sample_size=8,
+        cross_attention_dim=48,
+        caption_channels=24,
+        norm_num_groups=4,
+        use_additional_conditions=True,
+    )
     inputs = {
         "hidden_states": torch.randn(2, 4, 8, 8),
         "encoder_hidden_states": torch.randn(2, 7, 24),
@@ -72,8 +80,15 @@ def pixart_alpha() -> Example:
 
 @architecture("pixart_sigma", ts(17), dynamo(18))
 def pixart_sigma() -> Example:
-    network = PixArtTransformer2DModel(**HEADS, num_layers=2, sample_size=8, cross_attention_dim=64,
-                                       caption_channels=24, norm_num_groups=4, use_additional_conditions=False)
+    network = PixArtTransformer2DModel(
+        **HEADS,
+        num_layers=2,
+        sample_size=8,
+        cross_attention_dim=64,
+        caption_channels=24,
+        norm_num_groups=4,
+        use_additional_conditions=False,
+    )
     inputs = {
         "hidden_states": torch.randn(2, 4, 8, 8),
         "encoder_hidden_states": torch.randn(2, 7, 24),
@@ -92,9 +107,19 @@ def pixart_sigma() -> Example:
 @architecture("hunyuan_dit", ts(17), dynamo(20))
 def hunyuan_dit() -> Example:
     """Rotary attention with normed queries and keys, long skip connections between transformer blocks."""
-    network = HunyuanDiT2DModel(**HEADS, in_channels=4, patch_size=2, sample_size=8, hidden_size=64, num_layers=4,
-                                cross_attention_dim=24, cross_attention_dim_t5=32, pooled_projection_dim=16,
-                                text_len=5, text_len_t5=6)
+    network = HunyuanDiT2DModel(
+        **HEADS,
+        in_channels=4,
+        patch_size=2,
+        sample_size=8,
+        hidden_size=64,
+        num_layers=4,
+        cross_attention_dim=24,
+        cross_attention_dim_t5=32,
+        pooled_projection_dim=16,
+        text_len=5,
+        text_len_t5=6,
+    )
     inputs = {
         "hidden_states": torch.randn(2, 4, 8, 8),
         "timestep": TIMESTEPS.float(),
@@ -115,9 +140,17 @@ def hunyuan_dit() -> Example:
 @architecture("sana", ts(17, dynamic=True), dynamo(20), dynamo(23))
 def sana() -> Example:
     """Linear attention and a gated depthwise convolution as the feed-forward."""
-    network = SanaTransformer2DModel(in_channels=8, out_channels=8, **HEADS, num_layers=2, num_cross_attention_heads=2,
-                                     cross_attention_head_dim=32, cross_attention_dim=64, caption_channels=24,
-                                     sample_size=8)
+    network = SanaTransformer2DModel(
+        in_channels=8,
+        out_channels=8,
+        **HEADS,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=32,
+        cross_attention_dim=64,
+        caption_channels=24,
+        sample_size=8,
+    )
     inputs = {
         "hidden_states": torch.randn(2, 8, 8, 8),
         "encoder_hidden_states": torch.randn(2, 7, 24),
@@ -128,9 +161,19 @@ def sana() -> Example:
 
 @architecture("sana_sprint", ts(17))
 def sana_sprint() -> Example:
-    network = SanaTransformer2DModel(in_channels=8, out_channels=8, **HEADS, num_layers=2, num_cross_attention_heads=2,
-                                     cross_attention_head_dim=32, cross_attention_dim=64, caption_channels=24,
-                                     sample_size=8, guidance_embeds=True, qk_norm="rms_norm_across_heads")
+    network = SanaTransformer2DModel(
+        in_channels=8,
+        out_channels=8,
+        **HEADS,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=32,
+        cross_attention_dim=64,
+        caption_channels=24,
+        sample_size=8,
+        guidance_embeds=True,
+        qk_norm="rms_norm_across_heads",
+    )
     inputs = {
         "hidden_states": torch.randn(2, 8, 8, 8),
         "encoder_hidden_states": torch.randn(2, 7, 24),
@@ -150,16 +193,27 @@ def prior_transformer() -> Example:
         "encoder_hidden_states": torch.randn(2, 7, 24),
         "attention_mask": torch.ones(2, 7, dtype=torch.bool),
     }
-    return Example(network, inputs, first(*inputs), outputs=("predicted_image_embedding",),
-                   dynamic=batch_only(*inputs))
+    return Example(network, inputs, first(*inputs), outputs=("predicted_image_embedding",), dynamic=batch_only(*inputs))
 
 
 @architecture("latte", ts(17), dynamo(20))
 def latte() -> Example:
-    network = LatteTransformer3DModel(**HEADS, in_channels=4, out_channels=8, num_layers=2, cross_attention_dim=64,
-                                      attention_bias=True, sample_size=8, patch_size=2, caption_channels=24,
-                                      activation_fn="gelu-approximate", num_embeds_ada_norm=1000,
-                                      norm_type="ada_norm_single", norm_elementwise_affine=False, video_length=3)
+    network = LatteTransformer3DModel(
+        **HEADS,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        cross_attention_dim=64,
+        attention_bias=True,
+        sample_size=8,
+        patch_size=2,
+        caption_channels=24,
+        activation_fn="gelu-approximate",
+        num_embeds_ada_norm=1000,
+        norm_type="ada_norm_single",
+        norm_elementwise_affine=False,
+        video_length=3,
+    )
     inputs = {
         "hidden_states": torch.randn(1, 4, 3, 8, 8),
         "timestep": torch.tensor([3]),
@@ -170,8 +224,9 @@ def latte() -> Example:
 
 @architecture("wan_video", ts(17), dynamo(20))
 def wan_video() -> Example:
-    network = WanTransformer3DModel(**HEADS, in_channels=4, out_channels=4, text_dim=24, freq_dim=32, ffn_dim=96,
-                                    num_layers=2, rope_max_seq_len=32)
+    network = WanTransformer3DModel(
+        **HEADS, in_channels=4, out_channels=4, text_dim=24, freq_dim=32, ffn_dim=96, num_layers=2, rope_max_seq_len=32
+    )
     inputs = {
         "hidden_states": torch.randn(1, 4, 3, 8, 8),
         "timestep": torch.tensor([3]),
@@ -183,9 +238,18 @@ def wan_video() -> Example:
 @architecture("stable_audio", ts(17, dynamic=True), dynamo(20))
 def stable_audio() -> Example:
     """Grouped-query cross-attention, partial rotary embedding, swish-gated feed-forward over a sequence."""
-    network = StableAudioDiTModel(sample_size=32, in_channels=8, num_layers=2, **HEADS, num_key_value_attention_heads=2,
-                                  out_channels=8, cross_attention_dim=24, time_proj_dim=16, global_states_input_dim=20,
-                                  cross_attention_input_dim=24)
+    network = StableAudioDiTModel(
+        sample_size=32,
+        in_channels=8,
+        num_layers=2,
+        **HEADS,
+        num_key_value_attention_heads=2,
+        out_channels=8,
+        cross_attention_dim=24,
+        time_proj_dim=16,
+        global_states_input_dim=20,
+        cross_attention_input_dim=24,
+    )
     angle = torch.rand(33, 8)
     rotary = (torch.cos(angle), torch.sin(angle))
     inputs = {
@@ -214,10 +278,23 @@ def t5_film() -> Example:
 @architecture("uvit", ts(17), dynamo(20))
 def uvit() -> Example:
     """aMUSEd: a token U-ViT with RMS norm, global response norm and adaptive layer norm; no bias anywhere."""
-    network = UVit2DModel(hidden_size=64, cond_embed_dim=24, micro_cond_encode_dim=8, micro_cond_embed_dim=40,
-                          encoder_hidden_size=24, vocab_size=40, codebook_size=32, in_channels=48,
-                          block_out_channels=48, num_res_blocks=1, block_num_heads=4, num_hidden_layers=2,
-                          num_attention_heads=4, intermediate_size=96, sample_size=8)
+    network = UVit2DModel(
+        hidden_size=64,
+        cond_embed_dim=24,
+        micro_cond_encode_dim=8,
+        micro_cond_embed_dim=40,
+        encoder_hidden_size=24,
+        vocab_size=40,
+        codebook_size=32,
+        in_channels=48,
+        block_out_channels=48,
+        num_res_blocks=1,
+        block_num_heads=4,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=96,
+        sample_size=8,
+    )
     inputs = {
         "input_ids": torch.randint(0, 32, (2, 8, 8)),
         "encoder_hidden_states": torch.randn(2, 7, 24),
@@ -229,9 +306,19 @@ def uvit() -> Example:
 
 def cascade(blocks, **config) -> Example:
     network = StableCascadeUNet(
-        in_channels=4, out_channels=4, timestep_ratio_embedding_dim=16, conditioning_dim=64, block_out_channels=(32, 64),
-        num_attention_heads=(2, 4), down_num_layers_per_block=(1, 2), up_num_layers_per_block=(2, 1),
-        block_types_per_layer=blocks, clip_text_pooled_in_channels=24, dropout=(0.1, 0.1), **config)
+        in_channels=4,
+        out_channels=4,
+        timestep_ratio_embedding_dim=16,
+        conditioning_dim=64,
+        block_out_channels=(32, 64),
+        num_attention_heads=(2, 4),
+        down_num_layers_per_block=(1, 2),
+        up_num_layers_per_block=(2, 1),
+        block_types_per_layer=blocks,
+        clip_text_pooled_in_channels=24,
+        dropout=(0.1, 0.1),
+        **config,
+    )
     inputs = {
         "sample": torch.randn(2, 4, 16, 16),
         "timestep_ratio": torch.rand(2),
@@ -245,8 +332,9 @@ ATTENTION_BLOCKS = ("SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAtt
 
 @architecture("stable_cascade_prior", ts(17), dynamo(20))
 def stable_cascade_prior() -> Example:
-    example = cascade((ATTENTION_BLOCKS, ATTENTION_BLOCKS), clip_text_in_channels=20, clip_image_in_channels=16,
-                      switch_level=(False,))
+    example = cascade(
+        (ATTENTION_BLOCKS, ATTENTION_BLOCKS), clip_text_in_channels=20, clip_image_in_channels=16, switch_level=(False,)
+    )
     example.inputs |= {"clip_text": torch.randn(2, 5, 20), "clip_img": torch.randn(2, 1, 16)}
     example.call = lambda net, x, t, pooled, text, image: net(x, t, pooled, text, image, return_dict=False)[0]
     return example
@@ -254,8 +342,13 @@ def stable_cascade_prior() -> Example:
 
 @architecture("stable_cascade_decoder", ts(17))
 def stable_cascade_decoder() -> Example:
-    example = cascade((ATTENTION_BLOCKS[:2], ATTENTION_BLOCKS), effnet_in_channels=8, pixel_mapper_in_channels=3,
-                      patch_size=2, timestep_conditioning_type=("sca",))
+    example = cascade(
+        (ATTENTION_BLOCKS[:2], ATTENTION_BLOCKS),
+        effnet_in_channels=8,
+        pixel_mapper_in_channels=3,
+        patch_size=2,
+        timestep_conditioning_type=("sca",),
+    )
     example.inputs["effnet"] = torch.randn(2, 8, 4, 4)
     example.call = lambda net, x, t, pooled, effnet: net(x, t, pooled, effnet=effnet, return_dict=False)[0]
     return example

@@ -103,14 +103,27 @@ def unet2d_resnet_resampling() -> Example:
 @architecture("unet2d_straddling_groups", ts(17, dynamic=True), dynamo(20))
 def unet2d_straddling_groups() -> Example:
     """Widths for which the norm after a concatenation has groups that straddle the seam."""
-    return unet2d(size=16, square=False, block_out_channels=(24, 40, 56), norm_num_groups=8,
-                  down_block_types=("DownBlock2D",) * 3, up_block_types=("UpBlock2D",) * 3)
+    return unet2d(
+        size=16,
+        square=False,
+        block_out_channels=(24, 40, 56),
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D",) * 3,
+        up_block_types=("UpBlock2D",) * 3,
+    )
 
 
 @architecture("unet2d_no_middle_attention", ts(17))
 def unet2d_no_middle_attention() -> Example:
-    return unet2d(channels=1, add_attention=False, layers_per_block=2, down_block_types=("DownBlock2D",) * 2,
-                  up_block_types=("UpBlock2D",) * 2, dropout=0.1, center_input_sample=True)
+    return unet2d(
+        channels=1,
+        add_attention=False,
+        layers_per_block=2,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        dropout=0.1,
+        center_input_sample=True,
+    )
 
 
 @architecture("unet2d_learned_time", ts(17))

@@ -48,7 +48,10 @@ class EdmBlock(nn.Module):
         self.skip = None if plain else GainConv(channels, out_channels, 1, up, down)
         if heads:
             self.norm2 = nn.GroupNorm(8, out_channels)
-            self.qkv, self.project = GainConv(out_channels, out_channels * 3, 1), GainConv(out_channels, out_channels, 1)
+            self.qkv, self.project = (
+                GainConv(out_channels, out_channels * 3, 1),
+                GainConv(out_channels, out_channels, 1),
+            )
 
     def forward(self, x, embedding):
         origin = x
@@ -80,11 +83,18 @@ class EdmUNet(nn.Module):
         make = lambda a, b, **how: EdmBlock(a, b, width * 4, adaptive=adaptive, **how)
         self.stem = GainConv(channels, width)
         self.encoder = nn.ModuleList(
-            [make(width, width), make(width, width, down=True), make(width, width * 2, heads=2)])
+            [make(width, width), make(width, width, down=True), make(width, width * 2, heads=2)]
+        )
         self.middle = nn.ModuleList([make(width * 2, width * 2, heads=2), make(width * 2, width * 2)])
-        self.decoder = nn.ModuleList([
-            make(width * 4, width * 2, heads=2), make(width * 3, width * 2), make(width * 2, width * 2, up=True),
-            make(width * 3, width), make(width * 2, width)])
+        self.decoder = nn.ModuleList(
+            [
+                make(width * 4, width * 2, heads=2),
+                make(width * 3, width * 2),
+                make(width * 2, width * 2, up=True),
+                make(width * 3, width),
+                make(width * 2, width),
+            ]
+        )
         self.norm_out, self.conv_out = nn.GroupNorm(8, width), GainConv(width, channels)
 
     def forward(self, x, sigma, labels):
@@ -165,8 +175,9 @@ class MagnitudeBlock(nn.Module):
         if self.heads:
             batch, channels, height, width = x.shape
             packed = self.qkv(x).reshape(batch, self.heads, channels // self.heads, 3, height * width)
-            packed = packed / (1e-4 + torch.linalg.vector_norm(packed, dim=2, keepdim=True)
-                               / math.sqrt(channels // self.heads))
+            packed = packed / (
+                1e-4 + torch.linalg.vector_norm(packed, dim=2, keepdim=True) / math.sqrt(channels // self.heads)
+            )
             q, k, v = packed.unbind(3)
             weight = torch.einsum("nhcq,nhck->nhqk", q, k / math.sqrt(q.shape[2])).softmax(dim=3)
             y = torch.einsum("nhqk,nhck->nhcq", weight, v).reshape(batch, channels, height, width)

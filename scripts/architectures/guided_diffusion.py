@@ -126,8 +126,20 @@ class Conditioned(nn.Sequential):
 
 
 class AblatedUNet(nn.Module):
-    def __init__(self, channels=3, width=32, multipliers=(1, 2), blocks=1, attention_levels=(1,), heads=2, classes=0,
-                 scale_shift=True, resample_in_blocks=False, attend=attend_legacy, learn_variance=True):
+    def __init__(
+        self,
+        channels=3,
+        width=32,
+        multipliers=(1, 2),
+        blocks=1,
+        attention_levels=(1,),
+        heads=2,
+        classes=0,
+        scale_shift=True,
+        resample_in_blocks=False,
+        attend=attend_legacy,
+        learn_variance=True,
+    ):
         super().__init__()
         self.width = width
         time_width = width * 4
@@ -148,7 +160,9 @@ class AblatedUNet(nn.Module):
                 step = make(current, current, down=True) if resample_in_blocks else Downsample(current, True)
                 self.down.append(Conditioned(step))
                 sizes.append(current)
-        self.middle = Conditioned(make(current, current), AttentionBlock(current, heads, attend), make(current, current))
+        self.middle = Conditioned(
+            make(current, current), AttentionBlock(current, heads, attend), make(current, current)
+        )
         self.up = nn.ModuleList()
         for level, multiplier in reversed(list(enumerate(multipliers))):
             for index in range(blocks + 1):

@@ -98,7 +98,11 @@ class LatentUNet(nn.Module):
             self.down.append(nn.ModuleList([make(current, out), attend(out), step or nn.Identity()]))
             sizes += [out] if last else [out, out]
             current = out
-        self.middle_in, self.middle_attend, self.middle_out = make(current, current), attend(current), make(current, current)
+        self.middle_in, self.middle_attend, self.middle_out = (
+            make(current, current),
+            attend(current),
+            make(current, current),
+        )
         self.up = nn.ModuleList()
         for level, out in reversed(list(enumerate(wide))):
             for index in range(2):

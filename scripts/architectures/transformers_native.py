@@ -7,8 +7,6 @@ one-dimensional U-Net of diffusion policy.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -31,7 +29,9 @@ class FusedAttention(nn.Module):
 
     def forward(self, x, cos=None, sin=None):
         batch, length, width = x.shape
-        q, k, v = self.qkv(x).reshape(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (
+            self.qkv(x).reshape(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        )
         if self.rotary:
             q, k = self.rotate(self.q_norm(q), cos, sin), self.rotate(self.k_norm(k), cos, sin)
         if self.fused_kernel:
@@ -52,7 +52,9 @@ class AdaptiveBlock(nn.Module):
         if modern:
             self.w12, self.w3 = nn.Linear(width, width * 4), nn.Linear(width * 2, width)
         else:
-            self.mlp = nn.Sequential(nn.Linear(width, width * 4), nn.GELU(approximate="tanh"), nn.Linear(width * 4, width))
+            self.mlp = nn.Sequential(
+                nn.Linear(width, width * 4), nn.GELU(approximate="tanh"), nn.Linear(width * 4, width)
+            )
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, width * 6))
 
     def feed_forward(self, x):
@@ -80,7 +82,9 @@ class NativeDiT(nn.Module):
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, width * 2))
         self.out = nn.Linear(width, 2 * 2 * channels * 2)
-        angles = torch.arange(self.side**2)[:, None] / 100 ** (torch.arange(width // heads // 2) / (width // heads // 2))
+        angles = torch.arange(self.side**2)[:, None] / 100 ** (
+            torch.arange(width // heads // 2) / (width // heads // 2)
+        )
         self.register_buffer("cos", torch.cat([angles.cos()] * 2, dim=-1))
         self.register_buffer("sin", torch.cat([angles.sin()] * 2, dim=-1))
 
@@ -103,9 +107,14 @@ class NativeUViT(nn.Module):
         self.channels, self.width, self.side = channels, width, size // 2
         self.patch, self.label = nn.Conv2d(channels, width, 2, stride=2), nn.Embedding(classes, width)
         self.position = nn.Parameter(torch.randn(1, self.side**2 + 2, width) * 0.02)
-        layer = lambda: nn.ModuleList([
-            nn.LayerNorm(width), FusedAttention(width, heads), nn.LayerNorm(width),
-            nn.Sequential(nn.Linear(width, width * 4), nn.GELU(), nn.Linear(width * 4, width))])
+        layer = lambda: nn.ModuleList(
+            [
+                nn.LayerNorm(width),
+                FusedAttention(width, heads),
+                nn.LayerNorm(width),
+                nn.Sequential(nn.Linear(width, width * 4), nn.GELU(), nn.Linear(width * 4, width)),
+            ]
+        )
         self.down, self.middle, self.up = layer(), layer(), layer()
         self.skip = nn.Linear(width * 2, width)
         self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, 4 * channels)
@@ -147,7 +156,9 @@ class MotionDenoiser(nn.Module):
 class FilmBlock(nn.Module):
     def __init__(self, channels: int, out_channels: int, condition: int):
         super().__init__()
-        layer = lambda a: nn.Sequential(nn.Conv1d(a, out_channels, 5, padding=2), nn.GroupNorm(8, out_channels), nn.Mish())
+        layer = lambda a: nn.Sequential(
+            nn.Conv1d(a, out_channels, 5, padding=2), nn.GroupNorm(8, out_channels), nn.Mish()
+        )
         self.first, self.second = layer(channels), layer(out_channels)
         self.film = nn.Sequential(nn.Mish(), nn.Linear(condition, out_channels * 2))
         self.out_channels = out_channels
