@@ -60,7 +60,22 @@ def session(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def synthesise(value, generator: np.random.Generator) -> np.ndarray:
+def id_limits(path: Path) -> dict[str, int]:
+    """How many rows the smallest table has that each input indexes, directly or through a change of type or shape."""
+    graph = onnx.load(path, load_external_data=False).graph
+    rows = {tensor.name: tensor.dims[0] for tensor in graph.initializer if tensor.dims}
+    source = {value.name: value.name for value in graph.input}
+    limits: dict[str, int] = {}
+    for node in graph.node:
+        if node.op_type in ("Cast", "Identity", "Reshape", "Unsqueeze", "Flatten") and node.input[0] in source:
+            source[node.output[0]] = source[node.input[0]]
+        elif node.op_type == "Gather" and node.input[0] in rows and node.input[1] in source:
+            name = source[node.input[1]]
+            limits[name] = min(limits.get(name, rows[node.input[0]]), rows[node.input[0]])
+    return limits
+
+
+def synthesise(value, limit: int, generator: np.random.Generator) -> np.ndarray:
     """An input drawn from its declaration: floats from N(0, 1), ids and flags that are valid everywhere."""
     label = lambda size: size if isinstance(size, str) else ""
     sizes = {"batch": 2, "height": 16, "width": 16}
@@ -75,8 +90,7 @@ def synthesise(value, generator: np.random.Generator) -> np.ndarray:
     if dtype is np.bool_ or "mask" in value.name:
         return np.ones(shape, dtype)
     if np.issubdtype(dtype, np.integer):
-        # Below four is a valid id of every small embedding, and a valid time step.
-        return generator.integers(0, 4, shape).astype(dtype)
+        return generator.integers(0, limit, shape).astype(dtype)
     drawn = generator.standard_normal(shape)
     # Noise levels are positive: their logarithm or square root must be finite.
     return (np.abs(drawn) + 0.1 if "sigma" in value.name else drawn).astype(dtype)
@@ -88,7 +102,9 @@ def model_inputs(model: onnxruntime.InferenceSession, path: Path) -> dict[str, n
         with np.load(saved) as arrays:
             return {value.name: arrays[value.name] for value in model.get_inputs()}
     generator = np.random.default_rng(0)
-    return {value.name: synthesise(value, generator) for value in model.get_inputs()}
+    limits = id_limits(path)
+    # What indexes no table is a time step: any small number will do.
+    return {value.name: synthesise(value, limits.get(value.name, 1000), generator) for value in model.get_inputs()}
 
 
 def batches(model: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:

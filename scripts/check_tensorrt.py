@@ -2,7 +2,8 @@
 """Build TensorRT-RTX engines from ONNX models, ahead of time and without a GPU.
 
 An engine is built for compute capability 8.9. The wheels live in the project's ``.venv-trt``, which ``--setup``
-makes; without them the script says so and exits with 3. Otherwise the exit code is 0 when every model was built, else 1.
+makes; without them the script says so and exits with 3. Otherwise the exit code is 0 when every model was built,
+else 1.
 
     check_tensorrt.py --setup
     check_tensorrt.py MODEL.onnx [...] [--min batch=1 --opt batch=2,height=32 --max batch=4] [--format json]

@@ -156,6 +156,16 @@ def selected(pattern: str | None, exporter: str):
                 yield architecture, export
 
 
+def record_summary(path: Path, done: list[dict], failed: dict[str, str]) -> None:
+    """Add this run to the folder's summary, which earlier runs with other selections began."""
+    rows = {}
+    if path.exists():
+        earlier = json.loads(path.read_text())
+        rows = {row["model"]: row for row in earlier["exported"] if (path.parent / f"{row['model']}.onnx").exists()}
+    rows |= {row["model"]: row for row in done}
+    path.write_text(json.dumps({"exported": list(rows.values()), "failed": failed}, indent=1) + "\n")
+
+
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("exports"), help="folder for the models")
@@ -204,7 +214,7 @@ def main() -> int:
         )
     for stem, reason in failed.items():
         print(f"{stem:48} failed: {reason}")
-    (options.out / "summary.json").write_text(json.dumps({"exported": done, "failed": failed}, indent=1) + "\n")
+    record_summary(options.out / "summary.json", done, failed)
     print(f"{len(done)} exported, {len(failed)} failed")
     return 1 if failed else 0
 

@@ -257,7 +257,9 @@ def controlled_unet() -> Example:
 def adapter(kind: str, channels: list[int]) -> Example:
     network = T2IAdapter(in_channels=3, channels=channels, num_res_blocks=1, downscale_factor=8, adapter_type=kind)
     inputs = {"image": torch.randn(1, 3, 64, 64)}
-    outputs = tuple(f"feature_{i}" for i in range(len(channels)))
+    with torch.no_grad():
+        count = len(network(inputs["image"]))
+    outputs = tuple(f"feature_{i}" for i in range(count))
     return Example(network, inputs, lambda net, x: tuple(net(x)), outputs, batch_only("image"))
 
 
