@@ -92,8 +92,8 @@ def synthesise(value, limit: int, generator: np.random.Generator) -> np.ndarray:
     if np.issubdtype(dtype, np.integer):
         return generator.integers(0, limit, shape).astype(dtype)
     drawn = generator.standard_normal(shape)
-    # Noise levels are positive: their logarithm or square root must be finite.
-    return (np.abs(drawn) + 0.1 if "sigma" in value.name else drawn).astype(dtype)
+    # One float for each image is a noise level: positive, so that its logarithm or square root is finite.
+    return (np.abs(drawn) + 0.1 if len(shape) == 1 or "sigma" in value.name else drawn).astype(dtype)
 
 
 def model_inputs(model: onnxruntime.InferenceSession, path: Path) -> dict[str, np.ndarray]:

@@ -189,6 +189,8 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
+    # The fused kernel of nn.MultiheadAttention has no counterpart in ONNX.
+    torch.backends.mha.set_fastpath_enabled(False)
     done, failed = [], {}
     for architecture, export in chosen:
         stem = architecture.file_stem(export)

@@ -23,6 +23,8 @@ FAMILIES = (
     "ddim",
     "edm",
     "transformers_native",
+    "tutorial_unets",
+    "sequence_denoisers",
 )
 
 UNAVAILABLE: dict[str, str] = {}
