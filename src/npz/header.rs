@@ -1,0 +1,197 @@
+//! The text header of a `.npy` file: element type, order of the elements, shape.
+
+use crate::array::ElementType;
+
+/// What every `.npy` file begins with.
+pub(super) const MAGIC: &[u8; 6] = b"\x93NUMPY";
+
+/// What the header says.
+#[derive(Debug, PartialEq)]
+pub(super) struct Header {
+    /// The type of the elements.
+    pub(super) element_type: ElementType,
+    /// Whether the bytes of an element are stored most significant first.
+    pub(super) big_endian: bool,
+    /// Whether the first axis varies fastest.
+    pub(super) fortran_order: bool,
+    /// The sizes of the axes.
+    pub(super) dims: Vec<usize>,
+}
+
+impl Header {
+    /// The header, and the bytes that follow it.
+    pub(super) fn parse(bytes: &[u8]) -> Result<(Self, &[u8]), String> {
+        let rest = bytes.strip_prefix(MAGIC).ok_or("not a .npy array")?;
+        let (length, rest) = match rest {
+            [1, _, a, b, rest @ ..] => (usize::from(u16::from_le_bytes([*a, *b])), rest),
+            [2 | 3, _, a, b, c, d, rest @ ..] => {
+                (u32::from_le_bytes([*a, *b, *c, *d]) as usize, rest)
+            }
+            [version, ..] => {
+                return Err(format!(
+                    "version {version} of the format is not known, or the file is cut off"
+                ));
+            }
+            [] => return Err("the file is cut off in the header".to_owned()),
+        };
+        let (text, data) = rest
+            .split_at_checked(length)
+            .ok_or("the file is cut off in the header")?;
+        let text = std::str::from_utf8(text).map_err(|_| "the header is not text")?;
+        let (element_type, big_endian) = element_type(quoted(field(text, "descr")?)?)?;
+        let fortran_order = field(text, "fortran_order")?.starts_with("True");
+        let dims = shape(field(text, "shape")?)?;
+        Ok((
+            Self {
+                element_type,
+                big_endian,
+                fortran_order,
+                dims,
+            },
+            data,
+        ))
+    }
+}
+
+/// The text that follows `'key':` in the header's dictionary.
+fn field<'a>(text: &'a str, key: &str) -> Result<&'a str, String> {
+    [format!("'{key}'"), format!("\"{key}\"")]
+        .iter()
+        .find_map(|quoted| text.split_once(quoted.as_str()))
+        .and_then(|(_, after)| after.trim_start().strip_prefix(':'))
+        .map(str::trim_start)
+        .ok_or_else(|| format!("the header has no {key:?}"))
+}
+
+/// The content of the string literal that `text` begins with.
+fn quoted(text: &str) -> Result<&str, String> {
+    let mut parts = text.split(['\'', '"']);
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(""), Some(content), Some(_)) => Ok(content),
+        _ => Err("structured element types are not supported".to_owned()),
+    }
+}
+
+/// The sizes in the tuple that `text` begins with.
+fn shape(text: &str) -> Result<Vec<usize>, String> {
+    let inner = text
+        .strip_prefix('(')
+        .and_then(|text| text.split_once(')'))
+        .ok_or("the shape is not a tuple")?
+        .0;
+    inner
+        .split(',')
+        .map(str::trim)
+        .filter(|size| !size.is_empty())
+        // Files written by Python 2 mark long integers with an L.
+        .map(|size| {
+            size.trim_end_matches('L')
+                .parse()
+                .map_err(|_| format!("{size:?} is not a size"))
+        })
+        .collect()
+}
+
+/// The element type and byte order of a NumPy type string such as `<f4`.
+fn element_type(descr: &str) -> Result<(ElementType, bool), String> {
+    let (big_endian, code) = match descr.strip_prefix('>') {
+        Some(code) => (true, code),
+        None => (
+            cfg!(target_endian = "big") && descr.starts_with('='),
+            descr.trim_start_matches(['<', '|', '=']),
+        ),
+    };
+    let element_type = match code {
+        "f4" => ElementType::F32,
+        "f8" => ElementType::F64,
+        "f2" => ElementType::F16,
+        "V2" | "bfloat16" => ElementType::BF16,
+        "i8" => ElementType::I64,
+        "i4" => ElementType::I32,
+        "i2" => ElementType::I16,
+        "i1" => ElementType::I8,
+        "u1" => ElementType::U8,
+        "u2" => ElementType::U16,
+        "u4" => ElementType::U32,
+        "u8" => ElementType::U64,
+        "b1" => ElementType::Bool,
+        _ => return Err(format!("element type {descr:?} is not supported")),
+    };
+    Ok((element_type, big_endian))
+}
+
+/// A header for row-major, little-endian data, padded as the format asks.
+pub(super) fn to_bytes(element_type: ElementType, dims: &[usize]) -> Vec<u8> {
+    let descr = match element_type {
+        ElementType::F32 => "<f4",
+        ElementType::F64 => "<f8",
+        ElementType::F16 => "<f2",
+        ElementType::BF16 => "<V2",
+        ElementType::I64 => "<i8",
+        ElementType::I32 => "<i4",
+        ElementType::I16 => "<i2",
+        ElementType::I8 => "|i1",
+        ElementType::U8 => "|u1",
+        ElementType::U16 => "<u2",
+        ElementType::U32 => "<u4",
+        ElementType::U64 => "<u8",
+        ElementType::Bool => "|b1",
+    };
+    // The comma after each size makes a one-element tuple a tuple.
+    let shape: String = dims.iter().map(|dim| format!("{dim},")).collect();
+    let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
+    // Magic, version and length take 10 bytes (12 from version 2 on), and the data must begin at a multiple of 64.
+    let preamble = if text.len() < 65_000 { 10 } else { 12 };
+    let padding = 63 - (preamble + text.len()) % 64;
+    text.push_str(&" ".repeat(padding));
+    text.push('\n');
+    let mut bytes = MAGIC.to_vec();
+    if preamble == 10 {
+        bytes.extend([1, 0]);
+        bytes.extend((text.len() as u16).to_le_bytes());
+    } else {
+        bytes.extend([2, 0]);
+        bytes.extend((text.len() as u32).to_le_bytes());
+    }
+    bytes.extend(text.as_bytes());
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_parsed_and_aligned() {
+        for dims in [vec![], vec![3], vec![2, 0, 5], vec![1; 200]] {
+            let bytes = to_bytes(ElementType::F16, &dims);
+            assert_eq!(bytes.len() % 64, 0);
+            let (header, rest) = Header::parse(&bytes).unwrap();
+            assert_eq!(
+                header,
+                Header {
+                    element_type: ElementType::F16,
+                    big_endian: false,
+                    fortran_order: false,
+                    dims
+                }
+            );
+            assert!(rest.is_empty());
+        }
+    }
+
+    #[test]
+    fn every_cut_is_an_error() {
+        let bytes = to_bytes(ElementType::F32, &[2, 3]);
+        for length in 0..bytes.len() {
+            assert!(Header::parse(&bytes[..length]).is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named() {
+        assert!(element_type("<c8").unwrap_err().contains("<c8"));
+        assert!(quoted("[('a', '<f4')]").is_err());
+        assert!(shape("(-1,)").is_err());
+    }
+}

@@ -1,0 +1,141 @@
+//! ONNX Runtime: finding its library, opening it, and running models with it.
+//!
+//! This is the only part of the package that touches the `ort` crate. A path, or nothing, goes in; a [`Runtime`] comes
+//! out, of which there is at most one per process; it makes [`Session`]s from models, and those map [`Array`]s to
+//! arrays. `ort` never gets to see a library that [`probe`] has not accepted, because it would panic or hang on one that
+//! is too old or not an ONNX Runtime at all.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+mod error;
+mod latency;
+mod locate;
+mod places;
+mod probe;
+mod session;
+mod values;
+
+pub use crate::array::{Array, ArrayData, ElementType};
+pub use error::{ErrorKind, RuntimeError};
+pub use latency::{Latency, interleaved_latency};
+pub use locate::{Candidate, LibraryFound, candidates, find_library};
+pub use probe::{MINIMUM_VERSION, probe};
+pub use session::{IoInfo, Optimization, Session, SessionOptions};
+
+/// An opened ONNX Runtime library.
+pub struct Runtime {
+    /// The file that the library was loaded from.
+    library: PathBuf,
+    /// How that file was found.
+    how: &'static str,
+    /// The version that the library reports.
+    version: String,
+    /// What sessions are made in; kept for the whole process, since the library cannot be unloaded safely.
+    environment: ort::environment::Environment,
+}
+
+/// The library of this process, once one was opened.
+static OPENED: Mutex<Option<&'static Runtime>> = Mutex::new(None);
+
+impl Runtime {
+    /// Opens the library that [`find_library`] finds, or returns the one that this process has open already.
+    ///
+    /// A process can have only one ONNX Runtime: asking explicitly for another one than the open one is an error. After
+    /// an error another attempt may be made.
+    pub fn open(explicit: Option<&Path>) -> Result<&'static Runtime, RuntimeError> {
+        // A panic while the lock was held leaves either nothing or a whole runtime behind, so poisoning is harmless.
+        let mut opened = OPENED
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(runtime) = *opened {
+            return match explicit {
+                Some(_) => {
+                    let wanted = find_library(explicit)?.path;
+                    if wanted == runtime.library {
+                        Ok(runtime)
+                    } else {
+                        Err(RuntimeError::AlreadyOpen {
+                            open: runtime.library.clone(),
+                            wanted,
+                        })
+                    }
+                }
+                None => Ok(runtime),
+            };
+        }
+        let LibraryFound { path, how, version } = find_library(explicit)?;
+        let refused = |reason: String| RuntimeError::LibraryRefused {
+            path: path.clone(),
+            reason,
+        };
+        let environment = ort::init_from(&path)
+            .map_err(|error| refused(error.to_string()))?
+            .with_name("onnx-diffprune")
+            // Without a logger of our own the library would write to standard error. What matters comes back as
+            // errors, so messages are dropped.
+            .with_logger(std::sync::Arc::new(|_, _, _, _, _| {}))
+            .with_telemetry(false)
+            .build()
+            .map_err(|error| refused(error.to_string()))?;
+        environment.set_log_level(ort::logging::LogLevel::Fatal);
+        let runtime = Box::leak(Box::new(Runtime {
+            library: path,
+            how,
+            version,
+            environment,
+        }));
+        *opened = Some(runtime);
+        Ok(runtime)
+    }
+
+    /// The version that the library reports, for example `1.31.1`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The file that the library was loaded from.
+    pub fn library(&self) -> &Path {
+        &self.library
+    }
+
+    /// How the library was found, in words.
+    pub fn how(&self) -> &'static str {
+        self.how
+    }
+
+    /// The execution providers that the library was built with, in its own order of preference. Sessions of this
+    /// package run on `CPUExecutionProvider`.
+    pub fn execution_providers(&self) -> Vec<String> {
+        probe::available_providers()
+    }
+
+    /// A session for the model of which these are the bytes.
+    ///
+    /// Where the model refers to external data, [`SessionOptions::external_data_folder`] must say relative to where.
+    pub fn session_from_bytes(
+        &self,
+        model: &[u8],
+        options: &SessionOptions,
+    ) -> Result<Session, RuntimeError> {
+        session::from_bytes(&self.environment, &self.version, model, options)
+    }
+
+    /// A session for the model in a file. External data is found beside the file.
+    pub fn session_from_file(
+        &self,
+        path: &Path,
+        options: &SessionOptions,
+    ) -> Result<Session, RuntimeError> {
+        session::from_file(&self.environment, path, options)
+    }
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime")
+            .field("library", &self.library)
+            .field("version", &self.version)
+            .finish()
+    }
+}

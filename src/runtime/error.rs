@@ -1,0 +1,151 @@
+//! What can go wrong between this package and ONNX Runtime.
+
+use std::path::PathBuf;
+
+use super::locate::Candidate;
+use crate::array::ElementType;
+
+/// What an error is about, for deciding how a program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// There is no usable library: the user must install or name one.
+    Library,
+    /// The library does not accept the model, or it has inputs or outputs of kinds that are not supported.
+    Model,
+    /// The arrays for a run do not fit the model.
+    Input,
+    /// The model was accepted, but a run failed.
+    Run,
+}
+
+/// An error from looking for, opening or using ONNX Runtime.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// No library was found anywhere.
+    #[error("no usable ONNX Runtime library was found; looked at:{}", listed(.candidates))]
+    LibraryMissing {
+        /// Every place that was looked at.
+        candidates: Vec<Candidate>,
+    },
+    /// What was found is not an ONNX Runtime, or one that is too old.
+    #[error("{} cannot be used as the ONNX Runtime library: {reason}", .path.display())]
+    LibraryRefused {
+        /// The file, or the folder in which there is none.
+        path: PathBuf,
+        /// Why it cannot be used.
+        reason: String,
+    },
+    /// A second library was asked for.
+    #[error("this process already uses {}, it cannot also use {}", .open.display(), .wanted.display())]
+    AlreadyOpen {
+        /// The library in use.
+        open: PathBuf,
+        /// The library that was asked for.
+        wanted: PathBuf,
+    },
+    /// The library does not make a session from the model.
+    #[error("ONNX Runtime does not load the model: {message}")]
+    ModelRejected {
+        /// The library's own words.
+        message: String,
+    },
+    /// The file system refused what was needed to give the model to the library.
+    #[error("cannot prepare the model in {}: {source}", .folder.display())]
+    Folder {
+        /// The folder in question.
+        folder: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// An input or output is not a tensor of a supported element type.
+    #[error("{name:?} is {found}, which is not supported")]
+    UnsupportedType {
+        /// The name of the input or output.
+        name: String,
+        /// Its type.
+        found: String,
+    },
+    /// The model has no input of this name.
+    #[error("the model has no input {name:?}; it has {}", .inputs.join(", "))]
+    UnknownInput {
+        /// The name that was given.
+        name: String,
+        /// The names that there are.
+        inputs: Vec<String>,
+    },
+    /// An input was not given.
+    #[error("input {name:?} of the model is missing")]
+    MissingInput {
+        /// The name of the input.
+        name: String,
+    },
+    /// An input was given with another element type than the model declares.
+    #[error("input {name:?} must be {expected}, found {found}")]
+    InputType {
+        /// The name of the input.
+        name: String,
+        /// The declared element type.
+        expected: ElementType,
+        /// The element type of the array.
+        found: ElementType,
+    },
+    /// An input was given with another shape than the model declares.
+    #[error("input {name:?} must be {expected}, found {found:?}")]
+    InputShape {
+        /// The name of the input.
+        name: String,
+        /// The declared dimensions.
+        expected: String,
+        /// The dimensions of the array.
+        found: Vec<usize>,
+    },
+    /// A run failed.
+    #[error("ONNX Runtime failed on the model: {message}")]
+    RunFailed {
+        /// The library's own words.
+        message: String,
+    },
+}
+
+impl RuntimeError {
+    /// What the error is about.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::LibraryMissing { .. }
+            | Self::LibraryRefused { .. }
+            | Self::AlreadyOpen { .. } => ErrorKind::Library,
+            Self::ModelRejected { .. } | Self::UnsupportedType { .. } | Self::Folder { .. } => {
+                ErrorKind::Model
+            }
+            Self::UnknownInput { .. }
+            | Self::MissingInput { .. }
+            | Self::InputType { .. }
+            | Self::InputShape { .. } => ErrorKind::Input,
+            Self::RunFailed { .. } => ErrorKind::Run,
+        }
+    }
+
+    /// What the user can do about it, for a line of its own.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::LibraryMissing { .. } | Self::LibraryRefused { .. } => Some(
+                "`pip install onnxruntime` in a virtual environment `.venv` of the project, or name the library with \
+                 --onnxruntime or ORT_DYLIB_PATH",
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// The places as indented lines.
+fn listed(candidates: &[Candidate]) -> String {
+    candidates
+        .iter()
+        .map(|candidate| format!("\n  {candidate}"))
+        .collect()
+}
+
+/// The library's message without the code location and status prefix that it puts before errors from inside a node.
+pub(super) fn plain<R>(error: &ort::Error<R>) -> String {
+    error.message().trim().replace('\n', " ")
+}

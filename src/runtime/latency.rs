@@ -1,0 +1,122 @@
+//! Measuring how long runs take.
+
+use std::time::Instant;
+
+use super::error::RuntimeError;
+use super::session::{Prepared, Session};
+use crate::array::Array;
+
+/// How long the runs of a session took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Latency {
+    /// The median in milliseconds.
+    pub median_ms: f64,
+    /// The shortest run in milliseconds.
+    pub min_ms: f64,
+    /// The number of runs that were measured; fewer than asked for if the time was up.
+    pub run_count: usize,
+}
+
+/// Measures sessions against each other: they take turns, run by run, so that whatever else the machine does meets all
+/// of them alike.
+///
+/// `inputs` holds the inputs of each session. After `warmup` rounds up to `runs` rounds are measured (at least one);
+/// no further round begins once `max_seconds` have gone by since the first warm-up run. Only the run itself is timed, not
+/// the handling of inputs and outputs.
+pub fn interleaved_latency(
+    sessions: &mut [&mut Session],
+    inputs: &[&[(String, Array)]],
+    runs: usize,
+    warmup: usize,
+    max_seconds: f64,
+) -> Result<Vec<Latency>, RuntimeError> {
+    let prepared: Vec<Prepared<'_>> = sessions
+        .iter()
+        .zip(inputs)
+        .map(|(session, inputs)| session.prepare(inputs))
+        .collect::<Result<_, _>>()?;
+    if prepared.len() != sessions.len() {
+        let message = format!(
+            "{} sessions to be measured, inputs for {}",
+            sessions.len(),
+            inputs.len()
+        );
+        return Err(RuntimeError::RunFailed { message });
+    }
+    let begin = Instant::now();
+    let time_is_up = || begin.elapsed().as_secs_f64() >= max_seconds;
+    for round in 0..warmup {
+        if round > 0 && time_is_up() {
+            break;
+        }
+        for (session, inputs) in sessions.iter_mut().zip(&prepared) {
+            session.run_prepared(inputs)?;
+        }
+    }
+    let mut times: Vec<Vec<f64>> = vec![Vec::new(); sessions.len()];
+    for round in 0..runs.max(1) {
+        if round > 0 && time_is_up() {
+            break;
+        }
+        for ((session, inputs), times) in sessions.iter_mut().zip(&prepared).zip(&mut times) {
+            let start = Instant::now();
+            session.run_prepared(inputs)?;
+            times.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    Ok(times.into_iter().map(summary).collect())
+}
+
+impl Session {
+    /// Measures this session alone; see [`interleaved_latency`].
+    pub fn median_latency(
+        &mut self,
+        inputs: &[(String, Array)],
+        runs: usize,
+        warmup: usize,
+        max_seconds: f64,
+    ) -> Result<Latency, RuntimeError> {
+        let measured = interleaved_latency(&mut [self], &[inputs], runs, warmup, max_seconds)?;
+        // One session always gives one measurement.
+        Ok(measured
+            .first()
+            .copied()
+            .unwrap_or_else(|| summary(Vec::new())))
+    }
+}
+
+/// The median and the minimum of the times.
+fn summary(mut times: Vec<f64>) -> Latency {
+    times.sort_by(f64::total_cmp);
+    let middle = times.len() / 2;
+    let at = |index: usize| times.get(index).copied().unwrap_or(f64::NAN);
+    let median_ms = if times.len() % 2 == 1 {
+        at(middle)
+    } else {
+        (at(middle.saturating_sub(1)) + at(middle)) / 2.0
+    };
+    Latency {
+        median_ms,
+        min_ms: at(0),
+        run_count: times.len(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_or_between_two() {
+        assert_eq!(
+            summary(vec![3.0, 1.0, 2.0]),
+            Latency {
+                median_ms: 2.0,
+                min_ms: 1.0,
+                run_count: 3
+            }
+        );
+        assert_eq!(summary(vec![4.0, 1.0, 2.0, 3.0]).median_ms, 2.5);
+        assert!(summary(Vec::new()).median_ms.is_nan());
+    }
+}

@@ -1,0 +1,299 @@
+//! The folders in which an ONNX Runtime library may lie, and telling its file by the name.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// A folder to look into.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Place {
+    /// The folder.
+    pub(super) folder: PathBuf,
+    /// Why it is looked at, in words.
+    pub(super) how: &'static str,
+}
+
+/// The folders that are searched when no library is named, most specific first. Some of them may not exist.
+pub(super) fn searched() -> Vec<Place> {
+    let mut places: Vec<Place> = Vec::new();
+    let mut add = |how: &'static str, folders: Vec<PathBuf>| {
+        for folder in folders {
+            if !places.iter().any(|place| place.folder == folder) {
+                places.push(Place { folder, how });
+            }
+        }
+    };
+    if let Some(folder) = env::current_exe().ok().as_deref().and_then(Path::parent) {
+        add(
+            "beside the executable",
+            vec![folder.to_owned(), folder.join("lib")],
+        );
+    }
+    if let Ok(current) = env::current_dir() {
+        let mut folders: Vec<PathBuf> = current.ancestors().flat_map(project_packages).collect();
+        if folders.is_empty() {
+            folders.push(current.join(".venv*"));
+        }
+        add("virtual environment of the project", folders);
+    }
+    for (variable, how) in [
+        ("VIRTUAL_ENV", "active virtual environment (VIRTUAL_ENV)"),
+        ("CONDA_PREFIX", "active conda environment (CONDA_PREFIX)"),
+    ] {
+        if let Some(prefix) = env::var_os(variable)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+        {
+            let mut folders = packages_or_pattern(&prefix);
+            // Conda's own package of the library puts it with the other libraries.
+            folders.push(prefix.join("lib"));
+            add(how, folders);
+        }
+    }
+    add(
+        "Python on the PATH",
+        on_the_path()
+            .iter()
+            .flat_map(|prefix| packages_or_pattern(prefix))
+            .collect(),
+    );
+    if let Some(home) = env::home_dir() {
+        add(
+            "Python packages of the user",
+            packages_or_pattern(&home.join(".local")),
+        );
+    }
+    add("system libraries", system_folders());
+    places
+}
+
+/// Where `onnxruntime` lies in the virtual environments (`.venv*`) directly in this folder.
+fn project_packages(folder: &Path) -> Vec<PathBuf> {
+    let named = |entry: &Path| {
+        entry
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(".venv"))
+    };
+    let environments = sorted_entries(folder)
+        .into_iter()
+        .filter(|entry| named(entry) && entry.is_dir());
+    environments
+        .flat_map(|environment| packages(&environment))
+        .collect()
+}
+
+/// Where `onnxruntime` lies in a Python installation with this prefix, for each of its Python versions.
+fn packages(prefix: &Path) -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    for library in ["lib", "lib64"] {
+        let versions = sorted_entries(&prefix.join(library))
+            .into_iter()
+            .filter(|entry| {
+                entry
+                    .file_name()
+                    .is_some_and(|name| name.to_string_lossy().starts_with("python3"))
+            });
+        for version in versions {
+            for packages in ["site-packages", "dist-packages"] {
+                folders.push(version.join(packages).join("onnxruntime/capi"));
+            }
+        }
+    }
+    // The layout on Windows, where folders do not carry the Python version.
+    folders.push(
+        prefix
+            .join("Lib")
+            .join("site-packages")
+            .join("onnxruntime")
+            .join("capi"),
+    );
+    folders.retain(|folder| folder.is_dir());
+    folders
+}
+
+/// As [`packages`], or if there are none the pattern of the folder that was looked for, so that an error can show it.
+fn packages_or_pattern(prefix: &Path) -> Vec<PathBuf> {
+    let folders = packages(prefix);
+    if folders.is_empty() {
+        vec![prefix.join("lib/python3*/site-packages/onnxruntime/capi")]
+    } else {
+        folders
+    }
+}
+
+/// The folders in which the library is when the user names this folder: itself, the `lib` of an unpacked release, or
+/// the packages of a Python environment.
+pub(super) fn inside(folder: &Path) -> Vec<PathBuf> {
+    let mut folders = vec![
+        folder.to_owned(),
+        folder.join("lib"),
+        folder.join("capi"),
+        folder.join("onnxruntime/capi"),
+    ];
+    folders.extend(packages(folder));
+    folders
+}
+
+/// The prefixes of the Python installations on the PATH. Links are followed to where the packages are.
+fn on_the_path() -> Vec<PathBuf> {
+    let mut prefixes = Vec::new();
+    let path = env::var_os("PATH").unwrap_or_default();
+    for folder in env::split_paths(&path) {
+        for name in ["python3", "python", "python.exe"] {
+            let file = folder.join(name);
+            if !file.is_file() {
+                continue;
+            }
+            for file in [Some(file.clone()), file.canonicalize().ok()]
+                .into_iter()
+                .flatten()
+            {
+                let bin = file.parent();
+                // On Windows the interpreter lies in the prefix itself.
+                prefixes.extend(bin.and_then(Path::parent).map(Path::to_owned));
+                if cfg!(windows) {
+                    prefixes.extend(bin.map(Path::to_owned));
+                }
+            }
+        }
+    }
+    prefixes
+}
+
+/// The folders in which the dynamic loader would look.
+fn system_folders() -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    let variables: &[&str] = if cfg!(windows) {
+        &["PATH"]
+    } else if cfg!(target_os = "macos") {
+        &["DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"]
+    } else {
+        &["LD_LIBRARY_PATH"]
+    };
+    for variable in variables {
+        folders.extend(env::split_paths(&env::var_os(variable).unwrap_or_default()));
+    }
+    if cfg!(target_os = "linux") {
+        for file in sorted_entries(Path::new("/etc/ld.so.conf.d")) {
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            folders.extend(
+                text.lines()
+                    .map(str::trim)
+                    .filter(|line| line.starts_with('/'))
+                    .map(PathBuf::from),
+            );
+        }
+    }
+    if !cfg!(windows) {
+        let usual = [
+            "/usr/local/lib",
+            "/usr/local/lib64",
+            "/opt/homebrew/lib",
+            "/usr/lib",
+            "/usr/lib64",
+            "/lib",
+        ];
+        folders.extend(usual.iter().map(PathBuf::from));
+    }
+    // An empty entry or a relative one means the current folder to the loader, which is not a place to load code from.
+    folders.retain(|folder| folder.is_absolute() && folder.is_dir());
+    folders
+}
+
+/// The library file in a folder; the one of the highest version, if there are several.
+pub(super) fn library_in(folder: &Path) -> Option<PathBuf> {
+    let entries = sorted_entries(folder).into_iter().filter_map(|entry| {
+        let version = library_version(&entry.file_name()?.to_string_lossy())?;
+        entry.is_file().then_some((version, entry))
+    });
+    entries
+        .max_by(|(left, _), (right, _)| left.cmp(right))
+        .map(|(_, entry)| entry)
+}
+
+/// The version in the name of a file if it is the library's name; empty for a name without one.
+fn library_version(name: &str) -> Option<Vec<u32>> {
+    let numbers = |text: &str| {
+        text.split('.')
+            .map(|part| part.parse().ok())
+            .collect::<Option<Vec<u32>>>()
+    };
+    if matches!(
+        name,
+        "onnxruntime.dll" | "libonnxruntime.so" | "libonnxruntime.dylib"
+    ) {
+        return Some(Vec::new());
+    }
+    // Other files that begin alike are the libraries of execution providers and debugging symbols.
+    let rest = name.strip_prefix("libonnxruntime.")?;
+    match (rest.strip_prefix("so."), rest.strip_suffix(".dylib")) {
+        (Some(version), _) | (None, Some(version)) => numbers(version),
+        (None, None) => None,
+    }
+}
+
+/// What is in a folder, by name; nothing if it cannot be read.
+fn sorted_entries(folder: &Path) -> Vec<PathBuf> {
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    entries.sort();
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_library_itself_is_taken() {
+        assert_eq!(
+            library_version("libonnxruntime.so.1.31.1"),
+            Some(vec![1, 31, 1])
+        );
+        assert_eq!(
+            library_version("libonnxruntime.1.22.0.dylib"),
+            Some(vec![1, 22, 0])
+        );
+        assert_eq!(library_version("libonnxruntime.so"), Some(vec![]));
+        assert_eq!(library_version("onnxruntime.dll"), Some(vec![]));
+        assert_eq!(library_version("libonnxruntime_providers_shared.so"), None);
+        assert_eq!(library_version("libonnxruntime.so.1.2.debug"), None);
+        assert_eq!(library_version("libonnxruntime.a"), None);
+    }
+
+    #[test]
+    fn the_highest_version_wins_as_a_number() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [
+            "libonnxruntime.so.1.9.0",
+            "libonnxruntime.so.1.31.1",
+            "libonnxruntime_providers_shared.so",
+        ] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert_eq!(
+            library_in(folder.path()),
+            Some(folder.path().join("libonnxruntime.so.1.31.1"))
+        );
+        assert_eq!(library_in(&folder.path().join("absent")), None);
+    }
+
+    #[test]
+    fn virtual_environments_of_a_project_are_found() {
+        let project = tempfile::tempdir().unwrap();
+        let capi = project
+            .path()
+            .join(".venv-tests/lib/python3.11/site-packages/onnxruntime/capi");
+        std::fs::create_dir_all(&capi).unwrap();
+        std::fs::create_dir_all(
+            project
+                .path()
+                .join("venv/lib/python3.11/site-packages/onnxruntime/capi"),
+        )
+        .unwrap();
+        assert_eq!(project_packages(project.path()), [capi]);
+    }
+}

@@ -1,0 +1,344 @@
+//! A model that ONNX Runtime has loaded: what goes in, what comes out, and runs.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use ort::environment::Environment;
+use ort::session::SessionInputValue;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::value::{DynValueRef, ValueType};
+
+use super::error::{RuntimeError, plain};
+use super::probe::minor_version;
+use super::values::{borrow, element_type, to_array};
+use crate::array::{Array, ElementType};
+
+/// How far the library may rewrite a graph before it runs it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Optimization {
+    /// Every node runs as it is written.
+    None,
+    /// Rewrites that keep the meaning exactly, such as constant folding.
+    Basic,
+    /// Everything, with fused kernels and layouts for the processor. This is what applications run.
+    #[default]
+    All,
+}
+
+/// How a session is made.
+#[derive(Clone, Debug, Default)]
+pub struct SessionOptions {
+    /// The number of threads within an operator; the library decides if there is none given.
+    pub threads: Option<usize>,
+    /// How far the graph may be rewritten.
+    pub optimization: Optimization,
+    /// The folder relative to which a model in memory refers to external data.
+    ///
+    /// Versions of ONNX Runtime that cannot be told get the model by a temporary file in this folder, which is removed
+    /// as soon as the session is made; for them the folder must be writable. A model from a file ignores this.
+    pub external_data_folder: Option<PathBuf>,
+}
+
+/// An input or output of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IoInfo {
+    /// Its name in the graph.
+    pub name: String,
+    /// The type of its elements.
+    pub element_type: ElementType,
+    /// The sizes of its axes as far as the graph fixes them. A scalar and a tensor of unknown rank both have none.
+    pub dims: Vec<Option<i64>>,
+    /// For each axis without a fixed size the graph's name for the size, if it has one.
+    pub symbols: Vec<Option<String>>,
+}
+
+impl IoInfo {
+    /// The declared shape as text, for messages: `[batch, 3, ?]`.
+    fn shape_text(&self) -> String {
+        let axis = |(dim, symbol): (&Option<i64>, &Option<String>)| match (dim, symbol) {
+            (Some(size), _) => size.to_string(),
+            (None, Some(symbol)) => symbol.clone(),
+            (None, None) => "?".to_owned(),
+        };
+        let axes: Vec<String> = self.dims.iter().zip(&self.symbols).map(axis).collect();
+        format!("[{}]", axes.join(", "))
+    }
+}
+
+/// A loaded model.
+pub struct Session {
+    /// What does the work.
+    inner: ort::session::Session,
+    /// The inputs in the graph's order.
+    inputs: Vec<IoInfo>,
+    /// The outputs in the graph's order.
+    outputs: Vec<IoInfo>,
+}
+
+/// Inputs of one run that are checked and need no further copying; see [`Session::prepare`].
+pub(super) struct Prepared<'a>(Vec<(&'a str, DynValueRef<'a>)>);
+
+impl Session {
+    /// The inputs that must be given, in the graph's order.
+    pub fn inputs(&self) -> &[IoInfo] {
+        &self.inputs
+    }
+
+    /// The outputs in the graph's order.
+    pub fn outputs(&self) -> &[IoInfo] {
+        &self.outputs
+    }
+
+    /// Runs the model and returns all outputs in the graph's order.
+    ///
+    /// Every input must be given once, with the declared element type and, where the graph fixes them, sizes.
+    pub fn run(
+        &mut self,
+        inputs: &[(String, Array)],
+    ) -> Result<Vec<(String, Array)>, RuntimeError> {
+        let prepared = self.prepare(inputs)?;
+        let outputs = self
+            .inner
+            .run(prepared.views())
+            .map_err(|error| failed(&error))?;
+        outputs
+            .iter()
+            .map(|(name, value)| Ok((name.to_owned(), to_array(name, &value)?)))
+            .collect()
+    }
+
+    /// Checks the inputs of a run and wraps them.
+    pub(super) fn prepare<'a>(
+        &self,
+        inputs: &'a [(String, Array)],
+    ) -> Result<Prepared<'a>, RuntimeError> {
+        let mut values = Vec::with_capacity(inputs.len());
+        for (name, array) in inputs {
+            let declared = self
+                .inputs
+                .iter()
+                .find(|input| input.name == *name)
+                .ok_or_else(|| {
+                    let inputs = self
+                        .inputs
+                        .iter()
+                        .map(|input| format!("{:?}", input.name))
+                        .collect();
+                    RuntimeError::UnknownInput {
+                        name: name.clone(),
+                        inputs,
+                    }
+                })?;
+            check(declared, array)?;
+            values.push((name.as_str(), borrow(name, array)?));
+        }
+        match self
+            .inputs
+            .iter()
+            .find(|declared| inputs.iter().all(|(name, _)| *name != declared.name))
+        {
+            Some(missing) => Err(RuntimeError::MissingInput {
+                name: missing.name.clone(),
+            }),
+            None => Ok(Prepared(values)),
+        }
+    }
+
+    /// Runs the model and drops the outputs.
+    pub(super) fn run_prepared(&mut self, prepared: &Prepared<'_>) -> Result<(), RuntimeError> {
+        self.inner
+            .run(prepared.views())
+            .map(|_| ())
+            .map_err(|error| failed(&error))
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("inputs", &self.inputs)
+            .field("outputs", &self.outputs)
+            .finish()
+    }
+}
+
+impl Prepared<'_> {
+    /// The inputs as `ort` takes them for one run.
+    fn views(&self) -> Vec<(&str, SessionInputValue<'_>)> {
+        self.0
+            .iter()
+            .map(|(name, value)| (*name, SessionInputValue::View(value.view())))
+            .collect()
+    }
+}
+
+/// Compares an array with what the model declares. The library would find the same, but in words that do not say which
+/// kind of mistake it is.
+fn check(declared: &IoInfo, array: &Array) -> Result<(), RuntimeError> {
+    let name = declared.name.clone();
+    if array.element_type() != declared.element_type {
+        return Err(RuntimeError::InputType {
+            name,
+            expected: declared.element_type,
+            found: array.element_type(),
+        });
+    }
+    let agrees = |(&dim, &size): (&Option<i64>, &usize)| {
+        dim.is_none_or(|dim| usize::try_from(dim) == Ok(size))
+    };
+    // No declared dimensions may also mean that the rank is unknown.
+    let fits = declared.dims.is_empty()
+        || declared.dims.len() == array.dims.len()
+            && declared.dims.iter().zip(&array.dims).all(agrees);
+    match fits {
+        true => Ok(()),
+        false => Err(RuntimeError::InputShape {
+            name,
+            expected: declared.shape_text(),
+            found: array.dims.clone(),
+        }),
+    }
+}
+
+/// The first version that can be told where the external data of a model in memory is.
+const FOLDER_OPTION_SINCE: u32 = 19;
+
+/// Makes a session from a model in memory.
+pub(super) fn from_bytes(
+    environment: &Environment,
+    version: &str,
+    model: &[u8],
+    options: &SessionOptions,
+) -> Result<Session, RuntimeError> {
+    let mut builder = builder(environment, options).map_err(|error| rejected(&error))?;
+    if let Some(folder) = &options.external_data_folder {
+        if minor_version(version).is_none_or(|minor| minor < FOLDER_OPTION_SINCE) {
+            return from_file_beside(builder, folder, model);
+        }
+        let folder = std::path::absolute(folder).map_err(|source| RuntimeError::Folder {
+            folder: folder.clone(),
+            source,
+        })?;
+        let Some(text) = folder.to_str() else {
+            return from_file_beside(builder, &folder, model);
+        };
+        builder = builder
+            .with_config_entry("session.model_external_initializers_file_folder_path", text)
+            .map_err(|error| rejected(&error))?;
+    }
+    finish(builder.commit_from_memory(model))
+}
+
+/// Makes a session from a model file.
+pub(super) fn from_file(
+    environment: &Environment,
+    path: &Path,
+    options: &SessionOptions,
+) -> Result<Session, RuntimeError> {
+    let mut builder = builder(environment, options).map_err(|error| rejected(&error))?;
+    finish(builder.commit_from_file(path))
+}
+
+/// Makes a session from a model in memory by way of a file in `folder` that does not outlive the call.
+fn from_file_beside(
+    mut builder: SessionBuilder,
+    folder: &Path,
+    model: &[u8],
+) -> Result<Session, RuntimeError> {
+    let refused = |source| RuntimeError::Folder {
+        folder: folder.to_owned(),
+        source,
+    };
+    let mut file = tempfile::Builder::new()
+        .prefix(".onnx-diffprune-")
+        .suffix(".tmp")
+        .tempfile_in(folder)
+        .map_err(refused)?;
+    file.write_all(model).map_err(refused)?;
+    // Windows does not let the library read a file that is open for writing here.
+    let path = file.into_temp_path();
+    finish(builder.commit_from_file(&path))
+}
+
+/// The settings that all sessions share, and those of `options`.
+fn builder(environment: &Environment, options: &SessionOptions) -> ort::Result<SessionBuilder> {
+    let level = match options.optimization {
+        Optimization::None => GraphOptimizationLevel::Disable,
+        Optimization::Basic => GraphOptimizationLevel::Level1,
+        Optimization::All => GraphOptimizationLevel::All,
+    };
+    let mut builder = ort::session::Session::builder(environment)?
+        .with_optimization_level(level)?
+        .with_log_level(ort::logging::LogLevel::Fatal)?
+        // Threads of a session that has nothing to do would otherwise keep spinning for a while and slow down the
+        // session that is measured next.
+        .with_config_entry("session.force_spinning_stop", "1")?;
+    if let Some(threads) = options.threads {
+        builder = builder.with_intra_threads(threads)?;
+    }
+    Ok(builder)
+}
+
+/// Wraps a session that the library has made.
+fn finish(made: ort::Result<ort::session::Session>) -> Result<Session, RuntimeError> {
+    let inner = made.map_err(|error| rejected(&error))?;
+    let inputs = inner
+        .inputs()
+        .iter()
+        .map(|outlet| describe(outlet.name(), outlet.dtype()))
+        .collect::<Result<_, _>>()?;
+    let outputs = inner
+        .outputs()
+        .iter()
+        .map(|outlet| describe(outlet.name(), outlet.dtype()))
+        .collect::<Result<_, _>>()?;
+    Ok(Session {
+        inner,
+        inputs,
+        outputs,
+    })
+}
+
+/// The description of an input or output.
+fn describe(name: &str, declared: &ValueType) -> Result<IoInfo, RuntimeError> {
+    let unsupported = || RuntimeError::UnsupportedType {
+        name: name.to_owned(),
+        found: declared.to_string(),
+    };
+    let ValueType::Tensor {
+        ty,
+        shape,
+        dimension_symbols,
+    } = declared
+    else {
+        return Err(unsupported());
+    };
+    let element_type = element_type(*ty).ok_or_else(unsupported)?;
+    // The library reports -1 for a size that the graph does not fix.
+    let dims: Vec<Option<i64>> = shape.iter().map(|&dim| (dim >= 0).then_some(dim)).collect();
+    let symbols = dims
+        .iter()
+        .zip(dimension_symbols.iter())
+        .map(|(dim, symbol)| (dim.is_none() && !symbol.is_empty()).then(|| symbol.clone()))
+        .collect();
+    Ok(IoInfo {
+        name: name.to_owned(),
+        element_type,
+        dims,
+        symbols,
+    })
+}
+
+/// The error for a model that does not load.
+fn rejected<R>(error: &ort::Error<R>) -> RuntimeError {
+    RuntimeError::ModelRejected {
+        message: plain(error),
+    }
+}
+
+/// The error for a run that does not succeed.
+fn failed<R>(error: &ort::Error<R>) -> RuntimeError {
+    RuntimeError::RunFailed {
+        message: plain(error),
+    }
+}
