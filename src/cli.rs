@@ -1,0 +1,59 @@
+//! The command line: arguments in, files, tables and exit codes out.
+
+mod apply;
+
+mod args;
+
+mod config;
+
+mod inspect;
+
+mod printer;
+
+mod prune;
+
+mod runtime;
+
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::error::Error;
+use crate::runtime::{Runtime, RuntimeError};
+use args::{Cli, Command};
+use printer::Printer;
+
+/// Runs the command line tool. Exit codes: 0 done, 1 the request can't be met or verification failed, 2 wrong use or
+/// broken input.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let printer = Printer::new(cli.format, cli.quiet);
+    let done = match &cli.command {
+        Some(Command::Apply(args)) => apply::run(args, &cli, &printer),
+        Some(Command::Verify(args)) => verify::run(args, &cli, &printer),
+        Some(Command::Inspect(args)) => inspect::run(args, &printer),
+        Some(Command::Runtime) => runtime::run(&cli, &printer),
+        None => prune::run(&cli.prune, &cli, &printer),
+    };
+    match done {
+        Ok(passed) => ExitCode::from(if passed { 0 } else { 1 }),
+        Err(error) => {
+            printer.error(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Opens ONNX Runtime as the options say.
+fn open_runtime(cli: &Cli) -> Result<&'static Runtime, Error> {
+    Runtime::open(cli.onnxruntime.as_deref()).map_err(|error: RuntimeError| {
+        let hint = error.hint();
+        let error = Error::usage(error.to_string());
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    })
+}

@@ -1,0 +1,266 @@
+//! The arguments; their comments are the help text.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use crate::importance::{GroupReduction, Norm};
+use crate::pipeline::{AttentionOption, CriterionOption, NormGroups};
+use crate::select::Scope;
+
+/// Prune channels of an exported diffusion network on its ONNX graph and prove that the cut is correct.
+///
+/// Reads IN.onnx, removes the least important channels of every coupled channel group, writes OUT.onnx with the plan
+/// of the cut beside it, and verifies OUT.onnx against the original in ONNX Runtime.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done; 1 the request can't be met, or verification failed; 2 wrong use or broken input.")]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+
+    #[command(flatten)]
+    pub(super) prune: PruneArgs,
+
+    /// How results are printed.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
+
+    /// The ONNX Runtime library, or a folder that holds it [default: ORT_DYLIB_PATH, beside the executable, the Python
+    /// environment, the system].
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(super) onnxruntime: Option<PathBuf>,
+
+    /// Print errors only.
+    #[arg(long, short, global = true)]
+    pub(super) quiet: bool,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// Tables for people.
+    #[default]
+    Text,
+    /// One JSON object on standard output.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Repeat the cut of a plan file exactly.
+    Apply(ApplyArgs),
+    /// Check a pruned file against its original.
+    Verify(VerifyArgs),
+    /// Show inputs, operators, costs, channel groups and what keeps channels from being pruned.
+    Inspect(InspectArgs),
+    /// Show which ONNX Runtime libraries are found and which one is used.
+    Runtime,
+}
+
+/// The options that decide a cut; also the keys of a configuration file.
+#[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct PruneArgs {
+    /// The exported network.
+    #[arg(value_name = "IN.onnx")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) input: Option<PathBuf>,
+
+    /// Where the pruned network goes.
+    #[arg(value_name = "OUT.onnx")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) output: Option<PathBuf>,
+
+    /// Share of the channels that is removed from every channel group, in [0, 1), as in the Diff-Pruning paper and in
+    /// Torch-Pruning. MACs and parameters fall faster: about 1 - (1 - R)^2 of them go, 75 % at 0.5.
+    #[arg(long, short, value_name = "R", help_heading = "How much")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ratio: Option<f64>,
+
+    /// Share of the multiply-accumulate operations to keep at most, in (0, 1]; the ratio is searched.
+    #[arg(long, value_name = "SHARE", conflicts_with_all = ["ratio", "target_params"], help_heading = "How much")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) target_macs: Option<f64>,
+
+    /// Share of the parameters to keep at most, in (0, 1]; the ratio is searched.
+    #[arg(long, value_name = "SHARE", conflicts_with = "ratio", help_heading = "How much")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) target_params: Option<f64>,
+
+    /// No channel group loses a larger share than this.
+    #[arg(long, value_name = "R", help_heading = "How much")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) max_ratio: Option<f64>,
+
+    /// The surviving channels of every group are a multiple of N; fewer are removed where needed. 8 suits fp16 tensor
+    /// cores, 32 int8 [default: 1].
+    #[arg(long, value_name = "N", help_heading = "How much")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) round_to: Option<usize>,
+
+    /// Rank channels within their group, or among all groups [default: local].
+    #[arg(long, value_enum, help_heading = "Which channels")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) scope: Option<Scope>,
+
+    /// What scores the channels [default: magnitude].
+    #[arg(long, value_enum, help_heading = "Which channels")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) criterion: Option<CriterionOption>,
+
+    /// The norm of the magnitude criterion [default: l2].
+    #[arg(long, value_enum, help_heading = "Which channels")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) norm: Option<Norm>,
+
+    /// How the weights of a group make one score per channel [default: sum].
+    #[arg(long, value_enum, help_heading = "Which channels")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) group_reduction: Option<GroupReduction>,
+
+    /// Seed of random scores and of the inputs of verification [default: 0].
+    #[arg(long, value_name = "N", help_heading = "Which channels")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) seed: Option<u64>,
+
+    /// Keep the groups with a weight or node whose name matches; may be given again.
+    #[arg(long, value_name = "REGEX", help_heading = "Which channels")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) keep: Vec<String>,
+
+    /// A ratio of their own for the groups with a weight or node whose name matches; may be given again, the last
+    /// match counts. Groups that share a norm take the smallest ratio among them.
+    #[arg(long, value_name = "REGEX=R", help_heading = "Which channels")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) ratio_for: Vec<String>,
+
+    /// Keep the number of norm groups and take the same number of channels from each, or drop whole norm groups, which
+    /// is exact under masking [default: keep].
+    #[arg(long, value_enum, help_heading = "Which channels")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) norm_groups: Option<NormGroups>,
+
+    /// What shrinks in attention: whole heads (head dimensions where there is one head), head dimensions, both, or
+    /// nothing [default: heads].
+    #[arg(long, value_enum, help_heading = "Which channels")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) attention: Option<AttentionOption>,
+
+    /// The size of a symbolic dimension, for counting and verification; may be given again.
+    #[arg(long, value_name = "NAME=N", help_heading = "Output and verification")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) size: Vec<String>,
+
+    /// Where the plan goes [default: OUT.plan.json].
+    #[arg(long, value_name = "FILE", help_heading = "Output and verification")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) plan: Option<PathBuf>,
+
+    /// Show what would be removed and write nothing.
+    #[arg(long, help_heading = "Output and verification")]
+    #[serde(skip)]
+    pub(super) dry_run: bool,
+
+    /// Write the output without verifying it and without measuring latency; ONNX Runtime is not needed then.
+    #[arg(long, help_heading = "Output and verification")]
+    pub(super) no_verify: bool,
+
+    /// Do not measure latency.
+    #[arg(long, help_heading = "Output and verification")]
+    pub(super) no_latency: bool,
+
+    /// Allowed error of verification relative to the largest magnitude of an output [default: 1e-4, 2e-2 where the
+    /// model has half precision].
+    #[arg(long, value_name = "X", help_heading = "Output and verification")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rtol: Option<f64>,
+
+    /// Allowed absolute error of verification on top [default: 1e-6].
+    #[arg(long, value_name = "X", help_heading = "Output and verification")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) atol: Option<f64>,
+
+    /// Inputs for verification and latency, one array per graph input, instead of random ones.
+    #[arg(long, value_name = "FILE.npz", help_heading = "Output and verification")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) inputs: Option<PathBuf>,
+
+    /// Read options from a file; options on the command line take precedence.
+    #[arg(long, value_name = "FILE.toml", help_heading = "Configuration")]
+    #[serde(skip)]
+    pub(super) config: Option<PathBuf>,
+
+    /// Print the options as a configuration file and do nothing else.
+    #[arg(long, help_heading = "Configuration")]
+    #[serde(skip)]
+    pub(super) print_config: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ApplyArgs {
+    /// The network that the plan was made for.
+    #[arg(value_name = "IN.onnx")]
+    pub(super) input: PathBuf,
+    /// The plan.
+    #[arg(value_name = "PLAN.json")]
+    pub(super) plan: PathBuf,
+    /// Where the pruned network goes.
+    #[arg(value_name = "OUT.onnx")]
+    pub(super) output: PathBuf,
+    /// Write the output without verifying it.
+    #[arg(long)]
+    pub(super) no_verify: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct VerifyArgs {
+    /// The original network.
+    #[arg(value_name = "IN.onnx")]
+    pub(super) input: PathBuf,
+    /// The pruned network.
+    #[arg(value_name = "OUT.onnx")]
+    pub(super) output: PathBuf,
+    /// The plan of the cut [default: OUT.plan.json].
+    #[arg(long, value_name = "FILE")]
+    pub(super) plan: Option<PathBuf>,
+    /// Inputs, one array per graph input, instead of random ones.
+    #[arg(long, value_name = "FILE.npz")]
+    pub(super) inputs: Option<PathBuf>,
+    /// Allowed error relative to the largest magnitude of an output [default: 1e-4, 2e-2 where the model has half
+    /// precision].
+    #[arg(long, value_name = "X")]
+    pub(super) rtol: Option<f64>,
+    /// Allowed absolute error on top.
+    #[arg(long, value_name = "X", default_value_t = 1e-6)]
+    pub(super) atol: f64,
+    /// Seed of the random inputs.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) seed: u64,
+    /// The size of a symbolic dimension; may be given again.
+    #[arg(long, value_name = "NAME=N")]
+    pub(super) size: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct InspectArgs {
+    /// The network.
+    #[arg(value_name = "IN.onnx")]
+    pub(super) input: PathBuf,
+    /// What shrinks in attention.
+    #[arg(long, value_enum, default_value = "heads")]
+    pub(super) attention: AttentionOption,
+    /// What happens to norm groups.
+    #[arg(long, value_enum, default_value = "keep")]
+    pub(super) norm_groups: NormGroups,
+    /// Print the dependency structure in the DOT language and nothing else.
+    #[arg(long)]
+    pub(super) dot: bool,
+    /// List the members of every channel group.
+    #[arg(long)]
+    pub(super) members: bool,
+    /// The size of a symbolic dimension, for counting; may be given again.
+    #[arg(long, value_name = "NAME=N")]
+    pub(super) size: Vec<String>,
+}

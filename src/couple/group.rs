@@ -1,0 +1,259 @@
+//! Channel groups: the united indices, sorted into sets that selection ranks together.
+
+use std::collections::BTreeMap;
+
+use petgraph::unionfind::UnionFind;
+
+use super::layout::SpaceId;
+use super::resolve::{Attention, DroppedNorms, resolve};
+use super::space::{Reason, Spaces};
+use super::{Coupling, WeightUse};
+
+/// What a constant does for the channels of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// A contraction computes the channels with it (rows of a weight).
+    Producer,
+    /// A contraction sums over the channels with it (columns of a weight).
+    Consumer,
+    /// It is applied channel by channel: biases, norm scales and offsets.
+    Parameter,
+}
+
+/// An axis of a constant that belongs to a channel group.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Index into [`Coupling::uses`].
+    pub weight: usize,
+    /// The axis.
+    pub axis: usize,
+    /// What the constant does.
+    pub role: Role,
+    /// For every channel of the group, in the group's order, its indices along the axis.
+    pub indices: Vec<Vec<u32>>,
+}
+
+/// Channels that are ranked together: every one has indices in the same axes.
+#[derive(Clone, Debug)]
+pub struct ChannelGroup {
+    /// The representative of every channel, in the order of their first indices.
+    pub channels: Vec<u32>,
+    /// The axes of constants that the channels go through.
+    pub members: Vec<Member>,
+    /// For every channel the cell that it lies in: channels of one cell lie in the same blocks of every norm.
+    pub cells: Vec<usize>,
+    /// Groups of one component lose the same share, because norms span them.
+    pub component: usize,
+    /// Why the group can't shrink, if it can't.
+    pub kept: Option<Reason>,
+}
+
+/// Groups whose channels share norms.
+#[derive(Clone, Debug, Default)]
+pub struct Component {
+    /// Positions of the groups.
+    pub groups: Vec<usize>,
+    /// Every cell holds a multiple of this many channels, of which the same number goes. The number of channels of
+    /// the group where no norm asks for anything.
+    pub unit: usize,
+}
+
+/// All channel groups of a graph under one choice of options.
+#[derive(Clone, Debug)]
+pub struct Grouping {
+    /// Groups with at least one weight, in the order of their first use.
+    pub groups: Vec<ChannelGroup>,
+    /// Groups tied by norms.
+    pub components: Vec<Component>,
+    /// The resolved spaces.
+    pub spaces: Spaces,
+    /// The class of every element of the spaces.
+    pub classes: Vec<u32>,
+    /// Norms that lose whole groups because equal numbers of channels could not go from every group.
+    pub dropped: Vec<String>,
+}
+
+/// Reads the channel groups off a coupled graph.
+///
+/// Norms keep their number of groups unless `drop_norm_groups`; where no equal number of channels can go from every
+/// norm group, whole groups go instead.
+pub fn group(coupling: &Coupling, attention: Attention, drop_norm_groups: bool) -> Grouping {
+    let mut dropped = DroppedNorms::new();
+    let mut names = Vec::new();
+    loop {
+        let mut spaces = coupling.spaces.clone();
+        resolve(&mut spaces, attention, drop_norm_groups, &dropped);
+        let mut grouping = read(coupling, spaces);
+        let failed = assign_components(&mut grouping);
+        let before = dropped.len();
+        for (space, block, node) in failed {
+            let is_norm = coupling
+                .spaces
+                .cuts()
+                .any(|cut| cut.space == space && cut.is_ragged() && cut.sizes.get(1) == Some(&block));
+            if is_norm && dropped.insert((space, block)) {
+                names.push(node);
+            }
+        }
+        if dropped.len() == before {
+            grouping.dropped = names;
+            return grouping;
+        }
+    }
+}
+
+/// Where a class occurs: pairs of space and index, in ascending order.
+type Places = Vec<(SpaceId, u32)>;
+
+fn read(coupling: &Coupling, spaces: Spaces) -> Grouping {
+    let classes = spaces.classes();
+    let frozen = spaces.frozen_classes(&classes);
+    let mut places: Vec<Places> = vec![Vec::new(); classes.len()];
+    for (id, space) in spaces.all().iter().enumerate() {
+        for at in 0..space.len {
+            places[classes[space.start + at] as usize].push((id, u32::try_from(at).unwrap_or(u32::MAX)));
+        }
+    }
+    // Channels with the same number of indices in the same spaces, and the same fate, are ranked together.
+    let mut by_signature: BTreeMap<(Vec<SpaceId>, Option<&Reason>), Vec<u32>> = BTreeMap::new();
+    for (class, places) in places.iter().enumerate() {
+        let is_weight = |(space, _): &(SpaceId, u32)| {
+            let space = &spaces.all()[*space];
+            space.produced || space.consumed
+        };
+        if places.iter().any(is_weight) {
+            let signature = places.iter().map(|(space, _)| *space).collect();
+            let class = u32::try_from(class).unwrap_or(u32::MAX);
+            by_signature.entry((signature, frozen[class as usize])).or_default().push(class);
+        }
+    }
+    let mut by_space: BTreeMap<SpaceId, Vec<(usize, usize)>> = BTreeMap::new();
+    for (weight, WeightUse { axes, .. }) in coupling.uses.iter().enumerate() {
+        for (axis, space) in axes.iter().enumerate() {
+            if let Some(space) = space {
+                by_space.entry(*space).or_default().push((weight, axis));
+            }
+        }
+    }
+    let mut groups = Vec::new();
+    for ((mut signature, reason), mut channels) in by_signature {
+        signature.dedup();
+        channels.sort_by_key(|class| places[*class as usize].first().copied());
+        let mut members = Vec::new();
+        for space in &signature {
+            let role = match &spaces.all()[*space] {
+                space if space.produced => Role::Producer,
+                space if space.consumed => Role::Consumer,
+                _ => Role::Parameter,
+            };
+            for (weight, axis) in by_space.get(space).into_iter().flatten() {
+                let indices = channels.iter().map(|class| {
+                    places[*class as usize].iter().filter(|(at, _)| at == space).map(|(_, index)| *index).collect()
+                });
+                members.push(Member { weight: *weight, axis: *axis, role, indices: indices.collect() });
+            }
+        }
+        let cells = vec![0; channels.len()];
+        let kept = reason.cloned();
+        groups.push(ChannelGroup { channels, members, cells, component: 0, kept });
+    }
+    groups.retain(|group| !group.members.is_empty());
+    groups.sort_by_key(|group| {
+        let first = group.members.iter().map(|member| coupling.uses[member.weight].node).min();
+        (first, group.channels.first().copied())
+    });
+    Grouping { groups, components: Vec::new(), spaces, classes, dropped: Vec::new() }
+}
+
+/// Sorts channels into cells and groups into components. Returns the demands for equal blocks that no removal can
+/// meet; the groups they concern are kept.
+fn assign_components(grouping: &mut Grouping) -> Vec<(SpaceId, usize, String)> {
+    let spaces = &grouping.spaces;
+    let mut channel_of: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
+    for (g, group) in grouping.groups.iter().enumerate() {
+        if group.kept.is_none() {
+            channel_of.extend(group.channels.iter().enumerate().map(|(c, class)| (*class, (g, c))));
+        }
+    }
+    let demands: Vec<_> = spaces.equal_blocks().cloned().collect();
+    let mut blocks_of: Vec<Vec<Vec<(usize, usize)>>> =
+        grouping.groups.iter().map(|group| vec![Vec::new(); group.channels.len()]).collect();
+    let mut united: UnionFind<usize> = UnionFind::new(grouping.groups.len());
+    let mut touched: Vec<std::collections::BTreeSet<usize>> = vec![Default::default(); demands.len()];
+    for (d, demand) in demands.iter().enumerate() {
+        let space = &spaces.all()[demand.space];
+        for at in 0..space.len {
+            if let Some((g, c)) = channel_of.get(&grouping.classes[space.start + at]) {
+                blocks_of[*g][*c].push((d, at / demand.block));
+                touched[d].insert(*g);
+            }
+        }
+        let mut groups = touched[d].iter();
+        if let Some(first) = groups.next() {
+            groups.for_each(|other| {
+                united.union(*first, *other);
+            });
+        }
+    }
+    for (g, blocks) in blocks_of.iter().enumerate() {
+        let mut cells: BTreeMap<&Vec<(usize, usize)>, usize> = BTreeMap::new();
+        for (c, signature) in blocks.iter().enumerate() {
+            let next = cells.len();
+            grouping.groups[g].cells[c] = *cells.entry(signature).or_insert(next);
+        }
+    }
+    let mut components: BTreeMap<usize, Component> = BTreeMap::new();
+    for g in 0..grouping.groups.len() {
+        components.entry(united.find_mut(g)).or_default().groups.push(g);
+    }
+    let mut failed = Vec::new();
+    let mut number_of = BTreeMap::new();
+    for (number, (root, component)) in components.iter_mut().enumerate() {
+        number_of.insert(*root, number);
+        component.unit = 0;
+        for g in &component.groups {
+            grouping.groups[*g].component = number;
+            for size in cell_sizes(&grouping.groups[*g].cells) {
+                component.unit = gcd(component.unit, size);
+            }
+        }
+    }
+    for (d, demand) in demands.iter().enumerate() {
+        let Some(first) = touched[d].first() else { continue };
+        let number = grouping.groups[*first].component;
+        let unit = components.values().nth(number).map_or(0, |component| component.unit);
+        let len = spaces.all()[demand.space].len;
+        let mut free = vec![0usize; len.div_ceil(demand.block)];
+        for g in &touched[d] {
+            for blocks in &blocks_of[*g] {
+                blocks.iter().filter(|(of, _)| *of == d).for_each(|(_, block)| free[*block] += 1);
+            }
+        }
+        let is_even = free.iter().all(|count| *count == free[0]);
+        if !is_even || unit <= 1 {
+            failed.push((demand.space, demand.block, demand.node.clone()));
+            let text = if is_even {
+                format!("no equal number of channels can go from every block of {}", demand.block)
+            } else {
+                format!("some blocks of {} channels hold channels that stay", demand.block)
+            };
+            let reason = Reason { text, node: demand.node.clone() };
+            for g in components.values().nth(number).map_or(&[][..], |component| &component.groups) {
+                grouping.groups[*g].kept.get_or_insert_with(|| reason.clone());
+            }
+        }
+    }
+    grouping.components = components.into_values().collect();
+    failed
+}
+
+fn cell_sizes(cells: &[usize]) -> Vec<usize> {
+    let mut sizes = vec![0; cells.iter().max().map_or(0, |last| last + 1)];
+    cells.iter().for_each(|cell| sizes[*cell] += 1);
+    sizes
+}
+
+/// The greatest common divisor; that of zero and a number is the number.
+pub fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}

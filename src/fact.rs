@@ -1,0 +1,105 @@
+//! What is known of a value before anything runs: element type, shape, and small values that shape arithmetic needs.
+
+use crate::dim::Dim;
+use crate::onnx::DataType;
+
+/// The elements of a value that is known before anything runs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Known {
+    /// Integers or booleans (0 and 1) in row-major order, possibly symbolic.
+    Ints(Vec<Dim>),
+    /// Floats in row-major order.
+    Floats(Vec<f64>),
+}
+
+impl Known {
+    /// The integers, if these are integers.
+    pub fn ints(&self) -> Option<&[Dim]> {
+        match self {
+            Known::Ints(values) => Some(values),
+            Known::Floats(_) => None,
+        }
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Known::Ints(values) => values.len(),
+            Known::Floats(values) => values.len(),
+        }
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Values with more elements than this are not tracked by constant propagation.
+pub const KNOWN_LIMIT: usize = 65_536;
+
+/// What is known of one value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fact {
+    /// Element type.
+    pub dtype: DataType,
+    /// Sizes, outermost first; `None` where not even the rank is known.
+    pub shape: Option<Vec<Dim>>,
+    /// The elements, where shape arithmetic may need them.
+    pub known: Option<Known>,
+}
+
+impl Fact {
+    /// A value of known type and shape.
+    pub fn new(dtype: DataType, shape: Vec<Dim>) -> Self {
+        Self { dtype, shape: Some(shape), known: None }
+    }
+
+    /// A value of which only the type is known.
+    pub fn unranked(dtype: DataType) -> Self {
+        Self { dtype, shape: None, known: None }
+    }
+
+    /// A vector of integers (int64), as shape arithmetic makes them.
+    pub fn int_vector(values: Vec<Dim>) -> Self {
+        let shape = vec![Dim::from(i64::try_from(values.len()).unwrap_or(i64::MAX))];
+        Self { dtype: DataType::Int64, shape: Some(shape), known: Some(Known::Ints(values)) }
+    }
+
+    /// The same value with known elements; dropped if they are too many or do not fill the shape.
+    #[must_use]
+    pub fn with_known(mut self, known: Option<Known>) -> Self {
+        let count = self.shape.as_ref().and_then(|shape| crate::dim::product(shape).as_const());
+        self.known = known.filter(|known| {
+            known.len() <= KNOWN_LIMIT && count == i64::try_from(known.len()).ok()
+        });
+        self
+    }
+
+    /// The rank, where known.
+    pub fn rank(&self) -> Option<usize> {
+        self.shape.as_ref().map(Vec::len)
+    }
+
+    /// Whether elements are floating point numbers.
+    pub fn is_float(&self) -> bool {
+        is_float(self.dtype)
+    }
+
+    /// The type and shape as messages print them, `float32[2, C, 16]`.
+    pub fn describe(&self) -> String {
+        let name = self.dtype.spec_name();
+        match &self.shape {
+            None => format!("{name}[unknown rank]"),
+            Some(shape) => {
+                let sizes: Vec<String> = shape.iter().map(Dim::to_string).collect();
+                format!("{name}[{}]", sizes.join(", "))
+            }
+        }
+    }
+}
+
+/// Whether elements of this type are floating point numbers that a weight may have.
+pub fn is_float(dtype: DataType) -> bool {
+    matches!(dtype, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
+}

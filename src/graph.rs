@@ -1,0 +1,318 @@
+//! The graph of a model: nodes, values, and who produces and consumes what.
+//!
+//! A bipartite petgraph of nodes and values: an edge value → node is an input, node → value an output. Nodes are kept
+//! in a topological order even where the file's own order is not one.
+
+use std::collections::{BTreeSet, HashMap};
+
+use petgraph::graph::{DiGraph, NodeIndex};
+
+use crate::error::Error;
+use crate::load::Model;
+use crate::onnx::{AttributeProto, GraphProto, NodeProto, TensorProto};
+
+/// Index of a node in [`Graph::nodes`].
+pub type NodeId = usize;
+/// Index of a value in [`Graph::values`].
+pub type ValueId = usize;
+
+/// A node of the graph; its attributes are those of the [`NodeProto`].
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Position in [`Graph::nodes`].
+    pub id: NodeId,
+    /// Position in the file's own list of nodes.
+    pub index: usize,
+    /// The node as the file has it.
+    pub proto: NodeProto,
+    /// The name, or `<op_type> producing <first output>` where the exporter gave none.
+    pub name: String,
+    /// Inputs in order; an omitted optional input is `None`.
+    pub inputs: Vec<Option<ValueId>>,
+    /// Outputs in order; an omitted optional output is `None`.
+    pub outputs: Vec<Option<ValueId>>,
+    /// Opset version of the node's domain in this model.
+    pub version: i64,
+}
+
+impl Node {
+    /// The operator, with its domain where that is not the standard one.
+    pub fn op(&self) -> String {
+        match self.proto.domain.as_str() {
+            "" | "ai.onnx" => self.proto.op_type.clone(),
+            domain => format!("{domain}.{}", self.proto.op_type),
+        }
+    }
+
+    /// An integer attribute, or `default`.
+    pub fn int(&self, name: &str, default: i64) -> i64 {
+        self.proto.int(name).unwrap_or(default)
+    }
+
+    /// A float attribute, or `default`.
+    pub fn float(&self, name: &str, default: f32) -> f32 {
+        self.proto.float(name).unwrap_or(default)
+    }
+
+    /// The value at input `slot`, if the node has one there.
+    pub fn input(&self, slot: usize) -> Option<ValueId> {
+        self.inputs.get(slot).copied().flatten()
+    }
+
+    /// The value at output `slot`, if the node has one there.
+    pub fn output(&self, slot: usize) -> Option<ValueId> {
+        self.outputs.get(slot).copied().flatten()
+    }
+
+    /// The names of the outer values that the node's subgraphs read (If, Loop, Scan).
+    fn captured(&self) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        for attribute in &self.proto.attribute {
+            subgraph_reads(attribute, &mut names);
+        }
+        names
+    }
+}
+
+fn subgraph_reads(attribute: &AttributeProto, names: &mut BTreeSet<String>) {
+    for graph in attribute.g.iter().chain(&attribute.graphs) {
+        let mut inner: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+        inner.extend(graph.input.iter().map(|v| v.name.as_str()));
+        inner.extend(graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)));
+        let mut reads = BTreeSet::new();
+        for node in &graph.node {
+            reads.extend(node.input.iter().cloned());
+            for attribute in &node.attribute {
+                subgraph_reads(attribute, &mut reads);
+            }
+        }
+        reads.extend(graph.output.iter().map(|v| v.name.clone()));
+        names.extend(reads.into_iter().filter(|name| !name.is_empty() && !inner.contains(name.as_str())));
+    }
+}
+
+/// A value of the graph: a graph input, an initializer, or an output of a node.
+#[derive(Clone, Debug, Default)]
+pub struct Value {
+    /// The name, unique in the graph.
+    pub name: String,
+    /// The node that produces it and at which output.
+    pub producer: Option<(NodeId, usize)>,
+    /// Index of the initializer that holds it.
+    pub initializer: Option<usize>,
+    /// Whether the graph takes it as an input (and no initializer gives a default).
+    pub is_input: bool,
+    /// Whether it is an output of the graph.
+    pub is_output: bool,
+    /// The nodes that read it, and at which input.
+    pub consumers: Vec<(NodeId, usize)>,
+    /// The nodes with a subgraph that reads it.
+    pub captured_by: Vec<NodeId>,
+}
+
+/// One vertex of the dependency graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vertex {
+    /// A node.
+    Node(NodeId),
+    /// A value.
+    Value(ValueId),
+}
+
+/// Nodes and values of a model.
+#[derive(Debug)]
+pub struct Graph {
+    /// Nodes in a topological order.
+    pub nodes: Vec<Node>,
+    /// All values.
+    pub values: Vec<Value>,
+    /// Graph inputs that no initializer backs, in the file's order.
+    pub inputs: Vec<ValueId>,
+    /// Graph outputs in the file's order.
+    pub outputs: Vec<ValueId>,
+    /// Version of the standard operator set that the model imports.
+    pub opset: i64,
+    by_name: HashMap<String, ValueId>,
+    petgraph: DiGraph<Vertex, usize>,
+}
+
+impl Graph {
+    /// Builds the graph of a loaded model.
+    ///
+    /// # Errors
+    /// A cycle, which [`crate::load::load`] refuses already.
+    pub fn new(model: &Model) -> Result<Self, Error> {
+        let proto = model.graph();
+        let order = topological_order(proto)
+            .map_err(|at| Error::input(model.path(), format!("the graph has a cycle through node {at:?}")))?;
+        let mut graph = Graph {
+            nodes: Vec::with_capacity(proto.node.len()),
+            values: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            opset: model.opset("").unwrap_or(1),
+            by_name: HashMap::new(),
+            petgraph: DiGraph::new(),
+        };
+        for (i, tensor) in proto.initializer.iter().enumerate() {
+            let id = graph.value_id(&tensor.name);
+            graph.values[id].initializer = Some(i);
+        }
+        for input in &proto.input {
+            let id = graph.value_id(&input.name);
+            if graph.values[id].initializer.is_none() {
+                graph.values[id].is_input = true;
+                graph.inputs.push(id);
+            }
+        }
+        for index in order {
+            graph.add_node(model, index, &proto.node[index]);
+        }
+        for output in &proto.output {
+            let id = graph.value_id(&output.name);
+            graph.values[id].is_output = true;
+            graph.outputs.push(id);
+        }
+        graph.petgraph = graph.build_petgraph();
+        Ok(graph)
+    }
+
+    fn value_id(&mut self, name: &str) -> ValueId {
+        if let Some(id) = self.by_name.get(name) {
+            return *id;
+        }
+        let id = self.values.len();
+        self.values.push(Value { name: name.to_owned(), ..Value::default() });
+        self.by_name.insert(name.to_owned(), id);
+        id
+    }
+
+    fn add_node(&mut self, model: &Model, index: usize, proto: &NodeProto) {
+        let id = self.nodes.len();
+        let mut ids = |names: &[String]| -> Vec<Option<ValueId>> {
+            names.iter().map(|name| (!name.is_empty()).then(|| self.value_id(name))).collect()
+        };
+        let inputs = ids(&proto.input);
+        let outputs = ids(&proto.output);
+        let name = if proto.name.is_empty() {
+            format!("{} producing {}", proto.op_type, proto.output.first().map_or("nothing", String::as_str))
+        } else {
+            proto.name.clone()
+        };
+        let version = model.opset(&proto.domain).unwrap_or(1);
+        let node = Node { id, index, proto: proto.clone(), name, inputs, outputs, version };
+        for (slot, value) in node.inputs.iter().enumerate() {
+            if let Some(value) = value {
+                self.values[*value].consumers.push((id, slot));
+            }
+        }
+        for (slot, value) in node.outputs.iter().enumerate() {
+            if let Some(value) = value {
+                self.values[*value].producer = Some((id, slot));
+            }
+        }
+        for name in node.captured() {
+            let value = self.value_id(&name);
+            self.values[value].captured_by.push(id);
+        }
+        self.nodes.push(node);
+    }
+
+    fn build_petgraph(&self) -> DiGraph<Vertex, usize> {
+        let mut petgraph = DiGraph::with_capacity(self.nodes.len() + self.values.len(), 0);
+        for value in 0..self.values.len() {
+            petgraph.add_node(Vertex::Value(value));
+        }
+        for node in &self.nodes {
+            let at = petgraph.add_node(Vertex::Node(node.id));
+            for (slot, value) in node.inputs.iter().enumerate() {
+                if let Some(value) = value {
+                    petgraph.add_edge(NodeIndex::new(*value), at, slot);
+                }
+            }
+            for (slot, value) in node.outputs.iter().enumerate() {
+                if let Some(value) = value {
+                    petgraph.add_edge(at, NodeIndex::new(*value), slot);
+                }
+            }
+        }
+        petgraph
+    }
+
+    /// The dependency graph of nodes and values; an edge carries the input or output slot.
+    pub fn petgraph(&self) -> &DiGraph<Vertex, usize> {
+        &self.petgraph
+    }
+
+    /// The value of this name.
+    pub fn value(&self, name: &str) -> Option<ValueId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The tensor of a value that is an initializer or the output of a Constant node.
+    pub fn constant<'m>(&'m self, model: &'m Model, value: ValueId) -> Option<&'m TensorProto> {
+        let value = &self.values[value];
+        if let Some(index) = value.initializer {
+            return model.graph().initializer.get(index);
+        }
+        let (node, _) = value.producer?;
+        let node = &self.nodes[node];
+        (node.proto.op_type == "Constant").then(|| node.proto.tensor("value")).flatten()
+    }
+}
+
+/// Positions of the file's nodes in a topological order that stays as close to the file's as possible.
+fn topological_order(proto: &GraphProto) -> Result<Vec<usize>, String> {
+    let mut producer: HashMap<&str, usize> = HashMap::new();
+    for (i, node) in proto.node.iter().enumerate() {
+        for output in &node.output {
+            if !output.is_empty() {
+                producer.insert(output, i);
+            }
+        }
+    }
+    // Depth-first with an explicit stack: deep graphs must not exhaust the thread's own.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Mark {
+        New,
+        Open,
+        Done,
+    }
+    let mut marks = vec![Mark::New; proto.node.len()];
+    let mut order = Vec::with_capacity(proto.node.len());
+    let reads: Vec<Vec<usize>> = proto
+        .node
+        .iter()
+        .map(|node| {
+            let mut names = BTreeSet::new();
+            for attribute in &node.attribute {
+                subgraph_reads(attribute, &mut names);
+            }
+            let names = node.input.iter().map(String::as_str).chain(names.iter().map(String::as_str));
+            names.filter_map(|name| producer.get(name).copied()).collect()
+        })
+        .collect();
+    for root in 0..proto.node.len() {
+        let mut stack = vec![(root, 0)];
+        while let Some((at, next)) = stack.pop() {
+            if next == 0 {
+                if marks[at] == Mark::Done {
+                    continue;
+                }
+                marks[at] = Mark::Open;
+            }
+            if let Some(&before) = reads[at].get(next) {
+                stack.push((at, next + 1));
+                match marks[before] {
+                    Mark::New => stack.push((before, 0)),
+                    Mark::Open => return Err(proto.node[before].name.clone()),
+                    Mark::Done => {}
+                }
+            } else {
+                marks[at] = Mark::Done;
+                order.push(at);
+            }
+        }
+    }
+    Ok(order)
+}

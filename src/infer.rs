@@ -1,0 +1,198 @@
+//! Shape inference with symbolic sizes and constant propagation through shape arithmetic.
+
+use std::collections::BTreeMap;
+
+use crate::dim::Dim;
+use crate::error::Error;
+use crate::fact::{Fact, Known, is_float};
+use crate::graph::{Graph, Node};
+use crate::load::Model;
+use crate::onnx::{DataType, TensorProto, TypeProto, tensor_shape_proto, type_proto};
+use crate::operator::{self, InferCx, RuleError};
+
+/// Float constants with more elements than this are weights, not parameters of shape arithmetic.
+const FLOATS_LIMIT: i64 = 64;
+
+/// What inference knows of every value, by [`crate::graph::ValueId`].
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// One entry per value; `None` where not even the element type is known.
+    pub values: Vec<Option<Fact>>,
+    /// Nodes whose operator is not registered or whose shapes could not be inferred, with the cause.
+    pub gaps: Vec<(usize, String)>,
+    fresh: usize,
+}
+
+impl Facts {
+    /// The facts of everything that no node computes: graph inputs, initializers, outer names.
+    ///
+    /// # Errors
+    /// An initializer whose data can't be read.
+    pub fn of_sources(model: &Model, graph: &Graph) -> Result<Self, Error> {
+        let mut facts = Facts { values: vec![None; graph.values.len()], gaps: Vec::new(), fresh: 0 };
+        for tensor in &model.graph().initializer {
+            if let Some(value) = graph.value(&tensor.name) {
+                facts.values[value] = Some(of_tensor(model, tensor)?);
+            }
+        }
+        for input in &model.graph().input {
+            if let Some(value) = graph.value(&input.name).filter(|v| facts.values[*v].is_none()) {
+                facts.values[value] = input.r#type.as_ref().and_then(|t| of_type(t, &mut facts.fresh));
+            }
+        }
+        Ok(facts)
+    }
+
+    /// Infers the outputs of one node from the facts of its inputs.
+    ///
+    /// # Errors
+    /// The node contradicts its operator's specification.
+    pub fn infer_node(&mut self, model: &Model, node: &Node) -> Result<(), Error> {
+        self.infer_patched(model, node, &BTreeMap::new())
+    }
+
+    /// As [`Facts::infer_node`], with facts that stand for those of some input slots.
+    ///
+    /// # Errors
+    /// As [`Facts::infer_node`].
+    pub fn infer_patched(
+        &mut self,
+        model: &Model,
+        node: &Node,
+        overrides: &BTreeMap<usize, Fact>,
+    ) -> Result<(), Error> {
+        if node.proto.op_type == "Constant"
+            && let (Some(tensor), Some(output)) = (node.proto.tensor("value"), node.output(0))
+        {
+            self.values[output] = Some(of_tensor(model, tensor)?);
+            return Ok(());
+        }
+        let mut inputs: Vec<Option<&Fact>> =
+            node.inputs.iter().map(|v| v.and_then(|v| self.values[v].as_ref())).collect();
+        for (slot, fact) in overrides {
+            inputs.resize(inputs.len().max(slot + 1), None);
+            inputs[*slot] = Some(fact);
+        }
+        let mut cx = InferCx {
+            node,
+            inputs,
+            outputs: vec![None; node.outputs.len()],
+            fresh: &mut self.fresh,
+        };
+        let result = match operator::find(&node.proto.domain, &node.proto.op_type) {
+            None => Err(RuleError::unsupported("the operator is not known to this version")),
+            Some(op) => op.infer(node, &mut cx),
+        };
+        let outputs = cx.outputs;
+        match result {
+            Ok(()) => {}
+            Err(RuleError::Invalid(text)) => {
+                let inputs: Vec<String> = node
+                    .inputs
+                    .iter()
+                    .map(|v| v.and_then(|v| self.values[v].as_ref()).map_or("-".to_owned(), Fact::describe))
+                    .collect();
+                return Err(Error::input(model.path(), format!("{text}; inputs: {}", inputs.join(", ")))
+                    .at_node(&node.name, node.op()));
+            }
+            Err(cause) => self.gaps.push((node.id, cause.to_string())),
+        }
+        for (value, fact) in node.outputs.iter().zip(outputs) {
+            if let Some(value) = value {
+                self.values[*value] = fact;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what the file itself says of a value where inference found less.
+    fn complete(&mut self, graph: &Graph, declared: &[(usize, TypeProto)], node: &Node) {
+        for value in node.outputs.iter().flatten() {
+            let known = self.values[*value].as_ref();
+            if known.is_some_and(|fact| fact.shape.is_some()) {
+                continue;
+            }
+            if let Ok(at) = declared.binary_search_by_key(value, |(value, _)| *value)
+                && let Some(fact) = of_type(&declared[at].1, &mut self.fresh)
+            {
+                self.values[*value] = Some(fact);
+            }
+        }
+        debug_assert!(graph.nodes.len() > node.id);
+    }
+}
+
+/// Infers the facts of all values.
+///
+/// # Errors
+/// A node contradicts its operator's specification, or a constant can't be read.
+pub fn infer(model: &Model, graph: &Graph) -> Result<Facts, Error> {
+    let mut facts = Facts::of_sources(model, graph)?;
+    let declared = declared_types(model, graph);
+    for node in &graph.nodes {
+        facts.infer_node(model, node)?;
+        facts.complete(graph, &declared, node);
+    }
+    Ok(facts)
+}
+
+fn declared_types(model: &Model, graph: &Graph) -> Vec<(usize, TypeProto)> {
+    let proto = model.graph();
+    let mut declared: Vec<(usize, TypeProto)> = proto
+        .value_info
+        .iter()
+        .chain(&proto.output)
+        .filter_map(|info| Some((graph.value(&info.name)?, info.r#type.clone()?)))
+        .collect();
+    declared.sort_by_key(|(value, _)| *value);
+    declared.dedup_by_key(|(value, _)| *value);
+    declared
+}
+
+/// The fact of a constant tensor; small integer tensors and few floats with their elements.
+///
+/// # Errors
+/// The data can't be read.
+pub fn of_tensor(model: &Model, tensor: &TensorProto) -> Result<Fact, Error> {
+    let dtype = DataType::try_from(tensor.data_type).unwrap_or(DataType::Undefined);
+    let fact = Fact::new(dtype, tensor.dims.iter().copied().map(Dim::from).collect());
+    let count = tensor.dims.iter().fold(1i64, |count, size| count.saturating_mul(*size));
+    let limit = if is_float(dtype) { FLOATS_LIMIT } else { crate::fact::KNOWN_LIMIT as i64 };
+    if count > limit {
+        return Ok(fact);
+    }
+    let bytes = model.tensor_bytes(tensor)?;
+    Ok(fact.with_known(elements(dtype, &bytes)))
+}
+
+/// The elements of little-endian raw data, for the types that shape arithmetic uses.
+pub fn elements(dtype: DataType, bytes: &[u8]) -> Option<Known> {
+    fn each<const N: usize, T>(bytes: &[u8], of: impl Fn([u8; N]) -> T) -> Vec<T> {
+        bytes.as_chunks::<N>().0.iter().map(|chunk| of(*chunk)).collect()
+    }
+    Some(match dtype {
+        DataType::Int64 => Known::Ints(each(bytes, |b| Dim::from(i64::from_le_bytes(b)))),
+        DataType::Int32 => Known::Ints(each(bytes, |b| Dim::from(i64::from(i32::from_le_bytes(b))))),
+        DataType::Bool | DataType::Uint8 => Known::Ints(each::<1, _>(bytes, |b| Dim::from(i64::from(b[0])))),
+        DataType::Float => Known::Floats(each(bytes, |b| f64::from(f32::from_le_bytes(b)))),
+        DataType::Double => Known::Floats(each(bytes, f64::from_le_bytes)),
+        DataType::Float16 => Known::Floats(each(bytes, |b| f64::from(half::f16::from_le_bytes(b)))),
+        DataType::Bfloat16 => Known::Floats(each(bytes, |b| f64::from(half::bf16::from_le_bytes(b)))),
+        _ => return None,
+    })
+}
+
+fn of_type(proto: &TypeProto, fresh: &mut usize) -> Option<Fact> {
+    let Some(type_proto::Value::TensorType(tensor)) = &proto.value else { return None };
+    let dtype = DataType::try_from(tensor.elem_type).unwrap_or(DataType::Undefined);
+    let Some(shape) = &tensor.shape else { return Some(Fact::unranked(dtype)) };
+    let dims = shape.dim.iter().map(|dim| match &dim.value {
+        Some(tensor_shape_proto::dimension::Value::DimValue(value)) if *value >= 0 => Dim::from(*value),
+        Some(tensor_shape_proto::dimension::Value::DimParam(name)) if !name.is_empty() => Dim::symbol(name),
+        _ => {
+            *fresh += 1;
+            Dim::symbol(&format!("?{fresh}"))
+        }
+    });
+    Some(Fact::new(dtype, dims.collect()))
+}

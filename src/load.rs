@@ -1,0 +1,237 @@
+//! Reading model files.
+//!
+//! The file is mapped into memory and decoded without copying tensor data: `raw_data` stays a view of the map.
+//! External data is mapped when it is first read. What comes out is checked: names, edges, shapes of constants.
+
+mod check;
+
+mod external;
+
+mod inline;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock};
+
+use bytes::Bytes;
+use prost::Message;
+use sha2::{Digest, Sha256};
+
+use crate::error::Error;
+use crate::onnx::{DataLocation, DataType, GraphProto, ModelProto, TensorProto};
+
+pub(crate) use external::Location;
+
+/// A model file in memory.
+#[derive(Debug)]
+pub struct Model {
+    path: PathBuf,
+    bytes: Bytes,
+    proto: ModelProto,
+    graph: GraphProto,
+    inlined: bool,
+    external: Mutex<BTreeMap<PathBuf, Bytes>>,
+    digest: OnceLock<String>,
+}
+
+/// Maps a whole file into memory; an empty one gives no bytes.
+fn map_file(path: &Path) -> std::io::Result<Bytes> {
+    let file = File::open(path)?;
+    if file.metadata()?.len() == 0 {
+        return Ok(Bytes::new());
+    }
+    // SAFETY: the map is only read. Someone else could truncate the file while it is mapped, which no program can
+    // rule out; this one never writes to an existing file, it renames complete ones into place.
+    #[allow(unsafe_code)]
+    let map = unsafe { memmap2::Mmap::map(&file)? };
+    Ok(Bytes::from_owner(map))
+}
+
+/// Reads and checks a model file.
+///
+/// # Errors
+/// The file can't be read, is no ONNX model, or contradicts itself; the message names file and place.
+pub fn load(path: &Path) -> Result<Model, Error> {
+    let fail = |message: String| Error::input(path, message);
+    if path.is_dir() {
+        return Err(fail("expected an ONNX file, found a folder".to_owned()));
+    }
+    let bytes = map_file(path).map_err(|error| fail(format!("can't be read: {error}")).caused_by(error))?;
+    if bytes.is_empty() {
+        return Err(fail("expected an ONNX model, found an empty file".to_owned()));
+    }
+    let mut proto = ModelProto::decode(bytes.clone()).map_err(|error| {
+        fail(format!("not an ONNX model, or a truncated one: {error}"))
+            .hint("check that the file was copied whole and is not a git-lfs pointer")
+            .caused_by(error)
+    })?;
+    let inlined = !proto.functions.is_empty();
+    if inlined {
+        inline::inline_functions(&mut proto).map_err(|message| fail(message))?;
+    }
+    let graph = proto.graph.take().ok_or_else(|| {
+        fail("not an ONNX model: it has no graph".to_owned())
+    })?;
+    let model = Model {
+        path: path.to_owned(),
+        bytes,
+        proto,
+        graph,
+        inlined,
+        external: Mutex::new(BTreeMap::new()),
+        digest: OnceLock::new(),
+    };
+    check::check(&model)?;
+    Ok(model)
+}
+
+impl Model {
+    /// Where the model was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder against which external data is resolved.
+    pub fn folder(&self) -> &Path {
+        self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+
+    /// Everything in the file but the graph.
+    pub fn proto(&self) -> &ModelProto {
+        &self.proto
+    }
+
+    /// The main graph, with model-local functions inlined.
+    pub fn graph(&self) -> &GraphProto {
+        &self.graph
+    }
+
+    /// The bytes of the model file.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Whether model-local functions were inlined, so that the nodes are no longer those of the file.
+    pub fn is_inlined(&self) -> bool {
+        self.inlined
+    }
+
+    /// The version of a domain's operators, if the model imports them.
+    pub fn opset(&self, domain: &str) -> Option<i64> {
+        let standard = |domain: &str| domain.is_empty() || domain == "ai.onnx";
+        let mut imports = self.proto.opset_import.iter();
+        imports
+            .find(|import| import.domain == domain || (standard(&import.domain) && standard(domain)))
+            .map(|import| import.version)
+    }
+
+    /// The elements of a tensor as little-endian bytes in row-major order: borrowed from the mapped files, or made
+    /// from a typed field.
+    ///
+    /// # Errors
+    /// External data that is missing, outside the model's folder, or shorter than the tensor; strings.
+    pub fn tensor_bytes<'m>(&'m self, tensor: &'m TensorProto) -> Result<Cow<'m, [u8]>, Error> {
+        if tensor.data_location == DataLocation::External as i32 {
+            return Ok(Cow::Owned(self.external_bytes(tensor)?.to_vec()));
+        }
+        Ok(check::inline_bytes(tensor))
+    }
+
+    /// As [`Model::tensor_bytes`], as a handle that shares the mapped file instead of borrowing the model.
+    ///
+    /// # Errors
+    /// As [`Model::tensor_bytes`].
+    pub fn tensor_view(&self, tensor: &TensorProto) -> Result<Bytes, Error> {
+        if tensor.data_location == DataLocation::External as i32 {
+            return self.external_bytes(tensor);
+        }
+        if !tensor.raw_data.is_empty() {
+            return Ok(tensor.raw_data.clone());
+        }
+        Ok(Bytes::from(check::inline_bytes(tensor).into_owned()))
+    }
+
+    fn external_bytes(&self, tensor: &TensorProto) -> Result<Bytes, Error> {
+        let place = |message: String| Error::input(&self.path, format!("tensor {:?}: {message}", tensor.name));
+        let location = Location::of(tensor).map_err(place)?;
+        let path = location.resolve(self.folder()).map_err(place)?;
+        let mut files = self.external.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !files.contains_key(&path) {
+            let bytes = map_file(&path).map_err(|error| {
+                place(format!("its external data file {} can't be read: {error}", path.display())).caused_by(error)
+            })?;
+            files.insert(path.clone(), bytes);
+        }
+        let file = files.get(&path).cloned().unwrap_or_default();
+        drop(files);
+        let needed = check::byte_length(tensor);
+        location.slice(&file, needed).map_err(|message| place(format!("{}: {message}", path.display())))
+    }
+
+    /// The external data files that the initializers name, in the order of their paths.
+    ///
+    /// # Errors
+    /// A location that is missing or leaves the model's folder.
+    pub fn external_files(&self) -> Result<Vec<PathBuf>, Error> {
+        let mut paths = std::collections::BTreeSet::new();
+        for tensor in &self.graph.initializer {
+            if tensor.data_location == DataLocation::External as i32 {
+                let place = |message: String| Error::input(&self.path, format!("tensor {:?}: {message}", tensor.name));
+                let location = Location::of(tensor).map_err(place)?;
+                paths.insert(location.resolve(self.folder()).map_err(place)?);
+            }
+        }
+        Ok(paths.into_iter().collect())
+    }
+
+    /// The SHA-256 of the model file followed by its external data files in the order of their paths, in hexadecimal.
+    ///
+    /// # Errors
+    /// An external file can't be read.
+    pub fn digest(&self) -> Result<String, Error> {
+        if let Some(digest) = self.digest.get() {
+            return Ok(digest.clone());
+        }
+        let mut hash = Sha256::new();
+        hash.update(&self.bytes);
+        for path in self.external_files()? {
+            let fail = |error: std::io::Error| Error::input(&path, format!("can't be read: {error}"));
+            let mut file = File::open(&path).map_err(fail)?;
+            let mut buffer = vec![0; 1 << 20];
+            loop {
+                let count = file.read(&mut buffer).map_err(fail)?;
+                if count == 0 {
+                    break;
+                }
+                hash.update(&buffer[..count]);
+            }
+        }
+        let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(self.digest.get_or_init(|| digest).clone())
+    }
+
+    /// Bytes of the model file and of the external files it uses.
+    ///
+    /// # Errors
+    /// As [`Model::external_files`].
+    pub fn total_bytes(&self) -> Result<u64, Error> {
+        let external = self.external_files()?;
+        let sizes = external.iter().map(|path| path.metadata().map_or(0, |data| data.len()));
+        Ok(self.bytes.len() as u64 + sizes.sum::<u64>())
+    }
+}
+
+/// The size of one element in bytes, for types that fill whole bytes.
+///
+/// # Errors
+/// Strings, types of less than a byte and unknown types.
+pub fn element_size(tensor: &TensorProto) -> Result<usize, String> {
+    let dtype = tensor.element_type();
+    dtype.byte_size().ok_or_else(|| match dtype {
+        DataType::Undefined => format!("element type {} is not known", tensor.data_type),
+        other => format!("element type {} can't be sliced", other.spec_name()),
+    })
+}

@@ -1,0 +1,211 @@
+//! Counting: parameters, multiply-accumulate operations and activation memory, before and after a cut.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::couple::Coupling;
+use crate::dim::Dim;
+use crate::fact::Fact;
+use crate::graph::{Graph, Node};
+use crate::infer::Facts;
+use crate::kept::Kept;
+use crate::operator;
+
+/// What counting offers to an operator: concrete shapes.
+pub struct MacsCx<'a> {
+    pub(crate) inputs: Vec<Option<&'a [i64]>>,
+    pub(crate) outputs: Vec<Option<&'a [i64]>>,
+}
+
+impl MacsCx<'_> {
+    /// The shape of input `slot`, where known.
+    pub fn input(&self, slot: usize) -> Option<&[i64]> {
+        self.inputs.get(slot).copied().flatten()
+    }
+
+    /// The shape of output `slot`, where known.
+    pub fn output(&self, slot: usize) -> Option<&[i64]> {
+        self.outputs.get(slot).copied().flatten()
+    }
+
+    /// The number of elements of output `slot`, zero where not known.
+    pub fn output_elements(&self, slot: usize) -> f64 {
+        self.output(slot).map_or(0.0, elements)
+    }
+}
+
+/// The number of elements of a shape.
+pub fn elements(shape: &[i64]) -> f64 {
+    shape.iter().map(|size| *size as f64).product()
+}
+
+/// Sizes for the symbolic dimensions of a model.
+pub type Sizes = BTreeMap<String, i64>;
+
+/// A size for every symbolic dimension: what the user gives, else a small one by name; the network halves height and
+/// width a few times, so theirs is a multiple of eight.
+pub fn sizes_for(facts: &Facts, given: &Sizes) -> Sizes {
+    let mut names = BTreeSet::new();
+    for dim in facts.values.iter().flatten().filter_map(|fact| fact.shape.as_ref()).flatten() {
+        dim.symbols(&mut names);
+    }
+    names.into_iter().map(|name| (name.clone(), given.get(&name).copied().unwrap_or_else(|| default_size(&name)))).collect()
+}
+
+fn default_size(name: &str) -> i64 {
+    let name = name.to_lowercase();
+    let is = |words: &[&str]| words.iter().any(|word| name.contains(word));
+    if name.starts_with('?') || is(&["batch"]) || name == "b" || name == "n" {
+        1
+    } else if is(&["height", "width", "size"]) || name == "h" || name == "w" {
+        16
+    } else if is(&["seq", "len", "token", "text"]) || name == "l" {
+        7
+    } else if is(&["frame", "depth", "time"]) {
+        8
+    } else {
+        2
+    }
+}
+
+/// What a network costs at given sizes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Cost {
+    /// Elements of all floating point constants that nodes read.
+    pub parameters: u64,
+    /// Multiply-accumulate operations of contractions, biases counted as one each.
+    pub macs: f64,
+    /// Largest sum of the bytes of values alive at one time, if nodes run in order.
+    pub activation_bytes: u64,
+}
+
+/// Counts a network, or what a cut leaves of it.
+#[derive(Clone, Copy)]
+pub struct Counter<'a> {
+    /// The graph.
+    pub graph: &'a Graph,
+    /// What is known of its values.
+    pub facts: &'a Facts,
+    /// Its coupling.
+    pub coupling: &'a Coupling,
+    /// Which values are constants.
+    pub is_constant: &'a dyn Fn(usize) -> bool,
+}
+
+impl Counter<'_> {
+    fn shape_of(&self, value: usize, kept: Option<&Kept>, sizes: &Sizes) -> Option<Vec<i64>> {
+        let shape = self.facts.values[value].as_ref()?.shape.as_ref()?;
+        let dims = match (kept, &self.coupling.layouts[value]) {
+            (Some(kept), Some(layout)) => kept.shape(layout),
+            _ => shape.clone(),
+        };
+        // The pieces of an axis may be named otherwise than its size; the size counts where nothing shrinks.
+        dims.iter().zip(shape).map(|(dim, old)| dim.eval(sizes).or_else(|| old.eval(sizes))).collect()
+    }
+
+    fn input_shape(&self, node: &Node, slot: usize, kept: Option<&Kept>, sizes: &Sizes) -> Option<Vec<i64>> {
+        let value = node.input(slot)?;
+        let (Some(kept), Some(weight)) = (kept, self.coupling.weight_use(node.id, slot)) else {
+            return self.shape_of(value, kept, sizes);
+        };
+        let shape = self.facts.values[value].as_ref()?.shape.as_ref()?;
+        let size = |(axis, size): (usize, &Dim)| match weight.axes.get(axis).copied().flatten() {
+            Some(space) => kept.axis_size(&self.coupling.spaces.whole(space)).as_const(),
+            None => size.eval(sizes),
+        };
+        shape.iter().enumerate().map(size).collect()
+    }
+
+    /// The operations of every node.
+    pub fn macs_by_node(&self, kept: Option<&Kept>, sizes: &Sizes) -> Vec<f64> {
+        self.graph
+            .nodes
+            .iter()
+            .map(|node| {
+                let inputs: Vec<_> =
+                    (0..node.inputs.len()).map(|slot| self.input_shape(node, slot, kept, sizes)).collect();
+                let outputs: Vec<_> =
+                    node.outputs.iter().map(|v| v.and_then(|v| self.shape_of(v, kept, sizes))).collect();
+                let cx = MacsCx {
+                    inputs: inputs.iter().map(Option::as_deref).collect(),
+                    outputs: outputs.iter().map(Option::as_deref).collect(),
+                };
+                operator::find(&node.proto.domain, &node.proto.op_type).map_or(0.0, |op| op.macs(node, &cx))
+            })
+            .collect()
+    }
+
+    /// Elements of the floating point constants that nodes read; different slices of one constant count each.
+    pub fn parameters(&self, kept: Option<&Kept>) -> u64 {
+        let mut forms: BTreeSet<(usize, Vec<(usize, Vec<usize>)>)> = BTreeSet::new();
+        let mut total = 0;
+        for node in &self.graph.nodes {
+            for (slot, value) in node.inputs.iter().enumerate() {
+                let Some(value) = value.filter(|value| (self.is_constant)(*value)) else { continue };
+                let Some(fact) = self.facts.values[value].as_ref().filter(|fact| fact.is_float()) else { continue };
+                let mut slices = Vec::new();
+                if let (Some(kept), Some(weight)) = (kept, self.coupling.weight_use(node.id, slot)) {
+                    for (axis, space) in weight.axes.iter().enumerate() {
+                        slices.extend(space.and_then(|space| kept.indices(space)).map(|indices| (axis, indices)));
+                    }
+                }
+                let mut dims: Vec<i64> =
+                    fact.shape.iter().flatten().map(|size| size.as_const().unwrap_or(1)).collect();
+                for (axis, indices) in &slices {
+                    dims[*axis] = indices.len() as i64;
+                }
+                if forms.insert((value, slices)) {
+                    total += elements(&dims) as u64;
+                }
+            }
+        }
+        total
+    }
+
+    /// All costs.
+    pub fn cost(&self, kept: Option<&Kept>, sizes: &Sizes) -> Cost {
+        Cost {
+            parameters: self.parameters(kept),
+            macs: self.macs_by_node(kept, sizes).iter().sum(),
+            activation_bytes: self.activation_bytes(kept, sizes),
+        }
+    }
+
+    fn activation_bytes(&self, kept: Option<&Kept>, sizes: &Sizes) -> u64 {
+        let bytes: Vec<u64> = (0..self.graph.values.len())
+            .map(|value| {
+                if (self.is_constant)(value) {
+                    return 0;
+                }
+                let element = self.facts.values[value].as_ref().and_then(|fact: &Fact| fact.dtype.byte_size());
+                let count = self.shape_of(value, kept, sizes).map_or(0.0, |shape| elements(&shape));
+                count.max(0.0) as u64 * element.unwrap_or(0) as u64
+            })
+            .collect();
+        let last_read: Vec<usize> = self
+            .graph
+            .values
+            .iter()
+            .map(|value| {
+                let last = value.consumers.iter().map(|(node, _)| *node).max().unwrap_or(0);
+                if value.is_output { usize::MAX } else { last }
+            })
+            .collect();
+        let mut alive: u64 = self.graph.inputs.iter().map(|value| bytes[*value]).sum();
+        let mut peak = alive;
+        for node in &self.graph.nodes {
+            alive += node.outputs.iter().flatten().map(|value| bytes[*value]).sum::<u64>();
+            peak = peak.max(alive);
+            let mut read: Vec<usize> = node.inputs.iter().flatten().copied().collect();
+            read.sort_unstable();
+            read.dedup();
+            for value in read {
+                if last_read[value] == node.id {
+                    alive = alive.saturating_sub(bytes[value]);
+                }
+            }
+        }
+        peak
+    }
+}

@@ -1,0 +1,133 @@
+//! The types of the ONNX file format, generated from `proto/onnx.proto`, with typed access to attributes.
+
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+mod generated;
+
+pub use generated::*;
+
+pub use generated::tensor_proto::{DataLocation, DataType};
+
+use attribute_proto::AttributeType;
+
+impl NodeProto {
+    /// The attribute of this name.
+    pub fn attr(&self, name: &str) -> Option<&AttributeProto> {
+        self.attribute.iter().find(|attribute| attribute.name == name)
+    }
+
+    /// An integer attribute.
+    pub fn int(&self, name: &str) -> Option<i64> {
+        self.attr(name).map(|attribute| attribute.i)
+    }
+
+    /// A float attribute.
+    pub fn float(&self, name: &str) -> Option<f32> {
+        self.attr(name).map(|attribute| attribute.f)
+    }
+
+    /// An attribute that is a list of integers.
+    pub fn ints(&self, name: &str) -> Option<&[i64]> {
+        self.attr(name).map(|attribute| attribute.ints.as_slice())
+    }
+
+    /// A string attribute, if it is valid UTF-8.
+    pub fn string(&self, name: &str) -> Option<&str> {
+        self.attr(name).and_then(|attribute| std::str::from_utf8(&attribute.s).ok())
+    }
+
+    /// A tensor attribute.
+    pub fn tensor(&self, name: &str) -> Option<&TensorProto> {
+        self.attr(name).and_then(|attribute| attribute.t.as_ref())
+    }
+}
+
+fn attribute(name: &str, r#type: AttributeType) -> AttributeProto {
+    AttributeProto { name: name.to_owned(), r#type: r#type as i32, ..AttributeProto::default() }
+}
+
+/// An integer attribute.
+pub fn attr_int(name: &str, value: i64) -> AttributeProto {
+    AttributeProto { i: value, ..attribute(name, AttributeType::Int) }
+}
+
+/// A float attribute.
+pub fn attr_float(name: &str, value: f32) -> AttributeProto {
+    AttributeProto { f: value, ..attribute(name, AttributeType::Float) }
+}
+
+/// An attribute that is a list of integers.
+pub fn attr_ints(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto { ints: values.to_vec(), ..attribute(name, AttributeType::Ints) }
+}
+
+/// A string attribute.
+pub fn attr_string(name: &str, value: &str) -> AttributeProto {
+    AttributeProto { s: value.as_bytes().to_vec().into(), ..attribute(name, AttributeType::String) }
+}
+
+/// A tensor attribute.
+pub fn attr_tensor(name: &str, value: TensorProto) -> AttributeProto {
+    AttributeProto { t: Some(value), ..attribute(name, AttributeType::Tensor) }
+}
+
+impl TensorProto {
+    fn of_raw(name: &str, data_type: DataType, dims: &[i64], raw: Vec<u8>) -> Self {
+        Self {
+            name: name.to_owned(),
+            data_type: data_type as i32,
+            dims: dims.to_vec(),
+            raw_data: raw.into(),
+            ..Self::default()
+        }
+    }
+
+    /// An int64 tensor.
+    pub fn of_ints(name: &str, values: &[i64], dims: &[i64]) -> Self {
+        Self::of_raw(name, DataType::Int64, dims, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    /// An int32 tensor; values out of range are clamped.
+    pub fn of_int32s(name: &str, values: &[i64], dims: &[i64]) -> Self {
+        let narrow = |value: &i64| *value.clamp(&i64::from(i32::MIN), &i64::from(i32::MAX)) as i32;
+        Self::of_raw(name, DataType::Int32, dims, values.iter().flat_map(|value| narrow(value).to_le_bytes()).collect())
+    }
+
+    /// A float32 tensor.
+    pub fn of_floats(name: &str, values: &[f32], dims: &[i64]) -> Self {
+        Self::of_raw(name, DataType::Float, dims, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    /// A tensor of booleans.
+    pub fn of_bools(name: &str, values: &[bool], dims: &[i64]) -> Self {
+        Self::of_raw(name, DataType::Bool, dims, values.iter().map(|value| u8::from(*value)).collect())
+    }
+
+    /// The element type; `Undefined` for one that this version does not know.
+    pub fn element_type(&self) -> DataType {
+        DataType::try_from(self.data_type).unwrap_or(DataType::Undefined)
+    }
+}
+
+impl DataType {
+    /// Bytes of one element; `None` for strings, undefined types and types of less than a byte.
+    pub fn byte_size(self) -> Option<usize> {
+        Some(match self {
+            Self::Uint8 | Self::Int8 | Self::Bool => 1,
+            Self::Float8e4m3fn | Self::Float8e4m3fnuz | Self::Float8e5m2 | Self::Float8e5m2fnuz | Self::Float8e8m0 => 1,
+            Self::Uint16 | Self::Int16 | Self::Float16 | Self::Bfloat16 => 2,
+            Self::Float | Self::Int32 | Self::Uint32 => 4,
+            Self::Int64 | Self::Double | Self::Uint64 | Self::Complex64 => 8,
+            Self::Complex128 => 16,
+            _ => return None,
+        })
+    }
+
+    /// The name as the specification writes it, `float16`.
+    pub fn spec_name(self) -> String {
+        match self {
+            Self::Float => "float32".to_owned(),
+            Self::Double => "float64".to_owned(),
+            other => other.as_str_name().to_ascii_lowercase(),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! # Conv
+//! `Y[n, o, p] = B[o] + sum over i, k of X[n, i, p * stride + k * dilation - pad] * W[o, i, k]`, per group.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Conv.html>. Opsets 1 and later; 1, 2 and 3 spatial axes.
+//!
+//! Coupling: axis 1 of X is axis 1 of W; axis 0 of W, B and axis 1 of Y are one. With groups, a depthwise convolution
+//! loses whole groups; any other loses equally many channels of every group.
+
+use crate::couple::CoupleCx;
+use crate::couple::layout::{Axis, Layout, fixed_axis};
+use crate::couple::space::axis_size;
+use crate::dim::Dim;
+use crate::fact::Fact;
+use crate::graph::Node;
+use crate::macs::{MacsCx, elements};
+use crate::operator::{InferCx, OpType, Operator, RuleError, microsoft, onnx};
+use crate::rewrite::PatchCx;
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&Conv];
+
+struct Conv;
+
+impl Operator for Conv {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("Conv"), microsoft("FusedConv")] }
+    }
+
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (x, w) = (cx.shape(0)?, cx.shape(1)?);
+        if x.len() < 3 || w.len() != x.len() {
+            return Err(RuleError::invalid(format!("X of rank {} and W of rank {} do not fit", x.len(), w.len())));
+        }
+        let group = node.int("group", 1);
+        let channels = &w[1] * &Dim::from(group);
+        if let (Some(found), Some(needed)) = (x[1].as_const(), channels.as_const())
+            && found != needed
+        {
+            let text = format!("expected {needed} input channels (W axis 1 times group {group}), found {found}");
+            return Err(RuleError::invalid(text));
+        }
+        let mut shape = vec![x[0].clone(), w[0].clone()];
+        let window = Window::of(node, &w[2..], x.len() - 2)?;
+        for axis in 0..x.len() - 2 {
+            let size = window.output(axis, &x[axis + 2]);
+            shape.push(size.unwrap_or_else(|| cx.fresh()));
+        }
+        let dtype = cx.input(0)?.dtype;
+        cx.set(0, Fact::new(dtype, shape));
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let (x, w) = (cx.separated(0)?, cx.separated(1)?);
+        let shape = cx.output_shape(0)?;
+        for axis in x.axes.iter().skip(2).chain(w.axes.iter().skip(2)) {
+            cx.keep(axis, "is a spatial axis of a convolution");
+        }
+        let group = usize::try_from(node.int("group", 1)).unwrap_or(1).max(1);
+        let out = couple_groups(cx, group, &x.axes[1], &w.axes[0], &w.axes[1], false);
+        if cx.is_weight(1) {
+            cx.produces(&w.axes[0]);
+            cx.consumes(&w.axes[1]);
+        }
+        if cx.has(2) {
+            let b = cx.separated(2)?;
+            cx.tie(&out, &b.axes[0]);
+        }
+        let mut axes = vec![x.axes[0].clone(), out];
+        axes.extend(shape[2..].iter().map(fixed_axis));
+        cx.set(0, Layout { axes });
+        Ok(())
+    }
+
+    fn macs(&self, _node: &Node, cx: &MacsCx<'_>) -> f64 {
+        // One multiply-accumulate per output element and weight of one filter; the bias counts as one more.
+        let per_output = cx.input(1).map_or(0.0, |w| elements(&w[1..]));
+        let bias = if cx.input(2).is_some() { 1.0 } else { 0.0 };
+        cx.output_elements(0) * (per_output + bias)
+    }
+
+    fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        let group = node.int("group", 1);
+        if let (true, Some(channels), Some(per_group)) = (group > 1, cx.new_size(0, 1), cx.new_size(1, 1))
+            && per_group > 0
+            && channels / per_group != group
+        {
+            cx.set_int("group", channels / per_group);
+        }
+        Ok(())
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        let x = cx.zeroed(0);
+        cx.emit(&[(0, x)]);
+        let rank = cx.rank(0)? as i64;
+        let mut out = None;
+        if let Some(mask) = cx.mask(1) {
+            let others: Vec<i64> = (1..rank).collect();
+            let rows = cx.reduce("ReduceMax", &mask, &others);
+            // [O, 1, 1, ...] to [1, O, 1, ...].
+            let mut target = vec![1; rank as usize];
+            target[1] = -1;
+            let target = cx.ints(&target, &[rank]);
+            out = Some(cx.add("Reshape", &[&rows, &target], vec![]));
+        }
+        if let Some(mask) = cx.mask(0) {
+            let others: Vec<i64> = (1..rank).collect();
+            let batch = cx.reduce("ReduceMax", &mask, &others);
+            out = Some(match out {
+                None => batch,
+                Some(rows) => cx.add("Mul", &[&batch, &rows], vec![]),
+            });
+        }
+        if let Some(mask) = out {
+            cx.set_mask(0, mask);
+        }
+        Ok(())
+    }
+}
+
+/// Couples the channels of a convolution in `group` groups and returns the axis of its output channels. `rows` is the
+/// axis of W that is counted over all groups, `columns` the one that is counted within a group; `transposed` where
+/// the rows are the input channels.
+pub(super) fn couple_groups(
+    cx: &mut CoupleCx<'_>,
+    group: usize,
+    x: &Axis,
+    rows: &Axis,
+    columns: &Axis,
+    transposed: bool,
+) -> Axis {
+    if group == 1 {
+        return if transposed {
+            cx.tie(x, rows);
+            columns.clone()
+        } else {
+            cx.tie(x, columns);
+            rows.clone()
+        };
+    }
+    let (row_count, per_group) = (axis_size(rows).unwrap_or(group), axis_size(columns).unwrap_or(1));
+    let rows_per_group = row_count / group;
+    if transposed {
+        cx.tie(x, rows);
+    }
+    if per_group > 1 && rows_per_group > 1 {
+        // Every group keeps its place and loses equally many rows, and the same columns as all others.
+        if let Some(rows) = cx.single(rows) {
+            cx.equal_blocks(rows, rows_per_group);
+        }
+        let whole = if transposed { Axis::new() } else { x.clone() };
+        let other = if transposed { cx.new_space(group * per_group) } else { 0 };
+        let space = if transposed { Some(other) } else { cx.single(&whole) };
+        return match space {
+            Some(space) => {
+                let digits = cx.digits(space, &[group, per_group], Some(1));
+                cx.tie(&digits[1], columns);
+                if transposed { cx.whole(space) } else { rows.clone() }
+            }
+            None => {
+                cx.keep(columns, "reads channels that stay");
+                rows.clone()
+            }
+        };
+    }
+    // Depthwise: whole groups go.
+    cx.keep(columns, "is counted within the groups of a depthwise convolution");
+    let wide = if transposed { cx.new_space(group * per_group) } else { 0 };
+    let row_groups = match cx.single(rows) {
+        Some(space) => cx.digits(space, &[group, rows_per_group], Some(0)).swap_remove(0),
+        None => return if transposed { cx.whole(wide) } else { rows.clone() },
+    };
+    if transposed {
+        let out_groups = cx.digits(wide, &[group, per_group], Some(0)).swap_remove(0);
+        cx.tie(&row_groups, &out_groups);
+        return cx.whole(wide);
+    }
+    match cx.single(x) {
+        Some(space) => {
+            let x_groups = cx.digits(space, &[group, per_group], Some(0)).swap_remove(0);
+            cx.tie(&row_groups, &x_groups);
+        }
+        None => cx.keep(rows, "belongs to the groups of channels that stay"),
+    }
+    rows.clone()
+}
+
+/// Kernel, stride, dilation and padding along the spatial axes of a convolution or pooling.
+pub(super) struct Window {
+    kernel: Vec<Dim>,
+    strides: Vec<i64>,
+    dilations: Vec<i64>,
+    pads: Vec<i64>,
+    auto_pad: String,
+    ceil: bool,
+}
+
+impl Window {
+    /// Reads the attributes of a node with `count` spatial axes; `kernel` is used where the node names no shape.
+    pub(super) fn of(node: &Node, kernel: &[Dim], count: usize) -> Result<Self, RuleError> {
+        let list = |name: &str, default: i64, len: usize| match node.proto.ints(name) {
+            None => Ok(vec![default; len]),
+            Some(values) if values.len() == len => Ok(values.to_vec()),
+            Some(values) => Err(RuleError::invalid(format!("{name} has {} entries, expected {len}", values.len()))),
+        };
+        let kernel = match node.proto.ints("kernel_shape") {
+            Some(values) => values.iter().copied().map(Dim::from).collect(),
+            None => kernel.to_vec(),
+        };
+        if kernel.len() != count {
+            return Err(RuleError::invalid(format!("kernel_shape has {} entries, expected {count}", kernel.len())));
+        }
+        Ok(Self {
+            kernel,
+            strides: list("strides", 1, count)?,
+            dilations: list("dilations", 1, count)?,
+            pads: list("pads", 0, 2 * count)?,
+            auto_pad: node.proto.string("auto_pad").unwrap_or("NOTSET").to_owned(),
+            ceil: node.int("ceil_mode", 0) != 0,
+        })
+    }
+
+    /// The size of the output along an axis, `None` where it can't be expressed.
+    pub(super) fn output(&self, axis: usize, input: &Dim) -> Option<Dim> {
+        let stride = Dim::from(self.strides[axis]);
+        if self.auto_pad.starts_with("SAME") {
+            return input.ceil_div(&stride);
+        }
+        let one = Dim::from(1);
+        let reach = &(&Dim::from(self.dilations[axis]) * &(&self.kernel[axis] - &one)) + &one;
+        let pads = match self.auto_pad.as_str() {
+            "VALID" => 0,
+            _ => self.pads[axis].saturating_add(self.pads[axis + self.strides.len()]),
+        };
+        let room = &(input + &Dim::from(pads)) - &reach;
+        let steps = if self.ceil { room.ceil_div(&stride)? } else { room.floor_div(&stride)? };
+        Some(&steps + &one)
+    }
+
+    /// The size of the output of a transposed convolution along an axis.
+    pub(super) fn transposed_output(&self, axis: usize, input: &Dim, output_padding: i64) -> Dim {
+        let one = Dim::from(1);
+        let stride = Dim::from(self.strides[axis]);
+        if self.auto_pad.starts_with("SAME") {
+            return input * &stride;
+        }
+        let reach = &(&Dim::from(self.dilations[axis]) * &(&self.kernel[axis] - &one)) + &one;
+        let pads = match self.auto_pad.as_str() {
+            "VALID" => 0,
+            _ => self.pads[axis].saturating_add(self.pads[axis + self.strides.len()]),
+        };
+        &(&(&(input - &one) * &stride) + &reach) + &Dim::from(output_padding.saturating_sub(pads))
+    }
+
+    /// The number of elements of the kernel, where static.
+    pub(super) fn kernel_elements(&self) -> f64 {
+        self.kernel.iter().map(|size| size.as_const().unwrap_or(1) as f64).product()
+    }
+}

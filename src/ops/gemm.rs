@@ -1,0 +1,93 @@
+//! # Gemm
+//! `Y = alpha * A' * B' + beta * C`, matrices only.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Gemm.html>. Opsets 7 and later.
+//!
+//! Coupling: the columns of A' are the rows of B'; C broadcasts to Y.
+
+use crate::couple::CoupleCx;
+use crate::couple::layout::Layout;
+use crate::fact::Fact;
+use crate::graph::Node;
+use crate::macs::MacsCx;
+use crate::onnx::attr_ints;
+use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&Gemm];
+
+struct Gemm;
+
+/// The positions of rows and columns of an operand of a Gemm.
+fn rows_columns(node: &Node, attribute: &str) -> (usize, usize) {
+    if node.int(attribute, 0) != 0 { (1, 0) } else { (0, 1) }
+}
+
+impl Operator for Gemm {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("Gemm")] }
+    }
+
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (a, b) = (cx.shape(0)?, cx.shape(1)?);
+        if a.len() != 2 || b.len() != 2 {
+            return Err(RuleError::invalid(format!("A and B must be matrices, their ranks are {} and {}", a.len(), b.len())));
+        }
+        let ((m, k), (l, n)) = (rows_columns(node, "transA"), rows_columns(node, "transB"));
+        if let (Some(k), Some(l)) = (a[k].as_const(), b[l].as_const())
+            && k != l
+        {
+            return Err(RuleError::invalid(format!("A' has {k} columns, B' has {l} rows")));
+        }
+        let dtype = cx.input(0)?.dtype;
+        cx.set(0, Fact::new(dtype, vec![a[m].clone(), b[n].clone()]));
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let (a, b) = (cx.separated(0)?, cx.separated(1)?);
+        let ((m, k), (l, n)) = (rows_columns(node, "transA"), rows_columns(node, "transB"));
+        cx.tie(&a.axes[k], &b.axes[l]);
+        for (slot, layout, inner, outer) in [(0, &a, k, m), (1, &b, l, n)] {
+            if cx.is_weight(slot) && !cx.is_weight(1 - slot) {
+                cx.consumes(&layout.axes[inner]);
+                cx.produces(&layout.axes[outer]);
+            }
+        }
+        let product = Layout { axes: vec![a.axes[m].clone(), b.axes[n].clone()] };
+        let mut layouts = vec![product];
+        if cx.has(2) {
+            layouts.push(cx.separated(2)?);
+        }
+        let layout = cx.tie_broadcast(&layouts);
+        cx.set(0, layout);
+        Ok(())
+    }
+
+    fn macs(&self, node: &Node, cx: &MacsCx<'_>) -> f64 {
+        let (_, k) = rows_columns(node, "transA");
+        let k = cx.input(0).and_then(|a| a.get(k)).map_or(0.0, |k| *k as f64);
+        let bias = if cx.input(2).is_some() { 1.0 } else { 0.0 };
+        cx.output_elements(0) * (k + bias)
+    }
+
+    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        let replaced = [(0, cx.zeroed(0)), (1, cx.zeroed(1))];
+        let replaced: Vec<(usize, String)> =
+            replaced.into_iter().filter(|(slot, _)| !cx.is_planned(*slot)).collect();
+        cx.emit(&replaced);
+        let mut masks = Vec::new();
+        for (slot, attribute, is_left) in [(0, "transA", true), (1, "transB", false)] {
+            let Some(mut mask) = cx.mask(slot) else { continue };
+            if rows_columns(node, attribute) == (1, 0) {
+                mask = cx.add("Transpose", &[&mask], vec![attr_ints("perm", &[1, 0])]);
+            }
+            masks.push(cx.reduce("ReduceMax", &mask, &[if is_left { 1 } else { 0 }]));
+        }
+        if let Some(first) = masks.first().cloned() {
+            let mask = masks.iter().skip(1).fold(first, |all, mask| cx.add("Mul", &[&all, mask], vec![]));
+            cx.set_mask(0, mask);
+        }
+        Ok(())
+    }
+}
+

@@ -1,0 +1,53 @@
+//! # InstanceNormalization
+//! `Y = scale * (X - mean) / sqrt(variance + epsilon) + B`, moments over all axes after the second.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__InstanceNormalization.html>. Opsets 6 and later.
+//!
+//! Coupling: axis 1 of X, scale and B are one; the other axes pass through. This is also the middle of a group norm
+//! (Reshape → InstanceNormalization → Reshape), where axis 1 counts norm groups and the axes after it hold their
+//! members.
+
+use crate::couple::CoupleCx;
+use crate::graph::Node;
+use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&InstanceNormalization];
+
+struct InstanceNormalization;
+
+impl Operator for InstanceNormalization {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("InstanceNormalization")] }
+    }
+
+    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let shape = cx.shape(0)?;
+        if shape.len() < 3 {
+            return Err(RuleError::invalid(format!("X must have rank 3 or more, found {}", shape.len())));
+        }
+        let dtype = cx.input(0)?.dtype;
+        cx.set_shape(0, dtype, shape);
+        Ok(())
+    }
+
+    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let x = cx.layout(0)?;
+        for slot in [1, 2] {
+            let parameter = cx.separated(slot)?;
+            cx.tie(&x.axes[1], &parameter.axes[0]);
+        }
+        cx.set(0, x);
+        Ok(())
+    }
+
+    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        let Some(mask) = cx.mask(0) else { return Ok(()) };
+        let rank = cx.rank(0)? as i64;
+        let axes: Vec<i64> = (2..rank).collect();
+        let y = cx.normalized(0, &axes, node.float("epsilon", 1e-5));
+        let y = cx.scaled(&y, 1, 2, 1, rank);
+        cx.emit_as(0, &y);
+        cx.set_mask(0, mask);
+        Ok(())
+    }
+}

@@ -1,0 +1,96 @@
+//! # Reshape
+//! Gives a tensor a new shape without moving elements.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Reshape.html>. Opsets 5 and later (`allowzero` from 14).
+//!
+//! Coupling: axes are cut into digits and joined into products; see [`crate::couple::layout`].
+
+use crate::couple::CoupleCx;
+use crate::couple::layout::{Layout, reshape};
+use crate::dim::{Dim, product};
+use crate::fact::Fact;
+use crate::graph::Node;
+use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
+use crate::rewrite::PatchCx;
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&Reshape];
+
+struct Reshape;
+
+impl Operator for Reshape {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("Reshape")] }
+    }
+
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let fact = cx.input(0)?;
+        let (dtype, known) = (fact.dtype, fact.known.clone());
+        let input = fact.shape.clone();
+        let Some(target) = cx.ints(1).map(<[Dim]>::to_vec) else {
+            // The number of target sizes is the rank even where the sizes are not known.
+            let count = cx.shape(1)?.first().and_then(Dim::as_const).ok_or(RuleError::UnknownShape)?;
+            let shape = (0..count.clamp(0, 64)).map(|_| cx.fresh()).collect();
+            cx.set(0, Fact::new(dtype, shape));
+            return Ok(());
+        };
+        let keeps_zero = node.int("allowzero", 0) != 0;
+        let mut shape = Vec::new();
+        let mut open = None;
+        for (at, size) in target.iter().enumerate() {
+            if size.is(-1) {
+                open = Some(at);
+                shape.push(Dim::from(1));
+            } else if size.is(0) && !keeps_zero {
+                let from = input.as_ref().and_then(|shape| shape.get(at)).ok_or(RuleError::UnknownShape)?;
+                shape.push(from.clone());
+            } else {
+                shape.push(size.clone());
+            }
+        }
+        if let Some(at) = open {
+            let rest = input.as_ref().and_then(|input| product(input).div_exact(&product(&shape)));
+            shape[at] = rest.unwrap_or_else(|| cx.fresh());
+        } else if let Some(input) = &input
+            && let (Some(from), Some(to)) = (product(input).as_const(), product(&shape).as_const())
+            && from != to
+        {
+            let text = format!("{from} elements can't be reshaped to {to}");
+            return Err(RuleError::invalid(text));
+        }
+        cx.set(0, Fact::new(dtype, shape).with_known(known));
+        Ok(())
+    }
+
+    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.layout(0)?;
+        let shape = cx.output_shape(0)?;
+        let axes = reshape(&layout.axes, &shape)
+            .ok_or_else(|| RuleError::unsupported("the new sizes do not divide the old ones evenly"))?;
+        cx.set(0, Layout { axes });
+        Ok(())
+    }
+
+    fn patch(&self, _node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        patch_target(cx, 1)
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        cx.moves(&[0]);
+        Ok(())
+    }
+}
+
+/// Patches the sizes that input `slot` of a Reshape or its like gives, where they were static and positive.
+pub(super) fn patch_target(cx: &mut PatchCx<'_>, slot: usize) -> Result<(), RuleError> {
+    let Some(old) = cx.old_ints(slot) else { return Ok(()) };
+    let sizes: Vec<Option<i64>> = old
+        .iter()
+        .enumerate()
+        .map(|(axis, size)| match size.as_const() {
+            // -1 and 0 follow the input by themselves.
+            Some(size) if size > 0 => cx.new_output_size(0, axis),
+            _ => None,
+        })
+        .collect();
+    cx.set_input_ints(slot, &sizes)
+}

@@ -1,0 +1,63 @@
+//! # Transpose
+//! Permutes the axes of a tensor.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Transpose.html>. All opsets.
+//!
+//! Coupling: every axis passes through to its new place.
+
+use crate::couple::CoupleCx;
+use crate::couple::layout::Layout;
+use crate::fact::Fact;
+use crate::graph::Node;
+use crate::onnx::attr_ints;
+use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&Transpose];
+
+struct Transpose;
+
+/// The axis of the input that stands at each place of the output; reversed by default.
+fn permutation(node: &Node, rank: usize) -> Result<Vec<usize>, RuleError> {
+    let Some(perm) = node.proto.ints("perm") else { return Ok((0..rank).rev().collect()) };
+    let perm = perm.iter().map(|axis| axis_index(*axis, rank)).collect::<Result<Vec<_>, _>>()?;
+    let mut seen = perm.clone();
+    seen.sort_unstable();
+    if seen != (0..rank).collect::<Vec<_>>() {
+        return Err(RuleError::invalid(format!("perm {perm:?} is no permutation of {rank} axes")));
+    }
+    Ok(perm)
+}
+
+impl Operator for Transpose {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("Transpose")] }
+    }
+
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let shape = cx.shape(0)?;
+        let perm = permutation(node, shape.len())?;
+        let input = cx.input(0)?;
+        // Elements keep their order where at most one axis is longer than one.
+        let known = input.known.clone().filter(|_| shape.iter().filter(|size| !size.is(1)).count() <= 1);
+        let fact = Fact::new(input.dtype, perm.iter().map(|axis| shape[*axis].clone()).collect()).with_known(known);
+        cx.set(0, fact);
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.layout(0)?;
+        let perm = permutation(node, layout.rank())?;
+        cx.set(0, Layout { axes: perm.iter().map(|axis| layout.axes[*axis].clone()).collect() });
+        Ok(())
+    }
+
+    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        let perm = permutation(node, cx.rank(0)?)?;
+        if let Some(mask) = cx.mask(0) {
+            let perm: Vec<i64> = perm.iter().map(|axis| *axis as i64).collect();
+            let mask = cx.add("Transpose", &[&mask], vec![attr_ints("perm", &perm)]);
+            cx.set_mask(0, mask);
+        }
+        Ok(())
+    }
+}

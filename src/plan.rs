@@ -1,0 +1,165 @@
+//! The plan file: what a cut keeps, so that it can be read, checked and repeated.
+//!
+//! The schema is described in `docs/plan.md`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::graph::Graph;
+use crate::pipeline::{AttentionOption, NormGroups};
+use crate::rewrite::WeightSlices;
+use crate::verify::reference::KeptAxes;
+
+/// Version of the schema that this version writes and reads.
+pub const SCHEMA: u32 = 1;
+
+/// A whole plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Version of the schema.
+    pub schema: u32,
+    /// `onnx-diffprune` and its version.
+    pub tool: String,
+    /// SHA-256 of the model file and its external data, in hexadecimal.
+    pub input_digest: String,
+    /// The criterion that scored the channels.
+    pub criterion: String,
+    /// What may shrink in attention.
+    pub attention: AttentionOption,
+    /// What happens to norm groups.
+    pub norm_groups: NormGroups,
+    /// What every pruned constant keeps.
+    pub tensors: Vec<TensorPlan>,
+    /// The channel groups with scores and reasons.
+    pub groups: Vec<GroupPlan>,
+}
+
+/// What some readers of a constant keep of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TensorPlan {
+    /// Name of the initializer, or of the output of a Constant node.
+    pub tensor: String,
+    /// Sizes in the original.
+    pub dims: Vec<i64>,
+    /// Kept indices in the original, by axis.
+    pub keep: BTreeMap<usize, Vec<usize>>,
+    /// The readers: first output of the node, and input slot.
+    pub readers: Vec<(String, usize)>,
+}
+
+/// A channel group in the plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupPlan {
+    /// Name of the first weight of the group.
+    pub name: String,
+    /// Channels before.
+    pub channels: usize,
+    /// Positions of the kept channels.
+    pub kept: Vec<usize>,
+    /// Score of every channel; empty where nothing was ranked.
+    pub scores: Vec<f64>,
+    /// Weights that the channels go through: name, axis and role.
+    pub members: Vec<MemberPlan>,
+    /// Why the group did not shrink, or not as far as asked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<String>,
+}
+
+/// A member of a group in the plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberPlan {
+    /// Name of the constant.
+    pub tensor: String,
+    /// The axis.
+    pub axis: usize,
+    /// `producer`, `consumer` or `parameter`.
+    pub role: String,
+}
+
+/// The tensors of a cut in the form of the plan, readers with the same slices together.
+pub fn tensor_plans(graph: &Graph, dims_of: &dyn Fn(usize) -> Vec<i64>, slices: &WeightSlices) -> Vec<TensorPlan> {
+    let mut plans: Vec<TensorPlan> = Vec::new();
+    let mut known: HashMap<(usize, Vec<(usize, Vec<usize>)>), usize> = HashMap::new();
+    for (node, slot, value, kept) in slices.reads() {
+        let reader = (reader_name(graph, node), slot);
+        let key = (value, kept.clone().into_iter().collect());
+        match known.get(&key) {
+            Some(at) => plans[*at].readers.push(reader),
+            None => {
+                known.insert(key, plans.len());
+                plans.push(TensorPlan {
+                    tensor: graph.values[value].name.clone(),
+                    dims: dims_of(value),
+                    keep: kept.clone(),
+                    readers: vec![reader],
+                });
+            }
+        }
+    }
+    plans
+}
+
+fn reader_name(graph: &Graph, node: usize) -> String {
+    graph.nodes[node].proto.output.iter().find(|name| !name.is_empty()).cloned().unwrap_or_default()
+}
+
+impl Plan {
+    /// Reads a plan file.
+    ///
+    /// # Errors
+    /// The file can't be read or is no plan of a known schema.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let fail = |message: String| Error::input(path, message);
+        let text = std::fs::read_to_string(path).map_err(|error| fail(format!("can't be read: {error}")))?;
+        let plan: Plan = serde_json::from_str(&text).map_err(|error| fail(format!("not a plan file: {error}")))?;
+        if plan.schema != SCHEMA {
+            return Err(fail(format!("expected plan schema {SCHEMA}, found {}", plan.schema)));
+        }
+        Ok(plan)
+    }
+
+    /// Writes the plan beside its destination and renames it into place.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn write(&self, path: &Path) -> Result<(), Error> {
+        let mut text = serde_json::to_string(self)
+            .map_err(|error| Error::input(path, format!("the plan can't be written: {error}")))?;
+        text.push('\n');
+        crate::write::write_file(path, text.as_bytes())
+    }
+
+    /// What every reader keeps, by node and input slot of a graph.
+    ///
+    /// # Errors
+    /// The plan names a reader, a constant or an index that the graph does not have.
+    pub fn kept_axes(&self, graph: &Graph, path: &Path) -> Result<HashMap<(usize, usize), KeptAxes>, Error> {
+        let fail = |message: String| {
+            Error::input(path, message).hint("the plan belongs to another model; prune this one to get its plan")
+        };
+        let mut kept = HashMap::new();
+        for plan in &self.tensors {
+            let value = graph
+                .value(&plan.tensor)
+                .ok_or_else(|| fail(format!("the plan names constant {:?}, which the model lacks", plan.tensor)))?;
+            for (axis, indices) in &plan.keep {
+                let size = plan.dims.get(*axis).copied().unwrap_or(0);
+                if indices.iter().any(|index| *index as i64 >= size) {
+                    let text = format!("the plan keeps an index of {:?} that axis {axis} does not have", plan.tensor);
+                    return Err(fail(text));
+                }
+            }
+            for (output, slot) in &plan.readers {
+                let node = graph.value(output).and_then(|output| graph.values[output].producer).map(|(node, _)| node);
+                let node = node.filter(|node| graph.nodes[*node].input(*slot) == Some(value)).ok_or_else(|| {
+                    fail(format!("the plan names node {output:?} as a reader of {:?}, which it is not", plan.tensor))
+                })?;
+                kept.insert((node, *slot), plan.keep.clone());
+            }
+        }
+        Ok(kept)
+    }
+}

@@ -1,0 +1,228 @@
+//! Rewriting: from kept indices to a smaller model.
+//!
+//! Nothing is sliced here. The result names, for the writer, which initializers keep which indices, which nodes are
+//! patched and which shapes change; weights are sliced while they are written.
+
+mod patch;
+
+mod weights;
+
+use std::collections::{BTreeMap, HashSet};
+
+pub use patch::PatchCx;
+pub use weights::{Slices, WeightSlices};
+
+use crate::couple::Coupling;
+use crate::dim::Dim;
+use crate::error::Error;
+use crate::fact::{Fact, Known};
+use crate::graph::{Graph, Node};
+use crate::infer::Facts;
+use crate::kept::Kept;
+use crate::load::Model;
+use crate::onnx::{DataType, NodeProto, TensorProto};
+use crate::operator;
+use crate::write::{DimOut, Edits, NodeOut};
+
+/// A rewritten model, ready to be written.
+#[derive(Debug)]
+pub struct Rewritten {
+    /// What the writer changes.
+    pub edits: Edits,
+    /// What is known of every value afterwards.
+    pub facts: Facts,
+    /// What every use of a constant keeps.
+    pub slices: WeightSlices,
+    /// Values computed from shapes that were frozen at their old values, such as an attention scale.
+    pub frozen: Vec<String>,
+}
+
+/// Rewrites a model so that only kept indices remain.
+///
+/// # Errors
+/// A node can't express the cut, or a shape does not come out as the cut asks for; nothing has been written then.
+pub fn rewrite(
+    model: &Model,
+    graph: &Graph,
+    facts: &Facts,
+    coupling: &Coupling,
+    kept: &Kept,
+) -> Result<Rewritten, Error> {
+    let slices = WeightSlices::new(model, graph, coupling, kept);
+    let mut after = Facts::of_sources(model, graph)?;
+    let mut edits = Edits { initializers: slices.initializers(model, graph)?, ..Edits::default() };
+    let mut taken: HashSet<String> = graph.values.iter().map(|value| value.name.clone()).collect();
+    let mut frozen = Vec::new();
+    for node in &graph.nodes {
+        let mut proto = node.proto.clone();
+        let mut overrides: BTreeMap<usize, Fact> = BTreeMap::new();
+        let mut changed = false;
+        for slot in 0..node.inputs.len() {
+            if let Some((name, dims)) = slices.of(node.id, slot) {
+                if proto.input[slot] != *name {
+                    proto.input[slot].clone_from(name);
+                    changed = true;
+                }
+                if let Some(fact) = node.input(slot).and_then(|value| facts.values[value].as_ref()) {
+                    let shape = dims.iter().map(|size| Dim::from(*size as i64)).collect();
+                    overrides.insert(slot, Fact::new(fact.dtype, shape));
+                }
+            }
+        }
+        let mut tensors = Vec::new();
+        let mut inserted = Vec::new();
+        if let Some(op) = operator::find(&node.proto.domain, &node.proto.op_type) {
+            let mut cx = PatchCx {
+                node,
+                graph,
+                before: facts,
+                after: &mut after,
+                coupling,
+                kept,
+                proto: &mut proto,
+                tensors: &mut tensors,
+                inserted: &mut inserted,
+                overrides: &mut overrides,
+                changed: false,
+            };
+            op.patch(node, &mut cx).map_err(|cause| {
+                Error::unmet(format!("the cut can't be written: {cause}"))
+                    .in_file(model.path())
+                    .at_node(&node.name, node.op())
+            })?;
+            changed |= cx.changed;
+        }
+        for tensor in tensors {
+            if !taken.insert(tensor.name.clone()) {
+                let text = format!("the name {:?}, needed for a constant of the cut, is taken", tensor.name);
+                return Err(Error::unmet(text).in_file(model.path()).at_node(&node.name, node.op()));
+            }
+            edits.initializers.push(crate::write::InitializerOut::New(tensor));
+        }
+        let patched = Node { proto: proto.clone(), ..node.clone() };
+        after.infer_patched(model, &patched, &overrides)?;
+        if let Some(tensor) = frozen_scalar(graph, facts, &after, node) {
+            frozen.push(tensor.name.clone());
+            for value in node.outputs.iter().flatten() {
+                after.values[*value].clone_from(&facts.values[*value]);
+            }
+            edits.initializers.push(crate::write::InitializerOut::New(tensor));
+            continue;
+        }
+        check_shapes(model, facts, &after, coupling, kept, node)?;
+        edits.nodes.extend(inserted.into_iter().map(NodeOut::New));
+        edits.nodes.push(match (changed, model.is_inlined()) {
+            (false, false) => NodeOut::Original(node.index),
+            (_, true) => NodeOut::New(proto),
+            (true, false) => patched_node(node, proto),
+        });
+    }
+    edits.shapes = new_shapes(model, graph, coupling, kept, &slices);
+    Ok(Rewritten { edits, facts: after, slices, frozen })
+}
+
+fn patched_node(node: &Node, proto: NodeProto) -> NodeOut {
+    let removed_attributes = node.proto.attribute.iter().map(|attribute| attribute.name.clone());
+    NodeOut::Patched {
+        index: node.index,
+        inputs: proto.input.clone(),
+        removed_attributes: removed_attributes.filter(|name| proto.attr(name).is_none()).collect(),
+        attributes: proto.attribute.into_iter().filter(|new| node.proto.attr(&new.name) != Some(new)).collect(),
+    }
+}
+
+/// A float that the graph computes from sizes, where the cut would change it: pruning must not change what is kept,
+/// so the value becomes a constant.
+fn frozen_scalar(graph: &Graph, before: &Facts, after: &Facts, node: &Node) -> Option<TensorProto> {
+    let (output, None) = (node.output(0)?, node.output(1)) else { return None };
+    let (old, new) = (before.values[output].as_ref()?, after.values[output].as_ref()?);
+    let (Some(Known::Floats(old_values)), Some(Known::Floats(new_values))) = (&old.known, &new.known) else {
+        return None;
+    };
+    if old_values.len() != new_values.len() || old_values == new_values || graph.values[output].is_output {
+        return None;
+    }
+    let dims: Vec<i64> = old.shape.as_ref()?.iter().filter_map(Dim::as_const).collect();
+    let name = &graph.values[output].name;
+    let floats: Vec<f32> = old_values.iter().map(|value| *value as f32).collect();
+    let mut tensor = TensorProto::of_floats(name, &floats, &dims);
+    match old.dtype {
+        DataType::Float => {}
+        DataType::Double => tensor.raw_data = old_values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DataType::Float16 => {
+            tensor.raw_data = floats.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect();
+        }
+        DataType::Bfloat16 => {
+            tensor.raw_data = floats.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect();
+        }
+        _ => return None,
+    }
+    tensor.data_type = old.dtype as i32;
+    Some(tensor)
+}
+
+/// The shapes that the rewritten nodes infer must be those that the cut asks for.
+fn check_shapes(
+    model: &Model,
+    before: &Facts,
+    after: &Facts,
+    coupling: &Coupling,
+    kept: &Kept,
+    node: &Node,
+) -> Result<(), Error> {
+    for value in node.outputs.iter().flatten() {
+        let (Some(layout), Some(found)) = (
+            &coupling.layouts[*value],
+            after.values[*value].as_ref().and_then(|fact| fact.shape.as_ref()),
+        ) else {
+            continue;
+        };
+        let expected = kept.shape(layout);
+        let differs = expected.len() != found.len()
+            || expected.iter().zip(found).any(|(expected, found)| {
+                matches!((expected.as_const(), found.as_const()), (Some(a), Some(b)) if a != b)
+            });
+        if differs {
+            let show = |shape: &[Dim]| shape.iter().map(Dim::to_string).collect::<Vec<_>>().join(", ");
+            let old = before.values[*value].as_ref().map_or("unknown".to_owned(), Fact::describe);
+            let text = format!(
+                "the cut can't be written: expected output [{}], the rewritten node gives [{}] (before: {old})",
+                show(&expected),
+                show(found)
+            );
+            return Err(Error::unmet(text)
+                .in_file(model.path())
+                .at_node(&node.name, node.op())
+                .hint("pass --keep with the name of the layer to leave it whole, and report the model"));
+        }
+    }
+    Ok(())
+}
+
+/// New shapes of the values that the file declares, where they shrink.
+fn new_shapes(
+    model: &Model,
+    graph: &Graph,
+    coupling: &Coupling,
+    kept: &Kept,
+    slices: &WeightSlices,
+) -> BTreeMap<String, Vec<DimOut>> {
+    let mut shapes = BTreeMap::new();
+    for info in &model.graph().value_info {
+        let Some(value) = graph.value(&info.name) else { continue };
+        let Some(layout) = &coupling.layouts[value] else { continue };
+        if layout.axes.iter().any(|axis| kept.shrinks(axis)) {
+            let dims = layout.axes.iter().map(|axis| match (kept.shrinks(axis), kept.axis_size(axis).as_const()) {
+                (false, _) => DimOut::Same,
+                (true, Some(size)) => DimOut::Value(size),
+                (true, None) => DimOut::Unknown,
+            });
+            shapes.insert(info.name.clone(), dims.collect());
+        }
+    }
+    // Initializers that are graph inputs too, as old files list them, and those that value_info repeats.
+    for (name, dims) in slices.renamed_in_place(graph) {
+        shapes.insert(name, dims.into_iter().map(|size| DimOut::Value(size as i64)).collect());
+    }
+    shapes
+}

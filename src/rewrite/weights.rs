@@ -1,0 +1,164 @@
+//! What every use of a constant keeps, and under which name it is written.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::couple::Coupling;
+use crate::error::Error;
+use crate::graph::Graph;
+use crate::kept::Kept;
+use crate::load::Model;
+use crate::write::{InitializerOut, constant_slice};
+
+/// Kept indices by axis; axes that are kept whole are absent.
+pub type Slices = BTreeMap<usize, Vec<usize>>;
+
+/// One form of a constant: what it keeps and the name it gets.
+#[derive(Clone, Debug)]
+struct Variant {
+    slices: Slices,
+    name: String,
+    dims: Vec<usize>,
+}
+
+/// The forms of every constant that loses something.
+#[derive(Clone, Debug, Default)]
+pub struct WeightSlices {
+    /// By value, the distinct forms; the first has the original name.
+    variants: BTreeMap<usize, Vec<Variant>>,
+    /// By node and input slot, which form of which value is read.
+    reads: HashMap<(usize, usize), (usize, usize)>,
+}
+
+impl WeightSlices {
+    /// Collects the distinct slices of every constant. A constant whose users need different slices gets one form for
+    /// each; if a user needs all of it, that form keeps the name.
+    pub fn new(model: &Model, graph: &Graph, coupling: &Coupling, kept: &Kept) -> Self {
+        let mut result = Self::default();
+        let mut taken: HashSet<&str> = graph.values.iter().map(|value| value.name.as_str()).collect();
+        let mut new_names: HashSet<String> = HashSet::new();
+        let mut by_value: BTreeMap<usize, Vec<(usize, usize, Slices)>> = BTreeMap::new();
+        for weight in &coupling.uses {
+            let mut slices = Slices::new();
+            for (axis, space) in weight.axes.iter().enumerate() {
+                if let Some(indices) = space.and_then(|space| kept.indices(space)) {
+                    slices.insert(axis, indices);
+                }
+            }
+            by_value.entry(weight.value).or_default().push((weight.node, weight.slot, slices));
+        }
+        for (value, uses) in by_value {
+            if uses.iter().all(|(_, _, slices)| slices.is_empty()) {
+                continue;
+            }
+            let Some(tensor) = graph.constant(model, value) else { continue };
+            let dims: Vec<usize> = tensor.dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
+            let name = &graph.values[value].name;
+            let seen: HashSet<(usize, usize)> = uses.iter().map(|(node, slot, _)| (*node, *slot)).collect();
+            let is_read_whole = graph.values[value].is_output
+                || !graph.values[value].captured_by.is_empty()
+                || graph.values[value].consumers.iter().any(|at| !seen.contains(at));
+            let mut variants: Vec<Variant> = Vec::new();
+            if is_read_whole || uses.iter().any(|(_, _, slices)| slices.is_empty()) {
+                variants.push(Variant { slices: Slices::new(), name: name.clone(), dims: dims.clone() });
+            }
+            for (node, slot, slices) in uses {
+                let at = variants.iter().position(|variant| variant.slices == slices).unwrap_or_else(|| {
+                    // A Constant node keeps its output; its slices become initializers of their own.
+                    let is_original = variants.is_empty() && graph.values[value].initializer.is_some();
+                    let new_name = if is_original { name.clone() } else {
+                        let mut number = variants.len();
+                        loop {
+                            let candidate = format!("{name}_pruned_{number}");
+                            if !taken.contains(candidate.as_str()) && new_names.insert(candidate.clone()) {
+                                break candidate;
+                            }
+                            number += 1;
+                        }
+                    };
+                    let new_dims = dims.iter().enumerate().map(|(axis, size)| slices.get(&axis).map_or(*size, Vec::len));
+                    variants.push(Variant { slices: slices.clone(), name: new_name, dims: new_dims.collect() });
+                    variants.len() - 1
+                });
+                result.reads.insert((node, slot), (value, at));
+            }
+            result.variants.insert(value, variants);
+        }
+        taken.clear();
+        result
+    }
+
+    /// Name and sizes of the form that input `slot` of a node reads, if the constant has changed at all.
+    pub fn of(&self, node: usize, slot: usize) -> Option<(&String, &[usize])> {
+        let (value, at) = self.reads.get(&(node, slot))?;
+        let variant = self.variants.get(value)?.get(*at)?;
+        Some((&variant.name, &variant.dims))
+    }
+
+    /// What input `slot` of a node keeps of the constant it reads.
+    pub fn kept(&self, node: usize, slot: usize) -> Option<&Slices> {
+        let (value, at) = self.reads.get(&(node, slot))?;
+        self.variants.get(value)?.get(*at).map(|variant| &variant.slices)
+    }
+
+    /// All reads of sliced constants: node, slot, value and slices, in the order of nodes.
+    pub fn reads(&self) -> Vec<(usize, usize, usize, &Slices)> {
+        let mut reads: Vec<_> = self
+            .reads
+            .iter()
+            .filter_map(|((node, slot), (value, at))| {
+                Some((*node, *slot, *value, &self.variants.get(value)?.get(*at)?.slices))
+            })
+            .filter(|(_, _, _, slices)| !slices.is_empty())
+            .collect();
+        reads.sort_by_key(|(node, slot, _, _)| (*node, *slot));
+        reads
+    }
+
+    /// The initializers to write, in the file's order, new forms after their original.
+    ///
+    /// # Errors
+    /// A tensor that can't be sliced.
+    pub fn initializers(&self, model: &Model, graph: &Graph) -> Result<Vec<InitializerOut>, Error> {
+        let mut result = Vec::new();
+        for (index, tensor) in model.graph().initializer.iter().enumerate() {
+            let variants = graph.value(&tensor.name).and_then(|value| self.variants.get(&value));
+            let Some(variants) = variants else {
+                result.push(InitializerOut::Original(index));
+                continue;
+            };
+            for variant in variants {
+                let axes: Vec<(usize, Vec<usize>)> = variant.slices.clone().into_iter().collect();
+                result.push(if axes.is_empty() {
+                    InitializerOut::Original(index)
+                } else {
+                    InitializerOut::Sliced { index, name: variant.name.clone(), axes }
+                });
+            }
+        }
+        for (value, variants) in &self.variants {
+            if graph.values[*value].initializer.is_some() {
+                continue;
+            }
+            let Some(tensor) = graph.constant(model, *value) else { continue };
+            for variant in variants.iter().filter(|variant| !variant.slices.is_empty()) {
+                let axes: Vec<(usize, Vec<usize>)> = variant.slices.clone().into_iter().collect();
+                let mut sliced = constant_slice(model, tensor, &axes)?;
+                sliced.name.clone_from(&variant.name);
+                result.push(InitializerOut::New(sliced));
+            }
+        }
+        Ok(result)
+    }
+
+    /// Initializers that are sliced under their own name, with their new sizes.
+    pub fn renamed_in_place(&self, graph: &Graph) -> Vec<(String, Vec<usize>)> {
+        let mut result = Vec::new();
+        for (value, variants) in &self.variants {
+            let name = &graph.values[*value].name;
+            for variant in variants.iter().filter(|variant| variant.name == *name && !variant.slices.is_empty()) {
+                result.push((name.clone(), variant.dims.clone()));
+            }
+        }
+        result
+    }
+}

@@ -1,0 +1,174 @@
+//! Selection: which channels go.
+//!
+//! Ranking is local by default: every group loses the asked share of its own channels, the lowest scores first. A
+//! group whose channels pass through norms loses the same number from every aligned block, so that no surviving channel
+//! moves to another norm group; groups that share a norm lose the same share.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::couple::group::Grouping;
+
+/// Whether channels are ranked within their group or among all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Scope {
+    /// Every group loses the same share.
+    #[default]
+    Local,
+    /// The lowest scores of all groups go, each group's scores divided by their mean.
+    Global,
+}
+
+/// What selection is asked for.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    /// Share of the channels of every group that goes, by group; groups that the user keeps have zero.
+    pub ratios: Vec<f64>,
+    /// Ranking scope.
+    pub scope: Scope,
+    /// The number of surviving channels of a group is a multiple of this.
+    pub round_to: usize,
+    /// No group loses a larger share.
+    pub max_ratio: f64,
+}
+
+/// Which channels of every group go, `true` for removed, in the groups' own order.
+pub type Removed = Vec<Vec<bool>>;
+
+/// Chooses the channels to remove.
+pub fn select(grouping: &Grouping, scores: &[Vec<f64>], budget: &Budget) -> Removed {
+    let steps = match budget.scope {
+        Scope::Local => local_steps(grouping, budget),
+        Scope::Global => global_steps(grouping, scores, budget),
+    };
+    grouping
+        .groups
+        .iter()
+        .zip(scores)
+        .map(|(group, scores)| {
+            let component = &grouping.components[group.component];
+            let mut removed = vec![false; group.channels.len()];
+            if group.kept.is_some() || steps[group.component] == 0 {
+                return removed;
+            }
+            for cell in cells(&group.cells) {
+                let count = steps[group.component] * cell.len() / component.unit;
+                for at in lowest(scores, &cell, count) {
+                    removed[at] = true;
+                }
+            }
+            removed
+        })
+        .collect()
+}
+
+/// The positions of the channels of every cell.
+fn cells(cells: &[usize]) -> Vec<Vec<usize>> {
+    let mut by_cell: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (at, cell) in cells.iter().enumerate() {
+        by_cell.entry(*cell).or_default().push(at);
+    }
+    by_cell.into_values().collect()
+}
+
+/// The `count` positions of `among` with the lowest scores; ties go in order of position.
+fn lowest(scores: &[f64], among: &[usize], count: usize) -> Vec<usize> {
+    let mut order = among.to_vec();
+    order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]).then(a.cmp(b)));
+    order.truncate(count);
+    order
+}
+
+/// The number of channels to remove from every unit of a component so that the share of `ratio` goes from each of its
+/// groups at most, as Torch-Pruning up to 1.4.0 and Diff-Pruning count it: `C - floor(C * (1 - ratio))` channels,
+/// then whole numbers per block.
+fn steps_for(grouping: &Grouping, component: usize, budget: &Budget) -> usize {
+    let of = &grouping.components[component];
+    let shrinking = of.groups.iter().filter(|g| grouping.groups[**g].kept.is_none());
+    let mut steps = usize::MAX;
+    for g in shrinking.clone() {
+        let channels = grouping.groups[*g].channels.len();
+        let ratio = budget.ratios[*g].min(budget.max_ratio).clamp(0.0, 1.0);
+        // Rounded to a thousandth of a channel first, so that 0.3 of 10 is 3 and not 2.9999999999999996.
+        let keep = ((channels as f64 * (1.0 - ratio) * 1000.0).round() / 1000.0).floor() as usize;
+        let blocks = channels / of.unit.max(1);
+        steps = steps.min((channels - keep.min(channels)) / blocks.max(1));
+    }
+    if steps == usize::MAX {
+        return 0;
+    }
+    let mut steps = steps.min(of.unit.saturating_sub(1));
+    // Fewer go until what is left of every group is a multiple; if that never comes out, nothing goes.
+    let fits = |steps: usize| {
+        shrinking.clone().all(|g| {
+            let channels = grouping.groups[*g].channels.len();
+            (channels - steps * (channels / of.unit.max(1))) % budget.round_to.max(1) == 0
+        })
+    };
+    while steps > 0 && !fits(steps) {
+        steps -= 1;
+    }
+    steps
+}
+
+fn local_steps(grouping: &Grouping, budget: &Budget) -> Vec<usize> {
+    (0..grouping.components.len()).map(|component| steps_for(grouping, component, budget)).collect()
+}
+
+/// Takes the cheapest next step of any component until the asked share of all channels is gone.
+fn global_steps(grouping: &Grouping, scores: &[Vec<f64>], budget: &Budget) -> Vec<usize> {
+    let mut candidates: Vec<(f64, usize, usize)> = Vec::new();
+    let mut wanted = 0.0;
+    let largest = Budget { ratios: budget.ratios.iter().map(|r| if *r > 0.0 { 1.0 } else { 0.0 }).collect(), ..budget.clone() };
+    for (c, component) in grouping.components.iter().enumerate() {
+        let limit = steps_for(grouping, c, &largest);
+        let groups: Vec<usize> =
+            component.groups.iter().copied().filter(|g| grouping.groups[*g].kept.is_none()).collect();
+        let channels: usize = groups.iter().map(|g| grouping.groups[*g].channels.len()).sum();
+        wanted += groups.iter().map(|g| grouping.groups[*g].channels.len() as f64 * budget.ratios[*g]).sum::<f64>();
+        let mut cost = 0.0f64;
+        for step in 0..limit {
+            let mut total = 0.0;
+            for g in &groups {
+                let mean = scores[*g].iter().sum::<f64>() / scores[*g].len().max(1) as f64;
+                for cell in cells(&grouping.groups[*g].cells) {
+                    let per_step = cell.len() / component.unit.max(1);
+                    let order = lowest(&scores[*g], &cell, (step + 1) * per_step);
+                    let sum: f64 = order[step * per_step..].iter().map(|at| scores[*g][*at]).sum();
+                    total += if mean > 0.0 { sum / mean } else { 0.0 };
+                }
+            }
+            let removed = channels / component.unit.max(1);
+            // A later step never comes before an earlier one of the same component.
+            cost = cost.max(total / removed.max(1) as f64);
+            candidates.push((cost, c, removed));
+        }
+    }
+    candidates.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let mut steps = vec![0; grouping.components.len()];
+    let mut gone = 0.0;
+    for (_, component, removed) in candidates {
+        if gone + removed as f64 > wanted + 1e-9 {
+            continue;
+        }
+        gone += removed as f64;
+        steps[component] += 1;
+    }
+    // Rounding may forbid the number of steps that the ranking came to.
+    for (c, steps) in steps.iter_mut().enumerate() {
+        let component = &grouping.components[c];
+        let fits = |steps: usize| {
+            component.groups.iter().filter(|g| grouping.groups[**g].kept.is_none()).all(|g| {
+                let channels = grouping.groups[*g].channels.len();
+                (channels - steps * (channels / component.unit.max(1))) % budget.round_to.max(1) == 0
+            })
+        };
+        while *steps > 0 && !fits(*steps) {
+            *steps -= 1;
+        }
+    }
+    steps
+}

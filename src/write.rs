@@ -1,0 +1,298 @@
+//! Writing: the original file with the parts that change replaced, field by field.
+//!
+//! The writer works on the protobuf encoding itself. Whatever it does not have to change is copied as bytes, so that
+//! fields this version does not know, metadata, names and order survive. Weights are sliced while they stream to the
+//! file. Files are written beside their destination and renamed when complete.
+
+mod message;
+
+mod slice;
+
+mod wire;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use crate::error::Error;
+use crate::load::Model;
+use crate::onnx::{AttributeProto, DataLocation, NodeProto, TensorProto};
+
+pub use slice::slice_bytes;
+
+/// A node of the output.
+#[derive(Clone, Debug)]
+pub enum NodeOut {
+    /// The node at this position of the file, untouched.
+    Original(usize),
+    /// The node at this position with other inputs and attributes.
+    Patched {
+        /// Position in the file.
+        index: usize,
+        /// All inputs.
+        inputs: Vec<String>,
+        /// Attributes to replace by name, or to add.
+        attributes: Vec<AttributeProto>,
+        /// Names of attributes to remove.
+        removed_attributes: Vec<String>,
+    },
+    /// A new node.
+    New(NodeProto),
+}
+
+/// An initializer of the output.
+#[derive(Clone, Debug)]
+pub enum InitializerOut {
+    /// The initializer at this position of the file, untouched.
+    Original(usize),
+    /// The initializer at this position, of which some axes keep only some indices.
+    Sliced {
+        /// Position in the file.
+        index: usize,
+        /// The name it gets.
+        name: String,
+        /// Axes with their kept indices.
+        axes: Vec<(usize, Vec<usize>)>,
+    },
+    /// A new initializer.
+    New(TensorProto),
+}
+
+/// A size of a declared shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DimOut {
+    /// What the file says.
+    Same,
+    /// A number.
+    Value(i64),
+    /// Not known.
+    Unknown,
+}
+
+/// What changes between the input model and the output.
+#[derive(Clone, Debug, Default)]
+pub struct Edits {
+    /// All nodes in a topological order.
+    pub nodes: Vec<NodeOut>,
+    /// All initializers.
+    pub initializers: Vec<InitializerOut>,
+    /// New shapes of declared values, by name.
+    pub shapes: BTreeMap<String, Vec<DimOut>>,
+    /// Metadata entries to add or replace.
+    pub metadata: Vec<(String, String)>,
+}
+
+/// What was written.
+#[derive(Clone, Debug)]
+pub struct WriteReport {
+    /// Bytes of the model file and its external data.
+    pub bytes: u64,
+    /// The external data file, if there is one.
+    pub external: Option<PathBuf>,
+}
+
+/// A piece of the output file.
+pub(crate) enum Chunk {
+    /// Bytes of the original or new ones.
+    Bytes(Bytes),
+    /// A tensor that is sliced while it is written.
+    Sliced(slice::Sliced),
+}
+
+impl Chunk {
+    fn len(&self) -> u64 {
+        match self {
+            Chunk::Bytes(bytes) => bytes.len() as u64,
+            Chunk::Sliced(sliced) => sliced.len(),
+        }
+    }
+
+    fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        match self {
+            Chunk::Bytes(bytes) => out.write_all(bytes),
+            Chunk::Sliced(sliced) => sliced.write(out),
+        }
+    }
+}
+
+fn total(chunks: &[Chunk]) -> u64 {
+    chunks.iter().map(Chunk::len).sum()
+}
+
+/// The largest protobuf message; beyond it, weights go to an external file.
+const PROTOBUF_LIMIT: u64 = i32::MAX as u64;
+
+/// Tensors of fewer bytes stay in the model file even where weights are external.
+const EXTERNAL_MINIMUM: u64 = 1024;
+
+/// External tensors start at multiples of a page.
+const EXTERNAL_ALIGNMENT: u64 = 4096;
+
+/// Writes the edited model to `out`.
+///
+/// # Errors
+/// `out` is the input or one of its data files, can't be written, or the disk is full; nothing is left behind then.
+pub fn write(model: &Model, edits: &Edits, out: &Path) -> Result<WriteReport, Error> {
+    refuse_overwriting_input(model, out)?;
+    let is_external = |tensor: &TensorProto| tensor.data_location == DataLocation::External as i32;
+    let mut uses_external = model.graph().initializer.iter().any(is_external);
+    let data_name = format!("{}.data", out.file_name().and_then(|name| name.to_str()).unwrap_or("model.onnx"));
+    let mut external = uses_external.then(|| ExternalData::new(&data_name));
+    let mut chunks = message::model_chunks(model, edits, external.as_mut())?;
+    if !uses_external && total(&chunks) > PROTOBUF_LIMIT {
+        uses_external = true;
+        external = Some(ExternalData::new(&data_name));
+        chunks = message::model_chunks(model, edits, external.as_mut())?;
+    }
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let data_path = folder.join(&data_name);
+    if uses_external {
+        refuse_overwriting_input(model, &data_path)?;
+    }
+    let fail = |error: std::io::Error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::StorageFull => "free some space or write to another disk",
+            _ => "check that the folder exists and can be written to",
+        };
+        Error::input(out, format!("can't be written: {error}")).hint(hint).caused_by(error)
+    };
+    let mut bytes = 0;
+    let data_file = match external.as_ref().filter(|external| !external.tensors.is_empty()) {
+        Some(external) => {
+            bytes += external.end;
+            Some(beside(folder, |file| external.write(file)).map_err(fail)?)
+        }
+        None => None,
+    };
+    bytes += total(&chunks);
+    let model_file = beside(folder, |file| chunks.iter().try_for_each(|chunk| chunk.write(file))).map_err(fail)?;
+    let has_data = data_file.is_some();
+    if let Some(file) = data_file {
+        file.persist(&data_path).map_err(|error| fail(error.error))?;
+    }
+    if let Err(error) = model_file.persist(out) {
+        if has_data {
+            // The model that would have named it does not exist.
+            let _ = std::fs::remove_file(&data_path);
+        }
+        return Err(fail(error.error));
+    }
+    Ok(WriteReport { bytes, external: has_data.then_some(data_path) })
+}
+
+/// Writes a temporary file in the folder of its destination; it disappears unless it is persisted.
+fn beside(
+    folder: &Path,
+    content: impl Fn(&mut dyn Write) -> std::io::Result<()>,
+) -> std::io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".onnx-diffprune-").suffix(".tmp");
+    #[cfg(unix)]
+    {
+        // Temporary files are private by default; a model is as readable as any file the user makes.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let file = builder.tempfile_in(folder)?;
+    let mut writer = BufWriter::with_capacity(1 << 20, file.as_file());
+    content(&mut writer)?;
+    writer.flush()?;
+    drop(writer);
+    Ok(file)
+}
+
+fn refuse_overwriting_input(model: &Model, out: &Path) -> Result<(), Error> {
+    let mut inputs = vec![model.path().to_owned()];
+    inputs.extend(model.external_files()?);
+    for input in inputs {
+        if is_same_file(&input, out) {
+            return Err(Error::input(out, "the output would replace the input").hint("choose another output path"));
+        }
+    }
+    if out.is_dir() {
+        return Err(Error::input(out, "expected a path for a file, found a folder"));
+    }
+    Ok(())
+}
+
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        if let (Ok(a), Ok(b)) = (a.metadata(), b.metadata()) {
+            return a.dev() == b.dev() && a.ino() == b.ino();
+        }
+    }
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// The external data file under construction.
+pub(crate) struct ExternalData {
+    location: String,
+    tensors: Vec<(u64, Chunk)>,
+    end: u64,
+}
+
+impl ExternalData {
+    fn new(location: &str) -> Self {
+        Self { location: location.to_owned(), tensors: Vec::new(), end: 0 }
+    }
+
+    /// Adds a tensor; returns location, offset and length.
+    fn add(&mut self, chunk: Chunk) -> (String, u64, u64) {
+        let offset = self.end.next_multiple_of(EXTERNAL_ALIGNMENT);
+        let length = chunk.len();
+        self.end = offset + length;
+        self.tensors.push((offset, chunk));
+        (self.location.clone(), offset, length)
+    }
+
+    fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        let padding = [0; EXTERNAL_ALIGNMENT as usize];
+        let mut at = 0;
+        for (offset, chunk) in &self.tensors {
+            out.write_all(&padding[..usize::try_from(offset - at).unwrap_or(0)])?;
+            chunk.write(out)?;
+            at = offset + chunk.len();
+        }
+        Ok(())
+    }
+}
+
+/// A constant with some axes sliced, its elements in `raw_data`.
+///
+/// # Errors
+/// The element type can't be sliced, or the data can't be read.
+pub fn constant_slice(
+    model: &Model,
+    tensor: &TensorProto,
+    axes: &[(usize, Vec<usize>)],
+) -> Result<TensorProto, Error> {
+    let sliced = slice::Sliced::new(model, tensor, axes)?;
+    let mut raw = Vec::new();
+    // Writing to memory does not fail.
+    let _ = sliced.write(&mut raw);
+    Ok(TensorProto {
+        name: tensor.name.clone(),
+        doc_string: tensor.doc_string.clone(),
+        data_type: tensor.data_type,
+        dims: sliced.dims(),
+        raw_data: raw.into(),
+        ..TensorProto::default()
+    })
+}
+
+/// Writes bytes beside their destination and renames them into place.
+///
+/// # Errors
+/// The destination can't be written; nothing is left behind then.
+pub fn write_file(path: &Path, content: &[u8]) -> Result<(), Error> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let fail = |error: std::io::Error| Error::input(path, format!("can't be written: {error}")).caused_by(error);
+    let file = beside(folder, |file| file.write_all(content)).map_err(fail)?;
+    let _: File = file.persist(path).map_err(|error| fail(error.error))?;
+    Ok(())
+}
