@@ -277,7 +277,7 @@ pub fn check_destination(model: &Model, out: &Path) -> Result<(), Error> {
 
 fn refuse_overwriting_input(model: &Model, out: &Path) -> Result<(), Error> {
     let mut inputs = vec![model.path().to_owned()];
-    inputs.extend(model.external_files()?);
+    inputs.extend(model.external_files());
     for input in inputs {
         if is_same_file(&input, out) {
             return Err(Error::input(out, "the output would replace the input").hint("choose another output path"));
