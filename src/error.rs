@@ -86,11 +86,6 @@ impl Error {
         self.kind
     }
 
-    /// The name of the node at which it failed, where there is one.
-    pub fn node(&self) -> Option<&str> {
-        self.node.as_ref().map(|(name, _)| name.as_str())
-    }
-
     /// What to do about it, where there is something.
     pub fn advice(&self) -> Option<&str> {
         self.hint.as_deref()

@@ -83,7 +83,7 @@ pub fn load(path: &Path) -> Result<Model, Error> {
     })?;
     let inlined = !proto.functions.is_empty();
     if inlined {
-        inline::inline_functions(&mut proto, path)?;
+        inline::inline_functions(&mut proto).map_err(fail)?;
     }
     let graph = proto.graph.take().ok_or_else(|| {
         fail("not an ONNX model: it has no graph".to_owned()).hint("check that the file is an ONNX model, copied whole")
