@@ -58,6 +58,15 @@ impl Error {
         self
     }
 
+    /// Names `file` where the error names `staged`, the place where it was prepared.
+    #[must_use]
+    pub fn instead_of_file(mut self, staged: &Path, file: &Path) -> Self {
+        if self.file.as_deref() == Some(staged) {
+            self.file = Some(file.to_owned());
+        }
+        self
+    }
+
     /// Says what to do.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

@@ -204,6 +204,77 @@ fn beside(
     Ok(file)
 }
 
+/// An output that is complete but not yet in its place, so that it can be verified first.
+#[derive(Debug)]
+pub struct Staged {
+    folder: tempfile::TempDir,
+    file: PathBuf,
+    destination: PathBuf,
+    external: Option<(PathBuf, PathBuf)>,
+    bytes: u64,
+}
+
+/// Writes the edited model into a hidden folder beside `out`, which disappears unless the output is published.
+///
+/// # Errors
+/// As [`write`].
+pub fn stage(model: &Model, edits: &Edits, out: &Path) -> Result<Staged, Error> {
+    check_destination(model, out)?;
+    let parent = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = tempfile::Builder::new().prefix(".onnx-diffprune-").tempdir_in(parent).map_err(|error| {
+        Error::input(out, format!("can't be written: {error}"))
+            .hint("check that the folder exists and can be written to")
+            .caused_by(error)
+    })?;
+    let name = out.file_name().ok_or_else(|| Error::input(out, "expected a path for a file"))?;
+    let file = folder.path().join(name);
+    let report = write(model, edits, &file).map_err(|error| error.instead_of_file(&file, out))?;
+    let external = report.external.and_then(|data| {
+        let destination = parent.join(data.file_name()?);
+        Some((data, destination))
+    });
+    Ok(Staged { folder, file, destination: out.to_owned(), external, bytes: report.bytes })
+}
+
+impl Staged {
+    /// Where the output is for now.
+    pub fn path(&self) -> &Path {
+        &self.file
+    }
+
+    /// Moves the output to its destination, external data first.
+    ///
+    /// # Errors
+    /// The destination can't be written.
+    pub fn publish(self) -> Result<WriteReport, Error> {
+        let move_to = |from: &Path, to: &Path| {
+            std::fs::rename(from, to).map_err(|error| Error::input(to, format!("can't be written: {error}")).caused_by(error))
+        };
+        if let Some((data, destination)) = &self.external {
+            move_to(data, destination)?;
+        }
+        if let Err(error) = move_to(&self.file, &self.destination) {
+            if let Some((_, destination)) = &self.external {
+                // The model that would have named it does not exist.
+                let _ = std::fs::remove_file(destination);
+            }
+            return Err(error);
+        }
+        drop(self.folder);
+        Ok(WriteReport { bytes: self.bytes, external: self.external.map(|(_, destination)| destination) })
+    }
+}
+
+/// Refuses an output that would replace the input or one of its data files.
+///
+/// # Errors
+/// See above; also an output that is a folder.
+pub fn check_destination(model: &Model, out: &Path) -> Result<(), Error> {
+    refuse_overwriting_input(model, out)?;
+    let name = out.file_name().and_then(|name| name.to_str()).unwrap_or("model.onnx");
+    refuse_overwriting_input(model, &out.with_file_name(format!("{name}.data")))
+}
+
 fn refuse_overwriting_input(model: &Model, out: &Path) -> Result<(), Error> {
     let mut inputs = vec![model.path().to_owned()];
     inputs.extend(model.external_files()?);

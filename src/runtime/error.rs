@@ -145,7 +145,7 @@ fn listed(candidates: &[Candidate]) -> String {
         .collect()
 }
 
-/// The library's message without the code location and status prefix that it puts before errors from inside a node.
+/// The library's message on one line.
 pub(super) fn plain<R>(error: &ort::Error<R>) -> String {
     error.message().trim().replace('\n', " ")
 }

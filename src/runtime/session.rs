@@ -200,8 +200,9 @@ fn check(declared: &IoInfo, array: &Array) -> Result<(), RuntimeError> {
     }
 }
 
-/// The first version that can be told where the external data of a model in memory is.
-const FOLDER_OPTION_SINCE: u32 = 19;
+/// The first version that can be told where the external data of a model in memory is. Earlier ones have the option,
+/// but 1.19 fails in its optimizers, which look for the data beside the model's own path.
+const FOLDER_OPTION_SINCE: u32 = 22;
 
 /// Makes a session from a model in memory.
 pub(super) fn from_bytes(

@@ -1,0 +1,138 @@
+//! Standard output, standard error and progress.
+//!
+//! Results go to standard output, everything else to standard error. Progress shows on a terminal only.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use super::args::Format;
+use crate::error::Error;
+
+/// Where everything is printed.
+pub(super) struct Printer {
+    format: Format,
+    quiet: bool,
+}
+
+impl Printer {
+    pub(super) fn new(format: Format, quiet: bool) -> Self {
+        Self { format, quiet }
+    }
+
+    /// Whether results are printed as JSON.
+    pub(super) fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Prints a result: the JSON form, or the text that `text` makes.
+    pub(super) fn result(&self, json: &impl Serialize, text: impl FnOnce() -> String) {
+        let out = match self.format {
+            Format::Json => serde_json::to_string_pretty(json).unwrap_or_default(),
+            Format::Text if self.quiet => return,
+            Format::Text => text(),
+        };
+        self.raw(&out);
+    }
+
+    /// Prints text to standard output whatever the format. A closed pipe is no error.
+    pub(super) fn raw(&self, text: &str) {
+        let mut out = std::io::stdout().lock();
+        let _ = writeln!(out, "{}", text.trim_end_matches('\n'));
+    }
+
+    /// Prints a warning.
+    pub(super) fn warning(&self, text: &str) {
+        if !self.quiet {
+            let _ = writeln!(std::io::stderr().lock(), "warning: {text}");
+        }
+    }
+
+    /// Prints an error, its causes and what to do.
+    pub(super) fn error(&self, error: &Error) {
+        if self.is_json() {
+            let mut causes = Vec::new();
+            let mut source = std::error::Error::source(error);
+            while let Some(cause) = source {
+                causes.push(cause.to_string());
+                source = cause.source();
+            }
+            let body = serde_json::json!({
+                "error": error.to_string(),
+                "causes": causes,
+                "hint": error.advice(),
+                "exit_code": error.exit_code(),
+            });
+            self.raw(&serde_json::to_string_pretty(&body).unwrap_or_default());
+        }
+        let mut out = std::io::stderr().lock();
+        let _ = writeln!(out, "error: {error}");
+        if let Some(hint) = error.advice() {
+            let _ = writeln!(out, "hint: {hint}");
+        }
+    }
+
+    /// Progress over a number of steps; invisible in a pipe, under `--quiet` and with JSON output.
+    pub(super) fn progress(&self, steps: u64) -> Progress {
+        let bar = ProgressBar::new(steps);
+        if self.quiet || self.is_json() || !std::io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        if let Ok(style) = ProgressStyle::with_template("{spinner} [{pos}/{len}] {msg} {elapsed} (left about {eta})") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Progress { bar }
+    }
+}
+
+/// Progress of a run; disappears when dropped.
+pub(super) struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    /// Begins the next step.
+    pub(super) fn step(&self, what: &'static str) {
+        self.bar.set_message(what);
+        self.bar.inc(1);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A number of things with a unit prefix, `35.75 M`.
+pub(super) fn human(value: f64) -> String {
+    let units = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
+    match units.iter().find(|(size, _)| value.abs() >= *size) {
+        Some((size, unit)) => format!("{:.2} {unit}", value / size),
+        None => format!("{value:.0}"),
+    }
+}
+
+/// A share in per cent.
+pub(super) fn percent(part: f64, whole: f64) -> String {
+    if whole > 0.0 { format!("{:.1} %", 100.0 * part / whole) } else { "-".to_owned() }
+}
+
+/// A table with a header, its numbers aligned to the right from the second column on.
+pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING).set_header(header.to_vec());
+    for row in rows {
+        table.add_row(row);
+    }
+    for (at, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if at > 0 {
+            column.set_cell_alignment(comfy_table::CellAlignment::Right);
+        }
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,49 @@
+//! # Flatten
+//! Joins the axes before `axis` to one and the others to a second one.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Flatten.html>. All opsets.
+//!
+//! Coupling: as Reshape.
+
+use crate::couple::CoupleCx;
+use crate::couple::layout::{Layout, reshape};
+use crate::dim::product;
+use crate::fact::Fact;
+use crate::graph::Node;
+use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&Flatten];
+
+struct Flatten;
+
+impl Operator for Flatten {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("Flatten")] }
+    }
+
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let shape = cx.shape(0)?;
+        let rank = shape.len() as i64;
+        let axis = node.int("axis", 1);
+        let axis = if axis < 0 { axis + rank } else { axis };
+        let axis = usize::try_from(axis).ok().filter(|axis| *axis <= shape.len());
+        let axis = axis.ok_or_else(|| RuleError::invalid("axis does not exist"))?;
+        let dtype = cx.input(0)?.dtype;
+        cx.set(0, Fact::new(dtype, vec![product(&shape[..axis]), product(&shape[axis..])]));
+        Ok(())
+    }
+
+    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.layout(0)?;
+        let shape = cx.output_shape(0)?;
+        let axes = reshape(&layout.axes, &shape)
+            .ok_or_else(|| RuleError::unsupported("the sizes do not divide evenly"))?;
+        cx.set(0, Layout { axes });
+        Ok(())
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        cx.moves(&[0]);
+        Ok(())
+    }
+}

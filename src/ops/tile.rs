@@ -1,0 +1,69 @@
+//! # Tile
+//! Repeats a tensor along its axes.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Tile.html>. Opsets 6 and later.
+//!
+//! Coupling: an axis that is repeated is a product of the repetitions, which stay, and its old indices.
+
+use crate::couple::CoupleCx;
+use crate::couple::layout::{Layout, fixed_axis};
+use crate::couple::space::axis_size;
+use crate::fact::Fact;
+use crate::graph::Node;
+use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&Tile];
+
+struct Tile;
+
+impl Operator for Tile {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("Tile")] }
+    }
+
+    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let shape = cx.shape(0)?;
+        let dtype = cx.input(0)?.dtype;
+        let repeats = cx.ints(1).map(<[_]>::to_vec);
+        let sizes = match repeats {
+            Some(repeats) if repeats.len() == shape.len() => shape.iter().zip(&repeats).map(|(a, b)| a * b).collect(),
+            Some(repeats) => {
+                return Err(RuleError::invalid(format!("{} repeats for {} axes", repeats.len(), shape.len())));
+            }
+            None => shape.iter().map(|_| cx.fresh()).collect(),
+        };
+        cx.set(0, Fact::new(dtype, sizes));
+        Ok(())
+    }
+
+    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.separated(0)?;
+        let shape = cx.output_shape(0)?;
+        let repeats = cx.ints(1).map(<[_]>::to_vec);
+        let mut axes = Vec::new();
+        for (at, (axis, size)) in layout.axes.iter().zip(&shape).enumerate() {
+            let count = repeats.as_ref().and_then(|repeats| repeats.get(at)?.as_const());
+            let times = count.and_then(|count| usize::try_from(count).ok()).filter(|count| *count > 0);
+            match (times, axis_size(axis)) {
+                (Some(1), _) => axes.push(axis.clone()),
+                (Some(times), Some(len)) if len > 1 => {
+                    let space = cx.new_space(times * len);
+                    let digits = cx.digits(space, &[times, len], Some(1));
+                    cx.tie(&digits[1], axis);
+                    axes.push(cx.whole(space));
+                }
+                _ => {
+                    cx.keep(axis, "is repeated a number of times that is not known");
+                    axes.push(fixed_axis(size));
+                }
+            }
+        }
+        cx.set(0, Layout { axes });
+        Ok(())
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        cx.moves(&[0]);
+        Ok(())
+    }
+}

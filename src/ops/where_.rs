@@ -1,0 +1,56 @@
+//! # Where
+//! `Y = condition ? X : Y`, with numpy broadcasting.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Where.html>. Opsets 9 and later.
+//!
+//! Coupling: axes that broadcast against each other are one axis.
+
+use crate::couple::CoupleCx;
+use crate::dim::Dim;
+use crate::fact::{Fact, Known};
+use crate::graph::Node;
+use crate::operator::{InferCx, OpType, Operator, RuleError, broadcast, onnx};
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&Where];
+
+struct Where;
+
+impl Operator for Where {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("Where")] }
+    }
+
+    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let shapes = [cx.shape(0)?, cx.shape(1)?, cx.shape(2)?];
+        let dtype = cx.input(1)?.dtype;
+        let known = selected(cx);
+        cx.set(0, Fact::new(dtype, broadcast(&shapes)?).with_known(known));
+        Ok(())
+    }
+
+    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.broadcast(&[0, 1, 2])?;
+        cx.set(0, layout);
+        Ok(())
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        cx.elementwise(&[0, 1, 2])
+    }
+}
+
+/// The elements of the result where the condition is known; scalars and vectors of one length.
+fn selected(cx: &InferCx<'_>) -> Option<Known> {
+    let (condition, a, b) = (cx.ints(0)?, cx.ints(1)?, cx.ints(2)?);
+    let count = condition.len().max(a.len()).max(b.len());
+    let at = |values: &[Dim], at: usize| match values.len() {
+        1 => values.first().cloned(),
+        len if len == count => values.get(at).cloned(),
+        _ => None,
+    };
+    let pick = |index: usize| {
+        let chosen = if at(condition, index)?.as_const()? != 0 { a } else { b };
+        at(chosen, index)
+    };
+    (0..count).map(pick).collect::<Option<Vec<_>>>().map(Known::Ints)
+}
