@@ -3,30 +3,84 @@
 
 use crate::operator::Operator;
 
+mod batch_normalization;
 mod binary;
+mod clip;
 mod concat;
+mod constant;
+mod constant_of_shape;
 mod conv;
+mod conv_transpose;
+mod depth_to_space;
+mod einsum;
+mod expand;
+mod flatten;
+mod gather;
 mod gemm;
+mod group_normalization;
+mod identity;
 mod instance_normalization;
+mod layer_normalization;
+mod lp_normalization;
 mod matmul;
+mod pad;
+mod pool;
+mod positions;
+mod prelu;
+mod range;
+mod reduce;
 mod reshape;
+mod resize;
+mod shape;
+mod slice;
 mod softmax;
+mod split;
+mod squeeze;
+mod tile;
 mod transpose;
 mod unary;
+mod where_;
 
 /// The rules of every file, in the order of their names.
 #[rustfmt::skip]
 static BY_FILE: &[&[&dyn Operator]] = &[
+    batch_normalization::RULES,
     binary::RULES,
+    clip::RULES,
     concat::RULES,
+    constant::RULES,
+    constant_of_shape::RULES,
     conv::RULES,
+    conv_transpose::RULES,
+    depth_to_space::RULES,
+    einsum::RULES,
+    expand::RULES,
+    flatten::RULES,
+    gather::RULES,
     gemm::RULES,
+    group_normalization::RULES,
+    identity::RULES,
     instance_normalization::RULES,
+    layer_normalization::RULES,
+    lp_normalization::RULES,
     matmul::RULES,
+    pad::RULES,
+    pool::RULES,
+    positions::RULES,
+    prelu::RULES,
+    range::RULES,
+    reduce::RULES,
     reshape::RULES,
+    resize::RULES,
+    shape::RULES,
+    slice::RULES,
     softmax::RULES,
+    split::RULES,
+    squeeze::RULES,
+    tile::RULES,
     transpose::RULES,
     unary::RULES,
+    where_::RULES,
 ];
 
 /// All operators.

@@ -209,4 +209,14 @@ impl PatchCx<'_> {
         self.proto.input[slot] = name;
         self.changed = true;
     }
+
+    /// The number of norm groups that survive of `count` groups of consecutive channels along an axis of input `slot`.
+    pub fn norm_group_count(&self, slot: usize, axis: usize, count: i64) -> Option<i64> {
+        let kept = self.kept_input(slot, axis)?;
+        let size = self.old_size(slot, axis)?;
+        let members = usize::try_from(size / count.max(1)).ok().filter(|members| *members > 0)?;
+        let mut groups: Vec<usize> = kept.iter().map(|index| index / members).collect();
+        groups.dedup();
+        Some(groups.len() as i64)
+    }
 }

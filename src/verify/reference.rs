@@ -96,6 +96,11 @@ impl ReferenceCx<'_> {
         self.facts.values[self.node.input(slot)?].as_ref()
     }
 
+    /// The known integers of input `slot`.
+    pub fn known_ints(&self, slot: usize) -> Option<Vec<crate::dim::Dim>> {
+        self.fact(slot)?.known.as_ref().and_then(crate::fact::Known::ints).map(<[_]>::to_vec)
+    }
+
     /// The rank of input `slot`.
     ///
     /// # Errors
@@ -407,5 +412,90 @@ impl ReferenceCx<'_> {
     /// Whether the plan names input `slot`: a weight, which the reference uses whole.
     pub fn is_planned(&self, slot: usize) -> bool {
         self.kept.contains_key(&(self.node.id, slot))
+    }
+
+    /// Input `slot`, `[N, C, ...]`, normalised over the kept members of each of `groups` groups of consecutive
+    /// channels.
+    pub fn group_normalized(&mut self, slot: usize, groups: i64, epsilon: f32) -> String {
+        let input = self.input(slot);
+        let shape = self.add("Shape", &[&input], vec![]);
+        let target = self.ints(&[0, groups, -1], &[3]);
+        let mask = self.full_mask(slot);
+        let x = self.zeroed(slot);
+        let x = self.cast_to_float(&x, slot);
+        let x = self.add("Reshape", &[&x, &target], vec![]);
+        let mask = self.add("Reshape", &[&mask, &target], vec![]);
+        let count = self.reduce("ReduceSum", &mask, &[2]);
+        let sum = self.reduce("ReduceSum", &x, &[2]);
+        let mean = self.add("Div", &[&sum, &count], vec![]);
+        let centred = self.add("Sub", &[&x, &mean], vec![]);
+        let centred = self.add("Mul", &[&centred, &mask], vec![]);
+        let squares = self.add("Mul", &[&centred, &centred], vec![]);
+        let sum = self.reduce("ReduceSum", &squares, &[2]);
+        let variance = self.add("Div", &[&sum, &count], vec![]);
+        let epsilon = self.floats(&[epsilon], &[]);
+        let variance = self.add("Add", &[&variance, &epsilon], vec![]);
+        let deviation = self.add("Sqrt", &[&variance], vec![]);
+        let y = self.add("Div", &[&centred, &deviation], vec![]);
+        let y = self.add("Reshape", &[&y, &shape], vec![]);
+        self.cast_to_input(&y, slot)
+    }
+
+    /// `y * scale + bias` where inputs `scale` and `bias` have one entry per norm group of axis 1.
+    ///
+    /// # Errors
+    /// [`RuleError::UnknownShape`] if the number of channels is not known.
+    pub fn scaled_groups(
+        &mut self,
+        y: &str,
+        scale: usize,
+        bias: usize,
+        groups: i64,
+        rank: i64,
+    ) -> Result<String, RuleError> {
+        let channels = self.fact(0).and_then(|fact| fact.shape.as_ref()?.get(1)?.as_const());
+        let channels = channels.ok_or(RuleError::UnknownShape)?;
+        let mut result = y.to_owned();
+        for (slot, op_type) in [(scale, "Mul"), (bias, "Add")] {
+            let input = self.input(slot);
+            let column = self.ints(&[groups, 1], &[2]);
+            let parameter = self.add("Reshape", &[&input, &column], vec![]);
+            let repeated = self.ints(&[groups, channels / groups.max(1)], &[2]);
+            let parameter = self.add("Expand", &[&parameter, &repeated], vec![]);
+            let mut target = vec![1; usize::try_from(rank).unwrap_or(0)];
+            if let Some(size) = target.get_mut(1) {
+                *size = channels;
+            }
+            let target = self.ints(&target, &[rank]);
+            let parameter = self.add("Reshape", &[&parameter, &target], vec![]);
+            result = self.add(op_type, &[&result, &parameter], vec![]);
+        }
+        Ok(result)
+    }
+
+    /// `x / sqrt(mean(x^2) + epsilon)` of the kept elements of input `slot` along static `axes`, in the input's own
+    /// element type.
+    pub fn root_mean_square(&mut self, slot: usize, axes: &[i64], epsilon: f32) -> String {
+        let count = self.kept_count(slot, axes);
+        let x = self.zeroed(slot);
+        let x = self.cast_to_float(&x, slot);
+        let squares = self.add("Mul", &[&x, &x], vec![]);
+        let sum = self.reduce("ReduceSum", &squares, axes);
+        let mean = self.add("Div", &[&sum, &count], vec![]);
+        let epsilon = self.floats(&[epsilon], &[]);
+        let mean = self.add("Add", &[&mean, &epsilon], vec![]);
+        let root = self.add("Sqrt", &[&mean], vec![]);
+        let y = self.add("Div", &[&x, &root], vec![]);
+        self.cast_to_input(&y, slot)
+    }
+
+    /// `value` with an axis of size one inserted.
+    pub fn unsqueeze(&mut self, value: &str, axis: i64) -> String {
+        if self.opset() >= 13 {
+            let axes = self.ints(&[axis], &[1]);
+            self.add("Unsqueeze", &[value, &axes], vec![])
+        } else {
+            self.add("Unsqueeze", &[value], vec![attr_ints("axes", &[axis])])
+        }
     }
 }

@@ -1,0 +1,47 @@
+//! # BatchNormalization
+//! `Y = scale * (X - mean) / sqrt(variance + epsilon) + B` with stored moments, as at inference.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__BatchNormalization.html>. Opsets 7 and later.
+//!
+//! Coupling: axis 1 of X and all parameters are one; the other axes pass through.
+
+use crate::couple::CoupleCx;
+use crate::graph::Node;
+use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&BatchNormalization];
+
+struct BatchNormalization;
+
+impl Operator for BatchNormalization {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("BatchNormalization")] }
+    }
+
+    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
+        if shape.len() < 2 {
+            return Err(RuleError::invalid(format!("X must have rank 2 or more, found {}", shape.len())));
+        }
+        cx.set_shape(0, dtype, shape);
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        if node.int("training_mode", 0) != 0 {
+            return Err(RuleError::unsupported("it is in training mode"));
+        }
+        let x = cx.separated(0)?;
+        for slot in 1..5 {
+            let parameter = cx.separated(slot)?;
+            cx.tie(&x.axes[1], &parameter.axes[0]);
+        }
+        cx.set(0, x);
+        Ok(())
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        // Every channel is normalised for itself by stored moments, so that nothing but the mask has to follow.
+        cx.elementwise(&[0])
+    }
+}

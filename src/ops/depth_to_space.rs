@@ -1,0 +1,87 @@
+//! # DepthToSpace and SpaceToDepth
+//! Move blocks of channels to blocks of pixels and back.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__DepthToSpace.html>. All opsets.
+//!
+//! Coupling: the deep axis is a product of the shallow one and the places in a block, which stay: `[block, block, C]`
+//! in DCR mode and for SpaceToDepth, `[C, block, block]` in CRD mode.
+
+use crate::couple::CoupleCx;
+use crate::couple::layout::{Layout, fixed_axis};
+use crate::couple::space::axis_size;
+use crate::dim::Dim;
+use crate::fact::Fact;
+use crate::graph::Node;
+use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&DepthToSpace];
+
+struct DepthToSpace;
+
+fn block(node: &Node) -> Result<i64, RuleError> {
+    let block = node.int("blocksize", 1);
+    if (1..1 << 15).contains(&block) { Ok(block) } else { Err(RuleError::invalid(format!("blocksize is {block}"))) }
+}
+
+fn is_deepening(node: &Node) -> bool {
+    node.proto.op_type == "SpaceToDepth"
+}
+
+impl Operator for DepthToSpace {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("DepthToSpace"), onnx("SpaceToDepth")] }
+    }
+
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let shape = cx.shape(0)?;
+        let [n, c, h, w] = shape.as_slice() else {
+            return Err(RuleError::invalid(format!("X must have rank 4, found {}", shape.len())));
+        };
+        let block = Dim::from(block(node)?);
+        let area = &block * &block;
+        let fail = || RuleError::invalid(format!("{} does not divide evenly", if is_deepening(node) { "the image" } else { "the channels" }));
+        let sizes = if is_deepening(node) {
+            let side = |size: &Dim| size.floor_div(&block).ok_or_else(fail);
+            vec![n.clone(), c * &area, side(h)?, side(w)?]
+        } else {
+            vec![n.clone(), c.div_exact(&area).ok_or_else(fail)?, h * &block, w * &block]
+        };
+        let dtype = cx.input(0)?.dtype;
+        cx.set(0, Fact::new(dtype, sizes));
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let x = cx.separated(0)?;
+        let shape = cx.output_shape(0)?;
+        x.axes.iter().skip(2).for_each(|axis| cx.keep(axis, "is a spatial axis"));
+        let area = usize::try_from(block(node)? * block(node)?).unwrap_or(1);
+        let is_crd = node.proto.string("mode") == Some("CRD");
+        let channels = if is_deepening(node) {
+            match axis_size(&x.axes[1]).filter(|size| *size > 1) {
+                Some(size) => {
+                    let deep = cx.new_space(area * size);
+                    let digits = cx.digits(deep, &[area, size], Some(1));
+                    cx.tie(&digits[1], &x.axes[1]);
+                    cx.whole(deep)
+                }
+                None => fixed_axis(&shape[1]),
+            }
+        } else {
+            match (axis_size(&x.axes[1]), cx.single(&x.axes[1])) {
+                (Some(size), Some(deep)) if is_crd => cx.digits(deep, &[size / area, area], Some(0)).swap_remove(0),
+                (Some(size), Some(deep)) => cx.digits(deep, &[area, size / area], Some(1)).swap_remove(1),
+                _ => fixed_axis(&shape[1]),
+            }
+        };
+        let mut axes = vec![x.axes[0].clone(), channels];
+        axes.extend(shape.iter().skip(2).map(fixed_axis));
+        cx.set(0, Layout { axes });
+        Ok(())
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        cx.moves(&[0]);
+        Ok(())
+    }
+}

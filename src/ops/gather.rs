@@ -1,0 +1,114 @@
+//! # Gather
+//! `Y = X[..., indices, ...]` along `axis`: a lookup in a table, the choice of one entry, or a permutation.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Gather.html>. All opsets.
+//!
+//! Coupling: other axes pass through. Constant indices unite the chosen places with the output's; indices that are
+//! computed at run time keep the axis.
+
+use crate::couple::CoupleCx;
+use crate::couple::layout::Layout;
+use crate::couple::space::axis_size;
+use crate::dim::Dim;
+use crate::fact::{Fact, Known};
+use crate::graph::Node;
+use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
+use crate::rewrite::PatchCx;
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&Gather];
+
+struct Gather;
+
+/// The constant indices, counted from the front.
+fn constant_indices(known: Option<&[Dim]>, size: usize) -> Option<Vec<usize>> {
+    let size = i64::try_from(size).ok()?;
+    let from_front = |index: &Dim| {
+        let index = index.as_const()?;
+        usize::try_from(if index < 0 { index + size } else { index }).ok().filter(|index| (*index as i64) < size)
+    };
+    known?.iter().map(from_front).collect()
+}
+
+impl Operator for Gather {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("Gather")] }
+    }
+
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (data, indices) = (cx.shape(0)?, cx.shape(1)?);
+        let axis = axis_index(node.int("axis", 0), data.len())?;
+        let shape = [&data[..axis], &indices[..], &data[axis + 1..]].concat();
+        let input = cx.input(0)?;
+        let known = match (&input.known, input.rank()) {
+            (Some(Known::Ints(values)), Some(1)) => constant_indices(cx.ints(1), values.len())
+                .map(|indices| Known::Ints(indices.iter().map(|index| values[*index].clone()).collect())),
+            (Some(Known::Floats(values)), Some(1)) => constant_indices(cx.ints(1), values.len())
+                .map(|indices| Known::Floats(indices.iter().map(|index| values[*index]).collect())),
+            _ => None,
+        };
+        let fact = Fact::new(input.dtype, shape).with_known(known);
+        cx.set(0, fact);
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let data = cx.separated(0)?;
+        let axis = axis_index(node.int("axis", 0), data.rank())?;
+        let indices_shape = cx.fact(1).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)?;
+        let along = data.axes[axis].clone();
+        let known = axis_size(&along).and_then(|size| constant_indices(cx.ints(1), size.max(1)));
+        let space = cx.single(&along);
+        let mut inserted = Layout::fixed(&indices_shape).axes;
+        match (space, known) {
+            (None, _) => {}
+            (Some(space), Some(known)) if indices_shape.is_empty() => {
+                let index = known.first().copied().ok_or(RuleError::UnknownShape)?;
+                cx.keep_range(space, index..index + 1, "is chosen by a constant index");
+            }
+            (Some(space), Some(known)) if indices_shape.len() == 1 && known.len() > 1 => {
+                let chosen = cx.new_space(known.len());
+                known.iter().enumerate().for_each(|(at, index)| cx.unite(space, *index, chosen, at));
+                inserted = vec![cx.whole(chosen)];
+            }
+            (Some(space), Some(known)) => {
+                for index in known {
+                    cx.keep_range(space, index..index + 1, "is chosen by a constant index");
+                }
+            }
+            (Some(_), None) => cx.keep(&along, "is looked up by indices that are computed at run time"),
+        }
+        if cx.is_weight(0) && !cx.is_weight(1) {
+            // Rows of a table that are looked up produce channels as the rows of a linear layer do.
+            data.axes.iter().enumerate().filter(|(at, _)| *at != axis).for_each(|(_, other)| cx.produces(other));
+        }
+        let axes = [&data.axes[..axis], &inserted[..], &data.axes[axis + 1..]].concat();
+        cx.set(0, Layout { axes });
+        Ok(())
+    }
+
+    fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        let axis = axis_index(node.int("axis", 0), cx.rank(0))?;
+        let Some(kept) = cx.kept_input(0, axis) else { return Ok(()) };
+        let size = cx.old_size(0, axis).and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
+        let old = cx.old_ints(1);
+        let old = constant_indices(old.as_deref(), size)
+            .ok_or_else(|| RuleError::unsupported("the indices are not constant"))?;
+        let new: Vec<i64> = old
+            .iter()
+            .filter_map(|index| kept.binary_search(index).ok())
+            .map(|position| position as i64)
+            .collect();
+        let dims: Vec<i64> = match cx.rank(1) {
+            0 => vec![],
+            1 => vec![new.len() as i64],
+            rank => (0..rank).filter_map(|axis| cx.old_size(1, axis)).collect(),
+        };
+        cx.set_input_tensor(1, &new, &dims);
+        Ok(())
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        cx.moves(&[0]);
+        Ok(())
+    }
+}

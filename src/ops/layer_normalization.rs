@@ -1,0 +1,77 @@
+//! # LayerNormalization and RMSNormalization
+//! `Y = scale * (X - mean) / sqrt(variance + epsilon) + B`, or `Y = scale * X / sqrt(mean(X^2) + epsilon)`, over the axes
+//! from `axis` on.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__LayerNormalization.html>, opsets 17 and later; RMSNormalization from 23.
+//!
+//! Coupling: every axis passes through; scale and B broadcast to X. A normalisation over channels acts on the kept
+//! ones.
+
+use crate::couple::CoupleCx;
+use crate::dim::Dim;
+use crate::fact::Fact;
+use crate::graph::Node;
+use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, microsoft, onnx};
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&LayerNormalization];
+
+struct LayerNormalization;
+
+/// Whether the mean is subtracted.
+fn is_centred(node: &Node) -> bool {
+    node.proto.op_type == "LayerNormalization"
+}
+
+impl Operator for LayerNormalization {
+    fn op_types(&self) -> &'static [OpType] {
+        const {
+            &[
+                onnx("LayerNormalization"),
+                onnx("RMSNormalization"),
+                // ONNX Runtime registers its form in the standard domain, older exports in its own.
+                onnx("SimplifiedLayerNormalization"),
+                microsoft("SimplifiedLayerNormalization"),
+            ]
+        }
+    }
+
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
+        let axis = axis_index(node.int("axis", -1), shape.len())?;
+        let statistics = shape.iter().enumerate().map(|(at, size)| if at < axis { size.clone() } else { Dim::from(1) });
+        let statistics = Fact::new(crate::onnx::DataType::Float, statistics.collect());
+        cx.set(1, statistics.clone());
+        cx.set(2, statistics);
+        cx.set_shape(0, dtype, shape);
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        if node.output(1).is_some() || node.output(2).is_some() {
+            return Err(RuleError::unsupported("its mean or deviation is read"));
+        }
+        let slots: Vec<usize> = (0..node.inputs.len()).collect();
+        let layout = cx.broadcast(&slots)?;
+        cx.set(0, layout);
+        Ok(())
+    }
+
+    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        let Some(mask) = cx.mask(0) else { return Ok(()) };
+        let rank = cx.rank(0)?;
+        let axis = axis_index(node.int("axis", -1), rank)?;
+        let axes: Vec<i64> = (axis..rank).map(|axis| axis as i64).collect();
+        let epsilon = node.float("epsilon", 1e-5);
+        let mut y = if is_centred(node) { cx.normalized(0, &axes, epsilon) } else { cx.root_mean_square(0, &axes, epsilon) };
+        // The parameters have the shape of the normalised axes, so that they broadcast by themselves.
+        for (slot, op_type) in [(1, "Mul"), (2, "Add")] {
+            let parameter = cx.input(slot);
+            if !parameter.is_empty() {
+                y = cx.add(op_type, &[&y, &parameter], vec![]);
+            }
+        }
+        cx.emit_as(0, &y);
+        cx.set_mask(0, mask);
+        Ok(())
+    }
+}

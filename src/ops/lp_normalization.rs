@@ -1,0 +1,42 @@
+//! # LpNormalization
+//! Divides by the L1 or L2 norm along `axis`.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__LpNormalization.html>. All opsets.
+//!
+//! Coupling: every axis passes through; a norm over channels acts on the kept ones.
+
+use crate::couple::CoupleCx;
+use crate::graph::Node;
+use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&LpNormalization];
+
+struct LpNormalization;
+
+impl Operator for LpNormalization {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("LpNormalization")] }
+    }
+
+    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
+        cx.set_shape(0, dtype, shape);
+        Ok(())
+    }
+
+    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.layout(0)?;
+        cx.set(0, layout);
+        Ok(())
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        if let Some(mask) = cx.mask(0) {
+            // Zeros add nothing to a norm.
+            let x = cx.zeroed(0);
+            cx.emit(&[(0, x)]);
+            cx.set_mask(0, mask);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+//! # Pad
+//! Extends axes by a constant, by reflection or by their edges.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Pad.html>. All opsets (`pads` is an input from 11, `axes` from 18).
+//!
+//! Coupling: an axis that is not padded passes through. A padded one holds its old indices as a span; the padded
+//! places stay. Other modes than a constant repeat indices, so the axis stays.
+
+use crate::couple::CoupleCx;
+use crate::couple::layout::{Layout, fixed_axis};
+use crate::couple::space::axis_size;
+use crate::dim::Dim;
+use crate::fact::Fact;
+use crate::graph::Node;
+use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&Pad];
+
+struct Pad;
+
+/// Padding before and after every axis; `None` where it is not known.
+fn pads(node: &Node, rank: usize, pads: Option<Vec<Dim>>, axes: Option<Vec<Dim>>) -> Result<Option<Vec<(Dim, Dim)>>, RuleError> {
+    let attribute = node.proto.ints("pads").map(|pads| pads.iter().copied().map(Dim::from).collect());
+    let Some(pads): Option<Vec<Dim>> = attribute.or(pads) else { return Ok(None) };
+    let mut result = vec![(Dim::from(0), Dim::from(0)); rank];
+    let axes = match axes {
+        Some(axes) => axes
+            .iter()
+            .map(|axis| axis_index(axis.as_const().ok_or(RuleError::UnknownShape)?, rank))
+            .collect::<Result<Vec<_>, _>>()?,
+        None if node.input(3).is_some() => return Ok(None),
+        None => (0..rank).collect(),
+    };
+    if pads.len() != 2 * axes.len() {
+        return Err(RuleError::invalid(format!("{} pads for {} axes", pads.len(), axes.len())));
+    }
+    for (at, axis) in axes.iter().enumerate() {
+        result[*axis] = (pads[at].clone(), pads[at + axes.len()].clone());
+    }
+    Ok(Some(result))
+}
+
+impl Operator for Pad {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("Pad")] }
+    }
+
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let shape = cx.shape(0)?;
+        let dtype = cx.input(0)?.dtype;
+        let given = pads(node, shape.len(), cx.ints(1).map(<[Dim]>::to_vec), cx.ints(3).map(<[Dim]>::to_vec))?;
+        let sizes = match given {
+            Some(pads) => shape.iter().zip(&pads).map(|(size, (before, after))| &(size + before) + after).collect(),
+            None => shape.iter().map(|_| cx.fresh()).collect(),
+        };
+        cx.set(0, Fact::new(dtype, sizes));
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.separated(0)?;
+        let shape = cx.output_shape(0)?;
+        let given =
+            pads(node, layout.rank(), cx.ints(1).map(<[Dim]>::to_vec), cx.ints(3).map(<[Dim]>::to_vec))?;
+        let given = given.ok_or_else(|| RuleError::unsupported("the padding is computed at run time"))?;
+        let is_constant_mode = node.proto.string("mode").is_none_or(|mode| mode == "constant");
+        let mut axes = Vec::new();
+        for ((axis, size), (before, after)) in layout.axes.iter().zip(&shape).zip(&given) {
+            if before.is(0) && after.is(0) {
+                axes.push(axis.clone());
+                continue;
+            }
+            let numbers = (axis_size(axis), before.as_const(), after.as_const());
+            axes.push(match numbers {
+                (Some(len), Some(before), Some(after)) if is_constant_mode && before >= 0 && after >= 0 => {
+                    match cx.single(axis) {
+                        Some(space) => {
+                            let (before, after) = (before as usize, after as usize);
+                            let padded = cx.new_space(before + len + after);
+                            (0..len).for_each(|i| cx.unite(space, i, padded, before + i));
+                            cx.keep_range(padded, 0..before, "is padding");
+                            cx.keep_range(padded, before + len..before + len + after, "is padding");
+                            cx.whole(padded)
+                        }
+                        None => fixed_axis(size),
+                    }
+                }
+                _ => {
+                    cx.keep(axis, "is padded by its own values");
+                    fixed_axis(size)
+                }
+            });
+        }
+        cx.set(0, Layout { axes });
+        Ok(())
+    }
+
+    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        // Padded places are kept: their mask is one, which an edge or reflection of the mask gives by itself.
+        if node.proto.string("mode").is_none_or(|mode| mode == "constant") {
+            let mask = cx.full_mask(0);
+            let one = cx.floats(&[1.0], &[]);
+            let zero = cx.floats(&[0.0], &[]);
+            let removed = cx.add("Sub", &[&one, &mask], vec![]);
+            let mut attributes = node.proto.attribute.clone();
+            attributes.retain(|attribute| attribute.name != "value");
+            let inputs = [cx.input(1), cx.input(3)];
+            let padded = if node.proto.input.len() > 3 {
+                cx.add("Pad", &[&removed, &inputs[0], &zero, &inputs[1]], attributes)
+            } else if node.proto.input.len() > 1 {
+                cx.add("Pad", &[&removed, &inputs[0], &zero], attributes)
+            } else {
+                cx.add("Pad", &[&removed], attributes)
+            };
+            let mask = cx.add("Sub", &[&one, &padded], vec![]);
+            cx.set_mask(0, mask);
+        } else {
+            cx.moves(&[0]);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,36 @@
+//! # PRelu
+//! `Y = X where X >= 0, else slope * X`.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__PRelu.html>. Opsets 7 and later.
+//!
+//! Coupling: the slope broadcasts to X.
+
+use crate::couple::CoupleCx;
+use crate::graph::Node;
+use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&PRelu];
+
+struct PRelu;
+
+impl Operator for PRelu {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("PRelu")] }
+    }
+
+    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
+        cx.set_shape(0, dtype, shape);
+        Ok(())
+    }
+
+    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.broadcast(&[0, 1])?;
+        cx.set(0, layout);
+        Ok(())
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        cx.elementwise(&[0, 1])
+    }
+}

@@ -1,0 +1,147 @@
+//! # Reductions
+//! ReduceMean, ReduceSum and their like along axes.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__ReduceMean.html>. All opsets (`axes` is an input from 13 for ReduceSum,
+//! from 18 for the others).
+//!
+//! Coupling: axes that are not reduced pass through; a reduction over channels acts on the kept ones.
+
+use crate::couple::CoupleCx;
+use crate::couple::layout::{Axis, Layout};
+use crate::dim::Dim;
+use crate::fact::{Fact, Known};
+use crate::graph::Node;
+use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&Reduce];
+
+struct Reduce;
+
+/// The axes that are reduced. None given means all, unless the node says that it then does nothing.
+fn reduced(node: &Node, rank: usize, known: Option<Vec<Dim>>) -> Result<Vec<usize>, RuleError> {
+    let attribute = node.proto.ints("axes").map(|axes| axes.iter().copied().map(Dim::from).collect());
+    let axes: Option<Vec<Dim>> = attribute.or(known);
+    match axes {
+        None if node.input(1).is_some() => Err(RuleError::UnknownShape),
+        Some(axes) if !axes.is_empty() => axes
+            .iter()
+            .map(|axis| axis_index(axis.as_const().ok_or(RuleError::UnknownShape)?, rank))
+            .collect(),
+        _ if node.int("noop_with_empty_axes", 0) != 0 => Ok(vec![]),
+        _ => Ok((0..rank).collect()),
+    }
+}
+
+/// What is left of a list with one entry per axis.
+fn without<T: Clone>(entries: &[T], axes: &[usize], keeps: bool, one: &T) -> Vec<T> {
+    entries
+        .iter()
+        .enumerate()
+        .filter_map(|(at, entry)| match (axes.contains(&at), keeps) {
+            (false, _) => Some(entry.clone()),
+            (true, true) => Some(one.clone()),
+            (true, false) => None,
+        })
+        .collect()
+}
+
+impl Operator for Reduce {
+    fn op_types(&self) -> &'static [OpType] {
+        const {
+            &[
+                onnx("ReduceMean"),
+                onnx("ReduceSum"),
+                onnx("ReduceMax"),
+                onnx("ReduceMin"),
+                onnx("ReduceProd"),
+                onnx("ReduceL1"),
+                onnx("ReduceL2"),
+                onnx("ReduceSumSquare"),
+                onnx("ReduceLogSum"),
+                onnx("ReduceLogSumExp"),
+            ]
+        }
+    }
+
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let shape = cx.shape(0)?;
+        let axes = reduced(node, shape.len(), cx.ints(1).map(<[Dim]>::to_vec))?;
+        let keeps = node.int("keepdims", 1) != 0;
+        let input = cx.input(0)?;
+        let known = match (&input.known, shape.len(), axes.len()) {
+            (Some(Known::Ints(values)), 1, 1) => match node.proto.op_type.as_str() {
+                "ReduceProd" => Some(crate::dim::product(values)),
+                "ReduceSum" => Some(values.iter().fold(Dim::from(0), |sum, value| &sum + value)),
+                "ReduceMax" => values.iter().cloned().reduce(|a, b| Dim::max(&a, &b)),
+                "ReduceMin" => values.iter().cloned().reduce(|a, b| Dim::min(&a, &b)),
+                _ => None,
+            },
+            _ => None,
+        };
+        let known = known.map(|value| Known::Ints(vec![value]));
+        let fact = Fact::new(input.dtype, without(&shape, &axes, keeps, &Dim::from(1))).with_known(known);
+        cx.set(0, fact);
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.layout(0)?;
+        let axes = reduced(node, layout.rank(), cx.ints(1).map(<[Dim]>::to_vec))?;
+        let keeps = node.int("keepdims", 1) != 0;
+        cx.set(0, Layout { axes: without(&layout.axes, &axes, keeps, &Axis::new()) });
+        Ok(())
+    }
+
+    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        let Some(mask) = cx.mask(0) else { return Ok(()) };
+        let rank = cx.rank(0)?;
+        let axes = reduced(node, rank, cx.known_ints(1))?;
+        let signed: Vec<i64> = axes.iter().map(|axis| *axis as i64).collect();
+        match node.proto.op_type.as_str() {
+            "ReduceMean" => {
+                let x = cx.zeroed(0);
+                let x = cx.cast_to_float(&x, 0);
+                let sum = cx.reduce("ReduceSum", &x, &signed);
+                let count = cx.kept_count(0, &signed);
+                let mean = cx.add("Div", &[&sum, &count], vec![]);
+                let mean = cx.cast_to_input(&mean, 0);
+                let mean = drop_axes(node, cx, &mean, &axes);
+                cx.emit_as(0, &mean);
+            }
+            "ReduceMax" | "ReduceLogSumExp" => {
+                let x = cx.filled(&cx.input(0), &mask, -60_000.0, 0);
+                cx.emit(&[(0, x)]);
+            }
+            "ReduceMin" => {
+                let x = cx.filled(&cx.input(0), &mask, 60_000.0, 0);
+                cx.emit(&[(0, x)]);
+            }
+            "ReduceProd" => {
+                let x = cx.filled(&cx.input(0), &mask, 1.0, 0);
+                cx.emit(&[(0, x)]);
+            }
+            _ => {
+                let x = cx.zeroed(0);
+                cx.emit(&[(0, x)]);
+            }
+        }
+        let left = cx.reduce("ReduceMax", &mask, &signed);
+        let left = drop_axes(node, cx, &left, &axes);
+        cx.set_mask(0, left);
+        Ok(())
+    }
+}
+
+/// Removes reduced axes of size one where the node does not keep them.
+fn drop_axes(node: &Node, cx: &mut ReferenceCx<'_>, value: &str, axes: &[usize]) -> String {
+    if node.int("keepdims", 1) != 0 || axes.is_empty() {
+        return value.to_owned();
+    }
+    let signed: Vec<i64> = axes.iter().map(|axis| *axis as i64).collect();
+    if cx.opset() >= 13 {
+        let axes = cx.ints(&signed, &[signed.len() as i64]);
+        cx.add("Squeeze", &[value, &axes], vec![])
+    } else {
+        cx.add("Squeeze", &[value], vec![crate::onnx::attr_ints("axes", &signed)])
+    }
+}

@@ -1,0 +1,118 @@
+//! # Resize and Upsample
+//! Interpolates along axes to other sizes.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Resize.html>. Resize 10 and later, Upsample 7 to 9.
+//!
+//! Coupling: an axis whose size stays passes through; one that is interpolated stays. Sizes that the node lists for
+//! all axes are patched.
+
+use crate::couple::CoupleCx;
+use crate::couple::layout::{Layout, fixed_axis};
+use crate::dim::Dim;
+use crate::fact::Fact;
+use crate::graph::Node;
+use crate::onnx::attr_string;
+use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
+use crate::rewrite::PatchCx;
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&Resize];
+
+struct Resize;
+
+/// The inputs that hold scales and sizes; they moved when Resize 11 inserted the region of interest.
+fn slots(node: &Node) -> (usize, Option<usize>) {
+    if node.proto.op_type == "Upsample" || node.version < 11 { (1, None) } else { (2, Some(3)) }
+}
+
+/// The axes that scales and sizes are listed for.
+fn axes(node: &Node, rank: usize) -> Result<Vec<usize>, RuleError> {
+    match node.proto.ints("axes") {
+        Some(axes) => axes.iter().map(|axis| axis_index(*axis, rank)).collect(),
+        None => Ok((0..rank).collect()),
+    }
+}
+
+/// `floor(size * scale)` for the scales that networks use: whole numbers and their reciprocals.
+fn scaled(size: &Dim, scale: f64) -> Option<Dim> {
+    if let Some(size) = size.as_const() {
+        return Some(Dim::from((size as f64 * scale + 1e-9).floor() as i64));
+    }
+    if scale.fract() == 0.0 && (1.0..1e6).contains(&scale) {
+        return Some(size * &Dim::from(scale as i64));
+    }
+    let inverse = (1.0 / scale).round();
+    ((1.0 / scale - inverse).abs() < 1e-6 && inverse >= 1.0).then(|| size.floor_div(&Dim::from(inverse as i64))).flatten()
+}
+
+impl Operator for Resize {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("Resize"), onnx("Upsample")] }
+    }
+
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let mut shape = cx.shape(0)?;
+        let dtype = cx.input(0)?.dtype;
+        let axes = axes(node, shape.len())?;
+        let (scales_slot, sizes_slot) = slots(node);
+        let sizes = sizes_slot.and_then(|slot| cx.ints(slot)).map(<[Dim]>::to_vec).filter(|sizes| !sizes.is_empty());
+        let attribute = node.proto.attr("scales").map(|scales| scales.floats.iter().copied().map(f64::from).collect());
+        let scales: Option<Vec<f64>> =
+            attribute.or_else(|| cx.floats(scales_slot).map(<[f64]>::to_vec)).filter(|scales| !scales.is_empty());
+        for (at, axis) in axes.into_iter().enumerate() {
+            let size = match (&sizes, &scales) {
+                (Some(sizes), _) => sizes.get(at).cloned(),
+                (None, Some(scales)) => scales.get(at).and_then(|scale| scaled(&shape[axis], *scale)),
+                // Nothing is interpolated along batch and channels.
+                (None, None) if axis < 2 => Some(shape[axis].clone()),
+                (None, None) => None,
+            };
+            shape[axis] = size.unwrap_or_else(|| cx.fresh());
+        }
+        cx.set(0, Fact::new(dtype, shape));
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.separated(0)?;
+        let input = cx.fact(0).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)?;
+        let shape = cx.output_shape(0)?;
+        let listed = axes(node, shape.len())?;
+        let mut result = Vec::new();
+        for (at, (old, new)) in input.iter().zip(&shape).enumerate() {
+            if old == new || !listed.contains(&at) {
+                result.push(layout.axes[at].clone());
+            } else {
+                cx.keep(&layout.axes[at], "is interpolated");
+                result.push(fixed_axis(new));
+            }
+        }
+        cx.set(0, Layout { axes: result });
+        Ok(())
+    }
+
+    fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        let axes = axes(node, cx.rank(0))?;
+        let Some(slot) = slots(node).1 else { return Ok(()) };
+        let Some(old) = cx.old_ints(slot).filter(|sizes| !sizes.is_empty()) else { return Ok(()) };
+        let sizes: Vec<Option<i64>> = old
+            .iter()
+            .zip(&axes)
+            .map(|(size, axis)| size.as_const().and_then(|_| cx.new_output_size(0, *axis)))
+            .collect();
+        cx.set_input_ints(slot, &sizes)
+    }
+
+    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        // Channels are masked as a whole, so that the nearest element's mask is the mask.
+        let mask = cx.full_mask(0);
+        let mut inputs: Vec<String> = node.proto.input.clone();
+        inputs[0] = mask;
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let mut attributes = node.proto.attribute.clone();
+        attributes.retain(|attribute| attribute.name != "mode" && attribute.name != "antialias");
+        attributes.push(attr_string("mode", "nearest"));
+        let mask = cx.add(&node.proto.op_type, &inputs, attributes);
+        cx.set_mask(0, mask);
+        Ok(())
+    }
+}

@@ -1,0 +1,222 @@
+//! # Slice
+//! Takes `start..end` in steps along some axes.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Slice.html>. All opsets (inputs instead of attributes from 10).
+//!
+//! Coupling: the output holds a span of the input's indices; starts and ends are patched to where the kept ones lie.
+
+use crate::couple::CoupleCx;
+use crate::couple::layout::{Layout, fixed_axis};
+use crate::couple::space::axis_size;
+use crate::dim::Dim;
+use crate::fact::{Fact, Known};
+use crate::graph::Node;
+use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
+use crate::rewrite::PatchCx;
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&Slice];
+
+struct Slice;
+
+/// A slice along one axis, as the node writes it.
+struct Span {
+    axis: usize,
+    start: Option<Dim>,
+    end: Option<Dim>,
+    step: Option<i64>,
+}
+
+/// A slice along one axis of static size, as the specification clamps it.
+struct Clamped {
+    start: i64,
+    count: i64,
+    step: i64,
+}
+
+impl Span {
+    fn clamp(&self, size: i64) -> Option<Clamped> {
+        let (start, end) = (self.start.as_ref()?.as_const()?, self.end.as_ref()?.as_const()?);
+        let step = self.step.filter(|step| *step != 0)?;
+        let from_end = |at: i64| if at < 0 { at.saturating_add(size) } else { at };
+        let (low, high) = if step > 0 { (0, size) } else { (-1, size - 1) };
+        let start = from_end(start).clamp(if step > 0 { 0 } else { 0.min(size - 1) }, high.max(0));
+        // An end far below zero means "to the very beginning" of a backward slice.
+        let end = from_end(end).clamp(low, size);
+        let distance = if step > 0 { end - start } else { start - end };
+        let count = (distance + step.abs() - 1).div_euclid(step.abs()).max(0);
+        Some(Clamped { start, count, step })
+    }
+
+    /// Whether the slice takes the whole axis, whatever its size.
+    fn is_whole(&self) -> bool {
+        let starts_at_zero = self.start.as_ref().is_some_and(|start| start.is(0));
+        let ends_late = self.end.as_ref().and_then(Dim::as_const).is_some_and(|end| end >= i64::from(i32::MAX));
+        starts_at_zero && ends_late && self.step == Some(1)
+    }
+}
+
+type Ints<'a> = &'a dyn Fn(usize) -> Option<Vec<Dim>>;
+
+/// The spans of the node over a value of rank `rank`; `ints` gives the known integers of an input.
+fn spans(node: &Node, rank: usize, ints: Ints<'_>, count: Option<usize>) -> Result<Vec<Span>, RuleError> {
+    let attribute = |name: &str| {
+        node.proto.ints(name).map(|values| values.iter().copied().map(Dim::from).collect::<Vec<_>>())
+    };
+    let starts = attribute("starts").or_else(|| ints(1));
+    let ends = attribute("ends").or_else(|| ints(2));
+    let axes = match attribute("axes").or_else(|| ints(3)) {
+        Some(axes) => Some(axes),
+        None if node.input(3).is_some() => return Err(RuleError::UnknownShape),
+        None => None,
+    };
+    let steps = ints(4);
+    let count = starts.as_ref().or(ends.as_ref()).or(axes.as_ref()).map(Vec::len).or(count);
+    let count = count.ok_or(RuleError::UnknownShape)?;
+    (0..count)
+        .map(|at| {
+            let axis = match &axes {
+                Some(axes) => axes.get(at).and_then(Dim::as_const).ok_or(RuleError::UnknownShape)?,
+                None => at as i64,
+            };
+            let step = match &steps {
+                Some(steps) => steps.get(at).and_then(Dim::as_const),
+                None if node.input(4).is_some() => None,
+                None => Some(1),
+            };
+            let pick = |values: &Option<Vec<Dim>>| values.as_ref().and_then(|values| values.get(at).cloned());
+            Ok(Span { axis: axis_index(axis, rank)?, start: pick(&starts), end: pick(&ends), step })
+        })
+        .collect()
+}
+
+impl Operator for Slice {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("Slice")] }
+    }
+
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let mut shape = cx.shape(0)?;
+        let (dtype, known) = (cx.input(0)?.dtype, cx.input(0)?.known.clone());
+        let length = |slot: usize| {
+            let size = cx.optional(slot)?.shape.as_ref()?.first()?.as_const()?;
+            usize::try_from(size).ok()
+        };
+        let spans = spans(node, shape.len(), &|slot| cx.ints(slot).map(<[Dim]>::to_vec), length(1))?;
+        let is_vector = shape.len() == 1;
+        let mut result = known.filter(|_| is_vector);
+        for span in spans {
+            if span.is_whole() {
+                continue;
+            }
+            let clamped = shape[span.axis].as_const().and_then(|size| span.clamp(size));
+            if let Some(clamped) = &clamped {
+                result = result.and_then(|known| take(known, clamped));
+                shape[span.axis] = Dim::from(clamped.count);
+                continue;
+            }
+            result = None;
+            let size = shape[span.axis].clone();
+            shape[span.axis] = symbolic(&span, &size).unwrap_or_else(|| cx.fresh());
+        }
+        cx.set(0, Fact::new(dtype, shape).with_known(result));
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.separated(0)?;
+        let shape = cx.output_shape(0)?;
+        let spans = spans(node, layout.rank(), &|slot| cx.ints(slot).map(<[Dim]>::to_vec), None)?;
+        let mut axes = layout.axes.clone();
+        for span in spans {
+            let axis = axes[span.axis].clone();
+            if span.is_whole() {
+                continue;
+            }
+            let size = axis_size(&axis);
+            let clamped = size.and_then(|size| span.clamp(size as i64));
+            axes[span.axis] = match (size, clamped) {
+                (Some(size), Some(at)) if at.step == 1 && at.start == 0 && at.count == size as i64 => axis,
+                (Some(_), Some(at)) if at.step == 1 => match cx.single(&axis) {
+                    Some(space) => {
+                        let part = cx.new_space(at.count as usize);
+                        (0..at.count as usize).for_each(|i| cx.unite(space, at.start as usize + i, part, i));
+                        cx.whole(part)
+                    }
+                    None => fixed_axis(&shape[span.axis]),
+                },
+                _ => {
+                    cx.keep(&axis, "is sliced in steps or at places that are not known");
+                    fixed_axis(&shape[span.axis])
+                }
+            };
+        }
+        cx.set(0, Layout { axes });
+        Ok(())
+    }
+
+    fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        let rank = cx.rank(0);
+        let spans = spans(node, rank, &|slot| cx.old_ints(slot), None)?;
+        let (mut starts, mut ends) = (Vec::new(), Vec::new());
+        for span in &spans {
+            let kept = cx.kept_input(0, span.axis);
+            let clamped = cx.old_size(0, span.axis).and_then(|size| span.clamp(size));
+            match (kept, clamped) {
+                (Some(kept), Some(at)) if !span.is_whole() => {
+                    let before = |limit: i64| kept.iter().filter(|index| (**index as i64) < limit).count() as i64;
+                    starts.push(Some(before(at.start)));
+                    ends.push(Some(before(at.start + at.count)));
+                }
+                _ => {
+                    starts.push(None);
+                    ends.push(None);
+                }
+            }
+        }
+        if starts.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        if node.proto.ints("starts").is_some() {
+            let merge = |name: &str, new: &[Option<i64>]| -> Vec<i64> {
+                let old = node.proto.ints(name).unwrap_or_default();
+                old.iter().zip(new).map(|(old, new)| new.unwrap_or(*old)).collect()
+            };
+            let (starts, ends) = (merge("starts", &starts), merge("ends", &ends));
+            cx.set_ints("starts", &starts);
+            cx.set_ints("ends", &ends);
+            return Ok(());
+        }
+        cx.set_input_ints(1, &starts)?;
+        cx.set_input_ints(2, &ends)
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        cx.moves(&[0]);
+        Ok(())
+    }
+}
+
+fn take(known: Known, at: &Clamped) -> Option<Known> {
+    let indices = (0..at.count).map(|i| usize::try_from(at.start + i * at.step).ok());
+    let indices: Vec<usize> = indices.collect::<Option<_>>()?;
+    Some(match known {
+        Known::Ints(values) => Known::Ints(indices.iter().map(|i| values.get(*i).cloned()).collect::<Option<_>>()?),
+        Known::Floats(values) => Known::Floats(indices.iter().map(|i| values.get(*i).copied()).collect::<Option<_>>()?),
+    })
+}
+
+/// The size of a slice of an axis whose size is not a number, where it can be told.
+fn symbolic(span: &Span, size: &Dim) -> Option<Dim> {
+    let (start, end) = (span.start.as_ref()?, span.end.as_ref()?);
+    if span.step != Some(1) {
+        let step = span.step.filter(|step| *step > 1)?;
+        let late = end.as_const().is_some_and(|end| end >= i64::from(i32::MAX)) || end == size;
+        return (start.is(0) && late).then(|| size.ceil_div(&Dim::from(step))).flatten();
+    }
+    let is_negative = |dim: &Dim| dim.as_const().is_some_and(|value| value < 0);
+    let late = end.as_const().is_some_and(|end| end >= i64::from(i32::MAX));
+    let start = if is_negative(start) { size + start } else { start.clone() };
+    let end = if late { size.clone() } else if is_negative(end) { size + end } else { end.clone() };
+    // Limits beyond the axis would be clamped; sizes that are given in symbols are taken to lie within.
+    Some(&end - &start)
+}

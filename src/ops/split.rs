@@ -1,0 +1,129 @@
+//! # Split
+//! Divides a tensor along `axis`.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Split.html>. All opsets (`split` is an input from 13, `num_outputs`
+//! from 18).
+//!
+//! Coupling: every output is a span of the input.
+
+use crate::couple::CoupleCx;
+use crate::couple::layout::{Layout, fixed_axis};
+use crate::dim::Dim;
+use crate::fact::{Fact, Known};
+use crate::graph::Node;
+use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
+use crate::rewrite::PatchCx;
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&Split];
+
+struct Split;
+
+/// The sizes of the outputs along the axis of size `size`.
+fn sizes(node: &Node, given: Option<Vec<Dim>>, size: &Dim) -> Option<Vec<Dim>> {
+    if let Some(sizes) = node.proto.ints("split") {
+        return Some(sizes.iter().copied().map(Dim::from).collect());
+    }
+    if node.input(1).is_some() {
+        return given;
+    }
+    let count = node.proto.int("num_outputs").unwrap_or(node.outputs.len() as i64).max(1);
+    let each = size.ceil_div(&Dim::from(count))?;
+    let mut sizes = vec![each.clone(); usize::try_from(count).ok()?.min(4096)];
+    if size.as_const().is_some() {
+        // The last one is smaller where it does not come out even.
+        let others = &each * &Dim::from(count - 1);
+        *sizes.last_mut()? = size - &others;
+    }
+    Some(sizes)
+}
+
+impl Operator for Split {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("Split")] }
+    }
+
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let shape = cx.shape(0)?;
+        let axis = axis_index(node.int("axis", 0), shape.len())?;
+        let (dtype, known) = (cx.input(0)?.dtype, cx.input(0)?.known.clone().filter(|_| shape.len() == 1));
+        let given = cx.ints(1).map(<[Dim]>::to_vec);
+        let sizes = sizes(node, given, &shape[axis]);
+        let mut start = 0;
+        for slot in 0..node.outputs.len() {
+            let size = sizes.as_ref().and_then(|sizes| sizes.get(slot).cloned());
+            let count = size.as_ref().and_then(Dim::as_const).and_then(|size| usize::try_from(size).ok());
+            let part = match (&known, count) {
+                (Some(Known::Ints(values)), Some(count)) => {
+                    values.get(start..start + count).map(|part| Known::Ints(part.to_vec()))
+                }
+                _ => None,
+            };
+            start += count.unwrap_or(0);
+            let mut part_shape = shape.clone();
+            part_shape[axis] = size.unwrap_or_else(|| cx.fresh());
+            cx.set(slot, Fact::new(dtype, part_shape).with_known(part));
+        }
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.separated(0)?;
+        let axis = axis_index(node.int("axis", 0), layout.rank())?;
+        let whole = cx.single(&layout.axes[axis]);
+        let mut start = 0;
+        for slot in 0..node.outputs.len() {
+            if node.output(slot).is_none() {
+                return Err(RuleError::unsupported("one of its outputs is omitted"));
+            }
+            let shape = cx.output_shape(slot)?;
+            let size = shape.get(axis).ok_or(RuleError::UnknownShape)?.clone();
+            let mut axes = layout.axes.clone();
+            axes[axis] = match (whole, size.as_const().and_then(|size| usize::try_from(size).ok())) {
+                (Some(space), Some(count)) => {
+                    let part = cx.new_space(count);
+                    (0..count).for_each(|i| cx.unite(space, start + i, part, i));
+                    if count == 1 {
+                        cx.keep_range(part, 0..1, "is the only index of an output");
+                    }
+                    start += count;
+                    cx.whole(part)
+                }
+                (Some(_), None) => return Err(RuleError::UnknownShape),
+                (None, _) => fixed_axis(&size),
+            };
+            cx.set(slot, Layout { axes });
+        }
+        Ok(())
+    }
+
+    fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        let axis = axis_index(node.int("axis", 0), cx.rank(0))?;
+        if !cx.input_shrinks(0, axis) {
+            return Ok(());
+        }
+        let new: Option<Vec<i64>> = (0..node.outputs.len()).map(|slot| cx.new_output_size(slot, axis)).collect();
+        let new = new.ok_or_else(|| RuleError::unsupported("the size of an output is not known"))?;
+        if node.proto.ints("split").is_some() {
+            cx.set_ints("split", &new);
+            return Ok(());
+        }
+        if node.input(1).is_some() {
+            return cx.set_input_ints(1, &new.iter().copied().map(Some).collect::<Vec<_>>());
+        }
+        if new.iter().all(|size| *size == new[0]) {
+            return Ok(());
+        }
+        if node.version >= 13 {
+            cx.remove_attribute("num_outputs");
+            cx.set_input_tensor(1, &new, &[new.len() as i64]);
+        } else {
+            cx.set_ints("split", &new);
+        }
+        Ok(())
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        cx.moves(&[0]);
+        Ok(())
+    }
+}
