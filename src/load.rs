@@ -207,6 +207,11 @@ impl Model {
         Ok(files)
     }
 
+    /// Whether any tensor of the model is in another file.
+    pub fn has_external_files(&self) -> bool {
+        !self.external.is_empty()
+    }
+
     /// The external data files that the model names, in the order of their paths.
     pub fn external_files(&self) -> Vec<PathBuf> {
         let paths: BTreeSet<&PathBuf> = self.external.values().map(|file| &file.path).collect();
