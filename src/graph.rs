@@ -194,11 +194,7 @@ impl Graph {
         };
         let inputs = ids(&proto.input);
         let outputs = ids(&proto.output);
-        let name = if proto.name.is_empty() {
-            format!("{} producing {}", proto.op_type, proto.output.first().map_or("nothing", String::as_str))
-        } else {
-            proto.name.clone()
-        };
+        let name = display_name(proto);
         let version = model.opset(&proto.domain).unwrap_or(1);
         let node = Node { id, index, proto: proto.clone(), name, inputs, outputs, version };
         for (slot, value) in node.inputs.iter().enumerate() {
@@ -261,6 +257,15 @@ impl Graph {
     }
 }
 
+/// The name, or what identifies a node that has none.
+fn display_name(proto: &NodeProto) -> String {
+    if proto.name.is_empty() {
+        format!("{} producing {}", proto.op_type, proto.output.first().map_or("nothing", String::as_str))
+    } else {
+        proto.name.clone()
+    }
+}
+
 /// Positions of the file's nodes in a topological order that stays as close to the file's as possible.
 fn topological_order(proto: &GraphProto) -> Result<Vec<usize>, String> {
     let mut producer: HashMap<&str, usize> = HashMap::new();
@@ -305,7 +310,7 @@ fn topological_order(proto: &GraphProto) -> Result<Vec<usize>, String> {
                 stack.push((at, next + 1));
                 match marks[before] {
                     Mark::New => stack.push((before, 0)),
-                    Mark::Open => return Err(proto.node[before].name.clone()),
+                    Mark::Open => return Err(display_name(&proto.node[before])),
                     Mark::Done => {}
                 }
             } else {

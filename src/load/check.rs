@@ -11,6 +11,9 @@ use crate::onnx::{DataLocation, DataType, GraphProto, NodeProto, TensorProto};
 /// The oldest opset whose operators the rules describe.
 const OLDEST_OPSET: i64 = 9;
 
+/// The largest size of a tensor without elements.
+const LARGEST_EMPTY: i64 = 1 << 20;
+
 pub(super) fn check(model: &Model) -> Result<(), Error> {
     let fail = |message: String| Error::input(model.path(), message);
     let graph = model.graph();
@@ -30,11 +33,29 @@ pub(super) fn check(model: &Model) -> Result<(), Error> {
         check_tensor(model, tensor)?;
     }
     for node in &graph.node {
-        for tensor in node.attribute.iter().filter_map(|attribute| attribute.t.as_ref()) {
-            check_tensor(model, tensor).map_err(|error| error.at_node(&node.name, node.op_type.clone()))?;
+        for tensor in inner_tensors(node) {
+            let at_node = |error: Error| error.at_node(&node.name, node.op_type.clone());
+            if tensor.data_location == DataLocation::External as i32 {
+                let text = format!("tensor {:?}: only initializers of the main graph may be external data", tensor.name);
+                return Err(at_node(fail(text)).hint("load and save it with onnx.save to bring the tensor into the file"));
+            }
+            check_tensor(model, tensor).map_err(at_node)?;
         }
     }
     Ok(())
+}
+
+/// The tensors in the attributes of a node and in its subgraphs.
+fn inner_tensors(node: &NodeProto) -> Vec<&TensorProto> {
+    let mut tensors = Vec::new();
+    for attribute in &node.attribute {
+        tensors.extend(attribute.t.iter().chain(&attribute.tensors));
+        for graph in attribute.g.iter().chain(&attribute.graphs) {
+            tensors.extend(&graph.initializer);
+            tensors.extend(graph.node.iter().flat_map(inner_tensors));
+        }
+    }
+    tensors
 }
 
 fn check_names(graph: &GraphProto) -> Result<(), String> {
@@ -45,7 +66,9 @@ fn check_names(graph: &GraphProto) -> Result<(), String> {
         }
     }
     for tensor in graph.sparse_initializer.iter().filter_map(|sparse| sparse.values.as_ref()) {
-        defined.insert(&tensor.name, "a sparse initializer".to_owned());
+        if let Some(other) = defined.insert(&tensor.name, "a sparse initializer".to_owned()) {
+            return Err(format!("value {:?} is defined twice: by {other} and by a sparse initializer", tensor.name));
+        }
     }
     let mut inputs = HashSet::new();
     for input in &graph.input {
@@ -101,10 +124,20 @@ fn check_tensor(model: &Model, tensor: &TensorProto) -> Result<(), Error> {
     if let Some(size) = tensor.dims.iter().find(|size| **size < 0) {
         return Err(fail(format!("its shape {:?} has the negative size {size}", tensor.dims)));
     }
-    let Some(expected) = byte_length(tensor) else { return Ok(()) };
+    // Sizes of zero count as one, so that no product of some of the sizes overflows either.
+    let element = tensor.element_type().byte_size().unwrap_or(1) as i64;
+    let fits = tensor.dims.iter().try_fold(element, |bytes, size| bytes.checked_mul(*size.max(&1)));
+    if fits.is_none() {
+        return Err(fail(format!("its shape {:?} has more elements than any memory", tensor.dims)));
+    }
+    // Only the data bounds the sizes, and where one size is zero there is none.
+    if tensor.dims.contains(&0) && tensor.dims.iter().any(|size| *size > LARGEST_EMPTY) {
+        return Err(fail(format!("its shape {:?} names a large size but no elements", tensor.dims)));
+    }
     if tensor.data_location == DataLocation::External as i32 {
         return model.tensor_view(tensor).map(|_| ());
     }
+    let Some(expected) = byte_length(tensor) else { return Ok(()) };
     let found = inline_length(tensor);
     if found != expected {
         let dims = &tensor.dims;

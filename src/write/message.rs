@@ -15,6 +15,7 @@ use crate::onnx::{DataLocation, StringStringEntryProto, TensorProto};
 /// Field numbers of `proto/onnx.proto`.
 mod number {
     pub(super) const MODEL_GRAPH: u32 = 7;
+    pub(super) const MODEL_OPSET_IMPORT: u32 = 8;
     pub(super) const MODEL_METADATA: u32 = 14;
     pub(super) const MODEL_FUNCTIONS: u32 = 25;
     pub(super) const GRAPH_NODE: u32 = 1;
@@ -46,9 +47,19 @@ pub(super) fn model_chunks(
     mut external: Option<&mut ExternalData>,
 ) -> Result<Vec<Chunk>, Error> {
     let mut chunks = Vec::new();
+    let mut imports = 0;
+    let mut wrote_graph = false;
     for field in fields(model.bytes()) {
         match field.tag {
+            number::MODEL_OPSET_IMPORT => {
+                imports += 1;
+                push(&mut chunks, field.whole);
+            }
             number::MODEL_GRAPH => {
+                // Decoders merge a graph that comes in two parts; positions in the parts would be ambiguous.
+                if std::mem::replace(&mut wrote_graph, true) {
+                    return Err(Error::input(model.path(), "expected one graph, found two"));
+                }
                 let graph = graph_chunks(model, edits, &field.payload, external.as_deref_mut())?;
                 push(&mut chunks, header(field.tag, total(&graph)));
                 chunks.extend(graph);
@@ -62,6 +73,10 @@ pub(super) fn model_chunks(
             number::MODEL_FUNCTIONS if model.is_inlined() => {}
             _ => push(&mut chunks, field.whole),
         }
+    }
+    // Inlined functions may use domains that the model itself did not.
+    for import in model.proto().opset_import.iter().skip(imports) {
+        push(&mut chunks, delimited(number::MODEL_OPSET_IMPORT, &import.encode_to_vec()));
     }
     for (key, value) in &edits.metadata {
         let entry = StringStringEntryProto { key: key.clone(), value: value.clone() };
@@ -77,7 +92,12 @@ fn graph_chunks(
     mut external: Option<&mut ExternalData>,
 ) -> Result<Vec<Chunk>, Error> {
     let all = fields(graph);
-    let nodes: Vec<&Field> = all.iter().filter(|field| field.tag == number::GRAPH_NODE).collect();
+    let inlined = if model.is_inlined() { encoded_nodes(model) } else { Vec::new() };
+    let nodes: Vec<&Field> = if model.is_inlined() {
+        inlined.iter().collect()
+    } else {
+        all.iter().filter(|field| field.tag == number::GRAPH_NODE).collect()
+    };
     let tensors: Vec<&Field> = all.iter().filter(|field| field.tag == number::GRAPH_INITIALIZER).collect();
     let mut chunks = Vec::new();
     let mut wrote_nodes = false;
@@ -108,6 +128,15 @@ fn graph_chunks(
         write_tensors(&mut chunks, model, edits, &tensors, external)?;
     }
     Ok(chunks)
+}
+
+/// The nodes of a model whose functions were inlined: they stand in no file.
+fn encoded_nodes(model: &Model) -> Vec<Field> {
+    let field = |node: &crate::onnx::NodeProto| {
+        let payload = Bytes::from(node.encode_to_vec());
+        Field { tag: number::GRAPH_NODE, whole: delimited(number::GRAPH_NODE, &payload), payload }
+    };
+    model.graph().node.iter().map(field).collect()
 }
 
 fn write_nodes(chunks: &mut Vec<Chunk>, edits: &Edits, nodes: &[&Field]) {
@@ -144,6 +173,11 @@ fn write_nodes(chunks: &mut Vec<Chunk>, edits: &Edits, nodes: &[&Field]) {
                             }
                         }
                         _ => bytes.extend_from_slice(&part.whole),
+                    }
+                }
+                if !wrote_inputs {
+                    for name in inputs {
+                        bytes.extend_from_slice(&delimited(number::NODE_INPUT, name.as_bytes()));
                     }
                 }
                 for attribute in open.into_values() {

@@ -1,7 +1,7 @@
 //! The protobuf encoding: walking the fields of a message without decoding them.
 
 use bytes::{Buf, Bytes};
-use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field};
 
 /// One field of a message.
 pub(super) struct Field {
@@ -41,8 +41,14 @@ pub(super) fn fields(message: &Bytes) -> Vec<Field> {
                 payload = rest.slice(..length);
                 length
             }
-            // Groups are long deprecated; ONNX never had them.
-            WireType::StartGroup | WireType::EndGroup => break,
+            // ONNX never had groups, but a decoder accepts unknown fields of any kind, and they must survive.
+            WireType::StartGroup => {
+                if skip_field(wire_type, tag, &mut rest, DecodeContext::default()).is_err() {
+                    break;
+                }
+                0
+            }
+            WireType::EndGroup => break,
         };
         if length > rest.len() {
             break;
@@ -77,8 +83,8 @@ pub(super) fn varint(tag: u32, value: i64) -> Bytes {
     bytes.into()
 }
 
-/// The payload of the first length-delimited field `tag` as text.
+/// The payload of the last length-delimited field `tag` as text; of a repeated scalar field, the last one counts.
 pub(super) fn text(message: &Bytes, tag: u32) -> Option<String> {
-    let field = fields(message).into_iter().find(|field| field.tag == tag)?;
+    let field = fields(message).into_iter().rfind(|field| field.tag == tag)?;
     String::from_utf8(field.payload.to_vec()).ok()
 }
