@@ -59,22 +59,22 @@ impl Dim {
 
     /// The quotient where `divisor` divides this polynomial without a remainder, else `None`.
     pub fn div_exact(&self, divisor: &Dim) -> Option<Dim> {
-        if self == divisor {
-            return (!self.is(0)).then(|| Dim::from(1));
+        let (factors, coefficient) = divisor.leading()?;
+        let mut quotient = Dim::from(0);
+        let mut rest = self.clone();
+        // Polynomial long division; every step removes the leading term of what is left.
+        while let Some((monomial, value)) = rest.leading() {
+            let term = Dim::monomial(remove_factors(monomial, factors)?, exact(value, coefficient)?);
+            rest = &rest - &(&term * divisor);
+            quotient = &quotient + &term;
         }
-        let (factors, coefficient) = divisor.terms.iter().next()?;
-        if divisor.terms.len() > 1 {
-            // A sum divides only its own multiples; those are found by the quotient of the leading terms.
-            let (leading, leading_coefficient) = self.terms.iter().next()?;
-            let quotient =
-                Dim::monomial(remove_factors(leading, factors)?, exact(*leading_coefficient, *coefficient)?);
-            return (&quotient * divisor == *self).then_some(quotient);
-        }
-        let mut terms = BTreeMap::new();
-        for (monomial, value) in &self.terms {
-            terms.insert(remove_factors(monomial, factors)?, exact(*value, *coefficient)?);
-        }
-        Some(Dim { terms })
+        Some(quotient)
+    }
+
+    /// The leading term in graded lexicographic order, which products respect; `None` for zero.
+    fn leading(&self) -> Option<(&Vec<Atom>, i64)> {
+        let order = |monomial: &Vec<Atom>| (monomial.len(), std::cmp::Reverse(monomial.clone()));
+        self.terms.iter().max_by_key(|(monomial, _)| order(monomial)).map(|(monomial, value)| (monomial, *value))
     }
 
     fn monomial(factors: Vec<Atom>, coefficient: i64) -> Self {
@@ -282,6 +282,9 @@ mod tests {
         assert_eq!(a.div_exact(&Dim::from(32)), Some(&(&h * &w) * &Dim::from(20)));
         assert_eq!(a.div_exact(&(&h + &w)), None);
         assert_eq!((&(&h + &w) * &Dim::from(3)).div_exact(&(&h + &w)), Some(Dim::from(3)));
+        let (a, b) = (&h + &Dim::from(1), &w + &Dim::from(1));
+        assert_eq!((&(&a * &b) * &Dim::from(20)).div_exact(&b), Some(&a * &Dim::from(20)));
+        assert_eq!((&(&a * &b) + &Dim::from(1)).div_exact(&b), None);
     }
 
     #[test]

@@ -128,7 +128,11 @@ impl InferCx<'_> {
     /// # Errors
     /// The node has no such input.
     pub fn input(&self, slot: usize) -> Result<&Fact, RuleError> {
-        self.optional(slot).ok_or_else(|| RuleError::invalid(format!("input {slot} is missing")))
+        self.optional(slot).ok_or_else(|| match self.node.input(slot) {
+            // The input is there, but nothing is known of it.
+            Some(_) => RuleError::UnknownShape,
+            None => RuleError::invalid(format!("input {slot} is missing")),
+        })
     }
 
     /// The fact of an optional input.

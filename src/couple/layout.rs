@@ -95,7 +95,6 @@ pub fn push_piece(axis: &mut Axis, piece: Piece) {
             *outer_extent *= extent;
             *outer_inner = *inner;
         }
-        (Some(Piece::Fixed(outer)), Piece::Fixed(size)) => *outer = &*outer * size,
         _ => axis.push(piece),
     }
 }

@@ -80,17 +80,41 @@ impl Operator for Reshape {
     }
 }
 
-/// Patches the sizes that input `slot` of a Reshape or its like gives, where they were static and positive.
+/// Patches the sizes that input `slot` of a Reshape or its like gives, where they shrink.
 pub(super) fn patch_target(cx: &mut PatchCx<'_>, slot: usize) -> Result<(), RuleError> {
     let Some(old) = cx.old_ints(slot) else { return Ok(()) };
-    let sizes: Vec<Option<i64>> = old
-        .iter()
-        .enumerate()
-        .map(|(axis, size)| match size.as_const() {
+    let computed = cx.new_ints(slot);
+    let mut sizes: Vec<Option<i64>> = Vec::new();
+    let mut unsettled = Vec::new();
+    for (axis, size) in old.iter().enumerate() {
+        let expected = cx.new_output_dim(0, axis);
+        sizes.push(match (size.as_const(), &expected) {
             // -1 and 0 follow the input by themselves.
-            Some(size) if size > 0 => cx.new_output_size(0, axis),
-            _ => None,
-        })
-        .collect();
+            (Some(size), Some(expected)) if size > 0 => expected.as_const(),
+            (Some(_), _) | (_, None) => None,
+            (None, Some(expected)) => {
+                let found = computed.as_ref().and_then(|computed| computed.get(axis));
+                if found.is_some_and(|found| found != expected) && cx.output_shrinks(0, axis) {
+                    unsettled.push(axis);
+                }
+                None
+            }
+        });
+    }
+    // A size that is computed at run time from one that shrank, such as batch times heads, follows from the others.
+    match unsettled.as_slice() {
+        [] => {}
+        [axis] => {
+            for (at, size) in old.iter().enumerate() {
+                if size.is(-1) {
+                    let expected = cx.new_output_dim(0, at).and_then(|size| size.as_const());
+                    let text = "two sizes of a shape are computed at run time and shrink";
+                    sizes[at] = Some(expected.ok_or_else(|| RuleError::unsupported(text))?);
+                }
+            }
+            sizes[*axis] = Some(-1);
+        }
+        _ => return Err(RuleError::unsupported("two sizes of a shape are computed at run time and shrink")),
+    }
     cx.set_input_ints(slot, &sizes)
 }

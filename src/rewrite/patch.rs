@@ -76,6 +76,11 @@ impl PatchCx<'_> {
         self.kept.axis_size(self.output_axis(slot, axis)?).as_const()
     }
 
+    /// Size of an axis of output `slot` after the cut, symbolic where it is.
+    pub fn new_output_dim(&self, slot: usize, axis: usize) -> Option<Dim> {
+        Some(self.kept.axis_size(self.output_axis(slot, axis)?))
+    }
+
     /// Whether an axis of input `slot` loses indices.
     pub fn input_shrinks(&self, slot: usize, axis: usize) -> bool {
         self.input_axis(slot, axis).is_some_and(|axis| self.kept.shrinks(&axis))
