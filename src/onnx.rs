@@ -17,12 +17,12 @@ impl NodeProto {
 
     /// An integer attribute.
     pub fn int(&self, name: &str) -> Option<i64> {
-        self.attr(name).map(|attribute| attribute.i)
+        self.attr(name).map(|attribute| attribute.i.unwrap_or_default())
     }
 
     /// A float attribute.
     pub fn float(&self, name: &str) -> Option<f32> {
-        self.attr(name).map(|attribute| attribute.f)
+        self.attr(name).map(|attribute| attribute.f.unwrap_or_default())
     }
 
     /// An attribute that is a list of integers.
@@ -32,7 +32,7 @@ impl NodeProto {
 
     /// A string attribute, if it is valid UTF-8.
     pub fn string(&self, name: &str) -> Option<&str> {
-        self.attr(name).and_then(|attribute| std::str::from_utf8(&attribute.s).ok())
+        self.attr(name).and_then(|attribute| std::str::from_utf8(attribute.s.as_deref().unwrap_or_default()).ok())
     }
 
     /// A tensor attribute.
@@ -47,12 +47,12 @@ fn attribute(name: &str, r#type: AttributeType) -> AttributeProto {
 
 /// An integer attribute.
 pub fn attr_int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto { i: value, ..attribute(name, AttributeType::Int) }
+    AttributeProto { i: Some(value), ..attribute(name, AttributeType::Int) }
 }
 
 /// A float attribute.
 pub fn attr_float(name: &str, value: f32) -> AttributeProto {
-    AttributeProto { f: value, ..attribute(name, AttributeType::Float) }
+    AttributeProto { f: Some(value), ..attribute(name, AttributeType::Float) }
 }
 
 /// An attribute that is a list of integers.
@@ -62,7 +62,7 @@ pub fn attr_ints(name: &str, values: &[i64]) -> AttributeProto {
 
 /// A string attribute.
 pub fn attr_string(name: &str, value: &str) -> AttributeProto {
-    AttributeProto { s: value.as_bytes().to_vec().into(), ..attribute(name, AttributeType::String) }
+    AttributeProto { s: Some(value.as_bytes().to_vec().into()), ..attribute(name, AttributeType::String) }
 }
 
 /// A tensor attribute.
