@@ -152,6 +152,33 @@ fn weights_of_the_wrong_rank_or_size() {
     refused_model(|_, graph| graph.node[0].input[1] = String::new(), "\"first\"");
 }
 
+#[test]
+fn parts_that_do_not_make_up_the_whole() {
+    for sizes in [[8, 393_216], [8, 7], [-1, 17], [i64::MAX, i64::MAX]] {
+        refused_model(
+            |_, graph| {
+                let mut split = node("split", "Split", &["h", "sizes"], &["left", "right"]);
+                split.attribute = vec![onnx_diffprune::onnx::attr_int("axis", 1)];
+                graph.node.insert(1, split);
+                graph.initializer.push(TensorProto::of_ints("sizes", &sizes, &[2]));
+            },
+            "\"split\"",
+        );
+    }
+}
+
+#[test]
+fn sizes_that_no_memory_holds_do_not_overflow_the_count() {
+    let mut model = two_convolutions();
+    model.graph.as_mut().unwrap().input[0] = value("x", &[i64::MAX, 4, 1 << 40, 1 << 40]);
+    model.graph.as_mut().unwrap().value_info.clear();
+    model.graph.as_mut().unwrap().output[0].r#type = None;
+    let model = load::from_bytes("huge.onnx".as_ref(), model.encode_to_vec().into()).unwrap();
+    let analysis = analyse(&model).unwrap();
+    let cut = cut(&analysis, &PruneOptions::new(Target::Ratio(0.5))).unwrap();
+    assert_eq!(cut.before.activation_bytes, u64::MAX);
+}
+
 fn outside(location: &str, offset: &str) -> Vec<u8> {
     let mut model = two_convolutions();
     let tensor = &mut model.graph.as_mut().unwrap().initializer[0];

@@ -397,3 +397,12 @@ fn inlined_functions_are_written_as_their_nodes() {
         assert_eq!(graph.initializer[3], counting("b2", &[4]));
     }
 }
+
+#[test]
+fn attributes_that_are_zero_are_written() {
+    // ONNX Runtime would take the default of the operator for a field that is absent.
+    let has = |bytes: Vec<u8>, field: &[u8]| bytes.windows(field.len()).any(|window| window == field);
+    assert!(has(onnx_diffprune::onnx::attr_int("axis", 0).encode_to_vec(), &[0x18, 0]));
+    assert!(has(onnx_diffprune::onnx::attr_float("alpha", 0.0).encode_to_vec(), &[0x15, 0, 0, 0, 0]));
+    assert!(has(onnx_diffprune::onnx::attr_string("mode", "").encode_to_vec(), &[0x22, 0]));
+}
