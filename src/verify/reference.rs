@@ -339,7 +339,7 @@ impl ReferenceCx<'_> {
 
     /// Gives a broadcast mask of `slots` the rank of output 0 by leading ones.
     fn unsqueeze_to_output(&mut self, mask: String, slots: &[usize]) -> Result<String, RuleError> {
-        let rank = self.output_rank(0)?;
+        let Ok(rank) = self.output_rank(0) else { return Ok(mask) };
         let mut widest = 0;
         for slot in slots {
             if self.mask(*slot).is_some() {
