@@ -47,6 +47,8 @@ pub enum NodeOut {
 
 /// An initializer of the output.
 #[derive(Clone, Debug)]
+// Few are new; a box for each would only burden their makers.
+#[allow(clippy::large_enum_variant)]
 pub enum InitializerOut {
     /// The initializer at this position of the file, untouched.
     Original(usize),
