@@ -210,7 +210,8 @@ impl Counter<'_> {
                 }
                 let element = self.facts.values[value].as_ref().and_then(|fact: &Fact| fact.dtype.byte_size());
                 let count = self.shape_of(value, kept, sizes).map_or(0.0, |shape| elements(&shape));
-                count.max(0.0) as u64 * element.unwrap_or(0) as u64
+                // A model may declare sizes that no memory holds.
+                (count.max(0.0) as u64).saturating_mul(element.unwrap_or(0) as u64)
             })
             .collect();
         let last_read: Vec<usize> = self
@@ -222,10 +223,11 @@ impl Counter<'_> {
                 if value.is_output { usize::MAX } else { last }
             })
             .collect();
-        let mut alive: u64 = self.graph.inputs.iter().map(|value| bytes[*value]).sum();
+        let add = |sum: u64, value: &usize| sum.saturating_add(bytes[*value]);
+        let mut alive: u64 = self.graph.inputs.iter().fold(0, add);
         let mut peak = alive;
         for node in &self.graph.nodes {
-            alive += node.outputs.iter().flatten().map(|value| bytes[*value]).sum::<u64>();
+            alive = node.outputs.iter().flatten().fold(alive, add);
             peak = peak.max(alive);
             let mut read: Vec<usize> = node.inputs.iter().flatten().copied().collect();
             read.sort_unstable();

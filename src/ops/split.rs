@@ -37,6 +37,23 @@ fn sizes(node: &Node, given: Option<Vec<Dim>>, size: &Dim) -> Option<Vec<Dim>> {
     Some(sizes)
 }
 
+/// The parts must make up the whole, or channels would be coupled that do not exist.
+fn check_sizes(sizes: &[Dim], outputs: usize, whole: &Dim) -> Result<(), RuleError> {
+    if sizes.len() < outputs {
+        return Err(RuleError::invalid(format!("expected sizes for {outputs} outputs, found {}", sizes.len())));
+    }
+    let known: Vec<i64> = sizes.iter().filter_map(Dim::as_const).collect();
+    if let Some(size) = known.iter().find(|size| **size < 0) {
+        return Err(RuleError::invalid(format!("the size {size} of an output is negative")));
+    }
+    let sum = known.iter().fold(0i64, |sum, size| sum.saturating_add(*size));
+    let is_wrong = |whole| sum > whole || (known.len() == sizes.len() && sum != whole);
+    if whole.as_const().is_some_and(is_wrong) || sum > i64::from(u32::MAX) {
+        return Err(RuleError::invalid(format!("outputs of sizes {known:?} do not make up an axis of size {whole}")));
+    }
+    Ok(())
+}
+
 impl Operator for Split {
     fn op_types(&self) -> &'static [OpType] {
         const { &[onnx("Split")] }
@@ -48,17 +65,21 @@ impl Operator for Split {
         let (dtype, known) = (cx.input(0)?.dtype, cx.input(0)?.known.clone().filter(|_| shape.len() == 1));
         let given = cx.ints(1).map(<[Dim]>::to_vec);
         let sizes = sizes(node, given, &shape[axis]);
+        if let Some(sizes) = &sizes {
+            check_sizes(sizes, node.outputs.len(), &shape[axis])?;
+        }
         let mut start = 0;
         for slot in 0..node.outputs.len() {
             let size = sizes.as_ref().and_then(|sizes| sizes.get(slot).cloned());
             let count = size.as_ref().and_then(Dim::as_const).and_then(|size| usize::try_from(size).ok());
+            let end = start + count.unwrap_or(0);
             let part = match (&known, count) {
-                (Some(Known::Ints(values)), Some(count)) => {
-                    values.get(start..start + count).map(|part| Known::Ints(part.to_vec()))
+                (Some(Known::Ints(values)), Some(_)) => {
+                    values.get(start..end).map(|part| Known::Ints(part.to_vec()))
                 }
                 _ => None,
             };
-            start += count.unwrap_or(0);
+            start = end;
             let mut part_shape = shape.clone();
             part_shape[axis] = size.unwrap_or_else(|| cx.fresh());
             cx.set(slot, Fact::new(dtype, part_shape).with_known(part));

@@ -51,8 +51,10 @@ pub(super) fn model_chunks<'m>(
     let mut chunks = Vec::new();
     let all = fields(model.bytes());
     let count = |tag: u32| all.iter().filter(|field| field.tag == tag).count();
-    if count(number::MODEL_GRAPH) != 1 {
-        let text = "the file stores its graph in several parts, which can't be rewritten";
+    // Decoders merge a graph that comes in parts; positions in the parts would be ambiguous.
+    let parts = count(number::MODEL_GRAPH);
+    if parts != 1 {
+        let text = format!("expected one graph in the file, found {parts} parts of one");
         return Err(Error::input(model.path(), text).hint("load and save the model with the onnx package first"));
     }
     for field in &all {
