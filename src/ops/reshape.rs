@@ -5,7 +5,7 @@
 //! Coupling: axes are cut into digits and joined into products; see [`crate::couple::layout`].
 
 use crate::couple::CoupleCx;
-use crate::couple::layout::{Layout, reshape};
+use crate::couple::layout::{Layout, Piece, reshape};
 use crate::dim::{Dim, product};
 use crate::fact::Fact;
 use crate::graph::Node;
@@ -64,8 +64,12 @@ impl Operator for Reshape {
     fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.layout(0)?;
         let shape = cx.output_shape(0)?;
-        let axes = reshape(&layout.axes, &shape)
-            .ok_or_else(|| RuleError::unsupported("the new sizes do not divide the old ones evenly"))?;
+        let axes = reshape(&layout.axes, &shape).ok_or_else(|| {
+            let list = |sizes: Vec<Dim>| sizes.iter().map(Dim::to_string).collect::<Vec<_>>().join(", ");
+            let old = layout.axes.iter().map(|axis| product(&axis.iter().map(Piece::size).collect::<Vec<_>>()));
+            let (old, new) = (list(old.collect()), list(shape.clone()));
+            RuleError::unsupported(format!("the new sizes [{new}] do not divide the old ones [{old}] evenly"))
+        })?;
         cx.set(0, Layout { axes });
         Ok(())
     }

@@ -140,6 +140,9 @@ impl Operator for Slice {
                     Some(space) => {
                         let part = cx.new_space(at.count as usize);
                         (0..at.count as usize).for_each(|i| cx.unite(space, at.start as usize + i, part, i));
+                        if at.count == 1 {
+                            cx.keep_range(part, 0..1, "is the only index of a slice");
+                        }
                         cx.whole(part)
                     }
                     None => fixed_axis(&shape[span.axis]),
