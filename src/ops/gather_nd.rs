@@ -18,7 +18,10 @@ struct GatherNd;
 
 /// The number of axes that an index tuple names.
 fn tuple(shape: &[Dim]) -> Result<usize, RuleError> {
-    let size = shape.last().and_then(Dim::as_const).ok_or(RuleError::UnknownShape)?;
+    let size = shape
+        .last()
+        .and_then(Dim::as_const)
+        .ok_or(RuleError::UnknownShape)?;
     usize::try_from(size).map_err(|_| RuleError::UnknownShape)
 }
 
@@ -29,7 +32,13 @@ fn batch_dims(node: &Node) -> usize {
 impl Operator for GatherNd {
     fn op_types(&self) -> &'static [OpType] {
         const {
-            &[onnx("GatherND"), onnx("GatherElements"), onnx("ScatterND"), onnx("ScatterElements"), onnx("Scatter")]
+            &[
+                onnx("GatherND"),
+                onnx("GatherElements"),
+                onnx("ScatterND"),
+                onnx("ScatterElements"),
+                onnx("Scatter"),
+            ]
         }
     }
 
@@ -39,7 +48,9 @@ impl Operator for GatherNd {
         let shape = match node.proto.op_type.as_str() {
             "GatherND" => {
                 let first = batch_dims(node) + tuple(&indices)?;
-                let rest = data.get(first..).ok_or_else(|| RuleError::invalid("an index names more axes than there are"))?;
+                let rest = data
+                    .get(first..)
+                    .ok_or_else(|| RuleError::invalid("an index names more axes than there are"))?;
                 [&indices[..indices.len() - 1], rest].concat()
             }
             "GatherElements" => indices,
@@ -56,13 +67,23 @@ impl Operator for GatherNd {
             return cx.set_fixed(0);
         }
         let data = cx.separated(0)?;
-        let indices = cx.fact(1).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)?;
+        let indices = cx
+            .fact(1)
+            .and_then(|fact| fact.shape.clone())
+            .ok_or(RuleError::UnknownShape)?;
         let first = batch_dims(node) + tuple(&indices)?;
         let rest = data.axes.get(first..).ok_or(RuleError::UnknownShape)?;
-        data.axes[..first].iter().for_each(|axis| cx.keep(axis, "is indexed"));
+        data.axes[..first]
+            .iter()
+            .for_each(|axis| cx.keep(axis, "is indexed"));
         if op_type == "GatherND" {
             let leading = Layout::fixed(&indices[..indices.len() - 1]).axes;
-            cx.set(0, Layout { axes: [&leading[..], rest].concat() });
+            cx.set(
+                0,
+                Layout {
+                    axes: [&leading[..], rest].concat(),
+                },
+            );
             return Ok(());
         }
         let updates = cx.separated(2)?;
@@ -70,7 +91,9 @@ impl Operator for GatherNd {
             cx.tie(axis, update);
         }
         let others = updates.rank().saturating_sub(rest.len());
-        updates.axes[..others].iter().for_each(|axis| cx.keep(axis, "is written at indices"));
+        updates.axes[..others]
+            .iter()
+            .for_each(|axis| cx.keep(axis, "is written at indices"));
         cx.set(0, data);
         Ok(())
     }

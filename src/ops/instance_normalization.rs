@@ -23,7 +23,10 @@ impl Operator for InstanceNormalization {
     fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shape = cx.shape(0)?;
         if shape.len() < 3 {
-            return Err(RuleError::invalid(format!("X must have rank 3 or more, found {}", shape.len())));
+            return Err(RuleError::invalid(format!(
+                "X must have rank 3 or more, found {}",
+                shape.len()
+            )));
         }
         let dtype = cx.input(0)?.dtype;
         cx.set_shape(0, dtype, shape);
@@ -41,7 +44,9 @@ impl Operator for InstanceNormalization {
     }
 
     fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        let Some(mask) = cx.mask(0) else { return Ok(()) };
+        let Some(mask) = cx.mask(0) else {
+            return Ok(());
+        };
         let rank = cx.rank(0)? as i64;
         let axes: Vec<i64> = (2..rank).collect();
         let y = cx.normalized(0, &axes, node.float("epsilon", 1e-5));

@@ -19,7 +19,10 @@ struct Reduce;
 
 /// The axes that are reduced. None given means all, unless the node says that it then does nothing.
 fn reduced(node: &Node, rank: usize, known: Option<Vec<Dim>>) -> Result<Vec<usize>, RuleError> {
-    let attribute = node.proto.ints("axes").map(|axes| axes.iter().copied().map(Dim::from).collect());
+    let attribute = node
+        .proto
+        .ints("axes")
+        .map(|axes| axes.iter().copied().map(Dim::from).collect());
     let axes: Option<Vec<Dim>> = attribute.or(known);
     match axes {
         None if node.input(1).is_some() => Err(RuleError::UnknownShape),
@@ -79,7 +82,8 @@ impl Operator for Reduce {
             _ => None,
         };
         let known = known.map(|value| Known::Ints(vec![value]));
-        let fact = Fact::new(input.dtype, without(&shape, &axes, keeps, &Dim::from(1))).with_known(known);
+        let fact =
+            Fact::new(input.dtype, without(&shape, &axes, keeps, &Dim::from(1))).with_known(known);
         cx.set(0, fact);
         Ok(())
     }
@@ -88,12 +92,19 @@ impl Operator for Reduce {
         let layout = cx.layout(0)?;
         let axes = reduced(node, layout.rank(), cx.ints(1).map(<[Dim]>::to_vec))?;
         let keeps = node.int("keepdims", 1) != 0;
-        cx.set(0, Layout { axes: without(&layout.axes, &axes, keeps, &Axis::new()) });
+        cx.set(
+            0,
+            Layout {
+                axes: without(&layout.axes, &axes, keeps, &Axis::new()),
+            },
+        );
         Ok(())
     }
 
     fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        let Some(mask) = cx.mask(0) else { return Ok(()) };
+        let Some(mask) = cx.mask(0) else {
+            return Ok(());
+        };
         let rank = cx.rank(0)?;
         let axes = reduced(node, rank, cx.known_ints(1))?;
         let signed: Vec<i64> = axes.iter().map(|axis| *axis as i64).collect();
@@ -142,6 +153,10 @@ fn drop_axes(node: &Node, cx: &mut ReferenceCx<'_>, value: &str, axes: &[usize])
         let axes = cx.ints(&signed, &[signed.len() as i64]);
         cx.add("Squeeze", &[value, &axes], vec![])
     } else {
-        cx.add("Squeeze", &[value], vec![crate::onnx::attr_ints("axes", &signed)])
+        cx.add(
+            "Squeeze",
+            &[value],
+            vec![crate::onnx::attr_ints("axes", &signed)],
+        )
     }
 }

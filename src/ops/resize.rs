@@ -21,7 +21,11 @@ struct Resize;
 
 /// The inputs that hold scales and sizes; they moved when Resize 11 inserted the region of interest.
 fn slots(node: &Node) -> (usize, Option<usize>) {
-    if node.proto.op_type == "Upsample" || node.version < 11 { (1, None) } else { (2, Some(3)) }
+    if node.proto.op_type == "Upsample" || node.version < 11 {
+        (1, None)
+    } else {
+        (2, Some(3))
+    }
 }
 
 /// The axes that scales and sizes are listed for.
@@ -41,7 +45,9 @@ fn scaled(size: &Dim, scale: f64) -> Option<Dim> {
         return Some(size * &Dim::from(scale as i64));
     }
     let inverse = (1.0 / scale).round();
-    ((1.0 / scale - inverse).abs() < 1e-6 && inverse >= 1.0).then(|| size.floor_div(&Dim::from(inverse as i64))).flatten()
+    ((1.0 / scale - inverse).abs() < 1e-6 && inverse >= 1.0)
+        .then(|| size.floor_div(&Dim::from(inverse as i64)))
+        .flatten()
 }
 
 impl Operator for Resize {
@@ -54,14 +60,23 @@ impl Operator for Resize {
         let dtype = cx.input(0)?.dtype;
         let axes = axes(node, shape.len())?;
         let (scales_slot, sizes_slot) = slots(node);
-        let sizes = sizes_slot.and_then(|slot| cx.ints(slot)).map(<[Dim]>::to_vec).filter(|sizes| !sizes.is_empty());
-        let attribute = node.proto.attr("scales").map(|scales| scales.floats.iter().copied().map(f64::from).collect());
-        let scales: Option<Vec<f64>> =
-            attribute.or_else(|| cx.floats(scales_slot).map(<[f64]>::to_vec)).filter(|scales| !scales.is_empty());
+        let sizes = sizes_slot
+            .and_then(|slot| cx.ints(slot))
+            .map(<[Dim]>::to_vec)
+            .filter(|sizes| !sizes.is_empty());
+        let attribute = node
+            .proto
+            .attr("scales")
+            .map(|scales| scales.floats.iter().copied().map(f64::from).collect());
+        let scales: Option<Vec<f64>> = attribute
+            .or_else(|| cx.floats(scales_slot).map(<[f64]>::to_vec))
+            .filter(|scales| !scales.is_empty());
         for (at, axis) in axes.into_iter().enumerate() {
             let size = match (&sizes, &scales) {
                 (Some(sizes), _) => sizes.get(at).cloned(),
-                (None, Some(scales)) => scales.get(at).and_then(|scale| scaled(&shape[axis], *scale)),
+                (None, Some(scales)) => scales
+                    .get(at)
+                    .and_then(|scale| scaled(&shape[axis], *scale)),
                 // Nothing is interpolated along batch and channels.
                 (None, None) if axis < 2 => Some(shape[axis].clone()),
                 (None, None) => None,
@@ -74,7 +89,10 @@ impl Operator for Resize {
 
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.separated(0)?;
-        let input = cx.fact(0).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)?;
+        let input = cx
+            .fact(0)
+            .and_then(|fact| fact.shape.clone())
+            .ok_or(RuleError::UnknownShape)?;
         let shape = cx.output_shape(0)?;
         let listed = axes(node, shape.len())?;
         let mut result = Vec::new();
@@ -92,8 +110,12 @@ impl Operator for Resize {
 
     fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
         let axes = axes(node, cx.rank(0))?;
-        let Some(slot) = slots(node).1 else { return Ok(()) };
-        let Some(old) = cx.old_ints(slot).filter(|sizes| !sizes.is_empty()) else { return Ok(()) };
+        let Some(slot) = slots(node).1 else {
+            return Ok(());
+        };
+        let Some(old) = cx.old_ints(slot).filter(|sizes| !sizes.is_empty()) else {
+            return Ok(());
+        };
         let sizes: Vec<Option<i64>> = old
             .iter()
             .zip(&axes)

@@ -1,7 +1,9 @@
 //! The protobuf encoding: walking the fields of a message without decoding them.
 
 use bytes::{Buf, Bytes};
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field};
+use prost::encoding::{
+    DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field,
+};
 
 /// One field of a message.
 pub(super) struct Field {
@@ -21,10 +23,15 @@ pub(super) fn fields(message: &Bytes) -> Vec<Field> {
     let mut result = Vec::new();
     while rest.has_remaining() {
         let start = message.len() - rest.len();
-        let Ok((tag, wire_type)) = decode_key(&mut rest) else { break };
+        let Ok((tag, wire_type)) = decode_key(&mut rest) else {
+            break;
+        };
         let mut payload = Bytes::new();
         if wire_type == WireType::LengthDelimited {
-            let Some(length) = decode_varint(&mut rest).ok().and_then(|length| usize::try_from(length).ok()) else {
+            let Some(length) = decode_varint(&mut rest)
+                .ok()
+                .and_then(|length| usize::try_from(length).ok())
+            else {
                 break;
             };
             if length > rest.len() {
@@ -35,7 +42,11 @@ pub(super) fn fields(message: &Bytes) -> Vec<Field> {
             break;
         }
         let end = message.len() - rest.len();
-        result.push(Field { tag, whole: message.slice(start..end), payload });
+        result.push(Field {
+            tag,
+            whole: message.slice(start..end),
+            payload,
+        });
     }
     result
 }
@@ -67,7 +78,9 @@ pub(super) fn varint(tag: u32, value: i64) -> Bytes {
 
 /// The payload of the last length-delimited field `tag` as text: a repeated single field counts by its last value.
 pub(super) fn text(message: &Bytes, tag: u32) -> Option<String> {
-    let field = fields(message).into_iter().rfind(|field| field.tag == tag)?;
+    let field = fields(message)
+        .into_iter()
+        .rfind(|field| field.tag == tag)?;
     String::from_utf8(field.payload.to_vec()).ok()
 }
 
@@ -90,7 +103,10 @@ mod tests {
             delimited(9, b"").to_vec(),
         ];
         let message = Bytes::from(parts.concat());
-        let found: Vec<Vec<u8>> = fields(&message).iter().map(|field| field.whole.to_vec()).collect();
+        let found: Vec<Vec<u8>> = fields(&message)
+            .iter()
+            .map(|field| field.whole.to_vec())
+            .collect();
         assert_eq!(found, parts);
         assert_eq!(text(&message, 8).unwrap(), "name");
     }
