@@ -61,10 +61,7 @@ pub struct Coupling {
 impl Coupling {
     /// The use of a constant by input `slot` of a node.
     pub fn weight_use(&self, node: NodeId, slot: usize) -> Option<&WeightUse> {
-        let at = self
-            .uses
-            .binary_search_by_key(&(node, slot), |weight| (weight.node, weight.slot))
-            .ok()?;
+        let at = self.uses.binary_search_by_key(&(node, slot), |weight| (weight.node, weight.slot)).ok()?;
         self.uses.get(at)
     }
 }
@@ -79,9 +76,7 @@ pub fn couple(graph: &Graph, facts: &Facts, is_constant: &dyn Fn(ValueId) -> boo
     };
     for (id, value) in graph.values.iter().enumerate() {
         if value.producer.is_none() {
-            let shape = facts.values[id]
-                .as_ref()
-                .and_then(|fact| fact.shape.as_ref());
+            let shape = facts.values[id].as_ref().and_then(|fact| fact.shape.as_ref());
             coupling.layouts[id] = shape.map(|shape| Layout::fixed(shape));
         }
     }
@@ -90,57 +85,31 @@ pub fn couple(graph: &Graph, facts: &Facts, is_constant: &dyn Fn(ValueId) -> boo
             fix_outputs(&mut coupling, facts, node);
             continue;
         }
-        let mut cx = CoupleCx {
-            node,
-            graph,
-            facts,
-            is_constant,
-            coupling: &mut coupling,
-        };
+        let mut cx = CoupleCx { node, graph, facts, is_constant, coupling: &mut coupling };
         let result = match operator::find(&node.proto.domain, &node.proto.op_type) {
-            None => Err(RuleError::unsupported(
-                "the operator is not known to this version",
-            )),
+            None => Err(RuleError::unsupported("the operator is not known to this version")),
             Some(op) => op.couple(node, &mut cx),
         };
         if let Err(cause) = result {
             cx.keep_inputs(&cause.to_string());
             fix_outputs(&mut coupling, facts, node);
-            coupling.barriers.push(Barrier {
-                node: node.id,
-                cause: cause.to_string(),
-            });
+            coupling.barriers.push(Barrier { node: node.id, cause: cause.to_string() });
         }
     }
-    coupling
-        .uses
-        .sort_by_key(|weight| (weight.node, weight.slot));
+    coupling.uses.sort_by_key(|weight| (weight.node, weight.slot));
     for value in &graph.outputs {
-        keep_value(
-            &mut coupling,
-            *value,
-            "is an output of the network",
-            &graph.values[*value].name,
-        );
+        keep_value(&mut coupling, *value, "is an output of the network", &graph.values[*value].name);
     }
     for (id, value) in graph.values.iter().enumerate() {
         if let Some(node) = value.captured_by.first() {
-            keep_value(
-                &mut coupling,
-                id,
-                "is read by a subgraph",
-                &graph.nodes[*node].name,
-            );
+            keep_value(&mut coupling, id, "is read by a subgraph", &graph.nodes[*node].name);
         }
     }
     coupling
 }
 
 fn keep_value(coupling: &mut Coupling, value: ValueId, text: &str, node: &str) {
-    let reason = Reason {
-        text: text.to_owned(),
-        node: node.to_owned(),
-    };
+    let reason = Reason { text: text.to_owned(), node: node.to_owned() };
     if let Some(layout) = &coupling.layouts[value] {
         for axis in &layout.axes {
             coupling.spaces.freeze_axis(axis, &reason);
@@ -150,9 +119,7 @@ fn keep_value(coupling: &mut Coupling, value: ValueId, text: &str, node: &str) {
 
 fn fix_outputs(coupling: &mut Coupling, facts: &Facts, node: &Node) {
     for value in node.outputs.iter().flatten() {
-        let shape = facts.values[*value]
-            .as_ref()
-            .and_then(|fact| fact.shape.as_ref());
+        let shape = facts.values[*value].as_ref().and_then(|fact| fact.shape.as_ref());
         coupling.layouts[*value] = shape.map(|shape| Layout::fixed(shape));
     }
 }
@@ -182,9 +149,7 @@ impl CoupleCx<'_> {
     /// # Errors
     /// [`RuleError::UnknownShape`].
     pub fn output_shape(&self, slot: usize) -> Result<Vec<Dim>, RuleError> {
-        self.output_fact(slot)
-            .and_then(|fact| fact.shape.clone())
-            .ok_or(RuleError::UnknownShape)
+        self.output_fact(slot).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)
     }
 
     /// The known integers of input `slot`.
@@ -199,9 +164,7 @@ impl CoupleCx<'_> {
 
     /// Whether input `slot` is a constant: an initializer, or the output of a Constant node.
     pub fn is_constant(&self, slot: usize) -> bool {
-        self.node
-            .input(slot)
-            .is_some_and(|value| (self.is_constant)(value))
+        self.node.input(slot).is_some_and(|value| (self.is_constant)(value))
     }
 
     /// Whether input `slot` is a weight: computed from constants alone, through any chain of nodes.
@@ -233,54 +196,26 @@ impl CoupleCx<'_> {
     pub fn layout(&mut self, slot: usize) -> Result<Layout, RuleError> {
         let value = self.node.input(slot).ok_or(RuleError::UnknownShape)?;
         if !(self.is_constant)(value) {
-            return self.coupling.layouts[value]
-                .clone()
-                .ok_or(RuleError::UnknownShape);
+            return self.coupling.layouts[value].clone().ok_or(RuleError::UnknownShape);
         }
-        let fact = self.facts.values[value]
-            .as_ref()
-            .ok_or(RuleError::UnknownShape)?;
+        let fact = self.facts.values[value].as_ref().ok_or(RuleError::UnknownShape)?;
         let shape = fact.shape.as_ref().ok_or(RuleError::UnknownShape)?;
-        if matches!(
-            fact.dtype,
-            DataType::Int64 | DataType::Int32 | DataType::String
-        ) {
+        if matches!(fact.dtype, DataType::Int64 | DataType::Int32 | DataType::String) {
             return Ok(Layout::fixed(shape));
         }
         let (node, spaces) = (self.node.id, &mut self.coupling.spaces);
-        let known = self
-            .coupling
-            .uses
-            .iter()
-            .rev()
-            .take_while(|weight| weight.node == node);
-        let mut axes = known
-            .clone()
-            .find(|weight| weight.slot == slot)
-            .map(|weight| weight.axes.clone());
+        let known = self.coupling.uses.iter().rev().take_while(|weight| weight.node == node);
+        let mut axes = known.clone().find(|weight| weight.slot == slot).map(|weight| weight.axes.clone());
         if axes.is_none() {
-            let sizes = shape
-                .iter()
-                .map(|size| size.as_const().and_then(|size| usize::try_from(size).ok()));
-            let new: Vec<Option<SpaceId>> = sizes
-                .map(|size| size.filter(|size| *size > 1).map(|size| spaces.add(size)))
-                .collect();
-            self.coupling.uses.push(WeightUse {
-                value,
-                node,
-                slot,
-                axes: new.clone(),
-            });
+            let sizes = shape.iter().map(|size| size.as_const().and_then(|size| usize::try_from(size).ok()));
+            let new: Vec<Option<SpaceId>> =
+                sizes.map(|size| size.filter(|size| *size > 1).map(|size| spaces.add(size))).collect();
+            self.coupling.uses.push(WeightUse { value, node, slot, axes: new.clone() });
             axes = Some(new);
         }
         let axes = axes.unwrap_or_default();
         let spaces = &self.coupling.spaces;
-        Ok(Layout {
-            axes: axes
-                .iter()
-                .map(|space| space.map_or_else(Axis::new, |s| spaces.whole(s)))
-                .collect(),
-        })
+        Ok(Layout { axes: axes.iter().map(|space| space.map_or_else(Axis::new, |s| spaces.whole(s))).collect() })
     }
 
     /// The axes of input `slot` with every cut axis divided into independent digits.
@@ -289,9 +224,7 @@ impl CoupleCx<'_> {
     /// As [`CoupleCx::layout`].
     pub fn separated(&mut self, slot: usize) -> Result<Layout, RuleError> {
         let layout = self.layout(slot)?;
-        Ok(Layout {
-            axes: self.coupling.spaces.separate(&layout.axes, &self.node.name),
-        })
+        Ok(Layout { axes: self.coupling.spaces.separate(&layout.axes, &self.node.name) })
     }
 
     /// Sets the axes of output `slot`. Digits that no longer stand side by side become spaces of their own.
@@ -324,19 +257,13 @@ impl CoupleCx<'_> {
 
     /// Keeps every index of an axis.
     pub fn keep(&mut self, axis: &Axis, text: &str) {
-        let reason = Reason {
-            text: text.to_owned(),
-            node: self.node.name.clone(),
-        };
+        let reason = Reason { text: text.to_owned(), node: self.node.name.clone() };
         self.coupling.spaces.freeze_axis(axis, &reason);
     }
 
     /// Keeps some indices of a space.
     pub fn keep_range(&mut self, space: SpaceId, range: std::ops::Range<usize>, text: &str) {
-        let reason = Reason {
-            text: text.to_owned(),
-            node: self.node.name.clone(),
-        };
+        let reason = Reason { text: text.to_owned(), node: self.node.name.clone() };
         self.coupling.spaces.freeze(space, range, &reason);
     }
 
@@ -379,27 +306,16 @@ impl CoupleCx<'_> {
             return vec![Axis::new(); sizes.len()];
         }
         // A digit of size one can't shrink; if that was the one allowed to, none may.
-        let only_real = only.map(|only| {
-            if sizes[only] > 1 {
-                sizes[..only].iter().filter(|size| **size > 1).count()
-            } else {
-                usize::MAX
-            }
-        });
-        let mut spaces = self
-            .coupling
-            .spaces
-            .digits(space, &real, only_real, &self.node.name)
-            .into_iter();
+        let only_real =
+            only.map(
+                |only| {
+                    if sizes[only] > 1 { sizes[..only].iter().filter(|size| **size > 1).count() } else { usize::MAX }
+                },
+            );
+        let mut spaces = self.coupling.spaces.digits(space, &real, only_real, &self.node.name).into_iter();
         sizes
             .iter()
-            .map(|size| {
-                if *size > 1 {
-                    spaces.next().map_or_else(Axis::new, |s| self.whole(s))
-                } else {
-                    Axis::new()
-                }
-            })
+            .map(|size| if *size > 1 { spaces.next().map_or_else(Axis::new, |s| self.whole(s)) } else { Axis::new() })
             .collect()
     }
 
@@ -414,18 +330,13 @@ impl CoupleCx<'_> {
         if count <= 1 || count > len || !len.is_multiple_of(count) {
             return Axis::new();
         }
-        let outer = self
-            .coupling
-            .spaces
-            .outer_digit(space, len / count, &self.node.name);
+        let outer = self.coupling.spaces.outer_digit(space, len / count, &self.node.name);
         self.whole(outer)
     }
 
     /// Demands that every block of `block` consecutive indices of a space loses equally many, whatever the options.
     pub fn equal_blocks(&mut self, space: SpaceId, block: usize) {
-        self.coupling
-            .spaces
-            .require_equal_blocks(space, block, &self.node.name);
+        self.coupling.spaces.require_equal_blocks(space, block, &self.node.name);
     }
 
     /// Marks an axis of a weight whose indices a contraction computes.
@@ -463,15 +374,10 @@ impl CoupleCx<'_> {
     /// The common axes of layouts that broadcast against each other, tied.
     pub fn tie_broadcast(&mut self, layouts: &[Layout]) -> Layout {
         let rank = layouts.iter().map(Layout::rank).max().unwrap_or(0);
-        let mut result = Layout {
-            axes: vec![Axis::new(); rank],
-        };
+        let mut result = Layout { axes: vec![Axis::new(); rank] };
         for layout in layouts {
             let tied = self.tie_cut_spaces(&result, layout);
-            for (axis, other) in result.axes[rank - layout.rank()..]
-                .iter_mut()
-                .zip(&layout.axes)
-            {
+            for (axis, other) in result.axes[rank - layout.rank()..].iter_mut().zip(&layout.axes) {
                 if axis.is_empty() {
                     axis.clone_from(other);
                 } else if !other.is_empty() && axis != other && !same_digits(axis, other, &tied) {
@@ -488,18 +394,8 @@ impl CoupleCx<'_> {
         let mut pairs: BTreeMap<(SpaceId, SpaceId), usize> = BTreeMap::new();
         for (x, y) in a.axes.iter().rev().zip(b.axes.iter().rev()) {
             for (x, y) in x.iter().zip(y) {
-                if let (
-                    Piece::Part {
-                        space: a,
-                        inner: i,
-                        extent: m,
-                    },
-                    Piece::Part {
-                        space: b,
-                        inner: j,
-                        extent: n,
-                    },
-                ) = (x, y)
+                if let (Piece::Part { space: a, inner: i, extent: m }, Piece::Part { space: b, inner: j, extent: n }) =
+                    (x, y)
                     && a != b
                     && i == j
                     && m == n
@@ -522,18 +418,9 @@ impl CoupleCx<'_> {
 fn same_digits(a: &Axis, b: &Axis, tied: &BTreeSet<(SpaceId, SpaceId)>) -> bool {
     a.len() == b.len()
         && a.iter().zip(b).all(|pair| match pair {
-            (
-                Piece::Part {
-                    space: a,
-                    inner: i,
-                    extent: m,
-                },
-                Piece::Part {
-                    space: b,
-                    inner: j,
-                    extent: n,
-                },
-            ) => i == j && m == n && (a == b || tied.contains(&(*a, *b))),
+            (Piece::Part { space: a, inner: i, extent: m }, Piece::Part { space: b, inner: j, extent: n }) => {
+                i == j && m == n && (a == b || tied.contains(&(*a, *b)))
+            }
             (Piece::Fixed(a), Piece::Fixed(b)) => a == b,
             _ => false,
         })

@@ -40,9 +40,7 @@ impl Dim {
     }
 
     fn atom(atom: Atom) -> Self {
-        Self {
-            terms: BTreeMap::from([(vec![atom], 1)]),
-        }
+        Self { terms: BTreeMap::from([(vec![atom], 1)]) }
     }
 
     /// The value, where it does not depend on any symbol.
@@ -66,10 +64,7 @@ impl Dim {
         let mut rest = self.clone();
         // Polynomial long division; every step removes the leading term of what is left.
         while let Some((monomial, value)) = rest.leading() {
-            let term = Dim::monomial(
-                remove_factors(monomial, factors)?,
-                exact(value, coefficient)?,
-            );
+            let term = Dim::monomial(remove_factors(monomial, factors)?, exact(value, coefficient)?);
             rest = &rest - &(&term * divisor);
             quotient = &quotient + &term;
         }
@@ -79,10 +74,7 @@ impl Dim {
     /// The leading term in graded lexicographic order, which products respect; `None` for zero.
     fn leading(&self) -> Option<(&Vec<Atom>, i64)> {
         let order = |monomial: &Vec<Atom>| (monomial.len(), std::cmp::Reverse(monomial.clone()));
-        self.terms
-            .iter()
-            .max_by_key(|(monomial, _)| order(monomial))
-            .map(|(monomial, value)| (monomial, *value))
+        self.terms.iter().max_by_key(|(monomial, _)| order(monomial)).map(|(monomial, value)| (monomial, *value))
     }
 
     fn monomial(factors: Vec<Atom>, coefficient: i64) -> Self {
@@ -101,10 +93,7 @@ impl Dim {
         if let (Some(a), Some(b)) = (self.as_const(), divisor.as_const()) {
             return Some(Dim::from(a.checked_div_euclid(b)?));
         }
-        Some(
-            self.div_exact(divisor)
-                .unwrap_or_else(|| Dim::atom(Atom::FloorDiv(self.into(), divisor.into()))),
-        )
+        Some(self.div_exact(divisor).unwrap_or_else(|| Dim::atom(Atom::FloorDiv(self.into(), divisor.into()))))
     }
 
     /// `self / divisor` rounded up.
@@ -152,9 +141,7 @@ impl Dim {
             for atom in monomial {
                 let value = match atom {
                     Atom::Symbol(name) => *bindings.get(name.as_ref())?,
-                    Atom::FloorDiv(a, b) => {
-                        a.eval(bindings)?.checked_div_euclid(b.eval(bindings)?)?
-                    }
+                    Atom::FloorDiv(a, b) => a.eval(bindings)?.checked_div_euclid(b.eval(bindings)?)?,
                     Atom::Mod(a, b) => a.eval(bindings)?.checked_rem_euclid(b.eval(bindings)?)?,
                     Atom::Max(a, b) => a.eval(bindings)?.max(b.eval(bindings)?),
                     Atom::Min(a, b) => a.eval(bindings)?.min(b.eval(bindings)?),
@@ -279,8 +266,7 @@ impl fmt::Display for Dim {
 
 /// The product of sizes: the number of elements of a shape.
 pub fn product<'a>(dims: impl IntoIterator<Item = &'a Dim>) -> Dim {
-    dims.into_iter()
-        .fold(Dim::from(1), |product, dim| &product * dim)
+    dims.into_iter().fold(Dim::from(1), |product, dim| &product * dim)
 }
 
 #[cfg(test)]
@@ -293,20 +279,11 @@ mod tests {
         let a = &(&h * &w) * &Dim::from(640);
         let b = &(&Dim::from(32) * &w) * &(&h * &Dim::from(20));
         assert_eq!(a, b);
-        assert_eq!(
-            a.div_exact(&Dim::from(32)),
-            Some(&(&h * &w) * &Dim::from(20))
-        );
+        assert_eq!(a.div_exact(&Dim::from(32)), Some(&(&h * &w) * &Dim::from(20)));
         assert_eq!(a.div_exact(&(&h + &w)), None);
-        assert_eq!(
-            (&(&h + &w) * &Dim::from(3)).div_exact(&(&h + &w)),
-            Some(Dim::from(3))
-        );
+        assert_eq!((&(&h + &w) * &Dim::from(3)).div_exact(&(&h + &w)), Some(Dim::from(3)));
         let (a, b) = (&h + &Dim::from(1), &w + &Dim::from(1));
-        assert_eq!(
-            (&(&a * &b) * &Dim::from(20)).div_exact(&b),
-            Some(&a * &Dim::from(20))
-        );
+        assert_eq!((&(&a * &b) * &Dim::from(20)).div_exact(&b), Some(&a * &Dim::from(20)));
         assert_eq!((&(&a * &b) + &Dim::from(1)).div_exact(&b), None);
     }
 

@@ -26,22 +26,12 @@ pub struct Error {
 
 impl Error {
     fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            file: None,
-            node: None,
-            message: message.into(),
-            hint: None,
-            source: None,
-        }
+        Self { kind, file: None, node: None, message: message.into(), hint: None, source: None }
     }
 
     /// A file that is broken or can't be used.
     pub fn input(file: &Path, message: impl Into<String>) -> Self {
-        Self {
-            file: Some(file.to_owned()),
-            ..Self::new(ErrorKind::Input, message)
-        }
+        Self { file: Some(file.to_owned()), ..Self::new(ErrorKind::Input, message) }
     }
 
     /// An argument that makes no sense.
@@ -86,10 +76,7 @@ impl Error {
 
     /// Keeps the error that caused this one.
     #[must_use]
-    pub fn caused_by(
-        mut self,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Self {
+    pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }

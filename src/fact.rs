@@ -52,41 +52,25 @@ pub struct Fact {
 impl Fact {
     /// A value of known type and shape.
     pub fn new(dtype: DataType, shape: Vec<Dim>) -> Self {
-        Self {
-            dtype,
-            shape: Some(shape),
-            known: None,
-        }
+        Self { dtype, shape: Some(shape), known: None }
     }
 
     /// A value of which only the type is known.
     pub fn unranked(dtype: DataType) -> Self {
-        Self {
-            dtype,
-            shape: None,
-            known: None,
-        }
+        Self { dtype, shape: None, known: None }
     }
 
     /// A vector of integers (int64), as shape arithmetic makes them.
     pub fn int_vector(values: Vec<Dim>) -> Self {
         let shape = vec![Dim::from(i64::try_from(values.len()).unwrap_or(i64::MAX))];
-        Self {
-            dtype: DataType::Int64,
-            shape: Some(shape),
-            known: Some(Known::Ints(values)),
-        }
+        Self { dtype: DataType::Int64, shape: Some(shape), known: Some(Known::Ints(values)) }
     }
 
     /// The same value with known elements; dropped if they are too many or do not fill the shape.
     #[must_use]
     pub fn with_known(mut self, known: Option<Known>) -> Self {
-        let count = self
-            .shape
-            .as_ref()
-            .and_then(|shape| crate::dim::product(shape).as_const());
-        self.known = known
-            .filter(|known| known.len() <= KNOWN_LIMIT && count == i64::try_from(known.len()).ok());
+        let count = self.shape.as_ref().and_then(|shape| crate::dim::product(shape).as_const());
+        self.known = known.filter(|known| known.len() <= KNOWN_LIMIT && count == i64::try_from(known.len()).ok());
         self
     }
 
@@ -115,10 +99,7 @@ impl Fact {
 
 /// Whether elements of this type are floating point numbers that a weight may have.
 pub fn is_float(dtype: DataType) -> bool {
-    matches!(
-        dtype,
-        DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double
-    )
+    matches!(dtype, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
 }
 
 /// The elements at `indices` along `axis` of known elements of shape `shape`.
@@ -126,11 +107,8 @@ pub fn take_along(known: &Known, shape: &[usize], axis: usize, indices: &[usize]
     let inner: usize = shape.get(axis + 1..)?.iter().product();
     let outer: usize = shape.get(..axis)?.iter().product();
     let size = *shape.get(axis)?;
-    let places = (0..outer).flat_map(|o| {
-        indices
-            .iter()
-            .flat_map(move |index| (0..inner).map(move |i| (o * size + index) * inner + i))
-    });
+    let places = (0..outer)
+        .flat_map(|o| indices.iter().flat_map(move |index| (0..inner).map(move |i| (o * size + index) * inner + i)));
     pick(known, places)
 }
 
@@ -138,10 +116,7 @@ pub fn take_along(known: &Known, shape: &[usize], axis: usize, indices: &[usize]
 pub fn permute(known: &Known, shape: &[usize], perm: &[usize]) -> Option<Known> {
     let count: usize = shape.iter().product();
     let stride = |axis: usize| -> usize { shape[axis + 1..].iter().product() };
-    let sizes: Vec<usize> = perm
-        .iter()
-        .map(|axis| shape.get(*axis).copied())
-        .collect::<Option<_>>()?;
+    let sizes: Vec<usize> = perm.iter().map(|axis| shape.get(*axis).copied()).collect::<Option<_>>()?;
     let places = (0..count).map(|mut at| {
         let mut place = 0;
         for (new, axis) in perm.iter().enumerate().rev() {
@@ -155,24 +130,16 @@ pub fn permute(known: &Known, shape: &[usize], perm: &[usize]) -> Option<Known> 
 
 fn pick(known: &Known, mut places: impl Iterator<Item = usize>) -> Option<Known> {
     match known {
-        Known::Ints(values) => places
-            .by_ref()
-            .map(|at| values.get(at).cloned())
-            .collect::<Option<_>>()
-            .map(Known::Ints),
-        Known::Floats(values) => places
-            .map(|at| values.get(at).copied())
-            .collect::<Option<_>>()
-            .map(Known::Floats),
+        Known::Ints(values) => {
+            places.by_ref().map(|at| values.get(at).cloned()).collect::<Option<_>>().map(Known::Ints)
+        }
+        Known::Floats(values) => places.map(|at| values.get(at).copied()).collect::<Option<_>>().map(Known::Floats),
     }
 }
 
 /// The sizes of a shape as numbers, if all are.
 pub fn static_shape(shape: &[Dim]) -> Option<Vec<usize>> {
-    shape
-        .iter()
-        .map(|size| usize::try_from(size.as_const()?).ok())
-        .collect()
+    shape.iter().map(|size| usize::try_from(size.as_const()?).ok()).collect()
 }
 
 #[cfg(test)]
@@ -185,9 +152,6 @@ mod tests {
         let taken = take_along(&known, &[2, 3], 1, &[2, 0]);
         assert_eq!(taken, Some(Known::Floats(vec![2.0, 0.0, 5.0, 3.0])));
         let flipped = permute(&known, &[2, 3], &[1, 0]);
-        assert_eq!(
-            flipped,
-            Some(Known::Floats(vec![0.0, 3.0, 1.0, 4.0, 2.0, 5.0]))
-        );
+        assert_eq!(flipped, Some(Known::Floats(vec![0.0, 3.0, 1.0, 4.0, 2.0, 5.0])));
     }
 }

@@ -117,12 +117,8 @@ impl Graph {
     /// A cycle, which [`crate::load::load`] refuses already.
     pub fn new(model: &Model) -> Result<Self, Error> {
         let proto = model.graph();
-        let order = topological_order(proto).map_err(|at| {
-            Error::input(
-                model.path(),
-                format!("the graph has a cycle through node {at}"),
-            )
-        })?;
+        let order = topological_order(proto)
+            .map_err(|at| Error::input(model.path(), format!("the graph has a cycle through node {at}")))?;
         let mut graph = Graph {
             nodes: Vec::with_capacity(proto.node.len()),
             values: Vec::new(),
@@ -160,10 +156,7 @@ impl Graph {
             return *id;
         }
         let id = self.values.len();
-        self.values.push(Value {
-            name: name.to_owned(),
-            ..Value::default()
-        });
+        self.values.push(Value { name: name.to_owned(), ..Value::default() });
         self.by_name.insert(name.to_owned(), id);
         id
     }
@@ -171,24 +164,13 @@ impl Graph {
     fn add_node(&mut self, model: &Model, index: usize, proto: &NodeProto) {
         let id = self.nodes.len();
         let mut ids = |names: &[String]| -> Vec<Option<ValueId>> {
-            names
-                .iter()
-                .map(|name| (!name.is_empty()).then(|| self.value_id(name)))
-                .collect()
+            names.iter().map(|name| (!name.is_empty()).then(|| self.value_id(name))).collect()
         };
         let inputs = ids(&proto.input);
         let outputs = ids(&proto.output);
         let name = display_name(proto);
         let version = model.opset(&proto.domain).unwrap_or(1);
-        let node = Node {
-            id,
-            index,
-            proto: proto.clone(),
-            name,
-            inputs,
-            outputs,
-            version,
-        };
+        let node = Node { id, index, proto: proto.clone(), name, inputs, outputs, version };
         for (slot, value) in node.inputs.iter().enumerate() {
             if let Some(value) = value {
                 self.values[*value].consumers.push((id, slot));
@@ -245,20 +227,14 @@ impl Graph {
         }
         let (node, _) = value.producer?;
         let node = &self.nodes[node];
-        (node.proto.op_type == "Constant")
-            .then(|| node.proto.tensor("value"))
-            .flatten()
+        (node.proto.op_type == "Constant").then(|| node.proto.tensor("value")).flatten()
     }
 }
 
 /// The name, or what identifies a node that has none.
 fn display_name(proto: &NodeProto) -> String {
     if proto.name.is_empty() {
-        format!(
-            "{} producing {}",
-            proto.op_type,
-            proto.output.first().map_or("nothing", String::as_str)
-        )
+        format!("{} producing {}", proto.op_type, proto.output.first().map_or("nothing", String::as_str))
     } else {
         proto.name.clone()
     }

@@ -85,11 +85,7 @@ impl IndexScores {
         reduction: GroupReduction,
         counts: &dyn Fn(Role) -> bool,
     ) -> Vec<f64> {
-        let mut members: Vec<_> = group
-            .members
-            .iter()
-            .filter(|member| counts(member.role))
-            .collect();
+        let mut members: Vec<_> = group.members.iter().filter(|member| counts(member.role)).collect();
         if members.is_empty() {
             members = group.members.iter().collect();
         }
@@ -103,21 +99,12 @@ impl IndexScores {
                 continue;
             };
             for (score, indices) in scores.iter_mut().zip(&member.indices) {
-                let sum: f64 = indices
-                    .iter()
-                    .filter_map(|index| of_index.get(*index as usize))
-                    .sum();
-                *score = if reduction == GroupReduction::Max {
-                    sum.max(*score)
-                } else {
-                    *score + sum
-                };
+                let sum: f64 = indices.iter().filter_map(|index| of_index.get(*index as usize)).sum();
+                *score = if reduction == GroupReduction::Max { sum.max(*score) } else { *score + sum };
             }
         }
         if reduction == GroupReduction::Mean && !members.is_empty() {
-            scores
-                .iter_mut()
-                .for_each(|score| *score /= members.len() as f64);
+            scores.iter_mut().for_each(|score| *score /= members.len() as f64);
         }
         scores
     }
@@ -127,20 +114,10 @@ impl IndexScores {
 ///
 /// # Errors
 /// A weight that can't be read.
-pub fn score_groups(
-    cx: &ScoreCx<'_>,
-    grouping: &Grouping,
-    criterion: &dyn Criterion,
-) -> Result<Vec<Vec<f64>>, Error> {
+pub fn score_groups(cx: &ScoreCx<'_>, grouping: &Grouping, criterion: &dyn Criterion) -> Result<Vec<Vec<f64>>, Error> {
     grouping
         .groups
         .iter()
-        .map(|group| {
-            if group.kept.is_some() {
-                Ok(Vec::new())
-            } else {
-                criterion.score(cx, group)
-            }
-        })
+        .map(|group| if group.kept.is_some() { Ok(Vec::new()) } else { criterion.score(cx, group) })
         .collect()
 }

@@ -29,25 +29,15 @@ impl Facts {
     /// # Errors
     /// An initializer whose data can't be read.
     pub fn of_sources(model: &Model, graph: &Graph) -> Result<Self, Error> {
-        let mut facts = Facts {
-            values: vec![None; graph.values.len()],
-            gaps: Vec::new(),
-            fresh: 0,
-        };
+        let mut facts = Facts { values: vec![None; graph.values.len()], gaps: Vec::new(), fresh: 0 };
         for tensor in &model.graph().initializer {
             if let Some(value) = graph.value(&tensor.name) {
                 facts.values[value] = Some(of_tensor(model, tensor)?);
             }
         }
         for input in &model.graph().input {
-            if let Some(value) = graph
-                .value(&input.name)
-                .filter(|v| facts.values[*v].is_none())
-            {
-                facts.values[value] = input
-                    .r#type
-                    .as_ref()
-                    .and_then(|t| of_type(t, &mut facts.fresh));
+            if let Some(value) = graph.value(&input.name).filter(|v| facts.values[*v].is_none()) {
+                facts.values[value] = input.r#type.as_ref().and_then(|t| of_type(t, &mut facts.fresh));
             }
         }
         Ok(facts)
@@ -77,25 +67,15 @@ impl Facts {
             self.values[output] = Some(of_tensor(model, tensor)?);
             return Ok(());
         }
-        let mut inputs: Vec<Option<&Fact>> = node
-            .inputs
-            .iter()
-            .map(|v| v.and_then(|v| self.values[v].as_ref()))
-            .collect();
+        let mut inputs: Vec<Option<&Fact>> =
+            node.inputs.iter().map(|v| v.and_then(|v| self.values[v].as_ref())).collect();
         for (slot, fact) in overrides {
             inputs.resize(inputs.len().max(slot + 1), None);
             inputs[*slot] = Some(fact);
         }
-        let mut cx = InferCx {
-            node,
-            inputs,
-            outputs: vec![None; node.outputs.len()],
-            fresh: &mut self.fresh,
-        };
+        let mut cx = InferCx { node, inputs, outputs: vec![None; node.outputs.len()], fresh: &mut self.fresh };
         let result = match operator::find(&node.proto.domain, &node.proto.op_type) {
-            None => Err(RuleError::unsupported(
-                "the operator is not known to this version",
-            )),
+            None => Err(RuleError::unsupported("the operator is not known to this version")),
             Some(op) => op.infer(node, &mut cx),
         };
         let outputs = cx.outputs;
@@ -105,16 +85,10 @@ impl Facts {
                 let inputs: Vec<String> = node
                     .inputs
                     .iter()
-                    .map(|v| {
-                        v.and_then(|v| self.values[v].as_ref())
-                            .map_or("-".to_owned(), Fact::describe)
-                    })
+                    .map(|v| v.and_then(|v| self.values[v].as_ref()).map_or("-".to_owned(), Fact::describe))
                     .collect();
-                return Err(Error::input(
-                    model.path(),
-                    format!("{text}; inputs: {}", inputs.join(", ")),
-                )
-                .at_node(&node.name, node.op()));
+                return Err(Error::input(model.path(), format!("{text}; inputs: {}", inputs.join(", ")))
+                    .at_node(&node.name, node.op()));
             }
             Err(cause) => self.gaps.push((node.id, cause.to_string())),
         }
@@ -177,15 +151,8 @@ fn declared_types(model: &Model, graph: &Graph) -> Vec<(usize, TypeProto)> {
 pub fn of_tensor(model: &Model, tensor: &TensorProto) -> Result<Fact, Error> {
     let dtype = DataType::try_from(tensor.data_type).unwrap_or(DataType::Undefined);
     let fact = Fact::new(dtype, tensor.dims.iter().copied().map(Dim::from).collect());
-    let count = tensor
-        .dims
-        .iter()
-        .fold(1i64, |count, size| count.saturating_mul(*size));
-    let limit = if is_float(dtype) {
-        FLOATS_LIMIT
-    } else {
-        crate::fact::KNOWN_LIMIT as i64
-    };
+    let count = tensor.dims.iter().fold(1i64, |count, size| count.saturating_mul(*size));
+    let limit = if is_float(dtype) { FLOATS_LIMIT } else { crate::fact::KNOWN_LIMIT as i64 };
     if count > limit {
         return Ok(fact);
     }
@@ -196,27 +163,16 @@ pub fn of_tensor(model: &Model, tensor: &TensorProto) -> Result<Fact, Error> {
 /// The elements of little-endian raw data, for the types that shape arithmetic uses.
 pub fn elements(dtype: DataType, bytes: &[u8]) -> Option<Known> {
     fn each<const N: usize, T>(bytes: &[u8], of: impl Fn([u8; N]) -> T) -> Vec<T> {
-        bytes
-            .as_chunks::<N>()
-            .0
-            .iter()
-            .map(|chunk| of(*chunk))
-            .collect()
+        bytes.as_chunks::<N>().0.iter().map(|chunk| of(*chunk)).collect()
     }
     Some(match dtype {
         DataType::Int64 => Known::Ints(each(bytes, |b| Dim::from(i64::from_le_bytes(b)))),
-        DataType::Int32 => {
-            Known::Ints(each(bytes, |b| Dim::from(i64::from(i32::from_le_bytes(b)))))
-        }
-        DataType::Bool | DataType::Uint8 => {
-            Known::Ints(each::<1, _>(bytes, |b| Dim::from(i64::from(b[0]))))
-        }
+        DataType::Int32 => Known::Ints(each(bytes, |b| Dim::from(i64::from(i32::from_le_bytes(b))))),
+        DataType::Bool | DataType::Uint8 => Known::Ints(each::<1, _>(bytes, |b| Dim::from(i64::from(b[0])))),
         DataType::Float => Known::Floats(each(bytes, |b| f64::from(f32::from_le_bytes(b)))),
         DataType::Double => Known::Floats(each(bytes, f64::from_le_bytes)),
         DataType::Float16 => Known::Floats(each(bytes, |b| f64::from(half::f16::from_le_bytes(b)))),
-        DataType::Bfloat16 => {
-            Known::Floats(each(bytes, |b| f64::from(half::bf16::from_le_bytes(b))))
-        }
+        DataType::Bfloat16 => Known::Floats(each(bytes, |b| f64::from(half::bf16::from_le_bytes(b)))),
         _ => return None,
     })
 }
@@ -230,12 +186,8 @@ fn of_type(proto: &TypeProto, fresh: &mut usize) -> Option<Fact> {
         return Some(Fact::unranked(dtype));
     };
     let dims = shape.dim.iter().map(|dim| match &dim.value {
-        Some(tensor_shape_proto::dimension::Value::DimValue(value)) if *value >= 0 => {
-            Dim::from(*value)
-        }
-        Some(tensor_shape_proto::dimension::Value::DimParam(name)) if !name.is_empty() => {
-            Dim::symbol(name)
-        }
+        Some(tensor_shape_proto::dimension::Value::DimValue(value)) if *value >= 0 => Dim::from(*value),
+        Some(tensor_shape_proto::dimension::Value::DimParam(name)) if !name.is_empty() => Dim::symbol(name),
         _ => {
             *fresh += 1;
             Dim::symbol(&format!("?{fresh}"))

@@ -14,25 +14,18 @@ impl Kept {
     /// Everything but the classes for which `removed` holds; classes are representative elements of
     /// [`Spaces::classes`].
     pub fn without(spaces: &Spaces, classes: &[u32], removed: &dyn Fn(u32) -> bool) -> Self {
-        let alive = spaces.all().iter().map(|space| {
-            classes[space.start..space.start + space.len]
-                .iter()
-                .map(|class| !removed(*class))
-                .collect()
-        });
-        Self {
-            alive: alive.collect(),
-        }
+        let alive = spaces
+            .all()
+            .iter()
+            .map(|space| classes[space.start..space.start + space.len].iter().map(|class| !removed(*class)).collect());
+        Self { alive: alive.collect() }
     }
 
     /// What survives both.
     #[must_use]
     pub fn and(&self, other: &Kept) -> Self {
-        let both =
-            |(a, b): (&Vec<bool>, &Vec<bool>)| a.iter().zip(b).map(|(a, b)| *a && *b).collect();
-        Self {
-            alive: self.alive.iter().zip(&other.alive).map(both).collect(),
-        }
+        let both = |(a, b): (&Vec<bool>, &Vec<bool>)| a.iter().zip(b).map(|(a, b)| *a && *b).collect();
+        Self { alive: self.alive.iter().zip(&other.alive).map(both).collect() }
     }
 
     /// Which indices of a space survive.
@@ -46,22 +39,12 @@ impl Kept {
         if alive.iter().all(|alive| *alive) {
             return None;
         }
-        Some(
-            alive
-                .iter()
-                .enumerate()
-                .filter(|(_, alive)| **alive)
-                .map(|(at, _)| at)
-                .collect(),
-        )
+        Some(alive.iter().enumerate().filter(|(_, alive)| **alive).map(|(at, _)| at).collect())
     }
 
     /// The number of values of `k / inner` over the surviving indices `k`.
     fn distinct(&self, space: SpaceId, inner: usize) -> usize {
-        self.alive[space]
-            .chunks(inner)
-            .filter(|chunk| chunk.iter().any(|alive| *alive))
-            .count()
+        self.alive[space].chunks(inner).filter(|chunk| chunk.iter().any(|alive| *alive)).count()
     }
 
     /// The size of a piece afterwards. A digit's size is the number of its surviving values for each surviving value
@@ -69,25 +52,17 @@ impl Kept {
     pub fn piece_size(&self, piece: &Piece) -> Dim {
         match piece {
             Piece::Fixed(size) => size.clone(),
-            Piece::Part {
-                space,
-                inner,
-                extent,
-            } => {
+            Piece::Part { space, inner, extent } => {
                 let outside = self.distinct(*space, inner * extent);
                 let with = self.distinct(*space, *inner);
-                Dim::from(
-                    i64::try_from(if outside == 0 { 0 } else { with / outside })
-                        .unwrap_or(i64::MAX),
-                )
+                Dim::from(i64::try_from(with.checked_div(outside).unwrap_or(0)).unwrap_or(i64::MAX))
             }
         }
     }
 
     /// The size of an axis afterwards.
     pub fn axis_size(&self, axis: &Axis) -> Dim {
-        axis.iter()
-            .fold(Dim::from(1), |size, piece| &size * &self.piece_size(piece))
+        axis.iter().fold(Dim::from(1), |size, piece| &size * &self.piece_size(piece))
     }
 
     /// Whether an axis loses anything.
@@ -107,11 +82,7 @@ impl Kept {
         for piece in axis {
             let digit: Vec<bool> = match piece {
                 Piece::Fixed(size) => vec![true; usize::try_from(size.as_const()?).ok()?],
-                Piece::Part {
-                    space,
-                    inner,
-                    extent,
-                } => {
+                Piece::Part { space, inner, extent } => {
                     let mut digit = vec![false; *extent];
                     for (k, alive) in self.alive[*space].iter().enumerate() {
                         digit[(k / inner) % extent] |= alive;
@@ -119,27 +90,13 @@ impl Kept {
                     digit
                 }
             };
-            alive = alive
-                .iter()
-                .flat_map(|outer| digit.iter().map(move |inner| *outer && *inner))
-                .collect();
+            alive = alive.iter().flat_map(|outer| digit.iter().map(move |inner| *outer && *inner)).collect();
         }
-        Some(
-            alive
-                .iter()
-                .enumerate()
-                .filter(|(_, alive)| **alive)
-                .map(|(at, _)| at)
-                .collect(),
-        )
+        Some(alive.iter().enumerate().filter(|(_, alive)| **alive).map(|(at, _)| at).collect())
     }
 
     /// The sizes of a value afterwards.
     pub fn shape(&self, layout: &Layout) -> Vec<Dim> {
-        layout
-            .axes
-            .iter()
-            .map(|axis| self.axis_size(axis))
-            .collect()
+        layout.axes.iter().map(|axis| self.axis_size(axis)).collect()
     }
 }

@@ -50,10 +50,7 @@ pub struct Model {
 fn map_file(path: &Path) -> std::io::Result<Bytes> {
     // Asked before it is opened: opening a pipe would wait for someone to write to it.
     if !path.metadata()?.is_file() {
-        return Err(std::io::Error::new(
-            std::io::ErrorKind::InvalidInput,
-            "not a regular file",
-        ));
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file"));
     }
     let file = File::open(path)?;
     if file.metadata()?.len() == 0 {
@@ -75,8 +72,7 @@ pub fn load(path: &Path) -> Result<Model, Error> {
     if path.is_dir() {
         return Err(fail("expected an ONNX file, found a folder".to_owned()));
     }
-    let bytes =
-        map_file(path).map_err(|error| fail(format!("can't be read: {error}")).caused_by(error))?;
+    let bytes = map_file(path).map_err(|error| fail(format!("can't be read: {error}")).caused_by(error))?;
     from_bytes(path, bytes)
 }
 
@@ -89,9 +85,7 @@ pub fn load(path: &Path) -> Result<Model, Error> {
 pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Model, Error> {
     let fail = |message: String| Error::input(path, message);
     if bytes.is_empty() {
-        return Err(fail(
-            "expected an ONNX model, found an empty file".to_owned(),
-        ));
+        return Err(fail("expected an ONNX model, found an empty file".to_owned()));
     }
     let mut proto = ModelProto::decode(bytes.clone()).map_err(|error| {
         fail(format!("not an ONNX model, or a truncated one: {error}"))
@@ -103,8 +97,7 @@ pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Model, Error> {
         inline::inline_functions(&mut proto).map_err(fail)?;
     }
     let graph = proto.graph.take().ok_or_else(|| {
-        fail("not an ONNX model: it has no graph".to_owned())
-            .hint("check that the file is an ONNX model, copied whole")
+        fail("not an ONNX model: it has no graph".to_owned()).hint("check that the file is an ONNX model, copied whole")
     })?;
     let mut model = Model {
         path: path.to_owned(),
@@ -128,10 +121,7 @@ impl Model {
 
     /// The folder against which external data is resolved.
     pub fn folder(&self) -> &Path {
-        self.path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty())
-            .unwrap_or(Path::new("."))
+        self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
 
     /// Everything in the file but the graph.
@@ -159,9 +149,7 @@ impl Model {
         let standard = |domain: &str| domain.is_empty() || domain == "ai.onnx";
         let mut imports = self.proto.opset_import.iter();
         imports
-            .find(|import| {
-                import.domain == domain || (standard(&import.domain) && standard(domain))
-            })
+            .find(|import| import.domain == domain || (standard(&import.domain) && standard(domain)))
             .map(|import| import.version)
     }
 
@@ -171,9 +159,7 @@ impl Model {
     /// # Errors
     /// External data that is missing, outside the model's folder, or shorter than the tensor; strings.
     pub fn tensor_bytes<'m>(&'m self, tensor: &'m TensorProto) -> Result<Cow<'m, [u8]>, Error> {
-        let fail = |message: String| {
-            Error::input(&self.path, format!("tensor {:?}: {message}", tensor.name))
-        };
+        let fail = |message: String| Error::input(&self.path, format!("tensor {:?}: {message}", tensor.name));
         if tensor.data_location == DataLocation::External as i32 {
             let (file, range) = self.external_place(tensor)?;
             return Ok(Cow::Borrowed(&file.bytes[range]));
@@ -200,26 +186,16 @@ impl Model {
     }
 
     /// The file and the range in it where a tensor's external data is.
-    fn external_place(
-        &self,
-        tensor: &TensorProto,
-    ) -> Result<(&ExternalFile, std::ops::Range<usize>), Error> {
-        let fail = |message: String| {
-            Error::input(&self.path, format!("tensor {:?}: {message}", tensor.name))
-        };
+    fn external_place(&self, tensor: &TensorProto) -> Result<(&ExternalFile, std::ops::Range<usize>), Error> {
+        let fail = |message: String| Error::input(&self.path, format!("tensor {:?}: {message}", tensor.name));
         let location = Location::of(tensor).map_err(fail)?;
-        let file = self.external.get(location.file()).ok_or_else(|| {
-            fail(format!(
-                "its external data file {:?} is not one of this model's",
-                location.file()
-            ))
-        })?;
+        let file = self
+            .external
+            .get(location.file())
+            .ok_or_else(|| fail(format!("its external data file {:?} is not one of this model's", location.file())))?;
         let needed = tensor::byte_length(tensor).map_err(fail)?;
         let range = location.range(file.bytes.len() as u64, needed);
-        Ok((
-            file,
-            range.map_err(|message| fail(format!("{}: {message}", file.path.display())))?,
-        ))
+        Ok((file, range.map_err(|message| fail(format!("{}: {message}", file.path.display())))?))
     }
 
     /// Maps the files that any tensor of the model names.
@@ -229,20 +205,14 @@ impl Model {
             if tensor.data_location != DataLocation::External as i32 {
                 continue;
             }
-            let fail = |message: String| {
-                Error::input(&self.path, format!("tensor {:?}: {message}", tensor.name))
-            };
+            let fail = |message: String| Error::input(&self.path, format!("tensor {:?}: {message}", tensor.name));
             let location = Location::of(tensor).map_err(fail)?;
             if files.contains_key(location.file()) {
                 continue;
             }
             let path = location.resolve(self.folder()).map_err(fail)?;
             let bytes = map_file(&path).map_err(|error| {
-                fail(format!(
-                    "its external data file {} can't be read: {error}",
-                    path.display()
-                ))
-                .caused_by(error)
+                fail(format!("its external data file {} can't be read: {error}", path.display())).caused_by(error)
             })?;
             files.insert(location.file().to_owned(), ExternalFile { path, bytes });
         }
@@ -271,8 +241,7 @@ impl Model {
         let mut hash = Sha256::new();
         hash.update(&self.bytes);
         for path in self.external_files() {
-            let fail =
-                |error: std::io::Error| Error::input(&path, format!("can't be read: {error}"));
+            let fail = |error: std::io::Error| Error::input(&path, format!("can't be read: {error}"));
             let mut file = File::open(&path).map_err(fail)?;
             let mut buffer = vec![0; 1 << 20];
             loop {
@@ -283,11 +252,7 @@ impl Model {
                 hash.update(&buffer[..count]);
             }
         }
-        let digest: String = hash
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(self.digest.get_or_init(|| digest).clone())
     }
 
@@ -298,9 +263,7 @@ impl Model {
     pub fn total_bytes(&self) -> Result<u64, Error> {
         let mut total = self.bytes.len() as u64;
         for path in self.external_files() {
-            let data = path
-                .metadata()
-                .map_err(|error| Error::input(&path, format!("can't be read: {error}")))?;
+            let data = path.metadata().map_err(|error| Error::input(&path, format!("can't be read: {error}")))?;
             total += data.len();
         }
         Ok(total)

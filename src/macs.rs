@@ -47,26 +47,12 @@ pub type Sizes = BTreeMap<String, i64>;
 /// width a few times, so theirs is a multiple of eight.
 pub fn sizes_for(facts: &Facts, given: &Sizes) -> Sizes {
     let mut names = BTreeSet::new();
-    for dim in facts
-        .values
-        .iter()
-        .flatten()
-        .filter_map(|fact| fact.shape.as_ref())
-        .flatten()
-    {
+    for dim in facts.values.iter().flatten().filter_map(|fact| fact.shape.as_ref()).flatten() {
         dim.symbols(&mut names);
     }
     names
         .into_iter()
-        .map(|name| {
-            (
-                name.clone(),
-                given
-                    .get(&name)
-                    .copied()
-                    .unwrap_or_else(|| default_size(&name)),
-            )
-        })
+        .map(|name| (name.clone(), given.get(&name).copied().unwrap_or_else(|| default_size(&name))))
         .collect()
 }
 
@@ -121,28 +107,17 @@ impl Counter<'_> {
             _ => shape.clone(),
         };
         // The pieces of an axis may be named otherwise than its size; the size counts where nothing shrinks.
-        dims.iter()
-            .zip(shape)
-            .map(|(dim, old)| dim.eval(sizes).or_else(|| old.eval(sizes)))
-            .collect()
+        dims.iter().zip(shape).map(|(dim, old)| dim.eval(sizes).or_else(|| old.eval(sizes))).collect()
     }
 
-    fn input_shape(
-        &self,
-        node: &Node,
-        slot: usize,
-        kept: Option<&Kept>,
-        sizes: &Sizes,
-    ) -> Option<Vec<i64>> {
+    fn input_shape(&self, node: &Node, slot: usize, kept: Option<&Kept>, sizes: &Sizes) -> Option<Vec<i64>> {
         let value = node.input(slot)?;
         let (Some(kept), Some(weight)) = (kept, self.coupling.weight_use(node.id, slot)) else {
             return self.shape_of(value, kept, sizes);
         };
         let shape = self.facts.values[value].as_ref()?.shape.as_ref()?;
         let size = |(axis, size): (usize, &Dim)| match weight.axes.get(axis).copied().flatten() {
-            Some(space) => kept
-                .axis_size(&self.coupling.spaces.whole(space))
-                .as_const(),
+            Some(space) => kept.axis_size(&self.coupling.spaces.whole(space)).as_const(),
             None => size.eval(sizes),
         };
         shape.iter().enumerate().map(size).collect()
@@ -154,56 +129,38 @@ impl Counter<'_> {
             .nodes
             .iter()
             .map(|node| {
-                let inputs: Vec<_> = (0..node.inputs.len())
-                    .map(|slot| self.input_shape(node, slot, kept, sizes))
-                    .collect();
-                let outputs: Vec<_> = node
-                    .outputs
-                    .iter()
-                    .map(|v| v.and_then(|v| self.shape_of(v, kept, sizes)))
-                    .collect();
+                let inputs: Vec<_> =
+                    (0..node.inputs.len()).map(|slot| self.input_shape(node, slot, kept, sizes)).collect();
+                let outputs: Vec<_> =
+                    node.outputs.iter().map(|v| v.and_then(|v| self.shape_of(v, kept, sizes))).collect();
                 let cx = MacsCx {
                     inputs: inputs.iter().map(Option::as_deref).collect(),
                     outputs: outputs.iter().map(Option::as_deref).collect(),
                 };
-                operator::find(&node.proto.domain, &node.proto.op_type)
-                    .map_or(0.0, |op| op.macs(node, &cx))
+                operator::find(&node.proto.domain, &node.proto.op_type).map_or(0.0, |op| op.macs(node, &cx))
             })
             .collect()
     }
 
     /// Elements of the floating point constants that nodes read; different slices of one constant count each.
     pub fn parameters(&self, kept: Option<&Kept>) -> u64 {
-        let mut forms: BTreeSet<(usize, Vec<(usize, Vec<usize>)>)> = BTreeSet::new();
+        let mut forms: BTreeSet<(usize, crate::rewrite::Slices)> = BTreeSet::new();
         let mut total = 0;
         for node in &self.graph.nodes {
             for (slot, value) in node.inputs.iter().enumerate() {
                 let Some(value) = value.filter(|value| (self.is_constant)(*value)) else {
                     continue;
                 };
-                let Some(fact) = self.facts.values[value]
-                    .as_ref()
-                    .filter(|fact| fact.is_float())
-                else {
+                let Some(fact) = self.facts.values[value].as_ref().filter(|fact| fact.is_float()) else {
                     continue;
                 };
-                let mut slices = Vec::new();
-                if let (Some(kept), Some(weight)) = (kept, self.coupling.weight_use(node.id, slot))
-                {
+                let mut slices = crate::rewrite::Slices::new();
+                if let (Some(kept), Some(weight)) = (kept, self.coupling.weight_use(node.id, slot)) {
                     for (axis, space) in weight.axes.iter().enumerate() {
-                        slices.extend(
-                            space
-                                .and_then(|space| kept.indices(space))
-                                .map(|indices| (axis, indices)),
-                        );
+                        slices.extend(space.and_then(|space| kept.indices(space)).map(|indices| (axis, indices)));
                     }
                 }
-                let mut dims: Vec<i64> = fact
-                    .shape
-                    .iter()
-                    .flatten()
-                    .map(|size| size.as_const().unwrap_or(1))
-                    .collect();
+                let mut dims: Vec<i64> = fact.shape.iter().flatten().map(|size| size.as_const().unwrap_or(1)).collect();
                 for (axis, indices) in &slices {
                     dims[*axis] = indices.len() as i64;
                 }
@@ -217,21 +174,14 @@ impl Counter<'_> {
 
     /// Which nodes read a weight: a constant, or what is computed from constants alone.
     fn has_weight(&self) -> Vec<bool> {
-        let mut is_weight: Vec<bool> = (0..self.graph.values.len())
-            .map(|value| (self.is_constant)(value))
-            .collect();
+        let mut is_weight: Vec<bool> = (0..self.graph.values.len()).map(|value| (self.is_constant)(value)).collect();
         self.graph
             .nodes
             .iter()
             .map(|node| {
                 let mut inputs = node.inputs.iter().flatten();
-                if node.inputs.iter().flatten().next().is_some()
-                    && inputs.clone().all(|value| is_weight[*value])
-                {
-                    node.outputs
-                        .iter()
-                        .flatten()
-                        .for_each(|value| is_weight[*value] = true);
+                if node.inputs.iter().flatten().next().is_some() && inputs.clone().all(|value| is_weight[*value]) {
+                    node.outputs.iter().flatten().for_each(|value| is_weight[*value] = true);
                 }
                 inputs.any(|value| is_weight[*value])
             })
@@ -241,16 +191,8 @@ impl Counter<'_> {
     /// The operations of all layers with weights, and of all products of activations.
     pub fn macs(&self, kept: Option<&Kept>, sizes: &Sizes) -> (f64, f64) {
         let (mut weights, mut activations) = (0.0, 0.0);
-        for (macs, has_weight) in self
-            .macs_by_node(kept, sizes)
-            .into_iter()
-            .zip(self.has_weight())
-        {
-            if has_weight {
-                weights += macs
-            } else {
-                activations += macs
-            }
+        for (macs, has_weight) in self.macs_by_node(kept, sizes).into_iter().zip(self.has_weight()) {
+            if has_weight { weights += macs } else { activations += macs }
         }
         (weights, activations)
     }
@@ -272,12 +214,8 @@ impl Counter<'_> {
                 if (self.is_constant)(value) {
                     return 0;
                 }
-                let element = self.facts.values[value]
-                    .as_ref()
-                    .and_then(|fact: &Fact| fact.dtype.byte_size());
-                let count = self
-                    .shape_of(value, kept, sizes)
-                    .map_or(0.0, |shape| elements(&shape));
+                let element = self.facts.values[value].as_ref().and_then(|fact: &Fact| fact.dtype.byte_size());
+                let count = self.shape_of(value, kept, sizes).map_or(0.0, |shape| elements(&shape));
                 // A model may declare sizes that no memory holds.
                 (count.max(0.0) as u64).saturating_mul(element.unwrap_or(0) as u64)
             })
@@ -287,12 +225,7 @@ impl Counter<'_> {
             .values
             .iter()
             .map(|value| {
-                let last = value
-                    .consumers
-                    .iter()
-                    .map(|(node, _)| *node)
-                    .max()
-                    .unwrap_or(0);
+                let last = value.consumers.iter().map(|(node, _)| *node).max().unwrap_or(0);
                 if value.is_output { usize::MAX } else { last }
             })
             .collect();

@@ -12,34 +12,27 @@ use attribute_proto::AttributeType;
 impl NodeProto {
     /// The attribute of this name.
     pub fn attr(&self, name: &str) -> Option<&AttributeProto> {
-        self.attribute
-            .iter()
-            .find(|attribute| attribute.name == name)
+        self.attribute.iter().find(|attribute| attribute.name == name)
     }
 
     /// The attribute of this name, if it holds this type of value; files of the first format revision name no types.
     fn attr_of(&self, name: &str, wanted: AttributeType) -> Option<&AttributeProto> {
-        self.attr(name).filter(|found| {
-            [wanted as i32, AttributeType::Undefined as i32].contains(&found.r#type)
-        })
+        self.attr(name).filter(|found| [wanted as i32, AttributeType::Undefined as i32].contains(&found.r#type))
     }
 
     /// An integer attribute.
     pub fn int(&self, name: &str) -> Option<i64> {
-        self.attr_of(name, AttributeType::Int)
-            .map(|attribute| attribute.i.unwrap_or_default())
+        self.attr_of(name, AttributeType::Int).map(|attribute| attribute.i.unwrap_or_default())
     }
 
     /// A float attribute.
     pub fn float(&self, name: &str) -> Option<f32> {
-        self.attr_of(name, AttributeType::Float)
-            .map(|attribute| attribute.f.unwrap_or_default())
+        self.attr_of(name, AttributeType::Float).map(|attribute| attribute.f.unwrap_or_default())
     }
 
     /// An attribute that is a list of integers.
     pub fn ints(&self, name: &str) -> Option<&[i64]> {
-        self.attr_of(name, AttributeType::Ints)
-            .map(|attribute| attribute.ints.as_slice())
+        self.attr_of(name, AttributeType::Ints).map(|attribute| attribute.ints.as_slice())
     }
 
     /// A string attribute, if it is valid UTF-8.
@@ -55,51 +48,32 @@ impl NodeProto {
 }
 
 fn attribute(name: &str, r#type: AttributeType) -> AttributeProto {
-    AttributeProto {
-        name: name.to_owned(),
-        r#type: r#type as i32,
-        ..AttributeProto::default()
-    }
+    AttributeProto { name: name.to_owned(), r#type: r#type as i32, ..AttributeProto::default() }
 }
 
 /// An integer attribute.
 pub fn attr_int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto {
-        i: Some(value),
-        ..attribute(name, AttributeType::Int)
-    }
+    AttributeProto { i: Some(value), ..attribute(name, AttributeType::Int) }
 }
 
 /// A float attribute.
 pub fn attr_float(name: &str, value: f32) -> AttributeProto {
-    AttributeProto {
-        f: Some(value),
-        ..attribute(name, AttributeType::Float)
-    }
+    AttributeProto { f: Some(value), ..attribute(name, AttributeType::Float) }
 }
 
 /// An attribute that is a list of integers.
 pub fn attr_ints(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto {
-        ints: values.to_vec(),
-        ..attribute(name, AttributeType::Ints)
-    }
+    AttributeProto { ints: values.to_vec(), ..attribute(name, AttributeType::Ints) }
 }
 
 /// A string attribute.
 pub fn attr_string(name: &str, value: &str) -> AttributeProto {
-    AttributeProto {
-        s: Some(value.as_bytes().to_vec().into()),
-        ..attribute(name, AttributeType::String)
-    }
+    AttributeProto { s: Some(value.as_bytes().to_vec().into()), ..attribute(name, AttributeType::String) }
 }
 
 /// A tensor attribute.
 pub fn attr_tensor(name: &str, value: TensorProto) -> AttributeProto {
-    AttributeProto {
-        t: Some(value),
-        ..attribute(name, AttributeType::Tensor)
-    }
+    AttributeProto { t: Some(value), ..attribute(name, AttributeType::Tensor) }
 }
 
 impl TensorProto {
@@ -115,52 +89,23 @@ impl TensorProto {
 
     /// An int64 tensor.
     pub fn of_ints(name: &str, values: &[i64], dims: &[i64]) -> Self {
-        Self::of_raw(
-            name,
-            DataType::Int64,
-            dims,
-            values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect(),
-        )
+        Self::of_raw(name, DataType::Int64, dims, values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
     /// An int32 tensor; values out of range are clamped.
     pub fn of_int32s(name: &str, values: &[i64], dims: &[i64]) -> Self {
         let narrow = |value: &i64| *value.clamp(&i64::from(i32::MIN), &i64::from(i32::MAX)) as i32;
-        Self::of_raw(
-            name,
-            DataType::Int32,
-            dims,
-            values
-                .iter()
-                .flat_map(|value| narrow(value).to_le_bytes())
-                .collect(),
-        )
+        Self::of_raw(name, DataType::Int32, dims, values.iter().flat_map(|value| narrow(value).to_le_bytes()).collect())
     }
 
     /// A float32 tensor.
     pub fn of_floats(name: &str, values: &[f32], dims: &[i64]) -> Self {
-        Self::of_raw(
-            name,
-            DataType::Float,
-            dims,
-            values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect(),
-        )
+        Self::of_raw(name, DataType::Float, dims, values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
     /// A tensor of booleans.
     pub fn of_bools(name: &str, values: &[bool], dims: &[i64]) -> Self {
-        Self::of_raw(
-            name,
-            DataType::Bool,
-            dims,
-            values.iter().map(|value| u8::from(*value)).collect(),
-        )
+        Self::of_raw(name, DataType::Bool, dims, values.iter().map(|value| u8::from(*value)).collect())
     }
 
     /// The element type; `Undefined` for one that this version does not know.
@@ -174,11 +119,7 @@ impl DataType {
     pub fn byte_size(self) -> Option<usize> {
         Some(match self {
             Self::Uint8 | Self::Int8 | Self::Bool => 1,
-            Self::Float8e4m3fn
-            | Self::Float8e4m3fnuz
-            | Self::Float8e5m2
-            | Self::Float8e5m2fnuz
-            | Self::Float8e8m0 => 1,
+            Self::Float8e4m3fn | Self::Float8e4m3fnuz | Self::Float8e5m2 | Self::Float8e5m2fnuz | Self::Float8e8m0 => 1,
             Self::Uint16 | Self::Int16 | Self::Float16 | Self::Bfloat16 => 2,
             Self::Float | Self::Int32 | Self::Uint32 => 4,
             Self::Int64 | Self::Double | Self::Uint64 | Self::Complex64 => 8,

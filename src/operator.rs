@@ -58,10 +58,7 @@ pub const fn onnx(name: &'static str) -> OpType {
 
 /// An operator of ONNX Runtime's own domain.
 pub const fn microsoft(name: &'static str) -> OpType {
-    OpType {
-        domain: "com.microsoft",
-        name,
-    }
+    OpType { domain: "com.microsoft", name }
 }
 
 /// The rules of an operator, in the order of the pipeline.
@@ -108,18 +105,10 @@ pub trait Operator: Sync {
 pub fn find(domain: &str, op_type: &str) -> Option<&'static dyn Operator> {
     use std::collections::HashMap;
     use std::sync::OnceLock;
-    static BY_NAME: OnceLock<HashMap<(&'static str, &'static str), &'static dyn Operator>> =
-        OnceLock::new();
+    static BY_NAME: OnceLock<HashMap<(&'static str, &'static str), &'static dyn Operator>> = OnceLock::new();
     let by_name = BY_NAME.get_or_init(|| {
-        let types = |op: &&'static dyn Operator| {
-            op.op_types()
-                .iter()
-                .map(|t| (t.domain, t.name))
-                .collect::<Vec<_>>()
-        };
-        crate::ops::all()
-            .flat_map(|op| types(&op).into_iter().map(move |name| (name, op)))
-            .collect()
+        let types = |op: &&'static dyn Operator| op.op_types().iter().map(|t| (t.domain, t.name)).collect::<Vec<_>>();
+        crate::ops::all().flat_map(|op| types(&op).into_iter().map(move |name| (name, op))).collect()
     });
     let domain = if domain == "ai.onnx" { "" } else { domain };
     by_name.get(&(domain, op_type)).copied()
@@ -139,12 +128,11 @@ impl InferCx<'_> {
     /// # Errors
     /// The node has no such input.
     pub fn input(&self, slot: usize) -> Result<&Fact, RuleError> {
-        self.optional(slot)
-            .ok_or_else(|| match self.node.input(slot) {
-                // The input is there, but nothing is known of it.
-                Some(_) => RuleError::UnknownShape,
-                None => RuleError::invalid(format!("input {slot} is missing")),
-            })
+        self.optional(slot).ok_or_else(|| match self.node.input(slot) {
+            // The input is there, but nothing is known of it.
+            Some(_) => RuleError::UnknownShape,
+            None => RuleError::invalid(format!("input {slot} is missing")),
+        })
     }
 
     /// The fact of an optional input.
@@ -162,10 +150,7 @@ impl InferCx<'_> {
     /// # Errors
     /// [`RuleError::UnknownShape`] if its rank is not known.
     pub fn shape(&self, slot: usize) -> Result<Vec<Dim>, RuleError> {
-        self.input(slot)?
-            .shape
-            .clone()
-            .ok_or(RuleError::UnknownShape)
+        self.input(slot)?.shape.clone().ok_or(RuleError::UnknownShape)
     }
 
     /// The known integers of input `slot`.
@@ -191,10 +176,7 @@ impl InferCx<'_> {
         }
         match self.optional(slot) {
             None => Ok(None),
-            Some(_) => self
-                .ints(slot)
-                .map(|values| Some(values.to_vec()))
-                .ok_or(RuleError::UnknownShape),
+            Some(_) => self.ints(slot).map(|values| Some(values.to_vec())).ok_or(RuleError::UnknownShape),
         }
     }
 
@@ -227,11 +209,7 @@ pub fn axis_index(axis: i64, rank: usize) -> Result<usize, RuleError> {
     usize::try_from(from_front)
         .ok()
         .filter(|axis| *axis < rank)
-        .ok_or_else(|| {
-            RuleError::invalid(format!(
-                "axis {axis} does not exist in a value of rank {rank}"
-            ))
-        })
+        .ok_or_else(|| RuleError::invalid(format!("axis {axis} does not exist in a value of rank {rank}")))
 }
 
 /// The shape that numpy broadcasting gives; symbolic sizes that differ are taken to agree at run time.
@@ -249,9 +227,7 @@ pub fn broadcast(shapes: &[Vec<Dim>]) -> Result<Vec<Dim>, RuleError> {
             match (target.as_const(), size.as_const()) {
                 (Some(1), _) | (None, Some(_)) => *target = size.clone(),
                 (Some(a), Some(b)) => {
-                    return Err(RuleError::invalid(format!(
-                        "sizes {a} and {b} do not broadcast"
-                    )));
+                    return Err(RuleError::invalid(format!("sizes {a} and {b} do not broadcast")));
                 }
                 _ => {}
             }

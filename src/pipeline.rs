@@ -11,9 +11,7 @@ use crate::couple::resolve::Attention;
 use crate::couple::{Coupling, couple};
 use crate::error::Error;
 use crate::graph::Graph;
-use crate::importance::{
-    Criterion, GroupReduction, Magnitude, Norm, Random, ScoreCx, score_groups,
-};
+use crate::importance::{Criterion, GroupReduction, Magnitude, Norm, Random, ScoreCx, score_groups};
 use crate::infer::{Facts, infer};
 use crate::kept::Kept;
 use crate::load::Model;
@@ -145,15 +143,8 @@ pub struct Analysis<'m> {
 pub fn analyse(model: &Model) -> Result<Analysis<'_>, Error> {
     let graph = Graph::new(model)?;
     let facts = infer(model, &graph)?;
-    let coupling = couple(&graph, &facts, &|value| {
-        graph.constant(model, value).is_some()
-    });
-    Ok(Analysis {
-        model,
-        graph,
-        facts,
-        coupling,
-    })
+    let coupling = couple(&graph, &facts, &|value| graph.constant(model, value).is_some());
+    Ok(Analysis { model, graph, facts, coupling })
 }
 
 impl Analysis<'_> {
@@ -165,30 +156,19 @@ impl Analysis<'_> {
             AttentionOption::Both => &[Attention::Heads, Attention::Dims],
             AttentionOption::None => &[Attention::None],
         };
-        passes
-            .iter()
-            .map(|attention| group(&self.coupling, *attention, norm_groups == NormGroups::Drop))
-            .collect()
+        passes.iter().map(|attention| group(&self.coupling, *attention, norm_groups == NormGroups::Drop)).collect()
     }
 
     /// Calls `with` with a counter of this network.
     pub fn count<T>(&self, with: impl FnOnce(&Counter<'_>) -> T) -> T {
         let is_constant = |value: usize| self.graph.constant(self.model, value).is_some();
         let (graph, facts, coupling) = (&self.graph, &self.facts, &self.coupling);
-        with(&Counter {
-            graph,
-            facts,
-            coupling,
-            is_constant: &is_constant,
-        })
+        with(&Counter { graph, facts, coupling, is_constant: &is_constant })
     }
 
     /// The name by which a group is shown: the weight that produces it, else its first.
     pub fn group_name(&self, members: &[Member]) -> String {
-        let producer = members
-            .iter()
-            .find(|member| member.role == Role::Producer)
-            .or(members.first());
+        let producer = members.iter().find(|member| member.role == Role::Producer).or(members.first());
         producer.map_or_else(String::new, |member| self.weight_name(member))
     }
 
@@ -230,28 +210,15 @@ pub struct Cut {
 }
 
 /// The share of channels of each group that the options ask for.
-fn ratios(
-    analysis: &Analysis<'_>,
-    grouping: &Grouping,
-    options: &PruneOptions,
-    ratio: f64,
-) -> Vec<f64> {
+fn ratios(analysis: &Analysis<'_>, grouping: &Grouping, options: &PruneOptions, ratio: f64) -> Vec<f64> {
     grouping
         .groups
         .iter()
         .map(|group| {
-            if options
-                .keep
-                .iter()
-                .any(|pattern| analysis.matches(&group.members, pattern))
-            {
+            if options.keep.iter().any(|pattern| analysis.matches(&group.members, pattern)) {
                 return 0.0;
             }
-            let own = options
-                .ratio_for
-                .iter()
-                .rev()
-                .find(|(pattern, _)| analysis.matches(&group.members, pattern));
+            let own = options.ratio_for.iter().rev().find(|(pattern, _)| analysis.matches(&group.members, pattern));
             own.map_or(ratio, |(_, ratio)| *ratio)
         })
         .collect()
@@ -274,16 +241,7 @@ impl Scored {
             }
         }
         let (scope, round_to, max_ratio) = (options.scope, options.round_to, options.max_ratio);
-        select(
-            &self.grouping,
-            &self.scores,
-            &Budget {
-                ratios,
-                scope,
-                round_to,
-                max_ratio,
-            },
-        )
+        select(&self.grouping, &self.scores, &Budget { ratios, scope, round_to, max_ratio })
     }
 }
 
@@ -292,32 +250,15 @@ fn kept_of(analysis: &Analysis<'_>, scored: &[Scored], removed: &[Removed]) -> K
     for (scored, removed) in scored.iter().zip(removed) {
         let mut gone = BTreeSet::new();
         for (group, removed) in scored.grouping.groups.iter().zip(removed) {
-            gone.extend(
-                group
-                    .channels
-                    .iter()
-                    .zip(removed)
-                    .filter(|(_, removed)| **removed)
-                    .map(|(class, _)| *class),
-            );
+            gone.extend(group.channels.iter().zip(removed).filter(|(_, removed)| **removed).map(|(class, _)| *class));
         }
-        let pass = Kept::without(
-            &analysis.coupling.spaces,
-            &scored.grouping.classes,
-            &|class| gone.contains(&class),
-        );
+        let pass = Kept::without(&analysis.coupling.spaces, &scored.grouping.classes, &|class| gone.contains(&class));
         kept = Some(match kept {
             None => pass,
             Some(other) => other.and(&pass),
         });
     }
-    kept.unwrap_or_else(|| {
-        Kept::without(
-            &analysis.coupling.spaces,
-            &analysis.coupling.spaces.classes(),
-            &|_| false,
-        )
-    })
+    kept.unwrap_or_else(|| Kept::without(&analysis.coupling.spaces, &analysis.coupling.spaces.classes(), &|_| false))
 }
 
 /// Scores, selects and rewrites.
@@ -325,20 +266,11 @@ fn kept_of(analysis: &Analysis<'_>, scored: &[Scored], removed: &[Removed]) -> K
 /// # Errors
 /// A weight that can't be read, a target that can't be met, nothing that can be pruned.
 pub fn cut(analysis: &Analysis<'_>, options: &PruneOptions) -> Result<Cut, Error> {
-    let cx = ScoreCx {
-        model: analysis.model,
-        graph: &analysis.graph,
-        coupling: &analysis.coupling,
-    };
+    let cx = ScoreCx { model: analysis.model, graph: &analysis.graph, coupling: &analysis.coupling };
     let groupings = analysis.groupings(options.attention, options.norm_groups);
-    let all: Vec<_> = groupings
-        .iter()
-        .flat_map(|grouping| grouping.groups.iter().cloned())
-        .collect();
+    let all: Vec<_> = groupings.iter().flat_map(|grouping| grouping.groups.iter().cloned()).collect();
     let criterion: Box<dyn Criterion> = match options.criterion {
-        CriterionOption::Magnitude => {
-            Box::new(Magnitude::new(&cx, &all, options.norm, options.reduction)?)
-        }
+        CriterionOption::Magnitude => Box::new(Magnitude::new(&cx, &all, options.norm, options.reduction)?),
         CriterionOption::Random => Box::new(Random { seed: options.seed }),
     };
     let mut scored: Vec<Scored> = Vec::new();
@@ -346,50 +278,28 @@ pub fn cut(analysis: &Analysis<'_>, options: &PruneOptions) -> Result<Cut, Error
         let scores = score_groups(&cx, &grouping, criterion.as_ref())?;
         let done = grouping.groups.iter().map(|group| {
             scored.iter().any(|earlier| {
-                earlier
-                    .grouping
-                    .groups
-                    .iter()
-                    .any(|other| is_same_group(&other.members, &group.members))
+                earlier.grouping.groups.iter().any(|other| is_same_group(&other.members, &group.members))
             })
         });
         let done = done.collect();
-        scored.push(Scored {
-            grouping,
-            scores,
-            done,
-        });
+        scored.push(Scored { grouping, scores, done });
     }
-    if scored.iter().all(|scored| {
-        scored
-            .grouping
-            .groups
-            .iter()
-            .all(|group| group.kept.is_some())
-    }) {
+    if scored.iter().all(|scored| scored.grouping.groups.iter().all(|group| group.kept.is_some())) {
         return Err(nothing_to_prune(analysis, &scored));
     }
     let sizes = sizes_for(&analysis.facts, &options.sizes);
     let before = analysis.count(|counter| counter.cost(None, &sizes));
-    let removed_at = |ratio: f64| -> Vec<Removed> {
-        scored
-            .iter()
-            .map(|scored| scored.remove(analysis, options, ratio))
-            .collect()
-    };
+    let removed_at =
+        |ratio: f64| -> Vec<Removed> { scored.iter().map(|scored| scored.remove(analysis, options, ratio)).collect() };
     let ratio = match options.target {
         Target::Ratio(ratio) => ratio,
-        Target::Macs(share) | Target::Params(share) => {
-            search_ratio(analysis, options, share, &before, &|ratio| {
-                let kept = kept_of(analysis, &scored, &removed_at(ratio));
-                analysis.count(|counter| match options.target {
-                    Target::Params(_) => {
-                        counter.parameters(Some(&kept)) as f64 / before.parameters as f64
-                    }
-                    _ => counter.macs(Some(&kept), &sizes).0 / before.macs,
-                })
-            })?
-        }
+        Target::Macs(share) | Target::Params(share) => search_ratio(analysis, options, share, &before, &|ratio| {
+            let kept = kept_of(analysis, &scored, &removed_at(ratio));
+            analysis.count(|counter| match options.target {
+                Target::Params(_) => counter.parameters(Some(&kept)) as f64 / before.parameters as f64,
+                _ => counter.macs(Some(&kept), &sizes).0 / before.macs,
+            })
+        })?,
     };
     let removed = removed_at(ratio);
     let kept = kept_of(analysis, &scored, &removed);
@@ -399,22 +309,12 @@ pub fn cut(analysis: &Analysis<'_>, options: &PruneOptions) -> Result<Cut, Error
             .in_file(analysis.model.path())
             .hint("a larger --ratio, a smaller --round-to or --norm-groups drop may help; inspect shows the groups"));
     }
-    let rewritten = rewrite(
-        analysis.model,
-        &analysis.graph,
-        &analysis.facts,
-        &analysis.coupling,
-        &kept,
-    )?;
+    let rewritten = rewrite(analysis.model, &analysis.graph, &analysis.facts, &analysis.coupling, &kept)?;
     let after = analysis.count(|counter| counter.cost(Some(&kept), &sizes));
     let mut warnings = criterion.warnings();
     for scored in &scored {
         if let [first, others @ ..] = scored.grouping.dropped.as_slice() {
-            let others = if others.is_empty() {
-                String::new()
-            } else {
-                format!(" and {} more", others.len())
-            };
+            let others = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
             warnings.push(format!(
                 "norm {first:?}{others} can't lose the same number of channels from each of its groups; whole groups go"
             ));
@@ -422,64 +322,29 @@ pub fn cut(analysis: &Analysis<'_>, options: &PruneOptions) -> Result<Cut, Error
     }
     for barrier in &analysis.coupling.barriers {
         let node = &analysis.graph.nodes[barrier.node];
-        warnings.push(format!(
-            "node {:?} ({}) keeps all channels it touches: {}",
-            node.name,
-            node.op(),
-            barrier.cause
-        ));
+        warnings.push(format!("node {:?} ({}) keeps all channels it touches: {}", node.name, node.op(), barrier.cause));
     }
-    let plan = make_plan(
-        analysis,
-        options,
-        criterion.name(),
-        &scored,
-        &removed,
-        &rewritten,
-    )?;
-    Ok(Cut {
-        kept,
-        rewritten,
-        plan,
-        before,
-        after,
-        sizes,
-        warnings,
-        ratio,
-    })
+    let plan = make_plan(analysis, options, criterion.name(), &scored, &removed, &rewritten)?;
+    Ok(Cut { kept, rewritten, plan, before, after, sizes, warnings, ratio })
 }
 
 fn is_same_group(a: &[Member], b: &[Member]) -> bool {
     a.len() == b.len()
-        && a.iter()
-            .zip(b)
-            .all(|(a, b)| a.weight == b.weight && a.axis == b.axis && a.indices == b.indices)
+        && a.iter().zip(b).all(|(a, b)| a.weight == b.weight && a.axis == b.axis && a.indices == b.indices)
 }
 
 fn nothing_to_prune(analysis: &Analysis<'_>, scored: &[Scored]) -> Error {
-    let first = scored
-        .iter()
-        .flat_map(|scored| &scored.grouping.groups)
-        .find_map(|group| {
-            let reason = group.kept.as_ref()?;
-            Some(format!(
-                "{}: {} (node {:?})",
-                analysis.group_name(&group.members),
-                reason.text,
-                reason.node
-            ))
-        });
+    let first = scored.iter().flat_map(|scored| &scored.grouping.groups).find_map(|group| {
+        let reason = group.kept.as_ref()?;
+        Some(format!("{}: {} (node {:?})", analysis.group_name(&group.members), reason.text, reason.node))
+    });
     let barrier = analysis.coupling.barriers.first().map(|barrier| {
         let node = &analysis.graph.nodes[barrier.node];
         format!("node {:?} ({}): {}", node.name, node.op(), barrier.cause)
     });
-    let example = first
-        .or(barrier)
-        .map_or_else(String::new, |example| format!("; for example {example}"));
-    Error::unmet(format!(
-        "nothing can be pruned: no channel group of the network may shrink{example}"
-    ))
-    .in_file(analysis.model.path())
+    let example = first.or(barrier).map_or_else(String::new, |example| format!("; for example {example}"));
+    Error::unmet(format!("nothing can be pruned: no channel group of the network may shrink{example}"))
+        .in_file(analysis.model.path())
 }
 
 /// The smallest ratio that leaves at most `share`.
@@ -490,14 +355,9 @@ fn search_ratio(
     before: &Cost,
     share_at: &dyn Fn(f64) -> f64,
 ) -> Result<f64, Error> {
-    let what = if matches!(options.target, Target::Params(_)) {
-        "parameters"
-    } else {
-        "MACs"
-    };
+    let what = if matches!(options.target, Target::Params(_)) { "parameters" } else { "MACs" };
     if before.macs == 0.0 || before.parameters == 0 {
-        return Err(Error::unmet(format!("the network has no {what} to count"))
-            .in_file(analysis.model.path()));
+        return Err(Error::unmet(format!("the network has no {what} to count")).in_file(analysis.model.path()));
     }
     let (mut low, mut high) = (0.0, 1.0);
     let least = share_at(high);
@@ -511,11 +371,7 @@ fn search_ratio(
     }
     for _ in 0..24 {
         let middle = (low + high) / 2.0;
-        if share_at(middle) > share {
-            low = middle
-        } else {
-            high = middle
-        }
+        if share_at(middle) > share { low = middle } else { high = middle }
     }
     Ok(high)
 }
@@ -530,31 +386,20 @@ fn make_plan(
 ) -> Result<Plan, Error> {
     let mut groups = Vec::new();
     for (scored, removed) in scored.iter().zip(removed) {
-        for ((group, removed), (scores, done)) in scored
-            .grouping
-            .groups
-            .iter()
-            .zip(removed)
-            .zip(scored.scores.iter().zip(&scored.done))
+        for ((group, removed), (scores, done)) in
+            scored.grouping.groups.iter().zip(removed).zip(scored.scores.iter().zip(&scored.done))
         {
             if *done {
                 continue;
             }
-            let is_kept_by_user = options
-                .keep
-                .iter()
-                .any(|pattern| analysis.matches(&group.members, pattern));
+            let is_kept_by_user = options.keep.iter().any(|pattern| analysis.matches(&group.members, pattern));
             let reason = match &group.kept {
                 Some(reason) => Some(format!("{} (node {:?})", reason.text, reason.node)),
                 None if is_kept_by_user => Some("kept by --keep".to_owned()),
-                None if group.channels.len() == 1 => {
-                    Some("all its indices live or die together".to_owned())
-                }
+                None if group.channels.len() == 1 => Some("all its indices live or die together".to_owned()),
                 None if removed.iter().all(|removed| !removed) => {
                     let unit = scored.grouping.components[group.component].unit;
-                    Some(format!(
-                        "the ratio takes no whole channel of every block of {unit}"
-                    ))
+                    Some(format!("the ratio takes no whole channel of every block of {unit}"))
                 }
                 None => None,
             };
@@ -563,11 +408,7 @@ fn make_plan(
                 axis: member.axis,
                 role: format!("{:?}", member.role).to_lowercase(),
             });
-            let kept = removed
-                .iter()
-                .enumerate()
-                .filter(|(_, removed)| !**removed)
-                .map(|(at, _)| at);
+            let kept = removed.iter().enumerate().filter(|(_, removed)| !**removed).map(|(at, _)| at);
             groups.push(GroupPlan {
                 name: analysis.group_name(&group.members),
                 channels: group.channels.len(),
@@ -603,11 +444,7 @@ pub fn tool_name() -> String {
 ///
 /// # Errors
 /// The plan belongs to another model or contradicts its coupling.
-pub fn apply(
-    analysis: &Analysis<'_>,
-    plan: &Plan,
-    path: &std::path::Path,
-) -> Result<Rewritten, Error> {
+pub fn apply(analysis: &Analysis<'_>, plan: &Plan, path: &std::path::Path) -> Result<Rewritten, Error> {
     let digest = analysis.model.digest()?;
     if plan.input_digest != digest {
         let text = format!(
@@ -631,9 +468,7 @@ pub fn apply(
             };
             let space = &spaces.all()[space];
             let kept: BTreeSet<usize> = indices.iter().copied().collect();
-            (0..space.len)
-                .filter(|at| !kept.contains(at))
-                .for_each(|at| dead[space.start + at] = true);
+            (0..space.len).filter(|at| !kept.contains(at)).for_each(|at| dead[space.start + at] = true);
         }
     }
     let mut kept: Option<Kept> = None;
@@ -644,41 +479,30 @@ pub fn apply(
         for weight in &analysis.coupling.uses {
             for space in weight.axes.iter().flatten() {
                 let space = &spaces.all()[*space];
-                for element in space.start..space.start + space.len {
-                    constants.insert(grouping.classes[element]);
-                    if !dead[element] {
-                        alive.insert(grouping.classes[element]);
+                let elements = space.start..space.start + space.len;
+                for (class, dead) in grouping.classes[elements.clone()].iter().zip(&dead[elements]) {
+                    constants.insert(*class);
+                    if !dead {
+                        alive.insert(*class);
                     }
                 }
             }
         }
-        let pass = Kept::without(spaces, &grouping.classes, &|class| {
-            constants.contains(&class) && !alive.contains(&class)
-        });
+        let pass =
+            Kept::without(spaces, &grouping.classes, &|class| constants.contains(&class) && !alive.contains(&class));
         kept = Some(match kept {
             None => pass,
             Some(other) => other.and(&pass),
         });
     }
     let kept = kept.ok_or_else(|| Error::input(path, "the plan names no attention option"))?;
-    let rewritten = rewrite(
-        analysis.model,
-        &analysis.graph,
-        &analysis.facts,
-        &analysis.coupling,
-        &kept,
-    )?;
+    let rewritten = rewrite(analysis.model, &analysis.graph, &analysis.facts, &analysis.coupling, &kept)?;
     let again = rewritten.slices.reads();
     let is_same = again.len() == reads.len()
-        && again
-            .iter()
-            .all(|(node, slot, _, slices)| reads.get(&(*node, *slot)) == Some(slices));
+        && again.iter().all(|(node, slot, _, slices)| reads.get(&(*node, *slot)) == Some(slices));
     if !is_same {
-        return Err(Error::input(
-            path,
-            "the plan removes indices that belong to channels it keeps",
-        )
-        .hint("plans must remove whole channels; do not edit kept indices by hand"));
+        return Err(Error::input(path, "the plan removes indices that belong to channels it keeps")
+            .hint("plans must remove whole channels; do not edit kept indices by hand"));
     }
     Ok(rewritten)
 }

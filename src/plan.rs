@@ -80,16 +80,12 @@ pub struct MemberPlan {
 }
 
 /// The tensors of a cut in the form of the plan, readers with the same slices together.
-pub fn tensor_plans(
-    graph: &Graph,
-    dims_of: &dyn Fn(usize) -> Vec<i64>,
-    slices: &WeightSlices,
-) -> Vec<TensorPlan> {
+pub fn tensor_plans(graph: &Graph, dims_of: &dyn Fn(usize) -> Vec<i64>, slices: &WeightSlices) -> Vec<TensorPlan> {
     let mut plans: Vec<TensorPlan> = Vec::new();
-    let mut known: HashMap<(usize, Vec<(usize, Vec<usize>)>), usize> = HashMap::new();
+    let mut known: HashMap<(usize, KeptAxes), usize> = HashMap::new();
     for (node, slot, value, kept) in slices.reads() {
         let reader = (reader_name(graph, node), slot);
-        let key = (value, kept.clone().into_iter().collect());
+        let key = (value, kept.clone());
         match known.get(&key) {
             Some(at) => plans[*at].readers.push(reader),
             None => {
@@ -107,13 +103,7 @@ pub fn tensor_plans(
 }
 
 fn reader_name(graph: &Graph, node: usize) -> String {
-    graph.nodes[node]
-        .proto
-        .output
-        .iter()
-        .find(|name| !name.is_empty())
-        .cloned()
-        .unwrap_or_default()
+    graph.nodes[node].proto.output.iter().find(|name| !name.is_empty()).cloned().unwrap_or_default()
 }
 
 impl Plan {
@@ -123,15 +113,10 @@ impl Plan {
     /// The file can't be read or is no plan of a known schema.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let fail = |message: String| Error::input(path, message);
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| fail(format!("can't be read: {error}")))?;
-        let plan: Plan = serde_json::from_str(&text)
-            .map_err(|error| fail(format!("not a plan file: {error}")))?;
+        let text = std::fs::read_to_string(path).map_err(|error| fail(format!("can't be read: {error}")))?;
+        let plan: Plan = serde_json::from_str(&text).map_err(|error| fail(format!("not a plan file: {error}")))?;
         if plan.schema != SCHEMA {
-            return Err(fail(format!(
-                "expected plan schema {SCHEMA}, found {}",
-                plan.schema
-            )));
+            return Err(fail(format!("expected plan schema {SCHEMA}, found {}", plan.schema)));
         }
         Ok(plan)
     }
@@ -151,46 +136,27 @@ impl Plan {
     ///
     /// # Errors
     /// The plan names a reader, a constant or an index that the graph does not have.
-    pub fn kept_axes(
-        &self,
-        graph: &Graph,
-        path: &Path,
-    ) -> Result<HashMap<(usize, usize), KeptAxes>, Error> {
+    pub fn kept_axes(&self, graph: &Graph, path: &Path) -> Result<HashMap<(usize, usize), KeptAxes>, Error> {
         let fail = |message: String| {
-            Error::input(path, message)
-                .hint("the plan belongs to another model; prune this one to get its plan")
+            Error::input(path, message).hint("the plan belongs to another model; prune this one to get its plan")
         };
         let mut kept = HashMap::new();
         for plan in &self.tensors {
-            let value = graph.value(&plan.tensor).ok_or_else(|| {
-                fail(format!(
-                    "the plan names constant {:?}, which the model lacks",
-                    plan.tensor
-                ))
-            })?;
+            let value = graph
+                .value(&plan.tensor)
+                .ok_or_else(|| fail(format!("the plan names constant {:?}, which the model lacks", plan.tensor)))?;
             for (axis, indices) in &plan.keep {
                 let size = plan.dims.get(*axis).copied().unwrap_or(0);
                 if indices.iter().any(|index| *index as i64 >= size) {
-                    let text = format!(
-                        "the plan keeps an index of {:?} that axis {axis} does not have",
-                        plan.tensor
-                    );
+                    let text = format!("the plan keeps an index of {:?} that axis {axis} does not have", plan.tensor);
                     return Err(fail(text));
                 }
             }
             for (output, slot) in &plan.readers {
-                let node = graph
-                    .value(output)
-                    .and_then(|output| graph.values[output].producer)
-                    .map(|(node, _)| node);
-                let node = node
-                    .filter(|node| graph.nodes[*node].input(*slot) == Some(value))
-                    .ok_or_else(|| {
-                        fail(format!(
-                            "the plan names node {output:?} as a reader of {:?}, which it is not",
-                            plan.tensor
-                        ))
-                    })?;
+                let node = graph.value(output).and_then(|output| graph.values[output].producer).map(|(node, _)| node);
+                let node = node.filter(|node| graph.nodes[*node].input(*slot) == Some(value)).ok_or_else(|| {
+                    fail(format!("the plan names node {output:?} as a reader of {:?}, which it is not", plan.tensor))
+                })?;
                 kept.insert((node, *slot), plan.keep.clone());
             }
         }

@@ -50,15 +50,8 @@ pub fn rewrite(
 ) -> Result<Rewritten, Error> {
     let slices = WeightSlices::new(model, graph, coupling, kept);
     let mut after = Facts::of_sources(model, graph)?;
-    let mut edits = Edits {
-        initializers: slices.initializers(model, graph)?,
-        ..Edits::default()
-    };
-    let mut taken: HashSet<String> = graph
-        .values
-        .iter()
-        .map(|value| value.name.clone())
-        .collect();
+    let mut edits = Edits { initializers: slices.initializers(model, graph)?, ..Edits::default() };
+    let mut taken: HashSet<String> = graph.values.iter().map(|value| value.name.clone()).collect();
     let mut frozen = Vec::new();
     for node in &graph.nodes {
         let mut proto = node.proto.clone();
@@ -70,10 +63,7 @@ pub fn rewrite(
                     proto.input[slot].clone_from(name);
                     changed = true;
                 }
-                if let Some(fact) = node
-                    .input(slot)
-                    .and_then(|value| facts.values[value].as_ref())
-                {
+                if let Some(fact) = node.input(slot).and_then(|value| facts.values[value].as_ref()) {
                     let shape = dims.iter().map(|size| Dim::from(*size as i64)).collect();
                     overrides.insert(slot, Fact::new(fact.dtype, shape));
                 }
@@ -82,10 +72,7 @@ pub fn rewrite(
         let mut tensors = Vec::new();
         let mut inserted = Vec::new();
         // What a barrier touches does not shrink, so that nothing of it has to be patched.
-        let is_barrier = coupling
-            .barriers
-            .iter()
-            .any(|barrier| barrier.node == node.id);
+        let is_barrier = coupling.barriers.iter().any(|barrier| barrier.node == node.id);
         let op = operator::find(&node.proto.domain, &node.proto.op_type).filter(|_| !is_barrier);
         if let Some(op) = op {
             let mut cx = PatchCx {
@@ -110,31 +97,19 @@ pub fn rewrite(
         }
         for tensor in tensors {
             if !taken.insert(tensor.name.clone()) {
-                let text = format!(
-                    "the name {:?}, needed for a constant of the cut, is taken",
-                    tensor.name
-                );
-                return Err(Error::unmet(text)
-                    .in_file(model.path())
-                    .at_node(&node.name, node.op()));
+                let text = format!("the name {:?}, needed for a constant of the cut, is taken", tensor.name);
+                return Err(Error::unmet(text).in_file(model.path()).at_node(&node.name, node.op()));
             }
-            edits
-                .initializers
-                .push(crate::write::InitializerOut::New(tensor));
+            edits.initializers.push(crate::write::InitializerOut::New(tensor));
         }
-        let patched = Node {
-            proto: proto.clone(),
-            ..node.clone()
-        };
+        let patched = Node { proto: proto.clone(), ..node.clone() };
         after.infer_patched(model, &patched, &overrides)?;
         if let Some(tensor) = frozen_scalar(graph, facts, &after, node) {
             frozen.push(tensor.name.clone());
             for value in node.outputs.iter().flatten() {
                 after.values[*value].clone_from(&facts.values[*value]);
             }
-            edits
-                .initializers
-                .push(crate::write::InitializerOut::New(tensor));
+            edits.initializers.push(crate::write::InitializerOut::New(tensor));
             continue;
         }
         check_shapes(model, facts, &after, coupling, kept, node)?;
@@ -146,31 +121,16 @@ pub fn rewrite(
         });
     }
     edits.shapes = new_shapes(model, graph, coupling, kept, &slices);
-    Ok(Rewritten {
-        edits,
-        facts: after,
-        slices,
-        frozen,
-    })
+    Ok(Rewritten { edits, facts: after, slices, frozen })
 }
 
 fn patched_node(node: &Node, proto: NodeProto) -> NodeOut {
-    let removed_attributes = node
-        .proto
-        .attribute
-        .iter()
-        .map(|attribute| attribute.name.clone());
+    let removed_attributes = node.proto.attribute.iter().map(|attribute| attribute.name.clone());
     NodeOut::Patched {
         index: node.index,
         inputs: proto.input.clone(),
-        removed_attributes: removed_attributes
-            .filter(|name| proto.attr(name).is_none())
-            .collect(),
-        attributes: proto
-            .attribute
-            .into_iter()
-            .filter(|new| node.proto.attr(&new.name) != Some(new))
-            .collect(),
+        removed_attributes: removed_attributes.filter(|name| proto.attr(name).is_none()).collect(),
+        attributes: proto.attribute.into_iter().filter(|new| node.proto.attr(&new.name) != Some(new)).collect(),
     }
 }
 
@@ -180,46 +140,25 @@ fn frozen_scalar(graph: &Graph, before: &Facts, after: &Facts, node: &Node) -> O
     let (output, None) = (node.output(0)?, node.output(1)) else {
         return None;
     };
-    let (old, new) = (
-        before.values[output].as_ref()?,
-        after.values[output].as_ref()?,
-    );
-    let (Some(Known::Floats(old_values)), Some(Known::Floats(new_values))) =
-        (&old.known, &new.known)
-    else {
+    let (old, new) = (before.values[output].as_ref()?, after.values[output].as_ref()?);
+    let (Some(Known::Floats(old_values)), Some(Known::Floats(new_values))) = (&old.known, &new.known) else {
         return None;
     };
-    if old_values.len() != new_values.len()
-        || old_values == new_values
-        || graph.values[output].is_output
-    {
+    if old_values.len() != new_values.len() || old_values == new_values || graph.values[output].is_output {
         return None;
     }
-    let dims: Vec<i64> = old
-        .shape
-        .as_ref()?
-        .iter()
-        .filter_map(Dim::as_const)
-        .collect();
+    let dims: Vec<i64> = old.shape.as_ref()?.iter().filter_map(Dim::as_const).collect();
     let name = &graph.values[output].name;
     let floats: Vec<f32> = old_values.iter().map(|value| *value as f32).collect();
     let mut tensor = TensorProto::of_floats(name, &floats, &dims);
     match old.dtype {
         DataType::Float => {}
-        DataType::Double => {
-            tensor.raw_data = old_values.iter().flat_map(|v| v.to_le_bytes()).collect()
-        }
+        DataType::Double => tensor.raw_data = old_values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         DataType::Float16 => {
-            tensor.raw_data = floats
-                .iter()
-                .flat_map(|v| half::f16::from_f32(*v).to_le_bytes())
-                .collect();
+            tensor.raw_data = floats.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect();
         }
         DataType::Bfloat16 => {
-            tensor.raw_data = floats
-                .iter()
-                .flat_map(|v| half::bf16::from_f32(*v).to_le_bytes())
-                .collect();
+            tensor.raw_data = floats.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect();
         }
         _ => return None,
     }
@@ -237,30 +176,19 @@ fn check_shapes(
     node: &Node,
 ) -> Result<(), Error> {
     for value in node.outputs.iter().flatten() {
-        let (Some(layout), Some(found)) = (
-            &coupling.layouts[*value],
-            after.values[*value]
-                .as_ref()
-                .and_then(|fact| fact.shape.as_ref()),
-        ) else {
+        let (Some(layout), Some(found)) =
+            (&coupling.layouts[*value], after.values[*value].as_ref().and_then(|fact| fact.shape.as_ref()))
+        else {
             continue;
         };
         let expected = kept.shape(layout);
         let differs = expected.len() != found.len()
-            || expected.iter().zip(found).any(|(expected, found)| {
-                matches!((expected.as_const(), found.as_const()), (Some(a), Some(b)) if a != b)
-            });
+            || expected.iter().zip(found).any(
+                |(expected, found)| matches!((expected.as_const(), found.as_const()), (Some(a), Some(b)) if a != b),
+            );
         if differs {
-            let show = |shape: &[Dim]| {
-                shape
-                    .iter()
-                    .map(Dim::to_string)
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            };
-            let old = before.values[*value]
-                .as_ref()
-                .map_or("unknown".to_owned(), Fact::describe);
+            let show = |shape: &[Dim]| shape.iter().map(Dim::to_string).collect::<Vec<_>>().join(", ");
+            let old = before.values[*value].as_ref().map_or("unknown".to_owned(), Fact::describe);
             let text = format!(
                 "the cut can't be written: expected output [{}], the rewritten node gives [{}] (before: {old})",
                 show(&expected),
@@ -292,24 +220,17 @@ fn new_shapes(
             continue;
         };
         if layout.axes.iter().any(|axis| kept.shrinks(axis)) {
-            let dims = layout.axes.iter().map(|axis| {
-                match (kept.shrinks(axis), kept.axis_size(axis).as_const()) {
-                    (false, _) => DimOut::Same,
-                    (true, Some(size)) => DimOut::Value(size),
-                    (true, None) => DimOut::Unknown,
-                }
+            let dims = layout.axes.iter().map(|axis| match (kept.shrinks(axis), kept.axis_size(axis).as_const()) {
+                (false, _) => DimOut::Same,
+                (true, Some(size)) => DimOut::Value(size),
+                (true, None) => DimOut::Unknown,
             });
             shapes.insert(info.name.clone(), dims.collect());
         }
     }
     // Initializers that are graph inputs too, as old files list them, and those that value_info repeats.
     for (name, dims) in slices.renamed_in_place(graph) {
-        shapes.insert(
-            name,
-            dims.into_iter()
-                .map(|size| DimOut::Value(size as i64))
-                .collect(),
-        );
+        shapes.insert(name, dims.into_iter().map(|size| DimOut::Value(size as i64)).collect());
     }
     shapes
 }

@@ -87,10 +87,7 @@ fn lowest(scores: &[f64], among: &[usize], count: usize) -> Vec<usize> {
 /// then whole numbers per block.
 fn steps_for(grouping: &Grouping, component: usize, budget: &Budget) -> usize {
     let of = &grouping.components[component];
-    let shrinking = of
-        .groups
-        .iter()
-        .filter(|g| grouping.groups[**g].kept.is_none());
+    let shrinking = of.groups.iter().filter(|g| grouping.groups[**g].kept.is_none());
     let mut steps = usize::MAX;
     for g in shrinking.clone() {
         let channels = grouping.groups[*g].channels.len();
@@ -108,7 +105,7 @@ fn steps_for(grouping: &Grouping, component: usize, budget: &Budget) -> usize {
     let fits = |steps: usize| {
         shrinking.clone().all(|g| {
             let channels = grouping.groups[*g].channels.len();
-            (channels - steps * (channels / of.unit.max(1))) % budget.round_to.max(1) == 0
+            (channels - steps * (channels / of.unit.max(1))).is_multiple_of(budget.round_to.max(1))
         })
     };
     while steps > 0 && !fits(steps) {
@@ -118,39 +115,21 @@ fn steps_for(grouping: &Grouping, component: usize, budget: &Budget) -> usize {
 }
 
 fn local_steps(grouping: &Grouping, budget: &Budget) -> Vec<usize> {
-    (0..grouping.components.len())
-        .map(|component| steps_for(grouping, component, budget))
-        .collect()
+    (0..grouping.components.len()).map(|component| steps_for(grouping, component, budget)).collect()
 }
 
 /// Takes the cheapest next step of any component until the asked share of all channels is gone.
 fn global_steps(grouping: &Grouping, scores: &[Vec<f64>], budget: &Budget) -> Vec<usize> {
     let mut candidates: Vec<(f64, usize, usize)> = Vec::new();
     let mut wanted = 0.0;
-    let largest = Budget {
-        ratios: budget
-            .ratios
-            .iter()
-            .map(|r| if *r > 0.0 { 1.0 } else { 0.0 })
-            .collect(),
-        ..budget.clone()
-    };
+    let largest =
+        Budget { ratios: budget.ratios.iter().map(|r| if *r > 0.0 { 1.0 } else { 0.0 }).collect(), ..budget.clone() };
     for (c, component) in grouping.components.iter().enumerate() {
         let limit = steps_for(grouping, c, &largest);
-        let groups: Vec<usize> = component
-            .groups
-            .iter()
-            .copied()
-            .filter(|g| grouping.groups[*g].kept.is_none())
-            .collect();
-        let channels: usize = groups
-            .iter()
-            .map(|g| grouping.groups[*g].channels.len())
-            .sum();
-        wanted += groups
-            .iter()
-            .map(|g| grouping.groups[*g].channels.len() as f64 * budget.ratios[*g])
-            .sum::<f64>();
+        let groups: Vec<usize> =
+            component.groups.iter().copied().filter(|g| grouping.groups[*g].kept.is_none()).collect();
+        let channels: usize = groups.iter().map(|g| grouping.groups[*g].channels.len()).sum();
+        wanted += groups.iter().map(|g| grouping.groups[*g].channels.len() as f64 * budget.ratios[*g]).sum::<f64>();
         let mut cost = 0.0f64;
         for step in 0..limit {
             let mut total = 0.0;
@@ -159,10 +138,7 @@ fn global_steps(grouping: &Grouping, scores: &[Vec<f64>], budget: &Budget) -> Ve
                 for cell in cells(&grouping.groups[*g].cells) {
                     let per_step = cell.len() / component.unit.max(1);
                     let order = lowest(&scores[*g], &cell, (step + 1) * per_step);
-                    let sum: f64 = order[step * per_step..]
-                        .iter()
-                        .map(|at| scores[*g][*at])
-                        .sum();
+                    let sum: f64 = order[step * per_step..].iter().map(|at| scores[*g][*at]).sum();
                     total += if mean > 0.0 { sum / mean } else { 0.0 };
                 }
             }
@@ -186,15 +162,10 @@ fn global_steps(grouping: &Grouping, scores: &[Vec<f64>], budget: &Budget) -> Ve
     for (c, steps) in steps.iter_mut().enumerate() {
         let component = &grouping.components[c];
         let fits = |steps: usize| {
-            component
-                .groups
-                .iter()
-                .filter(|g| grouping.groups[**g].kept.is_none())
-                .all(|g| {
-                    let channels = grouping.groups[*g].channels.len();
-                    (channels - steps * (channels / component.unit.max(1))) % budget.round_to.max(1)
-                        == 0
-                })
+            component.groups.iter().filter(|g| grouping.groups[**g].kept.is_none()).all(|g| {
+                let channels = grouping.groups[*g].channels.len();
+                (channels - steps * (channels / component.unit.max(1))).is_multiple_of(budget.round_to.max(1))
+            })
         };
         while *steps > 0 && !fits(*steps) {
             *steps -= 1;

@@ -47,13 +47,7 @@ pub struct VerifyOptions {
 
 impl Default for VerifyOptions {
     fn default() -> Self {
-        Self {
-            rtol: None,
-            atol: 1e-6,
-            seed: 0,
-            inputs: None,
-            sizes: Sizes::new(),
-        }
+        Self { rtol: None, atol: 1e-6, seed: 0, inputs: None, sizes: Sizes::new() }
     }
 }
 
@@ -103,11 +97,7 @@ pub struct VerifyReport {
 impl VerifyReport {
     /// The worst relative error of all outputs.
     pub fn worst(&self) -> f64 {
-        self.runs
-            .iter()
-            .flat_map(|run| &run.outputs)
-            .map(|output| output.relative)
-            .fold(0.0, f64::max)
+        self.runs.iter().flat_map(|run| &run.outputs).map(|output| output.relative).fold(0.0, f64::max)
     }
 }
 
@@ -119,17 +109,13 @@ pub fn reference_model(
     analysis: &Analysis<'_>,
     kept: &HashMap<(usize, usize), KeptAxes>,
 ) -> Result<(ModelProto, Reference), Error> {
-    let reference =
-        Reference::build(&analysis.graph, &analysis.facts, kept).map_err(|unmasked| {
-            let node = &analysis.graph.nodes[unmasked.node];
-            Error::unmet(format!(
-                "the reference graph can't be built: {}",
-                unmasked.cause
-            ))
+    let reference = Reference::build(&analysis.graph, &analysis.facts, kept).map_err(|unmasked| {
+        let node = &analysis.graph.nodes[unmasked.node];
+        Error::unmet(format!("the reference graph can't be built: {}", unmasked.cause))
             .in_file(analysis.model.path())
             .at_node(&node.name, node.op())
             .hint("report the model; --no-verify writes it unverified")
-        })?;
+    })?;
     let (proto, graph) = (analysis.model.proto(), analysis.model.graph());
     let mut initializer = graph.initializer.clone();
     initializer.extend(reference.initializers.iter().cloned());
@@ -150,11 +136,7 @@ pub fn reference_model(
     Ok((model, reference))
 }
 
-fn session_of(
-    runtime: &Runtime,
-    model: &ModelProto,
-    source: &Model,
-) -> Result<Session, RuntimeError> {
+fn session_of(runtime: &Runtime, model: &ModelProto, source: &Model) -> Result<Session, RuntimeError> {
     let options = SessionOptions {
         optimization: Optimization::Basic,
         external_data_folder: Some(source.folder().to_owned()),
@@ -165,12 +147,12 @@ fn session_of(
 
 /// The relative tolerance that fits the precision of the weights.
 fn default_rtol(analysis: &Analysis<'_>) -> f64 {
-    let is_half = analysis.facts.values.iter().flatten().any(|fact| {
-        matches!(
-            fact.dtype,
-            crate::onnx::DataType::Float16 | crate::onnx::DataType::Bfloat16
-        )
-    });
+    let is_half = analysis
+        .facts
+        .values
+        .iter()
+        .flatten()
+        .any(|fact| matches!(fact.dtype, crate::onnx::DataType::Float16 | crate::onnx::DataType::Bfloat16));
     if is_half { 2e-2 } else { 1e-4 }
 }
 
@@ -188,11 +170,10 @@ pub fn verify(
 ) -> Result<VerifyReport, Error> {
     let (model, reference) = reference_model(analysis, kept)?;
     let unmet = |error: RuntimeError, what: &str| {
-        Error::unmet(format!("the {what} does not run in ONNX Runtime: {error}"))
-            .in_file(analysis.model.path())
+        Error::unmet(format!("the {what} does not run in ONNX Runtime: {error}")).in_file(analysis.model.path())
     };
-    let mut of_reference = session_of(runtime, &model, analysis.model)
-        .map_err(|error| unmet(error, "reference graph"))?;
+    let mut of_reference =
+        session_of(runtime, &model, analysis.model).map_err(|error| unmet(error, "reference graph"))?;
     let mut report = VerifyReport {
         passed: true,
         rtol: options.rtol.unwrap_or_else(|| default_rtol(analysis)),
@@ -202,10 +183,7 @@ pub fn verify(
         first_difference: None,
         onnxruntime: runtime.version().to_owned(),
     };
-    let session_options = SessionOptions {
-        optimization: Optimization::All,
-        ..SessionOptions::default()
-    };
+    let session_options = SessionOptions { optimization: Optimization::All, ..SessionOptions::default() };
     let of_pruned = runtime.session_from_file(pruned.path(), &session_options);
     let variants = match &options.inputs {
         Some(inputs) => vec![(Sizes::new(), inputs.clone())],
@@ -213,8 +191,7 @@ pub fn verify(
             .into_iter()
             .enumerate()
             .map(|(number, sizes)| {
-                let inputs =
-                    draw_inputs(analysis, &sizes, options.seed.wrapping_add(number as u64))?;
+                let inputs = draw_inputs(analysis, &sizes, options.seed.wrapping_add(number as u64))?;
                 Ok((sizes, inputs))
             })
             .collect::<Result<Vec<_>, Error>>()?,
@@ -223,9 +200,7 @@ pub fn verify(
         Ok(session) => session,
         Err(error) => {
             report.passed = false;
-            report.failure = Some(format!(
-                "the pruned file does not load in ONNX Runtime: {error}"
-            ));
+            report.failure = Some(format!("the pruned file does not load in ONNX Runtime: {error}"));
             return Ok(report);
         }
     };
@@ -238,8 +213,7 @@ pub fn verify(
             Ok(outputs) => outputs,
             Err(error) => {
                 // A network may refuse sizes that it declares; then so must the original itself.
-                let original =
-                    runtime.session_from_file(analysis.model.path(), &SessionOptions::default());
+                let original = runtime.session_from_file(analysis.model.path(), &SessionOptions::default());
                 if original.is_ok_and(|mut original| original.run(&inputs).is_ok()) {
                     return Err(unmet(error, "reference graph"));
                 }
@@ -251,23 +225,14 @@ pub fn verify(
             Ok(outputs) => outputs,
             Err(error) => {
                 report.passed = false;
-                report.failure = Some(format!(
-                    "the pruned file does not run in ONNX Runtime: {error}"
-                ));
+                report.failure = Some(format!("the pruned file does not run in ONNX Runtime: {error}"));
                 return Ok(report);
             }
         };
-        let mut run = RunReport {
-            sizes,
-            outputs: Vec::new(),
-        };
+        let mut run = RunReport { sizes, outputs: Vec::new() };
         for (name, expected) in &expected {
-            let found = found
-                .iter()
-                .find(|(other, _)| other == name)
-                .map(|(_, array)| array);
-            run.outputs
-                .push(compare(name, expected, found, report.rtol, report.atol));
+            let found = found.iter().find(|(other, _)| other == name).map(|(_, array)| array);
+            run.outputs.push(compare(name, expected, found, report.rtol, report.atol));
         }
         let passed = run.outputs.iter().all(|output| output.passed);
         report.runs.push(run);
@@ -293,53 +258,23 @@ pub fn verify(
 }
 
 /// Largest error of `found` against `expected`; a missing output or another shape is infinitely wrong.
-fn compare(
-    name: &str,
-    expected: &Array,
-    found: Option<&Array>,
-    rtol: f64,
-    atol: f64,
-) -> OutputError {
+fn compare(name: &str, expected: &Array, found: Option<&Array>, rtol: f64, atol: f64) -> OutputError {
     let (absolute, relative, scale) = match found {
         Some(found) if found.dims == expected.dims => errors(&expected.to_f64(), &found.to_f64()),
         _ => (f64::INFINITY, f64::INFINITY, 0.0),
     };
     let passed = absolute <= atol + rtol * scale;
-    OutputError {
-        output: name.to_owned(),
-        absolute,
-        relative,
-        passed,
-    }
+    OutputError { output: name.to_owned(), absolute, relative, passed }
 }
 
 /// Largest absolute difference, the same over the largest magnitude, and that magnitude. NaN where only one side has
 /// it counts as infinite.
 fn errors(expected: &[f64], found: &[f64]) -> (f64, f64, f64) {
-    let scale = expected
-        .iter()
-        .filter(|value| value.is_finite())
-        .fold(0.0f64, |scale, value| scale.max(value.abs()));
+    let scale = expected.iter().filter(|value| value.is_finite()).fold(0.0f64, |scale, value| scale.max(value.abs()));
     let mut absolute = 0.0f64;
     for (a, b) in expected.iter().zip(found) {
-        let difference = if a == b || (a.is_nan() && b.is_nan()) {
-            0.0
-        } else {
-            (a - b).abs()
-        };
-        absolute = absolute.max(if difference.is_nan() {
-            f64::INFINITY
-        } else {
-            difference
-        });
+        let difference = if a == b || (a.is_nan() && b.is_nan()) { 0.0 } else { (a - b).abs() };
+        absolute = absolute.max(if difference.is_nan() { f64::INFINITY } else { difference });
     }
-    (
-        absolute,
-        if absolute == 0.0 {
-            0.0
-        } else {
-            absolute / scale.max(f64::MIN_POSITIVE)
-        },
-        scale,
-    )
+    (absolute, if absolute == 0.0 { 0.0 } else { absolute / scale.max(f64::MIN_POSITIVE) }, scale)
 }

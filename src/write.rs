@@ -153,18 +153,10 @@ pub fn write(model: &Model, edits: &Edits, out: &Path) -> Result<WriteReport, Er
         chunks = message::model_chunks(model, edits, external.as_mut())?;
     }
     if total(&chunks) > PROTOBUF_LIMIT {
-        let text = format!(
-            "expected a model file below 2 GiB, found {} bytes beside external data",
-            total(&chunks)
-        );
-        return Err(
-            Error::input(model.path(), text).hint("store large constants of nodes as initializers")
-        );
+        let text = format!("expected a model file below 2 GiB, found {} bytes beside external data", total(&chunks));
+        return Err(Error::input(model.path(), text).hint("store large constants of nodes as initializers"));
     }
-    let folder = out
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let data_path = folder.join(&data_name);
     if uses_external {
         refuse_overwriting_input(model, &data_path)?;
@@ -174,15 +166,10 @@ pub fn write(model: &Model, edits: &Edits, out: &Path) -> Result<WriteReport, Er
             std::io::ErrorKind::StorageFull => "free some space or write to another disk",
             _ => "check that the folder exists and can be written to",
         };
-        Error::input(out, format!("can't be written: {error}"))
-            .hint(hint)
-            .caused_by(error)
+        Error::input(out, format!("can't be written: {error}")).hint(hint).caused_by(error)
     };
     let mut bytes = 0;
-    let data_file = match external
-        .as_ref()
-        .filter(|external| !external.tensors.is_empty())
-    {
+    let data_file = match external.as_ref().filter(|external| !external.tensors.is_empty()) {
         Some(external) => {
             bytes += external.end;
             Some(beside(folder, |file| external.write(file)).map_err(fail)?)
@@ -190,14 +177,10 @@ pub fn write(model: &Model, edits: &Edits, out: &Path) -> Result<WriteReport, Er
         None => None,
     };
     bytes += total(&chunks);
-    let model_file = beside(folder, |file| {
-        chunks.iter().try_for_each(|chunk| chunk.write(file))
-    })
-    .map_err(fail)?;
+    let model_file = beside(folder, |file| chunks.iter().try_for_each(|chunk| chunk.write(file))).map_err(fail)?;
     let has_data = data_file.is_some();
     if let Some(file) = data_file {
-        file.persist(&data_path)
-            .map_err(|error| fail(error.error))?;
+        file.persist(&data_path).map_err(|error| fail(error.error))?;
     }
     if let Err(error) = model_file.persist(out) {
         if has_data {
@@ -206,10 +189,7 @@ pub fn write(model: &Model, edits: &Edits, out: &Path) -> Result<WriteReport, Er
         }
         return Err(fail(error.error));
     }
-    Ok(WriteReport {
-        bytes,
-        external: has_data.then_some(data_path),
-    })
+    Ok(WriteReport { bytes, external: has_data.then_some(data_path) })
 }
 
 /// Writes a temporary file in the folder of its destination; it disappears unless it is persisted.
@@ -249,34 +229,20 @@ pub struct Staged {
 /// As [`write`].
 pub fn stage(model: &Model, edits: &Edits, out: &Path) -> Result<Staged, Error> {
     check_destination(model, out)?;
-    let parent = out
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let folder = tempfile::Builder::new()
-        .prefix(".onnx-diffprune-")
-        .tempdir_in(parent)
-        .map_err(|error| {
-            Error::input(out, format!("can't be written: {error}"))
-                .hint("check that the folder exists and can be written to")
-                .caused_by(error)
-        })?;
-    let name = out
-        .file_name()
-        .ok_or_else(|| Error::input(out, "expected a path for a file"))?;
+    let parent = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = tempfile::Builder::new().prefix(".onnx-diffprune-").tempdir_in(parent).map_err(|error| {
+        Error::input(out, format!("can't be written: {error}"))
+            .hint("check that the folder exists and can be written to")
+            .caused_by(error)
+    })?;
+    let name = out.file_name().ok_or_else(|| Error::input(out, "expected a path for a file"))?;
     let file = folder.path().join(name);
     let report = write(model, edits, &file).map_err(|error| error.instead_of_file(&file, out))?;
     let external = report.external.and_then(|data| {
         let destination = parent.join(data.file_name()?);
         Some((data, destination))
     });
-    Ok(Staged {
-        folder,
-        file,
-        destination: out.to_owned(),
-        external,
-        bytes: report.bytes,
-    })
+    Ok(Staged { folder, file, destination: out.to_owned(), external, bytes: report.bytes })
 }
 
 impl Staged {
@@ -291,9 +257,8 @@ impl Staged {
     /// The destination can't be written.
     pub fn publish(self) -> Result<WriteReport, Error> {
         let move_to = |from: &Path, to: &Path| {
-            std::fs::rename(from, to).map_err(|error| {
-                Error::input(to, format!("can't be written: {error}")).caused_by(error)
-            })
+            std::fs::rename(from, to)
+                .map_err(|error| Error::input(to, format!("can't be written: {error}")).caused_by(error))
         };
         if let Some((data, destination)) = &self.external {
             move_to(data, destination)?;
@@ -306,10 +271,7 @@ impl Staged {
             return Err(error);
         }
         drop(self.folder);
-        Ok(WriteReport {
-            bytes: self.bytes,
-            external: self.external.map(|(_, destination)| destination),
-        })
+        Ok(WriteReport { bytes: self.bytes, external: self.external.map(|(_, destination)| destination) })
     }
 }
 
@@ -324,11 +286,7 @@ pub fn check_destination(model: &Model, out: &Path) -> Result<(), Error> {
 
 /// The name of the file with the external data of `out`.
 fn data_name(out: &Path) -> String {
-    format!(
-        "{}.data",
-        out.file_name()
-            .map_or("model.onnx".into(), std::ffi::OsStr::to_string_lossy)
-    )
+    format!("{}.data", out.file_name().map_or("model.onnx".into(), std::ffi::OsStr::to_string_lossy))
 }
 
 fn refuse_overwriting_input(model: &Model, out: &Path) -> Result<(), Error> {
@@ -336,8 +294,7 @@ fn refuse_overwriting_input(model: &Model, out: &Path) -> Result<(), Error> {
     inputs.extend(model.external_files());
     for input in inputs {
         if is_same_file(&input, out) {
-            return Err(Error::input(out, "the output would replace the input")
-                .hint("choose another output path"));
+            return Err(Error::input(out, "the output would replace the input").hint("choose another output path"));
         }
     }
     refuse_special(out)
@@ -346,14 +303,8 @@ fn refuse_overwriting_input(model: &Model, out: &Path) -> Result<(), Error> {
 /// The rename that ends all writing would put a file in the place of `/dev/null`.
 fn refuse_special(out: &Path) -> Result<(), Error> {
     match out.metadata() {
-        Ok(data) if data.is_dir() => Err(Error::input(
-            out,
-            "expected a path for a file, found a folder",
-        )),
-        Ok(data) if !data.is_file() => Err(Error::input(
-            out,
-            "expected a path for a file, found a device or pipe",
-        )),
+        Ok(data) if data.is_dir() => Err(Error::input(out, "expected a path for a file, found a folder")),
+        Ok(data) if !data.is_file() => Err(Error::input(out, "expected a path for a file, found a device or pipe")),
         _ => Ok(()),
     }
 }
@@ -378,11 +329,7 @@ pub(crate) struct ExternalData<'m> {
 
 impl<'m> ExternalData<'m> {
     fn new(location: &str) -> Self {
-        Self {
-            location: location.to_owned(),
-            tensors: Vec::new(),
-            end: 0,
-        }
+        Self { location: location.to_owned(), tensors: Vec::new(), end: 0 }
     }
 
     /// Adds a tensor; returns location, offset and length.
@@ -410,11 +357,7 @@ impl<'m> ExternalData<'m> {
 ///
 /// # Errors
 /// The element type can't be sliced, or the data can't be read.
-pub fn constant_slice(
-    model: &Model,
-    tensor: &TensorProto,
-    axes: &[(usize, Vec<usize>)],
-) -> Result<TensorProto, Error> {
+pub fn constant_slice(model: &Model, tensor: &TensorProto, axes: &[(usize, Vec<usize>)]) -> Result<TensorProto, Error> {
     let sliced = slice::Sliced::new(model, tensor, axes)?;
     let mut raw = Vec::new();
     // Writing to memory does not fail.
@@ -435,13 +378,8 @@ pub fn constant_slice(
 /// The destination can't be written; nothing is left behind then.
 pub fn write_file(path: &Path, content: &[u8]) -> Result<(), Error> {
     refuse_special(path)?;
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let fail = |error: std::io::Error| {
-        Error::input(path, format!("can't be written: {error}")).caused_by(error)
-    };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let fail = |error: std::io::Error| Error::input(path, format!("can't be written: {error}")).caused_by(error);
     let file = beside(folder, |file| file.write_all(content)).map_err(fail)?;
     let _: File = file.persist(path).map_err(|error| fail(error.error))?;
     Ok(())

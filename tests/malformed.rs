@@ -11,8 +11,7 @@ use handmade::{counting, fixture, listing, node, two_convolutions, value};
 use onnx_diffprune::error::Error;
 use onnx_diffprune::load;
 use onnx_diffprune::onnx::{
-    AttributeProto, DataLocation, GraphProto, ModelProto, StringStringEntryProto, TensorProto,
-    attr_tensor,
+    AttributeProto, DataLocation, GraphProto, ModelProto, StringStringEntryProto, TensorProto, attr_tensor,
 };
 use onnx_diffprune::pipeline::{PruneOptions, Target, analyse, cut};
 use onnx_diffprune::write::write;
@@ -36,10 +35,7 @@ fn refused_in(folder: &Path, bytes: &[u8], culprit: &str) -> String {
     let message = error.to_string();
     assert_eq!(error.exit_code(), 2, "{message}");
     assert!(message.contains("bad.onnx"), "{message}");
-    assert!(
-        message.contains(culprit),
-        "expected {culprit:?} in: {message}"
-    );
+    assert!(message.contains(culprit), "expected {culprit:?} in: {message}");
     assert_eq!(listing(folder), before, "{message}");
     message
 }
@@ -68,29 +64,16 @@ fn the_network_that_the_tests_break_is_sound() {
 #[test]
 fn files_that_hold_no_model() {
     refused(b"", "empty file");
-    refused(
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
-        "not an ONNX model",
-    );
+    refused(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "not an ONNX model");
     refused(&[0xff; 64], "not an ONNX model");
     let whole = two_convolutions().encode_to_vec();
     refused(&whole[..whole.len() - 7], "truncated");
-    refused(
-        &ModelProto {
-            ir_version: 8,
-            ..Default::default()
-        }
-        .encode_to_vec(),
-        "no graph",
-    );
+    refused(&ModelProto { ir_version: 8, ..Default::default() }.encode_to_vec(), "no graph");
     refused_model(|_, graph| graph.node.clear(), "empty");
     refused_model(|_, graph| *graph = GraphProto::default(), "empty");
     // A string that is not UTF-8: the name of the graph's first node.
     let mut text = whole;
-    let at = text
-        .windows(5)
-        .position(|window| window == b"first")
-        .unwrap();
+    let at = text.windows(5).position(|window| window == b"first").unwrap();
     text[at] = 0xff;
     refused(&text, "UTF-8");
 }
@@ -98,17 +81,10 @@ fn files_that_hold_no_model() {
 #[test]
 fn paths_that_are_no_files() {
     let folder = tempfile::tempdir().unwrap();
-    for path in [
-        folder.path().to_owned(),
-        folder.path().join("absent.onnx"),
-        "/dev/null".into(),
-    ] {
+    for path in [folder.path().to_owned(), folder.path().join("absent.onnx"), "/dev/null".into()] {
         let error = load::load(&path).unwrap_err();
         assert_eq!(error.exit_code(), 2);
-        assert!(
-            error.to_string().contains(path.to_str().unwrap()),
-            "{error}"
-        );
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
     }
 }
 
@@ -116,44 +92,24 @@ fn paths_that_are_no_files() {
 fn operator_sets() {
     refused_model(|model, _| model.opset_import[0].version = 8, "found 8");
     refused_model(|model, _| model.opset_import.clear(), "ai.onnx");
-    refused_model(
-        |model, _| model.opset_import[0].domain = "com.microsoft".to_owned(),
-        "ai.onnx",
-    );
+    refused_model(|model, _| model.opset_import[0].domain = "com.microsoft".to_owned(), "ai.onnx");
 }
 
 #[test]
 fn names() {
-    refused_model(
-        |_, graph| graph.node[2].input[0] = "nowhere".to_owned(),
-        "\"nowhere\"",
-    );
-    refused_model(
-        |_, graph| graph.output[0].name = "nowhere".to_owned(),
-        "\"nowhere\"",
-    );
-    refused_model(
-        |_, graph| graph.initializer.push(counting("w1", &[1])),
-        "\"w1\"",
-    );
+    refused_model(|_, graph| graph.node[2].input[0] = "nowhere".to_owned(), "\"nowhere\"");
+    refused_model(|_, graph| graph.output[0].name = "nowhere".to_owned(), "\"nowhere\"");
+    refused_model(|_, graph| graph.initializer.push(counting("w1", &[1])), "\"w1\"");
     refused_model(|_, graph| graph.input.push(value("x", &[1])), "\"x\"");
     refused_model(|_, graph| graph.node[1].output[0] = "x".to_owned(), "\"x\"");
     refused_model(|_, graph| graph.node[2].output[0] = "h".to_owned(), "\"h\"");
-    refused_model(
-        |_, graph| graph.node[1].output[0] = "w2".to_owned(),
-        "\"w2\"",
-    );
+    refused_model(|_, graph| graph.node[1].output[0] = "w2".to_owned(), "\"w2\"");
     let inner = GraphProto {
         node: vec![node("in", "Relu", &["lost"], &["t"])],
         output: vec![value("t", &[])],
         ..Default::default()
     };
-    let branch = AttributeProto {
-        name: "then_branch".to_owned(),
-        r#type: 5,
-        g: Some(inner),
-        ..Default::default()
-    };
+    let branch = AttributeProto { name: "then_branch".to_owned(), r#type: 5, g: Some(inner), ..Default::default() };
     refused_model(|_, graph| graph.node[1].attribute.push(branch), "\"lost\"");
 }
 
@@ -164,57 +120,30 @@ fn cycles_are_refused_with_a_node_that_lies_on_them() {
         graph.node.push(node(names[0], "Add", &["y", "q"], &["p"]));
         graph.node.push(node(names[1], "Relu", &["p"], &["q"]));
     };
-    for (named, culprits) in [
-        (true, ["\"one\"", "\"two\""]),
-        (false, ["producing p", "producing q"]),
-    ] {
+    for (named, culprits) in [(true, ["\"one\"", "\"two\""]), (false, ["producing p", "producing q"])] {
         let mut model = two_convolutions();
         knot(model.graph.as_mut().unwrap(), named);
         let message = refused(&model.encode_to_vec(), "cycle");
-        assert!(
-            culprits.iter().any(|culprit| message.contains(culprit)),
-            "{message}"
-        );
+        assert!(culprits.iter().any(|culprit| message.contains(culprit)), "{message}");
     }
-    refused_model(
-        |_, graph| graph.node[1].input[0] = "a".to_owned(),
-        "\"act\"",
-    );
+    refused_model(|_, graph| graph.node[1].input[0] = "a".to_owned(), "\"act\"");
 }
 
 #[test]
 fn tensors_that_contradict_their_shape() {
-    refused_model(
-        |_, graph| graph.initializer[0].dims = vec![16, -4, 3, 3],
-        "-4",
-    );
-    refused_model(
-        |_, graph| graph.initializer[0].dims = vec![16, 4, 3],
-        "\"w1\"",
-    );
-    refused_model(
-        |_, graph| graph.initializer[0].dims = vec![1 << 40, 1 << 40, 3, 3],
-        "\"w1\"",
-    );
-    refused_model(
-        |_, graph| graph.initializer[0].dims = vec![i64::MAX, 2, 0],
-        "\"w1\"",
-    );
+    refused_model(|_, graph| graph.initializer[0].dims = vec![16, -4, 3, 3], "-4");
+    refused_model(|_, graph| graph.initializer[0].dims = vec![16, 4, 3], "\"w1\"");
+    refused_model(|_, graph| graph.initializer[0].dims = vec![1 << 40, 1 << 40, 3, 3], "\"w1\"");
+    refused_model(|_, graph| graph.initializer[0].dims = vec![i64::MAX, 2, 0], "\"w1\"");
     refused_model(
         |_, graph| {
-            graph.initializer[0] = TensorProto {
-                dims: vec![1 << 40, 0],
-                raw_data: vec![].into(),
-                ..counting("w1", &[1])
-            }
+            graph.initializer[0] =
+                TensorProto { dims: vec![1 << 40, 0], raw_data: vec![].into(), ..counting("w1", &[1]) }
         },
         "\"w1\"",
     );
     refused_model(|_, graph| graph.initializer[0].data_type = 10, "\"w1\"");
-    let constant = TensorProto {
-        dims: vec![-1],
-        ..counting("inner", &[1])
-    };
+    let constant = TensorProto { dims: vec![-1], ..counting("inner", &[1]) };
     refused_model(
         |_, graph| {
             let mut node = node("constant", "Constant", &[], &["c"]);
@@ -227,19 +156,10 @@ fn tensors_that_contradict_their_shape() {
 
 #[test]
 fn weights_of_the_wrong_rank_or_size() {
-    refused_model(
-        |_, graph| graph.initializer[0] = counting("w1", &[16, 36]),
-        "\"first\"",
-    );
-    refused_model(
-        |_, graph| graph.initializer[0] = counting("w1", &[16, 5, 3, 3]),
-        "\"first\"",
-    );
+    refused_model(|_, graph| graph.initializer[0] = counting("w1", &[16, 36]), "\"first\"");
+    refused_model(|_, graph| graph.initializer[0] = counting("w1", &[16, 5, 3, 3]), "\"first\"");
     refused_model(|_, graph| graph.node[0].input.truncate(1), "\"first\"");
-    refused_model(
-        |_, graph| graph.node[0].input[1] = String::new(),
-        "\"first\"",
-    );
+    refused_model(|_, graph| graph.node[0].input[1] = String::new(), "\"first\"");
 }
 
 #[test]
@@ -250,9 +170,7 @@ fn parts_that_do_not_make_up_the_whole() {
                 let mut split = node("split", "Split", &["h", "sizes"], &["left", "right"]);
                 split.attribute = vec![onnx_diffprune::onnx::attr_int("axis", 1)];
                 graph.node.insert(1, split);
-                graph
-                    .initializer
-                    .push(TensorProto::of_ints("sizes", &sizes, &[2]));
+                graph.initializer.push(TensorProto::of_ints("sizes", &sizes, &[2]));
             },
             "\"split\"",
         );
@@ -276,15 +194,8 @@ fn outside(location: &str, offset: &str) -> Vec<u8> {
     let tensor = &mut model.graph.as_mut().unwrap().initializer[0];
     tensor.raw_data = vec![].into();
     tensor.data_location = DataLocation::External as i32;
-    for (key, value) in [
-        ("location", location),
-        ("offset", offset),
-        ("length", "2304"),
-    ] {
-        tensor.external_data.push(StringStringEntryProto {
-            key: key.to_owned(),
-            value: value.to_owned(),
-        });
+    for (key, value) in [("location", location), ("offset", offset), ("length", "2304")] {
+        tensor.external_data.push(StringStringEntryProto { key: key.to_owned(), value: value.to_owned() });
     }
     model.encode_to_vec()
 }
@@ -342,19 +253,14 @@ fn survives(path: &Path, bytes: Vec<u8>) -> Result<(), String> {
     };
     catch_unwind(AssertUnwindSafe(attempt)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
-        text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-            .unwrap_or_default()
+        text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
     })
 }
 
 #[test]
 fn damaged_models_never_panic() {
     let mut panics = Vec::new();
-    for (seed, name) in [
-        (1, "dit_tiny.onnx"),
-        (2, "sd15_tiny_fp16.onnx"),
-        (3, "ddpm_fashion16.onnx"),
-    ] {
+    for (seed, name) in [(1, "dit_tiny.onnx"), (2, "sd15_tiny_fp16.onnx"), (3, "ddpm_fashion16.onnx")] {
         let path = fixture(name);
         let bytes = bytes::Bytes::from(std::fs::read(&path).unwrap());
         let places = structure(&bytes);

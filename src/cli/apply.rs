@@ -14,11 +14,7 @@ use crate::verify::{VerifyOptions, verify};
 use crate::write::stage;
 
 pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
-    let runtime = if args.no_verify {
-        None
-    } else {
-        Some(open_runtime(cli)?)
-    };
+    let runtime = if args.no_verify { None } else { Some(open_runtime(cli)?) };
     let progress = printer.progress(4);
     progress.step("reading");
     let plan = Plan::read(&args.plan)?;
@@ -31,10 +27,7 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
     let mut edits = rewritten.edits;
     edits.metadata = vec![
         ("onnx_diffprune.tool".to_owned(), tool_name()),
-        (
-            "onnx_diffprune.input_sha256".to_owned(),
-            plan.input_digest.clone(),
-        ),
+        ("onnx_diffprune.input_sha256".to_owned(), plan.input_digest.clone()),
     ];
     let staged = stage(&model, &edits, &args.output)?;
     let mut report = None;
@@ -42,33 +35,17 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
         progress.step("verifying");
         let kept = plan.kept_axes(&analysis.graph, &args.plan)?;
         let pruned = load(staged.path())?;
-        report = Some(verify(
-            &analysis,
-            &kept,
-            &pruned,
-            runtime,
-            &VerifyOptions::default(),
-        )?);
+        report = Some(verify(&analysis, &kept, &pruned, runtime, &VerifyOptions::default())?);
     }
     drop(progress);
     if let Some(report) = report.as_ref().filter(|report| !report.passed) {
-        let text = format!(
-            "verification failed, {} was not written: {}",
-            args.output.display(),
-            failure(report)
-        );
+        let text = format!("verification failed, {} was not written: {}", args.output.display(), failure(report));
         return Err(Error::unmet(text).in_file(&args.input));
     }
     staged.publish()?;
-    printer.result(
-        &json!({"output": args.output, "verification": report}),
-        || {
-            let verified = report
-                .as_ref()
-                .map(verification_text)
-                .map_or_else(String::new, |text| text + "\n");
-            format!("{verified}wrote {}", args.output.display())
-        },
-    );
+    printer.result(&json!({"output": args.output, "verification": report}), || {
+        let verified = report.as_ref().map(verification_text).map_or_else(String::new, |text| text + "\n");
+        format!("{verified}wrote {}", args.output.display())
+    });
     Ok(true)
 }

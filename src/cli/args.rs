@@ -14,12 +14,7 @@ use crate::select::Scope;
 /// Reads IN.onnx, removes the least important channels of every coupled channel group, writes OUT.onnx with the plan
 /// of the cut beside it, and verifies OUT.onnx against the original in ONNX Runtime.
 #[derive(Debug, Parser)]
-#[command(
-    version,
-    args_conflicts_with_subcommands = true,
-    subcommand_negates_reqs = true,
-    max_term_width = 100
-)]
+#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, max_term_width = 100)]
 #[command(
     after_help = "Exit codes: 0 done; 1 the request can't be met, or verification failed; 2 wrong use or broken input."
 )]
@@ -92,12 +87,7 @@ pub(super) struct PruneArgs {
     pub(super) target_macs: Option<f64>,
 
     /// Share of the parameters to keep at most, in (0, 1]; the ratio is searched.
-    #[arg(
-        long,
-        value_name = "SHARE",
-        conflicts_with = "ratio",
-        help_heading = "How much"
-    )]
+    #[arg(long, value_name = "SHARE", conflicts_with = "ratio", help_heading = "How much")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) target_params: Option<f64>,
 
@@ -195,11 +185,7 @@ pub(super) struct PruneArgs {
     pub(super) atol: Option<f64>,
 
     /// Inputs for verification and latency, one array per graph input, instead of random ones.
-    #[arg(
-        long,
-        value_name = "FILE.npz",
-        help_heading = "Output and verification"
-    )]
+    #[arg(long, value_name = "FILE.npz", help_heading = "Output and verification")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) inputs: Option<PathBuf>,
 

@@ -15,17 +15,13 @@ impl PruneArgs {
         let Some(path) = &self.config else {
             return Ok(self.clone());
         };
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Error::input(path, format!("can't be read: {error}")))?;
+        let text =
+            std::fs::read_to_string(path).map_err(|error| Error::input(path, format!("can't be read: {error}")))?;
         let file: PruneArgs = toml::from_str(&text).map_err(|error| {
-            Error::input(
-                path,
-                format!("not a configuration file: {}", error.message()),
-            )
-            .hint("--print-config shows the form")
+            Error::input(path, format!("not a configuration file: {}", error.message()))
+                .hint("--print-config shows the form")
         })?;
-        let has_target =
-            self.ratio.is_some() || self.target_macs.is_some() || self.target_params.is_some();
+        let has_target = self.ratio.is_some() || self.target_macs.is_some() || self.target_params.is_some();
         let own_or = |own: &Vec<String>, other: Vec<String>| {
             if own.is_empty() { other } else { own.clone() }
         };
@@ -33,16 +29,8 @@ impl PruneArgs {
             input: self.input.clone().or(file.input),
             output: self.output.clone().or(file.output),
             ratio: if has_target { self.ratio } else { file.ratio },
-            target_macs: if has_target {
-                self.target_macs
-            } else {
-                file.target_macs
-            },
-            target_params: if has_target {
-                self.target_params
-            } else {
-                file.target_params
-            },
+            target_macs: if has_target { self.target_macs } else { file.target_macs },
+            target_params: if has_target { self.target_params } else { file.target_params },
             max_ratio: self.max_ratio.or(file.max_ratio),
             round_to: self.round_to.or(file.round_to),
             scope: self.scope.or(file.scope),
@@ -82,17 +70,14 @@ impl PruneArgs {
             attention: Some(options.attention),
             ..self.clone()
         };
-        toml::to_string(&spelled)
-            .map_err(|error| Error::usage(format!("the options can't be printed: {error}")))
+        toml::to_string(&spelled).map_err(|error| Error::usage(format!("the options can't be printed: {error}")))
     }
 
     /// The options of the cut.
     pub(super) fn options(&self) -> Result<PruneOptions, Error> {
         let share = |name: &str, value: f64| match value > 0.0 && value <= 1.0 {
             true => Ok(value),
-            false => Err(Error::usage(format!(
-                "--{name}: expected a share in (0, 1], found {value}"
-            ))),
+            false => Err(Error::usage(format!("--{name}: expected a share in (0, 1], found {value}"))),
         };
         let target = match (self.ratio, self.target_macs, self.target_params) {
             (Some(ratio), None, None) => Target::Ratio(check_ratio("--ratio", ratio)?),
@@ -100,13 +85,12 @@ impl PruneArgs {
             (None, None, Some(params)) => Target::Params(share("target-params", params)?),
             (None, None, None) if !self.ratio_for.is_empty() => Target::Ratio(0.0),
             (None, None, None) => {
-                return Err(Error::usage("how much is to be removed is not said")
-                    .hint("give --ratio (share of channels to remove), --target-macs or --target-params (share to keep)"));
+                return Err(Error::usage("how much is to be removed is not said").hint(
+                    "give --ratio (share of channels to remove), --target-macs or --target-params (share to keep)",
+                ));
             }
             _ => {
-                return Err(Error::usage(
-                    "expected one of ratio, target-macs and target-params, found several",
-                ));
+                return Err(Error::usage("expected one of ratio, target-macs and target-params, found several"));
             }
         };
         let mut options = PruneOptions::new(target);
@@ -116,9 +100,7 @@ impl PruneArgs {
         }
         options.round_to = match self.round_to {
             Some(0) => {
-                return Err(Error::usage(
-                    "--round-to: expected a number of at least 1, found 0",
-                ));
+                return Err(Error::usage("--round-to: expected a number of at least 1, found 0"));
             }
             other => other.unwrap_or(1),
         };
@@ -129,19 +111,12 @@ impl PruneArgs {
         options.seed = self.seed.unwrap_or_default();
         options.norm_groups = self.norm_groups.unwrap_or_default();
         options.attention = self.attention.unwrap_or_default();
-        options.keep = self
-            .keep
-            .iter()
-            .map(|text| pattern("--keep", text))
-            .collect::<Result<_, _>>()?;
+        options.keep = self.keep.iter().map(|text| pattern("--keep", text)).collect::<Result<_, _>>()?;
         for text in &self.ratio_for {
             let form = || Error::usage(format!("--ratio-for: expected REGEX=R, found {text:?}"));
             let (regex, ratio) = text.rsplit_once('=').ok_or_else(form)?;
             let ratio = ratio.trim().parse().map_err(|_| form())?;
-            options.ratio_for.push((
-                pattern("--ratio-for", regex)?,
-                check_ratio("--ratio-for", ratio)?,
-            ));
+            options.ratio_for.push((pattern("--ratio-for", regex)?, check_ratio("--ratio-for", ratio)?));
         }
         options.sizes = parse_sizes(&self.size)?;
         Ok(options)
@@ -152,18 +127,12 @@ fn check_ratio(name: &str, ratio: f64) -> Result<f64, Error> {
     if (0.0..1.0).contains(&ratio) {
         return Ok(ratio);
     }
-    Err(Error::usage(format!(
-        "{name}: expected a share of channels in [0, 1), found {ratio}"
-    ))
-    .hint("0.5 removes half of the channels of every group"))
+    Err(Error::usage(format!("{name}: expected a share of channels in [0, 1), found {ratio}"))
+        .hint("0.5 removes half of the channels of every group"))
 }
 
 fn pattern(name: &str, text: &str) -> Result<Regex, Error> {
-    Regex::new(text).map_err(|error| {
-        Error::usage(format!(
-            "{name}: {text:?} is not a regular expression: {error}"
-        ))
-    })
+    Regex::new(text).map_err(|error| Error::usage(format!("{name}: {text:?} is not a regular expression: {error}")))
 }
 
 /// Sizes of symbolic dimensions, given as NAME=N.
@@ -171,18 +140,10 @@ pub(super) fn parse_sizes(texts: &[String]) -> Result<Sizes, Error> {
     texts
         .iter()
         .map(|text| {
-            let form = || {
-                Error::usage(format!(
-                    "--size: expected NAME=N with N of at least 1, found {text:?}"
-                ))
-            };
+            let form = || Error::usage(format!("--size: expected NAME=N with N of at least 1, found {text:?}"));
             let (name, size) = text.rsplit_once('=').ok_or_else(form)?;
             let size: i64 = size.trim().parse().map_err(|_| form())?;
-            if size < 1 {
-                Err(form())
-            } else {
-                Ok((name.to_owned(), size))
-            }
+            if size < 1 { Err(form()) } else { Ok((name.to_owned(), size)) }
         })
         .collect()
 }
@@ -191,21 +152,10 @@ pub(super) fn parse_sizes(texts: &[String]) -> Result<Sizes, Error> {
 pub(super) fn check_sizes(given: &Sizes, known: &Sizes, path: &Path) -> Result<(), Error> {
     for name in given.keys() {
         if !known.contains_key(name) {
-            let names: Vec<&str> = known
-                .keys()
-                .map(String::as_str)
-                .filter(|name| !name.starts_with('?'))
-                .collect();
-            let names = if names.is_empty() {
-                "none".to_owned()
-            } else {
-                names.join(", ")
-            };
-            return Err(Error::usage(format!(
-                "--size: {} has no symbolic dimension {name:?}",
-                path.display()
-            ))
-            .hint(format!("its symbolic dimensions: {names}")));
+            let names: Vec<&str> = known.keys().map(String::as_str).filter(|name| !name.starts_with('?')).collect();
+            let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            return Err(Error::usage(format!("--size: {} has no symbolic dimension {name:?}", path.display()))
+                .hint(format!("its symbolic dimensions: {names}")));
         }
     }
     Ok(())

@@ -29,12 +29,7 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
     let groupings = analysis.groupings(args.attention, args.norm_groups);
     drop(progress);
     if args.dot {
-        printer.raw(
-            &groupings
-                .iter()
-                .map(|grouping| dot(&analysis, grouping))
-                .collect::<String>(),
-        );
+        printer.raw(&groupings.iter().map(|grouping| dot(&analysis, grouping)).collect::<String>());
         return Ok(true);
     }
     let cost = analysis.count(|counter| counter.cost(None, &sizes));
@@ -49,10 +44,7 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
     }
     let describe = |value: &usize| {
         let fact = analysis.facts.values[*value].as_ref();
-        (
-            analysis.graph.values[*value].name.clone(),
-            fact.map_or("unknown".to_owned(), Fact::describe),
-        )
+        (analysis.graph.values[*value].name.clone(), fact.map_or("unknown".to_owned(), Fact::describe))
     };
     let inputs: Vec<_> = analysis.graph.inputs.iter().map(describe).collect();
     let outputs: Vec<_> = analysis.graph.outputs.iter().map(describe).collect();
@@ -65,10 +57,7 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
             (node.name.clone(), node.op(), barrier.cause.clone())
         })
         .collect();
-    let groups: Vec<_> = groupings
-        .iter()
-        .flat_map(|grouping| group_rows(&analysis, grouping))
-        .collect();
+    let groups: Vec<_> = groupings.iter().flat_map(|grouping| group_rows(&analysis, grouping)).collect();
     let json = json!({
         "model": args.input,
         "opset": analysis.graph.opset,
@@ -82,11 +71,7 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
         "barriers": barriers.iter().map(|(node, op, cause)| json!({"node": node, "op": op, "cause": cause})).collect::<Vec<_>>(),
     });
     printer.result(&json, || {
-        let mut out = format!(
-            "{} (opset {})\n",
-            args.input.display(),
-            analysis.graph.opset
-        );
+        let mut out = format!("{} (opset {})\n", args.input.display(), analysis.graph.opset);
         for (kind, values) in [("input ", &inputs), ("output", &outputs)] {
             for (name, fact) in values {
                 out += &format!("  {kind} {name}: {fact}\n");
@@ -99,28 +84,16 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
             human(cost.attention_macs),
             human(cost.activation_bytes as f64)
         );
-        let at: Vec<String> = sizes
-            .iter()
-            .filter(|(name, _)| !name.starts_with('?'))
-            .map(|(n, s)| format!("{n}={s}"))
-            .collect();
+        let at: Vec<String> =
+            sizes.iter().filter(|(name, _)| !name.starts_with('?')).map(|(n, s)| format!("{n}={s}")).collect();
         if !at.is_empty() {
             out += &format!(" at {}", at.join(", "));
         }
-        let names: Vec<String> = operators
-            .iter()
-            .map(|(name, count)| format!("{name} {count}"))
-            .collect();
+        let names: Vec<String> = operators.iter().map(|(name, count)| format!("{name} {count}")).collect();
         out += &format!("\n\noperators: {}\n\n", names.join(", "));
         let rows: Vec<Vec<String>> = blocks
             .iter()
-            .map(|(block, macs)| {
-                vec![
-                    block.clone(),
-                    human(*macs),
-                    percent(*macs, cost.macs + cost.attention_macs),
-                ]
-            })
+            .map(|(block, macs)| vec![block.clone(), human(*macs), percent(*macs, cost.macs + cost.attention_macs)])
             .collect();
         out += &table(&["block", "MACs", "share"], &rows);
         let rows: Vec<Vec<String>> = groups
@@ -131,26 +104,15 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
                     group.channels.to_string(),
                     group.unit.to_string(),
                     group.members.len().to_string(),
-                    group
-                        .kept
-                        .clone()
-                        .unwrap_or_else(|| "can shrink".to_owned()),
+                    group.kept.clone().unwrap_or_else(|| "can shrink".to_owned()),
                 ]
             })
             .collect();
         out += &format!("\n\nchannel groups ({}):\n", groups.len());
-        out += &table(
-            &["group", "channels", "equal blocks of", "weights", ""],
-            &rows,
-        );
+        out += &table(&["group", "channels", "equal blocks of", "weights", ""], &rows);
         if args.members {
             for group in &groups {
-                out += &format!(
-                    "\n\n{} ({} channels)\n  {}",
-                    group.name,
-                    group.channels,
-                    group.members.join("\n  ")
-                );
+                out += &format!("\n\n{} ({} channels)\n  {}", group.name, group.channels, group.members.join("\n  "));
             }
         }
         if !barriers.is_empty() {
@@ -190,22 +152,14 @@ fn group_rows(analysis: &Analysis<'_>, grouping: &Grouping) -> Vec<GroupRow> {
         let member = |member: &crate::couple::group::Member| {
             let node = &analysis.graph.nodes[analysis.coupling.uses[member.weight].node];
             let role = format!("{:?}", member.role).to_lowercase();
-            format!(
-                "{role} {} axis {} in {}",
-                analysis.weight_name(member),
-                member.axis,
-                node.name
-            )
+            format!("{role} {} axis {} in {}", analysis.weight_name(member), member.axis, node.name)
         };
         GroupRow {
             name: analysis.group_name(&group.members),
             channels: group.channels.len(),
             unit: grouping.components[group.component].unit,
             members: group.members.iter().map(member).collect(),
-            kept: group
-                .kept
-                .as_ref()
-                .map(|reason| format!("stays: {} ({})", reason.text, reason.node)),
+            kept: group.kept.as_ref().map(|reason| format!("stays: {} ({})", reason.text, reason.node)),
         }
     };
     grouping.groups.iter().map(row).collect()
@@ -214,10 +168,7 @@ fn group_rows(analysis: &Analysis<'_>, grouping: &Grouping) -> Vec<GroupRow> {
 /// The first two levels of a node's name, as exporters write module paths.
 fn block_of(name: &str) -> String {
     let separator = if name.starts_with('/') { '/' } else { '.' };
-    let parts: Vec<&str> = name
-        .split(separator)
-        .filter(|part| !part.is_empty())
-        .collect();
+    let parts: Vec<&str> = name.split(separator).filter(|part| !part.is_empty()).collect();
     match parts.as_slice() {
         [] | [_] => "(top level)".to_owned(),
         [one, _] => (*one).to_owned(),
@@ -230,18 +181,12 @@ fn dot(analysis: &Analysis<'_>, grouping: &Grouping) -> String {
     let mut graph: DiGraph<String, String> = DiGraph::new();
     let mut nodes = BTreeMap::new();
     for group in &grouping.groups {
-        let label = format!(
-            "{}\\n{} channels",
-            analysis.group_name(&group.members),
-            group.channels.len()
-        );
+        let label = format!("{}\\n{} channels", analysis.group_name(&group.members), group.channels.len());
         let at = graph.add_node(label);
         for member in &group.members {
             let weight = &analysis.coupling.uses[member.weight];
             let name = analysis.graph.nodes[weight.node].name.clone();
-            let node = *nodes
-                .entry(weight.node)
-                .or_insert_with(|| graph.add_node(name));
+            let node = *nodes.entry(weight.node).or_insert_with(|| graph.add_node(name));
             let edge = format!("axis {}", member.axis);
             match member.role {
                 crate::couple::group::Role::Producer => graph.add_edge(node, at, edge),
@@ -249,21 +194,13 @@ fn dot(analysis: &Analysis<'_>, grouping: &Grouping) -> String {
             };
         }
     }
-    let attributes = |_: &DiGraph<String, String>,
-                      edge: petgraph::graph::EdgeReference<'_, String>| {
+    let attributes = |_: &DiGraph<String, String>, edge: petgraph::graph::EdgeReference<'_, String>| {
         format!("label=\"{}\"", edge.weight())
     };
     let label = |_: &DiGraph<String, String>, (_, text): (petgraph::graph::NodeIndex, &String)| {
-        let shape = if text.contains(" channels") {
-            "ellipse"
-        } else {
-            "box"
-        };
+        let shape = if text.contains(" channels") { "ellipse" } else { "box" };
         format!("label=\"{}\", shape={shape}", text.replace('"', "'"))
     };
     let config = [Config::NodeNoLabel, Config::EdgeNoLabel];
-    format!(
-        "{:?}",
-        Dot::with_attr_getters(&graph, &config, &attributes, &label)
-    )
+    format!("{:?}", Dot::with_attr_getters(&graph, &config, &attributes, &label))
 }

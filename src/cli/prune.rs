@@ -28,20 +28,14 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
     }
     let options = args.options()?;
     let input = args.input.as_deref().ok_or_else(|| {
-        Error::usage("no input is given")
-            .hint("onnx-diffprune IN.onnx OUT.onnx --ratio 0.5; --help shows more")
+        Error::usage("no input is given").hint("onnx-diffprune IN.onnx OUT.onnx --ratio 0.5; --help shows more")
     })?;
     let output = args.output.as_deref();
     if output.is_none() && !args.dry_run {
-        return Err(Error::usage("no output is given")
-            .hint("name a file for the pruned network, or pass --dry-run"));
+        return Err(Error::usage("no output is given").hint("name a file for the pruned network, or pass --dry-run"));
     }
     // What would fail at the end fails at the start.
-    let runtime = if args.dry_run || args.no_verify {
-        None
-    } else {
-        Some(open_runtime(cli)?)
-    };
+    let runtime = if args.dry_run || args.no_verify { None } else { Some(open_runtime(cli)?) };
     let given = args.inputs.as_deref().map(read_inputs).transpose()?;
     let progress = printer.progress(6);
     progress.step("reading");
@@ -54,14 +48,10 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
     progress.step("scoring and selecting");
     let cut = hashed_beside(&model, || cut(&analysis, &options))?;
     check_sizes(&options.sizes, &cut.sizes, input)?;
-    cut.warnings
-        .iter()
-        .for_each(|warning| printer.warning(warning));
+    cut.warnings.iter().for_each(|warning| printer.warning(warning));
     let Some(output) = output.filter(|_| !args.dry_run) else {
         drop(progress);
-        printer.result(&summary(&analysis, &cut, None, None, None), || {
-            text(&analysis, &cut, None, None, None)
-        });
+        printer.result(&summary(&analysis, &cut, None, None, None), || text(&analysis, &cut, None, None, None));
         return Ok(true);
     };
     progress.step("writing");
@@ -96,24 +86,9 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
         staged.publish()?;
     }
     let written = passed.then_some((output, plan_path.as_path()));
-    printer.result(
-        &summary(
-            &analysis,
-            &cut,
-            report.as_ref(),
-            latencies.as_deref(),
-            written,
-        ),
-        || {
-            text(
-                &analysis,
-                &cut,
-                report.as_ref(),
-                latencies.as_deref(),
-                written,
-            )
-        },
-    );
+    printer.result(&summary(&analysis, &cut, report.as_ref(), latencies.as_deref(), written), || {
+        text(&analysis, &cut, report.as_ref(), latencies.as_deref(), written)
+    });
     if let Some(report) = report.filter(|report| !report.passed) {
         return Err(Error::unmet(format!(
             "verification failed, {} was not written: {}",
@@ -158,10 +133,7 @@ pub(super) fn failure(report: &VerifyReport) -> String {
             "the worst relative error is {worst:.1e}, allowed {:.1e}; the first value that differs is {:?} of node {:?} ({}), by {:.1e}",
             report.rtol, first.value, first.node, first.op, first.relative
         ),
-        None => format!(
-            "the worst relative error is {worst:.1e}, allowed {:.1e}",
-            report.rtol
-        ),
+        None => format!("the worst relative error is {worst:.1e}, allowed {:.1e}", report.rtol),
     }
 }
 
@@ -175,26 +147,15 @@ fn measure(
     let inputs = match &options.inputs {
         Some(inputs) => inputs.clone(),
         None => {
-            let sizes = size_variants(analysis, &options.sizes)
-                .into_iter()
-                .next()
-                .unwrap_or_default();
+            let sizes = size_variants(analysis, &options.sizes).into_iter().next().unwrap_or_default();
             draw_inputs(analysis, &sizes, options.seed)?
         }
     };
     let options = SessionOptions::default();
-    let mut original = runtime
-        .session_from_file(analysis.model.path(), &options)
-        .map_err(fail)?;
+    let mut original = runtime.session_from_file(analysis.model.path(), &options).map_err(fail)?;
     let mut pruned = runtime.session_from_file(pruned, &options).map_err(fail)?;
-    interleaved_latency(
-        &mut [&mut original, &mut pruned],
-        &[&inputs, &inputs],
-        LATENCY_RUNS,
-        3,
-        LATENCY_SECONDS,
-    )
-    .map_err(fail)
+    interleaved_latency(&mut [&mut original, &mut pruned], &[&inputs, &inputs], LATENCY_RUNS, 3, LATENCY_SECONDS)
+        .map_err(fail)
 }
 
 /// What the output's metadata says of the cut.
@@ -208,10 +169,7 @@ fn metadata(args: &PruneArgs, cut: &Cut) -> Result<Vec<(String, String)>, Error>
         ("onnx_diffprune.tool".to_owned(), tool_name()),
         ("onnx_diffprune.options".to_owned(), options),
         ("onnx_diffprune.ratio".to_owned(), cut.ratio.to_string()),
-        (
-            "onnx_diffprune.input_sha256".to_owned(),
-            cut.plan.input_digest.clone(),
-        ),
+        ("onnx_diffprune.input_sha256".to_owned(), cut.plan.input_digest.clone()),
     ])
 }
 
@@ -265,33 +223,13 @@ fn text(
 ) -> String {
     let (before, after) = (&cut.before, &cut.after);
     let count = |name: &str, a: f64, b: f64, unit: &str| {
-        vec![
-            name.to_owned(),
-            format!("{}{unit}", human(a)),
-            format!("{}{unit}", human(b)),
-            percent(b, a),
-        ]
+        vec![name.to_owned(), format!("{}{unit}", human(a)), format!("{}{unit}", human(b)), percent(b, a)]
     };
     let mut rows = vec![
-        count(
-            "parameters",
-            before.parameters as f64,
-            after.parameters as f64,
-            "",
-        ),
+        count("parameters", before.parameters as f64, after.parameters as f64, ""),
         count("MACs", before.macs, after.macs, ""),
-        count(
-            "MACs between activations",
-            before.attention_macs,
-            after.attention_macs,
-            "",
-        ),
-        count(
-            "activation memory",
-            before.activation_bytes as f64,
-            after.activation_bytes as f64,
-            "B",
-        ),
+        count("MACs between activations", before.attention_macs, after.attention_macs, ""),
+        count("activation memory", before.activation_bytes as f64, after.activation_bytes as f64, "B"),
     ];
     rows.retain(|row| row[1] != "0");
     if let (Ok(a), Some(b)) = (analysis.model.total_bytes(), output_bytes(written)) {
@@ -299,20 +237,10 @@ fn text(
     }
     if let Some([a, b, ..]) = latencies {
         let ms = |latency: &Latency| format!("{:.2} ms", latency.median_ms);
-        rows.push(vec![
-            "latency (median)".to_owned(),
-            ms(a),
-            ms(b),
-            percent(b.median_ms, a.median_ms),
-        ]);
+        rows.push(vec!["latency (median)".to_owned(), ms(a), ms(b), percent(b.median_ms, a.median_ms)]);
     }
     let asked = cut.plan.groups.len();
-    let pruned = cut
-        .plan
-        .groups
-        .iter()
-        .filter(|group| group.kept.len() < group.channels)
-        .count();
+    let pruned = cut.plan.groups.iter().filter(|group| group.kept.len() < group.channels).count();
     let mut out = format!(
         "{}: {pruned} of {asked} channel groups pruned at ratio {:.3} by {}\n\n",
         analysis.model.path().display(),
@@ -334,21 +262,12 @@ fn text(
         .groups
         .iter()
         .filter_map(|group| Some((group, group.reason.as_ref()?)))
-        .map(|(group, reason)| {
-            vec![
-                group.name.clone(),
-                format!("{} channels", group.channels),
-                reason.clone(),
-            ]
-        })
+        .map(|(group, reason)| vec![group.name.clone(), format!("{} channels", group.channels), reason.clone()])
         .collect();
     if !stay.is_empty() {
         out += &format!("\n\nchannel groups that stay whole ({}):\n", stay.len());
-        let rows: Vec<String> = stay
-            .iter()
-            .take(12)
-            .map(|row| format!("  {}: {}, {}", row[0], row[1], row[2]))
-            .collect();
+        let rows: Vec<String> =
+            stay.iter().take(12).map(|row| format!("  {}: {}, {}", row[0], row[1], row[2])).collect();
         out += &rows.join("\n");
         if stay.len() > 12 {
             out += &format!("\n  ... and {} more; inspect lists all", stay.len() - 12);
@@ -358,9 +277,7 @@ fn text(
         out += &format!("\n\n{}", verification_text(report));
     }
     match written {
-        Some((output, plan)) => {
-            out += &format!("\nwrote {} and {}", output.display(), plan.display())
-        }
+        Some((output, plan)) => out += &format!("\nwrote {} and {}", output.display(), plan.display()),
         None if report.is_none() => out += "\ndry run: nothing was written",
         None => {}
     }
@@ -373,23 +290,10 @@ pub(super) fn verification_text(report: &VerifyReport) -> String {
         return format!("verification FAILED: {}", failure(report));
     }
     let sizes = |run: &crate::verify::RunReport| {
-        run.sizes
-            .iter()
-            .map(|(name, size)| format!("{name}={size}"))
-            .collect::<Vec<_>>()
-            .join(" ")
+        run.sizes.iter().map(|(name, size)| format!("{name}={size}")).collect::<Vec<_>>().join(" ")
     };
-    let runs: Vec<String> = report
-        .runs
-        .iter()
-        .map(sizes)
-        .filter(|sizes| !sizes.is_empty())
-        .collect();
-    let at = if runs.is_empty() {
-        String::new()
-    } else {
-        format!(" at {}", runs.join(" and "))
-    };
+    let runs: Vec<String> = report.runs.iter().map(sizes).filter(|sizes| !sizes.is_empty()).collect();
+    let at = if runs.is_empty() { String::new() } else { format!(" at {}", runs.join(" and ")) };
     format!(
         "verified in ONNX Runtime {}: worst relative error {:.1e} (allowed {:.0e}) over {} run{}{at}",
         report.onnxruntime,

@@ -18,11 +18,7 @@ pub(super) fn run(args: &VerifyArgs, cli: &Cli, printer: &Printer) -> Result<boo
     let progress = printer.progress(3);
     progress.step("reading");
     let plan = Plan::read(&path).map_err(|error| {
-        if args.plan.is_none() {
-            error.hint("name the plan of the cut with --plan")
-        } else {
-            error
-        }
+        if args.plan.is_none() { error.hint("name the plan of the cut with --plan") } else { error }
     })?;
     let model = load(&args.input)?;
     let pruned = load(&args.output)?;
@@ -44,11 +40,7 @@ pub(super) fn run(args: &VerifyArgs, cli: &Cli, printer: &Printer) -> Result<boo
         inputs: args.inputs.as_deref().map(read_inputs).transpose()?,
         sizes: parse_sizes(&args.size)?,
     };
-    check_sizes(
-        &options.sizes,
-        &sizes_for(&analysis.facts, &options.sizes),
-        &args.input,
-    )?;
+    check_sizes(&options.sizes, &sizes_for(&analysis.facts, &options.sizes), &args.input)?;
     let kept = plan.kept_axes(&analysis.graph, &path)?;
     progress.step("verifying");
     let report = verify(&analysis, &kept, &pruned, runtime, &options)?;

@@ -87,9 +87,10 @@ pub fn group(coupling: &Coupling, attention: Attention, drop_norm_groups: bool) 
         let failed = assign_components(&mut grouping);
         let before = dropped.len();
         for (space, block, node) in failed {
-            let is_norm = coupling.spaces.cuts().any(|cut| {
-                cut.space == space && cut.is_ragged() && cut.sizes.get(1) == Some(&block)
-            });
+            let is_norm = coupling
+                .spaces
+                .cuts()
+                .any(|cut| cut.space == space && cut.is_ragged() && cut.sizes.get(1) == Some(&block));
             if is_norm && dropped.insert((space, block)) {
                 names.push(node);
             }
@@ -110,8 +111,7 @@ fn read(coupling: &Coupling, spaces: Spaces) -> Grouping {
     let mut places: Vec<Places> = vec![Vec::new(); classes.len()];
     for (id, space) in spaces.all().iter().enumerate() {
         for at in 0..space.len {
-            places[classes[space.start + at] as usize]
-                .push((id, u32::try_from(at).unwrap_or(u32::MAX)));
+            places[classes[space.start + at] as usize].push((id, u32::try_from(at).unwrap_or(u32::MAX)));
         }
     }
     // Channels with the same number of indices in the same spaces, and the same fate, are ranked together.
@@ -124,10 +124,7 @@ fn read(coupling: &Coupling, spaces: Spaces) -> Grouping {
         if places.iter().any(is_weight) {
             let signature = places.iter().map(|(space, _)| *space).collect();
             let class = u32::try_from(class).unwrap_or(u32::MAX);
-            by_signature
-                .entry((signature, frozen[class as usize]))
-                .or_default()
-                .push(class);
+            by_signature.entry((signature, frozen[class as usize])).or_default().push(class);
         }
     }
     let mut by_space: BTreeMap<SpaceId, Vec<(usize, usize)>> = BTreeMap::new();
@@ -151,46 +148,21 @@ fn read(coupling: &Coupling, spaces: Spaces) -> Grouping {
             };
             for (weight, axis) in by_space.get(space).into_iter().flatten() {
                 let indices = channels.iter().map(|class| {
-                    places[*class as usize]
-                        .iter()
-                        .filter(|(at, _)| at == space)
-                        .map(|(_, index)| *index)
-                        .collect()
+                    places[*class as usize].iter().filter(|(at, _)| at == space).map(|(_, index)| *index).collect()
                 });
-                members.push(Member {
-                    weight: *weight,
-                    axis: *axis,
-                    role,
-                    indices: indices.collect(),
-                });
+                members.push(Member { weight: *weight, axis: *axis, role, indices: indices.collect() });
             }
         }
         let cells = vec![0; channels.len()];
         let kept = reason.cloned();
-        groups.push(ChannelGroup {
-            channels,
-            members,
-            cells,
-            component: 0,
-            kept,
-        });
+        groups.push(ChannelGroup { channels, members, cells, component: 0, kept });
     }
     groups.retain(|group| !group.members.is_empty());
     groups.sort_by_key(|group| {
-        let first = group
-            .members
-            .iter()
-            .map(|member| coupling.uses[member.weight].node)
-            .min();
+        let first = group.members.iter().map(|member| coupling.uses[member.weight].node).min();
         (first, group.channels.first().copied())
     });
-    Grouping {
-        groups,
-        components: Vec::new(),
-        spaces,
-        classes,
-        dropped: Vec::new(),
-    }
+    Grouping { groups, components: Vec::new(), spaces, classes, dropped: Vec::new() }
 }
 
 /// Sorts channels into cells and groups into components. Returns the demands for equal blocks that no removal can
@@ -200,24 +172,14 @@ fn assign_components(grouping: &mut Grouping) -> Vec<(SpaceId, usize, String)> {
     let mut channel_of: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
     for (g, group) in grouping.groups.iter().enumerate() {
         if group.kept.is_none() {
-            channel_of.extend(
-                group
-                    .channels
-                    .iter()
-                    .enumerate()
-                    .map(|(c, class)| (*class, (g, c))),
-            );
+            channel_of.extend(group.channels.iter().enumerate().map(|(c, class)| (*class, (g, c))));
         }
     }
     let demands: Vec<_> = spaces.equal_blocks().cloned().collect();
-    let mut blocks_of: Vec<Vec<Vec<(usize, usize)>>> = grouping
-        .groups
-        .iter()
-        .map(|group| vec![Vec::new(); group.channels.len()])
-        .collect();
+    let mut blocks_of: Vec<Vec<Vec<(usize, usize)>>> =
+        grouping.groups.iter().map(|group| vec![Vec::new(); group.channels.len()]).collect();
     let mut united: UnionFind<usize> = UnionFind::new(grouping.groups.len());
-    let mut touched: Vec<std::collections::BTreeSet<usize>> =
-        vec![Default::default(); demands.len()];
+    let mut touched: Vec<std::collections::BTreeSet<usize>> = vec![Default::default(); demands.len()];
     for (d, demand) in demands.iter().enumerate() {
         let space = &spaces.all()[demand.space];
         for at in 0..space.len {
@@ -242,11 +204,7 @@ fn assign_components(grouping: &mut Grouping) -> Vec<(SpaceId, usize, String)> {
     }
     let mut components: BTreeMap<usize, Component> = BTreeMap::new();
     for g in 0..grouping.groups.len() {
-        components
-            .entry(united.find_mut(g))
-            .or_default()
-            .groups
-            .push(g);
+        components.entry(united.find_mut(g)).or_default().groups.push(g);
     }
     let mut failed = Vec::new();
     let mut number_of = BTreeMap::new();
@@ -265,46 +223,25 @@ fn assign_components(grouping: &mut Grouping) -> Vec<(SpaceId, usize, String)> {
             continue;
         };
         let number = grouping.groups[*first].component;
-        let unit = components
-            .values()
-            .nth(number)
-            .map_or(0, |component| component.unit);
+        let unit = components.values().nth(number).map_or(0, |component| component.unit);
         let len = spaces.all()[demand.space].len;
         let mut free = vec![0usize; len.div_ceil(demand.block)];
         for g in &touched[d] {
             for blocks in &blocks_of[*g] {
-                blocks
-                    .iter()
-                    .filter(|(of, _)| *of == d)
-                    .for_each(|(_, block)| free[*block] += 1);
+                blocks.iter().filter(|(of, _)| *of == d).for_each(|(_, block)| free[*block] += 1);
             }
         }
         let is_even = free.iter().all(|count| *count == free[0]);
         if !is_even || unit <= 1 {
             failed.push((demand.space, demand.block, demand.node.clone()));
             let text = if is_even {
-                format!(
-                    "no equal number of channels can go from every block of {}",
-                    demand.block
-                )
+                format!("no equal number of channels can go from every block of {}", demand.block)
             } else {
-                format!(
-                    "some blocks of {} channels hold channels that stay",
-                    demand.block
-                )
+                format!("some blocks of {} channels hold channels that stay", demand.block)
             };
-            let reason = Reason {
-                text,
-                node: demand.node.clone(),
-            };
-            for g in components
-                .values()
-                .nth(number)
-                .map_or(&[][..], |component| &component.groups)
-            {
-                grouping.groups[*g]
-                    .kept
-                    .get_or_insert_with(|| reason.clone());
+            let reason = Reason { text, node: demand.node.clone() };
+            for g in components.values().nth(number).map_or(&[][..], |component| &component.groups) {
+                grouping.groups[*g].kept.get_or_insert_with(|| reason.clone());
             }
         }
     }

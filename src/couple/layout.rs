@@ -43,26 +43,12 @@ impl Piece {
                 let rest = size.div_exact(outer)?;
                 Some((Piece::Fixed(outer.clone()), Piece::Fixed(rest)))
             }
-            Piece::Part {
-                space,
-                inner,
-                extent,
-            } => {
-                let outer = usize::try_from(outer.as_const()?)
-                    .ok()
-                    .filter(|outer| *outer > 0)?;
+            Piece::Part { space, inner, extent } => {
+                let outer = usize::try_from(outer.as_const()?).ok().filter(|outer| *outer > 0)?;
                 let rest = extent.is_multiple_of(outer).then(|| extent / outer)?;
                 Some((
-                    Piece::Part {
-                        space: *space,
-                        inner: inner * rest,
-                        extent: outer,
-                    },
-                    Piece::Part {
-                        space: *space,
-                        inner: *inner,
-                        extent: rest,
-                    },
+                    Piece::Part { space: *space, inner: inner * rest, extent: outer },
+                    Piece::Part { space: *space, inner: *inner, extent: rest },
                 ))
             }
         }
@@ -82,9 +68,7 @@ pub struct Layout {
 impl Layout {
     /// A layout of axes that never shrink.
     pub fn fixed(shape: &[Dim]) -> Self {
-        Self {
-            axes: shape.iter().map(fixed_axis).collect(),
-        }
+        Self { axes: shape.iter().map(fixed_axis).collect() }
     }
 
     /// The number of axes.
@@ -95,11 +79,7 @@ impl Layout {
 
 /// The pieces of an axis that never shrinks.
 pub fn fixed_axis(size: &Dim) -> Axis {
-    if size.is(1) {
-        Vec::new()
-    } else {
-        vec![Piece::Fixed(size.clone())]
-    }
+    if size.is(1) { Vec::new() } else { vec![Piece::Fixed(size.clone())] }
 }
 
 /// Appends a piece to an axis; neighbouring digits of one space become one.
@@ -109,16 +89,8 @@ pub fn push_piece(axis: &mut Axis, piece: Piece) {
     }
     match (axis.last_mut(), &piece) {
         (
-            Some(Piece::Part {
-                space: a,
-                inner: outer_inner,
-                extent: outer_extent,
-            }),
-            Piece::Part {
-                space: b,
-                inner,
-                extent,
-            },
+            Some(Piece::Part { space: a, inner: outer_inner, extent: outer_extent }),
+            Piece::Part { space: b, inner, extent },
         ) if a == b && *outer_inner == inner * extent => {
             *outer_extent *= extent;
             *outer_inner = *inner;
@@ -160,10 +132,7 @@ pub fn reshape(axes: &[Axis], shape: &[Dim]) -> Option<Vec<Axis>> {
     if end > at + 1 {
         // Several sizes that could not be matched, such as a batch of 2 that an exporter froze: harmless where all
         // that is left stays anyway.
-        if pieces
-            .iter()
-            .any(|piece| matches!(piece, Piece::Part { .. }))
-        {
+        if pieces.iter().any(|piece| matches!(piece, Piece::Part { .. })) {
             return None;
         }
         front.extend(shape[at..end].iter().map(fixed_axis));
@@ -238,11 +207,7 @@ mod tests {
     use super::*;
 
     fn whole(space: SpaceId, extent: usize) -> Axis {
-        vec![Piece::Part {
-            space,
-            inner: 1,
-            extent,
-        }]
+        vec![Piece::Part { space, inner: 1, extent }]
     }
 
     #[test]
@@ -251,24 +216,9 @@ mod tests {
         let axes = vec![fixed_axis(&b), whole(0, 64), fixed_axis(&h), fixed_axis(&w)];
         let rest = &(&Dim::from(2) * &h) * &w;
         let grouped = reshape(&axes, &[b.clone(), Dim::from(32), rest]).expect("even");
-        assert_eq!(
-            grouped[1],
-            vec![Piece::Part {
-                space: 0,
-                inner: 2,
-                extent: 32
-            }]
-        );
-        assert_eq!(
-            grouped[2][0],
-            Piece::Part {
-                space: 0,
-                inner: 1,
-                extent: 2
-            }
-        );
-        let back =
-            reshape(&grouped, &[b.clone(), Dim::from(64), h.clone(), w.clone()]).expect("even");
+        assert_eq!(grouped[1], vec![Piece::Part { space: 0, inner: 2, extent: 32 }]);
+        assert_eq!(grouped[2][0], Piece::Part { space: 0, inner: 1, extent: 2 });
+        let back = reshape(&grouped, &[b.clone(), Dim::from(64), h.clone(), w.clone()]).expect("even");
         assert_eq!(back, axes);
     }
 
@@ -276,34 +226,13 @@ mod tests {
     fn one_opaque_size_takes_the_rest() {
         let b = Dim::symbol("B");
         let axes = vec![fixed_axis(&b), whole(0, 64), fixed_axis(&Dim::symbol("L"))];
-        let reshaped = reshape(
-            &axes,
-            &[b, Dim::symbol("unknown"), Dim::from(8), Dim::symbol("L")],
-        )
-        .expect("even");
-        assert_eq!(
-            reshaped[1],
-            vec![Piece::Part {
-                space: 0,
-                inner: 8,
-                extent: 8
-            }]
-        );
-        assert_eq!(
-            reshaped[2],
-            vec![Piece::Part {
-                space: 0,
-                inner: 1,
-                extent: 8
-            }]
-        );
+        let reshaped = reshape(&axes, &[b, Dim::symbol("unknown"), Dim::from(8), Dim::symbol("L")]).expect("even");
+        assert_eq!(reshaped[1], vec![Piece::Part { space: 0, inner: 8, extent: 8 }]);
+        assert_eq!(reshaped[2], vec![Piece::Part { space: 0, inner: 1, extent: 8 }]);
     }
 
     #[test]
     fn uneven_borders_are_refused() {
-        assert_eq!(
-            reshape(&[whole(0, 6), whole(1, 4)], &[Dim::from(4), Dim::from(6)]),
-            None
-        );
+        assert_eq!(reshape(&[whole(0, 6), whole(1, 4)], &[Dim::from(4), Dim::from(6)]), None);
     }
 }

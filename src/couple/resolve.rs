@@ -38,13 +38,7 @@ pub fn resolve(spaces: &mut Spaces, attention: Attention, drop_all: bool, droppe
             apply(spaces, &cut, Some(0));
         } else {
             let text = "the number of norm groups stays".to_owned();
-            spaces.freeze_space(
-                groups,
-                &Reason {
-                    text,
-                    node: cut.node.clone(),
-                },
-            );
+            spaces.freeze_space(groups, &Reason { text, node: cut.node.clone() });
             spaces.require_equal_blocks(cut.space, block, &cut.node);
         }
     }
@@ -78,24 +72,18 @@ fn decide_forced(spaces: &Spaces, cuts: &[Cut]) -> Vec<Option<Option<usize>>> {
     let frozen = spaces.frozen_classes(&classes);
     let is_frozen = |space: SpaceId| {
         let space = &spaces.all()[space];
-        classes[space.start..space.start + space.len]
-            .iter()
-            .all(|class| frozen[*class as usize].is_some())
+        classes[space.start..space.start + space.len].iter().all(|class| frozen[*class as usize].is_some())
     };
     cuts.iter()
         .map(|cut| {
             if let Some(only) = cut.only {
                 let free = cut.digits.get(only).copied().flatten();
-                return Some(
-                    free.filter(|free| !is_frozen(*free) && !is_frozen(cut.space))
-                        .map(|_| only),
-                );
+                return Some(free.filter(|free| !is_frozen(*free) && !is_frozen(cut.space)).map(|_| only));
             }
             if is_frozen(cut.space) {
                 return Some(None);
             }
-            let mut free = (0..cut.digits.len())
-                .filter(|at| cut.digits[*at].is_some_and(|digit| !is_frozen(digit)));
+            let mut free = (0..cut.digits.len()).filter(|at| cut.digits[*at].is_some_and(|digit| !is_frozen(digit)));
             match (free.next(), free.next()) {
                 (None, _) => Some(None),
                 (Some(only), None) => Some(Some(only)),
@@ -110,14 +98,9 @@ fn frozen_digits(spaces: &Spaces, cut: &Cut) -> Vec<bool> {
     let frozen = spaces.frozen_classes(&classes);
     let is_frozen = |space: SpaceId| {
         let space = &spaces.all()[space];
-        classes[space.start..space.start + space.len]
-            .iter()
-            .all(|class| frozen[*class as usize].is_some())
+        classes[space.start..space.start + space.len].iter().all(|class| frozen[*class as usize].is_some())
     };
-    cut.digits
-        .iter()
-        .map(|digit| digit.is_none_or(is_frozen))
-        .collect()
+    cut.digits.iter().map(|digit| digit.is_none_or(is_frozen)).collect()
 }
 
 /// Lets digit `free` of a cut shrink and keeps all others; with `None`, keeps everything.
@@ -130,26 +113,12 @@ fn apply(spaces: &mut Spaces, cut: &Cut, free: Option<usize>) {
                 Some(_) => "the axis shrinks along its other factor",
                 None => "no factor of the axis may shrink",
             };
-            spaces.freeze_space(
-                *digit,
-                &Reason {
-                    text: text.to_owned(),
-                    node: cut.node.clone(),
-                },
-            );
+            spaces.freeze_space(*digit, &Reason { text: text.to_owned(), node: cut.node.clone() });
         }
     }
-    let Some((free, digit)) =
-        free.and_then(|free| Some((free, cut.digits.get(free).copied().flatten()?)))
-    else {
+    let Some((free, digit)) = free.and_then(|free| Some((free, cut.digits.get(free).copied().flatten()?))) else {
         let text = "no factor of the axis may shrink".to_owned();
-        spaces.freeze_space(
-            cut.space,
-            &Reason {
-                text,
-                node: cut.node.clone(),
-            },
-        );
+        spaces.freeze_space(cut.space, &Reason { text, node: cut.node.clone() });
         return;
     };
     let inner: usize = cut.sizes[free + 1..].iter().product();
@@ -166,10 +135,7 @@ mod tests {
     fn class_count(spaces: &Spaces, space: SpaceId) -> usize {
         let classes = spaces.classes();
         let space = &spaces.all()[space];
-        classes[space.start..space.start + space.len]
-            .iter()
-            .collect::<BTreeSet<_>>()
-            .len()
+        classes[space.start..space.start + space.len].iter().collect::<BTreeSet<_>>().len()
     }
 
     #[test]
@@ -188,13 +154,7 @@ mod tests {
         let mut spaces = Spaces::default();
         let channels = spaces.add(24);
         let digits = spaces.digits(channels, &[3, 8], None, "split of q, k and v");
-        spaces.freeze_space(
-            digits[0],
-            &Reason {
-                text: "selected".into(),
-                node: "gather".into(),
-            },
-        );
+        spaces.freeze_space(digits[0], &Reason { text: "selected".into(), node: "gather".into() });
         resolve(&mut spaces, Attention::Heads, false, &DroppedNorms::new());
         assert_eq!(class_count(&spaces, channels), 8);
     }

@@ -101,27 +101,14 @@ impl Spaces {
             self.united.new_set();
         }
         self.frozen.resize(start + len, 0);
-        self.spaces.push(Space {
-            start,
-            len,
-            produced: false,
-            consumed: false,
-        });
+        self.spaces.push(Space { start, len, produced: false, consumed: false });
         self.spaces.len() - 1
     }
 
     /// An axis that is one whole space; none for size one.
     pub fn whole(&self, space: SpaceId) -> Axis {
         let extent = self.spaces[space].len;
-        if extent == 1 {
-            Vec::new()
-        } else {
-            vec![Piece::Part {
-                space,
-                inner: 1,
-                extent,
-            }]
-        }
+        if extent == 1 { Vec::new() } else { vec![Piece::Part { space, inner: 1, extent }] }
     }
 
     /// All spaces in the order of their creation.
@@ -146,11 +133,7 @@ impl Spaces {
 
     /// Demands that every block of `block` consecutive indices of the space loses equally many.
     pub fn require_equal_blocks(&mut self, space: SpaceId, block: usize, node: &str) {
-        self.equal_blocks.insert(EqualBlocks {
-            space,
-            block,
-            node: node.to_owned(),
-        });
+        self.equal_blocks.insert(EqualBlocks { space, block, node: node.to_owned() });
     }
 
     /// The representative of every element's class.
@@ -165,11 +148,7 @@ impl Spaces {
     }
 
     fn element(&self, space: SpaceId, at: usize) -> u32 {
-        debug_assert!(
-            at < self.spaces[space].len,
-            "index {at} of a space of {}",
-            self.spaces[space].len
-        );
+        debug_assert!(at < self.spaces[space].len, "index {at} of a space of {}", self.spaces[space].len);
         u32::try_from(self.spaces[space].start + at).unwrap_or(u32::MAX)
     }
 
@@ -238,52 +217,34 @@ impl Spaces {
             return outer;
         }
         let outer = self.add(len / block);
-        let cut = self
-            .cuts
-            .entry(key)
-            .or_insert_with_key(|(space, sizes)| Cut {
-                space: *space,
-                sizes: sizes.clone(),
-                digits: vec![None; sizes.len()],
-                only: None,
-                node: node.to_owned(),
-            });
+        let cut = self.cuts.entry(key).or_insert_with_key(|(space, sizes)| Cut {
+            space: *space,
+            sizes: sizes.clone(),
+            digits: vec![None; sizes.len()],
+            only: None,
+            node: node.to_owned(),
+        });
         cut.digits[0] = Some(outer);
         outer
     }
 
     /// The spaces of all digits of a cut into `sizes` (outermost first; sizes above one, their product the space's).
     /// Where `only` is given, no other digit may shrink.
-    pub fn digits(
-        &mut self,
-        space: SpaceId,
-        sizes: &[usize],
-        only: Option<usize>,
-        node: &str,
-    ) -> Vec<SpaceId> {
+    pub fn digits(&mut self, space: SpaceId, sizes: &[usize], only: Option<usize>, node: &str) -> Vec<SpaceId> {
         if sizes.len() == 1 {
             return vec![space];
         }
         let key = (space, sizes.to_vec());
-        let known = self
-            .cuts
-            .get(&key)
-            .map_or_else(|| vec![None; sizes.len()], |cut| cut.digits.clone());
-        let digits: Vec<SpaceId> = known
-            .iter()
-            .zip(sizes)
-            .map(|(digit, size)| digit.unwrap_or_else(|| self.add(*size)))
-            .collect();
-        let cut = self
-            .cuts
-            .entry(key)
-            .or_insert_with_key(|(space, sizes)| Cut {
-                space: *space,
-                sizes: sizes.clone(),
-                digits: Vec::new(),
-                only: None,
-                node: node.to_owned(),
-            });
+        let known = self.cuts.get(&key).map_or_else(|| vec![None; sizes.len()], |cut| cut.digits.clone());
+        let digits: Vec<SpaceId> =
+            known.iter().zip(sizes).map(|(digit, size)| digit.unwrap_or_else(|| self.add(*size))).collect();
+        let cut = self.cuts.entry(key).or_insert_with_key(|(space, sizes)| Cut {
+            space: *space,
+            sizes: sizes.clone(),
+            digits: Vec::new(),
+            only: None,
+            node: node.to_owned(),
+        });
         cut.digits = digits.iter().copied().map(Some).collect();
         cut.only = cut.only.or(only);
         digits
@@ -295,11 +256,7 @@ impl Spaces {
     pub fn separate(&mut self, axes: &[Axis], node: &str) -> Vec<Axis> {
         let mut parts: BTreeMap<SpaceId, Vec<(usize, usize)>> = BTreeMap::new();
         for piece in axes.iter().flatten() {
-            if let Piece::Part {
-                space,
-                inner,
-                extent,
-            } = piece
+            if let Piece::Part { space, inner, extent } = piece
                 && *extent != self.spaces[*space].len
             {
                 parts.entry(*space).or_default().push((*inner, *extent));
@@ -339,20 +296,9 @@ impl Spaces {
             let mut new = Axis::new();
             for piece in axis {
                 let piece = match piece {
-                    Piece::Part {
-                        space,
-                        inner,
-                        extent,
-                    } if *extent != self.spaces[*space].len => {
-                        let digit = replacements
-                            .get(&(*space, *inner))
-                            .copied()
-                            .unwrap_or(*space);
-                        Piece::Part {
-                            space: digit,
-                            inner: 1,
-                            extent: *extent,
-                        }
+                    Piece::Part { space, inner, extent } if *extent != self.spaces[*space].len => {
+                        let digit = replacements.get(&(*space, *inner)).copied().unwrap_or(*space);
+                        Piece::Part { space: digit, inner: 1, extent: *extent }
                     }
                     other => other.clone(),
                 };
@@ -368,27 +314,13 @@ impl Spaces {
         let mut open: Option<(SpaceId, usize)> = None;
         for piece in axes.iter().flatten() {
             match (piece, open) {
-                (
-                    Piece::Part {
-                        space,
-                        inner,
-                        extent,
-                    },
-                    Some((open_space, rest)),
-                ) => {
+                (Piece::Part { space, inner, extent }, Some((open_space, rest))) => {
                     if *space != open_space || inner * extent != rest {
                         return false;
                     }
                     open = (*inner > 1).then_some((*space, *inner));
                 }
-                (
-                    Piece::Part {
-                        space,
-                        inner,
-                        extent,
-                    },
-                    None,
-                ) => {
+                (Piece::Part { space, inner, extent }, None) => {
                     if inner * extent != self.spaces[*space].len {
                         return false;
                     }
@@ -412,15 +344,9 @@ impl Spaces {
         }
         let mut sizes = Vec::new();
         for piece in &axis {
-            let Some(size) = piece
-                .size()
-                .as_const()
-                .and_then(|size| usize::try_from(size).ok())
-            else {
-                let reason = Reason {
-                    text: "shares an axis with a size that is not known".to_owned(),
-                    node: node.to_owned(),
-                };
+            let Some(size) = piece.size().as_const().and_then(|size| usize::try_from(size).ok()) else {
+                let reason =
+                    Reason { text: "shares an axis with a size that is not known".to_owned(), node: node.to_owned() };
                 self.freeze_axis(&axis, &reason);
                 return None;
             };
@@ -433,13 +359,7 @@ impl Spaces {
                 Piece::Part { space, .. } => self.unite_spaces(digit, *space),
                 Piece::Fixed(size) => {
                     let text = format!("an axis of {size} positions that stay");
-                    self.freeze_space(
-                        digit,
-                        &Reason {
-                            text,
-                            node: node.to_owned(),
-                        },
-                    );
+                    self.freeze_space(digit, &Reason { text, node: node.to_owned() });
                 }
             }
         }
@@ -462,10 +382,7 @@ impl Spaces {
         if a == b {
             return a.clone();
         }
-        let kept = |text: &str| Reason {
-            text: text.to_owned(),
-            node: node.to_owned(),
-        };
+        let kept = |text: &str| Reason { text: text.to_owned(), node: node.to_owned() };
         let Some((a_digits, b_digits)) = refine(a, b) else {
             let reason = kept("meets an axis that never shrinks or that is divided differently");
             self.freeze_axis(a, &reason);
@@ -477,9 +394,7 @@ impl Spaces {
         let mut tied = Axis::new();
         for (a, b) in a.iter().zip(&b) {
             match (a.first(), b.first()) {
-                (Some(Piece::Part { space: a, .. }), Some(Piece::Part { space: b, .. })) => {
-                    self.unite_spaces(*a, *b)
-                }
+                (Some(Piece::Part { space: a, .. }), Some(Piece::Part { space: b, .. })) => self.unite_spaces(*a, *b),
                 (Some(Piece::Part { space, .. }), _) | (_, Some(Piece::Part { space, .. })) => {
                     self.freeze_space(*space, &kept("meets an axis of positions that stay"));
                 }
@@ -516,9 +431,7 @@ fn refine(a: &Axis, b: &Axis) -> Option<(Vec<Axis>, Vec<Axis>)> {
                 a_digits.push(vec![x]);
                 b_digits.push(vec![y]);
             }
-            (Some(Piece::Fixed(_)), None) | (None, Some(Piece::Fixed(_)))
-                if left.is_empty() && right.is_empty() =>
-            {
+            (Some(Piece::Fixed(_)), None) | (None, Some(Piece::Fixed(_))) if left.is_empty() && right.is_empty() => {
                 // A symbolic size that equals one; nothing to tie.
                 return Some((a_digits, b_digits));
             }

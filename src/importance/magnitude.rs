@@ -46,15 +46,8 @@ impl Magnitude {
         reduction: GroupReduction,
     ) -> Result<Self, Error> {
         let mut wanted: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
-        for member in groups
-            .iter()
-            .filter(|group| group.kept.is_none())
-            .flat_map(|group| &group.members)
-        {
-            wanted
-                .entry(cx.coupling.uses[member.weight].value)
-                .or_default()
-                .insert(member.axis);
+        for member in groups.iter().filter(|group| group.kept.is_none()).flat_map(|group| &group.members) {
+            wanted.entry(cx.coupling.uses[member.weight].value).or_default().insert(member.axis);
         }
         let mut scores = IndexScores::default();
         let mut warnings = BTreeSet::new();
@@ -67,24 +60,14 @@ impl Magnitude {
             let axes: Vec<usize> = axes.into_iter().collect();
             let mut sums = axis_sums(tensor, &bytes, &axes, norm);
             if sums.iter().flatten().any(|sum| !sum.is_finite()) {
-                warnings.insert(format!(
-                    "weight {name:?} holds entries that are not finite; its channels go first"
-                ));
-                sums.iter_mut()
-                    .flatten()
-                    .filter(|sum| !sum.is_finite())
-                    .for_each(|sum| *sum = 0.0);
+                warnings.insert(format!("weight {name:?} holds entries that are not finite; its channels go first"));
+                sums.iter_mut().flatten().filter(|sum| !sum.is_finite()).for_each(|sum| *sum = 0.0);
             }
             for (axis, sum) in axes.into_iter().zip(sums) {
                 scores.insert(value, axis, sum);
             }
         }
-        Ok(Self {
-            norm,
-            reduction,
-            scores,
-            warnings: RefCell::new(warnings),
-        })
+        Ok(Self { norm, reduction, scores, warnings: RefCell::new(warnings) })
     }
 
     /// The norm that is taken.
@@ -99,11 +82,7 @@ impl Criterion for Magnitude {
     }
 
     fn score(&self, cx: &ScoreCx<'_>, group: &ChannelGroup) -> Result<Vec<f64>, Error> {
-        Ok(self
-            .scores
-            .reduce(cx.coupling, group, self.reduction, &|role| {
-                role != Role::Parameter
-            }))
+        Ok(self.scores.reduce(cx.coupling, group, self.reduction, &|role| role != Role::Parameter))
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -113,92 +92,37 @@ impl Criterion for Magnitude {
 
 /// For each of `axes`, the sums of |w| or w^2 over all other axes.
 fn axis_sums(tensor: &TensorProto, bytes: &[u8], axes: &[usize], norm: Norm) -> Vec<Vec<f64>> {
-    let dims: Vec<usize> = tensor
-        .dims
-        .iter()
-        .map(|size| usize::try_from(*size).unwrap_or(0))
-        .collect();
+    let dims: Vec<usize> = tensor.dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
     match tensor.element_type() {
-        DataType::Float => sums_of(
-            &dims,
-            axes,
-            norm,
-            bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)),
-        ),
-        DataType::Double => sums_of(
-            &dims,
-            axes,
-            norm,
-            bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|b| f64::from_le_bytes(*b) as f32),
-        ),
-        DataType::Float16 => sums_of(
-            &dims,
-            axes,
-            norm,
-            bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|b| half::f16::from_le_bytes(*b).to_f32()),
-        ),
-        DataType::Bfloat16 => sums_of(
-            &dims,
-            axes,
-            norm,
-            bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|b| half::bf16::from_le_bytes(*b).to_f32()),
-        ),
-        DataType::Int8 => sums_of(
-            &dims,
-            axes,
-            norm,
-            bytes.iter().map(|b| f32::from(b.cast_signed())),
-        ),
-        DataType::Uint8 => sums_of(
-            &dims,
-            axes,
-            norm,
-            bytes.iter().map(|b| f32::from(*b) - 128.0),
-        ),
-        _ => axes
-            .iter()
-            .map(|axis| vec![0.0; dims.get(*axis).copied().unwrap_or(0)])
-            .collect(),
+        DataType::Float => sums_of(&dims, axes, norm, bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
+        DataType::Double => {
+            sums_of(&dims, axes, norm, bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32))
+        }
+        DataType::Float16 => {
+            sums_of(&dims, axes, norm, bytes.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()))
+        }
+        DataType::Bfloat16 => {
+            sums_of(&dims, axes, norm, bytes.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()))
+        }
+        DataType::Int8 => sums_of(&dims, axes, norm, bytes.iter().map(|b| f32::from(b.cast_signed()))),
+        DataType::Uint8 => sums_of(&dims, axes, norm, bytes.iter().map(|b| f32::from(*b) - 128.0)),
+        _ => axes.iter().map(|axis| vec![0.0; dims.get(*axis).copied().unwrap_or(0)]).collect(),
     }
 }
 
-fn sums_of(
-    dims: &[usize],
-    axes: &[usize],
-    norm: Norm,
-    mut elements: impl Iterator<Item = f32>,
-) -> Vec<Vec<f64>> {
+fn sums_of(dims: &[usize], axes: &[usize], norm: Norm, mut elements: impl Iterator<Item = f32>) -> Vec<Vec<f64>> {
     let mut sums: Vec<Vec<f64>> = axes.iter().map(|axis| vec![0.0; dims[*axis]]).collect();
     // The sum over a run of the innermost axes that nobody asked for is shared by all axes.
     let run_axes = dims.len() - axes.iter().map(|axis| axis + 1).max().unwrap_or(0);
     let run: usize = dims[dims.len() - run_axes..].iter().product();
     let outer = &dims[..dims.len() - run_axes];
     let count: usize = outer.iter().product();
-    let strides: Vec<usize> = axes
-        .iter()
-        .map(|axis| outer[axis + 1..].iter().product())
-        .collect();
+    let strides: Vec<usize> = axes.iter().map(|axis| outer[axis + 1..].iter().product()).collect();
     for at in 0..count {
         let mut sum = 0.0f64;
         for value in elements.by_ref().take(run) {
             let value = f64::from(value);
-            sum += if norm == Norm::L1 {
-                value.abs()
-            } else {
-                value * value
-            };
+            sum += if norm == Norm::L1 { value.abs() } else { value * value };
         }
         for ((sums, stride), axis) in sums.iter_mut().zip(&strides).zip(axes) {
             sums[(at / stride) % dims[*axis]] += sum;

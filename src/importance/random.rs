@@ -24,19 +24,11 @@ impl Criterion for Random {
         let mut seed = self.seed;
         for member in &group.members {
             let weight = &cx.coupling.uses[member.weight];
-            for byte in cx.graph.values[weight.value]
-                .name
-                .bytes()
-                .chain([member.axis as u8])
-            {
+            for byte in cx.graph.values[weight.value].name.bytes().chain([member.axis as u8]) {
                 seed = (seed ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
             }
         }
-        if let Some(first) = group
-            .members
-            .first()
-            .and_then(|member| member.indices.first()?.first())
-        {
+        if let Some(first) = group.members.first().and_then(|member| member.indices.first()?.first()) {
             seed ^= u64::from(*first) << 32;
         }
         let mut rng = Pcg64::seed_from_u64(seed);

@@ -42,10 +42,8 @@ fn check_operator_sets(model: &Model, graph: &GraphProto) -> Result<(), Error> {
     let fail = |message: String| Error::input(model.path(), message);
     match model.opset("") {
         None => {
-            return Err(fail(
-                "the model imports no standard operator set (domain ai.onnx)".to_owned(),
-            )
-            .hint("check that the file was copied whole, or export the model again"));
+            return Err(fail("the model imports no standard operator set (domain ai.onnx)".to_owned())
+                .hint("check that the file was copied whole, or export the model again"));
         }
         Some(version) if version < OLDEST_OPSET => {
             return Err(fail(format!("expected opset {OLDEST_OPSET} or newer, found {version}"))
@@ -55,10 +53,7 @@ fn check_operator_sets(model: &Model, graph: &GraphProto) -> Result<(), Error> {
     }
     for node in &graph.node {
         if model.opset(&node.domain).is_none() {
-            let text = format!(
-                "the model imports no version of the operator set {:?}",
-                node.domain
-            );
+            let text = format!("the model imports no version of the operator set {:?}", node.domain);
             return Err(fail(text).at_node(&node_name(node), node.op_type.clone()));
         }
     }
@@ -74,23 +69,11 @@ pub(super) fn all_tensors(graph: &GraphProto) -> Vec<(&TensorProto, Option<&Node
     ) {
         found.extend(graph.initializer.iter().map(|tensor| (tensor, carrier)));
         for sparse in &graph.sparse_initializer {
-            found.extend(
-                sparse
-                    .values
-                    .iter()
-                    .chain(&sparse.indices)
-                    .map(|tensor| (tensor, carrier)),
-            );
+            found.extend(sparse.values.iter().chain(&sparse.indices).map(|tensor| (tensor, carrier)));
         }
         for node in &graph.node {
             for attribute in &node.attribute {
-                found.extend(
-                    attribute
-                        .t
-                        .iter()
-                        .chain(&attribute.tensors)
-                        .map(|tensor| (tensor, Some(node))),
-                );
+                found.extend(attribute.t.iter().chain(&attribute.tensors).map(|tensor| (tensor, Some(node))));
                 for inner in attribute.g.iter().chain(&attribute.graphs) {
                     collect(inner, Some(node), found);
                 }
@@ -103,21 +86,14 @@ pub(super) fn all_tensors(graph: &GraphProto) -> Vec<(&TensorProto, Option<&Node
 }
 
 fn check_tensor(model: &Model, tensor: &TensorProto) -> Result<(), Error> {
-    let fail = |message: String| {
-        Error::input(model.path(), format!("tensor {:?}: {message}", tensor.name))
-    };
+    let fail = |message: String| Error::input(model.path(), format!("tensor {:?}: {message}", tensor.name));
     if tensor.segment.is_some() {
-        return Err(fail(
-            "it is stored in segments, which is not supported".to_owned(),
-        ));
+        return Err(fail("it is stored in segments, which is not supported".to_owned()));
     }
     let expected = tensor::byte_length(tensor).map_err(fail)?;
     // Only the data bounds the sizes, and where one size is zero there is none.
     if tensor.dims.contains(&0) && tensor.dims.iter().any(|size| *size > LARGEST_EMPTY) {
-        return Err(fail(format!(
-            "its shape {:?} names a large size but no elements",
-            tensor.dims
-        )));
+        return Err(fail(format!("its shape {:?} names a large size but no elements", tensor.dims)));
     }
     if tensor.data_location == DataLocation::External as i32 {
         return model.tensor_bytes(tensor).map(|_| ());
@@ -128,9 +104,7 @@ fn check_tensor(model: &Model, tensor: &TensorProto) -> Result<(), Error> {
     let found = tensor::stored_length(tensor);
     if found != expected {
         let (dims, name) = (&tensor.dims, tensor.element_type().spec_name());
-        return Err(fail(format!(
-            "expected {expected} bytes for shape {dims:?} of {name}, found {found}"
-        )));
+        return Err(fail(format!("expected {expected} bytes for shape {dims:?} of {name}, found {found}")));
     }
     Ok(())
 }

@@ -25,30 +25,16 @@ pub(super) struct Location {
 impl Location {
     /// Reads the keys `location`, `offset` and `length` of a tensor.
     pub(super) fn of(tensor: &TensorProto) -> Result<Self, String> {
-        let value = |key: &str| {
-            tensor
-                .external_data
-                .iter()
-                .find(|entry| entry.key == key)
-                .map(|entry| &entry.value)
-        };
+        let value = |key: &str| tensor.external_data.iter().find(|entry| entry.key == key).map(|entry| &entry.value);
         let number = |key: &str| {
             value(key)
                 .map(|text| {
-                    text.trim()
-                        .parse::<u64>()
-                        .map_err(|_| format!("external {key} {text:?} is not a size in bytes"))
+                    text.trim().parse::<u64>().map_err(|_| format!("external {key} {text:?} is not a size in bytes"))
                 })
                 .transpose()
         };
-        let file = value("location")
-            .ok_or("it is external but names no location")?
-            .clone();
-        Ok(Self {
-            file,
-            offset: number("offset")?.unwrap_or(0),
-            length: number("length")?,
-        })
+        let file = value("location").ok_or("it is external but names no location")?.clone();
+        Ok(Self { file, offset: number("offset")?.unwrap_or(0), length: number("length")? })
     }
 
     /// The file as the tensor names it.
@@ -59,63 +45,37 @@ impl Location {
     /// The path of the file inside `folder`.
     pub(super) fn resolve(&self, folder: &Path) -> Result<PathBuf, String> {
         let relative = Path::new(&self.file);
-        let stays = relative
-            .components()
-            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        let stays = relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
         if !stays || self.file.is_empty() {
             let file = &self.file;
-            return Err(format!(
-                "external location {file:?} must be a path inside the folder of the model"
-            ));
+            return Err(format!("external location {file:?} must be a path inside the folder of the model"));
         }
         // `./data` and `data` are one file.
-        let parts = relative
-            .components()
-            .filter(|part| matches!(part, Component::Normal(_)));
+        let parts = relative.components().filter(|part| matches!(part, Component::Normal(_)));
         let path = folder.join(parts.collect::<PathBuf>());
-        let real = path.canonicalize().map_err(|error| {
-            format!(
-                "its external data file {} can't be found: {error}",
-                path.display()
-            )
-        })?;
-        let root = folder
+        let real = path
             .canonicalize()
-            .map_err(|error| format!("{}: {error}", folder.display()))?;
+            .map_err(|error| format!("its external data file {} can't be found: {error}", path.display()))?;
+        let root = folder.canonicalize().map_err(|error| format!("{}: {error}", folder.display()))?;
         if !real.starts_with(&root) {
             let file = &self.file;
-            return Err(format!(
-                "external location {file:?} leads out of the folder of the model through a link"
-            ));
+            return Err(format!("external location {file:?} leads out of the folder of the model through a link"));
         }
         Ok(path)
     }
 
     /// The tensor's bytes in a file of `size` bytes; `needed` is what its shape asks for.
     pub(super) fn range(&self, size: u64, needed: Option<u64>) -> Result<Range<usize>, String> {
-        let length = self
-            .length
-            .or(needed)
-            .unwrap_or(size.saturating_sub(self.offset));
+        let length = self.length.or(needed).unwrap_or(size.saturating_sub(self.offset));
         if let Some(needed) = needed
             && needed != length
         {
-            return Err(format!(
-                "expected {needed} bytes for its shape, found a length of {length}"
-            ));
+            return Err(format!("expected {needed} bytes for its shape, found a length of {length}"));
         }
-        let end = self
-            .offset
-            .checked_add(length)
-            .filter(|end| *end <= size)
-            .ok_or_else(|| {
-                format!(
-                    "expected {length} bytes at offset {}, found a file of {size} bytes",
-                    self.offset
-                )
-            })?;
-        let to_index =
-            |at: u64| usize::try_from(at).map_err(|_| "it does not fit into memory".to_owned());
+        let end = self.offset.checked_add(length).filter(|end| *end <= size).ok_or_else(|| {
+            format!("expected {length} bytes at offset {}, found a file of {size} bytes", self.offset)
+        })?;
+        let to_index = |at: u64| usize::try_from(at).map_err(|_| "it does not fit into memory".to_owned());
         Ok(to_index(self.offset)?..to_index(end)?)
     }
 }

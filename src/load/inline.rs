@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::onnx::{
-    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
-};
+use crate::onnx::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 
 /// Calls that may be nested; real exports nest modules some ten deep.
 const DEEPEST_CALL: usize = 100;
@@ -23,23 +21,12 @@ fn plain_domain(domain: &str) -> &str {
 }
 
 fn key_of(domain: &str, name: &str, overload: &str) -> Key {
-    (
-        plain_domain(domain).to_owned(),
-        name.to_owned(),
-        overload.to_owned(),
-    )
+    (plain_domain(domain).to_owned(), name.to_owned(), overload.to_owned())
 }
 
 fn show(function: &FunctionProto) -> String {
-    let overload = if function.overload.is_empty() {
-        String::new()
-    } else {
-        format!(":{}", function.overload)
-    };
-    format!(
-        "function {:?}",
-        format!("{}::{}{overload}", function.domain, function.name)
-    )
+    let overload = if function.overload.is_empty() { String::new() } else { format!(":{}", function.overload) };
+    format!("function {:?}", format!("{}::{}{overload}", function.domain, function.name))
 }
 
 /// Replaces all calls of model-local functions by the functions' nodes and drops the functions.
@@ -50,13 +37,7 @@ pub(super) fn inline_functions(proto: &mut ModelProto) -> Result<(), String> {
     let functions = std::mem::take(&mut proto.functions);
     let mut by_key: HashMap<Key, &FunctionProto> = HashMap::new();
     for function in &functions {
-        if by_key
-            .insert(
-                key_of(&function.domain, &function.name, &function.overload),
-                function,
-            )
-            .is_some()
-        {
+        if by_key.insert(key_of(&function.domain, &function.name, &function.overload), function).is_some() {
             return Err(format!("{} is defined twice", show(function)));
         }
     }
@@ -88,12 +69,7 @@ struct Call<'a> {
 impl Call<'_> {
     /// The attribute to which a reference resolves: the call's, else the function's default.
     fn attribute(&self, name: &str) -> Option<&AttributeProto> {
-        let default = || {
-            self.function
-                .attribute_proto
-                .iter()
-                .find(|attribute| attribute.name == name)
-        };
+        let default = || self.function.attribute_proto.iter().find(|attribute| attribute.name == name);
         self.node.attr(name).or_else(default)
     }
 }
@@ -141,17 +117,13 @@ impl Inliner<'_> {
     /// The nodes with all calls replaced, in their subgraphs too.
     fn expand(&mut self, nodes: Vec<NodeProto>, depth: usize) -> Result<Vec<NodeProto>, String> {
         if depth > DEEPEST_SUBGRAPH {
-            return Err(format!(
-                "subgraphs are nested more than {DEEPEST_SUBGRAPH} deep"
-            ));
+            return Err(format!("subgraphs are nested more than {DEEPEST_SUBGRAPH} deep"));
         }
         let mut result = Vec::with_capacity(nodes.len());
         for mut node in nodes {
             self.count += 1;
             if self.count > MOST_NODES {
-                return Err(format!(
-                    "the functions of the model expand to more than {MOST_NODES} nodes"
-                ));
+                return Err(format!("the functions of the model expand to more than {MOST_NODES} nodes"));
             }
             for attribute in &mut node.attribute {
                 for graph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
@@ -164,22 +136,15 @@ impl Inliner<'_> {
                 continue;
             };
             if self.open.contains(&key) {
-                return Err(format!(
-                    "{} calls itself, at node {:?}",
-                    show(function),
-                    node.name
-                ));
+                return Err(format!("{} calls itself, at node {:?}", show(function), node.name));
             }
             if self.open.len() == DEEPEST_CALL {
-                return Err(format!(
-                    "function calls are nested more than {DEEPEST_CALL} deep, at {}",
-                    show(function)
-                ));
+                return Err(format!("function calls are nested more than {DEEPEST_CALL} deep, at {}", show(function)));
             }
             self.agree_on_opsets(function)?;
-            let body = self.body(function, &node).map_err(|message| {
-                format!("node {:?} calls {}: {message}", node.name, show(function))
-            })?;
+            let body = self
+                .body(function, &node)
+                .map_err(|message| format!("node {:?} calls {}: {message}", node.name, show(function)))?;
             self.open.push(key);
             result.extend(self.expand(body, depth)?);
             self.open.pop();
@@ -190,18 +155,11 @@ impl Inliner<'_> {
     /// The body's operators must mean the same in the graph.
     fn agree_on_opsets(&mut self, function: &FunctionProto) -> Result<(), String> {
         for import in &function.opset_import {
-            let known = self
-                .opsets
-                .iter()
-                .find(|known| plain_domain(&known.domain) == plain_domain(&import.domain));
+            let known = self.opsets.iter().find(|known| plain_domain(&known.domain) == plain_domain(&import.domain));
             match known {
                 None => self.opsets.push(import.clone()),
                 Some(known) if known.version != import.version => {
-                    let domain = if import.domain.is_empty() {
-                        "ai.onnx"
-                    } else {
-                        &import.domain
-                    };
+                    let domain = if import.domain.is_empty() { "ai.onnx" } else { &import.domain };
                     return Err(format!(
                         "{} is written for opset {} of domain {domain}, the model imports opset {}",
                         show(function),
@@ -216,50 +174,23 @@ impl Inliner<'_> {
     }
 
     /// The nodes that stand for one call.
-    fn body(
-        &mut self,
-        function: &FunctionProto,
-        node: &NodeProto,
-    ) -> Result<Vec<NodeProto>, String> {
-        for (what, given, declared) in [
-            ("inputs", node.input.len(), function.input.len()),
-            ("outputs", node.output.len(), function.output.len()),
-        ] {
+    fn body(&mut self, function: &FunctionProto, node: &NodeProto) -> Result<Vec<NodeProto>, String> {
+        for (what, given, declared) in
+            [("inputs", node.input.len(), function.input.len()), ("outputs", node.output.len(), function.output.len())]
+        {
             if given > declared {
                 return Err(format!("expected at most {declared} {what}, found {given}"));
             }
         }
-        let first_output = || {
-            node.output
-                .iter()
-                .find(|name| !name.is_empty())
-                .cloned()
-                .unwrap_or_default()
-        };
-        let wanted = if node.name.is_empty() {
-            first_output()
-        } else {
-            node.name.clone()
-        };
-        let call = Call {
-            function,
-            node,
-            prefix: unique(&mut self.prefixes, wanted),
-        };
+        let first_output = || node.output.iter().find(|name| !name.is_empty()).cloned().unwrap_or_default();
+        let wanted = if node.name.is_empty() { first_output() } else { node.name.clone() };
+        let call = Call { function, node, prefix: unique(&mut self.prefixes, wanted) };
         let mut names = Names::new();
         for (at, name) in function.input.iter().enumerate() {
-            names.insert(
-                name.clone(),
-                node.input.get(at).cloned().unwrap_or_default(),
-            );
+            names.insert(name.clone(), node.input.get(at).cloned().unwrap_or_default());
         }
         let mut passed_on = Vec::new();
-        for (name, actual) in function
-            .output
-            .iter()
-            .zip(&node.output)
-            .filter(|(_, actual)| !actual.is_empty())
-        {
+        for (name, actual) in function.output.iter().zip(&node.output).filter(|(_, actual)| !actual.is_empty()) {
             // What the name stands for already, an input or an earlier output, needs a node to get a second name.
             match names.get(name) {
                 Some(source) => passed_on.push((source.clone(), actual.clone())),
@@ -268,11 +199,7 @@ impl Inliner<'_> {
                 }
             }
         }
-        let computed = function
-            .node
-            .iter()
-            .flat_map(|node| &node.output)
-            .filter(|name| !name.is_empty());
+        let computed = function.node.iter().flat_map(|node| &node.output).filter(|name| !name.is_empty());
         let mut defined = HashSet::new();
         for name in computed {
             if function.input.contains(name) || !defined.insert(name) {
@@ -283,12 +210,7 @@ impl Inliner<'_> {
                 names.insert(name.clone(), fresh);
             }
         }
-        for (name, _) in function
-            .output
-            .iter()
-            .zip(&node.output)
-            .filter(|(_, actual)| !actual.is_empty())
-        {
+        for (name, _) in function.output.iter().zip(&node.output).filter(|(_, actual)| !actual.is_empty()) {
             if !function.input.contains(name) && !defined.contains(name) {
                 return Err(format!("nothing in it defines its output {name:?}"));
             }
@@ -299,9 +221,7 @@ impl Inliner<'_> {
         }
         for (source, actual) in passed_on {
             if source.is_empty() {
-                return Err(format!(
-                    "it passes on as {actual:?} an input that the call omits"
-                ));
+                return Err(format!("it passes on as {actual:?} an input that the call omits"));
             }
             result.push(NodeProto {
                 name: unique(&mut self.nodes, format!("{}/Identity", call.prefix)),
@@ -319,19 +239,9 @@ impl Inliner<'_> {
     }
 
     /// One node of the body with the names of the graph and with its attribute references resolved.
-    fn node(
-        &mut self,
-        call: &Call<'_>,
-        names: &Names,
-        at: usize,
-        inner: &NodeProto,
-    ) -> Result<NodeProto, String> {
+    fn node(&mut self, call: &Call<'_>, names: &Names, at: usize, inner: &NodeProto) -> Result<NodeProto, String> {
         let mut node = inner.clone();
-        let own = if inner.name.is_empty() {
-            format!("{}_{at}", inner.op_type)
-        } else {
-            inner.name.clone()
-        };
+        let own = if inner.name.is_empty() { format!("{}_{at}", inner.op_type) } else { inner.name.clone() };
         node.name = unique(&mut self.nodes, format!("{}/{own}", call.prefix));
         for name in node.input.iter_mut().chain(&mut node.output) {
             rename(names, name)?;
@@ -341,10 +251,7 @@ impl Inliner<'_> {
             if !attribute.ref_attr_name.is_empty() {
                 // An attribute that neither the call nor a default gives is absent from the inner node too.
                 if let Some(given) = call.attribute(&attribute.ref_attr_name) {
-                    attributes.push(AttributeProto {
-                        name: attribute.name,
-                        ..given.clone()
-                    });
+                    attributes.push(AttributeProto { name: attribute.name, ..given.clone() });
                 }
                 continue;
             }
@@ -358,12 +265,7 @@ impl Inliner<'_> {
     }
 
     /// Renames what a subgraph of the body defines and what it reads from the body.
-    fn subgraph(
-        &mut self,
-        call: &Call<'_>,
-        outer: &Names,
-        graph: &mut GraphProto,
-    ) -> Result<(), String> {
+    fn subgraph(&mut self, call: &Call<'_>, outer: &Names, graph: &mut GraphProto) -> Result<(), String> {
         let mut names = outer.clone();
         let mut own = HashSet::new();
         for name in defined_names(graph).filter(|name| !name.is_empty()) {
@@ -376,10 +278,7 @@ impl Inliner<'_> {
         for at in 0..graph.node.len() {
             graph.node[at] = self.node(call, &names, at, &graph.node[at])?;
         }
-        let sparse = graph
-            .sparse_initializer
-            .iter_mut()
-            .filter_map(|sparse| sparse.values.as_mut());
+        let sparse = graph.sparse_initializer.iter_mut().filter_map(|sparse| sparse.values.as_mut());
         for tensor in graph.initializer.iter_mut().chain(sparse) {
             rename(&names, &mut tensor.name)?;
         }
@@ -391,11 +290,7 @@ impl Inliner<'_> {
                 name.clone_from(new);
             }
         }
-        for name in graph
-            .quantization_annotation
-            .iter_mut()
-            .map(|annotation| &mut annotation.tensor_name)
-        {
+        for name in graph.quantization_annotation.iter_mut().map(|annotation| &mut annotation.tensor_name) {
             if let Some(new) = names.get(name) {
                 name.clone_from(new);
             }
@@ -408,34 +303,21 @@ fn rename(names: &Names, name: &mut String) -> Result<(), String> {
     if name.is_empty() {
         return Ok(());
     }
-    let new = names
-        .get(name)
-        .ok_or_else(|| format!("it reads value {name:?}, which nothing in it defines"))?;
+    let new = names.get(name).ok_or_else(|| format!("it reads value {name:?}, which nothing in it defines"))?;
     name.clone_from(new);
     Ok(())
 }
 
 fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
-    node.attribute
-        .iter()
-        .flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
+    node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
 }
 
 /// The names that a graph itself defines, not those of its subgraphs.
 fn defined_names(graph: &GraphProto) -> impl Iterator<Item = &String> {
-    let sparse = graph
-        .sparse_initializer
-        .iter()
-        .filter_map(|sparse| sparse.values.as_ref());
-    let tensors = graph
-        .initializer
-        .iter()
-        .chain(sparse)
-        .map(|tensor| &tensor.name);
+    let sparse = graph.sparse_initializer.iter().filter_map(|sparse| sparse.values.as_ref());
+    let tensors = graph.initializer.iter().chain(sparse).map(|tensor| &tensor.name);
     let inputs = graph.input.iter().map(|input| &input.name);
-    tensors
-        .chain(inputs)
-        .chain(graph.node.iter().flat_map(|node| &node.output))
+    tensors.chain(inputs).chain(graph.node.iter().flat_map(|node| &node.output))
 }
 
 #[cfg(test)]

@@ -7,16 +7,9 @@ use crate::onnx::{GraphProto, NodeProto};
 /// The names of outer values that the subgraphs of a node read (If, Loop, Scan).
 pub(crate) fn captured(node: &NodeProto) -> BTreeSet<&str> {
     let mut names = BTreeSet::new();
-    for graph in node
-        .attribute
-        .iter()
-        .flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
-    {
+    for graph in node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs)) {
         let inner: HashSet<&str> = defined(graph).collect();
-        let read = graph
-            .node
-            .iter()
-            .flat_map(|node| node.input.iter().map(String::as_str).chain(captured(node)));
+        let read = graph.node.iter().flat_map(|node| node.input.iter().map(String::as_str).chain(captured(node)));
         let read = read.chain(graph.output.iter().map(|output| output.name.as_str()));
         names.extend(read.filter(|name| !name.is_empty() && !inner.contains(name)));
     }
@@ -25,20 +18,10 @@ pub(crate) fn captured(node: &NodeProto) -> BTreeSet<&str> {
 
 /// The names that a graph itself defines: inputs, constants, outputs of its nodes.
 fn defined(graph: &GraphProto) -> impl Iterator<Item = &str> {
-    let sparse = graph
-        .sparse_initializer
-        .iter()
-        .filter_map(|sparse| sparse.values.as_ref());
-    let constants = graph
-        .initializer
-        .iter()
-        .chain(sparse)
-        .map(|tensor| tensor.name.as_str());
+    let sparse = graph.sparse_initializer.iter().filter_map(|sparse| sparse.values.as_ref());
+    let constants = graph.initializer.iter().chain(sparse).map(|tensor| tensor.name.as_str());
     let inputs = graph.input.iter().map(|input| input.name.as_str());
-    let outputs = graph
-        .node
-        .iter()
-        .flat_map(|node| node.output.iter().map(String::as_str));
+    let outputs = graph.node.iter().flat_map(|node| node.output.iter().map(String::as_str));
     constants.chain(inputs).chain(outputs)
 }
 
@@ -55,21 +38,14 @@ pub(crate) fn topological_order(graph: &GraphProto) -> Result<Vec<usize>, usize>
     }
     let mut producer: HashMap<&str, usize> = HashMap::new();
     for (i, node) in graph.node.iter().enumerate() {
-        producer.extend(
-            node.output
-                .iter()
-                .filter(|name| !name.is_empty())
-                .map(|name| (name.as_str(), i)),
-        );
+        producer.extend(node.output.iter().filter(|name| !name.is_empty()).map(|name| (name.as_str(), i)));
     }
     let reads: Vec<Vec<usize>> = graph
         .node
         .iter()
         .map(|node| {
             let names = node.input.iter().map(String::as_str).chain(captured(node));
-            names
-                .filter_map(|name| producer.get(name).copied())
-                .collect()
+            names.filter_map(|name| producer.get(name).copied()).collect()
         })
         .collect();
     let mut marks = vec![Mark::New; graph.node.len()];

@@ -12,18 +12,13 @@ pub(super) fn byte_length(tensor: &TensorProto) -> Result<Option<u64>, String> {
     let dims = &tensor.dims;
     let mut count = 1_u64;
     for size in dims {
-        let size = u64::try_from(*size)
-            .map_err(|_| format!("its shape {dims:?} has the negative size {size}"))?;
-        count = count
-            .checked_mul(size)
-            .ok_or_else(|| format!("its shape {dims:?} has too many elements"))?;
+        let size = u64::try_from(*size).map_err(|_| format!("its shape {dims:?} has the negative size {size}"))?;
+        count = count.checked_mul(size).ok_or_else(|| format!("its shape {dims:?} has too many elements"))?;
     }
     let Some(bits) = tensor.element_type().bit_size() else {
         return Ok(None);
     };
-    let total = count
-        .checked_mul(bits)
-        .ok_or_else(|| format!("its shape {dims:?} has too many elements"))?;
+    let total = count.checked_mul(bits).ok_or_else(|| format!("its shape {dims:?} has too many elements"))?;
     Ok(Some(total.div_ceil(8)))
 }
 
@@ -59,30 +54,18 @@ pub(super) fn stored_bytes(tensor: &TensorProto) -> Cow<'_, [u8]> {
         return Cow::Borrowed(&tensor.raw_data);
     }
     match tensor.element_type() {
-        DataType::Float | DataType::Complex64 => {
-            cast(&tensor.float_data, |value| value.to_le_bytes().to_vec())
-        }
-        DataType::Double | DataType::Complex128 => {
-            cast(&tensor.double_data, |value| value.to_le_bytes().to_vec())
-        }
+        DataType::Float | DataType::Complex64 => cast(&tensor.float_data, |value| value.to_le_bytes().to_vec()),
+        DataType::Double | DataType::Complex128 => cast(&tensor.double_data, |value| value.to_le_bytes().to_vec()),
         DataType::Int64 => cast(&tensor.int64_data, |value| value.to_le_bytes().to_vec()),
         DataType::Uint64 => cast(&tensor.uint64_data, |value| value.to_le_bytes().to_vec()),
         DataType::Int32 => cast(&tensor.int32_data, |value| value.to_le_bytes().to_vec()),
         DataType::Uint32 => narrow(&tensor.uint64_data, |value| value.to_le_bytes(), 4),
-        other => narrow(
-            &tensor.int32_data,
-            |value| value.to_le_bytes(),
-            other.byte_size().unwrap_or(1),
-        ),
+        other => narrow(&tensor.int32_data, |value| value.to_le_bytes(), other.byte_size().unwrap_or(1)),
     }
 }
 
 /// The low bytes of every entry: small types are stored one element an entry.
-fn narrow<T, const N: usize>(
-    values: &[T],
-    bytes: impl Fn(&T) -> [u8; N],
-    size: usize,
-) -> Cow<'static, [u8]> {
+fn narrow<T, const N: usize>(values: &[T], bytes: impl Fn(&T) -> [u8; N], size: usize) -> Cow<'static, [u8]> {
     let mut result = Vec::with_capacity(values.len() * size);
     for value in values {
         result.extend_from_slice(&bytes(value)[..size.min(N)]);
@@ -97,47 +80,22 @@ mod tests {
     use super::*;
 
     fn of(data_type: DataType, dims: &[i64]) -> TensorProto {
-        TensorProto {
-            data_type: data_type as i32,
-            dims: dims.to_vec(),
-            ..TensorProto::default()
-        }
+        TensorProto { data_type: data_type as i32, dims: dims.to_vec(), ..TensorProto::default() }
     }
 
     #[test]
     fn typed_fields_give_the_same_bytes_as_raw_data() {
-        let floats = TensorProto {
-            float_data: vec![1.5, -2.0],
-            ..of(DataType::Float, &[2])
-        };
-        assert_eq!(
-            *stored_bytes(&floats),
-            [1.5_f32.to_le_bytes(), (-2.0_f32).to_le_bytes()].concat()
-        );
-        let halves = TensorProto {
-            int32_data: vec![0x3c00, 0xc000],
-            ..of(DataType::Float16, &[2])
-        };
+        let floats = TensorProto { float_data: vec![1.5, -2.0], ..of(DataType::Float, &[2]) };
+        assert_eq!(*stored_bytes(&floats), [1.5_f32.to_le_bytes(), (-2.0_f32).to_le_bytes()].concat());
+        let halves = TensorProto { int32_data: vec![0x3c00, 0xc000], ..of(DataType::Float16, &[2]) };
         assert_eq!(*stored_bytes(&halves), [0x00, 0x3c, 0x00, 0xc0]);
-        let bytes = TensorProto {
-            int32_data: vec![-1, 7],
-            ..of(DataType::Int8, &[2])
-        };
+        let bytes = TensorProto { int32_data: vec![-1, 7], ..of(DataType::Int8, &[2]) };
         assert_eq!(*stored_bytes(&bytes), [0xff, 7]);
-        let ints = TensorProto {
-            int64_data: vec![-1],
-            ..of(DataType::Int64, &[1])
-        };
+        let ints = TensorProto { int64_data: vec![-1], ..of(DataType::Int64, &[1]) };
         assert_eq!(*stored_bytes(&ints), [0xff; 8]);
-        let unsigned = TensorProto {
-            uint64_data: vec![u64::from(u32::MAX)],
-            ..of(DataType::Uint32, &[1])
-        };
+        let unsigned = TensorProto { uint64_data: vec![u64::from(u32::MAX)], ..of(DataType::Uint32, &[1]) };
         assert_eq!(*stored_bytes(&unsigned), [0xff; 4]);
-        let doubles = TensorProto {
-            double_data: vec![0.5],
-            ..of(DataType::Double, &[])
-        };
+        let doubles = TensorProto { double_data: vec![0.5], ..of(DataType::Double, &[]) };
         assert_eq!(*stored_bytes(&doubles), 0.5_f64.to_le_bytes());
         for tensor in [floats, halves, bytes, ints, unsigned, doubles] {
             assert_eq!(byte_length(&tensor).unwrap(), Some(stored_length(&tensor)));
@@ -152,15 +110,7 @@ mod tests {
 
     #[test]
     fn shapes_that_cannot_be_counted_are_refused() {
-        assert!(
-            byte_length(&of(DataType::Float, &[2, -1]))
-                .unwrap_err()
-                .contains("negative size -1")
-        );
-        assert!(
-            byte_length(&of(DataType::Float, &[i64::MAX, i64::MAX]))
-                .unwrap_err()
-                .contains("too many")
-        );
+        assert!(byte_length(&of(DataType::Float, &[2, -1])).unwrap_err().contains("negative size -1"));
+        assert!(byte_length(&of(DataType::Float, &[i64::MAX, i64::MAX])).unwrap_err().contains("too many"));
     }
 }

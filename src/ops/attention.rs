@@ -22,10 +22,7 @@ struct Attention;
 
 /// Heads of the queries and of keys and values, where the inputs have three axes.
 fn head_counts(node: &Node) -> (i64, i64) {
-    (
-        node.int("q_num_heads", 1).max(1),
-        node.int("kv_num_heads", 1).max(1),
-    )
+    (node.int("q_num_heads", 1).max(1), node.int("kv_num_heads", 1).max(1))
 }
 
 impl Operator for Attention {
@@ -40,15 +37,11 @@ impl Operator for Attention {
             (4, 4) => shape[3] = v[3].clone(),
             (3, 3) => {
                 let (heads, kv_heads) = head_counts(node);
-                let each = v[2]
-                    .div_exact(&Dim::from(kv_heads))
-                    .unwrap_or_else(|| cx.fresh());
+                let each = v[2].div_exact(&Dim::from(kv_heads)).unwrap_or_else(|| cx.fresh());
                 shape[2] = &each * &Dim::from(heads);
             }
             (a, b) => {
-                return Err(RuleError::invalid(format!(
-                    "Q and V have ranks {a} and {b}"
-                )));
+                return Err(RuleError::invalid(format!("Q and V have ranks {a} and {b}")));
             }
         }
         let dtype = cx.input(0)?.dtype;
@@ -58,21 +51,13 @@ impl Operator for Attention {
 
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         if (4..6).any(|slot| cx.has(slot)) || (1..4).any(|slot| node.output(slot).is_some()) {
-            return Err(RuleError::unsupported(
-                "keys and values of earlier steps are not supported",
-            ));
+            return Err(RuleError::unsupported("keys and values of earlier steps are not supported"));
         }
         if cx.has(3) {
             let mask = cx.separated(3)?;
-            mask.axes
-                .iter()
-                .for_each(|axis| cx.keep(axis, "is an axis of an attention mask"));
+            mask.axes.iter().for_each(|axis| cx.keep(axis, "is an axis of an attention mask"));
         }
-        let (q, k, v) = (
-            cx.separated(0)?.axes,
-            cx.separated(1)?.axes,
-            cx.separated(2)?.axes,
-        );
+        let (q, k, v) = (cx.separated(0)?.axes, cx.separated(1)?.axes, cx.separated(2)?.axes);
         let batch = cx.tie(&q[0], &k[0]);
         let batch = cx.tie(&batch, &v[0]);
         if let ([_, q_heads, length, q_dims], [_, k_heads, _, k_dims], [_, v_heads, _, v_dims]) =
@@ -80,12 +65,7 @@ impl Operator for Attention {
         {
             let heads = tie_heads(cx, q_heads, k_heads, v_heads, v_dims);
             cx.tie(q_dims, k_dims);
-            cx.set(
-                0,
-                Layout {
-                    axes: vec![batch, heads, length.clone(), v_dims.clone()],
-                },
-            );
+            cx.set(0, Layout { axes: vec![batch, heads, length.clone(), v_dims.clone()] });
             return Ok(());
         }
         let (heads, kv_heads) = head_counts(node);
@@ -96,12 +76,7 @@ impl Operator for Attention {
         cx.tie(&q_dims, &k_dims);
         // The output's axis is the product of heads and the dimensions of V.
         let out: Axis = out_heads.into_iter().chain(v_dims).collect();
-        cx.set(
-            0,
-            Layout {
-                axes: vec![batch, q[1].clone(), out],
-            },
-        );
+        cx.set(0, Layout { axes: vec![batch, q[1].clone(), out] });
         Ok(())
     }
 
@@ -110,9 +85,7 @@ impl Operator for Attention {
             return 0.0;
         };
         match (q, k, v) {
-            ([b, heads, l, d], [_, _, s, _], [_, _, _, e]) => {
-                (b * heads * l * s) as f64 * (d + e) as f64
-            }
+            ([b, heads, l, d], [_, _, s, _], [_, _, _, e]) => (b * heads * l * s) as f64 * (d + e) as f64,
             ([b, l, hd], [_, s, _], [_, _, he]) => {
                 let (heads, kv_heads) = head_counts(node);
                 (b * l * s) as f64 * (hd + he * heads / kv_heads) as f64
@@ -124,11 +97,7 @@ impl Operator for Attention {
     fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
         let (heads, kv_heads) = head_counts(node);
         let is_flat = cx.rank(0) == 3;
-        let old_dims = if is_flat {
-            cx.old_size(0, 2).map(|size| size / heads)
-        } else {
-            cx.old_size(0, 3)
-        };
+        let old_dims = if is_flat { cx.old_size(0, 2).map(|size| size / heads) } else { cx.old_size(0, 3) };
         let mut new_heads = heads;
         if is_flat {
             if let Some(count) = cx.norm_group_count(0, 2, heads) {
@@ -139,11 +108,7 @@ impl Operator for Attention {
                 cx.set_int("kv_num_heads", count);
             }
         }
-        let new_dims = if is_flat {
-            cx.new_size(0, 2).map(|size| size / new_heads.max(1))
-        } else {
-            cx.new_size(0, 3)
-        };
+        let new_dims = if is_flat { cx.new_size(0, 2).map(|size| size / new_heads.max(1)) } else { cx.new_size(0, 3) };
         if let (Some(old), Some(new)) = (old_dims, new_dims)
             && old != new
             && node.proto.float("scale").is_none()
@@ -194,17 +159,12 @@ fn divide(cx: &mut CoupleCx<'_>, axis: &Axis, heads: i64) -> Result<(Axis, Axis)
     let heads = usize::try_from(heads).unwrap_or(1);
     let size = axis_size(axis).ok_or(RuleError::UnknownShape)?;
     if !size.is_multiple_of(heads) {
-        return Err(RuleError::invalid(format!(
-            "{size} channels can't be divided among {heads} heads"
-        )));
+        return Err(RuleError::invalid(format!("{size} channels can't be divided among {heads} heads")));
     }
     match cx.single(axis) {
         Some(space) => {
             let mut digits = cx.digits(space, &[heads, size / heads], None).into_iter();
-            Ok((
-                digits.next().unwrap_or_default(),
-                digits.next().unwrap_or_default(),
-            ))
+            Ok((digits.next().unwrap_or_default(), digits.next().unwrap_or_default()))
         }
         None => {
             let fixed = |size: usize| crate::couple::layout::fixed_axis(&Dim::from(size as i64));

@@ -21,10 +21,7 @@ impl Operator for BatchNormalization {
     fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
         if shape.len() < 2 {
-            return Err(RuleError::invalid(format!(
-                "X must have rank 2 or more, found {}",
-                shape.len()
-            )));
+            return Err(RuleError::invalid(format!("X must have rank 2 or more, found {}", shape.len())));
         }
         cx.set_shape(0, dtype, shape);
         Ok(())

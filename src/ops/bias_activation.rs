@@ -15,14 +15,7 @@ struct BiasActivation;
 
 impl Operator for BiasActivation {
     fn op_types(&self) -> &'static [OpType] {
-        const {
-            &[
-                microsoft("BiasGelu"),
-                microsoft("FastGelu"),
-                microsoft("Gelu"),
-                microsoft("BiasAdd"),
-            ]
-        }
+        const { &[microsoft("BiasGelu"), microsoft("FastGelu"), microsoft("Gelu"), microsoft("BiasAdd")] }
     }
 
     fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {

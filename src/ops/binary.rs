@@ -16,16 +16,7 @@ pub(super) static RULES: &[&dyn Operator] = &[&Binary];
 
 struct Binary;
 
-const COMPARISONS: &[&str] = &[
-    "Equal",
-    "Greater",
-    "GreaterOrEqual",
-    "Less",
-    "LessOrEqual",
-    "And",
-    "Or",
-    "Xor",
-];
+const COMPARISONS: &[&str] = &["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor"];
 
 impl Operator for Binary {
     fn op_types(&self) -> &'static [OpType] {
@@ -55,19 +46,9 @@ impl Operator for Binary {
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let op_type = node.proto.op_type.as_str();
-        let shapes = (0..cx.input_count())
-            .map(|slot| cx.shape(slot))
-            .collect::<Result<Vec<_>, _>>()?;
-        let dtype = if COMPARISONS.contains(&op_type) {
-            DataType::Bool
-        } else {
-            cx.input(0)?.dtype
-        };
-        let known = if shapes.len() == 2 {
-            known(op_type, cx, &shapes)
-        } else {
-            None
-        };
+        let shapes = (0..cx.input_count()).map(|slot| cx.shape(slot)).collect::<Result<Vec<_>, _>>()?;
+        let dtype = if COMPARISONS.contains(&op_type) { DataType::Bool } else { cx.input(0)?.dtype };
+        let known = if shapes.len() == 2 { known(op_type, cx, &shapes) } else { None };
         cx.set(0, Fact::new(dtype, broadcast(&shapes)?).with_known(known));
         Ok(())
     }
@@ -87,10 +68,7 @@ impl Operator for Binary {
 
 /// The elements of the result where those of both inputs are known and one is a scalar or both have one shape.
 fn known(op_type: &str, cx: &InferCx<'_>, shapes: &[Vec<Dim>]) -> Option<Known> {
-    let (a, b) = (
-        cx.optional(0)?.known.as_ref()?,
-        cx.optional(1)?.known.as_ref()?,
-    );
+    let (a, b) = (cx.optional(0)?.known.as_ref()?, cx.optional(1)?.known.as_ref()?);
     if a.len() != b.len() && a.len() != 1 && b.len() != 1 {
         return None;
     }
@@ -112,9 +90,7 @@ fn known(op_type: &str, cx: &InferCx<'_>, shapes: &[Vec<Dim>]) -> Option<Known> 
 }
 
 fn int_result(op_type: &str, a: &Dim, b: &Dim) -> Option<Dim> {
-    let compare = |holds: &dyn Fn(i64, i64) -> bool| {
-        Some(Dim::from(i64::from(holds(a.as_const()?, b.as_const()?))))
-    };
+    let compare = |holds: &dyn Fn(i64, i64) -> bool| Some(Dim::from(i64::from(holds(a.as_const()?, b.as_const()?))));
     match op_type {
         "Add" => Some(a + b),
         "Sub" => Some(a - b),
@@ -128,10 +104,7 @@ fn int_result(op_type: &str, a: &Dim, b: &Dim) -> Option<Dim> {
         "Mod" => a.modulo(b),
         "Min" => Some(a.min(b)),
         "Max" => Some(a.max(b)),
-        "Pow" => a
-            .as_const()?
-            .checked_pow(u32::try_from(b.as_const()?).ok()?)
-            .map(Dim::from),
+        "Pow" => a.as_const()?.checked_pow(u32::try_from(b.as_const()?).ok()?).map(Dim::from),
         "Equal" if a == b => Some(Dim::from(1)),
         // A size is never negative, so it differs from the -1 that marks a size to be found out.
         "Equal" if a.is(-1) || b.is(-1) => Some(Dim::from(0)),

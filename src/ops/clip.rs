@@ -21,11 +21,7 @@ impl Operator for Clip {
 
     fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let input = cx.input(0)?;
-        let fact = Fact {
-            dtype: input.dtype,
-            shape: input.shape.clone(),
-            known: None,
-        };
+        let fact = Fact { dtype: input.dtype, shape: input.shape.clone(), known: None };
         cx.set(0, fact);
         Ok(())
     }

@@ -28,11 +28,7 @@ impl Operator for Concat {
         for slot in 1..cx.input_count() {
             let other = cx.shape(slot)?;
             if other.len() != shape.len() {
-                let text = format!(
-                    "input {slot} has rank {}, input 0 has {}",
-                    other.len(),
-                    shape.len()
-                );
+                let text = format!("input {slot} has rank {}, input 0 has {}", other.len(), shape.len());
                 return Err(RuleError::invalid(text));
             }
             for (at, size) in other.iter().enumerate() {
@@ -40,9 +36,7 @@ impl Operator for Concat {
                     shape[at] = &shape[at] + size;
                 } else if let (Some(a), Some(b)) = (shape[at].as_const(), size.as_const()) {
                     if a != b {
-                        return Err(RuleError::invalid(format!(
-                            "sizes {a} and {b} differ at axis {at}"
-                        )));
+                        return Err(RuleError::invalid(format!("sizes {a} and {b} differ at axis {at}")));
                     }
                 } else if shape[at].as_const().is_none() && size.as_const().is_some() {
                     shape[at] = size.clone();
@@ -58,9 +52,7 @@ impl Operator for Concat {
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let shape = cx.output_shape(0)?;
         let axis = axis_index(node.int("axis", 1), shape.len())?;
-        let layouts = (0..node.inputs.len())
-            .map(|slot| cx.separated(slot))
-            .collect::<Result<Vec<_>, _>>()?;
+        let layouts = (0..node.inputs.len()).map(|slot| cx.separated(slot)).collect::<Result<Vec<_>, _>>()?;
         let mut axes = Vec::new();
         for (at, size) in shape.iter().enumerate() {
             if at != axis {
@@ -84,11 +76,7 @@ impl Operator for Concat {
                 let len = axis_size(&layout.axes[at]).ok_or(RuleError::UnknownShape)?;
                 match cx.single(&layout.axes[at]) {
                     Some(space) => (0..len).for_each(|i| cx.unite(space, i, joined, start + i)),
-                    None => cx.keep_range(
-                        joined,
-                        start..start + len,
-                        "is joined from values that stay",
-                    ),
+                    None => cx.keep_range(joined, start..start + len, "is joined from values that stay"),
                 }
                 start += len;
             }

@@ -29,12 +29,10 @@ impl Operator for Constant {
         } else if let Some(values) = node.proto.ints("value_ints") {
             Fact::int_vector(values.iter().copied().map(Dim::from).collect())
         } else if let Some(value) = node.proto.float("value_float") {
-            Fact::new(DataType::Float, vec![])
-                .with_known(Some(Known::Floats(vec![f64::from(value)])))
+            Fact::new(DataType::Float, vec![]).with_known(Some(Known::Floats(vec![f64::from(value)])))
         } else if let Some(values) = node.proto.attr("value_floats") {
             let known = values.floats.iter().copied().map(f64::from).collect();
-            Fact::new(DataType::Float, length(values.floats.len()))
-                .with_known(Some(Known::Floats(known)))
+            Fact::new(DataType::Float, length(values.floats.len())).with_known(Some(Known::Floats(known)))
         } else {
             return Err(RuleError::UnknownShape);
         };

@@ -29,17 +29,11 @@ impl Operator for ConstantOfShape {
         let shape = match cx.ints(0) {
             Some(sizes) => sizes.to_vec(),
             None => {
-                let rank = cx
-                    .shape(0)?
-                    .first()
-                    .and_then(Dim::as_const)
-                    .ok_or(RuleError::UnknownShape)?;
+                let rank = cx.shape(0)?.first().and_then(Dim::as_const).ok_or(RuleError::UnknownShape)?;
                 (0..rank.clamp(0, 64)).map(|_| cx.fresh()).collect()
             }
         };
-        let count = crate::dim::product(&shape)
-            .as_const()
-            .and_then(|count| usize::try_from(count).ok());
+        let count = crate::dim::product(&shape).as_const().and_then(|count| usize::try_from(count).ok());
         let value = tensor
             .and_then(|tensor| crate::infer::elements(dtype, &tensor.raw_data))
             .and_then(|known| known.ints().and_then(|values| values.first().cloned()));
@@ -53,9 +47,7 @@ impl Operator for ConstantOfShape {
                 .map(Dim::from)
         });
         let known = match (value, count) {
-            (Some(value), Some(count)) if count <= KNOWN_LIMIT => {
-                Some(Known::Ints(vec![value; count]))
-            }
+            (Some(value), Some(count)) if count <= KNOWN_LIMIT => Some(Known::Ints(vec![value; count])),
             _ => None,
         };
         cx.set(0, Fact::new(dtype, shape).with_known(known));
@@ -67,10 +59,7 @@ impl Operator for ConstantOfShape {
         let is_float = cx.output_fact(0).is_some_and(Fact::is_float);
         let mut axes = Vec::new();
         for size in &shape {
-            let len = size
-                .as_const()
-                .and_then(|size| usize::try_from(size).ok())
-                .filter(|size| *size > 1);
+            let len = size.as_const().and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 1);
             axes.push(match len.filter(|_| is_float && shape.len() > 1) {
                 Some(len) => {
                     let space = cx.new_space(len);

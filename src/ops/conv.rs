@@ -28,20 +28,14 @@ impl Operator for Conv {
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (x, w) = (cx.shape(0)?, cx.shape(1)?);
         if x.len() < 3 || w.len() != x.len() {
-            return Err(RuleError::invalid(format!(
-                "X of rank {} and W of rank {} do not fit",
-                x.len(),
-                w.len()
-            )));
+            return Err(RuleError::invalid(format!("X of rank {} and W of rank {} do not fit", x.len(), w.len())));
         }
         let group = node.int("group", 1);
         let channels = &w[1] * &Dim::from(group);
         if let (Some(found), Some(needed)) = (x[1].as_const(), channels.as_const())
             && found != needed
         {
-            let text = format!(
-                "expected {needed} input channels (W axis 1 times group {group}), found {found}"
-            );
+            let text = format!("expected {needed} input channels (W axis 1 times group {group}), found {found}");
             return Err(RuleError::invalid(text));
         }
         let mut shape = vec![x[0].clone(), w[0].clone()];
@@ -86,8 +80,7 @@ impl Operator for Conv {
 
     fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
         let group = node.int("group", 1);
-        if let (true, Some(channels), Some(per_group)) =
-            (group > 1, cx.new_size(0, 1), cx.new_size(1, 1))
+        if let (true, Some(channels), Some(per_group)) = (group > 1, cx.new_size(0, 1), cx.new_size(1, 1))
             && per_group > 0
             && channels / per_group != group
         {
@@ -145,10 +138,7 @@ pub(super) fn couple_groups(
             rows.clone()
         };
     }
-    let (row_count, per_group) = (
-        axis_size(rows).unwrap_or(group),
-        axis_size(columns).unwrap_or(1),
-    );
+    let (row_count, per_group) = (axis_size(rows).unwrap_or(group), axis_size(columns).unwrap_or(1));
     let rows_per_group = row_count / group;
     if transposed {
         cx.tie(x, rows);
@@ -159,25 +149,13 @@ pub(super) fn couple_groups(
             cx.equal_blocks(rows, rows_per_group);
         }
         let whole = if transposed { Axis::new() } else { x.clone() };
-        let other = if transposed {
-            cx.new_space(group * per_group)
-        } else {
-            0
-        };
-        let space = if transposed {
-            Some(other)
-        } else {
-            cx.single(&whole)
-        };
+        let other = if transposed { cx.new_space(group * per_group) } else { 0 };
+        let space = if transposed { Some(other) } else { cx.single(&whole) };
         return match space {
             Some(space) => {
                 let digits = cx.digits(space, &[group, per_group], Some(1));
                 cx.tie(&digits[1], columns);
-                if transposed {
-                    cx.whole(space)
-                } else {
-                    rows.clone()
-                }
+                if transposed { cx.whole(space) } else { rows.clone() }
             }
             None => {
                 cx.keep(columns, "reads channels that stay");
@@ -186,25 +164,12 @@ pub(super) fn couple_groups(
         };
     }
     // Depthwise: whole groups go.
-    cx.keep(
-        columns,
-        "is counted within the groups of a depthwise convolution",
-    );
-    let wide = if transposed {
-        cx.new_space(group * per_group)
-    } else {
-        0
-    };
+    cx.keep(columns, "is counted within the groups of a depthwise convolution");
+    let wide = if transposed { cx.new_space(group * per_group) } else { 0 };
     let row_groups = match cx.single(rows) {
-        Some(space) => cx
-            .digits(space, &[group, rows_per_group], Some(0))
-            .swap_remove(0),
+        Some(space) => cx.digits(space, &[group, rows_per_group], Some(0)).swap_remove(0),
         None => {
-            return if transposed {
-                cx.whole(wide)
-            } else {
-                rows.clone()
-            };
+            return if transposed { cx.whole(wide) } else { rows.clone() };
         }
     };
     if transposed {
@@ -214,9 +179,7 @@ pub(super) fn couple_groups(
     }
     match cx.single(x) {
         Some(space) => {
-            let x_groups = cx
-                .digits(space, &[group, per_group], Some(0))
-                .swap_remove(0);
+            let x_groups = cx.digits(space, &[group, per_group], Some(0)).swap_remove(0);
             cx.tie(&row_groups, &x_groups);
         }
         None => cx.keep(rows, "belongs to the groups of channels that stay"),
@@ -240,20 +203,14 @@ impl Window {
         let list = |name: &str, default: i64, len: usize| match node.proto.ints(name) {
             None => Ok(vec![default; len]),
             Some(values) if values.len() == len => Ok(values.to_vec()),
-            Some(values) => Err(RuleError::invalid(format!(
-                "{name} has {} entries, expected {len}",
-                values.len()
-            ))),
+            Some(values) => Err(RuleError::invalid(format!("{name} has {} entries, expected {len}", values.len()))),
         };
         let kernel = match node.proto.ints("kernel_shape") {
             Some(values) => values.iter().copied().map(Dim::from).collect(),
             None => kernel.to_vec(),
         };
         if kernel.len() != count {
-            return Err(RuleError::invalid(format!(
-                "kernel_shape has {} entries, expected {count}",
-                kernel.len()
-            )));
+            return Err(RuleError::invalid(format!("kernel_shape has {} entries, expected {count}", kernel.len())));
         }
         Ok(Self {
             kernel,
@@ -278,11 +235,7 @@ impl Window {
             _ => self.pads[axis].saturating_add(self.pads[axis + self.strides.len()]),
         };
         let room = &(input + &Dim::from(pads)) - &reach;
-        let steps = if self.ceil {
-            room.ceil_div(&stride)?
-        } else {
-            room.floor_div(&stride)?
-        };
+        let steps = if self.ceil { room.ceil_div(&stride)? } else { room.floor_div(&stride)? };
         Some(&steps + &one)
     }
 
@@ -303,9 +256,6 @@ impl Window {
 
     /// The number of elements of the kernel, where static.
     pub(super) fn kernel_elements(&self) -> f64 {
-        self.kernel
-            .iter()
-            .map(|size| size.as_const().unwrap_or(1) as f64)
-            .product()
+        self.kernel.iter().map(|size| size.as_const().unwrap_or(1) as f64).product()
     }
 }

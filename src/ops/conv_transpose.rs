@@ -27,18 +27,12 @@ impl Operator for ConvTranspose {
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (x, w) = (cx.shape(0)?, cx.shape(1)?);
         if x.len() < 3 || w.len() != x.len() {
-            return Err(RuleError::invalid(format!(
-                "X of rank {} and W of rank {} do not fit",
-                x.len(),
-                w.len()
-            )));
+            return Err(RuleError::invalid(format!("X of rank {} and W of rank {} do not fit", x.len(), w.len())));
         }
         if let (Some(found), Some(needed)) = (x[1].as_const(), w[0].as_const())
             && found != needed
         {
-            return Err(RuleError::invalid(format!(
-                "expected {needed} input channels (W axis 0), found {found}"
-            )));
+            return Err(RuleError::invalid(format!("expected {needed} input channels (W axis 0), found {found}")));
         }
         let count = x.len() - 2;
         let window = Window::of(node, &w[2..], count)?;
@@ -81,18 +75,13 @@ impl Operator for ConvTranspose {
     fn macs(&self, _node: &Node, cx: &MacsCx<'_>) -> f64 {
         // Every input element meets every weight of its row once.
         let per_input = cx.input(1).map_or(0.0, |w| elements(&w[1..]));
-        let bias = if cx.input(2).is_some() {
-            cx.output_elements(0)
-        } else {
-            0.0
-        };
+        let bias = if cx.input(2).is_some() { cx.output_elements(0) } else { 0.0 };
         cx.input(0).map_or(0.0, elements) * per_input + bias
     }
 
     fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
         let group = node.int("group", 1);
-        if let (true, Some(channels), Some(per_group)) =
-            (group > 1, cx.new_output_size(0, 1), cx.new_size(1, 1))
+        if let (true, Some(channels), Some(per_group)) = (group > 1, cx.new_output_size(0, 1), cx.new_size(1, 1))
             && per_group > 0
             && channels / per_group != group
         {
@@ -114,11 +103,7 @@ impl Operator for ConvTranspose {
             } else {
                 // [C, O / g, ...]: the channels of group i are kept where any of its rows and the column are.
                 let kernel: Vec<i64> = (2..rank).collect();
-                let flat = if kernel.is_empty() {
-                    mask
-                } else {
-                    cx.reduce("ReduceMax", &mask, &kernel)
-                };
+                let flat = if kernel.is_empty() { mask } else { cx.reduce("ReduceMax", &mask, &kernel) };
                 let w = cx.input(1);
                 let shape = cx.add("Shape", &[&w], vec![]);
                 let (zero, two) = (cx.ints(&[0], &[1]), cx.ints(&[2], &[1]));
@@ -127,9 +112,7 @@ impl Operator for ConvTranspose {
                 let target = cx.ints(&[0, 0], &[2]);
                 let flat = cx.add("Reshape", &[&flat, &target], vec![]);
                 let flat = cx.add("Expand", &[&flat, &matrix], vec![]);
-                let columns = cx
-                    .fact(1)
-                    .and_then(|fact| fact.shape.as_ref()?.get(1)?.as_const());
+                let columns = cx.fact(1).and_then(|fact| fact.shape.as_ref()?.get(1)?.as_const());
                 let columns = columns.ok_or(RuleError::UnknownShape)?;
                 let target = cx.ints(&[group, -1, columns], &[3]);
                 let grouped = cx.add("Reshape", &[&flat, &target], vec![]);

@@ -20,11 +20,7 @@ struct DepthToSpace;
 
 fn block(node: &Node) -> Result<i64, RuleError> {
     let block = node.int("blocksize", 1);
-    if (1..1 << 15).contains(&block) {
-        Ok(block)
-    } else {
-        Err(RuleError::invalid(format!("blocksize is {block}")))
-    }
+    if (1..1 << 15).contains(&block) { Ok(block) } else { Err(RuleError::invalid(format!("blocksize is {block}"))) }
 }
 
 fn is_deepening(node: &Node) -> bool {
@@ -39,33 +35,21 @@ impl Operator for DepthToSpace {
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shape = cx.shape(0)?;
         let [n, c, h, w] = shape.as_slice() else {
-            return Err(RuleError::invalid(format!(
-                "X must have rank 4, found {}",
-                shape.len()
-            )));
+            return Err(RuleError::invalid(format!("X must have rank 4, found {}", shape.len())));
         };
         let block = Dim::from(block(node)?);
         let area = &block * &block;
         let fail = || {
             RuleError::invalid(format!(
                 "{} does not divide evenly",
-                if is_deepening(node) {
-                    "the image"
-                } else {
-                    "the channels"
-                }
+                if is_deepening(node) { "the image" } else { "the channels" }
             ))
         };
         let sizes = if is_deepening(node) {
             let side = |size: &Dim| size.floor_div(&block).ok_or_else(fail);
             vec![n.clone(), c * &area, side(h)?, side(w)?]
         } else {
-            vec![
-                n.clone(),
-                c.div_exact(&area).ok_or_else(fail)?,
-                h * &block,
-                w * &block,
-            ]
+            vec![n.clone(), c.div_exact(&area).ok_or_else(fail)?, h * &block, w * &block]
         };
         let dtype = cx.input(0)?.dtype;
         cx.set(0, Fact::new(dtype, sizes));
@@ -75,10 +59,7 @@ impl Operator for DepthToSpace {
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let x = cx.separated(0)?;
         let shape = cx.output_shape(0)?;
-        x.axes
-            .iter()
-            .skip(2)
-            .for_each(|axis| cx.keep(axis, "is a spatial axis"));
+        x.axes.iter().skip(2).for_each(|axis| cx.keep(axis, "is a spatial axis"));
         let area = usize::try_from(block(node)? * block(node)?).unwrap_or(1);
         let is_crd = node.proto.string("mode") == Some("CRD");
         let channels = if is_deepening(node) {
@@ -93,12 +74,8 @@ impl Operator for DepthToSpace {
             }
         } else {
             match (axis_size(&x.axes[1]), cx.single(&x.axes[1])) {
-                (Some(size), Some(deep)) if is_crd => cx
-                    .digits(deep, &[size / area, area], Some(0))
-                    .swap_remove(0),
-                (Some(size), Some(deep)) => cx
-                    .digits(deep, &[area, size / area], Some(1))
-                    .swap_remove(1),
+                (Some(size), Some(deep)) if is_crd => cx.digits(deep, &[size / area, area], Some(0)).swap_remove(0),
+                (Some(size), Some(deep)) => cx.digits(deep, &[area, size / area], Some(1)).swap_remove(1),
                 _ => fixed_axis(&shape[1]),
             }
         };

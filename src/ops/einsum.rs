@@ -22,35 +22,22 @@ struct Einsum;
 
 /// The letters of the operands and of the result.
 fn equation(node: &Node) -> Result<(Vec<Vec<char>>, Vec<char>), RuleError> {
-    let text = node
-        .proto
-        .string("equation")
-        .ok_or_else(|| RuleError::invalid("it has no equation"))?;
-    let text: String = text
-        .chars()
-        .filter(|letter| !letter.is_whitespace())
-        .collect();
+    let text = node.proto.string("equation").ok_or_else(|| RuleError::invalid("it has no equation"))?;
+    let text: String = text.chars().filter(|letter| !letter.is_whitespace()).collect();
     if text.contains('.') {
-        return Err(RuleError::unsupported(
-            "an ellipsis in an equation is not supported",
-        ));
+        return Err(RuleError::unsupported("an ellipsis in an equation is not supported"));
     }
     let (left, right) = match text.split_once("->") {
         Some((left, right)) => (left.to_owned(), Some(right.to_owned())),
         None => (text, None),
     };
-    let operands: Vec<Vec<char>> = left
-        .split(',')
-        .map(|operand| operand.chars().collect())
-        .collect();
+    let operands: Vec<Vec<char>> = left.split(',').map(|operand| operand.chars().collect()).collect();
     for operand in &operands {
         let mut letters = operand.clone();
         letters.sort_unstable();
         letters.dedup();
         if letters.len() != operand.len() {
-            return Err(RuleError::unsupported(
-                "a letter stands twice in one operand",
-            ));
+            return Err(RuleError::unsupported("a letter stands twice in one operand"));
         }
     }
     let result = match right {
@@ -58,15 +45,8 @@ fn equation(node: &Node) -> Result<(Vec<Vec<char>>, Vec<char>), RuleError> {
         None => {
             // Letters that occur once, in alphabetical order.
             let mut counts: BTreeMap<char, usize> = BTreeMap::new();
-            operands
-                .iter()
-                .flatten()
-                .for_each(|letter| *counts.entry(*letter).or_default() += 1);
-            counts
-                .into_iter()
-                .filter(|(_, count)| *count == 1)
-                .map(|(letter, _)| letter)
-                .collect()
+            operands.iter().flatten().for_each(|letter| *counts.entry(*letter).or_default() += 1);
+            counts.into_iter().filter(|(_, count)| *count == 1).map(|(letter, _)| letter).collect()
         }
     };
     Ok((operands, result))
@@ -88,17 +68,11 @@ fn by_letter<T: Clone>(
     }
     for (operand, entries) in operands.iter().zip(entries) {
         if operand.len() != entries.len() {
-            let text = format!(
-                "the equation names {} axes of a value of rank {}",
-                operand.len(),
-                entries.len()
-            );
+            let text = format!("the equation names {} axes of a value of rank {}", operand.len(), entries.len());
             return Err(RuleError::invalid(text));
         }
         for (letter, entry) in operand.iter().zip(entries) {
-            let joined = letters
-                .get(letter)
-                .map_or_else(|| entry.clone(), |known| join(known, entry));
+            let joined = letters.get(letter).map_or_else(|| entry.clone(), |known| join(known, entry));
             letters.insert(*letter, joined);
         }
     }
@@ -106,15 +80,8 @@ fn by_letter<T: Clone>(
 }
 
 fn pick<T: Clone>(letters: &BTreeMap<char, T>, result: &[char]) -> Result<Vec<T>, RuleError> {
-    let missing = |letter: &char| {
-        RuleError::invalid(format!(
-            "the result names axis {letter:?}, which no operand has"
-        ))
-    };
-    result
-        .iter()
-        .map(|letter| letters.get(letter).cloned().ok_or_else(|| missing(letter)))
-        .collect()
+    let missing = |letter: &char| RuleError::invalid(format!("the result names axis {letter:?}, which no operand has"));
+    result.iter().map(|letter| letters.get(letter).cloned().ok_or_else(|| missing(letter))).collect()
 }
 
 impl Operator for Einsum {
@@ -124,9 +91,7 @@ impl Operator for Einsum {
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (operands, result) = equation(node)?;
-        let shapes = (0..cx.input_count())
-            .map(|slot| cx.shape(slot))
-            .collect::<Result<Vec<_>, _>>()?;
+        let shapes = (0..cx.input_count()).map(|slot| cx.shape(slot)).collect::<Result<Vec<_>, _>>()?;
         let better = |a: &Dim, b: &Dim| {
             if a.is(1) || (a.as_const().is_none() && b.as_const().is_some() && !b.is(1)) {
                 b.clone()
@@ -145,9 +110,7 @@ impl Operator for Einsum {
         let layouts = (0..node.inputs.len())
             .map(|slot| cx.separated(slot).map(|layout| layout.axes))
             .collect::<Result<Vec<_>, _>>()?;
-        let weights: Vec<bool> = (0..node.inputs.len())
-            .map(|slot| cx.is_weight(slot))
-            .collect();
+        let weights: Vec<bool> = (0..node.inputs.len()).map(|slot| cx.is_weight(slot)).collect();
         let letters = by_letter(&operands, &layouts, |a: &Axis, b: &Axis| {
             if a.is_empty() {
                 b.clone()
@@ -158,27 +121,14 @@ impl Operator for Einsum {
             }
         })?;
         if weights.iter().any(|is_weight| !is_weight) {
-            for ((operand, axes), _) in operands
-                .iter()
-                .zip(&layouts)
-                .zip(&weights)
-                .filter(|(_, is_weight)| **is_weight)
+            for ((operand, axes), _) in operands.iter().zip(&layouts).zip(&weights).filter(|(_, is_weight)| **is_weight)
             {
                 for (letter, axis) in operand.iter().zip(axes) {
-                    if result.contains(letter) {
-                        cx.produces(axis)
-                    } else {
-                        cx.consumes(axis)
-                    }
+                    if result.contains(letter) { cx.produces(axis) } else { cx.consumes(axis) }
                 }
             }
         }
-        cx.set(
-            0,
-            Layout {
-                axes: pick(&letters, &result)?,
-            },
-        );
+        cx.set(0, Layout { axes: pick(&letters, &result)? });
         Ok(())
     }
 
@@ -186,9 +136,8 @@ impl Operator for Einsum {
         let Ok((operands, _)) = equation(node) else {
             return 0.0;
         };
-        let shapes: Option<Vec<Vec<i64>>> = (0..operands.len())
-            .map(|slot| cx.input(slot).map(<[i64]>::to_vec))
-            .collect();
+        let shapes: Option<Vec<Vec<i64>>> =
+            (0..operands.len()).map(|slot| cx.input(slot).map(<[i64]>::to_vec)).collect();
         let Some(shapes) = shapes.filter(|shapes| shapes.len() > 1) else {
             return 0.0;
         };
@@ -213,18 +162,10 @@ impl Operator for Einsum {
             // The operand's mask, summed over what the result lacks, in the order of the result.
             let mask = cx.full_mask(slot);
             let left: String = operand.iter().collect();
-            let kept: String = result
-                .iter()
-                .filter(|letter| operand.contains(letter))
-                .collect();
-            let ones: Vec<i64> = (0..result.len() as i64)
-                .filter(|at| !operand.contains(&result[*at as usize]))
-                .collect();
-            let mut mask = cx.add(
-                "Einsum",
-                &[&mask],
-                vec![attr_string("equation", &format!("{left}->{kept}"))],
-            );
+            let kept: String = result.iter().filter(|letter| operand.contains(letter)).collect();
+            let ones: Vec<i64> =
+                (0..result.len() as i64).filter(|at| !operand.contains(&result[*at as usize])).collect();
+            let mut mask = cx.add("Einsum", &[&mask], vec![attr_string("equation", &format!("{left}->{kept}"))]);
             for axis in ones {
                 mask = cx.unsqueeze(&mask, axis);
             }

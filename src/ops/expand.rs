@@ -26,14 +26,8 @@ impl Operator for Expand {
         let shape = cx.shape(0)?;
         let dtype = cx.input(0)?.dtype;
         let Some(target) = cx.ints(1).map(<[Dim]>::to_vec) else {
-            let rank = cx
-                .shape(1)?
-                .first()
-                .and_then(Dim::as_const)
-                .ok_or(RuleError::UnknownShape)?;
-            let rank = usize::try_from(rank.clamp(0, 64))
-                .unwrap_or(0)
-                .max(shape.len());
+            let rank = cx.shape(1)?.first().and_then(Dim::as_const).ok_or(RuleError::UnknownShape)?;
+            let rank = usize::try_from(rank.clamp(0, 64)).unwrap_or(0).max(shape.len());
             let mut sizes: Vec<Dim> = (0..rank).map(|_| cx.fresh()).collect();
             // A size other than one can't change.
             for (size, known) in sizes[rank - shape.len()..].iter_mut().zip(&shape) {
@@ -59,22 +53,14 @@ impl Operator for Expand {
 
     fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.separated(0)?;
-        let input = cx
-            .fact(0)
-            .and_then(|fact| fact.shape.clone())
-            .ok_or(RuleError::UnknownShape)?;
+        let input = cx.fact(0).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)?;
         let shape = cx.output_shape(0)?;
         let is_float = cx.output_fact(0).is_some_and(Fact::is_float);
         let offset = shape.len().saturating_sub(input.len());
         let mut axes: Vec<Axis> = Vec::new();
         for (at, size) in shape.iter().enumerate() {
-            let own = at
-                .checked_sub(offset)
-                .and_then(|at| Some((input.get(at)?, layout.axes.get(at)?)));
-            let len = size
-                .as_const()
-                .and_then(|size| usize::try_from(size).ok())
-                .filter(|size| *size > 1);
+            let own = at.checked_sub(offset).and_then(|at| Some((input.get(at)?, layout.axes.get(at)?)));
+            let len = size.as_const().and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 1);
             axes.push(match (own, len) {
                 (Some((old, axis)), _) if !old.is(1) => axis.clone(),
                 (_, Some(len)) if is_float => {

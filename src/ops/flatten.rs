@@ -26,26 +26,18 @@ impl Operator for Flatten {
         let rank = shape.len() as i64;
         let axis = node.int("axis", 1);
         let axis = if axis < 0 { axis + rank } else { axis };
-        let axis = usize::try_from(axis)
-            .ok()
-            .filter(|axis| *axis <= shape.len());
+        let axis = usize::try_from(axis).ok().filter(|axis| *axis <= shape.len());
         let axis = axis.ok_or_else(|| RuleError::invalid("axis does not exist"))?;
         let dtype = cx.input(0)?.dtype;
-        cx.set(
-            0,
-            Fact::new(
-                dtype,
-                vec![product(&shape[..axis]), product(&shape[axis..])],
-            ),
-        );
+        cx.set(0, Fact::new(dtype, vec![product(&shape[..axis]), product(&shape[axis..])]));
         Ok(())
     }
 
     fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.layout(0)?;
         let shape = cx.output_shape(0)?;
-        let axes = reshape(&layout.axes, &shape)
-            .ok_or_else(|| RuleError::unsupported("the sizes do not divide evenly"))?;
+        let axes =
+            reshape(&layout.axes, &shape).ok_or_else(|| RuleError::unsupported("the sizes do not divide evenly"))?;
         cx.set(0, Layout { axes });
         Ok(())
     }

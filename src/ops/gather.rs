@@ -24,9 +24,7 @@ fn constant_indices(known: Option<&[Dim]>, size: usize) -> Option<Vec<usize>> {
     let size = i64::try_from(size).ok()?;
     let from_front = |index: &Dim| {
         let index = index.as_const()?;
-        usize::try_from(if index < 0 { index + size } else { index })
-            .ok()
-            .filter(|index| (*index as i64) < size)
+        usize::try_from(if index < 0 { index + size } else { index }).ok().filter(|index| (*index as i64) < size)
     };
     known?.iter().map(from_front).collect()
 }
@@ -41,14 +39,10 @@ impl Operator for Gather {
         let axis = axis_index(node.int("axis", 0), data.len())?;
         let shape = [&data[..axis], &indices[..], &data[axis + 1..]].concat();
         let input = cx.input(0)?;
-        let size = data[axis]
-            .as_const()
-            .and_then(|size| usize::try_from(size).ok());
+        let size = data[axis].as_const().and_then(|size| usize::try_from(size).ok());
         let chosen = size.and_then(|size| constant_indices(cx.ints(1), size));
         let known = match (&input.known, crate::fact::static_shape(&data), chosen) {
-            (Some(known), Some(sizes), Some(chosen)) => {
-                crate::fact::take_along(known, &sizes, axis, &chosen)
-            }
+            (Some(known), Some(sizes), Some(chosen)) => crate::fact::take_along(known, &sizes, axis, &chosen),
             _ => None,
         };
         let fact = Fact::new(input.dtype, shape).with_known(known);
@@ -59,10 +53,7 @@ impl Operator for Gather {
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let data = cx.separated(0)?;
         let axis = axis_index(node.int("axis", 0), data.rank())?;
-        let indices_shape = cx
-            .fact(1)
-            .and_then(|fact| fact.shape.clone())
-            .ok_or(RuleError::UnknownShape)?;
+        let indices_shape = cx.fact(1).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)?;
         let along = data.axes[axis].clone();
         let known = axis_size(&along).and_then(|size| constant_indices(cx.ints(1), size.max(1)));
         let space = cx.single(&along);
@@ -75,10 +66,7 @@ impl Operator for Gather {
             }
             (Some(space), Some(known)) if indices_shape.len() == 1 && known.len() > 1 => {
                 let chosen = cx.new_space(known.len());
-                known
-                    .iter()
-                    .enumerate()
-                    .for_each(|(at, index)| cx.unite(space, *index, chosen, at));
+                known.iter().enumerate().for_each(|(at, index)| cx.unite(space, *index, chosen, at));
                 inserted = vec![cx.whole(chosen)];
             }
             (Some(space), Some(known)) => {
@@ -86,18 +74,11 @@ impl Operator for Gather {
                     cx.keep_range(space, index..index + 1, "is chosen by a constant index");
                 }
             }
-            (Some(_), None) => cx.keep(
-                &along,
-                "is looked up by indices that are computed at run time",
-            ),
+            (Some(_), None) => cx.keep(&along, "is looked up by indices that are computed at run time"),
         }
         if cx.is_weight(0) && !cx.is_weight(1) {
             // Rows of a table that are looked up produce channels as the rows of a linear layer do.
-            data.axes
-                .iter()
-                .enumerate()
-                .filter(|(at, _)| *at != axis)
-                .for_each(|(_, other)| cx.produces(other));
+            data.axes.iter().enumerate().filter(|(at, _)| *at != axis).for_each(|(_, other)| cx.produces(other));
         }
         let axes = [&data.axes[..axis], &inserted[..], &data.axes[axis + 1..]].concat();
         cx.set(0, Layout { axes });
@@ -109,18 +90,12 @@ impl Operator for Gather {
         let Some(kept) = cx.kept_input(0, axis) else {
             return Ok(());
         };
-        let size = cx
-            .old_size(0, axis)
-            .and_then(|size| usize::try_from(size).ok())
-            .unwrap_or(0);
+        let size = cx.old_size(0, axis).and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
         let old = cx.old_ints(1);
         let old = constant_indices(old.as_deref(), size)
             .ok_or_else(|| RuleError::unsupported("the indices are not constant"))?;
-        let new: Vec<i64> = old
-            .iter()
-            .filter_map(|index| kept.binary_search(index).ok())
-            .map(|position| position as i64)
-            .collect();
+        let new: Vec<i64> =
+            old.iter().filter_map(|index| kept.binary_search(index).ok()).map(|position| position as i64).collect();
         let dims: Vec<i64> = match cx.rank(1) {
             0 => vec![],
             1 => vec![new.len() as i64],

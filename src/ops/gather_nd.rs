@@ -18,10 +18,7 @@ struct GatherNd;
 
 /// The number of axes that an index tuple names.
 fn tuple(shape: &[Dim]) -> Result<usize, RuleError> {
-    let size = shape
-        .last()
-        .and_then(Dim::as_const)
-        .ok_or(RuleError::UnknownShape)?;
+    let size = shape.last().and_then(Dim::as_const).ok_or(RuleError::UnknownShape)?;
     usize::try_from(size).map_err(|_| RuleError::UnknownShape)
 }
 
@@ -31,15 +28,7 @@ fn batch_dims(node: &Node) -> usize {
 
 impl Operator for GatherNd {
     fn op_types(&self) -> &'static [OpType] {
-        const {
-            &[
-                onnx("GatherND"),
-                onnx("GatherElements"),
-                onnx("ScatterND"),
-                onnx("ScatterElements"),
-                onnx("Scatter"),
-            ]
-        }
+        const { &[onnx("GatherND"), onnx("GatherElements"), onnx("ScatterND"), onnx("ScatterElements"), onnx("Scatter")] }
     }
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
@@ -48,9 +37,8 @@ impl Operator for GatherNd {
         let shape = match node.proto.op_type.as_str() {
             "GatherND" => {
                 let first = batch_dims(node) + tuple(&indices)?;
-                let rest = data
-                    .get(first..)
-                    .ok_or_else(|| RuleError::invalid("an index names more axes than there are"))?;
+                let rest =
+                    data.get(first..).ok_or_else(|| RuleError::invalid("an index names more axes than there are"))?;
                 [&indices[..indices.len() - 1], rest].concat()
             }
             "GatherElements" => indices,
@@ -67,23 +55,13 @@ impl Operator for GatherNd {
             return cx.set_fixed(0);
         }
         let data = cx.separated(0)?;
-        let indices = cx
-            .fact(1)
-            .and_then(|fact| fact.shape.clone())
-            .ok_or(RuleError::UnknownShape)?;
+        let indices = cx.fact(1).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)?;
         let first = batch_dims(node) + tuple(&indices)?;
         let rest = data.axes.get(first..).ok_or(RuleError::UnknownShape)?;
-        data.axes[..first]
-            .iter()
-            .for_each(|axis| cx.keep(axis, "is indexed"));
+        data.axes[..first].iter().for_each(|axis| cx.keep(axis, "is indexed"));
         if op_type == "GatherND" {
             let leading = Layout::fixed(&indices[..indices.len() - 1]).axes;
-            cx.set(
-                0,
-                Layout {
-                    axes: [&leading[..], rest].concat(),
-                },
-            );
+            cx.set(0, Layout { axes: [&leading[..], rest].concat() });
             return Ok(());
         }
         let updates = cx.separated(2)?;
@@ -91,9 +69,7 @@ impl Operator for GatherNd {
             cx.tie(axis, update);
         }
         let others = updates.rank().saturating_sub(rest.len());
-        updates.axes[..others]
-            .iter()
-            .for_each(|axis| cx.keep(axis, "is written at indices"));
+        updates.axes[..others].iter().for_each(|axis| cx.keep(axis, "is written at indices"));
         cx.set(0, data);
         Ok(())
     }

@@ -19,11 +19,7 @@ struct Gemm;
 
 /// The positions of rows and columns of an operand of a Gemm.
 fn rows_columns(node: &Node, attribute: &str) -> (usize, usize) {
-    if node.int(attribute, 0) != 0 {
-        (1, 0)
-    } else {
-        (0, 1)
-    }
+    if node.int(attribute, 0) != 0 { (1, 0) } else { (0, 1) }
 }
 
 impl Operator for Gemm {
@@ -44,9 +40,7 @@ impl Operator for Gemm {
         if let (Some(k), Some(l)) = (a[k].as_const(), b[l].as_const())
             && k != l
         {
-            return Err(RuleError::invalid(format!(
-                "A' has {k} columns, B' has {l} rows"
-            )));
+            return Err(RuleError::invalid(format!("A' has {k} columns, B' has {l} rows")));
         }
         let dtype = cx.input(0)?.dtype;
         cx.set(0, Fact::new(dtype, vec![a[m].clone(), b[n].clone()]));
@@ -63,9 +57,7 @@ impl Operator for Gemm {
                 cx.produces(&layout.axes[outer]);
             }
         }
-        let product = Layout {
-            axes: vec![a.axes[m].clone(), b.axes[n].clone()],
-        };
+        let product = Layout { axes: vec![a.axes[m].clone(), b.axes[n].clone()] };
         let mut layouts = vec![product];
         if cx.has(2) {
             layouts.push(cx.separated(2)?);
@@ -77,20 +69,14 @@ impl Operator for Gemm {
 
     fn macs(&self, node: &Node, cx: &MacsCx<'_>) -> f64 {
         let (_, k) = rows_columns(node, "transA");
-        let k = cx
-            .input(0)
-            .and_then(|a| a.get(k))
-            .map_or(0.0, |k| *k as f64);
+        let k = cx.input(0).and_then(|a| a.get(k)).map_or(0.0, |k| *k as f64);
         let bias = if cx.input(2).is_some() { 1.0 } else { 0.0 };
         cx.output_elements(0) * (k + bias)
     }
 
     fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         let replaced = [(0, cx.zeroed(0)), (1, cx.zeroed(1))];
-        let replaced: Vec<(usize, String)> = replaced
-            .into_iter()
-            .filter(|(slot, _)| !cx.is_planned(*slot))
-            .collect();
+        let replaced: Vec<(usize, String)> = replaced.into_iter().filter(|(slot, _)| !cx.is_planned(*slot)).collect();
         cx.emit(&replaced);
         let mut masks = Vec::new();
         for (slot, attribute, is_left) in [(0, "transA", true), (1, "transB", false)] {
@@ -103,10 +89,7 @@ impl Operator for Gemm {
             masks.push(cx.reduce("ReduceMax", &mask, &[if is_left { 1 } else { 0 }]));
         }
         if let Some(first) = masks.first().cloned() {
-            let mask = masks
-                .iter()
-                .skip(1)
-                .fold(first, |all, mask| cx.add("Mul", &[&all, mask], vec![]));
+            let mask = masks.iter().skip(1).fold(first, |all, mask| cx.add("Mul", &[&all, mask], vec![]));
             cx.set_mask(0, mask);
         }
         Ok(())

@@ -25,10 +25,7 @@ impl Operator for GroupNormalization {
     fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
         if shape.len() < 3 {
-            return Err(RuleError::invalid(format!(
-                "X must have rank 3 or more, found {}",
-                shape.len()
-            )));
+            return Err(RuleError::invalid(format!("X must have rank 3 or more, found {}", shape.len())));
         }
         cx.set_shape(0, dtype, shape);
         Ok(())
@@ -40,14 +37,7 @@ impl Operator for GroupNormalization {
         let groups = cx.norm_groups(&x.axes[1], count);
         for slot in [1, 2] {
             let parameter = cx.separated(slot)?;
-            cx.tie(
-                if node.version < 21 {
-                    &groups
-                } else {
-                    &x.axes[1]
-                },
-                &parameter.axes[0],
-            );
+            cx.tie(if node.version < 21 { &groups } else { &x.axes[1] }, &parameter.axes[0]);
         }
         cx.set(0, Layout { axes: x.axes });
         Ok(())
@@ -55,10 +45,9 @@ impl Operator for GroupNormalization {
 
     fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
         // Where whole groups go, their size is what stays.
-        if let (Some(groups), Some(channels)) = (
-            cx.norm_group_count(0, 1, node.int("num_groups", 1)),
-            cx.new_size(0, 1),
-        ) && groups != node.int("num_groups", 1)
+        if let (Some(groups), Some(channels)) =
+            (cx.norm_group_count(0, 1, node.int("num_groups", 1)), cx.new_size(0, 1))
+            && groups != node.int("num_groups", 1)
             && channels % groups.max(1) == 0
         {
             cx.set_int("num_groups", groups);
@@ -73,11 +62,8 @@ impl Operator for GroupNormalization {
         let rank = cx.rank(0)? as i64;
         let groups = node.int("num_groups", 1);
         let y = cx.group_normalized(0, groups, node.float("epsilon", 1e-5));
-        let y = if node.version < 21 {
-            cx.scaled_groups(&y, 1, 2, groups, rank)?
-        } else {
-            cx.scaled(&y, 1, 2, 1, rank)
-        };
+        let y =
+            if node.version < 21 { cx.scaled_groups(&y, 1, 2, groups, rank)? } else { cx.scaled(&y, 1, 2, 1, rank) };
         cx.emit_as(0, &y);
         cx.set_mask(0, mask);
         Ok(())

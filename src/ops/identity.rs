@@ -18,40 +18,21 @@ struct Identity;
 
 impl Operator for Identity {
     fn op_types(&self) -> &'static [OpType] {
-        const {
-            &[
-                onnx("Identity"),
-                onnx("Cast"),
-                onnx("CastLike"),
-                onnx("Dropout"),
-            ]
-        }
+        const { &[onnx("Identity"), onnx("Cast"), onnx("CastLike"), onnx("Dropout")] }
     }
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let input = cx.input(0)?.clone();
         let dtype = match node.proto.op_type.as_str() {
-            "Cast" => i32::try_from(node.int("to", 0))
-                .ok()
-                .and_then(|to| DataType::try_from(to).ok()),
+            "Cast" => i32::try_from(node.int("to", 0)).ok().and_then(|to| DataType::try_from(to).ok()),
             "CastLike" => cx.optional(1).map(|like| like.dtype),
             _ => Some(input.dtype),
         };
         let dtype = dtype.ok_or_else(|| RuleError::invalid("casts to a type that is not known"))?;
         let known = input.known.clone().and_then(|known| cast(known, dtype));
-        let fact = Fact {
-            dtype,
-            shape: input.shape.clone(),
-            known: None,
-        };
+        let fact = Fact { dtype, shape: input.shape.clone(), known: None };
         if node.proto.op_type == "Dropout" {
-            cx.set(
-                1,
-                Fact {
-                    dtype: DataType::Bool,
-                    ..fact.clone()
-                },
-            );
+            cx.set(1, Fact { dtype: DataType::Bool, ..fact.clone() });
         }
         cx.set(0, fact.with_known(known));
         Ok(())
@@ -80,21 +61,12 @@ fn cast(known: Known, dtype: DataType) -> Option<Known> {
             .map(Known::Floats),
         Known::Ints(values) if dtype == DataType::Bool => values
             .iter()
-            .map(|value| {
-                value
-                    .as_const()
-                    .map(|value| Dim::from(i64::from(value != 0)))
-            })
+            .map(|value| value.as_const().map(|value| Dim::from(i64::from(value != 0))))
             .collect::<Option<_>>()
             .map(Known::Ints),
         Known::Floats(values) if !to_float => {
             // ONNX truncates towards zero; what does not fit is undefined.
-            Some(Known::Ints(
-                values
-                    .iter()
-                    .map(|value| Dim::from(*value as i64))
-                    .collect(),
-            ))
+            Some(Known::Ints(values.iter().map(|value| Dim::from(*value as i64)).collect()))
         }
         other => Some(other),
     }

@@ -18,16 +18,7 @@ struct Indices;
 
 impl Operator for Indices {
     fn op_types(&self) -> &'static [OpType] {
-        const {
-            &[
-                onnx("ArgMax"),
-                onnx("ArgMin"),
-                onnx("NonZero"),
-                onnx("OneHot"),
-                onnx("TopK"),
-                onnx("EyeLike"),
-            ]
-        }
+        const { &[onnx("ArgMax"), onnx("ArgMin"), onnx("NonZero"), onnx("OneHot"), onnx("TopK"), onnx("EyeLike")] }
     }
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
@@ -36,20 +27,14 @@ impl Operator for Indices {
         match node.proto.op_type.as_str() {
             "NonZero" => {
                 let count = cx.fresh();
-                cx.set_shape(
-                    0,
-                    DataType::Int64,
-                    vec![Dim::from(shape.len() as i64), count],
-                );
+                cx.set_shape(0, DataType::Int64, vec![Dim::from(shape.len() as i64), count]);
             }
             "OneHot" => {
                 let axis = axis_index(node.int("axis", -1), shape.len() + 1)?;
                 let depth = cx.ints(1).and_then(|depth| depth.first().cloned());
                 let depth = depth.unwrap_or_else(|| cx.fresh());
                 shape.insert(axis, depth);
-                let dtype = cx
-                    .optional(2)
-                    .map_or(DataType::Float, |values| values.dtype);
+                let dtype = cx.optional(2).map_or(DataType::Float, |values| values.dtype);
                 cx.set_shape(0, dtype, shape);
             }
             "TopK" => {

@@ -23,10 +23,7 @@ impl Operator for InstanceNormalization {
     fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shape = cx.shape(0)?;
         if shape.len() < 3 {
-            return Err(RuleError::invalid(format!(
-                "X must have rank 3 or more, found {}",
-                shape.len()
-            )));
+            return Err(RuleError::invalid(format!("X must have rank 3 or more, found {}", shape.len())));
         }
         let dtype = cx.input(0)?.dtype;
         cx.set_shape(0, dtype, shape);

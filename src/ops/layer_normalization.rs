@@ -38,13 +38,7 @@ impl Operator for LayerNormalization {
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
         let axis = axis_index(node.int("axis", -1), shape.len())?;
-        let statistics = shape.iter().enumerate().map(|(at, size)| {
-            if at < axis {
-                size.clone()
-            } else {
-                Dim::from(1)
-            }
-        });
+        let statistics = shape.iter().enumerate().map(|(at, size)| if at < axis { size.clone() } else { Dim::from(1) });
         let statistics = Fact::new(crate::onnx::DataType::Float, statistics.collect());
         cx.set(1, statistics.clone());
         cx.set(2, statistics);
@@ -70,11 +64,8 @@ impl Operator for LayerNormalization {
         let axis = axis_index(node.int("axis", -1), rank)?;
         let axes: Vec<i64> = (axis..rank).map(|axis| axis as i64).collect();
         let epsilon = node.float("epsilon", 1e-5);
-        let mut y = if is_centred(node) {
-            cx.normalized(0, &axes, epsilon)
-        } else {
-            cx.root_mean_square(0, &axes, epsilon)
-        };
+        let mut y =
+            if is_centred(node) { cx.normalized(0, &axes, epsilon) } else { cx.root_mean_square(0, &axes, epsilon) };
         // The parameters have the shape of the normalised axes, so that they broadcast by themselves.
         for (slot, op_type) in [(1, "Mul"), (2, "Add")] {
             let parameter = cx.input(slot);

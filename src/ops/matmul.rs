@@ -23,21 +23,13 @@ fn transposes(node: &Node) -> (bool, bool) {
 }
 
 /// Both shapes as (leading sizes, rows, columns); a vector gets the missing row or column as `None`.
-fn split<T: Clone>(
-    sizes: &[T],
-    is_left: bool,
-    transposed: bool,
-) -> Option<(Vec<T>, Option<T>, Option<T>)> {
+fn split<T: Clone>(sizes: &[T], is_left: bool, transposed: bool) -> Option<(Vec<T>, Option<T>, Option<T>)> {
     match sizes {
         [] => None,
         [one] if is_left => Some((vec![], None, Some(one.clone()))),
         [one] => Some((vec![], Some(one.clone()), None)),
         [leading @ .., rows, columns] => {
-            let (rows, columns) = if transposed {
-                (columns, rows)
-            } else {
-                (rows, columns)
-            };
+            let (rows, columns) = if transposed { (columns, rows) } else { (rows, columns) };
             Some((leading.to_vec(), Some(rows.clone()), Some(columns.clone())))
         }
     }
@@ -50,22 +42,16 @@ impl Operator for MatMul {
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         if node.int("transBatchA", 0) != 0 || node.int("transBatchB", 0) != 0 {
-            return Err(RuleError::unsupported(
-                "transBatchA and transBatchB are not supported",
-            ));
+            return Err(RuleError::unsupported("transBatchA and transBatchB are not supported"));
         }
         let (trans_a, trans_b) = transposes(node);
         let scalar = || RuleError::invalid("a scalar can't be multiplied as a matrix");
         let (a_leading, rows, k) = split(&cx.shape(0)?, true, trans_a).ok_or_else(scalar)?;
         let (b_leading, l, columns) = split(&cx.shape(1)?, false, trans_b).ok_or_else(scalar)?;
-        if let (Some(k), Some(l)) = (
-            k.as_ref().and_then(Dim::as_const),
-            l.as_ref().and_then(Dim::as_const),
-        ) && k != l
+        if let (Some(k), Some(l)) = (k.as_ref().and_then(Dim::as_const), l.as_ref().and_then(Dim::as_const))
+            && k != l
         {
-            return Err(RuleError::invalid(format!(
-                "A has {k} columns, B has {l} rows"
-            )));
+            return Err(RuleError::invalid(format!("A has {k} columns, B has {l} rows")));
         }
         let mut shape = broadcast(&[a_leading, b_leading])?;
         shape.extend(rows);
@@ -105,13 +91,7 @@ impl Operator for MatMul {
 
     fn macs(&self, node: &Node, cx: &MacsCx<'_>) -> f64 {
         let (trans_a, _) = transposes(node);
-        let k = cx.input(0).and_then(|a| {
-            if trans_a && a.len() > 1 {
-                a.get(a.len() - 2)
-            } else {
-                a.last()
-            }
-        });
+        let k = cx.input(0).and_then(|a| if trans_a && a.len() > 1 { a.get(a.len() - 2) } else { a.last() });
         cx.output_elements(0) * k.map_or(0.0, |k| *k as f64)
     }
 
@@ -119,10 +99,7 @@ impl Operator for MatMul {
         let (trans_a, trans_b) = transposes(node);
         let replaced = [(0, cx.zeroed(0)), (1, cx.zeroed(1))];
         // A weight stays whole: the zeros of the activations cancel its removed rows.
-        let replaced: Vec<(usize, String)> = replaced
-            .into_iter()
-            .filter(|(slot, _)| !cx.is_planned(*slot))
-            .collect();
+        let replaced: Vec<(usize, String)> = replaced.into_iter().filter(|(slot, _)| !cx.is_planned(*slot)).collect();
         cx.emit(&replaced);
         let mut out: Option<String> = None;
         for (slot, transposed, is_left) in [(0, trans_a, true), (1, trans_b, false)] {
@@ -133,23 +110,13 @@ impl Operator for MatMul {
             if transposed && rank > 1 {
                 let mut perm: Vec<i64> = (0..rank).collect();
                 perm.swap(rank as usize - 1, rank as usize - 2);
-                mask = cx.add(
-                    "Transpose",
-                    &[&mask],
-                    vec![crate::onnx::attr_ints("perm", &perm)],
-                );
+                mask = cx.add("Transpose", &[&mask], vec![crate::onnx::attr_ints("perm", &perm)]);
             }
             // What is left of a row of A or a column of B once the common axis is summed over.
-            let summed = if is_left || rank == 1 {
-                rank - 1
-            } else {
-                rank - 2
-            };
+            let summed = if is_left || rank == 1 { rank - 1 } else { rank - 2 };
             mask = cx.reduce("ReduceMax", &mask, &[summed]);
             if rank == 1 || cx.rank(1 - slot)? == 1 {
-                return Err(RuleError::unsupported(
-                    "removed indices meet a product with a vector",
-                ));
+                return Err(RuleError::unsupported("removed indices meet a product with a vector"));
             }
             out = Some(match out {
                 None => mask,

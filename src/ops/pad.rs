@@ -25,10 +25,7 @@ fn pads(
     pads: Option<Vec<Dim>>,
     axes: Option<Vec<Dim>>,
 ) -> Result<Option<Vec<(Dim, Dim)>>, RuleError> {
-    let attribute = node
-        .proto
-        .ints("pads")
-        .map(|pads| pads.iter().copied().map(Dim::from).collect());
+    let attribute = node.proto.ints("pads").map(|pads| pads.iter().copied().map(Dim::from).collect());
     let Some(pads): Option<Vec<Dim>> = attribute.or(pads) else {
         return Ok(None);
     };
@@ -42,11 +39,7 @@ fn pads(
         None => (0..rank).collect(),
     };
     if pads.len() != 2 * axes.len() {
-        return Err(RuleError::invalid(format!(
-            "{} pads for {} axes",
-            pads.len(),
-            axes.len()
-        )));
+        return Err(RuleError::invalid(format!("{} pads for {} axes", pads.len(), axes.len())));
     }
     for (at, axis) in axes.iter().enumerate() {
         result[*axis] = (pads[at].clone(), pads[at + axes.len()].clone());
@@ -62,18 +55,9 @@ impl Operator for Pad {
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shape = cx.shape(0)?;
         let dtype = cx.input(0)?.dtype;
-        let given = pads(
-            node,
-            shape.len(),
-            cx.ints(1).map(<[Dim]>::to_vec),
-            cx.ints(3).map(<[Dim]>::to_vec),
-        )?;
+        let given = pads(node, shape.len(), cx.ints(1).map(<[Dim]>::to_vec), cx.ints(3).map(<[Dim]>::to_vec))?;
         let sizes = match given {
-            Some(pads) => shape
-                .iter()
-                .zip(&pads)
-                .map(|(size, (before, after))| &(size + before) + after)
-                .collect(),
+            Some(pads) => shape.iter().zip(&pads).map(|(size, (before, after))| &(size + before) + after).collect(),
             None => shape.iter().map(|_| cx.fresh()).collect(),
         };
         cx.set(0, Fact::new(dtype, sizes));
@@ -83,18 +67,9 @@ impl Operator for Pad {
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.separated(0)?;
         let shape = cx.output_shape(0)?;
-        let given = pads(
-            node,
-            layout.rank(),
-            cx.ints(1).map(<[Dim]>::to_vec),
-            cx.ints(3).map(<[Dim]>::to_vec),
-        )?;
-        let given =
-            given.ok_or_else(|| RuleError::unsupported("the padding is computed at run time"))?;
-        let is_constant_mode = node
-            .proto
-            .string("mode")
-            .is_none_or(|mode| mode == "constant");
+        let given = pads(node, layout.rank(), cx.ints(1).map(<[Dim]>::to_vec), cx.ints(3).map(<[Dim]>::to_vec))?;
+        let given = given.ok_or_else(|| RuleError::unsupported("the padding is computed at run time"))?;
+        let is_constant_mode = node.proto.string("mode").is_none_or(|mode| mode == "constant");
         let mut axes = Vec::new();
         for ((axis, size), (before, after)) in layout.axes.iter().zip(&shape).zip(&given) {
             if before.is(0) && after.is(0) {
@@ -103,9 +78,7 @@ impl Operator for Pad {
             }
             let numbers = (axis_size(axis), before.as_const(), after.as_const());
             axes.push(match numbers {
-                (Some(len), Some(before), Some(after))
-                    if is_constant_mode && before >= 0 && after >= 0 =>
-                {
+                (Some(len), Some(before), Some(after)) if is_constant_mode && before >= 0 && after >= 0 => {
                     match cx.single(axis) {
                         Some(space) => {
                             let (before, after) = (before as usize, after as usize);
@@ -130,11 +103,7 @@ impl Operator for Pad {
 
     fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         // Padded places are kept: their mask is one, which an edge or reflection of the mask gives by itself.
-        if node
-            .proto
-            .string("mode")
-            .is_none_or(|mode| mode == "constant")
-        {
+        if node.proto.string("mode").is_none_or(|mode| mode == "constant") {
             let mask = cx.full_mask(0);
             let one = cx.floats(&[1.0], &[]);
             let zero = cx.floats(&[0.0], &[]);
@@ -143,11 +112,7 @@ impl Operator for Pad {
             attributes.retain(|attribute| attribute.name != "value");
             let inputs = [cx.input(1), cx.input(3)];
             let padded = if node.proto.input.len() > 3 {
-                cx.add(
-                    "Pad",
-                    &[&removed, &inputs[0], &zero, &inputs[1]],
-                    attributes,
-                )
+                cx.add("Pad", &[&removed, &inputs[0], &zero, &inputs[1]], attributes)
             } else if node.proto.input.len() > 1 {
                 cx.add("Pad", &[&removed, &inputs[0], &zero], attributes)
             } else {

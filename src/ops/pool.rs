@@ -35,19 +35,14 @@ impl Operator for Pool {
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let mut shape = cx.shape(0)?;
         if shape.len() < 3 {
-            return Err(RuleError::invalid(format!(
-                "X must have rank 3 or more, found {}",
-                shape.len()
-            )));
+            return Err(RuleError::invalid(format!("X must have rank 3 or more, found {}", shape.len())));
         }
         if node.proto.op_type.starts_with("Global") {
             shape[2..].iter_mut().for_each(|size| *size = Dim::from(1));
         } else {
             let window = Window::of(node, &[], shape.len() - 2)?;
             for axis in 0..shape.len() - 2 {
-                shape[axis + 2] = window
-                    .output(axis, &shape[axis + 2])
-                    .unwrap_or_else(|| cx.fresh());
+                shape[axis + 2] = window.output(axis, &shape[axis + 2]).unwrap_or_else(|| cx.fresh());
             }
         }
         let dtype = cx.input(0)?.dtype;

@@ -19,23 +19,13 @@ struct Positions;
 
 impl Operator for Positions {
     fn op_types(&self) -> &'static [OpType] {
-        const {
-            &[
-                onnx("Trilu"),
-                onnx("CumSum"),
-                onnx("RandomNormalLike"),
-                onnx("RandomUniformLike"),
-            ]
-        }
+        const { &[onnx("Trilu"), onnx("CumSum"), onnx("RandomNormalLike"), onnx("RandomUniformLike")] }
     }
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shape = cx.shape(0)?;
         let own = cx.input(0)?.dtype;
-        let dtype = node
-            .proto
-            .int("dtype")
-            .and_then(|to| DataType::try_from(i32::try_from(to).ok()?).ok());
+        let dtype = node.proto.int("dtype").and_then(|to| DataType::try_from(i32::try_from(to).ok()?).ok());
         cx.set(0, Fact::new(dtype.unwrap_or(own), shape));
         Ok(())
     }
@@ -46,20 +36,14 @@ impl Operator for Positions {
         let stay: Vec<usize> = match node.proto.op_type.as_str() {
             "Trilu" => (rank.saturating_sub(2)..rank).collect(),
             "CumSum" => {
-                let axis = cx
-                    .ints(1)
-                    .and_then(|axis| axis.first())
-                    .and_then(Dim::as_const);
+                let axis = cx.ints(1).and_then(|axis| axis.first()).and_then(Dim::as_const);
                 vec![axis_index(axis.ok_or(RuleError::UnknownShape)?, rank)?]
             }
             _ => {
-                return Err(RuleError::unsupported(
-                    "random numbers can't be compared before and after a cut",
-                ));
+                return Err(RuleError::unsupported("random numbers can't be compared before and after a cut"));
             }
         };
-        stay.into_iter()
-            .for_each(|axis| cx.keep(&layout.axes[axis], "counts positions"));
+        stay.into_iter().for_each(|axis| cx.keep(&layout.axes[axis], "counts positions"));
         cx.set(0, layout);
         Ok(())
     }

@@ -25,8 +25,7 @@ impl Operator for QuantizeLinear {
         let dtype = if node.proto.op_type == "DequantizeLinear" {
             cx.input(1)?.dtype
         } else {
-            cx.optional(2)
-                .map_or(DataType::Uint8, |zero_point| zero_point.dtype)
+            cx.optional(2).map_or(DataType::Uint8, |zero_point| zero_point.dtype)
         };
         cx.set(0, Fact::new(dtype, shape));
         Ok(())

@@ -28,18 +28,11 @@ impl Operator for Range {
             if let (Some(start), Some(limit), Some(delta)) = numbers
                 && delta != 0
             {
-                let count = limit
-                    .saturating_sub(start)
-                    .saturating_add(delta - delta.signum())
-                    / delta;
+                let count = limit.saturating_sub(start).saturating_add(delta - delta.signum()) / delta;
                 let count = count.max(0);
-                let known = (count <= KNOWN_LIMIT as i64).then(|| {
-                    Known::Ints((0..count).map(|at| Dim::from(start + at * delta)).collect())
-                });
-                cx.set(
-                    0,
-                    Fact::new(dtype, vec![Dim::from(count)]).with_known(known),
-                );
+                let known = (count <= KNOWN_LIMIT as i64)
+                    .then(|| Known::Ints((0..count).map(|at| Dim::from(start + at * delta)).collect()));
+                cx.set(0, Fact::new(dtype, vec![Dim::from(count)]).with_known(known));
                 return Ok(());
             }
             if delta.is(1) {
@@ -47,9 +40,7 @@ impl Operator for Range {
                 return Ok(());
             }
         }
-        if let (Some([start]), Some([limit]), Some([delta])) =
-            (cx.floats(0), cx.floats(1), cx.floats(2))
-        {
+        if let (Some([start]), Some([limit]), Some([delta])) = (cx.floats(0), cx.floats(1), cx.floats(2)) {
             let count = ((limit - start) / delta).ceil().clamp(0.0, 1e15) as i64;
             cx.set(0, Fact::new(dtype, vec![Dim::from(count)]));
             return Ok(());

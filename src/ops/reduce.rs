@@ -19,17 +19,13 @@ struct Reduce;
 
 /// The axes that are reduced. None given means all, unless the node says that it then does nothing.
 fn reduced(node: &Node, rank: usize, known: Option<Vec<Dim>>) -> Result<Vec<usize>, RuleError> {
-    let attribute = node
-        .proto
-        .ints("axes")
-        .map(|axes| axes.iter().copied().map(Dim::from).collect());
+    let attribute = node.proto.ints("axes").map(|axes| axes.iter().copied().map(Dim::from).collect());
     let axes: Option<Vec<Dim>> = attribute.or(known);
     match axes {
         None if node.input(1).is_some() => Err(RuleError::UnknownShape),
-        Some(axes) if !axes.is_empty() => axes
-            .iter()
-            .map(|axis| axis_index(axis.as_const().ok_or(RuleError::UnknownShape)?, rank))
-            .collect(),
+        Some(axes) if !axes.is_empty() => {
+            axes.iter().map(|axis| axis_index(axis.as_const().ok_or(RuleError::UnknownShape)?, rank)).collect()
+        }
         _ if node.int("noop_with_empty_axes", 0) != 0 => Ok(vec![]),
         _ => Ok((0..rank).collect()),
     }
@@ -82,8 +78,7 @@ impl Operator for Reduce {
             _ => None,
         };
         let known = known.map(|value| Known::Ints(vec![value]));
-        let fact =
-            Fact::new(input.dtype, without(&shape, &axes, keeps, &Dim::from(1))).with_known(known);
+        let fact = Fact::new(input.dtype, without(&shape, &axes, keeps, &Dim::from(1))).with_known(known);
         cx.set(0, fact);
         Ok(())
     }
@@ -92,12 +87,7 @@ impl Operator for Reduce {
         let layout = cx.layout(0)?;
         let axes = reduced(node, layout.rank(), cx.ints(1).map(<[Dim]>::to_vec))?;
         let keeps = node.int("keepdims", 1) != 0;
-        cx.set(
-            0,
-            Layout {
-                axes: without(&layout.axes, &axes, keeps, &Axis::new()),
-            },
-        );
+        cx.set(0, Layout { axes: without(&layout.axes, &axes, keeps, &Axis::new()) });
         Ok(())
     }
 
@@ -153,10 +143,6 @@ fn drop_axes(node: &Node, cx: &mut ReferenceCx<'_>, value: &str, axes: &[usize])
         let axes = cx.ints(&signed, &[signed.len() as i64]);
         cx.add("Squeeze", &[value, &axes], vec![])
     } else {
-        cx.add(
-            "Squeeze",
-            &[value],
-            vec![crate::onnx::attr_ints("axes", &signed)],
-        )
+        cx.add("Squeeze", &[value], vec![crate::onnx::attr_ints("axes", &signed)])
     }
 }

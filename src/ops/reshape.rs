@@ -28,11 +28,7 @@ impl Operator for Reshape {
         let input = fact.shape.clone();
         let Some(target) = cx.ints(1).map(<[Dim]>::to_vec) else {
             // The number of target sizes is the rank even where the sizes are not known.
-            let count = cx
-                .shape(1)?
-                .first()
-                .and_then(Dim::as_const)
-                .ok_or(RuleError::UnknownShape)?;
+            let count = cx.shape(1)?.first().and_then(Dim::as_const).ok_or(RuleError::UnknownShape)?;
             let shape = (0..count.clamp(0, 64)).map(|_| cx.fresh()).collect();
             cx.set(0, Fact::new(dtype, shape));
             return Ok(());
@@ -45,19 +41,14 @@ impl Operator for Reshape {
                 open = Some(at);
                 shape.push(Dim::from(1));
             } else if size.is(0) && !keeps_zero {
-                let from = input
-                    .as_ref()
-                    .and_then(|shape| shape.get(at))
-                    .ok_or(RuleError::UnknownShape)?;
+                let from = input.as_ref().and_then(|shape| shape.get(at)).ok_or(RuleError::UnknownShape)?;
                 shape.push(from.clone());
             } else {
                 shape.push(size.clone());
             }
         }
         if let Some(at) = open {
-            let rest = input
-                .as_ref()
-                .and_then(|input| product(input).div_exact(&product(&shape)));
+            let rest = input.as_ref().and_then(|input| product(input).div_exact(&product(&shape)));
             shape[at] = rest.unwrap_or_else(|| cx.fresh());
         } else if let Some(input) = &input
             && let (Some(from), Some(to)) = (product(input).as_const(), product(&shape).as_const())
@@ -74,21 +65,10 @@ impl Operator for Reshape {
         let layout = cx.layout(0)?;
         let shape = cx.output_shape(0)?;
         let axes = reshape(&layout.axes, &shape).ok_or_else(|| {
-            let list = |sizes: Vec<Dim>| {
-                sizes
-                    .iter()
-                    .map(Dim::to_string)
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            };
-            let old = layout
-                .axes
-                .iter()
-                .map(|axis| product(&axis.iter().map(Piece::size).collect::<Vec<_>>()));
+            let list = |sizes: Vec<Dim>| sizes.iter().map(Dim::to_string).collect::<Vec<_>>().join(", ");
+            let old = layout.axes.iter().map(|axis| product(&axis.iter().map(Piece::size).collect::<Vec<_>>()));
             let (old, new) = (list(old.collect()), list(shape.clone()));
-            RuleError::unsupported(format!(
-                "the new sizes [{new}] do not divide the old ones [{old}] evenly"
-            ))
+            RuleError::unsupported(format!("the new sizes [{new}] do not divide the old ones [{old}] evenly"))
         })?;
         cx.set(0, Layout { axes });
         Ok(())
@@ -143,9 +123,7 @@ pub(super) fn patch_target(cx: &mut PatchCx<'_>, slot: usize) -> Result<(), Rule
             sizes[*axis] = Some(-1);
         }
         _ => {
-            return Err(RuleError::unsupported(
-                "two sizes of a shape are computed at run time and shrink",
-            ));
+            return Err(RuleError::unsupported("two sizes of a shape are computed at run time and shrink"));
         }
     }
     cx.set_input_ints(slot, &sizes)

@@ -21,11 +21,7 @@ struct Resize;
 
 /// The inputs that hold scales and sizes; they moved when Resize 11 inserted the region of interest.
 fn slots(node: &Node) -> (usize, Option<usize>) {
-    if node.proto.op_type == "Upsample" || node.version < 11 {
-        (1, None)
-    } else {
-        (2, Some(3))
-    }
+    if node.proto.op_type == "Upsample" || node.version < 11 { (1, None) } else { (2, Some(3)) }
 }
 
 /// The axes that scales and sizes are listed for.
@@ -60,23 +56,14 @@ impl Operator for Resize {
         let dtype = cx.input(0)?.dtype;
         let axes = axes(node, shape.len())?;
         let (scales_slot, sizes_slot) = slots(node);
-        let sizes = sizes_slot
-            .and_then(|slot| cx.ints(slot))
-            .map(<[Dim]>::to_vec)
-            .filter(|sizes| !sizes.is_empty());
-        let attribute = node
-            .proto
-            .attr("scales")
-            .map(|scales| scales.floats.iter().copied().map(f64::from).collect());
-        let scales: Option<Vec<f64>> = attribute
-            .or_else(|| cx.floats(scales_slot).map(<[f64]>::to_vec))
-            .filter(|scales| !scales.is_empty());
+        let sizes = sizes_slot.and_then(|slot| cx.ints(slot)).map(<[Dim]>::to_vec).filter(|sizes| !sizes.is_empty());
+        let attribute = node.proto.attr("scales").map(|scales| scales.floats.iter().copied().map(f64::from).collect());
+        let scales: Option<Vec<f64>> =
+            attribute.or_else(|| cx.floats(scales_slot).map(<[f64]>::to_vec)).filter(|scales| !scales.is_empty());
         for (at, axis) in axes.into_iter().enumerate() {
             let size = match (&sizes, &scales) {
                 (Some(sizes), _) => sizes.get(at).cloned(),
-                (None, Some(scales)) => scales
-                    .get(at)
-                    .and_then(|scale| scaled(&shape[axis], *scale)),
+                (None, Some(scales)) => scales.get(at).and_then(|scale| scaled(&shape[axis], *scale)),
                 // Nothing is interpolated along batch and channels.
                 (None, None) if axis < 2 => Some(shape[axis].clone()),
                 (None, None) => None,
@@ -89,10 +76,7 @@ impl Operator for Resize {
 
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.separated(0)?;
-        let input = cx
-            .fact(0)
-            .and_then(|fact| fact.shape.clone())
-            .ok_or(RuleError::UnknownShape)?;
+        let input = cx.fact(0).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)?;
         let shape = cx.output_shape(0)?;
         let listed = axes(node, shape.len())?;
         let mut result = Vec::new();

@@ -29,15 +29,7 @@ impl Operator for Shape {
             usize::try_from((if at < 0 { at + rank } else { at }).clamp(0, rank)).unwrap_or(0)
         };
         let (start, end) = (bound("start", 0), bound("end", rank));
-        cx.set(
-            0,
-            Fact::int_vector(
-                shape
-                    .get(start..end.max(start))
-                    .unwrap_or_default()
-                    .to_vec(),
-            ),
-        );
+        cx.set(0, Fact::int_vector(shape.get(start..end.max(start)).unwrap_or_default().to_vec()));
         Ok(())
     }
 
@@ -59,10 +51,7 @@ impl Operator for Size {
 
     fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let count: Dim = product(&cx.shape(0)?);
-        cx.set(
-            0,
-            Fact::new(DataType::Int64, vec![]).with_known(Some(Known::Ints(vec![count]))),
-        );
+        cx.set(0, Fact::new(DataType::Int64, vec![]).with_known(Some(Known::Ints(vec![count]))));
         Ok(())
     }
 

@@ -35,10 +35,7 @@ struct Clamped {
 
 impl Span {
     fn clamp(&self, size: i64) -> Option<Clamped> {
-        let (start, end) = (
-            self.start.as_ref()?.as_const()?,
-            self.end.as_ref()?.as_const()?,
-        );
+        let (start, end) = (self.start.as_ref()?.as_const()?, self.end.as_ref()?.as_const()?);
         let step = self.step.filter(|step| *step != 0)?;
         let from_end = |at: i64| if at < 0 { at.saturating_add(size) } else { at };
         let (low, high) = if step > 0 { (0, size) } else { (-1, size - 1) };
@@ -53,11 +50,7 @@ impl Span {
     /// Whether the slice takes the whole axis, whatever its size.
     fn is_whole(&self) -> bool {
         let starts_at_zero = self.start.as_ref().is_some_and(|start| start.is(0));
-        let ends_late = self
-            .end
-            .as_ref()
-            .and_then(Dim::as_const)
-            .is_some_and(|end| end >= i64::from(i32::MAX));
+        let ends_late = self.end.as_ref().and_then(Dim::as_const).is_some_and(|end| end >= i64::from(i32::MAX));
         starts_at_zero && ends_late && self.step == Some(1)
     }
 }
@@ -65,17 +58,9 @@ impl Span {
 type Ints<'a> = &'a dyn Fn(usize) -> Option<Vec<Dim>>;
 
 /// The spans of the node over a value of rank `rank`; `ints` gives the known integers of an input.
-fn spans(
-    node: &Node,
-    rank: usize,
-    ints: Ints<'_>,
-    count: Option<usize>,
-) -> Result<Vec<Span>, RuleError> {
-    let attribute = |name: &str| {
-        node.proto
-            .ints(name)
-            .map(|values| values.iter().copied().map(Dim::from).collect::<Vec<_>>())
-    };
+fn spans(node: &Node, rank: usize, ints: Ints<'_>, count: Option<usize>) -> Result<Vec<Span>, RuleError> {
+    let attribute =
+        |name: &str| node.proto.ints(name).map(|values| values.iter().copied().map(Dim::from).collect::<Vec<_>>());
     let starts = attribute("starts").or_else(|| ints(1));
     let ends = attribute("ends").or_else(|| ints(2));
     let axes = match attribute("axes").or_else(|| ints(3)) {
@@ -84,20 +69,12 @@ fn spans(
         None => None,
     };
     let steps = ints(4);
-    let count = starts
-        .as_ref()
-        .or(ends.as_ref())
-        .or(axes.as_ref())
-        .map(Vec::len)
-        .or(count);
+    let count = starts.as_ref().or(ends.as_ref()).or(axes.as_ref()).map(Vec::len).or(count);
     let count = count.ok_or(RuleError::UnknownShape)?;
     (0..count)
         .map(|at| {
             let axis = match &axes {
-                Some(axes) => axes
-                    .get(at)
-                    .and_then(Dim::as_const)
-                    .ok_or(RuleError::UnknownShape)?,
+                Some(axes) => axes.get(at).and_then(Dim::as_const).ok_or(RuleError::UnknownShape)?,
                 None => at as i64,
             };
             let step = match &steps {
@@ -105,15 +82,8 @@ fn spans(
                 None if node.input(4).is_some() => None,
                 None => Some(1),
             };
-            let pick = |values: &Option<Vec<Dim>>| {
-                values.as_ref().and_then(|values| values.get(at).cloned())
-            };
-            Ok(Span {
-                axis: axis_index(axis, rank)?,
-                start: pick(&starts),
-                end: pick(&ends),
-                step,
-            })
+            let pick = |values: &Option<Vec<Dim>>| values.as_ref().and_then(|values| values.get(at).cloned());
+            Ok(Span { axis: axis_index(axis, rank)?, start: pick(&starts), end: pick(&ends), step })
         })
         .collect()
 }
@@ -130,25 +100,16 @@ impl Operator for Slice {
             let size = cx.optional(slot)?.shape.as_ref()?.first()?.as_const()?;
             usize::try_from(size).ok()
         };
-        let spans = spans(
-            node,
-            shape.len(),
-            &|slot| cx.ints(slot).map(<[Dim]>::to_vec),
-            length(1),
-        )?;
+        let spans = spans(node, shape.len(), &|slot| cx.ints(slot).map(<[Dim]>::to_vec), length(1))?;
         let mut result = known;
         for span in spans {
             if span.is_whole() {
                 continue;
             }
-            let clamped = shape[span.axis]
-                .as_const()
-                .and_then(|size| span.clamp(size));
+            let clamped = shape[span.axis].as_const().and_then(|size| span.clamp(size));
             if let Some(clamped) = &clamped {
                 let sizes = crate::fact::static_shape(&shape);
-                result = result
-                    .zip(sizes)
-                    .and_then(|(known, sizes)| take(&known, &sizes, span.axis, clamped));
+                result = result.zip(sizes).and_then(|(known, sizes)| take(&known, &sizes, span.axis, clamped));
                 shape[span.axis] = Dim::from(clamped.count);
                 continue;
             }
@@ -163,12 +124,7 @@ impl Operator for Slice {
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.separated(0)?;
         let shape = cx.output_shape(0)?;
-        let spans = spans(
-            node,
-            layout.rank(),
-            &|slot| cx.ints(slot).map(<[Dim]>::to_vec),
-            None,
-        )?;
+        let spans = spans(node, layout.rank(), &|slot| cx.ints(slot).map(<[Dim]>::to_vec), None)?;
         let mut axes = layout.axes.clone();
         for span in spans {
             let axis = axes[span.axis].clone();
@@ -178,16 +134,11 @@ impl Operator for Slice {
             let size = axis_size(&axis);
             let clamped = size.and_then(|size| span.clamp(size as i64));
             axes[span.axis] = match (size, clamped) {
-                (Some(size), Some(at))
-                    if at.step == 1 && at.start == 0 && at.count == size as i64 =>
-                {
-                    axis
-                }
+                (Some(size), Some(at)) if at.step == 1 && at.start == 0 && at.count == size as i64 => axis,
                 (Some(_), Some(at)) if at.step == 1 => match cx.single(&axis) {
                     Some(space) => {
                         let part = cx.new_space(at.count as usize);
-                        (0..at.count as usize)
-                            .for_each(|i| cx.unite(space, at.start as usize + i, part, i));
+                        (0..at.count as usize).for_each(|i| cx.unite(space, at.start as usize + i, part, i));
                         if at.count == 1 {
                             cx.keep_range(part, 0..1, "is the only index of a slice");
                         }
@@ -214,9 +165,7 @@ impl Operator for Slice {
             let clamped = cx.old_size(0, span.axis).and_then(|size| span.clamp(size));
             match (kept, clamped) {
                 (Some(kept), Some(at)) if !span.is_whole() => {
-                    let before = |limit: i64| {
-                        kept.iter().filter(|index| (**index as i64) < limit).count() as i64
-                    };
+                    let before = |limit: i64| kept.iter().filter(|index| (**index as i64) < limit).count() as i64;
                     starts.push(Some(before(at.start)));
                     ends.push(Some(before(at.start + at.count)));
                 }
@@ -232,10 +181,7 @@ impl Operator for Slice {
         if node.proto.ints("starts").is_some() {
             let merge = |name: &str, new: &[Option<i64>]| -> Vec<i64> {
                 let old = node.proto.ints(name).unwrap_or_default();
-                old.iter()
-                    .zip(new)
-                    .map(|(old, new)| new.unwrap_or(*old))
-                    .collect()
+                old.iter().zip(new).map(|(old, new)| new.unwrap_or(*old)).collect()
             };
             let (starts, ends) = (merge("starts", &starts), merge("ends", &ends));
             cx.set_ints("starts", &starts);
@@ -253,9 +199,7 @@ impl Operator for Slice {
 }
 
 fn take(known: &Known, sizes: &[usize], axis: usize, at: &Clamped) -> Option<Known> {
-    let indices: Option<Vec<usize>> = (0..at.count)
-        .map(|i| usize::try_from(at.start + i * at.step).ok())
-        .collect();
+    let indices: Option<Vec<usize>> = (0..at.count).map(|i| usize::try_from(at.start + i * at.step).ok()).collect();
     crate::fact::take_along(known, sizes, axis, &indices?)
 }
 
@@ -265,17 +209,11 @@ fn symbolic(span: &Span, size: &Dim) -> Option<Dim> {
     if span.step != Some(1) {
         let step = span.step.filter(|step| *step > 1)?;
         let late = end.as_const().is_some_and(|end| end >= i64::from(i32::MAX)) || end == size;
-        return (start.is(0) && late)
-            .then(|| size.ceil_div(&Dim::from(step)))
-            .flatten();
+        return (start.is(0) && late).then(|| size.ceil_div(&Dim::from(step))).flatten();
     }
     let is_negative = |dim: &Dim| dim.as_const().is_some_and(|value| value < 0);
     let late = end.as_const().is_some_and(|end| end >= i64::from(i32::MAX));
-    let start = if is_negative(start) {
-        size + start
-    } else {
-        start.clone()
-    };
+    let start = if is_negative(start) { size + start } else { start.clone() };
     let end = if late {
         size.clone()
     } else if is_negative(end) {

@@ -26,11 +26,7 @@ fn sizes(node: &Node, given: Option<Vec<Dim>>, size: &Dim) -> Option<Vec<Dim>> {
     if node.input(1).is_some() {
         return given;
     }
-    let count = node
-        .proto
-        .int("num_outputs")
-        .unwrap_or(node.outputs.len() as i64)
-        .max(1);
+    let count = node.proto.int("num_outputs").unwrap_or(node.outputs.len() as i64).max(1);
     let each = size.ceil_div(&Dim::from(count))?;
     let mut sizes = vec![each.clone(); usize::try_from(count).ok()?.min(4096)];
     if size.as_const().is_some() {
@@ -44,25 +40,16 @@ fn sizes(node: &Node, given: Option<Vec<Dim>>, size: &Dim) -> Option<Vec<Dim>> {
 /// The parts must make up the whole, or channels would be coupled that do not exist.
 fn check_sizes(sizes: &[Dim], outputs: usize, whole: &Dim) -> Result<(), RuleError> {
     if sizes.len() < outputs {
-        return Err(RuleError::invalid(format!(
-            "expected sizes for {outputs} outputs, found {}",
-            sizes.len()
-        )));
+        return Err(RuleError::invalid(format!("expected sizes for {outputs} outputs, found {}", sizes.len())));
     }
     let known: Vec<i64> = sizes.iter().filter_map(Dim::as_const).collect();
     if let Some(size) = known.iter().find(|size| **size < 0) {
-        return Err(RuleError::invalid(format!(
-            "the size {size} of an output is negative"
-        )));
+        return Err(RuleError::invalid(format!("the size {size} of an output is negative")));
     }
-    let sum = known
-        .iter()
-        .fold(0i64, |sum, size| sum.saturating_add(*size));
+    let sum = known.iter().fold(0i64, |sum, size| sum.saturating_add(*size));
     let is_wrong = |whole| sum > whole || (known.len() == sizes.len() && sum != whole);
     if whole.as_const().is_some_and(is_wrong) || sum > i64::from(u32::MAX) {
-        return Err(RuleError::invalid(format!(
-            "outputs of sizes {known:?} do not make up an axis of size {whole}"
-        )));
+        return Err(RuleError::invalid(format!("outputs of sizes {known:?} do not make up an axis of size {whole}")));
     }
     Ok(())
 }
@@ -75,10 +62,7 @@ impl Operator for Split {
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shape = cx.shape(0)?;
         let axis = axis_index(node.int("axis", 0), shape.len())?;
-        let (dtype, known) = (
-            cx.input(0)?.dtype,
-            cx.input(0)?.known.clone().filter(|_| shape.len() == 1),
-        );
+        let (dtype, known) = (cx.input(0)?.dtype, cx.input(0)?.known.clone().filter(|_| shape.len() == 1));
         let given = cx.ints(1).map(<[Dim]>::to_vec);
         let sizes = sizes(node, given, &shape[axis]);
         if let Some(sizes) = &sizes {
@@ -87,15 +71,10 @@ impl Operator for Split {
         let mut start = 0;
         for slot in 0..node.outputs.len() {
             let size = sizes.as_ref().and_then(|sizes| sizes.get(slot).cloned());
-            let count = size
-                .as_ref()
-                .and_then(Dim::as_const)
-                .and_then(|size| usize::try_from(size).ok());
+            let count = size.as_ref().and_then(Dim::as_const).and_then(|size| usize::try_from(size).ok());
             let end = start + count.unwrap_or(0);
             let part = match (&known, count) {
-                (Some(Known::Ints(values)), Some(_)) => values
-                    .get(start..end)
-                    .map(|part| Known::Ints(part.to_vec())),
+                (Some(Known::Ints(values)), Some(_)) => values.get(start..end).map(|part| Known::Ints(part.to_vec())),
                 _ => None,
             };
             start = end;
@@ -118,10 +97,7 @@ impl Operator for Split {
             let shape = cx.output_shape(slot)?;
             let size = shape.get(axis).ok_or(RuleError::UnknownShape)?.clone();
             let mut axes = layout.axes.clone();
-            axes[axis] = match (
-                whole,
-                size.as_const().and_then(|size| usize::try_from(size).ok()),
-            ) {
+            axes[axis] = match (whole, size.as_const().and_then(|size| usize::try_from(size).ok())) {
                 (Some(space), Some(count)) => {
                     let part = cx.new_space(count);
                     (0..count).for_each(|i| cx.unite(space, start + i, part, i));
@@ -144,11 +120,8 @@ impl Operator for Split {
         if !cx.input_shrinks(0, axis) {
             return Ok(());
         }
-        let new: Option<Vec<i64>> = (0..node.outputs.len())
-            .map(|slot| cx.new_output_size(slot, axis))
-            .collect();
-        let new =
-            new.ok_or_else(|| RuleError::unsupported("the size of an output is not known"))?;
+        let new: Option<Vec<i64>> = (0..node.outputs.len()).map(|slot| cx.new_output_size(slot, axis)).collect();
+        let new = new.ok_or_else(|| RuleError::unsupported("the size of an output is not known"))?;
         if node.proto.ints("split").is_some() {
             cx.set_ints("split", &new);
             return Ok(());

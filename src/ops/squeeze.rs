@@ -19,10 +19,7 @@ fn axes_of(known: Option<Vec<Dim>>, rank: usize) -> Result<Option<Vec<usize>>, R
     let Some(known) = known else { return Ok(None) };
     let mut axes = Vec::new();
     for axis in known {
-        axes.push(axis_index(
-            axis.as_const().ok_or(RuleError::UnknownShape)?,
-            rank,
-        )?);
+        axes.push(axis_index(axis.as_const().ok_or(RuleError::UnknownShape)?, rank)?);
     }
     axes.sort_unstable();
     axes.dedup();
@@ -30,10 +27,7 @@ fn axes_of(known: Option<Vec<Dim>>, rank: usize) -> Result<Option<Vec<usize>>, R
 }
 
 fn named(node: &Node, input: Option<&[Dim]>) -> Option<Vec<Dim>> {
-    let attribute = node
-        .proto
-        .ints("axes")
-        .map(|axes| axes.iter().copied().map(Dim::from).collect());
+    let attribute = node.proto.ints("axes").map(|axes| axes.iter().copied().map(Dim::from).collect());
     attribute.or_else(|| input.map(<[Dim]>::to_vec))
 }
 
@@ -47,13 +41,8 @@ impl Operator for Squeeze {
     fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shape = cx.shape(0)?;
         let axes = axes_of(cx.ints_of("axes", 1)?, shape.len())?;
-        let goes =
-            |at: usize, size: &Dim| axes.as_ref().map_or(size.is(1), |axes| axes.contains(&at));
-        let rest = shape
-            .iter()
-            .enumerate()
-            .filter(|(at, size)| !goes(*at, size))
-            .map(|(_, size)| size.clone());
+        let goes = |at: usize, size: &Dim| axes.as_ref().map_or(size.is(1), |axes| axes.contains(&at));
+        let rest = shape.iter().enumerate().filter(|(at, size)| !goes(*at, size)).map(|(_, size)| size.clone());
         let input = cx.input(0)?;
         let fact = Fact::new(input.dtype, rest.collect()).with_known(input.known.clone());
         cx.set(0, fact);
@@ -63,22 +52,9 @@ impl Operator for Squeeze {
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.layout(0)?;
         let axes = axes_of(named(node, cx.ints(1)), layout.rank())?;
-        let goes = |at: usize, axis: &Axis| {
-            axes.as_ref()
-                .map_or(axis.is_empty(), |axes| axes.contains(&at))
-        };
-        let rest = layout
-            .axes
-            .iter()
-            .enumerate()
-            .filter(|(at, axis)| !goes(*at, axis))
-            .map(|(_, axis)| axis.clone());
-        cx.set(
-            0,
-            Layout {
-                axes: rest.collect(),
-            },
-        );
+        let goes = |at: usize, axis: &Axis| axes.as_ref().map_or(axis.is_empty(), |axes| axes.contains(&at));
+        let rest = layout.axes.iter().enumerate().filter(|(at, axis)| !goes(*at, axis)).map(|(_, axis)| axis.clone());
+        cx.set(0, Layout { axes: rest.collect() });
         Ok(())
     }
 
@@ -93,15 +69,7 @@ struct Unsqueeze;
 /// Inserts `new` at the named places of the output.
 fn insert<T: Clone>(old: &[T], axes: &[usize], rank: usize, new: &T) -> Vec<T> {
     let mut rest = old.iter();
-    (0..rank)
-        .filter_map(|at| {
-            if axes.contains(&at) {
-                Some(new.clone())
-            } else {
-                rest.next().cloned()
-            }
-        })
-        .collect()
+    (0..rank).filter_map(|at| if axes.contains(&at) { Some(new.clone()) } else { rest.next().cloned() }).collect()
 }
 
 impl Operator for Unsqueeze {
@@ -115,8 +83,7 @@ impl Operator for Unsqueeze {
         let rank = shape.len() + named.len();
         let axes = axes_of(Some(named), rank)?.unwrap_or_default();
         let input = cx.input(0)?;
-        let fact = Fact::new(input.dtype, insert(&shape, &axes, rank, &Dim::from(1)))
-            .with_known(input.known.clone());
+        let fact = Fact::new(input.dtype, insert(&shape, &axes, rank, &Dim::from(1))).with_known(input.known.clone());
         cx.set(0, fact);
         Ok(())
     }
@@ -126,12 +93,7 @@ impl Operator for Unsqueeze {
         let named = named(node, cx.ints(1)).ok_or(RuleError::UnknownShape)?;
         let rank = layout.rank() + named.len();
         let axes = axes_of(Some(named), rank)?.unwrap_or_default();
-        cx.set(
-            0,
-            Layout {
-                axes: insert(&layout.axes, &axes, rank, &Axis::new()),
-            },
-        );
+        cx.set(0, Layout { axes: insert(&layout.axes, &axes, rank, &Axis::new()) });
         Ok(())
     }
 

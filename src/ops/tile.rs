@@ -26,15 +26,9 @@ impl Operator for Tile {
         let dtype = cx.input(0)?.dtype;
         let repeats = cx.ints(1).map(<[_]>::to_vec);
         let sizes = match repeats {
-            Some(repeats) if repeats.len() == shape.len() => {
-                shape.iter().zip(&repeats).map(|(a, b)| a * b).collect()
-            }
+            Some(repeats) if repeats.len() == shape.len() => shape.iter().zip(&repeats).map(|(a, b)| a * b).collect(),
             Some(repeats) => {
-                return Err(RuleError::invalid(format!(
-                    "{} repeats for {} axes",
-                    repeats.len(),
-                    shape.len()
-                )));
+                return Err(RuleError::invalid(format!("{} repeats for {} axes", repeats.len(), shape.len())));
             }
             None => shape.iter().map(|_| cx.fresh()).collect(),
         };
@@ -48,12 +42,8 @@ impl Operator for Tile {
         let repeats = cx.ints(1).map(<[_]>::to_vec);
         let mut axes = Vec::new();
         for (at, (axis, size)) in layout.axes.iter().zip(&shape).enumerate() {
-            let count = repeats
-                .as_ref()
-                .and_then(|repeats| repeats.get(at)?.as_const());
-            let times = count
-                .and_then(|count| usize::try_from(count).ok())
-                .filter(|count| *count > 0);
+            let count = repeats.as_ref().and_then(|repeats| repeats.get(at)?.as_const());
+            let times = count.and_then(|count| usize::try_from(count).ok()).filter(|count| *count > 0);
             match (times, axis_size(axis)) {
                 (Some(1), _) => axes.push(axis.clone()),
                 (Some(times), Some(len)) if len > 1 => {

@@ -21,16 +21,11 @@ fn permutation(node: &Node, rank: usize) -> Result<Vec<usize>, RuleError> {
     let Some(perm) = node.proto.ints("perm") else {
         return Ok((0..rank).rev().collect());
     };
-    let perm = perm
-        .iter()
-        .map(|axis| axis_index(*axis, rank))
-        .collect::<Result<Vec<_>, _>>()?;
+    let perm = perm.iter().map(|axis| axis_index(*axis, rank)).collect::<Result<Vec<_>, _>>()?;
     let mut seen = perm.clone();
     seen.sort_unstable();
     if seen != (0..rank).collect::<Vec<_>>() {
-        return Err(RuleError::invalid(format!(
-            "perm {perm:?} is no permutation of {rank} axes"
-        )));
+        return Err(RuleError::invalid(format!("perm {perm:?} is no permutation of {rank} axes")));
     }
     Ok(perm)
 }
@@ -45,16 +40,9 @@ impl Operator for Transpose {
         let perm = permutation(node, shape.len())?;
         let input = cx.input(0)?;
         let sizes = crate::fact::static_shape(&shape);
-        let known = input
-            .known
-            .as_ref()
-            .zip(sizes)
-            .and_then(|(known, sizes)| crate::fact::permute(known, &sizes, &perm));
-        let fact = Fact::new(
-            input.dtype,
-            perm.iter().map(|axis| shape[*axis].clone()).collect(),
-        )
-        .with_known(known);
+        let known =
+            input.known.as_ref().zip(sizes).and_then(|(known, sizes)| crate::fact::permute(known, &sizes, &perm));
+        let fact = Fact::new(input.dtype, perm.iter().map(|axis| shape[*axis].clone()).collect()).with_known(known);
         cx.set(0, fact);
         Ok(())
     }
@@ -62,12 +50,7 @@ impl Operator for Transpose {
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.layout(0)?;
         let perm = permutation(node, layout.rank())?;
-        cx.set(
-            0,
-            Layout {
-                axes: perm.iter().map(|axis| layout.axes[*axis].clone()).collect(),
-            },
-        );
+        cx.set(0, Layout { axes: perm.iter().map(|axis| layout.axes[*axis].clone()).collect() });
         Ok(())
     }
 

@@ -68,22 +68,14 @@ impl Operator for Unary {
         static TYPES: std::sync::OnceLock<Vec<OpType>> = std::sync::OnceLock::new();
         TYPES.get_or_init(|| {
             let own = [microsoft("QuickGelu")];
-            TABLE
-                .iter()
-                .map(|(name, _)| onnx(name))
-                .chain(own)
-                .collect()
+            TABLE.iter().map(|(name, _)| onnx(name)).chain(own).collect()
         })
     }
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let op_type = node.proto.op_type.as_str();
         let input = cx.input(0)?;
-        let dtype = if matches!(op_type, "IsInf" | "IsNaN") {
-            DataType::Bool
-        } else {
-            input.dtype
-        };
+        let dtype = if matches!(op_type, "IsInf" | "IsNaN") { DataType::Bool } else { input.dtype };
         let known = match &input.known {
             Some(Known::Floats(values)) => TABLE
                 .iter()
@@ -92,21 +84,13 @@ impl Operator for Unary {
                 .map(|of| Known::Floats(values.iter().copied().map(of).collect())),
             Some(Known::Ints(values)) => match op_type {
                 "Neg" => Some(values.iter().map(|value| &Dim::from(0) - value).collect()),
-                "Not" => values
-                    .iter()
-                    .map(|v| Some(Dim::from(i64::from(v.as_const()? == 0))))
-                    .collect(),
+                "Not" => values.iter().map(|v| Some(Dim::from(i64::from(v.as_const()? == 0)))).collect(),
                 _ => None,
             }
             .map(Known::Ints),
             None => None,
         };
-        let fact = Fact {
-            dtype,
-            shape: input.shape.clone(),
-            known: None,
-        }
-        .with_known(known);
+        let fact = Fact { dtype, shape: input.shape.clone(), known: None }.with_known(known);
         cx.set(0, fact);
         Ok(())
     }

@@ -49,15 +49,8 @@ fn selected(cx: &InferCx<'_>) -> Option<Known> {
         _ => None,
     };
     let pick = |index: usize| {
-        let chosen = if at(condition, index)?.as_const()? != 0 {
-            a
-        } else {
-            b
-        };
+        let chosen = if at(condition, index)?.as_const()? != 0 { a } else { b };
         at(chosen, index)
     };
-    (0..count)
-        .map(pick)
-        .collect::<Option<Vec<_>>>()
-        .map(Known::Ints)
+    (0..count).map(pick).collect::<Option<Vec<_>>>().map(Known::Ints)
 }

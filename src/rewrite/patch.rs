@@ -33,18 +33,11 @@ impl PatchCx<'_> {
             let space = weight.axes.get(axis).copied().flatten();
             return Some(space.map_or_else(Axis::new, |space| self.coupling.spaces.whole(space)));
         }
-        self.coupling.layouts[self.node.input(slot)?]
-            .as_ref()?
-            .axes
-            .get(axis)
-            .cloned()
+        self.coupling.layouts[self.node.input(slot)?].as_ref()?.axes.get(axis).cloned()
     }
 
     fn output_axis(&self, slot: usize, axis: usize) -> Option<&Axis> {
-        self.coupling.layouts[self.node.output(slot)?]
-            .as_ref()?
-            .axes
-            .get(axis)
+        self.coupling.layouts[self.node.output(slot)?].as_ref()?.axes.get(axis)
     }
 
     /// The fact of input `slot` before the cut.
@@ -60,10 +53,7 @@ impl PatchCx<'_> {
     /// The rank of output `slot`, zero if not known.
     pub fn output_rank(&self, slot: usize) -> usize {
         let value = self.node.output(slot);
-        value
-            .and_then(|value| self.before.values[value].as_ref())
-            .and_then(Fact::rank)
-            .unwrap_or(0)
+        value.and_then(|value| self.before.values[value].as_ref()).and_then(Fact::rank).unwrap_or(0)
     }
 
     /// Size of an axis of input `slot` before the cut, where static.
@@ -73,26 +63,17 @@ impl PatchCx<'_> {
 
     /// Size of an axis of output `slot` before the cut, where static.
     pub fn old_output_size(&self, slot: usize, axis: usize) -> Option<i64> {
-        self.before.values[self.node.output(slot)?]
-            .as_ref()?
-            .shape
-            .as_ref()?
-            .get(axis)?
-            .as_const()
+        self.before.values[self.node.output(slot)?].as_ref()?.shape.as_ref()?.get(axis)?.as_const()
     }
 
     /// Size of an axis of input `slot` after the cut, where static.
     pub fn new_size(&self, slot: usize, axis: usize) -> Option<i64> {
-        self.kept
-            .axis_size(&self.input_axis(slot, axis)?)
-            .as_const()
+        self.kept.axis_size(&self.input_axis(slot, axis)?).as_const()
     }
 
     /// Size of an axis of output `slot` after the cut, where static.
     pub fn new_output_size(&self, slot: usize, axis: usize) -> Option<i64> {
-        self.kept
-            .axis_size(self.output_axis(slot, axis)?)
-            .as_const()
+        self.kept.axis_size(self.output_axis(slot, axis)?).as_const()
     }
 
     /// Size of an axis of output `slot` after the cut, symbolic where it is.
@@ -103,23 +84,17 @@ impl PatchCx<'_> {
     /// Size of an axis of output `slot` before the cut as the product of its pieces.
     pub fn whole_output_dim(&self, slot: usize, axis: usize) -> Option<Dim> {
         let pieces = self.output_axis(slot, axis)?;
-        Some(
-            pieces
-                .iter()
-                .fold(Dim::from(1), |size, piece| &size * &piece.size()),
-        )
+        Some(pieces.iter().fold(Dim::from(1), |size, piece| &size * &piece.size()))
     }
 
     /// Whether an axis of input `slot` loses indices.
     pub fn input_shrinks(&self, slot: usize, axis: usize) -> bool {
-        self.input_axis(slot, axis)
-            .is_some_and(|axis| self.kept.shrinks(&axis))
+        self.input_axis(slot, axis).is_some_and(|axis| self.kept.shrinks(&axis))
     }
 
     /// Whether an axis of output `slot` loses indices.
     pub fn output_shrinks(&self, slot: usize, axis: usize) -> bool {
-        self.output_axis(slot, axis)
-            .is_some_and(|axis| self.kept.shrinks(axis))
+        self.output_axis(slot, axis).is_some_and(|axis| self.kept.shrinks(axis))
     }
 
     /// The indices that an axis of input `slot` keeps, `None` if all.
@@ -134,29 +109,16 @@ impl PatchCx<'_> {
 
     /// The known integers of input `slot` before the cut.
     pub fn old_ints(&self, slot: usize) -> Option<Vec<Dim>> {
-        self.fact(slot)?
-            .known
-            .as_ref()
-            .and_then(Known::ints)
-            .map(<[Dim]>::to_vec)
+        self.fact(slot)?.known.as_ref().and_then(Known::ints).map(<[Dim]>::to_vec)
     }
 
     /// The known integers of input `slot` as the rewritten graph computes them.
     pub fn new_ints(&self, slot: usize) -> Option<Vec<Dim>> {
         if let Some(fact) = self.overrides.get(&slot) {
-            return fact
-                .known
-                .as_ref()
-                .and_then(Known::ints)
-                .map(<[Dim]>::to_vec);
+            return fact.known.as_ref().and_then(Known::ints).map(<[Dim]>::to_vec);
         }
         let value = self.node.input(slot)?;
-        self.after.values[value]
-            .as_ref()?
-            .known
-            .as_ref()
-            .and_then(Known::ints)
-            .map(<[Dim]>::to_vec)
+        self.after.values[value].as_ref()?.known.as_ref().and_then(Known::ints).map(<[Dim]>::to_vec)
     }
 
     /// Sets an integer attribute.
@@ -176,19 +138,12 @@ impl PatchCx<'_> {
 
     /// Removes an attribute.
     pub fn remove_attribute(&mut self, name: &str) {
-        self.proto
-            .attribute
-            .retain(|attribute| attribute.name != name);
+        self.proto.attribute.retain(|attribute| attribute.name != name);
         self.changed = true;
     }
 
     fn set_attribute(&mut self, attribute: crate::onnx::AttributeProto) {
-        match self
-            .proto
-            .attribute
-            .iter_mut()
-            .find(|known| known.name == attribute.name)
-        {
+        match self.proto.attribute.iter_mut().find(|known| known.name == attribute.name) {
             Some(known) => *known = attribute,
             None => self.proto.attribute.push(attribute),
         }
@@ -204,40 +159,21 @@ impl PatchCx<'_> {
     pub fn set_input_ints(&mut self, slot: usize, values: &[Option<i64>]) -> Result<(), RuleError> {
         let computed = self.new_ints(slot);
         let is_right = |at: usize, value: i64| {
-            computed
-                .as_ref()
-                .and_then(|computed| computed.get(at))
-                .is_some_and(|computed| computed.is(value))
+            computed.as_ref().and_then(|computed| computed.get(at)).is_some_and(|computed| computed.is(value))
         };
-        if values
-            .iter()
-            .enumerate()
-            .all(|(at, value)| value.is_none_or(|value| is_right(at, value)))
-        {
+        if values.iter().enumerate().all(|(at, value)| value.is_none_or(|value| is_right(at, value))) {
             return Ok(());
         }
-        let input = self
-            .node
-            .input(slot)
-            .ok_or_else(|| RuleError::invalid(format!("input {slot} is missing")))?;
+        let input = self.node.input(slot).ok_or_else(|| RuleError::invalid(format!("input {slot} is missing")))?;
         let is_scalar = self.fact(slot).and_then(Fact::rank) == Some(0);
-        let dims: Vec<i64> = if is_scalar {
-            vec![]
-        } else {
-            vec![values.len() as i64]
-        };
+        let dims: Vec<i64> = if is_scalar { vec![] } else { vec![values.len() as i64] };
         let merged: Option<Vec<i64>> = values
             .iter()
             .enumerate()
             .map(|(at, value)| value.or_else(|| computed.as_ref()?.get(at)?.as_const()))
             .collect();
-        let base = format!(
-            "{}/pruned_input_{slot}",
-            self.proto.output.first().map_or("", String::as_str)
-        );
-        let is_int32 = self
-            .fact(slot)
-            .is_some_and(|fact| fact.dtype == crate::onnx::DataType::Int32);
+        let base = format!("{}/pruned_input_{slot}", self.proto.output.first().map_or("", String::as_str));
+        let is_int32 = self.fact(slot).is_some_and(|fact| fact.dtype == crate::onnx::DataType::Int32);
         let integers = |name: &str, values: &[i64]| {
             if is_int32 {
                 TensorProto::of_int32s(name, values, &dims)
@@ -248,30 +184,18 @@ impl PatchCx<'_> {
         let known: Option<Vec<Dim>> = values
             .iter()
             .enumerate()
-            .map(|(at, value)| {
-                value
-                    .map(Dim::from)
-                    .or_else(|| computed.as_ref()?.get(at).cloned())
-            })
+            .map(|(at, value)| value.map(Dim::from).or_else(|| computed.as_ref()?.get(at).cloned()))
             .collect();
         let shape = dims.iter().copied().map(Dim::from).collect();
-        let dtype = if is_int32 {
-            crate::onnx::DataType::Int32
-        } else {
-            crate::onnx::DataType::Int64
-        };
-        self.overrides.insert(
-            slot,
-            Fact::new(dtype, shape).with_known(known.map(Known::Ints)),
-        );
+        let dtype = if is_int32 { crate::onnx::DataType::Int32 } else { crate::onnx::DataType::Int64 };
+        self.overrides.insert(slot, Fact::new(dtype, shape).with_known(known.map(Known::Ints)));
         if let Some(merged) = merged {
             self.tensors.push(integers(&base, &merged));
         } else {
             let mask: Vec<bool> = values.iter().map(Option::is_some).collect();
             let fixed: Vec<i64> = values.iter().map(|value| value.unwrap_or(0)).collect();
             let (mask_name, fixed_name) = (format!("{base}_mask"), format!("{base}_sizes"));
-            self.tensors
-                .push(TensorProto::of_bools(&mask_name, &mask, &dims));
+            self.tensors.push(TensorProto::of_bools(&mask_name, &mask, &dims));
             self.tensors.push(integers(&fixed_name, &fixed));
             self.inserted.push(NodeProto {
                 op_type: "Where".to_owned(),
@@ -288,18 +212,14 @@ impl PatchCx<'_> {
 
     /// Makes input `slot` the given int64 tensor.
     pub fn set_input_tensor(&mut self, slot: usize, values: &[i64], dims: &[i64]) {
-        let name = format!(
-            "{}/pruned_input_{slot}",
-            self.proto.output.first().map_or("", String::as_str)
-        );
+        let name = format!("{}/pruned_input_{slot}", self.proto.output.first().map_or("", String::as_str));
         self.tensors.push(TensorProto::of_ints(&name, values, dims));
         while self.proto.input.len() <= slot {
             self.proto.input.push(String::new());
         }
         let known = values.iter().copied().map(Dim::from).collect();
         let shape = dims.iter().copied().map(Dim::from).collect();
-        let fact =
-            Fact::new(crate::onnx::DataType::Int64, shape).with_known(Some(Known::Ints(known)));
+        let fact = Fact::new(crate::onnx::DataType::Int64, shape).with_known(Some(Known::Ints(known)));
         self.overrides.insert(slot, fact);
         self.proto.input[slot] = name;
         self.changed = true;
@@ -309,9 +229,7 @@ impl PatchCx<'_> {
     pub fn norm_group_count(&self, slot: usize, axis: usize, count: i64) -> Option<i64> {
         let kept = self.kept_input(slot, axis)?;
         let size = self.old_size(slot, axis)?;
-        let members = usize::try_from(size / count.max(1))
-            .ok()
-            .filter(|members| *members > 0)?;
+        let members = usize::try_from(size / count.max(1)).ok().filter(|members| *members > 0)?;
         let mut groups: Vec<usize> = kept.iter().map(|index| index / members).collect();
         groups.dedup();
         Some(groups.len() as i64)

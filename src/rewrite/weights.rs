@@ -34,11 +34,7 @@ impl WeightSlices {
     /// each; if a user needs all of it, that form keeps the name.
     pub fn new(model: &Model, graph: &Graph, coupling: &Coupling, kept: &Kept) -> Self {
         let mut result = Self::default();
-        let mut taken: HashSet<&str> = graph
-            .values
-            .iter()
-            .map(|value| value.name.as_str())
-            .collect();
+        let mut taken: HashSet<&str> = graph.values.iter().map(|value| value.name.as_str()).collect();
         let mut new_names: HashSet<String> = HashSet::new();
         let mut by_value: BTreeMap<usize, Vec<(usize, usize, Slices)>> = BTreeMap::new();
         for weight in &coupling.uses {
@@ -48,10 +44,7 @@ impl WeightSlices {
                     slices.insert(axis, indices);
                 }
             }
-            by_value
-                .entry(weight.value)
-                .or_default()
-                .push((weight.node, weight.slot, slices));
+            by_value.entry(weight.value).or_default().push((weight.node, weight.slot, slices));
         }
         for (value, uses) in by_value {
             if uses.iter().all(|(_, _, slices)| slices.is_empty()) {
@@ -60,61 +53,37 @@ impl WeightSlices {
             let Some(tensor) = graph.constant(model, value) else {
                 continue;
             };
-            let dims: Vec<usize> = tensor
-                .dims
-                .iter()
-                .map(|size| usize::try_from(*size).unwrap_or(0))
-                .collect();
+            let dims: Vec<usize> = tensor.dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
             let name = &graph.values[value].name;
-            let seen: HashSet<(usize, usize)> =
-                uses.iter().map(|(node, slot, _)| (*node, *slot)).collect();
+            let seen: HashSet<(usize, usize)> = uses.iter().map(|(node, slot, _)| (*node, *slot)).collect();
             let is_read_whole = graph.values[value].is_output
                 || !graph.values[value].captured_by.is_empty()
-                || graph.values[value]
-                    .consumers
-                    .iter()
-                    .any(|at| !seen.contains(at));
+                || graph.values[value].consumers.iter().any(|at| !seen.contains(at));
             let mut variants: Vec<Variant> = Vec::new();
             if is_read_whole || uses.iter().any(|(_, _, slices)| slices.is_empty()) {
-                variants.push(Variant {
-                    slices: Slices::new(),
-                    name: name.clone(),
-                    dims: dims.clone(),
-                });
+                variants.push(Variant { slices: Slices::new(), name: name.clone(), dims: dims.clone() });
             }
             for (node, slot, slices) in uses {
-                let at = variants
-                    .iter()
-                    .position(|variant| variant.slices == slices)
-                    .unwrap_or_else(|| {
-                        // A Constant node keeps its output; its slices become initializers of their own.
-                        let is_original =
-                            variants.is_empty() && graph.values[value].initializer.is_some();
-                        let new_name = if is_original {
-                            name.clone()
-                        } else {
-                            let mut number = variants.len();
-                            loop {
-                                let candidate = format!("{name}_pruned_{number}");
-                                if !taken.contains(candidate.as_str())
-                                    && new_names.insert(candidate.clone())
-                                {
-                                    break candidate;
-                                }
-                                number += 1;
+                let at = variants.iter().position(|variant| variant.slices == slices).unwrap_or_else(|| {
+                    // A Constant node keeps its output; its slices become initializers of their own.
+                    let is_original = variants.is_empty() && graph.values[value].initializer.is_some();
+                    let new_name = if is_original {
+                        name.clone()
+                    } else {
+                        let mut number = variants.len();
+                        loop {
+                            let candidate = format!("{name}_pruned_{number}");
+                            if !taken.contains(candidate.as_str()) && new_names.insert(candidate.clone()) {
+                                break candidate;
                             }
-                        };
-                        let new_dims = dims
-                            .iter()
-                            .enumerate()
-                            .map(|(axis, size)| slices.get(&axis).map_or(*size, Vec::len));
-                        variants.push(Variant {
-                            slices: slices.clone(),
-                            name: new_name,
-                            dims: new_dims.collect(),
-                        });
-                        variants.len() - 1
-                    });
+                            number += 1;
+                        }
+                    };
+                    let new_dims =
+                        dims.iter().enumerate().map(|(axis, size)| slices.get(&axis).map_or(*size, Vec::len));
+                    variants.push(Variant { slices: slices.clone(), name: new_name, dims: new_dims.collect() });
+                    variants.len() - 1
+                });
                 result.reads.insert((node, slot), (value, at));
             }
             result.variants.insert(value, variants);
@@ -133,10 +102,7 @@ impl WeightSlices {
     /// What input `slot` of a node keeps of the constant it reads.
     pub fn kept(&self, node: usize, slot: usize) -> Option<&Slices> {
         let (value, at) = self.reads.get(&(node, slot))?;
-        self.variants
-            .get(value)?
-            .get(*at)
-            .map(|variant| &variant.slices)
+        self.variants.get(value)?.get(*at).map(|variant| &variant.slices)
     }
 
     /// All reads of sliced constants: node, slot, value and slices, in the order of nodes.
@@ -145,12 +111,7 @@ impl WeightSlices {
             .reads
             .iter()
             .filter_map(|((node, slot), (value, at))| {
-                Some((
-                    *node,
-                    *slot,
-                    *value,
-                    &self.variants.get(value)?.get(*at)?.slices,
-                ))
+                Some((*node, *slot, *value, &self.variants.get(value)?.get(*at)?.slices))
             })
             .filter(|(_, _, _, slices)| !slices.is_empty())
             .collect();
@@ -165,9 +126,7 @@ impl WeightSlices {
     pub fn initializers(&self, model: &Model, graph: &Graph) -> Result<Vec<InitializerOut>, Error> {
         let mut result = Vec::new();
         for (index, tensor) in model.graph().initializer.iter().enumerate() {
-            let variants = graph
-                .value(&tensor.name)
-                .and_then(|value| self.variants.get(&value));
+            let variants = graph.value(&tensor.name).and_then(|value| self.variants.get(&value));
             let Some(variants) = variants else {
                 result.push(InitializerOut::Original(index));
                 continue;
@@ -177,11 +136,7 @@ impl WeightSlices {
                 result.push(if axes.is_empty() {
                     InitializerOut::Original(index)
                 } else {
-                    InitializerOut::Sliced {
-                        index,
-                        name: variant.name.clone(),
-                        axes,
-                    }
+                    InitializerOut::Sliced { index, name: variant.name.clone(), axes }
                 });
             }
         }
@@ -207,10 +162,7 @@ impl WeightSlices {
         let mut result = Vec::new();
         for (value, variants) in &self.variants {
             let name = &graph.values[*value].name;
-            for variant in variants
-                .iter()
-                .filter(|variant| variant.name == *name && !variant.slices.is_empty())
-            {
+            for variant in variants.iter().filter(|variant| variant.name == *name && !variant.slices.is_empty()) {
                 result.push((name.clone(), variant.dims.clone()));
             }
         }

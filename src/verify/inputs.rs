@@ -14,27 +14,16 @@ use crate::random_inputs::{InputDim, InputSpec, draw};
 pub fn size_variants(analysis: &Analysis<'_>, given: &Sizes) -> Vec<Sizes> {
     let mut names = BTreeSet::new();
     for input in &analysis.graph.inputs {
-        let shape = analysis.facts.values[*input]
-            .as_ref()
-            .and_then(|fact| fact.shape.as_ref());
-        shape
-            .into_iter()
-            .flatten()
-            .for_each(|dim| dim.symbols(&mut names));
+        let shape = analysis.facts.values[*input].as_ref().and_then(|fact| fact.shape.as_ref());
+        shape.into_iter().flatten().for_each(|dim| dim.symbols(&mut names));
     }
     let all = sizes_for(&analysis.facts, given);
-    let base: Sizes = all
-        .into_iter()
-        .filter(|(name, _)| names.contains(name))
-        .collect();
+    let base: Sizes = all.into_iter().filter(|(name, _)| names.contains(name)).collect();
     // A batch of one or several, and other sizes once or twice as large: what a fixed size would betray.
     let mut variants: Vec<Sizes> = Vec::new();
     for (batch, factor) in [(1, 1), (3, 2), (2, 1), (2, 2), (4, 1)] {
         let mut sizes = base.clone();
-        for (name, size) in sizes
-            .iter_mut()
-            .filter(|(name, _)| !given.contains_key(*name))
-        {
+        for (name, size) in sizes.iter_mut().filter(|(name, _)| !given.contains_key(*name)) {
             let is_batch = *size == 1;
             *size = if is_batch { batch } else { *size * factor };
             debug_assert!(names.contains(name));
@@ -50,29 +39,15 @@ pub fn size_variants(analysis: &Analysis<'_>, given: &Sizes) -> Vec<Sizes> {
 ///
 /// # Errors
 /// An input of a type that can't be drawn or of unknown rank.
-pub fn draw_inputs(
-    analysis: &Analysis<'_>,
-    sizes: &Sizes,
-    seed: u64,
-) -> Result<Vec<(String, Array)>, Error> {
+pub fn draw_inputs(analysis: &Analysis<'_>, sizes: &Sizes, seed: u64) -> Result<Vec<(String, Array)>, Error> {
     let mut specs = Vec::new();
     for input in &analysis.graph.inputs {
         let name = &analysis.graph.values[*input].name;
-        let fail = |text: &str| {
-            Error::input(
-                analysis.model.path(),
-                format!("graph input {name:?} {text}"),
-            )
-        };
-        let fact = analysis.facts.values[*input]
-            .as_ref()
-            .ok_or_else(|| fail("is not a tensor"))?;
-        let element_type = ElementType::from_onnx(fact.dtype as i32)
-            .ok_or_else(|| fail("has an element type that can't be drawn"))?;
-        let shape = fact
-            .shape
-            .as_ref()
-            .ok_or_else(|| fail("declares no shape"))?;
+        let fail = |text: &str| Error::input(analysis.model.path(), format!("graph input {name:?} {text}"));
+        let fact = analysis.facts.values[*input].as_ref().ok_or_else(|| fail("is not a tensor"))?;
+        let element_type =
+            ElementType::from_onnx(fact.dtype as i32).ok_or_else(|| fail("has an element type that can't be drawn"))?;
+        let shape = fact.shape.as_ref().ok_or_else(|| fail("declares no shape"))?;
         let dims = shape
             .iter()
             .map(|dim| match dim.eval(sizes) {
@@ -81,28 +56,15 @@ pub fn draw_inputs(
             })
             .collect();
         let range = range_of(&analysis.graph, analysis, *input, !element_type.is_float());
-        specs.push(InputSpec {
-            name: name.clone(),
-            element_type,
-            dims,
-            range,
-        });
+        specs.push(InputSpec { name: name.clone(), element_type, dims, range });
     }
-    draw(&specs, &BTreeMap::new(), seed)
-        .map_err(|error| Error::input(analysis.model.path(), error.to_string()))
+    draw(&specs, &BTreeMap::new(), seed).map_err(|error| Error::input(analysis.model.path(), error.to_string()))
 }
 
 /// The range in which the values of an input make sense: rows of the table that it indexes, timesteps, noise levels.
-fn range_of(
-    graph: &Graph,
-    analysis: &Analysis<'_>,
-    input: ValueId,
-    is_integer: bool,
-) -> Option<(f64, f64)> {
+fn range_of(graph: &Graph, analysis: &Analysis<'_>, input: ValueId, is_integer: bool) -> Option<(f64, f64)> {
     let name = graph.values[input].name.to_lowercase();
-    let is_timestep = ["timestep", "time_step", "timesteps"]
-        .iter()
-        .any(|word| name.contains(word))
+    let is_timestep = ["timestep", "time_step", "timesteps"].iter().any(|word| name.contains(word))
         || matches!(name.as_str(), "t" | "time" | "ts");
     if is_integer && let Some(rows) = indexed_rows(graph, analysis, input) {
         return Some((0.0, (rows - 1) as f64));
@@ -128,26 +90,16 @@ fn indexed_rows(graph: &Graph, analysis: &Analysis<'_>, input: ValueId) -> Optio
         for (node, slot) in &graph.values[value].consumers {
             let node = &graph.nodes[*node];
             // Input 1 of a node whose input 0 is a weight matrix: a table that is looked up.
-            let table = node
-                .input(0)
-                .filter(|table| *slot == 1 && graph.constant(analysis.model, *table).is_some());
+            let table = node.input(0).filter(|table| *slot == 1 && graph.constant(analysis.model, *table).is_some());
             if let Some(table) = table
-                && let Some(fact) = analysis.facts.values[table]
-                    .as_ref()
-                    .filter(|fact| fact.is_float())
-                && let Some(size) = fact
-                    .shape
-                    .as_ref()
-                    .and_then(|shape| shape.first()?.as_const())
+                && let Some(fact) = analysis.facts.values[table].as_ref().filter(|fact| fact.is_float())
+                && let Some(size) = fact.shape.as_ref().and_then(|shape| shape.first()?.as_const())
             {
                 rows = Some(rows.map_or(size, |rows| rows.min(size)));
                 continue;
             }
-            let is_integer = |value: &ValueId| {
-                analysis.facts.values[*value]
-                    .as_ref()
-                    .is_some_and(|fact| !fact.is_float())
-            };
+            let is_integer =
+                |value: &ValueId| analysis.facts.values[*value].as_ref().is_some_and(|fact| !fact.is_float());
             open.extend(node.outputs.iter().flatten().copied().filter(is_integer));
         }
     }

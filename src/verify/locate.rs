@@ -40,54 +40,27 @@ pub(super) fn first_difference(
     inputs: &[(String, Array)],
     (rtol, atol): (f64, f64),
 ) -> Option<Difference> {
-    let in_pruned: std::collections::HashSet<&str> = pruned
-        .graph()
-        .node
-        .iter()
-        .flat_map(|node| node.output.iter().map(String::as_str))
-        .collect();
+    let in_pruned: std::collections::HashSet<&str> =
+        pruned.graph().node.iter().flat_map(|node| node.output.iter().map(String::as_str)).collect();
     let watched: Vec<(usize, &str)> = analysis
         .graph
         .nodes
         .iter()
-        .flat_map(|node| {
-            node.outputs
-                .iter()
-                .flatten()
-                .map(move |value| (node.id, *value))
-        })
-        .filter(|(_, value)| {
-            analysis.facts.values[*value]
-                .as_ref()
-                .is_some_and(crate::fact::Fact::is_float)
-        })
+        .flat_map(|node| node.outputs.iter().flatten().map(move |value| (node.id, *value)))
+        .filter(|(_, value)| analysis.facts.values[*value].as_ref().is_some_and(crate::fact::Fact::is_float))
         .map(|(node, value)| (node, analysis.graph.values[value].name.as_str()))
         .filter(|(_, name)| in_pruned.contains(name))
         .collect();
-    let info = |name: &str| ValueInfoProto {
-        name: name.to_owned(),
-        ..ValueInfoProto::default()
-    };
+    let info = |name: &str| ValueInfoProto { name: name.to_owned(), ..ValueInfoProto::default() };
     let mut with_values = model.clone();
     let graph = with_values.graph.as_mut()?;
     let mut wanted: Vec<String> = watched.iter().map(|(_, name)| (*name).to_owned()).collect();
-    wanted.extend(
-        watched
-            .iter()
-            .filter_map(|(_, name)| reference.masks.get(*name).cloned()),
-    );
+    wanted.extend(watched.iter().filter_map(|(_, name)| reference.masks.get(*name).cloned()));
     wanted.sort();
     wanted.dedup();
-    let initializers: std::collections::HashSet<&str> = graph
-        .initializer
-        .iter()
-        .map(|tensor| tensor.name.as_str())
-        .collect();
-    let known: std::collections::HashSet<String> = graph
-        .output
-        .iter()
-        .map(|output| output.name.clone())
-        .collect();
+    let initializers: std::collections::HashSet<&str> =
+        graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
+    let known: std::collections::HashSet<String> = graph.output.iter().map(|output| output.name.clone()).collect();
     let new: Vec<ValueInfoProto> = wanted
         .iter()
         .filter(|name| !known.contains(*name) && !initializers.contains(name.as_str()))
@@ -100,44 +73,31 @@ pub(super) fn first_difference(
 
     let mut pruned_proto = pruned.proto().clone();
     let mut graph = pruned.graph().clone();
-    graph.output.extend(
-        watched
-            .iter()
-            .filter(|(_, name)| !known.contains(*name))
-            .map(|(_, name)| info(name)),
-    );
+    graph.output.extend(watched.iter().filter(|(_, name)| !known.contains(*name)).map(|(_, name)| info(name)));
     pruned_proto.graph = Some(graph);
     let options = SessionOptions {
         optimization: Optimization::Basic,
         external_data_folder: Some(pruned.folder().to_owned()),
         ..SessionOptions::default()
     };
-    let mut of_pruned = runtime
-        .session_from_bytes(&pruned_proto.encode_to_vec(), &options)
-        .ok()?;
+    let mut of_pruned = runtime.session_from_bytes(&pruned_proto.encode_to_vec(), &options).ok()?;
     let found: HashMap<String, Array> = of_pruned.run(inputs).ok()?.into_iter().collect();
 
     for (node, name) in watched {
-        let (Some(expected_value), Some(found_value)) = (expected.get(name), found.get(name))
-        else {
+        let (Some(expected_value), Some(found_value)) = (expected.get(name), found.get(name)) else {
             continue;
         };
-        let mask = reference.masks.get(name).and_then(|mask| {
-            expected
-                .get(mask)
-                .cloned()
-                .or_else(|| constant_mask(reference, mask))
-        });
+        let mask = reference
+            .masks
+            .get(name)
+            .and_then(|mask| expected.get(mask).cloned().or_else(|| constant_mask(reference, mask)));
         let kept = match &mask {
             None => expected_value.to_f64(),
             Some(mask) => compress(expected_value, mask),
         };
         let values = found_value.to_f64();
-        let (absolute, relative, scale) = if kept.len() == values.len() {
-            errors(&kept, &values)
-        } else {
-            (f64::INFINITY, f64::INFINITY, 0.0)
-        };
+        let (absolute, relative, scale) =
+            if kept.len() == values.len() { errors(&kept, &values) } else { (f64::INFINITY, f64::INFINITY, 0.0) };
         if absolute > atol + rtol * scale {
             let node = &analysis.graph.nodes[node];
             return Some(Difference {
@@ -155,22 +115,9 @@ pub(super) fn first_difference(
 
 /// A mask that is a constant of the reference.
 fn constant_mask(reference: &Reference, name: &str) -> Option<Array> {
-    let tensor = reference
-        .initializers
-        .iter()
-        .find(|tensor| tensor.name == name)?;
-    let dims = tensor
-        .dims
-        .iter()
-        .map(|size| usize::try_from(*size).unwrap_or(0))
-        .collect();
-    let values = tensor
-        .raw_data
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .map(|bytes| f32::from_le_bytes(*bytes))
-        .collect();
+    let tensor = reference.initializers.iter().find(|tensor| tensor.name == name)?;
+    let dims = tensor.dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
+    let values = tensor.raw_data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
     Array::new(dims, crate::array::ArrayData::F32(values)).ok()
 }
 
@@ -209,11 +156,7 @@ mod tests {
 
     #[test]
     fn compress_broadcasts_the_mask() {
-        let value = Array::new(
-            vec![2, 3],
-            ArrayData::F32((0..6).map(|v| v as f32).collect()),
-        )
-        .unwrap();
+        let value = Array::new(vec![2, 3], ArrayData::F32((0..6).map(|v| v as f32).collect())).unwrap();
         let mask = Array::new(vec![1, 3], ArrayData::F32(vec![1.0, 0.0, 1.0])).unwrap();
         assert_eq!(compress(&value, &mask), vec![0.0, 2.0, 3.0, 5.0]);
     }

@@ -44,50 +44,31 @@ impl Reference {
     ///
     /// # Errors
     /// A node whose operator has no reference rule stands where something was removed.
-    pub fn build(
-        graph: &Graph,
-        facts: &Facts,
-        kept: &HashMap<(usize, usize), KeptAxes>,
-    ) -> Result<Self, Unmasked> {
+    pub fn build(graph: &Graph, facts: &Facts, kept: &HashMap<(usize, usize), KeptAxes>) -> Result<Self, Unmasked> {
         let mut reference = Reference::default();
         for node in &graph.nodes {
             let is_touched = (0..node.inputs.len()).any(|slot| {
                 kept.contains_key(&(node.id, slot))
-                    || node
-                        .input(slot)
-                        .is_some_and(|v| reference.masks.contains_key(&graph.values[v].name))
+                    || node.input(slot).is_some_and(|v| reference.masks.contains_key(&graph.values[v].name))
             });
             if !is_touched {
                 reference.nodes.push(node.proto.clone());
                 continue;
             }
-            let mut cx = ReferenceCx {
-                node,
-                graph,
-                facts,
-                kept,
-                reference: &mut reference,
-                emitted: false,
-            };
+            let mut cx = ReferenceCx { node, graph, facts, kept, reference: &mut reference, emitted: false };
             let result = match operator::find(&node.proto.domain, &node.proto.op_type) {
-                None => Err(RuleError::unsupported(
-                    "the operator is not known to this version",
-                )),
+                None => Err(RuleError::unsupported("the operator is not known to this version")),
                 Some(op) => op.reference(node, &mut cx),
             };
             let emitted = cx.emitted;
-            let reads_slices =
-                (0..node.inputs.len()).any(|slot| kept.contains_key(&(node.id, slot)));
+            let reads_slices = (0..node.inputs.len()).any(|slot| kept.contains_key(&(node.id, slot)));
             match result {
                 Ok(()) => {}
                 // Coupling keeps all that such a node reads, so that it sees whole values; if a plan says otherwise,
                 // the outputs will differ.
                 Err(_) if !reads_slices && !emitted => {}
                 Err(cause) => {
-                    return Err(Unmasked {
-                        node: node.id,
-                        cause,
-                    });
+                    return Err(Unmasked { node: node.id, cause });
                 }
             }
             if !emitted {
@@ -116,12 +97,7 @@ impl ReferenceCx<'_> {
 
     /// The name of output `slot`; empty if the node omits it.
     pub fn output(&self, slot: usize) -> String {
-        self.node
-            .proto
-            .output
-            .get(slot)
-            .cloned()
-            .unwrap_or_default()
+        self.node.proto.output.get(slot).cloned().unwrap_or_default()
     }
 
     /// The fact of input `slot`.
@@ -131,11 +107,7 @@ impl ReferenceCx<'_> {
 
     /// The known integers of input `slot`.
     pub fn known_ints(&self, slot: usize) -> Option<Vec<crate::dim::Dim>> {
-        self.fact(slot)?
-            .known
-            .as_ref()
-            .and_then(crate::fact::Known::ints)
-            .map(<[_]>::to_vec)
+        self.fact(slot)?.known.as_ref().and_then(crate::fact::Known::ints).map(<[_]>::to_vec)
     }
 
     /// The rank of input `slot`.
@@ -143,9 +115,7 @@ impl ReferenceCx<'_> {
     /// # Errors
     /// [`RuleError::UnknownShape`].
     pub fn rank(&self, slot: usize) -> Result<usize, RuleError> {
-        self.fact(slot)
-            .and_then(Fact::rank)
-            .ok_or(RuleError::UnknownShape)
+        self.fact(slot).and_then(Fact::rank).ok_or(RuleError::UnknownShape)
     }
 
     /// The rank of output `slot`.
@@ -154,31 +124,18 @@ impl ReferenceCx<'_> {
     /// [`RuleError::UnknownShape`].
     pub fn output_rank(&self, slot: usize) -> Result<usize, RuleError> {
         let value = self.node.output(slot).ok_or(RuleError::UnknownShape)?;
-        self.facts.values[value]
-            .as_ref()
-            .and_then(Fact::rank)
-            .ok_or(RuleError::UnknownShape)
+        self.facts.values[value].as_ref().and_then(Fact::rank).ok_or(RuleError::UnknownShape)
     }
 
     /// Whether the output has a floating point type; shape arithmetic needs no mask.
     pub fn is_float_output(&self) -> bool {
-        let fact = self
-            .node
-            .output(0)
-            .and_then(|value| self.facts.values[value].as_ref());
+        let fact = self.node.output(0).and_then(|value| self.facts.values[value].as_ref());
         fact.is_none_or(Fact::is_float)
     }
 
     /// Adds a node `op_type` of the standard domain with one output, and returns that output's name.
-    pub fn add(
-        &mut self,
-        op_type: &str,
-        inputs: &[&str],
-        attributes: Vec<AttributeProto>,
-    ) -> String {
-        self.add_outputs(op_type, inputs, attributes, 1)
-            .pop()
-            .unwrap_or_default()
+    pub fn add(&mut self, op_type: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
+        self.add_outputs(op_type, inputs, attributes, 1).pop().unwrap_or_default()
     }
 
     /// Adds a node with `count` outputs and returns their names.
@@ -190,9 +147,8 @@ impl ReferenceCx<'_> {
         count: usize,
     ) -> Vec<String> {
         self.reference.next += 1;
-        let outputs: Vec<String> = (0..count)
-            .map(|i| format!("__mask/{}/{op_type}/{i}", self.reference.next))
-            .collect();
+        let outputs: Vec<String> =
+            (0..count).map(|i| format!("__mask/{}/{op_type}/{i}", self.reference.next)).collect();
         self.reference.nodes.push(NodeProto {
             op_type: op_type.to_owned(),
             name: format!("__mask/{}", self.reference.next),
@@ -208,9 +164,7 @@ impl ReferenceCx<'_> {
     pub fn ints(&mut self, values: &[i64], dims: &[i64]) -> String {
         self.reference.next += 1;
         let name = format!("__mask/ints/{}", self.reference.next);
-        self.reference
-            .initializers
-            .push(TensorProto::of_ints(&name, values, dims));
+        self.reference.initializers.push(TensorProto::of_ints(&name, values, dims));
         name
     }
 
@@ -218,9 +172,7 @@ impl ReferenceCx<'_> {
     pub fn floats(&mut self, values: &[f32], dims: &[i64]) -> String {
         self.reference.next += 1;
         let name = format!("__mask/floats/{}", self.reference.next);
-        self.reference
-            .initializers
-            .push(TensorProto::of_floats(&name, values, dims));
+        self.reference.initializers.push(TensorProto::of_floats(&name, values, dims));
         name
     }
 
@@ -247,10 +199,7 @@ impl ReferenceCx<'_> {
             return mask;
         }
         let value = self.node.input(slot)?;
-        self.reference
-            .masks
-            .get(&self.graph.values[value].name)
-            .cloned()
+        self.reference.masks.get(&self.graph.values[value].name).cloned()
     }
 
     /// The mask of input `slot` at the input's full shape, ones where nothing was removed.
@@ -292,9 +241,7 @@ impl ReferenceCx<'_> {
     /// A float32 value in the element type of input `slot`.
     pub fn cast_to_input(&mut self, value: &str, slot: usize) -> String {
         match self.fact(slot).map(|fact| fact.dtype) {
-            Some(dtype) if dtype != DataType::Float => {
-                self.add("Cast", &[value], vec![attr_int("to", dtype as i64)])
-            }
+            Some(dtype) if dtype != DataType::Float => self.add("Cast", &[value], vec![attr_int("to", dtype as i64)]),
             _ => value.to_owned(),
         }
     }
@@ -302,11 +249,9 @@ impl ReferenceCx<'_> {
     /// A value of the element type of input `slot` in float32.
     pub fn cast_to_float(&mut self, value: &str, slot: usize) -> String {
         match self.fact(slot).map(|fact| fact.dtype) {
-            Some(dtype) if dtype != DataType::Float => self.add(
-                "Cast",
-                &[value],
-                vec![attr_int("to", DataType::Float as i64)],
-            ),
+            Some(dtype) if dtype != DataType::Float => {
+                self.add("Cast", &[value], vec![attr_int("to", DataType::Float as i64)])
+            }
             _ => value.to_owned(),
         }
     }
@@ -314,20 +259,12 @@ impl ReferenceCx<'_> {
     /// A reduction of the standard operator `op_type` over static `axes`, sizes kept as one.
     pub fn reduce(&mut self, op_type: &str, input: &str, axes: &[i64]) -> String {
         let opset = self.opset();
-        let as_input = if op_type == "ReduceSum" {
-            opset >= 13
-        } else {
-            opset >= 18
-        };
+        let as_input = if op_type == "ReduceSum" { opset >= 13 } else { opset >= 18 };
         if as_input {
             let axes = self.ints(axes, &[axes.len() as i64]);
             self.add(op_type, &[input, &axes], vec![attr_int("keepdims", 1)])
         } else {
-            self.add(
-                op_type,
-                &[input],
-                vec![attr_ints("axes", axes), attr_int("keepdims", 1)],
-            )
+            self.add(op_type, &[input], vec![attr_ints("axes", axes), attr_int("keepdims", 1)])
         }
     }
 
@@ -375,10 +312,7 @@ impl ReferenceCx<'_> {
             inputs[*slot].clone_from(mask);
         }
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        let (op_type, attributes) = (
-            self.node.proto.op_type.clone(),
-            self.node.proto.attribute.clone(),
-        );
+        let (op_type, attributes) = (self.node.proto.op_type.clone(), self.node.proto.attribute.clone());
         let outputs = self.add_outputs(&op_type, &inputs, attributes, self.node.proto.output.len());
         for (slot, mask) in outputs.into_iter().enumerate() {
             self.set_mask(slot, mask);
@@ -530,9 +464,7 @@ impl ReferenceCx<'_> {
         groups: i64,
         rank: i64,
     ) -> Result<String, RuleError> {
-        let channels = self
-            .fact(0)
-            .and_then(|fact| fact.shape.as_ref()?.get(1)?.as_const());
+        let channels = self.fact(0).and_then(|fact| fact.shape.as_ref()?.get(1)?.as_const());
         let channels = channels.ok_or(RuleError::UnknownShape)?;
         let mut result = y.to_owned();
         for (slot, op_type) in [(scale, "Mul"), (bias, "Add")] {

@@ -49,8 +49,7 @@ pub(super) fn embedded(model: &Model, kind: Message, message: &Bytes) -> Result<
     }
     if let Message::Tensor = kind {
         let tensor = TensorProto::decode(message.clone()).map_err(|error| {
-            Error::input(model.path(), format!("a tensor can't be decoded: {error}"))
-                .caused_by(error)
+            Error::input(model.path(), format!("a tensor can't be decoded: {error}")).caused_by(error)
         })?;
         if tensor.data_location != DataLocation::External as i32 {
             return Ok(message.clone());
@@ -65,10 +64,7 @@ pub(super) fn embedded(model: &Model, kind: Message, message: &Bytes) -> Result<
     let mut bytes = Vec::with_capacity(message.len());
     for field in fields(message) {
         match kind.field(field.tag) {
-            Some(inner) => bytes.extend_from_slice(&delimited(
-                field.tag,
-                &embedded(model, inner, &field.payload)?,
-            )),
+            Some(inner) => bytes.extend_from_slice(&delimited(field.tag, &embedded(model, inner, &field.payload)?)),
             None => bytes.extend_from_slice(&field.whole),
         }
     }

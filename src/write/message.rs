@@ -55,8 +55,7 @@ pub(super) fn model_chunks<'m>(
     let parts = count(number::MODEL_GRAPH);
     if parts != 1 {
         let text = format!("expected one graph in the file, found {parts} parts of one");
-        return Err(Error::input(model.path(), text)
-            .hint("load and save the model with the onnx package first"));
+        return Err(Error::input(model.path(), text).hint("load and save the model with the onnx package first"));
     }
     for field in &all {
         match field.tag {
@@ -76,26 +75,12 @@ pub(super) fn model_chunks<'m>(
         }
     }
     // Inlined functions bring the operator sets that their nodes are written for.
-    for import in model
-        .proto()
-        .opset_import
-        .iter()
-        .skip(count(number::MODEL_OPSET_IMPORT))
-    {
-        push(
-            &mut chunks,
-            delimited(number::MODEL_OPSET_IMPORT, &import.encode_to_vec()),
-        );
+    for import in model.proto().opset_import.iter().skip(count(number::MODEL_OPSET_IMPORT)) {
+        push(&mut chunks, delimited(number::MODEL_OPSET_IMPORT, &import.encode_to_vec()));
     }
     for (key, value) in &edits.metadata {
-        let entry = StringStringEntryProto {
-            key: key.clone(),
-            value: value.clone(),
-        };
-        push(
-            &mut chunks,
-            delimited(number::MODEL_METADATA, &entry.encode_to_vec()),
-        );
+        let entry = StringStringEntryProto { key: key.clone(), value: value.clone() };
+        push(&mut chunks, delimited(number::MODEL_METADATA, &entry.encode_to_vec()));
     }
     Ok(chunks)
 }
@@ -107,10 +92,7 @@ fn graph_chunks<'m>(
     mut external: Option<&mut ExternalData<'m>>,
 ) -> Result<Vec<Chunk<'m>>, Error> {
     let all = fields(graph);
-    let tensors: Vec<&Field> = all
-        .iter()
-        .filter(|field| field.tag == number::GRAPH_INITIALIZER)
-        .collect();
+    let tensors: Vec<&Field> = all.iter().filter(|field| field.tag == number::GRAPH_INITIALIZER).collect();
     let mut chunks = Vec::new();
     let mut wrote_nodes = false;
     let mut wrote_tensors = false;
@@ -118,10 +100,7 @@ fn graph_chunks<'m>(
         match field.tag {
             number::GRAPH_NODE => {
                 if !std::mem::replace(&mut wrote_nodes, true) {
-                    let nodes: Vec<&Field> = all
-                        .iter()
-                        .filter(|field| field.tag == number::GRAPH_NODE)
-                        .collect();
+                    let nodes: Vec<&Field> = all.iter().filter(|field| field.tag == number::GRAPH_NODE).collect();
                     write_nodes(&mut chunks, model, edits, &nodes)?;
                 }
             }
@@ -131,21 +110,12 @@ fn graph_chunks<'m>(
                 }
             }
             number::GRAPH_SPARSE_INITIALIZER => {
-                push(
-                    &mut chunks,
-                    delimited(
-                        field.tag,
-                        &embedded(model, Message::Sparse, &field.payload)?,
-                    ),
-                );
+                push(&mut chunks, delimited(field.tag, &embedded(model, Message::Sparse, &field.payload)?));
             }
             number::GRAPH_VALUE_INFO | number::GRAPH_INPUT => {
                 let name = text(&field.payload, 1).unwrap_or_default();
                 match edits.shapes.get(&name) {
-                    Some(shape) => push(
-                        &mut chunks,
-                        delimited(field.tag, &patch_type(&field.payload, shape)),
-                    ),
+                    Some(shape) => push(&mut chunks, delimited(field.tag, &patch_type(&field.payload, shape))),
                     None => push(&mut chunks, field.whole.clone()),
                 }
             }
@@ -158,12 +128,7 @@ fn graph_chunks<'m>(
     Ok(chunks)
 }
 
-fn write_nodes(
-    chunks: &mut Vec<Chunk<'_>>,
-    model: &Model,
-    edits: &Edits,
-    nodes: &[&Field],
-) -> Result<(), Error> {
+fn write_nodes(chunks: &mut Vec<Chunk<'_>>, model: &Model, edits: &Edits, nodes: &[&Field]) -> Result<(), Error> {
     // Where functions were inlined, the nodes of the file are not those of the model.
     let original = |index: usize| -> Result<Bytes, Error> {
         let node = model.graph().node.get(index);
@@ -178,12 +143,9 @@ fn write_nodes(
         let message = match node {
             NodeOut::Original(index) => original(*index)?,
             NodeOut::New(proto) => embedded(model, Message::Node, &proto.encode_to_vec().into())?,
-            NodeOut::Patched {
-                index,
-                inputs,
-                attributes,
-                removed_attributes,
-            } => patch_node(&original(*index)?, inputs, attributes, removed_attributes),
+            NodeOut::Patched { index, inputs, attributes, removed_attributes } => {
+                patch_node(&original(*index)?, inputs, attributes, removed_attributes)
+            }
         };
         push(chunks, header(number::GRAPH_NODE, message.len() as u64));
         push(chunks, message);
@@ -192,33 +154,21 @@ fn write_nodes(
 }
 
 /// A node message with other inputs and attributes, each at the place of the old ones.
-fn patch_node(
-    message: &Bytes,
-    inputs: &[String],
-    attributes: &[AttributeProto],
-    removed: &[String],
-) -> Bytes {
+fn patch_node(message: &Bytes, inputs: &[String], attributes: &[AttributeProto], removed: &[String]) -> Bytes {
     let mut bytes = Vec::with_capacity(message.len());
     let mut inputs = Some(inputs);
     let write_inputs = |inputs: &[String], bytes: &mut Vec<u8>| {
-        inputs.iter().for_each(|name| {
-            bytes.extend_from_slice(&delimited(number::NODE_INPUT, name.as_bytes()))
-        });
+        inputs.iter().for_each(|name| bytes.extend_from_slice(&delimited(number::NODE_INPUT, name.as_bytes())));
     };
-    let mut open: BTreeMap<&str, &AttributeProto> = attributes
-        .iter()
-        .map(|attribute| (attribute.name.as_str(), attribute))
-        .collect();
+    let mut open: BTreeMap<&str, &AttributeProto> =
+        attributes.iter().map(|attribute| (attribute.name.as_str(), attribute)).collect();
     for part in fields(message) {
         match part.tag {
             number::NODE_INPUT => write_inputs(inputs.take().unwrap_or_default(), &mut bytes),
             number::NODE_ATTRIBUTE => {
                 let name = text(&part.payload, 1).unwrap_or_default();
                 if let Some(attribute) = open.remove(name.as_str()) {
-                    bytes.extend_from_slice(&delimited(
-                        number::NODE_ATTRIBUTE,
-                        &attribute.encode_to_vec(),
-                    ));
+                    bytes.extend_from_slice(&delimited(number::NODE_ATTRIBUTE, &attribute.encode_to_vec()));
                 } else if !removed.contains(&name) {
                     bytes.extend_from_slice(&part.whole);
                 }
@@ -229,19 +179,13 @@ fn patch_node(
     // A node that had no inputs.
     write_inputs(inputs.unwrap_or_default(), &mut bytes);
     for attribute in open.into_values() {
-        bytes.extend_from_slice(&delimited(
-            number::NODE_ATTRIBUTE,
-            &attribute.encode_to_vec(),
-        ));
+        bytes.extend_from_slice(&delimited(number::NODE_ATTRIBUTE, &attribute.encode_to_vec()));
     }
     bytes.into()
 }
 
 fn missing(model: &Model, what: &str, index: usize, count: usize) -> Error {
-    Error::input(
-        model.path(),
-        format!("expected a {what} below position {count}, found {index}"),
-    )
+    Error::input(model.path(), format!("expected a {what} below position {count}, found {index}"))
 }
 
 fn write_tensors<'m>(
@@ -252,24 +196,14 @@ fn write_tensors<'m>(
     mut external: Option<&mut ExternalData<'m>>,
 ) -> Result<(), Error> {
     let original = |index: usize| -> Result<(&Field, &'m TensorProto), Error> {
-        let found = tensors
-            .get(index)
-            .copied()
-            .zip(model.graph().initializer.get(index));
+        let found = tensors.get(index).copied().zip(model.graph().initializer.get(index));
         found.ok_or_else(|| missing(model, "initializer", index, tensors.len()))
     };
     for initializer in &edits.initializers {
         let parts = match initializer {
             InitializerOut::New(tensor) => {
                 let message = tensor.encode_to_vec().into();
-                tensor_chunks(
-                    model,
-                    tensor,
-                    &message,
-                    &tensor.name,
-                    &[],
-                    external.as_deref_mut(),
-                )?
+                tensor_chunks(model, tensor, &message, &tensor.name, &[], external.as_deref_mut())?
             }
             InitializerOut::Original(index) => {
                 let (field, tensor) = original(*index)?;
@@ -277,25 +211,11 @@ fn write_tensors<'m>(
                     push(chunks, field.whole.clone());
                     continue;
                 }
-                tensor_chunks(
-                    model,
-                    tensor,
-                    &field.payload,
-                    &tensor.name,
-                    &[],
-                    external.as_deref_mut(),
-                )?
+                tensor_chunks(model, tensor, &field.payload, &tensor.name, &[], external.as_deref_mut())?
             }
             InitializerOut::Sliced { index, name, axes } => {
                 let (field, tensor) = original(*index)?;
-                tensor_chunks(
-                    model,
-                    tensor,
-                    &field.payload,
-                    name,
-                    axes,
-                    external.as_deref_mut(),
-                )?
+                tensor_chunks(model, tensor, &field.payload, name, axes, external.as_deref_mut())?
             }
         };
         push(chunks, header(number::GRAPH_INITIALIZER, total(&parts)));
@@ -334,25 +254,12 @@ pub(super) fn tensor_chunks<'m>(
     match external.filter(|_| sliced.len() >= EXTERNAL_MINIMUM) {
         Some(external) => {
             let (location, offset, length) = external.add(Chunk::Sliced(sliced));
-            let entries = [
-                ("location", location),
-                ("offset", offset.to_string()),
-                ("length", length.to_string()),
-            ];
+            let entries = [("location", location), ("offset", offset.to_string()), ("length", length.to_string())];
             for (key, value) in entries {
-                let entry = StringStringEntryProto {
-                    key: key.to_owned(),
-                    value,
-                };
-                push(
-                    &mut chunks,
-                    delimited(number::TENSOR_EXTERNAL_DATA, &entry.encode_to_vec()),
-                );
+                let entry = StringStringEntryProto { key: key.to_owned(), value };
+                push(&mut chunks, delimited(number::TENSOR_EXTERNAL_DATA, &entry.encode_to_vec()));
             }
-            push(
-                &mut chunks,
-                varint(number::TENSOR_DATA_LOCATION, DataLocation::External as i64),
-            );
+            push(&mut chunks, varint(number::TENSOR_DATA_LOCATION, DataLocation::External as i64));
         }
         None => {
             push(&mut chunks, header(number::TENSOR_RAW_DATA, sliced.len()));

@@ -30,40 +30,19 @@ impl<'m> Sliced<'m> {
     ///
     /// # Errors
     /// An element type that can't be sliced, unreadable data, an axis or index that does not exist.
-    pub(crate) fn new(
-        model: &'m Model,
-        tensor: &'m TensorProto,
-        axes: &[(usize, Vec<usize>)],
-    ) -> Result<Self, Error> {
-        let fail = |message: String| {
-            Error::input(model.path(), format!("tensor {:?}: {message}", tensor.name))
-        };
+    pub(crate) fn new(model: &'m Model, tensor: &'m TensorProto, axes: &[(usize, Vec<usize>)]) -> Result<Self, Error> {
+        let fail = |message: String| Error::input(model.path(), format!("tensor {:?}: {message}", tensor.name));
         let found = model.tensor_bytes(tensor)?.len();
         if axes.is_empty() {
-            return Ok(Self {
-                model,
-                tensor,
-                dims: tensor.dims.clone(),
-                bytes: found as u64,
-                cut: None,
-            });
+            return Ok(Self { model, tensor, dims: tensor.dims.clone(), bytes: found as u64, cut: None });
         }
         let element = element_size(tensor).map_err(fail)?;
-        let sizes: Option<Vec<usize>> = tensor
-            .dims
-            .iter()
-            .map(|size| usize::try_from(*size).ok())
-            .collect();
-        let sizes =
-            sizes.ok_or_else(|| fail(format!("its shape {:?} can't be sliced", tensor.dims)))?;
+        let sizes: Option<Vec<usize>> = tensor.dims.iter().map(|size| usize::try_from(*size).ok()).collect();
+        let sizes = sizes.ok_or_else(|| fail(format!("its shape {:?} can't be sliced", tensor.dims)))?;
         for (axis, indices) in axes {
-            let size = sizes
-                .get(*axis)
-                .ok_or_else(|| fail(format!("it has no axis {axis}")))?;
+            let size = sizes.get(*axis).ok_or_else(|| fail(format!("it has no axis {axis}")))?;
             if let Some(index) = indices.iter().find(|index| *index >= size) {
-                return Err(fail(format!(
-                    "axis {axis} of size {size} has no index {index}"
-                )));
+                return Err(fail(format!("axis {axis} of size {size} has no index {index}")));
             }
         }
         let cut = Cut::new(&sizes, element, axes);
@@ -75,13 +54,7 @@ impl<'m> Sliced<'m> {
         for (axis, indices) in axes {
             dims[*axis] = i64::try_from(indices.len()).unwrap_or(i64::MAX);
         }
-        Ok(Self {
-            model,
-            tensor,
-            dims,
-            bytes: cut.kept_bytes(),
-            cut: Some(cut),
-        })
+        Ok(Self { model, tensor, dims, bytes: cut.kept_bytes(), cut: Some(cut) })
     }
 
     /// The sizes after slicing.
@@ -96,10 +69,7 @@ impl<'m> Sliced<'m> {
 
     /// Writes the kept elements in row-major order.
     pub(crate) fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
-        let data: Cow<'_, [u8]> = self
-            .model
-            .tensor_bytes(self.tensor)
-            .map_err(std::io::Error::other)?;
+        let data: Cow<'_, [u8]> = self.model.tensor_bytes(self.tensor).map_err(std::io::Error::other)?;
         match &self.cut {
             None => out.write_all(&data),
             Some(cut) => cut.write(&data, out),
@@ -137,42 +107,22 @@ impl Cut {
         let mut axes: Vec<Axis> = Vec::new();
         for (axis, &size) in sizes.iter().enumerate() {
             // Of an axis that is named twice, the last word counts.
-            let kept = cuts
-                .iter()
-                .rfind(|(at, _)| *at == axis)
-                .map(|(_, kept)| kept.clone());
+            let kept = cuts.iter().rfind(|(at, _)| *at == axis).map(|(_, kept)| kept.clone());
             match (axes.last_mut(), kept) {
-                (
-                    Some(Axis {
-                        size: outer,
-                        kept: None,
-                    }),
-                    None,
-                ) => *outer = outer.saturating_mul(size),
+                (Some(Axis { size: outer, kept: None }), None) => *outer = outer.saturating_mul(size),
                 (_, kept) => axes.push(Axis { size, kept }),
             }
         }
-        let whole = axes
-            .pop_if(|axis| axis.kept.is_none())
-            .map_or(1, |axis| axis.size);
-        Self {
-            axes,
-            block: element.saturating_mul(whole),
-        }
+        let whole = axes.pop_if(|axis| axis.kept.is_none()).map_or(1, |axis| axis.size);
+        Self { axes, block: element.saturating_mul(whole) }
     }
 
     fn source_bytes(&self) -> Option<usize> {
-        self.axes
-            .iter()
-            .try_fold(self.block, |bytes, axis| bytes.checked_mul(axis.size))
+        self.axes.iter().try_fold(self.block, |bytes, axis| bytes.checked_mul(axis.size))
     }
 
     fn kept_bytes(&self) -> u64 {
-        self.axes
-            .iter()
-            .map(|axis| axis.count() as u64)
-            .product::<u64>()
-            * self.block as u64
+        self.axes.iter().map(|axis| axis.count() as u64).product::<u64>() * self.block as u64
     }
 
     fn write(&self, data: &[u8], out: &mut dyn Write) -> std::io::Result<()> {
@@ -188,21 +138,10 @@ impl Cut {
         let mut buffer = Vec::with_capacity(BUFFER + (1 << 16));
         let mut counters = vec![0; outer.len()];
         loop {
-            let at = outer.iter().zip(&counters).fold(0, |at, (axis, &counter)| {
-                at * axis.size + axis.index(counter)
-            });
-            self.gather(
-                &data[at * row_bytes..(at + 1) * row_bytes],
-                &indices,
-                &runs,
-                &mut buffer,
-                out,
-            )?;
+            let at = outer.iter().zip(&counters).fold(0, |at, (axis, &counter)| at * axis.size + axis.index(counter));
+            self.gather(&data[at * row_bytes..(at + 1) * row_bytes], &indices, &runs, &mut buffer, out)?;
             // The next row: the innermost counter runs fastest.
-            let Some(axis) = (0..outer.len())
-                .rev()
-                .find(|&axis| counters[axis] + 1 < outer[axis].count())
-            else {
+            let Some(axis) = (0..outer.len()).rev().find(|&axis| counters[axis] + 1 < outer[axis].count()) else {
                 return out.write_all(&buffer);
             };
             counters[axis] += 1;
@@ -247,9 +186,7 @@ impl Cut {
                 // Kernels of 3×3 in half and single precision.
                 18 => blocks::<18>(row, part, buffer),
                 36 => blocks::<36>(row, part, buffer),
-                block => part
-                    .iter()
-                    .for_each(|&at| buffer.extend_from_slice(&row[at * block..(at + 1) * block])),
+                block => part.iter().for_each(|&at| buffer.extend_from_slice(&row[at * block..(at + 1) * block])),
             }
         }
         Ok(())
@@ -289,12 +226,7 @@ fn blocks<const N: usize>(row: &[u8], indices: &[usize], buffer: &mut Vec<u8>) {
 ///
 /// # Panics
 /// If an axis or index does not exist or the data does not fill its shape.
-pub fn slice_bytes(
-    data: &[u8],
-    dims: &[usize],
-    element: usize,
-    axes: &[(usize, Vec<usize>)],
-) -> Vec<u8> {
+pub fn slice_bytes(data: &[u8], dims: &[usize], element: usize, axes: &[(usize, Vec<usize>)]) -> Vec<u8> {
     let mut result = Vec::new();
     // Writing to memory does not fail.
     let _ = Cut::new(dims, element, axes).write(data, &mut result);
@@ -309,45 +241,29 @@ mod tests {
     /// Kept elements one by one, from the definition.
     fn naive(data: &[u8], dims: &[usize], element: usize, axes: &[(usize, Vec<usize>)]) -> Vec<u8> {
         let all: Vec<Vec<usize>> = (0..dims.len())
-            .map(|axis| {
-                axes.iter()
-                    .find(|(at, _)| *at == axis)
-                    .map_or((0..dims[axis]).collect(), |(_, k)| k.clone())
-            })
+            .map(|axis| axes.iter().find(|(at, _)| *at == axis).map_or((0..dims[axis]).collect(), |(_, k)| k.clone()))
             .collect();
         let mut places = vec![0];
         for (axis, kept) in all.iter().enumerate() {
-            places = places
-                .iter()
-                .flat_map(|at| kept.iter().map(move |index| at * dims[axis] + index))
-                .collect();
+            places = places.iter().flat_map(|at| kept.iter().map(move |index| at * dims[axis] + index)).collect();
         }
-        places
-            .iter()
-            .flat_map(|at| data[at * element..(at + 1) * element].to_vec())
-            .collect()
+        places.iter().flat_map(|at| data[at * element..(at + 1) * element].to_vec()).collect()
     }
 
     #[allow(clippy::type_complexity)]
     fn cases() -> impl Strategy<Value = (Vec<usize>, usize, Vec<(usize, Vec<usize>)>)> {
         let dims = prop::collection::vec(1..7_usize, 0..5);
-        (dims, prop::sample::select(vec![1_usize, 2, 3, 4, 8, 16])).prop_flat_map(
-            |(dims, element)| {
-                let axes: Vec<_> = dims
-                    .iter()
-                    .enumerate()
-                    .map(|(axis, size)| {
-                        prop::option::of(prop::collection::vec(0..*size, 0..8))
-                            .prop_map(move |kept| kept.map(|k| (axis, k)))
-                    })
-                    .collect();
-                (
-                    Just(dims),
-                    Just(element),
-                    axes.prop_map(|axes| axes.into_iter().flatten().collect()),
-                )
-            },
-        )
+        (dims, prop::sample::select(vec![1_usize, 2, 3, 4, 8, 16])).prop_flat_map(|(dims, element)| {
+            let axes: Vec<_> = dims
+                .iter()
+                .enumerate()
+                .map(|(axis, size)| {
+                    prop::option::of(prop::collection::vec(0..*size, 0..8))
+                        .prop_map(move |kept| kept.map(|k| (axis, k)))
+                })
+                .collect();
+            (Just(dims), Just(element), axes.prop_map(|axes| axes.into_iter().flatten().collect()))
+        })
     }
 
     proptest! {
@@ -362,26 +278,11 @@ mod tests {
     #[test]
     fn tensors_larger_than_the_buffer_are_gathered_in_parts() {
         let element = 4;
-        for dims in [
-            vec![3, 400_000],
-            vec![600, 20, 3, 3],
-            vec![2, 3, 200_000],
-            vec![5000, 64],
-        ] {
-            let data: Vec<u8> = (0..dims.iter().product::<usize>() * element)
-                .map(|i| (i % 251) as u8)
-                .collect();
+        for dims in [vec![3, 400_000], vec![600, 20, 3, 3], vec![2, 3, 200_000], vec![5000, 64]] {
+            let data: Vec<u8> = (0..dims.iter().product::<usize>() * element).map(|i| (i % 251) as u8).collect();
             let every_other = |axis: usize| (axis, (0..dims[axis]).step_by(2).collect::<Vec<_>>());
-            for axes in [
-                vec![every_other(1)],
-                vec![every_other(0)],
-                vec![every_other(0), every_other(1)],
-            ] {
-                assert!(
-                    slice_bytes(&data, &dims, element, &axes)
-                        == naive(&data, &dims, element, &axes),
-                    "{dims:?}"
-                );
+            for axes in [vec![every_other(1)], vec![every_other(0)], vec![every_other(0), every_other(1)]] {
+                assert!(slice_bytes(&data, &dims, element, &axes) == naive(&data, &dims, element, &axes), "{dims:?}");
             }
         }
     }

@@ -1,9 +1,7 @@
 //! The protobuf encoding: walking the fields of a message without decoding them.
 
 use bytes::{Buf, Bytes};
-use prost::encoding::{
-    DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field,
-};
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field};
 
 /// One field of a message.
 pub(super) struct Field {
@@ -28,10 +26,7 @@ pub(super) fn fields(message: &Bytes) -> Vec<Field> {
         };
         let mut payload = Bytes::new();
         if wire_type == WireType::LengthDelimited {
-            let Some(length) = decode_varint(&mut rest)
-                .ok()
-                .and_then(|length| usize::try_from(length).ok())
-            else {
+            let Some(length) = decode_varint(&mut rest).ok().and_then(|length| usize::try_from(length).ok()) else {
                 break;
             };
             if length > rest.len() {
@@ -42,11 +37,7 @@ pub(super) fn fields(message: &Bytes) -> Vec<Field> {
             break;
         }
         let end = message.len() - rest.len();
-        result.push(Field {
-            tag,
-            whole: message.slice(start..end),
-            payload,
-        });
+        result.push(Field { tag, whole: message.slice(start..end), payload });
     }
     result
 }
@@ -78,9 +69,7 @@ pub(super) fn varint(tag: u32, value: i64) -> Bytes {
 
 /// The payload of the last length-delimited field `tag` as text: a repeated single field counts by its last value.
 pub(super) fn text(message: &Bytes, tag: u32) -> Option<String> {
-    let field = fields(message)
-        .into_iter()
-        .rfind(|field| field.tag == tag)?;
+    let field = fields(message).into_iter().rfind(|field| field.tag == tag)?;
     String::from_utf8(field.payload.to_vec()).ok()
 }
 
@@ -103,10 +92,7 @@ mod tests {
             delimited(9, b"").to_vec(),
         ];
         let message = Bytes::from(parts.concat());
-        let found: Vec<Vec<u8>> = fields(&message)
-            .iter()
-            .map(|field| field.whole.to_vec())
-            .collect();
+        let found: Vec<Vec<u8>> = fields(&message).iter().map(|field| field.whole.to_vec()).collect();
         assert_eq!(found, parts);
         assert_eq!(text(&message, 8).unwrap(), "name");
     }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use onnx_diffprune::load::Model;
 use onnx_diffprune::onnx::{
-    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
-    TypeProto, ValueInfoProto, attr_ints, tensor_shape_proto, type_proto,
+    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    attr_ints, tensor_shape_proto, type_proto,
 };
 use onnx_diffprune::write::{Edits, InitializerOut, NodeOut};
 
@@ -26,22 +26,10 @@ pub(crate) fn value(name: &str, dims: &[i64]) -> ValueInfoProto {
         value: Some(tensor_shape_proto::dimension::Value::DimValue(*size)),
         ..Default::default()
     };
-    let shape = TensorShapeProto {
-        dim: dims.iter().map(dim).collect(),
-    };
-    let tensor = type_proto::Tensor {
-        elem_type: 1,
-        shape: Some(shape),
-    };
-    let r#type = TypeProto {
-        value: Some(type_proto::Value::TensorType(tensor)),
-        ..Default::default()
-    };
-    ValueInfoProto {
-        name: name.to_owned(),
-        r#type: Some(r#type),
-        ..Default::default()
-    }
+    let shape = TensorShapeProto { dim: dims.iter().map(dim).collect() };
+    let tensor = type_proto::Tensor { elem_type: 1, shape: Some(shape) };
+    let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() };
+    ValueInfoProto { name: name.to_owned(), r#type: Some(r#type), ..Default::default() }
 }
 
 /// A float tensor with elements 0, 1, 2, …
@@ -53,10 +41,7 @@ pub(crate) fn counting(name: &str, dims: &[i64]) -> TensorProto {
 
 fn conv(name: &str, inputs: &[&str], output: &str) -> NodeProto {
     let mut conv = node(name, "Conv", inputs, &[output]);
-    conv.attribute = vec![
-        attr_ints("kernel_shape", &[3, 3]),
-        attr_ints("pads", &[1, 1, 1, 1]),
-    ];
+    conv.attribute = vec![attr_ints("kernel_shape", &[3, 3]), attr_ints("pads", &[1, 1, 1, 1])];
     conv
 }
 
@@ -82,10 +67,7 @@ pub(crate) fn two_convolutions() -> ModelProto {
     };
     ModelProto {
         ir_version: 8,
-        opset_import: vec![OperatorSetIdProto {
-            domain: String::new(),
-            version: 17,
-        }],
+        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 17 }],
         graph: Some(graph),
         ..Default::default()
     }
@@ -94,21 +76,15 @@ pub(crate) fn two_convolutions() -> ModelProto {
 /// A model from the folder `fixtures`.
 #[allow(dead_code)]
 pub(crate) fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fixtures")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
 /// Edits that change nothing.
 #[allow(dead_code)]
 pub(crate) fn no_edits(model: &Model) -> Edits {
     Edits {
-        nodes: (0..model.graph().node.len())
-            .map(NodeOut::Original)
-            .collect(),
-        initializers: (0..model.graph().initializer.len())
-            .map(InitializerOut::Original)
-            .collect(),
+        nodes: (0..model.graph().node.len()).map(NodeOut::Original).collect(),
+        initializers: (0..model.graph().initializer.len()).map(InitializerOut::Original).collect(),
         ..Edits::default()
     }
 }
@@ -117,9 +93,7 @@ pub(crate) fn no_edits(model: &Model) -> Edits {
 #[allow(dead_code)]
 pub(crate) fn listing(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap();
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
