@@ -135,9 +135,22 @@ fn check_tensor(model: &Model, tensor: &TensorProto) -> Result<(), Error> {
         return Err(fail(format!("its shape {:?} names a large size but no elements", tensor.dims)));
     }
     if tensor.data_location == DataLocation::External as i32 {
-        return model.tensor_view(tensor).map(|_| ());
+        let bytes = model.tensor_view(tensor)?;
+        let count = tensor.dims.iter().product::<i64>();
+        if u64::try_from(count).is_ok_and(|count| count > bytes.len() as u64 * 8) {
+            return Err(fail(format!("expected {count} elements for shape {:?}, found fewer", tensor.dims)));
+        }
+        return Ok(());
     }
-    let Some(expected) = byte_length(tensor) else { return Ok(()) };
+    let Some(expected) = byte_length(tensor) else {
+        // Strings, and types of less than a byte: at least one bit holds an element.
+        let held = 8 * (tensor.raw_data.len() + tensor.int32_data.len() * 4) + tensor.string_data.len();
+        let count = tensor.dims.iter().product::<i64>();
+        if u64::try_from(count).is_ok_and(|count| count > held as u64) {
+            return Err(fail(format!("expected {count} elements for shape {:?}, found fewer", tensor.dims)));
+        }
+        return Ok(());
+    };
     let found = inline_length(tensor);
     if found != expected {
         let dims = &tensor.dims;
