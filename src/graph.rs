@@ -3,13 +3,13 @@
 //! A bipartite petgraph of nodes and values: an edge value → node is an input, node → value an output. Nodes are kept
 //! in a topological order even where the file's own order is not one.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::error::Error;
-use crate::load::Model;
-use crate::onnx::{AttributeProto, GraphProto, NodeProto, TensorProto};
+use crate::load::{Model, captured, topological_order};
+use crate::onnx::{NodeProto, TensorProto};
 
 /// Index of a node in [`Graph::nodes`].
 pub type NodeId = usize;
@@ -62,32 +62,6 @@ impl Node {
     /// The value at output `slot`, if the node has one there.
     pub fn output(&self, slot: usize) -> Option<ValueId> {
         self.outputs.get(slot).copied().flatten()
-    }
-
-    /// The names of the outer values that the node's subgraphs read (If, Loop, Scan).
-    fn captured(&self) -> BTreeSet<String> {
-        let mut names = BTreeSet::new();
-        for attribute in &self.proto.attribute {
-            subgraph_reads(attribute, &mut names);
-        }
-        names
-    }
-}
-
-fn subgraph_reads(attribute: &AttributeProto, names: &mut BTreeSet<String>) {
-    for graph in attribute.g.iter().chain(&attribute.graphs) {
-        let mut inner: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
-        inner.extend(graph.input.iter().map(|v| v.name.as_str()));
-        inner.extend(graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)));
-        let mut reads = BTreeSet::new();
-        for node in &graph.node {
-            reads.extend(node.input.iter().cloned());
-            for attribute in &node.attribute {
-                subgraph_reads(attribute, &mut reads);
-            }
-        }
-        reads.extend(graph.output.iter().map(|v| v.name.clone()));
-        names.extend(reads.into_iter().filter(|name| !name.is_empty() && !inner.contains(name.as_str())));
     }
 }
 
@@ -144,7 +118,7 @@ impl Graph {
     pub fn new(model: &Model) -> Result<Self, Error> {
         let proto = model.graph();
         let order = topological_order(proto)
-            .map_err(|at| Error::input(model.path(), format!("the graph has a cycle through node {at:?}")))?;
+            .map_err(|at| Error::input(model.path(), format!("the graph has a cycle through node {at}")))?;
         let mut graph = Graph {
             nodes: Vec::with_capacity(proto.node.len()),
             values: Vec::new(),
@@ -207,8 +181,8 @@ impl Graph {
                 self.values[*value].producer = Some((id, slot));
             }
         }
-        for name in node.captured() {
-            let value = self.value_id(&name);
+        for name in captured(proto) {
+            let value = self.value_id(name);
             self.values[value].captured_by.push(id);
         }
         self.nodes.push(node);
@@ -264,60 +238,4 @@ fn display_name(proto: &NodeProto) -> String {
     } else {
         proto.name.clone()
     }
-}
-
-/// Positions of the file's nodes in a topological order that stays as close to the file's as possible.
-fn topological_order(proto: &GraphProto) -> Result<Vec<usize>, String> {
-    let mut producer: HashMap<&str, usize> = HashMap::new();
-    for (i, node) in proto.node.iter().enumerate() {
-        for output in &node.output {
-            if !output.is_empty() {
-                producer.insert(output, i);
-            }
-        }
-    }
-    // Depth-first with an explicit stack: deep graphs must not exhaust the thread's own.
-    #[derive(Clone, Copy, PartialEq)]
-    enum Mark {
-        New,
-        Open,
-        Done,
-    }
-    let mut marks = vec![Mark::New; proto.node.len()];
-    let mut order = Vec::with_capacity(proto.node.len());
-    let reads: Vec<Vec<usize>> = proto
-        .node
-        .iter()
-        .map(|node| {
-            let mut names = BTreeSet::new();
-            for attribute in &node.attribute {
-                subgraph_reads(attribute, &mut names);
-            }
-            let names = node.input.iter().map(String::as_str).chain(names.iter().map(String::as_str));
-            names.filter_map(|name| producer.get(name).copied()).collect()
-        })
-        .collect();
-    for root in 0..proto.node.len() {
-        let mut stack = vec![(root, 0)];
-        while let Some((at, next)) = stack.pop() {
-            if next == 0 {
-                if marks[at] == Mark::Done {
-                    continue;
-                }
-                marks[at] = Mark::Open;
-            }
-            if let Some(&before) = reads[at].get(next) {
-                stack.push((at, next + 1));
-                match marks[before] {
-                    Mark::New => stack.push((before, 0)),
-                    Mark::Open => return Err(display_name(&proto.node[before])),
-                    Mark::Done => {}
-                }
-            } else {
-                marks[at] = Mark::Done;
-                order.push(at);
-            }
-        }
-    }
-    Ok(order)
 }

@@ -1,7 +1,7 @@
 //! Reading model files.
 //!
 //! The file is mapped into memory and decoded without copying tensor data: `raw_data` stays a view of the map.
-//! External data is mapped when it is first read. What comes out is checked: names, edges, shapes of constants.
+//! External data is mapped too, and read where a tensor is asked for. What comes out is checked: names, edges, shapes of constants.
 
 mod check;
 
@@ -9,12 +9,18 @@ mod external;
 
 mod inline;
 
+mod names;
+
+mod order;
+
+mod tensor;
+
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use prost::Message;
@@ -23,7 +29,9 @@ use sha2::{Digest, Sha256};
 use crate::error::Error;
 use crate::onnx::{DataLocation, DataType, GraphProto, ModelProto, TensorProto};
 
-pub(crate) use external::Location;
+use external::{ExternalFile, Location};
+
+pub(crate) use order::{captured, topological_order};
 
 /// A model file in memory.
 #[derive(Debug)]
@@ -33,7 +41,8 @@ pub struct Model {
     proto: ModelProto,
     graph: GraphProto,
     inlined: bool,
-    external: Mutex<BTreeMap<PathBuf, Bytes>>,
+    /// The external files by the location that tensors name.
+    external: BTreeMap<String, ExternalFile>,
     digest: OnceLock<String>,
 }
 
@@ -88,17 +97,18 @@ pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Model, Error> {
         inline::inline_functions(&mut proto).map_err(fail)?;
     }
     let graph = proto.graph.take().ok_or_else(|| {
-        fail("not an ONNX model: it has no graph".to_owned())
+        fail("not an ONNX model: it has no graph".to_owned()).hint("check that the file is an ONNX model, copied whole")
     })?;
-    let model = Model {
+    let mut model = Model {
         path: path.to_owned(),
         bytes,
         proto,
         graph,
         inlined,
-        external: Mutex::new(BTreeMap::new()),
+        external: BTreeMap::new(),
         digest: OnceLock::new(),
     };
+    model.external = model.map_external_files()?;
     check::check(&model)?;
     Ok(model)
 }
@@ -149,10 +159,15 @@ impl Model {
     /// # Errors
     /// External data that is missing, outside the model's folder, or shorter than the tensor; strings.
     pub fn tensor_bytes<'m>(&'m self, tensor: &'m TensorProto) -> Result<Cow<'m, [u8]>, Error> {
+        let fail = |message: String| Error::input(&self.path, format!("tensor {:?}: {message}", tensor.name));
         if tensor.data_location == DataLocation::External as i32 {
-            return Ok(Cow::Owned(self.external_bytes(tensor)?.to_vec()));
+            let (file, range) = self.external_place(tensor)?;
+            return Ok(Cow::Borrowed(&file.bytes[range]));
         }
-        Ok(check::inline_bytes(tensor))
+        if tensor.element_type() == DataType::String {
+            return Err(fail("its strings have no fixed size in bytes".to_owned()));
+        }
+        Ok(tensor::stored_bytes(tensor))
     }
 
     /// As [`Model::tensor_bytes`], as a handle that shares the mapped file instead of borrowing the model.
@@ -161,45 +176,57 @@ impl Model {
     /// As [`Model::tensor_bytes`].
     pub fn tensor_view(&self, tensor: &TensorProto) -> Result<Bytes, Error> {
         if tensor.data_location == DataLocation::External as i32 {
-            return self.external_bytes(tensor);
+            let (file, range) = self.external_place(tensor)?;
+            return Ok(file.bytes.slice(range));
         }
         if !tensor.raw_data.is_empty() {
             return Ok(tensor.raw_data.clone());
         }
-        Ok(Bytes::from(check::inline_bytes(tensor).into_owned()))
+        Ok(Bytes::from(self.tensor_bytes(tensor)?.into_owned()))
     }
 
-    fn external_bytes(&self, tensor: &TensorProto) -> Result<Bytes, Error> {
-        let place = |message: String| Error::input(&self.path, format!("tensor {:?}: {message}", tensor.name));
-        let location = Location::of(tensor).map_err(place)?;
-        let path = location.resolve(self.folder()).map_err(place)?;
-        let mut files = self.external.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if !files.contains_key(&path) {
-            let bytes = map_file(&path).map_err(|error| {
-                place(format!("its external data file {} can't be read: {error}", path.display())).caused_by(error)
-            })?;
-            files.insert(path.clone(), bytes);
-        }
-        let file = files.get(&path).cloned().unwrap_or_default();
-        drop(files);
-        let needed = check::byte_length(tensor);
-        location.slice(&file, needed).map_err(|message| place(format!("{}: {message}", path.display())))
+    /// The file and the range in it where a tensor's external data is.
+    fn external_place(&self, tensor: &TensorProto) -> Result<(&ExternalFile, std::ops::Range<usize>), Error> {
+        let fail = |message: String| Error::input(&self.path, format!("tensor {:?}: {message}", tensor.name));
+        let location = Location::of(tensor).map_err(fail)?;
+        let file = self.external.get(location.file()).ok_or_else(|| {
+            fail(format!("its external data file {:?} is not one of this model's", location.file()))
+        })?;
+        let needed = tensor::byte_length(tensor).map_err(fail)?;
+        let range = location.range(file.bytes.len() as u64, needed);
+        Ok((file, range.map_err(|message| fail(format!("{}: {message}", file.path.display())))?))
     }
 
-    /// The external data files that the initializers name, in the order of their paths.
-    ///
-    /// # Errors
-    /// A location that is missing or leaves the model's folder.
-    pub fn external_files(&self) -> Result<Vec<PathBuf>, Error> {
-        let mut paths = std::collections::BTreeSet::new();
-        for tensor in &self.graph.initializer {
-            if tensor.data_location == DataLocation::External as i32 {
-                let place = |message: String| Error::input(&self.path, format!("tensor {:?}: {message}", tensor.name));
-                let location = Location::of(tensor).map_err(place)?;
-                paths.insert(location.resolve(self.folder()).map_err(place)?);
+    /// Maps the files that any tensor of the model names.
+    fn map_external_files(&self) -> Result<BTreeMap<String, ExternalFile>, Error> {
+        let mut files = BTreeMap::new();
+        for (tensor, _) in check::all_tensors(&self.graph) {
+            if tensor.data_location != DataLocation::External as i32 {
+                continue;
             }
+            let fail = |message: String| Error::input(&self.path, format!("tensor {:?}: {message}", tensor.name));
+            let location = Location::of(tensor).map_err(fail)?;
+            if files.contains_key(location.file()) {
+                continue;
+            }
+            let path = location.resolve(self.folder()).map_err(fail)?;
+            let bytes = map_file(&path).map_err(|error| {
+                fail(format!("its external data file {} can't be read: {error}", path.display())).caused_by(error)
+            })?;
+            files.insert(location.file().to_owned(), ExternalFile { path, bytes });
         }
-        Ok(paths.into_iter().collect())
+        Ok(files)
+    }
+
+    /// Whether any tensor of the model is in another file.
+    pub fn has_external_files(&self) -> bool {
+        !self.external.is_empty()
+    }
+
+    /// The external data files that the model names, in the order of their paths.
+    pub fn external_files(&self) -> Vec<PathBuf> {
+        let paths: BTreeSet<&PathBuf> = self.external.values().map(|file| &file.path).collect();
+        paths.into_iter().cloned().collect()
     }
 
     /// The SHA-256 of the model file followed by its external data files in the order of their paths, in hexadecimal.
@@ -212,7 +239,7 @@ impl Model {
         }
         let mut hash = Sha256::new();
         hash.update(&self.bytes);
-        for path in self.external_files()? {
+        for path in self.external_files() {
             let fail = |error: std::io::Error| Error::input(&path, format!("can't be read: {error}"));
             let mut file = File::open(&path).map_err(fail)?;
             let mut buffer = vec![0; 1 << 20];
@@ -231,11 +258,14 @@ impl Model {
     /// Bytes of the model file and of the external files it uses.
     ///
     /// # Errors
-    /// As [`Model::external_files`].
+    /// An external file has disappeared.
     pub fn total_bytes(&self) -> Result<u64, Error> {
-        let external = self.external_files()?;
-        let sizes = external.iter().map(|path| path.metadata().map_or(0, |data| data.len()));
-        Ok(self.bytes.len() as u64 + sizes.sum::<u64>())
+        let mut total = self.bytes.len() as u64;
+        for path in self.external_files() {
+            let data = path.metadata().map_err(|error| Error::input(&path, format!("can't be read: {error}")))?;
+            total += data.len();
+        }
+        Ok(total)
     }
 }
 

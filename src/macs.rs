@@ -74,8 +74,11 @@ fn default_size(name: &str) -> i64 {
 pub struct Cost {
     /// Elements of all floating point constants that nodes read.
     pub parameters: u64,
-    /// Multiply-accumulate operations of contractions, biases counted as one each.
+    /// Multiply-accumulate operations of layers with weights, biases counted as one each, as the paper and
+    /// Torch-Pruning count.
     pub macs: f64,
+    /// Multiply-accumulate operations of products of activations, as in attention.
+    pub attention_macs: f64,
     /// Largest sum of the bytes of values alive at one time, if nodes run in order.
     pub activation_bytes: u64,
 }
@@ -163,11 +166,38 @@ impl Counter<'_> {
         total
     }
 
+    /// Which nodes read a weight: a constant, or what is computed from constants alone.
+    fn has_weight(&self) -> Vec<bool> {
+        let mut is_weight: Vec<bool> = (0..self.graph.values.len()).map(|value| (self.is_constant)(value)).collect();
+        self.graph
+            .nodes
+            .iter()
+            .map(|node| {
+                let mut inputs = node.inputs.iter().flatten();
+                if node.inputs.iter().flatten().next().is_some() && inputs.clone().all(|value| is_weight[*value]) {
+                    node.outputs.iter().flatten().for_each(|value| is_weight[*value] = true);
+                }
+                inputs.any(|value| is_weight[*value])
+            })
+            .collect()
+    }
+
+    /// The operations of all layers with weights, and of all products of activations.
+    pub fn macs(&self, kept: Option<&Kept>, sizes: &Sizes) -> (f64, f64) {
+        let (mut weights, mut activations) = (0.0, 0.0);
+        for (macs, has_weight) in self.macs_by_node(kept, sizes).into_iter().zip(self.has_weight()) {
+            if has_weight { weights += macs } else { activations += macs }
+        }
+        (weights, activations)
+    }
+
     /// All costs.
     pub fn cost(&self, kept: Option<&Kept>, sizes: &Sizes) -> Cost {
+        let (macs, attention_macs) = self.macs(kept, sizes);
         Cost {
             parameters: self.parameters(kept),
-            macs: self.macs_by_node(kept, sizes).iter().sum(),
+            macs,
+            attention_macs,
             activation_bytes: self.activation_bytes(kept, sizes),
         }
     }

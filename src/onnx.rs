@@ -15,24 +15,30 @@ impl NodeProto {
         self.attribute.iter().find(|attribute| attribute.name == name)
     }
 
+    /// The attribute of this name, if it holds this type of value; files of the first format revision name no types.
+    fn attr_of(&self, name: &str, wanted: AttributeType) -> Option<&AttributeProto> {
+        self.attr(name).filter(|found| [wanted as i32, AttributeType::Undefined as i32].contains(&found.r#type))
+    }
+
     /// An integer attribute.
     pub fn int(&self, name: &str) -> Option<i64> {
-        self.attr(name).map(|attribute| attribute.i.unwrap_or_default())
+        self.attr_of(name, AttributeType::Int).map(|attribute| attribute.i.unwrap_or_default())
     }
 
     /// A float attribute.
     pub fn float(&self, name: &str) -> Option<f32> {
-        self.attr(name).map(|attribute| attribute.f.unwrap_or_default())
+        self.attr_of(name, AttributeType::Float).map(|attribute| attribute.f.unwrap_or_default())
     }
 
     /// An attribute that is a list of integers.
     pub fn ints(&self, name: &str) -> Option<&[i64]> {
-        self.attr(name).map(|attribute| attribute.ints.as_slice())
+        self.attr_of(name, AttributeType::Ints).map(|attribute| attribute.ints.as_slice())
     }
 
     /// A string attribute, if it is valid UTF-8.
     pub fn string(&self, name: &str) -> Option<&str> {
-        self.attr(name).and_then(|attribute| std::str::from_utf8(attribute.s.as_deref().unwrap_or_default()).ok())
+        let found = self.attr_of(name, AttributeType::String)?;
+        std::str::from_utf8(found.s.as_deref().unwrap_or_default()).ok()
     }
 
     /// A tensor attribute.
@@ -120,6 +126,15 @@ impl DataType {
             Self::Complex128 => 16,
             _ => return None,
         })
+    }
+
+    /// Bits of one element; `None` for strings, undefined types and types whose packing is not settled.
+    pub fn bit_size(self) -> Option<u64> {
+        match self {
+            Self::Uint4 | Self::Int4 | Self::Float4e2m1 => Some(4),
+            Self::Uint2 | Self::Int2 => Some(2),
+            other => other.byte_size().map(|bytes| 8 * bytes as u64),
+        }
     }
 
     /// The name as the specification writes it, `float16`.

@@ -3,7 +3,9 @@
 
 use crate::operator::Operator;
 
+mod attention;
 mod batch_normalization;
+mod bias_activation;
 mod binary;
 mod clip;
 mod concat;
@@ -16,9 +18,11 @@ mod einsum;
 mod expand;
 mod flatten;
 mod gather;
+mod gather_nd;
 mod gemm;
 mod group_normalization;
 mod identity;
+mod indices;
 mod instance_normalization;
 mod layer_normalization;
 mod lp_normalization;
@@ -27,6 +31,7 @@ mod pad;
 mod pool;
 mod positions;
 mod prelu;
+mod quantize_linear;
 mod range;
 mod reduce;
 mod reshape;
@@ -44,7 +49,9 @@ mod where_;
 /// The rules of every file, in the order of their names.
 #[rustfmt::skip]
 static BY_FILE: &[&[&dyn Operator]] = &[
+    attention::RULES,
     batch_normalization::RULES,
+    bias_activation::RULES,
     binary::RULES,
     clip::RULES,
     concat::RULES,
@@ -57,9 +64,11 @@ static BY_FILE: &[&[&dyn Operator]] = &[
     expand::RULES,
     flatten::RULES,
     gather::RULES,
+    gather_nd::RULES,
     gemm::RULES,
     group_normalization::RULES,
     identity::RULES,
+    indices::RULES,
     instance_normalization::RULES,
     layer_normalization::RULES,
     lp_normalization::RULES,
@@ -68,6 +77,7 @@ static BY_FILE: &[&[&dyn Operator]] = &[
     pool::RULES,
     positions::RULES,
     prelu::RULES,
+    quantize_linear::RULES,
     range::RULES,
     reduce::RULES,
     reshape::RULES,

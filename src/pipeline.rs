@@ -298,7 +298,7 @@ pub fn cut(analysis: &Analysis<'_>, options: &PruneOptions) -> Result<Cut, Error
             let kept = kept_of(analysis, &scored, &removed_at(ratio));
             analysis.count(|counter| match options.target {
                 Target::Params(_) => counter.parameters(Some(&kept)) as f64 / before.parameters as f64,
-                _ => counter.macs_by_node(Some(&kept), &sizes).iter().sum::<f64>() / before.macs,
+                _ => counter.macs(Some(&kept), &sizes).0 / before.macs,
             })
         })?,
     };
@@ -314,9 +314,12 @@ pub fn cut(analysis: &Analysis<'_>, options: &PruneOptions) -> Result<Cut, Error
     let after = analysis.count(|counter| counter.cost(Some(&kept), &sizes));
     let mut warnings = criterion.warnings();
     for scored in &scored {
-        warnings.extend(scored.grouping.dropped.iter().map(|node| {
-            format!("norm {node:?} loses whole groups: no equal number of channels can go from each of its groups")
-        }));
+        if let [first, others @ ..] = scored.grouping.dropped.as_slice() {
+            let others = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+            warnings.push(format!(
+                "norm {first:?}{others} can't lose the same number of channels from each of its groups; whole groups go"
+            ));
+        }
     }
     for barrier in &analysis.coupling.barriers {
         let node = &analysis.graph.nodes[barrier.node];
@@ -390,6 +393,7 @@ fn make_plan(
             let reason = match &group.kept {
                 Some(reason) => Some(format!("{} (node {:?})", reason.text, reason.node)),
                 None if is_kept_by_user => Some("kept by --keep".to_owned()),
+                None if group.channels.len() == 1 => Some("all its indices live or die together".to_owned()),
                 None if removed.iter().all(|removed| !removed) => {
                     let unit = scored.grouping.components[group.component].unit;
                     Some(format!("the ratio takes no whole channel of every block of {unit}"))

@@ -71,7 +71,10 @@ pub fn rewrite(
         }
         let mut tensors = Vec::new();
         let mut inserted = Vec::new();
-        if let Some(op) = operator::find(&node.proto.domain, &node.proto.op_type) {
+        // What a barrier touches does not shrink, so that nothing of it has to be patched.
+        let is_barrier = coupling.barriers.iter().any(|barrier| barrier.node == node.id);
+        let op = operator::find(&node.proto.domain, &node.proto.op_type).filter(|_| !is_barrier);
+        if let Some(op) = op {
             let mut cx = PatchCx {
                 node,
                 graph,

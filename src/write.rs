@@ -4,6 +4,8 @@
 //! fields this version does not know, metadata, names and order survive. Weights are sliced while they stream to the
 //! file. Files are written beside their destination and renamed when complete.
 
+mod embed;
+
 mod message;
 
 mod slice;
@@ -45,6 +47,8 @@ pub enum NodeOut {
 
 /// An initializer of the output.
 #[derive(Clone, Debug)]
+// Few are new; a box for each would only burden their makers.
+#[allow(clippy::large_enum_variant)]
 pub enum InitializerOut {
     /// The initializer at this position of the file, untouched.
     Original(usize),
@@ -95,14 +99,15 @@ pub struct WriteReport {
 }
 
 /// A piece of the output file.
-pub(crate) enum Chunk {
+#[derive(Debug)]
+pub(crate) enum Chunk<'m> {
     /// Bytes of the original or new ones.
     Bytes(Bytes),
     /// A tensor that is sliced while it is written.
-    Sliced(slice::Sliced),
+    Sliced(slice::Sliced<'m>),
 }
 
-impl Chunk {
+impl Chunk<'_> {
     fn len(&self) -> u64 {
         match self {
             Chunk::Bytes(bytes) => bytes.len() as u64,
@@ -118,7 +123,7 @@ impl Chunk {
     }
 }
 
-fn total(chunks: &[Chunk]) -> u64 {
+fn total(chunks: &[Chunk<'_>]) -> u64 {
     chunks.iter().map(Chunk::len).sum()
 }
 
@@ -139,13 +144,17 @@ pub fn write(model: &Model, edits: &Edits, out: &Path) -> Result<WriteReport, Er
     refuse_overwriting_input(model, out)?;
     let is_external = |tensor: &TensorProto| tensor.data_location == DataLocation::External as i32;
     let mut uses_external = model.graph().initializer.iter().any(is_external);
-    let data_name = format!("{}.data", out.file_name().and_then(|name| name.to_str()).unwrap_or("model.onnx"));
+    let data_name = data_name(out);
     let mut external = uses_external.then(|| ExternalData::new(&data_name));
     let mut chunks = message::model_chunks(model, edits, external.as_mut())?;
     if !uses_external && total(&chunks) > PROTOBUF_LIMIT {
         uses_external = true;
         external = Some(ExternalData::new(&data_name));
         chunks = message::model_chunks(model, edits, external.as_mut())?;
+    }
+    if total(&chunks) > PROTOBUF_LIMIT {
+        let text = format!("expected a model file below 2 GiB, found {} bytes beside external data", total(&chunks));
+        return Err(Error::input(model.path(), text).hint("store large constants of nodes as initializers"));
     }
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let data_path = folder.join(&data_name);
@@ -271,13 +280,17 @@ impl Staged {
 /// See above; also an output that is a folder.
 pub fn check_destination(model: &Model, out: &Path) -> Result<(), Error> {
     refuse_overwriting_input(model, out)?;
-    let name = out.file_name().and_then(|name| name.to_str()).unwrap_or("model.onnx");
-    refuse_overwriting_input(model, &out.with_file_name(format!("{name}.data")))
+    refuse_overwriting_input(model, &out.with_file_name(data_name(out)))
+}
+
+/// The name of the file with the external data of `out`.
+fn data_name(out: &Path) -> String {
+    format!("{}.data", out.file_name().map_or("model.onnx".into(), std::ffi::OsStr::to_string_lossy))
 }
 
 fn refuse_overwriting_input(model: &Model, out: &Path) -> Result<(), Error> {
     let mut inputs = vec![model.path().to_owned()];
-    inputs.extend(model.external_files()?);
+    inputs.extend(model.external_files());
     for input in inputs {
         if is_same_file(&input, out) {
             return Err(Error::input(out, "the output would replace the input").hint("choose another output path"));
@@ -307,19 +320,19 @@ fn is_same_file(a: &Path, b: &Path) -> bool {
 }
 
 /// The external data file under construction.
-pub(crate) struct ExternalData {
+pub(crate) struct ExternalData<'m> {
     location: String,
-    tensors: Vec<(u64, Chunk)>,
+    tensors: Vec<(u64, Chunk<'m>)>,
     end: u64,
 }
 
-impl ExternalData {
+impl<'m> ExternalData<'m> {
     fn new(location: &str) -> Self {
         Self { location: location.to_owned(), tensors: Vec::new(), end: 0 }
     }
 
     /// Adds a tensor; returns location, offset and length.
-    fn add(&mut self, chunk: Chunk) -> (String, u64, u64) {
+    fn add(&mut self, chunk: Chunk<'m>) -> (String, u64, u64) {
         let offset = self.end.next_multiple_of(EXTERNAL_ALIGNMENT);
         let length = chunk.len();
         self.end = offset + length;
@@ -356,7 +369,7 @@ pub fn constant_slice(
         name: tensor.name.clone(),
         doc_string: tensor.doc_string.clone(),
         data_type: tensor.data_type,
-        dims: sliced.dims(),
+        dims: sliced.dims().to_vec(),
         raw_data: raw.into(),
         ..TensorProto::default()
     })

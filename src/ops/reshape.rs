@@ -94,7 +94,9 @@ pub(super) fn patch_target(cx: &mut PatchCx<'_>, slot: usize) -> Result<(), Rule
             (Some(_), _) | (_, None) => None,
             (None, Some(expected)) => {
                 let found = computed.as_ref().and_then(|computed| computed.get(axis));
-                if found.is_some_and(|found| found != expected) && cx.output_shrinks(0, axis) {
+                // Only where the pieces of the axis spell its size as the shape chain does can the two be compared.
+                let is_comparable = cx.whole_output_dim(0, axis).as_ref() == Some(size);
+                if is_comparable && found.is_some_and(|found| found != expected) {
                     unsettled.push(axis);
                 }
                 None

@@ -37,8 +37,8 @@ impl Operator for Transpose {
         let shape = cx.shape(0)?;
         let perm = permutation(node, shape.len())?;
         let input = cx.input(0)?;
-        // Elements keep their order where at most one axis is longer than one.
-        let known = input.known.clone().filter(|_| shape.iter().filter(|size| !size.is(1)).count() <= 1);
+        let sizes = crate::fact::static_shape(&shape);
+        let known = input.known.as_ref().zip(sizes).and_then(|(known, sizes)| crate::fact::permute(known, &sizes, &perm));
         let fact = Fact::new(input.dtype, perm.iter().map(|axis| shape[*axis].clone()).collect()).with_known(known);
         cx.set(0, fact);
         Ok(())

@@ -81,6 +81,12 @@ impl PatchCx<'_> {
         Some(self.kept.axis_size(self.output_axis(slot, axis)?))
     }
 
+    /// Size of an axis of output `slot` before the cut as the product of its pieces.
+    pub fn whole_output_dim(&self, slot: usize, axis: usize) -> Option<Dim> {
+        let pieces = self.output_axis(slot, axis)?;
+        Some(pieces.iter().fold(Dim::from(1), |size, piece| &size * &piece.size()))
+    }
+
     /// Whether an axis of input `slot` loses indices.
     pub fn input_shrinks(&self, slot: usize, axis: usize) -> bool {
         self.input_axis(slot, axis).is_some_and(|axis| self.kept.shrinks(&axis))

@@ -9,7 +9,8 @@ use crate::macs::{Sizes, sizes_for};
 use crate::pipeline::Analysis;
 use crate::random_inputs::{InputDim, InputSpec, draw};
 
-/// Two sets of sizes for the symbolic dimensions; one where there are none.
+/// Sets of sizes for the symbolic dimensions to try in turn; one where there are none. The first two are meant, the
+/// others stand in for them where a network refuses them: some declare a symbolic batch, yet run at one only.
 pub fn size_variants(analysis: &Analysis<'_>, given: &Sizes) -> Vec<Sizes> {
     let mut names = BTreeSet::new();
     for input in &analysis.graph.inputs {
@@ -17,15 +18,21 @@ pub fn size_variants(analysis: &Analysis<'_>, given: &Sizes) -> Vec<Sizes> {
         shape.into_iter().flatten().for_each(|dim| dim.symbols(&mut names));
     }
     let all = sizes_for(&analysis.facts, given);
-    let first: Sizes = all.into_iter().filter(|(name, _)| names.contains(name)).collect();
-    let mut second = first.clone();
-    for (name, size) in &mut second {
-        if !given.contains_key(name) {
-            // An odd batch and twice the other sizes: what a fixed size would betray.
-            *size = if *size == 1 { 3 } else { *size * 2 };
+    let base: Sizes = all.into_iter().filter(|(name, _)| names.contains(name)).collect();
+    // A batch of one or several, and other sizes once or twice as large: what a fixed size would betray.
+    let mut variants: Vec<Sizes> = Vec::new();
+    for (batch, factor) in [(1, 1), (3, 2), (2, 1), (2, 2), (4, 1)] {
+        let mut sizes = base.clone();
+        for (name, size) in sizes.iter_mut().filter(|(name, _)| !given.contains_key(*name)) {
+            let is_batch = *size == 1;
+            *size = if is_batch { batch } else { *size * factor };
+            debug_assert!(names.contains(name));
+        }
+        if !variants.contains(&sizes) {
+            variants.push(sizes);
         }
     }
-    if first == second { vec![first] } else { vec![first, second] }
+    variants
 }
 
 /// Draws every input of the graph at the given sizes.

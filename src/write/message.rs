@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use prost::Message;
+use prost::Message as _;
 
+use super::embed::{Message, embedded};
 use super::slice::Sliced;
 use super::wire::{Field, delimited, fields, header, text, varint};
 use super::{Chunk, DimOut, EXTERNAL_MINIMUM, Edits, ExternalData, InitializerOut, NodeOut, total};
 use crate::error::Error;
 use crate::load::Model;
-use crate::onnx::{DataLocation, StringStringEntryProto, TensorProto};
+use crate::onnx::{AttributeProto, DataLocation, DataType, StringStringEntryProto, TensorProto};
 
 /// Field numbers of `proto/onnx.proto`.
 mod number {
@@ -22,6 +23,7 @@ mod number {
     pub(super) const GRAPH_INITIALIZER: u32 = 5;
     pub(super) const GRAPH_INPUT: u32 = 11;
     pub(super) const GRAPH_VALUE_INFO: u32 = 13;
+    pub(super) const GRAPH_SPARSE_INITIALIZER: u32 = 15;
     pub(super) const NODE_INPUT: u32 = 1;
     pub(super) const NODE_ATTRIBUTE: u32 = 5;
     pub(super) const TENSOR_DIMS: u32 = 1;
@@ -33,33 +35,31 @@ mod number {
     pub(super) const TENSOR_TYPED: [u32; 5] = [4, 5, 7, 10, 11];
 }
 
-fn push(chunks: &mut Vec<Chunk>, bytes: Bytes) {
+fn push(chunks: &mut Vec<Chunk<'_>>, bytes: Bytes) {
     chunks.push(Chunk::Bytes(bytes));
 }
 
 /// All chunks of the output model.
 ///
 /// # Errors
-/// A tensor that can't be read or sliced.
-pub(super) fn model_chunks(
-    model: &Model,
-    edits: &Edits,
-    mut external: Option<&mut ExternalData>,
-) -> Result<Vec<Chunk>, Error> {
+/// A tensor that can't be read or sliced, a position that the model does not have.
+pub(super) fn model_chunks<'m>(
+    model: &'m Model,
+    edits: &'m Edits,
+    mut external: Option<&mut ExternalData<'m>>,
+) -> Result<Vec<Chunk<'m>>, Error> {
     let mut chunks = Vec::new();
-    let mut imports = 0;
-    let mut wrote_graph = false;
-    for field in fields(model.bytes()) {
+    let all = fields(model.bytes());
+    let count = |tag: u32| all.iter().filter(|field| field.tag == tag).count();
+    // Decoders merge a graph that comes in parts; positions in the parts would be ambiguous.
+    let parts = count(number::MODEL_GRAPH);
+    if parts != 1 {
+        let text = format!("expected one graph in the file, found {parts} parts of one");
+        return Err(Error::input(model.path(), text).hint("load and save the model with the onnx package first"));
+    }
+    for field in &all {
         match field.tag {
-            number::MODEL_OPSET_IMPORT => {
-                imports += 1;
-                push(&mut chunks, field.whole);
-            }
             number::MODEL_GRAPH => {
-                // Decoders merge a graph that comes in two parts; positions in the parts would be ambiguous.
-                if std::mem::replace(&mut wrote_graph, true) {
-                    return Err(Error::input(model.path(), "expected one graph, found two"));
-                }
                 let graph = graph_chunks(model, edits, &field.payload, external.as_deref_mut())?;
                 push(&mut chunks, header(field.tag, total(&graph)));
                 chunks.extend(graph);
@@ -67,15 +67,15 @@ pub(super) fn model_chunks(
             number::MODEL_METADATA => {
                 let key = text(&field.payload, 1).unwrap_or_default();
                 if edits.metadata.iter().all(|(name, _)| *name != key) {
-                    push(&mut chunks, field.whole);
+                    push(&mut chunks, field.whole.clone());
                 }
             }
             number::MODEL_FUNCTIONS if model.is_inlined() => {}
-            _ => push(&mut chunks, field.whole),
+            _ => push(&mut chunks, field.whole.clone()),
         }
     }
-    // Inlined functions may use domains that the model itself did not.
-    for import in model.proto().opset_import.iter().skip(imports) {
+    // Inlined functions bring the operator sets that their nodes are written for.
+    for import in model.proto().opset_import.iter().skip(count(number::MODEL_OPSET_IMPORT)) {
         push(&mut chunks, delimited(number::MODEL_OPSET_IMPORT, &import.encode_to_vec()));
     }
     for (key, value) in &edits.metadata {
@@ -85,19 +85,13 @@ pub(super) fn model_chunks(
     Ok(chunks)
 }
 
-fn graph_chunks(
-    model: &Model,
-    edits: &Edits,
+fn graph_chunks<'m>(
+    model: &'m Model,
+    edits: &'m Edits,
     graph: &Bytes,
-    mut external: Option<&mut ExternalData>,
-) -> Result<Vec<Chunk>, Error> {
+    mut external: Option<&mut ExternalData<'m>>,
+) -> Result<Vec<Chunk<'m>>, Error> {
     let all = fields(graph);
-    let inlined = if model.is_inlined() { encoded_nodes(model) } else { Vec::new() };
-    let nodes: Vec<&Field> = if model.is_inlined() {
-        inlined.iter().collect()
-    } else {
-        all.iter().filter(|field| field.tag == number::GRAPH_NODE).collect()
-    };
     let tensors: Vec<&Field> = all.iter().filter(|field| field.tag == number::GRAPH_INITIALIZER).collect();
     let mut chunks = Vec::new();
     let mut wrote_nodes = false;
@@ -106,13 +100,17 @@ fn graph_chunks(
         match field.tag {
             number::GRAPH_NODE => {
                 if !std::mem::replace(&mut wrote_nodes, true) {
-                    write_nodes(&mut chunks, edits, &nodes);
+                    let nodes: Vec<&Field> = all.iter().filter(|field| field.tag == number::GRAPH_NODE).collect();
+                    write_nodes(&mut chunks, model, edits, &nodes)?;
                 }
             }
             number::GRAPH_INITIALIZER => {
                 if !std::mem::replace(&mut wrote_tensors, true) {
                     write_tensors(&mut chunks, model, edits, &tensors, external.as_deref_mut())?;
                 }
+            }
+            number::GRAPH_SPARSE_INITIALIZER => {
+                push(&mut chunks, delimited(field.tag, &embedded(model, Message::Sparse, &field.payload)?));
             }
             number::GRAPH_VALUE_INFO | number::GRAPH_INPUT => {
                 let name = text(&field.payload, 1).unwrap_or_default();
@@ -130,93 +128,98 @@ fn graph_chunks(
     Ok(chunks)
 }
 
-/// The nodes of a model whose functions were inlined: they stand in no file.
-fn encoded_nodes(model: &Model) -> Vec<Field> {
-    let field = |node: &crate::onnx::NodeProto| {
-        let payload = Bytes::from(node.encode_to_vec());
-        Field { tag: number::GRAPH_NODE, whole: delimited(number::GRAPH_NODE, &payload), payload }
-    };
-    model.graph().node.iter().map(field).collect()
-}
-
-fn write_nodes(chunks: &mut Vec<Chunk>, edits: &Edits, nodes: &[&Field]) {
-    for node in &edits.nodes {
-        match node {
-            NodeOut::Original(index) => {
-                if let Some(field) = nodes.get(*index) {
-                    push(chunks, field.whole.clone());
-                }
-            }
-            NodeOut::New(proto) => push(chunks, delimited(number::GRAPH_NODE, &proto.encode_to_vec())),
-            NodeOut::Patched { index, inputs, attributes, removed_attributes } => {
-                let Some(field) = nodes.get(*index) else { continue };
-                let mut bytes = Vec::new();
-                let mut wrote_inputs = false;
-                let mut open: BTreeMap<&str, &crate::onnx::AttributeProto> =
-                    attributes.iter().map(|attribute| (attribute.name.as_str(), attribute)).collect();
-                for part in fields(&field.payload) {
-                    match part.tag {
-                        number::NODE_INPUT => {
-                            if !std::mem::replace(&mut wrote_inputs, true) {
-                                inputs.iter().for_each(|name| {
-                                    bytes.extend_from_slice(&delimited(number::NODE_INPUT, name.as_bytes()));
-                                });
-                            }
-                        }
-                        number::NODE_ATTRIBUTE => {
-                            let name = text(&part.payload, 1).unwrap_or_default();
-                            if let Some(attribute) = open.remove(name.as_str()) {
-                                let encoded = attribute.encode_to_vec();
-                                bytes.extend_from_slice(&delimited(number::NODE_ATTRIBUTE, &encoded));
-                            } else if !removed_attributes.contains(&name) {
-                                bytes.extend_from_slice(&part.whole);
-                            }
-                        }
-                        _ => bytes.extend_from_slice(&part.whole),
-                    }
-                }
-                if !wrote_inputs {
-                    for name in inputs {
-                        bytes.extend_from_slice(&delimited(number::NODE_INPUT, name.as_bytes()));
-                    }
-                }
-                for attribute in open.into_values() {
-                    bytes.extend_from_slice(&delimited(number::NODE_ATTRIBUTE, &attribute.encode_to_vec()));
-                }
-                push(chunks, delimited(number::GRAPH_NODE, &bytes));
-            }
-        }
-    }
-}
-
-fn write_tensors(
-    chunks: &mut Vec<Chunk>,
+fn write_nodes(
+    chunks: &mut Vec<Chunk<'_>>,
     model: &Model,
     edits: &Edits,
-    tensors: &[&Field],
-    mut external: Option<&mut ExternalData>,
+    nodes: &[&Field],
 ) -> Result<(), Error> {
+    // Where functions were inlined, the nodes of the file are not those of the model.
+    let original = |index: usize| -> Result<Bytes, Error> {
+        let node = model.graph().node.get(index);
+        let node = node.ok_or_else(|| missing(model, "node", index, model.graph().node.len()))?;
+        let message = match nodes.get(index) {
+            Some(field) if !model.is_inlined() => field.payload.clone(),
+            _ => node.encode_to_vec().into(),
+        };
+        embedded(model, Message::Node, &message)
+    };
+    for node in &edits.nodes {
+        let message = match node {
+            NodeOut::Original(index) => original(*index)?,
+            NodeOut::New(proto) => embedded(model, Message::Node, &proto.encode_to_vec().into())?,
+            NodeOut::Patched { index, inputs, attributes, removed_attributes } => {
+                patch_node(&original(*index)?, inputs, attributes, removed_attributes)
+            }
+        };
+        push(chunks, header(number::GRAPH_NODE, message.len() as u64));
+        push(chunks, message);
+    }
+    Ok(())
+}
+
+/// A node message with other inputs and attributes, each at the place of the old ones.
+fn patch_node(message: &Bytes, inputs: &[String], attributes: &[AttributeProto], removed: &[String]) -> Bytes {
+    let mut bytes = Vec::with_capacity(message.len());
+    let mut inputs = Some(inputs);
+    let write_inputs = |inputs: &[String], bytes: &mut Vec<u8>| {
+        inputs.iter().for_each(|name| bytes.extend_from_slice(&delimited(number::NODE_INPUT, name.as_bytes())));
+    };
+    let mut open: BTreeMap<&str, &AttributeProto> =
+        attributes.iter().map(|attribute| (attribute.name.as_str(), attribute)).collect();
+    for part in fields(message) {
+        match part.tag {
+            number::NODE_INPUT => write_inputs(inputs.take().unwrap_or_default(), &mut bytes),
+            number::NODE_ATTRIBUTE => {
+                let name = text(&part.payload, 1).unwrap_or_default();
+                if let Some(attribute) = open.remove(name.as_str()) {
+                    bytes.extend_from_slice(&delimited(number::NODE_ATTRIBUTE, &attribute.encode_to_vec()));
+                } else if !removed.contains(&name) {
+                    bytes.extend_from_slice(&part.whole);
+                }
+            }
+            _ => bytes.extend_from_slice(&part.whole),
+        }
+    }
+    // A node that had no inputs.
+    write_inputs(inputs.unwrap_or_default(), &mut bytes);
+    for attribute in open.into_values() {
+        bytes.extend_from_slice(&delimited(number::NODE_ATTRIBUTE, &attribute.encode_to_vec()));
+    }
+    bytes.into()
+}
+
+fn missing(model: &Model, what: &str, index: usize, count: usize) -> Error {
+    Error::input(model.path(), format!("expected a {what} below position {count}, found {index}"))
+}
+
+fn write_tensors<'m>(
+    chunks: &mut Vec<Chunk<'m>>,
+    model: &'m Model,
+    edits: &'m Edits,
+    tensors: &[&Field],
+    mut external: Option<&mut ExternalData<'m>>,
+) -> Result<(), Error> {
+    let original = |index: usize| -> Result<(&Field, &'m TensorProto), Error> {
+        let found = tensors.get(index).copied().zip(model.graph().initializer.get(index));
+        found.ok_or_else(|| missing(model, "initializer", index, tensors.len()))
+    };
     for initializer in &edits.initializers {
         let parts = match initializer {
             InitializerOut::New(tensor) => {
-                push(chunks, delimited(number::GRAPH_INITIALIZER, &tensor.encode_to_vec()));
-                continue;
+                let message = tensor.encode_to_vec().into();
+                tensor_chunks(model, tensor, &message, &tensor.name, &[], external.as_deref_mut())?
             }
             InitializerOut::Original(index) => {
-                let (Some(field), Some(tensor)) = (tensors.get(*index), model.graph().initializer.get(*index)) else {
-                    continue;
-                };
-                let moves = external.is_some() && tensor.element_type().byte_size().is_some();
-                if !moves {
+                let (field, tensor) = original(*index)?;
+                if external.is_none() || tensor.element_type() == DataType::String {
                     push(chunks, field.whole.clone());
                     continue;
                 }
                 tensor_chunks(model, tensor, &field.payload, &tensor.name, &[], external.as_deref_mut())?
             }
             InitializerOut::Sliced { index, name, axes } => {
-                let (Some(field), Some(tensor)) = (tensors.get(*index), model.graph().initializer.get(*index)) else {
-                    continue;
-                };
+                let (field, tensor) = original(*index)?;
                 tensor_chunks(model, tensor, &field.payload, name, axes, external.as_deref_mut())?
             }
         };
@@ -227,18 +230,18 @@ fn write_tensors(
 }
 
 /// A tensor message with other sizes and elements; all fields that do not hold those are copied.
-fn tensor_chunks(
-    model: &Model,
-    tensor: &TensorProto,
+pub(super) fn tensor_chunks<'m>(
+    model: &'m Model,
+    tensor: &'m TensorProto,
     message: &Bytes,
     name: &str,
     axes: &[(usize, Vec<usize>)],
-    external: Option<&mut ExternalData>,
-) -> Result<Vec<Chunk>, Error> {
+    external: Option<&mut ExternalData<'m>>,
+) -> Result<Vec<Chunk<'m>>, Error> {
     let sliced = Sliced::new(model, tensor, axes)?;
     let mut chunks = Vec::new();
     for size in sliced.dims() {
-        push(&mut chunks, varint(number::TENSOR_DIMS, size));
+        push(&mut chunks, varint(number::TENSOR_DIMS, *size));
     }
     for field in fields(message) {
         match field.tag {
@@ -247,7 +250,9 @@ fn tensor_chunks(
             | number::TENSOR_EXTERNAL_DATA
             | number::TENSOR_DATA_LOCATION => {}
             tag if number::TENSOR_TYPED.contains(&tag) => {}
-            number::TENSOR_NAME => push(&mut chunks, delimited(number::TENSOR_NAME, name.as_bytes())),
+            number::TENSOR_NAME if name != tensor.name => {
+                push(&mut chunks, delimited(number::TENSOR_NAME, name.as_bytes()));
+            }
             _ => push(&mut chunks, field.whole),
         }
     }

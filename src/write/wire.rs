@@ -23,37 +23,17 @@ pub(super) fn fields(message: &Bytes) -> Vec<Field> {
         let start = message.len() - rest.len();
         let Ok((tag, wire_type)) = decode_key(&mut rest) else { break };
         let mut payload = Bytes::new();
-        let length = match wire_type {
-            WireType::Varint => {
-                if decode_varint(&mut rest).is_err() {
-                    break;
-                }
-                0
+        if wire_type == WireType::LengthDelimited {
+            let Some(length) = decode_varint(&mut rest).ok().and_then(|length| usize::try_from(length).ok()) else {
+                break;
+            };
+            if length > rest.len() {
+                break;
             }
-            WireType::SixtyFourBit => 8,
-            WireType::ThirtyTwoBit => 4,
-            WireType::LengthDelimited => {
-                let Ok(length) = decode_varint(&mut rest) else { break };
-                let Ok(length) = usize::try_from(length) else { break };
-                if length > rest.len() {
-                    break;
-                }
-                payload = rest.slice(..length);
-                length
-            }
-            // ONNX never had groups, but a decoder accepts unknown fields of any kind, and they must survive.
-            WireType::StartGroup => {
-                if skip_field(wire_type, tag, &mut rest, DecodeContext::default()).is_err() {
-                    break;
-                }
-                0
-            }
-            WireType::EndGroup => break,
-        };
-        if length > rest.len() {
+            payload = rest.split_to(length);
+        } else if skip_field(wire_type, tag, &mut rest, DecodeContext::default()).is_err() {
             break;
         }
-        rest.advance(length);
         let end = message.len() - rest.len();
         result.push(Field { tag, whole: message.slice(start..end), payload });
     }
@@ -70,7 +50,9 @@ pub(super) fn header(tag: u32, length: u64) -> Bytes {
 
 /// A length-delimited field.
 pub(super) fn delimited(tag: u32, payload: &[u8]) -> Bytes {
-    let mut bytes = header(tag, payload.len() as u64).to_vec();
+    let mut bytes = Vec::with_capacity(payload.len() + 12);
+    encode_key(tag, WireType::LengthDelimited, &mut bytes);
+    encode_varint(payload.len() as u64, &mut bytes);
     bytes.extend_from_slice(payload);
     bytes.into()
 }
@@ -83,8 +65,39 @@ pub(super) fn varint(tag: u32, value: i64) -> Bytes {
     bytes.into()
 }
 
-/// The payload of the last length-delimited field `tag` as text; of a repeated scalar field, the last one counts.
+/// The payload of the last length-delimited field `tag` as text: a repeated single field counts by its last value.
 pub(super) fn text(message: &Bytes, tag: u32) -> Option<String> {
     let field = fields(message).into_iter().rfind(|field| field.tag == tag)?;
     String::from_utf8(field.payload.to_vec()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn every_kind_of_field_is_walked_over_whole() {
+        // Field 30, whose key takes two bytes, as a group that holds a number.
+        let group = vec![0xf3, 0x01, 0x08, 5, 0xf4, 0x01];
+        let parts: Vec<Vec<u8>> = vec![
+            varint(3, -1).to_vec(),
+            delimited(8, b"name").to_vec(),
+            [[0x29].as_slice(), &[0; 8]].concat(),
+            [[0x2d].as_slice(), &[0; 4]].concat(),
+            group,
+            delimited(9, b"").to_vec(),
+        ];
+        let message = Bytes::from(parts.concat());
+        let found: Vec<Vec<u8>> = fields(&message).iter().map(|field| field.whole.to_vec()).collect();
+        assert_eq!(found, parts);
+        assert_eq!(text(&message, 8).unwrap(), "name");
+    }
+
+    #[test]
+    fn a_broken_message_ends_the_list() {
+        assert_eq!(fields(&Bytes::from_static(&[0x0a, 5, 1])).len(), 0);
+        assert_eq!(fields(&Bytes::from_static(&[0x08, 1, 0x0a])).len(), 1);
+    }
 }

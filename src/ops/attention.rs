@@ -1,0 +1,170 @@
+//! # Attention
+//! `Y = softmax(scale * Q K^T + mask) V` per head; Q, K and V are `[B, heads, L, D]` or `[B, L, heads * D]`.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Attention.html>. Opsets 23 and later.
+//!
+//! Coupling: heads of Q, K, V and Y are one axis (with fewer heads in K and V, all stay); D of Q and K is one, D of V and
+//! Y is one. A scale that is implied by D is written out where D shrinks.
+
+use crate::couple::CoupleCx;
+use crate::couple::layout::{Axis, Layout};
+use crate::couple::space::axis_size;
+use crate::dim::Dim;
+use crate::fact::Fact;
+use crate::graph::Node;
+use crate::macs::MacsCx;
+use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
+use crate::rewrite::PatchCx;
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&Attention];
+
+struct Attention;
+
+/// Heads of the queries and of keys and values, where the inputs have three axes.
+fn head_counts(node: &Node) -> (i64, i64) {
+    (node.int("q_num_heads", 1).max(1), node.int("kv_num_heads", 1).max(1))
+}
+
+impl Operator for Attention {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("Attention")] }
+    }
+
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (q, v) = (cx.shape(0)?, cx.shape(2)?);
+        let mut shape = q.clone();
+        match (q.len(), v.len()) {
+            (4, 4) => shape[3] = v[3].clone(),
+            (3, 3) => {
+                let (heads, kv_heads) = head_counts(node);
+                let each = v[2].div_exact(&Dim::from(kv_heads)).unwrap_or_else(|| cx.fresh());
+                shape[2] = &each * &Dim::from(heads);
+            }
+            (a, b) => return Err(RuleError::invalid(format!("Q and V have ranks {a} and {b}"))),
+        }
+        let dtype = cx.input(0)?.dtype;
+        cx.set(0, Fact::new(dtype, shape));
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        if (4..6).any(|slot| cx.has(slot)) || (1..4).any(|slot| node.output(slot).is_some()) {
+            return Err(RuleError::unsupported("keys and values of earlier steps are not supported"));
+        }
+        if cx.has(3) {
+            let mask = cx.separated(3)?;
+            mask.axes.iter().for_each(|axis| cx.keep(axis, "is an axis of an attention mask"));
+        }
+        let (q, k, v) = (cx.separated(0)?.axes, cx.separated(1)?.axes, cx.separated(2)?.axes);
+        let batch = cx.tie(&q[0], &k[0]);
+        let batch = cx.tie(&batch, &v[0]);
+        if let ([_, q_heads, length, q_dims], [_, k_heads, _, k_dims], [_, v_heads, _, v_dims]) =
+            (q.as_slice(), k.as_slice(), v.as_slice())
+        {
+            let heads = tie_heads(cx, q_heads, k_heads, v_heads, v_dims);
+            cx.tie(q_dims, k_dims);
+            cx.set(0, Layout { axes: vec![batch, heads, length.clone(), v_dims.clone()] });
+            return Ok(());
+        }
+        let (heads, kv_heads) = head_counts(node);
+        let (q_heads, q_dims) = divide(cx, &q[2], heads)?;
+        let (k_heads, k_dims) = divide(cx, &k[2], kv_heads)?;
+        let (v_heads, v_dims) = divide(cx, &v[2], kv_heads)?;
+        let out_heads = tie_heads(cx, &q_heads, &k_heads, &v_heads, &v_dims);
+        cx.tie(&q_dims, &k_dims);
+        // The output's axis is the product of heads and the dimensions of V.
+        let out: Axis = out_heads.into_iter().chain(v_dims).collect();
+        cx.set(0, Layout { axes: vec![batch, q[1].clone(), out] });
+        Ok(())
+    }
+
+    fn macs(&self, node: &Node, cx: &MacsCx<'_>) -> f64 {
+        let (Some(q), Some(k), Some(v)) = (cx.input(0), cx.input(1), cx.input(2)) else { return 0.0 };
+        match (q, k, v) {
+            ([b, heads, l, d], [_, _, s, _], [_, _, _, e]) => (b * heads * l * s) as f64 * (d + e) as f64,
+            ([b, l, hd], [_, s, _], [_, _, he]) => {
+                let (heads, kv_heads) = head_counts(node);
+                (b * l * s) as f64 * (hd + he * heads / kv_heads) as f64
+            }
+            _ => 0.0,
+        }
+    }
+
+    fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        let (heads, kv_heads) = head_counts(node);
+        let is_flat = cx.rank(0) == 3;
+        let old_dims = if is_flat { cx.old_size(0, 2).map(|size| size / heads) } else { cx.old_size(0, 3) };
+        let mut new_heads = heads;
+        if is_flat {
+            if let Some(count) = cx.norm_group_count(0, 2, heads) {
+                new_heads = count;
+                cx.set_int("q_num_heads", count);
+            }
+            if let Some(count) = cx.norm_group_count(1, 2, kv_heads) {
+                cx.set_int("kv_num_heads", count);
+            }
+        }
+        let new_dims = if is_flat { cx.new_size(0, 2).map(|size| size / new_heads.max(1)) } else { cx.new_size(0, 3) };
+        if let (Some(old), Some(new)) = (old_dims, new_dims)
+            && old != new
+            && node.proto.float("scale").is_none()
+        {
+            cx.set_float("scale", 1.0 / (old as f32).sqrt());
+        }
+        Ok(())
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        // Zeros in Q and K leave the scores of the kept dimensions; the scale follows from the original size.
+        let replaced = [(0, cx.zeroed(0)), (1, cx.zeroed(1)), (2, cx.zeroed(2))];
+        cx.emit(&replaced);
+        let rank = cx.rank(0)?;
+        let mut out = None;
+        if let Some(mask) = cx.mask(2) {
+            // Keys and values pass through the sum over positions.
+            out = Some(cx.reduce("ReduceMax", &mask, &[if rank == 4 { 2 } else { 1 }]));
+        }
+        if let (4, Some(mask)) = (rank, cx.mask(0)) {
+            let rows = cx.reduce("ReduceMax", &mask, &[3]);
+            out = Some(match out {
+                None => rows,
+                Some(columns) => cx.add("Mul", &[&rows, &columns], vec![]),
+            });
+        }
+        if let Some(mask) = out {
+            cx.set_mask(0, mask);
+        }
+        Ok(())
+    }
+}
+
+/// Ties the heads of Q, K and V. Where K and V have fewer, heads stay, and so do the dimensions of V.
+fn tie_heads(cx: &mut CoupleCx<'_>, q: &Axis, k: &Axis, v: &Axis, v_dims: &Axis) -> Axis {
+    if axis_size(q) == axis_size(k) && axis_size(k) == axis_size(v) {
+        let heads = cx.tie(q, k);
+        return cx.tie(&heads, v);
+    }
+    for axis in [q, k, v, v_dims] {
+        cx.keep(axis, "belongs to heads that share keys and values");
+    }
+    q.clone()
+}
+
+/// The heads and dimensions of an axis `[heads * D]`.
+fn divide(cx: &mut CoupleCx<'_>, axis: &Axis, heads: i64) -> Result<(Axis, Axis), RuleError> {
+    let heads = usize::try_from(heads).unwrap_or(1);
+    let size = axis_size(axis).ok_or(RuleError::UnknownShape)?;
+    if !size.is_multiple_of(heads) {
+        return Err(RuleError::invalid(format!("{size} channels can't be divided among {heads} heads")));
+    }
+    match cx.single(axis) {
+        Some(space) => {
+            let mut digits = cx.digits(space, &[heads, size / heads], None).into_iter();
+            Ok((digits.next().unwrap_or_default(), digits.next().unwrap_or_default()))
+        }
+        None => {
+            let fixed = |size: usize| crate::couple::layout::fixed_axis(&Dim::from(size as i64));
+            Ok((fixed(heads), fixed(size / heads)))
+        }
+    }
+}

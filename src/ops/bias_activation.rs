@@ -1,0 +1,38 @@
+//! # Fused activations of ONNX Runtime
+//! BiasGelu, FastGelu, Gelu and BiasAdd: an elementwise function of a sum.
+//! Spec: ONNX Runtime's contrib operators, domain com.microsoft.
+//!
+//! Coupling: the bias broadcasts to X (and to the skip connection of BiasAdd).
+
+use crate::couple::CoupleCx;
+use crate::graph::Node;
+use crate::operator::{InferCx, OpType, Operator, RuleError, microsoft};
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&BiasActivation];
+
+struct BiasActivation;
+
+impl Operator for BiasActivation {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[microsoft("BiasGelu"), microsoft("FastGelu"), microsoft("Gelu"), microsoft("BiasAdd")] }
+    }
+
+    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
+        cx.set_shape(0, dtype, shape);
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let slots: Vec<usize> = (0..node.inputs.len()).collect();
+        let layout = cx.broadcast(&slots)?;
+        cx.set(0, layout);
+        Ok(())
+    }
+
+    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        let slots: Vec<usize> = (0..node.inputs.len()).collect();
+        cx.elementwise(&slots)
+    }
+}

@@ -1,0 +1,86 @@
+//! # GatherND, GatherElements, ScatterND and ScatterElements
+//! Read or write slices and elements at indices.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__GatherND.html>. All opsets.
+//!
+//! Coupling: axes that are indexed stay; the axes of whole slices that GatherND and ScatterND move pass through.
+
+use crate::couple::CoupleCx;
+use crate::couple::layout::Layout;
+use crate::dim::Dim;
+use crate::fact::Fact;
+use crate::graph::Node;
+use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&GatherNd];
+
+struct GatherNd;
+
+/// The number of axes that an index tuple names.
+fn tuple(shape: &[Dim]) -> Result<usize, RuleError> {
+    let size = shape.last().and_then(Dim::as_const).ok_or(RuleError::UnknownShape)?;
+    usize::try_from(size).map_err(|_| RuleError::UnknownShape)
+}
+
+fn batch_dims(node: &Node) -> usize {
+    usize::try_from(node.int("batch_dims", 0)).unwrap_or(0)
+}
+
+impl Operator for GatherNd {
+    fn op_types(&self) -> &'static [OpType] {
+        const {
+            &[onnx("GatherND"), onnx("GatherElements"), onnx("ScatterND"), onnx("ScatterElements"), onnx("Scatter")]
+        }
+    }
+
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (data, indices) = (cx.shape(0)?, cx.shape(1)?);
+        let dtype = cx.input(0)?.dtype;
+        let shape = match node.proto.op_type.as_str() {
+            "GatherND" => {
+                let first = batch_dims(node) + tuple(&indices)?;
+                let rest = data.get(first..).ok_or_else(|| RuleError::invalid("an index names more axes than there are"))?;
+                [&indices[..indices.len() - 1], rest].concat()
+            }
+            "GatherElements" => indices,
+            _ => data,
+        };
+        cx.set(0, Fact::new(dtype, shape));
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let op_type = node.proto.op_type.as_str();
+        if !matches!(op_type, "GatherND" | "ScatterND") {
+            cx.keep_inputs("is read or written element by element");
+            return cx.set_fixed(0);
+        }
+        let data = cx.separated(0)?;
+        let indices = cx.fact(1).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)?;
+        let first = batch_dims(node) + tuple(&indices)?;
+        let rest = data.axes.get(first..).ok_or(RuleError::UnknownShape)?;
+        data.axes[..first].iter().for_each(|axis| cx.keep(axis, "is indexed"));
+        if op_type == "GatherND" {
+            let leading = Layout::fixed(&indices[..indices.len() - 1]).axes;
+            cx.set(0, Layout { axes: [&leading[..], rest].concat() });
+            return Ok(());
+        }
+        let updates = cx.separated(2)?;
+        for (axis, update) in rest.iter().rev().zip(updates.axes.iter().rev()) {
+            cx.tie(axis, update);
+        }
+        let others = updates.rank().saturating_sub(rest.len());
+        updates.axes[..others].iter().for_each(|axis| cx.keep(axis, "is written at indices"));
+        cx.set(0, data);
+        Ok(())
+    }
+
+    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        if node.proto.op_type.starts_with("Gather") {
+            cx.moves(&[0]);
+        } else {
+            cx.moves(&[0, 2]);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! # Operators that make indices
+//! ArgMax, ArgMin, NonZero, OneHot, TopK and EyeLike: their results count places, so that nothing they read may shrink.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__ArgMax.html>. All opsets.
+//!
+//! Coupling: every input stays.
+
+use crate::couple::CoupleCx;
+use crate::dim::Dim;
+use crate::fact::Fact;
+use crate::graph::Node;
+use crate::onnx::DataType;
+use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&Indices];
+
+struct Indices;
+
+impl Operator for Indices {
+    fn op_types(&self) -> &'static [OpType] {
+        const {
+            &[onnx("ArgMax"), onnx("ArgMin"), onnx("NonZero"), onnx("OneHot"), onnx("TopK"), onnx("EyeLike")]
+        }
+    }
+
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let mut shape = cx.shape(0)?;
+        let dtype = cx.input(0)?.dtype;
+        match node.proto.op_type.as_str() {
+            "NonZero" => {
+                let count = cx.fresh();
+                cx.set_shape(0, DataType::Int64, vec![Dim::from(shape.len() as i64), count]);
+            }
+            "OneHot" => {
+                let axis = axis_index(node.int("axis", -1), shape.len() + 1)?;
+                let depth = cx.ints(1).and_then(|depth| depth.first().cloned());
+                let depth = depth.unwrap_or_else(|| cx.fresh());
+                shape.insert(axis, depth);
+                let dtype = cx.optional(2).map_or(DataType::Float, |values| values.dtype);
+                cx.set_shape(0, dtype, shape);
+            }
+            "TopK" => {
+                let axis = axis_index(node.int("axis", -1), shape.len())?;
+                let k = cx.ints_of("k", 1)?.and_then(|k| k.first().cloned());
+                shape[axis] = k.unwrap_or_else(|| cx.fresh());
+                cx.set_shape(0, dtype, shape.clone());
+                cx.set_shape(1, DataType::Int64, shape);
+            }
+            "EyeLike" => cx.set_shape(0, dtype, shape),
+            _ => {
+                let axis = axis_index(node.int("axis", 0), shape.len())?;
+                if node.int("keepdims", 1) != 0 {
+                    shape[axis] = Dim::from(1);
+                } else {
+                    shape.remove(axis);
+                }
+                cx.set(0, Fact::new(DataType::Int64, shape));
+            }
+        }
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        cx.keep_inputs("is counted by indices");
+        (0..node.outputs.len()).try_for_each(|slot| cx.set_fixed(slot))
+    }
+
+    fn reference(&self, _node: &Node, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        // What is counted has lost nothing; a plan that removes some of it gives other indices and fails.
+        Ok(())
+    }
+}

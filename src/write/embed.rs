@@ -1,0 +1,72 @@
+//! External data of tensors other than initializers, brought into the file.
+//!
+//! Constants of nodes, of subgraphs and sparse initializers may point to files beside the input. The output may lie in
+//! another folder and has one data file of its own, so such a tensor carries its elements itself there.
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::message::tensor_chunks;
+use super::wire::{delimited, fields};
+use crate::error::Error;
+use crate::load::Model;
+use crate::onnx::{DataLocation, TensorProto};
+
+/// The messages in which tensors can be.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Message {
+    Node,
+    Attribute,
+    Graph,
+    Sparse,
+    Tensor,
+}
+
+impl Message {
+    /// What the field `tag` of this message holds, if tensors can be in it.
+    fn field(self, tag: u32) -> Option<Self> {
+        match (self, tag) {
+            (Message::Node, 5) => Some(Message::Attribute),
+            (Message::Attribute, 5 | 10) => Some(Message::Tensor),
+            (Message::Attribute, 6 | 11) => Some(Message::Graph),
+            (Message::Attribute, 22 | 23) => Some(Message::Sparse),
+            (Message::Graph, 1) => Some(Message::Node),
+            (Message::Graph, 5) => Some(Message::Tensor),
+            (Message::Graph, 15) => Some(Message::Sparse),
+            (Message::Sparse, 1 | 2) => Some(Message::Tensor),
+            _ => None,
+        }
+    }
+}
+
+/// The message with the external data of its tensors in it; as it is where there is none.
+///
+/// # Errors
+/// External data that can't be read.
+pub(super) fn embedded(model: &Model, kind: Message, message: &Bytes) -> Result<Bytes, Error> {
+    if !model.has_external_files() {
+        return Ok(message.clone());
+    }
+    if let Message::Tensor = kind {
+        let tensor = TensorProto::decode(message.clone()).map_err(|error| {
+            Error::input(model.path(), format!("a tensor can't be decoded: {error}")).caused_by(error)
+        })?;
+        if tensor.data_location != DataLocation::External as i32 {
+            return Ok(message.clone());
+        }
+        let mut bytes = Vec::new();
+        for chunk in tensor_chunks(model, &tensor, message, &tensor.name, &[], None)? {
+            // Writing to memory does not fail.
+            let _ = chunk.write(&mut bytes);
+        }
+        return Ok(bytes.into());
+    }
+    let mut bytes = Vec::with_capacity(message.len());
+    for field in fields(message) {
+        match kind.field(field.tag) {
+            Some(inner) => bytes.extend_from_slice(&delimited(field.tag, &embedded(model, inner, &field.payload)?)),
+            None => bytes.extend_from_slice(&field.whole),
+        }
+    }
+    Ok(bytes.into())
+}
