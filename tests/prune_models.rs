@@ -120,7 +120,7 @@ fn an_independent_decoder_finds_the_sizes_of_the_plan_and_the_same_interface() {
         assert_eq!(before.opset_import, after.opset_import, "{name}");
         let mut compared = 0;
         for plan in &pruned.cut.plan.tensors {
-            let Some(tensor) = after.graph.initializer.iter().find(|tensor| *tensor.name() == plan.tensor) else {
+            let Some(tensor) = after.graph.initializer.iter().find(|tensor| tensor.name == plan.tensor) else {
                 continue;
             };
             let is_only_form = pruned.cut.plan.tensors.iter().filter(|other| other.tensor == plan.tensor).count() == 1;
