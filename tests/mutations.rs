@@ -14,19 +14,17 @@ use onnx_diffprune::write::slice_bytes;
 use prost::Message;
 use pruned::{FIXTURES, Pruned, fixture, prune};
 
-/// Half precision hides small differences behind its default tolerance; the unmutated file passes this one too.
-fn rtol(name: &str) -> Option<f64> {
-    name.contains("fp16").then_some(6e-3)
-}
-
+/// Cuts of a U-Net and a transformer in single precision, by two sets of options each. In half precision the tolerance
+/// of verification is as large as the effect of a single wrong channel, so that nothing could be concluded from it.
 fn cuts() -> Vec<(&'static str, Pruned)> {
-    let mut cuts: Vec<_> =
-        FIXTURES.iter().map(|name| (*name, prune(&fixture(name), &PruneOptions::new(Target::Ratio(0.5))))).collect();
-    // A fourth architecture by other options: whole norm groups and head dimensions go.
-    let mut options = PruneOptions::new(Target::Ratio(0.5));
-    options.norm_groups = onnx_diffprune::pipeline::NormGroups::Drop;
-    options.attention = onnx_diffprune::pipeline::AttentionOption::Dims;
-    cuts.push((FIXTURES[0], prune(&fixture(FIXTURES[0]), &options)));
+    let mut cuts = Vec::new();
+    for name in &FIXTURES[..2] {
+        let mut options = PruneOptions::new(Target::Ratio(0.5));
+        cuts.push((*name, prune(&fixture(name), &options)));
+        options.norm_groups = onnx_diffprune::pipeline::NormGroups::Drop;
+        options.attention = onnx_diffprune::pipeline::AttentionOption::Dims;
+        cuts.push((*name, prune(&fixture(name), &options)));
+    }
     cuts
 }
 
@@ -65,7 +63,7 @@ fn sliced_weights(pruned: &Pruned) -> Vec<String> {
         .map(|tensor| tensor.name.clone())
         .collect();
     let step = (names.len() / 4).max(1);
-    names.into_iter().step_by(step).take(4).collect()
+    names.into_iter().step_by(step).take(3).collect()
 }
 
 fn tensor_mut<'m>(model: &'m mut ModelProto, name: &str) -> &'m mut TensorProto {
@@ -80,9 +78,9 @@ fn reorder(tensor: &mut TensorProto, order: Vec<usize>) {
 }
 
 #[test]
-fn the_unmutated_cuts_pass_the_tolerances_used_here() {
+fn the_unmutated_cuts_pass() {
     for (name, pruned) in cuts() {
-        let report = pruned.verify(&pruned.path, rtol(name));
+        let report = pruned.verify(&pruned.path, None);
         assert!(report.passed, "{name}: {report:?}");
     }
 }
@@ -91,7 +89,7 @@ fn the_unmutated_cuts_pass_the_tolerances_used_here() {
 fn two_swapped_channels_of_one_weight_are_caught() {
     for (name, pruned) in cuts() {
         let weights = sliced_weights(&pruned);
-        assert!(weights.len() >= 3, "{name}: {weights:?}");
+        assert!(weights.len() == 3, "{name}: {weights:?}");
         for weight in weights {
             let path = mutated(&pruned, |model| {
                 let tensor = tensor_mut(model, &weight);
@@ -100,7 +98,7 @@ fn two_swapped_channels_of_one_weight_are_caught() {
                 order.swap(0, last);
                 reorder(tensor, order);
             });
-            let report = pruned.verify(&path, rtol(name));
+            let report = pruned.verify(&path, None);
             assert!(!report.passed, "{name}: swapped channels of {weight} went unnoticed");
             assert!(report.first_difference.is_some(), "{name}: {weight}");
         }
@@ -118,10 +116,10 @@ fn a_shifted_index_is_caught_in_the_file_and_in_the_plan() {
                 order[1] = order[2];
                 reorder(tensor, order);
             });
-            assert!(!pruned.verify(&path, rtol(name)).passed, "{name}: a shifted row of {weight} went unnoticed");
+            assert!(!pruned.verify(&path, None).passed, "{name}: a shifted row of {weight} went unnoticed");
         }
         // The plan keeps a neighbour of the row that the file holds.
-        let report = pruned.verify_with(&pruned.path, rtol(name), |kept| {
+        let report = pruned.verify_with(&pruned.path, None, |kept| {
             let both = |axes: &KeptAxes| axes.contains_key(&0) && axes.contains_key(&1);
             let reader = *kept.iter().filter(|(_, axes)| both(axes)).map(|(reader, _)| reader).min().unwrap();
             let axes = kept.get_mut(&reader).unwrap();
@@ -161,9 +159,7 @@ fn a_dropped_bias_entry_is_caught() {
             });
             // Some files become invalid outright; whatever can still be loaded must not pass.
             if load(&path).is_ok() {
-                let analysis = onnx_diffprune::pipeline::analyse(&pruned.original).unwrap();
-                drop(analysis);
-                assert!(!pruned.verify(&path, rtol(name)).passed, "{name}: a short {bias} went unnoticed");
+                assert!(!pruned.verify(&path, None).passed, "{name}: a short {bias} went unnoticed");
             }
         }
     }
@@ -193,7 +189,7 @@ fn a_size_constant_that_was_left_is_caught() {
                 node.input[*slot] = old;
             });
             if load(&path).is_ok() {
-                assert!(!pruned.verify(&path, rtol(name)).passed, "{name}: the old size of {output} went unnoticed");
+                assert!(!pruned.verify(&path, None).passed, "{name}: the old size of {output} went unnoticed");
             }
             left += 1;
         }
