@@ -94,10 +94,10 @@ impl PruneArgs {
             }
         };
         let mut options = PruneOptions::new(target);
-        options.max_ratio = check_ratio("--max-ratio", self.max_ratio.unwrap_or(0.999_999))?;
-        if self.max_ratio.is_none() {
-            options.max_ratio = 1.0;
-        }
+        options.max_ratio = match self.max_ratio.unwrap_or(1.0) {
+            ratio if (0.0..=1.0).contains(&ratio) => ratio,
+            other => return Err(Error::usage(format!("--max-ratio: expected a share in [0, 1], found {other}"))),
+        };
         options.round_to = match self.round_to {
             Some(0) => {
                 return Err(Error::usage("--round-to: expected a number of at least 1, found 0"));
