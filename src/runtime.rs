@@ -2,7 +2,7 @@
 //!
 //! This is the only part of the package that touches the `ort` crate. A path, or nothing, goes in; a [`Runtime`] comes
 //! out, of which there is at most one per process; it makes [`Session`]s from models, and those map [`Array`]s to
-//! arrays. `ort` never gets to see a library that [`probe`] has not accepted, because it would panic or hang on one that
+//! arrays. `ort` never gets to see a library that [`probe()`] has not accepted, because it would panic or hang on one that
 //! is too old or not an ONNX Runtime at all.
 
 use std::path::{Path, PathBuf};

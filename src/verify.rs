@@ -1,6 +1,6 @@
 //! Verification: the pruned file computes what the original computes when every removed index is masked.
 //!
-//! Both the pruned file and the [reference graph](reference), which is built from the original file and the plan alone,
+//! Both the pruned file and the [reference graph](mod@reference), which is built from the original file and the plan alone,
 //! run in ONNX Runtime on the same random inputs, at two sizes of every symbolic dimension. Where they differ, both run
 //! once more with all their values as outputs to name the first that is wrong.
 

@@ -226,7 +226,7 @@ pub struct Staged {
 /// Writes the edited model into a hidden folder beside `out`, which disappears unless the output is published.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn stage(model: &Model, edits: &Edits, out: &Path) -> Result<Staged, Error> {
     check_destination(model, out)?;
     let parent = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
