@@ -1,6 +1,7 @@
 //! The types of the ONNX file format, generated from `proto/onnx.proto`, with typed access to attributes.
 
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
+#[rustfmt::skip]
 mod generated;
 
 pub use generated::*;
