@@ -279,6 +279,18 @@ impl CoupleCx<'_> {
         self.coupling.spaces.add(len)
     }
 
+    /// An axis of free indices whose size no input gives, as that of a repeated value; one that never shrinks where the
+    /// size is not known, or larger than any network's.
+    pub fn free_axis(&mut self, size: &Dim) -> Axis {
+        match space::new_axis_size(size) {
+            Some(len) => {
+                let space = self.new_space(len);
+                self.whole(space)
+            }
+            None => fixed_axis(size),
+        }
+    }
+
     /// The axis that is one whole space.
     pub fn whole(&self, space: SpaceId) -> Axis {
         self.coupling.spaces.whole(space)

@@ -105,10 +105,13 @@ impl Spaces {
         self.spaces.len() - 1
     }
 
-    /// An axis that is one whole space; none for size one.
+    /// An axis that is one whole space; an axis of one index, or of none, has nothing that could shrink.
     pub fn whole(&self, space: SpaceId) -> Axis {
-        let extent = self.spaces[space].len;
-        if extent == 1 { Vec::new() } else { vec![Piece::Part { space, inner: 1, extent }] }
+        match self.spaces[space].len {
+            0 => vec![Piece::Fixed(Dim::from(0))],
+            1 => Vec::new(),
+            extent => vec![Piece::Part { space, inner: 1, extent }],
+        }
     }
 
     /// All spaces in the order of their creation.
@@ -438,6 +441,15 @@ fn refine(a: &Axis, b: &Axis) -> Option<(Vec<Axis>, Vec<Axis>)> {
             _ => return None,
         }
     }
+}
+
+/// Axes that an operator makes larger than its inputs (by repetition or padding) are not divided into indices beyond
+/// this size: a file can claim any size in a few bytes.
+const NEW_AXIS_LIMIT: usize = 1 << 20;
+
+/// The size of an axis that may be made of new indices: static, more than one, and not larger than any network's.
+pub fn new_axis_size(size: &Dim) -> Option<usize> {
+    usize::try_from(size.as_const()?).ok().filter(|size| (2..=NEW_AXIS_LIMIT).contains(size))
 }
 
 /// The size of an axis when all its pieces are static.

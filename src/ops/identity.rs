@@ -38,7 +38,10 @@ impl Operator for Identity {
         Ok(())
     }
 
-    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        if node.proto.op_type == "Dropout" && cx.ints(2).and_then(|training| training.first()).is_some_and(|t| !t.is(0)) {
+            return Err(RuleError::unsupported("it is in training mode"));
+        }
         let layout = cx.layout(0)?;
         cx.set(1, layout.clone());
         cx.set(0, layout);
@@ -62,6 +65,9 @@ fn cast(known: Known, dtype: DataType) -> Option<Known> {
             .map(|value| value.as_const().map(|value| Dim::from(i64::from(value != 0))))
             .collect::<Option<_>>()
             .map(Known::Ints),
+        Known::Floats(values) if dtype == DataType::Bool => {
+            Some(Known::Ints(values.iter().map(|value| Dim::from(i64::from(*value != 0.0))).collect()))
+        }
         Known::Floats(values) if !to_float => {
             // ONNX truncates towards zero; what does not fit is undefined.
             Some(Known::Ints(values.iter().map(|value| Dim::from(*value as i64)).collect()))

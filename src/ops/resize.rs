@@ -32,16 +32,24 @@ fn axes(node: &Node, rank: usize) -> Result<Vec<usize>, RuleError> {
     }
 }
 
-/// `floor(size * scale)` for the scales that networks use: whole numbers and their reciprocals.
+/// `floor(size * scale)`; of symbolic sizes for the scales that networks use, whole numbers and their reciprocals.
 fn scaled(size: &Dim, scale: f64) -> Option<Dim> {
     if let Some(size) = size.as_const() {
-        return Some(Dim::from((size as f64 * scale + 1e-9).floor() as i64));
+        // In float32, as ONNX and its runtimes do: 10 * 0.7 is 7 there, and less in float64.
+        return Some(Dim::from((size as f32 * scale as f32).floor() as i64));
     }
     if scale.fract() == 0.0 && (1.0..1e6).contains(&scale) {
         return Some(size * &Dim::from(scale as i64));
     }
     let inverse = (1.0 / scale).round();
     ((1.0 / scale - inverse).abs() < 1e-6 && inverse >= 1.0).then(|| size.floor_div(&Dim::from(inverse as i64))).flatten()
+}
+
+/// Whether the output's sizes are those that the node lists, or the input's times the scales: not so where the sizes
+/// are only limits, or where the output shows a region of interest.
+fn gives_sizes_as_listed(node: &Node) -> bool {
+    node.proto.string("keep_aspect_ratio_policy").is_none_or(|policy| policy == "stretch")
+        && node.proto.string("coordinate_transformation_mode") != Some("tf_crop_and_resize")
 }
 
 impl Operator for Resize {
@@ -53,6 +61,11 @@ impl Operator for Resize {
         let mut shape = cx.shape(0)?;
         let dtype = cx.input(0)?.dtype;
         let axes = axes(node, shape.len())?;
+        if !gives_sizes_as_listed(node) {
+            axes.into_iter().for_each(|axis| shape[axis] = cx.fresh());
+            cx.set(0, Fact::new(dtype, shape));
+            return Ok(());
+        }
         let (scales_slot, sizes_slot) = slots(node);
         let sizes = sizes_slot.and_then(|slot| cx.ints(slot)).map(<[Dim]>::to_vec).filter(|sizes| !sizes.is_empty());
         let attribute = node.proto.attr("scales").map(|scales| scales.floats.iter().copied().map(f64::from).collect());
@@ -79,7 +92,7 @@ impl Operator for Resize {
         let listed = axes(node, shape.len())?;
         let mut result = Vec::new();
         for (at, (old, new)) in input.iter().zip(&shape).enumerate() {
-            if old == new || !listed.contains(&at) {
+            if !listed.contains(&at) || (old == new && gives_sizes_as_listed(node)) {
                 result.push(layout.axes[at].clone());
             } else {
                 cx.keep(&layout.axes[at], "is interpolated");

@@ -36,14 +36,14 @@ struct Clamped {
 impl Span {
     fn clamp(&self, size: i64) -> Option<Clamped> {
         let (start, end) = (self.start.as_ref()?.as_const()?, self.end.as_ref()?.as_const()?);
-        let step = self.step.filter(|step| *step != 0)?;
+        let step = self.step.filter(|step| *step != 0 && *step > i64::MIN)?;
         let from_end = |at: i64| if at < 0 { at.saturating_add(size) } else { at };
         let (low, high) = if step > 0 { (0, size) } else { (-1, size - 1) };
         let start = from_end(start).clamp(if step > 0 { 0 } else { 0.min(size - 1) }, high.max(0));
         // An end far below zero means "to the very beginning" of a backward slice.
         let end = from_end(end).clamp(low, size);
         let distance = if step > 0 { end - start } else { start - end };
-        let count = (distance + step.abs() - 1).div_euclid(step.abs()).max(0);
+        let count = distance.saturating_add(step.abs() - 1).div_euclid(step.abs()).max(0);
         Some(Clamped { start, count, step })
     }
 
@@ -140,6 +140,9 @@ impl Operator for Slice {
                     Some(space) => {
                         let part = cx.new_space(at.count as usize);
                         (0..at.count as usize).for_each(|i| cx.unite(space, at.start as usize + i, part, i));
+                        if at.count == 1 {
+                            cx.keep_range(part, 0..1, "is the only index of a slice");
+                        }
                         cx.whole(part)
                     }
                     None => fixed_axis(&shape[span.axis]),

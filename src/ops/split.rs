@@ -7,6 +7,7 @@
 
 use crate::couple::CoupleCx;
 use crate::couple::layout::{Layout, fixed_axis};
+use crate::couple::space::axis_size;
 use crate::dim::Dim;
 use crate::fact::{Fact, Known};
 use crate::graph::Node;
@@ -37,6 +38,17 @@ fn sizes(node: &Node, given: Option<Vec<Dim>>, size: &Dim) -> Option<Vec<Dim>> {
     Some(sizes)
 }
 
+/// The sizes must add up to the axis, where all are numbers.
+fn check(sizes: Option<&[Dim]>, whole: &Dim) -> Result<(), RuleError> {
+    let numbers = sizes.and_then(|sizes| sizes.iter().map(Dim::as_const).collect::<Option<Vec<i64>>>());
+    let (Some(numbers), Some(whole)) = (numbers, whole.as_const()) else { return Ok(()) };
+    let sum = numbers.iter().fold(0i64, |sum, size| sum.saturating_add(*size));
+    if sum != whole || numbers.iter().any(|size| *size < 0) {
+        return Err(RuleError::invalid(format!("outputs of sizes {numbers:?} do not make an axis of {whole}")));
+    }
+    Ok(())
+}
+
 impl Operator for Split {
     fn op_types(&self) -> &'static [OpType] {
         const { &[onnx("Split")] }
@@ -48,17 +60,18 @@ impl Operator for Split {
         let (dtype, known) = (cx.input(0)?.dtype, cx.input(0)?.known.clone().filter(|_| shape.len() == 1));
         let given = cx.ints(1).map(<[Dim]>::to_vec);
         let sizes = sizes(node, given, &shape[axis]);
-        let mut start = 0;
+        check(sizes.as_deref(), &shape[axis])?;
+        let mut start = 0usize;
         for slot in 0..node.outputs.len() {
             let size = sizes.as_ref().and_then(|sizes| sizes.get(slot).cloned());
             let count = size.as_ref().and_then(Dim::as_const).and_then(|size| usize::try_from(size).ok());
             let part = match (&known, count) {
                 (Some(Known::Ints(values)), Some(count)) => {
-                    values.get(start..start + count).map(|part| Known::Ints(part.to_vec()))
+                    values.get(start..start.saturating_add(count)).map(|part| Known::Ints(part.to_vec()))
                 }
                 _ => None,
             };
-            start += count.unwrap_or(0);
+            start = start.saturating_add(count.unwrap_or(0));
             let mut part_shape = shape.clone();
             part_shape[axis] = size.unwrap_or_else(|| cx.fresh());
             cx.set(slot, Fact::new(dtype, part_shape).with_known(part));
@@ -69,8 +82,9 @@ impl Operator for Split {
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.separated(0)?;
         let axis = axis_index(node.int("axis", 0), layout.rank())?;
+        let len = axis_size(&layout.axes[axis]);
         let whole = cx.single(&layout.axes[axis]);
-        let mut start = 0;
+        let mut start = 0usize;
         for slot in 0..node.outputs.len() {
             if node.output(slot).is_none() {
                 return Err(RuleError::unsupported("one of its outputs is omitted"));
@@ -80,6 +94,9 @@ impl Operator for Split {
             let mut axes = layout.axes.clone();
             axes[axis] = match (whole, size.as_const().and_then(|size| usize::try_from(size).ok())) {
                 (Some(space), Some(count)) => {
+                    if len.is_none_or(|len| start.saturating_add(count) > len) {
+                        return Err(RuleError::UnknownShape);
+                    }
                     let part = cx.new_space(count);
                     (0..count).for_each(|i| cx.unite(space, start + i, part, i));
                     if count == 1 {
