@@ -244,19 +244,12 @@ impl Array {
     pub fn new(dims: Vec<usize>, data: ArrayData) -> Result<Self, SizeMismatch> {
         match element_count(&dims) {
             Some(count) if count == data.len() => Ok(Self { dims, data }),
-            _ => Err(SizeMismatch {
-                dims,
-                element_count: data.len(),
-            }),
+            _ => Err(SizeMismatch { dims, element_count: data.len() }),
         }
     }
 
     /// An array with the values converted to `element_type` (see [`ArrayData::from_f64`]).
-    pub fn from_f64(
-        element_type: ElementType,
-        dims: Vec<usize>,
-        values: &[f64],
-    ) -> Result<Self, SizeMismatch> {
+    pub fn from_f64(element_type: ElementType, dims: Vec<usize>, values: &[f64]) -> Result<Self, SizeMismatch> {
         Self::new(dims, ArrayData::from_f64(element_type, values))
     }
 
@@ -275,10 +268,7 @@ impl Array {
         if element_type == self.element_type() {
             return self.clone();
         }
-        Self {
-            dims: self.dims.clone(),
-            data: ArrayData::from_f64(element_type, &self.to_f64()),
-        }
+        Self { dims: self.dims.clone(), data: ArrayData::from_f64(element_type, &self.to_f64()) }
     }
 }
 
@@ -288,8 +278,7 @@ pub(crate) fn element_count(dims: &[usize]) -> Option<usize> {
     if dims.contains(&0) {
         return Some(0);
     }
-    dims.iter()
-        .try_fold(1usize, |product, &dim| product.checked_mul(dim))
+    dims.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim))
 }
 
 #[cfg(test)]
@@ -309,14 +298,8 @@ mod tests {
     fn conversions_round_and_saturate() {
         let halves = ArrayData::from_f64(ElementType::F16, &[1.0, 65504.0, 1e9]);
         assert_eq!(halves.to_f64(), [1.0, 65504.0, f64::INFINITY]);
-        assert_eq!(
-            ArrayData::from_f64(ElementType::U8, &[-3.0, 2.6, 300.0]),
-            ArrayData::U8(vec![0, 3, 255])
-        );
-        assert_eq!(
-            ArrayData::from_f64(ElementType::Bool, &[0.0, -2.0]).to_f64(),
-            [0.0, 1.0]
-        );
+        assert_eq!(ArrayData::from_f64(ElementType::U8, &[-3.0, 2.6, 300.0]), ArrayData::U8(vec![0, 3, 255]));
+        assert_eq!(ArrayData::from_f64(ElementType::Bool, &[0.0, -2.0]).to_f64(), [0.0, 1.0]);
         let array = Array::from_f64(ElementType::F32, vec![2], &[1.5, -2.0]).unwrap();
         assert_eq!(array.cast(ElementType::BF16).cast(ElementType::F32), array);
     }

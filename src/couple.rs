@@ -314,15 +314,16 @@ impl CoupleCx<'_> {
             return vec![Axis::new(); sizes.len()];
         }
         // A digit of size one can't shrink; if that was the one allowed to, none may.
-        let only_real = only.map(|only| {
-            if sizes[only] > 1 { sizes[..only].iter().filter(|size| **size > 1).count() } else { usize::MAX }
-        });
+        let only_real =
+            only.map(
+                |only| {
+                    if sizes[only] > 1 { sizes[..only].iter().filter(|size| **size > 1).count() } else { usize::MAX }
+                },
+            );
         let mut spaces = self.coupling.spaces.digits(space, &real, only_real, &self.node.name).into_iter();
         sizes
             .iter()
-            .map(|size| {
-                if *size > 1 { spaces.next().map_or_else(Axis::new, |s| self.whole(s)) } else { Axis::new() }
-            })
+            .map(|size| if *size > 1 { spaces.next().map_or_else(Axis::new, |s| self.whole(s)) } else { Axis::new() })
             .collect()
     }
 
@@ -399,10 +400,8 @@ impl CoupleCx<'_> {
         let mut pairs: BTreeMap<(SpaceId, SpaceId), usize> = BTreeMap::new();
         for (x, y) in a.axes.iter().rev().zip(b.axes.iter().rev()) {
             for (x, y) in x.iter().zip(y) {
-                if let (
-                    Piece::Part { space: a, inner: i, extent: m },
-                    Piece::Part { space: b, inner: j, extent: n },
-                ) = (x, y)
+                if let (Piece::Part { space: a, inner: i, extent: m }, Piece::Part { space: b, inner: j, extent: n }) =
+                    (x, y)
                     && a != b
                     && i == j
                     && m == n

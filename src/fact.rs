@@ -70,9 +70,7 @@ impl Fact {
     #[must_use]
     pub fn with_known(mut self, known: Option<Known>) -> Self {
         let count = self.shape.as_ref().and_then(|shape| crate::dim::product(shape).as_const());
-        self.known = known.filter(|known| {
-            known.len() <= KNOWN_LIMIT && count == i64::try_from(known.len()).ok()
-        });
+        self.known = known.filter(|known| known.len() <= KNOWN_LIMIT && count == i64::try_from(known.len()).ok());
         self
     }
 

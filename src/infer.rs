@@ -73,12 +73,7 @@ impl Facts {
             inputs.resize(inputs.len().max(slot + 1), None);
             inputs[*slot] = Some(fact);
         }
-        let mut cx = InferCx {
-            node,
-            inputs,
-            outputs: vec![None; node.outputs.len()],
-            fresh: &mut self.fresh,
-        };
+        let mut cx = InferCx { node, inputs, outputs: vec![None; node.outputs.len()], fresh: &mut self.fresh };
         let result = match operator::find(&node.proto.domain, &node.proto.op_type) {
             None => Err(RuleError::unsupported("the operator is not known to this version")),
             Some(op) => op.infer(node, &mut cx),

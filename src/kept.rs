@@ -14,9 +14,10 @@ impl Kept {
     /// Everything but the classes for which `removed` holds; classes are representative elements of
     /// [`Spaces::classes`].
     pub fn without(spaces: &Spaces, classes: &[u32], removed: &dyn Fn(u32) -> bool) -> Self {
-        let alive = spaces.all().iter().map(|space| {
-            classes[space.start..space.start + space.len].iter().map(|class| !removed(*class)).collect()
-        });
+        let alive = spaces
+            .all()
+            .iter()
+            .map(|space| classes[space.start..space.start + space.len].iter().map(|class| !removed(*class)).collect());
         Self { alive: alive.collect() }
     }
 

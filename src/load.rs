@@ -178,9 +178,10 @@ impl Model {
     fn external_place(&self, tensor: &TensorProto) -> Result<(&ExternalFile, std::ops::Range<usize>), Error> {
         let fail = |message: String| Error::input(&self.path, format!("tensor {:?}: {message}", tensor.name));
         let location = Location::of(tensor).map_err(fail)?;
-        let file = self.external.get(location.file()).ok_or_else(|| {
-            fail(format!("its external data file {:?} is not one of this model's", location.file()))
-        })?;
+        let file = self
+            .external
+            .get(location.file())
+            .ok_or_else(|| fail(format!("its external data file {:?} is not one of this model's", location.file())))?;
         let needed = tensor::byte_length(tensor).map_err(fail)?;
         let range = location.range(file.bytes.len() as u64, needed);
         Ok((file, range.map_err(|message| fail(format!("{}: {message}", file.path.display())))?))

@@ -50,7 +50,10 @@ pub fn sizes_for(facts: &Facts, given: &Sizes) -> Sizes {
     for dim in facts.values.iter().flatten().filter_map(|fact| fact.shape.as_ref()).flatten() {
         dim.symbols(&mut names);
     }
-    names.into_iter().map(|name| (name.clone(), given.get(&name).copied().unwrap_or_else(|| default_size(&name)))).collect()
+    names
+        .into_iter()
+        .map(|name| (name.clone(), given.get(&name).copied().unwrap_or_else(|| default_size(&name))))
+        .collect()
 }
 
 fn default_size(name: &str) -> i64 {
@@ -150,8 +153,7 @@ impl Counter<'_> {
                         slices.extend(space.and_then(|space| kept.indices(space)).map(|indices| (axis, indices)));
                     }
                 }
-                let mut dims: Vec<i64> =
-                    fact.shape.iter().flatten().map(|size| size.as_const().unwrap_or(1)).collect();
+                let mut dims: Vec<i64> = fact.shape.iter().flatten().map(|size| size.as_const().unwrap_or(1)).collect();
                 for (axis, indices) in &slices {
                     dims[*axis] = indices.len() as i64;
                 }

@@ -54,14 +54,8 @@ pub fn read(path: &Path) -> Result<Vec<(String, Array)>, NpzError> {
     if magic[..length] == *header::MAGIC {
         let mut bytes = magic.to_vec();
         file.read_to_end(&mut bytes)?;
-        let name = path
-            .file_stem()
-            .map(|stem| stem.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        let array = from_npy(&bytes).map_err(|reason| NpzError::Malformed {
-            name: name.clone(),
-            reason,
-        })?;
+        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let array = from_npy(&bytes).map_err(|reason| NpzError::Malformed { name: name.clone(), reason })?;
         return Ok(vec![(name, array)]);
     }
     read_archive(zip::ZipArchive::new(file)?)
@@ -73,24 +67,15 @@ pub fn read_bytes(bytes: &[u8]) -> Result<Vec<(String, Array)>, NpzError> {
 }
 
 /// Reads every member of an open archive.
-fn read_archive<R: Read + std::io::Seek>(
-    mut archive: zip::ZipArchive<R>,
-) -> Result<Vec<(String, Array)>, NpzError> {
+fn read_archive<R: Read + std::io::Seek>(mut archive: zip::ZipArchive<R>) -> Result<Vec<(String, Array)>, NpzError> {
     let mut arrays = Vec::with_capacity(archive.len());
     for index in 0..archive.len() {
         let member = archive.by_index(index)?;
-        let name = member
-            .name()
-            .strip_suffix(".npy")
-            .unwrap_or(member.name())
-            .to_owned();
+        let name = member.name().strip_suffix(".npy").unwrap_or(member.name()).to_owned();
         let mut bytes = Vec::new();
         // The size in the directory is only a claim: what is read is limited, not what is announced.
         member.take(BYTE_LIMIT).read_to_end(&mut bytes)?;
-        let array = from_npy(&bytes).map_err(|reason| NpzError::Malformed {
-            name: name.clone(),
-            reason,
-        })?;
+        let array = from_npy(&bytes).map_err(|reason| NpzError::Malformed { name: name.clone(), reason })?;
         arrays.push((name, array));
     }
     Ok(arrays)
@@ -99,33 +84,19 @@ fn read_archive<R: Read + std::io::Seek>(
 /// Writes the arrays as a `.npz` file.
 ///
 /// The file is complete under its name or not there at all: it is written beside `path` and then renamed.
-pub fn write<'a>(
-    path: &Path,
-    arrays: impl IntoIterator<Item = (&'a str, &'a Array)>,
-) -> Result<(), NpzError> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".")
-        .suffix(".tmp")
-        .tempfile_in(folder)?;
+pub fn write<'a>(path: &Path, arrays: impl IntoIterator<Item = (&'a str, &'a Array)>) -> Result<(), NpzError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(".").suffix(".tmp").tempfile_in(folder)?;
     file.write_all(&to_bytes(arrays)?)?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
 }
 
 /// The bytes of a `.npz` archive with the arrays. Equal arrays give equal bytes: no time of writing is stored.
-pub fn to_bytes<'a>(
-    arrays: impl IntoIterator<Item = (&'a str, &'a Array)>,
-) -> Result<Vec<u8>, NpzError> {
+pub fn to_bytes<'a>(arrays: impl IntoIterator<Item = (&'a str, &'a Array)>) -> Result<Vec<u8>, NpzError> {
     let mut archive = zip::ZipWriter::new(Cursor::new(Vec::new()));
     for (name, array) in arrays {
-        let bytes = to_npy(array).map_err(|source| NpzError::Size {
-            name: name.to_owned(),
-            source,
-        })?;
+        let bytes = to_npy(array).map_err(|source| NpzError::Size { name: name.to_owned(), source })?;
         let options = zip::write::SimpleFileOptions::default()
             .compression_method(zip::CompressionMethod::Stored)
             .last_modified_time(zip::DateTime::default())
@@ -140,16 +111,10 @@ pub fn to_bytes<'a>(
 pub fn from_npy(bytes: &[u8]) -> Result<Array, String> {
     let (header, data) = Header::parse(bytes)?;
     let count = crate::array::element_count(&header.dims).ok_or("the shape overflows")?;
-    let expected = count
-        .checked_mul(header.element_type.byte_count())
-        .ok_or("the shape overflows")?;
-    let data = data.get(..expected).ok_or_else(|| {
-        format!(
-            "the shape {:?} needs {expected} bytes, {} are there",
-            header.dims,
-            data.len()
-        )
-    })?;
+    let expected = count.checked_mul(header.element_type.byte_count()).ok_or("the shape overflows")?;
+    let data = data
+        .get(..expected)
+        .ok_or_else(|| format!("the shape {:?} needs {expected} bytes, {} are there", header.dims, data.len()))?;
     let data = decode(header.element_type, data, header.big_endian);
     if header.fortran_order && header.dims.len() > 1 {
         return Ok(elements::to_row_major(header.dims, &data));
@@ -160,10 +125,7 @@ pub fn from_npy(bytes: &[u8]) -> Result<Array, String> {
 /// The bytes of a `.npy` file with the array.
 pub fn to_npy(array: &Array) -> Result<Vec<u8>, SizeMismatch> {
     if crate::array::element_count(&array.dims) != Some(array.data.len()) {
-        return Err(SizeMismatch {
-            dims: array.dims.clone(),
-            element_count: array.data.len(),
-        });
+        return Err(SizeMismatch { dims: array.dims.clone(), element_count: array.data.len() });
     }
     let mut bytes = header::to_bytes(array.element_type(), &array.dims);
     encode(&array.data, &mut bytes);

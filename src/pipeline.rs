@@ -289,9 +289,8 @@ pub fn cut(analysis: &Analysis<'_>, options: &PruneOptions) -> Result<Cut, Error
     }
     let sizes = sizes_for(&analysis.facts, &options.sizes);
     let before = analysis.count(|counter| counter.cost(None, &sizes));
-    let removed_at = |ratio: f64| -> Vec<Removed> {
-        scored.iter().map(|scored| scored.remove(analysis, options, ratio)).collect()
-    };
+    let removed_at =
+        |ratio: f64| -> Vec<Removed> { scored.iter().map(|scored| scored.remove(analysis, options, ratio)).collect() };
     let ratio = match options.target {
         Target::Ratio(ratio) => ratio,
         Target::Macs(share) | Target::Params(share) => search_ratio(analysis, options, share, &before, &|ratio| {
@@ -360,7 +359,11 @@ fn search_ratio(
     let (mut low, mut high) = (0.0, 1.0);
     let least = share_at(high);
     if least > share {
-        let text = format!("expected {:.1} % of the {what}, the most that can go leaves {:.1} %", share * 100.0, least * 100.0);
+        let text = format!(
+            "expected {:.1} % of the {what}, the most that can go leaves {:.1} %",
+            share * 100.0,
+            least * 100.0
+        );
         return Err(Error::unmet(text).in_file(analysis.model.path()));
     }
     for _ in 0..24 {
@@ -476,7 +479,8 @@ pub fn apply(analysis: &Analysis<'_>, plan: &Plan, path: &std::path::Path) -> Re
                 }
             }
         }
-        let pass = Kept::without(spaces, &grouping.classes, &|class| constants.contains(&class) && !alive.contains(&class));
+        let pass =
+            Kept::without(spaces, &grouping.classes, &|class| constants.contains(&class) && !alive.contains(&class));
         kept = Some(match kept {
             None => pass,
             Some(other) => other.and(&pass),

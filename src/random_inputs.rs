@@ -39,21 +39,12 @@ pub struct InputSpec {
 
 impl From<&IoInfo> for InputSpec {
     fn from(info: &IoInfo) -> Self {
-        let dims = info
-            .dims
-            .iter()
-            .zip(&info.symbols)
-            .map(|(dim, symbol)| match (dim, symbol) {
-                (Some(size), _) => InputDim::Fixed(*size),
-                (None, Some(symbol)) => InputDim::Symbol(symbol.clone()),
-                (None, None) => InputDim::Unknown,
-            });
-        Self {
-            name: info.name.clone(),
-            element_type: info.element_type,
-            dims: dims.collect(),
-            range: None,
-        }
+        let dims = info.dims.iter().zip(&info.symbols).map(|(dim, symbol)| match (dim, symbol) {
+            (Some(size), _) => InputDim::Fixed(*size),
+            (None, Some(symbol)) => InputDim::Symbol(symbol.clone()),
+            (None, None) => InputDim::Unknown,
+        });
+        Self { name: info.name.clone(), element_type: info.element_type, dims: dims.collect(), range: None }
     }
 }
 
@@ -91,53 +82,28 @@ const ELEMENT_LIMIT: usize = 1 << 31;
 /// step by its name (see [`is_time_step`]) takes integers from 0 to 999, also in a float type, since networks with float
 /// time steps expect the same scale; a noise level `sigma` in a float type is uniform in 0.01 to 80. Other integers are
 /// 0 or 1, and truth values are mixed. `sizes` gives sizes for symbols; others get [`default_size`].
-pub fn draw(
-    specs: &[InputSpec],
-    sizes: &BTreeMap<String, i64>,
-    seed: u64,
-) -> Result<Vec<(String, Array)>, DrawError> {
-    specs
-        .iter()
-        .map(|spec| Ok((spec.name.clone(), draw_one(spec, sizes, seed)?)))
-        .collect()
+pub fn draw(specs: &[InputSpec], sizes: &BTreeMap<String, i64>, seed: u64) -> Result<Vec<(String, Array)>, DrawError> {
+    specs.iter().map(|spec| Ok((spec.name.clone(), draw_one(spec, sizes, seed)?))).collect()
 }
 
 /// Draws the array for one input.
-fn draw_one(
-    spec: &InputSpec,
-    sizes: &BTreeMap<String, i64>,
-    seed: u64,
-) -> Result<Array, DrawError> {
+fn draw_one(spec: &InputSpec, sizes: &BTreeMap<String, i64>, seed: u64) -> Result<Array, DrawError> {
     let declared: Vec<i64> = spec
         .dims
         .iter()
         .enumerate()
         .map(|(axis, dim)| match dim {
             InputDim::Fixed(size) => *size,
-            InputDim::Symbol(symbol) => sizes
-                .get(symbol)
-                .copied()
-                .unwrap_or_else(|| default_size(symbol)),
+            InputDim::Symbol(symbol) => sizes.get(symbol).copied().unwrap_or_else(|| default_size(symbol)),
             InputDim::Unknown => default_size_of_axis(axis, spec.dims.len()),
         })
         .collect();
-    let size_error = || DrawError::Size {
-        name: spec.name.clone(),
-        dims: declared.clone(),
-    };
-    let dims: Vec<usize> = declared
-        .iter()
-        .map(|&dim| usize::try_from(dim))
-        .collect::<Result<_, _>>()
-        .map_err(|_| size_error())?;
-    let count = element_count(&dims)
-        .filter(|&count| count <= ELEMENT_LIMIT)
-        .ok_or_else(size_error)?;
+    let size_error = || DrawError::Size { name: spec.name.clone(), dims: declared.clone() };
+    let dims: Vec<usize> =
+        declared.iter().map(|&dim| usize::try_from(dim)).collect::<Result<_, _>>().map_err(|_| size_error())?;
+    let count = element_count(&dims).filter(|&count| count <= ELEMENT_LIMIT).ok_or_else(size_error)?;
     let values = values(spec, count, &mut generator(seed, &spec.name))?;
-    Ok(Array {
-        dims,
-        data: ArrayData::from_f64(spec.element_type, &values),
-    })
+    Ok(Array { dims, data: ArrayData::from_f64(spec.element_type, &values) })
 }
 
 /// The values of an input.
@@ -147,28 +113,19 @@ fn values(spec: &InputSpec, count: usize, random: &mut Pcg64) -> Result<Vec<f64>
     let Some((low, high)) = range else {
         return Ok(StandardNormal.sample_iter(random).take(count).collect());
     };
-    let range_error = || DrawError::Range {
-        name: spec.name.clone(),
-        element_type: kind,
-        low,
-        high,
-    };
+    let range_error = || DrawError::Range { name: spec.name.clone(), element_type: kind, low, high };
     if !(low.is_finite() && high.is_finite() && low <= high) {
         return Err(range_error());
     }
     // Without a range of the caller's, a time step is a whole number in any type.
     if kind.is_float() && (spec.range.is_some() || !is_time_step(&spec.name)) {
-        return Ok((0..count)
-            .map(|_| random.random_range(low..=high))
-            .collect());
+        return Ok((0..count).map(|_| random.random_range(low..=high)).collect());
     }
     let (first, last) = (low.ceil() as i64, high.floor() as i64);
     if first > last {
         return Err(range_error());
     }
-    Ok((0..count)
-        .map(|_| random.random_range(first..=last) as f64)
-        .collect())
+    Ok((0..count).map(|_| random.random_range(first..=last) as f64).collect())
 }
 
 /// The range of an input of which the caller says nothing; floats have none, they are normally distributed.
@@ -206,9 +163,7 @@ pub fn default_size(symbol: &str) -> i64 {
     let has = |parts: &[&str]| parts.iter().any(|part| symbol.contains(part));
     if has(&["batch"]) || matches!(symbol.as_str(), "n" | "b" | "bs") {
         2
-    } else if has(&["height", "width", "image", "sample_size", "resolution"])
-        || matches!(symbol.as_str(), "h" | "w")
-    {
+    } else if has(&["height", "width", "image", "sample_size", "resolution"]) || matches!(symbol.as_str(), "h" | "w") {
         // Several halvings must come out even.
         16
     } else if has(&["seq", "len", "token", "text"]) || matches!(symbol.as_str(), "l" | "s") {
@@ -236,16 +191,9 @@ fn default_size_of_axis(axis: usize, rank: usize) -> i64 {
 fn generator(seed: u64, name: &str) -> Pcg64 {
     let digest = Sha256::digest(name.as_bytes());
     let half = |range: std::ops::Range<usize>| {
-        digest
-            .iter()
-            .skip(range.start)
-            .take(range.len())
-            .fold(0u128, |sum, &byte| sum << 8 | u128::from(byte))
+        digest.iter().skip(range.start).take(range.len()).fold(0u128, |sum, &byte| sum << 8 | u128::from(byte))
     };
-    Pcg64::new(
-        half(0..16) ^ u128::from(seed),
-        half(16..32).wrapping_add(u128::from(seed)),
-    )
+    Pcg64::new(half(0..16) ^ u128::from(seed), half(16..32).wrapping_add(u128::from(seed)))
 }
 
 #[cfg(test)]
@@ -253,12 +201,7 @@ mod tests {
     use super::*;
 
     fn spec(name: &str, element_type: ElementType, dims: &[InputDim]) -> InputSpec {
-        InputSpec {
-            name: name.to_owned(),
-            element_type,
-            dims: dims.to_vec(),
-            range: None,
-        }
+        InputSpec { name: name.to_owned(), element_type, dims: dims.to_vec(), range: None }
     }
 
     fn symbol(name: &str) -> InputDim {
@@ -267,11 +210,7 @@ mod tests {
 
     #[test]
     fn an_added_input_changes_no_other() {
-        let sample = spec(
-            "sample",
-            ElementType::F32,
-            &[symbol("batch"), InputDim::Fixed(3)],
-        );
+        let sample = spec("sample", ElementType::F32, &[symbol("batch"), InputDim::Fixed(3)]);
         let step = spec("timestep", ElementType::I64, &[symbol("batch")]);
         let sizes = BTreeMap::new();
         let alone = draw(std::slice::from_ref(&sample), &sizes, 7).unwrap();
@@ -284,63 +223,32 @@ mod tests {
     #[test]
     fn values_fit_the_name_and_the_type() {
         let count = [InputDim::Fixed(2000)];
-        let draw_values =
-            |spec: InputSpec| draw(&[spec], &BTreeMap::new(), 1).unwrap()[0].1.to_f64();
+        let draw_values = |spec: InputSpec| draw(&[spec], &BTreeMap::new(), 1).unwrap()[0].1.to_f64();
         let floats = draw_values(spec("sample", ElementType::F16, &count));
         let mean = floats.iter().sum::<f64>() / 2000.0;
         let variance = floats.iter().map(|v| v * v).sum::<f64>() / 2000.0;
-        assert!(
-            mean.abs() < 0.1 && (variance - 1.0).abs() < 0.15,
-            "{mean} {variance}"
-        );
+        assert!(mean.abs() < 0.1 && (variance - 1.0).abs() < 0.15, "{mean} {variance}");
         for kind in [ElementType::I64, ElementType::F32] {
             let steps = draw_values(spec("timestep", kind, &count));
-            assert!(
-                steps
-                    .iter()
-                    .all(|v| (0.0..=999.0).contains(v) && v.fract() == 0.0)
-            );
+            assert!(steps.iter().all(|v| (0.0..=999.0).contains(v) && v.fract() == 0.0));
             assert!(steps.iter().any(|&v| v > 900.0));
         }
         for kind in [ElementType::Bool, ElementType::I32] {
             let mixed = draw_values(spec("mask", kind, &count));
-            assert!(
-                mixed.iter().all(|&v| v == 0.0 || v == 1.0)
-                    && mixed.contains(&0.0)
-                    && mixed.contains(&1.0)
-            );
+            assert!(mixed.iter().all(|&v| v == 0.0 || v == 1.0) && mixed.contains(&0.0) && mixed.contains(&1.0));
         }
-        let ranged = InputSpec {
-            range: Some((1.0, 100.0)),
-            ..spec("difficulty", ElementType::F32, &count)
-        };
-        assert!(
-            draw_values(ranged)
-                .iter()
-                .all(|v| (1.0..=100.0).contains(v))
-        );
+        let ranged = InputSpec { range: Some((1.0, 100.0)), ..spec("difficulty", ElementType::F32, &count) };
+        assert!(draw_values(ranged).iter().all(|v| (1.0..=100.0).contains(v)));
     }
 
     #[test]
     fn sizes_come_from_the_caller_or_from_the_name() {
-        let dims = [
-            symbol("batch_size"),
-            InputDim::Fixed(4),
-            symbol("height"),
-            symbol("width"),
-        ];
+        let dims = [symbol("batch_size"), InputDim::Fixed(4), symbol("height"), symbol("width")];
         let sizes = BTreeMap::from([("width".to_owned(), 24)]);
         let drawn = draw(&[spec("sample", ElementType::F32, &dims)], &sizes, 0).unwrap();
         assert_eq!(drawn[0].1.dims, [2, 4, 16, 24]);
         assert_eq!(default_size("sequence_length"), 7);
-        assert!(
-            draw(
-                &[spec("x", ElementType::F32, &[InputDim::Fixed(-1)])],
-                &sizes,
-                0
-            )
-            .is_err()
-        );
+        assert!(draw(&[spec("x", ElementType::F32, &[InputDim::Fixed(-1)])], &sizes, 0).is_err());
         let large = [InputDim::Fixed(1 << 40), InputDim::Fixed(1 << 40)];
         assert!(draw(&[spec("x", ElementType::F32, &large)], &sizes, 0).is_err());
     }
@@ -348,27 +256,14 @@ mod tests {
     #[test]
     fn impossible_ranges_are_errors() {
         for range in [(1.0, 0.0), (f64::NAN, 1.0), (0.2, 0.8)] {
-            let spec = InputSpec {
-                range: Some(range),
-                ..spec("x", ElementType::I32, &[InputDim::Fixed(1)])
-            };
-            assert!(matches!(
-                draw(&[spec], &BTreeMap::new(), 0),
-                Err(DrawError::Range { .. })
-            ));
+            let spec = InputSpec { range: Some(range), ..spec("x", ElementType::I32, &[InputDim::Fixed(1)]) };
+            assert!(matches!(draw(&[spec], &BTreeMap::new(), 0), Err(DrawError::Range { .. })));
         }
     }
 
     #[test]
     fn time_steps_are_known_by_name() {
-        for name in [
-            "timestep",
-            "timesteps",
-            "t",
-            "time",
-            "model.t",
-            "decoder_timestep",
-        ] {
+        for name in ["timestep", "timesteps", "t", "time", "model.t", "decoder_timestep"] {
             assert!(is_time_step(name), "{name}");
         }
         for name in ["sample", "time_ids", "text_embeds", "sigma", "latent"] {

@@ -174,17 +174,16 @@ fn check_shapes(
     node: &Node,
 ) -> Result<(), Error> {
     for value in node.outputs.iter().flatten() {
-        let (Some(layout), Some(found)) = (
-            &coupling.layouts[*value],
-            after.values[*value].as_ref().and_then(|fact| fact.shape.as_ref()),
-        ) else {
+        let (Some(layout), Some(found)) =
+            (&coupling.layouts[*value], after.values[*value].as_ref().and_then(|fact| fact.shape.as_ref()))
+        else {
             continue;
         };
         let expected = kept.shape(layout);
         let differs = expected.len() != found.len()
-            || expected.iter().zip(found).any(|(expected, found)| {
-                matches!((expected.as_const(), found.as_const()), (Some(a), Some(b)) if a != b)
-            });
+            || expected.iter().zip(found).any(
+                |(expected, found)| matches!((expected.as_const(), found.as_const()), (Some(a), Some(b)) if a != b),
+            );
         if differs {
             let show = |shape: &[Dim]| shape.iter().map(Dim::to_string).collect::<Vec<_>>().join(", ");
             let old = before.values[*value].as_ref().map_or("unknown".to_owned(), Fact::describe);

@@ -45,9 +45,7 @@ impl Runtime {
     /// an error another attempt may be made.
     pub fn open(explicit: Option<&Path>) -> Result<&'static Runtime, RuntimeError> {
         // A panic while the lock was held leaves either nothing or a whole runtime behind, so poisoning is harmless.
-        let mut opened = OPENED
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut opened = OPENED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(runtime) = *opened {
             return match explicit {
                 Some(_) => {
@@ -55,20 +53,14 @@ impl Runtime {
                     if wanted == runtime.library {
                         Ok(runtime)
                     } else {
-                        Err(RuntimeError::AlreadyOpen {
-                            open: runtime.library.clone(),
-                            wanted,
-                        })
+                        Err(RuntimeError::AlreadyOpen { open: runtime.library.clone(), wanted })
                     }
                 }
                 None => Ok(runtime),
             };
         }
         let LibraryFound { path, how, version } = find_library(explicit)?;
-        let refused = |reason: String| RuntimeError::LibraryRefused {
-            path: path.clone(),
-            reason,
-        };
+        let refused = |reason: String| RuntimeError::LibraryRefused { path: path.clone(), reason };
         let environment = ort::init_from(&path)
             .map_err(|error| refused(error.to_string()))?
             .with_name("onnx-diffprune")
@@ -79,12 +71,7 @@ impl Runtime {
             .build()
             .map_err(|error| refused(error.to_string()))?;
         environment.set_log_level(ort::logging::LogLevel::Fatal);
-        let runtime = Box::leak(Box::new(Runtime {
-            library: path,
-            how,
-            version,
-            environment,
-        }));
+        let runtime = Box::leak(Box::new(Runtime { library: path, how, version, environment }));
         *opened = Some(runtime);
         Ok(runtime)
     }
@@ -113,29 +100,18 @@ impl Runtime {
     /// A session for the model of which these are the bytes.
     ///
     /// Where the model refers to external data, [`SessionOptions::external_data_folder`] must say relative to where.
-    pub fn session_from_bytes(
-        &self,
-        model: &[u8],
-        options: &SessionOptions,
-    ) -> Result<Session, RuntimeError> {
+    pub fn session_from_bytes(&self, model: &[u8], options: &SessionOptions) -> Result<Session, RuntimeError> {
         session::from_bytes(&self.environment, &self.version, model, options)
     }
 
     /// A session for the model in a file. External data is found beside the file.
-    pub fn session_from_file(
-        &self,
-        path: &Path,
-        options: &SessionOptions,
-    ) -> Result<Session, RuntimeError> {
+    pub fn session_from_file(&self, path: &Path, options: &SessionOptions) -> Result<Session, RuntimeError> {
         session::from_file(&self.environment, path, options)
     }
 }
 
 impl std::fmt::Debug for Runtime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Runtime")
-            .field("library", &self.library)
-            .field("version", &self.version)
-            .finish()
+        f.debug_struct("Runtime").field("library", &self.library).field("version", &self.version).finish()
     }
 }

@@ -122,7 +122,8 @@ fn local_steps(grouping: &Grouping, budget: &Budget) -> Vec<usize> {
 fn global_steps(grouping: &Grouping, scores: &[Vec<f64>], budget: &Budget) -> Vec<usize> {
     let mut candidates: Vec<(f64, usize, usize)> = Vec::new();
     let mut wanted = 0.0;
-    let largest = Budget { ratios: budget.ratios.iter().map(|r| if *r > 0.0 { 1.0 } else { 0.0 }).collect(), ..budget.clone() };
+    let largest =
+        Budget { ratios: budget.ratios.iter().map(|r| if *r > 0.0 { 1.0 } else { 0.0 }).collect(), ..budget.clone() };
     for (c, component) in grouping.components.iter().enumerate() {
         let limit = steps_for(grouping, c, &largest);
         let groups: Vec<usize> =

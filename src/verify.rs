@@ -147,9 +147,12 @@ fn session_of(runtime: &Runtime, model: &ModelProto, source: &Model) -> Result<S
 
 /// The relative tolerance that fits the precision of the weights.
 fn default_rtol(analysis: &Analysis<'_>) -> f64 {
-    let is_half = analysis.facts.values.iter().flatten().any(|fact| {
-        matches!(fact.dtype, crate::onnx::DataType::Float16 | crate::onnx::DataType::Bfloat16)
-    });
+    let is_half = analysis
+        .facts
+        .values
+        .iter()
+        .flatten()
+        .any(|fact| matches!(fact.dtype, crate::onnx::DataType::Float16 | crate::onnx::DataType::Bfloat16));
     if is_half { 2e-2 } else { 1e-4 }
 }
 

@@ -255,7 +255,8 @@ impl Staged {
     /// The destination can't be written.
     pub fn publish(self) -> Result<WriteReport, Error> {
         let move_to = |from: &Path, to: &Path| {
-            std::fs::rename(from, to).map_err(|error| Error::input(to, format!("can't be written: {error}")).caused_by(error))
+            std::fs::rename(from, to)
+                .map_err(|error| Error::input(to, format!("can't be written: {error}")).caused_by(error))
         };
         if let Some((data, destination)) = &self.external {
             move_to(data, destination)?;
@@ -348,11 +349,7 @@ impl<'m> ExternalData<'m> {
 ///
 /// # Errors
 /// The element type can't be sliced, or the data can't be read.
-pub fn constant_slice(
-    model: &Model,
-    tensor: &TensorProto,
-    axes: &[(usize, Vec<usize>)],
-) -> Result<TensorProto, Error> {
+pub fn constant_slice(model: &Model, tensor: &TensorProto, axes: &[(usize, Vec<usize>)]) -> Result<TensorProto, Error> {
     let sliced = slice::Sliced::new(model, tensor, axes)?;
     let mut raw = Vec::new();
     // Writing to memory does not fail.

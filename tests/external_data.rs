@@ -92,7 +92,8 @@ fn two_files_with_offsets_are_read_in_place() {
     assert_eq!(*bytes, floats(64 * 32));
     let names: Vec<_> = model.external_files().iter().map(|path| path.file_name().unwrap().to_owned()).collect();
     assert_eq!(names, ["first.bin", "second.bin"]);
-    let sizes = ["model.onnx", "first.bin", "more/second.bin"].map(|name| folder.path().join(name).metadata().unwrap().len());
+    let sizes =
+        ["model.onnx", "first.bin", "more/second.bin"].map(|name| folder.path().join(name).metadata().unwrap().len());
     assert_eq!(model.total_bytes().unwrap(), sizes.iter().sum::<u64>());
     let before = model.digest().unwrap();
     fs::write(folder.path().join("more/second.bin"), [0; 144]).unwrap();
@@ -152,8 +153,11 @@ fn the_files_of_the_input_are_never_replaced() {
 
 fn refusal(folder: &Path, tensor: TensorProto) -> String {
     let path = folder.join("bad.onnx");
-    fs::write(&path, model(vec![tensor, external("b", &[36], &[("location", "more/second.bin")])], None).encode_to_vec())
-        .unwrap();
+    fs::write(
+        &path,
+        model(vec![tensor, external("b", &[36], &[("location", "more/second.bin")])], None).encode_to_vec(),
+    )
+    .unwrap();
     let error = load(&path).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     error.to_string()
@@ -171,13 +175,19 @@ fn every_broken_reference_is_refused_by_file_and_tensor() {
         (&[("location", "../model.onnx")], "inside the folder of the model"),
         (&[("location", "gone.bin")], "can't be found"),
         (&[("location", "first.bin"), ("offset", "8290")], "offset 8290"),
-        (&[("location", "first.bin"), ("offset", "18446744073709551615"), ("length", "16")], "offset 18446744073709551615"),
+        (
+            &[("location", "first.bin"), ("offset", "18446744073709551615"), ("length", "16")],
+            "offset 18446744073709551615",
+        ),
         (&[("location", "first.bin"), ("length", "12")], "expected 16 bytes for its shape, found a length of 12"),
         (&[("location", "first.bin"), ("length", "many")], "\"many\" is not a size"),
     ];
     for (entries, expected) in cases {
         let message = refusal(folder.path(), external("a", &[2, 2], entries));
-        assert!(message.contains(expected) && message.contains("tensor \"a\"") && message.contains("bad.onnx"), "{message}");
+        assert!(
+            message.contains(expected) && message.contains("tensor \"a\"") && message.contains("bad.onnx"),
+            "{message}"
+        );
     }
     #[cfg(unix)]
     {

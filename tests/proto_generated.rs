@@ -5,7 +5,8 @@ use std::path::Path;
 #[test]
 fn generated_types_are_up_to_date() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let descriptors = protox::compile([root.join("proto/onnx.proto")], [root.join("proto")]).expect("the schema compiles");
+    let descriptors =
+        protox::compile([root.join("proto/onnx.proto")], [root.join("proto")]).expect("the schema compiles");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut config = prost_build::Config::new();
     config.bytes(["."]).out_dir(folder.path()).format(true);

@@ -15,7 +15,9 @@ use crate::select::Scope;
 /// of the cut beside it, and verifies OUT.onnx against the original in ONNX Runtime.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done; 1 the request can't be met, or verification failed; 2 wrong use or broken input.")]
+#[command(
+    after_help = "Exit codes: 0 done; 1 the request can't be met, or verification failed; 2 wrong use or broken input."
+)]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Option<Command>,

@@ -13,11 +13,12 @@ impl PruneArgs {
     /// These arguments, completed by those of the configuration file they name.
     pub(super) fn with_config(&self) -> Result<PruneArgs, Error> {
         let Some(path) = &self.config else { return Ok(self.clone()) };
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Error::input(path, format!("can't be read: {error}")))?;
-        let file: PruneArgs = toml::from_str(&text)
-            .map_err(|error| Error::input(path, format!("not a configuration file: {}", error.message()))
-                .hint("--print-config shows the form"))?;
+        let text =
+            std::fs::read_to_string(path).map_err(|error| Error::input(path, format!("can't be read: {error}")))?;
+        let file: PruneArgs = toml::from_str(&text).map_err(|error| {
+            Error::input(path, format!("not a configuration file: {}", error.message()))
+                .hint("--print-config shows the form")
+        })?;
         let has_target = self.ratio.is_some() || self.target_macs.is_some() || self.target_params.is_some();
         let own_or = |own: &Vec<String>, other: Vec<String>| if own.is_empty() { other } else { own.clone() };
         Ok(PruneArgs {
@@ -80,8 +81,9 @@ impl PruneArgs {
             (None, None, Some(params)) => Target::Params(share("target-params", params)?),
             (None, None, None) if !self.ratio_for.is_empty() => Target::Ratio(0.0),
             (None, None, None) => {
-                return Err(Error::usage("how much is to be removed is not said")
-                    .hint("give --ratio (share of channels to remove), --target-macs or --target-params (share to keep)"));
+                return Err(Error::usage("how much is to be removed is not said").hint(
+                    "give --ratio (share of channels to remove), --target-macs or --target-params (share to keep)",
+                ));
             }
             _ => return Err(Error::usage("expected one of ratio, target-macs and target-params, found several")),
         };

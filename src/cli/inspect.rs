@@ -90,10 +90,8 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
         }
         let names: Vec<String> = operators.iter().map(|(name, count)| format!("{name} {count}")).collect();
         out += &format!("\n\noperators: {}\n\n", names.join(", "));
-        let rows: Vec<Vec<String>> = blocks
-            .iter()
-            .map(|(block, macs)| vec![block.clone(), human(*macs), percent(*macs, cost.macs)])
-            .collect();
+        let rows: Vec<Vec<String>> =
+            blocks.iter().map(|(block, macs)| vec![block.clone(), human(*macs), percent(*macs, cost.macs)]).collect();
         out += &table(&["block", "MACs", "share"], &rows);
         let rows: Vec<Vec<String>> = groups
             .iter()

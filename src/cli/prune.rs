@@ -90,8 +90,12 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
         text(&analysis, &cut, report.as_ref(), latencies.as_deref(), written)
     });
     if let Some(report) = report.filter(|report| !report.passed) {
-        return Err(Error::unmet(format!("verification failed, {} was not written: {}", output.display(), failure(&report)))
-            .in_file(input));
+        return Err(Error::unmet(format!(
+            "verification failed, {} was not written: {}",
+            output.display(),
+            failure(&report)
+        ))
+        .in_file(input));
     }
     Ok(true)
 }
@@ -242,8 +246,12 @@ fn text(
         cut.plan.criterion
     );
     out += &table(&["", "before", "after", "kept"], &rows);
-    let sizes: Vec<String> =
-        cut.sizes.iter().filter(|(name, _)| !name.starts_with('?')).map(|(name, size)| format!("{name}={size}")).collect();
+    let sizes: Vec<String> = cut
+        .sizes
+        .iter()
+        .filter(|(name, _)| !name.starts_with('?'))
+        .map(|(name, size)| format!("{name}={size}"))
+        .collect();
     if !sizes.is_empty() {
         out += &format!("\n(counted at {})", sizes.join(", "));
     }

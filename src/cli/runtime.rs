@@ -34,7 +34,9 @@ pub(super) fn run(cli: &Cli, printer: &Printer) -> Result<bool, Error> {
                 runtime.how(),
                 runtime.execution_providers().join(", ")
             ),
-            Err(error) => format!("no library can be used (ONNX Runtime {MINIMUM_VERSION} or newer is needed): {error}\n"),
+            Err(error) => {
+                format!("no library can be used (ONNX Runtime {MINIMUM_VERSION} or newer is needed): {error}\n")
+            }
         };
         out += "\nplaces, in this order:\n";
         for place in &places {

@@ -17,13 +17,18 @@ pub(super) fn run(args: &VerifyArgs, cli: &Cli, printer: &Printer) -> Result<boo
     let path = args.plan.clone().unwrap_or_else(|| plan_path(&args.output));
     let progress = printer.progress(3);
     progress.step("reading");
-    let plan = Plan::read(&path)
-        .map_err(|error| if args.plan.is_none() { error.hint("name the plan of the cut with --plan") } else { error })?;
+    let plan = Plan::read(&path).map_err(|error| {
+        if args.plan.is_none() { error.hint("name the plan of the cut with --plan") } else { error }
+    })?;
     let model = load(&args.input)?;
     let pruned = load(&args.output)?;
     let digest = model.digest()?;
     if plan.input_digest != digest {
-        let text = format!("the plan is for another file than {}: its input has SHA-256 {}", args.input.display(), plan.input_digest);
+        let text = format!(
+            "the plan is for another file than {}: its input has SHA-256 {}",
+            args.input.display(),
+            plan.input_digest
+        );
         return Err(Error::input(&path, text));
     }
     progress.step("reading the graph");

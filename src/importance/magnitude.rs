@@ -108,12 +108,7 @@ fn axis_sums(tensor: &TensorProto, bytes: &[u8], axes: &[usize], norm: Norm) -> 
     }
 }
 
-fn sums_of(
-    dims: &[usize],
-    axes: &[usize],
-    norm: Norm,
-    mut elements: impl Iterator<Item = f32>,
-) -> Vec<Vec<f64>> {
+fn sums_of(dims: &[usize], axes: &[usize], norm: Norm, mut elements: impl Iterator<Item = f32>) -> Vec<Vec<f64>> {
     let mut sums: Vec<Vec<f64>> = axes.iter().map(|axis| vec![0.0; dims[*axis]]).collect();
     // The sum over a run of the innermost axes that nobody asked for is shared by all axes.
     let run_axes = dims.len() - axes.iter().map(|axis| axis + 1).max().unwrap_or(0);

@@ -140,9 +140,9 @@ impl Inliner<'_> {
                 return Err(format!("function calls are nested more than {DEEPEST_CALL} deep, at {}", show(function)));
             }
             self.agree_on_opsets(function)?;
-            let body = self.body(function, &node).map_err(|message| {
-                format!("node {:?} calls {}: {message}", node.name, show(function))
-            })?;
+            let body = self
+                .body(function, &node)
+                .map_err(|message| format!("node {:?} calls {}: {message}", node.name, show(function)))?;
             self.open.push(key);
             result.extend(self.expand(body, depth)?);
             self.open.pop();
@@ -173,10 +173,9 @@ impl Inliner<'_> {
 
     /// The nodes that stand for one call.
     fn body(&mut self, function: &FunctionProto, node: &NodeProto) -> Result<Vec<NodeProto>, String> {
-        for (what, given, declared) in [
-            ("inputs", node.input.len(), function.input.len()),
-            ("outputs", node.output.len(), function.output.len()),
-        ] {
+        for (what, given, declared) in
+            [("inputs", node.input.len(), function.input.len()), ("outputs", node.output.len(), function.output.len())]
+        {
             if given > declared {
                 return Err(format!("expected at most {declared} {what}, found {given}"));
             }

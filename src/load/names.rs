@@ -88,9 +88,8 @@ fn check_graph<'g>(graph: &'g GraphProto, outer: Option<&Scope<'_>>) -> Result<(
     if let Some(output) = graph.output.iter().find(|output| !scope.contains(&output.name)) {
         return Err((format!("nothing defines graph output {:?}", output.name), None));
     }
-    topological_order(graph).map_err(|at| {
-        ("the graph has a cycle through this node".to_owned(), graph.node.get(at))
-    })?;
+    topological_order(graph)
+        .map_err(|at| ("the graph has a cycle through this node".to_owned(), graph.node.get(at)))?;
     Ok(())
 }
 
@@ -172,7 +171,8 @@ mod tests {
 
     #[test]
     fn subgraphs_see_the_values_around_them() {
-        let inner = GraphProto { node: vec![node("n", &["t"], &["o"])], output: vec![value("o")], ..GraphProto::default() };
+        let inner =
+            GraphProto { node: vec![node("n", &["t"], &["o"])], output: vec![value("o")], ..GraphProto::default() };
         let nodes = |inner: GraphProto| vec![with_branch(node("if", &["x"], &["y"]), inner), node("a", &["x"], &["t"])];
         assert!(check_names(&graph(nodes(inner.clone()))).is_ok());
         let lost = GraphProto { node: vec![node("n", &["q"], &["o"])], ..inner };

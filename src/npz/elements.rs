@@ -13,13 +13,11 @@ pub(super) fn decode(element_type: ElementType, bytes: &[u8], big_endian: bool) 
                     .as_chunks::<{ size_of::<$kind>() }>()
                     .0
                     .iter()
-                    .map(|&chunk| {
-                        if big_endian {
-                            <$kind>::from_be_bytes(chunk)
-                        } else {
-                            <$kind>::from_le_bytes(chunk)
-                        }
-                    })
+                    .map(
+                        |&chunk| {
+                            if big_endian { <$kind>::from_be_bytes(chunk) } else { <$kind>::from_le_bytes(chunk) }
+                        },
+                    )
                     .collect(),
             )
         };
@@ -82,9 +80,7 @@ pub(super) fn to_row_major(dims: Vec<usize>, data: &ArrayData) -> Array {
             }
         };
     }
-    let data = reordered!(
-        F32, F64, F16, BF16, I64, I32, I16, I8, U8, U16, U32, U64, Bool
-    );
+    let data = reordered!(F32, F64, F16, BF16, I64, I32, I16, I8, U8, U16, U32, U64, Bool);
     Array { dims, data }
 }
 

@@ -24,32 +24,18 @@ impl Header {
         let rest = bytes.strip_prefix(MAGIC).ok_or("not a .npy array")?;
         let (length, rest) = match rest {
             [1, _, a, b, rest @ ..] => (usize::from(u16::from_le_bytes([*a, *b])), rest),
-            [2 | 3, _, a, b, c, d, rest @ ..] => {
-                (u32::from_le_bytes([*a, *b, *c, *d]) as usize, rest)
-            }
+            [2 | 3, _, a, b, c, d, rest @ ..] => (u32::from_le_bytes([*a, *b, *c, *d]) as usize, rest),
             [version, ..] => {
-                return Err(format!(
-                    "version {version} of the format is not known, or the file is cut off"
-                ));
+                return Err(format!("version {version} of the format is not known, or the file is cut off"));
             }
             [] => return Err("the file is cut off in the header".to_owned()),
         };
-        let (text, data) = rest
-            .split_at_checked(length)
-            .ok_or("the file is cut off in the header")?;
+        let (text, data) = rest.split_at_checked(length).ok_or("the file is cut off in the header")?;
         let text = std::str::from_utf8(text).map_err(|_| "the header is not text")?;
         let (element_type, big_endian) = element_type(quoted(field(text, "descr")?)?)?;
         let fortran_order = field(text, "fortran_order")?.starts_with("True");
         let dims = shape(field(text, "shape")?)?;
-        Ok((
-            Self {
-                element_type,
-                big_endian,
-                fortran_order,
-                dims,
-            },
-            data,
-        ))
+        Ok((Self { element_type, big_endian, fortran_order, dims }, data))
     }
 }
 
@@ -74,21 +60,13 @@ fn quoted(text: &str) -> Result<&str, String> {
 
 /// The sizes in the tuple that `text` begins with.
 fn shape(text: &str) -> Result<Vec<usize>, String> {
-    let inner = text
-        .strip_prefix('(')
-        .and_then(|text| text.split_once(')'))
-        .ok_or("the shape is not a tuple")?
-        .0;
+    let inner = text.strip_prefix('(').and_then(|text| text.split_once(')')).ok_or("the shape is not a tuple")?.0;
     inner
         .split(',')
         .map(str::trim)
         .filter(|size| !size.is_empty())
         // Files written by Python 2 mark long integers with an L.
-        .map(|size| {
-            size.trim_end_matches('L')
-                .parse()
-                .map_err(|_| format!("{size:?} is not a size"))
-        })
+        .map(|size| size.trim_end_matches('L').parse().map_err(|_| format!("{size:?} is not a size")))
         .collect()
 }
 
@@ -96,10 +74,7 @@ fn shape(text: &str) -> Result<Vec<usize>, String> {
 fn element_type(descr: &str) -> Result<(ElementType, bool), String> {
     let (big_endian, code) = match descr.strip_prefix('>') {
         Some(code) => (true, code),
-        None => (
-            cfg!(target_endian = "big") && descr.starts_with('='),
-            descr.trim_start_matches(['<', '|', '=']),
-        ),
+        None => (cfg!(target_endian = "big") && descr.starts_with('='), descr.trim_start_matches(['<', '|', '='])),
     };
     let element_type = match code {
         "f4" => ElementType::F32,
@@ -169,12 +144,7 @@ mod tests {
             let (header, rest) = Header::parse(&bytes).unwrap();
             assert_eq!(
                 header,
-                Header {
-                    element_type: ElementType::F16,
-                    big_endian: false,
-                    fortran_order: false,
-                    dims
-                }
+                Header { element_type: ElementType::F16, big_endian: false, fortran_order: false, dims }
             );
             assert!(rest.is_empty());
         }

@@ -23,15 +23,7 @@ fn samples() -> Vec<(String, Array)> {
         ElementType::Bool,
     ];
     let values = [0.0, 1.0, 2.0, 3.0, 100.0, 5.0];
-    types
-        .iter()
-        .map(|&kind| {
-            (
-                kind.to_string(),
-                Array::from_f64(kind, vec![2, 3], &values).unwrap(),
-            )
-        })
-        .collect()
+    types.iter().map(|&kind| (kind.to_string(), Array::from_f64(kind, vec![2, 3], &values).unwrap())).collect()
 }
 
 #[test]
@@ -39,17 +31,9 @@ fn every_element_type_comes_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("all.npz");
     let arrays = samples();
-    write(
-        &path,
-        arrays.iter().map(|(name, array)| (name.as_str(), array)),
-    )
-    .unwrap();
+    write(&path, arrays.iter().map(|(name, array)| (name.as_str(), array))).unwrap();
     assert_eq!(read(&path).unwrap(), arrays);
-    assert_eq!(
-        std::fs::read_dir(folder.path()).unwrap().count(),
-        1,
-        "no temporary file stays"
-    );
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays");
 }
 
 #[test]
@@ -75,34 +59,21 @@ fn columns_first_and_big_endian_are_read() {
     // numpy.asfortranarray([[1, 2, 3], [4, 5, 6]], dtype=">i2")
     let header = "{'descr': '>i2', 'fortran_order': True, 'shape': (2, 3), }\n";
     let array = from_npy(&npy(header, &[0, 1, 0, 4, 0, 2, 0, 5, 0, 3, 0, 6])).unwrap();
-    assert_eq!(
-        array,
-        Array::new(vec![2, 3], ArrayData::I16(vec![1, 2, 3, 4, 5, 6])).unwrap()
-    );
+    assert_eq!(array, Array::new(vec![2, 3], ArrayData::I16(vec![1, 2, 3, 4, 5, 6])).unwrap());
 }
 
 #[test]
 fn half_precision_is_read_as_numpy_and_ml_dtypes_write_it() {
     let header = "{'descr': '<f2', 'fortran_order': False, 'shape': (1,), }\n";
-    assert_eq!(
-        from_npy(&npy(header, &[0x00, 0x3c])).unwrap().data,
-        ArrayData::F16(vec![f16::ONE])
-    );
+    assert_eq!(from_npy(&npy(header, &[0x00, 0x3c])).unwrap().data, ArrayData::F16(vec![f16::ONE]));
     let header = "{'descr': '<V2', 'fortran_order': False, 'shape': (1,), }\n";
-    assert_eq!(
-        from_npy(&npy(header, &[0x80, 0x3f])).unwrap().data,
-        ArrayData::BF16(vec![bf16::ONE])
-    );
+    assert_eq!(from_npy(&npy(header, &[0x80, 0x3f])).unwrap().data, ArrayData::BF16(vec![bf16::ONE]));
 }
 
 #[test]
 fn damaged_files_are_errors() {
     let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }\n";
-    assert!(
-        from_npy(&npy(header, &[0; 8]))
-            .unwrap_err()
-            .contains("needs 12 bytes")
-    );
+    assert!(from_npy(&npy(header, &[0; 8])).unwrap_err().contains("needs 12 bytes"));
     let header = "{'descr': '<f8', 'fortran_order': False, 'shape': (18446744073709551615, 2), }\n";
     assert!(from_npy(&npy(header, &[])).is_err());
     let bytes = to_bytes(samples().iter().map(|(name, array)| (name.as_str(), array))).unwrap();
@@ -113,9 +84,6 @@ fn damaged_files_are_errors() {
 
 #[test]
 fn a_mismatch_is_not_written() {
-    let array = Array {
-        dims: vec![4],
-        data: ArrayData::U8(vec![1]),
-    };
+    let array = Array { dims: vec![4], data: ArrayData::U8(vec![1]) };
     assert!(to_bytes([("x", &array)]).is_err());
 }

@@ -27,9 +27,9 @@ impl Operator for Clip {
             Some(_) => cx.ints(slot).and_then(|limit| limit.first().cloned()).map(Some),
         };
         let known = match (&input.known, limit(1), limit(2)) {
-            (Some(Known::Ints(values)), Some(min), Some(max)) => Some(Known::Ints(
-                values.iter().map(|value| limited(value, min.as_ref(), max.as_ref())).collect(),
-            )),
+            (Some(Known::Ints(values)), Some(min), Some(max)) => {
+                Some(Known::Ints(values.iter().map(|value| limited(value, min.as_ref(), max.as_ref())).collect()))
+            }
             _ => None,
         };
         let fact = Fact { dtype: input.dtype, shape: input.shape.clone(), known: None }.with_known(known);

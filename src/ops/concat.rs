@@ -52,8 +52,7 @@ impl Operator for Concat {
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let shape = cx.output_shape(0)?;
         let axis = axis_index(node.int("axis", 1), shape.len())?;
-        let layouts =
-            (0..node.inputs.len()).map(|slot| cx.separated(slot)).collect::<Result<Vec<_>, _>>()?;
+        let layouts = (0..node.inputs.len()).map(|slot| cx.separated(slot)).collect::<Result<Vec<_>, _>>()?;
         let mut axes = Vec::new();
         for (at, size) in shape.iter().enumerate() {
             if at != axis {

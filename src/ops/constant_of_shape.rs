@@ -34,12 +34,17 @@ impl Operator for ConstantOfShape {
             }
         };
         let count = crate::dim::product(&shape).as_const().and_then(|count| usize::try_from(count).ok());
-        let value = tensor.and_then(|tensor| crate::infer::elements(dtype, &tensor.raw_data)).and_then(|known| {
-            known.ints().and_then(|values| values.first().cloned())
-        });
+        let value = tensor
+            .and_then(|tensor| crate::infer::elements(dtype, &tensor.raw_data))
+            .and_then(|known| known.ints().and_then(|values| values.first().cloned()));
         let value = value.or_else(|| {
             let tensor = tensor?;
-            tensor.int64_data.first().copied().or_else(|| tensor.int32_data.first().map(|v| i64::from(*v))).map(Dim::from)
+            tensor
+                .int64_data
+                .first()
+                .copied()
+                .or_else(|| tensor.int32_data.first().map(|v| i64::from(*v)))
+                .map(Dim::from)
         });
         let known = match (value, count) {
             (Some(value), Some(count)) if count <= KNOWN_LIMIT => Some(Known::Ints(vec![value; count])),

@@ -39,7 +39,12 @@ impl Operator for DepthToSpace {
         };
         let block = Dim::from(block(node)?);
         let area = &block * &block;
-        let fail = || RuleError::invalid(format!("{} does not divide evenly", if is_deepening(node) { "the image" } else { "the channels" }));
+        let fail = || {
+            RuleError::invalid(format!(
+                "{} does not divide evenly",
+                if is_deepening(node) { "the image" } else { "the channels" }
+            ))
+        };
         let sizes = if is_deepening(node) {
             let side = |size: &Dim| size.floor_div(&block).ok_or_else(fail);
             vec![n.clone(), c * &area, side(h)?, side(w)?]
@@ -58,7 +63,8 @@ impl Operator for DepthToSpace {
         let area = usize::try_from(block(node)? * block(node)?).unwrap_or(1);
         let is_crd = node.proto.string("mode") == Some("CRD");
         let channels = if is_deepening(node) {
-            match axis_size(&x.axes[1]).filter(|size| *size > 1 && new_axis_size(&shape[1]) == area.checked_mul(*size)) {
+            match axis_size(&x.axes[1]).filter(|size| *size > 1 && new_axis_size(&shape[1]) == area.checked_mul(*size))
+            {
                 Some(size) => {
                     let deep = cx.new_space(area * size);
                     let digits = cx.digits(deep, &[area, size], Some(1));

@@ -60,7 +60,11 @@ fn by_letter<T: Clone>(
 ) -> Result<BTreeMap<char, T>, RuleError> {
     let mut letters: BTreeMap<char, T> = BTreeMap::new();
     if operands.len() != entries.len() {
-        return Err(RuleError::invalid(format!("the equation has {} operands, found {}", operands.len(), entries.len())));
+        return Err(RuleError::invalid(format!(
+            "the equation has {} operands, found {}",
+            operands.len(),
+            entries.len()
+        )));
     }
     for (operand, entries) in operands.iter().zip(entries) {
         if operand.len() != entries.len() {
@@ -89,7 +93,11 @@ impl Operator for Einsum {
         let (operands, result) = equation(node)?;
         let shapes = (0..cx.input_count()).map(|slot| cx.shape(slot)).collect::<Result<Vec<_>, _>>()?;
         let better = |a: &Dim, b: &Dim| {
-            if a.is(1) || (a.as_const().is_none() && b.as_const().is_some() && !b.is(1)) { b.clone() } else { a.clone() }
+            if a.is(1) || (a.as_const().is_none() && b.as_const().is_some() && !b.is(1)) {
+                b.clone()
+            } else {
+                a.clone()
+            }
         };
         let letters = by_letter(&operands, &shapes, better)?;
         let dtype = cx.input(0)?.dtype;
@@ -113,7 +121,8 @@ impl Operator for Einsum {
             }
         })?;
         if weights.iter().any(|is_weight| !is_weight) {
-            for ((operand, axes), _) in operands.iter().zip(&layouts).zip(&weights).filter(|(_, is_weight)| **is_weight) {
+            for ((operand, axes), _) in operands.iter().zip(&layouts).zip(&weights).filter(|(_, is_weight)| **is_weight)
+            {
                 for (letter, axis) in operand.iter().zip(axes) {
                     if result.contains(letter) { cx.produces(axis) } else { cx.consumes(axis) }
                 }
@@ -128,7 +137,8 @@ impl Operator for Einsum {
         let shapes: Option<Vec<Vec<i64>>> =
             (0..operands.len()).map(|slot| cx.input(slot).map(<[i64]>::to_vec)).collect();
         let Some(shapes) = shapes.filter(|shapes| shapes.len() > 1) else { return 0.0 };
-        by_letter(&operands, &shapes, |a, b| *a.max(b)).map_or(0.0, |letters| letters.values().map(|s| *s as f64).product())
+        by_letter(&operands, &shapes, |a, b| *a.max(b))
+            .map_or(0.0, |letters| letters.values().map(|s| *s as f64).product())
     }
 
     fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
@@ -149,7 +159,8 @@ impl Operator for Einsum {
             let mask = cx.full_mask(slot);
             let left: String = operand.iter().collect();
             let kept: String = result.iter().filter(|letter| operand.contains(letter)).collect();
-            let ones: Vec<i64> = (0..result.len() as i64).filter(|at| !operand.contains(&result[*at as usize])).collect();
+            let ones: Vec<i64> =
+                (0..result.len() as i64).filter(|at| !operand.contains(&result[*at as usize])).collect();
             let mut mask = cx.add("Einsum", &[&mask], vec![attr_string("equation", &format!("{left}->{kept}"))]);
             for axis in ones {
                 mask = cx.unsqueeze(&mask, axis);

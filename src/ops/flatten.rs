@@ -36,8 +36,8 @@ impl Operator for Flatten {
     fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.layout(0)?;
         let shape = cx.output_shape(0)?;
-        let axes = reshape(&layout.axes, &shape)
-            .ok_or_else(|| RuleError::unsupported("the sizes do not divide evenly"))?;
+        let axes =
+            reshape(&layout.axes, &shape).ok_or_else(|| RuleError::unsupported("the sizes do not divide evenly"))?;
         cx.set(0, Layout { axes });
         Ok(())
     }

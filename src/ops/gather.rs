@@ -93,11 +93,8 @@ impl Operator for Gather {
         let old = cx.old_ints(1);
         let old = constant_indices(old.as_deref(), size)
             .ok_or_else(|| RuleError::unsupported("the indices are not constant"))?;
-        let new: Vec<i64> = old
-            .iter()
-            .filter_map(|index| kept.binary_search(index).ok())
-            .map(|position| position as i64)
-            .collect();
+        let new: Vec<i64> =
+            old.iter().filter_map(|index| kept.binary_search(index).ok()).map(|position| position as i64).collect();
         let dims: Vec<i64> = match cx.rank(1) {
             0 => vec![],
             1 => vec![new.len() as i64],

@@ -28,9 +28,7 @@ fn batch_dims(node: &Node) -> usize {
 
 impl Operator for GatherNd {
     fn op_types(&self) -> &'static [OpType] {
-        const {
-            &[onnx("GatherND"), onnx("GatherElements"), onnx("ScatterND"), onnx("ScatterElements"), onnx("Scatter")]
-        }
+        const { &[onnx("GatherND"), onnx("GatherElements"), onnx("ScatterND"), onnx("ScatterElements"), onnx("Scatter")] }
     }
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
@@ -39,7 +37,8 @@ impl Operator for GatherNd {
         let shape = match node.proto.op_type.as_str() {
             "GatherND" => {
                 let first = batch_dims(node) + tuple(&indices)?;
-                let rest = data.get(first..).ok_or_else(|| RuleError::invalid("an index names more axes than there are"))?;
+                let rest =
+                    data.get(first..).ok_or_else(|| RuleError::invalid("an index names more axes than there are"))?;
                 [&indices[..indices.len() - 1], rest].concat()
             }
             "GatherElements" => indices,

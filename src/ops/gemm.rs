@@ -30,7 +30,11 @@ impl Operator for Gemm {
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (a, b) = (cx.shape(0)?, cx.shape(1)?);
         if a.len() != 2 || b.len() != 2 {
-            return Err(RuleError::invalid(format!("A and B must be matrices, their ranks are {} and {}", a.len(), b.len())));
+            return Err(RuleError::invalid(format!(
+                "A and B must be matrices, their ranks are {} and {}",
+                a.len(),
+                b.len()
+            )));
         }
         let ((m, k), (l, n)) = (rows_columns(node, "transA"), rows_columns(node, "transB"));
         if let (Some(k), Some(l)) = (a[k].as_const(), b[l].as_const())
@@ -72,8 +76,7 @@ impl Operator for Gemm {
 
     fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         let replaced = [(0, cx.zeroed(0)), (1, cx.zeroed(1))];
-        let replaced: Vec<(usize, String)> =
-            replaced.into_iter().filter(|(slot, _)| !cx.is_planned(*slot)).collect();
+        let replaced: Vec<(usize, String)> = replaced.into_iter().filter(|(slot, _)| !cx.is_planned(*slot)).collect();
         cx.emit(&replaced);
         let mut masks = Vec::new();
         for (slot, attribute, is_left) in [(0, "transA", true), (1, "transB", false)] {
@@ -90,4 +93,3 @@ impl Operator for Gemm {
         Ok(())
     }
 }
-

@@ -45,7 +45,8 @@ impl Operator for GroupNormalization {
 
     fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
         // Where whole groups go, their size is what stays.
-        if let (Some(groups), Some(channels)) = (cx.norm_group_count(0, 1, node.int("num_groups", 1)), cx.new_size(0, 1))
+        if let (Some(groups), Some(channels)) =
+            (cx.norm_group_count(0, 1, node.int("num_groups", 1)), cx.new_size(0, 1))
             && groups != node.int("num_groups", 1)
             && channels % groups.max(1) == 0
         {
@@ -59,7 +60,8 @@ impl Operator for GroupNormalization {
         let rank = cx.rank(0)? as i64;
         let groups = node.int("num_groups", 1);
         let y = cx.group_normalized(0, groups, node.float("epsilon", 1e-5));
-        let y = if node.version < 21 { cx.scaled_groups(&y, 1, 2, groups, rank)? } else { cx.scaled(&y, 1, 2, 1, rank) };
+        let y =
+            if node.version < 21 { cx.scaled_groups(&y, 1, 2, groups, rank)? } else { cx.scaled(&y, 1, 2, 1, rank) };
         cx.emit_as(0, &y);
         cx.set_mask(0, mask);
         Ok(())

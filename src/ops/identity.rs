@@ -39,7 +39,8 @@ impl Operator for Identity {
     }
 
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        if node.proto.op_type == "Dropout" && cx.ints(2).and_then(|training| training.first()).is_some_and(|t| !t.is(0)) {
+        if node.proto.op_type == "Dropout" && cx.ints(2).and_then(|training| training.first()).is_some_and(|t| !t.is(0))
+        {
             return Err(RuleError::unsupported("it is in training mode"));
         }
         let layout = cx.layout(0)?;
@@ -57,9 +58,11 @@ impl Operator for Identity {
 fn cast(known: Known, dtype: DataType) -> Option<Known> {
     let to_float = crate::fact::is_float(dtype);
     match known {
-        Known::Ints(values) if to_float => {
-            values.iter().map(|value| value.as_const().map(|value| value as f64)).collect::<Option<_>>().map(Known::Floats)
-        }
+        Known::Ints(values) if to_float => values
+            .iter()
+            .map(|value| value.as_const().map(|value| value as f64))
+            .collect::<Option<_>>()
+            .map(Known::Floats),
         Known::Ints(values) if dtype == DataType::Bool => values
             .iter()
             .map(|value| value.as_const().map(|value| Dim::from(i64::from(value != 0))))

@@ -18,9 +18,7 @@ struct Indices;
 
 impl Operator for Indices {
     fn op_types(&self) -> &'static [OpType] {
-        const {
-            &[onnx("ArgMax"), onnx("ArgMin"), onnx("NonZero"), onnx("OneHot"), onnx("TopK"), onnx("EyeLike")]
-        }
+        const { &[onnx("ArgMax"), onnx("ArgMin"), onnx("NonZero"), onnx("OneHot"), onnx("TopK"), onnx("EyeLike")] }
     }
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {

@@ -62,7 +62,8 @@ impl Operator for LayerNormalization {
         let axis = axis_index(node.int("axis", -1), rank)?;
         let axes: Vec<i64> = (axis..rank).map(|axis| axis as i64).collect();
         let epsilon = node.float("epsilon", 1e-5);
-        let mut y = if is_centred(node) { cx.normalized(0, &axes, epsilon) } else { cx.root_mean_square(0, &axes, epsilon) };
+        let mut y =
+            if is_centred(node) { cx.normalized(0, &axes, epsilon) } else { cx.root_mean_square(0, &axes, epsilon) };
         // The parameters have the shape of the normalised axes, so that they broadcast by themselves.
         for (slot, op_type) in [(1, "Mul"), (2, "Add")] {
             let parameter = cx.input(slot);

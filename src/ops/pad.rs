@@ -19,7 +19,12 @@ pub(super) static RULES: &[&dyn Operator] = &[&Pad];
 struct Pad;
 
 /// Padding before and after every axis; `None` where it is not known.
-fn pads(node: &Node, rank: usize, pads: Option<Vec<Dim>>, axes: Option<Vec<Dim>>) -> Result<Option<Vec<(Dim, Dim)>>, RuleError> {
+fn pads(
+    node: &Node,
+    rank: usize,
+    pads: Option<Vec<Dim>>,
+    axes: Option<Vec<Dim>>,
+) -> Result<Option<Vec<(Dim, Dim)>>, RuleError> {
     let attribute = node.proto.ints("pads").map(|pads| pads.iter().copied().map(Dim::from).collect());
     let Some(pads): Option<Vec<Dim>> = attribute.or(pads) else { return Ok(None) };
     let mut result = vec![(Dim::from(0), Dim::from(0)); rank];
@@ -60,8 +65,7 @@ impl Operator for Pad {
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.separated(0)?;
         let shape = cx.output_shape(0)?;
-        let given =
-            pads(node, layout.rank(), cx.ints(1).map(<[Dim]>::to_vec), cx.ints(3).map(<[Dim]>::to_vec))?;
+        let given = pads(node, layout.rank(), cx.ints(1).map(<[Dim]>::to_vec), cx.ints(3).map(<[Dim]>::to_vec))?;
         let given = given.ok_or_else(|| RuleError::unsupported("the padding is computed at run time"))?;
         let is_constant_mode = node.proto.string("mode").is_none_or(|mode| mode == "constant");
         let mut axes = Vec::new();
@@ -73,7 +77,10 @@ impl Operator for Pad {
             let numbers = (axis_size(axis), before.as_const(), after.as_const(), new_axis_size(size));
             axes.push(match numbers {
                 (Some(len), Some(before), Some(after), Some(total))
-                    if is_constant_mode && before >= 0 && after >= 0 && before.saturating_add(after) == (total - len.min(total)) as i64 =>
+                    if is_constant_mode
+                        && before >= 0
+                        && after >= 0
+                        && before.saturating_add(after) == (total - len.min(total)) as i64 =>
                 {
                     match cx.single(axis) {
                         Some(space) => {

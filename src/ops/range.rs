@@ -31,8 +31,7 @@ impl Operator for Range {
                 let distance = limit.saturating_sub(start).saturating_add(delta - delta.signum());
                 let count = distance.saturating_div(delta).max(0);
                 let number = |at: i64| Dim::from(start.saturating_add(at.saturating_mul(delta)));
-                let known =
-                    (count <= KNOWN_LIMIT as i64).then(|| Known::Ints((0..count).map(number).collect()));
+                let known = (count <= KNOWN_LIMIT as i64).then(|| Known::Ints((0..count).map(number).collect()));
                 cx.set(0, Fact::new(dtype, vec![Dim::from(count)]).with_known(known));
                 return Ok(());
             }

@@ -23,10 +23,9 @@ fn reduced(node: &Node, rank: usize, known: Option<Vec<Dim>>) -> Result<Vec<usiz
     let axes: Option<Vec<Dim>> = attribute.or(known);
     match axes {
         None if node.input(1).is_some() => Err(RuleError::UnknownShape),
-        Some(axes) if !axes.is_empty() => axes
-            .iter()
-            .map(|axis| axis_index(axis.as_const().ok_or(RuleError::UnknownShape)?, rank))
-            .collect(),
+        Some(axes) if !axes.is_empty() => {
+            axes.iter().map(|axis| axis_index(axis.as_const().ok_or(RuleError::UnknownShape)?, rank)).collect()
+        }
         _ if node.int("noop_with_empty_axes", 0) != 0 => Ok(vec![]),
         _ => Ok((0..rank).collect()),
     }

@@ -42,7 +42,9 @@ fn scaled(size: &Dim, scale: f64) -> Option<Dim> {
         return Some(size * &Dim::from(scale as i64));
     }
     let inverse = (1.0 / scale).round();
-    ((1.0 / scale - inverse).abs() < 1e-6 && inverse >= 1.0).then(|| size.floor_div(&Dim::from(inverse as i64))).flatten()
+    ((1.0 / scale - inverse).abs() < 1e-6 && inverse >= 1.0)
+        .then(|| size.floor_div(&Dim::from(inverse as i64)))
+        .flatten()
 }
 
 /// Whether the output's sizes are those that the node lists, or the input's times the scales: not so where the sizes

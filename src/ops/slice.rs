@@ -59,9 +59,8 @@ type Ints<'a> = &'a dyn Fn(usize) -> Option<Vec<Dim>>;
 
 /// The spans of the node over a value of rank `rank`; `ints` gives the known integers of an input.
 fn spans(node: &Node, rank: usize, ints: Ints<'_>, count: Option<usize>) -> Result<Vec<Span>, RuleError> {
-    let attribute = |name: &str| {
-        node.proto.ints(name).map(|values| values.iter().copied().map(Dim::from).collect::<Vec<_>>())
-    };
+    let attribute =
+        |name: &str| node.proto.ints(name).map(|values| values.iter().copied().map(Dim::from).collect::<Vec<_>>());
     let starts = attribute("starts").or_else(|| ints(1));
     let ends = attribute("ends").or_else(|| ints(2));
     let axes = match attribute("axes").or_else(|| ints(3)) {
@@ -219,7 +218,13 @@ fn symbolic(span: &Span, size: &Dim) -> Option<Dim> {
     let is_negative = |dim: &Dim| dim.as_const().is_some_and(|value| value < 0);
     let late = end.as_const().is_some_and(|end| end >= i64::from(i32::MAX));
     let start = if is_negative(start) { size + start } else { start.clone() };
-    let end = if late { size.clone() } else if is_negative(end) { size + end } else { end.clone() };
+    let end = if late {
+        size.clone()
+    } else if is_negative(end) {
+        size + end
+    } else {
+        end.clone()
+    };
     // Limits beyond the axis would be clamped; sizes that are given in symbols are taken to lie within.
     Some(&end - &start)
 }

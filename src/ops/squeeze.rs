@@ -44,7 +44,9 @@ impl Operator for Squeeze {
         let shape = cx.shape(0)?;
         let axes = axes_of(cx.ints_of("axes", 1)?, shape.len())?;
         let goes = |at: usize, size: &Dim| axes.as_ref().map_or(size.is(1), |axes| axes.contains(&at));
-        if let Some(size) = shape.iter().enumerate().find(|(at, size)| goes(*at, size) && size.as_const().is_some_and(|s| s != 1)) {
+        if let Some(size) =
+            shape.iter().enumerate().find(|(at, size)| goes(*at, size) && size.as_const().is_some_and(|s| s != 1))
+        {
             return Err(RuleError::invalid(format!("axis {} of size {} can't be removed", size.0, size.1)));
         }
         let rest = shape.iter().enumerate().filter(|(at, size)| !goes(*at, size)).map(|(_, size)| size.clone());

@@ -175,7 +175,11 @@ impl PatchCx<'_> {
         let base = format!("{}/pruned_input_{slot}", self.proto.output.first().map_or("", String::as_str));
         let is_int32 = self.fact(slot).is_some_and(|fact| fact.dtype == crate::onnx::DataType::Int32);
         let integers = |name: &str, values: &[i64]| {
-            if is_int32 { TensorProto::of_int32s(name, values, &dims) } else { TensorProto::of_ints(name, values, &dims) }
+            if is_int32 {
+                TensorProto::of_int32s(name, values, &dims)
+            } else {
+                TensorProto::of_ints(name, values, &dims)
+            }
         };
         let known: Option<Vec<Dim>> = values
             .iter()

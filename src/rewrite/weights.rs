@@ -65,7 +65,9 @@ impl WeightSlices {
                 let at = variants.iter().position(|variant| variant.slices == slices).unwrap_or_else(|| {
                     // A Constant node keeps its output; its slices become initializers of their own.
                     let is_original = variants.is_empty() && graph.values[value].initializer.is_some();
-                    let new_name = if is_original { name.clone() } else {
+                    let new_name = if is_original {
+                        name.clone()
+                    } else {
                         let mut number = variants.len();
                         loop {
                             let candidate = format!("{name}_pruned_{number}");
@@ -75,7 +77,8 @@ impl WeightSlices {
                             number += 1;
                         }
                     };
-                    let new_dims = dims.iter().enumerate().map(|(axis, size)| slices.get(&axis).map_or(*size, Vec::len));
+                    let new_dims =
+                        dims.iter().enumerate().map(|(axis, size)| slices.get(&axis).map_or(*size, Vec::len));
                     variants.push(Variant { slices: slices.clone(), name: new_name, dims: new_dims.collect() });
                     variants.len() - 1
                 });

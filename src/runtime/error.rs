@@ -111,12 +111,8 @@ impl RuntimeError {
     /// What the error is about.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::LibraryMissing { .. }
-            | Self::LibraryRefused { .. }
-            | Self::AlreadyOpen { .. } => ErrorKind::Library,
-            Self::ModelRejected { .. } | Self::UnsupportedType { .. } | Self::Folder { .. } => {
-                ErrorKind::Model
-            }
+            Self::LibraryMissing { .. } | Self::LibraryRefused { .. } | Self::AlreadyOpen { .. } => ErrorKind::Library,
+            Self::ModelRejected { .. } | Self::UnsupportedType { .. } | Self::Folder { .. } => ErrorKind::Model,
             Self::UnknownInput { .. }
             | Self::MissingInput { .. }
             | Self::InputType { .. }
@@ -139,10 +135,7 @@ impl RuntimeError {
 
 /// The places as indented lines.
 fn listed(candidates: &[Candidate]) -> String {
-    candidates
-        .iter()
-        .map(|candidate| format!("\n  {candidate}"))
-        .collect()
+    candidates.iter().map(|candidate| format!("\n  {candidate}")).collect()
 }
 
 /// The library's message on one line.

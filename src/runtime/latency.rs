@@ -30,17 +30,10 @@ pub fn interleaved_latency(
     warmup: usize,
     max_seconds: f64,
 ) -> Result<Vec<Latency>, RuntimeError> {
-    let prepared: Vec<Prepared<'_>> = sessions
-        .iter()
-        .zip(inputs)
-        .map(|(session, inputs)| session.prepare(inputs))
-        .collect::<Result<_, _>>()?;
+    let prepared: Vec<Prepared<'_>> =
+        sessions.iter().zip(inputs).map(|(session, inputs)| session.prepare(inputs)).collect::<Result<_, _>>()?;
     if prepared.len() != sessions.len() {
-        let message = format!(
-            "{} sessions to be measured, inputs for {}",
-            sessions.len(),
-            inputs.len()
-        );
+        let message = format!("{} sessions to be measured, inputs for {}", sessions.len(), inputs.len());
         return Err(RuntimeError::RunFailed { message });
     }
     let begin = Instant::now();
@@ -78,10 +71,7 @@ impl Session {
     ) -> Result<Latency, RuntimeError> {
         let measured = interleaved_latency(&mut [self], &[inputs], runs, warmup, max_seconds)?;
         // One session always gives one measurement.
-        Ok(measured
-            .first()
-            .copied()
-            .unwrap_or_else(|| summary(Vec::new())))
+        Ok(measured.first().copied().unwrap_or_else(|| summary(Vec::new())))
     }
 }
 
@@ -90,16 +80,8 @@ fn summary(mut times: Vec<f64>) -> Latency {
     times.sort_by(f64::total_cmp);
     let middle = times.len() / 2;
     let at = |index: usize| times.get(index).copied().unwrap_or(f64::NAN);
-    let median_ms = if times.len() % 2 == 1 {
-        at(middle)
-    } else {
-        (at(middle.saturating_sub(1)) + at(middle)) / 2.0
-    };
-    Latency {
-        median_ms,
-        min_ms: at(0),
-        run_count: times.len(),
-    }
+    let median_ms = if times.len() % 2 == 1 { at(middle) } else { (at(middle.saturating_sub(1)) + at(middle)) / 2.0 };
+    Latency { median_ms, min_ms: at(0), run_count: times.len() }
 }
 
 #[cfg(test)]
@@ -108,14 +90,7 @@ mod tests {
 
     #[test]
     fn the_median_is_the_middle_or_between_two() {
-        assert_eq!(
-            summary(vec![3.0, 1.0, 2.0]),
-            Latency {
-                median_ms: 2.0,
-                min_ms: 1.0,
-                run_count: 3
-            }
-        );
+        assert_eq!(summary(vec![3.0, 1.0, 2.0]), Latency { median_ms: 2.0, min_ms: 1.0, run_count: 3 });
         assert_eq!(summary(vec![4.0, 1.0, 2.0, 3.0]).median_ms, 2.5);
         assert!(summary(Vec::new()).median_ms.is_nan());
     }

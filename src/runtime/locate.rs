@@ -54,9 +54,7 @@ const IN_ENVIRONMENT: &str = "named by ORT_DYLIB_PATH";
 /// A library that is named, by `explicit` or else by `ORT_DYLIB_PATH`, is the only candidate: falling back on another
 /// one would hide a mistake in the name.
 pub fn candidates(explicit: Option<&Path>) -> Vec<Candidate> {
-    let environment = env::var_os("ORT_DYLIB_PATH")
-        .filter(|value| !value.is_empty())
-        .map(PathBuf::from);
+    let environment = env::var_os("ORT_DYLIB_PATH").filter(|value| !value.is_empty()).map(PathBuf::from);
     let named = match (explicit, &environment) {
         (Some(path), _) => Some((path, NAMED)),
         (None, Some(path)) => Some((path.as_path(), IN_ENVIRONMENT)),
@@ -66,12 +64,7 @@ pub fn candidates(explicit: Option<&Path>) -> Vec<Candidate> {
         Some((path, how)) => vec![named_candidate(path, how)],
         None => searched()
             .into_iter()
-            .map(|Place { folder, how }| Candidate {
-                library: library_in(&folder),
-                place: folder,
-                how,
-                refused: None,
-            })
+            .map(|Place { folder, how }| Candidate { library: library_in(&folder), place: folder, how, refused: None })
             .collect(),
     }
 }
@@ -80,17 +73,9 @@ pub fn candidates(explicit: Option<&Path>) -> Vec<Candidate> {
 /// of an unpacked release, which have it further inside.
 fn named_candidate(path: &Path, how: &'static str) -> Candidate {
     let place = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let library = if place.is_file() {
-        Some(place.clone())
-    } else {
-        inside(&place).iter().find_map(|folder| library_in(folder))
-    };
-    Candidate {
-        place,
-        how,
-        library,
-        refused: None,
-    }
+    let library =
+        if place.is_file() { Some(place.clone()) } else { inside(&place).iter().find_map(|folder| library_in(folder)) };
+    Candidate { place, how, library, refused: None }
 }
 
 /// The first candidate that is an ONNX Runtime of a sufficient version.
@@ -106,11 +91,7 @@ pub fn find_library(explicit: Option<&Path>) -> Result<LibraryFound, RuntimeErro
         };
         match probe(library) {
             Ok(version) => {
-                return Ok(LibraryFound {
-                    path: library.clone(),
-                    how: candidate.how,
-                    version,
-                });
+                return Ok(LibraryFound { path: library.clone(), how: candidate.how, version });
             }
             Err(RuntimeError::LibraryRefused { reason, .. }) => candidate.refused = Some(reason),
             Err(other) => return Err(other),
@@ -148,57 +129,29 @@ mod tests {
         let by_folder = candidates(Some(folder.path()));
         assert_eq!(by_folder.len(), 1);
         assert_eq!(by_folder[0].library.as_deref(), Some(library.as_path()));
-        assert_eq!(
-            candidates(Some(&library))[0].library.as_deref(),
-            Some(library.as_path())
-        );
+        assert_eq!(candidates(Some(&library))[0].library.as_deref(), Some(library.as_path()));
     }
 
     #[test]
     fn an_environment_may_be_named_by_its_root() {
         let root = tempfile::tempdir().unwrap();
-        let capi = root
-            .path()
-            .join("lib/python3.12/site-packages/onnxruntime/capi");
+        let capi = root.path().join("lib/python3.12/site-packages/onnxruntime/capi");
         std::fs::create_dir_all(&capi).unwrap();
         std::fs::write(capi.join("libonnxruntime.so.1.31.1"), "").unwrap();
-        assert_eq!(
-            candidates(Some(root.path()))[0].library,
-            Some(capi.join("libonnxruntime.so.1.31.1"))
-        );
+        assert_eq!(candidates(Some(root.path()))[0].library, Some(capi.join("libonnxruntime.so.1.31.1")));
     }
 
     #[test]
     fn errors_say_what_is_wrong_and_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
         let error = find_library(Some(&folder.path().join("absent.so"))).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("there is no such file (named by --onnxruntime)"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("there is no such file (named by --onnxruntime)"), "{error}");
         let error = find_library(Some(folder.path())).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("no libonnxruntime in this folder"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("no libonnxruntime in this folder"), "{error}");
         assert!(error.hint().unwrap().contains("pip install onnxruntime"));
         let error = RuntimeError::LibraryMissing {
-            candidates: vec![Candidate {
-                place: "/a".into(),
-                how: "system libraries",
-                library: None,
-                refused: None,
-            }],
+            candidates: vec![Candidate { place: "/a".into(), how: "system libraries", library: None, refused: None }],
         };
-        assert!(
-            error
-                .to_string()
-                .ends_with("looked at:\n  /a (system libraries): not there"),
-            "{error}"
-        );
+        assert!(error.to_string().ends_with("looked at:\n  /a (system libraries): not there"), "{error}");
     }
 }

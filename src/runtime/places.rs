@@ -23,10 +23,7 @@ pub(super) fn searched() -> Vec<Place> {
         }
     };
     if let Some(folder) = env::current_exe().ok().as_deref().and_then(Path::parent) {
-        add(
-            "beside the executable",
-            vec![folder.to_owned(), folder.join("lib")],
-        );
+        add("beside the executable", vec![folder.to_owned(), folder.join("lib")]);
     }
     if let Ok(current) = env::current_dir() {
         let mut folders: Vec<PathBuf> = current.ancestors().flat_map(project_packages).collect();
@@ -39,28 +36,16 @@ pub(super) fn searched() -> Vec<Place> {
         ("VIRTUAL_ENV", "active virtual environment (VIRTUAL_ENV)"),
         ("CONDA_PREFIX", "active conda environment (CONDA_PREFIX)"),
     ] {
-        if let Some(prefix) = env::var_os(variable)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-        {
+        if let Some(prefix) = env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from) {
             let mut folders = packages_or_pattern(&prefix);
             // Conda's own package of the library puts it with the other libraries.
             folders.push(prefix.join("lib"));
             add(how, folders);
         }
     }
-    add(
-        "Python on the PATH",
-        on_the_path()
-            .iter()
-            .flat_map(|prefix| packages_or_pattern(prefix))
-            .collect(),
-    );
+    add("Python on the PATH", on_the_path().iter().flat_map(|prefix| packages_or_pattern(prefix)).collect());
     if let Some(home) = env::home_dir() {
-        add(
-            "Python packages of the user",
-            packages_or_pattern(&home.join(".local")),
-        );
+        add("Python packages of the user", packages_or_pattern(&home.join(".local")));
     }
     add("system libraries", system_folders());
     places
@@ -68,17 +53,9 @@ pub(super) fn searched() -> Vec<Place> {
 
 /// Where `onnxruntime` lies in the virtual environments (`.venv*`) directly in this folder.
 fn project_packages(folder: &Path) -> Vec<PathBuf> {
-    let named = |entry: &Path| {
-        entry
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with(".venv"))
-    };
-    let environments = sorted_entries(folder)
-        .into_iter()
-        .filter(|entry| named(entry) && entry.is_dir());
-    environments
-        .flat_map(|environment| packages(&environment))
-        .collect()
+    let named = |entry: &Path| entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".venv"));
+    let environments = sorted_entries(folder).into_iter().filter(|entry| named(entry) && entry.is_dir());
+    environments.flat_map(|environment| packages(&environment)).collect()
 }
 
 /// Where `onnxruntime` lies in a Python installation with this prefix, for each of its Python versions.
@@ -87,11 +64,7 @@ fn packages(prefix: &Path) -> Vec<PathBuf> {
     for library in ["lib", "lib64"] {
         let versions = sorted_entries(&prefix.join(library))
             .into_iter()
-            .filter(|entry| {
-                entry
-                    .file_name()
-                    .is_some_and(|name| name.to_string_lossy().starts_with("python3"))
-            });
+            .filter(|entry| entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with("python3")));
         for version in versions {
             for packages in ["site-packages", "dist-packages"] {
                 folders.push(version.join(packages).join("onnxruntime/capi"));
@@ -99,13 +72,7 @@ fn packages(prefix: &Path) -> Vec<PathBuf> {
         }
     }
     // The layout on Windows, where folders do not carry the Python version.
-    folders.push(
-        prefix
-            .join("Lib")
-            .join("site-packages")
-            .join("onnxruntime")
-            .join("capi"),
-    );
+    folders.push(prefix.join("Lib").join("site-packages").join("onnxruntime").join("capi"));
     folders.retain(|folder| folder.is_dir());
     folders
 }
@@ -113,22 +80,13 @@ fn packages(prefix: &Path) -> Vec<PathBuf> {
 /// As [`packages`], or if there are none the pattern of the folder that was looked for, so that an error can show it.
 fn packages_or_pattern(prefix: &Path) -> Vec<PathBuf> {
     let folders = packages(prefix);
-    if folders.is_empty() {
-        vec![prefix.join("lib/python3*/site-packages/onnxruntime/capi")]
-    } else {
-        folders
-    }
+    if folders.is_empty() { vec![prefix.join("lib/python3*/site-packages/onnxruntime/capi")] } else { folders }
 }
 
 /// The folders in which the library is when the user names this folder: itself, the `lib` of an unpacked release, or
 /// the packages of a Python environment.
 pub(super) fn inside(folder: &Path) -> Vec<PathBuf> {
-    let mut folders = vec![
-        folder.to_owned(),
-        folder.join("lib"),
-        folder.join("capi"),
-        folder.join("onnxruntime/capi"),
-    ];
+    let mut folders = vec![folder.to_owned(), folder.join("lib"), folder.join("capi"), folder.join("onnxruntime/capi")];
     folders.extend(packages(folder));
     folders
 }
@@ -143,10 +101,7 @@ fn on_the_path() -> Vec<PathBuf> {
             if !file.is_file() {
                 continue;
             }
-            for file in [Some(file.clone()), file.canonicalize().ok()]
-                .into_iter()
-                .flatten()
-            {
+            for file in [Some(file.clone()), file.canonicalize().ok()].into_iter().flatten() {
                 let bin = file.parent();
                 // On Windows the interpreter lies in the prefix itself.
                 prefixes.extend(bin.and_then(Path::parent).map(Path::to_owned));
@@ -175,23 +130,11 @@ fn system_folders() -> Vec<PathBuf> {
     if cfg!(target_os = "linux") {
         for file in sorted_entries(Path::new("/etc/ld.so.conf.d")) {
             let text = std::fs::read_to_string(file).unwrap_or_default();
-            folders.extend(
-                text.lines()
-                    .map(str::trim)
-                    .filter(|line| line.starts_with('/'))
-                    .map(PathBuf::from),
-            );
+            folders.extend(text.lines().map(str::trim).filter(|line| line.starts_with('/')).map(PathBuf::from));
         }
     }
     if !cfg!(windows) {
-        let usual = [
-            "/usr/local/lib",
-            "/usr/local/lib64",
-            "/opt/homebrew/lib",
-            "/usr/lib",
-            "/usr/lib64",
-            "/lib",
-        ];
+        let usual = ["/usr/local/lib", "/usr/local/lib64", "/opt/homebrew/lib", "/usr/lib", "/usr/lib64", "/lib"];
         folders.extend(usual.iter().map(PathBuf::from));
     }
     // An empty entry or a relative one means the current folder to the loader, which is not a place to load code from.
@@ -205,22 +148,13 @@ pub(super) fn library_in(folder: &Path) -> Option<PathBuf> {
         let version = library_version(&entry.file_name()?.to_string_lossy())?;
         entry.is_file().then_some((version, entry))
     });
-    entries
-        .max_by(|(left, _), (right, _)| left.cmp(right))
-        .map(|(_, entry)| entry)
+    entries.max_by(|(left, _), (right, _)| left.cmp(right)).map(|(_, entry)| entry)
 }
 
 /// The version in the name of a file if it is the library's name; empty for a name without one.
 fn library_version(name: &str) -> Option<Vec<u32>> {
-    let numbers = |text: &str| {
-        text.split('.')
-            .map(|part| part.parse().ok())
-            .collect::<Option<Vec<u32>>>()
-    };
-    if matches!(
-        name,
-        "onnxruntime.dll" | "libonnxruntime.so" | "libonnxruntime.dylib"
-    ) {
+    let numbers = |text: &str| text.split('.').map(|part| part.parse().ok()).collect::<Option<Vec<u32>>>();
+    if matches!(name, "onnxruntime.dll" | "libonnxruntime.so" | "libonnxruntime.dylib") {
         return Some(Vec::new());
     }
     // Other files that begin alike are the libraries of execution providers and debugging symbols.
@@ -233,12 +167,8 @@ fn library_version(name: &str) -> Option<Vec<u32>> {
 
 /// What is in a folder, by name; nothing if it cannot be read.
 fn sorted_entries(folder: &Path) -> Vec<PathBuf> {
-    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .collect();
+    let mut entries: Vec<PathBuf> =
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     entries.sort();
     entries
 }
@@ -249,14 +179,8 @@ mod tests {
 
     #[test]
     fn only_the_library_itself_is_taken() {
-        assert_eq!(
-            library_version("libonnxruntime.so.1.31.1"),
-            Some(vec![1, 31, 1])
-        );
-        assert_eq!(
-            library_version("libonnxruntime.1.22.0.dylib"),
-            Some(vec![1, 22, 0])
-        );
+        assert_eq!(library_version("libonnxruntime.so.1.31.1"), Some(vec![1, 31, 1]));
+        assert_eq!(library_version("libonnxruntime.1.22.0.dylib"), Some(vec![1, 22, 0]));
         assert_eq!(library_version("libonnxruntime.so"), Some(vec![]));
         assert_eq!(library_version("onnxruntime.dll"), Some(vec![]));
         assert_eq!(library_version("libonnxruntime_providers_shared.so"), None);
@@ -267,33 +191,19 @@ mod tests {
     #[test]
     fn the_highest_version_wins_as_a_number() {
         let folder = tempfile::tempdir().unwrap();
-        for name in [
-            "libonnxruntime.so.1.9.0",
-            "libonnxruntime.so.1.31.1",
-            "libonnxruntime_providers_shared.so",
-        ] {
+        for name in ["libonnxruntime.so.1.9.0", "libonnxruntime.so.1.31.1", "libonnxruntime_providers_shared.so"] {
             std::fs::write(folder.path().join(name), "").unwrap();
         }
-        assert_eq!(
-            library_in(folder.path()),
-            Some(folder.path().join("libonnxruntime.so.1.31.1"))
-        );
+        assert_eq!(library_in(folder.path()), Some(folder.path().join("libonnxruntime.so.1.31.1")));
         assert_eq!(library_in(&folder.path().join("absent")), None);
     }
 
     #[test]
     fn virtual_environments_of_a_project_are_found() {
         let project = tempfile::tempdir().unwrap();
-        let capi = project
-            .path()
-            .join(".venv-tests/lib/python3.11/site-packages/onnxruntime/capi");
+        let capi = project.path().join(".venv-tests/lib/python3.11/site-packages/onnxruntime/capi");
         std::fs::create_dir_all(&capi).unwrap();
-        std::fs::create_dir_all(
-            project
-                .path()
-                .join("venv/lib/python3.11/site-packages/onnxruntime/capi"),
-        )
-        .unwrap();
+        std::fs::create_dir_all(project.path().join("venv/lib/python3.11/site-packages/onnxruntime/capi")).unwrap();
         assert_eq!(project_packages(project.path()), [capi]);
     }
 }

@@ -12,10 +12,7 @@ pub const MINIMUM_VERSION: u32 = ort::sys::ORT_API_VERSION;
 ///
 /// The file must exist and be given by an absolute path, so that the loader does not search for it.
 pub fn probe(path: &Path) -> Result<String, RuntimeError> {
-    let refused = |reason: String| RuntimeError::LibraryRefused {
-        path: path.to_owned(),
-        reason,
-    };
+    let refused = |reason: String| RuntimeError::LibraryRefused { path: path.to_owned(), reason };
     if !path.is_file() {
         return Err(refused("there is no such file".to_owned()));
     }
@@ -28,14 +25,11 @@ pub fn probe(path: &Path) -> Result<String, RuntimeError> {
 fn read_version(path: &Path) -> Result<String, String> {
     // SAFETY: loading runs the library's initialisers. The user named this file or a package manager put it where ONNX
     // Runtime belongs, which is the trust that any use of the library needs.
-    let library = unsafe { libloading::Library::new(path) }
-        .map_err(|error| format!("it cannot be loaded: {error}"))?;
+    let library = unsafe { libloading::Library::new(path) }.map_err(|error| format!("it cannot be loaded: {error}"))?;
     // SAFETY: a symbol of this name has this type in every library that follows ONNX Runtime's C API, and nobody else
     // uses the name.
-    let base = unsafe {
-        library.get::<unsafe extern "system" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase")
-    }
-    .map_err(|_| "it is not an ONNX Runtime (no symbol OrtGetApiBase)".to_owned())?;
+    let base = unsafe { library.get::<unsafe extern "system" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase") }
+        .map_err(|_| "it is not an ONNX Runtime (no symbol OrtGetApiBase)".to_owned())?;
     // SAFETY: the function takes nothing and returns a pointer to a static table, or null.
     let Some(base) = (unsafe { base().as_ref() }) else {
         return Err("it offers no API".to_owned());
@@ -49,22 +43,17 @@ fn read_version(path: &Path) -> Result<String, String> {
         CStr::from_ptr(version).to_string_lossy().into_owned()
     };
     // The version is compared first, because the library prints to standard error when asked for an API that it lacks.
-    let minor =
-        minor_version(&version).ok_or_else(|| format!("it reports the version {version:?}"))?;
+    let minor = minor_version(&version).ok_or_else(|| format!("it reports the version {version:?}"))?;
     if minor < MINIMUM_VERSION {
         // Unloading a library that has started threads is not safe, so it stays.
         std::mem::forget(library);
-        return Err(format!(
-            "it is version {version}, at least 1.{MINIMUM_VERSION} is needed"
-        ));
+        return Err(format!("it is version {version}, at least 1.{MINIMUM_VERSION} is needed"));
     }
     // SAFETY: as above; the result is a pointer to a static table, or null.
     let missing = unsafe { (base.GetApi)(MINIMUM_VERSION).is_null() };
     std::mem::forget(library);
     if missing {
-        return Err(format!(
-            "version {version} does not offer the API of version 1.{MINIMUM_VERSION}"
-        ));
+        return Err(format!("version {version} does not offer the API of version 1.{MINIMUM_VERSION}"));
     }
     Ok(version)
 }
@@ -85,23 +74,16 @@ pub(super) fn available_providers() -> Vec<String> {
     let mut names: *mut *mut c_char = std::ptr::null_mut();
     let mut count = 0;
     // SAFETY: both pointers are valid for writing.
-    let status = unsafe {
-        ort::Error::result_from_status((api.GetAvailableProviders)(&mut names, &mut count))
-    };
+    let status = unsafe { ort::Error::result_from_status((api.GetAvailableProviders)(&mut names, &mut count)) };
     if status.is_err() || names.is_null() {
         return Vec::new();
     }
     let providers = (0..usize::try_from(count).unwrap_or(0))
         // SAFETY: the library wrote `count` pointers to C strings, which live until they are released below.
-        .map(|index| unsafe {
-            CStr::from_ptr(*names.add(index))
-                .to_string_lossy()
-                .into_owned()
-        })
+        .map(|index| unsafe { CStr::from_ptr(*names.add(index)).to_string_lossy().into_owned() })
         .collect();
     // SAFETY: these are the pointer and the count that the library gave. A failure to release is only a leak.
-    let _ =
-        unsafe { ort::Error::result_from_status((api.ReleaseAvailableProviders)(names, count)) };
+    let _ = unsafe { ort::Error::result_from_status((api.ReleaseAvailableProviders)(names, count)) };
     providers
 }
 
@@ -121,38 +103,21 @@ mod tests {
     fn what_is_not_a_library_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("libonnxruntime.so");
-        assert!(
-            probe(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("no such file")
-        );
+        assert!(probe(&path).unwrap_err().to_string().contains("no such file"));
         std::fs::write(&path, "not a library").unwrap();
-        assert!(
-            probe(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("cannot be loaded")
-        );
+        assert!(probe(&path).unwrap_err().to_string().contains("cannot be loaded"));
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn another_library_is_refused() {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        let Some(libc) = maps
-            .lines()
-            .filter_map(|line| line.split_whitespace().nth(5))
-            .find(|path| path.contains("libc"))
+        let Some(libc) =
+            maps.lines().filter_map(|line| line.split_whitespace().nth(5)).find(|path| path.contains("libc"))
         else {
             eprintln!("skipped: statically linked");
             return;
         };
-        assert!(
-            probe(Path::new(libc))
-                .unwrap_err()
-                .to_string()
-                .contains("not an ONNX Runtime")
-        );
+        assert!(probe(Path::new(libc)).unwrap_err().to_string().contains("not an ONNX Runtime"));
     }
 }

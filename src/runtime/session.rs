@@ -92,83 +92,45 @@ impl Session {
     /// Runs the model and returns all outputs in the graph's order.
     ///
     /// Every input must be given once, with the declared element type and, where the graph fixes them, sizes.
-    pub fn run(
-        &mut self,
-        inputs: &[(String, Array)],
-    ) -> Result<Vec<(String, Array)>, RuntimeError> {
+    pub fn run(&mut self, inputs: &[(String, Array)]) -> Result<Vec<(String, Array)>, RuntimeError> {
         let prepared = self.prepare(inputs)?;
-        let outputs = self
-            .inner
-            .run(prepared.views())
-            .map_err(|error| failed(&error))?;
-        outputs
-            .iter()
-            .map(|(name, value)| Ok((name.to_owned(), to_array(name, &value)?)))
-            .collect()
+        let outputs = self.inner.run(prepared.views()).map_err(|error| failed(&error))?;
+        outputs.iter().map(|(name, value)| Ok((name.to_owned(), to_array(name, &value)?))).collect()
     }
 
     /// Checks the inputs of a run and wraps them.
-    pub(super) fn prepare<'a>(
-        &self,
-        inputs: &'a [(String, Array)],
-    ) -> Result<Prepared<'a>, RuntimeError> {
+    pub(super) fn prepare<'a>(&self, inputs: &'a [(String, Array)]) -> Result<Prepared<'a>, RuntimeError> {
         let mut values = Vec::with_capacity(inputs.len());
         for (name, array) in inputs {
-            let declared = self
-                .inputs
-                .iter()
-                .find(|input| input.name == *name)
-                .ok_or_else(|| {
-                    let inputs = self
-                        .inputs
-                        .iter()
-                        .map(|input| format!("{:?}", input.name))
-                        .collect();
-                    RuntimeError::UnknownInput {
-                        name: name.clone(),
-                        inputs,
-                    }
-                })?;
+            let declared = self.inputs.iter().find(|input| input.name == *name).ok_or_else(|| {
+                let inputs = self.inputs.iter().map(|input| format!("{:?}", input.name)).collect();
+                RuntimeError::UnknownInput { name: name.clone(), inputs }
+            })?;
             check(declared, array)?;
             values.push((name.as_str(), borrow(name, array)?));
         }
-        match self
-            .inputs
-            .iter()
-            .find(|declared| inputs.iter().all(|(name, _)| *name != declared.name))
-        {
-            Some(missing) => Err(RuntimeError::MissingInput {
-                name: missing.name.clone(),
-            }),
+        match self.inputs.iter().find(|declared| inputs.iter().all(|(name, _)| *name != declared.name)) {
+            Some(missing) => Err(RuntimeError::MissingInput { name: missing.name.clone() }),
             None => Ok(Prepared(values)),
         }
     }
 
     /// Runs the model and drops the outputs.
     pub(super) fn run_prepared(&mut self, prepared: &Prepared<'_>) -> Result<(), RuntimeError> {
-        self.inner
-            .run(prepared.views())
-            .map(|_| ())
-            .map_err(|error| failed(&error))
+        self.inner.run(prepared.views()).map(|_| ()).map_err(|error| failed(&error))
     }
 }
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session")
-            .field("inputs", &self.inputs)
-            .field("outputs", &self.outputs)
-            .finish()
+        f.debug_struct("Session").field("inputs", &self.inputs).field("outputs", &self.outputs).finish()
     }
 }
 
 impl Prepared<'_> {
     /// The inputs as `ort` takes them for one run.
     fn views(&self) -> Vec<(&str, SessionInputValue<'_>)> {
-        self.0
-            .iter()
-            .map(|(name, value)| (*name, SessionInputValue::View(value.view())))
-            .collect()
+        self.0.iter().map(|(name, value)| (*name, SessionInputValue::View(value.view()))).collect()
     }
 }
 
@@ -177,26 +139,15 @@ impl Prepared<'_> {
 fn check(declared: &IoInfo, array: &Array) -> Result<(), RuntimeError> {
     let name = declared.name.clone();
     if array.element_type() != declared.element_type {
-        return Err(RuntimeError::InputType {
-            name,
-            expected: declared.element_type,
-            found: array.element_type(),
-        });
+        return Err(RuntimeError::InputType { name, expected: declared.element_type, found: array.element_type() });
     }
-    let agrees = |(&dim, &size): (&Option<i64>, &usize)| {
-        dim.is_none_or(|dim| usize::try_from(dim) == Ok(size))
-    };
+    let agrees = |(&dim, &size): (&Option<i64>, &usize)| dim.is_none_or(|dim| usize::try_from(dim) == Ok(size));
     // No declared dimensions may also mean that the rank is unknown.
     let fits = declared.dims.is_empty()
-        || declared.dims.len() == array.dims.len()
-            && declared.dims.iter().zip(&array.dims).all(agrees);
+        || declared.dims.len() == array.dims.len() && declared.dims.iter().zip(&array.dims).all(agrees);
     match fits {
         true => Ok(()),
-        false => Err(RuntimeError::InputShape {
-            name,
-            expected: declared.shape_text(),
-            found: array.dims.clone(),
-        }),
+        false => Err(RuntimeError::InputShape { name, expected: declared.shape_text(), found: array.dims.clone() }),
     }
 }
 
@@ -216,10 +167,8 @@ pub(super) fn from_bytes(
         if minor_version(version).is_none_or(|minor| minor < FOLDER_OPTION_SINCE) {
             return from_file_beside(builder, folder, model);
         }
-        let folder = std::path::absolute(folder).map_err(|source| RuntimeError::Folder {
-            folder: folder.clone(),
-            source,
-        })?;
+        let folder =
+            std::path::absolute(folder).map_err(|source| RuntimeError::Folder { folder: folder.clone(), source })?;
         let Some(text) = folder.to_str() else {
             return from_file_beside(builder, &folder, model);
         };
@@ -241,20 +190,10 @@ pub(super) fn from_file(
 }
 
 /// Makes a session from a model in memory by way of a file in `folder` that does not outlive the call.
-fn from_file_beside(
-    mut builder: SessionBuilder,
-    folder: &Path,
-    model: &[u8],
-) -> Result<Session, RuntimeError> {
-    let refused = |source| RuntimeError::Folder {
-        folder: folder.to_owned(),
-        source,
-    };
-    let mut file = tempfile::Builder::new()
-        .prefix(".onnx-diffprune-")
-        .suffix(".tmp")
-        .tempfile_in(folder)
-        .map_err(refused)?;
+fn from_file_beside(mut builder: SessionBuilder, folder: &Path, model: &[u8]) -> Result<Session, RuntimeError> {
+    let refused = |source| RuntimeError::Folder { folder: folder.to_owned(), source };
+    let mut file =
+        tempfile::Builder::new().prefix(".onnx-diffprune-").suffix(".tmp").tempfile_in(folder).map_err(refused)?;
     file.write_all(model).map_err(refused)?;
     // Windows does not let the library read a file that is open for writing here.
     let path = file.into_temp_path();
@@ -283,35 +222,17 @@ fn builder(environment: &Environment, options: &SessionOptions) -> ort::Result<S
 /// Wraps a session that the library has made.
 fn finish(made: ort::Result<ort::session::Session>) -> Result<Session, RuntimeError> {
     let inner = made.map_err(|error| rejected(&error))?;
-    let inputs = inner
-        .inputs()
-        .iter()
-        .map(|outlet| describe(outlet.name(), outlet.dtype()))
-        .collect::<Result<_, _>>()?;
-    let outputs = inner
-        .outputs()
-        .iter()
-        .map(|outlet| describe(outlet.name(), outlet.dtype()))
-        .collect::<Result<_, _>>()?;
-    Ok(Session {
-        inner,
-        inputs,
-        outputs,
-    })
+    let inputs =
+        inner.inputs().iter().map(|outlet| describe(outlet.name(), outlet.dtype())).collect::<Result<_, _>>()?;
+    let outputs =
+        inner.outputs().iter().map(|outlet| describe(outlet.name(), outlet.dtype())).collect::<Result<_, _>>()?;
+    Ok(Session { inner, inputs, outputs })
 }
 
 /// The description of an input or output.
 fn describe(name: &str, declared: &ValueType) -> Result<IoInfo, RuntimeError> {
-    let unsupported = || RuntimeError::UnsupportedType {
-        name: name.to_owned(),
-        found: declared.to_string(),
-    };
-    let ValueType::Tensor {
-        ty,
-        shape,
-        dimension_symbols,
-    } = declared
-    else {
+    let unsupported = || RuntimeError::UnsupportedType { name: name.to_owned(), found: declared.to_string() };
+    let ValueType::Tensor { ty, shape, dimension_symbols } = declared else {
         return Err(unsupported());
     };
     let element_type = element_type(*ty).ok_or_else(unsupported)?;
@@ -322,24 +243,15 @@ fn describe(name: &str, declared: &ValueType) -> Result<IoInfo, RuntimeError> {
         .zip(dimension_symbols.iter())
         .map(|(dim, symbol)| (dim.is_none() && !symbol.is_empty()).then(|| symbol.clone()))
         .collect();
-    Ok(IoInfo {
-        name: name.to_owned(),
-        element_type,
-        dims,
-        symbols,
-    })
+    Ok(IoInfo { name: name.to_owned(), element_type, dims, symbols })
 }
 
 /// The error for a model that does not load.
 fn rejected<R>(error: &ort::Error<R>) -> RuntimeError {
-    RuntimeError::ModelRejected {
-        message: plain(error),
-    }
+    RuntimeError::ModelRejected { message: plain(error) }
 }
 
 /// The error for a run that does not succeed.
 fn failed<R>(error: &ort::Error<R>) -> RuntimeError {
-    RuntimeError::RunFailed {
-        message: plain(error),
-    }
+    RuntimeError::RunFailed { message: plain(error) }
 }

@@ -35,30 +35,18 @@ pub(super) fn borrow<'a>(name: &str, array: &'a Array) -> Result<DynValueRef<'a>
 
 /// A copy of what the tensor holds.
 pub(super) fn to_array(name: &str, value: &DynValue) -> Result<Array, RuntimeError> {
-    let unsupported = || RuntimeError::UnsupportedType {
-        name: name.to_owned(),
-        found: value.dtype().to_string(),
-    };
+    let unsupported = || RuntimeError::UnsupportedType { name: name.to_owned(), found: value.dtype().to_string() };
     let ValueType::Tensor { ty, .. } = value.dtype() else {
         return Err(unsupported());
     };
     macro_rules! extract {
         ($variant:ident, $kind:ty) => {{
-            let (shape, values) =
-                value
-                    .try_extract_tensor::<$kind>()
-                    .map_err(|error| RuntimeError::RunFailed {
-                        message: format!("output {name:?}: {}", plain(&error)),
-                    })?;
+            let (shape, values) = value
+                .try_extract_tensor::<$kind>()
+                .map_err(|error| RuntimeError::RunFailed { message: format!("output {name:?}: {}", plain(&error)) })?;
             // The dimensions of a computed tensor are never negative.
-            let dims = shape
-                .iter()
-                .map(|&dim| usize::try_from(dim).unwrap_or(0))
-                .collect();
-            Ok(Array {
-                dims,
-                data: ArrayData::$variant(values.to_vec()),
-            })
+            let dims = shape.iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).collect();
+            Ok(Array { dims, data: ArrayData::$variant(values.to_vec()) })
         }};
     }
     match element_type(*ty).ok_or_else(unsupported)? {

@@ -98,9 +98,8 @@ fn indexed_rows(graph: &Graph, analysis: &Analysis<'_>, input: ValueId) -> Optio
                 rows = Some(rows.map_or(size, |rows| rows.min(size)));
                 continue;
             }
-            let is_integer = |value: &ValueId| {
-                analysis.facts.values[*value].as_ref().is_some_and(|fact| !fact.is_float())
-            };
+            let is_integer =
+                |value: &ValueId| analysis.facts.values[*value].as_ref().is_some_and(|fact| !fact.is_float());
             open.extend(node.outputs.iter().flatten().copied().filter(is_integer));
         }
     }

@@ -85,19 +85,17 @@ pub(super) fn first_difference(
 
     for (node, name) in watched {
         let (Some(expected_value), Some(found_value)) = (expected.get(name), found.get(name)) else { continue };
-        let mask = reference.masks.get(name).and_then(|mask| {
-            expected.get(mask).cloned().or_else(|| constant_mask(reference, mask))
-        });
+        let mask = reference
+            .masks
+            .get(name)
+            .and_then(|mask| expected.get(mask).cloned().or_else(|| constant_mask(reference, mask)));
         let kept = match &mask {
             None => expected_value.to_f64(),
             Some(mask) => compress(expected_value, mask),
         };
         let values = found_value.to_f64();
-        let (absolute, relative, scale) = if kept.len() == values.len() {
-            errors(&kept, &values)
-        } else {
-            (f64::INFINITY, f64::INFINITY, 0.0)
-        };
+        let (absolute, relative, scale) =
+            if kept.len() == values.len() { errors(&kept, &values) } else { (f64::INFINITY, f64::INFINITY, 0.0) };
         if absolute > atol + rtol * scale {
             let node = &analysis.graph.nodes[node];
             return Some(Difference {

@@ -126,12 +126,7 @@ fn graph_chunks<'m>(
     Ok(chunks)
 }
 
-fn write_nodes(
-    chunks: &mut Vec<Chunk<'_>>,
-    model: &Model,
-    edits: &Edits,
-    nodes: &[&Field],
-) -> Result<(), Error> {
+fn write_nodes(chunks: &mut Vec<Chunk<'_>>, model: &Model, edits: &Edits, nodes: &[&Field]) -> Result<(), Error> {
     // Where functions were inlined, the nodes of the file are not those of the model.
     let original = |index: usize| -> Result<Bytes, Error> {
         let node = model.graph().node.get(index);

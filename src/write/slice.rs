@@ -30,11 +30,7 @@ impl<'m> Sliced<'m> {
     ///
     /// # Errors
     /// An element type that can't be sliced, unreadable data, an axis or index that does not exist.
-    pub(crate) fn new(
-        model: &'m Model,
-        tensor: &'m TensorProto,
-        axes: &[(usize, Vec<usize>)],
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(model: &'m Model, tensor: &'m TensorProto, axes: &[(usize, Vec<usize>)]) -> Result<Self, Error> {
         let fail = |message: String| Error::input(model.path(), format!("tensor {:?}: {message}", tensor.name));
         let found = model.tensor_bytes(tensor)?.len();
         if axes.is_empty() {
@@ -259,7 +255,8 @@ mod tests {
                 .iter()
                 .enumerate()
                 .map(|(axis, size)| {
-                    prop::option::of(prop::collection::vec(0..*size, 0..8)).prop_map(move |kept| kept.map(|k| (axis, k)))
+                    prop::option::of(prop::collection::vec(0..*size, 0..8))
+                        .prop_map(move |kept| kept.map(|k| (axis, k)))
                 })
                 .collect();
             (Just(dims), Just(element), axes.prop_map(|axes| axes.into_iter().flatten().collect()))

@@ -1,8 +1,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::onnx::{ValueInfoProto, attr_float, attr_int};
 use crate::onnx::attribute_proto::AttributeType;
+use crate::onnx::{ValueInfoProto, attr_float, attr_int};
 
 fn node(name: &str, op: (&str, &str), inputs: &[&str], outputs: &[&str]) -> NodeProto {
     NodeProto {
@@ -38,7 +38,12 @@ fn value(name: &str) -> ValueInfoProto {
 fn model(nodes: Vec<NodeProto>, functions: Vec<FunctionProto>) -> ModelProto {
     ModelProto {
         opset_import: vec![import("", 17), import("local", 1)],
-        graph: Some(GraphProto { node: nodes, input: vec![value("x")], output: vec![value("y")], ..GraphProto::default() }),
+        graph: Some(GraphProto {
+            node: nodes,
+            input: vec![value("x")],
+            output: vec![value("y")],
+            ..GraphProto::default()
+        }),
         functions,
         ..ModelProto::default()
     }
@@ -102,10 +107,12 @@ fn nested_calls_get_names_of_their_own() {
 
 #[test]
 fn names_that_are_taken_get_a_number() {
-    let f = function("f", &["a"], &["b"], vec![
-        node("n", ("", "Relu"), &["a"], &["t"]),
-        node("m", ("", "Relu"), &["t"], &["b"]),
-    ]);
+    let f = function(
+        "f",
+        &["a"],
+        &["b"],
+        vec![node("n", ("", "Relu"), &["a"], &["t"]), node("m", ("", "Relu"), &["t"], &["b"])],
+    );
     let nodes = vec![
         node("c/n", ("", "Abs"), &["x"], &["c/t"]),
         node("c", ("local", "f"), &["c/t"], &["q"]),
@@ -135,11 +142,16 @@ fn attributes_come_from_the_call_then_from_the_default_then_not_at_all() {
 
 #[test]
 fn omitted_inputs_stay_omitted_and_omitted_outputs_get_inner_names() {
-    let f = function("f", &["a", "low", "high"], &["b", "extra"], vec![
-        node("clip", ("", "Clip"), &["a", "low", "high"], &["b"]),
-        node("abs", ("", "Abs"), &["b"], &["extra"]),
-        node("neg", ("", "Neg"), &["extra"], &["unread"]),
-    ]);
+    let f = function(
+        "f",
+        &["a", "low", "high"],
+        &["b", "extra"],
+        vec![
+            node("clip", ("", "Clip"), &["a", "low", "high"], &["b"]),
+            node("abs", ("", "Abs"), &["b"], &["extra"]),
+            node("neg", ("", "Neg"), &["extra"], &["unread"]),
+        ],
+    );
     let model = inlined(model(vec![node("c", ("local", "f"), &["x", "", "high"], &["y", ""])], vec![f])).unwrap();
     assert_eq!(
         lines(body(&model)),
