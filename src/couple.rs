@@ -169,7 +169,9 @@ impl CoupleCx<'_> {
 
     /// Whether input `slot` is a weight: computed from constants alone, through any chain of nodes.
     pub fn is_weight(&self, slot: usize) -> bool {
-        let Some(value) = self.node.input(slot) else { return false };
+        let Some(value) = self.node.input(slot) else {
+            return false;
+        };
         let mut open = vec![value];
         let mut seen = std::collections::BTreeSet::new();
         while let Some(value) = open.pop() {
@@ -227,7 +229,9 @@ impl CoupleCx<'_> {
 
     /// Sets the axes of output `slot`. Digits that no longer stand side by side become spaces of their own.
     pub fn set(&mut self, slot: usize, mut layout: Layout) {
-        let Some(value) = self.node.output(slot) else { return };
+        let Some(value) = self.node.output(slot) else {
+            return;
+        };
         if !self.coupling.spaces.is_contiguous(&layout.axes) {
             layout.axes = self.coupling.spaces.separate(&layout.axes, &self.node.name);
         }
@@ -331,7 +335,9 @@ impl CoupleCx<'_> {
     ///
     /// Selection either removes equally many channels from every group, or whole groups.
     pub fn norm_groups(&mut self, axis: &Axis, count: usize) -> Axis {
-        let Some(space) = self.single(axis) else { return fixed_axis(&Dim::from(count as i64)) };
+        let Some(space) = self.single(axis) else {
+            return fixed_axis(&Dim::from(count as i64));
+        };
         let len = self.coupling.spaces.all()[space].len;
         if count <= 1 || count > len || !len.is_multiple_of(count) {
             return Axis::new();

@@ -18,7 +18,7 @@ pub enum ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     file: Option<PathBuf>,
-    node: Option<(String, String)>,
+    node: Option<Box<(String, String)>>,
     message: String,
     hint: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -47,7 +47,7 @@ impl Error {
     /// Names the node at which it failed.
     #[must_use]
     pub fn at_node(mut self, name: &str, op_type: impl Into<String>) -> Self {
-        self.node = Some((name.to_owned(), op_type.into()));
+        self.node = Some(Box::new((name.to_owned(), op_type.into())));
         self
     }
 
@@ -105,7 +105,7 @@ impl fmt::Display for Error {
         if let Some(file) = &self.file {
             write!(f, "{}: ", file.display())?;
         }
-        if let Some((name, op_type)) = &self.node {
+        if let Some((name, op_type)) = self.node.as_deref() {
             write!(f, "node {name:?} ({op_type}): ")?;
         }
         f.write_str(&self.message)

@@ -101,3 +101,57 @@ impl Fact {
 pub fn is_float(dtype: DataType) -> bool {
     matches!(dtype, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
 }
+
+/// The elements at `indices` along `axis` of known elements of shape `shape`.
+pub fn take_along(known: &Known, shape: &[usize], axis: usize, indices: &[usize]) -> Option<Known> {
+    let inner: usize = shape.get(axis + 1..)?.iter().product();
+    let outer: usize = shape.get(..axis)?.iter().product();
+    let size = *shape.get(axis)?;
+    let places = (0..outer)
+        .flat_map(|o| indices.iter().flat_map(move |index| (0..inner).map(move |i| (o * size + index) * inner + i)));
+    pick(known, places)
+}
+
+/// Known elements of shape `shape` with their axes permuted; `perm` names the old axis at every new place.
+pub fn permute(known: &Known, shape: &[usize], perm: &[usize]) -> Option<Known> {
+    let count: usize = shape.iter().product();
+    let stride = |axis: usize| -> usize { shape[axis + 1..].iter().product() };
+    let sizes: Vec<usize> = perm.iter().map(|axis| shape.get(*axis).copied()).collect::<Option<_>>()?;
+    let places = (0..count).map(|mut at| {
+        let mut place = 0;
+        for (new, axis) in perm.iter().enumerate().rev() {
+            place += (at % sizes[new]) * stride(*axis);
+            at /= sizes[new];
+        }
+        place
+    });
+    pick(known, places)
+}
+
+fn pick(known: &Known, mut places: impl Iterator<Item = usize>) -> Option<Known> {
+    match known {
+        Known::Ints(values) => {
+            places.by_ref().map(|at| values.get(at).cloned()).collect::<Option<_>>().map(Known::Ints)
+        }
+        Known::Floats(values) => places.map(|at| values.get(at).copied()).collect::<Option<_>>().map(Known::Floats),
+    }
+}
+
+/// The sizes of a shape as numbers, if all are.
+pub fn static_shape(shape: &[Dim]) -> Option<Vec<usize>> {
+    shape.iter().map(|size| usize::try_from(size.as_const()?).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_elements_are_taken_and_permuted_in_row_major_order() {
+        let known = Known::Floats((0..6).map(f64::from).collect());
+        let taken = take_along(&known, &[2, 3], 1, &[2, 0]);
+        assert_eq!(taken, Some(Known::Floats(vec![2.0, 0.0, 5.0, 3.0])));
+        let flipped = permute(&known, &[2, 3], &[1, 0]);
+        assert_eq!(flipped, Some(Known::Floats(vec![0.0, 3.0, 1.0, 4.0, 2.0, 5.0])));
+    }
+}

@@ -168,11 +168,7 @@ impl Graph {
         };
         let inputs = ids(&proto.input);
         let outputs = ids(&proto.output);
-        let name = if proto.name.is_empty() {
-            format!("{} producing {}", proto.op_type, proto.output.first().map_or("nothing", String::as_str))
-        } else {
-            proto.name.clone()
-        };
+        let name = display_name(proto);
         let version = model.opset(&proto.domain).unwrap_or(1);
         let node = Node { id, index, proto: proto.clone(), name, inputs, outputs, version };
         for (slot, value) in node.inputs.iter().enumerate() {
@@ -232,5 +228,14 @@ impl Graph {
         let (node, _) = value.producer?;
         let node = &self.nodes[node];
         (node.proto.op_type == "Constant").then(|| node.proto.tensor("value")).flatten()
+    }
+}
+
+/// The name, or what identifies a node that has none.
+fn display_name(proto: &NodeProto) -> String {
+    if proto.name.is_empty() {
+        format!("{} producing {}", proto.op_type, proto.output.first().map_or("nothing", String::as_str))
+    } else {
+        proto.name.clone()
     }
 }

@@ -95,7 +95,9 @@ impl IndexScores {
         let mut scores = vec![0.0; group.channels.len()];
         for member in &members {
             let value = coupling.uses[member.weight].value;
-            let Some(of_index) = self.axes.get(&(value, member.axis)) else { continue };
+            let Some(of_index) = self.axes.get(&(value, member.axis)) else {
+                continue;
+            };
             for (score, indices) in scores.iter_mut().zip(&member.indices) {
                 let sum: f64 = indices.iter().filter_map(|index| of_index.get(*index as usize)).sum();
                 *score = if reduction == GroupReduction::Max { sum.max(*score) } else { *score + sum };

@@ -178,9 +178,13 @@ pub fn elements(dtype: DataType, bytes: &[u8]) -> Option<Known> {
 }
 
 fn of_type(proto: &TypeProto, fresh: &mut usize) -> Option<Fact> {
-    let Some(type_proto::Value::TensorType(tensor)) = &proto.value else { return None };
+    let Some(type_proto::Value::TensorType(tensor)) = &proto.value else {
+        return None;
+    };
     let dtype = DataType::try_from(tensor.elem_type).unwrap_or(DataType::Undefined);
-    let Some(shape) = &tensor.shape else { return Some(Fact::unranked(dtype)) };
+    let Some(shape) = &tensor.shape else {
+        return Some(Fact::unranked(dtype));
+    };
     let dims = shape.dim.iter().map(|dim| match &dim.value {
         Some(tensor_shape_proto::dimension::Value::DimValue(value)) if *value >= 0 => Dim::from(*value),
         Some(tensor_shape_proto::dimension::Value::DimParam(name)) if !name.is_empty() => Dim::symbol(name),

@@ -55,7 +55,7 @@ impl Kept {
             Piece::Part { space, inner, extent } => {
                 let outside = self.distinct(*space, inner * extent);
                 let with = self.distinct(*space, *inner);
-                Dim::from(i64::try_from(if outside == 0 { 0 } else { with / outside }).unwrap_or(i64::MAX))
+                Dim::from(i64::try_from(with.checked_div(outside).unwrap_or(0)).unwrap_or(i64::MAX))
             }
         }
     }

@@ -48,9 +48,9 @@ pub struct Model {
 
 /// Maps a whole file into memory; an empty one gives no bytes.
 fn map_file(path: &Path) -> std::io::Result<Bytes> {
-    // Asked before opening: a pipe would block.
+    // Asked before it is opened: opening a pipe would wait for someone to write to it.
     if !path.metadata()?.is_file() {
-        return Err(std::io::Error::other("it is not a regular file"));
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file"));
     }
     let file = File::open(path)?;
     if file.metadata()?.len() == 0 {
@@ -73,6 +73,17 @@ pub fn load(path: &Path) -> Result<Model, Error> {
         return Err(fail("expected an ONNX file, found a folder".to_owned()));
     }
     let bytes = map_file(path).map_err(|error| fail(format!("can't be read: {error}")).caused_by(error))?;
+    from_bytes(path, bytes)
+}
+
+/// Checks a model file that is in memory already.
+///
+/// `path` names the model in messages; external data is read from the folder it lies in.
+///
+/// # Errors
+/// The bytes are no ONNX model, or one that contradicts itself; the message names file and place.
+pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Model, Error> {
+    let fail = |message: String| Error::input(path, message);
     if bytes.is_empty() {
         return Err(fail("expected an ONNX model, found an empty file".to_owned()));
     }

@@ -77,8 +77,11 @@ fn default_size(name: &str) -> i64 {
 pub struct Cost {
     /// Elements of all floating point constants that nodes read.
     pub parameters: u64,
-    /// Multiply-accumulate operations of contractions, biases counted as one each.
+    /// Multiply-accumulate operations of layers with weights, biases counted as one each, as the paper and
+    /// Torch-Pruning count.
     pub macs: f64,
+    /// Multiply-accumulate operations of products of activations, as in attention.
+    pub attention_macs: f64,
     /// Largest sum of the bytes of values alive at one time, if nodes run in order.
     pub activation_bytes: u64,
 }
@@ -141,13 +144,17 @@ impl Counter<'_> {
 
     /// Elements of the floating point constants that nodes read; different slices of one constant count each.
     pub fn parameters(&self, kept: Option<&Kept>) -> u64 {
-        let mut forms: BTreeSet<(usize, Vec<(usize, Vec<usize>)>)> = BTreeSet::new();
+        let mut forms: BTreeSet<(usize, crate::rewrite::Slices)> = BTreeSet::new();
         let mut total = 0;
         for node in &self.graph.nodes {
             for (slot, value) in node.inputs.iter().enumerate() {
-                let Some(value) = value.filter(|value| (self.is_constant)(*value)) else { continue };
-                let Some(fact) = self.facts.values[value].as_ref().filter(|fact| fact.is_float()) else { continue };
-                let mut slices = Vec::new();
+                let Some(value) = value.filter(|value| (self.is_constant)(*value)) else {
+                    continue;
+                };
+                let Some(fact) = self.facts.values[value].as_ref().filter(|fact| fact.is_float()) else {
+                    continue;
+                };
+                let mut slices = crate::rewrite::Slices::new();
                 if let (Some(kept), Some(weight)) = (kept, self.coupling.weight_use(node.id, slot)) {
                     for (axis, space) in weight.axes.iter().enumerate() {
                         slices.extend(space.and_then(|space| kept.indices(space)).map(|indices| (axis, indices)));
@@ -165,11 +172,38 @@ impl Counter<'_> {
         total
     }
 
+    /// Which nodes read a weight: a constant, or what is computed from constants alone.
+    fn has_weight(&self) -> Vec<bool> {
+        let mut is_weight: Vec<bool> = (0..self.graph.values.len()).map(|value| (self.is_constant)(value)).collect();
+        self.graph
+            .nodes
+            .iter()
+            .map(|node| {
+                let mut inputs = node.inputs.iter().flatten();
+                if node.inputs.iter().flatten().next().is_some() && inputs.clone().all(|value| is_weight[*value]) {
+                    node.outputs.iter().flatten().for_each(|value| is_weight[*value] = true);
+                }
+                inputs.any(|value| is_weight[*value])
+            })
+            .collect()
+    }
+
+    /// The operations of all layers with weights, and of all products of activations.
+    pub fn macs(&self, kept: Option<&Kept>, sizes: &Sizes) -> (f64, f64) {
+        let (mut weights, mut activations) = (0.0, 0.0);
+        for (macs, has_weight) in self.macs_by_node(kept, sizes).into_iter().zip(self.has_weight()) {
+            if has_weight { weights += macs } else { activations += macs }
+        }
+        (weights, activations)
+    }
+
     /// All costs.
     pub fn cost(&self, kept: Option<&Kept>, sizes: &Sizes) -> Cost {
+        let (macs, attention_macs) = self.macs(kept, sizes);
         Cost {
             parameters: self.parameters(kept),
-            macs: self.macs_by_node(kept, sizes).iter().sum(),
+            macs,
+            attention_macs,
             activation_bytes: self.activation_bytes(kept, sizes),
         }
     }
@@ -182,7 +216,8 @@ impl Counter<'_> {
                 }
                 let element = self.facts.values[value].as_ref().and_then(|fact: &Fact| fact.dtype.byte_size());
                 let count = self.shape_of(value, kept, sizes).map_or(0.0, |shape| elements(&shape));
-                count.max(0.0) as u64 * element.unwrap_or(0) as u64
+                // A model may declare sizes that no memory holds.
+                (count.max(0.0) as u64).saturating_mul(element.unwrap_or(0) as u64)
             })
             .collect();
         let last_read: Vec<usize> = self
@@ -194,10 +229,11 @@ impl Counter<'_> {
                 if value.is_output { usize::MAX } else { last }
             })
             .collect();
-        let mut alive: u64 = self.graph.inputs.iter().map(|value| bytes[*value]).sum();
+        let add = |sum: u64, value: &usize| sum.saturating_add(bytes[*value]);
+        let mut alive: u64 = self.graph.inputs.iter().fold(0, add);
         let mut peak = alive;
         for node in &self.graph.nodes {
-            alive += node.outputs.iter().flatten().map(|value| bytes[*value]).sum::<u64>();
+            alive = node.outputs.iter().flatten().fold(alive, add);
             peak = peak.max(alive);
             let mut read: Vec<usize> = node.inputs.iter().flatten().copied().collect();
             read.sort_unstable();

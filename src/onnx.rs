@@ -22,12 +22,12 @@ impl NodeProto {
 
     /// An integer attribute.
     pub fn int(&self, name: &str) -> Option<i64> {
-        self.attr_of(name, AttributeType::Int).map(|attribute| attribute.i)
+        self.attr_of(name, AttributeType::Int).map(|attribute| attribute.i.unwrap_or_default())
     }
 
     /// A float attribute.
     pub fn float(&self, name: &str) -> Option<f32> {
-        self.attr_of(name, AttributeType::Float).map(|attribute| attribute.f)
+        self.attr_of(name, AttributeType::Float).map(|attribute| attribute.f.unwrap_or_default())
     }
 
     /// An attribute that is a list of integers.
@@ -37,7 +37,8 @@ impl NodeProto {
 
     /// A string attribute, if it is valid UTF-8.
     pub fn string(&self, name: &str) -> Option<&str> {
-        self.attr_of(name, AttributeType::String).and_then(|attribute| std::str::from_utf8(&attribute.s).ok())
+        let found = self.attr_of(name, AttributeType::String)?;
+        std::str::from_utf8(found.s.as_deref().unwrap_or_default()).ok()
     }
 
     /// A tensor attribute.
@@ -52,12 +53,12 @@ fn attribute(name: &str, r#type: AttributeType) -> AttributeProto {
 
 /// An integer attribute.
 pub fn attr_int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto { i: value, ..attribute(name, AttributeType::Int) }
+    AttributeProto { i: Some(value), ..attribute(name, AttributeType::Int) }
 }
 
 /// A float attribute.
 pub fn attr_float(name: &str, value: f32) -> AttributeProto {
-    AttributeProto { f: value, ..attribute(name, AttributeType::Float) }
+    AttributeProto { f: Some(value), ..attribute(name, AttributeType::Float) }
 }
 
 /// An attribute that is a list of integers.
@@ -67,7 +68,7 @@ pub fn attr_ints(name: &str, values: &[i64]) -> AttributeProto {
 
 /// A string attribute.
 pub fn attr_string(name: &str, value: &str) -> AttributeProto {
-    AttributeProto { s: value.as_bytes().to_vec().into(), ..attribute(name, AttributeType::String) }
+    AttributeProto { s: Some(value.as_bytes().to_vec().into()), ..attribute(name, AttributeType::String) }
 }
 
 /// A tensor attribute.

@@ -297,7 +297,7 @@ pub fn cut(analysis: &Analysis<'_>, options: &PruneOptions) -> Result<Cut, Error
             let kept = kept_of(analysis, &scored, &removed_at(ratio));
             analysis.count(|counter| match options.target {
                 Target::Params(_) => counter.parameters(Some(&kept)) as f64 / before.parameters as f64,
-                _ => counter.macs_by_node(Some(&kept), &sizes).iter().sum::<f64>() / before.macs,
+                _ => counter.macs(Some(&kept), &sizes).0 / before.macs,
             })
         })?,
     };
@@ -313,9 +313,12 @@ pub fn cut(analysis: &Analysis<'_>, options: &PruneOptions) -> Result<Cut, Error
     let after = analysis.count(|counter| counter.cost(Some(&kept), &sizes));
     let mut warnings = criterion.warnings();
     for scored in &scored {
-        warnings.extend(scored.grouping.dropped.iter().map(|node| {
-            format!("norm {node:?} loses whole groups: no equal number of channels can go from each of its groups")
-        }));
+        if let [first, others @ ..] = scored.grouping.dropped.as_slice() {
+            let others = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+            warnings.push(format!(
+                "norm {first:?}{others} can't lose the same number of channels from each of its groups; whole groups go"
+            ));
+        }
     }
     for barrier in &analysis.coupling.barriers {
         let node = &analysis.graph.nodes[barrier.node];
@@ -393,6 +396,7 @@ fn make_plan(
             let reason = match &group.kept {
                 Some(reason) => Some(format!("{} (node {:?})", reason.text, reason.node)),
                 None if is_kept_by_user => Some("kept by --keep".to_owned()),
+                None if group.channels.len() == 1 => Some("all its indices live or die together".to_owned()),
                 None if removed.iter().all(|removed| !removed) => {
                     let unit = scored.grouping.components[group.component].unit;
                     Some(format!("the ratio takes no whole channel of every block of {unit}"))
@@ -455,9 +459,13 @@ pub fn apply(analysis: &Analysis<'_>, plan: &Plan, path: &std::path::Path) -> Re
     // A space is cut as its uses say; spaces without a constant follow those that are united with them.
     let mut dead = vec![false; spaces.element_count()];
     for weight in &analysis.coupling.uses {
-        let Some(kept) = reads.get(&(weight.node, weight.slot)) else { continue };
+        let Some(kept) = reads.get(&(weight.node, weight.slot)) else {
+            continue;
+        };
         for (axis, indices) in kept {
-            let Some(space) = weight.axes.get(*axis).copied().flatten() else { continue };
+            let Some(space) = weight.axes.get(*axis).copied().flatten() else {
+                continue;
+            };
             let space = &spaces.all()[space];
             let kept: BTreeSet<usize> = indices.iter().copied().collect();
             (0..space.len).filter(|at| !kept.contains(at)).for_each(|at| dead[space.start + at] = true);
@@ -471,10 +479,11 @@ pub fn apply(analysis: &Analysis<'_>, plan: &Plan, path: &std::path::Path) -> Re
         for weight in &analysis.coupling.uses {
             for space in weight.axes.iter().flatten() {
                 let space = &spaces.all()[*space];
-                for element in space.start..space.start + space.len {
-                    constants.insert(grouping.classes[element]);
-                    if !dead[element] {
-                        alive.insert(grouping.classes[element]);
+                let elements = space.start..space.start + space.len;
+                for (class, dead) in grouping.classes[elements.clone()].iter().zip(&dead[elements]) {
+                    constants.insert(*class);
+                    if !dead {
+                        alive.insert(*class);
                     }
                 }
             }

@@ -82,10 +82,10 @@ pub struct MemberPlan {
 /// The tensors of a cut in the form of the plan, readers with the same slices together.
 pub fn tensor_plans(graph: &Graph, dims_of: &dyn Fn(usize) -> Vec<i64>, slices: &WeightSlices) -> Vec<TensorPlan> {
     let mut plans: Vec<TensorPlan> = Vec::new();
-    let mut known: HashMap<(usize, Vec<(usize, Vec<usize>)>), usize> = HashMap::new();
+    let mut known: HashMap<(usize, KeptAxes), usize> = HashMap::new();
     for (node, slot, value, kept) in slices.reads() {
         let reader = (reader_name(graph, node), slot);
-        let key = (value, kept.clone().into_iter().collect());
+        let key = (value, kept.clone());
         match known.get(&key) {
             Some(at) => plans[*at].readers.push(reader),
             None => {

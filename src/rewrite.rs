@@ -137,7 +137,9 @@ fn patched_node(node: &Node, proto: NodeProto) -> NodeOut {
 /// A float that the graph computes from sizes, where the cut would change it: pruning must not change what is kept,
 /// so the value becomes a constant.
 fn frozen_scalar(graph: &Graph, before: &Facts, after: &Facts, node: &Node) -> Option<TensorProto> {
-    let (output, None) = (node.output(0)?, node.output(1)) else { return None };
+    let (output, None) = (node.output(0)?, node.output(1)) else {
+        return None;
+    };
     let (old, new) = (before.values[output].as_ref()?, after.values[output].as_ref()?);
     let (Some(Known::Floats(old_values)), Some(Known::Floats(new_values))) = (&old.known, &new.known) else {
         return None;
@@ -211,8 +213,12 @@ fn new_shapes(
 ) -> BTreeMap<String, Vec<DimOut>> {
     let mut shapes = BTreeMap::new();
     for info in &model.graph().value_info {
-        let Some(value) = graph.value(&info.name) else { continue };
-        let Some(layout) = &coupling.layouts[value] else { continue };
+        let Some(value) = graph.value(&info.name) else {
+            continue;
+        };
+        let Some(layout) = &coupling.layouts[value] else {
+            continue;
+        };
         if layout.axes.iter().any(|axis| kept.shrinks(axis)) {
             let dims = layout.axes.iter().map(|axis| match (kept.shrinks(axis), kept.axis_size(axis).as_const()) {
                 (false, _) => DimOut::Same,

@@ -105,7 +105,7 @@ fn steps_for(grouping: &Grouping, component: usize, budget: &Budget) -> usize {
     let fits = |steps: usize| {
         shrinking.clone().all(|g| {
             let channels = grouping.groups[*g].channels.len();
-            (channels - steps * (channels / of.unit.max(1))) % budget.round_to.max(1) == 0
+            (channels - steps * (channels / of.unit.max(1))).is_multiple_of(budget.round_to.max(1))
         })
     };
     while steps > 0 && !fits(steps) {
@@ -164,7 +164,7 @@ fn global_steps(grouping: &Grouping, scores: &[Vec<f64>], budget: &Budget) -> Ve
         let fits = |steps: usize| {
             component.groups.iter().filter(|g| grouping.groups[**g].kept.is_none()).all(|g| {
                 let channels = grouping.groups[*g].channels.len();
-                (channels - steps * (channels / component.unit.max(1))) % budget.round_to.max(1) == 0
+                (channels - steps * (channels / component.unit.max(1))).is_multiple_of(budget.round_to.max(1))
             })
         };
         while *steps > 0 && !fits(*steps) {

@@ -47,6 +47,8 @@ pub enum NodeOut {
 
 /// An initializer of the output.
 #[derive(Clone, Debug)]
+// Few are new; a box for each would only burden their makers.
+#[allow(clippy::large_enum_variant)]
 pub enum InitializerOut {
     /// The initializer at this position of the file, untouched.
     Original(usize),
@@ -295,10 +297,16 @@ fn refuse_overwriting_input(model: &Model, out: &Path) -> Result<(), Error> {
             return Err(Error::input(out, "the output would replace the input").hint("choose another output path"));
         }
     }
-    if out.is_dir() {
-        return Err(Error::input(out, "expected a path for a file, found a folder"));
+    refuse_special(out)
+}
+
+/// The rename that ends all writing would put a file in the place of `/dev/null`.
+fn refuse_special(out: &Path) -> Result<(), Error> {
+    match out.metadata() {
+        Ok(data) if data.is_dir() => Err(Error::input(out, "expected a path for a file, found a folder")),
+        Ok(data) if !data.is_file() => Err(Error::input(out, "expected a path for a file, found a device or pipe")),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn is_same_file(a: &Path, b: &Path) -> bool {
@@ -369,6 +377,7 @@ pub fn constant_slice(model: &Model, tensor: &TensorProto, axes: &[(usize, Vec<u
 /// # Errors
 /// The destination can't be written; nothing is left behind then.
 pub fn write_file(path: &Path, content: &[u8]) -> Result<(), Error> {
+    refuse_special(path)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let fail = |error: std::io::Error| Error::input(path, format!("can't be written: {error}")).caused_by(error);
     let file = beside(folder, |file| file.write_all(content)).map_err(fail)?;

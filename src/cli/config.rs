@@ -12,7 +12,9 @@ use crate::pipeline::{PruneOptions, Target};
 impl PruneArgs {
     /// These arguments, completed by those of the configuration file they name.
     pub(super) fn with_config(&self) -> Result<PruneArgs, Error> {
-        let Some(path) = &self.config else { return Ok(self.clone()) };
+        let Some(path) = &self.config else {
+            return Ok(self.clone());
+        };
         let text =
             std::fs::read_to_string(path).map_err(|error| Error::input(path, format!("can't be read: {error}")))?;
         let file: PruneArgs = toml::from_str(&text).map_err(|error| {
@@ -20,7 +22,9 @@ impl PruneArgs {
                 .hint("--print-config shows the form")
         })?;
         let has_target = self.ratio.is_some() || self.target_macs.is_some() || self.target_params.is_some();
-        let own_or = |own: &Vec<String>, other: Vec<String>| if own.is_empty() { other } else { own.clone() };
+        let own_or = |own: &Vec<String>, other: Vec<String>| {
+            if own.is_empty() { other } else { own.clone() }
+        };
         Ok(PruneArgs {
             input: self.input.clone().or(file.input),
             output: self.output.clone().or(file.output),
@@ -85,7 +89,9 @@ impl PruneArgs {
                     "give --ratio (share of channels to remove), --target-macs or --target-params (share to keep)",
                 ));
             }
-            _ => return Err(Error::usage("expected one of ratio, target-macs and target-params, found several")),
+            _ => {
+                return Err(Error::usage("expected one of ratio, target-macs and target-params, found several"));
+            }
         };
         let mut options = PruneOptions::new(target);
         options.max_ratio = check_ratio("--max-ratio", self.max_ratio.unwrap_or(0.999_999))?;
@@ -93,7 +99,9 @@ impl PruneArgs {
             options.max_ratio = 1.0;
         }
         options.round_to = match self.round_to {
-            Some(0) => return Err(Error::usage("--round-to: expected a number of at least 1, found 0")),
+            Some(0) => {
+                return Err(Error::usage("--round-to: expected a number of at least 1, found 0"));
+            }
             other => other.unwrap_or(1),
         };
         options.scope = self.scope.unwrap_or_default();

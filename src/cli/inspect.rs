@@ -78,9 +78,10 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
             }
         }
         out += &format!(
-            "\n{} parameters, {} MACs, {}B of activations",
+            "\n{} parameters, {} MACs and {} between activations, {}B of activations",
             human(cost.parameters as f64),
             human(cost.macs),
+            human(cost.attention_macs),
             human(cost.activation_bytes as f64)
         );
         let at: Vec<String> =
@@ -90,8 +91,10 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
         }
         let names: Vec<String> = operators.iter().map(|(name, count)| format!("{name} {count}")).collect();
         out += &format!("\n\noperators: {}\n\n", names.join(", "));
-        let rows: Vec<Vec<String>> =
-            blocks.iter().map(|(block, macs)| vec![block.clone(), human(*macs), percent(*macs, cost.macs)]).collect();
+        let rows: Vec<Vec<String>> = blocks
+            .iter()
+            .map(|(block, macs)| vec![block.clone(), human(*macs), percent(*macs, cost.macs + cost.attention_macs)])
+            .collect();
         out += &table(&["block", "MACs", "share"], &rows);
         let rows: Vec<Vec<String>> = groups
             .iter()

@@ -228,8 +228,10 @@ fn text(
     let mut rows = vec![
         count("parameters", before.parameters as f64, after.parameters as f64, ""),
         count("MACs", before.macs, after.macs, ""),
+        count("MACs between activations", before.attention_macs, after.attention_macs, ""),
         count("activation memory", before.activation_bytes as f64, after.activation_bytes as f64, "B"),
     ];
+    rows.retain(|row| row[1] != "0");
     if let (Ok(a), Some(b)) = (analysis.model.total_bytes(), output_bytes(written)) {
         rows.push(count("file", a as f64, b as f64, "B"));
     }

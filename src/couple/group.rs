@@ -219,7 +219,9 @@ fn assign_components(grouping: &mut Grouping) -> Vec<(SpaceId, usize, String)> {
         }
     }
     for (d, demand) in demands.iter().enumerate() {
-        let Some(first) = touched[d].first() else { continue };
+        let Some(first) = touched[d].first() else {
+            continue;
+        };
         let number = grouping.groups[*first].component;
         let unit = components.values().nth(number).map_or(0, |component| component.unit);
         let len = spaces.all()[demand.space].len;

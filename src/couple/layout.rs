@@ -102,13 +102,16 @@ pub fn push_piece(axis: &mut Axis, piece: Piece) {
 /// The axes after a reshape of `axes` to `shape`, or `None` where the new borders do not fall between or evenly
 /// within pieces.
 ///
-/// One size of the new shape may be opaque (not comparable to the pieces): it takes what its neighbours leave.
+/// One size of the new shape may be opaque (not comparable to the pieces): it takes what its neighbours leave. Several
+/// may where none of the pieces between their neighbours can shrink.
 pub fn reshape(axes: &[Axis], shape: &[Dim]) -> Option<Vec<Axis>> {
     let mut pieces: std::collections::VecDeque<Piece> = axes.iter().flatten().cloned().collect();
     let mut front = Vec::with_capacity(shape.len());
     let mut at = 0;
     while at < shape.len() {
-        let Some(axis) = take_front(&mut pieces, &shape[at]) else { break };
+        let Some(axis) = take_front(&mut pieces, &shape[at]) else {
+            break;
+        };
         front.push(axis);
         at += 1;
     }
@@ -118,9 +121,23 @@ pub fn reshape(axes: &[Axis], shape: &[Dim]) -> Option<Vec<Axis>> {
     let mut back = Vec::new();
     let mut end = shape.len();
     while end > at + 1 {
-        let axis = take_back(&mut pieces, &shape[end - 1])?;
+        let saved = pieces.clone();
+        let Some(axis) = take_back(&mut pieces, &shape[end - 1]) else {
+            pieces = saved;
+            break;
+        };
         back.push(axis);
         end -= 1;
+    }
+    if end > at + 1 {
+        // Several sizes that could not be matched, such as a batch of 2 that an exporter froze: harmless where all
+        // that is left stays anyway.
+        if pieces.iter().any(|piece| matches!(piece, Piece::Part { .. })) {
+            return None;
+        }
+        front.extend(shape[at..end].iter().map(fixed_axis));
+        front.extend(back.into_iter().rev());
+        return Some(front);
     }
     // What is left belongs to the one size that could not be matched.
     let mut middle = Axis::new();

@@ -31,7 +31,9 @@ pub fn resolve(spaces: &mut Spaces, attention: Attention, drop_all: bool, droppe
     let cuts: Vec<Cut> = spaces.cuts().cloned().collect();
     let (ragged, mut open): (Vec<Cut>, Vec<Cut>) = cuts.into_iter().partition(Cut::is_ragged);
     for cut in ragged {
-        let (Some(groups), Some(block)) = (cut.digits[0], cut.sizes.get(1).copied()) else { continue };
+        let (Some(groups), Some(block)) = (cut.digits[0], cut.sizes.get(1).copied()) else {
+            continue;
+        };
         if drop_all || dropped.contains(&(cut.space, block)) {
             apply(spaces, &cut, Some(0));
         } else {

@@ -52,7 +52,9 @@ impl Magnitude {
         let mut scores = IndexScores::default();
         let mut warnings = BTreeSet::new();
         for (value, axes) in wanted {
-            let Some(tensor) = cx.graph.constant(cx.model, value) else { continue };
+            let Some(tensor) = cx.graph.constant(cx.model, value) else {
+                continue;
+            };
             let name = &cx.graph.values[value].name;
             let bytes = cx.model.tensor_view(tensor)?;
             let axes: Vec<usize> = axes.into_iter().collect();

@@ -7,6 +7,9 @@ use crate::onnx::{DataLocation, GraphProto, NodeProto, TensorProto};
 /// The oldest opset whose operators the rules describe.
 const OLDEST_OPSET: i64 = 9;
 
+/// The largest size of a tensor without elements.
+const LARGEST_EMPTY: i64 = 1 << 20;
+
 pub(super) fn check(model: &Model) -> Result<(), Error> {
     let fail = |message: String| Error::input(model.path(), message);
     let graph = model.graph();
@@ -88,10 +91,16 @@ fn check_tensor(model: &Model, tensor: &TensorProto) -> Result<(), Error> {
         return Err(fail("it is stored in segments, which is not supported".to_owned()));
     }
     let expected = tensor::byte_length(tensor).map_err(fail)?;
+    // Only the data bounds the sizes, and where one size is zero there is none.
+    if tensor.dims.contains(&0) && tensor.dims.iter().any(|size| *size > LARGEST_EMPTY) {
+        return Err(fail(format!("its shape {:?} names a large size but no elements", tensor.dims)));
+    }
     if tensor.data_location == DataLocation::External as i32 {
         return model.tensor_bytes(tensor).map(|_| ());
     }
-    let Some(expected) = expected else { return Ok(()) };
+    let Some(expected) = expected else {
+        return Ok(());
+    };
     let found = tensor::stored_length(tensor);
     if found != expected {
         let (dims, name) = (&tensor.dims, tensor.element_type().spec_name());

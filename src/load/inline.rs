@@ -41,7 +41,9 @@ pub(super) fn inline_functions(proto: &mut ModelProto) -> Result<(), String> {
             return Err(format!("{} is defined twice", show(function)));
         }
     }
-    let Some(graph) = &mut proto.graph else { return Ok(()) };
+    let Some(graph) = &mut proto.graph else {
+        return Ok(());
+    };
     let mut inliner = Inliner {
         functions: by_key,
         values: HashSet::new(),

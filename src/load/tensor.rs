@@ -15,7 +15,9 @@ pub(super) fn byte_length(tensor: &TensorProto) -> Result<Option<u64>, String> {
         let size = u64::try_from(*size).map_err(|_| format!("its shape {dims:?} has the negative size {size}"))?;
         count = count.checked_mul(size).ok_or_else(|| format!("its shape {dims:?} has too many elements"))?;
     }
-    let Some(bits) = tensor.element_type().bit_size() else { return Ok(None) };
+    let Some(bits) = tensor.element_type().bit_size() else {
+        return Ok(None);
+    };
     let total = count.checked_mul(bits).ok_or_else(|| format!("its shape {dims:?} has too many elements"))?;
     Ok(Some(total.div_ceil(8)))
 }

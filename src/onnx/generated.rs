@@ -11,12 +11,13 @@ pub struct AttributeProto {
     pub doc_string: ::prost::alloc::string::String,
     #[prost(enumeration = "attribute_proto::AttributeType", tag = "20")]
     pub r#type: i32,
-    #[prost(float, tag = "2")]
-    pub f: f32,
-    #[prost(int64, tag = "3")]
-    pub i: i64,
-    #[prost(bytes = "bytes", tag = "4")]
-    pub s: ::prost::bytes::Bytes,
+    /// Readers of proto2 tell a zero from an absent field, and take the operator's default for the latter.
+    #[prost(float, optional, tag = "2")]
+    pub f: ::core::option::Option<f32>,
+    #[prost(int64, optional, tag = "3")]
+    pub i: ::core::option::Option<i64>,
+    #[prost(bytes = "bytes", optional, tag = "4")]
+    pub s: ::core::option::Option<::prost::bytes::Bytes>,
     #[prost(message, optional, tag = "5")]
     pub t: ::core::option::Option<TensorProto>,
     #[prost(message, optional, tag = "6")]

@@ -40,7 +40,9 @@ impl Operator for Attention {
                 let each = v[2].div_exact(&Dim::from(kv_heads)).unwrap_or_else(|| cx.fresh());
                 shape[2] = &each * &Dim::from(heads);
             }
-            (a, b) => return Err(RuleError::invalid(format!("Q and V have ranks {a} and {b}"))),
+            (a, b) => {
+                return Err(RuleError::invalid(format!("Q and V have ranks {a} and {b}")));
+            }
         }
         let dtype = cx.input(0)?.dtype;
         cx.set(0, Fact::new(dtype, shape));
@@ -79,7 +81,9 @@ impl Operator for Attention {
     }
 
     fn macs(&self, node: &Node, cx: &MacsCx<'_>) -> f64 {
-        let (Some(q), Some(k), Some(v)) = (cx.input(0), cx.input(1), cx.input(2)) else { return 0.0 };
+        let (Some(q), Some(k), Some(v)) = (cx.input(0), cx.input(1), cx.input(2)) else {
+            return 0.0;
+        };
         match (q, k, v) {
             ([b, heads, l, d], [_, _, s, _], [_, _, _, e]) => (b * heads * l * s) as f64 * (d + e) as f64,
             ([b, l, hd], [_, s, _], [_, _, he]) => {

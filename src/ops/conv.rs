@@ -168,7 +168,9 @@ pub(super) fn couple_groups(
     let wide = if transposed { cx.new_space(group * per_group) } else { 0 };
     let row_groups = match cx.single(rows) {
         Some(space) => cx.digits(space, &[group, rows_per_group], Some(0)).swap_remove(0),
-        None => return if transposed { cx.whole(wide) } else { rows.clone() },
+        None => {
+            return if transposed { cx.whole(wide) } else { rows.clone() };
+        }
     };
     if transposed {
         let out_groups = cx.digits(wide, &[group, per_group], Some(0)).swap_remove(0);

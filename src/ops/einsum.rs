@@ -133,10 +133,14 @@ impl Operator for Einsum {
     }
 
     fn macs(&self, node: &Node, cx: &MacsCx<'_>) -> f64 {
-        let Ok((operands, _)) = equation(node) else { return 0.0 };
+        let Ok((operands, _)) = equation(node) else {
+            return 0.0;
+        };
         let shapes: Option<Vec<Vec<i64>>> =
             (0..operands.len()).map(|slot| cx.input(slot).map(<[i64]>::to_vec)).collect();
-        let Some(shapes) = shapes.filter(|shapes| shapes.len() > 1) else { return 0.0 };
+        let Some(shapes) = shapes.filter(|shapes| shapes.len() > 1) else {
+            return 0.0;
+        };
         by_letter(&operands, &shapes, |a, b| *a.max(b))
             .map_or(0.0, |letters| letters.values().map(|s| *s as f64).product())
     }

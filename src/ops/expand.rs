@@ -75,7 +75,9 @@ impl Operator for Expand {
     }
 
     fn patch(&self, _node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
-        let Some(old) = cx.old_ints(1) else { return Ok(()) };
+        let Some(old) = cx.old_ints(1) else {
+            return Ok(());
+        };
         let offset = cx.output_rank(0).saturating_sub(old.len());
         let sizes: Vec<Option<i64>> = old
             .iter()

@@ -9,7 +9,7 @@ use crate::couple::CoupleCx;
 use crate::couple::layout::Layout;
 use crate::couple::space::axis_size;
 use crate::dim::Dim;
-use crate::fact::{Fact, Known};
+use crate::fact::Fact;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
 use crate::rewrite::PatchCx;
@@ -39,11 +39,10 @@ impl Operator for Gather {
         let axis = axis_index(node.int("axis", 0), data.len())?;
         let shape = [&data[..axis], &indices[..], &data[axis + 1..]].concat();
         let input = cx.input(0)?;
-        let known = match (&input.known, input.rank()) {
-            (Some(Known::Ints(values)), Some(1)) => constant_indices(cx.ints(1), values.len())
-                .map(|indices| Known::Ints(indices.iter().map(|index| values[*index].clone()).collect())),
-            (Some(Known::Floats(values)), Some(1)) => constant_indices(cx.ints(1), values.len())
-                .map(|indices| Known::Floats(indices.iter().map(|index| values[*index]).collect())),
+        let size = data[axis].as_const().and_then(|size| usize::try_from(size).ok());
+        let chosen = size.and_then(|size| constant_indices(cx.ints(1), size));
+        let known = match (&input.known, crate::fact::static_shape(&data), chosen) {
+            (Some(known), Some(sizes), Some(chosen)) => crate::fact::take_along(known, &sizes, axis, &chosen),
             _ => None,
         };
         let fact = Fact::new(input.dtype, shape).with_known(known);
@@ -88,7 +87,9 @@ impl Operator for Gather {
 
     fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
         let axis = axis_index(node.int("axis", 0), cx.rank(0))?;
-        let Some(kept) = cx.kept_input(0, axis) else { return Ok(()) };
+        let Some(kept) = cx.kept_input(0, axis) else {
+            return Ok(());
+        };
         let size = cx.old_size(0, axis).and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
         let old = cx.old_ints(1);
         let old = constant_indices(old.as_deref(), size)

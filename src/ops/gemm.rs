@@ -80,7 +80,9 @@ impl Operator for Gemm {
         cx.emit(&replaced);
         let mut masks = Vec::new();
         for (slot, attribute, is_left) in [(0, "transA", true), (1, "transB", false)] {
-            let Some(mut mask) = cx.mask(slot) else { continue };
+            let Some(mut mask) = cx.mask(slot) else {
+                continue;
+            };
             if rows_columns(node, attribute) == (1, 0) {
                 mask = cx.add("Transpose", &[&mask], vec![attr_ints("perm", &[1, 0])]);
             }

@@ -56,7 +56,9 @@ impl Operator for GroupNormalization {
     }
 
     fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        let Some(mask) = cx.mask(0) else { return Ok(()) };
+        let Some(mask) = cx.mask(0) else {
+            return Ok(());
+        };
         let rank = cx.rank(0)? as i64;
         let groups = node.int("num_groups", 1);
         let y = cx.group_normalized(0, groups, node.float("epsilon", 1e-5));

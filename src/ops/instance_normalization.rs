@@ -41,7 +41,9 @@ impl Operator for InstanceNormalization {
     }
 
     fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        let Some(mask) = cx.mask(0) else { return Ok(()) };
+        let Some(mask) = cx.mask(0) else {
+            return Ok(());
+        };
         let rank = cx.rank(0)? as i64;
         let axes: Vec<i64> = (2..rank).collect();
         let y = cx.normalized(0, &axes, node.float("epsilon", 1e-5));

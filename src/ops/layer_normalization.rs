@@ -57,7 +57,9 @@ impl Operator for LayerNormalization {
     }
 
     fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        let Some(mask) = cx.mask(0) else { return Ok(()) };
+        let Some(mask) = cx.mask(0) else {
+            return Ok(());
+        };
         let rank = cx.rank(0)?;
         let axis = axis_index(node.int("axis", -1), rank)?;
         let axes: Vec<i64> = (axis..rank).map(|axis| axis as i64).collect();

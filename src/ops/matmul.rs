@@ -103,7 +103,9 @@ impl Operator for MatMul {
         cx.emit(&replaced);
         let mut out: Option<String> = None;
         for (slot, transposed, is_left) in [(0, trans_a, true), (1, trans_b, false)] {
-            let Some(mut mask) = cx.mask(slot) else { continue };
+            let Some(mut mask) = cx.mask(slot) else {
+                continue;
+            };
             let rank = cx.rank(slot)? as i64;
             if transposed && rank > 1 {
                 let mut perm: Vec<i64> = (0..rank).collect();

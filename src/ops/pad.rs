@@ -26,7 +26,9 @@ fn pads(
     axes: Option<Vec<Dim>>,
 ) -> Result<Option<Vec<(Dim, Dim)>>, RuleError> {
     let attribute = node.proto.ints("pads").map(|pads| pads.iter().copied().map(Dim::from).collect());
-    let Some(pads): Option<Vec<Dim>> = attribute.or(pads) else { return Ok(None) };
+    let Some(pads): Option<Vec<Dim>> = attribute.or(pads) else {
+        return Ok(None);
+    };
     let mut result = vec![(Dim::from(0), Dim::from(0)); rank];
     let axes = match axes {
         Some(axes) => axes

@@ -100,7 +100,9 @@ impl Operator for Reduce {
     }
 
     fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        let Some(mask) = cx.mask(0) else { return Ok(()) };
+        let Some(mask) = cx.mask(0) else {
+            return Ok(());
+        };
         let rank = cx.rank(0)?;
         let axes = reduced(node, rank, cx.known_ints(1))?;
         if axes.is_empty() {

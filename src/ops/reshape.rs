@@ -5,7 +5,7 @@
 //! Coupling: axes are cut into digits and joined into products; see [`crate::couple::layout`].
 
 use crate::couple::CoupleCx;
-use crate::couple::layout::{Layout, reshape};
+use crate::couple::layout::{Layout, Piece, reshape};
 use crate::dim::{Dim, product};
 use crate::fact::Fact;
 use crate::graph::Node;
@@ -64,8 +64,12 @@ impl Operator for Reshape {
     fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.layout(0)?;
         let shape = cx.output_shape(0)?;
-        let axes = reshape(&layout.axes, &shape)
-            .ok_or_else(|| RuleError::unsupported("the new sizes do not divide the old ones evenly"))?;
+        let axes = reshape(&layout.axes, &shape).ok_or_else(|| {
+            let list = |sizes: Vec<Dim>| sizes.iter().map(Dim::to_string).collect::<Vec<_>>().join(", ");
+            let old = layout.axes.iter().map(|axis| product(&axis.iter().map(Piece::size).collect::<Vec<_>>()));
+            let (old, new) = (list(old.collect()), list(shape.clone()));
+            RuleError::unsupported(format!("the new sizes [{new}] do not divide the old ones [{old}] evenly"))
+        })?;
         cx.set(0, Layout { axes });
         Ok(())
     }
@@ -82,7 +86,9 @@ impl Operator for Reshape {
 
 /// Patches the sizes that input `slot` of a Reshape or its like gives, where they shrink.
 pub(super) fn patch_target(cx: &mut PatchCx<'_>, slot: usize) -> Result<(), RuleError> {
-    let Some(old) = cx.old_ints(slot) else { return Ok(()) };
+    let Some(old) = cx.old_ints(slot) else {
+        return Ok(());
+    };
     let computed = cx.new_ints(slot);
     let mut sizes: Vec<Option<i64>> = Vec::new();
     let mut unsettled = Vec::new();
@@ -116,7 +122,9 @@ pub(super) fn patch_target(cx: &mut PatchCx<'_>, slot: usize) -> Result<(), Rule
             }
             sizes[*axis] = Some(-1);
         }
-        _ => return Err(RuleError::unsupported("two sizes of a shape are computed at run time and shrink")),
+        _ => {
+            return Err(RuleError::unsupported("two sizes of a shape are computed at run time and shrink"));
+        }
     }
     cx.set_input_ints(slot, &sizes)
 }

@@ -107,8 +107,12 @@ impl Operator for Resize {
 
     fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
         let axes = axes(node, cx.rank(0))?;
-        let Some(slot) = slots(node).1 else { return Ok(()) };
-        let Some(old) = cx.old_ints(slot).filter(|sizes| !sizes.is_empty()) else { return Ok(()) };
+        let Some(slot) = slots(node).1 else {
+            return Ok(());
+        };
+        let Some(old) = cx.old_ints(slot).filter(|sizes| !sizes.is_empty()) else {
+            return Ok(());
+        };
         let sizes: Vec<Option<i64>> = old
             .iter()
             .zip(&axes)

@@ -101,15 +101,15 @@ impl Operator for Slice {
             usize::try_from(size).ok()
         };
         let spans = spans(node, shape.len(), &|slot| cx.ints(slot).map(<[Dim]>::to_vec), length(1))?;
-        let is_vector = shape.len() == 1;
-        let mut result = known.filter(|_| is_vector);
+        let mut result = known;
         for span in spans {
             if span.is_whole() {
                 continue;
             }
             let clamped = shape[span.axis].as_const().and_then(|size| span.clamp(size));
             if let Some(clamped) = &clamped {
-                result = result.and_then(|known| take(known, clamped));
+                let sizes = crate::fact::static_shape(&shape);
+                result = result.zip(sizes).and_then(|(known, sizes)| take(&known, &sizes, span.axis, clamped));
                 shape[span.axis] = Dim::from(clamped.count);
                 continue;
             }
@@ -198,13 +198,9 @@ impl Operator for Slice {
     }
 }
 
-fn take(known: Known, at: &Clamped) -> Option<Known> {
-    let indices = (0..at.count).map(|i| usize::try_from(at.start + i * at.step).ok());
-    let indices: Vec<usize> = indices.collect::<Option<_>>()?;
-    Some(match known {
-        Known::Ints(values) => Known::Ints(indices.iter().map(|i| values.get(*i).cloned()).collect::<Option<_>>()?),
-        Known::Floats(values) => Known::Floats(indices.iter().map(|i| values.get(*i).copied()).collect::<Option<_>>()?),
-    })
+fn take(known: &Known, sizes: &[usize], axis: usize, at: &Clamped) -> Option<Known> {
+    let indices: Option<Vec<usize>> = (0..at.count).map(|i| usize::try_from(at.start + i * at.step).ok()).collect();
+    crate::fact::take_along(known, sizes, axis, &indices?)
 }
 
 /// The size of a slice of an axis whose size is not a number, where it can be told.

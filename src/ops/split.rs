@@ -38,13 +38,19 @@ fn sizes(node: &Node, given: Option<Vec<Dim>>, size: &Dim) -> Option<Vec<Dim>> {
     Some(sizes)
 }
 
-/// The sizes must add up to the axis, where all are numbers.
-fn check(sizes: Option<&[Dim]>, whole: &Dim) -> Result<(), RuleError> {
-    let numbers = sizes.and_then(|sizes| sizes.iter().map(Dim::as_const).collect::<Option<Vec<i64>>>());
-    let (Some(numbers), Some(whole)) = (numbers, whole.as_const()) else { return Ok(()) };
-    let sum = numbers.iter().fold(0i64, |sum, size| sum.saturating_add(*size));
-    if sum != whole || numbers.iter().any(|size| *size < 0) {
-        return Err(RuleError::invalid(format!("outputs of sizes {numbers:?} do not make an axis of {whole}")));
+/// The parts must make up the whole, or channels would be coupled that do not exist.
+fn check_sizes(sizes: &[Dim], outputs: usize, whole: &Dim) -> Result<(), RuleError> {
+    if sizes.len() < outputs {
+        return Err(RuleError::invalid(format!("expected sizes for {outputs} outputs, found {}", sizes.len())));
+    }
+    let known: Vec<i64> = sizes.iter().filter_map(Dim::as_const).collect();
+    if let Some(size) = known.iter().find(|size| **size < 0) {
+        return Err(RuleError::invalid(format!("the size {size} of an output is negative")));
+    }
+    let sum = known.iter().fold(0i64, |sum, size| sum.saturating_add(*size));
+    let is_wrong = |whole| sum > whole || (known.len() == sizes.len() && sum != whole);
+    if whole.as_const().is_some_and(is_wrong) || sum > i64::from(u32::MAX) {
+        return Err(RuleError::invalid(format!("outputs of sizes {known:?} do not make up an axis of size {whole}")));
     }
     Ok(())
 }
@@ -60,18 +66,19 @@ impl Operator for Split {
         let (dtype, known) = (cx.input(0)?.dtype, cx.input(0)?.known.clone().filter(|_| shape.len() == 1));
         let given = cx.ints(1).map(<[Dim]>::to_vec);
         let sizes = sizes(node, given, &shape[axis]);
-        check(sizes.as_deref(), &shape[axis])?;
-        let mut start = 0usize;
+        if let Some(sizes) = &sizes {
+            check_sizes(sizes, node.outputs.len(), &shape[axis])?;
+        }
+        let mut start = 0;
         for slot in 0..node.outputs.len() {
             let size = sizes.as_ref().and_then(|sizes| sizes.get(slot).cloned());
             let count = size.as_ref().and_then(Dim::as_const).and_then(|size| usize::try_from(size).ok());
+            let end = start + count.unwrap_or(0);
             let part = match (&known, count) {
-                (Some(Known::Ints(values)), Some(count)) => {
-                    values.get(start..start.saturating_add(count)).map(|part| Known::Ints(part.to_vec()))
-                }
+                (Some(Known::Ints(values)), Some(_)) => values.get(start..end).map(|part| Known::Ints(part.to_vec())),
                 _ => None,
             };
-            start = start.saturating_add(count.unwrap_or(0));
+            start = end;
             let mut part_shape = shape.clone();
             part_shape[axis] = size.unwrap_or_else(|| cx.fresh());
             cx.set(slot, Fact::new(dtype, part_shape).with_known(part));

@@ -18,7 +18,9 @@ struct Transpose;
 
 /// The axis of the input that stands at each place of the output; reversed by default.
 fn permutation(node: &Node, rank: usize) -> Result<Vec<usize>, RuleError> {
-    let Some(perm) = node.proto.ints("perm") else { return Ok((0..rank).rev().collect()) };
+    let Some(perm) = node.proto.ints("perm") else {
+        return Ok((0..rank).rev().collect());
+    };
     let perm = perm.iter().map(|axis| axis_index(*axis, rank)).collect::<Result<Vec<_>, _>>()?;
     let mut seen = perm.clone();
     seen.sort_unstable();
@@ -37,8 +39,9 @@ impl Operator for Transpose {
         let shape = cx.shape(0)?;
         let perm = permutation(node, shape.len())?;
         let input = cx.input(0)?;
-        // Elements keep their order where at most one axis is longer than one.
-        let known = input.known.clone().filter(|_| shape.iter().filter(|size| !size.is(1)).count() <= 1);
+        let sizes = crate::fact::static_shape(&shape);
+        let known =
+            input.known.as_ref().zip(sizes).and_then(|(known, sizes)| crate::fact::permute(known, &sizes, &perm));
         let fact = Fact::new(input.dtype, perm.iter().map(|axis| shape[*axis].clone()).collect()).with_known(known);
         cx.set(0, fact);
         Ok(())

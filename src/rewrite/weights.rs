@@ -50,7 +50,9 @@ impl WeightSlices {
             if uses.iter().all(|(_, _, slices)| slices.is_empty()) {
                 continue;
             }
-            let Some(tensor) = graph.constant(model, value) else { continue };
+            let Some(tensor) = graph.constant(model, value) else {
+                continue;
+            };
             let dims: Vec<usize> = tensor.dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
             let name = &graph.values[value].name;
             let seen: HashSet<(usize, usize)> = uses.iter().map(|(node, slot, _)| (*node, *slot)).collect();
@@ -142,7 +144,9 @@ impl WeightSlices {
             if graph.values[*value].initializer.is_some() {
                 continue;
             }
-            let Some(tensor) = graph.constant(model, *value) else { continue };
+            let Some(tensor) = graph.constant(model, *value) else {
+                continue;
+            };
             for variant in variants.iter().filter(|variant| !variant.slices.is_empty()) {
                 let axes: Vec<(usize, Vec<usize>)> = variant.slices.clone().into_iter().collect();
                 let mut sliced = constant_slice(model, tensor, &axes)?;

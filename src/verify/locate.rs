@@ -84,7 +84,9 @@ pub(super) fn first_difference(
     let found: HashMap<String, Array> = of_pruned.run(inputs).ok()?.into_iter().collect();
 
     for (node, name) in watched {
-        let (Some(expected_value), Some(found_value)) = (expected.get(name), found.get(name)) else { continue };
+        let (Some(expected_value), Some(found_value)) = (expected.get(name), found.get(name)) else {
+            continue;
+        };
         let mask = reference
             .masks
             .get(name)

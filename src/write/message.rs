@@ -51,8 +51,10 @@ pub(super) fn model_chunks<'m>(
     let mut chunks = Vec::new();
     let all = fields(model.bytes());
     let count = |tag: u32| all.iter().filter(|field| field.tag == tag).count();
-    if count(number::MODEL_GRAPH) != 1 {
-        let text = "the file stores its graph in several parts, which can't be rewritten";
+    // Decoders merge a graph that comes in parts; positions in the parts would be ambiguous.
+    let parts = count(number::MODEL_GRAPH);
+    if parts != 1 {
+        let text = format!("expected one graph in the file, found {parts} parts of one");
         return Err(Error::input(model.path(), text).hint("load and save the model with the onnx package first"));
     }
     for field in &all {
@@ -299,7 +301,9 @@ fn patch_type(message: &Bytes, shape: &[DimOut]) -> Vec<u8> {
 }
 
 fn patch_path(message: &Bytes, path: &[u32], patch: &dyn Fn(&Bytes) -> Vec<u8>) -> Vec<u8> {
-    let Some((tag, rest)) = path.split_first() else { return patch(message) };
+    let Some((tag, rest)) = path.split_first() else {
+        return patch(message);
+    };
     let mut bytes = Vec::new();
     for field in fields(message) {
         if field.tag == *tag {

@@ -126,7 +126,9 @@ impl Cut {
     }
 
     fn write(&self, data: &[u8], out: &mut dyn Write) -> std::io::Result<()> {
-        let Some((row, outer)) = self.axes.split_last() else { return out.write_all(data) };
+        let Some((row, outer)) = self.axes.split_last() else {
+            return out.write_all(data);
+        };
         if self.kept_bytes() == 0 {
             return Ok(());
         }
@@ -248,6 +250,7 @@ mod tests {
         places.iter().flat_map(|at| data[at * element..(at + 1) * element].to_vec()).collect()
     }
 
+    #[allow(clippy::type_complexity)]
     fn cases() -> impl Strategy<Value = (Vec<usize>, usize, Vec<(usize, Vec<usize>)>)> {
         let dims = prop::collection::vec(1..7_usize, 0..5);
         (dims, prop::sample::select(vec![1_usize, 2, 3, 4, 8, 16])).prop_flat_map(|(dims, element)| {

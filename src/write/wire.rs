@@ -21,7 +21,9 @@ pub(super) fn fields(message: &Bytes) -> Vec<Field> {
     let mut result = Vec::new();
     while rest.has_remaining() {
         let start = message.len() - rest.len();
-        let Ok((tag, wire_type)) = decode_key(&mut rest) else { break };
+        let Ok((tag, wire_type)) = decode_key(&mut rest) else {
+            break;
+        };
         let mut payload = Bytes::new();
         if wire_type == WireType::LengthDelimited {
             let Some(length) = decode_varint(&mut rest).ok().and_then(|length| usize::try_from(length).ok()) else {
