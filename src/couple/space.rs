@@ -77,6 +77,7 @@ pub struct Spaces {
     reason_ids: BTreeMap<Reason, u32>,
     cuts: BTreeMap<(SpaceId, Vec<usize>), Cut>,
     equal_blocks: std::collections::BTreeSet<EqualBlocks>,
+    repeated: BTreeMap<SpaceId, Reason>,
 }
 
 impl Default for Spaces {
@@ -89,6 +90,7 @@ impl Default for Spaces {
             reason_ids: BTreeMap::new(),
             cuts: BTreeMap::new(),
             equal_blocks: std::collections::BTreeSet::new(),
+            repeated: BTreeMap::new(),
         }
     }
 }
@@ -162,6 +164,16 @@ impl Spaces {
                 self.unite(a, at, b, at);
             }
         }
+    }
+
+    /// Marks that the indices of a space hold copies of one value: they go only with channels that a weight computes.
+    pub fn mark_repeated(&mut self, space: SpaceId, reason: Reason) {
+        self.repeated.insert(space, reason);
+    }
+
+    /// Why the indices of a space do not go by themselves, if they are copies of one value.
+    pub fn repeated(&self, space: SpaceId) -> Option<&Reason> {
+        self.repeated.get(&space)
     }
 
     /// Marks that a contraction computes the indices of a space.

@@ -58,7 +58,7 @@ impl Operator for ConstantOfShape {
         let shape = cx.output_shape(0)?;
         let is_float = cx.output_fact(0).is_some_and(Fact::is_float);
         let is_free = is_float && shape.len() > 1;
-        let axes = shape.iter().map(|size| if is_free { cx.free_axis(size) } else { fixed_axis(size) }).collect();
+        let axes = shape.iter().map(|size| if is_free { cx.repeated_axis(size) } else { fixed_axis(size) }).collect();
         cx.set(0, Layout { axes });
         Ok(())
     }

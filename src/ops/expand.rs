@@ -66,7 +66,7 @@ impl Operator for Expand {
             let own = at.checked_sub(offset).and_then(|at| Some((input.get(at)?, layout.axes.get(at)?)));
             axes.push(match own {
                 Some((old, axis)) if !old.is(1) => axis.clone(),
-                _ if is_float => cx.free_axis(size),
+                _ if is_float => cx.repeated_axis(size),
                 _ => fixed_axis(size),
             });
         }
