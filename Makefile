@@ -1,23 +1,28 @@
-# The targets need Rust, and for the library of ONNX Runtime Python 3 with access to its package index.
+# The two set-up commands: `make demo` and `make test`. They need Rust, Python 3 and pip, and install what else they
+# need into this folder (.venv).
 PYTHON ?= python3
+TOOL = target/release/onnx-diffprune
 
-.PHONY: venv test demo clean
+.PHONY: venv demo test clean
 
 venv: .venv/.stamp
 
-# Windows puts the executables of a virtual environment elsewhere; `make` there needs a Unix-like shell anyway.
 .venv/.stamp: requirements.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-test: venv
-	cargo test
-
 demo: venv
 	cargo build --release
-	target/release/onnx-diffprune prune fixtures/ddpm_fashion16.onnx --ratio 0.3 --output demo-output/
+	mkdir -p demo-output
+	$(TOOL) fixtures/ddpm_fashion16.onnx demo-output/pruned.onnx --ratio 0.5
+
+test: venv
+	cargo test
+	mkdir -p target/checked
+	.venv/bin/python scripts/check_models.py --tool target/debug/onnx-diffprune --models fixtures \
+		--ratios 0.25,0.5,0.75 --out target/checked
 
 clean:
 	cargo clean
-	rm -rf .venv demo-output
+	rm -rf .venv .venv-trt demo-output

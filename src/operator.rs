@@ -153,6 +153,23 @@ impl InferCx<'_> {
         self.input(slot)?.shape.clone().ok_or(RuleError::UnknownShape)
     }
 
+    /// Requires that input `slot`, if it is there, is a vector, of `size` elements where that is given.
+    ///
+    /// # Errors
+    /// It has another rank or size.
+    pub fn expect_vector(&self, slot: usize, size: Option<&Dim>) -> Result<(), RuleError> {
+        let Some(shape) = self.optional(slot).and_then(|fact| fact.shape.as_ref()) else { return Ok(()) };
+        let [found] = shape.as_slice() else {
+            return Err(RuleError::invalid(format!("input {slot} must have rank 1, found {}", shape.len())));
+        };
+        match (size.and_then(Dim::as_const), found.as_const()) {
+            (Some(size), Some(found)) if size != found => {
+                Err(RuleError::invalid(format!("input {slot} must have {size} elements, found {found}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The known integers of input `slot`.
     pub fn ints(&self, slot: usize) -> Option<&[Dim]> {
         self.optional(slot)?.known.as_ref().and_then(Known::ints)

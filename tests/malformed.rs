@@ -143,6 +143,11 @@ fn tensors_that_contradict_their_shape() {
         "\"w1\"",
     );
     refused_model(|_, graph| graph.initializer[0].data_type = 10, "\"w1\"");
+    // Types without a size in whole bytes: strings, and one that this version does not know.
+    for data_type in [8, 99] {
+        let tensor = TensorProto { dims: vec![503_184_377], data_type, ..Default::default() };
+        refused_model(|_, graph| graph.initializer[0] = TensorProto { name: "w1".to_owned(), ..tensor }, "\"w1\"");
+    }
     let constant = TensorProto { dims: vec![-1], ..counting("inner", &[1]) };
     refused_model(
         |_, graph| {
@@ -158,6 +163,7 @@ fn tensors_that_contradict_their_shape() {
 fn weights_of_the_wrong_rank_or_size() {
     refused_model(|_, graph| graph.initializer[0] = counting("w1", &[16, 36]), "\"first\"");
     refused_model(|_, graph| graph.initializer[0] = counting("w1", &[16, 5, 3, 3]), "\"first\"");
+    refused_model(|_, graph| graph.initializer[1] = counting("b1", &[]), "\"first\"");
     refused_model(|_, graph| graph.node[0].input.truncate(1), "\"first\"");
     refused_model(|_, graph| graph.node[0].input[1] = String::new(), "\"first\"");
 }

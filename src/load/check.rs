@@ -7,7 +7,7 @@ use crate::onnx::{DataLocation, GraphProto, NodeProto, TensorProto};
 /// The oldest opset whose operators the rules describe.
 const OLDEST_OPSET: i64 = 9;
 
-/// The largest size of a tensor without elements.
+/// The largest product of the other sizes of a tensor without elements.
 const LARGEST_EMPTY: i64 = 1 << 20;
 
 pub(super) fn check(model: &Model) -> Result<(), Error> {
@@ -92,14 +92,18 @@ fn check_tensor(model: &Model, tensor: &TensorProto) -> Result<(), Error> {
     }
     let expected = tensor::byte_length(tensor).map_err(fail)?;
     // Only the data bounds the sizes, and where one size is zero there is none.
-    if tensor.dims.contains(&0) && tensor.dims.iter().any(|size| *size > LARGEST_EMPTY) {
+    let others = tensor.dims.iter().fold(1i64, |product, size| product.saturating_mul(*size.max(&1)));
+    if tensor.dims.contains(&0) && others > LARGEST_EMPTY {
         return Err(fail(format!("its shape {:?} names a large size but no elements", tensor.dims)));
     }
     if tensor.data_location == DataLocation::External as i32 {
-        return model.tensor_bytes(tensor).map(|_| ());
+        let bytes = model.tensor_bytes(tensor)?;
+        return check_count(tensor, bytes.len().saturating_mul(8)).map_err(fail);
     }
     let Some(expected) = expected else {
-        return Ok(());
+        // Strings, and types of less than a byte.
+        let bits = 8 * (tensor.raw_data.len() + 4 * tensor.int32_data.len());
+        return check_count(tensor, bits + tensor.string_data.len()).map_err(fail);
     };
     let found = tensor::stored_length(tensor);
     if found != expected {
@@ -107,4 +111,13 @@ fn check_tensor(model: &Model, tensor: &TensorProto) -> Result<(), Error> {
         return Err(fail(format!("expected {expected} bytes for shape {dims:?} of {name}, found {found}")));
     }
     Ok(())
+}
+
+/// A tensor whose type has no size in bytes still can't have more elements than its data has bits.
+fn check_count(tensor: &TensorProto, most: usize) -> Result<(), String> {
+    let count = tensor.dims.iter().try_fold(1usize, |count, size| count.checked_mul(usize::try_from(*size).ok()?));
+    match count {
+        Some(count) if count <= most => Ok(()),
+        _ => Err(format!("its data is too short for the elements of shape {:?}", tensor.dims)),
+    }
 }

@@ -23,6 +23,9 @@ impl Operator for BatchNormalization {
         if shape.len() < 2 {
             return Err(RuleError::invalid(format!("X must have rank 2 or more, found {}", shape.len())));
         }
+        for slot in 1..5 {
+            cx.expect_vector(slot, Some(&shape[1]))?;
+        }
         cx.set_shape(0, dtype, shape);
         Ok(())
     }

@@ -38,6 +38,7 @@ impl Operator for Conv {
             let text = format!("expected {needed} input channels (W axis 1 times group {group}), found {found}");
             return Err(RuleError::invalid(text));
         }
+        cx.expect_vector(2, Some(&w[0]))?;
         let mut shape = vec![x[0].clone(), w[0].clone()];
         let window = Window::of(node, &w[2..], x.len() - 2)?;
         for axis in 0..x.len() - 2 {

@@ -39,6 +39,7 @@ impl Operator for ConvTranspose {
         let padding = node.proto.ints("output_padding").unwrap_or_default();
         let given = node.proto.ints("output_shape").unwrap_or_default();
         let mut shape = vec![x[0].clone(), &w[1] * &Dim::from(node.int("group", 1))];
+        cx.expect_vector(2, Some(&shape[1]))?;
         for axis in 0..count {
             let extra = padding.get(axis).copied().unwrap_or(0);
             let size = given.get(axis).copied().map(Dim::from);

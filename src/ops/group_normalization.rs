@@ -27,6 +27,10 @@ impl Operator for GroupNormalization {
         if shape.len() < 3 {
             return Err(RuleError::invalid(format!("X must have rank 3 or more, found {}", shape.len())));
         }
+        for slot in [1, 2] {
+            // Before opset 21 it has an element per group, afterwards one per channel.
+            cx.expect_vector(slot, None)?;
+        }
         cx.set_shape(0, dtype, shape);
         Ok(())
     }

@@ -25,6 +25,9 @@ impl Operator for InstanceNormalization {
         if shape.len() < 3 {
             return Err(RuleError::invalid(format!("X must have rank 3 or more, found {}", shape.len())));
         }
+        for slot in 1..3 {
+            cx.expect_vector(slot, Some(&shape[1]))?;
+        }
         let dtype = cx.input(0)?.dtype;
         cx.set_shape(0, dtype, shape);
         Ok(())

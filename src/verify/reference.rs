@@ -66,7 +66,7 @@ impl Reference {
                 Ok(()) => {}
                 // Coupling keeps all that such a node reads, so that it sees whole values; if a plan says otherwise,
                 // the outputs will differ.
-                Err(_) if !reads_slices && !emitted => {}
+                Err(_) if !reads_slices => {}
                 Err(cause) => {
                     return Err(Unmasked { node: node.id, cause });
                 }

@@ -1,0 +1,198 @@
+//! What verification is worth: every small mistake that a cut could make is caught, on several architectures.
+#![allow(clippy::unwrap_used)]
+
+mod pruned;
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use onnx_diffprune::load::load;
+use onnx_diffprune::onnx::{DataType, ModelProto, TensorProto};
+use onnx_diffprune::pipeline::{PruneOptions, Target};
+use onnx_diffprune::write::slice_bytes;
+use prost::Message;
+use pruned::{FIXTURES, Pruned, fixture, prune};
+
+/// Half precision hides small differences behind its default tolerance; the unmutated file passes this one too.
+fn rtol(name: &str) -> Option<f64> {
+    name.contains("fp16").then_some(6e-3)
+}
+
+fn cuts() -> Vec<(&'static str, Pruned)> {
+    let mut cuts: Vec<_> =
+        FIXTURES.iter().map(|name| (*name, prune(&fixture(name), &PruneOptions::new(Target::Ratio(0.5))))).collect();
+    // A fourth architecture by other options: whole norm groups and head dimensions go.
+    let mut options = PruneOptions::new(Target::Ratio(0.5));
+    options.norm_groups = onnx_diffprune::pipeline::NormGroups::Drop;
+    options.attention = onnx_diffprune::pipeline::AttentionOption::Dims;
+    cuts.push((FIXTURES[0], prune(&fixture(FIXTURES[0]), &options)));
+    cuts
+}
+
+fn decode(path: &Path) -> ModelProto {
+    ModelProto::decode(Bytes::from(std::fs::read(path).unwrap())).unwrap()
+}
+
+/// Writes a changed copy of the pruned file.
+fn mutated(pruned: &Pruned, change: impl FnOnce(&mut ModelProto)) -> PathBuf {
+    let mut model = decode(&pruned.path);
+    change(&mut model);
+    let path = pruned.beside("mutated.onnx");
+    std::fs::write(&path, model.encode_to_vec()).unwrap();
+    path
+}
+
+fn is_weight(tensor: &TensorProto) -> bool {
+    tensor.dims.len() >= 2
+        && tensor.dims[0] >= 4
+        && tensor.dims[1] >= 2
+        && matches!(tensor.element_type(), DataType::Float | DataType::Float16)
+}
+
+/// A few weights that the cut has sliced, spread over the network.
+fn sliced_weights(pruned: &Pruned) -> Vec<String> {
+    let model = decode(&pruned.path);
+    let names: Vec<String> = model
+        .graph
+        .unwrap()
+        .initializer
+        .iter()
+        .filter(|tensor| is_weight(tensor))
+        .filter(|tensor| {
+            pruned.cut.plan.tensors.iter().any(|plan| plan.tensor == tensor.name && plan.dims != tensor.dims)
+        })
+        .map(|tensor| tensor.name.clone())
+        .collect();
+    let step = (names.len() / 4).max(1);
+    names.into_iter().step_by(step).take(4).collect()
+}
+
+fn tensor_mut<'m>(model: &'m mut ModelProto, name: &str) -> &'m mut TensorProto {
+    model.graph.as_mut().unwrap().initializer.iter_mut().find(|tensor| tensor.name == name).unwrap()
+}
+
+/// Takes rows `order` of a weight's first axis.
+fn reorder(tensor: &mut TensorProto, order: Vec<usize>) {
+    let dims: Vec<usize> = tensor.dims.iter().map(|size| *size as usize).collect();
+    let element = tensor.element_type().byte_size().unwrap();
+    tensor.raw_data = slice_bytes(&tensor.raw_data, &dims, element, &[(0, order)]).into();
+}
+
+#[test]
+fn the_unmutated_cuts_pass_the_tolerances_used_here() {
+    for (name, pruned) in cuts() {
+        let report = pruned.verify(&pruned.path, rtol(name));
+        assert!(report.passed, "{name}: {report:?}");
+    }
+}
+
+#[test]
+fn two_swapped_channels_of_one_weight_are_caught() {
+    for (name, pruned) in cuts() {
+        let weights = sliced_weights(&pruned);
+        assert!(weights.len() >= 3, "{name}: {weights:?}");
+        for weight in weights {
+            let path = mutated(&pruned, |model| {
+                let tensor = tensor_mut(model, &weight);
+                let mut order: Vec<usize> = (0..tensor.dims[0] as usize).collect();
+                let last = order.len() - 1;
+                order.swap(0, last);
+                reorder(tensor, order);
+            });
+            let report = pruned.verify(&path, rtol(name));
+            assert!(!report.passed, "{name}: swapped channels of {weight} went unnoticed");
+            assert!(report.first_difference.is_some(), "{name}: {weight}");
+        }
+    }
+}
+
+#[test]
+fn a_shifted_index_is_caught_in_the_file_and_in_the_plan() {
+    for (name, pruned) in cuts() {
+        for weight in sliced_weights(&pruned) {
+            // The file holds a neighbour of the row that the plan keeps.
+            let path = mutated(&pruned, |model| {
+                let tensor = tensor_mut(model, &weight);
+                let mut order: Vec<usize> = (0..tensor.dims[0] as usize).collect();
+                order[1] = order[2];
+                reorder(tensor, order);
+            });
+            assert!(!pruned.verify(&path, rtol(name)).passed, "{name}: a shifted row of {weight} went unnoticed");
+        }
+        // The plan keeps a neighbour of the row that the file holds.
+        let report = pruned.verify_with(&pruned.path, rtol(name), |kept| {
+            let (_, axes) = kept.iter_mut().find(|(_, axes)| axes.contains_key(&0) && axes.contains_key(&1)).unwrap();
+            let rows = axes.get_mut(&0).unwrap();
+            let free = (0..).find(|index| !rows.contains(index)).unwrap();
+            rows[0] = free;
+            rows.sort_unstable();
+        });
+        assert!(!report.passed, "{name}: a shifted index of the plan went unnoticed");
+    }
+}
+
+#[test]
+fn a_dropped_bias_entry_is_caught() {
+    for (name, pruned) in cuts() {
+        let is_bias = |tensor: &TensorProto| {
+            tensor.dims.len() == 1
+                && tensor.dims[0] >= 4
+                && matches!(tensor.element_type(), DataType::Float | DataType::Float16)
+                && pruned.cut.plan.tensors.iter().any(|plan| plan.tensor == tensor.name && plan.dims != tensor.dims)
+        };
+        let biases: Vec<String> = decode(&pruned.path)
+            .graph
+            .unwrap()
+            .initializer
+            .iter()
+            .filter(|tensor| is_bias(tensor))
+            .map(|tensor| tensor.name.clone())
+            .collect();
+        assert!(biases.len() >= 3, "{name}: {biases:?}");
+        for bias in biases.iter().step_by((biases.len() / 3).max(1)) {
+            let path = mutated(&pruned, |model| {
+                let tensor = tensor_mut(model, bias);
+                let element = tensor.element_type().byte_size().unwrap();
+                tensor.dims[0] -= 1;
+                tensor.raw_data = tensor.raw_data.slice(..tensor.raw_data.len() - element);
+            });
+            // Some files become invalid outright; whatever can still be loaded must not pass.
+            if load(&path).is_ok() {
+                let analysis = onnx_diffprune::pipeline::analyse(&pruned.original).unwrap();
+                drop(analysis);
+                assert!(!pruned.verify(&path, rtol(name)).passed, "{name}: a short {bias} went unnoticed");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_size_constant_that_was_left_is_caught() {
+    let mut left = 0;
+    for (name, pruned) in cuts() {
+        let original = decode(&fixture(name)).graph.unwrap();
+        let patched: Vec<(String, usize)> = decode(&pruned.path)
+            .graph
+            .unwrap()
+            .node
+            .iter()
+            .flat_map(|node| {
+                let at = node.input.iter().position(|input| input.contains("/pruned_input_"));
+                at.map(|slot| (node.output[0].clone(), slot))
+            })
+            .collect();
+        for (output, slot) in patched.iter().step_by((patched.len() / 3).max(1)) {
+            let old = original.node.iter().find(|node| node.output[0] == *output).unwrap().input[*slot].clone();
+            let path = mutated(&pruned, |model| {
+                let node =
+                    model.graph.as_mut().unwrap().node.iter_mut().find(|node| node.output[0] == *output).unwrap();
+                node.input[*slot] = old;
+            });
+            if load(&path).is_ok() {
+                assert!(!pruned.verify(&path, rtol(name)).passed, "{name}: the old size of {output} went unnoticed");
+            }
+            left += 1;
+        }
+    }
+    assert!(left >= 4, "only {left} constants to leave");
+}
