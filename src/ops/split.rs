@@ -24,7 +24,8 @@ fn sizes(node: &Node, given: Option<Vec<Dim>>, size: &Dim) -> Option<Vec<Dim>> {
     if let Some(sizes) = node.proto.ints("split") {
         return Some(sizes.iter().copied().map(Dim::from).collect());
     }
-    if node.input(1).is_some() {
+    // A patched node has sizes even where the original has none.
+    if given.is_some() || node.input(1).is_some() {
         return given;
     }
     let count = node.proto.int("num_outputs").unwrap_or(node.outputs.len() as i64).max(1);
