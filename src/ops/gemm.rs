@@ -76,7 +76,6 @@ impl Operator for Gemm {
 
     fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         let replaced = [(0, cx.zeroed(0)), (1, cx.zeroed(1))];
-        let replaced: Vec<(usize, String)> = replaced.into_iter().filter(|(slot, _)| !cx.is_planned(*slot)).collect();
         cx.emit(&replaced);
         let mut masks = Vec::new();
         for (slot, attribute, is_left) in [(0, "transA", true), (1, "transB", false)] {

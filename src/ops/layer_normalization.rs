@@ -68,8 +68,8 @@ impl Operator for LayerNormalization {
             if is_centred(node) { cx.normalized(0, &axes, epsilon) } else { cx.root_mean_square(0, &axes, epsilon) };
         // The parameters have the shape of the normalised axes, so that they broadcast by themselves.
         for (slot, op_type) in [(1, "Mul"), (2, "Add")] {
-            let parameter = cx.input(slot);
-            if !parameter.is_empty() {
+            if !cx.input(slot).is_empty() {
+                let parameter = cx.zeroed(slot);
                 y = cx.add(op_type, &[&y, &parameter], vec![]);
             }
         }

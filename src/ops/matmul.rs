@@ -98,8 +98,6 @@ impl Operator for MatMul {
     fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         let (trans_a, trans_b) = transposes(node);
         let replaced = [(0, cx.zeroed(0)), (1, cx.zeroed(1))];
-        // A weight stays whole: the zeros of the activations cancel its removed rows.
-        let replaced: Vec<(usize, String)> = replaced.into_iter().filter(|(slot, _)| !cx.is_planned(*slot)).collect();
         cx.emit(&replaced);
         let mut out: Option<String> = None;
         for (slot, transposed, is_left) in [(0, trans_a, true), (1, trans_b, false)] {

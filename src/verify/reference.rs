@@ -60,7 +60,9 @@ impl Reference {
                 None => Err(RuleError::unsupported("the operator is not known to this version")),
                 Some(op) => op.reference(node, &mut cx),
             };
-            let emitted = cx.emitted;
+            if !cx.emitted {
+                cx.emit(&[]);
+            }
             let reads_slices = (0..node.inputs.len()).any(|slot| kept.contains_key(&(node.id, slot)));
             match result {
                 Ok(()) => {}
@@ -70,9 +72,6 @@ impl Reference {
                 Err(cause) => {
                     return Err(Unmasked { node: node.id, cause });
                 }
-            }
-            if !emitted {
-                reference.nodes.push(node.proto.clone());
             }
         }
         Ok(reference)
@@ -273,9 +272,15 @@ impl ReferenceCx<'_> {
         self.graph.opset
     }
 
-    /// Emits the node itself with some inputs replaced (slot, name).
+    /// Emits the node itself with some inputs replaced (slot, name). Constants that the plan names are read with zeros
+    /// at the entries that the plan removes: those meet removed places only, unless the plan contradicts itself.
     pub fn emit(&mut self, replaced: &[(usize, String)]) {
         let mut proto = self.node.proto.clone();
+        for slot in 0..proto.input.len() {
+            if self.is_planned(slot) {
+                proto.input[slot] = self.zeroed(slot);
+            }
+        }
         for (slot, name) in replaced {
             if let Some(input) = proto.input.get_mut(*slot) {
                 input.clone_from(name);
@@ -413,14 +418,14 @@ impl ReferenceCx<'_> {
                 *size = -1;
             }
             let target = self.ints(&target, &[rank]);
-            let input = self.input(slot);
+            let input = self.zeroed(slot);
             let parameter = self.add("Reshape", &[&input, &target], vec![]);
             result = self.add(op_type, &[&result, &parameter], vec![]);
         }
         result
     }
 
-    /// Whether the plan names input `slot`: a weight, which the reference uses whole.
+    /// Whether the plan names input `slot`: a weight or parameter.
     pub fn is_planned(&self, slot: usize) -> bool {
         self.kept.contains_key(&(self.node.id, slot))
     }
@@ -468,7 +473,7 @@ impl ReferenceCx<'_> {
         let channels = channels.ok_or(RuleError::UnknownShape)?;
         let mut result = y.to_owned();
         for (slot, op_type) in [(scale, "Mul"), (bias, "Add")] {
-            let input = self.input(slot);
+            let input = self.zeroed(slot);
             let column = self.ints(&[groups, 1], &[2]);
             let parameter = self.add("Reshape", &[&input, &column], vec![]);
             let repeated = self.ints(&[groups, channels / groups.max(1)], &[2]);
