@@ -469,3 +469,25 @@ pub fn axis_size(axis: &Axis) -> Option<usize> {
     let size = crate::dim::product(axis.iter().map(Piece::size).collect::<Vec<Dim>>().iter());
     usize::try_from(size.as_const()?).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_of_one_index_or_none_have_nothing_that_could_shrink() {
+        let mut spaces = Spaces::default();
+        let (none, one, two) = (spaces.add(0), spaces.add(1), spaces.add(2));
+        assert_eq!(spaces.whole(none), vec![Piece::Fixed(Dim::from(0))]);
+        assert_eq!(spaces.whole(one), Axis::new());
+        assert_eq!(spaces.whole(two), vec![Piece::Part { space: two, inner: 1, extent: 2 }]);
+    }
+
+    #[test]
+    fn sizes_that_a_file_only_claims_are_not_divided_into_indices() {
+        assert_eq!(new_axis_size(&Dim::from(1280)), Some(1280));
+        assert_eq!(new_axis_size(&Dim::from(1)), None);
+        assert_eq!(new_axis_size(&Dim::from(1 << 40)), None);
+        assert_eq!(new_axis_size(&Dim::symbol("N")), None);
+    }
+}

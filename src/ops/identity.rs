@@ -78,3 +78,19 @@ fn cast(known: Known, dtype: DataType) -> Option<Known> {
         other => Some(other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_values_survive_casts_where_they_can() {
+        let half = || Known::Floats(vec![0.5, -1.5, 0.0]);
+        let ints = |values: &[i64]| Some(Known::Ints(values.iter().copied().map(Dim::from).collect()));
+        assert_eq!(cast(half(), DataType::Int64), ints(&[0, -1, 0]));
+        assert_eq!(cast(half(), DataType::Bool), ints(&[1, 1, 0]));
+        let size = Known::Ints(vec![Dim::symbol("N")]);
+        assert_eq!(cast(size.clone(), DataType::Int32), Some(size.clone()));
+        assert_eq!(cast(size, DataType::Float), None);
+    }
+}

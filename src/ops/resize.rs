@@ -135,3 +135,21 @@ impl Operator for Resize {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_scaled_as_runtimes_do() {
+        let size = |size: i64, scale: f32| scaled(&Dim::from(size), f64::from(scale)).and_then(|size| size.as_const());
+        assert_eq!(size(10, 0.7), Some(7));
+        assert_eq!(size(7, 0.5), Some(3));
+        assert_eq!(size(3, 2.0), Some(6));
+        let h = Dim::symbol("H");
+        assert_eq!(scaled(&h, 2.0), Some(&h * &Dim::from(2)));
+        assert_eq!(scaled(&(&h * &Dim::from(4)), 0.25), Some(h.clone()));
+        assert_eq!(scaled(&h, 1.5), None);
+        assert_eq!(scaled(&h, 0.0), None);
+    }
+}
