@@ -283,6 +283,20 @@ impl CoupleCx<'_> {
         self.coupling.spaces.add(len)
     }
 
+    /// An axis of copies of one value. They follow the channels that they meet; where they meet none, they stay. The
+    /// axis never shrinks where its size is not known, or larger than any network's.
+    pub fn repeated_axis(&mut self, size: &Dim) -> Axis {
+        match space::new_axis_size(size) {
+            Some(len) => {
+                let space = self.new_space(len);
+                let reason = Reason { text: "are copies of one value".to_owned(), node: self.node.name.clone() };
+                self.coupling.spaces.mark_repeated(space, reason);
+                self.whole(space)
+            }
+            None => fixed_axis(size),
+        }
+    }
+
     /// The axis that is one whole space.
     pub fn whole(&self, space: SpaceId) -> Axis {
         self.coupling.spaces.whole(space)

@@ -32,6 +32,7 @@ mod pool;
 mod positions;
 mod prelu;
 mod quantize_linear;
+mod random;
 mod range;
 mod reduce;
 mod reshape;
@@ -78,6 +79,7 @@ static BY_FILE: &[&[&dyn Operator]] = &[
     positions::RULES,
     prelu::RULES,
     quantize_linear::RULES,
+    random::RULES,
     range::RULES,
     reduce::RULES,
     reshape::RULES,

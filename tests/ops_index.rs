@@ -1,29 +1,164 @@
-//! `src/ops.rs` lists every file of `src/ops/`.
-#![allow(clippy::unwrap_used)]
+//! The index of operators, `src/ops.rs`, and their table, `docs/operators.md`, follow from the files of `src/ops/`.
+//!
+//! `UPDATE=1 cargo test --test ops_index` writes both; without it, the test fails where one of them is stale.
+#![allow(clippy::unwrap_used, missing_docs)]
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// A file of `src/ops/`.
+struct OpsFile {
+    /// Name of the module.
+    module: String,
+    /// Its text.
+    text: String,
+}
+
+impl OpsFile {
+    /// The number of implementations that `RULES` lists.
+    fn rule_count(&self) -> usize {
+        let start = self.text.find("static RULES").unwrap_or_else(|| panic!("{} has no RULES", self.module));
+        let rest = &self.text[start..];
+        let list = &rest[rest.find("= &[").unwrap() + 4..rest.find("];").unwrap()];
+        list.split(',').filter(|entry| !entry.trim().is_empty()).count()
+    }
+
+    /// The lines of the header, without the comment marks.
+    fn header(&self) -> Vec<&str> {
+        let lines = self.text.lines().map_while(|line| line.strip_prefix("//!"));
+        lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect()
+    }
+
+    /// The paragraph that begins with `label`, as one line without the label.
+    fn paragraph(&self, label: &str) -> String {
+        let header = self.header();
+        let lines = header.iter().skip_while(|line| !line.starts_with(label)).take_while(|line| !line.is_empty());
+        let text = lines.copied().collect::<Vec<_>>().join(" ");
+        assert!(!text.is_empty(), "the header of src/ops/{}.rs says nothing of {label}", self.module);
+        let text = text[label.len()..].trim().to_owned();
+        // Links to other items mean nothing outside of rustdoc; a bar would end the cell.
+        text.replace("[`", "`").replace("`]", "`").replace('|', "\\|")
+    }
+
+    /// The page of the specification and what the header says of versions.
+    fn spec(&self) -> String {
+        let text = self.paragraph("Spec:");
+        let Some((pages, rest)) = text.rsplit_once('>') else { return text };
+        let pages = pages.split('<').skip(1).map(|page| page.split('>').next().unwrap());
+        let rest = rest.trim_start_matches('.').trim();
+        let links: Vec<String> = pages
+            .map(|page| {
+                let name = page.trim_end_matches('/').rsplit('/').next().unwrap();
+                format!("[{}]({page})", name.trim_start_matches("onnx__").trim_end_matches(".html"))
+            })
+            .collect();
+        format!("{} {rest}", links.join(", ")).trim().to_owned()
+    }
+
+    fn has(&self, rule: &str) -> bool {
+        self.text.contains(&format!("    fn {rule}(&self"))
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+fn files() -> Vec<OpsFile> {
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(root().join("src/ops")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths
+        .iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .map(|path| {
+            let module = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            OpsFile { module, text: std::fs::read_to_string(path).unwrap() }
+        })
+        .collect()
+}
+
+/// Fails if the file at `path` is not `expected`, or makes it so.
+fn check(path: &str, expected: &str) {
+    let full = root().join(path);
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::create_dir_all(full.parent().unwrap()).unwrap();
+        std::fs::write(&full, expected).unwrap();
+        return;
+    }
+    let found = std::fs::read_to_string(&full).unwrap_or_default().replace("\r\n", "\n");
+    let differing = found.lines().zip(expected.lines()).position(|(a, b)| a != b);
+    assert!(
+        found == expected,
+        "{path} is stale at line {}: run `UPDATE=1 cargo test --test ops_index`",
+        differing.map_or_else(|| found.lines().count().min(expected.lines().count()) + 1, |at| at + 1)
+    );
+}
 
 #[test]
-fn the_index_of_operators_is_complete() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files: Vec<String> = std::fs::read_dir(source.join("ops"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
-        .collect();
-    files.sort();
-    let path = source.join("ops.rs");
-    let committed = std::fs::read_to_string(&path).unwrap();
-    let between = |text: &str, start: &str, end: &str, new: &str| {
-        let from = text.find(start).unwrap() + start.len();
-        let to = from + text[from..].find(end).unwrap();
-        format!("{}{new}{}", &text[..from], &text[to..])
-    };
-    let modules: String = files.iter().map(|file| format!("mod {file};\n")).collect();
-    let rules: String = files.iter().map(|file| format!("    {file}::RULES,\n")).collect();
-    let fresh = between(&committed, "use crate::operator::Operator;\n\n", "\n/// The rules of every file", &modules);
-    let fresh = between(&fresh, "&[&[&dyn Operator]] = &[\n", "];", &rules);
-    if std::env::var_os("UPDATE").is_some() {
-        std::fs::write(&path, &fresh).unwrap();
+fn the_index_lists_every_file() {
+    let files = files();
+    let mut text = String::from(
+        "//! The operators, one file each. This index is generated from the files of `src/ops/` by\n\
+         //! `UPDATE=1 cargo test --test ops_index`; do not edit it by hand.\n\n\
+         use crate::operator::Operator;\n\n",
+    );
+    for file in &files {
+        writeln!(text, "mod {};", file.module).unwrap();
     }
-    assert!(std::fs::read_to_string(&path).unwrap() == fresh, "stale; run: UPDATE=1 cargo test --test ops_index");
+    text.push_str(
+        "\n/// The rules of every file, in the order of their names.\n#[rustfmt::skip]\n\
+         static BY_FILE: &[&[&dyn Operator]] = &[\n",
+    );
+    for file in &files {
+        writeln!(text, "    {}::RULES,", file.module).unwrap();
+    }
+    text.push_str(
+        "];\n\n/// All operators.\npub fn all() -> impl Iterator<Item = &'static dyn Operator> {\n    \
+         BY_FILE.iter().flat_map(|rules| rules.iter().copied())\n}\n",
+    );
+    check("src/ops.rs", &text);
+}
+
+#[test]
+fn the_table_lists_every_operator() {
+    let mut rules = onnx_diffprune::ops::all();
+    let mut text = String::from(
+        "# Operators\n\n\
+         What this version knows of operators. An operator that is not listed is a barrier: the channels that it\n\
+         touches stay, and the run says so. Every operator has the rules `infer` (types and shapes), `couple` (which\n\
+         indices live or die together) and `reference` (its masked form, for verification); `patch` rewrites attributes\n\
+         and constants that name a size, `macs` counts multiply-accumulate operations. `m:` stands for the domain\n\
+         `com.microsoft`.\n\n\
+         This table is generated from the files of `src/ops/` by `UPDATE=1 cargo test --test ops_index`.\n\n\
+         | Operators | Specification | Coupling | Further rules |\n| --- | --- | --- | --- |\n",
+    );
+    for file in files() {
+        if !include_str!("../src/ops.rs").contains(&format!("    {}::RULES,", file.module)) {
+            println!("src/ops/{}.rs is new: run this test again, with the index that lists it", file.module);
+            return;
+        }
+        let mut types = Vec::new();
+        for rule in rules.by_ref().take(file.rule_count()) {
+            types.extend(rule.op_types().iter().map(|op| match op.domain {
+                "" => format!("`{}`", op.name),
+                "com.microsoft" => format!("`m:{}`", op.name),
+                domain => panic!("no abbreviation for the domain {domain}"),
+            }));
+        }
+        let further: Vec<&str> = ["patch", "macs"].into_iter().filter(|rule| file.has(rule)).collect();
+        let (spec, coupling) = (file.spec(), file.paragraph("Coupling:"));
+        writeln!(text, "| {} | {spec} | {coupling} | {} |", types.join(" "), further.join(", ")).unwrap();
+    }
+    assert!(rules.next().is_none(), "an operator stands in no file");
+    check("docs/operators.md", &text);
+}
+
+#[test]
+fn no_operator_is_covered_twice() {
+    let mut seen = BTreeSet::new();
+    for op in onnx_diffprune::ops::all().flat_map(|op| op.op_types()) {
+        assert!(seen.insert(op), "{op:?} is covered twice");
+    }
 }

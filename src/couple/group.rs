@@ -114,6 +114,14 @@ fn read(coupling: &Coupling, spaces: Spaces) -> Grouping {
             places[classes[space.start + at] as usize].push((id, u32::try_from(at).unwrap_or(u32::MAX)));
         }
     }
+    let mut by_space: BTreeMap<SpaceId, Vec<(usize, usize)>> = BTreeMap::new();
+    for (weight, WeightUse { axes, .. }) in coupling.uses.iter().enumerate() {
+        for (axis, space) in axes.iter().enumerate() {
+            if let Some(space) = space {
+                by_space.entry(*space).or_default().push((weight, axis));
+            }
+        }
+    }
     // Channels with the same number of indices in the same spaces, and the same fate, are ranked together.
     let mut by_signature: BTreeMap<(Vec<SpaceId>, Option<&Reason>), Vec<u32>> = BTreeMap::new();
     for (class, places) in places.iter().enumerate() {
@@ -124,15 +132,14 @@ fn read(coupling: &Coupling, spaces: Spaces) -> Grouping {
         if places.iter().any(is_weight) {
             let signature = places.iter().map(|(space, _)| *space).collect();
             let class = u32::try_from(class).unwrap_or(u32::MAX);
-            by_signature.entry((signature, frozen[class as usize])).or_default().push(class);
-        }
-    }
-    let mut by_space: BTreeMap<SpaceId, Vec<(usize, usize)>> = BTreeMap::new();
-    for (weight, WeightUse { axes, .. }) in coupling.uses.iter().enumerate() {
-        for (axis, space) in axes.iter().enumerate() {
-            if let Some(space) = space {
-                by_space.entry(*space).or_default().push((weight, axis));
-            }
+            // Copies of one value that only weights read: without one of them, the sum would be another.
+            let is_source = |(space, _): &(SpaceId, u32)| {
+                let is_consumer = spaces.all()[*space].consumed && !spaces.all()[*space].produced;
+                by_space.contains_key(space) && !is_consumer
+            };
+            let copies = places.iter().find_map(|(space, _)| spaces.repeated(*space));
+            let reason = frozen[class as usize].or(copies.filter(|_| !places.iter().any(is_source)));
+            by_signature.entry((signature, reason)).or_default().push(class);
         }
     }
     let mut groups = Vec::new();

@@ -77,6 +77,7 @@ pub struct Spaces {
     reason_ids: BTreeMap<Reason, u32>,
     cuts: BTreeMap<(SpaceId, Vec<usize>), Cut>,
     equal_blocks: std::collections::BTreeSet<EqualBlocks>,
+    repeated: BTreeMap<SpaceId, Reason>,
 }
 
 impl Default for Spaces {
@@ -89,6 +90,7 @@ impl Default for Spaces {
             reason_ids: BTreeMap::new(),
             cuts: BTreeMap::new(),
             equal_blocks: std::collections::BTreeSet::new(),
+            repeated: BTreeMap::new(),
         }
     }
 }
@@ -105,10 +107,13 @@ impl Spaces {
         self.spaces.len() - 1
     }
 
-    /// An axis that is one whole space; none for size one.
+    /// An axis that is one whole space; an axis of one index, or of none, has nothing that could shrink.
     pub fn whole(&self, space: SpaceId) -> Axis {
-        let extent = self.spaces[space].len;
-        if extent == 1 { Vec::new() } else { vec![Piece::Part { space, inner: 1, extent }] }
+        match self.spaces[space].len {
+            0 => vec![Piece::Fixed(Dim::from(0))],
+            1 => Vec::new(),
+            extent => vec![Piece::Part { space, inner: 1, extent }],
+        }
     }
 
     /// All spaces in the order of their creation.
@@ -159,6 +164,16 @@ impl Spaces {
                 self.unite(a, at, b, at);
             }
         }
+    }
+
+    /// Marks that the indices of a space hold copies of one value: they go only with channels that a weight computes.
+    pub fn mark_repeated(&mut self, space: SpaceId, reason: Reason) {
+        self.repeated.insert(space, reason);
+    }
+
+    /// Why the indices of a space do not go by themselves, if they are copies of one value.
+    pub fn repeated(&self, space: SpaceId) -> Option<&Reason> {
+        self.repeated.get(&space)
     }
 
     /// Marks that a contraction computes the indices of a space.
@@ -440,8 +455,39 @@ fn refine(a: &Axis, b: &Axis) -> Option<(Vec<Axis>, Vec<Axis>)> {
     }
 }
 
+/// Axes that an operator makes larger than its inputs (by repetition or padding) are not divided into indices beyond
+/// this size: a file can claim any size in a few bytes.
+const NEW_AXIS_LIMIT: usize = 1 << 20;
+
+/// The size of an axis that may be made of new indices: static, more than one, and not larger than any network's.
+pub fn new_axis_size(size: &Dim) -> Option<usize> {
+    usize::try_from(size.as_const()?).ok().filter(|size| (2..=NEW_AXIS_LIMIT).contains(size))
+}
+
 /// The size of an axis when all its pieces are static.
 pub fn axis_size(axis: &Axis) -> Option<usize> {
     let size = crate::dim::product(axis.iter().map(Piece::size).collect::<Vec<Dim>>().iter());
     usize::try_from(size.as_const()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_of_one_index_or_none_have_nothing_that_could_shrink() {
+        let mut spaces = Spaces::default();
+        let (none, one, two) = (spaces.add(0), spaces.add(1), spaces.add(2));
+        assert_eq!(spaces.whole(none), vec![Piece::Fixed(Dim::from(0))]);
+        assert_eq!(spaces.whole(one), Axis::new());
+        assert_eq!(spaces.whole(two), vec![Piece::Part { space: two, inner: 1, extent: 2 }]);
+    }
+
+    #[test]
+    fn sizes_that_a_file_only_claims_are_not_divided_into_indices() {
+        assert_eq!(new_axis_size(&Dim::from(1280)), Some(1280));
+        assert_eq!(new_axis_size(&Dim::from(1)), None);
+        assert_eq!(new_axis_size(&Dim::from(1 << 40)), None);
+        assert_eq!(new_axis_size(&Dim::symbol("N")), None);
+    }
 }

@@ -40,6 +40,10 @@ impl Operator for Binary {
                 onnx("And"),
                 onnx("Or"),
                 onnx("Xor"),
+                onnx("BitShift"),
+                onnx("BitwiseAnd"),
+                onnx("BitwiseOr"),
+                onnx("BitwiseXor"),
             ]
         }
     }

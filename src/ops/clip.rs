@@ -5,7 +5,8 @@
 //! Coupling: every axis passes through; the limits are scalars.
 
 use crate::couple::CoupleCx;
-use crate::fact::Fact;
+use crate::dim::Dim;
+use crate::fact::{Fact, Known};
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -21,7 +22,17 @@ impl Operator for Clip {
 
     fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let input = cx.input(0)?;
-        let fact = Fact { dtype: input.dtype, shape: input.shape.clone(), known: None };
+        let limit = |slot: usize| match cx.optional(slot) {
+            None => Some(None),
+            Some(_) => cx.ints(slot).and_then(|limit| limit.first().cloned()).map(Some),
+        };
+        let known = match (&input.known, limit(1), limit(2)) {
+            (Some(Known::Ints(values)), Some(min), Some(max)) => {
+                Some(Known::Ints(values.iter().map(|value| limited(value, min.as_ref(), max.as_ref())).collect()))
+            }
+            _ => None,
+        };
+        let fact = Fact { dtype: input.dtype, shape: input.shape.clone(), known: None }.with_known(known);
         cx.set(0, fact);
         Ok(())
     }
@@ -35,4 +46,10 @@ impl Operator for Clip {
     fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.elementwise(&[0])
     }
+}
+
+/// A size or index within limits, the upper one last as the specification has it.
+fn limited(value: &Dim, min: Option<&Dim>, max: Option<&Dim>) -> Dim {
+    let raised = min.map_or_else(|| value.clone(), |min| Dim::max(value, min));
+    max.map_or_else(|| raised.clone(), |max| Dim::min(&raised, max))
 }

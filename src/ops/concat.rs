@@ -70,6 +70,10 @@ impl Operator for Concat {
                 axes.push(fixed_axis(size));
                 continue;
             };
+            let lens: Option<Vec<usize>> = layouts.iter().map(|layout| axis_size(&layout.axes[at])).collect();
+            if lens.is_none_or(|lens| lens.iter().sum::<usize>() != total) {
+                return Err(RuleError::UnknownShape);
+            }
             let joined = cx.new_space(total);
             let mut start = 0;
             for layout in &layouts {

@@ -57,17 +57,8 @@ impl Operator for ConstantOfShape {
     fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let shape = cx.output_shape(0)?;
         let is_float = cx.output_fact(0).is_some_and(Fact::is_float);
-        let mut axes = Vec::new();
-        for size in &shape {
-            let len = size.as_const().and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 1);
-            axes.push(match len.filter(|_| is_float && shape.len() > 1) {
-                Some(len) => {
-                    let space = cx.new_space(len);
-                    cx.whole(space)
-                }
-                None => fixed_axis(size),
-            });
-        }
+        let is_free = is_float && shape.len() > 1;
+        let axes = shape.iter().map(|size| if is_free { cx.repeated_axis(size) } else { fixed_axis(size) }).collect();
         cx.set(0, Layout { axes });
         Ok(())
     }

@@ -7,7 +7,7 @@
 
 use crate::couple::CoupleCx;
 use crate::couple::layout::{Layout, fixed_axis};
-use crate::couple::space::axis_size;
+use crate::couple::space::{axis_size, new_axis_size};
 use crate::dim::Dim;
 use crate::fact::Fact;
 use crate::graph::Node;
@@ -63,14 +63,18 @@ impl Operator for DepthToSpace {
         let area = usize::try_from(block(node)? * block(node)?).unwrap_or(1);
         let is_crd = node.proto.string("mode") == Some("CRD");
         let channels = if is_deepening(node) {
-            match axis_size(&x.axes[1]).filter(|size| *size > 1) {
+            match axis_size(&x.axes[1]).filter(|size| *size > 1 && new_axis_size(&shape[1]) == area.checked_mul(*size))
+            {
                 Some(size) => {
                     let deep = cx.new_space(area * size);
                     let digits = cx.digits(deep, &[area, size], Some(1));
                     cx.tie(&digits[1], &x.axes[1]);
                     cx.whole(deep)
                 }
-                None => fixed_axis(&shape[1]),
+                None => {
+                    cx.keep(&x.axes[1], "is spread over an axis of unknown size");
+                    fixed_axis(&shape[1])
+                }
             }
         } else {
             match (axis_size(&x.axes[1]), cx.single(&x.axes[1])) {

@@ -57,16 +57,16 @@ impl Operator for Expand {
         let shape = cx.output_shape(0)?;
         let is_float = cx.output_fact(0).is_some_and(Fact::is_float);
         let offset = shape.len().saturating_sub(input.len());
+        if cx.ints(1).is_none() {
+            let text = "is expanded to sizes that are computed at run time";
+            layout.axes.iter().for_each(|axis| cx.keep(axis, text));
+        }
         let mut axes: Vec<Axis> = Vec::new();
         for (at, size) in shape.iter().enumerate() {
             let own = at.checked_sub(offset).and_then(|at| Some((input.get(at)?, layout.axes.get(at)?)));
-            let len = size.as_const().and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 1);
-            axes.push(match (own, len) {
-                (Some((old, axis)), _) if !old.is(1) => axis.clone(),
-                (_, Some(len)) if is_float => {
-                    let space = cx.new_space(len);
-                    cx.whole(space)
-                }
+            axes.push(match own {
+                Some((old, axis)) if !old.is(1) => axis.clone(),
+                _ if is_float => cx.repeated_axis(size),
                 _ => fixed_axis(size),
             });
         }

@@ -77,9 +77,14 @@ impl Operator for GatherNd {
     fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         if node.proto.op_type.starts_with("Gather") {
             cx.moves(&[0]);
-        } else {
-            cx.moves(&[0, 2]);
+            return Ok(());
         }
+        // A mask is overwritten even where the values are added up.
+        let (data, updates) = (cx.full_mask(0), cx.full_mask(2));
+        let mut attributes = node.proto.attribute.clone();
+        attributes.retain(|attribute| attribute.name != "reduction");
+        let mask = cx.add(&node.proto.op_type, &[&data, &cx.input(1), &updates], attributes);
+        cx.set_mask(0, mask);
         Ok(())
     }
 }

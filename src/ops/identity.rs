@@ -38,7 +38,11 @@ impl Operator for Identity {
         Ok(())
     }
 
-    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        if node.proto.op_type == "Dropout" && cx.ints(2).and_then(|training| training.first()).is_some_and(|t| !t.is(0))
+        {
+            return Err(RuleError::unsupported("it is in training mode"));
+        }
         let layout = cx.layout(0)?;
         cx.set(1, layout.clone());
         cx.set(0, layout);
@@ -64,10 +68,29 @@ fn cast(known: Known, dtype: DataType) -> Option<Known> {
             .map(|value| value.as_const().map(|value| Dim::from(i64::from(value != 0))))
             .collect::<Option<_>>()
             .map(Known::Ints),
+        Known::Floats(values) if dtype == DataType::Bool => {
+            Some(Known::Ints(values.iter().map(|value| Dim::from(i64::from(*value != 0.0))).collect()))
+        }
         Known::Floats(values) if !to_float => {
             // ONNX truncates towards zero; what does not fit is undefined.
             Some(Known::Ints(values.iter().map(|value| Dim::from(*value as i64)).collect()))
         }
         other => Some(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_values_survive_casts_where_they_can() {
+        let half = || Known::Floats(vec![0.5, -1.5, 0.0]);
+        let ints = |values: &[i64]| Some(Known::Ints(values.iter().copied().map(Dim::from).collect()));
+        assert_eq!(cast(half(), DataType::Int64), ints(&[0, -1, 0]));
+        assert_eq!(cast(half(), DataType::Bool), ints(&[1, 1, 0]));
+        let size = Known::Ints(vec![Dim::symbol("N")]);
+        assert_eq!(cast(size.clone(), DataType::Int32), Some(size.clone()));
+        assert_eq!(cast(size, DataType::Float), None);
     }
 }

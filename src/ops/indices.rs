@@ -39,12 +39,15 @@ impl Operator for Indices {
             }
             "TopK" => {
                 let axis = axis_index(node.int("axis", -1), shape.len())?;
-                let k = cx.ints_of("k", 1)?.and_then(|k| k.first().cloned());
+                let k = cx.ints_of("k", 1).ok().flatten().and_then(|k| k.first().cloned());
                 shape[axis] = k.unwrap_or_else(|| cx.fresh());
                 cx.set_shape(0, dtype, shape.clone());
                 cx.set_shape(1, DataType::Int64, shape);
             }
-            "EyeLike" => cx.set_shape(0, dtype, shape),
+            "EyeLike" => {
+                let named = node.proto.int("dtype").and_then(|to| DataType::try_from(i32::try_from(to).ok()?).ok());
+                cx.set_shape(0, named.unwrap_or(dtype), shape);
+            }
             _ => {
                 let axis = axis_index(node.int("axis", 0), shape.len())?;
                 if node.int("keepdims", 1) != 0 {

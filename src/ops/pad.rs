@@ -7,7 +7,7 @@
 
 use crate::couple::CoupleCx;
 use crate::couple::layout::{Layout, fixed_axis};
-use crate::couple::space::axis_size;
+use crate::couple::space::{axis_size, new_axis_size};
 use crate::dim::Dim;
 use crate::fact::Fact;
 use crate::graph::Node;
@@ -76,16 +76,21 @@ impl Operator for Pad {
                 axes.push(axis.clone());
                 continue;
             }
-            let numbers = (axis_size(axis), before.as_const(), after.as_const());
+            let numbers = (axis_size(axis), before.as_const(), after.as_const(), new_axis_size(size));
             axes.push(match numbers {
-                (Some(len), Some(before), Some(after)) if is_constant_mode && before >= 0 && after >= 0 => {
+                (Some(len), Some(before), Some(after), Some(total))
+                    if is_constant_mode
+                        && before >= 0
+                        && after >= 0
+                        && before.saturating_add(after) == (total - len.min(total)) as i64 =>
+                {
                     match cx.single(axis) {
                         Some(space) => {
-                            let (before, after) = (before as usize, after as usize);
-                            let padded = cx.new_space(before + len + after);
+                            let before = before as usize;
+                            let padded = cx.new_space(total);
                             (0..len).for_each(|i| cx.unite(space, i, padded, before + i));
                             cx.keep_range(padded, 0..before, "is padding");
-                            cx.keep_range(padded, before + len..before + len + after, "is padding");
+                            cx.keep_range(padded, before + len..total, "is padding");
                             cx.whole(padded)
                         }
                         None => fixed_axis(size),

@@ -1,15 +1,12 @@
 //! # Operators on positions
-//! Trilu, CumSum and random numbers of a value's shape: every axis passes through, but the order or number of positions
-//! matters.
+//! Trilu and CumSum: every axis passes through, but the order of positions matters.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Trilu.html>, <https://onnx.ai/onnx/operators/onnx__CumSum.html>.
 //!
 //! Coupling: the last two axes of a Trilu and the summed axis of a CumSum stay; all others pass through.
 
 use crate::couple::CoupleCx;
 use crate::dim::Dim;
-use crate::fact::Fact;
 use crate::graph::Node;
-use crate::onnx::DataType;
 use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
 use crate::verify::reference::ReferenceCx;
 
@@ -19,14 +16,12 @@ struct Positions;
 
 impl Operator for Positions {
     fn op_types(&self) -> &'static [OpType] {
-        const { &[onnx("Trilu"), onnx("CumSum"), onnx("RandomNormalLike"), onnx("RandomUniformLike")] }
+        const { &[onnx("Trilu"), onnx("CumSum")] }
     }
 
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
-        let shape = cx.shape(0)?;
-        let own = cx.input(0)?.dtype;
-        let dtype = node.proto.int("dtype").and_then(|to| DataType::try_from(i32::try_from(to).ok()?).ok());
-        cx.set(0, Fact::new(dtype.unwrap_or(own), shape));
+    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
+        cx.set_shape(0, dtype, shape);
         Ok(())
     }
 
@@ -35,12 +30,9 @@ impl Operator for Positions {
         let rank = layout.rank();
         let stay: Vec<usize> = match node.proto.op_type.as_str() {
             "Trilu" => (rank.saturating_sub(2)..rank).collect(),
-            "CumSum" => {
+            _ => {
                 let axis = cx.ints(1).and_then(|axis| axis.first()).and_then(Dim::as_const);
                 vec![axis_index(axis.ok_or(RuleError::UnknownShape)?, rank)?]
-            }
-            _ => {
-                return Err(RuleError::unsupported("random numbers can't be compared before and after a cut"));
             }
         };
         stay.into_iter().for_each(|axis| cx.keep(&layout.axes[axis], "counts positions"));

@@ -27,7 +27,9 @@ impl Operator for QuantizeLinear {
         } else {
             cx.optional(2).map_or(DataType::Uint8, |zero_point| zero_point.dtype)
         };
-        cx.set(0, Fact::new(dtype, shape));
+        let named = node.proto.int("output_dtype").filter(|to| *to != 0);
+        let named = named.and_then(|to| DataType::try_from(i32::try_from(to).ok()?).ok());
+        cx.set(0, Fact::new(named.unwrap_or(dtype), shape));
         Ok(())
     }
 

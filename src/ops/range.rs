@@ -28,10 +28,10 @@ impl Operator for Range {
             if let (Some(start), Some(limit), Some(delta)) = numbers
                 && delta != 0
             {
-                let count = limit.saturating_sub(start).saturating_add(delta - delta.signum()) / delta;
-                let count = count.max(0);
-                let known = (count <= KNOWN_LIMIT as i64)
-                    .then(|| Known::Ints((0..count).map(|at| Dim::from(start + at * delta)).collect()));
+                let distance = limit.saturating_sub(start).saturating_add(delta - delta.signum());
+                let count = distance.saturating_div(delta).max(0);
+                let number = |at: i64| Dim::from(start.saturating_add(at.saturating_mul(delta)));
+                let known = (count <= KNOWN_LIMIT as i64).then(|| Known::Ints((0..count).map(number).collect()));
                 cx.set(0, Fact::new(dtype, vec![Dim::from(count)]).with_known(known));
                 return Ok(());
             }

@@ -77,7 +77,15 @@ impl Operator for Reduce {
             },
             _ => None,
         };
-        let known = known.map(|value| Known::Ints(vec![value]));
+        let float = match (&input.known, shape.len(), axes.len()) {
+            (Some(Known::Floats(values)), 1, 1) => match node.proto.op_type.as_str() {
+                "ReduceProd" => Some(values.iter().product()),
+                "ReduceSum" => Some(values.iter().sum()),
+                _ => None,
+            },
+            _ => None,
+        };
+        let known = known.map(|value| Known::Ints(vec![value])).or(float.map(|value| Known::Floats(vec![value])));
         let fact = Fact::new(input.dtype, without(&shape, &axes, keeps, &Dim::from(1))).with_known(known);
         cx.set(0, fact);
         Ok(())
@@ -97,6 +105,10 @@ impl Operator for Reduce {
         };
         let rank = cx.rank(0)?;
         let axes = reduced(node, rank, cx.known_ints(1))?;
+        if axes.is_empty() {
+            // Nothing is reduced, so that every element stands for itself.
+            return cx.elementwise(&[0]);
+        }
         let signed: Vec<i64> = axes.iter().map(|axis| *axis as i64).collect();
         match node.proto.op_type.as_str() {
             "ReduceMean" => {
@@ -135,7 +147,7 @@ impl Operator for Reduce {
 
 /// Removes reduced axes of size one where the node does not keep them.
 fn drop_axes(node: &Node, cx: &mut ReferenceCx<'_>, value: &str, axes: &[usize]) -> String {
-    if node.int("keepdims", 1) != 0 || axes.is_empty() {
+    if node.int("keepdims", 1) != 0 {
         return value.to_owned();
     }
     let signed: Vec<i64> = axes.iter().map(|axis| *axis as i64).collect();

@@ -32,10 +32,11 @@ fn axes(node: &Node, rank: usize) -> Result<Vec<usize>, RuleError> {
     }
 }
 
-/// `floor(size * scale)` for the scales that networks use: whole numbers and their reciprocals.
+/// `floor(size * scale)`; of symbolic sizes for the scales that networks use, whole numbers and their reciprocals.
 fn scaled(size: &Dim, scale: f64) -> Option<Dim> {
     if let Some(size) = size.as_const() {
-        return Some(Dim::from((size as f64 * scale + 1e-9).floor() as i64));
+        // In float32, as ONNX and its runtimes do: 10 * 0.7 is 7 there, and less in float64.
+        return Some(Dim::from((size as f32 * scale as f32).floor() as i64));
     }
     if scale.fract() == 0.0 && (1.0..1e6).contains(&scale) {
         return Some(size * &Dim::from(scale as i64));
@@ -44,6 +45,13 @@ fn scaled(size: &Dim, scale: f64) -> Option<Dim> {
     ((1.0 / scale - inverse).abs() < 1e-6 && inverse >= 1.0)
         .then(|| size.floor_div(&Dim::from(inverse as i64)))
         .flatten()
+}
+
+/// Whether the output's sizes are those that the node lists, or the input's times the scales: not so where the sizes
+/// are only limits, or where the output shows a region of interest.
+fn gives_sizes_as_listed(node: &Node) -> bool {
+    node.proto.string("keep_aspect_ratio_policy").is_none_or(|policy| policy == "stretch")
+        && node.proto.string("coordinate_transformation_mode") != Some("tf_crop_and_resize")
 }
 
 impl Operator for Resize {
@@ -55,6 +63,11 @@ impl Operator for Resize {
         let mut shape = cx.shape(0)?;
         let dtype = cx.input(0)?.dtype;
         let axes = axes(node, shape.len())?;
+        if !gives_sizes_as_listed(node) {
+            axes.into_iter().for_each(|axis| shape[axis] = cx.fresh());
+            cx.set(0, Fact::new(dtype, shape));
+            return Ok(());
+        }
         let (scales_slot, sizes_slot) = slots(node);
         let sizes = sizes_slot.and_then(|slot| cx.ints(slot)).map(<[Dim]>::to_vec).filter(|sizes| !sizes.is_empty());
         let attribute = node.proto.attr("scales").map(|scales| scales.floats.iter().copied().map(f64::from).collect());
@@ -81,7 +94,7 @@ impl Operator for Resize {
         let listed = axes(node, shape.len())?;
         let mut result = Vec::new();
         for (at, (old, new)) in input.iter().zip(&shape).enumerate() {
-            if old == new || !listed.contains(&at) {
+            if !listed.contains(&at) || (old == new && gives_sizes_as_listed(node)) {
                 result.push(layout.axes[at].clone());
             } else {
                 cx.keep(&layout.axes[at], "is interpolated");
@@ -120,5 +133,23 @@ impl Operator for Resize {
         let mask = cx.add(&node.proto.op_type, &inputs, attributes);
         cx.set_mask(0, mask);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_scaled_as_runtimes_do() {
+        let size = |size: i64, scale: f32| scaled(&Dim::from(size), f64::from(scale)).and_then(|size| size.as_const());
+        assert_eq!(size(10, 0.7), Some(7));
+        assert_eq!(size(7, 0.5), Some(3));
+        assert_eq!(size(3, 2.0), Some(6));
+        let h = Dim::symbol("H");
+        assert_eq!(scaled(&h, 2.0), Some(&h * &Dim::from(2)));
+        assert_eq!(scaled(&(&h * &Dim::from(4)), 0.25), Some(h.clone()));
+        assert_eq!(scaled(&h, 1.5), None);
+        assert_eq!(scaled(&h, 0.0), None);
     }
 }

@@ -36,14 +36,14 @@ struct Clamped {
 impl Span {
     fn clamp(&self, size: i64) -> Option<Clamped> {
         let (start, end) = (self.start.as_ref()?.as_const()?, self.end.as_ref()?.as_const()?);
-        let step = self.step.filter(|step| *step != 0)?;
+        let step = self.step.filter(|step| *step != 0 && *step > i64::MIN)?;
         let from_end = |at: i64| if at < 0 { at.saturating_add(size) } else { at };
         let (low, high) = if step > 0 { (0, size) } else { (-1, size - 1) };
         let start = from_end(start).clamp(if step > 0 { 0 } else { 0.min(size - 1) }, high.max(0));
         // An end far below zero means "to the very beginning" of a backward slice.
         let end = from_end(end).clamp(low, size);
         let distance = if step > 0 { end - start } else { start - end };
-        let count = (distance + step.abs() - 1).div_euclid(step.abs()).max(0);
+        let count = distance.saturating_add(step.abs() - 1).div_euclid(step.abs()).max(0);
         Some(Clamped { start, count, step })
     }
 
@@ -223,4 +223,52 @@ fn symbolic(span: &Span, size: &Dim) -> Option<Dim> {
     };
     // Limits beyond the axis would be clamped; sizes that are given in symbols are taken to lie within.
     Some(&end - &start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn indices(size: i64, start: i64, end: i64, step: i64) -> Option<Vec<i64>> {
+        let span = Span { axis: 0, start: Some(start.into()), end: Some(end.into()), step: Some(step) };
+        span.clamp(size).map(|at| (0..at.count).map(|i| at.start + i * at.step).collect())
+    }
+
+    #[test]
+    fn limits_are_clamped_as_the_specification_says() {
+        assert_eq!(indices(5, 1, i64::MAX, 1), Some(vec![1, 2, 3, 4]));
+        assert_eq!(indices(5, -2, i64::from(i32::MAX), 1), Some(vec![3, 4]));
+        assert_eq!(indices(5, -100, -3, 1), Some(vec![0, 1]));
+        assert_eq!(indices(5, 1, 5, 2), Some(vec![1, 3]));
+        assert_eq!(indices(5, 4, 2, 1), Some(vec![]));
+        assert_eq!(indices(5, -1, i64::MIN, -1), Some(vec![4, 3, 2, 1, 0]));
+        assert_eq!(indices(5, i64::MAX, 0, -2), Some(vec![4, 2]));
+        assert_eq!(indices(5, 3, -1, -1), Some(vec![]));
+        assert_eq!(indices(0, 0, i64::MAX, 1), Some(vec![]));
+        assert_eq!(indices(0, -1, i64::MIN, -1), Some(vec![]));
+    }
+
+    #[test]
+    fn hostile_steps_do_not_panic() {
+        assert_eq!(indices(5, 0, 5, 0), None);
+        assert_eq!(indices(5, 0, 5, i64::MIN), None);
+        assert_eq!(indices(5, 0, 5, i64::MAX), Some(vec![0]));
+        assert_eq!(indices(5, 4, i64::MIN, -i64::MAX), Some(vec![4]));
+    }
+
+    #[test]
+    fn symbolic_sizes_follow_the_limits() {
+        let size = Dim::symbol("L");
+        let span = |start: i64, end: i64, step| Span {
+            axis: 0,
+            start: Some(start.into()),
+            end: Some(end.into()),
+            step: Some(step),
+        };
+        assert_eq!(symbolic(&span(1, i64::MAX, 1), &size), Some(&size - &Dim::from(1)));
+        assert_eq!(symbolic(&span(0, -1, 1), &size), Some(&size - &Dim::from(1)));
+        assert_eq!(symbolic(&span(-2, i64::MAX, 1), &size), Some(Dim::from(2)));
+        assert_eq!(symbolic(&span(0, i64::MAX, 2), &size), (&size + &Dim::from(1)).floor_div(&Dim::from(2)));
+        assert_eq!(symbolic(&span(0, i64::MAX, -1), &size), None);
+    }
 }

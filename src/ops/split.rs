@@ -7,6 +7,7 @@
 
 use crate::couple::CoupleCx;
 use crate::couple::layout::{Layout, fixed_axis};
+use crate::couple::space::axis_size;
 use crate::dim::Dim;
 use crate::fact::{Fact, Known};
 use crate::graph::Node;
@@ -23,7 +24,8 @@ fn sizes(node: &Node, given: Option<Vec<Dim>>, size: &Dim) -> Option<Vec<Dim>> {
     if let Some(sizes) = node.proto.ints("split") {
         return Some(sizes.iter().copied().map(Dim::from).collect());
     }
-    if node.input(1).is_some() {
+    // A patched node has sizes even where the original has none.
+    if given.is_some() || node.input(1).is_some() {
         return given;
     }
     let count = node.proto.int("num_outputs").unwrap_or(node.outputs.len() as i64).max(1);
@@ -88,8 +90,9 @@ impl Operator for Split {
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.separated(0)?;
         let axis = axis_index(node.int("axis", 0), layout.rank())?;
+        let len = axis_size(&layout.axes[axis]);
         let whole = cx.single(&layout.axes[axis]);
-        let mut start = 0;
+        let mut start = 0usize;
         for slot in 0..node.outputs.len() {
             if node.output(slot).is_none() {
                 return Err(RuleError::unsupported("one of its outputs is omitted"));
@@ -99,6 +102,9 @@ impl Operator for Split {
             let mut axes = layout.axes.clone();
             axes[axis] = match (whole, size.as_const().and_then(|size| usize::try_from(size).ok())) {
                 (Some(space), Some(count)) => {
+                    if len.is_none_or(|len| start.saturating_add(count) > len) {
+                        return Err(RuleError::UnknownShape);
+                    }
                     let part = cx.new_space(count);
                     (0..count).for_each(|i| cx.unite(space, start + i, part, i));
                     if count == 1 {

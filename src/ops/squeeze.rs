@@ -22,7 +22,9 @@ fn axes_of(known: Option<Vec<Dim>>, rank: usize) -> Result<Option<Vec<usize>>, R
         axes.push(axis_index(axis.as_const().ok_or(RuleError::UnknownShape)?, rank)?);
     }
     axes.sort_unstable();
-    axes.dedup();
+    if axes.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(RuleError::invalid(format!("axes {axes:?} name an axis twice")));
+    }
     Ok(Some(axes))
 }
 
@@ -42,6 +44,11 @@ impl Operator for Squeeze {
         let shape = cx.shape(0)?;
         let axes = axes_of(cx.ints_of("axes", 1)?, shape.len())?;
         let goes = |at: usize, size: &Dim| axes.as_ref().map_or(size.is(1), |axes| axes.contains(&at));
+        if let Some(size) =
+            shape.iter().enumerate().find(|(at, size)| goes(*at, size) && size.as_const().is_some_and(|s| s != 1))
+        {
+            return Err(RuleError::invalid(format!("axis {} of size {} can't be removed", size.0, size.1)));
+        }
         let rest = shape.iter().enumerate().filter(|(at, size)| !goes(*at, size)).map(|(_, size)| size.clone());
         let input = cx.input(0)?;
         let fact = Fact::new(input.dtype, rest.collect()).with_known(input.known.clone());
@@ -51,9 +58,13 @@ impl Operator for Squeeze {
 
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.layout(0)?;
+        let shape = cx.fact(0).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)?;
         let axes = axes_of(named(node, cx.ints(1)), layout.rank())?;
-        let goes = |at: usize, axis: &Axis| axes.as_ref().map_or(axis.is_empty(), |axes| axes.contains(&at));
-        let rest = layout.axes.iter().enumerate().filter(|(at, axis)| !goes(*at, axis)).map(|(_, axis)| axis.clone());
+        let goes = |at: usize| match &axes {
+            Some(axes) => axes.contains(&at),
+            None => shape.get(at).is_some_and(|size| size.is(1)),
+        };
+        let rest = layout.axes.iter().enumerate().filter(|(at, _)| !goes(*at)).map(|(_, axis)| axis.clone());
         cx.set(0, Layout { axes: rest.collect() });
         Ok(())
     }

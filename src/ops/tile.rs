@@ -6,7 +6,7 @@
 
 use crate::couple::CoupleCx;
 use crate::couple::layout::{Layout, fixed_axis};
-use crate::couple::space::axis_size;
+use crate::couple::space::{axis_size, new_axis_size};
 use crate::fact::Fact;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
@@ -46,7 +46,7 @@ impl Operator for Tile {
             let times = count.and_then(|count| usize::try_from(count).ok()).filter(|count| *count > 0);
             match (times, axis_size(axis)) {
                 (Some(1), _) => axes.push(axis.clone()),
-                (Some(times), Some(len)) if len > 1 => {
+                (Some(times), Some(len)) if len > 1 && new_axis_size(size) == times.checked_mul(len) => {
                     let space = cx.new_space(times * len);
                     let digits = cx.digits(space, &[times, len], Some(1));
                     cx.tie(&digits[1], axis);

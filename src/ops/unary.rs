@@ -27,6 +27,7 @@ const TABLE: &[(&str, Float)] = &[
     ("Asinh", None),
     ("Atan", None),
     ("Atanh", None),
+    ("BitwiseNot", None),
     ("Ceil", Some(f64::ceil)),
     ("Celu", None),
     ("Cos", None),

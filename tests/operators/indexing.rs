@@ -1,0 +1,162 @@
+//! Operators that take parts of axes.
+
+use onnx_diffprune::onnx::{attr_int, attr_ints, attr_string};
+
+use super::net::{Around::Conv, Around::MatMul, Around::StaticConv, CHANNELS, Net};
+use super::{Fate::Go, Fate::Stay, check};
+
+type Built = (String, Option<i64>);
+
+/// A Slice by attributes or inputs.
+fn slice(n: &mut Net, v: &str, start: i64, end: i64, axis: i64, step: i64) -> String {
+    if n.opset < 10 {
+        let ints = |name: &str, value: i64| attr_ints(name, &[value]);
+        return n.op("Slice", &[v], &[ints("starts", start), ints("ends", end), ints("axes", axis)]);
+    }
+    let inputs = [start, end, axis, step].map(|value| n.ints(&[value]));
+    n.op("Slice", &[v, &inputs[0], &inputs[1], &inputs[2], &inputs[3]], &[])
+}
+
+#[test]
+fn slices_are_spans() {
+    check("halves", Conv, &[9, 10, 13], Go, |n, v| {
+        let (a, b) = (slice(n, v, 0, 6, 1, 1), slice(n, v, 6, i64::MAX, 1, 1));
+        (n.op("Mul", &[&a, &b], &[]), Some(6))
+    });
+    check("halves from the end", Conv, &[10, 13], Go, |n, v| {
+        let (a, b) = (slice(n, v, 0, -6, -3, 1), slice(n, v, -6, i64::from(i32::MAX), 1, 1));
+        (n.op("Mul", &[&a, &b], &[]), Some(6))
+    });
+    check("a part of the channels", Conv, &[13], Go, |n, v| (slice(n, v, 2, 9, 1, 1), Some(7)));
+    check("one channel", Conv, &[13], Go, |n, v| {
+        let (a, b) = (slice(n, v, 3, 4, 1, 1), slice(n, v, 4, 12, 1, 1));
+        (n.op("Mul", &[&a, &b], &[]), Some(8))
+    });
+    check("no channel", Conv, &[13], Go, |n, v| {
+        let none = slice(n, v, 5, 5, 1, 1);
+        (n.op("Concat", &[v, &none], &[attr_int("axis", 1)]), Some(CHANNELS))
+    });
+    check("parts that overlap", Conv, &[13], Go, |n, v| {
+        let (a, b) = (slice(n, v, 0, 10, 1, 1), slice(n, v, 2, 12, 1, 1));
+        (n.op("Add", &[&a, &b], &[]), Some(10))
+    });
+    check("every second channel", Conv, &[13], Stay, |n, v| (slice(n, v, 0, 12, 1, 2), Some(6)));
+    check("backwards", Conv, &[13], Stay, |n, v| (slice(n, v, -1, i64::MIN, 1, -1), Some(CHANNELS)));
+    check("every second row", Conv, &[13], Go, |n, v| (slice(n, v, 1, i64::MAX, 2, 2), Some(CHANNELS)));
+}
+
+fn joined(n: &mut Net, parts: &[String]) -> Built {
+    let first = n.op("Relu", &[&parts[0]], &[]);
+    let mut inputs: Vec<&str> = parts.iter().map(String::as_str).collect();
+    inputs[0] = &first;
+    (n.op("Concat", &inputs, &[attr_int("axis", 1)]), Some(CHANNELS))
+}
+
+#[test]
+fn splits_are_spans() {
+    check("equal parts", Conv, &[9, 11, 13], Go, |n, v| {
+        let parts = n.ops("Split", &[v], &[attr_int("axis", 1)], 3);
+        joined(n, &parts)
+    });
+    check("a number of parts", Conv, &[18], Go, |n, v| {
+        let parts = n.ops("Split", &[v], &[attr_int("axis", 1), attr_int("num_outputs", 2)], 2);
+        joined(n, &parts)
+    });
+    check("named sizes, attribute", Conv, &[9, 11], Go, |n, v| {
+        let parts = n.ops("Split", &[v], &[attr_int("axis", 1), attr_ints("split", &[5, 7])], 2);
+        joined(n, &parts)
+    });
+    check("named sizes, input", Conv, &[13, 18], Go, |n, v| {
+        let sizes = n.ints(&[5, 7]);
+        let parts = n.ops("Split", &[v, &sizes], &[attr_int("axis", 1)], 2);
+        joined(n, &parts)
+    });
+    check("parts of which one stays", Conv, &[11, 13, 18], Go, |n, v| {
+        let x = slice(n, "x", 0, 4, 1, 1);
+        let mut attributes = vec![attr_int("axis", 1)];
+        attributes.extend((n.opset >= 18).then(|| attr_int("num_outputs", 3)));
+        let mut parts = n.ops("Split", &[v], &attributes, 3);
+        parts[1] = n.op("Add", &[&parts[1], &x], &[]);
+        joined(n, &parts)
+    });
+    check("a gate", MatMul, &[13], Go, |n, v| {
+        let parts = n.ops("Split", &[v], &[attr_int("axis", -1)], 2);
+        let gate = n.op("Sigmoid", &[&parts[1]], &[]);
+        (n.op("Mul", &[&parts[0], &gate], &[]), Some(6))
+    });
+}
+
+#[test]
+fn gathers_choose_indices() {
+    check("one channel", Conv, &[9, 11, 13], Go, |n, v| {
+        let (index, target) = (n.ints_of(&[-3], &[]), n.ints(&[0, 1, -1]));
+        let one = n.op("Gather", &[v, &index], &[attr_int("axis", 1)]);
+        let one = n.op("ReduceMax", &[&one], &[attr_int("keepdims", 1)]);
+        let one = n.op("Reshape", &[&one, &target], &[]);
+        (n.op("Mul", &[v, &one], &[]), Some(CHANNELS))
+    });
+    check("a permutation", Conv, &[9, 13], Go, |n, v| {
+        let indices = n.ints(&(0..CHANNELS).rev().collect::<Vec<_>>());
+        (n.op("Gather", &[v, &indices], &[attr_int("axis", 1)]), Some(CHANNELS))
+    });
+    check("some, one of them twice", Conv, &[13], Go, |n, v| {
+        let indices = n.ints(&[1, -2, 5, 5]);
+        (n.op("Gather", &[v, &indices], &[attr_int("axis", 1)]), Some(4))
+    });
+    check("a table of indices", Conv, &[13], Stay, |n, v| {
+        let indices = n.ints_of(&(0..CHANNELS).collect::<Vec<_>>(), &[3, 4]);
+        let v = n.op("Gather", &[v, &indices], &[attr_int("axis", 1)]);
+        (n.op("ReduceMean", &[&v], &[attr_ints("axes", &[2])]), None)
+    });
+    check("rows", Conv, &[13], Go, |n, v| {
+        let indices = n.ints(&[0, 1]);
+        (n.op("Gather", &[v, &indices], &[attr_int("axis", 2)]), Some(CHANNELS))
+    });
+    check("an embedding", Conv, &[9, 13], Go, |n, v| {
+        let (table, target) = (n.weight(&[10, CHANNELS]), n.ints(&[-1, CHANNELS, 1, 1]));
+        let x = n.op("GlobalAveragePool", &["x"], &[]);
+        let index = n.op("ArgMax", &[&x], &[attr_int("axis", 1), attr_int("keepdims", 0)]);
+        let row = n.op("Gather", &[&table, &index], &[]);
+        let row = n.op("Reshape", &[&row, &target], &[]);
+        (n.op("Add", &[v, &row], &[]), Some(CHANNELS))
+    });
+}
+
+#[test]
+fn whole_slices_move_and_elements_stay() {
+    check("GatherND", StaticConv, &[13], Go, |n, v| {
+        let indices = n.ints_of(&[0, 1, 0], &[3, 1]);
+        (n.op("GatherND", &[v, &indices], &[]), Some(CHANNELS))
+    });
+    check("GatherElements", StaticConv, &[13], Stay, |n, v| {
+        let indices = n.ints_of(&vec![0; 2 * 12 * 4 * 6], &[2, 12, 4, 6]);
+        (n.op("GatherElements", &[v, &indices], &[attr_int("axis", 2)]), Some(CHANNELS))
+    });
+    for reduction in [None, Some("add")] {
+        check("ScatterND", StaticConv, &[16, 18], Go, |n, v| {
+            let (first, places) = (n.ints_of(&[0], &[]), n.ints_of(&[0, 1, 1, 2], &[2, 2]));
+            let (axis, shape) = (n.ints(&[1]), n.ints(&[1, 6, 1]));
+            let v = n.op("Transpose", &[v], &[attr_ints("perm", &[0, 2, 3, 1])]);
+            let row = n.op("Gather", &[&v, &first], &[attr_int("axis", 1)]);
+            let pixel = n.op("Gather", &[&row, &first], &[attr_int("axis", 1)]);
+            let pixel = n.op("Unsqueeze", &[&pixel, &axis], &[]);
+            let update = n.op("Expand", &[&pixel, &shape], &[]);
+            let reduction: Vec<_> = reduction.iter().map(|name| attr_string("reduction", name)).collect();
+            let v = n.op("ScatterND", &[&v, &places, &update], &reduction);
+            (n.op("Transpose", &[&v], &[attr_ints("perm", &[0, 3, 1, 2])]), Some(CHANNELS))
+        });
+    }
+}
+
+#[test]
+fn indices_count_what_stays() {
+    check("TopK", MatMul, &[11, 13], Stay, |n, v| {
+        let k = n.ints(&[5]);
+        (n.ops("TopK", &[v, &k], &[], 2).swap_remove(0), Some(5))
+    });
+    check("ArgMax of channels", Conv, &[13], Stay, |n, v| {
+        let places = n.op("ArgMax", &[v], &[attr_int("axis", 1)]);
+        let places = n.op("Cast", &[&places], &[attr_int("to", 1)]);
+        (n.op("Mul", &[v, &places], &[]), Some(CHANNELS))
+    });
+}

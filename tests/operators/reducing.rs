@@ -1,0 +1,106 @@
+//! Operators that sum, average or compare along axes, and quantisation.
+
+use onnx_diffprune::onnx::{attr_int, attr_ints};
+
+use super::net::{Around::Conv, CHANNELS, Net};
+use super::{Fate::Go, Fate::Stay, check};
+
+const REDUCTIONS: [&str; 10] = [
+    "ReduceMean",
+    "ReduceSum",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceSumSquare",
+];
+
+/// A reduction by an attribute or an input.
+fn reduce(n: &mut Net, op: &str, v: &str, axes: &[i64], keepdims: i64) -> String {
+    // Logarithms need what is positive.
+    let v = if op == "ReduceLogSum" { n.op("Abs", &[v], &[]) } else { v.to_owned() };
+    let keepdims = attr_int("keepdims", keepdims);
+    if n.opset >= if op == "ReduceSum" { 13 } else { 18 } {
+        let axes = n.ints(axes);
+        return n.op(op, &[&v, &axes], &[keepdims]);
+    }
+    n.op(op, &[&v], &[keepdims, attr_ints("axes", axes)])
+}
+
+#[test]
+fn reductions_act_on_what_is_kept() {
+    for op in REDUCTIONS {
+        check(op, Conv, &[11, 13, 18], Go, |n, v| {
+            let statistic = reduce(n, op, v, &[1], 1);
+            (n.op("Add", &[v, &statistic], &[]), Some(CHANNELS))
+        });
+        check(op, Conv, &[11, 13, 18], Go, |n, v| (reduce(n, op, v, &[-1, 2], 1), Some(CHANNELS)));
+        check(op, Conv, &[13, 18], Go, |n, v| (reduce(n, op, v, &[1], 0), None));
+        check(op, Conv, &[13, 18], Go, |n, v| {
+            let positive = n.op("Sigmoid", &[v], &[]);
+            let statistic = n.op(op, &[&positive], &[]);
+            (n.op("Mul", &[v, &statistic], &[]), Some(CHANNELS))
+        });
+    }
+    check("nothing reduced", Conv, &[18], Go, |n, v| {
+        (n.op("ReduceMean", &[v], &[attr_int("noop_with_empty_axes", 1)]), Some(CHANNELS))
+    });
+}
+
+#[test]
+fn pooling_leaves_channels_alone() {
+    for op in ["MaxPool", "AveragePool", "LpPool"] {
+        for ceil in [0, 1] {
+            let opsets: &[i64] = if op == "LpPool" && ceil == 1 { &[18] } else { &[11, 13, 18] };
+            check(op, Conv, opsets, Go, |n, v| {
+                let mut attributes = vec![
+                    attr_ints("kernel_shape", &[3, 3]),
+                    attr_ints("strides", &[2, 2]),
+                    attr_ints("pads", &[1, 1, 1, 1]),
+                ];
+                attributes.extend((ceil == 1).then(|| attr_int("ceil_mode", 1)));
+                (n.op(op, &[v], &attributes), Some(CHANNELS))
+            });
+        }
+    }
+    for op in ["GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"] {
+        check(op, Conv, &[9, 13], Go, |n, v| (n.op(op, &[v], &[]), Some(CHANNELS)));
+    }
+}
+
+#[test]
+fn sums_along_an_axis_need_all_of_it() {
+    for (axis, fate) in [(2, Go), (1, Stay)] {
+        check("CumSum", Conv, &[11, 14], fate, |n, v| {
+            let axis = n.ints_of(&[axis], &[]);
+            (n.op("CumSum", &[v, &axis], &[]), Some(CHANNELS))
+        });
+    }
+}
+
+#[test]
+fn quantisation_passes_channels_through() {
+    check("one scale", Conv, &[10, 13], Go, |n, v| {
+        let scale = n.float(0.05);
+        let v = n.op("QuantizeLinear", &[v, &scale], &[]);
+        (n.op("DequantizeLinear", &[&v, &scale], &[]), Some(CHANNELS))
+    });
+    check("a scale per channel", Conv, &[13], Go, |n, v| {
+        let scales = n.floats(&[0.05; CHANNELS as usize], &[CHANNELS]);
+        let v = n.op("QuantizeLinear", &[v, &scales], &[attr_int("axis", 1)]);
+        (n.op("DequantizeLinear", &[&v, &scales], &[attr_int("axis", -3)]), Some(CHANNELS))
+    });
+}
+
+#[test]
+fn random_numbers_pass_by() {
+    check("RandomNormal", Conv, &[13], Go, |n, v| {
+        let zero = n.float(0.0);
+        let noise = n.op("RandomNormal", &[], &[attr_ints("shape", &[1, 1, 1])]);
+        let noise = n.op("Mul", &[&noise, &zero], &[]);
+        (n.op("Add", &[v, &noise], &[]), Some(CHANNELS))
+    });
+}

@@ -1,0 +1,184 @@
+//! Operators that pass, cut, join or repeat axes.
+
+use onnx_diffprune::onnx::{TensorProto, attr_int, attr_ints, attr_string, attr_tensor};
+
+use super::net::{Around::Conv, Around::MatMul, Around::StaticConv, CHANNELS, Net};
+use super::{Fate::Go, Fate::Stay, check};
+
+type Built = (String, Option<i64>);
+
+fn whole(value: String) -> Built {
+    (value, Some(CHANNELS))
+}
+
+#[test]
+fn elements_pass_through() {
+    check("Identity", Conv, &[9, 21], Go, |n, v| whole(n.op("Identity", &[v], &[])));
+    check("Dropout", Conv, &[9, 12, 13], Go, |n, v| whole(n.op("Dropout", &[v], &[])));
+    check("Cast", Conv, &[9, 13, 20], Go, |n, v| {
+        let wide = n.op("Cast", &[v], &[attr_int("to", 11)]);
+        whole(n.op("Cast", &[&wide], &[attr_int("to", 1)]))
+    });
+    check("CastLike", Conv, &[15], Go, |n, v| {
+        let like = n.float(1.0);
+        whole(n.op("CastLike", &[v, &like], &[]))
+    });
+    check("Clip", Conv, &[11, 13], Go, |n, v| {
+        let (low, high) = (n.float(-0.5), n.float(0.5));
+        whole(n.op("Clip", &[v, &low, &high], &[]))
+    });
+    check("Where", Conv, &[9, 16], Go, |n, v| {
+        let (zero, other) = (n.float(0.0), n.weight(&[CHANNELS, 1, 1]));
+        let condition = n.op("Greater", &[v, &zero], &[]);
+        whole(n.op("Where", &[&condition, v, &other], &[]))
+    });
+    check("Trilu", Conv, &[14], Go, |n, v| whole(n.op("Trilu", &[v], &[])));
+}
+
+fn squeeze(n: &mut Net, op: &str, v: &str, axis: i64) -> String {
+    if n.opset < 13 {
+        return n.op(op, &[v], &[attr_ints("axes", &[axis])]);
+    }
+    let axes = n.ints(&[axis]);
+    n.op(op, &[v, &axes], &[])
+}
+
+#[test]
+fn axes_of_size_one_come_and_go() {
+    check("Unsqueeze and Squeeze", Conv, &[11, 13, 21], Go, |n, v| {
+        let v = squeeze(n, "Unsqueeze", v, 2);
+        let v = n.op("Relu", &[&v], &[]);
+        whole(squeeze(n, "Squeeze", &v, -3))
+    });
+    check("Flatten", StaticConv, &[9, 13], Go, |n, v| {
+        let w = n.weight(&[CHANNELS * 24, 4]);
+        let v = n.op("Flatten", &[v], &[]);
+        (n.op("MatMul", &[&v, &w], &[]), None)
+    });
+}
+
+#[test]
+fn repeated_values_follow_the_channels_that_they_meet() {
+    check("Expand to a constant shape", Conv, &[9, 13], Go, |n, v| {
+        let (one, shape) = (n.weight(&[1, 1, 1, 1]), n.ints(&[1, CHANNELS, 1, 1]));
+        let bias = n.op("Expand", &[&one, &shape], &[]);
+        whole(n.op("Add", &[v, &bias], &[]))
+    });
+    check("Expand to a computed shape", Conv, &[13], Go, |n, v| {
+        let (row, index, rest) = (n.weight(&[1, CHANNELS, 1, 1]), n.ints(&[0]), n.ints(&[CHANNELS, 1, 1]));
+        let shape = n.op("Shape", &[v], &[]);
+        let batch = n.op("Gather", &[&shape, &index], &[]);
+        let shape = n.op("Concat", &[&batch, &rest], &[attr_int("axis", 0)]);
+        let bias = n.op("Expand", &[&row, &shape], &[]);
+        whole(n.op("Add", &[v, &bias], &[]))
+    });
+    check("copies that only a weight reads", Conv, &[13], Go, |n, v| {
+        let shape = n.ints(&[1, 6, 1, 1]);
+        let mean = n.op("ReduceMean", &[v], &[attr_ints("axes", &[1])]);
+        let copies = n.op("Expand", &[&mean, &shape], &[]);
+        (n.op("Concat", &[v, &copies], &[attr_int("axis", 1)]), Some(CHANNELS + 6))
+    });
+    check("ConstantOfShape", Conv, &[9, 20], Go, |n, v| {
+        let shape = n.ints(&[1, CHANNELS, 1, 1]);
+        let value = attr_tensor("value", TensorProto::of_floats("", &[0.5], &[1]));
+        let bias = n.op("ConstantOfShape", &[&shape], &[value]);
+        whole(n.op("Add", &[v, &bias], &[]))
+    });
+    check("Tile of channels", Conv, &[9, 13], Go, |n, v| {
+        let repeats = n.ints(&[1, 3, 1, 1]);
+        (n.op("Tile", &[v, &repeats], &[]), Some(3 * CHANNELS))
+    });
+    check("Tile of pixels", Conv, &[9, 13], Go, |n, v| {
+        let repeats = n.ints(&[1, 1, 2, 2]);
+        whole(n.op("Tile", &[v, &repeats], &[]))
+    });
+}
+
+#[test]
+fn blocks_of_pixels_become_channels_and_back() {
+    for mode in ["DCR", "CRD"] {
+        check(mode, Conv, &[11, 13], Go, |n, v| {
+            let attributes = [attr_int("blocksize", 2), attr_string("mode", mode)];
+            (n.op("DepthToSpace", &[v], &attributes), Some(CHANNELS / 4))
+        });
+    }
+    check("SpaceToDepth", StaticConv, &[9, 13], Go, |n, v| {
+        (n.op("SpaceToDepth", &[v], &[attr_int("blocksize", 2)]), Some(4 * CHANNELS))
+    });
+}
+
+/// A Pad by an attribute or an input.
+fn pad(n: &mut Net, v: &str, mode: &str, pads: &[i64]) -> String {
+    let mode = attr_string("mode", mode);
+    if n.opset < 11 {
+        return n.op("Pad", &[v], &[mode, attr_ints("pads", pads)]);
+    }
+    let pads = n.ints(pads);
+    n.op("Pad", &[v, &pads], &[mode])
+}
+
+#[test]
+fn padding_keeps_its_place() {
+    for mode in ["constant", "reflect", "edge"] {
+        check(mode, Conv, &[9, 11, 13, 18], Go, |n, v| whole(pad(n, v, mode, &[0, 0, 1, 1, 0, 0, 1, 1])));
+    }
+    let channels = [0, 2, 0, 0, 0, 1, 0, 0];
+    check("of channels", Conv, &[9, 11, 13, 18], Go, |n, v| (pad(n, v, "constant", &channels), Some(CHANNELS + 3)));
+    check("of channels by reflection", Conv, &[13], Stay, |n, v| (pad(n, v, "reflect", &channels), Some(CHANNELS + 3)));
+    check("of negative size", Conv, &[13], Stay, |n, v| {
+        (pad(n, v, "constant", &[0, -2, 0, 0, 0, 0, 0, 0]), Some(CHANNELS - 2))
+    });
+    check("of named axes", Conv, &[18], Go, |n, v| {
+        let (pads, value, axes) = (n.ints(&[2, 1]), n.float(0.5), n.ints(&[1]));
+        (n.op("Pad", &[v, &pads, &value, &axes], &[]), Some(CHANNELS + 3))
+    });
+}
+
+#[test]
+fn interpolation_leaves_channels_alone() {
+    check("Upsample", Conv, &[9], Go, |n, v| {
+        let scales = n.floats(&[1.0, 1.0, 2.0, 2.0], &[4]);
+        whole(n.op("Upsample", &[v, &scales], &[]))
+    });
+    check("Resize 10", Conv, &[10], Go, |n, v| {
+        let scales = n.floats(&[1.0, 1.0, 2.0, 2.0], &[4]);
+        whole(n.op("Resize", &[v, &scales], &[]))
+    });
+    for mode in ["nearest", "linear", "cubic"] {
+        for scale in [2.0, 0.5] {
+            check(mode, Conv, &[11, 13, 19], Go, |n, v| {
+                let (region, scales) = (n.floats(&[], &[0]), n.floats(&[1.0, 1.0, scale, scale], &[4]));
+                whole(n.op("Resize", &[v, &region, &scales], &[attr_string("mode", mode)]))
+            });
+        }
+        check("sizes of all axes", StaticConv, &[11, 18], Go, |n, v| {
+            let (none, sizes) = (n.floats(&[], &[0]), n.ints(&[2, CHANNELS, 8, 12]));
+            whole(n.op("Resize", &[v, &none, &none, &sizes], &[attr_string("mode", mode)]))
+        });
+    }
+    check("sizes that are computed", Conv, &[11, 13, 18], Go, |n, v| {
+        let (zero, one, two, four) = (n.ints(&[0]), n.ints(&[1]), n.ints(&[2]), n.ints(&[4]));
+        let (none, factor, channels) = (n.floats(&[], &[0]), n.ints(&[2, 2]), n.ints(&[CHANNELS]));
+        let shape = n.op("Shape", &[v], &[]);
+        let batch = n.op("Slice", &[&shape, &zero, &one, &zero], &[]);
+        let image = n.op("Slice", &[&shape, &two, &four, &zero], &[]);
+        let image = n.op("Mul", &[&image, &factor], &[]);
+        let sizes = n.op("Concat", &[&batch, &channels, &image], &[attr_int("axis", 0)]);
+        whole(n.op("Resize", &[v, &none, &none, &sizes], &[attr_string("mode", "nearest")]))
+    });
+    check("scales of named axes", Conv, &[18], Go, |n, v| {
+        let scales = n.floats(&[2.0, 2.0], &[2]);
+        whole(n.op("Resize", &[v, "", &scales], &[attr_ints("axes", &[2, 3])]))
+    });
+}
+
+#[test]
+fn tokens_have_heads() {
+    check("Reshape and Transpose", MatMul, &[9, 13], Go, |n, v| {
+        let (heads, tokens) = (n.ints(&[0, -1, 3, 4]), n.ints(&[0, -1, CHANNELS]));
+        let v = n.op("Reshape", &[v, &heads], &[]);
+        let v = n.op("Transpose", &[&v], &[attr_ints("perm", &[0, 2, 1, 3])]);
+        let v = n.op("Transpose", &[&v], &[attr_ints("perm", &[0, 2, 1, 3])]);
+        whole(n.op("Reshape", &[&v, &tokens], &[]))
+    });
+}
