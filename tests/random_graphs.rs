@@ -4,6 +4,7 @@
 
 #[allow(dead_code)]
 mod handmade;
+#[allow(unreachable_pub, dead_code, clippy::all)]
 mod nets;
 
 use nets::Builder;
