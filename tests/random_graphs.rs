@@ -1,6 +1,6 @@
 //! Random graphs of many operators: whatever is cut, verification agrees and the network keeps its shape.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::all, missing_docs)]
 
 #[allow(dead_code)]
 mod handmade;
