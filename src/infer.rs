@@ -131,6 +131,38 @@ pub fn infer(model: &Model, graph: &Graph) -> Result<Facts, Error> {
     Ok(facts)
 }
 
+impl Facts {
+    /// The facts of all values where every symbolic size of the inputs is replaced: `sizes` gives it by name.
+    ///
+    /// # Errors
+    /// A node contradicts its operator's specification at these sizes, or a constant can't be read.
+    pub fn at_sizes(model: &Model, graph: &Graph, sizes: &crate::macs::Sizes) -> Result<Self, Error> {
+        let mut facts = Facts::of_sources(model, graph)?;
+        for input in &graph.inputs {
+            let shape = facts.values[*input].as_mut().and_then(|fact| fact.shape.as_mut());
+            for dim in shape.into_iter().flatten() {
+                if let Some(size) = dim.eval(sizes) {
+                    *dim = Dim::from(size);
+                }
+            }
+        }
+        let declared = declared_types(model, graph);
+        for node in &graph.nodes {
+            facts.infer_node(model, node)?;
+            facts.complete(graph, &declared, node);
+            for value in node.outputs.iter().flatten() {
+                let shape = facts.values[*value].as_mut().and_then(|fact| fact.shape.as_mut());
+                for dim in shape.into_iter().flatten() {
+                    if let Some(size) = dim.eval(sizes) {
+                        *dim = Dim::from(size);
+                    }
+                }
+            }
+        }
+        Ok(facts)
+    }
+}
+
 fn declared_types(model: &Model, graph: &Graph) -> Vec<(usize, TypeProto)> {
     let proto = model.graph();
     let mut declared: Vec<(usize, TypeProto)> = proto

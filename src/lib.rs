@@ -31,6 +31,8 @@ pub mod infer;
 pub mod couple;
 
 // 4. Which of them matter least.
+pub mod gradient;
+
 pub mod importance;
 
 pub mod select;

@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::couple::CoupleCx;
 use crate::dim::Dim;
 use crate::fact::{Fact, Known};
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::macs::MacsCx;
 use crate::onnx::DataType;
@@ -99,6 +100,14 @@ pub trait Operator: Sync {
     /// # Errors
     /// The node can't be masked; verification fails with this cause.
     fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError>;
+
+    /// The gradients of the loss by the inputs, from those by the outputs.
+    ///
+    /// # Errors
+    /// The operator has no gradient in this form; a run that needs one fails and names the node.
+    fn gradient(&self, _node: &Node, _cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        Err(RuleError::unsupported("the operator has no gradient"))
+    }
 }
 
 /// The rules of an operator, if it is registered.

@@ -10,6 +10,7 @@ use crate::couple::layout::{Axis, Layout};
 use crate::couple::space::axis_size;
 use crate::dim::Dim;
 use crate::fact::Fact;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::macs::MacsCx;
 use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
@@ -137,6 +138,81 @@ impl Operator for Attention {
         }
         if let Some(mask) = out {
             cx.set_mask(0, mask);
+        }
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let unsupported = |text: &str| Err(RuleError::unsupported(text));
+        if (4..6).any(|slot| !cx.input(slot).is_empty()) || node.float("softcap", 0.0) != 0.0 {
+            return unsupported("caches and softcap have no gradient");
+        }
+        let (q, k, v) = (cx.shape(0)?, cx.shape(1)?, cx.shape(2)?);
+        let (heads, kv_heads) = if q.len() == 4 { (q[1], k[1]) } else { head_counts(node) };
+        if heads != kv_heads {
+            return unsupported("heads that share keys and values have no gradient");
+        }
+        // [B, heads, length, D]
+        let divided = |cx: &mut GradientCx<'_>, value: String, shape: &[i64]| match shape {
+            [b, l, channels] => {
+                let value = cx.reshape(&value, &[*b, *l, heads, channels / heads]);
+                cx.transpose(&value, &[0, 2, 1, 3])
+            }
+            _ => value,
+        };
+        let joined = |cx: &mut GradientCx<'_>, value: String, shape: &[i64]| {
+            if shape.len() == 4 {
+                return value;
+            }
+            let value = cx.transpose(&value, &[0, 2, 1, 3]);
+            cx.reshape(&value, shape)
+        };
+        let dy = cx.dy()?;
+        let dy = divided(cx, dy, &cx.output_shape(0)?);
+        let (q4, k4, v4) = (cx.input(0), cx.input(1), cx.input(2));
+        let (q4, k4, v4) = (divided(cx, q4, &q), divided(cx, k4, &k), divided(cx, v4, &v));
+        let dims = if q.len() == 4 { q[3] } else { q[2] / heads };
+        let scale = node.proto.float("scale").map_or(1.0 / (dims as f64).sqrt(), f64::from);
+        let k_t = cx.matrix_transpose(&k4, 4);
+        let scores = cx.op("MatMul", &[&q4, &k_t]);
+        let mut scores = cx.scaled(&scores, scale);
+        let far = cx.scalar(-1e30);
+        if node.int("is_causal", 0) != 0 {
+            let (l, s) = (q[q.len() - 2], k[k.len() - 2]);
+            let rows: Vec<f32> = (0..l * s).map(|at| if at % s <= at / s { 0.0 } else { -1e30 }).collect();
+            let mask = cx.floats(&rows, &[l, s]);
+            scores = cx.op("Add", &[&scores, &mask]);
+        }
+        if !cx.input(3).is_empty() {
+            let mask = cx.input(3);
+            scores =
+                if cx.is_float(3) { cx.op("Add", &[&scores, &mask]) } else { cx.op("Where", &[&mask, &scores, &far]) };
+        }
+        let p = cx.op_with("Softmax", &[&scores], vec![crate::onnx::attr_int("axis", -1)]);
+        if cx.wants(2) {
+            let p_t = cx.matrix_transpose(&p, 4);
+            let dv = cx.op("MatMul", &[&p_t, &dy]);
+            let dv = joined(cx, dv, &v);
+            cx.give(2, dv);
+        }
+        if cx.wants(3) {
+            return unsupported("its mask depends on a weight");
+        }
+        if cx.wants(0) || cx.wants(1) {
+            let v_t = cx.matrix_transpose(&v4, 4);
+            let dp = cx.op("MatMul", &[&dy, &v_t]);
+            let product = cx.mul(&dp, &p);
+            let sum = cx.reduce_sum(&product, &[3], true);
+            let difference = cx.op("Sub", &[&dp, &sum]);
+            let ds = cx.mul(&difference, &p);
+            let ds = cx.scaled(&ds, scale);
+            let dq = cx.op("MatMul", &[&ds, &k4]);
+            let dq = joined(cx, dq, &q);
+            cx.give(0, dq);
+            let ds_t = cx.matrix_transpose(&ds, 4);
+            let dk = cx.op("MatMul", &[&ds_t, &q4]);
+            let dk = joined(cx, dk, &k);
+            cx.give(1, dk);
         }
         Ok(())
     }

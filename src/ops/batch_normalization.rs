@@ -5,6 +5,7 @@
 //! Coupling: axis 1 of X and all parameters are one; the other axes pass through.
 
 use crate::couple::CoupleCx;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -46,5 +47,40 @@ impl Operator for BatchNormalization {
     fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         // Every channel is normalised for itself by stored moments, so that nothing but the mask has to follow.
         cx.elementwise(&[0])
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        if node.int("training_mode", 0) != 0 {
+            return Err(RuleError::unsupported("it is in training mode"));
+        }
+        let (dy, shape) = (cx.dy()?, cx.shape(0)?);
+        let per_channel: Vec<i64> = (0..shape.len()).map(|axis| if axis == 1 { shape[1] } else { 1 }).collect();
+        let others: Vec<usize> = (0..shape.len()).filter(|axis| *axis != 1).collect();
+        if cx.wants(3) || cx.wants(4) {
+            return Err(RuleError::unsupported("its stored moments depend on a weight"));
+        }
+        let epsilon = cx.scalar(f64::from(node.float("epsilon", 1e-5)));
+        let variance = cx.op("Add", &[&cx.input(4), &epsilon]);
+        let deviation = cx.op("Sqrt", &[&variance]);
+        let deviation = cx.reshape(&deviation, &per_channel);
+        if cx.wants(0) {
+            let scale = cx.reshape(&cx.input(1), &per_channel);
+            let slope = cx.op("Div", &[&scale, &deviation]);
+            let dx = cx.mul(&dy, &slope);
+            cx.give(0, dx);
+        }
+        if cx.wants(1) {
+            let mean = cx.reshape(&cx.input(3), &per_channel);
+            let centred = cx.op("Sub", &[&cx.input(0), &mean]);
+            let normalized = cx.op("Div", &[&centred, &deviation]);
+            let product = cx.mul(&dy, &normalized);
+            let dscale = cx.reduce_sum(&product, &others, false);
+            cx.give(1, dscale);
+        }
+        if cx.wants(2) {
+            let db = cx.reduce_sum(&dy, &others, false);
+            cx.give(2, db);
+        }
+        Ok(())
     }
 }

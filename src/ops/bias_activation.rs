@@ -5,6 +5,7 @@
 //! Coupling: the bias broadcasts to X (and to the skip connection of BiasAdd).
 
 use crate::couple::CoupleCx;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, microsoft};
 use crate::verify::reference::ReferenceCx;
@@ -34,5 +35,25 @@ impl Operator for BiasActivation {
     fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         let slots: Vec<usize> = (0..node.inputs.len()).collect();
         cx.elementwise(&slots)
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let dy = cx.dy()?;
+        let dx = if node.proto.op_type == "BiasAdd" {
+            dy
+        } else {
+            let mut x = cx.input(0);
+            if !cx.input(1).is_empty() {
+                x = cx.op("Add", &[&x, &cx.input(1)]);
+            }
+            let slope = cx.gelu_slope(&x, node.proto.op_type == "FastGelu");
+            cx.mul(&dy, &slope)
+        };
+        for slot in 0..node.inputs.len() {
+            if cx.wants(slot) {
+                cx.give_broadcast(slot, &dx)?;
+            }
+        }
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@
 use crate::couple::CoupleCx;
 use crate::dim::Dim;
 use crate::fact::{Fact, Known};
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::onnx::DataType;
 use crate::operator::{InferCx, OpType, Operator, RuleError, broadcast, onnx};
@@ -67,6 +68,17 @@ impl Operator for Binary {
     fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         let slots: Vec<usize> = (0..node.inputs.len()).collect();
         cx.elementwise(&slots)
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let dy = cx.dy()?;
+        let op_type = node.proto.op_type.as_str();
+        let count = node.inputs.len();
+        for slot in (0..count).filter(|slot| cx.wants(*slot)).collect::<Vec<_>>() {
+            let dx = derivative(op_type, slot, count, &dy, cx)?;
+            cx.give_broadcast(slot, &dx)?;
+        }
+        Ok(())
     }
 }
 
@@ -134,5 +146,76 @@ fn float_result(op_type: &str, a: f64, b: f64) -> Option<f64> {
         "Min" => a.min(b),
         "Max" => a.max(b),
         _ => return None,
+    })
+}
+
+/// The gradient by input `slot` before it is summed over broadcast axes.
+fn derivative(
+    op_type: &str,
+    slot: usize,
+    count: usize,
+    dy: &str,
+    cx: &mut GradientCx<'_>,
+) -> Result<String, RuleError> {
+    let (a, b) = (cx.input(0), cx.input(1));
+    Ok(match (op_type, slot) {
+        ("Add" | "Sum", _) | ("Sub", 0) => dy.to_owned(),
+        ("Sub", _) => cx.op("Neg", &[dy]),
+        ("Mul", _) => {
+            let other = if slot == 0 { b } else { a };
+            cx.mul(dy, &other)
+        }
+        ("Div", 0) => cx.op("Div", &[dy, &b]),
+        ("Div", _) => {
+            // -dy a / b^2 = -dy y / b
+            let y = cx.output(0);
+            let product = cx.mul(dy, &y);
+            let quotient = cx.op("Div", &[&product, &b]);
+            cx.op("Neg", &[&quotient])
+        }
+        ("Pow", 0) => match cx.known_floats(1).as_deref() {
+            Some([exponent]) if *exponent == 2.0 => {
+                let twice = cx.scaled(&a, 2.0);
+                cx.mul(dy, &twice)
+            }
+            Some([exponent]) => {
+                let less = cx.scalar(exponent - 1.0);
+                let power = cx.op("Pow", &[&a, &less]);
+                let slope = cx.scaled(&power, *exponent);
+                cx.mul(dy, &slope)
+            }
+            _ => {
+                let b = cx.op_with("Cast", &[&b], vec![crate::onnx::attr_int("to", DataType::Float as i64)]);
+                let one = cx.scalar(1.0);
+                let less = cx.op("Sub", &[&b, &one]);
+                let power = cx.op("Pow", &[&a, &less]);
+                let slope = cx.mul(&power, &b);
+                cx.mul(dy, &slope)
+            }
+        },
+        ("Pow", _) => {
+            let y = cx.output(0);
+            let log = cx.op("Log", &[&a]);
+            let slope = cx.mul(&y, &log);
+            cx.mul(dy, &slope)
+        }
+        ("Mean", _) => cx.scaled(dy, 1.0 / count as f64),
+        ("Max" | "Min", _) => {
+            // Where several inputs reach the extreme, they share the gradient.
+            let y = cx.output(0);
+            let mut hits = Vec::new();
+            for other in 0..count {
+                let input = cx.input(other);
+                let equal = cx.op("Equal", &[&input, &y]);
+                let to = vec![crate::onnx::attr_int("to", DataType::Float as i64)];
+                hits.push(cx.op_with("Cast", &[&equal], to));
+            }
+            let all: Vec<&str> = hits.iter().map(String::as_str).collect();
+            let total = cx.op("Sum", &all);
+            let share = cx.op("Div", &[&hits[slot], &total]);
+            cx.mul(dy, &share)
+        }
+        ("Mod", 0) => dy.to_owned(),
+        _ => return Err(RuleError::unsupported("this input has no gradient")),
     })
 }

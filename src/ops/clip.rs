@@ -7,6 +7,7 @@
 use crate::couple::CoupleCx;
 use crate::dim::Dim;
 use crate::fact::{Fact, Known};
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -45,6 +46,24 @@ impl Operator for Clip {
 
     fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.elementwise(&[0])
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let dy = cx.dy()?;
+        let (x, zero) = (cx.input(0), cx.scalar(0.0));
+        let mut dx = dy;
+        let limits = |name: &str| node.proto.float(name).map(f64::from);
+        for (slot, name, op_type) in [(1, "min", "Less"), (2, "max", "Greater")] {
+            let limit = match limits(name) {
+                Some(limit) => cx.scalar(limit),
+                None if !cx.input(slot).is_empty() => cx.input(slot),
+                None => continue,
+            };
+            let outside = cx.op(op_type, &[&x, &limit]);
+            dx = cx.op("Where", &[&outside, &zero, &dx]);
+        }
+        cx.give(0, dx);
+        Ok(())
     }
 }
 

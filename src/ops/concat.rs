@@ -9,6 +9,7 @@ use crate::couple::layout::{Layout, fixed_axis};
 use crate::couple::space::axis_size;
 use crate::dim::Dim;
 use crate::fact::{Fact, Known};
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -94,6 +95,21 @@ impl Operator for Concat {
         if cx.is_float_output() {
             let slots: Vec<usize> = (0..node.inputs.len()).collect();
             cx.moves(&slots);
+        }
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let dy = cx.dy()?;
+        let axis = axis_index(node.int("axis", 1), cx.output_shape(0)?.len())?;
+        let mut start = 0;
+        for slot in 0..node.inputs.len() {
+            let size = cx.shape(slot)?[axis];
+            if cx.wants(slot) {
+                let dx = cx.slice(&dy, axis, start, start + size, 1);
+                cx.give(slot, dx);
+            }
+            start += size;
         }
         Ok(())
     }

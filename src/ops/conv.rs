@@ -5,11 +5,14 @@
 //! Coupling: axis 1 of X is axis 1 of W; axis 0 of W, B and axis 1 of Y are one. With groups, a depthwise convolution
 //! loses whole groups; any other loses equally many channels of every group.
 
+pub(super) mod gradient;
+
 use crate::couple::CoupleCx;
 use crate::couple::layout::{Axis, Layout, fixed_axis};
 use crate::couple::space::axis_size;
 use crate::dim::Dim;
 use crate::fact::Fact;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::macs::{MacsCx, elements};
 use crate::operator::{InferCx, OpType, Operator, RuleError, microsoft, onnx};
@@ -116,6 +119,13 @@ impl Operator for Conv {
             cx.set_mask(0, mask);
         }
         Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        if node.proto.string("activation").is_some() {
+            return Err(RuleError::unsupported("a fused activation has no gradient"));
+        }
+        gradient::of_conv(node, cx)
     }
 }
 
@@ -253,6 +263,69 @@ impl Window {
             _ => self.pads[axis].saturating_add(self.pads[axis + self.strides.len()]),
         };
         &(&(&(input - &one) * &stride) + &reach) + &Dim::from(output_padding.saturating_sub(pads))
+    }
+
+    /// The offsets of all places in the window, last axis fastest.
+    pub(super) fn places(&self) -> Result<Vec<Vec<i64>>, RuleError> {
+        let mut places = vec![vec![]];
+        for size in &self.kernel {
+            let size = size.as_const().ok_or(RuleError::UnknownShape)?;
+            let longer = |place: &Vec<i64>| (0..size).map(|at| [place.as_slice(), &[at]].concat()).collect::<Vec<_>>();
+            places = places.iter().flat_map(longer).collect();
+        }
+        Ok(places)
+    }
+
+    /// Padding before and after an axis of `size` elements that has `count` windows.
+    fn static_pads(&self, axis: usize, size: i64, count: i64) -> Result<(i64, i64), RuleError> {
+        let kernel = self.kernel[axis].as_const().ok_or(RuleError::UnknownShape)?;
+        if self.auto_pad.starts_with("SAME") {
+            let reach = self.dilations[axis] * (kernel - 1) + 1;
+            let total = ((count - 1) * self.strides[axis] + reach - size).max(0);
+            let less = total / 2;
+            return Ok(if self.auto_pad == "SAME_UPPER" { (less, total - less) } else { (total - less, less) });
+        }
+        match self.auto_pad.as_str() {
+            "VALID" => Ok((0, 0)),
+            _ => Ok((self.pads[axis], self.pads[axis + self.strides.len()])),
+        }
+    }
+
+    /// For each of the `count` windows along an axis of `size` elements, which element lies at `place`, if any does.
+    pub(super) fn positions(
+        &self,
+        axis: usize,
+        place: i64,
+        size: i64,
+        count: i64,
+    ) -> Result<Vec<Option<i64>>, RuleError> {
+        let (before, _) = self.static_pads(axis, size, count)?;
+        let at = |window: i64| window * self.strides[axis] + place * self.dilations[axis] - before;
+        Ok((0..count).map(at).map(|at| (0..size).contains(&at).then_some(at)).collect())
+    }
+
+    /// The averages of all unit vectors of an axis: `[size, count]`, row-major.
+    pub(super) fn average_rows(
+        &self,
+        axis: usize,
+        size: i64,
+        count: i64,
+        counts_padding: bool,
+    ) -> Result<Vec<f32>, RuleError> {
+        let (before, after) = self.static_pads(axis, size, count)?;
+        let kernel = self.kernel[axis].as_const().ok_or(RuleError::UnknownShape)?;
+        let mut rows = vec![0.0; usize::try_from(size * count).unwrap_or(0)];
+        for window in 0..count {
+            let at = |place: i64| window * self.strides[axis] + place * self.dilations[axis] - before;
+            let inside: Vec<i64> = (0..kernel).map(at).filter(|at| (0..size).contains(at)).collect();
+            // What a last window reaches beyond the padding never counts.
+            let padded = (0..kernel).map(at).filter(|at| (-before..size + after).contains(at)).count();
+            let divisor = if counts_padding { padded } else { inside.len() };
+            for at in inside {
+                rows[(at * count + window) as usize] = 1.0 / divisor as f32;
+            }
+        }
+        Ok(rows)
     }
 
     /// The number of elements of the kernel, where static.

@@ -9,6 +9,7 @@ use crate::couple::CoupleCx;
 use crate::couple::layout::{Layout, fixed_axis};
 use crate::dim::Dim;
 use crate::fact::Fact;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::macs::{MacsCx, elements};
 use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
@@ -136,5 +137,9 @@ impl Operator for ConvTranspose {
             cx.set_mask(0, mask);
         }
         Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        super::conv::gradient::of_conv_transpose(node, cx)
     }
 }

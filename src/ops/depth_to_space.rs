@@ -10,6 +10,7 @@ use crate::couple::layout::{Layout, fixed_axis};
 use crate::couple::space::{axis_size, new_axis_size};
 use crate::dim::Dim;
 use crate::fact::Fact;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -91,6 +92,24 @@ impl Operator for DepthToSpace {
 
     fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.moves(&[0]);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, shape, out) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
+        let b = block(node)?;
+        let (split, perm): (Vec<i64>, Vec<usize>) = if is_deepening(node) {
+            // Y is [N, (b, b, C), H / b, W / b].
+            (vec![out[0], b, b, shape[1], out[2], out[3]], vec![0, 3, 4, 1, 5, 2])
+        } else if node.proto.string("mode") == Some("CRD") {
+            (vec![out[0], out[1], shape[2], b, shape[3], b], vec![0, 1, 3, 5, 2, 4])
+        } else {
+            (vec![out[0], out[1], shape[2], b, shape[3], b], vec![0, 3, 5, 1, 2, 4])
+        };
+        let dx = cx.reshape(&dy, &split);
+        let dx = cx.transpose(&dx, &perm);
+        let dx = cx.reshape(&dx, &shape);
+        cx.give(0, dx);
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ use crate::couple::CoupleCx;
 use crate::couple::layout::{Axis, Layout};
 use crate::dim::Dim;
 use crate::fact::Fact;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::macs::MacsCx;
 use crate::onnx::attr_string;
@@ -179,6 +180,39 @@ impl Operator for Einsum {
             let one = cx.floats(&[1.0], &[]);
             let mask = cx.add("Min", &[&sum, &one], vec![]);
             cx.set_mask(0, mask);
+        }
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (operands, result) = equation(node)?;
+        let shapes = (0..operands.len()).map(|slot| cx.shape(slot)).collect::<Result<Vec<_>, _>>()?;
+        let dy = cx.dy()?;
+        for slot in 0..operands.len() {
+            if !cx.wants(slot) {
+                continue;
+            }
+            let mut inputs = vec![dy.clone()];
+            let mut terms = vec![result.clone()];
+            for other in (0..operands.len()).filter(|other| *other != slot) {
+                inputs.push(cx.input(other));
+                terms.push(operands[other].clone());
+            }
+            let is_known = |letter: &char| terms.iter().any(|term| term.contains(letter));
+            // A letter of this operand alone was summed over: its gradient is the same all along.
+            let found: Vec<char> = operands[slot].iter().copied().filter(is_known).collect();
+            let terms: Vec<String> = terms.iter().map(|term| term.iter().collect()).collect();
+            let text = format!("{}->{}", terms.join(","), found.iter().collect::<String>());
+            let names: Vec<&str> = inputs.iter().map(String::as_str).collect();
+            let mut dx = cx.op_with("Einsum", &names, vec![crate::onnx::attr_string("equation", &text)]);
+            if found.len() < operands[slot].len() {
+                let sizes = operands[slot].iter().zip(&shapes[slot]);
+                let kept: Vec<i64> =
+                    sizes.map(|(letter, size)| if found.contains(letter) { *size } else { 1 }).collect();
+                dx = cx.reshape(&dx, &kept);
+                dx = cx.expand(&dx, &shapes[slot]);
+            }
+            cx.give(slot, dx);
         }
         Ok(())
     }

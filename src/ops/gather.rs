@@ -10,6 +10,7 @@ use crate::couple::layout::Layout;
 use crate::couple::space::axis_size;
 use crate::dim::Dim;
 use crate::fact::Fact;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
 use crate::rewrite::PatchCx;
@@ -107,6 +108,23 @@ impl Operator for Gather {
 
     fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.moves(&[0]);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, data, indices) = (cx.dy()?, cx.shape(0)?, cx.shape(1)?);
+        let axis = axis_index(node.int("axis", 0), data.len())?;
+        let count: i64 = indices.iter().product();
+        let flat = [&data[..axis], &[count], &data[axis + 1..]].concat();
+        let dy = cx.reshape(&dy, &flat);
+        // Row i of the map holds a one where the i-th element was taken; indices may repeat and may be known only when
+        // the graph runs.
+        let places = cx.reshape(&cx.input(1), &[count]);
+        let depth = cx.ints(&[data[axis]]);
+        let values = cx.floats(&[0.0, 1.0], &[2]);
+        let rows = cx.op_with("OneHot", &[&places, &depth, &values], vec![crate::onnx::attr_int("axis", 0)]);
+        let dx = cx.along_axis(&dy, axis, data.len(), &rows);
+        cx.give(0, dx);
         Ok(())
     }
 }

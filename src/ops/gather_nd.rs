@@ -8,6 +8,7 @@ use crate::couple::CoupleCx;
 use crate::couple::layout::Layout;
 use crate::dim::Dim;
 use crate::fact::Fact;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -85,6 +86,55 @@ impl Operator for GatherNd {
         attributes.retain(|attribute| attribute.name != "reduction");
         let mask = cx.add(&node.proto.op_type, &[&data, &cx.input(1), &updates], attributes);
         cx.set_mask(0, mask);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, shape) = (cx.dy()?, cx.shape(0)?);
+        let indices = cx.input(1);
+        let op_type = node.proto.op_type.as_str();
+        if op_type.starts_with("Gather") {
+            if cx.opset() < 16 {
+                return Err(RuleError::unsupported("adding up at indices needs opset 16"));
+            }
+            let zero = cx.scalar(0.0);
+            let zeros = cx.expand(&zero, &shape);
+            let mut attributes = vec![crate::onnx::attr_string("reduction", "add")];
+            let scatter = if op_type == "GatherND" {
+                if batch_dims(node) != 0 {
+                    return Err(RuleError::unsupported("batch_dims has no gradient"));
+                }
+                "ScatterND"
+            } else {
+                attributes.push(crate::onnx::attr_int("axis", node.int("axis", 0)));
+                "ScatterElements"
+            };
+            let dx = cx.op_with(scatter, &[&zeros, &indices, &dy], attributes);
+            cx.give(0, dx);
+            return Ok(());
+        }
+        let reduction = node.proto.string("reduction").unwrap_or("none").to_owned();
+        if !matches!(reduction.as_str(), "none" | "add") {
+            return Err(RuleError::unsupported(format!("reduction {reduction:?} has no gradient")));
+        }
+        let axis = vec![crate::onnx::attr_int("axis", node.int("axis", 0))];
+        let (gather, axis) = if op_type == "ScatterND" { ("GatherND", vec![]) } else { ("GatherElements", axis) };
+        if cx.wants(2) {
+            let dupdates = cx.op_with(gather, &[&dy, &indices], axis);
+            cx.give(2, dupdates);
+        }
+        if cx.wants(0) {
+            let ddata = if reduction == "add" {
+                dy
+            } else {
+                // What was overwritten has no part in the loss.
+                let updates = cx.shape(2)?;
+                let zero = cx.scalar(0.0);
+                let zeros = cx.expand(&zero, &updates);
+                cx.same_op(&[&dy, &indices, &zeros])
+            };
+            cx.give(0, ddata);
+        }
         Ok(())
     }
 }

@@ -7,6 +7,7 @@
 use crate::couple::CoupleCx;
 use crate::couple::layout::Layout;
 use crate::fact::Fact;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::macs::MacsCx;
 use crate::onnx::attr_ints;
@@ -90,6 +91,26 @@ impl Operator for Gemm {
         if let Some(first) = masks.first().cloned() {
             let mask = masks.iter().skip(1).fold(first, |all, mask| cx.add("Mul", &[&all, mask], vec![]));
             cx.set_mask(0, mask);
+        }
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (trans_a, trans_b) = (node.int("transA", 0) != 0, node.int("transB", 0) != 0);
+        let (alpha, beta) = (f64::from(node.float("alpha", 1.0)), f64::from(node.float("beta", 1.0)));
+        let (a, b, dy) = (cx.input(0), cx.input(1), cx.dy()?);
+        let scaled = cx.scaled(&dy, alpha);
+        if cx.wants(0) {
+            let da = if trans_a { cx.gemm(&b, &scaled, trans_b, true) } else { cx.gemm(&scaled, &b, false, !trans_b) };
+            cx.give(0, da);
+        }
+        if cx.wants(1) {
+            let db = if trans_b { cx.gemm(&scaled, &a, true, trans_a) } else { cx.gemm(&a, &scaled, !trans_a, false) };
+            cx.give(1, db);
+        }
+        if cx.wants(2) {
+            let dc = cx.scaled(&dy, beta);
+            cx.give_broadcast(2, &dc)?;
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 
 use crate::couple::CoupleCx;
 use crate::couple::layout::Layout;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
 use crate::rewrite::PatchCx;
@@ -70,6 +71,43 @@ impl Operator for GroupNormalization {
             if node.version < 21 { cx.scaled_groups(&y, 1, 2, groups, rank)? } else { cx.scaled(&y, 1, 2, 1, rank) };
         cx.emit_as(0, &y);
         cx.set_mask(0, mask);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, shape) = (cx.dy()?, cx.shape(0)?);
+        let groups = node.int("num_groups", 1).max(1);
+        let (batch, channels) = (shape[0], shape[1]);
+        let rest: i64 = shape[2..].iter().product();
+        let per_group = channels / groups;
+        // [N, G, C / G, rest]: moments over the last two axes.
+        let blocks = vec![batch, groups, per_group, rest];
+        let x = cx.reshape(&cx.input(0), &blocks);
+        let dy = cx.reshape(&dy, &blocks);
+        let axes = [2, 3];
+        let norm = cx.normalized(&x, &blocks, &axes, f64::from(node.float("epsilon", 1e-5)), true, None);
+        let parameter_shape = cx.shape(1)?;
+        let is_per_channel = parameter_shape == [channels];
+        let others: &[usize] = if is_per_channel { &[0, 3] } else { &[0, 2, 3] };
+        if cx.wants(1) {
+            let product = cx.mul(&dy, &norm.y);
+            let sum = cx.reduce_sum(&product, others, true);
+            let dscale = cx.reshape(&sum, &parameter_shape);
+            cx.give(1, dscale);
+        }
+        if cx.wants(2) {
+            let sum = cx.reduce_sum(&dy, others, true);
+            let db = cx.reshape(&sum, &parameter_shape);
+            cx.give(2, db);
+        }
+        if cx.wants(0) {
+            let column = [1, groups, if is_per_channel { per_group } else { 1 }, 1];
+            let scale = cx.reshape(&cx.input(1), &column);
+            let g = cx.mul(&dy, &scale);
+            let dx = cx.through_norm(&norm, &g, &axes);
+            let dx = cx.reshape(&dx, &shape);
+            cx.give(0, dx);
+        }
         Ok(())
     }
 }

@@ -7,6 +7,7 @@
 use crate::couple::CoupleCx;
 use crate::dim::Dim;
 use crate::fact::{Fact, Known};
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::onnx::DataType;
 use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
@@ -51,6 +52,13 @@ impl Operator for Identity {
 
     fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.elementwise(&[0])
+    }
+
+    fn gradient(&self, _node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        // The mask of a Dropout is its second output; at inference it lets everything pass.
+        let dy = cx.dy()?;
+        cx.give(0, dy);
+        Ok(())
     }
 }
 

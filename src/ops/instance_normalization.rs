@@ -7,6 +7,7 @@
 //! members.
 
 use crate::couple::CoupleCx;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -53,6 +54,40 @@ impl Operator for InstanceNormalization {
         let y = cx.scaled(&y, 1, 2, 1, rank);
         cx.emit_as(0, &y);
         cx.set_mask(0, mask);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, shape) = (cx.dy()?, cx.shape(0)?);
+        let axes: Vec<usize> = (2..shape.len()).collect();
+        let per_channel: Vec<i64> = (0..shape.len()).map(|axis| if axis == 1 { shape[1] } else { 1 }).collect();
+        let is_all = |values: Option<Vec<f64>>, wanted: f64| {
+            values.is_some_and(|values| !values.is_empty() && values.iter().all(|value| *value == wanted))
+        };
+        // The middle of a group norm has no scale of its own: its output is what the gradient needs.
+        let is_plain = is_all(cx.known_floats(1), 1.0) && is_all(cx.known_floats(2), 0.0);
+        let own = is_plain.then(|| cx.output(0));
+        let epsilon = f64::from(node.float("epsilon", 1e-5));
+        let norm = cx.normalized(&cx.input(0), &shape, &axes, epsilon, true, own);
+        let others: Vec<usize> = (0..shape.len()).filter(|axis| *axis != 1).collect();
+        if cx.wants(1) {
+            let product = cx.mul(&dy, &norm.y);
+            let dscale = cx.reduce_sum(&product, &others, false);
+            cx.give(1, dscale);
+        }
+        if cx.wants(2) {
+            let db = cx.reduce_sum(&dy, &others, false);
+            cx.give(2, db);
+        }
+        if cx.wants(0) {
+            let mut g = dy;
+            if !is_plain {
+                let scale = cx.reshape(&cx.input(1), &per_channel);
+                g = cx.mul(&g, &scale);
+            }
+            let dx = cx.through_norm(&norm, &g, &axes);
+            cx.give(0, dx);
+        }
         Ok(())
     }
 }

@@ -9,6 +9,7 @@
 use crate::couple::CoupleCx;
 use crate::dim::Dim;
 use crate::fact::Fact;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, microsoft, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -75,6 +76,28 @@ impl Operator for LayerNormalization {
         }
         cx.emit_as(0, &y);
         cx.set_mask(0, mask);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, shape) = (cx.dy()?, cx.shape(0)?);
+        let axis = axis_index(node.int("axis", -1), shape.len())?;
+        let axes: Vec<usize> = (axis..shape.len()).collect();
+        let epsilon = f64::from(node.float("epsilon", 1e-5));
+        let norm = cx.normalized(&cx.input(0), &shape, &axes, epsilon, is_centred(node), None);
+        if cx.wants(1) {
+            let product = cx.mul(&dy, &norm.y);
+            cx.give_broadcast(1, &product)?;
+        }
+        if cx.wants(2) {
+            cx.give_broadcast(2, &dy)?;
+        }
+        if cx.wants(0) {
+            let scale = cx.input(1);
+            let g = if scale.is_empty() { dy } else { cx.mul(&dy, &scale) };
+            let dx = cx.through_norm(&norm, &g, &axes);
+            cx.give(0, dx);
+        }
         Ok(())
     }
 }

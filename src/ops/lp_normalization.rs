@@ -5,6 +5,7 @@
 //! Coupling: every axis passes through; a norm over channels acts on the kept ones.
 
 use crate::couple::CoupleCx;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -37,6 +38,28 @@ impl Operator for LpNormalization {
             cx.emit(&[(0, x)]);
             cx.set_mask(0, mask);
         }
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        // y = x / |x|: dx = (dy - y sum(dy y)) / |x| for p = 2, (dy - sign(x) sum(dy y)) / |x| for p = 1.
+        let (dy, rank) = (cx.dy()?, cx.shape(0)?.len());
+        let axis = [crate::operator::axis_index(node.int("axis", -1), rank)?];
+        let (x, y) = (cx.input(0), cx.output(0));
+        let product = cx.mul(&dy, &y);
+        let sum = cx.reduce_sum(&product, &axis, true);
+        let (direction, norm) = if node.int("p", 2) == 1 {
+            let size = cx.op("Abs", &[&x]);
+            (cx.op("Sign", &[&x]), cx.reduce_sum(&size, &axis, true))
+        } else {
+            let square = cx.mul(&x, &x);
+            let sum = cx.reduce_sum(&square, &axis, true);
+            (y, cx.op("Sqrt", &[&sum]))
+        };
+        let along = cx.mul(&direction, &sum);
+        let difference = cx.op("Sub", &[&dy, &along]);
+        let dx = cx.op("Div", &[&difference, &norm]);
+        cx.give(0, dx);
         Ok(())
     }
 }

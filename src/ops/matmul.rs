@@ -8,6 +8,7 @@ use crate::couple::CoupleCx;
 use crate::couple::layout::{Axis, Layout};
 use crate::dim::Dim;
 use crate::fact::Fact;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::macs::MacsCx;
 use crate::operator::{InferCx, OpType, Operator, RuleError, broadcast, microsoft, onnx};
@@ -126,6 +127,68 @@ impl Operator for MatMul {
             let ones = cx.ints(&vec![1; rank], &[rank as i64]);
             let mask = cx.add("Expand", &[&mask, &ones], vec![]);
             cx.set_mask(0, mask);
+        }
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (a_shape, b_shape, y_shape) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape(0)?);
+        let (trans_a, trans_b) = transposes(node);
+        let dy = cx.dy()?;
+        let dy = cx.scaled(&dy, f64::from(node.float("alpha", 1.0)));
+        // Vectors are matrices of one row or column.
+        let as_matrix = |shape: &[i64], is_left: bool| match shape {
+            [one] if is_left => vec![1, *one],
+            [one] => vec![*one, 1],
+            more => more.to_vec(),
+        };
+        let (a2, b2) = (as_matrix(&a_shape, true), as_matrix(&b_shape, false));
+        let mut y2 = y_shape.clone();
+        if a_shape.len() == 1 {
+            y2.insert(y_shape.len().saturating_sub(usize::from(b_shape.len() > 1)), 1);
+        }
+        if b_shape.len() == 1 {
+            y2.push(1);
+        }
+        let reshaped = |cx: &mut GradientCx<'_>, value: String, from: &[i64], to: &[i64]| {
+            if from == to { value } else { cx.reshape(&value, to) }
+        };
+        let dy = reshaped(cx, dy, &y_shape, &y2);
+        let (a, b) = (cx.input(0), cx.input(1));
+        let a = reshaped(cx, a, &a_shape, &a2);
+        let b = reshaped(cx, b, &b_shape, &b2);
+        let leading = &y2[..y2.len() - 2];
+        if cx.wants(0) {
+            // A' = A or its transpose: dA' = dY B'^T.
+            let b_t = if trans_b { b.clone() } else { cx.matrix_transpose(&b, b2.len()) };
+            let mut da = cx.op("MatMul", &[&dy, &b_t]);
+            if trans_a {
+                da = cx.matrix_transpose(&da, y2.len().max(b2.len()));
+            }
+            let from = [leading, &a2[a2.len() - 2..]].concat();
+            let da = cx.sum_to(&da, &from, &a2);
+            let da = reshaped(cx, da, &a2, &a_shape);
+            cx.give(0, da);
+        }
+        if cx.wants(1) {
+            let [.., m, k] = a2[..] else { return Err(RuleError::UnknownShape) };
+            let n = y2[y2.len() - 1];
+            let db = if b2.len() == 2 && a2.len() > 2 && !trans_a {
+                // All rows of all matrices at once.
+                let rows: i64 = leading.iter().product::<i64>() * m;
+                let (a, dy) = (cx.reshape(&a, &[rows, k]), cx.reshape(&dy, &[rows, n]));
+                if trans_b { cx.gemm(&dy, &a, true, false) } else { cx.gemm(&a, &dy, true, false) }
+            } else {
+                let a_t = if trans_a { a } else { cx.matrix_transpose(&a, a2.len()) };
+                let mut db = cx.op("MatMul", &[&a_t, &dy]);
+                if trans_b {
+                    db = cx.matrix_transpose(&db, y2.len().max(a2.len()));
+                }
+                let from = [leading, &b2[b2.len() - 2..]].concat();
+                cx.sum_to(&db, &from, &b2)
+            };
+            let db = reshaped(cx, db, &b2, &b_shape);
+            cx.give(1, db);
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use crate::couple::layout::{Layout, fixed_axis};
 use crate::couple::space::{axis_size, new_axis_size};
 use crate::dim::Dim;
 use crate::fact::Fact;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -130,4 +131,45 @@ impl Operator for Pad {
         }
         Ok(())
     }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, shape) = (cx.dy()?, cx.shape(0)?);
+        let given = pads(node, shape.len(), cx.known_ints(1), cx.known_ints(3))?.ok_or(RuleError::UnknownShape)?;
+        let mut dx = dy;
+        for (axis, (before, after)) in given.iter().enumerate() {
+            let before = before.as_const().ok_or(RuleError::UnknownShape)?;
+            let after = after.as_const().ok_or(RuleError::UnknownShape)?;
+            let padded = shape[axis] + before + after;
+            if before == 0 && after == 0 {
+                continue;
+            }
+            if node.proto.string("mode").is_none_or(|mode| mode == "constant") {
+                let (start, end) = (before.max(0), padded - after.max(0));
+                dx = cx.slice(&dx, axis, start, end, 1);
+                // Negative padding cuts elements off, which get no gradient.
+                let mut cut = (vec![0; shape.len()], vec![0; shape.len()]);
+                (cut.0[axis], cut.1[axis]) = ((-before).max(0), (-after).max(0));
+                dx = cx.pad(&dx, &cut.0, &cut.1);
+            } else {
+                // Row i of the map is the padded i-th unit vector, made by a Pad along one axis.
+                let identity = cx.identity(shape[axis], &[shape[axis], shape[axis]]);
+                let rows = padded_rows(node, cx, &identity, before, after);
+                dx = cx.along_axis(&dx, axis, shape.len(), &rows);
+            }
+        }
+        cx.give(0, dx);
+        Ok(())
+    }
+}
+
+/// The rows of a matrix padded in the node's own mode.
+fn padded_rows(node: &Node, cx: &mut GradientCx<'_>, matrix: &str, before: i64, after: i64) -> String {
+    let mut attributes = node.proto.attribute.clone();
+    attributes.retain(|attribute| attribute.name != "pads");
+    if node.proto.ints("pads").is_some() {
+        attributes.push(crate::onnx::attr_ints("pads", &[0, before, 0, after]));
+        return cx.op_with("Pad", &[matrix], attributes);
+    }
+    let pads = cx.ints(&[0, before, 0, after]);
+    cx.op_with("Pad", &[matrix, &pads], attributes)
 }

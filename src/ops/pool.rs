@@ -9,8 +9,10 @@ use crate::couple::CoupleCx;
 use crate::couple::layout::{Layout, fixed_axis};
 use crate::dim::Dim;
 use crate::fact::Fact;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::macs::MacsCx;
+use crate::onnx::{DataType, attr_int};
 use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
 use crate::verify::reference::ReferenceCx;
 
@@ -89,4 +91,105 @@ impl Operator for Pool {
         }
         Ok(())
     }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, shape, out) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
+        let spatial = shape.len() - 2;
+        let area: i64 = shape[2..].iter().product();
+        let dx = match node.proto.op_type.as_str() {
+            "GlobalAveragePool" => {
+                let share = cx.scaled(&dy, 1.0 / area.max(1) as f64);
+                cx.expand(&share, &shape)
+            }
+            "GlobalMaxPool" => {
+                let axes: Vec<usize> = (2..shape.len()).collect();
+                let equal = cx.op("Equal", &[&cx.input(0), &cx.output(0)]);
+                let hits = cx.op_with("Cast", &[&equal], vec![attr_int("to", DataType::Float as i64)]);
+                let total = cx.reduce_sum(&hits, &axes, true);
+                let share = cx.op("Div", &[&dy, &total]);
+                cx.mul(&hits, &share)
+            }
+            "AveragePool" => {
+                let window = Window::of(node, &[], spatial)?;
+                let mut dx = dy;
+                for axis in 0..spatial {
+                    let counts_padding = node.int("count_include_pad", 0) != 0;
+                    let rows = window.average_rows(axis, shape[axis + 2], out[axis + 2], counts_padding)?;
+                    let matrix = cx.floats(&rows, &[shape[axis + 2], out[axis + 2]]);
+                    dx = cx.along_axis(&dx, axis + 2, shape.len(), &matrix);
+                }
+                dx
+            }
+            "MaxPool" => {
+                let window = Window::of(node, &[], spatial)?;
+                max_pool_gradient(cx, &window, &dy, &shape, &out)?
+            }
+            _ => return Err(RuleError::unsupported("a p-norm over windows has no gradient")),
+        };
+        cx.give(0, dx);
+        Ok(())
+    }
+}
+
+/// Every window gives its gradient to the elements that reach its maximum, in equal parts. For each place in the
+/// window, the elements at that place are taken from X, compared, and what they get is put back where they lie.
+fn max_pool_gradient(
+    cx: &mut GradientCx<'_>,
+    window: &Window,
+    dy: &str,
+    shape: &[i64],
+    out: &[i64],
+) -> Result<String, RuleError> {
+    let (x, y) = (cx.input(0), cx.output(0));
+    let spatial = shape.len() - 2;
+    let places = window.places()?;
+    let mut taken = Vec::new();
+    for place in &places {
+        let mut rows = Vec::new();
+        let mut at_place = x.clone();
+        let mut inside: Option<String> = None;
+        for axis in 0..spatial {
+            let (size, count) = (shape[axis + 2], out[axis + 2]);
+            let from: Vec<Option<i64>> = window.positions(axis, place[axis], size, count)?;
+            let indices: Vec<i64> = from.iter().map(|at| at.unwrap_or(0)).collect();
+            let indices = cx.ints(&indices);
+            at_place = cx.op_with("Gather", &[&at_place, &indices], vec![attr_int("axis", axis as i64 + 2)]);
+            let mut matrix = vec![0.0; (size * count) as usize];
+            let mut valid = vec![0.0; count as usize];
+            for (o, at) in from.iter().enumerate() {
+                if let Some(at) = at {
+                    matrix[(at * count) as usize + o] = 1.0;
+                    valid[o] = 1.0;
+                }
+            }
+            let mut dims = vec![1; shape.len()];
+            dims[axis + 2] = count;
+            let valid = cx.floats(&valid, &dims);
+            inside = Some(match inside {
+                None => valid,
+                Some(other) => cx.mul(&other, &valid),
+            });
+            rows.push(cx.floats(&matrix, &[size, count]));
+        }
+        let equal = cx.op("Equal", &[&at_place, &y]);
+        let hits = cx.op_with("Cast", &[&equal], vec![attr_int("to", DataType::Float as i64)]);
+        let hits = match inside {
+            Some(inside) => cx.mul(&hits, &inside),
+            None => hits,
+        };
+        taken.push((hits, rows));
+    }
+    let all: Vec<&str> = taken.iter().map(|(hits, _)| hits.as_str()).collect();
+    let total = cx.op("Sum", &all);
+    let share = cx.op("Div", &[dy, &total]);
+    let mut parts = Vec::new();
+    for (hits, rows) in &taken {
+        let mut part = cx.mul(hits, &share);
+        for (axis, matrix) in rows.iter().enumerate() {
+            part = cx.along_axis(&part, axis + 2, shape.len(), matrix);
+        }
+        parts.push(part);
+    }
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    Ok(cx.op("Sum", &parts))
 }

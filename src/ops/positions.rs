@@ -6,6 +6,7 @@
 
 use crate::couple::CoupleCx;
 use crate::dim::Dim;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -42,5 +43,24 @@ impl Operator for Positions {
 
     fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.elementwise(&[0])
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let dy = cx.dy()?;
+        let mut inputs = vec![dy];
+        inputs.extend((1..node.inputs.len()).map(|slot| cx.input(slot)));
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let dx = if node.proto.op_type == "Trilu" {
+            cx.same_op(&inputs)
+        } else {
+            // Every element is summed into all later ones, so its gradient is the sum of theirs.
+            let reverse = 1 - node.int("reverse", 0);
+            let exclusive = node.int("exclusive", 0);
+            let attributes =
+                vec![crate::onnx::attr_int("reverse", reverse), crate::onnx::attr_int("exclusive", exclusive)];
+            cx.op_with("CumSum", &inputs, attributes)
+        };
+        cx.give(0, dx);
+        Ok(())
     }
 }

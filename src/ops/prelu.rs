@@ -5,6 +5,7 @@
 //! Coupling: the slope broadcasts to X.
 
 use crate::couple::CoupleCx;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -32,5 +33,21 @@ impl Operator for PRelu {
 
     fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.elementwise(&[0, 1])
+    }
+
+    fn gradient(&self, _node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let dy = cx.dy()?;
+        let (x, slope, zero) = (cx.input(0), cx.input(1), cx.scalar(0.0));
+        if cx.wants(0) {
+            let leak = cx.mul(&dy, &slope);
+            let dx = cx.where_positive(&x, &dy, &leak);
+            cx.give(0, dx);
+        }
+        if cx.wants(1) {
+            let product = cx.mul(&dy, &x);
+            let below = cx.where_positive(&x, &zero, &product);
+            cx.give_broadcast(1, &below)?;
+        }
+        Ok(())
     }
 }

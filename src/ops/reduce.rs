@@ -9,6 +9,7 @@ use crate::couple::CoupleCx;
 use crate::couple::layout::{Axis, Layout};
 use crate::dim::Dim;
 use crate::fact::{Fact, Known};
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -141,6 +142,68 @@ impl Operator for Reduce {
         let left = cx.reduce("ReduceMax", &mask, &signed);
         let left = drop_axes(node, cx, &left, &axes);
         cx.set_mask(0, left);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, shape) = (cx.dy()?, cx.shape(0)?);
+        let axes = reduced(node, shape.len(), cx.known_ints(1))?;
+        let count: i64 = axes.iter().map(|axis| shape[*axis]).product();
+        let kept = without(&shape, &axes, true, &1);
+        // Where the reduced axes are gone, they come back with size one.
+        let keep = |cx: &mut GradientCx<'_>, value: &str| {
+            if node.int("keepdims", 1) != 0 { value.to_owned() } else { cx.reshape(value, &kept) }
+        };
+        let (x, y) = (cx.input(0), cx.output(0));
+        let dy = keep(cx, &dy);
+        let dx = match node.proto.op_type.as_str() {
+            "ReduceSum" => cx.expand(&dy, &shape),
+            "ReduceMean" => {
+                let dy = cx.scaled(&dy, 1.0 / count.max(1) as f64);
+                cx.expand(&dy, &shape)
+            }
+            "ReduceL1" => {
+                let sign = cx.op("Sign", &[&x]);
+                cx.mul(&sign, &dy)
+            }
+            "ReduceL2" => {
+                let y = keep(cx, &y);
+                let slope = cx.op("Div", &[&dy, &y]);
+                cx.mul(&x, &slope)
+            }
+            "ReduceSumSquare" => {
+                let twice = cx.scaled(&dy, 2.0);
+                cx.mul(&x, &twice)
+            }
+            "ReduceLogSum" => {
+                let y = keep(cx, &y);
+                let sum = cx.op("Exp", &[&y]);
+                let slope = cx.op("Div", &[&dy, &sum]);
+                cx.expand(&slope, &shape)
+            }
+            "ReduceLogSumExp" => {
+                let y = keep(cx, &y);
+                let difference = cx.op("Sub", &[&x, &y]);
+                let share = cx.op("Exp", &[&difference]);
+                cx.mul(&share, &dy)
+            }
+            "ReduceProd" => {
+                let y = keep(cx, &y);
+                let product = cx.mul(&dy, &y);
+                cx.op("Div", &[&product, &x])
+            }
+            _ => {
+                // A maximum or minimum passes its gradient to the elements that reach it, in equal parts.
+                let y = keep(cx, &y);
+                let equal = cx.op("Equal", &[&x, &y]);
+                let to = vec![crate::onnx::attr_int("to", crate::onnx::DataType::Float as i64)];
+                let hits = cx.op_with("Cast", &[&equal], to);
+                let total = cx.reduce_sum(&hits, &axes, true);
+                let share = cx.op("Div", &[&dy, &total]);
+                cx.mul(&hits, &share)
+            }
+        };
+        cx.give(0, dx);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use crate::couple::CoupleCx;
 use crate::couple::layout::{Layout, Piece, reshape};
 use crate::dim::{Dim, product};
 use crate::fact::Fact;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
 use crate::rewrite::PatchCx;
@@ -80,6 +81,13 @@ impl Operator for Reshape {
 
     fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.moves(&[0]);
+        Ok(())
+    }
+
+    fn gradient(&self, _node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, shape) = (cx.dy()?, cx.shape(0)?);
+        let dx = cx.reshape(&dy, &shape);
+        cx.give(0, dx);
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ use crate::couple::CoupleCx;
 use crate::couple::layout::{Layout, fixed_axis};
 use crate::dim::Dim;
 use crate::fact::Fact;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::onnx::attr_string;
 use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
@@ -132,6 +133,66 @@ impl Operator for Resize {
         attributes.push(attr_string("mode", "nearest"));
         let mask = cx.add(&node.proto.op_type, &inputs, attributes);
         cx.set_mask(0, mask);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        if !gives_sizes_as_listed(node) {
+            return Err(RuleError::unsupported("a region of interest or a policy on the aspect ratio has no gradient"));
+        }
+        let (mut dx, from, to) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
+        let text = |name: &str, default: &'static str| node.proto.string(name).unwrap_or(default).to_owned();
+        let mode = text("mode", "nearest");
+        let place = text("coordinate_transformation_mode", "half_pixel");
+        let rounding = text("nearest_mode", "round_prefer_floor");
+        let is_old = node.version < 11;
+        let takes_blocks = mode == "nearest"
+            && (is_old
+                || (place == "asymmetric" && rounding == "floor")
+                || (place.ends_with("half_pixel") && !rounding.ends_with("ceil")));
+        let whole = |axis: usize| to[axis] % from[axis].max(1) == 0;
+        if takes_blocks && from.len() > 2 && from[..2] == to[..2] && (2..from.len()).all(whole) {
+            // Every element was repeated over a block, whose gradients add up.
+            let blocks: Vec<i64> = (2..from.len()).map(|axis| to[axis] / from[axis]).collect();
+            let attributes =
+                vec![crate::onnx::attr_ints("kernel_shape", &blocks), crate::onnx::attr_ints("strides", &blocks)];
+            let mean = cx.op_with("AveragePool", &[&dx], attributes);
+            let sum = cx.scaled(&mean, blocks.iter().product::<i64>() as f64);
+            cx.give(0, sum);
+            return Ok(());
+        }
+        let listed = axes(node, from.len())?;
+        let (scales_slot, sizes_slot) = slots(node);
+        let gives_sizes = sizes_slot.is_some_and(|slot| cx.known_ints(slot).is_some_and(|sizes| !sizes.is_empty()));
+        for axis in 0..from.len() {
+            let is_resized = from[axis] != to[axis];
+            let at = listed.iter().position(|listed| *listed == axis);
+            let Some(at) = at.filter(|_| is_resized) else { continue };
+            // The operator itself says what it makes of every unit vector: it is linear along each axis.
+            let (m, n) = (from[axis], to[axis]);
+            let unit = cx.identity(m, &[1, m, 1, m]);
+            let mut attributes = node.proto.attribute.clone();
+            attributes.retain(|attribute| attribute.name != "axes" && attribute.name != "scales");
+            let scale = match node.proto.attr("scales") {
+                Some(scales) => scales.floats.get(at).copied(),
+                None => cx.known_floats(scales_slot).and_then(|scales| scales.get(at).map(|scale| *scale as f32)),
+            };
+            let scales = match scale.filter(|_| !gives_sizes) {
+                Some(scale) => cx.floats(&[1.0, 1.0, 1.0, scale], &[4]),
+                None => String::new(),
+            };
+            let rows = if is_old {
+                cx.op_with(&node.proto.op_type, &[&unit, &scales], attributes)
+            } else if scales.is_empty() {
+                let sizes = cx.ints(&[1, m, 1, n]);
+                cx.op_with(&node.proto.op_type, &[&unit, "", "", &sizes], attributes)
+            } else {
+                cx.op_with(&node.proto.op_type, &[&unit, "", &scales], attributes)
+            };
+            let rows = cx.reshape(&rows, &[m, n]);
+            dx = cx.along_axis(&dx, axis, from.len(), &rows);
+        }
+        cx.give(0, dx);
         Ok(())
     }
 }

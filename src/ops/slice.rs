@@ -9,6 +9,7 @@ use crate::couple::layout::{Layout, fixed_axis};
 use crate::couple::space::axis_size;
 use crate::dim::Dim;
 use crate::fact::{Fact, Known};
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
 use crate::rewrite::PatchCx;
@@ -194,6 +195,31 @@ impl Operator for Slice {
 
     fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.moves(&[0]);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (mut dx, shape) = (cx.dy()?, cx.shape(0)?);
+        let spans = spans(node, shape.len(), &|slot| cx.known_ints(slot), None)?;
+        let (mut before, mut after) = (vec![0; shape.len()], vec![0; shape.len()]);
+        for span in spans {
+            let size = shape[span.axis];
+            let clamped = if span.is_whole() { continue } else { span.clamp(size).ok_or(RuleError::UnknownShape)? };
+            if clamped.step == 1 {
+                before[span.axis] = clamped.start;
+                after[span.axis] = size - clamped.start - clamped.count;
+            } else {
+                // Row i of the map is what the slice makes of the i-th unit vector.
+                let mut rows = vec![0.0; usize::try_from(size * clamped.count).unwrap_or(0)];
+                for at in 0..clamped.count {
+                    rows[((clamped.start + at * clamped.step) * clamped.count + at) as usize] = 1.0;
+                }
+                let matrix = cx.floats(&rows, &[size, clamped.count]);
+                dx = cx.along_axis(&dx, span.axis, shape.len(), &matrix);
+            }
+        }
+        let dx = cx.pad(&dx, &before, &after);
+        cx.give(0, dx);
         Ok(())
     }
 }

@@ -6,6 +6,7 @@
 //! Coupling: every axis passes through; a softmax over channels acts on the kept ones.
 
 use crate::couple::CoupleCx;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -38,6 +39,32 @@ impl Operator for Softmax {
             cx.emit(&[(0, x)]);
             cx.set_mask(0, mask);
         }
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, y, shape) = (cx.dy()?, cx.output(0), cx.shape(0)?);
+        let default = if node.version < 13 { 1 } else { -1 };
+        let axis = crate::operator::axis_index(node.int("axis", default), shape.len())?;
+        // Before opset 13 everything from the axis on is one.
+        let axes: Vec<usize> = if node.version < 13 { (axis..shape.len()).collect() } else { vec![axis] };
+        let dx = match node.proto.op_type.as_str() {
+            "Softmax" => {
+                // y (dy - sum(dy y))
+                let product = cx.mul(&dy, &y);
+                let sum = cx.reduce_sum(&product, &axes, true);
+                let difference = cx.op("Sub", &[&dy, &sum]);
+                cx.mul(&difference, &y)
+            }
+            "LogSoftmax" => {
+                let sum = cx.reduce_sum(&dy, &axes, true);
+                let share = cx.op("Exp", &[&y]);
+                let product = cx.mul(&share, &sum);
+                cx.op("Sub", &[&dy, &product])
+            }
+            _ => return Ok(()),
+        };
+        cx.give(0, dx);
         Ok(())
     }
 }

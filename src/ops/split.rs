@@ -10,6 +10,7 @@ use crate::couple::layout::{Layout, fixed_axis};
 use crate::couple::space::axis_size;
 use crate::dim::Dim;
 use crate::fact::{Fact, Known};
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
 use crate::rewrite::PatchCx;
@@ -149,6 +150,25 @@ impl Operator for Split {
 
     fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.moves(&[0]);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let shape = cx.shape(0)?;
+        let axis = axis_index(node.int("axis", 0), shape.len())?;
+        let mut parts = Vec::new();
+        for slot in 0..node.outputs.len() {
+            let of_output = cx.output_shape(slot)?;
+            parts.push(match cx.dy_of(slot) {
+                Some(dy) => dy,
+                None => {
+                    let zero = cx.scalar(0.0);
+                    cx.expand(&zero, &of_output)
+                }
+            });
+        }
+        let dx = cx.concat(&parts, axis);
+        cx.give(0, dx);
         Ok(())
     }
 }

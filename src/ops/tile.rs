@@ -8,6 +8,7 @@ use crate::couple::CoupleCx;
 use crate::couple::layout::{Layout, fixed_axis};
 use crate::couple::space::{axis_size, new_axis_size};
 use crate::fact::Fact;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -64,6 +65,20 @@ impl Operator for Tile {
 
     fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.moves(&[0]);
+        Ok(())
+    }
+
+    fn gradient(&self, _node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, shape, tiled) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
+        let mut split = Vec::new();
+        let mut axes = Vec::new();
+        for (size, whole) in shape.iter().zip(&tiled) {
+            axes.push(split.len());
+            split.extend([whole / size.max(&1), *size]);
+        }
+        let dy = cx.reshape(&dy, &split);
+        let dx = cx.reduce_sum(&dy, &axes, false);
+        cx.give(0, dx);
         Ok(())
     }
 }

@@ -7,6 +7,7 @@
 use crate::couple::CoupleCx;
 use crate::couple::layout::Layout;
 use crate::fact::Fact;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::onnx::attr_ints;
 use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
@@ -61,6 +62,21 @@ impl Operator for Transpose {
             let mask = cx.add("Transpose", &[&mask], vec![attr_ints("perm", &perm)]);
             cx.set_mask(0, mask);
         }
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, rank) = (cx.dy()?, cx.shape(0)?.len());
+        let perm: Vec<usize> = match node.proto.ints("perm") {
+            Some(perm) => perm.iter().filter_map(|axis| usize::try_from(*axis).ok()).collect(),
+            None => (0..rank).rev().collect(),
+        };
+        let mut inverse = vec![0; rank];
+        for (new, old) in perm.iter().enumerate() {
+            inverse[*old] = new;
+        }
+        let dx = cx.transpose(&dy, &inverse);
+        cx.give(0, dx);
         Ok(())
     }
 }

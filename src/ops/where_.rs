@@ -7,6 +7,7 @@
 use crate::couple::CoupleCx;
 use crate::dim::Dim;
 use crate::fact::{Fact, Known};
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, broadcast, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -36,6 +37,19 @@ impl Operator for Where {
 
     fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.elementwise(&[0, 1, 2])
+    }
+
+    fn gradient(&self, _node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, condition, zero) = (cx.dy()?, cx.input(0), cx.scalar(0.0));
+        if cx.wants(1) {
+            let chosen = cx.op("Where", &[&condition, &dy, &zero]);
+            cx.give_broadcast(1, &chosen)?;
+        }
+        if cx.wants(2) {
+            let chosen = cx.op("Where", &[&condition, &zero, &dy]);
+            cx.give_broadcast(2, &chosen)?;
+        }
+        Ok(())
     }
 }
 

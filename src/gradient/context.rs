@@ -1,0 +1,329 @@
+//! What differentiation offers to an operator, and what it collects.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::dim::Dim;
+use crate::fact::{Fact, Known};
+use crate::graph::{Graph, Node, NodeId, ValueId};
+use crate::infer::Facts;
+use crate::onnx::{AttributeProto, NodeProto, TensorProto};
+use crate::operator::RuleError;
+
+use super::{LOSS, TARGET, UseGradient, signed_shape};
+
+/// The nodes emitted so far and the gradients that they give.
+pub(super) struct Tape {
+    pub(super) nodes: Vec<NodeProto>,
+    pub(super) initializers: Vec<TensorProto>,
+    /// Bytes of the values of the backward pass whose size the rules know.
+    pub(super) bytes: u64,
+    pub(super) opset: i64,
+    contributions: HashMap<ValueId, Vec<String>>,
+    wanted: BTreeSet<ValueId>,
+    /// What each node and input slot gives a wanted weight.
+    uses: BTreeMap<(NodeId, usize), (ValueId, String)>,
+    /// Small constants by their contents, so that equal ones are stored once.
+    constants: HashMap<(Vec<i64>, Vec<u8>), String>,
+    next: usize,
+}
+
+impl Tape {
+    pub(super) fn new(opset: i64, wanted: &[ValueId]) -> Self {
+        Self {
+            nodes: Vec::new(),
+            initializers: Vec::new(),
+            bytes: 0,
+            opset,
+            contributions: HashMap::new(),
+            wanted: wanted.iter().copied().collect(),
+            uses: BTreeMap::new(),
+            constants: HashMap::new(),
+            next: 0,
+        }
+    }
+
+    fn add(&mut self, domain: &str, op_type: &str, inputs: &[&str], attribute: Vec<AttributeProto>) -> String {
+        self.next += 1;
+        let output = format!("__grad/{}/{op_type}", self.next);
+        self.nodes.push(NodeProto {
+            op_type: op_type.to_owned(),
+            domain: domain.to_owned(),
+            name: format!("__grad/{}", self.next),
+            input: inputs.iter().map(|name| (*name).to_owned()).collect(),
+            output: vec![output.clone()],
+            attribute,
+            ..NodeProto::default()
+        });
+        output
+    }
+
+    fn constant(&mut self, kind: &str, tensor: impl FnOnce(&str) -> TensorProto) -> String {
+        let name = format!("__grad/{kind}/{}", self.next);
+        let tensor = tensor(&name);
+        let key = (tensor.dims.clone(), [kind.as_bytes(), &tensor.raw_data].concat());
+        if let Some(name) = self.constants.get(&key) {
+            return name.clone();
+        }
+        self.next += 1;
+        self.initializers.push(tensor);
+        self.constants.insert(key, name.clone());
+        name
+    }
+
+    pub(super) fn ints(&mut self, values: &[i64]) -> String {
+        self.constant("ints", |name| TensorProto::of_ints(name, values, &[values.len() as i64]))
+    }
+
+    pub(super) fn floats(&mut self, values: &[f32], dims: &[i64]) -> String {
+        self.constant("floats", |name| TensorProto::of_floats(name, values, dims))
+    }
+
+    /// The sum of all that was given to a value; the sum is emitted once.
+    pub(super) fn gradient(&mut self, value: ValueId) -> Option<String> {
+        let given = self.contributions.remove(&value)?;
+        let total = match given.as_slice() {
+            [one] => one.clone(),
+            [a, b] => self.add("", "Add", &[a, b], vec![]),
+            many => {
+                let many: Vec<&str> = many.iter().map(String::as_str).collect();
+                self.add("", "Sum", &many, vec![])
+            }
+        };
+        self.contributions.insert(value, vec![total.clone()]);
+        Some(total)
+    }
+
+    /// Makes the gradient by every use of a wanted weight a graph output.
+    pub(super) fn name_uses(&mut self, graph: &Graph) -> Vec<UseGradient> {
+        let uses = std::mem::take(&mut self.uses);
+        let name = |(at, ((node, slot), (value, gradient))): (usize, ((NodeId, usize), (ValueId, String)))| {
+            let output = format!("__gradient/{at}/{}", graph.values[value].name);
+            self.nodes.push(NodeProto {
+                op_type: "Identity".to_owned(),
+                name: output.clone(),
+                input: vec![gradient],
+                output: vec![output.clone()],
+                ..NodeProto::default()
+            });
+            UseGradient { value, node, slot, output }
+        };
+        uses.into_iter().enumerate().map(name).collect()
+    }
+
+    /// Emits the loss `L = mean((prediction - target)^2)` over the first `channels` of axis 1 and gives the prediction
+    /// its gradient `2 (prediction - target) / n`. Returns the shape of the target.
+    pub(super) fn seed(
+        &mut self,
+        graph: &Graph,
+        prediction: ValueId,
+        shape: &[i64],
+        channels: Option<i64>,
+    ) -> Vec<i64> {
+        let mut compared = graph.values[prediction].name.clone();
+        let mut target = shape.to_vec();
+        let cut = channels.filter(|channels| shape.get(1).is_some_and(|size| channels < size));
+        if let Some(channels) = cut {
+            target[1] = channels;
+            compared = self.slice(&compared, 1, 0, channels, 1);
+        }
+        let count = target.iter().product::<i64>().max(1) as f32;
+        let difference = self.add("", "Sub", &[&compared, TARGET], vec![]);
+        let square = self.add("", "Mul", &[&difference, &difference], vec![]);
+        // All axes are reduced where none is named; every opset agrees on that.
+        let mean = self.add("", "ReduceMean", &[&square], vec![crate::onnx::attr_int("keepdims", 0)]);
+        self.nodes.push(NodeProto {
+            op_type: "Identity".to_owned(),
+            name: LOSS.to_owned(),
+            input: vec![mean],
+            output: vec![LOSS.to_owned()],
+            ..NodeProto::default()
+        });
+        let scale = self.floats(&[2.0 / count], &[]);
+        let mut seed = self.add("", "Mul", &[&difference, &scale], vec![]);
+        if cut.is_some() {
+            let after: Vec<i64> = shape.iter().zip(&target).map(|(whole, part)| whole - part).collect();
+            seed = self.pad(&seed, &vec![0; shape.len()], &after);
+        }
+        self.contributions.insert(prediction, vec![seed]);
+        target
+    }
+
+    /// Elements `start..end` by `step` along an axis; `end` may lie before the first element of a negative step.
+    pub(super) fn slice(&mut self, value: &str, axis: i64, start: i64, end: i64, step: i64) -> String {
+        if self.opset < 10 && step == 1 {
+            let attributes = [("starts", start), ("ends", end), ("axes", axis)];
+            let attributes = attributes.map(|(name, value)| crate::onnx::attr_ints(name, &[value])).to_vec();
+            return self.add("", "Slice", &[value], attributes);
+        }
+        let [start, end, axis, step] = [start, end, axis, step].map(|value| self.ints(&[value]));
+        self.add("", "Slice", &[value, &start, &end, &axis, &step], vec![])
+    }
+
+    /// Zeros before and after every axis.
+    pub(super) fn pad(&mut self, value: &str, before: &[i64], after: &[i64]) -> String {
+        let pads = [before, after].concat();
+        if self.opset < 11 {
+            return self.add("", "Pad", &[value], vec![crate::onnx::attr_ints("pads", &pads)]);
+        }
+        let pads = self.ints(&pads);
+        self.add("", "Pad", &[value, &pads], vec![])
+    }
+}
+
+/// What differentiation offers to the gradient rule of an operator.
+///
+/// All names are those of values in the gradient graph. Shapes are static. A rule reads the gradient of the loss by
+/// its outputs ([`GradientCx::dy`]) and gives that by its inputs ([`GradientCx::give`]), for the inputs that are wanted
+/// ([`GradientCx::wants`]).
+pub struct GradientCx<'a> {
+    pub(super) node: &'a Node,
+    pub(super) facts: &'a Facts,
+    pub(super) depends: &'a [bool],
+    pub(super) tape: &'a mut Tape,
+    pub(super) upstream: Vec<Option<String>>,
+}
+
+impl GradientCx<'_> {
+    /// Whether the gradient by input `slot` is asked for.
+    pub fn wants(&self, slot: usize) -> bool {
+        self.node.input(slot).is_some_and(|value| self.depends[value])
+    }
+
+    /// The gradient of the loss by output 0.
+    ///
+    /// # Errors
+    /// Only another output of the node leads to the loss.
+    pub fn dy(&self) -> Result<String, RuleError> {
+        self.dy_of(0).ok_or_else(|| RuleError::unsupported("the loss depends on a secondary output"))
+    }
+
+    /// The gradient of the loss by output `slot`; `None` where the loss does not depend on it.
+    pub fn dy_of(&self, slot: usize) -> Option<String> {
+        self.upstream.get(slot).cloned().flatten()
+    }
+
+    /// Gives a gradient, of the shape of input `slot`, to that input. Nothing happens where it is not wanted.
+    pub fn give(&mut self, slot: usize, gradient: String) {
+        if let Some(value) = self.node.input(slot).filter(|value| self.depends[*value]) {
+            if self.tape.wanted.contains(&value) {
+                self.tape.uses.insert((self.node.id, slot), (value, gradient));
+                return;
+            }
+            self.tape.contributions.entry(value).or_default().push(gradient);
+        }
+    }
+
+    /// Gives input `slot` a gradient of the shape of output 0, summed over the axes along which the input was
+    /// broadcast.
+    ///
+    /// # Errors
+    /// [`RuleError::UnknownShape`].
+    pub fn give_broadcast(&mut self, slot: usize, gradient: &str) -> Result<(), RuleError> {
+        let (from, to) = (self.output_shape(0)?, self.shape(slot)?);
+        let gradient = self.sum_to(gradient, &from, &to);
+        self.give(slot, gradient);
+        Ok(())
+    }
+
+    /// The name of input `slot`; empty if the node omits it.
+    pub fn input(&self, slot: usize) -> String {
+        self.node.proto.input.get(slot).cloned().unwrap_or_default()
+    }
+
+    /// The name of output `slot`; empty if the node omits it.
+    pub fn output(&self, slot: usize) -> String {
+        self.node.proto.output.get(slot).cloned().unwrap_or_default()
+    }
+
+    fn fact(&self, slot: usize) -> Option<&Fact> {
+        self.facts.values[self.node.input(slot)?].as_ref()
+    }
+
+    /// The shape of input `slot`.
+    ///
+    /// # Errors
+    /// [`RuleError::UnknownShape`].
+    pub fn shape(&self, slot: usize) -> Result<Vec<i64>, RuleError> {
+        let shape = self.fact(slot).and_then(|fact| fact.shape.as_deref());
+        shape.and_then(signed_shape).ok_or(RuleError::UnknownShape)
+    }
+
+    /// The shape of output `slot`.
+    ///
+    /// # Errors
+    /// [`RuleError::UnknownShape`].
+    pub fn output_shape(&self, slot: usize) -> Result<Vec<i64>, RuleError> {
+        let value = self.node.output(slot).ok_or(RuleError::UnknownShape)?;
+        let shape = self.facts.values[value].as_ref().and_then(|fact| fact.shape.as_deref());
+        shape.and_then(signed_shape).ok_or(RuleError::UnknownShape)
+    }
+
+    /// The known integers of input `slot`.
+    pub fn known_ints(&self, slot: usize) -> Option<Vec<Dim>> {
+        self.fact(slot)?.known.as_ref().and_then(Known::ints).map(<[Dim]>::to_vec)
+    }
+
+    /// The known floats of input `slot`.
+    pub fn known_floats(&self, slot: usize) -> Option<Vec<f64>> {
+        match self.fact(slot)?.known.as_ref()? {
+            Known::Floats(values) => Some(values.clone()),
+            Known::Ints(_) => None,
+        }
+    }
+
+    /// The version of the standard operator set.
+    pub fn opset(&self) -> i64 {
+        self.tape.opset
+    }
+
+    /// Adds a node of the standard domain with one output, and returns that output's name.
+    pub fn op(&mut self, op_type: &str, inputs: &[&str]) -> String {
+        self.op_with(op_type, inputs, vec![])
+    }
+
+    /// As [`GradientCx::op`], with attributes.
+    pub fn op_with(&mut self, op_type: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
+        self.tape.add("", op_type, inputs, attributes)
+    }
+
+    /// The node itself on other inputs: its operator, domain and attributes.
+    pub fn same_op(&mut self, inputs: &[&str]) -> String {
+        let (domain, op_type) = (self.node.proto.domain.clone(), self.node.proto.op_type.clone());
+        self.tape.add(&domain, &op_type, inputs, self.node.proto.attribute.clone())
+    }
+
+    /// A vector of integers.
+    pub fn ints(&mut self, values: &[i64]) -> String {
+        self.tape.ints(values)
+    }
+
+    /// A float constant.
+    pub fn floats(&mut self, values: &[f32], dims: &[i64]) -> String {
+        self.tape.floats(values, dims)
+    }
+
+    /// A float scalar.
+    pub fn scalar(&mut self, value: f64) -> String {
+        self.tape.floats(&[value as f32], &[])
+    }
+
+    /// Elements `start..end` by `step` along an axis.
+    pub fn slice(&mut self, value: &str, axis: usize, start: i64, end: i64, step: i64) -> String {
+        self.tape.slice(value, axis as i64, start, end, step)
+    }
+
+    /// Zeros before and after every axis.
+    pub fn pad(&mut self, value: &str, before: &[i64], after: &[i64]) -> String {
+        if before.iter().chain(after).all(|count| *count == 0) {
+            return value.to_owned();
+        }
+        self.tape.pad(value, before, after)
+    }
+}
+
+impl GradientCx<'_> {
+    /// Whether input `slot` holds floating point numbers.
+    pub fn is_float(&self, slot: usize) -> bool {
+        self.fact(slot).is_none_or(Fact::is_float)
+    }
+}

@@ -1,0 +1,47 @@
+//! The forward pass in float32: half and double precision weights, constants and casts are read as float32.
+//!
+//! Sums of products of half precision gradients lose most of their digits, and not every execution provider has
+//! half precision kernels, so gradients are always taken in float32.
+
+use crate::error::Error;
+use crate::fact::Known;
+use crate::fact::is_float;
+use crate::infer::elements;
+use crate::load::Model;
+use crate::onnx::{DataType, NodeProto, TensorProto};
+
+/// The element type in which values of type `dtype` are computed.
+pub(super) fn widened_type(dtype: DataType) -> DataType {
+    if is_float(dtype) { DataType::Float } else { dtype }
+}
+
+/// The node with every tensor and every element type among its attributes in float32.
+pub(super) fn widened_node(model: &Model, node: &NodeProto) -> Result<NodeProto, Error> {
+    let mut node = node.clone();
+    for attribute in &mut node.attribute {
+        // `to` and `dtype` hold element types in every operator of the standard that has them.
+        if let (true, Some(code)) = (["to", "dtype"].contains(&attribute.name.as_str()), attribute.i) {
+            let dtype = i32::try_from(code).ok().and_then(|code| DataType::try_from(code).ok());
+            attribute.i = Some(dtype.map_or(code, |dtype| widened_type(dtype) as i64));
+        }
+        if let Some(tensor) = &attribute.t {
+            attribute.t = Some(widened_tensor(model, tensor)?);
+        }
+    }
+    Ok(node)
+}
+
+/// The tensor in float32 if its elements are floating point numbers of another size; external data that is float32
+/// stays where it is.
+pub(super) fn widened_tensor(model: &Model, tensor: &TensorProto) -> Result<TensorProto, Error> {
+    let dtype = tensor.element_type();
+    if widened_type(dtype) == dtype {
+        return Ok(tensor.clone());
+    }
+    let bytes = model.tensor_bytes(tensor)?;
+    let values: Vec<f32> = match elements(dtype, &bytes) {
+        Some(Known::Floats(values)) => values.into_iter().map(|value| value as f32).collect(),
+        _ => return Ok(tensor.clone()),
+    };
+    Ok(TensorProto::of_floats(&tensor.name, &values, &tensor.dims))
+}

@@ -1,0 +1,171 @@
+//! Sums, shapes and layouts that the gradient rules share.
+
+use crate::onnx::{attr_int, attr_ints};
+
+use super::GradientCx;
+
+impl GradientCx<'_> {
+    /// `a * b`.
+    pub fn mul(&mut self, a: &str, b: &str) -> String {
+        self.op("Mul", &[a, b])
+    }
+
+    /// `a * factor`.
+    pub fn scaled(&mut self, a: &str, factor: f64) -> String {
+        if factor == 1.0 {
+            return a.to_owned();
+        }
+        let factor = self.scalar(factor);
+        self.mul(a, &factor)
+    }
+
+    /// The sum over `axes`.
+    pub fn reduce_sum(&mut self, value: &str, axes: &[usize], keepdims: bool) -> String {
+        self.reduce("ReduceSum", 13, value, axes, keepdims)
+    }
+
+    /// The mean over `axes`.
+    pub fn reduce_mean(&mut self, value: &str, axes: &[usize], keepdims: bool) -> String {
+        self.reduce("ReduceMean", 18, value, axes, keepdims)
+    }
+
+    fn reduce(&mut self, op_type: &str, as_input_from: i64, value: &str, axes: &[usize], keepdims: bool) -> String {
+        if axes.is_empty() {
+            return value.to_owned();
+        }
+        let signed: Vec<i64> = axes.iter().map(|axis| *axis as i64).collect();
+        let keepdims = attr_int("keepdims", i64::from(keepdims));
+        if self.opset() >= as_input_from {
+            let axes = self.ints(&signed);
+            self.op_with(op_type, &[value, &axes], vec![keepdims])
+        } else {
+            self.op_with(op_type, &[value], vec![attr_ints("axes", &signed), keepdims])
+        }
+    }
+
+    /// A value of shape `from` summed to shape `to`, which broadcasts to `from`.
+    pub fn sum_to(&mut self, value: &str, from: &[i64], to: &[i64]) -> String {
+        let missing = from.len() - to.len().min(from.len());
+        let axes: Vec<usize> =
+            (0..from.len()).filter(|axis| *axis < missing || (to[axis - missing] == 1 && from[*axis] != 1)).collect();
+        let sum = self.reduce_sum(value, &axes, true);
+        if missing == 0 { sum } else { self.reshape(&sum, to) }
+    }
+
+    /// The value with another shape.
+    pub fn reshape(&mut self, value: &str, shape: &[i64]) -> String {
+        let shape = self.ints(shape);
+        self.op("Reshape", &[value, &shape])
+    }
+
+    /// The value repeated along axes of size one.
+    pub fn expand(&mut self, value: &str, shape: &[i64]) -> String {
+        let shape = self.ints(shape);
+        self.op("Expand", &[value, &shape])
+    }
+
+    /// The value with its axes in another order; `perm` names the old axis at every new place.
+    pub fn transpose(&mut self, value: &str, perm: &[usize]) -> String {
+        if perm.iter().enumerate().all(|(at, axis)| at == *axis) {
+            return value.to_owned();
+        }
+        let perm: Vec<i64> = perm.iter().map(|axis| *axis as i64).collect();
+        self.op_with("Transpose", &[value], vec![attr_ints("perm", &perm)])
+    }
+
+    /// The value, of rank `rank`, with its last two axes swapped.
+    pub fn matrix_transpose(&mut self, value: &str, rank: usize) -> String {
+        let mut perm: Vec<usize> = (0..rank).collect();
+        perm.swap(rank - 1, rank - 2);
+        self.transpose(value, &perm)
+    }
+
+    /// Values joined along an axis.
+    pub fn concat(&mut self, values: &[String], axis: usize) -> String {
+        match values {
+            [one] => one.clone(),
+            many => {
+                let many: Vec<&str> = many.iter().map(String::as_str).collect();
+                self.op_with("Concat", &many, vec![attr_int("axis", axis as i64)])
+            }
+        }
+    }
+
+    /// The transposed map of an operation that is linear along one axis.
+    ///
+    /// `matrix` is `[m, n]`: row i is what the operation makes of the i-th unit vector of an axis of m elements. The
+    /// value has n elements along `axis`, of `rank` axes; the result has m.
+    pub fn along_axis(&mut self, value: &str, axis: usize, rank: usize, matrix: &str) -> String {
+        let mut perm: Vec<usize> = (0..rank).collect();
+        perm.swap(axis, rank - 1);
+        let moved = self.transpose(value, &perm);
+        let transposed = self.matrix_transpose(matrix, 2);
+        let product = self.op("MatMul", &[&moved, &transposed]);
+        self.transpose(&product, &perm)
+    }
+
+    /// The identity matrix of `size` rows, of shape `dims`.
+    pub fn identity(&mut self, size: i64, dims: &[i64]) -> String {
+        let count = usize::try_from(size).unwrap_or(0);
+        let mut values = vec![0.0; count * count];
+        for at in 0..count {
+            values[at * count + at] = 1.0;
+        }
+        self.floats(&values, dims)
+    }
+}
+
+impl GradientCx<'_> {
+    /// `a * b` of matrices, each transposed first where asked for.
+    pub fn gemm(&mut self, a: &str, b: &str, trans_a: bool, trans_b: bool) -> String {
+        let attributes = vec![attr_int("transA", i64::from(trans_a)), attr_int("transB", i64::from(trans_b))];
+        if self.opset() >= 11 {
+            return self.op_with("Gemm", &[a, b], attributes);
+        }
+        // Before opset 11 the third operand must be there.
+        let zero = self.floats(&[0.0], &[1]);
+        self.op_with("Gemm", &[a, b, &zero], attributes)
+    }
+
+    /// `above` where `x > 0`, else `below`.
+    pub fn where_positive(&mut self, x: &str, above: &str, below: &str) -> String {
+        let zero = self.scalar(0.0);
+        let is_positive = self.op("Greater", &[x, &zero]);
+        self.op("Where", &[&is_positive, above, below])
+    }
+
+    /// The derivative of GELU: `phi(x) + x phi'(x)` with the normal distribution `phi`, or that of its tanh form.
+    pub fn gelu_slope(&mut self, x: &str, is_tanh: bool) -> String {
+        use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+        let (one, half) = (self.scalar(1.0), self.scalar(0.5));
+        let square = self.mul(x, x);
+        if is_tanh {
+            // y = x / 2 (1 + tanh(u)), u = c (x + a x^3).
+            let (c, a) = (FRAC_2_SQRT_PI * FRAC_1_SQRT_2, 0.044_715);
+            let cubic = self.scaled(&square, a);
+            let inner = self.op("Add", &[&cubic, &one]);
+            let inner = self.mul(&inner, x);
+            let inner = self.scaled(&inner, c);
+            let tanh = self.op("Tanh", &[&inner]);
+            let sum = self.op("Add", &[&tanh, &one]);
+            let first = self.mul(&sum, &half);
+            let of_tanh = self.mul(&tanh, &tanh);
+            let of_tanh = self.op("Sub", &[&one, &of_tanh]);
+            let of_inner = self.scaled(&square, 3.0 * a);
+            let of_inner = self.op("Add", &[&of_inner, &one]);
+            let second = self.mul(&of_tanh, &of_inner);
+            let second = self.mul(&second, x);
+            let second = self.scaled(&second, 0.5 * c);
+            return self.op("Add", &[&first, &second]);
+        }
+        let scaled = self.scaled(x, FRAC_1_SQRT_2);
+        let erf = self.op("Erf", &[&scaled]);
+        let sum = self.op("Add", &[&erf, &one]);
+        let first = self.mul(&sum, &half);
+        let exponent = self.scaled(&square, -0.5);
+        let bell = self.op("Exp", &[&exponent]);
+        let second = self.mul(&bell, x);
+        let second = self.scaled(&second, 0.5 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2);
+        self.op("Add", &[&first, &second])
+    }
+}

@@ -1,0 +1,93 @@
+//! Gradients against PyTorch's: every array of `NAME.grads.npz` beside a model.
+//!
+//! `GRADIENT_MODELS` may name a folder with more models than the fixtures.
+
+use std::path::{Path, PathBuf};
+
+use onnx_diffprune::array::Array;
+use onnx_diffprune::gradient::pass::GradientPass;
+use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
+use onnx_diffprune::macs::Sizes;
+use onnx_diffprune::pipeline::analyse;
+use onnx_diffprune::runtime::Runtime;
+
+fn read(path: &Path) -> Vec<(String, Array)> {
+    onnx_diffprune::npz::read(path).expect("the file can be read")
+}
+
+/// The sizes of symbolic dimensions that these inputs have.
+fn sizes_of(analysis: &onnx_diffprune::pipeline::Analysis<'_>, inputs: &[(String, Array)]) -> Sizes {
+    let mut sizes = Sizes::new();
+    for (name, array) in inputs {
+        let Some(value) = analysis.graph.value(name) else { continue };
+        let shape = analysis.facts.values[value].as_ref().and_then(|fact| fact.shape.clone());
+        for (dim, size) in shape.iter().flatten().zip(&array.dims) {
+            if dim.as_const().is_none() {
+                sizes.insert(dim.to_string(), *size as i64);
+            }
+        }
+    }
+    sizes
+}
+
+fn check(model_path: &Path) {
+    let model = onnx_diffprune::load::load(model_path).expect("the model loads");
+    let analysis = analyse(&model).expect("the model can be analysed");
+    let mut inputs = read(&model_path.with_extension("inputs.npz"));
+    let reference = read(&model_path.with_extension("grads.npz"));
+    let wanted: Vec<usize> = reference.iter().filter_map(|(name, _)| analysis.graph.value(name)).collect();
+    let options = GradientOptions { sizes: sizes_of(&analysis, &inputs), prediction: None, channels: None, wanted };
+    let graph = GradientGraph::build(&analysis, &options).unwrap_or_else(|error| panic!("{error}"));
+    let of = |wanted: &str| reference.iter().find(|(name, _)| name == wanted).map(|(_, array)| array.clone());
+    inputs.push((TARGET.to_owned(), of("__target").expect("there is a target")));
+    let runtime = Runtime::open(None).expect("ONNX Runtime is installed");
+    let mut pass = GradientPass::new(runtime, &graph, &model, None).unwrap_or_else(|error| panic!("{error}"));
+    let found = pass.run(&model, &inputs).unwrap_or_else(|error| panic!("{error}"));
+    let loss = of("__loss").expect("there is a loss").to_f64()[0];
+    assert!((found.loss - loss).abs() < 1e-4 * loss.abs(), "loss {} instead of {loss}", found.loss);
+    let largest = reference.iter().filter(|(name, _)| !name.starts_with("__")).flat_map(|(_, array)| array.to_f64());
+    let largest = largest.fold(0.0f64, |largest, value| largest.max(value.abs()));
+    let mut worst = (0.0, String::new());
+    let mut count = 0;
+    for (name, array) in &reference {
+        let Some(value) = analysis.graph.value(name) else { continue };
+        let expected = array.to_f64();
+        let scale = expected.iter().fold(0.0f64, |scale, value| scale.max(value.abs()));
+        // Exporters share equal weights through Identity nodes; the reference is of the weight that gave its name.
+        let is_own = |at: &usize| {
+            let gradient = &graph.gradients[*at];
+            gradient.value == value && analysis.graph.nodes[gradient.node].proto.op_type != "Identity"
+        };
+        let at = (0..graph.gradients.len()).find(is_own).unwrap_or_else(|| panic!("no gradient of {name}"));
+        let weights = &found.uses[at];
+        assert_eq!(expected.len(), weights.len(), "{name}");
+        let error = expected.iter().zip(weights).fold(0.0f64, |worst, (a, b)| worst.max((a - f64::from(*b)).abs()));
+        // The bias of a key, or of what a norm centres, has no gradient but rounding.
+        let relative = error / scale.max(1e-6 * largest);
+        if std::env::var_os("GRADIENT_LIST").is_some() && relative > 1e-3 {
+            println!("{name} {:?} {relative:.2e} of {scale:.2e}", array.dims);
+        }
+        if relative > worst.0 {
+            worst = (relative, name.clone());
+        }
+        count += 1;
+    }
+    println!("{}: {count} arrays, worst relative error {:.2e} at {}", model_path.display(), worst.0, worst.1);
+    assert!(count > 10);
+    assert!(worst.0 < 1e-3, "relative error {:.2e} at {}", worst.0, worst.1);
+}
+
+#[test]
+fn gradients_equal_those_of_pytorch() {
+    let folder = std::env::var_os("GRADIENT_MODELS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures"), PathBuf::from);
+    let mut checked = 0;
+    for entry in std::fs::read_dir(folder).expect("the folder exists") {
+        let path = entry.expect("it can be listed").path();
+        if path.extension().is_some_and(|e| e == "onnx") && path.with_extension("grads.npz").exists() {
+            check(&path);
+            checked += 1;
+        }
+    }
+    assert!(checked > 0, "no model has reference gradients");
+}
