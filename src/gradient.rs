@@ -6,6 +6,8 @@
 //! under `ops/`; see [`crate::operator::Operator::gradient`]. The graph is made for fixed sizes: every shape is known
 //! while it is built. Weights of any precision are differentiated in float32.
 
+pub mod accumulate;
+
 mod context;
 
 mod forward;
@@ -74,7 +76,8 @@ pub struct GradientGraph {
     pub gradients: Vec<UseGradient>,
     /// The shape of the target.
     pub target_shape: Vec<i64>,
-    /// Bytes of all values of the forward and backward pass, an upper bound of what a run needs beside the weights.
+    /// Bytes of all values of the forward pass: about what a run needs beside weights and gradients, since the backward
+    /// pass reads most of them and frees them as it goes.
     pub activation_bytes: u64,
 }
 
@@ -106,7 +109,7 @@ impl GradientGraph {
             differentiate(analysis, &facts, &depends, &mut tape, node.id)?;
         }
         let gradients = tape.name_uses(graph);
-        let activation_bytes = tape.bytes + forward_bytes(graph, &facts, &needed);
+        let activation_bytes = forward_bytes(graph, &facts, &needed);
         let built = Self { model: ModelProto::default(), gradients, target_shape, activation_bytes };
         built.assembled(analysis, &facts, tape)
     }

@@ -138,28 +138,31 @@ impl Facts {
     /// A node contradicts its operator's specification at these sizes, or a constant can't be read.
     pub fn at_sizes(model: &Model, graph: &Graph, sizes: &crate::macs::Sizes) -> Result<Self, Error> {
         let mut facts = Facts::of_sources(model, graph)?;
+        let mut names = std::collections::BTreeSet::new();
         for input in &graph.inputs {
-            let shape = facts.values[*input].as_mut().and_then(|fact| fact.shape.as_mut());
-            for dim in shape.into_iter().flatten() {
-                if let Some(size) = dim.eval(sizes) {
-                    *dim = Dim::from(size);
-                }
-            }
+            let shape = facts.values[*input].as_ref().and_then(|fact| fact.shape.as_ref());
+            shape.into_iter().flatten().for_each(|dim| dim.symbols(&mut names));
         }
+        // Sizes that inference itself could not name are not to be found in the list, whatever it says.
+        let sizes = sizes.iter().filter(|(name, _)| names.contains(*name));
+        let sizes = sizes.map(|(name, size)| (name.clone(), *size)).collect();
+        graph.inputs.iter().for_each(|input| facts.replace_sizes(*input, &sizes));
         let declared = declared_types(model, graph);
         for node in &graph.nodes {
             facts.infer_node(model, node)?;
             facts.complete(graph, &declared, node);
-            for value in node.outputs.iter().flatten() {
-                let shape = facts.values[*value].as_mut().and_then(|fact| fact.shape.as_mut());
-                for dim in shape.into_iter().flatten() {
-                    if let Some(size) = dim.eval(sizes) {
-                        *dim = Dim::from(size);
-                    }
-                }
-            }
+            node.outputs.iter().flatten().for_each(|output| facts.replace_sizes(*output, &sizes));
         }
         Ok(facts)
+    }
+
+    fn replace_sizes(&mut self, value: usize, sizes: &crate::macs::Sizes) {
+        let shape = self.values[value].as_mut().and_then(|fact| fact.shape.as_mut());
+        for dim in shape.into_iter().flatten() {
+            if let Some(size) = dim.eval(sizes) {
+                *dim = Dim::from(size);
+            }
+        }
     }
 }
 

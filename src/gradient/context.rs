@@ -15,8 +15,6 @@ use super::{LOSS, TARGET, UseGradient, signed_shape};
 pub(super) struct Tape {
     pub(super) nodes: Vec<NodeProto>,
     pub(super) initializers: Vec<TensorProto>,
-    /// Bytes of the values of the backward pass whose size the rules know.
-    pub(super) bytes: u64,
     pub(super) opset: i64,
     contributions: HashMap<ValueId, Vec<String>>,
     wanted: BTreeSet<ValueId>,
@@ -32,7 +30,6 @@ impl Tape {
         Self {
             nodes: Vec::new(),
             initializers: Vec::new(),
-            bytes: 0,
             opset,
             contributions: HashMap::new(),
             wanted: wanted.iter().copied().collect(),

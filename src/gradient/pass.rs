@@ -2,18 +2,20 @@
 
 use std::collections::HashMap;
 
-use crate::array::{Array, ArrayData};
+use crate::array::Array;
 use crate::error::Error;
 use crate::load::Model;
 use crate::runtime::{Optimization, Runtime, RuntimeError, Session, SessionOptions};
 
-use super::{GradientGraph, LOSS, UseGradient};
+use super::{GradientGraph, UseGradient};
 
 /// A gradient graph that ONNX Runtime has loaded.
 #[derive(Debug)]
 pub struct GradientPass {
     session: Session,
     gradients: Vec<UseGradient>,
+    /// The place of every gradient, by the name of its output.
+    places: HashMap<String, usize>,
 }
 
 /// Loss and gradients of one run.
@@ -40,7 +42,8 @@ impl GradientPass {
         let session = runtime
             .session_from_bytes(&graph.model.encode_to_vec(), &options)
             .map_err(|error| unmet(model, "load", error))?;
-        Ok(Self { session, gradients: graph.gradients.clone() })
+        let places = graph.gradients.iter().enumerate().map(|(at, gradient)| (gradient.output.clone(), at)).collect();
+        Ok(Self { session, gradients: graph.gradients.clone(), places })
     }
 
     /// The names of the inputs that a run needs: those of the network that the loss depends on, and the target.
@@ -53,16 +56,31 @@ impl GradientPass {
     /// # Errors
     /// The run fails; the model is named.
     pub fn run(&mut self, model: &Model, inputs: &[(String, Array)]) -> Result<Gradients, Error> {
-        let outputs = self.session.run(inputs).map_err(|error| unmet(model, "run", error))?;
-        let mut by_name: HashMap<String, Array> = outputs.into_iter().collect();
-        let loss = by_name.remove(LOSS).and_then(|loss| loss.to_f64().first().copied()).unwrap_or(f64::NAN);
-        let uses =
-            self.gradients.iter().map(|gradient| match by_name.remove(&gradient.output).map(|array| array.data) {
-                Some(ArrayData::F32(values)) => values,
-                Some(other) => other.to_f64().into_iter().map(|value| value as f32).collect(),
-                None => Vec::new(),
-            });
-        Ok(Gradients { loss, uses: uses.collect() })
+        let mut uses = vec![Vec::new(); self.gradients.len()];
+        let loss = self.run_each(model, inputs, |at, values| uses[at] = values.to_vec())?;
+        Ok(Gradients { loss, uses })
+    }
+
+    /// Computes the loss and shows the gradient of every use, by its place in [`GradientGraph::gradients`], without
+    /// copying it. Returns the loss.
+    ///
+    /// # Errors
+    /// The run fails; the model is named.
+    pub fn run_each(
+        &mut self,
+        model: &Model,
+        inputs: &[(String, Array)],
+        mut each: impl FnMut(usize, &[f32]),
+    ) -> Result<f64, Error> {
+        let mut loss = f64::NAN;
+        let places = &self.places;
+        self.session
+            .run_each(inputs, |name, values| match places.get(name) {
+                Some(at) => each(*at, values),
+                None => loss = values.first().copied().map_or(f64::NAN, f64::from),
+            })
+            .map_err(|error| unmet(model, "run", error))?;
+        Ok(loss)
     }
 
     /// What the entries of [`Gradients::uses`] are the gradients by.

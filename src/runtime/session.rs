@@ -98,6 +98,26 @@ impl Session {
         outputs.iter().map(|(name, value)| Ok((name.to_owned(), to_array(name, &value)?))).collect()
     }
 
+    /// Runs the model and shows every output's elements where the library computed them, without a copy.
+    ///
+    /// # Errors
+    /// As [`Session::run`]; also an output that is not float32.
+    pub fn run_each(
+        &mut self,
+        inputs: &[(String, Array)],
+        mut each: impl FnMut(&str, &[f32]),
+    ) -> Result<(), RuntimeError> {
+        let prepared = self.prepare(inputs)?;
+        let outputs = self.inner.run(prepared.views()).map_err(|error| failed(&error))?;
+        for (name, value) in outputs.iter() {
+            let (_, values) = value
+                .try_extract_tensor::<f32>()
+                .map_err(|error| RuntimeError::RunFailed { message: format!("output {name:?}: {}", plain(&error)) })?;
+            each(name, values);
+        }
+        Ok(())
+    }
+
     /// Checks the inputs of a run and wraps them.
     pub(super) fn prepare<'a>(&self, inputs: &'a [(String, Array)]) -> Result<Prepared<'a>, RuntimeError> {
         let mut values = Vec::with_capacity(inputs.len());

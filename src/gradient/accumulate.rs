@@ -1,0 +1,236 @@
+//! The sum of gradients over timesteps, with the loss threshold of Diff-Pruning.
+//!
+//! For t from small noise to large: `L_t` is the denoising loss at t with fixed `x_0` and noise, and
+//! `G = sum over the kept t of dL_t / dW`. A timestep is kept while its loss is at least `threshold` times the largest
+//! ("Structural Pruning for Diffusion Models", 2023, equation 8: `L_t / L_max > T`).
+
+use std::ops::{ControlFlow, Range};
+
+use serde::{Deserialize, Serialize};
+
+use crate::array::Array;
+use crate::error::Error;
+use crate::load::Model;
+
+use super::UseGradient;
+use super::pass::GradientPass;
+
+/// What the loss is taken of: the network's inputs and the target at every timestep.
+pub trait Denoising {
+    /// The timesteps in the order in which they are visited, from small noise to large.
+    fn timesteps(&self) -> &[f64];
+
+    /// The number of samples of the batch.
+    fn batch(&self) -> usize;
+
+    /// All inputs of the gradient graph (the target among them) for some samples at the `at`-th timestep.
+    ///
+    /// # Errors
+    /// An input that can't be made.
+    fn inputs(&self, at: usize, samples: Range<usize>) -> Result<Vec<(String, Array)>, Error>;
+}
+
+/// Which timesteps the threshold keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum ThresholdMode {
+    /// All before the first whose loss falls below the threshold times the largest so far, as the published code does.
+    #[default]
+    Prefix,
+    /// Every one whose loss is not below the threshold times the largest of all, as the paper's formula says.
+    Mask,
+}
+
+/// How gradients are summed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AccumulateOptions {
+    /// The threshold T; zero keeps every timestep.
+    pub threshold: f64,
+    /// What the threshold keeps.
+    pub mode: ThresholdMode,
+    /// Whether the step at which a prefix ends is still summed, as in the published `ddpm_prune.py`.
+    pub sums_last: bool,
+    /// Whether the squares of the gradients of every timestep are summed instead (the diagonal of the Fisher matrix).
+    pub squared: bool,
+    /// Samples in one run; the batch is divided into runs of this many.
+    pub micro_batch: usize,
+}
+
+/// The loss at one timestep.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LossPoint {
+    /// The timestep.
+    pub t: f64,
+    /// `L_t`, the mean over all elements of the batch.
+    pub loss: f64,
+    /// Whether its gradient is in the sum.
+    pub kept: bool,
+}
+
+/// Gradients summed over timesteps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Accumulated {
+    /// What the sums are the gradients by.
+    pub uses: Vec<UseGradient>,
+    /// `G` of every use, of the weight's own shape.
+    pub sums: Vec<Vec<f32>>,
+    /// The losses in the order of the timesteps.
+    pub curve: Vec<LossPoint>,
+    /// The timesteps that were visited, whether kept or not.
+    pub visited: usize,
+    /// Whether the sum is complete: all timesteps visited, or the prefix at its end.
+    pub complete: bool,
+}
+
+impl Accumulated {
+    /// Nothing summed yet.
+    pub fn new(uses: &[UseGradient]) -> Self {
+        let sums = vec![Vec::new(); uses.len()];
+        Self { uses: uses.to_vec(), sums, curve: Vec::new(), visited: 0, complete: false }
+    }
+
+    /// The largest loss so far.
+    pub fn largest_loss(&self) -> f64 {
+        self.curve.iter().map(|point| point.loss).fold(0.0, f64::max)
+    }
+
+    /// The number of timesteps in the sum.
+    pub fn kept(&self) -> usize {
+        self.curve.iter().filter(|point| point.kept).count()
+    }
+}
+
+/// Computes losses alone: a gradient graph without wanted weights gives them at the price of a forward pass.
+///
+/// # Errors
+/// A run fails, or a loss is not a number.
+pub fn losses(
+    pass: &mut GradientPass,
+    model: &Model,
+    task: &dyn Denoising,
+    micro_batch: usize,
+    mut step: impl FnMut(usize, f64) -> ControlFlow<()>,
+) -> Result<Vec<f64>, Error> {
+    let mut losses = Vec::new();
+    for at in 0..task.timesteps().len() {
+        let mut loss = 0.0;
+        for samples in micro_batches(task.batch(), micro_batch) {
+            let share = samples.len() as f64 / task.batch() as f64;
+            let inputs = task.inputs(at, samples)?;
+            loss += share * pass.run_each(model, &inputs, |_, _| {})?;
+        }
+        losses.push(checked(model, task.timesteps()[at], loss)?);
+        if step(at, loss).is_break() {
+            break;
+        }
+    }
+    Ok(losses)
+}
+
+/// Sums gradients over timesteps, from where `sum` stands. `known` holds the losses of all timesteps for
+/// [`ThresholdMode::Mask`]. `step` is called after every timestep and may end the sum.
+///
+/// # Errors
+/// A run fails, or a loss is not a number.
+pub fn accumulate(
+    pass: &mut GradientPass,
+    model: &Model,
+    task: &dyn Denoising,
+    options: &AccumulateOptions,
+    known: Option<&[f64]>,
+    sum: &mut Accumulated,
+    mut step: impl FnMut(&Accumulated) -> Result<ControlFlow<()>, Error>,
+) -> Result<(), Error> {
+    let mut scratch: Vec<Vec<f32>> = vec![Vec::new(); sum.uses.len()];
+    let largest_of_all = known.map(|losses| losses.iter().copied().fold(0.0, f64::max));
+    for at in sum.visited..task.timesteps().len() {
+        let t = task.timesteps()[at];
+        if let (Some(largest), Some(known)) = (largest_of_all, known)
+            && known[at] < options.threshold * largest
+        {
+            sum.curve.push(LossPoint { t, loss: known[at], kept: false });
+        } else {
+            scratch.iter_mut().for_each(|values| values.iter_mut().for_each(|value| *value = 0.0));
+            let mut loss = 0.0;
+            for samples in micro_batches(task.batch(), options.micro_batch) {
+                let share = samples.len() as f32 / task.batch() as f32;
+                let inputs = task.inputs(at, samples)?;
+                loss += f64::from(share)
+                    * pass.run_each(model, &inputs, |at, values| add(&mut scratch[at], values, share))?;
+            }
+            let loss = checked(model, t, loss)?;
+            let ends = options.mode == ThresholdMode::Prefix && loss < options.threshold * sum.largest_loss().max(loss);
+            let kept = !ends || options.sums_last;
+            if kept {
+                for (total, values) in sum.sums.iter_mut().zip(&scratch) {
+                    if options.squared {
+                        add_squares(total, values);
+                    } else {
+                        add(total, values, 1.0);
+                    }
+                }
+            }
+            sum.curve.push(LossPoint { t, loss, kept });
+            sum.complete |= ends;
+        }
+        sum.visited = at + 1;
+        sum.complete |= sum.visited == task.timesteps().len();
+        if step(sum)?.is_break() {
+            sum.complete = true;
+        }
+        if sum.complete {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// A batch in runs of at most `size` samples.
+fn micro_batches(batch: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+    let size = size.clamp(1, batch.max(1));
+    (0..batch).step_by(size).map(move |start| start..(start + size).min(batch))
+}
+
+fn checked(model: &Model, t: f64, loss: f64) -> Result<f64, Error> {
+    if loss.is_finite() {
+        return Ok(loss);
+    }
+    Err(Error::unmet(format!("the denoising loss at timestep {t} is {loss}"))
+        .in_file(model.path())
+        .hint("check which input was taken for what, the range of the data and the noise schedule"))
+}
+
+fn add(total: &mut Vec<f32>, values: &[f32], share: f32) {
+    total.resize(values.len(), 0.0);
+    for (total, value) in total.iter_mut().zip(values) {
+        *total += share * value;
+    }
+}
+
+fn add_squares(total: &mut Vec<f32>, values: &[f32]) {
+    total.resize(values.len(), 0.0);
+    for (total, value) in total.iter_mut().zip(values) {
+        *total += value * value;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_divided_into_whole_runs_and_a_rest() {
+        let ranges: Vec<_> = micro_batches(5, 2).collect();
+        assert_eq!(ranges, [0..2, 2..4, 4..5]);
+        assert_eq!(micro_batches(3, 8).collect::<Vec<_>>(), [0..3]);
+    }
+
+    #[test]
+    fn squares_are_summed_after_the_batch() {
+        let mut total = Vec::new();
+        add_squares(&mut total, &[2.0, -1.0]);
+        add_squares(&mut total, &[1.0, 3.0]);
+        assert_eq!(total, [5.0, 10.0]);
+    }
+}
