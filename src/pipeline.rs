@@ -1,127 +1,31 @@
 //! The stages in order: load → graph → infer → couple → importance → select → rewrite. Writing and verification take
 //! what comes out of here.
 
+mod apply;
+mod describe;
+mod options;
+
 use std::collections::BTreeSet;
 
 use regex::Regex;
-use serde::{Deserialize, Serialize};
 
 use crate::couple::group::{Grouping, Member, Role, group};
 use crate::couple::resolve::Attention;
 use crate::couple::{Coupling, couple};
 use crate::error::Error;
 use crate::graph::Graph;
-use crate::importance::{Criterion, GroupReduction, Magnitude, Norm, Random, ScoreCx, score_groups};
+use crate::importance::{Criterion, Magnitude, Random, ScoreCx, score_groups};
 use crate::infer::{Facts, infer};
 use crate::kept::Kept;
 use crate::load::Model;
 use crate::macs::{Cost, Counter, Sizes, sizes_for};
-use crate::plan::{GroupPlan, MemberPlan, Plan, SCHEMA, tensor_plans};
+use crate::plan::Plan;
 use crate::rewrite::{Rewritten, rewrite};
-use crate::select::{Budget, Removed, Scope, select};
+use crate::select::{Budget, Removed, select};
 
-/// What may shrink in attention.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-pub enum AttentionOption {
-    /// Whole heads where there is more than one, else head dimensions.
-    #[default]
-    Heads,
-    /// Head dimensions, the same of every head.
-    Dims,
-    /// Heads and dimensions, each by the ratio.
-    Both,
-    /// Nothing.
-    None,
-}
-
-/// What happens to norm groups.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-pub enum NormGroups {
-    /// Their number stays; each loses equally many channels.
-    #[default]
-    Keep,
-    /// Their size stays; whole groups go.
-    Drop,
-}
-
-/// Which criterion scores the channels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-pub enum CriterionOption {
-    /// The norm of the weights.
-    #[default]
-    Magnitude,
-    /// Random scores.
-    Random,
-}
-
-/// How much goes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Target {
-    /// This share of the channels of every group.
-    Ratio(f64),
-    /// Whatever ratio leaves this share of the multiply-accumulate operations.
-    Macs(f64),
-    /// Whatever ratio leaves this share of the parameters.
-    Params(f64),
-}
-
-/// Everything that decides a cut.
-#[derive(Clone, Debug)]
-pub struct PruneOptions {
-    /// How much goes.
-    pub target: Target,
-    /// Ranking within groups or among all.
-    pub scope: Scope,
-    /// Surviving channels of every group are a multiple of this.
-    pub round_to: usize,
-    /// No group loses a larger share.
-    pub max_ratio: f64,
-    /// Groups with a weight or node of a matching name stay.
-    pub keep: Vec<Regex>,
-    /// Groups with a weight or node of a matching name have a ratio of their own; the last match counts.
-    pub ratio_for: Vec<(Regex, f64)>,
-    /// What happens to norm groups.
-    pub norm_groups: NormGroups,
-    /// What may shrink in attention.
-    pub attention: AttentionOption,
-    /// Which criterion scores.
-    pub criterion: CriterionOption,
-    /// The norm of the magnitude criterion.
-    pub norm: Norm,
-    /// How members make one score.
-    pub reduction: GroupReduction,
-    /// The seed of everything random.
-    pub seed: u64,
-    /// Sizes of symbolic dimensions, for counting.
-    pub sizes: Sizes,
-}
-
-impl PruneOptions {
-    /// The defaults with a target.
-    pub fn new(target: Target) -> Self {
-        Self {
-            target,
-            scope: Scope::Local,
-            round_to: 1,
-            max_ratio: 1.0,
-            keep: Vec::new(),
-            ratio_for: Vec::new(),
-            norm_groups: NormGroups::Keep,
-            attention: AttentionOption::Heads,
-            criterion: CriterionOption::Magnitude,
-            norm: Norm::L2,
-            reduction: GroupReduction::Sum,
-            seed: 0,
-            sizes: Sizes::new(),
-        }
-    }
-}
+pub use apply::apply;
+use describe::make_plan;
+pub use options::{AttentionOption, CriterionOption, NormGroups, PruneOptions, Target};
 
 /// A model with its graph, shapes and coupling.
 #[derive(Debug)]
@@ -376,133 +280,7 @@ fn search_ratio(
     Ok(high)
 }
 
-fn make_plan(
-    analysis: &Analysis<'_>,
-    options: &PruneOptions,
-    criterion: &str,
-    scored: &[Scored],
-    removed: &[Removed],
-    rewritten: &Rewritten,
-) -> Result<Plan, Error> {
-    let mut groups = Vec::new();
-    for (scored, removed) in scored.iter().zip(removed) {
-        for ((group, removed), (scores, done)) in
-            scored.grouping.groups.iter().zip(removed).zip(scored.scores.iter().zip(&scored.done))
-        {
-            if *done {
-                continue;
-            }
-            let is_kept_by_user = options.keep.iter().any(|pattern| analysis.matches(&group.members, pattern));
-            let reason = match &group.kept {
-                Some(reason) => Some(format!("{} (node {:?})", reason.text, reason.node)),
-                None if is_kept_by_user => Some("kept by --keep".to_owned()),
-                None if group.channels.len() == 1 => Some("all its indices live or die together".to_owned()),
-                None if removed.iter().all(|removed| !removed) => {
-                    let unit = scored.grouping.components[group.component].unit;
-                    Some(format!("the ratio takes no whole channel of every block of {unit}"))
-                }
-                None => None,
-            };
-            let members = group.members.iter().map(|member| MemberPlan {
-                tensor: analysis.weight_name(member),
-                axis: member.axis,
-                role: format!("{:?}", member.role).to_lowercase(),
-            });
-            let kept = removed.iter().enumerate().filter(|(_, removed)| !**removed).map(|(at, _)| at);
-            groups.push(GroupPlan {
-                name: analysis.group_name(&group.members),
-                channels: group.channels.len(),
-                kept: kept.collect(),
-                scores: scores.clone(),
-                members: members.collect(),
-                reason,
-            });
-        }
-    }
-    let dims_of = |value: usize| {
-        let tensor = analysis.graph.constant(analysis.model, value);
-        tensor.map_or_else(Vec::new, |tensor| tensor.dims.clone())
-    };
-    Ok(Plan {
-        schema: SCHEMA,
-        tool: tool_name(),
-        input_digest: analysis.model.digest()?,
-        criterion: criterion.to_owned(),
-        attention: options.attention,
-        norm_groups: options.norm_groups,
-        tensors: tensor_plans(&analysis.graph, &dims_of, &rewritten.slices),
-        groups,
-    })
-}
-
 /// The name and version that files carry.
 pub fn tool_name() -> String {
     format!("{} {}", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
-}
-
-/// Repeats the cut of a plan.
-///
-/// # Errors
-/// The plan belongs to another model or contradicts its coupling.
-pub fn apply(analysis: &Analysis<'_>, plan: &Plan, path: &std::path::Path) -> Result<Rewritten, Error> {
-    let digest = analysis.model.digest()?;
-    if plan.input_digest != digest {
-        let text = format!(
-            "the plan is for another file: its input has SHA-256 {}, {} has {digest}",
-            plan.input_digest,
-            analysis.model.path().display()
-        );
-        return Err(Error::input(path, text));
-    }
-    let reads = plan.kept_axes(&analysis.graph, path)?;
-    let spaces = &analysis.coupling.spaces;
-    // A space is cut as its uses say; spaces without a constant follow those that are united with them.
-    let mut dead = vec![false; spaces.element_count()];
-    for weight in &analysis.coupling.uses {
-        let Some(kept) = reads.get(&(weight.node, weight.slot)) else {
-            continue;
-        };
-        for (axis, indices) in kept {
-            let Some(space) = weight.axes.get(*axis).copied().flatten() else {
-                continue;
-            };
-            let space = &spaces.all()[space];
-            let kept: BTreeSet<usize> = indices.iter().copied().collect();
-            (0..space.len).filter(|at| !kept.contains(at)).for_each(|at| dead[space.start + at] = true);
-        }
-    }
-    let mut kept: Option<Kept> = None;
-    for grouping in analysis.groupings(plan.attention, plan.norm_groups) {
-        // A class is gone if all of its indices in constants are.
-        let mut alive: BTreeSet<u32> = BTreeSet::new();
-        let mut constants: BTreeSet<u32> = BTreeSet::new();
-        for weight in &analysis.coupling.uses {
-            for space in weight.axes.iter().flatten() {
-                let space = &spaces.all()[*space];
-                let elements = space.start..space.start + space.len;
-                for (class, dead) in grouping.classes[elements.clone()].iter().zip(&dead[elements]) {
-                    constants.insert(*class);
-                    if !dead {
-                        alive.insert(*class);
-                    }
-                }
-            }
-        }
-        let pass =
-            Kept::without(spaces, &grouping.classes, &|class| constants.contains(&class) && !alive.contains(&class));
-        kept = Some(match kept {
-            None => pass,
-            Some(other) => other.and(&pass),
-        });
-    }
-    let kept = kept.ok_or_else(|| Error::input(path, "the plan names no attention option"))?;
-    let rewritten = rewrite(analysis.model, &analysis.graph, &analysis.facts, &analysis.coupling, &kept)?;
-    let again = rewritten.slices.reads();
-    let is_same = again.len() == reads.len()
-        && again.iter().all(|(node, slot, _, slices)| reads.get(&(*node, *slot)) == Some(slices));
-    if !is_same {
-        return Err(Error::input(path, "the plan removes indices that belong to channels it keeps")
-            .hint("plans must remove whole channels; do not edit kept indices by hand"));
-    }
-    Ok(rewritten)
 }

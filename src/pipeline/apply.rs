@@ -1,0 +1,76 @@
+//! Repeats the cut that a plan describes.
+
+use std::collections::BTreeSet;
+
+use super::Analysis;
+use crate::error::Error;
+use crate::kept::Kept;
+use crate::plan::Plan;
+use crate::rewrite::{Rewritten, rewrite};
+
+/// Repeats the cut of a plan.
+///
+/// # Errors
+/// The plan belongs to another model or contradicts its coupling.
+pub fn apply(analysis: &Analysis<'_>, plan: &Plan, path: &std::path::Path) -> Result<Rewritten, Error> {
+    let digest = analysis.model.digest()?;
+    if plan.input_digest != digest {
+        let text = format!(
+            "the plan is for another file: its input has SHA-256 {}, {} has {digest}",
+            plan.input_digest,
+            analysis.model.path().display()
+        );
+        return Err(Error::input(path, text));
+    }
+    let reads = plan.kept_axes(&analysis.graph, path)?;
+    let spaces = &analysis.coupling.spaces;
+    // A space is cut as its uses say; spaces without a constant follow those that are united with them.
+    let mut dead = vec![false; spaces.element_count()];
+    for weight in &analysis.coupling.uses {
+        let Some(kept) = reads.get(&(weight.node, weight.slot)) else {
+            continue;
+        };
+        for (axis, indices) in kept {
+            let Some(space) = weight.axes.get(*axis).copied().flatten() else {
+                continue;
+            };
+            let space = &spaces.all()[space];
+            let kept: BTreeSet<usize> = indices.iter().copied().collect();
+            (0..space.len).filter(|at| !kept.contains(at)).for_each(|at| dead[space.start + at] = true);
+        }
+    }
+    let mut kept: Option<Kept> = None;
+    for grouping in analysis.groupings(plan.attention, plan.norm_groups) {
+        // A class is gone if all of its indices in constants are.
+        let mut alive: BTreeSet<u32> = BTreeSet::new();
+        let mut constants: BTreeSet<u32> = BTreeSet::new();
+        for weight in &analysis.coupling.uses {
+            for space in weight.axes.iter().flatten() {
+                let space = &spaces.all()[*space];
+                let elements = space.start..space.start + space.len;
+                for (class, dead) in grouping.classes[elements.clone()].iter().zip(&dead[elements]) {
+                    constants.insert(*class);
+                    if !dead {
+                        alive.insert(*class);
+                    }
+                }
+            }
+        }
+        let pass =
+            Kept::without(spaces, &grouping.classes, &|class| constants.contains(&class) && !alive.contains(&class));
+        kept = Some(match kept {
+            None => pass,
+            Some(other) => other.and(&pass),
+        });
+    }
+    let kept = kept.ok_or_else(|| Error::input(path, "the plan names no attention option"))?;
+    let rewritten = rewrite(analysis.model, &analysis.graph, &analysis.facts, &analysis.coupling, &kept)?;
+    let again = rewritten.slices.reads();
+    let is_same = again.len() == reads.len()
+        && again.iter().all(|(node, slot, _, slices)| reads.get(&(*node, *slot)) == Some(slices));
+    if !is_same {
+        return Err(Error::input(path, "the plan removes indices that belong to channels it keeps")
+            .hint("plans must remove whole channels; do not edit kept indices by hand"));
+    }
+    Ok(rewritten)
+}
