@@ -3,6 +3,8 @@
 //! A criterion scores the indices of every axis of every weight once ([`IndexScores`]); [`score_groups`] then reduces
 //! the members of a group to one score per channel.
 
+mod gradient;
+
 mod magnitude;
 
 mod random;
@@ -17,6 +19,7 @@ use crate::error::Error;
 use crate::graph::Graph;
 use crate::load::Model;
 
+pub use gradient::{GradientCriterion, GradientForm, Published, ScoringMembers, Term};
 pub use magnitude::{Magnitude, Norm};
 pub use random::Random;
 

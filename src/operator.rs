@@ -101,6 +101,11 @@ pub trait Operator: Sync {
     /// The node can't be masked; verification fails with this cause.
     fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError>;
 
+    /// Whether a constant at input `slot` multiplies channel by channel, as the scale of a norm does.
+    fn scales(&self, _node: &Node, _slot: usize) -> bool {
+        false
+    }
+
     /// The gradients of the loss by the inputs, from those by the outputs.
     ///
     /// # Errors

@@ -9,12 +9,13 @@ use std::collections::BTreeSet;
 
 use regex::Regex;
 
-use crate::couple::group::{Grouping, Member, Role, group};
+use crate::couple::group::{ChannelGroup, Grouping, Member, Role, group};
 use crate::couple::resolve::Attention;
 use crate::couple::{Coupling, couple};
 use crate::error::Error;
+use crate::gradient::accumulate::Accumulated;
 use crate::graph::Graph;
-use crate::importance::{Criterion, Magnitude, Random, ScoreCx, score_groups};
+use crate::importance::{Criterion, GradientCriterion, Magnitude, Random, ScoreCx, score_groups};
 use crate::infer::{Facts, infer};
 use crate::kept::Kept;
 use crate::load::Model;
@@ -165,18 +166,40 @@ fn kept_of(analysis: &Analysis<'_>, scored: &[Scored], removed: &[Removed]) -> K
     kept.unwrap_or_else(|| Kept::without(&analysis.coupling.spaces, &analysis.coupling.spaces.classes(), &|_| false))
 }
 
-/// Scores, selects and rewrites.
-///
-/// # Errors
-/// A weight that can't be read, a target that can't be met, nothing that can be pruned.
-pub fn cut(analysis: &Analysis<'_>, options: &PruneOptions) -> Result<Cut, Error> {
+/// What a cut takes away, before anything is rewritten.
+struct Choice {
+    scored: Vec<Scored>,
+    removed: Vec<Removed>,
+    kept: Kept,
+    ratio: f64,
+    criterion: &'static str,
+    warnings: Vec<String>,
+}
+
+fn criterion(
+    cx: &ScoreCx<'_>,
+    groups: &[ChannelGroup],
+    options: &PruneOptions,
+    gradients: Option<&Accumulated>,
+) -> Result<Box<dyn Criterion>, Error> {
+    Ok(match (options.criterion, gradients) {
+        (CriterionOption::Magnitude, _) => Box::new(Magnitude::new(cx, groups, options.norm, options.reduction)?),
+        (CriterionOption::Random, _) => Box::new(Random { seed: options.seed }),
+        (_, None) => {
+            let text = "the criterion scores by gradients, which were not computed";
+            return Err(Error::usage(text).hint("pass gradients, or choose magnitude or random"));
+        }
+        (CriterionOption::DiffPruning | CriterionOption::Taylor | CriterionOption::Hessian, Some(gradients)) => {
+            Box::new(GradientCriterion::new(cx, groups, gradients, &options.gradient_form())?)
+        }
+    })
+}
+
+fn choose(analysis: &Analysis<'_>, options: &PruneOptions, gradients: Option<&Accumulated>) -> Result<Choice, Error> {
     let cx = ScoreCx { model: analysis.model, graph: &analysis.graph, coupling: &analysis.coupling };
     let groupings = analysis.groupings(options.attention, options.norm_groups);
     let all: Vec<_> = groupings.iter().flat_map(|grouping| grouping.groups.iter().cloned()).collect();
-    let criterion: Box<dyn Criterion> = match options.criterion {
-        CriterionOption::Magnitude => Box::new(Magnitude::new(&cx, &all, options.norm, options.reduction)?),
-        CriterionOption::Random => Box::new(Random { seed: options.seed }),
-    };
+    let criterion = criterion(&cx, &all, options, gradients)?;
     let mut scored: Vec<Scored> = Vec::new();
     for grouping in groupings {
         let scores = score_groups(&cx, &grouping, criterion.as_ref())?;
@@ -191,22 +214,56 @@ pub fn cut(analysis: &Analysis<'_>, options: &PruneOptions) -> Result<Cut, Error
     if scored.iter().all(|scored| scored.grouping.groups.iter().all(|group| group.kept.is_some())) {
         return Err(nothing_to_prune(analysis, &scored));
     }
-    let sizes = sizes_for(&analysis.facts, &options.sizes);
-    let before = analysis.count(|counter| counter.cost(None, &sizes));
     let removed_at =
         |ratio: f64| -> Vec<Removed> { scored.iter().map(|scored| scored.remove(analysis, options, ratio)).collect() };
     let ratio = match options.target {
         Target::Ratio(ratio) => ratio,
-        Target::Macs(share) | Target::Params(share) => search_ratio(analysis, options, share, &before, &|ratio| {
-            let kept = kept_of(analysis, &scored, &removed_at(ratio));
-            analysis.count(|counter| match options.target {
-                Target::Params(_) => counter.parameters(Some(&kept)) as f64 / before.parameters as f64,
-                _ => counter.macs(Some(&kept), &sizes).0 / before.macs,
-            })
-        })?,
+        Target::Macs(share) | Target::Params(share) => {
+            let sizes = sizes_for(&analysis.facts, &options.sizes);
+            let before = analysis.count(|counter| counter.cost(None, &sizes));
+            search_ratio(analysis, options, share, &before, &|ratio| {
+                let kept = kept_of(analysis, &scored, &removed_at(ratio));
+                analysis.count(|counter| match options.target {
+                    Target::Params(_) => counter.parameters(Some(&kept)) as f64 / before.parameters as f64,
+                    _ => counter.macs(Some(&kept), &sizes).0 / before.macs,
+                })
+            })?
+        }
     };
     let removed = removed_at(ratio);
     let kept = kept_of(analysis, &scored, &removed);
+    let (criterion, warnings) = (criterion.name(), criterion.warnings());
+    Ok(Choice { scored, removed, kept, ratio, criterion, warnings })
+}
+
+/// The channels that a cut by these gradients would remove, one entry per channel of every group.
+///
+/// # Errors
+/// As [`cut`].
+pub fn selection(
+    analysis: &Analysis<'_>,
+    options: &PruneOptions,
+    gradients: &Accumulated,
+) -> Result<Vec<Removed>, Error> {
+    choose(analysis, options, Some(gradients)).map(|choice| choice.removed)
+}
+
+/// Scores, selects and rewrites, by a criterion that looks at the weights alone.
+///
+/// # Errors
+/// A weight that can't be read, a target that can't be met, nothing that can be pruned.
+pub fn cut(analysis: &Analysis<'_>, options: &PruneOptions) -> Result<Cut, Error> {
+    cut_by(analysis, options, None)
+}
+
+/// Scores, selects and rewrites; the gradient criteria need `gradients`.
+///
+/// # Errors
+/// A weight that can't be read, a target that can't be met, nothing that can be pruned.
+pub fn cut_by(analysis: &Analysis<'_>, options: &PruneOptions, gradients: Option<&Accumulated>) -> Result<Cut, Error> {
+    let Choice { scored, removed, kept, ratio, criterion, mut warnings } = choose(analysis, options, gradients)?;
+    let sizes = sizes_for(&analysis.facts, &options.sizes);
+    let before = analysis.count(|counter| counter.cost(None, &sizes));
     let is_asked = ratio > 0.0 || options.ratio_for.iter().any(|(_, ratio)| *ratio > 0.0);
     if is_asked && removed.iter().flatten().flatten().all(|removed| !removed) {
         return Err(Error::unmet(format!("nothing can be pruned at ratio {ratio}"))
@@ -215,7 +272,6 @@ pub fn cut(analysis: &Analysis<'_>, options: &PruneOptions) -> Result<Cut, Error
     }
     let rewritten = rewrite(analysis.model, &analysis.graph, &analysis.facts, &analysis.coupling, &kept)?;
     let after = analysis.count(|counter| counter.cost(Some(&kept), &sizes));
-    let mut warnings = criterion.warnings();
     for scored in &scored {
         if let [first, others @ ..] = scored.grouping.dropped.as_slice() {
             let others = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
@@ -228,7 +284,7 @@ pub fn cut(analysis: &Analysis<'_>, options: &PruneOptions) -> Result<Cut, Error
         let node = &analysis.graph.nodes[barrier.node];
         warnings.push(format!("node {:?} ({}) keeps all channels it touches: {}", node.name, node.op(), barrier.cause));
     }
-    let plan = make_plan(analysis, options, criterion.name(), &scored, &removed, &rewritten)?;
+    let plan = make_plan(analysis, options, criterion, &scored, &removed, &rewritten)?;
     Ok(Cut { kept, rewritten, plan, before, after, sizes, warnings, ratio })
 }
 

@@ -49,6 +49,10 @@ impl Operator for BatchNormalization {
         cx.elementwise(&[0])
     }
 
+    fn scales(&self, _node: &Node, slot: usize) -> bool {
+        slot == 1
+    }
+
     fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         if node.int("training_mode", 0) != 0 {
             return Err(RuleError::unsupported("it is in training mode"));

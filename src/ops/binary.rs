@@ -70,6 +70,10 @@ impl Operator for Binary {
         cx.elementwise(&slots)
     }
 
+    fn scales(&self, node: &Node, _slot: usize) -> bool {
+        node.proto.op_type == "Mul"
+    }
+
     fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let dy = cx.dy()?;
         let op_type = node.proto.op_type.as_str();

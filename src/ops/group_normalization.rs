@@ -74,6 +74,10 @@ impl Operator for GroupNormalization {
         Ok(())
     }
 
+    fn scales(&self, _node: &Node, slot: usize) -> bool {
+        slot == 1
+    }
+
     fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
         let groups = node.int("num_groups", 1).max(1);

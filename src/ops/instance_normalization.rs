@@ -57,6 +57,10 @@ impl Operator for InstanceNormalization {
         Ok(())
     }
 
+    fn scales(&self, _node: &Node, slot: usize) -> bool {
+        slot == 1
+    }
+
     fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
         let axes: Vec<usize> = (2..shape.len()).collect();

@@ -79,6 +79,10 @@ impl Operator for LayerNormalization {
         Ok(())
     }
 
+    fn scales(&self, _node: &Node, slot: usize) -> bool {
+        slot == 1
+    }
+
     fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
         let axis = axis_index(node.int("axis", -1), shape.len())?;

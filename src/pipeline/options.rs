@@ -3,7 +3,8 @@
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use crate::importance::{GroupReduction, Norm};
+use crate::gradient::accumulate::{AccumulateOptions, ThresholdMode};
+use crate::importance::{GradientForm, GroupReduction, Norm, Published, ScoringMembers, Term};
 use crate::macs::Sizes;
 use crate::select::Scope;
 
@@ -40,11 +41,24 @@ pub enum NormGroups {
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum CriterionOption {
-    /// The norm of the weights.
+    /// The paper's: |w G| with gradients summed over the timesteps whose loss stays above a threshold.
     #[default]
+    DiffPruning,
+    /// |sum of w G| with gradients summed over all timesteps.
+    Taylor,
+    /// w^2 times the squared gradients of all timesteps.
+    Hessian,
+    /// The norm of the weights.
     Magnitude,
     /// Random scores.
     Random,
+}
+
+impl CriterionOption {
+    /// Whether it scores by gradients.
+    pub fn needs_gradients(self) -> bool {
+        matches!(self, Self::DiffPruning | Self::Taylor | Self::Hessian)
+    }
 }
 
 /// How much goes.
@@ -83,6 +97,12 @@ pub struct PruneOptions {
     pub norm: Norm,
     /// How members make one score.
     pub reduction: GroupReduction,
+    /// Which members of a group score in the gradient criteria.
+    pub members: ScoringMembers,
+    /// A published implementation to follow exactly instead of the paper's formula.
+    pub reference: Option<Published>,
+    /// Elements of one sample, by which `ddpm_exp` scales its loss.
+    pub image_elements: f64,
     /// The seed of everything random.
     pub seed: u64,
     /// Sizes of symbolic dimensions, for counting.
@@ -102,10 +122,49 @@ impl PruneOptions {
             norm_groups: NormGroups::Keep,
             attention: AttentionOption::Heads,
             criterion: CriterionOption::Magnitude,
+            members: ScoringMembers::All,
+            reference: None,
+            image_elements: 1.0,
             norm: Norm::L2,
             reduction: GroupReduction::Sum,
             seed: 0,
             sizes: Sizes::new(),
+        }
+    }
+
+    /// How the gradient criterion that is chosen scores.
+    pub fn gradient_form(&self) -> GradientForm {
+        let (name, term) = match self.criterion {
+            CriterionOption::Taylor => ("taylor", Term::Signed),
+            CriterionOption::Hessian => ("hessian", Term::Curvature),
+            _ => ("diff-pruning", Term::Absolute),
+        };
+        let (members, reduction) = (self.members, self.reduction);
+        let form = GradientForm { name, term, members, reduction, is_ddpm_exp: false, loss_scale: 1.0 };
+        let members = ScoringMembers::Weights;
+        match self.reference {
+            None => form,
+            Some(Published::DdpmPrune) => GradientForm { members, reduction: GroupReduction::Mean, ..form },
+            Some(Published::DdpmExp) => GradientForm {
+                term: Term::Squared,
+                members,
+                reduction: GroupReduction::Sum,
+                is_ddpm_exp: true,
+                loss_scale: self.image_elements,
+                ..form
+            },
+        }
+    }
+
+    /// How the gradient criterion that is chosen sums gradients over timesteps.
+    pub fn accumulate_options(&self, threshold: f64, mode: ThresholdMode, micro_batch: usize) -> AccumulateOptions {
+        let is_thresholded = self.criterion == CriterionOption::DiffPruning;
+        AccumulateOptions {
+            threshold: if is_thresholded { threshold } else { 0.0 },
+            mode: if self.reference.is_some() { ThresholdMode::Prefix } else { mode },
+            sums_last: self.reference == Some(Published::DdpmPrune),
+            squared: self.criterion == CriterionOption::Hessian,
+            micro_batch,
         }
     }
 }
