@@ -13,6 +13,7 @@ use crate::couple::group::{ChannelGroup, Grouping, Member, Role, group};
 use crate::couple::resolve::Attention;
 use crate::couple::{Coupling, couple};
 use crate::error::Error;
+use crate::fact::Fact;
 use crate::gradient::accumulate::Accumulated;
 use crate::graph::Graph;
 use crate::importance::{Criterion, GradientCriterion, Magnitude, Random, ScoreCx, score_groups};
@@ -62,6 +63,15 @@ impl Analysis<'_> {
             AttentionOption::None => &[Attention::None],
         };
         passes.iter().map(|attention| group(&self.coupling, *attention, norm_groups == NormGroups::Drop)).collect()
+    }
+
+    /// The floating point constants that some channel group which may shrink goes through.
+    pub fn prunable_weights(&self) -> Vec<usize> {
+        let groupings = self.groupings(AttentionOption::Both, NormGroups::Keep);
+        let groups = groupings.iter().flat_map(|grouping| &grouping.groups).filter(|group| group.kept.is_none());
+        let values = groups.flat_map(|group| &group.members).map(|member| self.coupling.uses[member.weight].value);
+        let is_float = |value: &usize| self.facts.values[*value].as_ref().is_some_and(Fact::is_float);
+        values.filter(is_float).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Calls `with` with a counter of this network.

@@ -9,7 +9,7 @@ use onnx_diffprune::gradient::pass::{GradientPass, Gradients};
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
 use onnx_diffprune::macs::Sizes;
 use onnx_diffprune::onnx::TensorProto;
-use onnx_diffprune::pipeline::{AttentionOption, NormGroups, analyse};
+use onnx_diffprune::pipeline::analyse;
 use onnx_diffprune::runtime::Runtime;
 
 fn read(path: &Path) -> Vec<(String, Array)> {
@@ -95,15 +95,8 @@ fn check_direction(model_path: &Path) -> Result<String, String> {
     let analysis = analyse(&model).map_err(|e| text(&e))?;
     // Some networks declare a symbolic batch, yet run at one size only.
     let variants = onnx_diffprune::verify::size_variants(&analysis, &Sizes::new());
-    let is_float = |value: &usize| analysis.facts.values[*value].as_ref().is_some_and(|fact| fact.is_float());
     // What can be pruned; tables of frequencies, say, turn many times within any step that can be measured.
-    let groupings = analysis.groupings(AttentionOption::Both, NormGroups::Keep);
-    let groups = groupings.iter().flat_map(|grouping| &grouping.groups).filter(|group| group.kept.is_none());
-    let members = groups.flat_map(|group| &group.members);
-    let mut wanted: Vec<usize> =
-        members.map(|member| analysis.coupling.uses[member.weight].value).filter(is_float).collect();
-    wanted.sort_unstable();
-    wanted.dedup();
+    let wanted = analysis.prunable_weights();
     let mut built = Err(String::new());
     let mut sizes = Sizes::new();
     for variant in variants {
@@ -146,10 +139,9 @@ fn check_direction(model_path: &Path) -> Result<String, String> {
         let noise = 2e-6 * found.loss / step;
         let error = (difference - slope).abs() / slope.abs();
         line += &format!(", slope {slope:.4e}, difference {difference:.4e} at {step}");
-        if noise > 0.2 * slope.abs() {
-            break;
-        }
-        if error < 0.05 {
+        // A loss that no weight moves, as where the last layer is zero.
+        let is_flat = slope == 0.0 && difference.abs() < noise;
+        if is_flat || (error < 0.05 && noise < 0.5 * slope.abs()) {
             return Ok(line);
         }
     }

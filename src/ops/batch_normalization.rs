@@ -60,9 +60,6 @@ impl Operator for BatchNormalization {
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
         let per_channel: Vec<i64> = (0..shape.len()).map(|axis| if axis == 1 { shape[1] } else { 1 }).collect();
         let others: Vec<usize> = (0..shape.len()).filter(|axis| *axis != 1).collect();
-        if cx.wants(3) || cx.wants(4) {
-            return Err(RuleError::unsupported("its stored moments depend on a weight"));
-        }
         let epsilon = cx.scalar(f64::from(node.float("epsilon", 1e-5)));
         let variance = cx.op("Add", &[&cx.input(4), &epsilon]);
         let deviation = cx.op("Sqrt", &[&variance]);
@@ -73,16 +70,27 @@ impl Operator for BatchNormalization {
             let dx = cx.mul(&dy, &slope);
             cx.give(0, dx);
         }
-        if cx.wants(1) {
+        if cx.wants(1) || cx.wants(4) {
             let mean = cx.reshape(&cx.input(3), &per_channel);
             let centred = cx.op("Sub", &[&cx.input(0), &mean]);
             let normalized = cx.op("Div", &[&centred, &deviation]);
             let product = cx.mul(&dy, &normalized);
             let dscale = cx.reduce_sum(&product, &others, false);
+            // By the variance: -scale / (2 (variance + epsilon)) times the same sum.
+            let slope = cx.op("Div", &[&cx.input(1), &variance]);
+            let slope = cx.scaled(&slope, -0.5);
+            let dvariance = cx.mul(&slope, &dscale);
+            cx.give(4, dvariance);
             cx.give(1, dscale);
         }
-        if cx.wants(2) {
+        if cx.wants(2) || cx.wants(3) {
             let db = cx.reduce_sum(&dy, &others, false);
+            // By the mean: -scale / deviation times the same sum.
+            let slope = cx.op("Sqrt", &[&variance]);
+            let slope = cx.op("Div", &[&cx.input(1), &slope]);
+            let dmean = cx.mul(&slope, &db);
+            let dmean = cx.op("Neg", &[&dmean]);
+            cx.give(3, dmean);
             cx.give(2, db);
         }
         Ok(())

@@ -1,0 +1,29 @@
+//! Writes the gradient graph of a network: forward pass, loss and the gradients of all prunable weights.
+//!
+//! `cargo run --release --example gradient_graph -- MODEL.onnx OUT.onnx [NAME=SIZE ...]`
+
+use onnx_diffprune::gradient::{GradientGraph, GradientOptions};
+use onnx_diffprune::macs::sizes_for;
+use onnx_diffprune::pipeline::analyse;
+use prost::Message;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [input, output, sizes @ ..] = arguments.as_slice() else {
+        return Err("usage: gradient_graph MODEL.onnx OUT.onnx [NAME=SIZE ...]".into());
+    };
+    let mut given = std::collections::BTreeMap::new();
+    for size in sizes {
+        let (name, size) = size.split_once('=').ok_or("a size is NAME=N")?;
+        given.insert(name.to_owned(), size.parse()?);
+    }
+    let model = onnx_diffprune::load::load(input.as_ref())?;
+    let analysis = analyse(&model)?;
+    let wanted = analysis.prunable_weights();
+    let sizes = sizes_for(&analysis.facts, &given);
+    let options = GradientOptions { sizes, prediction: None, channels: None, wanted };
+    let graph = GradientGraph::build(&analysis, &options)?;
+    std::fs::write(output, graph.model.encode_to_vec())?;
+    println!("{} gradients, about {} MB of activations", graph.gradients.len(), graph.activation_bytes >> 20);
+    Ok(())
+}
