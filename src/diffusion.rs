@@ -1,0 +1,20 @@
+//! Everything that is particular to diffusion: noise schedules, what a network's inputs and outputs stand for, data,
+//! and sampling.
+//!
+//! A [`Process`] says how a network was trained, [`Roles`] which of its inputs is what. A Denoiser is a network in
+//! ONNX Runtime that is fed accordingly; [`Samples`] are what it is evaluated on, and [`generate`] draws new ones.
+
+mod config;
+
+mod process;
+
+mod roles;
+
+mod schedule;
+
+pub use config::{ConfiguredProcess, VarianceType, read_scheduler_config};
+pub use process::{Preconditioning, PredictionType, Process, TimeScale};
+pub use roles::{Port, RoleNames, RoleSummary, Roles};
+pub use schedule::{
+    BetaSchedule, DiscreteOptions, FlowOptions, Level, NoiseSchedule, SigmaOptions, SigmaSpacing, Skip, Spacing,
+};
