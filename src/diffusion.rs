@@ -4,17 +4,26 @@
 //! A [`Process`] says how a network was trained, [`Roles`] which of its inputs is what. A Denoiser is a network in
 //! ONNX Runtime that is fed accordingly; [`Samples`] are what it is evaluated on, and [`generate`] draws new ones.
 
+mod conditioning;
+
 mod config;
+
+mod denoiser;
 
 mod process;
 
 mod roles;
 
+mod sampler;
+
 mod schedule;
 
+pub use conditioning::Conditioning;
 pub use config::{ConfiguredProcess, VarianceType, read_scheduler_config};
+pub use denoiser::Denoiser;
 pub use process::{Preconditioning, PredictionType, Process, TimeScale};
 pub use roles::{Port, RoleNames, RoleSummary, Roles};
+pub use sampler::{SampleOptions, Sampler, generate, noise};
 pub use schedule::{
     BetaSchedule, DiscreteOptions, FlowOptions, Level, NoiseSchedule, SigmaOptions, SigmaSpacing, Skip, Spacing,
 };
