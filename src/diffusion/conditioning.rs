@@ -47,11 +47,7 @@ impl Conditioning {
         let mut inputs = BTreeMap::new();
         for port in &roles.conditioning {
             let dims = port.dims(&roles.sizes(facts, sizes, batch))?;
-            // What changes with the batch has a row for every sample; where the graph fixes the batch, all may.
-            let per_sample = match roles.fixed_batch() {
-                Some(batch) => dims.first() == Some(&batch),
-                None => port.shape.first().is_some_and(|dim| dim.as_const().is_none()),
-            };
+            let per_sample = roles.is_batched(port);
             let given = given.into_iter().flatten().find(|(name, _)| *name == port.name);
             let array = match given {
                 Some((_, array)) => check(&port.name, array, &dims, per_sample)?.cast(port.element_type),

@@ -123,19 +123,31 @@ impl Roles {
         usize::try_from(self.sample.shape.first()?.as_const()?).ok()
     }
 
+    /// The symbol of an input's first axis, if that is the batch. Exporters name the batch anew for every input, or not
+    /// at all: it is a symbol that stands nowhere but first.
+    fn batch_symbol(&self, port: &Port) -> Option<String> {
+        let mut inner = BTreeSet::new();
+        let inputs = [&self.sample, &self.time].into_iter().chain(&self.conditioning);
+        inputs.flat_map(|port| port.shape.iter().skip(1)).for_each(|dim| dim.symbols(&mut inner));
+        let dim = port.shape.first()?;
+        let mut names = BTreeSet::new();
+        dim.symbols(&mut names);
+        names.into_iter().next().filter(|name| *dim == Dim::symbol(name) && !inner.contains(name))
+    }
+
+    /// Whether an input has one row per sample of a batch.
+    pub fn is_batched(&self, port: &Port) -> bool {
+        match (self.fixed_batch(), port.shape.first()) {
+            (Some(batch), Some(first)) => first.as_const().and_then(|size| usize::try_from(size).ok()) == Some(batch),
+            _ => self.batch_symbol(port).is_some(),
+        }
+    }
+
     /// Sizes for every symbolic dimension, the batch among them.
     pub fn sizes(&self, facts: &Facts, given: &Sizes, batch: usize) -> Sizes {
         let mut sizes = sizes_for(facts, given);
-        let mut spatial = BTreeSet::new();
-        self.sample.shape.iter().skip(1).for_each(|dim| dim.symbols(&mut spatial));
-        let inputs = [&self.sample, &self.time].into_iter().chain(&self.conditioning);
-        for dim in inputs.filter_map(|port| port.shape.first()) {
-            let mut names = BTreeSet::new();
-            dim.symbols(&mut names);
-            // Exporters name the batch anew for every input, or not at all.
-            if let Some(name) = names.first().filter(|name| *dim == Dim::symbol(name) && !spatial.contains(*name)) {
-                sizes.insert(name.clone(), i64::try_from(batch).unwrap_or(i64::MAX));
-            }
+        for symbol in [&self.sample, &self.time].into_iter().chain(&self.conditioning).filter_map(|p| self.batch_symbol(p)) {
+            sizes.insert(symbol, i64::try_from(batch).unwrap_or(i64::MAX));
         }
         sizes
     }
