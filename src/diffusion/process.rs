@@ -148,6 +148,19 @@ impl Process {
         Ok(Self { schedule, prediction, time, preconditioning, clip: None })
     }
 
+    /// Schedule, prediction and clipping in words.
+    pub fn describe(&self) -> String {
+        let prediction = match self.preconditioning {
+            Some(scalings) => format!("preconditioned outside the graph (sigma_data {})", scalings.sigma_data),
+            None => format!("predicts {}", self.prediction.name()),
+        };
+        let clip = match self.clip {
+            Some((low, high)) => format!("clips x_0 to {low} to {high}"),
+            None => "clips nothing".to_owned(),
+        };
+        format!("{}, {prediction}, {clip}", self.schedule.describe())
+    }
+
     /// The noisy sample `x_t` at a level, written to `out`; all three have the same shape.
     pub fn add_noise(&self, x0: &ArrayD<f32>, noise: &ArrayD<f32>, level: &Level, out: &mut ArrayD<f32>) {
         let (a, s) = (level.signal as f32, level.noise as f32);

@@ -307,6 +307,21 @@ impl NoiseSchedule {
         }
     }
 
+    /// Family and extent in words.
+    pub fn describe(&self) -> String {
+        let count = self.step_count();
+        match &self.family {
+            Family::Discrete { betas, .. } => {
+                let (first, last) = (betas.first().copied().unwrap_or(0.0), betas.last().copied().unwrap_or(0.0));
+                format!("discrete schedule, T = {count}, beta {first:.2e} to {last:.2e}")
+            }
+            Family::Flow(options) => format!("flow schedule, T = {count}, shift {}", options.shift),
+            Family::Sigma(options) => {
+                format!("noise levels {} to {}, T = {count}", options.sigma_min, options.sigma_max)
+            }
+        }
+    }
+
     /// Whether this is a schedule of `β_t`.
     pub fn is_discrete(&self) -> bool {
         matches!(self.family, Family::Discrete { .. })
