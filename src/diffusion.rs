@@ -29,7 +29,7 @@ pub use denoiser::Denoiser;
 pub use grid::write_grid;
 pub use process::{Preconditioning, PredictionType, Process, TimeScale};
 pub use roles::{Port, RoleNames, RoleSummary, Roles};
-pub use sampler::{SampleOptions, Sampler, generate, noise};
+pub use sampler::{SampleOptions, Sampler, StepInput, generate, noise, sampling_step};
 pub use schedule::{
     BetaSchedule, DiscreteOptions, FlowOptions, Level, NoiseSchedule, SigmaOptions, SigmaSpacing, Skip, Spacing,
 };

@@ -81,6 +81,13 @@ fn posterior_variance(level: &Level, next: &Level) -> f64 {
 }
 
 impl Step {
+    fn new(options: &SampleOptions, level: &Level, next: &Level) -> Self {
+        match options.sampler {
+            Sampler::Ddim => Self::ddim(level, next, options.eta),
+            Sampler::Ddpm => Self::ddpm(level, next, options.variance),
+        }
+    }
+
     /// DDIM, equations 12 and 16 of Song et al.
     fn ddim(level: &Level, next: &Level, eta: f64) -> Self {
         let variance = eta * eta * posterior_variance(level, next);
@@ -103,19 +110,26 @@ impl Step {
 }
 
 /// What one step works on; all arrays have the same shape.
-struct StepInput<'a> {
+#[derive(Debug)]
+pub struct StepInput<'a> {
     /// `x_t`; becomes the next sample.
-    x: &'a mut ArrayD<f32>,
+    pub x: &'a mut ArrayD<f32>,
     /// The network's output.
-    output: &'a ArrayD<f32>,
+    pub output: &'a ArrayD<f32>,
     /// Standard normal noise.
-    fresh: &'a ArrayD<f32>,
-    /// What the network says of the variance.
-    variance: Option<&'a ArrayD<f32>>,
+    pub fresh: &'a ArrayD<f32>,
+    /// What the network says of the variance, for [`VarianceType::LearnedRange`].
+    pub variance: Option<&'a ArrayD<f32>>,
 }
 
-/// Takes one step from `level` to `next` in place.
-fn advance(process: &Process, (level, next): (&Level, &Level), step: Step, input: StepInput<'_>) {
+/// Takes one step of sampling from `level` to `next` in place.
+pub fn sampling_step(
+    process: &Process,
+    options: &SampleOptions,
+    (level, next): (&Level, &Level),
+    input: StepInput<'_>,
+) {
+    let step = Step::new(options, level, next);
     let (p, q) = process.clean_factors(level);
     // ε̂ = (x - a x̂_0) / s, of the estimate before it is clipped.
     let (from_x, from_output) = ((1.0 - level.signal * p) / level.noise, -level.signal * q / level.noise);
@@ -211,15 +225,11 @@ pub fn generate(
         for pair in levels.windows(2) {
             let (level, next) = (&pair[0], &pair[1]);
             denoiser.predict(process, &x, level, &mut output, variance.as_mut())?;
-            let step = match options.sampler {
-                Sampler::Ddim => Step::ddim(level, next, options.eta),
-                Sampler::Ddpm => Step::ddpm(level, next, options.variance),
-            };
-            if step.fresh > 0.0 {
+            if Step::new(options, level, next).fresh > 0.0 {
                 draw(&mut random, &mut fresh);
             }
             let input = StepInput { x: &mut x, output: &output, fresh: &fresh, variance: variance.as_ref() };
-            advance(process, (level, next), step, input);
+            sampling_step(process, options, (level, next), input);
             done += 1;
             progress(done, evaluations);
         }
