@@ -201,7 +201,9 @@ fn losses_are_those_of_pytorch() {
         denoiser.predict(&process, &x, &level, &mut output, None).unwrap();
         let squares = output.iter().zip(&target).map(|(a, b)| f64::from(a - b).powi(2));
         let loss = squares.sum::<f64>() / output.len() as f64;
-        assert!((loss - losses[t]).abs() <= 1e-5 * losses[t], "t = {t}: {loss} instead of {}", losses[t]);
+        // Near t = 0 the reference's 1 - ᾱ_t, which was computed in f32, has only four digits.
+        let allowed = if t < 10 { 1e-4 } else { 1e-5 };
+        assert!((loss - losses[t]).abs() <= allowed * losses[t], "t = {t}: {loss} instead of {}", losses[t]);
     }
 }
 

@@ -49,7 +49,8 @@ pub(super) struct DiffusionArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) scheduler_config: Option<PathBuf>,
 
-    /// The noise schedule [default: linear; flow for flow predictions; karras if the time input is named sigma].
+    /// The noise schedule [default: linear; flow for flow predictions; karras if the time input is named sigma or
+    /// noise].
     #[arg(long, value_enum, help_heading = "Diffusion", conflicts_with = "scheduler_config")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) schedule: Option<ScheduleName>,
@@ -93,8 +94,8 @@ pub(super) struct DiffusionArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sigma_data: Option<f64>,
 
-    /// Where the scalings of a network with noise levels are [default: inside; as the scheduler says, if one is given
-    /// and the time input is not named sigma].
+    /// Where the scalings of a network with noise levels are [default: inside; outside if the time input is named noise;
+    /// as the scheduler says, if one is given and the time input is not named sigma].
     #[arg(long, value_enum, help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) preconditioning: Option<PreconditioningPlace>,
@@ -255,7 +256,11 @@ impl DiffusionArgs {
     }
 
     fn from_options(&self, roles: &Roles) -> Result<ConfiguredProcess, Error> {
-        let outside = self.preconditioning == Some(PreconditioningPlace::Outside);
+        let by_name = self.preconditioning.is_none()
+            && self.prediction_type.is_none()
+            && self.schedule.is_none_or(|name| name == ScheduleName::Karras)
+            && roles.takes_c_noise();
+        let outside = self.preconditioning == Some(PreconditioningPlace::Outside) || by_name;
         let name = self.schedule.unwrap_or(if roles.takes_sigma() || outside {
             ScheduleName::Karras
         } else if self.prediction_type == Some(PredictionType::Flow) {

@@ -115,7 +115,7 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, printer: &Printer) -> Result<boo
     if let Some(wrong) = samples.iter().find(|value| !value.is_finite()) {
         return Err(in_file(
             Error::unmet(format!("the samples contain {wrong}"))
-                .hint("check --prediction-type, --schedule and --time-input"),
+                .hint("check --prediction-type, --schedule and --time-input; the time step of some networks is sigma under another name"),
         ));
     }
     if let Some(path) = &args.output {

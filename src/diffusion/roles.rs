@@ -118,9 +118,17 @@ impl Roles {
         words(&self.time.name).iter().any(|word| matches!(word.as_str(), "sigma" | "sigmas"))
     }
 
+    /// Whether the time input takes EDM's `c_noise` by its name, so that the scalings are outside the graph.
+    pub fn takes_c_noise(&self) -> bool {
+        self.time.element_type.is_float()
+            && matches!(self.time.name.to_ascii_lowercase().as_str(), "noise" | "noise_label" | "noise_labels" | "c_noise")
+    }
+
     /// The batch that the graph fixes, if it does.
     pub fn fixed_batch(&self) -> Option<usize> {
-        usize::try_from(self.sample.shape.first()?.as_const()?).ok()
+        let fixed = |port: &Port| usize::try_from(port.shape.first()?.as_const()?).ok();
+        // Some exports declare a symbolic batch, but only run at one: inference finds it in the output.
+        fixed(&self.sample).or_else(|| fixed(&self.prediction))
     }
 
     /// The symbol of an input's first axis, if that is the batch. Exporters name the batch anew for every input, or not
@@ -137,9 +145,9 @@ impl Roles {
 
     /// Whether an input has one row per sample of a batch.
     pub fn is_batched(&self, port: &Port) -> bool {
-        match (self.fixed_batch(), port.shape.first()) {
-            (Some(batch), Some(first)) => first.as_const().and_then(|size| usize::try_from(size).ok()) == Some(batch),
-            _ => self.batch_symbol(port).is_some(),
+        match port.shape.first().and_then(Dim::as_const) {
+            Some(size) => self.fixed_batch().is_some_and(|batch| usize::try_from(size) == Ok(batch)),
+            None => self.batch_symbol(port).is_some(),
         }
     }
 
