@@ -6,6 +6,8 @@ mod args;
 
 mod config;
 
+mod diffusion_args;
+
 mod inspect;
 
 mod printer;
@@ -13,6 +15,8 @@ mod printer;
 mod prune;
 
 mod runtime;
+
+mod sample;
 
 mod verify;
 
@@ -34,6 +38,7 @@ pub fn run() -> ExitCode {
         Some(Command::Apply(args)) => apply::run(args, &cli, &printer),
         Some(Command::Verify(args)) => verify::run(args, &cli, &printer),
         Some(Command::Inspect(args)) => inspect::run(args, &printer),
+        Some(Command::Sample(args)) => sample::run(args, &cli, &printer),
         Some(Command::Runtime) => runtime::run(&cli, &printer),
         None => prune::run(&cli.prune, &cli, &printer),
     };

@@ -27,6 +27,9 @@ pub mod fact;
 
 pub mod infer;
 
+// What diffusion networks take, predict and draw.
+pub mod diffusion;
+
 // 3. Which channels live or die together.
 pub mod couple;
 

@@ -24,7 +24,7 @@ use crate::pipeline::Analysis;
 use crate::runtime::{Optimization, Runtime, RuntimeError, Session, SessionOptions};
 use reference::{KeptAxes, Reference};
 
-pub use inputs::{draw_inputs, size_variants};
+pub use inputs::{draw_input, draw_inputs, size_variants};
 pub use locate::Difference;
 
 /// Sizes of symbolic dimensions on which a pruned file is compared.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use super::sample::SampleArgs;
 use crate::importance::{GroupReduction, Norm};
 use crate::pipeline::{AttentionOption, CriterionOption, NormGroups};
 use crate::select::Scope;
@@ -57,6 +58,8 @@ pub(super) enum Command {
     Verify(VerifyArgs),
     /// Show inputs, operators, costs, channel groups and what keeps channels from being pruned.
     Inspect(InspectArgs),
+    /// Draw samples from a network, by DDIM or DDPM.
+    Sample(Box<SampleArgs>),
     /// Show which ONNX Runtime libraries are found and which one is used.
     Runtime,
 }

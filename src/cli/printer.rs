@@ -43,6 +43,13 @@ impl Printer {
         let _ = writeln!(out, "{}", text.trim_end_matches('\n'));
     }
 
+    /// Prints what a reader may want to know before the result, to standard error.
+    pub(super) fn note(&self, text: &str) {
+        if !self.quiet {
+            let _ = writeln!(std::io::stderr().lock(), "{text}");
+        }
+    }
+
     /// Prints a warning.
     pub(super) fn warning(&self, text: &str) {
         if !self.quiet {

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::array::{Array, ElementType};
 use crate::error::Error;
 use crate::graph::{Graph, ValueId};
+use crate::infer::Facts;
+use crate::load::Model;
 use crate::macs::{Sizes, sizes_for};
 use crate::pipeline::Analysis;
 use crate::random_inputs::{InputDim, InputSpec, draw};
@@ -55,18 +57,44 @@ pub fn draw_inputs(analysis: &Analysis<'_>, sizes: &Sizes, seed: u64) -> Result<
                 None => InputDim::Unknown,
             })
             .collect();
-        let range = range_of(&analysis.graph, analysis, *input, !element_type.is_float());
+        let range = range_of((analysis.model, &analysis.graph, &analysis.facts), *input, !element_type.is_float());
         specs.push(InputSpec { name: name.clone(), element_type, dims, range });
     }
     draw(&specs, &BTreeMap::new(), seed).map_err(|error| Error::input(analysis.model.path(), error.to_string()))
 }
 
+/// Draws one input of the graph at the given sizes.
+///
+/// # Errors
+/// No input of this name, or one that can't be drawn.
+pub fn draw_input(
+    (model, graph, facts): (&Model, &Graph, &Facts),
+    name: &str,
+    dims: &[usize],
+    seed: u64,
+) -> Result<Array, Error> {
+    let fail = |text: String| Error::input(model.path(), text);
+    let input = graph.value(name).ok_or_else(|| fail(format!("there is no graph input {name:?}")))?;
+    let element_type = facts.values[input].as_ref().and_then(|fact| ElementType::from_onnx(fact.dtype as i32));
+    let element_type =
+        element_type.ok_or_else(|| fail(format!("graph input {name:?} has an element type that can't be drawn")))?;
+    let range = range_of((model, graph, facts), input, !element_type.is_float());
+    let dims = dims.iter().map(|size| InputDim::Fixed(i64::try_from(*size).unwrap_or(i64::MAX))).collect();
+    let spec = InputSpec { name: name.to_owned(), element_type, dims, range };
+    let mut drawn = draw(&[spec], &BTreeMap::new(), seed).map_err(|error| fail(error.to_string()))?;
+    drawn.pop().map(|(_, array)| array).ok_or_else(|| fail(format!("graph input {name:?} can't be drawn")))
+}
+
 /// The range in which the values of an input make sense: rows of the table that it indexes, timesteps, noise levels.
-fn range_of(graph: &Graph, analysis: &Analysis<'_>, input: ValueId, is_integer: bool) -> Option<(f64, f64)> {
+fn range_of(
+    (model, graph, facts): (&Model, &Graph, &Facts),
+    input: ValueId,
+    is_integer: bool,
+) -> Option<(f64, f64)> {
     let name = graph.values[input].name.to_lowercase();
     let is_timestep = ["timestep", "time_step", "timesteps"].iter().any(|word| name.contains(word))
         || matches!(name.as_str(), "t" | "time" | "ts");
-    if is_integer && let Some(rows) = indexed_rows(graph, analysis, input) {
+    if is_integer && let Some(rows) = indexed_rows((model, graph, facts), input) {
         return Some((0.0, (rows - 1) as f64));
     }
     if is_timestep {
@@ -79,7 +107,7 @@ fn range_of(graph: &Graph, analysis: &Analysis<'_>, input: ValueId, is_integer: 
 }
 
 /// The smallest table that a Gather-like reader indexes with the value, through operators that keep integers.
-fn indexed_rows(graph: &Graph, analysis: &Analysis<'_>, input: ValueId) -> Option<i64> {
+fn indexed_rows((model, graph, facts): (&Model, &Graph, &Facts), input: ValueId) -> Option<i64> {
     let mut open = vec![input];
     let mut seen = BTreeSet::new();
     let mut rows: Option<i64> = None;
@@ -90,16 +118,16 @@ fn indexed_rows(graph: &Graph, analysis: &Analysis<'_>, input: ValueId) -> Optio
         for (node, slot) in &graph.values[value].consumers {
             let node = &graph.nodes[*node];
             // Input 1 of a node whose input 0 is a weight matrix: a table that is looked up.
-            let table = node.input(0).filter(|table| *slot == 1 && graph.constant(analysis.model, *table).is_some());
+            let table = node.input(0).filter(|table| *slot == 1 && graph.constant(model, *table).is_some());
             if let Some(table) = table
-                && let Some(fact) = analysis.facts.values[table].as_ref().filter(|fact| fact.is_float())
+                && let Some(fact) = facts.values[table].as_ref().filter(|fact| fact.is_float())
                 && let Some(size) = fact.shape.as_ref().and_then(|shape| shape.first()?.as_const())
             {
                 rows = Some(rows.map_or(size, |rows| rows.min(size)));
                 continue;
             }
             let is_integer =
-                |value: &ValueId| analysis.facts.values[*value].as_ref().is_some_and(|fact| !fact.is_float());
+                |value: &ValueId| facts.values[*value].as_ref().is_some_and(|fact| !fact.is_float());
             open.extend(node.outputs.iter().flatten().copied().filter(is_integer));
         }
     }

@@ -1,0 +1,35 @@
+//! Everything that is particular to diffusion: noise schedules, what a network's inputs and outputs stand for, data,
+//! and sampling.
+//!
+//! A [`Process`] says how a network was trained, [`Roles`] which of its inputs is what. A [`Denoiser`] is a network in
+//! ONNX Runtime that is fed accordingly; [`Samples`] are what it is evaluated on, and [`generate`] draws new ones.
+
+mod conditioning;
+
+mod config;
+
+mod data;
+
+mod denoiser;
+
+mod grid;
+
+mod process;
+
+mod roles;
+
+mod sampler;
+
+mod schedule;
+
+pub use conditioning::Conditioning;
+pub use config::{ConfiguredProcess, VarianceType, read_scheduler_config};
+pub use data::{Ranges, Samples};
+pub use denoiser::Denoiser;
+pub use grid::write_grid;
+pub use process::{Preconditioning, PredictionType, Process, TimeScale};
+pub use roles::{Port, RoleNames, RoleSummary, Roles};
+pub use sampler::{SampleOptions, Sampler, StepInput, generate, noise, sampling_step};
+pub use schedule::{
+    BetaSchedule, DiscreteOptions, FlowOptions, Level, NoiseSchedule, SigmaOptions, SigmaSpacing, Skip, Spacing,
+};

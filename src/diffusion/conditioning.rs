@@ -1,0 +1,136 @@
+//! Values for the inputs that are neither sample nor time.
+
+use std::collections::BTreeMap;
+
+use super::roles::Roles;
+use crate::array::{Array, ArrayData, each_type, element_count};
+use crate::error::Error;
+use crate::graph::Graph;
+use crate::infer::Facts;
+use crate::load::Model;
+use crate::macs::Sizes;
+use crate::verify::draw_input;
+
+/// Conditioning for any number of samples.
+#[derive(Clone, Debug, Default)]
+pub struct Conditioning {
+    inputs: BTreeMap<String, Values>,
+}
+
+#[derive(Clone, Debug)]
+struct Values {
+    array: Array,
+    /// Whether there is one row per sample; else the array serves all.
+    per_sample: bool,
+    given: bool,
+}
+
+/// Rows that are drawn for an input that is not given; further samples take them in turn.
+const DRAWN_ROWS: usize = 256;
+
+impl Conditioning {
+    /// Takes the values that the user gives, by the names of the inputs, and draws the others.
+    ///
+    /// Given arrays have as many rows as they like; sample `i` takes row `i` and starts over at the end. Drawn integers
+    /// are rows of the table that they index, drawn floats are normally distributed. Masks are all true and self
+    /// conditioning is zero, which is what networks are fed that make no use of them.
+    ///
+    /// # Errors
+    /// A given array has the wrong shape, or an input can't be drawn.
+    pub fn new(
+        (model, graph, facts): (&Model, &Graph, &Facts),
+        roles: &Roles,
+        given: Option<&[(String, Array)]>,
+        (sizes, batch): (&Sizes, usize),
+        seed: u64,
+    ) -> Result<Self, Error> {
+        let mut inputs = BTreeMap::new();
+        for port in &roles.conditioning {
+            let dims = port.dims(&roles.sizes(facts, sizes, batch))?;
+            let per_sample = roles.is_batched(port);
+            let given = given.into_iter().flatten().find(|(name, _)| *name == port.name);
+            let array = match given {
+                Some((_, array)) => check(&port.name, array, &dims, per_sample)?.cast(port.element_type),
+                None => {
+                    let mut rows = dims.clone();
+                    if per_sample {
+                        rows[0] = DRAWN_ROWS;
+                    }
+                    neutral(&port.name, port.element_type, &rows).map_or_else(
+                        || draw_input((model, graph, facts), &port.name, &rows, seed),
+                        Ok,
+                    )?
+                }
+            };
+            inputs.insert(port.name.clone(), Values { array, per_sample, given: given.is_some() });
+        }
+        Ok(Self { inputs })
+    }
+
+    /// Whether the values of this input are the user's.
+    pub fn is_given(&self, input: &str) -> bool {
+        self.inputs.get(input).is_some_and(|values| values.given)
+    }
+
+    /// The values of an input for these samples.
+    pub(super) fn rows(&self, input: &str, samples: &[usize]) -> Option<Array> {
+        let values = self.inputs.get(input)?;
+        if !values.per_sample {
+            return Some(values.array.clone());
+        }
+        let rows = values.array.dims.first().copied().filter(|rows| *rows > 0)?;
+        let length = values.array.data.len() / rows;
+        let mut dims = values.array.dims.clone();
+        dims[0] = samples.len();
+        let data = gather(&values.array.data, samples.iter().map(|sample| sample % rows), length);
+        Some(Array { dims, data })
+    }
+}
+
+/// The rows of `length` elements at these places.
+pub(super) fn gather(data: &ArrayData, rows: impl Iterator<Item = usize>, length: usize) -> ArrayData {
+    fn copy<T: Copy>(values: &[T], rows: impl Iterator<Item = usize>, length: usize) -> Vec<T> {
+        rows.flat_map(|row| values[row * length..(row + 1) * length].iter().copied()).collect()
+    }
+    macro_rules! same_type {
+        ($($variant:ident),*) => {
+            match data {
+                $(ArrayData::$variant(values) => ArrayData::$variant(copy(values, rows, length)),)*
+            }
+        };
+    }
+    same_type!(F32, F64, F16, BF16, I64, I32, I16, I8, U8, U16, U32, U64, Bool)
+}
+
+/// A given array, if its shape fits: any number of rows where there is one per sample.
+fn check(name: &str, array: &Array, dims: &[usize], per_sample: bool) -> Result<Array, Error> {
+    let skip = usize::from(per_sample);
+    let same = array.dims.len() == dims.len() && array.dims.get(skip..) == dims.get(skip..);
+    let filled = element_count(&array.dims).is_some_and(|count| count > 0 && count == each_type!(&array.data, v => v.len()));
+    if same && filled {
+        return Ok(array.clone());
+    }
+    let mut expected: Vec<String> = dims.iter().map(usize::to_string).collect();
+    if let Some(first) = expected.first_mut().filter(|_| per_sample) {
+        *first = "samples".to_owned();
+    }
+    Err(Error::usage(format!(
+        "--inputs: array {name:?}: expected shape [{}], found {:?}",
+        expected.join(", "),
+        array.dims
+    ))
+    .hint("symbolic sizes are set with --size NAME=N"))
+}
+
+/// The values of inputs for which random ones would be wrong.
+fn neutral(name: &str, element_type: crate::array::ElementType, dims: &[usize]) -> Option<Array> {
+    let name = name.to_ascii_lowercase();
+    let value = if name.contains("mask") {
+        1.0
+    } else if name.contains("self_cond") {
+        0.0
+    } else {
+        return None;
+    };
+    Array::from_f64(element_type, dims.to_vec(), &vec![value; element_count(dims)?]).ok()
+}

@@ -1,0 +1,83 @@
+//! Images of a folder.
+
+use std::path::{Path, PathBuf};
+
+use image::imageops::FilterType;
+use image::{DynamicImage, ImageReader};
+
+use crate::error::Error;
+
+/// An image of the network's size.
+pub(super) struct Image {
+    /// The values from 0 to 255, channel by channel.
+    pub(super) values: Vec<u8>,
+    /// Whether the file has another size.
+    pub(super) was_resized: bool,
+}
+
+/// The PNG and JPEG files of a folder by name.
+pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let fail = |error: std::io::Error| Error::input(folder, format!("can't be read: {error}")).caused_by(error);
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(fail)? {
+        let path = entry.map_err(fail)?.path();
+        let kind = path.extension().map(|kind| kind.to_string_lossy().to_ascii_lowercase());
+        if matches!(kind.as_deref(), Some("png" | "jpg" | "jpeg")) && path.is_file() {
+            files.push(path);
+        }
+    }
+    if files.is_empty() {
+        return Err(Error::input(folder, "expected .png or .jpg files in the folder, found none"));
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Reads an image, cut at its centre to the aspect of `sizes` (channels, height, width) and resized to it.
+pub(super) fn read(path: &Path, sizes: &[usize]) -> Result<Image, Error> {
+    let fail = |text: String| Error::input(path, text);
+    let &[channels, height, width] = sizes else {
+        return Err(fail(format!("images need a network of [channels, height, width] samples, found {sizes:?}"))
+            .hint("give the samples as .npy, .npz or .safetensors"));
+    };
+    let (Ok(high), Ok(wide)) = (u32::try_from(height), u32::try_from(width)) else {
+        return Err(fail(format!("images can't have {height} x {width} pixels")));
+    };
+    let mut reader = ImageReader::open(path)
+        .and_then(ImageReader::with_guessed_format)
+        .map_err(|error| fail(format!("can't be read: {error}")).caused_by(error))?;
+    // A damaged header must not ask for all memory.
+    let mut limits = image::Limits::default();
+    limits.max_alloc = Some(1 << 30);
+    reader.limits(limits);
+    let mut image = reader.decode().map_err(|error| fail(format!("not a readable image: {error}")).caused_by(error))?;
+    let was_resized = (image.height(), image.width()) != (high, wide);
+    if was_resized {
+        image = centre(&image, high, wide).resize_exact(wide, high, FilterType::Lanczos3);
+    }
+    let values = match channels {
+        1 => image.into_luma8().into_raw(),
+        3 => {
+            let pixels = image.into_rgb8().into_raw();
+            (0..3).flat_map(|channel| pixels.iter().skip(channel).step_by(3).copied()).collect()
+        }
+        _ => {
+            return Err(fail(format!(
+                "images have 1 or 3 channels, the network takes samples of {channels} (latents, perhaps)"
+            ))
+            .hint("encode the images and give the latents as .npy, .npz or .safetensors"));
+        }
+    };
+    Ok(Image { values, was_resized })
+}
+
+/// The largest part around the centre with the aspect of `high` to `wide`.
+fn centre(image: &DynamicImage, high: u32, wide: u32) -> DynamicImage {
+    let (height, width) = (u64::from(image.height()), u64::from(image.width()));
+    let (high, wide) = (u64::from(high), u64::from(wide));
+    let crop_width = width.min((height * wide / high).max(1));
+    let crop_height = height.min((width * high / wide).max(1));
+    let (left, top) = ((width - crop_width) / 2, (height - crop_height) / 2);
+    // None of these is larger than the image's own u32 sizes.
+    image.crop_imm(left as u32, top as u32, crop_width as u32, crop_height as u32)
+}

@@ -1,0 +1,196 @@
+//! A network in ONNX Runtime that is fed as its process asks.
+
+use half::{bf16, f16};
+use ndarray::ArrayD;
+
+use super::conditioning::Conditioning;
+use super::process::Process;
+use super::roles::Roles;
+use super::schedule::Level;
+use crate::array::{Array, ArrayData};
+use crate::error::Error;
+use crate::infer::Facts;
+use crate::macs::Sizes;
+use crate::runtime::{RuntimeError, Session};
+
+/// A network with its inputs laid out once; every evaluation reuses them.
+#[derive(Debug)]
+pub struct Denoiser {
+    session: Session,
+    roles: Roles,
+    /// All inputs: the sample first, the time second, then conditioning.
+    inputs: Vec<(String, Array)>,
+    /// The shape of the sample, the batch first.
+    dims: Vec<usize>,
+    prediction: usize,
+}
+
+/// The inputs of `inputs` that hold the sample and the time.
+const SAMPLE: usize = 0;
+const TIME: usize = 1;
+
+impl Denoiser {
+    /// Lays out the inputs for batches of `batch` samples.
+    ///
+    /// # Errors
+    /// The graph fixes another batch, a size is not known, or the session lacks an input.
+    pub fn new(session: Session, roles: &Roles, facts: &Facts, given: &Sizes, batch: usize) -> Result<Self, Error> {
+        if let Some(fixed) = roles.fixed_batch().filter(|fixed| *fixed != batch) {
+            return Err(Error::usage(format!("the network takes batches of {fixed}, asked for {batch}"))
+                .hint(format!("give --batch {fixed}, or leave it out")));
+        }
+        let sizes = roles.sizes(facts, given, batch);
+        let mut inputs = Vec::with_capacity(2 + roles.conditioning.len());
+        for port in [&roles.sample, &roles.time].into_iter().chain(&roles.conditioning) {
+            let dims = port.dims(&sizes)?;
+            let count = crate::array::element_count(&dims)
+                .ok_or_else(|| Error::usage(format!("{} is too large at {dims:?}", port.describe())))?;
+            let data = ArrayData::from_f64(port.element_type, &vec![0.0; count]);
+            inputs.push((port.name.clone(), Array { dims, data }));
+        }
+        let prediction = session
+            .outputs()
+            .iter()
+            .position(|output| output.name == roles.prediction.name)
+            .ok_or_else(|| Error::usage(format!("the network has no output {:?}", roles.prediction.name)))?;
+        let dims = inputs[SAMPLE].1.dims.clone();
+        Ok(Self { session, roles: roles.clone(), inputs, dims, prediction })
+    }
+
+    /// The shape of a batch of samples.
+    pub fn dims(&self) -> &[usize] {
+        &self.dims
+    }
+
+    /// The number of samples in a batch.
+    pub fn batch(&self) -> usize {
+        self.dims.first().copied().unwrap_or(1)
+    }
+
+    /// What the inputs and outputs are for.
+    pub fn roles(&self) -> &Roles {
+        &self.roles
+    }
+
+    /// The shapes of the conditioning inputs at this batch.
+    pub fn conditioning_dims(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.inputs.iter().skip(TIME + 1).map(|(name, array)| (name.as_str(), array.dims.as_slice()))
+    }
+
+    /// Sets the conditioning of the next evaluations: that of these samples, one index per sample of the batch.
+    ///
+    /// # Errors
+    /// The conditioning was made for other inputs.
+    pub fn set_conditioning(&mut self, conditioning: &Conditioning, samples: &[usize]) -> Result<(), Error> {
+        for (name, array) in self.inputs.iter_mut().skip(TIME + 1) {
+            let values = conditioning
+                .rows(name, samples)
+                .ok_or_else(|| Error::usage(format!("there is no conditioning for input {name:?}")))?;
+            if values.dims != array.dims || values.element_type() != array.element_type() {
+                return Err(Error::usage(format!(
+                    "conditioning input {name:?}: expected {}{:?}, found {}{:?}",
+                    array.element_type(),
+                    array.dims,
+                    values.element_type(),
+                    values.dims
+                )));
+            }
+            *array = values;
+        }
+        Ok(())
+    }
+
+    /// The inputs of an evaluation at `x_t`, in the graph's own types: the sample scaled as the process asks, the
+    /// time, and the conditioning that was set.
+    ///
+    /// # Errors
+    /// `x_t` has another shape than the batch.
+    pub fn inputs(&mut self, process: &Process, x_t: &ArrayD<f32>, level: &Level) -> Result<&[(String, Array)], Error> {
+        if x_t.shape() != self.dims {
+            return Err(Error::usage(format!(
+                "input {:?}: expected samples of shape {:?}, found {:?}",
+                self.roles.sample.name,
+                self.dims,
+                x_t.shape()
+            )));
+        }
+        fill(&mut self.inputs[SAMPLE].1.data, x_t, process.input_scale(level) as f32);
+        let time = &mut self.inputs[TIME].1;
+        let value = process.time_value(level);
+        time.data = ArrayData::from_f64(time.element_type(), &vec![value; time.data.len()]);
+        Ok(&self.inputs)
+    }
+
+    /// Evaluates the network at `x_t` and writes its prediction to `out`, and what it says of the variance to
+    /// `variance`, where it does; all have the shape of the batch.
+    ///
+    /// # Errors
+    /// `x_t` has another shape than the batch, the network fails, or its output has another shape than the sample.
+    pub fn predict(
+        &mut self,
+        process: &Process,
+        x_t: &ArrayD<f32>,
+        level: &Level,
+        out: &mut ArrayD<f32>,
+        variance: Option<&mut ArrayD<f32>>,
+    ) -> Result<(), Error> {
+        self.inputs(process, x_t, level)?;
+        let fail = |error: RuntimeError| Error::unmet(error.to_string()).caused_by(error);
+        let outputs = self.session.run(&self.inputs).map_err(fail)?;
+        let (name, output) = &outputs[self.prediction];
+        let mut expected = self.dims.clone();
+        if let Some(axis) = self.roles.variance_axis {
+            expected[axis] *= 2;
+        }
+        if output.dims != expected {
+            return Err(Error::unmet(format!(
+                "output {name:?}: expected {expected:?} for samples of shape {:?}, found {:?}",
+                self.dims, output.dims
+            )));
+        }
+        let axis = self.roles.variance_axis.unwrap_or(0);
+        take(&output.data, self.dims.get(axis..).unwrap_or(&[]), &expected[axis..], 0, out);
+        if let (Some(variance), Some(_)) = (variance, self.roles.variance_axis) {
+            let half = self.dims[axis..].iter().product();
+            take(&output.data, &self.dims[axis..], &expected[axis..], half, variance);
+        }
+        Ok(())
+    }
+}
+
+/// Copies samples into an array of any float type, scaled.
+fn fill(data: &mut ArrayData, from: &ArrayD<f32>, scale: f32) {
+    fn copy<T>(into: &mut [T], from: &ArrayD<f32>, convert: impl Fn(f32) -> T) {
+        into.iter_mut().zip(from.iter()).for_each(|(into, from)| *into = convert(*from));
+    }
+    match data {
+        ArrayData::F32(into) => copy(into, from, |v| v * scale),
+        ArrayData::F64(into) => copy(into, from, |v| f64::from(v * scale)),
+        ArrayData::F16(into) => copy(into, from, |v| f16::from_f32(v * scale)),
+        ArrayData::BF16(into) => copy(into, from, |v| bf16::from_f32(v * scale)),
+        // Roles are only given to float inputs.
+        _ => {}
+    }
+}
+
+/// Copies the parts of `block` elements at `offset` in every run of `stride` elements to `out`. The block and the run
+/// are given as shapes.
+fn take(data: &ArrayData, block: &[usize], stride: &[usize], offset: usize, out: &mut ArrayD<f32>) {
+    fn copy<T: Copy>(
+        from: &[T],
+        (block, stride, offset): (usize, usize, usize),
+        out: &mut ArrayD<f32>,
+        f: impl Fn(T) -> f32,
+    ) {
+        let values = from.chunks_exact(stride.max(1)).flat_map(|run| run[offset..offset + block].iter().copied());
+        out.iter_mut().zip(values).for_each(|(out, value)| *out = f(value));
+    }
+    let place = (block.iter().product(), stride.iter().product(), offset);
+    match data {
+        ArrayData::F32(from) => copy(from, place, out, |v| v),
+        ArrayData::F64(from) => copy(from, place, out, |v| v as f32),
+        ArrayData::F16(from) => copy(from, place, out, f16::to_f32),
+        ArrayData::BF16(from) => copy(from, place, out, bf16::to_f32),
+        _ => {}
+    }
+}

@@ -1,0 +1,236 @@
+//! The diffusion process of a network: its noise schedule, what it predicts, and what its inputs expect.
+//!
+//! Letters as in [`super::schedule`]: `x_t = a x_0 + s ε`, `σ = s / a`.
+
+use ndarray::{ArrayD, Zip};
+use serde::{Deserialize, Serialize};
+
+use super::schedule::{Level, NoiseSchedule};
+use crate::error::Error;
+
+/// What the network's output stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[cfg_attr(feature = "cli", value(rename_all = "snake_case"))]
+pub enum PredictionType {
+    /// The noise `ε`.
+    Epsilon,
+    /// The clean sample `x_0`.
+    Sample,
+    /// `v = a ε - s x_0` (Salimans and Ho 2022).
+    VPrediction,
+    /// The velocity `ε - x_0` of a straight flow.
+    Flow,
+}
+
+impl PredictionType {
+    /// The name that diffusers uses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Epsilon => "epsilon",
+            Self::Sample => "sample",
+            Self::VPrediction => "v_prediction",
+            Self::Flow => "flow",
+        }
+    }
+}
+
+/// What the network's time input expects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[cfg_attr(feature = "cli", value(rename_all = "snake_case"))]
+pub enum TimeScale {
+    /// The step `t`, from 0 to `T - 1`; of a flow `σ T`.
+    Step,
+    /// The step as a share of `T`, from 0 to 1.
+    Fraction,
+    /// The noise level `σ`.
+    Sigma,
+    /// `ln(σ) / 4`, as EDM networks take it without their preconditioning.
+    CNoise,
+}
+
+impl TimeScale {
+    /// What goes in, in words.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Step => "the step t",
+            Self::Fraction => "the share t / T",
+            Self::Sigma => "the noise level sigma",
+            Self::CNoise => "ln(sigma) / 4",
+        }
+    }
+}
+
+/// The scalings around a network of Karras et al. 2022 ("Elucidating the Design Space of Diffusion-Based Generative
+/// Models"), where they are not part of the graph: `D(x, σ) = c_skip x + c_out F(c_in x, c_noise)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Preconditioning {
+    /// The standard deviation of the data.
+    pub sigma_data: f64,
+    /// The least noise level where the boundary condition of consistency models holds: `D` is the identity there.
+    pub boundary: Option<f64>,
+    /// The factor on `ln σ` in `c_noise`: 1/4, for consistency models 250.
+    pub noise_scale: f64,
+    /// Whether `c_out` is negative (diffusers' `v_prediction`).
+    pub negative: bool,
+}
+
+impl Preconditioning {
+    /// The scalings of EDM.
+    pub fn edm(sigma_data: f64) -> Self {
+        Self { sigma_data, boundary: None, noise_scale: 0.25, negative: false }
+    }
+
+    /// `c_in`, the scale of the noisy input.
+    pub fn c_in(&self, sigma: f64) -> f64 {
+        1.0 / sigma.hypot(self.sigma_data)
+    }
+
+    /// `c_skip`, the share of the noisy sample in the result.
+    pub fn c_skip(&self, sigma: f64) -> f64 {
+        let data = self.sigma_data * self.sigma_data;
+        data / ((sigma - self.boundary.unwrap_or(0.0)).powi(2) + data)
+    }
+
+    /// `c_out`, the scale of the network's output in the result.
+    pub fn c_out(&self, sigma: f64) -> f64 {
+        let c_out = (sigma - self.boundary.unwrap_or(0.0)) * self.sigma_data / sigma.hypot(self.sigma_data);
+        if self.negative { -c_out } else { c_out }
+    }
+
+    /// `c_noise`, what the time input gets.
+    pub fn c_noise(&self, sigma: f64) -> f64 {
+        self.noise_scale * sigma.max(1e-44).ln()
+    }
+}
+
+/// How a network was trained: enough to make its inputs and targets at any time, and to sample from it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Process {
+    /// Signal and noise at every step.
+    pub schedule: NoiseSchedule,
+    /// What the output stands for; without effect under preconditioning.
+    pub prediction: PredictionType,
+    /// What the time input expects.
+    pub time: TimeScale,
+    /// Scalings that are not part of the graph.
+    pub preconditioning: Option<Preconditioning>,
+    /// The range to which sampling clips estimates of the clean sample.
+    pub clip: Option<(f32, f32)>,
+}
+
+impl Process {
+    /// A process with the time input that goes with its schedule, and no clipping.
+    ///
+    /// # Errors
+    /// A network that predicts the noise, where the schedule leaves no signal at the last step: the clean sample can't
+    /// be told from its output.
+    pub fn new(
+        schedule: NoiseSchedule,
+        prediction: PredictionType,
+        preconditioning: Option<Preconditioning>,
+    ) -> Result<Self, Error> {
+        let no_signal = schedule.levels().last().is_some_and(|level| level.signal <= 0.0);
+        if no_signal && prediction == PredictionType::Epsilon && preconditioning.is_none() {
+            return Err(Error::usage(
+                "a network that predicts the noise can't have been trained on a schedule without signal at its last step",
+            )
+            .hint("give --prediction-type v_prediction or sample, or a schedule without rescaling to zero SNR"));
+        }
+        let time = match (&preconditioning, schedule.is_sigma()) {
+            (Some(_), _) => TimeScale::CNoise,
+            (None, true) => TimeScale::Sigma,
+            (None, false) => TimeScale::Step,
+        };
+        Ok(Self { schedule, prediction, time, preconditioning, clip: None })
+    }
+
+    /// Schedule, prediction and clipping in words.
+    pub fn describe(&self) -> String {
+        let prediction = match self.preconditioning {
+            Some(scalings) => format!("preconditioned outside the graph (sigma_data {})", scalings.sigma_data),
+            None => format!("predicts {}", self.prediction.name()),
+        };
+        let clip = match self.clip {
+            Some((low, high)) => format!("clips x_0 to {low} to {high}"),
+            None => "clips nothing".to_owned(),
+        };
+        format!("{}, {prediction}, {clip}", self.schedule.describe())
+    }
+
+    /// The noisy sample `x_t` at a level, written to `out`; all three have the same shape.
+    pub fn add_noise(&self, x0: &ArrayD<f32>, noise: &ArrayD<f32>, level: &Level, out: &mut ArrayD<f32>) {
+        let (a, s) = (level.signal as f32, level.noise as f32);
+        Zip::from(out).and(x0).and(noise).for_each(|out, x0, noise| *out = a * x0 + s * noise);
+    }
+
+    /// What the network's output should be for the sample that [`Process::add_noise`] makes, written to `out`.
+    pub fn target(&self, x0: &ArrayD<f32>, noise: &ArrayD<f32>, level: &Level, out: &mut ArrayD<f32>) {
+        let (from_x0, from_noise) = match &self.preconditioning {
+            // F = (x0 - c_skip (a x0 + s ε)) / c_out
+            Some(scalings) => {
+                let (skip, scale) = (scalings.c_skip(level.sigma()), nonzero(scalings.c_out(level.sigma())));
+                ((1.0 - skip * level.signal) / scale, -skip * level.noise / scale)
+            }
+            None => match self.prediction {
+                PredictionType::Epsilon => (0.0, 1.0),
+                PredictionType::Sample => (1.0, 0.0),
+                PredictionType::VPrediction => (-level.noise, level.signal),
+                PredictionType::Flow => (-1.0, 1.0),
+            },
+        };
+        let (from_x0, from_noise) = (from_x0 as f32, from_noise as f32);
+        Zip::from(out).and(x0).and(noise).for_each(|out, x0, noise| *out = from_x0 * x0 + from_noise * noise);
+    }
+
+    /// The number that the time input gets at a level, before it is rounded to the input's type.
+    pub fn time_value(&self, level: &Level) -> f64 {
+        match self.time {
+            TimeScale::Step => level.t,
+            TimeScale::Fraction => level.t / self.schedule.step_count() as f64,
+            TimeScale::Sigma if self.schedule.is_flow() => level.noise,
+            TimeScale::Sigma => level.sigma(),
+            TimeScale::CNoise => self.preconditioning.unwrap_or(Preconditioning::edm(0.5)).c_noise(level.sigma()),
+        }
+    }
+
+    /// The factor on the noisy sample before it goes into the network.
+    pub fn input_scale(&self, level: &Level) -> f64 {
+        self.preconditioning.map_or(1.0, |scalings| scalings.c_in(level.sigma()))
+    }
+
+    /// The weight `λ` that makes the squared error of a noise-level network comparable between levels: `1 / c_out²`
+    /// for one that returns the clean sample (Karras et al. 2022, with `sigma_data` 0.5), else 1.
+    pub fn loss_weight(&self, level: &Level) -> f64 {
+        let returns_sample = self.prediction == PredictionType::Sample && self.preconditioning.is_none();
+        match returns_sample && self.schedule.is_sigma() {
+            true => nonzero(Preconditioning::edm(0.5).c_out(level.sigma())).powi(-2),
+            false => 1.0,
+        }
+    }
+
+    /// How the estimate of the clean sample follows from the noisy one and the output: its factors `(p, q)` in
+    /// `p x_t + q output`.
+    pub(super) fn clean_factors(&self, level: &Level) -> (f64, f64) {
+        let Level { signal: a, noise: s, .. } = *level;
+        if let Some(scalings) = &self.preconditioning {
+            return (scalings.c_skip(level.sigma()), scalings.c_out(level.sigma()));
+        }
+        match self.prediction {
+            PredictionType::Epsilon => (1.0 / a, -s / a),
+            PredictionType::Sample => (0.0, 1.0),
+            // x_t = a x0 + s ε and v = a ε - s x0; a² + s² is 1 in discrete schedules.
+            PredictionType::VPrediction => (a / (a * a + s * s), -s / (a * a + s * s)),
+            // x_t = a x0 + s ε and u = ε - x0.
+            PredictionType::Flow => (1.0 / (a + s), -s / (a + s)),
+        }
+    }
+}
+
+/// The value, or a tiny one where it is zero, to divide by.
+fn nonzero(value: f64) -> f64 {
+    if value == 0.0 { f64::MIN_POSITIVE.sqrt() } else { value }
+}

@@ -1,0 +1,470 @@
+//! Noise schedules: how much of the image and how much noise there is at every time.
+//!
+//! All families are written as `x_t = a x_0 + s ε` with a signal scale `a` and a noise scale `s`:
+//!
+//! | family | `a` | `s` |
+//! |---|---|---|
+//! | discrete (DDPM) | `sqrt(ᾱ_t)` | `sqrt(1 - ᾱ_t)` |
+//! | flow | `1 - σ` | `σ`, from 0 to 1 |
+//! | sigma (EDM, consistency) | 1 | `σ` |
+//!
+//! `ᾱ_t` is the product of `1 - β` up to `t`, as in Ho et al. 2020 ("Denoising Diffusion Probabilistic Models").
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// Signal and noise at one time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Level {
+    /// The time on the scale of the steps the network was trained with, from 0 to about `T`.
+    pub t: f64,
+    /// The scale of the clean sample, `a`.
+    pub signal: f64,
+    /// The scale of the noise, `s`.
+    pub noise: f64,
+}
+
+impl Level {
+    /// No noise at all: where sampling ends.
+    pub const CLEAN: Level = Level { t: 0.0, signal: 1.0, noise: 0.0 };
+
+    /// The noise level relative to the signal, `σ = s / a`; infinite where there is no signal.
+    pub fn sigma(&self) -> f64 {
+        self.noise / self.signal
+    }
+}
+
+/// The form of the `β_t` of a discrete schedule, by the names that diffusers uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[cfg_attr(feature = "cli", value(rename_all = "snake_case"))]
+pub enum BetaSchedule {
+    /// `β` grows linearly (DDPM).
+    #[default]
+    Linear,
+    /// The root of `β` grows linearly (latent diffusion).
+    ScaledLinear,
+    /// `ᾱ` follows a squared cosine (Nichol and Dhariwal 2021), `β` at most 0.999.
+    #[serde(rename = "squaredcos_cap_v2")]
+    #[cfg_attr(feature = "cli", value(name = "squaredcos_cap_v2"))]
+    SquaredcosCapV2,
+}
+
+/// How sampling chooses among the `T` steps where no other choice is asked for, by diffusers' names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Spacing {
+    /// Multiples of `T / steps` from 0 on.
+    #[default]
+    Leading,
+    /// Multiples of `T / steps` down from `T`.
+    Trailing,
+    /// Evenly from 0 to `T - 1`.
+    Linspace,
+}
+
+/// Which of the `T` steps sampling visits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Skip {
+    /// Evenly spaced steps.
+    #[default]
+    Uniform,
+    /// Steps that lie closer together where there is little noise, up to 0.8 `T`, as in the DDIM paper.
+    Quadratic,
+}
+
+/// What a discrete schedule is made from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DiscreteOptions {
+    /// The form of the `β_t`.
+    pub schedule: BetaSchedule,
+    /// `β` of the first step.
+    pub beta_start: f64,
+    /// `β` of the last step.
+    pub beta_end: f64,
+    /// The number of steps, `T`.
+    pub steps: usize,
+    /// Whether the schedule is stretched so that the last step has no signal (Lin et al. 2023).
+    pub zero_terminal_snr: bool,
+}
+
+impl Default for DiscreteOptions {
+    fn default() -> Self {
+        let schedule = BetaSchedule::Linear;
+        Self { schedule, beta_start: 1e-4, beta_end: 0.02, steps: 1000, zero_terminal_snr: false }
+    }
+}
+
+/// The spacing of noise levels between the greatest and the least.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SigmaSpacing {
+    /// Evenly in `σ^(1/ρ)` (Karras et al. 2022).
+    #[default]
+    Karras,
+    /// Evenly in `log σ`.
+    Exponential,
+}
+
+/// What a schedule of noise levels is made from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SigmaOptions {
+    /// The least noise level.
+    pub sigma_min: f64,
+    /// The greatest noise level.
+    pub sigma_max: f64,
+    /// The exponent `ρ` of Karras et al.
+    pub rho: f64,
+    /// The number of steps, `T`.
+    pub steps: usize,
+    /// How the levels are spaced.
+    pub spacing: SigmaSpacing,
+    /// Whether sampling stops at `sigma_min` instead of 0.
+    pub stop_at_minimum: bool,
+}
+
+impl Default for SigmaOptions {
+    fn default() -> Self {
+        let spacing = SigmaSpacing::Karras;
+        Self { sigma_min: 0.002, sigma_max: 80.0, rho: 7.0, steps: 1000, spacing, stop_at_minimum: false }
+    }
+}
+
+/// What a flow schedule is made from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FlowOptions {
+    /// How far noise levels are shifted up: `σ' = shift σ / (1 + (shift - 1) σ)`.
+    pub shift: f64,
+    /// The level to which the last step of sampling is stretched.
+    pub shift_terminal: Option<f64>,
+    /// The number of steps, `T`.
+    pub steps: usize,
+}
+
+impl Default for FlowOptions {
+    fn default() -> Self {
+        Self { shift: 1.0, shift_terminal: None, steps: 1000 }
+    }
+}
+
+/// A noise schedule of `T` steps, from little noise at `t = 0` to almost nothing else at `t = T - 1`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NoiseSchedule {
+    family: Family,
+    levels: Vec<Level>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Family {
+    Discrete { betas: Vec<f64>, alphas_cumprod: Vec<f64>, spacing: Spacing, offset: usize, last_is_clean: bool },
+    Flow(FlowOptions),
+    Sigma(SigmaOptions),
+}
+
+/// Schedules with more steps than this are refused: they can only come from a mistake.
+const STEP_LIMIT: usize = 1_000_000;
+
+fn check_steps(steps: usize) -> Result<(), Error> {
+    match steps {
+        2..=STEP_LIMIT => Ok(()),
+        _ => Err(Error::usage(format!("a noise schedule has from 2 to {STEP_LIMIT} steps, found {steps}"))),
+    }
+}
+
+/// `count` values from `first` to `last`, evenly spaced.
+fn linspace(first: f64, last: f64, count: usize) -> impl DoubleEndedIterator<Item = f64> + ExactSizeIterator {
+    let gap = if count > 1 { (last - first) / (count - 1) as f64 } else { 0.0 };
+    (0..count).map(move |at| first + gap * at as f64)
+}
+
+impl NoiseSchedule {
+    /// A discrete schedule by its form.
+    ///
+    /// # Errors
+    /// Fewer than 2 steps, or `β` outside (0, 1).
+    pub fn discrete(options: &DiscreteOptions) -> Result<Self, Error> {
+        let DiscreteOptions { schedule, beta_start, beta_end, steps, zero_terminal_snr } = *options;
+        check_steps(steps)?;
+        let betas: Vec<f64> = match schedule {
+            BetaSchedule::Linear => linspace(beta_start, beta_end, steps).collect(),
+            BetaSchedule::ScaledLinear => {
+                linspace(beta_start.sqrt(), beta_end.sqrt(), steps).map(|root| root * root).collect()
+            }
+            BetaSchedule::SquaredcosCapV2 => {
+                let alpha_bar =
+                    |at: f64| ((at / steps as f64 + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2);
+                (0..steps).map(|t| (1.0 - alpha_bar((t + 1) as f64) / alpha_bar(t as f64)).min(0.999)).collect()
+            }
+        };
+        Self::from_betas(if zero_terminal_snr { without_terminal_signal(&betas) } else { betas })
+    }
+
+    /// A discrete schedule of these `β_t`.
+    ///
+    /// # Errors
+    /// Fewer than 2 steps, or a `β` outside (0, 1); the last may be 1.
+    pub fn from_betas(betas: Vec<f64>) -> Result<Self, Error> {
+        check_steps(betas.len())?;
+        let last = betas.len() - 1;
+        if let Some((t, beta)) = betas
+            .iter()
+            .enumerate()
+            .find(|(t, beta)| !(**beta > 0.0 && (**beta < 1.0 || *t == last && **beta <= 1.0)))
+        {
+            return Err(Error::usage(format!("noise schedule: expected every beta in (0, 1), found {beta} at step {t}")));
+        }
+        let mut product = 1.0;
+        let alphas_cumprod: Vec<f64> = betas
+            .iter()
+            .map(|beta| {
+                product *= 1.0 - beta;
+                product
+            })
+            .collect();
+        let levels = alphas_cumprod.iter().enumerate().map(|(t, alpha)| discrete_level(t, *alpha)).collect();
+        let spacing = Spacing::Leading;
+        Ok(Self { family: Family::Discrete { betas, alphas_cumprod, spacing, offset: 0, last_is_clean: true }, levels })
+    }
+
+    /// How a discrete schedule chooses steps when it samples; no effect on others.
+    ///
+    /// `offset` is added to the steps of [`Spacing::Leading`]. If `last_is_clean` is false, sampling ends at the noise
+    /// of step 0 (diffusers' `set_alpha_to_one: false`).
+    #[must_use]
+    pub fn with_spacing(mut self, spacing: Spacing, offset: usize, last_is_clean: bool) -> Self {
+        if let Family::Discrete { spacing: s, offset: o, last_is_clean: l, .. } = &mut self.family {
+            (*s, *o, *l) = (spacing, offset, last_is_clean);
+        }
+        self
+    }
+
+    /// A flow schedule: `σ` from `1 / T` to 1, shifted.
+    ///
+    /// # Errors
+    /// Fewer than 2 steps, or a shift that is not positive.
+    pub fn flow(options: FlowOptions) -> Result<Self, Error> {
+        check_steps(options.steps)?;
+        if !(options.shift.is_finite() && options.shift > 0.0) {
+            return Err(Error::usage(format!("flow schedule: expected a positive shift, found {}", options.shift)));
+        }
+        if options.shift_terminal.is_some_and(|level| !(0.0..1.0).contains(&level)) {
+            return Err(Error::usage("flow schedule: expected a terminal level in [0, 1)"));
+        }
+        let count = options.steps;
+        let levels = (1..=count).map(|t| flow_level(options.shifted(t as f64 / count as f64), count)).collect();
+        Ok(Self { family: Family::Flow(options), levels })
+    }
+
+    /// A schedule of noise levels from `sigma_min` to `sigma_max`.
+    ///
+    /// # Errors
+    /// Fewer than 2 steps, or levels that are not positive and increasing.
+    pub fn sigma(options: SigmaOptions) -> Result<Self, Error> {
+        check_steps(options.steps)?;
+        let SigmaOptions { sigma_min, sigma_max, rho, .. } = options;
+        if !(sigma_min > 0.0 && sigma_min < sigma_max && sigma_max.is_finite() && rho.is_finite() && rho > 0.0) {
+            return Err(Error::usage(format!(
+                "sigma schedule: expected 0 < sigma_min < sigma_max and rho > 0, found {sigma_min}, {sigma_max}, {rho}"
+            )));
+        }
+        let mut sigmas = options.descending(options.steps);
+        sigmas.reverse();
+        let levels = sigmas.into_iter().enumerate().map(|(t, noise)| Level { t: t as f64, signal: 1.0, noise });
+        Ok(Self { levels: levels.collect(), family: Family::Sigma(options) })
+    }
+
+    /// The number of steps, `T`.
+    pub fn step_count(&self) -> usize {
+        self.levels.len()
+    }
+
+    /// Signal and noise at step `t`, if the schedule has it.
+    pub fn level(&self, t: usize) -> Option<Level> {
+        self.levels.get(t).copied()
+    }
+
+    /// Every step in the order of growing noise.
+    pub fn levels(&self) -> &[Level] {
+        &self.levels
+    }
+
+    /// The `β_t` of a discrete schedule; empty for others.
+    pub fn betas(&self) -> &[f64] {
+        match &self.family {
+            Family::Discrete { betas, .. } => betas,
+            _ => &[],
+        }
+    }
+
+    /// The `ᾱ_t` of a discrete schedule; empty for others.
+    pub fn alphas_cumprod(&self) -> &[f64] {
+        match &self.family {
+            Family::Discrete { alphas_cumprod, .. } => alphas_cumprod,
+            _ => &[],
+        }
+    }
+
+    /// Family and extent in words.
+    pub fn describe(&self) -> String {
+        let count = self.step_count();
+        match &self.family {
+            Family::Discrete { betas, .. } => {
+                let (first, last) = (betas.first().copied().unwrap_or(0.0), betas.last().copied().unwrap_or(0.0));
+                format!("discrete schedule, T = {count}, beta {first:.2e} to {last:.2e}")
+            }
+            Family::Flow(options) => format!("flow schedule, T = {count}, shift {}", options.shift),
+            Family::Sigma(options) => {
+                format!("noise levels {} to {}, T = {count}", options.sigma_min, options.sigma_max)
+            }
+        }
+    }
+
+    /// Whether this is a schedule of `β_t`.
+    pub fn is_discrete(&self) -> bool {
+        matches!(self.family, Family::Discrete { .. })
+    }
+
+    /// Whether this is a flow schedule.
+    pub fn is_flow(&self) -> bool {
+        matches!(self.family, Family::Flow(_))
+    }
+
+    /// Whether this is a schedule of noise levels.
+    pub fn is_sigma(&self) -> bool {
+        matches!(self.family, Family::Sigma(_))
+    }
+
+    /// The levels that sampling visits, from the most noise to the least, and after them the level at which it ends.
+    ///
+    /// Of a discrete schedule quadratic skip may visit fewer than `count` steps, because the first fall together. Flow
+    /// and sigma schedules have a spacing of their own and take no skip.
+    ///
+    /// # Errors
+    /// No steps, or more than a discrete schedule has.
+    pub fn sampling_levels(&self, count: usize, skip: Skip) -> Result<Vec<Level>, Error> {
+        if count == 0 {
+            return Err(Error::usage("sampling needs at least 1 step, found 0"));
+        }
+        let mut levels: Vec<Level>;
+        match &self.family {
+            Family::Discrete { spacing, offset, last_is_clean, .. } => {
+                let total = self.step_count();
+                if count > total {
+                    return Err(Error::usage(format!("sampling takes at most the {total} steps of training, found {count}"))
+                        .hint("lower --steps"));
+                }
+                let steps = match skip {
+                    Skip::Uniform => spaced_steps(*spacing, *offset, total, count),
+                    Skip::Quadratic => quadratic_steps(total, count),
+                };
+                levels = steps.into_iter().rev().map(|t| self.levels[t]).collect();
+                levels.push(if *last_is_clean { Level::CLEAN } else { Level { t: 0.0, ..self.levels[0] } });
+            }
+            Family::Flow(options) => {
+                let (first, last) = (self.levels[self.levels.len() - 1].noise, self.levels[0].noise);
+                // The shift acts a second time on the shifted ends, as it does in diffusers.
+                let mut sigmas: Vec<f64> = linspace(first, last, count).map(|sigma| options.shifted(sigma)).collect();
+                if let (Some(terminal), Some(last)) = (options.shift_terminal, sigmas.last().copied()) {
+                    let scale = (1.0 - last) / (1.0 - terminal);
+                    if scale > 0.0 {
+                        sigmas.iter_mut().for_each(|sigma| *sigma = 1.0 - (1.0 - *sigma) / scale);
+                    }
+                }
+                levels = sigmas.into_iter().map(|sigma| flow_level(sigma, options.steps)).collect();
+                levels.push(Level::CLEAN);
+            }
+            Family::Sigma(options) => {
+                let scale = (options.steps - 1) as f64 / (count.max(2) - 1) as f64;
+                let sigmas = options.descending(count);
+                let t = |at: usize| (options.steps - 1) as f64 - at as f64 * scale;
+                levels = sigmas
+                    .iter()
+                    .enumerate()
+                    .map(|(at, noise)| Level { t: t(at), signal: 1.0, noise: *noise })
+                    .collect();
+                let noise = if options.stop_at_minimum { options.sigma_min } else { 0.0 };
+                levels.push(Level { noise, ..Level::CLEAN });
+            }
+        }
+        Ok(levels)
+    }
+}
+
+impl FlowOptions {
+    fn shifted(&self, sigma: f64) -> f64 {
+        self.shift * sigma / (1.0 + (self.shift - 1.0) * sigma)
+    }
+}
+
+impl SigmaOptions {
+    /// `count` noise levels from the greatest to the least.
+    fn descending(&self, count: usize) -> Vec<f64> {
+        let Self { sigma_min, sigma_max, rho, .. } = *self;
+        match self.spacing {
+            SigmaSpacing::Karras => linspace(sigma_max.powf(1.0 / rho), sigma_min.powf(1.0 / rho), count)
+                .map(|root| root.powf(rho))
+                .collect(),
+            SigmaSpacing::Exponential => linspace(sigma_max.ln(), sigma_min.ln(), count).map(f64::exp).collect(),
+        }
+    }
+}
+
+fn discrete_level(t: usize, alpha_cumprod: f64) -> Level {
+    Level { t: t as f64, signal: alpha_cumprod.sqrt(), noise: (1.0 - alpha_cumprod).sqrt() }
+}
+
+fn flow_level(sigma: f64, steps: usize) -> Level {
+    Level { t: sigma * steps as f64, signal: 1.0 - sigma, noise: sigma }
+}
+
+/// The steps of diffusers' three spacings, ascending.
+fn spaced_steps(spacing: Spacing, offset: usize, total: usize, count: usize) -> Vec<usize> {
+    let rounded = |value: f64| value.round_ties_even() as usize;
+    let mut steps: Vec<usize> = match spacing {
+        Spacing::Leading => (0..count).map(|at| at * (total / count) + offset).collect(),
+        Spacing::Trailing => {
+            let ratio = total as f64 / count as f64;
+            (0..count).rev().map(|at| rounded(total as f64 - at as f64 * ratio).saturating_sub(1)).collect()
+        }
+        Spacing::Linspace => linspace(0.0, (total - 1) as f64, count).map(rounded).collect(),
+    };
+    steps.iter_mut().for_each(|t| *t = (*t).min(total - 1));
+    steps.dedup();
+    steps
+}
+
+/// The steps of the DDIM paper's quadratic skip, ascending and without repetition.
+fn quadratic_steps(total: usize, count: usize) -> Vec<usize> {
+    let mut steps: Vec<usize> =
+        linspace(0.0, (total as f64 * 0.8).sqrt(), count).map(|root| ((root * root) as usize).min(total - 1)).collect();
+    steps.dedup();
+    steps
+}
+
+/// The `β_t` stretched so that nothing of the signal is left at the last step (Lin et al. 2023, algorithm 1).
+fn without_terminal_signal(betas: &[f64]) -> Vec<f64> {
+    let mut product = 1.0;
+    let roots: Vec<f64> = betas
+        .iter()
+        .map(|beta| {
+            product *= 1.0 - beta;
+            f64::sqrt(product)
+        })
+        .collect();
+    let (Some(&first), Some(&last)) = (roots.first(), roots.last()) else {
+        return Vec::new();
+    };
+    let alpha_bar: Vec<f64> = roots.iter().map(|root| ((root - last) * first / (first - last)).powi(2)).collect();
+    let mut before = 1.0;
+    alpha_bar
+        .iter()
+        .map(|alpha| {
+            let beta = 1.0 - alpha / before;
+            before = *alpha;
+            beta
+        })
+        .collect()
+}
