@@ -12,6 +12,8 @@ mod data;
 
 mod denoiser;
 
+mod denoising;
+
 mod grid;
 
 mod process;
@@ -26,6 +28,7 @@ pub use conditioning::Conditioning;
 pub use config::{ConfiguredProcess, VarianceType, read_scheduler_config};
 pub use data::{Ranges, Samples};
 pub use denoiser::Denoiser;
+pub use denoising::DenoisingTask;
 pub use grid::write_grid;
 pub use process::{Preconditioning, PredictionType, Process, TimeScale};
 pub use roles::{Port, RoleNames, RoleSummary, Roles};

@@ -8,6 +8,8 @@
 
 pub mod accumulate;
 
+pub mod checkpoint;
+
 mod context;
 
 mod forward;

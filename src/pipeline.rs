@@ -3,6 +3,7 @@
 
 mod apply;
 mod describe;
+mod gradients;
 mod options;
 
 use std::collections::BTreeSet;
@@ -27,6 +28,9 @@ use crate::select::{Budget, Removed, select};
 
 pub use apply::apply;
 use describe::make_plan;
+pub use gradients::{
+    ADAPTIVE_CHECKS, ADAPTIVE_EVERY, GradientInputs, GradientRun, GradientSettings, GradientStep, gradients,
+};
 pub use options::{AttentionOption, CriterionOption, NormGroups, PruneOptions, Target};
 
 /// A model with its graph, shapes and coupling.

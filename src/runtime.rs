@@ -115,3 +115,11 @@ impl std::fmt::Debug for Runtime {
         f.debug_struct("Runtime").field("library", &self.library).field("version", &self.version).finish()
     }
 }
+
+/// Bytes of memory that a process can still get; `None` where the system does not tell.
+pub fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}

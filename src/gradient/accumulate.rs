@@ -23,6 +23,11 @@ pub trait Denoising {
     /// The number of samples of the batch.
     fn batch(&self) -> usize;
 
+    /// What loss and gradient at the `at`-th timestep are multiplied with; 1 for networks that predict the noise.
+    fn weight(&self, _at: usize) -> f64 {
+        1.0
+    }
+
     /// All inputs of the gradient graph (the target among them) for some samples at the `at`-th timestep.
     ///
     /// # Errors
@@ -116,9 +121,9 @@ pub fn losses(
     for at in 0..task.timesteps().len() {
         let mut loss = 0.0;
         for samples in micro_batches(task.batch(), micro_batch) {
-            let share = samples.len() as f64 / task.batch() as f64;
+            let share = task.weight(at) * samples.len() as f64 / task.batch() as f64;
             let inputs = task.inputs(at, samples)?;
-            loss += share * pass.run_each(model, &inputs, |_, _| {})?;
+            loss += share * pass.run_each(model, inputs, |_, _| {})?;
         }
         losses.push(checked(model, task.timesteps()[at], loss)?);
         if step(at, loss).is_break() {
@@ -154,10 +159,10 @@ pub fn accumulate(
             scratch.iter_mut().for_each(|values| values.iter_mut().for_each(|value| *value = 0.0));
             let mut loss = 0.0;
             for samples in micro_batches(task.batch(), options.micro_batch) {
-                let share = samples.len() as f32 / task.batch() as f32;
+                let share = (task.weight(at) * samples.len() as f64 / task.batch() as f64) as f32;
                 let inputs = task.inputs(at, samples)?;
                 loss += f64::from(share)
-                    * pass.run_each(model, &inputs, |at, values| add(&mut scratch[at], values, share))?;
+                    * pass.run_each(model, inputs, |at, values| add(&mut scratch[at], values, share))?;
             }
             let loss = checked(model, t, loss)?;
             let ends = options.mode == ThresholdMode::Prefix && loss < options.threshold * sum.largest_loss().max(loss);

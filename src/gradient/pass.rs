@@ -57,25 +57,26 @@ impl GradientPass {
     /// The run fails; the model is named.
     pub fn run(&mut self, model: &Model, inputs: &[(String, Array)]) -> Result<Gradients, Error> {
         let mut uses = vec![Vec::new(); self.gradients.len()];
-        let loss = self.run_each(model, inputs, |at, values| uses[at] = values.to_vec())?;
+        let loss = self.run_each(model, inputs.to_vec(), |at, values| uses[at] = values.to_vec())?;
         Ok(Gradients { loss, uses })
     }
 
     /// Computes the loss and shows the gradient of every use, by its place in [`GradientGraph::gradients`], without
-    /// copying it. Returns the loss.
+    /// copying it. Inputs that the loss does not depend on are left out. Returns the loss.
     ///
     /// # Errors
     /// The run fails; the model is named.
     pub fn run_each(
         &mut self,
         model: &Model,
-        inputs: &[(String, Array)],
+        mut inputs: Vec<(String, Array)>,
         mut each: impl FnMut(usize, &[f32]),
     ) -> Result<f64, Error> {
+        inputs.retain(|(name, _)| self.session.inputs().iter().any(|input| input.name == *name));
         let mut loss = f64::NAN;
         let places = &self.places;
         self.session
-            .run_each(inputs, |name, values| match places.get(name) {
+            .run_each(&inputs, |name, values| match places.get(name) {
                 Some(at) => each(*at, values),
                 None => loss = values.first().copied().map_or(f64::NAN, f64::from),
             })

@@ -1,0 +1,115 @@
+//! The denoising loss at every timestep, as the gradient pass takes it: fixed clean samples and fixed noise.
+
+use std::ops::Range;
+
+use ndarray::{ArrayD, Axis, Slice};
+
+use super::conditioning::Conditioning;
+use super::data::Samples;
+use super::process::Process;
+use super::roles::{Port, Roles};
+use super::schedule::Level;
+use crate::array::{Array, ArrayData, ElementType};
+use crate::error::Error;
+use crate::gradient::TARGET;
+use crate::gradient::accumulate::Denoising;
+use crate::infer::Facts;
+use crate::macs::Sizes;
+
+/// A batch of clean samples with the noise that is added to it at every timestep.
+///
+/// The paper fixes both, so that the loss is a function of t alone.
+#[derive(Debug)]
+pub struct DenoisingTask<'a> {
+    process: &'a Process,
+    roles: &'a Roles,
+    conditioning: &'a Conditioning,
+    facts: &'a Facts,
+    sizes: &'a Sizes,
+    samples: &'a Samples,
+    noise: ArrayD<f32>,
+    levels: Vec<Level>,
+    timesteps: Vec<f64>,
+}
+
+impl<'a> DenoisingTask<'a> {
+    /// A task over `count` timesteps that are spread evenly over the schedule, from small noise to large; all of them
+    /// where `None`.
+    ///
+    /// # Errors
+    /// More timesteps than the schedule has, or none.
+    pub fn new(
+        (process, roles, conditioning): (&'a Process, &'a Roles, &'a Conditioning),
+        (facts, sizes): (&'a Facts, &'a Sizes),
+        samples: &'a Samples,
+        noise: ArrayD<f32>,
+        count: Option<usize>,
+    ) -> Result<Self, Error> {
+        let all = process.schedule.levels();
+        let count = count.unwrap_or(all.len());
+        if count == 0 || count > all.len() {
+            let text = format!("--timesteps: expected 1 to {} timesteps, found {count}", all.len());
+            return Err(Error::usage(text));
+        }
+        let levels: Vec<Level> = (0..count).map(|at| all[at * all.len() / count]).collect();
+        let timesteps = levels.iter().map(|level| level.t).collect();
+        Ok(Self { process, roles, conditioning, facts, sizes, samples, noise, levels, timesteps })
+    }
+
+    fn rows(&self, values: &ArrayD<f32>, samples: &Range<usize>) -> ArrayD<f32> {
+        values.slice_axis(Axis(0), Slice::from(samples.start..samples.end)).to_owned()
+    }
+
+    fn array(&self, port: &Port, values: ArrayD<f32>) -> (String, Array) {
+        let dims = values.shape().to_vec();
+        (port.name.clone(), Array { dims, data: ArrayData::F32(values.into_iter().collect()) })
+    }
+}
+
+impl Denoising for DenoisingTask<'_> {
+    fn timesteps(&self) -> &[f64] {
+        &self.timesteps
+    }
+
+    fn batch(&self) -> usize {
+        self.samples.len()
+    }
+
+    fn weight(&self, at: usize) -> f64 {
+        self.process.loss_weight(&self.levels[at])
+    }
+
+    fn inputs(&self, at: usize, samples: Range<usize>) -> Result<Vec<(String, Array)>, Error> {
+        let level = &self.levels[at];
+        let (x0, noise) = (self.rows(&self.samples.values, &samples), self.rows(&self.noise, &samples));
+        let mut x_t = ArrayD::zeros(x0.shape());
+        let mut target = ArrayD::zeros(x0.shape());
+        self.process.add_noise(&x0, &noise, level, &mut x_t);
+        self.process.target(&x0, &noise, level, &mut target);
+        let scale = self.process.input_scale(level) as f32;
+        if scale != 1.0 {
+            x_t.mapv_inplace(|value| value * scale);
+        }
+        let sizes = self.roles.sizes(self.facts, self.sizes, samples.len());
+        let dims = self.roles.time.dims(&sizes)?;
+        // The gradient graph reads half and double precision inputs as float32.
+        let time_type =
+            if self.roles.time.element_type.is_float() { ElementType::F32 } else { self.roles.time.element_type };
+        let count = dims.iter().product();
+        let time = ArrayData::from_f64(time_type, &vec![self.process.time_value(level); count]);
+        let mut inputs =
+            vec![self.array(&self.roles.sample, x_t), (self.roles.time.name.clone(), Array { dims, data: time })];
+        let numbers: Vec<usize> = self.samples.numbers[samples].to_vec();
+        for port in &self.roles.conditioning {
+            let values = self
+                .conditioning
+                .rows(&port.name, &numbers)
+                .ok_or_else(|| Error::usage(format!("there is no conditioning for input {:?}", port.name)))?;
+            let values = if port.element_type.is_float() { values.cast(ElementType::F32) } else { values };
+            inputs.push((port.name.clone(), values));
+        }
+        let dims = target.shape().to_vec();
+        inputs.push((TARGET.to_owned(), Array { dims, data: ArrayData::F32(target.into_iter().collect()) }));
+        Ok(inputs)
+    }
+}
