@@ -21,7 +21,9 @@ fn values(samples: &Samples) -> Vec<f32> {
 #[test]
 fn images_are_scaled_by_channel() {
     let folder = tempfile::tempdir().unwrap();
-    RgbImage::from_fn(2, 1, |x, _| Rgb([255 * u8::try_from(x).unwrap(), 51, 0])).save(folder.path().join("b.png")).unwrap();
+    RgbImage::from_fn(2, 1, |x, _| Rgb([255 * u8::try_from(x).unwrap(), 51, 0]))
+        .save(folder.path().join("b.png"))
+        .unwrap();
     GrayImage::from_pixel(2, 1, Luma([255])).save(folder.path().join("a.png")).unwrap();
     std::fs::write(folder.path().join("notes.txt"), "no image").unwrap();
     let samples = load(folder.path(), &[8, 3, 1, 2], 2).unwrap();

@@ -21,12 +21,8 @@ fn text(bytes: &[u8]) -> String {
 /// The mean brightness at the left and right border and in the middle of 16 x 16 images.
 fn border_and_middle(samples: &[f64]) -> (f64, f64) {
     let mean = |keep: &dyn Fn(usize, usize) -> bool| {
-        let kept: Vec<f64> = samples
-            .iter()
-            .enumerate()
-            .filter(|(at, _)| keep(at / 16 % 16, at % 16))
-            .map(|(_, value)| *value)
-            .collect();
+        let kept: Vec<f64> =
+            samples.iter().enumerate().filter(|(at, _)| keep(at / 16 % 16, at % 16)).map(|(_, value)| *value).collect();
         kept.iter().sum::<f64>() / kept.len() as f64
     };
     (mean(&|_, x| x == 0 || x == 15), mean(&|y, x| (6..10).contains(&y) && (6..10).contains(&x)))

@@ -163,8 +163,7 @@ pub(super) struct DataArgs {
 fn parse_range(option: &str, text: &str) -> Result<(f64, f64), Error> {
     let form = || Error::usage(format!("{option}: expected LOW,HIGH with LOW below HIGH, found {text:?}"));
     let (low, high) = text.split_once(',').ok_or_else(form)?;
-    let (low, high): (f64, f64) =
-        (low.trim().parse().map_err(|_| form())?, high.trim().parse().map_err(|_| form())?);
+    let (low, high): (f64, f64) = (low.trim().parse().map_err(|_| form())?, high.trim().parse().map_err(|_| form())?);
     if low.is_finite() && high.is_finite() && low < high { Ok((low, high)) } else { Err(form()) }
 }
 
@@ -200,7 +199,7 @@ impl DiffusionArgs {
                 self.refuse_schedule_options()?;
                 self.with_overrides(read_scheduler_config(path)?, roles)?
             }
-            None => self.from_options(roles)?,
+            None => self.described(roles)?,
         };
         let process = &mut configured.process;
         let words = roles.time.name.to_lowercase();
@@ -212,7 +211,8 @@ impl DiffusionArgs {
             process.time = TimeScale::Fraction;
         }
         if process.time != TimeScale::Step && !roles.time.element_type.is_float() {
-            let text = format!("can't put {} into the integer input {}", process.time.describe(), roles.time.describe());
+            let text =
+                format!("can't put {} into the integer input {}", process.time.describe(), roles.time.describe());
             return Err(Error::usage(text).hint("give --time-input step, or another input with --timestep-input"));
         }
         let (low, high) = self.sample_range()?;
@@ -237,7 +237,9 @@ impl DiffusionArgs {
         let inside = self.preconditioning == Some(PreconditioningPlace::Inside)
             || self.preconditioning.is_none() && roles.takes_sigma();
         if self.preconditioning == Some(PreconditioningPlace::Outside) && process.preconditioning.is_none() {
-            return Err(Error::usage("--preconditioning outside: the scheduler has no noise levels and data deviation"));
+            return Err(Error::usage(
+                "--preconditioning outside: the scheduler has no noise levels and data deviation",
+            ));
         }
         if process.preconditioning.is_some() && !inside {
             if self.prediction_type.is_some() {
@@ -255,7 +257,7 @@ impl DiffusionArgs {
         Ok(configured)
     }
 
-    fn from_options(&self, roles: &Roles) -> Result<ConfiguredProcess, Error> {
+    fn described(&self, roles: &Roles) -> Result<ConfiguredProcess, Error> {
         let by_name = self.preconditioning.is_none()
             && self.prediction_type.is_none()
             && self.schedule.is_none_or(|name| name == ScheduleName::Karras)

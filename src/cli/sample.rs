@@ -144,7 +144,8 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, printer: &Printer) -> Result<boo
         "seconds": seconds,
     });
     printer.result(&json, || {
-        let files: Vec<String> = args.output.iter().chain(&args.save_npy).map(|path| path.display().to_string()).collect();
+        let files: Vec<String> =
+            args.output.iter().chain(&args.save_npy).map(|path| path.display().to_string()).collect();
         format!(
             "{} samples of {:?} in {seconds:.1} s (mean {mean:.3}, standard deviation {deviation:.3})\nwrote {}",
             args.count,

@@ -56,10 +56,8 @@ impl Conditioning {
                     if per_sample {
                         rows[0] = DRAWN_ROWS;
                     }
-                    neutral(&port.name, port.element_type, &rows).map_or_else(
-                        || draw_input((model, graph, facts), &port.name, &rows, seed),
-                        Ok,
-                    )?
+                    neutral(&port.name, port.element_type, &rows)
+                        .map_or_else(|| draw_input((model, graph, facts), &port.name, &rows, seed), Ok)?
                 }
             };
             inputs.insert(port.name.clone(), Values { array, per_sample, given: given.is_some() });
@@ -106,7 +104,8 @@ pub(super) fn gather(data: &ArrayData, rows: impl Iterator<Item = usize>, length
 fn check(name: &str, array: &Array, dims: &[usize], per_sample: bool) -> Result<Array, Error> {
     let skip = usize::from(per_sample);
     let same = array.dims.len() == dims.len() && array.dims.get(skip..) == dims.get(skip..);
-    let filled = element_count(&array.dims).is_some_and(|count| count > 0 && count == each_type!(&array.data, v => v.len()));
+    let filled =
+        element_count(&array.dims).is_some_and(|count| count > 0 && count == each_type!(&array.data, v => v.len()));
     if same && filled {
         return Ok(array.clone());
     }

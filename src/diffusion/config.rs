@@ -118,10 +118,10 @@ impl SchedulerConfig {
         };
         let mut notes = Vec::new();
         // What the classes do by themselves; the ODE solvers that know no clipping leave the key away.
-        let clips = self.clip_sample.or(self.clip_denoised).unwrap_or(matches!(
-            class,
-            "" | "DDPMScheduler" | "DDIMScheduler" | "CMStochasticIterativeScheduler"
-        ));
+        let clips = self
+            .clip_sample
+            .or(self.clip_denoised)
+            .unwrap_or(matches!(class, "" | "DDPMScheduler" | "DDIMScheduler" | "CMStochasticIterativeScheduler"));
         if clips && !process.schedule.is_flow() {
             let range = self.clip_sample_range.unwrap_or(1.0) as f32;
             process.clip = Some((-range, range));

@@ -110,8 +110,8 @@ impl Samples {
         let length: usize = sizes.iter().product();
         let values = numbers.iter().flat_map(|number| &array.values[number * length..(number + 1) * length]);
         let values = values.map(|v| (f64::from(*v) * factor + offset) as f32).collect();
-        let values = ArrayD::from_shape_vec([&[count], sizes].concat(), values)
-            .map_err(|error| fail(error.to_string()))?;
+        let values =
+            ArrayD::from_shape_vec([&[count], sizes].concat(), values).map_err(|error| fail(error.to_string()))?;
         let source = format!("{count} of {} samples of {}", array.count, path.display());
         Ok(Self { values, numbers, source })
     }
@@ -160,4 +160,3 @@ fn choose(total: usize, count: usize, seed: u64) -> Result<Vec<usize>, String> {
 fn text(sizes: &[usize]) -> String {
     sizes.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ")
 }
-

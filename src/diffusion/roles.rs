@@ -121,7 +121,10 @@ impl Roles {
     /// Whether the time input takes EDM's `c_noise` by its name, so that the scalings are outside the graph.
     pub fn takes_c_noise(&self) -> bool {
         self.time.element_type.is_float()
-            && matches!(self.time.name.to_ascii_lowercase().as_str(), "noise" | "noise_label" | "noise_labels" | "c_noise")
+            && matches!(
+                self.time.name.to_ascii_lowercase().as_str(),
+                "noise" | "noise_label" | "noise_labels" | "c_noise"
+            )
     }
 
     /// The batch that the graph fixes, if it does.
@@ -154,7 +157,9 @@ impl Roles {
     /// Sizes for every symbolic dimension, the batch among them.
     pub fn sizes(&self, facts: &Facts, given: &Sizes, batch: usize) -> Sizes {
         let mut sizes = sizes_for(facts, given);
-        for symbol in [&self.sample, &self.time].into_iter().chain(&self.conditioning).filter_map(|p| self.batch_symbol(p)) {
+        for symbol in
+            [&self.sample, &self.time].into_iter().chain(&self.conditioning).filter_map(|p| self.batch_symbol(p))
+        {
             sizes.insert(symbol, i64::try_from(batch).unwrap_or(i64::MAX));
         }
         sizes
@@ -237,7 +242,8 @@ fn sample_score(name: &str) -> u8 {
 
 /// How much an input's name says that it takes the time: 0 is nothing.
 fn time_score(name: &str) -> u8 {
-    let exact = ["timestep", "timesteps", "t", "sigma", "sigmas", "time", "noise_level", "noise_levels", "noise_labels"];
+    let exact =
+        ["timestep", "timesteps", "t", "sigma", "sigmas", "time", "noise_level", "noise_levels", "noise_labels"];
     if exact.contains(&name.to_ascii_lowercase().as_str()) {
         return 2;
     }
@@ -277,12 +283,19 @@ fn roles(inputs: &[Port], outputs: &[Port], names: &RoleNames) -> Result<Roles, 
     let sample = sample_port(inputs, outputs, names)?;
     let time = time_port(inputs, sample, names)?;
     let (prediction, fit) = prediction_port(outputs, sample, names)?;
-    let conditioning = inputs.iter().filter(|port| port.name != sample.name && port.name != time.name).cloned().collect();
+    let conditioning =
+        inputs.iter().filter(|port| port.name != sample.name && port.name != time.name).cloned().collect();
     let variance_axis = match fit {
         Fit::Same => None,
         Fit::Double(axis) => Some(axis),
     };
-    Ok(Roles { sample: sample.clone(), time: time.clone(), conditioning, prediction: prediction.clone(), variance_axis })
+    Ok(Roles {
+        sample: sample.clone(),
+        time: time.clone(),
+        conditioning,
+        prediction: prediction.clone(),
+        variance_axis,
+    })
 }
 
 fn sample_port<'p>(inputs: &'p [Port], outputs: &[Port], names: &RoleNames) -> Result<&'p Port, Error> {
@@ -412,7 +425,9 @@ mod tests {
     #[test]
     fn what_is_not_clear_is_asked() {
         let message = |inputs: &[&str], outputs: &[&str]| recognised(inputs, outputs).unwrap_err().to_string();
-        assert!(message(&["a:f[2,3]", "b:f[2,3]", "t:i[2]"], &["c:f[2,3]"]).contains("several inputs could be the noisy"));
+        assert!(
+            message(&["a:f[2,3]", "b:f[2,3]", "t:i[2]"], &["c:f[2,3]"]).contains("several inputs could be the noisy")
+        );
         assert!(message(&["x:f[2,3]", "t:i[2]", "sigma:f[2]"], &["c:f[2,3]"]).contains("could be the time step"));
         assert!(message(&["x:f[2,3]", "t:i[2]"], &["c:f[2,3]", "d:f[2,3]"]).contains("could be the prediction"));
         assert!(message(&["tokens:i[2,12]", "t:i[2]"], &["logits:f[2,12,40]"]).contains("no input was recognised"));

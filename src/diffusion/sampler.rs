@@ -240,6 +240,3 @@ pub fn generate(
     }
     Ok(samples)
 }
-
-
-

@@ -209,12 +209,12 @@ impl NoiseSchedule {
     pub fn from_betas(betas: Vec<f64>) -> Result<Self, Error> {
         check_steps(betas.len())?;
         let last = betas.len() - 1;
-        if let Some((t, beta)) = betas
-            .iter()
-            .enumerate()
-            .find(|(t, beta)| !(**beta > 0.0 && (**beta < 1.0 || *t == last && **beta <= 1.0)))
+        if let Some((t, beta)) =
+            betas.iter().enumerate().find(|(t, beta)| !(**beta > 0.0 && (**beta < 1.0 || *t == last && **beta <= 1.0)))
         {
-            return Err(Error::usage(format!("noise schedule: expected every beta in (0, 1), found {beta} at step {t}")));
+            return Err(Error::usage(format!(
+                "noise schedule: expected every beta in (0, 1), found {beta} at step {t}"
+            )));
         }
         let mut product = 1.0;
         let alphas_cumprod: Vec<f64> = betas
@@ -353,8 +353,10 @@ impl NoiseSchedule {
             Family::Discrete { spacing, offset, last_is_clean, .. } => {
                 let total = self.step_count();
                 if count > total {
-                    return Err(Error::usage(format!("sampling takes at most the {total} steps of training, found {count}"))
-                        .hint("lower --steps"));
+                    return Err(Error::usage(format!(
+                        "sampling takes at most the {total} steps of training, found {count}"
+                    ))
+                    .hint("lower --steps"));
                 }
                 let steps = match skip {
                     Skip::Uniform => spaced_steps(*spacing, *offset, total, count),

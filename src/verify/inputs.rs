@@ -86,11 +86,7 @@ pub fn draw_input(
 }
 
 /// The range in which the values of an input make sense: rows of the table that it indexes, timesteps, noise levels.
-fn range_of(
-    (model, graph, facts): (&Model, &Graph, &Facts),
-    input: ValueId,
-    is_integer: bool,
-) -> Option<(f64, f64)> {
+fn range_of((model, graph, facts): (&Model, &Graph, &Facts), input: ValueId, is_integer: bool) -> Option<(f64, f64)> {
     let name = graph.values[input].name.to_lowercase();
     let is_timestep = ["timestep", "time_step", "timesteps"].iter().any(|word| name.contains(word))
         || matches!(name.as_str(), "t" | "time" | "ts");
@@ -126,8 +122,7 @@ fn indexed_rows((model, graph, facts): (&Model, &Graph, &Facts), input: ValueId)
                 rows = Some(rows.map_or(size, |rows| rows.min(size)));
                 continue;
             }
-            let is_integer =
-                |value: &ValueId| facts.values[*value].as_ref().is_some_and(|fact| !fact.is_float());
+            let is_integer = |value: &ValueId| facts.values[*value].as_ref().is_some_and(|fact| !fact.is_float());
             open.extend(node.outputs.iter().flatten().copied().filter(is_integer));
         }
     }

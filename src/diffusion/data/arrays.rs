@@ -26,7 +26,9 @@ const NAMES: [&str; 8] = ["samples", "sample", "images", "latents", "x0", "data"
 pub(super) fn read(path: &Path, input: &str, sizes: &[usize]) -> Result<Rows, Error> {
     let arrays = match path.extension().map(|kind| kind.to_string_lossy().to_ascii_lowercase()).as_deref() {
         Some("safetensors") => read_safetensors(path)?,
-        Some("npy" | "npz") => npz::read(path).map_err(|error| Error::input(path, error.to_string()).caused_by(error))?,
+        Some("npy" | "npz") => {
+            npz::read(path).map_err(|error| Error::input(path, error.to_string()).caused_by(error))?
+        }
         _ if !path.exists() => return Err(Error::input(path, "does not exist")),
         _ => {
             return Err(Error::input(
@@ -92,7 +94,8 @@ fn read_safetensors(path: &Path) -> Result<Vec<(String, Array)>, Error> {
             // Other types are no samples; a file may have them beside.
             _ => continue,
         };
-        let array = Array::new(tensor.shape().to_vec(), data).map_err(|error| fail(format!("tensor {name:?}: {error}")))?;
+        let array =
+            Array::new(tensor.shape().to_vec(), data).map_err(|error| fail(format!("tensor {name:?}: {error}")))?;
         arrays.push((name, array));
     }
     // The file's own order is that of a hash table.
