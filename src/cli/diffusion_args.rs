@@ -199,7 +199,7 @@ impl DiffusionArgs {
                 self.refuse_schedule_options()?;
                 self.with_overrides(read_scheduler_config(path)?, roles)?
             }
-            None => self.from_options(roles)?,
+            None => self.described(roles)?,
         };
         let process = &mut configured.process;
         let words = roles.time.name.to_lowercase();
@@ -257,7 +257,7 @@ impl DiffusionArgs {
         Ok(configured)
     }
 
-    fn from_options(&self, roles: &Roles) -> Result<ConfiguredProcess, Error> {
+    fn described(&self, roles: &Roles) -> Result<ConfiguredProcess, Error> {
         let by_name = self.preconditioning.is_none()
             && self.prediction_type.is_none()
             && self.schedule.is_none_or(|name| name == ScheduleName::Karras)
