@@ -81,7 +81,8 @@ pub fn couple(graph: &Graph, facts: &Facts, is_constant: &dyn Fn(ValueId) -> boo
         }
     }
     for node in &graph.nodes {
-        if node.proto.op_type == "Constant" {
+        // What is computed ahead of time is a constant to those that read it.
+        if node.proto.op_type == "Constant" || graph.fold.is_interior(node.id) {
             fix_outputs(&mut coupling, facts, node);
             continue;
         }

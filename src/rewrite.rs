@@ -54,6 +54,12 @@ pub fn rewrite(
     let mut taken: HashSet<String> = graph.values.iter().map(|value| value.name.clone()).collect();
     let mut frozen = Vec::new();
     for node in &graph.nodes {
+        if slices.replaced().is_gone(node.id) {
+            for value in node.outputs.iter().flatten() {
+                after.values[*value].clone_from(&facts.values[*value]);
+            }
+            continue;
+        }
         let mut proto = node.proto.clone();
         let mut overrides: BTreeMap<usize, Fact> = BTreeMap::new();
         let mut changed = false;
