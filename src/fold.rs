@@ -66,7 +66,7 @@ impl Replaced {
     }
 
     /// Whether an initializer was read by nodes that are gone, and by nothing else.
-    pub fn is_unread(&self, graph: &Graph, value: ValueId) -> bool {
+    fn is_unread(&self, graph: &Graph, value: ValueId) -> bool {
         let value = &graph.values[value];
         let is_held = value.is_output || !value.captured_by.is_empty() || value.consumers.is_empty();
         !is_held && value.consumers.iter().all(|(node, _)| self.is_gone(*node))

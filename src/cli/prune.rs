@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::args::{Cli, PruneArgs};
 use super::config::check_sizes;
-use super::open_runtime;
 use super::printer::{Printer, human, percent, table};
+use super::{open_runtime, open_runtime_to_fold};
 use crate::array::Array;
 use crate::error::Error;
 use crate::load::{Model, load};
@@ -45,6 +45,7 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
     }
     progress.step("coupling channels");
     let analysis = analyse(&model)?;
+    open_runtime_to_fold(&analysis, cli)?;
     progress.step("scoring and selecting");
     let cut = hashed_beside(&model, || cut(&analysis, &options))?;
     check_sizes(&options.sizes, &cut.sizes, input)?;

@@ -136,12 +136,8 @@ impl WeightSlices {
     pub fn initializers(&self, model: &Model, graph: &Graph) -> Result<Vec<InitializerOut>, Error> {
         let mut result = Vec::new();
         for (index, tensor) in model.graph().initializer.iter().enumerate() {
-            let value = graph.value(&tensor.name);
-            let Some(variants) = value.and_then(|value| self.variants.get(&value)) else {
-                let is_unread = value.is_some_and(|value| self.replaced.is_unread(graph, value));
-                if is_unread && !model.graph().input.iter().any(|input| input.name == tensor.name) {
-                    continue;
-                }
+            let variants = graph.value(&tensor.name).and_then(|value| self.variants.get(&value));
+            let Some(variants) = variants else {
                 result.push(InitializerOut::Original(index));
                 continue;
             };
