@@ -2,8 +2,11 @@
 //! are removed from the result.
 #![allow(clippy::unwrap_used)]
 
+#[allow(dead_code)]
 mod handmade;
+
 mod nets;
+
 mod pruned;
 
 use std::collections::BTreeSet;
