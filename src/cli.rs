@@ -8,6 +8,8 @@ mod config;
 
 mod diffusion_args;
 
+mod gradient_args;
+
 mod inspect;
 
 mod printer;
@@ -25,6 +27,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::error::Error;
+use crate::pipeline::Analysis;
 use crate::runtime::{Runtime, RuntimeError};
 use args::{Cli, Command};
 use printer::Printer;
@@ -52,6 +55,11 @@ pub fn run() -> ExitCode {
 }
 
 /// Opens ONNX Runtime as the options say.
+/// Opens ONNX Runtime where weights are computed ahead of time, so that this happens in the library that the user names.
+fn open_runtime_to_fold(analysis: &Analysis<'_>, cli: &Cli) -> Result<(), Error> {
+    if analysis.graph.fold.is_empty() { Ok(()) } else { open_runtime(cli).map(|_| ()) }
+}
+
 fn open_runtime(cli: &Cli) -> Result<&'static Runtime, Error> {
     Runtime::open(cli.onnxruntime.as_deref()).map_err(|error: RuntimeError| {
         let hint = error.hint();

@@ -19,6 +19,8 @@
 pub mod load;
 
 // 2. Nodes and values, shapes and sizes.
+pub mod fold;
+
 pub mod graph;
 
 pub mod dim;

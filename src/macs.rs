@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::couple::Coupling;
 use crate::dim::Dim;
 use crate::fact::Fact;
+use crate::fold::Replaced;
 use crate::graph::{Graph, Node};
 use crate::infer::Facts;
 use crate::kept::Kept;
@@ -123,12 +124,21 @@ impl Counter<'_> {
         shape.iter().enumerate().map(size).collect()
     }
 
+    /// The computed weights that a cut makes constants.
+    fn replaced(&self, kept: Option<&Kept>) -> Replaced {
+        kept.map_or_else(Replaced::default, |kept| self.graph.fold.replaced(self.graph, self.coupling, kept))
+    }
+
     /// The operations of every node.
     pub fn macs_by_node(&self, kept: Option<&Kept>, sizes: &Sizes) -> Vec<f64> {
+        let replaced = self.replaced(kept);
         self.graph
             .nodes
             .iter()
             .map(|node| {
+                if replaced.is_gone(node.id) {
+                    return 0.0;
+                }
                 let inputs: Vec<_> =
                     (0..node.inputs.len()).map(|slot| self.input_shape(node, slot, kept, sizes)).collect();
                 let outputs: Vec<_> =
@@ -146,7 +156,9 @@ impl Counter<'_> {
     pub fn parameters(&self, kept: Option<&Kept>) -> u64 {
         let mut forms: BTreeSet<(usize, crate::rewrite::Slices)> = BTreeSet::new();
         let mut total = 0;
-        for node in &self.graph.nodes {
+        let replaced = self.replaced(kept);
+        let is_read = |node: &&Node| !replaced.is_gone(node.id);
+        for node in self.graph.nodes.iter().filter(is_read) {
             for (slot, value) in node.inputs.iter().enumerate() {
                 let Some(value) = value.filter(|value| (self.is_constant)(*value)) else {
                     continue;
@@ -154,6 +166,10 @@ impl Counter<'_> {
                 let Some(fact) = self.facts.values[value].as_ref().filter(|fact| fact.is_float()) else {
                     continue;
                 };
+                if self.graph.fold.contains(value) && !replaced.values.contains(&value) {
+                    // Nodes compute it from constants that are counted themselves.
+                    continue;
+                }
                 let mut slices = crate::rewrite::Slices::new();
                 if let (Some(kept), Some(weight)) = (kept, self.coupling.weight_use(node.id, slot)) {
                     for (axis, space) in weight.axes.iter().enumerate() {
@@ -209,9 +225,11 @@ impl Counter<'_> {
     }
 
     fn activation_bytes(&self, kept: Option<&Kept>, sizes: &Sizes) -> u64 {
+        let replaced = self.replaced(kept);
+        let is_gone = |value: usize| self.graph.values[value].producer.is_some_and(|(node, _)| replaced.is_gone(node));
         let bytes: Vec<u64> = (0..self.graph.values.len())
             .map(|value| {
-                if (self.is_constant)(value) {
+                if (self.is_constant)(value) || is_gone(value) {
                     return 0;
                 }
                 let element = self.facts.values[value].as_ref().and_then(|fact: &Fact| fact.dtype.byte_size());

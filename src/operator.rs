@@ -62,6 +62,17 @@ pub const fn microsoft(name: &'static str) -> OpType {
     OpType { domain: "com.microsoft", name }
 }
 
+/// What becomes of a node that reads nothing but constants ([`crate::fold`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Folding {
+    /// It is never computed ahead: its output differs from run to run.
+    Never,
+    /// It moves elements or treats each by itself, so that indices can be removed from what it reads.
+    Passes,
+    /// What it makes of one index depends on the others: it is computed ahead, and indices are removed from the result.
+    Mixes,
+}
+
 /// The rules of an operator, in the order of the pipeline.
 ///
 /// `infer`, `couple` and `reference` have no default: silence must not mean that channels pass through.
@@ -75,6 +86,11 @@ pub trait Operator: Sync {
     /// [`RuleError::UnknownShape`] leaves the outputs to the file's own `value_info`; [`RuleError::Invalid`] refuses
     /// the model.
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError>;
+
+    /// What becomes of the node where it reads nothing but constants.
+    fn folding(&self, _node: &Node) -> Folding {
+        Folding::Passes
+    }
 
     /// Which indices of the inputs and outputs live or die together.
     ///

@@ -1,4 +1,4 @@
-//! The stages in order: load → graph → infer → couple → importance → select → rewrite. Writing and verification take
+//! The stages in order: load → graph → infer → fold → couple → importance → select → rewrite. Writing and verification take
 //! what comes out of here.
 
 mod apply;
@@ -15,6 +15,7 @@ use crate::couple::resolve::Attention;
 use crate::couple::{Coupling, couple};
 use crate::error::Error;
 use crate::fact::Fact;
+use crate::fold::Fold;
 use crate::gradient::accumulate::Accumulated;
 use crate::graph::Graph;
 use crate::importance::{Criterion, GradientCriterion, Magnitude, Random, ScoreCx, score_groups};
@@ -51,9 +52,10 @@ pub struct Analysis<'m> {
 /// # Errors
 /// The model contradicts itself.
 pub fn analyse(model: &Model) -> Result<Analysis<'_>, Error> {
-    let graph = Graph::new(model)?;
+    let mut graph = Graph::new(model)?;
     let facts = infer(model, &graph)?;
-    let coupling = couple(&graph, &facts, &|value| graph.constant(model, value).is_some());
+    graph.fold = Fold::find(&graph, &facts);
+    let coupling = couple(&graph, &facts, &|value| graph.is_constant(model, value));
     Ok(Analysis { model, graph, facts, coupling })
 }
 
@@ -80,7 +82,7 @@ impl Analysis<'_> {
 
     /// Calls `with` with a counter of this network.
     pub fn count<T>(&self, with: impl FnOnce(&Counter<'_>) -> T) -> T {
-        let is_constant = |value: usize| self.graph.constant(self.model, value).is_some();
+        let is_constant = |value: usize| self.graph.is_constant(self.model, value);
         let (graph, facts, coupling) = (&self.graph, &self.facts, &self.coupling);
         with(&Counter { graph, facts, coupling, is_constant: &is_constant })
     }
@@ -101,7 +103,9 @@ impl Analysis<'_> {
     fn matches(&self, members: &[Member], pattern: &Regex) -> bool {
         members.iter().any(|member| {
             let weight = &self.coupling.uses[member.weight];
-            pattern.is_match(&self.graph.values[weight.value].name)
+            let name = |value: usize| &self.graph.values[value].name;
+            pattern.is_match(name(weight.value))
+                || self.graph.fold.sources(weight.value).any(|source| pattern.is_match(name(source)))
                 || pattern.is_match(&self.graph.nodes[weight.node].name)
         })
     }
@@ -213,6 +217,9 @@ fn choose(analysis: &Analysis<'_>, options: &PruneOptions, gradients: Option<&Ac
     let cx = ScoreCx { model: analysis.model, graph: &analysis.graph, coupling: &analysis.coupling };
     let groupings = analysis.groupings(options.attention, options.norm_groups);
     let all: Vec<_> = groupings.iter().flat_map(|grouping| grouping.groups.iter().cloned()).collect();
+    let shrinking = all.iter().filter(|group| group.kept.is_none()).flat_map(|group| &group.members);
+    let shrinking: BTreeSet<usize> = shrinking.map(|member| analysis.coupling.uses[member.weight].value).collect();
+    analysis.graph.fold.evaluate(analysis.model, &analysis.graph, &|value| shrinking.contains(&value))?;
     let criterion = criterion(&cx, &all, options, gradients)?;
     let mut scored: Vec<Scored> = Vec::new();
     for grouping in groupings {

@@ -40,7 +40,7 @@ pub struct Plan {
 /// What some readers of a constant keep of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TensorPlan {
-    /// Name of the initializer, or of the output of a Constant node.
+    /// Name of the initializer, of the output of a Constant node, or of a weight that nodes compute from constants.
     pub tensor: String,
     /// Sizes in the original.
     pub dims: Vec<i64>,

@@ -5,11 +5,14 @@
 
 mod patch;
 
+mod unread;
+
 mod weights;
 
 use std::collections::{BTreeMap, HashSet};
 
 pub use patch::PatchCx;
+use unread::NewNodes;
 pub use weights::{Slices, WeightSlices};
 
 use crate::couple::Coupling;
@@ -53,7 +56,14 @@ pub fn rewrite(
     let mut edits = Edits { initializers: slices.initializers(model, graph)?, ..Edits::default() };
     let mut taken: HashSet<String> = graph.values.iter().map(|value| value.name.clone()).collect();
     let mut frozen = Vec::new();
+    let mut nodes = NewNodes::default();
     for node in &graph.nodes {
+        if slices.replaced().is_gone(node.id) {
+            for value in node.outputs.iter().flatten() {
+                after.values[*value].clone_from(&facts.values[*value]);
+            }
+            continue;
+        }
         let mut proto = node.proto.clone();
         let mut overrides: BTreeMap<usize, Fact> = BTreeMap::new();
         let mut changed = false;
@@ -113,24 +123,28 @@ pub fn rewrite(
             continue;
         }
         check_shapes(model, facts, &after, coupling, kept, node)?;
-        edits.nodes.extend(inserted.into_iter().map(NodeOut::New));
-        edits.nodes.push(match (changed, model.is_inlined()) {
+        for proto in inserted {
+            nodes.push(NodeOut::New(proto.clone()), &proto, graph, None);
+        }
+        let new = match (changed, model.is_inlined()) {
             (false, false) => NodeOut::Original(node.index),
-            (_, true) => NodeOut::New(proto),
-            (true, false) => patched_node(node, proto),
-        });
+            (_, true) => NodeOut::New(proto.clone()),
+            (true, false) => patched_node(node, &proto),
+        };
+        nodes.push(new, &proto, graph, Some(node));
     }
+    nodes.settle(model, graph, &mut edits);
     edits.shapes = new_shapes(model, graph, coupling, kept, &slices);
     Ok(Rewritten { edits, facts: after, slices, frozen })
 }
 
-fn patched_node(node: &Node, proto: NodeProto) -> NodeOut {
+fn patched_node(node: &Node, proto: &NodeProto) -> NodeOut {
     let removed_attributes = node.proto.attribute.iter().map(|attribute| attribute.name.clone());
     NodeOut::Patched {
         index: node.index,
         inputs: proto.input.clone(),
         removed_attributes: removed_attributes.filter(|name| proto.attr(name).is_none()).collect(),
-        attributes: proto.attribute.into_iter().filter(|new| node.proto.attr(&new.name) != Some(new)).collect(),
+        attributes: proto.attribute.iter().filter(|new| node.proto.attr(&new.name) != Some(new)).cloned().collect(),
     }
 }
 

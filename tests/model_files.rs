@@ -5,17 +5,13 @@
 mod handmade;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use handmade::{counting, fixture, listing, no_edits, two_convolutions};
-use onnx_diffprune::load::{self, Model};
-use onnx_diffprune::onnx::{
-    DataLocation, DataType, ModelProto, NodeProto, StringStringEntryProto, TensorProto, attr_ints,
-};
+use handmade::{counting, decoded, fixture, halved, listing, no_edits, two_convolutions};
+use onnx_diffprune::load;
+use onnx_diffprune::onnx::{DataLocation, DataType, ModelProto, NodeProto, StringStringEntryProto, TensorProto};
 use onnx_diffprune::pipeline::{PruneOptions, Target, analyse, cut};
-use onnx_diffprune::write::{DimOut, Edits, InitializerOut, NodeOut, write};
+use onnx_diffprune::write::{InitializerOut, write};
 use prost::Message;
-use protobuf::Message as _;
 
 const FIXTURES: [&str; 3] = ["ddpm_fashion16.onnx", "dit_tiny.onnx", "sd15_tiny_fp16.onnx"];
 
@@ -34,10 +30,6 @@ fn gather(data: &[u8], dims: &[usize], element: usize, axes: &[(usize, Vec<usize
         }
     }
     result
-}
-
-fn decoded(path: &Path) -> onnx_protobuf::ModelProto {
-    onnx_protobuf::ModelProto::parse_from_bytes(&std::fs::read(path).unwrap()).unwrap()
 }
 
 #[test]
@@ -91,121 +83,6 @@ fn another_decoder_reads_what_a_cut_wrote() {
         assert_eq!(before.graph.input, after.graph.input);
         assert_eq!(before.graph.output, after.graph.output);
     }
-}
-
-fn bytes_of(tag: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    prost::encoding::encode_key(tag, prost::encoding::WireType::LengthDelimited, &mut bytes);
-    prost::encoding::encode_varint(payload.len() as u64, &mut bytes);
-    bytes.extend_from_slice(payload);
-    bytes
-}
-
-/// The number of the fields that no version of the format has.
-const UNKNOWN: u32 = 500;
-
-fn marked(message: &impl Message, marker: &str) -> Vec<u8> {
-    let mut bytes = message.encode_to_vec();
-    bytes.extend_from_slice(&bytes_of(UNKNOWN, marker.as_bytes()));
-    bytes
-}
-
-/// The two convolutions with an unknown field in every message.
-fn decorated() -> Vec<u8> {
-    let mut model = two_convolutions();
-    let mut graph = model.graph.take().unwrap();
-    let nodes: Vec<Vec<u8>> = graph.node.drain(..).map(|node| bytes_of(1, &marked(&node, &node.name))).collect();
-    let tensors: Vec<Vec<u8>> =
-        graph.initializer.drain(..).map(|tensor| bytes_of(5, &marked(&tensor, &tensor.name))).collect();
-    let values: Vec<Vec<u8>> =
-        graph.value_info.drain(..).map(|info| bytes_of(13, &marked(&info, &info.name))).collect();
-    let mut inner = nodes.concat();
-    inner.extend(marked(&graph, "graph"));
-    inner.extend(tensors.concat());
-    inner.extend(values.concat());
-    let mut bytes = marked(&model, "model");
-    bytes.extend(bytes_of(7, &inner));
-    bytes
-}
-
-/// Halves the channels between the convolutions.
-fn halved(model: &Model) -> Edits {
-    let odd: Vec<usize> = (0..16).filter(|at| at % 2 == 1).collect();
-    let sliced = |index: usize, axes: Vec<(usize, Vec<usize>)>| InitializerOut::Sliced {
-        index,
-        name: model.graph().initializer[index].name.clone(),
-        axes,
-    };
-    let mut attributes = model.graph().node[0].attribute.clone();
-    attributes[0] = attr_ints("kernel_shape", &[3, 3]);
-    let shape = vec![DimOut::Same, DimOut::Value(8), DimOut::Unknown, DimOut::Same];
-    Edits {
-        nodes: vec![
-            NodeOut::Patched {
-                index: 0,
-                inputs: model.graph().node[0].input.clone(),
-                attributes,
-                removed_attributes: Vec::new(),
-            },
-            NodeOut::Original(1),
-            NodeOut::Original(2),
-        ],
-        initializers: vec![
-            sliced(0, vec![(0, odd.clone())]),
-            sliced(1, vec![(0, odd.clone())]),
-            sliced(2, vec![(1, odd)]),
-            InitializerOut::Original(3),
-        ],
-        shapes: ["h", "a"].iter().map(|name| ((*name).to_owned(), shape.clone())).collect(),
-        metadata: vec![("made by".to_owned(), "a test".to_owned())],
-    }
-}
-
-fn marker(message: &impl protobuf::Message) -> String {
-    let fields = message.special_fields().unknown_fields();
-    let found: Vec<_> = fields.iter().filter(|(tag, _)| *tag == UNKNOWN).collect();
-    assert_eq!(found.len(), 1, "unknown fields: {found:?}");
-    match &found[0].1 {
-        protobuf::UnknownValueRef::LengthDelimited(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
-        other => panic!("{other:?}"),
-    }
-}
-
-#[test]
-fn unknown_fields_survive_a_cut() {
-    let folder = tempfile::tempdir().unwrap();
-    let (path, out) = (folder.path().join("in.onnx"), folder.path().join("out.onnx"));
-    std::fs::write(&path, decorated()).unwrap();
-    let model = load::load(&path).unwrap();
-    write(&model, &halved(&model), &out).unwrap();
-    let after = decoded(&out);
-    assert_eq!((marker(&after), marker(after.graph.as_ref().unwrap())), ("model".to_owned(), "graph".to_owned()));
-    after.graph.node.iter().for_each(|node| assert_eq!(marker(node), node.name));
-    after.graph.initializer.iter().for_each(|tensor| assert_eq!(marker(tensor), tensor.name));
-    after.graph.value_info.iter().for_each(|info| assert_eq!(marker(info), info.name));
-    assert_eq!((after.graph.node.len(), after.graph.initializer.len(), after.graph.value_info.len()), (3, 4, 2));
-    assert_eq!(after.graph.initializer[0].dims, [8, 4, 3, 3]);
-    assert_eq!(after.graph.initializer[2].dims, [4, 8, 3, 3]);
-    assert_eq!(after.metadata_props[0].value, "a test");
-    let shape = &after.graph.value_info[0].type_.tensor_type().shape;
-    let sizes: Vec<Option<i64>> = shape.dim.iter().map(|dim| dim.has_dim_value().then(|| dim.dim_value())).collect();
-    assert_eq!(sizes, [Some(1), Some(8), None, Some(8)]);
-}
-
-#[test]
-fn unknown_groups_survive_too() {
-    let folder = tempfile::tempdir().unwrap();
-    let (path, out) = (folder.path().join("in.onnx"), folder.path().join("out.onnx"));
-    // Field 600 as a group that holds a string, in front of all that is known.
-    let mut bytes = Vec::new();
-    prost::encoding::encode_key(600, prost::encoding::WireType::StartGroup, &mut bytes);
-    bytes.extend(bytes_of(1, b"inside"));
-    prost::encoding::encode_key(600, prost::encoding::WireType::EndGroup, &mut bytes);
-    bytes.extend(two_convolutions().encode_to_vec());
-    std::fs::write(&path, &bytes).unwrap();
-    let model = load::load(&path).unwrap();
-    write(&model, &no_edits(&model), &out).unwrap();
-    assert!(std::fs::read(&out).unwrap() == bytes);
 }
 
 fn move_outside(tensor: &mut TensorProto, keys: &[(&str, &str)]) -> Vec<u8> {

@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use super::args::{ApplyArgs, Cli};
-use super::open_runtime;
 use super::printer::Printer;
 use super::prune::{failure, verification_text};
+use super::{open_runtime, open_runtime_to_fold};
 use crate::error::Error;
 use crate::load::load;
 use crate::pipeline::{analyse, apply, tool_name};
@@ -22,6 +22,7 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
     crate::write::check_destination(&model, &args.output)?;
     progress.step("coupling channels");
     let analysis = analyse(&model)?;
+    open_runtime_to_fold(&analysis, cli)?;
     let rewritten = apply(&analysis, &plan, &args.plan)?;
     progress.step("writing");
     let mut edits = rewritten.edits;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use super::diffusion_args::{DataArgs, DiffusionArgs};
+use super::gradient_args::GradientArgs;
 use super::sample::SampleArgs;
 use crate::importance::{GroupReduction, Norm};
 use crate::pipeline::{AttentionOption, CriterionOption, NormGroups};
@@ -110,7 +112,7 @@ pub(super) struct PruneArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) scope: Option<Scope>,
 
-    /// What scores the channels [default: magnitude].
+    /// What scores the channels [default: diff-pruning].
     #[arg(long, value_enum, help_heading = "Which channels")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) criterion: Option<CriterionOption>,
@@ -125,7 +127,7 @@ pub(super) struct PruneArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) group_reduction: Option<GroupReduction>,
 
-    /// Seed of random scores and of the inputs of verification [default: 0].
+    /// Seed of samples, noise, random scores and the inputs of verification [default: 0].
     #[arg(long, value_name = "N", help_heading = "Which channels")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) seed: Option<u64>,
@@ -170,10 +172,12 @@ pub(super) struct PruneArgs {
 
     /// Write the output without verifying it and without measuring latency; ONNX Runtime is not needed then.
     #[arg(long, help_heading = "Output and verification")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) no_verify: bool,
 
     /// Do not measure latency.
     #[arg(long, help_heading = "Output and verification")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) no_latency: bool,
 
     /// Allowed error of verification relative to the largest magnitude of an output [default: 1e-4, 2e-2 where the
@@ -187,10 +191,20 @@ pub(super) struct PruneArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) atol: Option<f64>,
 
-    /// Inputs for verification and latency, one array per graph input, instead of random ones.
+    /// Inputs for verification and latency, one array per graph input, instead of random ones; also the conditioning of
+    /// the gradients, sample i taking row i.
     #[arg(long, value_name = "FILE.npz", help_heading = "Output and verification")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) inputs: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) gradients: GradientArgs,
+
+    #[command(flatten)]
+    pub(super) data: DataArgs,
+
+    #[command(flatten)]
+    pub(super) diffusion: DiffusionArgs,
 
     /// Read options from a file; options on the command line take precedence.
     #[arg(long, value_name = "FILE.toml", help_heading = "Configuration")]

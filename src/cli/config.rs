@@ -5,6 +5,7 @@ use std::path::Path;
 use regex::Regex;
 
 use super::args::PruneArgs;
+use super::gradient_args::GradientArgs;
 use crate::error::Error;
 use crate::macs::Sizes;
 use crate::pipeline::{PruneOptions, Target};
@@ -17,42 +18,26 @@ impl PruneArgs {
         };
         let text =
             std::fs::read_to_string(path).map_err(|error| Error::input(path, format!("can't be read: {error}")))?;
-        let file: PruneArgs = toml::from_str(&text).map_err(|error| {
+        let fail = |error: toml::de::Error| {
             Error::input(path, format!("not a configuration file: {}", error.message()))
                 .hint("--print-config shows the form")
-        })?;
-        let has_target = self.ratio.is_some() || self.target_macs.is_some() || self.target_params.is_some();
-        let own_or = |own: &Vec<String>, other: Vec<String>| {
-            if own.is_empty() { other } else { own.clone() }
         };
-        Ok(PruneArgs {
-            input: self.input.clone().or(file.input),
-            output: self.output.clone().or(file.output),
-            ratio: if has_target { self.ratio } else { file.ratio },
-            target_macs: if has_target { self.target_macs } else { file.target_macs },
-            target_params: if has_target { self.target_params } else { file.target_params },
-            max_ratio: self.max_ratio.or(file.max_ratio),
-            round_to: self.round_to.or(file.round_to),
-            scope: self.scope.or(file.scope),
-            criterion: self.criterion.or(file.criterion),
-            norm: self.norm.or(file.norm),
-            group_reduction: self.group_reduction.or(file.group_reduction),
-            seed: self.seed.or(file.seed),
-            keep: own_or(&self.keep, file.keep),
-            ratio_for: own_or(&self.ratio_for, file.ratio_for),
-            norm_groups: self.norm_groups.or(file.norm_groups),
-            attention: self.attention.or(file.attention),
-            size: own_or(&self.size, file.size),
-            plan: self.plan.clone().or(file.plan),
-            dry_run: self.dry_run,
-            no_verify: self.no_verify || file.no_verify,
-            no_latency: self.no_latency || file.no_latency,
-            rtol: self.rtol.or(file.rtol),
-            atol: self.atol.or(file.atol),
-            inputs: self.inputs.clone().or(file.inputs),
-            config: None,
-            print_config: self.print_config,
-        })
+        let mut merged: toml::Table = toml::from_str(&text).map_err(fail)?;
+        // Checked for itself, so that a mistake in the file is not taken for one on the command line.
+        let _: PruneArgs = merged.clone().try_into().map_err(fail)?;
+        let own =
+            toml::Table::try_from(self).map_err(|error| Error::usage(format!("the options can't be read: {error}")))?;
+        const TARGETS: [&str; 3] = ["ratio", "target-macs", "target-params"];
+        if TARGETS.iter().any(|target| own.contains_key(*target)) {
+            TARGETS.iter().for_each(|target| {
+                merged.remove(*target);
+            });
+        }
+        overlay(&mut merged, own);
+        let merged: PruneArgs = merged.try_into().map_err(fail)?;
+        let mut merged = PruneArgs { dry_run: self.dry_run, config: None, print_config: self.print_config, ..merged };
+        merged.gradients.resume = self.gradients.resume;
+        Ok(merged)
     }
 
     /// The arguments as a configuration file, defaults spelled out.
@@ -68,6 +53,12 @@ impl PruneArgs {
             seed: Some(options.seed),
             norm_groups: Some(options.norm_groups),
             attention: Some(options.attention),
+            gradients: GradientArgs {
+                members: Some(options.members),
+                threshold: Some(self.gradients.threshold.unwrap_or(0.05)),
+                threshold_mode: Some(self.gradients.threshold_mode.unwrap_or_default()),
+                ..self.gradients.clone()
+            },
             ..self.clone()
         };
         toml::to_string(&spelled).map_err(|error| Error::usage(format!("the options can't be printed: {error}")))
@@ -119,7 +110,21 @@ impl PruneArgs {
             options.ratio_for.push((pattern("--ratio-for", regex)?, check_ratio("--ratio-for", ratio)?));
         }
         options.sizes = parse_sizes(&self.size)?;
+        options.members = self.gradients.members.unwrap_or_default();
+        options.reference = self.gradients.reference;
         Ok(options)
+    }
+}
+
+/// Puts the entries of one table over those of another, tables within tables.
+fn overlay(base: &mut toml::Table, over: toml::Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(base)), toml::Value::Table(over)) => overlay(base, over),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
     }
 }
 

@@ -68,10 +68,11 @@ pub(super) struct DiffusionArgs {
     /// The number of steps of training, T [default: 1000].
     #[arg(long, value_name = "T", help_heading = "Diffusion", conflicts_with = "scheduler_config")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) timesteps: Option<usize>,
+    pub(super) train_timesteps: Option<usize>,
 
     /// Stretch the schedule so that the last step has no signal.
     #[arg(long, help_heading = "Diffusion", conflicts_with = "scheduler_config")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) rescale_betas_zero_snr: bool,
 
     /// The shift of a flow schedule [default: 1].
@@ -169,8 +170,6 @@ fn parse_range(option: &str, text: &str) -> Result<(f64, f64), Error> {
 
 impl DataArgs {
     /// The ranges of data and samples.
-    // Its first caller is the gradient criterion.
-    #[allow(dead_code)]
     pub(super) fn ranges(&self, diffusion: &DiffusionArgs) -> Result<Ranges, Error> {
         let data = self.data_range.as_deref().map(|text| parse_range("--data-range", text)).transpose()?;
         Ok(Ranges { data, sample: diffusion.sample_range()? })
@@ -271,7 +270,7 @@ impl DiffusionArgs {
             ScheduleName::Linear
         });
         self.refuse_options_of_others(name)?;
-        let steps = self.timesteps.unwrap_or(1000);
+        let steps = self.train_timesteps.unwrap_or(1000);
         let discrete = |schedule, (start, end): (f64, f64)| {
             NoiseSchedule::discrete(&DiscreteOptions {
                 schedule,
@@ -316,7 +315,7 @@ impl DiffusionArgs {
         let discrete: &[ScheduleName] = &[Linear, ScaledLinear, SquaredcosCapV2];
         [
             ("--schedule", self.schedule.is_some(), all),
-            ("--timesteps", self.timesteps.is_some(), all),
+            ("--train-timesteps", self.train_timesteps.is_some(), all),
             ("--beta-start", self.beta_start.is_some(), &[Linear, ScaledLinear]),
             ("--beta-end", self.beta_end.is_some(), &[Linear, ScaledLinear]),
             ("--rescale-betas-zero-snr", self.rescale_betas_zero_snr, discrete),

@@ -106,6 +106,12 @@ impl Progress {
         self.bar.set_message(what);
         self.bar.inc(1);
     }
+
+    /// Says that `done` steps are done.
+    pub(super) fn at(&self, done: u64, what: &'static str) {
+        self.bar.set_message(what);
+        self.bar.set_position(done);
+    }
 }
 
 impl Drop for Progress {

@@ -6,12 +6,13 @@ use serde_json::json;
 
 use super::args::{Cli, PruneArgs};
 use super::config::check_sizes;
-use super::open_runtime;
+use super::gradient_args::{self, Scored};
 use super::printer::{Printer, human, percent, table};
+use super::{open_runtime, open_runtime_to_fold};
 use crate::array::Array;
 use crate::error::Error;
 use crate::load::{Model, load};
-use crate::pipeline::{Analysis, Cut, analyse, cut, tool_name};
+use crate::pipeline::{Analysis, Cut, analyse, cut_by, tool_name};
 use crate::runtime::{Latency, Runtime, SessionOptions, interleaved_latency};
 use crate::verify::{VerifyOptions, VerifyReport, draw_inputs, size_variants, verify};
 use crate::write::stage;
@@ -26,7 +27,7 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
         printer.raw(&args.to_config()?);
         return Ok(true);
     }
-    let options = args.options()?;
+    let mut options = args.options()?;
     let input = args.input.as_deref().ok_or_else(|| {
         Error::usage("no input is given").hint("onnx-diffprune IN.onnx OUT.onnx --ratio 0.5; --help shows more")
     })?;
@@ -35,9 +36,10 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
         return Err(Error::usage("no output is given").hint("name a file for the pruned network, or pass --dry-run"));
     }
     // What would fail at the end fails at the start.
-    let runtime = if args.dry_run || args.no_verify { None } else { Some(open_runtime(cli)?) };
+    let needs_runtime = options.criterion.needs_gradients() || !(args.dry_run || args.no_verify);
+    let runtime = if needs_runtime { Some(open_runtime(cli)?) } else { None };
     let given = args.inputs.as_deref().map(read_inputs).transpose()?;
-    let progress = printer.progress(6);
+    let progress = printer.progress(3);
     progress.step("reading");
     let model = load(input)?;
     if let Some(output) = output {
@@ -45,13 +47,20 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
     }
     progress.step("coupling channels");
     let analysis = analyse(&model)?;
+    open_runtime_to_fold(&analysis, cli)?;
+    drop(progress);
+    let scored = gradient_args::run(&args, &analysis, runtime, &mut options, given.as_deref(), printer)?;
+    let progress = printer.progress(4);
     progress.step("scoring and selecting");
-    let cut = hashed_beside(&model, || cut(&analysis, &options))?;
+    let sums = scored.as_ref().map(|scored| &scored.run.sum);
+    let cut = hashed_beside(&model, || cut_by(&analysis, &options, sums))?;
     check_sizes(&options.sizes, &cut.sizes, input)?;
     cut.warnings.iter().for_each(|warning| printer.warning(warning));
     let Some(output) = output.filter(|_| !args.dry_run) else {
         drop(progress);
-        printer.result(&summary(&analysis, &cut, None, None, None), || text(&analysis, &cut, None, None, None));
+        printer.result(&summary(&analysis, &cut, scored.as_ref(), None, None, None), || {
+            text(&analysis, &cut, scored.as_ref(), None, None, None)
+        });
         return Ok(true);
     };
     progress.step("writing");
@@ -60,7 +69,7 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
     let staged = stage(&model, &edits, output)?;
     let mut report = None;
     let mut latencies = None;
-    if let Some(runtime) = runtime {
+    if let Some(runtime) = runtime.filter(|_| !args.no_verify) {
         progress.step("verifying");
         let pruned = load(staged.path())?;
         let verify_options = VerifyOptions {
@@ -86,8 +95,8 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
         staged.publish()?;
     }
     let written = passed.then_some((output, plan_path.as_path()));
-    printer.result(&summary(&analysis, &cut, report.as_ref(), latencies.as_deref(), written), || {
-        text(&analysis, &cut, report.as_ref(), latencies.as_deref(), written)
+    printer.result(&summary(&analysis, &cut, scored.as_ref(), report.as_ref(), latencies.as_deref(), written), || {
+        text(&analysis, &cut, scored.as_ref(), report.as_ref(), latencies.as_deref(), written)
     });
     if let Some(report) = report.filter(|report| !report.passed) {
         return Err(Error::unmet(format!(
@@ -182,6 +191,7 @@ fn output_bytes(staged: Option<(&Path, &Path)>) -> Option<u64> {
 fn summary(
     analysis: &Analysis<'_>,
     cut: &Cut,
+    scored: Option<&Scored>,
     report: Option<&VerifyReport>,
     latencies: Option<&[Latency]>,
     written: Option<(&Path, &Path)>,
@@ -210,6 +220,7 @@ fn summary(
         "groups": groups,
         "frozen": cut.rewritten.frozen,
         "warnings": cut.warnings,
+        "gradients": scored.map(Scored::json),
         "verification": report,
     })
 }
@@ -217,6 +228,7 @@ fn summary(
 fn text(
     analysis: &Analysis<'_>,
     cut: &Cut,
+    scored: Option<&Scored>,
     report: Option<&VerifyReport>,
     latencies: Option<&[Latency]>,
     written: Option<(&Path, &Path)>,
@@ -272,6 +284,9 @@ fn text(
         if stay.len() > 12 {
             out += &format!("\n  ... and {} more; inspect lists all", stay.len() - 12);
         }
+    }
+    if let Some(scored) = scored {
+        out += &format!("\n\n{}", scored.text());
     }
     if let Some(report) = report {
         out += &format!("\n\n{}", verification_text(report));

@@ -14,7 +14,7 @@ use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::macs::MacsCx;
 use crate::onnx::attr_string;
-use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
+use crate::operator::{Folding, InferCx, OpType, Operator, RuleError, onnx};
 use crate::verify::reference::ReferenceCx;
 
 pub(super) static RULES: &[&dyn Operator] = &[&Einsum];
@@ -104,6 +104,10 @@ impl Operator for Einsum {
         let dtype = cx.input(0)?.dtype;
         cx.set(0, Fact::new(dtype, pick(&letters, &result)?));
         Ok(())
+    }
+
+    fn folding(&self, _node: &Node) -> Folding {
+        Folding::Mixes
     }
 
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {

@@ -11,7 +11,7 @@ use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::macs::MacsCx;
 use crate::onnx::attr_ints;
-use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
+use crate::operator::{Folding, InferCx, OpType, Operator, RuleError, onnx};
 use crate::verify::reference::ReferenceCx;
 
 pub(super) static RULES: &[&dyn Operator] = &[&Gemm];
@@ -46,6 +46,10 @@ impl Operator for Gemm {
         let dtype = cx.input(0)?.dtype;
         cx.set(0, Fact::new(dtype, vec![a[m].clone(), b[n].clone()]));
         Ok(())
+    }
+
+    fn folding(&self, _node: &Node) -> Folding {
+        Folding::Mixes
     }
 
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {

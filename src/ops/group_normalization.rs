@@ -10,7 +10,7 @@ use crate::couple::CoupleCx;
 use crate::couple::layout::Layout;
 use crate::gradient::GradientCx;
 use crate::graph::Node;
-use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
+use crate::operator::{Folding, InferCx, OpType, Operator, RuleError, onnx};
 use crate::rewrite::PatchCx;
 use crate::verify::reference::ReferenceCx;
 
@@ -34,6 +34,10 @@ impl Operator for GroupNormalization {
         }
         cx.set_shape(0, dtype, shape);
         Ok(())
+    }
+
+    fn folding(&self, _node: &Node) -> Folding {
+        Folding::Mixes
     }
 
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {

@@ -10,7 +10,7 @@ use crate::fact::{Fact, Known};
 use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::onnx::DataType;
-use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
+use crate::operator::{Folding, InferCx, OpType, Operator, RuleError, onnx};
 use crate::verify::reference::ReferenceCx;
 
 pub(super) static RULES: &[&dyn Operator] = &[&Identity];
@@ -37,6 +37,11 @@ impl Operator for Identity {
         }
         cx.set(0, fact.with_known(known));
         Ok(())
+    }
+
+    fn folding(&self, node: &Node) -> Folding {
+        let may_train = node.proto.op_type == "Dropout" && node.input(2).is_some();
+        if may_train { Folding::Never } else { Folding::Passes }
     }
 
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {

@@ -9,7 +9,7 @@
 use crate::couple::CoupleCx;
 use crate::gradient::GradientCx;
 use crate::graph::Node;
-use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
+use crate::operator::{Folding, InferCx, OpType, Operator, RuleError, onnx};
 use crate::verify::reference::ReferenceCx;
 
 pub(super) static RULES: &[&dyn Operator] = &[&InstanceNormalization];
@@ -32,6 +32,10 @@ impl Operator for InstanceNormalization {
         let dtype = cx.input(0)?.dtype;
         cx.set_shape(0, dtype, shape);
         Ok(())
+    }
+
+    fn folding(&self, _node: &Node) -> Folding {
+        Folding::Mixes
     }
 
     fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {

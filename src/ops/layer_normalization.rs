@@ -11,7 +11,7 @@ use crate::dim::Dim;
 use crate::fact::Fact;
 use crate::gradient::GradientCx;
 use crate::graph::Node;
-use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, microsoft, onnx};
+use crate::operator::{Folding, InferCx, OpType, Operator, RuleError, axis_index, microsoft, onnx};
 use crate::verify::reference::ReferenceCx;
 
 pub(super) static RULES: &[&dyn Operator] = &[&LayerNormalization];
@@ -45,6 +45,10 @@ impl Operator for LayerNormalization {
         cx.set(2, statistics);
         cx.set_shape(0, dtype, shape);
         Ok(())
+    }
+
+    fn folding(&self, _node: &Node) -> Folding {
+        Folding::Mixes
     }
 
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {

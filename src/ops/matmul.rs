@@ -11,7 +11,7 @@ use crate::fact::Fact;
 use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::macs::MacsCx;
-use crate::operator::{InferCx, OpType, Operator, RuleError, broadcast, microsoft, onnx};
+use crate::operator::{Folding, InferCx, OpType, Operator, RuleError, broadcast, microsoft, onnx};
 use crate::verify::reference::ReferenceCx;
 
 pub(super) static RULES: &[&dyn Operator] = &[&MatMul];
@@ -60,6 +60,10 @@ impl Operator for MatMul {
         let dtype = cx.input(0)?.dtype;
         cx.set(0, Fact::new(dtype, shape));
         Ok(())
+    }
+
+    fn folding(&self, _node: &Node) -> Folding {
+        Folding::Mixes
     }
 
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {

@@ -9,7 +9,7 @@ use crate::couple::CoupleCx;
 use crate::dim::Dim;
 use crate::graph::Node;
 use crate::onnx::DataType;
-use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
+use crate::operator::{Folding, InferCx, OpType, Operator, RuleError, onnx};
 use crate::verify::reference::ReferenceCx;
 
 pub(super) static RULES: &[&dyn Operator] = &[&Random];
@@ -45,6 +45,10 @@ impl Operator for Random {
         };
         cx.set_shape(0, named.unwrap_or(dtype), shape);
         Ok(())
+    }
+
+    fn folding(&self, _node: &Node) -> Folding {
+        Folding::Never
     }
 
     fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {

@@ -11,7 +11,7 @@ use crate::dim::Dim;
 use crate::fact::{Fact, Known};
 use crate::gradient::GradientCx;
 use crate::graph::Node;
-use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
+use crate::operator::{Folding, InferCx, OpType, Operator, RuleError, axis_index, onnx};
 use crate::verify::reference::ReferenceCx;
 
 pub(super) static RULES: &[&dyn Operator] = &[&Reduce];
@@ -90,6 +90,10 @@ impl Operator for Reduce {
         let fact = Fact::new(input.dtype, without(&shape, &axes, keeps, &Dim::from(1))).with_known(known);
         cx.set(0, fact);
         Ok(())
+    }
+
+    fn folding(&self, _node: &Node) -> Folding {
+        Folding::Mixes
     }
 
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {

@@ -8,7 +8,7 @@
 use crate::couple::CoupleCx;
 use crate::gradient::GradientCx;
 use crate::graph::Node;
-use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
+use crate::operator::{Folding, InferCx, OpType, Operator, RuleError, onnx};
 use crate::verify::reference::ReferenceCx;
 
 pub(super) static RULES: &[&dyn Operator] = &[&Softmax];
@@ -24,6 +24,10 @@ impl Operator for Softmax {
         let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
         cx.set_shape(0, dtype, shape);
         Ok(())
+    }
+
+    fn folding(&self, _node: &Node) -> Folding {
+        Folding::Mixes
     }
 
     fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {

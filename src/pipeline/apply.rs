@@ -23,6 +23,9 @@ pub fn apply(analysis: &Analysis<'_>, plan: &Plan, path: &std::path::Path) -> Re
         return Err(Error::input(path, text));
     }
     let reads = plan.kept_axes(&analysis.graph, path)?;
+    let read: BTreeSet<usize> =
+        reads.keys().filter_map(|(node, slot)| analysis.graph.nodes[*node].input(*slot)).collect();
+    analysis.graph.fold.evaluate(analysis.model, &analysis.graph, &|value| read.contains(&value))?;
     let spaces = &analysis.coupling.spaces;
     // A space is cut as its uses say; spaces without a constant follow those that are united with them.
     let mut dead = vec![false; spaces.element_count()];

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::couple::Coupling;
 use crate::error::Error;
+use crate::fold::Replaced;
 use crate::graph::Graph;
 use crate::kept::Kept;
 use crate::load::Model;
@@ -27,13 +28,16 @@ pub struct WeightSlices {
     variants: BTreeMap<usize, Vec<Variant>>,
     /// By node and input slot, which form of which value is read.
     reads: HashMap<(usize, usize), (usize, usize)>,
+    /// Weights that nodes computed and the nodes that go with them.
+    replaced: Replaced,
 }
 
 impl WeightSlices {
     /// Collects the distinct slices of every constant. A constant whose users need different slices gets one form for
     /// each; if a user needs all of it, that form keeps the name.
     pub fn new(model: &Model, graph: &Graph, coupling: &Coupling, kept: &Kept) -> Self {
-        let mut result = Self::default();
+        let replaced = graph.fold.replaced(graph, coupling, kept);
+        let mut result = Self { replaced, ..Self::default() };
         let mut taken: HashSet<&str> = graph.values.iter().map(|value| value.name.as_str()).collect();
         let mut new_names: HashSet<String> = HashSet::new();
         let mut by_value: BTreeMap<usize, Vec<(usize, usize, Slices)>> = BTreeMap::new();
@@ -58,7 +62,7 @@ impl WeightSlices {
             let seen: HashSet<(usize, usize)> = uses.iter().map(|(node, slot, _)| (*node, *slot)).collect();
             let is_read_whole = graph.values[value].is_output
                 || !graph.values[value].captured_by.is_empty()
-                || graph.values[value].consumers.iter().any(|at| !seen.contains(at));
+                || graph.values[value].consumers.iter().any(|at| !seen.contains(at) && !result.replaced.is_gone(at.0));
             let mut variants: Vec<Variant> = Vec::new();
             if is_read_whole || uses.iter().any(|(_, _, slices)| slices.is_empty()) {
                 variants.push(Variant { slices: Slices::new(), name: name.clone(), dims: dims.clone() });
@@ -66,7 +70,8 @@ impl WeightSlices {
             for (node, slot, slices) in uses {
                 let at = variants.iter().position(|variant| variant.slices == slices).unwrap_or_else(|| {
                     // A Constant node keeps its output; its slices become initializers of their own.
-                    let is_original = variants.is_empty() && graph.values[value].initializer.is_some();
+                    let is_original = variants.is_empty()
+                        && (graph.values[value].initializer.is_some() || graph.fold.contains(value));
                     let new_name = if is_original {
                         name.clone()
                     } else {
@@ -105,6 +110,11 @@ impl WeightSlices {
         self.variants.get(value)?.get(*at).map(|variant| &variant.slices)
     }
 
+    /// Weights that nodes computed and the nodes that go with them.
+    pub fn replaced(&self) -> &Replaced {
+        &self.replaced
+    }
+
     /// All reads of sliced constants: node, slot, value and slices, in the order of nodes.
     pub fn reads(&self) -> Vec<(usize, usize, usize, &Slices)> {
         let mut reads: Vec<_> = self
@@ -140,6 +150,9 @@ impl WeightSlices {
                 });
             }
         }
+        for value in self.replaced.values.iter().filter(|value| !self.variants.contains_key(value)) {
+            result.extend(graph.constant(model, *value).cloned().map(InitializerOut::New));
+        }
         for (value, variants) in &self.variants {
             if graph.values[*value].initializer.is_some() {
                 continue;
@@ -147,7 +160,9 @@ impl WeightSlices {
             let Some(tensor) = graph.constant(model, *value) else {
                 continue;
             };
-            for variant in variants.iter().filter(|variant| !variant.slices.is_empty()) {
+            // What is read whole of a Constant node's output is still that output.
+            let is_replaced = self.replaced.values.contains(value);
+            for variant in variants.iter().filter(|variant| is_replaced || !variant.slices.is_empty()) {
                 let axes: Vec<(usize, Vec<usize>)> = variant.slices.clone().into_iter().collect();
                 let mut sliced = constant_slice(model, tensor, &axes)?;
                 sliced.name.clone_from(&variant.name);

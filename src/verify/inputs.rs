@@ -114,7 +114,7 @@ fn indexed_rows((model, graph, facts): (&Model, &Graph, &Facts), input: ValueId)
         for (node, slot) in &graph.values[value].consumers {
             let node = &graph.nodes[*node];
             // Input 1 of a node whose input 0 is a weight matrix: a table that is looked up.
-            let table = node.input(0).filter(|table| *slot == 1 && graph.constant(model, *table).is_some());
+            let table = node.input(0).filter(|table| *slot == 1 && graph.is_constant(model, *table));
             if let Some(table) = table
                 && let Some(fact) = facts.values[table].as_ref().filter(|fact| fact.is_float())
                 && let Some(size) = fact.shape.as_ref().and_then(|shape| shape.first()?.as_const())

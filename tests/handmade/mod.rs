@@ -7,7 +7,8 @@ use onnx_diffprune::onnx::{
     GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
     attr_ints, tensor_shape_proto, type_proto,
 };
-use onnx_diffprune::write::{Edits, InitializerOut, NodeOut};
+use onnx_diffprune::write::{DimOut, Edits, InitializerOut, NodeOut};
+use protobuf::Message;
 
 /// A node.
 pub(crate) fn node(name: &str, op_type: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
@@ -96,4 +97,44 @@ pub(crate) fn listing(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
+}
+
+/// The model in a file as another decoder reads it.
+#[allow(dead_code)]
+pub(crate) fn decoded(path: &Path) -> onnx_protobuf::ModelProto {
+    onnx_protobuf::ModelProto::parse_from_bytes(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// Edits that halve the channels between the convolutions of [`two_convolutions`].
+#[allow(dead_code)]
+pub(crate) fn halved(model: &Model) -> Edits {
+    let odd: Vec<usize> = (0..16).filter(|at| at % 2 == 1).collect();
+    let sliced = |index: usize, axes: Vec<(usize, Vec<usize>)>| InitializerOut::Sliced {
+        index,
+        name: model.graph().initializer[index].name.clone(),
+        axes,
+    };
+    let mut attributes = model.graph().node[0].attribute.clone();
+    attributes[0] = attr_ints("kernel_shape", &[3, 3]);
+    let shape = vec![DimOut::Same, DimOut::Value(8), DimOut::Unknown, DimOut::Same];
+    Edits {
+        nodes: vec![
+            NodeOut::Patched {
+                index: 0,
+                inputs: model.graph().node[0].input.clone(),
+                attributes,
+                removed_attributes: Vec::new(),
+            },
+            NodeOut::Original(1),
+            NodeOut::Original(2),
+        ],
+        initializers: vec![
+            sliced(0, vec![(0, odd.clone())]),
+            sliced(1, vec![(0, odd.clone())]),
+            sliced(2, vec![(1, odd)]),
+            InitializerOut::Original(3),
+        ],
+        shapes: ["h", "a"].iter().map(|name| ((*name).to_owned(), shape.clone())).collect(),
+        metadata: vec![("made by".to_owned(), "a test".to_owned())],
+    }
 }

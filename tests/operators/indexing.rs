@@ -132,6 +132,20 @@ fn whole_slices_move_and_elements_stay() {
         let indices = n.ints_of(&vec![0; 2 * 12 * 4 * 6], &[2, 12, 4, 6]);
         (n.op("GatherElements", &[v, &indices], &[attr_int("axis", 2)]), Some(CHANNELS))
     });
+    check("a depthwise kernel that ScatterND writes along the diagonal", StaticConv, &[16, 18], Go, |n, v| {
+        let places: Vec<i64> = (0..CHANNELS).flat_map(|channel| [channel, channel]).collect();
+        let (shape, places) = (n.ints(&[CHANNELS, CHANNELS, 1, 1]), n.ints_of(&places, &[CHANNELS, 2]));
+        let (zeros, updates) = (n.op("ConstantOfShape", &[&shape], &[]), n.weight(&[CHANNELS, 1, 1]));
+        let kernel = n.op("ScatterND", &[&zeros, &places, &updates], &[]);
+        (n.op("Conv", &[v, &kernel], &[]), Some(CHANNELS))
+    });
+    check("ScatterND along another diagonal", StaticConv, &[16], Stay, |n, v| {
+        let places: Vec<i64> = (0..CHANNELS).flat_map(|channel| [channel, CHANNELS - 1 - channel]).collect();
+        let (shape, places) = (n.ints(&[CHANNELS, CHANNELS, 1, 1]), n.ints_of(&places, &[CHANNELS, 2]));
+        let (zeros, updates) = (n.op("ConstantOfShape", &[&shape], &[]), n.weight(&[CHANNELS, 1, 1]));
+        let kernel = n.op("ScatterND", &[&zeros, &places, &updates], &[]);
+        (n.op("Conv", &[v, &kernel], &[]), Some(CHANNELS))
+    });
     for reduction in [None, Some("add")] {
         check("ScatterND", StaticConv, &[16, 18], Go, |n, v| {
             let (first, places) = (n.ints_of(&[0], &[]), n.ints_of(&[0, 1, 1, 2], &[2, 2]));

@@ -1,0 +1,343 @@
+//! Weights that the graph itself computes from constants, such as a kernel divided by its norm.
+//!
+//! A node whose every input is constant gives the same output in every run. Where such nodes *mix* the indices of a
+//! weight ([`Folding::Mixes`]: a norm, a mean, a product), no index could go without changing what becomes of the
+//! others. So what they give is computed once and taken for a constant of its own: channels are removed from the
+//! normalised weight, and what is kept stays as it was. Constants that nodes only move, scale or cast are coupled
+//! through those nodes instead.
+//!
+//! [`Fold::find`] decides from shapes alone what to compute. A value is folded as late as possible, where it enters the
+//! network; earlier where it would there take more bytes than the constants it replaces. [`Fold::evaluate`] computes
+//! it in ONNX Runtime. A cut that removes nothing of a part leaves its nodes as they are ([`Fold::replaced`]).
+
+mod evaluate;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::OnceLock;
+
+use crate::couple::Coupling;
+use crate::fact::{Fact, static_shape};
+use crate::graph::{Graph, NodeId, ValueId};
+use crate::infer::Facts;
+use crate::kept::Kept;
+use crate::load::captured;
+use crate::onnx::TensorProto;
+use crate::operator::{self, Folding};
+
+/// Constants up to this many bytes may be shared by parts that are otherwise independent: epsilons, exponents, axes.
+const SHARED_BYTES: u64 = 256;
+
+/// A value that takes at most this fraction of its sources may be folded although they stay: a norm beside its weight.
+const SMALL_FRACTION: u64 = 8;
+
+/// No value on the way may take more than this many times the bytes of all constants of the graph.
+const GROWTH: u64 = 16;
+
+/// Values that are computed from the same constants; a cut replaces all of them or none.
+#[derive(Debug)]
+struct Part {
+    values: BTreeSet<ValueId>,
+    /// Initializers that they are computed from.
+    sources: BTreeSet<ValueId>,
+    tensors: OnceLock<BTreeMap<ValueId, TensorProto>>,
+}
+
+/// What is computed ahead of time.
+#[derive(Debug, Default)]
+pub struct Fold {
+    parts: Vec<Part>,
+    part_of: HashMap<ValueId, usize>,
+    /// Nodes that nothing needs once every folded value is a constant.
+    interior: Vec<bool>,
+}
+
+/// What a cut replaces.
+#[derive(Clone, Debug, Default)]
+pub struct Replaced {
+    /// Folded values that become initializers.
+    pub values: BTreeSet<ValueId>,
+    nodes: Vec<bool>,
+}
+
+impl Replaced {
+    /// Whether nothing needs this node any more.
+    pub fn is_gone(&self, node: NodeId) -> bool {
+        self.nodes.get(node).copied().unwrap_or(false)
+    }
+
+    /// Whether an initializer was read by nodes that are gone, and by nothing else.
+    fn is_unread(&self, graph: &Graph, value: ValueId) -> bool {
+        let value = &graph.values[value];
+        let is_held = value.is_output || !value.captured_by.is_empty() || value.consumers.is_empty();
+        !is_held && value.consumers.iter().all(|(node, _)| self.is_gone(*node))
+    }
+}
+
+/// The bytes of a value of known type and static shape.
+fn byte_count(fact: &Fact) -> Option<u64> {
+    let element = fact.dtype.byte_size()? as u64;
+    let shape = static_shape(fact.shape.as_ref()?)?;
+    shape.iter().try_fold(element, |bytes, size| bytes.checked_mul(*size as u64))
+}
+
+/// The nodes that nothing needs if the values for which `is_replaced` holds are constants.
+fn unneeded(graph: &Graph, is_replaced: &dyn Fn(ValueId) -> bool) -> Vec<bool> {
+    let mut gone = vec![false; graph.nodes.len()];
+    for node in graph.nodes.iter().rev() {
+        let is_unneeded = |value: &ValueId| {
+            let id = *value;
+            let value = &graph.values[id];
+            let is_read = value.is_output || !value.captured_by.is_empty() || value.consumers.is_empty();
+            is_replaced(id) || (!is_read && value.consumers.iter().all(|(node, _)| gone[*node]))
+        };
+        let mut outputs = node.outputs.iter().flatten();
+        gone[node.id] = outputs.clone().next().is_some() && outputs.all(is_unneeded);
+    }
+    gone
+}
+
+/// What a value is computed from.
+#[derive(Clone, Debug, Default)]
+struct Origin {
+    nodes: BTreeSet<NodeId>,
+    /// Initializers, and outputs of nodes without inputs.
+    sources: BTreeSet<ValueId>,
+}
+
+/// The search for what to fold.
+struct Search<'a> {
+    graph: &'a Graph,
+    facts: &'a Facts,
+    /// Values that are constants or computed from constants alone.
+    is_constant: Vec<bool>,
+    /// Those of them that a mixing node has had a part in.
+    is_mixed: Vec<bool>,
+    /// Nodes that read constants alone.
+    is_region: Vec<bool>,
+}
+
+impl<'a> Search<'a> {
+    fn new(graph: &'a Graph, facts: &'a Facts) -> Self {
+        let bytes = |value: ValueId| facts.values[value].as_ref().and_then(byte_count);
+        let initializers = (0..graph.values.len()).filter(|value| graph.values[*value].initializer.is_some());
+        let total = initializers.filter_map(bytes).fold(0, u64::saturating_add);
+        let mut search = Search {
+            graph,
+            facts,
+            is_constant: graph.values.iter().map(|value| value.initializer.is_some()).collect(),
+            is_mixed: vec![false; graph.values.len()],
+            is_region: vec![false; graph.nodes.len()],
+        };
+        for node in &graph.nodes {
+            let Some(op) = operator::find(&node.proto.domain, &node.proto.op_type) else {
+                continue;
+            };
+            let folding = op.folding(node);
+            let mut inputs = node.inputs.iter().flatten();
+            let mut outputs = node.outputs.iter().flatten();
+            if folding == Folding::Never
+                || !inputs.clone().all(|value| search.is_constant[*value])
+                || !captured(&node.proto).is_empty()
+                || !outputs.clone().all(|value| bytes(*value).is_some_and(|size| size / GROWTH <= total))
+            {
+                continue;
+            }
+            search.is_region[node.id] = true;
+            let is_mixed = folding == Folding::Mixes || inputs.any(|value| search.is_mixed[*value]);
+            outputs.by_ref().for_each(|value| {
+                search.is_constant[*value] = true;
+                search.is_mixed[*value] = is_mixed;
+            });
+        }
+        search
+    }
+
+    fn bytes(&self, value: ValueId) -> u64 {
+        self.facts.values[value].as_ref().and_then(byte_count).unwrap_or(0)
+    }
+
+    fn origin(&self, value: ValueId) -> Origin {
+        let mut origin = Origin::default();
+        let mut open = vec![value];
+        while let Some(value) = open.pop() {
+            match self.graph.values[value].producer {
+                Some((node, _)) if origin.nodes.insert(node) => {
+                    let inputs = self.graph.nodes[node].inputs.iter().flatten();
+                    if inputs.clone().next().is_none() {
+                        origin.sources.insert(value);
+                    }
+                    open.extend(inputs);
+                }
+                Some(_) => {}
+                None => {
+                    origin.sources.insert(value);
+                }
+            }
+        }
+        origin
+    }
+
+    /// Values that enter the network: mixed, and read by a node that reads more than constants.
+    fn frontier(&self) -> Vec<ValueId> {
+        let enters =
+            |value: &ValueId| self.graph.values[*value].consumers.iter().any(|(node, _)| !self.is_region[*node]);
+        (0..self.graph.values.len()).filter(|value| self.is_mixed[*value] && enters(value)).collect()
+    }
+
+    /// Adds `value`, or what it is computed from where it can't be folded itself or is too large for it.
+    fn choose(&self, value: ValueId, chosen: &mut BTreeSet<ValueId>) {
+        let Some(fact) = self.facts.values[value].as_ref().filter(|fact| fact.is_float()) else {
+            return;
+        };
+        if fact.known.is_some() {
+            return;
+        }
+        let is_held = self.graph.values[value].is_output || !self.graph.values[value].captured_by.is_empty();
+        let sources: u64 = self.origin(value).sources.iter().map(|source| self.bytes(*source)).sum();
+        if !is_held && self.bytes(value) <= sources {
+            chosen.insert(value);
+        } else {
+            self.choose_earlier(value, chosen);
+        }
+    }
+
+    fn choose_earlier(&self, value: ValueId, chosen: &mut BTreeSet<ValueId>) {
+        let Some((node, _)) = self.graph.values[value].producer else {
+            return;
+        };
+        for input in self.graph.nodes[node].inputs.iter().flatten().filter(|input| self.is_mixed[**input]) {
+            self.choose(*input, chosen);
+        }
+    }
+
+    /// Chosen values by what they have in common: nodes and large constants.
+    fn parts(&self, chosen: &BTreeSet<ValueId>) -> Vec<Part> {
+        let mut parts: Vec<(BTreeSet<ValueId>, Origin)> = Vec::new();
+        for value in chosen {
+            let mut values = BTreeSet::from([*value]);
+            let mut origin = self.origin(*value);
+            let large = |origin: &Origin| -> BTreeSet<ValueId> {
+                origin.sources.iter().copied().filter(|source| self.bytes(*source) > SHARED_BYTES).collect()
+            };
+            let computing = |origin: &Origin| -> BTreeSet<NodeId> {
+                let has_inputs = |node: &NodeId| self.graph.nodes[*node].inputs.iter().flatten().next().is_some();
+                origin.nodes.iter().copied().filter(has_inputs).collect()
+            };
+            let (own, own_nodes) = (large(&origin), computing(&origin));
+            let (joined, others): (Vec<_>, Vec<_>) = parts
+                .into_iter()
+                .partition(|(_, other)| !large(other).is_disjoint(&own) || !computing(other).is_disjoint(&own_nodes));
+            parts = others;
+            for (others, other) in joined {
+                values.extend(others);
+                origin.nodes.extend(other.nodes);
+                origin.sources.extend(other.sources);
+            }
+            parts.push((values, origin));
+        }
+        parts
+            .into_iter()
+            .map(|(values, origin)| Part { values, sources: origin.sources, tensors: OnceLock::new() })
+            .collect()
+    }
+
+    /// Whether the file would grow although nothing of the part is removed.
+    fn grows(&self, part: &Part, gone: &Replaced) -> bool {
+        let bytes = |values: &mut dyn Iterator<Item = &ValueId>| values.map(|value| self.bytes(*value)).sum::<u64>();
+        let folded = bytes(&mut part.values.iter());
+        let saved = bytes(&mut part.sources.iter().filter(|source| self.vanishes(**source, gone)));
+        folded > saved && folded > bytes(&mut part.sources.iter()) / SMALL_FRACTION
+    }
+
+    /// Whether a constant is no longer in the file: an initializer that nothing reads, or the output of such a node.
+    fn vanishes(&self, source: ValueId, gone: &Replaced) -> bool {
+        match self.graph.values[source].producer {
+            Some((node, _)) => gone.is_gone(node),
+            None => gone.is_unread(self.graph, source),
+        }
+    }
+}
+
+impl Fold {
+    /// Decides which values of a graph to compute ahead of time.
+    pub fn find(graph: &Graph, facts: &Facts) -> Self {
+        let search = Search::new(graph, facts);
+        let mut chosen = BTreeSet::new();
+        for value in search.frontier() {
+            search.choose(value, &mut chosen);
+        }
+        // A part that would grow is folded earlier; every round moves a value towards its sources.
+        let parts = loop {
+            let gone = Replaced { values: BTreeSet::new(), nodes: unneeded(graph, &|value| chosen.contains(&value)) };
+            let parts = search.parts(&chosen);
+            let growing: Vec<&Part> = parts.iter().filter(|part| search.grows(part, &gone)).collect();
+            if growing.is_empty() {
+                break parts;
+            }
+            for value in growing.iter().flat_map(|part| &part.values) {
+                chosen.remove(value);
+            }
+            let mut earlier = BTreeSet::new();
+            for value in growing.iter().flat_map(|part| &part.values) {
+                search.choose_earlier(*value, &mut earlier);
+            }
+            chosen.extend(earlier);
+        };
+        let part_of = parts.iter().enumerate().flat_map(|(at, part)| part.values.iter().map(move |value| (*value, at)));
+        let interior = unneeded(graph, &|value| chosen.contains(&value));
+        Fold { part_of: part_of.collect(), parts, interior }
+    }
+
+    /// Whether nothing is computed ahead of time.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Whether a value is taken for a constant although nodes compute it.
+    pub fn contains(&self, value: ValueId) -> bool {
+        self.part_of.contains_key(&value)
+    }
+
+    /// Whether a node only serves to compute folded values.
+    pub fn is_interior(&self, node: NodeId) -> bool {
+        self.interior.get(node).copied().unwrap_or(false)
+    }
+
+    /// The elements of a folded value, once it has been computed.
+    pub fn tensor(&self, value: ValueId) -> Option<&TensorProto> {
+        self.parts[*self.part_of.get(&value)?].tensors.get()?.get(&value)
+    }
+
+    /// The constants that a folded value is computed from.
+    pub fn sources(&self, value: ValueId) -> impl Iterator<Item = ValueId> {
+        let part = self.part_of.get(&value).map(|part| &self.parts[*part]);
+        part.into_iter().flat_map(|part| part.sources.iter().copied())
+    }
+
+    /// What the file no longer needs once a cut removes something of the values for which `is_cut` holds.
+    fn replaced_where(&self, graph: &Graph, is_cut: &dyn Fn(ValueId) -> bool) -> Replaced {
+        let cut = self.parts.iter().filter(|part| part.values.iter().any(|value| is_cut(*value)));
+        let mut values: BTreeSet<ValueId> = cut.flat_map(|part| part.values.iter().copied()).collect();
+        if values.is_empty() {
+            return Replaced::default();
+        }
+        let nodes = unneeded(graph, &|value| values.contains(&value));
+        values.retain(|value| graph.values[*value].consumers.iter().any(|(node, _)| !nodes[*node]));
+        Replaced { values, nodes }
+    }
+
+    /// What a cut replaces: the parts of which it removes something.
+    pub fn replaced(&self, graph: &Graph, coupling: &Coupling, kept: &Kept) -> Replaced {
+        if self.is_empty() {
+            return Replaced::default();
+        }
+        let cuts = |axes: &[Option<usize>]| axes.iter().flatten().any(|space| kept.indices(*space).is_some());
+        let cut: BTreeSet<ValueId> = coupling
+            .uses
+            .iter()
+            .filter(|weight| self.contains(weight.value) && cuts(&weight.axes))
+            .map(|weight| weight.value)
+            .collect();
+        self.replaced_where(graph, &|value| cut.contains(&value))
+    }
+}

@@ -1,0 +1,121 @@
+//! Computing folded values in ONNX Runtime.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+
+use super::{Fold, Part};
+use crate::array::{Array, ArrayData};
+use crate::error::Error;
+use crate::graph::{Graph, ValueId};
+use crate::load::Model;
+use crate::onnx::{DataType, GraphProto, ModelProto, TensorProto, ValueInfoProto};
+use crate::runtime::{Optimization, Runtime, RuntimeError, SessionOptions};
+
+impl Fold {
+    /// Computes the values for which `is_wanted` holds, and those of the same parts, where that has not been done.
+    /// ONNX Runtime is looked for only if there are any.
+    ///
+    /// # Errors
+    /// ONNX Runtime is not found or refuses the nodes.
+    pub fn evaluate(&self, model: &Model, graph: &Graph, is_wanted: &dyn Fn(ValueId) -> bool) -> Result<(), Error> {
+        for part in &self.parts {
+            if part.tensors.get().is_some() || !part.values.iter().any(|value| is_wanted(*value)) {
+                continue;
+            }
+            let runtime = Runtime::open(None).map_err(|error| missing(model, &error))?;
+            let tensors = compute(model, graph, part, runtime)?;
+            // Another thread may have been faster; it computed the same.
+            let _ = part.tensors.set(tensors);
+        }
+        Ok(())
+    }
+}
+
+fn missing(model: &Model, error: &RuntimeError) -> Error {
+    let text = format!("the network computes weights from constants, which needs ONNX Runtime: {error}");
+    let result = Error::input(model.path(), text);
+    match error.hint() {
+        Some(hint) => result.hint(hint),
+        None => result,
+    }
+}
+
+fn compute(
+    model: &Model,
+    graph: &Graph,
+    part: &Part,
+    runtime: &Runtime,
+) -> Result<BTreeMap<ValueId, TensorProto>, Error> {
+    let mut needed = vec![false; graph.nodes.len()];
+    let mut initializer = Vec::new();
+    let mut seen = vec![false; graph.values.len()];
+    let mut open: Vec<ValueId> = part.values.iter().copied().collect();
+    while let Some(value) = open.pop() {
+        if std::mem::replace(&mut seen[value], true) {
+            continue;
+        }
+        match (graph.values[value].producer, graph.values[value].initializer) {
+            (_, Some(index)) => initializer.extend(model.graph().initializer.get(index).cloned()),
+            (Some((node, _)), None) => {
+                needed[node] = true;
+                open.extend(graph.nodes[node].inputs.iter().flatten());
+            }
+            (None, None) => {}
+        }
+    }
+    let name = |value: &ValueId| graph.values[*value].name.clone();
+    let output = part.values.iter().map(|value| ValueInfoProto { name: name(value), ..ValueInfoProto::default() });
+    let proto = ModelProto {
+        ir_version: model.proto().ir_version,
+        opset_import: model.proto().opset_import.clone(),
+        graph: Some(GraphProto {
+            name: "constants".to_owned(),
+            node: graph.nodes.iter().filter(|node| needed[node.id]).map(|node| node.proto.clone()).collect(),
+            initializer,
+            output: output.collect(),
+            ..GraphProto::default()
+        }),
+        ..ModelProto::default()
+    };
+    let options = SessionOptions {
+        // The nodes as they are, so that the weights are those that the network has computed all along.
+        optimization: Optimization::None,
+        external_data_folder: Some(model.folder().to_owned()),
+        ..SessionOptions::default()
+    };
+    let first = part.values.first().map(name).unwrap_or_default();
+    let fail = |cause: String| {
+        let text = format!("weight {first:?}, which nodes compute from constants, can't be computed ahead: {cause}");
+        Error::unmet(text).in_file(model.path())
+    };
+    let mut session =
+        runtime.session_from_bytes(&proto.encode_to_vec(), &options).map_err(|error| fail(error.to_string()))?;
+    let outputs = session.run(&[]).map_err(|error| fail(error.to_string()))?;
+    let mut tensors = BTreeMap::new();
+    for value in &part.values {
+        let name = name(value);
+        let array = outputs.iter().find(|(output, _)| *output == name).map(|(_, array)| array);
+        let tensor = array.and_then(|array| tensor_of(&name, array));
+        tensors.insert(*value, tensor.ok_or_else(|| fail("expected floating point numbers".to_owned()))?);
+    }
+    Ok(tensors)
+}
+
+/// A tensor of floating point numbers with the elements of an array.
+fn tensor_of(name: &str, array: &Array) -> Option<TensorProto> {
+    let (dtype, raw): (DataType, Vec<u8>) = match &array.data {
+        ArrayData::F32(values) => (DataType::Float, values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+        ArrayData::F64(values) => (DataType::Double, values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+        ArrayData::F16(values) => (DataType::Float16, values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+        ArrayData::BF16(values) => (DataType::Bfloat16, values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+        _ => return None,
+    };
+    Some(TensorProto {
+        name: name.to_owned(),
+        data_type: dtype as i32,
+        dims: array.dims.iter().map(|size| i64::try_from(*size)).collect::<Result<_, _>>().ok()?,
+        raw_data: raw.into(),
+        ..TensorProto::default()
+    })
+}

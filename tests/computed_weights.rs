@@ -1,0 +1,239 @@
+//! Weights that the graph computes from constants: normalised and standardised kernels are computed once, and channels
+//! are removed from the result.
+#![allow(clippy::unwrap_used)]
+
+#[allow(dead_code)]
+mod handmade;
+
+mod nets;
+
+mod pruned;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use nets::Builder;
+use onnx_diffprune::load::load;
+use onnx_diffprune::onnx::{ModelProto, attr_int, attr_ints};
+use onnx_diffprune::pipeline::{PruneOptions, Target, analyse, apply};
+use onnx_diffprune::write::write;
+use prost::Message;
+use pruned::{Pruned, prune};
+
+/// Makes, from the name of a kernel `[out, in, k, k]`, the name of what the convolution reads.
+type Prepare = fn(&mut Builder, &str) -> String;
+
+/// Every filter divided by its norm, as forced weight normalisation does.
+fn normalised(b: &mut Builder, w: &str) -> String {
+    let (axes, epsilon) = (b.ints(&[1, 2, 3]), b.scalar(1e-4));
+    let norm = b.node("ReduceL2", &[w, &axes], vec![attr_int("keepdims", 1)]);
+    let norm = b.node("Add", &[&norm, &epsilon], vec![]);
+    b.node("Div", &[w, &norm], vec![])
+}
+
+/// Every filter with mean zero and variance one, as weight standardisation does.
+fn standardised(b: &mut Builder, w: &str) -> String {
+    let (axes, epsilon) = (b.ints(&[1, 2, 3]), b.scalar(1e-5));
+    let mean = b.node("ReduceMean", &[w, &axes], vec![attr_int("keepdims", 1)]);
+    let centred = b.node("Sub", &[w, &mean], vec![]);
+    let squares = b.node("Mul", &[&centred, &centred], vec![]);
+    let variance = b.node("ReduceMean", &[&squares, &axes], vec![attr_int("keepdims", 1)]);
+    let variance = b.node("Add", &[&variance, &epsilon], vec![]);
+    let deviation = b.node("Sqrt", &[&variance], vec![]);
+    let inverse = b.node("Reciprocal", &[&deviation], vec![]);
+    b.node("Mul", &[&centred, &inverse], vec![])
+}
+
+/// Only moved and scaled: nothing to compute ahead.
+fn scaled(b: &mut Builder, w: &str) -> String {
+    let half = b.scalar(0.5);
+    let y = b.node("Transpose", &[w], vec![attr_ints("perm", &[0, 1, 3, 2])]);
+    b.node("Mul", &[&y, &half], vec![])
+}
+
+fn conv(b: &mut Builder, x: &str, from: i64, to: i64, prepare: Prepare) -> String {
+    let w = b.weight(&[to, from, 3, 3], from * 9);
+    let (w, bias) = (prepare(b, &w), b.bias(to));
+    b.node("Conv", &[x, &w, &bias], vec![attr_ints("pads", &[1; 4])])
+}
+
+/// A chain as of a U-Net: down, up, and a skip connection that is concatenated.
+fn chain(prepare: Prepare) -> ModelProto {
+    let mut b = Builder::new(7);
+    let first = conv(&mut b, "x", 3, 16, prepare);
+    let y = b.silu(&first);
+    let y = conv(&mut b, &y, 16, 32, prepare);
+    let y = b.silu(&y);
+    let y = conv(&mut b, &y, 32, 24, prepare);
+    let y = b.node("Concat", &[&y, &first], vec![attr_int("axis", 1)]);
+    let y = conv(&mut b, &y, 40, 16, prepare);
+    let y = b.silu(&y);
+    let y = conv(&mut b, &y, 16, 3, prepare);
+    b.finish(&[2, 3, 8, 8], &y, &[2, 3, 8, 8])
+}
+
+fn save(folder: &Path, model: &ModelProto) -> std::path::PathBuf {
+    let path = folder.join("net.onnx");
+    std::fs::write(&path, model.encode_to_vec()).unwrap();
+    path
+}
+
+fn at(ratio: f64) -> PruneOptions {
+    PruneOptions::new(Target::Ratio(ratio))
+}
+
+/// Prunes, verifies, and gives the share of the parameters that is left.
+fn share(model: &ModelProto, ratio: f64) -> (Pruned, f64) {
+    let folder = tempfile::tempdir().unwrap();
+    let pruned = prune(&save(folder.path(), model), &at(ratio));
+    let report = pruned.verify(&pruned.path, None);
+    assert!(report.passed && !report.runs.is_empty(), "{report:?}");
+    let share = pruned.cut.after.parameters as f64 / pruned.cut.before.parameters as f64;
+    (pruned, share)
+}
+
+/// Elements of the floating point initializers of a file.
+fn float_elements(path: &Path) -> u64 {
+    let model = load(path).unwrap();
+    let floats = model.graph().initializer.iter().filter(|tensor| tensor.data_type == 1);
+    floats.map(|tensor| tensor.dims.iter().product::<i64>() as u64).sum()
+}
+
+#[test]
+fn computed_kernels_are_pruned_like_any_other() {
+    for (name, prepare, mixing) in
+        [("normalised", normalised as Prepare, "ReduceL2"), ("standardised", standardised as Prepare, "ReduceMean")]
+    {
+        let (pruned, share) = share(&chain(prepare), 0.5);
+        assert!(share <= 0.4, "{name}: {share} of the parameters are left");
+        let after = load(&pruned.path).unwrap();
+        assert!(after.graph().node.iter().all(|node| node.op_type != mixing), "{name}");
+        assert_eq!(float_elements(&pruned.path), pruned.cut.after.parameters, "{name}");
+        // The plan names what the convolutions read.
+        let is_computed = |tensor: &str| pruned.original.graph().node.iter().any(|node| node.output[0] == tensor);
+        assert_eq!(pruned.cut.plan.tensors.iter().filter(|plan| is_computed(&plan.tensor)).count(), 5, "{name}");
+    }
+}
+
+#[test]
+fn parameters_fall_with_the_ratio_and_never_grow() {
+    let mut last = 1.0;
+    for ratio in [0.1, 0.3, 0.7] {
+        let (_, share) = share(&chain(standardised), ratio);
+        assert!(share < last, "{share} at {ratio}");
+        last = share;
+    }
+}
+
+#[test]
+fn the_cut_is_repeated_from_its_plan() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = save(folder.path(), &chain(normalised));
+    let pruned = prune(&path, &at(0.5));
+    let model = load(&path).unwrap();
+    let analysis = analyse(&model).unwrap();
+    let again = apply(&analysis, &pruned.cut.plan, Path::new("plan.json")).unwrap();
+    let out = folder.path().join("again.onnx");
+    write(&model, &again.edits, &out).unwrap();
+    assert_eq!(std::fs::read(out).unwrap(), std::fs::read(&pruned.path).unwrap());
+}
+
+#[test]
+fn a_kernel_that_is_kept_by_name_is_computed_as_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = chain(normalised);
+    let path = save(folder.path(), &model);
+    let mut options = at(0.5);
+    // The first kernel: its output channels and all that they are tied to stay.
+    options.keep = vec![regex::Regex::new("^w0$").unwrap()];
+    let pruned = prune(&path, &options);
+    let report = pruned.verify(&pruned.path, None);
+    assert!(report.passed, "{report:?}");
+    let after = load(&pruned.path).unwrap();
+    let norms: Vec<&str> = after
+        .graph()
+        .node
+        .iter()
+        .filter(|node| node.op_type == "ReduceL2")
+        .map(|node| node.input[0].as_str())
+        .collect();
+    assert_eq!(norms, ["w0"]);
+}
+
+#[test]
+fn a_kernel_that_is_read_raw_too_is_not_stored_twice() {
+    let mut b = Builder::new(3);
+    let w = b.weight(&[16, 16, 3, 3], 144);
+    let scaled = normalised(&mut b, &w);
+    let x = b.conv("x", 3, 16, 3, 1);
+    let x = b.silu(&x);
+    let pads = || vec![attr_ints("pads", &[1; 4])];
+    let (y, z) = (b.node("Conv", &[&x, &w], pads()), b.node("Conv", &[&x, &scaled], pads()));
+    let y = b.node("Add", &[&y, &z], vec![]);
+    let y = b.silu(&y);
+    let y = b.conv(&y, 16, 3, 3, 1);
+    let (pruned, share) = share(&b.finish(&[1, 3, 8, 8], &y, &[1, 3, 8, 8]), 0.5);
+    assert!(share <= 0.4, "{share}");
+    // The norms are constants now, one for every filter that is left.
+    let after = load(&pruned.path).unwrap();
+    assert!(after.graph().node.iter().all(|node| node.op_type != "ReduceL2"));
+    assert!(after.graph().node.iter().any(|node| node.op_type == "Div"));
+}
+
+#[test]
+fn a_product_of_thin_factors_is_not_multiplied_out() {
+    let mut b = Builder::new(5);
+    let (down, up) = (b.weight(&[64, 4], 64), b.weight(&[4, 64], 4));
+    let w = b.node("MatMul", &[&down, &up], vec![]);
+    let x = b.linear("x", 8, 64);
+    let y = b.node("MatMul", &[&x, &w], vec![]);
+    let y = b.silu(&y);
+    let y = b.linear(&y, 64, 8);
+    let (pruned, share) = share(&b.finish(&[2, 8], &y, &[2, 8]), 0.5);
+    assert!(share < 0.6, "{share}");
+    assert_eq!(load(&pruned.path).unwrap().graph().node.iter().filter(|node| node.op_type == "MatMul").count(), 4);
+}
+
+#[test]
+fn random_numbers_are_never_computed_ahead() {
+    let mut b = Builder::new(5);
+    let w = b.weight(&[16, 3, 3, 3], 27);
+    let noise = b.node("RandomNormalLike", &[&w], vec![]);
+    let w = b.node("Add", &[&w, &noise], vec![]);
+    let w = normalised(&mut b, &w);
+    let y = b.node("Conv", &["x", &w], vec![attr_ints("pads", &[1; 4])]);
+    let y = b.conv(&y, 16, 3, 3, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let model = load(&save(folder.path(), &b.finish(&[1, 3, 8, 8], &y, &[1, 3, 8, 8]))).unwrap();
+    assert!(analyse(&model).unwrap().graph.fold.is_empty());
+}
+
+#[test]
+fn only_networks_that_compute_weights_need_onnx_runtime_for_a_dry_run() {
+    let run = |prepare: Prepare| {
+        let folder = tempfile::tempdir().unwrap();
+        Command::new(env!("CARGO_BIN_EXE_onnx-diffprune"))
+            .arg(save(folder.path(), &chain(prepare)))
+            .args(["--ratio", "0.5", "--dry-run", "--no-verify", "--onnxruntime"])
+            .arg(folder.path().join("nothing.so"))
+            .output()
+            .unwrap()
+    };
+    assert_eq!(run(scaled).status.code(), Some(0));
+    let refused = run(normalised);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("nothing.so"));
+}
+
+#[test]
+fn folded_values_are_what_enters_the_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = load(&save(folder.path(), &chain(standardised))).unwrap();
+    let graph = analyse(&model).unwrap().graph;
+    let read: BTreeSet<usize> =
+        graph.nodes.iter().filter(|node| node.proto.op_type == "Conv").filter_map(|node| node.input(1)).collect();
+    assert_eq!(read.len(), 5);
+    assert!(read.iter().all(|value| graph.fold.contains(*value)));
+    assert_eq!((0..graph.values.len()).filter(|value| graph.fold.contains(*value)).count(), 5);
+}
