@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use ndarray::{ArrayD, Axis};
 use onnx_diffprune::array::{Array, ArrayData};
 use onnx_diffprune::diffusion::{
-    Conditioning, ConfiguredProcess, Denoiser, Level, RoleNames, Roles, SampleOptions, Sampler, Skip, StepInput,
-    VarianceType, generate, noise, read_scheduler_config, sampling_step,
+    Conditioning, ConfiguredProcess, Denoiser, Level, RoleNames, Roles, SampleOptions, Sampler, Samples, Skip,
+    StepInput, VarianceType, generate, noise, read_scheduler_config, sampling_step,
 };
 use onnx_diffprune::graph::Graph;
 use onnx_diffprune::infer::{Facts, infer};
@@ -227,6 +227,14 @@ fn samples_depend_on_the_seed_and_not_on_the_batch() {
         assert!(far(&samples, &draw(2, 7, sampler)) < 1e-3, "another batch draws others");
         assert!(far(&samples, &draw(3, 8, sampler)) > 0.1, "another seed draws the same");
     }
+    // Samples for when there is no data are drawn likewise, and say so.
+    let (mut denoiser, conditioning) = network.denoiser(3);
+    let options = SampleOptions { steps: 4, count: 3, seed: 7, ..SampleOptions::default() };
+    let drawn = Samples::from_network(&mut denoiser, &process, &conditioning, &options, &mut |_, _| ()).unwrap();
+    assert_eq!(drawn.values, draw(3, 7, Sampler::Ddim));
+    assert!(drawn.source.contains("from the network itself by DDIM"), "{}", drawn.source);
+    let many = SampleOptions { count: usize::MAX / 2, ..options };
+    assert!(generate(&mut denoiser, &process, &conditioning, &many, &mut |_, _| ()).is_err());
     assert_eq!(noise(&[9, 2, 2], 2, 1), noise(&[4, 2, 2], 5, 1).slice_axis(Axis(0), (0..2).into()));
 }
 

@@ -26,7 +26,7 @@ struct Values {
 }
 
 /// Rows that are drawn for an input that is not given; further samples take them in turn.
-const DRAWN_ROWS: usize = 256;
+const DRAWN_ROWS: usize = 64;
 
 impl Conditioning {
     /// Takes the values that the user gives, by the names of the inputs, and draws the others.

@@ -86,7 +86,7 @@ impl Samples {
     ) -> Result<Self, Error> {
         ranges.check()?;
         let fail = |text: String| Error::input(path, text);
-        let sizes = dims.get(1..).filter(|sizes| !sizes.is_empty()).ok_or_else(|| {
+        let sizes = dims.get(1..).filter(|sizes| !sizes.is_empty() && !sizes.contains(&0)).ok_or_else(|| {
             fail(format!("data needs a network whose samples have axes, found input {name:?} of shape {dims:?}"))
         })?;
         if path.is_dir() {

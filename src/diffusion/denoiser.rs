@@ -25,6 +25,9 @@ pub struct Denoiser {
     prediction: usize,
 }
 
+/// Arrays with more elements than this are refused: they can only come from a mistaken size.
+pub(super) const ELEMENT_LIMIT: usize = 1 << 31;
+
 /// The inputs of `inputs` that hold the sample and the time.
 const SAMPLE: usize = 0;
 const TIME: usize = 1;
@@ -44,6 +47,7 @@ impl Denoiser {
         for port in [&roles.sample, &roles.time].into_iter().chain(&roles.conditioning) {
             let dims = port.dims(&sizes)?;
             let count = crate::array::element_count(&dims)
+                .filter(|count| *count <= ELEMENT_LIMIT)
                 .ok_or_else(|| Error::usage(format!("{} is too large at {dims:?}", port.describe())))?;
             let data = ArrayData::from_f64(port.element_type, &vec![0.0; count]);
             inputs.push((port.name.clone(), Array { dims, data }));

@@ -3,6 +3,8 @@
 //! Recognised by name, type and shape: the sample is a float input of the shape of an output; the time is an input of
 //! one number per sample with a name for a time or a noise level. What remains is conditioning.
 
+mod names;
+
 use std::collections::BTreeSet;
 
 use serde::Serialize;
@@ -16,7 +18,7 @@ use crate::graph::{Graph, ValueId};
 use crate::infer::Facts;
 use crate::load::Model;
 use crate::macs::{Sizes, sizes_for};
-use crate::random_inputs::is_time_step;
+use names::{sample_score, time_score, words};
 
 /// Names that the user gives instead of having them recognised.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -220,39 +222,6 @@ fn fit(sample: &[Dim], output: &[Dim]) -> Option<Fit> {
         }
     }
     Some(double.map_or(Fit::Same, Fit::Double))
-}
-
-fn words(name: &str) -> Vec<String> {
-    name.to_ascii_lowercase().split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_owned).collect()
-}
-
-/// How much an input's name says that it takes the sample: 0 is nothing.
-fn sample_score(name: &str) -> u8 {
-    let name = name.to_ascii_lowercase();
-    let exact = ["sample", "x", "x_t", "xt", "x_noisy", "noisy", "z", "z_t", "zt", "hidden_states", "input", "image"];
-    let plural = ["samples", "latents", "latent", "images", "noisy_sample", "noisy_latents", "noisy_image", "audio"];
-    if exact.contains(&name.as_str()) || plural.contains(&name.as_str()) {
-        return 2;
-    }
-    let words = words(&name);
-    let has = |word: &str| words.iter().any(|found| found == word);
-    let says = ["noisy", "sample", "latent", "latents"].into_iter().any(has);
-    u8::from(says && !["cond", "mask", "self", "encoder", "text"].into_iter().any(has))
-}
-
-/// How much an input's name says that it takes the time: 0 is nothing.
-fn time_score(name: &str) -> u8 {
-    let exact =
-        ["timestep", "timesteps", "t", "sigma", "sigmas", "time", "noise_level", "noise_levels", "noise_labels"];
-    if exact.contains(&name.to_ascii_lowercase().as_str()) {
-        return 2;
-    }
-    let words = words(name);
-    let has = |word: &str| words.iter().any(|found| found == word);
-    if ["cond", "ids", "size", "guidance", "mask", "augmentation"].into_iter().any(has) {
-        return 0;
-    }
-    u8::from(is_time_step(name) || ["sigma", "sigmas", "noise", "snr", "logsnr", "time"].into_iter().any(has))
 }
 
 /// Whether a shape is one number, or one number per sample.

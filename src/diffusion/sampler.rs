@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::conditioning::Conditioning;
 use super::config::VarianceType;
-use super::denoiser::Denoiser;
+use super::denoiser::{Denoiser, ELEMENT_LIMIT};
 use super::process::Process;
 use super::schedule::{Level, Skip};
 use crate::error::Error;
@@ -207,6 +207,9 @@ pub fn generate(
     let batches = options.count.div_ceil(batch);
     let mut all = dims.clone();
     all[0] = options.count;
+    if crate::array::element_count(&all).is_none_or(|count| count > ELEMENT_LIMIT) {
+        return Err(Error::usage(format!("{} samples of shape {:?} are too many", options.count, &dims[1..])));
+    }
     let mut samples = ArrayD::<f32>::zeros(all);
     let (mut x, mut output, mut fresh) =
         (ArrayD::zeros(dims.clone()), ArrayD::zeros(dims.clone()), ArrayD::zeros(dims.clone()));
