@@ -12,6 +12,8 @@ mod gradient_args;
 
 mod inspect;
 
+mod loss;
+
 mod printer;
 
 mod prune;
@@ -41,6 +43,7 @@ pub fn run() -> ExitCode {
         Some(Command::Apply(args)) => apply::run(args, &cli, &printer),
         Some(Command::Verify(args)) => verify::run(args, &cli, &printer),
         Some(Command::Inspect(args)) => inspect::run(args, &printer),
+        Some(Command::Loss(args)) => loss::run(args, &cli, &printer),
         Some(Command::Sample(args)) => sample::run(args, &cli, &printer),
         Some(Command::Runtime) => runtime::run(&cli, &printer),
         None => prune::run(&cli.prune, &cli, &printer),

@@ -28,7 +28,7 @@ pub use conditioning::Conditioning;
 pub use config::{ConfiguredProcess, VarianceType, read_scheduler_config};
 pub use data::{Ranges, Samples};
 pub use denoiser::Denoiser;
-pub use denoising::DenoisingTask;
+pub use denoising::{DenoisingTask, denoising_losses};
 pub use grid::write_grid;
 pub use process::{Preconditioning, PredictionType, Process, TimeScale};
 pub use roles::{Port, RoleNames, RoleSummary, Roles};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::diffusion_args::{DataArgs, DiffusionArgs};
 use super::gradient_args::GradientArgs;
+use super::loss::LossArgs;
 use super::sample::SampleArgs;
 use crate::importance::{GroupReduction, Norm};
 use crate::pipeline::{AttentionOption, CriterionOption, NormGroups};
@@ -60,6 +61,8 @@ pub(super) enum Command {
     Verify(VerifyArgs),
     /// Show inputs, operators, costs, channel groups and what keeps channels from being pruned.
     Inspect(InspectArgs),
+    /// Measure the denoising loss of a network on clean samples.
+    Loss(LossArgs),
     /// Draw samples from a network, by DDIM or DDPM.
     Sample(Box<SampleArgs>),
     /// Show which ONNX Runtime libraries are found and which one is used.

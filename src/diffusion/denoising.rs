@@ -6,6 +6,7 @@ use ndarray::{ArrayD, Axis, Slice};
 
 use super::conditioning::Conditioning;
 use super::data::Samples;
+use super::denoiser::Denoiser;
 use super::process::Process;
 use super::roles::{Port, Roles};
 use super::schedule::Level;
@@ -45,13 +46,7 @@ impl<'a> DenoisingTask<'a> {
         noise: ArrayD<f32>,
         count: Option<usize>,
     ) -> Result<Self, Error> {
-        let all = process.schedule.levels();
-        let count = count.unwrap_or(all.len());
-        if count == 0 || count > all.len() {
-            let text = format!("--timesteps: expected 1 to {} timesteps, found {count}", all.len());
-            return Err(Error::usage(text));
-        }
-        let levels: Vec<Level> = (0..count).map(|at| all[at * all.len() / count]).collect();
+        let levels = spread(process, count)?;
         let timesteps = levels.iter().map(|level| level.t).collect();
         Ok(Self { process, roles, conditioning, facts, sizes, samples, noise, levels, timesteps })
     }
@@ -112,4 +107,56 @@ impl Denoising for DenoisingTask<'_> {
         inputs.push((TARGET.to_owned(), Array { dims, data: ArrayData::F32(target.into_iter().collect()) }));
         Ok(inputs)
     }
+}
+
+/// The denoising loss of a network at `count` timesteps that are spread evenly over the schedule: pairs of t and the
+/// mean over all elements of all samples, with the same noise at every timestep.
+///
+/// The number of samples must be a multiple of the denoiser's batch. `progress` gets the evaluations so far and in all.
+///
+/// # Errors
+/// More timesteps than the schedule has, or a network that fails.
+pub fn denoising_losses(
+    denoiser: &mut Denoiser,
+    process: &Process,
+    conditioning: &Conditioning,
+    (samples, noise): (&Samples, &ArrayD<f32>),
+    count: usize,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Vec<(f64, f64)>, Error> {
+    let levels = spread(process, Some(count))?;
+    let batch = denoiser.batch();
+    let runs = samples.len() / batch.max(1);
+    let mut x_t = ArrayD::zeros(denoiser.dims());
+    let (mut target, mut prediction) = (x_t.clone(), x_t.clone());
+    let mut curve = Vec::with_capacity(levels.len());
+    for (at, level) in levels.iter().enumerate() {
+        let mut sum = 0.0;
+        for run in 0..runs {
+            let rows = run * batch..(run + 1) * batch;
+            let of = |values: &ArrayD<f32>| values.slice_axis(Axis(0), Slice::from(rows.start..rows.end)).to_owned();
+            let (x0, noise) = (of(&samples.values), of(noise));
+            process.add_noise(&x0, &noise, level, &mut x_t);
+            process.target(&x0, &noise, level, &mut target);
+            denoiser.set_conditioning(conditioning, &samples.numbers[rows])?;
+            denoiser.predict(process, &x_t, level, &mut prediction, None)?;
+            let pairs = prediction.iter().zip(target.iter());
+            sum += pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+            progress(at * runs + run + 1, levels.len() * runs);
+        }
+        let elements = (runs * x_t.len()).max(1) as f64;
+        curve.push((level.t, process.loss_weight(level) * sum / elements));
+    }
+    Ok(curve)
+}
+
+/// Some timesteps of a schedule, spread evenly, from small noise to large; all of them where `None`.
+fn spread(process: &Process, count: Option<usize>) -> Result<Vec<Level>, Error> {
+    let all = process.schedule.levels();
+    let count = count.unwrap_or(all.len());
+    if count == 0 || count > all.len() {
+        let text = format!("--timesteps: expected 1 to {} timesteps, found {count}", all.len());
+        return Err(Error::usage(text));
+    }
+    Ok((0..count).map(|at| all[at * all.len() / count]).collect())
 }
