@@ -15,6 +15,8 @@ mod evaluate;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::OnceLock;
 
+use petgraph::unionfind::UnionFind;
+
 use crate::couple::Coupling;
 use crate::fact::{Fact, static_shape};
 use crate::graph::{Graph, NodeId, ValueId};
@@ -34,7 +36,7 @@ const SMALL_FRACTION: u64 = 8;
 const GROWTH: u64 = 16;
 
 /// Values that are computed from the same constants; a cut replaces all of them or none.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Part {
     values: BTreeSet<ValueId>,
     /// Initializers that they are computed from.
@@ -184,61 +186,52 @@ impl<'a> Search<'a> {
         (0..self.graph.values.len()).filter(|value| self.is_mixed[*value] && enters(value)).collect()
     }
 
-    /// Adds `value`, or what it is computed from where it can't be folded itself or is too large for it.
-    fn choose(&self, value: ValueId, chosen: &mut BTreeSet<ValueId>) {
-        let Some(fact) = self.facts.values[value].as_ref().filter(|fact| fact.is_float()) else {
-            return;
-        };
-        if fact.known.is_some() {
-            return;
+    /// Values to fold instead of `open` or of what these are computed from: not `rejected`, foldable, and no larger than
+    /// their sources.
+    fn choose(&self, mut open: Vec<ValueId>, rejected: &BTreeSet<ValueId>) -> BTreeSet<ValueId> {
+        let mut chosen = BTreeSet::new();
+        let mut seen: BTreeSet<ValueId> = open.iter().copied().collect();
+        while let Some(value) = open.pop() {
+            let fact = self.facts.values[value].as_ref().filter(|fact| fact.is_float() && fact.known.is_none());
+            if fact.is_none() {
+                continue;
+            }
+            let is_held = self.graph.values[value].is_output || !self.graph.values[value].captured_by.is_empty();
+            let is_small = || {
+                let sources: u64 = self.origin(value).sources.iter().map(|source| self.bytes(*source)).sum();
+                self.bytes(value) <= sources
+            };
+            if !is_held && !rejected.contains(&value) && is_small() {
+                chosen.insert(value);
+            } else if let Some((node, _)) = self.graph.values[value].producer {
+                let inputs = self.graph.nodes[node].inputs.iter().flatten();
+                open.extend(inputs.filter(|input| self.is_mixed[**input] && seen.insert(**input)));
+            }
         }
-        let is_held = self.graph.values[value].is_output || !self.graph.values[value].captured_by.is_empty();
-        let sources: u64 = self.origin(value).sources.iter().map(|source| self.bytes(*source)).sum();
-        if !is_held && self.bytes(value) <= sources {
-            chosen.insert(value);
-        } else {
-            self.choose_earlier(value, chosen);
-        }
-    }
-
-    fn choose_earlier(&self, value: ValueId, chosen: &mut BTreeSet<ValueId>) {
-        let Some((node, _)) = self.graph.values[value].producer else {
-            return;
-        };
-        for input in self.graph.nodes[node].inputs.iter().flatten().filter(|input| self.is_mixed[**input]) {
-            self.choose(*input, chosen);
-        }
+        chosen
     }
 
     /// Chosen values by what they have in common: nodes and large constants.
     fn parts(&self, chosen: &BTreeSet<ValueId>) -> Vec<Part> {
-        let mut parts: Vec<(BTreeSet<ValueId>, Origin)> = Vec::new();
-        for value in chosen {
-            let mut values = BTreeSet::from([*value]);
-            let mut origin = self.origin(*value);
-            let large = |origin: &Origin| -> BTreeSet<ValueId> {
-                origin.sources.iter().copied().filter(|source| self.bytes(*source) > SHARED_BYTES).collect()
-            };
-            let computing = |origin: &Origin| -> BTreeSet<NodeId> {
-                let has_inputs = |node: &NodeId| self.graph.nodes[*node].inputs.iter().flatten().next().is_some();
-                origin.nodes.iter().copied().filter(has_inputs).collect()
-            };
-            let (own, own_nodes) = (large(&origin), computing(&origin));
-            let (joined, others): (Vec<_>, Vec<_>) = parts
-                .into_iter()
-                .partition(|(_, other)| !large(other).is_disjoint(&own) || !computing(other).is_disjoint(&own_nodes));
-            parts = others;
-            for (others, other) in joined {
-                values.extend(others);
-                origin.nodes.extend(other.nodes);
-                origin.sources.extend(other.sources);
+        let origins: Vec<Origin> = chosen.iter().map(|value| self.origin(*value)).collect();
+        let mut joined: UnionFind<usize> = UnionFind::new(origins.len());
+        let (mut by_node, mut by_source) = (HashMap::new(), HashMap::new());
+        for (at, origin) in origins.iter().enumerate() {
+            let has_inputs = |node: &&NodeId| self.graph.nodes[**node].inputs.iter().flatten().next().is_some();
+            for node in origin.nodes.iter().filter(has_inputs) {
+                joined.union(at, *by_node.entry(*node).or_insert(at));
             }
-            parts.push((values, origin));
+            for source in origin.sources.iter().filter(|source| self.bytes(**source) > SHARED_BYTES) {
+                joined.union(at, *by_source.entry(*source).or_insert(at));
+            }
         }
-        parts
-            .into_iter()
-            .map(|(values, origin)| Part { values, sources: origin.sources, tensors: OnceLock::new() })
-            .collect()
+        let mut parts: BTreeMap<usize, Part> = BTreeMap::new();
+        for ((value, origin), label) in chosen.iter().zip(origins).zip(joined.into_labeling()) {
+            let part = parts.entry(label).or_default();
+            part.values.insert(*value);
+            part.sources.extend(origin.sources);
+        }
+        parts.into_values().collect()
     }
 
     /// Whether the file would grow although nothing of the part is removed.
@@ -262,26 +255,20 @@ impl Fold {
     /// Decides which values of a graph to compute ahead of time.
     pub fn find(graph: &Graph, facts: &Facts) -> Self {
         let search = Search::new(graph, facts);
-        let mut chosen = BTreeSet::new();
-        for value in search.frontier() {
-            search.choose(value, &mut chosen);
-        }
-        // A part that would grow is folded earlier; every round moves a value towards its sources.
+        let mut chosen = search.choose(search.frontier(), &BTreeSet::new());
+        let mut rejected = BTreeSet::new();
+        // A part that would grow is folded earlier; every round rejects values that were chosen.
         let parts = loop {
             let gone = Replaced { values: BTreeSet::new(), nodes: unneeded(graph, &|value| chosen.contains(&value)) };
             let parts = search.parts(&chosen);
-            let growing: Vec<&Part> = parts.iter().filter(|part| search.grows(part, &gone)).collect();
+            let growing = parts.iter().filter(|part| search.grows(part, &gone));
+            let growing: Vec<ValueId> = growing.flat_map(|part| part.values.iter().copied()).collect();
             if growing.is_empty() {
                 break parts;
             }
-            for value in growing.iter().flat_map(|part| &part.values) {
-                chosen.remove(value);
-            }
-            let mut earlier = BTreeSet::new();
-            for value in growing.iter().flat_map(|part| &part.values) {
-                search.choose_earlier(*value, &mut earlier);
-            }
-            chosen.extend(earlier);
+            rejected.extend(growing.iter().copied());
+            chosen.retain(|value| !rejected.contains(value));
+            chosen.extend(search.choose(growing, &rejected));
         };
         let part_of = parts.iter().enumerate().flat_map(|(at, part)| part.values.iter().map(move |value| (*value, at)));
         let interior = unneeded(graph, &|value| chosen.contains(&value));

@@ -2,7 +2,7 @@
 //!
 //! The modules are listed in the order in which a model passes through them:
 //!
-//! `load → graph → infer → couple → importance → select → rewrite → write → verify`
+//! `load → graph → infer → fold → couple → importance → select → rewrite → write → verify`
 //!
 //! ```no_run
 //! use onnx_diffprune::pipeline::{PruneOptions, Target, analyse, cut};

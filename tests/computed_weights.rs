@@ -196,6 +196,24 @@ fn a_product_of_thin_factors_is_not_multiplied_out() {
 }
 
 #[test]
+fn long_chains_of_large_values_are_searched_in_a_moment() {
+    let mut b = Builder::new(5);
+    let (w, axes, shape) = (b.weight(&[16, 3, 1, 1], 3), b.ints(&[1]), b.ints(&[16, 48, 3, 3]));
+    let norm = b.node("ReduceL2", &[&w, &axes], vec![]);
+    let mut large = b.node("Expand", &[&norm, &shape], vec![]);
+    // Every value has two ways to its source, and is larger than that.
+    for _ in 0..64 {
+        large = b.node("Add", &[&large, &large], vec![]);
+    }
+    let x = b.conv("x", 3, 48, 1, 1);
+    let y = b.node("Conv", &[&x, &large], vec![]);
+    let folder = tempfile::tempdir().unwrap();
+    let model = load(&save(folder.path(), &b.finish(&[1, 3, 8, 8], &y, &[1, 16, 6, 6]))).unwrap();
+    let graph = analyse(&model).unwrap().graph;
+    assert!(graph.fold.contains(graph.value(&norm).unwrap()) && !graph.fold.contains(graph.value(&large).unwrap()));
+}
+
+#[test]
 fn random_numbers_are_never_computed_ahead() {
     let mut b = Builder::new(5);
     let w = b.weight(&[16, 3, 3, 3], 27);
