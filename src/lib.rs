@@ -56,6 +56,9 @@ pub mod write;
 // 6. Proof that it computes the same.
 pub mod verify;
 
+// What a person reads of it.
+pub mod report;
+
 // All stages in order.
 pub mod pipeline;
 

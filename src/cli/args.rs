@@ -168,6 +168,11 @@ pub(super) struct PruneArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) plan: Option<PathBuf>,
 
+    /// Write a report: one HTML page with costs, losses, importance, kept channels and the result of verification.
+    #[arg(long, value_name = "FILE.html", help_heading = "Output and verification")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) report: Option<PathBuf>,
+
     /// Show what would be removed and write nothing.
     #[arg(long, help_heading = "Output and verification")]
     #[serde(skip)]

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::gradient::accumulate::ThresholdMode;
 use crate::importance::{Published, ScoringMembers};
 use crate::pipeline::{Analysis, GradientInputs, GradientRun, GradientSettings, GradientStep, PruneOptions, gradients};
+use crate::report::Losses;
 use crate::runtime::Runtime;
 
 /// Samples of a batch where nothing is said.
@@ -177,6 +178,14 @@ impl Scored {
             text += "; the selection had settled";
         }
         format!("{text}\nsamples: {}", run.source)
+    }
+
+    /// The losses for a report.
+    pub(super) fn losses(&self) -> Losses<'_> {
+        let mut lines = self.lines.clone();
+        lines.push(format!("samples:      {}", self.run.source));
+        let threshold = if self.is_thresholded { self.threshold } else { 0.0 };
+        Losses { curve: &self.run.sum.curve, threshold, lines }
     }
 
     /// The same for machines.

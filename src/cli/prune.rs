@@ -13,6 +13,7 @@ use crate::array::Array;
 use crate::error::Error;
 use crate::load::{Model, load};
 use crate::pipeline::{Analysis, Cut, analyse, cut_by, tool_name};
+use crate::report::Report;
 use crate::runtime::{Latency, Runtime, SessionOptions, interleaved_latency};
 use crate::verify::{VerifyOptions, VerifyReport, draw_inputs, size_variants, verify};
 use crate::write::stage;
@@ -58,6 +59,9 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
     cut.warnings.iter().for_each(|warning| printer.warning(warning));
     let Some(output) = output.filter(|_| !args.dry_run) else {
         drop(progress);
+        if let Some(path) = &args.report {
+            write_report(path, (&analysis, &cut), scored.as_ref(), None, None, None)?;
+        }
         printer.result(&summary(&analysis, &cut, scored.as_ref(), None, None, None), || {
             text(&analysis, &cut, scored.as_ref(), None, None, None)
         });
@@ -95,6 +99,10 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
         staged.publish()?;
     }
     let written = passed.then_some((output, plan_path.as_path()));
+    if let Some(path) = &args.report {
+        let latencies = latencies.as_deref();
+        write_report(path, (&analysis, &cut), scored.as_ref(), report.as_ref(), latencies, written)?;
+    }
     printer.result(&summary(&analysis, &cut, scored.as_ref(), report.as_ref(), latencies.as_deref(), written), || {
         text(&analysis, &cut, scored.as_ref(), report.as_ref(), latencies.as_deref(), written)
     });
@@ -171,7 +179,8 @@ fn measure(
 fn metadata(args: &PruneArgs, cut: &Cut) -> Result<Vec<(String, String)>, Error> {
     let mut options = args.clone();
     // Paths are the user's own business.
-    (options.input, options.output, options.plan, options.inputs) = (None, None, None, None);
+    (options.input, options.output, options.plan, options.inputs, options.report) = (None, None, None, None, None);
+    (options.data.data, options.diffusion.scheduler_config) = (None, None);
     let options = serde_json::to_string(&options)
         .map_err(|error| Error::usage(format!("the options can't be recorded: {error}")))?;
     Ok(vec![
@@ -225,14 +234,13 @@ fn summary(
     })
 }
 
-fn text(
+/// Quantities before and after, as the tables show them.
+fn cost_rows(
     analysis: &Analysis<'_>,
     cut: &Cut,
-    scored: Option<&Scored>,
-    report: Option<&VerifyReport>,
     latencies: Option<&[Latency]>,
     written: Option<(&Path, &Path)>,
-) -> String {
+) -> Vec<Vec<String>> {
     let (before, after) = (&cut.before, &cut.after);
     let count = |name: &str, a: f64, b: f64, unit: &str| {
         vec![name.to_owned(), format!("{}{unit}", human(a)), format!("{}{unit}", human(b)), percent(b, a)]
@@ -251,6 +259,47 @@ fn text(
         let ms = |latency: &Latency| format!("{:.2} ms", latency.median_ms);
         rows.push(vec!["latency (median)".to_owned(), ms(a), ms(b), percent(b.median_ms, a.median_ms)]);
     }
+    rows
+}
+
+/// Writes the report that the arguments ask for.
+fn write_report(
+    path: &Path,
+    (analysis, cut): (&Analysis<'_>, &Cut),
+    scored: Option<&Scored>,
+    verification: Option<&VerifyReport>,
+    latencies: Option<&[Latency]>,
+    written: Option<(&Path, &Path)>,
+) -> Result<(), Error> {
+    let name = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let quoted = |argument: String| match argument.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,".contains(c)) {
+        true => argument,
+        false => format!("'{}'", argument.replace('\'', "'\\''")),
+    };
+    let costs = cost_rows(analysis, cut, latencies, written);
+    let report = Report {
+        title: format!("{} pruned", name(analysis.model.path())),
+        tool: tool_name(),
+        command: std::env::args().map(quoted).collect::<Vec<_>>().join(" "),
+        costs: costs.into_iter().filter_map(|row| row.try_into().ok()).collect(),
+        plan: &cut.plan,
+        ratio: cut.ratio,
+        losses: scored.map(Scored::losses),
+        verification,
+        warnings: &cut.warnings,
+    };
+    crate::write::write_file(path, report.html().as_bytes())
+}
+
+fn text(
+    analysis: &Analysis<'_>,
+    cut: &Cut,
+    scored: Option<&Scored>,
+    report: Option<&VerifyReport>,
+    latencies: Option<&[Latency]>,
+    written: Option<(&Path, &Path)>,
+) -> String {
+    let rows = cost_rows(analysis, cut, latencies, written);
     let asked = cut.plan.groups.len();
     let pruned = cut.plan.groups.iter().filter(|group| group.kept.len() < group.channels).count();
     let mut out = format!(

@@ -1,0 +1,53 @@
+//! The report of a cut: one HTML page that needs nothing else.
+//!
+//! Before and after, the loss over timesteps with the threshold, the importance of every channel group, kept channels
+//! per layer, the result of verification, and the command.
+
+mod page;
+
+mod plots;
+
+use crate::gradient::accumulate::LossPoint;
+use crate::plan::Plan;
+use crate::verify::VerifyReport;
+
+/// What a report shows.
+#[derive(Clone, Debug)]
+pub struct Report<'a> {
+    /// The pruned network's name.
+    pub title: String,
+    /// Program and version.
+    pub tool: String,
+    /// The command line, as it can be run again.
+    pub command: String,
+    /// Quantities before and after: name, before, after, share that is kept.
+    pub costs: Vec<[String; 4]>,
+    /// The plan of the cut.
+    pub plan: &'a Plan,
+    /// The channel ratio that was used.
+    pub ratio: f64,
+    /// Losses over timesteps, where the criterion takes gradients.
+    pub losses: Option<Losses<'a>>,
+    /// The result of verification, if it ran.
+    pub verification: Option<&'a VerifyReport>,
+    /// Things that the user should know.
+    pub warnings: &'a [String],
+}
+
+/// The loss at every timestep that was visited.
+#[derive(Clone, Debug)]
+pub struct Losses<'a> {
+    /// The losses in the order of the timesteps.
+    pub curve: &'a [LossPoint],
+    /// Share of the largest loss below which timesteps do not count; zero where all do.
+    pub threshold: f64,
+    /// What was taken for what, where samples come from, one line each.
+    pub lines: Vec<String>,
+}
+
+impl Report<'_> {
+    /// The page.
+    pub fn html(&self) -> String {
+        page::html(self)
+    }
+}

@@ -1,0 +1,121 @@
+//! Plots as inline SVG. Colours come from the page's style sheet by class.
+
+use std::fmt::Write;
+
+use crate::gradient::accumulate::LossPoint;
+
+/// Bars of a small plot, at most; larger groups show every n-th of their ordered channels.
+const BARS: usize = 192;
+
+/// A number with few digits.
+pub(super) fn short(value: f64) -> String {
+    let size = value.abs();
+    if value == 0.0 {
+        "0".to_owned()
+    } else if !(1e-3..1e5).contains(&size) {
+        format!("{value:.1e}")
+    } else if size >= 100.0 {
+        format!("{value:.0}")
+    } else if size >= 1.0 {
+        format!("{value:.2}")
+    } else {
+        format!("{value:.4}")
+    }
+}
+
+/// The loss over timesteps: kept and dropped timesteps, and the line that parts them.
+pub(super) fn losses(curve: &[LossPoint], threshold: f64) -> String {
+    let (width, height, left, bottom, top, right) = (760.0, 260.0, 58.0, 34.0, 12.0, 12.0);
+    let last = curve.iter().map(|point| point.t).fold(0.0, f64::max);
+    let largest = curve.iter().map(|point| point.loss).fold(0.0, f64::max);
+    if curve.is_empty() || largest <= 0.0 {
+        return String::new();
+    }
+    let x = |t: f64| left + (width - left - right) * if last > 0.0 { t / last } else { 0.5 };
+    let y = |loss: f64| height - bottom - (height - bottom - top) * loss / largest;
+    let mut svg = format!("<svg viewBox='0 0 {width} {height}' role='img' aria-label='Loss over timesteps'>");
+    for step in 0..=4 {
+        let loss = largest * f64::from(step) / 4.0;
+        let at = y(loss);
+        let _ = write!(svg, "<line class='grid' x1='{left}' x2='{}' y1='{at:.1}' y2='{at:.1}'/>", width - right);
+        let _ = write!(svg, "<text x='{}' y='{:.1}' class='end'>{}</text>", left - 6.0, at + 4.0, short(loss));
+        let t = last * f64::from(step) / 4.0;
+        let _ = write!(svg, "<text x='{:.1}' y='{}' class='middle'>{}</text>", x(t), height - bottom + 16.0, t.round());
+    }
+    let _ = write!(svg, "<text x='{:.1}' y='{}' class='middle'>timestep t</text>", x(last / 2.0), height - 3.0);
+    let polyline = |points: &[LossPoint]| -> String {
+        points.iter().map(|point| format!("{:.1},{:.1} ", x(point.t), y(point.loss))).collect()
+    };
+    let _ = write!(svg, "<polyline class='dropped line' points='{}'/>", polyline(curve));
+    // Runs of kept timesteps lie over the whole curve.
+    for run in curve.chunk_by(|a, b| a.kept == b.kept).filter(|run| run[0].kept) {
+        let _ = write!(svg, "<polyline class='kept line' points='{}'/>", polyline(run));
+        if let [one] = run {
+            let _ = write!(svg, "<circle class='kept' cx='{:.1}' cy='{:.1}' r='2.5'/>", x(one.t), y(one.loss));
+        }
+    }
+    if threshold > 0.0 {
+        let at = y(threshold * largest);
+        let end = width - right;
+        let _ = write!(svg, "<line class='threshold' x1='{left}' x2='{end}' y1='{at:.1}' y2='{at:.1}'/>");
+        let text = format!("threshold: {threshold} of the largest loss");
+        let _ = write!(svg, "<text x='{end}' y='{:.1}' class='end'>{text}</text>", at - 5.0);
+    }
+    svg + "</svg>"
+}
+
+/// The scores of a group in descending order: channels that stay and channels that go.
+pub(super) fn importance(scores: &[f64], is_kept: &dyn Fn(usize) -> bool) -> String {
+    let (width, height) = (200.0, 56.0);
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+    let largest = order.first().map_or(0.0, |first| scores[*first]);
+    let every = order.len().div_ceil(BARS).max(1);
+    let shown: Vec<usize> = order.into_iter().step_by(every).collect();
+    let step = width / shown.len().max(1) as f64;
+    let bars = |wanted: bool| -> String {
+        let mut path = String::new();
+        for (at, channel) in shown.iter().enumerate().filter(|(_, channel)| is_kept(**channel) == wanted) {
+            let share = if largest > 0.0 { (scores[*channel] / largest).clamp(0.0, 1.0) } else { 0.0 };
+            let size = 1.0 + (height - 3.0) * share;
+            let _ = write!(path, "M{:.1} {height}v-{size:.1}", (at as f64 + 0.5) * step);
+        }
+        path
+    };
+    let stroke = (step * 0.8).clamp(0.6, 9.0);
+    format!(
+        "<svg viewBox='0 0 {width} {height}' role='img' aria-label='Importance of the channels'>\
+         <path class='kept bar' stroke-width='{stroke:.1}' d='{}'/><path class='gone bar' stroke-width='{stroke:.1}' d='{}'/></svg>",
+        bars(true),
+        bars(false)
+    )
+}
+
+/// A bar of kept and removed channels, `share` of the width of the widest.
+pub(super) fn kept_bar(kept: usize, channels: usize, widest: usize) -> String {
+    let width = 100.0 * channels as f64 / widest.max(1) as f64;
+    let inner = 100.0 * kept as f64 / channels.max(1) as f64;
+    format!("<div class='track' style='width:{width:.1}%'><div class='fill' style='width:{inner:.1}%'></div></div>")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_channel_is_a_bar_of_its_fate() {
+        let svg = importance(&[3.0, 1.0, 2.0], &|channel| channel != 1);
+        let (kept, gone) = svg.split_once("gone").unwrap_or_default();
+        assert_eq!((kept.matches('M').count(), gone.matches('M').count()), (2, 1));
+        // The lowest is the last.
+        assert!(gone.contains("M166.7"), "{svg}");
+    }
+
+    #[test]
+    fn losses_show_the_threshold_only_where_there_is_one() {
+        let curve = [LossPoint { t: 0.0, loss: 1.0, kept: true }, LossPoint { t: 10.0, loss: 0.01, kept: false }];
+        assert!(losses(&curve, 0.05).contains("class='threshold'"));
+        assert!(!losses(&curve, 0.0).contains("class='threshold'"));
+        assert!(losses(&[], 0.05).is_empty());
+    }
+}
