@@ -15,7 +15,10 @@ venv: .venv/.stamp
 demo: venv
 	cargo build --release
 	mkdir -p demo-output
-	$(TOOL) fixtures/ddpm_fashion16.onnx demo-output/pruned.onnx --ratio 0.5
+	$(TOOL) fixtures/ddpm_fashion16.onnx demo-output/pruned.onnx --ratio 0.3 --timesteps 100 \
+		--scheduler-config fixtures/ddpm_fashion16/scheduler_config.json --report demo-output/report.html
+	$(TOOL) sample demo-output/pruned.onnx -o demo-output/samples.png \
+		--scheduler-config fixtures/ddpm_fashion16/scheduler_config.json
 
 test: venv
 	cargo test

@@ -178,7 +178,7 @@ def first_line(error: Exception) -> str:
 def check(tool: str, model: Path, ratio: str, out: Path, extra: list[str], limit: float) -> dict:
     pruned = out / f"{model.stem}.r{ratio}.onnx"
     pruned.unlink(missing_ok=True)
-    command = [tool, str(model), str(pruned), "--ratio", ratio, *extra]
+    command = [tool, str(model), str(pruned), "--ratio", ratio, "--criterion", "magnitude", *extra]
     started = time.monotonic()
     row = {"model": model.stem, "ratio": float(ratio), "before": float_parameters(model), "after": None, "kept": None}
     try:

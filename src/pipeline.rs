@@ -87,13 +87,20 @@ impl Analysis<'_> {
         with(&Counter { graph, facts, coupling, is_constant: &is_constant })
     }
 
-    /// The name by which a group is shown: the weight that produces it, else its first.
+    /// The name by which a group is shown: the weight that produces it, else its first; the node that reads it where
+    /// the exporter only numbered the weight.
     pub fn group_name(&self, members: &[Member]) -> String {
         let producer = members.iter().find(|member| member.role == Role::Producer).or(members.first());
-        producer.map_or_else(String::new, |member| self.weight_name(member))
+        let Some(member) = producer else { return String::new() };
+        let name = self.weight_name(member);
+        // PyTorch's exporter calls what it folded or transposed `onnx::MatMul_1872`.
+        if !name.starts_with("onnx::") {
+            return name;
+        }
+        self.graph.nodes[self.coupling.uses[member.weight].node].name.clone()
     }
 
-    /// The name of a member's constant; of the node where an exporter gave the constant a mere number.
+    /// The name of a member's constant.
     pub fn weight_name(&self, member: &Member) -> String {
         let weight = &self.coupling.uses[member.weight];
         self.graph.values[weight.value].name.clone()

@@ -233,7 +233,7 @@ fn only_networks_that_compute_weights_need_onnx_runtime_for_a_dry_run() {
         let folder = tempfile::tempdir().unwrap();
         Command::new(env!("CARGO_BIN_EXE_onnx-diffprune"))
             .arg(save(folder.path(), &chain(prepare)))
-            .args(["--ratio", "0.5", "--dry-run", "--no-verify", "--onnxruntime"])
+            .args(["--ratio", "0.5", "--criterion", "magnitude", "--dry-run", "--no-verify", "--onnxruntime"])
             .arg(folder.path().join("nothing.so"))
             .output()
             .unwrap()

@@ -27,6 +27,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space:
 .groups { display: grid; grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)); gap: 1rem; }
 .group { background: var(--panel); border-radius: 6px; padding: .6rem .75rem; min-width: 0; }
 .group h3 { font: 500 12px/1.35 ui-monospace, monospace; margin: 0 0 .4rem; overflow-wrap: anywhere; min-height: 2.7em; }
+.group p { font-size: 12.5px; }
 svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
 .end { text-anchor: end; } .middle { text-anchor: middle; } .grid { stroke: var(--line); }
 .line { fill: none; stroke-width: 2; } .line.kept { stroke: var(--kept); } .line.dropped { stroke: var(--soft);

@@ -58,8 +58,11 @@ pub(super) fn losses(curve: &[LossPoint], threshold: f64) -> String {
         let at = y(threshold * largest);
         let end = width - right;
         let _ = write!(svg, "<line class='threshold' x1='{left}' x2='{end}' y1='{at:.1}' y2='{at:.1}'/>");
+        // In the corner that a falling curve leaves free.
+        let (from, to, high) = (end - 218.0, end - 190.0, top + 8.0);
+        let _ = write!(svg, "<line class='threshold' x1='{from}' x2='{to}' y1='{high}' y2='{high}'/>");
         let text = format!("threshold: {threshold} of the largest loss");
-        let _ = write!(svg, "<text x='{end}' y='{:.1}' class='end'>{text}</text>", at - 5.0);
+        let _ = write!(svg, "<text x='{end}' y='{}' class='end'>{text}</text>", high + 4.0);
     }
     svg + "</svg>"
 }

@@ -1,0 +1,127 @@
+//! The gradient criteria on the command line.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+fn tool(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_onnx-diffprune")).args(arguments).output().expect("the tool starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Prunes the trained network with few timesteps and more arguments; returns the result as JSON.
+fn prune(output: &Path, more: &[&str]) -> serde_json::Value {
+    let (input, scheduler) = (fixture("ddpm_fashion16.onnx"), fixture("ddpm_fashion16/scheduler_config.json"));
+    let mut arguments = vec![input.to_str().expect("a path"), output.to_str().expect("a path"), "--ratio", "0.3"];
+    arguments.extend(["--scheduler-config", scheduler.to_str().expect("a path"), "--format", "json"]);
+    arguments.extend(["--batch", "4", "--no-latency"]);
+    arguments.extend(more);
+    let done = tool(&arguments);
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    serde_json::from_slice(&done.stdout).expect("the output is JSON")
+}
+
+#[test]
+fn the_default_draws_its_own_samples_and_reports_what_it_did() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (output, report) = (folder.path().join("out.onnx"), folder.path().join("report.html"));
+    let result = prune(&output, &["--timesteps", "12", "--report", report.to_str().expect("a path")]);
+    assert_eq!(result["criterion"], "diff-pruning");
+    assert_eq!(result["verification"]["passed"], true);
+    let gradients = &result["gradients"];
+    assert!(gradients["samples"].as_str().is_some_and(|text| text.contains("drawn from the network itself")));
+    let curve = gradients["curve"].as_array().expect("a curve");
+    let kept = curve.iter().filter(|point| point["kept"] == true).count();
+    // The loss of a trained network falls with t: the prefix ends, and its last step is not summed.
+    assert_eq!(kept + 1, curve.len());
+    assert_eq!(gradients["kept_timesteps"], kept);
+    let page = std::fs::read_to_string(report).expect("there is a report");
+    assert!(page.contains("Loss over timesteps") && page.contains("verified") && page.contains("conv_in.weight"));
+    assert!(!folder.path().join("out.gradients.npz").exists(), "the checkpoint of a finished run stays behind");
+}
+
+#[test]
+fn runs_repeat_exactly_and_other_criteria_choose_other_channels() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plan = |name: &str, more: &[&str]| {
+        let output = folder.path().join(name);
+        let samples = fixture("ddpm_fashion16/reference.npz");
+        let mut arguments = vec!["--timesteps", "8", "--no-verify", "--data", samples.to_str().expect("a path")];
+        arguments.extend(more);
+        prune(&output, &arguments);
+        let text = std::fs::read_to_string(output.with_extension("plan.json")).expect("there is a plan");
+        serde_json::from_str::<serde_json::Value>(&text).expect("a plan is JSON")["tensors"].clone()
+    };
+    let first = plan("a.onnx", &[]);
+    assert_eq!(first, plan("b.onnx", &[]), "the same seed gives another cut");
+    // Micro-batches only change the order of summation.
+    assert_eq!(first, plan("c.onnx", &["--micro-batch", "2"]));
+    for other in [&["--criterion", "taylor"][..], &["--criterion", "hessian"], &["--reference", "ddpm-exp"]] {
+        assert_ne!(first, plan("d.onnx", other), "{other:?}");
+    }
+}
+
+#[test]
+fn a_mask_keeps_timesteps_by_the_largest_loss_of_all() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let samples = fixture("ddpm_fashion16/reference.npz");
+    let data = ["--data", samples.to_str().expect("a path"), "--timesteps", "10", "--no-verify"];
+    let output = folder.path().join("out.onnx");
+    let result = prune(&output, &[&data[..], &["--threshold-mode", "mask", "--threshold", "0.2"]].concat());
+    let curve = result["gradients"]["curve"].as_array().expect("a curve");
+    assert_eq!(curve.len(), 10, "a mask visits every timestep");
+    let loss = |point: &serde_json::Value| point["loss"].as_f64().expect("a loss");
+    let largest = curve.iter().map(loss).fold(0.0, f64::max);
+    for point in curve {
+        assert_eq!(point["kept"], loss(point) >= 0.2 * largest, "{point}");
+    }
+}
+
+#[test]
+fn mistakes_are_explained() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = folder.path().join("out.onnx");
+    let input = fixture("ddpm_fashion16.onnx");
+    let run = |more: &[&str]| {
+        let mut arguments = vec![input.to_str().expect("a path"), output.to_str().expect("a path"), "--ratio", "0.3"];
+        arguments.extend(more);
+        let done = tool(&arguments);
+        assert!(!output.exists());
+        (done.status.code(), text(&done.stderr))
+    };
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&["--threshold", "1.5"], 2, "--threshold: expected a share"),
+        (&["--timesteps", "2000"], 2, "--timesteps: expected 1 to 1000"),
+        (&["--batch", "0"], 2, "expected at least 1, found 0"),
+        (&["--data", "nothing-here"], 2, "nothing-here"),
+        (&["--sample-input", "x"], 2, "\"x\""),
+        (&["--criterion", "gradient"], 2, "diff-pruning"),
+    ];
+    for (more, code, expected) in cases {
+        let (found, message) = run(more);
+        assert_eq!(found, Some(*code), "{more:?}: {message}");
+        assert!(message.contains(expected), "{more:?}: {message}");
+    }
+}
+
+#[test]
+fn a_configuration_file_holds_all_options() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("prune.toml");
+    let printed = tool(&["--ratio", "0.4", "--threshold", "0.1", "--schedule", "squaredcos_cap_v2", "--print-config"]);
+    assert_eq!(printed.status.code(), Some(0), "{}", text(&printed.stderr));
+    std::fs::write(&path, &printed.stdout).expect("the file can be written");
+    // What the command line says goes first, the rest is the file's.
+    let config = path.to_str().expect("a path");
+    let again = tool(&["--config", config, "--threshold", "0.2", "--print-config"]);
+    let table: toml::Table = toml::from_str(&text(&again.stdout)).expect("it is TOML");
+    assert_eq!(table["ratio"].as_float(), Some(0.4));
+    assert_eq!(table["gradients"]["threshold"].as_float(), Some(0.2));
+    assert_eq!(table["diffusion"]["schedule"].as_str(), Some("squaredcos_cap_v2"));
+}
