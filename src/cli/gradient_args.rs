@@ -19,6 +19,9 @@ use crate::runtime::Runtime;
 /// Samples of a batch where nothing is said.
 const BATCH: usize = 16;
 
+/// Steps of DDIM where samples are drawn and nothing is said.
+const DRAW_STEPS: usize = 50;
+
 /// How gradients are computed and what they make of a channel; also the keys of a configuration file.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -43,6 +46,11 @@ pub(super) struct GradientArgs {
     #[arg(long, value_name = "N", help_heading = "Gradients")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) micro_batch: Option<usize>,
+
+    /// Steps of DDIM where samples are drawn from the network itself; 1 suits consistency models [default: 50].
+    #[arg(long, value_name = "N", help_heading = "Gradients")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) draw_steps: Option<usize>,
 
     /// Which weights of a channel group score [default: all].
     #[arg(long, value_enum, help_heading = "Gradients")]
@@ -124,6 +132,7 @@ pub(super) fn run(
         threshold,
         mode: of.threshold_mode.unwrap_or_default(),
         adaptive: of.adaptive,
+        draw_steps: of.draw_steps.unwrap_or(DRAW_STEPS),
         data: args.data.data.clone(),
         ranges: args.data.ranges(&args.diffusion)?,
         checkpoint: args.output.as_deref().filter(|_| !args.dry_run).map(checkpoint_path),

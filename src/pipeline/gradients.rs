@@ -17,9 +17,6 @@ use crate::gradient::{GradientGraph, GradientOptions};
 use crate::runtime::{Runtime, SessionOptions};
 use crate::select::Removed;
 
-/// Steps of DDIM where the samples are drawn from the network itself.
-const DRAWN_STEPS: usize = 50;
-
 /// How gradients are computed.
 #[derive(Clone, Debug)]
 pub struct GradientSettings {
@@ -35,6 +32,8 @@ pub struct GradientSettings {
     pub mode: ThresholdMode,
     /// Stop once the channels that would go have been the same for [`ADAPTIVE_CHECKS`] checks in a row.
     pub adaptive: bool,
+    /// Steps of DDIM where samples are drawn.
+    pub draw_steps: usize,
     /// Clean samples; drawn from the network itself where `None`.
     pub data: Option<PathBuf>,
     /// What the values of the data mean.
@@ -275,7 +274,7 @@ fn samples(
     let mut denoiser = Denoiser::new(session, roles, &analysis.facts, &options.sizes, micro_batch).map_err(in_file)?;
     let process = &inputs.configured.process;
     let sampling = SampleOptions {
-        steps: DRAWN_STEPS.min(process.schedule.step_count()),
+        steps: settings.draw_steps.clamp(1, process.schedule.step_count()),
         sampler: Sampler::Ddim,
         eta: 0.0,
         skip: Skip::Uniform,
