@@ -27,7 +27,7 @@ def short(value: float) -> str:
 
 
 def row(tool: Path, model: Path, ratio: str, folder: Path) -> str:
-    command = [tool, model, folder / "out.onnx", "--ratio", ratio, "--no-latency", "--format", "json"]
+    command = [tool, model, folder / "out.onnx", "--ratio", ratio, "--criterion", "magnitude", "--no-latency", "--format", "json"]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{model.name}: exit code {done.returncode}\n{done.stderr}")

@@ -312,7 +312,7 @@ pub fn cut_by(analysis: &Analysis<'_>, options: &PruneOptions, gradients: Option
         let node = &analysis.graph.nodes[barrier.node];
         warnings.push(format!("node {:?} ({}) keeps all channels it touches: {}", node.name, node.op(), barrier.cause));
     }
-    let plan = make_plan(analysis, options, criterion, &scored, &removed, &rewritten)?;
+    let plan = make_plan(analysis, options, (criterion, ratio), &scored, &removed, &rewritten)?;
     Ok(Cut { kept, rewritten, plan, before, after, sizes, warnings, ratio })
 }
 
@@ -351,8 +351,9 @@ fn search_ratio(
     let least = share_at(high);
     if least > share {
         let text = format!(
-            "expected {:.1} % of the {what}, the most that can go leaves {:.1} %",
-            share * 100.0,
+            "expected {} % of the {what}, the most that can go leaves {:.1} %",
+            // As many digits as were asked for, without those that only binary fractions have.
+            ((share * 1e8).round() / 1e6),
             least * 100.0
         );
         return Err(Error::unmet(text).in_file(analysis.model.path()));

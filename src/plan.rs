@@ -31,6 +31,12 @@ pub struct Plan {
     pub attention: AttentionOption,
     /// What happens to norm groups.
     pub norm_groups: NormGroups,
+    /// The channel ratio that was used.
+    #[serde(default)]
+    pub ratio: f64,
+    /// The options of the run, as the command line names them; empty where the cut was not made there.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub options: serde_json::Map<String, serde_json::Value>,
     /// What every pruned constant keeps.
     pub tensors: Vec<TensorPlan>,
     /// The channel groups with scores and reasons.
@@ -130,6 +136,17 @@ impl Plan {
             .map_err(|error| Error::input(path, format!("the plan can't be written: {error}")))?;
         text.push('\n');
         crate::write::write_file(path, text.as_bytes())
+    }
+
+    /// What the pruned file's own metadata says of the cut: tool, options, ratio and a digest of the input.
+    pub fn metadata(&self) -> Vec<(String, String)> {
+        let options = serde_json::Value::Object(self.options.clone()).to_string();
+        vec![
+            ("onnx_diffprune.tool".to_owned(), self.tool.clone()),
+            ("onnx_diffprune.options".to_owned(), options),
+            ("onnx_diffprune.ratio".to_owned(), self.ratio.to_string()),
+            ("onnx_diffprune.input_sha256".to_owned(), self.input_digest.clone()),
+        ]
     }
 
     /// What every reader keeps, by node and input slot of a graph.

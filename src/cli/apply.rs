@@ -8,7 +8,7 @@ use super::prune::{failure, verification_text};
 use super::{open_runtime, open_runtime_to_fold};
 use crate::error::Error;
 use crate::load::load;
-use crate::pipeline::{analyse, apply, tool_name};
+use crate::pipeline::{analyse, apply};
 use crate::plan::Plan;
 use crate::verify::{VerifyOptions, verify};
 use crate::write::stage;
@@ -26,10 +26,7 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
     let rewritten = apply(&analysis, &plan, &args.plan)?;
     progress.step("writing");
     let mut edits = rewritten.edits;
-    edits.metadata = vec![
-        ("onnx_diffprune.tool".to_owned(), tool_name()),
-        ("onnx_diffprune.input_sha256".to_owned(), plan.input_digest.clone()),
-    ];
+    edits.metadata = plan.metadata();
     let staged = stage(&model, &edits, &args.output)?;
     let mut report = None;
     if let Some(runtime) = runtime {

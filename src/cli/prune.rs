@@ -54,7 +54,7 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
     let progress = printer.progress(4);
     progress.step("scoring and selecting");
     let sums = scored.as_ref().map(|scored| &scored.run.sum);
-    let cut = hashed_beside(&model, || cut_by(&analysis, &options, sums))?;
+    let mut cut = hashed_beside(&model, || cut_by(&analysis, &options, sums))?;
     check_sizes(&options.sizes, &cut.sizes, input)?;
     cut.warnings.iter().for_each(|warning| printer.warning(warning));
     let Some(output) = output.filter(|_| !args.dry_run) else {
@@ -69,7 +69,8 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
     };
     progress.step("writing");
     let mut edits = cut.rewritten.edits.clone();
-    edits.metadata = metadata(&args, &cut)?;
+    cut.plan.options = recorded(&args)?;
+    edits.metadata = cut.plan.metadata();
     let staged = stage(&model, &edits, output)?;
     let mut report = None;
     let mut latencies = None;
@@ -175,20 +176,20 @@ fn measure(
         .map_err(fail)
 }
 
-/// What the output's metadata says of the cut.
-fn metadata(args: &PruneArgs, cut: &Cut) -> Result<Vec<(String, String)>, Error> {
+/// The options of the run as plan and metadata record them: those that decide the cut, without paths, which are the
+/// user's own business.
+fn recorded(args: &PruneArgs) -> Result<serde_json::Map<String, serde_json::Value>, Error> {
     let mut options = args.clone();
-    // Paths are the user's own business.
     (options.input, options.output, options.plan, options.inputs, options.report) = (None, None, None, None, None);
     (options.data.data, options.diffusion.scheduler_config) = (None, None);
-    let options = serde_json::to_string(&options)
-        .map_err(|error| Error::usage(format!("the options can't be recorded: {error}")))?;
-    Ok(vec![
-        ("onnx_diffprune.tool".to_owned(), tool_name()),
-        ("onnx_diffprune.options".to_owned(), options),
-        ("onnx_diffprune.ratio".to_owned(), cut.ratio.to_string()),
-        ("onnx_diffprune.input_sha256".to_owned(), cut.plan.input_digest.clone()),
-    ])
+    let fail = |cause: String| Error::usage(format!("the options can't be recorded: {cause}"));
+    match serde_json::to_value(&options).map_err(|error| fail(error.to_string()))? {
+        serde_json::Value::Object(mut options) => {
+            options.retain(|_, value| value.as_object().is_none_or(|table| !table.is_empty()));
+            Ok(options)
+        }
+        other => Err(fail(other.to_string())),
+    }
 }
 
 fn output_bytes(staged: Option<(&Path, &Path)>) -> Option<u64> {

@@ -57,7 +57,7 @@ pub(super) fn run(args: &VerifyArgs, cli: &Cli, printer: &Printer) -> Result<boo
                 ]);
             }
         }
-        let errors = table(&["output", "worst absolute error", "relative", ""], &rows);
+        let errors = table(&["output", "worst absolute error", "relative", "result"], &rows);
         format!("{errors}\n\n{}", verification_text(&report))
     });
     Ok(report.passed)

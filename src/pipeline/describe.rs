@@ -14,7 +14,7 @@ use crate::select::Removed;
 pub(super) fn make_plan(
     analysis: &Analysis<'_>,
     options: &PruneOptions,
-    criterion: &str,
+    (criterion, ratio): (&str, f64),
     scored: &[Scored],
     removed: &[Removed],
     rewritten: &Rewritten,
@@ -65,6 +65,8 @@ pub(super) fn make_plan(
         criterion: criterion.to_owned(),
         attention: options.attention,
         norm_groups: options.norm_groups,
+        ratio,
+        options: serde_json::Map::new(),
         tensors: tensor_plans(&analysis.graph, &dims_of, &rewritten.slices),
         groups,
     })
