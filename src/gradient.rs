@@ -18,6 +18,8 @@ pub mod pass;
 
 mod shaping;
 
+pub mod sum;
+
 use std::collections::BTreeSet;
 
 use crate::error::Error;
