@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use onnx_diffprune::array::{Array, ArrayData, ElementType};
 use onnx_diffprune::error::Error;
-use onnx_diffprune::gradient::accumulate::{AccumulateOptions, Accumulated, Denoising, ThresholdMode, accumulate};
+use onnx_diffprune::gradient::accumulate::{AccumulateOptions, Accumulated, Denoising, ThresholdMode, Visited, accumulate};
 use onnx_diffprune::gradient::pass::{GradientPass, PassOptions};
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
 use onnx_diffprune::load::Model;
@@ -157,6 +157,10 @@ fn pass(prepared: &Prepared, keeps_on_device: bool) -> GradientPass {
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
+fn goes_on(_: &mut Visited<'_>) -> Result<ControlFlow<()>, Error> {
+    Ok(ControlFlow::Continue(()))
+}
+
 fn options(squared: bool, micro_batch: usize) -> AccumulateOptions {
     AccumulateOptions { threshold: 0.0, mode: ThresholdMode::Prefix, sums_last: false, squared, micro_batch }
 }
@@ -185,8 +189,7 @@ fn sums_on_the_device_equal_sums_on_the_processor() {
             let how = options(squared, micro_batch);
             let mut sums = [&mut direct, &mut bound].map(|pass| {
                 let mut sum = Accumulated::new(pass.uses());
-                let goes_on = |_: &mut _| Ok(ControlFlow::Continue(()));
-                accumulate(pass, &prepared.model, &task, &how, None, &mut sum, goes_on).unwrap();
+                            accumulate(pass, &prepared.model, &task, &how, None, &mut sum, goes_on).unwrap();
                 sum
             });
             assert_eq!(sums[0].kept(), 3);
@@ -206,7 +209,6 @@ fn sums_on_the_device_can_be_read_and_gone_on_from() {
     let how = options(false, 1);
     let (mut direct, mut bound) = (pass(&prepared, false), pass(&prepared, true));
     let mut whole = Accumulated::new(direct.uses());
-    let goes_on = |_: &mut _| Ok(ControlFlow::Continue(()));
     accumulate(&mut direct, &prepared.model, &task, &how, None, &mut whole, goes_on).unwrap();
     let mut begun = None;
     let mut sum = Accumulated::new(bound.uses());
@@ -234,7 +236,6 @@ fn the_timestep_at_which_a_prefix_ends_is_not_summed_on_the_device() {
     let how = AccumulateOptions { threshold: 2.0, ..options(false, 1) };
     let mut bound = pass(&prepared, true);
     let mut sum = Accumulated::new(bound.uses());
-    let goes_on = |_: &mut _| Ok(ControlFlow::Continue(()));
     accumulate(&mut bound, &prepared.model, &task, &how, None, &mut sum, goes_on).unwrap();
     assert_eq!((sum.visited, sum.kept(), sum.complete), (1, 0, true));
     assert!(sum.sums.iter().all(Vec::is_empty));
