@@ -31,7 +31,7 @@ pub use execution::{DeviceStatus, Execution};
 pub use latency::{Latency, interleaved_latency};
 pub use locate::{Candidate, LibraryFound, candidates, find_library};
 pub use placement::{Placement, ProviderNodes};
-pub use probe::{MINIMUM_VERSION, probe};
+pub use probe::{MINIMUM_VERSION, library_providers, probe};
 pub use session::{IoInfo, Optimization, Session, SessionOptions};
 
 /// An opened ONNX Runtime library.
