@@ -84,7 +84,9 @@ fn main() -> ExitCode {
     let result = match texts.as_slice() {
         ["run", model, output, rest @ ..] => options(model, output, rest).and_then(|options| run(&options)),
         ["compare", one, other, tolerance] => compare(one, other, tolerance),
-        _ => Err("usage: gradients run MODEL.onnx OUT.npz [options], or gradients compare A.npz B.npz TOLERANCE".into()),
+        _ => {
+            Err("usage: gradients run MODEL.onnx OUT.npz [options], or gradients compare A.npz B.npz TOLERANCE".into())
+        }
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

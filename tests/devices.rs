@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use onnx_diffprune::array::{Array, ArrayData, ElementType};
 use onnx_diffprune::error::Error;
-use onnx_diffprune::gradient::accumulate::{AccumulateOptions, Accumulated, Denoising, ThresholdMode, Visited, accumulate};
+use onnx_diffprune::gradient::accumulate::{
+    AccumulateOptions, Accumulated, Denoising, ThresholdMode, Visited, accumulate,
+};
 use onnx_diffprune::gradient::pass::{GradientPass, PassOptions};
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
 use onnx_diffprune::load::Model;
@@ -189,7 +191,7 @@ fn sums_on_the_device_equal_sums_on_the_processor() {
             let how = options(squared, micro_batch);
             let mut sums = [&mut direct, &mut bound].map(|pass| {
                 let mut sum = Accumulated::new(pass.uses());
-                            accumulate(pass, &prepared.model, &task, &how, None, &mut sum, goes_on).unwrap();
+                accumulate(pass, &prepared.model, &task, &how, None, &mut sum, goes_on).unwrap();
                 sum
             });
             assert_eq!(sums[0].kept(), 3);

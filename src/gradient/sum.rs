@@ -7,9 +7,7 @@
 use crate::array::{Array, ArrayData};
 use crate::error::Error;
 use crate::load::Model;
-use crate::onnx::{
-    DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto,
-};
+use crate::onnx::{DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
 use crate::runtime::{BoundSession, DeviceTensor, Optimization, Runtime, RuntimeError, SessionOptions};
 
 use super::pass::{GradientPass, unmet};
@@ -64,7 +62,9 @@ impl GradientSum {
             Place::Host(step) => pass.run_each(model, inputs, |at, values| add(&mut step[at], values, share)),
             Place::Device(device) => match pass.bound_mut() {
                 Some(bound) => device.add_run(bound, inputs, share).map_err(|error| unmet(model, "run", error)),
-                None => Err(Error::unmet("sums on a device were given a pass that is not on one").in_file(model.path())),
+                None => {
+                    Err(Error::unmet("sums on a device were given a pass that is not on one").in_file(model.path()))
+                }
             },
         }
     }
@@ -288,8 +288,7 @@ impl Running {
     /// Runs the graph into the spare tensors, which become the current ones.
     fn write(&mut self, graph: &mut BoundSession) -> Result<(), RuntimeError> {
         if self.spare.is_empty() {
-            let shapes: Vec<Vec<usize>> =
-                graph.session().outputs().iter().map(|output| fixed(&output.dims)).collect();
+            let shapes: Vec<Vec<usize>> = graph.session().outputs().iter().map(|output| fixed(&output.dims)).collect();
             self.spare = shapes.iter().map(|dims| graph.device_tensor(dims)).collect::<Result<_, _>>()?;
         }
         for (at, tensor) in self.spare.iter_mut().enumerate() {

@@ -13,8 +13,8 @@ use super::provider;
 use super::session::{Optimization, SessionOptions};
 use crate::array::{Array, ArrayData};
 use crate::onnx::{
-    DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto,
-    tensor_shape_proto, type_proto,
+    DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
+    ValueInfoProto, tensor_shape_proto, type_proto,
 };
 
 /// Where a session runs, as against what was asked for.
@@ -86,38 +86,44 @@ pub(super) fn status(runtime: &Runtime, device: Device) -> DeviceStatus {
         let preloaded = provider::prepare(&runtime.library, device)?;
         let options = SessionOptions { device, optimization: Optimization::Basic, ..SessionOptions::default() };
         let mut session = runtime.session_from_bytes(&one_node().encode_to_vec(), &options)?;
-        let values = Array { dims: vec![4], data: ArrayData::F32(vec![1.0, 2.0, 3.0, 4.0]) };
+        let values = Array { dims: vec![1, 1, 2, 2], data: ArrayData::F32(vec![1.0, 2.0, 3.0, 4.0]) };
         let outputs = session.run(&[("x".to_owned(), values)])?;
         match outputs.first().map(|(_, array)| &array.data) {
-            Some(ArrayData::F32(sums)) if *sums == [2.0, 4.0, 6.0, 8.0] => Ok(preloaded),
-            other => Err(RuntimeError::RunFailed { message: format!("1 + 1 came out as {other:?}") }),
+            Some(ArrayData::F32(found)) if *found == [2.0, 4.0, 6.0, 8.0] => Ok(preloaded),
+            other => Err(RuntimeError::RunFailed { message: format!("1, 2, 3, 4 doubled came out as {other:?}") }),
         }
     };
-    match tried() {
-        Ok(preloaded) => DeviceStatus { device, refused: None, preloaded },
-        Err(RuntimeError::DeviceUnavailable { reason, .. }) => {
-            DeviceStatus { device, refused: Some(reason), preloaded: Vec::new() }
-        }
-        Err(error) => DeviceStatus { device, refused: Some(error.to_string()), preloaded: Vec::new() },
-    }
+    let refused = match tried() {
+        Ok(preloaded) => return DeviceStatus { device, refused: None, preloaded },
+        Err(RuntimeError::DeviceUnavailable { reason, .. }) => reason,
+        Err(error) => error.to_string(),
+    };
+    DeviceStatus { device, refused: Some(refused), preloaded: Vec::new() }
 }
 
-/// `y = x + x` for four numbers.
+/// `y = x * 2` for an image of 2 x 2, as a convolution: that is what needs most libraries (cuDNN).
 fn one_node() -> ModelProto {
     let value = |name: &str| {
-        let dim = tensor_shape_proto::Dimension {
-            value: Some(tensor_shape_proto::dimension::Value::DimValue(4)),
+        let dim = |size| tensor_shape_proto::Dimension {
+            value: Some(tensor_shape_proto::dimension::Value::DimValue(size)),
             ..Default::default()
         };
-        let shape = Some(TensorShapeProto { dim: vec![dim] });
+        let shape = Some(TensorShapeProto { dim: [1, 1, 2, 2].map(dim).to_vec() });
         let tensor = type_proto::Tensor { elem_type: DataType::Float as i32, shape };
         let kind = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() };
         ValueInfoProto { name: name.to_owned(), r#type: Some(kind), ..Default::default() }
     };
     let node = NodeProto {
-        op_type: "Add".to_owned(),
-        input: vec!["x".to_owned(), "x".to_owned()],
+        op_type: "Conv".to_owned(),
+        input: vec!["x".to_owned(), "w".to_owned()],
         output: vec!["y".to_owned()],
+        ..Default::default()
+    };
+    let weight = TensorProto {
+        name: "w".to_owned(),
+        data_type: DataType::Float as i32,
+        dims: vec![1, 1, 1, 1],
+        raw_data: 2.0f32.to_le_bytes().to_vec().into(),
         ..Default::default()
     };
     let graph = GraphProto {
@@ -125,6 +131,7 @@ fn one_node() -> ModelProto {
         node: vec![node],
         input: vec![value("x")],
         output: vec![value("y")],
+        initializer: vec![weight],
         ..Default::default()
     };
     ModelProto {

@@ -112,9 +112,9 @@ pub(super) fn cuda_folders(runtime: &Path) -> Vec<PathBuf> {
         folders.extend(named(variable).map(|prefix| prefix.join("lib64")));
     }
     folders.push(PathBuf::from("/usr/local/cuda/lib64"));
-    folders.retain(|folder| folder.is_dir());
+    // `lib64` is often a link to `lib`.
     let mut seen = std::collections::BTreeSet::new();
-    folders.retain(|folder| seen.insert(folder.clone()));
+    folders.retain(|folder| folder.is_dir() && folder.canonicalize().is_ok_and(|folder| seen.insert(folder)));
     folders
 }
 

@@ -19,8 +19,13 @@ use super::places::sorted_entries;
 pub(super) fn preload_needs_of(library: &Path, folders: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
     let mut loader = Loader { folders, seen: BTreeSet::new(), loaded: Vec::new() };
     loader.load_needs_of(library)?;
+    loader.load_opened_late();
     Ok(loader.loaded)
 }
+
+/// Libraries that newer providers open when a node first needs them, so that their files do not declare them: what
+/// `onnxruntime.preload_dlls()` of the Python package loads beyond the declared ones.
+const OPENED_LATE: [&str; 3] = ["libcudnn", "libcufft", "libnvrtc"];
 
 struct Loader<'a> {
     folders: &'a [PathBuf],
@@ -69,9 +74,27 @@ impl Loader<'_> {
         }
     }
 
+    /// Loads what may be opened later, as far as it is there: whether it is needed depends on the model.
+    fn load_opened_late(&mut self) {
+        for folder in self.folders {
+            for name in sorted_entries(folder).iter().map(|file| file_name(file)) {
+                let is_versioned = |family: &str| {
+                    let version = name.strip_prefix(family).and_then(|rest| rest.strip_prefix(".so."));
+                    version.is_some_and(|version| version.bytes().all(|byte| byte.is_ascii_digit()))
+                };
+                if OPENED_LATE.iter().any(|family| is_versioned(family)) {
+                    // The result is not used: see above.
+                    let _ = self.load(&name, "the provider");
+                }
+            }
+        }
+    }
+
     fn missing(&self, name: &str, needed_by: &str, reason: &str) -> String {
         if name.starts_with("libcuda.so") {
-            return format!("{name} (needed by {needed_by}) can't be loaded: {reason}; it comes with the NVIDIA driver");
+            return format!(
+                "{name} (needed by {needed_by}) can't be loaded: {reason}; it comes with the NVIDIA driver"
+            );
         }
         let package = match name.starts_with("libnvinfer") || name.starts_with("libnvonnxparser") {
             true => "tensorrt",
@@ -80,8 +103,8 @@ impl Loader<'_> {
         let looked = match self.folders {
             [] => "no folders of Python packages with CUDA were found".to_owned(),
             folders => {
-                let folders: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
-                format!("looked in {}", folders.join(", "))
+                let folders: BTreeSet<String> = folders.iter().map(|folder| summary(folder)).collect();
+                format!("looked in {}", folders.into_iter().collect::<Vec<_>>().join(", "))
             }
         };
         format!(
@@ -89,6 +112,21 @@ impl Loader<'_> {
              '{package}'` in the environment of ONNX Runtime installs it"
         )
     }
+}
+
+/// The folder, or for one of the many packages of CUDA the pattern of all of them.
+fn summary(folder: &Path) -> String {
+    match folder.parent().and_then(Path::parent) {
+        Some(packages) if packages.file_name().is_some_and(|name| name == "nvidia") => {
+            packages.join("*").join("lib").display().to_string()
+        }
+        _ => folder.display().to_string(),
+    }
+}
+
+/// What the loader says; the error itself only says that it failed.
+pub(super) fn loader_message(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 fn file_name(path: &Path) -> String {
@@ -102,7 +140,8 @@ fn open_global(path: &Path) -> Result<(), String> {
     use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
     // SAFETY: the library comes from a package of CUDA or the system's folders, and the provider that the user asked for
     // would load the same one. It is never unloaded.
-    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }.map_err(|error| error.to_string())?;
+    let library =
+        unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }.map_err(|error| loader_message(&error))?;
     std::mem::forget(library);
     Ok(())
 }
@@ -127,7 +166,9 @@ mod tests {
         let folders = [PathBuf::from("/nonexistent/nvidia/cublas/lib")];
         let mut loader = Loader { folders: &folders, seen: BTreeSet::new(), loaded: Vec::new() };
         let error = loader.load("libcublasLt_not_there.so.12", "libonnxruntime_providers_cuda.so").unwrap_err();
-        for part in ["libcublasLt_not_there.so.12", "providers_cuda.so) is missing", "/nonexistent/nvidia", "pip install"] {
+        for part in
+            ["libcublasLt_not_there.so.12", "providers_cuda.so) is missing", "/nonexistent/nvidia", "pip install"]
+        {
             assert!(error.contains(part), "{error}");
         }
         assert_eq!(loader.load("libonnxruntime_providers_shared.so", "x"), Ok(()));

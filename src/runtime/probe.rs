@@ -4,6 +4,7 @@ use std::ffi::{CStr, c_char};
 use std::path::Path;
 
 use super::error::RuntimeError;
+use super::preload::loader_message;
 
 /// The oldest minor version of ONNX Runtime 1 that can be used.
 pub const MINIMUM_VERSION: u32 = ort::sys::ORT_API_VERSION;
@@ -25,7 +26,8 @@ pub fn probe(path: &Path) -> Result<String, RuntimeError> {
 fn read_version(path: &Path) -> Result<String, String> {
     // SAFETY: loading runs the library's initialisers. The user named this file or a package manager put it where ONNX
     // Runtime belongs, which is the trust that any use of the library needs.
-    let library = unsafe { libloading::Library::new(path) }.map_err(|error| format!("it cannot be loaded: {error}"))?;
+    let library = unsafe { libloading::Library::new(path) }
+        .map_err(|error| format!("it cannot be loaded: {}", loader_message(&error)))?;
     // SAFETY: a symbol of this name has this type in every library that follows ONNX Runtime's C API, and nobody else
     // uses the name.
     let base = unsafe { library.get::<unsafe extern "system" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase") }
@@ -72,7 +74,8 @@ pub fn library_providers(path: &Path) -> Result<(String, Vec<String>), RuntimeEr
 #[expect(unsafe_code, reason = "asking a C library for its providers")]
 fn providers_of(path: &Path) -> Result<Vec<String>, String> {
     // SAFETY: as in `read_version`, which has loaded it already.
-    let library = unsafe { libloading::Library::new(path) }.map_err(|error| format!("it cannot be loaded: {error}"))?;
+    let library = unsafe { libloading::Library::new(path) }
+        .map_err(|error| format!("it cannot be loaded: {}", loader_message(&error)))?;
     // SAFETY: as in `read_version`.
     let base = unsafe { library.get::<unsafe extern "system" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase") }
         .map_err(|error| error.to_string())?;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ort::logging::LogLevel;
-use ort::session::{NoSelectedOutputs, RunOptions, SessionInputValue};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::{NoSelectedOutputs, RunOptions, SessionInputValue};
 use ort::value::{DynValueRef, ValueType};
 
 use super::Runtime;
@@ -117,7 +117,8 @@ impl Session {
     /// Every input must be given once, with the declared element type and, where the graph fixes them, sizes.
     pub fn run(&mut self, inputs: &[(String, Array)]) -> Result<Vec<(String, Array)>, RuntimeError> {
         let prepared = self.prepare(inputs)?;
-        let outputs = self.inner.run_with_options(prepared.views(), &self.run_options).map_err(|error| failed(&error))?;
+        let outputs =
+            self.inner.run_with_options(prepared.views(), &self.run_options).map_err(|error| failed(&error))?;
         outputs.iter().map(|(name, value)| Ok((name.to_owned(), to_array(name, &value)?))).collect()
     }
 
@@ -131,7 +132,8 @@ impl Session {
         mut each: impl FnMut(&str, &[f32]),
     ) -> Result<(), RuntimeError> {
         let prepared = self.prepare(inputs)?;
-        let outputs = self.inner.run_with_options(prepared.views(), &self.run_options).map_err(|error| failed(&error))?;
+        let outputs =
+            self.inner.run_with_options(prepared.views(), &self.run_options).map_err(|error| failed(&error))?;
         for (name, value) in outputs.iter() {
             let (_, values) = value
                 .try_extract_tensor::<f32>()
