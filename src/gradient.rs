@@ -20,6 +20,8 @@ pub mod pass;
 
 mod shaping;
 
+pub mod sum;
+
 use std::collections::BTreeSet;
 
 use crate::error::Error;

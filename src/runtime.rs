@@ -8,19 +8,30 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+mod bound;
+mod device;
+mod elf;
 mod error;
+mod execution;
 mod latency;
 mod locate;
+mod placement;
 mod places;
+mod preload;
 mod probe;
+mod provider;
 mod session;
 mod values;
 
 pub use crate::array::{Array, ArrayData, ElementType};
+pub use bound::{BoundSession, DeviceTensor};
+pub use device::{Device, UnknownDevice};
 pub use error::{ErrorKind, RuntimeError};
+pub use execution::{DeviceStatus, Execution};
 pub use latency::{Latency, interleaved_latency};
 pub use locate::{Candidate, LibraryFound, candidates, find_library};
-pub use probe::{MINIMUM_VERSION, probe};
+pub use placement::{Placement, ProviderNodes};
+pub use probe::{MINIMUM_VERSION, library_providers, probe};
 pub use session::{IoInfo, Optimization, Session, SessionOptions};
 
 /// An opened ONNX Runtime library.
@@ -91,22 +102,27 @@ impl Runtime {
         self.how
     }
 
-    /// The execution providers that the library was built with, in its own order of preference. Sessions of this
-    /// package run on `CPUExecutionProvider`.
+    /// The execution providers that the library was built with, in its own order of preference. Not all of them need to
+    /// be usable on this machine, see [`Runtime::device_status`].
     pub fn execution_providers(&self) -> Vec<String> {
         probe::available_providers()
+    }
+
+    /// Whether a device can be used, by using it: the libraries that it needs are loaded and a model of one node runs.
+    pub fn device_status(&self, device: Device) -> DeviceStatus {
+        execution::status(self, device)
     }
 
     /// A session for the model of which these are the bytes.
     ///
     /// Where the model refers to external data, [`SessionOptions::external_data_folder`] must say relative to where.
     pub fn session_from_bytes(&self, model: &[u8], options: &SessionOptions) -> Result<Session, RuntimeError> {
-        session::from_bytes(&self.environment, &self.version, model, options)
+        session::from_bytes(self, model, options)
     }
 
     /// A session for the model in a file. External data is found beside the file.
     pub fn session_from_file(&self, path: &Path, options: &SessionOptions) -> Result<Session, RuntimeError> {
-        session::from_file(&self.environment, path, options)
+        session::from_file(self, path, options)
     }
 }
 

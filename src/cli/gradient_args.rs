@@ -14,7 +14,7 @@ use crate::gradient::accumulate::ThresholdMode;
 use crate::importance::{Published, ScoringMembers};
 use crate::pipeline::{Analysis, GradientInputs, GradientRun, GradientSettings, GradientStep, PruneOptions, gradients};
 use crate::report::Losses;
-use crate::runtime::Runtime;
+use crate::runtime::{Device, Runtime};
 
 /// Samples of a batch where nothing is said.
 const BATCH: usize = 16;
@@ -61,6 +61,16 @@ pub(super) struct GradientArgs {
     #[arg(long, value_enum, help_heading = "Gradients")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reference: Option<Published>,
+
+    /// Where gradients are computed: cpu, cuda, cuda:N, tensorrt or tensorrt:N [default: cpu].
+    #[arg(long, value_name = "DEVICE", help_heading = "Gradients")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) device: Option<String>,
+
+    /// Let the processor run what the device can't, instead of failing.
+    #[arg(long, help_heading = "Gradients")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) allow_fallback: bool,
 
     /// Stop once the channels that would go have not changed for three checks, one every ten timesteps.
     #[arg(long, help_heading = "Gradients")]
@@ -131,6 +141,8 @@ pub(super) fn run(
         timesteps: of.timesteps,
         threshold,
         mode: of.threshold_mode.unwrap_or_default(),
+        device: of.device.as_deref().map(device).transpose()?.unwrap_or_default(),
+        allow_fallback: of.allow_fallback,
         adaptive: of.adaptive,
         draw_steps: of.draw_steps.unwrap_or(DRAW_STEPS),
         data: args.data.data.clone(),
@@ -152,6 +164,10 @@ pub(super) fn run(
     options.image_elements = run.sample_elements as f64;
     let is_thresholded = options.accumulate_options(threshold, settings.mode, 1).threshold > 0.0;
     Ok(Some(Scored { run, lines, threshold, is_thresholded }))
+}
+
+fn device(text: &str) -> Result<Device, Error> {
+    text.parse().map_err(|error| Error::usage(format!("--device: {error}")))
 }
 
 fn text_of(step: GradientStep) -> &'static str {
@@ -186,7 +202,7 @@ impl Scored {
         if run.settled {
             text += "; the selection had settled";
         }
-        format!("{text}\nsamples: {}", run.source)
+        format!("{text}\nran on: {}\nsamples: {}", run.execution, run.source)
     }
 
     /// The losses for a report.
@@ -201,6 +217,7 @@ impl Scored {
     pub(super) fn json(&self) -> serde_json::Value {
         let run = &self.run;
         serde_json::json!({
+            "execution": run.execution,
             "samples": run.source,
             "batch": run.batch,
             "micro_batch": run.micro_batch,

@@ -1,15 +1,22 @@
 //! Shows where ONNX Runtime is looked for and what is found.
 
+use std::path::PathBuf;
+
 use serde_json::json;
 
 use super::args::Cli;
 use super::printer::Printer;
 use crate::error::Error;
-use crate::runtime::{MINIMUM_VERSION, Runtime, candidates};
+use crate::runtime::{Candidate, Device, DeviceStatus, MINIMUM_VERSION, Runtime, candidates, library_providers};
 
 pub(super) fn run(cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     let places = candidates(cli.onnxruntime.as_deref());
     let opened = Runtime::open(cli.onnxruntime.as_deref());
+    let libraries = libraries(&places);
+    let devices: Vec<DeviceStatus> = match &opened {
+        Ok(runtime) => Device::KINDS.into_iter().map(|device| runtime.device_status(device)).collect(),
+        Err(_) => Vec::new(),
+    };
     let json = json!({
         "used": opened.as_ref().ok().map(|runtime| json!({
             "library": runtime.library(),
@@ -17,6 +24,18 @@ pub(super) fn run(cli: &Cli, printer: &Printer) -> Result<bool, Error> {
             "found": runtime.how(),
             "execution_providers": runtime.execution_providers(),
         })),
+        "libraries": libraries.iter().map(|(library, found)| json!({
+            "library": library,
+            "version": found.as_ref().ok().map(|(version, _)| version),
+            "execution_providers": found.as_ref().ok().map(|(_, providers)| providers),
+            "refused": found.as_ref().err(),
+        })).collect::<Vec<_>>(),
+        "devices": devices.iter().map(|status| json!({
+            "device": status.device.to_string(),
+            "usable": status.refused.is_none(),
+            "refused": status.refused,
+            "preloaded": status.preloaded,
+        })).collect::<Vec<_>>(),
         "error": opened.as_ref().err().map(ToString::to_string),
         "places": places.iter().map(|place| json!({
             "place": place.place,
@@ -48,7 +67,7 @@ pub(super) fn run(cli: &Cli, printer: &Printer) -> Result<bool, Error> {
             };
             out += &format!("  {} ({}): {found}\n", place.place.display(), place.how);
         }
-        out
+        out + &describe(&libraries, &devices)
     });
     match opened {
         Ok(_) => Ok(true),
@@ -61,4 +80,45 @@ pub(super) fn run(cli: &Cli, printer: &Printer) -> Result<bool, Error> {
             })
         }
     }
+}
+
+/// What became of looking at a library: its version and execution providers, or why it can't be used.
+type Library = (PathBuf, Result<(String, Vec<String>), String>);
+
+/// Every library that was found, once.
+fn libraries(places: &[Candidate]) -> Vec<Library> {
+    let mut libraries: Vec<Library> = Vec::new();
+    for library in places.iter().filter_map(|place| place.library.as_ref()) {
+        if libraries.iter().all(|(known, _)| known != library) {
+            let found = library_providers(library).map_err(|error| error.to_string());
+            libraries.push((library.clone(), found));
+        }
+    }
+    libraries
+}
+
+fn describe(libraries: &[Library], devices: &[DeviceStatus]) -> String {
+    let mut out = String::new();
+    if !libraries.is_empty() {
+        out += "\nlibraries:\n";
+    }
+    for (library, found) in libraries {
+        out += &match found {
+            Ok((version, providers)) => format!("  {} ({version}): {}\n", library.display(), providers.join(", ")),
+            Err(refused) => format!("  {refused}\n"),
+        };
+    }
+    if !devices.is_empty() {
+        out += "\ndevices:\n";
+    }
+    for status in devices {
+        out += &match &status.refused {
+            None => format!("  {}: usable\n", status.device),
+            Some(reason) => format!("  {}: not usable: {reason}\n", status.device),
+        };
+        for library in &status.preloaded {
+            out += &format!("    loads {}\n", library.display());
+        }
+    }
+    out
 }

@@ -14,6 +14,7 @@ use crate::load::Model;
 
 use super::UseGradient;
 use super::pass::GradientPass;
+use super::sum::GradientSum;
 
 /// What the loss is taken of: the network's inputs and the target at every timestep.
 pub trait Denoising {
@@ -106,6 +107,40 @@ impl Accumulated {
     }
 }
 
+/// A sum at a timestep that was just visited.
+#[derive(Debug)]
+pub struct Visited<'a> {
+    sum: &'a mut Accumulated,
+    gradients: &'a mut GradientSum,
+    model: &'a Model,
+}
+
+impl Visited<'_> {
+    /// The number of timesteps that were visited.
+    pub fn visited(&self) -> usize {
+        self.sum.visited
+    }
+
+    /// The losses up to here.
+    pub fn curve(&self) -> &[LossPoint] {
+        &self.sum.curve
+    }
+
+    /// The number of timesteps in the sum.
+    pub fn kept(&self) -> usize {
+        self.sum.kept()
+    }
+
+    /// The sum up to here. If it is on a device, all of it is copied from there.
+    ///
+    /// # Errors
+    /// The copy fails.
+    pub fn sum(&mut self) -> Result<&Accumulated, Error> {
+        self.gradients.read(self.model, &mut self.sum.sums)?;
+        Ok(self.sum)
+    }
+}
+
 /// Computes losses alone: a gradient graph without wanted weights gives them at the price of a forward pass.
 ///
 /// # Errors
@@ -122,8 +157,8 @@ pub fn losses(
         let mut loss = 0.0;
         for samples in micro_batches(task.batch(), micro_batch) {
             let share = task.weight(at) * samples.len() as f64 / task.batch() as f64;
-            let inputs = task.inputs(at, samples)?;
-            loss += share * pass.run_each(model, inputs, |_, _| {})?;
+            let inputs = pass.needed(task.inputs(at, samples)?);
+            loss += share * pass.run_each(model, &inputs, |_, _| {})?;
         }
         losses.push(checked(model, task.timesteps()[at], loss)?);
         if step(at, loss).is_break() {
@@ -134,7 +169,8 @@ pub fn losses(
 }
 
 /// Sums gradients over timesteps, from where `sum` stands. `known` holds the losses of all timesteps for
-/// [`ThresholdMode::Mask`]. `step` is called after every timestep and may end the sum.
+/// [`ThresholdMode::Mask`]. `step` is called after every timestep and may end the sum. Where the pass keeps gradients on a
+/// device, the sum is made there and copied at the end, or when `step` asks for it.
 ///
 /// # Errors
 /// A run fails, or a loss is not a number.
@@ -145,9 +181,9 @@ pub fn accumulate(
     options: &AccumulateOptions,
     known: Option<&[f64]>,
     sum: &mut Accumulated,
-    mut step: impl FnMut(&Accumulated) -> Result<ControlFlow<()>, Error>,
+    mut step: impl FnMut(&mut Visited<'_>) -> Result<ControlFlow<()>, Error>,
 ) -> Result<(), Error> {
-    let mut scratch: Vec<Vec<f32>> = vec![Vec::new(); sum.uses.len()];
+    let mut gradients = GradientSum::new(pass, model, &sum.sums)?;
     let largest_of_all = known.map(|losses| losses.iter().copied().fold(0.0, f64::max));
     for at in sum.visited..task.timesteps().len() {
         let t = task.timesteps()[at];
@@ -156,39 +192,32 @@ pub fn accumulate(
         {
             sum.curve.push(LossPoint { t, loss: known[at], kept: false });
         } else {
-            scratch.iter_mut().for_each(|values| values.iter_mut().for_each(|value| *value = 0.0));
+            gradients.begin_step();
             let mut loss = 0.0;
             for samples in micro_batches(task.batch(), options.micro_batch) {
                 let share = (task.weight(at) * samples.len() as f64 / task.batch() as f64) as f32;
-                let inputs = task.inputs(at, samples)?;
-                loss += f64::from(share)
-                    * pass.run_each(model, inputs, |at, values| add(&mut scratch[at], values, share))?;
+                let inputs = pass.needed(task.inputs(at, samples)?);
+                loss += f64::from(share) * gradients.add_run(pass, model, &inputs, share)?;
             }
             let loss = checked(model, t, loss)?;
             let ends = options.mode == ThresholdMode::Prefix && loss < options.threshold * sum.largest_loss().max(loss);
             let kept = !ends || options.sums_last;
             if kept {
-                for (total, values) in sum.sums.iter_mut().zip(&scratch) {
-                    if options.squared {
-                        add_squares(total, values);
-                    } else {
-                        add(total, values, 1.0);
-                    }
-                }
+                gradients.keep_step(model, &mut sum.sums, options.squared)?;
             }
             sum.curve.push(LossPoint { t, loss, kept });
             sum.complete |= ends;
         }
         sum.visited = at + 1;
         sum.complete |= sum.visited == task.timesteps().len();
-        if step(sum)?.is_break() {
+        if step(&mut Visited { sum: &mut *sum, gradients: &mut gradients, model })?.is_break() {
             sum.complete = true;
         }
         if sum.complete {
             break;
         }
     }
-    Ok(())
+    gradients.read(model, &mut sum.sums)
 }
 
 /// A batch in runs of at most `size` samples.
@@ -206,20 +235,6 @@ fn checked(model: &Model, t: f64, loss: f64) -> Result<f64, Error> {
         .hint("check which input was taken for what, the range of the data and the noise schedule"))
 }
 
-fn add(total: &mut Vec<f32>, values: &[f32], share: f32) {
-    total.resize(values.len(), 0.0);
-    for (total, value) in total.iter_mut().zip(values) {
-        *total += share * value;
-    }
-}
-
-fn add_squares(total: &mut Vec<f32>, values: &[f32]) {
-    total.resize(values.len(), 0.0);
-    for (total, value) in total.iter_mut().zip(values) {
-        *total += value * value;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,13 +244,5 @@ mod tests {
         let ranges: Vec<_> = micro_batches(5, 2).collect();
         assert_eq!(ranges, [0..2, 2..4, 4..5]);
         assert_eq!(micro_batches(3, 8).collect::<Vec<_>>(), [0..3]);
-    }
-
-    #[test]
-    fn squares_are_summed_after_the_batch() {
-        let mut total = Vec::new();
-        add_squares(&mut total, &[2.0, -1.0]);
-        add_squares(&mut total, &[1.0, 3.0]);
-        assert_eq!(total, [5.0, 10.0]);
     }
 }

@@ -5,17 +5,38 @@ use std::collections::HashMap;
 use crate::array::Array;
 use crate::error::Error;
 use crate::load::Model;
-use crate::runtime::{Optimization, Runtime, RuntimeError, Session, SessionOptions};
+use crate::runtime::{BoundSession, Device, Execution, Optimization, Runtime, RuntimeError, Session, SessionOptions};
 
 use super::{GradientGraph, UseGradient};
 
 /// A gradient graph that ONNX Runtime has loaded.
 #[derive(Debug)]
 pub struct GradientPass {
-    session: Session,
+    runner: Runner,
     gradients: Vec<UseGradient>,
     /// The place of every gradient, by the name of its output.
     places: HashMap<String, usize>,
+}
+
+/// A session, with gradients that come to the processor or stay on the device.
+#[derive(Debug)]
+enum Runner {
+    Direct(Session),
+    Bound(Box<BoundSession>),
+}
+
+/// Where and how a gradient graph runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PassOptions {
+    /// The number of threads within an operator on the processor; ONNX Runtime decides if there is none given.
+    pub threads: Option<usize>,
+    /// The device.
+    pub device: Device,
+    /// Whether the processor may run what the device can't.
+    pub allow_fallback: bool,
+    /// Whether gradients and their sums stay in the memory of the device; by default on every device but the processor,
+    /// where it costs copies instead of sparing them.
+    pub keeps_on_device: Option<bool>,
 }
 
 /// Loss and gradients of one run.
@@ -28,27 +49,75 @@ pub struct Gradients {
 }
 
 impl GradientPass {
-    /// Loads the graph; `model` is the file that it was made from, beside which external data is found.
+    /// Loads the graph on the processor; `model` is the file that it was made from, beside which external data is found.
     ///
     /// # Errors
     /// ONNX Runtime refuses the graph.
     pub fn new(runtime: &Runtime, graph: &GradientGraph, model: &Model, threads: Option<usize>) -> Result<Self, Error> {
+        Self::with_options(runtime, graph, model, &PassOptions { threads, ..PassOptions::default() })
+    }
+
+    /// As [`GradientPass::new`], on any device.
+    ///
+    /// # Errors
+    /// ONNX Runtime refuses the graph, or the device can't be used or does not run all of it.
+    pub fn with_options(
+        runtime: &Runtime,
+        graph: &GradientGraph,
+        model: &Model,
+        options: &PassOptions,
+    ) -> Result<Self, Error> {
         use prost::Message;
-        let options = SessionOptions {
+        let session_options = SessionOptions {
             optimization: Optimization::All,
             external_data_folder: Some(model.folder().to_owned()),
-            threads,
+            threads: options.threads,
+            device: options.device,
+            allow_fallback: options.allow_fallback,
+            record_placement: false,
         };
         let session = runtime
-            .session_from_bytes(&graph.model.encode_to_vec(), &options)
+            .session_from_bytes(&graph.model.encode_to_vec(), &session_options)
             .map_err(|error| unmet(model, "load", error))?;
         let places = graph.gradients.iter().enumerate().map(|(at, gradient)| (gradient.output.clone(), at)).collect();
-        Ok(Self { session, gradients: graph.gradients.clone(), places })
+        let runner = if options.keeps_on_device.unwrap_or(session.execution().used != Device::Cpu) {
+            Runner::Bound(Box::new(BoundSession::new(session).map_err(|error| unmet(model, "load", error))?))
+        } else {
+            Runner::Direct(session)
+        };
+        Ok(Self { runner, gradients: graph.gradients.clone(), places })
+    }
+
+    fn session(&self) -> &Session {
+        match &self.runner {
+            Runner::Direct(session) => session,
+            Runner::Bound(bound) => bound.session(),
+        }
+    }
+
+    /// The session with bound outputs, if gradients stay on the device.
+    pub(super) fn bound_mut(&mut self) -> Option<&mut BoundSession> {
+        match &mut self.runner {
+            Runner::Direct(_) => None,
+            Runner::Bound(bound) => Some(bound),
+        }
+    }
+
+    /// Where the pass runs, as against what was asked for.
+    pub fn execution(&self) -> &Execution {
+        self.session().execution()
     }
 
     /// The names of the inputs that a run needs: those of the network that the loss depends on, and the target.
     pub fn input_names(&self) -> Vec<&str> {
-        self.session.inputs().iter().map(|input| input.name.as_str()).collect()
+        self.session().inputs().iter().map(|input| input.name.as_str()).collect()
+    }
+
+    /// Those of the inputs that a run needs; a loss may not depend on all inputs of the network.
+    pub fn needed(&self, mut inputs: Vec<(String, Array)>) -> Vec<(String, Array)> {
+        let names = self.session().inputs();
+        inputs.retain(|(name, _)| names.iter().any(|input| input.name == *name));
+        inputs
     }
 
     /// Computes the loss and all gradients. Inputs of half or double precision are given as float32.
@@ -57,26 +126,29 @@ impl GradientPass {
     /// The run fails; the model is named.
     pub fn run(&mut self, model: &Model, inputs: &[(String, Array)]) -> Result<Gradients, Error> {
         let mut uses = vec![Vec::new(); self.gradients.len()];
-        let loss = self.run_each(model, inputs.to_vec(), |at, values| uses[at] = values.to_vec())?;
+        let loss = self.run_each(model, inputs, |at, values| uses[at] = values.to_vec())?;
         Ok(Gradients { loss, uses })
     }
 
     /// Computes the loss and shows the gradient of every use, by its place in [`GradientGraph::gradients`], without
-    /// copying it. Inputs that the loss does not depend on are left out. Returns the loss.
+    /// copying it. Returns the loss.
     ///
     /// # Errors
     /// The run fails; the model is named.
     pub fn run_each(
         &mut self,
         model: &Model,
-        mut inputs: Vec<(String, Array)>,
+        inputs: &[(String, Array)],
         mut each: impl FnMut(usize, &[f32]),
     ) -> Result<f64, Error> {
-        inputs.retain(|(name, _)| self.session.inputs().iter().any(|input| input.name == *name));
         let mut loss = f64::NAN;
         let places = &self.places;
-        self.session
-            .run_each(&inputs, |name, values| match places.get(name) {
+        let session = match &mut self.runner {
+            Runner::Direct(session) => session,
+            Runner::Bound(bound) => bound.session_mut(),
+        };
+        session
+            .run_each(inputs, |name, values| match places.get(name) {
                 Some(at) => each(*at, values),
                 None => loss = values.first().copied().map_or(f64::NAN, f64::from),
             })
@@ -90,6 +162,13 @@ impl GradientPass {
     }
 }
 
-fn unmet(model: &Model, what: &str, error: RuntimeError) -> Error {
-    Error::unmet(format!("the gradient graph does not {what} in ONNX Runtime: {error}")).in_file(model.path())
+/// The error of a gradient graph that does not `what` (a verb).
+pub(super) fn unmet(model: &Model, what: &str, error: RuntimeError) -> Error {
+    let hint = error.hint();
+    let text = format!("the gradient graph does not {what} in ONNX Runtime: {error}");
+    let unmet = Error::unmet(text).in_file(model.path());
+    match hint {
+        Some(hint) => unmet.hint(hint),
+        None => unmet,
+    }
 }

@@ -10,11 +10,11 @@ use crate::diffusion::{
     noise,
 };
 use crate::error::Error;
-use crate::gradient::accumulate::{Accumulated, Denoising, ThresholdMode, accumulate, losses};
+use crate::gradient::accumulate::{Accumulated, Denoising, ThresholdMode, Visited, accumulate, losses};
 use crate::gradient::checkpoint::Checkpoint;
-use crate::gradient::pass::GradientPass;
+use crate::gradient::pass::{GradientPass, PassOptions};
 use crate::gradient::{GradientGraph, GradientOptions};
-use crate::runtime::{Runtime, SessionOptions};
+use crate::runtime::{Device, Runtime, SessionOptions};
 use crate::select::Removed;
 
 /// How gradients are computed.
@@ -30,6 +30,10 @@ pub struct GradientSettings {
     pub threshold: f64,
     /// What the threshold keeps.
     pub mode: ThresholdMode,
+    /// Where the gradients are computed.
+    pub device: Device,
+    /// Whether the processor may run what the device can't.
+    pub allow_fallback: bool,
     /// Stop once the channels that would go have been the same for [`ADAPTIVE_CHECKS`] checks in a row.
     pub adaptive: bool,
     /// Steps of DDIM where samples are drawn.
@@ -82,6 +86,8 @@ pub struct GradientRun {
     pub settled: bool,
     /// Timesteps that came from a checkpoint.
     pub resumed: usize,
+    /// What ran the gradients, in words.
+    pub execution: String,
     /// Seconds that the gradients took.
     pub seconds: f64,
 }
@@ -133,9 +139,14 @@ pub fn gradients(
     )?;
     let total = task.timesteps().len();
     let how = options.accumulate_options(settings.threshold, settings.mode, micro_batch);
+    let pass_options = PassOptions {
+        device: settings.device,
+        allow_fallback: settings.allow_fallback,
+        ..PassOptions::default()
+    };
     let known = if how.mode == ThresholdMode::Mask && how.threshold > 0.0 {
         let forward = GradientGraph::build(analysis, &GradientOptions { wanted: Vec::new(), ..graph_options })?;
-        let mut pass = GradientPass::new(runtime, &forward, analysis.model, None)?;
+        let mut pass = GradientPass::with_options(runtime, &forward, analysis.model, &pass_options)?;
         let step = |at: usize, _: f64| {
             progress(GradientStep::Losses, at + 1, total);
             ControlFlow::Continue(())
@@ -144,7 +155,8 @@ pub fn gradients(
     } else {
         None
     };
-    let mut pass = GradientPass::new(runtime, &graph, analysis.model, None)?;
+    let mut pass = GradientPass::with_options(runtime, &graph, analysis.model, &pass_options)?;
+    let execution = pass.execution().to_string();
     let mut sum = Accumulated::new(pass.uses());
     let checkpoint = settings
         .checkpoint
@@ -161,16 +173,16 @@ pub fn gradients(
     let mut last: Option<Vec<Removed>> = None;
     let mut unchanged = 0;
     if !sum.complete {
-        accumulate(&mut pass, analysis.model, &task, &how, known.as_deref(), &mut sum, |sum| {
-            progress(GradientStep::Gradients, sum.visited, total);
+        let step = |visited: &mut Visited<'_>| {
+            progress(GradientStep::Gradients, visited.visited(), total);
             if let Some(checkpoint) = &checkpoint
                 && saved.elapsed().as_secs() >= CHECKPOINT_SECONDS
             {
-                checkpoint.save(sum)?;
+                checkpoint.save(visited.sum()?)?;
                 saved = Instant::now();
             }
-            if settings.adaptive && sum.kept() > 0 && sum.visited.is_multiple_of(ADAPTIVE_EVERY) {
-                let found = selection(analysis, options, sum)?;
+            if settings.adaptive && visited.kept() > 0 && visited.visited().is_multiple_of(ADAPTIVE_EVERY) {
+                let found = selection(analysis, options, visited.sum()?)?;
                 unchanged = if last.as_ref() == Some(&found) { unchanged + 1 } else { 0 };
                 last = Some(found);
                 if unchanged == ADAPTIVE_CHECKS {
@@ -179,7 +191,8 @@ pub fn gradients(
                 }
             }
             Ok(ControlFlow::Continue(()))
-        })?;
+        };
+        accumulate(&mut pass, analysis.model, &task, &how, known.as_deref(), &mut sum, step)?;
     }
     if let Some(checkpoint) = &checkpoint {
         checkpoint.remove();
@@ -193,6 +206,7 @@ pub fn gradients(
         sample_elements: dims.iter().skip(1).product(),
         settled,
         resumed,
+        execution,
         seconds: started.elapsed().as_secs_f64(),
     })
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::device::Device;
 use super::locate::Candidate;
 use crate::array::ElementType;
 
@@ -16,6 +17,8 @@ pub enum ErrorKind {
     Input,
     /// The model was accepted, but a run failed.
     Run,
+    /// The device that was asked for can't be used, or not for all of the model.
+    Device,
 }
 
 /// An error from looking for, opening or using ONNX Runtime.
@@ -99,6 +102,22 @@ pub enum RuntimeError {
         /// The dimensions of the array.
         found: Vec<usize>,
     },
+    /// The device can't be used at all.
+    #[error("device {device} cannot be used: {reason}")]
+    DeviceUnavailable {
+        /// The device that was asked for.
+        device: Device,
+        /// Why.
+        reason: String,
+    },
+    /// The device runs only a part of the model, or none.
+    #[error("device {device} does not run all of the model: {found}")]
+    FellBack {
+        /// The device that was asked for.
+        device: Device,
+        /// Which nodes run elsewhere.
+        found: String,
+    },
     /// A run failed.
     #[error("ONNX Runtime failed on the model: {message}")]
     RunFailed {
@@ -118,6 +137,7 @@ impl RuntimeError {
             | Self::InputType { .. }
             | Self::InputShape { .. } => ErrorKind::Input,
             Self::RunFailed { .. } => ErrorKind::Run,
+            Self::DeviceUnavailable { .. } | Self::FellBack { .. } => ErrorKind::Device,
         }
     }
 
@@ -128,6 +148,11 @@ impl RuntimeError {
                 "`pip install onnxruntime` in a virtual environment `.venv` of the project, or name the library with \
                  --onnxruntime or ORT_DYLIB_PATH",
             ),
+            Self::DeviceUnavailable { .. } => Some(
+                "`onnx-diffprune runtime` shows what each device lacks; --device cpu needs nothing, --allow-fallback lets \
+                 the processor take over",
+            ),
+            Self::FellBack { .. } => Some("--allow-fallback lets the processor run what the device does not"),
             _ => None,
         }
     }

@@ -53,26 +53,77 @@ pub(super) fn searched() -> Vec<Place> {
 
 /// Where `onnxruntime` lies in the virtual environments (`.venv*`) directly in this folder.
 fn project_packages(folder: &Path) -> Vec<PathBuf> {
-    let named = |entry: &Path| entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".venv"));
-    let environments = sorted_entries(folder).into_iter().filter(|entry| named(entry) && entry.is_dir());
+    let environments = sorted_entries(folder).into_iter().filter(|entry| is_virtual_environment(entry));
     environments.flat_map(|environment| packages(&environment)).collect()
+}
+
+/// Whether this is a folder named `.venv*`.
+fn is_virtual_environment(entry: &Path) -> bool {
+    entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".venv")) && entry.is_dir()
 }
 
 /// Where `onnxruntime` lies in a Python installation with this prefix, for each of its Python versions.
 fn packages(prefix: &Path) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> =
+        site_packages_of(prefix).into_iter().map(|folder| folder.join("onnxruntime").join("capi")).collect();
+    folders.retain(|folder| folder.is_dir());
+    folders
+}
+
+/// The folders of installed packages in a Python installation with this prefix, for each of its Python versions.
+fn site_packages_of(prefix: &Path) -> Vec<PathBuf> {
     let mut folders = Vec::new();
     for library in ["lib", "lib64"] {
         let versions = sorted_entries(&prefix.join(library))
             .into_iter()
             .filter(|entry| entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with("python3")));
         for version in versions {
-            for packages in ["site-packages", "dist-packages"] {
-                folders.push(version.join(packages).join("onnxruntime/capi"));
-            }
+            folders.extend(["site-packages", "dist-packages"].map(|packages| version.join(packages)));
         }
     }
     // The layout on Windows, where folders do not carry the Python version.
-    folders.push(prefix.join("Lib").join("site-packages").join("onnxruntime").join("capi"));
+    folders.push(prefix.join("Lib").join("site-packages"));
+    folders.retain(|folder| folder.is_dir());
+    folders
+}
+
+/// The folders in which CUDA's libraries lie, those that belong to ONNX Runtime's library `runtime` first: the packages
+/// of its Python environment, of the environments that are searched for ONNX Runtime itself, and CUDA's own folders.
+pub(super) fn cuda_folders(runtime: &Path) -> Vec<PathBuf> {
+    let mut sites = Vec::new();
+    // `onnxruntime/capi/libonnxruntime.so` lies three levels below the folder of packages.
+    sites.extend(runtime.ancestors().nth(3).map(Path::to_owned));
+    let mut prefixes = Vec::new();
+    if let Ok(current) = env::current_dir() {
+        for folder in current.ancestors() {
+            let hidden = sorted_entries(folder).into_iter().filter(|entry| is_virtual_environment(entry));
+            prefixes.extend(hidden);
+        }
+    }
+    let named = |variable: &str| env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+    prefixes.extend(named("VIRTUAL_ENV"));
+    prefixes.extend(named("CONDA_PREFIX"));
+    prefixes.extend(on_the_path());
+    prefixes.extend(env::home_dir().map(|home| home.join(".local")));
+    sites.extend(prefixes.iter().flat_map(|prefix| site_packages_of(prefix)));
+    let mut folders: Vec<PathBuf> = sites.iter().flat_map(|site| wheel_folders(site)).collect();
+    folders.extend(named("CONDA_PREFIX").map(|prefix| prefix.join("lib")));
+    for variable in ["CUDA_PATH", "CUDA_HOME"] {
+        folders.extend(named(variable).map(|prefix| prefix.join("lib64")));
+    }
+    folders.push(PathBuf::from("/usr/local/cuda/lib64"));
+    // `lib64` is often a link to `lib`.
+    let mut seen = std::collections::BTreeSet::new();
+    folders.retain(|folder| folder.is_dir() && folder.canonicalize().is_ok_and(|folder| seen.insert(folder)));
+    folders
+}
+
+/// Where the packages of CUDA, cuDNN and TensorRT among these Python packages have their libraries: `nvidia/cudnn/lib`,
+/// `nvidia/cu13/lib` and the like, and `tensorrt_libs`.
+fn wheel_folders(site: &Path) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> =
+        sorted_entries(&site.join("nvidia")).into_iter().map(|package| package.join("lib")).collect();
+    folders.push(site.join("tensorrt_libs"));
     folders.retain(|folder| folder.is_dir());
     folders
 }
@@ -166,7 +217,7 @@ fn library_version(name: &str) -> Option<Vec<u32>> {
 }
 
 /// What is in a folder, by name; nothing if it cannot be read.
-fn sorted_entries(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn sorted_entries(folder: &Path) -> Vec<PathBuf> {
     let mut entries: Vec<PathBuf> =
         std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     entries.sort();
@@ -205,5 +256,17 @@ mod tests {
         std::fs::create_dir_all(&capi).unwrap();
         std::fs::create_dir_all(project.path().join("venv/lib/python3.11/site-packages/onnxruntime/capi")).unwrap();
         assert_eq!(project_packages(project.path()), [capi]);
+    }
+
+    #[test]
+    fn libraries_of_cuda_are_looked_for_in_the_wheels_beside_the_runtime() {
+        let root = tempfile::tempdir().unwrap();
+        let site = root.path().join("lib/python3.11/site-packages");
+        let expected = ["nvidia/cu13/lib", "nvidia/cudnn/lib", "tensorrt_libs"].map(|folder| site.join(folder));
+        for folder in expected.iter().chain([&site.join("onnxruntime/capi"), &site.join("nvidia/empty")]) {
+            std::fs::create_dir_all(folder).unwrap();
+        }
+        let folders = cuda_folders(&site.join("onnxruntime/capi/libonnxruntime.so.1.31.1"));
+        assert_eq!(folders[..3], expected);
     }
 }

@@ -4,6 +4,7 @@ use std::ffi::{CStr, c_char};
 use std::path::Path;
 
 use super::error::RuntimeError;
+use super::preload::loader_message;
 
 /// The oldest minor version of ONNX Runtime 1 that can be used.
 pub const MINIMUM_VERSION: u32 = ort::sys::ORT_API_VERSION;
@@ -25,7 +26,8 @@ pub fn probe(path: &Path) -> Result<String, RuntimeError> {
 fn read_version(path: &Path) -> Result<String, String> {
     // SAFETY: loading runs the library's initialisers. The user named this file or a package manager put it where ONNX
     // Runtime belongs, which is the trust that any use of the library needs.
-    let library = unsafe { libloading::Library::new(path) }.map_err(|error| format!("it cannot be loaded: {error}"))?;
+    let library = unsafe { libloading::Library::new(path) }
+        .map_err(|error| format!("it cannot be loaded: {}", loader_message(&error)))?;
     // SAFETY: a symbol of this name has this type in every library that follows ONNX Runtime's C API, and nobody else
     // uses the name.
     let base = unsafe { library.get::<unsafe extern "system" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase") }
@@ -58,6 +60,32 @@ fn read_version(path: &Path) -> Result<String, String> {
     Ok(version)
 }
 
+/// What a library that is not in use has to offer: its version and the execution providers that it was built with.
+///
+/// # Errors
+/// As [`probe`].
+pub fn library_providers(path: &Path) -> Result<(String, Vec<String>), RuntimeError> {
+    let version = probe(path)?;
+    let refused = |reason: String| RuntimeError::LibraryRefused { path: path.to_owned(), reason };
+    Ok((version, providers_of(path).map_err(refused)?))
+}
+
+/// The providers of a library that [`probe`] has accepted.
+#[expect(unsafe_code, reason = "asking a C library for its providers")]
+fn providers_of(path: &Path) -> Result<Vec<String>, String> {
+    // SAFETY: as in `read_version`, which has loaded it already.
+    let library = unsafe { libloading::Library::new(path) }
+        .map_err(|error| format!("it cannot be loaded: {}", loader_message(&error)))?;
+    // SAFETY: as in `read_version`.
+    let base = unsafe { library.get::<unsafe extern "system" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase") }
+        .map_err(|error| error.to_string())?;
+    // SAFETY: both calls return pointers to static tables, or null; the version was checked. The library stays loaded.
+    let api = unsafe { base().as_ref().and_then(|base| (base.GetApi)(MINIMUM_VERSION).as_ref()) };
+    let providers = api.map(providers_by);
+    std::mem::forget(library);
+    providers.ok_or_else(|| "it offers no API".to_owned())
+}
+
 /// The minor number of a version that begins with `1.`.
 pub(super) fn minor_version(version: &str) -> Option<u32> {
     let mut parts = version.split('.');
@@ -68,14 +96,23 @@ pub(super) fn minor_version(version: &str) -> Option<u32> {
 }
 
 /// The names of the execution providers that the library loaded by `ort` was built with.
-#[expect(unsafe_code, reason = "ort offers no list of the available providers")]
 pub(super) fn available_providers() -> Vec<String> {
-    let api = ort::api();
+    providers_by(ort::api())
+}
+
+/// The names of the execution providers by the API of a library.
+#[expect(unsafe_code, reason = "ort offers no list of the available providers")]
+fn providers_by(api: &ort::sys::OrtApi) -> Vec<String> {
     let mut names: *mut *mut c_char = std::ptr::null_mut();
     let mut count = 0;
     // SAFETY: both pointers are valid for writing.
-    let status = unsafe { ort::Error::result_from_status((api.GetAvailableProviders)(&mut names, &mut count)) };
-    if status.is_err() || names.is_null() {
+    let status = unsafe { (api.GetAvailableProviders)(&mut names, &mut count) };
+    if !status.0.is_null() {
+        // SAFETY: a status that is not null is released once, by the library that made it.
+        unsafe { (api.ReleaseStatus)(status.0) };
+        return Vec::new();
+    }
+    if names.is_null() {
         return Vec::new();
     }
     let providers = (0..usize::try_from(count).unwrap_or(0))
@@ -83,7 +120,7 @@ pub(super) fn available_providers() -> Vec<String> {
         .map(|index| unsafe { CStr::from_ptr(*names.add(index)).to_string_lossy().into_owned() })
         .collect();
     // SAFETY: these are the pointer and the count that the library gave. A failure to release is only a leak.
-    let _ = unsafe { ort::Error::result_from_status((api.ReleaseAvailableProviders)(names, count)) };
+    let _ = unsafe { (api.ReleaseAvailableProviders)(names, count) };
     providers
 }
 

@@ -2,14 +2,20 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use ort::environment::Environment;
-use ort::session::SessionInputValue;
+use ort::logging::LogLevel;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::{NoSelectedOutputs, RunOptions, SessionInputValue};
 use ort::value::{DynValueRef, ValueType};
 
+use super::Runtime;
+use super::device::Device;
 use super::error::{RuntimeError, plain};
+use super::execution::{Execution, verdict};
+use super::placement::PlacementLog;
 use super::probe::minor_version;
+use super::provider;
 use super::values::{borrow, element_type, to_array};
 use crate::array::{Array, ElementType};
 
@@ -37,6 +43,14 @@ pub struct SessionOptions {
     /// Versions of ONNX Runtime that cannot be told get the model by a temporary file in this folder, which is removed
     /// as soon as the session is made; for them the folder must be writable. A model from a file ignores this.
     pub external_data_folder: Option<PathBuf>,
+    /// Where the session runs.
+    pub device: Device,
+    /// Whether the session may run on the processor, wholly or in part, if the device can't run it; otherwise that is an
+    /// error. [`Session::execution`] tells what came of it.
+    pub allow_fallback: bool,
+    /// Whether [`Session::execution`] tells which provider runs which nodes also for a session on the processor. It
+    /// always does for other devices.
+    pub record_placement: bool,
 }
 
 /// An input or output of a model.
@@ -68,11 +82,15 @@ impl IoInfo {
 /// A loaded model.
 pub struct Session {
     /// What does the work.
-    inner: ort::session::Session,
+    pub(super) inner: ort::session::Session,
+    /// Keeps runs from writing to the log, whose level belongs to making the session.
+    pub(super) run_options: RunOptions<NoSelectedOutputs>,
     /// The inputs in the graph's order.
     inputs: Vec<IoInfo>,
     /// The outputs in the graph's order.
     outputs: Vec<IoInfo>,
+    /// Where it runs.
+    execution: Execution,
 }
 
 /// Inputs of one run that are checked and need no further copying; see [`Session::prepare`].
@@ -89,12 +107,18 @@ impl Session {
         &self.outputs
     }
 
+    /// Where the session runs, as against what was asked for.
+    pub fn execution(&self) -> &Execution {
+        &self.execution
+    }
+
     /// Runs the model and returns all outputs in the graph's order.
     ///
     /// Every input must be given once, with the declared element type and, where the graph fixes them, sizes.
     pub fn run(&mut self, inputs: &[(String, Array)]) -> Result<Vec<(String, Array)>, RuntimeError> {
         let prepared = self.prepare(inputs)?;
-        let outputs = self.inner.run(prepared.views()).map_err(|error| failed(&error))?;
+        let outputs =
+            self.inner.run_with_options(prepared.views(), &self.run_options).map_err(|error| failed(&error))?;
         outputs.iter().map(|(name, value)| Ok((name.to_owned(), to_array(name, &value)?))).collect()
     }
 
@@ -108,7 +132,8 @@ impl Session {
         mut each: impl FnMut(&str, &[f32]),
     ) -> Result<(), RuntimeError> {
         let prepared = self.prepare(inputs)?;
-        let outputs = self.inner.run(prepared.views()).map_err(|error| failed(&error))?;
+        let outputs =
+            self.inner.run_with_options(prepared.views(), &self.run_options).map_err(|error| failed(&error))?;
         for (name, value) in outputs.iter() {
             let (_, values) = value
                 .try_extract_tensor::<f32>()
@@ -118,15 +143,20 @@ impl Session {
         Ok(())
     }
 
+    /// Compares an array with the input of this name.
+    pub(super) fn check_input(&self, name: &str, array: &Array) -> Result<(), RuntimeError> {
+        let declared = self.inputs.iter().find(|input| input.name == name).ok_or_else(|| {
+            let inputs = self.inputs.iter().map(|input| format!("{:?}", input.name)).collect();
+            RuntimeError::UnknownInput { name: name.to_owned(), inputs }
+        })?;
+        check(declared, array)
+    }
+
     /// Checks the inputs of a run and wraps them.
     pub(super) fn prepare<'a>(&self, inputs: &'a [(String, Array)]) -> Result<Prepared<'a>, RuntimeError> {
         let mut values = Vec::with_capacity(inputs.len());
         for (name, array) in inputs {
-            let declared = self.inputs.iter().find(|input| input.name == *name).ok_or_else(|| {
-                let inputs = self.inputs.iter().map(|input| format!("{:?}", input.name)).collect();
-                RuntimeError::UnknownInput { name: name.clone(), inputs }
-            })?;
-            check(declared, array)?;
+            self.check_input(name, array)?;
             values.push((name.as_str(), borrow(name, array)?));
         }
         match self.inputs.iter().find(|declared| inputs.iter().all(|(name, _)| *name != declared.name)) {
@@ -137,13 +167,17 @@ impl Session {
 
     /// Runs the model and drops the outputs.
     pub(super) fn run_prepared(&mut self, prepared: &Prepared<'_>) -> Result<(), RuntimeError> {
-        self.inner.run(prepared.views()).map(|_| ()).map_err(|error| failed(&error))
+        self.inner.run_with_options(prepared.views(), &self.run_options).map(|_| ()).map_err(|error| failed(&error))
     }
 }
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("inputs", &self.inputs).field("outputs", &self.outputs).finish()
+        f.debug_struct("Session")
+            .field("inputs", &self.inputs)
+            .field("outputs", &self.outputs)
+            .field("execution", &self.execution)
+            .finish_non_exhaustive()
     }
 }
 
@@ -176,15 +210,10 @@ fn check(declared: &IoInfo, array: &Array) -> Result<(), RuntimeError> {
 const FOLDER_OPTION_SINCE: u32 = 22;
 
 /// Makes a session from a model in memory.
-pub(super) fn from_bytes(
-    environment: &Environment,
-    version: &str,
-    model: &[u8],
-    options: &SessionOptions,
-) -> Result<Session, RuntimeError> {
-    let mut builder = builder(environment, options).map_err(|error| rejected(&error))?;
-    if let Some(folder) = &options.external_data_folder {
-        if minor_version(version).is_none_or(|minor| minor < FOLDER_OPTION_SINCE) {
+pub(super) fn from_bytes(runtime: &Runtime, model: &[u8], options: &SessionOptions) -> Result<Session, RuntimeError> {
+    on_device(runtime, options, |mut builder| {
+        let Some(folder) = &options.external_data_folder else { return commit(builder.commit_from_memory(model)) };
+        if minor_version(&runtime.version).is_none_or(|minor| minor < FOLDER_OPTION_SINCE) {
             return from_file_beside(builder, folder, model);
         }
         let folder =
@@ -192,44 +221,100 @@ pub(super) fn from_bytes(
         let Some(text) = folder.to_str() else {
             return from_file_beside(builder, &folder, model);
         };
-        builder = builder
+        let mut builder = builder
             .with_config_entry("session.model_external_initializers_file_folder_path", text)
             .map_err(|error| rejected(&error))?;
-    }
-    finish(builder.commit_from_memory(model))
+        commit(builder.commit_from_memory(model))
+    })
 }
 
 /// Makes a session from a model file.
-pub(super) fn from_file(
-    environment: &Environment,
-    path: &Path,
-    options: &SessionOptions,
-) -> Result<Session, RuntimeError> {
-    let mut builder = builder(environment, options).map_err(|error| rejected(&error))?;
-    finish(builder.commit_from_file(path))
+pub(super) fn from_file(runtime: &Runtime, path: &Path, options: &SessionOptions) -> Result<Session, RuntimeError> {
+    on_device(runtime, options, |mut builder| commit(builder.commit_from_file(path)))
 }
 
 /// Makes a session from a model in memory by way of a file in `folder` that does not outlive the call.
-fn from_file_beside(mut builder: SessionBuilder, folder: &Path, model: &[u8]) -> Result<Session, RuntimeError> {
+fn from_file_beside(
+    mut builder: SessionBuilder,
+    folder: &Path,
+    model: &[u8],
+) -> Result<ort::session::Session, RuntimeError> {
     let refused = |source| RuntimeError::Folder { folder: folder.to_owned(), source };
     let mut file =
         tempfile::Builder::new().prefix(".onnx-diffprune-").suffix(".tmp").tempfile_in(folder).map_err(refused)?;
     file.write_all(model).map_err(refused)?;
     // Windows does not let the library read a file that is open for writing here.
     let path = file.into_temp_path();
-    finish(builder.commit_from_file(&path))
+    commit(builder.commit_from_file(&path))
+}
+
+/// Makes a session on the device that is asked for, or if that fails and is allowed to, on the processor.
+fn on_device(
+    runtime: &Runtime,
+    options: &SessionOptions,
+    load: impl Fn(SessionBuilder) -> Result<ort::session::Session, RuntimeError>,
+) -> Result<Session, RuntimeError> {
+    match on(runtime, options, options.device, &load) {
+        Err(error) if options.device != Device::Cpu && options.allow_fallback => {
+            let mut session = on(runtime, options, Device::Cpu, &load)?;
+            session.execution.requested = options.device;
+            session.execution.reason = Some(error.to_string());
+            Ok(session)
+        }
+        result => result,
+    }
+}
+
+/// Makes a session on one device.
+fn on(
+    runtime: &Runtime,
+    options: &SessionOptions,
+    device: Device,
+    load: impl Fn(SessionBuilder) -> Result<ort::session::Session, RuntimeError>,
+) -> Result<Session, RuntimeError> {
+    let mut builder = builder(runtime, options).map_err(|error| rejected(&error))?;
+    let log = (device != Device::Cpu || options.record_placement).then(PlacementLog::listening);
+    if let Some(log) = log.clone() {
+        builder = builder
+            .with_logger(Arc::new(move |_, _, _, _, message| log.read(message)))
+            .and_then(|builder| builder.with_log_level(LogLevel::Verbose))
+            .map_err(|error| rejected(&error))?;
+    }
+    if device != Device::Cpu {
+        provider::prepare(&runtime.library, device)?;
+        builder = provider::register(builder, &runtime.version, device)
+            .map_err(|error| provider::unregistered(device, &error))?;
+    }
+    let inner = load(builder).map_err(|error| match error {
+        RuntimeError::ModelRejected { message } if device != Device::Cpu => {
+            RuntimeError::ModelRejected { message: format!("on device {device}: {message}") }
+        }
+        other => other,
+    })?;
+    let placement = log.and_then(|log| log.finish());
+    if !options.allow_fallback {
+        verdict(device, placement.as_ref())?;
+    }
+    let inputs =
+        inner.inputs().iter().map(|outlet| describe(outlet.name(), outlet.dtype())).collect::<Result<_, _>>()?;
+    let outputs =
+        inner.outputs().iter().map(|outlet| describe(outlet.name(), outlet.dtype())).collect::<Result<_, _>>()?;
+    let mut run_options = RunOptions::new().map_err(|error| rejected(&error))?;
+    run_options.set_log_level(LogLevel::Fatal).map_err(|error| rejected(&error))?;
+    let execution = Execution { requested: device, used: device, reason: None, placement };
+    Ok(Session { inner, run_options, inputs, outputs, execution })
 }
 
 /// The settings that all sessions share, and those of `options`.
-fn builder(environment: &Environment, options: &SessionOptions) -> ort::Result<SessionBuilder> {
+fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Result<SessionBuilder> {
     let level = match options.optimization {
         Optimization::None => GraphOptimizationLevel::Disable,
         Optimization::Basic => GraphOptimizationLevel::Level1,
         Optimization::All => GraphOptimizationLevel::All,
     };
-    let mut builder = ort::session::Session::builder(environment)?
+    let mut builder = ort::session::Session::builder(&runtime.environment)?
         .with_optimization_level(level)?
-        .with_log_level(ort::logging::LogLevel::Fatal)?
+        .with_log_level(LogLevel::Fatal)?
         // Threads of a session that has nothing to do would otherwise keep spinning for a while and slow down the
         // session that is measured next.
         .with_config_entry("session.force_spinning_stop", "1")?;
@@ -239,14 +324,9 @@ fn builder(environment: &Environment, options: &SessionOptions) -> ort::Result<S
     Ok(builder)
 }
 
-/// Wraps a session that the library has made.
-fn finish(made: ort::Result<ort::session::Session>) -> Result<Session, RuntimeError> {
-    let inner = made.map_err(|error| rejected(&error))?;
-    let inputs =
-        inner.inputs().iter().map(|outlet| describe(outlet.name(), outlet.dtype())).collect::<Result<_, _>>()?;
-    let outputs =
-        inner.outputs().iter().map(|outlet| describe(outlet.name(), outlet.dtype())).collect::<Result<_, _>>()?;
-    Ok(Session { inner, inputs, outputs })
+/// What the library made of a model.
+fn commit(made: ort::Result<ort::session::Session>) -> Result<ort::session::Session, RuntimeError> {
+    made.map_err(|error| rejected(&error))
 }
 
 /// The description of an input or output.
@@ -267,11 +347,11 @@ fn describe(name: &str, declared: &ValueType) -> Result<IoInfo, RuntimeError> {
 }
 
 /// The error for a model that does not load.
-fn rejected<R>(error: &ort::Error<R>) -> RuntimeError {
+pub(super) fn rejected<R>(error: &ort::Error<R>) -> RuntimeError {
     RuntimeError::ModelRejected { message: plain(error) }
 }
 
 /// The error for a run that does not succeed.
-fn failed<R>(error: &ort::Error<R>) -> RuntimeError {
+pub(super) fn failed<R>(error: &ort::Error<R>) -> RuntimeError {
     RuntimeError::RunFailed { message: plain(error) }
 }

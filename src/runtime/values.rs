@@ -1,6 +1,6 @@
 //! Between arrays and the tensors of `ort`.
 
-use ort::value::{DynValue, DynValueRef, TensorElementType, TensorRef, ValueType};
+use ort::value::{DynTensor, DynValue, DynValueRef, Tensor, TensorElementType, TensorRef, ValueType};
 
 use super::error::{RuntimeError, plain};
 use crate::array::{Array, ArrayData, ElementType, each_type};
@@ -29,6 +29,14 @@ pub(super) fn element_type(of: TensorElementType) -> Option<ElementType> {
 pub(super) fn borrow<'a>(name: &str, array: &'a Array) -> Result<DynValueRef<'a>, RuntimeError> {
     each_type!(&array.data, values => {
         TensorRef::from_array_view((array.dims.clone(), values.as_slice())).map(|tensor| tensor.into_dyn())
+    })
+    .map_err(|error| RuntimeError::RunFailed { message: format!("input {name:?}: {}", plain(&error)) })
+}
+
+/// A tensor with a copy of the array's elements.
+pub(super) fn owned(name: &str, array: &Array) -> Result<DynTensor, RuntimeError> {
+    each_type!(&array.data, values => {
+        Tensor::from_array((array.dims.clone(), values.clone())).map(|tensor| tensor.upcast())
     })
     .map_err(|error| RuntimeError::RunFailed { message: format!("input {name:?}: {}", plain(&error)) })
 }

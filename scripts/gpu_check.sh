@@ -1,0 +1,248 @@
+#!/usr/bin/env bash
+# Checks the tool on a GPU and writes what it finds as Markdown: gradients on the device against the processor, the time
+# of a timestep, PyTorch for comparison, pruned against original latency, TensorRT. Needs no network.
+#
+#   scripts/gpu_check.sh OUT_FOLDER
+#
+# Needs bash, the built tool and examples (`cargo build --release --bins --examples`), a folder with a GPU build of
+# libonnxruntime (or a Python environment that has it) and the fixtures; Python with torch and diffusers is optional.
+# Settings, as environment variables:
+#   TOOL         the tool                              [target/release/onnx-diffprune]
+#   EXAMPLES     the folder of the built examples      [examples/ beside the tool]
+#   ONNXRUNTIME  the library or its folder             [what the tool finds]
+#   FIXTURES     the models                            [fixtures/ of this repository]
+#   PYTHON       Python, for the comparison            [python3]
+#   DEVICE       the device that is checked            [cuda]
+#   TIMESTEPS    timesteps that are measured           [20]
+#   BATCH        samples of a timestep                 [32]
+# OUT_FOLDER/gpu-check.md has PASS, FAIL or SKIPPED for every section, and no paths of this machine. Exit code 1 if a
+# section failed, 2 for wrong use.
+set -uo pipefail
+
+if [ $# -ne 1 ] || [ "${1:0:1}" = - ]; then
+    echo "usage: scripts/gpu_check.sh OUT_FOLDER" >&2
+    exit 2
+fi
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+tool=${TOOL:-$here/target/release/onnx-diffprune}
+examples=${EXAMPLES:-$(dirname "$tool")/examples}
+fixtures=${FIXTURES:-$here/fixtures}
+python=${PYTHON:-python3}
+device=${DEVICE:-cuda}
+timesteps=${TIMESTEPS:-20}
+batch=${BATCH:-32}
+library=()
+[ -n "${ONNXRUNTIME:-}" ] && library=(--onnxruntime "$ONNXRUNTIME")
+tolerance=1e-3
+
+for file in "$tool" "$examples/gradients" "$examples/latency"; do
+    if [ ! -x "$file" ]; then
+        echo "error: $file is not there; build with: cargo build --release --bins --examples" >&2
+        exit 2
+    fi
+done
+mkdir -p "$1" || exit 2
+report=$1/gpu-check.md
+work=$(mktemp -d) || exit 2
+trap 'rm -rf "$work"' EXIT
+failed=0
+
+# say TEXT: a line for people and for the report.
+say() { printf '%s\n' "$1" | tee -a "$report"; }
+# verdict PASS|FAIL|SKIPPED [REASON]
+verdict() {
+    [ "$1" = FAIL ] && failed=1
+    say ""
+    say "**$1**${2:+: $2}"
+}
+# value NAME FILE: what stands after the name in a file of names and values.
+value() { awk -v name="$1" '$1 == name { sub(/^[^ ]+ /, ""); print; exit }' "$2"; }
+# reason LOG: the last error of a log on one line, without folders of this machine.
+reason() {
+    { grep -a '^error' "$1" || tail -n 1 "$1"; } | tail -n 1 | tr '\n' ' ' |
+        sed -E "s#(^|[ (\"'])/[^ ,:;)\"']*/#\\1#g; s/hostname=[^ ;]*/hostname=-/g; s/ +\$//"
+}
+# ratio A B: A / B
+ratio() { awk -v a="$1" -v b="$2" 'BEGIN { if (b > 0) printf "%.2f", a / b; else print "-" }'; }
+gradients() { "$examples/gradients" run "$@" ${library[@]+"${library[@]}"}; }
+latency() { "$examples/latency" "$@" ${library[@]+"${library[@]}"}; }
+# usable DEVICE: whether the tool can use it; what it lacks is left in $work/lacks.
+usable() {
+    "$tool" runtime ${library[@]+"${library[@]}"} >"$work/runtime" 2>"$work/runtime.log" || cp "$work/runtime.log" "$work/runtime"
+    if grep -q "^  ${1%%:*}: usable" "$work/runtime"; then return 0; fi
+    grep -a "^  ${1%%:*}: not usable" "$work/runtime" | sed 's/^ *//' >"$work/lacks"
+    [ -s "$work/lacks" ] || cp "$work/runtime" "$work/lacks"
+    return 1
+}
+
+models=()
+for file in "$fixtures"/*.onnx; do [ -f "$file" ] && models+=("$file"); done
+: >"$report"
+say "# GPU check"
+say ""
+say "Written by \`scripts/gpu_check.sh\` on $(date -u +%Y-%m-%d), device \`$device\`, $("$tool" --version)."
+gpu=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | head -n 1 || true)
+say "GPU (name, driver, memory): ${gpu:-none found by nvidia-smi}. Processor: $(nproc 2>/dev/null || echo '?') cores of $(awk -F': ' '/model name/ { print $2; exit }' /proc/cpuinfo 2>/dev/null)."
+
+say ""
+say "## Device"
+say ""
+ready=1
+if usable "$device"; then
+    say "Execution providers of the library: $(grep -a -m 1 '^uses' "$work/runtime" | sed 's/.*execution providers: //')."
+    verdict PASS
+else
+    ready=0
+    verdict SKIPPED "$(reason "$work/lacks")"
+fi
+
+say ""
+say "## Gradients: $device against cpu"
+say ""
+say "\`gradients run MODEL --timesteps 3 --batch 4 --micro-batch 2\` on both devices. Error: the largest difference in an"
+say "array over its largest element, worst of all arrays; it must be below $tolerance (half precision files are"
+say "differentiated in float32). Sums stay on the device."
+if [ $ready = 0 ]; then
+    verdict SKIPPED "the device can't be used"
+elif [ ${#models[@]} = 0 ]; then
+    verdict SKIPPED "there are no models in the folder of fixtures"
+else
+    say ""
+    say "| model | sums | arrays | worst error | where it ran | result |"
+    say "|---|---|---|---|---|---|"
+    good=1
+    for model in "${models[@]}"; do
+        name=$(basename "$model" .onnx)
+        for kind in gradients squares; do
+            more=()
+            [ $kind = squares ] && more=(--squared)
+            common=(--timesteps 3 --batch 4 --micro-batch 2 ${more[@]+"${more[@]}"})
+            row="| $name | $kind | - | - | - |"
+            if ! gradients "$model" "$work/cpu.npz" "${common[@]}" >"$work/cpu.txt" 2>&1; then
+                result="FAIL: cpu: $(reason "$work/cpu.txt")"
+            elif ! gradients "$model" "$work/device.npz" --device "$device" --bound "${common[@]}" >"$work/device.txt" 2>&1; then
+                result="FAIL: $device: $(reason "$work/device.txt")"
+            else
+                result=PASS
+                "$examples/gradients" compare "$work/cpu.npz" "$work/device.npz" $tolerance >"$work/compare.txt" 2>&1 ||
+                    result="FAIL: $(value worst_array "$work/compare.txt") $(reason "$work/compare.txt")"
+                row="| $name | $kind | $(value arrays "$work/compare.txt") | $(value worst "$work/compare.txt") | $(value execution "$work/device.txt") |"
+            fi
+            [ "$result" = PASS ] || good=0
+            say "$row $result |"
+        done
+    done
+    if [ $good = 1 ]; then verdict PASS; else verdict FAIL "see the table"; fi
+fi
+
+say ""
+say "## Time of a timestep"
+say ""
+say "Loss and gradients of \`ddpm_fashion16.onnx\`, $batch samples in one run, median of $timesteps timesteps without the"
+say "first two, all of the step: inputs, run, sum."
+trained=$fixtures/ddpm_fashion16.onnx
+on_cpu= on_device=
+if [ ! -f "$trained" ]; then
+    verdict SKIPPED "ddpm_fashion16.onnx is not there"
+else
+    steps=(--timesteps $((timesteps + 2)) --batch "$batch" --micro-batch "$batch")
+    say ""
+    say "| device | median ms | fastest ms | first ms |"
+    say "|---|---|---|---|"
+    outcome=PASS why=
+    for where in cpu "$device"; do
+        [ "$where" != cpu ] && [ $ready = 0 ] && continue
+        [ "$where" = cpu ] && [ "$device" = cpu ] && [ -n "$on_cpu" ] && continue
+        if gradients "$trained" "$work/time.npz" --device "$where" "${steps[@]}" >"$work/time.txt" 2>&1; then
+            say "| $where | $(value median_ms "$work/time.txt") | $(value min_ms "$work/time.txt") | $(value first_ms "$work/time.txt") |"
+            if [ "$where" = cpu ]; then on_cpu=$(value median_ms "$work/time.txt"); else on_device=$(value median_ms "$work/time.txt"); fi
+        else
+            outcome=FAIL why="$where: $(reason "$work/time.txt")"
+        fi
+    done
+    if [ -n "$on_device" ]; then
+        say ""
+        say "The device takes 1/$(ratio "$on_cpu" "$on_device") of the processor's time."
+    elif [ $outcome = PASS ] && [ "$device" != cpu ]; then
+        outcome=SKIPPED why="only the processor was measured, the device can't be used"
+    fi
+    verdict $outcome "$why"
+fi
+
+say ""
+say "## PyTorch"
+say ""
+say "\`scripts/gpu_check_torch.py\`: the same architecture, batch and loss, forward and backward, float32 without TF32."
+if ! command -v "$python" >/dev/null 2>&1; then
+    verdict SKIPPED "there is no Python"
+elif [ $ready = 0 ]; then
+    verdict SKIPPED "the device can't be used"
+else
+    torch_device=$device
+    [ "${device%%:*}" = tensorrt ] && torch_device=cuda${device#tensorrt}
+    "$python" "$here/scripts/gpu_check_torch.py" --device "$torch_device" --batch "$batch" --steps "$timesteps" >"$work/torch.txt" 2>"$work/torch.log"
+    code=$?
+    if [ $code = 3 ]; then
+        verdict SKIPPED "$(value reason "$work/torch.txt")"
+    elif [ $code != 0 ]; then
+        verdict FAIL "$(reason "$work/torch.log")"
+    else
+        in_torch=$(value median_ms "$work/torch.txt")
+        ours=${on_device:-$on_cpu}
+        say ""
+        say "PyTorch $(value torch "$work/torch.txt") on $torch_device: median $in_torch ms; the tool: ${ours:--} ms, $(ratio "${ours:-0}" "$in_torch") of PyTorch's time."
+        if [ -n "$ours" ]; then verdict PASS; else verdict FAIL "the tool was not measured"; fi
+    fi
+fi
+
+# latencies DEVICE: a table of pruned against original models.
+latencies() {
+    say ""
+    say "| model | ratio | original ms | pruned ms | speedup | where it ran | result |"
+    say "|---|---|---|---|---|---|---|"
+    local good=1 model name share
+    for model in "${models[@]}"; do
+        name=$(basename "$model" .onnx)
+        for share in 0.3 0.5; do
+            if ! "$tool" "$model" "$work/pruned.onnx" --ratio $share --no-verify --quiet >"$work/prune.log" 2>&1; then
+                say "| $name | $share | - | - | - | - | FAIL: $(reason "$work/prune.log") |"
+                good=0
+            elif latency "$model" "$work/pruned.onnx" --device "$1" --batch "$batch" --runs 100 >"$work/latency.txt" 2>&1; then
+                say "| $name | $share | $(value original_ms "$work/latency.txt") | $(value pruned_ms "$work/latency.txt") | $(value speedup "$work/latency.txt") | $(value execution "$work/latency.txt") | PASS |"
+            else
+                say "| $name | $share | - | - | - | - | FAIL: $(reason "$work/latency.txt") |"
+                good=0
+            fi
+            rm -f "$work"/pruned*
+        done
+    done
+    if [ $good = 1 ]; then verdict PASS; else verdict FAIL "see the table"; fi
+}
+
+say ""
+say "## Latency of pruned models: $device"
+say ""
+say "Original and pruned in turn, batch $batch, median of 100 runs that begin and end in the processor's memory."
+say "Nothing is asked of the speedup: small networks do not fill a GPU."
+if [ $ready = 0 ]; then
+    verdict SKIPPED "the device can't be used"
+elif [ ${#models[@]} = 0 ]; then
+    verdict SKIPPED "there are no models in the folder of fixtures"
+else
+    latencies "$device"
+fi
+
+say ""
+say "## Latency of pruned models: tensorrt"
+say ""
+say "The same by TensorRT, which builds its engines before the first measured run."
+if [ "${device%%:*}" = tensorrt ]; then
+    verdict SKIPPED "it is the device that the section above measures"
+elif ! usable tensorrt; then
+    verdict SKIPPED "$(reason "$work/lacks")"
+elif [ ${#models[@]} = 0 ]; then
+    verdict SKIPPED "there are no models in the folder of fixtures"
+else
+    latencies tensorrt
+fi
+exit $failed

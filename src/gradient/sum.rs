@@ -1,0 +1,421 @@
+//! Summing gradients where they are computed: in the processor's memory without copies, or in the memory of a device.
+//!
+//! On a device the sums are made by small graphs of standard operators over tensors that stay there (see
+//! [`crate::runtime::BoundSession`]); weights, gradients and sums never cross to the processor, only the loss does. The
+//! order of all additions is the same in both places.
+
+use crate::array::{Array, ArrayData};
+use crate::error::Error;
+use crate::load::Model;
+use crate::onnx::{DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
+use crate::runtime::{BoundSession, DeviceTensor, Optimization, Runtime, RuntimeError, SessionOptions};
+
+use super::pass::{GradientPass, unmet};
+use super::{LOSS, value_info};
+
+/// The gradients of the runs of one timestep, and how they enter the sums.
+#[derive(Debug)]
+pub struct GradientSum(Place);
+
+#[derive(Debug)]
+enum Place {
+    /// The sum over the runs of the timestep.
+    Host(Vec<Vec<f32>>),
+    Device(Box<DeviceSum>),
+}
+
+impl GradientSum {
+    /// Sums for the gradients of a pass, in the place where the pass leaves them. `totals` are sums to go on from; empty
+    /// ones count as zero.
+    ///
+    /// # Errors
+    /// There is not enough memory on the device.
+    pub fn new(pass: &mut GradientPass, model: &Model, totals: &[Vec<f32>]) -> Result<Self, Error> {
+        let names: Vec<String> = pass.uses().iter().map(|gradient| gradient.output.clone()).collect();
+        let Some(bound) = pass.bound_mut() else {
+            return Ok(Self(Place::Host(vec![Vec::new(); names.len()])));
+        };
+        let device = DeviceSum::new(bound, &names, totals).map_err(|error| unmet(model, "sum", error))?;
+        Ok(Self(Place::Device(Box::new(device))))
+    }
+
+    /// Forgets the runs of the last timestep.
+    pub fn begin_step(&mut self) {
+        match &mut self.0 {
+            Place::Host(step) => step.iter_mut().for_each(|values| values.fill(0.0)),
+            Place::Device(device) => (device.pending, device.step_runs) = (None, 0),
+        }
+    }
+
+    /// Runs the pass and adds `share` times its gradients to those of the timestep. Returns the loss of the run.
+    ///
+    /// # Errors
+    /// The run fails; the model is named.
+    pub fn add_run(
+        &mut self,
+        pass: &mut GradientPass,
+        model: &Model,
+        inputs: &[(String, Array)],
+        share: f32,
+    ) -> Result<f64, Error> {
+        match &mut self.0 {
+            Place::Host(step) => pass.run_each(model, inputs, |at, values| add(&mut step[at], values, share)),
+            Place::Device(device) => match pass.bound_mut() {
+                Some(bound) => device.add_run(bound, inputs, share).map_err(|error| unmet(model, "run", error)),
+                None => {
+                    Err(Error::unmet("sums on a device were given a pass that is not on one").in_file(model.path()))
+                }
+            },
+        }
+    }
+
+    /// Adds the gradients of the timestep, or their squares, to the sums. Sums on a device are written to `totals` by
+    /// [`GradientSum::read`] only.
+    ///
+    /// # Errors
+    /// A run on the device fails.
+    pub fn keep_step(&mut self, model: &Model, totals: &mut [Vec<f32>], squared: bool) -> Result<(), Error> {
+        match &mut self.0 {
+            Place::Host(step) => {
+                for (total, values) in totals.iter_mut().zip(step) {
+                    if squared {
+                        add_squares(total, values);
+                    } else {
+                        add(total, values, 1.0);
+                    }
+                }
+                Ok(())
+            }
+            Place::Device(device) => device.keep_step(squared).map_err(|error| unmet(model, "sum", error)),
+        }
+    }
+
+    /// Brings the sums up to date.
+    ///
+    /// # Errors
+    /// A copy from the device fails.
+    pub fn read(&mut self, model: &Model, totals: &mut Vec<Vec<f32>>) -> Result<(), Error> {
+        let Place::Device(device) = &mut self.0 else { return Ok(()) };
+        if let Some(values) = device.read().map_err(|error| unmet(model, "read", error))? {
+            *totals = values;
+        }
+        Ok(())
+    }
+}
+
+fn add(total: &mut Vec<f32>, values: &[f32], share: f32) {
+    total.resize(values.len(), 0.0);
+    for (total, value) in total.iter_mut().zip(values) {
+        *total += share * value;
+    }
+}
+
+fn add_squares(total: &mut Vec<f32>, values: &[f32]) {
+    total.resize(values.len(), 0.0);
+    for (total, value) in total.iter_mut().zip(values) {
+        *total += value * value;
+    }
+}
+
+/// Sums on a device.
+#[derive(Debug)]
+struct DeviceSum {
+    /// What the pass writes, and the sizes of it.
+    gradients: Vec<DeviceTensor>,
+    /// In the processor's memory.
+    loss: DeviceTensor,
+    /// The share of the last run, whose gradients are not added yet.
+    pending: Option<f32>,
+    /// Runs of the timestep that are in `step`.
+    step_runs: usize,
+    step: Running,
+    totals: Running,
+    /// Whether `totals` holds anything.
+    has_totals: bool,
+    graphs: Graphs,
+}
+
+/// A sum that is written to one set of tensors while it is read from the other: a graph's outputs must not be its inputs.
+#[derive(Debug, Default)]
+struct Running {
+    current: Vec<DeviceTensor>,
+    spare: Vec<DeviceTensor>,
+}
+
+impl DeviceSum {
+    /// Binds the loss and the outputs of these names.
+    fn new(pass: &mut BoundSession, names: &[String], totals: &[Vec<f32>]) -> Result<Self, RuntimeError> {
+        let dims_of = |pass: &BoundSession, name: &str| {
+            let output = pass.session().outputs().iter().find(|output| output.name == name);
+            output
+                .map(|output| fixed(&output.dims))
+                .ok_or_else(|| RuntimeError::RunFailed { message: format!("no output {name:?}") })
+        };
+        let mut loss = pass.host_tensor(&dims_of(pass, LOSS)?)?;
+        pass.bind_output(LOSS, &mut loss)?;
+        let mut gradients = Vec::with_capacity(names.len());
+        for name in names {
+            let mut tensor = pass.device_tensor(&dims_of(pass, name)?)?;
+            pass.bind_output(name, &mut tensor)?;
+            gradients.push(tensor);
+        }
+        let execution = pass.session().execution();
+        let graphs = Graphs {
+            options: SessionOptions {
+                // Nothing is to be gained, and the arithmetic stays as it is written.
+                optimization: Optimization::None,
+                device: execution.used,
+                ..SessionOptions::default()
+            },
+            shapes: gradients.iter().map(|tensor| tensor.dims().to_vec()).collect(),
+            sessions: Vec::new(),
+        };
+        let mut sum = Self {
+            gradients,
+            loss,
+            pending: None,
+            step_runs: 0,
+            step: Running::default(),
+            totals: Running::default(),
+            has_totals: false,
+            graphs,
+        };
+        if totals.iter().any(|values| !values.is_empty()) {
+            sum.load(totals)?;
+        }
+        Ok(sum)
+    }
+
+    /// Copies sums to the device.
+    fn load(&mut self, totals: &[Vec<f32>]) -> Result<(), RuntimeError> {
+        let graph = self.graphs.get(Form { adds: false, squares: false })?;
+        graph.set_input(SCALE, &scalar(1.0))?;
+        for (at, (values, tensor)) in totals.iter().zip(&self.gradients).enumerate() {
+            let dims = tensor.dims().to_vec();
+            let mut data = values.clone();
+            data.resize(dims.iter().product(), 0.0);
+            graph.set_input(&value_name(at), &Array { dims, data: ArrayData::F32(data) })?;
+        }
+        self.totals.write(graph)?;
+        self.has_totals = true;
+        Ok(())
+    }
+
+    fn add_run(
+        &mut self,
+        pass: &mut BoundSession,
+        inputs: &[(String, Array)],
+        share: f32,
+    ) -> Result<f64, RuntimeError> {
+        self.flush()?;
+        for (name, array) in inputs {
+            // The loss need not depend on every input of the network.
+            if pass.session().inputs().iter().any(|input| input.name == *name) {
+                pass.set_input(name, array)?;
+            }
+        }
+        pass.run()?;
+        self.pending = Some(share);
+        Ok(self.loss.values()?.first().copied().map_or(f64::NAN, f64::from))
+    }
+
+    /// Adds the last run to the timestep, before another run overwrites its gradients.
+    fn flush(&mut self) -> Result<(), RuntimeError> {
+        let Some(share) = self.pending.take() else { return Ok(()) };
+        let form = Form { adds: self.step_runs > 0, squares: false };
+        self.step.take(self.graphs.get(form)?, form, &self.gradients, share)?;
+        self.step_runs += 1;
+        Ok(())
+    }
+
+    fn keep_step(&mut self, squares: bool) -> Result<(), RuntimeError> {
+        let form = Form { adds: self.has_totals, squares };
+        if let (0, Some(share)) = (self.step_runs, self.pending) {
+            // A single run needs no sum of its own.
+            self.totals.take(self.graphs.get(form)?, form, &self.gradients, share)?;
+            self.pending = None;
+        } else {
+            self.flush()?;
+            if self.step_runs == 0 {
+                return Ok(());
+            }
+            self.totals.take(self.graphs.get(form)?, form, &self.step.current, 1.0)?;
+        }
+        self.has_totals = true;
+        Ok(())
+    }
+
+    /// The sums; `None` if there are none yet.
+    fn read(&mut self) -> Result<Option<Vec<Vec<f32>>>, RuntimeError> {
+        if !self.has_totals {
+            return Ok(None);
+        }
+        let graph = self.graphs.get(Form { adds: false, squares: false })?;
+        graph.set_input(SCALE, &scalar(1.0))?;
+        let mut copies = Vec::with_capacity(self.totals.current.len());
+        for (at, tensor) in self.totals.current.iter().enumerate() {
+            graph.bind_input(&value_name(at), tensor)?;
+            let mut copy = graph.host_tensor(tensor.dims())?;
+            graph.bind_output(&sum_name(at), &mut copy)?;
+            copies.push(copy);
+        }
+        graph.run()?;
+        copies.iter().map(|copy| Ok(copy.values()?.to_vec())).collect::<Result<_, _>>().map(Some)
+    }
+}
+
+impl Running {
+    /// Adds `scale` times the values (or begins with them).
+    fn take(
+        &mut self,
+        graph: &mut BoundSession,
+        form: Form,
+        values: &[DeviceTensor],
+        scale: f32,
+    ) -> Result<(), RuntimeError> {
+        graph.set_input(SCALE, &scalar(scale))?;
+        for (at, value) in values.iter().enumerate() {
+            graph.bind_input(&value_name(at), value)?;
+        }
+        if form.adds {
+            for (at, sum) in self.current.iter().enumerate() {
+                graph.bind_input(&addend_name(at), sum)?;
+            }
+        }
+        self.write(graph)
+    }
+
+    /// Runs the graph into the spare tensors, which become the current ones.
+    fn write(&mut self, graph: &mut BoundSession) -> Result<(), RuntimeError> {
+        if self.spare.is_empty() {
+            let shapes: Vec<Vec<usize>> = graph.session().outputs().iter().map(|output| fixed(&output.dims)).collect();
+            self.spare = shapes.iter().map(|dims| graph.device_tensor(dims)).collect::<Result<_, _>>()?;
+        }
+        for (at, tensor) in self.spare.iter_mut().enumerate() {
+            graph.bind_output(&sum_name(at), tensor)?;
+        }
+        graph.run()?;
+        std::mem::swap(&mut self.current, &mut self.spare);
+        Ok(())
+    }
+}
+
+/// What a graph for summing does with every tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Form {
+    /// Whether there is a sum to add to.
+    adds: bool,
+    /// Whether squares are taken.
+    squares: bool,
+}
+
+/// The graphs for summing, made when they are first needed.
+#[derive(Debug)]
+struct Graphs {
+    options: SessionOptions,
+    shapes: Vec<Vec<usize>>,
+    sessions: Vec<(Form, BoundSession)>,
+}
+
+impl Graphs {
+    fn get(&mut self, form: Form) -> Result<&mut BoundSession, RuntimeError> {
+        use prost::Message;
+        let at = match self.sessions.iter().position(|(known, _)| *known == form) {
+            Some(at) => at,
+            None => {
+                let bytes = summing_graph(&self.shapes, form).encode_to_vec();
+                // The one that the pass runs in.
+                let session = Runtime::open(None)?.session_from_bytes(&bytes, &self.options)?;
+                self.sessions.push((form, BoundSession::new(session)?));
+                self.sessions.len() - 1
+            }
+        };
+        Ok(&mut self.sessions[at].1)
+    }
+}
+
+/// Name of the input with the factor of all values.
+const SCALE: &str = "scale";
+
+fn value_name(at: usize) -> String {
+    format!("value_{at}")
+}
+
+fn addend_name(at: usize) -> String {
+    format!("addend_{at}")
+}
+
+fn sum_name(at: usize) -> String {
+    format!("sum_{at}")
+}
+
+fn scalar(value: f32) -> Array {
+    Array { dims: Vec::new(), data: ArrayData::F32(vec![value]) }
+}
+
+/// The sizes of an output of a graph whose sizes are all fixed.
+fn fixed(dims: &[Option<i64>]) -> Vec<usize> {
+    dims.iter().map(|dim| dim.and_then(|size| usize::try_from(size).ok()).unwrap_or(0)).collect()
+}
+
+/// For every shape `sum = [addend +] (scale value)[^2]`.
+fn summing_graph(shapes: &[Vec<usize>], form: Form) -> ModelProto {
+    let info = |name: &str, dims: &[usize]| -> ValueInfoProto {
+        let dims: Vec<i64> = dims.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect();
+        value_info(name, DataType::Float, &dims)
+    };
+    let node = |operator: &str, inputs: [&str; 2], output: &str| NodeProto {
+        name: output.to_owned(),
+        op_type: operator.to_owned(),
+        input: inputs.iter().map(|name| (*name).to_owned()).collect(),
+        output: vec![output.to_owned()],
+        ..NodeProto::default()
+    };
+    let mut graph = GraphProto { name: "sum".to_owned(), input: vec![info(SCALE, &[])], ..GraphProto::default() };
+    for (at, dims) in shapes.iter().enumerate() {
+        let (value, addend, sum) = (value_name(at), addend_name(at), sum_name(at));
+        let (scaled, square) = (format!("scaled_{at}"), format!("square_{at}"));
+        graph.input.push(info(&value, dims));
+        graph.output.push(info(&sum, dims));
+        let term = if form.squares { &square } else { &scaled };
+        let last = |name: &String| if !form.adds && name == term { sum.clone() } else { name.clone() };
+        graph.node.push(node("Mul", [&value, SCALE], &last(&scaled)));
+        if form.squares {
+            graph.node.push(node("Mul", [&scaled, &scaled], &last(&square)));
+        }
+        if form.adds {
+            graph.input.push(info(&addend, dims));
+            graph.node.push(node("Add", [&addend, term], &sum));
+        }
+    }
+    ModelProto {
+        ir_version: 8,
+        graph: Some(graph),
+        opset_import: vec![OperatorSetIdProto { version: 13, ..OperatorSetIdProto::default() }],
+        ..ModelProto::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn squares_are_summed_after_the_batch() {
+        let mut total = Vec::new();
+        add_squares(&mut total, &[2.0, -1.0]);
+        add_squares(&mut total, &[1.0, 3.0]);
+        assert_eq!(total, [5.0, 10.0]);
+    }
+
+    #[test]
+    fn a_summing_graph_has_one_output_for_every_shape() {
+        for (adds, squares, nodes) in [(false, false, 1), (false, true, 2), (true, false, 2), (true, true, 3)] {
+            let model = summing_graph(&[vec![2, 3], vec![]], Form { adds, squares });
+            let graph = model.graph.unwrap();
+            assert_eq!((graph.node.len(), graph.output.len()), (2 * nodes, 2));
+            assert_eq!(graph.input.len(), if adds { 5 } else { 3 });
+            assert_eq!(graph.node.last().unwrap().output, ["sum_1"]);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Sessions whose inputs and outputs stay in the memory of the device between runs (ONNX Runtime's `IoBinding`).
+//!
+//! An input that is bound is copied to the device once and stays until it is bound again. An output that is bound to a
+//! [`DeviceTensor`] stays on the device, where another session can read it. On the processor the same works without
+//! copies, with the processor's memory as the device's.
+
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::IoBinding;
+use ort::value::{DynTensor, Tensor};
+
+use super::device::Device;
+use super::error::{RuntimeError, plain};
+use super::session::{Session, failed};
+use super::values::owned;
+use crate::array::Array;
+
+/// A float32 tensor in the memory of a device.
+#[derive(Debug)]
+pub struct DeviceTensor {
+    dims: Vec<usize>,
+    value: Tensor<f32>,
+    is_readable: bool,
+}
+
+impl DeviceTensor {
+    /// The sizes of its axes.
+    pub fn dims(&self) -> &[usize] {
+        &self.dims
+    }
+
+    /// The elements, if the tensor is in the processor's memory (see [`BoundSession::host_tensor`]).
+    ///
+    /// # Errors
+    /// The tensor is in another memory.
+    pub fn values(&self) -> Result<&[f32], RuntimeError> {
+        if !self.is_readable {
+            let message = "a tensor in the memory of a device can't be read in place".to_owned();
+            return Err(RuntimeError::RunFailed { message });
+        }
+        Ok(self.value.extract_tensor().1)
+    }
+}
+
+/// A session with bound inputs and outputs.
+#[derive(Debug)]
+pub struct BoundSession {
+    binding: IoBinding,
+    device: Device,
+    on_device: Allocator,
+    session: Session,
+}
+
+impl BoundSession {
+    /// Nothing bound yet.
+    ///
+    /// # Errors
+    /// The library refuses.
+    pub fn new(session: Session) -> Result<Self, RuntimeError> {
+        let device = session.execution().used;
+        let memory = match device.index() {
+            None => MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default),
+            Some(index) => {
+                let index = i32::try_from(index).unwrap_or(i32::MAX);
+                MemoryInfo::new(AllocationDevice::CUDA, index, AllocatorType::Device, MemoryType::Default)
+            }
+        };
+        let on_device =
+            memory.and_then(|memory| Allocator::new(&session.inner, memory)).map_err(|error| failed(&error))?;
+        let binding = session.inner.create_binding().map_err(|error| failed(&error))?;
+        Ok(Self { binding, device, on_device, session })
+    }
+
+    /// The session.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The session, for runs without what is bound.
+    pub fn session_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    /// A tensor in the memory of the device; its elements are not set.
+    ///
+    /// # Errors
+    /// There is not enough memory.
+    pub fn device_tensor(&self, dims: &[usize]) -> Result<DeviceTensor, RuntimeError> {
+        let value = Tensor::new(&self.on_device, dims.to_vec()).map_err(|error| failed(&error))?;
+        Ok(DeviceTensor { dims: dims.to_vec(), value, is_readable: self.device == Device::Cpu })
+    }
+
+    /// A tensor in the processor's memory, for outputs that are read after every run; its elements are not set.
+    ///
+    /// # Errors
+    /// There is not enough memory.
+    pub fn host_tensor(&self, dims: &[usize]) -> Result<DeviceTensor, RuntimeError> {
+        let value = Tensor::new(&Allocator::default(), dims.to_vec()).map_err(|error| failed(&error))?;
+        Ok(DeviceTensor { dims: dims.to_vec(), value, is_readable: true })
+    }
+
+    /// Copies an array to the device as the input of this name for the coming runs.
+    ///
+    /// # Errors
+    /// The array does not fit the input.
+    pub fn set_input(&mut self, name: &str, array: &Array) -> Result<(), RuntimeError> {
+        self.session.check_input(name, array)?;
+        let value: DynTensor = owned(name, array)?;
+        self.binding.bind_input(name, &value).map_err(|error| in_input(name, &error))
+    }
+
+    /// Takes a tensor as the input of this name for the coming runs, without a copy.
+    ///
+    /// # Errors
+    /// The library refuses.
+    pub fn bind_input(&mut self, name: &str, tensor: &DeviceTensor) -> Result<(), RuntimeError> {
+        self.binding.bind_input(name, &tensor.value).map_err(|error| in_input(name, &error))
+    }
+
+    /// Lets the coming runs write the output of this name into the tensor.
+    ///
+    /// # Errors
+    /// The library refuses.
+    pub fn bind_output(&mut self, name: &str, tensor: &mut DeviceTensor) -> Result<(), RuntimeError> {
+        self.binding
+            .bind_output(name, &mut tensor.value)
+            .map_err(|error| RuntimeError::RunFailed { message: format!("output {name:?}: {}", plain(&error)) })
+    }
+
+    /// Runs the model. All inputs must be set or bound, and every output that is wanted must be bound.
+    ///
+    /// # Errors
+    /// The run fails.
+    pub fn run(&mut self) -> Result<(), RuntimeError> {
+        // Copies to the device may still be on their way, and so may results when the run returns.
+        self.binding.synchronize_inputs().map_err(|error| failed(&error))?;
+        let Session { inner, run_options, .. } = &mut self.session;
+        inner.run_binding_with_options(&self.binding, run_options).map(|_| ()).map_err(|error| failed(&error))?;
+        self.binding.synchronize_outputs().map_err(|error| failed(&error))
+    }
+}
+
+fn in_input<R>(name: &str, error: &ort::Error<R>) -> RuntimeError {
+    RuntimeError::RunFailed { message: format!("input {name:?}: {}", plain(error)) }
+}

@@ -1,0 +1,118 @@
+//! Execution providers: whether one can be used, and registering it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use ort::ep::{ArbitrarilyConfigurableExecutionProvider, CUDA, ExecutionProviderDispatch, TensorRT};
+use ort::session::builder::SessionBuilder;
+
+use super::device::{CPU_PROVIDER, CUDA_PROVIDER, Device, TENSORRT_PROVIDER};
+use super::error::{RuntimeError, plain};
+use super::places::cuda_folders;
+use super::preload::preload_needs_of;
+use super::probe::{available_providers, minor_version};
+
+/// The first version whose CUDA provider knows the option `use_tf32`.
+const TF32_OPTION_SINCE: u32 = 18;
+
+/// What became of preparing a provider, by its name: the libraries loaded for it, or why it can't be used.
+static PREPARED: Mutex<BTreeMap<&'static str, Result<Vec<PathBuf>, String>>> = Mutex::new(BTreeMap::new());
+
+/// Checks that the library `library` can offer the device, and loads what its providers need. Returns the files that
+/// were loaded.
+///
+/// # Errors
+/// [`RuntimeError::DeviceUnavailable`] with the reason.
+pub(super) fn prepare(library: &Path, device: Device) -> Result<Vec<PathBuf>, RuntimeError> {
+    let mut loaded = Vec::new();
+    for provider in device.providers().iter().filter(|provider| **provider != CPU_PROVIDER) {
+        let mut prepared = PREPARED.lock().unwrap_or_else(PoisonError::into_inner);
+        // There is one library in a process, so the answer does not change.
+        let result = prepared.entry(*provider).or_insert_with(|| prepare_provider(library, provider));
+        match result {
+            Ok(files) => loaded.extend(files.iter().cloned()),
+            Err(reason) => return Err(RuntimeError::DeviceUnavailable { device, reason: reason.clone() }),
+        }
+    }
+    Ok(loaded)
+}
+
+fn prepare_provider(library: &Path, provider: &str) -> Result<Vec<PathBuf>, String> {
+    let available = available_providers();
+    if !available.iter().any(|name| name == provider) {
+        return Err(format!(
+            "{} was built without {provider}, it has {}; the Python package onnxruntime-gpu has it",
+            library.display(),
+            available.join(", ")
+        ));
+    }
+    let folder = library.parent().unwrap_or(Path::new("."));
+    let short = if provider == TENSORRT_PROVIDER { "tensorrt" } else { "cuda" };
+    let shared = folder.join(library_name("shared"));
+    let own = folder.join(library_name(short));
+    for file in [&shared, &own] {
+        if !file.is_file() {
+            return Err(format!("{provider} needs {}, which is not there", file.display()));
+        }
+    }
+    if cfg!(target_os = "linux") { preload_needs_of(&own, &cuda_folders(library)) } else { Ok(Vec::new()) }
+}
+
+/// The file name of a provider's library on this system.
+fn library_name(provider: &str) -> String {
+    let (prefix, extension) = if cfg!(windows) {
+        ("", "dll")
+    } else if cfg!(target_os = "macos") {
+        ("lib", "dylib")
+    } else {
+        ("lib", "so")
+    };
+    format!("{prefix}onnxruntime_providers_{provider}.{extension}")
+}
+
+/// Adds the providers of the device to a session in the making; an error if one can't be added.
+pub(super) fn register(
+    builder: SessionBuilder,
+    version: &str,
+    device: Device,
+) -> Result<SessionBuilder, ort::Error<SessionBuilder>> {
+    let Some(index) = device.index() else { return Ok(builder) };
+    // Numbers are read as signed ones in the first place.
+    let index = i32::try_from(index).unwrap_or(i32::MAX);
+    let providers: Vec<ExecutionProviderDispatch> = device
+        .providers()
+        .iter()
+        .map(|provider| match *provider {
+            CUDA_PROVIDER => cuda(version, index).build().error_on_failure(),
+            _ => TensorRT::default().with_device_id(index).build().error_on_failure(),
+        })
+        .collect();
+    builder.with_execution_providers(providers)
+}
+
+/// CUDA in float32 as the graph says: by default ONNX Runtime rounds factors to TensorFloat-32 (10 bits of mantissa).
+fn cuda(version: &str, index: i32) -> CUDA {
+    let cuda = CUDA::default().with_device_id(index);
+    match minor_version(version) {
+        Some(minor) if minor < TF32_OPTION_SINCE => cuda,
+        _ => cuda.with_arbitrary_config("use_tf32", "0"),
+    }
+}
+
+/// The error of a provider that can't be registered.
+pub(super) fn unregistered<R>(device: Device, error: &ort::Error<R>) -> RuntimeError {
+    RuntimeError::DeviceUnavailable { device, reason: plain(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn libraries_have_the_names_that_the_runtime_looks_for() {
+        assert_eq!(library_name("cuda"), "libonnxruntime_providers_cuda.so");
+        assert_eq!(library_name("shared"), "libonnxruntime_providers_shared.so");
+    }
+}
