@@ -4,6 +4,8 @@ mod apply;
 
 mod args;
 
+mod artifacts;
+
 mod config;
 
 mod inspect;
@@ -34,6 +36,7 @@ pub fn run() -> ExitCode {
         Some(Command::Apply(args)) => apply::run(args, &cli, &printer),
         Some(Command::Verify(args)) => verify::run(args, &cli, &printer),
         Some(Command::Inspect(args)) => inspect::run(args, &printer),
+        Some(Command::Artifacts(args)) => artifacts::run(args, &printer),
         Some(Command::Runtime) => runtime::run(&cli, &printer),
         None => prune::run(&cli.prune, &cli, &printer),
     };

@@ -14,6 +14,8 @@ mod locate;
 mod places;
 mod probe;
 mod session;
+#[cfg(feature = "ort-training")]
+mod training;
 mod values;
 
 pub use crate::array::{Array, ArrayData, ElementType};
@@ -22,6 +24,8 @@ pub use latency::{Latency, interleaved_latency};
 pub use locate::{Candidate, LibraryFound, candidates, find_library};
 pub use probe::{MINIMUM_VERSION, probe};
 pub use session::{IoInfo, Optimization, Session, SessionOptions};
+#[cfg(feature = "ort-training")]
+pub use training::{TrainingModels, TrainingSession};
 
 /// An opened ONNX Runtime library.
 pub struct Runtime {
@@ -107,6 +111,19 @@ impl Runtime {
     /// A session for the model in a file. External data is found beside the file.
     pub fn session_from_file(&self, path: &Path, options: &SessionOptions) -> Result<Session, RuntimeError> {
         session::from_file(&self.environment, path, options)
+    }
+
+    /// A training session.
+    ///
+    /// # Errors
+    /// The library has no training API, or does not load the models or the checkpoint.
+    #[cfg(feature = "ort-training")]
+    pub fn training_session(
+        &self,
+        models: &TrainingModels<'_>,
+        options: &SessionOptions,
+    ) -> Result<TrainingSession, RuntimeError> {
+        training::open(&self.environment, &self.library, models, options)
     }
 }
 

@@ -43,6 +43,13 @@ pub enum RuntimeError {
         /// The library that was asked for.
         wanted: PathBuf,
     },
+    /// The library was built without what a training session needs.
+    #[cfg(feature = "ort-training")]
+    #[error("{} has no training API", .path.display())]
+    NoTraining {
+        /// The library in use.
+        path: PathBuf,
+    },
     /// The library does not make a session from the model.
     #[error("ONNX Runtime does not load the model: {message}")]
     ModelRejected {
@@ -112,6 +119,8 @@ impl RuntimeError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::LibraryMissing { .. } | Self::LibraryRefused { .. } | Self::AlreadyOpen { .. } => ErrorKind::Library,
+            #[cfg(feature = "ort-training")]
+            Self::NoTraining { .. } => ErrorKind::Library,
             Self::ModelRejected { .. } | Self::UnsupportedType { .. } | Self::Folder { .. } => ErrorKind::Model,
             Self::UnknownInput { .. }
             | Self::MissingInput { .. }
@@ -126,6 +135,11 @@ impl RuntimeError {
         match self {
             Self::LibraryMissing { .. } | Self::LibraryRefused { .. } => Some(
                 "`pip install onnxruntime` in a virtual environment `.venv` of the project, or name the library with \
+                 --onnxruntime or ORT_DYLIB_PATH",
+            ),
+            #[cfg(feature = "ort-training")]
+            Self::NoTraining { .. } => Some(
+                "name a build of ONNX Runtime 1.17 to 1.19 with training enabled (--enable_training_apis) with \
                  --onnxruntime or ORT_DYLIB_PATH",
             ),
             _ => None,

@@ -221,7 +221,7 @@ fn from_file_beside(mut builder: SessionBuilder, folder: &Path, model: &[u8]) ->
 }
 
 /// The settings that all sessions share, and those of `options`.
-fn builder(environment: &Environment, options: &SessionOptions) -> ort::Result<SessionBuilder> {
+pub(super) fn builder(environment: &Environment, options: &SessionOptions) -> ort::Result<SessionBuilder> {
     let level = match options.optimization {
         Optimization::None => GraphOptimizationLevel::Disable,
         Optimization::Basic => GraphOptimizationLevel::Level1,
@@ -267,11 +267,11 @@ fn describe(name: &str, declared: &ValueType) -> Result<IoInfo, RuntimeError> {
 }
 
 /// The error for a model that does not load.
-fn rejected<R>(error: &ort::Error<R>) -> RuntimeError {
+pub(super) fn rejected<R>(error: &ort::Error<R>) -> RuntimeError {
     RuntimeError::ModelRejected { message: plain(error) }
 }
 
 /// The error for a run that does not succeed.
-fn failed<R>(error: &ort::Error<R>) -> RuntimeError {
+pub(super) fn failed<R>(error: &ort::Error<R>) -> RuntimeError {
     RuntimeError::RunFailed { message: plain(error) }
 }
