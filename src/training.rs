@@ -85,9 +85,10 @@ pub struct Artifacts {
     pub warnings: Vec<String>,
 }
 
-/// The constants that are trained where nobody says otherwise: all that a channel group goes through, whether it may
-/// shrink or not, and the other constants of the nodes that read them (biases of the last layer). With patterns, the
-/// floating point constants whose names match one.
+/// The constants that are trained where nobody says otherwise: all initializers that a channel group goes through,
+/// whether it may shrink or not, and the other initializers of the nodes that read them (biases of the last layer).
+/// Outputs of Constant nodes are what an exporter did not take for a weight, such as the scale of a norm without one.
+/// With patterns, all floating point constants whose names match one.
 ///
 /// # Errors
 /// A pattern matches nothing.
@@ -103,7 +104,8 @@ pub fn trained_weights(analysis: &Analysis<'_>, patterns: &[Regex]) -> Result<Ve
         let members = groupings.iter().flat_map(|grouping| &grouping.groups).flat_map(|group| &group.members);
         let nodes: BTreeSet<_> = members.map(|member| analysis.coupling.uses[member.weight].node).collect();
         let read = nodes.iter().flat_map(|node| graph.nodes[*node].inputs.iter().flatten().copied());
-        return Ok(read.filter(|value| is_trainable(*value)).collect::<BTreeSet<_>>().into_iter().collect());
+        let is_stored = |value: &ValueId| is_trainable(*value) && graph.values[*value].initializer.is_some();
+        return Ok(read.filter(is_stored).collect::<BTreeSet<_>>().into_iter().collect());
     }
     let mut trained = BTreeSet::new();
     for pattern in patterns {

@@ -60,6 +60,7 @@ pub(super) fn training_model(
         graph.output.push(value_info(&done, DataType::Bool, &[1]));
     }
     graph.input.push(value_info(&reset, DataType::Bool, &[1]));
+    drop_unread(graph);
     "training".clone_into(&mut graph.name);
     let uses_domain = model.opset_import.iter().any(|import| import.domain == MICROSOFT);
     if !uses_domain {
