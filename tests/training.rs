@@ -17,7 +17,7 @@ use prost::Message;
 use regex::Regex;
 
 fn fixture(name: &str) -> Model {
-    load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)).unwrap()
+    load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)).expect("the fixture loads")
 }
 
 fn options(trained: Vec<usize>, sizes: Sizes) -> TrainingOptions {
@@ -30,7 +30,7 @@ fn names(values: &[ValueInfoProto]) -> Vec<&str> {
 
 /// Every name that a node reads is defined before it, and none twice.
 fn assert_is_sound(model: &ModelProto) {
-    let graph = model.graph.as_ref().unwrap();
+    let graph = model.graph.as_ref().expect("there is a graph");
     let given = names(&graph.input).into_iter().chain(graph.initializer.iter().map(|tensor| tensor.name.as_str()));
     let mut known = BTreeSet::from([""]);
     for name in given {

@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::graph::Graph;
 use crate::kept::Kept;
 use crate::load::Model;
+use crate::onnx::{NodeProto, attr_tensor};
 use crate::write::{InitializerOut, constant_slice};
 
 /// Kept indices by axis; axes that are kept whole are absent.
@@ -65,7 +66,7 @@ impl WeightSlices {
             }
             for (node, slot, slices) in uses {
                 let at = variants.iter().position(|variant| variant.slices == slices).unwrap_or_else(|| {
-                    // A Constant node keeps its output; its slices become initializers of their own.
+                    // A Constant node keeps its output; its slices get nodes of their own.
                     let is_original = variants.is_empty() && graph.values[value].initializer.is_some();
                     let new_name = if is_original {
                         name.clone()
@@ -140,6 +141,16 @@ impl WeightSlices {
                 });
             }
         }
+        Ok(result)
+    }
+
+    /// Constant nodes for the new forms of what Constant nodes hold. They stay nodes, because what an exporter wrote as
+    /// a node is not a trained weight: a table of frequencies, or the scale of a norm that has none.
+    ///
+    /// # Errors
+    /// A tensor that can't be sliced.
+    pub fn constant_nodes(&self, model: &Model, graph: &Graph) -> Result<Vec<NodeProto>, Error> {
+        let mut result = Vec::new();
         for (value, variants) in &self.variants {
             if graph.values[*value].initializer.is_some() {
                 continue;
@@ -149,9 +160,13 @@ impl WeightSlices {
             };
             for variant in variants.iter().filter(|variant| !variant.slices.is_empty()) {
                 let axes: Vec<(usize, Vec<usize>)> = variant.slices.clone().into_iter().collect();
-                let mut sliced = constant_slice(model, tensor, &axes)?;
-                sliced.name.clone_from(&variant.name);
-                result.push(InitializerOut::New(sliced));
+                result.push(NodeProto {
+                    op_type: "Constant".to_owned(),
+                    name: variant.name.clone(),
+                    output: vec![variant.name.clone()],
+                    attribute: vec![attr_tensor("value", constant_slice(model, tensor, &axes)?)],
+                    ..NodeProto::default()
+                });
             }
         }
         Ok(result)
