@@ -3,7 +3,7 @@
 PYTHON ?= python3
 TOOL = target/release/onnx-diffprune
 
-.PHONY: venv demo test clean
+.PHONY: venv demo test check-training clean
 
 venv: .venv/.stamp
 
@@ -26,6 +26,16 @@ test: venv
 	.venv/bin/python scripts/check_models.py --tool target/debug/onnx-diffprune --models fixtures \
 		--ratios 0.25,0.5,0.75 --out target/checked
 
+# The artifacts of training sessions against the last release of ONNX Runtime that trains, in .venv-training; skipped
+# where its wheel can't be had.
+check-training:
+	@$(PYTHON) scripts/check_training.py --setup; code=$$?; \
+	if [ $$code -eq 3 ]; then echo "check-training was skipped: the wheel can't be had here"; exit 0; fi; \
+	if [ $$code -ne 0 ]; then exit $$code; fi; \
+	cargo build --bin onnx-diffprune --example gradient_graph && \
+	$(PYTHON) scripts/check_training.py --tool target/debug/onnx-diffprune \
+		--gradient-graph target/debug/examples/gradient_graph
+
 clean:
 	cargo clean
-	rm -rf .venv .venv-trt demo-output
+	rm -rf .venv .venv-trt .venv-training demo-output

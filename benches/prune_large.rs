@@ -202,7 +202,9 @@ fn main() {
     println!("| what | figure |\n|---|---|");
     println!("| input, output | {:.2} GiB, {:.2} GiB |", gib(size), gib(written));
     println!("| cp, median of {repetitions} | {copied:.2} s |");
-    println!("| onnx-diffprune --ratio 0.5 --criterion magnitude --no-verify, median of {repetitions} | {pruned:.2} s |");
+    println!(
+        "| onnx-diffprune --ratio 0.5 --criterion magnitude --no-verify, median of {repetitions} | {pruned:.2} s |"
+    );
     println!("| prune / cp | {:.2} (wanted: 3 at most) |", pruned / copied);
     println!("| anonymous memory, peak | {:.0} MiB |", peak as f64 / (1 << 20) as f64);
     println!("| anonymous memory / input | {:.3} (wanted: 0.2 at most) |", peak as f64 / size as f64);

@@ -1,10 +1,12 @@
-//! Writes the gradient graph of a network: forward pass, loss and the gradients of all prunable weights.
+//! Writes the gradient graph of a network: forward pass, loss and the gradients of all weights that can be pruned or
+//! are trained.
 //!
 //! `cargo run --release --example gradient_graph -- MODEL.onnx OUT.onnx [NAME=SIZE ...]`
 
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions};
 use onnx_diffprune::macs::sizes_for;
 use onnx_diffprune::pipeline::analyse;
+use onnx_diffprune::training::trained_weights;
 use prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -19,7 +21,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let model = onnx_diffprune::load::load(input.as_ref())?;
     let analysis = analyse(&model)?;
-    let wanted = analysis.prunable_weights();
+    let mut wanted = analysis.prunable_weights();
+    wanted.extend(trained_weights(&analysis, &[])?);
+    wanted.sort_unstable();
+    wanted.dedup();
     let sizes = sizes_for(&analysis.facts, &given);
     let options = GradientOptions { sizes, prediction: None, channels: None, wanted };
     let graph = GradientGraph::build(&analysis, &options)?;

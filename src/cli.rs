@@ -4,6 +4,8 @@ mod apply;
 
 mod args;
 
+mod artifacts;
+
 mod config;
 
 mod diffusion_args;
@@ -45,6 +47,7 @@ pub fn run() -> ExitCode {
         Some(Command::Inspect(args)) => inspect::run(args, &printer),
         Some(Command::Loss(args)) => loss::run(args, &cli, &printer),
         Some(Command::Sample(args)) => sample::run(args, &cli, &printer),
+        Some(Command::Artifacts(args)) => artifacts::run(args, &printer),
         Some(Command::Runtime) => runtime::run(&cli, &printer),
         None => prune::run(&cli.prune, &cli, &printer),
     };

@@ -38,6 +38,8 @@ use context::Tape;
 
 pub use context::GradientCx;
 
+pub(crate) use forward::widened_tensor;
+
 /// Name of the graph input that takes the target of the loss.
 pub const TARGET: &str = "__target";
 
@@ -250,7 +252,7 @@ fn forward_bytes(graph: &Graph, facts: &Facts, needed: &BTreeSet<NodeId>) -> u64
 }
 
 /// The declaration of a graph input or output.
-fn value_info(name: &str, dtype: DataType, shape: &[i64]) -> ValueInfoProto {
+pub(crate) fn value_info(name: &str, dtype: DataType, shape: &[i64]) -> ValueInfoProto {
     use tensor_shape_proto::{Dimension, dimension::Value};
     let dim = shape.iter().map(|size| Dimension { value: Some(Value::DimValue(*size)), ..Dimension::default() });
     let tensor = type_proto::Tensor { elem_type: dtype as i32, shape: Some(TensorShapeProto { dim: dim.collect() }) };

@@ -62,6 +62,9 @@ pub mod report;
 // All stages in order.
 pub mod pipeline;
 
+// The gradients as artifacts for training sessions.
+pub mod training;
+
 // What the stages ask of an operator, and the operators.
 pub mod operator;
 

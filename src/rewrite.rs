@@ -53,7 +53,9 @@ pub fn rewrite(
 ) -> Result<Rewritten, Error> {
     let slices = WeightSlices::new(model, graph, coupling, kept);
     let mut after = Facts::of_sources(model, graph)?;
-    let mut edits = Edits { initializers: slices.initializers(model, graph)?, ..Edits::default() };
+    let constants = slices.constant_nodes(model, graph)?.into_iter().map(NodeOut::New).collect();
+    let initializers = slices.initializers(model, graph)?;
+    let mut edits = Edits { nodes: constants, initializers, ..Edits::default() };
     let mut taken: HashSet<String> = graph.values.iter().map(|value| value.name.clone()).collect();
     let mut frozen = Vec::new();
     let mut nodes = NewNodes::default();

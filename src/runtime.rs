@@ -21,6 +21,8 @@ mod preload;
 mod probe;
 mod provider;
 mod session;
+#[cfg(feature = "ort-training")]
+mod training;
 mod values;
 
 pub use crate::array::{Array, ArrayData, ElementType};
@@ -33,6 +35,8 @@ pub use locate::{Candidate, LibraryFound, candidates, find_library};
 pub use placement::{Placement, ProviderNodes};
 pub use probe::{MINIMUM_VERSION, library_providers, probe};
 pub use session::{IoInfo, Optimization, Session, SessionOptions};
+#[cfg(feature = "ort-training")]
+pub use training::{TrainingModels, TrainingSession};
 
 /// An opened ONNX Runtime library.
 pub struct Runtime {
@@ -123,6 +127,19 @@ impl Runtime {
     /// A session for the model in a file. External data is found beside the file.
     pub fn session_from_file(&self, path: &Path, options: &SessionOptions) -> Result<Session, RuntimeError> {
         session::from_file(self, path, options)
+    }
+
+    /// A training session.
+    ///
+    /// # Errors
+    /// The library has no training API, or does not load the models or the checkpoint.
+    #[cfg(feature = "ort-training")]
+    pub fn training_session(
+        &self,
+        models: &TrainingModels<'_>,
+        options: &SessionOptions,
+    ) -> Result<TrainingSession, RuntimeError> {
+        training::open(self, models, options)
     }
 }
 

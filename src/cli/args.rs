@@ -65,6 +65,8 @@ pub(super) enum Command {
     Loss(LossArgs),
     /// Draw samples from a network, by DDIM or DDPM.
     Sample(Box<SampleArgs>),
+    /// Write what a training session of ONNX Runtime loads: training, eval and optimizer model, checkpoint.
+    Artifacts(ArtifactsArgs),
     /// Show which ONNX Runtime libraries are found and which one is used.
     Runtime,
 }
@@ -288,6 +290,30 @@ pub(super) struct InspectArgs {
     #[arg(long)]
     pub(super) members: bool,
     /// The size of a symbolic dimension, for counting; may be given again.
+    #[arg(long, value_name = "NAME=N")]
+    pub(super) size: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ArtifactsArgs {
+    /// The network.
+    #[arg(value_name = "IN.onnx")]
+    pub(super) input: PathBuf,
+    /// The folder for the four files; made where there is none.
+    #[arg(value_name = "OUT_DIR")]
+    pub(super) output: PathBuf,
+    /// The output that the loss compares with the target [default: the first].
+    #[arg(long, value_name = "NAME")]
+    pub(super) prediction: Option<String>,
+    /// How many of the prediction's channels the loss compares, from the first on [default: all]. Networks that also
+    /// predict a variance have twice as many as the noise.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
+    pub(super) channels: Option<i64>,
+    /// Train the floating point constants whose name matches; may be given again [default: the weights of all channel
+    /// groups, with their biases].
+    #[arg(long, value_name = "REGEX")]
+    pub(super) train: Vec<String>,
+    /// The size of a symbolic dimension, which the artifacts fix; may be given again.
     #[arg(long, value_name = "NAME=N")]
     pub(super) size: Vec<String>,
 }

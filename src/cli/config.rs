@@ -136,7 +136,7 @@ fn check_ratio(name: &str, ratio: f64) -> Result<f64, Error> {
         .hint("0.5 removes half of the channels of every group"))
 }
 
-fn pattern(name: &str, text: &str) -> Result<Regex, Error> {
+pub(super) fn pattern(name: &str, text: &str) -> Result<Regex, Error> {
     Regex::new(text).map_err(|error| Error::usage(format!("{name}: {text:?} is not a regular expression: {error}")))
 }
 

@@ -33,7 +33,7 @@ pub(super) fn widened_node(model: &Model, node: &NodeProto) -> Result<NodeProto,
 
 /// The tensor in float32 if its elements are floating point numbers of another size; external data that is float32
 /// stays where it is.
-pub(super) fn widened_tensor(model: &Model, tensor: &TensorProto) -> Result<TensorProto, Error> {
+pub(crate) fn widened_tensor(model: &Model, tensor: &TensorProto) -> Result<TensorProto, Error> {
     let dtype = tensor.element_type();
     if widened_type(dtype) == dtype {
         return Ok(tensor.clone());

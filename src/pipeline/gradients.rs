@@ -139,11 +139,8 @@ pub fn gradients(
     )?;
     let total = task.timesteps().len();
     let how = options.accumulate_options(settings.threshold, settings.mode, micro_batch);
-    let pass_options = PassOptions {
-        device: settings.device,
-        allow_fallback: settings.allow_fallback,
-        ..PassOptions::default()
-    };
+    let pass_options =
+        PassOptions { device: settings.device, allow_fallback: settings.allow_fallback, ..PassOptions::default() };
     let known = if how.mode == ThresholdMode::Mask && how.threshold > 0.0 {
         let forward = GradientGraph::build(analysis, &GradientOptions { wanted: Vec::new(), ..graph_options })?;
         let mut pass = GradientPass::with_options(runtime, &forward, analysis.model, &pass_options)?;

@@ -8,6 +8,7 @@ use crate::fold::Replaced;
 use crate::graph::Graph;
 use crate::kept::Kept;
 use crate::load::Model;
+use crate::onnx::{NodeProto, attr_tensor};
 use crate::write::{InitializerOut, constant_slice};
 
 /// Kept indices by axis; axes that are kept whole are absent.
@@ -69,7 +70,7 @@ impl WeightSlices {
             }
             for (node, slot, slices) in uses {
                 let at = variants.iter().position(|variant| variant.slices == slices).unwrap_or_else(|| {
-                    // A Constant node keeps its output; its slices become initializers of their own.
+                    // A Constant node keeps its output; its slices get nodes of their own.
                     let is_original = variants.is_empty()
                         && (graph.values[value].initializer.is_some() || graph.fold.contains(value));
                     let new_name = if is_original {
@@ -150,23 +151,46 @@ impl WeightSlices {
                 });
             }
         }
-        for value in self.replaced.values.iter().filter(|value| !self.variants.contains_key(value)) {
-            result.extend(graph.constant(model, *value).cloned().map(InitializerOut::New));
+        for value in &self.replaced.values {
+            let Some(tensor) = graph.constant(model, *value) else { continue };
+            let Some(variants) = self.variants.get(value) else {
+                result.push(InitializerOut::New(tensor.clone()));
+                continue;
+            };
+            for variant in variants {
+                let axes: Vec<(usize, Vec<usize>)> = variant.slices.clone().into_iter().collect();
+                let mut sliced = constant_slice(model, tensor, &axes)?;
+                sliced.name.clone_from(&variant.name);
+                result.push(InitializerOut::New(sliced));
+            }
         }
+        Ok(result)
+    }
+
+    /// Constant nodes for the new forms of what Constant nodes hold. They stay nodes, because what an exporter wrote as
+    /// a node is not a trained weight: a table of frequencies, or the scale of a norm that has none.
+    ///
+    /// # Errors
+    /// A tensor that can't be sliced.
+    pub fn constant_nodes(&self, model: &Model, graph: &Graph) -> Result<Vec<NodeProto>, Error> {
+        let mut result = Vec::new();
         for (value, variants) in &self.variants {
-            if graph.values[*value].initializer.is_some() {
+            if graph.values[*value].initializer.is_some() || self.replaced.values.contains(value) {
                 continue;
             }
             let Some(tensor) = graph.constant(model, *value) else {
                 continue;
             };
             // What is read whole of a Constant node's output is still that output.
-            let is_replaced = self.replaced.values.contains(value);
-            for variant in variants.iter().filter(|variant| is_replaced || !variant.slices.is_empty()) {
+            for variant in variants.iter().filter(|variant| !variant.slices.is_empty()) {
                 let axes: Vec<(usize, Vec<usize>)> = variant.slices.clone().into_iter().collect();
-                let mut sliced = constant_slice(model, tensor, &axes)?;
-                sliced.name.clone_from(&variant.name);
-                result.push(InitializerOut::New(sliced));
+                result.push(NodeProto {
+                    op_type: "Constant".to_owned(),
+                    name: variant.name.clone(),
+                    output: vec![variant.name.clone()],
+                    attribute: vec![attr_tensor("value", constant_slice(model, tensor, &axes)?)],
+                    ..NodeProto::default()
+                });
             }
         }
         Ok(result)

@@ -46,6 +46,13 @@ pub enum RuntimeError {
         /// The library that was asked for.
         wanted: PathBuf,
     },
+    /// The library was built without what a training session needs.
+    #[cfg(feature = "ort-training")]
+    #[error("{} has no training API", .path.display())]
+    NoTraining {
+        /// The library in use.
+        path: PathBuf,
+    },
     /// The library does not make a session from the model.
     #[error("ONNX Runtime does not load the model: {message}")]
     ModelRejected {
@@ -131,6 +138,8 @@ impl RuntimeError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::LibraryMissing { .. } | Self::LibraryRefused { .. } | Self::AlreadyOpen { .. } => ErrorKind::Library,
+            #[cfg(feature = "ort-training")]
+            Self::NoTraining { .. } => ErrorKind::Library,
             Self::ModelRejected { .. } | Self::UnsupportedType { .. } | Self::Folder { .. } => ErrorKind::Model,
             Self::UnknownInput { .. }
             | Self::MissingInput { .. }
@@ -153,6 +162,11 @@ impl RuntimeError {
                  the processor take over",
             ),
             Self::FellBack { .. } => Some("--allow-fallback lets the processor run what the device does not"),
+            #[cfg(feature = "ort-training")]
+            Self::NoTraining { .. } => Some(
+                "name a build of ONNX Runtime 1.17 to 1.19 with training enabled (--enable_training_apis) with \
+                 --onnxruntime or ORT_DYLIB_PATH",
+            ),
             _ => None,
         }
     }

@@ -306,7 +306,7 @@ fn on(
 }
 
 /// The settings that all sessions share, and those of `options`.
-fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Result<SessionBuilder> {
+pub(super) fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Result<SessionBuilder> {
     let level = match options.optimization {
         Optimization::None => GraphOptimizationLevel::Disable,
         Optimization::Basic => GraphOptimizationLevel::Level1,

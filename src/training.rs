@@ -1,0 +1,240 @@
+//! Artifacts for training sessions of ONNX Runtime: training model, eval model, optimizer model and checkpoint.
+//!
+//! They are laid out as `onnxruntime.training.artifacts.generate_artifacts` of ONNX Runtime 1.19 lays them out: weights
+//! are graph inputs whose values the checkpoint holds; every trained weight `w` has an input
+//! `w_grad.accumulation.buffer`, to which a com.microsoft `InPlaceAccumulatorV2` node adds the gradient of a step, or
+//! which it replaces where the input `lazy_reset_grad` is true. The gradients are those of
+//! [`crate::gradient::GradientGraph`], so they need no gradient rules of ONNX Runtime's own.
+
+mod checkpoint;
+mod models;
+#[cfg(feature = "ort-training")]
+mod pass;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use prost::Message;
+use regex::Regex;
+
+use crate::error::Error;
+use crate::gradient::{GradientGraph, GradientOptions, UseGradient, widened_tensor};
+use crate::graph::ValueId;
+use crate::macs::Sizes;
+use crate::onnx::ModelProto;
+use crate::pipeline::{Analysis, AttentionOption, NormGroups};
+use crate::write::{check_destination, write_file};
+
+#[cfg(feature = "ort-training")]
+pub use pass::TrainingPass;
+
+/// The names of the files, as training sessions look for them in a folder.
+pub const FILES: [&str; 4] = ["training_model.onnx", "eval_model.onnx", "optimizer_model.onnx", "checkpoint"];
+
+/// The newest standard operator set that ONNX Runtime 1.19 reads, the last release with a training API.
+pub const NEWEST_OPSET: i64 = 21;
+
+/// What is trained, and on which loss.
+#[derive(Clone, Debug)]
+pub struct TrainingOptions {
+    /// A size for every symbolic dimension of the graph's inputs.
+    pub sizes: Sizes,
+    /// The output that predicts; the first where `None`.
+    pub prediction: Option<String>,
+    /// Channels of the prediction that the loss compares; see [`GradientOptions::channels`].
+    pub channels: Option<i64>,
+    /// The constants to be trained; those that the loss does not depend on stay as they are.
+    pub trained: Vec<ValueId>,
+    /// Whether the training model also gives the gradient by every use of a weight as an output. The C API can't read
+    /// gradients in any other way; Python reads them from the checkpoint state.
+    pub gives_gradients: bool,
+}
+
+/// A trained weight.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// Its name in the model.
+    pub name: String,
+    /// Its shape.
+    pub dims: Vec<i64>,
+    /// Its elements, float32 in little-endian order.
+    pub values: Bytes,
+}
+
+/// What a training session loads.
+#[derive(Clone, Debug)]
+pub struct Artifacts {
+    /// Forward pass, loss, gradients and their accumulation.
+    pub training_model: ModelProto,
+    /// Forward pass and loss.
+    pub eval_model: ModelProto,
+    /// One AdamW step on all trained weights.
+    pub optimizer_model: ModelProto,
+    /// The values of the trained weights, a flatbuffer.
+    pub checkpoint: Vec<u8>,
+    /// The trained weights.
+    pub parameters: Vec<Parameter>,
+    /// What every step is given, in this order: the inputs of the network that the loss depends on, and the target.
+    pub inputs: Vec<String>,
+    /// The shape of the target.
+    pub target_shape: Vec<i64>,
+    /// The gradients among the outputs of the training model; see [`TrainingOptions::gives_gradients`].
+    pub gradients: Vec<UseGradient>,
+    /// Things that the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// The constants that are trained where nobody says otherwise: all initializers that a channel group goes through,
+/// whether it may shrink or not, and the other initializers of the nodes that read them (biases of the last layer).
+/// Outputs of Constant nodes are what an exporter did not take for a weight, such as the scale of a norm without one.
+/// With patterns, all floating point constants whose names match one.
+///
+/// # Errors
+/// A pattern matches nothing.
+pub fn trained_weights(analysis: &Analysis<'_>, patterns: &[Regex]) -> Result<Vec<ValueId>, Error> {
+    let graph = &analysis.graph;
+    let is_trainable = |value: ValueId| {
+        let fact = analysis.facts.values[value].as_ref();
+        let is_float = fact.is_some_and(|fact| fact.is_float() && fact.shape.as_ref().is_some_and(|s| !s.is_empty()));
+        is_float && graph.constant(analysis.model, value).is_some()
+    };
+    if patterns.is_empty() {
+        let groupings = analysis.groupings(AttentionOption::Both, NormGroups::Keep);
+        let members = groupings.iter().flat_map(|grouping| &grouping.groups).flat_map(|group| &group.members);
+        let nodes: BTreeSet<_> = members.map(|member| analysis.coupling.uses[member.weight].node).collect();
+        let read = nodes.iter().flat_map(|node| graph.nodes[*node].inputs.iter().flatten().copied());
+        let is_stored = |value: &ValueId| is_trainable(*value) && graph.values[*value].initializer.is_some();
+        return Ok(read.filter(is_stored).collect::<BTreeSet<_>>().into_iter().collect());
+    }
+    let mut trained = BTreeSet::new();
+    for pattern in patterns {
+        let is_match = |value: &ValueId| is_trainable(*value) && pattern.is_match(&graph.values[*value].name);
+        let found: Vec<ValueId> = (0..graph.values.len()).filter(is_match).collect();
+        if found.is_empty() {
+            let text = format!("--train: {:?} matches no floating point constant with axes", pattern.as_str());
+            return Err(Error::usage(text).in_file(analysis.model.path()));
+        }
+        trained.extend(found);
+    }
+    Ok(trained.into_iter().collect())
+}
+
+impl Artifacts {
+    /// Makes the artifacts.
+    ///
+    /// # Errors
+    /// As [`GradientGraph::build`]; also where the loss depends on none of the weights, a weight can't be read, a name
+    /// is taken that training sessions give a meaning, or an artifact would be larger than its format allows.
+    pub fn build(analysis: &Analysis<'_>, options: &TrainingOptions) -> Result<Self, Error> {
+        let graph_of = |wanted: Vec<ValueId>| {
+            let (sizes, prediction) = (options.sizes.clone(), options.prediction.clone());
+            let options = GradientOptions { sizes, prediction, channels: options.channels, wanted };
+            GradientGraph::build(analysis, &options)
+        };
+        let backward = graph_of(options.trained.clone())?;
+        let forward = graph_of(Vec::new())?;
+        let parameters = parameters(analysis, &backward.gradients)?;
+        let training_model = models::training_model(analysis, &backward, &parameters, options.gives_gradients)?;
+        let eval_model = models::eval_model(analysis, &forward, &parameters)?;
+        let optimizer_model = models::optimizer_model(analysis.graph.opset);
+        for (name, model) in FILES.iter().zip([&training_model, &eval_model]) {
+            let bytes = model.encoded_len();
+            if bytes > i32::MAX as usize {
+                let text = format!("{name}: expected less than 2 GiB beside the trained weights, found {bytes} bytes");
+                return Err(Error::unmet(text).in_file(analysis.model.path()).hint("train more of the weights"));
+            }
+        }
+        let checkpoint = checkpoint::encode(&parameters).map_err(|error| error.in_file(analysis.model.path()))?;
+        let weights: BTreeSet<&str> = parameters.iter().map(|parameter| parameter.name.as_str()).collect();
+        let inputs = models::user_inputs(&training_model, &weights);
+        let mut warnings = Vec::new();
+        if analysis.graph.opset > NEWEST_OPSET {
+            let found = analysis.graph.opset;
+            warnings.push(format!("the model has opset {found}; ONNX Runtime 1.19 reads up to {NEWEST_OPSET}"));
+        }
+        let gradients = if options.gives_gradients { backward.gradients } else { Vec::new() };
+        let target_shape = backward.target_shape;
+        Ok(Self {
+            training_model,
+            eval_model,
+            optimizer_model,
+            checkpoint,
+            parameters,
+            inputs,
+            target_shape,
+            gradients,
+            warnings,
+        })
+    }
+
+    /// The number of trained elements.
+    pub fn trained_elements(&self) -> u64 {
+        self.parameters.iter().map(|parameter| parameter.values.len() as u64 / 4).sum()
+    }
+
+    /// Writes the four files into `folder`, which is made where there is none. All are complete before the first takes
+    /// its place. Returns their paths.
+    ///
+    /// # Errors
+    /// The folder or a file in it can't be written, or a file would replace the input; nothing new is left behind then
+    /// unless only the last renames fail.
+    pub fn write(&self, analysis: &Analysis<'_>, folder: &Path) -> Result<Vec<PathBuf>, Error> {
+        let fail = |error: std::io::Error| {
+            Error::input(folder, format!("can't be written: {error}"))
+                .hint("check that the folder it lies in exists and can be written to")
+                .caused_by(error)
+        };
+        let paths: Vec<PathBuf> = FILES.iter().map(|name| folder.join(name)).collect();
+        for path in &paths {
+            check_destination(analysis.model, path)?;
+        }
+        let is_new = !folder.exists();
+        if is_new {
+            std::fs::create_dir(folder).map_err(fail)?;
+        }
+        let written = self.write_into(folder, &paths, &fail);
+        if is_new && written.is_err() {
+            // Only a folder that is empty goes.
+            let _ = std::fs::remove_dir(folder);
+        }
+        written.map(|()| paths)
+    }
+
+    fn write_into(
+        &self,
+        folder: &Path,
+        paths: &[PathBuf],
+        fail: &dyn Fn(std::io::Error) -> Error,
+    ) -> Result<(), Error> {
+        let stage = tempfile::Builder::new().prefix(".onnx-diffprune-").tempdir_in(folder).map_err(fail)?;
+        let models = [&self.training_model, &self.eval_model, &self.optimizer_model].map(Message::encode_to_vec);
+        let contents = models.iter().chain([&self.checkpoint]);
+        for ((name, path), content) in FILES.iter().zip(paths).zip(contents) {
+            let staged = stage.path().join(name);
+            write_file(&staged, content).map_err(|error| error.instead_of_file(&staged, path))?;
+        }
+        for (name, path) in FILES.iter().zip(paths) {
+            std::fs::rename(stage.path().join(name), path).map_err(fail)?;
+        }
+        Ok(())
+    }
+}
+
+/// The weights that have a gradient, in the order of the graph's values, with their values.
+fn parameters(analysis: &Analysis<'_>, gradients: &[UseGradient]) -> Result<Vec<Parameter>, Error> {
+    let (model, graph) = (analysis.model, &analysis.graph);
+    let values: BTreeSet<ValueId> = gradients.iter().map(|gradient| gradient.value).collect();
+    if values.is_empty() {
+        let text = "expected weights that the loss depends on, found none among those to be trained";
+        return Err(Error::unmet(text).in_file(model.path()).hint("name others with --train REGEX"));
+    }
+    let mut parameters = Vec::new();
+    for value in values {
+        let Some(tensor) = graph.constant(model, value) else { continue };
+        let widened = widened_tensor(model, tensor)?;
+        let values = model.tensor_view(&widened)?;
+        parameters.push(Parameter { name: graph.values[value].name.clone(), dims: widened.dims, values });
+    }
+    Ok(parameters)
+}

@@ -1,0 +1,197 @@
+//! The three models that a training session runs.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use super::Parameter;
+use crate::error::Error;
+use crate::gradient::{GradientGraph, LOSS, value_info};
+use crate::load::Model;
+use crate::onnx::{
+    DataLocation, DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto,
+    ValueInfoProto, attr_float, attr_int, type_proto,
+};
+use crate::pipeline::{Analysis, tool_name};
+
+/// The input that says whether buffers are replaced instead of added to.
+const RESET: &str = "lazy_reset_grad";
+
+/// The domain of the operators for training.
+const MICROSOFT: &str = "com.microsoft";
+
+/// The newest version of the file format that ONNX Runtime 1.19 reads.
+const NEWEST_IR: i64 = 10;
+
+/// Forward pass, loss, gradients and their accumulation. With `gives_gradients` the gradient by every use of a weight
+/// is an output too.
+pub(super) fn training_model(
+    analysis: &Analysis<'_>,
+    backward: &GradientGraph,
+    parameters: &[Parameter],
+    gives_gradients: bool,
+) -> Result<ModelProto, Error> {
+    let mut model = with_parameters(analysis, backward, parameters)?;
+    let mut by_weight: HashMap<&str, Vec<&str>> = HashMap::new();
+    for gradient in &backward.gradients {
+        let name = analysis.graph.values[gradient.value].name.as_str();
+        by_weight.entry(name).or_default().push(&gradient.output);
+    }
+    let graph = model.graph.get_or_insert_default();
+    if !gives_gradients {
+        graph.output.retain(|output| output.name == LOSS);
+    }
+    let mut taken: HashSet<String> = analysis.graph.values.iter().map(|value| value.name.clone()).collect();
+    let mut claim = |name: String| match taken.insert(name.clone()) {
+        true => Ok(name),
+        false => Err(Error::unmet(format!("the model has a value {name:?}, a name that training sessions use"))
+            .in_file(analysis.model.path())
+            .hint("rename the value in the model")),
+    };
+    let reset = claim(RESET.to_owned())?;
+    for parameter in parameters {
+        let name = &parameter.name;
+        let gradient = claim(format!("{name}_grad"))?;
+        let buffer = claim(format!("{name}_grad.accumulation.buffer"))?;
+        let done = claim(format!("{name}_grad.accumulation.out"))?;
+        let uses = by_weight.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
+        // A weight that several nodes read has the sum of their gradients.
+        graph.node.push(node("", if uses.len() == 1 { "Identity" } else { "Sum" }, uses, &gradient));
+        graph.node.push(node(MICROSOFT, "InPlaceAccumulatorV2", &[&buffer, &gradient, &reset], &done));
+        graph.input.push(value_info(&buffer, DataType::Float, &parameter.dims));
+        graph.output.push(value_info(&done, DataType::Bool, &[1]));
+    }
+    graph.input.push(value_info(&reset, DataType::Bool, &[1]));
+    drop_unread(graph);
+    "training".clone_into(&mut graph.name);
+    let uses_domain = model.opset_import.iter().any(|import| import.domain == MICROSOFT);
+    if !uses_domain {
+        model.opset_import.push(OperatorSetIdProto { domain: MICROSOFT.to_owned(), version: 1 });
+    }
+    Ok(model)
+}
+
+/// Forward pass and loss.
+pub(super) fn eval_model(
+    analysis: &Analysis<'_>,
+    forward: &GradientGraph,
+    parameters: &[Parameter],
+) -> Result<ModelProto, Error> {
+    let mut model = with_parameters(analysis, forward, parameters)?;
+    let graph = model.graph.get_or_insert_default();
+    drop_unread(graph);
+    "eval".clone_into(&mut graph.name);
+    Ok(model)
+}
+
+/// A gradient graph whose weights come from outside: after the inputs of a step stand the weights.
+fn with_parameters(
+    analysis: &Analysis<'_>,
+    gradient: &GradientGraph,
+    parameters: &[Parameter],
+) -> Result<ModelProto, Error> {
+    let names: HashSet<&str> = parameters.iter().map(|parameter| parameter.name.as_str()).collect();
+    let mut model = gradient.model.clone();
+    let graph = model.graph.get_or_insert_default();
+    // A weight may be the output of a Constant node.
+    graph.node.retain(|node| !node.output.iter().any(|output| names.contains(output.as_str())));
+    let initializers = std::mem::take(&mut graph.initializer);
+    for tensor in initializers.into_iter().filter(|tensor| !names.contains(tensor.name.as_str())) {
+        graph.initializer.push(inside(analysis.model, tensor)?);
+    }
+    let weight = |parameter: &Parameter| value_info(&parameter.name, DataType::Float, &parameter.dims);
+    graph.input.extend(parameters.iter().map(weight));
+    model.ir_version = model.ir_version.min(NEWEST_IR);
+    model.producer_name = tool_name();
+    Ok(model)
+}
+
+/// The tensor with its elements in the model file; the artifacts lie in another folder than external data.
+fn inside(model: &Model, tensor: TensorProto) -> Result<TensorProto, Error> {
+    if tensor.data_location != DataLocation::External as i32 {
+        return Ok(tensor);
+    }
+    let raw_data = model.tensor_view(&tensor)?;
+    Ok(TensorProto { raw_data, external_data: Vec::new(), data_location: DataLocation::Default as i32, ..tensor })
+}
+
+/// Removes nodes and initializers from which no output is computed.
+fn drop_unread(graph: &mut GraphProto) {
+    let mut read: HashSet<String> = graph.output.iter().map(|output| output.name.clone()).collect();
+    let mut kept = Vec::new();
+    for node in std::mem::take(&mut graph.node).into_iter().rev() {
+        if node.output.iter().any(|output| read.contains(output)) {
+            read.extend(node.input.iter().cloned());
+            // What the bodies of a node read is read as well.
+            read.extend(crate::load::captured(&node).into_iter().map(str::to_owned));
+            kept.push(node);
+        }
+    }
+    kept.reverse();
+    graph.node = kept;
+    graph.initializer.retain(|tensor| read.contains(&tensor.name));
+}
+
+/// One AdamW step on all trained weights, with the constants that ONNX Runtime's own tool writes.
+pub(super) fn optimizer_model(opset: i64) -> ModelProto {
+    const FLAG: &str = "__updated";
+    let sequences = ["params", "gradients", "first_order_moments", "second_order_moments"];
+    let inputs: Vec<&str> = ["learning_rate", "step"].into_iter().chain(sequences).collect();
+    let mut adamw = node(MICROSOFT, "AdamWOptimizer", &inputs, FLAG);
+    adamw.attribute = vec![
+        // Bias correction as in PyTorch's AdamW: weights decay before the step.
+        attr_int("adam_mode", 1),
+        attr_int("correct_bias", 1),
+        attr_float("alpha", 0.9),
+        attr_float("beta", 0.999),
+        attr_float("epsilon", 1e-6),
+        attr_float("weight_decay", 0.0),
+    ];
+    let scalars =
+        [value_info("learning_rate", DataType::Float, &[1]), value_info("step", DataType::Int64, &[1])].into_iter();
+    let graph = GraphProto {
+        name: "optimizer".to_owned(),
+        node: vec![adamw],
+        input: scalars.chain(sequences.map(sequence_info)).collect(),
+        output: vec![value_info(FLAG, DataType::Bool, &[1])],
+        ..GraphProto::default()
+    };
+    let import = |domain: &str, version| OperatorSetIdProto { domain: domain.to_owned(), version };
+    ModelProto {
+        ir_version: 8,
+        producer_name: tool_name(),
+        opset_import: vec![import(MICROSOFT, 1), import("", opset)],
+        graph: Some(graph),
+        ..ModelProto::default()
+    }
+}
+
+/// The inputs of a training model that a step is given, in order.
+pub(super) fn user_inputs(model: &ModelProto, weights: &BTreeSet<&str>) -> Vec<String> {
+    let names = model.graph.iter().flat_map(|graph| &graph.input).map(|input| input.name.as_str());
+    let is_buffer = |name: &str| {
+        let weight = name.strip_suffix("_grad.accumulation.buffer");
+        weight.is_some_and(|weight| weights.contains(weight))
+    };
+    let is_user = |name: &&str| *name != RESET && !weights.contains(name) && !is_buffer(name);
+    names.filter(is_user).map(str::to_owned).collect()
+}
+
+fn node(domain: &str, op_type: &str, inputs: &[&str], output: &str) -> NodeProto {
+    NodeProto {
+        domain: domain.to_owned(),
+        op_type: op_type.to_owned(),
+        name: output.to_owned(),
+        input: inputs.iter().map(|name| (*name).to_owned()).collect(),
+        output: vec![output.to_owned()],
+        ..NodeProto::default()
+    }
+}
+
+/// The declaration of a sequence of float32 tensors of any shape.
+fn sequence_info(name: &str) -> ValueInfoProto {
+    let tensor = type_proto::Tensor { elem_type: DataType::Float as i32, shape: None };
+    let of = |value| TypeProto { value: Some(value), ..TypeProto::default() };
+    let element = of(type_proto::Value::TensorType(tensor));
+    let sequence = type_proto::Sequence { elem_type: Some(Box::new(element)) };
+    let r#type = Some(of(type_proto::Value::SequenceType(Box::new(sequence))));
+    ValueInfoProto { name: name.to_owned(), r#type, ..ValueInfoProto::default() }
+}
