@@ -3,7 +3,8 @@
 
 For every model and ratio the tool must exit with 0; the pruned file must pass the ONNX checker with full checks, load
 in ONNX Runtime, and give finite outputs of the original's shapes, at two batch sizes where the batch is symbolic.
-The exit code is 0 when every check passed, else 1.
+Skeletons (``*.onnx.xz``) are unpacked first. With ``--expected``, a model that keeps a larger share of its parameters
+than the table says fails. The exit code is 0 when every check passed, else 1.
 """
 
 from __future__ import annotations
@@ -11,14 +12,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
+import skeleton
 
 FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
 DTYPES = {
@@ -175,18 +181,33 @@ def first_line(error: Exception) -> str:
     return (lines[0] if lines else type(error).__name__)[:240]
 
 
-def check(tool: str, model: Path, ratio: str, out: Path, extra: list[str], limit: float) -> dict:
+def worst_error(printed: str) -> float | None:
+    """The worst relative error of verification in what the tool printed as JSON; None if it was not verified."""
+    try:
+        verification = json.loads(printed)["verification"]
+    except (ValueError, KeyError):
+        return None
+    errors = [output["relative"] for run in (verification or {}).get("runs", ()) for output in run["outputs"]]
+    return max((error for error in errors if error is not None), default=None)
+
+
+def check(job: tuple[Path, str], tool: str, out: Path, extra: list[str], limit: float) -> dict:
+    source, ratio = job
+    model = unpacked(source, out / "models")
     pruned = out / f"{model.stem}.r{ratio}.onnx"
     pruned.unlink(missing_ok=True)
-    command = [tool, str(model), str(pruned), "--ratio", ratio, "--criterion", "magnitude", *extra]
+    command = [tool, str(model), str(pruned), "--ratio", ratio, "--criterion", "magnitude"]
+    command += ["--no-latency", "--format", "json", *extra]
     started = time.monotonic()
     row = {"model": model.stem, "ratio": float(ratio), "before": float_parameters(model), "after": None, "kept": None}
+    row["error"] = None
     try:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
         except subprocess.TimeoutExpired as error:
             raise CheckFailed(f"the tool ran longer than {limit:.0f} s") from error
         row["seconds"] = round(time.monotonic() - started, 2)
+        row["error"] = worst_error(done.stdout)
         if done.returncode != 0:
             said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
             raise CheckFailed(f"exit code {done.returncode}: {said[-1][:240] if said else 'no message'}")
@@ -200,6 +221,51 @@ def check(tool: str, model: Path, ratio: str, out: Path, extra: list[str], limit
     return {**row, "status": "ok", "reason": "" if row["after"] < row["before"] else "nothing was removed"}
 
 
+def unpacked(source: Path, folder: Path) -> Path:
+    """A model as it is, or the one that its skeleton makes, which is kept in ``folder`` for the next run."""
+    if source.suffix != ".xz":
+        return source
+    folder.mkdir(parents=True, exist_ok=True)
+    model = folder / source.name.removesuffix(".xz")
+    if not model.exists() or model.stat().st_mtime < source.stat().st_mtime:
+        skeleton.unpack(source, model)
+    return model
+
+
+def architecture(source: Path) -> str:
+    """The name without what says how it was exported: `_ts17_dyn`, `_dy20`."""
+    return re.sub(r"(_(ts|dy)\d+)?(_dyn)?$", "", source.name.removesuffix(".xz").removesuffix(".onnx"))
+
+
+def once_each(sources: list[Path]) -> list[Path]:
+    """One export of every architecture; the exporters take turns."""
+    exports: dict[str, list[Path]] = {}
+    for source in sources:
+        exports.setdefault(architecture(source), []).append(source)
+    return [group[turn % len(group)] for turn, group in enumerate(exports.values())]
+
+
+def judge(row: dict, expected: dict[str, float], tolerance: float) -> dict:
+    """Fail a row that kept more than the table says, and note one that kept less."""
+    if row["status"] != "ok":
+        return row
+    share = expected.get(row["model"])
+    if share is None:
+        return {**row, "status": "failed", "reason": "the table of expected shares lacks it; add it with --update"}
+    if row["kept"] > share + tolerance:
+        return {**row, "status": "failed", "reason": f"keeps more than the {share:.2f}% that are expected"}
+    if row["kept"] < share - tolerance:
+        return {**row, "reason": f"keeps less than the {share:.2f}% that are expected: --update notes it"}
+    return row
+
+
+def write_shares(path: Path, rows: list[dict]) -> None:
+    """Put the shares of all rows that passed into the table, beside those that were not checked now."""
+    shares = json.loads(path.read_text()) if path.exists() else {}
+    shares.update({row["model"]: row["kept"] for row in rows if row["status"] == "ok"})
+    path.write_text(json.dumps(dict(sorted(shares.items())), indent=0) + "\n")
+
+
 def print_row(row: dict) -> None:
     kept = "" if row["kept"] is None else f"{row['kept']:.1f}%"
     after = "" if row["after"] is None else row["after"]
@@ -207,30 +273,63 @@ def print_row(row: dict) -> None:
     print(f"{line} {row['reason']}".rstrip(), flush=True)
 
 
-def main() -> int:
+def check_all(options: argparse.Namespace, sources: list[Path]) -> Iterator[dict]:
+    jobs = [(source, ratio) for source in sources for ratio in options.ratios.split(",")]
+    extra = ["--criterion", options.criterion]
+    work = partial(check, tool=options.tool, out=options.out, extra=extra, limit=options.timeout)
+    if options.jobs == 1:
+        yield from map(work, jobs)
+        return
+    with ProcessPoolExecutor(options.jobs) as pool:
+        yield from pool.map(work, jobs)
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tool", required=True, help="the command-line tool")
-    parser.add_argument("--models", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="*.onnx and skeletons, *.onnx.xz")
     parser.add_argument("--only", default="*", metavar="GLOB", help="only the models whose name matches")
+    parser.add_argument("--once", action="store_true", help="one export of every architecture, exporters in turn")
     parser.add_argument("--ratios", default="0.25,0.5,0.75")
     parser.add_argument("--criterion", default="magnitude")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pruned models")
     parser.add_argument("--timeout", type=float, default=300, metavar="SECONDS", help="limit of one run of the tool")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="models to check at the same time")
+    parser.add_argument("--expected", type=Path, metavar="FILE", help="share of parameters that each model keeps, JSON")
+    parser.add_argument("--tolerance", type=float, default=0.1, metavar="POINTS", help="per cent points (default 0.1)")
+    parser.add_argument("--update", action="store_true", help="write what was measured to the table of --expected")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="write all rows as JSON too")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     options = parser.parse_args()
-    models = sorted(options.models.glob(f"{options.only}.onnx"))
-    if not models:
+    options.sources = sorted(
+        [*options.models.glob(f"{options.only}.onnx"), *options.models.glob(f"{options.only}{skeleton.SUFFIX}")]
+    )
+    if not options.sources:
         parser.error(f"no models in {options.models}")
+    if options.update and not options.expected:
+        parser.error("--update needs --expected")
+    if options.expected and "," in options.ratios:
+        parser.error("--expected holds the shares of one ratio; give one with --ratios")
+    return options
+
+
+def main() -> int:
+    options = parse_arguments()
+    sources = once_each(options.sources) if options.once else options.sources
     options.out.mkdir(parents=True, exist_ok=True)
     if options.format == "text":
         print(f"{'model':44} ratio     before      after    kept  status")
     rows = []
-    for model in models:
-        for ratio in options.ratios.split(","):
-            row = check(options.tool, model, ratio, options.out, ["--criterion", options.criterion], options.timeout)
-            rows.append(row)
-            if options.format == "text":
-                print_row(row)
+    for row in check_all(options, sources):
+        if options.expected and not options.update:
+            row = judge(row, json.loads(options.expected.read_text()), options.tolerance)
+        rows.append(row)
+        if options.format == "text":
+            print_row(row)
+    if options.update:
+        write_shares(options.expected, rows)
+    if options.save:
+        options.save.write_text(json.dumps(rows, indent=1) + "\n")
     failed = sum(row["status"] != "ok" for row in rows)
     if options.format == "json":
         print(json.dumps(rows, indent=1))

@@ -1,18 +1,27 @@
 //! Verification: the pruned file computes what the original computes when every removed index is masked.
 //!
 //! Both the pruned file and the [reference graph](mod@reference), which is built from the original file and the plan alone,
-//! run in ONNX Runtime on the same random inputs, at two sizes of every symbolic dimension. Where they differ, both run
-//! once more with all their values as outputs to name the first that is wrong.
+//! run in ONNX Runtime on the same random inputs, at two sizes of every symbolic dimension. Networks of half precision
+//! run once more in single precision, [widened](mod@widen), because rounding would hide single channels. Where the outputs
+//! differ, or agree in a way that proves nothing, both run with all their values as outputs: to name the first that is
+//! wrong, or to compare those instead.
 
 pub mod reference;
+
+mod compare;
 
 mod inputs;
 
 mod locate;
 
+mod pair;
+
+mod run;
+
+mod widen;
+
 use std::collections::HashMap;
 
-use prost::Message;
 use serde::Serialize;
 
 use crate::array::Array;
@@ -21,19 +30,18 @@ use crate::load::Model;
 use crate::macs::Sizes;
 use crate::onnx::{GraphProto, ModelProto};
 use crate::pipeline::Analysis;
-use crate::runtime::{Optimization, Runtime, RuntimeError, Session, SessionOptions};
+use crate::runtime::{Runtime, SessionOptions};
+use pair::Pair;
 use reference::{KeptAxes, Reference};
+use run::Verification;
 
 pub use inputs::{draw_input, draw_inputs, size_variants};
-pub use locate::Difference;
-
-/// Sizes of symbolic dimensions on which a pruned file is compared.
-const RUNS: usize = 2;
+pub use locate::{Difference, ValuesReport};
 
 /// How strict verification is and on what it runs.
 #[derive(Clone, Debug)]
 pub struct VerifyOptions {
-    /// Allowed error relative to the largest magnitude of an output; `None` chooses by the model's precision.
+    /// Allowed error relative to the largest magnitude of an output; `None` chooses by the precision of each run.
     pub rtol: Option<f64>,
     /// Allowed absolute error on top.
     pub atol: f64,
@@ -60,8 +68,13 @@ pub struct OutputError {
     pub absolute: f64,
     /// The same over the largest magnitude of the reference.
     pub relative: f64,
+    /// Elements that are infinite or not a number in both networks.
+    pub not_finite: usize,
     /// Whether it is within tolerance.
     pub passed: bool,
+    /// Whether that proves anything: every element is finite, not all are zero, and they are equal by the relative
+    /// tolerance alone.
+    pub conclusive: bool,
 }
 
 /// One run on one set of inputs.
@@ -69,27 +82,48 @@ pub struct OutputError {
 pub struct RunReport {
     /// Sizes of the symbolic dimensions.
     pub sizes: Sizes,
+    /// Whether both networks were computed in float32 instead of their own half precision.
+    pub widened: bool,
+    /// Relative tolerance that was applied.
+    pub rtol: f64,
     /// The errors of all outputs.
     pub outputs: Vec<OutputError>,
+}
+
+impl RunReport {
+    /// Whether every output is within tolerance.
+    pub fn passed(&self) -> bool {
+        self.outputs.iter().all(|output| output.passed)
+    }
+
+    /// The worst relative error of its outputs.
+    pub fn worst(&self) -> f64 {
+        self.outputs.iter().map(|output| output.relative).fold(0.0, f64::max)
+    }
 }
 
 /// The result of verification.
 #[derive(Clone, Debug, Serialize)]
 pub struct VerifyReport {
-    /// Whether every output of every run is within tolerance.
+    /// Whether every output of every run is within tolerance, and something was proved by it.
     pub passed: bool,
-    /// Relative tolerance that was applied.
+    /// Relative tolerance in the model's own precision.
     pub rtol: f64,
     /// Absolute tolerance that was applied.
     pub atol: f64,
     /// All runs.
     pub runs: Vec<RunReport>,
-    /// Why the pruned file could not be run, if so.
+    /// Why the pruned file could not be run, or what it was run on proves nothing, if so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
     /// The first value that differs, in the order of the graph.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_difference: Option<Difference>,
+    /// The comparison of the values in between, where the outputs prove nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub values: Option<ValuesReport>,
+    /// What was not compared as it is meant to be, and why.
+    pub notes: Vec<String>,
     /// ONNX Runtime's version.
     pub onnxruntime: String,
 }
@@ -97,7 +131,7 @@ pub struct VerifyReport {
 impl VerifyReport {
     /// The worst relative error of all outputs.
     pub fn worst(&self) -> f64 {
-        self.runs.iter().flat_map(|run| &run.outputs).map(|output| output.relative).fold(0.0, f64::max)
+        self.runs.iter().map(RunReport::worst).fold(0.0, f64::max)
     }
 }
 
@@ -136,24 +170,15 @@ pub fn reference_model(
     Ok((model, reference))
 }
 
-fn session_of(runtime: &Runtime, model: &ModelProto, source: &Model) -> Result<Session, RuntimeError> {
-    let options = SessionOptions {
-        optimization: Optimization::Basic,
-        external_data_folder: Some(source.folder().to_owned()),
-        ..SessionOptions::default()
-    };
-    runtime.session_from_bytes(&model.encode_to_vec(), &options)
-}
+/// Relative tolerance in single precision.
+const RTOL: f64 = 1e-4;
 
-/// The relative tolerance that fits the precision of the weights.
-fn default_rtol(analysis: &Analysis<'_>) -> f64 {
-    let is_half = analysis
-        .facts
-        .values
-        .iter()
-        .flatten()
-        .any(|fact| matches!(fact.dtype, crate::onnx::DataType::Float16 | crate::onnx::DataType::Bfloat16));
-    if is_half { 2e-2 } else { 1e-4 }
+/// Relative tolerance in half precision, where rounding alone differs by so much.
+const RTOL_HALF: f64 = 2e-2;
+
+/// Whether any value of the model has half precision.
+fn has_half(analysis: &Analysis<'_>) -> bool {
+    analysis.facts.values.iter().flatten().any(|fact| widen::is_half(fact.dtype as i32))
 }
 
 /// Compares a pruned file with the reference of the original under a plan.
@@ -169,112 +194,70 @@ pub fn verify(
     options: &VerifyOptions,
 ) -> Result<VerifyReport, Error> {
     let (model, reference) = reference_model(analysis, kept)?;
-    let unmet = |error: RuntimeError, what: &str| {
-        Error::unmet(format!("the {what} does not run in ONNX Runtime: {error}")).in_file(analysis.model.path())
+    let is_half = has_half(analysis);
+    let native = Pair::new(model, analysis.model, pruned);
+    let mut verification = Verification {
+        analysis,
+        kept,
+        reference,
+        runtime,
+        report: VerifyReport {
+            passed: true,
+            rtol: options.rtol.unwrap_or(if is_half { RTOL_HALF } else { RTOL }),
+            atol: options.atol,
+            runs: Vec::new(),
+            failure: None,
+            first_difference: None,
+            values: None,
+            notes: Vec::new(),
+            onnxruntime: runtime.version().to_owned(),
+        },
     };
-    let mut of_reference =
-        session_of(runtime, &model, analysis.model).map_err(|error| unmet(error, "reference graph"))?;
-    let mut report = VerifyReport {
-        passed: true,
-        rtol: options.rtol.unwrap_or_else(|| default_rtol(analysis)),
-        atol: options.atol,
-        runs: Vec::new(),
-        failure: None,
-        first_difference: None,
-        onnxruntime: runtime.version().to_owned(),
-    };
-    let session_options = SessionOptions { optimization: Optimization::All, ..SessionOptions::default() };
-    let of_pruned = runtime.session_from_file(pruned.path(), &session_options);
-    let variants = match &options.inputs {
-        Some(inputs) => vec![(Sizes::new(), inputs.clone())],
-        None => size_variants(analysis, &options.sizes)
-            .into_iter()
-            .enumerate()
-            .map(|(number, sizes)| {
-                let inputs = draw_inputs(analysis, &sizes, options.seed.wrapping_add(number as u64))?;
-                Ok((sizes, inputs))
-            })
-            .collect::<Result<Vec<_>, Error>>()?,
-    };
-    let mut of_pruned = match of_pruned {
-        Ok(session) => session,
-        Err(error) => {
-            report.passed = false;
-            report.failure = Some(format!("the pruned file does not load in ONNX Runtime: {error}"));
-            return Ok(report);
+    let mut variants = verification.variants(options)?;
+    let rtol = verification.report.rtol;
+    match native.reference_session(runtime) {
+        Ok(of_reference) => {
+            // As applications run it: from its file, with every optimization.
+            let of_pruned = runtime.session_from_file(pruned.path(), &SessionOptions::default());
+            variants = verification.run(&native, rtol, of_reference, of_pruned, variants)?;
         }
-    };
-    let mut refused = None;
-    for (sizes, inputs) in variants {
-        if report.runs.len() == RUNS {
-            break;
+        Err(error) if is_half && verification.original().is_err() => {
+            let text = format!("ONNX Runtime does not load the original in its own precision: {error}");
+            verification.report.notes.push(text);
         }
-        let expected = match of_reference.run(&inputs) {
-            Ok(outputs) => outputs,
-            Err(error) => {
-                // A network may refuse sizes that it declares; then so must the original itself.
-                let original = runtime.session_from_file(analysis.model.path(), &SessionOptions::default());
-                if original.is_ok_and(|mut original| original.run(&inputs).is_ok()) {
-                    return Err(unmet(error, "reference graph"));
+        Err(error) => return Err(verification.unmet(&error, "reference graph")),
+    }
+    if !is_half {
+        if verification.report.passed {
+            verification.prove_by_values(&native, rtol, &variants);
+        }
+        return Ok(verification.report);
+    }
+    let (wide, wide_rtol) = (native.widened(), options.rtol.unwrap_or(RTOL));
+    if verification.report.passed {
+        match wide.reference_session(runtime).and_then(|of_reference| Ok((of_reference, wide.pruned_session(runtime)?)))
+        {
+            Ok((of_reference, of_pruned)) => {
+                // Another size would only repeat what the runs in half precision have shown.
+                if !verification.report.runs.is_empty() {
+                    variants.truncate(1);
                 }
-                refused.get_or_insert(error);
-                continue;
+                variants = verification.run(&wide, wide_rtol, of_reference, Ok(of_pruned), variants)?;
             }
-        };
-        let found = match of_pruned.run(&inputs) {
-            Ok(outputs) => outputs,
+            Err(error) if verification.report.runs.is_empty() => {
+                return Err(verification.unmet(&error, "reference graph in float32"));
+            }
             Err(error) => {
-                report.passed = false;
-                report.failure = Some(format!("the pruned file does not run in ONNX Runtime: {error}"));
-                return Ok(report);
+                let text =
+                    format!("compared in half precision only, whose tolerance may hide single channels: {error}");
+                verification.report.notes.push(text);
+                verification.prove_by_values(&native, rtol, &variants);
+                return Ok(verification.report);
             }
-        };
-        let mut run = RunReport { sizes, outputs: Vec::new() };
-        for (name, expected) in &expected {
-            let found = found.iter().find(|(other, _)| other == name).map(|(_, array)| array);
-            run.outputs.push(compare(name, expected, found, report.rtol, report.atol));
-        }
-        let passed = run.outputs.iter().all(|output| output.passed);
-        report.runs.push(run);
-        if !passed {
-            report.passed = false;
-            report.first_difference = locate::first_difference(
-                analysis,
-                &reference,
-                &model,
-                pruned,
-                runtime,
-                &inputs,
-                (report.rtol, report.atol),
-            );
-            return Ok(report);
         }
     }
-    match refused {
-        Some(error) if report.runs.is_empty() => Err(unmet(error, "original network")
-            .hint("give the sizes at which it runs with --size, or inputs with --inputs")),
-        _ => Ok(report),
+    if verification.report.passed {
+        verification.prove_by_values(&wide, wide_rtol, &variants);
     }
-}
-
-/// Largest error of `found` against `expected`; a missing output or another shape is infinitely wrong.
-fn compare(name: &str, expected: &Array, found: Option<&Array>, rtol: f64, atol: f64) -> OutputError {
-    let (absolute, relative, scale) = match found {
-        Some(found) if found.dims == expected.dims => errors(&expected.to_f64(), &found.to_f64()),
-        _ => (f64::INFINITY, f64::INFINITY, 0.0),
-    };
-    let passed = absolute <= atol + rtol * scale;
-    OutputError { output: name.to_owned(), absolute, relative, passed }
-}
-
-/// Largest absolute difference, the same over the largest magnitude, and that magnitude. NaN where only one side has
-/// it counts as infinite.
-fn errors(expected: &[f64], found: &[f64]) -> (f64, f64, f64) {
-    let scale = expected.iter().filter(|value| value.is_finite()).fold(0.0f64, |scale, value| scale.max(value.abs()));
-    let mut absolute = 0.0f64;
-    for (a, b) in expected.iter().zip(found) {
-        let difference = if a == b || (a.is_nan() && b.is_nan()) { 0.0 } else { (a - b).abs() };
-        absolute = absolute.max(if difference.is_nan() { f64::INFINITY } else { difference });
-    }
-    (absolute, if absolute == 0.0 { 0.0 } else { absolute / scale.max(f64::MIN_POSITIVE) }, scale)
+    Ok(verification.report)
 }

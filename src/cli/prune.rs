@@ -141,17 +141,23 @@ pub(super) fn failure(report: &VerifyReport) -> String {
     if let Some(failure) = &report.failure {
         return failure.clone();
     }
-    let worst = report.worst();
+    let errors = report.runs.iter().find(|run| !run.passed()).map_or_else(
+        || "the outputs agree, but prove nothing (zero, tiny or not finite)".to_owned(),
+        |run| {
+            let precision = if run.widened { " in float32" } else { "" };
+            format!("the worst relative error is {:.1e}{precision}, allowed {:.1e}", run.worst(), run.rtol)
+        },
+    );
     match &report.first_difference {
         Some(first) if first.expected_elements != first.found_elements => format!(
             "value {:?} of node {:?} ({}) has {} elements, expected {}",
             first.value, first.node, first.op, first.found_elements, first.expected_elements
         ),
         Some(first) => format!(
-            "the worst relative error is {worst:.1e}, allowed {:.1e}; the first value that differs is {:?} of node {:?} ({}), by {:.1e}",
-            report.rtol, first.value, first.node, first.op, first.relative
+            "{errors}; the first value that differs is {:?} of node {:?} ({}), by {:.1e}",
+            first.value, first.node, first.op, first.relative
         ),
-        None => format!("the worst relative error is {worst:.1e}, allowed {:.1e}", report.rtol),
+        None => errors,
     }
 }
 
@@ -349,22 +355,39 @@ fn text(
     out
 }
 
-/// The result of verification in one or two lines.
+/// The result of verification in a few lines.
 pub(super) fn verification_text(report: &VerifyReport) -> String {
     if !report.passed {
         return format!("verification FAILED: {}", failure(report));
     }
-    let sizes = |run: &crate::verify::RunReport| {
-        run.sizes.iter().map(|(name, size)| format!("{name}={size}")).collect::<Vec<_>>().join(" ")
-    };
-    let runs: Vec<String> = report.runs.iter().map(sizes).filter(|sizes| !sizes.is_empty()).collect();
-    let at = if runs.is_empty() { String::new() } else { format!(" at {}", runs.join(" and ")) };
-    format!(
-        "verified in ONNX Runtime {}: worst relative error {:.1e} (allowed {:.0e}) over {} run{}{at}",
-        report.onnxruntime,
-        report.worst(),
-        report.rtol,
-        report.runs.len(),
-        if report.runs.len() == 1 { "" } else { "s" },
-    )
+    let mut lines = Vec::new();
+    for (widened, precision) in [(false, ""), (true, " computed in float32")] {
+        let runs: Vec<_> = report.runs.iter().filter(|run| run.widened == widened).collect();
+        let Some(last) = runs.last() else {
+            continue;
+        };
+        let sizes: Vec<String> = runs
+            .iter()
+            .map(|run| run.sizes.iter().map(|(name, size)| format!("{name}={size}")).collect::<Vec<_>>().join(" "))
+            .filter(|sizes| !sizes.is_empty())
+            .collect();
+        let at = if sizes.is_empty() { String::new() } else { format!(" at {}", sizes.join(" and ")) };
+        lines.push(format!(
+            "verified in ONNX Runtime {}{precision}: worst relative error {:.1e} (allowed {:.0e}) over {} run{}{at}",
+            report.onnxruntime,
+            runs.iter().map(|run| run.worst()).fold(0.0, f64::max),
+            last.rtol,
+            runs.len(),
+            if runs.len() == 1 { "" } else { "s" },
+        ));
+    }
+    if let Some(values) = &report.values {
+        lines.push(format!(
+            "outputs that are zero, tiny or not finite prove nothing: of the {} values in between that the cut touches, \
+             {} were equal with a worst relative error of {:.1e}, the others are zero, tiny or not finite",
+            values.compared, values.conclusive, values.worst_relative
+        ));
+    }
+    lines.extend(report.notes.iter().map(|note| format!("note: {note}")));
+    lines.join("\n")
 }

@@ -1,17 +1,17 @@
-//! Finding the first value that a wrong cut gets wrong.
+//! Comparing all values of both networks: to name the first that a wrong cut gets wrong, and to prove a cut whose
+//! outputs prove nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use prost::Message;
 use serde::Serialize;
 
-use super::reference::Reference;
-use super::{errors, session_of};
+use super::Pair;
+use super::compare;
+use super::reference::{KeptAxes, Reference};
 use crate::array::Array;
-use crate::load::Model;
-use crate::onnx::{ModelProto, ValueInfoProto};
+use crate::onnx::ValueInfoProto;
 use crate::pipeline::Analysis;
-use crate::runtime::{Optimization, Runtime, SessionOptions};
+use crate::runtime::{Runtime, RuntimeError};
 
 /// A value of the pruned network that is not the kept part of the original's.
 #[derive(Clone, Debug, Serialize)]
@@ -30,18 +30,34 @@ pub struct Difference {
     pub found_elements: usize,
 }
 
-/// Runs both networks with all floating point values as outputs and compares them in the order of the graph.
-pub(super) fn first_difference(
+/// A comparison of the floating point values between inputs and outputs that a cut touches.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ValuesReport {
+    /// Values that were compared.
+    pub compared: usize,
+    /// Those of them whose agreement says something: finite, not all zero, and equal by relative tolerance.
+    pub conclusive: usize,
+    /// Worst relative error of the conclusive ones.
+    pub worst_relative: f64,
+}
+
+/// Runs both networks with all floating point values as outputs and compares them in the order of the graph. Returns
+/// what the comparison of the values that the cut touches is worth, and the first of all values that differs.
+///
+/// # Errors
+/// One of the networks does not run with all its values as outputs.
+pub(super) fn compare_values(
     analysis: &Analysis<'_>,
+    kept: &HashMap<(usize, usize), KeptAxes>,
     reference: &Reference,
-    model: &ModelProto,
-    pruned: &Model,
+    pair: &Pair<'_>,
     runtime: &Runtime,
     inputs: &[(String, Array)],
     (rtol, atol): (f64, f64),
-) -> Option<Difference> {
-    let in_pruned: std::collections::HashSet<&str> =
-        pruned.graph().node.iter().flat_map(|node| node.output.iter().map(String::as_str)).collect();
+) -> Result<(ValuesReport, Option<Difference>), RuntimeError> {
+    let pruned_graph = pair.pruned.graph.clone().unwrap_or_default();
+    let in_pruned: HashSet<&str> =
+        pruned_graph.node.iter().flat_map(|node| node.output.iter().map(String::as_str)).collect();
     let watched: Vec<(usize, &str)> = analysis
         .graph
         .nodes
@@ -52,37 +68,27 @@ pub(super) fn first_difference(
         .filter(|(_, name)| in_pruned.contains(name))
         .collect();
     let info = |name: &str| ValueInfoProto { name: name.to_owned(), ..ValueInfoProto::default() };
-    let mut with_values = model.clone();
-    let graph = with_values.graph.as_mut()?;
+    let mut with_values = pair.clone();
+    let graph = with_values.reference.graph.get_or_insert_default();
     let mut wanted: Vec<String> = watched.iter().map(|(_, name)| (*name).to_owned()).collect();
     wanted.extend(watched.iter().filter_map(|(_, name)| reference.masks.get(*name).cloned()));
     wanted.sort();
     wanted.dedup();
-    let initializers: std::collections::HashSet<&str> =
-        graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
-    let known: std::collections::HashSet<String> = graph.output.iter().map(|output| output.name.clone()).collect();
+    let initializers: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
+    let known: HashSet<String> = graph.output.iter().map(|output| output.name.clone()).collect();
     let new: Vec<ValueInfoProto> = wanted
         .iter()
         .filter(|name| !known.contains(*name) && !initializers.contains(name.as_str()))
         .map(|name| info(name))
         .collect();
     graph.output.extend(new);
-    let mut of_reference = session_of(runtime, &with_values, analysis.model).ok()?;
-    let expected: HashMap<String, Array> = of_reference.run(inputs).ok()?.into_iter().collect();
-    drop(of_reference);
+    let expected: HashMap<String, Array> = with_values.reference_session(runtime)?.run(inputs)?.into_iter().collect();
 
-    let mut pruned_proto = pruned.proto().clone();
-    let mut graph = pruned.graph().clone();
+    let graph = with_values.pruned.graph.get_or_insert_default();
     graph.output.extend(watched.iter().filter(|(_, name)| !known.contains(*name)).map(|(_, name)| info(name)));
-    pruned_proto.graph = Some(graph);
-    let options = SessionOptions {
-        optimization: Optimization::Basic,
-        external_data_folder: Some(pruned.folder().to_owned()),
-        ..SessionOptions::default()
-    };
-    let mut of_pruned = runtime.session_from_bytes(&pruned_proto.encode_to_vec(), &options).ok()?;
-    let found: HashMap<String, Array> = of_pruned.run(inputs).ok()?.into_iter().collect();
+    let found: HashMap<String, Array> = with_values.pruned_session(runtime)?.run(inputs)?.into_iter().collect();
 
+    let (mut report, mut first) = (ValuesReport::default(), None);
     for (node, name) in watched {
         let (Some(expected_value), Some(found_value)) = (expected.get(name), found.get(name)) else {
             continue;
@@ -91,26 +97,38 @@ pub(super) fn first_difference(
             .masks
             .get(name)
             .and_then(|mask| expected.get(mask).cloned().or_else(|| constant_mask(reference, mask)));
+        let is_touched =
+            mask.is_some() || (0..analysis.graph.nodes[node].inputs.len()).any(|slot| kept.contains_key(&(node, slot)));
         let kept = match &mask {
             None => expected_value.to_f64(),
             Some(mask) => compress(expected_value, mask),
         };
         let values = found_value.to_f64();
-        let (absolute, relative, scale) =
-            if kept.len() == values.len() { errors(&kept, &values) } else { (f64::INFINITY, f64::INFINITY, 0.0) };
-        if absolute > atol + rtol * scale {
+        let difference = if kept.len() == values.len() {
+            compare::Difference::of(&kept, &values)
+        } else {
+            compare::Difference::OF_SHAPE
+        };
+        if is_touched {
+            report.compared += 1;
+            if difference.is_conclusive(rtol) {
+                report.conclusive += 1;
+                report.worst_relative = report.worst_relative.max(difference.relative());
+            }
+        }
+        if first.is_none() && !difference.is_within(rtol, atol) {
             let node = &analysis.graph.nodes[node];
-            return Some(Difference {
+            first = Some(Difference {
                 value: name.to_owned(),
                 node: node.name.clone(),
                 op: node.op(),
-                relative,
+                relative: difference.relative(),
                 expected_elements: kept.len(),
                 found_elements: values.len(),
             });
         }
     }
-    None
+    Ok((report, first))
 }
 
 /// A mask that is a constant of the reference.

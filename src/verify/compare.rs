@@ -1,0 +1,81 @@
+//! What the difference of two arrays amounts to, and whether it says anything.
+
+use crate::array::Array;
+
+/// The difference of what was found from what was expected.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Difference {
+    /// Largest absolute difference of finite elements; infinite where only one side is finite.
+    pub(super) absolute: f64,
+    /// Largest magnitude of the finite elements that were expected.
+    pub(super) scale: f64,
+    /// Elements that are the same infinity, or not a number, on both sides.
+    pub(super) not_finite: usize,
+}
+
+impl Difference {
+    /// Arrays of different shapes.
+    pub(super) const OF_SHAPE: Self = Self { absolute: f64::INFINITY, scale: 0.0, not_finite: 0 };
+
+    /// The difference of two lists of the same length.
+    pub(super) fn of(expected: &[f64], found: &[f64]) -> Self {
+        let (mut absolute, mut scale, mut not_finite) = (0.0f64, 0.0f64, 0);
+        for (a, b) in expected.iter().zip(found) {
+            if a.is_finite() && b.is_finite() {
+                scale = scale.max(a.abs());
+                absolute = absolute.max((a - b).abs());
+            } else if a == b || (a.is_nan() && b.is_nan()) {
+                not_finite += 1;
+            } else {
+                absolute = f64::INFINITY;
+            }
+        }
+        Self { absolute, scale, not_finite }
+    }
+
+    /// The difference of an output; one that is missing or of another shape is infinitely wrong.
+    pub(super) fn of_output(expected: &Array, found: Option<&Array>) -> Self {
+        match found {
+            Some(found) if found.dims == expected.dims => Self::of(&expected.to_f64(), &found.to_f64()),
+            _ => Self::OF_SHAPE,
+        }
+    }
+
+    /// The largest difference over the largest magnitude.
+    pub(super) fn relative(&self) -> f64 {
+        if self.absolute == 0.0 { 0.0 } else { self.absolute / self.scale.max(f64::MIN_POSITIVE) }
+    }
+
+    /// Whether nothing differs by more than is allowed.
+    pub(super) fn is_within(&self, rtol: f64, atol: f64) -> bool {
+        self.absolute <= atol + rtol * self.scale
+    }
+
+    /// Whether agreement proves anything. Zeros agree with zeros whatever computes them, tiny numbers agree by the
+    /// absolute tolerance alone, and what is not a number agrees with nothing.
+    pub(super) fn is_conclusive(&self, rtol: f64) -> bool {
+        self.not_finite == 0 && self.scale > 0.0 && self.absolute <= rtol * self.scale
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agreement_of_zeros_of_tiny_and_of_infinite_numbers_is_not_conclusive() {
+        let compare = |expected: &[f64], found: &[f64]| {
+            let difference = Difference::of(expected, found);
+            (difference.is_within(1e-4, 1e-6), difference.is_conclusive(1e-4))
+        };
+        assert_eq!(compare(&[1.0, 2.0], &[1.0, 2.0001]), (true, true));
+        assert_eq!(compare(&[1.0, 2.0], &[1.0, 2.1]), (false, false));
+        assert_eq!(compare(&[0.0, 0.0], &[0.0, 0.0]), (true, false));
+        assert_eq!(compare(&[1e-8, 2e-8], &[2e-8, 1e-8]), (true, false), "within the absolute tolerance");
+        assert_eq!(compare(&[1e-8, 2e-8], &[1e-8, 2e-8]), (true, true), "equal, however small");
+        assert_eq!(compare(&[f64::NAN, 1.0], &[f64::NAN, 1.0]), (true, false));
+        assert_eq!(compare(&[f64::INFINITY], &[f64::INFINITY]), (true, false));
+        assert_eq!(compare(&[f64::NAN, 1.0], &[0.0, 1.0]), (false, false));
+        assert_eq!(compare(&[f64::INFINITY], &[f64::NEG_INFINITY]), (false, false));
+    }
+}

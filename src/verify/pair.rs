@@ -1,0 +1,68 @@
+//! The two networks that verification compares, as ONNX Runtime loads them from memory.
+
+use std::path::Path;
+
+use prost::Message;
+
+use super::widen::{widen, widen_array};
+use crate::array::Array;
+use crate::load::Model;
+use crate::onnx::ModelProto;
+use crate::runtime::{Optimization, Runtime, RuntimeError, Session, SessionOptions};
+
+/// The reference and the pruned network, in their own precision or widened.
+#[derive(Clone)]
+pub(super) struct Pair<'m> {
+    pub(super) reference: ModelProto,
+    pub(super) pruned: ModelProto,
+    /// Whether both compute in float32 instead of half precision.
+    pub(super) is_widened: bool,
+    folders: (&'m Path, &'m Path),
+}
+
+impl<'m> Pair<'m> {
+    /// `reference` reads the external data of `original`.
+    pub(super) fn new(reference: ModelProto, original: &'m Model, pruned: &'m Model) -> Self {
+        let proto = ModelProto { graph: Some(pruned.graph().clone()), ..pruned.proto().clone() };
+        Self { reference, pruned: proto, is_widened: false, folders: (original.folder(), pruned.folder()) }
+    }
+
+    /// Both in float32.
+    pub(super) fn widened(&self) -> Self {
+        let mut wide = Self { is_widened: true, ..self.clone() };
+        widen(&mut wide.reference);
+        widen(&mut wide.pruned);
+        wide
+    }
+
+    /// Inputs in the precision of the pair.
+    pub(super) fn inputs(&self, inputs: &[(String, Array)]) -> Vec<(String, Array)> {
+        let convert = |array: &Array| if self.is_widened { widen_array(array) } else { array.clone() };
+        inputs.iter().map(|(name, array)| (name.clone(), convert(array))).collect()
+    }
+
+    /// A session of the reference.
+    ///
+    /// # Errors
+    /// ONNX Runtime rejects it.
+    pub(super) fn reference_session(&self, runtime: &Runtime) -> Result<Session, RuntimeError> {
+        session_of(runtime, &self.reference, self.folders.0)
+    }
+
+    /// A session of the pruned network.
+    ///
+    /// # Errors
+    /// ONNX Runtime rejects it.
+    pub(super) fn pruned_session(&self, runtime: &Runtime) -> Result<Session, RuntimeError> {
+        session_of(runtime, &self.pruned, self.folders.1)
+    }
+}
+
+fn session_of(runtime: &Runtime, model: &ModelProto, folder: &Path) -> Result<Session, RuntimeError> {
+    let options = SessionOptions {
+        optimization: Optimization::Basic,
+        external_data_folder: Some(folder.to_owned()),
+        ..SessionOptions::default()
+    };
+    runtime.session_from_bytes(&model.encode_to_vec(), &options)
+}
