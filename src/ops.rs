@@ -6,6 +6,7 @@ use crate::operator::Operator;
 mod attention;
 mod batch_normalization;
 mod bias_activation;
+mod bias_split_gelu;
 mod binary;
 mod clip;
 mod concat;
@@ -20,6 +21,7 @@ mod flatten;
 mod gather;
 mod gather_nd;
 mod gemm;
+mod group_norm;
 mod group_normalization;
 mod identity;
 mod indices;
@@ -27,6 +29,7 @@ mod instance_normalization;
 mod layer_normalization;
 mod lp_normalization;
 mod matmul;
+mod nhwc_conv;
 mod pad;
 mod pool;
 mod positions;
@@ -38,6 +41,7 @@ mod reduce;
 mod reshape;
 mod resize;
 mod shape;
+mod skip_layer_normalization;
 mod slice;
 mod softmax;
 mod split;
@@ -53,6 +57,7 @@ static BY_FILE: &[&[&dyn Operator]] = &[
     attention::RULES,
     batch_normalization::RULES,
     bias_activation::RULES,
+    bias_split_gelu::RULES,
     binary::RULES,
     clip::RULES,
     concat::RULES,
@@ -67,6 +72,7 @@ static BY_FILE: &[&[&dyn Operator]] = &[
     gather::RULES,
     gather_nd::RULES,
     gemm::RULES,
+    group_norm::RULES,
     group_normalization::RULES,
     identity::RULES,
     indices::RULES,
@@ -74,6 +80,7 @@ static BY_FILE: &[&[&dyn Operator]] = &[
     layer_normalization::RULES,
     lp_normalization::RULES,
     matmul::RULES,
+    nhwc_conv::RULES,
     pad::RULES,
     pool::RULES,
     positions::RULES,
@@ -85,6 +92,7 @@ static BY_FILE: &[&[&dyn Operator]] = &[
     reshape::RULES,
     resize::RULES,
     shape::RULES,
+    skip_layer_normalization::RULES,
     slice::RULES,
     softmax::RULES,
     split::RULES,

@@ -20,7 +20,8 @@ use crate::error::Error;
 use crate::load::Model;
 use crate::macs::Sizes;
 use crate::onnx::{GraphProto, ModelProto};
-use crate::pipeline::Analysis;
+use crate::operator;
+use crate::pipeline::{Analysis, analyse};
 use crate::runtime::{Optimization, Runtime, RuntimeError, Session, SessionOptions};
 use reference::{KeptAxes, Reference};
 
@@ -136,6 +137,19 @@ pub fn reference_model(
     Ok((model, reference))
 }
 
+/// A pruned file with nodes that ONNX Runtime can't run on the CPU replaced by standard operators; `None` where it has
+/// no such nodes.
+fn decomposed(pruned: &Model) -> Result<Option<ModelProto>, Error> {
+    let is_decomposed = |node: &crate::graph::Node| {
+        operator::find(&node.proto.domain, &node.proto.op_type).is_some_and(|op| op.is_decomposed(node))
+    };
+    let analysis = analyse(pruned)?;
+    if !analysis.graph.nodes.iter().any(is_decomposed) {
+        return Ok(None);
+    }
+    Ok(Some(reference_model(&analysis, &HashMap::new())?.0))
+}
+
 fn session_of(runtime: &Runtime, model: &ModelProto, source: &Model) -> Result<Session, RuntimeError> {
     let options = SessionOptions {
         optimization: Optimization::Basic,
@@ -183,8 +197,14 @@ pub fn verify(
         first_difference: None,
         onnxruntime: runtime.version().to_owned(),
     };
-    let session_options = SessionOptions { optimization: Optimization::All, ..SessionOptions::default() };
-    let of_pruned = runtime.session_from_file(pruned.path(), &session_options);
+    let decomposed = decomposed(pruned)?;
+    let of_pruned = match &decomposed {
+        Some(model) => session_of(runtime, model, pruned),
+        None => {
+            let options = SessionOptions { optimization: Optimization::All, ..SessionOptions::default() };
+            runtime.session_from_file(pruned.path(), &options)
+        }
+    };
     let variants = match &options.inputs {
         Some(inputs) => vec![(Sizes::new(), inputs.clone())],
         None => size_variants(analysis, &options.sizes)
@@ -242,7 +262,7 @@ pub fn verify(
                 analysis,
                 &reference,
                 &model,
-                pruned,
+                (pruned, decomposed.as_ref()),
                 runtime,
                 &inputs,
                 (report.rtol, report.atol),

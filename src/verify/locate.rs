@@ -35,7 +35,7 @@ pub(super) fn first_difference(
     analysis: &Analysis<'_>,
     reference: &Reference,
     model: &ModelProto,
-    pruned: &Model,
+    (pruned, decomposed): (&Model, Option<&ModelProto>),
     runtime: &Runtime,
     inputs: &[(String, Array)],
     (rtol, atol): (f64, f64),
@@ -71,8 +71,8 @@ pub(super) fn first_difference(
     let expected: HashMap<String, Array> = of_reference.run(inputs).ok()?.into_iter().collect();
     drop(of_reference);
 
-    let mut pruned_proto = pruned.proto().clone();
-    let mut graph = pruned.graph().clone();
+    let mut pruned_proto = decomposed.unwrap_or(pruned.proto()).clone();
+    let mut graph = pruned_proto.graph.take()?;
     graph.output.extend(watched.iter().filter(|(_, name)| !known.contains(*name)).map(|(_, name)| info(name)));
     pruned_proto.graph = Some(graph);
     let options = SessionOptions {
