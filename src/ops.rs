@@ -18,6 +18,7 @@ mod depth_to_space;
 mod einsum;
 mod expand;
 mod flatten;
+mod fused_attention;
 mod gather;
 mod gather_nd;
 mod gemm;
@@ -29,6 +30,7 @@ mod instance_normalization;
 mod layer_normalization;
 mod lp_normalization;
 mod matmul;
+mod multi_head_attention;
 mod nhwc_conv;
 mod pad;
 mod pool;
@@ -40,6 +42,7 @@ mod range;
 mod reduce;
 mod reshape;
 mod resize;
+mod rotary_embedding;
 mod shape;
 mod skip_layer_normalization;
 mod slice;
@@ -69,6 +72,7 @@ static BY_FILE: &[&[&dyn Operator]] = &[
     einsum::RULES,
     expand::RULES,
     flatten::RULES,
+    fused_attention::RULES,
     gather::RULES,
     gather_nd::RULES,
     gemm::RULES,
@@ -80,6 +84,7 @@ static BY_FILE: &[&[&dyn Operator]] = &[
     layer_normalization::RULES,
     lp_normalization::RULES,
     matmul::RULES,
+    multi_head_attention::RULES,
     nhwc_conv::RULES,
     pad::RULES,
     pool::RULES,
@@ -91,6 +96,7 @@ static BY_FILE: &[&[&dyn Operator]] = &[
     reduce::RULES,
     reshape::RULES,
     resize::RULES,
+    rotary_embedding::RULES,
     shape::RULES,
     skip_layer_normalization::RULES,
     slice::RULES,

@@ -106,8 +106,7 @@ impl Operator for NhwcConv {
             inputs.push(cx.zeroed_float(2));
         }
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        let attributes = node.proto.attribute.iter().filter(|attribute| attribute.name != "activation").cloned();
-        let y = cx.add("Conv", &inputs, attributes.collect());
+        let y = cx.add("Conv", &inputs, node.proto.attribute.clone());
         let y = cx.transposed(&y, &back);
         let mut out: Option<String> = None;
         if let Some(mask) = cx.mask(1) {
@@ -117,6 +116,14 @@ impl Operator for NhwcConv {
             target[last as usize] = -1;
             let target = cx.ints(&target, &[last + 1]);
             out = Some(cx.add("Reshape", &[&rows, &target], vec![]));
+        }
+        if let Some(mask) = cx.mask(0) {
+            let others: Vec<i64> = (1..=last).collect();
+            let batch = cx.reduce("ReduceMax", &mask, &others);
+            out = Some(match out {
+                None => batch,
+                Some(rows) => cx.add("Mul", &[&batch, &rows], vec![]),
+            });
         }
         if let Some(mask) = out {
             cx.set_mask(0, mask);

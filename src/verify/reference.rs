@@ -284,10 +284,11 @@ impl ReferenceCx<'_> {
                 proto.input[slot] = self.zeroed(slot);
             }
         }
-        for (slot, name) in replaced {
-            if let Some(input) = proto.input.get_mut(*slot) {
-                input.clone_from(name);
+        for (slot, name) in replaced.iter().filter(|(_, name)| !name.is_empty()) {
+            if proto.input.len() <= *slot {
+                proto.input.resize(slot + 1, String::new());
             }
+            proto.input[*slot].clone_from(name);
         }
         self.reference.nodes.push(proto);
         self.emitted = true;
