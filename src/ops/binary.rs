@@ -44,6 +44,7 @@ impl Operator for Binary {
                 onnx("BitwiseAnd"),
                 onnx("BitwiseOr"),
                 onnx("BitwiseXor"),
+                onnx("SwiGLU"),
             ]
         }
     }

@@ -10,7 +10,7 @@ use crate::fact::Fact;
 use crate::graph::Node;
 use crate::macs::MacsCx;
 use crate::onnx::attr_ints;
-use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
+use crate::operator::{InferCx, OpType, Operator, RuleError, microsoft, onnx};
 use crate::verify::reference::ReferenceCx;
 
 pub(super) static RULES: &[&dyn Operator] = &[&Gemm];
@@ -24,7 +24,7 @@ fn rows_columns(node: &Node, attribute: &str) -> (usize, usize) {
 
 impl Operator for Gemm {
     fn op_types(&self) -> &'static [OpType] {
-        const { &[onnx("Gemm")] }
+        const { &[onnx("Gemm"), microsoft("FusedGemm")] }
     }
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {

@@ -37,7 +37,7 @@ fn split<T: Clone>(sizes: &[T], is_left: bool, transposed: bool) -> Option<(Vec<
 
 impl Operator for MatMul {
     fn op_types(&self) -> &'static [OpType] {
-        const { &[onnx("MatMul"), microsoft("FusedMatMul")] }
+        const { &[onnx("MatMul"), microsoft("FusedMatMul"), microsoft("TransposeMatMul")] }
     }
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {

@@ -3,7 +3,9 @@
 //! All values here are float32; [`ReferenceCx::cast_to_input`] gives a result the type of an input.
 
 use super::ReferenceCx;
+use crate::dim::Dim;
 use crate::onnx::{DataType, attr_int, attr_ints};
+use crate::operator::RuleError;
 
 impl ReferenceCx<'_> {
     /// `mask` at the shape of `value`; ones where there is no mask.
@@ -101,5 +103,14 @@ impl ReferenceCx<'_> {
     pub fn zeroed_float(&mut self, slot: usize) -> String {
         let zeroed = self.zeroed(slot);
         self.cast_to_float(&zeroed, slot)
+    }
+
+    /// The shape of output `slot`.
+    ///
+    /// # Errors
+    /// [`RuleError::UnknownShape`].
+    pub fn output_shape(&self, slot: usize) -> Result<Vec<Dim>, RuleError> {
+        let value = self.node.output(slot).ok_or(RuleError::UnknownShape)?;
+        self.facts.values[value].as_ref().and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)
     }
 }
