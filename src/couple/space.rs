@@ -243,6 +243,20 @@ impl Spaces {
         outer
     }
 
+    /// Whether `digit` is the space that [`Spaces::outer_digit`] gave for the outermost digit of a cut, which is `axis`.
+    pub fn is_outer_digit(&self, axis: &Axis, digit: &Axis) -> bool {
+        let ([Piece::Part { space, inner, extent }], [Piece::Part { space: other, inner: 1, extent: count }]) =
+            (axis.as_slice(), digit.as_slice())
+        else {
+            return false;
+        };
+        *inner > 1
+            && extent == count
+            && self.spaces[*space].len == inner * extent
+            && self.spaces[*other].len == *count
+            && self.cuts.get(&(*space, vec![*extent, *inner])).is_some_and(|cut| cut.digits[0] == Some(*other))
+    }
+
     /// The spaces of all digits of a cut into `sizes` (outermost first; sizes above one, their product the space's).
     /// Where `only` is given, no other digit may shrink.
     pub fn digits(&mut self, space: SpaceId, sizes: &[usize], only: Option<usize>, node: &str) -> Vec<SpaceId> {
@@ -481,6 +495,18 @@ mod tests {
         assert_eq!(spaces.whole(none), vec![Piece::Fixed(Dim::from(0))]);
         assert_eq!(spaces.whole(one), Axis::new());
         assert_eq!(spaces.whole(two), vec![Piece::Part { space: two, inner: 1, extent: 2 }]);
+    }
+
+    #[test]
+    fn a_statistic_of_every_block_meets_the_outermost_digit() {
+        let mut spaces = Spaces::default();
+        let channels = spaces.add(12);
+        let cut = vec![Piece::Part { space: channels, inner: 4, extent: 3 }];
+        let groups = spaces.outer_digit(channels, 4, "norm");
+        assert!(spaces.is_outer_digit(&cut, &spaces.whole(groups)));
+        let others = spaces.add(3);
+        assert!(!spaces.is_outer_digit(&cut, &spaces.whole(others)));
+        assert!(!spaces.is_outer_digit(&spaces.whole(channels), &spaces.whole(groups)));
     }
 
     #[test]

@@ -58,7 +58,8 @@ impl Operator for RotaryEmbedding {
         let dims: Axis = match x.axes.as_slice() {
             [_, _, _, dims] => dims.clone(),
             [_, _, flat] => {
-                let channels = axis_size(flat).and_then(|size| i64::try_from(size).ok()).ok_or(RuleError::UnknownShape)?;
+                let channels =
+                    axis_size(flat).and_then(|size| i64::try_from(size).ok()).ok_or(RuleError::UnknownShape)?;
                 let pairs = axis_size(&columns[0]).and_then(|size| i64::try_from(size).ok());
                 let dims = head_dims(node, channels, pairs)
                     .ok_or_else(|| RuleError::invalid(format!("{channels} channels can't be divided among heads")))?;

@@ -72,7 +72,8 @@ pub(super) fn first_difference(
     drop(of_reference);
 
     let mut pruned_proto = decomposed.unwrap_or(pruned.proto()).clone();
-    let mut graph = pruned_proto.graph.take()?;
+    // A loaded model holds its graph apart.
+    let mut graph = pruned_proto.graph.take().unwrap_or_else(|| pruned.graph().clone());
     graph.output.extend(watched.iter().filter(|(_, name)| !known.contains(*name)).map(|(_, name)| info(name)));
     pruned_proto.graph = Some(graph);
     let options = SessionOptions {

@@ -154,3 +154,37 @@ fn gated_activations_lose_both_halves() {
         });
     }
 }
+
+#[test]
+fn fused_products_transpose_what_they_read() {
+    let project = |n: &mut Net, v: &str| {
+        let (w, shape) = (n.weight(&[C, C]), n.ints(&[0, 0, 3, C / 3]));
+        let v = n.op("MatMul", &[v, &w], &[]);
+        n.op("Reshape", &[&v, &shape], &[])
+    };
+    // Attention of `[N, L, heads, D]` over the heads of every token, in the forms that transposes are fused to.
+    check("FusedMatMul", MatMul, &[17], Go, |n, v| {
+        let (q, k) = (project(n, v), project(n, v));
+        let scores = n.fused("FusedMatMul", &[&q, &k], &[attr_int("transB", 1)], 1).remove(0);
+        let scores = n.fused("FusedMatMul", &[&scores, &q], &[attr_int("transA", 1)], 1).remove(0);
+        let shape = n.ints(&[0, 0, C]);
+        let y = n.op("Reshape", &[&scores, &shape], &[]);
+        (n.op("Add", &[v, &y], &[]), Some(C))
+    });
+    // `[L, N, heads, D]` becomes `[N, heads, L, D]`.
+    check("FusedMatMul with batches transposed", MatMul, &[17], Go, |n, v| {
+        let mut side = |v: &str| {
+            let x = project(n, v);
+            n.op("Transpose", &[&x], &[attr_ints("perm", &[1, 0, 2, 3])])
+        };
+        let (q, k) = (side(v), side(v));
+        let both = [attr_int("transBatchA", 1), attr_int("transBatchB", 1), attr_int("transB", 1)];
+        let scores = n.fused("FusedMatMul", &[&q, &k], &both, 1).remove(0);
+        let scores = n.op("Softmax", &[&scores], &[attr_int("axis", -1)]);
+        let y = n.fused("FusedMatMul", &[&scores, &k], &[attr_int("transBatchB", 1)], 1).remove(0);
+        let y = n.op("Transpose", &[&y], &[attr_ints("perm", &[0, 2, 1, 3])]);
+        let shape = n.ints(&[0, 0, C]);
+        let y = n.op("Reshape", &[&y, &shape], &[]);
+        (n.op("Add", &[v, &y], &[]), Some(C))
+    });
+}

@@ -62,8 +62,7 @@ impl ReferenceCx<'_> {
     /// Elements `start..end` of `value` along an axis.
     pub fn span(&mut self, value: &str, axis: i64, start: i64, end: i64) -> String {
         if self.opset() < 10 {
-            let attributes =
-                vec![attr_ints("axes", &[axis]), attr_ints("starts", &[start]), attr_ints("ends", &[end])];
+            let attributes = vec![attr_ints("axes", &[axis]), attr_ints("starts", &[start]), attr_ints("ends", &[end])];
             return self.add("Slice", &[value], attributes);
         }
         let (starts, ends, axes) = (self.ints(&[start], &[1]), self.ints(&[end], &[1]), self.ints(&[axis], &[1]));
