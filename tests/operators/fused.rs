@@ -25,7 +25,8 @@ fn skip_norms_act_on_the_kept_part_of_a_sum() {
         }
         check(&format!("{op} with the sum"), MatMul, &[17], Go, |n, v| {
             let (skip, gamma) = (n.op("Sigmoid", &[v], &[]), n.weight(&[C]));
-            let outputs = n.fused_to(op, &[v, &skip, &gamma], &[epsilon.clone()], &["normalised", "", "", "sum"]);
+            let outputs =
+                n.fused_to(op, &[v, &skip, &gamma], std::slice::from_ref(&epsilon), &["normalised", "", "", "sum"]);
             (n.op("Mul", &[&outputs[0], &outputs[3]], &[]), Some(C))
         });
     }
