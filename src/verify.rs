@@ -137,17 +137,19 @@ pub fn reference_model(
     Ok((model, reference))
 }
 
-/// A pruned file with nodes that ONNX Runtime can't run on the CPU replaced by standard operators; `None` where it has
-/// no such nodes.
-fn decomposed(pruned: &Model) -> Result<Option<ModelProto>, Error> {
+/// A pruned file with nodes that ONNX Runtime can't run on the CPU replaced by standard operators; `None` where the
+/// original has no such nodes.
+///
+/// # Errors
+/// The pruned file contradicts itself.
+fn decomposed(original: &Analysis<'_>, pruned: &Model) -> Result<Option<ModelProto>, Error> {
     let is_decomposed = |node: &crate::graph::Node| {
         operator::find(&node.proto.domain, &node.proto.op_type).is_some_and(|op| op.is_decomposed(node))
     };
-    let analysis = analyse(pruned)?;
-    if !analysis.graph.nodes.iter().any(is_decomposed) {
+    if !original.graph.nodes.iter().any(is_decomposed) {
         return Ok(None);
     }
-    Ok(Some(reference_model(&analysis, &HashMap::new())?.0))
+    Ok(Some(reference_model(&analyse(pruned)?, &HashMap::new())?.0))
 }
 
 fn session_of(runtime: &Runtime, model: &ModelProto, source: &Model) -> Result<Session, RuntimeError> {
@@ -197,7 +199,14 @@ pub fn verify(
         first_difference: None,
         onnxruntime: runtime.version().to_owned(),
     };
-    let decomposed = decomposed(pruned)?;
+    let decomposed = match decomposed(analysis, pruned) {
+        Ok(decomposed) => decomposed,
+        Err(error) => {
+            report.passed = false;
+            report.failure = Some(format!("the pruned file is not valid: {error}"));
+            return Ok(report);
+        }
+    };
     let of_pruned = match &decomposed {
         Some(model) => session_of(runtime, model, pruned),
         None => {
