@@ -29,7 +29,8 @@ use crate::error::Error;
 use crate::load::Model;
 use crate::macs::Sizes;
 use crate::onnx::{GraphProto, ModelProto};
-use crate::pipeline::Analysis;
+use crate::operator;
+use crate::pipeline::{Analysis, analyse};
 use crate::runtime::{Runtime, SessionOptions};
 use pair::Pair;
 use reference::{KeptAxes, Reference};
@@ -170,6 +171,21 @@ pub fn reference_model(
     Ok((model, reference))
 }
 
+/// A pruned file with nodes that ONNX Runtime can't run on the CPU replaced by standard operators; `None` where the
+/// original has no such nodes.
+///
+/// # Errors
+/// The pruned file contradicts itself.
+fn decomposed(original: &Analysis<'_>, pruned: &Model) -> Result<Option<ModelProto>, Error> {
+    let is_decomposed = |node: &crate::graph::Node| {
+        operator::find(&node.proto.domain, &node.proto.op_type).is_some_and(|op| op.is_decomposed(node))
+    };
+    if !original.graph.nodes.iter().any(is_decomposed) {
+        return Ok(None);
+    }
+    Ok(Some(reference_model(&analyse(pruned)?, &HashMap::new())?.0))
+}
+
 /// Relative tolerance in single precision.
 const RTOL: f64 = 1e-4;
 
@@ -195,7 +211,9 @@ pub fn verify(
 ) -> Result<VerifyReport, Error> {
     let (model, reference) = reference_model(analysis, kept)?;
     let is_half = has_half(analysis);
-    let native = Pair::new(model, analysis.model, pruned);
+    let decomposed = decomposed(analysis, pruned);
+    let is_decomposed = matches!(decomposed, Ok(Some(_)));
+    let native = Pair::new(model, analysis.model, pruned, decomposed.as_ref().ok().cloned().flatten());
     let mut verification = Verification {
         analysis,
         kept,
@@ -213,12 +231,21 @@ pub fn verify(
             onnxruntime: runtime.version().to_owned(),
         },
     };
+    if let Err(error) = decomposed {
+        verification.report.passed = false;
+        verification.report.failure = Some(format!("the pruned file is not valid: {error}"));
+        return Ok(verification.report);
+    }
     let mut variants = verification.variants(options)?;
     let rtol = verification.report.rtol;
     match native.reference_session(runtime) {
         Ok(of_reference) => {
             // As applications run it: from its file, with every optimization.
-            let of_pruned = runtime.session_from_file(pruned.path(), &SessionOptions::default());
+            let of_pruned = if is_decomposed {
+                native.pruned_session(runtime)
+            } else {
+                runtime.session_from_file(pruned.path(), &SessionOptions::default())
+            };
             variants = verification.run(&native, rtol, of_reference, of_pruned, variants)?;
         }
         Err(error) if is_half && verification.original().is_err() => {

@@ -5,11 +5,20 @@
 #[path = "operators/net.rs"]
 mod net;
 
+#[path = "operators/attention.rs"]
+mod attention;
+
+#[path = "operators/fused.rs"]
+mod fused;
+
 #[path = "operators/indexing.rs"]
 mod indexing;
 
 #[path = "operators/reducing.rs"]
 mod reducing;
+
+#[path = "operators/sampling.rs"]
+mod sampling;
 
 #[path = "operators/shaping.rs"]
 mod shaping;

@@ -280,8 +280,10 @@ impl CoupleCx<'_> {
         for layout in layouts {
             let tied = self.tie_cut_spaces(&result, layout);
             for (axis, other) in result.axes[rank - layout.rank()..].iter_mut().zip(&layout.axes) {
-                if axis.is_empty() {
+                if axis.is_empty() || self.coupling.spaces.is_outer_digit(other, axis) {
                     axis.clone_from(other);
+                } else if self.coupling.spaces.is_outer_digit(axis, other) {
+                    // A statistic of every block meets its block; the cut may stay ragged.
                 } else if !other.is_empty() && axis != other && !same_digits(axis, other, &tied) {
                     *axis = self.coupling.spaces.tie(axis, other, &self.node.name);
                 }

@@ -262,6 +262,18 @@ mod tests {
     }
 
     #[test]
+    fn a_statistic_of_every_block_meets_the_outermost_digit() {
+        let mut spaces = Spaces::default();
+        let channels = spaces.add(12);
+        let cut = vec![Piece::Part { space: channels, inner: 4, extent: 3 }];
+        let groups = spaces.outer_digit(channels, 4, "norm");
+        assert!(spaces.is_outer_digit(&cut, &spaces.whole(groups)));
+        let others = spaces.add(3);
+        assert!(!spaces.is_outer_digit(&cut, &spaces.whole(others)));
+        assert!(!spaces.is_outer_digit(&spaces.whole(channels), &spaces.whole(groups)));
+    }
+
+    #[test]
     fn sizes_that_a_file_only_claims_are_not_divided_into_indices() {
         assert_eq!(new_axis_size(&Dim::from(1280)), Some(1280));
         assert_eq!(new_axis_size(&Dim::from(1)), None);

@@ -219,7 +219,7 @@ impl Operator for Attention {
 }
 
 /// Ties the heads of Q, K and V. Where K and V have fewer, heads stay, and so do the dimensions of V.
-fn tie_heads(cx: &mut CoupleCx<'_>, q: &Axis, k: &Axis, v: &Axis, v_dims: &Axis) -> Axis {
+pub(super) fn tie_heads(cx: &mut CoupleCx<'_>, q: &Axis, k: &Axis, v: &Axis, v_dims: &Axis) -> Axis {
     if axis_size(q) == axis_size(k) && axis_size(k) == axis_size(v) {
         let heads = cx.tie(q, k);
         return cx.tie(&heads, v);
@@ -231,7 +231,7 @@ fn tie_heads(cx: &mut CoupleCx<'_>, q: &Axis, k: &Axis, v: &Axis, v_dims: &Axis)
 }
 
 /// The heads and dimensions of an axis `[heads * D]`.
-fn divide(cx: &mut CoupleCx<'_>, axis: &Axis, heads: i64) -> Result<(Axis, Axis), RuleError> {
+pub(super) fn divide(cx: &mut CoupleCx<'_>, axis: &Axis, heads: i64) -> Result<(Axis, Axis), RuleError> {
     let heads = usize::try_from(heads).unwrap_or(1);
     let size = axis_size(axis).ok_or(RuleError::UnknownShape)?;
     if !size.is_multiple_of(heads) {

@@ -1,6 +1,6 @@
 //! # Fused activations of ONNX Runtime
 //! BiasGelu, FastGelu, Gelu and BiasAdd: an elementwise function of a sum.
-//! Spec: ONNX Runtime's contrib operators, domain com.microsoft.
+//! Spec: ONNX Runtime's contrib operators, domain com.microsoft. BiasAdd has no CPU kernel.
 //!
 //! Coupling: the bias broadcasts to X (and to the skip connection of BiasAdd).
 
@@ -32,8 +32,20 @@ impl Operator for BiasActivation {
         Ok(())
     }
 
+    fn is_decomposed(&self, node: &Node) -> bool {
+        node.proto.op_type == "BiasAdd"
+    }
+
     fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         let slots: Vec<usize> = (0..node.inputs.len()).collect();
+        if self.is_decomposed(node) {
+            let mut sum = cx.zeroed(0);
+            for slot in slots.iter().skip(1) {
+                let term = cx.zeroed(*slot);
+                sum = cx.add("Add", &[&sum, &term], vec![]);
+            }
+            cx.emit_as(0, &sum);
+        }
         cx.elementwise(&slots)
     }
 

@@ -45,6 +45,7 @@ impl Operator for Binary {
                 onnx("BitwiseAnd"),
                 onnx("BitwiseOr"),
                 onnx("BitwiseXor"),
+                onnx("SwiGLU"),
             ]
         }
     }

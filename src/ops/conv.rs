@@ -3,7 +3,7 @@
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Conv.html>. Opsets 1 and later; 1, 2 and 3 spatial axes.
 //!
 //! Coupling: axis 1 of X is axis 1 of W; axis 0 of W, B and axis 1 of Y are one. With groups, a depthwise convolution
-//! loses whole groups; any other loses equally many channels of every group.
+//! loses whole groups; any other loses equally many channels of every group. What a FusedConv adds is one with Y.
 
 pub(super) mod gradient;
 
@@ -22,6 +22,9 @@ use crate::verify::reference::ReferenceCx;
 pub(super) static RULES: &[&dyn Operator] = &[&Conv];
 
 struct Conv;
+
+/// What a FusedConv adds before its activation, of the shape of Y.
+const SUM: usize = 3;
 
 impl Operator for Conv {
     fn op_types(&self) -> &'static [OpType] {
@@ -71,7 +74,12 @@ impl Operator for Conv {
         }
         let mut axes = vec![x.axes[0].clone(), out];
         axes.extend(shape[2..].iter().map(fixed_axis));
-        cx.set(0, Layout { axes });
+        let mut y = Layout { axes };
+        if cx.has(SUM) {
+            let z = cx.separated(SUM)?;
+            y = cx.tie_broadcast(&[y, z]);
+        }
+        cx.set(0, y);
         Ok(())
     }
 
@@ -113,6 +121,12 @@ impl Operator for Conv {
             out = Some(match out {
                 None => batch,
                 Some(rows) => cx.add("Mul", &[&batch, &rows], vec![]),
+            });
+        }
+        if let Some(mask) = cx.mask(SUM) {
+            out = Some(match out {
+                None => mask,
+                Some(rows) => cx.add("Mul", &[&mask, &rows], vec![]),
             });
         }
         if let Some(mask) = out {

@@ -11,7 +11,7 @@ use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::macs::MacsCx;
 use crate::onnx::attr_ints;
-use crate::operator::{Folding, InferCx, OpType, Operator, RuleError, onnx};
+use crate::operator::{Folding, InferCx, OpType, Operator, RuleError, microsoft, onnx};
 use crate::verify::reference::ReferenceCx;
 
 pub(super) static RULES: &[&dyn Operator] = &[&Gemm];
@@ -25,7 +25,7 @@ fn rows_columns(node: &Node, attribute: &str) -> (usize, usize) {
 
 impl Operator for Gemm {
     fn op_types(&self) -> &'static [OpType] {
-        const { &[onnx("Gemm")] }
+        const { &[onnx("Gemm"), microsoft("FusedGemm")] }
     }
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {

@@ -23,6 +23,21 @@ fn transposes(node: &Node) -> (bool, bool) {
     (node.int("transA", 0) != 0, node.int("transB", 0) != 0)
 }
 
+/// Whether a fused form moves the first axis of A or B behind the other leading ones before it multiplies.
+fn moves_first(node: &Node) -> (bool, bool) {
+    (node.int("transBatchA", 0) != 0, node.int("transBatchB", 0) != 0)
+}
+
+/// `[first, leading..., last]` as `[leading..., first, last]`, where that is asked for.
+fn arranged<T: Clone>(sizes: &[T], moves_first: bool) -> Vec<T> {
+    let mut sizes = sizes.to_vec();
+    if moves_first && sizes.len() > 2 {
+        let last = sizes.len() - 1;
+        sizes[..last].rotate_left(1);
+    }
+    sizes
+}
+
 /// Both shapes as (leading sizes, rows, columns); a vector gets the missing row or column as `None`.
 fn split<T: Clone>(sizes: &[T], is_left: bool, transposed: bool) -> Option<(Vec<T>, Option<T>, Option<T>)> {
     match sizes {
@@ -38,17 +53,15 @@ fn split<T: Clone>(sizes: &[T], is_left: bool, transposed: bool) -> Option<(Vec<
 
 impl Operator for MatMul {
     fn op_types(&self) -> &'static [OpType] {
-        const { &[onnx("MatMul"), microsoft("FusedMatMul")] }
+        const { &[onnx("MatMul"), microsoft("FusedMatMul"), microsoft("TransposeMatMul")] }
     }
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
-        if node.int("transBatchA", 0) != 0 || node.int("transBatchB", 0) != 0 {
-            return Err(RuleError::unsupported("transBatchA and transBatchB are not supported"));
-        }
-        let (trans_a, trans_b) = transposes(node);
+        let ((trans_a, trans_b), (moves_a, moves_b)) = (transposes(node), moves_first(node));
         let scalar = || RuleError::invalid("a scalar can't be multiplied as a matrix");
-        let (a_leading, rows, k) = split(&cx.shape(0)?, true, trans_a).ok_or_else(scalar)?;
-        let (b_leading, l, columns) = split(&cx.shape(1)?, false, trans_b).ok_or_else(scalar)?;
+        let (a, b) = (arranged(&cx.shape(0)?, moves_a), arranged(&cx.shape(1)?, moves_b));
+        let (a_leading, rows, k) = split(&a, true, trans_a).ok_or_else(scalar)?;
+        let (b_leading, l, columns) = split(&b, false, trans_b).ok_or_else(scalar)?;
         if let (Some(k), Some(l)) = (k.as_ref().and_then(Dim::as_const), l.as_ref().and_then(Dim::as_const))
             && k != l
         {
@@ -67,10 +80,10 @@ impl Operator for MatMul {
     }
 
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        let (trans_a, trans_b) = transposes(node);
+        let ((trans_a, trans_b), (moves_a, moves_b)) = (transposes(node), moves_first(node));
         let scalar = || RuleError::invalid("a scalar can't be multiplied as a matrix");
-        let a: Vec<Axis> = cx.separated(0)?.axes;
-        let b: Vec<Axis> = cx.separated(1)?.axes;
+        let a: Vec<Axis> = arranged(&cx.separated(0)?.axes, moves_a);
+        let b: Vec<Axis> = arranged(&cx.separated(1)?.axes, moves_b);
         let (a_leading, rows, k) = split(&a, true, trans_a).ok_or_else(scalar)?;
         let (b_leading, l, columns) = split(&b, false, trans_b).ok_or_else(scalar)?;
         if let (Some(k), Some(l)) = (&k, &l) {
@@ -95,24 +108,27 @@ impl Operator for MatMul {
     }
 
     fn macs(&self, node: &Node, cx: &MacsCx<'_>) -> f64 {
-        let (trans_a, _) = transposes(node);
-        let k = cx.input(0).and_then(|a| if trans_a && a.len() > 1 { a.get(a.len() - 2) } else { a.last() });
+        let ((trans_a, _), (moves_a, _)) = (transposes(node), moves_first(node));
+        let a = cx.input(0).map(|a| arranged(a, moves_a));
+        let k = a.as_deref().and_then(|a| if trans_a && a.len() > 1 { a.get(a.len() - 2) } else { a.last() });
         cx.output_elements(0) * k.map_or(0.0, |k| *k as f64)
     }
 
     fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        let (trans_a, trans_b) = transposes(node);
+        let ((trans_a, trans_b), (moves_a, moves_b)) = (transposes(node), moves_first(node));
         let replaced = [(0, cx.zeroed(0)), (1, cx.zeroed(1))];
         cx.emit(&replaced);
         let mut out: Option<String> = None;
-        for (slot, transposed, is_left) in [(0, trans_a, true), (1, trans_b, false)] {
+        for (slot, transposed, moves, is_left) in [(0, trans_a, moves_a, true), (1, trans_b, moves_b, false)] {
             let Some(mut mask) = cx.mask(slot) else {
                 continue;
             };
             let rank = cx.rank(slot)? as i64;
-            if transposed && rank > 1 {
-                let mut perm: Vec<i64> = (0..rank).collect();
-                perm.swap(rank as usize - 1, rank as usize - 2);
+            if (transposed || moves) && rank > 1 {
+                let mut perm: Vec<i64> = arranged(&(0..rank).collect::<Vec<i64>>(), moves);
+                if transposed {
+                    perm.swap(rank as usize - 1, rank as usize - 2);
+                }
                 mask = cx.add("Transpose", &[&mask], vec![crate::onnx::attr_ints("perm", &perm)]);
             }
             // What is left of a row of A or a column of B once the common axis is summed over.

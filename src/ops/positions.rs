@@ -1,14 +1,14 @@
 //! # Operators on positions
-//! Trilu and CumSum: every axis passes through, but the order of positions matters.
+//! Trilu, CumSum and CumProd: every axis passes through, but the order of positions matters.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Trilu.html>, <https://onnx.ai/onnx/operators/onnx__CumSum.html>.
 //!
-//! Coupling: the last two axes of a Trilu and the summed axis of a CumSum stay; all others pass through.
+//! Coupling: the last two axes of a Trilu and the axis that CumSum or CumProd goes along stay; all others pass through.
 
 use crate::couple::CoupleCx;
 use crate::dim::Dim;
 use crate::gradient::GradientCx;
 use crate::graph::Node;
-use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
+use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, microsoft, onnx};
 use crate::verify::reference::ReferenceCx;
 
 pub(super) static RULES: &[&dyn Operator] = &[&Positions];
@@ -17,7 +17,7 @@ struct Positions;
 
 impl Operator for Positions {
     fn op_types(&self) -> &'static [OpType] {
-        const { &[onnx("Trilu"), onnx("CumSum")] }
+        const { &[onnx("Trilu"), microsoft("Trilu"), onnx("CumSum"), onnx("CumProd")] }
     }
 
     fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {

@@ -8,7 +8,7 @@ use crate::couple::CoupleCx;
 use crate::fact::Fact;
 use crate::graph::Node;
 use crate::onnx::DataType;
-use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
+use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, microsoft, onnx};
 use crate::verify::reference::ReferenceCx;
 
 pub(super) static RULES: &[&dyn Operator] = &[&QuantizeLinear];
@@ -17,7 +17,14 @@ struct QuantizeLinear;
 
 impl Operator for QuantizeLinear {
     fn op_types(&self) -> &'static [OpType] {
-        const { &[onnx("QuantizeLinear"), onnx("DequantizeLinear")] }
+        const {
+            &[
+                onnx("QuantizeLinear"),
+                onnx("DequantizeLinear"),
+                microsoft("QuantizeLinear"),
+                microsoft("DequantizeLinear"),
+            ]
+        }
     }
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {

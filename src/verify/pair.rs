@@ -21,9 +21,16 @@ pub(super) struct Pair<'m> {
 }
 
 impl<'m> Pair<'m> {
-    /// `reference` reads the external data of `original`.
-    pub(super) fn new(reference: ModelProto, original: &'m Model, pruned: &'m Model) -> Self {
-        let proto = ModelProto { graph: Some(pruned.graph().clone()), ..pruned.proto().clone() };
+    /// `reference` reads the external data of `original`; `decomposed` stands for the pruned file where ONNX Runtime
+    /// can't run that on the CPU.
+    pub(super) fn new(
+        reference: ModelProto,
+        original: &'m Model,
+        pruned: &'m Model,
+        decomposed: Option<ModelProto>,
+    ) -> Self {
+        let own = || ModelProto { graph: Some(pruned.graph().clone()), ..pruned.proto().clone() };
+        let proto = decomposed.unwrap_or_else(own);
         Self { reference, pruned: proto, is_widened: false, folders: (original.folder(), pruned.folder()) }
     }
 

@@ -7,6 +7,7 @@
 //! kept part. A pruned network is right if its every value equals the kept elements of the reference's value, in
 //! row-major order.
 
+mod fused;
 mod norms;
 
 use std::collections::{BTreeMap, HashMap};
@@ -53,12 +54,13 @@ impl Reference {
                 kept.contains_key(&(node.id, slot))
                     || node.input(slot).is_some_and(|v| reference.masks.contains_key(&graph.values[v].name))
             });
-            if !is_touched {
+            let op = operator::find(&node.proto.domain, &node.proto.op_type);
+            if !is_touched && !op.is_some_and(|op| op.is_decomposed(node)) {
                 reference.nodes.push(node.proto.clone());
                 continue;
             }
             let mut cx = ReferenceCx { node, graph, facts, kept, reference: &mut reference, emitted: false };
-            let result = match operator::find(&node.proto.domain, &node.proto.op_type) {
+            let result = match op {
                 None => Err(RuleError::unsupported("the operator is not known to this version")),
                 Some(op) => op.reference(node, &mut cx),
             };
@@ -283,10 +285,11 @@ impl ReferenceCx<'_> {
                 proto.input[slot] = self.zeroed(slot);
             }
         }
-        for (slot, name) in replaced {
-            if let Some(input) = proto.input.get_mut(*slot) {
-                input.clone_from(name);
+        for (slot, name) in replaced.iter().filter(|(_, name)| !name.is_empty()) {
+            if proto.input.len() <= *slot {
+                proto.input.resize(slot + 1, String::new());
             }
+            proto.input[*slot].clone_from(name);
         }
         self.reference.nodes.push(proto);
         self.emitted = true;

@@ -89,6 +89,34 @@ impl Net {
         output
     }
 
+    /// A node of ONNX Runtime's own operators with several outputs.
+    pub(crate) fn fused(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        attributes: &[AttributeProto],
+        count: usize,
+    ) -> Vec<String> {
+        let outputs = self.ops(op, inputs, attributes, count);
+        let node = self.nodes.last_mut().unwrap();
+        node.domain = "com.microsoft".to_owned();
+        outputs
+    }
+
+    /// A node of ONNX Runtime's own operators with the outputs of given names; an empty one is omitted.
+    pub(crate) fn fused_to(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        attributes: &[AttributeProto],
+        outputs: &[&str],
+    ) -> Vec<String> {
+        self.fused(op, inputs, attributes, 1);
+        let node = self.nodes.last_mut().unwrap();
+        node.output = outputs.iter().map(|name| (*name).to_owned()).collect();
+        node.output.clone()
+    }
+
     /// A node with one output.
     pub(crate) fn op(&mut self, op: &str, inputs: &[&str], attributes: &[AttributeProto]) -> String {
         self.ops(op, inputs, attributes, 1).pop().unwrap()
@@ -117,7 +145,10 @@ impl Net {
         };
         ModelProto {
             ir_version: 8,
-            opset_import: vec![OperatorSetIdProto { domain: String::new(), version: opset }],
+            opset_import: vec![
+                OperatorSetIdProto { domain: String::new(), version: opset },
+                OperatorSetIdProto { domain: "com.microsoft".to_owned(), version: 1 },
+            ],
             graph: Some(GraphProto {
                 name: "net".to_owned(),
                 node: net.nodes,

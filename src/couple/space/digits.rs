@@ -28,6 +28,20 @@ impl Spaces {
         outer
     }
 
+    /// Whether `digit` is the space that [`Spaces::outer_digit`] gave for the outermost digit of a cut, which is `axis`.
+    pub fn is_outer_digit(&self, axis: &Axis, digit: &Axis) -> bool {
+        let ([Piece::Part { space, inner, extent }], [Piece::Part { space: other, inner: 1, extent: count }]) =
+            (axis.as_slice(), digit.as_slice())
+        else {
+            return false;
+        };
+        *inner > 1
+            && extent == count
+            && self.spaces[*space].len == inner * extent
+            && self.spaces[*other].len == *count
+            && self.cuts.get(&(*space, vec![*extent, *inner])).is_some_and(|cut| cut.digits[0] == Some(*other))
+    }
+
     /// The spaces of all digits of a cut into `sizes` (outermost first; sizes above one, their product the space's).
     /// Where `only` is given, no other digit may shrink.
     pub fn digits(&mut self, space: SpaceId, sizes: &[usize], only: Option<usize>, node: &str) -> Vec<SpaceId> {

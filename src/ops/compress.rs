@@ -1,0 +1,59 @@
+//! # Compress
+//! The entries along `axis`, or of all elements, for which a condition holds.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Compress.html>. Opsets 9 and later.
+//!
+//! Coupling: the axis stays; all others pass through. Without an axis, everything stays.
+
+use crate::couple::CoupleCx;
+use crate::couple::layout::{Layout, fixed_axis};
+use crate::graph::Node;
+use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&Compress];
+
+struct Compress;
+
+impl Operator for Compress {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("Compress")] }
+    }
+
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (dtype, mut shape) = (cx.input(0)?.dtype, cx.shape(0)?);
+        let count = cx.fresh();
+        match node.proto.int("axis") {
+            Some(axis) => {
+                let axis = axis_index(axis, shape.len())?;
+                shape[axis] = count;
+            }
+            None => shape = vec![count],
+        }
+        cx.set_shape(0, dtype, shape);
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let Some(axis) = node.proto.int("axis") else {
+            cx.keep_inputs("is chosen by a condition");
+            return cx.set_fixed(0);
+        };
+        let mut y = cx.separated(0)?;
+        let axis = axis_index(axis, y.rank())?;
+        cx.keep(&y.axes[axis].clone(), "is chosen by a condition");
+        let condition = cx.separated(1)?;
+        condition.axes.iter().for_each(|axis| cx.keep(axis, "is a condition"));
+        y.axes[axis] = fixed_axis(&cx.output_shape(0)?[axis]);
+        cx.set(0, Layout { axes: y.axes });
+        Ok(())
+    }
+
+    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        if let (Some(mask), Some(axis)) = (cx.mask(0), node.proto.int("axis")) {
+            let axis = axis_index(axis, cx.rank(0)?)? as i64;
+            let mask = cx.reduce("ReduceMax", &mask, &[axis]);
+            cx.set_mask(0, mask);
+        }
+        Ok(())
+    }
+}

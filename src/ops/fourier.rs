@@ -1,0 +1,118 @@
+//! # Fourier transforms
+//! DFT and STFT transform along one axis; the last axis holds real and imaginary parts.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__DFT.html>, <https://onnx.ai/onnx/operators/onnx__STFT.html>. Opsets 17 and
+//! later (the axis of DFT is an input from 20).
+//!
+//! Coupling: the transformed axis and the last one stay; the others of a DFT pass through. All of an STFT stays.
+
+use crate::couple::CoupleCx;
+use crate::couple::layout::{Layout, fixed_axis};
+use crate::dim::Dim;
+use crate::graph::Node;
+use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&Dft, &Stft];
+
+struct Dft;
+
+/// The transformed axis; `given` are the integers of the input that names it.
+fn axis(node: &Node, rank: usize, given: Option<&[Dim]>) -> Result<usize, RuleError> {
+    if node.version < 20 {
+        return axis_index(node.int("axis", 1), rank);
+    }
+    match (node.input(2), given.and_then(<[Dim]>::first).and_then(Dim::as_const)) {
+        (None, _) => axis_index(-2, rank),
+        (Some(_), Some(axis)) => axis_index(axis, rank),
+        (Some(_), None) => Err(RuleError::UnknownShape),
+    }
+}
+
+impl Operator for Dft {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("DFT")] }
+    }
+
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (dtype, mut shape) = (cx.input(0)?.dtype, cx.shape(0)?);
+        let axis = axis(node, shape.len(), cx.ints(2))?;
+        let Some(last) = shape.len().checked_sub(1).filter(|last| *last != axis) else {
+            return Err(RuleError::invalid("the axis of real and imaginary parts can't be transformed"));
+        };
+        let onesided = node.int("onesided", 0) != 0;
+        if node.input(1).is_some() {
+            let length = cx.ints(1).and_then(|length| length.first().cloned());
+            shape[axis] = length.unwrap_or_else(|| cx.fresh());
+        }
+        shape[last] = Dim::from(if onesided && node.int("inverse", 0) != 0 { 1 } else { 2 });
+        if onesided {
+            shape[axis] = if node.int("inverse", 0) != 0 {
+                // The inverse of half a spectrum is as long as is asked for.
+                if node.input(1).is_some() { shape[axis].clone() } else { cx.fresh() }
+            } else {
+                let half = shape[axis].floor_div(&Dim::from(2));
+                half.map(|half| &half + &Dim::from(1)).unwrap_or_else(|| cx.fresh())
+            };
+        }
+        cx.set_shape(0, dtype, shape);
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let mut y = cx.separated(0)?;
+        let shape = cx.output_shape(0)?;
+        for at in [axis(node, y.rank(), cx.ints(2))?, y.rank() - 1] {
+            cx.keep(&y.axes[at].clone(), "is transformed");
+            y.axes[at] = fixed_axis(&shape[at]);
+        }
+        cx.set(0, Layout { axes: y.axes });
+        Ok(())
+    }
+
+    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        if let Some(mask) = cx.mask(0) {
+            let rank = cx.rank(0)?;
+            let at = axis(node, rank, cx.known_ints(2).as_deref())? as i64;
+            let mask = cx.reduce("ReduceMax", &mask, &[at, rank as i64 - 1]);
+            cx.set_mask(0, mask);
+        }
+        Ok(())
+    }
+}
+
+struct Stft;
+
+impl Operator for Stft {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("STFT")] }
+    }
+
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (dtype, signal) = (cx.input(0)?.dtype, cx.shape(0)?);
+        let [batch, length, _] = signal.as_slice() else {
+            return Err(RuleError::invalid(format!("the signal must have rank 3, found {}", signal.len())));
+        };
+        let step = cx.ints(1).and_then(|step| step.first().cloned());
+        let window = cx.optional(2).and_then(|window| window.shape.as_ref()?.first().cloned());
+        let frame = cx.ints(3).and_then(|length| length.first().cloned()).or(window);
+        let one = Dim::from(1);
+        let frames = step.and_then(|step| (length - frame.as_ref()?).floor_div(&step)).map(|steps| &steps + &one);
+        let bins = match (node.int("onesided", 1) != 0, frame) {
+            (true, Some(frame)) => frame.floor_div(&Dim::from(2)).map(|half| &half + &one),
+            (_, frame) => frame,
+        };
+        let frames = frames.unwrap_or_else(|| cx.fresh());
+        let bins = bins.unwrap_or_else(|| cx.fresh());
+        cx.set_shape(0, dtype, vec![batch.clone(), frames, bins, Dim::from(2)]);
+        Ok(())
+    }
+
+    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        cx.keep_inputs("is transformed");
+        cx.set_fixed(0)
+    }
+
+    fn reference(&self, _node: &Node, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,156 @@
+//! # GroupNorm and SkipGroupNorm
+//! `S = X + skip + bias` (the skip form alone), `Y = activation(gamma * (S - mean) / sqrt(variance + epsilon) + beta)`,
+//! moments over the members of each of `groups` groups of consecutive channels. Values are `[N, H, W, C]`, or
+//! `[N, C, H, W]` where `channels_last` is 0.
+//! Spec: ONNX Runtime's contrib operators, domain com.microsoft. They have no CPU kernel.
+//!
+//! Coupling: the channels of X, gamma, beta, skip, bias, Y and S are one; the other axes pass through.
+
+use crate::couple::CoupleCx;
+use crate::couple::layout::Layout;
+use crate::graph::Node;
+use crate::operator::{InferCx, OpType, Operator, RuleError, microsoft};
+use crate::rewrite::PatchCx;
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&GroupNorm];
+
+struct GroupNorm;
+
+const SKIP: usize = 3;
+const BIAS: usize = 4;
+
+fn is_channels_last(node: &Node) -> bool {
+    node.int("channels_last", 1) != 0
+}
+
+/// The axis of the channels in a value of rank `rank`.
+fn channel_axis(node: &Node, rank: usize) -> usize {
+    if is_channels_last(node) { rank - 1 } else { 1 }
+}
+
+impl Operator for GroupNorm {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[microsoft("GroupNorm"), microsoft("SkipGroupNorm")] }
+    }
+
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
+        if shape.len() != 4 {
+            return Err(RuleError::invalid(format!("X must have rank 4, found {}", shape.len())));
+        }
+        let channels = &shape[channel_axis(node, 4)];
+        let groups = node.int("groups", 1);
+        if groups < 1 || channels.as_const().is_some_and(|channels| channels % groups != 0) {
+            return Err(RuleError::invalid(format!("{channels} channels can't be divided into {groups} norm groups")));
+        }
+        for slot in [1, 2, BIAS] {
+            cx.expect_vector(slot, Some(channels))?;
+        }
+        cx.set_shape(1, dtype, shape.clone());
+        cx.set_shape(0, dtype, shape);
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let mut x = cx.separated(0)?;
+        let axis = channel_axis(node, x.rank());
+        for slot in [1, 2, BIAS] {
+            if cx.has(slot) {
+                let parameter = cx.separated(slot)?;
+                x.axes[axis] = cx.tie(&x.axes[axis], &parameter.axes[0]);
+            }
+        }
+        if cx.has(SKIP) {
+            let mut skip = cx.separated(SKIP)?;
+            if skip.rank() == 2 {
+                // [N, C] is the same for every pixel.
+                let at = if is_channels_last(node) { 1 } else { 2 };
+                skip.axes.splice(at..at, [vec![], vec![]]);
+            }
+            x = cx.tie_broadcast(&[x, skip]);
+        }
+        let groups = usize::try_from(node.int("groups", 1)).unwrap_or(1);
+        cx.norm_groups(&x.axes[axis], groups);
+        cx.set(1, Layout { axes: x.axes.clone() });
+        cx.set(0, x);
+        Ok(())
+    }
+
+    fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        let (axis, groups) = (channel_axis(node, cx.rank(0)), node.int("groups", 1));
+        // Where whole groups go, their size is what stays.
+        if let (Some(left), Some(channels)) = (cx.norm_group_count(0, axis, groups), cx.new_size(0, axis))
+            && left != groups
+            && channels % left.max(1) == 0
+        {
+            cx.set_int("groups", left);
+        }
+        Ok(())
+    }
+
+    fn is_decomposed(&self, _node: &Node) -> bool {
+        true
+    }
+
+    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        let first = [0, 3, 1, 2];
+        let last = [0, 2, 3, 1];
+        let mut sum = cx.zeroed_float(0);
+        if node.input(SKIP).is_some() {
+            let skip = per_pixel(node, cx, SKIP)?;
+            sum = cx.add("Add", &[&sum, &skip], vec![]);
+        }
+        if node.input(BIAS).is_some() {
+            let bias = vector(node, cx, BIAS);
+            sum = cx.add("Add", &[&sum, &bias], vec![]);
+        }
+        let mask = cx.mask(0).map(|mask| cx.mask_of(&sum, Some(&mask)));
+        let (mut x, mut x_mask) = (sum.clone(), mask.clone());
+        if is_channels_last(node) {
+            x = cx.transposed(&x, &first);
+            x_mask = x_mask.map(|mask| cx.transposed(&mask, &first));
+        }
+        let groups = node.int("groups", 1);
+        let mut y = cx.group_norm_of(&x, x_mask.as_deref(), groups, node.float("epsilon", 1e-5));
+        if is_channels_last(node) {
+            y = cx.transposed(&y, &last);
+        }
+        for (slot, op_type) in [(1, "Mul"), (2, "Add")] {
+            let parameter = vector(node, cx, slot);
+            y = cx.add(op_type, &[&y, &parameter], vec![]);
+        }
+        if node.int("activation", 0) == 1 {
+            y = cx.silu(&y);
+        }
+        cx.emit_floats(&[(0, y), (1, sum)]);
+        if let Some(mask) = mask {
+            cx.set_mask(0, mask.clone());
+            cx.set_mask(1, mask);
+        }
+        Ok(())
+    }
+}
+
+/// Parameter `slot`, `[C]`, in float32 and of a shape that broadcasts to X.
+fn vector(node: &Node, cx: &mut ReferenceCx<'_>, slot: usize) -> String {
+    let parameter = cx.zeroed_float(slot);
+    if is_channels_last(node) {
+        return parameter;
+    }
+    let target = cx.ints(&[1, -1, 1, 1], &[4]);
+    cx.add("Reshape", &[&parameter, &target], vec![])
+}
+
+/// The skip connection, `[N, H, W, C]`, `[N, 1, 1, C]` or `[N, C]`, in float32 and of rank 4.
+fn per_pixel(node: &Node, cx: &mut ReferenceCx<'_>, slot: usize) -> Result<String, RuleError> {
+    let skip = cx.zeroed_float(slot);
+    if cx.rank(slot)? != 2 {
+        return Ok(skip);
+    }
+    let size = cx.fact(slot).and_then(|fact| fact.shape.as_ref()?.get(1)?.as_const());
+    let channels: i64 = size.ok_or(RuleError::UnknownShape)?;
+    let target: [i64; 4] = if is_channels_last(node) { [-1, 1, 1, channels] } else { [-1, channels, 1, 1] };
+    let target = cx.ints(&target, &[4]);
+    Ok(cx.add("Reshape", &[&skip, &target], vec![]))
+}

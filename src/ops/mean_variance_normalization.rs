@@ -1,0 +1,52 @@
+//! # MeanVarianceNormalization
+//! `Y = (X - mean) / (deviation + 1e-9)`, moments over `axes`.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__MeanVarianceNormalization.html>. Opsets 9 and later.
+//!
+//! Coupling: every axis passes through; a normalisation over channels acts on the kept ones.
+
+use crate::couple::CoupleCx;
+use crate::graph::Node;
+use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
+use crate::verify::reference::ReferenceCx;
+
+pub(super) static RULES: &[&dyn Operator] = &[&MeanVarianceNormalization];
+
+struct MeanVarianceNormalization;
+
+impl Operator for MeanVarianceNormalization {
+    fn op_types(&self) -> &'static [OpType] {
+        const { &[onnx("MeanVarianceNormalization")] }
+    }
+
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
+        axes(node, shape.len())?;
+        cx.set_shape(0, dtype, shape);
+        Ok(())
+    }
+
+    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.layout(0)?;
+        cx.set(0, layout);
+        Ok(())
+    }
+
+    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        let Some(mask) = cx.mask(0) else {
+            return Ok(());
+        };
+        let axes = axes(node, cx.rank(0)?)?;
+        // The small term of the specification, added to the deviation, has this square.
+        let x = cx.zeroed_float(0);
+        let y = cx.norm_of(&x, Some(&mask), &axes, 1e-18, true);
+        cx.emit_floats(&[(0, y)]);
+        cx.set_mask(0, mask);
+        Ok(())
+    }
+}
+
+/// The axes over which moments are taken.
+fn axes(node: &Node, rank: usize) -> Result<Vec<i64>, RuleError> {
+    let axes = node.proto.ints("axes").unwrap_or(&[0, 2, 3]);
+    axes.iter().map(|axis| Ok(axis_index(*axis, rank)? as i64)).collect()
+}

@@ -1,0 +1,191 @@
+//! What ONNX Runtime's optimizers fuse: norms with what is added before them, convolutions and norms with channels
+//! last, gated activations.
+
+use onnx_diffprune::onnx::{attr_float, attr_int, attr_ints};
+
+use super::net::{
+    Around::{Conv, MatMul},
+    CHANNELS, Net,
+};
+use super::{Fate::Go, check};
+
+const C: i64 = CHANNELS;
+
+#[test]
+fn skip_norms_act_on_the_kept_part_of_a_sum() {
+    let epsilon = attr_float("epsilon", 1e-5);
+    for (op, count) in [("SkipLayerNormalization", 3), ("SkipSimplifiedLayerNormalization", 2)] {
+        for parameters in 1..=count {
+            check(op, MatMul, &[17], Go, |n, v| {
+                let skip = n.op("Sigmoid", &[v], &[]);
+                let vectors: Vec<String> = (0..parameters).map(|_| n.weight(&[C])).collect();
+                let inputs: Vec<&str> = [v, &skip].into_iter().chain(vectors.iter().map(String::as_str)).collect();
+                (n.fused(op, &inputs, std::slice::from_ref(&epsilon), 1).remove(0), Some(C))
+            });
+        }
+        check(&format!("{op} with the sum"), MatMul, &[17], Go, |n, v| {
+            let (skip, gamma) = (n.op("Sigmoid", &[v], &[]), n.weight(&[C]));
+            let outputs =
+                n.fused_to(op, &[v, &skip, &gamma], std::slice::from_ref(&epsilon), &["normalised", "", "", "sum"]);
+            (n.op("Mul", &[&outputs[0], &outputs[3]], &[]), Some(C))
+        });
+    }
+    check("simplified layer norm", MatMul, &[17], Go, |n, v| {
+        let gamma = n.weight(&[C]);
+        let y = n.op("SimplifiedLayerNormalization", &[v, &gamma], &[attr_int("axis", -1), epsilon.clone()]);
+        (y, Some(C))
+    });
+}
+
+/// `[N, C, H, W]` to `[N, H, W, C]`, or back.
+fn move_channels(n: &mut Net, v: &str, to_last: bool) -> String {
+    let perm: &[i64] = if to_last { &[0, 2, 3, 1] } else { &[0, 3, 1, 2] };
+    n.op("Transpose", &[v], &[attr_ints("perm", perm)])
+}
+
+#[test]
+fn fused_group_norms_keep_every_group() {
+    for channels_last in [true, false] {
+        for activation in [0, 1] {
+            let attributes = [
+                attr_int("groups", 3),
+                attr_int("activation", activation),
+                attr_int("channels_last", i64::from(channels_last)),
+                attr_float("epsilon", 1e-5),
+            ];
+            let around = |n: &mut Net, v: &str, build: &dyn Fn(&mut Net, &str) -> String| {
+                let x = if channels_last { move_channels(n, v, true) } else { v.to_owned() };
+                let y = build(n, &x);
+                if channels_last { move_channels(n, &y, false) } else { y }
+            };
+            check("GroupNorm", Conv, &[17], Go, |n, v| {
+                let y = around(n, v, &|n, x| {
+                    let (gamma, beta) = (n.weight(&[C]), n.weight(&[C]));
+                    n.fused("GroupNorm", &[x, &gamma, &beta], &attributes, 1).remove(0)
+                });
+                (y, Some(C))
+            });
+            check("SkipGroupNorm", Conv, &[17], Go, |n, v| {
+                let y = around(n, v, &|n, x| {
+                    let (gamma, beta, bias) = (n.weight(&[C]), n.weight(&[C]), n.weight(&[C]));
+                    let skip = n.op("Sigmoid", &[x], &[]);
+                    let outputs = n.fused("SkipGroupNorm", &[x, &gamma, &beta, &skip, &bias], &attributes, 2);
+                    n.op("Add", &[&outputs[0], &outputs[1]], &[])
+                });
+                (y, Some(C))
+            });
+            check("SkipGroupNorm of a vector", Conv, &[17], Go, |n, v| {
+                let skip = n.op("GlobalAveragePool", &[v], &[]);
+                let skip = n.op("Flatten", &[&skip], &[]);
+                let y = around(n, v, &|n, x| {
+                    let (gamma, beta) = (n.weight(&[C]), n.weight(&[C]));
+                    n.fused("SkipGroupNorm", &[x, &gamma, &beta, &skip], &attributes, 1).remove(0)
+                });
+                (y, Some(C))
+            });
+        }
+    }
+    check("GroupNorm of one channel a group", Conv, &[17], Go, |n, v| {
+        let x = move_channels(n, v, true);
+        let (gamma, beta) = (n.weight(&[C]), n.weight(&[C]));
+        let y = n.fused("GroupNorm", &[&x, &gamma, &beta], &[attr_int("groups", C)], 1).remove(0);
+        (move_channels(n, &y, false), Some(C))
+    });
+}
+
+#[test]
+fn convolutions_with_channels_last_lose_channels() {
+    for (name, group, per_group, strides) in
+        [("NhwcConv", 1, C, [1, 1]), ("depthwise NhwcConv", C, 1, [1, 1]), ("grouped NhwcConv", 2, C / 2, [1, 1])]
+    {
+        check(name, Conv, &[13, 17], Go, |n, v| {
+            let x = move_channels(n, v, true);
+            let (w, b) = (n.weight(&[C, 3, 3, per_group]), n.weight(&[C]));
+            let attributes = [
+                attr_ints("kernel_shape", &[3, 3]),
+                attr_ints("pads", &[1, 1, 1, 1]),
+                attr_ints("strides", &strides),
+                attr_int("group", group),
+            ];
+            let y = n.fused("NhwcConv", &[&x, &w, &b], &attributes, 1).remove(0);
+            let y = n.op("Add", &[&x, &y], &[]);
+            (move_channels(n, &y, false), Some(C))
+        });
+    }
+    check("NhwcConv with a stride", Conv, &[17], Go, |n, v| {
+        let x = move_channels(n, v, true);
+        let w = n.weight(&[7, 2, 2, C]);
+        let y = n.fused("NhwcConv", &[&x, &w], &[attr_ints("strides", &[2, 2])], 1).remove(0);
+        (move_channels(n, &y, false), Some(7))
+    });
+}
+
+#[test]
+fn what_a_fused_convolution_adds_loses_the_same_channels() {
+    check("FusedConv", Conv, &[13, 17], Go, |n, v| {
+        let (w, b) = (n.weight(&[C, C, 1, 1]), n.weight(&[C]));
+        let activation = onnx_diffprune::onnx::attr_string("activation", "Relu");
+        (n.fused("FusedConv", &[v, &w, &b, v], &[activation], 1).remove(0), Some(C))
+    });
+}
+
+#[test]
+fn gated_activations_lose_both_halves() {
+    check("BiasSplitGelu", MatMul, &[17], Go, |n, v| {
+        let (w, b) = (n.weight(&[C, 2 * C]), n.weight(&[2 * C]));
+        let wide = n.op("MatMul", &[v, &w], &[]);
+        let y = n.fused("BiasSplitGelu", &[&wide, &b], &[], 1).remove(0);
+        (n.op("Add", &[v, &y], &[]), Some(C))
+    });
+    check("BiasSplitGelu of the first layer", MatMul, &[17], Go, |n, v| {
+        let b = n.weight(&[C]);
+        (n.fused("BiasSplitGelu", &[v, &b], &[], 1).remove(0), Some(C / 2))
+    });
+    check("BiasAdd", MatMul, &[17], Go, |n, v| {
+        let (skip, b) = (n.op("Sigmoid", &[v], &[]), n.weight(&[C]));
+        (n.fused("BiasAdd", &[v, &b, &skip], &[], 1).remove(0), Some(C))
+    });
+    for op in ["QuickGelu", "Gelu", "FastGelu"] {
+        check(op, MatMul, &[17], Go, |n, v| (n.fused(op, &[v], &[], 1).remove(0), Some(C)));
+    }
+    for op in ["BiasGelu", "FastGelu"] {
+        check(op, MatMul, &[17], Go, |n, v| {
+            let b = n.weight(&[C]);
+            (n.fused(op, &[v, &b], &[], 1).remove(0), Some(C))
+        });
+    }
+}
+
+#[test]
+fn fused_products_transpose_what_they_read() {
+    let project = |n: &mut Net, v: &str| {
+        let (w, shape) = (n.weight(&[C, C]), n.ints(&[0, 0, 3, C / 3]));
+        let v = n.op("MatMul", &[v, &w], &[]);
+        n.op("Reshape", &[&v, &shape], &[])
+    };
+    // Attention of `[N, L, heads, D]` over the heads of every token, in the forms that transposes are fused to.
+    check("FusedMatMul", MatMul, &[17], Go, |n, v| {
+        let (q, k) = (project(n, v), project(n, v));
+        let scores = n.fused("FusedMatMul", &[&q, &k], &[attr_int("transB", 1)], 1).remove(0);
+        let scores = n.fused("FusedMatMul", &[&scores, &q], &[attr_int("transA", 1)], 1).remove(0);
+        let shape = n.ints(&[0, 0, C]);
+        let y = n.op("Reshape", &[&scores, &shape], &[]);
+        (n.op("Add", &[v, &y], &[]), Some(C))
+    });
+    // `[L, N, heads, D]` becomes `[N, heads, L, D]`.
+    check("FusedMatMul with batches transposed", MatMul, &[17], Go, |n, v| {
+        let mut side = |v: &str| {
+            let x = project(n, v);
+            n.op("Transpose", &[&x], &[attr_ints("perm", &[1, 0, 2, 3])])
+        };
+        let (q, k) = (side(v), side(v));
+        let both = [attr_int("transBatchA", 1), attr_int("transBatchB", 1), attr_int("transB", 1)];
+        let scores = n.fused("FusedMatMul", &[&q, &k], &both, 1).remove(0);
+        let scores = n.op("Softmax", &[&scores], &[attr_int("axis", -1)]);
+        let y = n.fused("FusedMatMul", &[&scores, &k], &[attr_int("transBatchB", 1)], 1).remove(0);
+        let y = n.op("Transpose", &[&y], &[attr_ints("perm", &[0, 2, 1, 3])]);
+        let shape = n.ints(&[0, 0, C]);
+        let y = n.op("Reshape", &[&y, &shape], &[]);
+        (n.op("Add", &[v, &y], &[]), Some(C))
+    });
+}

@@ -1,0 +1,123 @@
+//! Operators that read images at computed places, transform along positions, or compare neighbours.
+
+use onnx_diffprune::onnx::{attr_int, attr_ints};
+
+use super::net::{
+    Around::{Conv, StaticConv},
+    CHANNELS, Net,
+};
+use super::{Fate::Go, Fate::Stay, check};
+
+const C: i64 = CHANNELS;
+
+#[test]
+fn images_are_sampled_channel_by_channel() {
+    check("GridSample", StaticConv, &[16, 20], Go, |n, v| {
+        let grid = n.weight(&[2, 3, 5, 2]);
+        (n.op("GridSample", &[v, &grid], &[]), Some(C))
+    });
+    check("AffineGrid", StaticConv, &[20], Go, |n, v| {
+        let (theta, size) = (n.weight(&[2, 2, 3]), n.ints(&[2, C, 3, 5]));
+        let grid = n.op("AffineGrid", &[&theta, &size], &[]);
+        (n.op("GridSample", &[v, &grid], &[]), Some(C))
+    });
+    check("RoiAlign", Conv, &[16], Go, |n, v| {
+        let rois = n.floats(&[0.0, 0.0, 2.0, 2.0, 1.0, 0.0, 3.0, 2.0], &[2, 4]);
+        let batch = n.ints(&[0, 0]);
+        let size = [attr_int("output_height", 2), attr_int("output_width", 3)];
+        (n.op("RoiAlign", &[v, &rois, &batch], &size), Some(C))
+    });
+    check("MaxRoiPool", StaticConv, &[13], Go, |n, v| {
+        let rois = n.floats(&[0.0, 0.0, 0.0, 2.0, 2.0, 1.0, 1.0, 0.0, 3.0, 2.0], &[2, 5]);
+        (n.op("MaxRoiPool", &[v, &rois], &[attr_ints("pooled_shape", &[2, 2])]), Some(C))
+    });
+}
+
+#[test]
+fn columns_of_an_image_lose_its_channels() {
+    check("Col2Im", StaticConv, &[18], Go, |n, v| {
+        let shape = n.ints(&[2, C, 24]);
+        let columns = n.op("Reshape", &[v, &shape], &[]);
+        let (image, block) = (n.ints(&[5, 7]), n.ints(&[2, 2]));
+        (n.op("Col2Im", &[&columns, &image, &block], &[]), Some(C / 4))
+    });
+}
+
+#[test]
+fn crops_keep_the_axes_they_change() {
+    for (axes, shape, fate) in [
+        (Some(vec![2, -1]), vec![3, 8], Go),
+        (Some(vec![1, 2]), vec![C, 2], Go),
+        (None, vec![2, C, 3, 6], Go),
+        (Some(vec![1]), vec![C - 2], Stay),
+    ] {
+        check("CenterCropPad", StaticConv, &[18], fate, |n, v| {
+            let channels = if fate == Stay { C - 2 } else { C };
+            let shape = n.ints(&shape);
+            let attributes: Vec<_> = axes.iter().map(|axes| attr_ints("axes", axes)).collect();
+            (n.op("CenterCropPad", &[v, &shape], &attributes), Some(channels))
+        });
+    }
+}
+
+#[test]
+fn transforms_along_positions_leave_channels_alone() {
+    for opset in [17, 20] {
+        check("DFT", StaticConv, &[opset], Go, |n, v| {
+            let last = n.ints(&[4]);
+            let x = n.op("Unsqueeze", &[v, &last], &[]);
+            let y = if opset < 20 {
+                n.op("DFT", &[&x], &[attr_int("axis", 3)])
+            } else {
+                let axis = n.ints_of(&[3], &[]);
+                n.op("DFT", &[&x, "", &axis], &[])
+            };
+            let axes = n.ints(&[4]);
+            let y = if opset < 18 {
+                n.op("ReduceL2", &[&y], &[attr_ints("axes", &[4]), attr_int("keepdims", 0)])
+            } else {
+                n.op("ReduceL2", &[&y, &axes], &[attr_int("keepdims", 0)])
+            };
+            (y, Some(C))
+        });
+    }
+    let turned = |n: &mut Net, v: &str, perm: &[i64], axes: [i64; 2]| {
+        let x = n.op("Transpose", &[v], &[attr_ints("perm", perm)]);
+        let lengths = n.ints(&[2, 3, 1, 4, 2, 1, 3, 2, 4, 1, 2, 3][..if axes[1] == 0 { 2 } else { 4 }]);
+        let attributes = [attr_int("time_axis", axes[0]), attr_int("batch_axis", axes[1])];
+        let y = n.op("ReverseSequence", &[&x, &lengths], &attributes);
+        let mut back = [0; 4];
+        perm.iter().enumerate().for_each(|(at, axis)| back[*axis as usize] = at as i64);
+        n.op("Transpose", &[&y], &[attr_ints("perm", &back)])
+    };
+    check("ReverseSequence", StaticConv, &[13], Go, |n, v| (turned(n, v, &[0, 2, 1, 3], [1, 0]), Some(C)));
+    check("ReverseSequence of channels", StaticConv, &[13], Stay, |n, v| {
+        (turned(n, v, &[0, 1, 2, 3], [1, 0]), Some(C))
+    });
+    for (axis, fate) in [(2, Go), (1, Stay)] {
+        check("Compress", StaticConv, &[13], fate, |n, v| {
+            let condition = n.ints(&[1, 0, 1, 1]);
+            let condition = n.op("Cast", &[&condition], &[attr_int("to", 9)]);
+            let y = n.op("Compress", &[v, &condition], &[attr_int("axis", axis)]);
+            (y, Some(if axis == 1 { 3 } else { C }))
+        });
+    }
+    check("Det", StaticConv, &[13], Go, |n, v| {
+        let (starts, ends, axes) = (n.ints(&[1]), n.ints(&[5]), n.ints(&[3]));
+        let x = n.op("Slice", &[v, &starts, &ends, &axes], &[]);
+        let y = n.op("Det", &[&x], &[]);
+        let axes = n.ints(&[2, 3]);
+        (n.op("Unsqueeze", &[&y, &axes], &[]), Some(C))
+    });
+}
+
+#[test]
+fn neighbouring_channels_stay_neighbours() {
+    check("LRN", Conv, &[13], Stay, |n, v| (n.op("LRN", &[v], &[attr_int("size", 3)]), Some(C)));
+    for axes in [None, Some([1, 2, 3])] {
+        check("MeanVarianceNormalization", Conv, &[13], Go, |n, v| {
+            let attributes: Vec<_> = axes.iter().map(|axes| attr_ints("axes", axes)).collect();
+            (n.op("MeanVarianceNormalization", &[v], &attributes), Some(C))
+        });
+    }
+}
