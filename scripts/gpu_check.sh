@@ -204,7 +204,7 @@ latencies() {
     for model in "${models[@]}"; do
         name=$(basename "$model" .onnx)
         for share in 0.3 0.5; do
-            if ! "$tool" "$model" "$work/pruned.onnx" --ratio $share --no-verify --quiet >"$work/prune.log" 2>&1; then
+            if ! "$tool" "$model" "$work/pruned.onnx" --ratio $share --criterion magnitude --no-verify --quiet >"$work/prune.log" 2>&1; then
                 say "| $name | $share | - | - | - | - | FAIL: $(reason "$work/prune.log") |"
                 good=0
             elif latency "$model" "$work/pruned.onnx" --device "$1" --batch "$batch" --runs 100 >"$work/latency.txt" 2>&1; then
@@ -222,7 +222,7 @@ latencies() {
 say ""
 say "## Latency of pruned models: $device"
 say ""
-say "Original and pruned in turn, batch $batch, median of 100 runs that begin and end in the processor's memory."
+say "Original and pruned (\`--criterion magnitude\`) in turn, batch $batch, median of 100 runs that begin and end in the processor's memory."
 say "Nothing is asked of the speedup: small networks do not fill a GPU."
 if [ $ready = 0 ]; then
     verdict SKIPPED "the device can't be used"

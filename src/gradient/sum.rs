@@ -4,14 +4,16 @@
 //! [`crate::runtime::BoundSession`]); weights, gradients and sums never cross to the processor, only the loss does. The
 //! order of all additions is the same in both places.
 
+mod graphs;
+
 use crate::array::{Array, ArrayData};
 use crate::error::Error;
 use crate::load::Model;
-use crate::onnx::{DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
-use crate::runtime::{BoundSession, DeviceTensor, Optimization, Runtime, RuntimeError, SessionOptions};
+use crate::runtime::{BoundSession, DeviceTensor, RuntimeError};
 
+use super::LOSS;
 use super::pass::{GradientPass, unmet};
-use super::{LOSS, value_info};
+use graphs::{Form, Graphs, SCALE, addend_name, fixed, scalar, sum_name, value_name};
 
 /// The gradients of the runs of one timestep, and how they enter the sums.
 #[derive(Debug)]
@@ -159,17 +161,8 @@ impl DeviceSum {
             pass.bind_output(name, &mut tensor)?;
             gradients.push(tensor);
         }
-        let execution = pass.session().execution();
-        let graphs = Graphs {
-            options: SessionOptions {
-                // Nothing is to be gained, and the arithmetic stays as it is written.
-                optimization: Optimization::None,
-                device: execution.used,
-                ..SessionOptions::default()
-            },
-            shapes: gradients.iter().map(|tensor| tensor.dims().to_vec()).collect(),
-            sessions: Vec::new(),
-        };
+        let shapes = gradients.iter().map(|tensor| tensor.dims().to_vec()).collect();
+        let graphs = Graphs::new(pass.session().execution().used, shapes);
         let mut sum = Self {
             gradients,
             loss,
@@ -300,102 +293,6 @@ impl Running {
     }
 }
 
-/// What a graph for summing does with every tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Form {
-    /// Whether there is a sum to add to.
-    adds: bool,
-    /// Whether squares are taken.
-    squares: bool,
-}
-
-/// The graphs for summing, made when they are first needed.
-#[derive(Debug)]
-struct Graphs {
-    options: SessionOptions,
-    shapes: Vec<Vec<usize>>,
-    sessions: Vec<(Form, BoundSession)>,
-}
-
-impl Graphs {
-    fn get(&mut self, form: Form) -> Result<&mut BoundSession, RuntimeError> {
-        use prost::Message;
-        let at = match self.sessions.iter().position(|(known, _)| *known == form) {
-            Some(at) => at,
-            None => {
-                let bytes = summing_graph(&self.shapes, form).encode_to_vec();
-                // The one that the pass runs in.
-                let session = Runtime::open(None)?.session_from_bytes(&bytes, &self.options)?;
-                self.sessions.push((form, BoundSession::new(session)?));
-                self.sessions.len() - 1
-            }
-        };
-        Ok(&mut self.sessions[at].1)
-    }
-}
-
-/// Name of the input with the factor of all values.
-const SCALE: &str = "scale";
-
-fn value_name(at: usize) -> String {
-    format!("value_{at}")
-}
-
-fn addend_name(at: usize) -> String {
-    format!("addend_{at}")
-}
-
-fn sum_name(at: usize) -> String {
-    format!("sum_{at}")
-}
-
-fn scalar(value: f32) -> Array {
-    Array { dims: Vec::new(), data: ArrayData::F32(vec![value]) }
-}
-
-/// The sizes of an output of a graph whose sizes are all fixed.
-fn fixed(dims: &[Option<i64>]) -> Vec<usize> {
-    dims.iter().map(|dim| dim.and_then(|size| usize::try_from(size).ok()).unwrap_or(0)).collect()
-}
-
-/// For every shape `sum = [addend +] (scale value)[^2]`.
-fn summing_graph(shapes: &[Vec<usize>], form: Form) -> ModelProto {
-    let info = |name: &str, dims: &[usize]| -> ValueInfoProto {
-        let dims: Vec<i64> = dims.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect();
-        value_info(name, DataType::Float, &dims)
-    };
-    let node = |operator: &str, inputs: [&str; 2], output: &str| NodeProto {
-        name: output.to_owned(),
-        op_type: operator.to_owned(),
-        input: inputs.iter().map(|name| (*name).to_owned()).collect(),
-        output: vec![output.to_owned()],
-        ..NodeProto::default()
-    };
-    let mut graph = GraphProto { name: "sum".to_owned(), input: vec![info(SCALE, &[])], ..GraphProto::default() };
-    for (at, dims) in shapes.iter().enumerate() {
-        let (value, addend, sum) = (value_name(at), addend_name(at), sum_name(at));
-        let (scaled, square) = (format!("scaled_{at}"), format!("square_{at}"));
-        graph.input.push(info(&value, dims));
-        graph.output.push(info(&sum, dims));
-        let term = if form.squares { &square } else { &scaled };
-        let last = |name: &String| if !form.adds && name == term { sum.clone() } else { name.clone() };
-        graph.node.push(node("Mul", [&value, SCALE], &last(&scaled)));
-        if form.squares {
-            graph.node.push(node("Mul", [&scaled, &scaled], &last(&square)));
-        }
-        if form.adds {
-            graph.input.push(info(&addend, dims));
-            graph.node.push(node("Add", [&addend, term], &sum));
-        }
-    }
-    ModelProto {
-        ir_version: 8,
-        graph: Some(graph),
-        opset_import: vec![OperatorSetIdProto { version: 13, ..OperatorSetIdProto::default() }],
-        ..ModelProto::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -406,16 +303,5 @@ mod tests {
         add_squares(&mut total, &[2.0, -1.0]);
         add_squares(&mut total, &[1.0, 3.0]);
         assert_eq!(total, [5.0, 10.0]);
-    }
-
-    #[test]
-    fn a_summing_graph_has_one_output_for_every_shape() {
-        for (adds, squares, nodes) in [(false, false, 1), (false, true, 2), (true, false, 2), (true, true, 3)] {
-            let model = summing_graph(&[vec![2, 3], vec![]], Form { adds, squares });
-            let graph = model.graph.unwrap();
-            assert_eq!((graph.node.len(), graph.output.len()), (2 * nodes, 2));
-            assert_eq!(graph.input.len(), if adds { 5 } else { 3 });
-            assert_eq!(graph.node.last().unwrap().output, ["sum_1"]);
-        }
     }
 }

@@ -72,11 +72,7 @@ fn library_name(provider: &str) -> String {
 }
 
 /// Adds the providers of the device to a session in the making; an error if one can't be added.
-pub(super) fn register(
-    builder: SessionBuilder,
-    version: &str,
-    device: Device,
-) -> Result<SessionBuilder, ort::Error<SessionBuilder>> {
+pub(super) fn register(builder: SessionBuilder, version: &str, device: Device) -> Result<SessionBuilder, RuntimeError> {
     let Some(index) = device.index() else { return Ok(builder) };
     // Numbers are read as signed ones in the first place.
     let index = i32::try_from(index).unwrap_or(i32::MAX);
@@ -88,7 +84,9 @@ pub(super) fn register(
             _ => TensorRT::default().with_device_id(index).build().error_on_failure(),
         })
         .collect();
-    builder.with_execution_providers(providers)
+    builder
+        .with_execution_providers(providers)
+        .map_err(|error| RuntimeError::DeviceUnavailable { device, reason: plain(&error) })
 }
 
 /// CUDA in float32 as the graph says: by default ONNX Runtime rounds factors to TensorFloat-32 (10 bits of mantissa).
@@ -98,11 +96,6 @@ fn cuda(version: &str, index: i32) -> CUDA {
         Some(minor) if minor < TF32_OPTION_SINCE => cuda,
         _ => cuda.with_arbitrary_config("use_tf32", "0"),
     }
-}
-
-/// The error of a provider that can't be registered.
-pub(super) fn unregistered<R>(device: Device, error: &ort::Error<R>) -> RuntimeError {
-    RuntimeError::DeviceUnavailable { device, reason: plain(error) }
 }
 
 #[cfg(test)]

@@ -275,15 +275,13 @@ fn on(
     let mut builder = builder(runtime, options).map_err(|error| rejected(&error))?;
     let log = (device != Device::Cpu || options.record_placement).then(PlacementLog::listening);
     if let Some(log) = log.clone() {
-        builder = builder
-            .with_logger(Arc::new(move |_, _, _, _, message| log.read(message)))
-            .and_then(|builder| builder.with_log_level(LogLevel::Verbose))
-            .map_err(|error| rejected(&error))?;
+        let logger = Arc::new(move |_: LogLevel, _: &str, _: &str, _: &str, message: &str| log.read(message));
+        builder = builder.with_logger(logger).map_err(|error| rejected(&error))?;
+        builder = builder.with_log_level(LogLevel::Verbose).map_err(|error| rejected(&error))?;
     }
     if device != Device::Cpu {
         provider::prepare(&runtime.library, device)?;
-        builder = provider::register(builder, &runtime.version, device)
-            .map_err(|error| provider::unregistered(device, &error))?;
+        builder = provider::register(builder, &runtime.version, device)?;
     }
     let inner = load(builder).map_err(|error| match error {
         RuntimeError::ModelRejected { message } if device != Device::Cpu => {
