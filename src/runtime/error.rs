@@ -139,7 +139,7 @@ impl RuntimeError {
             ),
             #[cfg(feature = "ort-training")]
             Self::NoTraining { .. } => Some(
-                "name a build of ONNX Runtime 1.17 to 1.19 with training enabled (--enable_training_apis) with \
+                "name a build of ONNX Runtime 1.19 with training enabled (--enable_training_apis) with \
                  --onnxruntime or ORT_DYLIB_PATH",
             ),
             _ => None,
