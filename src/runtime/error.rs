@@ -164,7 +164,7 @@ impl RuntimeError {
             Self::FellBack { .. } => Some("--allow-fallback lets the processor run what the device does not"),
             #[cfg(feature = "ort-training")]
             Self::NoTraining { .. } => Some(
-                "name a build of ONNX Runtime 1.17 to 1.19 with training enabled (--enable_training_apis) with \
+                "name a build of ONNX Runtime 1.19 with training enabled (--enable_training_apis) with \
                  --onnxruntime or ORT_DYLIB_PATH",
             ),
             _ => None,
