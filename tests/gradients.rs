@@ -183,7 +183,7 @@ fn along(
         }
         *tensor = TensorProto::of_floats(&tensor.name.clone(), &values, &tensor.dims.clone());
     }
-    let at_base = std::mem::replace(&mut graph.model.graph, Some(moved));
+    let at_base = graph.model.graph.replace(moved);
     let runtime = Runtime::open(None).map_err(|error| error.to_string())?;
     let pass = GradientPass::new(runtime, graph, analysis.model, None);
     graph.model.graph = at_base;

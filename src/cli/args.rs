@@ -62,7 +62,7 @@ pub(super) enum Command {
     /// Show inputs, operators, costs, channel groups and what keeps channels from being pruned.
     Inspect(InspectArgs),
     /// Measure the denoising loss of a network on clean samples.
-    Loss(LossArgs),
+    Loss(Box<LossArgs>),
     /// Draw samples from a network, by DDIM or DDPM.
     Sample(Box<SampleArgs>),
     /// Write what a training session of ONNX Runtime loads: training, eval and optimizer model, checkpoint.

@@ -243,6 +243,7 @@ mod tests {
     fn a_batch_is_divided_into_whole_runs_and_a_rest() {
         let ranges: Vec<_> = micro_batches(5, 2).collect();
         assert_eq!(ranges, [0..2, 2..4, 4..5]);
-        assert_eq!(micro_batches(3, 8).collect::<Vec<_>>(), [0..3]);
+        assert_eq!(micro_batches(3, 8).next(), Some(0..3));
+        assert_eq!(micro_batches(3, 8).count(), 1);
     }
 }

@@ -93,7 +93,8 @@ impl Tape {
     /// Makes the gradient by every use of a wanted weight a graph output.
     pub(super) fn name_uses(&mut self, graph: &Graph) -> Vec<UseGradient> {
         let uses = std::mem::take(&mut self.uses);
-        let name = |(at, ((node, slot), (value, gradient))): (usize, ((NodeId, usize), (ValueId, String)))| {
+        let mut named = Vec::with_capacity(uses.len());
+        for (at, ((node, slot), (value, gradient))) in uses.into_iter().enumerate() {
             let output = format!("__gradient/{at}/{}", graph.values[value].name);
             self.nodes.push(NodeProto {
                 op_type: "Identity".to_owned(),
@@ -102,9 +103,9 @@ impl Tape {
                 output: vec![output.clone()],
                 ..NodeProto::default()
             });
-            UseGradient { value, node, slot, output }
-        };
-        uses.into_iter().enumerate().map(name).collect()
+            named.push(UseGradient { value, node, slot, output });
+        }
+        named
     }
 
     /// Emits the loss `L = mean((prediction - target)^2)` over the first `channels` of axis 1 and gives the prediction

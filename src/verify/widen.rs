@@ -145,7 +145,7 @@ mod tests {
         let mut by_integers = half_tensor(&[]);
         by_integers.dims = vec![2];
         by_integers.int32_data = vec![0x3E00, 0xC000];
-        let mut attributes = vec![
+        let mut attributes = [
             attr_tensor("value", half_tensor(&[1.5, -2.0])),
             attr_tensor("value", by_integers),
             attr_int("to", DataType::Bfloat16 as i64),

@@ -202,7 +202,7 @@ fn weight(
     // [C, N * L]: one row per channel over all images.
     let mut perm: Vec<usize> = (0..x_shape.len()).collect();
     perm.swap(0, 1);
-    let zeros = vec![0; 2];
+    let zeros = [0; 2];
     let x = cx.pad(x, &[&zeros[..], &geometry.before].concat(), &[&zeros[..], &geometry.after].concat());
     let x = cx.transpose(&x, &perm);
     let g = cx.transpose(g, &perm);
