@@ -24,7 +24,10 @@ test: venv
 	cargo test
 	mkdir -p target/checked
 	.venv/bin/python scripts/check_models.py --tool target/debug/onnx-diffprune --models fixtures \
-		--ratios 0.25,0.5,0.75 --out target/checked
+		--ratios 0.25,0.5,0.75 --out target/checked --save target/checked.json
+	.venv/bin/python scripts/check_models.py --tool target/debug/onnx-diffprune --models fixtures/architectures \
+		--ratios 0.5 --jobs 2 --expected fixtures/architectures/shares.json \
+		--out target/skeletons --save target/skeletons.json
 
 # The artifacts of training sessions against the last release of ONNX Runtime that trains, in .venv-training; skipped
 # where its wheel can't be had.

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 import subprocess
 import sys
 import time
@@ -232,19 +231,6 @@ def unpacked(source: Path, folder: Path) -> Path:
     return model
 
 
-def architecture(source: Path) -> str:
-    """The name without what says how it was exported: `_ts17_dyn`, `_dy20`."""
-    return re.sub(r"(_(ts|dy)\d+)?(_dyn)?$", "", source.name.removesuffix(".xz").removesuffix(".onnx"))
-
-
-def once_each(sources: list[Path]) -> list[Path]:
-    """One export of every architecture; the exporters take turns."""
-    exports: dict[str, list[Path]] = {}
-    for source in sources:
-        exports.setdefault(architecture(source), []).append(source)
-    return [group[turn % len(group)] for turn, group in enumerate(exports.values())]
-
-
 def judge(row: dict, expected: dict[str, float], tolerance: float) -> dict:
     """Fail a row that kept more than the table says, and note one that kept less."""
     if row["status"] != "ok":
@@ -273,8 +259,8 @@ def print_row(row: dict) -> None:
     print(f"{line} {row['reason']}".rstrip(), flush=True)
 
 
-def check_all(options: argparse.Namespace, sources: list[Path]) -> Iterator[dict]:
-    jobs = [(source, ratio) for source in sources for ratio in options.ratios.split(",")]
+def check_all(options: argparse.Namespace) -> Iterator[dict]:
+    jobs = [(source, ratio) for source in options.sources for ratio in options.ratios.split(",")]
     extra = ["--criterion", options.criterion]
     work = partial(check, tool=options.tool, out=options.out, extra=extra, limit=options.timeout)
     if options.jobs == 1:
@@ -289,7 +275,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tool", required=True, help="the command-line tool")
     parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="*.onnx and skeletons, *.onnx.xz")
     parser.add_argument("--only", default="*", metavar="GLOB", help="only the models whose name matches")
-    parser.add_argument("--once", action="store_true", help="one export of every architecture, exporters in turn")
     parser.add_argument("--ratios", default="0.25,0.5,0.75")
     parser.add_argument("--criterion", default="magnitude")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pruned models")
@@ -315,12 +300,11 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = parse_arguments()
-    sources = once_each(options.sources) if options.once else options.sources
     options.out.mkdir(parents=True, exist_ok=True)
     if options.format == "text":
         print(f"{'model':44} ratio     before      after    kept  status")
     rows = []
-    for row in check_all(options, sources):
+    for row in check_all(options):
         if options.expected and not options.update:
             row = judge(row, json.loads(options.expected.read_text()), options.tolerance)
         rows.append(row)

@@ -204,6 +204,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--setup", action="store_true", help="install the wheels into .venv-trt")
     for kind in ("min", "opt", "max"):
         parser.add_argument(f"--{kind}", default="", metavar="NAME=SIZE,...", help=f"{kind} sizes of symbolic axes")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="write all results as JSON too")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     parser.add_argument("--isolated", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -236,6 +237,8 @@ def main() -> int:
     except Unavailable as reason:
         print(f"skipped: {reason}")
         return SKIPPED
+    if options.save:
+        options.save.write_text(json.dumps(results, indent=1) + "\n")
     if options.format == "json":
         print(json.dumps(results, indent=1))
     return 0 if all(outcome["ok"] for outcome in results) else 1

@@ -73,8 +73,8 @@ pub struct OutputError {
     pub not_finite: usize,
     /// Whether it is within tolerance.
     pub passed: bool,
-    /// Whether that proves anything: every element is finite, not all are zero, and they are equal by the relative
-    /// tolerance alone.
+    /// Whether that proves anything: all elements are finite, they are not all the same, and the error is small against
+    /// the range that they span.
     pub conclusive: bool,
 }
 

@@ -142,7 +142,7 @@ pub(super) fn failure(report: &VerifyReport) -> String {
         return failure.clone();
     }
     let errors = report.runs.iter().find(|run| !run.passed()).map_or_else(
-        || "the outputs agree, but prove nothing (zero, tiny or not finite)".to_owned(),
+        || "the outputs agree, but prove nothing (constant, tiny or not finite)".to_owned(),
         |run| {
             let precision = if run.widened { " in float32" } else { "" };
             format!("the worst relative error is {:.1e}{precision}, allowed {:.1e}", run.worst(), run.rtol)
@@ -383,8 +383,8 @@ pub(super) fn verification_text(report: &VerifyReport) -> String {
     }
     if let Some(values) = &report.values {
         lines.push(format!(
-            "outputs that are zero, tiny or not finite prove nothing: of the {} values in between that the cut touches, \
-             {} were equal with a worst relative error of {:.1e}, the others are zero, tiny or not finite",
+            "outputs that are constant, tiny or not finite prove nothing, so the {} values that the cut touches were \
+             compared: {} are equal with a worst relative error of {:.1e}, the others prove nothing either",
             values.compared, values.conclusive, values.worst_relative
         ));
     }

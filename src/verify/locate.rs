@@ -35,7 +35,7 @@ pub struct Difference {
 pub struct ValuesReport {
     /// Values that were compared.
     pub compared: usize,
-    /// Those of them whose agreement says something: finite, not all zero, and equal by relative tolerance.
+    /// Those of them whose agreement says something: finite, not constant, and equal by the relative tolerance alone.
     pub conclusive: usize,
     /// Worst relative error of the conclusive ones.
     pub worst_relative: f64,

@@ -161,14 +161,14 @@ impl Verification<'_> {
                 self.report.first_difference = Some(first);
             }
             Ok((values, None)) if values.compared > 0 && values.conclusive == 0 => self.fail(format!(
-                "nothing is proved: the outputs, and all {} values that the cut touches, are zero or not finite in \
-                 both networks; give other inputs with --inputs",
+                "nothing is proved: the outputs, and all {} values that the cut touches, are constant, tiny or not \
+                 finite; give other inputs with --inputs",
                 values.compared
             )),
             Ok((values, None)) => self.report.values = Some(values),
             Err(error) => self.fail(format!(
-                "nothing is proved: the outputs are zero or not finite in both networks, and the values in between \
-                 can't be compared: {error}"
+                "nothing is proved: the outputs are constant, tiny or not finite, and the values in between can't be \
+                 compared: {error}"
             )),
         }
     }
