@@ -1,0 +1,209 @@
+//! How the tool keeps up with a plain copy on a model of more than a GiB, and how much memory it takes beside the file.
+//!
+//! `cargo bench --bench prune_large [-- REPETITIONS]` generates the model in a temporary folder (about 2 GiB of disk
+//! are needed), then runs `cp` and the tool in turn and prints medians. See `docs/benchmarks.md`.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use onnx_diffprune::onnx::{
+    DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
+    ValueInfoProto, attr_ints, tensor_shape_proto, type_proto,
+};
+use prost::Message;
+
+/// Residual blocks of two matrices [WIDTH, WIDTH].
+const LINEAR_BLOCKS: usize = 34;
+const WIDTH: i64 = 2048;
+/// Residual blocks of two kernels [PLANES, PLANES, 3, 3].
+const CONV_BLOCKS: usize = 6;
+const PLANES: i64 = 512;
+
+/// Cheap weights: windows at odd offsets of one random table, so that no two are equal.
+struct Weights {
+    table: Bytes,
+    drawn: usize,
+}
+
+impl Weights {
+    fn new(elements: usize) -> Self {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let table: Vec<u8> = (0..elements)
+            .flat_map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (((state >> 40) as f32 / (1 << 24) as f32 - 0.5) * 0.02).to_le_bytes()
+            })
+            .collect();
+        Self { table: table.into(), drawn: 0 }
+    }
+
+    fn draw(&mut self, name: &str, dims: &[i64]) -> TensorProto {
+        let bytes = 4 * dims.iter().product::<i64>() as usize;
+        self.drawn += 1;
+        let start = 4 * (self.drawn * 7919 % ((self.table.len() - bytes) / 4));
+        TensorProto {
+            name: name.to_owned(),
+            data_type: DataType::Float as i32,
+            dims: dims.to_vec(),
+            raw_data: self.table.slice(start..start + bytes),
+            ..TensorProto::default()
+        }
+    }
+}
+
+struct Builder {
+    weights: Weights,
+    graph: GraphProto,
+}
+
+impl Builder {
+    fn node(&mut self, op: &str, inputs: &[&str], output: &str) -> &mut NodeProto {
+        self.graph.node.push(NodeProto {
+            name: format!("node_{output}"),
+            op_type: op.to_owned(),
+            input: inputs.iter().map(|name| (*name).to_owned()).collect(),
+            output: vec![output.to_owned()],
+            ..NodeProto::default()
+        });
+        self.graph.node.last_mut().unwrap()
+    }
+
+    fn weight(&mut self, name: &str, dims: &[i64]) {
+        let tensor = self.weights.draw(name, dims);
+        self.graph.initializer.push(tensor);
+    }
+
+    fn linear(&mut self, name: &str, input: &str, from: i64, to: i64) -> String {
+        let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
+        self.weight(&weight, &[from, to]);
+        self.weight(&bias, &[to]);
+        self.node("MatMul", &[input, &weight], &format!("{name}.product"));
+        self.node("Add", &[&format!("{name}.product"), &bias], name);
+        name.to_owned()
+    }
+
+    fn conv(&mut self, name: &str, input: &str, from: i64, to: i64) -> String {
+        let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
+        self.weight(&weight, &[to, from, 3, 3]);
+        self.weight(&bias, &[to]);
+        let node = self.node("Conv", &[input, &weight, &bias], name);
+        node.attribute = vec![attr_ints("kernel_shape", &[3, 3]), attr_ints("pads", &[1; 4])];
+        name.to_owned()
+    }
+
+    /// `input + second(relu(first(input)))`.
+    fn block(&mut self, name: &str, input: &str, layer: impl Fn(&mut Self, &str, &str) -> String) -> String {
+        let hidden = layer(self, &format!("{name}.first"), input);
+        self.node("Relu", &[&hidden], &format!("{name}.relu"));
+        let out = layer(self, &format!("{name}.second"), &format!("{name}.relu"));
+        self.node("Add", &[input, &out], &format!("{name}.sum"));
+        format!("{name}.sum")
+    }
+}
+
+fn value(name: &str, dims: &[i64]) -> ValueInfoProto {
+    use tensor_shape_proto::{Dimension, dimension};
+    let dim = |size: &i64| Dimension { value: Some(dimension::Value::DimValue(*size)), ..Dimension::default() };
+    let tensor = type_proto::Tensor {
+        elem_type: DataType::Float as i32,
+        shape: Some(TensorShapeProto { dim: dims.iter().map(dim).collect() }),
+    };
+    let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+    ValueInfoProto { name: name.to_owned(), r#type: Some(r#type), ..ValueInfoProto::default() }
+}
+
+fn generate(path: &Path) {
+    let mut builder = Builder { weights: Weights::new(6_000_011), graph: GraphProto::default() };
+    let mut x = builder.conv("in", "sample", 4, PLANES);
+    for i in 0..CONV_BLOCKS {
+        x = builder.block(&format!("convs.{i}"), &x, |b, name, input| b.conv(name, input, PLANES, PLANES));
+    }
+    builder.graph.initializer.push(TensorProto::of_ints("token_shape", &[1, PLANES, 256], &[3]));
+    builder.node("Reshape", &[&x, "token_shape"], "flat");
+    builder.node("Transpose", &["flat"], "tokens").attribute = vec![attr_ints("perm", &[0, 2, 1])];
+    x = builder.linear("widen", "tokens", PLANES, WIDTH);
+    for i in 0..LINEAR_BLOCKS {
+        x = builder.block(&format!("linears.{i}"), &x, |b, name, input| b.linear(name, input, WIDTH, WIDTH));
+    }
+    builder.linear("out", &x, WIDTH, 4);
+    let mut graph = builder.graph;
+    graph.name = "large".to_owned();
+    graph.input = vec![value("sample", &[1, 4, 16, 16])];
+    graph.output = vec![value("out", &[1, 256, 4])];
+    let model = ModelProto {
+        ir_version: 8,
+        opset_import: vec![OperatorSetIdProto { version: 17, ..OperatorSetIdProto::default() }],
+        graph: Some(graph),
+        ..ModelProto::default()
+    };
+    std::fs::write(path, model.encode_to_vec()).unwrap();
+}
+
+/// Wall time of a command, and the largest anonymous resident memory that was seen in bytes.
+fn timed(command: &mut Command) -> (Duration, u64) {
+    let start = Instant::now();
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    let code = loop {
+        if let Some(code) = child.try_wait().unwrap() {
+            break code;
+        }
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap_or("0");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap_or(0);
+        peak = peak.max(kib << 10);
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    assert!(code.success(), "{command:?} ended with {code}");
+    (start.elapsed(), peak)
+}
+
+fn median(times: &mut [Duration]) -> f64 {
+    times.sort();
+    times[times.len() / 2].as_secs_f64()
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // `cargo test --all-targets` runs benchmarks too, without this flag.
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        return;
+    }
+    let repetitions: usize = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(5);
+    let folder = tempfile::tempdir().unwrap();
+    let [input, copy, output] = ["in.onnx", "copy.onnx", "out.onnx"].map(|name| folder.path().join(name));
+    generate(&input);
+    let size = input.metadata().unwrap().len();
+    let (mut copies, mut prunes, mut peak) = (Vec::new(), Vec::new(), 0);
+    // The first round warms the page cache.
+    for round in 0..=repetitions {
+        let _ = std::fs::remove_file(&copy);
+        let (copied, _) = timed(Command::new("cp").args([&input, &copy]));
+        let _ = std::fs::remove_file(&copy);
+        let _ = std::fs::remove_file(&output);
+        let mut tool = Command::new(env!("CARGO_BIN_EXE_onnx-diffprune"));
+        tool.args([&input, &output]).args(["--ratio", "0.5", "--no-verify", "--quiet"]);
+        let (pruned, anonymous) = timed(&mut tool);
+        if round > 0 {
+            copies.push(copied);
+            prunes.push(pruned);
+            peak = peak.max(anonymous);
+        }
+    }
+    let written = output.metadata().unwrap().len();
+    let (copied, pruned) = (median(&mut copies), median(&mut prunes));
+    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+    println!("| what | figure |\n|---|---|");
+    println!("| input, output | {:.2} GiB, {:.2} GiB |", gib(size), gib(written));
+    println!("| cp, median of {repetitions} | {copied:.2} s |");
+    println!("| onnx-diffprune --ratio 0.5 --no-verify, median of {repetitions} | {pruned:.2} s |");
+    println!("| prune / cp | {:.2} (wanted: 3 at most) |", pruned / copied);
+    println!("| anonymous memory, peak | {:.0} MiB |", peak as f64 / (1 << 20) as f64);
+    println!("| anonymous memory / input | {:.3} (wanted: 0.2 at most) |", peak as f64 / size as f64);
+}
