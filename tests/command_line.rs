@@ -1,0 +1,222 @@
+//! The built program as its users run it: exit codes, messages, what is printed where, what is written.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[allow(dead_code)]
+mod handmade;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use handmade::{fixture, listing, node, two_convolutions, value};
+use onnx_diffprune::onnx::{GraphProto, ModelProto, OperatorSetIdProto, TensorProto};
+use prost::Message;
+use serde_json::Value;
+
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+fn run(arguments: &[&str]) -> Ran {
+    let Output { status, stdout, stderr } =
+        Command::new(env!("CARGO_BIN_EXE_onnx-diffprune")).args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ran { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
+}
+
+/// A folder with the small network `in.onnx`, and an empty folder beside it.
+struct Desk {
+    folder: tempfile::TempDir,
+    output: tempfile::TempDir,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let desk = Self { folder: tempfile::tempdir().unwrap(), output: tempfile::tempdir().unwrap() };
+        std::fs::write(desk.path("in.onnx"), two_convolutions().encode_to_vec()).unwrap();
+        desk
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    fn out(&self, name: &str) -> String {
+        self.output.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Runs on `in.onnx` with output `out.onnx`.
+    fn prune(&self, arguments: &[&str]) -> Ran {
+        let (input, output) = (self.text("in.onnx"), self.out("out.onnx"));
+        run(&[&[input.as_str(), output.as_str()], arguments].concat())
+    }
+
+    fn written(&self) -> Vec<String> {
+        listing(self.output.path())
+    }
+
+    /// Expects a refusal: the exit code, a message on standard error, nothing written.
+    fn refuses(&self, ran: &Ran, code: i32, message: &str) {
+        assert_eq!(ran.code, code, "{}", ran.err);
+        assert!(ran.err.contains(message), "{:?} is not in {}", message, ran.err);
+        assert!(self.written().is_empty(), "left behind: {:?}", self.written());
+    }
+}
+
+fn json(ran: &Ran) -> Value {
+    serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error}: {}", ran.out))
+}
+
+#[test]
+fn wrong_use_is_refused_with_code_2() {
+    let desk = Desk::new();
+    desk.refuses(&run(&[]), 2, "--ratio");
+    for (arguments, message) in [
+        (vec!["--no-such-flag"], "--no-such-flag"),
+        (vec![], "how much"),
+        (vec!["--ratio", "1.0"], "[0, 1)"),
+        (vec!["--ratio=-0.1"], "[0, 1)"),
+        (vec!["--ratio", "nan"], "[0, 1)"),
+        (vec!["--ratio", "half"], "half"),
+        (vec!["--ratio", "0.5", "--target-macs", "0.5"], "cannot be used with"),
+        (vec!["--target-macs", "0"], "(0, 1]"),
+        (vec!["--target-params", "1.5"], "(0, 1]"),
+        (vec!["--ratio", "0.5", "--round-to", "0"], "--round-to"),
+        (vec!["--ratio", "0.5", "--max-ratio", "1.5"], "--max-ratio"),
+        (vec!["--ratio", "0.5", "--keep", "("], "--keep"),
+        (vec!["--ratio-for", "first"], "REGEX=R"),
+        (vec!["--ratio", "0.5", "--size", "n=0"], "NAME=N"),
+        (vec!["--ratio", "0.5", "--size", "batch=2"], "no symbolic dimension"),
+        (vec!["--ratio", "0.5", "--inputs", "/nowhere.npz"], "/nowhere.npz"),
+        (vec!["--config", "/nowhere.toml"], "/nowhere.toml"),
+        (vec!["--ratio", "0.5", "--onnxruntime", "/dev/null"], "hint: "),
+    ] {
+        desk.refuses(&desk.prune(&arguments), 2, message);
+    }
+}
+
+#[test]
+fn paths_that_cannot_work_are_refused_with_code_2() {
+    let desk = Desk::new();
+    let (input, output) = (desk.text("in.onnx"), desk.out("out.onnx"));
+    let folder = desk.folder.path().to_str().unwrap();
+    let missing = desk.text("missing.onnx");
+    for (from, to, message) in [
+        (missing.as_str(), output.as_str(), "missing.onnx"),
+        (folder, &output, "found a folder"),
+        (&input, &input, "would replace the input"),
+        (&input, folder, "found a folder"),
+        (&input, &desk.out("no/such/folder/out.onnx"), "can't be written"),
+        (&input, &format!("{input}/out.onnx"), "can't be written"),
+        (&input, "/dev/null", "device"),
+    ] {
+        let before = std::fs::read(&input).unwrap();
+        desk.refuses(&run(&[from, to, "--ratio", "0.5"]), 2, message);
+        assert!(std::fs::read(&input).unwrap() == before && listing(desk.folder.path()) == ["in.onnx"]);
+    }
+}
+
+#[test]
+fn requests_that_cannot_be_met_end_with_code_1() {
+    let desk = Desk::new();
+    desk.refuses(&desk.prune(&["--target-params", "0.001"]), 1, "the most that can go");
+    let graph = GraphProto {
+        node: vec![node("only", "MatMul", &["x", "w"], &["y"])],
+        initializer: vec![handmade::counting("w", &[4, 4])],
+        input: vec![value("x", &[2, 4])],
+        output: vec![value("y", &[2, 4])],
+        ..GraphProto::default()
+    };
+    let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 17 }];
+    let model = ModelProto { ir_version: 8, opset_import, graph: Some(graph), ..ModelProto::default() };
+    std::fs::write(desk.path("in.onnx"), model.encode_to_vec()).unwrap();
+    desk.refuses(&desk.prune(&["--ratio", "0.5"]), 1, "nothing can be pruned");
+    let ran = desk.prune(&["--ratio", "0.5", "--format", "json"]);
+    assert_eq!((json(&ran)["exit_code"].as_i64(), ran.code), (Some(1), 1));
+}
+
+#[test]
+fn pruning_writes_model_and_plan_and_is_silent_on_standard_error() {
+    let desk = Desk::new();
+    let ran = desk.prune(&["--ratio", "0.5"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert!(ran.out.contains("verified in ONNX Runtime"), "{}", ran.out);
+    assert_eq!(desk.written(), ["out.onnx", "out.plan.json"]);
+    let first = std::fs::read(desk.out("out.onnx")).unwrap();
+    assert_eq!(desk.prune(&["--ratio", "0.5", "--quiet"]).out, "");
+    assert!(std::fs::read(desk.out("out.onnx")).unwrap() == first, "two runs differ");
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let desk = Desk::new();
+    let ran = desk.prune(&["--ratio", "0.5", "--dry-run"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert!(ran.out.contains("nothing was written") && desk.written().is_empty());
+}
+
+#[test]
+fn every_command_prints_one_json_object() {
+    let desk = Desk::new();
+    let (input, output, plan) = (desk.text("in.onnx"), desk.out("out.onnx"), desk.out("out.plan.json"));
+    let dry = json(&desk.prune(&["--ratio", "0.5", "--dry-run", "--format", "json"]));
+    assert!(dry["output"].is_null() && dry["after"]["parameters"].as_u64() < dry["before"]["parameters"].as_u64());
+    let pruned = json(&desk.prune(&["--ratio", "0.5", "--format", "json"]));
+    assert_eq!(pruned["output"], output.as_str());
+    assert_eq!(pruned["verification"]["passed"], true);
+    let again = desk.out("again.onnx");
+    let applied = json(&run(&["apply", &input, &plan, &again, "--format", "json"]));
+    assert_eq!(applied["verification"]["passed"], true);
+    let verified = json(&run(&["verify", &input, &again, "--plan", &plan, "--format", "json"]));
+    assert_eq!(verified["passed"], true);
+    assert_eq!(json(&run(&["inspect", &input, "--format", "json"]))["operators"]["Conv"], 2);
+    assert!(json(&run(&["runtime", "--format", "json"]))["used"]["version"].is_string());
+    let failed = run(&["inspect", "/nowhere.onnx", "--format", "json"]);
+    assert_eq!((json(&failed)["exit_code"].as_i64(), failed.code), (Some(2), 2));
+
+    // The original is no pruned network of its own plan.
+    let wrong = run(&["verify", &input, &input, "--plan", &plan, "--format", "json"]);
+    assert_eq!((json(&wrong)["passed"].as_bool(), wrong.code), (Some(false), 1));
+    let dit = fixture("dit_tiny.onnx");
+    let other = run(&["apply", dit.to_str().unwrap(), &plan, &desk.out("x.onnx")]);
+    assert_eq!(other.code, 2);
+    assert!(other.err.contains("another file") && !Path::new(&desk.out("x.onnx")).exists(), "{}", other.err);
+}
+
+#[test]
+fn printed_options_can_be_read_back() {
+    let desk = Desk::new();
+    let options = ["--ratio", "0.3", "--scope", "global", "--keep", "a.b", "--ratio-for", "fir=0.6", "--seed", "4"];
+    let printed = desk.prune(&[&options[..], &["--attention", "dims", "--rtol", "1e-3", "--print-config"]].concat());
+    assert_eq!((printed.code, printed.err.as_str()), (0, ""));
+    std::fs::write(desk.path("options.toml"), &printed.out).unwrap();
+    let again = run(&["--config", &desk.text("options.toml"), "--print-config"]);
+    assert_eq!(again.out, printed.out);
+    for part in ["ratio = 0.3", "\"global\"", "a.b", "fir=0.6", "seed = 4", "\"dims\"", "in.onnx"] {
+        assert!(printed.out.contains(part), "{part} is not in {}", printed.out);
+    }
+    let own = run(&["--config", &desk.text("options.toml"), "--ratio", "0.7", "--print-config"]);
+    assert!(own.out.contains("ratio = 0.7"), "{}", own.out);
+    assert!(desk.written().is_empty());
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_warned_about() {
+    let desk = Desk::new();
+    let mut model = two_convolutions();
+    let weights = &mut model.graph.as_mut().unwrap().initializer;
+    let mut elements = vec![1.0; 16 * 4 * 9];
+    elements[5] = f32::NAN;
+    weights[0] = TensorProto::of_floats("w1", &elements, &[16, 4, 3, 3]);
+    std::fs::write(desk.path("in.onnx"), model.encode_to_vec()).unwrap();
+    let ran = desk.prune(&["--ratio", "0.5"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.lines().count() == 1 && ran.err.starts_with("warning: "), "{}", ran.err);
+    assert_eq!(desk.written(), ["out.onnx", "out.plan.json"]);
+}
