@@ -16,7 +16,7 @@ use crate::infer::{Facts, infer};
 use crate::kept::Kept;
 use crate::load::Model;
 use crate::macs::{Cost, Counter, Sizes, sizes_for};
-use crate::plan::{GroupPlan, MemberPlan, Plan, SCHEMA, tensor_plans};
+use crate::plan::{GroupPlan, MemberPlan, Plan, SCHEMA, options_record, tensor_plans};
 use crate::rewrite::{Rewritten, rewrite};
 use crate::select::{Budget, Removed, Scope, select};
 
@@ -324,7 +324,7 @@ pub fn cut(analysis: &Analysis<'_>, options: &PruneOptions) -> Result<Cut, Error
         let node = &analysis.graph.nodes[barrier.node];
         warnings.push(format!("node {:?} ({}) keeps all channels it touches: {}", node.name, node.op(), barrier.cause));
     }
-    let plan = make_plan(analysis, options, criterion.name(), &scored, &removed, &rewritten)?;
+    let plan = make_plan(analysis, options, criterion.name(), &scored, &removed, &rewritten, ratio)?;
     Ok(Cut { kept, rewritten, plan, before, after, sizes, warnings, ratio })
 }
 
@@ -362,11 +362,8 @@ fn search_ratio(
     let (mut low, mut high) = (0.0, 1.0);
     let least = share_at(high);
     if least > share {
-        let text = format!(
-            "expected {:.1} % of the {what}, the most that can go leaves {:.1} %",
-            share * 100.0,
-            least * 100.0
-        );
+        let (wanted, least) = distinct_percents(share, least);
+        let text = format!("expected {wanted} of the {what}, the most that can go leaves {least}");
         return Err(Error::unmet(text).in_file(analysis.model.path()));
     }
     for _ in 0..24 {
@@ -376,6 +373,14 @@ fn search_ratio(
     Ok(high)
 }
 
+/// Two shares in per cent, with as many digits as it takes to tell them from zero and from each other.
+fn distinct_percents(a: f64, b: f64) -> (String, String) {
+    let text = |share: f64, digits: usize| format!("{:.digits$} %", share * 100.0);
+    let is_zero = |share: f64, digits: usize| share != 0.0 && text(share, digits) == text(0.0, digits);
+    let digits = (1..15).find(|&n| text(a, n) != text(b, n) && !is_zero(a, n) && !is_zero(b, n)).unwrap_or(15);
+    (text(a, digits), text(b, digits))
+}
+
 fn make_plan(
     analysis: &Analysis<'_>,
     options: &PruneOptions,
@@ -383,6 +388,7 @@ fn make_plan(
     scored: &[Scored],
     removed: &[Removed],
     rewritten: &Rewritten,
+    ratio: f64,
 ) -> Result<Plan, Error> {
     let mut groups = Vec::new();
     for (scored, removed) in scored.iter().zip(removed) {
@@ -427,6 +433,8 @@ fn make_plan(
         schema: SCHEMA,
         tool: tool_name(),
         input_digest: analysis.model.digest()?,
+        options: options_record(options),
+        ratio,
         criterion: criterion.to_owned(),
         attention: options.attention,
         norm_groups: options.norm_groups,
@@ -505,4 +513,18 @@ pub fn apply(analysis: &Analysis<'_>, plan: &Plan, path: &std::path::Path) -> Re
             .hint("plans must remove whole channels; do not edit kept indices by hand"));
     }
     Ok(rewritten)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_told_apart() {
+        let texts = |a, b| distinct_percents(a, b);
+        assert_eq!(texts(0.25, 0.5), ("25.0 %".to_owned(), "50.0 %".to_owned()));
+        assert_eq!(texts(0.0001, 0.0021), ("0.01 %".to_owned(), "0.21 %".to_owned()));
+        assert_eq!(texts(0.25, 0.250_04), ("25.000 %".to_owned(), "25.004 %".to_owned()));
+        assert_eq!(texts(0.0, 0.001), ("0.0 %".to_owned(), "0.1 %".to_owned()));
+    }
 }

@@ -10,7 +10,7 @@ mod inputs;
 
 mod locate;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use prost::Message;
 use serde::Serialize;
@@ -62,6 +62,8 @@ pub struct OutputError {
     pub relative: f64,
     /// Whether it is within tolerance.
     pub passed: bool,
+    /// Share of its elements that are finite in the reference; nothing is learnt from the others.
+    pub finite: f64,
 }
 
 /// One run on one set of inputs.
@@ -98,6 +100,20 @@ impl VerifyReport {
     /// The worst relative error of all outputs.
     pub fn worst(&self) -> f64 {
         self.runs.iter().flat_map(|run| &run.outputs).map(|output| output.relative).fold(0.0, f64::max)
+    }
+
+    /// What the result does not tell: outputs that are NaN or infinite, which weights with such entries make.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut finite: BTreeMap<&str, f64> = BTreeMap::new();
+        for output in self.runs.iter().flat_map(|run| &run.outputs) {
+            let least = finite.entry(&output.output).or_insert(1.0);
+            *least = least.min(output.finite);
+        }
+        let text = |(name, share): (&str, f64)| match share {
+            0.0 => format!("output {name:?} holds no finite number, so that verification says nothing of it"),
+            _ => format!("{:.1} % of output {name:?} is not finite and says nothing of the cut", 100.0 * (1.0 - share)),
+        };
+        finite.into_iter().filter(|(_, share)| *share < 1.0).map(text).collect()
     }
 }
 
@@ -264,7 +280,10 @@ fn compare(name: &str, expected: &Array, found: Option<&Array>, rtol: f64, atol:
         _ => (f64::INFINITY, f64::INFINITY, 0.0),
     };
     let passed = absolute <= atol + rtol * scale;
-    OutputError { output: name.to_owned(), absolute, relative, passed }
+    let elements = expected.to_f64();
+    let finite = elements.iter().filter(|value| value.is_finite()).count();
+    let finite = if elements.is_empty() { 1.0 } else { finite as f64 / elements.len() as f64 };
+    OutputError { output: name.to_owned(), absolute, relative, passed, finite }
 }
 
 /// Largest absolute difference, the same over the largest magnitude, and that magnitude. NaN where only one side has

@@ -8,9 +8,9 @@ use super::printer::Printer;
 use super::prune::{failure, verification_text};
 use crate::error::Error;
 use crate::load::load;
-use crate::pipeline::{analyse, apply, tool_name};
+use crate::pipeline::{analyse, apply};
 use crate::plan::Plan;
-use crate::verify::{VerifyOptions, verify};
+use crate::verify::{VerifyOptions, VerifyReport, verify};
 use crate::write::stage;
 
 pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
@@ -25,10 +25,7 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
     let rewritten = apply(&analysis, &plan, &args.plan)?;
     progress.step("writing");
     let mut edits = rewritten.edits;
-    edits.metadata = vec![
-        ("onnx_diffprune.tool".to_owned(), tool_name()),
-        ("onnx_diffprune.input_sha256".to_owned(), plan.input_digest.clone()),
-    ];
+    edits.metadata = plan.metadata();
     let staged = stage(&model, &edits, &args.output)?;
     let mut report = None;
     if let Some(runtime) = runtime {
@@ -38,6 +35,7 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
         report = Some(verify(&analysis, &kept, &pruned, runtime, &VerifyOptions::default())?);
     }
     drop(progress);
+    report.iter().flat_map(VerifyReport::warnings).for_each(|warning| printer.warning(&warning));
     if let Some(report) = report.as_ref().filter(|report| !report.passed) {
         let text = format!("verification failed, {} was not written: {}", args.output.display(), failure(report));
         return Err(Error::unmet(text).in_file(&args.input));

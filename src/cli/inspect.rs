@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::args::InspectArgs;
 use super::config::{check_sizes, parse_sizes};
-use super::printer::{Printer, human, percent, table};
+use super::printer::{Printer, human, percent, table, wrapped};
 use crate::couple::group::Grouping;
 use crate::error::Error;
 use crate::fact::Fact;
@@ -90,7 +90,7 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
             out += &format!(" at {}", at.join(", "));
         }
         let names: Vec<String> = operators.iter().map(|(name, count)| format!("{name} {count}")).collect();
-        out += &format!("\n\noperators: {}\n\n", names.join(", "));
+        out += &format!("\n\noperators:\n{}\n\n", wrapped(&names));
         let rows: Vec<Vec<String>> = blocks
             .iter()
             .map(|(block, macs)| vec![block.clone(), human(*macs), percent(*macs, cost.macs + cost.attention_macs)])
@@ -102,14 +102,14 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
                 vec![
                     group.name.clone(),
                     group.channels.to_string(),
-                    group.unit.to_string(),
+                    group.unit.map_or_else(|| "-".to_owned(), |unit| unit.to_string()),
                     group.members.len().to_string(),
                     group.kept.clone().unwrap_or_else(|| "can shrink".to_owned()),
                 ]
             })
             .collect();
         out += &format!("\n\nchannel groups ({}):\n", groups.len());
-        out += &table(&["group", "channels", "equal blocks of", "weights", ""], &rows);
+        out += &table(&["group", "channels", "equal blocks of", "weights", "when pruned"], &rows);
         if args.members {
             for group in &groups {
                 out += &format!("\n\n{} ({} channels)\n  {}", group.name, group.channels, group.members.join("\n  "));
@@ -130,7 +130,8 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
 struct GroupRow {
     name: String,
     channels: usize,
-    unit: usize,
+    /// The same number of channels goes from every block of this many; nothing where no norm asks for it.
+    unit: Option<usize>,
     members: Vec<String>,
     kept: Option<String>,
 }
@@ -157,7 +158,7 @@ fn group_rows(analysis: &Analysis<'_>, grouping: &Grouping) -> Vec<GroupRow> {
         GroupRow {
             name: analysis.group_name(&group.members),
             channels: group.channels.len(),
-            unit: grouping.components[group.component].unit,
+            unit: Some(grouping.components[group.component].unit).filter(|unit| *unit < group.channels.len()),
             members: group.members.iter().map(member).collect(),
             kept: group.kept.as_ref().map(|reason| format!("stays: {} ({})", reason.text, reason.node)),
         }

@@ -11,7 +11,7 @@ use super::printer::{Printer, human, percent, table};
 use crate::array::Array;
 use crate::error::Error;
 use crate::load::{Model, load};
-use crate::pipeline::{Analysis, Cut, analyse, cut, tool_name};
+use crate::pipeline::{Analysis, Cut, analyse, cut};
 use crate::runtime::{Latency, Runtime, SessionOptions, interleaved_latency};
 use crate::verify::{VerifyOptions, VerifyReport, draw_inputs, size_variants, verify};
 use crate::write::stage;
@@ -56,7 +56,7 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
     };
     progress.step("writing");
     let mut edits = cut.rewritten.edits.clone();
-    edits.metadata = metadata(&args, &cut)?;
+    edits.metadata = cut.plan.metadata();
     let staged = stage(&model, &edits, output)?;
     let mut report = None;
     let mut latencies = None;
@@ -79,6 +79,7 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
         report = Some(result);
     }
     drop(progress);
+    report.iter().flat_map(VerifyReport::warnings).for_each(|warning| printer.warning(&warning));
     let passed = report.as_ref().is_none_or(|report| report.passed);
     let plan_path = args.plan.clone().unwrap_or_else(|| plan_path(output));
     if passed {
@@ -156,21 +157,6 @@ fn measure(
     let mut pruned = runtime.session_from_file(pruned, &options).map_err(fail)?;
     interleaved_latency(&mut [&mut original, &mut pruned], &[&inputs, &inputs], LATENCY_RUNS, 3, LATENCY_SECONDS)
         .map_err(fail)
-}
-
-/// What the output's metadata says of the cut.
-fn metadata(args: &PruneArgs, cut: &Cut) -> Result<Vec<(String, String)>, Error> {
-    let mut options = args.clone();
-    // Paths are the user's own business.
-    (options.input, options.output, options.plan, options.inputs) = (None, None, None, None);
-    let options = serde_json::to_string(&options)
-        .map_err(|error| Error::usage(format!("the options can't be recorded: {error}")))?;
-    Ok(vec![
-        ("onnx_diffprune.tool".to_owned(), tool_name()),
-        ("onnx_diffprune.options".to_owned(), options),
-        ("onnx_diffprune.ratio".to_owned(), cut.ratio.to_string()),
-        ("onnx_diffprune.input_sha256".to_owned(), cut.plan.input_digest.clone()),
-    ])
 }
 
 fn output_bytes(staged: Option<(&Path, &Path)>) -> Option<u64> {

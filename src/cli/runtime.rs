@@ -1,5 +1,7 @@
 //! Shows where ONNX Runtime is looked for and what is found.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::args::Cli;
@@ -28,10 +30,8 @@ pub(super) fn run(cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     printer.result(&json, || {
         let mut out = match &opened {
             Ok(runtime) => format!(
-                "uses {} (ONNX Runtime {}, {}), execution providers: {}\n",
-                runtime.library().display(),
+                "ONNX Runtime {}, execution providers: {}\n",
                 runtime.version(),
-                runtime.how(),
                 runtime.execution_providers().join(", ")
             ),
             Err(error) => {
@@ -40,9 +40,11 @@ pub(super) fn run(cli: &Cli, printer: &Printer) -> Result<bool, Error> {
         };
         out += "\nplaces, in this order:\n";
         for place in &places {
+            let used = opened.as_ref().ok().map(|runtime| runtime.library());
             let found = match (&place.library, &place.refused) {
-                (Some(library), None) => format!("found {}", library.display()),
-                (Some(library), Some(why)) => format!("can't use {}: {why}", library.display()),
+                (Some(library), None) if used == Some(library) => format!("used{}", inside(library, &place.place)),
+                (Some(library), None) => format!("found{}", inside(library, &place.place)),
+                (Some(library), Some(why)) => format!("can't use{}: {why}", inside(library, &place.place)),
                 (None, Some(why)) => why.clone(),
                 (None, None) => "nothing".to_owned(),
             };
@@ -60,5 +62,14 @@ pub(super) fn run(cli: &Cli, printer: &Printer) -> Result<bool, Error> {
                 None => error,
             })
         }
+    }
+}
+
+/// The library as seen from the place where it was found; nothing where it is that place.
+fn inside(library: &Path, place: &Path) -> String {
+    match library.strip_prefix(place) {
+        Ok(rest) if rest.as_os_str().is_empty() => String::new(),
+        Ok(rest) => format!(" {}", rest.display()),
+        Err(_) => format!(" {}", library.display()),
     }
 }
