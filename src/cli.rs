@@ -39,6 +39,7 @@ use printer::Printer;
 /// Runs the command line tool. Exit codes: 0 done, 1 the request can't be met or verification failed, 2 wrong use or
 /// broken input.
 pub fn run() -> ExitCode {
+    outlive_file_size_limits();
     let cli = Cli::parse();
     let printer = Printer::new(cli.format, cli.quiet);
     let done = match &cli.command {
@@ -57,6 +58,17 @@ pub fn run() -> ExitCode {
             printer.error(&error);
             ExitCode::from(error.exit_code())
         }
+    }
+}
+
+/// Lets a write beyond `ulimit -f` fail with an error that can be reported, where the signal would end the process
+/// and leave a part of the output behind.
+fn outlive_file_size_limits() {
+    // SAFETY: ignoring a signal installs no handler, so no code can run at a bad moment.
+    #[cfg(unix)]
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }
 }
 

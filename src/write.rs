@@ -161,13 +161,7 @@ pub fn write(model: &Model, edits: &Edits, out: &Path) -> Result<WriteReport, Er
     if uses_external {
         refuse_overwriting_input(model, &data_path)?;
     }
-    let fail = |error: std::io::Error| {
-        let hint = match error.kind() {
-            std::io::ErrorKind::StorageFull => "free some space or write to another disk",
-            _ => "check that the folder exists and can be written to",
-        };
-        Error::input(out, format!("can't be written: {error}")).hint(hint).caused_by(error)
-    };
+    let fail = |error: std::io::Error| unwritable(out, error);
     let mut bytes = 0;
     let data_file = match external.as_ref().filter(|external| !external.tensors.is_empty()) {
         Some(external) => {
@@ -230,11 +224,10 @@ pub struct Staged {
 pub fn stage(model: &Model, edits: &Edits, out: &Path) -> Result<Staged, Error> {
     check_destination(model, out)?;
     let parent = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = tempfile::Builder::new().prefix(".onnx-diffprune-").tempdir_in(parent).map_err(|error| {
-        Error::input(out, format!("can't be written: {error}"))
-            .hint("check that the folder exists and can be written to")
-            .caused_by(error)
-    })?;
+    let folder = tempfile::Builder::new()
+        .prefix(".onnx-diffprune-")
+        .tempdir_in(parent)
+        .map_err(|error| unwritable(out, error))?;
     let name = out.file_name().ok_or_else(|| Error::input(out, "expected a path for a file"))?;
     let file = folder.path().join(name);
     let report = write(model, edits, &file).map_err(|error| error.instead_of_file(&file, out))?;
@@ -256,10 +249,7 @@ impl Staged {
     /// # Errors
     /// The destination can't be written.
     pub fn publish(self) -> Result<WriteReport, Error> {
-        let move_to = |from: &Path, to: &Path| {
-            std::fs::rename(from, to)
-                .map_err(|error| Error::input(to, format!("can't be written: {error}")).caused_by(error))
-        };
+        let move_to = |from: &Path, to: &Path| std::fs::rename(from, to).map_err(|error| unwritable(to, error));
         if let Some((data, destination)) = &self.external {
             move_to(data, destination)?;
         }
@@ -273,6 +263,17 @@ impl Staged {
         drop(self.folder);
         Ok(WriteReport { bytes: self.bytes, external: self.external.map(|(_, destination)| destination) })
     }
+}
+
+/// What the system said of a file that can't be written, and what can be done about it.
+fn unwritable(path: &Path, error: std::io::Error) -> Error {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    let hint = match error.kind() {
+        StorageFull | QuotaExceeded => "free some space or write to another disk",
+        FileTooLarge => "raise the limit of file sizes (ulimit -f) or write to another file system",
+        _ => "check that the folder exists and can be written to",
+    };
+    Error::input(path, format!("can't be written: {error}")).hint(hint).caused_by(error)
 }
 
 /// Refuses an output that would replace the input or one of its data files.
@@ -379,7 +380,7 @@ pub fn constant_slice(model: &Model, tensor: &TensorProto, axes: &[(usize, Vec<u
 pub fn write_file(path: &Path, content: &[u8]) -> Result<(), Error> {
     refuse_special(path)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let fail = |error: std::io::Error| Error::input(path, format!("can't be written: {error}")).caused_by(error);
+    let fail = |error: std::io::Error| unwritable(path, error);
     let file = beside(folder, |file| file.write_all(content)).map_err(fail)?;
     let _: File = file.persist(path).map_err(|error| fail(error.error))?;
     Ok(())

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::args::InspectArgs;
 use super::config::{check_sizes, parse_sizes};
-use super::printer::{Printer, human, percent, table};
+use super::printer::{Printer, human, percent, table, wrapped};
 use crate::couple::group::Grouping;
 use crate::error::Error;
 use crate::fact::Fact;
@@ -143,7 +143,8 @@ fn wrapped(items: &[String], width: usize) -> String {
 struct GroupRow {
     name: String,
     channels: usize,
-    unit: usize,
+    /// The same number of channels goes from every block of this many; nothing where no norm asks for it.
+    unit: Option<usize>,
     members: Vec<String>,
     kept: Option<String>,
 }
@@ -170,7 +171,7 @@ fn group_rows(analysis: &Analysis<'_>, grouping: &Grouping) -> Vec<GroupRow> {
         GroupRow {
             name: analysis.group_name(&group.members),
             channels: group.channels.len(),
-            unit: grouping.components[group.component].unit,
+            unit: Some(grouping.components[group.component].unit).filter(|unit| *unit < group.channels.len()),
             members: group.members.iter().map(member).collect(),
             kept: group.kept.as_ref().map(|reason| format!("stays: {} ({})", reason.text, reason.node)),
         }

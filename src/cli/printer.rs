@@ -134,7 +134,23 @@ pub(super) fn percent(part: f64, whole: f64) -> String {
     if whole > 0.0 { format!("{:.1} %", 100.0 * part / whole) } else { "-".to_owned() }
 }
 
-/// A table with a header, its numbers aligned to the right from the second column on.
+/// Words in lines of at most 100 characters with an indentation of two.
+pub(super) fn wrapped(words: &[String]) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for (at, word) in words.iter().enumerate() {
+        let word = if at + 1 < words.len() { format!("{word},") } else { word.clone() };
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= 100 => {
+                line.push(' ');
+                line.push_str(&word);
+            }
+            _ => lines.push(format!("  {word}")),
+        }
+    }
+    lines.join("\n")
+}
+
+/// A table with a header; numbers are aligned to the right, text to the left.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_header(header.to_vec());
@@ -143,7 +159,12 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     }
     for (at, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
-        if at > 0 {
+        let is_number = |row: &Vec<String>| {
+            row.get(at).is_none_or(|cell| {
+                ["-", "inf", "NaN"].contains(&cell.as_str()) || cell.starts_with(|c: char| c.is_ascii_digit())
+            })
+        };
+        if at > 0 && rows.iter().all(is_number) {
             column.set_cell_alignment(comfy_table::CellAlignment::Right);
         }
     }

@@ -93,6 +93,7 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
         report = Some(result);
     }
     drop(progress);
+    report.iter().flat_map(VerifyReport::warnings).for_each(|warning| printer.warning(&warning));
     let passed = report.as_ref().is_none_or(|report| report.passed);
     let plan_path = args.plan.clone().unwrap_or_else(|| plan_path(output));
     if passed {

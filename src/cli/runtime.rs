@@ -47,10 +47,8 @@ pub(super) fn run(cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     printer.result(&json, || {
         let mut out = match &opened {
             Ok(runtime) => format!(
-                "uses {} (ONNX Runtime {}, {}), execution providers: {}\n",
-                runtime.library().display(),
+                "ONNX Runtime {}, execution providers: {}\n",
                 runtime.version(),
-                runtime.how(),
                 runtime.execution_providers().join(", ")
             ),
             Err(error) => {
@@ -59,9 +57,11 @@ pub(super) fn run(cli: &Cli, printer: &Printer) -> Result<bool, Error> {
         };
         out += "\nplaces, in this order:\n";
         for place in &places {
+            let used = opened.as_ref().ok().map(|runtime| runtime.library());
             let found = match (&place.library, &place.refused) {
-                (Some(library), None) => format!("found {}", library.display()),
-                (Some(library), Some(why)) => format!("can't use {}: {why}", library.display()),
+                (Some(library), None) if used == Some(library) => format!("used{}", inside(library, &place.place)),
+                (Some(library), None) => format!("found{}", inside(library, &place.place)),
+                (Some(library), Some(why)) => format!("can't use{}: {why}", inside(library, &place.place)),
                 (None, Some(why)) => why.clone(),
                 (None, None) => "nothing".to_owned(),
             };
