@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::graph::Graph;
-use crate::pipeline::{AttentionOption, NormGroups, PruneOptions, Target, tool_name};
+use crate::pipeline::{AttentionOption, NormGroups, PruneOptions, Target};
 use crate::rewrite::WeightSlices;
 use crate::verify::reference::KeptAxes;
 
@@ -36,12 +36,6 @@ pub struct Plan {
     pub attention: AttentionOption,
     /// What happens to norm groups.
     pub norm_groups: NormGroups,
-    /// The channel ratio that was used.
-    #[serde(default)]
-    pub ratio: f64,
-    /// The options of the run, as the command line names them; empty where the cut was not made there.
-    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
-    pub options: serde_json::Map<String, serde_json::Value>,
     /// What every pruned constant keeps.
     pub tensors: Vec<TensorPlan>,
     /// The channel groups with scores and reasons.
@@ -107,6 +101,10 @@ pub fn options_record(options: &PruneOptions) -> BTreeMap<String, Value> {
         reduction,
         seed,
         sizes,
+        members,
+        reference,
+        // Follows from the network.
+        image_elements: _,
     } = options;
     let target = match target {
         Target::Ratio(ratio) => ("ratio", json!(ratio)),
@@ -130,6 +128,8 @@ pub fn options_record(options: &PruneOptions) -> BTreeMap<String, Value> {
         ("group-reduction", json!(reduction)),
         ("seed", json!(seed)),
         ("size", json!(sizes)),
+        ("members", json!(members)),
+        ("reference", json!(reference)),
     ];
     record.map(|(name, value)| (name.to_owned(), value)).into()
 }
@@ -189,7 +189,7 @@ impl Plan {
 
     /// What the pruned file's own metadata says of the cut: tool, options, ratio and a digest of the input.
     pub fn metadata(&self) -> Vec<(String, String)> {
-        let options = serde_json::Value::Object(self.options.clone()).to_string();
+        let options = json!(self.options).to_string();
         vec![
             ("onnx_diffprune.tool".to_owned(), self.tool.clone()),
             ("onnx_diffprune.options".to_owned(), options),

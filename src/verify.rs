@@ -134,20 +134,6 @@ impl VerifyReport {
     pub fn worst(&self) -> f64 {
         self.runs.iter().map(RunReport::worst).fold(0.0, f64::max)
     }
-
-    /// What the result does not tell: outputs that are NaN or infinite, which weights with such entries make.
-    pub fn warnings(&self) -> Vec<String> {
-        let mut finite: BTreeMap<&str, f64> = BTreeMap::new();
-        for output in self.runs.iter().flat_map(|run| &run.outputs) {
-            let least = finite.entry(&output.output).or_insert(1.0);
-            *least = least.min(output.finite);
-        }
-        let text = |(name, share): (&str, f64)| match share {
-            0.0 => format!("output {name:?} holds no finite number, so that verification says nothing of it"),
-            _ => format!("{:.1} % of output {name:?} is not finite and says nothing of the cut", 100.0 * (1.0 - share)),
-        };
-        finite.into_iter().filter(|(_, share)| *share < 1.0).map(text).collect()
-    }
 }
 
 /// The reference of a model as a file that ONNX Runtime can load.

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::load::load;
 use crate::pipeline::{analyse, apply};
 use crate::plan::Plan;
-use crate::verify::{VerifyOptions, VerifyReport, verify};
+use crate::verify::{VerifyOptions, verify};
 use crate::write::stage;
 
 pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
@@ -36,7 +36,6 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
         report = Some(verify(&analysis, &kept, &pruned, runtime, &VerifyOptions::default())?);
     }
     drop(progress);
-    report.iter().flat_map(VerifyReport::warnings).for_each(|warning| printer.warning(&warning));
     if let Some(report) = report.as_ref().filter(|report| !report.passed) {
         let text = format!("verification failed, {} was not written: {}", args.output.display(), failure(report));
         return Err(Error::unmet(text).in_file(&args.input));

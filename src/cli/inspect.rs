@@ -90,7 +90,7 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
             out += &format!(" at {}", at.join(", "));
         }
         let names: Vec<String> = operators.iter().map(|(name, count)| format!("{name} {count}")).collect();
-        out += &format!("\n\noperators:{}\n\n", wrapped(&names, 96));
+        out += &format!("\n\noperators:\n{}\n\n", wrapped(&names));
         let rows: Vec<Vec<String>> = blocks
             .iter()
             .map(|(block, macs)| vec![block.clone(), human(*macs), percent(*macs, cost.macs + cost.attention_macs)])
@@ -102,7 +102,7 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
                 vec![
                     group.name.clone(),
                     group.channels.to_string(),
-                    if group.unit == group.channels { "-".to_owned() } else { group.unit.to_string() },
+                    group.unit.map_or_else(|| "-".to_owned(), |unit| unit.to_string()),
                     group.members.len().to_string(),
                     group.kept.clone().unwrap_or_else(|| "can shrink".to_owned()),
                 ]
@@ -124,19 +124,6 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
         out
     });
     Ok(true)
-}
-
-/// A list in lines of at most `width` characters, each on a new line and indented.
-fn wrapped(items: &[String], width: usize) -> String {
-    let mut lines = vec![String::new()];
-    for (at, item) in items.iter().enumerate() {
-        let item = if at + 1 < items.len() { format!("{item}, ") } else { item.clone() };
-        match lines.last_mut() {
-            Some(line) if line.is_empty() || line.len() + item.len() <= width => *line += &item,
-            _ => lines.push(item),
-        }
-    }
-    lines.iter().map(|line| format!("\n  {}", line.trim_end())).collect()
 }
 
 /// One channel group as it is shown.

@@ -69,7 +69,9 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
     };
     progress.step("writing");
     let mut edits = cut.rewritten.edits.clone();
-    cut.plan.options = recorded(&args)?;
+    if options.criterion.needs_gradients() {
+        cut.plan.options.insert("run".to_owned(), recorded(&args)?);
+    }
     edits.metadata = cut.plan.metadata();
     let staged = stage(&model, &edits, output)?;
     let mut report = None;
@@ -93,7 +95,6 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
         report = Some(result);
     }
     drop(progress);
-    report.iter().flat_map(VerifyReport::warnings).for_each(|warning| printer.warning(&warning));
     let passed = report.as_ref().is_none_or(|report| report.passed);
     let plan_path = args.plan.clone().unwrap_or_else(|| plan_path(output));
     if passed {
@@ -183,19 +184,15 @@ fn measure(
         .map_err(fail)
 }
 
-/// The options of the run as plan and metadata record them: those that decide the cut, without paths, which are the
-/// user's own business.
-fn recorded(args: &PruneArgs) -> Result<serde_json::Map<String, serde_json::Value>, Error> {
-    let mut options = args.clone();
-    (options.input, options.output, options.plan, options.inputs, options.report) = (None, None, None, None, None);
-    (options.data.data, options.diffusion.scheduler_config) = (None, None);
-    let fail = |cause: String| Error::usage(format!("the options can't be recorded: {cause}"));
-    match serde_json::to_value(&options).map_err(|error| fail(error.to_string()))? {
-        serde_json::Value::Object(mut options) => {
-            options.retain(|_, value| value.as_object().is_none_or(|table| !table.is_empty()));
-            Ok(options)
-        }
-        other => Err(fail(other.to_string())),
+/// How the gradients of a run were computed, as plan and metadata record it: without paths, which are the user's own
+/// business.
+fn recorded(args: &PruneArgs) -> Result<serde_json::Value, Error> {
+    let mut diffusion = args.diffusion.clone();
+    diffusion.scheduler_config = None;
+    let record = (serde_json::to_value(&args.gradients), serde_json::to_value(&diffusion));
+    match record {
+        (Ok(gradients), Ok(diffusion)) => Ok(json!({"gradients": gradients, "diffusion": diffusion})),
+        (Err(error), _) | (_, Err(error)) => Err(Error::usage(format!("the options can't be recorded: {error}"))),
     }
 }
 

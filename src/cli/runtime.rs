@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::args::Cli;
@@ -121,4 +123,13 @@ fn describe(libraries: &[Library], devices: &[DeviceStatus]) -> String {
         }
     }
     out
+}
+
+/// The library as seen from the place where it was found; nothing where it is that place.
+fn inside(library: &Path, place: &Path) -> String {
+    match library.strip_prefix(place) {
+        Ok(rest) if rest.as_os_str().is_empty() => String::new(),
+        Ok(rest) => format!(" {}", rest.display()),
+        Err(_) => format!(" {}", library.display()),
+    }
 }

@@ -45,7 +45,6 @@ pub(super) fn run(args: &VerifyArgs, cli: &Cli, printer: &Printer) -> Result<boo
     progress.step("verifying");
     let report = verify(&analysis, &kept, &pruned, runtime, &options)?;
     drop(progress);
-    report.warnings().iter().for_each(|warning| printer.warning(warning));
     printer.result(&report, || {
         let mut rows = Vec::new();
         for (number, run) in report.runs.iter().enumerate() {

@@ -3,7 +3,7 @@
 use super::options::PruneOptions;
 use super::{Analysis, Scored, tool_name};
 use crate::error::Error;
-use crate::plan::{GroupPlan, MemberPlan, Plan, SCHEMA, tensor_plans};
+use crate::plan::{GroupPlan, MemberPlan, Plan, SCHEMA, options_record, tensor_plans};
 use crate::rewrite::Rewritten;
 use crate::select::Removed;
 
@@ -66,7 +66,7 @@ pub(super) fn make_plan(
         attention: options.attention,
         norm_groups: options.norm_groups,
         ratio,
-        options: serde_json::Map::new(),
+        options: options_record(options),
         tensors: tensor_plans(&analysis.graph, &dims_of, &rewritten.slices),
         groups,
     })
