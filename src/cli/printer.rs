@@ -99,6 +99,11 @@ impl Progress {
         self.bar.set_message(what);
         self.bar.inc(1);
     }
+
+    /// Takes progress off the terminal while `print` writes there.
+    pub(super) fn pause(&self, print: impl FnOnce()) {
+        self.bar.suspend(print);
+    }
 }
 
 impl Drop for Progress {
