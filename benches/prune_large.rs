@@ -169,6 +169,12 @@ fn median(times: &mut [Duration]) -> f64 {
     times[times.len() / 2].as_secs_f64()
 }
 
+/// The load averages of the machine, as Linux tells them: other work on it stretches all times.
+fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').take(2).collect::<Vec<_>>().join(", ")
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     // `cargo test --all-targets` runs benchmarks too, without this flag.
@@ -180,6 +186,7 @@ fn main() {
     let [input, copy, output] = ["in.onnx", "copy.onnx", "out.onnx"].map(|name| folder.path().join(name));
     generate(&input);
     let size = input.metadata().unwrap().len();
+    let load_before = load();
     let (mut copies, mut prunes, mut peak) = (Vec::new(), Vec::new(), 0);
     // The first round warms the page cache.
     for round in 0..=repetitions {
@@ -200,6 +207,9 @@ fn main() {
     let (copied, pruned) = (median(&mut copies), median(&mut prunes));
     let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
     println!("| what | figure |\n|---|---|");
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    println!("| cores; load averages of 1 and 5 minutes before | {cores}; {load_before} |");
+    println!("| load averages after | {} |", load());
     println!("| input, output | {:.2} GiB, {:.2} GiB |", gib(size), gib(written));
     println!("| cp, median of {repetitions} | {copied:.2} s |");
     println!(

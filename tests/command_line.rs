@@ -159,7 +159,8 @@ fn a_dry_run_writes_nothing() {
     let desk = Desk::new();
     let ran = desk.prune(&["--ratio", "0.5", "--dry-run"]);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
-    assert!(ran.out.contains("nothing was written") && desk.written().is_empty());
+    assert!(ran.out.ends_with("\n\ndry run: nothing was written\n") && desk.written().is_empty());
+    assert!(!ran.out.contains("\n\n\n") && !ran.out.starts_with('\n'), "stray blank line: {}", ran.out);
 }
 
 #[test]

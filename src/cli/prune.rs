@@ -18,6 +18,9 @@ use crate::runtime::{Latency, Runtime, SessionOptions, interleaved_latency};
 use crate::verify::{VerifyOptions, VerifyReport, draw_inputs, size_variants, verify};
 use crate::write::stage;
 
+/// Channel groups that stay whole and are listed with their reasons.
+const STAYING_SHOWN: usize = 12;
+
 /// Runs of each network that are timed, at most, and the seconds they may take together.
 const LATENCY_RUNS: usize = 30;
 const LATENCY_SECONDS: f64 = 6.0;
@@ -56,7 +59,7 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
     let sums = scored.as_ref().map(|scored| &scored.run.sum);
     let mut cut = hashed_beside(&model, || cut_by(&analysis, &options, sums))?;
     check_sizes(&options.sizes, &cut.sizes, input)?;
-    cut.warnings.iter().for_each(|warning| printer.warning(warning));
+    progress.pause(|| cut.warnings.iter().for_each(|warning| printer.warning(warning)));
     let Some(output) = output.filter(|_| !args.dry_run) else {
         drop(progress);
         if let Some(path) = &args.report {
@@ -307,13 +310,14 @@ fn text(
     let rows = cost_rows(analysis, cut, latencies, written);
     let asked = cut.plan.groups.len();
     let pruned = cut.plan.groups.iter().filter(|group| group.kept.len() < group.channels).count();
-    let mut out = format!(
-        "{}: {pruned} of {asked} channel groups pruned at ratio {:.3} by {}\n\n",
+    // Paragraphs, with an empty line between them.
+    let mut parts = vec![format!(
+        "{}: {pruned} of {asked} channel groups pruned at ratio {:.3} by {}",
         analysis.model.path().display(),
         cut.ratio,
         cut.plan.criterion
-    );
-    out += &table(&["", "before", "after", "kept"], &rows);
+    )];
+    let mut costs = table(&["", "before", "after", "kept"], &rows);
     let sizes: Vec<String> = cut
         .sizes
         .iter()
@@ -321,23 +325,26 @@ fn text(
         .map(|(name, size)| format!("{name}={size}"))
         .collect();
     if !sizes.is_empty() {
-        out += &format!("\n(counted at {})", sizes.join(", "));
+        costs += &format!("\n(counted at {})", sizes.join(", "));
     }
-    let stay: Vec<Vec<String>> = cut
+    parts.push(costs);
+    let stay: Vec<String> = cut
         .plan
         .groups
         .iter()
         .filter_map(|group| Some((group, group.reason.as_ref()?)))
-        .map(|(group, reason)| vec![group.name.clone(), format!("{} channels", group.channels), reason.clone()])
+        .map(|(group, reason)| {
+            let plural = if group.channels == 1 { "" } else { "s" };
+            format!("  {}: {} channel{plural}, {reason}", group.name, group.channels)
+        })
         .collect();
     if !stay.is_empty() {
-        out += &format!("\n\nchannel groups that stay whole ({}):\n", stay.len());
-        let rows: Vec<String> =
-            stay.iter().take(12).map(|row| format!("  {}: {}, {}", row[0], row[1], row[2])).collect();
-        out += &rows.join("\n");
-        if stay.len() > 12 {
-            out += &format!("\n  ... and {} more; inspect lists all", stay.len() - 12);
+        let mut list = format!("channel groups that stay whole ({}):\n", stay.len());
+        list += &stay[..stay.len().min(STAYING_SHOWN)].join("\n");
+        if stay.len() > STAYING_SHOWN {
+            list += &format!("\n  ... and {} more; inspect lists all", stay.len() - STAYING_SHOWN);
         }
+        parts.push(list);
     }
     if let Some(scored) = scored {
         out += &format!("\n\n{}", scored.text());
@@ -346,11 +353,12 @@ fn text(
         out += &format!("\n\n{}", verification_text(report));
     }
     match written {
-        Some((output, plan)) => out += &format!("\nwrote {} and {}", output.display(), plan.display()),
-        None if report.is_none() => out += "\ndry run: nothing was written",
+        Some((output, plan)) => end.push(format!("wrote {} and {}", output.display(), plan.display())),
+        None if report.is_none() => end.push("dry run: nothing was written".to_owned()),
         None => {}
     }
-    out
+    parts.push(end.join("\n"));
+    parts.join("\n\n")
 }
 
 /// The result of verification in a few lines.
