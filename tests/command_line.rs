@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use handmade::{fixture, listing, node, two_convolutions, value};
+use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::{GraphProto, ModelProto, OperatorSetIdProto, TensorProto};
+use onnx_diffprune::plan::Plan;
 use prost::Message;
 use serde_json::Value;
 
@@ -221,4 +223,162 @@ fn weights_that_are_no_numbers_are_warned_about() {
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(ran.err.lines().count() == 1 && ran.err.starts_with("warning: "), "{}", ran.err);
     assert_eq!(desk.written(), ["out.onnx", "out.plan.json"]);
+}
+
+#[test]
+fn an_applied_cut_is_the_pruned_file_byte_for_byte() {
+    let desk = Desk::new();
+    let mut inputs = vec![desk.text("in.onnx")];
+    inputs.extend(["dit_tiny.onnx", "sd15_tiny_fp16.onnx"].map(|name| fixture(name).to_str().unwrap().to_owned()));
+    for input in &inputs {
+        for options in [
+            &["--ratio", "0.3", "--criterion", "magnitude"][..],
+            &["--target-macs", "0.6", "--criterion", "magnitude", "--attention", "both", "--seed", "3", "--keep", "no such"],
+            &["--ratio", "0.4", "--norm-groups", "drop", "--criterion", "random", "--scope", "global"],
+        ] {
+            let (output, plan, again) = (desk.out("out.onnx"), desk.out("out.plan.json"), desk.out("again.onnx"));
+            let ran = run(&[&[input.as_str(), &output, "--no-verify"], options].concat());
+            assert_eq!(ran.code, 0, "{input} {options:?}: {}", ran.err);
+            let ran = run(&["apply", input, &plan, &again, "--no-verify"]);
+            assert_eq!(ran.code, 0, "{input} {options:?}: {}", ran.err);
+            let (pruned, applied) = (std::fs::read(&output).unwrap(), std::fs::read(&again).unwrap());
+            assert!(pruned == applied, "{input} {options:?}: the files differ");
+        }
+    }
+}
+
+#[test]
+fn a_plan_carries_its_options_and_reads_back_as_written() {
+    let desk = Desk::new();
+    assert_eq!(desk.prune(&["--target-params", "0.37", "--no-verify", "--ratio-for", "x=0.1"]).code, 0);
+    let path = desk.output.path().join("out.plan.json");
+    let plan = Plan::read(&path).unwrap();
+    assert_eq!(plan.options["target-params"], 0.37);
+    assert_eq!(plan.options["ratio-for"], serde_json::json!(["x=0.1"]));
+    assert_eq!(plan.options["round-to"], 1);
+    let again = desk.output.path().join("again.plan.json");
+    plan.write(&again).unwrap();
+    assert!(std::fs::read(&path).unwrap() == std::fs::read(&again).unwrap());
+    let model = load(&desk.output.path().join("out.onnx")).unwrap();
+    let entry = |key: &str| {
+        let entry = model.proto().metadata_props.iter().find(|entry| entry.key == key);
+        entry.unwrap_or_else(|| panic!("no {key}")).value.clone()
+    };
+    assert_eq!(entry("onnx_diffprune.ratio").parse::<f64>().unwrap(), plan.ratio);
+    assert_eq!(
+        serde_json::from_str::<Value>(&entry("onnx_diffprune.options")).unwrap(),
+        serde_json::json!(plan.options)
+    );
+}
+
+#[test]
+fn the_example_of_the_documentation_is_a_plan() {
+    let text = include_str!("../docs/plan.md");
+    let example = text.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+    let desk = Desk::new();
+    assert_eq!(desk.prune(&["--ratio", "0.75", "--no-verify"]).code, 0);
+    let plan = std::fs::read_to_string(desk.out("out.plan.json")).unwrap();
+    let [mut example, mut plan] = [example, &plan].map(|text| serde_json::from_str::<Value>(text).unwrap());
+    // It changes with every release.
+    (example["tool"], plan["tool"]) = (Value::Null, Value::Null);
+    assert_eq!(example, plan, "docs/plan.md should show this plan:\n{}", serde_json::to_string_pretty(&plan).unwrap());
+}
+
+#[test]
+fn small_targets_are_told_apart_from_zero() {
+    let desk = Desk::new();
+    let ran = desk.prune(&["--target-macs", "0.0001"]);
+    desk.refuses(&ran, 1, "expected 0.01 % of the MACs");
+}
+
+#[test]
+fn inspect_shows_blocks_only_where_a_norm_asks_for_them() {
+    let desk = Desk::new();
+    let plain = run(&["inspect", &desk.text("in.onnx")]);
+    let row = plain.out.lines().find(|line| line.starts_with("w1 ")).unwrap();
+    assert_eq!(row.split_whitespace().take(4).collect::<Vec<_>>(), ["w1", "16", "-", "3"], "{}", plain.out);
+    let normed = run(&["inspect", fixture("ddpm_fashion16.onnx").to_str().unwrap()]);
+    let name = "down_blocks.0.resnets.0.conv1.weight";
+    let row = normed.out.lines().find(|line| line.starts_with(name)).unwrap();
+    assert_eq!(row.split_whitespace().take(3).collect::<Vec<_>>(), [name, "32", "4"]);
+    let (before, after) = normed.out.split_once("operators:\n").unwrap();
+    assert!(!before.is_empty() && after.lines().take_while(|line| !line.is_empty()).all(|line| line.len() <= 102));
+}
+
+#[test]
+fn runtime_names_its_library_once() {
+    let used = json(&run(&["runtime", "--format", "json"]))["used"]["library"].as_str().unwrap().to_owned();
+    let named = run(&["runtime", "--onnxruntime", &used]);
+    assert_eq!((named.code, named.out.matches(&used).count()), (0, 1), "{}", named.out);
+}
+
+/// What `sh` prints and how it ends, with the tool as `$TOOL`, the input as `$IN` and the output's folder as `$OUT`.
+#[cfg(unix)]
+fn shell(desk: &Desk, program: &[&str], script: &str) -> Output {
+    Command::new(program[0])
+        .args(&program[1..])
+        .args(["-c", script])
+        .env("TOOL", env!("CARGO_BIN_EXE_onnx-diffprune"))
+        .env("IN", fixture("dit_tiny.onnx"))
+        .env("OUT", desk.output.path())
+        .output()
+        .unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_limit_of_file_sizes_ends_with_a_message_and_leaves_nothing() {
+    let desk = Desk::new();
+    // The pruned network takes about 800 kB; the limit is in KiB.
+    let script = r#"ulimit -f 100; "$TOOL" "$IN" "$OUT/out.onnx" --ratio 0.5 --no-verify"#;
+    let Output { status, stderr, .. } = shell(&desk, &["bash"], script);
+    let text = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(2), "{text}");
+    assert!(text.contains("out.onnx: can't be written: ") && text.contains("hint: raise the limit"), "{text}");
+    assert!(desk.written().is_empty(), "left behind: {:?}", desk.written());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_ends_with_a_message_and_leaves_nothing() {
+    let desk = Desk::new();
+    // A file system of this process alone, so that nothing has to be unmounted.
+    let alone = ["unshare", "--mount", "--map-root-user", "sh"];
+    let mount = r#"mount -t tmpfs -o size=256k none "$OUT" 2>&1 || exit 99; "#;
+    let possible = Command::new("unshare").arg("--version").output().is_ok();
+    if !possible || shell(&desk, &alone, mount).status.code() != Some(0) {
+        eprintln!("skipped: no small file system can be mounted here");
+        return;
+    }
+    let prune = r#""$TOOL" "$IN" "$OUT/out.onnx" --ratio 0.5 --no-verify; code=$?; ls -A "$OUT"; exit $code"#;
+    let Output { status, stderr, stdout } = shell(&desk, &alone, &format!("{mount}{prune}"));
+    let text = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(2), "{text}");
+    assert!(text.contains("out.onnx: can't be written: ") && text.contains("hint: free some space"), "{text}");
+    assert_eq!(String::from_utf8(stdout).unwrap(), "", "left behind");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_is_read_only_ends_with_a_message() {
+    let desk = Desk::new();
+    let alone = ["unshare", "--mount", "--map-root-user", "sh"];
+    let mount = r#"mount -t tmpfs -o ro none "$OUT" 2>&1 || exit 99; "#;
+    let possible = Command::new("unshare").arg("--version").output().is_ok();
+    if !possible || shell(&desk, &alone, mount).status.code() != Some(0) {
+        eprintln!("skipped: no small file system can be mounted here");
+        return;
+    }
+    let prune = r#""$TOOL" "$IN" "$OUT/out.onnx" --ratio 0.5 --no-verify"#;
+    let Output { status, stderr, .. } = shell(&desk, &alone, &format!("{mount}{prune}"));
+    let text = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(2), "{text}");
+    assert!(text.contains("can't be written: ") && text.contains("hint: check that the folder"), "{text}");
+}
+
+#[test]
+fn a_plan_that_cannot_be_written_leaves_no_output() {
+    let desk = Desk::new();
+    let plan = desk.out("no/such/folder/plan.json");
+    desk.refuses(&desk.prune(&["--ratio", "0.5", "--no-verify", "--plan", &plan]), 2, "can't be written");
 }
