@@ -14,12 +14,16 @@ use onnx_diffprune::write::slice_bytes;
 use prost::Message;
 use pruned::{FIXTURES, Pruned, fixture, prune};
 
-/// Cuts of a U-Net, a transformer, and a U-Net in half precision, by two sets of options each.
+/// Cuts of a U-Net and a transformer by two sets of options each, and of a U-Net in half precision.
 fn cuts() -> Vec<(&'static str, Pruned)> {
     let mut cuts = Vec::new();
     for name in &FIXTURES {
         let mut options = PruneOptions::new(Target::Ratio(0.5));
         cuts.push((*name, prune(&fixture(name), &options)));
+        if name.contains("fp16") {
+            // Slow: ONNX Runtime's processor kernels convert around every node.
+            continue;
+        }
         options.norm_groups = onnx_diffprune::pipeline::NormGroups::Drop;
         options.attention = onnx_diffprune::pipeline::AttentionOption::Dims;
         cuts.push((*name, prune(&fixture(name), &options)));
