@@ -53,12 +53,13 @@ pub fn rewrite(
 ) -> Result<Rewritten, Error> {
     let slices = WeightSlices::new(model, graph, coupling, kept);
     let mut after = Facts::of_sources(model, graph)?;
-    let constants = slices.constant_nodes(model, graph)?.into_iter().map(NodeOut::New).collect();
-    let initializers = slices.initializers(model, graph)?;
-    let mut edits = Edits { nodes: constants, initializers, ..Edits::default() };
+    let mut edits = Edits { initializers: slices.initializers(model, graph)?, ..Edits::default() };
     let mut taken: HashSet<String> = graph.values.iter().map(|value| value.name.clone()).collect();
     let mut frozen = Vec::new();
     let mut nodes = NewNodes::default();
+    for proto in slices.constant_nodes(model, graph)? {
+        nodes.push(NodeOut::New(proto.clone()), &proto, graph, None);
+    }
     for node in &graph.nodes {
         if slices.replaced().is_gone(node.id) {
             for value in node.outputs.iter().flatten() {

@@ -233,7 +233,18 @@ fn an_applied_cut_is_the_pruned_file_byte_for_byte() {
     for input in &inputs {
         for options in [
             &["--ratio", "0.3", "--criterion", "magnitude"][..],
-            &["--target-macs", "0.6", "--criterion", "magnitude", "--attention", "both", "--seed", "3", "--keep", "no such"],
+            &[
+                "--target-macs",
+                "0.6",
+                "--criterion",
+                "magnitude",
+                "--attention",
+                "both",
+                "--seed",
+                "3",
+                "--keep",
+                "no such",
+            ],
             &["--ratio", "0.4", "--norm-groups", "drop", "--criterion", "random", "--scope", "global"],
         ] {
             let (output, plan, again) = (desk.out("out.onnx"), desk.out("out.plan.json"), desk.out("again.onnx"));
