@@ -347,11 +347,9 @@ fn text(
         parts.push(list);
     }
     if let Some(scored) = scored {
-        out += &format!("\n\n{}", scored.text());
+        parts.push(scored.text());
     }
-    if let Some(report) = report {
-        out += &format!("\n\n{}", verification_text(report));
-    }
+    let mut end: Vec<String> = report.map(verification_text).into_iter().collect();
     match written {
         Some((output, plan)) => end.push(format!("wrote {} and {}", output.display(), plan.display())),
         None if report.is_none() => end.push("dry run: nothing was written".to_owned()),
