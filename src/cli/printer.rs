@@ -107,6 +107,11 @@ impl Progress {
         self.bar.inc(1);
     }
 
+    /// Prints something while the progress is out of the way.
+    pub(super) fn pause(&self, print: impl FnOnce()) {
+        self.bar.suspend(print);
+    }
+
     /// Says that `done` steps are done.
     pub(super) fn at(&self, done: u64, what: &'static str) {
         self.bar.set_message(what);
