@@ -2,7 +2,7 @@
 //!
 //! Both the pruned file and the [reference graph](mod@reference), which is built from the original file and the plan alone,
 //! run in ONNX Runtime on the same random inputs, at two sizes of every symbolic dimension. Networks of half precision
-//! run once more in single precision, [widened](mod@widen), because rounding would hide single channels. Where the outputs
+//! run once more in single precision, widened, because rounding would hide single channels. Where the outputs
 //! differ, or agree in a way that proves nothing, both run with all their values as outputs: to name the first that is
 //! wrong, or to compare those instead.
 
