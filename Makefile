@@ -16,6 +16,7 @@ demo: venv
 	cargo build --release
 	mkdir -p demo-output
 	$(TOOL) fixtures/ddpm_fashion16.onnx demo-output/pruned.onnx --ratio 0.3 --timesteps 100 \
+		--data fixtures/ddpm_fashion16/train_images.npy \
 		--scheduler-config fixtures/ddpm_fashion16/scheduler_config.json --report demo-output/report.html
 	$(TOOL) sample demo-output/pruned.onnx -o demo-output/samples.png \
 		--scheduler-config fixtures/ddpm_fashion16/scheduler_config.json

@@ -3,12 +3,14 @@
 //! ```text
 //! gradients run MODEL.onnx OUT.npz [--device D] [--allow-fallback] [--timesteps N] [--batch B] [--micro-batch M]
 //!               [--squared] [--bound] [--onnxruntime PATH]
+//! gradients serve MODEL.onnx [--threads N] [the same options]
 //! gradients compare A.npz B.npz TOLERANCE
 //! ```
 //!
 //! Inputs and target are drawn at random, anew for every timestep: the same ones on every device. `run` prints lines of a
 //! name and a value; times are milliseconds of a timestep, without the first two. `compare` ends with exit code 1 if an
-//! array differs by more than the tolerance, relative to its largest element.
+//! array differs by more than the tolerance, relative to its largest element. `serve` sums one more timestep for every line that it reads, and answers with its time
+//! in milliseconds, so that another program can take turns with it; `scripts/bench_gradients.py` does.
 
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
@@ -37,7 +39,8 @@ const BATCH_NAMES: [&str; 4] = ["batch", "batch_size", "N", "B"];
 /// The options of `run`.
 struct Options {
     model: PathBuf,
-    output: PathBuf,
+    /// Where the sums go; without one, timesteps are run as they are asked for.
+    output: Option<PathBuf>,
     pass: PassOptions,
     timesteps: usize,
     batch: usize,
@@ -82,11 +85,12 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let texts: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match texts.as_slice() {
-        ["run", model, output, rest @ ..] => options(model, output, rest).and_then(|options| run(&options)),
+        ["run", model, output, rest @ ..] => options(model, Some(output), rest).and_then(|options| run(&options)),
+        ["serve", model, rest @ ..] => options(model, None, rest).and_then(|options| run(&options)),
         ["compare", one, other, tolerance] => compare(one, other, tolerance),
-        _ => {
-            Err("usage: gradients run MODEL.onnx OUT.npz [options], or gradients compare A.npz B.npz TOLERANCE".into())
-        }
+        _ => Err("usage: gradients run MODEL.onnx OUT.npz [options], gradients serve MODEL.onnx [options], \
+                 or gradients compare A.npz B.npz TOLERANCE"
+            .into()),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -98,12 +102,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn options(model: &str, output: &str, rest: &[&str]) -> Result<Options, Failure> {
+fn options(model: &str, output: Option<&str>, rest: &[&str]) -> Result<Options, Failure> {
     let mut options = Options {
         model: model.into(),
-        output: output.into(),
+        output: output.map(PathBuf::from),
         pass: PassOptions::default(),
-        timesteps: 10,
+        timesteps: if output.is_some() { 10 } else { 1_000_000 },
         batch: 4,
         micro_batch: 4,
         squared: false,
@@ -119,6 +123,7 @@ fn options(model: &str, output: &str, rest: &[&str]) -> Result<Options, Failure>
             "--timesteps" => options.timesteps = value()?.parse()?,
             "--batch" => options.batch = value()?.parse()?,
             "--micro-batch" => options.micro_batch = value()?.parse()?,
+            "--threads" => options.pass.threads = Some(value()?.parse()?),
             "--squared" => options.squared = true,
             "--onnxruntime" => options.library = Some(value()?.into()),
             _ => return Err(format!("{option}: there is no such option").into()),
@@ -131,6 +136,7 @@ fn options(model: &str, output: &str, rest: &[&str]) -> Result<Options, Failure>
 }
 
 fn run(options: &Options) -> Result<bool, Failure> {
+    println!("base {}", resident_bytes());
     let runtime = Runtime::open(options.library.as_deref())?;
     let model = onnx_diffprune::load::load(&options.model)?;
     let analysis = analyse(&model)?;
@@ -166,12 +172,23 @@ fn run(options: &Options) -> Result<bool, Failure> {
     };
     let mut sum = Accumulated::new(pass.uses());
     let mut times = Vec::new();
-    let mut last = Instant::now();
-    accumulate(&mut pass, &model, &task, &how, None, &mut sum, |_| {
-        times.push(last.elapsed().as_secs_f64() * 1e3);
-        last = Instant::now();
-        Ok(ControlFlow::Continue(()))
-    })?;
+    let is_server = options.output.is_none();
+    println!("ready");
+    let mut is_over = is_server && !is_asked()?;
+    if !is_over {
+        let mut started = Instant::now();
+        accumulate(&mut pass, &model, &task, &how, None, &mut sum, |_| {
+            let time = started.elapsed().as_secs_f64() * 1e3;
+            times.push(time);
+            if is_server {
+                println!("{time:.3}");
+                is_over = !is_asked().map_err(|error| Error::unmet(error.to_string()))?;
+            }
+            started = Instant::now();
+            Ok(if is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+    }
+    let Some(output) = &options.output else { return Ok(true) };
     // The first timesteps load libraries, choose algorithms and make the graphs for summing.
     let mut steady: Vec<f64> = times.iter().skip(2.min(times.len() - 1)).copied().collect();
     steady.sort_by(f64::total_cmp);
@@ -185,8 +202,21 @@ fn run(options: &Options) -> Result<bool, Failure> {
     for (gradient, values) in sum.uses.iter().zip(&sum.sums) {
         arrays.push((gradient.output.clone(), Array::new(vec![values.len()], ArrayData::F32(values.clone()))?));
     }
-    npz::write(&options.output, arrays.iter().map(|(name, array)| (name.as_str(), array)))?;
+    npz::write(output, arrays.iter().map(|(name, array)| (name.as_str(), array)))?;
     Ok(true)
+}
+
+/// Resident memory of this process; zero where the system does not tell.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kilobytes.map_or(0, |kilobytes| kilobytes * 1024)
+}
+
+/// Waits for a line; `false` at the end of the input.
+fn is_asked() -> std::io::Result<bool> {
+    Ok(std::io::stdin().read_line(&mut String::new())? > 0)
 }
 
 /// Prints the largest relative difference of all arrays, and whether it is within the tolerance.

@@ -195,7 +195,7 @@ def check(job: tuple[Path, str], tool: str, out: Path, extra: list[str], limit: 
     model = unpacked(source, out / "models")
     pruned = out / f"{model.stem}.r{ratio}.onnx"
     pruned.unlink(missing_ok=True)
-    command = [tool, str(model), str(pruned), "--ratio", ratio, "--criterion", "magnitude"]
+    command = [tool, str(model), str(pruned), "--ratio", ratio]
     command += ["--no-latency", "--format", "json", *extra]
     started = time.monotonic()
     row = {"model": model.stem, "ratio": float(ratio), "before": float_parameters(model), "after": None, "kept": None}

@@ -1,6 +1,6 @@
 """How much a cut costs before anything is trained, by criterion: the table of docs/quality.md.
 
-    python scripts/quality_table.py TOOL --train TRAIN.npy --heldout HELDOUT.npy [--ratios 0.1,0.2,0.3,0.5] [--macs 0.57,0.34]
+    python scripts/quality_table.py TOOL [--ratios 0.1,0.2,0.3,0.5] [--macs 0.57,0.34] [--scope local|global]
 
 Prunes fixtures/ddpm_fashion16.onnx by every criterion and measures the mean denoising loss of what is left on images
 that were not trained on: 256 images, t = 0, 40, ..., 960, one noise for all timesteps (`onnx-diffprune loss`).
@@ -40,10 +40,11 @@ def loss(tool: str, model: str, heldout: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tool")
-    parser.add_argument("--train", required=True)
-    parser.add_argument("--heldout", required=True)
+    parser.add_argument("--train", default=str(ROOT / "fixtures/ddpm_fashion16/train_images.npy"))
+    parser.add_argument("--heldout", default=str(ROOT / "fixtures/ddpm_fashion16/heldout_images.npy"))
     parser.add_argument("--ratios", default="0.1,0.2,0.3,0.5")
     parser.add_argument("--macs", default="0.57,0.34")
+    parser.add_argument("--scope", default="local", help="where channels compete")
     options = parser.parse_args()
     targets = [("ratio " + ratio, ["--ratio", ratio]) for ratio in options.ratios.split(",") if ratio]
     targets += [(f"{float(share):.0%} of the MACs", ["--target-macs", share]) for share in options.macs.split(",") if share]
@@ -58,7 +59,7 @@ def main() -> None:
             for variants in CRITERIA.values():
                 losses = []
                 for arguments in variants:
-                    command = [options.tool, str(MODEL), pruned, *target, *arguments, "--no-verify"]
+                    command = [options.tool, str(MODEL), pruned, *target, *arguments, "--scope", options.scope, "--no-verify"]
                     if arguments[1] not in ("magnitude", "random"):
                         command += ["--data", options.train, "--batch", "32", "--timesteps", "50"]
                         command += ["--scheduler-config", str(SCHEDULER)]

@@ -40,9 +40,11 @@ impl PruneArgs {
         Ok(merged)
     }
 
-    /// The arguments as a configuration file, defaults spelled out.
+    /// The arguments as a configuration file, defaults spelled out; a target that was not given stays open.
     pub(super) fn to_config(&self) -> Result<String, Error> {
-        let options = self.options()?;
+        let has_target = self.ratio.is_some() || self.target_macs.is_some() || self.target_params.is_some();
+        let ratio = if has_target { self.ratio } else { Some(0.0) };
+        let options = PruneArgs { ratio, ..self.clone() }.options()?;
         let spelled = PruneArgs {
             max_ratio: Some(options.max_ratio),
             round_to: Some(options.round_to),
