@@ -136,17 +136,19 @@ fn options(model: &str, output: Option<&str>, rest: &[&str]) -> Result<Options, 
 }
 
 fn run(options: &Options) -> Result<bool, Failure> {
-    println!("base {}", resident_bytes());
     let runtime = Runtime::open(options.library.as_deref())?;
+    println!("base {}", resident_bytes());
     let model = onnx_diffprune::load::load(&options.model)?;
     let analysis = analyse(&model)?;
     let given: Sizes = BATCH_NAMES.iter().map(|name| ((*name).to_owned(), options.micro_batch as i64)).collect();
     let sizes = sizes_for(&analysis.facts, &given);
     let wanted = analysis.prunable_weights();
     let graph_options = GradientOptions { sizes: sizes.clone(), prediction: None, channels: None, wanted };
-    let graph = GradientGraph::build(&analysis, &graph_options)?;
+    let graph = GradientGraph::build_for(&analysis, &graph_options, options.pass.device)?;
     let started = Instant::now();
     let mut pass = GradientPass::with_options(runtime, &graph, &model, &options.pass)?;
+    let target_shape = graph.target_shape.clone();
+    drop(graph);
     println!("load_seconds {:.2}", started.elapsed().as_secs_f64());
     println!("onnxruntime {}", runtime.version());
     println!("device {}", pass.execution().used);
@@ -157,7 +159,7 @@ fn run(options: &Options) -> Result<bool, Failure> {
         target: InputSpec {
             name: TARGET.to_owned(),
             element_type: ElementType::F32,
-            dims: graph.target_shape.iter().map(|size| InputDim::Fixed(*size)).collect(),
+            dims: target_shape.iter().map(|size| InputDim::Fixed(*size)).collect(),
             range: None,
         },
         timesteps: (0..options.timesteps).map(|at| at as f64).collect(),

@@ -43,6 +43,7 @@ NETWORKS = {
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         norm_num_groups=32,
+        attention_head_dim=None,
         norm_eps=1e-6,
         downsample_padding=0,
         flip_sin_to_cos=False,

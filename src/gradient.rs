@@ -18,6 +18,8 @@ mod norm;
 
 pub mod pass;
 
+mod kernel;
+
 mod shaping;
 
 pub mod sum;
@@ -26,17 +28,22 @@ use std::collections::BTreeSet;
 
 use crate::error::Error;
 use crate::fact::static_shape;
-use crate::graph::{Graph, NodeId, ValueId};
+use crate::graph::{Graph, Node, NodeId, ValueId};
 use crate::infer::Facts;
+use crate::kernels::DOMAIN;
 use crate::macs::Sizes;
 use crate::onnx::{
-    DataType, GraphProto, ModelProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
+    DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    tensor_shape_proto, type_proto,
 };
 use crate::operator;
 use crate::pipeline::Analysis;
+use crate::runtime::Device;
 use context::Tape;
 
 pub use context::GradientCx;
+
+pub(crate) use kernel::RowNorm;
 
 pub(crate) use forward::widened_tensor;
 
@@ -85,15 +92,30 @@ pub struct GradientGraph {
     /// Bytes of all values of the forward pass: about what a run needs beside weights and gradients, since the backward
     /// pass reads most of them and frees them as it goes.
     pub activation_bytes: u64,
+    /// Whether operators of ours are among the nodes, which only this tool's own sessions on the processor can run.
+    pub has_kernels: bool,
 }
 
 impl GradientGraph {
-    /// Differentiates a network.
+    /// Differentiates a network, in standard operators that any execution provider runs.
     ///
     /// # Errors
     /// An operator between a wanted weight and the loss has no gradient, a shape on the way is not known, or a constant
     /// can't be read.
     pub fn build(analysis: &Analysis<'_>, options: &GradientOptions) -> Result<Self, Error> {
+        Self::built(analysis, options, false)
+    }
+
+    /// As [`GradientGraph::build`], for [`pass::GradientPass`] on a device. On the processor, norms and activations run in
+    /// kernels of ours, which take less time and memory.
+    ///
+    /// # Errors
+    /// As [`GradientGraph::build`].
+    pub fn build_for(analysis: &Analysis<'_>, options: &GradientOptions, device: Device) -> Result<Self, Error> {
+        Self::built(analysis, options, device == Device::Cpu)
+    }
+
+    fn built(analysis: &Analysis<'_>, options: &GradientOptions, has_kernels: bool) -> Result<Self, Error> {
         let (model, graph) = (analysis.model, &analysis.graph);
         let facts = Facts::at_sizes(model, graph, &options.sizes)?;
         let prediction = prediction(analysis, options)?;
@@ -106,23 +128,35 @@ impl GradientGraph {
                 .in_file(model.path())
                 .hint("give the sizes of the network's inputs with --size NAME=N")
         })?;
-        let mut tape = Tape::new(graph.opset, &options.wanted);
-        for node in graph.nodes.iter().filter(|node| needed.contains(&node.id)) {
+        let mut tape = Tape::new(graph.opset, &options.wanted, has_kernels);
+        let forward: Vec<&Node> = graph.nodes.iter().filter(|node| needed.contains(&node.id)).collect();
+        for node in &forward {
             tape.nodes.push(forward::widened_node(model, &node.proto)?);
         }
         let target_shape = tape.seed(graph, prediction, &shape, options.channels);
-        for node in graph.nodes.iter().rev().filter(|node| needed.contains(&node.id)) {
+        for node in forward.iter().rev() {
             differentiate(analysis, &facts, &depends, &mut tape, node.id)?;
+        }
+        for (place, node) in forward.iter().enumerate() {
+            if let Some(other) = tape.replaced.remove(&node.id) {
+                tape.nodes[place] = other;
+            }
         }
         let gradients = tape.name_uses(graph);
         let activation_bytes = forward_bytes(graph, &facts, &needed);
-        let built = Self { model: ModelProto::default(), gradients, target_shape, activation_bytes };
+        let built =
+            Self { model: ModelProto::default(), gradients, target_shape, activation_bytes, has_kernels: false };
         built.assembled(analysis, &facts, tape)
     }
 
     fn assembled(mut self, analysis: &Analysis<'_>, facts: &Facts, tape: Tape) -> Result<Self, Error> {
         let (proto, graph) = (analysis.model.proto(), analysis.model.graph());
-        let read: BTreeSet<&str> = tape.nodes.iter().flat_map(|node| node.input.iter().map(String::as_str)).collect();
+        let mut tape = tape;
+        self.drop_unread(&mut tape.nodes);
+        self.has_kernels = tape.nodes.iter().any(|node| node.domain == DOMAIN);
+        let of_node = |node| crate::load::captured(node).into_iter();
+        let mut read: BTreeSet<&str> = tape.nodes.iter().flat_map(of_node).collect();
+        read.extend(tape.nodes.iter().flat_map(|node| node.input.iter().map(String::as_str)));
         let mut initializer = Vec::new();
         for tensor in graph.initializer.iter().filter(|tensor| read.contains(tensor.name.as_str())) {
             initializer.push(forward::widened_tensor(analysis.model, tensor)?);
@@ -143,9 +177,13 @@ impl GradientGraph {
                 facts.values[gradient.value].as_ref().and_then(|fact| fact.shape.as_deref()).and_then(signed_shape);
             output.push(value_info(&gradient.output, DataType::Float, &shape.unwrap_or_default()));
         }
+        let mut opset_import = proto.opset_import.clone();
+        if self.has_kernels {
+            opset_import.push(OperatorSetIdProto { domain: DOMAIN.to_owned(), version: 1 });
+        }
         self.model = ModelProto {
             ir_version: proto.ir_version.max(4),
-            opset_import: proto.opset_import.clone(),
+            opset_import,
             graph: Some(GraphProto {
                 name: "gradients".to_owned(),
                 node: tape.nodes,
@@ -157,6 +195,25 @@ impl GradientGraph {
             ..ModelProto::default()
         };
         Ok(self)
+    }
+}
+
+impl GradientGraph {
+    /// Takes out the nodes that no output needs: those for which a kernel stands in.
+    fn drop_unread(&self, nodes: &mut Vec<NodeProto>) {
+        let mut read: BTreeSet<String> = self.gradients.iter().map(|gradient| gradient.output.clone()).collect();
+        read.insert(LOSS.to_owned());
+        let mut kept = Vec::with_capacity(nodes.len());
+        // Consumers stand after producers.
+        for node in std::mem::take(nodes).into_iter().rev() {
+            if node.output.iter().any(|output| read.contains(output)) {
+                read.extend(node.input.iter().cloned());
+                read.extend(crate::load::captured(&node).into_iter().map(str::to_owned));
+                kept.push(node);
+            }
+        }
+        kept.reverse();
+        *nodes = kept;
     }
 }
 
@@ -221,7 +278,7 @@ fn differentiate(
     if !is_wanted || upstream.iter().all(Option::is_none) {
         return Ok(());
     }
-    let mut cx = GradientCx { node, facts, depends, tape, upstream };
+    let mut cx = GradientCx { graph: &analysis.graph, node, facts, depends, tape, upstream };
     let result = match operator::find(&node.proto.domain, &node.proto.op_type) {
         None => Err(operator::RuleError::unsupported("the operator is not known to this version")),
         Some(op) => op.gradient(node, &mut cx),

@@ -38,6 +38,8 @@ pub mod couple;
 // 4. Which of them matter least.
 pub mod gradient;
 
+mod kernels;
+
 pub mod importance;
 
 pub mod select;

@@ -134,6 +134,20 @@ impl Model {
         &self.graph
     }
 
+    /// Tells the system that the model file will not be read for a while, so that its pages leave memory.
+    pub(crate) fn set_aside(&self) {
+        #[cfg(target_os = "linux")]
+        #[expect(unsafe_code, reason = "advice that keeps what the pages hold, on pages that the slice covers whole")]
+        unsafe {
+            let page = usize::try_from(libc::sysconf(libc::_SC_PAGESIZE)).unwrap_or(4096).max(1);
+            let skipped = self.bytes.as_ptr().align_offset(page);
+            if let Some(length) = self.bytes.len().checked_sub(skipped) {
+                let first = self.bytes.as_ptr().add(skipped).cast_mut().cast();
+                libc::madvise(first, length / page * page, libc::MADV_PAGEOUT);
+            }
+        }
+    }
+
     /// The bytes of the model file.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes

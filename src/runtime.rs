@@ -149,6 +149,15 @@ impl std::fmt::Debug for Runtime {
     }
 }
 
+/// Gives memory that was allocated and freed back to the system, where the C library can (glibc).
+pub(crate) fn release_free_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[expect(unsafe_code, reason = "calling the C library; it takes no pointers and only touches what is free")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Bytes of memory that a process can still get; `None` where the system does not tell.
 pub fn available_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;

@@ -158,7 +158,7 @@ pub fn losses(
         for samples in micro_batches(task.batch(), micro_batch) {
             let share = task.weight(at) * samples.len() as f64 / task.batch() as f64;
             let inputs = pass.needed(task.inputs(at, samples)?);
-            loss += share * pass.run_each(model, &inputs, |_, _| {})?;
+            loss += share * pass.run_each(model, &inputs, |_, _, _| {})?;
         }
         losses.push(checked(model, task.timesteps()[at], loss)?);
         if step(at, loss).is_break() {
@@ -192,19 +192,28 @@ pub fn accumulate(
         {
             sum.curve.push(LossPoint { t, loss: known[at], kept: false });
         } else {
+            let largest = sum.largest_loss();
+            let ends_at =
+                |loss: f64| options.mode == ThresholdMode::Prefix && loss < options.threshold * largest.max(loss);
+            let keeps = |loss: f64| loss.is_finite() && (!ends_at(loss) || options.sums_last);
             gradients.begin_step();
             let mut loss = 0.0;
-            for samples in micro_batches(task.batch(), options.micro_batch) {
-                let share = (task.weight(at) * samples.len() as f64 / task.batch() as f64) as f32;
-                let inputs = pass.needed(task.inputs(at, samples)?);
-                loss += f64::from(share) * gradients.add_run(pass, model, &inputs, share)?;
+            if options.micro_batch >= task.batch() {
+                let inputs = pass.needed(task.inputs(at, 0..task.batch())?);
+                let (share, squared) = (task.weight(at) as f32, options.squared);
+                loss = gradients.keep_run(pass, model, &inputs, share, &mut sum.sums, squared, keeps)?;
+            } else {
+                for samples in micro_batches(task.batch(), options.micro_batch) {
+                    let share = (task.weight(at) * samples.len() as f64 / task.batch() as f64) as f32;
+                    let inputs = pass.needed(task.inputs(at, samples)?);
+                    loss += f64::from(share) * gradients.add_run(pass, model, &inputs, share)?;
+                }
+                if keeps(loss) {
+                    gradients.keep_step(model, &mut sum.sums, options.squared)?;
+                }
             }
             let loss = checked(model, t, loss)?;
-            let ends = options.mode == ThresholdMode::Prefix && loss < options.threshold * sum.largest_loss().max(loss);
-            let kept = !ends || options.sums_last;
-            if kept {
-                gradients.keep_step(model, &mut sum.sums, options.squared)?;
-            }
+            let (ends, kept) = (ends_at(loss), keeps(loss));
             sum.curve.push(LossPoint { t, loss, kept });
             sum.complete |= ends;
         }

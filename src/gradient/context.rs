@@ -20,13 +20,17 @@ pub(super) struct Tape {
     wanted: BTreeSet<ValueId>,
     /// What each node and input slot gives a wanted weight.
     uses: BTreeMap<(NodeId, usize), (ValueId, String)>,
+    /// Whether operators of [`crate::kernels`] may be emitted.
+    pub(super) has_kernels: bool,
+    /// Nodes of the forward pass that others stand in for.
+    pub(super) replaced: BTreeMap<NodeId, NodeProto>,
     /// Small constants by their contents, so that equal ones are stored once.
     constants: HashMap<(Vec<i64>, Vec<u8>), String>,
     next: usize,
 }
 
 impl Tape {
-    pub(super) fn new(opset: i64, wanted: &[ValueId]) -> Self {
+    pub(super) fn new(opset: i64, wanted: &[ValueId], has_kernels: bool) -> Self {
         Self {
             nodes: Vec::new(),
             initializers: Vec::new(),
@@ -34,6 +38,8 @@ impl Tape {
             contributions: HashMap::new(),
             wanted: wanted.iter().copied().collect(),
             uses: BTreeMap::new(),
+            has_kernels,
+            replaced: BTreeMap::new(),
             constants: HashMap::new(),
             next: 0,
         }
@@ -42,16 +48,40 @@ impl Tape {
     fn add(&mut self, domain: &str, op_type: &str, inputs: &[&str], attribute: Vec<AttributeProto>) -> String {
         self.next += 1;
         let output = format!("__grad/{}/{op_type}", self.next);
+        self.push(domain, op_type, inputs, vec![output.clone()], attribute);
+        output
+    }
+
+    fn push(
+        &mut self,
+        domain: &str,
+        op_type: &str,
+        inputs: &[&str],
+        output: Vec<String>,
+        attribute: Vec<AttributeProto>,
+    ) {
         self.nodes.push(NodeProto {
             op_type: op_type.to_owned(),
             domain: domain.to_owned(),
             name: format!("__grad/{}", self.next),
             input: inputs.iter().map(|name| (*name).to_owned()).collect(),
-            output: vec![output.clone()],
+            output,
             attribute,
             ..NodeProto::default()
         });
-        output
+    }
+
+    /// Adds a node of [`crate::kernels::DOMAIN`] with `outputs` outputs.
+    pub(super) fn kernel<const N: usize>(
+        &mut self,
+        op_type: &str,
+        inputs: &[&str],
+        attribute: Vec<AttributeProto>,
+    ) -> [String; N] {
+        self.next += 1;
+        let outputs: [String; N] = std::array::from_fn(|slot| format!("__grad/{}/{op_type}/{slot}", self.next));
+        self.push(crate::kernels::DOMAIN, op_type, inputs, outputs.to_vec(), attribute);
+        outputs
     }
 
     fn constant(&mut self, kind: &str, tensor: impl FnOnce(&str) -> TensorProto) -> String {
@@ -174,6 +204,7 @@ impl Tape {
 /// its outputs ([`GradientCx::dy`]) and gives that by its inputs ([`GradientCx::give`]), for the inputs that are wanted
 /// ([`GradientCx::wants`]).
 pub struct GradientCx<'a> {
+    pub(super) graph: &'a Graph,
     pub(super) node: &'a Node,
     pub(super) facts: &'a Facts,
     pub(super) depends: &'a [bool],
@@ -202,9 +233,14 @@ impl GradientCx<'_> {
 
     /// Gives a gradient, of the shape of input `slot`, to that input. Nothing happens where it is not wanted.
     pub fn give(&mut self, slot: usize, gradient: String) {
-        if let Some(value) = self.node.input(slot).filter(|value| self.depends[*value]) {
+        self.give_at(self.node, slot, gradient);
+    }
+
+    /// As [`GradientCx::give`], to input `slot` of another node that this one's rule has taken over.
+    pub(crate) fn give_at(&mut self, node: &Node, slot: usize, gradient: String) {
+        if let Some(value) = node.input(slot).filter(|value| self.depends[*value]) {
             if self.tape.wanted.contains(&value) {
-                self.tape.uses.insert((self.node.id, slot), (value, gradient));
+                self.tape.uses.insert((node.id, slot), (value, gradient));
                 return;
             }
             self.tape.contributions.entry(value).or_default().push(gradient);

@@ -75,10 +75,15 @@ impl GradientPass {
             device: options.device,
             allow_fallback: options.allow_fallback,
             record_placement: false,
+            takes_memory_late: options.device == Device::Cpu,
+            has_kernels: graph.has_kernels,
         };
         let session = runtime
             .session_from_bytes(&graph.model.encode_to_vec(), &session_options)
             .map_err(|error| unmet(model, "load", error))?;
+        // Reading the weights and writing them in other layouts has left as much free as is in use.
+        crate::runtime::release_free_memory();
+        model.set_aside();
         let places = graph.gradients.iter().enumerate().map(|(at, gradient)| (gradient.output.clone(), at)).collect();
         let runner = if options.keeps_on_device.unwrap_or(session.execution().used != Device::Cpu) {
             Runner::Bound(Box::new(BoundSession::new(session).map_err(|error| unmet(model, "load", error))?))
@@ -126,12 +131,12 @@ impl GradientPass {
     /// The run fails; the model is named.
     pub fn run(&mut self, model: &Model, inputs: &[(String, Array)]) -> Result<Gradients, Error> {
         let mut uses = vec![Vec::new(); self.gradients.len()];
-        let loss = self.run_each(model, inputs, |at, values| uses[at] = values.to_vec())?;
+        let loss = self.run_each(model, inputs, |_, at, values| uses[at] = values.to_vec())?;
         Ok(Gradients { loss, uses })
     }
 
-    /// Computes the loss and shows the gradient of every use, by its place in [`GradientGraph::gradients`], without
-    /// copying it. Returns the loss.
+    /// Computes the loss and shows with it the gradient of every use, by its place in [`GradientGraph::gradients`],
+    /// without copying it. Returns the loss.
     ///
     /// # Errors
     /// The run fails; the model is named.
@@ -139,7 +144,7 @@ impl GradientPass {
         &mut self,
         model: &Model,
         inputs: &[(String, Array)],
-        mut each: impl FnMut(usize, &[f32]),
+        mut each: impl FnMut(f64, usize, &[f32]),
     ) -> Result<f64, Error> {
         let mut loss = f64::NAN;
         let places = &self.places;
@@ -149,7 +154,8 @@ impl GradientPass {
         };
         session
             .run_each(inputs, |name, values| match places.get(name) {
-                Some(at) => each(*at, values),
+                // The loss is the first output.
+                Some(at) => each(loss, *at, values),
                 None => loss = values.first().copied().map_or(f64::NAN, f64::from),
             })
             .map_err(|error| unmet(model, "run", error))?;

@@ -61,7 +61,7 @@ impl GradientSum {
         share: f32,
     ) -> Result<f64, Error> {
         match &mut self.0 {
-            Place::Host(step) => pass.run_each(model, inputs, |at, values| add(&mut step[at], values, share)),
+            Place::Host(step) => pass.run_each(model, inputs, |_, at, values| add(&mut step[at], values, share)),
             Place::Device(device) => match pass.bound_mut() {
                 Some(bound) => device.add_run(bound, inputs, share).map_err(|error| unmet(model, "run", error)),
                 None => {
@@ -69,6 +69,38 @@ impl GradientSum {
                 }
             },
         }
+    }
+
+    /// Runs the pass on all samples of the timestep at once, and adds `share` times its gradients (or the squares of that) to
+    /// the sums if the loss `keeps` them; no copy is made of what one run computes. Returns `share` times the loss.
+    ///
+    /// # Errors
+    /// The run fails; the model is named.
+    #[expect(clippy::too_many_arguments, reason = "what a run needs, and what becomes of it")]
+    pub fn keep_run(
+        &mut self,
+        pass: &mut GradientPass,
+        model: &Model,
+        inputs: &[(String, Array)],
+        share: f32,
+        totals: &mut [Vec<f32>],
+        squared: bool,
+        keeps: impl Fn(f64) -> bool,
+    ) -> Result<f64, Error> {
+        let scaled = |loss: f64| f64::from(share) * loss;
+        if matches!(self.0, Place::Host(_)) {
+            let loss = pass.run_each(model, inputs, |loss, at, values| match (keeps(scaled(loss)), squared) {
+                (false, _) => {}
+                (true, false) => add(&mut totals[at], values, share),
+                (true, true) => add_squares(&mut totals[at], values, share),
+            })?;
+            return Ok(scaled(loss));
+        }
+        let loss = scaled(self.add_run(pass, model, inputs, share)?);
+        if keeps(loss) {
+            self.keep_step(model, totals, squared)?;
+        }
+        Ok(loss)
     }
 
     /// Adds the gradients of the timestep, or their squares, to the sums. Sums on a device are written to `totals` by
@@ -81,7 +113,7 @@ impl GradientSum {
             Place::Host(step) => {
                 for (total, values) in totals.iter_mut().zip(step) {
                     if squared {
-                        add_squares(total, values);
+                        add_squares(total, values, 1.0);
                     } else {
                         add(total, values, 1.0);
                     }
@@ -112,10 +144,10 @@ fn add(total: &mut Vec<f32>, values: &[f32], share: f32) {
     }
 }
 
-fn add_squares(total: &mut Vec<f32>, values: &[f32]) {
+fn add_squares(total: &mut Vec<f32>, values: &[f32], share: f32) {
     total.resize(values.len(), 0.0);
     for (total, value) in total.iter_mut().zip(values) {
-        *total += value * value;
+        *total += (share * value).powi(2);
     }
 }
 
@@ -300,8 +332,8 @@ mod tests {
     #[test]
     fn squares_are_summed_after_the_batch() {
         let mut total = Vec::new();
-        add_squares(&mut total, &[2.0, -1.0]);
-        add_squares(&mut total, &[1.0, 3.0]);
+        add_squares(&mut total, &[2.0, -1.0], 1.0);
+        add_squares(&mut total, &[2.0, 6.0], 0.5);
         assert_eq!(total, [5.0, 10.0]);
     }
 }

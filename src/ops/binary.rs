@@ -4,6 +4,7 @@
 //!
 //! Coupling: axes that broadcast against each other are one axis.
 
+use super::instance_normalization::chain;
 use crate::couple::CoupleCx;
 use crate::dim::Dim;
 use crate::fact::{Fact, Known};
@@ -78,6 +79,14 @@ impl Operator for Binary {
     fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let dy = cx.dy()?;
         let op_type = node.proto.op_type.as_str();
+        let is_taken_over = match op_type {
+            "Add" => chain::ends_norm(node, cx)?,
+            "Mul" => chain::ends_silu(cx)?,
+            _ => false,
+        };
+        if is_taken_over {
+            return Ok(());
+        }
         let count = node.inputs.len();
         for slot in (0..count).filter(|slot| cx.wants(*slot)).collect::<Vec<_>>() {
             let dx = derivative(op_type, slot, count, &dy, cx)?;

@@ -8,7 +8,7 @@
 
 use crate::couple::CoupleCx;
 use crate::couple::layout::Layout;
-use crate::gradient::GradientCx;
+use crate::gradient::{GradientCx, RowNorm};
 use crate::graph::Node;
 use crate::operator::{Folding, InferCx, OpType, Operator, RuleError, onnx};
 use crate::rewrite::PatchCx;
@@ -88,14 +88,23 @@ impl Operator for GroupNormalization {
         let (batch, channels) = (shape[0], shape[1]);
         let rest: i64 = shape[2..].iter().product();
         let per_group = channels / groups;
+        let parameter_shape = cx.shape(1)?;
+        let is_per_channel = parameter_shape == [channels];
+        if cx.has_kernels() && shape.iter().all(|size| *size > 0) {
+            let row = per_group * rest;
+            let inner = if is_per_channel { rest } else { row };
+            let epsilon = node.float("epsilon", 1e-5);
+            let norm = RowNorm { row, groups, inner, epsilon, is_centred: true, has_silu: false };
+            let gradients = cx.row_norm_gradient(&norm, &cx.input(0), &dy, (&cx.input(1), &cx.input(2)));
+            gradients.into_iter().enumerate().for_each(|(slot, gradient)| cx.give(slot, gradient));
+            return Ok(());
+        }
         // [N, G, C / G, rest]: moments over the last two axes.
         let blocks = vec![batch, groups, per_group, rest];
         let x = cx.reshape(&cx.input(0), &blocks);
         let dy = cx.reshape(&dy, &blocks);
         let axes = [2, 3];
         let norm = cx.normalized(&x, &blocks, &axes, f64::from(node.float("epsilon", 1e-5)), true, None);
-        let parameter_shape = cx.shape(1)?;
-        let is_per_channel = parameter_shape == [channels];
         let others: &[usize] = if is_per_channel { &[0, 3] } else { &[0, 2, 3] };
         if cx.wants(1) {
             let product = cx.mul(&dy, &norm.y);

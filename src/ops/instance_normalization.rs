@@ -6,8 +6,10 @@
 //! (Reshape → InstanceNormalization → Reshape), where axis 1 counts norm groups and the axes after it hold their
 //! members.
 
+pub(super) mod chain;
+
 use crate::couple::CoupleCx;
-use crate::gradient::GradientCx;
+use crate::gradient::{GradientCx, RowNorm};
 use crate::graph::Node;
 use crate::operator::{Folding, InferCx, OpType, Operator, RuleError, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -67,6 +69,15 @@ impl Operator for InstanceNormalization {
 
     fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
+        let spots: i64 = shape[2..].iter().product();
+        if cx.has_kernels() && spots > 0 {
+            let epsilon = node.float("epsilon", 1e-5);
+            let (row, groups) = (spots, shape[1]);
+            let norm = RowNorm { row, groups, inner: row, epsilon, is_centred: true, has_silu: false };
+            let gradients = cx.row_norm_gradient(&norm, &cx.input(0), &dy, (&cx.input(1), &cx.input(2)));
+            gradients.into_iter().enumerate().for_each(|(slot, gradient)| cx.give(slot, gradient));
+            return Ok(());
+        }
         let axes: Vec<usize> = (2..shape.len()).collect();
         let per_channel: Vec<i64> = (0..shape.len()).map(|axis| if axis == 1 { shape[1] } else { 1 }).collect();
         let is_all = |values: Option<Vec<f64>>, wanted: f64| {

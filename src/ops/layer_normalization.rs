@@ -9,7 +9,7 @@
 use crate::couple::CoupleCx;
 use crate::dim::Dim;
 use crate::fact::Fact;
-use crate::gradient::GradientCx;
+use crate::gradient::{GradientCx, RowNorm};
 use crate::graph::Node;
 use crate::operator::{Folding, InferCx, OpType, Operator, RuleError, axis_index, microsoft, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -91,6 +91,23 @@ impl Operator for LayerNormalization {
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
         let axis = axis_index(node.int("axis", -1), shape.len())?;
         let axes: Vec<usize> = (axis..shape.len()).collect();
+        let row: i64 = shape[axis..].iter().product();
+        let has_whole = |slot: usize| cx.shape(slot).is_ok_and(|own| own == shape[axis..]);
+        if cx.has_kernels() && row > 0 && has_whole(1) && (node.input(2).is_none() || has_whole(2)) {
+            let epsilon = node.float("epsilon", 1e-5);
+            let norm = RowNorm { row, groups: 1, inner: 1, epsilon, is_centred: is_centred(node), has_silu: false };
+            let offset = match node.input(2) {
+                Some(_) => cx.input(2),
+                None => cx.floats(&vec![0.0; row as usize], &[row]),
+            };
+            let [dx, dscale, doffset] = cx.row_norm_gradient(&norm, &cx.input(0), &dy, (&cx.input(1), &offset));
+            cx.give(0, dx);
+            for (slot, gradient) in [(1, dscale), (2, doffset)] {
+                let gradient = if axes.len() == 1 { gradient } else { cx.reshape(&gradient, &shape[axis..]) };
+                cx.give(slot, gradient);
+            }
+            return Ok(());
+        }
         let epsilon = f64::from(node.float("epsilon", 1e-5));
         let norm = cx.normalized(&cx.input(0), &shape, &axes, epsilon, is_centred(node), None);
         if cx.wants(1) {

@@ -52,7 +52,10 @@ impl Operator for Softmax {
         let axis = crate::operator::axis_index(node.int("axis", default), shape.len())?;
         // Before opset 13 everything from the axis on is one.
         let axes: Vec<usize> = if node.version < 13 { (axis..shape.len()).collect() } else { vec![axis] };
+        let row: i64 = shape[axis..].iter().product();
+        let is_last = axes.len() == shape.len() - axis;
         let dx = match node.proto.op_type.as_str() {
+            "Softmax" if is_last && row > 0 && cx.has_kernels() => cx.softmax_gradient(&y, &dy, row),
             "Softmax" => {
                 // y (dy - sum(dy y))
                 let product = cx.mul(&dy, &y);

@@ -113,6 +113,7 @@ impl Operator for Unary {
             // Steps are flat wherever they have a slope.
             "Ceil" | "Floor" | "Round" | "Sign" => return Ok(()),
             "Neg" => cx.op("Neg", &[&dy]),
+            "Swish" if cx.has_kernels() && node.float("alpha", 1.0) == 1.0 => cx.silu_gradient(&cx.input(0), &dy),
             _ => {
                 let slope = slope(node, cx)?;
                 cx.mul(&dy, &slope)

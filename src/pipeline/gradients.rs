@@ -125,7 +125,7 @@ pub fn gradients(
         channels,
         wanted: analysis.prunable_weights(),
     };
-    let graph = GradientGraph::build(analysis, &graph_options)?;
+    let graph = GradientGraph::build_for(analysis, &graph_options, settings.device)?;
     check_memory(analysis, &graph, micro_batch)?;
     let samples = samples(analysis, runtime, inputs, options, settings, micro_batch, progress)?;
     let dims = samples.values.shape().to_vec();
@@ -153,6 +153,8 @@ pub fn gradients(
         None
     };
     let mut pass = GradientPass::with_options(runtime, &graph, analysis.model, &pass_options)?;
+    // The session has a copy of all weights.
+    drop(graph);
     let execution = pass.execution().to_string();
     let mut sum = Accumulated::new(pass.uses());
     let checkpoint = settings

@@ -51,6 +51,11 @@ pub struct SessionOptions {
     /// Whether [`Session::execution`] tells which provider runs which nodes also for a session on the processor. It
     /// always does for other devices.
     pub record_placement: bool,
+    /// Whether values get their memory when they are computed, instead of places in one block that is planned ahead. The
+    /// block is larger than all values at their worst, by a third for a gradient graph.
+    pub takes_memory_late: bool,
+    /// Whether the model has operators of `src/kernels`. The processor only.
+    pub has_kernels: bool,
 }
 
 /// An input or output of a model.
@@ -318,6 +323,12 @@ pub(super) fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Resul
         .with_config_entry("session.force_spinning_stop", "1")?;
     if let Some(threads) = options.threads {
         builder = builder.with_intra_threads(threads)?;
+    }
+    if options.takes_memory_late {
+        builder = builder.with_memory_pattern(false)?;
+    }
+    if options.has_kernels {
+        builder = builder.with_operators(crate::kernels::domain()?)?;
     }
     Ok(builder)
 }

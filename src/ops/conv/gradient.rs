@@ -199,14 +199,24 @@ fn weight(
         let sum = cx.reduce_sum(&product, &[0], false);
         return cx.reshape(&sum, w);
     }
-    // [C, N * L]: one row per channel over all images.
-    let mut perm: Vec<usize> = (0..x_shape.len()).collect();
-    perm.swap(0, 1);
-    let zeros = [0; 2];
-    let x = cx.pad(x, &[&zeros[..], &geometry.before].concat(), &[&zeros[..], &geometry.after].concat());
-    let x = cx.transpose(&x, &perm);
-    let g = cx.transpose(g, &perm);
+    // One row per channel over all images, `[O, N L]`; the input with channels last, so that what is sliced out of it
+    // lies in long runs. Grouped channels go before the images: `[group, O / group, N L]`, `[group, N L, I / group]`.
     let length = images * spots;
+    let mut swapped: Vec<usize> = (0..g_shape.len()).collect();
+    swapped.swap(0, 1);
+    let g = cx.transpose(g, &swapped);
+    let (x, padded, first) = if group == 1 {
+        let last: Vec<usize> = std::iter::once(0).chain(2..x_shape.len()).chain([1]).collect();
+        (cx.transpose(x, &last), [&[0][..], &geometry.before, &[0]].concat(), 1)
+    } else {
+        let blocks = [&[images, group, inputs / group], &x_shape[2..]].concat();
+        let x = cx.reshape(x, &blocks);
+        let last: Vec<usize> = [1, 0].into_iter().chain(3..blocks.len()).chain([2]).collect();
+        (cx.transpose(&x, &last), [&[0, 0][..], &geometry.before, &[0]].concat(), 2)
+    };
+    let mut after = vec![0; padded.len()];
+    after[first..first + geometry.after.len()].copy_from_slice(&geometry.after);
+    let x = cx.pad(&x, &padded, &after);
     let g =
         if group == 1 { cx.reshape(&g, &[outputs, length]) } else { cx.reshape(&g, &[group, outputs / group, length]) };
     let mut products = Vec::new();
@@ -223,15 +233,14 @@ fn weight(
             let end = start + (g_shape[axis + 2] - 1) * geometry.strides[axis] + 1;
             let whole = x_shape[axis + 2] + geometry.before[axis] + geometry.after[axis];
             if *start != 0 || end != whole || geometry.strides[axis] != 1 {
-                taken = cx.slice(&taken, axis + 2, *start, end, geometry.strides[axis]);
+                taken = cx.slice(&taken, axis + first, *start, end, geometry.strides[axis]);
             }
         }
         let product = if group == 1 {
-            let taken = cx.reshape(&taken, &[inputs, length]);
-            cx.gemm(&g, &taken, false, true)
+            let taken = cx.reshape(&taken, &[length, inputs]);
+            cx.gemm(&g, &taken, false, false)
         } else {
-            let taken = cx.reshape(&taken, &[group, inputs / group, length]);
-            let taken = cx.matrix_transpose(&taken, 3);
+            let taken = cx.reshape(&taken, &[group, length, inputs / group]);
             cx.op("MatMul", &[&g, &taken])
         };
         products.push(cx.reshape(&product, &[w[0], w[1], 1]));

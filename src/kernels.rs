@@ -1,0 +1,60 @@
+//! Kernels of our own for the processor, as operators that ONNX Runtime calls in a gradient graph.
+//!
+//! Norms and activations move much memory and compute little. Their gradients in standard operators read and write every
+//! value a dozen times and keep what the forward pass left for them; a kernel reads the input and the gradient once and
+//! computes the rest again. A graph with these operators runs on the processor alone; for other devices the same
+//! gradients are emitted in standard operators (see [`crate::gradient::GradientOptions::kernels`]).
+//!
+//! All values are float32. Sums are taken in an order that does not depend on the number of threads.
+
+mod activation;
+
+mod norm;
+
+mod operators;
+
+mod softmax;
+
+pub(crate) use operators::domain;
+
+/// The domain of the operators.
+pub(crate) const DOMAIN: &str = "onnx_diffprune.kernels";
+
+/// Normalisation with scale and offset, and SiLU on top where asked for. Inputs x, scale, offset; output y.
+pub(crate) const NORM: &str = "Norm";
+
+/// The gradients of [`NORM`]. Inputs x, dy, scale, offset; outputs dx, dscale, doffset.
+pub(crate) const NORM_GRADIENT: &str = "NormGradient";
+
+/// The gradient of `x sigmoid(x)`. Inputs x, dy; output dx.
+pub(crate) const SILU_GRADIENT: &str = "SiluGradient";
+
+/// The gradient of a softmax along the last axis. Inputs y (its output) and dy; output dx.
+pub(crate) const SOFTMAX_GRADIENT: &str = "SoftmaxGradient";
+
+/// Elements that one task of a parallel loop gets at least.
+const TASK_ELEMENTS: usize = 1 << 14;
+
+/// Tasks that `rows` rows of `row` elements are divided into: the same number on every machine.
+fn tasks(rows: usize, row: usize) -> usize {
+    rows.min((rows * row).div_ceil(TASK_ELEMENTS)).clamp(1, 64)
+}
+
+/// The rows of task `at` of `tasks`.
+fn rows_of(at: usize, tasks: usize, rows: usize) -> std::ops::Range<usize> {
+    at * rows / tasks..(at + 1) * rows / tasks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_cover_all_rows_once() {
+        for (rows, row) in [(1, 5), (7, 100_000), (1000, 3), (300, 4096)] {
+            let tasks = tasks(rows, row);
+            let all: Vec<usize> = (0..tasks).flat_map(|at| rows_of(at, tasks, rows)).collect();
+            assert_eq!(all, (0..rows).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Group, instance and layer norms, with or without SiLU: `y = f(scale (x - mean) / sqrt(variance + epsilon) + offset)`.
+
+use super::activation::{sigmoid, silu};
+
+/// How rows lie in a tensor, and what is done with them.
+///
+/// A tensor is rows of `row` elements that are normalised together. Element k of row r has the scale and offset
+/// `(r mod groups) (row / inner) + k / inner`: a group norm of `[N, C, L]` has `row = C / groups L` and `inner = L`, a
+/// layer norm `groups = 1` and `inner = 1`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Form {
+    pub(super) row: usize,
+    pub(super) groups: usize,
+    pub(super) inner: usize,
+    pub(super) epsilon: f32,
+    /// Whether the mean is taken off (it is not in a root mean square norm).
+    pub(super) is_centred: bool,
+    pub(super) has_silu: bool,
+}
+
+/// Elements that are summed in single precision before they are added in double precision.
+const BLOCK: usize = 512;
+const LANES: usize = 16;
+
+/// The sum of `f` over a slice: lanes of single precision, blocks in double precision.
+fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f64 {
+    let mut total = 0.0f64;
+    for block in values.chunks(BLOCK) {
+        let mut lanes = [0.0f32; LANES];
+        let (whole, rest) = block.as_chunks::<LANES>();
+        for part in whole {
+            for (lane, value) in lanes.iter_mut().zip(part) {
+                *lane += f(*value);
+            }
+        }
+        total += lanes.iter().map(|lane| f64::from(*lane)).sum::<f64>();
+        total += rest.iter().map(|value| f64::from(f(*value))).sum::<f64>();
+    }
+    total
+}
+
+/// The sums of `g` and of `g x` over two slices of one length.
+pub(super) fn sums_of_products(g: &[f32], x: &[f32]) -> (f64, f64) {
+    let (mut first, mut second) = (0.0f64, 0.0f64);
+    for (g, x) in g.chunks(BLOCK).zip(x.chunks(BLOCK)) {
+        let (mut of_g, mut of_both) = ([0.0f32; LANES], [0.0f32; LANES]);
+        let ((g, g_rest), (x, x_rest)) = (g.as_chunks::<LANES>(), x.as_chunks::<LANES>());
+        for (g, x) in g.iter().zip(x) {
+            for lane in 0..LANES {
+                of_g[lane] += g[lane];
+                of_both[lane] += g[lane] * x[lane];
+            }
+        }
+        first += of_g.iter().chain(g_rest).map(|value| f64::from(*value)).sum::<f64>();
+        second += of_both.iter().map(|value| f64::from(*value)).sum::<f64>();
+        second += g_rest.iter().zip(x_rest).map(|(g, x)| f64::from(g * x)).sum::<f64>();
+    }
+    (first, second)
+}
+
+/// Mean and `1 / sqrt(variance + epsilon)` of a row.
+fn moments(x: &[f32], form: &Form) -> (f32, f32) {
+    let count = x.len().max(1) as f64;
+    let mean = if form.is_centred { (sum_of(x, |x| x) / count) as f32 } else { 0.0 };
+    let variance = sum_of(x, |x| (x - mean) * (x - mean)) / count;
+    (mean, (1.0 / (variance + f64::from(form.epsilon)).sqrt()) as f32)
+}
+
+impl Form {
+    /// Scales and offsets of a row.
+    fn channels(&self) -> usize {
+        self.row / self.inner
+    }
+
+    /// Scales and offsets in all.
+    pub(super) fn parameters(&self) -> usize {
+        self.groups * self.channels()
+    }
+
+    /// Where the scales of row `r` begin.
+    fn first(&self, r: usize) -> usize {
+        (r % self.groups) * self.channels()
+    }
+
+    /// Whether a tensor of this many elements consists of whole rows and groups.
+    pub(super) fn fits(&self, elements: usize) -> bool {
+        let is_whole = |whole: usize, part: usize| part > 0 && whole.is_multiple_of(part);
+        is_whole(self.row, self.inner) && is_whole(elements, self.row) && self.groups > 0
+    }
+}
+
+/// The norm of the rows from row `first` on.
+pub(super) fn forward(form: &Form, first: usize, x: &[f32], scale: &[f32], offset: &[f32], y: &mut [f32]) {
+    for (at, (x, y)) in x.chunks_exact(form.row).zip(y.chunks_exact_mut(form.row)).enumerate() {
+        let (mean, inverse) = moments(x, form);
+        let from = form.first(first + at);
+        let (scale, offset) = (&scale[from..][..form.channels()], &offset[from..][..form.channels()]);
+        if form.inner == 1 {
+            for ((y, x), (scale, offset)) in y.iter_mut().zip(x).zip(scale.iter().zip(offset)) {
+                *y = (x - mean) * inverse * scale + offset;
+            }
+        } else {
+            let spans = x.chunks_exact(form.inner).zip(y.chunks_exact_mut(form.inner));
+            for ((x, y), (scale, offset)) in spans.zip(scale.iter().zip(offset)) {
+                for (y, x) in y.iter_mut().zip(x) {
+                    *y = (x - mean) * inverse * scale + offset;
+                }
+            }
+        }
+        if form.has_silu {
+            y.iter_mut().for_each(|y| *y = silu(*y));
+        }
+    }
+}
+
+/// The gradients of the rows from row `first` on: `dx` is written, `dscale` and `doffset` are added to.
+///
+/// With `n` the normalised row and `g` the gradient by `scale n + offset`:
+/// `dx = (scale g - mean(scale g) - n mean(scale g n)) / deviation`, `dscale = sum of g n`, `doffset = sum of g`.
+pub(super) fn gradient(
+    form: &Form,
+    first: usize,
+    (x, dy): (&[f32], &[f32]),
+    (scale, offset): (&[f32], &[f32]),
+    dx: &mut [f32],
+    (dscale, doffset): (&mut [f32], &mut [f32]),
+) {
+    let mut normalised = vec![0.0f32; form.row];
+    let n = normalised.as_mut_slice();
+    let rows = x.chunks_exact(form.row).zip(dy.chunks_exact(form.row)).zip(dx.chunks_exact_mut(form.row));
+    for (at, ((x, dy), dx)) in rows.enumerate() {
+        let (mean, inverse) = moments(x, form);
+        for (n, x) in n.iter_mut().zip(x) {
+            *n = (x - mean) * inverse;
+        }
+        let from = form.first(first + at);
+        let channels = from..from + form.channels();
+        let (scale, offset) = (&scale[channels.clone()], &offset[channels.clone()]);
+        let (dscale, doffset) = (&mut dscale[channels.clone()], &mut doffset[channels]);
+        // First dx takes g, then scale g, then what it is to hold.
+        let (mut of_g, mut of_both);
+        if form.inner == 1 {
+            for (((g, dy), n), (scale, offset)) in dx.iter_mut().zip(dy).zip(&*n).zip(scale.iter().zip(offset)) {
+                *g = dy * slope(form, n * scale + offset);
+            }
+            for (((g, n), scale), (dscale, doffset)) in
+                dx.iter_mut().zip(&*n).zip(scale).zip(dscale.iter_mut().zip(doffset.iter_mut()))
+            {
+                *dscale += *g * n;
+                *doffset += *g;
+                *g *= scale;
+            }
+            (of_g, of_both) = sums_of_products(dx, n);
+        } else {
+            (of_g, of_both) = (0.0, 0.0);
+            let spans =
+                dx.chunks_exact_mut(form.inner).zip(dy.chunks_exact(form.inner)).zip(n.chunks_exact(form.inner));
+            let parameters = scale.iter().zip(offset).zip(dscale.iter_mut().zip(doffset.iter_mut()));
+            for (((g, dy), n), ((scale, offset), (dscale, doffset))) in spans.zip(parameters) {
+                for ((g, dy), n) in g.iter_mut().zip(dy).zip(n) {
+                    *g = dy * slope(form, n * scale + offset);
+                }
+                let (sum, with_n) = sums_of_products(g, n);
+                *dscale += with_n as f32;
+                *doffset += sum as f32;
+                of_g += f64::from(*scale) * sum;
+                of_both += f64::from(*scale) * with_n;
+                g.iter_mut().for_each(|g| *g *= scale);
+            }
+        }
+        if !form.is_centred {
+            of_g = 0.0;
+        }
+        let count = form.row as f64;
+        let (of_g, of_both) = ((of_g / count) as f32, (of_both / count) as f32);
+        for (dx, n) in dx.iter_mut().zip(&*n) {
+            *dx = (*dx - of_g - n * of_both) * inverse;
+        }
+    }
+}
+
+/// The derivative of what comes after scale and offset.
+fn slope(form: &Form, z: f32) -> f32 {
+    if form.has_silu {
+        let s = sigmoid(z);
+        s * (1.0 + z * (1.0 - s))
+    } else {
+        1.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The norm in double precision, written from its formula.
+    fn exact(form: &Form, x: &[f64], scale: &[f64], offset: &[f64]) -> Vec<f64> {
+        let mut y = Vec::new();
+        for (r, x) in x.chunks(form.row).enumerate() {
+            let mean = if form.is_centred { x.iter().sum::<f64>() / x.len() as f64 } else { 0.0 };
+            let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / x.len() as f64;
+            for (k, x) in x.iter().enumerate() {
+                let c = (r % form.groups) * (form.row / form.inner) + k / form.inner;
+                let z = (x - mean) / (variance + f64::from(form.epsilon)).sqrt() * scale[c] + offset[c];
+                y.push(if form.has_silu { z / (1.0 + (-z).exp()) } else { z });
+            }
+        }
+        y
+    }
+
+    fn numbers(count: usize, seed: u64) -> Vec<f64> {
+        let mut state = seed;
+        let next = |_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f64 / f64::from(1 << 23) - 1.0
+        };
+        (0..count).map(next).collect()
+    }
+
+    #[test]
+    fn gradients_are_those_of_centred_differences() {
+        let forms = [
+            // A group norm of [3, 4, 7] in two groups, an instance norm, a layer norm, a root mean square norm.
+            Form { row: 14, groups: 2, inner: 7, epsilon: 1e-5, is_centred: true, has_silu: true },
+            Form { row: 7, groups: 4, inner: 7, epsilon: 1e-5, is_centred: true, has_silu: false },
+            Form { row: 21, groups: 1, inner: 1, epsilon: 1e-5, is_centred: true, has_silu: false },
+            Form { row: 21, groups: 1, inner: 1, epsilon: 1e-3, is_centred: false, has_silu: true },
+        ];
+        for form in forms {
+            let count = 84;
+            assert!(form.fits(count));
+            let (x, dy) = (numbers(count, 1), numbers(count, 2));
+            let (scale, offset) = (numbers(form.parameters(), 3), numbers(form.parameters(), 4));
+            let single = |values: &[f64]| values.iter().map(|value| *value as f32).collect::<Vec<f32>>();
+            let (x32, dy32, scale32, offset32) = (single(&x), single(&dy), single(&scale), single(&offset));
+            let mut y = vec![0.0; count];
+            forward(&form, 0, &x32, &scale32, &offset32, &mut y);
+            for (found, wanted) in y.iter().zip(exact(&form, &x, &scale, &offset)) {
+                assert!((f64::from(*found) - wanted).abs() < 1e-5, "{form:?}: {found} instead of {wanted}");
+            }
+            let (mut dx, mut dscale) = (vec![0.0; count], vec![0.0; form.parameters()]);
+            let mut doffset = dscale.clone();
+            // In two parts, as two tasks have them.
+            let half = count / form.row / 2 * form.row;
+            for (from, to) in [(0, half), (half, count)] {
+                let sums = (dscale.as_mut_slice(), doffset.as_mut_slice());
+                let parts = (&x32[from..to], &dy32[from..to]);
+                gradient(&form, from / form.row, parts, (&scale32, &offset32), &mut dx[from..to], sums);
+            }
+            let loss = |x: &[f64], scale: &[f64], offset: &[f64]| -> f64 {
+                exact(&form, x, scale, offset).iter().zip(&dy).map(|(y, dy)| y * dy).sum()
+            };
+            let check = |found: &[f32], at_step: &dyn Fn(usize, f64) -> f64| {
+                for (at, found) in found.iter().enumerate() {
+                    let difference = (at_step(at, 1e-5) - at_step(at, -1e-5)) / 2e-5;
+                    assert!((f64::from(*found) - difference).abs() < 2e-5, "{form:?}: {found}, {difference}");
+                }
+            };
+            let moved = |values: &[f64], at: usize, step: f64| {
+                let mut values = values.to_vec();
+                values[at] += step;
+                values
+            };
+            check(&dx, &|at, step| loss(&moved(&x, at, step), &scale, &offset));
+            check(&dscale, &|at, step| loss(&x, &moved(&scale, at, step), &offset));
+            check(&doffset, &|at, step| loss(&x, &scale, &moved(&offset, at, step)));
+        }
+    }
+
+    #[test]
+    fn long_sums_keep_their_digits() {
+        let values = vec![0.1f32; 1_000_003];
+        let exact = 1_000_003.0 * f64::from(0.1f32);
+        assert!((sum_of(&values, |x| x) - exact).abs() < 1e-6 * exact);
+        let (of_g, of_both) = sums_of_products(&values, &values);
+        assert!((of_g - exact).abs() < 1e-6 * exact && (of_both - 0.1 * exact).abs() < 1e-6 * exact);
+    }
+}
