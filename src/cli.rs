@@ -8,6 +8,8 @@ mod artifacts;
 
 mod config;
 
+mod denoising;
+
 mod diffusion_args;
 
 mod gradient_args;

@@ -6,18 +6,12 @@ use clap::Args;
 use serde_json::json;
 
 use super::args::Cli;
-use super::config::{check_sizes, parse_sizes};
+use super::denoising::Network;
 use super::diffusion_args::{DataArgs, DiffusionArgs};
 use super::open_runtime;
 use super::printer::{Printer, Progress};
-use super::prune::read_inputs;
-use crate::diffusion::{Conditioning, Denoiser, Roles, Samples, denoising_losses, noise};
+use crate::diffusion::{Samples, denoising_losses, noise};
 use crate::error::Error;
-use crate::graph::Graph;
-use crate::infer::infer;
-use crate::load::load;
-use crate::macs::sizes_for;
-use crate::runtime::SessionOptions;
 
 /// Samples that are evaluated where nothing is said.
 const COUNT: usize = 256;
@@ -54,37 +48,20 @@ pub(super) fn run(args: &LossArgs, cli: &Cli, printer: &Printer) -> Result<bool,
             .hint("name clean samples, best ones that were not trained on, with --data"));
     };
     let runtime = open_runtime(cli)?;
-    let given = args.inputs.as_deref().map(read_inputs).transpose()?;
-    let model = load(&args.input)?;
-    let graph = Graph::new(&model)?;
-    let facts = infer(&model, &graph)?;
-    let sizes = parse_sizes(&args.size)?;
-    check_sizes(&sizes, &sizes_for(&facts, &sizes), &args.input)?;
+    let network = Network::open(&args.input, args.inputs.as_ref(), &args.size, &args.diffusion, printer)?;
+    let (roles, process) = (&network.roles, &network.configured.process);
     let in_file = |error: Error| error.in_file(&args.input);
-    let roles = Roles::recognise(&model, &graph, &facts, &args.diffusion.role_names())?;
-    let configured = args.diffusion.process(&roles)?;
-    let process = &configured.process;
-    configured.notes.iter().for_each(|note| printer.warning(note));
     let batch = args.diffusion.batch.or_else(|| roles.fixed_batch()).unwrap_or(args.count.min(32));
     if batch == 0 || args.count == 0 || !args.count.is_multiple_of(batch) {
         let text = format!("--count: expected a multiple of the batch of {batch}, found {}", args.count);
         return Err(Error::usage(text).hint("--batch sets the batch where the network does not fix it"));
     }
-    let conditioning =
-        Conditioning::new((&model, &graph, &facts), &roles, given.as_deref(), (&sizes, batch), args.seed)
-            .map_err(in_file)?;
-    let session = runtime
-        .session_from_file(model.path(), &SessionOptions::default())
-        .map_err(|error| Error::input(model.path(), error.to_string()).caused_by(error))?;
-    let mut denoiser = Denoiser::new(session, &roles, &facts, &sizes, batch).map_err(in_file)?;
+    let (conditioning, mut denoiser) = network.start(runtime, batch, args.seed)?;
     let ranges = args.data.ranges(&args.diffusion)?;
     let dims = denoiser.dims().to_vec();
     let samples = Samples::load(data, (&roles.sample.name, &dims), &ranges, args.count, args.seed)?;
     let noise = noise(&dims, args.count, args.seed.wrapping_add(1));
-    if !printer.is_json() {
-        let lines = roles.lines(process, |name| conditioning.is_given(name));
-        printer.note(&format!("{}\nprocess:      {}", lines.join("\n"), process.describe()));
-    }
+    network.describe(&conditioning, printer);
     let mut bar: Option<Progress> = None;
     let curve = denoising_losses(
         &mut denoiser,

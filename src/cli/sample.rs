@@ -8,20 +8,14 @@ use ndarray::ArrayD;
 use serde_json::json;
 
 use super::args::Cli;
-use super::config::{check_sizes, parse_sizes};
+use super::denoising::Network;
 use super::diffusion_args::DiffusionArgs;
 use super::open_runtime;
 use super::printer::{Printer, Progress};
-use super::prune::read_inputs;
 use crate::array::{Array, ArrayData};
-use crate::diffusion::{Conditioning, Denoiser, Roles, SampleOptions, Sampler, Skip, generate, write_grid};
+use crate::diffusion::{SampleOptions, Sampler, Skip, generate, write_grid};
 use crate::error::Error;
-use crate::graph::Graph;
-use crate::infer::infer;
-use crate::load::load;
-use crate::macs::sizes_for;
 use crate::npz::to_npy;
-use crate::runtime::SessionOptions;
 
 #[derive(Args, Debug)]
 pub(super) struct SampleArgs {
@@ -66,17 +60,10 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, printer: &Printer) -> Result<boo
     // What would fail at the end fails at the start.
     args.output.iter().chain(&args.save_npy).try_for_each(|path| check_folder(path))?;
     let runtime = open_runtime(cli)?;
-    let given = args.inputs.as_deref().map(read_inputs).transpose()?;
-    let model = load(&args.input)?;
-    let graph = Graph::new(&model)?;
-    let facts = infer(&model, &graph)?;
-    let sizes = parse_sizes(&args.size)?;
-    check_sizes(&sizes, &sizes_for(&facts, &sizes), &args.input)?;
-    let in_file = |error: Error| error.in_file(&args.input);
-    let roles = Roles::recognise(&model, &graph, &facts, &args.diffusion.role_names())?;
-    let configured = args.diffusion.process(&roles)?;
+    let network = Network::open(&args.input, args.inputs.as_ref(), &args.size, &args.diffusion, printer)?;
+    let (roles, configured) = (&network.roles, &network.configured);
     let process = &configured.process;
-    configured.notes.iter().for_each(|note| printer.warning(note));
+    let in_file = |error: Error| error.in_file(&args.input);
     if args.count == 0 {
         return Err(Error::usage("--count: expected at least 1, found 0"));
     }
@@ -84,13 +71,7 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, printer: &Printer) -> Result<boo
     if batch == 0 {
         return Err(Error::usage("--batch: expected at least 1, found 0"));
     }
-    let conditioning =
-        Conditioning::new((&model, &graph, &facts), &roles, given.as_deref(), (&sizes, batch), args.seed)
-            .map_err(in_file)?;
-    let session = runtime
-        .session_from_file(model.path(), &SessionOptions::default())
-        .map_err(|error| Error::input(model.path(), error.to_string()).caused_by(error))?;
-    let mut denoiser = Denoiser::new(session, &roles, &facts, &sizes, batch).map_err(in_file)?;
+    let (conditioning, mut denoiser) = network.start(runtime, batch, args.seed)?;
     let options = SampleOptions {
         steps: args.steps,
         sampler: args.sampler,
@@ -100,10 +81,7 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, printer: &Printer) -> Result<boo
         count: args.count,
         seed: args.seed,
     };
-    let lines = roles.lines(process, |name| conditioning.is_given(name));
-    if !printer.is_json() {
-        printer.note(&format!("{}\nprocess:      {}", lines.join("\n"), process.describe()));
-    }
+    network.describe(&conditioning, printer);
     let started = Instant::now();
     let mut bar: Option<Progress> = None;
     let samples = generate(&mut denoiser, process, &conditioning, &options, &mut |_, total| {
@@ -169,7 +147,7 @@ fn save(path: &Path, samples: &ArrayD<f32>) -> Result<(), Error> {
     let array = Array::new(samples.shape().to_vec(), ArrayData::F32(samples.iter().copied().collect()))
         .map_err(|error| fail(error.to_string()))?;
     let bytes = to_npy(&array).map_err(|error| fail(error.to_string()))?;
-    std::fs::write(path, bytes).map_err(|error| fail(error.to_string()).caused_by(error))
+    crate::write::write_file(path, &bytes)
 }
 
 fn statistics(samples: &ArrayD<f32>) -> (f64, f64) {
