@@ -8,6 +8,8 @@
 
 pub mod accumulate;
 
+mod activation;
+
 pub mod checkpoint;
 
 mod context;
@@ -107,9 +109,11 @@ impl GradientGraph {
                 .hint("give the sizes of the network's inputs with --size NAME=N")
         })?;
         let mut tape = Tape::new(graph.opset, &options.wanted);
-        for node in graph.nodes.iter().filter(|node| needed.contains(&node.id)) {
-            tape.nodes.push(forward::widened_node(model, &node.proto)?);
+        let forward = forward::standard_nodes(graph, &facts, &needed);
+        for node in &forward.nodes {
+            tape.nodes.push(forward::widened_node(model, node)?);
         }
+        tape.initializers.extend(forward.initializers);
         let target_shape = tape.seed(graph, prediction, &shape, options.channels);
         for node in graph.nodes.iter().rev().filter(|node| needed.contains(&node.id)) {
             differentiate(analysis, &facts, &depends, &mut tape, node.id)?;
@@ -191,7 +195,7 @@ fn ancestors(graph: &Graph, value: ValueId) -> BTreeSet<NodeId> {
     nodes
 }
 
-/// Whether a value changes, as a floating point number, with a wanted weight.
+/// Whether a value changes, as a floating point number or what stands for one, with a wanted weight.
 fn depends(graph: &Graph, facts: &Facts, wanted: &[ValueId]) -> Vec<bool> {
     let mut depends = vec![false; graph.values.len()];
     for value in wanted {
@@ -199,7 +203,10 @@ fn depends(graph: &Graph, facts: &Facts, wanted: &[ValueId]) -> Vec<bool> {
     }
     for node in &graph.nodes {
         if node.inputs.iter().flatten().any(|value| depends[*value]) {
+            let quantizes =
+                operator::find(&node.proto.domain, &node.proto.op_type).is_some_and(|op| op.quantizes(node));
             for value in node.outputs.iter().flatten() {
+                depends[*value] |= quantizes;
                 depends[*value] |= facts.values[*value].as_ref().is_none_or(crate::fact::Fact::is_float);
             }
         }

@@ -5,6 +5,15 @@ use onnx_diffprune::onnx::{AttributeProto, attr_int, attr_ints};
 use super::net::{Around::MatMul, CHANNELS, Net};
 use super::{Fate::Go, Fate::Stay, check};
 
+/// The tests of this file.
+pub(super) const ALL: &[fn()] = &[
+    attention_with_separate_inputs_loses_heads_or_dimensions,
+    attention_with_packed_inputs_loses_heads_or_dimensions,
+    attention_with_a_fused_projection_loses_heads_or_dimensions,
+    rotary_embeddings_lose_heads_or_pairs,
+    the_standard_rotary_embedding_loses_heads_or_pairs,
+];
+
 const C: i64 = CHANNELS;
 
 fn project(n: &mut Net, v: &str, columns: i64) -> String {

@@ -9,6 +9,16 @@ use super::net::{
 };
 use super::{Fate::Go, check};
 
+/// The tests of this file.
+pub(super) const ALL: &[fn()] = &[
+    skip_norms_act_on_the_kept_part_of_a_sum,
+    fused_group_norms_keep_every_group,
+    convolutions_with_channels_last_lose_channels,
+    what_a_fused_convolution_adds_loses_the_same_channels,
+    gated_activations_lose_both_halves,
+    fused_products_transpose_what_they_read,
+];
+
 const C: i64 = CHANNELS;
 
 #[test]

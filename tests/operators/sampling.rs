@@ -8,6 +8,15 @@ use super::net::{
 };
 use super::{Fate::Go, Fate::Stay, check};
 
+/// The tests of this file.
+pub(super) const ALL: &[fn()] = &[
+    images_are_sampled_channel_by_channel,
+    columns_of_an_image_lose_its_channels,
+    crops_keep_the_axes_they_change,
+    transforms_along_positions_leave_channels_alone,
+    neighbouring_channels_stay_neighbours,
+];
+
 const C: i64 = CHANNELS;
 
 #[test]

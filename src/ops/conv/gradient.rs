@@ -86,20 +86,19 @@ impl Geometry {
     }
 }
 
-/// The gradient rule of Conv.
-pub(in crate::ops) fn of_conv(node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+/// The gradient rule of Conv, given the gradient `dy` by the convolution.
+pub(in crate::ops) fn of_conv(node: &Node, cx: &mut GradientCx<'_>, dy: &str) -> Result<(), RuleError> {
     let (x, w, y) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape(0)?);
     let geometry = Geometry::of_conv(node, &w[2..], &x[2..], &y[2..])?;
-    let dy = cx.dy()?;
     if cx.wants(2) {
-        bias(cx, &dy, y.len());
+        bias(cx, dy, y.len());
     }
     if cx.wants(1) {
-        let dw = weight(cx, &geometry, (&cx.input(0), &x), (&dy, &y), &w);
+        let dw = weight(cx, &geometry, (&cx.input(0), &x), (dy, &y), &w);
         cx.give(1, dw);
     }
     if cx.wants(0) {
-        let dx = through(cx, &geometry, &dy, &x, &w, &y);
+        let dx = through(cx, &geometry, dy, &x, &w, &y);
         cx.give(0, dx);
     }
     Ok(())
