@@ -10,6 +10,8 @@ pub mod accumulate;
 
 mod activation;
 
+mod attention;
+
 pub mod checkpoint;
 
 mod context;
@@ -38,6 +40,7 @@ use crate::operator;
 use crate::pipeline::Analysis;
 use context::Tape;
 
+pub use attention::{Attention, AttentionGradients};
 pub use context::GradientCx;
 
 pub(crate) use forward::widened_tensor;

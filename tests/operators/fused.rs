@@ -137,6 +137,20 @@ fn what_a_fused_convolution_adds_loses_the_same_channels() {
         let activation = onnx_diffprune::onnx::attr_string("activation", "Relu");
         (n.fused("FusedConv", &[v, &w, &b, v], &[activation], 1).remove(0), Some(C))
     });
+    for (name, parameters) in [
+        ("LeakyRelu", vec![0.2]),
+        ("Sigmoid", vec![]),
+        ("Tanh", vec![]),
+        ("Clip", vec![-0.5, 0.7]),
+        ("HardSigmoid", vec![0.3, 0.4]),
+    ] {
+        check(&format!("FusedConv with {name}"), Conv, &[13], Go, |n, v| {
+            let (w, b) = (n.weight(&[C, C, 1, 1]), n.weight(&[C]));
+            let mut attributes = vec![onnx_diffprune::onnx::attr_string("activation", name)];
+            attributes.extend((!parameters.is_empty()).then(|| attr_floats("activation_params", &parameters)));
+            (n.fused("FusedConv", &[v, &w, &b], &attributes, 1).remove(0), Some(C))
+        });
+    }
 }
 
 #[test]

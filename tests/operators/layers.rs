@@ -17,6 +17,7 @@ pub(super) const ALL: &[fn()] = &[
     distributions_act_on_what_is_kept,
     the_largest_is_marked,
     standard_attention_loses_heads_or_dimensions,
+    attention_masks_have_slopes,
     elements_are_scattered,
 ];
 
@@ -191,6 +192,45 @@ fn standard_attention_loses_heads_or_dimensions() {
             (n.op("Attention", &[&q, &k, &value], &attributes), Some(C))
         });
     }
+}
+
+/// What is added to the scores follows from the activations, so that it has a gradient.
+#[test]
+fn attention_masks_have_slopes() {
+    check("Attention with scores to add", MatMul, &[23], Go, |n, v| {
+        let w = n.weight(&[C, C]);
+        let k = n.op("MatMul", &[v, &w], &[]);
+        let transposed = n.op("Transpose", &[v], &[attr_ints("perm", &[0, 2, 1])]);
+        let scores = n.op("MatMul", &[v, &transposed], &[]);
+        let (axes, factor) = (n.ints(&[1]), n.weight(&[1, 1, 1, 1]));
+        let scores = n.op("Unsqueeze", &[&scores, &axes], &[]);
+        let scores = n.op("Mul", &[&scores, &factor], &[]);
+        let attributes = [attr_int("q_num_heads", 3), attr_int("kv_num_heads", 3)];
+        (n.op("Attention", &[v, &k, v, &scores], &attributes), Some(C))
+    });
+    check("Attention by head with a mask", MatMul, &[23], Go, |n, v| {
+        let shape = n.ints(&[0, 0, 3, C / 3]);
+        let mut by_head = |v: &str| {
+            let w = n.weight(&[C, C]);
+            let v = n.op("MatMul", &[v, &w], &[]);
+            let v = n.op("Reshape", &[&v, &shape], &[]);
+            n.op("Transpose", &[&v], &[attr_ints("perm", &[0, 2, 1, 3])])
+        };
+        let (q, k, value) = (by_head(v), by_head(v), by_head(v));
+        let (first, low, axes) = (n.ints_of(&[0], &[]), n.float(-0.5), n.ints(&[1, 2]));
+        let entry = n.op("Gather", &["x", &first], &[attr_int("axis", 2)]);
+        let mask = n.op("Greater", &[&entry, &low], &[]);
+        let mask = n.op("Unsqueeze", &[&mask, &axes], &[]);
+        let rows = n.op("Shape", &[v], &[]);
+        let (one, place) = (n.ints(&[1]), n.ints(&[1]));
+        let length = n.op("Gather", &[&rows, &place], &[]);
+        let shape = n.op("Concat", &[&one, &one, &length, &one], &[attr_int("axis", 0)]);
+        let mask = n.op("Expand", &[&mask, &shape], &[]);
+        let y = n.op("Attention", &[&q, &k, &value, &mask], &[attr_float("scale", 0.4)]);
+        let y = n.op("Transpose", &[&y], &[attr_ints("perm", &[0, 2, 1, 3])]);
+        let flat = n.ints(&[0, 0, C]);
+        (n.op("Reshape", &[&y, &flat], &[]), Some(C))
+    });
 }
 
 #[test]
