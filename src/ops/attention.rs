@@ -149,21 +149,21 @@ impl Operator for StandardAttention {
         }
         let (q, k, v) = (cx.shape(0)?, cx.shape(1)?, cx.shape(2)?);
         let (heads, kv_heads) = if q.len() == 4 { (q[1], k[1]) } else { head_counts(node) };
-        if heads != kv_heads {
-            return unsupported("heads that share keys and values have no gradient");
+        if kv_heads < 1 || heads % kv_heads != 0 {
+            return Err(RuleError::invalid(format!("{heads} heads can't share {kv_heads} heads of keys and values")));
         }
         // [B, heads, length, D]
-        let divided = |cx: &mut GradientCx<'_>, value: String, shape: &[i64]| match shape {
-            [b, l, channels] => cx.by_head(&value, &[*b, *l, *channels], heads),
+        let divided = |cx: &mut GradientCx<'_>, value: String, shape: &[i64], is_kv: bool| match shape {
+            [b, l, channels] => cx.by_head(&value, &[*b, *l, *channels], if is_kv { kv_heads } else { heads }),
             _ => value,
         };
         let joined = |cx: &mut GradientCx<'_>, value: String, shape: &[i64]| {
             if shape.len() == 4 { value } else { cx.from_heads(&value, shape) }
         };
         let dy = cx.dy()?;
-        let dy = divided(cx, dy, &cx.output_shape(0)?);
+        let dy = divided(cx, dy, &cx.output_shape(0)?, false);
         let (q4, k4, v4) = (cx.input(0), cx.input(1), cx.input(2));
-        let (q4, k4, v4) = (divided(cx, q4, &q), divided(cx, k4, &k), divided(cx, v4, &v));
+        let (q4, k4, v4) = (divided(cx, q4, &q, false), divided(cx, k4, &k, true), divided(cx, v4, &v, true));
         let dims = if q.len() == 4 { q[3] } else { q[2] / heads };
         let scale = node.proto.float("scale").map_or(1.0 / (dims as f64).sqrt(), f64::from);
         let scores = [q[0], heads, q[q.len() - 2], k[k.len() - 2]];
@@ -179,8 +179,33 @@ impl Operator for StandardAttention {
             }
             added.push(mask);
         }
+        // Neighbouring heads of queries share keys and values: [B, shared, S, D] stands for [B, heads, S, D].
+        let repeats = heads / kv_heads;
+        let sizes = |shape: &[i64]| match shape {
+            [b, _, s, d] => [*b, *s, *d],
+            shape => [shape[0], shape[1], shape[2] / kv_heads],
+        };
+        let repeated = |cx: &mut GradientCx<'_>, value: String, shape: &[i64]| {
+            let [b, s, d] = sizes(shape);
+            if repeats == 1 {
+                return value;
+            }
+            let value = cx.reshape(&value, &[b, kv_heads, 1, s, d]);
+            let value = cx.expand(&value, &[b, kv_heads, repeats, s, d]);
+            cx.reshape(&value, &[b, heads, s, d])
+        };
+        let summed = |cx: &mut GradientCx<'_>, value: String, shape: &[i64]| {
+            let [b, s, d] = sizes(shape);
+            if repeats == 1 {
+                return value;
+            }
+            let value = cx.reshape(&value, &[b, kv_heads, repeats, s, d]);
+            cx.reduce_sum(&value, &[2], false)
+        };
+        let (k4, v4) = (repeated(cx, k4, &k), repeated(cx, v4, &v));
         let attention = Attention { q: q4, k: k4, v: v4, scale, added };
-        let found = cx.through_attention(&attention, &dy);
+        let mut found = cx.through_attention(&attention, &dy);
+        (found.k, found.v) = (summed(cx, found.k, &k), summed(cx, found.v, &v));
         for (slot, gradient, shape) in [(0, found.q, q), (1, found.k, k), (2, found.v, v)] {
             let gradient = joined(cx, gradient, &shape);
             cx.give(slot, gradient);

@@ -1,7 +1,7 @@
 //! What ONNX Runtime's optimizers fuse: norms with what is added before them, convolutions and norms with channels
 //! last, gated activations.
 
-use onnx_diffprune::onnx::{attr_float, attr_int, attr_ints};
+use onnx_diffprune::onnx::{AttributeProto, attr_float, attr_int, attr_ints};
 
 use super::net::{
     Around::{Conv, MatMul},
@@ -130,6 +130,12 @@ fn convolutions_with_channels_last_lose_channels() {
     });
 }
 
+/// An attribute of floats.
+fn floats(name: &str, values: &[f32]) -> AttributeProto {
+    // ONNX numbers its kinds of attributes; 6 is a list of floats.
+    AttributeProto { name: name.to_owned(), r#type: 6, floats: values.to_vec(), ..AttributeProto::default() }
+}
+
 #[test]
 fn what_a_fused_convolution_adds_loses_the_same_channels() {
     check("FusedConv", Conv, &[13, 17], Go, |n, v| {
@@ -147,7 +153,7 @@ fn what_a_fused_convolution_adds_loses_the_same_channels() {
         check(&format!("FusedConv with {name}"), Conv, &[13], Go, |n, v| {
             let (w, b) = (n.weight(&[C, C, 1, 1]), n.weight(&[C]));
             let mut attributes = vec![onnx_diffprune::onnx::attr_string("activation", name)];
-            attributes.extend((!parameters.is_empty()).then(|| attr_floats("activation_params", &parameters)));
+            attributes.extend((!parameters.is_empty()).then(|| floats("activation_params", &parameters)));
             (n.fused("FusedConv", &[v, &w, &b], &attributes, 1).remove(0), Some(C))
         });
     }

@@ -30,6 +30,7 @@ const FLAT: &[(&str, &[&str], &str)] = &[
     ("Softmax of pixels", &["weight_1"], "a bias is the same along the axis"),
     ("LogSoftmax of pixels", &["weight_1"], "a bias is the same along the axis"),
     ("InstanceNormalization", &["weight_1"], "a bias is what the norm subtracts"),
+    ("MeanVarianceNormalization", &["weight_1"], "a bias is what the norm subtracts"),
     ("GroupNorm of one channel a group", &["weight_1"], "a bias is what the norm subtracts"),
 ];
 

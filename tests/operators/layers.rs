@@ -17,6 +17,7 @@ pub(super) const ALL: &[fn()] = &[
     distributions_act_on_what_is_kept,
     the_largest_is_marked,
     standard_attention_loses_heads_or_dimensions,
+    heads_that_share_keys_have_slopes,
     attention_masks_have_slopes,
     elements_are_scattered,
 ];
@@ -192,6 +193,20 @@ fn standard_attention_loses_heads_or_dimensions() {
             (n.op("Attention", &[&q, &k, &value], &attributes), Some(C))
         });
     }
+}
+
+/// Four heads of queries, two of keys and values.
+#[test]
+fn heads_that_share_keys_have_slopes() {
+    check("Attention of shared keys", MatMul, &[23], Go, |n, v| {
+        let mut project = |v: &str, columns: i64| {
+            let w = n.weight(&[C, columns]);
+            n.op("MatMul", &[v, &w], &[])
+        };
+        let (q, k, value) = (project(v, 16), project(v, 8), project(v, 6));
+        let attributes = [attr_int("q_num_heads", 4), attr_int("kv_num_heads", 2)];
+        (n.op("Attention", &[&q, &k, &value], &attributes), Some(C))
+    });
 }
 
 /// What is added to the scores follows from the activations, so that it has a gradient.
