@@ -8,6 +8,10 @@
 
 pub mod accumulate;
 
+mod activation;
+
+mod attention;
+
 pub mod checkpoint;
 
 mod context;
@@ -28,7 +32,7 @@ use std::collections::BTreeSet;
 
 use crate::error::Error;
 use crate::fact::static_shape;
-use crate::graph::{Graph, Node, NodeId, ValueId};
+use crate::graph::{Graph, NodeId, ValueId};
 use crate::infer::Facts;
 use crate::kernels::DOMAIN;
 use crate::macs::Sizes;
@@ -41,6 +45,7 @@ use crate::pipeline::Analysis;
 use crate::runtime::Device;
 use context::Tape;
 
+pub use attention::{Attention, AttentionGradients};
 pub use context::GradientCx;
 
 pub(crate) use kernel::RowNorm;
@@ -129,17 +134,18 @@ impl GradientGraph {
                 .hint("give the sizes of the network's inputs with --size NAME=N")
         })?;
         let mut tape = Tape::new(graph.opset, &options.wanted, has_kernels);
-        let forward: Vec<&Node> = graph.nodes.iter().filter(|node| needed.contains(&node.id)).collect();
-        for node in &forward {
-            tape.nodes.push(forward::widened_node(model, &node.proto)?);
+        let forward = forward::standard_nodes(graph, &facts, &needed);
+        for node in &forward.nodes {
+            tape.nodes.push(forward::widened_node(model, node)?);
         }
+        tape.initializers.extend(forward.initializers);
         let target_shape = tape.seed(graph, prediction, &shape, options.channels);
-        for node in forward.iter().rev() {
+        for node in graph.nodes.iter().rev().filter(|node| needed.contains(&node.id)) {
             differentiate(analysis, &facts, &depends, &mut tape, node.id)?;
         }
-        for (place, node) in forward.iter().enumerate() {
-            if let Some(other) = tape.replaced.remove(&node.id) {
-                tape.nodes[place] = other;
+        for node in &mut tape.nodes[..forward.nodes.len()] {
+            if let Some(other) = node.output.first().and_then(|output| tape.replaced.remove(output)) {
+                *node = other;
             }
         }
         let gradients = tape.name_uses(graph);
@@ -248,7 +254,7 @@ fn ancestors(graph: &Graph, value: ValueId) -> BTreeSet<NodeId> {
     nodes
 }
 
-/// Whether a value changes, as a floating point number, with a wanted weight.
+/// Whether a value changes, as a floating point number or what stands for one, with a wanted weight.
 fn depends(graph: &Graph, facts: &Facts, wanted: &[ValueId]) -> Vec<bool> {
     let mut depends = vec![false; graph.values.len()];
     for value in wanted {
@@ -256,7 +262,10 @@ fn depends(graph: &Graph, facts: &Facts, wanted: &[ValueId]) -> Vec<bool> {
     }
     for node in &graph.nodes {
         if node.inputs.iter().flatten().any(|value| depends[*value]) {
+            let quantizes =
+                operator::find(&node.proto.domain, &node.proto.op_type).is_some_and(|op| op.quantizes(node));
             for value in node.outputs.iter().flatten() {
+                depends[*value] |= quantizes;
                 depends[*value] |= facts.values[*value].as_ref().is_none_or(crate::fact::Fact::is_float);
             }
         }

@@ -128,6 +128,12 @@ pub trait Operator: Sync {
         false
     }
 
+    /// Whether outputs of integers stand for floating point numbers, as those of QuantizeLinear do: a gradient would
+    /// have to pass the node. Other integers (indices, sizes) are taken not to change with a weight.
+    fn quantizes(&self, _node: &Node) -> bool {
+        false
+    }
+
     /// The gradients of the loss by the inputs, from those by the outputs.
     ///
     /// # Errors

@@ -2,22 +2,24 @@
 //!
 //! `GRADIENT_MODELS` may name a folder with more models than the fixtures.
 
+mod slopes;
+
 use std::path::{Path, PathBuf};
 
 use onnx_diffprune::array::Array;
-use onnx_diffprune::gradient::pass::{GradientPass, Gradients};
+use onnx_diffprune::gradient::pass::GradientPass;
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
 use onnx_diffprune::macs::Sizes;
-use onnx_diffprune::onnx::TensorProto;
-use onnx_diffprune::pipeline::analyse;
-use onnx_diffprune::runtime::Runtime;
+use onnx_diffprune::pipeline::{Analysis, analyse};
+use onnx_diffprune::runtime::{Device, Runtime};
+use slopes::Slopes;
 
 fn read(path: &Path) -> Vec<(String, Array)> {
     onnx_diffprune::npz::read(path).expect("the file can be read")
 }
 
 /// The sizes of symbolic dimensions that these inputs have.
-fn sizes_of(analysis: &onnx_diffprune::pipeline::Analysis<'_>, inputs: &[(String, Array)]) -> Sizes {
+fn sizes_of(analysis: &Analysis<'_>, inputs: &[(String, Array)]) -> Sizes {
     let mut sizes = Sizes::new();
     for (name, array) in inputs {
         let Some(value) = analysis.graph.value(name) else { continue };
@@ -34,23 +36,43 @@ fn sizes_of(analysis: &onnx_diffprune::pipeline::Analysis<'_>, inputs: &[(String
 fn check(model_path: &Path) {
     let model = onnx_diffprune::load::load(model_path).expect("the model loads");
     let analysis = analyse(&model).expect("the model can be analysed");
-    let mut inputs = read(&model_path.with_extension("inputs.npz"));
+    let inputs = read(&model_path.with_extension("inputs.npz"));
     let reference = read(&model_path.with_extension("grads.npz"));
     let wanted: Vec<usize> = reference.iter().filter_map(|(name, _)| analysis.graph.value(name)).collect();
     let options = GradientOptions { sizes: sizes_of(&analysis, &inputs), prediction: None, channels: None, wanted };
-    let graph = GradientGraph::build(&analysis, &options).unwrap_or_else(|error| panic!("{error}"));
+    for has_kernels in [false, true] {
+        compare(model_path, &analysis, &options, has_kernels, (inputs.clone(), &reference));
+    }
+}
+
+/// Compares the gradients in standard operators, or with kernels, with PyTorch's.
+fn compare(
+    model_path: &Path,
+    analysis: &Analysis<'_>,
+    options: &GradientOptions,
+    has_kernels: bool,
+    (mut inputs, reference): (Vec<(String, Array)>, &[(String, Array)]),
+) {
+    let model = analysis.model;
+    let graph = match has_kernels {
+        false => GradientGraph::build(analysis, options),
+        true => GradientGraph::build_for(analysis, options, Device::Cpu),
+    };
+    let graph = graph.unwrap_or_else(|error| panic!("{error}"));
+    // Every network of the fixtures has norms.
+    assert_eq!(graph.has_kernels, has_kernels, "{}", model_path.display());
     let of = |wanted: &str| reference.iter().find(|(name, _)| name == wanted).map(|(_, array)| array.clone());
     inputs.push((TARGET.to_owned(), of("__target").expect("there is a target")));
     let runtime = Runtime::open(None).expect("ONNX Runtime is installed");
-    let mut pass = GradientPass::new(runtime, &graph, &model, None).unwrap_or_else(|error| panic!("{error}"));
-    let found = pass.run(&model, &inputs).unwrap_or_else(|error| panic!("{error}"));
+    let mut pass = GradientPass::new(runtime, &graph, model, None).unwrap_or_else(|error| panic!("{error}"));
+    let found = pass.run(model, &inputs).unwrap_or_else(|error| panic!("{error}"));
     let loss = of("__loss").expect("there is a loss").to_f64()[0];
     assert!((found.loss - loss).abs() < 1e-4 * loss.abs(), "loss {} instead of {loss}", found.loss);
     let largest = reference.iter().filter(|(name, _)| !name.starts_with("__")).flat_map(|(_, array)| array.to_f64());
     let largest = largest.fold(0.0f64, |largest, value| largest.max(value.abs()));
     let mut worst = (0.0, String::new());
     let mut count = 0;
-    for (name, array) in &reference {
+    for (name, array) in reference {
         let Some(value) = analysis.graph.value(name) else { continue };
         let expected = array.to_f64();
         let scale = expected.iter().fold(0.0f64, |scale, value| scale.max(value.abs()));
@@ -78,65 +100,23 @@ fn check(model_path: &Path) {
     assert!(worst.0 < 1e-3, "relative error {:.2e} at {}", worst.0, worst.1);
 }
 
-/// A generator of pseudo-random signs.
-fn signs(seed: u64) -> impl FnMut() -> f32 {
-    let mut state = seed;
-    move || {
-        // Numerical Recipes' 64-bit linear congruential generator.
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        if state >> 63 == 0 { 1.0 } else { -1.0 }
-    }
-}
-
-/// Gradients by all weights of a network are finite, and in a random direction equal to what the loss does there.
+/// Gradients by all weights of a network are finite, and together equal to what the loss does along a direction that
+/// goes up along every element.
 fn check_direction(model_path: &Path) -> Result<String, String> {
-    let text = |error: &dyn std::fmt::Display| error.to_string();
-    let model = onnx_diffprune::load::load(model_path).map_err(|e| text(&e))?;
-    let analysis = analyse(&model).map_err(|e| text(&e))?;
+    let model = onnx_diffprune::load::load(model_path).map_err(|error| error.to_string())?;
+    let analysis = analyse(&model).map_err(|error| error.to_string())?;
     // Some networks declare a symbolic batch, yet run at one size only.
     let variants = onnx_diffprune::verify::size_variants(&analysis, &Sizes::new());
     // What can be pruned; tables of frequencies, say, turn many times within any step that can be measured.
-    let wanted = analysis.prunable_weights();
-    let mut built = Err(String::new());
-    let mut sizes = Sizes::new();
-    for variant in variants {
-        sizes.clone_from(&variant);
-        let options = GradientOptions { sizes: variant, prediction: None, channels: None, wanted: wanted.clone() };
-        built = GradientGraph::build(&analysis, &options).map_err(|e| text(&e));
-        if built.is_ok() {
-            break;
-        }
-    }
-    let mut graph = built?;
-    let mut inputs = onnx_diffprune::verify::draw_inputs(&analysis, &sizes, 1).map_err(|e| text(&e))?;
-    let runtime = Runtime::open(None).map_err(|e| text(&e))?;
-    let mut pass = GradientPass::new(runtime, &graph, &model, None).map_err(|e| text(&e))?;
-    let dims: Vec<usize> = graph.target_shape.iter().map(|size| *size as usize).collect();
-    let mut sign = signs(7);
-    let target: Vec<f64> = (0..dims.iter().product()).map(|_| f64::from(sign())).collect();
-    let f32_type = onnx_diffprune::array::ElementType::F32;
-    inputs.push((TARGET.to_owned(), Array::from_f64(f32_type, dims, &target).map_err(|e| text(&e))?));
-    let known: Vec<String> = pass.input_names().into_iter().map(str::to_owned).collect();
-    inputs.retain(|(name, _)| known.contains(name));
-    for (_, array) in &mut inputs {
-        if array.element_type().is_float() {
-            *array = array.cast(f32_type);
-        }
-    }
-    let found = pass.run(&model, &inputs).map_err(|e| text(&e))?;
-    for (gradient, values) in graph.gradients.iter().zip(&found.uses) {
-        if let Some(bad) = values.iter().find(|value| !value.is_finite()) {
-            return Err(format!("the gradient by {} holds {bad}", analysis.graph.values[gradient.value].name));
-        }
-    }
-    let uses = graph.gradients.len();
-    let mut line = format!("loss {:.4}, {uses} gradients", found.loss);
+    let mut slopes = Slopes::new(&analysis, &analysis.prunable_weights(), &variants)?;
+    let uses = slopes.graph.gradients.len();
+    let mut line = format!("loss {:.4}, {uses} gradients", slopes.loss);
+    let along: Vec<_> = (0..slopes.weights.len()).map(|at| (at, slopes.uphill(at, 11 + at as u64))).collect();
+    let slope = slopes.slope(&along);
     // The smaller step where the loss is curved, the larger where it is flat.
     for step in [1e-3, 1e-4, 1e-5, 1e-6] {
-        let (slope, ahead) = along(&analysis, &mut graph, &found, &inputs, step)?;
-        let (_, behind) = along(&analysis, &mut graph, &found, &inputs, -step)?;
-        let difference = (ahead - behind) / (2.0 * step);
-        let noise = 2e-6 * found.loss / step;
+        let difference = slopes.difference(&along, step)?;
+        let noise = 2e-6 * slopes.loss / step;
         let error = (difference - slope).abs() / slope.abs();
         line += &format!(", slope {slope:.4e}, difference {difference:.4e} at {step}");
         // A loss that no weight moves, as where the last layer is zero.
@@ -146,49 +126,6 @@ fn check_direction(model_path: &Path) -> Result<String, String> {
         }
     }
     Err(line)
-}
-
-/// The slope that the gradients promise in a direction that goes up along every element, of about the size of each
-/// weight, and the loss after a step there.
-fn along(
-    analysis: &onnx_diffprune::pipeline::Analysis<'_>,
-    graph: &mut GradientGraph,
-    found: &Gradients,
-    inputs: &[(String, Array)],
-    step: f64,
-) -> Result<(f64, f64), String> {
-    let mut sign = signs(11);
-    let mut slope = 0.0;
-    let mut moved = graph.model.graph.clone().unwrap_or_default();
-    for tensor in &mut moved.initializer {
-        let uses = || {
-            let all = graph.gradients.iter().zip(&found.uses);
-            all.filter(|(gradient, _)| analysis.graph.values[gradient.value].name == tensor.name)
-        };
-        if uses().next().is_none() {
-            continue;
-        }
-        let mut values: Vec<f32> = if tensor.raw_data.is_empty() {
-            tensor.float_data.clone()
-        } else {
-            tensor.raw_data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
-        };
-        let square: f64 = values.iter().map(|value| f64::from(*value).powi(2)).sum();
-        let size = (square / values.len().max(1) as f64).sqrt().max(1e-3) as f32;
-        for (at, value) in values.iter_mut().enumerate() {
-            let of_all_uses: f64 = uses().map(|(_, of)| f64::from(of[at])).sum();
-            let direction = size * (1.0 + 0.5 * sign()) * of_all_uses.signum() as f32;
-            *value += direction * step as f32;
-            slope += of_all_uses * f64::from(direction);
-        }
-        *tensor = TensorProto::of_floats(&tensor.name.clone(), &values, &tensor.dims.clone());
-    }
-    let at_base = graph.model.graph.replace(moved);
-    let runtime = Runtime::open(None).map_err(|error| error.to_string())?;
-    let pass = GradientPass::new(runtime, graph, analysis.model, None);
-    graph.model.graph = at_base;
-    let loss = pass.and_then(|mut pass| pass.run(analysis.model, inputs)).map_err(|error| error.to_string())?.loss;
-    Ok((slope, loss))
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Every operator between two layers: channels go through it or stay as its rule says, in every form that the opsets
-//! give it, and what is left of the network verifies.
+//! give it, what is left of the network verifies, and the gradients by its weights are those of the loss.
 #![allow(clippy::unwrap_used)]
 
 #[path = "operators/net.rs"]
@@ -8,11 +8,20 @@ mod net;
 #[path = "operators/attention.rs"]
 mod attention;
 
+#[path = "operators/elementwise.rs"]
+mod elementwise;
+
 #[path = "operators/fused.rs"]
 mod fused;
 
+#[path = "operators/gradients.rs"]
+mod gradients;
+
 #[path = "operators/indexing.rs"]
 mod indexing;
+
+#[path = "operators/layers.rs"]
+mod layers;
 
 #[path = "operators/reducing.rs"]
 mod reducing;
@@ -22,6 +31,8 @@ mod sampling;
 
 #[path = "operators/shaping.rs"]
 mod shaping;
+
+mod slopes;
 
 use onnx_diffprune::load::load;
 use onnx_diffprune::pipeline::{PruneOptions, Target, analyse, cut};
@@ -41,7 +52,7 @@ enum Fate {
     Stay,
 }
 
-/// Puts operators between two layers, prunes, and verifies, for each of the opsets.
+/// Puts operators between two layers, checks the gradients, prunes, and verifies, for each of the opsets.
 fn check(
     name: &str,
     around: Around,
@@ -56,6 +67,10 @@ fn check(
         std::fs::write(&path, Net::around(around, *opset, &build).encode_to_vec()).unwrap();
         let model = load(&path).unwrap_or_else(|error| panic!("{what}: {error}"));
         let analysis = analyse(&model).unwrap_or_else(|error| panic!("{what}: {error}"));
+        if gradients::survey(name, &what, &analysis) {
+            continue;
+        }
+        gradients::compare(name, &what, &analysis);
         let cut = match cut(&analysis, &PruneOptions::new(Target::Ratio(0.4))) {
             Ok(cut) => cut,
             Err(error) => {
@@ -75,4 +90,20 @@ fn check(
         let report = report.unwrap_or_else(|error| panic!("{what}: {error}"));
         assert!(report.passed, "{what}: {report:?}");
     }
+}
+
+/// Every operator has a gradient that a network here exercises, or stands on the list of those that need none.
+#[test]
+fn every_gradient_is_checked() {
+    let tests = [
+        attention::ALL,
+        elementwise::ALL,
+        fused::ALL,
+        indexing::ALL,
+        layers::ALL,
+        reducing::ALL,
+        sampling::ALL,
+        shaping::ALL,
+    ];
+    gradients::check_coverage(&tests.concat());
 }

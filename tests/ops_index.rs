@@ -129,8 +129,8 @@ fn the_table_lists_every_operator() {
          What this version knows of operators. An operator that is not listed is a barrier: the channels that it\n\
          touches stay, and the run says so. Every operator has the rules `infer` (types and shapes), `couple` (which\n\
          indices live or die together) and `reference` (its masked form, for verification); `patch` rewrites attributes\n\
-         and constants that name a size, `macs` counts multiply-accumulate operations. `m:` stands for the domain\n\
-         `com.microsoft`.\n\n\
+         and constants that name a size, `macs` counts multiply-accumulate operations, `gradient` differentiates. `m:`\n\
+         stands for the domain `com.microsoft`.\n\n\
          This table is generated from the files of `src/ops/` by `UPDATE=1 cargo test --test ops_index`.\n\n\
          | Operators | Specification | Coupling | Further rules |\n| --- | --- | --- | --- |\n",
     );
@@ -147,7 +147,7 @@ fn the_table_lists_every_operator() {
                 domain => panic!("no abbreviation for the domain {domain}"),
             }));
         }
-        let further: Vec<&str> = ["patch", "macs"].into_iter().filter(|rule| file.has(rule)).collect();
+        let further: Vec<&str> = ["patch", "macs", "gradient"].into_iter().filter(|rule| file.has(rule)).collect();
         let (spec, coupling) = (file.spec(), file.paragraph("Coupling:"));
         writeln!(text, "| {} | {spec} | {coupling} | {} |", types.join(" "), further.join(", ")).unwrap();
     }

@@ -22,8 +22,8 @@ pub(super) struct Tape {
     uses: BTreeMap<(NodeId, usize), (ValueId, String)>,
     /// Whether operators of [`crate::kernels`] may be emitted.
     pub(super) has_kernels: bool,
-    /// Nodes of the forward pass that others stand in for.
-    pub(super) replaced: BTreeMap<NodeId, NodeProto>,
+    /// Nodes that compute outputs of the forward pass in place of those that did, by the name of the output.
+    pub(super) replaced: HashMap<String, NodeProto>,
     /// Small constants by their contents, so that equal ones are stored once.
     constants: HashMap<(Vec<i64>, Vec<u8>), String>,
     next: usize,
@@ -39,7 +39,7 @@ impl Tape {
             wanted: wanted.iter().copied().collect(),
             uses: BTreeMap::new(),
             has_kernels,
-            replaced: BTreeMap::new(),
+            replaced: HashMap::new(),
             constants: HashMap::new(),
             next: 0,
         }
@@ -176,12 +176,19 @@ impl Tape {
         target
     }
 
-    /// Elements `start..end` by `step` along an axis; `end` may lie before the first element of a negative step.
+    /// Elements `start..end` by `step` along an axis. Before opset 10, steps other than one must be positive and `end` a
+    /// place in the axis.
     pub(super) fn slice(&mut self, value: &str, axis: i64, start: i64, end: i64, step: i64) -> String {
         if self.opset < 10 && step == 1 {
             let attributes = [("starts", start), ("ends", end), ("axes", axis)];
             let attributes = attributes.map(|(name, value)| crate::onnx::attr_ints(name, &[value])).to_vec();
             return self.add("", "Slice", &[value], attributes);
+        }
+        if self.opset < 10 && step > 0 {
+            // Slice has no steps before opset 10.
+            let indices: Vec<i64> = (start..end).step_by(usize::try_from(step).unwrap_or(1)).collect();
+            let indices = self.ints(&indices);
+            return self.add("", "Gather", &[value, &indices], vec![crate::onnx::attr_int("axis", axis)]);
         }
         let [start, end, axis, step] = [start, end, axis, step].map(|value| self.ints(&[value]));
         self.add("", "Slice", &[value, &start, &end, &axis, &step], vec![])

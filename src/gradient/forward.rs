@@ -3,12 +3,26 @@
 //! Sums of products of half precision gradients lose most of their digits, and not every execution provider has
 //! half precision kernels, so gradients are always taken in float32.
 
+use std::collections::{BTreeSet, HashMap};
+
 use crate::error::Error;
-use crate::fact::Known;
-use crate::fact::is_float;
-use crate::infer::elements;
+use crate::fact::{Known, is_float};
+use crate::graph::{Graph, NodeId};
+use crate::infer::{Facts, elements};
 use crate::load::Model;
 use crate::onnx::{DataType, NodeProto, TensorProto};
+use crate::verify::reference::Reference;
+
+/// The needed nodes, those that ONNX Runtime has no kernel for on the CPU in standard operators.
+pub(super) fn standard_nodes(graph: &Graph, facts: &Facts, needed: &BTreeSet<NodeId>) -> Reference {
+    let mut forward = Reference::default();
+    for node in graph.nodes.iter().filter(|node| needed.contains(&node.id)) {
+        // Nothing is removed, so that no rule can fail.
+        let added = forward.push(node, graph, facts, &HashMap::new());
+        debug_assert!(added.is_ok());
+    }
+    forward
+}
 
 /// The element type in which values of type `dtype` are computed.
 pub(super) fn widened_type(dtype: DataType) -> DataType {

@@ -79,7 +79,7 @@ impl<'a> GradientCx<'a> {
             attribute: norm.attributes(),
             ..NodeProto::default()
         };
-        self.tape.replaced.insert(self.node.id, node);
+        self.tape.replaced.insert(self.output(0), node);
     }
 
     /// The node that is differentiated.

@@ -10,23 +10,23 @@ use crate::couple::layout::{Axis, Layout};
 use crate::couple::space::axis_size;
 use crate::dim::Dim;
 use crate::fact::Fact;
-use crate::gradient::GradientCx;
+use crate::gradient::{Attention, GradientCx};
 use crate::graph::Node;
 use crate::macs::MacsCx;
 use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
 use crate::rewrite::PatchCx;
 use crate::verify::reference::ReferenceCx;
 
-pub(super) static RULES: &[&dyn Operator] = &[&Attention];
+pub(super) static RULES: &[&dyn Operator] = &[&StandardAttention];
 
-struct Attention;
+struct StandardAttention;
 
 /// Heads of the queries and of keys and values, where the inputs have three axes.
 fn head_counts(node: &Node) -> (i64, i64) {
     (node.int("q_num_heads", 1).max(1), node.int("kv_num_heads", 1).max(1))
 }
 
-impl Operator for Attention {
+impl Operator for StandardAttention {
     fn op_types(&self) -> &'static [OpType] {
         const { &[onnx("Attention")] }
     }
@@ -149,72 +149,68 @@ impl Operator for Attention {
         }
         let (q, k, v) = (cx.shape(0)?, cx.shape(1)?, cx.shape(2)?);
         let (heads, kv_heads) = if q.len() == 4 { (q[1], k[1]) } else { head_counts(node) };
-        if heads != kv_heads {
-            return unsupported("heads that share keys and values have no gradient");
+        if kv_heads < 1 || heads % kv_heads != 0 {
+            return Err(RuleError::invalid(format!("{heads} heads can't share {kv_heads} heads of keys and values")));
         }
         // [B, heads, length, D]
-        let divided = |cx: &mut GradientCx<'_>, value: String, shape: &[i64]| match shape {
-            [b, l, channels] => {
-                let value = cx.reshape(&value, &[*b, *l, heads, channels / heads]);
-                cx.transpose(&value, &[0, 2, 1, 3])
-            }
+        let divided = |cx: &mut GradientCx<'_>, value: String, shape: &[i64], is_kv: bool| match shape {
+            [b, l, channels] => cx.by_head(&value, &[*b, *l, *channels], if is_kv { kv_heads } else { heads }),
             _ => value,
         };
         let joined = |cx: &mut GradientCx<'_>, value: String, shape: &[i64]| {
-            if shape.len() == 4 {
-                return value;
-            }
-            let value = cx.transpose(&value, &[0, 2, 1, 3]);
-            cx.reshape(&value, shape)
+            if shape.len() == 4 { value } else { cx.from_heads(&value, shape) }
         };
         let dy = cx.dy()?;
-        let dy = divided(cx, dy, &cx.output_shape(0)?);
+        let dy = divided(cx, dy, &cx.output_shape(0)?, false);
         let (q4, k4, v4) = (cx.input(0), cx.input(1), cx.input(2));
-        let (q4, k4, v4) = (divided(cx, q4, &q), divided(cx, k4, &k), divided(cx, v4, &v));
+        let (q4, k4, v4) = (divided(cx, q4, &q, false), divided(cx, k4, &k, true), divided(cx, v4, &v, true));
         let dims = if q.len() == 4 { q[3] } else { q[2] / heads };
         let scale = node.proto.float("scale").map_or(1.0 / (dims as f64).sqrt(), f64::from);
-        let k_t = cx.matrix_transpose(&k4, 4);
-        let scores = cx.op("MatMul", &[&q4, &k_t]);
-        let mut scores = cx.scaled(&scores, scale);
-        let far = cx.scalar(-1e30);
+        let scores = [q[0], heads, q[q.len() - 2], k[k.len() - 2]];
+        let mut added = Vec::new();
         if node.int("is_causal", 0) != 0 {
-            let (l, s) = (q[q.len() - 2], k[k.len() - 2]);
-            let rows: Vec<f32> = (0..l * s).map(|at| if at % s <= at / s { 0.0 } else { -1e30 }).collect();
-            let mask = cx.floats(&rows, &[l, s]);
-            scores = cx.op("Add", &[&scores, &mask]);
+            added.push(cx.causal_mask(scores[2], scores[3], 0));
         }
         if !cx.input(3).is_empty() {
-            let mask = cx.input(3);
-            scores =
-                if cx.is_float(3) { cx.op("Add", &[&scores, &mask]) } else { cx.op("Where", &[&mask, &scores, &far]) };
+            let mut mask = cx.input(3);
+            if !cx.is_float(3) {
+                let (zero, far) = (cx.scalar(0.0), cx.scalar(-1e30));
+                mask = cx.op("Where", &[&mask, &zero, &far]);
+            }
+            added.push(mask);
         }
-        let p = cx.op_with("Softmax", &[&scores], vec![crate::onnx::attr_int("axis", -1)]);
-        if cx.wants(2) {
-            let p_t = cx.matrix_transpose(&p, 4);
-            let dv = cx.op("MatMul", &[&p_t, &dy]);
-            let dv = joined(cx, dv, &v);
-            cx.give(2, dv);
+        // Neighbouring heads of queries share keys and values: [B, shared, S, D] stands for [B, heads, S, D].
+        let repeats = heads / kv_heads;
+        let sizes = |shape: &[i64]| match shape {
+            [b, _, s, d] => [*b, *s, *d],
+            shape => [shape[0], shape[1], shape[2] / kv_heads],
+        };
+        let repeated = |cx: &mut GradientCx<'_>, value: String, shape: &[i64]| {
+            let [b, s, d] = sizes(shape);
+            if repeats == 1 {
+                return value;
+            }
+            let value = cx.reshape(&value, &[b, kv_heads, 1, s, d]);
+            let value = cx.expand(&value, &[b, kv_heads, repeats, s, d]);
+            cx.reshape(&value, &[b, heads, s, d])
+        };
+        let summed = |cx: &mut GradientCx<'_>, value: String, shape: &[i64]| {
+            let [b, s, d] = sizes(shape);
+            if repeats == 1 {
+                return value;
+            }
+            let value = cx.reshape(&value, &[b, kv_heads, repeats, s, d]);
+            cx.reduce_sum(&value, &[2], false)
+        };
+        let (k4, v4) = (repeated(cx, k4, &k), repeated(cx, v4, &v));
+        let attention = Attention { q: q4, k: k4, v: v4, scale, added };
+        let mut found = cx.through_attention(&attention, &dy);
+        (found.k, found.v) = (summed(cx, found.k, &k), summed(cx, found.v, &v));
+        for (slot, gradient, shape) in [(0, found.q, q), (1, found.k, k), (2, found.v, v)] {
+            let gradient = joined(cx, gradient, &shape);
+            cx.give(slot, gradient);
         }
-        if cx.wants(3) {
-            return unsupported("its mask depends on a weight");
-        }
-        if cx.wants(0) || cx.wants(1) {
-            let v_t = cx.matrix_transpose(&v4, 4);
-            let dp = cx.op("MatMul", &[&dy, &v_t]);
-            let product = cx.mul(&dp, &p);
-            let sum = cx.reduce_sum(&product, &[3], true);
-            let difference = cx.op("Sub", &[&dp, &sum]);
-            let ds = cx.mul(&difference, &p);
-            let ds = cx.scaled(&ds, scale);
-            let dq = cx.op("MatMul", &[&ds, &k4]);
-            let dq = joined(cx, dq, &q);
-            cx.give(0, dq);
-            let ds_t = cx.matrix_transpose(&ds, 4);
-            let dk = cx.op("MatMul", &[&ds_t, &q4]);
-            let dk = joined(cx, dk, &k);
-            cx.give(1, dk);
-        }
-        Ok(())
+        cx.give_score_term(3, &found.added, &scores)
     }
 }
 

@@ -7,6 +7,7 @@
 use crate::couple::CoupleCx;
 use crate::couple::layout::{Layout, fixed_axis};
 use crate::dim::Dim;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, microsoft};
 use crate::verify::reference::ReferenceCx;
@@ -75,6 +76,26 @@ impl Operator for BiasSplitGelu {
             cx.set_mask(0, mask);
         }
         cx.emit_floats(&[(0, y)]);
+        Ok(())
+    }
+
+    fn gradient(&self, _node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, shape) = (cx.dy()?, cx.shape(0)?);
+        let last = shape.len() - 1;
+        let half = shape[last] / 2;
+        let sum = cx.op("Add", &[&cx.input(0), &cx.input(1)]);
+        let (left, right) = (cx.slice(&sum, last, 0, half, 1), cx.slice(&sum, last, half, 2 * half, 1));
+        let gelu = cx.gelu(&right);
+        let slope = cx.gelu_slope(&right, false);
+        let by_gelu = cx.mul(&dy, &left);
+        let parts = [cx.mul(&dy, &gelu), cx.mul(&by_gelu, &slope)];
+        let dx = cx.concat(&parts, last);
+        if cx.wants(1) {
+            let axes: Vec<usize> = (0..last).collect();
+            let db = cx.reduce_sum(&dx, &axes, false);
+            cx.give(1, db);
+        }
+        cx.give(0, dx);
         Ok(())
     }
 }

@@ -220,9 +220,7 @@ fn derivative(
             let mut hits = Vec::new();
             for other in 0..count {
                 let input = cx.input(other);
-                let equal = cx.op("Equal", &[&input, &y]);
-                let to = vec![crate::onnx::attr_int("to", DataType::Float as i64)];
-                hits.push(cx.op_with("Cast", &[&equal], to));
+                hits.push(cx.equal(&input, &y));
             }
             let all: Vec<&str> = hits.iter().map(String::as_str).collect();
             let total = cx.op("Sum", &all);
@@ -230,6 +228,13 @@ fn derivative(
             cx.mul(dy, &share)
         }
         ("Mod", 0) => dy.to_owned(),
+        ("Mod", _) => {
+            // y = a - b q with a whole number q.
+            let y = cx.output(0);
+            let multiple = cx.op("Sub", &[&y, &a]);
+            let slope = cx.op("Div", &[&multiple, &b]);
+            cx.mul(dy, &slope)
+        }
         _ => return Err(RuleError::unsupported("this input has no gradient")),
     })
 }

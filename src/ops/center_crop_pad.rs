@@ -7,6 +7,7 @@
 use crate::couple::CoupleCx;
 use crate::couple::layout::{Axis, Layout, fixed_axis};
 use crate::dim::Dim;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
 use crate::rewrite::PatchCx;
@@ -76,6 +77,25 @@ impl Operator for CenterCropPad {
             let mask = if changed.is_empty() { mask } else { cx.reduce("ReduceMax", &mask, &changed) };
             cx.set_mask(0, mask);
         }
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (mut dx, from, to) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
+        let mut before = vec![0; from.len()];
+        let mut after = vec![0; from.len()];
+        for axis in axes(node, from.len())? {
+            // The middle of what is cut or added is rounded towards the front.
+            let less = (from[axis] - to[axis]).abs() / 2;
+            if from[axis] < to[axis] {
+                dx = cx.slice(&dx, axis, less, less + from[axis], 1);
+            } else {
+                before[axis] = less;
+                after[axis] = from[axis] - to[axis] - less;
+            }
+        }
+        let dx = cx.pad(&dx, &before, &after);
+        cx.give(0, dx);
         Ok(())
     }
 }

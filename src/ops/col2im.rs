@@ -8,6 +8,7 @@ use crate::couple::CoupleCx;
 use crate::couple::layout::{Layout, fixed_axis};
 use crate::couple::space::axis_size;
 use crate::dim::{Dim, product};
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -77,6 +78,40 @@ impl Operator for Col2Im {
         let target = cx.ints(&target, &[target.len() as i64]);
         let full = cx.add("Reshape", &[&full, &target], vec![]);
         cx.set_mask(0, full);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, shape, image) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
+        let ints = |values: Option<Vec<Dim>>| values?.iter().map(Dim::as_const).collect::<Option<Vec<i64>>>();
+        let block = ints(cx.known_ints(2)).ok_or(RuleError::UnknownShape)?;
+        let spatial = block.len();
+        let listed = |name: &str, default: i64, count: usize| match node.proto.ints(name) {
+            Some(values) if values.len() == count => values.to_vec(),
+            _ => vec![default; count],
+        };
+        let (strides, dilations) = (listed("strides", 1, spatial), listed("dilations", 1, spatial));
+        let pads = listed("pads", 0, 2 * spatial);
+        let (before, after) = pads.split_at(spatial);
+        let padded = cx.pad(&dy, &[&[0, 0], before].concat(), &[&[0, 0], after].concat());
+        // Every column is a block of the image: one slice for each place in the block.
+        let places: i64 = block.iter().product();
+        let mut parts = Vec::new();
+        for place in 0..places {
+            let mut rest = place;
+            let mut part = padded.clone();
+            for axis in (0..spatial).rev() {
+                let start = (rest % block[axis]) * dilations[axis];
+                rest /= block[axis];
+                let whole = image[axis + 2] + before[axis] + after[axis];
+                let steps = (whole - dilations[axis] * (block[axis] - 1) - 1) / strides[axis];
+                part = cx.slice(&part, axis + 2, start, start + steps * strides[axis] + 1, strides[axis]);
+            }
+            parts.push(cx.reshape(&part, &[image[0], image[1], 1, shape[2]]));
+        }
+        let columns = cx.concat(&parts, 2);
+        let dx = cx.reshape(&columns, &shape);
+        cx.give(0, dx);
         Ok(())
     }
 }

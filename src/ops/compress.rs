@@ -6,6 +6,8 @@
 
 use crate::couple::CoupleCx;
 use crate::couple::layout::{Layout, fixed_axis};
+use crate::dim::Dim;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -21,7 +23,8 @@ impl Operator for Compress {
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, mut shape) = (cx.input(0)?.dtype, cx.shape(0)?);
-        let count = cx.fresh();
+        let count = cx.ints(1).and_then(chosen).map(|chosen| Dim::from(chosen.len() as i64));
+        let count = count.unwrap_or_else(|| cx.fresh());
         match node.proto.int("axis") {
             Some(axis) => {
                 let axis = axis_index(axis, shape.len())?;
@@ -56,4 +59,34 @@ impl Operator for Compress {
         }
         Ok(())
     }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (mut dy, shape) = (cx.dy()?, cx.shape(0)?);
+        let chosen = cx.known_ints(1).and_then(|condition| chosen(&condition));
+        let chosen = chosen.ok_or_else(|| RuleError::unsupported("a condition that is computed has no gradient"))?;
+        let (axis, size, rank) = match node.proto.int("axis") {
+            Some(axis) => {
+                let axis = axis_index(axis, shape.len())?;
+                (axis, shape[axis], shape.len())
+            }
+            None => (0, shape.iter().product(), 1),
+        };
+        // Every element reads the gradient of its place among the chosen, or the zero behind them.
+        let (before, mut after) = (vec![0; rank], vec![0; rank]);
+        after[axis] = 1;
+        dy = cx.pad(&dy, &before, &after);
+        let place = |at: i64| chosen.iter().position(|index| *index == at).unwrap_or(chosen.len()) as i64;
+        let indices: Vec<i64> = (0..size).map(place).collect();
+        let indices = cx.ints(&indices);
+        let dx = cx.op_with("Gather", &[&dy, &indices], vec![crate::onnx::attr_int("axis", axis as i64)]);
+        let dx = if rank == shape.len() { dx } else { cx.reshape(&dx, &shape) };
+        cx.give(0, dx);
+        Ok(())
+    }
+}
+
+/// The places where a condition holds; `None` where it is not known.
+fn chosen(condition: &[Dim]) -> Option<Vec<i64>> {
+    let values: Option<Vec<i64>> = condition.iter().map(Dim::as_const).collect();
+    Some(values?.iter().enumerate().filter(|(_, value)| **value != 0).map(|(at, _)| at as i64).collect())
 }

@@ -136,10 +136,14 @@ impl Operator for Conv {
     }
 
     fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        if node.proto.string("activation").is_some() {
-            return Err(RuleError::unsupported("a fused activation has no gradient"));
+        let mut dy = cx.dy()?;
+        if let Some(activation) = node.proto.string("activation") {
+            let parameters = node.proto.attr("activation_params").map(|list| list.floats.clone()).unwrap_or_default();
+            dy = cx.through_fused_activation(activation, &parameters, &dy, &cx.output(0))?;
         }
-        gradient::of_conv(node, cx)
+        // What a fused form adds before its activation.
+        cx.give(3, dy.clone());
+        gradient::of_conv(node, cx, &dy)
     }
 }
 
@@ -316,6 +320,20 @@ impl Window {
         let (before, _) = self.static_pads(axis, size, count)?;
         let at = |window: i64| window * self.strides[axis] + place * self.dilations[axis] - before;
         Ok((0..count).map(at).map(|at| (0..size).contains(&at).then_some(at)).collect())
+    }
+
+    /// The sums of all unit vectors of an axis over its windows: `[size, count]`, row-major.
+    pub(super) fn sum_rows(&self, axis: usize, size: i64, count: i64) -> Result<Vec<f32>, RuleError> {
+        let kernel = self.kernel[axis].as_const().ok_or(RuleError::UnknownShape)?;
+        let mut rows = vec![0.0; usize::try_from(size * count).unwrap_or(0)];
+        for place in 0..kernel {
+            for (window, at) in self.positions(axis, place, size, count)?.into_iter().enumerate() {
+                if let Some(at) = at {
+                    rows[(at * count) as usize + window] = 1.0;
+                }
+            }
+        }
+        Ok(rows)
     }
 
     /// The averages of all unit vectors of an axis: `[size, count]`, row-major.

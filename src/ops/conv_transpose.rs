@@ -108,8 +108,7 @@ impl Operator for ConvTranspose {
                 let flat = if kernel.is_empty() { mask } else { cx.reduce("ReduceMax", &mask, &kernel) };
                 let w = cx.input(1);
                 let shape = cx.add("Shape", &[&w], vec![]);
-                let (zero, two) = (cx.ints(&[0], &[1]), cx.ints(&[2], &[1]));
-                let matrix = cx.add("Slice", &[&shape, &zero, &two], vec![]);
+                let matrix = cx.span(&shape, 0, 0, 2);
                 // Copies the first two sizes and drops the kernel's ones.
                 let target = cx.ints(&[0, 0], &[2]);
                 let flat = cx.add("Reshape", &[&flat, &target], vec![]);

@@ -8,6 +8,7 @@
 use crate::couple::CoupleCx;
 use crate::couple::layout::{Layout, fixed_axis};
 use crate::dim::Dim;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -78,6 +79,56 @@ impl Operator for Dft {
         }
         Ok(())
     }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, from, to) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
+        let rank = from.len();
+        let axis = axis(node, rank, cx.known_ints(2).as_deref())?;
+        let (inverse, onesided) = (node.int("inverse", 0) != 0, node.int("onesided", 0) != 0);
+        if inverse && onesided {
+            return Err(RuleError::unsupported("the inverse of half a spectrum has no gradient"));
+        }
+        // The length of the transform: half a spectrum does not tell it.
+        let named = cx.known_ints(1).and_then(|length| length.first().and_then(Dim::as_const));
+        let length = if cx.input(1).is_empty() { from[axis] } else { named.ok_or(RuleError::UnknownShape)? };
+        let last = rank - 1;
+        // Linear in the real and imaginary parts of the axis: one matrix [outputs * 2, inputs * parts].
+        let matrix = transform(from[axis], from[last], to[axis], length, inverse);
+        let matrix = cx.floats(&matrix, &[to[axis] * 2, from[axis] * from[last]]);
+        let mut perm: Vec<usize> = (0..last).filter(|at| *at != axis).collect();
+        perm.extend([axis, last]);
+        let rows: i64 = perm[..last - 1].iter().map(|at| from[*at]).product();
+        let g = cx.transpose(&dy, &perm);
+        let g = cx.reshape(&g, &[rows, to[axis] * 2]);
+        let dx = cx.op("MatMul", &[&g, &matrix]);
+        let moved: Vec<i64> = perm.iter().map(|at| from[*at]).collect();
+        let dx = cx.reshape(&dx, &moved);
+        let mut back = vec![0; rank];
+        perm.iter().enumerate().for_each(|(at, axis)| back[*axis] = at);
+        let dx = cx.transpose(&dx, &back);
+        cx.give(0, dx);
+        Ok(())
+    }
+}
+
+/// What a transform of `length` elements makes of the real (and imaginary, where `parts` is 2) parts of `inputs`
+/// elements, row-major: rows are the real and imaginary parts of `outputs` frequencies.
+fn transform(inputs: i64, parts: i64, outputs: i64, length: i64, inverse: bool) -> Vec<f32> {
+    let (sign, scale) = if inverse { (1.0, 1.0 / length.max(1) as f64) } else { (-1.0, 1.0) };
+    let mut matrix = Vec::new();
+    for frequency in 0..outputs {
+        for is_imaginary in [false, true] {
+            for at in 0..inputs {
+                let turns = (frequency * at).rem_euclid(length.max(1)) as f64 / length.max(1) as f64;
+                // (x + i y) (cos + i sin); elements beyond the length are cut off.
+                let (sine, cosine) = (sign * std::f64::consts::TAU * turns).sin_cos();
+                let pair = if is_imaginary { [sine, cosine] } else { [cosine, -sine] };
+                let scale = if at < length { scale } else { 0.0 };
+                matrix.extend(pair[..parts.clamp(0, 2) as usize].iter().map(|value| (value * scale) as f32));
+            }
+        }
+    }
+    matrix
 }
 
 struct Stft;

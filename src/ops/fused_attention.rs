@@ -12,6 +12,7 @@ use crate::couple::CoupleCx;
 use crate::couple::layout::{Axis, Layout};
 use crate::couple::space::axis_size;
 use crate::dim::Dim;
+use crate::gradient::{Attention, GradientCx};
 use crate::graph::Node;
 use crate::macs::MacsCx;
 use crate::operator::{InferCx, OpType, Operator, RuleError, microsoft};
@@ -22,6 +23,7 @@ pub(super) static RULES: &[&dyn Operator] = &[&FusedAttention];
 
 struct FusedAttention;
 
+const MASK: usize = 3;
 const ATTENTION_BIAS: usize = 5;
 
 /// The number of channels of Q, K and V in a weight of `columns` columns.
@@ -166,6 +168,66 @@ impl Operator for FusedAttention {
         let mask = cx.span(&mask, 1, q + k, q + k + v);
         let mask = cx.unsqueeze(&mask, 0);
         cx.set_mask(0, mask);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        if !cx.input(4).is_empty() || !cx.input(6).is_empty() || cx.dy_of(1).is_some() {
+            return Err(RuleError::unsupported("keys and values of earlier steps have no gradient"));
+        }
+        if node.int("do_rotary", 0) != 0 {
+            return Err(RuleError::unsupported("a rotary embedding inside of Attention has no gradient"));
+        }
+        let (x, w) = (cx.shape(0)?, cx.shape(1)?);
+        let ([batch, length, inputs], [_, columns]) = (x.as_slice(), w.as_slice()) else {
+            return Err(RuleError::UnknownShape);
+        };
+        let (batch, length, inputs, columns) = (*batch, *length, *inputs, *columns);
+        let heads = node.int("num_heads", 1).max(1);
+        let sizes = hidden_sizes(node, columns)?;
+        let mut projected = cx.op("MatMul", &[&cx.input(0), &cx.input(1)]);
+        if !cx.input(2).is_empty() {
+            projected = cx.op("Add", &[&projected, &cx.input(2)]);
+        }
+        let mut start = 0;
+        let mut by_head = Vec::new();
+        for size in sizes {
+            let part = cx.slice(&projected, 2, start, start + size, 1);
+            by_head.push(cx.by_head(&part, &[batch, length, size], heads));
+            start += size;
+        }
+        let scale = match node.float("scale", 0.0) {
+            0.0 => 1.0 / ((sizes[0] / heads) as f64).sqrt(),
+            scale => f64::from(scale),
+        };
+        let scores = [batch, heads, length, length];
+        let added = cx.score_terms(node, MASK, ATTENTION_BIAS, &scores)?;
+        let dy = cx.dy()?;
+        let dy = cx.by_head(&dy, &[batch, length, sizes[2]], heads);
+        let [q, k, v] = by_head.as_slice() else { return Err(RuleError::UnknownShape) };
+        let attention = Attention { q: q.clone(), k: k.clone(), v: v.clone(), scale, added };
+        let found = cx.through_attention(&attention, &dy);
+        cx.give_score_term(ATTENTION_BIAS, &found.added, &scores)?;
+        let mut parts = Vec::new();
+        for (gradient, size) in [found.q, found.k, found.v].iter().zip(sizes) {
+            parts.push(cx.from_heads(gradient, &[batch, length, size]));
+        }
+        let dprojected = cx.concat(&parts, 2);
+        let rows = cx.reshape(&dprojected, &[batch * length, columns]);
+        if cx.wants(0) {
+            let dx = cx.gemm(&rows, &cx.input(1), false, true);
+            let dx = cx.reshape(&dx, &x);
+            cx.give(0, dx);
+        }
+        if cx.wants(1) {
+            let x_rows = cx.reshape(&cx.input(0), &[batch * length, inputs]);
+            let dw = cx.gemm(&x_rows, &rows, true, false);
+            cx.give(1, dw);
+        }
+        if cx.wants(2) {
+            let db = cx.reduce_sum(&rows, &[0], false);
+            cx.give(2, db);
+        }
         Ok(())
     }
 }

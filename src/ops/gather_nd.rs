@@ -169,6 +169,9 @@ impl Operator for GatherNd {
         if !matches!(reduction.as_str(), "none" | "add") {
             return Err(RuleError::unsupported(format!("reduction {reduction:?} has no gradient")));
         }
+        if op_type == "Scatter" {
+            return Err(RuleError::unsupported("reading at indices needs opset 11"));
+        }
         let axis = vec![crate::onnx::attr_int("axis", node.int("axis", 0))];
         let (gather, axis) = if op_type == "ScatterND" { ("GatherND", vec![]) } else { ("GatherElements", axis) };
         if cx.wants(2) {

@@ -102,7 +102,12 @@ impl Operator for Gemm {
     fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (trans_a, trans_b) = (node.int("transA", 0) != 0, node.int("transB", 0) != 0);
         let (alpha, beta) = (f64::from(node.float("alpha", 1.0)), f64::from(node.float("beta", 1.0)));
-        let (a, b, dy) = (cx.input(0), cx.input(1), cx.dy()?);
+        let (a, b, mut dy) = (cx.input(0), cx.input(1), cx.dy()?);
+        if let Some(activation) = node.proto.string("activation") {
+            let parameters: Vec<f32> =
+                ["activation_alpha", "activation_beta"].iter().filter_map(|name| node.proto.float(name)).collect();
+            dy = cx.through_fused_activation(activation, &parameters, &dy, &cx.output(0))?;
+        }
         let scaled = cx.scaled(&dy, alpha);
         if cx.wants(0) {
             let da = if trans_a { cx.gemm(&b, &scaled, trans_b, true) } else { cx.gemm(&scaled, &b, false, !trans_b) };

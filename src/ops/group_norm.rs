@@ -8,6 +8,7 @@
 
 use crate::couple::CoupleCx;
 use crate::couple::layout::Layout;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, microsoft};
 use crate::rewrite::PatchCx;
@@ -130,6 +131,102 @@ impl Operator for GroupNorm {
         }
         Ok(())
     }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let shape = cx.shape(0)?;
+        let axis = channel_axis(node, 4);
+        let per_channel: Vec<i64> = (0..4).map(|at| if at == axis { shape[axis] } else { 1 }).collect();
+        let mut by_sum = cx.dy_of(1);
+        if let Some(dy) = cx.dy_of(0) {
+            let through = through_output(node, cx, &dy, &shape, &per_channel)?;
+            by_sum = Some(match by_sum {
+                Some(direct) => cx.op("Add", &[&direct, &through]),
+                None => through,
+            });
+        }
+        let by_sum = by_sum.ok_or(RuleError::UnknownShape)?;
+        if cx.wants(SKIP) {
+            let skip = cx.shape(SKIP)?;
+            let rank_4 = if skip.len() == 2 {
+                // [N, C] is the same for every pixel.
+                let mut rank_4 = per_channel.clone();
+                rank_4[0] = skip[0];
+                rank_4
+            } else {
+                skip.clone()
+            };
+            let sum = cx.sum_to(&by_sum, &shape, &rank_4);
+            let sum = cx.reshape(&sum, &skip);
+            cx.give(SKIP, sum);
+        }
+        if cx.wants(BIAS) {
+            let others: Vec<usize> = (0..4).filter(|at| *at != axis).collect();
+            let sum = cx.reduce_sum(&by_sum, &others, false);
+            cx.give(BIAS, sum);
+        }
+        cx.give(0, by_sum);
+        Ok(())
+    }
+}
+
+/// Gives gamma and beta their gradients, and returns that by what is normalised, from the gradient `dy` by Y.
+fn through_output(
+    node: &Node,
+    cx: &mut GradientCx<'_>,
+    dy: &str,
+    shape: &[i64],
+    per_channel: &[i64],
+) -> Result<String, RuleError> {
+    let axis = channel_axis(node, 4);
+    let groups = node.int("groups", 1).max(1);
+    let mut sum = cx.input(0);
+    for (slot, own) in [(SKIP, cx.shape(SKIP).ok()), (BIAS, None)] {
+        if cx.input(slot).is_empty() {
+            continue;
+        }
+        let mut term = cx.input(slot);
+        if slot == BIAS || own.as_ref().is_some_and(|own| own.len() == 2) {
+            let mut target = per_channel.to_vec();
+            target[0] = own.map_or(1, |own| own[0]);
+            term = cx.reshape(&term, &target);
+        }
+        sum = cx.op("Add", &[&sum, &term]);
+    }
+    // The channels of a group are `C / G` neighbours: [N, H, W, G, C / G] or [N, G, C / G, H, W].
+    let mut blocks = shape.to_vec();
+    blocks.splice(axis..=axis, [groups, shape[axis] / groups]);
+    let axes: Vec<usize> = (1..5).filter(|at| *at != axis).collect();
+    let x = cx.reshape(&sum, &blocks);
+    let norm = cx.normalized(&x, &blocks, &axes, f64::from(node.float("epsilon", 1e-5)), true, None);
+    let y = cx.reshape(&norm.y, shape);
+    let gamma = cx.reshape(&cx.input(1), per_channel);
+    let mut dy = dy.to_owned();
+    if node.int("activation", 0) == 1 {
+        // a s with s = sigmoid(a): s + a s (1 - s).
+        let beta = cx.reshape(&cx.input(2), per_channel);
+        let a = cx.mul(&y, &gamma);
+        let a = cx.op("Add", &[&a, &beta]);
+        let (s, one) = (cx.op("Sigmoid", &[&a]), cx.scalar(1.0));
+        let rest = cx.op("Sub", &[&one, &s]);
+        let rest = cx.mul(&rest, &a);
+        let slope = cx.op("Add", &[&one, &rest]);
+        let slope = cx.mul(&slope, &s);
+        dy = cx.mul(&dy, &slope);
+    }
+    let others: Vec<usize> = (0..4).filter(|at| *at != axis).collect();
+    if cx.wants(1) {
+        let product = cx.mul(&dy, &y);
+        let dgamma = cx.reduce_sum(&product, &others, false);
+        cx.give(1, dgamma);
+    }
+    if cx.wants(2) {
+        let dbeta = cx.reduce_sum(&dy, &others, false);
+        cx.give(2, dbeta);
+    }
+    let g = cx.mul(&dy, &gamma);
+    let g = cx.reshape(&g, &blocks);
+    let dx = cx.through_norm(&norm, &g, &axes);
+    Ok(cx.reshape(&dx, shape))
 }
 
 /// Parameter `slot`, `[C]`, in float32 and of a shape that broadcasts to X.

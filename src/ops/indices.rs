@@ -7,6 +7,7 @@
 use crate::couple::CoupleCx;
 use crate::dim::Dim;
 use crate::fact::Fact;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::onnx::DataType;
 use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
@@ -68,6 +69,23 @@ impl Operator for Indices {
 
     fn reference(&self, _node: &Node, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         // What is counted has lost nothing; a plan that removes some of it gives other indices and fails.
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        if node.proto.op_type != "TopK" {
+            return Err(RuleError::unsupported("what counts indices has no gradient"));
+        }
+        let (dy, shape, indices) = (cx.dy()?, cx.shape(0)?, cx.output(1));
+        if indices.is_empty() {
+            return Err(RuleError::unsupported("it does not say which elements it chose: give it its second output"));
+        }
+        let axis = axis_index(node.int("axis", -1), shape.len())? as i64;
+        let zero = cx.scalar(0.0);
+        let zeros = cx.expand(&zero, &shape);
+        let scatter = if cx.opset() < 11 { "Scatter" } else { "ScatterElements" };
+        let dx = cx.op_with(scatter, &[&zeros, &indices, &dy], vec![crate::onnx::attr_int("axis", axis)]);
+        cx.give(0, dx);
         Ok(())
     }
 }

@@ -38,6 +38,13 @@ fn arranged<T: Clone>(sizes: &[T], moves_first: bool) -> Vec<T> {
     sizes
 }
 
+/// The permutation that undoes another.
+fn inverse(perm: &[usize]) -> Vec<usize> {
+    let mut back = vec![0; perm.len()];
+    perm.iter().enumerate().for_each(|(at, axis)| back[*axis] = at);
+    back
+}
+
 /// Both shapes as (leading sizes, rows, columns); a vector gets the missing row or column as `None`.
 fn split<T: Clone>(sizes: &[T], is_left: bool, transposed: bool) -> Option<(Vec<T>, Option<T>, Option<T>)> {
     match sizes {
@@ -133,9 +140,14 @@ impl Operator for MatMul {
             }
             // What is left of a row of A or a column of B once the common axis is summed over.
             let summed = if is_left || rank == 1 { rank - 1 } else { rank - 2 };
+            if rank == 1 {
+                // All of a vector is summed over; nothing of the product depends on where it has zeros.
+                continue;
+            }
             mask = cx.reduce("ReduceMax", &mask, &[summed]);
-            if rank == 1 || cx.rank(1 - slot)? == 1 {
-                return Err(RuleError::unsupported("removed indices meet a product with a vector"));
+            if cx.rank(1 - slot)? == 1 {
+                // The product with a vector has no axis in the place of the vector's.
+                mask = cx.without_axis(&mask, summed);
             }
             out = Some(match out {
                 None => mask,
@@ -152,8 +164,9 @@ impl Operator for MatMul {
     }
 
     fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        let (a_shape, b_shape, y_shape) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape(0)?);
-        let (trans_a, trans_b) = transposes(node);
+        let ((trans_a, trans_b), (moves_a, moves_b)) = (transposes(node), moves_first(node));
+        let (a_shape, b_shape) = (arranged(&cx.shape(0)?, moves_a), arranged(&cx.shape(1)?, moves_b));
+        let y_shape = cx.output_shape(0)?;
         let dy = cx.dy()?;
         let dy = cx.scaled(&dy, f64::from(node.float("alpha", 1.0)));
         // Vectors are matrices of one row or column.
@@ -174,7 +187,10 @@ impl Operator for MatMul {
             if from == to { value } else { cx.reshape(&value, to) }
         };
         let dy = reshaped(cx, dy, &y_shape, &y2);
+        let arrange = |rank: usize, moves: bool| arranged(&(0..rank).collect::<Vec<usize>>(), moves);
+        let (to_a, to_b) = (arrange(a_shape.len(), moves_a), arrange(b_shape.len(), moves_b));
         let (a, b) = (cx.input(0), cx.input(1));
+        let (a, b) = (cx.transpose(&a, &to_a), cx.transpose(&b, &to_b));
         let a = reshaped(cx, a, &a_shape, &a2);
         let b = reshaped(cx, b, &b_shape, &b2);
         let leading = &y2[..y2.len() - 2];
@@ -188,6 +204,7 @@ impl Operator for MatMul {
             let from = [leading, &a2[a2.len() - 2..]].concat();
             let da = cx.sum_to(&da, &from, &a2);
             let da = reshaped(cx, da, &a2, &a_shape);
+            let da = cx.transpose(&da, &inverse(&to_a));
             cx.give(0, da);
         }
         if cx.wants(1) {
@@ -208,6 +225,7 @@ impl Operator for MatMul {
                 cx.sum_to(&db, &from, &b2)
             };
             let db = reshaped(cx, db, &b2, &b_shape);
+            let db = cx.transpose(&db, &inverse(&to_b));
             cx.give(1, db);
         }
         Ok(())

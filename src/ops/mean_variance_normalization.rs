@@ -5,6 +5,7 @@
 //! Coupling: every axis passes through; a normalisation over channels acts on the kept ones.
 
 use crate::couple::CoupleCx;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -41,6 +42,16 @@ impl Operator for MeanVarianceNormalization {
         let y = cx.norm_of(&x, Some(&mask), &axes, 1e-18, true);
         cx.emit_floats(&[(0, y)]);
         cx.set_mask(0, mask);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, shape) = (cx.dy()?, cx.shape(0)?);
+        let axes: Vec<usize> =
+            axes(node, shape.len())?.into_iter().filter_map(|axis| usize::try_from(axis).ok()).collect();
+        let norm = cx.normalized(&cx.input(0), &shape, &axes, 1e-18, true, Some(cx.output(0)));
+        let dx = cx.through_norm(&norm, &dy, &axes);
+        cx.give(0, dx);
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use super::attention::{divide, tie_heads};
 use crate::couple::CoupleCx;
 use crate::couple::layout::{Axis, Layout};
 use crate::couple::space::axis_size;
+use crate::gradient::{Attention, GradientCx};
 use crate::graph::Node;
 use crate::macs::MacsCx;
 use crate::operator::{InferCx, OpType, Operator, RuleError, microsoft};
@@ -22,6 +23,7 @@ pub(super) static RULES: &[&dyn Operator] = &[&MultiHeadAttention];
 struct MultiHeadAttention;
 
 const BIAS: usize = 3;
+const KEY_PADDING_MASK: usize = 4;
 const ATTENTION_BIAS: usize = 5;
 
 /// Where Q, K and V come from.
@@ -41,6 +43,15 @@ impl Form {
             (None, _) => Form::PackedQkv,
             (Some(_), None) => Form::PackedKv,
             _ => Form::Separate,
+        }
+    }
+
+    /// The inputs that hold Q, K and V, and their places in packed ones.
+    fn places(self) -> [(usize, Option<i64>); 3] {
+        match self {
+            Form::Separate => [(0, None), (1, None), (2, None)],
+            Form::PackedKv => [(0, None), (1, Some(0)), (1, Some(1))],
+            Form::PackedQkv => [(0, Some(0)), (0, Some(1)), (0, Some(2))],
         }
     }
 }
@@ -163,11 +174,8 @@ impl Operator for MultiHeadAttention {
 
     fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         // Zeros in Q and K leave the scores of the kept dimensions; the scale follows from the original size.
-        let (from, v_mask) = match Form::of(node) {
-            Form::Separate => ([(0, None), (1, None), (2, None)], cx.mask(2)),
-            Form::PackedKv => ([(0, None), (1, Some(0)), (1, Some(1))], cx.mask(1)),
-            Form::PackedQkv => ([(0, Some(0)), (0, Some(1)), (0, Some(2))], cx.mask(0)),
-        };
+        let from = Form::of(node).places();
+        let v_mask = cx.mask(from[2].0);
         let mut replaced = Vec::new();
         for (to, (slot, place)) in from.into_iter().enumerate() {
             let mut value = cx.zeroed(slot);
@@ -193,6 +201,43 @@ impl Operator for MultiHeadAttention {
         // Values pass through the sum over positions.
         let mask = cx.reduce("ReduceMax", &mask, &[1]);
         cx.set_mask(0, mask);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        if (6..10).any(|slot| !cx.input(slot).is_empty()) || (1..4).any(|slot| cx.dy_of(slot).is_some()) {
+            return Err(RuleError::unsupported("keys and values of earlier steps have no gradient"));
+        }
+        let heads = node.int("num_heads", 1).max(1);
+        let places = Form::of(node).places();
+        let mut parts = Vec::new();
+        let mut start = 0;
+        for (slot, place) in places {
+            let shape = cx.shape(slot)?;
+            let part = PartGradient { slot, place, start, shape };
+            start += part.channels();
+            parts.push(part);
+        }
+        let has_bias = !cx.input(BIAS).is_empty();
+        if has_bias && parts.iter().any(|part| part.shape.len() != 3) {
+            return Err(RuleError::unsupported("a bias of packed queries, keys or values has no gradient"));
+        }
+        let by_head: Vec<String> = parts.iter().map(|part| part.by_head(cx, heads, has_bias)).collect();
+        let ([batch, length], [.., columns]) = ([parts[0].shape[0], parts[0].shape[1]], [parts[1].length()]);
+        let scores = [batch, heads, length, columns];
+        let dims = parts[0].channels() / heads;
+        let scale = match node.float("scale", 0.0) {
+            0.0 => 1.0 / (dims as f64).sqrt(),
+            scale => f64::from(scale),
+        };
+        let added = cx.score_terms(node, KEY_PADDING_MASK, ATTENTION_BIAS, &scores)?;
+        let dy = cx.dy()?;
+        let dy = cx.by_head(&dy, &[batch, length, parts[2].channels()], heads);
+        let [q, k, v] = by_head.as_slice() else { return Err(RuleError::UnknownShape) };
+        let attention = Attention { q: q.clone(), k: k.clone(), v: v.clone(), scale, added };
+        let found = cx.through_attention(&attention, &dy);
+        cx.give_score_term(ATTENTION_BIAS, &found.added, &scores)?;
+        give_parts(cx, &parts, [found.q, found.k, found.v]);
         Ok(())
     }
 }
@@ -272,4 +317,78 @@ fn unpacked(cx: &mut ReferenceCx<'_>, value: &str, place: i64) -> String {
     let part = cx.span(value, 3, place, place + 1);
     let target = cx.ints(&[0, 0, -1], &[3]);
     cx.add("Reshape", &[&part, &target], vec![])
+}
+
+/// One of Q, K and V while the gradient is taken.
+struct PartGradient {
+    /// The input that holds it.
+    slot: usize,
+    /// Its place in a packed input.
+    place: Option<i64>,
+    /// Where its channels start in the bias.
+    start: i64,
+    /// The shape of the input.
+    shape: Vec<i64>,
+}
+
+impl PartGradient {
+    /// `heads * D`.
+    fn channels(&self) -> i64 {
+        match self.shape.as_slice() {
+            [_, heads, _, dims] | [_, _, heads, _, dims] => heads * dims,
+            shape => shape.last().copied().unwrap_or(0),
+        }
+    }
+
+    /// The number of positions.
+    fn length(&self) -> i64 {
+        if self.shape.len() == 4 { self.shape[2] } else { self.shape[1] }
+    }
+
+    /// The part with its bias as `[B, heads, length, D]`.
+    fn by_head(&self, cx: &mut GradientCx<'_>, heads: i64, has_bias: bool) -> String {
+        let mut value = cx.input(self.slot);
+        if self.shape.len() == 4 {
+            return value;
+        }
+        if let Some(place) = self.place {
+            value = cx.slice(&value, 3, place, place + 1, 1);
+        }
+        if has_bias {
+            let bias = cx.slice(&cx.input(BIAS), 0, self.start, self.start + self.channels(), 1);
+            value = cx.op("Add", &[&value, &bias]);
+        }
+        cx.by_head(&value, &[self.shape[0], self.shape[1], self.channels()], heads)
+    }
+}
+
+/// Gives the gradients by Q, K and V, `[B, heads, length, D]`, to the inputs that hold them and to their bias.
+fn give_parts(cx: &mut GradientCx<'_>, parts: &[PartGradient], gradients: [String; 3]) {
+    let mut of_inputs: Vec<(usize, Vec<String>)> = Vec::new();
+    let mut of_bias = Vec::new();
+    for (part, gradient) in parts.iter().zip(gradients) {
+        let shape = &part.shape;
+        let gradient = match (shape.as_slice(), part.place) {
+            ([_, _, _, _], _) => gradient,
+            ([batch, length, heads, _, dims], Some(_)) => {
+                cx.from_heads(&gradient, &[*batch, *length, *heads, 1, *dims])
+            }
+            _ => cx.from_heads(&gradient, shape),
+        };
+        if shape.len() == 3 {
+            of_bias.push(cx.reduce_sum(&gradient, &[0, 1], false));
+        }
+        match of_inputs.last_mut().filter(|(slot, _)| *slot == part.slot) {
+            Some((_, places)) => places.push(gradient),
+            None => of_inputs.push((part.slot, vec![gradient])),
+        }
+    }
+    for (slot, places) in of_inputs {
+        let gradient = cx.concat(&places, 3);
+        cx.give(slot, gradient);
+    }
+    if cx.wants(BIAS) {
+        let gradient = cx.concat(&of_bias, 0);
+        cx.give(BIAS, gradient);
+    }
 }

@@ -8,6 +8,7 @@ use super::conv::{Window, couple_groups};
 use crate::couple::CoupleCx;
 use crate::couple::layout::{Layout, fixed_axis};
 use crate::dim::Dim;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::macs::{MacsCx, elements};
 use crate::operator::{InferCx, OpType, Operator, RuleError, microsoft};
@@ -130,5 +131,9 @@ impl Operator for NhwcConv {
         }
         cx.emit_floats(&[(0, y)]);
         Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        super::conv::gradient::of_nhwc_conv(node, cx)
     }
 }

@@ -12,7 +12,7 @@ use crate::fact::Fact;
 use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::macs::MacsCx;
-use crate::onnx::{DataType, attr_int};
+use crate::onnx::attr_int;
 use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
 use crate::verify::reference::ReferenceCx;
 
@@ -103,8 +103,7 @@ impl Operator for Pool {
             }
             "GlobalMaxPool" => {
                 let axes: Vec<usize> = (2..shape.len()).collect();
-                let equal = cx.op("Equal", &[&cx.input(0), &cx.output(0)]);
-                let hits = cx.op_with("Cast", &[&equal], vec![attr_int("to", DataType::Float as i64)]);
+                let hits = cx.equal(&cx.input(0), &cx.output(0));
                 let total = cx.reduce_sum(&hits, &axes, true);
                 let share = cx.op("Div", &[&dy, &total]);
                 cx.mul(&hits, &share)
@@ -124,7 +123,30 @@ impl Operator for Pool {
                 let window = Window::of(node, &[], spatial)?;
                 max_pool_gradient(cx, &window, &dy, &shape, &out)?
             }
-            _ => return Err(RuleError::unsupported("a p-norm over windows has no gradient")),
+            // y^p is the sum of |x|^p: dx = sign(x) |x|^(p - 1) dy / y^(p - 1).
+            _ => {
+                let less = cx.scalar(node.int("p", 2) as f64 - 1.0);
+                let (x, y) = (cx.input(0), cx.output(0));
+                let y_power = cx.op("Pow", &[&y, &less]);
+                let mut share = cx.op("Div", &[&dy, &y_power]);
+                // A window of nothing but zeros has no slope.
+                let zero = cx.scalar(0.0);
+                let is_some = cx.op("Greater", &[&y, &zero]);
+                share = cx.op("Where", &[&is_some, &share, &zero]);
+                if node.proto.op_type == "LpPool" {
+                    let window = Window::of(node, &[], spatial)?;
+                    for axis in 0..spatial {
+                        let (size, count) = (shape[axis + 2], out[axis + 2]);
+                        let rows = window.sum_rows(axis, size, count)?;
+                        let matrix = cx.floats(&rows, &[size, count]);
+                        share = cx.along_axis(&share, axis + 2, shape.len(), &matrix);
+                    }
+                }
+                let (magnitude, sign) = (cx.op("Abs", &[&x]), cx.op("Sign", &[&x]));
+                let x_power = cx.op("Pow", &[&magnitude, &less]);
+                let slope = cx.mul(&sign, &x_power);
+                cx.mul(&slope, &share)
+            }
         };
         cx.give(0, dx);
         Ok(())
@@ -171,8 +193,7 @@ fn max_pool_gradient(
             });
             rows.push(cx.floats(&matrix, &[size, count]));
         }
-        let equal = cx.op("Equal", &[&at_place, &y]);
-        let hits = cx.op_with("Cast", &[&equal], vec![attr_int("to", DataType::Float as i64)]);
+        let hits = cx.equal(&at_place, &y);
         let hits = match inside {
             Some(inside) => cx.mul(&hits, &inside),
             None => hits,

@@ -46,6 +46,9 @@ impl Operator for Positions {
     }
 
     fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        if node.proto.op_type == "CumProd" {
+            return Err(RuleError::unsupported("products along an axis have no gradient"));
+        }
         let dy = cx.dy()?;
         let mut inputs = vec![dy];
         inputs.extend((1..node.inputs.len()).map(|slot| cx.input(slot)));

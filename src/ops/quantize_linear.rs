@@ -40,6 +40,10 @@ impl Operator for QuantizeLinear {
         Ok(())
     }
 
+    fn quantizes(&self, _node: &Node) -> bool {
+        true
+    }
+
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         if node.int("block_size", 0) != 0 {
             return Err(RuleError::unsupported("it is quantised in blocks"));

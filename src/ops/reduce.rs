@@ -199,9 +199,7 @@ impl Operator for Reduce {
             _ => {
                 // A maximum or minimum passes its gradient to the elements that reach it, in equal parts.
                 let y = keep(cx, &y);
-                let equal = cx.op("Equal", &[&x, &y]);
-                let to = vec![crate::onnx::attr_int("to", crate::onnx::DataType::Float as i64)];
-                let hits = cx.op_with("Cast", &[&equal], to);
+                let hits = cx.equal(&x, &y);
                 let total = cx.reduce_sum(&hits, &axes, true);
                 let share = cx.op("Div", &[&dy, &total]);
                 cx.mul(&hits, &share)

@@ -181,13 +181,16 @@ impl Operator for Resize {
                 Some(scale) => cx.floats(&[1.0, 1.0, 1.0, scale], &[4]),
                 None => String::new(),
             };
+            // Opset 11 asks for the region that later ones may omit.
+            let region = if node.version < 13 { cx.floats(&[], &[0]) } else { String::new() };
+            let no_scales = region.clone();
             let rows = if is_old {
                 cx.op_with(&node.proto.op_type, &[&unit, &scales], attributes)
             } else if scales.is_empty() {
                 let sizes = cx.ints(&[1, m, 1, n]);
-                cx.op_with(&node.proto.op_type, &[&unit, "", "", &sizes], attributes)
+                cx.op_with(&node.proto.op_type, &[&unit, &region, &no_scales, &sizes], attributes)
             } else {
-                cx.op_with(&node.proto.op_type, &[&unit, "", &scales], attributes)
+                cx.op_with(&node.proto.op_type, &[&unit, &region, &scales], attributes)
             };
             let rows = cx.reshape(&rows, &[m, n]);
             dx = cx.along_axis(&dx, axis, from.len(), &rows);

@@ -5,6 +5,7 @@
 //! Coupling: both axes stay; all others pass through.
 
 use crate::couple::CoupleCx;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
 use crate::verify::reference::ReferenceCx;
@@ -39,5 +40,13 @@ impl Operator for ReverseSequence {
 
     fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.elementwise(&[0])
+    }
+
+    fn gradient(&self, _node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        // Reversing twice changes nothing, so the node is its own transposed map.
+        let dy = cx.dy()?;
+        let dx = cx.same_op(&[&dy, &cx.input(1)]);
+        cx.give(0, dx);
+        Ok(())
     }
 }

@@ -11,6 +11,7 @@ use super::attention::divide;
 use crate::couple::CoupleCx;
 use crate::couple::layout::Axis;
 use crate::couple::space::axis_size;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, microsoft, onnx};
 use crate::rewrite::PatchCx;
@@ -114,4 +115,87 @@ impl Operator for RotaryEmbedding {
         // Kept dimensions are computed from kept ones alone, because pairs go as one.
         cx.elementwise(&[0])
     }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let [cos, sin] = caches(node);
+        let dy = cx.dy()?;
+        if cx.wants(cos) || cx.wants(sin) {
+            give_caches(node, cx, &dy)?;
+        }
+        if cx.wants(0) {
+            // A turn by the negative angle.
+            let mut inputs: Vec<String> = (0..node.inputs.len()).map(|slot| cx.input(slot)).collect();
+            inputs[0] = dy;
+            inputs[sin] = cx.op("Neg", &[&cx.input(sin)]);
+            let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+            let dx = cx.same_op(&inputs);
+            cx.give(0, dx);
+        }
+        Ok(())
+    }
+}
+
+/// The gradients by the caches of cosines and sines: each pair turns `(x, y)` to `(x cos - y sin, x sin + y cos)`.
+fn give_caches(node: &Node, cx: &mut GradientCx<'_>, dy: &str) -> Result<(), RuleError> {
+    let [cos, sin] = caches(node);
+    let (shape, table) = (cx.shape(0)?, cx.shape(cos)?);
+    let pairs = *table.last().ok_or(RuleError::UnknownShape)?;
+    let (batch, length, heads, dims) = match shape.as_slice() {
+        [batch, heads, length, dims] => (*batch, *length, *heads, *dims),
+        [batch, length, channels] => {
+            let dims = head_dims(node, *channels, Some(pairs)).ok_or(RuleError::UnknownShape)?;
+            (*batch, *length, channels / dims, dims)
+        }
+        _ => return Err(RuleError::UnknownShape),
+    };
+    let is_interleaved = node.int("interleaved", 0) != 0;
+    // The two halves of every pair, [B, L, heads, pairs].
+    let halves = |cx: &mut GradientCx<'_>, value: &str| {
+        let value = match shape.len() {
+            4 => cx.transpose(value, &[0, 2, 1, 3]),
+            _ => cx.reshape(value, &[batch, length, heads, dims]),
+        };
+        if is_interleaved {
+            [cx.slice(&value, 3, 0, 2 * pairs, 2), cx.slice(&value, 3, 1, 2 * pairs, 2)]
+        } else {
+            [cx.slice(&value, 3, 0, pairs, 1), cx.slice(&value, 3, pairs, 2 * pairs, 1)]
+        }
+    };
+    let [a, b] = halves(cx, &cx.input(0));
+    let [da, db] = halves(cx, dy);
+    for (slot, [first, second], sign) in [(cos, [(&a, &da), (&b, &db)], "Add"), (sin, [(&a, &db), (&b, &da)], "Sub")] {
+        if !cx.wants(slot) {
+            continue;
+        }
+        let (first, second) = (cx.mul(first.0, first.1), cx.mul(second.0, second.1));
+        let product = cx.op(sign, &[&first, &second]);
+        let per_position = cx.reduce_sum(&product, &[2], false);
+        let gradient = if table.len() == 3 {
+            // A row of its own for every position.
+            cx.sum_to(&per_position, &[batch, length, pairs], &table)
+        } else {
+            let rows = cx.reshape(&per_position, &[batch * length, pairs]);
+            let reads = cache_rows(node, cx, [batch, length, table[0]])?;
+            cx.gemm(&reads, &rows, true, false)
+        };
+        cx.give(slot, gradient);
+    }
+    Ok(())
+}
+
+/// Which row of the caches every position reads: `[B * L, rows]`, float32, one where it does.
+fn cache_rows(node: &Node, cx: &mut GradientCx<'_>, [batch, length, rows]: [i64; 3]) -> Result<String, RuleError> {
+    let slot = if node.proto.domain == "com.microsoft" { 1 } else { 3 };
+    let mut positions = cx.input(slot);
+    if cx.shape(slot)?.iter().product::<i64>() == 1 && batch * length > 1 {
+        // The position of the first token; the others follow.
+        let counts: Vec<i64> = (0..batch * length).map(|at| at % length).collect();
+        let counts = cx.ints(&counts);
+        positions = cx.op("Add", &[&counts, &positions]);
+    }
+    let positions = cx.reshape(&positions, &[batch * length, 1]);
+    let all: Vec<i64> = (0..rows).collect();
+    let all = cx.ints(&all);
+    let reads = cx.op("Equal", &[&positions, &all]);
+    Ok(cx.op_with("Cast", &[&reads], vec![crate::onnx::attr_int("to", crate::onnx::DataType::Float as i64)]))
 }

@@ -8,7 +8,9 @@
 use crate::couple::CoupleCx;
 use crate::couple::layout::Layout;
 use crate::dim::Dim;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
+use crate::onnx::{DataType, attr_int};
 use crate::operator::{InferCx, OpType, Operator, RuleError, microsoft, onnx};
 use crate::verify::reference::ReferenceCx;
 
@@ -66,6 +68,49 @@ impl Operator for Sampling {
             let mask = cx.reduce("ReduceMax", &mask, &axes);
             cx.set_mask(0, mask);
         }
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        if (1..node.inputs.len()).any(|slot| cx.wants(slot)) {
+            return Err(RuleError::unsupported("its places depend on a weight"));
+        }
+        let is_largest = node.proto.op_type == "MaxRoiPool" || node.proto.string("mode") == Some("max");
+        if is_largest {
+            return Err(RuleError::unsupported("the largest of a region has no gradient"));
+        }
+        let (dy, x, y) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
+        let (pixels, samples): (i64, i64) = (x[2..].iter().product(), y[2..].iter().product());
+        // The operator is linear in the image: it says itself what it makes of every unit image, one per channel.
+        let mut unit_shape = vec![1, pixels];
+        unit_shape.extend_from_slice(&x[2..]);
+        let unit = cx.identity(pixels, &unit_shape);
+        let is_grid = node.proto.op_type == "GridSample";
+        let images = if is_grid {
+            unit_shape[0] = x[0];
+            let unit = cx.expand(&unit, &unit_shape);
+            cx.same_op(&[&unit, &cx.input(1)])
+        } else {
+            // All regions of one image.
+            let batch = cx.ints(&vec![0; usize::try_from(y[0]).unwrap_or(0)]);
+            cx.same_op(&[&unit, &cx.input(1), &batch])
+        };
+        let rows = cx.reshape(&images, &[y[0], pixels, samples]);
+        let rows = cx.matrix_transpose(&rows, 3);
+        let dy = cx.reshape(&dy, &[y[0], y[1], samples]);
+        let mut dx = cx.op("MatMul", &[&dy, &rows]);
+        if !is_grid {
+            // Regions of the same image add up.
+            let images: Vec<i64> = (0..x[0]).collect();
+            let images = cx.ints(&images);
+            let images = cx.reshape(&images, &[x[0], 1]);
+            let own = cx.op("Equal", &[&images, &cx.input(2)]);
+            let own = cx.op_with("Cast", &[&own], vec![attr_int("to", DataType::Float as i64)]);
+            let flat = cx.reshape(&dx, &[y[0], y[1] * pixels]);
+            dx = cx.op("MatMul", &[&own, &flat]);
+        }
+        let dx = cx.reshape(&dx, &x);
+        cx.give(0, dx);
         Ok(())
     }
 }

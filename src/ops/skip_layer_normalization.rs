@@ -7,6 +7,7 @@
 
 use crate::couple::CoupleCx;
 use crate::dim::Dim;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::onnx::DataType;
 use crate::operator::{InferCx, OpType, Operator, RuleError, microsoft};
@@ -81,6 +82,45 @@ impl Operator for SkipLayerNormalization {
         cx.emit_floats(&[(0, y), (3, sum)]);
         cx.set_mask(0, full.clone());
         cx.set_mask(3, full);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        if cx.dy_of(1).is_some() || cx.dy_of(2).is_some() {
+            return Err(RuleError::unsupported("its mean and deviation have no gradient"));
+        }
+        let shape = cx.shape(0)?;
+        let axes = [shape.len() - 1];
+        let (gamma, beta, bias) = parameters(node);
+        let terms = [0, 1, bias];
+        let mut by_sum = cx.dy_of(3);
+        if let Some(dy) = cx.dy_of(0) {
+            let mut sum = cx.input(0);
+            for slot in &terms[1..] {
+                if !cx.input(*slot).is_empty() {
+                    sum = cx.op("Add", &[&sum, &cx.input(*slot)]);
+                }
+            }
+            let epsilon = f64::from(node.float("epsilon", 1e-12));
+            let norm = cx.normalized(&sum, &shape, &axes, epsilon, beta.is_some(), None);
+            if cx.wants(gamma) {
+                let product = cx.mul(&dy, &norm.y);
+                cx.give_broadcast(gamma, &product)?;
+            }
+            if let Some(beta) = beta.filter(|beta| cx.wants(*beta)) {
+                cx.give_broadcast(beta, &dy)?;
+            }
+            let g = cx.mul(&dy, &cx.input(gamma));
+            let through = cx.through_norm(&norm, &g, &axes);
+            by_sum = Some(match by_sum {
+                Some(direct) => cx.op("Add", &[&direct, &through]),
+                None => through,
+            });
+        }
+        let by_sum = by_sum.ok_or_else(|| RuleError::unsupported("the loss depends on a secondary output"))?;
+        for slot in terms.into_iter().filter(|slot| cx.wants(*slot)).collect::<Vec<_>>() {
+            cx.give_broadcast(slot, &by_sum)?;
+        }
         Ok(())
     }
 }

@@ -50,35 +50,47 @@ impl Reference {
     pub fn build(graph: &Graph, facts: &Facts, kept: &HashMap<(usize, usize), KeptAxes>) -> Result<Self, Unmasked> {
         let mut reference = Reference::default();
         for node in &graph.nodes {
-            let is_touched = (0..node.inputs.len()).any(|slot| {
-                kept.contains_key(&(node.id, slot))
-                    || node.input(slot).is_some_and(|v| reference.masks.contains_key(&graph.values[v].name))
-            });
-            let op = operator::find(&node.proto.domain, &node.proto.op_type);
-            if !is_touched && !op.is_some_and(|op| op.is_decomposed(node)) {
-                reference.nodes.push(node.proto.clone());
-                continue;
-            }
-            let mut cx = ReferenceCx { node, graph, facts, kept, reference: &mut reference, emitted: false };
-            let result = match op {
-                None => Err(RuleError::unsupported("the operator is not known to this version")),
-                Some(op) => op.reference(node, &mut cx),
-            };
-            if !cx.emitted {
-                cx.emit(&[]);
-            }
-            let reads_slices = (0..node.inputs.len()).any(|slot| kept.contains_key(&(node.id, slot)));
-            match result {
-                Ok(()) => {}
-                // Coupling keeps all that such a node reads, so that it sees whole values; if a plan says otherwise,
-                // the outputs will differ.
-                Err(_) if !reads_slices => {}
-                Err(cause) => {
-                    return Err(Unmasked { node: node.id, cause });
-                }
-            }
+            reference.push(node, graph, facts, kept)?;
         }
         Ok(reference)
+    }
+
+    /// Adds one node, masked if it reads anything that is, or in standard operators if ONNX Runtime has no kernel for it
+    /// on the CPU. Nodes are added in topological order.
+    ///
+    /// # Errors
+    /// As [`Reference::build`]; none where `kept` is empty.
+    pub fn push(
+        &mut self,
+        node: &Node,
+        graph: &Graph,
+        facts: &Facts,
+        kept: &HashMap<(usize, usize), KeptAxes>,
+    ) -> Result<(), Unmasked> {
+        let is_touched = (0..node.inputs.len()).any(|slot| {
+            kept.contains_key(&(node.id, slot))
+                || node.input(slot).is_some_and(|v| self.masks.contains_key(&graph.values[v].name))
+        });
+        let op = operator::find(&node.proto.domain, &node.proto.op_type);
+        if !is_touched && !op.is_some_and(|op| op.is_decomposed(node)) {
+            self.nodes.push(node.proto.clone());
+            return Ok(());
+        }
+        let mut cx = ReferenceCx { node, graph, facts, kept, reference: self, emitted: false };
+        let result = match op {
+            None => Err(RuleError::unsupported("the operator is not known to this version")),
+            Some(op) => op.reference(node, &mut cx),
+        };
+        if !cx.emitted {
+            cx.emit(&[]);
+        }
+        let reads_slices = (0..node.inputs.len()).any(|slot| kept.contains_key(&(node.id, slot)));
+        match result {
+            // Coupling keeps all that such a node reads, so that it sees whole values; if a plan says otherwise, the
+            // outputs will differ.
+            Err(cause) if reads_slices => Err(Unmasked { node: node.id, cause }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -354,6 +366,16 @@ impl ReferenceCx<'_> {
             self.set_mask(0, mask);
         }
         Ok(())
+    }
+
+    /// A value without a static axis of size one.
+    pub fn without_axis(&mut self, value: &str, axis: i64) -> String {
+        if self.opset() >= 13 {
+            let axes = self.ints(&[axis], &[1]);
+            self.add("Squeeze", &[value, &axes], vec![])
+        } else {
+            self.add("Squeeze", &[value], vec![attr_ints("axes", &[axis])])
+        }
     }
 
     /// Gives a broadcast mask of `slots` the rank of output 0 by leading ones.

@@ -5,11 +5,28 @@ use onnx_diffprune::onnx::{AttributeProto, attr_int, attr_ints};
 use super::net::{Around::MatMul, CHANNELS, Net};
 use super::{Fate::Go, Fate::Stay, check};
 
+/// The tests of this file.
+pub(super) const ALL: &[fn()] = &[
+    attention_with_separate_inputs_loses_heads_or_dimensions,
+    attention_with_packed_inputs_loses_heads_or_dimensions,
+    attention_with_a_fused_projection_loses_heads_or_dimensions,
+    rotary_embeddings_lose_heads_or_pairs,
+    the_standard_rotary_embedding_loses_heads_or_pairs,
+];
+
 const C: i64 = CHANNELS;
 
 fn project(n: &mut Net, v: &str, columns: i64) -> String {
     let w = n.weight(&[C, columns]);
     n.op("MatMul", &[v, &w], &[])
+}
+
+/// Which of the keys are visible, `[N, L]`: int32, most of them one.
+fn visible(n: &mut Net) -> String {
+    let (first, low) = (n.ints_of(&[0], &[]), n.float(-0.5));
+    let entry = n.op("Gather", &["x", &first], &[attr_int("axis", 2)]);
+    let mask = n.op("Greater", &[&entry, &low], &[]);
+    n.op("Cast", &[&mask], &[attr_int("to", 6)])
 }
 
 fn reshape(n: &mut Net, v: &str, shape: &[i64]) -> String {
@@ -54,6 +71,15 @@ fn attention_with_separate_inputs_loses_heads_or_dimensions() {
             let (k, value) = (by_head(v), by_head(v));
             (attend(n, &[v, &k, &value]), Some(C))
         });
+        check("MultiHeadAttention with hidden keys", MatMul, &[17], Go, |n, v| {
+            let (k, value, mask) = (project(n, v, C), project(n, v, C), visible(n));
+            (attend(n, &[v, &k, &value, "", &mask]), Some(C))
+        });
+        check("MultiHeadAttention without later keys", MatMul, &[17], Go, |n, v| {
+            let (k, value) = (project(n, v, C), project(n, v, C));
+            let attributes = [attr_int("num_heads", heads), attr_int("unidirectional", 1)];
+            (n.fused("MultiHeadAttention", &[v, &k, &value], &attributes, 1).remove(0), Some(C))
+        });
         check("MultiHeadAttention with a scale", MatMul, &[17], Go, |n, v| {
             let (k, value) = (project(n, v, C), project(n, v, C));
             let mut attributes = attributes.to_vec();
@@ -92,6 +118,18 @@ fn attention_with_a_fused_projection_loses_heads_or_dimensions() {
             let columns = sizes.map_or(3 * C, |sizes| sizes.iter().sum());
             check("Attention of com.microsoft", MatMul, &[17], Go, |n, v| {
                 let (w, b) = (n.weight(&[C, columns]), n.weight(&[columns]));
+                let y = n.fused("Attention", &[v, &w, &b], &attributes, 1).remove(0);
+                (n.op("Add", &[v, &y], &[]), Some(C))
+            });
+            check("Attention of com.microsoft with hidden keys", MatMul, &[17], Go, |n, v| {
+                let (w, b, mask) = (n.weight(&[C, columns]), n.weight(&[columns]), visible(n));
+                let y = n.fused("Attention", &[v, &w, &b, &mask], &attributes, 1).remove(0);
+                (n.op("Add", &[v, &y], &[]), Some(C))
+            });
+            check("Attention of com.microsoft without later keys", MatMul, &[17], Go, |n, v| {
+                let (w, b) = (n.weight(&[C, columns]), n.weight(&[columns]));
+                let mut attributes = attributes.clone();
+                attributes.push(attr_int("unidirectional", 1));
                 let y = n.fused("Attention", &[v, &w, &b], &attributes, 1).remove(0);
                 (n.op("Add", &[v, &y], &[]), Some(C))
             });

@@ -1,13 +1,23 @@
 //! What ONNX Runtime's optimizers fuse: norms with what is added before them, convolutions and norms with channels
 //! last, gated activations.
 
-use onnx_diffprune::onnx::{attr_float, attr_int, attr_ints};
+use onnx_diffprune::onnx::{AttributeProto, attr_float, attr_int, attr_ints};
 
 use super::net::{
     Around::{Conv, MatMul},
     CHANNELS, Net,
 };
 use super::{Fate::Go, check};
+
+/// The tests of this file.
+pub(super) const ALL: &[fn()] = &[
+    skip_norms_act_on_the_kept_part_of_a_sum,
+    fused_group_norms_keep_every_group,
+    convolutions_with_channels_last_lose_channels,
+    what_a_fused_convolution_adds_loses_the_same_channels,
+    gated_activations_lose_both_halves,
+    fused_products_transpose_what_they_read,
+];
 
 const C: i64 = CHANNELS;
 
@@ -120,6 +130,12 @@ fn convolutions_with_channels_last_lose_channels() {
     });
 }
 
+/// An attribute of floats.
+fn floats(name: &str, values: &[f32]) -> AttributeProto {
+    // ONNX numbers its kinds of attributes; 6 is a list of floats.
+    AttributeProto { name: name.to_owned(), r#type: 6, floats: values.to_vec(), ..AttributeProto::default() }
+}
+
 #[test]
 fn what_a_fused_convolution_adds_loses_the_same_channels() {
     check("FusedConv", Conv, &[13, 17], Go, |n, v| {
@@ -127,6 +143,20 @@ fn what_a_fused_convolution_adds_loses_the_same_channels() {
         let activation = onnx_diffprune::onnx::attr_string("activation", "Relu");
         (n.fused("FusedConv", &[v, &w, &b, v], &[activation], 1).remove(0), Some(C))
     });
+    for (name, parameters) in [
+        ("LeakyRelu", vec![0.2]),
+        ("Sigmoid", vec![]),
+        ("Tanh", vec![]),
+        ("Clip", vec![-0.5, 0.7]),
+        ("HardSigmoid", vec![0.3, 0.4]),
+    ] {
+        check(&format!("FusedConv with {name}"), Conv, &[13], Go, |n, v| {
+            let (w, b) = (n.weight(&[C, C, 1, 1]), n.weight(&[C]));
+            let mut attributes = vec![onnx_diffprune::onnx::attr_string("activation", name)];
+            attributes.extend((!parameters.is_empty()).then(|| floats("activation_params", &parameters)));
+            (n.fused("FusedConv", &[v, &w, &b], &attributes, 1).remove(0), Some(C))
+        });
+    }
 }
 
 #[test]

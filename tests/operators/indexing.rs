@@ -5,6 +5,15 @@ use onnx_diffprune::onnx::{attr_int, attr_ints, attr_string};
 use super::net::{Around::Conv, Around::MatMul, Around::StaticConv, CHANNELS, Net};
 use super::{Fate::Go, Fate::Stay, check};
 
+/// The tests of this file.
+pub(super) const ALL: &[fn()] = &[
+    slices_are_spans,
+    splits_are_spans,
+    gathers_choose_indices,
+    whole_slices_move_and_elements_stay,
+    indices_count_what_stays,
+];
+
 type Built = (String, Option<i64>);
 
 /// A Slice by attributes or inputs.

@@ -62,10 +62,12 @@ impl Net {
         self.floats(&[value], &[])
     }
 
-    /// Random weights.
+    /// Random weights, called `weight_` and a number.
     pub(crate) fn weight(&mut self, dims: &[i64]) -> String {
         let values: Vec<f32> = (0..dims.iter().product::<i64>()).map(|_| self.next()).collect();
-        self.floats(&values, dims)
+        let name = format!("weight_{}", self.initializers.len());
+        self.initializers.push(TensorProto::of_floats(&name, &values, dims));
+        name
     }
 
     /// A node with several outputs.

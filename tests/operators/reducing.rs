@@ -5,6 +5,15 @@ use onnx_diffprune::onnx::{attr_int, attr_ints};
 use super::net::{Around::Conv, CHANNELS, Net};
 use super::{Fate::Go, Fate::Stay, check};
 
+/// The tests of this file.
+pub(super) const ALL: &[fn()] = &[
+    reductions_act_on_what_is_kept,
+    pooling_leaves_channels_alone,
+    sums_along_an_axis_need_all_of_it,
+    quantisation_passes_channels_through,
+    random_numbers_pass_by,
+];
+
 const REDUCTIONS: [&str; 10] = [
     "ReduceMean",
     "ReduceSum",
@@ -37,10 +46,18 @@ fn reductions_act_on_what_is_kept() {
             let statistic = reduce(n, op, v, &[1], 1);
             (n.op("Add", &[v, &statistic], &[]), Some(CHANNELS))
         });
-        check(op, Conv, &[11, 13, 18], Go, |n, v| (reduce(n, op, v, &[-1, 2], 1), Some(CHANNELS)));
+        check(&format!("{op} of pixels"), Conv, &[11, 13, 18], Go, |n, v| {
+            (reduce(n, op, v, &[-1, 2], 1), Some(CHANNELS))
+        });
         check(op, Conv, &[13, 18], Go, |n, v| (reduce(n, op, v, &[1], 0), None));
         check(op, Conv, &[13, 18], Go, |n, v| {
-            let positive = n.op("Sigmoid", &[v], &[]);
+            let mut positive = n.op("Sigmoid", &[v], &[]);
+            if op == "ReduceProd" {
+                // Near one, so that the product of them all is a number.
+                let small = n.float(0.01);
+                let exponent = n.op("Mul", &[v, &small], &[]);
+                positive = n.op("Exp", &[&exponent], &[]);
+            }
             let statistic = n.op(op, &[&positive], &[]);
             (n.op("Mul", &[v, &statistic], &[]), Some(CHANNELS))
         });

@@ -1,6 +1,6 @@
 //! Operators that read images at computed places, transform along positions, or compare neighbours.
 
-use onnx_diffprune::onnx::{attr_int, attr_ints};
+use onnx_diffprune::onnx::{attr_float, attr_int, attr_ints, attr_string};
 
 use super::net::{
     Around::{Conv, StaticConv},
@@ -8,13 +8,37 @@ use super::net::{
 };
 use super::{Fate::Go, Fate::Stay, check};
 
+/// The tests of this file.
+pub(super) const ALL: &[fn()] = &[
+    images_are_sampled_channel_by_channel,
+    columns_of_an_image_lose_its_channels,
+    crops_keep_the_axes_they_change,
+    transforms_along_positions_leave_channels_alone,
+    neighbouring_channels_stay_neighbours,
+];
+
 const C: i64 = CHANNELS;
 
 #[test]
 fn images_are_sampled_channel_by_channel() {
-    check("GridSample", StaticConv, &[16, 20], Go, |n, v| {
+    check("GridSample at learned places", StaticConv, &[16, 20], Go, |n, v| {
         let grid = n.weight(&[2, 3, 5, 2]);
         (n.op("GridSample", &[v, &grid], &[]), Some(C))
+    });
+    // Places inside and outside of the image.
+    let places: Vec<f32> = (0..2 * 3 * 5 * 2).map(|at| ((at * 37 % 61) as f32 / 30.0 - 1.0) * 1.2).collect();
+    for (opset, mode) in [(16, "bilinear"), (16, "nearest"), (16, "bicubic"), (20, "linear"), (20, "cubic")] {
+        for padding in ["zeros", "border", "reflection"] {
+            check(&format!("GridSample {mode}"), StaticConv, &[opset], Go, |n, v| {
+                let grid = n.floats(&places, &[2, 3, 5, 2]);
+                let attributes = [attr_string("mode", mode), attr_string("padding_mode", padding)];
+                (n.op("GridSample", &[v, &grid], &attributes), Some(C))
+            });
+        }
+    }
+    check("GridSample of com.microsoft", StaticConv, &[13], Go, |n, v| {
+        let grid = n.floats(&places, &[2, 3, 5, 2]);
+        (n.fused("GridSample", &[v, &grid], &[attr_int("align_corners", 1)], 1).remove(0), Some(C))
     });
     check("AffineGrid", StaticConv, &[20], Go, |n, v| {
         let (theta, size) = (n.weight(&[2, 2, 3]), n.ints(&[2, C, 3, 5]));
@@ -41,6 +65,14 @@ fn columns_of_an_image_lose_its_channels() {
         let (image, block) = (n.ints(&[5, 7]), n.ints(&[2, 2]));
         (n.op("Col2Im", &[&columns, &image, &block], &[]), Some(C / 4))
     });
+    check("Col2Im with strides", StaticConv, &[18], Go, |n, v| {
+        let shape = n.ints(&[2, C, 24]);
+        let columns = n.op("Reshape", &[v, &shape], &[]);
+        let (image, block) = (n.ints(&[8, 6]), n.ints(&[3, 2]));
+        let attributes =
+            [attr_ints("strides", &[2, 1]), attr_ints("dilations", &[1, 2]), attr_ints("pads", &[1, 0, 0, 2])];
+        (n.op("Col2Im", &[&columns, &image, &block], &attributes), Some(C / 6))
+    });
 }
 
 #[test]
@@ -49,6 +81,7 @@ fn crops_keep_the_axes_they_change() {
         (Some(vec![2, -1]), vec![3, 8], Go),
         (Some(vec![1, 2]), vec![C, 2], Go),
         (None, vec![2, C, 3, 6], Go),
+        (Some(vec![2, 3]), vec![7, 3], Go),
         (Some(vec![1]), vec![C - 2], Stay),
     ] {
         check("CenterCropPad", StaticConv, &[18], fate, |n, v| {
@@ -113,7 +146,12 @@ fn transforms_along_positions_leave_channels_alone() {
 
 #[test]
 fn neighbouring_channels_stay_neighbours() {
-    check("LRN", Conv, &[13], Stay, |n, v| (n.op("LRN", &[v], &[attr_int("size", 3)]), Some(C)));
+    for size in [3, 5] {
+        check("LRN", Conv, &[13], Stay, |n, v| {
+            let attributes = [attr_int("size", size), attr_float("alpha", 0.5), attr_float("beta", 0.6)];
+            (n.op("LRN", &[v], &attributes), Some(C))
+        });
+    }
     for axes in [None, Some([1, 2, 3])] {
         check("MeanVarianceNormalization", Conv, &[13], Go, |n, v| {
             let attributes: Vec<_> = axes.iter().map(|axes| attr_ints("axes", axes)).collect();

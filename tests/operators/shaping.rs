@@ -5,6 +5,17 @@ use onnx_diffprune::onnx::{TensorProto, attr_int, attr_ints, attr_string, attr_t
 use super::net::{Around::Conv, Around::MatMul, Around::StaticConv, CHANNELS, Net};
 use super::{Fate::Go, Fate::Stay, check};
 
+/// The tests of this file.
+pub(super) const ALL: &[fn()] = &[
+    elements_pass_through,
+    axes_of_size_one_come_and_go,
+    repeated_values_follow_the_channels_that_they_meet,
+    blocks_of_pixels_become_channels_and_back,
+    padding_keeps_its_place,
+    interpolation_leaves_channels_alone,
+    tokens_have_heads,
+];
+
 type Built = (String, Option<i64>);
 
 fn whole(value: String) -> Built {
@@ -28,11 +39,15 @@ fn elements_pass_through() {
         whole(n.op("Clip", &[v, &low, &high], &[]))
     });
     check("Where", Conv, &[9, 16], Go, |n, v| {
-        let (zero, other) = (n.float(0.0), n.weight(&[CHANNELS, 1, 1]));
-        let condition = n.op("Greater", &[v, &zero], &[]);
+        // A maximum: the choice changes where both are equal, so that the loss has a slope.
+        let other = n.weight(&[CHANNELS, 1, 1]);
+        let condition = n.op("Greater", &[v, &other], &[]);
         whole(n.op("Where", &[&condition, v, &other], &[]))
     });
     check("Trilu", Conv, &[14], Go, |n, v| whole(n.op("Trilu", &[v], &[])));
+    check("Trilu of com.microsoft", Conv, &[13], Go, |n, v| {
+        whole(n.fused("Trilu", &[v], &[attr_int("upper", 0)], 1).remove(0))
+    });
 }
 
 fn squeeze(n: &mut Net, op: &str, v: &str, axis: i64) -> String {

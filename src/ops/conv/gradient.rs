@@ -86,20 +86,47 @@ impl Geometry {
     }
 }
 
-/// The gradient rule of Conv.
-pub(in crate::ops) fn of_conv(node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+/// The gradient rule of Conv, given the gradient `dy` by the convolution.
+pub(in crate::ops) fn of_conv(node: &Node, cx: &mut GradientCx<'_>, dy: &str) -> Result<(), RuleError> {
     let (x, w, y) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape(0)?);
     let geometry = Geometry::of_conv(node, &w[2..], &x[2..], &y[2..])?;
-    let dy = cx.dy()?;
     if cx.wants(2) {
-        bias(cx, &dy, y.len());
+        bias(cx, dy, y.len());
     }
     if cx.wants(1) {
-        let dw = weight(cx, &geometry, (&cx.input(0), &x), (&dy, &y), &w);
+        let dw = weight(cx, &geometry, (&cx.input(0), &x), (dy, &y), &w);
         cx.give(1, dw);
     }
     if cx.wants(0) {
-        let dx = through(cx, &geometry, &dy, &x, &w, &y);
+        let dx = through(cx, &geometry, &cx.input(1), dy, [&x, &w, &y]);
+        cx.give(0, dx);
+    }
+    Ok(())
+}
+
+/// The gradient rule of a convolution with channels on the last axes of X, W and Y: that of Conv between transposes.
+pub(in crate::ops) fn of_nhwc_conv(node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    let rank = cx.shape(0)?.len();
+    let first: Vec<usize> = [0, rank - 1].into_iter().chain(1..rank - 1).collect();
+    let back: Vec<usize> = std::iter::once(0).chain(2..rank).chain([1]).collect();
+    let moved = |shape: &[i64]| first.iter().map(|axis| shape[*axis]).collect::<Vec<i64>>();
+    let (x, w, y) = (moved(&cx.shape(0)?), moved(&cx.shape(1)?), moved(&cx.output_shape(0)?));
+    let geometry = Geometry::of_conv(node, &w[2..], &x[2..], &y[2..])?;
+    let dy = cx.dy()?;
+    let dy = cx.transpose(&dy, &first);
+    if cx.wants(2) {
+        bias(cx, &dy, rank);
+    }
+    if cx.wants(1) {
+        let own = cx.transpose(&cx.input(0), &first);
+        let dw = weight(cx, &geometry, (&own, &x), (&dy, &y), &w);
+        let dw = cx.transpose(&dw, &back);
+        cx.give(1, dw);
+    }
+    if cx.wants(0) {
+        let own = cx.transpose(&cx.input(1), &first);
+        let dx = through(cx, &geometry, &own, &dy, [&x, &w, &y]);
+        let dx = cx.transpose(&dx, &back);
         cx.give(0, dx);
     }
     Ok(())
@@ -138,7 +165,7 @@ fn bias(cx: &mut GradientCx<'_>, dy: &str, rank: usize) {
 }
 
 /// `dX[n, i, q]`: the sum over o and k of `dY[n, o, p] W[o, i, k]` with `q = p * stride + k * dilation - pad`.
-fn through(cx: &mut GradientCx<'_>, geometry: &Geometry, dy: &str, x: &[i64], w: &[i64], y: &[i64]) -> String {
+fn through(cx: &mut GradientCx<'_>, geometry: &Geometry, weight: &str, dy: &str, [x, w, y]: [&[i64]; 3]) -> String {
     let spatial = geometry.kernel.len();
     let around: Vec<i64> = (0..spatial).map(|axis| geometry.reach(axis) - 1 - geometry.before[axis]).collect();
     let is_dense = geometry.strides.iter().all(|stride| *stride == 1);
@@ -146,7 +173,7 @@ fn through(cx: &mut GradientCx<'_>, geometry: &Geometry, dy: &str, x: &[i64], w:
         // A convolution with flipped weights, which are folded into a constant before the session starts.
         let mut perm: Vec<usize> = (0..w.len()).collect();
         perm.swap(0, 1);
-        let mut flipped = cx.transpose(&cx.input(1), &perm);
+        let mut flipped = cx.transpose(weight, &perm);
         for axis in (2..w.len()).filter(|axis| w[*axis] > 1) {
             flipped = cx.slice(&flipped, axis, -1, i64::MIN, -1);
         }
@@ -176,7 +203,7 @@ fn through(cx: &mut GradientCx<'_>, geometry: &Geometry, dy: &str, x: &[i64], w:
         attr_ints("output_padding", &extra),
         attr_int("group", geometry.group),
     ];
-    cx.op_with("ConvTranspose", &[dy, &cx.input(1)], attributes)
+    cx.op_with("ConvTranspose", &[dy, weight], attributes)
 }
 
 /// `dW[o, i, k]`: the sum over n and p of `g[n, o, p] X[n, i, p * stride + k * dilation - pad]`, one product for each

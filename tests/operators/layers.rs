@@ -1,0 +1,274 @@
+//! Layers with weights, and norms.
+
+use onnx_diffprune::onnx::{attr_float, attr_int, attr_ints, attr_string};
+
+use super::net::{
+    Around::{Conv, MatMul, StaticConv},
+    CHANNELS, Net,
+};
+use super::{Fate::Go, Fate::Stay, check};
+
+/// The tests of this file.
+pub(super) const ALL: &[fn()] = &[
+    convolutions_lose_channels,
+    transposed_convolutions_lose_channels,
+    products_lose_channels,
+    norms_act_on_what_is_kept,
+    distributions_act_on_what_is_kept,
+    the_largest_is_marked,
+    standard_attention_loses_heads_or_dimensions,
+    heads_that_share_keys_have_slopes,
+    attention_masks_have_slopes,
+    elements_are_scattered,
+];
+
+const C: i64 = CHANNELS;
+
+#[test]
+fn convolutions_lose_channels() {
+    for (name, group, per_group) in [("Conv", 1, C), ("depthwise Conv", C, 1), ("grouped Conv", 2, C / 2)] {
+        for (stride, dilation) in [(1, 1), (2, 1), (1, 2)] {
+            check(name, StaticConv, &[9, 13], Go, |n, v| {
+                let (w, b) = (n.weight(&[C, per_group, 3, 3]), n.weight(&[C]));
+                let attributes = [
+                    attr_ints("pads", &[1, 1, 1, 1]),
+                    attr_ints("strides", &[stride, stride]),
+                    attr_ints("dilations", &[dilation, dilation]),
+                    attr_int("group", group),
+                ];
+                (n.op("Conv", &[v, &w, &b], &attributes), Some(C))
+            });
+        }
+        check(name, StaticConv, &[13], Go, |n, v| {
+            let w = n.weight(&[C, per_group, 2, 3]);
+            let attributes = [attr_string("auto_pad", "SAME_LOWER"), attr_int("group", group)];
+            (n.op("Conv", &[v, &w], &attributes), Some(C))
+        });
+    }
+}
+
+#[test]
+fn transposed_convolutions_lose_channels() {
+    for (name, group, per_group) in [("ConvTranspose", 1, C), ("depthwise ConvTranspose", C, 1)] {
+        for stride in [1, 2] {
+            check(name, StaticConv, &[9, 13], Go, |n, v| {
+                let (w, b) = (n.weight(&[C, per_group, 3, 3]), n.weight(&[C]));
+                let strides = attr_ints("strides", &[stride, stride]);
+                let attributes = [attr_ints("pads", &[1, 0, 1, 1]), strides, attr_int("group", group)];
+                (n.op("ConvTranspose", &[v, &w, &b], &attributes), Some(C))
+            });
+        }
+    }
+}
+
+/// `[2, C, 4, 6]` as rows `[48, C]`.
+fn rows(n: &mut Net, v: &str) -> String {
+    let shape = n.ints(&[-1, C]);
+    let v = n.op("Transpose", &[v], &[attr_ints("perm", &[0, 2, 3, 1])]);
+    n.op("Reshape", &[&v, &shape], &[])
+}
+
+#[test]
+fn products_lose_channels() {
+    for (trans_a, trans_b) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        check("Gemm", StaticConv, &[9, 11, 13], Go, |n, v| {
+            let mut x = rows(n, v);
+            if trans_a == 1 {
+                x = n.op("Transpose", &[&x], &[attr_ints("perm", &[1, 0])]);
+            }
+            let (w, b) = (n.weight(if trans_b == 1 { &[5, C] } else { &[C, 5] }), n.weight(&[5]));
+            let attributes = [
+                attr_int("transA", trans_a),
+                attr_int("transB", trans_b),
+                attr_float("alpha", 0.5),
+                attr_float("beta", 0.3),
+            ];
+            (n.op("Gemm", &[&x, &w, &b], &attributes), None)
+        });
+    }
+    for equation in ["nchw,dc->ndhw", "nchw,cd->ndhw"] {
+        check("Einsum", Conv, &[13], Go, |n, v| {
+            let w = n.weight(&[C, C]);
+            let y = n.op("Einsum", &[v, &w], &[attr_string("equation", equation)]);
+            (y, Some(C))
+        });
+    }
+    check("Einsum of activations", MatMul, &[13], Go, |n, v| {
+        let equation = |text: &str| [attr_string("equation", text)];
+        let scores = n.op("Einsum", &[v, v], &equation("bid,bjd->bij"));
+        (n.op("Einsum", &[&scores, v], &equation("bij,bjd->bid")), Some(C))
+    });
+    check("TransposeMatMul", MatMul, &[13], Go, |n, v| {
+        let w = n.weight(&[C, C]);
+        let y = n.fused("TransposeMatMul", &[v, &w], &[attr_int("transB", 1), attr_float("alpha", 0.5)], 1).remove(0);
+        (y, Some(C))
+    });
+    check("a product with a vector", MatMul, &[9, 13], Go, |n, v| {
+        let w = n.weight(&[C]);
+        (n.op("MatMul", &[v, &w], &[]), None)
+    });
+    check("a product from a vector", MatMul, &[13], Go, |n, v| {
+        let w = n.weight(&[C]);
+        let v = n.op("Transpose", &[v], &[attr_ints("perm", &[0, 2, 1])]);
+        (n.op("MatMul", &[&w, &v], &[]), None)
+    });
+    for activation in ["Relu", "LeakyRelu", "Sigmoid", "Tanh"] {
+        check("FusedGemm", StaticConv, &[13], Go, |n, v| {
+            let (x, w, b) = (rows(n, v), n.weight(&[C, 5]), n.weight(&[5]));
+            let attributes = [attr_string("activation", activation), attr_float("activation_alpha", 0.2)];
+            (n.fused("FusedGemm", &[&x, &w, &b], &attributes, 1).remove(0), None)
+        });
+    }
+}
+
+#[test]
+fn norms_act_on_what_is_kept() {
+    let epsilon = attr_float("epsilon", 1e-3);
+    for inputs in [2, 3] {
+        check("LayerNormalization", MatMul, &[17], Go, |n, v| {
+            let parameters: Vec<String> = (1..inputs).map(|_| n.weight(&[C])).collect();
+            let inputs: Vec<&str> = std::iter::once(v).chain(parameters.iter().map(String::as_str)).collect();
+            (n.op("LayerNormalization", &inputs, std::slice::from_ref(&epsilon)), Some(C))
+        });
+    }
+    check("RMSNormalization", MatMul, &[23], Go, |n, v| {
+        let scale = n.weight(&[C]);
+        (n.op("RMSNormalization", &[v, &scale], std::slice::from_ref(&epsilon)), Some(C))
+    });
+    for (opset, size) in [(18, 3), (21, C)] {
+        check("GroupNormalization", Conv, &[opset], Go, |n, v| {
+            let (scale, bias) = (n.weight(&[size]), n.weight(&[size]));
+            let attributes = [attr_int("num_groups", 3), epsilon.clone()];
+            (n.op("GroupNormalization", &[v, &scale, &bias], &attributes), Some(C))
+        });
+    }
+    check("InstanceNormalization", Conv, &[9, 13], Go, |n, v| {
+        let (scale, bias) = (n.weight(&[C]), n.weight(&[C]));
+        (n.op("InstanceNormalization", &[v, &scale, &bias], std::slice::from_ref(&epsilon)), Some(C))
+    });
+    check("BatchNormalization", Conv, &[9, 13, 15], Go, |n, v| {
+        let (scale, bias, mean) = (n.weight(&[C]), n.weight(&[C]), n.weight(&[C]));
+        let variance = n.floats(&[0.5, 1.0, 1.5, 2.0, 0.7, 1.1, 0.9, 1.3, 0.6, 1.2, 0.8, 1.4], &[C]);
+        (n.op("BatchNormalization", &[v, &scale, &bias, &mean, &variance], &[]), Some(C))
+    });
+    for p in [1, 2] {
+        check("LpNormalization", Conv, &[9, 22], Go, |n, v| {
+            let y = n.op("LpNormalization", &[v], &[attr_int("axis", 1), attr_int("p", p)]);
+            (y, Some(C))
+        });
+    }
+}
+
+#[test]
+fn distributions_act_on_what_is_kept() {
+    for op in ["Softmax", "LogSoftmax"] {
+        check(op, StaticConv, &[13], Go, |n, v| (n.op(op, &[v], &[attr_int("axis", 1)]), Some(C)));
+        let pixels = format!("{op} of pixels");
+        check(&pixels, StaticConv, &[13], Go, |n, v| (n.op(op, &[v], &[attr_int("axis", 3)]), Some(C)));
+        // Before opset 13, all axes from the given one on are one distribution.
+        check(&pixels, StaticConv, &[9, 11], Go, |n, v| (n.op(op, &[v], &[attr_int("axis", 2)]), Some(C)));
+    }
+}
+
+/// Which index is the largest changes nowhere near by.
+#[test]
+fn the_largest_is_marked() {
+    check("Hardmax", MatMul, &[13], Go, |n, v| {
+        let mark = n.op("Hardmax", &[v], &[attr_int("axis", 2)]);
+        (n.op("Add", &[v, &mark], &[]), Some(C))
+    });
+}
+
+#[test]
+fn standard_attention_loses_heads_or_dimensions() {
+    for (heads, is_causal) in [(1, 0), (3, 0), (3, 1)] {
+        check("Attention", MatMul, &[23], Go, |n, v| {
+            let mut project = |v: &str| {
+                let w = n.weight(&[C, C]);
+                n.op("MatMul", &[v, &w], &[])
+            };
+            let (q, k, value) = (project(v), project(v), project(v));
+            let attributes =
+                [attr_int("q_num_heads", heads), attr_int("kv_num_heads", heads), attr_int("is_causal", is_causal)];
+            (n.op("Attention", &[&q, &k, &value], &attributes), Some(C))
+        });
+    }
+}
+
+/// Four heads of queries, two of keys and values.
+#[test]
+fn heads_that_share_keys_have_slopes() {
+    check("Attention of shared keys", MatMul, &[23], Go, |n, v| {
+        let mut project = |v: &str, columns: i64| {
+            let w = n.weight(&[C, columns]);
+            n.op("MatMul", &[v, &w], &[])
+        };
+        let (q, k, value) = (project(v, 16), project(v, 8), project(v, 6));
+        let attributes = [attr_int("q_num_heads", 4), attr_int("kv_num_heads", 2)];
+        (n.op("Attention", &[&q, &k, &value], &attributes), Some(C))
+    });
+}
+
+/// What is added to the scores follows from the activations, so that it has a gradient.
+#[test]
+fn attention_masks_have_slopes() {
+    check("Attention with scores to add", MatMul, &[23], Go, |n, v| {
+        let w = n.weight(&[C, C]);
+        let k = n.op("MatMul", &[v, &w], &[]);
+        let transposed = n.op("Transpose", &[v], &[attr_ints("perm", &[0, 2, 1])]);
+        let scores = n.op("MatMul", &[v, &transposed], &[]);
+        let (axes, factor) = (n.ints(&[1]), n.weight(&[1, 1, 1, 1]));
+        let scores = n.op("Unsqueeze", &[&scores, &axes], &[]);
+        let scores = n.op("Mul", &[&scores, &factor], &[]);
+        let attributes = [attr_int("q_num_heads", 3), attr_int("kv_num_heads", 3)];
+        (n.op("Attention", &[v, &k, v, &scores], &attributes), Some(C))
+    });
+    check("Attention by head with a mask", MatMul, &[23], Go, |n, v| {
+        let shape = n.ints(&[0, 0, 3, C / 3]);
+        let mut by_head = |v: &str| {
+            let w = n.weight(&[C, C]);
+            let v = n.op("MatMul", &[v, &w], &[]);
+            let v = n.op("Reshape", &[&v, &shape], &[]);
+            n.op("Transpose", &[&v], &[attr_ints("perm", &[0, 2, 1, 3])])
+        };
+        let (q, k, value) = (by_head(v), by_head(v), by_head(v));
+        let (first, low, axes) = (n.ints_of(&[0], &[]), n.float(-0.5), n.ints(&[1, 2]));
+        let entry = n.op("Gather", &["x", &first], &[attr_int("axis", 2)]);
+        let mask = n.op("Greater", &[&entry, &low], &[]);
+        let mask = n.op("Unsqueeze", &[&mask, &axes], &[]);
+        let rows = n.op("Shape", &[v], &[]);
+        let (one, place) = (n.ints(&[1]), n.ints(&[1]));
+        let length = n.op("Gather", &[&rows, &place], &[]);
+        let shape = n.op("Concat", &[&one, &one, &length, &one], &[attr_int("axis", 0)]);
+        let mask = n.op("Expand", &[&mask, &shape], &[]);
+        let y = n.op("Attention", &[&q, &k, &value, &mask], &[attr_float("scale", 0.4)]);
+        let y = n.op("Transpose", &[&y], &[attr_ints("perm", &[0, 2, 1, 3])]);
+        let flat = n.ints(&[0, 0, C]);
+        (n.op("Reshape", &[&y, &flat], &[]), Some(C))
+    });
+}
+
+#[test]
+fn elements_are_scattered() {
+    for reduction in [None, Some("add")] {
+        check("ScatterElements", StaticConv, &[18], Stay, |n, v| {
+            let indices = n.ints_of(&[3, 1, 0, 2], &[1, 1, 2, 2]);
+            let updates = n.weight(&[1, 1, 2, 2]);
+            let mut attributes = vec![attr_int("axis", 2)];
+            attributes.extend(reduction.map(|name| attr_string("reduction", name)));
+            (n.op("ScatterElements", &[v, &indices, &updates], &attributes), Some(C))
+        });
+    }
+    check("Scatter", StaticConv, &[9], Stay, |n, v| {
+        let (indices, updates) = (n.ints_of(&[3, 1, 0, 2], &[1, 1, 2, 2]), n.weight(&[1, 1, 2, 2]));
+        (n.op("Scatter", &[v, &indices, &updates], &[attr_int("axis", 2)]), Some(C))
+    });
+    check("GatherElements of opset 18", StaticConv, &[18], Stay, |n, v| {
+        let indices = n.ints_of(&[0, 3, 3, 1].repeat(2 * 12 * 6), &[2, 12, 4, 6]);
+        (n.op("GatherElements", &[v, &indices], &[attr_int("axis", 2)]), Some(C))
+    });
+    check("GatherND of opset 18", StaticConv, &[18], Go, |n, v| {
+        let indices = n.ints_of(&[0, 1, 0], &[3, 1]);
+        (n.op("GatherND", &[v, &indices], &[]), Some(C))
+    });
+}
