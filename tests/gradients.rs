@@ -41,7 +41,7 @@ fn check(model_path: &Path) {
     let wanted: Vec<usize> = reference.iter().filter_map(|(name, _)| analysis.graph.value(name)).collect();
     let options = GradientOptions { sizes: sizes_of(&analysis, &inputs), prediction: None, channels: None, wanted };
     for has_kernels in [false, true] {
-        compare(model_path, &analysis, &options, has_kernels, (inputs.clone(), &reference));
+        compare(model_path, &analysis, &options, has_kernels, inputs.clone(), &reference);
     }
 }
 
@@ -51,7 +51,8 @@ fn compare(
     analysis: &Analysis<'_>,
     options: &GradientOptions,
     has_kernels: bool,
-    (mut inputs, reference): (Vec<(String, Array)>, &[(String, Array)]),
+    mut inputs: Vec<(String, Array)>,
+    reference: &[(String, Array)],
 ) {
     let model = analysis.model;
     let graph = match has_kernels {
