@@ -32,6 +32,7 @@ use crate::error::Error;
 use crate::fact::static_shape;
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::infer::Facts;
+use crate::load::captured;
 use crate::macs::Sizes;
 use crate::onnx::{
     DataType, GraphProto, ModelProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
@@ -129,7 +130,9 @@ impl GradientGraph {
 
     fn assembled(mut self, analysis: &Analysis<'_>, facts: &Facts, tape: Tape) -> Result<Self, Error> {
         let (proto, graph) = (analysis.model.proto(), analysis.model.graph());
-        let read: BTreeSet<&str> = tape.nodes.iter().flat_map(|node| node.input.iter().map(String::as_str)).collect();
+        // Bodies of If, Loop and Scan read initializers as well.
+        let read: BTreeSet<&str> =
+            tape.nodes.iter().flat_map(|node| node.input.iter().map(String::as_str).chain(captured(node))).collect();
         let mut initializer = Vec::new();
         for tensor in graph.initializer.iter().filter(|tensor| read.contains(tensor.name.as_str())) {
             initializer.push(forward::widened_tensor(analysis.model, tensor)?);
