@@ -35,6 +35,7 @@ use crate::fact::static_shape;
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::infer::Facts;
 use crate::kernels::DOMAIN;
+use crate::load::captured;
 use crate::macs::Sizes;
 use crate::onnx::{
     DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto,
@@ -155,14 +156,13 @@ impl GradientGraph {
         built.assembled(analysis, &facts, tape)
     }
 
-    fn assembled(mut self, analysis: &Analysis<'_>, facts: &Facts, tape: Tape) -> Result<Self, Error> {
+    fn assembled(mut self, analysis: &Analysis<'_>, facts: &Facts, mut tape: Tape) -> Result<Self, Error> {
         let (proto, graph) = (analysis.model.proto(), analysis.model.graph());
-        let mut tape = tape;
         self.drop_unread(&mut tape.nodes);
         self.has_kernels = tape.nodes.iter().any(|node| node.domain == DOMAIN);
-        let of_node = |node| crate::load::captured(node).into_iter();
-        let mut read: BTreeSet<&str> = tape.nodes.iter().flat_map(of_node).collect();
-        read.extend(tape.nodes.iter().flat_map(|node| node.input.iter().map(String::as_str)));
+        // Bodies of If, Loop and Scan read initializers as well.
+        let read: BTreeSet<&str> =
+            tape.nodes.iter().flat_map(|node| node.input.iter().map(String::as_str).chain(captured(node))).collect();
         let mut initializer = Vec::new();
         for tensor in graph.initializer.iter().filter(|tensor| read.contains(tensor.name.as_str())) {
             initializer.push(forward::widened_tensor(analysis.model, tensor)?);
@@ -214,7 +214,7 @@ impl GradientGraph {
         for node in std::mem::take(nodes).into_iter().rev() {
             if node.output.iter().any(|output| read.contains(output)) {
                 read.extend(node.input.iter().cloned());
-                read.extend(crate::load::captured(&node).into_iter().map(str::to_owned));
+                read.extend(captured(&node).into_iter().map(str::to_owned));
                 kept.push(node);
             }
         }

@@ -10,7 +10,7 @@ use crate::fact::{Known, is_float};
 use crate::graph::{Graph, NodeId};
 use crate::infer::{Facts, elements};
 use crate::load::Model;
-use crate::onnx::{DataType, NodeProto, TensorProto};
+use crate::onnx::{DataType, GraphProto, NodeProto, TensorProto, type_proto};
 use crate::verify::reference::Reference;
 
 /// The needed nodes, those that ONNX Runtime has no kernel for on the CPU in standard operators.
@@ -29,7 +29,7 @@ pub(super) fn widened_type(dtype: DataType) -> DataType {
     if is_float(dtype) { DataType::Float } else { dtype }
 }
 
-/// The node with every tensor and every element type among its attributes in float32.
+/// The node with every tensor and every element type among its attributes, those of its bodies included, in float32.
 pub(super) fn widened_node(model: &Model, node: &NodeProto) -> Result<NodeProto, Error> {
     let mut node = node.clone();
     for attribute in &mut node.attribute {
@@ -41,8 +41,30 @@ pub(super) fn widened_node(model: &Model, node: &NodeProto) -> Result<NodeProto,
         if let Some(tensor) = &attribute.t {
             attribute.t = Some(widened_tensor(model, tensor)?);
         }
+        for body in attribute.g.iter_mut().chain(&mut attribute.graphs) {
+            widen_body(model, body)?;
+        }
     }
     Ok(node)
+}
+
+/// Everything in the body of an If, Loop or Scan in float32.
+fn widen_body(model: &Model, body: &mut GraphProto) -> Result<(), Error> {
+    for node in &mut body.node {
+        *node = widened_node(model, node)?;
+    }
+    for tensor in &mut body.initializer {
+        *tensor = widened_tensor(model, tensor)?;
+    }
+    for value in body.input.iter_mut().chain(&mut body.output).chain(&mut body.value_info) {
+        let kind = value.r#type.as_mut().and_then(|kind| kind.value.as_mut());
+        if let Some(type_proto::Value::TensorType(tensor)) = kind
+            && let Ok(dtype) = DataType::try_from(tensor.elem_type)
+        {
+            tensor.elem_type = widened_type(dtype) as i32;
+        }
+    }
+    Ok(())
 }
 
 /// The tensor in float32 if its elements are floating point numbers of another size; external data that is float32

@@ -6,7 +6,7 @@
 
 use crate::couple::CoupleCx;
 use crate::dim::Dim;
-use crate::fact::Fact;
+use crate::fact::{Fact, KNOWN_LIMIT, Known};
 use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::onnx::DataType;
@@ -36,7 +36,9 @@ impl Operator for Indices {
                 let depth = depth.unwrap_or_else(|| cx.fresh());
                 shape.insert(axis, depth);
                 let dtype = cx.optional(2).map_or(DataType::Float, |values| values.dtype);
-                cx.set_shape(0, dtype, shape);
+                // Exporters write counts of repetitions this way.
+                let known = if axis + 1 == shape.len() { marked(cx) } else { None };
+                cx.set(0, Fact::new(dtype, shape).with_known(known));
             }
             "TopK" => {
                 let axis = axis_index(node.int("axis", -1), shape.len())?;
@@ -88,4 +90,21 @@ impl Operator for Indices {
         cx.give(0, dx);
         Ok(())
     }
+}
+
+/// The elements of a OneHot of integers along the last axis, where all that it reads is known.
+fn marked(cx: &InferCx<'_>) -> Option<Known> {
+    let (indices, depth, values) = (cx.ints(0)?, cx.ints(1)?.first()?.as_const()?, cx.ints(2)?);
+    let [off, on] = values else { return None };
+    let count = usize::try_from(depth).ok()?.checked_mul(indices.len())?;
+    if count > KNOWN_LIMIT {
+        return None;
+    }
+    let mut elements = Vec::new();
+    for index in indices {
+        let index = index.as_const()?;
+        let index = if index < 0 { index + depth } else { index };
+        elements.extend((0..depth).map(|at| if at == index { on.clone() } else { off.clone() }));
+    }
+    Some(Known::Ints(elements))
 }

@@ -26,6 +26,7 @@ pub(crate) struct Net {
     pub(crate) opset: i64,
     nodes: Vec<NodeProto>,
     initializers: Vec<TensorProto>,
+    declared: Vec<ValueInfoProto>,
     random: u64,
 }
 
@@ -68,6 +69,11 @@ impl Net {
         let name = format!("weight_{}", self.initializers.len());
         self.initializers.push(TensorProto::of_floats(&name, &values, dims));
         name
+    }
+
+    /// Writes down the sizes of a value, as exporters do.
+    pub(crate) fn declare(&mut self, name: &str, sizes: &[&str]) {
+        self.declared.push(value(name, Some(sizes)));
     }
 
     /// A node with several outputs.
@@ -131,7 +137,7 @@ impl Net {
         opset: i64,
         build: impl FnOnce(&mut Net, &str) -> (String, Option<i64>),
     ) -> ModelProto {
-        let mut net = Net { opset, nodes: Vec::new(), initializers: Vec::new(), random: 1 };
+        let mut net = Net { opset, nodes: Vec::new(), initializers: Vec::new(), declared: Vec::new(), random: 1 };
         let v = net.layer(around, "x", 8, CHANNELS);
         net.initializers[0].name = "first".to_owned();
         net.nodes[0].input[1] = "first".to_owned();
@@ -157,6 +163,7 @@ impl Net {
                 initializer: net.initializers,
                 input: vec![value("x", Some(sizes))],
                 output: vec![value(&y, None)],
+                value_info: net.declared,
                 ..GraphProto::default()
             }),
             ..ModelProto::default()

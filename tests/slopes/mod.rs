@@ -240,8 +240,6 @@ fn forward_session(
         graph.node.truncate(end.map_or(graph.node.len(), |end| end + 1));
         graph.output = vec![ValueInfoProto { name: prediction.to_owned(), ..ValueInfoProto::default() }];
         graph.input.retain(|input| input.name != TARGET);
-        let read: std::collections::BTreeSet<&String> = graph.node.iter().flat_map(|node| &node.input).collect();
-        graph.initializer.retain(|tensor| read.contains(&tensor.name));
     }
     let options = SessionOptions {
         optimization: Optimization::Basic,
