@@ -102,6 +102,11 @@ impl<'a> GradientCx<'a> {
         is_inner && value.consumers.iter().all(|(node, _)| nodes.contains(node))
     }
 
+    /// Whether the gradient by a value is asked for.
+    pub(crate) fn is_wanted(&self, value: ValueId) -> bool {
+        self.depends[value]
+    }
+
     /// The name of a value.
     pub(crate) fn name(&self, value: ValueId) -> &'a str {
         &self.graph.values[value].name

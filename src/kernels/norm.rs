@@ -268,6 +268,23 @@ mod tests {
     }
 
     #[test]
+    fn what_a_norm_takes_off_has_no_gradient() {
+        for (row, inner) in [(256, 256), (512, 256), (1040, 8), (96, 1)] {
+            let form = Form { row, groups: 4, inner, epsilon: 1e-6, is_centred: true, has_silu: false };
+            let single =
+                |count: usize, seed| numbers(count, seed).iter().map(|value| *value as f32).collect::<Vec<f32>>();
+            let (x, dy) = (single(8 * row, 1), single(8 * row, 2));
+            let (scale, offset) = (single(form.parameters(), 3), single(form.parameters(), 4));
+            let (mut dx, mut sums) = (vec![0.0; 8 * row], vec![0.0; 2 * form.parameters()]);
+            gradient(&form, 0, (&x, &dy), (&scale, &offset), &mut dx, sums.split_at_mut(form.parameters()));
+            for (dx, x) in dx.chunks(row).zip(x.chunks(row)) {
+                let (sum, along) = sums_of_products(dx, x);
+                assert!(sum.abs() < 1e-3 && along.abs() < 1e-2, "{form:?}: {sum}, {along}");
+            }
+        }
+    }
+
+    #[test]
     fn long_sums_keep_their_digits() {
         let values = vec![0.1f32; 1_000_003];
         let exact = 1_000_003.0 * f64::from(0.1f32);

@@ -14,6 +14,8 @@ struct Chain<'a> {
     /// The first node, which reads x.
     first: &'a Node,
     norm: RowNorm,
+    /// The node that normalises.
+    normalizing: &'a Node,
     /// The node that scales, and the slot of the scale.
     scale: (&'a Node, usize),
     /// The node that adds the offset, and the slot of the offset.
@@ -107,7 +109,7 @@ fn chain<'a>(last: &'a Node, cx: &GradientCx<'a>) -> Option<Chain<'a>> {
         return None;
     }
     let inner: i64 = shape[2..].iter().product();
-    let norm = RowNorm {
+    let row_norm = RowNorm {
         row: channels / groups[1] * inner,
         groups: groups[1],
         inner,
@@ -115,7 +117,8 @@ fn chain<'a>(last: &'a Node, cx: &GradientCx<'a>) -> Option<Chain<'a>> {
         is_centred: true,
         has_silu: false,
     };
-    Some(Chain { x, first: there, norm, scale: (scaling, scale), offset: (last, offset) })
+    let (first, normalizing, norm) = (there, norm, row_norm);
+    Some(Chain { x, first, norm, normalizing, scale: (scaling, scale), offset: (last, offset) })
 }
 
 fn emit(chain: &Chain<'_>, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
@@ -129,6 +132,17 @@ fn emit(chain: &Chain<'_>, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
     let x = cx.name(chain.x);
     let [dx, dscale, doffset] = cx.row_norm_gradient(&chain.norm, x, &dy, (&scale, &offset));
     cx.compute_as_norm(&chain.norm, x, &scale, &offset);
+    // The norm's own scale and offset, ones and zeros for every norm group, may be asked for as well.
+    for (slot, gradient) in [(1, &dscale), (2, &doffset)] {
+        let Some(value) = chain.normalizing.input(slot).filter(|value| cx.is_wanted(*value)) else { continue };
+        let groups = cx.shape_of(value).ok_or(RuleError::UnknownShape)?[0];
+        let channels: i64 = scale_shape.iter().product();
+        let vector = cx.reshape(&scale, &[channels]);
+        let scaled = cx.mul(&vector, gradient);
+        let scaled = cx.reshape(&scaled, &[groups, channels / groups]);
+        let sum = cx.reduce_sum(&scaled, &[1], false);
+        cx.give_at(chain.normalizing, slot, sum);
+    }
     for ((node, slot), gradient, shape) in [(chain.scale, dscale, scale_shape), (chain.offset, doffset, offset_shape)] {
         let gradient = if shape.len() == 1 { gradient } else { cx.reshape(&gradient, &shape) };
         cx.give_at(node, slot, gradient);
