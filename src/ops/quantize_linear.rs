@@ -6,8 +6,9 @@
 
 use crate::couple::CoupleCx;
 use crate::fact::Fact;
+use crate::gradient::GradientCx;
 use crate::graph::Node;
-use crate::onnx::DataType;
+use crate::onnx::{DataType, attr_int};
 use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, microsoft, onnx};
 use crate::verify::reference::ReferenceCx;
 
@@ -67,5 +68,31 @@ impl Operator for QuantizeLinear {
 
     fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.elementwise(&[0])
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        if node.proto.op_type == "QuantizeLinear" || cx.wants(0) {
+            return Err(RuleError::unsupported("rounding to integers has no slope"));
+        }
+        if node.int("block_size", 0) != 0 {
+            return Err(RuleError::unsupported("it is quantised in blocks"));
+        }
+        // y = (x - zero_point) * scale, with a scale and a zero point for all or per index of the axis.
+        let (dy, x, scale) = (cx.dy()?, cx.shape(0)?, cx.shape(1)?);
+        let axis = if scale.is_empty() { None } else { Some(axis_index(node.int("axis", 1), x.len())?) };
+        let float = || vec![attr_int("to", DataType::Float as i64)];
+        let mut steps = cx.op_with("Cast", &[&cx.input(0)], float());
+        if !cx.input(2).is_empty() {
+            let target: Vec<i64> = (0..x.len()).map(|at| if axis == Some(at) { x[at] } else { 1 }).collect();
+            let zero_point = cx.op_with("Cast", &[&cx.input(2)], float());
+            let zero_point = cx.reshape(&zero_point, &target);
+            steps = cx.op("Sub", &[&steps, &zero_point]);
+        }
+        let product = cx.mul(&dy, &steps);
+        let others: Vec<usize> = (0..x.len()).filter(|at| axis != Some(*at)).collect();
+        let sum = cx.reduce_sum(&product, &others, false);
+        let sum = cx.reshape(&sum, &scale);
+        cx.give(1, sum);
+        Ok(())
     }
 }

@@ -368,16 +368,6 @@ impl ReferenceCx<'_> {
         Ok(())
     }
 
-    /// A value without a static axis of size one.
-    pub fn without_axis(&mut self, value: &str, axis: i64) -> String {
-        if self.opset() >= 13 {
-            let axes = self.ints(&[axis], &[1]);
-            self.add("Squeeze", &[value, &axes], vec![])
-        } else {
-            self.add("Squeeze", &[value], vec![attr_ints("axes", &[axis])])
-        }
-    }
-
     /// Gives a broadcast mask of `slots` the rank of output 0 by leading ones.
     fn unsqueeze_to_output(&mut self, mask: String, slots: &[usize]) -> Result<String, RuleError> {
         let Ok(rank) = self.output_rank(0) else {

@@ -11,6 +11,7 @@ pub(super) const ALL: &[fn()] = &[
     pooling_leaves_channels_alone,
     sums_along_an_axis_need_all_of_it,
     quantisation_passes_channels_through,
+    scales_of_integers_have_slopes,
     random_numbers_pass_by,
 ];
 
@@ -110,6 +111,26 @@ fn quantisation_passes_channels_through() {
         let v = n.op("QuantizeLinear", &[v, &scales], &[attr_int("axis", 1)]);
         (n.op("DequantizeLinear", &[&v, &scales], &[attr_int("axis", -3)]), Some(CHANNELS))
     });
+}
+
+/// Weights of integers, whose scales are floating point numbers.
+#[test]
+fn scales_of_integers_have_slopes() {
+    for (per_channel, has_zero_point) in [(true, true), (true, false), (false, true), (false, false)] {
+        check("DequantizeLinear of a constant", Conv, &[13, 21], Go, |n, v| {
+            let values: Vec<f32> = (0..CHANNELS * CHANNELS).map(|at| (at * 37 % 101) as f32).collect();
+            let (weight, one) = (n.floats(&values, &[CHANNELS, CHANNELS, 1, 1]), n.float(1.0));
+            let integers = n.op("QuantizeLinear", &[&weight, &one], &[]);
+            let sizes: &[i64] = if per_channel { &[CHANNELS] } else { &[] };
+            let scale = n.weight(sizes);
+            let middle = n.floats(&[40.0; CHANNELS as usize][..if per_channel { CHANNELS as usize } else { 1 }], sizes);
+            let middle = n.op("QuantizeLinear", &[&middle, &one], &[]);
+            let mut inputs = vec![integers.as_str(), &scale];
+            inputs.extend(has_zero_point.then_some(middle.as_str()));
+            let weight = n.op("DequantizeLinear", &inputs, &[attr_int("axis", 0)]);
+            (n.op("Conv", &[v, &weight], &[]), Some(CHANNELS))
+        });
+    }
 }
 
 #[test]

@@ -59,6 +59,16 @@ impl ReferenceCx<'_> {
         self.add("Transpose", &[value], vec![attr_ints("perm", perm)])
     }
 
+    /// A value without a static axis of size one.
+    pub fn without_axis(&mut self, value: &str, axis: i64) -> String {
+        if self.opset() >= 13 {
+            let axes = self.ints(&[axis], &[1]);
+            self.add("Squeeze", &[value, &axes], vec![])
+        } else {
+            self.add("Squeeze", &[value], vec![attr_ints("axes", &[axis])])
+        }
+    }
+
     /// Elements `start..end` of `value` along an axis.
     pub fn span(&mut self, value: &str, axis: i64, start: i64, end: i64) -> String {
         if self.opset() < 10 {
