@@ -46,10 +46,12 @@ impl Operator for Positions {
     }
 
     fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        if node.proto.op_type == "CumProd" {
-            return Err(RuleError::unsupported("products along an axis have no gradient"));
+        let mut dy = cx.dy()?;
+        let is_product = node.proto.op_type == "CumProd";
+        if is_product {
+            // What holds of sums holds of products by their logarithms: dx = (sum of dy y) / x.
+            dy = cx.mul(&dy, &cx.output(0));
         }
-        let dy = cx.dy()?;
         let mut inputs = vec![dy];
         inputs.extend((1..node.inputs.len()).map(|slot| cx.input(slot)));
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
@@ -63,6 +65,7 @@ impl Operator for Positions {
                 vec![crate::onnx::attr_int("reverse", reverse), crate::onnx::attr_int("exclusive", exclusive)];
             cx.op_with("CumSum", &inputs, attributes)
         };
+        let dx = if is_product { cx.op("Div", &[&dx, &cx.input(0)]) } else { dx };
         cx.give(0, dx);
         Ok(())
     }

@@ -97,6 +97,19 @@ fn sums_along_an_axis_need_all_of_it() {
             (n.op("CumSum", &[v, &axis], &[]), Some(CHANNELS))
         });
     }
+    for (exclusive, reverse) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
+        let attributes = [attr_int("exclusive", exclusive), attr_int("reverse", reverse)];
+        check("CumSum of pixels", Conv, &[14], Go, |n, v| {
+            let axis = n.ints_of(&[3], &[]);
+            (n.op("CumSum", &[v, &axis], &attributes), Some(CHANNELS))
+        });
+        check("CumProd", Conv, &[26], Go, |n, v| {
+            let (axis, one) = (n.ints_of(&[3], &[]), n.float(1.0));
+            let near_one = n.op("Sigmoid", &[v], &[]);
+            let near_one = n.op("Add", &[&near_one, &one], &[]);
+            (n.op("CumProd", &[&near_one, &axis], &attributes), Some(CHANNELS))
+        });
+    }
 }
 
 #[test]
