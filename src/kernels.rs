@@ -16,6 +16,8 @@ mod operators;
 
 mod softmax;
 
+mod vector;
+
 pub(crate) use operators::domain;
 
 /// The domain of the operators.

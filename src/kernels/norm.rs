@@ -23,6 +23,7 @@ const BLOCK: usize = 512;
 const LANES: usize = 16;
 
 /// The sum of `f` over a slice: lanes of single precision, blocks in double precision.
+#[inline(always)]
 fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f64 {
     let mut total = 0.0f64;
     for block in values.chunks(BLOCK) {
@@ -40,6 +41,7 @@ fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f64 {
 }
 
 /// The sums of `g` and of `g x` over two slices of one length.
+#[inline(always)]
 pub(super) fn sums_of_products(g: &[f32], x: &[f32]) -> (f64, f64) {
     let (mut first, mut second) = (0.0f64, 0.0f64);
     for (g, x) in g.chunks(BLOCK).zip(x.chunks(BLOCK)) {
@@ -59,6 +61,7 @@ pub(super) fn sums_of_products(g: &[f32], x: &[f32]) -> (f64, f64) {
 }
 
 /// Mean and `1 / sqrt(variance + epsilon)` of a row.
+#[inline(always)]
 fn moments(x: &[f32], form: &Form) -> (f32, f32) {
     let count = x.len().max(1) as f64;
     let mean = if form.is_centred { (sum_of(x, |x| x) / count) as f32 } else { 0.0 };
@@ -90,6 +93,7 @@ impl Form {
 }
 
 /// The norm of the rows from row `first` on.
+#[inline(always)]
 pub(super) fn forward(form: &Form, first: usize, x: &[f32], scale: &[f32], offset: &[f32], y: &mut [f32]) {
     for (at, (x, y)) in x.chunks_exact(form.row).zip(y.chunks_exact_mut(form.row)).enumerate() {
         let (mean, inverse) = moments(x, form);
@@ -117,6 +121,7 @@ pub(super) fn forward(form: &Form, first: usize, x: &[f32], scale: &[f32], offse
 ///
 /// With `n` the normalised row and `g` the gradient by `scale n + offset`:
 /// `dx = (scale g - mean(scale g) - n mean(scale g n)) / deviation`, `dscale = sum of g n`, `doffset = sum of g`.
+#[inline(always)]
 pub(super) fn gradient(
     form: &Form,
     first: usize,
@@ -180,6 +185,7 @@ pub(super) fn gradient(
 }
 
 /// The derivative of what comes after scale and offset.
+#[inline(always)]
 fn slope(form: &Form, z: f32) -> f32 {
     if form.has_silu {
         let s = sigmoid(z);

@@ -6,6 +6,7 @@ use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorDom
 use ort::value::TensorElementType::Float32;
 
 use super::norm::Form;
+use super::vector::widest;
 use super::{
     NORM, NORM_GRADIENT, SILU_GRADIENT, SOFTMAX_GRADIENT, TASK_ELEMENTS, activation, norm, rows_of, softmax, tasks,
 };
@@ -84,7 +85,12 @@ impl Kernel for NodeKernel {
             Self::NormGradient(form) => compute_norm_gradient(context, form),
             Self::SoftmaxGradient { row } => {
                 let row = *row;
-                pairwise(context, row, |y, dy, dx| softmax::softmax_gradient(y, dy, dx, row))
+                pairwise(
+                    context,
+                    row,
+                    #[inline(always)]
+                    |y, dy, dx| softmax::softmax_gradient(y, dy, dx, row),
+                )
             }
             Self::SiluGradient => pairwise(context, 1, activation::silu_gradient),
         }
@@ -132,7 +138,10 @@ fn compute_norm(context: &ComputeContext, form: &Form) -> ort::Result<()> {
         let rows = rows_of(at, tasks, rows);
         let x = &x[rows.start * form.row..rows.end * form.row];
         if let Ok(mut y) = y[at].lock() {
-            norm::forward(form, rows.start, x, scale, offset, &mut y);
+            widest(
+                #[inline(always)]
+                || norm::forward(form, rows.start, x, scale, offset, &mut y),
+            );
         }
     })
 }
@@ -161,7 +170,11 @@ fn compute_norm_gradient(context: &ComputeContext, form: &Form) -> ort::Result<(
             let span = rows.start * form.row..rows.end * form.row;
             if let (Ok(mut dx), Ok(mut sums)) = (dx[at].lock(), sums[at].lock()) {
                 let sums = sums.split_at_mut(parameters);
-                norm::gradient(form, rows.start, (&x[span.clone()], &dy[span]), (scale, offset), &mut dx, sums);
+                let (x, dy) = (&x[span.clone()], &dy[span]);
+                widest(
+                    #[inline(always)]
+                    || norm::gradient(form, rows.start, (x, dy), (scale, offset), &mut dx, sums),
+                );
             }
         })?;
     }
@@ -198,7 +211,11 @@ fn pairwise(
         let rows = rows_of(at, tasks, rows);
         let span = rows.start * row..rows.end * row;
         if let Ok(mut dx) = dx[at].lock() {
-            compute(&a[span.clone()], &b[span], &mut dx);
+            let (a, b) = (&a[span.clone()], &b[span]);
+            widest(
+                #[inline(always)]
+                || compute(a, b, &mut dx),
+            );
         }
     })
 }

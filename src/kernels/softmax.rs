@@ -1,6 +1,7 @@
 //! The gradient of a softmax.
 
 /// `dx = y (dy - sum of y dy)` for every row.
+#[inline(always)]
 pub(super) fn softmax_gradient(y: &[f32], dy: &[f32], dx: &mut [f32], row: usize) {
     for ((y, dy), dx) in y.chunks_exact(row).zip(dy.chunks_exact(row)).zip(dx.chunks_exact_mut(row)) {
         let sum = super::norm::sums_of_products(y, dy).1 as f32;
