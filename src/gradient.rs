@@ -29,6 +29,8 @@ mod shaping;
 
 pub mod sum;
 
+mod winograd;
+
 use std::collections::BTreeSet;
 
 use crate::error::Error;
@@ -53,6 +55,8 @@ pub use context::GradientCx;
 pub(crate) use kernel::RowNorm;
 
 pub(crate) use forward::widened_tensor;
+
+pub(crate) use winograd::WinogradConv;
 
 /// Name of the graph input that takes the target of the loss.
 pub const TARGET: &str = "__target";
@@ -145,11 +149,14 @@ impl GradientGraph {
         for node in graph.nodes.iter().rev().filter(|node| needed.contains(&node.id)) {
             differentiate(analysis, &facts, &depends, &mut tape, node.id)?;
         }
-        for node in &mut tape.nodes[..forward.nodes.len()] {
-            if let Some(other) = node.output.first().and_then(|output| tape.replaced.remove(output)) {
-                *node = other;
+        let backward = tape.nodes.split_off(forward.nodes.len());
+        for node in std::mem::take(&mut tape.nodes) {
+            match node.output.first().and_then(|output| tape.replaced.remove(output)) {
+                Some(others) => tape.nodes.extend(others),
+                None => tape.nodes.push(node),
             }
         }
+        tape.nodes.extend(backward);
         let gradients = tape.name_uses(graph);
         let activation_bytes = forward_bytes(graph, &facts, &needed);
         let built =

@@ -16,7 +16,7 @@ mod operators;
 
 mod softmax;
 
-mod vector;
+mod winograd;
 
 pub(crate) use operators::domain;
 
@@ -34,6 +34,21 @@ pub(crate) const SILU_GRADIENT: &str = "SiluGradient";
 
 /// The gradient of a softmax along the last axis. Inputs y (its output) and dy; output dx.
 pub(crate) const SOFTMAX_GRADIENT: &str = "SoftmaxGradient";
+
+/// Tiles of images as matrices. Input x `[N, C, H, W]`; output `[36, P, C]` (see [`winograd`]).
+pub(crate) const WINOGRAD_INPUT: &str = "WinogradInput";
+
+/// Matrices as images. Inputs m `[36, P, O]` and, where there is one, the bias; output y `[N, O, height, width]`.
+pub(crate) const WINOGRAD_OUTPUT: &str = "WinogradOutput";
+
+/// The gradient by the output as matrices. Input dy `[N, O, H, W]`; output `[36, P, O]`.
+pub(crate) const WINOGRAD_OUTPUT_GRADIENT: &str = "WinogradOutputGradient";
+
+/// Weights as matrices. Input w `[O, C, 3, 3]`; output `[36, C, O]` or, flipped, `[36, O, C]`.
+pub(crate) const WINOGRAD_FILTER: &str = "WinogradFilter";
+
+/// Matrices as the gradient by the weights. Input `[36, O, C]`; output dw `[O, C, 3, 3]`.
+pub(crate) const WINOGRAD_FILTER_GRADIENT: &str = "WinogradFilterGradient";
 
 /// Elements that one task of a parallel loop gets at least.
 const TASK_ELEMENTS: usize = 1 << 14;

@@ -23,7 +23,7 @@ pub(super) struct Tape {
     /// Whether operators of [`crate::kernels`] may be emitted.
     pub(super) has_kernels: bool,
     /// Nodes that compute outputs of the forward pass in place of those that did, by the name of the output.
-    pub(super) replaced: HashMap<String, NodeProto>,
+    pub(super) replaced: HashMap<String, Vec<NodeProto>>,
     /// Small constants by their contents, so that equal ones are stored once.
     constants: HashMap<(Vec<i64>, Vec<u8>), String>,
     next: usize,

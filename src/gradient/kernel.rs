@@ -1,8 +1,8 @@
 //! Emitting operators of [`crate::kernels`], and looking back along the graph for what they stand for.
 
 use crate::graph::{Node, NodeId, ValueId};
-use crate::kernels::{DOMAIN, NORM, NORM_GRADIENT, SILU_GRADIENT, SOFTMAX_GRADIENT};
-use crate::onnx::{AttributeProto, NodeProto, attr_float, attr_int};
+use crate::kernels::{NORM, NORM_GRADIENT, SILU_GRADIENT, SOFTMAX_GRADIENT};
+use crate::onnx::{AttributeProto, attr_float, attr_int};
 
 use super::{GradientCx, signed_shape};
 
@@ -70,16 +70,23 @@ impl<'a> GradientCx<'a> {
     /// Lets the forward pass compute output 0 of this node as a norm of `x`, in place of the node and of what leads to it
     /// from x.
     pub(crate) fn compute_as_norm(&mut self, norm: &RowNorm, x: &str, scale: &str, offset: &str) {
-        let node = NodeProto {
-            op_type: NORM.to_owned(),
-            domain: DOMAIN.to_owned(),
-            name: self.node.proto.name.clone(),
-            input: vec![x.to_owned(), scale.to_owned(), offset.to_owned()],
-            output: vec![self.output(0)],
-            attribute: norm.attributes(),
-            ..NodeProto::default()
-        };
-        self.tape.replaced.insert(self.output(0), node);
+        self.compute_as(|cx| {
+            let [y] = cx.tape.kernel(NORM, &[x, scale, offset], norm.attributes());
+            y
+        });
+    }
+
+    /// Lets the forward pass compute output 0 of this node by other nodes: those that `emit` adds, the last of which
+    /// computes the value whose name `emit` returns.
+    pub(crate) fn compute_as(&mut self, emit: impl FnOnce(&mut Self) -> String) {
+        let start = self.tape.nodes.len();
+        let value = emit(self);
+        let mut nodes = self.tape.nodes.split_off(start);
+        let output = self.output(0);
+        for name in nodes.iter_mut().flat_map(|node| &mut node.output).filter(|name| **name == value) {
+            name.clone_from(&output);
+        }
+        self.tape.replaced.insert(output, nodes);
     }
 
     /// The node that is differentiated.

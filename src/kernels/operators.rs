@@ -4,11 +4,13 @@ use std::sync::Mutex;
 
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput};
 use ort::value::TensorElementType::Float32;
+use pulp::Arch;
 
 use super::norm::Form;
-use super::vector::widest;
+use super::winograd::WinogradNode;
 use super::{
-    NORM, NORM_GRADIENT, SILU_GRADIENT, SOFTMAX_GRADIENT, TASK_ELEMENTS, activation, norm, rows_of, softmax, tasks,
+    NORM, NORM_GRADIENT, SILU_GRADIENT, SOFTMAX_GRADIENT, TASK_ELEMENTS, WINOGRAD_FILTER, WINOGRAD_FILTER_GRADIENT,
+    WINOGRAD_INPUT, WINOGRAD_OUTPUT, WINOGRAD_OUTPUT_GRADIENT, activation, norm, rows_of, softmax, tasks,
 };
 
 /// The operators of [`super::DOMAIN`].
@@ -18,7 +20,12 @@ pub(crate) fn domain() -> ort::Result<OperatorDomain> {
         .add(name(NORM))?
         .add(name(NORM_GRADIENT))?
         .add(name(SILU_GRADIENT))?
-        .add(name(SOFTMAX_GRADIENT))
+        .add(name(SOFTMAX_GRADIENT))?
+        .add(name(WINOGRAD_INPUT))?
+        .add(name(WINOGRAD_OUTPUT))?
+        .add(name(WINOGRAD_OUTPUT_GRADIENT))?
+        .add(name(WINOGRAD_FILTER))?
+        .add(name(WINOGRAD_FILTER_GRADIENT))
 }
 
 struct KernelOperator {
@@ -33,12 +40,15 @@ impl Operator for KernelOperator {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        let count = match self.op_type {
-            NORM => 3,
-            NORM_GRADIENT => 4,
-            _ => 2,
+        let (required, optional) = match self.op_type {
+            NORM => (3, 0),
+            NORM_GRADIENT => (4, 0),
+            WINOGRAD_OUTPUT => (1, 1),
+            WINOGRAD_INPUT | WINOGRAD_OUTPUT_GRADIENT | WINOGRAD_FILTER | WINOGRAD_FILTER_GRADIENT => (1, 0),
+            _ => (2, 0),
         };
-        (0..count).map(|_| OperatorInput::required(Float32))
+        let required = (0..required).map(|_| OperatorInput::required(Float32));
+        required.chain((0..optional).map(|_| OperatorInput::optional(Float32)))
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
@@ -65,7 +75,8 @@ impl Operator for KernelOperator {
             NORM => NodeKernel::Norm(form()?),
             NORM_GRADIENT => NodeKernel::NormGradient(form()?),
             SOFTMAX_GRADIENT => NodeKernel::SoftmaxGradient { row: size("row")? },
-            _ => NodeKernel::SiluGradient,
+            SILU_GRADIENT => NodeKernel::SiluGradient,
+            other => NodeKernel::Winograd(WinogradNode::new(other, context)?),
         })
     }
 }
@@ -76,6 +87,7 @@ enum NodeKernel {
     NormGradient(Form),
     SoftmaxGradient { row: usize },
     SiluGradient,
+    Winograd(WinogradNode),
 }
 
 impl Kernel for NodeKernel {
@@ -93,11 +105,12 @@ impl Kernel for NodeKernel {
                 )
             }
             Self::SiluGradient => pairwise(context, 1, activation::silu_gradient),
+            Self::Winograd(node) => node.compute(context),
         }
     }
 }
 
-fn missing(what: &str, at: usize) -> ort::Error {
+pub(super) fn missing(what: &str, at: usize) -> ort::Error {
     ort::Error::new(format!("{what} {at} is missing"))
 }
 
@@ -111,7 +124,7 @@ fn unfit(form: &Form, elements: usize, parameters: [usize; 2]) -> ort::Error {
 }
 
 /// A slice in parts of these lengths, each for one task of a parallel loop.
-fn parts(mut values: &mut [f32], lengths: impl Iterator<Item = usize>) -> Vec<Mutex<&mut [f32]>> {
+pub(super) fn parts(mut values: &mut [f32], lengths: impl Iterator<Item = usize>) -> Vec<Mutex<&mut [f32]>> {
     let mut parts = Vec::new();
     for length in lengths {
         let (part, rest) = values.split_at_mut(length);
@@ -138,7 +151,7 @@ fn compute_norm(context: &ComputeContext, form: &Form) -> ort::Result<()> {
         let rows = rows_of(at, tasks, rows);
         let x = &x[rows.start * form.row..rows.end * form.row];
         if let Ok(mut y) = y[at].lock() {
-            widest(
+            Arch::new().dispatch(
                 #[inline(always)]
                 || norm::forward(form, rows.start, x, scale, offset, &mut y),
             );
@@ -171,7 +184,7 @@ fn compute_norm_gradient(context: &ComputeContext, form: &Form) -> ort::Result<(
             if let (Ok(mut dx), Ok(mut sums)) = (dx[at].lock(), sums[at].lock()) {
                 let sums = sums.split_at_mut(parameters);
                 let (x, dy) = (&x[span.clone()], &dy[span]);
-                widest(
+                Arch::new().dispatch(
                     #[inline(always)]
                     || norm::gradient(form, rows.start, (x, dy), (scale, offset), &mut dx, sums),
                 );
@@ -212,7 +225,7 @@ fn pairwise(
         let span = rows.start * row..rows.end * row;
         if let Ok(mut dx) = dx[at].lock() {
             let (a, b) = (&a[span.clone()], &b[span]);
-            widest(
+            Arch::new().dispatch(
                 #[inline(always)]
                 || compute(a, b, &mut dx),
             );

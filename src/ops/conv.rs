@@ -7,6 +7,8 @@
 
 pub(super) mod gradient;
 
+mod winograd;
+
 use crate::couple::CoupleCx;
 use crate::couple::layout::{Axis, Layout, fixed_axis};
 use crate::couple::space::axis_size;
@@ -143,6 +145,9 @@ impl Operator for Conv {
         }
         // What a fused form adds before its activation.
         cx.give(3, dy.clone());
+        if node.proto.op_type == "Conv" {
+            gradient::forward(node, cx)?;
+        }
         gradient::of_conv(node, cx, &dy)
     }
 }

@@ -2,19 +2,20 @@
 //! kernel.
 
 use super::Window;
+use super::winograd::Instead;
 use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::onnx::{attr_int, attr_ints};
 use crate::operator::RuleError;
 
 /// Stride, dilation and padding of a convolution at known sizes.
-struct Geometry {
-    kernel: Vec<i64>,
-    strides: Vec<i64>,
-    dilations: Vec<i64>,
-    before: Vec<i64>,
+pub(super) struct Geometry {
+    pub(super) kernel: Vec<i64>,
+    pub(super) strides: Vec<i64>,
+    pub(super) dilations: Vec<i64>,
+    pub(super) before: Vec<i64>,
     after: Vec<i64>,
-    group: i64,
+    pub(super) group: i64,
 }
 
 impl Geometry {
@@ -94,12 +95,28 @@ pub(in crate::ops) fn of_conv(node: &Node, cx: &mut GradientCx<'_>, dy: &str) ->
         bias(cx, dy, y.len());
     }
     if cx.wants(1) {
-        let dw = weight(cx, &geometry, (&cx.input(0), &x), (dy, &y), &w);
+        let dw = match geometry.in_tiles(cx, x[1], &y, &geometry.before, Instead::Products) {
+            Some(conv) => cx.winograd_weight(conv, &cx.input(0), dy),
+            None => weight(cx, &geometry, (&cx.input(0), &x), (dy, &y), &w),
+        };
         cx.give(1, dw);
     }
     if cx.wants(0) {
         let dx = through(cx, &geometry, &cx.input(1), dy, [&x, &w, &y]);
         cx.give(0, dx);
+    }
+    Ok(())
+}
+
+/// Lets the forward pass compute the convolution in tiles where that takes less time.
+pub(in crate::ops) fn forward(node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    let (x, w, y) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape(0)?);
+    let geometry = Geometry::of_conv(node, &w[2..], &x[2..], &y[2..])?;
+    if let Some(conv) = geometry.in_tiles(cx, x[1], &y, &geometry.before, Instead::Conv) {
+        let (x, w, bias) = (cx.input(0), cx.input(1), cx.input(2));
+        cx.compute_as(|cx| {
+            cx.winograd_conv(conv, &x, (&w, false), Some(bias.as_str()).filter(|name| !name.is_empty()))
+        });
     }
     Ok(())
 }
@@ -168,6 +185,9 @@ fn bias(cx: &mut GradientCx<'_>, dy: &str, rank: usize) {
 fn through(cx: &mut GradientCx<'_>, geometry: &Geometry, weight: &str, dy: &str, [x, w, y]: [&[i64]; 3]) -> String {
     let spatial = geometry.kernel.len();
     let around: Vec<i64> = (0..spatial).map(|axis| geometry.reach(axis) - 1 - geometry.before[axis]).collect();
+    if let Some(conv) = geometry.in_tiles(cx, y[1], x, &around, Instead::Conv) {
+        return cx.winograd_conv(conv, dy, (weight, true), None);
+    }
     let is_dense = geometry.strides.iter().all(|stride| *stride == 1);
     if is_dense && geometry.group == 1 && around.iter().all(|pad| *pad >= 0) && cx.opset() >= 10 {
         // A convolution with flipped weights, which are folded into a constant before the session starts.

@@ -1,0 +1,281 @@
+//! Between images `[N, C, H, W]` and the tiles' matrices `[36, P, C]`.
+
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+
+use super::{BLOCK, Lanes, PLACES, Rows, SPREAD, TILE, Vectors, both};
+
+/// How the outputs of a convolution are divided into tiles.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::kernels) struct Tiling {
+    /// Size of the convolution's output.
+    pub(super) height: usize,
+    pub(super) width: usize,
+}
+
+impl Tiling {
+    /// Rows of tiles in an image.
+    pub(super) fn rows(&self) -> usize {
+        self.height.div_ceil(TILE)
+    }
+
+    /// Tiles in a row.
+    pub(super) fn columns(&self) -> usize {
+        self.width.div_ceil(TILE)
+    }
+}
+
+/// Images with zeros around them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Images<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) channels: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
+    /// Rows of zeros above, columns of zeros on the left; below and on the right, there are as many as tiles need.
+    pub(super) top: usize,
+    pub(super) left: usize,
+}
+
+impl Images<'_> {
+    /// Row `y` of an image, counted with the padding, with the channels from `first` on side by side.
+    #[inline(always)]
+    fn read_row(&self, image: usize, first: usize, y: usize, row: &mut [Lanes]) {
+        row.fill([0.0; BLOCK]);
+        let Some(y) = y.checked_sub(self.top).filter(|y| *y < self.height) else { return };
+        let row = row.get_mut(self.left..).unwrap_or_default();
+        for lane in 0..BLOCK.min(self.channels - first) {
+            let start = ((image * self.channels + first + lane) * self.height + y) * self.width;
+            for (to, value) in row.iter_mut().zip(&self.values[start..start + self.width]) {
+                to[lane] = *value;
+            }
+        }
+    }
+}
+
+/// Which of the transforms of images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The input: tiles of 6 x 6, each 2 places into the next.
+    Input,
+    /// The gradient by the output: tiles of 4 x 4.
+    OutputGradient,
+}
+
+/// The transforms of tiles for some rows of tiles.
+pub(super) struct Spread<'a, 'b, 'c> {
+    pub(super) side: Side,
+    pub(super) images: &'a Images<'a>,
+    pub(super) tiling: Tiling,
+    /// Rows of tiles, counted over all images.
+    pub(super) tile_rows: Range<usize>,
+    pub(super) matrices: &'b mut Rows<'c>,
+}
+
+impl WithSimd for Spread<'_, '_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let vectors = Vectors(simd);
+        match self.side {
+            Side::Input => self.spread(
+                vectors,
+                #[inline(always)]
+                |d| vectors.input(d),
+            ),
+            Side::OutputGradient => self.spread(
+                vectors,
+                #[inline(always)]
+                |y| vectors.output_gradient(y),
+            ),
+        }
+    }
+}
+
+impl Spread<'_, '_, '_> {
+    #[inline(always)]
+    fn spread<S: Simd, const N: usize>(
+        self,
+        vectors: Vectors<S>,
+        transform: impl Fn([S::f32s; N]) -> [S::f32s; SPREAD] + Copy,
+    ) {
+        let Self { images, tiling, tile_rows, matrices, .. } = self;
+        let width = TILE * tiling.columns() + N - TILE;
+        let mut strip = vec![[0.0; BLOCK]; N * width];
+        let mut tile = [[0.0; BLOCK]; PLACES];
+        // Channels within tiles: what is written at a time is close together in every matrix.
+        for (at, tile_row) in tile_rows.enumerate() {
+            let (image, top) = (tile_row / tiling.rows(), tile_row % tiling.rows() * TILE);
+            for first in (0..images.channels).step_by(BLOCK) {
+                let count = BLOCK.min(images.channels - first);
+                for (row, strip) in strip.chunks_exact_mut(width).enumerate() {
+                    images.read_row(image, first, top + row, strip);
+                }
+                for column in 0..tiling.columns() {
+                    let strip = &strip[column * TILE..];
+                    for sub in 0..BLOCK / S::F32_LANES {
+                        both(
+                            transform,
+                            #[inline(always)]
+                            |row, column| vectors.load(&strip[row * width + column], sub),
+                            #[inline(always)]
+                            |row, column, value| vectors.store(&mut tile[row * SPREAD + column], sub, value),
+                        );
+                    }
+                    // Whole lines of the cache at once: those of all matrices may share their places in it.
+                    let start = (at * tiling.columns() + column) * images.channels + first;
+                    for (matrix, lanes) in matrices.iter_mut().zip(&tile) {
+                        if count == BLOCK {
+                            matrix[start..start + BLOCK].copy_from_slice(lanes);
+                        } else {
+                            matrix[start..start + count].copy_from_slice(&lanes[..count]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The outputs of some channels of an image, from the matrices `[36, P, channels]` of all tiles.
+pub(super) struct Gather<'a> {
+    pub(super) matrices: &'a [f32],
+    pub(super) channels: usize,
+    pub(super) tiling: Tiling,
+    /// The image and the first of its channels; as many are computed as `outputs` has room for.
+    pub(super) image: usize,
+    pub(super) first: usize,
+    pub(super) bias: Option<&'a [f32]>,
+    pub(super) outputs: &'a mut [f32],
+}
+
+impl WithSimd for Gather<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let vectors = Vectors(simd);
+        let Self { matrices, channels, tiling, image, first: start, bias, outputs } = self;
+        let matrix = matrices.len() / PLACES;
+        let plane = tiling.height * tiling.width;
+        let mut places = [[[0.0; BLOCK]; TILE]; TILE];
+        for tile_row in 0..tiling.rows() {
+            for (block, outputs) in outputs.chunks_mut(BLOCK * plane).enumerate() {
+                let first = start + block * BLOCK;
+                let count = BLOCK.min(channels - first);
+                let mut offset = [0.0; BLOCK];
+                if let Some(bias) = bias {
+                    offset[..count].copy_from_slice(&bias[first..first + count]);
+                }
+                for column in 0..tiling.columns() {
+                    let start = ((image * tiling.rows() + tile_row) * tiling.columns() + column) * channels + first;
+                    for sub in 0..count.div_ceil(S::F32_LANES) {
+                        let from = sub * S::F32_LANES;
+                        let to = count.min(from + S::F32_LANES);
+                        both(
+                            #[inline(always)]
+                            |m| vectors.output(m),
+                            #[inline(always)]
+                            |row, column| {
+                                let start = (row * SPREAD + column) * matrix + start;
+                                vectors.load_up_to(&matrices[start + from..start + to])
+                            },
+                            #[inline(always)]
+                            |row, column, value| {
+                                let value = vectors.add(value, vectors.load(&offset, sub));
+                                vectors.store(&mut places[row][column], sub, value);
+                            },
+                        );
+                    }
+                    let (top, left) = (tile_row * TILE, column * TILE);
+                    let across = TILE.min(tiling.width - left);
+                    for (row, places) in places.iter().enumerate().take(tiling.height - top) {
+                        for lane in 0..count {
+                            let start = lane * plane + (top + row) * tiling.width + left;
+                            for (value, lanes) in outputs[start..start + across].iter_mut().zip(places) {
+                                *value = lanes[lane];
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pulp::{Arch, Scalar};
+
+    use super::*;
+    use crate::kernels::winograd::filters::{self, Direction};
+
+    fn counting(count: usize) -> Vec<f32> {
+        (0..count).map(|at| ((at * 7919) % 101) as f32 * 0.02 - 1.0).collect()
+    }
+
+    /// Runs a transform that writes rows of matrices.
+    fn matrices(rows: usize, columns: usize, run: impl FnOnce(&mut Rows<'_>)) -> Vec<f32> {
+        let mut all = vec![f32::NAN; PLACES * rows * columns];
+        let mut matrices: Vec<&mut [f32]> = all.chunks_exact_mut(rows * columns).collect();
+        run(matrices.as_mut_slice().try_into().expect("36 matrices"));
+        all
+    }
+
+    /// A convolution of 2 images of 19 channels to 21 by the transforms, `run` of each being for one kind of machine.
+    fn convolved(is_scalar: bool) -> Vec<f32> {
+        let (inputs, outputs, height, width) = (19, 21, 7, 10);
+        let (x, w, bias) = (counting(2 * inputs * height * width), counting(outputs * inputs * 9), counting(outputs));
+        let images = Images { values: &x, channels: inputs, height, width, top: 1, left: 1 };
+        let tiling = Tiling { height, width };
+        let tiles = 2 * tiling.rows() * tiling.columns();
+        let v = matrices(tiles, inputs, |matrices| {
+            let tile_rows = 0..2 * tiling.rows();
+            let spread = Spread { side: Side::Input, images: &images, tiling, tile_rows, matrices };
+            if is_scalar { spread.with_simd(Scalar::new()) } else { Arch::new().dispatch(spread) }
+        });
+        let u = matrices(inputs, outputs, |matrices| {
+            let rows = 0..inputs;
+            let direction = Direction::Forward;
+            let spread = filters::Spread { direction, weights: &w, outputs, inputs, rows, matrices };
+            if is_scalar { spread.with_simd(Scalar::new()) } else { Arch::new().dispatch(spread) }
+        });
+        let mut m = vec![0.0f32; PLACES * tiles * outputs];
+        for (at, sum) in m.iter_mut().enumerate() {
+            let (place, tile, output) = (at / (tiles * outputs), at / outputs % tiles, at % outputs);
+            let v = &v[(place * tiles + tile) * inputs..][..inputs];
+            *sum = (0..inputs).map(|input| v[input] * u[(place * inputs + input) * outputs + output]).sum();
+        }
+        let mut y = vec![f32::NAN; 2 * outputs * height * width];
+        for (image, outputs_of) in y.chunks_exact_mut(outputs * height * width).enumerate() {
+            let bias = Some(bias.as_slice());
+            let gather = Gather { matrices: &m, channels: outputs, tiling, image, first: 0, bias, outputs: outputs_of };
+            if is_scalar { gather.with_simd(Scalar::new()) } else { Arch::new().dispatch(gather) }
+        }
+        for (at, y) in y.iter().enumerate() {
+            let (image, output) = (at / (outputs * height * width), at / (height * width) % outputs);
+            let (row, column) = (at / width % height, at % width);
+            let mut sum = bias[output];
+            for input in 0..inputs {
+                for (place, w) in w[(output * inputs + input) * 9..][..9].iter().enumerate() {
+                    let (row, column) = (row + place / 3, column + place % 3);
+                    if (1..=height).contains(&row) && (1..=width).contains(&column) {
+                        sum += w * x[((image * inputs + input) * height + row - 1) * width + column - 1];
+                    }
+                }
+            }
+            assert!((y - sum).abs() < 1e-4, "element {at}: {y} instead of {sum}");
+        }
+        y
+    }
+
+    #[test]
+    fn every_kind_of_vector_makes_the_convolution() {
+        let (scalars, vectors) = (convolved(true), convolved(false));
+        for (a, b) in scalars.iter().zip(&vectors) {
+            assert!((a - b).abs() < 1e-5);
+        }
+    }
+}
