@@ -11,7 +11,8 @@ use crate::dim::Dim;
 use crate::fact::Fact;
 use crate::gradient::GradientCx;
 use crate::graph::Node;
-use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
+use crate::onnx::{attr_int, attr_string};
+use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, onnx};
 use crate::rewrite::PatchCx;
 use crate::verify::reference::ReferenceCx;
 
@@ -146,22 +147,10 @@ impl Operator for GatherNd {
         let indices = cx.input(1);
         let op_type = node.proto.op_type.as_str();
         if op_type.starts_with("Gather") {
-            if cx.opset() < 16 {
-                return Err(RuleError::unsupported("adding up at indices needs opset 16"));
-            }
-            let zero = cx.scalar(0.0);
-            let zeros = cx.expand(&zero, &shape);
-            let mut attributes = vec![crate::onnx::attr_string("reduction", "add")];
-            let scatter = if op_type == "GatherND" {
-                if batch_dims(node) != 0 {
-                    return Err(RuleError::unsupported("batch_dims has no gradient"));
-                }
-                "ScatterND"
-            } else {
-                attributes.push(crate::onnx::attr_int("axis", node.int("axis", 0)));
-                "ScatterElements"
+            let dx = match op_type {
+                "GatherND" => add_up_tuples(cx, &dy, &shape, batch_dims(node))?,
+                _ => add_up_elements(cx, &dy, &shape, axis_index(node.int("axis", 0), shape.len())?)?,
             };
-            let dx = cx.op_with(scatter, &[&zeros, &indices, &dy], attributes);
             cx.give(0, dx);
             return Ok(());
         }
@@ -169,13 +158,13 @@ impl Operator for GatherNd {
         if !matches!(reduction.as_str(), "none" | "add") {
             return Err(RuleError::unsupported(format!("reduction {reduction:?} has no gradient")));
         }
-        if op_type == "Scatter" {
-            return Err(RuleError::unsupported("reading at indices needs opset 11"));
-        }
-        let axis = vec![crate::onnx::attr_int("axis", node.int("axis", 0))];
-        let (gather, axis) = if op_type == "ScatterND" { ("GatherND", vec![]) } else { ("GatherElements", axis) };
         if cx.wants(2) {
-            let dupdates = cx.op_with(gather, &[&dy, &indices], axis);
+            let axis = vec![attr_int("axis", node.int("axis", 0))];
+            let dupdates = match op_type {
+                "ScatterND" => cx.op("GatherND", &[&dy, &indices]),
+                "ScatterElements" => cx.op_with("GatherElements", &[&dy, &indices], axis),
+                _ => elements_at(cx, &dy, &shape, axis_index(node.int("axis", 0), shape.len())?)?,
+            };
             cx.give(2, dupdates);
         }
         if cx.wants(0) {
@@ -192,6 +181,73 @@ impl Operator for GatherNd {
         }
         Ok(())
     }
+}
+
+/// Ones where an index names a place among `depth` along a new axis, zeros elsewhere.
+fn one_hot(cx: &mut GradientCx<'_>, indices: &str, depth: i64, axis: usize) -> String {
+    let depth = cx.ints(&[depth]);
+    let values = cx.floats(&[0.0, 1.0], &[2]);
+    cx.op_with("OneHot", &[indices, &depth, &values], vec![attr_int("axis", axis as i64)])
+}
+
+/// Adds up what a GatherND took of a value of this shape, at the tuples of input 1.
+fn add_up_tuples(cx: &mut GradientCx<'_>, dy: &str, shape: &[i64], batch: usize) -> Result<String, RuleError> {
+    let (indices, tuples) = (cx.input(1), cx.shape(1)?);
+    if cx.opset() >= 16 && batch == 0 {
+        let zero = cx.scalar(0.0);
+        let zeros = cx.expand(&zero, shape);
+        return Ok(cx.op_with("ScatterND", &[&zeros, &indices, dy], vec![attr_string("reduction", "add")]));
+    }
+    // Tuples as places in the indexed axes taken as one; for every batch a map `[places, tuples]`.
+    let (length, rank) = (tuples.last().map_or(1, |length| *length as usize), tuples.len());
+    let indexed = &shape[batch..batch + length];
+    let strides: Vec<i64> = (1..=length).map(|from| indexed[from..].iter().product()).collect();
+    let (sizes, strides) = (cx.ints(indexed), cx.ints(&strides));
+    // Indices may count from the end.
+    let places = cx.op("Mod", &[&indices, &sizes]);
+    let places = cx.op("Mul", &[&places, &strides]);
+    let places = cx.reduce_sum(&places, &[rank - 1], false);
+    let batches: i64 = shape[..batch].iter().product();
+    let count: i64 = tuples[batch..rank - 1].iter().product();
+    let (all, rest): (i64, i64) = (indexed.iter().product(), shape[batch + length..].iter().product());
+    let places = cx.reshape(&places, &[batches, count]);
+    let rows = one_hot(cx, &places, all, 1);
+    let dy = cx.reshape(dy, &[batches, count, rest]);
+    let sums = cx.op("MatMul", &[&rows, &dy]);
+    Ok(cx.reshape(&sums, shape))
+}
+
+/// Adds up what a GatherElements took of a value of this shape, at the indices of input 1.
+fn add_up_elements(cx: &mut GradientCx<'_>, dy: &str, shape: &[i64], axis: usize) -> Result<String, RuleError> {
+    let (indices, taken) = (cx.input(1), cx.shape(1)?);
+    if cx.opset() >= 16 {
+        let zero = cx.scalar(0.0);
+        let zeros = cx.expand(&zero, shape);
+        let attributes = vec![attr_string("reduction", "add"), attr_int("axis", axis as i64)];
+        return Ok(cx.op_with("ScatterElements", &[&zeros, &indices, dy], attributes));
+    }
+    let marks = one_hot(cx, &indices, shape[axis], axis);
+    let apart = [&taken[..axis], &[1], &taken[axis..]].concat();
+    let dy = cx.reshape(dy, &apart);
+    let product = cx.mul(&marks, &dy);
+    let sums = cx.reduce_sum(&product, &[axis + 1], false);
+    // Along the other axes, the indices may end before the data does.
+    let after = (0..shape.len()).map(|at| if at == axis { 0 } else { shape[at] - taken[at] }).collect::<Vec<i64>>();
+    Ok(cx.pad(&sums, &vec![0; shape.len()], &after))
+}
+
+/// The elements of a value of this shape at the indices of input 1, as GatherElements takes them from opset 11 on.
+fn elements_at(cx: &mut GradientCx<'_>, value: &str, shape: &[i64], axis: usize) -> Result<String, RuleError> {
+    let (indices, taken) = (cx.input(1), cx.shape(1)?);
+    let marks = one_hot(cx, &indices, shape[axis], axis);
+    let mut value = value.to_owned();
+    for at in (0..shape.len()).filter(|at| *at != axis && taken[*at] != shape[*at]) {
+        value = cx.slice(&value, at, 0, taken[at], 1);
+    }
+    let apart = [&taken[..axis], &[shape[axis], 1], &taken[axis + 1..]].concat();
+    let value = cx.reshape(&value, &apart);
+    let product = cx.mul(&marks, &value);
+    Ok(cx.reduce_sum(&product, &[axis], false))
 }
 
 /// The mask of a value of rank `rank` of which the updates fill the diagonal of the first `tuple` axes: what the

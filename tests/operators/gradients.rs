@@ -17,9 +17,6 @@ const WITHOUT: &[(&str, &str)] = &[
     ("GridSample at learned places", "its places depend on a weight"),
     ("AffineGrid", "its places depend on a weight"),
     ("MaxRoiPool", "the largest of a region has no gradient"),
-    ("Scatter", "reading at indices needs opset 11"),
-    ("GatherND, opset 13", "adding up at indices needs opset 16"),
-    ("GatherElements", "adding up at indices needs opset 16"),
 ];
 
 /// Networks of which some weights do not move the loss, the weights (all where there are none), and why.

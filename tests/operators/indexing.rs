@@ -133,12 +133,22 @@ fn gathers_choose_indices() {
 
 #[test]
 fn whole_slices_move_and_elements_stay() {
-    check("GatherND", StaticConv, &[13], Go, |n, v| {
-        let indices = n.ints_of(&[0, 1, 0], &[3, 1]);
+    check("GatherND", StaticConv, &[11, 13, 18], Go, |n, v| {
+        let indices = n.ints_of(&[0, 1, -2], &[3, 1]);
         (n.op("GatherND", &[v, &indices], &[]), Some(CHANNELS))
     });
-    check("GatherElements", StaticConv, &[13], Stay, |n, v| {
-        let indices = n.ints_of(&vec![0; 2 * 12 * 4 * 6], &[2, 12, 4, 6]);
+    check("GatherND within batches", StaticConv, &[13, 18], Go, |n, v| {
+        // Two pixels of each image: once the same, once one that is counted from the end.
+        let pixels = n.op("Transpose", &[v], &[attr_ints("perm", &[0, 2, 3, 1])]);
+        let indices = n.ints_of(&[1, 2, 1, 2, 3, -1, 0, 4], &[2, 2, 2]);
+        let taken = n.op("GatherND", &[&pixels, &indices], &[attr_int("batch_dims", 1)]);
+        let taken = n.op("Transpose", &[&taken], &[attr_ints("perm", &[0, 2, 1])]);
+        let shape = n.ints(&[2, -1, 2, 1]);
+        (n.op("Reshape", &[&taken, &shape], &[]), Some(CHANNELS))
+    });
+    check("GatherElements", StaticConv, &[11, 13, 18], Stay, |n, v| {
+        // Fewer columns than there are.
+        let indices = n.ints_of(&[0, 3, 3, -3, 2].repeat(2 * 12 * 4), &[2, 12, 5, 4]);
         (n.op("GatherElements", &[v, &indices], &[attr_int("axis", 2)]), Some(CHANNELS))
     });
     check("a depthwise kernel that ScatterND writes along the diagonal", StaticConv, &[16, 18], Go, |n, v| {

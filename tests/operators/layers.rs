@@ -304,12 +304,4 @@ fn elements_are_scattered() {
         let (indices, updates) = (n.ints_of(&[3, 1, 0, 2], &[1, 1, 2, 2]), n.weight(&[1, 1, 2, 2]));
         (n.op("Scatter", &[v, &indices, &updates], &[attr_int("axis", 2)]), Some(C))
     });
-    check("GatherElements of opset 18", StaticConv, &[18], Stay, |n, v| {
-        let indices = n.ints_of(&[0, 3, 3, 1].repeat(2 * 12 * 6), &[2, 12, 4, 6]);
-        (n.op("GatherElements", &[v, &indices], &[attr_int("axis", 2)]), Some(C))
-    });
-    check("GatherND of opset 18", StaticConv, &[18], Go, |n, v| {
-        let indices = n.ints_of(&[0, 1, 0], &[3, 1]);
-        (n.op("GatherND", &[v, &indices], &[]), Some(C))
-    });
 }
