@@ -14,10 +14,13 @@ pub mod group;
 
 mod cx;
 
+mod frequencies;
+
 use crate::graph::{Graph, Node, NodeId, ValueId};
 use crate::infer::Facts;
 use crate::operator::{self, RuleError};
 pub use cx::CoupleCx;
+pub use frequencies::frequencies;
 use layout::{Layout, SpaceId};
 use space::{Reason, Spaces};
 

@@ -128,6 +128,11 @@ pub trait Operator: Sync {
         false
     }
 
+    /// Whether input 0 is an angle; see [`crate::couple::frequencies`].
+    fn takes_angle(&self, _node: &Node) -> bool {
+        false
+    }
+
     /// Whether outputs of integers stand for floating point numbers, as those of QuantizeLinear do: a gradient would
     /// have to pass the node. Other integers (indices, sizes) are taken not to change with a weight.
     fn quantizes(&self, _node: &Node) -> bool {

@@ -12,7 +12,7 @@ use regex::Regex;
 
 use crate::couple::group::{ChannelGroup, Grouping, Member, Role, group};
 use crate::couple::resolve::Attention;
-use crate::couple::{Coupling, couple};
+use crate::couple::{Coupling, couple, frequencies};
 use crate::error::Error;
 use crate::fact::Fact;
 use crate::fold::Fold;
@@ -71,13 +71,15 @@ impl Analysis<'_> {
         passes.iter().map(|attention| group(&self.coupling, *attention, norm_groups == NormGroups::Drop)).collect()
     }
 
-    /// The floating point constants that some channel group which may shrink goes through.
+    /// The floating point constants that some channel group which may shrink goes through, without the tables of
+    /// frequencies.
     pub fn prunable_weights(&self) -> Vec<usize> {
         let groupings = self.groupings(AttentionOption::Both, NormGroups::Keep);
         let groups = groupings.iter().flat_map(|grouping| &grouping.groups).filter(|group| group.kept.is_none());
         let values = groups.flat_map(|group| &group.members).map(|member| self.coupling.uses[member.weight].value);
+        let tables = frequencies(&self.graph, &self.coupling);
         let is_float = |value: &usize| self.facts.values[*value].as_ref().is_some_and(Fact::is_float);
-        values.filter(is_float).collect::<BTreeSet<_>>().into_iter().collect()
+        values.filter(is_float).filter(|value| !tables.contains(value)).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Calls `with` with a counter of this network.

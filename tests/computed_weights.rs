@@ -255,3 +255,31 @@ fn folded_values_are_what_enters_the_network() {
     assert!(read.iter().all(|value| graph.fold.contains(*value)));
     assert_eq!((0..graph.values.len()).filter(|value| graph.fold.contains(*value)).count(), 5);
 }
+
+#[test]
+fn a_table_of_frequencies_is_no_weight() {
+    let mut b = Builder::new(5);
+    let table = b.weight_around(&[1, 12], 1.0, 0.9);
+    let angles = b.node("Mul", &["x", &table], vec![]);
+    let waves = b.node("Sin", &[&angles], vec![]);
+    let hidden = b.linear(&waves, 12, 10);
+    let scale = b.weight_around(&[10], 1.0, 0.5);
+    let hidden = b.node("Mul", &[&hidden, &scale], vec![]);
+    let again = b.node("Sin", &[&hidden], vec![]);
+    let y = b.linear(&again, 10, 3);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("net.onnx");
+    std::fs::write(&path, b.finish(&[4, 1], &y, &[4, 3]).encode_to_vec()).unwrap();
+    let model = load(&path).unwrap();
+    let analysis = analyse(&model).unwrap();
+    let weights: Vec<&str> =
+        analysis.prunable_weights().into_iter().map(|value| analysis.graph.values[value].name.as_str()).collect();
+    assert!(!weights.contains(&table.as_str()), "{weights:?}");
+    assert!(weights.contains(&scale.as_str()), "a layer may have learned what this sine is taken of: {weights:?}");
+    let groups = &analysis.groupings(Default::default(), Default::default())[0].groups;
+    let is_member = |group: &onnx_diffprune::couple::group::ChannelGroup| {
+        let mut values = group.members.iter().map(|member| analysis.coupling.uses[member.weight].value);
+        values.any(|value| analysis.graph.values[value].name == table)
+    };
+    assert!(groups.iter().any(is_member), "its channels can go");
+}

@@ -107,6 +107,10 @@ impl Operator for Unary {
         cx.elementwise(&[0])
     }
 
+    fn takes_angle(&self, node: &Node) -> bool {
+        matches!(node.proto.op_type.as_str(), "Sin" | "Cos")
+    }
+
     fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let dy = cx.dy()?;
         let dx = match node.proto.op_type.as_str() {

@@ -1,0 +1,46 @@
+//! Tables of frequencies: constants that no training has touched.
+
+use std::collections::BTreeSet;
+
+use crate::graph::{Graph, ValueId};
+use crate::operator;
+
+use super::Coupling;
+
+/// The constants from which, with the network's inputs, the angles of sines and cosines are computed: the frequencies of
+/// an embedding of timesteps or positions. Channels go through them as through a weight, but they say nothing about
+/// how much a channel matters: the slope of a sine by its frequency is as large as the timestep. Where a
+/// contraction with a weight stands before the angle, the network may have learned all of it.
+pub fn frequencies(graph: &Graph, coupling: &Coupling) -> BTreeSet<ValueId> {
+    let spaces = coupling.spaces.all();
+    let contracts = |node: usize| {
+        let uses = coupling.uses.iter().filter(|weight| weight.node == node);
+        uses.flat_map(|weight| weight.axes.iter().flatten()).any(|space| {
+            let space = &spaces[*space];
+            space.produced || space.consumed
+        })
+    };
+    let mut tables = BTreeSet::new();
+    for node in &graph.nodes {
+        let takes_angle =
+            operator::find(&node.proto.domain, &node.proto.op_type).is_some_and(|op| op.takes_angle(node));
+        let Some(angle) = node.input(0).filter(|_| takes_angle) else { continue };
+        let mut found = BTreeSet::new();
+        let mut open = vec![angle];
+        let is_free = loop {
+            let Some(value) = open.pop() else { break true };
+            if !found.insert(value) {
+                continue;
+            }
+            let Some((producer, _)) = graph.values[value].producer else { continue };
+            if contracts(producer) {
+                break false;
+            }
+            open.extend(graph.nodes[producer].inputs.iter().flatten());
+        };
+        if is_free {
+            tables.extend(found);
+        }
+    }
+    tables
+}
