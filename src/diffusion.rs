@@ -24,6 +24,8 @@ mod sampler;
 
 mod schedule;
 
+mod sizes;
+
 pub use conditioning::Conditioning;
 pub use config::{ConfiguredProcess, VarianceType, read_scheduler_config};
 pub use data::{Ranges, Samples};

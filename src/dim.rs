@@ -52,6 +52,13 @@ impl Dim {
         }
     }
 
+    /// The name of a size that is a symbol and no expression.
+    pub fn as_symbol(&self) -> Option<String> {
+        let mut names = std::collections::BTreeSet::new();
+        self.symbols(&mut names);
+        names.into_iter().next().filter(|name| *self == Self::symbol(name))
+    }
+
     /// Whether this is the constant `value`.
     pub fn is(&self, value: i64) -> bool {
         self.as_const() == Some(value)

@@ -36,7 +36,7 @@ use pair::Pair;
 use reference::{KeptAxes, Reference};
 use run::Verification;
 
-pub use inputs::{draw_input, draw_inputs, size_variants};
+pub use inputs::{Variant, check_names, draw_input, draw_inputs, input_variants, size_variants};
 pub use locate::{Difference, ValuesReport};
 
 /// How strict verification is and on what it runs.
@@ -236,7 +236,7 @@ pub fn verify(
         verification.report.failure = Some(format!("the pruned file is not valid: {error}"));
         return Ok(verification.report);
     }
-    let mut variants = verification.variants(options)?;
+    let mut variants = input_variants(analysis, options)?;
     let rtol = verification.report.rtol;
     match native.reference_session(runtime) {
         Ok(of_reference) => {

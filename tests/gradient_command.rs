@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use onnx_diffprune::array::{Array, ElementType};
+use onnx_diffprune::npz;
+
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
@@ -124,4 +127,47 @@ fn a_configuration_file_holds_all_options() {
     assert_eq!(table["ratio"].as_float(), Some(0.4));
     assert_eq!(table["gradients"]["threshold"].as_float(), Some(0.2));
     assert_eq!(table["diffusion"]["schedule"].as_str(), Some("squaredcos_cap_v2"));
+}
+
+#[test]
+fn sizes_that_the_network_leaves_open_are_those_of_the_data() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("a path").to_owned();
+    let array = |dims: &[usize]| {
+        let values = (0..dims.iter().product()).map(|at: usize| (at as f64 * 0.37).sin()).collect::<Vec<f64>>();
+        Array::from_f64(ElementType::F32, dims.to_vec(), &values).expect("an array")
+    };
+    let write = |name: &str, key: &str, dims: &[usize]| {
+        let file = path(name);
+        npz::write(Path::new(&file), [(key, &array(dims))]).expect("the file is written");
+        file
+    };
+    // sample [batch, 4, h, w], encoder_hidden_states [batch, seq, 48]; the second file has channels last.
+    let (first, last) = (write("a.npz", "latents", &[4, 4, 24, 32]), write("b.npz", "latents", &[4, 24, 32, 4]));
+    let text_states = write("text.npz", "encoder_hidden_states", &[1, 9, 48]);
+    let model = fixture("sd15_tiny_fp16.onnx");
+    let model = model.to_str().expect("a path");
+    for data in [&first, &last] {
+        let arguments = ["loss", model, "--data", data, "--inputs", &text_states, "--count", "4", "--timesteps", "3"];
+        let done = tool(&arguments);
+        assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    }
+    let output = path("out.onnx");
+    let mut arguments = vec![model, &output, "--ratio", "0.25", "--timesteps", "2", "--batch", "2", "--no-latency"];
+    arguments.extend(["--data", &first, "--inputs", &text_states, "--format", "json"]);
+    let done = tool(&arguments);
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    let result: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    assert_eq!(result["verification"]["passed"], true);
+    // Arrays that no input takes are refused before anything is computed.
+    let wrong = write("wrong.npz", "text", &[1, 9, 48]);
+    for command in [&["loss", model, "--data", &first][..], &[model, &path("no.onnx"), "--ratio", "0.25"]] {
+        let done = tool(&[command, &["--inputs", &wrong]].concat());
+        assert_eq!(done.status.code(), Some(2), "{}", text(&done.stderr));
+        assert!(text(&done.stderr).contains("encoder_hidden_states, found \"text\""), "{}", text(&done.stderr));
+    }
+    // What is named is not taken from the data.
+    let done = tool(&["loss", model, "--data", &first, "--size", "h=16", "--count", "4", "--timesteps", "3"]);
+    assert_eq!(done.status.code(), Some(2), "{}", text(&done.stderr));
+    assert!(text(&done.stderr).contains("expected samples of 4 x 16 x 32"), "{}", text(&done.stderr));
 }

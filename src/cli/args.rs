@@ -201,8 +201,8 @@ pub(super) struct PruneArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) atol: Option<f64>,
 
-    /// Inputs for verification and latency, one array per graph input, instead of random ones; also the conditioning of
-    /// the gradients, sample i taking row i.
+    /// Inputs for verification and latency, arrays by the names of the network's inputs; also the conditioning of the
+    /// gradients, sample i taking row i. What is not given is drawn.
     #[arg(long, value_name = "FILE.npz", help_heading = "Output and verification")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) inputs: Option<PathBuf>,
@@ -254,7 +254,7 @@ pub(super) struct VerifyArgs {
     /// The plan of the cut [default: OUT.plan.json].
     #[arg(long, value_name = "FILE")]
     pub(super) plan: Option<PathBuf>,
-    /// Inputs, one array per graph input, instead of random ones.
+    /// Inputs, arrays by the names of the network's inputs. What is not given is drawn.
     #[arg(long, value_name = "FILE.npz")]
     pub(super) inputs: Option<PathBuf>,
     /// Allowed error relative to the largest magnitude of an output [default: 1e-4, 2e-2 where the model has half

@@ -14,6 +14,7 @@ use crate::infer::{Facts, infer};
 use crate::load::{Model, load};
 use crate::macs::{Sizes, sizes_for};
 use crate::runtime::{Runtime, SessionOptions};
+use crate::verify::check_names;
 
 /// A network, what its inputs and outputs stand for, and how it was trained.
 pub(super) struct Network {
@@ -27,23 +28,26 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// Reads the network at `input`; `given` is a file with its conditioning, `size` holds `NAME=N`.
+    /// Reads the network at `input`; `given` is a file with its conditioning, `size` holds `NAME=N`, `data` samples whose
+    /// sizes are taken where none are named.
     pub(super) fn open(
         input: &Path,
         given: Option<&PathBuf>,
-        size: &[String],
+        (size, data): (&[String], Option<&Path>),
         diffusion: &DiffusionArgs,
         printer: &Printer,
     ) -> Result<Self, Error> {
         let given = given.map(|path| read_inputs(path)).transpose()?;
         let model = load(input)?;
         let graph = Graph::new(&model)?;
+        check_names(&model, &graph, given.as_deref().unwrap_or_default())?;
         let facts = infer(&model, &graph)?;
         let sizes = parse_sizes(size)?;
         check_sizes(&sizes, &sizes_for(&facts, &sizes), input)?;
         let roles = Roles::recognise(&model, &graph, &facts, &diffusion.role_names())?;
         let configured = diffusion.process(&roles)?;
         configured.notes.iter().for_each(|note| printer.warning(note));
+        let sizes = roles.sizes_with_arrays(&sizes, data, given.as_deref().unwrap_or_default())?;
         Ok(Self { model, graph, facts, sizes, given, roles, configured })
     }
 

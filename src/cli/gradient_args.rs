@@ -119,7 +119,10 @@ pub(super) fn run(
     let configured = args.diffusion.process(&roles)?;
     configured.notes.iter().for_each(|note| printer.warning(note));
     let batch = args.diffusion.batch.unwrap_or_else(|| roles.fixed_batch().map_or(BATCH, |fixed| fixed.max(1)));
-    let conditioning = Conditioning::new((model, graph, facts), &roles, given, (&options.sizes, batch), options.seed)
+    // Sizes that the data has are those of the gradients alone: costs and verification keep their own.
+    let sizes = roles.sizes_with_arrays(&options.sizes, args.data.data.as_deref(), given.unwrap_or_default())?;
+    let sized = PruneOptions { sizes, ..options.clone() };
+    let conditioning = Conditioning::new((model, graph, facts), &roles, given, (&sized.sizes, batch), options.seed)
         .map_err(|error| error.in_file(model.path()))?;
     let lines = roles.lines(&configured.process, |name| conditioning.is_given(name));
     if !printer.is_json() {
@@ -152,7 +155,7 @@ pub(super) fn run(
     };
     let mut shown: Option<(GradientStep, Progress)> = None;
     let inputs = GradientInputs { roles: &roles, configured: &configured, conditioning: &conditioning };
-    let run = gradients(analysis, runtime, &inputs, options, &settings, &mut |step, done, total| {
+    let run = gradients(analysis, runtime, &inputs, &sized, &settings, &mut |step, done, total| {
         if shown.as_ref().is_none_or(|(before, _)| *before != step) {
             shown = None;
             shown = Some((step, printer.progress(total as u64)));

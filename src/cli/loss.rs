@@ -48,7 +48,7 @@ pub(super) fn run(args: &LossArgs, cli: &Cli, printer: &Printer) -> Result<bool,
             .hint("name clean samples, best ones that were not trained on, with --data"));
     };
     let runtime = open_runtime(cli)?;
-    let network = Network::open(&args.input, args.inputs.as_ref(), &args.size, &args.diffusion, printer)?;
+    let network = Network::open(&args.input, args.inputs.as_ref(), (&args.size, Some(data)), &args.diffusion, printer)?;
     let (roles, process) = (&network.roles, &network.configured.process);
     let in_file = |error: Error| error.in_file(&args.input);
     let batch = args.diffusion.batch.or_else(|| roles.fixed_batch()).unwrap_or(args.count.min(32));

@@ -15,7 +15,7 @@ use crate::load::{Model, load};
 use crate::pipeline::{Analysis, Cut, analyse, cut_by, tool_name};
 use crate::report::Report;
 use crate::runtime::{Latency, Runtime, SessionOptions, interleaved_latency};
-use crate::verify::{VerifyOptions, VerifyReport, draw_inputs, size_variants, verify};
+use crate::verify::{VerifyOptions, VerifyReport, check_names, input_variants, verify};
 use crate::write::stage;
 
 /// Channel groups that stay whole and are listed with their reasons.
@@ -51,6 +51,7 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
     }
     progress.step("coupling channels");
     let analysis = analyse(&model)?;
+    check_names(&model, &analysis.graph, given.as_deref().unwrap_or_default())?;
     open_runtime_to_fold(&analysis, cli)?;
     drop(progress);
     let scored = gradient_args::run(&args, &analysis, runtime, &mut options, given.as_deref(), printer)?;
@@ -173,13 +174,7 @@ fn measure(
     options: &VerifyOptions,
 ) -> Result<Vec<Latency>, Error> {
     let fail = |error: crate::runtime::RuntimeError| Error::unmet(error.to_string());
-    let inputs = match &options.inputs {
-        Some(inputs) => inputs.clone(),
-        None => {
-            let sizes = size_variants(analysis, &options.sizes).into_iter().next().unwrap_or_default();
-            draw_inputs(analysis, &sizes, options.seed)?
-        }
-    };
+    let (_, inputs) = input_variants(analysis, options)?.into_iter().next().unwrap_or_default();
     let options = SessionOptions::default();
     let mut original = runtime.session_from_file(analysis.model.path(), &options).map_err(fail)?;
     let mut pruned = runtime.session_from_file(pruned, &options).map_err(fail)?;

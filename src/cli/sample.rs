@@ -60,7 +60,7 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, printer: &Printer) -> Result<boo
     // What would fail at the end fails at the start.
     args.output.iter().chain(&args.save_npy).try_for_each(|path| check_folder(path))?;
     let runtime = open_runtime(cli)?;
-    let network = Network::open(&args.input, args.inputs.as_ref(), &args.size, &args.diffusion, printer)?;
+    let network = Network::open(&args.input, args.inputs.as_ref(), (&args.size, None), &args.diffusion, printer)?;
     let (roles, configured) = (&network.roles, &network.configured);
     let process = &configured.process;
     let in_file = |error: Error| error.in_file(&args.input);

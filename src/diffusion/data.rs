@@ -4,6 +4,8 @@ mod arrays;
 
 mod images;
 
+pub(super) use arrays::array_dims;
+
 use std::path::Path;
 
 use ndarray::{ArrayD, Axis};

@@ -142,10 +142,7 @@ impl Roles {
         let mut inner = BTreeSet::new();
         let inputs = [&self.sample, &self.time].into_iter().chain(&self.conditioning);
         inputs.flat_map(|port| port.shape.iter().skip(1)).for_each(|dim| dim.symbols(&mut inner));
-        let dim = port.shape.first()?;
-        let mut names = BTreeSet::new();
-        dim.symbols(&mut names);
-        names.into_iter().next().filter(|name| *dim == Dim::symbol(name) && !inner.contains(name))
+        port.shape.first()?.as_symbol().filter(|name| !inner.contains(name))
     }
 
     /// Whether an input has one row per sample of a batch.

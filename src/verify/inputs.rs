@@ -11,6 +11,8 @@ use crate::macs::{Sizes, sizes_for};
 use crate::pipeline::Analysis;
 use crate::random_inputs::{InputDim, InputSpec, draw};
 
+use super::VerifyOptions;
+
 /// Sets of sizes for the symbolic dimensions to try in turn; one where there are none. The first two are meant, the
 /// others stand in for them where a network refuses them: some declare a symbolic batch, yet run at one only.
 pub fn size_variants(analysis: &Analysis<'_>, given: &Sizes) -> Vec<Sizes> {
@@ -35,6 +37,59 @@ pub fn size_variants(analysis: &Analysis<'_>, given: &Sizes) -> Vec<Sizes> {
         }
     }
     variants
+}
+
+fn input_names(graph: &Graph) -> impl Iterator<Item = &str> {
+    graph.inputs.iter().map(|input| graph.values[*input].name.as_str())
+}
+
+/// Refuses arrays that no input of the graph takes.
+///
+/// # Errors
+/// A name that is no input of the graph.
+pub fn check_names(model: &Model, graph: &Graph, given: &[(String, Array)]) -> Result<(), Error> {
+    match given.iter().find(|(name, _)| !input_names(graph).any(|own| own == name)) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let names: Vec<&str> = input_names(graph).collect();
+            let text = format!("--inputs: expected arrays named {}, found {name:?}", names.join(", "));
+            Err(Error::usage(text).in_file(model.path()))
+        }
+    }
+}
+
+/// What a network runs on, with the sizes at which inputs were drawn.
+pub type Variant = (Sizes, Vec<(String, Array)>);
+
+/// The inputs to try in turn: those that are given, where they are all; else random ones at different sizes, with those
+/// that are given in their place, whose sizes the others follow.
+///
+/// # Errors
+/// A name that is no input of the graph; an input that can't be drawn.
+pub fn input_variants(analysis: &Analysis<'_>, options: &VerifyOptions) -> Result<Vec<Variant>, Error> {
+    let given = options.inputs.as_deref().unwrap_or_default();
+    check_names(analysis.model, &analysis.graph, given)?;
+    let is_given = |name: &str| given.iter().any(|(own, _)| own == name);
+    if !given.is_empty() && input_names(&analysis.graph).all(is_given) {
+        return Ok(vec![(Sizes::new(), given.to_vec())]);
+    }
+    let mut sizes = options.sizes.clone();
+    for (name, array) in given {
+        let shape = analysis.graph.value(name).and_then(|value| analysis.facts.values[value].as_ref()?.shape.as_ref());
+        for (dim, size) in shape.into_iter().flatten().zip(&array.dims) {
+            if let (Some(symbol), Ok(size)) = (dim.as_symbol(), i64::try_from(*size)) {
+                sizes.entry(symbol).or_insert(size);
+            }
+        }
+    }
+    let draw = |(number, sizes): (usize, Sizes)| {
+        let mut inputs = draw_inputs(analysis, &sizes, options.seed.wrapping_add(number as u64))?;
+        for (name, array) in given {
+            inputs.iter_mut().filter(|(other, _)| other == name).for_each(|(_, drawn)| drawn.clone_from(array));
+        }
+        Ok((sizes, inputs))
+    };
+    size_variants(analysis, &sizes).into_iter().enumerate().map(draw).collect()
 }
 
 /// Draws every input of the graph at the given sizes.

@@ -6,18 +6,14 @@ use super::compare::Difference;
 use super::locate::compare_values;
 use super::pair::Pair;
 use super::reference::{KeptAxes, Reference};
-use super::{OutputError, RunReport, VerifyOptions, VerifyReport, draw_inputs, size_variants};
+use super::{OutputError, RunReport, Variant, VerifyReport};
 use crate::array::Array;
 use crate::error::Error;
-use crate::macs::Sizes;
 use crate::pipeline::Analysis;
 use crate::runtime::{Runtime, RuntimeError, Session, SessionOptions};
 
 /// Sets of sizes of symbolic dimensions on which a pruned file is compared.
 const RUNS: usize = 2;
-
-/// Inputs at some sizes.
-pub(super) type Variant = (Sizes, Vec<(String, Array)>);
 
 /// A verification under way.
 pub(super) struct Verification<'a> {
@@ -29,24 +25,6 @@ pub(super) struct Verification<'a> {
 }
 
 impl Verification<'_> {
-    /// The inputs to run on: those that are given, or random ones at sizes to try in turn.
-    ///
-    /// # Errors
-    /// An input can't be drawn.
-    pub(super) fn variants(&self, options: &VerifyOptions) -> Result<Vec<Variant>, Error> {
-        if let Some(inputs) = &options.inputs {
-            return Ok(vec![(Sizes::new(), inputs.clone())]);
-        }
-        size_variants(self.analysis, &options.sizes)
-            .into_iter()
-            .enumerate()
-            .map(|(number, sizes)| {
-                let inputs = draw_inputs(self.analysis, &sizes, options.seed.wrapping_add(number as u64))?;
-                Ok((sizes, inputs))
-            })
-            .collect()
-    }
-
     /// A session of the original file.
     ///
     /// # Errors

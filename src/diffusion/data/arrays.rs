@@ -22,9 +22,14 @@ pub(super) struct Rows {
 /// Names that the array of samples may have in a file with several.
 const NAMES: [&str; 8] = ["samples", "sample", "images", "latents", "x0", "data", "x", "arr_0"];
 
-/// Reads the array of samples of these sizes from a `.npy`, `.npz` or `.safetensors` file.
-pub(super) fn read(path: &Path, input: &str, sizes: &[usize]) -> Result<Rows, Error> {
-    let arrays = match path.extension().map(|kind| kind.to_string_lossy().to_ascii_lowercase()).as_deref() {
+/// The sizes of the array of samples in a file.
+pub(in crate::diffusion) fn array_dims(path: &Path, input: &str) -> Result<Vec<usize>, Error> {
+    Ok(read_array(path, input)?.dims)
+}
+
+/// Reads the array of samples from a `.npy`, `.npz` or `.safetensors` file.
+fn read_array(path: &Path, input: &str) -> Result<Array, Error> {
+    let mut arrays = match path.extension().map(|kind| kind.to_string_lossy().to_ascii_lowercase()).as_deref() {
         Some("safetensors") => read_safetensors(path)?,
         Some("npy" | "npz") => {
             npz::read(path).map_err(|error| Error::input(path, error.to_string()).caused_by(error))?
@@ -37,10 +42,16 @@ pub(super) fn read(path: &Path, input: &str, sizes: &[usize]) -> Result<Rows, Er
             ));
         }
     };
-    let array = pick(&arrays, input).ok_or_else(|| {
+    let at = pick(&arrays, input).ok_or_else(|| {
         let names: Vec<&str> = arrays.iter().map(|(name, _)| name.as_str()).collect();
         Error::input(path, format!("expected one array, or one named {input:?}, found {}", names.join(", ")))
     })?;
+    Ok(arrays.swap_remove(at).1)
+}
+
+/// Reads samples of these sizes.
+pub(super) fn read(path: &Path, input: &str, sizes: &[usize]) -> Result<Rows, Error> {
+    let array = read_array(path, input)?;
     let dims = &array.dims;
     let unexpected = || {
         Error::input(path, format!("expected samples of {} (the network's), found an array of {dims:?}", text(sizes)))
@@ -70,11 +81,12 @@ pub(super) fn read(path: &Path, input: &str, sizes: &[usize]) -> Result<Rows, Er
     }
 }
 
-fn pick<'a>(arrays: &'a [(String, Array)], input: &str) -> Option<&'a Array> {
-    if let [(_, only)] = arrays {
-        return Some(only);
+/// The place of the samples among the arrays of a file.
+fn pick(arrays: &[(String, Array)], input: &str) -> Option<usize> {
+    if arrays.len() == 1 {
+        return Some(0);
     }
-    let named = |name: &str| arrays.iter().find(|(found, _)| found == name).map(|(_, array)| array);
+    let named = |name: &str| arrays.iter().position(|(found, _)| found == name);
     named(input).or_else(|| NAMES.into_iter().find_map(named))
 }
 

@@ -1,0 +1,71 @@
+//! Sizes of a network that follow from arrays given to it.
+
+use std::path::Path;
+
+use super::data::array_dims;
+use super::roles::{Port, Roles};
+use crate::array::Array;
+use crate::dim::Dim;
+use crate::error::Error;
+use crate::macs::Sizes;
+
+impl Roles {
+    /// `given`, and sizes for those symbols of samples and conditioning that it lacks and that arrays fix: the file of
+    /// samples at `data` (not a folder of images, which are resized), and the arrays `inputs` by name. What contradicts
+    /// the network is left for whoever reads the arrays.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn sizes_with_arrays(
+        &self,
+        given: &Sizes,
+        data: Option<&Path>,
+        inputs: &[(String, Array)],
+    ) -> Result<Sizes, Error> {
+        let mut sizes = given.clone();
+        if let Some(path) = data.filter(|path| path.is_file())
+            && self.sample.shape.iter().skip(1).any(|dim| is_open(dim, given))
+        {
+            let dims = array_dims(path, &self.sample.name)?;
+            self.adopt(&mut sizes, &self.sample, &in_order(&self.sample, dims));
+        }
+        for port in &self.conditioning {
+            if let Some((_, array)) = inputs.iter().find(|(name, _)| *name == port.name) {
+                self.adopt(&mut sizes, port, &array.dims);
+            }
+        }
+        Ok(sizes)
+    }
+
+    fn adopt(&self, sizes: &mut Sizes, port: &Port, dims: &[usize]) {
+        if dims.len() != port.shape.len() {
+            return;
+        }
+        // The batch is not the array's: samples are chosen from it, conditioning is repeated.
+        let first = usize::from(self.is_batched(port));
+        for (dim, size) in port.shape.iter().zip(dims).skip(first) {
+            if let (Some(name), Ok(size)) = (dim.as_symbol(), i64::try_from(*size)) {
+                sizes.entry(name).or_insert(size);
+            }
+        }
+    }
+}
+
+fn is_open(dim: &Dim, given: &Sizes) -> bool {
+    dim.as_symbol().is_some_and(|name| !given.contains_key(&name))
+}
+
+/// The sizes of an array of images in the network's order; channels may come last.
+fn in_order(sample: &Port, dims: Vec<usize>) -> Vec<usize> {
+    let channels = sample.shape.get(1).and_then(Dim::as_const).and_then(|channels| usize::try_from(channels).ok());
+    match (dims.as_slice(), channels) {
+        (&[count, height, width, last], Some(channels))
+            if sample.shape.len() == 4 && last == channels && height != channels =>
+        {
+            vec![count, channels, height, width]
+        }
+        // One channel may be left out.
+        (&[count, height, width], Some(1)) if sample.shape.len() == 4 => vec![count, 1, height, width],
+        _ => dims,
+    }
+}
