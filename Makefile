@@ -23,6 +23,7 @@ demo: venv
 
 test: venv
 	cargo test
+	.venv/bin/python scripts/check_precision.py --gradient-graph target/debug/examples/gradient_graph
 	mkdir -p target/checked
 	.venv/bin/python scripts/check_models.py --tool target/debug/onnx-diffprune --models fixtures \
 		--ratios 0.25,0.5,0.75 --out target/checked --save target/checked.json

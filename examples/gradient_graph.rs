@@ -1,9 +1,11 @@
 //! Writes the gradient graph of a network: forward pass, loss and the gradients of all weights that can be pruned or
 //! are trained.
 //!
-//! `cargo run --release --example gradient_graph -- MODEL.onnx OUT.onnx [NAME=SIZE ...]`
+//! `cargo run --release --example gradient_graph -- MODEL.onnx OUT.onnx [--half] [NAME=SIZE ...]`
+//!
+//! `--half` has convolutions and matrix products in float16.
 
-use onnx_diffprune::gradient::{GradientGraph, GradientOptions};
+use onnx_diffprune::gradient::{GradientGraph, GradientOptions, Precision};
 use onnx_diffprune::macs::sizes_for;
 use onnx_diffprune::pipeline::analyse;
 use onnx_diffprune::training::trained_weights;
@@ -12,8 +14,10 @@ use prost::Message;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [input, output, sizes @ ..] = arguments.as_slice() else {
-        return Err("usage: gradient_graph MODEL.onnx OUT.onnx [NAME=SIZE ...]".into());
+        return Err("usage: gradient_graph MODEL.onnx OUT.onnx [--half] [NAME=SIZE ...]".into());
     };
+    let (half, sizes): (Vec<_>, Vec<_>) = sizes.iter().partition(|argument| *argument == "--half");
+    let precision = if half.is_empty() { Precision::Float32 } else { Precision::Float16 };
     let mut given = std::collections::BTreeMap::new();
     for size in sizes {
         let (name, size) = size.split_once('=').ok_or("a size is NAME=N")?;
@@ -26,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     wanted.sort_unstable();
     wanted.dedup();
     let sizes = sizes_for(&analysis.facts, &given);
-    let options = GradientOptions { sizes, prediction: None, channels: None, wanted };
+    let options = GradientOptions { sizes, wanted, precision, ..GradientOptions::default() };
     let graph = GradientGraph::build(&analysis, &options)?;
     std::fs::write(output, graph.model.encode_to_vec())?;
     println!("{} gradients, about {} MB of activations", graph.gradients.len(), graph.activation_bytes >> 20);

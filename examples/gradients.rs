@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! gradients run MODEL.onnx OUT.npz [--device D] [--allow-fallback] [--timesteps N] [--batch B] [--micro-batch M]
-//!               [--squared] [--bound] [--onnxruntime PATH]
+//!               [--squared] [--half] [--bound] [--onnxruntime PATH]
 //! gradients serve MODEL.onnx [--threads N] [the same options]
 //! gradients compare A.npz B.npz TOLERANCE
 //! ```
@@ -22,7 +22,7 @@ use onnx_diffprune::array::{Array, ArrayData, ElementType};
 use onnx_diffprune::error::Error;
 use onnx_diffprune::gradient::accumulate::{AccumulateOptions, Accumulated, Denoising, ThresholdMode, accumulate};
 use onnx_diffprune::gradient::pass::{GradientPass, PassOptions};
-use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
+use onnx_diffprune::gradient::{GradientGraph, GradientOptions, Precision, TARGET};
 use onnx_diffprune::macs::{Sizes, sizes_for};
 use onnx_diffprune::npz;
 use onnx_diffprune::pipeline::{Analysis, analyse};
@@ -46,6 +46,7 @@ struct Options {
     batch: usize,
     micro_batch: usize,
     squared: bool,
+    precision: Precision,
     library: Option<PathBuf>,
 }
 
@@ -111,6 +112,7 @@ fn options(model: &str, output: Option<&str>, rest: &[&str]) -> Result<Options, 
         batch: 4,
         micro_batch: 4,
         squared: false,
+        precision: Precision::Float32,
         library: None,
     };
     let mut rest = rest.iter();
@@ -125,6 +127,7 @@ fn options(model: &str, output: Option<&str>, rest: &[&str]) -> Result<Options, 
             "--micro-batch" => options.micro_batch = value()?.parse()?,
             "--threads" => options.pass.threads = Some(value()?.parse()?),
             "--squared" => options.squared = true,
+            "--half" => options.precision = Precision::Float16,
             "--onnxruntime" => options.library = Some(value()?.into()),
             _ => return Err(format!("{option}: there is no such option").into()),
         }
@@ -143,7 +146,8 @@ fn run(options: &Options) -> Result<bool, Failure> {
     let given: Sizes = BATCH_NAMES.iter().map(|name| ((*name).to_owned(), options.micro_batch as i64)).collect();
     let sizes = sizes_for(&analysis.facts, &given);
     let wanted = analysis.prunable_weights();
-    let graph_options = GradientOptions { sizes: sizes.clone(), prediction: None, channels: None, wanted };
+    let graph_options =
+        GradientOptions { sizes: sizes.clone(), wanted, precision: options.precision, ..GradientOptions::default() };
     let graph = GradientGraph::build_for(&analysis, &graph_options, options.pass.device)?;
     let started = Instant::now();
     let mut pass = GradientPass::with_options(runtime, &graph, &model, &options.pass)?;

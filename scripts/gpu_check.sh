@@ -34,6 +34,7 @@ batch=${BATCH:-32}
 library=()
 [ -n "${ONNXRUNTIME:-}" ] && library=(--onnxruntime "$ONNXRUNTIME")
 tolerance=1e-3
+half_tolerance=2e-2
 
 for file in "$tool" "$examples/gradients" "$examples/latency"; do
     if [ ! -x "$file" ]; then
@@ -101,7 +102,8 @@ say "## Gradients: $device against cpu"
 say ""
 say "\`gradients run MODEL --timesteps 3 --batch 4 --micro-batch 2\` on both devices. Error: the largest difference in an"
 say "array over its largest element, worst of all arrays; it must be below $tolerance (half precision files are"
-say "differentiated in float32). Sums stay on the device."
+say "differentiated in float32). \`float16\`: products in half precision on the device alone (\`--half\`), below $half_tolerance."
+say "Sums stay on the device."
 if [ $ready = 0 ]; then
     verdict SKIPPED "the device can't be used"
 elif [ ${#models[@]} = 0 ]; then
@@ -113,18 +115,19 @@ else
     good=1
     for model in "${models[@]}"; do
         name=$(basename "$model" .onnx)
-        for kind in gradients squares; do
-            more=()
+        for kind in gradients squares float16; do
+            more=() half=() within=$tolerance
             [ $kind = squares ] && more=(--squared)
+            [ $kind = float16 ] && half=(--half) within=$half_tolerance
             common=(--timesteps 3 --batch 4 --micro-batch 2 ${more[@]+"${more[@]}"})
             row="| $name | $kind | - | - | - |"
             if ! gradients "$model" "$work/cpu.npz" "${common[@]}" >"$work/cpu.txt" 2>&1; then
                 result="FAIL: cpu: $(reason "$work/cpu.txt")"
-            elif ! gradients "$model" "$work/device.npz" --device "$device" --bound "${common[@]}" >"$work/device.txt" 2>&1; then
+            elif ! gradients "$model" "$work/device.npz" --device "$device" --bound "${common[@]}" ${half[@]+"${half[@]}"} >"$work/device.txt" 2>&1; then
                 result="FAIL: $device: $(reason "$work/device.txt")"
             else
                 result=PASS
-                "$examples/gradients" compare "$work/cpu.npz" "$work/device.npz" $tolerance >"$work/compare.txt" 2>&1 ||
+                "$examples/gradients" compare "$work/cpu.npz" "$work/device.npz" $within >"$work/compare.txt" 2>&1 ||
                     result="FAIL: $(value worst_array "$work/compare.txt") $(reason "$work/compare.txt")"
                 row="| $name | $kind | $(value arrays "$work/compare.txt") | $(value worst "$work/compare.txt") | $(value execution "$work/device.txt") |"
             fi
@@ -150,12 +153,17 @@ else
     say "| device | median ms | fastest ms | first ms |"
     say "|---|---|---|---|"
     outcome=PASS why=
-    for where in cpu "$device"; do
+    for where in cpu "$device" "$device float16"; do
         [ "$where" != cpu ] && [ $ready = 0 ] && continue
         [ "$where" = cpu ] && [ "$device" = cpu ] && [ -n "$on_cpu" ] && continue
-        if gradients "$trained" "$work/time.npz" --device "$where" "${steps[@]}" >"$work/time.txt" 2>&1; then
+        half=()
+        [ "$where" = "$device float16" ] && half=(--half)
+        if gradients "$trained" "$work/time.npz" --device "${where%% *}" "${steps[@]}" ${half[@]+"${half[@]}"} >"$work/time.txt" 2>&1; then
             say "| $where | $(value median_ms "$work/time.txt") | $(value min_ms "$work/time.txt") | $(value first_ms "$work/time.txt") |"
-            if [ "$where" = cpu ]; then on_cpu=$(value median_ms "$work/time.txt"); else on_device=$(value median_ms "$work/time.txt"); fi
+            case $where in
+            cpu) on_cpu=$(value median_ms "$work/time.txt") ;;
+            "$device") on_device=$(value median_ms "$work/time.txt") ;;
+            esac
         else
             outcome=FAIL why="$where: $(reason "$work/time.txt")"
         fi

@@ -5,7 +5,8 @@
 //! the model's own opset, so that any execution provider runs it; what ONNX Runtime has no CPU kernel for is written in
 //! standard operators in the forward pass as well. Every operator's gradient stands in its own file
 //! under `ops/`; see [`crate::operator::Operator::gradient`]. The graph is made for fixed sizes: every shape is known
-//! while it is built. Weights of any precision are differentiated in float32.
+//! while it is built. Weights of any precision are differentiated in float32, or with factors in half precision where
+//! [`Precision`] says so.
 
 pub mod accumulate;
 
@@ -22,6 +23,8 @@ mod forward;
 mod norm;
 
 pub mod pass;
+
+pub mod precision;
 
 mod kernel;
 
@@ -48,6 +51,7 @@ use crate::operator;
 use crate::pipeline::Analysis;
 use crate::runtime::Device;
 use context::Tape;
+use precision::{LOSS_SCALE, LossScale, OVERFLOW};
 
 pub use attention::{Attention, AttentionGradients};
 pub use context::GradientCx;
@@ -55,6 +59,8 @@ pub use context::GradientCx;
 pub(crate) use kernel::RowNorm;
 
 pub(crate) use forward::widened_tensor;
+
+pub use precision::Precision;
 
 pub(crate) use winograd::WinogradConv;
 
@@ -65,7 +71,7 @@ pub const TARGET: &str = "__target";
 pub const LOSS: &str = "__loss";
 
 /// What is differentiated.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct GradientOptions {
     /// A size for every symbolic dimension of the graph's inputs.
     pub sizes: Sizes,
@@ -76,6 +82,8 @@ pub struct GradientOptions {
     pub channels: Option<i64>,
     /// The weights whose gradients are wanted: initializers or outputs of Constant nodes.
     pub wanted: Vec<ValueId>,
+    /// The precision of convolutions and matrix products.
+    pub precision: Precision,
 }
 
 /// The gradient by one use of a weight. Exporters share equal weights among nodes; each use has a gradient of its own.
@@ -105,6 +113,10 @@ pub struct GradientGraph {
     pub activation_bytes: u64,
     /// Whether operators of ours are among the nodes, which only this tool's own sessions on the processor can run.
     pub has_kernels: bool,
+    /// The precision of convolutions and matrix products.
+    pub precision: Precision,
+    /// What the loss is multiplied by at first, where gradients could vanish in half precision.
+    loss_scale: Option<LossScale>,
 }
 
 impl GradientGraph {
@@ -118,12 +130,12 @@ impl GradientGraph {
     }
 
     /// As [`GradientGraph::build`], for [`pass::GradientPass`] on a device. On the processor, norms and activations run in
-    /// kernels of ours, which take less time and memory.
+    /// kernels of ours, which take less time and memory; in float32 alone.
     ///
     /// # Errors
     /// As [`GradientGraph::build`].
     pub fn build_for(analysis: &Analysis<'_>, options: &GradientOptions, device: Device) -> Result<Self, Error> {
-        Self::built(analysis, options, device == Device::Cpu)
+        Self::built(analysis, options, device == Device::Cpu && options.precision == Precision::Float32)
     }
 
     fn built(analysis: &Analysis<'_>, options: &GradientOptions, has_kernels: bool) -> Result<Self, Error> {
@@ -145,7 +157,8 @@ impl GradientGraph {
             tape.nodes.push(forward::widened_node(model, node)?);
         }
         tape.initializers.extend(forward.initializers);
-        let target_shape = tape.seed(graph, prediction, &shape, options.channels);
+        let is_half = options.precision == Precision::Float16 && !options.wanted.is_empty();
+        let target_shape = tape.seed(graph, prediction, &shape, options.channels, is_half);
         for node in graph.nodes.iter().rev().filter(|node| needed.contains(&node.id)) {
             differentiate(analysis, &facts, &depends, &mut tape, node.id)?;
         }
@@ -157,10 +170,25 @@ impl GradientGraph {
             }
         }
         tape.nodes.extend(backward);
-        let gradients = tape.name_uses(graph);
+        let gradients = tape.name_uses(graph, is_half);
+        if options.precision == Precision::Float16 {
+            let is_whole = |node: &NodeProto| {
+                let values = node.input.iter().filter_map(|name| graph.value(name));
+                values.filter_map(|value| facts.values[value].as_ref()).any(|fact| !fact.is_float())
+            };
+            precision::halve_products(model, &mut tape, &model.graph().initializer, is_whole)?;
+        }
         let activation_bytes = forward_bytes(graph, &facts, &needed);
-        let built =
-            Self { model: ModelProto::default(), gradients, target_shape, activation_bytes, has_kernels: false };
+        let loss_scale = is_half.then(|| LossScale::of_mean(target_shape.iter().product()));
+        let built = Self {
+            model: ModelProto::default(),
+            gradients,
+            target_shape,
+            activation_bytes,
+            has_kernels: false,
+            precision: options.precision,
+            loss_scale,
+        };
         built.assembled(analysis, &facts, tape)
     }
 
@@ -186,6 +214,10 @@ impl GradientGraph {
         }
         input.push(value_info(TARGET, DataType::Float, &self.target_shape));
         let mut output = vec![value_info(LOSS, DataType::Float, &[])];
+        if self.loss_scale.is_some() {
+            input.push(value_info(LOSS_SCALE, DataType::Float, &[]));
+            output.push(value_info(OVERFLOW, DataType::Float, &[]));
+        }
         for gradient in &self.gradients {
             let shape =
                 facts.values[gradient.value].as_ref().and_then(|fact| fact.shape.as_deref()).and_then(signed_shape);
@@ -216,7 +248,7 @@ impl GradientGraph {
     /// Takes out the nodes that no output needs: those for which a kernel stands in.
     fn drop_unread(&self, nodes: &mut Vec<NodeProto>) {
         let mut read: BTreeSet<String> = self.gradients.iter().map(|gradient| gradient.output.clone()).collect();
-        read.insert(LOSS.to_owned());
+        read.extend([LOSS.to_owned(), OVERFLOW.to_owned()]);
         let mut kept = Vec::with_capacity(nodes.len());
         // Consumers stand after producers.
         for node in std::mem::take(nodes).into_iter().rev() {

@@ -78,7 +78,8 @@ pub fn attr_tensor(name: &str, value: TensorProto) -> AttributeProto {
 }
 
 impl TensorProto {
-    fn of_raw(name: &str, data_type: DataType, dims: &[i64], raw: Vec<u8>) -> Self {
+    /// A tensor of these bytes, little-endian.
+    pub(crate) fn of_raw(name: &str, data_type: DataType, dims: &[i64], raw: Vec<u8>) -> Self {
         Self {
             name: name.to_owned(),
             data_type: data_type as i32,

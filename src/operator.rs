@@ -133,6 +133,12 @@ pub trait Operator: Sync {
         false
     }
 
+    /// Whether its work is sums of products (a convolution, a matrix product), which devices compute fastest from factors
+    /// in half precision; see [`crate::gradient::precision`].
+    fn sums_products(&self) -> bool {
+        false
+    }
+
     /// Whether outputs of integers stand for floating point numbers, as those of QuantizeLinear do: a gradient would
     /// have to pass the node. Other integers (indices, sizes) are taken not to change with a weight.
     fn quantizes(&self, _node: &Node) -> bool {

@@ -129,7 +129,8 @@ impl Artifacts {
     pub fn build(analysis: &Analysis<'_>, options: &TrainingOptions) -> Result<Self, Error> {
         let graph_of = |wanted: Vec<ValueId>| {
             let (sizes, prediction) = (options.sizes.clone(), options.prediction.clone());
-            let options = GradientOptions { sizes, prediction, channels: options.channels, wanted };
+            let options =
+                GradientOptions { sizes, prediction, channels: options.channels, wanted, ..GradientOptions::default() };
             GradientGraph::build(analysis, &options)
         };
         let backward = graph_of(options.trained.clone())?;

@@ -147,7 +147,7 @@ fn prepared(micro_batch: usize) -> Prepared {
     let analysis = analyse(&model).unwrap_or_else(|error| panic!("{error}"));
     let wanted = analysis.prunable_weights();
     let sizes = Sizes::from([("batch".to_owned(), micro_batch as i64)]);
-    let options = GradientOptions { sizes, prediction: None, channels: None, wanted };
+    let options = GradientOptions { sizes, wanted, ..GradientOptions::default() };
     let graph = GradientGraph::build(&analysis, &options).unwrap_or_else(|error| panic!("{error}"));
     drop(analysis);
     Prepared { model, graph }

@@ -83,7 +83,7 @@ fn run(task: &Fixed, options: &AccumulateOptions) -> (Accumulated, BTreeMap<Stri
         .filter(|value| analysis.facts.values[*value].as_ref().is_some_and(|fact| fact.is_float()))
         .collect();
     let sizes = Sizes::from([("batch".to_owned(), options.micro_batch as i64)]);
-    let graph = GradientGraph::build(&analysis, &GradientOptions { sizes, prediction: None, channels: None, wanted })
+    let graph = GradientGraph::build(&analysis, &GradientOptions { sizes, wanted, ..GradientOptions::default() })
         .unwrap_or_else(|error| panic!("{error}"));
     let runtime = Runtime::open(None).expect("ONNX Runtime is installed");
     let mut pass = GradientPass::new(runtime, &graph, &model, None).unwrap_or_else(|error| panic!("{error}"));

@@ -171,3 +171,32 @@ fn sizes_that_the_network_leaves_open_are_those_of_the_data() {
     assert_eq!(done.status.code(), Some(2), "{}", text(&done.stderr));
     assert!(text(&done.stderr).contains("expected samples of 4 x 16 x 32"), "{}", text(&done.stderr));
 }
+
+#[test]
+fn half_precision_is_reported_and_chooses_nearly_the_same_channels() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let samples = fixture("ddpm_fashion16/reference.npz");
+    let kept = |name: &str, precision: &str| {
+        let more = ["--timesteps", "8", "--data", samples.to_str().expect("a path"), "--precision", precision];
+        let output = folder.path().join(name);
+        let result = prune(&output, &more);
+        assert_eq!(result["verification"]["passed"], true);
+        let text = std::fs::read_to_string(output.with_extension("plan.json")).expect("there is a plan");
+        let plan: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        (result["gradients"].clone(), plan["groups"].clone())
+    };
+    let ((single, expected), (half, found)) = (kept("a.onnx", "float32"), kept("b.onnx", "fp16"));
+    assert_eq!((&single["precision"], &single["loss_scale"]), (&"float32".into(), &serde_json::Value::Null));
+    assert_eq!(half["precision"], "float16");
+    // Four images of 256 values; nothing overflowed.
+    assert_eq!(half["loss_scale"], 1024.0);
+    let kept = |groups: &serde_json::Value| -> Vec<String> {
+        let groups = groups.as_array().expect("a list").iter();
+        let of = |group: &serde_json::Value| group["kept"].as_array().cloned().unwrap_or_default();
+        groups.flat_map(|group| of(group).into_iter().map(|at| format!("{} {at}", group["name"]))).collect()
+    };
+    let (expected, found) = (kept(&expected), kept(&found));
+    let same = expected.iter().filter(|channel| found.contains(channel)).count();
+    println!("{same} of {} kept channels are the same", expected.len());
+    assert!(expected.len() == found.len() && same * 100 >= expected.len() * 99, "{same} of {}", expected.len());
+}

@@ -39,7 +39,7 @@ fn check(model_path: &Path) {
     let inputs = read(&model_path.with_extension("inputs.npz"));
     let reference = read(&model_path.with_extension("grads.npz"));
     let wanted: Vec<usize> = reference.iter().filter_map(|(name, _)| analysis.graph.value(name)).collect();
-    let options = GradientOptions { sizes: sizes_of(&analysis, &inputs), prediction: None, channels: None, wanted };
+    let options = GradientOptions { sizes: sizes_of(&analysis, &inputs), wanted, ..GradientOptions::default() };
     for has_kernels in [false, true] {
         compare(model_path, &analysis, &options, has_kernels, inputs.clone(), &reference);
     }

@@ -27,7 +27,7 @@ fn both(model: &ModelProto, folder: &Path) -> (Gradients, Gradients, Vec<String>
     let model = load::load(&path).unwrap();
     let analysis = analyse(&model).unwrap();
     let wanted = analysis.prunable_weights();
-    let options = GradientOptions { sizes: Sizes::new(), prediction: None, channels: None, wanted };
+    let options = GradientOptions { sizes: Sizes::new(), wanted, ..GradientOptions::default() };
     let standard = GradientGraph::build(&analysis, &options).unwrap();
     let kernels = GradientGraph::build_for(&analysis, &options, Device::Cpu).unwrap();
     assert!(!standard.has_kernels && kernels.has_kernels);

@@ -88,7 +88,7 @@ fn the_eval_model_computes_the_loss_of_the_gradient_graph() {
     let trained = trained_weights(&analysis, &[]).unwrap();
     let sizes = onnx_diffprune::macs::sizes_for(&analysis.facts, &Sizes::new());
     let artifacts = Artifacts::build(&analysis, &options(trained, sizes.clone())).unwrap();
-    let options = GradientOptions { sizes: sizes.clone(), prediction: None, channels: None, wanted: Vec::new() };
+    let options = GradientOptions { sizes: sizes.clone(), wanted: Vec::new(), ..GradientOptions::default() };
     let graph = GradientGraph::build(&analysis, &options).unwrap();
     let mut inputs = onnx_diffprune::verify::draw_inputs(&analysis, &sizes, 3).unwrap();
     let dims: Vec<usize> = artifacts.target_shape.iter().map(|size| *size as usize).collect();

@@ -40,7 +40,7 @@ fn the_training_api_gives_the_same_gradients() {
             return;
         }
     };
-    let options = GradientOptions { sizes: Sizes::new(), prediction: None, channels: None, wanted: trained };
+    let options = GradientOptions { sizes: Sizes::new(), wanted: trained, ..GradientOptions::default() };
     let graph = GradientGraph::build(&analysis, &options).unwrap();
     let mut pass = GradientPass::new(runtime, &graph, &model, None).unwrap();
     let mut inputs: Vec<(String, Array)> = read("inputs.npz");

@@ -10,6 +10,7 @@ use super::printer::{Printer, Progress};
 use crate::array::Array;
 use crate::diffusion::{Conditioning, Roles};
 use crate::error::Error;
+use crate::gradient::Precision;
 use crate::gradient::accumulate::ThresholdMode;
 use crate::importance::{Published, ScoringMembers};
 use crate::pipeline::{Analysis, GradientInputs, GradientRun, GradientSettings, GradientStep, PruneOptions, gradients};
@@ -66,6 +67,12 @@ pub(super) struct GradientArgs {
     #[arg(long, value_name = "DEVICE", help_heading = "Gradients")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) device: Option<String>,
+
+    /// The precision of convolutions and matrix products in the gradients, whatever that of the network; float16 is for
+    /// devices that are faster in it and scales the loss [default: float32].
+    #[arg(long, value_enum, help_heading = "Gradients")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) precision: Option<Precision>,
 
     /// Let the processor run what the device can't, instead of failing.
     #[arg(long, help_heading = "Gradients")]
@@ -146,6 +153,7 @@ pub(super) fn run(
         mode: of.threshold_mode.unwrap_or_default(),
         device: of.device.as_deref().map(device).transpose()?.unwrap_or_default(),
         allow_fallback: of.allow_fallback,
+        precision: of.precision.unwrap_or_default(),
         adaptive: of.adaptive,
         draw_steps: of.draw_steps.unwrap_or(DRAW_STEPS),
         data: args.data.data.clone(),
@@ -153,6 +161,10 @@ pub(super) fn run(
         checkpoint: args.output.as_deref().filter(|_| !args.dry_run).map(checkpoint_path),
         resume: of.resume,
     };
+    if (settings.precision, settings.device) == (Precision::Float16, Device::Cpu) {
+        printer
+            .warning("on the processor, ONNX Runtime computes float16 in float32: --precision float16 is slower there");
+    }
     let mut shown: Option<(GradientStep, Progress)> = None;
     let inputs = GradientInputs { roles: &roles, configured: &configured, conditioning: &conditioning };
     let run = gradients(analysis, runtime, &inputs, &sized, &settings, &mut |step, done, total| {
@@ -205,7 +217,8 @@ impl Scored {
         if run.settled {
             text += "; the selection had settled";
         }
-        format!("{text}\nran on: {}\nsamples: {}", run.execution, run.source)
+        let scale = run.loss_scale.map(|scale| format!(", {} at a loss scale of {scale}", run.precision));
+        format!("{text}\nran on: {}{}\nsamples: {}", run.execution, scale.unwrap_or_default(), run.source)
     }
 
     /// The losses for a report.
@@ -221,6 +234,8 @@ impl Scored {
         let run = &self.run;
         serde_json::json!({
             "execution": run.execution,
+            "precision": run.precision,
+            "loss_scale": run.loss_scale,
             "samples": run.source,
             "batch": run.batch,
             "micro_batch": run.micro_batch,

@@ -12,9 +12,9 @@ use crate::array::Array;
 use crate::error::Error;
 use crate::load::Model;
 
-use super::UseGradient;
 use super::pass::GradientPass;
 use super::sum::GradientSum;
+use super::{Precision, UseGradient};
 
 /// What the loss is taken of: the network's inputs and the target at every timestep.
 pub trait Denoising {
@@ -160,7 +160,7 @@ pub fn losses(
             let inputs = pass.needed(task.inputs(at, samples)?);
             loss += share * pass.run_each(model, &inputs, |_, _, _| {})?;
         }
-        losses.push(checked(model, task.timesteps()[at], loss)?);
+        losses.push(checked(pass, model, task.timesteps()[at], loss)?);
         if step(at, loss).is_break() {
             break;
         }
@@ -212,7 +212,7 @@ pub fn accumulate(
                     gradients.keep_step(model, &mut sum.sums, options.squared)?;
                 }
             }
-            let loss = checked(model, t, loss)?;
+            let loss = checked(pass, model, t, loss)?;
             let (ends, kept) = (ends_at(loss), keeps(loss));
             sum.curve.push(LossPoint { t, loss, kept });
             sum.complete |= ends;
@@ -235,13 +235,15 @@ fn micro_batches(batch: usize, size: usize) -> impl Iterator<Item = Range<usize>
     (0..batch).step_by(size).map(move |start| start..(start + size).min(batch))
 }
 
-fn checked(model: &Model, t: f64, loss: f64) -> Result<f64, Error> {
+fn checked(pass: &GradientPass, model: &Model, t: f64, loss: f64) -> Result<f64, Error> {
     if loss.is_finite() {
         return Ok(loss);
     }
-    Err(Error::unmet(format!("the denoising loss at timestep {t} is {loss}"))
-        .in_file(model.path())
-        .hint("check which input was taken for what, the range of the data and the noise schedule"))
+    let hint = match pass.precision() {
+        Precision::Float32 => "check which input was taken for what, the range of the data and the noise schedule",
+        Precision::Float16 => "values of the network may be too large for float16: run with --precision float32",
+    };
+    Err(Error::unmet(format!("the denoising loss at timestep {t} is {loss}")).in_file(model.path()).hint(hint))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::infer::Facts;
 use crate::onnx::{AttributeProto, NodeProto, TensorProto};
 use crate::operator::RuleError;
 
+use super::precision::{LOSS_SCALE, OVERFLOW};
 use super::{LOSS, TARGET, UseGradient, signed_shape};
 
 /// The nodes emitted so far and the gradients that they give.
@@ -63,7 +64,7 @@ impl Tape {
         self.nodes.push(NodeProto {
             op_type: op_type.to_owned(),
             domain: domain.to_owned(),
-            name: format!("__grad/{}", self.next),
+            name: output.first().cloned().unwrap_or_default(),
             input: inputs.iter().map(|name| (*name).to_owned()).collect(),
             output,
             attribute,
@@ -82,6 +83,10 @@ impl Tape {
         let outputs: [String; N] = std::array::from_fn(|slot| format!("__grad/{}/{op_type}/{slot}", self.next));
         self.push(crate::kernels::DOMAIN, op_type, inputs, outputs.to_vec(), attribute);
         outputs
+    }
+
+    fn scalar(&mut self, value: f32) -> String {
+        self.floats(&[value], &[])
     }
 
     fn constant(&mut self, kind: &str, tensor: impl FnOnce(&str) -> TensorProto) -> String {
@@ -120,32 +125,46 @@ impl Tape {
         Some(total)
     }
 
-    /// Makes the gradient by every use of a wanted weight a graph output.
-    pub(super) fn name_uses(&mut self, graph: &Graph) -> Vec<UseGradient> {
+    /// Makes the gradient by every use of a wanted weight a graph output. Those of a loss that was multiplied by a scale
+    /// are divided by it, and one more output tells whether all are finite.
+    pub(super) fn name_uses(&mut self, graph: &Graph, is_scaled: bool) -> Vec<UseGradient> {
         let uses = std::mem::take(&mut self.uses);
         let mut named = Vec::with_capacity(uses.len());
+        let mut zeros = Vec::new();
         for (at, ((node, slot), (value, gradient))) in uses.into_iter().enumerate() {
             let output = format!("__gradient/{at}/{}", graph.values[value].name);
-            self.nodes.push(NodeProto {
-                op_type: "Identity".to_owned(),
-                name: output.clone(),
-                input: vec![gradient],
-                output: vec![output.clone()],
-                ..NodeProto::default()
-            });
+            if is_scaled {
+                // Zero times anything but a finite number is not a number, which a sum keeps.
+                let zero = self.scalar(0.0);
+                let product = self.add("", "Mul", &[&gradient, &zero], vec![]);
+                // All axes are reduced where none is named; every opset agrees on that.
+                zeros.push(self.add("", "ReduceSum", &[&product], vec![crate::onnx::attr_int("keepdims", 0)]));
+                self.push("", "Div", &[&gradient, LOSS_SCALE], vec![output.clone()], vec![]);
+            } else {
+                self.push("", "Identity", &[&gradient], vec![output.clone()], vec![]);
+            }
             named.push(UseGradient { value, node, slot, output });
+        }
+        if is_scaled && named.is_empty() {
+            zeros.push(self.scalar(0.0));
+        }
+        if is_scaled {
+            let zeros: Vec<&str> = zeros.iter().map(String::as_str).collect();
+            self.push("", "Sum", &zeros, vec![OVERFLOW.to_owned()], vec![]);
         }
         named
     }
 
     /// Emits the loss `L = mean((prediction - target)^2)` over the first `channels` of axis 1 and gives the prediction
-    /// its gradient `2 (prediction - target) / n`. Returns the shape of the target.
+    /// its gradient `2 (prediction - target) / n`, times [`LOSS_SCALE`] where `is_scaled`. Returns the shape of the
+    /// target.
     pub(super) fn seed(
         &mut self,
         graph: &Graph,
         prediction: ValueId,
         shape: &[i64],
         channels: Option<i64>,
+        is_scaled: bool,
     ) -> Vec<i64> {
         let mut compared = graph.values[prediction].name.clone();
         let mut target = shape.to_vec();
@@ -168,6 +187,9 @@ impl Tape {
         });
         let scale = self.floats(&[2.0 / count], &[]);
         let mut seed = self.add("", "Mul", &[&difference, &scale], vec![]);
+        if is_scaled {
+            seed = self.add("", "Mul", &[&seed, LOSS_SCALE], vec![]);
+        }
         if cut.is_some() {
             let after: Vec<i64> = shape.iter().zip(&target).map(|(whole, part)| whole - part).collect();
             seed = self.pad(&seed, &vec![0; shape.len()], &after);

@@ -1,7 +1,7 @@
 //! The forward pass in float32: half and double precision weights, constants and casts are read as float32.
 //!
 //! Sums of products of half precision gradients lose most of their digits, and not every execution provider has
-//! half precision kernels, so gradients are always taken in float32.
+//! half precision kernels, so gradients are taken in float32 unless [`super::Precision`] asks for other factors.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -74,10 +74,15 @@ pub(crate) fn widened_tensor(model: &Model, tensor: &TensorProto) -> Result<Tens
     if widened_type(dtype) == dtype {
         return Ok(tensor.clone());
     }
+    Ok(floats(model, tensor)?
+        .map_or_else(|| tensor.clone(), |values| TensorProto::of_floats(&tensor.name, &values, &tensor.dims)))
+}
+
+/// The elements of a tensor of floating point numbers; `None` for other types.
+pub(super) fn floats(model: &Model, tensor: &TensorProto) -> Result<Option<Vec<f32>>, Error> {
     let bytes = model.tensor_bytes(tensor)?;
-    let values: Vec<f32> = match elements(dtype, &bytes) {
-        Some(Known::Floats(values)) => values.into_iter().map(|value| value as f32).collect(),
-        _ => return Ok(tensor.clone()),
-    };
-    Ok(TensorProto::of_floats(&tensor.name, &values, &tensor.dims))
+    Ok(match elements(tensor.element_type(), &bytes) {
+        Some(Known::Floats(values)) => Some(values.into_iter().map(|value| value as f32).collect()),
+        _ => None,
+    })
 }

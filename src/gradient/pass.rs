@@ -7,7 +7,8 @@ use crate::error::Error;
 use crate::load::Model;
 use crate::runtime::{BoundSession, Device, Execution, Optimization, Runtime, RuntimeError, Session, SessionOptions};
 
-use super::{GradientGraph, UseGradient};
+use super::precision::{LOSS_SCALE, LossScale, OVERFLOW};
+use super::{GradientGraph, Precision, UseGradient};
 
 /// A gradient graph that ONNX Runtime has loaded.
 #[derive(Debug)]
@@ -16,6 +17,9 @@ pub struct GradientPass {
     gradients: Vec<UseGradient>,
     /// The place of every gradient, by the name of its output.
     places: HashMap<String, usize>,
+    precision: Precision,
+    /// What the next run multiplies its loss by, where factors are in half precision.
+    loss_scale: Option<LossScale>,
 }
 
 /// A session, with gradients that come to the processor or stay on the device.
@@ -90,7 +94,13 @@ impl GradientPass {
         } else {
             Runner::Direct(session)
         };
-        Ok(Self { runner, gradients: graph.gradients.clone(), places })
+        Ok(Self {
+            runner,
+            gradients: graph.gradients.clone(),
+            places,
+            precision: graph.precision,
+            loss_scale: graph.loss_scale,
+        })
     }
 
     fn session(&self) -> &Session {
@@ -100,12 +110,22 @@ impl GradientPass {
         }
     }
 
-    /// The session with bound outputs, if gradients stay on the device.
-    pub(super) fn bound_mut(&mut self) -> Option<&mut BoundSession> {
+    /// The session with bound outputs and the scale of its loss, if gradients stay on the device.
+    pub(super) fn bound_mut(&mut self) -> Option<(&mut BoundSession, Option<&mut LossScale>)> {
         match &mut self.runner {
             Runner::Direct(_) => None,
-            Runner::Bound(bound) => Some(bound),
+            Runner::Bound(bound) => Some((bound, self.loss_scale.as_mut())),
         }
+    }
+
+    /// The precision of convolutions and matrix products.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// What the loss is multiplied by before it is differentiated in half precision; gradients are divided by it.
+    pub fn loss_scale(&self) -> Option<f32> {
+        self.loss_scale.map(LossScale::value)
     }
 
     /// Where the pass runs, as against what was asked for.
@@ -136,30 +156,47 @@ impl GradientPass {
     }
 
     /// Computes the loss and shows with it the gradient of every use, by its place in [`GradientGraph::gradients`],
-    /// without copying it. Returns the loss.
+    /// without copying it. Returns the loss. In half precision, a run that overflows is repeated with a smaller scale.
     ///
     /// # Errors
-    /// The run fails; the model is named.
+    /// The run fails, or gradients overflow half precision at any scale; the model is named.
     pub fn run_each(
         &mut self,
         model: &Model,
         inputs: &[(String, Array)],
         mut each: impl FnMut(f64, usize, &[f32]),
     ) -> Result<f64, Error> {
-        let mut loss = f64::NAN;
         let places = &self.places;
         let session = match &mut self.runner {
             Runner::Direct(session) => session,
             Runner::Bound(bound) => bound.session_mut(),
         };
-        session
-            .run_each(inputs, |name, values| match places.get(name) {
-                // The loss is the first output.
-                Some(at) => each(loss, *at, values),
-                None => loss = values.first().copied().map_or(f64::NAN, f64::from),
-            })
-            .map_err(|error| unmet(model, "run", error))?;
-        Ok(loss)
+        loop {
+            let (mut loss, mut overflow) = (f64::NAN, 0.0);
+            let see = |name: &str, values: &[f32]| match places.get(name) {
+                // The loss is the first output, the overflow the second.
+                Some(at) if overflow == 0.0 => each(loss, *at, values),
+                Some(_) => {}
+                None => {
+                    let scalar = if name == OVERFLOW { &mut overflow } else { &mut loss };
+                    *scalar = values.first().copied().map_or(f64::NAN, f64::from);
+                }
+            };
+            let run = match &self.loss_scale {
+                None => session.run_each(inputs, see),
+                Some(scale) => {
+                    let scale = (LOSS_SCALE.to_owned(), scale.array());
+                    session.run_each(&[inputs, &[scale]].concat(), see)
+                }
+            };
+            run.map_err(|error| unmet(model, "run", error))?;
+            match &mut self.loss_scale {
+                Some(scale) if loss.is_finite() && overflow != 0.0 => {
+                    scale.lower().map_err(|error| unmet(model, "run", error))?;
+                }
+                _ => return Ok(loss),
+            }
+        }
     }
 
     /// What the entries of [`Gradients::uses`] are the gradients by.

@@ -13,6 +13,7 @@ use crate::runtime::{BoundSession, DeviceTensor, RuntimeError};
 
 use super::LOSS;
 use super::pass::{GradientPass, unmet};
+use super::precision::{LOSS_SCALE, LossScale, OVERFLOW};
 use graphs::{Form, Graphs, SCALE, addend_name, fixed, scalar, sum_name, value_name};
 
 /// The gradients of the runs of one timestep, and how they enter the sums.
@@ -34,10 +35,11 @@ impl GradientSum {
     /// There is not enough memory on the device.
     pub fn new(pass: &mut GradientPass, model: &Model, totals: &[Vec<f32>]) -> Result<Self, Error> {
         let names: Vec<String> = pass.uses().iter().map(|gradient| gradient.output.clone()).collect();
-        let Some(bound) = pass.bound_mut() else {
+        let Some((bound, scale)) = pass.bound_mut() else {
             return Ok(Self(Place::Host(vec![Vec::new(); names.len()])));
         };
-        let device = DeviceSum::new(bound, &names, totals).map_err(|error| unmet(model, "sum", error))?;
+        let device =
+            DeviceSum::new(bound, scale.is_some(), &names, totals).map_err(|error| unmet(model, "sum", error))?;
         Ok(Self(Place::Device(Box::new(device))))
     }
 
@@ -63,7 +65,9 @@ impl GradientSum {
         match &mut self.0 {
             Place::Host(step) => pass.run_each(model, inputs, |_, at, values| add(&mut step[at], values, share)),
             Place::Device(device) => match pass.bound_mut() {
-                Some(bound) => device.add_run(bound, inputs, share).map_err(|error| unmet(model, "run", error)),
+                Some((bound, scale)) => {
+                    device.add_run(bound, scale, inputs, share).map_err(|error| unmet(model, "run", error))
+                }
                 None => {
                     Err(Error::unmet("sums on a device were given a pass that is not on one").in_file(model.path()))
                 }
@@ -158,6 +162,8 @@ struct DeviceSum {
     gradients: Vec<DeviceTensor>,
     /// In the processor's memory.
     loss: DeviceTensor,
+    /// Whether the gradients of the last run are finite, in the processor's memory; in half precision alone.
+    overflow: Option<DeviceTensor>,
     /// The share of the last run, whose gradients are not added yet.
     pending: Option<f32>,
     /// Runs of the timestep that are in `step`.
@@ -178,7 +184,12 @@ struct Running {
 
 impl DeviceSum {
     /// Binds the loss and the outputs of these names.
-    fn new(pass: &mut BoundSession, names: &[String], totals: &[Vec<f32>]) -> Result<Self, RuntimeError> {
+    fn new(
+        pass: &mut BoundSession,
+        is_scaled: bool,
+        names: &[String],
+        totals: &[Vec<f32>],
+    ) -> Result<Self, RuntimeError> {
         let dims_of = |pass: &BoundSession, name: &str| {
             let output = pass.session().outputs().iter().find(|output| output.name == name);
             output
@@ -187,6 +198,10 @@ impl DeviceSum {
         };
         let mut loss = pass.host_tensor(&dims_of(pass, LOSS)?)?;
         pass.bind_output(LOSS, &mut loss)?;
+        let mut overflow = is_scaled.then(|| pass.host_tensor(&[])).transpose()?;
+        if let Some(tensor) = &mut overflow {
+            pass.bind_output(OVERFLOW, tensor)?;
+        }
         let mut gradients = Vec::with_capacity(names.len());
         for name in names {
             let mut tensor = pass.device_tensor(&dims_of(pass, name)?)?;
@@ -198,6 +213,7 @@ impl DeviceSum {
         let mut sum = Self {
             gradients,
             loss,
+            overflow,
             pending: None,
             step_runs: 0,
             step: Running::default(),
@@ -229,6 +245,7 @@ impl DeviceSum {
     fn add_run(
         &mut self,
         pass: &mut BoundSession,
+        mut scale: Option<&mut LossScale>,
         inputs: &[(String, Array)],
         share: f32,
     ) -> Result<f64, RuntimeError> {
@@ -239,9 +256,22 @@ impl DeviceSum {
                 pass.set_input(name, array)?;
             }
         }
-        pass.run()?;
-        self.pending = Some(share);
-        Ok(self.loss.values()?.first().copied().map_or(f64::NAN, f64::from))
+        loop {
+            if let Some(scale) = &scale {
+                pass.set_input(LOSS_SCALE, &scale.array())?;
+            }
+            pass.run()?;
+            let first = |tensor: &DeviceTensor| Ok(tensor.values()?.first().copied().map_or(f64::NAN, f64::from));
+            let loss: f64 = first(&self.loss)?;
+            let overflow = self.overflow.as_ref().map_or(Ok(0.0), first)?;
+            match &mut scale {
+                Some(scale) if loss.is_finite() && overflow != 0.0 => scale.lower()?,
+                _ => {
+                    self.pending = Some(share);
+                    return Ok(loss);
+                }
+            }
+        }
     }
 
     /// Adds the last run to the timestep, before another run overwrites its gradients.

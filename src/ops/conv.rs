@@ -33,6 +33,10 @@ impl Operator for Conv {
         const { &[onnx("Conv"), microsoft("FusedConv")] }
     }
 
+    fn sums_products(&self) -> bool {
+        true
+    }
+
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (x, w) = (cx.shape(0)?, cx.shape(1)?);
         if x.len() < 3 || w.len() != x.len() {

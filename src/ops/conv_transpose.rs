@@ -25,6 +25,10 @@ impl Operator for ConvTranspose {
         const { &[onnx("ConvTranspose")] }
     }
 
+    fn sums_products(&self) -> bool {
+        true
+    }
+
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (x, w) = (cx.shape(0)?, cx.shape(1)?);
         if x.len() < 3 || w.len() != x.len() {

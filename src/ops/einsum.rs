@@ -90,6 +90,10 @@ impl Operator for Einsum {
         const { &[onnx("Einsum")] }
     }
 
+    fn sums_products(&self) -> bool {
+        true
+    }
+
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (operands, result) = equation(node)?;
         let shapes = (0..cx.input_count()).map(|slot| cx.shape(slot)).collect::<Result<Vec<_>, _>>()?;

@@ -28,6 +28,10 @@ impl Operator for Gemm {
         const { &[onnx("Gemm"), microsoft("FusedGemm")] }
     }
 
+    fn sums_products(&self) -> bool {
+        true
+    }
+
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (a, b) = (cx.shape(0)?, cx.shape(1)?);
         if a.len() != 2 || b.len() != 2 {

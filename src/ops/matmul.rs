@@ -63,6 +63,10 @@ impl Operator for MatMul {
         const { &[onnx("MatMul"), microsoft("FusedMatMul"), microsoft("TransposeMatMul")] }
     }
 
+    fn sums_products(&self) -> bool {
+        true
+    }
+
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let ((trans_a, trans_b), (moves_a, moves_b)) = (transposes(node), moves_first(node));
         let scalar = || RuleError::invalid("a scalar can't be multiplied as a matrix");

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::gradient::accumulate::{Accumulated, Denoising, ThresholdMode, Visited, accumulate, losses};
 use crate::gradient::checkpoint::Checkpoint;
 use crate::gradient::pass::{GradientPass, PassOptions};
-use crate::gradient::{GradientGraph, GradientOptions};
+use crate::gradient::{GradientGraph, GradientOptions, Precision};
 use crate::runtime::{Device, Runtime, SessionOptions};
 use crate::select::Removed;
 
@@ -34,6 +34,8 @@ pub struct GradientSettings {
     pub device: Device,
     /// Whether the processor may run what the device can't.
     pub allow_fallback: bool,
+    /// The precision of convolutions and matrix products.
+    pub precision: Precision,
     /// Stop once the channels that would go have been the same for [`ADAPTIVE_CHECKS`] checks in a row.
     pub adaptive: bool,
     /// Steps of DDIM where samples are drawn.
@@ -86,6 +88,10 @@ pub struct GradientRun {
     pub settled: bool,
     /// Timesteps that came from a checkpoint.
     pub resumed: usize,
+    /// The precision of convolutions and matrix products.
+    pub precision: Precision,
+    /// What the loss was multiplied by at the end, in half precision.
+    pub loss_scale: Option<f32>,
     /// What ran the gradients, in words.
     pub execution: String,
     /// Seconds that the gradients took.
@@ -124,6 +130,7 @@ pub fn gradients(
         prediction: Some(roles.prediction.name.clone()),
         channels,
         wanted: analysis.prunable_weights(),
+        precision: settings.precision,
     };
     let graph = GradientGraph::build_for(analysis, &graph_options, settings.device)?;
     check_memory(analysis, &graph, micro_batch)?;
@@ -205,6 +212,8 @@ pub fn gradients(
         sample_elements: dims.iter().skip(1).product(),
         settled,
         resumed,
+        precision: settings.precision,
+        loss_scale: pass.loss_scale(),
         execution,
         seconds: started.elapsed().as_secs_f64(),
     })
@@ -319,7 +328,7 @@ fn fingerprint(
     let sum: f64 = samples.values.iter().map(|value| f64::from(*value)).sum();
     let how = options.accumulate_options(settings.threshold, settings.mode, 1);
     Ok(format!(
-        "{} {} {} {:?} {:?} {:?} {} {} {} {sum:e}",
+        "{} {} {} {:?} {:?} {:?} {} {} {} {} {sum:e}",
         analysis.model.digest()?,
         process.describe(),
         settings.batch,
@@ -329,5 +338,6 @@ fn fingerprint(
         how.squared,
         how.sums_last,
         options.seed,
+        settings.precision,
     ))
 }

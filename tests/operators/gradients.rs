@@ -107,7 +107,7 @@ pub(crate) fn survey(name: &str, what: &str, analysis: &Analysis<'_>) -> bool {
         let Some(survey) = survey else { return false };
         survey.count += 1;
         survey.names.extend([name.to_owned(), what.to_owned()]);
-        let options = GradientOptions { sizes: sizes(), prediction: None, channels: None, wanted: wanted(analysis) };
+        let options = GradientOptions { sizes: sizes(), wanted: wanted(analysis), ..GradientOptions::default() };
         if let Err(error) = GradientGraph::build(analysis, &options) {
             survey.refusals.push(error.to_string());
             return true;

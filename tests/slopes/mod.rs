@@ -80,7 +80,7 @@ impl Slopes {
         for variant in variants {
             sizes.clone_from(variant);
             let wanted = wanted.to_vec();
-            let options = GradientOptions { sizes: variant.clone(), prediction: None, channels: None, wanted };
+            let options = GradientOptions { sizes: variant.clone(), wanted, ..GradientOptions::default() };
             built = GradientGraph::build(analysis, &options).map_err(|e| text(&e));
             if built.is_ok() {
                 break;
@@ -107,7 +107,7 @@ impl Slopes {
                 return Err(format!("the gradient by {} holds {bad}", analysis.graph.values[gradient.value].name));
             }
         }
-        let options = GradientOptions { sizes, prediction: None, channels: None, wanted: wanted.to_vec() };
+        let options = GradientOptions { sizes, wanted: wanted.to_vec(), ..GradientOptions::default() };
         let with_kernels = GradientGraph::build_for(analysis, &options, Device::Cpu).map_err(|e| text(&e))?;
         let mut pass = GradientPass::new(runtime, &with_kernels, analysis.model, None).map_err(|e| text(&e))?;
         let uses =

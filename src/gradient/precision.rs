@@ -1,0 +1,181 @@
+//! The precision in which gradients are computed.
+//!
+//! In float16, every operator that sums products ([`crate::operator::Operator::sums_products`]) reads its weights and
+//! values in half precision; everything between (norms, activations, sums, the loss) and the gradients themselves stay
+//! float32. Small gradients would vanish in half precision, so the loss is multiplied by a scale first and the
+//! gradients are divided by it, as in "Mixed Precision Training" (Micikevicius and others, 2018), section 3.2. A run
+//! whose gradients overflow at the scale is repeated at half of it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use super::context::Tape;
+use super::forward::floats;
+use crate::array::{Array, ArrayData};
+use crate::error::Error;
+use crate::load::Model;
+use crate::onnx::{DataType, NodeProto, TensorProto, attr_int};
+use crate::operator;
+use crate::runtime::RuntimeError;
+
+/// Name of the graph input that takes what the loss is multiplied by before it is differentiated.
+pub(super) const LOSS_SCALE: &str = "__loss_scale";
+
+/// Name of the scalar output that is zero, or not a number if a gradient is not finite.
+pub(super) const OVERFLOW: &str = "__overflow";
+
+/// The precision in which gradients are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Precision {
+    /// Everything in float32; weights of another precision are cast to it.
+    #[default]
+    #[serde(alias = "fp32")]
+    #[cfg_attr(feature = "cli", value(alias = "fp32"))]
+    Float32,
+    /// Convolutions and matrix products in float16, everything else in float32.
+    #[serde(alias = "fp16")]
+    #[cfg_attr(feature = "cli", value(alias = "fp16"))]
+    Float16,
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Float32 => "float32",
+            Self::Float16 => "float16",
+        })
+    }
+}
+
+/// What the loss of a graph in half precision is multiplied by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct LossScale(f32);
+
+impl LossScale {
+    /// Below this, the gradients themselves do not fit.
+    const LEAST: f32 = 1.0 / 1024.0;
+
+    /// The scale to begin with where the loss is a mean over `count` elements: it makes the gradient of the loss by the
+    /// prediction about as large as the difference to the target.
+    pub(super) fn of_mean(count: i64) -> Self {
+        Self(count.clamp(1, 1 << 40) as f32).rounded()
+    }
+
+    /// Powers of two leave all digits as they are.
+    fn rounded(self) -> Self {
+        Self(self.0.log2().ceil().exp2())
+    }
+
+    /// The scale.
+    pub(super) fn value(self) -> f32 {
+        self.0
+    }
+
+    /// The input of a run.
+    pub(super) fn array(self) -> Array {
+        Array { dims: Vec::new(), data: ArrayData::F32(vec![self.0]) }
+    }
+
+    /// Halves the scale after a run whose gradients overflowed.
+    ///
+    /// # Errors
+    /// The scale is too small to be the cause.
+    pub(super) fn lower(&mut self) -> Result<(), RuntimeError> {
+        self.0 /= 2.0;
+        if self.0 < Self::LEAST {
+            let message = format!("gradients are not finite in float16 at a loss scale of {}", 2.0 * self.0);
+            return Err(RuntimeError::RunFailed { message });
+        }
+        Ok(())
+    }
+}
+
+/// Casts what operators that sum products read to float16, and what they give back to float32. `skips` says which
+/// nodes compute integers. What such an operator reads of the weights (`initializers` are those of the network) is stored
+/// in float16.
+pub(super) fn halve_products(
+    model: &Model,
+    tape: &mut Tape,
+    initializers: &[TensorProto],
+    skips: impl Fn(&NodeProto) -> bool,
+) -> Result<(), Error> {
+    let mut by_name: BTreeMap<String, TensorProto> = BTreeMap::new();
+    for tensor in initializers.iter().chain(&tape.initializers) {
+        by_name.insert(tensor.name.clone(), tensor.clone());
+    }
+    // The float16 form of a value, by the value's name.
+    let mut halves: HashMap<String, String> = HashMap::new();
+    let mut nodes = Vec::with_capacity(tape.nodes.len());
+    for mut node in std::mem::take(&mut tape.nodes) {
+        let sums = operator::find(&node.domain, &node.op_type).is_some_and(operator::Operator::sums_products);
+        if !sums || skips(&node) {
+            nodes.push(node);
+            continue;
+        }
+        for input in node.input.iter_mut().filter(|input| !input.is_empty()) {
+            if let Some(half) = halves.get(input) {
+                input.clone_from(half);
+                continue;
+            }
+            let half = format!("__half/{input}");
+            match by_name.get(input) {
+                Some(tensor) => tape.initializers.push(half_tensor(model, tensor, &half)?),
+                None => nodes.push(cast(input, &half, DataType::Float16)),
+            }
+            halves.insert(input.clone(), half.clone());
+            *input = half;
+        }
+        let mut casts = Vec::new();
+        for output in node.output.iter_mut().filter(|output| !output.is_empty()) {
+            let half = format!("__half/{output}");
+            casts.push(cast(&half, output, DataType::Float));
+            halves.insert(output.clone(), half.clone());
+            *output = half;
+        }
+        nodes.push(node);
+        nodes.extend(casts);
+    }
+    tape.nodes = nodes;
+    Ok(())
+}
+
+fn cast(from: &str, to: &str, dtype: DataType) -> NodeProto {
+    NodeProto {
+        op_type: "Cast".to_owned(),
+        name: format!("{to}/Cast"),
+        input: vec![from.to_owned()],
+        output: vec![to.to_owned()],
+        attribute: vec![attr_int("to", dtype as i64)],
+        ..NodeProto::default()
+    }
+}
+
+/// The tensor in float16 under another name; one that is float16 already stays where it is stored.
+fn half_tensor(model: &Model, tensor: &TensorProto, name: &str) -> Result<TensorProto, Error> {
+    if tensor.element_type() == DataType::Float16 {
+        return Ok(TensorProto { name: name.to_owned(), ..tensor.clone() });
+    }
+    let values = floats(model, tensor)?.unwrap_or_default();
+    let bytes = values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect();
+    Ok(TensorProto::of_raw(name, DataType::Float16, &tensor.dims, bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scale_is_a_power_of_two_and_is_halved_until_it_can_not_be_the_cause() {
+        let mut scale = LossScale::of_mean(12_544);
+        assert_eq!(scale.value(), 16_384.0);
+        let mut count = 0;
+        while scale.lower().is_ok() {
+            count += 1;
+        }
+        assert_eq!(count, 24);
+        assert!(LossScale::of_mean(0).value() == 1.0);
+    }
+}
