@@ -8,6 +8,8 @@ mod artifacts;
 
 mod config;
 
+mod cut_result;
+
 mod denoising;
 
 mod diffusion_args;

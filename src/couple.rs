@@ -55,6 +55,8 @@ pub struct Coupling {
     pub layouts: Vec<Option<Layout>>,
     /// Every use of a constant that an operator's rule looked at.
     pub uses: Vec<WeightUse>,
+    /// The input of the network that a value is, or that alone it follows from without weights; its axes never shrink.
+    pub origins: Vec<Option<ValueId>>,
     /// Nodes that keep all their channels because no rule covers them.
     pub barriers: Vec<Barrier>,
 }
@@ -73,6 +75,7 @@ pub fn couple(graph: &Graph, facts: &Facts, is_constant: &dyn Fn(ValueId) -> boo
         spaces: Spaces::default(),
         layouts: vec![None; graph.values.len()],
         uses: Vec::new(),
+        origins: vec![None; graph.values.len()],
         barriers: Vec::new(),
     };
     for (id, value) in graph.values.iter().enumerate() {
@@ -80,6 +83,9 @@ pub fn couple(graph: &Graph, facts: &Facts, is_constant: &dyn Fn(ValueId) -> boo
             let shape = facts.values[id].as_ref().and_then(|fact| fact.shape.as_ref());
             coupling.layouts[id] = shape.map(|shape| Layout::fixed(shape));
         }
+    }
+    for value in &graph.inputs {
+        coupling.origins[*value] = Some(*value);
     }
     for node in &graph.nodes {
         // What is computed ahead of time is a constant to those that read it.
@@ -97,6 +103,9 @@ pub fn couple(graph: &Graph, facts: &Facts, is_constant: &dyn Fn(ValueId) -> boo
             fix_outputs(&mut coupling, facts, node);
             coupling.barriers.push(Barrier { node: node.id, cause: cause.to_string() });
         }
+        if let Some(origin) = origin(&coupling, node, is_constant) {
+            node.outputs.iter().flatten().for_each(|value| coupling.origins[*value] = Some(origin));
+        }
     }
     coupling.uses.sort_by_key(|weight| (weight.node, weight.slot));
     for value in &graph.outputs {
@@ -108,6 +117,16 @@ pub fn couple(graph: &Graph, facts: &Facts, is_constant: &dyn Fn(ValueId) -> boo
         }
     }
     coupling
+}
+
+/// The input of the network that the outputs of a node follow from, if that is one input alone and no axis can shrink.
+fn origin(coupling: &Coupling, node: &Node, is_constant: &dyn Fn(ValueId) -> bool) -> Option<ValueId> {
+    let mut read = node.inputs.iter().flatten().filter(|value| !is_constant(**value));
+    let origin = coupling.origins[*read.next()?]?;
+    let is_only = read.all(|value| coupling.origins[*value] == Some(origin));
+    let mut layouts = node.outputs.iter().flatten().map(|value| coupling.layouts[*value].as_ref());
+    let is_fixed = |layout: Option<&Layout>| layout.is_some_and(Layout::is_fixed);
+    (is_only && layouts.all(is_fixed)).then_some(origin)
 }
 
 fn keep_value(coupling: &mut Coupling, value: ValueId, text: &str, node: &str) {

@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use super::args::{ApplyArgs, Cli};
+use super::cut_result::{failure, verification_text};
 use super::printer::Printer;
-use super::prune::{failure, verification_text};
 use super::{open_runtime, open_runtime_to_fold};
 use crate::error::Error;
 use crate::load::load;

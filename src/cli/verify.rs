@@ -2,9 +2,10 @@
 
 use super::args::{Cli, VerifyArgs};
 use super::config::{check_sizes, parse_sizes};
+use super::cut_result::verification_text;
 use super::open_runtime;
 use super::printer::{Printer, table};
-use super::prune::{plan_path, read_inputs, verification_text};
+use super::prune::{plan_path, read_inputs};
 use crate::error::Error;
 use crate::load::load;
 use crate::macs::sizes_for;

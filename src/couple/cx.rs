@@ -140,7 +140,21 @@ impl CoupleCx<'_> {
 
     /// Ties two axes that hold the same indices; returns the axis that stands for both.
     pub fn tie(&mut self, a: &Axis, b: &Axis) -> Axis {
-        self.coupling.spaces.tie(a, b, &self.node.name)
+        let reason = self.reason_to_stay(a, b);
+        self.coupling.spaces.tie(a, b, &reason)
+    }
+
+    /// Why indices stay if one axis shrinks and the other does not.
+    fn reason_to_stay(&self, a: &Axis, b: &Axis) -> Reason {
+        let reason = |text: String| Reason { text, node: self.node.name.clone() };
+        if !a.iter().chain(b).any(|piece| matches!(piece, Piece::Fixed(_))) {
+            return reason(String::new());
+        }
+        let mut origins = self.node.inputs.iter().flatten().filter_map(|value| self.coupling.origins[*value]);
+        match origins.next() {
+            Some(input) => reason(format!("reads {}, an input of the network", self.graph.values[input].name)),
+            None => reason("meets an axis of positions that stay".to_owned()),
+        }
     }
 
     /// Keeps every index of an axis.
@@ -285,7 +299,8 @@ impl CoupleCx<'_> {
                 } else if self.coupling.spaces.is_outer_digit(axis, other) {
                     // A statistic of every block meets its block; the cut may stay ragged.
                 } else if !other.is_empty() && axis != other && !same_digits(axis, other, &tied) {
-                    *axis = self.coupling.spaces.tie(axis, other, &self.node.name);
+                    let reason = self.reason_to_stay(axis, other);
+                    *axis = self.coupling.spaces.tie(axis, other, &reason);
                 }
             }
         }

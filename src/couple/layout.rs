@@ -71,6 +71,11 @@ impl Layout {
         Self { axes: shape.iter().map(fixed_axis).collect() }
     }
 
+    /// Whether no axis can shrink.
+    pub fn is_fixed(&self) -> bool {
+        self.axes.iter().flatten().all(|piece| matches!(piece, Piece::Fixed(_)))
+    }
+
     /// The number of axes.
     pub fn rank(&self) -> usize {
         self.axes.len()

@@ -180,16 +180,18 @@ impl Spaces {
         Some(space)
     }
 
-    /// Ties two axes that hold the same indices and returns the axis that stands for both.
+    /// Ties two axes that hold the same indices and returns the axis that stands for both. `stays` says why indices stay
+    /// that are tied to positions.
     ///
     /// Axes of different factors are refined to common digits; where that does not come out even, both are kept.
-    pub fn tie(&mut self, a: &Axis, b: &Axis, node: &str) -> Axis {
+    pub fn tie(&mut self, a: &Axis, b: &Axis, stays: &Reason) -> Axis {
         if a == b {
             return a.clone();
         }
-        let kept = |text: &str| Reason { text: text.to_owned(), node: node.to_owned() };
+        let node = stays.node.as_str();
         let Some((a_digits, b_digits)) = refine(a, b) else {
-            let reason = kept("meets an axis that never shrinks or that is divided differently");
+            let text = "meets an axis that never shrinks or that is divided differently".to_owned();
+            let reason = Reason { text, node: node.to_owned() };
             self.freeze_axis(a, &reason);
             self.freeze_axis(b, &reason);
             return a.clone();
@@ -201,7 +203,7 @@ impl Spaces {
             match (a.first(), b.first()) {
                 (Some(Piece::Part { space: a, .. }), Some(Piece::Part { space: b, .. })) => self.unite_spaces(*a, *b),
                 (Some(Piece::Part { space, .. }), _) | (_, Some(Piece::Part { space, .. })) => {
-                    self.freeze_space(*space, &kept("meets an axis of positions that stay"));
+                    self.freeze_space(*space, stays);
                 }
                 _ => {}
             }

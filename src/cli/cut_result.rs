@@ -1,0 +1,255 @@
+//! What a cut and its verification are shown as: text, JSON, and the page of `--report`.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::gradient_args::Scored;
+use super::printer::{human, percent, table};
+use crate::error::Error;
+use crate::pipeline::{Analysis, Cut, tool_name};
+use crate::plan::GroupPlan;
+use crate::report::Report;
+use crate::runtime::Latency;
+use crate::verify::VerifyReport;
+
+/// Reasons for which channel groups stay whole that are listed, and groups that are named for each.
+const REASONS_SHOWN: usize = 12;
+const NAMES_SHOWN: usize = 2;
+
+fn output_bytes(staged: Option<(&Path, &Path)>) -> Option<u64> {
+    let (output, _) = staged?;
+    let data = output.with_file_name(format!("{}.data", output.file_name()?.to_str()?));
+    Some(output.metadata().ok()?.len() + data.metadata().map_or(0, |data| data.len()))
+}
+
+pub(super) fn summary(
+    analysis: &Analysis<'_>,
+    cut: &Cut,
+    scored: Option<&Scored>,
+    report: Option<&VerifyReport>,
+    latencies: Option<&[Latency]>,
+    written: Option<(&Path, &Path)>,
+) -> serde_json::Value {
+    let groups: Vec<_> = cut
+        .plan
+        .groups
+        .iter()
+        .map(|group| json!({"name": group.name, "channels": group.channels, "kept": group.kept.len(), "reason": group.reason}))
+        .collect();
+    json!({
+        "input": analysis.model.path(),
+        "output": written.map(|(output, _)| output),
+        "plan": written.map(|(_, plan)| plan),
+        "ratio": cut.ratio,
+        "criterion": cut.plan.criterion,
+        "sizes": cut.sizes,
+        "before": cut.before,
+        "after": cut.after,
+        "file_bytes": {"before": analysis.model.total_bytes().ok(), "after": output_bytes(written)},
+        "latency_ms": latencies.map(|latencies| json!({
+            "before": latencies.first().map(|latency| latency.median_ms),
+            "after": latencies.get(1).map(|latency| latency.median_ms),
+            "runs": latencies.first().map(|latency| latency.run_count),
+        })),
+        "groups": groups,
+        "frozen": cut.rewritten.frozen,
+        "warnings": cut.warnings,
+        "gradients": scored.map(Scored::json),
+        "verification": report,
+    })
+}
+
+/// Quantities before and after, as the tables show them.
+fn cost_rows(
+    analysis: &Analysis<'_>,
+    cut: &Cut,
+    latencies: Option<&[Latency]>,
+    written: Option<(&Path, &Path)>,
+) -> Vec<Vec<String>> {
+    let (before, after) = (&cut.before, &cut.after);
+    let count = |name: &str, a: f64, b: f64, unit: &str| {
+        vec![name.to_owned(), format!("{}{unit}", human(a)), format!("{}{unit}", human(b)), percent(b, a)]
+    };
+    let mut rows = vec![
+        count("parameters", before.parameters as f64, after.parameters as f64, ""),
+        count("MACs", before.macs, after.macs, ""),
+        count("MACs between activations", before.attention_macs, after.attention_macs, ""),
+        count("activation memory", before.activation_bytes as f64, after.activation_bytes as f64, "B"),
+    ];
+    rows.retain(|row| row[1] != "0");
+    if let (Ok(a), Some(b)) = (analysis.model.total_bytes(), output_bytes(written)) {
+        rows.push(count("file", a as f64, b as f64, "B"));
+    }
+    if let Some([a, b, ..]) = latencies {
+        let ms = |latency: &Latency| format!("{:.2} ms", latency.median_ms);
+        rows.push(vec!["latency (median)".to_owned(), ms(a), ms(b), percent(b.median_ms, a.median_ms)]);
+    }
+    rows
+}
+
+/// Writes the report that the arguments ask for.
+pub(super) fn write_report(
+    path: &Path,
+    (analysis, cut): (&Analysis<'_>, &Cut),
+    scored: Option<&Scored>,
+    verification: Option<&VerifyReport>,
+    latencies: Option<&[Latency]>,
+    written: Option<(&Path, &Path)>,
+) -> Result<(), Error> {
+    let name = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let quoted = |argument: String| match argument.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,".contains(c)) {
+        true => argument,
+        false => format!("'{}'", argument.replace('\'', "'\\''")),
+    };
+    let costs = cost_rows(analysis, cut, latencies, written);
+    let report = Report {
+        title: format!("{} pruned", name(analysis.model.path())),
+        tool: tool_name(),
+        command: std::env::args().map(quoted).collect::<Vec<_>>().join(" "),
+        costs: costs.into_iter().filter_map(|row| row.try_into().ok()).collect(),
+        plan: &cut.plan,
+        ratio: cut.ratio,
+        losses: scored.map(Scored::losses),
+        verification,
+        warnings: &cut.warnings,
+    };
+    crate::write::write_file(path, report.html().as_bytes())
+}
+
+pub(super) fn text(
+    analysis: &Analysis<'_>,
+    cut: &Cut,
+    scored: Option<&Scored>,
+    report: Option<&VerifyReport>,
+    latencies: Option<&[Latency]>,
+    written: Option<(&Path, &Path)>,
+) -> String {
+    let rows = cost_rows(analysis, cut, latencies, written);
+    let asked = cut.plan.groups.len();
+    let pruned = cut.plan.groups.iter().filter(|group| group.kept.len() < group.channels).count();
+    // Paragraphs, with an empty line between them.
+    let mut parts = vec![format!(
+        "{}: {pruned} of {asked} channel groups pruned at ratio {:.3} by {}",
+        analysis.model.path().display(),
+        cut.ratio,
+        cut.plan.criterion
+    )];
+    let mut costs = table(&["", "before", "after", "kept"], &rows);
+    let sizes: Vec<String> = cut
+        .sizes
+        .iter()
+        .filter(|(name, _)| !name.starts_with('?'))
+        .map(|(name, size)| format!("{name}={size}"))
+        .collect();
+    if !sizes.is_empty() {
+        costs += &format!("\n(counted at {})", sizes.join(", "));
+    }
+    parts.push(costs);
+    parts.extend(staying_text(&cut.plan.groups));
+    if let Some(scored) = scored {
+        parts.push(scored.text());
+    }
+    let mut end: Vec<String> = report.map(verification_text).into_iter().collect();
+    match written {
+        Some((output, plan)) => end.push(format!("wrote {} and {}", output.display(), plan.display())),
+        None if report.is_none() => end.push("dry run: nothing was written".to_owned()),
+        None => {}
+    }
+    parts.push(end.join("\n"));
+    parts.join("\n\n")
+}
+
+/// The channel groups that stay whole, by their reasons.
+fn staying_text(groups: &[GroupPlan]) -> Option<String> {
+    let mut by_reason: Vec<(&str, Vec<String>)> = Vec::new();
+    let mut count = 0;
+    for group in groups {
+        let Some(reason) = &group.reason else { continue };
+        // The reason ends with the node, by which it differs from group to group.
+        let reason = reason.rsplit_once(" (node ").map_or(reason.as_str(), |(text, _)| text);
+        let plural = if group.channels == 1 { "" } else { "s" };
+        let name = format!("{} ({} channel{plural})", group.name, group.channels);
+        match by_reason.iter_mut().find(|(text, _)| *text == reason) {
+            Some((_, names)) => names.push(name),
+            None => by_reason.push((reason, vec![name])),
+        }
+        count += 1;
+    }
+    if by_reason.is_empty() {
+        return None;
+    }
+    let mut text = format!("channel groups that stay whole ({count}; inspect lists all):");
+    for (reason, names) in by_reason.iter().take(REASONS_SHOWN) {
+        text += &format!("\n  {reason}: {}", names[..names.len().min(NAMES_SHOWN)].join(", "));
+        if names.len() > NAMES_SHOWN {
+            text += &format!(" and {} more", names.len() - NAMES_SHOWN);
+        }
+    }
+    if by_reason.len() > REASONS_SHOWN {
+        text += &format!("\n  ... and {} other reasons", by_reason.len() - REASONS_SHOWN);
+    }
+    Some(text)
+}
+
+/// The result of verification in a few lines.
+pub(super) fn verification_text(report: &VerifyReport) -> String {
+    if !report.passed {
+        return format!("verification FAILED: {}", failure(report));
+    }
+    let mut lines = Vec::new();
+    for (widened, precision) in [(false, ""), (true, " computed in float32")] {
+        let runs: Vec<_> = report.runs.iter().filter(|run| run.widened == widened).collect();
+        let Some(last) = runs.last() else {
+            continue;
+        };
+        let sizes: Vec<String> = runs
+            .iter()
+            .map(|run| run.sizes.iter().map(|(name, size)| format!("{name}={size}")).collect::<Vec<_>>().join(" "))
+            .filter(|sizes| !sizes.is_empty())
+            .collect();
+        let at = if sizes.is_empty() { String::new() } else { format!(" at {}", sizes.join(" and ")) };
+        lines.push(format!(
+            "verified in ONNX Runtime {}{precision}: worst relative error {:.1e} (allowed {:.0e}) over {} run{}{at}",
+            report.onnxruntime,
+            runs.iter().map(|run| run.worst()).fold(0.0, f64::max),
+            last.rtol,
+            runs.len(),
+            if runs.len() == 1 { "" } else { "s" },
+        ));
+    }
+    if let Some(values) = &report.values {
+        lines.push(format!(
+            "outputs that are constant, tiny or not finite prove nothing, so the {} values that the cut touches were \
+             compared: {} are equal with a worst relative error of {:.1e}, the others prove nothing either",
+            values.compared, values.conclusive, values.worst_relative
+        ));
+    }
+    lines.extend(report.notes.iter().map(|note| format!("note: {note}")));
+    lines.join("\n")
+}
+
+/// What went wrong, in one line.
+pub(super) fn failure(report: &VerifyReport) -> String {
+    if let Some(failure) = &report.failure {
+        return failure.clone();
+    }
+    let errors = report.runs.iter().find(|run| !run.passed()).map_or_else(
+        || "the outputs agree, but prove nothing (constant, tiny or not finite)".to_owned(),
+        |run| {
+            let precision = if run.widened { " in float32" } else { "" };
+            format!("the worst relative error is {:.1e}{precision}, allowed {:.1e}", run.worst(), run.rtol)
+        },
+    );
+    match &report.first_difference {
+        Some(first) if first.expected_elements != first.found_elements => format!(
+            "value {:?} of node {:?} ({}) has {} elements, expected {}",
+            first.value, first.node, first.op, first.found_elements, first.expected_elements
+        ),
+        Some(first) => format!(
+            "{errors}; the first value that differs is {:?} of node {:?} ({}), by {:.1e}",
+            first.value, first.node, first.op, first.relative
+        ),
+        None => errors,
+    }
+}
