@@ -67,6 +67,12 @@ impl Replaced {
         self.nodes.get(node).copied().unwrap_or(false)
     }
 
+    /// Whether a value becomes an initializer although its node stays, for the sake of another output.
+    pub fn is_computed_too(&self, graph: &Graph, value: ValueId) -> bool {
+        let producer = graph.values[value].producer;
+        self.values.contains(&value) && producer.is_some_and(|(node, _)| !self.is_gone(node))
+    }
+
     /// Whether an initializer was read by nodes that are gone, and by nothing else.
     fn is_unread(&self, graph: &Graph, value: ValueId) -> bool {
         let value = &graph.values[value];
@@ -89,11 +95,13 @@ fn unneeded(graph: &Graph, is_replaced: &dyn Fn(ValueId) -> bool) -> Vec<bool> {
         let is_unneeded = |value: &ValueId| {
             let id = *value;
             let value = &graph.values[id];
-            let is_read = value.is_output || !value.captured_by.is_empty() || value.consumers.is_empty();
-            is_replaced(id) || (!is_read && value.consumers.iter().all(|(node, _)| gone[*node]))
+            let is_held = value.is_output || !value.captured_by.is_empty();
+            is_replaced(id) || (!is_held && value.consumers.iter().all(|(node, _)| gone[*node]))
         };
+        // A node that nothing reads in the file either stays there.
+        let was_read = |value: &ValueId| is_replaced(*value) || !graph.values[*value].consumers.is_empty();
         let mut outputs = node.outputs.iter().flatten();
-        gone[node.id] = outputs.clone().next().is_some() && outputs.all(is_unneeded);
+        gone[node.id] = outputs.clone().any(was_read) && outputs.all(is_unneeded);
     }
     gone
 }

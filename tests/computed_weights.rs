@@ -182,6 +182,33 @@ fn a_kernel_that_is_read_raw_too_is_not_stored_twice() {
 }
 
 #[test]
+fn parts_of_a_computed_split_are_constants_of_their_own() {
+    // Shift, scale and gate of tokens that no input changes; nothing reads the gate, or it leaves the network.
+    for is_held in [false, true] {
+        let mut b = Builder::new(3);
+        let (token, w) = (b.weight(&[1, 32], 1), b.weight(&[32, 96], 32));
+        let y = b.node("MatMul", &[&token, &w], vec![]);
+        let sizes = b.ints(&[32, 32, 32]);
+        let parts = b.nodes("Split", &[&y, &sizes], vec![attr_int("axis", -1)], 3);
+        let y = b.linear("x", 8, 32);
+        let y = b.node("Mul", &[&y, &parts[1]], vec![]);
+        let y = b.node("Add", &[&y, &parts[0]], vec![]);
+        let y = b.silu(&y);
+        let y = b.linear(&y, 32, 8);
+        let mut model = b.finish(&[4, 8], &y, &[4, 8]);
+        if is_held {
+            model.graph.as_mut().unwrap().output.push(handmade::value(&parts[2], &[1, 32]));
+        }
+        let (pruned, _) = share(&model, 0.5);
+        let after = load(&pruned.path).unwrap();
+        let has_split = after.graph().node.iter().any(|node| node.op_type == "Split");
+        assert_eq!(has_split, is_held);
+        let group = pruned.cut.plan.groups.iter().find(|group| group.channels == 32 && group.kept.len() == 16);
+        assert!(group.is_some(), "{:?}", pruned.cut.plan.groups);
+    }
+}
+
+#[test]
 fn a_product_of_thin_factors_is_not_multiplied_out() {
     let mut b = Builder::new(5);
     let (down, up) = (b.weight(&[64, 4], 64), b.weight(&[4, 64], 4));

@@ -2,7 +2,7 @@
 //! Products and sums over named axes, `bhid,bhjd->bhij`.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Einsum.html>. Opsets 12 and later.
 //!
-//! Coupling: axes of one letter are one axis.
+//! Coupling: axes of one letter are one axis; those of an ellipsis are letters like others, counted from the right.
 
 use std::collections::BTreeMap;
 
@@ -21,18 +21,39 @@ pub(super) static RULES: &[&dyn Operator] = &[&Einsum];
 
 struct Einsum;
 
-/// The letters of the operands and of the result.
-fn equation(node: &Node) -> Result<(Vec<Vec<char>>, Vec<char>), RuleError> {
+/// The letters of the operands, of these ranks, and of the result. The axes of an ellipsis get letters that the equation
+/// does not use, from the right.
+fn equation(node: &Node, ranks: &[usize]) -> Result<(Vec<Vec<char>>, Vec<char>), RuleError> {
     let text = node.proto.string("equation").ok_or_else(|| RuleError::invalid("it has no equation"))?;
-    let text: String = text.chars().filter(|letter| !letter.is_whitespace()).collect();
-    if text.contains('.') {
-        return Err(RuleError::unsupported("an ellipsis in an equation is not supported"));
-    }
+    // One character, so that an operand is as long as it names axes.
+    let text: String = text.chars().filter(|letter| !letter.is_whitespace()).collect::<String>().replace("...", "*");
     let (left, right) = match text.split_once("->") {
-        Some((left, right)) => (left.to_owned(), Some(right.to_owned())),
-        None => (text, None),
+        Some((left, right)) => (left, Some(right)),
+        None => (text.as_str(), None),
     };
-    let operands: Vec<Vec<char>> = left.split(',').map(|operand| operand.chars().collect()).collect();
+    let operands: Vec<&str> = left.split(',').collect();
+    if operands.len() != ranks.len() {
+        let text = format!("the equation has {} operands, found {}", operands.len(), ranks.len());
+        return Err(RuleError::invalid(text));
+    }
+    // How many axes the ellipsis of every operand stands for.
+    let lengths = operands.iter().zip(ranks).map(|(operand, rank)| {
+        let named = operand.chars().filter(|letter| *letter != ELLIPSIS).count();
+        if operand.contains(ELLIPSIS) { rank.saturating_sub(named) } else { 0 }
+    });
+    let lengths: Vec<usize> = lengths.collect();
+    let longest = lengths.iter().copied().max().unwrap_or(0);
+    let unused: Vec<char> =
+        ('a'..='z').chain('A'..='Z').filter(|letter| !text.contains(*letter)).take(longest).collect();
+    if unused.len() < longest {
+        return Err(RuleError::unsupported("more axes than letters"));
+    }
+    let expanded = |term: &str, length: usize| -> Vec<char> {
+        let of = |letter: char| if letter == ELLIPSIS { unused[longest - length..].to_vec() } else { vec![letter] };
+        term.chars().flat_map(of).collect()
+    };
+    let operands: Vec<Vec<char>> =
+        operands.iter().zip(&lengths).map(|(operand, length)| expanded(operand, *length)).collect();
     for operand in &operands {
         let mut letters = operand.clone();
         letters.sort_unstable();
@@ -42,16 +63,20 @@ fn equation(node: &Node) -> Result<(Vec<Vec<char>>, Vec<char>), RuleError> {
         }
     }
     let result = match right {
-        Some(right) => right.chars().collect(),
+        Some(right) => expanded(right, longest),
         None => {
-            // Letters that occur once, in alphabetical order.
+            // The ellipsis, then letters that occur once, in alphabetical order.
             let mut counts: BTreeMap<char, usize> = BTreeMap::new();
             operands.iter().flatten().for_each(|letter| *counts.entry(*letter).or_default() += 1);
-            counts.into_iter().filter(|(_, count)| *count == 1).map(|(letter, _)| letter).collect()
+            let once = counts.into_iter().filter(|(letter, count)| *count == 1 && !unused.contains(letter));
+            unused.iter().copied().chain(once.map(|(letter, _)| letter)).collect()
         }
     };
     Ok((operands, result))
 }
+
+/// What `...` is read as.
+const ELLIPSIS: char = '*';
 
 /// What the letters stand for, and the letters of the result in order.
 fn by_letter<T: Clone>(
@@ -60,13 +85,6 @@ fn by_letter<T: Clone>(
     mut join: impl FnMut(&T, &T) -> T,
 ) -> Result<BTreeMap<char, T>, RuleError> {
     let mut letters: BTreeMap<char, T> = BTreeMap::new();
-    if operands.len() != entries.len() {
-        return Err(RuleError::invalid(format!(
-            "the equation has {} operands, found {}",
-            operands.len(),
-            entries.len()
-        )));
-    }
     for (operand, entries) in operands.iter().zip(entries) {
         if operand.len() != entries.len() {
             let text = format!("the equation names {} axes of a value of rank {}", operand.len(), entries.len());
@@ -78,6 +96,10 @@ fn by_letter<T: Clone>(
         }
     }
     Ok(letters)
+}
+
+fn ranks<T>(entries: &[Vec<T>]) -> Vec<usize> {
+    entries.iter().map(Vec::len).collect()
 }
 
 fn pick<T: Clone>(letters: &BTreeMap<char, T>, result: &[char]) -> Result<Vec<T>, RuleError> {
@@ -95,8 +117,8 @@ impl Operator for Einsum {
     }
 
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
-        let (operands, result) = equation(node)?;
         let shapes = (0..cx.input_count()).map(|slot| cx.shape(slot)).collect::<Result<Vec<_>, _>>()?;
+        let (operands, result) = equation(node, &ranks(&shapes))?;
         let better = |a: &Dim, b: &Dim| {
             if a.is(1) || (a.as_const().is_none() && b.as_const().is_some() && !b.is(1)) {
                 b.clone()
@@ -115,10 +137,10 @@ impl Operator for Einsum {
     }
 
     fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        let (operands, result) = equation(node)?;
         let layouts = (0..node.inputs.len())
             .map(|slot| cx.separated(slot).map(|layout| layout.axes))
             .collect::<Result<Vec<_>, _>>()?;
+        let (operands, result) = equation(node, &ranks(&layouts))?;
         let weights: Vec<bool> = (0..node.inputs.len()).map(|slot| cx.is_weight(slot)).collect();
         let letters = by_letter(&operands, &layouts, |a: &Axis, b: &Axis| {
             if a.is_empty() {
@@ -142,12 +164,12 @@ impl Operator for Einsum {
     }
 
     fn macs(&self, node: &Node, cx: &MacsCx<'_>) -> f64 {
-        let Ok((operands, _)) = equation(node) else {
+        let shapes: Option<Vec<Vec<i64>>> =
+            (0..node.inputs.len()).map(|slot| cx.input(slot).map(<[i64]>::to_vec)).collect();
+        let Some(shapes) = shapes.filter(|shapes| shapes.len() > 1) else {
             return 0.0;
         };
-        let shapes: Option<Vec<Vec<i64>>> =
-            (0..operands.len()).map(|slot| cx.input(slot).map(<[i64]>::to_vec)).collect();
-        let Some(shapes) = shapes.filter(|shapes| shapes.len() > 1) else {
+        let Ok((operands, _)) = equation(node, &ranks(&shapes)) else {
             return 0.0;
         };
         by_letter(&operands, &shapes, |a, b| *a.max(b))
@@ -155,7 +177,8 @@ impl Operator for Einsum {
     }
 
     fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        let (operands, result) = equation(node)?;
+        let ranks = (0..node.inputs.len()).map(|slot| cx.rank(slot)).collect::<Result<Vec<_>, _>>()?;
+        let (operands, result) = equation(node, &ranks)?;
         let mut replaced = Vec::new();
         for slot in 0..operands.len() {
             if !cx.is_planned(slot) {
@@ -193,8 +216,9 @@ impl Operator for Einsum {
     }
 
     fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        let (operands, result) = equation(node)?;
-        let shapes = (0..operands.len()).map(|slot| cx.shape(slot)).collect::<Result<Vec<_>, _>>()?;
+        let shapes = (0..node.inputs.len()).map(|slot| cx.shape(slot)).collect::<Result<Vec<_>, _>>()?;
+        let (operands, result) = equation(node, &ranks(&shapes))?;
+        let sizes = by_letter(&operands, &shapes, |a, b| *a.max(b))?;
         let dy = cx.dy()?;
         for slot in 0..operands.len() {
             if !cx.wants(slot) {
@@ -213,13 +237,15 @@ impl Operator for Einsum {
             let text = format!("{}->{}", terms.join(","), found.iter().collect::<String>());
             let names: Vec<&str> = inputs.iter().map(String::as_str).collect();
             let mut dx = cx.op_with("Einsum", &names, vec![crate::onnx::attr_string("equation", &text)]);
-            if found.len() < operands[slot].len() {
-                let sizes = operands[slot].iter().zip(&shapes[slot]);
-                let kept: Vec<i64> =
-                    sizes.map(|(letter, size)| if found.contains(letter) { *size } else { 1 }).collect();
+            // An axis of size one meets others by broadcasting.
+            let of = |letter: &char, size: i64| if found.contains(letter) { sizes[letter] } else { size };
+            let full: Vec<i64> = operands[slot].iter().zip(&shapes[slot]).map(|(l, size)| of(l, *size)).collect();
+            if found.len() < full.len() {
+                let kept: Vec<i64> = operands[slot].iter().map(|letter| of(letter, 1)).collect();
                 dx = cx.reshape(&dx, &kept);
-                dx = cx.expand(&dx, &shapes[slot]);
+                dx = cx.expand(&dx, &full);
             }
+            dx = cx.sum_to(&dx, &full, &shapes[slot]);
             cx.give(slot, dx);
         }
         Ok(())

@@ -70,9 +70,10 @@ impl WeightSlices {
             }
             for (node, slot, slices) in uses {
                 let at = variants.iter().position(|variant| variant.slices == slices).unwrap_or_else(|| {
-                    // A Constant node keeps its output; its slices get nodes of their own.
-                    let is_original = variants.is_empty()
-                        && (graph.values[value].initializer.is_some() || graph.fold.contains(value));
+                    // A Constant node keeps its output, and so does one that stays for the sake of another output.
+                    let is_own = graph.values[value].initializer.is_some()
+                        || (graph.fold.contains(value) && !result.replaced.is_computed_too(graph, value));
+                    let is_original = variants.is_empty() && is_own;
                     let new_name = if is_original {
                         name.clone()
                     } else {
@@ -153,11 +154,14 @@ impl WeightSlices {
         }
         for value in &self.replaced.values {
             let Some(tensor) = graph.constant(model, *value) else { continue };
+            let is_computed_too = self.replaced.is_computed_too(graph, *value);
             let Some(variants) = self.variants.get(value) else {
-                result.push(InitializerOut::New(tensor.clone()));
+                if !is_computed_too {
+                    result.push(InitializerOut::New(tensor.clone()));
+                }
                 continue;
             };
-            for variant in variants {
+            for variant in variants.iter().filter(|variant| !is_computed_too || !variant.slices.is_empty()) {
                 let axes: Vec<(usize, Vec<usize>)> = variant.slices.clone().into_iter().collect();
                 let mut sliced = constant_slice(model, tensor, &axes)?;
                 sliced.name.clone_from(&variant.name);

@@ -90,7 +90,7 @@ fn products_lose_channels() {
             (n.op("Gemm", &[&x, &w, &b], &attributes), None)
         });
     }
-    for equation in ["nchw,dc->ndhw", "nchw,cd->ndhw"] {
+    for equation in ["nchw,dc->ndhw", "nchw,cd->ndhw", "nc...,dc->nd...", "n c ... , c d -> n d ..."] {
         check("Einsum", Conv, &[13], Go, |n, v| {
             let w = n.weight(&[C, C]);
             let y = n.op("Einsum", &[v, &w], &[attr_string("equation", equation)]);
@@ -101,6 +101,17 @@ fn products_lose_channels() {
         let equation = |text: &str| [attr_string("equation", text)];
         let scores = n.op("Einsum", &[v, v], &equation("bid,bjd->bij"));
         (n.op("Einsum", &[&scores, v], &equation("bij,bjd->bid")), Some(C))
+    });
+    check("Einsum with ellipses", MatMul, &[13], Go, |n, v| {
+        let equation = |text: &str| [attr_string("equation", text)];
+        let w = n.weight(&[C, C]);
+        // Letters of the result in alphabetical order, after the ellipsis.
+        let y = n.op("Einsum", &[v, &w], &equation("...c,cd"));
+        let scores = n.op("Einsum", &[v, &y], &equation("...id,...jd->...ij"));
+        // An axis of size one meets all others, and a lower rank the last axes of a higher.
+        let scale = n.weight(&[1, C]);
+        let y = n.op("Einsum", &[&y, &scale], &equation("b...,...->b..."));
+        (n.op("Einsum", &[&scores, &y], &equation("bij,bjd->bid")), Some(C))
     });
     check("TransposeMatMul", MatMul, &[13], Go, |n, v| {
         let w = n.weight(&[C, C]);

@@ -71,18 +71,18 @@ impl WinogradNode {
     }
 }
 
-/// Writes `[36, rows, columns]`; a task calls `fill` with its rows.
+/// Writes `[36, rows * block, columns]`; a task calls `fill` with its blocks of rows, of which there are `rows`.
 fn spread_rows(
     context: &ComputeContext,
     [rows, columns]: [usize; 2],
     tasks: usize,
-    granularity: usize,
+    block: usize,
     fill: impl Fn(std::ops::Range<usize>, &mut Rows<'_>) + Send + Sync,
 ) -> ort::Result<()> {
-    let shape = [PLACES, rows * granularity, columns].map(|size| i64::try_from(size).unwrap_or(i64::MAX));
+    let shape = [PLACES, rows * block, columns].map(|size| i64::try_from(size).unwrap_or(i64::MAX));
     let mut matrices = context.output(0, shape)?.ok_or_else(|| missing("output", 0))?;
     let (_, matrices) = matrices.try_extract_tensor_mut::<f32>()?;
-    let row = granularity * columns;
+    let row = block * columns;
     // For every task the rows of all matrices.
     let mut all: Vec<Vec<&mut [f32]>> = (0..tasks).map(|_| Vec::with_capacity(PLACES)).collect();
     for matrix in matrices.chunks_exact_mut((rows * row).max(1)) {
