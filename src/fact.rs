@@ -128,6 +128,44 @@ pub fn permute(known: &Known, shape: &[usize], perm: &[usize]) -> Option<Known> 
     pick(known, places)
 }
 
+/// Known elements of shape `from`, repeated so that they fill shape `to`; `None` where `from` does not broadcast to it.
+pub fn broadcast_to(known: &Known, from: &[usize], to: &[usize]) -> Option<Known> {
+    let missing = to.len().checked_sub(from.len())?;
+    if from.iter().zip(&to[missing..]).any(|(size, wanted)| size != wanted && *size != 1) {
+        return None;
+    }
+    let places = (0..to.iter().product()).map(|mut at| {
+        let (mut place, mut stride) = (0, 1);
+        for (axis, size) in to.iter().enumerate().rev() {
+            if let Some(own) = axis.checked_sub(missing).map(|axis| from[axis]) {
+                place += (at % size).min(own - 1) * stride;
+                stride *= own;
+            }
+            at /= size;
+        }
+        place
+    });
+    pick(known, places)
+}
+
+/// The elements of shape `shape` that fall together where `axes` are reduced, in the order of the result.
+pub fn reduced_places(shape: &[usize], axes: &[usize]) -> Vec<Vec<usize>> {
+    let kept: usize = (0..shape.len()).filter(|axis| !axes.contains(axis)).map(|axis| shape[axis]).product();
+    let mut places = vec![Vec::new(); kept];
+    for at in 0..shape.iter().product() {
+        let (mut rest, mut place, mut stride) = (at, 0, 1);
+        for (axis, size) in shape.iter().enumerate().rev() {
+            if !axes.contains(&axis) {
+                place += (rest % size) * stride;
+                stride *= size;
+            }
+            rest /= size;
+        }
+        places[place].push(at);
+    }
+    places
+}
+
 fn pick(known: &Known, mut places: impl Iterator<Item = usize>) -> Option<Known> {
     match known {
         Known::Ints(values) => {
@@ -145,6 +183,18 @@ pub fn static_shape(shape: &[Dim]) -> Option<Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn known_elements_are_repeated_and_reduced() {
+        let known = Known::Floats(vec![1.0, 2.0]);
+        let rows = broadcast_to(&known, &[2, 1], &[2, 3]);
+        assert_eq!(rows, Some(Known::Floats(vec![1.0, 1.0, 1.0, 2.0, 2.0, 2.0])));
+        let columns = broadcast_to(&known, &[2], &[3, 2]);
+        assert_eq!(columns, Some(Known::Floats([1.0, 2.0].repeat(3))));
+        assert_eq!(broadcast_to(&known, &[2], &[2, 3]), None);
+        assert_eq!(reduced_places(&[2, 3], &[0]), [[0, 3], [1, 4], [2, 5]]);
+        assert_eq!(reduced_places(&[2, 3], &[0, 1]), [[0, 1, 2, 3, 4, 5]]);
+    }
 
     #[test]
     fn known_elements_are_taken_and_permuted_in_row_major_order() {

@@ -3,6 +3,8 @@
 //! The file is mapped into memory and decoded without copying tensor data: `raw_data` stays a view of the map.
 //! External data is mapped too, and read where a tensor is asked for. What comes out is checked: names, edges, shapes of constants.
 
+mod branches;
+
 mod check;
 
 mod external;
@@ -110,6 +112,7 @@ pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Model, Error> {
     };
     model.external = model.map_external_files()?;
     check::check(&model)?;
+    branches::take_decided(&mut model)?;
     Ok(model)
 }
 
@@ -129,7 +132,7 @@ impl Model {
         &self.proto
     }
 
-    /// The main graph, with model-local functions inlined.
+    /// The main graph, with model-local functions inlined and branches that are always taken in place of their nodes.
     pub fn graph(&self) -> &GraphProto {
         &self.graph
     }
@@ -153,7 +156,7 @@ impl Model {
         &self.bytes
     }
 
-    /// Whether model-local functions were inlined, so that the nodes are no longer those of the file.
+    /// Whether functions or branches were inlined, so that the nodes are no longer those of the file.
     pub fn is_inlined(&self) -> bool {
         self.inlined
     }

@@ -72,6 +72,11 @@ pub fn attr_string(name: &str, value: &str) -> AttributeProto {
     AttributeProto { s: Some(value.as_bytes().to_vec().into()), ..attribute(name, AttributeType::String) }
 }
 
+/// A graph attribute.
+pub fn attr_graph(name: &str, value: GraphProto) -> AttributeProto {
+    AttributeProto { g: Some(value), ..attribute(name, AttributeType::Graph) }
+}
+
 /// A tensor attribute.
 pub fn attr_tensor(name: &str, value: TensorProto) -> AttributeProto {
     AttributeProto { t: Some(value), ..attribute(name, AttributeType::Tensor) }

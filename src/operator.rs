@@ -12,7 +12,7 @@ use crate::fact::{Fact, Known};
 use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::macs::MacsCx;
-use crate::onnx::DataType;
+use crate::onnx::{DataType, GraphProto, NodeProto};
 use crate::rewrite::PatchCx;
 use crate::verify::reference::ReferenceCx;
 
@@ -131,6 +131,12 @@ pub trait Operator: Sync {
     /// Whether input 0 is an angle; see [`crate::couple::frequencies`].
     fn takes_angle(&self, _node: &Node) -> bool {
         false
+    }
+
+    /// The body that runs in every case, where what is `known` of the scalar at an input slot decides; it then takes the
+    /// node's place.
+    fn decided_body<'n>(&self, _node: &'n NodeProto, _known: &dyn Fn(usize) -> Option<i64>) -> Option<&'n GraphProto> {
+        None
     }
 
     /// Whether its work is sums of products (a convolution, a matrix product), which devices compute fastest from factors

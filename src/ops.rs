@@ -9,6 +9,7 @@ mod batch_normalization;
 mod bias_activation;
 mod bias_split_gelu;
 mod binary;
+mod branch;
 mod center_crop_pad;
 mod clip;
 mod col2im;
@@ -73,6 +74,7 @@ static BY_FILE: &[&[&dyn Operator]] = &[
     bias_activation::RULES,
     bias_split_gelu::RULES,
     binary::RULES,
+    branch::RULES,
     center_crop_pad::RULES,
     clip::RULES,
     col2im::RULES,

@@ -97,7 +97,7 @@ impl CoupleCx<'_> {
         if axes.is_none() {
             let sizes = shape.iter().map(|size| size.as_const().and_then(|size| usize::try_from(size).ok()));
             let new: Vec<Option<SpaceId>> =
-                sizes.map(|size| size.filter(|size| *size > 1).map(|size| spaces.add(size))).collect();
+                sizes.map(|size| size.filter(|size| *size != 1).map(|size| spaces.add(size))).collect();
             self.coupling.uses.push(WeightUse { value, node, slot, axes: new.clone() });
             axes = Some(new);
         }

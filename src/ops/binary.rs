@@ -4,10 +4,12 @@
 //!
 //! Coupling: axes that broadcast against each other are one axis.
 
+use std::borrow::Cow;
+
 use super::instance_normalization::chain;
 use crate::couple::CoupleCx;
 use crate::dim::Dim;
-use crate::fact::{Fact, Known};
+use crate::fact::{Fact, KNOWN_LIMIT, Known, broadcast_to, static_shape};
 use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::onnx::DataType;
@@ -96,16 +98,24 @@ impl Operator for Binary {
     }
 }
 
-/// The elements of the result where those of both inputs are known and one is a scalar or both have one shape.
+/// The elements of the result where those of both inputs are known.
 fn known(op_type: &str, cx: &InferCx<'_>, shapes: &[Vec<Dim>]) -> Option<Known> {
     let (a, b) = (cx.optional(0)?.known.as_ref()?, cx.optional(1)?.known.as_ref()?);
-    if a.len() != b.len() && a.len() != 1 && b.len() != 1 {
-        return None;
+    let is_simple = a.len() == 1 || b.len() == 1 || shapes[0] == shapes[1];
+    let (mut a, mut b) = (Cow::Borrowed(a), Cow::Borrowed(b));
+    if !is_simple {
+        let sizes = static_shape(&broadcast(shapes).ok()?)?;
+        if sizes.iter().product::<usize>() > KNOWN_LIMIT {
+            return None;
+        }
+        a = Cow::Owned(broadcast_to(&a, &static_shape(&shapes[0])?, &sizes)?);
+        b = Cow::Owned(broadcast_to(&b, &static_shape(&shapes[1])?, &sizes)?);
     }
-    if a.len() == b.len() && a.len() != 1 && shapes[0] != shapes[1] {
-        return None;
-    }
+    let (a, b) = (a.as_ref(), b.as_ref());
     let count = a.len().max(b.len());
+    if a.is_empty() || b.is_empty() {
+        return None;
+    }
     match (a, b) {
         (Known::Ints(a), Known::Ints(b)) => (0..count)
             .map(|at| int_result(op_type, &a[at % a.len()], &b[at % b.len()]))

@@ -6,7 +6,7 @@
 //! computed at run time keep the axis.
 
 use crate::couple::CoupleCx;
-use crate::couple::layout::Layout;
+use crate::couple::layout::{Axis, Layout};
 use crate::couple::space::axis_size;
 use crate::dim::Dim;
 use crate::fact::Fact;
@@ -28,6 +28,10 @@ fn constant_indices(known: Option<&[Dim]>, size: usize) -> Option<Vec<usize>> {
         usize::try_from(if index < 0 { index + size } else { index }).ok().filter(|index| (*index as i64) < size)
     };
     known?.iter().map(from_front).collect()
+}
+
+fn is_identity(indices: &[usize], axis: &Axis) -> bool {
+    axis_size(axis) == Some(indices.len()) && indices.iter().copied().eq(0..indices.len())
 }
 
 impl Operator for Gather {
@@ -57,8 +61,13 @@ impl Operator for Gather {
         let indices_shape = cx.fact(1).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)?;
         let along = data.axes[axis].clone();
         let known = axis_size(&along).and_then(|size| constant_indices(cx.ints(1), size.max(1)));
-        let space = cx.single(&along);
         let mut inserted = Layout::fixed(&indices_shape).axes;
+        // All of the axis in its order, as a repeat_interleave by one leaves it.
+        let is_whole = indices_shape.len() == 1 && known.as_ref().is_some_and(|known| is_identity(known, &along));
+        let space = if is_whole { None } else { cx.single(&along) };
+        if is_whole {
+            inserted = vec![along.clone()];
+        }
         match (space, known) {
             (None, _) => {}
             (Some(space), Some(known)) if indices_shape.is_empty() => {

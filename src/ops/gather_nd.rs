@@ -8,7 +8,7 @@
 use crate::couple::CoupleCx;
 use crate::couple::layout::Layout;
 use crate::dim::Dim;
-use crate::fact::Fact;
+use crate::fact::{Fact, Known, static_shape, take_along};
 use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::onnx::{attr_int, attr_string};
@@ -46,6 +46,24 @@ fn is_diagonal(node: &Node, known: Option<&[Dim]>, shape: &[Dim], data: &[Dim]) 
         && known.iter().enumerate().all(|(at, index)| index.is((at / tuple) as i64))
 }
 
+/// The elements that known indices take of known data, with `length` indices in a tuple.
+fn known_rows(cx: &InferCx<'_>, data: &[Dim], length: usize) -> Option<Known> {
+    let (sizes, indices) = (static_shape(data)?, cx.ints(1)?);
+    let (named, rest) = sizes.split_at_checked(length)?;
+    let row: usize = rest.iter().product();
+    let mut rows = Vec::new();
+    for tuple in indices.chunks_exact(length.max(1)) {
+        let mut at = 0;
+        for (index, size) in tuple.iter().zip(named) {
+            let index = index.as_const()?;
+            let index = if index < 0 { index + i64::try_from(*size).ok()? } else { index };
+            at = at * size + usize::try_from(index).ok().filter(|index| index < size)?;
+        }
+        rows.push(at);
+    }
+    take_along(cx.optional(0)?.known.as_ref()?, &[named.iter().product(), row], 0, &rows)
+}
+
 impl Operator for GatherNd {
     fn op_types(&self) -> &'static [OpType] {
         const { &[onnx("GatherND"), onnx("GatherElements"), onnx("ScatterND"), onnx("ScatterElements"), onnx("Scatter")] }
@@ -54,6 +72,10 @@ impl Operator for GatherNd {
     fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (data, indices) = (cx.shape(0)?, cx.shape(1)?);
         let dtype = cx.input(0)?.dtype;
+        let known = match node.proto.op_type.as_str() {
+            "GatherND" if batch_dims(node) == 0 => known_rows(cx, &data, tuple(&indices)?),
+            _ => None,
+        };
         let shape = match node.proto.op_type.as_str() {
             "GatherND" => {
                 let first = batch_dims(node) + tuple(&indices)?;
@@ -64,7 +86,7 @@ impl Operator for GatherNd {
             "GatherElements" => indices,
             _ => data,
         };
-        cx.set(0, Fact::new(dtype, shape));
+        cx.set(0, Fact::new(dtype, shape).with_known(known));
         Ok(())
     }
 

@@ -6,12 +6,26 @@
 
 use crate::couple::CoupleCx;
 use crate::dim::Dim;
+use crate::fact::{Fact, Known};
 use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, RuleError, axis_index, microsoft, onnx};
 use crate::verify::reference::ReferenceCx;
 
 pub(super) static RULES: &[&dyn Operator] = &[&Positions];
+
+/// The sums of known integers along a vector, as repeat_interleave counts its indices.
+fn known_sums(node: &Node, cx: &InferCx<'_>, shape: &[Dim]) -> Option<Known> {
+    let is_plain = node.int("exclusive", 0) == 0 && node.int("reverse", 0) == 0;
+    if node.proto.op_type != "CumSum" || shape.len() != 1 || !is_plain {
+        return None;
+    }
+    let sums = cx.ints(0)?.iter().scan(Dim::from(0), |sum, value| {
+        *sum = &*sum + value;
+        Some(sum.clone())
+    });
+    Some(Known::Ints(sums.collect()))
+}
 
 struct Positions;
 
@@ -20,9 +34,10 @@ impl Operator for Positions {
         const { &[onnx("Trilu"), microsoft("Trilu"), onnx("CumSum"), onnx("CumProd")] }
     }
 
-    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
-        cx.set_shape(0, dtype, shape);
+        let known = known_sums(node, cx, &shape);
+        cx.set(0, Fact::new(dtype, shape).with_known(known));
         Ok(())
     }
 

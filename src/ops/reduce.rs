@@ -8,7 +8,7 @@
 use crate::couple::CoupleCx;
 use crate::couple::layout::{Axis, Layout};
 use crate::dim::Dim;
-use crate::fact::{Fact, Known};
+use crate::fact::{Fact, Known, reduced_places, static_shape};
 use crate::gradient::GradientCx;
 use crate::graph::Node;
 use crate::operator::{Folding, InferCx, OpType, Operator, RuleError, axis_index, onnx};
@@ -17,6 +17,34 @@ use crate::verify::reference::ReferenceCx;
 pub(super) static RULES: &[&dyn Operator] = &[&Reduce];
 
 struct Reduce;
+
+/// The known elements of the result.
+fn reduced_known(op_type: &str, known: &Known, sizes: &[usize], axes: &[usize]) -> Option<Known> {
+    let places = reduced_places(sizes, axes);
+    match known {
+        Known::Ints(values) => {
+            let of = |places: &Vec<usize>| {
+                let mut values = places.iter().map(|at| values[*at].clone());
+                match op_type {
+                    "ReduceProd" => Some(crate::dim::product(&values.collect::<Vec<_>>())),
+                    "ReduceSum" => Some(values.fold(Dim::from(0), |sum, value| &sum + &value)),
+                    "ReduceMax" => values.next().map(|first| values.fold(first, |a, b| Dim::max(&a, &b))),
+                    "ReduceMin" => values.next().map(|first| values.fold(first, |a, b| Dim::min(&a, &b))),
+                    _ => None,
+                }
+            };
+            places.iter().map(of).collect::<Option<_>>().map(Known::Ints)
+        }
+        Known::Floats(values) => {
+            let of = |places: &Vec<usize>| match op_type {
+                "ReduceProd" => Some(places.iter().map(|at| values[*at]).product()),
+                "ReduceSum" => Some(places.iter().map(|at| values[*at]).sum()),
+                _ => None,
+            };
+            places.iter().map(of).collect::<Option<_>>().map(Known::Floats)
+        }
+    }
+}
 
 /// The axes that are reduced. None given means all, unless the node says that it then does nothing.
 fn reduced(node: &Node, rank: usize, known: Option<Vec<Dim>>) -> Result<Vec<usize>, RuleError> {
@@ -68,25 +96,8 @@ impl Operator for Reduce {
         let axes = reduced(node, shape.len(), cx.ints(1).map(<[Dim]>::to_vec))?;
         let keeps = node.int("keepdims", 1) != 0;
         let input = cx.input(0)?;
-        let known = match (&input.known, shape.len(), axes.len()) {
-            (Some(Known::Ints(values)), 1, 1) => match node.proto.op_type.as_str() {
-                "ReduceProd" => Some(crate::dim::product(values)),
-                "ReduceSum" => Some(values.iter().fold(Dim::from(0), |sum, value| &sum + value)),
-                "ReduceMax" => values.iter().cloned().reduce(|a, b| Dim::max(&a, &b)),
-                "ReduceMin" => values.iter().cloned().reduce(|a, b| Dim::min(&a, &b)),
-                _ => None,
-            },
-            _ => None,
-        };
-        let float = match (&input.known, shape.len(), axes.len()) {
-            (Some(Known::Floats(values)), 1, 1) => match node.proto.op_type.as_str() {
-                "ReduceProd" => Some(values.iter().product()),
-                "ReduceSum" => Some(values.iter().sum()),
-                _ => None,
-            },
-            _ => None,
-        };
-        let known = known.map(|value| Known::Ints(vec![value])).or(float.map(|value| Known::Floats(vec![value])));
+        let known = input.known.as_ref().zip(static_shape(&shape));
+        let known = known.and_then(|(known, sizes)| reduced_known(&node.proto.op_type, known, &sizes, &axes));
         let fact = Fact::new(input.dtype, without(&shape, &axes, keeps, &Dim::from(1))).with_known(known);
         cx.set(0, fact);
         Ok(())

@@ -44,6 +44,7 @@ const NEEDLESS: &[(&str, &str)] = &[
     ("Not", "gives what is true or false"),
     ("IsInf", "gives what is true or false"),
     ("IsNaN", "gives what is true or false"),
+    ("If", "is replaced by its branch, or a barrier"),
     ("BitShift", "gives integers"),
     ("BitwiseAnd", "gives integers"),
     ("BitwiseOr", "gives integers"),
