@@ -1,10 +1,16 @@
 //! The gradient criteria on the command line.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[allow(dead_code)]
+mod handmade;
+mod nets;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use onnx_diffprune::array::{Array, ElementType};
 use onnx_diffprune::npz;
+use prost::Message;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
@@ -199,4 +205,44 @@ fn half_precision_is_reported_and_chooses_nearly_the_same_channels() {
     let same = expected.iter().filter(|channel| found.contains(channel)).count();
     println!("{same} of {} kept channels are the same", expected.len());
     assert!(expected.len() == found.len() && same * 100 >= expected.len() * 99, "{same} of {}", expected.len());
+}
+
+#[test]
+fn conditioning_that_is_joined_to_the_sample_is_given_with_it() {
+    // The prediction is the sum of the input's channels: the noisy sample, and two more.
+    let mut b = nets::Builder::new(1);
+    let (w, sum) = (b.weight_around(&[8, 3, 1, 1], 0.125, 0.0), b.weight_around(&[1, 8, 1, 1], 1.0, 0.0));
+    let y = b.node("Conv", &["x", &w], vec![]);
+    let y = b.node("Conv", &[&y, &sum], vec![]);
+    let mut model = b.finish(&[2, 3, 4, 4], &y, &[2, 1, 4, 4]);
+    model.graph.as_mut().expect("a graph").input.push(handmade::value("timestep", &[2]));
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("a path").to_owned();
+    std::fs::write(path("net.onnx"), model.encode_to_vec()).expect("the file is written");
+    let array = |dims: &[usize], value: &dyn Fn(usize) -> f64| {
+        let values: Vec<f64> = (0..dims.iter().product()).map(value).collect();
+        Array::from_f64(ElementType::F32, dims.to_vec(), &values).expect("the shape fits")
+    };
+    npz::write(Path::new(&path("data.npz")), [("x0", &array(&[4, 1, 4, 4], &|at| (at as f64 * 0.7).sin()))])
+        .expect("the file is written");
+    // Channel 0 of what is given is where the sample goes. The mean loss by either command.
+    let loss = |command: &[&str], further: f64| -> f64 {
+        let given = array(&[2, 3, 4, 4], &|at| if at / 16 % 3 == 0 { 1e6 } else { further });
+        npz::write(Path::new(&path("given.npz")), [("x", &given)]).expect("the file is written");
+        let (data, given) = (path("data.npz"), path("given.npz"));
+        let shared = ["--data", &data, "--inputs", &given, "--timesteps", "3", "--format", "json"];
+        let done = tool(&[command, &shared].concat());
+        assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+        let result: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
+        let curve = result["gradients"]["curve"].as_array().cloned().unwrap_or_default();
+        let losses: Vec<f64> = curve.iter().filter_map(|point| point["loss"].as_f64()).collect();
+        result["mean"].as_f64().unwrap_or_else(|| losses.iter().sum::<f64>() / losses.len() as f64)
+    };
+    let model = path("net.onnx");
+    let prune = [&model, "--dry-run", "--ratio", "0.25", "--batch", "4", "--threshold", "0"];
+    for command in [&["loss", &model, "--count", "4"][..], &prune] {
+        // The mean of (x_t - e + 2 k)^2 and that of (x_t - e - 2 k)^2 are 8 k^2 above twice that of (x_t - e)^2.
+        let rise = loss(command, 0.5) + loss(command, -0.5) - 2.0 * loss(command, 0.0);
+        assert!((rise - 2.0).abs() < 1e-4, "{command:?}: {rise}");
+    }
 }

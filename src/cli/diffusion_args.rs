@@ -127,6 +127,12 @@ pub(super) struct DiffusionArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sample_input: Option<String>,
 
+    /// The sample is only the first N channels of its input; what follows is conditioning [default: as many as the
+    /// prediction has].
+    #[arg(long, value_name = "N", help_heading = "Diffusion")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sample_channels: Option<i64>,
+
     /// The input that takes the time step or noise level.
     #[arg(long, value_name = "NAME", help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -183,6 +189,7 @@ impl DiffusionArgs {
             sample: self.sample_input.clone(),
             time: self.timestep_input.clone(),
             prediction: self.prediction_output.clone(),
+            sample_channels: self.sample_channels,
         }
     }
 

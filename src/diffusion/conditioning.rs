@@ -45,7 +45,7 @@ impl Conditioning {
         seed: u64,
     ) -> Result<Self, Error> {
         let mut inputs = BTreeMap::new();
-        for port in &roles.conditioning {
+        for port in roles.conditioning_ports() {
             let dims = port.dims(&roles.sizes(facts, sizes, batch))?;
             let per_sample = roles.is_batched(port);
             let given = given.into_iter().flatten().find(|(name, _)| *name == port.name);

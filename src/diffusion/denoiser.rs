@@ -18,7 +18,7 @@ use crate::runtime::{RuntimeError, Session};
 pub struct Denoiser {
     session: Session,
     roles: Roles,
-    /// All inputs: the sample first, the time second, then conditioning.
+    /// All inputs: the sample first (with what is joined to it), the time second, then conditioning.
     inputs: Vec<(String, Array)>,
     /// The shape of the sample, the batch first.
     dims: Vec<usize>,
@@ -44,7 +44,8 @@ impl Denoiser {
         }
         let sizes = roles.sizes(facts, given, batch);
         let mut inputs = Vec::with_capacity(2 + roles.conditioning.len());
-        for port in [&roles.sample, &roles.time].into_iter().chain(&roles.conditioning) {
+        let sample = roles.joined.as_ref().map_or(&roles.sample, |joined| &joined.port);
+        for port in [sample, &roles.time].into_iter().chain(&roles.conditioning) {
             let dims = port.dims(&sizes)?;
             let count = crate::array::element_count(&dims)
                 .filter(|count| *count <= ELEMENT_LIMIT)
@@ -57,7 +58,7 @@ impl Denoiser {
             .iter()
             .position(|output| output.name == roles.prediction.name)
             .ok_or_else(|| Error::usage(format!("the network has no output {:?}", roles.prediction.name)))?;
-        let dims = inputs[SAMPLE].1.dims.clone();
+        let dims = roles.sample.dims(&sizes)?;
         Ok(Self { session, roles: roles.clone(), inputs, dims, prediction })
     }
 
@@ -86,7 +87,10 @@ impl Denoiser {
     /// # Errors
     /// The conditioning was made for other inputs.
     pub fn set_conditioning(&mut self, conditioning: &Conditioning, samples: &[usize]) -> Result<(), Error> {
-        for (name, array) in self.inputs.iter_mut().skip(TIME + 1) {
+        let joined = self.roles.joined.is_some();
+        let skipped = |at: usize| at == TIME || at == SAMPLE && !joined;
+        let inputs = self.inputs.iter_mut().enumerate().filter(|(at, _)| !skipped(*at)).map(|(_, input)| input);
+        for (name, array) in inputs {
             let values = conditioning
                 .rows(name, samples)
                 .ok_or_else(|| Error::usage(format!("there is no conditioning for input {name:?}")))?;
@@ -118,7 +122,11 @@ impl Denoiser {
                 x_t.shape()
             )));
         }
-        fill(&mut self.inputs[SAMPLE].1.data, x_t, process.input_scale(level) as f32);
+        // All of the input, or the first part of every run along the axis of what is joined to the sample.
+        let axis = self.roles.joined.as_ref().map_or(0, |joined| joined.axis);
+        let sample = &mut self.inputs[SAMPLE].1;
+        let (block, run) = (self.dims[axis..].iter().product(), sample.dims[axis..].iter().product());
+        fill(&mut sample.data, (block, run), x_t, process.input_scale(level) as f32);
         let time = &mut self.inputs[TIME].1;
         let value = process.time_value(level);
         time.data = ArrayData::from_f64(time.element_type(), &vec![value; time.data.len()]);
@@ -162,16 +170,17 @@ impl Denoiser {
     }
 }
 
-/// Copies samples into an array of any float type, scaled.
-fn fill(data: &mut ArrayData, from: &ArrayD<f32>, scale: f32) {
-    fn copy<T>(into: &mut [T], from: &ArrayD<f32>, convert: impl Fn(f32) -> T) {
-        into.iter_mut().zip(from.iter()).for_each(|(into, from)| *into = convert(*from));
+/// Copies samples into an array of any float type, scaled: to the first `block` elements of every run of `run`.
+fn fill(data: &mut ArrayData, place: (usize, usize), from: &ArrayD<f32>, scale: f32) {
+    fn copy<T>(into: &mut [T], (block, run): (usize, usize), from: &ArrayD<f32>, convert: impl Fn(f32) -> T) {
+        let places = into.chunks_exact_mut(run.max(1)).flat_map(|run| run[..block].iter_mut());
+        places.zip(from.iter()).for_each(|(into, from)| *into = convert(*from));
     }
     match data {
-        ArrayData::F32(into) => copy(into, from, |v| v * scale),
-        ArrayData::F64(into) => copy(into, from, |v| f64::from(v * scale)),
-        ArrayData::F16(into) => copy(into, from, |v| f16::from_f32(v * scale)),
-        ArrayData::BF16(into) => copy(into, from, |v| bf16::from_f32(v * scale)),
+        ArrayData::F32(into) => copy(into, place, from, |v| v * scale),
+        ArrayData::F64(into) => copy(into, place, from, |v| f64::from(v * scale)),
+        ArrayData::F16(into) => copy(into, place, from, |v| f16::from_f32(v * scale)),
+        ArrayData::BF16(into) => copy(into, place, from, |v| bf16::from_f32(v * scale)),
         // Roles are only given to float inputs.
         _ => {}
     }

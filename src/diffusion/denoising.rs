@@ -92,16 +92,26 @@ impl Denoising for DenoisingTask<'_> {
             if self.roles.time.element_type.is_float() { ElementType::F32 } else { self.roles.time.element_type };
         let count = dims.iter().product();
         let time = ArrayData::from_f64(time_type, &vec![self.process.time_value(level); count]);
+        let numbers: Vec<usize> = self.samples.numbers[samples].to_vec();
+        let rows = |port: &Port| {
+            let rows = self.conditioning.rows(&port.name, &numbers);
+            let rows =
+                rows.ok_or_else(|| Error::usage(format!("there is no conditioning for input {:?}", port.name)))?;
+            Ok(if port.element_type.is_float() { rows.cast(ElementType::F32) } else { rows })
+        };
+        if let Some(joined) = &self.roles.joined {
+            let whole = rows(&joined.port)?;
+            let values = whole.to_f64().into_iter().map(|value| value as f32).collect();
+            let mut whole = ArrayD::from_shape_vec(whole.dims, values)
+                .map_err(|error| Error::usage(format!("input {:?}: {error}", joined.port.name)))?;
+            let size = x_t.shape()[joined.axis];
+            whole.slice_axis_mut(Axis(joined.axis), Slice::from(..size)).assign(&x_t);
+            x_t = whole;
+        }
         let mut inputs =
             vec![self.array(&self.roles.sample, x_t), (self.roles.time.name.clone(), Array { dims, data: time })];
-        let numbers: Vec<usize> = self.samples.numbers[samples].to_vec();
         for port in &self.roles.conditioning {
-            let values = self
-                .conditioning
-                .rows(&port.name, &numbers)
-                .ok_or_else(|| Error::usage(format!("there is no conditioning for input {:?}", port.name)))?;
-            let values = if port.element_type.is_float() { values.cast(ElementType::F32) } else { values };
-            inputs.push((port.name.clone(), values));
+            inputs.push((port.name.clone(), rows(port)?));
         }
         let dims = target.shape().to_vec();
         inputs.push((TARGET.to_owned(), Array { dims, data: ArrayData::F32(target.into_iter().collect()) }));

@@ -5,6 +5,8 @@
 
 mod names;
 
+mod recognise;
+
 use std::collections::BTreeSet;
 
 use serde::Serialize;
@@ -18,7 +20,8 @@ use crate::graph::{Graph, ValueId};
 use crate::infer::Facts;
 use crate::load::Model;
 use crate::macs::{Sizes, sizes_for};
-use names::{sample_score, time_score, words};
+use names::words;
+use recognise::roles;
 
 /// Names that the user gives instead of having them recognised.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub struct RoleNames {
     pub time: Option<String>,
     /// The output that is the prediction.
     pub prediction: Option<String>,
+    /// How many channels of the sample's input are the noisy sample: the first.
+    pub sample_channels: Option<i64>,
 }
 
 /// An input or output of the graph with its role's sizes.
@@ -46,8 +51,10 @@ pub struct Port {
 /// What the inputs and outputs of a network are for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Roles {
-    /// The input that takes the noisy sample, `x_t`.
+    /// The input that takes the noisy sample, `x_t`, with the sizes of the sample.
     pub sample: Port,
+    /// Where that input takes more than the sample.
+    pub joined: Option<Joined>,
     /// The input that takes the time.
     pub time: Port,
     /// All other inputs.
@@ -59,12 +66,14 @@ pub struct Roles {
     pub variance_axis: Option<usize>,
 }
 
-/// How an output fits a sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fit {
-    Same,
-    /// Twice as long on this axis.
-    Double(usize),
+/// An input that takes the noisy sample and conditioning in one: a mask and a masked image for inpainting, the image to
+/// edit, the first frame.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Joined {
+    /// The axis along which they are joined; the sample comes first.
+    pub axis: usize,
+    /// The input with all its sizes.
+    pub port: Port,
 }
 
 impl Roles {
@@ -84,13 +93,19 @@ impl Roles {
             true => scale.describe().to_owned(),
             false => format!("{}, as an integer", scale.describe()),
         };
+        let first = match &self.joined {
+            None => String::new(),
+            Some(joined) => format!(", of which the first {} of axis {}", self.sample.shape[joined.axis], joined.axis),
+        };
         let mut lines = vec![
-            format!("sample:       {}", self.sample.text),
+            format!("sample:       {}{first}", self.sample.text),
             format!("time:         {}, gets {}", self.time.text, whole(process.time)),
         ];
-        for input in &self.conditioning {
+        for input in self.conditioning_ports() {
+            let is_joined = self.joined.as_ref().is_some_and(|joined| joined.port.name == input.name);
+            let rest = if is_joined { ", the rest of it" } else { "" };
             let from = if given(&input.name) { "given" } else { "drawn at random" };
-            lines.push(format!("conditioning: {}, {from}", input.text));
+            lines.push(format!("conditioning: {}{rest}, {from}", input.text));
         }
         let half = match self.variance_axis {
             Some(axis) => format!(", first half of axis {axis} (the rest is a variance)"),
@@ -102,6 +117,11 @@ impl Roles {
         };
         lines.push(format!("prediction:   {}, {what}{half}", self.prediction.text));
         lines
+    }
+
+    /// The inputs that conditioning is made for: all but sample and time, and one that takes more than the sample.
+    pub fn conditioning_ports(&self) -> impl Iterator<Item = &Port> {
+        self.conditioning.iter().chain(self.joined.as_ref().map(|joined| &joined.port))
     }
 
     /// The roles by name, for output in JSON.
@@ -202,203 +222,4 @@ fn port(graph: &Graph, facts: &Facts, id: ValueId) -> Option<Port> {
     let element_type = ElementType::from_onnx(fact.dtype as i32)?;
     let text = format!("{name} {}", fact.describe());
     Some(Port { element_type, shape: fact.shape.clone()?, text, name })
-}
-
-/// How an output of this shape fits a sample of that shape. Sizes that are not known fit all.
-fn fit(sample: &[Dim], output: &[Dim]) -> Option<Fit> {
-    if sample.len() != output.len() {
-        return None;
-    }
-    let mut double = None;
-    for (axis, (a, b)) in sample.iter().zip(output).enumerate() {
-        match (a.as_const(), b.as_const()) {
-            (Some(a), Some(b)) if a == b => {}
-            (Some(a), Some(b)) if axis > 0 && b == 2 * a && double.is_none() => double = Some(axis),
-            (Some(_), Some(_)) => return None,
-            _ => {}
-        }
-    }
-    Some(double.map_or(Fit::Same, Fit::Double))
-}
-
-/// Whether a shape is one number, or one number per sample.
-fn is_scalar_per_sample(shape: &[Dim]) -> bool {
-    shape.len() <= 1 || shape.len() == 2 && shape[1].is(1)
-}
-
-fn list<'a>(ports: impl IntoIterator<Item = &'a Port>) -> String {
-    let texts: Vec<&str> = ports.into_iter().map(|port| port.text.as_str()).collect();
-    if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
-}
-
-/// The port of this name.
-fn named<'p>(ports: &'p [Port], name: &str, option: &str, kind: &str) -> Result<&'p Port, Error> {
-    ports.iter().find(|port| port.name == name).ok_or_else(|| {
-        Error::usage(format!("{option}: the network has no {kind} {name:?}")).hint(format!("it has {}", list(ports)))
-    })
-}
-
-/// Those with the highest score.
-fn best<'p>(scored: impl IntoIterator<Item = (&'p Port, u8)>) -> Vec<&'p Port> {
-    let scored: Vec<_> = scored.into_iter().collect();
-    let highest = scored.iter().map(|(_, score)| *score).max();
-    scored.into_iter().filter(|(_, score)| Some(*score) == highest).map(|(port, _)| port).collect()
-}
-
-fn roles(inputs: &[Port], outputs: &[Port], names: &RoleNames) -> Result<Roles, Error> {
-    let sample = sample_port(inputs, outputs, names)?;
-    let time = time_port(inputs, sample, names)?;
-    let (prediction, fit) = prediction_port(outputs, sample, names)?;
-    let conditioning =
-        inputs.iter().filter(|port| port.name != sample.name && port.name != time.name).cloned().collect();
-    let variance_axis = match fit {
-        Fit::Same => None,
-        Fit::Double(axis) => Some(axis),
-    };
-    Ok(Roles {
-        sample: sample.clone(),
-        time: time.clone(),
-        conditioning,
-        prediction: prediction.clone(),
-        variance_axis,
-    })
-}
-
-fn sample_port<'p>(inputs: &'p [Port], outputs: &[Port], names: &RoleNames) -> Result<&'p Port, Error> {
-    let can_be = |port: &&Port| port.element_type.is_float() && !is_scalar_per_sample(&port.shape);
-    if let Some(name) = &names.sample {
-        let port = named(inputs, name, "--sample-input", "input")?;
-        return match can_be(&port) {
-            true => Ok(port),
-            false => Err(Error::usage(format!(
-                "--sample-input: expected a float input with a batch and more axes, found {}",
-                port.text
-            ))),
-        };
-    }
-    let fits = |port: &&Port| outputs.iter().any(|output| fit(&port.shape, &output.shape).is_some());
-    let candidates = inputs.iter().filter(can_be).filter(fits);
-    match best(candidates.map(|port| (port, sample_score(&port.name)))).as_slice() {
-        [one] => Ok(one),
-        [] => Err(Error::usage(format!(
-            "no input was recognised as the noisy sample: expected a float input of the shape of an output (or half its \
-             channels), found inputs {} and outputs {}",
-            list(inputs),
-            list(outputs)
-        ))
-        .hint("a network that takes other channels concatenated to the sample, or tokens, can't be sampled")),
-        several => Err(Error::usage(format!("several inputs could be the noisy sample: {}", list(several.iter().copied())))
-            .hint("name it with --sample-input")),
-    }
-}
-
-fn time_port<'p>(inputs: &'p [Port], sample: &Port, names: &RoleNames) -> Result<&'p Port, Error> {
-    let others = || inputs.iter().filter(|port| port.name != sample.name);
-    let can_be = |port: &&Port| port.element_type != ElementType::Bool && is_scalar_per_sample(&port.shape);
-    if let Some(name) = &names.time {
-        let port = named(inputs, name, "--timestep-input", "input")?;
-        return match can_be(&port) && port.name != sample.name {
-            true => Ok(port),
-            false => Err(Error::usage(format!(
-                "--timestep-input: expected an input of one number per sample, found {}",
-                port.text
-            ))),
-        };
-    }
-    let scored = others().filter(can_be).map(|port| (port, time_score(&port.name)));
-    // A second input that is one number per sample can hardly be anything else.
-    let only = others().count() == 1;
-    match best(scored.filter(|(_, score)| only || *score > 0)).as_slice() {
-        [one] => Ok(one),
-        [] => Err(Error::usage(format!(
-            "no input was recognised as the time step: expected one number per sample with a name such as timestep, t or \
-             sigma, found {}",
-            list(others())
-        ))
-        .hint("name it with --timestep-input")),
-        several => Err(Error::usage(format!("several inputs could be the time step: {}", list(several.iter().copied())))
-            .hint("name it with --timestep-input")),
-    }
-}
-
-fn prediction_port<'p>(outputs: &'p [Port], sample: &Port, names: &RoleNames) -> Result<(&'p Port, Fit), Error> {
-    if let Some(name) = &names.prediction {
-        let port = named(outputs, name, "--prediction-output", "output")?;
-        let fit = fit(&sample.shape, &port.shape).filter(|_| port.element_type.is_float());
-        return fit.map(|fit| (port, fit)).ok_or_else(|| {
-            Error::usage(format!(
-                "--prediction-output: expected a float output of the shape of the sample {} or twice its channels, found {}",
-                sample.text, port.text
-            ))
-        });
-    }
-    let fits = |port: &'p Port| fit(&sample.shape, &port.shape).map(|fit| (port, fit));
-    let mut found: Vec<_> = outputs.iter().filter(|port| port.element_type.is_float()).filter_map(fits).collect();
-    if found.iter().any(|(_, fit)| *fit == Fit::Same) {
-        found.retain(|(_, fit)| *fit == Fit::Same);
-    }
-    match found.as_slice() {
-        [one] => Ok(*one),
-        [] => Err(Error::usage(format!(
-            "no output was recognised as the prediction: expected one of the shape of the sample {} or twice its \
-             channels, found {}",
-            sample.text,
-            list(outputs)
-        ))),
-        several => Err(Error::usage(format!(
-            "several outputs could be the prediction: {}",
-            list(several.iter().map(|(port, _)| *port))
-        ))
-        .hint("name it with --prediction-output")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// `name:type[dims]`; a dimension that is no number is symbolic.
-    fn ports(texts: &[&str]) -> Vec<Port> {
-        let port = |text: &&str| {
-            let (name, rest) = text.split_once(':').unwrap();
-            let (kind, dims) = rest.trim_end_matches(']').split_once('[').unwrap();
-            let dim = |text: &str| text.parse::<i64>().map_or_else(|_| Dim::symbol(text), Dim::from);
-            let shape = dims.split(',').filter(|text| !text.is_empty()).map(dim).collect();
-            let element_type = if kind == "i" { ElementType::I64 } else { ElementType::F32 };
-            Port { name: name.to_owned(), element_type, shape, text: (*text).to_owned() }
-        };
-        texts.iter().map(port).collect()
-    }
-
-    fn recognised(inputs: &[&str], outputs: &[&str]) -> Result<Roles, Error> {
-        roles(&ports(inputs), &ports(outputs), &RoleNames::default())
-    }
-
-    #[test]
-    fn shape_type_and_name_decide() {
-        let roles = recognised(
-            &["x_self_cond:f[2,3,16,16]", "time:f[2]", "x:f[2,3,16,16]", "guidance:f[2]"],
-            &["features:f[2,8,4,4]", "output:f[2,6,16,16]"],
-        )
-        .unwrap();
-        assert_eq!((roles.sample.name.as_str(), roles.time.name.as_str()), ("x", "time"));
-        assert_eq!((roles.prediction.name.as_str(), roles.variance_axis), ("output", Some(1)));
-        assert_eq!(roles.conditioning.len(), 2);
-        // One input that is one number per sample needs no name.
-        assert_eq!(recognised(&["a:f[b,3,8,8]", "b:f[b]"], &["c:f[?,3,?,?]"]).unwrap().time.name, "b");
-    }
-
-    #[test]
-    fn what_is_not_clear_is_asked() {
-        let message = |inputs: &[&str], outputs: &[&str]| recognised(inputs, outputs).unwrap_err().to_string();
-        assert!(
-            message(&["a:f[2,3]", "b:f[2,3]", "t:i[2]"], &["c:f[2,3]"]).contains("several inputs could be the noisy")
-        );
-        assert!(message(&["x:f[2,3]", "t:i[2]", "sigma:f[2]"], &["c:f[2,3]"]).contains("could be the time step"));
-        assert!(message(&["x:f[2,3]", "t:i[2]"], &["c:f[2,3]", "d:f[2,3]"]).contains("could be the prediction"));
-        assert!(message(&["tokens:i[2,12]", "t:i[2]"], &["logits:f[2,12,40]"]).contains("no input was recognised"));
-        assert!(message(&["sample:f[1,3,16,16]"], &["output:f[1,3,16,16]"]).contains("time step"));
-        let names = RoleNames { time: Some("x".to_owned()), ..RoleNames::default() };
-        assert!(roles(&ports(&["x:f[2,3]", "t:i[2]"]), &ports(&["c:f[2,3]"]), &names).is_err());
-    }
 }

@@ -29,7 +29,7 @@ impl Roles {
             let dims = array_dims(path, &self.sample.name)?;
             self.adopt(&mut sizes, &self.sample, &in_order(&self.sample, dims));
         }
-        for port in &self.conditioning {
+        for port in self.conditioning_ports() {
             if let Some((_, array)) = inputs.iter().find(|(name, _)| *name == port.name) {
                 self.adopt(&mut sizes, port, &array.dims);
             }
