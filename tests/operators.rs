@@ -8,6 +8,9 @@ mod net;
 #[path = "operators/attention.rs"]
 mod attention;
 
+#[path = "operators/decided.rs"]
+mod decided;
+
 #[path = "operators/elementwise.rs"]
 mod elementwise;
 
@@ -97,6 +100,7 @@ fn check(
 fn every_gradient_is_checked() {
     let tests = [
         attention::ALL,
+        decided::ALL,
         elementwise::ALL,
         fused::ALL,
         indexing::ALL,

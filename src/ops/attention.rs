@@ -2,8 +2,8 @@
 //! `Y = softmax(scale * Q K^T + mask) V` per head; Q, K and V are `[B, heads, L, D]` or `[B, L, heads * D]`.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Attention.html>. Opsets 23 and later.
 //!
-//! Coupling: heads of Q, K, V and Y are one axis (with fewer heads in K and V, all stay); D of Q and K is one, D of V and
-//! Y is one. A scale that is implied by D is written out where D shrinks.
+//! Coupling: heads of Q, K, V and Y are one axis; where several heads of Q share one of K and V, they go with it. D of Q
+//! and K is one, D of V and Y is one. A scale that is implied by D is written out where D shrinks.
 
 use crate::couple::CoupleCx;
 use crate::couple::layout::{Axis, Layout};
@@ -13,6 +13,7 @@ use crate::fact::Fact;
 use crate::gradient::{Attention, GradientCx};
 use crate::graph::Node;
 use crate::macs::MacsCx;
+use crate::onnx::attr_int;
 use crate::operator::{InferCx, OpType, Operator, RuleError, onnx};
 use crate::rewrite::PatchCx;
 use crate::verify::reference::ReferenceCx;
@@ -64,7 +65,7 @@ impl Operator for StandardAttention {
         if let ([_, q_heads, length, q_dims], [_, k_heads, _, k_dims], [_, v_heads, _, v_dims]) =
             (q.as_slice(), k.as_slice(), v.as_slice())
         {
-            let heads = tie_heads(cx, q_heads, k_heads, v_heads, v_dims);
+            let heads = share_heads(cx, q_heads, k_heads, v_heads, v_dims)?;
             cx.tie(q_dims, k_dims);
             cx.set(0, Layout { axes: vec![batch, heads, length.clone(), v_dims.clone()] });
             return Ok(());
@@ -73,7 +74,7 @@ impl Operator for StandardAttention {
         let (q_heads, q_dims) = divide(cx, &q[2], heads)?;
         let (k_heads, k_dims) = divide(cx, &k[2], kv_heads)?;
         let (v_heads, v_dims) = divide(cx, &v[2], kv_heads)?;
-        let out_heads = tie_heads(cx, &q_heads, &k_heads, &v_heads, &v_dims);
+        let out_heads = share_heads(cx, &q_heads, &k_heads, &v_heads, &v_dims)?;
         cx.tie(&q_dims, &k_dims);
         // The output's axis is the product of heads and the dimensions of V.
         let out: Axis = out_heads.into_iter().chain(v_dims).collect();
@@ -119,7 +120,7 @@ impl Operator for StandardAttention {
         Ok(())
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         // Zeros in Q and K leave the scores of the kept dimensions; the scale follows from the original size.
         let replaced = [(0, cx.zeroed(0)), (1, cx.zeroed(1)), (2, cx.zeroed(2))];
         cx.emit(&replaced);
@@ -127,7 +128,10 @@ impl Operator for StandardAttention {
         let mut out = None;
         if let Some(mask) = cx.mask(2) {
             // Keys and values pass through the sum over positions.
-            out = Some(cx.reduce("ReduceMax", &mask, &[if rank == 4 { 2 } else { 1 }]));
+            let (heads, kv_heads) = reference_heads(node, cx, rank);
+            let mask = if heads == kv_heads { mask } else { cx.full_mask(2) };
+            let columns = cx.reduce("ReduceMax", &mask, &[if rank == 4 { 2 } else { 1 }]);
+            out = Some(if heads == kv_heads { columns } else { repeated_heads(cx, &columns, rank, heads, kv_heads) });
         }
         if let (4, Some(mask)) = (rank, cx.mask(0)) {
             let rows = cx.reduce("ReduceMax", &mask, &[3]);
@@ -212,6 +216,46 @@ impl Operator for StandardAttention {
         }
         cx.give_score_term(3, &found.added, &scores)
     }
+}
+
+/// Ties the heads of Q, K and V and returns those of the output: `[heads of K and V, heads of Q that share one]` where
+/// there are fewer of K and V.
+fn share_heads(cx: &mut CoupleCx<'_>, q: &Axis, k: &Axis, v: &Axis, v_dims: &Axis) -> Result<Axis, RuleError> {
+    let (Some(heads), Some(kv_heads)) = (axis_size(q), axis_size(k)) else {
+        return Ok(tie_heads(cx, q, k, v, v_dims));
+    };
+    if heads == kv_heads || kv_heads == 0 || !heads.is_multiple_of(kv_heads) || axis_size(v) != Some(kv_heads) {
+        return Ok(tie_heads(cx, q, k, v, v_dims));
+    }
+    let (shared, sharing) = divide(cx, q, kv_heads as i64)?;
+    cx.keep(&sharing, "is the number of heads that share keys and values");
+    let shared = cx.tie(&shared, k);
+    let shared = cx.tie(&shared, v);
+    Ok(shared.into_iter().chain(sharing).collect())
+}
+
+/// Heads of Q, and of K and V, of the original network.
+fn reference_heads(node: &Node, cx: &ReferenceCx<'_>, rank: usize) -> (i64, i64) {
+    let size = |slot: usize| cx.fact(slot)?.shape.as_ref()?.get(1)?.as_const();
+    match (rank, size(0), size(1)) {
+        (4, Some(heads), Some(kv_heads)) => (heads, kv_heads),
+        (4, _, _) => (1, 1),
+        _ => head_counts(node),
+    }
+}
+
+/// A mask of the heads of V, `[B, kv_heads, 1, D]` or `[B, 1, kv_heads * D]`, for the heads of Q that share them.
+fn repeated_heads(cx: &mut ReferenceCx<'_>, mask: &str, rank: usize, heads: i64, kv_heads: i64) -> String {
+    let places: Vec<i64> = (0..heads).map(|head| head / (heads / kv_heads.max(1)).max(1)).collect();
+    let places = cx.ints(&places, &[heads]);
+    if rank == 4 {
+        return cx.add("Gather", &[mask, &places], vec![attr_int("axis", 1)]);
+    }
+    let divided = cx.ints(&[0, 0, kv_heads, -1], &[4]);
+    let mask = cx.add("Reshape", &[mask, &divided], vec![]);
+    let mask = cx.add("Gather", &[&mask, &places], vec![attr_int("axis", 2)]);
+    let joined = cx.ints(&[0, 0, -1], &[3]);
+    cx.add("Reshape", &[&mask, &joined], vec![])
 }
 
 /// Ties the heads of Q, K and V. Where K and V have fewer, heads stay, and so do the dimensions of V.

@@ -21,6 +21,7 @@ pub(super) const ALL: &[fn()] = &[
     the_largest_is_marked,
     standard_attention_loses_heads_or_dimensions,
     heads_that_share_keys_have_slopes,
+    heads_that_share_keys_go_with_them,
     attention_masks_have_slopes,
     branches_read_what_stands_outside,
     elements_are_scattered,
@@ -221,6 +222,25 @@ fn heads_that_share_keys_have_slopes() {
         let (q, k, value) = (project(v, 16), project(v, 8), project(v, 6));
         let attributes = [attr_int("q_num_heads", 4), attr_int("kv_num_heads", 2)];
         (n.op("Attention", &[&q, &k, &value], &attributes), Some(C))
+    });
+}
+
+/// The same by head: whole heads of keys and values go, with the queries that share them.
+#[test]
+fn heads_that_share_keys_go_with_them() {
+    check("Attention of shared keys by head", MatMul, &[23], Go, |n, v| {
+        let mut by_head = |heads: i64, dims: i64| {
+            let w = n.weight(&[C, heads * dims]);
+            let shape = n.ints(&[0, 0, heads, dims]);
+            let v = n.op("MatMul", &[v, &w], &[]);
+            let v = n.op("Reshape", &[&v, &shape], &[]);
+            n.op("Transpose", &[&v], &[attr_ints("perm", &[0, 2, 1, 3])])
+        };
+        let (q, k, value) = (by_head(4, 4), by_head(2, 4), by_head(2, 3));
+        let y = n.op("Attention", &[&q, &k, &value], &[]);
+        let y = n.op("Transpose", &[&y], &[attr_ints("perm", &[0, 2, 1, 3])]);
+        let flat = n.ints(&[0, 0, C]);
+        (n.op("Reshape", &[&y, &flat], &[]), Some(C))
     });
 }
 
