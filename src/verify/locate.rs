@@ -104,6 +104,11 @@ pub(super) fn compare_values(
             Some(mask) => compress(expected_value, mask),
         };
         let values = found_value.to_f64();
+        // What an Expand or a ConstantOfShape makes shrinks with the sizes that it is given; no mask comes with them, and
+        // what it makes shows in the values that read it.
+        if mask.is_none() && values.len() < kept.len() {
+            continue;
+        }
         let difference = if kept.len() == values.len() {
             compare::Difference::of(&kept, &values)
         } else {
