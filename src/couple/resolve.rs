@@ -57,10 +57,14 @@ pub fn resolve(spaces: &mut Spaces, attention: Attention, drop_all: bool, droppe
         }
         let cut = open.remove(0);
         let frozen = frozen_digits(spaces, &cut);
-        let free = match attention {
-            Attention::Heads => frozen.iter().position(|frozen| !frozen),
-            Attention::Dims => frozen.iter().rposition(|frozen| !frozen),
-            Attention::None => None,
+        // Tokens that a linear layer makes of one vector, say: their channels are those of the layers that read them.
+        let read = digits_of_layers(spaces, &cut);
+        let mut of_layers = (0..frozen.len()).filter(|at| read[*at] && !frozen[*at]);
+        let free = match (attention, of_layers.next(), of_layers.next()) {
+            (Attention::None, _, _) => None,
+            (_, Some(only), None) => Some(only),
+            (Attention::Heads, _, _) => frozen.iter().position(|frozen| !frozen),
+            (Attention::Dims, _, _) => frozen.iter().rposition(|frozen| !frozen),
         };
         apply(spaces, &cut, free);
     }
@@ -101,6 +105,23 @@ fn frozen_digits(spaces: &Spaces, cut: &Cut) -> Vec<bool> {
         classes[space.start..space.start + space.len].iter().all(|class| frozen[*class as usize].is_some())
     };
     cut.digits.iter().map(|digit| digit.is_none_or(is_frozen)).collect()
+}
+
+/// Whether a digit of a cut axis is a whole axis of a weight that produces or consumes channels, and no digit there.
+fn digits_of_layers(spaces: &Spaces, cut: &Cut) -> Vec<bool> {
+    let classes = spaces.classes();
+    let of = |space: SpaceId| {
+        let space = &spaces.all()[space];
+        &classes[space.start..space.start + space.len]
+    };
+    let is_cut: BTreeSet<SpaceId> = spaces.cuts().map(|cut| cut.space).collect();
+    let whole = (0..spaces.all().len()).filter(|space| !is_cut.contains(space));
+    let layers = whole.filter(|space| spaces.all()[*space].produced || spaces.all()[*space].consumed);
+    let read: BTreeSet<_> = layers.flat_map(|space| of(space).iter().copied()).collect();
+    cut.digits
+        .iter()
+        .map(|digit| digit.is_some_and(|digit| of(digit).iter().any(|class| read.contains(class))))
+        .collect()
 }
 
 /// Lets digit `free` of a cut shrink and keeps all others; with `None`, keeps everything.
