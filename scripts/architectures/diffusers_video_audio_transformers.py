@@ -1,0 +1,276 @@
+"""Further diffusion transformers of diffusers for video and audio."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import (
+    AceStepTransformer1DModel,
+    AllegroTransformer3DModel,
+    EasyAnimateTransformer3DModel,
+    Kandinsky6Transformer3DModel,
+    LongCatAudioDiTTransformer,
+    LTX2VideoTransformer3DModel,
+    MotifVideoTransformer3DModel,
+    SanaVideoTransformer3DModel,
+    SkyReelsV2Transformer3DModel,
+    StableAudio3DiTModel,
+    WanVACETransformer3DModel,
+)
+
+from .diffusers_recent_transformers import TEXT_TOKENS
+from .diffusers_transformers import HEADS, exact_squeeze, first
+from .registry import Example, architecture, dynamo, ts
+
+VIDEO = dict(in_channels=4, out_channels=4, **HEADS)
+
+
+def video_inputs(channels: int = 4, timestep: float | int = 3, text_channels: int = 24) -> dict[str, torch.Tensor]:
+    return {
+        "hidden_states": torch.randn(1, channels, 2, 8, 8),
+        "timestep": torch.tensor([timestep]),
+        "encoder_hidden_states": torch.randn(1, TEXT_TOKENS, text_channels),
+    }
+
+
+@architecture("motif_video", ts(17), dynamo(20))
+def motif_video() -> Example:
+    """Image tokens also attend to the text alone; the last blocks form a decoder."""
+    network = MotifVideoTransformer3DModel(
+        **VIDEO,
+        num_layers=1,
+        num_single_layers=2,
+        num_decoder_layers=1,
+        mlp_ratio=2.0,
+        text_embed_dim=24,
+        rope_axes_dim=(4, 6, 6),
+        enable_text_cross_attention_dual=True,
+        enable_text_cross_attention_single=True,
+    )
+    inputs = video_inputs()
+    return Example(network, inputs, first(*inputs))
+
+
+@architecture("skyreels_v2", ts(17), dynamo(20))
+def skyreels_v2() -> Example:
+    """Wan with an image that the video attends to beside the text."""
+    network = SkyReelsV2Transformer3DModel(
+        **VIDEO,
+        text_dim=24,
+        freq_dim=16,
+        ffn_dim=96,
+        num_layers=2,
+        image_dim=20,
+        added_kv_proj_dim=64,
+        rope_max_seq_len=16,
+    )
+    inputs = video_inputs(timestep=3.0) | {
+        # Whatever precedes the last 512 tokens is taken for the image.
+        "encoder_hidden_states": torch.randn(1, 512, 24),
+        "encoder_hidden_states_image": torch.randn(1, 5, 20),
+    }
+    return Example(network, inputs, first(*inputs))
+
+
+@architecture("wan_vace", ts(17), dynamo(20))
+def wan_vace() -> Example:
+    """Wan with a second branch of blocks for the control video, added to the first."""
+    network = WanVACETransformer3DModel(
+        **VIDEO,
+        text_dim=24,
+        freq_dim=16,
+        ffn_dim=96,
+        num_layers=2,
+        rope_max_seq_len=16,
+        vace_layers=[0, 1],
+        vace_in_channels=6,
+    )
+    inputs = video_inputs() | {
+        "control_hidden_states": torch.randn(1, 6, 2, 8, 8),
+        "control_hidden_states_scale": torch.ones(2),
+    }
+    return Example(network, inputs, first(*inputs))
+
+
+@architecture("allegro", ts(17), dynamo(20))
+def allegro() -> Example:
+    network = AllegroTransformer3DModel(
+        **VIDEO,
+        num_layers=2,
+        cross_attention_dim=64,
+        sample_height=8,
+        sample_width=8,
+        sample_frames=2,
+        caption_channels=24,
+    )
+    inputs = video_inputs()
+    by_name = first(*inputs)
+
+    def call(net, *values):
+        with exact_squeeze():
+            return by_name(net, *values)
+
+    return Example(network, inputs, call)
+
+
+@architecture("sana_video", ts(17), dynamo(20))
+def sana_video() -> Example:
+    """Linear attention with rotations, and a convolution over time in the feed-forward part."""
+    network = SanaVideoTransformer3DModel(
+        **VIDEO,
+        num_layers=2,
+        num_cross_attention_heads=4,
+        cross_attention_head_dim=16,
+        cross_attention_dim=64,
+        caption_channels=24,
+        mlp_ratio=2.0,
+        sample_size=8,
+        rope_max_seq_len=16,
+    )
+    inputs = video_inputs()
+    return Example(network, inputs, first(*inputs))
+
+
+@architecture("easyanimate", dynamo(20))
+def easyanimate() -> Example:
+    network = EasyAnimateTransformer3DModel(
+        **VIDEO,
+        patch_size=2,
+        sample_width=8,
+        sample_height=8,
+        num_layers=2,
+        mmdit_layers=1,
+        time_embed_dim=32,
+        text_embed_dim=24,
+        add_norm_text_encoder=True,
+    )
+    inputs = video_inputs()
+    return Example(network, inputs, first(*inputs))
+
+
+@architecture("kandinsky6", ts(17), dynamo(20))
+def kandinsky6() -> Example:
+    """Video and audio streams that attend to each other."""
+    network = Kandinsky6Transformer3DModel(
+        in_visual_dim=4,
+        out_visual_dim=4,
+        in_text_dim=24,
+        in_text_dim2=20,
+        time_dim=32,
+        model_dim=64,
+        ff_dim=96,
+        num_text_blocks=1,
+        num_visual_blocks=2,
+        axes_dims=(4, 6, 6),
+        visual_cond=False,
+        in_audio_dim=6,
+        out_audio_dim=6,
+        model_dim_a=48,
+        ff_dim_a=72,
+    )
+    inputs = {
+        "hidden_states": torch.randn(1, 2, 8, 8, 4),
+        "encoder_hidden_states": torch.randn(1, TEXT_TOKENS, 24),
+        "pooled_projections": torch.randn(1, 20),
+        "timestep": torch.tensor([300.0]),
+        "audio_hidden_states": torch.randn(1, 9, 6),
+    }
+    call = lambda net, *values: net(**dict(zip(inputs, values)), return_dict=False)
+    return Example(network, inputs, call, outputs=("output", "audio_output"))
+
+
+@architecture("ace_step", dynamo(20), dynamo(23))
+def ace_step() -> Example:
+    """Audio patches by a strided convolution; grouped queries and sliding windows."""
+    network = AceStepTransformer1DModel(
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        in_channels=12,
+        audio_acoustic_hidden_dim=4,
+        sliding_window=4,
+        encoder_hidden_size=24,
+    )
+    inputs = {
+        "hidden_states": torch.randn(1, 16, 4),
+        "timestep": torch.rand(1),
+        "timestep_r": torch.rand(1),
+        "encoder_hidden_states": torch.randn(1, TEXT_TOKENS, 24),
+        "context_latents": torch.randn(1, 16, 8),
+    }
+    return Example(network, inputs, first(*inputs))
+
+
+@architecture("stable_audio3", ts(17), dynamo(20))
+def stable_audio3() -> Example:
+    """Differential attention, memory tokens, and convolutions with a residual at both ends."""
+    network = StableAudio3DiTModel(
+        io_channels=8,
+        embed_dim=64,
+        depth=2,
+        num_heads=4,
+        cond_token_dim=24,
+        global_cond_dim=20,
+        local_add_cond_dim=9,
+        timestep_features_dim=32,
+        ff_mult=2.0,
+        num_memory_tokens=3,
+    )
+    inputs = {
+        "hidden_states": torch.randn(1, 8, 16),
+        "timestep": torch.rand(1),
+        "encoder_hidden_states": torch.randn(1, TEXT_TOKENS, 24),
+        "global_hidden_states": torch.randn(1, 20),
+    }
+    return Example(network, inputs, first(*inputs))
+
+
+@architecture("longcat_audio", ts(17), dynamo(20))
+def longcat_audio() -> Example:
+    """ConvNeXt blocks over the text, whose mean enters the modulation."""
+    network = LongCatAudioDiTTransformer(
+        dit_dim=64, dit_depth=2, dit_heads=4, dit_text_dim=24, latent_dim=8, ff_mult=2.0
+    )
+    inputs = {
+        "hidden_states": torch.randn(1, 16, 8),
+        "encoder_hidden_states": torch.randn(1, TEXT_TOKENS, 24),
+        "encoder_attention_mask": torch.ones(1, TEXT_TOKENS, dtype=torch.bool),
+        "timestep": torch.rand(1),
+        "latent_cond": torch.randn(1, 16, 8),
+    }
+    return Example(network, inputs, first(*inputs))
+
+
+@architecture("ltx2_video", dynamo(20))
+def ltx2_video() -> Example:
+    """Video and audio streams of different widths that attend to each other."""
+    network = LTX2VideoTransformer3DModel(
+        in_channels=8,
+        out_channels=8,
+        **HEADS,
+        cross_attention_dim=64,
+        audio_in_channels=6,
+        audio_out_channels=6,
+        audio_num_attention_heads=4,
+        audio_attention_head_dim=8,
+        audio_cross_attention_dim=32,
+        num_layers=2,
+        caption_channels=24,
+        rope_double_precision=False,
+    )
+    inputs = {
+        "hidden_states": torch.randn(1, 2 * 4 * 4, 8),
+        "audio_hidden_states": torch.randn(1, 9, 6),
+        "encoder_hidden_states": torch.randn(1, TEXT_TOKENS, 24),
+        "audio_encoder_hidden_states": torch.randn(1, TEXT_TOKENS, 24),
+        "timestep": torch.tensor([300.0]),
+    }
+    sizes = dict(num_frames=2, height=4, width=4, audio_num_frames=9)
+
+    def call(net, *values):
+        with exact_squeeze():
+            return net(**dict(zip(inputs, values)), **sizes, return_dict=False)
+
+    return Example(network, inputs, call, outputs=("output", "audio_output"))
