@@ -6,8 +6,6 @@ from unittest import mock
 
 import torch
 from diffusers import (
-    ConsisIDTransformer3DModel,
-    CosmosTransformer3DModel,
     ErnieImageTransformer2DModel,
     Flux3Transformer2DModel,
     HiDreamImageTransformer2DModel,
@@ -281,69 +279,5 @@ def nucleus_moe() -> Example:
     def call(net, x, text, t):
         with real_rotations():
             return net(x, shapes, text, timestep=t, return_dict=False)[0]
-
-    return Example(network, inputs, call)
-
-
-@architecture("cosmos", ts(17), dynamo(20))
-def cosmos() -> Example:
-    """Low-rank modulations, a normalised learned position embedding, and a mask as further channel."""
-    network = CosmosTransformer3DModel(
-        in_channels=4,
-        out_channels=4,
-        **HEADS,
-        num_layers=2,
-        mlp_ratio=2.0,
-        text_embed_dim=24,
-        adaln_lora_dim=8,
-        max_size=(4, 8, 8),
-    )
-    inputs = {
-        "hidden_states": torch.randn(1, 4, 2, 8, 8),
-        "timestep": torch.tensor([3.0]),
-        "encoder_hidden_states": torch.randn(1, TEXT_TOKENS, 24),
-        "padding_mask": torch.zeros(1, 1, 8, 8),
-    }
-    return Example(network, inputs, first(*inputs))
-
-
-@architecture("consisid", ts(17), dynamo(20))
-def consisid() -> Example:
-    """CogVideoX with a perceiver over features of a face, which the video attends to."""
-    network = ConsisIDTransformer3DModel(
-        **HEADS,
-        in_channels=4,
-        out_channels=4,
-        time_embed_dim=32,
-        text_embed_dim=24,
-        num_layers=2,
-        sample_width=8,
-        sample_height=8,
-        sample_frames=9,
-        max_text_seq_length=TEXT_TOKENS,
-        is_train_face=True,
-        cross_attn_dim_head=8,
-        cross_attn_num_heads=4,
-        LFE_id_dim=20,
-        LFE_vit_dim=32,
-        LFE_depth=2,
-        LFE_dim_head=8,
-        LFE_num_heads=4,
-        LFE_num_id_token=2,
-        LFE_num_querie=3,
-        LFE_output_dim=42,
-        LFE_ff_mult=2,
-        LFE_num_scale=2,
-    )
-    inputs = {
-        "hidden_states": torch.randn(1, 3, 4, 8, 8),
-        "encoder_hidden_states": torch.randn(1, TEXT_TOKENS, 24),
-        "timestep": torch.tensor([3]),
-        "id_cond": torch.randn(1, 20),
-        "id_vit_hidden": torch.randn(2, 1, 5, 32),
-    }
-
-    def call(net, x, text, t, face, features):
-        return net(x, text, t, id_cond=face, id_vit_hidden=list(features.unbind(0)), return_dict=False)[0]
 
     return Example(network, inputs, call)

@@ -5,16 +5,11 @@ from __future__ import annotations
 import torch
 from diffusers import (
     AceStepTransformer1DModel,
-    AllegroTransformer3DModel,
-    EasyAnimateTransformer3DModel,
     Kandinsky6Transformer3DModel,
     LongCatAudioDiTTransformer,
     LTX2VideoTransformer3DModel,
     MotifVideoTransformer3DModel,
-    SanaVideoTransformer3DModel,
-    SkyReelsV2Transformer3DModel,
     StableAudio3DiTModel,
-    WanVACETransformer3DModel,
 )
 
 from .diffusers_recent_transformers import TEXT_TOKENS
@@ -45,103 +40,6 @@ def motif_video() -> Example:
         rope_axes_dim=(4, 6, 6),
         enable_text_cross_attention_dual=True,
         enable_text_cross_attention_single=True,
-    )
-    inputs = video_inputs()
-    return Example(network, inputs, first(*inputs))
-
-
-@architecture("skyreels_v2", ts(17), dynamo(20))
-def skyreels_v2() -> Example:
-    """Wan with an image that the video attends to beside the text."""
-    network = SkyReelsV2Transformer3DModel(
-        **VIDEO,
-        text_dim=24,
-        freq_dim=16,
-        ffn_dim=96,
-        num_layers=2,
-        image_dim=20,
-        added_kv_proj_dim=64,
-        rope_max_seq_len=16,
-    )
-    inputs = video_inputs(timestep=3.0) | {
-        # Whatever precedes the last 512 tokens is taken for the image.
-        "encoder_hidden_states": torch.randn(1, 512, 24),
-        "encoder_hidden_states_image": torch.randn(1, 5, 20),
-    }
-    return Example(network, inputs, first(*inputs))
-
-
-@architecture("wan_vace", ts(17), dynamo(20))
-def wan_vace() -> Example:
-    """Wan with a second branch of blocks for the control video, added to the first."""
-    network = WanVACETransformer3DModel(
-        **VIDEO,
-        text_dim=24,
-        freq_dim=16,
-        ffn_dim=96,
-        num_layers=2,
-        rope_max_seq_len=16,
-        vace_layers=[0, 1],
-        vace_in_channels=6,
-    )
-    inputs = video_inputs() | {
-        "control_hidden_states": torch.randn(1, 6, 2, 8, 8),
-        "control_hidden_states_scale": torch.ones(2),
-    }
-    return Example(network, inputs, first(*inputs))
-
-
-@architecture("allegro", ts(17), dynamo(20))
-def allegro() -> Example:
-    network = AllegroTransformer3DModel(
-        **VIDEO,
-        num_layers=2,
-        cross_attention_dim=64,
-        sample_height=8,
-        sample_width=8,
-        sample_frames=2,
-        caption_channels=24,
-    )
-    inputs = video_inputs()
-    by_name = first(*inputs)
-
-    def call(net, *values):
-        with exact_squeeze():
-            return by_name(net, *values)
-
-    return Example(network, inputs, call)
-
-
-@architecture("sana_video", ts(17), dynamo(20))
-def sana_video() -> Example:
-    """Linear attention with rotations, and a convolution over time in the feed-forward part."""
-    network = SanaVideoTransformer3DModel(
-        **VIDEO,
-        num_layers=2,
-        num_cross_attention_heads=4,
-        cross_attention_head_dim=16,
-        cross_attention_dim=64,
-        caption_channels=24,
-        mlp_ratio=2.0,
-        sample_size=8,
-        rope_max_seq_len=16,
-    )
-    inputs = video_inputs()
-    return Example(network, inputs, first(*inputs))
-
-
-@architecture("easyanimate", dynamo(20))
-def easyanimate() -> Example:
-    network = EasyAnimateTransformer3DModel(
-        **VIDEO,
-        patch_size=2,
-        sample_width=8,
-        sample_height=8,
-        num_layers=2,
-        mmdit_layers=1,
-        time_embed_dim=32,
-        text_embed_dim=24,
-        add_norm_text_encoder=True,
     )
     inputs = video_inputs()
     return Example(network, inputs, first(*inputs))
