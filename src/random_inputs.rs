@@ -80,8 +80,9 @@ const ELEMENT_LIMIT: usize = 1 << 31;
 ///
 /// Floats are normally distributed, unless a range is given: then they are uniform in it. An input that tells a time
 /// step by its name (see [`is_time_step`]) takes integers from 0 to 999, also in a float type, since networks with float
-/// time steps expect the same scale; a noise level `sigma` in a float type is uniform in 0.01 to 80. Other integers are
-/// 0 or 1, and truth values are mixed. `sizes` gives sizes for symbols; others get [`default_size`].
+/// time steps expect the same scale; a noise level `sigma` in a float type is uniform in 0.01 to 80. A mask is 0 or 1 in
+/// any type: networks multiply what it leaves out with the least number there is. Other integers are 0 or 1, and truth
+/// values are mixed. `sizes` gives sizes for symbols; others get [`default_size`].
 pub fn draw(specs: &[InputSpec], sizes: &BTreeMap<String, i64>, seed: u64) -> Result<Vec<(String, Array)>, DrawError> {
     specs.iter().map(|spec| Ok((spec.name.clone(), draw_one(spec, sizes, seed)?))).collect()
 }
@@ -117,8 +118,9 @@ fn values(spec: &InputSpec, count: usize, random: &mut Pcg64) -> Result<Vec<f64>
     if !(low.is_finite() && high.is_finite() && low <= high) {
         return Err(range_error());
     }
-    // Without a range of the caller's, a time step is a whole number in any type.
-    if kind.is_float() && (spec.range.is_some() || !is_time_step(&spec.name)) {
+    // Without a range of the caller's, a time step or a mask is a whole number in any type.
+    let is_whole = is_time_step(&spec.name) || is_mask(&spec.name);
+    if kind.is_float() && (spec.range.is_some() || !is_whole) {
         return Ok((0..count).map(|_| random.random_range(low..=high)).collect());
     }
     let (first, last) = (low.ceil() as i64, high.floor() as i64);
@@ -137,6 +139,7 @@ fn default_range(name: &str, kind: ElementType) -> Option<(f64, f64)> {
         _ if is_time_step(name) => Some((0.0, 999.0)),
         true if is_noise_level(name) => Some((0.01, 80.0)),
         false if is_noise_level(name) => Some((0.0, 99.0)),
+        true if is_mask(name) => Some((0.0, 1.0)),
         true => None,
         false => Some((0.0, 1.0)),
     }
@@ -150,6 +153,12 @@ pub fn is_time_step(name: &str) -> bool {
         || words.iter().any(|word| matches!(*word, "t" | "ts" | "time" | "times" | "step" | "steps"))
         // Stable Diffusion XL's "time_ids" are sizes of images, not times.
         && !words.contains(&"ids")
+}
+
+/// Whether an input of this name is a mask.
+fn is_mask(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| matches!(word, "mask" | "masks"))
 }
 
 /// Whether an input of this name is a noise level.
@@ -233,7 +242,7 @@ mod tests {
             assert!(steps.iter().all(|v| (0.0..=999.0).contains(v) && v.fract() == 0.0));
             assert!(steps.iter().any(|&v| v > 900.0));
         }
-        for kind in [ElementType::Bool, ElementType::I32] {
+        for kind in [ElementType::Bool, ElementType::I32, ElementType::F32] {
             let mixed = draw_values(spec("mask", kind, &count));
             assert!(mixed.iter().all(|&v| v == 0.0 || v == 1.0) && mixed.contains(&0.0) && mixed.contains(&1.0));
         }

@@ -267,7 +267,12 @@ impl GradientCx<'_> {
 
     /// As [`GradientCx::give`], to input `slot` of another node that this one's rule has taken over.
     pub(crate) fn give_at(&mut self, node: &Node, slot: usize, gradient: String) {
-        if let Some(value) = node.input(slot).filter(|value| self.depends[*value]) {
+        // A value without elements, such as the frames after the only one, has no gradient.
+        let is_empty = |value: &ValueId| {
+            let shape = self.facts.values[*value].as_ref().and_then(|fact| fact.shape.as_deref());
+            shape.is_some_and(|shape| shape.iter().any(|size| size.is(0)))
+        };
+        if let Some(value) = node.input(slot).filter(|value| self.depends[*value] && !is_empty(value)) {
             if self.tape.wanted.contains(&value) {
                 self.tape.uses.insert((node.id, slot), (value, gradient));
                 return;

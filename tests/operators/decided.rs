@@ -81,4 +81,11 @@ fn parts_without_elements_change_nothing() {
         let y = n.op("Concat", &[&nothing, v], &[attr_int("axis", 2)]);
         (n.op("Concat", &[&y, &nothing], &[attr_int("axis", 2)]), Some(C))
     });
+    // The rows after the last, as the frames after the only one of a video.
+    check("Concat with rows that are not there", StaticConv, &[13], Go, |n, v| {
+        let (four, five, axis) = (n.ints(&[4]), n.ints(&[5]), n.ints(&[2]));
+        let nothing = n.op("Slice", &[v, &four, &five, &axis], &[]);
+        let nothing = n.op("Tanh", &[&nothing], &[]);
+        (n.op("Concat", &[&nothing, v], &[attr_int("axis", 2)]), Some(C))
+    });
 }
