@@ -21,6 +21,7 @@ FAMILIES = (
     "diffusers_video",
     "diffusers_autoencoders",
     "diffusers_recent_autoencoders",
+    "k_diffusion_models",
     "monai_models",
     "lucidrains_models",
     "guided_diffusion",
