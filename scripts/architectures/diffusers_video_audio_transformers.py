@@ -7,13 +7,12 @@ from diffusers import (
     AceStepTransformer1DModel,
     Kandinsky6Transformer3DModel,
     LongCatAudioDiTTransformer,
-    LTX2VideoTransformer3DModel,
     MotifVideoTransformer3DModel,
     StableAudio3DiTModel,
 )
 
 from .diffusers_recent_transformers import TEXT_TOKENS
-from .diffusers_transformers import HEADS, exact_squeeze, first
+from .diffusers_transformers import HEADS, first
 from .registry import Example, architecture, dynamo, ts
 
 VIDEO = dict(in_channels=4, out_channels=4, **HEADS)
@@ -139,36 +138,3 @@ def longcat_audio() -> Example:
         "latent_cond": torch.randn(1, 16, 8),
     }
     return Example(network, inputs, first(*inputs))
-
-
-@architecture("ltx2_video", dynamo(20))
-def ltx2_video() -> Example:
-    """Video and audio streams of different widths that attend to each other."""
-    network = LTX2VideoTransformer3DModel(
-        in_channels=8,
-        out_channels=8,
-        **HEADS,
-        cross_attention_dim=64,
-        audio_in_channels=6,
-        audio_out_channels=6,
-        audio_num_attention_heads=4,
-        audio_attention_head_dim=8,
-        audio_cross_attention_dim=32,
-        num_layers=2,
-        caption_channels=24,
-        rope_double_precision=False,
-    )
-    inputs = {
-        "hidden_states": torch.randn(1, 2 * 4 * 4, 8),
-        "audio_hidden_states": torch.randn(1, 9, 6),
-        "encoder_hidden_states": torch.randn(1, TEXT_TOKENS, 24),
-        "audio_encoder_hidden_states": torch.randn(1, TEXT_TOKENS, 24),
-        "timestep": torch.tensor([300.0]),
-    }
-    sizes = dict(num_frames=2, height=4, width=4, audio_num_frames=9)
-
-    def call(net, *values):
-        with exact_squeeze():
-            return net(**dict(zip(inputs, values)), **sizes, return_dict=False)
-
-    return Example(network, inputs, call, outputs=("output", "audio_output"))

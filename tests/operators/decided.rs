@@ -12,7 +12,7 @@ pub(super) const ALL: &[fn()] =
 const C: i64 = CHANNELS;
 
 /// The body of a branch: one operator on values from outside.
-fn body(name: &str, op_type: &str, inputs: &[&str]) -> AttributeProto {
+pub(super) fn body(name: &str, op_type: &str, inputs: &[&str]) -> AttributeProto {
     let output = "result".to_owned();
     let node = NodeProto {
         op_type: op_type.to_owned(),

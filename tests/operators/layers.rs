@@ -1,10 +1,8 @@
 //! Layers with weights, and norms.
 
-use onnx_diffprune::onnx::{
-    AttributeProto, GraphProto, NodeProto, TypeProto, ValueInfoProto, attr_float, attr_int, attr_ints, attr_string,
-    type_proto,
-};
+use onnx_diffprune::onnx::{attr_float, attr_int, attr_ints, attr_string};
 
+use super::decided::body;
 use super::net::{
     Around::{Conv, MatMul, StaticConv},
     CHANNELS, Net,
@@ -294,30 +292,12 @@ fn branches_read_what_stands_outside() {
             let values: Vec<f32> =
                 (0..C).map(|at| at as f32 * 0.1 - if name == "then_branch" { 0.5 } else { 0.2 }).collect();
             let bias = n.floats(&values, &[C, 1, 1]);
-            branch(name, &bias)
+            body(name, "Add", &[&bias, &bias])
         });
         let bias = n.op("If", &[&condition], &branches);
         n.declare(&bias, &["12", "1", "1"]);
         (n.op("Add", &[v, &bias], &[]), Some(C))
     });
-}
-
-/// The body of a branch that gives twice a value from outside.
-fn branch(name: &str, value: &str) -> AttributeProto {
-    let output = format!("{name}_result");
-    let node = NodeProto {
-        op_type: "Add".to_owned(),
-        name: name.to_owned(),
-        input: vec![value.to_owned(), value.to_owned()],
-        output: vec![output.clone()],
-        ..NodeProto::default()
-    };
-    let tensor = type_proto::Tensor { elem_type: 1, shape: None };
-    let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
-    let output = ValueInfoProto { name: output, r#type: Some(r#type), ..ValueInfoProto::default() };
-    let graph = GraphProto { name: name.to_owned(), node: vec![node], output: vec![output], ..GraphProto::default() };
-    // ONNX numbers its kinds of attributes; 5 is a graph.
-    AttributeProto { name: name.to_owned(), r#type: 5, g: Some(graph), ..AttributeProto::default() }
 }
 
 #[test]
