@@ -34,8 +34,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::analysis::Analysis;
 use crate::error::Error;
-use crate::pipeline::Analysis;
 use crate::runtime::{Runtime, RuntimeError};
 use args::{Cli, Command};
 use printer::Printer;
@@ -76,12 +76,12 @@ fn outlive_file_size_limits() {
     }
 }
 
-/// Opens ONNX Runtime as the options say.
 /// Opens ONNX Runtime where weights are computed ahead of time, so that this happens in the library that the user names.
-fn open_runtime_to_fold(analysis: &Analysis<'_>, cli: &Cli) -> Result<(), Error> {
-    if analysis.graph.fold.is_empty() { Ok(()) } else { open_runtime(cli).map(|_| ()) }
+fn open_runtime_to_fold(analysis: &Analysis, cli: &Cli) -> Result<Option<&'static Runtime>, Error> {
+    if analysis.fold.is_empty() { Ok(None) } else { open_runtime(cli).map(Some) }
 }
 
+/// Opens ONNX Runtime as the options say.
 fn open_runtime(cli: &Cli) -> Result<&'static Runtime, Error> {
     Runtime::open(cli.onnxruntime.as_deref()).map_err(|error: RuntimeError| {
         let hint = error.hint();

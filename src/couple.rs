@@ -1,76 +1,34 @@
 //! Coupling: which indices of which axes live or die together.
 //!
-//! Operators state their rules through [`CoupleCx`] on the pieces of axes ([`layout`]); the rules end up as united or
-//! frozen indices of [`space`]s. [`resolve`] then decides every cut axis (heads or head dimensions, norm groups or
+//! Operators state their rules through [`CoupleCx`] on the pieces of axes ([`crate::operator::couple::layout`]); the rules end up as united or
+//! frozen indices of [`crate::operator::couple::space`]s. [`resolve`] then decides every cut axis (heads or head dimensions, norm groups or
 //! their members), and [`group`] reads the channel groups off the united indices.
-
-pub mod layout;
-
-pub mod space;
 
 pub mod resolve;
 
 pub mod group;
 
-mod cx;
+pub mod options;
 
 mod frequencies;
 
-use crate::graph::{Graph, Node, NodeId, ValueId};
-use crate::infer::Facts;
-use crate::operator::{self, RuleError};
-pub use cx::CoupleCx;
+use crate::fold::Fold;
+use crate::graph::facts::Facts;
+use crate::graph::{Graph, Node, ValueId};
+use crate::operator::Operators;
+use crate::operator::couple::layout::Layout;
+use crate::operator::couple::space::{Reason, Spaces};
+use crate::operator::couple::{Barrier, CoupleCx, Coupling};
 pub use frequencies::frequencies;
-use layout::{Layout, SpaceId};
-use space::{Reason, Spaces};
-
-/// One use of a constant tensor by a node. Exporters share equal constants, so every use has axes of its own.
-#[derive(Clone, Debug)]
-pub struct WeightUse {
-    /// The constant.
-    pub value: ValueId,
-    /// The node that reads it.
-    pub node: NodeId,
-    /// At which input.
-    pub slot: usize,
-    /// The space of every axis; `None` for an axis of size one.
-    pub axes: Vec<Option<SpaceId>>,
-}
-
-/// Something that stops channels from being removed, for the user to read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Barrier {
-    /// The node.
-    pub node: NodeId,
-    /// Why.
-    pub cause: String,
-}
-
-/// What coupling found.
-#[derive(Debug)]
-pub struct Coupling {
-    /// All index spaces with their united and frozen indices.
-    pub spaces: Spaces,
-    /// The pieces of every value's axes; `None` where the rank is not known.
-    pub layouts: Vec<Option<Layout>>,
-    /// Every use of a constant that an operator's rule looked at.
-    pub uses: Vec<WeightUse>,
-    /// The input of the network that a value is, or that alone it follows from without weights; its axes never shrink.
-    pub origins: Vec<Option<ValueId>>,
-    /// Nodes that keep all their channels because no rule covers them.
-    pub barriers: Vec<Barrier>,
-}
-
-impl Coupling {
-    /// The use of a constant by input `slot` of a node.
-    pub fn weight_use(&self, node: NodeId, slot: usize) -> Option<&WeightUse> {
-        let at = self.uses.binary_search_by_key(&(node, slot), |weight| (weight.node, weight.slot)).ok()?;
-        self.uses.get(at)
-    }
-}
 
 /// Applies every operator's coupling rule.
-pub fn couple(graph: &Graph, facts: &Facts, is_constant: &dyn Fn(ValueId) -> bool) -> Coupling {
+pub fn couple(
+    graph: &Graph,
+    operators: &Operators,
+    facts: &Facts,
+    fold: &Fold,
+    is_constant: &dyn Fn(ValueId) -> bool,
+) -> Coupling {
     let mut coupling = Coupling {
         spaces: Spaces::default(),
         layouts: vec![None; graph.values.len()],
@@ -89,15 +47,12 @@ pub fn couple(graph: &Graph, facts: &Facts, is_constant: &dyn Fn(ValueId) -> boo
     }
     for node in &graph.nodes {
         // What is computed ahead of time is a constant to those that read it.
-        if node.proto.op_type == "Constant" || graph.fold.is_interior(node.id) {
+        if node.proto.op_type == "Constant" || fold.is_interior(node.id) {
             fix_outputs(&mut coupling, facts, node);
             continue;
         }
         let mut cx = CoupleCx { node, graph, facts, is_constant, coupling: &mut coupling };
-        let result = match operator::find(&node.proto.domain, &node.proto.op_type) {
-            None => Err(RuleError::unsupported("the operator is not known to this version")),
-            Some(op) => op.couple(node, &mut cx),
-        };
+        let result = operators.of(node.id).and_then(|operator| operator.couple(&mut cx));
         if let Err(cause) = result {
             cx.keep_inputs(&cause.to_string());
             fix_outputs(&mut coupling, facts, node);

@@ -17,14 +17,15 @@ use std::sync::OnceLock;
 
 use petgraph::unionfind::UnionFind;
 
-use crate::couple::Coupling;
-use crate::fact::{Fact, static_shape};
+use crate::graph::fact::{Fact, static_shape};
+use crate::graph::facts::Facts;
+use crate::graph::model::Model;
 use crate::graph::{Graph, NodeId, ValueId};
-use crate::infer::Facts;
-use crate::kept::Kept;
-use crate::load::captured;
 use crate::onnx::TensorProto;
-use crate::operator::{self, Folding};
+use crate::onnx::order::captured;
+use crate::operator::couple::Coupling;
+use crate::operator::couple::kept::Kept;
+use crate::operator::{Folding, Operator, Operators};
 
 /// Constants up to this many bytes may be shared by parts that are otherwise independent: epsilons, exponents, axes.
 const SHARED_BYTES: u64 = 256;
@@ -127,7 +128,7 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(graph: &'a Graph, facts: &'a Facts) -> Self {
+    fn new(graph: &'a Graph, operators: &Operators, facts: &'a Facts) -> Self {
         let bytes = |value: ValueId| facts.values[value].as_ref().and_then(byte_count);
         let initializers = (0..graph.values.len()).filter(|value| graph.values[*value].initializer.is_some());
         let total = initializers.filter_map(bytes).fold(0, u64::saturating_add);
@@ -139,10 +140,9 @@ impl<'a> Search<'a> {
             is_region: vec![false; graph.nodes.len()],
         };
         for node in &graph.nodes {
-            let Some(op) = operator::find(&node.proto.domain, &node.proto.op_type) else {
+            let Some(folding) = operators.get(node.id).map(Operator::folding) else {
                 continue;
             };
-            let folding = op.folding(node);
             let mut inputs = node.inputs.iter().flatten();
             let mut outputs = node.outputs.iter().flatten();
             if folding == Folding::Never
@@ -261,8 +261,8 @@ impl<'a> Search<'a> {
 
 impl Fold {
     /// Decides which values of a graph to compute ahead of time.
-    pub fn find(graph: &Graph, facts: &Facts) -> Self {
-        let search = Search::new(graph, facts);
+    pub fn find(graph: &Graph, operators: &Operators, facts: &Facts) -> Self {
+        let search = Search::new(graph, operators, facts);
         let mut chosen = search.choose(search.frontier(), &BTreeSet::new());
         let mut rejected = BTreeSet::new();
         // A part that would grow is folded earlier; every round rejects values that were chosen.
@@ -296,6 +296,17 @@ impl Fold {
     /// Whether a node only serves to compute folded values.
     pub fn is_interior(&self, node: NodeId) -> bool {
         self.interior.get(node).copied().unwrap_or(false)
+    }
+
+    /// Whether a value counts as a constant: it has a tensor, or will have one once it is computed ahead of time.
+    pub fn is_constant(&self, model: &Model, graph: &Graph, value: ValueId) -> bool {
+        self.contains(value) || graph.tensor(model, value).is_some()
+    }
+
+    /// The tensor of a value that is an initializer, the output of a Constant node, or computed ahead of time
+    /// ([`Fold::evaluate`]).
+    pub fn constant<'m>(&'m self, model: &'m Model, graph: &'m Graph, value: ValueId) -> Option<&'m TensorProto> {
+        if self.contains(value) { self.tensor(value) } else { graph.tensor(model, value) }
     }
 
     /// The elements of a folded value, once it has been computed.

@@ -10,59 +10,39 @@
 
 pub mod accumulate;
 
-mod activation;
-
-mod attention;
-
 pub mod checkpoint;
 
-mod context;
-
 mod forward;
-
-mod norm;
 
 pub mod pass;
 
 pub mod precision;
 
-mod kernel;
-
-mod shaping;
-
 pub mod sum;
-
-mod winograd;
 
 use std::collections::BTreeSet;
 
+use crate::analysis::Analysis;
 use crate::error::Error;
-use crate::fact::static_shape;
+use crate::graph::facts::Facts;
+use crate::graph::sizes::Sizes;
 use crate::graph::{Graph, NodeId, ValueId};
-use crate::infer::Facts;
 use crate::kernels::DOMAIN;
-use crate::load::captured;
-use crate::macs::Sizes;
+use crate::onnx::order::captured;
 use crate::onnx::{
     DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto,
     tensor_shape_proto, type_proto,
 };
-use crate::operator;
-use crate::pipeline::Analysis;
+use crate::operator::Operator;
 use crate::runtime::Device;
-use context::Tape;
+mod seed;
+
+use crate::operator::gradient::{GradientCx, Tape, signed_shape};
 use precision::{LOSS_SCALE, LossScale, OVERFLOW};
-
-pub use attention::{Attention, AttentionGradients};
-pub use context::GradientCx;
-
-pub(crate) use kernel::RowNorm;
 
 pub(crate) use forward::widened_tensor;
 
 pub use precision::Precision;
-
-pub(crate) use winograd::WinogradConv;
 
 /// Name of the graph input that takes the target of the loss.
 pub const TARGET: &str = "__target";
@@ -125,7 +105,7 @@ impl GradientGraph {
     /// # Errors
     /// An operator between a wanted weight and the loss has no gradient, a shape on the way is not known, or a constant
     /// can't be read.
-    pub fn build(analysis: &Analysis<'_>, options: &GradientOptions) -> Result<Self, Error> {
+    pub fn build(analysis: &Analysis, options: &GradientOptions) -> Result<Self, Error> {
         Self::built(analysis, options, false)
     }
 
@@ -134,16 +114,16 @@ impl GradientGraph {
     ///
     /// # Errors
     /// As [`GradientGraph::build`].
-    pub fn build_for(analysis: &Analysis<'_>, options: &GradientOptions, device: Device) -> Result<Self, Error> {
+    pub fn build_for(analysis: &Analysis, options: &GradientOptions, device: Device) -> Result<Self, Error> {
         Self::built(analysis, options, device == Device::Cpu && options.precision == Precision::Float32)
     }
 
-    fn built(analysis: &Analysis<'_>, options: &GradientOptions, has_kernels: bool) -> Result<Self, Error> {
-        let (model, graph) = (analysis.model, &analysis.graph);
-        let facts = Facts::at_sizes(model, graph, &options.sizes)?;
+    fn built(analysis: &Analysis, options: &GradientOptions, has_kernels: bool) -> Result<Self, Error> {
+        let (model, graph) = (&analysis.model, &analysis.graph);
+        let facts = analysis.facts_at(&options.sizes)?;
         let prediction = prediction(analysis, options)?;
         let needed = ancestors(graph, prediction);
-        let depends = depends(graph, &facts, &options.wanted);
+        let depends = depends(analysis, &facts, &options.wanted);
         let shape = facts.values[prediction].as_ref().and_then(|fact| fact.shape.as_deref()).and_then(signed_shape);
         let shape = shape.ok_or_else(|| {
             let name = &graph.values[prediction].name;
@@ -152,7 +132,7 @@ impl GradientGraph {
                 .hint("give the sizes of the network's inputs with --size NAME=N")
         })?;
         let mut tape = Tape::new(graph.opset, &options.wanted, has_kernels);
-        let forward = forward::standard_nodes(graph, &facts, &needed);
+        let forward = forward::standard_nodes(analysis, &facts, &needed);
         for node in &forward.nodes {
             tape.nodes.push(forward::widened_node(model, node)?);
         }
@@ -192,7 +172,7 @@ impl GradientGraph {
         built.assembled(analysis, &facts, tape)
     }
 
-    fn assembled(mut self, analysis: &Analysis<'_>, facts: &Facts, mut tape: Tape) -> Result<Self, Error> {
+    fn assembled(mut self, analysis: &Analysis, facts: &Facts, mut tape: Tape) -> Result<Self, Error> {
         let (proto, graph) = (analysis.model.proto(), analysis.model.graph());
         self.drop_unread(&mut tape.nodes);
         self.has_kernels = tape.nodes.iter().any(|node| node.domain == DOMAIN);
@@ -201,7 +181,7 @@ impl GradientGraph {
             tape.nodes.iter().flat_map(|node| node.input.iter().map(String::as_str).chain(captured(node))).collect();
         let mut initializer = Vec::new();
         for tensor in graph.initializer.iter().filter(|tensor| read.contains(tensor.name.as_str())) {
-            initializer.push(forward::widened_tensor(analysis.model, tensor)?);
+            initializer.push(forward::widened_tensor(&analysis.model, tensor)?);
         }
         initializer.extend(tape.initializers);
         let mut input = Vec::new();
@@ -264,7 +244,7 @@ impl GradientGraph {
 }
 
 /// The output that the loss compares.
-fn prediction(analysis: &Analysis<'_>, options: &GradientOptions) -> Result<ValueId, Error> {
+fn prediction(analysis: &Analysis, options: &GradientOptions) -> Result<ValueId, Error> {
     let graph = &analysis.graph;
     match &options.prediction {
         None => graph.outputs.first().copied(),
@@ -295,18 +275,18 @@ fn ancestors(graph: &Graph, value: ValueId) -> BTreeSet<NodeId> {
 }
 
 /// Whether a value changes, as a floating point number or what stands for one, with a wanted weight.
-fn depends(graph: &Graph, facts: &Facts, wanted: &[ValueId]) -> Vec<bool> {
+fn depends(analysis: &Analysis, facts: &Facts, wanted: &[ValueId]) -> Vec<bool> {
+    let graph = &analysis.graph;
     let mut depends = vec![false; graph.values.len()];
     for value in wanted {
         depends[*value] = true;
     }
     for node in &graph.nodes {
         if node.inputs.iter().flatten().any(|value| depends[*value]) {
-            let quantizes =
-                operator::find(&node.proto.domain, &node.proto.op_type).is_some_and(|op| op.quantizes(node));
+            let quantizes = analysis.operators.get(node.id).is_some_and(Operator::quantizes);
             for value in node.outputs.iter().flatten() {
                 depends[*value] |= quantizes;
-                depends[*value] |= facts.values[*value].as_ref().is_none_or(crate::fact::Fact::is_float);
+                depends[*value] |= facts.values[*value].as_ref().is_none_or(crate::graph::fact::Fact::is_float);
             }
         }
     }
@@ -314,7 +294,7 @@ fn depends(graph: &Graph, facts: &Facts, wanted: &[ValueId]) -> Vec<bool> {
 }
 
 fn differentiate(
-    analysis: &Analysis<'_>,
+    analysis: &Analysis,
     facts: &Facts,
     depends: &[bool],
     tape: &mut Tape,
@@ -328,10 +308,7 @@ fn differentiate(
         return Ok(());
     }
     let mut cx = GradientCx { graph: &analysis.graph, node, facts, depends, tape, upstream };
-    let result = match operator::find(&node.proto.domain, &node.proto.op_type) {
-        None => Err(operator::RuleError::unsupported("the operator is not known to this version")),
-        Some(op) => op.gradient(node, &mut cx),
-    };
+    let result = analysis.operators.of(node.id).and_then(|op| op.gradient(&mut cx));
     result.map_err(|cause| {
         let shapes: Vec<String> = node
             .inputs
@@ -343,11 +320,6 @@ fn differentiate(
             .at_node(&node.name, node.op())
             .hint("score with --criterion magnitude, or exclude what lies before the node with --keep")
     })
-}
-
-/// Sizes that are all known, as ONNX stores them.
-fn signed_shape(shape: &[crate::dim::Dim]) -> Option<Vec<i64>> {
-    static_shape(shape).map(|sizes| sizes.into_iter().map(|size| size as i64).collect())
 }
 
 /// Bytes of all float values that the needed nodes compute.

@@ -3,14 +3,28 @@
 //! A bipartite petgraph of nodes and values: an edge value → node is an input, node → value an output. Nodes are kept
 //! in a topological order even where the file's own order is not one.
 
+pub mod dim;
+
+mod external;
+
+pub mod fact;
+
+pub mod facts;
+
+pub mod model;
+
+pub mod sizes;
+
+pub mod tensor;
+
 use std::collections::HashMap;
 
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::error::Error;
-use crate::fold::Fold;
-use crate::load::{Model, captured, topological_order};
+use crate::onnx::order::{captured, topological_order};
 use crate::onnx::{NodeProto, TensorProto};
+use model::Model;
 
 /// Index of a node in [`Graph::nodes`].
 pub type NodeId = usize;
@@ -105,8 +119,6 @@ pub struct Graph {
     pub inputs: Vec<ValueId>,
     /// Graph outputs in the file's order.
     pub outputs: Vec<ValueId>,
-    /// Values that are computed ahead of time and count as constants; empty until [`Fold::find`] has looked for them.
-    pub fold: Fold,
     /// Version of the standard operator set that the model imports.
     pub opset: i64,
     by_name: HashMap<String, ValueId>,
@@ -127,7 +139,6 @@ impl Graph {
             values: Vec::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
-            fold: Fold::default(),
             opset: model.opset("").unwrap_or(1),
             by_name: HashMap::new(),
             petgraph: DiGraph::new(),
@@ -223,17 +234,8 @@ impl Graph {
         self.by_name.get(name).copied()
     }
 
-    /// Whether a value counts as a constant: it has a tensor, or will have one once it is computed ahead of time.
-    pub fn is_constant(&self, model: &Model, value: ValueId) -> bool {
-        self.fold.contains(value) || self.constant(model, value).is_some()
-    }
-
-    /// The tensor of a value that is an initializer, the output of a Constant node, or computed ahead of time
-    /// ([`Fold::evaluate`]).
-    pub fn constant<'m>(&'m self, model: &'m Model, value: ValueId) -> Option<&'m TensorProto> {
-        if self.fold.contains(value) {
-            return self.fold.tensor(value);
-        }
+    /// The tensor of a value that is an initializer or the output of a Constant node.
+    pub fn tensor<'m>(&'m self, model: &'m Model, value: ValueId) -> Option<&'m TensorProto> {
         let value = &self.values[value];
         if let Some(index) = value.initializer {
             return model.graph().initializer.get(index);

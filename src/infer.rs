@@ -2,26 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use crate::dim::Dim;
 use crate::error::Error;
-use crate::fact::{Fact, Known, is_float};
+use crate::graph::dim::Dim;
+use crate::graph::fact::{Fact, is_float};
+use crate::graph::facts::Facts;
+use crate::graph::model::Model;
+use crate::graph::tensor::elements;
 use crate::graph::{Graph, Node};
-use crate::load::Model;
 use crate::onnx::{DataType, TensorProto, TypeProto, tensor_shape_proto, type_proto};
-use crate::operator::{self, InferCx, RuleError};
+use crate::operator::infer::InferCx;
+use crate::operator::{Operator, Operators, RuleError};
 
 /// Float constants with more elements than this are weights, not parameters of shape arithmetic.
 const FLOATS_LIMIT: i64 = 64;
-
-/// What inference knows of every value, by [`crate::graph::ValueId`].
-#[derive(Clone, Debug)]
-pub struct Facts {
-    /// One entry per value; `None` where not even the element type is known.
-    pub values: Vec<Option<Fact>>,
-    /// Nodes whose operator is not registered or whose shapes could not be inferred, with the cause.
-    pub gaps: Vec<(usize, String)>,
-    fresh: usize,
-}
 
 impl Facts {
     /// The facts of everything that no node computes: graph inputs, initializers, outer names.
@@ -47,8 +40,8 @@ impl Facts {
     ///
     /// # Errors
     /// The node contradicts its operator's specification.
-    pub fn infer_node(&mut self, model: &Model, node: &Node) -> Result<(), Error> {
-        self.infer_patched(model, node, &BTreeMap::new())
+    pub fn infer_node(&mut self, model: &Model, node: &Node, operators: &Operators) -> Result<(), Error> {
+        self.infer_patched(model, node, operators.of(node.id), &BTreeMap::new())
     }
 
     /// As [`Facts::infer_node`], with facts that stand for those of some input slots.
@@ -59,6 +52,7 @@ impl Facts {
         &mut self,
         model: &Model,
         node: &Node,
+        operator: Result<&dyn Operator, RuleError>,
         overrides: &BTreeMap<usize, Fact>,
     ) -> Result<(), Error> {
         if node.proto.op_type == "Constant"
@@ -74,10 +68,7 @@ impl Facts {
             inputs[*slot] = Some(fact);
         }
         let mut cx = InferCx { node, inputs, outputs: vec![None; node.outputs.len()], fresh: &mut self.fresh };
-        let result = match operator::find(&node.proto.domain, &node.proto.op_type) {
-            None => Err(RuleError::unsupported("the operator is not known to this version")),
-            Some(op) => op.infer(node, &mut cx),
-        };
+        let result = operator.and_then(|operator| operator.infer(&mut cx));
         let outputs = cx.outputs;
         match result {
             Ok(()) => {}
@@ -121,11 +112,11 @@ impl Facts {
 ///
 /// # Errors
 /// A node contradicts its operator's specification, or a constant can't be read.
-pub fn infer(model: &Model, graph: &Graph) -> Result<Facts, Error> {
+pub fn infer(model: &Model, graph: &Graph, operators: &Operators) -> Result<Facts, Error> {
     let mut facts = Facts::of_sources(model, graph)?;
     let declared = declared_types(model, graph);
     for node in &graph.nodes {
-        facts.infer_node(model, node)?;
+        facts.infer_node(model, node, operators)?;
         facts.complete(graph, &declared, node);
     }
     Ok(facts)
@@ -136,7 +127,12 @@ impl Facts {
     ///
     /// # Errors
     /// A node contradicts its operator's specification at these sizes, or a constant can't be read.
-    pub fn at_sizes(model: &Model, graph: &Graph, sizes: &crate::macs::Sizes) -> Result<Self, Error> {
+    pub fn at_sizes(
+        model: &Model,
+        graph: &Graph,
+        operators: &Operators,
+        sizes: &crate::graph::sizes::Sizes,
+    ) -> Result<Self, Error> {
         let mut facts = Facts::of_sources(model, graph)?;
         let mut names = std::collections::BTreeSet::new();
         for input in &graph.inputs {
@@ -149,14 +145,14 @@ impl Facts {
         graph.inputs.iter().for_each(|input| facts.replace_sizes(*input, &sizes));
         let declared = declared_types(model, graph);
         for node in &graph.nodes {
-            facts.infer_node(model, node)?;
+            facts.infer_node(model, node, operators)?;
             facts.complete(graph, &declared, node);
             node.outputs.iter().flatten().for_each(|output| facts.replace_sizes(*output, &sizes));
         }
         Ok(facts)
     }
 
-    fn replace_sizes(&mut self, value: usize, sizes: &crate::macs::Sizes) {
+    fn replace_sizes(&mut self, value: usize, sizes: &crate::graph::sizes::Sizes) {
         let shape = self.values[value].as_mut().and_then(|fact| fact.shape.as_mut());
         for dim in shape.into_iter().flatten() {
             if let Some(size) = dim.eval(sizes) {
@@ -187,29 +183,12 @@ pub fn of_tensor(model: &Model, tensor: &TensorProto) -> Result<Fact, Error> {
     let dtype = DataType::try_from(tensor.data_type).unwrap_or(DataType::Undefined);
     let fact = Fact::new(dtype, tensor.dims.iter().copied().map(Dim::from).collect());
     let count = tensor.dims.iter().fold(1i64, |count, size| count.saturating_mul(*size));
-    let limit = if is_float(dtype) { FLOATS_LIMIT } else { crate::fact::KNOWN_LIMIT as i64 };
+    let limit = if is_float(dtype) { FLOATS_LIMIT } else { crate::graph::fact::KNOWN_LIMIT as i64 };
     if count > limit {
         return Ok(fact);
     }
     let bytes = model.tensor_bytes(tensor)?;
     Ok(fact.with_known(elements(dtype, &bytes)))
-}
-
-/// The elements of little-endian raw data, for the types that shape arithmetic uses.
-pub fn elements(dtype: DataType, bytes: &[u8]) -> Option<Known> {
-    fn each<const N: usize, T>(bytes: &[u8], of: impl Fn([u8; N]) -> T) -> Vec<T> {
-        bytes.as_chunks::<N>().0.iter().map(|chunk| of(*chunk)).collect()
-    }
-    Some(match dtype {
-        DataType::Int64 => Known::Ints(each(bytes, |b| Dim::from(i64::from_le_bytes(b)))),
-        DataType::Int32 => Known::Ints(each(bytes, |b| Dim::from(i64::from(i32::from_le_bytes(b))))),
-        DataType::Bool | DataType::Uint8 => Known::Ints(each::<1, _>(bytes, |b| Dim::from(i64::from(b[0])))),
-        DataType::Float => Known::Floats(each(bytes, |b| f64::from(f32::from_le_bytes(b)))),
-        DataType::Double => Known::Floats(each(bytes, f64::from_le_bytes)),
-        DataType::Float16 => Known::Floats(each(bytes, |b| f64::from(half::f16::from_le_bytes(b)))),
-        DataType::Bfloat16 => Known::Floats(each(bytes, |b| f64::from(half::bf16::from_le_bytes(b)))),
-        _ => return None,
-    })
 }
 
 fn of_type(proto: &TypeProto, fresh: &mut usize) -> Option<Fact> {

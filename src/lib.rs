@@ -15,76 +15,60 @@
 //! # Ok::<(), onnx_diffprune::error::Error>(())
 //! ```
 
-// 1. Read a model file.
-pub mod load;
+// Rooms, lowest first: a room imports only rooms above it in this list.
+pub mod error;
 
-// 2. Nodes and values, shapes and sizes.
-pub mod fold;
-
-pub mod graph;
-
-pub mod dim;
-
-pub mod fact;
-
-pub mod infer;
-
-// What diffusion networks take, predict and draw.
-pub mod diffusion;
-
-// 3. Which channels live or die together.
-pub mod couple;
-
-// 4. Which of them matter least.
-pub mod gradient;
-
-mod kernels;
-
-pub mod importance;
-
-pub mod select;
-
-pub mod kept;
-
-pub mod macs;
-
-// 5. A smaller model, and the plan that describes it.
-pub mod rewrite;
-
-pub mod plan;
-
-pub mod write;
-
-// 6. Proof that it computes the same.
-pub mod verify;
-
-// What a person reads of it.
-pub mod report;
-
-// All stages in order.
-pub mod pipeline;
-
-// The gradients as artifacts for training sessions.
-pub mod training;
-
-// What the stages ask of an operator, and the operators.
-pub mod operator;
-
-pub mod ops;
-
-// The file format and ONNX Runtime.
 pub mod onnx;
-
-pub mod runtime;
 
 pub mod array;
 
 pub mod npz;
 
-pub mod random_inputs;
+mod kernels;
 
-pub mod error;
+pub mod runtime;
 
-// The command line.
+pub mod graph;
+
+pub mod write;
+
+pub mod operator;
+
+pub mod ops;
+
+pub mod infer;
+
+pub mod load;
+
+pub mod fold;
+
+pub mod couple;
+
+pub mod macs;
+
+pub mod analysis;
+
+pub mod inputs;
+
+pub mod gradient;
+
+pub mod diffusion;
+
+pub mod score;
+
+pub mod select;
+
+pub mod rewrite;
+
+pub mod plan;
+
+pub mod verify;
+
+pub mod training;
+
+pub mod pipeline;
+
+pub mod report;
+
 #[cfg(feature = "cli")]
 pub mod cli;

@@ -7,63 +7,19 @@ mod branches;
 
 mod check;
 
-mod external;
-
 mod inline;
 
 mod names;
 
-mod order;
-
-mod tensor;
-
-use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
-use sha2::{Digest, Sha256};
 
 use crate::error::Error;
-use crate::onnx::{DataLocation, DataType, GraphProto, ModelProto, TensorProto};
-
-use external::{ExternalFile, Location};
-
-pub(crate) use order::{captured, topological_order};
-
-/// A model file in memory.
-#[derive(Debug)]
-pub struct Model {
-    path: PathBuf,
-    bytes: Bytes,
-    proto: ModelProto,
-    graph: GraphProto,
-    inlined: bool,
-    /// The external files by the location that tensors name.
-    external: BTreeMap<String, ExternalFile>,
-    digest: OnceLock<String>,
-}
-
-/// Maps a whole file into memory; an empty one gives no bytes.
-fn map_file(path: &Path) -> std::io::Result<Bytes> {
-    // Asked before it is opened: opening a pipe would wait for someone to write to it.
-    if !path.metadata()?.is_file() {
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    let file = File::open(path)?;
-    if file.metadata()?.len() == 0 {
-        return Ok(Bytes::new());
-    }
-    // SAFETY: the map is only read. Someone else could truncate the file while it is mapped, which no program can
-    // rule out; this one never writes to an existing file, it renames complete ones into place.
-    #[allow(unsafe_code)]
-    let map = unsafe { memmap2::Mmap::map(&file)? };
-    Ok(Bytes::from_owner(map))
-}
+use crate::graph::model::{Model, map_file};
+use crate::onnx::ModelProto;
 
 /// Reads and checks a model file.
 ///
@@ -104,197 +60,14 @@ pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Model, Error> {
     let mut model = Model {
         path: path.to_owned(),
         bytes,
-        proto,
-        graph,
+        proto: Arc::new(proto),
+        graph: Arc::new(graph),
         inlined,
-        external: BTreeMap::new(),
-        digest: OnceLock::new(),
+        external: Arc::default(),
+        digest: Arc::default(),
     };
-    model.external = model.map_external_files()?;
+    model.external = Arc::new(model.map_external_files()?);
     check::check(&model)?;
     branches::take_decided(&mut model)?;
     Ok(model)
-}
-
-impl Model {
-    /// Where the model was read from.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The folder against which external data is resolved.
-    pub fn folder(&self) -> &Path {
-        self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-    }
-
-    /// Everything in the file but the graph.
-    pub fn proto(&self) -> &ModelProto {
-        &self.proto
-    }
-
-    /// The main graph, with model-local functions inlined and branches that are always taken in place of their nodes.
-    pub fn graph(&self) -> &GraphProto {
-        &self.graph
-    }
-
-    /// Tells the system that the model file will not be read for a while, so that its pages leave memory.
-    pub(crate) fn set_aside(&self) {
-        #[cfg(target_os = "linux")]
-        #[expect(unsafe_code, reason = "advice that keeps what the pages hold, on pages that the slice covers whole")]
-        unsafe {
-            let page = usize::try_from(libc::sysconf(libc::_SC_PAGESIZE)).unwrap_or(4096).max(1);
-            let skipped = self.bytes.as_ptr().align_offset(page);
-            if let Some(length) = self.bytes.len().checked_sub(skipped) {
-                let first = self.bytes.as_ptr().add(skipped).cast_mut().cast();
-                libc::madvise(first, length / page * page, libc::MADV_PAGEOUT);
-            }
-        }
-    }
-
-    /// The bytes of the model file.
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
-    }
-
-    /// Whether functions or branches were inlined, so that the nodes are no longer those of the file.
-    pub fn is_inlined(&self) -> bool {
-        self.inlined
-    }
-
-    /// The version of a domain's operators, if the model imports them.
-    pub fn opset(&self, domain: &str) -> Option<i64> {
-        let standard = |domain: &str| domain.is_empty() || domain == "ai.onnx";
-        let mut imports = self.proto.opset_import.iter();
-        imports
-            .find(|import| import.domain == domain || (standard(&import.domain) && standard(domain)))
-            .map(|import| import.version)
-    }
-
-    /// The elements of a tensor as little-endian bytes in row-major order: borrowed from the mapped files, or made
-    /// from a typed field.
-    ///
-    /// # Errors
-    /// External data that is missing, outside the model's folder, or shorter than the tensor; strings.
-    pub fn tensor_bytes<'m>(&'m self, tensor: &'m TensorProto) -> Result<Cow<'m, [u8]>, Error> {
-        let fail = |message: String| Error::input(&self.path, format!("tensor {:?}: {message}", tensor.name));
-        if tensor.data_location == DataLocation::External as i32 {
-            let (file, range) = self.external_place(tensor)?;
-            return Ok(Cow::Borrowed(&file.bytes[range]));
-        }
-        if tensor.element_type() == DataType::String {
-            return Err(fail("its strings have no fixed size in bytes".to_owned()));
-        }
-        Ok(tensor::stored_bytes(tensor))
-    }
-
-    /// As [`Model::tensor_bytes`], as a handle that shares the mapped file instead of borrowing the model.
-    ///
-    /// # Errors
-    /// As [`Model::tensor_bytes`].
-    pub fn tensor_view(&self, tensor: &TensorProto) -> Result<Bytes, Error> {
-        if tensor.data_location == DataLocation::External as i32 {
-            let (file, range) = self.external_place(tensor)?;
-            return Ok(file.bytes.slice(range));
-        }
-        if !tensor.raw_data.is_empty() {
-            return Ok(tensor.raw_data.clone());
-        }
-        Ok(Bytes::from(self.tensor_bytes(tensor)?.into_owned()))
-    }
-
-    /// The file and the range in it where a tensor's external data is.
-    fn external_place(&self, tensor: &TensorProto) -> Result<(&ExternalFile, std::ops::Range<usize>), Error> {
-        let fail = |message: String| Error::input(&self.path, format!("tensor {:?}: {message}", tensor.name));
-        let location = Location::of(tensor).map_err(fail)?;
-        let file = self
-            .external
-            .get(location.file())
-            .ok_or_else(|| fail(format!("its external data file {:?} is not one of this model's", location.file())))?;
-        let needed = tensor::byte_length(tensor).map_err(fail)?;
-        let range = location.range(file.bytes.len() as u64, needed);
-        Ok((file, range.map_err(|message| fail(format!("{}: {message}", file.path.display())))?))
-    }
-
-    /// Maps the files that any tensor of the model names.
-    fn map_external_files(&self) -> Result<BTreeMap<String, ExternalFile>, Error> {
-        let mut files = BTreeMap::new();
-        for (tensor, _) in check::all_tensors(&self.graph) {
-            if tensor.data_location != DataLocation::External as i32 {
-                continue;
-            }
-            let fail = |message: String| Error::input(&self.path, format!("tensor {:?}: {message}", tensor.name));
-            let location = Location::of(tensor).map_err(fail)?;
-            if files.contains_key(location.file()) {
-                continue;
-            }
-            let path = location.resolve(self.folder()).map_err(fail)?;
-            let bytes = map_file(&path).map_err(|error| {
-                fail(format!("its external data file {} can't be read: {error}", path.display())).caused_by(error)
-            })?;
-            files.insert(location.file().to_owned(), ExternalFile { path, bytes });
-        }
-        Ok(files)
-    }
-
-    /// Whether any tensor of the model is in another file.
-    pub fn has_external_files(&self) -> bool {
-        !self.external.is_empty()
-    }
-
-    /// The external data files that the model names, in the order of their paths.
-    pub fn external_files(&self) -> Vec<PathBuf> {
-        let paths: BTreeSet<&PathBuf> = self.external.values().map(|file| &file.path).collect();
-        paths.into_iter().cloned().collect()
-    }
-
-    /// The SHA-256 of the model file followed by its external data files in the order of their paths, in hexadecimal.
-    ///
-    /// # Errors
-    /// An external file can't be read.
-    pub fn digest(&self) -> Result<String, Error> {
-        if let Some(digest) = self.digest.get() {
-            return Ok(digest.clone());
-        }
-        let mut hash = Sha256::new();
-        hash.update(&self.bytes);
-        for path in self.external_files() {
-            let fail = |error: std::io::Error| Error::input(&path, format!("can't be read: {error}"));
-            let mut file = File::open(&path).map_err(fail)?;
-            let mut buffer = vec![0; 1 << 20];
-            loop {
-                let count = file.read(&mut buffer).map_err(fail)?;
-                if count == 0 {
-                    break;
-                }
-                hash.update(&buffer[..count]);
-            }
-        }
-        let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(self.digest.get_or_init(|| digest).clone())
-    }
-
-    /// Bytes of the model file and of the external files it uses.
-    ///
-    /// # Errors
-    /// An external file has disappeared.
-    pub fn total_bytes(&self) -> Result<u64, Error> {
-        let mut total = self.bytes.len() as u64;
-        for path in self.external_files() {
-            let data = path.metadata().map_err(|error| Error::input(&path, format!("can't be read: {error}")))?;
-            total += data.len();
-        }
-        Ok(total)
-    }
-}
-
-/// The size of one element in bytes, for types that fill whole bytes.
-///
-/// # Errors
-/// Strings, types of less than a byte and unknown types.
-pub fn element_size(tensor: &TensorProto) -> Result<usize, String> {
-    let dtype = tensor.element_type();
-    dtype.byte_size().ok_or_else(|| match dtype {
-        DataType::Undefined => format!("element type {} is not known", tensor.data_type),
-        other => format!("element type {} can't be sliced", other.spec_name()),
-    })
 }

@@ -1,77 +1,19 @@
 //! Counting: parameters, multiply-accumulate operations and activation memory, before and after a cut.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::couple::Coupling;
-use crate::dim::Dim;
-use crate::fact::Fact;
-use crate::fold::Replaced;
+use crate::fold::{Fold, Replaced};
+use crate::graph::dim::Dim;
+use crate::graph::fact::Fact;
+use crate::graph::facts::Facts;
+use crate::graph::sizes::Sizes;
 use crate::graph::{Graph, Node};
-use crate::infer::Facts;
-use crate::kept::Kept;
-use crate::operator;
-
-/// What counting offers to an operator: concrete shapes.
-pub struct MacsCx<'a> {
-    pub(crate) inputs: Vec<Option<&'a [i64]>>,
-    pub(crate) outputs: Vec<Option<&'a [i64]>>,
-}
-
-impl MacsCx<'_> {
-    /// The shape of input `slot`, where known.
-    pub fn input(&self, slot: usize) -> Option<&[i64]> {
-        self.inputs.get(slot).copied().flatten()
-    }
-
-    /// The shape of output `slot`, where known.
-    pub fn output(&self, slot: usize) -> Option<&[i64]> {
-        self.outputs.get(slot).copied().flatten()
-    }
-
-    /// The number of elements of output `slot`, zero where not known.
-    pub fn output_elements(&self, slot: usize) -> f64 {
-        self.output(slot).map_or(0.0, elements)
-    }
-}
-
-/// The number of elements of a shape.
-pub fn elements(shape: &[i64]) -> f64 {
-    shape.iter().map(|size| *size as f64).product()
-}
-
-/// Sizes for the symbolic dimensions of a model.
-pub type Sizes = BTreeMap<String, i64>;
-
-/// A size for every symbolic dimension: what the user gives, else a small one by name; the network halves height and
-/// width a few times, so theirs is a multiple of eight.
-pub fn sizes_for(facts: &Facts, given: &Sizes) -> Sizes {
-    let mut names = BTreeSet::new();
-    for dim in facts.values.iter().flatten().filter_map(|fact| fact.shape.as_ref()).flatten() {
-        dim.symbols(&mut names);
-    }
-    names
-        .into_iter()
-        .map(|name| (name.clone(), given.get(&name).copied().unwrap_or_else(|| default_size(&name))))
-        .collect()
-}
-
-fn default_size(name: &str) -> i64 {
-    let name = name.to_lowercase();
-    let is = |words: &[&str]| words.iter().any(|word| name.contains(word));
-    if name.starts_with('?') || is(&["batch"]) || name == "b" || name == "n" {
-        1
-    } else if is(&["height", "width", "size"]) || name == "h" || name == "w" {
-        16
-    } else if is(&["seq", "len", "token", "text"]) || name == "l" {
-        7
-    } else if is(&["frame", "depth", "time"]) {
-        8
-    } else {
-        2
-    }
-}
+use crate::operator::Operators;
+use crate::operator::couple::Coupling;
+use crate::operator::couple::kept::Kept;
+use crate::operator::macs::{MacsCx, elements};
 
 /// What a network costs at given sizes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -92,6 +34,10 @@ pub struct Cost {
 pub struct Counter<'a> {
     /// The graph.
     pub graph: &'a Graph,
+    /// Its operators.
+    pub operators: &'a Operators,
+    /// What is computed ahead of time.
+    pub fold: &'a Fold,
     /// What is known of its values.
     pub facts: &'a Facts,
     /// Its coupling.
@@ -126,7 +72,7 @@ impl Counter<'_> {
 
     /// The computed weights that a cut makes constants.
     fn replaced(&self, kept: Option<&Kept>) -> Replaced {
-        kept.map_or_else(Replaced::default, |kept| self.graph.fold.replaced(self.graph, self.coupling, kept))
+        kept.map_or_else(Replaced::default, |kept| self.fold.replaced(self.graph, self.coupling, kept))
     }
 
     /// The operations of every node.
@@ -147,14 +93,14 @@ impl Counter<'_> {
                     inputs: inputs.iter().map(Option::as_deref).collect(),
                     outputs: outputs.iter().map(Option::as_deref).collect(),
                 };
-                operator::find(&node.proto.domain, &node.proto.op_type).map_or(0.0, |op| op.macs(node, &cx))
+                self.operators.get(node.id).map_or(0.0, |op| op.macs(&cx))
             })
             .collect()
     }
 
     /// Elements of the floating point constants that nodes read; different slices of one constant count each.
     pub fn parameters(&self, kept: Option<&Kept>) -> u64 {
-        let mut forms: BTreeSet<(usize, crate::rewrite::Slices)> = BTreeSet::new();
+        let mut forms: BTreeSet<(usize, crate::operator::couple::kept::Slices)> = BTreeSet::new();
         let mut total = 0;
         let replaced = self.replaced(kept);
         let is_read = |node: &&Node| !replaced.is_gone(node.id);
@@ -166,11 +112,11 @@ impl Counter<'_> {
                 let Some(fact) = self.facts.values[value].as_ref().filter(|fact| fact.is_float()) else {
                     continue;
                 };
-                if self.graph.fold.contains(value) && !replaced.values.contains(&value) {
+                if self.fold.contains(value) && !replaced.values.contains(&value) {
                     // Nodes compute it from constants that are counted themselves.
                     continue;
                 }
-                let mut slices = crate::rewrite::Slices::new();
+                let mut slices = crate::operator::couple::kept::Slices::new();
                 if let (Some(kept), Some(weight)) = (kept, self.coupling.weight_use(node.id, slot)) {
                     for (axis, space) in weight.axes.iter().enumerate() {
                         slices.extend(space.and_then(|space| kept.indices(space)).map(|indices| (axis, indices)));

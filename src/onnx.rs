@@ -4,6 +4,8 @@
 #[rustfmt::skip]
 mod generated;
 
+pub(crate) mod order;
+
 pub use generated::*;
 
 pub use generated::tensor_proto::{DataLocation, DataType};

@@ -4,17 +4,30 @@
 //! [`Operator`]. The framework never names an operator. An operator that is not registered is a barrier: its channels
 //! are kept and the run says so.
 
+pub mod couple;
+
+pub mod gradient;
+
+pub mod infer;
+
+pub mod macs;
+
+pub mod patch;
+
+pub mod reference;
+
 use thiserror::Error;
 
-use crate::couple::CoupleCx;
-use crate::dim::Dim;
-use crate::fact::{Fact, Known};
-use crate::gradient::GradientCx;
-use crate::graph::Node;
-use crate::macs::MacsCx;
-use crate::onnx::{DataType, GraphProto, NodeProto};
-use crate::rewrite::PatchCx;
-use crate::verify::reference::ReferenceCx;
+use crate::graph::dim::Dim;
+use crate::graph::{Graph, Node, NodeId};
+use crate::onnx::{GraphProto, NodeProto};
+
+pub use couple::CoupleCx;
+pub use gradient::GradientCx;
+pub use infer::InferCx;
+pub use macs::MacsCx;
+pub use patch::PatchCx;
+pub use reference::ReferenceCx;
 
 /// Why a rule could not be applied. Rules give the bare cause; the stage that called them adds file, node, operator
 /// and input shapes.
@@ -76,10 +89,171 @@ pub enum Folding {
 /// The rules of an operator, in the order of the pipeline.
 ///
 /// `infer`, `couple` and `reference` have no default: silence must not mean that channels pass through.
-pub trait Operator: Sync {
-    /// The operators that this implementation covers.
-    fn op_types(&self) -> &'static [OpType];
+pub trait Operator: std::fmt::Debug + Send + Sync {
+    /// Element types, shapes and known small values of the outputs.
+    ///
+    /// # Errors
+    /// [`RuleError::UnknownShape`] leaves the outputs to the file's own `value_info`; [`RuleError::Invalid`] refuses
+    /// the model.
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError>;
 
+    /// What becomes of the node where it reads nothing but constants.
+    fn folding(&self) -> Folding {
+        Folding::Passes
+    }
+
+    /// Which indices of the inputs and outputs live or die together.
+    ///
+    /// # Errors
+    /// Any error makes the node a barrier.
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError>;
+
+    /// Multiply-accumulate operations at the given shapes; zero for operators that only move or compare data.
+    fn macs(&self, _cx: &MacsCx<'_>) -> f64 {
+        0.0
+    }
+
+    /// Attributes and constants that name a size which shrinks.
+    ///
+    /// # Errors
+    /// The cut can't be expressed; the run fails before anything is written.
+    fn patch(&self, _cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        Ok(())
+    }
+
+    /// Whether `reference` always replaces the node by standard operators, because ONNX Runtime has no kernel for it on
+    /// the CPU. The pruned file is then compared with this node in the same form.
+    fn is_decomposed(&self) -> bool {
+        false
+    }
+
+    /// The node in the reference graph, where removed indices are masked instead of removed.
+    ///
+    /// # Errors
+    /// The node can't be masked; verification fails with this cause.
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError>;
+
+    /// Whether a constant at input `slot` multiplies channel by channel, as the scale of a norm does.
+    fn scales(&self, _slot: usize) -> bool {
+        false
+    }
+
+    /// Whether input 0 is an angle; see [`crate::couple::frequencies`].
+    fn takes_angle(&self) -> bool {
+        false
+    }
+
+    /// The body that runs in every case, where what is `known` of the scalar at an input slot decides; it then takes the
+    /// node's place.
+    fn decided_body(&self, _known: &dyn Fn(usize) -> Option<i64>) -> Option<&GraphProto> {
+        None
+    }
+
+    /// Whether outputs of integers stand for floating point numbers, as those of QuantizeLinear do: a gradient would
+    /// have to pass the node. Other integers (indices, sizes) are taken not to change with a weight.
+    fn quantizes(&self) -> bool {
+        false
+    }
+
+    /// The gradients of the loss by the inputs, from those by the outputs.
+    ///
+    /// # Errors
+    /// The operator has no gradient in this form; a run that needs one fails and names the node.
+    fn gradient(&self, _cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        Err(RuleError::unsupported("the operator has no gradient"))
+    }
+}
+
+/// How a node becomes an operator.
+type Parse = fn(&Node) -> Result<Box<dyn Operator>, RuleError>;
+
+/// An entry of the registry: the operators that one implementation covers, and how it parses a node.
+pub struct Registration {
+    op_types: fn() -> &'static [OpType],
+    parse: Parser,
+    sums_products: bool,
+}
+
+enum Parser {
+    Parsed(Parse),
+    Node(&'static dyn NodeRules),
+}
+
+impl Registration {
+    /// Operators whose nodes `parse` reads once. It fails with [`RuleError::Invalid`] where the node contradicts its
+    /// specification, and with another error where this form of it is a barrier.
+    pub const fn new(op_types: fn() -> &'static [OpType], parse: Parse) -> Self {
+        Self { op_types, parse: Parser::Parsed(parse), sums_products: false }
+    }
+
+    /// Operators whose rules parse their nodes themselves.
+    pub const fn of_node(op_types: fn() -> &'static [OpType], rules: &'static dyn NodeRules) -> Self {
+        Self { op_types, parse: Parser::Node(rules), sums_products: false }
+    }
+
+    /// The same, of operators whose work is sums of products (a convolution, a matrix product), which devices compute
+    /// fastest from factors in half precision; see [`crate::gradient::precision`].
+    #[must_use]
+    pub const fn summing_products(self) -> Self {
+        Self { sums_products: true, ..self }
+    }
+
+    /// Whether the operators' work is sums of products.
+    pub fn sums_products(&self) -> bool {
+        self.sums_products || matches!(&self.parse, Parser::Node(rules) if rules.sums_products())
+    }
+
+    /// The operators that the implementation covers.
+    pub fn op_types(&self) -> &'static [OpType] {
+        (self.op_types)()
+    }
+
+    /// The operator of a node.
+    ///
+    /// # Errors
+    /// The node contradicts its specification, or has a form that is not supported.
+    pub fn parse(&self, node: &Node) -> Result<Box<dyn Operator>, RuleError> {
+        match &self.parse {
+            Parser::Parsed(parse) => parse(node),
+            Parser::Node(rules) => Ok(Box::new(Unparsed { rules: *rules, node: node.clone() })),
+        }
+    }
+}
+
+/// The operators of all nodes of a graph, parsed once.
+#[derive(Debug)]
+pub struct Operators {
+    by_node: Vec<Result<Box<dyn Operator>, RuleError>>,
+}
+
+impl Operators {
+    /// Parses every node with `parse`.
+    pub fn parse(graph: &Graph, parse: impl Fn(&Node) -> Result<Box<dyn Operator>, RuleError>) -> Self {
+        Self { by_node: graph.nodes.iter().map(parse).collect() }
+    }
+
+    /// The operator of a node.
+    ///
+    /// # Errors
+    /// It is not known, or the node could not be parsed.
+    pub fn of(&self, node: NodeId) -> Result<&dyn Operator, RuleError> {
+        match self.by_node.get(node) {
+            Some(Ok(operator)) => Ok(operator.as_ref()),
+            Some(Err(cause)) => Err(cause.clone()),
+            None => Err(RuleError::unsupported("the node is not one of this graph")),
+        }
+    }
+
+    /// The operator of a node, if it is known and could be parsed.
+    pub fn get(&self, node: NodeId) -> Option<&dyn Operator> {
+        self.by_node.get(node)?.as_ref().ok().map(Box::as_ref)
+    }
+}
+
+/// The rules of an operator whose every rule parses the node anew; [`Operator`] takes its place.
+///
+/// `infer`, `couple` and `reference` have no default: silence must not mean that channels pass through.
+pub trait NodeRules: Sync {
     /// Element types, shapes and known small values of the outputs.
     ///
     /// # Errors
@@ -160,118 +334,54 @@ pub trait Operator: Sync {
     }
 }
 
-/// The rules of an operator, if it is registered.
-pub fn find(domain: &str, op_type: &str) -> Option<&'static dyn Operator> {
-    use std::collections::HashMap;
-    use std::sync::OnceLock;
-    static BY_NAME: OnceLock<HashMap<(&'static str, &'static str), &'static dyn Operator>> = OnceLock::new();
-    let by_name = BY_NAME.get_or_init(|| {
-        let types = |op: &&'static dyn Operator| op.op_types().iter().map(|t| (t.domain, t.name)).collect::<Vec<_>>();
-        crate::ops::all().flat_map(|op| types(&op).into_iter().map(move |name| (name, op))).collect()
-    });
-    let domain = if domain == "ai.onnx" { "" } else { domain };
-    by_name.get(&(domain, op_type)).copied()
+/// A node beside rules that parse it anew.
+struct Unparsed {
+    rules: &'static dyn NodeRules,
+    node: Node,
 }
 
-/// What shape inference offers to an operator.
-pub struct InferCx<'a> {
-    pub(crate) node: &'a Node,
-    pub(crate) inputs: Vec<Option<&'a Fact>>,
-    pub(crate) outputs: Vec<Option<Fact>>,
-    pub(crate) fresh: &'a mut usize,
+impl std::fmt::Debug for Unparsed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unparsed").field("node", &self.node).finish_non_exhaustive()
+    }
 }
 
-impl InferCx<'_> {
-    /// The fact of input `slot`.
-    ///
-    /// # Errors
-    /// The node has no such input.
-    pub fn input(&self, slot: usize) -> Result<&Fact, RuleError> {
-        self.optional(slot).ok_or_else(|| match self.node.input(slot) {
-            // The input is there, but nothing is known of it.
-            Some(_) => RuleError::UnknownShape,
-            None => RuleError::invalid(format!("input {slot} is missing")),
-        })
+impl Operator for Unparsed {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        self.rules.infer(&self.node, cx)
     }
-
-    /// The fact of an optional input.
-    pub fn optional(&self, slot: usize) -> Option<&Fact> {
-        self.inputs.get(slot).copied().flatten()
+    fn folding(&self) -> Folding {
+        self.rules.folding(&self.node)
     }
-
-    /// The number of inputs, omitted ones counted.
-    pub fn input_count(&self) -> usize {
-        self.inputs.len()
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        self.rules.couple(&self.node, cx)
     }
-
-    /// The shape of input `slot`.
-    ///
-    /// # Errors
-    /// [`RuleError::UnknownShape`] if its rank is not known.
-    pub fn shape(&self, slot: usize) -> Result<Vec<Dim>, RuleError> {
-        self.input(slot)?.shape.clone().ok_or(RuleError::UnknownShape)
+    fn macs(&self, cx: &MacsCx<'_>) -> f64 {
+        self.rules.macs(&self.node, cx)
     }
-
-    /// Requires that input `slot`, if it is there, is a vector, of `size` elements where that is given.
-    ///
-    /// # Errors
-    /// It has another rank or size.
-    pub fn expect_vector(&self, slot: usize, size: Option<&Dim>) -> Result<(), RuleError> {
-        let Some(shape) = self.optional(slot).and_then(|fact| fact.shape.as_ref()) else { return Ok(()) };
-        let [found] = shape.as_slice() else {
-            return Err(RuleError::invalid(format!("input {slot} must have rank 1, found {}", shape.len())));
-        };
-        match (size.and_then(Dim::as_const), found.as_const()) {
-            (Some(size), Some(found)) if size != found => {
-                Err(RuleError::invalid(format!("input {slot} must have {size} elements, found {found}")))
-            }
-            _ => Ok(()),
-        }
+    fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        self.rules.patch(&self.node, cx)
     }
-
-    /// The known integers of input `slot`.
-    pub fn ints(&self, slot: usize) -> Option<&[Dim]> {
-        self.optional(slot)?.known.as_ref().and_then(Known::ints)
+    fn is_decomposed(&self) -> bool {
+        self.rules.is_decomposed(&self.node)
     }
-
-    /// The known floats of input `slot`.
-    pub fn floats(&self, slot: usize) -> Option<&[f64]> {
-        match self.optional(slot)?.known.as_ref()? {
-            Known::Floats(values) => Some(values),
-            Known::Ints(_) => None,
-        }
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        self.rules.reference(&self.node, cx)
     }
-
-    /// Integers that an opset gives as attribute and a later one as input `slot`: `Ok(None)` if neither is there.
-    ///
-    /// # Errors
-    /// [`RuleError::UnknownShape`] if the input is there but its elements are not known.
-    pub fn ints_of(&self, attribute: &str, slot: usize) -> Result<Option<Vec<Dim>>, RuleError> {
-        if let Some(values) = self.node.proto.ints(attribute) {
-            return Ok(Some(values.iter().copied().map(Dim::from).collect()));
-        }
-        match self.optional(slot) {
-            None => Ok(None),
-            Some(_) => self.ints(slot).map(|values| Some(values.to_vec())).ok_or(RuleError::UnknownShape),
-        }
+    fn scales(&self, slot: usize) -> bool {
+        self.rules.scales(&self.node, slot)
     }
-
-    /// Sets the fact of output `slot`; ignored where the node omits that output.
-    pub fn set(&mut self, slot: usize, fact: Fact) {
-        if let Some(output) = self.outputs.get_mut(slot) {
-            *output = Some(fact);
-        }
+    fn takes_angle(&self) -> bool {
+        self.rules.takes_angle(&self.node)
     }
-
-    /// Sets output `slot` by type and shape.
-    pub fn set_shape(&mut self, slot: usize, dtype: DataType, shape: Vec<Dim>) {
-        self.set(slot, Fact::new(dtype, shape));
+    fn decided_body(&self, known: &dyn Fn(usize) -> Option<i64>) -> Option<&GraphProto> {
+        self.rules.decided_body(&self.node.proto, known)
     }
-
-    /// A size that nothing is known of, equal only to itself.
-    pub fn fresh(&mut self) -> Dim {
-        *self.fresh += 1;
-        Dim::symbol(&format!("?{}", self.fresh))
+    fn quantizes(&self) -> bool {
+        self.rules.quantizes(&self.node)
+    }
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        self.rules.gradient(&self.node, cx)
     }
 }
 

@@ -8,117 +8,26 @@ mod options;
 
 use std::collections::BTreeSet;
 
-use regex::Regex;
-
-use crate::couple::group::{ChannelGroup, Grouping, Member, Role, group};
-use crate::couple::resolve::Attention;
-use crate::couple::{Coupling, couple, frequencies};
+use crate::couple::group::{ChannelGroup, Grouping, Member};
 use crate::error::Error;
-use crate::fact::Fact;
-use crate::fold::Fold;
 use crate::gradient::accumulate::Accumulated;
-use crate::graph::Graph;
-use crate::importance::{Criterion, GradientCriterion, Magnitude, Random, ScoreCx, score_groups};
-use crate::infer::{Facts, infer};
-use crate::kept::Kept;
-use crate::load::Model;
-use crate::macs::{Cost, Counter, Sizes, sizes_for};
+use crate::graph::sizes::{Sizes, sizes_for};
+use crate::macs::Cost;
+use crate::operator::couple::kept::Kept;
 use crate::plan::Plan;
 use crate::rewrite::{Rewritten, rewrite};
+use crate::score::{Criterion, GradientCriterion, Magnitude, Random, ScoreCx, score_groups};
 use crate::select::{Budget, Removed, select};
 
+pub use crate::analysis::{Analysis, analyse};
+pub use crate::couple::options::{AttentionOption, NormGroups};
+use crate::runtime::Runtime;
 pub use apply::apply;
 use describe::make_plan;
 pub use gradients::{
     ADAPTIVE_CHECKS, ADAPTIVE_EVERY, GradientInputs, GradientRun, GradientSettings, GradientStep, gradients,
 };
-pub use options::{AttentionOption, CriterionOption, NormGroups, PruneOptions, Target};
-
-/// A model with its graph, shapes and coupling.
-#[derive(Debug)]
-pub struct Analysis<'m> {
-    /// The model.
-    pub model: &'m Model,
-    /// Its graph.
-    pub graph: Graph,
-    /// What is known of its values.
-    pub facts: Facts,
-    /// Its coupling, not yet resolved.
-    pub coupling: Coupling,
-}
-
-/// Builds the graph of a model, infers shapes and couples channels.
-///
-/// # Errors
-/// The model contradicts itself.
-pub fn analyse(model: &Model) -> Result<Analysis<'_>, Error> {
-    let mut graph = Graph::new(model)?;
-    let facts = infer(model, &graph)?;
-    graph.fold = Fold::find(&graph, &facts);
-    let coupling = couple(&graph, &facts, &|value| graph.is_constant(model, value));
-    Ok(Analysis { model, graph, facts, coupling })
-}
-
-impl Analysis<'_> {
-    /// The groupings that an attention option asks for, in the order in which they are pruned.
-    pub fn groupings(&self, attention: AttentionOption, norm_groups: NormGroups) -> Vec<Grouping> {
-        let passes: &[Attention] = match attention {
-            AttentionOption::Heads => &[Attention::Heads],
-            AttentionOption::Dims => &[Attention::Dims],
-            AttentionOption::Both => &[Attention::Heads, Attention::Dims],
-            AttentionOption::None => &[Attention::None],
-        };
-        passes.iter().map(|attention| group(&self.coupling, *attention, norm_groups == NormGroups::Drop)).collect()
-    }
-
-    /// The floating point constants that some channel group which may shrink goes through, without the tables of
-    /// frequencies.
-    pub fn prunable_weights(&self) -> Vec<usize> {
-        let groupings = self.groupings(AttentionOption::Both, NormGroups::Keep);
-        let groups = groupings.iter().flat_map(|grouping| &grouping.groups).filter(|group| group.kept.is_none());
-        let values = groups.flat_map(|group| &group.members).map(|member| self.coupling.uses[member.weight].value);
-        let tables = frequencies(&self.graph, &self.coupling);
-        let is_float = |value: &usize| self.facts.values[*value].as_ref().is_some_and(Fact::is_float);
-        values.filter(is_float).filter(|value| !tables.contains(value)).collect::<BTreeSet<_>>().into_iter().collect()
-    }
-
-    /// Calls `with` with a counter of this network.
-    pub fn count<T>(&self, with: impl FnOnce(&Counter<'_>) -> T) -> T {
-        let is_constant = |value: usize| self.graph.is_constant(self.model, value);
-        let (graph, facts, coupling) = (&self.graph, &self.facts, &self.coupling);
-        with(&Counter { graph, facts, coupling, is_constant: &is_constant })
-    }
-
-    /// The name by which a group is shown: the weight that produces it, else its first; the node that reads it where
-    /// the exporter only numbered the weight.
-    pub fn group_name(&self, members: &[Member]) -> String {
-        let producer = members.iter().find(|member| member.role == Role::Producer).or(members.first());
-        let Some(member) = producer else { return String::new() };
-        let name = self.weight_name(member);
-        // PyTorch's exporter calls what it folded or transposed `onnx::MatMul_1872`.
-        if !name.starts_with("onnx::") {
-            return name;
-        }
-        self.graph.nodes[self.coupling.uses[member.weight].node].name.clone()
-    }
-
-    /// The name of a member's constant.
-    pub fn weight_name(&self, member: &Member) -> String {
-        let weight = &self.coupling.uses[member.weight];
-        self.graph.values[weight.value].name.clone()
-    }
-
-    /// Whether a pattern matches a weight of the group or a node that reads one.
-    fn matches(&self, members: &[Member], pattern: &Regex) -> bool {
-        members.iter().any(|member| {
-            let weight = &self.coupling.uses[member.weight];
-            let name = |value: usize| &self.graph.values[value].name;
-            pattern.is_match(name(weight.value))
-                || self.graph.fold.sources(weight.value).any(|source| pattern.is_match(name(source)))
-                || pattern.is_match(&self.graph.nodes[weight.node].name)
-        })
-    }
-}
+pub use options::{CriterionOption, PruneOptions, Target};
 
 /// A cut, ready to be written.
 #[derive(Debug)]
@@ -142,7 +51,7 @@ pub struct Cut {
 }
 
 /// The share of channels of each group that the options ask for.
-fn ratios(analysis: &Analysis<'_>, grouping: &Grouping, options: &PruneOptions, ratio: f64) -> Vec<f64> {
+fn ratios(analysis: &Analysis, grouping: &Grouping, options: &PruneOptions, ratio: f64) -> Vec<f64> {
     grouping
         .groups
         .iter()
@@ -165,7 +74,7 @@ struct Scored {
 }
 
 impl Scored {
-    fn remove(&self, analysis: &Analysis<'_>, options: &PruneOptions, ratio: f64) -> Removed {
+    fn remove(&self, analysis: &Analysis, options: &PruneOptions, ratio: f64) -> Removed {
         let mut ratios = ratios(analysis, &self.grouping, options, ratio);
         for (ratio, done) in ratios.iter_mut().zip(&self.done) {
             if *done {
@@ -177,7 +86,7 @@ impl Scored {
     }
 }
 
-fn kept_of(analysis: &Analysis<'_>, scored: &[Scored], removed: &[Removed]) -> Kept {
+fn kept_of(analysis: &Analysis, scored: &[Scored], removed: &[Removed]) -> Kept {
     let mut kept: Option<Kept> = None;
     for (scored, removed) in scored.iter().zip(removed) {
         let mut gone = BTreeSet::new();
@@ -222,13 +131,24 @@ fn criterion(
     })
 }
 
-fn choose(analysis: &Analysis<'_>, options: &PruneOptions, gradients: Option<&Accumulated>) -> Result<Choice, Error> {
-    let cx = ScoreCx { model: analysis.model, graph: &analysis.graph, coupling: &analysis.coupling };
+fn choose(
+    analysis: &Analysis,
+    options: &PruneOptions,
+    gradients: Option<&Accumulated>,
+    runtime: Option<&Runtime>,
+) -> Result<Choice, Error> {
+    let cx = ScoreCx {
+        model: &analysis.model,
+        graph: &analysis.graph,
+        operators: &analysis.operators,
+        fold: &analysis.fold,
+        coupling: &analysis.coupling,
+    };
     let groupings = analysis.groupings(options.attention, options.norm_groups);
     let all: Vec<_> = groupings.iter().flat_map(|grouping| grouping.groups.iter().cloned()).collect();
     let shrinking = all.iter().filter(|group| group.kept.is_none()).flat_map(|group| &group.members);
     let shrinking: BTreeSet<usize> = shrinking.map(|member| analysis.coupling.uses[member.weight].value).collect();
-    analysis.graph.fold.evaluate(analysis.model, &analysis.graph, &|value| shrinking.contains(&value))?;
+    analysis.fold.evaluate(&analysis.model, &analysis.graph, runtime, &|value| shrinking.contains(&value))?;
     let criterion = criterion(&cx, &all, options, gradients)?;
     let mut scored: Vec<Scored> = Vec::new();
     for grouping in groupings {
@@ -271,27 +191,34 @@ fn choose(analysis: &Analysis<'_>, options: &PruneOptions, gradients: Option<&Ac
 /// # Errors
 /// As [`cut`].
 pub fn selection(
-    analysis: &Analysis<'_>,
+    analysis: &Analysis,
     options: &PruneOptions,
     gradients: &Accumulated,
+    runtime: Option<&Runtime>,
 ) -> Result<Vec<Removed>, Error> {
-    choose(analysis, options, Some(gradients)).map(|choice| choice.removed)
+    choose(analysis, options, Some(gradients), runtime).map(|choice| choice.removed)
 }
 
 /// Scores, selects and rewrites, by a criterion that looks at the weights alone.
 ///
 /// # Errors
 /// A weight that can't be read, a target that can't be met, nothing that can be pruned.
-pub fn cut(analysis: &Analysis<'_>, options: &PruneOptions) -> Result<Cut, Error> {
-    cut_by(analysis, options, None)
+pub fn cut(analysis: &Analysis, options: &PruneOptions, runtime: Option<&Runtime>) -> Result<Cut, Error> {
+    cut_by(analysis, options, None, runtime)
 }
 
 /// Scores, selects and rewrites; the gradient criteria need `gradients`.
 ///
 /// # Errors
 /// A weight that can't be read, a target that can't be met, nothing that can be pruned.
-pub fn cut_by(analysis: &Analysis<'_>, options: &PruneOptions, gradients: Option<&Accumulated>) -> Result<Cut, Error> {
-    let Choice { scored, removed, kept, ratio, criterion, mut warnings } = choose(analysis, options, gradients)?;
+pub fn cut_by(
+    analysis: &Analysis,
+    options: &PruneOptions,
+    gradients: Option<&Accumulated>,
+    runtime: Option<&Runtime>,
+) -> Result<Cut, Error> {
+    let Choice { scored, removed, kept, ratio, criterion, mut warnings } =
+        choose(analysis, options, gradients, runtime)?;
     let sizes = sizes_for(&analysis.facts, &options.sizes);
     let before = analysis.count(|counter| counter.cost(None, &sizes));
     let is_asked = ratio > 0.0 || options.ratio_for.iter().any(|(_, ratio)| *ratio > 0.0);
@@ -300,7 +227,7 @@ pub fn cut_by(analysis: &Analysis<'_>, options: &PruneOptions, gradients: Option
             .in_file(analysis.model.path())
             .hint("a larger --ratio, a smaller --round-to or --norm-groups drop may help; inspect shows the groups"));
     }
-    let rewritten = rewrite(analysis.model, &analysis.graph, &analysis.facts, &analysis.coupling, &kept)?;
+    let rewritten = rewrite(analysis, &kept)?;
     let after = analysis.count(|counter| counter.cost(Some(&kept), &sizes));
     for scored in &scored {
         if let [first, others @ ..] = scored.grouping.dropped.as_slice() {
@@ -323,7 +250,7 @@ fn is_same_group(a: &[Member], b: &[Member]) -> bool {
         && a.iter().zip(b).all(|(a, b)| a.weight == b.weight && a.axis == b.axis && a.indices == b.indices)
 }
 
-fn nothing_to_prune(analysis: &Analysis<'_>, scored: &[Scored]) -> Error {
+fn nothing_to_prune(analysis: &Analysis, scored: &[Scored]) -> Error {
     let first = scored.iter().flat_map(|scored| &scored.grouping.groups).find_map(|group| {
         let reason = group.kept.as_ref()?;
         Some(format!("{}: {} (node {:?})", analysis.group_name(&group.members), reason.text, reason.node))
@@ -339,7 +266,7 @@ fn nothing_to_prune(analysis: &Analysis<'_>, scored: &[Scored]) -> Error {
 
 /// The smallest ratio that leaves at most `share`.
 fn search_ratio(
-    analysis: &Analysis<'_>,
+    analysis: &Analysis,
     options: &PruneOptions,
     share: f64,
     before: &Cost,

@@ -8,11 +8,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::couple::options::{AttentionOption, NormGroups};
 use crate::error::Error;
 use crate::graph::Graph;
-use crate::pipeline::{AttentionOption, NormGroups, PruneOptions, Target};
+use crate::operator::reference::KeptAxes;
 use crate::rewrite::WeightSlices;
-use crate::verify::reference::KeptAxes;
 
 /// Version of the schema that this version writes and reads.
 pub const SCHEMA: u32 = 1;
@@ -82,56 +82,6 @@ pub struct MemberPlan {
     pub axis: usize,
     /// `producer`, `consumer` or `parameter`.
     pub role: String,
-}
-
-/// The options of a cut in the form of the plan.
-pub fn options_record(options: &PruneOptions) -> BTreeMap<String, Value> {
-    // Field by field, so that a new option can't be forgotten here.
-    let PruneOptions {
-        target,
-        scope,
-        round_to,
-        max_ratio,
-        keep,
-        ratio_for,
-        norm_groups,
-        attention,
-        criterion,
-        norm,
-        reduction,
-        seed,
-        sizes,
-        members,
-        reference,
-        // Follows from the network.
-        image_elements: _,
-    } = options;
-    let target = match target {
-        Target::Ratio(ratio) => ("ratio", json!(ratio)),
-        Target::Macs(share) => ("target-macs", json!(share)),
-        Target::Params(share) => ("target-params", json!(share)),
-    };
-    let keep: Vec<&str> = keep.iter().map(regex::Regex::as_str).collect();
-    let ratio_for: Vec<String> = ratio_for.iter().map(|(pattern, ratio)| format!("{pattern}={ratio}")).collect();
-    let sizes: Vec<String> = sizes.iter().map(|(name, size)| format!("{name}={size}")).collect();
-    let record = [
-        target,
-        ("scope", json!(scope)),
-        ("round-to", json!(round_to)),
-        ("max-ratio", json!(max_ratio)),
-        ("keep", json!(keep)),
-        ("ratio-for", json!(ratio_for)),
-        ("norm-groups", json!(norm_groups)),
-        ("attention", json!(attention)),
-        ("criterion", json!(criterion)),
-        ("norm", json!(norm)),
-        ("group-reduction", json!(reduction)),
-        ("seed", json!(seed)),
-        ("size", json!(sizes)),
-        ("members", json!(members)),
-        ("reference", json!(reference)),
-    ];
-    record.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
 /// The tensors of a cut in the form of the plan, readers with the same slices together.

@@ -3,28 +3,27 @@
 //! Nothing is sliced here. The result names, for the writer, which initializers keep which indices, which nodes are
 //! patched and which shapes change; weights are sliced while they are written.
 
-mod patch;
-
 mod unread;
 
 mod weights;
 
 use std::collections::{BTreeMap, HashSet};
 
-pub use patch::PatchCx;
+use crate::operator::patch::PatchCx;
 use unread::NewNodes;
-pub use weights::{Slices, WeightSlices};
+pub use weights::WeightSlices;
 
-use crate::couple::Coupling;
-use crate::dim::Dim;
+use crate::analysis::Analysis;
 use crate::error::Error;
-use crate::fact::{Fact, Known};
+use crate::graph::dim::Dim;
+use crate::graph::fact::{Fact, Known};
+use crate::graph::facts::Facts;
+use crate::graph::model::Model;
 use crate::graph::{Graph, Node};
-use crate::infer::Facts;
-use crate::kept::Kept;
-use crate::load::Model;
 use crate::onnx::{DataType, NodeProto, TensorProto};
-use crate::operator;
+use crate::operator::couple::Coupling;
+use crate::operator::couple::kept::Kept;
+use crate::ops;
 use crate::write::{DimOut, Edits, NodeOut};
 
 /// A rewritten model, ready to be written.
@@ -44,20 +43,15 @@ pub struct Rewritten {
 ///
 /// # Errors
 /// A node can't express the cut, or a shape does not come out as the cut asks for; nothing has been written then.
-pub fn rewrite(
-    model: &Model,
-    graph: &Graph,
-    facts: &Facts,
-    coupling: &Coupling,
-    kept: &Kept,
-) -> Result<Rewritten, Error> {
-    let slices = WeightSlices::new(model, graph, coupling, kept);
+pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
+    let Analysis { model, graph, operators, facts, fold, coupling } = analysis;
+    let slices = WeightSlices::new(model, graph, fold, coupling, kept);
     let mut after = Facts::of_sources(model, graph)?;
-    let mut edits = Edits { initializers: slices.initializers(model, graph)?, ..Edits::default() };
+    let mut edits = Edits { initializers: slices.initializers(model, graph, fold)?, ..Edits::default() };
     let mut taken: HashSet<String> = graph.values.iter().map(|value| value.name.clone()).collect();
     let mut frozen = Vec::new();
     let mut nodes = NewNodes::default();
-    for proto in slices.constant_nodes(model, graph)? {
+    for proto in slices.constant_nodes(model, graph, fold)? {
         nodes.push(NodeOut::New(proto.clone()), &proto, graph, None);
     }
     for node in &graph.nodes {
@@ -86,7 +80,7 @@ pub fn rewrite(
         let mut inserted = Vec::new();
         // What a barrier touches does not shrink, so that nothing of it has to be patched.
         let is_barrier = coupling.barriers.iter().any(|barrier| barrier.node == node.id);
-        let op = operator::find(&node.proto.domain, &node.proto.op_type).filter(|_| !is_barrier);
+        let op = operators.get(node.id).filter(|_| !is_barrier);
         if let Some(op) = op {
             let mut cx = PatchCx {
                 node,
@@ -101,7 +95,7 @@ pub fn rewrite(
                 overrides: &mut overrides,
                 changed: false,
             };
-            op.patch(node, &mut cx).map_err(|cause| {
+            op.patch(&mut cx).map_err(|cause| {
                 Error::unmet(format!("the cut can't be written: {cause}"))
                     .in_file(model.path())
                     .at_node(&node.name, node.op())
@@ -116,7 +110,14 @@ pub fn rewrite(
             edits.initializers.push(crate::write::InitializerOut::New(tensor));
         }
         let patched = Node { proto: proto.clone(), ..node.clone() };
-        after.infer_patched(model, &patched, &overrides)?;
+        let parsed;
+        let operator = if changed {
+            parsed = ops::parse_node(&patched);
+            parsed.as_ref().map(Box::as_ref).map_err(Clone::clone)
+        } else {
+            operators.of(node.id)
+        };
+        after.infer_patched(model, &patched, operator, &overrides)?;
         if let Some(tensor) = frozen_scalar(graph, facts, &after, node) {
             frozen.push(tensor.name.clone());
             for value in node.outputs.iter().flatten() {

@@ -19,7 +19,9 @@ mod placement;
 mod places;
 mod preload;
 mod probe;
+
 mod provider;
+pub mod random_inputs;
 mod session;
 #[cfg(feature = "ort-training")]
 mod training;

@@ -21,7 +21,7 @@ use regex::Regex;
 use crate::error::Error;
 use crate::gradient::{GradientGraph, GradientOptions, UseGradient, widened_tensor};
 use crate::graph::ValueId;
-use crate::macs::Sizes;
+use crate::graph::sizes::Sizes;
 use crate::onnx::ModelProto;
 use crate::pipeline::{Analysis, AttentionOption, NormGroups};
 use crate::write::{check_destination, write_file};
@@ -92,12 +92,12 @@ pub struct Artifacts {
 ///
 /// # Errors
 /// A pattern matches nothing.
-pub fn trained_weights(analysis: &Analysis<'_>, patterns: &[Regex]) -> Result<Vec<ValueId>, Error> {
+pub fn trained_weights(analysis: &Analysis, patterns: &[Regex]) -> Result<Vec<ValueId>, Error> {
     let graph = &analysis.graph;
     let is_trainable = |value: ValueId| {
         let fact = analysis.facts.values[value].as_ref();
         let is_float = fact.is_some_and(|fact| fact.is_float() && fact.shape.as_ref().is_some_and(|s| !s.is_empty()));
-        is_float && graph.constant(analysis.model, value).is_some()
+        is_float && analysis.constant(value).is_some()
     };
     if patterns.is_empty() {
         let groupings = analysis.groupings(AttentionOption::Both, NormGroups::Keep);
@@ -126,7 +126,7 @@ impl Artifacts {
     /// # Errors
     /// As [`GradientGraph::build`]; also where the loss depends on none of the weights, a weight can't be read, a name
     /// is taken that training sessions give a meaning, or an artifact would be larger than its format allows.
-    pub fn build(analysis: &Analysis<'_>, options: &TrainingOptions) -> Result<Self, Error> {
+    pub fn build(analysis: &Analysis, options: &TrainingOptions) -> Result<Self, Error> {
         let graph_of = |wanted: Vec<ValueId>| {
             let (sizes, prediction) = (options.sizes.clone(), options.prediction.clone());
             let options =
@@ -180,7 +180,7 @@ impl Artifacts {
     /// # Errors
     /// The folder or a file in it can't be written, or a file would replace the input; nothing new is left behind then
     /// unless only the last renames fail.
-    pub fn write(&self, analysis: &Analysis<'_>, folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    pub fn write(&self, analysis: &Analysis, folder: &Path) -> Result<Vec<PathBuf>, Error> {
         let fail = |error: std::io::Error| {
             Error::input(folder, format!("can't be written: {error}"))
                 .hint("check that the folder it lies in exists and can be written to")
@@ -188,7 +188,7 @@ impl Artifacts {
         };
         let paths: Vec<PathBuf> = FILES.iter().map(|name| folder.join(name)).collect();
         for path in &paths {
-            check_destination(analysis.model, path)?;
+            check_destination(&analysis.model, path)?;
         }
         let is_new = !folder.exists();
         if is_new {
@@ -223,8 +223,8 @@ impl Artifacts {
 }
 
 /// The weights that have a gradient, in the order of the graph's values, with their values.
-fn parameters(analysis: &Analysis<'_>, gradients: &[UseGradient]) -> Result<Vec<Parameter>, Error> {
-    let (model, graph) = (analysis.model, &analysis.graph);
+fn parameters(analysis: &Analysis, gradients: &[UseGradient]) -> Result<Vec<Parameter>, Error> {
+    let (model, graph) = (&analysis.model, &analysis.graph);
     let values: BTreeSet<ValueId> = gradients.iter().map(|gradient| gradient.value).collect();
     if values.is_empty() {
         let text = "expected weights that the loss depends on, found none among those to be trained";
@@ -232,7 +232,7 @@ fn parameters(analysis: &Analysis<'_>, gradients: &[UseGradient]) -> Result<Vec<
     }
     let mut parameters = Vec::new();
     for value in values {
-        let Some(tensor) = graph.constant(model, value) else { continue };
+        let Some(tensor) = analysis.constant(value) else { continue };
         let widened = widened_tensor(model, tensor)?;
         let values = model.tensor_view(&widened)?;
         parameters.push(Parameter { name: graph.values[value].name.clone(), dims: widened.dims, values });

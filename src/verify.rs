@@ -10,8 +10,6 @@ pub mod reference;
 
 mod compare;
 
-mod inputs;
-
 mod locate;
 
 mod pair;
@@ -24,19 +22,19 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
+use crate::analysis::{Analysis, analyse};
 use crate::array::Array;
 use crate::error::Error;
-use crate::load::Model;
-use crate::macs::Sizes;
+use crate::graph::model::Model;
+use crate::graph::sizes::Sizes;
 use crate::onnx::{GraphProto, ModelProto};
-use crate::operator;
-use crate::pipeline::{Analysis, analyse};
+use crate::operator::Operator;
+use crate::operator::reference::{KeptAxes, Reference};
 use crate::runtime::{Runtime, SessionOptions};
 use pair::Pair;
-use reference::{KeptAxes, Reference};
 use run::Verification;
 
-pub use inputs::{Variant, check_names, draw_input, draw_inputs, input_variants, size_variants};
+use crate::inputs::{InputOptions, Variant, input_variants};
 pub use locate::{Difference, ValuesReport};
 
 /// How strict verification is and on what it runs.
@@ -57,6 +55,13 @@ pub struct VerifyOptions {
 impl Default for VerifyOptions {
     fn default() -> Self {
         Self { rtol: None, atol: 1e-6, seed: 0, inputs: None, sizes: Sizes::new() }
+    }
+}
+
+impl VerifyOptions {
+    /// What decides the inputs of the networks.
+    pub fn inputs(&self) -> InputOptions<'_> {
+        InputOptions { inputs: self.inputs.as_deref(), sizes: &self.sizes, seed: self.seed }
     }
 }
 
@@ -141,16 +146,17 @@ impl VerifyReport {
 /// # Errors
 /// An operator that stands where something was removed has no reference rule.
 pub fn reference_model(
-    analysis: &Analysis<'_>,
+    analysis: &Analysis,
     kept: &HashMap<(usize, usize), KeptAxes>,
 ) -> Result<(ModelProto, Reference), Error> {
-    let reference = Reference::build(&analysis.graph, &analysis.facts, kept).map_err(|unmasked| {
-        let node = &analysis.graph.nodes[unmasked.node];
-        Error::unmet(format!("the reference graph can't be built: {}", unmasked.cause))
-            .in_file(analysis.model.path())
-            .at_node(&node.name, node.op())
-            .hint("report the model; --no-verify writes it unverified")
-    })?;
+    let reference =
+        Reference::build(&analysis.graph, &analysis.operators, &analysis.facts, kept).map_err(|unmasked| {
+            let node = &analysis.graph.nodes[unmasked.node];
+            Error::unmet(format!("the reference graph can't be built: {}", unmasked.cause))
+                .in_file(analysis.model.path())
+                .at_node(&node.name, node.op())
+                .hint("report the model; --no-verify writes it unverified")
+        })?;
     let (proto, graph) = (analysis.model.proto(), analysis.model.graph());
     let mut initializer = graph.initializer.clone();
     initializer.extend(reference.initializers.iter().cloned());
@@ -176,10 +182,9 @@ pub fn reference_model(
 ///
 /// # Errors
 /// The pruned file contradicts itself.
-fn decomposed(original: &Analysis<'_>, pruned: &Model) -> Result<Option<ModelProto>, Error> {
-    let is_decomposed = |node: &crate::graph::Node| {
-        operator::find(&node.proto.domain, &node.proto.op_type).is_some_and(|op| op.is_decomposed(node))
-    };
+fn decomposed(original: &Analysis, pruned: &Model) -> Result<Option<ModelProto>, Error> {
+    let is_decomposed =
+        |node: &crate::graph::Node| original.operators.get(node.id).is_some_and(Operator::is_decomposed);
     if !original.graph.nodes.iter().any(is_decomposed) {
         return Ok(None);
     }
@@ -193,7 +198,7 @@ const RTOL: f64 = 1e-4;
 const RTOL_HALF: f64 = 2e-2;
 
 /// Whether any value of the model has half precision.
-fn has_half(analysis: &Analysis<'_>) -> bool {
+fn has_half(analysis: &Analysis) -> bool {
     analysis.facts.values.iter().flatten().any(|fact| widen::is_half(fact.dtype as i32))
 }
 
@@ -203,7 +208,7 @@ fn has_half(analysis: &Analysis<'_>) -> bool {
 /// The reference can't be built or run. A pruned file that does not run or differs is no error but a report that did
 /// not pass.
 pub fn verify(
-    analysis: &Analysis<'_>,
+    analysis: &Analysis,
     kept: &HashMap<(usize, usize), KeptAxes>,
     pruned: &Model,
     runtime: &Runtime,
@@ -213,7 +218,7 @@ pub fn verify(
     let is_half = has_half(analysis);
     let decomposed = decomposed(analysis, pruned);
     let is_decomposed = matches!(decomposed, Ok(Some(_)));
-    let native = Pair::new(model, analysis.model, pruned, decomposed.as_ref().ok().cloned().flatten());
+    let native = Pair::new(model, &analysis.model, pruned, decomposed.as_ref().ok().cloned().flatten());
     let mut verification = Verification {
         analysis,
         kept,
@@ -236,7 +241,7 @@ pub fn verify(
         verification.report.failure = Some(format!("the pruned file is not valid: {error}"));
         return Ok(verification.report);
     }
-    let mut variants = input_variants(analysis, options)?;
+    let mut variants = input_variants(analysis, &options.inputs())?;
     let rtol = verification.report.rtol;
     match native.reference_session(runtime) {
         Ok(of_reference) => {

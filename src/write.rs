@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use crate::error::Error;
-use crate::load::Model;
+use crate::graph::model::Model;
 use crate::onnx::{AttributeProto, DataLocation, NodeProto, TensorProto};
 
 pub use slice::slice_bytes;

@@ -22,8 +22,8 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
     crate::write::check_destination(&model, &args.output)?;
     progress.step("coupling channels");
     let analysis = analyse(&model)?;
-    open_runtime_to_fold(&analysis, cli)?;
-    let rewritten = apply(&analysis, &plan, &args.plan)?;
+    let to_fold = open_runtime_to_fold(&analysis, cli)?;
+    let rewritten = apply(&analysis, &plan, &args.plan, to_fold)?;
     progress.step("writing");
     let mut edits = rewritten.edits;
     edits.metadata = plan.metadata();

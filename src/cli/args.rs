@@ -9,8 +9,8 @@ use super::diffusion_args::{DataArgs, DiffusionArgs};
 use super::gradient_args::GradientArgs;
 use super::loss::LossArgs;
 use super::sample::SampleArgs;
-use crate::importance::{GroupReduction, Norm};
 use crate::pipeline::{AttentionOption, CriterionOption, NormGroups};
+use crate::score::{GroupReduction, Norm};
 use crate::select::Scope;
 
 /// Prune channels of an exported diffusion network on its ONNX graph and prove that the cut is correct.

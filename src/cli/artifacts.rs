@@ -6,8 +6,8 @@ use super::args::ArtifactsArgs;
 use super::config::{check_sizes, parse_sizes, pattern};
 use super::printer::{Printer, human};
 use crate::error::Error;
+use crate::graph::sizes::sizes_for;
 use crate::load::load;
-use crate::macs::sizes_for;
 use crate::pipeline::analyse;
 use crate::training::{Artifacts, TrainingOptions, trained_weights};
 

@@ -7,7 +7,7 @@ use regex::Regex;
 use super::args::PruneArgs;
 use super::gradient_args::GradientArgs;
 use crate::error::Error;
-use crate::macs::Sizes;
+use crate::graph::sizes::Sizes;
 use crate::pipeline::{PruneOptions, Target};
 
 impl PruneArgs {

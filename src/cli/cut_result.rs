@@ -24,7 +24,7 @@ fn output_bytes(staged: Option<(&Path, &Path)>) -> Option<u64> {
 }
 
 pub(super) fn summary(
-    analysis: &Analysis<'_>,
+    analysis: &Analysis,
     cut: &Cut,
     scored: Option<&Scored>,
     report: Option<&VerifyReport>,
@@ -62,7 +62,7 @@ pub(super) fn summary(
 
 /// Quantities before and after, as the tables show them.
 fn cost_rows(
-    analysis: &Analysis<'_>,
+    analysis: &Analysis,
     cut: &Cut,
     latencies: Option<&[Latency]>,
     written: Option<(&Path, &Path)>,
@@ -91,7 +91,7 @@ fn cost_rows(
 /// Writes the report that the arguments ask for.
 pub(super) fn write_report(
     path: &Path,
-    (analysis, cut): (&Analysis<'_>, &Cut),
+    (analysis, cut): (&Analysis, &Cut),
     scored: Option<&Scored>,
     verification: Option<&VerifyReport>,
     latencies: Option<&[Latency]>,
@@ -118,7 +118,7 @@ pub(super) fn write_report(
 }
 
 pub(super) fn text(
-    analysis: &Analysis<'_>,
+    analysis: &Analysis,
     cut: &Cut,
     scored: Option<&Scored>,
     report: Option<&VerifyReport>,

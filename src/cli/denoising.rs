@@ -10,11 +10,14 @@ use crate::array::Array;
 use crate::diffusion::{Conditioning, ConfiguredProcess, Denoiser, Roles};
 use crate::error::Error;
 use crate::graph::Graph;
-use crate::infer::{Facts, infer};
-use crate::load::{Model, load};
-use crate::macs::{Sizes, sizes_for};
+use crate::graph::facts::Facts;
+use crate::graph::model::Model;
+use crate::graph::sizes::{Sizes, sizes_for};
+use crate::infer::infer;
+use crate::inputs::check_names;
+use crate::load::load;
+use crate::ops;
 use crate::runtime::{Runtime, SessionOptions};
-use crate::verify::check_names;
 
 /// A network, what its inputs and outputs stand for, and how it was trained.
 pub(super) struct Network {
@@ -41,7 +44,7 @@ impl Network {
         let model = load(input)?;
         let graph = Graph::new(&model)?;
         check_names(&model, &graph, given.as_deref().unwrap_or_default())?;
-        let facts = infer(&model, &graph)?;
+        let facts = infer(&model, &graph, &ops::parse(&graph))?;
         let sizes = parse_sizes(size)?;
         check_sizes(&sizes, &sizes_for(&facts, &sizes), input)?;
         let roles = Roles::recognise(&model, &graph, &facts, &diffusion.role_names())?;

@@ -12,10 +12,10 @@ use crate::diffusion::{Conditioning, Roles};
 use crate::error::Error;
 use crate::gradient::Precision;
 use crate::gradient::accumulate::ThresholdMode;
-use crate::importance::{Published, ScoringMembers};
 use crate::pipeline::{Analysis, GradientInputs, GradientRun, GradientSettings, GradientStep, PruneOptions, gradients};
 use crate::report::Losses;
 use crate::runtime::{Device, Runtime};
+use crate::score::{Published, ScoringMembers};
 
 /// Samples of a batch where nothing is said.
 const BATCH: usize = 16;
@@ -107,7 +107,7 @@ pub(super) struct Scored {
 /// Computes the gradients that the criterion needs; `None` where it needs none.
 pub(super) fn run(
     args: &PruneArgs,
-    analysis: &Analysis<'_>,
+    analysis: &Analysis,
     runtime: Option<&Runtime>,
     options: &mut PruneOptions,
     given: Option<&[(String, Array)]>,
@@ -117,7 +117,7 @@ pub(super) fn run(
         return Ok(None);
     }
     let Some(runtime) = runtime else { return Ok(None) };
-    let (model, graph, facts) = (analysis.model, &analysis.graph, &analysis.facts);
+    let (model, graph, facts) = (&analysis.model, &analysis.graph, &analysis.facts);
     let advice = "the gradient criteria score denoising networks; for others give --criterion magnitude";
     let roles = Roles::recognise(model, graph, facts, &args.diffusion.role_names()).map_err(|error| {
         let own = error.advice().map(|own| format!("{own}; {advice}"));

@@ -9,12 +9,12 @@ use serde_json::json;
 use super::args::InspectArgs;
 use super::config::{check_sizes, parse_sizes};
 use super::printer::{Printer, human, percent, table, wrapped};
+use crate::analysis::{Analysis, analyse};
 use crate::couple::group::Grouping;
 use crate::error::Error;
-use crate::fact::Fact;
+use crate::graph::fact::Fact;
+use crate::graph::sizes::sizes_for;
 use crate::load::load;
-use crate::macs::sizes_for;
-use crate::pipeline::{Analysis, analyse};
 
 pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> {
     let progress = printer.progress(3);
@@ -148,7 +148,7 @@ impl GroupRow {
     }
 }
 
-fn group_rows(analysis: &Analysis<'_>, grouping: &Grouping) -> Vec<GroupRow> {
+fn group_rows(analysis: &Analysis, grouping: &Grouping) -> Vec<GroupRow> {
     let row = |group: &crate::couple::group::ChannelGroup| {
         let member = |member: &crate::couple::group::Member| {
             let node = &analysis.graph.nodes[analysis.coupling.uses[member.weight].node];
@@ -178,7 +178,7 @@ fn block_of(name: &str) -> String {
 }
 
 /// Channel groups and the nodes whose weights they tie, as a graph.
-fn dot(analysis: &Analysis<'_>, grouping: &Grouping) -> String {
+fn dot(analysis: &Analysis, grouping: &Grouping) -> String {
     let mut graph: DiGraph<String, String> = DiGraph::new();
     let mut nodes = BTreeMap::new();
     for group in &grouping.groups {

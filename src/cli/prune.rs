@@ -12,10 +12,12 @@ use super::printer::Printer;
 use super::{open_runtime, open_runtime_to_fold};
 use crate::array::Array;
 use crate::error::Error;
-use crate::load::{Model, load};
+use crate::graph::model::Model;
+use crate::inputs::{check_names, input_variants};
+use crate::load::load;
 use crate::pipeline::{Analysis, analyse, cut_by};
 use crate::runtime::{Latency, Runtime, SessionOptions, interleaved_latency};
-use crate::verify::{VerifyOptions, check_names, input_variants, verify};
+use crate::verify::{VerifyOptions, verify};
 use crate::write::stage;
 
 /// Runs of each network that are timed, at most, and the seconds they may take together.
@@ -49,13 +51,13 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
     progress.step("coupling channels");
     let analysis = analyse(&model)?;
     check_names(&model, &analysis.graph, given.as_deref().unwrap_or_default())?;
-    open_runtime_to_fold(&analysis, cli)?;
+    let to_fold = open_runtime_to_fold(&analysis, cli)?;
     drop(progress);
     let scored = gradient_args::run(&args, &analysis, runtime, &mut options, given.as_deref(), printer)?;
     let progress = printer.progress(4);
     progress.step("scoring and selecting");
     let sums = scored.as_ref().map(|scored| &scored.run.sum);
-    let mut cut = hashed_beside(&model, || cut_by(&analysis, &options, sums))?;
+    let mut cut = hashed_beside(&model, || cut_by(&analysis, &options, sums, to_fold))?;
     check_sizes(&options.sizes, &cut.sizes, input)?;
     progress.pause(|| cut.warnings.iter().for_each(|warning| printer.warning(warning)));
     let Some(output) = output.filter(|_| !args.dry_run) else {
@@ -140,13 +142,13 @@ pub(super) fn read_inputs(path: &Path) -> Result<Vec<(String, Array)>, Error> {
 }
 
 fn measure(
-    analysis: &Analysis<'_>,
+    analysis: &Analysis,
     pruned: &Path,
     runtime: &Runtime,
     options: &VerifyOptions,
 ) -> Result<Vec<Latency>, Error> {
     let fail = |error: crate::runtime::RuntimeError| Error::unmet(error.to_string());
-    let (_, inputs) = input_variants(analysis, options)?.into_iter().next().unwrap_or_default();
+    let (_, inputs) = input_variants(analysis, &options.inputs())?.into_iter().next().unwrap_or_default();
     let options = SessionOptions::default();
     let mut original = runtime.session_from_file(analysis.model.path(), &options).map_err(fail)?;
     let mut pruned = runtime.session_from_file(pruned, &options).map_err(fail)?;

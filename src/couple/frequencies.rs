@@ -3,15 +3,15 @@
 use std::collections::BTreeSet;
 
 use crate::graph::{Graph, ValueId};
-use crate::operator;
+use crate::operator::{Operator, Operators};
 
-use super::Coupling;
+use crate::operator::couple::Coupling;
 
 /// The constants from which, with the network's inputs, the angles of sines and cosines are computed: the frequencies of
 /// an embedding of timesteps or positions. Channels go through them as through a weight, but they say nothing about
 /// how much a channel matters: the slope of a sine by its frequency is as large as the timestep. Where a
 /// contraction with a weight stands before the angle, the network may have learned all of it.
-pub fn frequencies(graph: &Graph, coupling: &Coupling) -> BTreeSet<ValueId> {
+pub fn frequencies(graph: &Graph, operators: &Operators, coupling: &Coupling) -> BTreeSet<ValueId> {
     let spaces = coupling.spaces.all();
     let contracts = |node: usize| {
         let uses = coupling.uses.iter().filter(|weight| weight.node == node);
@@ -22,8 +22,7 @@ pub fn frequencies(graph: &Graph, coupling: &Coupling) -> BTreeSet<ValueId> {
     };
     let mut tables = BTreeSet::new();
     for node in &graph.nodes {
-        let takes_angle =
-            operator::find(&node.proto.domain, &node.proto.op_type).is_some_and(|op| op.takes_angle(node));
+        let takes_angle = operators.get(node.id).is_some_and(Operator::takes_angle);
         let Some(angle) = node.input(0).filter(|_| takes_angle) else { continue };
         let mut found = BTreeSet::new();
         let mut open = vec![angle];

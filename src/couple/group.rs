@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use petgraph::unionfind::UnionFind;
 
-use super::layout::SpaceId;
 use super::resolve::{Attention, DroppedNorms, resolve};
-use super::space::{Reason, Spaces};
-use super::{Coupling, WeightUse};
+use crate::operator::couple::layout::SpaceId;
+use crate::operator::couple::space::{Reason, Spaces};
+use crate::operator::couple::{Coupling, WeightUse};
 
 /// What a constant does for the channels of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::layout::SpaceId;
-use super::space::{Cut, Reason, Spaces};
+use crate::operator::couple::layout::SpaceId;
+use crate::operator::couple::space::{Cut, Reason, Spaces};
 
 /// Which digit of an attention axis `[heads, head dimension]` may shrink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,10 +6,10 @@ use super::roles::Roles;
 use crate::array::{Array, ArrayData, each_type, element_count};
 use crate::error::Error;
 use crate::graph::Graph;
-use crate::infer::Facts;
-use crate::load::Model;
-use crate::macs::Sizes;
-use crate::verify::draw_input;
+use crate::graph::facts::Facts;
+use crate::graph::model::Model;
+use crate::graph::sizes::Sizes;
+use crate::inputs::draw_input;
 
 /// Conditioning for any number of samples.
 #[derive(Clone, Debug, Default)]

@@ -9,8 +9,8 @@ use super::roles::Roles;
 use super::schedule::Level;
 use crate::array::{Array, ArrayData};
 use crate::error::Error;
-use crate::infer::Facts;
-use crate::macs::Sizes;
+use crate::graph::facts::Facts;
+use crate::graph::sizes::Sizes;
 use crate::runtime::{RuntimeError, Session};
 
 /// A network with its inputs laid out once; every evaluation reuses them.

@@ -14,8 +14,8 @@ use crate::array::{Array, ArrayData, ElementType};
 use crate::error::Error;
 use crate::gradient::TARGET;
 use crate::gradient::accumulate::Denoising;
-use crate::infer::Facts;
-use crate::macs::Sizes;
+use crate::graph::facts::Facts;
+use crate::graph::sizes::Sizes;
 
 /// A batch of clean samples with the noise that is added to it at every timestep.
 ///

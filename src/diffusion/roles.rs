@@ -13,13 +13,13 @@ use serde::Serialize;
 
 use super::process::{Process, TimeScale};
 use crate::array::ElementType;
-use crate::dim::Dim;
 use crate::error::Error;
-use crate::fact::Fact;
+use crate::graph::dim::Dim;
+use crate::graph::fact::Fact;
+use crate::graph::facts::Facts;
+use crate::graph::model::Model;
+use crate::graph::sizes::{Sizes, sizes_for};
 use crate::graph::{Graph, ValueId};
-use crate::infer::Facts;
-use crate::load::Model;
-use crate::macs::{Sizes, sizes_for};
 use names::words;
 use recognise::roles;
 

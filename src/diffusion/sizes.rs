@@ -5,9 +5,9 @@ use std::path::Path;
 use super::data::array_dims;
 use super::roles::{Port, Roles};
 use crate::array::Array;
-use crate::dim::Dim;
 use crate::error::Error;
-use crate::macs::Sizes;
+use crate::graph::dim::Dim;
+use crate::graph::sizes::Sizes;
 
 impl Roles {
     /// `given`, and sizes for those symbols of samples and conditioning that it lacks and that arrays fix: the file of

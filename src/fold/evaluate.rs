@@ -7,23 +7,29 @@ use prost::Message;
 use super::{Fold, Part};
 use crate::array::{Array, ArrayData};
 use crate::error::Error;
+use crate::graph::model::Model;
 use crate::graph::{Graph, ValueId};
-use crate::load::Model;
 use crate::onnx::{DataType, GraphProto, ModelProto, TensorProto, ValueInfoProto};
-use crate::runtime::{Optimization, Runtime, RuntimeError, SessionOptions};
+use crate::runtime::{Optimization, Runtime, SessionOptions};
 
 impl Fold {
     /// Computes the values for which `is_wanted` holds, and those of the same parts, where that has not been done.
-    /// ONNX Runtime is looked for only if there are any.
+    /// ONNX Runtime is needed only if there are any.
     ///
     /// # Errors
     /// ONNX Runtime is not found or refuses the nodes.
-    pub fn evaluate(&self, model: &Model, graph: &Graph, is_wanted: &dyn Fn(ValueId) -> bool) -> Result<(), Error> {
+    pub fn evaluate(
+        &self,
+        model: &Model,
+        graph: &Graph,
+        runtime: Option<&Runtime>,
+        is_wanted: &dyn Fn(ValueId) -> bool,
+    ) -> Result<(), Error> {
         for part in &self.parts {
             if part.tensors.get().is_some() || !part.values.iter().any(|value| is_wanted(*value)) {
                 continue;
             }
-            let runtime = Runtime::open(None).map_err(|error| missing(model, &error))?;
+            let runtime = runtime.ok_or_else(|| missing(model))?;
             let tensors = compute(model, graph, part, runtime)?;
             // Another thread may have been faster; it computed the same.
             let _ = part.tensors.set(tensors);
@@ -32,13 +38,10 @@ impl Fold {
     }
 }
 
-fn missing(model: &Model, error: &RuntimeError) -> Error {
-    let text = format!("the network computes weights from constants, which needs ONNX Runtime: {error}");
-    let result = Error::input(model.path(), text);
-    match error.hint() {
-        Some(hint) => result.hint(hint),
-        None => result,
-    }
+fn missing(model: &Model) -> Error {
+    let text = "the network computes weights from constants, which needs ONNX Runtime; none is given";
+    Error::input(model.path(), text)
+        .hint("install it with pip install onnxruntime, or name its library with --onnxruntime")
 }
 
 fn compute(

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::array::Array;
 use crate::error::Error;
-use crate::load::Model;
+use crate::graph::model::Model;
 
 use super::pass::GradientPass;
 use super::sum::GradientSum;

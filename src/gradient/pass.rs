@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::array::Array;
 use crate::error::Error;
-use crate::load::Model;
+use crate::graph::model::Model;
 use crate::runtime::{BoundSession, Device, Execution, Optimization, Runtime, RuntimeError, Session, SessionOptions};
 
 use super::precision::{LOSS_SCALE, LossScale, OVERFLOW};

@@ -10,13 +10,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use super::context::Tape;
 use super::forward::floats;
 use crate::array::{Array, ArrayData};
 use crate::error::Error;
-use crate::load::Model;
+use crate::graph::model::Model;
 use crate::onnx::{DataType, NodeProto, TensorProto, attr_int};
-use crate::operator;
+use crate::operator::Registration;
+use crate::operator::gradient::Tape;
+use crate::ops;
 use crate::runtime::RuntimeError;
 
 /// Name of the graph input that takes what the loss is multiplied by before it is differentiated.
@@ -110,7 +111,7 @@ pub(super) fn halve_products(
     let mut halves: HashMap<String, String> = HashMap::new();
     let mut nodes = Vec::with_capacity(tape.nodes.len());
     for mut node in std::mem::take(&mut tape.nodes) {
-        let sums = operator::find(&node.domain, &node.op_type).is_some_and(operator::Operator::sums_products);
+        let sums = ops::find(&node.domain, &node.op_type).is_some_and(Registration::sums_products);
         if !sums || skips(&node) {
             nodes.push(node);
             continue;

@@ -8,7 +8,7 @@ mod graphs;
 
 use crate::array::{Array, ArrayData};
 use crate::error::Error;
-use crate::load::Model;
+use crate::graph::model::Model;
 use crate::runtime::{BoundSession, DeviceTensor, RuntimeError};
 
 use super::LOSS;

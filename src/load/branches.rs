@@ -4,12 +4,16 @@
 //! branch takes the node's place: its nodes become nodes of the graph, as those of a function do, and its initializers
 //! Constant nodes.
 
-use super::{Model, captured, inline};
+use std::sync::Arc;
+
+use super::inline;
 use crate::error::Error;
 use crate::graph::Graph;
+use crate::graph::model::Model;
 use crate::infer::infer;
+use crate::onnx::order::captured;
 use crate::onnx::{DataLocation, FunctionProto, GraphProto, ModelProto, NodeProto, attr_tensor};
-use crate::operator;
+use crate::ops;
 
 /// The domain of the functions that branches are called as while they are inlined.
 const DOMAIN: &str = "onnx_diffprune.branches";
@@ -29,7 +33,7 @@ pub(super) fn take_decided(model: &mut Model) -> Result<(), Error> {
         }
         let mut functions = Vec::new();
         for (index, body) in bodies {
-            let node = &mut model.graph.node[index];
+            let node = &mut Arc::make_mut(&mut model.graph).node[index];
             let function = function(index, &body);
             *node = NodeProto {
                 name: node.name.clone(),
@@ -41,10 +45,10 @@ pub(super) fn take_decided(model: &mut Model) -> Result<(), Error> {
             };
             functions.push(function);
         }
-        let graph = Some(std::mem::take(&mut model.graph));
+        let graph = Some(std::mem::take(Arc::make_mut(&mut model.graph)));
         let mut proto = ModelProto { graph, functions, ..ModelProto::default() };
         let result = inline::inline_functions(&mut proto);
-        model.graph = proto.graph.unwrap_or_default();
+        model.graph = Arc::new(proto.graph.unwrap_or_default());
         model.inlined = true;
         result.map_err(|message| Error::input(&model.path, message))?;
     }
@@ -59,15 +63,16 @@ fn decided(model: &Model) -> Vec<(usize, GraphProto)> {
     }
     // What is wrong with the graph is told by those who read it next.
     let Ok(graph) = Graph::new(model) else { return Vec::new() };
-    let Ok(facts) = infer(model, &graph) else { return Vec::new() };
+    let operators = ops::parse(&graph);
+    let Ok(facts) = infer(model, &graph, &operators) else { return Vec::new() };
     let mut bodies = Vec::new();
     for node in graph.nodes.iter().filter(|node| has_bodies(&node.proto)) {
         let known = |slot: usize| {
             let known = facts.values[node.input(slot)?].as_ref()?.known.as_ref()?;
             known.ints()?.first()?.as_const()
         };
-        let op = operator::find(&node.proto.domain, &node.proto.op_type);
-        if let Some(body) = op.and_then(|op| op.decided_body(&node.proto, &known)).filter(|body| is_plain(body)) {
+        let op = operators.get(node.id);
+        if let Some(body) = op.and_then(|op| op.decided_body(&known)).filter(|body| is_plain(body)) {
             bodies.push((node.index, body.clone()));
         }
     }

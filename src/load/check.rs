@@ -1,7 +1,9 @@
 //! Checks of a decoded model: operator sets that the rules describe, names, constants that fill their shapes.
 
-use super::{Model, names, tensor};
+use super::names;
 use crate::error::Error;
+use crate::graph::model::{Model, all_tensors};
+use crate::graph::tensor;
 use crate::onnx::{DataLocation, GraphProto, NodeProto, TensorProto};
 
 /// The oldest opset whose operators the rules describe.
@@ -58,31 +60,6 @@ fn check_operator_sets(model: &Model, graph: &GraphProto) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// Every tensor of a graph, its nodes and their subgraphs, with the node that carries it.
-pub(super) fn all_tensors(graph: &GraphProto) -> Vec<(&TensorProto, Option<&NodeProto>)> {
-    fn collect<'g>(
-        graph: &'g GraphProto,
-        carrier: Option<&'g NodeProto>,
-        found: &mut Vec<(&'g TensorProto, Option<&'g NodeProto>)>,
-    ) {
-        found.extend(graph.initializer.iter().map(|tensor| (tensor, carrier)));
-        for sparse in &graph.sparse_initializer {
-            found.extend(sparse.values.iter().chain(&sparse.indices).map(|tensor| (tensor, carrier)));
-        }
-        for node in &graph.node {
-            for attribute in &node.attribute {
-                found.extend(attribute.t.iter().chain(&attribute.tensors).map(|tensor| (tensor, Some(node))));
-                for inner in attribute.g.iter().chain(&attribute.graphs) {
-                    collect(inner, Some(node), found);
-                }
-            }
-        }
-    }
-    let mut found = Vec::new();
-    collect(graph, None, &mut found);
-    found
 }
 
 fn check_tensor(model: &Model, tensor: &TensorProto) -> Result<(), Error> {

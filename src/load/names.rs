@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::order::topological_order;
+use crate::onnx::order::topological_order;
 use crate::onnx::{GraphProto, NodeProto};
 
 /// What is wrong, and the node at which it shows.

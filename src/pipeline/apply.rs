@@ -2,17 +2,23 @@
 
 use std::collections::BTreeSet;
 
-use super::Analysis;
+use crate::analysis::Analysis;
 use crate::error::Error;
-use crate::kept::Kept;
+use crate::operator::couple::kept::Kept;
 use crate::plan::Plan;
 use crate::rewrite::{Rewritten, rewrite};
+use crate::runtime::Runtime;
 
 /// Repeats the cut of a plan.
 ///
 /// # Errors
 /// The plan belongs to another model or contradicts its coupling.
-pub fn apply(analysis: &Analysis<'_>, plan: &Plan, path: &std::path::Path) -> Result<Rewritten, Error> {
+pub fn apply(
+    analysis: &Analysis,
+    plan: &Plan,
+    path: &std::path::Path,
+    runtime: Option<&Runtime>,
+) -> Result<Rewritten, Error> {
     let digest = analysis.model.digest()?;
     if plan.input_digest != digest {
         let text = format!(
@@ -25,7 +31,7 @@ pub fn apply(analysis: &Analysis<'_>, plan: &Plan, path: &std::path::Path) -> Re
     let reads = plan.kept_axes(&analysis.graph, path)?;
     let read: BTreeSet<usize> =
         reads.keys().filter_map(|(node, slot)| analysis.graph.nodes[*node].input(*slot)).collect();
-    analysis.graph.fold.evaluate(analysis.model, &analysis.graph, &|value| read.contains(&value))?;
+    analysis.fold.evaluate(&analysis.model, &analysis.graph, runtime, &|value| read.contains(&value))?;
     let spaces = &analysis.coupling.spaces;
     // A space is cut as its uses say; spaces without a constant follow those that are united with them.
     let mut dead = vec![false; spaces.element_count()];
@@ -67,7 +73,7 @@ pub fn apply(analysis: &Analysis<'_>, plan: &Plan, path: &std::path::Path) -> Re
         });
     }
     let kept = kept.ok_or_else(|| Error::input(path, "the plan names no attention option"))?;
-    let rewritten = rewrite(analysis.model, &analysis.graph, &analysis.facts, &analysis.coupling, &kept)?;
+    let rewritten = rewrite(analysis, &kept)?;
     let again = rewritten.slices.reads();
     let is_same = again.len() == reads.len()
         && again.iter().all(|(node, slot, _, slices)| reads.get(&(*node, *slot)) == Some(slices));

@@ -1,9 +1,14 @@
 //! Writes a cut down as a plan.
 
-use super::options::PruneOptions;
-use super::{Analysis, Scored, tool_name};
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::options::{PruneOptions, Target};
+use super::{Scored, tool_name};
+use crate::analysis::Analysis;
 use crate::error::Error;
-use crate::plan::{GroupPlan, MemberPlan, Plan, SCHEMA, options_record, tensor_plans};
+use crate::plan::{GroupPlan, MemberPlan, Plan, SCHEMA, tensor_plans};
 use crate::rewrite::Rewritten;
 use crate::select::Removed;
 
@@ -12,7 +17,7 @@ use crate::select::Removed;
 /// # Errors
 /// The model file cannot be read again for its digest.
 pub(super) fn make_plan(
-    analysis: &Analysis<'_>,
+    analysis: &Analysis,
     options: &PruneOptions,
     (criterion, ratio): (&str, f64),
     scored: &[Scored],
@@ -55,7 +60,7 @@ pub(super) fn make_plan(
         }
     }
     let dims_of = |value: usize| {
-        let tensor = analysis.graph.constant(analysis.model, value);
+        let tensor = analysis.constant(value);
         tensor.map_or_else(Vec::new, |tensor| tensor.dims.clone())
     };
     Ok(Plan {
@@ -70,4 +75,54 @@ pub(super) fn make_plan(
         tensors: tensor_plans(&analysis.graph, &dims_of, &rewritten.slices),
         groups,
     })
+}
+
+/// The options of a cut in the form of the plan.
+fn options_record(options: &PruneOptions) -> BTreeMap<String, Value> {
+    // Field by field, so that a new option can't be forgotten here.
+    let PruneOptions {
+        target,
+        scope,
+        round_to,
+        max_ratio,
+        keep,
+        ratio_for,
+        norm_groups,
+        attention,
+        criterion,
+        norm,
+        reduction,
+        seed,
+        sizes,
+        members,
+        reference,
+        // Follows from the network.
+        image_elements: _,
+    } = options;
+    let target = match target {
+        Target::Ratio(ratio) => ("ratio", json!(ratio)),
+        Target::Macs(share) => ("target-macs", json!(share)),
+        Target::Params(share) => ("target-params", json!(share)),
+    };
+    let keep: Vec<&str> = keep.iter().map(regex::Regex::as_str).collect();
+    let ratio_for: Vec<String> = ratio_for.iter().map(|(pattern, ratio)| format!("{pattern}={ratio}")).collect();
+    let sizes: Vec<String> = sizes.iter().map(|(name, size)| format!("{name}={size}")).collect();
+    let record = [
+        target,
+        ("scope", json!(scope)),
+        ("round-to", json!(round_to)),
+        ("max-ratio", json!(max_ratio)),
+        ("keep", json!(keep)),
+        ("ratio-for", json!(ratio_for)),
+        ("norm-groups", json!(norm_groups)),
+        ("attention", json!(attention)),
+        ("criterion", json!(criterion)),
+        ("norm", json!(norm)),
+        ("group-reduction", json!(reduction)),
+        ("seed", json!(seed)),
+        ("size", json!(sizes)),
+        ("members", json!(members)),
+        ("reference", json!(reference)),
+    ];
+    record.map(|(name, value)| (name.to_owned(), value)).into()
 }

@@ -113,7 +113,7 @@ pub struct GradientInputs<'a> {
 /// # Errors
 /// No data, an operator without a gradient, too little memory, a loss that is not a number.
 pub fn gradients(
-    analysis: &Analysis<'_>,
+    analysis: &Analysis,
     runtime: &Runtime,
     inputs: &GradientInputs<'_>,
     options: &PruneOptions,
@@ -150,16 +150,16 @@ pub fn gradients(
         PassOptions { device: settings.device, allow_fallback: settings.allow_fallback, ..PassOptions::default() };
     let known = if how.mode == ThresholdMode::Mask && how.threshold > 0.0 {
         let forward = GradientGraph::build(analysis, &GradientOptions { wanted: Vec::new(), ..graph_options })?;
-        let mut pass = GradientPass::with_options(runtime, &forward, analysis.model, &pass_options)?;
+        let mut pass = GradientPass::with_options(runtime, &forward, &analysis.model, &pass_options)?;
         let step = |at: usize, _: f64| {
             progress(GradientStep::Losses, at + 1, total);
             ControlFlow::Continue(())
         };
-        Some(losses(&mut pass, analysis.model, &task, micro_batch, step)?)
+        Some(losses(&mut pass, &analysis.model, &task, micro_batch, step)?)
     } else {
         None
     };
-    let mut pass = GradientPass::with_options(runtime, &graph, analysis.model, &pass_options)?;
+    let mut pass = GradientPass::with_options(runtime, &graph, &analysis.model, &pass_options)?;
     // The session has a copy of all weights.
     drop(graph);
     let execution = pass.execution().to_string();
@@ -188,7 +188,7 @@ pub fn gradients(
                 saved = Instant::now();
             }
             if settings.adaptive && visited.kept() > 0 && visited.visited().is_multiple_of(ADAPTIVE_EVERY) {
-                let found = selection(analysis, options, visited.sum()?)?;
+                let found = selection(analysis, options, visited.sum()?, Some(runtime))?;
                 unchanged = if last.as_ref() == Some(&found) { unchanged + 1 } else { 0 };
                 last = Some(found);
                 if unchanged == ADAPTIVE_CHECKS {
@@ -198,7 +198,7 @@ pub fn gradients(
             }
             Ok(ControlFlow::Continue(()))
         };
-        accumulate(&mut pass, analysis.model, &task, &how, known.as_deref(), &mut sum, step)?;
+        accumulate(&mut pass, &analysis.model, &task, &how, known.as_deref(), &mut sum, step)?;
     }
     if let Some(checkpoint) = &checkpoint {
         checkpoint.remove();
@@ -242,7 +242,7 @@ fn channels(roles: &Roles) -> Result<Option<i64>, Error> {
     match roles.variance_axis {
         None => Ok(None),
         Some(1) => {
-            let channels = roles.sample.shape.get(1).and_then(crate::dim::Dim::as_const);
+            let channels = roles.sample.shape.get(1).and_then(crate::graph::dim::Dim::as_const);
             channels.map(Some).ok_or_else(|| Error::unmet("the number of channels of the sample is not known"))
         }
         Some(axis) => Err(Error::unmet(format!("a variance along axis {axis} of the prediction is not supported"))
@@ -251,7 +251,7 @@ fn channels(roles: &Roles) -> Result<Option<i64>, Error> {
 }
 
 /// Refuses a run that would need more memory than there is.
-fn check_memory(analysis: &Analysis<'_>, graph: &GradientGraph, micro_batch: usize) -> Result<(), Error> {
+fn check_memory(analysis: &Analysis, graph: &GradientGraph, micro_batch: usize) -> Result<(), Error> {
     let weights = analysis.model.total_bytes()?;
     // Weights, those that are folded into other forms, gradients of one run, and the sums.
     let needed = graph.activation_bytes + 4 * weights;
@@ -275,7 +275,7 @@ fn check_memory(analysis: &Analysis<'_>, graph: &GradientGraph, micro_batch: usi
 }
 
 fn samples(
-    analysis: &Analysis<'_>,
+    analysis: &Analysis,
     runtime: &Runtime,
     inputs: &GradientInputs<'_>,
     options: &PruneOptions,
@@ -319,7 +319,7 @@ fn samples(
 
 /// What must be equal for a checkpoint to be continued.
 fn fingerprint(
-    analysis: &Analysis<'_>,
+    analysis: &Analysis,
     process: &crate::diffusion::Process,
     settings: &GradientSettings,
     options: &PruneOptions,

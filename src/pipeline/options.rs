@@ -3,38 +3,11 @@
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
+use crate::couple::options::{AttentionOption, NormGroups};
 use crate::gradient::accumulate::{AccumulateOptions, ThresholdMode};
-use crate::importance::{GradientForm, GroupReduction, Norm, Published, ScoringMembers, Term};
-use crate::macs::Sizes;
+use crate::graph::sizes::Sizes;
+use crate::score::{GradientForm, GroupReduction, Norm, Published, ScoringMembers, Term};
 use crate::select::Scope;
-
-/// What may shrink in attention.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-pub enum AttentionOption {
-    /// Whole heads where there is more than one, else head dimensions.
-    #[default]
-    Heads,
-    /// Head dimensions, the same of every head.
-    Dims,
-    /// Heads and dimensions, each by the ratio.
-    Both,
-    /// Nothing.
-    None,
-}
-
-/// What happens to norm groups.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-pub enum NormGroups {
-    /// Their number stays; each loses equally many channels.
-    #[default]
-    Keep,
-    /// Their size stays; whole groups go.
-    Drop,
-}
 
 /// Which criterion scores the channels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

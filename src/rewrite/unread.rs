@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 
+use crate::graph::model::Model;
 use crate::graph::{Graph, Node};
-use crate::load::{Model, captured};
 use crate::onnx::NodeProto;
+use crate::onnx::order::captured;
 use crate::write::{Edits, InitializerOut, NodeOut};
 
 /// The nodes of the output beside what they read and give.

@@ -2,17 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::couple::Coupling;
 use crate::error::Error;
-use crate::fold::Replaced;
+use crate::fold::{Fold, Replaced};
 use crate::graph::Graph;
-use crate::kept::Kept;
-use crate::load::Model;
+use crate::graph::model::Model;
 use crate::onnx::{NodeProto, attr_tensor};
+use crate::operator::couple::Coupling;
+use crate::operator::couple::kept::Kept;
+use crate::operator::couple::kept::Slices;
 use crate::write::{InitializerOut, constant_slice};
-
-/// Kept indices by axis; axes that are kept whole are absent.
-pub type Slices = BTreeMap<usize, Vec<usize>>;
 
 /// One form of a constant: what it keeps and the name it gets.
 #[derive(Clone, Debug)]
@@ -36,8 +34,8 @@ pub struct WeightSlices {
 impl WeightSlices {
     /// Collects the distinct slices of every constant. A constant whose users need different slices gets one form for
     /// each; if a user needs all of it, that form keeps the name.
-    pub fn new(model: &Model, graph: &Graph, coupling: &Coupling, kept: &Kept) -> Self {
-        let replaced = graph.fold.replaced(graph, coupling, kept);
+    pub fn new(model: &Model, graph: &Graph, fold: &Fold, coupling: &Coupling, kept: &Kept) -> Self {
+        let replaced = fold.replaced(graph, coupling, kept);
         let mut result = Self { replaced, ..Self::default() };
         let mut taken: HashSet<&str> = graph.values.iter().map(|value| value.name.as_str()).collect();
         let mut new_names: HashSet<String> = HashSet::new();
@@ -55,7 +53,7 @@ impl WeightSlices {
             if uses.iter().all(|(_, _, slices)| slices.is_empty()) {
                 continue;
             }
-            let Some(tensor) = graph.constant(model, value) else {
+            let Some(tensor) = fold.constant(model, graph, value) else {
                 continue;
             };
             let dims: Vec<usize> = tensor.dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
@@ -72,7 +70,7 @@ impl WeightSlices {
                 let at = variants.iter().position(|variant| variant.slices == slices).unwrap_or_else(|| {
                     // A Constant node keeps its output, and so does one that stays for the sake of another output.
                     let is_own = graph.values[value].initializer.is_some()
-                        || (graph.fold.contains(value) && !result.replaced.is_computed_too(graph, value));
+                        || (fold.contains(value) && !result.replaced.is_computed_too(graph, value));
                     let is_original = variants.is_empty() && is_own;
                     let new_name = if is_original {
                         name.clone()
@@ -135,7 +133,7 @@ impl WeightSlices {
     ///
     /// # Errors
     /// A tensor that can't be sliced.
-    pub fn initializers(&self, model: &Model, graph: &Graph) -> Result<Vec<InitializerOut>, Error> {
+    pub fn initializers(&self, model: &Model, graph: &Graph, fold: &Fold) -> Result<Vec<InitializerOut>, Error> {
         let mut result = Vec::new();
         for (index, tensor) in model.graph().initializer.iter().enumerate() {
             let variants = graph.value(&tensor.name).and_then(|value| self.variants.get(&value));
@@ -153,7 +151,7 @@ impl WeightSlices {
             }
         }
         for value in &self.replaced.values {
-            let Some(tensor) = graph.constant(model, *value) else { continue };
+            let Some(tensor) = fold.constant(model, graph, *value) else { continue };
             let is_computed_too = self.replaced.is_computed_too(graph, *value);
             let Some(variants) = self.variants.get(value) else {
                 if !is_computed_too {
@@ -176,13 +174,13 @@ impl WeightSlices {
     ///
     /// # Errors
     /// A tensor that can't be sliced.
-    pub fn constant_nodes(&self, model: &Model, graph: &Graph) -> Result<Vec<NodeProto>, Error> {
+    pub fn constant_nodes(&self, model: &Model, graph: &Graph, fold: &Fold) -> Result<Vec<NodeProto>, Error> {
         let mut result = Vec::new();
         for (value, variants) in &self.variants {
             if graph.values[*value].initializer.is_some() || self.replaced.values.contains(value) {
                 continue;
             }
-            let Some(tensor) = graph.constant(model, *value) else {
+            let Some(tensor) = fold.constant(model, graph, *value) else {
                 continue;
             };
             // What is read whole of a Constant node's output is still that output.

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::Parameter;
 use crate::error::Error;
 use crate::gradient::{GradientGraph, LOSS, value_info};
-use crate::load::Model;
+use crate::graph::model::Model;
 use crate::onnx::{
     DataLocation, DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto,
     ValueInfoProto, attr_float, attr_int, type_proto,
@@ -24,7 +24,7 @@ const NEWEST_IR: i64 = 10;
 /// Forward pass, loss, gradients and their accumulation. With `gives_gradients` the gradient by every use of a weight
 /// is an output too.
 pub(super) fn training_model(
-    analysis: &Analysis<'_>,
+    analysis: &Analysis,
     backward: &GradientGraph,
     parameters: &[Parameter],
     gives_gradients: bool,
@@ -71,7 +71,7 @@ pub(super) fn training_model(
 
 /// Forward pass and loss.
 pub(super) fn eval_model(
-    analysis: &Analysis<'_>,
+    analysis: &Analysis,
     forward: &GradientGraph,
     parameters: &[Parameter],
 ) -> Result<ModelProto, Error> {
@@ -84,7 +84,7 @@ pub(super) fn eval_model(
 
 /// A gradient graph whose weights come from outside: after the inputs of a step stand the weights.
 fn with_parameters(
-    analysis: &Analysis<'_>,
+    analysis: &Analysis,
     gradient: &GradientGraph,
     parameters: &[Parameter],
 ) -> Result<ModelProto, Error> {
@@ -95,7 +95,7 @@ fn with_parameters(
     graph.node.retain(|node| !node.output.iter().any(|output| names.contains(output.as_str())));
     let initializers = std::mem::take(&mut graph.initializer);
     for tensor in initializers.into_iter().filter(|tensor| !names.contains(tensor.name.as_str())) {
-        graph.initializer.push(inside(analysis.model, tensor)?);
+        graph.initializer.push(inside(&analysis.model, tensor)?);
     }
     let weight = |parameter: &Parameter| value_info(&parameter.name, DataType::Float, &parameter.dims);
     graph.input.extend(parameters.iter().map(weight));
@@ -121,7 +121,7 @@ fn drop_unread(graph: &mut GraphProto) {
         if node.output.iter().any(|output| read.contains(output)) {
             read.extend(node.input.iter().cloned());
             // What the bodies of a node read is read as well.
-            read.extend(crate::load::captured(&node).into_iter().map(str::to_owned));
+            read.extend(crate::onnx::order::captured(&node).into_iter().map(str::to_owned));
             kept.push(node);
         }
     }

@@ -9,7 +9,7 @@ use crate::array::Array;
 use crate::error::Error;
 use crate::gradient::pass::Gradients;
 use crate::gradient::{LOSS, UseGradient};
-use crate::load::Model;
+use crate::graph::model::Model;
 use crate::runtime::{Optimization, Runtime, RuntimeError, SessionOptions, TrainingModels, TrainingSession};
 
 /// A training session that gives loss and gradients, as [`crate::gradient::pass::GradientPass`] does without the

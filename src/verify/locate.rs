@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use super::Pair;
 use super::compare;
-use super::reference::{KeptAxes, Reference};
+use crate::analysis::Analysis;
 use crate::array::Array;
 use crate::onnx::ValueInfoProto;
-use crate::pipeline::Analysis;
+use crate::operator::reference::{KeptAxes, Reference};
 use crate::runtime::{Runtime, RuntimeError};
 
 /// A value of the pruned network that is not the kept part of the original's.
@@ -47,7 +47,7 @@ pub struct ValuesReport {
 /// # Errors
 /// One of the networks does not run with all its values as outputs.
 pub(super) fn compare_values(
-    analysis: &Analysis<'_>,
+    analysis: &Analysis,
     kept: &HashMap<(usize, usize), KeptAxes>,
     reference: &Reference,
     pair: &Pair<'_>,
@@ -63,7 +63,7 @@ pub(super) fn compare_values(
         .nodes
         .iter()
         .flat_map(|node| node.outputs.iter().flatten().map(move |value| (node.id, *value)))
-        .filter(|(_, value)| analysis.facts.values[*value].as_ref().is_some_and(crate::fact::Fact::is_float))
+        .filter(|(_, value)| analysis.facts.values[*value].as_ref().is_some_and(crate::graph::fact::Fact::is_float))
         .map(|(node, value)| (node, analysis.graph.values[value].name.as_str()))
         .filter(|(_, name)| in_pruned.contains(name))
         .collect();

@@ -6,7 +6,7 @@ use prost::Message;
 
 use super::widen::{widen, widen_array};
 use crate::array::Array;
-use crate::load::Model;
+use crate::graph::model::Model;
 use crate::onnx::ModelProto;
 use crate::runtime::{Optimization, Runtime, RuntimeError, Session, SessionOptions};
 

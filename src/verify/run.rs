@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use super::compare::Difference;
 use super::locate::compare_values;
 use super::pair::Pair;
-use super::reference::{KeptAxes, Reference};
 use super::{OutputError, RunReport, Variant, VerifyReport};
+use crate::analysis::Analysis;
 use crate::array::Array;
 use crate::error::Error;
-use crate::pipeline::Analysis;
+use crate::operator::reference::{KeptAxes, Reference};
 use crate::runtime::{Runtime, RuntimeError, Session, SessionOptions};
 
 /// Sets of sizes of symbolic dimensions on which a pruned file is compared.
@@ -17,7 +17,7 @@ const RUNS: usize = 2;
 
 /// A verification under way.
 pub(super) struct Verification<'a> {
-    pub(super) analysis: &'a Analysis<'a>,
+    pub(super) analysis: &'a Analysis,
     pub(super) kept: &'a HashMap<(usize, usize), KeptAxes>,
     pub(super) reference: Reference,
     pub(super) runtime: &'a Runtime,

@@ -9,7 +9,7 @@ use prost::Message as _;
 use super::message::tensor_chunks;
 use super::wire::{delimited, fields};
 use crate::error::Error;
-use crate::load::Model;
+use crate::graph::model::Model;
 use crate::onnx::{DataLocation, TensorProto};
 
 /// The messages in which tensors can be.

@@ -10,7 +10,7 @@ use super::slice::Sliced;
 use super::wire::{Field, delimited, fields, header, text, varint};
 use super::{Chunk, DimOut, EXTERNAL_MINIMUM, Edits, ExternalData, InitializerOut, NodeOut, total};
 use crate::error::Error;
-use crate::load::Model;
+use crate::graph::model::Model;
 use crate::onnx::{AttributeProto, DataLocation, DataType, StringStringEntryProto, TensorProto};
 
 /// Field numbers of `proto/onnx.proto`.

@@ -8,7 +8,8 @@ use std::borrow::Cow;
 use std::io::Write;
 
 use crate::error::Error;
-use crate::load::{Model, element_size};
+use crate::graph::model::Model;
+use crate::graph::tensor::element_size;
 use crate::onnx::TensorProto;
 
 /// Bytes that are gathered before they are handed to the file.

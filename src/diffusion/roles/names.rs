@@ -1,6 +1,6 @@
 //! What the names of inputs say of their roles.
 
-use crate::random_inputs::is_time_step;
+use crate::runtime::random_inputs::is_time_step;
 
 pub(super) fn words(name: &str) -> Vec<String> {
     name.to_ascii_lowercase().split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_owned).collect()

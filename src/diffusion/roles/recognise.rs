@@ -3,8 +3,8 @@
 use super::names::{sample_score, time_score};
 use super::{Joined, Port, RoleNames, Roles};
 use crate::array::ElementType;
-use crate::dim::Dim;
 use crate::error::Error;
+use crate::graph::dim::Dim;
 
 /// How an output fits a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,139 @@
+//! What is known of a model before anything is scored: its graph, operators, shapes and coupling.
+
+use std::collections::BTreeSet;
+
+use regex::Regex;
+
+use crate::couple::group::{Grouping, Member, Role, group};
+use crate::couple::options::{AttentionOption, NormGroups};
+use crate::couple::resolve::Attention;
+use crate::couple::{couple, frequencies};
+use crate::error::Error;
+use crate::fold::Fold;
+use crate::graph::fact::Fact;
+use crate::graph::facts::Facts;
+use crate::graph::model::Model;
+use crate::graph::sizes::Sizes;
+use crate::graph::{Graph, ValueId};
+use crate::infer::infer;
+use crate::macs::Counter;
+use crate::onnx::TensorProto;
+use crate::operator::Operators;
+use crate::operator::couple::Coupling;
+use crate::ops;
+
+/// A model with its graph, shapes and coupling.
+#[derive(Debug)]
+pub struct Analysis {
+    /// The model.
+    pub model: Model,
+    /// Its graph.
+    pub graph: Graph,
+    /// Its operators.
+    pub operators: Operators,
+    /// What is known of its values.
+    pub facts: Facts,
+    /// What is computed ahead of time.
+    pub fold: Fold,
+    /// Its coupling, not yet resolved.
+    pub coupling: Coupling,
+}
+
+/// Builds the graph of a model, infers shapes and couples channels.
+///
+/// # Errors
+/// The model contradicts itself.
+pub fn analyse(model: &Model) -> Result<Analysis, Error> {
+    let graph = Graph::new(model)?;
+    let operators = ops::parse(&graph);
+    let facts = infer(model, &graph, &operators)?;
+    let fold = Fold::find(&graph, &operators, &facts);
+    let coupling = couple(&graph, &operators, &facts, &fold, &|value| fold.is_constant(model, &graph, value));
+    Ok(Analysis { model: model.clone(), graph, operators, facts, fold, coupling })
+}
+
+impl Analysis {
+    /// The tensor of a constant: an initializer, the output of a Constant node, or a weight that has been computed ahead
+    /// of time.
+    pub fn constant(&self, value: ValueId) -> Option<&TensorProto> {
+        self.fold.constant(&self.model, &self.graph, value)
+    }
+
+    /// Whether a value counts as a constant.
+    pub fn is_constant(&self, value: ValueId) -> bool {
+        self.fold.is_constant(&self.model, &self.graph, value)
+    }
+
+    /// What is known of all values where the symbolic sizes of the inputs are replaced.
+    ///
+    /// # Errors
+    /// A node contradicts its operator's specification at these sizes.
+    pub fn facts_at(&self, sizes: &Sizes) -> Result<Facts, Error> {
+        Facts::at_sizes(&self.model, &self.graph, &self.operators, sizes)
+    }
+
+    /// The groupings that an attention option asks for, in the order in which they are pruned.
+    pub fn groupings(&self, attention: AttentionOption, norm_groups: NormGroups) -> Vec<Grouping> {
+        let passes: &[Attention] = match attention {
+            AttentionOption::Heads => &[Attention::Heads],
+            AttentionOption::Dims => &[Attention::Dims],
+            AttentionOption::Both => &[Attention::Heads, Attention::Dims],
+            AttentionOption::None => &[Attention::None],
+        };
+        passes.iter().map(|attention| group(&self.coupling, *attention, norm_groups == NormGroups::Drop)).collect()
+    }
+
+    /// The floating point constants that some channel group which may shrink goes through, without the tables of
+    /// frequencies.
+    pub fn prunable_weights(&self) -> Vec<usize> {
+        let groupings = self.groupings(AttentionOption::Both, NormGroups::Keep);
+        let groups = groupings.iter().flat_map(|grouping| &grouping.groups).filter(|group| group.kept.is_none());
+        let values = groups.flat_map(|group| &group.members).map(|member| self.coupling.uses[member.weight].value);
+        let tables = frequencies(&self.graph, &self.operators, &self.coupling);
+        let is_float = |value: &usize| self.facts.values[*value].as_ref().is_some_and(Fact::is_float);
+        values.filter(is_float).filter(|value| !tables.contains(value)).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Calls `with` with a counter of this network.
+    pub fn count<T>(&self, with: impl FnOnce(&Counter<'_>) -> T) -> T {
+        let is_constant = |value: usize| self.is_constant(value);
+        with(&Counter {
+            graph: &self.graph,
+            operators: &self.operators,
+            fold: &self.fold,
+            facts: &self.facts,
+            coupling: &self.coupling,
+            is_constant: &is_constant,
+        })
+    }
+
+    /// The name by which a group is shown: the weight that produces it, else its first; the node that reads it where
+    /// the exporter only numbered the weight.
+    pub fn group_name(&self, members: &[Member]) -> String {
+        let producer = members.iter().find(|member| member.role == Role::Producer).or(members.first());
+        let Some(member) = producer else { return String::new() };
+        let name = self.weight_name(member);
+        // PyTorch's exporter calls what it folded or transposed `onnx::MatMul_1872`.
+        if !name.starts_with("onnx::") {
+            return name;
+        }
+        self.graph.nodes[self.coupling.uses[member.weight].node].name.clone()
+    }
+
+    /// The name of a member's constant.
+    pub fn weight_name(&self, member: &Member) -> String {
+        let weight = &self.coupling.uses[member.weight];
+        self.graph.values[weight.value].name.clone()
+    }
+
+    /// Whether a pattern matches a weight of the group or a node that reads one.
+    pub fn matches(&self, members: &[Member], pattern: &Regex) -> bool {
+        members.iter().any(|member| {
+            let weight = &self.coupling.uses[member.weight];
+            let name = |value: usize| &self.graph.values[value].name;
+            pattern.is_match(name(weight.value))
+                || self.fold.sources(weight.value).any(|source| pattern.is_match(name(source)))
+                || pattern.is_match(&self.graph.nodes[weight.node].name)
+        })
+    }
+}

@@ -1,0 +1,81 @@
+//! Where the external data of a tensor is.
+
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+
+use bytes::Bytes;
+
+use crate::onnx::TensorProto;
+
+/// A mapped file of external data.
+#[derive(Clone, Debug)]
+pub(crate) struct ExternalFile {
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: Bytes,
+}
+
+/// File, offset and length of a tensor's external data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Location {
+    file: String,
+    offset: u64,
+    length: Option<u64>,
+}
+
+impl Location {
+    /// Reads the keys `location`, `offset` and `length` of a tensor.
+    pub(crate) fn of(tensor: &TensorProto) -> Result<Self, String> {
+        let value = |key: &str| tensor.external_data.iter().find(|entry| entry.key == key).map(|entry| &entry.value);
+        let number = |key: &str| {
+            value(key)
+                .map(|text| {
+                    text.trim().parse::<u64>().map_err(|_| format!("external {key} {text:?} is not a size in bytes"))
+                })
+                .transpose()
+        };
+        let file = value("location").ok_or("it is external but names no location")?.clone();
+        Ok(Self { file, offset: number("offset")?.unwrap_or(0), length: number("length")? })
+    }
+
+    /// The file as the tensor names it.
+    pub(crate) fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// The path of the file inside `folder`.
+    pub(crate) fn resolve(&self, folder: &Path) -> Result<PathBuf, String> {
+        let relative = Path::new(&self.file);
+        let stays = relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        if !stays || self.file.is_empty() {
+            let file = &self.file;
+            return Err(format!("external location {file:?} must be a path inside the folder of the model"));
+        }
+        // `./data` and `data` are one file.
+        let parts = relative.components().filter(|part| matches!(part, Component::Normal(_)));
+        let path = folder.join(parts.collect::<PathBuf>());
+        let real = path
+            .canonicalize()
+            .map_err(|error| format!("its external data file {} can't be found: {error}", path.display()))?;
+        let root = folder.canonicalize().map_err(|error| format!("{}: {error}", folder.display()))?;
+        if !real.starts_with(&root) {
+            let file = &self.file;
+            return Err(format!("external location {file:?} leads out of the folder of the model through a link"));
+        }
+        Ok(path)
+    }
+
+    /// The tensor's bytes in a file of `size` bytes; `needed` is what its shape asks for.
+    pub(crate) fn range(&self, size: u64, needed: Option<u64>) -> Result<Range<usize>, String> {
+        let length = self.length.or(needed).unwrap_or(size.saturating_sub(self.offset));
+        if let Some(needed) = needed
+            && needed != length
+        {
+            return Err(format!("expected {needed} bytes for its shape, found a length of {length}"));
+        }
+        let end = self.offset.checked_add(length).filter(|end| *end <= size).ok_or_else(|| {
+            format!("expected {length} bytes at offset {}, found a file of {size} bytes", self.offset)
+        })?;
+        let to_index = |at: u64| usize::try_from(at).map_err(|_| "it does not fit into memory".to_owned());
+        Ok(to_index(self.offset)?..to_index(end)?)
+    }
+}

@@ -1,0 +1,207 @@
+//! What is known of a value before anything runs: element type, shape, and small values that shape arithmetic needs.
+
+use crate::graph::dim::Dim;
+use crate::onnx::DataType;
+
+/// The elements of a value that is known before anything runs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Known {
+    /// Integers or booleans (0 and 1) in row-major order, possibly symbolic.
+    Ints(Vec<Dim>),
+    /// Floats in row-major order.
+    Floats(Vec<f64>),
+}
+
+impl Known {
+    /// The integers, if these are integers.
+    pub fn ints(&self) -> Option<&[Dim]> {
+        match self {
+            Known::Ints(values) => Some(values),
+            Known::Floats(_) => None,
+        }
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Known::Ints(values) => values.len(),
+            Known::Floats(values) => values.len(),
+        }
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Values with more elements than this are not tracked by constant propagation.
+pub const KNOWN_LIMIT: usize = 65_536;
+
+/// What is known of one value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fact {
+    /// Element type.
+    pub dtype: DataType,
+    /// Sizes, outermost first; `None` where not even the rank is known.
+    pub shape: Option<Vec<Dim>>,
+    /// The elements, where shape arithmetic may need them.
+    pub known: Option<Known>,
+}
+
+impl Fact {
+    /// A value of known type and shape.
+    pub fn new(dtype: DataType, shape: Vec<Dim>) -> Self {
+        Self { dtype, shape: Some(shape), known: None }
+    }
+
+    /// A value of which only the type is known.
+    pub fn unranked(dtype: DataType) -> Self {
+        Self { dtype, shape: None, known: None }
+    }
+
+    /// A vector of integers (int64), as shape arithmetic makes them.
+    pub fn int_vector(values: Vec<Dim>) -> Self {
+        let shape = vec![Dim::from(i64::try_from(values.len()).unwrap_or(i64::MAX))];
+        Self { dtype: DataType::Int64, shape: Some(shape), known: Some(Known::Ints(values)) }
+    }
+
+    /// The same value with known elements; dropped if they are too many or do not fill the shape.
+    #[must_use]
+    pub fn with_known(mut self, known: Option<Known>) -> Self {
+        let count = self.shape.as_ref().and_then(|shape| crate::graph::dim::product(shape).as_const());
+        self.known = known.filter(|known| known.len() <= KNOWN_LIMIT && count == i64::try_from(known.len()).ok());
+        self
+    }
+
+    /// The rank, where known.
+    pub fn rank(&self) -> Option<usize> {
+        self.shape.as_ref().map(Vec::len)
+    }
+
+    /// Whether elements are floating point numbers.
+    pub fn is_float(&self) -> bool {
+        is_float(self.dtype)
+    }
+
+    /// The type and shape as messages print them, `float32[2, C, 16]`.
+    pub fn describe(&self) -> String {
+        let name = self.dtype.spec_name();
+        match &self.shape {
+            None => format!("{name}[unknown rank]"),
+            Some(shape) => {
+                let sizes: Vec<String> = shape.iter().map(Dim::to_string).collect();
+                format!("{name}[{}]", sizes.join(", "))
+            }
+        }
+    }
+}
+
+/// Whether elements of this type are floating point numbers that a weight may have.
+pub fn is_float(dtype: DataType) -> bool {
+    matches!(dtype, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
+}
+
+/// The elements at `indices` along `axis` of known elements of shape `shape`.
+pub fn take_along(known: &Known, shape: &[usize], axis: usize, indices: &[usize]) -> Option<Known> {
+    let inner: usize = shape.get(axis + 1..)?.iter().product();
+    let outer: usize = shape.get(..axis)?.iter().product();
+    let size = *shape.get(axis)?;
+    let places = (0..outer)
+        .flat_map(|o| indices.iter().flat_map(move |index| (0..inner).map(move |i| (o * size + index) * inner + i)));
+    pick(known, places)
+}
+
+/// Known elements of shape `shape` with their axes permuted; `perm` names the old axis at every new place.
+pub fn permute(known: &Known, shape: &[usize], perm: &[usize]) -> Option<Known> {
+    let count: usize = shape.iter().product();
+    let stride = |axis: usize| -> usize { shape[axis + 1..].iter().product() };
+    let sizes: Vec<usize> = perm.iter().map(|axis| shape.get(*axis).copied()).collect::<Option<_>>()?;
+    let places = (0..count).map(|mut at| {
+        let mut place = 0;
+        for (new, axis) in perm.iter().enumerate().rev() {
+            place += (at % sizes[new]) * stride(*axis);
+            at /= sizes[new];
+        }
+        place
+    });
+    pick(known, places)
+}
+
+/// Known elements of shape `from`, repeated so that they fill shape `to`; `None` where `from` does not broadcast to it.
+pub fn broadcast_to(known: &Known, from: &[usize], to: &[usize]) -> Option<Known> {
+    let missing = to.len().checked_sub(from.len())?;
+    if from.iter().zip(&to[missing..]).any(|(size, wanted)| size != wanted && *size != 1) {
+        return None;
+    }
+    let places = (0..to.iter().product()).map(|mut at| {
+        let (mut place, mut stride) = (0, 1);
+        for (axis, size) in to.iter().enumerate().rev() {
+            if let Some(own) = axis.checked_sub(missing).map(|axis| from[axis]) {
+                place += (at % size).min(own - 1) * stride;
+                stride *= own;
+            }
+            at /= size;
+        }
+        place
+    });
+    pick(known, places)
+}
+
+/// The elements of shape `shape` that fall together where `axes` are reduced, in the order of the result.
+pub fn reduced_places(shape: &[usize], axes: &[usize]) -> Vec<Vec<usize>> {
+    let kept: usize = (0..shape.len()).filter(|axis| !axes.contains(axis)).map(|axis| shape[axis]).product();
+    let mut places = vec![Vec::new(); kept];
+    for at in 0..shape.iter().product() {
+        let (mut rest, mut place, mut stride) = (at, 0, 1);
+        for (axis, size) in shape.iter().enumerate().rev() {
+            if !axes.contains(&axis) {
+                place += (rest % size) * stride;
+                stride *= size;
+            }
+            rest /= size;
+        }
+        places[place].push(at);
+    }
+    places
+}
+
+fn pick(known: &Known, mut places: impl Iterator<Item = usize>) -> Option<Known> {
+    match known {
+        Known::Ints(values) => {
+            places.by_ref().map(|at| values.get(at).cloned()).collect::<Option<_>>().map(Known::Ints)
+        }
+        Known::Floats(values) => places.map(|at| values.get(at).copied()).collect::<Option<_>>().map(Known::Floats),
+    }
+}
+
+/// The sizes of a shape as numbers, if all are.
+pub fn static_shape(shape: &[Dim]) -> Option<Vec<usize>> {
+    shape.iter().map(|size| usize::try_from(size.as_const()?).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_elements_are_repeated_and_reduced() {
+        let known = Known::Floats(vec![1.0, 2.0]);
+        let rows = broadcast_to(&known, &[2, 1], &[2, 3]);
+        assert_eq!(rows, Some(Known::Floats(vec![1.0, 1.0, 1.0, 2.0, 2.0, 2.0])));
+        let columns = broadcast_to(&known, &[2], &[3, 2]);
+        assert_eq!(columns, Some(Known::Floats([1.0, 2.0].repeat(3))));
+        assert_eq!(broadcast_to(&known, &[2], &[2, 3]), None);
+        assert_eq!(reduced_places(&[2, 3], &[0]), [[0, 3], [1, 4], [2, 5]]);
+        assert_eq!(reduced_places(&[2, 3], &[0, 1]), [[0, 1, 2, 3, 4, 5]]);
+    }
+
+    #[test]
+    fn known_elements_are_taken_and_permuted_in_row_major_order() {
+        let known = Known::Floats((0..6).map(f64::from).collect());
+        let taken = take_along(&known, &[2, 3], 1, &[2, 0]);
+        assert_eq!(taken, Some(Known::Floats(vec![2.0, 0.0, 5.0, 3.0])));
+        let flipped = permute(&known, &[2, 3], &[1, 0]);
+        assert_eq!(flipped, Some(Known::Floats(vec![0.0, 3.0, 1.0, 4.0, 2.0, 5.0])));
+    }
+}

@@ -1,0 +1,346 @@
+//! What coupling offers to an operator.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::layout::{Axis, Layout, Piece, SpaceId, fixed_axis};
+use super::space::{self, Reason, Spaces};
+use super::{Coupling, WeightUse};
+use crate::graph::dim::Dim;
+use crate::graph::fact::{Fact, Known};
+use crate::graph::facts::Facts;
+use crate::graph::{Graph, Node, ValueId};
+use crate::onnx::DataType;
+use crate::operator::RuleError;
+
+/// What coupling offers to an operator.
+pub struct CoupleCx<'a> {
+    pub(crate) node: &'a Node,
+    pub(crate) graph: &'a Graph,
+    pub(crate) facts: &'a Facts,
+    pub(crate) is_constant: &'a dyn Fn(ValueId) -> bool,
+    pub(crate) coupling: &'a mut Coupling,
+}
+
+impl CoupleCx<'_> {
+    /// The fact of input `slot`, if the node has that input.
+    pub fn fact(&self, slot: usize) -> Option<&Fact> {
+        self.facts.values[self.node.input(slot)?].as_ref()
+    }
+
+    /// The fact of output `slot`.
+    pub fn output_fact(&self, slot: usize) -> Option<&Fact> {
+        self.facts.values[self.node.output(slot)?].as_ref()
+    }
+
+    /// The shape of output `slot`.
+    ///
+    /// # Errors
+    /// [`RuleError::UnknownShape`].
+    pub fn output_shape(&self, slot: usize) -> Result<Vec<Dim>, RuleError> {
+        self.output_fact(slot).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)
+    }
+
+    /// The known integers of input `slot`.
+    pub fn ints(&self, slot: usize) -> Option<&[Dim]> {
+        self.fact(slot)?.known.as_ref().and_then(Known::ints)
+    }
+
+    /// Whether the node has input `slot`.
+    pub fn has(&self, slot: usize) -> bool {
+        self.node.input(slot).is_some()
+    }
+
+    /// Whether input `slot` is a constant: an initializer, or the output of a Constant node.
+    pub fn is_constant(&self, slot: usize) -> bool {
+        self.node.input(slot).is_some_and(|value| (self.is_constant)(value))
+    }
+
+    /// Whether input `slot` is a weight: computed from constants alone, through any chain of nodes.
+    pub fn is_weight(&self, slot: usize) -> bool {
+        let Some(value) = self.node.input(slot) else {
+            return false;
+        };
+        let mut open = vec![value];
+        let mut seen = BTreeSet::new();
+        while let Some(value) = open.pop() {
+            if !seen.insert(value) || (self.is_constant)(value) {
+                continue;
+            }
+            match self.graph.values[value].producer {
+                None => return false,
+                Some((node, _)) => open.extend(self.graph.nodes[node].inputs.iter().flatten()),
+            }
+        }
+        true
+    }
+
+    /// The axes of input `slot`. A constant gets spaces of its own for this use.
+    ///
+    /// Digits of one space may stand side by side, as a reshape leaves them; use [`CoupleCx::separated`] unless the
+    /// rule is content with that.
+    ///
+    /// # Errors
+    /// [`RuleError::UnknownShape`] if the rank is not known or the input is missing.
+    pub fn layout(&mut self, slot: usize) -> Result<Layout, RuleError> {
+        let value = self.node.input(slot).ok_or(RuleError::UnknownShape)?;
+        if !(self.is_constant)(value) {
+            return self.coupling.layouts[value].clone().ok_or(RuleError::UnknownShape);
+        }
+        let fact = self.facts.values[value].as_ref().ok_or(RuleError::UnknownShape)?;
+        let shape = fact.shape.as_ref().ok_or(RuleError::UnknownShape)?;
+        if matches!(fact.dtype, DataType::Int64 | DataType::Int32 | DataType::String) {
+            return Ok(Layout::fixed(shape));
+        }
+        let (node, spaces) = (self.node.id, &mut self.coupling.spaces);
+        let known = self.coupling.uses.iter().rev().take_while(|weight| weight.node == node);
+        let mut axes = known.clone().find(|weight| weight.slot == slot).map(|weight| weight.axes.clone());
+        if axes.is_none() {
+            let sizes = shape.iter().map(|size| size.as_const().and_then(|size| usize::try_from(size).ok()));
+            let new: Vec<Option<SpaceId>> =
+                sizes.map(|size| size.filter(|size| *size != 1).map(|size| spaces.add(size))).collect();
+            self.coupling.uses.push(WeightUse { value, node, slot, axes: new.clone() });
+            axes = Some(new);
+        }
+        let axes = axes.unwrap_or_default();
+        let spaces = &self.coupling.spaces;
+        Ok(Layout { axes: axes.iter().map(|space| space.map_or_else(Axis::new, |s| spaces.whole(s))).collect() })
+    }
+
+    /// The axes of input `slot` with every cut axis divided into independent digits.
+    ///
+    /// # Errors
+    /// As [`CoupleCx::layout`].
+    pub fn separated(&mut self, slot: usize) -> Result<Layout, RuleError> {
+        let layout = self.layout(slot)?;
+        Ok(Layout { axes: self.coupling.spaces.separate(&layout.axes, &self.node.name) })
+    }
+
+    /// Sets the axes of output `slot`. Digits that no longer stand side by side become spaces of their own.
+    pub fn set(&mut self, slot: usize, mut layout: Layout) {
+        let Some(value) = self.node.output(slot) else {
+            return;
+        };
+        if !self.coupling.spaces.is_contiguous(&layout.axes) {
+            layout.axes = self.coupling.spaces.separate(&layout.axes, &self.node.name);
+        }
+        self.coupling.layouts[value] = Some(layout);
+    }
+
+    /// Sets output `slot` to axes that never shrink.
+    ///
+    /// # Errors
+    /// [`RuleError::UnknownShape`].
+    pub fn set_fixed(&mut self, slot: usize) -> Result<(), RuleError> {
+        if self.node.output(slot).is_some() {
+            let shape = self.output_shape(slot)?;
+            self.set(slot, Layout::fixed(&shape));
+        }
+        Ok(())
+    }
+
+    /// Ties two axes that hold the same indices; returns the axis that stands for both.
+    pub fn tie(&mut self, a: &Axis, b: &Axis) -> Axis {
+        let reason = self.reason_to_stay(a, b);
+        self.coupling.spaces.tie(a, b, &reason)
+    }
+
+    /// Why indices stay if one axis shrinks and the other does not.
+    fn reason_to_stay(&self, a: &Axis, b: &Axis) -> Reason {
+        let reason = |text: String| Reason { text, node: self.node.name.clone() };
+        if !a.iter().chain(b).any(|piece| matches!(piece, Piece::Fixed(_))) {
+            return reason(String::new());
+        }
+        let mut origins = self.node.inputs.iter().flatten().filter_map(|value| self.coupling.origins[*value]);
+        match origins.next() {
+            Some(input) => reason(format!("reads {}, an input of the network", self.graph.values[input].name)),
+            None => reason("meets an axis of positions that stay".to_owned()),
+        }
+    }
+
+    /// Keeps every index of an axis.
+    pub fn keep(&mut self, axis: &Axis, text: &str) {
+        let reason = Reason { text: text.to_owned(), node: self.node.name.clone() };
+        self.coupling.spaces.freeze_axis(axis, &reason);
+    }
+
+    /// Keeps some indices of a space.
+    pub fn keep_range(&mut self, space: SpaceId, range: std::ops::Range<usize>, text: &str) {
+        let reason = Reason { text: text.to_owned(), node: self.node.name.clone() };
+        self.coupling.spaces.freeze(space, range, &reason);
+    }
+
+    /// Keeps everything that the node reads.
+    pub fn keep_inputs(&mut self, text: &str) {
+        for slot in 0..self.node.inputs.len() {
+            if let Ok(layout) = self.layout(slot) {
+                for axis in &layout.axes {
+                    self.keep(axis, text);
+                }
+            }
+        }
+    }
+
+    /// A space of `len` free indices.
+    pub fn new_space(&mut self, len: usize) -> SpaceId {
+        self.coupling.spaces.add(len)
+    }
+
+    /// An axis of copies of one value. They follow the channels that they meet; where they meet none, they stay. The
+    /// axis never shrinks where its size is not known, or larger than any network's.
+    pub fn repeated_axis(&mut self, size: &Dim) -> Axis {
+        match space::new_axis_size(size) {
+            Some(len) => {
+                let space = self.new_space(len);
+                let reason = Reason { text: "are copies of one value".to_owned(), node: self.node.name.clone() };
+                self.coupling.spaces.mark_repeated(space, reason);
+                self.whole(space)
+            }
+            None => fixed_axis(size),
+        }
+    }
+
+    /// The axis that is one whole space.
+    pub fn whole(&self, space: SpaceId) -> Axis {
+        self.coupling.spaces.whole(space)
+    }
+
+    /// One whole space for an axis, or `None` for an axis that never shrinks.
+    pub fn single(&mut self, axis: &Axis) -> Option<SpaceId> {
+        self.coupling.spaces.single(axis, &self.node.name)
+    }
+
+    /// Unites two single indices.
+    pub fn unite(&mut self, a: SpaceId, a_at: usize, b: SpaceId, b_at: usize) {
+        self.coupling.spaces.unite(a, a_at, b, b_at);
+    }
+
+    /// The digits of a space, outermost first, of the given sizes (ones are dropped); only digit `only` (a position in
+    /// `sizes`) may shrink if that is given.
+    pub fn digits(&mut self, space: SpaceId, sizes: &[usize], only: Option<usize>) -> Vec<Axis> {
+        let real: Vec<usize> = sizes.iter().copied().filter(|size| *size > 1).collect();
+        if real.is_empty() {
+            return vec![Axis::new(); sizes.len()];
+        }
+        // A digit of size one can't shrink; if that was the one allowed to, none may.
+        let only_real =
+            only.map(
+                |only| {
+                    if sizes[only] > 1 { sizes[..only].iter().filter(|size| **size > 1).count() } else { usize::MAX }
+                },
+            );
+        let mut spaces = self.coupling.spaces.digits(space, &real, only_real, &self.node.name).into_iter();
+        sizes
+            .iter()
+            .map(|size| if *size > 1 { spaces.next().map_or_else(Axis::new, |s| self.whole(s)) } else { Axis::new() })
+            .collect()
+    }
+
+    /// The outermost digit of a channel axis that a norm divides into `count` groups of consecutive channels.
+    ///
+    /// Selection either removes equally many channels from every group, or whole groups.
+    pub fn norm_groups(&mut self, axis: &Axis, count: usize) -> Axis {
+        let Some(space) = self.single(axis) else {
+            return fixed_axis(&Dim::from(count as i64));
+        };
+        let len = self.coupling.spaces.all()[space].len;
+        if count <= 1 || count > len || !len.is_multiple_of(count) {
+            return Axis::new();
+        }
+        let outer = self.coupling.spaces.outer_digit(space, len / count, &self.node.name);
+        self.whole(outer)
+    }
+
+    /// Demands that every block of `block` consecutive indices of a space loses equally many, whatever the options.
+    pub fn equal_blocks(&mut self, space: SpaceId, block: usize) {
+        self.coupling.spaces.require_equal_blocks(space, block, &self.node.name);
+    }
+
+    /// Marks an axis of a weight whose indices a contraction computes.
+    pub fn produces(&mut self, axis: &Axis) {
+        for piece in axis {
+            if let Piece::Part { space, .. } = piece {
+                self.coupling.spaces.mark_produced(*space);
+            }
+        }
+    }
+
+    /// Marks an axis of a weight over which a contraction sums.
+    pub fn consumes(&mut self, axis: &Axis) {
+        for piece in axis {
+            if let Piece::Part { space, .. } = piece {
+                self.coupling.spaces.mark_consumed(*space);
+            }
+        }
+    }
+
+    /// The common axes of inputs that broadcast against each other, tied. Missing inputs are skipped.
+    ///
+    /// # Errors
+    /// [`RuleError::UnknownShape`] if a rank is not known.
+    pub fn broadcast(&mut self, slots: &[usize]) -> Result<Layout, RuleError> {
+        let mut layouts = Vec::new();
+        for slot in slots {
+            if self.has(*slot) {
+                layouts.push(self.layout(*slot)?);
+            }
+        }
+        Ok(self.tie_broadcast(&layouts))
+    }
+
+    /// The common axes of layouts that broadcast against each other, tied.
+    pub fn tie_broadcast(&mut self, layouts: &[Layout]) -> Layout {
+        let rank = layouts.iter().map(Layout::rank).max().unwrap_or(0);
+        let mut result = Layout { axes: vec![Axis::new(); rank] };
+        for layout in layouts {
+            let tied = self.tie_cut_spaces(&result, layout);
+            for (axis, other) in result.axes[rank - layout.rank()..].iter_mut().zip(&layout.axes) {
+                if axis.is_empty() || self.coupling.spaces.is_outer_digit(other, axis) {
+                    axis.clone_from(other);
+                } else if self.coupling.spaces.is_outer_digit(axis, other) {
+                    // A statistic of every block meets its block; the cut may stay ragged.
+                } else if !other.is_empty() && axis != other && !same_digits(axis, other, &tied) {
+                    let reason = self.reason_to_stay(axis, other);
+                    *axis = self.coupling.spaces.tie(axis, other, &reason);
+                }
+            }
+        }
+        result
+    }
+
+    /// Where both layouts hold the same digits of two spaces at the same axes, the spaces are tied as wholes, so that
+    /// a cut may stay ragged through elementwise operators.
+    fn tie_cut_spaces(&mut self, a: &Layout, b: &Layout) -> BTreeSet<(SpaceId, SpaceId)> {
+        let mut pairs: BTreeMap<(SpaceId, SpaceId), usize> = BTreeMap::new();
+        for (x, y) in a.axes.iter().rev().zip(b.axes.iter().rev()) {
+            for (x, y) in x.iter().zip(y) {
+                if let (Piece::Part { space: a, inner: i, extent: m }, Piece::Part { space: b, inner: j, extent: n }) =
+                    (x, y)
+                    && a != b
+                    && i == j
+                    && m == n
+                {
+                    *pairs.entry((*a, *b)).or_insert(1) *= m;
+                }
+            }
+        }
+        let spaces = &mut self.coupling.spaces;
+        let len = |spaces: &Spaces, space: SpaceId| spaces.all()[space].len;
+        pairs.retain(|(x, y), covered| len(spaces, *x) == *covered && len(spaces, *y) == *covered);
+        for (x, y) in pairs.keys() {
+            spaces.unite_spaces(*x, *y);
+        }
+        pairs.into_keys().collect()
+    }
+}
+
+/// Whether two axes are the same digits of spaces that are one or have been tied as wholes.
+fn same_digits(a: &Axis, b: &Axis, tied: &BTreeSet<(SpaceId, SpaceId)>) -> bool {
+    a.len() == b.len()
+        && a.iter().zip(b).all(|pair| match pair {
+            (Piece::Part { space: a, inner: i, extent: m }, Piece::Part { space: b, inner: j, extent: n }) => {
+                i == j && m == n && (a == b || tied.contains(&(*a, *b)))
+            }
+            (Piece::Fixed(a), Piece::Fixed(b)) => a == b,
+            _ => false,
+        })
+}

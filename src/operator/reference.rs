@@ -1,0 +1,335 @@
+//! What the construction of the reference graph offers to an operator.
+
+mod fused;
+mod norms;
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::RuleError;
+use crate::graph::fact::Fact;
+use crate::graph::facts::Facts;
+use crate::graph::{Graph, Node};
+use crate::onnx::{AttributeProto, DataType, NodeProto, TensorProto, attr_int, attr_ints};
+
+/// Kept indices per axis of the constant that one input of one node reads; axes that are kept whole are absent.
+pub type KeptAxes = BTreeMap<usize, Vec<usize>>;
+
+/// The reference graph under construction.
+#[derive(Debug, Default)]
+pub struct Reference {
+    /// All nodes in topological order: the original ones (some replaced) and those of the masks.
+    pub nodes: Vec<NodeProto>,
+    /// New constants.
+    pub initializers: Vec<TensorProto>,
+    /// Names of the masks of values that lost something.
+    pub masks: HashMap<String, String>,
+    next: usize,
+}
+
+/// What the construction of the reference offers to an operator.
+pub struct ReferenceCx<'a> {
+    pub(crate) node: &'a Node,
+    pub(crate) graph: &'a Graph,
+    pub(crate) facts: &'a Facts,
+    pub(crate) kept: &'a HashMap<(usize, usize), KeptAxes>,
+    pub(crate) reference: &'a mut Reference,
+    pub(crate) emitted: bool,
+}
+
+impl ReferenceCx<'_> {
+    /// The name of input `slot`; empty if the node omits it.
+    pub fn input(&self, slot: usize) -> String {
+        self.node.proto.input.get(slot).cloned().unwrap_or_default()
+    }
+
+    /// The name of output `slot`; empty if the node omits it.
+    pub fn output(&self, slot: usize) -> String {
+        self.node.proto.output.get(slot).cloned().unwrap_or_default()
+    }
+
+    /// The fact of input `slot`.
+    pub fn fact(&self, slot: usize) -> Option<&Fact> {
+        self.facts.values[self.node.input(slot)?].as_ref()
+    }
+
+    /// The known integers of input `slot`.
+    pub fn known_ints(&self, slot: usize) -> Option<Vec<crate::graph::dim::Dim>> {
+        self.fact(slot)?.known.as_ref().and_then(crate::graph::fact::Known::ints).map(<[_]>::to_vec)
+    }
+
+    /// The rank of input `slot`.
+    ///
+    /// # Errors
+    /// [`RuleError::UnknownShape`].
+    pub fn rank(&self, slot: usize) -> Result<usize, RuleError> {
+        self.fact(slot).and_then(Fact::rank).ok_or(RuleError::UnknownShape)
+    }
+
+    /// The rank of output `slot`.
+    ///
+    /// # Errors
+    /// [`RuleError::UnknownShape`].
+    pub fn output_rank(&self, slot: usize) -> Result<usize, RuleError> {
+        let value = self.node.output(slot).ok_or(RuleError::UnknownShape)?;
+        self.facts.values[value].as_ref().and_then(Fact::rank).ok_or(RuleError::UnknownShape)
+    }
+
+    /// Whether the output has a floating point type; shape arithmetic needs no mask.
+    pub fn is_float_output(&self) -> bool {
+        let fact = self.node.output(0).and_then(|value| self.facts.values[value].as_ref());
+        fact.is_none_or(Fact::is_float)
+    }
+
+    /// Adds a node `op_type` of the standard domain with one output, and returns that output's name.
+    pub fn add(&mut self, op_type: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
+        self.add_outputs(op_type, inputs, attributes, 1).pop().unwrap_or_default()
+    }
+
+    /// Adds a node with `count` outputs and returns their names.
+    pub fn add_outputs(
+        &mut self,
+        op_type: &str,
+        inputs: &[&str],
+        attributes: Vec<AttributeProto>,
+        count: usize,
+    ) -> Vec<String> {
+        self.reference.next += 1;
+        let outputs: Vec<String> =
+            (0..count).map(|i| format!("__mask/{}/{op_type}/{i}", self.reference.next)).collect();
+        self.reference.nodes.push(NodeProto {
+            op_type: op_type.to_owned(),
+            name: format!("__mask/{}", self.reference.next),
+            input: inputs.iter().map(|name| (*name).to_owned()).collect(),
+            output: outputs.clone(),
+            attribute: attributes,
+            ..NodeProto::default()
+        });
+        outputs
+    }
+
+    /// Adds an int64 constant and returns its name.
+    pub fn ints(&mut self, values: &[i64], dims: &[i64]) -> String {
+        self.reference.next += 1;
+        let name = format!("__mask/ints/{}", self.reference.next);
+        self.reference.initializers.push(TensorProto::of_ints(&name, values, dims));
+        name
+    }
+
+    /// Adds a float32 constant and returns its name.
+    pub fn floats(&mut self, values: &[f32], dims: &[i64]) -> String {
+        self.reference.next += 1;
+        let name = format!("__mask/floats/{}", self.reference.next);
+        self.reference.initializers.push(TensorProto::of_floats(&name, values, dims));
+        name
+    }
+
+    /// The mask of input `slot`: float32, of the input's rank, every size the input's own or one. `None` where nothing
+    /// was removed.
+    pub fn mask(&mut self, slot: usize) -> Option<String> {
+        if let Some(kept) = self.kept.get(&(self.node.id, slot)) {
+            let rank = self.fact(slot).and_then(Fact::rank)?;
+            let mut mask: Option<String> = None;
+            for (axis, kept) in kept.clone() {
+                let size = self.fact(slot)?.shape.as_ref()?.get(axis)?.as_const()?;
+                let mut row = vec![0.0; usize::try_from(size).ok()?];
+                for index in kept {
+                    *row.get_mut(index)? = 1.0;
+                }
+                let mut dims = vec![1; rank];
+                dims[axis] = size;
+                let row = self.floats(&row, &dims);
+                mask = Some(match mask {
+                    None => row,
+                    Some(mask) => self.add("Mul", &[&mask, &row], vec![]),
+                });
+            }
+            return mask;
+        }
+        let value = self.node.input(slot)?;
+        self.reference.masks.get(&self.graph.values[value].name).cloned()
+    }
+
+    /// The mask of input `slot` at the input's full shape, ones where nothing was removed.
+    pub fn full_mask(&mut self, slot: usize) -> String {
+        let mask = match self.mask(slot) {
+            Some(mask) => mask,
+            None => self.floats(&[1.0], &[]),
+        };
+        let input = self.input(slot);
+        let shape = self.add("Shape", &[&input], vec![]);
+        self.add("Expand", &[&mask, &shape], vec![])
+    }
+
+    /// Sets the mask of output `slot`.
+    pub fn set_mask(&mut self, slot: usize, mask: String) {
+        let output = self.output(slot);
+        if !output.is_empty() {
+            self.reference.masks.insert(output, mask);
+        }
+    }
+
+    /// Input `slot` with zeros at the removed places.
+    pub fn zeroed(&mut self, slot: usize) -> String {
+        let input = self.input(slot);
+        match self.mask(slot) {
+            None => input,
+            Some(mask) => self.filled(&input, &mask, 0.0, slot),
+        }
+    }
+
+    /// `input`, of the element type of input `slot`, with `value` at the places where `mask` is zero.
+    pub fn filled(&mut self, input: &str, mask: &str, value: f32, slot: usize) -> String {
+        let kept = self.add("Cast", &[mask], vec![attr_int("to", DataType::Bool as i64)]);
+        let fill = self.floats(&[value], &[]);
+        let fill = self.cast_to_input(&fill, slot);
+        self.add("Where", &[&kept, input, &fill], vec![])
+    }
+
+    /// A float32 value in the element type of input `slot`.
+    pub fn cast_to_input(&mut self, value: &str, slot: usize) -> String {
+        match self.fact(slot).map(|fact| fact.dtype) {
+            Some(dtype) if dtype != DataType::Float => self.add("Cast", &[value], vec![attr_int("to", dtype as i64)]),
+            _ => value.to_owned(),
+        }
+    }
+
+    /// A value of the element type of input `slot` in float32.
+    pub fn cast_to_float(&mut self, value: &str, slot: usize) -> String {
+        match self.fact(slot).map(|fact| fact.dtype) {
+            Some(dtype) if dtype != DataType::Float => {
+                self.add("Cast", &[value], vec![attr_int("to", DataType::Float as i64)])
+            }
+            _ => value.to_owned(),
+        }
+    }
+
+    /// A reduction of the standard operator `op_type` over static `axes`, sizes kept as one.
+    pub fn reduce(&mut self, op_type: &str, input: &str, axes: &[i64]) -> String {
+        let opset = self.opset();
+        let as_input = if op_type == "ReduceSum" { opset >= 13 } else { opset >= 18 };
+        if as_input {
+            let axes = self.ints(axes, &[axes.len() as i64]);
+            self.add(op_type, &[input, &axes], vec![attr_int("keepdims", 1)])
+        } else {
+            self.add(op_type, &[input], vec![attr_ints("axes", axes), attr_int("keepdims", 1)])
+        }
+    }
+
+    /// The version of the standard operator set of the model.
+    pub fn opset(&self) -> i64 {
+        self.graph.opset
+    }
+
+    /// Emits the node itself with some inputs replaced (slot, name). Constants that the plan names are read with zeros
+    /// at the entries that the plan removes: those meet removed places only, unless the plan contradicts itself.
+    pub fn emit(&mut self, replaced: &[(usize, String)]) {
+        let mut proto = self.node.proto.clone();
+        for slot in 0..proto.input.len() {
+            if self.is_planned(slot) {
+                proto.input[slot] = self.zeroed(slot);
+            }
+        }
+        for (slot, name) in replaced.iter().filter(|(_, name)| !name.is_empty()) {
+            if proto.input.len() <= *slot {
+                proto.input.resize(slot + 1, String::new());
+            }
+            proto.input[*slot].clone_from(name);
+        }
+        self.reference.nodes.push(proto);
+        self.emitted = true;
+    }
+
+    /// Emits, instead of the node, an Identity that gives `value` the name of output `slot`.
+    pub fn emit_as(&mut self, slot: usize, value: &str) {
+        let output = self.output(slot);
+        self.reference.nodes.push(NodeProto {
+            op_type: "Identity".to_owned(),
+            name: format!("__mask/as/{output}"),
+            input: vec![value.to_owned()],
+            output: vec![output],
+            ..NodeProto::default()
+        });
+        self.emitted = true;
+    }
+
+    /// The rule of operators that only move data: the node acts on the full masks of the inputs `data` as it does on
+    /// the values; its other inputs are shared.
+    pub fn moves(&mut self, data: &[usize]) {
+        let masks: Vec<(usize, String)> = data
+            .iter()
+            .copied()
+            .filter(|slot| self.node.input(*slot).is_some())
+            .map(|slot| (slot, self.full_mask(slot)))
+            .collect();
+        let mut inputs = self.node.proto.input.clone();
+        for (slot, mask) in &masks {
+            inputs[*slot].clone_from(mask);
+        }
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let (op_type, attributes) = (self.node.proto.op_type.clone(), self.node.proto.attribute.clone());
+        let outputs = self.add_outputs(&op_type, &inputs, attributes, self.node.proto.output.len());
+        for (slot, mask) in outputs.into_iter().enumerate() {
+            self.set_mask(slot, mask);
+        }
+    }
+
+    /// The product of the masks of several inputs, aligned as broadcasting aligns the inputs.
+    pub fn common_mask(&mut self, slots: &[usize]) -> Option<String> {
+        let mut common: Option<String> = None;
+        for slot in slots {
+            if let Some(mask) = self.mask(*slot) {
+                common = Some(match common {
+                    None => mask,
+                    Some(other) if other == mask => other,
+                    Some(other) => self.add("Mul", &[&other, &mask], vec![]),
+                });
+            }
+        }
+        common
+    }
+
+    /// The rule of elementwise operators: an element is kept where the elements of all `slots` are.
+    ///
+    /// # Errors
+    /// [`RuleError::UnknownShape`].
+    pub fn elementwise(&mut self, slots: &[usize]) -> Result<(), RuleError> {
+        if let Some(mask) = self.common_mask(slots) {
+            let mask = self.unsqueeze_to_output(mask, slots)?;
+            self.set_mask(0, mask);
+        }
+        Ok(())
+    }
+
+    /// Gives a broadcast mask of `slots` the rank of output 0 by leading ones.
+    fn unsqueeze_to_output(&mut self, mask: String, slots: &[usize]) -> Result<String, RuleError> {
+        let Ok(rank) = self.output_rank(0) else {
+            return Ok(mask);
+        };
+        let mut widest = 0;
+        for slot in slots {
+            if self.mask(*slot).is_some() {
+                widest = widest.max(self.rank(*slot)?);
+            }
+        }
+        if widest >= rank {
+            return Ok(mask);
+        }
+        let ones = self.ints(&vec![1; rank], &[rank as i64]);
+        Ok(self.add("Expand", &[&mask, &ones], vec![]))
+    }
+
+    /// Whether the plan names input `slot`: a weight or parameter.
+    pub fn is_planned(&self, slot: usize) -> bool {
+        self.kept.contains_key(&(self.node.id, slot))
+    }
+
+    /// `value` with an axis of size one inserted.
+    pub fn unsqueeze(&mut self, value: &str, axis: i64) -> String {
+        if self.opset() >= 13 {
+            let axes = self.ints(&[axis], &[1]);
+            self.add("Unsqueeze", &[value, &axes], vec![])
+        } else {
+            self.add("Unsqueeze", &[value], vec![attr_ints("axes", &[axis])])
+        }
+    }
+}

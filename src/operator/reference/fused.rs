@@ -1,0 +1,125 @@
+//! Parts of fused operators: norms and layouts of values that stand inside a node instead of at one of its inputs.
+//!
+//! All values here are float32; [`ReferenceCx::cast_to_input`] gives a result the type of an input.
+
+use super::ReferenceCx;
+use crate::graph::dim::Dim;
+use crate::onnx::{DataType, attr_int, attr_ints};
+use crate::operator::RuleError;
+
+impl ReferenceCx<'_> {
+    /// `mask` at the shape of `value`; ones where there is no mask.
+    pub fn mask_of(&mut self, value: &str, mask: Option<&str>) -> String {
+        let shape = self.add("Shape", &[value], vec![]);
+        let ones = self.floats(&[1.0], &[]);
+        self.add("Expand", &[mask.unwrap_or(&ones), &shape], vec![])
+    }
+
+    /// `value` with zeros where its full mask `kept` is zero, whatever stands there.
+    fn zeroed_by(&mut self, value: &str, kept: &str) -> String {
+        let kept = self.add("Cast", &[kept], vec![attr_int("to", DataType::Bool as i64)]);
+        let zero = self.floats(&[0.0], &[]);
+        self.add("Where", &[&kept, value, &zero], vec![])
+    }
+
+    /// `value` normalised over its kept elements along static `axes`: `(x - mean) / sqrt(variance + epsilon)`, or
+    /// `x / sqrt(mean(x^2) + epsilon)` where it is not `centred`.
+    pub fn norm_of(&mut self, value: &str, mask: Option<&str>, axes: &[i64], epsilon: f32, centred: bool) -> String {
+        let kept = self.mask_of(value, mask);
+        let count = self.reduce("ReduceSum", &kept, axes);
+        let mut x = self.zeroed_by(value, &kept);
+        if centred {
+            let sum = self.reduce("ReduceSum", &x, axes);
+            let mean = self.add("Div", &[&sum, &count], vec![]);
+            x = self.add("Sub", &[&x, &mean], vec![]);
+            x = self.zeroed_by(&x, &kept);
+        }
+        let squares = self.add("Mul", &[&x, &x], vec![]);
+        let sum = self.reduce("ReduceSum", &squares, axes);
+        let variance = self.add("Div", &[&sum, &count], vec![]);
+        let epsilon = self.floats(&[epsilon], &[]);
+        let variance = self.add("Add", &[&variance, &epsilon], vec![]);
+        let deviation = self.add("Sqrt", &[&variance], vec![]);
+        self.add("Div", &[&x, &deviation], vec![])
+    }
+
+    /// `value`, `[N, C, ...]`, normalised over the kept members of each of `groups` groups of consecutive channels.
+    pub fn group_norm_of(&mut self, value: &str, mask: Option<&str>, groups: i64, epsilon: f32) -> String {
+        let kept = self.mask_of(value, mask);
+        let shape = self.add("Shape", &[value], vec![]);
+        let target = self.ints(&[0, groups, -1], &[3]);
+        let kept = self.add("Reshape", &[&kept, &target], vec![]);
+        let x = self.add("Reshape", &[value, &target], vec![]);
+        let y = self.norm_of(&x, Some(&kept), &[2], epsilon, true);
+        self.add("Reshape", &[&y, &shape], vec![])
+    }
+
+    /// `value` with its axes permuted.
+    pub fn transposed(&mut self, value: &str, perm: &[i64]) -> String {
+        self.add("Transpose", &[value], vec![attr_ints("perm", perm)])
+    }
+
+    /// A value without a static axis of size one.
+    pub fn without_axis(&mut self, value: &str, axis: i64) -> String {
+        if self.opset() >= 13 {
+            let axes = self.ints(&[axis], &[1]);
+            self.add("Squeeze", &[value, &axes], vec![])
+        } else {
+            self.add("Squeeze", &[value], vec![attr_ints("axes", &[axis])])
+        }
+    }
+
+    /// Elements `start..end` of `value` along an axis.
+    pub fn span(&mut self, value: &str, axis: i64, start: i64, end: i64) -> String {
+        if self.opset() < 10 {
+            let attributes = vec![attr_ints("axes", &[axis]), attr_ints("starts", &[start]), attr_ints("ends", &[end])];
+            return self.add("Slice", &[value], attributes);
+        }
+        let (starts, ends, axes) = (self.ints(&[start], &[1]), self.ints(&[end], &[1]), self.ints(&[axis], &[1]));
+        self.add("Slice", &[value, &starts, &ends, &axes], vec![])
+    }
+
+    /// `value * sigmoid(value)`.
+    pub fn silu(&mut self, value: &str) -> String {
+        let sigmoid = self.add("Sigmoid", &[value], vec![]);
+        self.add("Mul", &[value, &sigmoid], vec![])
+    }
+
+    /// `value * (1 + erf(value / sqrt(2))) / 2`.
+    pub fn gelu(&mut self, value: &str) -> String {
+        let root = self.floats(&[std::f32::consts::SQRT_2], &[]);
+        let scaled = self.add("Div", &[value, &root], vec![]);
+        let erf = self.add("Erf", &[&scaled], vec![]);
+        let one = self.floats(&[1.0], &[]);
+        let sum = self.add("Add", &[&erf, &one], vec![]);
+        let half = self.floats(&[0.5], &[]);
+        let sum = self.add("Mul", &[&sum, &half], vec![]);
+        self.add("Mul", &[value, &sum], vec![])
+    }
+
+    /// Emits, instead of the node, casts that give float32 values the names of outputs (slot, value) in the element
+    /// type of input 0. Outputs that the node omits are skipped.
+    pub fn emit_floats(&mut self, outputs: &[(usize, String)]) {
+        for (slot, value) in outputs {
+            if !self.output(*slot).is_empty() {
+                let value = self.cast_to_input(value, 0);
+                self.emit_as(*slot, &value);
+            }
+        }
+    }
+
+    /// Input `slot` in float32 with zeros at the removed places.
+    pub fn zeroed_float(&mut self, slot: usize) -> String {
+        let zeroed = self.zeroed(slot);
+        self.cast_to_float(&zeroed, slot)
+    }
+
+    /// The shape of output `slot`.
+    ///
+    /// # Errors
+    /// [`RuleError::UnknownShape`].
+    pub fn output_shape(&self, slot: usize) -> Result<Vec<Dim>, RuleError> {
+        let value = self.node.output(slot).ok_or(RuleError::UnknownShape)?;
+        self.facts.values[value].as_ref().and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)
+    }
+}

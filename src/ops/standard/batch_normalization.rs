@@ -1,0 +1,99 @@
+//! # BatchNormalization
+//! `Y = scale * (X - mean) / sqrt(variance + epsilon) + B` with stored moments, as at inference.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__BatchNormalization.html>. Opsets 7 and later.
+//!
+//! Coupling: axis 1 of X and all parameters are one; the other axes pass through.
+
+use crate::graph::Node;
+use crate::operator::couple::CoupleCx;
+use crate::operator::gradient::GradientCx;
+use crate::operator::infer::InferCx;
+use crate::operator::reference::ReferenceCx;
+use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+
+fn types_batchnormalization() -> &'static [OpType] {
+    const { &[onnx("BatchNormalization")] }
+}
+
+pub(super) static RULES: &[Registration] = &[Registration::of_node(types_batchnormalization, &BatchNormalization)];
+
+struct BatchNormalization;
+
+impl NodeRules for BatchNormalization {
+    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
+        if shape.len() < 2 {
+            return Err(RuleError::invalid(format!("X must have rank 2 or more, found {}", shape.len())));
+        }
+        for slot in 1..5 {
+            cx.expect_vector(slot, Some(&shape[1]))?;
+        }
+        cx.set_shape(0, dtype, shape);
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        if node.int("training_mode", 0) != 0 {
+            return Err(RuleError::unsupported("it is in training mode"));
+        }
+        let x = cx.separated(0)?;
+        for slot in 1..5 {
+            let parameter = cx.separated(slot)?;
+            cx.tie(&x.axes[1], &parameter.axes[0]);
+        }
+        cx.set(0, x);
+        Ok(())
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        // Every channel is normalised for itself by stored moments, so that nothing but the mask has to follow.
+        cx.elementwise(&[0])
+    }
+
+    fn scales(&self, _node: &Node, slot: usize) -> bool {
+        slot == 1
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        if node.int("training_mode", 0) != 0 {
+            return Err(RuleError::unsupported("it is in training mode"));
+        }
+        let (dy, shape) = (cx.dy()?, cx.shape(0)?);
+        let per_channel: Vec<i64> = (0..shape.len()).map(|axis| if axis == 1 { shape[1] } else { 1 }).collect();
+        let others: Vec<usize> = (0..shape.len()).filter(|axis| *axis != 1).collect();
+        let epsilon = cx.scalar(f64::from(node.float("epsilon", 1e-5)));
+        let variance = cx.op("Add", &[&cx.input(4), &epsilon]);
+        let deviation = cx.op("Sqrt", &[&variance]);
+        let deviation = cx.reshape(&deviation, &per_channel);
+        if cx.wants(0) {
+            let scale = cx.reshape(&cx.input(1), &per_channel);
+            let slope = cx.op("Div", &[&scale, &deviation]);
+            let dx = cx.mul(&dy, &slope);
+            cx.give(0, dx);
+        }
+        if cx.wants(1) || cx.wants(4) {
+            let mean = cx.reshape(&cx.input(3), &per_channel);
+            let centred = cx.op("Sub", &[&cx.input(0), &mean]);
+            let normalized = cx.op("Div", &[&centred, &deviation]);
+            let product = cx.mul(&dy, &normalized);
+            let dscale = cx.reduce_sum(&product, &others, false);
+            // By the variance: -scale / (2 (variance + epsilon)) times the same sum.
+            let slope = cx.op("Div", &[&cx.input(1), &variance]);
+            let slope = cx.scaled(&slope, -0.5);
+            let dvariance = cx.mul(&slope, &dscale);
+            cx.give(4, dvariance);
+            cx.give(1, dscale);
+        }
+        if cx.wants(2) || cx.wants(3) {
+            let db = cx.reduce_sum(&dy, &others, false);
+            // By the mean: -scale / deviation times the same sum.
+            let slope = cx.op("Sqrt", &[&variance]);
+            let slope = cx.op("Div", &[&cx.input(1), &slope]);
+            let dmean = cx.mul(&slope, &db);
+            let dmean = cx.op("Neg", &[&dmean]);
+            cx.give(3, dmean);
+            cx.give(2, db);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,75 @@
+//! # Clip
+//! Limits elements to `[min, max]`.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Clip.html>. Opsets 6 and later (limits are inputs from 11).
+//!
+//! Coupling: every axis passes through; the limits are scalars.
+
+use crate::graph::Node;
+use crate::graph::dim::Dim;
+use crate::graph::fact::{Fact, Known};
+use crate::operator::couple::CoupleCx;
+use crate::operator::gradient::GradientCx;
+use crate::operator::infer::InferCx;
+use crate::operator::reference::ReferenceCx;
+use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+
+fn types_clip() -> &'static [OpType] {
+    const { &[onnx("Clip")] }
+}
+
+pub(super) static RULES: &[Registration] = &[Registration::of_node(types_clip, &Clip)];
+
+struct Clip;
+
+impl NodeRules for Clip {
+    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let input = cx.input(0)?;
+        let limit = |slot: usize| match cx.optional(slot) {
+            None => Some(None),
+            Some(_) => cx.ints(slot).and_then(|limit| limit.first().cloned()).map(Some),
+        };
+        let known = match (&input.known, limit(1), limit(2)) {
+            (Some(Known::Ints(values)), Some(min), Some(max)) => {
+                Some(Known::Ints(values.iter().map(|value| limited(value, min.as_ref(), max.as_ref())).collect()))
+            }
+            _ => None,
+        };
+        let fact = Fact { dtype: input.dtype, shape: input.shape.clone(), known: None }.with_known(known);
+        cx.set(0, fact);
+        Ok(())
+    }
+
+    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.layout(0)?;
+        cx.set(0, layout);
+        Ok(())
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        cx.elementwise(&[0])
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let dy = cx.dy()?;
+        let (x, zero) = (cx.input(0), cx.scalar(0.0));
+        let mut dx = dy;
+        let limits = |name: &str| node.proto.float(name).map(f64::from);
+        for (slot, name, op_type) in [(1, "min", "Less"), (2, "max", "Greater")] {
+            let limit = match limits(name) {
+                Some(limit) => cx.scalar(limit),
+                None if !cx.input(slot).is_empty() => cx.input(slot),
+                None => continue,
+            };
+            let outside = cx.op(op_type, &[&x, &limit]);
+            dx = cx.op("Where", &[&outside, &zero, &dx]);
+        }
+        cx.give(0, dx);
+        Ok(())
+    }
+}
+
+/// A size or index within limits, the upper one last as the specification has it.
+fn limited(value: &Dim, min: Option<&Dim>, max: Option<&Dim>) -> Dim {
+    let raised = min.map_or_else(|| value.clone(), |min| Dim::max(value, min));
+    max.map_or_else(|| raised.clone(), |max| Dim::min(&raised, max))
+}

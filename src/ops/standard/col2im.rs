@@ -1,0 +1,118 @@
+//! # Col2Im
+//! Adds the columns `[N, C * block, L]` up to an image `[N, C, ...]`.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Col2Im.html>. Opsets 18 and later.
+//!
+//! Coupling: axis 1 of the input is a product of the channels of the image and the places in a block, which stay.
+
+use crate::graph::Node;
+use crate::graph::dim::{Dim, product};
+use crate::operator::couple::CoupleCx;
+use crate::operator::couple::layout::{Layout, fixed_axis};
+use crate::operator::couple::space::axis_size;
+use crate::operator::gradient::GradientCx;
+use crate::operator::infer::InferCx;
+use crate::operator::reference::ReferenceCx;
+use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+
+fn types_col2im() -> &'static [OpType] {
+    const { &[onnx("Col2Im")] }
+}
+
+pub(super) static RULES: &[Registration] = &[Registration::of_node(types_col2im, &Col2Im)];
+
+struct Col2Im;
+
+impl NodeRules for Col2Im {
+    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (dtype, x) = (cx.input(0)?.dtype, cx.shape(0)?);
+        let [batch, deep, _] = x.as_slice() else {
+            return Err(RuleError::invalid(format!("the columns must have rank 3, found {}", x.len())));
+        };
+        let image = cx.ints(1).map(<[Dim]>::to_vec).ok_or(RuleError::UnknownShape)?;
+        let block = cx.ints(2).map(<[Dim]>::to_vec).ok_or(RuleError::UnknownShape)?;
+        let channels = deep.div_exact(&product(&block));
+        if let (None, Some(deep)) = (&channels, deep.as_const()) {
+            return Err(RuleError::invalid(format!("{deep} channels are not a multiple of the block")));
+        }
+        let mut shape = vec![batch.clone(), channels.unwrap_or_else(|| cx.fresh())];
+        shape.extend(image);
+        cx.set_shape(0, dtype, shape);
+        Ok(())
+    }
+
+    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let x = cx.separated(0)?.axes;
+        let shape = cx.output_shape(0)?;
+        cx.keep(&x[2], "counts blocks of an image");
+        let size = axis_size(&x[1]);
+        let channels = shape[1].as_const().and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
+        let channels = match (cx.single(&x[1]), size, channels) {
+            (Some(deep), Some(size), Some(channels)) if size.is_multiple_of(channels) => {
+                cx.digits(deep, &[channels, size / channels], Some(0)).swap_remove(0)
+            }
+            (Some(_), ..) => return Err(RuleError::UnknownShape),
+            (None, ..) => fixed_axis(&shape[1]),
+        };
+        let mut axes = vec![x[0].clone(), channels];
+        axes.extend(shape[2..].iter().map(fixed_axis));
+        cx.set(0, Layout { axes });
+        Ok(())
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        if cx.mask(0).is_none() {
+            return Ok(());
+        }
+        let shape = cx.fact(0).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)?;
+        let block = cx.known_ints(2).ok_or(RuleError::UnknownShape)?;
+        let channels = shape.get(1).and_then(|deep| deep.div_exact(&product(&block))).and_then(|size| size.as_const());
+        let channels = channels.ok_or(RuleError::UnknownShape)?;
+        let x = cx.zeroed(0);
+        cx.emit(&[(0, x)]);
+        // Channels are masked as a whole: [N, C * block, L] to [N, C, 1, ...].
+        let full = cx.full_mask(0);
+        let target = cx.ints(&[0, channels, -1], &[3]);
+        let full = cx.add("Reshape", &[&full, &target], vec![]);
+        let full = cx.reduce("ReduceMax", &full, &[2]);
+        let mut target = vec![0, 0];
+        target.resize(cx.output_rank(0)?, 1);
+        let target = cx.ints(&target, &[target.len() as i64]);
+        let full = cx.add("Reshape", &[&full, &target], vec![]);
+        cx.set_mask(0, full);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, shape, image) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
+        let ints = |values: Option<Vec<Dim>>| values?.iter().map(Dim::as_const).collect::<Option<Vec<i64>>>();
+        let block = ints(cx.known_ints(2)).ok_or(RuleError::UnknownShape)?;
+        let spatial = block.len();
+        let listed = |name: &str, default: i64, count: usize| match node.proto.ints(name) {
+            Some(values) if values.len() == count => values.to_vec(),
+            _ => vec![default; count],
+        };
+        let (strides, dilations) = (listed("strides", 1, spatial), listed("dilations", 1, spatial));
+        let pads = listed("pads", 0, 2 * spatial);
+        let (before, after) = pads.split_at(spatial);
+        let padded = cx.pad(&dy, &[&[0, 0], before].concat(), &[&[0, 0], after].concat());
+        // Every column is a block of the image: one slice for each place in the block.
+        let places: i64 = block.iter().product();
+        let mut parts = Vec::new();
+        for place in 0..places {
+            let mut rest = place;
+            let mut part = padded.clone();
+            for axis in (0..spatial).rev() {
+                let start = (rest % block[axis]) * dilations[axis];
+                rest /= block[axis];
+                let whole = image[axis + 2] + before[axis] + after[axis];
+                let steps = (whole - dilations[axis] * (block[axis] - 1) - 1) / strides[axis];
+                part = cx.slice(&part, axis + 2, start, start + steps * strides[axis] + 1, strides[axis]);
+            }
+            parts.push(cx.reshape(&part, &[image[0], image[1], 1, shape[2]]));
+        }
+        let columns = cx.concat(&parts, 2);
+        let dx = cx.reshape(&columns, &shape);
+        cx.give(0, dx);
+        Ok(())
+    }
+}

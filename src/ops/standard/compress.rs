@@ -1,0 +1,93 @@
+//! # Compress
+//! The entries along `axis`, or of all elements, for which a condition holds.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Compress.html>. Opsets 9 and later.
+//!
+//! Coupling: the axis stays; all others pass through. Without an axis, everything stays.
+
+use crate::graph::Node;
+use crate::graph::dim::Dim;
+use crate::operator::couple::CoupleCx;
+use crate::operator::couple::layout::{Layout, fixed_axis};
+use crate::operator::gradient::GradientCx;
+use crate::operator::infer::InferCx;
+use crate::operator::reference::ReferenceCx;
+use crate::operator::{NodeRules, OpType, Registration, RuleError, axis_index, onnx};
+
+fn types_compress() -> &'static [OpType] {
+    const { &[onnx("Compress")] }
+}
+
+pub(super) static RULES: &[Registration] = &[Registration::of_node(types_compress, &Compress)];
+
+struct Compress;
+
+impl NodeRules for Compress {
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (dtype, mut shape) = (cx.input(0)?.dtype, cx.shape(0)?);
+        let count = cx.ints(1).and_then(chosen).map(|chosen| Dim::from(chosen.len() as i64));
+        let count = count.unwrap_or_else(|| cx.fresh());
+        match node.proto.int("axis") {
+            Some(axis) => {
+                let axis = axis_index(axis, shape.len())?;
+                shape[axis] = count;
+            }
+            None => shape = vec![count],
+        }
+        cx.set_shape(0, dtype, shape);
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let Some(axis) = node.proto.int("axis") else {
+            cx.keep_inputs("is chosen by a condition");
+            return cx.set_fixed(0);
+        };
+        let mut y = cx.separated(0)?;
+        let axis = axis_index(axis, y.rank())?;
+        cx.keep(&y.axes[axis].clone(), "is chosen by a condition");
+        let condition = cx.separated(1)?;
+        condition.axes.iter().for_each(|axis| cx.keep(axis, "is a condition"));
+        y.axes[axis] = fixed_axis(&cx.output_shape(0)?[axis]);
+        cx.set(0, Layout { axes: y.axes });
+        Ok(())
+    }
+
+    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        if let (Some(mask), Some(axis)) = (cx.mask(0), node.proto.int("axis")) {
+            let axis = axis_index(axis, cx.rank(0)?)? as i64;
+            let mask = cx.reduce("ReduceMax", &mask, &[axis]);
+            cx.set_mask(0, mask);
+        }
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (mut dy, shape) = (cx.dy()?, cx.shape(0)?);
+        let chosen = cx.known_ints(1).and_then(|condition| chosen(&condition));
+        let chosen = chosen.ok_or_else(|| RuleError::unsupported("a condition that is computed has no gradient"))?;
+        let (axis, size, rank) = match node.proto.int("axis") {
+            Some(axis) => {
+                let axis = axis_index(axis, shape.len())?;
+                (axis, shape[axis], shape.len())
+            }
+            None => (0, shape.iter().product(), 1),
+        };
+        // Every element reads the gradient of its place among the chosen, or the zero behind them.
+        let (before, mut after) = (vec![0; rank], vec![0; rank]);
+        after[axis] = 1;
+        dy = cx.pad(&dy, &before, &after);
+        let place = |at: i64| chosen.iter().position(|index| *index == at).unwrap_or(chosen.len()) as i64;
+        let indices: Vec<i64> = (0..size).map(place).collect();
+        let indices = cx.ints(&indices);
+        let dx = cx.op_with("Gather", &[&dy, &indices], vec![crate::onnx::attr_int("axis", axis as i64)]);
+        let dx = if rank == shape.len() { dx } else { cx.reshape(&dx, &shape) };
+        cx.give(0, dx);
+        Ok(())
+    }
+}
+
+/// The places where a condition holds; `None` where it is not known.
+fn chosen(condition: &[Dim]) -> Option<Vec<i64>> {
+    let values: Option<Vec<i64>> = condition.iter().map(Dim::as_const).collect();
+    Some(values?.iter().enumerate().filter(|(_, value)| **value != 0).map(|(at, _)| at as i64).collect())
+}

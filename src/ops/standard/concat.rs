@@ -1,0 +1,133 @@
+//! # Concat
+//! Joins tensors along `axis`.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Concat.html>. Opsets 4 and later.
+//!
+//! Coupling: every axis but `axis` is shared by all inputs and Y; along `axis`, input i is one span of Y.
+
+use crate::graph::Node;
+use crate::graph::dim::Dim;
+use crate::graph::fact::{Fact, Known};
+use crate::operator::couple::CoupleCx;
+use crate::operator::couple::layout::{Layout, fixed_axis};
+use crate::operator::couple::space::axis_size;
+use crate::operator::gradient::GradientCx;
+use crate::operator::infer::InferCx;
+use crate::operator::reference::ReferenceCx;
+use crate::operator::{NodeRules, OpType, Registration, RuleError, axis_index, onnx};
+
+fn types_concat() -> &'static [OpType] {
+    const { &[onnx("Concat")] }
+}
+
+pub(super) static RULES: &[Registration] = &[Registration::of_node(types_concat, &Concat)];
+
+struct Concat;
+
+impl NodeRules for Concat {
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let mut shape = cx.shape(0)?;
+        let axis = axis_index(node.int("axis", 1), shape.len())?;
+        for slot in 1..cx.input_count() {
+            let other = cx.shape(slot)?;
+            if other.len() != shape.len() {
+                let text = format!("input {slot} has rank {}, input 0 has {}", other.len(), shape.len());
+                return Err(RuleError::invalid(text));
+            }
+            for (at, size) in other.iter().enumerate() {
+                if at == axis {
+                    shape[at] = &shape[at] + size;
+                } else if let (Some(a), Some(b)) = (shape[at].as_const(), size.as_const()) {
+                    if a != b {
+                        return Err(RuleError::invalid(format!("sizes {a} and {b} differ at axis {at}")));
+                    }
+                } else if shape[at].as_const().is_none() && size.as_const().is_some() {
+                    shape[at] = size.clone();
+                }
+            }
+        }
+        let dtype = cx.input(0)?.dtype;
+        let known = (shape.len() == 1).then(|| joined(cx)).flatten();
+        cx.set(0, Fact::new(dtype, shape).with_known(known));
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let shape = cx.output_shape(0)?;
+        let axis = axis_index(node.int("axis", 1), shape.len())?;
+        let layouts = (0..node.inputs.len()).map(|slot| cx.separated(slot)).collect::<Result<Vec<_>, _>>()?;
+        let mut axes = Vec::new();
+        for (at, size) in shape.iter().enumerate() {
+            if at != axis {
+                let mut shared = layouts[0].axes[at].clone();
+                for layout in &layouts[1..] {
+                    shared = cx.tie(&shared, &layout.axes[at]);
+                }
+                axes.push(shared);
+                continue;
+            }
+            let Some(total) = size.as_const().and_then(|size| usize::try_from(size).ok()) else {
+                for layout in &layouts {
+                    cx.keep(&layout.axes[at], "is joined to an axis of unknown size");
+                }
+                axes.push(fixed_axis(size));
+                continue;
+            };
+            let lens: Option<Vec<usize>> = layouts.iter().map(|layout| axis_size(&layout.axes[at])).collect();
+            if lens.is_none_or(|lens| lens.iter().sum::<usize>() != total) {
+                return Err(RuleError::UnknownShape);
+            }
+            let joined = cx.new_space(total);
+            let mut start = 0;
+            for layout in &layouts {
+                let len = axis_size(&layout.axes[at]).ok_or(RuleError::UnknownShape)?;
+                match cx.single(&layout.axes[at]) {
+                    Some(space) => (0..len).for_each(|i| cx.unite(space, i, joined, start + i)),
+                    None => cx.keep_range(joined, start..start + len, "is joined from values that stay"),
+                }
+                start += len;
+            }
+            axes.push(cx.whole(joined));
+        }
+        cx.set(0, Layout { axes });
+        Ok(())
+    }
+
+    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        if cx.is_float_output() {
+            let slots: Vec<usize> = (0..node.inputs.len()).collect();
+            cx.moves(&slots);
+        }
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let dy = cx.dy()?;
+        let axis = axis_index(node.int("axis", 1), cx.output_shape(0)?.len())?;
+        let mut start = 0;
+        for slot in 0..node.inputs.len() {
+            let size = cx.shape(slot)?[axis];
+            if cx.wants(slot) {
+                let dx = cx.slice(&dy, axis, start, start + size, 1);
+                cx.give(slot, dx);
+            }
+            start += size;
+        }
+        Ok(())
+    }
+}
+
+fn joined(cx: &InferCx<'_>) -> Option<Known> {
+    let mut ints: Vec<Dim> = Vec::new();
+    let mut floats = Vec::new();
+    for slot in 0..cx.input_count() {
+        match cx.optional(slot)?.known.as_ref()? {
+            Known::Ints(values) => ints.extend(values.iter().cloned()),
+            Known::Floats(values) => floats.extend(values),
+        }
+    }
+    match (ints.is_empty(), floats.is_empty()) {
+        (_, true) => Some(Known::Ints(ints)),
+        (true, false) => Some(Known::Floats(floats)),
+        (false, false) => None,
+    }
+}

@@ -1,0 +1,297 @@
+//! Gradients of convolutions, direct and transposed: each is made of the other and of one product per place in the
+//! kernel.
+
+use super::Window;
+use super::winograd::Instead;
+use crate::graph::Node;
+use crate::onnx::{attr_int, attr_ints};
+use crate::operator::RuleError;
+use crate::operator::gradient::GradientCx;
+
+/// Stride, dilation and padding of a convolution at known sizes.
+pub(super) struct Geometry {
+    pub(super) kernel: Vec<i64>,
+    pub(super) strides: Vec<i64>,
+    pub(super) dilations: Vec<i64>,
+    pub(super) before: Vec<i64>,
+    after: Vec<i64>,
+    pub(super) group: i64,
+}
+
+impl Geometry {
+    /// Of a direct convolution from spatial sizes `input` to `output`.
+    fn of_conv(node: &Node, kernel: &[i64], input: &[i64], output: &[i64]) -> Result<Self, RuleError> {
+        let mut geometry = Self::explicit(node, kernel)?;
+        if geometry.is_automatic(node) {
+            for axis in 0..kernel.len() {
+                let total = (output[axis] - 1) * geometry.strides[axis] + geometry.reach(axis) - input[axis];
+                geometry.share(node, axis, total.max(0), "SAME_UPPER");
+            }
+        }
+        Ok(geometry)
+    }
+
+    /// Of a transposed convolution; its output may name its own size, from which the padding follows.
+    fn of_transposed(node: &Node, kernel: &[i64], input: &[i64], output: &[i64]) -> Result<Self, RuleError> {
+        let mut geometry = Self::explicit(node, kernel)?;
+        let extra = node.proto.ints("output_padding").unwrap_or_default();
+        if geometry.is_automatic(node) || node.proto.ints("output_shape").is_some() {
+            for axis in 0..kernel.len() {
+                let extra = extra.get(axis).copied().unwrap_or(0);
+                let full = (input[axis] - 1) * geometry.strides[axis] + extra + geometry.reach(axis);
+                // The specification gives the odd one to the end for SAME_UPPER alone.
+                geometry.share(node, axis, (full - output[axis]).max(0), "SAME_UPPER");
+            }
+        }
+        Ok(geometry)
+    }
+
+    fn explicit(node: &Node, kernel: &[i64]) -> Result<Self, RuleError> {
+        let sizes: Vec<crate::graph::dim::Dim> = kernel.iter().copied().map(crate::graph::dim::Dim::from).collect();
+        let window = Window::of(node, &sizes, kernel.len())?;
+        let (before, after) = window.pads.split_at(kernel.len());
+        Ok(Self {
+            kernel: kernel.to_vec(),
+            strides: window.strides.clone(),
+            dilations: window.dilations.clone(),
+            before: before.to_vec(),
+            after: after.to_vec(),
+            group: node.int("group", 1).max(1),
+        })
+    }
+
+    fn is_automatic(&self, node: &Node) -> bool {
+        node.proto.string("auto_pad").is_some_and(|mode| mode.starts_with("SAME"))
+    }
+
+    fn share(&mut self, node: &Node, axis: usize, total: i64, odd_at_end: &str) {
+        let is_upper = node.proto.string("auto_pad") == Some(odd_at_end);
+        let less = total / 2;
+        (self.before[axis], self.after[axis]) = if is_upper { (less, total - less) } else { (total - less, less) };
+    }
+
+    /// The extent of the dilated kernel.
+    fn reach(&self, axis: usize) -> i64 {
+        self.dilations[axis] * (self.kernel[axis] - 1) + 1
+    }
+
+    fn pads(&self) -> Vec<i64> {
+        [self.before.as_slice(), &self.after].concat()
+    }
+
+    /// Whether the convolution only mixes channels.
+    fn is_pointwise(&self) -> bool {
+        let is_one = |sizes: &[i64]| sizes.iter().all(|size| *size == 1);
+        let is_zero = |sizes: &[i64]| sizes.iter().all(|size| *size == 0);
+        is_one(&self.kernel) && is_one(&self.strides) && is_zero(&self.before) && is_zero(&self.after)
+    }
+}
+
+/// The gradient rule of Conv, given the gradient `dy` by the convolution.
+pub(in crate::ops) fn of_conv(node: &Node, cx: &mut GradientCx<'_>, dy: &str) -> Result<(), RuleError> {
+    let (x, w, y) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape(0)?);
+    let geometry = Geometry::of_conv(node, &w[2..], &x[2..], &y[2..])?;
+    if cx.wants(2) {
+        bias(cx, dy, y.len());
+    }
+    if cx.wants(1) {
+        let dw = match geometry.in_tiles(cx, x[1], &y, &geometry.before, Instead::Products) {
+            Some(conv) => cx.winograd_weight(conv, &cx.input(0), dy),
+            None => weight(cx, &geometry, (&cx.input(0), &x), (dy, &y), &w),
+        };
+        cx.give(1, dw);
+    }
+    if cx.wants(0) {
+        let dx = through(cx, &geometry, &cx.input(1), dy, [&x, &w, &y]);
+        cx.give(0, dx);
+    }
+    Ok(())
+}
+
+/// Lets the forward pass compute the convolution in tiles where that takes less time.
+pub(in crate::ops) fn forward(node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    let (x, w, y) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape(0)?);
+    let geometry = Geometry::of_conv(node, &w[2..], &x[2..], &y[2..])?;
+    if let Some(conv) = geometry.in_tiles(cx, x[1], &y, &geometry.before, Instead::Conv) {
+        let (x, w, bias) = (cx.input(0), cx.input(1), cx.input(2));
+        cx.compute_as(|cx| {
+            cx.winograd_conv(conv, &x, (&w, false), Some(bias.as_str()).filter(|name| !name.is_empty()))
+        });
+    }
+    Ok(())
+}
+
+/// The gradient rule of a convolution with channels on the last axes of X, W and Y: that of Conv between transposes.
+pub(in crate::ops) fn of_nhwc_conv(node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    let rank = cx.shape(0)?.len();
+    let first: Vec<usize> = [0, rank - 1].into_iter().chain(1..rank - 1).collect();
+    let back: Vec<usize> = std::iter::once(0).chain(2..rank).chain([1]).collect();
+    let moved = |shape: &[i64]| first.iter().map(|axis| shape[*axis]).collect::<Vec<i64>>();
+    let (x, w, y) = (moved(&cx.shape(0)?), moved(&cx.shape(1)?), moved(&cx.output_shape(0)?));
+    let geometry = Geometry::of_conv(node, &w[2..], &x[2..], &y[2..])?;
+    let dy = cx.dy()?;
+    let dy = cx.transpose(&dy, &first);
+    if cx.wants(2) {
+        bias(cx, &dy, rank);
+    }
+    if cx.wants(1) {
+        let own = cx.transpose(&cx.input(0), &first);
+        let dw = weight(cx, &geometry, (&own, &x), (&dy, &y), &w);
+        let dw = cx.transpose(&dw, &back);
+        cx.give(1, dw);
+    }
+    if cx.wants(0) {
+        let own = cx.transpose(&cx.input(1), &first);
+        let dx = through(cx, &geometry, &own, &dy, [&x, &w, &y]);
+        let dx = cx.transpose(&dx, &back);
+        cx.give(0, dx);
+    }
+    Ok(())
+}
+
+/// The gradient rule of ConvTranspose: the same products with X and dY in each other's place.
+pub(in crate::ops) fn of_conv_transpose(node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    let (x, w, y) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape(0)?);
+    let geometry = Geometry::of_transposed(node, &w[2..], &x[2..], &y[2..])?;
+    let dy = cx.dy()?;
+    if cx.wants(2) {
+        bias(cx, &dy, y.len());
+    }
+    if cx.wants(1) {
+        let dw = weight(cx, &geometry, (&dy, &y), (&cx.input(0), &x), &w);
+        cx.give(1, dw);
+    }
+    if cx.wants(0) {
+        let attributes = vec![
+            attr_ints("kernel_shape", &geometry.kernel),
+            attr_ints("strides", &geometry.strides),
+            attr_ints("dilations", &geometry.dilations),
+            attr_ints("pads", &geometry.pads()),
+            attr_int("group", geometry.group),
+        ];
+        let dx = cx.op_with("Conv", &[&dy, &cx.input(1)], attributes);
+        cx.give(0, dx);
+    }
+    Ok(())
+}
+
+fn bias(cx: &mut GradientCx<'_>, dy: &str, rank: usize) {
+    let axes: Vec<usize> = (0..rank).filter(|axis| *axis != 1).collect();
+    let db = cx.reduce_sum(dy, &axes, false);
+    cx.give(2, db);
+}
+
+/// `dX[n, i, q]`: the sum over o and k of `dY[n, o, p] W[o, i, k]` with `q = p * stride + k * dilation - pad`.
+fn through(cx: &mut GradientCx<'_>, geometry: &Geometry, weight: &str, dy: &str, [x, w, y]: [&[i64]; 3]) -> String {
+    let spatial = geometry.kernel.len();
+    let around: Vec<i64> = (0..spatial).map(|axis| geometry.reach(axis) - 1 - geometry.before[axis]).collect();
+    if let Some(conv) = geometry.in_tiles(cx, y[1], x, &around, Instead::Conv) {
+        return cx.winograd_conv(conv, dy, (weight, true), None);
+    }
+    let is_dense = geometry.strides.iter().all(|stride| *stride == 1);
+    if is_dense && geometry.group == 1 && around.iter().all(|pad| *pad >= 0) && cx.opset() >= 10 {
+        // A convolution with flipped weights, which are folded into a constant before the session starts.
+        let mut perm: Vec<usize> = (0..w.len()).collect();
+        perm.swap(0, 1);
+        let mut flipped = cx.transpose(weight, &perm);
+        for axis in (2..w.len()).filter(|axis| w[*axis] > 1) {
+            flipped = cx.slice(&flipped, axis, -1, i64::MIN, -1);
+        }
+        let after = (0..spatial).map(|axis| x[axis + 2] + geometry.reach(axis) - 1 - y[axis + 2] - around[axis]);
+        let pads = [around.clone(), after.collect()].concat();
+        if pads.iter().all(|pad| *pad >= 0) {
+            let attributes = vec![
+                attr_ints("kernel_shape", &geometry.kernel),
+                attr_ints("dilations", &geometry.dilations),
+                attr_ints("pads", &pads),
+            ];
+            return cx.op_with("Conv", &[dy, &flipped], attributes);
+        }
+    }
+    // What the strides left over at the end gets no gradient.
+    let extra: Vec<i64> = (0..spatial)
+        .map(|axis| {
+            let covered = (y[axis + 2] - 1) * geometry.strides[axis] + geometry.reach(axis);
+            x[axis + 2] + geometry.before[axis] + geometry.after[axis] - covered
+        })
+        .collect();
+    let attributes = vec![
+        attr_ints("kernel_shape", &geometry.kernel),
+        attr_ints("strides", &geometry.strides),
+        attr_ints("dilations", &geometry.dilations),
+        attr_ints("pads", &geometry.pads()),
+        attr_ints("output_padding", &extra),
+        attr_int("group", geometry.group),
+    ];
+    cx.op_with("ConvTranspose", &[dy, weight], attributes)
+}
+
+/// `dW[o, i, k]`: the sum over n and p of `g[n, o, p] X[n, i, p * stride + k * dilation - pad]`, one product for each
+/// place k in the kernel over all images at once. `w` is the shape of the weight, `[O, I / group, k...]`.
+fn weight(
+    cx: &mut GradientCx<'_>,
+    geometry: &Geometry,
+    (x, x_shape): (&str, &[i64]),
+    (g, g_shape): (&str, &[i64]),
+    w: &[i64],
+) -> String {
+    let (images, inputs, outputs) = (x_shape[0], x_shape[1], g_shape[1]);
+    let group = geometry.group;
+    let spots: i64 = g_shape[2..].iter().product();
+    if geometry.is_pointwise() && group == 1 {
+        let x = cx.reshape(x, &[images, inputs, spots]);
+        let g = cx.reshape(g, &[images, outputs, spots]);
+        let x_t = cx.matrix_transpose(&x, 3);
+        let product = cx.op("MatMul", &[&g, &x_t]);
+        let sum = cx.reduce_sum(&product, &[0], false);
+        return cx.reshape(&sum, w);
+    }
+    // One row per channel over all images, `[O, N L]`; the input with channels last, so that what is sliced out of it
+    // lies in long runs. Grouped channels go before the images: `[group, O / group, N L]`, `[group, N L, I / group]`.
+    let length = images * spots;
+    let mut swapped: Vec<usize> = (0..g_shape.len()).collect();
+    swapped.swap(0, 1);
+    let g = cx.transpose(g, &swapped);
+    let (x, padded, first) = if group == 1 {
+        let last: Vec<usize> = std::iter::once(0).chain(2..x_shape.len()).chain([1]).collect();
+        (cx.transpose(x, &last), [&[0][..], &geometry.before, &[0]].concat(), 1)
+    } else {
+        let blocks = [&[images, group, inputs / group], &x_shape[2..]].concat();
+        let x = cx.reshape(x, &blocks);
+        let last: Vec<usize> = [1, 0].into_iter().chain(3..blocks.len()).chain([2]).collect();
+        (cx.transpose(&x, &last), [&[0, 0][..], &geometry.before, &[0]].concat(), 2)
+    };
+    let mut after = vec![0; padded.len()];
+    after[first..first + geometry.after.len()].copy_from_slice(&geometry.after);
+    let x = cx.pad(&x, &padded, &after);
+    let g =
+        if group == 1 { cx.reshape(&g, &[outputs, length]) } else { cx.reshape(&g, &[group, outputs / group, length]) };
+    let mut products = Vec::new();
+    let places: i64 = geometry.kernel.iter().product();
+    for place in 0..places {
+        let mut rest = place;
+        let mut starts = vec![0; geometry.kernel.len()];
+        for axis in (0..geometry.kernel.len()).rev() {
+            starts[axis] = (rest % geometry.kernel[axis]) * geometry.dilations[axis];
+            rest /= geometry.kernel[axis];
+        }
+        let mut taken = x.clone();
+        for (axis, start) in starts.iter().enumerate() {
+            let end = start + (g_shape[axis + 2] - 1) * geometry.strides[axis] + 1;
+            let whole = x_shape[axis + 2] + geometry.before[axis] + geometry.after[axis];
+            if *start != 0 || end != whole || geometry.strides[axis] != 1 {
+                taken = cx.slice(&taken, axis + first, *start, end, geometry.strides[axis]);
+            }
+        }
+        let product = if group == 1 {
+            let taken = cx.reshape(&taken, &[length, inputs]);
+            cx.gemm(&g, &taken, false, false)
+        } else {
+            let taken = cx.reshape(&taken, &[group, length, inputs / group]);
+            cx.op("MatMul", &[&g, &taken])
+        };
+        products.push(cx.reshape(&product, &[w[0], w[1], 1]));
+    }
+    let joined = cx.concat(&products, 2);
+    cx.reshape(&joined, w)
+}

@@ -1,0 +1,116 @@
+//! # DepthToSpace and SpaceToDepth
+//! Move blocks of channels to blocks of pixels and back.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__DepthToSpace.html>. All opsets.
+//!
+//! Coupling: the deep axis is a product of the shallow one and the places in a block, which stay: `[block, block, C]`
+//! in DCR mode and for SpaceToDepth, `[C, block, block]` in CRD mode.
+
+use crate::graph::Node;
+use crate::graph::dim::Dim;
+use crate::graph::fact::Fact;
+use crate::operator::couple::CoupleCx;
+use crate::operator::couple::layout::{Layout, fixed_axis};
+use crate::operator::couple::space::{axis_size, new_axis_size};
+use crate::operator::gradient::GradientCx;
+use crate::operator::infer::InferCx;
+use crate::operator::reference::ReferenceCx;
+use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+
+fn types_depthtospace() -> &'static [OpType] {
+    const { &[onnx("DepthToSpace"), onnx("SpaceToDepth")] }
+}
+
+pub(super) static RULES: &[Registration] = &[Registration::of_node(types_depthtospace, &DepthToSpace)];
+
+struct DepthToSpace;
+
+fn block(node: &Node) -> Result<i64, RuleError> {
+    let block = node.int("blocksize", 1);
+    if (1..1 << 15).contains(&block) { Ok(block) } else { Err(RuleError::invalid(format!("blocksize is {block}"))) }
+}
+
+fn is_deepening(node: &Node) -> bool {
+    node.proto.op_type == "SpaceToDepth"
+}
+
+impl NodeRules for DepthToSpace {
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let shape = cx.shape(0)?;
+        let [n, c, h, w] = shape.as_slice() else {
+            return Err(RuleError::invalid(format!("X must have rank 4, found {}", shape.len())));
+        };
+        let block = Dim::from(block(node)?);
+        let area = &block * &block;
+        let fail = || {
+            RuleError::invalid(format!(
+                "{} does not divide evenly",
+                if is_deepening(node) { "the image" } else { "the channels" }
+            ))
+        };
+        let sizes = if is_deepening(node) {
+            let side = |size: &Dim| size.floor_div(&block).ok_or_else(fail);
+            vec![n.clone(), c * &area, side(h)?, side(w)?]
+        } else {
+            vec![n.clone(), c.div_exact(&area).ok_or_else(fail)?, h * &block, w * &block]
+        };
+        let dtype = cx.input(0)?.dtype;
+        cx.set(0, Fact::new(dtype, sizes));
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let x = cx.separated(0)?;
+        let shape = cx.output_shape(0)?;
+        x.axes.iter().skip(2).for_each(|axis| cx.keep(axis, "is a spatial axis"));
+        let area = usize::try_from(block(node)? * block(node)?).unwrap_or(1);
+        let is_crd = node.proto.string("mode") == Some("CRD");
+        let channels = if is_deepening(node) {
+            match axis_size(&x.axes[1]).filter(|size| *size > 1 && new_axis_size(&shape[1]) == area.checked_mul(*size))
+            {
+                Some(size) => {
+                    let deep = cx.new_space(area * size);
+                    let digits = cx.digits(deep, &[area, size], Some(1));
+                    cx.tie(&digits[1], &x.axes[1]);
+                    cx.whole(deep)
+                }
+                None => {
+                    cx.keep(&x.axes[1], "is spread over an axis of unknown size");
+                    fixed_axis(&shape[1])
+                }
+            }
+        } else {
+            match (axis_size(&x.axes[1]), cx.single(&x.axes[1])) {
+                (Some(size), Some(deep)) if is_crd => cx.digits(deep, &[size / area, area], Some(0)).swap_remove(0),
+                (Some(size), Some(deep)) => cx.digits(deep, &[area, size / area], Some(1)).swap_remove(1),
+                _ => fixed_axis(&shape[1]),
+            }
+        };
+        let mut axes = vec![x.axes[0].clone(), channels];
+        axes.extend(shape.iter().skip(2).map(fixed_axis));
+        cx.set(0, Layout { axes });
+        Ok(())
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        cx.moves(&[0]);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, shape, out) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
+        let b = block(node)?;
+        let (split, perm): (Vec<i64>, Vec<usize>) = if is_deepening(node) {
+            // Y is [N, (b, b, C), H / b, W / b].
+            (vec![out[0], b, b, shape[1], out[2], out[3]], vec![0, 3, 4, 1, 5, 2])
+        } else if node.proto.string("mode") == Some("CRD") {
+            (vec![out[0], out[1], shape[2], b, shape[3], b], vec![0, 1, 3, 5, 2, 4])
+        } else {
+            (vec![out[0], out[1], shape[2], b, shape[3], b], vec![0, 3, 5, 1, 2, 4])
+        };
+        let dx = cx.reshape(&dy, &split);
+        let dx = cx.transpose(&dx, &perm);
+        let dx = cx.reshape(&dx, &shape);
+        cx.give(0, dx);
+        Ok(())
+    }
+}

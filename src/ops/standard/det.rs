@@ -1,0 +1,53 @@
+//! # Det
+//! The determinants of matrices that stand in the last two axes.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Det.html>. Opsets 11 and later.
+//!
+//! Coupling: the last two axes stay; the others pass through.
+
+use crate::graph::Node;
+use crate::operator::couple::CoupleCx;
+use crate::operator::couple::layout::Layout;
+use crate::operator::infer::InferCx;
+use crate::operator::reference::ReferenceCx;
+use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+
+fn types_det() -> &'static [OpType] {
+    const { &[onnx("Det")] }
+}
+
+pub(super) static RULES: &[Registration] = &[Registration::of_node(types_det, &Det)];
+
+struct Det;
+
+impl NodeRules for Det {
+    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (dtype, mut shape) = (cx.input(0)?.dtype, cx.shape(0)?);
+        if shape.len() < 2 {
+            return Err(RuleError::invalid(format!("matrices have rank 2 or more, found {}", shape.len())));
+        }
+        shape.truncate(shape.len() - 2);
+        cx.set_shape(0, dtype, shape);
+        Ok(())
+    }
+
+    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let mut axes = cx.separated(0)?.axes;
+        for axis in axes.split_off(axes.len().saturating_sub(2)) {
+            cx.keep(&axis, "is an axis of matrices");
+        }
+        cx.set(0, Layout { axes });
+        Ok(())
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        if let Some(mask) = cx.mask(0) {
+            let rank = cx.rank(0)? as i64;
+            let mask = cx.reduce("ReduceMax", &mask, &[rank - 2, rank - 1]);
+            let shape = cx.add("Shape", &[&mask], vec![]);
+            let shape = cx.span(&shape, 0, 0, rank - 2);
+            let mask = cx.add("Reshape", &[&mask, &shape], vec![]);
+            cx.set_mask(0, mask);
+        }
+        Ok(())
+    }
+}

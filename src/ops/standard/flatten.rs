@@ -1,0 +1,58 @@
+//! # Flatten
+//! Joins the axes before `axis` to one and the others to a second one.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Flatten.html>. All opsets.
+//!
+//! Coupling: as Reshape.
+
+use crate::graph::Node;
+use crate::graph::dim::product;
+use crate::graph::fact::Fact;
+use crate::operator::couple::CoupleCx;
+use crate::operator::couple::layout::{Layout, reshape};
+use crate::operator::gradient::GradientCx;
+use crate::operator::infer::InferCx;
+use crate::operator::reference::ReferenceCx;
+use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+
+fn types_flatten() -> &'static [OpType] {
+    const { &[onnx("Flatten")] }
+}
+
+pub(super) static RULES: &[Registration] = &[Registration::of_node(types_flatten, &Flatten)];
+
+struct Flatten;
+
+impl NodeRules for Flatten {
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let shape = cx.shape(0)?;
+        let rank = shape.len() as i64;
+        let axis = node.int("axis", 1);
+        let axis = if axis < 0 { axis + rank } else { axis };
+        let axis = usize::try_from(axis).ok().filter(|axis| *axis <= shape.len());
+        let axis = axis.ok_or_else(|| RuleError::invalid("axis does not exist"))?;
+        let dtype = cx.input(0)?.dtype;
+        cx.set(0, Fact::new(dtype, vec![product(&shape[..axis]), product(&shape[axis..])]));
+        Ok(())
+    }
+
+    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.layout(0)?;
+        let shape = cx.output_shape(0)?;
+        let axes =
+            reshape(&layout.axes, &shape).ok_or_else(|| RuleError::unsupported("the sizes do not divide evenly"))?;
+        cx.set(0, Layout { axes });
+        Ok(())
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        cx.moves(&[0]);
+        Ok(())
+    }
+
+    fn gradient(&self, _node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, shape) = (cx.dy()?, cx.shape(0)?);
+        let dx = cx.reshape(&dy, &shape);
+        cx.give(0, dx);
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+//! # LpNormalization
+//! Divides by the L1 or L2 norm along `axis`.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__LpNormalization.html>. All opsets.
+//!
+//! Coupling: every axis passes through; a norm over channels acts on the kept ones.
+
+use crate::graph::Node;
+use crate::operator::couple::CoupleCx;
+use crate::operator::gradient::GradientCx;
+use crate::operator::infer::InferCx;
+use crate::operator::reference::ReferenceCx;
+use crate::operator::{Folding, NodeRules, OpType, Registration, RuleError, onnx};
+
+fn types_lpnormalization() -> &'static [OpType] {
+    const { &[onnx("LpNormalization")] }
+}
+
+pub(super) static RULES: &[Registration] = &[Registration::of_node(types_lpnormalization, &LpNormalization)];
+
+struct LpNormalization;
+
+impl NodeRules for LpNormalization {
+    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
+        cx.set_shape(0, dtype, shape);
+        Ok(())
+    }
+
+    fn folding(&self, _node: &Node) -> Folding {
+        Folding::Mixes
+    }
+
+    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.layout(0)?;
+        cx.set(0, layout);
+        Ok(())
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        if let Some(mask) = cx.mask(0) {
+            // Zeros add nothing to a norm.
+            let x = cx.zeroed(0);
+            cx.emit(&[(0, x)]);
+            cx.set_mask(0, mask);
+        }
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        // y = x / |x|: dx = (dy - y sum(dy y)) / |x| for p = 2, (dy - sign(x) sum(dy y)) / |x| for p = 1.
+        let (dy, rank) = (cx.dy()?, cx.shape(0)?.len());
+        let axis = [crate::operator::axis_index(node.int("axis", -1), rank)?];
+        let (x, y) = (cx.input(0), cx.output(0));
+        let product = cx.mul(&dy, &y);
+        let sum = cx.reduce_sum(&product, &axis, true);
+        let (direction, norm) = if node.int("p", 2) == 1 {
+            let size = cx.op("Abs", &[&x]);
+            (cx.op("Sign", &[&x]), cx.reduce_sum(&size, &axis, true))
+        } else {
+            let square = cx.mul(&x, &x);
+            let sum = cx.reduce_sum(&square, &axis, true);
+            (y, cx.op("Sqrt", &[&sum]))
+        };
+        let along = cx.mul(&direction, &sum);
+        let difference = cx.op("Sub", &[&dy, &along]);
+        let dx = cx.op("Div", &[&difference, &norm]);
+        cx.give(0, dx);
+        Ok(())
+    }
+}

@@ -1,0 +1,217 @@
+//! # Pooling
+//! MaxPool, AveragePool and LpPool over windows, and their global forms.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__AveragePool.html>. All opsets.
+//!
+//! Coupling: batch and channels pass through; spatial axes stay.
+
+use super::conv::Window;
+use crate::graph::Node;
+use crate::graph::dim::Dim;
+use crate::graph::fact::Fact;
+use crate::onnx::attr_int;
+use crate::operator::couple::CoupleCx;
+use crate::operator::couple::layout::{Layout, fixed_axis};
+use crate::operator::gradient::GradientCx;
+use crate::operator::infer::InferCx;
+use crate::operator::macs::MacsCx;
+use crate::operator::reference::ReferenceCx;
+use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+
+fn types_pool() -> &'static [OpType] {
+    const {
+        &[
+            onnx("MaxPool"),
+            onnx("AveragePool"),
+            onnx("LpPool"),
+            onnx("GlobalAveragePool"),
+            onnx("GlobalMaxPool"),
+            onnx("GlobalLpPool"),
+        ]
+    }
+}
+
+pub(super) static RULES: &[Registration] = &[Registration::of_node(types_pool, &Pool)];
+
+struct Pool;
+
+impl NodeRules for Pool {
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let mut shape = cx.shape(0)?;
+        if shape.len() < 3 {
+            return Err(RuleError::invalid(format!("X must have rank 3 or more, found {}", shape.len())));
+        }
+        if node.proto.op_type.starts_with("Global") {
+            shape[2..].iter_mut().for_each(|size| *size = Dim::from(1));
+        } else {
+            let window = Window::of(node, &[], shape.len() - 2)?;
+            for axis in 0..shape.len() - 2 {
+                shape[axis + 2] = window.output(axis, &shape[axis + 2]).unwrap_or_else(|| cx.fresh());
+            }
+        }
+        let dtype = cx.input(0)?.dtype;
+        cx.set(1, Fact::new(crate::onnx::DataType::Int64, shape.clone()));
+        cx.set(0, Fact::new(dtype, shape));
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        if node.output(1).is_some() {
+            return Err(RuleError::unsupported("the places of the maxima are read"));
+        }
+        let x = cx.separated(0)?;
+        let shape = cx.output_shape(0)?;
+        for axis in x.axes.iter().skip(2) {
+            cx.keep(axis, "is a spatial axis of a pooling");
+        }
+        let mut axes: Vec<_> = x.axes.iter().take(2).cloned().collect();
+        axes.extend(shape.iter().skip(2).map(fixed_axis));
+        cx.set(0, Layout { axes });
+        Ok(())
+    }
+
+    fn macs(&self, node: &Node, cx: &MacsCx<'_>) -> f64 {
+        // Averages add one term per element of the window; maxima multiply nothing.
+        let Some(input) = cx.input(0) else { return 0.0 };
+        match node.proto.op_type.as_str() {
+            "GlobalAveragePool" | "GlobalLpPool" => crate::operator::macs::elements(input),
+            "AveragePool" | "LpPool" => {
+                let window = Window::of(node, &[], input.len().saturating_sub(2));
+                cx.output_elements(0) * window.map_or(0.0, |window| window.kernel_elements())
+            }
+            _ => 0.0,
+        }
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        if let Some(mask) = cx.mask(0) {
+            // Channels are masked as a whole; what is left along the spatial axes is one value.
+            let rank = cx.rank(0)? as i64;
+            let axes: Vec<i64> = (2..rank).collect();
+            let mask = cx.reduce("ReduceMax", &mask, &axes);
+            cx.set_mask(0, mask);
+        }
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, shape, out) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
+        let spatial = shape.len() - 2;
+        let area: i64 = shape[2..].iter().product();
+        let dx = match node.proto.op_type.as_str() {
+            "GlobalAveragePool" => {
+                let share = cx.scaled(&dy, 1.0 / area.max(1) as f64);
+                cx.expand(&share, &shape)
+            }
+            "GlobalMaxPool" => {
+                let axes: Vec<usize> = (2..shape.len()).collect();
+                let hits = cx.equal(&cx.input(0), &cx.output(0));
+                let total = cx.reduce_sum(&hits, &axes, true);
+                let share = cx.op("Div", &[&dy, &total]);
+                cx.mul(&hits, &share)
+            }
+            "AveragePool" => {
+                let window = Window::of(node, &[], spatial)?;
+                let mut dx = dy;
+                for axis in 0..spatial {
+                    let counts_padding = node.int("count_include_pad", 0) != 0;
+                    let rows = window.average_rows(axis, shape[axis + 2], out[axis + 2], counts_padding)?;
+                    let matrix = cx.floats(&rows, &[shape[axis + 2], out[axis + 2]]);
+                    dx = cx.along_axis(&dx, axis + 2, shape.len(), &matrix);
+                }
+                dx
+            }
+            "MaxPool" => {
+                let window = Window::of(node, &[], spatial)?;
+                max_pool_gradient(cx, &window, &dy, &shape, &out)?
+            }
+            // y^p is the sum of |x|^p: dx = sign(x) |x|^(p - 1) dy / y^(p - 1).
+            _ => {
+                let less = cx.scalar(node.int("p", 2) as f64 - 1.0);
+                let (x, y) = (cx.input(0), cx.output(0));
+                let y_power = cx.op("Pow", &[&y, &less]);
+                let mut share = cx.op("Div", &[&dy, &y_power]);
+                // A window of nothing but zeros has no slope.
+                let zero = cx.scalar(0.0);
+                let is_some = cx.op("Greater", &[&y, &zero]);
+                share = cx.op("Where", &[&is_some, &share, &zero]);
+                if node.proto.op_type == "LpPool" {
+                    let window = Window::of(node, &[], spatial)?;
+                    for axis in 0..spatial {
+                        let (size, count) = (shape[axis + 2], out[axis + 2]);
+                        let rows = window.sum_rows(axis, size, count)?;
+                        let matrix = cx.floats(&rows, &[size, count]);
+                        share = cx.along_axis(&share, axis + 2, shape.len(), &matrix);
+                    }
+                }
+                let (magnitude, sign) = (cx.op("Abs", &[&x]), cx.op("Sign", &[&x]));
+                let x_power = cx.op("Pow", &[&magnitude, &less]);
+                let slope = cx.mul(&sign, &x_power);
+                cx.mul(&slope, &share)
+            }
+        };
+        cx.give(0, dx);
+        Ok(())
+    }
+}
+
+/// Every window gives its gradient to the elements that reach its maximum, in equal parts. For each place in the
+/// window, the elements at that place are taken from X, compared, and what they get is put back where they lie.
+fn max_pool_gradient(
+    cx: &mut GradientCx<'_>,
+    window: &Window,
+    dy: &str,
+    shape: &[i64],
+    out: &[i64],
+) -> Result<String, RuleError> {
+    let (x, y) = (cx.input(0), cx.output(0));
+    let spatial = shape.len() - 2;
+    let places = window.places()?;
+    let mut taken = Vec::new();
+    for place in &places {
+        let mut rows = Vec::new();
+        let mut at_place = x.clone();
+        let mut inside: Option<String> = None;
+        for axis in 0..spatial {
+            let (size, count) = (shape[axis + 2], out[axis + 2]);
+            let from: Vec<Option<i64>> = window.positions(axis, place[axis], size, count)?;
+            let indices: Vec<i64> = from.iter().map(|at| at.unwrap_or(0)).collect();
+            let indices = cx.ints(&indices);
+            at_place = cx.op_with("Gather", &[&at_place, &indices], vec![attr_int("axis", axis as i64 + 2)]);
+            let mut matrix = vec![0.0; (size * count) as usize];
+            let mut valid = vec![0.0; count as usize];
+            for (o, at) in from.iter().enumerate() {
+                if let Some(at) = at {
+                    matrix[(at * count) as usize + o] = 1.0;
+                    valid[o] = 1.0;
+                }
+            }
+            let mut dims = vec![1; shape.len()];
+            dims[axis + 2] = count;
+            let valid = cx.floats(&valid, &dims);
+            inside = Some(match inside {
+                None => valid,
+                Some(other) => cx.mul(&other, &valid),
+            });
+            rows.push(cx.floats(&matrix, &[size, count]));
+        }
+        let hits = cx.equal(&at_place, &y);
+        let hits = match inside {
+            Some(inside) => cx.mul(&hits, &inside),
+            None => hits,
+        };
+        taken.push((hits, rows));
+    }
+    let all: Vec<&str> = taken.iter().map(|(hits, _)| hits.as_str()).collect();
+    let total = cx.op("Sum", &all);
+    let share = cx.op("Div", &[dy, &total]);
+    let mut parts = Vec::new();
+    for (hits, rows) in &taken {
+        let mut part = cx.mul(hits, &share);
+        for (axis, matrix) in rows.iter().enumerate() {
+            part = cx.along_axis(&part, axis + 2, shape.len(), matrix);
+        }
+        parts.push(part);
+    }
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    Ok(cx.op("Sum", &parts))
+}

@@ -1,0 +1,54 @@
+//! # PRelu
+//! `Y = X where X >= 0, else slope * X`.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__PRelu.html>. Opsets 7 and later.
+//!
+//! Coupling: the slope broadcasts to X.
+
+use crate::graph::Node;
+use crate::operator::couple::CoupleCx;
+use crate::operator::gradient::GradientCx;
+use crate::operator::infer::InferCx;
+use crate::operator::reference::ReferenceCx;
+use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+
+fn types_prelu() -> &'static [OpType] {
+    const { &[onnx("PRelu")] }
+}
+
+pub(super) static RULES: &[Registration] = &[Registration::of_node(types_prelu, &PRelu)];
+
+struct PRelu;
+
+impl NodeRules for PRelu {
+    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
+        cx.set_shape(0, dtype, shape);
+        Ok(())
+    }
+
+    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.broadcast(&[0, 1])?;
+        cx.set(0, layout);
+        Ok(())
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        cx.elementwise(&[0, 1])
+    }
+
+    fn gradient(&self, _node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let dy = cx.dy()?;
+        let (x, slope, zero) = (cx.input(0), cx.input(1), cx.scalar(0.0));
+        if cx.wants(0) {
+            let leak = cx.mul(&dy, &slope);
+            let dx = cx.where_positive(&x, &dy, &leak);
+            cx.give(0, dx);
+        }
+        if cx.wants(1) {
+            let product = cx.mul(&dy, &x);
+            let below = cx.where_positive(&x, &zero, &product);
+            cx.give_broadcast(1, &below)?;
+        }
+        Ok(())
+    }
+}

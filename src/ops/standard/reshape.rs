@@ -1,0 +1,139 @@
+//! # Reshape
+//! Gives a tensor a new shape without moving elements.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Reshape.html>. Opsets 5 and later (`allowzero` from 14).
+//!
+//! Coupling: axes are cut into digits and joined into products; see [`crate::operator::couple::layout`].
+
+use crate::graph::Node;
+use crate::graph::dim::{Dim, product};
+use crate::graph::fact::Fact;
+use crate::operator::couple::CoupleCx;
+use crate::operator::couple::layout::{Layout, Piece, reshape};
+use crate::operator::gradient::GradientCx;
+use crate::operator::infer::InferCx;
+use crate::operator::patch::PatchCx;
+use crate::operator::reference::ReferenceCx;
+use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+
+fn types_reshape() -> &'static [OpType] {
+    const { &[onnx("Reshape")] }
+}
+
+pub(super) static RULES: &[Registration] = &[Registration::of_node(types_reshape, &Reshape)];
+
+struct Reshape;
+
+impl NodeRules for Reshape {
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let fact = cx.input(0)?;
+        let (dtype, known) = (fact.dtype, fact.known.clone());
+        let input = fact.shape.clone();
+        let Some(target) = cx.ints(1).map(<[Dim]>::to_vec) else {
+            // The number of target sizes is the rank even where the sizes are not known.
+            let count = cx.shape(1)?.first().and_then(Dim::as_const).ok_or(RuleError::UnknownShape)?;
+            let shape = (0..count.clamp(0, 64)).map(|_| cx.fresh()).collect();
+            cx.set(0, Fact::new(dtype, shape));
+            return Ok(());
+        };
+        let keeps_zero = node.int("allowzero", 0) != 0;
+        let mut shape = Vec::new();
+        let mut open = None;
+        for (at, size) in target.iter().enumerate() {
+            if size.is(-1) {
+                open = Some(at);
+                shape.push(Dim::from(1));
+            } else if size.is(0) && !keeps_zero {
+                let from = input.as_ref().and_then(|shape| shape.get(at)).ok_or(RuleError::UnknownShape)?;
+                shape.push(from.clone());
+            } else {
+                shape.push(size.clone());
+            }
+        }
+        if let Some(at) = open {
+            let rest = input.as_ref().and_then(|input| product(input).div_exact(&product(&shape)));
+            shape[at] = rest.unwrap_or_else(|| cx.fresh());
+        } else if let Some(input) = &input
+            && let (Some(from), Some(to)) = (product(input).as_const(), product(&shape).as_const())
+            && from != to
+        {
+            let text = format!("{from} elements can't be reshaped to {to}");
+            return Err(RuleError::invalid(text));
+        }
+        cx.set(0, Fact::new(dtype, shape).with_known(known));
+        Ok(())
+    }
+
+    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.layout(0)?;
+        let shape = cx.output_shape(0)?;
+        let axes = reshape(&layout.axes, &shape).ok_or_else(|| {
+            let list = |sizes: Vec<Dim>| sizes.iter().map(Dim::to_string).collect::<Vec<_>>().join(", ");
+            let old = layout.axes.iter().map(|axis| product(&axis.iter().map(Piece::size).collect::<Vec<_>>()));
+            let (old, new) = (list(old.collect()), list(shape.clone()));
+            RuleError::unsupported(format!("the new sizes [{new}] do not divide the old ones [{old}] evenly"))
+        })?;
+        cx.set(0, Layout { axes });
+        Ok(())
+    }
+
+    fn patch(&self, _node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        patch_target(cx, 1)
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        cx.moves(&[0]);
+        Ok(())
+    }
+
+    fn gradient(&self, _node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, shape) = (cx.dy()?, cx.shape(0)?);
+        let dx = cx.reshape(&dy, &shape);
+        cx.give(0, dx);
+        Ok(())
+    }
+}
+
+/// Patches the sizes that input `slot` of a Reshape or its like gives, where they shrink.
+pub(super) fn patch_target(cx: &mut PatchCx<'_>, slot: usize) -> Result<(), RuleError> {
+    let Some(old) = cx.old_ints(slot) else {
+        return Ok(());
+    };
+    let computed = cx.new_ints(slot);
+    let mut sizes: Vec<Option<i64>> = Vec::new();
+    let mut unsettled = Vec::new();
+    for (axis, size) in old.iter().enumerate() {
+        let expected = cx.new_output_dim(0, axis);
+        sizes.push(match (size.as_const(), &expected) {
+            // -1 and 0 follow the input by themselves.
+            (Some(size), Some(expected)) if size > 0 => expected.as_const(),
+            (Some(_), _) | (_, None) => None,
+            (None, Some(expected)) => {
+                let found = computed.as_ref().and_then(|computed| computed.get(axis));
+                // Only where the pieces of the axis spell its size as the shape chain does can the two be compared.
+                let is_comparable = cx.whole_output_dim(0, axis).as_ref() == Some(size);
+                if is_comparable && found.is_some_and(|found| found != expected) {
+                    unsettled.push(axis);
+                }
+                None
+            }
+        });
+    }
+    // A size that is computed at run time from one that shrank, such as batch times heads, follows from the others.
+    match unsettled.as_slice() {
+        [] => {}
+        [axis] => {
+            for (at, size) in old.iter().enumerate() {
+                if size.is(-1) {
+                    let expected = cx.new_output_dim(0, at).and_then(|size| size.as_const());
+                    let text = "two sizes of a shape are computed at run time and shrink";
+                    sizes[at] = Some(expected.ok_or_else(|| RuleError::unsupported(text))?);
+                }
+            }
+            sizes[*axis] = Some(-1);
+        }
+        _ => {
+            return Err(RuleError::unsupported("two sizes of a shape are computed at run time and shrink"));
+        }
+    }
+    cx.set_input_ints(slot, &sizes)
+}

@@ -1,0 +1,53 @@
+//! # ReverseSequence
+//! Reverses the first entries along `time_axis`, their number given per entry of `batch_axis`.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__ReverseSequence.html>. Opsets 10 and later.
+//!
+//! Coupling: both axes stay; all others pass through.
+
+use crate::graph::Node;
+use crate::operator::couple::CoupleCx;
+use crate::operator::gradient::GradientCx;
+use crate::operator::infer::InferCx;
+use crate::operator::reference::ReferenceCx;
+use crate::operator::{NodeRules, OpType, Registration, RuleError, axis_index, onnx};
+
+fn types_reversesequence() -> &'static [OpType] {
+    const { &[onnx("ReverseSequence")] }
+}
+
+pub(super) static RULES: &[Registration] = &[Registration::of_node(types_reversesequence, &ReverseSequence)];
+
+struct ReverseSequence;
+
+impl NodeRules for ReverseSequence {
+    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
+        if shape.len() < 2 {
+            return Err(RuleError::invalid(format!("the input must have rank 2 or more, found {}", shape.len())));
+        }
+        cx.set_shape(0, dtype, shape);
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.separated(0)?;
+        for (name, default) in [("time_axis", 0), ("batch_axis", 1)] {
+            let axis = axis_index(node.int(name, default), layout.rank())?;
+            cx.keep(&layout.axes[axis], "is reversed in part");
+        }
+        cx.set(0, layout);
+        Ok(())
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        cx.elementwise(&[0])
+    }
+
+    fn gradient(&self, _node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        // Reversing twice changes nothing, so the node is its own transposed map.
+        let dy = cx.dy()?;
+        let dx = cx.same_op(&[&dy, &cx.input(1)]);
+        cx.give(0, dx);
+        Ok(())
+    }
+}

@@ -1,0 +1,301 @@
+//! # Slice
+//! Takes `start..end` in steps along some axes.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Slice.html>. All opsets (inputs instead of attributes from 10).
+//!
+//! Coupling: the output holds a span of the input's indices; starts and ends are patched to where the kept ones lie.
+
+use crate::graph::Node;
+use crate::graph::dim::Dim;
+use crate::graph::fact::{Fact, Known};
+use crate::operator::couple::CoupleCx;
+use crate::operator::couple::layout::{Layout, fixed_axis};
+use crate::operator::couple::space::axis_size;
+use crate::operator::gradient::GradientCx;
+use crate::operator::infer::InferCx;
+use crate::operator::patch::PatchCx;
+use crate::operator::reference::ReferenceCx;
+use crate::operator::{NodeRules, OpType, Registration, RuleError, axis_index, onnx};
+
+fn types_slice() -> &'static [OpType] {
+    const { &[onnx("Slice")] }
+}
+
+pub(super) static RULES: &[Registration] = &[Registration::of_node(types_slice, &Slice)];
+
+struct Slice;
+
+/// A slice along one axis, as the node writes it.
+struct Span {
+    axis: usize,
+    start: Option<Dim>,
+    end: Option<Dim>,
+    step: Option<i64>,
+}
+
+/// A slice along one axis of static size, as the specification clamps it.
+struct Clamped {
+    start: i64,
+    count: i64,
+    step: i64,
+}
+
+impl Span {
+    fn clamp(&self, size: i64) -> Option<Clamped> {
+        let (start, end) = (self.start.as_ref()?.as_const()?, self.end.as_ref()?.as_const()?);
+        let step = self.step.filter(|step| *step != 0 && *step > i64::MIN)?;
+        let from_end = |at: i64| if at < 0 { at.saturating_add(size) } else { at };
+        let (low, high) = if step > 0 { (0, size) } else { (-1, size - 1) };
+        let start = from_end(start).clamp(if step > 0 { 0 } else { 0.min(size - 1) }, high.max(0));
+        // An end far below zero means "to the very beginning" of a backward slice.
+        let end = from_end(end).clamp(low, size);
+        let distance = if step > 0 { end - start } else { start - end };
+        let count = distance.saturating_add(step.abs() - 1).div_euclid(step.abs()).max(0);
+        Some(Clamped { start, count, step })
+    }
+
+    /// Whether the slice takes the whole axis, whatever its size.
+    fn is_whole(&self) -> bool {
+        let starts_at_zero = self.start.as_ref().is_some_and(|start| start.is(0));
+        let ends_late = self.end.as_ref().and_then(Dim::as_const).is_some_and(|end| end >= i64::from(i32::MAX));
+        starts_at_zero && ends_late && self.step == Some(1)
+    }
+}
+
+type Ints<'a> = &'a dyn Fn(usize) -> Option<Vec<Dim>>;
+
+/// The spans of the node over a value of rank `rank`; `ints` gives the known integers of an input.
+fn spans(node: &Node, rank: usize, ints: Ints<'_>, count: Option<usize>) -> Result<Vec<Span>, RuleError> {
+    let attribute =
+        |name: &str| node.proto.ints(name).map(|values| values.iter().copied().map(Dim::from).collect::<Vec<_>>());
+    let starts = attribute("starts").or_else(|| ints(1));
+    let ends = attribute("ends").or_else(|| ints(2));
+    let axes = match attribute("axes").or_else(|| ints(3)) {
+        Some(axes) => Some(axes),
+        None if node.input(3).is_some() => return Err(RuleError::UnknownShape),
+        None => None,
+    };
+    let steps = ints(4);
+    let count = starts.as_ref().or(ends.as_ref()).or(axes.as_ref()).map(Vec::len).or(count);
+    let count = count.ok_or(RuleError::UnknownShape)?;
+    (0..count)
+        .map(|at| {
+            let axis = match &axes {
+                Some(axes) => axes.get(at).and_then(Dim::as_const).ok_or(RuleError::UnknownShape)?,
+                None => at as i64,
+            };
+            let step = match &steps {
+                Some(steps) => steps.get(at).and_then(Dim::as_const),
+                None if node.input(4).is_some() => None,
+                None => Some(1),
+            };
+            let pick = |values: &Option<Vec<Dim>>| values.as_ref().and_then(|values| values.get(at).cloned());
+            Ok(Span { axis: axis_index(axis, rank)?, start: pick(&starts), end: pick(&ends), step })
+        })
+        .collect()
+}
+
+impl NodeRules for Slice {
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let mut shape = cx.shape(0)?;
+        let (dtype, known) = (cx.input(0)?.dtype, cx.input(0)?.known.clone());
+        let length = |slot: usize| {
+            let size = cx.optional(slot)?.shape.as_ref()?.first()?.as_const()?;
+            usize::try_from(size).ok()
+        };
+        let spans = spans(node, shape.len(), &|slot| cx.ints(slot).map(<[Dim]>::to_vec), length(1))?;
+        let mut result = known;
+        for span in spans {
+            if span.is_whole() {
+                continue;
+            }
+            let clamped = shape[span.axis].as_const().and_then(|size| span.clamp(size));
+            if let Some(clamped) = &clamped {
+                let sizes = crate::graph::fact::static_shape(&shape);
+                result = result.zip(sizes).and_then(|(known, sizes)| take(&known, &sizes, span.axis, clamped));
+                shape[span.axis] = Dim::from(clamped.count);
+                continue;
+            }
+            result = None;
+            let size = shape[span.axis].clone();
+            shape[span.axis] = symbolic(&span, &size).unwrap_or_else(|| cx.fresh());
+        }
+        cx.set(0, Fact::new(dtype, shape).with_known(result));
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.separated(0)?;
+        let shape = cx.output_shape(0)?;
+        let spans = spans(node, layout.rank(), &|slot| cx.ints(slot).map(<[Dim]>::to_vec), None)?;
+        let mut axes = layout.axes.clone();
+        for span in spans {
+            let axis = axes[span.axis].clone();
+            if span.is_whole() {
+                continue;
+            }
+            let size = axis_size(&axis);
+            let clamped = size.and_then(|size| span.clamp(size as i64));
+            axes[span.axis] = match (size, clamped) {
+                (Some(size), Some(at)) if at.step == 1 && at.start == 0 && at.count == size as i64 => axis,
+                (Some(_), Some(at)) if at.step == 1 => match cx.single(&axis) {
+                    Some(space) => {
+                        let part = cx.new_space(at.count as usize);
+                        (0..at.count as usize).for_each(|i| cx.unite(space, at.start as usize + i, part, i));
+                        if at.count == 1 {
+                            cx.keep_range(part, 0..1, "is the only index of a slice");
+                        }
+                        cx.whole(part)
+                    }
+                    None => fixed_axis(&shape[span.axis]),
+                },
+                _ => {
+                    cx.keep(&axis, "is sliced in steps or at places that are not known");
+                    fixed_axis(&shape[span.axis])
+                }
+            };
+        }
+        cx.set(0, Layout { axes });
+        Ok(())
+    }
+
+    fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        let rank = cx.rank(0);
+        let spans = spans(node, rank, &|slot| cx.old_ints(slot), None)?;
+        let (mut starts, mut ends) = (Vec::new(), Vec::new());
+        for span in &spans {
+            let kept = cx.kept_input(0, span.axis);
+            let clamped = cx.old_size(0, span.axis).and_then(|size| span.clamp(size));
+            match (kept, clamped) {
+                (Some(kept), Some(at)) if !span.is_whole() => {
+                    let before = |limit: i64| kept.iter().filter(|index| (**index as i64) < limit).count() as i64;
+                    starts.push(Some(before(at.start)));
+                    ends.push(Some(before(at.start + at.count)));
+                }
+                _ => {
+                    starts.push(None);
+                    ends.push(None);
+                }
+            }
+        }
+        if starts.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        if node.proto.ints("starts").is_some() {
+            let merge = |name: &str, new: &[Option<i64>]| -> Vec<i64> {
+                let old = node.proto.ints(name).unwrap_or_default();
+                old.iter().zip(new).map(|(old, new)| new.unwrap_or(*old)).collect()
+            };
+            let (starts, ends) = (merge("starts", &starts), merge("ends", &ends));
+            cx.set_ints("starts", &starts);
+            cx.set_ints("ends", &ends);
+            return Ok(());
+        }
+        cx.set_input_ints(1, &starts)?;
+        cx.set_input_ints(2, &ends)
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        cx.moves(&[0]);
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (mut dx, shape) = (cx.dy()?, cx.shape(0)?);
+        let spans = spans(node, shape.len(), &|slot| cx.known_ints(slot), None)?;
+        let (mut before, mut after) = (vec![0; shape.len()], vec![0; shape.len()]);
+        for span in spans {
+            let size = shape[span.axis];
+            let clamped = if span.is_whole() { continue } else { span.clamp(size).ok_or(RuleError::UnknownShape)? };
+            if clamped.step == 1 {
+                before[span.axis] = clamped.start;
+                after[span.axis] = size - clamped.start - clamped.count;
+            } else {
+                // Row i of the map is what the slice makes of the i-th unit vector.
+                let mut rows = vec![0.0; usize::try_from(size * clamped.count).unwrap_or(0)];
+                for at in 0..clamped.count {
+                    rows[((clamped.start + at * clamped.step) * clamped.count + at) as usize] = 1.0;
+                }
+                let matrix = cx.floats(&rows, &[size, clamped.count]);
+                dx = cx.along_axis(&dx, span.axis, shape.len(), &matrix);
+            }
+        }
+        let dx = cx.pad(&dx, &before, &after);
+        cx.give(0, dx);
+        Ok(())
+    }
+}
+
+fn take(known: &Known, sizes: &[usize], axis: usize, at: &Clamped) -> Option<Known> {
+    let indices: Option<Vec<usize>> = (0..at.count).map(|i| usize::try_from(at.start + i * at.step).ok()).collect();
+    crate::graph::fact::take_along(known, sizes, axis, &indices?)
+}
+
+/// The size of a slice of an axis whose size is not a number, where it can be told.
+fn symbolic(span: &Span, size: &Dim) -> Option<Dim> {
+    let (start, end) = (span.start.as_ref()?, span.end.as_ref()?);
+    if span.step != Some(1) {
+        let step = span.step.filter(|step| *step > 1)?;
+        let late = end.as_const().is_some_and(|end| end >= i64::from(i32::MAX)) || end == size;
+        return (start.is(0) && late).then(|| size.ceil_div(&Dim::from(step))).flatten();
+    }
+    let is_negative = |dim: &Dim| dim.as_const().is_some_and(|value| value < 0);
+    let late = end.as_const().is_some_and(|end| end >= i64::from(i32::MAX));
+    let start = if is_negative(start) { size + start } else { start.clone() };
+    let end = if late {
+        size.clone()
+    } else if is_negative(end) {
+        size + end
+    } else {
+        end.clone()
+    };
+    // Limits beyond the axis would be clamped; sizes that are given in symbols are taken to lie within.
+    Some(&end - &start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn indices(size: i64, start: i64, end: i64, step: i64) -> Option<Vec<i64>> {
+        let span = Span { axis: 0, start: Some(start.into()), end: Some(end.into()), step: Some(step) };
+        span.clamp(size).map(|at| (0..at.count).map(|i| at.start + i * at.step).collect())
+    }
+
+    #[test]
+    fn limits_are_clamped_as_the_specification_says() {
+        assert_eq!(indices(5, 1, i64::MAX, 1), Some(vec![1, 2, 3, 4]));
+        assert_eq!(indices(5, -2, i64::from(i32::MAX), 1), Some(vec![3, 4]));
+        assert_eq!(indices(5, -100, -3, 1), Some(vec![0, 1]));
+        assert_eq!(indices(5, 1, 5, 2), Some(vec![1, 3]));
+        assert_eq!(indices(5, 4, 2, 1), Some(vec![]));
+        assert_eq!(indices(5, -1, i64::MIN, -1), Some(vec![4, 3, 2, 1, 0]));
+        assert_eq!(indices(5, i64::MAX, 0, -2), Some(vec![4, 2]));
+        assert_eq!(indices(5, 3, -1, -1), Some(vec![]));
+        assert_eq!(indices(0, 0, i64::MAX, 1), Some(vec![]));
+        assert_eq!(indices(0, -1, i64::MIN, -1), Some(vec![]));
+    }
+
+    #[test]
+    fn hostile_steps_do_not_panic() {
+        assert_eq!(indices(5, 0, 5, 0), None);
+        assert_eq!(indices(5, 0, 5, i64::MIN), None);
+        assert_eq!(indices(5, 0, 5, i64::MAX), Some(vec![0]));
+        assert_eq!(indices(5, 4, i64::MIN, -i64::MAX), Some(vec![4]));
+    }
+
+    #[test]
+    fn symbolic_sizes_follow_the_limits() {
+        let size = Dim::symbol("L");
+        let span = |start: i64, end: i64, step| Span {
+            axis: 0,
+            start: Some(start.into()),
+            end: Some(end.into()),
+            step: Some(step),
+        };
+        assert_eq!(symbolic(&span(1, i64::MAX, 1), &size), Some(&size - &Dim::from(1)));
+        assert_eq!(symbolic(&span(0, -1, 1), &size), Some(&size - &Dim::from(1)));
+        assert_eq!(symbolic(&span(-2, i64::MAX, 1), &size), Some(Dim::from(2)));
+        assert_eq!(symbolic(&span(0, i64::MAX, 2), &size), (&size + &Dim::from(1)).floor_div(&Dim::from(2)));
+        assert_eq!(symbolic(&span(0, i64::MAX, -1), &size), None);
+    }
+}

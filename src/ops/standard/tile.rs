@@ -1,0 +1,85 @@
+//! # Tile
+//! Repeats a tensor along its axes.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Tile.html>. Opsets 6 and later.
+//!
+//! Coupling: an axis that is repeated is a product of the repetitions, which stay, and its old indices.
+
+use crate::graph::Node;
+use crate::graph::fact::Fact;
+use crate::operator::couple::CoupleCx;
+use crate::operator::couple::layout::{Layout, fixed_axis};
+use crate::operator::couple::space::{axis_size, new_axis_size};
+use crate::operator::gradient::GradientCx;
+use crate::operator::infer::InferCx;
+use crate::operator::reference::ReferenceCx;
+use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+
+fn types_tile() -> &'static [OpType] {
+    const { &[onnx("Tile")] }
+}
+
+pub(super) static RULES: &[Registration] = &[Registration::of_node(types_tile, &Tile)];
+
+struct Tile;
+
+impl NodeRules for Tile {
+    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let shape = cx.shape(0)?;
+        let dtype = cx.input(0)?.dtype;
+        let repeats = cx.ints(1).map(<[_]>::to_vec);
+        let sizes = match repeats {
+            Some(repeats) if repeats.len() == shape.len() => shape.iter().zip(&repeats).map(|(a, b)| a * b).collect(),
+            Some(repeats) => {
+                return Err(RuleError::invalid(format!("{} repeats for {} axes", repeats.len(), shape.len())));
+            }
+            None => shape.iter().map(|_| cx.fresh()).collect(),
+        };
+        cx.set(0, Fact::new(dtype, sizes));
+        Ok(())
+    }
+
+    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.separated(0)?;
+        let shape = cx.output_shape(0)?;
+        let repeats = cx.ints(1).map(<[_]>::to_vec);
+        let mut axes = Vec::new();
+        for (at, (axis, size)) in layout.axes.iter().zip(&shape).enumerate() {
+            let count = repeats.as_ref().and_then(|repeats| repeats.get(at)?.as_const());
+            let times = count.and_then(|count| usize::try_from(count).ok()).filter(|count| *count > 0);
+            match (times, axis_size(axis)) {
+                (Some(1), _) => axes.push(axis.clone()),
+                (Some(times), Some(len)) if len > 1 && new_axis_size(size) == times.checked_mul(len) => {
+                    let space = cx.new_space(times * len);
+                    let digits = cx.digits(space, &[times, len], Some(1));
+                    cx.tie(&digits[1], axis);
+                    axes.push(cx.whole(space));
+                }
+                _ => {
+                    cx.keep(axis, "is repeated a number of times that is not known");
+                    axes.push(fixed_axis(size));
+                }
+            }
+        }
+        cx.set(0, Layout { axes });
+        Ok(())
+    }
+
+    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        cx.moves(&[0]);
+        Ok(())
+    }
+
+    fn gradient(&self, _node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, shape, tiled) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
+        let mut split = Vec::new();
+        let mut axes = Vec::new();
+        for (size, whole) in shape.iter().zip(&tiled) {
+            axes.push(split.len());
+            split.extend([whole / size.max(&1), *size]);
+        }
+        let dy = cx.reshape(&dy, &split);
+        let dx = cx.reduce_sum(&dy, &axes, false);
+        cx.give(0, dx);
+        Ok(())
+    }
+}

@@ -1,0 +1,86 @@
+//! # Transpose
+//! Permutes the axes of a tensor.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Transpose.html>. All opsets.
+//!
+//! Coupling: every axis passes through to its new place.
+
+use crate::graph::Node;
+use crate::graph::fact::Fact;
+use crate::onnx::attr_ints;
+use crate::operator::couple::CoupleCx;
+use crate::operator::couple::layout::Layout;
+use crate::operator::gradient::GradientCx;
+use crate::operator::infer::InferCx;
+use crate::operator::reference::ReferenceCx;
+use crate::operator::{NodeRules, OpType, Registration, RuleError, axis_index, onnx};
+
+fn types_transpose() -> &'static [OpType] {
+    const { &[onnx("Transpose")] }
+}
+
+pub(super) static RULES: &[Registration] = &[Registration::of_node(types_transpose, &Transpose)];
+
+struct Transpose;
+
+/// The axis of the input that stands at each place of the output; reversed by default.
+fn permutation(node: &Node, rank: usize) -> Result<Vec<usize>, RuleError> {
+    let Some(perm) = node.proto.ints("perm") else {
+        return Ok((0..rank).rev().collect());
+    };
+    let perm = perm.iter().map(|axis| axis_index(*axis, rank)).collect::<Result<Vec<_>, _>>()?;
+    let mut seen = perm.clone();
+    seen.sort_unstable();
+    if seen != (0..rank).collect::<Vec<_>>() {
+        return Err(RuleError::invalid(format!("perm {perm:?} is no permutation of {rank} axes")));
+    }
+    Ok(perm)
+}
+
+impl NodeRules for Transpose {
+    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let shape = cx.shape(0)?;
+        let perm = permutation(node, shape.len())?;
+        let input = cx.input(0)?;
+        let sizes = crate::graph::fact::static_shape(&shape);
+        let known = input
+            .known
+            .as_ref()
+            .zip(sizes)
+            .and_then(|(known, sizes)| crate::graph::fact::permute(known, &sizes, &perm));
+        let fact = Fact::new(input.dtype, perm.iter().map(|axis| shape[*axis].clone()).collect()).with_known(known);
+        cx.set(0, fact);
+        Ok(())
+    }
+
+    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.layout(0)?;
+        let perm = permutation(node, layout.rank())?;
+        cx.set(0, Layout { axes: perm.iter().map(|axis| layout.axes[*axis].clone()).collect() });
+        Ok(())
+    }
+
+    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        let perm = permutation(node, cx.rank(0)?)?;
+        if let Some(mask) = cx.mask(0) {
+            let perm: Vec<i64> = perm.iter().map(|axis| *axis as i64).collect();
+            let mask = cx.add("Transpose", &[&mask], vec![attr_ints("perm", &perm)]);
+            cx.set_mask(0, mask);
+        }
+        Ok(())
+    }
+
+    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, rank) = (cx.dy()?, cx.shape(0)?.len());
+        let perm: Vec<usize> = match node.proto.ints("perm") {
+            Some(perm) => perm.iter().filter_map(|axis| usize::try_from(*axis).ok()).collect(),
+            None => (0..rank).rev().collect(),
+        };
+        let mut inverse = vec![0; rank];
+        for (new, old) in perm.iter().enumerate() {
+            inverse[*old] = new;
+        }
+        let dx = cx.transpose(&dy, &inverse);
+        cx.give(0, dx);
+        Ok(())
+    }
+}

@@ -1,0 +1,140 @@
+//! Importance: how much a channel matters, as a score per channel of a group.
+//!
+//! A criterion scores the indices of every axis of every weight once ([`IndexScores`]); [`score_groups`] then reduces
+//! the members of a group to one score per channel.
+
+mod gradient;
+
+mod magnitude;
+
+mod random;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::couple::group::{ChannelGroup, Grouping, Role};
+use crate::error::Error;
+use crate::fold::Fold;
+use crate::graph::model::Model;
+use crate::graph::{Graph, ValueId};
+use crate::onnx::TensorProto;
+use crate::operator::Operators;
+use crate::operator::couple::Coupling;
+
+pub use gradient::{GradientCriterion, GradientForm, Published, ScoringMembers, Term};
+pub use magnitude::{Magnitude, Norm};
+pub use random::Random;
+
+/// How the members of a group make one score of a channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum GroupReduction {
+    /// The sum over all members: every weight entry of the channel counts once.
+    #[default]
+    Sum,
+    /// The mean over the members.
+    Mean,
+    /// The largest member.
+    Max,
+    /// The first member alone: the weight that produces the channels.
+    First,
+}
+
+/// What a criterion can look at.
+#[derive(Clone, Copy)]
+pub struct ScoreCx<'a> {
+    /// The model with its weights.
+    pub model: &'a Model,
+    /// Its graph.
+    pub graph: &'a Graph,
+    /// Its operators.
+    pub operators: &'a Operators,
+    /// What is computed ahead of time.
+    pub fold: &'a Fold,
+    /// The uses of constants.
+    pub coupling: &'a Coupling,
+}
+
+impl<'a> ScoreCx<'a> {
+    /// The tensor of a constant.
+    fn constant(&self, value: ValueId) -> Option<&'a TensorProto> {
+        self.fold.constant(self.model, self.graph, value)
+    }
+}
+
+/// A way to score channel groups. Lower scores go first.
+pub trait Criterion {
+    /// The name on the command line and in reports.
+    fn name(&self) -> &'static str;
+
+    /// One score per channel of a group, in the group's order.
+    ///
+    /// # Errors
+    /// A weight that can't be read.
+    fn score(&self, cx: &ScoreCx<'_>, group: &ChannelGroup) -> Result<Vec<f64>, Error>;
+
+    /// Things about the weights that the user should know, such as NaN entries.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// Scores of the indices of axes of constants, by value and axis.
+#[derive(Clone, Debug, Default)]
+pub struct IndexScores {
+    axes: BTreeMap<(usize, usize), Vec<f64>>,
+}
+
+impl IndexScores {
+    /// Sets the scores of the indices of an axis of a constant.
+    pub fn insert(&mut self, value: usize, axis: usize, scores: Vec<f64>) {
+        self.axes.insert((value, axis), scores);
+    }
+
+    /// Reduces the members of a group that score (those for which `counts` holds; all if none does) to one score per
+    /// channel.
+    pub fn reduce(
+        &self,
+        coupling: &Coupling,
+        group: &ChannelGroup,
+        reduction: GroupReduction,
+        counts: &dyn Fn(Role) -> bool,
+    ) -> Vec<f64> {
+        let mut members: Vec<_> = group.members.iter().filter(|member| counts(member.role)).collect();
+        if members.is_empty() {
+            members = group.members.iter().collect();
+        }
+        if reduction == GroupReduction::First {
+            members.truncate(1);
+        }
+        let mut scores = vec![0.0; group.channels.len()];
+        for member in &members {
+            let value = coupling.uses[member.weight].value;
+            let Some(of_index) = self.axes.get(&(value, member.axis)) else {
+                continue;
+            };
+            for (score, indices) in scores.iter_mut().zip(&member.indices) {
+                let sum: f64 = indices.iter().filter_map(|index| of_index.get(*index as usize)).sum();
+                *score = if reduction == GroupReduction::Max { sum.max(*score) } else { *score + sum };
+            }
+        }
+        if reduction == GroupReduction::Mean && !members.is_empty() {
+            scores.iter_mut().for_each(|score| *score /= members.len() as f64);
+        }
+        scores
+    }
+}
+
+/// The scores of all groups that can shrink; empty for the others.
+///
+/// # Errors
+/// A weight that can't be read.
+pub fn score_groups(cx: &ScoreCx<'_>, grouping: &Grouping, criterion: &dyn Criterion) -> Result<Vec<Vec<f64>>, Error> {
+    grouping
+        .groups
+        .iter()
+        .map(|group| if group.kept.is_some() { Ok(Vec::new()) } else { criterion.score(cx, group) })
+        .collect()
+}

@@ -1,0 +1,207 @@
+//! Magnitude: the norm of the weights of a channel.
+//!
+//! The score of a channel is `sum |w|` (L1) or `sum w^2` (L2, whose root would not change any order) over the entries
+//! of its producers' rows and its consumers' columns. Biases and norm parameters do not score, as in Torch-Pruning.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Criterion, GroupReduction, IndexScores, ScoreCx};
+use crate::couple::group::{ChannelGroup, Role};
+use crate::error::Error;
+use crate::onnx::{DataType, TensorProto};
+
+/// The norm of a channel's weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Norm {
+    /// The sum of absolute values.
+    L1,
+    /// The sum of squares.
+    #[default]
+    L2,
+}
+
+/// The magnitude criterion.
+#[derive(Debug)]
+pub struct Magnitude {
+    norm: Norm,
+    reduction: GroupReduction,
+    scores: IndexScores,
+    warnings: RefCell<BTreeSet<String>>,
+}
+
+impl Magnitude {
+    /// Scores the axes of every weight that a group goes through, each weight read once.
+    ///
+    /// # Errors
+    /// A weight that can't be read.
+    pub fn new(
+        cx: &ScoreCx<'_>,
+        groups: &[ChannelGroup],
+        norm: Norm,
+        reduction: GroupReduction,
+    ) -> Result<Self, Error> {
+        let mut wanted: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+        for member in groups.iter().filter(|group| group.kept.is_none()).flat_map(|group| &group.members) {
+            wanted.entry(cx.coupling.uses[member.weight].value).or_default().insert(member.axis);
+        }
+        let mut scores = IndexScores::default();
+        let mut warnings = BTreeSet::new();
+        for (value, axes) in wanted {
+            let Some(tensor) = cx.constant(value) else {
+                continue;
+            };
+            let name = &cx.graph.values[value].name;
+            let bytes = cx.model.tensor_view(tensor)?;
+            let axes: Vec<usize> = axes.into_iter().collect();
+            let mut sums = axis_sums(tensor, &bytes, &axes, norm);
+            if sums.iter().flatten().any(|sum| !sum.is_finite()) {
+                warnings.insert(format!("weight {name:?} holds entries that are not finite; its channels go first"));
+                sums.iter_mut().flatten().filter(|sum| !sum.is_finite()).for_each(|sum| *sum = 0.0);
+            }
+            for (axis, sum) in axes.into_iter().zip(sums) {
+                scores.insert(value, axis, sum);
+            }
+        }
+        Ok(Self { norm, reduction, scores, warnings: RefCell::new(warnings) })
+    }
+
+    /// The norm that is taken.
+    pub fn norm(&self) -> Norm {
+        self.norm
+    }
+}
+
+impl Criterion for Magnitude {
+    fn name(&self) -> &'static str {
+        "magnitude"
+    }
+
+    fn score(&self, cx: &ScoreCx<'_>, group: &ChannelGroup) -> Result<Vec<f64>, Error> {
+        Ok(self.scores.reduce(cx.coupling, group, self.reduction, &|role| role != Role::Parameter))
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.borrow().iter().cloned().collect()
+    }
+}
+
+/// For each of `axes`, the sums of |w| or w^2 over all other axes.
+fn axis_sums(tensor: &TensorProto, bytes: &[u8], axes: &[usize], norm: Norm) -> Vec<Vec<f64>> {
+    let dims: Vec<usize> = tensor.dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
+    match tensor.element_type() {
+        DataType::Float => sums_of(&dims, axes, norm, bytes.as_chunks().0, f32::from_le_bytes),
+        DataType::Double => sums_of(&dims, axes, norm, bytes.as_chunks().0, |b| f64::from_le_bytes(b) as f32),
+        DataType::Float16 => sums_of(&dims, axes, norm, bytes.as_chunks().0, |b| half::f16::from_le_bytes(b).to_f32()),
+        DataType::Bfloat16 => {
+            sums_of(&dims, axes, norm, bytes.as_chunks().0, |b| half::bf16::from_le_bytes(b).to_f32())
+        }
+        DataType::Int8 => sums_of(&dims, axes, norm, bytes.as_chunks().0, |[b]| f32::from(b.cast_signed())),
+        DataType::Uint8 => sums_of(&dims, axes, norm, bytes.as_chunks().0, |[b]| f32::from(b) - 128.0),
+        _ => axes.iter().map(|axis| vec![0.0; dims.get(*axis).copied().unwrap_or(0)]).collect(),
+    }
+}
+
+fn sums_of<E: Copy>(
+    dims: &[usize],
+    axes: &[usize],
+    norm: Norm,
+    elements: &[E],
+    decode: impl Fn(E) -> f32,
+) -> Vec<Vec<f64>> {
+    match norm {
+        Norm::L1 => sums_over(dims, axes, elements, |element| f64::from(decode(element)).abs()),
+        Norm::L2 => sums_over(dims, axes, elements, |element| {
+            let value = f64::from(decode(element));
+            value * value
+        }),
+    }
+}
+
+/// Sums row by row: a row is all that lies along the innermost axis that is asked for. The loops over elements have no
+/// index arithmetic and no chain of additions, so that the compiler vectorises them.
+fn sums_over<E: Copy>(dims: &[usize], axes: &[usize], elements: &[E], weigh: impl Fn(E) -> f64) -> Vec<Vec<f64>> {
+    let mut sums: Vec<Vec<f64>> = axes.iter().map(|axis| vec![0.0; dims[*axis]]).collect();
+    let Some((innermost, &axis)) = axes.iter().enumerate().max_by_key(|(_, axis)| **axis) else { return sums };
+    let block: usize = dims[axis + 1..].iter().product();
+    let row = block * dims[axis];
+    if row == 0 {
+        return sums;
+    }
+    let mut along = std::mem::take(&mut sums[innermost]);
+    let strides: Vec<usize> = axes.iter().map(|at| dims[(at + 1).min(axis)..axis].iter().product()).collect();
+    for (at, row) in elements.chunks_exact(row).enumerate() {
+        let mut total = 0.0;
+        if block == 1 {
+            along.iter_mut().zip(row).for_each(|(sum, element)| *sum += weigh(*element));
+            if axes.len() > 1 {
+                total = sum(row, &weigh);
+            }
+        } else {
+            for (along, block) in along.iter_mut().zip(row.chunks_exact(block)) {
+                let part = sum(block, &weigh);
+                *along += part;
+                total += part;
+            }
+        }
+        for (other, &outer) in axes.iter().enumerate().filter(|(other, _)| *other != innermost) {
+            sums[other][(at / strides[other]) % dims[outer]] += total;
+        }
+    }
+    sums[innermost] = along;
+    sums
+}
+
+/// The sum over elements, in eight chains that do not wait for each other.
+fn sum<E: Copy>(elements: &[E], weigh: &impl Fn(E) -> f64) -> f64 {
+    let (eights, rest) = elements.as_chunks::<8>();
+    let mut lanes = [0.0; 8];
+    for eight in eights {
+        for (lane, element) in lanes.iter_mut().zip(eight) {
+            *lane += weigh(*element);
+        }
+    }
+    lanes.iter().sum::<f64>() + rest.iter().map(|element| weigh(*element)).sum::<f64>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_run_over_all_other_axes() {
+        let values: Vec<f32> = (0..12).map(|v| -(v as f32)).collect();
+        let sums = sums_of(&[2, 3, 2], &[0, 1], Norm::L1, &values, |v| v);
+        assert_eq!(sums[0], vec![15.0, 51.0]);
+        assert_eq!(sums[1], vec![1.0 + 13.0, 5.0 + 17.0, 9.0 + 21.0]);
+        let sums = sums_of(&[2, 2], &[1], Norm::L2, &[1.0, 2.0, 3.0, 4.0], |v| v);
+        assert_eq!(sums[0], vec![10.0, 20.0]);
+    }
+
+    #[test]
+    fn any_axes_match_a_naive_sum() {
+        let dims = [3, 4, 5, 11];
+        let values: Vec<f32> = (0..dims.iter().product::<usize>()).map(|v| ((v * 37) % 101) as f32 - 50.0).collect();
+        for chosen in 0..16_usize {
+            let axes: Vec<usize> = (0..4).filter(|axis| chosen >> axis & 1 == 1).collect();
+            let mut naive: Vec<Vec<f64>> = axes.iter().map(|axis| vec![0.0; dims[*axis]]).collect();
+            for (at, value) in values.iter().enumerate() {
+                for (sums, axis) in naive.iter_mut().zip(&axes) {
+                    let stride: usize = dims[axis + 1..].iter().product();
+                    sums[at / stride % dims[*axis]] += f64::from(value * value);
+                }
+            }
+            // Sums of small integers are exact in any order.
+            assert_eq!(sums_of(&dims, &axes, Norm::L2, &values, |v| v), naive, "{axes:?}");
+        }
+    }
+
+    #[test]
+    fn empty_weights_have_sums_of_zero() {
+        assert_eq!(sums_of(&[2, 0], &[0, 1], Norm::L2, &[] as &[f32], |v| v), vec![vec![0.0; 2], vec![]]);
+    }
+}
