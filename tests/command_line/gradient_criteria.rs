@@ -1,28 +1,14 @@
 //! The gradient criteria on the command line.
-#![allow(clippy::unwrap_used, missing_docs)]
 
-#[allow(dead_code)]
-mod handmade;
-mod nets;
-
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
 
 use onnx_diffprune::array::{Array, ElementType};
 use onnx_diffprune::npz;
 use prost::Message;
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
-}
-
-fn tool(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_onnx-diffprune")).args(arguments).output().expect("the tool starts")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use super::tool::{run, succeed};
+use crate::support::builder::{Builder, value};
+use crate::support::fixtures::fixture;
 
 /// Prunes the trained network with few timesteps and more arguments; returns the result as JSON.
 fn prune(output: &Path, more: &[&str]) -> serde_json::Value {
@@ -31,9 +17,7 @@ fn prune(output: &Path, more: &[&str]) -> serde_json::Value {
     arguments.extend(["--scheduler-config", scheduler.to_str().expect("a path"), "--format", "json"]);
     arguments.extend(["--batch", "4", "--no-latency"]);
     arguments.extend(more);
-    let done = tool(&arguments);
-    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
-    serde_json::from_slice(&done.stdout).expect("the output is JSON")
+    succeed(&arguments).json()
 }
 
 #[test]
@@ -97,12 +81,12 @@ fn mistakes_are_explained() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = folder.path().join("out.onnx");
     let input = fixture("ddpm_fashion16.onnx");
-    let run = |more: &[&str]| {
+    let refused = |more: &[&str]| {
         let mut arguments = vec![input.to_str().expect("a path"), output.to_str().expect("a path"), "--ratio", "0.3"];
         arguments.extend(more);
-        let done = tool(&arguments);
+        let ran = run(&arguments);
         assert!(!output.exists());
-        (done.status.code(), text(&done.stderr))
+        ran
     };
     let cases: &[(&[&str], i32, &str)] = &[
         (&["--threshold", "1.5"], 2, "--threshold: expected a share"),
@@ -113,9 +97,9 @@ fn mistakes_are_explained() {
         (&["--criterion", "gradient"], 2, "diff-pruning"),
     ];
     for (more, code, expected) in cases {
-        let (found, message) = run(more);
-        assert_eq!(found, Some(*code), "{more:?}: {message}");
-        assert!(message.contains(expected), "{more:?}: {message}");
+        let refused = refused(more);
+        assert_eq!(refused.code, *code, "{more:?}: {}", refused.err);
+        assert!(refused.err.contains(expected), "{more:?}: {}", refused.err);
     }
 }
 
@@ -123,13 +107,13 @@ fn mistakes_are_explained() {
 fn a_configuration_file_holds_all_options() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("prune.toml");
-    let printed = tool(&["--ratio", "0.4", "--threshold", "0.1", "--schedule", "squaredcos_cap_v2", "--print-config"]);
-    assert_eq!(printed.status.code(), Some(0), "{}", text(&printed.stderr));
-    std::fs::write(&path, &printed.stdout).expect("the file can be written");
+    let printed =
+        succeed(&["--ratio", "0.4", "--threshold", "0.1", "--schedule", "squaredcos_cap_v2", "--print-config"]);
+    std::fs::write(&path, &printed.out).expect("the file can be written");
     // What the command line says goes first, the rest is the file's.
     let config = path.to_str().expect("a path");
-    let again = tool(&["--config", config, "--threshold", "0.2", "--print-config"]);
-    let table: toml::Table = toml::from_str(&text(&again.stdout)).expect("it is TOML");
+    let again = run(&["--config", config, "--threshold", "0.2", "--print-config"]);
+    let table: toml::Table = toml::from_str(&again.out).expect("it is TOML");
     assert_eq!(table["ratio"].as_float(), Some(0.4));
     assert_eq!(table["gradients"]["threshold"].as_float(), Some(0.2));
     assert_eq!(table["diffusion"]["schedule"].as_str(), Some("squaredcos_cap_v2"));
@@ -155,27 +139,24 @@ fn sizes_that_the_network_leaves_open_are_those_of_the_data() {
     let model = model.to_str().expect("a path");
     for data in [&first, &last] {
         let arguments = ["loss", model, "--data", data, "--inputs", &text_states, "--count", "4", "--timesteps", "3"];
-        let done = tool(&arguments);
-        assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+        succeed(&arguments);
     }
     let output = path("out.onnx");
     let mut arguments = vec![model, &output, "--ratio", "0.25", "--timesteps", "2", "--batch", "2", "--no-latency"];
     arguments.extend(["--data", &first, "--inputs", &text_states, "--format", "json"]);
-    let done = tool(&arguments);
-    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
-    let result: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    let result = succeed(&arguments).json();
     assert_eq!(result["verification"]["passed"], true);
     // Arrays that no input takes are refused before anything is computed.
     let wrong = write("wrong.npz", "text", &[1, 9, 48]);
     for command in [&["loss", model, "--data", &first][..], &[model, &path("no.onnx"), "--ratio", "0.25"]] {
-        let done = tool(&[command, &["--inputs", &wrong]].concat());
-        assert_eq!(done.status.code(), Some(2), "{}", text(&done.stderr));
-        assert!(text(&done.stderr).contains("encoder_hidden_states, found \"text\""), "{}", text(&done.stderr));
+        let refused = run(&[command, &["--inputs", &wrong]].concat());
+        assert_eq!(refused.code, 2, "{}", refused.err);
+        assert!(refused.err.contains("encoder_hidden_states, found \"text\""), "{}", refused.err);
     }
     // What is named is not taken from the data.
-    let done = tool(&["loss", model, "--data", &first, "--size", "h=16", "--count", "4", "--timesteps", "3"]);
-    assert_eq!(done.status.code(), Some(2), "{}", text(&done.stderr));
-    assert!(text(&done.stderr).contains("expected samples of 4 x 16 x 32"), "{}", text(&done.stderr));
+    let refused = run(&["loss", model, "--data", &first, "--size", "h=16", "--count", "4", "--timesteps", "3"]);
+    assert_eq!(refused.code, 2, "{}", refused.err);
+    assert!(refused.err.contains("expected samples of 4 x 16 x 32"), "{}", refused.err);
 }
 
 #[test]
@@ -210,12 +191,12 @@ fn half_precision_is_reported_and_chooses_nearly_the_same_channels() {
 #[test]
 fn conditioning_that_is_joined_to_the_sample_is_given_with_it() {
     // The prediction is the sum of the input's channels: the noisy sample, and two more.
-    let mut b = nets::Builder::new(1);
+    let mut b = Builder::new(1);
     let (w, sum) = (b.weight_around(&[8, 3, 1, 1], 0.125, 0.0), b.weight_around(&[1, 8, 1, 1], 1.0, 0.0));
-    let y = b.node("Conv", &["x", &w], vec![]);
-    let y = b.node("Conv", &[&y, &sum], vec![]);
+    let y = b.op("Conv", &["x", &w], &[]);
+    let y = b.op("Conv", &[&y, &sum], &[]);
     let mut model = b.finish(&[2, 3, 4, 4], &y, &[2, 1, 4, 4]);
-    model.graph.as_mut().expect("a graph").input.push(handmade::value("timestep", &[2]));
+    model.graph.as_mut().expect("a graph").input.push(value("timestep", &[2]));
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).to_str().expect("a path").to_owned();
     std::fs::write(path("net.onnx"), model.encode_to_vec()).expect("the file is written");
@@ -231,9 +212,7 @@ fn conditioning_that_is_joined_to_the_sample_is_given_with_it() {
         npz::write(Path::new(&path("given.npz")), [("x", &given)]).expect("the file is written");
         let (data, given) = (path("data.npz"), path("given.npz"));
         let shared = ["--data", &data, "--inputs", &given, "--timesteps", "3", "--format", "json"];
-        let done = tool(&[command, &shared].concat());
-        assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
-        let result: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
+        let result = succeed(&[command, &shared].concat()).json();
         let curve = result["gradients"]["curve"].as_array().cloned().unwrap_or_default();
         let losses: Vec<f64> = curve.iter().filter_map(|point| point["loss"].as_f64()).collect();
         result["mean"].as_f64().unwrap_or_else(|| losses.iter().sum::<f64>() / losses.len() as f64)

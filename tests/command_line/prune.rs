@@ -1,32 +1,19 @@
 //! The built program as its users run it: exit codes, messages, what is printed where, what is written.
 
-#![allow(clippy::unwrap_used, missing_docs)]
-
-#[allow(dead_code)]
-mod handmade;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use handmade::{fixture, listing, node, two_convolutions, value};
 use onnx_diffprune::load::load;
-use onnx_diffprune::onnx::{GraphProto, ModelProto, OperatorSetIdProto, TensorProto};
+use onnx_diffprune::onnx::{GraphProto, TensorProto};
 use onnx_diffprune::plan::Plan;
 use prost::Message;
 use serde_json::Value;
 
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-fn run(arguments: &[&str]) -> Ran {
-    let Output { status, stdout, stderr } =
-        Command::new(env!("CARGO_BIN_EXE_onnx-diffprune")).args(arguments).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Ran { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
-}
+use super::tool::{Ran, run};
+use crate::support::builder::{counting, model_of, node, value};
+use crate::support::files::listing;
+use crate::support::fixtures::fixture;
+use crate::support::two_convolutions::two_convolutions;
 
 /// A folder with the small network `in.onnx`, and an empty folder beside it.
 struct Desk {
@@ -70,10 +57,6 @@ impl Desk {
         assert!(ran.err.contains(message), "{:?} is not in {}", message, ran.err);
         assert!(self.written().is_empty(), "left behind: {:?}", self.written());
     }
-}
-
-fn json(ran: &Ran) -> Value {
-    serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error}: {}", ran.out))
 }
 
 #[test]
@@ -131,17 +114,15 @@ fn requests_that_cannot_be_met_end_with_code_1() {
     desk.refuses(&desk.prune(&["--target-params", "0.001"]), 1, "the most that can go");
     let graph = GraphProto {
         node: vec![node("only", "MatMul", &["x", "w"], &["y"])],
-        initializer: vec![handmade::counting("w", &[4, 4])],
+        initializer: vec![counting("w", &[4, 4])],
         input: vec![value("x", &[2, 4])],
         output: vec![value("y", &[2, 4])],
         ..GraphProto::default()
     };
-    let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 17 }];
-    let model = ModelProto { ir_version: 8, opset_import, graph: Some(graph), ..ModelProto::default() };
-    std::fs::write(desk.path("in.onnx"), model.encode_to_vec()).unwrap();
+    std::fs::write(desk.path("in.onnx"), model_of(17, graph).encode_to_vec()).unwrap();
     desk.refuses(&desk.prune(&["--ratio", "0.5"]), 1, "nothing can be pruned");
     let ran = desk.prune(&["--ratio", "0.5", "--format", "json"]);
-    assert_eq!((json(&ran)["exit_code"].as_i64(), ran.code), (Some(1), 1));
+    assert_eq!((ran.json()["exit_code"].as_i64(), ran.code), (Some(1), 1));
 }
 
 #[test]
@@ -169,24 +150,24 @@ fn a_dry_run_writes_nothing() {
 fn every_command_prints_one_json_object() {
     let desk = Desk::new();
     let (input, output, plan) = (desk.text("in.onnx"), desk.out("out.onnx"), desk.out("out.plan.json"));
-    let dry = json(&desk.prune(&["--ratio", "0.5", "--dry-run", "--format", "json"]));
+    let dry = desk.prune(&["--ratio", "0.5", "--dry-run", "--format", "json"]).json();
     assert!(dry["output"].is_null() && dry["after"]["parameters"].as_u64() < dry["before"]["parameters"].as_u64());
-    let pruned = json(&desk.prune(&["--ratio", "0.5", "--format", "json"]));
+    let pruned = desk.prune(&["--ratio", "0.5", "--format", "json"]).json();
     assert_eq!(pruned["output"], output.as_str());
     assert_eq!(pruned["verification"]["passed"], true);
     let again = desk.out("again.onnx");
-    let applied = json(&run(&["apply", &input, &plan, &again, "--format", "json"]));
+    let applied = run(&["apply", &input, &plan, &again, "--format", "json"]).json();
     assert_eq!(applied["verification"]["passed"], true);
-    let verified = json(&run(&["verify", &input, &again, "--plan", &plan, "--format", "json"]));
+    let verified = run(&["verify", &input, &again, "--plan", &plan, "--format", "json"]).json();
     assert_eq!(verified["passed"], true);
-    assert_eq!(json(&run(&["inspect", &input, "--format", "json"]))["operators"]["Conv"], 2);
-    assert!(json(&run(&["runtime", "--format", "json"]))["used"]["version"].is_string());
+    assert_eq!(run(&["inspect", &input, "--format", "json"]).json()["operators"]["Conv"], 2);
+    assert!(run(&["runtime", "--format", "json"]).json()["used"]["version"].is_string());
     let failed = run(&["inspect", "/nowhere.onnx", "--format", "json"]);
-    assert_eq!((json(&failed)["exit_code"].as_i64(), failed.code), (Some(2), 2));
+    assert_eq!((failed.json()["exit_code"].as_i64(), failed.code), (Some(2), 2));
 
     // The original is no pruned network of its own plan.
     let wrong = run(&["verify", &input, &input, "--plan", &plan, "--format", "json"]);
-    assert_eq!((json(&wrong)["passed"].as_bool(), wrong.code), (Some(false), 1));
+    assert_eq!((wrong.json()["passed"].as_bool(), wrong.code), (Some(false), 1));
     let dit = fixture("dit_tiny.onnx");
     let other = run(&["apply", dit.to_str().unwrap(), &plan, &desk.out("x.onnx")]);
     assert_eq!(other.code, 2);
@@ -284,7 +265,7 @@ fn a_plan_carries_its_options_and_reads_back_as_written() {
 
 #[test]
 fn the_example_of_the_documentation_is_a_plan() {
-    let text = include_str!("../docs/plan.md");
+    let text = include_str!("../../docs/plan.md");
     let example = text.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
     let desk = Desk::new();
     assert_eq!(desk.prune(&["--ratio", "0.75", "--no-verify"]).code, 0);
@@ -318,7 +299,7 @@ fn inspect_shows_blocks_only_where_a_norm_asks_for_them() {
 
 #[test]
 fn runtime_names_its_library_once() {
-    let used = json(&run(&["runtime", "--format", "json"]))["used"]["library"].as_str().unwrap().to_owned();
+    let used = run(&["runtime", "--format", "json"]).json()["used"]["library"].as_str().unwrap().to_owned();
     let named = run(&["runtime", "--onnxruntime", &used]);
     let (places, _) = named.out.split_once("\nlibraries:").unwrap();
     assert_eq!((named.code, places.matches(&used).count()), (0, 1), "{}", named.out);

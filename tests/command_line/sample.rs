@@ -1,21 +1,12 @@
 //! The command `sample` as users run it.
-#![allow(clippy::unwrap_used, missing_docs)]
-
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use onnx_diffprune::npz;
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
-}
+use super::tool::{Ran, run};
+use crate::support::fixtures::fixture;
 
-fn sample(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_onnx-diffprune")).arg("sample").args(arguments).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+fn sample(arguments: &[&str]) -> Ran {
+    run(&[&["sample"], arguments].concat())
 }
 
 /// The mean brightness at the left and right border and in the middle of 16 x 16 images.
@@ -48,8 +39,8 @@ fn the_trained_network_draws_clothes() {
         "--format",
         "json",
     ]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.code, 0, "{}", output.err);
+    let json = output.json();
     assert_eq!(json["roles"]["time"], "timestep");
     assert_eq!(json["shape"], serde_json::json!([8, 1, 16, 16]));
     // Fashion-MNIST at 16 x 16, scaled to -1 to 1: dark borders, bright middle.
@@ -71,9 +62,8 @@ fn wrong_requests_say_what_to_do() {
     let refused = |more: &[&str], code: i32, words: &[&str]| {
         let base = [model.to_str().unwrap(), "-o", png.to_str().unwrap(), "--count", "1", "--steps", "2"];
         let output = sample(&[&base, more].concat());
-        let message = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{message}");
-        assert!(words.iter().all(|word| message.contains(word)), "{message}");
+        assert_eq!(output.code, code, "{}", output.err);
+        assert!(words.iter().all(|word| output.err.contains(word)), "{}", output.err);
         assert!(!png.exists());
     };
     refused(&["--timestep-input", "clock"], 2, &["no input \"clock\"", "timestep int64"]);
@@ -86,7 +76,7 @@ fn wrong_requests_say_what_to_do() {
     refused(&["--batch", "0"], 2, &["--batch"]);
     let fixed = fixture("dit_tiny.onnx");
     let output = sample(&[fixed.to_str().unwrap(), "-o", png.to_str().unwrap(), "--batch", "3"]);
-    assert!(text(&output.stderr).contains("batches of 2"), "{}", text(&output.stderr));
+    assert!(output.err.contains("batches of 2"), "{}", output.err);
 }
 
 #[test]
@@ -107,8 +97,8 @@ fn what_was_taken_for_what_is_printed() {
         "--schedule",
         "squaredcos_cap_v2",
     ]);
-    let lines = text(&output.stderr);
-    assert!(output.status.success(), "{lines}");
+    let lines = output.err;
+    assert_eq!(output.code, 0, "{lines}");
     assert!(lines.contains("class_labels") && lines.contains("drawn at random"), "{lines}");
     assert!(lines.contains("the rest is a variance") && lines.contains("clips nothing"), "{lines}");
     assert_eq!(npz::read(&npy).unwrap()[0].1.dims, [3, 4, 16, 16]);

@@ -1,5 +1,4 @@
 //! Clean samples from folders of images and from array files.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,7 +1,4 @@
 //! Diffusion against independent references: diffusers' schedulers, and the losses of the trained network in PyTorch.
-#![allow(clippy::unwrap_used, missing_docs)]
-
-use std::path::{Path, PathBuf};
 
 use ndarray::{ArrayD, Axis};
 use onnx_diffprune::array::{Array, ArrayData};
@@ -14,11 +11,9 @@ use onnx_diffprune::infer::{Facts, infer};
 use onnx_diffprune::load::{Model, load};
 use onnx_diffprune::macs::Sizes;
 use onnx_diffprune::npz;
-use onnx_diffprune::runtime::{Runtime, SessionOptions};
+use onnx_diffprune::runtime::SessionOptions;
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
-}
+use crate::support::fixtures::{fixture, runtime};
 
 fn floats(array: &Array) -> ArrayD<f32> {
     let values = array.to_f64().into_iter().map(|value| value as f32).collect();
@@ -172,8 +167,7 @@ impl Network {
     }
 
     fn denoiser(&self, batch: usize) -> (Denoiser, Conditioning) {
-        let runtime = Runtime::open(None).unwrap_or_else(|error| panic!("{error}\nhint: run `make venv` first"));
-        let session = runtime.session_from_file(self.model.path(), &SessionOptions::default()).unwrap();
+        let session = runtime().session_from_file(self.model.path(), &SessionOptions::default()).unwrap();
         let (roles, sizes) = (self.roles(), Sizes::new());
         let parts = (&self.model, &self.graph, &self.facts);
         let conditioning = Conditioning::new(parts, &roles, None, (&sizes, batch), 0).unwrap();
@@ -253,13 +247,12 @@ fn learned_variance_and_conditioning_are_recognised() {
     denoiser.predict(&process, &x, &level, &mut output, Some(&mut variance)).unwrap();
     // The halves of the network's own output.
     let inputs = denoiser.inputs(&process, &x, &level).unwrap().to_vec();
-    let runtime = Runtime::open(None).unwrap();
-    let mut session = runtime.session_from_file(network.model.path(), &SessionOptions::default()).unwrap();
+    let mut session = runtime().session_from_file(network.model.path(), &SessionOptions::default()).unwrap();
     let whole = floats(&session.run(&inputs).unwrap()[0].1);
     let (first, second) = whole.view().split_at(Axis(1), 4);
     assert_eq!((first, second), (output.view(), variance.view()));
     // The graph fixes a batch of two.
-    let session = runtime.session_from_file(network.model.path(), &SessionOptions::default()).unwrap();
+    let session = runtime().session_from_file(network.model.path(), &SessionOptions::default()).unwrap();
     let error = Denoiser::new(session, &roles, &network.facts, &Sizes::new(), 3).unwrap_err();
     assert!(error.to_string().contains("batches of 2"), "{error}");
 }

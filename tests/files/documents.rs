@@ -1,7 +1,5 @@
 //! The documents: every link to a file of this repository leads somewhere.
 
-#![allow(clippy::unwrap_used, missing_docs)]
-
 use std::path::{Path, PathBuf};
 
 /// Markdown files of the repository, those of the build and of environments left out.

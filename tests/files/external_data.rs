@@ -1,32 +1,18 @@
 //! Models whose weights lie in files beside them.
 
-#![allow(missing_docs, clippy::unwrap_used)]
-
 use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 
 use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::{
-    DataLocation, DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
-    ValueInfoProto, attr_tensor,
+    DataLocation, DataType, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto,
+    attr_tensor,
 };
 use onnx_diffprune::write::{Edits, InitializerOut, NodeOut, write};
 use prost::Message;
 
-fn value(name: &str) -> ValueInfoProto {
-    ValueInfoProto { name: name.to_owned(), ..ValueInfoProto::default() }
-}
-
-fn node(name: &str, op_type: &str, inputs: &[&str], output: &str) -> NodeProto {
-    NodeProto {
-        name: name.to_owned(),
-        op_type: op_type.to_owned(),
-        input: inputs.iter().map(|name| (*name).to_owned()).collect(),
-        output: vec![output.to_owned()],
-        ..NodeProto::default()
-    }
-}
+use crate::support::builder::{model_of, node};
 
 fn external(name: &str, dims: &[i64], entries: &[(&str, &str)]) -> TensorProto {
     let entry = |(key, value): &(&str, &str)| StringStringEntryProto { key: (*key).into(), value: (*value).into() };
@@ -41,22 +27,20 @@ fn external(name: &str, dims: &[i64], entries: &[(&str, &str)]) -> TensorProto {
 }
 
 fn model(initializers: Vec<TensorProto>, constant: Option<TensorProto>) -> ModelProto {
-    let mut nodes = vec![node("matmul", "MatMul", &["x", "a"], "t"), node("add", "Add", &["t", "b"], "y")];
+    let mut nodes = vec![node("matmul", "MatMul", &["x", "a"], &["t"]), node("add", "Add", &["t", "b"], &["y"])];
     if let Some(tensor) = constant {
-        nodes.push(NodeProto { attribute: vec![attr_tensor("value", tensor)], ..node("c", "Constant", &[], "unused") });
+        let node = node("c", "Constant", &[], &["unused"]);
+        nodes.push(NodeProto { attribute: vec![attr_tensor("value", tensor)], ..node });
     }
-    ModelProto {
-        ir_version: 8,
-        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 17 }],
-        graph: Some(GraphProto {
-            node: nodes,
-            initializer: initializers,
-            input: vec![value("x")],
-            output: vec![value("y")],
-            ..GraphProto::default()
-        }),
-        ..ModelProto::default()
-    }
+    let untyped = |name: &str| ValueInfoProto { name: name.to_owned(), ..ValueInfoProto::default() };
+    let graph = GraphProto {
+        node: nodes,
+        initializer: initializers,
+        input: vec![untyped("x")],
+        output: vec![untyped("y")],
+        ..GraphProto::default()
+    };
+    model_of(17, graph)
 }
 
 fn floats(count: usize) -> Vec<u8> {

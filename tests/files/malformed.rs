@@ -1,13 +1,8 @@
 //! Broken files: an error that names the culprit, exit code 2, no panic, no output.
 
-#![allow(clippy::unwrap_used, missing_docs)]
-
-mod handmade;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use handmade::{counting, fixture, listing, node, two_convolutions, value};
 use onnx_diffprune::error::Error;
 use onnx_diffprune::load;
 use onnx_diffprune::onnx::{
@@ -17,6 +12,11 @@ use onnx_diffprune::pipeline::{PruneOptions, Target, analyse, cut};
 use onnx_diffprune::write::write;
 use prost::Message;
 use rand::{RngExt, SeedableRng};
+
+use crate::support::builder::{counting, node, value};
+use crate::support::files::listing;
+use crate::support::fixtures::fixture;
+use crate::support::two_convolutions::two_convolutions;
 
 /// All stages up to the output file.
 fn prune(path: &Path, out: &Path) -> Result<(), Error> {

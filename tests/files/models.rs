@@ -1,19 +1,17 @@
 //! Reading and writing of files: what a cut does not change survives byte for byte.
 
-#![allow(clippy::unwrap_used, missing_docs)]
-
-mod handmade;
-
 use std::collections::BTreeMap;
 
-use handmade::{counting, decoded, fixture, halved, listing, no_edits, two_convolutions};
 use onnx_diffprune::load;
 use onnx_diffprune::onnx::{DataLocation, DataType, ModelProto, NodeProto, StringStringEntryProto, TensorProto};
 use onnx_diffprune::pipeline::{PruneOptions, Target, analyse, cut};
 use onnx_diffprune::write::{InitializerOut, write};
 use prost::Message;
 
-const FIXTURES: [&str; 3] = ["ddpm_fashion16.onnx", "dit_tiny.onnx", "sd15_tiny_fp16.onnx"];
+use crate::support::builder::{counting, node};
+use crate::support::files::{decoded, listing};
+use crate::support::fixtures::{FIXTURES, fixture};
+use crate::support::two_convolutions::{halved, no_edits, two_convolutions};
 
 /// The kept elements, one index at a time: the slow way that the writer must agree with.
 fn gather(data: &[u8], dims: &[usize], element: usize, axes: &[(usize, Vec<usize>)]) -> Vec<u8> {
@@ -248,7 +246,7 @@ fn inlined_functions_are_written_as_their_nodes() {
     (act.domain, act.op_type) = ("local".to_owned(), "silu".to_owned());
     let inner = |op: &str, inputs: &[&str], output: &str| NodeProto {
         name: op.to_lowercase(),
-        ..handmade::node(op, op, inputs, &[output])
+        ..node(op, op, inputs, &[output])
     };
     proto.functions = vec![onnx_diffprune::onnx::FunctionProto {
         name: "silu".to_owned(),

@@ -1,13 +1,11 @@
 //! Fields that this version does not know survive a cut.
 
-#![allow(clippy::unwrap_used, missing_docs)]
-
-mod handmade;
-
-use handmade::{decoded, halved, no_edits, two_convolutions};
 use onnx_diffprune::load;
 use onnx_diffprune::write::write;
 use prost::Message;
+
+use crate::support::files::decoded;
+use crate::support::two_convolutions::{halved, no_edits, two_convolutions};
 
 fn bytes_of(tag: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use onnx_diffprune::array::{Array, ArrayData};
 use onnx_diffprune::error::Error;
@@ -10,12 +10,8 @@ use onnx_diffprune::gradient::accumulate::{AccumulateOptions, Accumulated, Denoi
 use onnx_diffprune::gradient::pass::GradientPass;
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
 use onnx_diffprune::macs::Sizes;
-use onnx_diffprune::pipeline::analyse;
-use onnx_diffprune::runtime::Runtime;
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
-}
+use crate::support::fixtures::{analysed, fixture, runtime};
 
 /// The reference's own samples and noise.
 struct Fixed {
@@ -76,19 +72,18 @@ fn reference() -> Reference {
 
 /// Sums over the given timesteps; prints and returns what came out.
 fn run(task: &Fixed, options: &AccumulateOptions) -> (Accumulated, BTreeMap<String, Vec<f32>>) {
-    let model = onnx_diffprune::load::load(&fixture("ddpm_fashion16.onnx")).expect("the model loads");
-    let analysis = analyse(&model).expect("the model can be analysed");
+    let analysis = analysed("ddpm_fashion16.onnx");
+    let model = analysis.model;
     let wanted: Vec<usize> = (0..analysis.graph.values.len())
         .filter(|value| analysis.graph.values[*value].initializer.is_some())
         .filter(|value| analysis.facts.values[*value].as_ref().is_some_and(|fact| fact.is_float()))
         .collect();
     let sizes = Sizes::from([("batch".to_owned(), options.micro_batch as i64)]);
-    let graph = GradientGraph::build(&analysis, &GradientOptions { sizes, wanted, ..GradientOptions::default() })
+    let graph = GradientGraph::build(analysis, &GradientOptions { sizes, wanted, ..GradientOptions::default() })
         .unwrap_or_else(|error| panic!("{error}"));
-    let runtime = Runtime::open(None).expect("ONNX Runtime is installed");
-    let mut pass = GradientPass::new(runtime, &graph, &model, None).unwrap_or_else(|error| panic!("{error}"));
+    let mut pass = GradientPass::new(runtime(), &graph, model, None).unwrap_or_else(|error| panic!("{error}"));
     let mut sum = Accumulated::new(pass.uses());
-    accumulate(&mut pass, &model, task, options, None, &mut sum, |_| Ok(ControlFlow::Continue(())))
+    accumulate(&mut pass, model, task, options, None, &mut sum, |_| Ok(ControlFlow::Continue(())))
         .unwrap_or_else(|error| panic!("{error}"));
     let mut by_name: BTreeMap<String, Vec<f32>> = BTreeMap::new();
     for (gradient, values) in sum.uses.iter().zip(&sum.sums) {
@@ -108,8 +103,8 @@ fn run(task: &Fixed, options: &AccumulateOptions) -> (Accumulated, BTreeMap<Stri
 
 /// Largest difference of the importance of an index over the largest importance along its axis.
 fn worst_difference(products: &BTreeMap<String, Vec<f32>>, expected: &Path) -> f64 {
-    let model = onnx_diffprune::load::load(&fixture("ddpm_fashion16.onnx")).expect("the model loads");
-    let dims: BTreeMap<&str, Vec<usize>> = model
+    let dims: BTreeMap<&str, Vec<usize>> = analysed("ddpm_fashion16.onnx")
+        .model
         .graph()
         .initializer
         .iter()

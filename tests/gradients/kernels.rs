@@ -1,30 +1,25 @@
 //! Kernels for the processor against the standard operators that they stand in for, in ONNX Runtime.
-#![allow(clippy::unwrap_used)]
-
-#[allow(dead_code)]
-mod handmade;
-mod nets;
 
 use std::path::Path;
 
-use nets::Builder;
 use onnx_diffprune::array::{Array, ElementType};
 use onnx_diffprune::gradient::pass::{GradientPass, Gradients};
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
-use onnx_diffprune::load;
+use onnx_diffprune::load::load;
 use onnx_diffprune::macs::Sizes;
 use onnx_diffprune::onnx::{ModelProto, attr_ints, attr_string};
 use onnx_diffprune::pipeline::analyse;
-use onnx_diffprune::runtime::{Device, Runtime};
-use prost::Message;
+use onnx_diffprune::runtime::Device;
+
+use crate::support::builder::Builder;
+use crate::support::files::save;
+use crate::support::fixtures::runtime;
 
 const DOMAIN: &str = "onnx_diffprune.kernels";
 
 /// Loss and gradients by all weights, in standard operators and with kernels, and the kernels' nodes.
 fn both(model: &ModelProto, folder: &Path) -> (Gradients, Gradients, Vec<String>) {
-    let path = folder.join("net.onnx");
-    std::fs::write(&path, model.encode_to_vec()).unwrap();
-    let model = load::load(&path).unwrap();
+    let model = load(&save(folder, model)).unwrap();
     let analysis = analyse(&model).unwrap();
     let wanted = analysis.prunable_weights();
     let options = GradientOptions { sizes: Sizes::new(), wanted, ..GradientOptions::default() };
@@ -36,7 +31,7 @@ fn both(model: &ModelProto, folder: &Path) -> (Gradients, Gradients, Vec<String>
     let target: Vec<f64> = (0..dims.iter().product()).map(|at: usize| (at as f64 * 0.7).sin()).collect();
     inputs.push((TARGET.to_owned(), Array::from_f64(ElementType::F32, dims, &target).unwrap()));
     let run = |graph: &GradientGraph| {
-        let mut pass = GradientPass::new(Runtime::open(None).unwrap(), graph, &model, None).unwrap();
+        let mut pass = GradientPass::new(runtime(), graph, &model, None).unwrap();
         pass.run(&model, &inputs).unwrap()
     };
     let nodes = &kernels.model.graph.as_ref().unwrap().node;
@@ -50,14 +45,14 @@ fn convolutions_in_tiles_equal_those_of_onnx_runtime() {
     let mut b = Builder::new(3);
     let y = b.conv("x", 72, 72, 3, 1);
     let y = b.silu(&y);
-    let w = b.weight(&[88, 72, 3, 3], 72 * 9);
-    let y = b.node("Conv", &[&y, &w], vec![attr_ints("pads", &[0, 2, 1, 0])]);
+    let w = b.layer_weight(&[88, 72, 3, 3], 72 * 9);
+    let y = b.op("Conv", &[&y, &w], &[attr_ints("pads", &[0, 2, 1, 0])]);
     let y = b.silu(&y);
-    let (w, bias) = (b.weight(&[66, 88, 3, 3], 88 * 9), b.bias(66));
-    let y = b.node("Conv", &[&y, &w, &bias], vec![]);
+    let (w, bias) = (b.layer_weight(&[66, 88, 3, 3], 88 * 9), b.bias(66));
+    let y = b.op("Conv", &[&y, &w, &bias], &[]);
     let y = b.silu(&y);
-    let w = b.weight(&[72, 66, 3, 3], 66 * 9);
-    let y = b.node("Conv", &[&y, &w], vec![attr_string("auto_pad", "SAME_UPPER")]);
+    let w = b.layer_weight(&[72, 66, 3, 3], 66 * 9);
+    let y = b.op("Conv", &[&y, &w], &[attr_string("auto_pad", "SAME_UPPER")]);
     let model = b.finish(&[2, 72, 40, 37], &y, &[2, 72, 37, 35]);
     let folder = tempfile::tempdir().unwrap();
     let (standard, kernels, nodes) = both(&model, folder.path());

@@ -1,27 +1,24 @@
 //! Gradients with factors in half precision. `scripts/check_precision.py` runs such a graph where halves are really
 //! rounded; ONNX Runtime computes them in float32 on the processor.
-#![allow(clippy::unwrap_used)]
-
-#[allow(dead_code)]
-mod handmade;
-mod nets;
 
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
-use nets::Builder;
 use onnx_diffprune::array::{Array, ElementType};
 use onnx_diffprune::error::Error;
 use onnx_diffprune::gradient::accumulate::{AccumulateOptions, Accumulated, Denoising, ThresholdMode, accumulate};
 use onnx_diffprune::gradient::pass::{GradientPass, PassOptions};
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, Precision, TARGET};
-use onnx_diffprune::load::{self, Model};
+use onnx_diffprune::load::{Model, load};
 use onnx_diffprune::macs::sizes_for;
 use onnx_diffprune::onnx::{DataType, TensorProto};
 use onnx_diffprune::operator;
-use onnx_diffprune::pipeline::{Analysis, analyse};
-use onnx_diffprune::runtime::Runtime;
-use prost::Message;
+use onnx_diffprune::pipeline::analyse;
+use onnx_diffprune::verify::draw_inputs;
+
+use crate::support::builder::Builder;
+use crate::support::files::save;
+use crate::support::fixtures::{analysed, runtime};
 
 /// The same inputs at one timestep.
 struct Task {
@@ -50,8 +47,7 @@ fn array(dims: &[i64], value: impl Fn(usize) -> f64) -> Array {
 
 fn pass(graph: &GradientGraph, model: &Model, is_bound: bool) -> GradientPass {
     let options = PassOptions { keeps_on_device: Some(is_bound), ..PassOptions::default() };
-    let runtime = Runtime::open(None).unwrap_or_else(|error| panic!("{error}\nhint: run `make venv` first"));
-    GradientPass::with_options(runtime, graph, model, &options).unwrap_or_else(|error| panic!("{error}"))
+    GradientPass::with_options(runtime(), graph, model, &options).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// The sums of one timestep.
@@ -90,27 +86,26 @@ fn check_names(graph: &GradientGraph) {
 }
 
 fn compare(name: &str, tolerance: f64) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
-    let model = load::load(&path).unwrap();
-    let analysis: Analysis<'_> = analyse(&model).unwrap();
+    let analysis = analysed(name);
+    let model = analysis.model;
     let sizes = sizes_for(&analysis.facts, &[("batch".to_owned(), 2)].into());
     let wanted = analysis.prunable_weights();
-    let mut inputs = onnx_diffprune::verify::draw_inputs(&analysis, &sizes, 1).unwrap();
+    let mut inputs = draw_inputs(analysis, &sizes, 1).unwrap();
     for (_, array) in inputs.iter_mut().filter(|(_, array)| array.element_type().is_float()) {
         *array = array.cast(ElementType::F32);
     }
     let of = |precision| {
         let options =
             GradientOptions { sizes: sizes.clone(), wanted: wanted.clone(), precision, ..GradientOptions::default() };
-        GradientGraph::build(&analysis, &options).unwrap_or_else(|error| panic!("{error}"))
+        GradientGraph::build(analysis, &options).unwrap_or_else(|error| panic!("{error}"))
     };
     let (single, half) = (of(Precision::Float32), of(Precision::Float16));
     inputs.push((TARGET.to_owned(), array(&single.target_shape, |at| (at as f64 * 0.7).sin())));
     let task = Task { inputs };
     check_names(&half);
-    let expected = sums(&mut pass(&single, &model, false), &model, &task).unwrap();
-    let found = sums(&mut pass(&half, &model, false), &model, &task).unwrap();
-    let bound = sums(&mut pass(&half, &model, true), &model, &task).unwrap();
+    let expected = sums(&mut pass(&single, model, false), model, &task).unwrap();
+    let found = sums(&mut pass(&half, model, false), model, &task).unwrap();
+    let bound = sums(&mut pass(&half, model, true), model, &task).unwrap();
     assert_eq!(found.sums, bound.sums);
     let error = worst(&expected, &found);
     println!("{name}: worst relative error {error:.1e}");
@@ -129,12 +124,10 @@ fn half_precision_factors_change_gradients_by_their_rounding_alone() {
 /// `y = x w c` with `w = 0`: the gradient of the loss by w is `-2 target x c / n`.
 fn steep(folder: &Path) -> Model {
     let mut b = Builder::new(1);
-    let (w, c) = (b.weight_around(&[8], 0.0, 0.0), b.scalar(3e38));
-    let y = b.node("Mul", &["x", &w], vec![]);
-    let y = b.node("Mul", &[&y, &c], vec![]);
-    let path = folder.join("steep.onnx");
-    std::fs::write(&path, b.finish(&[1, 8], &y, &[1, 8]).encode_to_vec()).unwrap();
-    load::load(&path).unwrap()
+    let (w, c) = (b.weight_around(&[8], 0.0, 0.0), b.float(3e38));
+    let y = b.op("Mul", &["x", &w], &[]);
+    let y = b.op("Mul", &[&y, &c], &[]);
+    load(&save(folder, &b.finish(&[1, 8], &y, &[1, 8]))).unwrap()
 }
 
 #[test]
@@ -142,7 +135,7 @@ fn a_run_that_overflows_is_repeated_at_a_smaller_scale() {
     let folder = tempfile::tempdir().unwrap();
     let model = steep(folder.path());
     let analysis = analyse(&model).unwrap();
-    let wanted = vec![analysis.graph.value("w0").unwrap()];
+    let wanted = vec![analysis.graph.value("weight_0").unwrap()];
     let options = GradientOptions { wanted, precision: Precision::Float16, ..GradientOptions::default() };
     let graph = GradientGraph::build(&analysis, &options).unwrap();
     let task = |target: f64| Task {
@@ -163,18 +156,16 @@ fn a_run_that_overflows_is_repeated_at_a_smaller_scale() {
 
 #[test]
 fn weights_of_half_precision_are_read_as_they_are() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/sd15_tiny_fp16.onnx");
-    let model = load::load(&path).unwrap();
-    let analysis = analyse(&model).unwrap();
+    let analysis = analysed("sd15_tiny_fp16.onnx");
     let options = GradientOptions {
         sizes: sizes_for(&analysis.facts, &Default::default()),
         wanted: analysis.prunable_weights(),
         precision: Precision::Float16,
         ..GradientOptions::default()
     };
-    let graph = GradientGraph::build(&analysis, &options).unwrap();
+    let graph = GradientGraph::build(analysis, &options).unwrap();
     let tensors: &[TensorProto] = &graph.model.graph.as_ref().unwrap().initializer;
-    let original = |name: &str| model.graph().initializer.iter().find(|tensor| tensor.name == name);
+    let original = |name: &str| analysis.model.graph().initializer.iter().find(|tensor| tensor.name == name);
     let mut same = 0;
     for tensor in tensors.iter().filter(|tensor| tensor.element_type() == DataType::Float16) {
         if let Some(original) = tensor.name.strip_prefix("__half/").and_then(original) {

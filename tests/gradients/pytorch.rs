@@ -2,8 +2,6 @@
 //!
 //! `GRADIENT_MODELS` may name a folder with more models than the fixtures.
 
-mod slopes;
-
 use std::path::{Path, PathBuf};
 
 use onnx_diffprune::array::Array;
@@ -11,8 +9,10 @@ use onnx_diffprune::gradient::pass::GradientPass;
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
 use onnx_diffprune::macs::Sizes;
 use onnx_diffprune::pipeline::{Analysis, analyse};
-use onnx_diffprune::runtime::{Device, Runtime};
-use slopes::Slopes;
+use onnx_diffprune::runtime::Device;
+
+use crate::support::fixtures::{fixture, runtime};
+use crate::support::slopes::Slopes;
 
 fn read(path: &Path) -> Vec<(String, Array)> {
     onnx_diffprune::npz::read(path).expect("the file can be read")
@@ -64,8 +64,7 @@ fn compare(
     assert_eq!(graph.has_kernels, has_kernels, "{}", model_path.display());
     let of = |wanted: &str| reference.iter().find(|(name, _)| name == wanted).map(|(_, array)| array.clone());
     inputs.push((TARGET.to_owned(), of("__target").expect("there is a target")));
-    let runtime = Runtime::open(None).expect("ONNX Runtime is installed");
-    let mut pass = GradientPass::new(runtime, &graph, model, None).unwrap_or_else(|error| panic!("{error}"));
+    let mut pass = GradientPass::new(runtime(), &graph, model, None).unwrap_or_else(|error| panic!("{error}"));
     let found = pass.run(model, &inputs).unwrap_or_else(|error| panic!("{error}"));
     let loss = of("__loss").expect("there is a loss").to_f64()[0];
     assert!((found.loss - loss).abs() < 1e-4 * loss.abs(), "loss {} instead of {loss}", found.loss);
@@ -129,16 +128,21 @@ fn check_direction(model_path: &Path) -> Result<String, String> {
     Err(line)
 }
 
+/// The models of the folder, sorted.
+fn models() -> Vec<PathBuf> {
+    let folder = std::env::var_os("GRADIENT_MODELS").map_or_else(|| fixture(""), PathBuf::from);
+    let entries = std::fs::read_dir(folder).expect("the folder exists");
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("listed").path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|e| e == "onnx"));
+    paths.sort();
+    paths
+}
+
 #[test]
 fn gradients_follow_the_loss_in_a_random_direction() {
-    let folder = std::env::var_os("GRADIENT_MODELS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures"), PathBuf::from);
     let mut failed = Vec::new();
     let mut count = 0;
-    let mut paths: Vec<PathBuf> =
-        std::fs::read_dir(folder).expect("the folder exists").map(|entry| entry.expect("listed").path()).collect();
-    paths.sort();
-    for path in paths.into_iter().filter(|path| path.extension().is_some_and(|e| e == "onnx")) {
+    for path in models() {
         count += 1;
         match check_direction(&path) {
             Ok(line) => println!("ok {}: {line}", path.display()),
@@ -153,15 +157,10 @@ fn gradients_follow_the_loss_in_a_random_direction() {
 
 #[test]
 fn gradients_equal_those_of_pytorch() {
-    let folder = std::env::var_os("GRADIENT_MODELS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures"), PathBuf::from);
     let mut checked = 0;
-    for entry in std::fs::read_dir(folder).expect("the folder exists") {
-        let path = entry.expect("it can be listed").path();
-        if path.extension().is_some_and(|e| e == "onnx") && path.with_extension("grads.npz").exists() {
-            check(&path);
-            checked += 1;
-        }
+    for path in models().iter().filter(|path| path.with_extension("grads.npz").exists()) {
+        check(path);
+        checked += 1;
     }
     assert!(checked > 0, "no model has reference gradients");
 }

@@ -2,49 +2,30 @@
 //! give it, what is left of the network verifies, and the gradients by its weights are those of the loss.
 #![allow(clippy::unwrap_used)]
 
-#[path = "operators/net.rs"]
-mod net;
-
-#[path = "operators/attention.rs"]
+mod around;
 mod attention;
-
-#[path = "operators/decided.rs"]
 mod decided;
-
-#[path = "operators/elementwise.rs"]
 mod elementwise;
-
-#[path = "operators/fused.rs"]
 mod fused;
-
-#[path = "operators/gradients.rs"]
 mod gradients;
-
-#[path = "operators/indexing.rs"]
 mod indexing;
-
-#[path = "operators/layers.rs"]
 mod layers;
-
-#[path = "operators/reducing.rs"]
 mod reducing;
-
-#[path = "operators/sampling.rs"]
 mod sampling;
-
-#[path = "operators/shaping.rs"]
 mod shaping;
 
-mod slopes;
+#[path = "../support/mod.rs"]
+mod support;
 
 use onnx_diffprune::load::load;
 use onnx_diffprune::pipeline::{PruneOptions, Target, analyse, cut};
-use onnx_diffprune::runtime::Runtime;
 use onnx_diffprune::verify::{VerifyOptions, verify};
 use onnx_diffprune::write::write;
-use prost::Message;
 
-use net::{Around, Net};
+use around::Around;
+use support::builder::Builder;
+use support::files::save;
+use support::fixtures::runtime;
 
 /// What becomes of the first layer's output channels.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,13 +42,13 @@ fn check(
     around: Around,
     opsets: &[i64],
     fate: Fate,
-    build: impl Fn(&mut Net, &str) -> (String, Option<i64>),
+    build: impl Fn(&mut Builder, &str) -> (String, Option<i64>),
 ) {
     for opset in opsets {
         let what = format!("{name}, opset {opset}");
         let folder = tempfile::tempdir().unwrap();
-        let (path, out) = (folder.path().join("net.onnx"), folder.path().join("pruned.onnx"));
-        std::fs::write(&path, Net::around(around, *opset, &build).encode_to_vec()).unwrap();
+        let out = folder.path().join("pruned.onnx");
+        let path = save(folder.path(), &around.network(*opset, &build));
         let model = load(&path).unwrap_or_else(|error| panic!("{what}: {error}"));
         let analysis = analyse(&model).unwrap_or_else(|error| panic!("{what}: {error}"));
         if gradients::survey(name, &what, &analysis) {
@@ -88,8 +69,7 @@ fn check(
         assert_eq!(goes, fate == Fate::Go, "{what}: the channels of the first layer; {:?}", cut.warnings);
         write(&model, &cut.rewritten.edits, &out).unwrap_or_else(|error| panic!("{what}: {error}"));
         let kept = cut.plan.kept_axes(&analysis.graph, &out).unwrap();
-        let runtime = Runtime::open(None).unwrap_or_else(|error| panic!("{error}\nhint: run `make venv` first"));
-        let report = verify(&analysis, &kept, &load(&out).unwrap(), runtime, &VerifyOptions::default());
+        let report = verify(&analysis, &kept, &load(&out).unwrap(), runtime(), &VerifyOptions::default());
         let report = report.unwrap_or_else(|error| panic!("{what}: {error}"));
         assert!(report.passed, "{what}: {report:?}");
     }

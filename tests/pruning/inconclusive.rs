@@ -1,19 +1,15 @@
 //! Outputs that agree and yet prove nothing: zeros, tiny numbers, what is not a number, and what half precision rounds.
-#![allow(missing_docs, clippy::unwrap_used)]
 
-#[allow(dead_code)]
-mod handmade;
-mod nets;
-mod pruned;
-
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
-use nets::Builder;
 use onnx_diffprune::onnx::{DataType, ModelProto, type_proto};
 use onnx_diffprune::pipeline::{PruneOptions, Target};
 use prost::Message;
-use pruned::{Pruned, prune};
+use tempfile::NamedTempFile;
+
+use crate::support::builder::Builder;
+use crate::support::cuts::{Pruned, prune_model};
 
 /// Two convolutions with an activation between them, and `end` behind them.
 fn net(end: impl FnOnce(&mut Builder, &str) -> String) -> ModelProto {
@@ -25,16 +21,12 @@ fn net(end: impl FnOnce(&mut Builder, &str) -> String) -> ModelProto {
     b.finish(&[2, 3, 8, 8], &y, &[2, 8, 8, 8])
 }
 
-fn pruned_net(model: &ModelProto) -> (tempfile::TempDir, Pruned) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("net.onnx");
-    std::fs::write(&path, model.encode_to_vec()).unwrap();
-    let pruned = prune(&path, &PruneOptions::new(Target::Ratio(0.5)));
-    (folder, pruned)
+fn pruned_net(model: &ModelProto) -> Pruned {
+    prune_model(model, &PruneOptions::new(Target::Ratio(0.5)))
 }
 
 /// The pruned file with the first and the last row of its first weight swapped.
-fn swapped(pruned: &Pruned) -> PathBuf {
+fn swapped(pruned: &Pruned) -> NamedTempFile {
     let mut model = ModelProto::decode(Bytes::from(std::fs::read(&pruned.path).unwrap())).unwrap();
     let weight = model.graph.as_mut().unwrap().initializer.iter_mut().find(|tensor| tensor.dims.len() == 4).unwrap();
     let mut raw = weight.raw_data.to_vec();
@@ -43,15 +35,15 @@ fn swapped(pruned: &Pruned) -> PathBuf {
     let (head, tail) = raw.split_at_mut(last);
     head[..row].swap_with_slice(tail);
     weight.raw_data = raw.into();
-    let path = pruned.beside("swapped.onnx");
-    std::fs::write(&path, model.encode_to_vec()).unwrap();
-    path
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(&file, model.encode_to_vec()).unwrap();
+    file
 }
 
 /// The cut passes because of the values before the output, and a wrong one fails by them.
 fn check_by_values(model: &ModelProto, not_finite: bool) {
-    let (_folder, pruned) = pruned_net(model);
-    let report = pruned.verify(&pruned.path, None);
+    let pruned = pruned_net(model);
+    let report = pruned.verify(&pruned.path);
     assert!(report.passed, "{report:?}");
     let output = &report.runs[0].outputs[0];
     assert_eq!(output.not_finite > 0, not_finite, "{output:?}");
@@ -61,14 +53,14 @@ fn check_by_values(model: &ModelProto, not_finite: bool) {
         // A tiny output may happen to agree by the relative tolerance too.
         assert!(output.conclusive, "{output:?}");
     }
-    let report = pruned.verify(&swapped(&pruned), None);
+    let report = pruned.verify(swapped(&pruned).path());
     assert!(report.runs[0].outputs[0].passed, "the output shows it without help: {report:?}");
     assert!(!report.passed, "a swapped channel went unnoticed");
     assert_eq!(report.first_difference.unwrap().op, "Conv");
 }
 
 fn verify_of(path: &Path, pruned: &Pruned) -> String {
-    let report = pruned.verify(path, None);
+    let report = pruned.verify(path);
     assert!(!report.passed && report.runs[0].passed(), "{report:?}");
     report.failure.unwrap()
 }
@@ -79,7 +71,7 @@ fn an_output_of_zeros_is_proved_by_the_values_before_it() {
     check_by_values(
         &net(|b, y| {
             let zero = b.weight_around(&[8, 1, 1], 0.0, 0.0);
-            b.node("Mul", &[y, &zero], vec![])
+            b.op("Mul", &[y, &zero], &[])
         }),
         false,
     );
@@ -90,7 +82,7 @@ fn a_tiny_output_does_not_pass_by_the_absolute_tolerance_alone() {
     check_by_values(
         &net(|b, y| {
             let tiny = b.weight_around(&[8, 1, 1], 1e-8, 0.0);
-            b.node("Mul", &[y, &tiny], vec![])
+            b.op("Mul", &[y, &tiny], &[])
         }),
         false,
     );
@@ -100,9 +92,9 @@ fn a_tiny_output_does_not_pass_by_the_absolute_tolerance_alone() {
 fn an_output_of_nan_is_proved_by_the_values_before_it() {
     check_by_values(
         &net(|b, y| {
-            let y = b.node("Abs", &[y], vec![]);
-            let y = b.node("Neg", &[&y], vec![]);
-            b.node("Sqrt", &[&y], vec![])
+            let y = b.op("Abs", &[y], &[]);
+            let y = b.op("Neg", &[&y], &[]);
+            b.op("Sqrt", &[&y], &[])
         }),
         true,
     );
@@ -114,7 +106,7 @@ fn a_network_of_zeros_proves_nothing() {
     for tensor in &mut model.graph.as_mut().unwrap().initializer {
         tensor.raw_data = vec![0; tensor.raw_data.len()].into();
     }
-    let (_folder, pruned) = pruned_net(&model);
+    let pruned = pruned_net(&model);
     let failure = verify_of(&pruned.path, &pruned);
     assert!(failure.contains("nothing is proved"), "{failure}");
 }
@@ -138,10 +130,10 @@ fn in_bfloat16(mut model: ModelProto) -> ModelProto {
 
 #[test]
 fn a_model_that_the_library_has_no_kernels_for_is_verified_in_float32() {
-    let (_folder, pruned) = pruned_net(&in_bfloat16(net(|_, y| y.to_owned())));
-    let report = pruned.verify(&pruned.path, None);
+    let pruned = pruned_net(&in_bfloat16(net(|_, y| y.to_owned())));
+    let report = pruned.verify(&pruned.path);
     assert!(report.passed && !report.runs.is_empty(), "{report:?}");
     assert!(report.runs.iter().all(|run| run.widened) && report.worst() < 1e-4, "{report:?}");
     assert!(report.notes.iter().any(|note| note.contains("own precision")), "{report:?}");
-    assert!(!pruned.verify(&swapped(&pruned), None).passed, "a swapped channel went unnoticed");
+    assert!(!pruned.verify(swapped(&pruned).path()).passed, "a swapped channel went unnoticed");
 }

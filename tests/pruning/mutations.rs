@@ -1,32 +1,28 @@
 //! What verification is worth: every small mistake that a cut could make is caught, on several architectures.
-#![allow(clippy::unwrap_used)]
 
-mod pruned;
-
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::{DataType, ModelProto, TensorProto};
-use onnx_diffprune::pipeline::{PruneOptions, Target};
 use onnx_diffprune::verify::reference::KeptAxes;
 use onnx_diffprune::write::slice_bytes;
 use prost::Message;
-use pruned::{FIXTURES, Pruned, fixture, prune};
+use tempfile::NamedTempFile;
+
+use crate::support::cuts::{Pruned, halved, halved_across_groups};
+use crate::support::fixtures::{FIXTURES, fixture};
 
 /// Cuts of a U-Net and a transformer by two sets of options each, and of a U-Net in half precision.
-fn cuts() -> Vec<(&'static str, Pruned)> {
+fn cuts() -> Vec<(&'static str, &'static Pruned)> {
     let mut cuts = Vec::new();
-    for name in &FIXTURES {
-        let mut options = PruneOptions::new(Target::Ratio(0.5));
-        cuts.push((*name, prune(&fixture(name), &options)));
+    for name in FIXTURES {
+        cuts.push((name, halved(name)));
         if name.contains("fp16") {
             // Slow: ONNX Runtime's processor kernels convert around every node.
             continue;
         }
-        options.norm_groups = onnx_diffprune::pipeline::NormGroups::Drop;
-        options.attention = onnx_diffprune::pipeline::AttentionOption::Dims;
-        cuts.push((*name, prune(&fixture(name), &options)));
+        cuts.push((name, halved_across_groups(name)));
     }
     cuts
 }
@@ -36,12 +32,12 @@ fn decode(path: &Path) -> ModelProto {
 }
 
 /// Writes a changed copy of the pruned file.
-fn mutated(pruned: &Pruned, change: impl FnOnce(&mut ModelProto)) -> PathBuf {
+fn mutated(pruned: &Pruned, change: impl FnOnce(&mut ModelProto)) -> NamedTempFile {
     let mut model = decode(&pruned.path);
     change(&mut model);
-    let path = pruned.beside("mutated.onnx");
-    std::fs::write(&path, model.encode_to_vec()).unwrap();
-    path
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(&file, model.encode_to_vec()).unwrap();
+    file
 }
 
 fn is_weight(tensor: &TensorProto) -> bool {
@@ -83,7 +79,7 @@ fn reorder(tensor: &mut TensorProto, order: Vec<usize>) {
 #[test]
 fn the_unmutated_cuts_pass() {
     for (name, pruned) in cuts() {
-        let report = pruned.verify(&pruned.path, None);
+        let report = pruned.verify(&pruned.path);
         assert!(report.passed, "{name}: {report:?}");
     }
 }
@@ -91,17 +87,17 @@ fn the_unmutated_cuts_pass() {
 #[test]
 fn two_swapped_channels_of_one_weight_are_caught() {
     for (name, pruned) in cuts() {
-        let weights = sliced_weights(&pruned);
+        let weights = sliced_weights(pruned);
         assert!(weights.len() == 3, "{name}: {weights:?}");
         for weight in weights {
-            let path = mutated(&pruned, |model| {
+            let file = mutated(pruned, |model| {
                 let tensor = tensor_mut(model, &weight);
                 let mut order: Vec<usize> = (0..tensor.dims[0] as usize).collect();
                 let last = order.len() - 1;
                 order.swap(0, last);
                 reorder(tensor, order);
             });
-            let report = pruned.verify(&path, None);
+            let report = pruned.verify(file.path());
             assert!(!report.passed, "{name}: swapped channels of {weight} went unnoticed");
             assert!(report.first_difference.is_some(), "{name}: {weight}");
         }
@@ -111,18 +107,18 @@ fn two_swapped_channels_of_one_weight_are_caught() {
 #[test]
 fn a_shifted_index_is_caught_in_the_file_and_in_the_plan() {
     for (name, pruned) in cuts() {
-        for weight in sliced_weights(&pruned) {
+        for weight in sliced_weights(pruned) {
             // The file holds a neighbour of the row that the plan keeps.
-            let path = mutated(&pruned, |model| {
+            let file = mutated(pruned, |model| {
                 let tensor = tensor_mut(model, &weight);
                 let mut order: Vec<usize> = (0..tensor.dims[0] as usize).collect();
                 order[1] = order[2];
                 reorder(tensor, order);
             });
-            assert!(!pruned.verify(&path, None).passed, "{name}: a shifted row of {weight} went unnoticed");
+            assert!(!pruned.verify(file.path()).passed, "{name}: a shifted row of {weight} went unnoticed");
         }
         // The plan keeps a neighbour of the row that the file holds.
-        let report = pruned.verify_with(&pruned.path, None, |kept| {
+        let report = pruned.verify_with(&pruned.path, |kept| {
             let both = |axes: &KeptAxes| axes.contains_key(&0) && axes.contains_key(&1);
             let reader = *kept.iter().filter(|(_, axes)| both(axes)).map(|(reader, _)| reader).min().unwrap();
             let axes = kept.get_mut(&reader).unwrap();
@@ -154,15 +150,15 @@ fn a_dropped_bias_entry_is_caught() {
             .collect();
         assert!(biases.len() >= 3, "{name}: {biases:?}");
         for bias in biases.iter().step_by((biases.len() / 3).max(1)) {
-            let path = mutated(&pruned, |model| {
+            let file = mutated(pruned, |model| {
                 let tensor = tensor_mut(model, bias);
                 let element = tensor.element_type().byte_size().unwrap();
                 tensor.dims[0] -= 1;
                 tensor.raw_data = tensor.raw_data.slice(..tensor.raw_data.len() - element);
             });
             // Some files become invalid outright; whatever can still be loaded must not pass.
-            if load(&path).is_ok() {
-                assert!(!pruned.verify(&path, None).passed, "{name}: a short {bias} went unnoticed");
+            if load(file.path()).is_ok() {
+                assert!(!pruned.verify(file.path()).passed, "{name}: a short {bias} went unnoticed");
             }
         }
     }
@@ -186,13 +182,13 @@ fn a_size_constant_that_was_left_is_caught() {
             .collect();
         for (output, slot) in patched.iter().step_by((patched.len() / 3).max(1)) {
             let old = original.node.iter().find(|node| node.output[0] == *output).unwrap().input[*slot].clone();
-            let path = mutated(&pruned, |model| {
+            let file = mutated(pruned, |model| {
                 let node =
                     model.graph.as_mut().unwrap().node.iter_mut().find(|node| node.output[0] == *output).unwrap();
                 node.input[*slot] = old;
             });
-            if load(&path).is_ok() {
-                assert!(!pruned.verify(&path, None).passed, "{name}: the old size of {output} went unnoticed");
+            if load(file.path()).is_ok() {
+                assert!(!pruned.verify(file.path()).passed, "{name}: the old size of {output} went unnoticed");
             }
             left += 1;
         }

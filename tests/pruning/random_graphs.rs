@@ -1,22 +1,16 @@
 //! Random graphs of many operators: whatever is cut, verification agrees and the network keeps its shape.
 
-#![allow(clippy::unwrap_used, clippy::all, missing_docs)]
-
-#[allow(dead_code)]
-mod handmade;
-#[allow(unreachable_pub, dead_code, clippy::all)]
-mod nets;
-
-use nets::Builder;
 use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::{ModelProto, attr_float, attr_int, attr_ints, attr_string};
 use onnx_diffprune::pipeline::{CriterionOption, NormGroups, PruneOptions, Target, analyse, cut};
-use onnx_diffprune::runtime::Runtime;
 use onnx_diffprune::verify::{VerifyOptions, verify};
 use onnx_diffprune::write::write;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
-use prost::Message;
+
+use crate::support::builder::Builder;
+use crate::support::files::save;
+use crate::support::fixtures::runtime;
 
 /// Random graphs that are tried.
 const CASES: u32 = 96;
@@ -32,10 +26,6 @@ struct Image {
     size: i64,
 }
 
-fn runtime() -> &'static Runtime {
-    Runtime::open(None).unwrap_or_else(|error| panic!("{error}\nhint: run `make venv` first"))
-}
-
 /// Adds the step that a number names.
 fn step(b: &mut Builder, kind: u8, x: &Image, earlier: &[Image]) -> Image {
     let (channels, size) = (x.channels, x.size);
@@ -49,97 +39,94 @@ fn step(b: &mut Builder, kind: u8, x: &Image, earlier: &[Image]) -> Image {
             let Some(other) = earlier.iter().find(|other| other.channels == channels && other.size == size) else {
                 return same(b.silu(&x.name));
             };
-            same(b.node("Add", &[&x.name, &other.name], vec![]))
+            same(b.op("Add", &[&x.name, &other.name], &[]))
         }
         5 => {
             let Some(other) = earlier.iter().find(|other| other.size == size) else {
                 return same(b.silu(&x.name));
             };
-            let name = b.node("Concat", &[&x.name, &other.name], vec![attr_int("axis", 1)]);
+            let name = b.op("Concat", &[&x.name, &other.name], &[attr_int("axis", 1)]);
             let joined = channels + other.channels;
             Image { name: b.conv(&name, joined, 16, 3, 1), channels: 16, size }
         }
         6 => {
             let y = b.conv(&x.name, channels, 2 * channels, 1, 1);
             let sizes = b.ints(&[channels, channels]);
-            let halves = b.nodes("Split", &[&y, &sizes], vec![attr_int("axis", 1)], 2);
-            let gate = b.node("Sigmoid", &[&halves[1]], vec![]);
-            same(b.node("Mul", &[&halves[0], &gate], vec![]))
+            let halves = b.ops("Split", &[&y, &sizes], &[attr_int("axis", 1)], 2);
+            let gate = b.op("Sigmoid", &[&halves[1]], &[]);
+            same(b.op("Mul", &[&halves[0], &gate], &[]))
         }
         7 => {
             let y = b.conv(&x.name, channels, 2 * channels, 3, 1);
             let (zero, middle, end, axis) = (b.ints(&[0]), b.ints(&[channels]), b.ints(&[i64::MAX]), b.ints(&[1]));
-            let first = b.node("Slice", &[&y, &zero, &middle, &axis], vec![]);
-            let second = b.node("Slice", &[&y, &middle, &end, &axis], vec![]);
-            let gate = b.node("Tanh", &[&second], vec![]);
-            same(b.node("Mul", &[&first, &gate], vec![]))
+            let first = b.op("Slice", &[&y, &zero, &middle, &axis], &[]);
+            let second = b.op("Slice", &[&y, &middle, &end, &axis], &[]);
+            let gate = b.op("Tanh", &[&second], &[]);
+            same(b.op("Mul", &[&first, &gate], &[]))
         }
         8 => same(b.group_norm(&x.name, channels, 4)),
         9 => {
             let (scale, bias) = (b.weight_around(&[channels], 1.0, 0.5), b.bias(channels));
-            let attributes = vec![attr_int("num_groups", 4), attr_float("epsilon", 1e-5)];
-            same(b.node("GroupNormalization", &[&x.name, &scale, &bias], attributes))
+            let attributes = [attr_int("num_groups", 4), attr_float("epsilon", 1e-5)];
+            same(b.op("GroupNormalization", &[&x.name, &scale, &bias], &attributes))
         }
-        10 | 11 | 12 => {
+        10..=12 => {
             let flat = b.ints(&[0, channels, size * size]);
-            let y = b.node("Reshape", &[&x.name, &flat], vec![]);
-            let y = b.node("Transpose", &[&y], vec![attr_ints("perm", &[0, 2, 1])]);
+            let y = b.op("Reshape", &[&x.name, &flat], &[]);
+            let y = b.op("Transpose", &[&y], &[attr_ints("perm", &[0, 2, 1])]);
             let (scale, bias) = (b.weight_around(&[channels], 1.0, 0.5), b.bias(channels));
-            let y = b.node("LayerNormalization", &[&y, &scale, &bias], vec![attr_int("axis", -1)]);
+            let y = b.op("LayerNormalization", &[&y, &scale, &bias], &[attr_int("axis", -1)]);
             let y = match kind {
                 10 => b.attention(&y, channels, 4),
                 11 => b.gated(&y, channels, 20),
                 _ => {
-                    let w = b.weight(&[channels, channels], channels);
-                    b.node("Einsum", &[&y, &w], vec![attr_string("equation", "ntc,cd->ntd")])
+                    let w = b.layer_weight(&[channels, channels], channels);
+                    b.op("Einsum", &[&y, &w], &[attr_string("equation", "ntc,cd->ntd")])
                 }
             };
-            let y = b.node("Transpose", &[&y], vec![attr_ints("perm", &[0, 2, 1])]);
+            let y = b.op("Transpose", &[&y], &[attr_ints("perm", &[0, 2, 1])]);
             let image = b.ints(&[0, channels, size, size]);
-            same(b.node("Reshape", &[&y, &image], vec![]))
+            same(b.op("Reshape", &[&y, &image], &[]))
         }
         13 if size > 2 => {
-            let y = b.node(
-                "AveragePool",
-                &[&x.name],
-                vec![attr_ints("kernel_shape", &[2, 2]), attr_ints("strides", &[2, 2])],
-            );
+            let y =
+                b.op("AveragePool", &[&x.name], &[attr_ints("kernel_shape", &[2, 2]), attr_ints("strides", &[2, 2])]);
             Image { name: y, channels, size: size / 2 }
         }
         14 if size < 16 => {
             let sizes = b.ints(&[2, 2]);
-            let attributes = vec![attr_string("mode", "nearest"), attr_ints("axes", &[2, 3])];
-            let shape = b.node("Shape", &[&x.name], vec![attr_int("start", 2)]);
-            let sizes = b.node("Mul", &[&shape, &sizes], vec![]);
-            Image { name: b.node("Resize", &[&x.name, "", "", &sizes], attributes), channels, size: size * 2 }
+            let attributes = [attr_string("mode", "nearest"), attr_ints("axes", &[2, 3])];
+            let shape = b.op("Shape", &[&x.name], &[attr_int("start", 2)]);
+            let sizes = b.op("Mul", &[&shape, &sizes], &[]);
+            Image { name: b.op("Resize", &[&x.name, "", "", &sizes], &attributes), channels, size: size * 2 }
         }
         15 if size < 16 => {
-            let (w, bias) = (b.weight(&[channels, 16, 2, 2], channels), b.bias(16));
-            let y = b.node("ConvTranspose", &[&x.name, &w, &bias], vec![attr_ints("strides", &[2, 2])]);
+            let (w, bias) = (b.layer_weight(&[channels, 16, 2, 2], channels), b.bias(16));
+            let y = b.op("ConvTranspose", &[&x.name, &w, &bias], &[attr_ints("strides", &[2, 2])]);
             Image { name: y, channels: 16, size: size * 2 }
         }
         16 if size < 16 => {
             let y = b.conv(&x.name, channels, 64, 1, 1);
-            let y = b.node("DepthToSpace", &[&y], vec![attr_int("blocksize", 2), attr_string("mode", "CRD")]);
+            let y = b.op("DepthToSpace", &[&y], &[attr_int("blocksize", 2), attr_string("mode", "CRD")]);
             Image { name: y, channels: 16, size: size * 2 }
         }
         17 => {
             let pads = b.ints(&[0, 0, 1, 1, 0, 0, 1, 1]);
-            let y = b.node("Pad", &[&x.name, &pads], vec![]);
-            let w = b.weight(&[16, channels, 3, 3], 9 * channels);
-            Image { name: b.node("Conv", &[&y, &w], vec![]), channels: 16, size }
+            let y = b.op("Pad", &[&x.name, &pads], &[]);
+            let w = b.layer_weight(&[16, channels, 3, 3], 9 * channels);
+            Image { name: b.op("Conv", &[&y, &w], &[]), channels: 16, size }
         }
         18 => {
             // An embedding that is added to every place, as that of a timestep is.
-            let pooled = b.node("GlobalAveragePool", &[&x.name], vec![]);
-            let pooled = b.node("Flatten", &[&pooled], vec![]);
-            let (w, bias) = (b.weight(&[channels, channels], channels), b.bias(channels));
-            let y = b.node("Gemm", &[&pooled, &w, &bias], vec![attr_int("transB", 1)]);
+            let pooled = b.op("GlobalAveragePool", &[&x.name], &[]);
+            let pooled = b.op("Flatten", &[&pooled], &[]);
+            let (w, bias) = (b.layer_weight(&[channels, channels], channels), b.bias(channels));
+            let y = b.op("Gemm", &[&pooled, &w, &bias], &[attr_int("transB", 1)]);
             let axes = b.ints(&[2, 3]);
-            let y = b.node("Unsqueeze", &[&y, &axes], vec![]);
-            same(b.node("Add", &[&x.name, &y], vec![]))
+            let y = b.op("Unsqueeze", &[&y, &axes], &[]);
+            same(b.op("Add", &[&x.name, &y], &[]))
         }
-        19 => same(b.node("Relu", &[&x.name], vec![])),
+        19 => same(b.op("Relu", &[&x.name], &[])),
         _ => same(b.silu(&x.name)),
     }
 }
@@ -160,8 +147,8 @@ fn network(seed: u64, kinds: &[u8]) -> ModelProto {
 /// Prunes a network and says whether something went, or what is wrong.
 fn check(seed: u64, kinds: &[u8], options: &PruneOptions) -> Result<bool, String> {
     let folder = tempfile::tempdir().unwrap();
-    let (input, output) = (folder.path().join("in.onnx"), folder.path().join("out.onnx"));
-    std::fs::write(&input, network(seed, kinds).encode_to_vec()).unwrap();
+    let input = save(folder.path(), &network(seed, kinds));
+    let output = folder.path().join("out.onnx");
     let text = |error: onnx_diffprune::error::Error| error.to_string();
     let model = load(&input).map_err(text)?;
     let analysis = analyse(&model).map_err(text)?;

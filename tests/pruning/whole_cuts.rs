@@ -1,26 +1,32 @@
 //! Whole cuts of real exports: they verify against the masked reference in ONNX Runtime, are as thin as asked, leave
 //! the network's own inputs and outputs alone, and can be repeated from their plan.
-#![allow(clippy::unwrap_used)]
-
-mod pruned;
 
 use onnx_diffprune::load::load;
 use onnx_diffprune::pipeline::{AttentionOption, CriterionOption, NormGroups, PruneOptions, Target, analyse, apply};
 use onnx_diffprune::plan::Plan;
 use onnx_diffprune::select::Scope;
 use onnx_diffprune::write::write;
-use protobuf::Message;
-use pruned::{FIXTURES, fixture, prune};
+
+use crate::support::cuts::{halved, prune};
+use crate::support::files::decoded;
+use crate::support::fixtures::{FIXTURES, analysed, fixture};
 
 #[test]
 fn every_ratio_verifies_and_half_the_channels_leave_at_most_two_fifths_of_the_parameters() {
     for name in FIXTURES {
         for ratio in [0.25, 0.5, 0.75] {
-            let pruned = prune(&fixture(name), &PruneOptions::new(Target::Ratio(ratio)));
-            let report = pruned.verify(&pruned.path, None);
+            let own;
+            let pruned = match ratio {
+                0.5 => halved(name),
+                _ => {
+                    own = prune(analysed(name), &PruneOptions::new(Target::Ratio(ratio)));
+                    &own
+                }
+            };
+            let report = pruned.verify(&pruned.path);
             assert!(report.passed, "{name} at {ratio}: {report:?}");
             assert!(!report.runs.is_empty() && report.runs.iter().all(|run| !run.outputs.is_empty()), "{name}");
-            let share = pruned.cut.after.parameters as f64 / pruned.cut.before.parameters as f64;
+            let share = pruned.share();
             if ratio == 0.5 {
                 assert!(share <= 0.4, "{name} keeps {share}");
             }
@@ -47,8 +53,8 @@ fn all_options_give_cuts_that_verify() {
         for (what, change) in changes {
             let mut options = PruneOptions::new(Target::Ratio(0.4));
             change(&mut options);
-            let pruned = prune(&fixture(name), &options);
-            let report = pruned.verify(&pruned.path, None);
+            let pruned = prune(analysed(name), &options);
+            let report = pruned.verify(&pruned.path);
             assert!(report.passed, "{name}, {what}: {report:?}");
             match options.target {
                 Target::Macs(share) => assert!(pruned.cut.after.macs <= share * pruned.cut.before.macs, "{name}"),
@@ -74,8 +80,8 @@ fn kept_groups_stay_whole_and_own_ratios_count() {
     let mut options = PruneOptions::new(Target::Ratio(0.5));
     options.keep = vec![regex::Regex::new("mid_block").unwrap()];
     options.ratio_for = vec![(regex::Regex::new("time_embedding").unwrap(), 0.25)];
-    let pruned = prune(&fixture("ddpm_fashion16.onnx"), &options);
-    assert!(pruned.verify(&pruned.path, None).passed);
+    let pruned = prune(analysed("ddpm_fashion16.onnx"), &options);
+    assert!(pruned.verify(&pruned.path).passed);
     let of = |name: &str| {
         let groups = pruned.cut.plan.groups.iter();
         groups.filter(|group| group.members.iter().any(|member| member.tensor.contains(name))).collect::<Vec<_>>()
@@ -89,15 +95,15 @@ fn kept_groups_stay_whole_and_own_ratios_count() {
 #[test]
 fn a_plan_repeats_the_cut_and_another_file_is_refused() {
     for name in FIXTURES {
-        let pruned = prune(&fixture(name), &PruneOptions::new(Target::Ratio(0.5)));
-        let plan_path = pruned.beside("cut.plan.json");
+        let pruned = halved(name);
+        let folder = tempfile::tempdir().unwrap();
+        let plan_path = folder.path().join("cut.plan.json");
         pruned.cut.plan.write(&plan_path).unwrap();
         let plan = Plan::read(&plan_path).unwrap();
         assert_eq!(plan.tensors, pruned.cut.plan.tensors);
-        let analysis = analyse(&pruned.original).unwrap();
-        let again = apply(&analysis, &plan, &plan_path).unwrap();
-        let path = pruned.beside("again.onnx");
-        write(&pruned.original, &again.edits, &path).unwrap();
+        let again = apply(pruned.analysis, &plan, &plan_path).unwrap();
+        let path = folder.path().join("again.onnx");
+        write(pruned.analysis.model, &again.edits, &path).unwrap();
         assert!(std::fs::read(&path).unwrap() == std::fs::read(&pruned.path).unwrap(), "{name} differs");
 
         let other = load(&pruned.path).unwrap();
@@ -110,11 +116,8 @@ fn a_plan_repeats_the_cut_and_another_file_is_refused() {
 #[test]
 fn an_independent_decoder_finds_the_sizes_of_the_plan_and_the_same_interface() {
     for name in FIXTURES {
-        let pruned = prune(&fixture(name), &PruneOptions::new(Target::Ratio(0.5)));
-        let decode = |path: &std::path::Path| {
-            onnx_protobuf::ModelProto::parse_from_bytes(&std::fs::read(path).unwrap()).unwrap()
-        };
-        let (before, after) = (decode(&fixture(name)), decode(&pruned.path));
+        let pruned = halved(name);
+        let (before, after) = (decoded(&fixture(name)), decoded(&pruned.path));
         assert_eq!(before.graph.input, after.graph.input, "{name}");
         assert_eq!(before.graph.output, after.graph.output, "{name}");
         assert_eq!(before.opset_import, after.opset_import, "{name}");

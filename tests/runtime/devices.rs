@@ -1,10 +1,8 @@
 //! Devices without a GPU: what is refused and why, where nodes run, and sums of gradients by bound tensors, which work on
 //! the processor's memory as they do on a device's.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
-use std::path::{Path, PathBuf};
 
 use onnx_diffprune::array::{Array, ArrayData, ElementType};
 use onnx_diffprune::error::Error;
@@ -15,17 +13,10 @@ use onnx_diffprune::gradient::pass::{GradientPass, PassOptions};
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
 use onnx_diffprune::load::Model;
 use onnx_diffprune::macs::Sizes;
-use onnx_diffprune::pipeline::analyse;
 use onnx_diffprune::random_inputs::{InputSpec, draw};
-use onnx_diffprune::runtime::{BoundSession, Device, ErrorKind, Runtime, Session, SessionOptions};
+use onnx_diffprune::runtime::{BoundSession, Device, ErrorKind, Session, SessionOptions};
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
-}
-
-fn runtime() -> &'static Runtime {
-    Runtime::open(None).unwrap_or_else(|error| panic!("{error}\nhint: run `make venv` first"))
-}
+use crate::support::fixtures::{analysed, fixture, runtime};
 
 fn network(options: &SessionOptions) -> Session {
     runtime().session_from_file(&fixture("ddpm_fashion16.onnx"), options).unwrap_or_else(|error| panic!("{error}"))
@@ -137,26 +128,21 @@ impl Denoising for Task {
     }
 }
 
-struct Prepared {
-    model: Model,
-    graph: GradientGraph,
+fn model() -> &'static Model {
+    analysed("ddpm_fashion16.onnx").model
 }
 
-fn prepared(micro_batch: usize) -> Prepared {
-    let model = onnx_diffprune::load::load(&fixture("ddpm_fashion16.onnx")).unwrap();
-    let analysis = analyse(&model).unwrap_or_else(|error| panic!("{error}"));
+fn graph(micro_batch: usize) -> GradientGraph {
+    let analysis = analysed("ddpm_fashion16.onnx");
     let wanted = analysis.prunable_weights();
     let sizes = Sizes::from([("batch".to_owned(), micro_batch as i64)]);
     let options = GradientOptions { sizes, wanted, ..GradientOptions::default() };
-    let graph = GradientGraph::build(&analysis, &options).unwrap_or_else(|error| panic!("{error}"));
-    drop(analysis);
-    Prepared { model, graph }
+    GradientGraph::build(analysis, &options).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn pass(prepared: &Prepared, keeps_on_device: bool) -> GradientPass {
+fn pass(graph: &GradientGraph, keeps_on_device: bool) -> GradientPass {
     let options = PassOptions { keeps_on_device: Some(keeps_on_device), ..PassOptions::default() };
-    GradientPass::with_options(runtime(), &prepared.graph, &prepared.model, &options)
-        .unwrap_or_else(|error| panic!("{error}"))
+    GradientPass::with_options(runtime(), graph, model(), &options).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn goes_on(_: &mut Visited<'_>) -> Result<ControlFlow<()>, Error> {
@@ -184,14 +170,14 @@ fn sums_on_the_device_equal_sums_on_the_processor() {
     let task = Task { timesteps: vec![3.0, 200.0, 700.0], batch: 2 };
     // One run a timestep, then two.
     for micro_batch in [2, 1] {
-        let prepared = prepared(micro_batch);
-        let (mut direct, mut bound) = (pass(&prepared, false), pass(&prepared, true));
+        let graph = graph(micro_batch);
+        let (mut direct, mut bound) = (pass(&graph, false), pass(&graph, true));
         assert_eq!(bound.execution().used, Device::Cpu);
         for squared in [false, true] {
             let how = options(squared, micro_batch);
             let mut sums = [&mut direct, &mut bound].map(|pass| {
                 let mut sum = Accumulated::new(pass.uses());
-                accumulate(pass, &prepared.model, &task, &how, None, &mut sum, goes_on).unwrap();
+                accumulate(pass, model(), &task, &how, None, &mut sum, goes_on).unwrap();
                 sum
             });
             assert_eq!(sums[0].kept(), 3);
@@ -207,14 +193,14 @@ fn sums_on_the_device_equal_sums_on_the_processor() {
 #[test]
 fn sums_on_the_device_can_be_read_and_gone_on_from() {
     let task = Task { timesteps: vec![3.0, 200.0, 700.0], batch: 1 };
-    let prepared = prepared(1);
+    let graph = graph(1);
     let how = options(false, 1);
-    let (mut direct, mut bound) = (pass(&prepared, false), pass(&prepared, true));
+    let (mut direct, mut bound) = (pass(&graph, false), pass(&graph, true));
     let mut whole = Accumulated::new(direct.uses());
-    accumulate(&mut direct, &prepared.model, &task, &how, None, &mut whole, goes_on).unwrap();
+    accumulate(&mut direct, model(), &task, &how, None, &mut whole, goes_on).unwrap();
     let mut begun = None;
     let mut sum = Accumulated::new(bound.uses());
-    accumulate(&mut bound, &prepared.model, &task, &how, None, &mut sum, |visited| {
+    accumulate(&mut bound, model(), &task, &how, None, &mut sum, |visited| {
         if visited.visited() == 2 {
             begun = Some(visited.sum()?.clone());
         }
@@ -226,7 +212,7 @@ fn sums_on_the_device_can_be_read_and_gone_on_from() {
     let mut resumed = begun.expect("the second timestep was visited");
     assert_eq!((resumed.visited, resumed.curve.len()), (2, 2));
     assert!(!resumed.complete);
-    accumulate(&mut pass(&prepared, true), &prepared.model, &task, &how, None, &mut resumed, goes_on).unwrap();
+    accumulate(&mut pass(&graph, true), model(), &task, &how, None, &mut resumed, goes_on).unwrap();
     assert_same(&whole, &resumed);
 }
 
@@ -234,15 +220,15 @@ fn sums_on_the_device_can_be_read_and_gone_on_from() {
 fn the_timestep_at_which_a_prefix_ends_is_not_summed_on_the_device() {
     // The loss at the second timestep cannot reach twice the largest.
     let task = Task { timesteps: vec![3.0, 200.0], batch: 1 };
-    let prepared = prepared(1);
+    let graph = graph(1);
     let how = AccumulateOptions { threshold: 2.0, ..options(false, 1) };
-    let mut bound = pass(&prepared, true);
+    let mut bound = pass(&graph, true);
     let mut sum = Accumulated::new(bound.uses());
-    accumulate(&mut bound, &prepared.model, &task, &how, None, &mut sum, goes_on).unwrap();
+    accumulate(&mut bound, model(), &task, &how, None, &mut sum, goes_on).unwrap();
     assert_eq!((sum.visited, sum.kept(), sum.complete), (1, 0, true));
     assert!(sum.sums.iter().all(Vec::is_empty));
     // A plain run of the same pass still shows every gradient.
-    let gradients = bound.run(&prepared.model, &task.inputs(0, 0..1).unwrap()).unwrap();
+    let gradients = bound.run(model(), &task.inputs(0, 0..1).unwrap()).unwrap();
     assert!((gradients.loss - sum.curve[0].loss).abs() < 1e-6 * gradients.loss);
     assert!(gradients.uses.iter().flatten().any(|value| *value != 0.0));
 }

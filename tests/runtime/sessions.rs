@@ -2,35 +2,25 @@
 //! data, and the errors of libraries, models and inputs that cannot work.
 //!
 //! The library is found by the normal search, for instance in the `.venv` that `make venv` creates.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use onnx_diffprune::array::{Array, ArrayData, ElementType};
+use onnx_diffprune::onnx::{DataLocation, GraphProto, StringStringEntryProto, TensorProto};
 use onnx_diffprune::random_inputs::{InputSpec, draw};
 use onnx_diffprune::runtime::{
     ErrorKind, Optimization, Runtime, RuntimeError, Session, SessionOptions, find_library, interleaved_latency,
 };
-use onnx_protobuf::tensor_proto::DataLocation;
-use onnx_protobuf::tensor_shape_proto::{self, dimension};
-use onnx_protobuf::type_proto::{Tensor, Value};
-use onnx_protobuf::{
-    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto,
-    TypeProto, ValueInfoProto,
-};
-use protobuf::{EnumOrUnknown, Message, MessageField};
+use prost::Message;
 
-/// The runtime of this test process.
-fn runtime() -> &'static Runtime {
-    Runtime::open(None).unwrap_or_else(|error| panic!("{error}\nhint: run `make venv` first"))
-}
+use crate::support::builder::{model_of, node, value_of};
+use crate::support::fixtures::{fixture, runtime};
 
 /// A session for the trained network in the fixtures.
 fn network(optimization: Optimization) -> Session {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/ddpm_fashion16.onnx");
     let options = SessionOptions { threads: Some(1), optimization, ..SessionOptions::default() };
-    runtime().session_from_file(&path, &options).unwrap()
+    runtime().session_from_file(&fixture("ddpm_fashion16.onnx"), &options).unwrap()
 }
 
 /// Inputs for a session, drawn at random.
@@ -39,34 +29,18 @@ fn inputs_of(session: &Session) -> Vec<(String, Array)> {
     draw(&specs, &BTreeMap::new(), 3).unwrap()
 }
 
-/// A graph input or output of one axis named `n`.
-fn value(name: &str, element_type: i32) -> ValueInfoProto {
-    let axis =
-        tensor_shape_proto::Dimension { value: Some(dimension::Value::DimParam("n".to_owned())), ..Default::default() };
-    let shape = TensorShapeProto { dim: vec![axis], ..Default::default() };
-    let tensor = Tensor { elem_type: element_type, shape: MessageField::some(shape), ..Default::default() };
-    let kind = TypeProto { value: Some(Value::TensorType(tensor)), ..Default::default() };
-    ValueInfoProto { name: name.to_owned(), type_: MessageField::some(kind), ..Default::default() }
-}
-
-/// The bytes of a model with one node from `x` (and initializers) to `y`.
+/// The bytes of a model with one node from `x` (and initializers) to `y`, of one axis named `n`.
 fn model(operator: &str, element_type: i32, initializers: Vec<TensorProto>) -> Vec<u8> {
-    let mut inputs = vec!["x".to_owned()];
-    inputs.extend(initializers.iter().map(|tensor| tensor.name.clone()));
-    let node =
-        NodeProto { op_type: operator.to_owned(), input: inputs, output: vec!["y".to_owned()], ..Default::default() };
+    let inputs: Vec<&str> = ["x"].into_iter().chain(initializers.iter().map(|tensor| tensor.name.as_str())).collect();
     let graph = GraphProto {
         name: "g".to_owned(),
-        node: vec![node],
-        input: vec![value("x", element_type)],
-        output: vec![value("y", element_type)],
+        node: vec![node("", operator, &inputs, &["y"])],
+        input: vec![value_of("x", element_type, Some(&["n"]))],
+        output: vec![value_of("y", element_type, Some(&["n"]))],
         initializer: initializers,
-        ..Default::default()
+        ..GraphProto::default()
     };
-    let opset = OperatorSetIdProto { version: 17, ..Default::default() };
-    let model =
-        ModelProto { ir_version: 8, graph: MessageField::some(graph), opset_import: vec![opset], ..Default::default() };
-    model.write_to_bytes().unwrap()
+    model_of(17, graph).encode_to_vec()
 }
 
 #[test]
@@ -121,16 +95,12 @@ fn external_data_is_found_in_the_given_folder() {
     let folder = tempfile::tempdir().unwrap();
     let weights: Vec<u8> = [1.5f32, -2.0].iter().flat_map(|weight| weight.to_le_bytes()).collect();
     std::fs::write(folder.path().join("w.bin"), weights).unwrap();
-    let entry = |key: &str, value: &str| StringStringEntryProto {
-        key: key.to_owned(),
-        value: value.to_owned(),
-        ..Default::default()
-    };
+    let entry = |key: &str, value: &str| StringStringEntryProto { key: key.to_owned(), value: value.to_owned() };
     let tensor = TensorProto {
         name: "w".to_owned(),
         data_type: 1,
         dims: vec![2],
-        data_location: EnumOrUnknown::new(DataLocation::EXTERNAL),
+        data_location: DataLocation::External as i32,
         external_data: vec![entry("location", "w.bin"), entry("offset", "0"), entry("length", "8")],
         ..Default::default()
     };

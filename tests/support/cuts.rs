@@ -1,71 +1,94 @@
-//! A pruned model in a temporary folder, for the tests of whole cuts.
-#![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
+//! Cuts that have been written to a file, and their verification.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use onnx_diffprune::load::{Model, load};
-use onnx_diffprune::pipeline::{Cut, PruneOptions, analyse, cut};
-use onnx_diffprune::runtime::Runtime;
+use onnx_diffprune::load::{from_bytes, load};
+use onnx_diffprune::onnx::ModelProto;
+use onnx_diffprune::pipeline::{Analysis, AttentionOption, Cut, NormGroups, PruneOptions, Target, cut};
 use onnx_diffprune::verify::reference::KeptAxes;
 use onnx_diffprune::verify::{VerifyOptions, VerifyReport, verify};
 use onnx_diffprune::write::write;
+use prost::Message;
 
-/// Path of a committed model.
-pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
-}
-
-/// The committed models: a trained U-Net, a transformer, and a text-conditioned U-Net in half precision.
-pub const FIXTURES: [&str; 3] = ["ddpm_fashion16.onnx", "dit_tiny.onnx", "sd15_tiny_fp16.onnx"];
+use super::fixtures::{FIXTURES, analysed, analysed_for_good, place, runtime};
 
 /// A cut that has been written.
-pub struct Pruned {
+pub(crate) struct Pruned {
     /// The original.
-    pub original: Model,
+    pub(crate) analysis: &'static Analysis<'static>,
     /// The cut.
-    pub cut: Cut,
+    pub(crate) cut: Cut,
     /// Where it was written.
-    pub path: PathBuf,
-    folder: tempfile::TempDir,
+    pub(crate) path: PathBuf,
+    /// Where that lies in a folder of its own.
+    folder: Option<tempfile::TempDir>,
 }
 
 /// Prunes and writes a model.
-pub fn prune(path: &Path, options: &PruneOptions) -> Pruned {
-    let original = load(path).unwrap();
-    let analysis = analyse(&original).unwrap();
-    let cut = cut(&analysis, options).unwrap();
-    drop(analysis);
+pub(crate) fn prune(analysis: &'static Analysis<'static>, options: &PruneOptions) -> Pruned {
     let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("pruned.onnx");
-    write(&original, &cut.rewritten.edits, &out).unwrap();
-    Pruned { original, cut, path: out, folder }
+    let path = folder.path().join("pruned.onnx");
+    Pruned { folder: Some(folder), ..pruned_to(analysis, options, path) }
+}
+
+/// Prunes and writes a network that was just built.
+pub(crate) fn prune_model(model: &ModelProto, options: &PruneOptions) -> Pruned {
+    prune(analysed_for_good(from_bytes(Path::new("net.onnx"), model.encode_to_vec().into()).unwrap()), options)
+}
+
+fn pruned_to(analysis: &'static Analysis<'static>, options: &PruneOptions, path: PathBuf) -> Pruned {
+    let cut = cut(analysis, options).unwrap();
+    write(analysis.model, &cut.rewritten.edits, &path).unwrap();
+    Pruned { analysis, cut, path, folder: None }
+}
+
+/// A committed model at half of its channels, pruned once in a process.
+pub(crate) fn halved(name: &str) -> &'static Pruned {
+    static HALVED: [OnceLock<Pruned>; FIXTURES.len()] = [const { OnceLock::new() }; FIXTURES.len()];
+    HALVED[place(name)].get_or_init(|| shared(name, "halved", &PruneOptions::new(Target::Ratio(0.5))))
+}
+
+/// The same with norm groups dropped and dimensions of heads pruned.
+pub(crate) fn halved_across_groups(name: &str) -> &'static Pruned {
+    static HALVED: [OnceLock<Pruned>; FIXTURES.len()] = [const { OnceLock::new() }; FIXTURES.len()];
+    HALVED[place(name)].get_or_init(|| {
+        let mut options = PruneOptions::new(Target::Ratio(0.5));
+        options.norm_groups = NormGroups::Drop;
+        options.attention = AttentionOption::Dims;
+        shared(name, "halved_across_groups", &options)
+    })
+}
+
+/// A cut whose file stays: nothing tells when the last test has used it. The next process writes the same bytes.
+fn shared(name: &str, kind: &str, options: &PruneOptions) -> Pruned {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{kind}_{name}"));
+    pruned_to(analysed(name), options, path)
 }
 
 impl Pruned {
     /// Verifies `file` as a cut of the original by the plan, after `change` has had its way with what the plan keeps.
-    pub fn verify_with(
+    pub(crate) fn verify_with(
         &self,
         file: &Path,
-        rtol: Option<f64>,
         change: impl FnOnce(&mut HashMap<(usize, usize), KeptAxes>),
     ) -> VerifyReport {
-        let analysis = analyse(&self.original).unwrap();
-        let mut kept = self.cut.plan.kept_axes(&analysis.graph, file).unwrap();
+        let mut kept = self.cut.plan.kept_axes(&self.analysis.graph, file).unwrap();
         change(&mut kept);
         // Small images keep the many verifications of the tests short; the batch still varies.
         let sizes = [("h", 8), ("w", 8), ("seq", 3)].map(|(name, size)| (name.to_owned(), size)).into();
-        let options = VerifyOptions { rtol, sizes, ..VerifyOptions::default() };
-        verify(&analysis, &kept, &load(file).unwrap(), Runtime::open(None).unwrap(), &options).unwrap()
+        let options = VerifyOptions { sizes, ..VerifyOptions::default() };
+        verify(self.analysis, &kept, &load(file).unwrap(), runtime(), &options).unwrap()
     }
 
     /// Verifies `file` as a cut of the original by the plan.
-    pub fn verify(&self, file: &Path, rtol: Option<f64>) -> VerifyReport {
-        self.verify_with(file, rtol, |_| ())
+    pub(crate) fn verify(&self, file: &Path) -> VerifyReport {
+        self.verify_with(file, |_| ())
     }
 
-    /// A path in the temporary folder.
-    pub fn beside(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+    /// The share of the parameters that is left.
+    pub(crate) fn share(&self) -> f64 {
+        self.cut.after.parameters as f64 / self.cut.before.parameters as f64
     }
 }

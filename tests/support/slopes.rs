@@ -1,6 +1,5 @@
 //! Gradients against what the loss does: the slope that a gradient promises along a direction, and the centred
 //! difference of the loss there.
-#![allow(clippy::unwrap_used, dead_code)]
 
 use onnx_diffprune::array::{Array, ArrayData, ElementType};
 use onnx_diffprune::gradient::pass::{GradientPass, Gradients};
