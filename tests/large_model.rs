@@ -1,25 +1,22 @@
 //! A model of more than 2 GiB, its weights in several files: more than one protobuf message can hold.
 //!
-//! Ignored by default, for it writes 2.8 GB to the disk: `cargo test --release --test large_model -- --ignored --nocapture`
-#![allow(missing_docs, clippy::unwrap_used)]
+//! Runs only by name, for it writes 2.8 GB to the disk: `cargo test --release --test large_model -- --nocapture`
+#![allow(clippy::unwrap_used)]
 
-#[allow(dead_code)]
-mod handmade;
-mod pruned;
+mod support;
 
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use handmade::{node, value};
 use onnx_diffprune::load::load;
-use onnx_diffprune::onnx::{
-    DataLocation, DataType, GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
-};
+use onnx_diffprune::onnx::{DataLocation, DataType, GraphProto, StringStringEntryProto, TensorProto};
 use onnx_diffprune::pipeline::{PruneOptions, Target};
-use prost::Message;
-use pruned::prune;
+use support::builder::{model_of, node, value};
+use support::cuts::prune;
+use support::files::save;
+use support::fixtures::analysed_for_good;
 
 const WIDTH: i64 = 8192;
 const OUTER: i64 = 512;
@@ -69,7 +66,7 @@ fn append_weight(folder: &Path, location: &str, file: &mut BufWriter<File>, name
 }
 
 /// A chain of linear layers with activations, the weights dealt out to [`FILES`] files.
-fn write_model(folder: &Path) {
+fn write_model(folder: &Path) -> PathBuf {
     let locations: Vec<String> = (0..FILES).map(|at| format!("weights-{at}.bin")).collect();
     let mut files: Vec<BufWriter<File>> = locations
         .iter()
@@ -95,13 +92,7 @@ fn write_model(folder: &Path) {
         }
     }
     files.iter_mut().for_each(|file| file.flush().unwrap());
-    let model = ModelProto {
-        ir_version: 8,
-        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: 17 }],
-        graph: Some(graph),
-        ..ModelProto::default()
-    };
-    std::fs::write(folder.join("large.onnx"), model.encode_to_vec()).unwrap();
+    save(folder, &model_of(17, graph))
 }
 
 /// Most memory that this process has used so far; only Linux tells.
@@ -111,19 +102,17 @@ fn peak_memory() -> String {
 }
 
 #[test]
-#[ignore = "writes 2.8 GB; cargo test --release --test large_model -- --ignored --nocapture"]
 fn a_model_of_more_than_two_gibibytes_is_pruned_and_verified() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let started = Instant::now();
     let tell =
         |what: &str| println!("{:6.1} s  {what}; peak memory {}", started.elapsed().as_secs_f64(), peak_memory());
-    write_model(folder.path());
-    let path = folder.path().join("large.onnx");
+    let path = write_model(folder.path());
     let bytes = load(&path).unwrap().total_bytes().unwrap();
     assert!(bytes > 2 << 30, "{bytes} bytes");
     tell(&format!("{bytes} bytes in {FILES} data files written"));
 
-    let pruned = prune(&path, &PruneOptions::new(Target::Ratio(0.5)));
+    let pruned = prune(analysed_for_good(load(&path).unwrap()), &PruneOptions::new(Target::Ratio(0.5)));
     tell("pruned");
     let written = load(&pruned.path).unwrap();
     let weights: Vec<&TensorProto> = written.graph().initializer.iter().collect();
@@ -136,18 +125,18 @@ fn a_model_of_more_than_two_gibibytes_is_pruned_and_verified() {
     let after = written.total_bytes().unwrap();
     assert!(after * 3 < bytes && pruned.path.metadata().unwrap().len() < 1 << 20, "{after} bytes");
 
-    let report = pruned.verify(&pruned.path, None);
+    let report = pruned.verify(&pruned.path);
     assert!(report.passed && report.values.is_none(), "{report:?}");
     tell(&format!("{after} bytes verified, worst relative error {:.1e}", report.worst()));
 
     // One row that is zero, of the 4096 of a layer in the middle.
     let offset: u64 = entry(weights[4], "offset").parse().unwrap();
     let row = 4 * weights[4].dims[1] as usize;
-    let mut data = File::options().write(true).open(pruned.beside("pruned.onnx.data")).unwrap();
+    let mut data = File::options().write(true).open(pruned.path.with_extension("onnx.data")).unwrap();
     data.seek(SeekFrom::Start(offset + 5 * row as u64)).unwrap();
     data.write_all(&vec![0; row]).unwrap();
     drop(data);
-    let report = pruned.verify(&pruned.path, None);
+    let report = pruned.verify(&pruned.path);
     assert!(!report.passed, "a row of zeros went unnoticed");
     assert_eq!(report.first_difference.unwrap().node, "matmul_4");
     tell("a row of zeros in the external data found");

@@ -1,14 +1,14 @@
 //! Gradients through the training API of ONNX Runtime. With a library that has none, that it says so.
 
-use std::path::Path;
+mod support;
 
 use onnx_diffprune::array::Array;
 use onnx_diffprune::gradient::pass::GradientPass;
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
 use onnx_diffprune::macs::Sizes;
 use onnx_diffprune::pipeline::analyse;
-use onnx_diffprune::runtime::Runtime;
 use onnx_diffprune::training::{Artifacts, TrainingOptions, TrainingPass, trained_weights};
+use support::fixtures::{fixture, runtime};
 
 fn largest(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |largest, value| largest.max(value.abs()))
@@ -16,9 +16,9 @@ fn largest(values: &[f32]) -> f32 {
 
 #[test]
 fn the_training_api_gives_the_same_gradients() {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/dit_tiny.onnx"));
+    let path = fixture("dit_tiny.onnx");
     let read = |suffix: &str| onnx_diffprune::npz::read(&path.with_extension(suffix)).unwrap();
-    let model = onnx_diffprune::load::load(path).unwrap();
+    let model = onnx_diffprune::load::load(&path).unwrap();
     let analysis = analyse(&model).unwrap();
     let trained = trained_weights(&analysis, &[]).unwrap();
     let options = TrainingOptions {
@@ -29,7 +29,7 @@ fn the_training_api_gives_the_same_gradients() {
         gives_gradients: true,
     };
     let artifacts = Artifacts::build(&analysis, &options).unwrap();
-    let runtime = Runtime::open(None).unwrap();
+    let runtime = runtime();
     let mut session = match TrainingPass::new(runtime, &artifacts, &model, None) {
         Ok(session) => session,
         Err(error) => {

@@ -2,8 +2,9 @@
 
 use onnx_diffprune::onnx::{AttributeProto, attr_int, attr_ints};
 
-use super::net::{Around::MatMul, CHANNELS, Net};
+use super::around::{Around::MatMul, CHANNELS};
 use super::{Fate::Go, Fate::Stay, check};
+use crate::support::builder::Builder;
 
 /// The tests of this file.
 pub(super) const ALL: &[fn()] = &[
@@ -16,20 +17,20 @@ pub(super) const ALL: &[fn()] = &[
 
 const C: i64 = CHANNELS;
 
-fn project(n: &mut Net, v: &str, columns: i64) -> String {
+fn project(n: &mut Builder, v: &str, columns: i64) -> String {
     let w = n.weight(&[C, columns]);
     n.op("MatMul", &[v, &w], &[])
 }
 
 /// Which of the keys are visible, `[N, L]`: int32, most of them one.
-fn visible(n: &mut Net) -> String {
+fn visible(n: &mut Builder) -> String {
     let (first, low) = (n.ints_of(&[0], &[]), n.float(-0.5));
     let entry = n.op("Gather", &["x", &first], &[attr_int("axis", 2)]);
     let mask = n.op("Greater", &[&entry, &low], &[]);
     n.op("Cast", &[&mask], &[attr_int("to", 6)])
 }
 
-fn reshape(n: &mut Net, v: &str, shape: &[i64]) -> String {
+fn reshape(n: &mut Builder, v: &str, shape: &[i64]) -> String {
     let shape = n.ints(shape);
     n.op("Reshape", &[v, &shape], &[])
 }
@@ -39,7 +40,7 @@ fn reshape(n: &mut Net, v: &str, shape: &[i64]) -> String {
 fn attention_with_separate_inputs_loses_heads_or_dimensions() {
     for heads in [1, 3] {
         let attributes = [attr_int("num_heads", heads)];
-        let attend = |n: &mut Net, inputs: &[&str]| n.fused("MultiHeadAttention", inputs, &attributes, 1).remove(0);
+        let attend = |n: &mut Builder, inputs: &[&str]| n.fused("MultiHeadAttention", inputs, &attributes, 1).remove(0);
         check("MultiHeadAttention", MatMul, &[17], Go, |n, v| {
             let (k, value) = (project(n, v, C), project(n, v, C));
             (attend(n, &[v, &k, &value]), Some(C))
@@ -138,7 +139,7 @@ fn attention_with_a_fused_projection_loses_heads_or_dimensions() {
 }
 
 /// Rotary embedding of queries `v`, by ONNX Runtime's operator or the standard one; the caches have `pairs` columns.
-fn rotate(n: &mut Net, v: &str, standard: bool, pairs: i64, attributes: &[AttributeProto]) -> String {
+fn rotate(n: &mut Builder, v: &str, standard: bool, pairs: i64, attributes: &[AttributeProto]) -> String {
     let (cos, sin) = (n.weight(&[64, pairs]), n.weight(&[64, pairs]));
     if standard {
         // A position per token, counted from one.

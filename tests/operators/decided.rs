@@ -2,8 +2,9 @@
 
 use onnx_diffprune::onnx::{AttributeProto, GraphProto, NodeProto, TypeProto, ValueInfoProto, attr_int, type_proto};
 
-use super::net::{Around::MatMul, Around::StaticConv, CHANNELS, Net};
+use super::around::{Around::MatMul, Around::StaticConv, CHANNELS};
 use super::{Fate::Go, check};
+use crate::support::builder::Builder;
 
 /// The tests of this file.
 pub(super) const ALL: &[fn()] =
@@ -30,7 +31,7 @@ pub(super) fn body(name: &str, op_type: &str, inputs: &[&str]) -> AttributeProto
 }
 
 /// As TorchScript writes `squeeze`: without the axis if its size is one, the value itself if not.
-fn squeezed(n: &mut Net, v: &str, axis: i64) -> String {
+fn squeezed(n: &mut Builder, v: &str, axis: i64) -> String {
     let (place, one, axes) = (n.ints_of(&[axis], &[]), n.ints_of(&[1], &[]), n.ints(&[axis]));
     let shape = n.op("Shape", &[v], &[]);
     let size = n.op("Gather", &[&shape, &place], &[]);

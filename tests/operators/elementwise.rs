@@ -2,8 +2,9 @@
 
 use onnx_diffprune::onnx::{AttributeProto, attr_float, attr_int, attr_string};
 
-use super::net::{Around::Conv, Around::StaticConv, CHANNELS, Net};
+use super::around::{Around::Conv, Around::StaticConv, CHANNELS};
 use super::{Fate::Go, check};
+use crate::support::builder::Builder;
 
 /// The tests of this file.
 pub(super) const ALL: &[fn()] = &[activations_have_slopes, steps_are_flat, operands_have_slopes, choices_have_slopes];
@@ -11,7 +12,7 @@ pub(super) const ALL: &[fn()] = &[activations_have_slopes, steps_are_flat, opera
 const C: i64 = CHANNELS;
 
 /// `(tanh(v) * factor) + shift`: elements within the domain of an operator.
-fn within(n: &mut Net, v: &str, factor: f32, shift: f32) -> String {
+fn within(n: &mut Builder, v: &str, factor: f32, shift: f32) -> String {
     let (factor, shift) = (n.float(factor), n.float(shift));
     let v = n.op("Tanh", &[v], &[]);
     let v = n.op("Mul", &[&v, &factor], &[]);

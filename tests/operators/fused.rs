@@ -3,11 +3,12 @@
 
 use onnx_diffprune::onnx::{AttributeProto, attr_float, attr_int, attr_ints};
 
-use super::net::{
+use super::around::{
     Around::{Conv, MatMul},
-    CHANNELS, Net,
+    CHANNELS,
 };
 use super::{Fate::Go, check};
+use crate::support::builder::Builder;
 
 /// The tests of this file.
 pub(super) const ALL: &[fn()] = &[
@@ -48,7 +49,7 @@ fn skip_norms_act_on_the_kept_part_of_a_sum() {
 }
 
 /// `[N, C, H, W]` to `[N, H, W, C]`, or back.
-fn move_channels(n: &mut Net, v: &str, to_last: bool) -> String {
+fn move_channels(n: &mut Builder, v: &str, to_last: bool) -> String {
     let perm: &[i64] = if to_last { &[0, 2, 3, 1] } else { &[0, 3, 1, 2] };
     n.op("Transpose", &[v], &[attr_ints("perm", perm)])
 }
@@ -63,7 +64,7 @@ fn fused_group_norms_keep_every_group() {
                 attr_int("channels_last", i64::from(channels_last)),
                 attr_float("epsilon", 1e-5),
             ];
-            let around = |n: &mut Net, v: &str, build: &dyn Fn(&mut Net, &str) -> String| {
+            let around = |n: &mut Builder, v: &str, build: &dyn Fn(&mut Builder, &str) -> String| {
                 let x = if channels_last { move_channels(n, v, true) } else { v.to_owned() };
                 let y = build(n, &x);
                 if channels_last { move_channels(n, &y, false) } else { y }
@@ -188,7 +189,7 @@ fn gated_activations_lose_both_halves() {
 
 #[test]
 fn fused_products_transpose_what_they_read() {
-    let project = |n: &mut Net, v: &str| {
+    let project = |n: &mut Builder, v: &str| {
         let (w, shape) = (n.weight(&[C, C]), n.ints(&[0, 0, 3, C / 3]));
         let v = n.op("MatMul", &[v, &w], &[]);
         n.op("Reshape", &[&v, &shape], &[])

@@ -7,7 +7,7 @@ use onnx_diffprune::gradient::{GradientGraph, GradientOptions};
 use onnx_diffprune::macs::Sizes;
 use onnx_diffprune::pipeline::Analysis;
 
-use crate::slopes::Slopes;
+use crate::support::slopes::Slopes;
 
 /// Networks that have no gradient, by the name that their test gives them, and the cause.
 const WITHOUT: &[(&str, &str)] = &[

@@ -2,8 +2,9 @@
 
 use onnx_diffprune::onnx::{attr_int, attr_ints, attr_string};
 
-use super::net::{Around::Conv, Around::MatMul, Around::StaticConv, CHANNELS, Net};
+use super::around::{Around::Conv, Around::MatMul, Around::StaticConv, CHANNELS};
 use super::{Fate::Go, Fate::Stay, check};
+use crate::support::builder::Builder;
 
 /// The tests of this file.
 pub(super) const ALL: &[fn()] = &[
@@ -17,7 +18,7 @@ pub(super) const ALL: &[fn()] = &[
 type Built = (String, Option<i64>);
 
 /// A Slice by attributes or inputs.
-fn slice(n: &mut Net, v: &str, start: i64, end: i64, axis: i64, step: i64) -> String {
+fn slice(n: &mut Builder, v: &str, start: i64, end: i64, axis: i64, step: i64) -> String {
     if n.opset < 10 {
         let ints = |name: &str, value: i64| attr_ints(name, &[value]);
         return n.op("Slice", &[v], &[ints("starts", start), ints("ends", end), ints("axes", axis)]);
@@ -54,7 +55,7 @@ fn slices_are_spans() {
     check("every second row", Conv, &[13], Go, |n, v| (slice(n, v, 1, i64::MAX, 2, 2), Some(CHANNELS)));
 }
 
-fn joined(n: &mut Net, parts: &[String]) -> Built {
+fn joined(n: &mut Builder, parts: &[String]) -> Built {
     let first = n.op("Relu", &[&parts[0]], &[]);
     let mut inputs: Vec<&str> = parts.iter().map(String::as_str).collect();
     inputs[0] = &first;

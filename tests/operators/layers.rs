@@ -2,12 +2,13 @@
 
 use onnx_diffprune::onnx::{attr_float, attr_int, attr_ints, attr_string};
 
-use super::decided::body;
-use super::net::{
+use super::around::{
     Around::{Conv, MatMul, StaticConv},
-    CHANNELS, Net,
+    CHANNELS,
 };
+use super::decided::body;
 use super::{Fate::Go, Fate::Stay, check};
+use crate::support::builder::Builder;
 
 /// The tests of this file.
 pub(super) const ALL: &[fn()] = &[
@@ -65,7 +66,7 @@ fn transposed_convolutions_lose_channels() {
 }
 
 /// `[2, C, 4, 6]` as rows `[48, C]`.
-fn rows(n: &mut Net, v: &str) -> String {
+fn rows(n: &mut Builder, v: &str) -> String {
     let shape = n.ints(&[-1, C]);
     let v = n.op("Transpose", &[v], &[attr_ints("perm", &[0, 2, 3, 1])]);
     n.op("Reshape", &[&v, &shape], &[])

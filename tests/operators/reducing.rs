@@ -2,8 +2,9 @@
 
 use onnx_diffprune::onnx::{attr_int, attr_ints};
 
-use super::net::{Around::Conv, CHANNELS, Net};
+use super::around::{Around::Conv, CHANNELS};
 use super::{Fate::Go, Fate::Stay, check};
+use crate::support::builder::Builder;
 
 /// The tests of this file.
 pub(super) const ALL: &[fn()] = &[
@@ -29,7 +30,7 @@ const REDUCTIONS: [&str; 10] = [
 ];
 
 /// A reduction by an attribute or an input.
-fn reduce(n: &mut Net, op: &str, v: &str, axes: &[i64], keepdims: i64) -> String {
+fn reduce(n: &mut Builder, op: &str, v: &str, axes: &[i64], keepdims: i64) -> String {
     // Logarithms need what is positive.
     let v = if op == "ReduceLogSum" { n.op("Abs", &[v], &[]) } else { v.to_owned() };
     let keepdims = attr_int("keepdims", keepdims);

@@ -2,11 +2,12 @@
 
 use onnx_diffprune::onnx::{attr_float, attr_int, attr_ints, attr_string};
 
-use super::net::{
+use super::around::{
     Around::{Conv, StaticConv},
-    CHANNELS, Net,
+    CHANNELS,
 };
 use super::{Fate::Go, Fate::Stay, check};
+use crate::support::builder::Builder;
 
 /// The tests of this file.
 pub(super) const ALL: &[fn()] = &[
@@ -114,7 +115,7 @@ fn transforms_along_positions_leave_channels_alone() {
             (y, Some(C))
         });
     }
-    let turned = |n: &mut Net, v: &str, perm: &[i64], axes: [i64; 2]| {
+    let turned = |n: &mut Builder, v: &str, perm: &[i64], axes: [i64; 2]| {
         let x = n.op("Transpose", &[v], &[attr_ints("perm", perm)]);
         let lengths = n.ints(&[2, 3, 1, 4, 2, 1, 3, 2, 4, 1, 2, 3][..if axes[1] == 0 { 2 } else { 4 }]);
         let attributes = [attr_int("time_axis", axes[0]), attr_int("batch_axis", axes[1])];

@@ -2,8 +2,9 @@
 
 use onnx_diffprune::onnx::{TensorProto, attr_int, attr_ints, attr_string, attr_tensor};
 
-use super::net::{Around::Conv, Around::MatMul, Around::StaticConv, CHANNELS, Net};
+use super::around::{Around::Conv, Around::MatMul, Around::StaticConv, CHANNELS};
 use super::{Fate::Go, Fate::Stay, check};
+use crate::support::builder::Builder;
 
 /// The tests of this file.
 pub(super) const ALL: &[fn()] = &[
@@ -50,7 +51,7 @@ fn elements_pass_through() {
     });
 }
 
-fn squeeze(n: &mut Net, op: &str, v: &str, axis: i64) -> String {
+fn squeeze(n: &mut Builder, op: &str, v: &str, axis: i64) -> String {
     if n.opset < 13 {
         return n.op(op, &[v], &[attr_ints("axes", &[axis])]);
     }
@@ -123,7 +124,7 @@ fn blocks_of_pixels_become_channels_and_back() {
 }
 
 /// A Pad by an attribute or an input.
-fn pad(n: &mut Net, v: &str, mode: &str, pads: &[i64]) -> String {
+fn pad(n: &mut Builder, v: &str, mode: &str, pads: &[i64]) -> String {
     let mode = attr_string("mode", mode);
     if n.opset < 11 {
         return n.op("Pad", &[v], &[mode, attr_ints("pads", pads)]);

@@ -1,0 +1,227 @@
+//! The gradient criteria on the command line.
+
+use std::path::Path;
+
+use onnx_diffprune::array::{Array, ElementType};
+use onnx_diffprune::npz;
+use prost::Message;
+
+use super::tool::{run, succeed};
+use crate::support::builder::{Builder, value};
+use crate::support::fixtures::fixture;
+
+/// Prunes the trained network with few timesteps and more arguments; returns the result as JSON.
+fn prune(output: &Path, more: &[&str]) -> serde_json::Value {
+    let (input, scheduler) = (fixture("ddpm_fashion16.onnx"), fixture("ddpm_fashion16/scheduler_config.json"));
+    let mut arguments = vec![input.to_str().expect("a path"), output.to_str().expect("a path"), "--ratio", "0.3"];
+    arguments.extend(["--scheduler-config", scheduler.to_str().expect("a path"), "--format", "json"]);
+    arguments.extend(["--batch", "4", "--no-latency"]);
+    arguments.extend(more);
+    succeed(&arguments).json()
+}
+
+#[test]
+fn the_default_draws_its_own_samples_and_reports_what_it_did() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (output, report) = (folder.path().join("out.onnx"), folder.path().join("report.html"));
+    let result = prune(&output, &["--timesteps", "12", "--report", report.to_str().expect("a path")]);
+    assert_eq!(result["criterion"], "diff-pruning");
+    assert_eq!(result["verification"]["passed"], true);
+    let gradients = &result["gradients"];
+    assert!(gradients["samples"].as_str().is_some_and(|text| text.contains("drawn from the network itself")));
+    let curve = gradients["curve"].as_array().expect("a curve");
+    let kept = curve.iter().filter(|point| point["kept"] == true).count();
+    // The loss of a trained network falls with t: the prefix ends, and its last step is not summed.
+    assert_eq!(kept + 1, curve.len());
+    assert_eq!(gradients["kept_timesteps"], kept);
+    let page = std::fs::read_to_string(report).expect("there is a report");
+    assert!(page.contains("Loss over timesteps") && page.contains("verified") && page.contains("conv_in.weight"));
+    assert!(!folder.path().join("out.gradients.npz").exists(), "the checkpoint of a finished run stays behind");
+}
+
+#[test]
+fn runs_repeat_exactly_and_other_criteria_choose_other_channels() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plan = |name: &str, more: &[&str]| {
+        let output = folder.path().join(name);
+        let samples = fixture("ddpm_fashion16/reference.npz");
+        let mut arguments = vec!["--timesteps", "8", "--no-verify", "--data", samples.to_str().expect("a path")];
+        arguments.extend(more);
+        prune(&output, &arguments);
+        let text = std::fs::read_to_string(output.with_extension("plan.json")).expect("there is a plan");
+        serde_json::from_str::<serde_json::Value>(&text).expect("a plan is JSON")["tensors"].clone()
+    };
+    let first = plan("a.onnx", &[]);
+    assert_eq!(first, plan("b.onnx", &[]), "the same seed gives another cut");
+    // Micro-batches only change the order of summation.
+    assert_eq!(first, plan("c.onnx", &["--micro-batch", "2"]));
+    for other in [&["--criterion", "taylor"][..], &["--criterion", "hessian"], &["--reference", "ddpm-exp"]] {
+        assert_ne!(first, plan("d.onnx", other), "{other:?}");
+    }
+}
+
+#[test]
+fn a_mask_keeps_timesteps_by_the_largest_loss_of_all() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let samples = fixture("ddpm_fashion16/reference.npz");
+    let data = ["--data", samples.to_str().expect("a path"), "--timesteps", "10", "--no-verify"];
+    let output = folder.path().join("out.onnx");
+    let result = prune(&output, &[&data[..], &["--threshold-mode", "mask", "--threshold", "0.2"]].concat());
+    let curve = result["gradients"]["curve"].as_array().expect("a curve");
+    assert_eq!(curve.len(), 10, "a mask visits every timestep");
+    let loss = |point: &serde_json::Value| point["loss"].as_f64().expect("a loss");
+    let largest = curve.iter().map(loss).fold(0.0, f64::max);
+    for point in curve {
+        assert_eq!(point["kept"], loss(point) >= 0.2 * largest, "{point}");
+    }
+}
+
+#[test]
+fn mistakes_are_explained() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = folder.path().join("out.onnx");
+    let input = fixture("ddpm_fashion16.onnx");
+    let refused = |more: &[&str]| {
+        let mut arguments = vec![input.to_str().expect("a path"), output.to_str().expect("a path"), "--ratio", "0.3"];
+        arguments.extend(more);
+        let ran = run(&arguments);
+        assert!(!output.exists());
+        ran
+    };
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&["--threshold", "1.5"], 2, "--threshold: expected a share"),
+        (&["--timesteps", "2000"], 2, "--timesteps: expected 1 to 1000"),
+        (&["--batch", "0"], 2, "expected at least 1, found 0"),
+        (&["--data", "nothing-here"], 2, "nothing-here"),
+        (&["--sample-input", "x"], 2, "\"x\""),
+        (&["--criterion", "gradient"], 2, "diff-pruning"),
+    ];
+    for (more, code, expected) in cases {
+        let refused = refused(more);
+        assert_eq!(refused.code, *code, "{more:?}: {}", refused.err);
+        assert!(refused.err.contains(expected), "{more:?}: {}", refused.err);
+    }
+}
+
+#[test]
+fn a_configuration_file_holds_all_options() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("prune.toml");
+    let printed =
+        succeed(&["--ratio", "0.4", "--threshold", "0.1", "--schedule", "squaredcos_cap_v2", "--print-config"]);
+    std::fs::write(&path, &printed.out).expect("the file can be written");
+    // What the command line says goes first, the rest is the file's.
+    let config = path.to_str().expect("a path");
+    let again = run(&["--config", config, "--threshold", "0.2", "--print-config"]);
+    let table: toml::Table = toml::from_str(&again.out).expect("it is TOML");
+    assert_eq!(table["ratio"].as_float(), Some(0.4));
+    assert_eq!(table["gradients"]["threshold"].as_float(), Some(0.2));
+    assert_eq!(table["diffusion"]["schedule"].as_str(), Some("squaredcos_cap_v2"));
+}
+
+#[test]
+fn sizes_that_the_network_leaves_open_are_those_of_the_data() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("a path").to_owned();
+    let array = |dims: &[usize]| {
+        let values = (0..dims.iter().product()).map(|at: usize| (at as f64 * 0.37).sin()).collect::<Vec<f64>>();
+        Array::from_f64(ElementType::F32, dims.to_vec(), &values).expect("an array")
+    };
+    let write = |name: &str, key: &str, dims: &[usize]| {
+        let file = path(name);
+        npz::write(Path::new(&file), [(key, &array(dims))]).expect("the file is written");
+        file
+    };
+    // sample [batch, 4, h, w], encoder_hidden_states [batch, seq, 48]; the second file has channels last.
+    let (first, last) = (write("a.npz", "latents", &[4, 4, 24, 32]), write("b.npz", "latents", &[4, 24, 32, 4]));
+    let text_states = write("text.npz", "encoder_hidden_states", &[1, 9, 48]);
+    let model = fixture("sd15_tiny_fp16.onnx");
+    let model = model.to_str().expect("a path");
+    for data in [&first, &last] {
+        let arguments = ["loss", model, "--data", data, "--inputs", &text_states, "--count", "4", "--timesteps", "3"];
+        succeed(&arguments);
+    }
+    let output = path("out.onnx");
+    let mut arguments = vec![model, &output, "--ratio", "0.25", "--timesteps", "2", "--batch", "2", "--no-latency"];
+    arguments.extend(["--data", &first, "--inputs", &text_states, "--format", "json"]);
+    let result = succeed(&arguments).json();
+    assert_eq!(result["verification"]["passed"], true);
+    // Arrays that no input takes are refused before anything is computed.
+    let wrong = write("wrong.npz", "text", &[1, 9, 48]);
+    for command in [&["loss", model, "--data", &first][..], &[model, &path("no.onnx"), "--ratio", "0.25"]] {
+        let refused = run(&[command, &["--inputs", &wrong]].concat());
+        assert_eq!(refused.code, 2, "{}", refused.err);
+        assert!(refused.err.contains("encoder_hidden_states, found \"text\""), "{}", refused.err);
+    }
+    // What is named is not taken from the data.
+    let refused = run(&["loss", model, "--data", &first, "--size", "h=16", "--count", "4", "--timesteps", "3"]);
+    assert_eq!(refused.code, 2, "{}", refused.err);
+    assert!(refused.err.contains("expected samples of 4 x 16 x 32"), "{}", refused.err);
+}
+
+#[test]
+fn half_precision_is_reported_and_chooses_nearly_the_same_channels() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let samples = fixture("ddpm_fashion16/reference.npz");
+    let kept = |name: &str, precision: &str| {
+        let more = ["--timesteps", "8", "--data", samples.to_str().expect("a path"), "--precision", precision];
+        let output = folder.path().join(name);
+        let result = prune(&output, &more);
+        assert_eq!(result["verification"]["passed"], true);
+        let text = std::fs::read_to_string(output.with_extension("plan.json")).expect("there is a plan");
+        let plan: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        (result["gradients"].clone(), plan["groups"].clone())
+    };
+    let ((single, expected), (half, found)) = (kept("a.onnx", "float32"), kept("b.onnx", "fp16"));
+    assert_eq!((&single["precision"], &single["loss_scale"]), (&"float32".into(), &serde_json::Value::Null));
+    assert_eq!(half["precision"], "float16");
+    // Four images of 256 values; nothing overflowed.
+    assert_eq!(half["loss_scale"], 1024.0);
+    let kept = |groups: &serde_json::Value| -> Vec<String> {
+        let groups = groups.as_array().expect("a list").iter();
+        let of = |group: &serde_json::Value| group["kept"].as_array().cloned().unwrap_or_default();
+        groups.flat_map(|group| of(group).into_iter().map(|at| format!("{} {at}", group["name"]))).collect()
+    };
+    let (expected, found) = (kept(&expected), kept(&found));
+    let same = expected.iter().filter(|channel| found.contains(channel)).count();
+    println!("{same} of {} kept channels are the same", expected.len());
+    assert!(expected.len() == found.len() && same * 100 >= expected.len() * 99, "{same} of {}", expected.len());
+}
+
+#[test]
+fn conditioning_that_is_joined_to_the_sample_is_given_with_it() {
+    // The prediction is the sum of the input's channels: the noisy sample, and two more.
+    let mut b = Builder::new(1);
+    let (w, sum) = (b.weight_around(&[8, 3, 1, 1], 0.125, 0.0), b.weight_around(&[1, 8, 1, 1], 1.0, 0.0));
+    let y = b.op("Conv", &["x", &w], &[]);
+    let y = b.op("Conv", &[&y, &sum], &[]);
+    let mut model = b.finish(&[2, 3, 4, 4], &y, &[2, 1, 4, 4]);
+    model.graph.as_mut().expect("a graph").input.push(value("timestep", &[2]));
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("a path").to_owned();
+    std::fs::write(path("net.onnx"), model.encode_to_vec()).expect("the file is written");
+    let array = |dims: &[usize], value: &dyn Fn(usize) -> f64| {
+        let values: Vec<f64> = (0..dims.iter().product()).map(value).collect();
+        Array::from_f64(ElementType::F32, dims.to_vec(), &values).expect("the shape fits")
+    };
+    npz::write(Path::new(&path("data.npz")), [("x0", &array(&[4, 1, 4, 4], &|at| (at as f64 * 0.7).sin()))])
+        .expect("the file is written");
+    // Channel 0 of what is given is where the sample goes. The mean loss by either command.
+    let loss = |command: &[&str], further: f64| -> f64 {
+        let given = array(&[2, 3, 4, 4], &|at| if at / 16 % 3 == 0 { 1e6 } else { further });
+        npz::write(Path::new(&path("given.npz")), [("x", &given)]).expect("the file is written");
+        let (data, given) = (path("data.npz"), path("given.npz"));
+        let shared = ["--data", &data, "--inputs", &given, "--timesteps", "3", "--format", "json"];
+        let result = succeed(&[command, &shared].concat()).json();
+        let curve = result["gradients"]["curve"].as_array().cloned().unwrap_or_default();
+        let losses: Vec<f64> = curve.iter().filter_map(|point| point["loss"].as_f64()).collect();
+        result["mean"].as_f64().unwrap_or_else(|| losses.iter().sum::<f64>() / losses.len() as f64)
+    };
+    let model = path("net.onnx");
+    let prune = [&model, "--dry-run", "--ratio", "0.25", "--batch", "4", "--threshold", "0"];
+    for command in [&["loss", &model, "--count", "4"][..], &prune] {
+        // The mean of (x_t - e + 2 k)^2 and that of (x_t - e - 2 k)^2 are 8 k^2 above twice that of (x_t - e)^2.
+        let rise = loss(command, 0.5) + loss(command, -0.5) - 2.0 * loss(command, 0.0);
+        assert!((rise - 2.0).abs() < 1e-4, "{command:?}: {rise}");
+    }
+}

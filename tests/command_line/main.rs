@@ -1,0 +1,10 @@
+//! The built program as its users run it: exit codes, messages, what is printed where, what is written.
+#![allow(clippy::unwrap_used)]
+
+mod gradient_criteria;
+mod prune;
+mod sample;
+mod tool;
+
+#[path = "../support/mod.rs"]
+mod support;

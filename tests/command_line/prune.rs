@@ -1,0 +1,377 @@
+//! The built program as its users run it: exit codes, messages, what is printed where, what is written.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use onnx_diffprune::load::load;
+use onnx_diffprune::onnx::{GraphProto, TensorProto};
+use onnx_diffprune::plan::Plan;
+use prost::Message;
+use serde_json::Value;
+
+use super::tool::{Ran, run};
+use crate::support::builder::{counting, model_of, node, value};
+use crate::support::files::listing;
+use crate::support::fixtures::fixture;
+use crate::support::two_convolutions::two_convolutions;
+
+/// A folder with the small network `in.onnx`, and an empty folder beside it.
+struct Desk {
+    folder: tempfile::TempDir,
+    output: tempfile::TempDir,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let desk = Self { folder: tempfile::tempdir().unwrap(), output: tempfile::tempdir().unwrap() };
+        std::fs::write(desk.path("in.onnx"), two_convolutions().encode_to_vec()).unwrap();
+        desk
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    fn out(&self, name: &str) -> String {
+        self.output.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Runs on `in.onnx` with output `out.onnx`.
+    fn prune(&self, arguments: &[&str]) -> Ran {
+        let (input, output) = (self.text("in.onnx"), self.out("out.onnx"));
+        // Two convolutions are no denoising network.
+        run(&[&[input.as_str(), output.as_str(), "--criterion", "magnitude"], arguments].concat())
+    }
+
+    fn written(&self) -> Vec<String> {
+        listing(self.output.path())
+    }
+
+    /// Expects a refusal: the exit code, a message on standard error, nothing written.
+    fn refuses(&self, ran: &Ran, code: i32, message: &str) {
+        assert_eq!(ran.code, code, "{}", ran.err);
+        assert!(ran.err.contains(message), "{:?} is not in {}", message, ran.err);
+        assert!(self.written().is_empty(), "left behind: {:?}", self.written());
+    }
+}
+
+#[test]
+fn wrong_use_is_refused_with_code_2() {
+    let desk = Desk::new();
+    desk.refuses(&run(&[]), 2, "--ratio");
+    for (arguments, message) in [
+        (vec!["--no-such-flag"], "--no-such-flag"),
+        (vec![], "how much"),
+        (vec!["--ratio", "1.0"], "[0, 1)"),
+        (vec!["--ratio=-0.1"], "[0, 1)"),
+        (vec!["--ratio", "nan"], "[0, 1)"),
+        (vec!["--ratio", "half"], "half"),
+        (vec!["--ratio", "0.5", "--target-macs", "0.5"], "cannot be used with"),
+        (vec!["--target-macs", "0"], "(0, 1]"),
+        (vec!["--target-params", "1.5"], "(0, 1]"),
+        (vec!["--ratio", "0.5", "--round-to", "0"], "--round-to"),
+        (vec!["--ratio", "0.5", "--max-ratio", "1.5"], "--max-ratio"),
+        (vec!["--ratio", "0.5", "--keep", "("], "--keep"),
+        (vec!["--ratio-for", "first"], "REGEX=R"),
+        (vec!["--ratio", "0.5", "--size", "n=0"], "NAME=N"),
+        (vec!["--ratio", "0.5", "--size", "batch=2"], "no symbolic dimension"),
+        (vec!["--ratio", "0.5", "--inputs", "/nowhere.npz"], "/nowhere.npz"),
+        (vec!["--config", "/nowhere.toml"], "/nowhere.toml"),
+        (vec!["--ratio", "0.5", "--onnxruntime", "/dev/null"], "hint: "),
+    ] {
+        desk.refuses(&desk.prune(&arguments), 2, message);
+    }
+}
+
+#[test]
+fn paths_that_cannot_work_are_refused_with_code_2() {
+    let desk = Desk::new();
+    let (input, output) = (desk.text("in.onnx"), desk.out("out.onnx"));
+    let folder = desk.folder.path().to_str().unwrap();
+    let missing = desk.text("missing.onnx");
+    for (from, to, message) in [
+        (missing.as_str(), output.as_str(), "missing.onnx"),
+        (folder, &output, "found a folder"),
+        (&input, &input, "would replace the input"),
+        (&input, folder, "found a folder"),
+        (&input, &desk.out("no/such/folder/out.onnx"), "can't be written"),
+        (&input, &format!("{input}/out.onnx"), "can't be written"),
+        (&input, "/dev/null", "device"),
+    ] {
+        let before = std::fs::read(&input).unwrap();
+        desk.refuses(&run(&[from, to, "--ratio", "0.5", "--criterion", "magnitude"]), 2, message);
+        assert!(std::fs::read(&input).unwrap() == before && listing(desk.folder.path()) == ["in.onnx"]);
+    }
+}
+
+#[test]
+fn requests_that_cannot_be_met_end_with_code_1() {
+    let desk = Desk::new();
+    desk.refuses(&desk.prune(&["--target-params", "0.001"]), 1, "the most that can go");
+    let graph = GraphProto {
+        node: vec![node("only", "MatMul", &["x", "w"], &["y"])],
+        initializer: vec![counting("w", &[4, 4])],
+        input: vec![value("x", &[2, 4])],
+        output: vec![value("y", &[2, 4])],
+        ..GraphProto::default()
+    };
+    std::fs::write(desk.path("in.onnx"), model_of(17, graph).encode_to_vec()).unwrap();
+    desk.refuses(&desk.prune(&["--ratio", "0.5"]), 1, "nothing can be pruned");
+    let ran = desk.prune(&["--ratio", "0.5", "--format", "json"]);
+    assert_eq!((ran.json()["exit_code"].as_i64(), ran.code), (Some(1), 1));
+}
+
+#[test]
+fn pruning_writes_model_and_plan_and_is_silent_on_standard_error() {
+    let desk = Desk::new();
+    let ran = desk.prune(&["--ratio", "0.5"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert!(ran.out.contains("verified in ONNX Runtime"), "{}", ran.out);
+    assert_eq!(desk.written(), ["out.onnx", "out.plan.json"]);
+    let first = std::fs::read(desk.out("out.onnx")).unwrap();
+    assert_eq!(desk.prune(&["--ratio", "0.5", "--quiet"]).out, "");
+    assert!(std::fs::read(desk.out("out.onnx")).unwrap() == first, "two runs differ");
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let desk = Desk::new();
+    let ran = desk.prune(&["--ratio", "0.5", "--dry-run"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert!(ran.out.ends_with("\n\ndry run: nothing was written\n") && desk.written().is_empty());
+    assert!(!ran.out.contains("\n\n\n") && !ran.out.starts_with('\n'), "stray blank line: {}", ran.out);
+}
+
+#[test]
+fn every_command_prints_one_json_object() {
+    let desk = Desk::new();
+    let (input, output, plan) = (desk.text("in.onnx"), desk.out("out.onnx"), desk.out("out.plan.json"));
+    let dry = desk.prune(&["--ratio", "0.5", "--dry-run", "--format", "json"]).json();
+    assert!(dry["output"].is_null() && dry["after"]["parameters"].as_u64() < dry["before"]["parameters"].as_u64());
+    let pruned = desk.prune(&["--ratio", "0.5", "--format", "json"]).json();
+    assert_eq!(pruned["output"], output.as_str());
+    assert_eq!(pruned["verification"]["passed"], true);
+    let again = desk.out("again.onnx");
+    let applied = run(&["apply", &input, &plan, &again, "--format", "json"]).json();
+    assert_eq!(applied["verification"]["passed"], true);
+    let verified = run(&["verify", &input, &again, "--plan", &plan, "--format", "json"]).json();
+    assert_eq!(verified["passed"], true);
+    assert_eq!(run(&["inspect", &input, "--format", "json"]).json()["operators"]["Conv"], 2);
+    assert!(run(&["runtime", "--format", "json"]).json()["used"]["version"].is_string());
+    let failed = run(&["inspect", "/nowhere.onnx", "--format", "json"]);
+    assert_eq!((failed.json()["exit_code"].as_i64(), failed.code), (Some(2), 2));
+
+    // The original is no pruned network of its own plan.
+    let wrong = run(&["verify", &input, &input, "--plan", &plan, "--format", "json"]);
+    assert_eq!((wrong.json()["passed"].as_bool(), wrong.code), (Some(false), 1));
+    let dit = fixture("dit_tiny.onnx");
+    let other = run(&["apply", dit.to_str().unwrap(), &plan, &desk.out("x.onnx")]);
+    assert_eq!(other.code, 2);
+    assert!(other.err.contains("another file") && !Path::new(&desk.out("x.onnx")).exists(), "{}", other.err);
+}
+
+#[test]
+fn printed_options_can_be_read_back() {
+    let desk = Desk::new();
+    let options = ["--ratio", "0.3", "--scope", "global", "--keep", "a.b", "--ratio-for", "fir=0.6", "--seed", "4"];
+    let printed = desk.prune(&[&options[..], &["--attention", "dims", "--rtol", "1e-3", "--print-config"]].concat());
+    assert_eq!((printed.code, printed.err.as_str()), (0, ""));
+    std::fs::write(desk.path("options.toml"), &printed.out).unwrap();
+    let again = run(&["--config", &desk.text("options.toml"), "--print-config"]);
+    assert_eq!(again.out, printed.out);
+    for part in ["ratio = 0.3", "\"global\"", "a.b", "fir=0.6", "seed = 4", "\"dims\"", "in.onnx"] {
+        assert!(printed.out.contains(part), "{part} is not in {}", printed.out);
+    }
+    let own = run(&["--config", &desk.text("options.toml"), "--ratio", "0.7", "--print-config"]);
+    assert!(own.out.contains("ratio = 0.7"), "{}", own.out);
+    assert!(desk.written().is_empty());
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_warned_about() {
+    let desk = Desk::new();
+    let mut model = two_convolutions();
+    let weights = &mut model.graph.as_mut().unwrap().initializer;
+    let mut elements = vec![1.0; 16 * 4 * 9];
+    elements[5] = f32::NAN;
+    weights[0] = TensorProto::of_floats("w1", &elements, &[16, 4, 3, 3]);
+    std::fs::write(desk.path("in.onnx"), model.encode_to_vec()).unwrap();
+    let ran = desk.prune(&["--ratio", "0.5"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.lines().count() == 1 && ran.err.starts_with("warning: "), "{}", ran.err);
+    assert_eq!(desk.written(), ["out.onnx", "out.plan.json"]);
+}
+
+#[test]
+fn an_applied_cut_is_the_pruned_file_byte_for_byte() {
+    let desk = Desk::new();
+    let mut inputs = vec![desk.text("in.onnx")];
+    inputs.extend(["dit_tiny.onnx", "sd15_tiny_fp16.onnx"].map(|name| fixture(name).to_str().unwrap().to_owned()));
+    for input in &inputs {
+        for options in [
+            &["--ratio", "0.3", "--criterion", "magnitude"][..],
+            &[
+                "--target-macs",
+                "0.6",
+                "--criterion",
+                "magnitude",
+                "--attention",
+                "both",
+                "--seed",
+                "3",
+                "--keep",
+                "no such",
+            ],
+            &["--ratio", "0.4", "--norm-groups", "drop", "--criterion", "random", "--scope", "global"],
+        ] {
+            let (output, plan, again) = (desk.out("out.onnx"), desk.out("out.plan.json"), desk.out("again.onnx"));
+            let ran = run(&[&[input.as_str(), &output, "--no-verify"], options].concat());
+            assert_eq!(ran.code, 0, "{input} {options:?}: {}", ran.err);
+            let ran = run(&["apply", input, &plan, &again, "--no-verify"]);
+            assert_eq!(ran.code, 0, "{input} {options:?}: {}", ran.err);
+            let (pruned, applied) = (std::fs::read(&output).unwrap(), std::fs::read(&again).unwrap());
+            assert!(pruned == applied, "{input} {options:?}: the files differ");
+        }
+    }
+}
+
+#[test]
+fn a_plan_carries_its_options_and_reads_back_as_written() {
+    let desk = Desk::new();
+    assert_eq!(desk.prune(&["--target-params", "0.37", "--no-verify", "--ratio-for", "x=0.1"]).code, 0);
+    let path = desk.output.path().join("out.plan.json");
+    let plan = Plan::read(&path).unwrap();
+    assert_eq!(plan.options["target-params"], 0.37);
+    assert_eq!(plan.options["ratio-for"], serde_json::json!(["x=0.1"]));
+    assert_eq!(plan.options["round-to"], 1);
+    let again = desk.output.path().join("again.plan.json");
+    plan.write(&again).unwrap();
+    assert!(std::fs::read(&path).unwrap() == std::fs::read(&again).unwrap());
+    let model = load(&desk.output.path().join("out.onnx")).unwrap();
+    let entry = |key: &str| {
+        let entry = model.proto().metadata_props.iter().find(|entry| entry.key == key);
+        entry.unwrap_or_else(|| panic!("no {key}")).value.clone()
+    };
+    assert_eq!(entry("onnx_diffprune.ratio").parse::<f64>().unwrap(), plan.ratio);
+    assert_eq!(
+        serde_json::from_str::<Value>(&entry("onnx_diffprune.options")).unwrap(),
+        serde_json::json!(plan.options)
+    );
+}
+
+#[test]
+fn the_example_of_the_documentation_is_a_plan() {
+    let text = include_str!("../../docs/plan.md");
+    let example = text.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+    let desk = Desk::new();
+    assert_eq!(desk.prune(&["--ratio", "0.75", "--no-verify"]).code, 0);
+    let plan = std::fs::read_to_string(desk.out("out.plan.json")).unwrap();
+    let [mut example, mut plan] = [example, &plan].map(|text| serde_json::from_str::<Value>(text).unwrap());
+    // It changes with every release.
+    (example["tool"], plan["tool"]) = (Value::Null, Value::Null);
+    assert_eq!(example, plan, "docs/plan.md should show this plan:\n{}", serde_json::to_string_pretty(&plan).unwrap());
+}
+
+#[test]
+fn small_targets_are_told_apart_from_zero() {
+    let desk = Desk::new();
+    let ran = desk.prune(&["--target-macs", "0.0001"]);
+    desk.refuses(&ran, 1, "expected 0.01 % of the MACs");
+}
+
+#[test]
+fn inspect_shows_blocks_only_where_a_norm_asks_for_them() {
+    let desk = Desk::new();
+    let plain = run(&["inspect", &desk.text("in.onnx")]);
+    let row = plain.out.lines().find(|line| line.starts_with("w1 ")).unwrap();
+    assert_eq!(row.split_whitespace().take(4).collect::<Vec<_>>(), ["w1", "16", "-", "3"], "{}", plain.out);
+    let normed = run(&["inspect", fixture("ddpm_fashion16.onnx").to_str().unwrap()]);
+    let name = "down_blocks.0.resnets.0.conv1.weight";
+    let row = normed.out.lines().find(|line| line.starts_with(name)).unwrap();
+    assert_eq!(row.split_whitespace().take(3).collect::<Vec<_>>(), [name, "32", "4"]);
+    let (before, after) = normed.out.split_once("operators:\n").unwrap();
+    assert!(!before.is_empty() && after.lines().take_while(|line| !line.is_empty()).all(|line| line.len() <= 102));
+}
+
+#[test]
+fn runtime_names_its_library_once() {
+    let used = run(&["runtime", "--format", "json"]).json()["used"]["library"].as_str().unwrap().to_owned();
+    let named = run(&["runtime", "--onnxruntime", &used]);
+    let (places, _) = named.out.split_once("\nlibraries:").unwrap();
+    assert_eq!((named.code, places.matches(&used).count()), (0, 1), "{}", named.out);
+}
+
+/// What `sh` prints and how it ends, with the tool as `$TOOL`, the input as `$IN` and the output's folder as `$OUT`.
+#[cfg(unix)]
+fn shell(desk: &Desk, program: &[&str], script: &str) -> Output {
+    Command::new(program[0])
+        .args(&program[1..])
+        .args(["-c", script])
+        .env("TOOL", env!("CARGO_BIN_EXE_onnx-diffprune"))
+        .env("IN", fixture("dit_tiny.onnx"))
+        .env("OUT", desk.output.path())
+        .output()
+        .unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_limit_of_file_sizes_ends_with_a_message_and_leaves_nothing() {
+    let desk = Desk::new();
+    // The pruned network takes about 800 kB; the limit is in KiB.
+    let script = r#"ulimit -f 100; "$TOOL" "$IN" "$OUT/out.onnx" --ratio 0.5 --no-verify"#;
+    let Output { status, stderr, .. } = shell(&desk, &["bash"], script);
+    let text = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(2), "{text}");
+    assert!(text.contains("out.onnx: can't be written: ") && text.contains("hint: raise the limit"), "{text}");
+    assert!(desk.written().is_empty(), "left behind: {:?}", desk.written());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_ends_with_a_message_and_leaves_nothing() {
+    let desk = Desk::new();
+    // A file system of this process alone, so that nothing has to be unmounted.
+    let alone = ["unshare", "--mount", "--map-root-user", "sh"];
+    let mount = r#"mount -t tmpfs -o size=256k none "$OUT" 2>&1 || exit 99; "#;
+    let possible = Command::new("unshare").arg("--version").output().is_ok();
+    if !possible || shell(&desk, &alone, mount).status.code() != Some(0) {
+        eprintln!("skipped: no small file system can be mounted here");
+        return;
+    }
+    let prune = r#""$TOOL" "$IN" "$OUT/out.onnx" --ratio 0.5 --no-verify; code=$?; ls -A "$OUT"; exit $code"#;
+    let Output { status, stderr, stdout } = shell(&desk, &alone, &format!("{mount}{prune}"));
+    let text = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(2), "{text}");
+    assert!(text.contains("out.onnx: can't be written: ") && text.contains("hint: free some space"), "{text}");
+    assert_eq!(String::from_utf8(stdout).unwrap(), "", "left behind");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_is_read_only_ends_with_a_message() {
+    let desk = Desk::new();
+    let alone = ["unshare", "--mount", "--map-root-user", "sh"];
+    let mount = r#"mount -t tmpfs -o ro none "$OUT" 2>&1 || exit 99; "#;
+    let possible = Command::new("unshare").arg("--version").output().is_ok();
+    if !possible || shell(&desk, &alone, mount).status.code() != Some(0) {
+        eprintln!("skipped: no small file system can be mounted here");
+        return;
+    }
+    let prune = r#""$TOOL" "$IN" "$OUT/out.onnx" --ratio 0.5 --no-verify"#;
+    let Output { status, stderr, .. } = shell(&desk, &alone, &format!("{mount}{prune}"));
+    let text = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(2), "{text}");
+    assert!(text.contains("can't be written: ") && text.contains("hint: check that the folder"), "{text}");
+}
+
+#[test]
+fn a_plan_that_cannot_be_written_leaves_no_output() {
+    let desk = Desk::new();
+    let plan = desk.out("no/such/folder/plan.json");
+    desk.refuses(&desk.prune(&["--ratio", "0.5", "--no-verify", "--plan", &plan]), 2, "can't be written");
+}

@@ -1,0 +1,105 @@
+//! The command `sample` as users run it.
+
+use onnx_diffprune::npz;
+
+use super::tool::{Ran, run};
+use crate::support::fixtures::fixture;
+
+fn sample(arguments: &[&str]) -> Ran {
+    run(&[&["sample"], arguments].concat())
+}
+
+/// The mean brightness at the left and right border and in the middle of 16 x 16 images.
+fn border_and_middle(samples: &[f64]) -> (f64, f64) {
+    let mean = |keep: &dyn Fn(usize, usize) -> bool| {
+        let kept: Vec<f64> =
+            samples.iter().enumerate().filter(|(at, _)| keep(at / 16 % 16, at % 16)).map(|(_, value)| *value).collect();
+        kept.iter().sum::<f64>() / kept.len() as f64
+    };
+    (mean(&|_, x| x == 0 || x == 15), mean(&|y, x| (6..10).contains(&y) && (6..10).contains(&x)))
+}
+
+#[test]
+fn the_trained_network_draws_clothes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (png, npy) = (folder.path().join("grid.png"), folder.path().join("x.npy"));
+    let (model, config) = (fixture("ddpm_fashion16.onnx"), fixture("ddpm_fashion16/scheduler_config.json"));
+    let output = sample(&[
+        model.to_str().unwrap(),
+        "-o",
+        png.to_str().unwrap(),
+        "--save-npy",
+        npy.to_str().unwrap(),
+        "--scheduler-config",
+        config.to_str().unwrap(),
+        "--steps",
+        "20",
+        "--count",
+        "8",
+        "--format",
+        "json",
+    ]);
+    assert_eq!(output.code, 0, "{}", output.err);
+    let json = output.json();
+    assert_eq!(json["roles"]["time"], "timestep");
+    assert_eq!(json["shape"], serde_json::json!([8, 1, 16, 16]));
+    // Fashion-MNIST at 16 x 16, scaled to -1 to 1: dark borders, bright middle.
+    let samples = npz::read(&npy).unwrap().remove(0).1.to_f64();
+    assert!(samples.iter().all(|value| (-1.0..=1.0).contains(value)));
+    let (border, middle) = border_and_middle(&samples);
+    assert!(border < -0.7 && middle > -0.4, "border {border}, middle {middle}");
+    let grid = image::open(&png).unwrap().into_luma8();
+    assert_eq!(grid.dimensions(), (3 * 66 + 2, 3 * 66 + 2));
+    let shown = f64::from(grid.get_pixel(2 + 33, 2 + 33).0[0]) / 127.5 - 1.0;
+    assert!((shown - samples[8 * 16 + 8]).abs() < 0.01);
+}
+
+#[test]
+fn wrong_requests_say_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let png = folder.path().join("grid.png");
+    let model = fixture("ddpm_fashion16.onnx");
+    let refused = |more: &[&str], code: i32, words: &[&str]| {
+        let base = [model.to_str().unwrap(), "-o", png.to_str().unwrap(), "--count", "1", "--steps", "2"];
+        let output = sample(&[&base, more].concat());
+        assert_eq!(output.code, code, "{}", output.err);
+        assert!(words.iter().all(|word| output.err.contains(word)), "{}", output.err);
+        assert!(!png.exists());
+    };
+    refused(&["--timestep-input", "clock"], 2, &["no input \"clock\"", "timestep int64"]);
+    refused(&["--schedule", "karras"], 2, &["sigma", "integer input"]);
+    refused(&["--shift", "3"], 2, &["--shift has no effect"]);
+    refused(&["--schedule", "flow", "--scheduler-config", "x.json"], 2, &["cannot be used with"]);
+    refused(&["--scheduler-config", "missing.json"], 2, &["missing.json", "can't be read"]);
+    refused(&["--sample-range", "1,0"], 2, &["--sample-range", "LOW below HIGH"]);
+    refused(&["--eta", "2"], 2, &["--eta"]);
+    refused(&["--batch", "0"], 2, &["--batch"]);
+    let fixed = fixture("dit_tiny.onnx");
+    let output = sample(&[fixed.to_str().unwrap(), "-o", png.to_str().unwrap(), "--batch", "3"]);
+    assert!(output.err.contains("batches of 2"), "{}", output.err);
+}
+
+#[test]
+fn what_was_taken_for_what_is_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let npy = folder.path().join("x.npy");
+    let model = fixture("dit_tiny.onnx");
+    let output = sample(&[
+        model.to_str().unwrap(),
+        "--save-npy",
+        npy.to_str().unwrap(),
+        "--count",
+        "3",
+        "--steps",
+        "2",
+        "--skip",
+        "quadratic",
+        "--schedule",
+        "squaredcos_cap_v2",
+    ]);
+    let lines = output.err;
+    assert_eq!(output.code, 0, "{lines}");
+    assert!(lines.contains("class_labels") && lines.contains("drawn at random"), "{lines}");
+    assert!(lines.contains("the rest is a variance") && lines.contains("clips nothing"), "{lines}");
+    assert_eq!(npz::read(&npy).unwrap()[0].1.dims, [3, 4, 16, 16]);
+}

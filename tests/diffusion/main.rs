@@ -1,0 +1,8 @@
+//! Diffusion: processes, networks that denoise, and samples.
+#![allow(clippy::unwrap_used)]
+
+mod samples;
+mod schedulers;
+
+#[path = "../support/mod.rs"]
+mod support;

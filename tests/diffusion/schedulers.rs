@@ -1,0 +1,274 @@
+//! Diffusion against independent references: diffusers' schedulers, and the losses of the trained network in PyTorch.
+
+use ndarray::{ArrayD, Axis};
+use onnx_diffprune::array::{Array, ArrayData};
+use onnx_diffprune::diffusion::{
+    Conditioning, ConfiguredProcess, Denoiser, Level, RoleNames, Roles, SampleOptions, Sampler, Samples, Skip,
+    StepInput, VarianceType, generate, noise, read_scheduler_config, sampling_step,
+};
+use onnx_diffprune::graph::Graph;
+use onnx_diffprune::infer::{Facts, infer};
+use onnx_diffprune::load::{Model, load};
+use onnx_diffprune::macs::Sizes;
+use onnx_diffprune::npz;
+use onnx_diffprune::runtime::SessionOptions;
+
+use crate::support::fixtures::{fixture, runtime};
+
+fn floats(array: &Array) -> ArrayD<f32> {
+    let values = array.to_f64().into_iter().map(|value| value as f32).collect();
+    ArrayD::from_shape_vec(array.dims.clone(), values).unwrap()
+}
+
+/// The arrays of a file by name.
+struct Arrays(Vec<(String, Array)>);
+
+impl Arrays {
+    fn read(name: &str) -> Self {
+        Self(npz::read(&fixture(name)).unwrap())
+    }
+
+    fn get(&self, name: &str) -> Option<&Array> {
+        self.0.iter().find(|(found, _)| found == name).map(|(_, array)| array)
+    }
+
+    fn floats(&self, name: &str) -> ArrayD<f32> {
+        floats(self.get(name).unwrap_or_else(|| panic!("{name}")))
+    }
+}
+
+/// Fails unless the arrays agree to 1e-5 of their greatest magnitude.
+fn agree(what: &str, found: &ArrayD<f32>, expected: &ArrayD<f32>) {
+    assert_eq!(found.shape(), expected.shape(), "{what}");
+    let magnitude = expected.iter().fold(1.0f32, |most, value| most.max(value.abs()));
+    let error = found.iter().zip(expected).fold(0.0f32, |most, (a, b)| most.max((a - b).abs())) / magnitude;
+    assert!(error <= 1e-5, "{what}: error {error:e} of {magnitude}");
+}
+
+/// Every configuration of the fixture with its name, number of steps and eta.
+fn cases() -> Vec<(String, ConfiguredProcess, usize, f64)> {
+    let text = std::fs::read_to_string(fixture("diffusion/schedulers.json")).unwrap();
+    let file: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let case = |case: &serde_json::Value| {
+        let path = folder.path().join("scheduler_config.json");
+        std::fs::write(&path, case["config"].to_string()).unwrap();
+        let name = case["name"].as_str().unwrap().to_owned();
+        let steps = usize::try_from(case["steps"].as_u64().unwrap()).unwrap();
+        (name, read_scheduler_config(&path).unwrap(), steps, case["eta"].as_f64().unwrap())
+    };
+    let cases: Vec<_> = file["cases"].as_array().unwrap().iter().map(case).collect();
+    assert!(cases.len() >= 14);
+    cases
+}
+
+#[test]
+fn noisy_samples_and_times_are_those_of_diffusers() {
+    let arrays = Arrays::read("diffusion/schedulers.npz");
+    let mut compared = 0;
+    for (name, ConfiguredProcess { process, .. }, ..) in cases() {
+        let Some(steps) = arrays.get(&format!("{name}.training_steps")) else { continue };
+        let (x0, noise) = (arrays.floats(&format!("{name}.x0")), arrays.floats(&format!("{name}.noise")));
+        let noisy = arrays.floats(&format!("{name}.noisy"));
+        let times = arrays.get(&format!("{name}.training_times")).unwrap().to_f64();
+        for (at, step) in steps.to_f64().into_iter().enumerate() {
+            let level = process.schedule.level(step as usize).unwrap();
+            let mut out = ArrayD::zeros(x0.shape());
+            process.add_noise(&x0, &noise, &level, &mut out);
+            agree(&format!("{name} at {step}"), &out, &noisy.index_axis(Axis(0), at).to_owned());
+            let time = process.time_value(&level);
+            assert!((time - times[at]).abs() <= 1e-5 * times[at].abs().max(1.0), "{name}: {time} {}", times[at]);
+            compared += 1;
+        }
+    }
+    assert!(compared > 60, "{compared}");
+}
+
+#[test]
+fn steps_are_those_of_diffusers() {
+    let arrays = Arrays::read("diffusion/schedulers.npz");
+    for (name, ConfiguredProcess { process, variance, .. }, steps, eta) in cases() {
+        let part = |key: &str, at: usize| arrays.floats(&format!("{name}.{key}")).index_axis(Axis(0), at).to_owned();
+        let sampler = if name.starts_with("ddpm") { Sampler::Ddpm } else { Sampler::Ddim };
+        let options = SampleOptions { steps, sampler, eta, variance, ..SampleOptions::default() };
+        let mut levels = process.schedule.sampling_levels(steps, Skip::Uniform).unwrap();
+        if sampler == Sampler::Ddpm {
+            *levels.last_mut().unwrap() = Level::CLEAN;
+        }
+        assert_eq!(levels.len(), steps + 1, "{name}");
+        for (at, pair) in levels.windows(2).enumerate() {
+            let what = |key: &str| format!("{name}: {key} of step {at}");
+            let mut x = part("x", at);
+            let scale = process.input_scale(&pair[0]) as f32;
+            agree(&what("input"), &x.mapv(|value| value * scale), &part("scaled", at));
+            let time = part("time", at).sum();
+            let own = process.time_value(&pair[0]) as f32;
+            assert!((own - time).abs() <= 1e-5 * time.abs().max(1.0), "{}: {own} {time}", what("time"));
+            let output = part("output", at);
+            let channels = x.shape()[1];
+            let (first, rest) = output.view().split_at(Axis(1), channels);
+            let (first, rest) = (first.to_owned(), rest.to_owned());
+            let learned = variance == VarianceType::LearnedRange;
+            let input =
+                StepInput { x: &mut x, output: &first, fresh: &part("fresh", at), variance: learned.then_some(&rest) };
+            sampling_step(&process, &options, (&pair[0], &pair[1]), input);
+            agree(&what("result"), &x, &part("next", at));
+        }
+    }
+}
+
+/// A target is right if the perfect output leads back to the clean sample in one step.
+#[test]
+fn the_perfect_output_gives_the_clean_sample() {
+    let arrays = Arrays::read("diffusion/schedulers.npz");
+    for (name, ConfiguredProcess { mut process, .. }, ..) in cases() {
+        process.clip = None;
+        let (x0, noise) = (arrays.floats(&format!("{name}.x0")), arrays.floats(&format!("{name}.noise")));
+        for t in [1, process.schedule.step_count() / 2] {
+            let level = process.schedule.level(t).unwrap();
+            let (mut x, mut target) = (ArrayD::zeros(x0.shape()), ArrayD::zeros(x0.shape()));
+            process.add_noise(&x0, &noise, &level, &mut x);
+            process.target(&x0, &noise, &level, &mut target);
+            let input = StepInput { x: &mut x, output: &target, fresh: &noise, variance: None };
+            sampling_step(&process, &SampleOptions::default(), (&level, &Level::CLEAN), input);
+            let error = x.iter().zip(&x0).fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
+            // Rounding of the noisy sample comes back divided by the signal.
+            assert!(error <= 1e-6 * (4.0 + (level.sigma() as f32).powi(2) * 4.0), "{name} at {t}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn quadratic_skip_is_that_of_ddim() {
+    let process = read_scheduler_config(&fixture("ddpm_fashion16/scheduler_config.json")).unwrap().process;
+    let levels = process.schedule.sampling_levels(10, Skip::Quadratic).unwrap();
+    // numpy: [int(s) for s in numpy.linspace(0, (1000 * 0.8) ** 0.5, 10) ** 2], from the last to the first.
+    let steps: Vec<f64> = levels[..10].iter().map(|level| level.t).collect();
+    assert_eq!(steps, [800.0, 632.0, 483.0, 355.0, 246.0, 158.0, 88.0, 39.0, 9.0, 0.0]);
+    assert!(process.schedule.sampling_levels(1001, Skip::Quadratic).is_err());
+}
+
+struct Network {
+    model: Model,
+    graph: Graph,
+    facts: Facts,
+}
+
+impl Network {
+    fn new(name: &str) -> Self {
+        let model = load(&fixture(name)).unwrap();
+        let graph = Graph::new(&model).unwrap();
+        let facts = infer(&model, &graph).unwrap();
+        Self { model, graph, facts }
+    }
+
+    fn roles(&self) -> Roles {
+        Roles::recognise(&self.model, &self.graph, &self.facts, &RoleNames::default()).unwrap()
+    }
+
+    fn denoiser(&self, batch: usize) -> (Denoiser, Conditioning) {
+        let session = runtime().session_from_file(self.model.path(), &SessionOptions::default()).unwrap();
+        let (roles, sizes) = (self.roles(), Sizes::new());
+        let parts = (&self.model, &self.graph, &self.facts);
+        let conditioning = Conditioning::new(parts, &roles, None, (&sizes, batch), 0).unwrap();
+        (Denoiser::new(session, &roles, &self.facts, &sizes, batch).unwrap(), conditioning)
+    }
+}
+
+/// `reference.npz` holds the losses that PyTorch computed with the original weights on this `x0` and `noise`.
+#[test]
+fn losses_are_those_of_pytorch() {
+    let network = Network::new("ddpm_fashion16.onnx");
+    let process = read_scheduler_config(&fixture("ddpm_fashion16/scheduler_config.json")).unwrap().process;
+    let arrays = Arrays::read("ddpm_fashion16/reference.npz");
+    let (x0, noise) = (arrays.floats("x0"), arrays.floats("noise"));
+    let alphas = arrays.get("alphas_cumprod").unwrap().to_f64();
+    assert!(alphas.iter().zip(process.schedule.alphas_cumprod()).all(|(a, b)| (a - b).abs() < 1e-6));
+    let losses = arrays.get("losses").unwrap().to_f64();
+    let (mut denoiser, _) = network.denoiser(x0.shape()[0]);
+    let zeros = || ArrayD::<f32>::zeros(x0.shape());
+    let (mut x, mut target, mut output) = (zeros(), zeros(), zeros());
+    for t in [0, 10, 100, 296, 500, 900, 999] {
+        let level = process.schedule.level(t).unwrap();
+        process.add_noise(&x0, &noise, &level, &mut x);
+        process.target(&x0, &noise, &level, &mut target);
+        denoiser.predict(&process, &x, &level, &mut output, None).unwrap();
+        let squares = output.iter().zip(&target).map(|(a, b)| f64::from(a - b).powi(2));
+        let loss = squares.sum::<f64>() / output.len() as f64;
+        // Near t = 0 the reference's 1 - ᾱ_t, which was computed in f32, has only four digits.
+        let allowed = if t < 10 { 1e-4 } else { 1e-5 };
+        assert!((loss - losses[t]).abs() <= allowed * losses[t], "t = {t}: {loss} instead of {}", losses[t]);
+    }
+}
+
+#[test]
+fn samples_depend_on_the_seed_and_not_on_the_batch() {
+    let network = Network::new("ddpm_fashion16.onnx");
+    let process = read_scheduler_config(&fixture("ddpm_fashion16/scheduler_config.json")).unwrap().process;
+    let draw = |batch: usize, seed: u64, sampler: Sampler| {
+        let (mut denoiser, conditioning) = network.denoiser(batch);
+        let options = SampleOptions { steps: 4, count: 3, seed, sampler, ..SampleOptions::default() };
+        let mut calls = Vec::new();
+        let samples =
+            generate(&mut denoiser, &process, &conditioning, &options, &mut |at, of| calls.push((at, of))).unwrap();
+        assert_eq!(calls.last(), Some(&(4 * 3usize.div_ceil(batch), 4 * 3usize.div_ceil(batch))));
+        samples
+    };
+    let far = |a: &ArrayD<f32>, b: &ArrayD<f32>| a.iter().zip(b).fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
+    for sampler in [Sampler::Ddim, Sampler::Ddpm] {
+        let samples = draw(3, 7, sampler);
+        assert_eq!(samples.shape(), [3, 1, 16, 16]);
+        assert!(far(&samples, &draw(2, 7, sampler)) < 1e-3, "another batch draws others");
+        assert!(far(&samples, &draw(3, 8, sampler)) > 0.1, "another seed draws the same");
+    }
+    // Samples for when there is no data are drawn likewise, and say so.
+    let (mut denoiser, conditioning) = network.denoiser(3);
+    let options = SampleOptions { steps: 4, count: 3, seed: 7, ..SampleOptions::default() };
+    let drawn = Samples::from_network(&mut denoiser, &process, &conditioning, &options, &mut |_, _| ()).unwrap();
+    assert_eq!(drawn.values, draw(3, 7, Sampler::Ddim));
+    assert!(drawn.source.contains("from the network itself by DDIM"), "{}", drawn.source);
+    let many = SampleOptions { count: usize::MAX / 2, ..options };
+    assert!(generate(&mut denoiser, &process, &conditioning, &many, &mut |_, _| ()).is_err());
+    assert_eq!(noise(&[9, 2, 2], 2, 1), noise(&[4, 2, 2], 5, 1).slice_axis(Axis(0), (0..2).into()));
+}
+
+#[test]
+fn learned_variance_and_conditioning_are_recognised() {
+    let network = Network::new("dit_tiny.onnx");
+    let roles = network.roles();
+    assert_eq!(roles.variance_axis, Some(1));
+    assert_eq!(roles.conditioning[0].name, "class_labels");
+    let (mut denoiser, conditioning) = network.denoiser(2);
+    denoiser.set_conditioning(&conditioning, &[0, 1]).unwrap();
+    let process = read_scheduler_config(&fixture("ddpm_fashion16/scheduler_config.json")).unwrap().process;
+    let x = noise(denoiser.dims(), 2, 0);
+    let (mut output, mut variance) = (ArrayD::zeros(x.shape()), ArrayD::zeros(x.shape()));
+    let level = process.schedule.level(500).unwrap();
+    denoiser.predict(&process, &x, &level, &mut output, Some(&mut variance)).unwrap();
+    // The halves of the network's own output.
+    let inputs = denoiser.inputs(&process, &x, &level).unwrap().to_vec();
+    let mut session = runtime().session_from_file(network.model.path(), &SessionOptions::default()).unwrap();
+    let whole = floats(&session.run(&inputs).unwrap()[0].1);
+    let (first, second) = whole.view().split_at(Axis(1), 4);
+    assert_eq!((first, second), (output.view(), variance.view()));
+    // The graph fixes a batch of two.
+    let session = runtime().session_from_file(network.model.path(), &SessionOptions::default()).unwrap();
+    let error = Denoiser::new(session, &roles, &network.facts, &Sizes::new(), 3).unwrap_err();
+    assert!(error.to_string().contains("batches of 2"), "{error}");
+}
+
+#[test]
+fn given_conditioning_must_fit() {
+    let network = Network::new("sd15_tiny_fp16.onnx");
+    let roles = network.roles();
+    let parts = (&network.model, &network.graph, &network.facts);
+    let given = |dims: Vec<usize>| {
+        let count = dims.iter().product();
+        let array = Array::new(dims, ArrayData::F32(vec![0.5; count])).unwrap();
+        let given = [("encoder_hidden_states".to_owned(), array)];
+        Conditioning::new(parts, &roles, Some(&given), (&Sizes::from([("seq".to_owned(), 5)]), 2), 0)
+    };
+    assert!(given(vec![3, 5, 48]).unwrap().is_given("encoder_hidden_states"));
+    let error = given(vec![3, 6, 48]).unwrap_err().to_string();
+    assert!(error.contains("[samples, 5, 48]") && error.contains("[3, 6, 48]"), "{error}");
+}

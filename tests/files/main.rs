@@ -1,0 +1,11 @@
+//! Files that are read and written: models, their external data, what is broken, and the documents.
+#![allow(clippy::unwrap_used)]
+
+mod documents;
+mod external_data;
+mod malformed;
+mod models;
+mod unknown_fields;
+
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,11 @@
+//! Gradients and what is made of them, against PyTorch, standard operators and single precision.
+#![allow(clippy::unwrap_used)]
+
+mod diff_pruning;
+mod kernels;
+mod precision;
+mod pytorch;
+mod training;
+
+#[path = "../support/mod.rs"]
+mod support;

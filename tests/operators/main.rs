@@ -1,0 +1,93 @@
+//! Every operator between two layers: channels go through it or stay as its rule says, in every form that the opsets
+//! give it, what is left of the network verifies, and the gradients by its weights are those of the loss.
+#![allow(clippy::unwrap_used)]
+
+mod around;
+mod attention;
+mod decided;
+mod elementwise;
+mod fused;
+mod gradients;
+mod indexing;
+mod layers;
+mod reducing;
+mod sampling;
+mod shaping;
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use onnx_diffprune::load::load;
+use onnx_diffprune::pipeline::{PruneOptions, Target, analyse, cut};
+use onnx_diffprune::verify::{VerifyOptions, verify};
+use onnx_diffprune::write::write;
+
+use around::Around;
+use support::builder::Builder;
+use support::files::save;
+use support::fixtures::runtime;
+
+/// What becomes of the first layer's output channels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fate {
+    /// Some go.
+    Go,
+    /// All stay.
+    Stay,
+}
+
+/// Puts operators between two layers, checks the gradients, prunes, and verifies, for each of the opsets.
+fn check(
+    name: &str,
+    around: Around,
+    opsets: &[i64],
+    fate: Fate,
+    build: impl Fn(&mut Builder, &str) -> (String, Option<i64>),
+) {
+    for opset in opsets {
+        let what = format!("{name}, opset {opset}");
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("pruned.onnx");
+        let path = save(folder.path(), &around.network(*opset, &build));
+        let model = load(&path).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let analysis = analyse(&model).unwrap_or_else(|error| panic!("{what}: {error}"));
+        if gradients::survey(name, &what, &analysis) {
+            continue;
+        }
+        gradients::compare(name, &what, &analysis);
+        let cut = match cut(&analysis, &PruneOptions::new(Target::Ratio(0.4))) {
+            Ok(cut) => cut,
+            Err(error) => {
+                let is_whole = fate == Fate::Stay && error.to_string().contains("nothing can be pruned");
+                assert!(is_whole, "{what}: {error}");
+                continue;
+            }
+        };
+        let first = cut.plan.tensors.iter().find(|tensor| tensor.tensor == "first");
+        let axis = if around == Around::MatMul { 1 } else { 0 };
+        let goes = first.is_some_and(|tensor| tensor.keep.contains_key(&axis));
+        assert_eq!(goes, fate == Fate::Go, "{what}: the channels of the first layer; {:?}", cut.warnings);
+        write(&model, &cut.rewritten.edits, &out).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let kept = cut.plan.kept_axes(&analysis.graph, &out).unwrap();
+        let report = verify(&analysis, &kept, &load(&out).unwrap(), runtime(), &VerifyOptions::default());
+        let report = report.unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(report.passed, "{what}: {report:?}");
+    }
+}
+
+/// Every operator has a gradient that a network here exercises, or stands on the list of those that need none.
+#[test]
+fn every_gradient_is_checked() {
+    let tests = [
+        attention::ALL,
+        decided::ALL,
+        elementwise::ALL,
+        fused::ALL,
+        indexing::ALL,
+        layers::ALL,
+        reducing::ALL,
+        sampling::ALL,
+        shaping::ALL,
+    ];
+    gradients::check_coverage(&tests.concat());
+}

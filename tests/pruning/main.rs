@@ -1,0 +1,11 @@
+//! Cuts and what their verification is worth.
+#![allow(clippy::unwrap_used)]
+
+mod computed_weights;
+mod inconclusive;
+mod mutations;
+mod random_graphs;
+mod whole_cuts;
+
+#[path = "../support/mod.rs"]
+mod support;

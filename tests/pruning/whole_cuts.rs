@@ -1,0 +1,143 @@
+//! Whole cuts of real exports: they verify against the masked reference in ONNX Runtime, are as thin as asked, leave
+//! the network's own inputs and outputs alone, and can be repeated from their plan.
+
+use onnx_diffprune::load::load;
+use onnx_diffprune::pipeline::{AttentionOption, CriterionOption, NormGroups, PruneOptions, Target, analyse, apply};
+use onnx_diffprune::plan::Plan;
+use onnx_diffprune::select::Scope;
+use onnx_diffprune::write::write;
+
+use crate::support::cuts::{halved, prune};
+use crate::support::files::decoded;
+use crate::support::fixtures::{FIXTURES, analysed, fixture};
+
+#[test]
+fn every_ratio_verifies_and_half_the_channels_leave_at_most_two_fifths_of_the_parameters() {
+    for name in FIXTURES {
+        for ratio in [0.25, 0.5, 0.75] {
+            let own;
+            let pruned = match ratio {
+                0.5 => halved(name),
+                _ => {
+                    own = prune(analysed(name), &PruneOptions::new(Target::Ratio(ratio)));
+                    &own
+                }
+            };
+            let report = pruned.verify(&pruned.path);
+            assert!(report.passed, "{name} at {ratio}: {report:?}");
+            assert!(!report.runs.is_empty() && report.runs.iter().all(|run| !run.outputs.is_empty()), "{name}");
+            let share = pruned.share();
+            if ratio == 0.5 {
+                assert!(share <= 0.4, "{name} keeps {share}");
+            }
+            assert!(share < 1.0, "{name} at {ratio} keeps {share}");
+        }
+    }
+}
+
+#[test]
+fn all_options_give_cuts_that_verify() {
+    type Change = fn(&mut PruneOptions);
+    let changes: [(&str, Change); 9] = [
+        ("random", |options| options.criterion = CriterionOption::Random),
+        ("global", |options| options.scope = Scope::Global),
+        ("dropped norm groups", |options| options.norm_groups = NormGroups::Drop),
+        ("head dimensions", |options| options.attention = AttentionOption::Dims),
+        ("heads and dimensions", |options| options.attention = AttentionOption::Both),
+        ("no attention", |options| options.attention = AttentionOption::None),
+        ("round to 8", |options| options.round_to = 8),
+        ("target MACs", |options| options.target = Target::Macs(0.5)),
+        ("target parameters", |options| options.target = Target::Params(0.5)),
+    ];
+    for name in FIXTURES {
+        for (what, change) in changes {
+            let mut options = PruneOptions::new(Target::Ratio(0.4));
+            change(&mut options);
+            let pruned = prune(analysed(name), &options);
+            let report = pruned.verify(&pruned.path);
+            assert!(report.passed, "{name}, {what}: {report:?}");
+            match options.target {
+                Target::Macs(share) => assert!(pruned.cut.after.macs <= share * pruned.cut.before.macs, "{name}"),
+                Target::Params(share) => {
+                    assert!(
+                        pruned.cut.after.parameters as f64 <= share * pruned.cut.before.parameters as f64,
+                        "{name}"
+                    );
+                }
+                Target::Ratio(_) => {}
+            }
+            if options.round_to > 1 {
+                for group in pruned.cut.plan.groups.iter().filter(|group| group.kept.len() < group.channels) {
+                    assert_eq!(group.kept.len() % options.round_to, 0, "{name}: {}", group.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn kept_groups_stay_whole_and_own_ratios_count() {
+    let mut options = PruneOptions::new(Target::Ratio(0.5));
+    options.keep = vec![regex::Regex::new("mid_block").unwrap()];
+    options.ratio_for = vec![(regex::Regex::new("time_embedding").unwrap(), 0.25)];
+    let pruned = prune(analysed("ddpm_fashion16.onnx"), &options);
+    assert!(pruned.verify(&pruned.path).passed);
+    let of = |name: &str| {
+        let groups = pruned.cut.plan.groups.iter();
+        groups.filter(|group| group.members.iter().any(|member| member.tensor.contains(name))).collect::<Vec<_>>()
+    };
+    let kept = of("mid_block");
+    assert!(!kept.is_empty() && kept.iter().all(|group| group.kept.len() == group.channels));
+    let own = of("time_embedding.linear_1");
+    assert!(!own.is_empty() && own.iter().any(|group| group.kept.len() * 4 == group.channels * 3), "{own:?}");
+}
+
+#[test]
+fn a_plan_repeats_the_cut_and_another_file_is_refused() {
+    for name in FIXTURES {
+        let pruned = halved(name);
+        let folder = tempfile::tempdir().unwrap();
+        let plan_path = folder.path().join("cut.plan.json");
+        pruned.cut.plan.write(&plan_path).unwrap();
+        let plan = Plan::read(&plan_path).unwrap();
+        assert_eq!(plan.tensors, pruned.cut.plan.tensors);
+        let again = apply(pruned.analysis, &plan, &plan_path).unwrap();
+        let path = folder.path().join("again.onnx");
+        write(pruned.analysis.model, &again.edits, &path).unwrap();
+        assert!(std::fs::read(&path).unwrap() == std::fs::read(&pruned.path).unwrap(), "{name} differs");
+
+        let other = load(&pruned.path).unwrap();
+        let error = apply(&analyse(&other).unwrap(), &plan, &plan_path).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("another file"), "{error}");
+    }
+}
+
+#[test]
+fn an_independent_decoder_finds_the_sizes_of_the_plan_and_the_same_interface() {
+    for name in FIXTURES {
+        let pruned = halved(name);
+        let (before, after) = (decoded(&fixture(name)), decoded(&pruned.path));
+        assert_eq!(before.graph.input, after.graph.input, "{name}");
+        assert_eq!(before.graph.output, after.graph.output, "{name}");
+        assert_eq!(before.opset_import, after.opset_import, "{name}");
+        let mut compared = 0;
+        for plan in &pruned.cut.plan.tensors {
+            let Some(tensor) = after.graph.initializer.iter().find(|tensor| tensor.name == plan.tensor) else {
+                continue;
+            };
+            let is_only_form = pruned.cut.plan.tensors.iter().filter(|other| other.tensor == plan.tensor).count() == 1;
+            let is_sliced = tensor.dims != plan.dims;
+            if is_only_form && is_sliced {
+                let sizes = plan
+                    .dims
+                    .iter()
+                    .enumerate()
+                    .map(|(axis, size)| plan.keep.get(&axis).map_or(*size, |kept| kept.len() as i64));
+                assert_eq!(tensor.dims, sizes.collect::<Vec<_>>(), "{name}: {}", plan.tensor);
+                compared += 1;
+            }
+        }
+        assert!(compared > 10, "{name}: {compared}");
+    }
+}

@@ -1,0 +1,94 @@
+//! Cuts that have been written to a file, and their verification.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use onnx_diffprune::load::{from_bytes, load};
+use onnx_diffprune::onnx::ModelProto;
+use onnx_diffprune::pipeline::{Analysis, AttentionOption, Cut, NormGroups, PruneOptions, Target, cut};
+use onnx_diffprune::verify::reference::KeptAxes;
+use onnx_diffprune::verify::{VerifyOptions, VerifyReport, verify};
+use onnx_diffprune::write::write;
+use prost::Message;
+
+use super::fixtures::{FIXTURES, analysed, analysed_for_good, place, runtime};
+
+/// A cut that has been written.
+pub(crate) struct Pruned {
+    /// The original.
+    pub(crate) analysis: &'static Analysis<'static>,
+    /// The cut.
+    pub(crate) cut: Cut,
+    /// Where it was written.
+    pub(crate) path: PathBuf,
+    /// Where that lies in a folder of its own.
+    folder: Option<tempfile::TempDir>,
+}
+
+/// Prunes and writes a model.
+pub(crate) fn prune(analysis: &'static Analysis<'static>, options: &PruneOptions) -> Pruned {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pruned.onnx");
+    Pruned { folder: Some(folder), ..pruned_to(analysis, options, path) }
+}
+
+/// Prunes and writes a network that was just built.
+pub(crate) fn prune_model(model: &ModelProto, options: &PruneOptions) -> Pruned {
+    prune(analysed_for_good(from_bytes(Path::new("net.onnx"), model.encode_to_vec().into()).unwrap()), options)
+}
+
+fn pruned_to(analysis: &'static Analysis<'static>, options: &PruneOptions, path: PathBuf) -> Pruned {
+    let cut = cut(analysis, options).unwrap();
+    write(analysis.model, &cut.rewritten.edits, &path).unwrap();
+    Pruned { analysis, cut, path, folder: None }
+}
+
+/// A committed model at half of its channels, pruned once in a process.
+pub(crate) fn halved(name: &str) -> &'static Pruned {
+    static HALVED: [OnceLock<Pruned>; FIXTURES.len()] = [const { OnceLock::new() }; FIXTURES.len()];
+    HALVED[place(name)].get_or_init(|| shared(name, "halved", &PruneOptions::new(Target::Ratio(0.5))))
+}
+
+/// The same with norm groups dropped and dimensions of heads pruned.
+pub(crate) fn halved_across_groups(name: &str) -> &'static Pruned {
+    static HALVED: [OnceLock<Pruned>; FIXTURES.len()] = [const { OnceLock::new() }; FIXTURES.len()];
+    HALVED[place(name)].get_or_init(|| {
+        let mut options = PruneOptions::new(Target::Ratio(0.5));
+        options.norm_groups = NormGroups::Drop;
+        options.attention = AttentionOption::Dims;
+        shared(name, "halved_across_groups", &options)
+    })
+}
+
+/// A cut whose file stays: nothing tells when the last test has used it. The next process writes the same bytes.
+fn shared(name: &str, kind: &str, options: &PruneOptions) -> Pruned {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{kind}_{name}"));
+    pruned_to(analysed(name), options, path)
+}
+
+impl Pruned {
+    /// Verifies `file` as a cut of the original by the plan, after `change` has had its way with what the plan keeps.
+    pub(crate) fn verify_with(
+        &self,
+        file: &Path,
+        change: impl FnOnce(&mut HashMap<(usize, usize), KeptAxes>),
+    ) -> VerifyReport {
+        let mut kept = self.cut.plan.kept_axes(&self.analysis.graph, file).unwrap();
+        change(&mut kept);
+        // Small images keep the many verifications of the tests short; the batch still varies.
+        let sizes = [("h", 8), ("w", 8), ("seq", 3)].map(|(name, size)| (name.to_owned(), size)).into();
+        let options = VerifyOptions { sizes, ..VerifyOptions::default() };
+        verify(self.analysis, &kept, &load(file).unwrap(), runtime(), &options).unwrap()
+    }
+
+    /// Verifies `file` as a cut of the original by the plan.
+    pub(crate) fn verify(&self, file: &Path) -> VerifyReport {
+        self.verify_with(file, |_| ())
+    }
+
+    /// The share of the parameters that is left.
+    pub(crate) fn share(&self) -> f64 {
+        self.cut.after.parameters as f64 / self.cut.before.parameters as f64
+    }
+}

@@ -1,0 +1,38 @@
+//! What stands ready for every test: the committed models, and ONNX Runtime.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use onnx_diffprune::load::{Model, load};
+use onnx_diffprune::pipeline::{Analysis, analyse};
+use onnx_diffprune::runtime::Runtime;
+
+/// The committed models: a trained U-Net, a transformer, and a text-conditioned U-Net in half precision.
+pub(crate) const FIXTURES: [&str; 3] = ["ddpm_fashion16.onnx", "dit_tiny.onnx", "sd15_tiny_fp16.onnx"];
+
+/// Path of a file of the folder `fixtures`.
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+/// The place of a model in the list of committed models.
+pub(crate) fn place(name: &str) -> usize {
+    FIXTURES.iter().position(|fixture| *fixture == name).unwrap_or_else(|| panic!("{name} is not committed"))
+}
+
+/// A committed model, loaded and analysed once in a process.
+pub(crate) fn analysed(name: &str) -> &'static Analysis<'static> {
+    static ANALYSED: [OnceLock<&Analysis<'_>>; FIXTURES.len()] = [const { OnceLock::new() }; FIXTURES.len()];
+    ANALYSED[place(name)].get_or_init(|| analysed_for_good(load(&fixture(name)).unwrap()))
+}
+
+/// Analyses a model, which stays until the process ends.
+pub(crate) fn analysed_for_good(model: Model) -> &'static Analysis<'static> {
+    let model = Box::leak(Box::new(model));
+    Box::leak(Box::new(analyse(model).unwrap_or_else(|error| panic!("{error}"))))
+}
+
+/// ONNX Runtime, as found by the normal search, for instance in the `.venv` that `make venv` creates.
+pub(crate) fn runtime() -> &'static Runtime {
+    Runtime::open(None).unwrap_or_else(|error| panic!("{error}\nhint: run `make venv` first"))
+}
