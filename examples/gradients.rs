@@ -23,12 +23,12 @@ use onnx_diffprune::error::Error;
 use onnx_diffprune::gradient::accumulate::{AccumulateOptions, Accumulated, Denoising, ThresholdMode, accumulate};
 use onnx_diffprune::gradient::pass::{GradientPass, PassOptions};
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, Precision, TARGET};
-use onnx_diffprune::macs::{Sizes, sizes_for};
+use onnx_diffprune::graph::sizes::{Sizes, sizes_for};
+use onnx_diffprune::inputs::draw_inputs;
 use onnx_diffprune::npz;
 use onnx_diffprune::pipeline::{Analysis, analyse};
-use onnx_diffprune::random_inputs::{InputDim, InputSpec, draw};
 use onnx_diffprune::runtime::Runtime;
-use onnx_diffprune::verify::draw_inputs;
+use onnx_diffprune::runtime::random_inputs::{InputDim, InputSpec, draw};
 
 /// Anything that can go wrong.
 type Failure = Box<dyn std::error::Error>;
@@ -52,7 +52,7 @@ struct Options {
 
 /// Random inputs and targets.
 struct RandomTask<'a> {
-    analysis: &'a Analysis<'a>,
+    analysis: &'a Analysis,
     sizes: Sizes,
     target: InputSpec,
     timesteps: Vec<f64>,

@@ -9,10 +9,10 @@
 
 use std::path::PathBuf;
 
-use onnx_diffprune::macs::{Sizes, sizes_for};
+use onnx_diffprune::graph::sizes::{Sizes, sizes_for};
+use onnx_diffprune::inputs::draw_inputs;
 use onnx_diffprune::pipeline::analyse;
 use onnx_diffprune::runtime::{Runtime, SessionOptions, interleaved_latency};
-use onnx_diffprune::verify::draw_inputs;
 
 /// The names of the symbolic dimension that is the batch, as exporters write it.
 const BATCH_NAMES: [&str; 4] = ["batch", "batch_size", "N", "B"];

@@ -4,6 +4,8 @@
 #[rustfmt::skip]
 mod generated;
 
+pub mod builder;
+
 pub(crate) mod order;
 
 pub use generated::*;

@@ -1,6 +1,6 @@
-//! The index of operators, `src/ops.rs`, and their table, `docs/operators.md`, follow from the files of `src/ops/`.
+//! The indices of operators, `src/ops/fused.rs` and `src/ops/standard.rs`, and their table, `docs/operators.md`, follow from the files of `src/ops/`.
 //!
-//! `UPDATE=1 cargo test --test ops_index` writes both; without it, the test fails where one of them is stale.
+//! `UPDATE=1 cargo test --test ops_index` writes them; without it, the test fails where one of them is stale.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeSet;
@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// A file of `src/ops/`.
 struct OpsFile {
+    /// The folder, `fused` or `standard`.
+    folder: &'static str,
     /// Name of the module.
     module: String,
     /// Its text.
@@ -20,8 +22,7 @@ impl OpsFile {
     fn rule_count(&self) -> usize {
         let start = self.text.find("static RULES").unwrap_or_else(|| panic!("{} has no RULES", self.module));
         let rest = &self.text[start..];
-        let list = &rest[rest.find("= &[").unwrap() + 4..rest.find("];").unwrap()];
-        list.split(',').filter(|entry| !entry.trim().is_empty()).count()
+        rest[..rest.find("];").unwrap()].matches("Registration::").count()
     }
 
     /// The lines of the header, without the comment marks.
@@ -35,7 +36,7 @@ impl OpsFile {
         let header = self.header();
         let lines = header.iter().skip_while(|line| !line.starts_with(label)).take_while(|line| !line.is_empty());
         let text = lines.copied().collect::<Vec<_>>().join(" ");
-        assert!(!text.is_empty(), "the header of src/ops/{}.rs says nothing of {label}", self.module);
+        assert!(!text.is_empty(), "the header of {}.rs says nothing of {label}", self.module);
         let text = text[label.len()..].trim().to_owned();
         // Links to other items mean nothing outside of rustdoc; a bar would end the cell.
         text.replace("[`", "`").replace("`]", "`").replace('|', "\\|")
@@ -65,16 +66,29 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
 
+/// The folders of operators, with what stands in them.
+const FOLDERS: [(&str, &str); 2] = [
+    (
+        "fused",
+        "Operators that do the work of several: those of ONNX Runtime's optimisers, and the attention of the standard.",
+    ),
+    ("standard", "Operators of the standard, and variants of them."),
+];
+
 fn files() -> Vec<OpsFile> {
-    let mut paths: Vec<PathBuf> =
-        std::fs::read_dir(root().join("src/ops")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    FOLDERS.iter().flat_map(|(folder, _)| files_in(folder)).collect()
+}
+
+fn files_in(folder: &'static str) -> Vec<OpsFile> {
+    let entries = std::fs::read_dir(root().join("src/ops").join(folder)).unwrap();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths
         .iter()
         .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
         .map(|path| {
             let module = path.file_stem().unwrap().to_str().unwrap().to_owned();
-            OpsFile { module, text: std::fs::read_to_string(path).unwrap() }
+            OpsFile { folder, module, text: std::fs::read_to_string(path).unwrap() }
         })
         .collect()
 }
@@ -98,27 +112,26 @@ fn check(path: &str, expected: &str) {
 
 #[test]
 fn the_index_lists_every_file() {
-    let files = files();
-    let mut text = String::from(
-        "//! The operators, one file each. This index is generated from the files of `src/ops/` by\n\
-         //! `UPDATE=1 cargo test --test ops_index`; do not edit it by hand.\n\n\
-         use crate::operator::Operator;\n\n",
-    );
-    for file in &files {
-        writeln!(text, "mod {};", file.module).unwrap();
+    for (folder, what) in FOLDERS {
+        let mut text = format!(
+            "//! {what} This index is generated from the files beside it by\n\
+             //! `UPDATE=1 cargo test --test ops_index`; do not edit it by hand.\n\n\
+             use crate::operator::Registration;\n\n"
+        );
+        let files = files_in(folder);
+        for file in &files {
+            writeln!(text, "pub(in crate::ops) mod {};", file.module).unwrap();
+        }
+        text.push_str(
+            "\n/// The registrations of every file, in the order of their names.\n#[rustfmt::skip]\n\
+             pub(super) static BY_FILE: &[&[Registration]] = &[\n",
+        );
+        for file in &files {
+            writeln!(text, "    {}::RULES,", file.module).unwrap();
+        }
+        text.push_str("];\n");
+        check(&format!("src/ops/{folder}.rs"), &text);
     }
-    text.push_str(
-        "\n/// The rules of every file, in the order of their names.\n#[rustfmt::skip]\n\
-         static BY_FILE: &[&[&dyn Operator]] = &[\n",
-    );
-    for file in &files {
-        writeln!(text, "    {}::RULES,", file.module).unwrap();
-    }
-    text.push_str(
-        "];\n\n/// All operators.\npub fn all() -> impl Iterator<Item = &'static dyn Operator> {\n    \
-         BY_FILE.iter().flat_map(|rules| rules.iter().copied())\n}\n",
-    );
-    check("src/ops.rs", &text);
 }
 
 #[test]
@@ -135,8 +148,16 @@ fn the_table_lists_every_operator() {
          | Operators | Specification | Coupling | Further rules |\n| --- | --- | --- | --- |\n",
     );
     for file in files() {
-        if !include_str!("../src/ops.rs").contains(&format!("    {}::RULES,", file.module)) {
-            println!("src/ops/{}.rs is new: run this test again, with the index that lists it", file.module);
+        let index = if file.folder == "fused" {
+            include_str!("../src/ops/fused.rs")
+        } else {
+            include_str!("../src/ops/standard.rs")
+        };
+        if !index.contains(&format!("    {}::RULES,", file.module)) {
+            println!(
+                "src/ops/{}/{}.rs is new: run this test again, with the index that lists it",
+                file.folder, file.module
+            );
             return;
         }
         let mut types = Vec::new();

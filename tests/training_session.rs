@@ -5,7 +5,7 @@ mod support;
 use onnx_diffprune::array::Array;
 use onnx_diffprune::gradient::pass::GradientPass;
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
-use onnx_diffprune::macs::Sizes;
+use onnx_diffprune::graph::sizes::Sizes;
 use onnx_diffprune::pipeline::analyse;
 use onnx_diffprune::training::{Artifacts, TrainingOptions, TrainingPass, trained_weights};
 use support::fixtures::{fixture, runtime};

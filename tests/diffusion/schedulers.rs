@@ -7,9 +7,11 @@ use onnx_diffprune::diffusion::{
     StepInput, VarianceType, generate, noise, read_scheduler_config, sampling_step,
 };
 use onnx_diffprune::graph::Graph;
-use onnx_diffprune::infer::{Facts, infer};
-use onnx_diffprune::load::{Model, load};
-use onnx_diffprune::macs::Sizes;
+use onnx_diffprune::graph::facts::Facts;
+use onnx_diffprune::graph::model::Model;
+use onnx_diffprune::graph::sizes::Sizes;
+use onnx_diffprune::infer::infer;
+use onnx_diffprune::load::load;
 use onnx_diffprune::npz;
 use onnx_diffprune::runtime::SessionOptions;
 
@@ -158,7 +160,7 @@ impl Network {
     fn new(name: &str) -> Self {
         let model = load(&fixture(name)).unwrap();
         let graph = Graph::new(&model).unwrap();
-        let facts = infer(&model, &graph).unwrap();
+        let facts = infer(&model, &graph, &onnx_diffprune::ops::parse(&graph)).unwrap();
         Self { model, graph, facts }
     }
 

@@ -22,7 +22,8 @@ use crate::support::two_convolutions::two_convolutions;
 fn prune(path: &Path, out: &Path) -> Result<(), Error> {
     let model = load::load(path)?;
     let analysis = analyse(&model)?;
-    let cut = cut(&analysis, &PruneOptions::new(Target::Ratio(0.5)))?;
+    let cut =
+        cut(&analysis, &PruneOptions::new(Target::Ratio(0.5)), onnx_diffprune::runtime::Runtime::open(None).ok())?;
     write(&model, &cut.rewritten.edits, out).map(|_| ())
 }
 
@@ -191,7 +192,8 @@ fn sizes_that_no_memory_holds_do_not_overflow_the_count() {
     model.graph.as_mut().unwrap().output[0].r#type = None;
     let model = load::from_bytes("huge.onnx".as_ref(), model.encode_to_vec().into()).unwrap();
     let analysis = analyse(&model).unwrap();
-    let cut = cut(&analysis, &PruneOptions::new(Target::Ratio(0.5))).unwrap();
+    let cut = cut(&analysis, &PruneOptions::new(Target::Ratio(0.5)), onnx_diffprune::runtime::Runtime::open(None).ok())
+        .unwrap();
     assert_eq!(cut.before.activation_bytes, u64::MAX);
 }
 

@@ -9,7 +9,7 @@ use onnx_diffprune::error::Error;
 use onnx_diffprune::gradient::accumulate::{AccumulateOptions, Accumulated, Denoising, ThresholdMode, accumulate};
 use onnx_diffprune::gradient::pass::GradientPass;
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
-use onnx_diffprune::macs::Sizes;
+use onnx_diffprune::graph::sizes::Sizes;
 
 use crate::support::fixtures::{analysed, fixture, runtime};
 
@@ -73,7 +73,7 @@ fn reference() -> Reference {
 /// Sums over the given timesteps; prints and returns what came out.
 fn run(task: &Fixed, options: &AccumulateOptions) -> (Accumulated, BTreeMap<String, Vec<f32>>) {
     let analysis = analysed("ddpm_fashion16.onnx");
-    let model = analysis.model;
+    let model = &analysis.model;
     let wanted: Vec<usize> = (0..analysis.graph.values.len())
         .filter(|value| analysis.graph.values[*value].initializer.is_some())
         .filter(|value| analysis.facts.values[*value].as_ref().is_some_and(|fact| fact.is_float()))

@@ -9,12 +9,13 @@ use onnx_diffprune::error::Error;
 use onnx_diffprune::gradient::accumulate::{AccumulateOptions, Accumulated, Denoising, ThresholdMode, accumulate};
 use onnx_diffprune::gradient::pass::{GradientPass, PassOptions};
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, Precision, TARGET};
-use onnx_diffprune::load::{Model, load};
-use onnx_diffprune::macs::sizes_for;
+use onnx_diffprune::graph::model::Model;
+use onnx_diffprune::graph::sizes::sizes_for;
+use onnx_diffprune::inputs::draw_inputs;
+use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::{DataType, TensorProto};
 use onnx_diffprune::operator;
 use onnx_diffprune::pipeline::analyse;
-use onnx_diffprune::verify::draw_inputs;
 
 use crate::support::builder::Builder;
 use crate::support::files::save;
@@ -77,7 +78,7 @@ fn check_names(graph: &GradientGraph) {
     let nodes = &graph.model.graph.as_ref().unwrap().node;
     let mut products = 0;
     for node in nodes.iter().filter(|node| node.op_type != "Cast") {
-        let sums = operator::find(&node.domain, &node.op_type).unwrap().sums_products();
+        let sums = onnx_diffprune::ops::find(&node.domain, &node.op_type).unwrap().sums_products();
         products += usize::from(sums);
         let names = node.input.iter().chain(&node.output).filter(|name| !name.is_empty());
         assert!(names.map(|name| name.starts_with("__half/")).all(|is_half| is_half == sums), "{node:?}");
@@ -87,7 +88,7 @@ fn check_names(graph: &GradientGraph) {
 
 fn compare(name: &str, tolerance: f64) {
     let analysis = analysed(name);
-    let model = analysis.model;
+    let model = &analysis.model;
     let sizes = sizes_for(&analysis.facts, &[("batch".to_owned(), 2)].into());
     let wanted = analysis.prunable_weights();
     let mut inputs = draw_inputs(analysis, &sizes, 1).unwrap();

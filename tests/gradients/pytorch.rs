@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use onnx_diffprune::array::Array;
 use onnx_diffprune::gradient::pass::GradientPass;
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
-use onnx_diffprune::macs::Sizes;
+use onnx_diffprune::graph::sizes::Sizes;
 use onnx_diffprune::pipeline::{Analysis, analyse};
 use onnx_diffprune::runtime::Device;
 
@@ -19,7 +19,7 @@ fn read(path: &Path) -> Vec<(String, Array)> {
 }
 
 /// The sizes of symbolic dimensions that these inputs have.
-fn sizes_of(analysis: &Analysis<'_>, inputs: &[(String, Array)]) -> Sizes {
+fn sizes_of(analysis: &Analysis, inputs: &[(String, Array)]) -> Sizes {
     let mut sizes = Sizes::new();
     for (name, array) in inputs {
         let Some(value) = analysis.graph.value(name) else { continue };
@@ -48,13 +48,13 @@ fn check(model_path: &Path) {
 /// Compares the gradients in standard operators, or with kernels, with PyTorch's.
 fn compare(
     model_path: &Path,
-    analysis: &Analysis<'_>,
+    analysis: &Analysis,
     options: &GradientOptions,
     has_kernels: bool,
     mut inputs: Vec<(String, Array)>,
     reference: &[(String, Array)],
 ) {
-    let model = analysis.model;
+    let model = &analysis.model;
     let graph = match has_kernels {
         false => GradientGraph::build(analysis, options),
         true => GradientGraph::build_for(analysis, options, Device::Cpu),
@@ -106,7 +106,7 @@ fn check_direction(model_path: &Path) -> Result<String, String> {
     let model = onnx_diffprune::load::load(model_path).map_err(|error| error.to_string())?;
     let analysis = analyse(&model).map_err(|error| error.to_string())?;
     // Some networks declare a symbolic batch, yet run at one size only.
-    let variants = onnx_diffprune::verify::size_variants(&analysis, &Sizes::new());
+    let variants = onnx_diffprune::inputs::size_variants(&analysis, &Sizes::new());
     // What can be pruned; tables of frequencies, say, turn many times within any step that can be measured.
     let mut slopes = Slopes::new(&analysis, &analysis.prunable_weights(), &variants)?;
     let uses = slopes.graph.gradients.len();

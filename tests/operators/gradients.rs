@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions};
-use onnx_diffprune::macs::Sizes;
+use onnx_diffprune::graph::sizes::Sizes;
 use onnx_diffprune::pipeline::Analysis;
 
 use crate::support::slopes::Slopes;
@@ -93,7 +93,7 @@ thread_local! {
     static SURVEY: RefCell<Option<Survey>> = const { RefCell::new(None) };
 }
 
-fn wanted(analysis: &Analysis<'_>) -> Vec<usize> {
+fn wanted(analysis: &Analysis) -> Vec<usize> {
     let is_weight = |name: &str| name == "first" || name.starts_with("weight_");
     (0..analysis.graph.values.len()).filter(|at| is_weight(&analysis.graph.values[*at].name)).collect()
 }
@@ -103,7 +103,7 @@ fn sizes() -> Sizes {
 }
 
 /// Takes a note of the operators that a gradient passes if the networks are only looked at; whether they are.
-pub(crate) fn survey(name: &str, what: &str, analysis: &Analysis<'_>) -> bool {
+pub(crate) fn survey(name: &str, what: &str, analysis: &Analysis) -> bool {
     SURVEY.with_borrow_mut(|survey| {
         let Some(survey) = survey else { return false };
         survey.count += 1;
@@ -165,7 +165,7 @@ pub(crate) fn check_coverage(tests: &[fn()]) {
 ///
 /// # Panics
 /// They differ, a weight does not move the loss at all without a stated reason, or a gradient is missing.
-pub(crate) fn compare(name: &str, what: &str, analysis: &Analysis<'_>) {
+pub(crate) fn compare(name: &str, what: &str, analysis: &Analysis) {
     let expected = WITHOUT.iter().find(|(without, _)| [name, what].contains(without));
     let mut slopes = match (Slopes::new(analysis, &wanted(analysis), &[sizes()]), expected) {
         (Ok(slopes), None) => slopes,

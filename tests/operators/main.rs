@@ -55,7 +55,11 @@ fn check(
             continue;
         }
         gradients::compare(name, &what, &analysis);
-        let cut = match cut(&analysis, &PruneOptions::new(Target::Ratio(0.4))) {
+        let cut = match cut(
+            &analysis,
+            &PruneOptions::new(Target::Ratio(0.4)),
+            onnx_diffprune::runtime::Runtime::open(None).ok(),
+        ) {
             Ok(cut) => cut,
             Err(error) => {
                 let is_whole = fate == Fate::Stay && error.to_string().contains("nothing can be pruned");

@@ -120,7 +120,9 @@ fn the_cut_is_repeated_from_its_plan() {
     let pruned = prune(analysed_for_good(load(&path).unwrap()), &at(0.5));
     let model = load(&path).unwrap();
     let analysis = analyse(&model).unwrap();
-    let again = apply(&analysis, &pruned.cut.plan, Path::new("plan.json")).unwrap();
+    let again =
+        apply(&analysis, &pruned.cut.plan, Path::new("plan.json"), onnx_diffprune::runtime::Runtime::open(None).ok())
+            .unwrap();
     let out = folder.path().join("again.onnx");
     write(&model, &again.edits, &out).unwrap();
     assert_eq!(std::fs::read(out).unwrap(), std::fs::read(&pruned.path).unwrap());
@@ -220,8 +222,11 @@ fn long_chains_of_large_values_are_searched_in_a_moment() {
     let y = b.op("Conv", &[&x, &large], &[]);
     let folder = tempfile::tempdir().unwrap();
     let model = load(&save(folder.path(), &b.finish(&[1, 3, 8, 8], &y, &[1, 16, 6, 6]))).unwrap();
-    let graph = analyse(&model).unwrap().graph;
-    assert!(graph.fold.contains(graph.value(&norm).unwrap()) && !graph.fold.contains(graph.value(&large).unwrap()));
+    let analysis = analyse(&model).unwrap();
+    let graph = &analysis.graph;
+    assert!(
+        analysis.fold.contains(graph.value(&norm).unwrap()) && !analysis.fold.contains(graph.value(&large).unwrap())
+    );
 }
 
 #[test]
@@ -235,7 +240,7 @@ fn random_numbers_are_never_computed_ahead() {
     let y = b.conv(&y, 16, 3, 3, 1);
     let folder = tempfile::tempdir().unwrap();
     let model = load(&save(folder.path(), &b.finish(&[1, 3, 8, 8], &y, &[1, 3, 8, 8]))).unwrap();
-    assert!(analyse(&model).unwrap().graph.fold.is_empty());
+    assert!(analyse(&model).unwrap().fold.is_empty());
 }
 
 #[test]
@@ -259,12 +264,13 @@ fn only_networks_that_compute_weights_need_onnx_runtime_for_a_dry_run() {
 fn folded_values_are_what_enters_the_network() {
     let folder = tempfile::tempdir().unwrap();
     let model = load(&save(folder.path(), &chain(standardised))).unwrap();
-    let graph = analyse(&model).unwrap().graph;
+    let analysis = analyse(&model).unwrap();
+    let graph = &analysis.graph;
     let read: BTreeSet<usize> =
         graph.nodes.iter().filter(|node| node.proto.op_type == "Conv").filter_map(|node| node.input(1)).collect();
     assert_eq!(read.len(), 5);
-    assert!(read.iter().all(|value| graph.fold.contains(*value)));
-    assert_eq!((0..graph.values.len()).filter(|value| graph.fold.contains(*value)).count(), 5);
+    assert!(read.iter().all(|value| analysis.fold.contains(*value)));
+    assert_eq!((0..graph.values.len()).filter(|value| analysis.fold.contains(*value)).count(), 5);
 }
 
 #[test]

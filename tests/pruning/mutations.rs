@@ -5,7 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::{DataType, ModelProto, TensorProto};
-use onnx_diffprune::verify::reference::KeptAxes;
+use onnx_diffprune::operator::reference::KeptAxes;
 use onnx_diffprune::write::slice_bytes;
 use prost::Message;
 use tempfile::NamedTempFile;

@@ -101,13 +101,16 @@ fn a_plan_repeats_the_cut_and_another_file_is_refused() {
         pruned.cut.plan.write(&plan_path).unwrap();
         let plan = Plan::read(&plan_path).unwrap();
         assert_eq!(plan.tensors, pruned.cut.plan.tensors);
-        let again = apply(pruned.analysis, &plan, &plan_path).unwrap();
+        let again =
+            apply(pruned.analysis, &plan, &plan_path, onnx_diffprune::runtime::Runtime::open(None).ok()).unwrap();
         let path = folder.path().join("again.onnx");
-        write(pruned.analysis.model, &again.edits, &path).unwrap();
+        write(&pruned.analysis.model, &again.edits, &path).unwrap();
         assert!(std::fs::read(&path).unwrap() == std::fs::read(&pruned.path).unwrap(), "{name} differs");
 
         let other = load(&pruned.path).unwrap();
-        let error = apply(&analyse(&other).unwrap(), &plan, &plan_path).unwrap_err();
+        let error =
+            apply(&analyse(&other).unwrap(), &plan, &plan_path, onnx_diffprune::runtime::Runtime::open(None).ok())
+                .unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("another file"), "{error}");
     }

@@ -11,9 +11,9 @@ use onnx_diffprune::gradient::accumulate::{
 };
 use onnx_diffprune::gradient::pass::{GradientPass, PassOptions};
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
-use onnx_diffprune::load::Model;
-use onnx_diffprune::macs::Sizes;
-use onnx_diffprune::random_inputs::{InputSpec, draw};
+use onnx_diffprune::graph::model::Model;
+use onnx_diffprune::graph::sizes::Sizes;
+use onnx_diffprune::runtime::random_inputs::{InputSpec, draw};
 use onnx_diffprune::runtime::{BoundSession, Device, ErrorKind, Session, SessionOptions};
 
 use crate::support::fixtures::{analysed, fixture, runtime};
@@ -129,7 +129,7 @@ impl Denoising for Task {
 }
 
 fn model() -> &'static Model {
-    analysed("ddpm_fashion16.onnx").model
+    &analysed("ddpm_fashion16.onnx").model
 }
 
 fn graph(micro_batch: usize) -> GradientGraph {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use onnx_diffprune::array::{Array, ArrayData, ElementType};
 use onnx_diffprune::onnx::{DataLocation, GraphProto, StringStringEntryProto, TensorProto};
-use onnx_diffprune::random_inputs::{InputSpec, draw};
+use onnx_diffprune::runtime::random_inputs::{InputSpec, draw};
 use onnx_diffprune::runtime::{
     ErrorKind, Optimization, Runtime, RuntimeError, Session, SessionOptions, find_library, interleaved_latency,
 };

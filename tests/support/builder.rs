@@ -1,9 +1,10 @@
 //! Networks built node by node, with random weights that are the same in every run.
 
+use onnx_diffprune::onnx::tensor_shape_proto::Dimension;
+use onnx_diffprune::onnx::tensor_shape_proto::dimension::Value;
 use onnx_diffprune::onnx::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
-    ValueInfoProto, attr_float, attr_int, attr_ints, tensor_shape_proto::Dimension,
-    tensor_shape_proto::dimension::Value, type_proto,
+    ValueInfoProto, attr_float, attr_int, attr_ints, type_proto,
 };
 
 /// A node.

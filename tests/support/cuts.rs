@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 
 use onnx_diffprune::load::{from_bytes, load};
 use onnx_diffprune::onnx::ModelProto;
+use onnx_diffprune::operator::reference::KeptAxes;
 use onnx_diffprune::pipeline::{Analysis, AttentionOption, Cut, NormGroups, PruneOptions, Target, cut};
-use onnx_diffprune::verify::reference::KeptAxes;
 use onnx_diffprune::verify::{VerifyOptions, VerifyReport, verify};
 use onnx_diffprune::write::write;
 use prost::Message;
@@ -17,7 +17,7 @@ use super::fixtures::{FIXTURES, analysed, analysed_for_good, place, runtime};
 /// A cut that has been written.
 pub(crate) struct Pruned {
     /// The original.
-    pub(crate) analysis: &'static Analysis<'static>,
+    pub(crate) analysis: &'static Analysis,
     /// The cut.
     pub(crate) cut: Cut,
     /// Where it was written.
@@ -27,7 +27,7 @@ pub(crate) struct Pruned {
 }
 
 /// Prunes and writes a model.
-pub(crate) fn prune(analysis: &'static Analysis<'static>, options: &PruneOptions) -> Pruned {
+pub(crate) fn prune(analysis: &'static Analysis, options: &PruneOptions) -> Pruned {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pruned.onnx");
     Pruned { folder: Some(folder), ..pruned_to(analysis, options, path) }
@@ -38,9 +38,9 @@ pub(crate) fn prune_model(model: &ModelProto, options: &PruneOptions) -> Pruned 
     prune(analysed_for_good(from_bytes(Path::new("net.onnx"), model.encode_to_vec().into()).unwrap()), options)
 }
 
-fn pruned_to(analysis: &'static Analysis<'static>, options: &PruneOptions, path: PathBuf) -> Pruned {
-    let cut = cut(analysis, options).unwrap();
-    write(analysis.model, &cut.rewritten.edits, &path).unwrap();
+fn pruned_to(analysis: &'static Analysis, options: &PruneOptions, path: PathBuf) -> Pruned {
+    let cut = cut(analysis, options, onnx_diffprune::runtime::Runtime::open(None).ok()).unwrap();
+    write(&analysis.model, &cut.rewritten.edits, &path).unwrap();
     Pruned { analysis, cut, path, folder: None }
 }
 

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use onnx_diffprune::load::{Model, load};
+use onnx_diffprune::graph::model::Model;
+use onnx_diffprune::load::load;
 use onnx_diffprune::pipeline::{Analysis, analyse};
 use onnx_diffprune::runtime::Runtime;
 
@@ -21,13 +22,13 @@ pub(crate) fn place(name: &str) -> usize {
 }
 
 /// A committed model, loaded and analysed once in a process.
-pub(crate) fn analysed(name: &str) -> &'static Analysis<'static> {
-    static ANALYSED: [OnceLock<&Analysis<'_>>; FIXTURES.len()] = [const { OnceLock::new() }; FIXTURES.len()];
+pub(crate) fn analysed(name: &str) -> &'static Analysis {
+    static ANALYSED: [OnceLock<&Analysis>; FIXTURES.len()] = [const { OnceLock::new() }; FIXTURES.len()];
     ANALYSED[place(name)].get_or_init(|| analysed_for_good(load(&fixture(name)).unwrap()))
 }
 
 /// Analyses a model, which stays until the process ends.
-pub(crate) fn analysed_for_good(model: Model) -> &'static Analysis<'static> {
+pub(crate) fn analysed_for_good(model: Model) -> &'static Analysis {
     let model = Box::leak(Box::new(model));
     Box::leak(Box::new(analyse(model).unwrap_or_else(|error| panic!("{error}"))))
 }

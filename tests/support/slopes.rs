@@ -4,11 +4,10 @@
 use onnx_diffprune::array::{Array, ArrayData, ElementType};
 use onnx_diffprune::gradient::pass::{GradientPass, Gradients};
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
-use onnx_diffprune::macs::Sizes;
-use onnx_diffprune::onnx::{
-    ModelProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto::Dimension,
-    tensor_shape_proto::dimension::Value, type_proto,
-};
+use onnx_diffprune::graph::sizes::Sizes;
+use onnx_diffprune::onnx::tensor_shape_proto::Dimension;
+use onnx_diffprune::onnx::tensor_shape_proto::dimension::Value;
+use onnx_diffprune::onnx::{ModelProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto};
 use onnx_diffprune::pipeline::Analysis;
 use onnx_diffprune::runtime::{Device, Optimization, Runtime, Session, SessionOptions};
 use prost::Message;
@@ -72,7 +71,7 @@ pub(crate) struct Slopes {
 impl Slopes {
     /// Differentiates a network by the values `wanted`, at the first of several sets of sizes at which that can be done,
     /// and at random inputs and targets.
-    pub(crate) fn new(analysis: &Analysis<'_>, wanted: &[usize], variants: &[Sizes]) -> Result<Self, String> {
+    pub(crate) fn new(analysis: &Analysis, wanted: &[usize], variants: &[Sizes]) -> Result<Self, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let mut built = Err("no sizes to try".to_owned());
         let mut sizes = Sizes::new();
@@ -87,8 +86,8 @@ impl Slopes {
         }
         let graph = built?;
         let runtime = Runtime::open(None).map_err(|e| text(&e))?;
-        let mut pass = GradientPass::new(runtime, &graph, analysis.model, None).map_err(|e| text(&e))?;
-        let mut inputs = onnx_diffprune::verify::draw_inputs(analysis, &sizes, 1).map_err(|e| text(&e))?;
+        let mut pass = GradientPass::new(runtime, &graph, &analysis.model, None).map_err(|e| text(&e))?;
+        let mut inputs = onnx_diffprune::inputs::draw_inputs(analysis, &sizes, 1).map_err(|e| text(&e))?;
         let dims: Vec<usize> = graph.target_shape.iter().map(|size| *size as usize).collect();
         let mut sign = signs(7);
         let target: Vec<f64> = (0..dims.iter().product()).map(|_| sign()).collect();
@@ -100,7 +99,7 @@ impl Slopes {
                 *array = array.cast(ElementType::F32);
             }
         }
-        let found = pass.run(analysis.model, &inputs).map_err(|e| text(&e))?;
+        let found = pass.run(&analysis.model, &inputs).map_err(|e| text(&e))?;
         for (gradient, values) in graph.gradients.iter().zip(&found.uses) {
             if let Some(bad) = values.iter().find(|value| !value.is_finite()) {
                 return Err(format!("the gradient by {} holds {bad}", analysis.graph.values[gradient.value].name));
@@ -108,11 +107,11 @@ impl Slopes {
         }
         let options = GradientOptions { sizes, wanted: wanted.to_vec(), ..GradientOptions::default() };
         let with_kernels = GradientGraph::build_for(analysis, &options, Device::Cpu).map_err(|e| text(&e))?;
-        let mut pass = GradientPass::new(runtime, &with_kernels, analysis.model, None).map_err(|e| text(&e))?;
+        let mut pass = GradientPass::new(runtime, &with_kernels, &analysis.model, None).map_err(|e| text(&e))?;
         let uses =
             |graph: &GradientGraph| graph.gradients.iter().map(|of| (of.value, of.node, of.slot)).collect::<Vec<_>>();
         assert_eq!(uses(&graph), uses(&with_kernels), "what has gradients");
-        compare(&found, &pass.run(analysis.model, &inputs).map_err(|e| text(&e))?)?;
+        compare(&found, &pass.run(&analysis.model, &inputs).map_err(|e| text(&e))?)?;
         let mut model = graph.model.clone();
         let mut weights = Vec::new();
         for value in wanted {
@@ -233,7 +232,7 @@ fn elements(tensor: &TensorProto) -> Option<Vec<f32>> {
 fn forward_session(
     runtime: &Runtime,
     mut model: ModelProto,
-    analysis: &Analysis<'_>,
+    analysis: &Analysis,
     prediction: &str,
 ) -> Result<Session, onnx_diffprune::runtime::RuntimeError> {
     if let Some(graph) = &mut model.graph {

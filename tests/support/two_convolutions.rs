@@ -1,6 +1,6 @@
 //! A small network made by hand, for tests that need to break or decorate a model.
 
-use onnx_diffprune::load::Model;
+use onnx_diffprune::graph::model::Model;
 use onnx_diffprune::onnx::{GraphProto, ModelProto, NodeProto, attr_ints};
 use onnx_diffprune::write::{DimOut, Edits, InitializerOut, NodeOut};
 
