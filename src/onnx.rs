@@ -14,6 +14,11 @@ pub use generated::tensor_proto::{DataLocation, DataType};
 
 use attribute_proto::AttributeType;
 
+/// The name and version that files carry.
+pub fn tool_name() -> String {
+    format!("{} {}", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
+}
+
 impl NodeProto {
     /// The attribute of this name.
     pub fn attr(&self, name: &str) -> Option<&AttributeProto> {

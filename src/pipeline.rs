@@ -293,8 +293,3 @@ fn search_ratio(
     }
     Ok(high)
 }
-
-/// The name and version that files carry.
-pub fn tool_name() -> String {
-    format!("{} {}", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
-}

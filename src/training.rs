@@ -18,12 +18,13 @@ use bytes::Bytes;
 use prost::Message;
 use regex::Regex;
 
+use crate::analysis::Analysis;
+use crate::couple::options::{AttentionOption, NormGroups};
 use crate::error::Error;
 use crate::gradient::{GradientGraph, GradientOptions, UseGradient, widened_tensor};
 use crate::graph::ValueId;
 use crate::graph::sizes::Sizes;
 use crate::onnx::ModelProto;
-use crate::pipeline::{Analysis, AttentionOption, NormGroups};
 use crate::write::{check_destination, write_file};
 
 #[cfg(feature = "ort-training")]

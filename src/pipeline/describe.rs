@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::Scored;
 use super::options::{PruneOptions, Target};
-use super::{Scored, tool_name};
 use crate::analysis::Analysis;
 use crate::error::Error;
+use crate::onnx::tool_name;
 use crate::plan::{GroupPlan, MemberPlan, Plan, SCHEMA, tensor_plans};
 use crate::rewrite::Rewritten;
 use crate::select::Removed;

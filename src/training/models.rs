@@ -3,14 +3,15 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::Parameter;
+use crate::analysis::Analysis;
 use crate::error::Error;
 use crate::gradient::{GradientGraph, LOSS, value_info};
 use crate::graph::model::Model;
+use crate::onnx::tool_name;
 use crate::onnx::{
     DataLocation, DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto,
     ValueInfoProto, attr_float, attr_int, type_proto,
 };
-use crate::pipeline::{Analysis, tool_name};
 
 /// The input that says whether buffers are replaced instead of added to.
 const RESET: &str = "lazy_reset_grad";
