@@ -1,8 +1,8 @@
 """Cases of `check_lowering.py`: fused operators, what each computes in NumPy, and its variants."""
 
-from . import activations, attention, convolutions, matrices, multi_head, norms, rotary
+from . import activations, attention, convolutions, matrices, multi_head, norms, rotary, sampling
 
-FAMILIES = [activations, convolutions, norms, matrices, attention, multi_head, rotary]
+FAMILIES = [activations, convolutions, norms, matrices, attention, multi_head, rotary, sampling]
 
 
 def all_cases():

@@ -40,7 +40,8 @@ def attend(q, k, v, mask, bias, past_length, *, scale=0.0, unidirectional=0, mas
     if bias is not None:
         scores = scores + bias
     if unidirectional:
-        seen = np.arange(columns) <= np.arange(rows)[:, None] + columns - rows
+        # Queries and new keys are equally many: of other lengths, the runtime's own kernels make different things.
+        seen = np.arange(columns) <= np.arange(rows)[:, None] + past_length
         scores = np.where(seen, scores, -np.inf)
     return joined(softmax(scores) @ v)
 
@@ -122,6 +123,8 @@ def multi_head_cases(dtype: str) -> Iterator[Case]:
         if columns == L:
             extras.append(("unidirectional", None, None, {"unidirectional": 1}))
             extras.append(("unidirectional, mask", draw.bools(B, L).astype(np.int32), None, {"unidirectional": 1}))
+        hidden = np.array([[1] * columns, [0] * columns], np.int32)
+        extras.append(("hidden row", hidden, None, {"mask_filter_value": -9.0}))
         for extra, mask, added, attributes in extras:
             attributes = {"num_heads": HEADS, **attributes}
             values = [*inputs, *[None] * (4 - len(inputs)), mask, added]
@@ -183,6 +186,8 @@ def attention_cases(dtype: str) -> Iterator[Case]:
     variants += [("scale 0.3", plain, None, None, None, {"scale": 0.3}, 1)]
     variants += [(name, plain, mask, None, None, {}, 1) for name, mask in kinds.items()]
     variants += [("mask of -3", plain, kinds["mask [B, S]"], None, None, {"mask_filter_value": -3.0}, 1)]
+    hidden = np.array([[1] * L, [0] * L], np.int32)
+    variants += [("hidden row", plain, hidden, None, None, {"mask_filter_value": -9.0}, 1)]
     variants += [("unidirectional", plain, None, None, None, {"unidirectional": 1}, 1)]
     variants += [("unidirectional, mask", plain, kinds["mask [B, S]"], None, None, {"unidirectional": 1}, 1)]
     for shape in ((B, HEADS), (1, HEADS), (1, 1), (B, 1)):

@@ -87,7 +87,8 @@ def contrib_cases(dtype: str, interleaved: int, turned: int, rank: int) -> Itera
     """RotaryEmbedding of ONNX Runtime: positions of every token, or of the first."""
     for first in (None, 0, 2):
         for has_heads in (True, False):
-            for scale in (None, 1.0):
+            # The runtime has a scale and makes nothing of it.
+            for scale in (None, 0.5):
                 if turned and not has_heads or scale and first is not None:
                     continue
                 draw = Draw(f"contrib rotary {rank}", dtype)
