@@ -85,6 +85,7 @@ def masks(draw: Draw, rows: int, columns: int):
     return {
         "mask [B, S]": as_ints(draw.bools(B, columns)),
         "mask [B, L, S]": as_ints(draw.bools(B, rows, columns)),
+        "mask [B, S] of zeros, ones and twos": np.array([[1, 2, 0, 1, 2], [2, 0, 1, 1, 0]], np.int32)[:, :columns],
         "lengths [B]": np.array([columns, columns - 2], np.int32),
     }
 

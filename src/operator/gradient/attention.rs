@@ -93,7 +93,11 @@ impl GradientCx<'_> {
             _ => return Err(RuleError::unsupported("a mask of lengths has no gradient")),
         };
         let to = vec![attr_int("to", DataType::Float as i64)];
-        let mask = self.op_with("Cast", &[&self.input(slot)], to);
+        let mask = self.op_with("Cast", &[&self.input(slot)], to.clone());
+        // Whatever is larger than zero is visible.
+        let zero = self.scalar(0.0);
+        let visible = self.op("Greater", &[&mask, &zero]);
+        let mask = self.op_with("Cast", &[&visible], to);
         let mask = self.reshape(&mask, &target);
         let one = self.scalar(1.0);
         let hidden = self.op("Sub", &[&one, &mask]);
