@@ -91,6 +91,13 @@ fn attention_with_separate_inputs_loses_heads_or_dimensions() {
             let attributes = [attr_int("num_heads", heads), attr_int("unidirectional", 1)];
             (n.fused("MultiHeadAttention", &[v, &k, &value], &attributes, 1).remove(0), Some(C))
         });
+        check("MultiHeadAttention without later keys of another length", MatMul, &[17], Go, |n, v| {
+            let (start, end, axis) = (n.ints(&[0]), n.ints(&[2]), n.ints(&[1]));
+            let first = n.op("Slice", &[v, &start, &end, &axis], &[]);
+            let (k, value) = (project(n, &first, C), project(n, &first, C));
+            let attributes = [attr_int("num_heads", heads), attr_int("unidirectional", 1)];
+            (n.fused("MultiHeadAttention", &[v, &k, &value], &attributes, 1).remove(0), Some(C))
+        });
         check("MultiHeadAttention with a scale", MatMul, &[17], Go, |n, v| {
             let (k, value) = (project(n, v, C), project(n, v, C));
             let mut attributes = attributes.to_vec();

@@ -16,6 +16,7 @@ const WITHOUT: &[(&str, &str)] = &[
     ("Det", "the operator has no gradient"),
     ("GridSample at learned places", "its places depend on a weight"),
     ("AffineGrid", "its places depend on a weight"),
+    ("MultiHeadAttention without later keys of another length", "no order of queries and keys"),
     ("MaxRoiPool", "the largest of a region has no gradient"),
 ];
 

@@ -108,7 +108,7 @@ impl GradientCx<'_> {
     /// where the node is causal, and `bias`.
     ///
     /// # Errors
-    /// As [`GradientCx::hidden_positions`].
+    /// As [`GradientCx::hidden_positions`], or a causal node whose queries and keys are not equally many.
     pub fn score_terms(
         &mut self,
         node: &Node,
@@ -121,7 +121,11 @@ impl GradientCx<'_> {
             terms.push(self.hidden_positions(node, mask, scores)?);
         }
         if node.int("unidirectional", 0) != 0 {
-            terms.push(self.causal_mask(scores[2], scores[3], scores[3] - scores[2]));
+            if scores[2] != scores[3] {
+                // ONNX Runtime's kernels differ in what they hide then.
+                return Err(RuleError::unsupported("no order of queries and keys of different lengths is defined"));
+            }
+            terms.push(self.causal_mask(scores[2], scores[3], 0));
         }
         if !self.input(bias).is_empty() {
             terms.push(self.input(bias));
