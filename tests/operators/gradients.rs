@@ -17,6 +17,7 @@ const WITHOUT: &[(&str, &str)] = &[
     ("GridSample at learned places", "its places depend on a weight"),
     ("AffineGrid", "its places depend on a weight"),
     ("MultiHeadAttention without later keys of another length", "no order of queries and keys"),
+    ("Attention with lengths", "caches, their lengths and softcap"),
     ("MaxRoiPool", "the largest of a region has no gradient"),
 ];
 
