@@ -50,36 +50,20 @@ class Case:
     def model(self, symbolic: bool = False) -> onnx.ModelProto:
         """The model of this node alone. `symbolic` gives the first axis of its data a name instead of a size."""
         batch = self.inputs[0].shape[0]
-        inputs, constants, names = [], [], []
-        for slot, value in enumerate(self.inputs):
-            names.append("" if value is None else f"input{slot}")
-            if value is None:
-                continue
-            if slot in self.weights:
-                constants.append(onnx.numpy_helper.from_array(value, names[-1]))
-                continue
+
+        def info(name: str, value: np.ndarray) -> onnx.ValueInfoProto:
             shape = list(value.shape)
-            if symbolic and shape and shape[0] == batch and batch > 1:
+            if symbolic and shape and shape[0] == batch > 1:
                 shape[0] = "batch"
-            dtype = helper.np_dtype_to_tensor_dtype(value.dtype)
-            inputs.append(helper.make_tensor_value_info(names[-1], dtype, shape))
+            return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), shape)
+
+        names = ["" if value is None else f"input{slot}" for slot, value in enumerate(self.inputs)]
+        inputs = [info(name, value) for name, value in self.feeds().items()]
+        constants = [onnx.numpy_helper.from_array(self.inputs[slot], names[slot]) for slot in self.weights]
         kept = [slot for slot, value in enumerate(self.expected) if value is not None]
         outputs = [f"output{slot}" if slot in kept else "" for slot in range(max(kept) + 1)]
         node = helper.make_node(self.op_type, names, outputs, name="node", domain=self.domain, **self.attributes)
-        infos = [
-            helper.make_tensor_value_info(
-                f"output{slot}",
-                helper.np_dtype_to_tensor_dtype(self.expected[slot].dtype),
-                ["batch" if symbolic else self.expected[slot].shape[0], *self.expected[slot].shape[1:]],
-            )
-            if symbolic and self.expected[slot].ndim and self.expected[slot].shape[0] == batch > 1
-            else helper.make_tensor_value_info(
-                f"output{slot}",
-                helper.np_dtype_to_tensor_dtype(self.expected[slot].dtype),
-                self.expected[slot].shape,
-            )
-            for slot in kept
-        ]
+        infos = [info(f"output{slot}", self.expected[slot]) for slot in kept]
         graph = helper.make_graph([node], self.op_type, inputs, infos, constants)
         imports = [helper.make_opsetid("", self.opset)]
         if self.domain:
