@@ -24,6 +24,7 @@ demo: venv
 test: venv
 	cargo test
 	.venv/bin/python scripts/check_precision.py --gradient-graph target/debug/examples/gradient_graph
+	.venv/bin/python scripts/check_lowering.py --lowered target/debug/examples/lowered --allow-unlowered
 	mkdir -p target/checked
 	.venv/bin/python scripts/check_models.py --tool target/debug/onnx-diffprune --models fixtures \
 		--ratios 0.25,0.5,0.75 --out target/checked --save target/checked.json

@@ -24,7 +24,12 @@ fn project(n: &mut Builder, v: &str, columns: i64) -> String {
 
 /// Which of the keys are visible, `[N, L]`: int32, most of them one.
 fn visible(n: &mut Builder) -> String {
-    let (first, low) = (n.ints_of(&[0], &[]), n.float(-0.5));
+    above(n, -0.5)
+}
+
+/// Which of the keys' first inputs lie above a limit, `[N, L]`: int32.
+fn above(n: &mut Builder, limit: f32) -> String {
+    let (first, low) = (n.ints_of(&[0], &[]), n.float(limit));
     let entry = n.op("Gather", &["x", &first], &[attr_int("axis", 2)]);
     let mask = n.op("Greater", &[&entry, &low], &[]);
     n.op("Cast", &[&mask], &[attr_int("to", 6)])
@@ -76,8 +81,20 @@ fn attention_with_separate_inputs_loses_heads_or_dimensions() {
             let (k, value, mask) = (project(n, v, C), project(n, v, C), visible(n));
             (attend(n, &[v, &k, &value, "", &mask]), Some(C))
         });
+        check("MultiHeadAttention with a mask of zeros, ones and twos", MatMul, &[17], Go, |n, v| {
+            let (k, value, mask, more) = (project(n, v, C), project(n, v, C), visible(n), above(n, 0.5));
+            let mask = n.op("Add", &[&mask, &more], &[]);
+            (attend(n, &[v, &k, &value, "", &mask]), Some(C))
+        });
         check("MultiHeadAttention without later keys", MatMul, &[17], Go, |n, v| {
             let (k, value) = (project(n, v, C), project(n, v, C));
+            let attributes = [attr_int("num_heads", heads), attr_int("unidirectional", 1)];
+            (n.fused("MultiHeadAttention", &[v, &k, &value], &attributes, 1).remove(0), Some(C))
+        });
+        check("MultiHeadAttention without later keys of another length", MatMul, &[17], Go, |n, v| {
+            let (start, end, axis) = (n.ints(&[0]), n.ints(&[2]), n.ints(&[1]));
+            let first = n.op("Slice", &[v, &start, &end, &axis], &[]);
+            let (k, value) = (project(n, &first, C), project(n, &first, C));
             let attributes = [attr_int("num_heads", heads), attr_int("unidirectional", 1)];
             (n.fused("MultiHeadAttention", &[v, &k, &value], &attributes, 1).remove(0), Some(C))
         });

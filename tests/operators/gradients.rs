@@ -16,6 +16,8 @@ const WITHOUT: &[(&str, &str)] = &[
     ("Det", "the operator has no gradient"),
     ("GridSample at learned places", "its places depend on a weight"),
     ("AffineGrid", "its places depend on a weight"),
+    ("MultiHeadAttention without later keys of another length", "no order of queries and keys"),
+    ("Attention with lengths", "caches, their lengths and softcap"),
     ("MaxRoiPool", "the largest of a region has no gradient"),
 ];
 

@@ -257,6 +257,19 @@ fn attention_masks_have_slopes() {
         let attributes = [attr_int("q_num_heads", 3), attr_int("kv_num_heads", 3)];
         (n.op("Attention", &[v, &k, v, &scores], &attributes), Some(C))
     });
+    // Every row of a batch sees the first few of its keys.
+    check("Attention with lengths", MatMul, &[24], Go, |n, v| {
+        let w = n.weight(&[C, C]);
+        let k = n.op("MatMul", &[v, &w], &[]);
+        let (first, one, low) = (n.ints_of(&[0], &[]), n.ints(&[1]), n.float(0.5));
+        let entry = n.op("Gather", &["x", &first], &[attr_int("axis", 2)]);
+        let seen = n.op("Greater", &[&entry, &low], &[]);
+        let seen = n.op("Cast", &[&seen], &[attr_int("to", 7)]);
+        let count = n.op("ReduceSum", &[&seen, &one], &[attr_int("keepdims", 0)]);
+        let count = n.op("Max", &[&count, &one], &[]);
+        let attributes = [attr_int("q_num_heads", 3), attr_int("kv_num_heads", 3)];
+        (n.op("Attention", &[v, &k, v, "", "", "", &count], &attributes), Some(C))
+    });
     check("Attention by head with a mask", MatMul, &[23], Go, |n, v| {
         let shape = n.ints(&[0, 0, 3, C / 3]);
         let mut by_head = |v: &str| {

@@ -93,7 +93,11 @@ impl GradientCx<'_> {
             _ => return Err(RuleError::unsupported("a mask of lengths has no gradient")),
         };
         let to = vec![attr_int("to", DataType::Float as i64)];
-        let mask = self.op_with("Cast", &[&self.input(slot)], to);
+        let mask = self.op_with("Cast", &[&self.input(slot)], to.clone());
+        // Whatever is larger than zero is visible.
+        let zero = self.scalar(0.0);
+        let visible = self.op("Greater", &[&mask, &zero]);
+        let mask = self.op_with("Cast", &[&visible], to);
         let mask = self.reshape(&mask, &target);
         let one = self.scalar(1.0);
         let hidden = self.op("Sub", &[&one, &mask]);
@@ -104,7 +108,7 @@ impl GradientCx<'_> {
     /// where the node is causal, and `bias`.
     ///
     /// # Errors
-    /// As [`GradientCx::hidden_positions`].
+    /// As [`GradientCx::hidden_positions`], or a causal node whose queries and keys are not equally many.
     pub fn score_terms(
         &mut self,
         node: &Node,
@@ -117,7 +121,11 @@ impl GradientCx<'_> {
             terms.push(self.hidden_positions(node, mask, scores)?);
         }
         if node.int("unidirectional", 0) != 0 {
-            terms.push(self.causal_mask(scores[2], scores[3], scores[3] - scores[2]));
+            if scores[2] != scores[3] {
+                // ONNX Runtime's kernels differ in what they hide then.
+                return Err(RuleError::unsupported("no order of queries and keys of different lengths is defined"));
+            }
+            terms.push(self.causal_mask(scores[2], scores[3], 0));
         }
         if !self.input(bias).is_empty() {
             terms.push(self.input(bias));

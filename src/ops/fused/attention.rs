@@ -149,8 +149,12 @@ impl NodeRules for StandardAttention {
 
     fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let unsupported = |text: &str| Err(RuleError::unsupported(text));
-        if (4..6).any(|slot| !cx.input(slot).is_empty()) || node.float("softcap", 0.0) != 0.0 {
-            return unsupported("caches and softcap have no gradient");
+        if (4..7).any(|slot| !cx.input(slot).is_empty()) || node.float("softcap", 0.0) != 0.0 {
+            return unsupported("caches, their lengths and softcap have no gradient");
+        }
+        // Since opset 25.
+        if ["left_window_size", "right_window_size"].iter().any(|side| node.int(side, -1) >= 0) {
+            return unsupported("a window of visible keys has no gradient");
         }
         let (q, k, v) = (cx.shape(0)?, cx.shape(1)?, cx.shape(2)?);
         let (heads, kv_heads) = if q.len() == 4 { (q[1], k[1]) } else { head_counts(node) };
