@@ -16,6 +16,7 @@ pub(in crate::ops) mod constant;
 pub(in crate::ops) mod constant_of_shape;
 pub(in crate::ops) mod conv;
 pub(in crate::ops) mod conv_transpose;
+pub(in crate::ops) mod cumulative;
 pub(in crate::ops) mod depth_to_space;
 pub(in crate::ops) mod det;
 pub(in crate::ops) mod einsum;
@@ -25,6 +26,7 @@ pub(in crate::ops) mod fourier;
 pub(in crate::ops) mod gather;
 pub(in crate::ops) mod gather_nd;
 pub(in crate::ops) mod gemm;
+pub(in crate::ops) mod grid_sample;
 pub(in crate::ops) mod group_normalization;
 pub(in crate::ops) mod identity;
 pub(in crate::ops) mod indices;
@@ -33,10 +35,10 @@ pub(in crate::ops) mod layer_normalization;
 pub(in crate::ops) mod lp_normalization;
 pub(in crate::ops) mod lrn;
 pub(in crate::ops) mod matmul;
+pub(in crate::ops) mod max_roi_pool;
 pub(in crate::ops) mod mean_variance_normalization;
 pub(in crate::ops) mod pad;
 pub(in crate::ops) mod pool;
-pub(in crate::ops) mod positions;
 pub(in crate::ops) mod prelu;
 pub(in crate::ops) mod quantize_linear;
 pub(in crate::ops) mod random;
@@ -45,15 +47,18 @@ pub(in crate::ops) mod reduce;
 pub(in crate::ops) mod reshape;
 pub(in crate::ops) mod resize;
 pub(in crate::ops) mod reverse_sequence;
-pub(in crate::ops) mod sampling;
+pub(in crate::ops) mod roi_align;
 pub(in crate::ops) mod shape;
+pub(in crate::ops) mod size;
 pub(in crate::ops) mod slice;
 pub(in crate::ops) mod softmax;
 pub(in crate::ops) mod split;
 pub(in crate::ops) mod squeeze;
 pub(in crate::ops) mod tile;
 pub(in crate::ops) mod transpose;
+pub(in crate::ops) mod trilu;
 pub(in crate::ops) mod unary;
+pub(in crate::ops) mod unsqueeze;
 pub(in crate::ops) mod where_;
 
 /// The registrations of every file, in the order of their names.
@@ -72,6 +77,7 @@ pub(super) static BY_FILE: &[&[Registration]] = &[
     constant_of_shape::RULES,
     conv::RULES,
     conv_transpose::RULES,
+    cumulative::RULES,
     depth_to_space::RULES,
     det::RULES,
     einsum::RULES,
@@ -81,6 +87,7 @@ pub(super) static BY_FILE: &[&[Registration]] = &[
     gather::RULES,
     gather_nd::RULES,
     gemm::RULES,
+    grid_sample::RULES,
     group_normalization::RULES,
     identity::RULES,
     indices::RULES,
@@ -89,10 +96,10 @@ pub(super) static BY_FILE: &[&[Registration]] = &[
     lp_normalization::RULES,
     lrn::RULES,
     matmul::RULES,
+    max_roi_pool::RULES,
     mean_variance_normalization::RULES,
     pad::RULES,
     pool::RULES,
-    positions::RULES,
     prelu::RULES,
     quantize_linear::RULES,
     random::RULES,
@@ -101,14 +108,17 @@ pub(super) static BY_FILE: &[&[Registration]] = &[
     reshape::RULES,
     resize::RULES,
     reverse_sequence::RULES,
-    sampling::RULES,
+    roi_align::RULES,
     shape::RULES,
+    size::RULES,
     slice::RULES,
     softmax::RULES,
     split::RULES,
     squeeze::RULES,
     tile::RULES,
     transpose::RULES,
+    trilu::RULES,
     unary::RULES,
+    unsqueeze::RULES,
     where_::RULES,
 ];

@@ -16,7 +16,7 @@ const WITHOUT: &[(&str, &str)] = &[
     ("Det", "the operator has no gradient"),
     ("GridSample at learned places", "its places depend on a weight"),
     ("AffineGrid", "its places depend on a weight"),
-    ("MaxRoiPool", "the largest of a region has no gradient"),
+    ("MaxRoiPool", "the operator has no gradient"),
 ];
 
 /// Networks of which some weights do not move the loss, the weights (all where there are none), and why.
