@@ -6,7 +6,7 @@ use regex::Regex;
 
 use crate::couple::group::{Grouping, Member, Role, group};
 use crate::couple::options::{AttentionOption, NormGroups};
-use crate::couple::resolve::Attention;
+use crate::couple::resolve::HeadDigit;
 use crate::couple::{couple, frequencies};
 use crate::error::Error;
 use crate::fold::Fold;
@@ -74,11 +74,11 @@ impl Analysis {
 
     /// The groupings that an attention option asks for, in the order in which they are pruned.
     pub fn groupings(&self, attention: AttentionOption, norm_groups: NormGroups) -> Vec<Grouping> {
-        let passes: &[Attention] = match attention {
-            AttentionOption::Heads => &[Attention::Heads],
-            AttentionOption::Dims => &[Attention::Dims],
-            AttentionOption::Both => &[Attention::Heads, Attention::Dims],
-            AttentionOption::None => &[Attention::None],
+        let passes: &[HeadDigit] = match attention {
+            AttentionOption::Heads => &[HeadDigit::Heads],
+            AttentionOption::Dims => &[HeadDigit::Dims],
+            AttentionOption::Both => &[HeadDigit::Heads, HeadDigit::Dims],
+            AttentionOption::None => &[HeadDigit::None],
         };
         passes.iter().map(|attention| group(&self.coupling, *attention, norm_groups == NormGroups::Drop)).collect()
     }
@@ -87,7 +87,7 @@ impl Analysis {
     /// frequencies.
     pub fn prunable_weights(&self) -> Vec<usize> {
         let groupings = self.groupings(AttentionOption::Both, NormGroups::Keep);
-        let groups = groupings.iter().flat_map(|grouping| &grouping.groups).filter(|group| group.kept.is_none());
+        let groups = groupings.iter().flat_map(|grouping| &grouping.groups).filter(|group| group.fixed.is_none());
         let values = groups.flat_map(|group| &group.members).map(|member| self.coupling.uses[member.weight].value);
         let tables = frequencies(&self.graph, &self.operators, &self.coupling);
         let is_float = |value: &usize| self.facts.values[*value].as_ref().is_some_and(Fact::is_float);

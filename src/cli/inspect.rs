@@ -160,7 +160,7 @@ fn group_rows(analysis: &Analysis, grouping: &Grouping) -> Vec<GroupRow> {
             channels: group.channels.len(),
             unit: Some(grouping.components[group.component].unit).filter(|unit| *unit < group.channels.len()),
             members: group.members.iter().map(member).collect(),
-            kept: group.kept.as_ref().map(|reason| format!("stays: {} ({})", reason.text, reason.node)),
+            kept: group.fixed.as_ref().map(|reason| format!("stays: {} ({})", reason.text, reason.node)),
         }
     };
     grouping.groups.iter().map(row).collect()
