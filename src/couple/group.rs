@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use petgraph::unionfind::UnionFind;
 
-use super::resolve::{HeadDigit, DroppedNorms, resolve};
+use super::resolve::{DroppedNorms, HeadDigit, resolve};
 use crate::operator::couple::layout::SpaceId;
 use crate::operator::couple::space::{EqualBlocks, Reason, Spaces};
 use crate::operator::couple::{Coupling, WeightUse};
@@ -87,10 +87,9 @@ pub fn group(coupling: &Coupling, attention: HeadDigit, drop_norm_groups: bool) 
         let unmet = assign_components(&mut grouping);
         let before = dropped.len();
         for EqualBlocks { space, block, node } in unmet {
-            let is_norm = coupling
-                .spaces
-                .divisions()
-                .any(|division| division.space == space && division.is_ragged() && division.sizes.get(1) == Some(&block));
+            let is_norm = coupling.spaces.divisions().any(|division| {
+                division.space == space && division.is_ragged() && division.sizes.get(1) == Some(&block)
+            });
             if is_norm && dropped.insert((space, block)) {
                 names.push(node);
             }

@@ -126,7 +126,8 @@ fn digits_of_layers(spaces: &Spaces, division: &Division) -> Vec<bool> {
     let whole = (0..spaces.all().len()).filter(|space| !is_divided.contains(space));
     let layers = whole.filter(|space| spaces.all()[*space].produced || spaces.all()[*space].consumed);
     let read: BTreeSet<_> = layers.flat_map(|space| of(space).iter().copied()).collect();
-    division.digits
+    division
+        .digits
         .iter()
         .map(|digit| digit.is_some_and(|digit| of(digit).iter().any(|class| read.contains(class))))
         .collect()

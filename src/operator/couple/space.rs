@@ -6,6 +6,8 @@
 
 mod digits;
 
+mod excerpt;
+
 use std::collections::BTreeMap;
 
 use petgraph::unionfind::UnionFind;

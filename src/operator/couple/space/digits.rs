@@ -39,7 +39,10 @@ impl Spaces {
             && extent == count
             && self.spaces[*space].len == inner * extent
             && self.spaces[*other].len == *count
-            && self.divisions.get(&(*space, vec![*extent, *inner])).is_some_and(|division| division.digits[0] == Some(*other))
+            && self
+                .divisions
+                .get(&(*space, vec![*extent, *inner]))
+                .is_some_and(|division| division.digits[0] == Some(*other))
     }
 
     /// The spaces of all digits of a division into `sizes` (outermost first; sizes above one, their product the space's).
@@ -49,7 +52,8 @@ impl Spaces {
             return vec![space];
         }
         let key = (space, sizes.to_vec());
-        let known = self.divisions.get(&key).map_or_else(|| vec![None; sizes.len()], |division| division.digits.clone());
+        let known =
+            self.divisions.get(&key).map_or_else(|| vec![None; sizes.len()], |division| division.digits.clone());
         let digits: Vec<SpaceId> =
             known.iter().zip(sizes).map(|(digit, size)| digit.unwrap_or_else(|| self.add(*size))).collect();
         let division = self.divisions.entry(key).or_insert_with_key(|(space, sizes)| Division {
