@@ -1,6 +1,6 @@
 //! Shows what a network is made of and what could be pruned.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use petgraph::dot::{Config, Dot};
 use petgraph::graph::DiGraph;
@@ -10,10 +10,11 @@ use super::args::InspectArgs;
 use super::config::{check_sizes, parse_sizes};
 use super::printer::{Printer, human, percent, table, wrapped};
 use crate::analysis::{Analysis, analyse};
-use crate::couple::group::Grouping;
+use crate::couple::group::{ChannelGroup, Grouping, Member, Role};
 use crate::error::Error;
 use crate::graph::fact::Fact;
 use crate::graph::sizes::sizes_for;
+use crate::graph::{Node, NodeId};
 use crate::load::load;
 
 pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> {
@@ -58,6 +59,10 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
         })
         .collect();
     let groups: Vec<_> = groupings.iter().flat_map(|grouping| group_rows(&analysis, grouping)).collect();
+    let texts = if args.members { analysis.coupling_texts() } else { Vec::new() };
+    let texts: Vec<Option<&str>> = texts.iter().map(Option::as_deref).collect();
+    let coupling: Vec<(&Node, &str)> =
+        analysis.graph.nodes.iter().zip(&texts).filter_map(|(node, text)| Some((node, (*text)?))).collect();
     let json = json!({
         "model": args.input,
         "opset": analysis.graph.opset,
@@ -68,6 +73,7 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
         "cost": cost,
         "macs_by_block": blocks,
         "groups": groups.iter().map(GroupRow::json).collect::<Vec<_>>(),
+        "coupling": coupling.iter().map(|(node, text)| json!({"node": node.name, "op": node.op(), "text": text})).collect::<Vec<_>>(),
         "barriers": barriers.iter().map(|(node, op, cause)| json!({"node": node, "op": op, "cause": cause})).collect::<Vec<_>>(),
     });
     printer.result(&json, || {
@@ -113,6 +119,8 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
         if args.members {
             for group in &groups {
                 out += &format!("\n\n{} ({} channels)\n  {}", group.name, group.channels, group.members.join("\n  "));
+                let nodes = group.nodes.iter().map(|node| &analysis.graph.nodes[*node]);
+                out += &nodes_by_text(nodes.filter_map(|node| Some((node, texts[node.id]?))));
             }
         }
         if !barriers.is_empty() {
@@ -134,6 +142,8 @@ struct GroupRow {
     unit: Option<usize>,
     members: Vec<String>,
     kept: Option<String>,
+    /// The nodes that the channels go through.
+    nodes: BTreeSet<NodeId>,
 }
 
 impl GroupRow {
@@ -149,8 +159,8 @@ impl GroupRow {
 }
 
 fn group_rows(analysis: &Analysis, grouping: &Grouping) -> Vec<GroupRow> {
-    let row = |group: &crate::couple::group::ChannelGroup| {
-        let member = |member: &crate::couple::group::Member| {
+    let row = |(group, nodes): (&ChannelGroup, BTreeSet<NodeId>)| {
+        let member = |member: &Member| {
             let node = &analysis.graph.nodes[analysis.coupling.uses[member.weight].node];
             let role = format!("{:?}", member.role).to_lowercase();
             format!("{role} {} axis {} in {}", analysis.weight_name(member), member.axis, node.name)
@@ -160,10 +170,35 @@ fn group_rows(analysis: &Analysis, grouping: &Grouping) -> Vec<GroupRow> {
             channels: group.channels.len(),
             unit: Some(grouping.components[group.component].unit).filter(|unit| *unit < group.channels.len()),
             members: group.members.iter().map(member).collect(),
-            kept: group.kept.as_ref().map(|reason| format!("stays: {} ({})", reason.text, reason.node)),
+            kept: group.fixed.as_ref().map(|reason| format!("stays: {} ({})", reason.text, reason.node)),
+            nodes,
         }
     };
-    grouping.groups.iter().map(row).collect()
+    grouping.groups.iter().zip(analysis.nodes_by_group(grouping)).map(row).collect()
+}
+
+/// Names of nodes with one text that are written out.
+const NAMES: usize = 2;
+
+/// The coupling of nodes as lines; those of one operator and one text share a line, at the place of the first.
+fn nodes_by_text<'a>(nodes: impl Iterator<Item = (&'a Node, &'a str)>) -> String {
+    let mut rows: Vec<(String, &str, Vec<&str>)> = Vec::new();
+    for (node, text) in nodes {
+        let op = node.op();
+        match rows.iter_mut().find(|(of, with, _)| *of == op && *with == text) {
+            Some((_, _, names)) => names.push(&node.name),
+            None => rows.push((op, text, vec![&node.name])),
+        }
+    }
+    let line = |(op, text, names): (String, &str, Vec<&str>)| {
+        let shown: Vec<&str> = names.iter().take(NAMES).copied().collect();
+        let more = match names.len().saturating_sub(NAMES) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        format!("\n  {op} {text} in {}{more}", shown.join(", "))
+    };
+    rows.into_iter().map(line).collect()
 }
 
 /// The first two levels of a node's name, as exporters write module paths.
@@ -190,7 +225,7 @@ fn dot(analysis: &Analysis, grouping: &Grouping) -> String {
             let node = *nodes.entry(weight.node).or_insert_with(|| graph.add_node(name));
             let edge = format!("axis {}", member.axis);
             match member.role {
-                crate::couple::group::Role::Producer => graph.add_edge(node, at, edge),
+                Role::Producer => graph.add_edge(node, at, edge),
                 _ => graph.add_edge(at, node, edge),
             };
         }
