@@ -3,11 +3,11 @@
 //! Nothing is sliced here. The result names, for the writer, which initializers keep which indices, which nodes are
 //! patched and which shapes change; weights are sliced while they are written.
 
-mod unread;
+pub(crate) mod unread;
 
 mod weights;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use crate::operator::patch::PatchCx;
 use unread::NewNodes;
@@ -20,11 +20,12 @@ use crate::graph::fact::{Fact, Known};
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::{Graph, Node};
+use crate::onnx::names::Names;
 use crate::onnx::{DataType, NodeProto, TensorProto};
 use crate::operator::couple::Coupling;
 use crate::operator::couple::kept::Kept;
 use crate::ops;
-use crate::write::{DimOut, Edits, NodeOut};
+use crate::write::{DimOut, Edits, InitializerOut, NodeOut};
 
 /// A rewritten model, ready to be written.
 #[derive(Debug)]
@@ -45,10 +46,10 @@ pub struct Rewritten {
 /// A node can't express the cut, or a shape does not come out as the cut asks for; nothing has been written then.
 pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
     let Analysis { model, graph, operators, facts, fold, coupling } = analysis;
-    let slices = WeightSlices::new(model, graph, fold, coupling, kept);
+    let mut names = Names::of_graph(model.graph());
+    let slices = WeightSlices::new(model, graph, fold, coupling, kept, &mut names);
     let mut after = Facts::of_sources(model, graph)?;
     let mut edits = Edits { initializers: slices.initializers(model, graph, fold)?, ..Edits::default() };
-    let mut taken: HashSet<String> = graph.values.iter().map(|value| value.name.clone()).collect();
     let mut frozen = Vec::new();
     let mut nodes = NewNodes::default();
     for proto in slices.constant_nodes(model, graph, fold)? {
@@ -92,6 +93,7 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
                 proto: &mut proto,
                 tensors: &mut tensors,
                 inserted: &mut inserted,
+                names: &mut names,
                 overrides: &mut overrides,
                 changed: false,
             };
@@ -102,13 +104,7 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
             })?;
             changed |= cx.changed;
         }
-        for tensor in tensors {
-            if !taken.insert(tensor.name.clone()) {
-                let text = format!("the name {:?}, needed for a constant of the cut, is taken", tensor.name);
-                return Err(Error::unmet(text).in_file(model.path()).at_node(&node.name, node.op()));
-            }
-            edits.initializers.push(crate::write::InitializerOut::New(tensor));
-        }
+        edits.initializers.extend(tensors.into_iter().map(InitializerOut::New));
         let patched = Node { proto: proto.clone(), ..node.clone() };
         let parsed;
         let operator = if changed {
@@ -123,7 +119,7 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
             for value in node.outputs.iter().flatten() {
                 after.values[*value].clone_from(&facts.values[*value]);
             }
-            edits.initializers.push(crate::write::InitializerOut::New(tensor));
+            edits.initializers.push(InitializerOut::New(tensor));
             continue;
         }
         check_shapes(model, facts, &after, coupling, kept, node)?;
