@@ -34,6 +34,8 @@ pub struct Rewritten {
     pub edits: Edits,
     /// What is known of every value afterwards.
     pub facts: Facts,
+    /// What survives of every index space.
+    pub kept: Kept,
     /// What every use of a constant keeps.
     pub slices: WeightSlices,
     /// Values computed from shapes that were frozen at their old values, such as an attention scale.
@@ -135,7 +137,7 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
     }
     nodes.settle(model, graph, &mut edits);
     edits.shapes = new_shapes(model, graph, coupling, kept, &slices);
-    Ok(Rewritten { edits, facts: after, slices, frozen })
+    Ok(Rewritten { edits, facts: after, kept: kept.clone(), slices, frozen })
 }
 
 fn patched_node(node: &Node, proto: &NodeProto) -> NodeOut {

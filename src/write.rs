@@ -24,10 +24,11 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use prost::Message as _;
 
 use crate::error::Error;
 use crate::graph::model::Model;
-use crate::onnx::{DataLocation, TensorProto};
+use crate::onnx::{DataLocation, NodeProto, TensorProto};
 
 pub use edits::{DimOut, Edits, InitializerOut, NodeOut};
 pub use slice::slice_bytes;
@@ -324,6 +325,14 @@ pub fn constant_slice(model: &Model, tensor: &TensorProto, axes: &[(usize, Vec<u
         raw_data: raw.into(),
         ..TensorProto::default()
     })
+}
+
+/// A node as the output stores it, with the external data of its tensors in it.
+///
+/// # Errors
+/// External data that can't be read.
+pub(crate) fn whole_node(model: &Model, node: &NodeProto) -> Result<Bytes, Error> {
+    embed::embedded(model, embed::Message::Node, &node.encode_to_vec().into())
 }
 
 /// Writes bytes beside their destination and renames them into place.

@@ -150,6 +150,16 @@ impl Edits {
         Ok(())
     }
 
+    /// Adds an initializer whose elements come from elsewhere.
+    ///
+    /// # Errors
+    /// The source has another shape, or a type that can't be converted.
+    pub fn add_initializer(&mut self, model: &Model, streamed: Streamed) -> Result<(), Error> {
+        streamed.check().map_err(|text| Error::usage(text).in_file(model.path()))?;
+        self.initializers.push(InitializerOut::Streamed(streamed));
+        Ok(())
+    }
+
     /// Gives the node whose first named output is `output` the input `name` in an empty slot; the slots before it that the
     /// node does not have are left out.
     ///
