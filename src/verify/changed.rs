@@ -60,10 +60,11 @@ pub fn verify_plan(
         edits: Edits::default(),
         inputs: HashMap::new(),
     };
-    if let Err(failure) = original.replace(changed)? {
-        return Ok(VerifyReport::failed(analysis, runtime, options, failure));
-    }
-    let added = original.nodes(&changed.biases)?;
+    let renamed = match original.replace(changed).and_then(|()| original.nodes(&changed.biases)) {
+        Ok(renamed) => renamed,
+        Err(Wrong::File(failure)) => return Ok(VerifyReport::failed(analysis, runtime, options, failure)),
+        Err(Wrong::Other(error)) => return Err(error),
+    };
     let folder = tempfile::tempdir().map_err(|error| {
         let text = format!("no temporary folder for the reference can be made: {error}");
         Error::usage(text).hint("name a folder that can be written to in TMPDIR")
@@ -72,9 +73,23 @@ pub fn verify_plan(
     write(&analysis.model, &original.edits, &written)?;
     let compare = || {
         let changed_original = load(&written).and_then(|model| analyse(&model))?;
-        verify(&changed_original, &moved(&kept, analysis, &changed_original, &added), file, runtime, options)
+        verify(&changed_original, &moved(&kept, analysis, &changed_original, &renamed), file, runtime, options)
     };
     compare().map_err(|error| error.instead_of_file(&written, analysis.model.path()))
+}
+
+/// Why a file can't be compared.
+enum Wrong {
+    /// What is wrong with the file that is verified.
+    File(String),
+    /// What is wrong with the plan, or can't be read.
+    Other(Error),
+}
+
+impl From<Error> for Wrong {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
 }
 
 /// The original in which weights of a file take the place of its own, under construction.
@@ -90,25 +105,26 @@ struct Original<'a> {
 }
 
 impl Original<'_> {
+    /// What is wrong with the plan.
     fn wrong(&self, text: String) -> Error {
         Error::input(self.plan, text)
             .hint("the plan belongs to another model; verify with the plan that came with the file")
     }
 
-    /// An initializer of the file; the text of what is wrong if it is not as expected.
-    fn tensor(&self, name: &str, fact: &Fact, dims: &[i64]) -> Result<&TensorProto, String> {
+    /// An initializer of the file, which must have this type and these sizes.
+    fn tensor(&self, name: &str, fact: &Fact, dims: &[i64]) -> Result<&TensorProto, Wrong> {
         let found = self.file.graph().initializer.iter().find(|tensor| tensor.name == name);
         let expected = format!("tensor {name:?}: expected {} {dims:?}", fact.dtype.spec_name());
-        let found = found.ok_or_else(|| format!("{expected}, found no such initializer"))?;
+        let found = found.ok_or_else(|| Wrong::File(format!("{expected}, found no such initializer")))?;
         if found.dims != dims || found.data_type != fact.dtype as i32 {
-            return Err(format!("{expected}, found {} {:?}", found.element_type().spec_name(), found.dims));
+            let found_type = found.element_type().spec_name();
+            return Err(Wrong::File(format!("{expected}, found {found_type} {:?}", found.dims)));
         }
         Ok(found)
     }
 
-    /// Adds weights and biases that have changed, at the size of the original's; the text of what is wrong with one of
-    /// them in the file, if anything is.
-    fn replace(&mut self, changed: &ChangedWeights) -> Result<Result<(), String>, Error> {
+    /// Adds the weights that have changed, at the size of the original's.
+    fn replace(&mut self, changed: &ChangedWeights) -> Result<(), Wrong> {
         for weight in &changed.weights {
             // One copy for all readers that keep the same.
             let mut copies: BTreeMap<&KeptAxes, String> = BTreeMap::new();
@@ -118,17 +134,15 @@ impl Original<'_> {
                 let kept = self.kept.get(&(node, *slot)).unwrap_or(&whole);
                 let name = match copies.get(kept) {
                     Some(name) => name.clone(),
-                    None => match self.scatter(&weight.name, value, kept)? {
-                        Ok(name) => copies.entry(kept).or_insert(name).clone(),
-                        Err(failure) => return Ok(Err(failure)),
-                    },
+                    None => copies.entry(kept).or_insert(self.scatter(&weight.name, value, kept)?).clone(),
                 };
                 if self.inputs.insert((node, *slot), name).is_some() {
-                    return Err(self.wrong(format!("the plan names input {slot} of node {output:?} as changed twice")));
+                    let text = format!("the plan names input {slot} of node {output:?} as changed twice");
+                    return Err(self.wrong(text).into());
                 }
             }
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// The node that gives `output`, and the constant that it reads at `slot`.
@@ -144,28 +158,25 @@ impl Original<'_> {
     }
 
     /// Adds an initializer of the file at the size of a value of the original; returns its name.
-    fn scatter(&mut self, name: &str, value: ValueId, kept: &KeptAxes) -> Result<Result<String, String>, Error> {
+    fn scatter(&mut self, name: &str, value: ValueId, kept: &KeptAxes) -> Result<String, Wrong> {
         let fact = self.analysis.facts.values[value].as_ref();
         let sizes = fact.and_then(|fact| static_shape(fact.shape.as_ref()?));
         let Some((fact, sizes)) = fact.zip(sizes) else {
             let original = &self.analysis.graph.values[value].name;
-            return Err(
-                self.wrong(format!("the plan names {original:?}, which has no fixed size, as a changed weight"))
-            );
+            let text = format!("the plan names {original:?}, which has no fixed size, as a changed weight");
+            return Err(self.wrong(text).into());
         };
         let sizes: Vec<i64> = sizes.into_iter().map(|size| size as i64).collect();
         let size = |(axis, size): (usize, &i64)| kept.get(&axis).map_or(*size, |kept| kept.len() as i64);
         let expected: Vec<i64> = sizes.iter().enumerate().map(size).collect();
-        Ok(match self.tensor(name, fact, &expected) {
-            Ok(tensor) => Ok(self.add(tensor.clone(), &sizes, &sizes, kept)?),
-            Err(failure) => Err(failure),
-        })
+        let tensor = self.tensor(name, fact, &expected)?.clone();
+        Ok(self.add(&tensor, &sizes, &sizes, kept)?)
     }
 
     /// Adds a tensor of the file, scattered to `sizes`, under a new name and with the shape `dims`.
-    fn add(&mut self, tensor: TensorProto, sizes: &[i64], dims: &[i64], kept: &KeptAxes) -> Result<String, Error> {
+    fn add(&mut self, tensor: &TensorProto, sizes: &[i64], dims: &[i64], kept: &KeptAxes) -> Result<String, Error> {
         let data_type = tensor.element_type();
-        let scattered = Scattered::new(data_type, sizes, kept, self.file.tensor_view(&tensor)?);
+        let scattered = Scattered::new(data_type, sizes, kept, self.file.tensor_view(tensor)?);
         let scattered = scattered.map_err(|text| self.wrong(format!("tensor {:?}: {text}", tensor.name)))?;
         let name = self.names.fresh(&format!("{}/changed", tensor.name));
         let source = Arc::new(scattered.reshaped(dims));
@@ -176,7 +187,7 @@ impl Original<'_> {
 
     /// Adds the nodes and the original's own initializers. Returns the new names of the outputs to which a bias is added,
     /// by their old ones.
-    fn nodes(&mut self, biases: &[AddedBias]) -> Result<HashMap<String, String>, Error> {
+    fn nodes(&mut self, biases: &[AddedBias]) -> Result<HashMap<String, String>, Wrong> {
         let (model, graph) = (&self.analysis.model, &self.analysis.graph);
         let mut nodes = NewNodes::default();
         let mut renamed = HashMap::new();
@@ -200,7 +211,8 @@ impl Original<'_> {
             nodes.push(new, &proto, graph, Some(node));
         }
         if let Some(bias) = open.first() {
-            return Err(self.wrong(format!("the plan names a bias of node {:?} beside those it can have", bias.node)));
+            let text = format!("the plan adds a bias to a node that gives {:?}, which is none or has one", bias.node);
+            return Err(self.wrong(text).into());
         }
         let mut edits = std::mem::take(&mut self.edits);
         edits.initializers.extend((0..model.graph().initializer.len()).map(InitializerOut::Original));
@@ -210,24 +222,26 @@ impl Original<'_> {
     }
 
     /// Gives the first output of a node another name, and returns the node that adds a bias to it.
-    fn biased(&mut self, node: &Node, proto: &mut NodeProto, bias: &AddedBias) -> Result<NodeProto, Error> {
+    fn biased(&mut self, node: &Node, proto: &mut NodeProto, bias: &AddedBias) -> Result<NodeProto, Wrong> {
         let value = self.analysis.graph.value(&bias.node);
         let fact = value.and_then(|value| self.analysis.facts.values[value].as_ref());
         let sizes = fact.and_then(|fact| fact.shape.as_ref());
         let size = sizes.and_then(|sizes| sizes.get(bias.axis)?.as_const());
         let Some(((fact, sizes), size)) = fact.zip(sizes).zip(size) else {
-            return Err(self.wrong(format!("the plan adds a bias along axis {} of {:?}", bias.axis, bias.node)));
+            let (axis, output) = (bias.axis, &bias.node);
+            let text = format!("the plan adds a bias along axis {axis} of {output:?}, which has no fixed size");
+            return Err(self.wrong(text).into());
         };
         if node.input(bias.slot).is_some() {
             let text = format!("the plan adds input {} to the node that gives {:?}", bias.slot, bias.node);
-            return Err(self.wrong(format!("{text}, which has one there")));
+            return Err(self.wrong(format!("{text}, which has one there")).into());
         }
         // The bias broadcasts over the axes behind its own.
         let mut dims = vec![size];
         dims.resize(sizes.len() - bias.axis, 1);
         let kept: KeptAxes = bias.keep.iter().map(|keep| (0, keep.clone())).collect();
-        let tensor = self.tensor(&bias.name, fact, &[bias.size as i64]).map_err(|text| self.wrong(text))?.clone();
-        let name = self.add(tensor, &[size], &dims, &kept)?;
+        let tensor = self.tensor(&bias.name, fact, &[bias.size as i64])?.clone();
+        let name = self.add(&tensor, &[size], &dims, &kept)?;
         let without = self.names.fresh(&format!("{}/without_bias", bias.node));
         for output in proto.output.iter_mut().filter(|output| **output == bias.node) {
             output.clone_from(&without);
