@@ -60,6 +60,8 @@ pub mod select;
 
 pub mod rewrite;
 
+pub mod changed;
+
 pub mod plan;
 
 pub mod verify;

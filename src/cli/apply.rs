@@ -10,14 +10,21 @@ use crate::error::Error;
 use crate::load::load;
 use crate::pipeline::{analyse, apply};
 use crate::plan::Plan;
-use crate::verify::{VerifyOptions, verify};
+use crate::verify::{VerifyOptions, verify_plan};
 use crate::write::stage;
 
 pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     let runtime = if args.no_verify { None } else { Some(open_runtime(cli)?) };
     let progress = printer.progress(4);
     progress.step("reading");
-    let plan = Plan::read(&args.plan)?;
+    let mut plan = Plan::read(&args.plan)?;
+    if plan.changed.take().is_some() {
+        progress.pause(|| {
+            printer.warning(
+                "the plan is of a file whose weights have changed since; what is written is the cut before that",
+            );
+        });
+    }
     let model = load(&args.input)?;
     crate::write::check_destination(&model, &args.output)?;
     progress.step("coupling channels");
@@ -31,9 +38,8 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
     let mut report = None;
     if let Some(runtime) = runtime {
         progress.step("verifying");
-        let kept = plan.kept_axes(&analysis.graph, &args.plan)?;
         let pruned = load(staged.path())?;
-        report = Some(verify(&analysis, &kept, &pruned, runtime, &VerifyOptions::default())?);
+        report = Some(verify_plan(&analysis, &plan, &args.plan, &pruned, runtime, &VerifyOptions::default())?);
     }
     drop(progress);
     if let Some(report) = report.as_ref().filter(|report| !report.passed) {

@@ -17,7 +17,7 @@ use crate::inputs::{check_names, input_variants};
 use crate::load::load;
 use crate::pipeline::{Analysis, analyse, cut_by};
 use crate::runtime::{Latency, Runtime, SessionOptions, interleaved_latency};
-use crate::verify::{VerifyOptions, verify};
+use crate::verify::{VerifyOptions, verify_plan};
 use crate::write::stage;
 
 /// Runs of each network that are timed, at most, and the seconds they may take together.
@@ -89,8 +89,7 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
             inputs: given.clone(),
             sizes: options.sizes.clone(),
         };
-        let kept = cut.plan.kept_axes(&analysis.graph, output)?;
-        let result = verify(&analysis, &kept, &pruned, runtime, &verify_options)?;
+        let result = verify_plan(&analysis, &cut.plan, output, &pruned, runtime, &verify_options)?;
         if result.passed && !args.no_latency {
             progress.step("measuring latency");
             latencies = measure(&analysis, staged.path(), runtime, &verify_options).ok();

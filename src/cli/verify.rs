@@ -11,7 +11,7 @@ use crate::graph::sizes::sizes_for;
 use crate::load::load;
 use crate::pipeline::analyse;
 use crate::plan::Plan;
-use crate::verify::{VerifyOptions, verify};
+use crate::verify::{VerifyOptions, verify_plan};
 
 pub(super) fn run(args: &VerifyArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     let runtime = open_runtime(cli)?;
@@ -42,9 +42,8 @@ pub(super) fn run(args: &VerifyArgs, cli: &Cli, printer: &Printer) -> Result<boo
         sizes: parse_sizes(&args.size)?,
     };
     check_sizes(&options.sizes, &sizes_for(&analysis.facts, &options.sizes), &args.input)?;
-    let kept = plan.kept_axes(&analysis.graph, &path)?;
     progress.step("verifying");
-    let report = verify(&analysis, &kept, &pruned, runtime, &options)?;
+    let report = verify_plan(&analysis, &plan, &path, &pruned, runtime, &options)?;
     drop(progress);
     printer.result(&report, || {
         let mut rows = Vec::new();

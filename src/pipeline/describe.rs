@@ -75,6 +75,7 @@ pub(super) fn make_plan(
         options: options_record(options),
         tensors: tensor_plans(&analysis.graph, &dims_of, &rewritten.slices),
         groups,
+        changed: None,
     })
 }
 

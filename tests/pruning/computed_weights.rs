@@ -16,10 +16,10 @@ use crate::support::files::save;
 use crate::support::fixtures::analysed_for_good;
 
 /// Makes, from the name of a kernel `[out, in, k, k]`, the name of what the convolution reads.
-type Prepare = fn(&mut Builder, &str) -> String;
+pub(super) type Prepare = fn(&mut Builder, &str) -> String;
 
 /// Every filter divided by its norm, as forced weight normalisation does.
-fn normalised(b: &mut Builder, w: &str) -> String {
+pub(super) fn normalised(b: &mut Builder, w: &str) -> String {
     let (axes, epsilon) = (b.ints(&[1, 2, 3]), b.float(1e-4));
     let norm = b.op("ReduceL2", &[w, &axes], &[attr_int("keepdims", 1)]);
     let norm = b.op("Add", &[&norm, &epsilon], &[]);
@@ -53,7 +53,7 @@ fn conv(b: &mut Builder, x: &str, from: i64, to: i64, prepare: Prepare) -> Strin
 }
 
 /// A chain as of a U-Net: down, up, and a skip connection that is concatenated.
-fn chain(prepare: Prepare) -> ModelProto {
+pub(super) fn chain(prepare: Prepare) -> ModelProto {
     let mut b = Builder::new(7);
     let first = conv(&mut b, "x", 3, 16, prepare);
     let y = b.silu(&first);
