@@ -28,6 +28,7 @@ use crate::graph::facts::Facts;
 use crate::graph::sizes::Sizes;
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::kernels::DOMAIN;
+use crate::lower::{Extent, Lowered};
 use crate::onnx::order::captured;
 use crate::onnx::{
     DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto,
@@ -119,11 +120,12 @@ impl GradientGraph {
     }
 
     fn built(analysis: &Analysis, options: &GradientOptions, has_kernels: bool) -> Result<Self, Error> {
-        let (model, graph) = (&analysis.model, &analysis.graph);
         let facts = analysis.facts_at(&options.sizes)?;
+        let lowered = Lowered::new(&analysis.model, &analysis.graph, &analysis.operators, &facts, Extent::All)?;
+        let (model, graph, facts) = (&lowered.model, &lowered.graph, &lowered.facts);
         let prediction = prediction(analysis, options)?;
         let needed = ancestors(graph, prediction);
-        let depends = depends(analysis, &facts, &options.wanted);
+        let depends = depends(&lowered, &options.wanted);
         let shape = facts.values[prediction].as_ref().and_then(|fact| fact.shape.as_deref()).and_then(signed_shape);
         let shape = shape.ok_or_else(|| {
             let name = &graph.values[prediction].name;
@@ -132,17 +134,16 @@ impl GradientGraph {
                 .hint("give the sizes of the network's inputs with --size NAME=N")
         })?;
         let mut tape = Tape::new(graph.opset, &options.wanted, has_kernels);
-        let forward = forward::standard_nodes(analysis, &facts, &needed);
-        for node in &forward.nodes {
-            tape.nodes.push(forward::widened_node(model, node)?);
+        for node in graph.nodes.iter().filter(|node| needed.contains(&node.id)) {
+            tape.nodes.push(forward::widened_node(model, &node.proto)?);
         }
-        tape.initializers.extend(forward.initializers);
+        let forward = tape.nodes.len();
         let is_half = options.precision == Precision::Float16 && !options.wanted.is_empty();
         let target_shape = tape.seed(graph, prediction, &shape, options.channels, is_half);
         for node in graph.nodes.iter().rev().filter(|node| needed.contains(&node.id)) {
-            differentiate(analysis, &facts, &depends, &mut tape, node.id)?;
+            differentiate(analysis, &lowered, &depends, &mut tape, node.id)?;
         }
-        let backward = tape.nodes.split_off(forward.nodes.len());
+        let backward = tape.nodes.split_off(forward);
         for node in std::mem::take(&mut tape.nodes) {
             match node.output.first().and_then(|output| tape.replaced.remove(output)) {
                 Some(others) => tape.nodes.extend(others),
@@ -150,6 +151,7 @@ impl GradientGraph {
             }
         }
         tape.nodes.extend(backward);
+        tape.join_uses(&lowered.origin_uses());
         let gradients = tape.name_uses(graph, is_half);
         if options.precision == Precision::Float16 {
             let is_whole = |node: &NodeProto| {
@@ -158,7 +160,7 @@ impl GradientGraph {
             };
             precision::halve_products(model, &mut tape, &model.graph().initializer, is_whole)?;
         }
-        let activation_bytes = forward_bytes(graph, &facts, &needed);
+        let activation_bytes = forward_bytes(graph, facts, &needed);
         let loss_scale = is_half.then(|| LossScale::of_mean(target_shape.iter().product()));
         let built = Self {
             model: ModelProto::default(),
@@ -169,11 +171,11 @@ impl GradientGraph {
             precision: options.precision,
             loss_scale,
         };
-        built.assembled(analysis, &facts, tape)
+        built.assembled(&lowered, tape)
     }
 
-    fn assembled(mut self, analysis: &Analysis, facts: &Facts, mut tape: Tape) -> Result<Self, Error> {
-        let (proto, graph) = (analysis.model.proto(), analysis.model.graph());
+    fn assembled(mut self, lowered: &Lowered, mut tape: Tape) -> Result<Self, Error> {
+        let (proto, graph, facts) = (lowered.model.proto(), lowered.model.graph(), &lowered.facts);
         self.drop_unread(&mut tape.nodes);
         self.has_kernels = tape.nodes.iter().any(|node| node.domain == DOMAIN);
         // Bodies of If, Loop and Scan read initializers as well.
@@ -181,12 +183,12 @@ impl GradientGraph {
             tape.nodes.iter().flat_map(|node| node.input.iter().map(String::as_str).chain(captured(node))).collect();
         let mut initializer = Vec::new();
         for tensor in graph.initializer.iter().filter(|tensor| read.contains(tensor.name.as_str())) {
-            initializer.push(forward::widened_tensor(&analysis.model, tensor)?);
+            initializer.push(forward::widened_tensor(&lowered.model, tensor)?);
         }
         initializer.extend(tape.initializers);
         let mut input = Vec::new();
-        for value in &analysis.graph.inputs {
-            let name = &analysis.graph.values[*value].name;
+        for value in &lowered.graph.inputs {
+            let name = &lowered.graph.values[*value].name;
             let fact = facts.values[*value].as_ref();
             let shape = fact.and_then(|fact| fact.shape.as_deref()).and_then(signed_shape);
             let (Some(fact), Some(shape), true) = (fact, shape, read.contains(name.as_str())) else { continue };
@@ -275,15 +277,15 @@ fn ancestors(graph: &Graph, value: ValueId) -> BTreeSet<NodeId> {
 }
 
 /// Whether a value changes, as a floating point number or what stands for one, with a wanted weight.
-fn depends(analysis: &Analysis, facts: &Facts, wanted: &[ValueId]) -> Vec<bool> {
-    let graph = &analysis.graph;
+fn depends(lowered: &Lowered, wanted: &[ValueId]) -> Vec<bool> {
+    let (graph, facts) = (&lowered.graph, &lowered.facts);
     let mut depends = vec![false; graph.values.len()];
     for value in wanted {
         depends[*value] = true;
     }
     for node in &graph.nodes {
         if node.inputs.iter().flatten().any(|value| depends[*value]) {
-            let quantizes = analysis.operators.get(node.id).is_some_and(Operator::quantizes);
+            let quantizes = lowered.operators.get(node.id).is_some_and(Operator::quantizes);
             for value in node.outputs.iter().flatten() {
                 depends[*value] |= quantizes;
                 depends[*value] |= facts.values[*value].as_ref().is_none_or(crate::graph::fact::Fact::is_float);
@@ -295,21 +297,25 @@ fn depends(analysis: &Analysis, facts: &Facts, wanted: &[ValueId]) -> Vec<bool> 
 
 fn differentiate(
     analysis: &Analysis,
-    facts: &Facts,
+    lowered: &Lowered,
     depends: &[bool],
     tape: &mut Tape,
     node: NodeId,
 ) -> Result<(), Error> {
-    let node = &analysis.graph.nodes[node];
+    let (origin, facts) = (lowered.origins[node], &lowered.facts);
+    let node = &lowered.graph.nodes[node];
     let upstream: Vec<Option<String>> =
         node.outputs.iter().map(|value| value.and_then(|value| tape.gradient(value))).collect();
     let is_wanted = node.inputs.iter().flatten().any(|value| depends[*value]);
     if !is_wanted || upstream.iter().all(Option::is_none) {
         return Ok(());
     }
-    let mut cx = GradientCx { graph: &analysis.graph, node, facts, depends, tape, upstream };
-    let result = analysis.operators.of(node.id).and_then(|op| op.gradient(&mut cx));
+    let mut cx = GradientCx { graph: &lowered.graph, node, facts, depends, tape, upstream };
+    let result = lowered.operators.of(node.id).and_then(|op| op.gradient(&mut cx));
     result.map_err(|cause| {
+        // Of a fused node, why it could not be lowered says more.
+        let cause = lowered.refused.get(&origin).unwrap_or(&cause);
+        let node = &analysis.graph.nodes[origin];
         let shapes: Vec<String> = node
             .inputs
             .iter()

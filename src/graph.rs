@@ -131,6 +131,18 @@ impl Graph {
     /// # Errors
     /// A cycle, which [`crate::load::load`] refuses already.
     pub fn new(model: &Model) -> Result<Self, Error> {
+        Self::with_values_of(model, None)
+    }
+
+    /// As [`Graph::new`], of a model that another was made into: values of `earlier` keep their ids.
+    ///
+    /// # Errors
+    /// As [`Graph::new`].
+    pub fn following(model: &Model, earlier: &Graph) -> Result<Self, Error> {
+        Self::with_values_of(model, Some(earlier))
+    }
+
+    fn with_values_of(model: &Model, earlier: Option<&Graph>) -> Result<Self, Error> {
         let proto = model.graph();
         let order = topological_order(proto)
             .map_err(|at| Error::input(model.path(), format!("the graph has a cycle through node {at}")))?;
@@ -143,6 +155,9 @@ impl Graph {
             by_name: HashMap::new(),
             petgraph: DiGraph::new(),
         };
+        for value in earlier.into_iter().flat_map(|earlier| &earlier.values) {
+            graph.value_id(&value.name);
+        }
         for (i, tensor) in proto.initializer.iter().enumerate() {
             let id = graph.value_id(&tensor.name);
             graph.values[id].initializer = Some(i);

@@ -42,6 +42,8 @@ pub mod load;
 
 pub mod fold;
 
+pub mod lower;
+
 pub mod couple;
 
 pub mod macs;

@@ -16,6 +16,7 @@ use crate::graph::sizes::{Sizes, sizes_for};
 use crate::infer::infer;
 use crate::inputs::check_names;
 use crate::load::load;
+use crate::lower;
 use crate::ops;
 use crate::runtime::{Runtime, SessionOptions};
 
@@ -61,9 +62,7 @@ impl Network {
         let known = (&self.model, &self.graph, &self.facts);
         let conditioning = Conditioning::new(known, &self.roles, self.given.as_deref(), (&self.sizes, batch), seed)
             .map_err(in_file)?;
-        let session = runtime
-            .session_from_file(path, &SessionOptions::default())
-            .map_err(|error| Error::input(path, error.to_string()).caused_by(error))?;
+        let session = lower::session(runtime, &self.model, &SessionOptions::default())?;
         let denoiser = Denoiser::new(session, &self.roles, &self.facts, &self.sizes, batch).map_err(in_file)?;
         Ok((conditioning, denoiser))
     }

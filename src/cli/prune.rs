@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::graph::model::Model;
 use crate::inputs::{check_names, input_variants};
 use crate::load::load;
+use crate::lower;
 use crate::pipeline::{Analysis, analyse, cut_by};
 use crate::runtime::{Latency, Runtime, SessionOptions, interleaved_latency};
 use crate::verify::{VerifyOptions, verify_plan};
@@ -149,8 +150,8 @@ fn measure(
     let fail = |error: crate::runtime::RuntimeError| Error::unmet(error.to_string());
     let (_, inputs) = input_variants(analysis, &options.inputs())?.into_iter().next().unwrap_or_default();
     let options = SessionOptions::default();
-    let mut original = runtime.session_from_file(analysis.model.path(), &options).map_err(fail)?;
-    let mut pruned = runtime.session_from_file(pruned, &options).map_err(fail)?;
+    let mut original = lower::session(runtime, &analysis.model, &options)?;
+    let mut pruned = lower::session(runtime, &load(pruned)?, &options)?;
     interleaved_latency(&mut [&mut original, &mut pruned], &[&inputs, &inputs], LATENCY_RUNS, 3, LATENCY_SECONDS)
         .map_err(fail)
 }

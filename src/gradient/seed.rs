@@ -1,12 +1,33 @@
 //! The loss from which differentiation starts, and the gradients as outputs.
 
+use std::collections::BTreeMap;
+
 use super::precision::{LOSS_SCALE, OVERFLOW};
 use super::{LOSS, TARGET, UseGradient};
 use crate::graph::{Graph, ValueId};
+use crate::lower::Use;
 use crate::onnx::NodeProto;
 use crate::operator::gradient::Tape;
 
 impl Tape {
+    /// Names uses after the inputs of the original network that they stand for: where several nodes of a fused one read a
+    /// weight, their gradients are summed.
+    pub(super) fn join_uses(&mut self, origins: &BTreeMap<Use, Use>) {
+        let mut of_origins: BTreeMap<Use, (ValueId, Vec<String>)> = BTreeMap::new();
+        for (of, (value, gradient)) in std::mem::take(&mut self.uses) {
+            let origin = origins.get(&of).copied().unwrap_or(of);
+            of_origins.entry(origin).or_insert((value, Vec::new())).1.push(gradient);
+        }
+        for (origin, (value, gradients)) in of_origins {
+            let names: Vec<&str> = gradients.iter().map(String::as_str).collect();
+            let sum = match names.as_slice() {
+                [one] => (*one).to_owned(),
+                many => self.add("", "Sum", many, vec![]),
+            };
+            self.uses.insert(origin, (value, sum));
+        }
+    }
+
     /// Makes the gradient by every use of a wanted weight a graph output. Those of a loss that was multiplied by a scale
     /// are divided by it, and one more output tells whether all are finite.
     pub(super) fn name_uses(&mut self, graph: &Graph, is_scaled: bool) -> Vec<UseGradient> {

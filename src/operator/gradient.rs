@@ -1,7 +1,6 @@
 //! What differentiation offers to an operator: [`GradientCx`], and gradients that several operators contain.
 
 mod activation;
-mod attention;
 mod context;
 mod kernel;
 mod norm;
@@ -10,7 +9,6 @@ mod winograd;
 
 use crate::graph::fact::static_shape;
 
-pub use attention::{Attention, AttentionGradients};
 pub use context::{GradientCx, Tape};
 pub(crate) use kernel::RowNorm;
 pub(crate) use winograd::WinogradConv;

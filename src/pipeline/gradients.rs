@@ -14,6 +14,7 @@ use crate::gradient::accumulate::{Accumulated, Denoising, ThresholdMode, Visited
 use crate::gradient::checkpoint::Checkpoint;
 use crate::gradient::pass::{GradientPass, PassOptions};
 use crate::gradient::{GradientGraph, GradientOptions, Precision};
+use crate::lower;
 use crate::runtime::{Device, Runtime, SessionOptions};
 use crate::select::Removed;
 
@@ -290,9 +291,7 @@ fn samples(
     if let Some(path) = &settings.data {
         return Samples::load(path, (&roles.sample.name, &dims), &settings.ranges, settings.batch, options.seed);
     }
-    let session = runtime
-        .session_from_file(analysis.model.path(), &SessionOptions::default())
-        .map_err(|error| Error::input(analysis.model.path(), error.to_string()).caused_by(error))?;
+    let session = lower::session(runtime, &analysis.model, &SessionOptions::default())?;
     let mut denoiser = Denoiser::new(session, roles, &analysis.facts, &options.sizes, micro_batch).map_err(in_file)?;
     let process = &inputs.configured.process;
     let sampling = SampleOptions {

@@ -138,7 +138,7 @@ pub(super) fn compare_values(
 
 /// A mask that is a constant of the reference.
 fn constant_mask(reference: &Reference, name: &str) -> Option<Array> {
-    let tensor = reference.initializers.iter().find(|tensor| tensor.name == name)?;
+    let tensor = reference.builder.initializers.iter().find(|tensor| tensor.name == name)?;
     let dims = tensor.dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
     let values = tensor.raw_data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
     Array::new(dims, crate::array::ArrayData::F32(values)).ok()

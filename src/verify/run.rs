@@ -9,6 +9,7 @@ use super::{OutputError, RunReport, Variant, VerifyReport};
 use crate::analysis::Analysis;
 use crate::array::Array;
 use crate::error::Error;
+use crate::lower;
 use crate::operator::reference::{KeptAxes, Reference};
 use crate::runtime::{Runtime, RuntimeError, Session, SessionOptions};
 
@@ -29,8 +30,8 @@ impl Verification<'_> {
     ///
     /// # Errors
     /// ONNX Runtime rejects it.
-    pub(super) fn original(&self) -> Result<Session, RuntimeError> {
-        self.runtime.session_from_file(self.analysis.model.path(), &SessionOptions::default())
+    pub(super) fn original(&self) -> Result<Session, Error> {
+        lower::session(self.runtime, &self.analysis.model, &SessionOptions::default())
     }
 
     /// The error of a network that must run and does not.

@@ -10,6 +10,7 @@ mod fused;
 mod gradients;
 mod indexing;
 mod layers;
+mod lowering;
 mod reducing;
 mod sampling;
 mod shaping;

@@ -121,34 +121,6 @@ pub(in crate::ops) fn forward(node: &Node, cx: &mut GradientCx<'_>) -> Result<()
     Ok(())
 }
 
-/// The gradient rule of a convolution with channels on the last axes of X, W and Y: that of Conv between transposes.
-pub(in crate::ops) fn of_nhwc_conv(node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-    let rank = cx.shape(0)?.len();
-    let first: Vec<usize> = [0, rank - 1].into_iter().chain(1..rank - 1).collect();
-    let back: Vec<usize> = std::iter::once(0).chain(2..rank).chain([1]).collect();
-    let moved = |shape: &[i64]| first.iter().map(|axis| shape[*axis]).collect::<Vec<i64>>();
-    let (x, w, y) = (moved(&cx.shape(0)?), moved(&cx.shape(1)?), moved(&cx.output_shape(0)?));
-    let geometry = Geometry::of_conv(node, &w[2..], &x[2..], &y[2..])?;
-    let dy = cx.dy()?;
-    let dy = cx.transpose(&dy, &first);
-    if cx.wants(2) {
-        bias(cx, &dy, rank);
-    }
-    if cx.wants(1) {
-        let own = cx.transpose(&cx.input(0), &first);
-        let dw = weight(cx, &geometry, (&own, &x), (&dy, &y), &w);
-        let dw = cx.transpose(&dw, &back);
-        cx.give(1, dw);
-    }
-    if cx.wants(0) {
-        let own = cx.transpose(&cx.input(1), &first);
-        let dx = through(cx, &geometry, &own, &dy, [&x, &w, &y]);
-        let dx = cx.transpose(&dx, &back);
-        cx.give(0, dx);
-    }
-    Ok(())
-}
-
 /// The gradient rule of ConvTranspose: the same products with X and dY in each other's place.
 pub(in crate::ops) fn of_conv_transpose(node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
     let (x, w, y) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape(0)?);
