@@ -5,22 +5,22 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::analysis::Analysis;
+use super::Network;
 use crate::error::Error;
 use crate::graph::NodeId;
 use crate::graph::fact::{Known, is_float};
-use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::tensor::elements;
 use crate::onnx::{DataType, GraphProto, NodeProto, TensorProto, type_proto};
 use crate::operator::reference::Reference;
 
 /// The needed nodes, those that ONNX Runtime has no kernel for on the CPU in standard operators.
-pub(super) fn standard_nodes(analysis: &Analysis, facts: &Facts, needed: &BTreeSet<NodeId>) -> Reference {
+pub(super) fn standard_nodes(network: &Network<'_>, needed: &BTreeSet<NodeId>) -> Reference {
     let mut forward = Reference::default();
-    for node in analysis.graph.nodes.iter().filter(|node| needed.contains(&node.id)) {
+    let Network { graph, operators, facts, .. } = *network;
+    for node in graph.nodes.iter().filter(|node| needed.contains(&node.id)) {
         // Nothing is removed, so that no rule can fail.
-        let added = forward.push(node, &analysis.graph, &analysis.operators, facts, &HashMap::new());
+        let added = forward.push(node, graph, operators, facts, &HashMap::new());
         debug_assert!(added.is_ok());
     }
     forward

@@ -6,7 +6,6 @@
 
 use std::borrow::Cow;
 
-use super::instance_normalization::chain;
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, KNOWN_LIMIT, Known, broadcast_to, static_shape};
@@ -14,6 +13,7 @@ use crate::onnx::DataType;
 use crate::operator::couple::CoupleCx;
 use crate::operator::gradient::GradientCx;
 use crate::operator::infer::InferCx;
+use crate::operator::part::{Part, PartCx};
 use crate::operator::reference::ReferenceCx;
 use crate::operator::{NodeRules, OpType, Registration, RuleError, broadcast, onnx};
 
@@ -82,20 +82,20 @@ impl NodeRules for Binary {
     fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let dy = cx.dy()?;
         let op_type = node.proto.op_type.as_str();
-        let is_taken_over = match op_type {
-            "Add" => chain::ends_norm(node, cx)?,
-            "Mul" => chain::ends_silu(cx)?,
-            _ => false,
-        };
-        if is_taken_over {
-            return Ok(());
-        }
         let count = node.inputs.len();
         for slot in (0..count).filter(|slot| cx.wants(*slot)).collect::<Vec<_>>() {
             let dx = derivative(op_type, slot, count, &dy, cx)?;
             cx.give_broadcast(slot, &dx)?;
         }
         Ok(())
+    }
+
+    fn part(&self, node: &Node, _cx: &PartCx<'_>) -> Option<Part> {
+        match node.proto.op_type.as_str() {
+            "Add" => Some(Part::Sum),
+            "Mul" => Some(Part::Product),
+            _ => None,
+        }
     }
 }
 

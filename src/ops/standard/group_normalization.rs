@@ -9,8 +9,9 @@
 use crate::graph::Node;
 use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::Layout;
-use crate::operator::gradient::{GradientCx, RowNorm};
+use crate::operator::gradient::GradientCx;
 use crate::operator::infer::InferCx;
+use crate::operator::part::{Part, PartCx, RowNorm};
 use crate::operator::patch::PatchCx;
 use crate::operator::reference::ReferenceCx;
 use crate::operator::{Folding, NodeRules, OpType, Registration, RuleError, onnx};
@@ -91,15 +92,6 @@ impl NodeRules for GroupNormalization {
         let per_group = channels / groups;
         let parameter_shape = cx.shape(1)?;
         let is_per_channel = parameter_shape == [channels];
-        if cx.has_kernels() && shape.iter().all(|size| *size > 0) {
-            let row = per_group * rest;
-            let inner = if is_per_channel { rest } else { row };
-            let epsilon = node.float("epsilon", 1e-5);
-            let norm = RowNorm { row, groups, inner, epsilon, is_centred: true, has_silu: false };
-            let gradients = cx.row_norm_gradient(&norm, &cx.input(0), &dy, (&cx.input(1), &cx.input(2)));
-            gradients.into_iter().enumerate().for_each(|(slot, gradient)| cx.give(slot, gradient));
-            return Ok(());
-        }
         // [N, G, C / G, rest]: moments over the last two axes.
         let blocks = vec![batch, groups, per_group, rest];
         let x = cx.reshape(&cx.input(0), &blocks);
@@ -127,5 +119,16 @@ impl NodeRules for GroupNormalization {
             cx.give(0, dx);
         }
         Ok(())
+    }
+
+    fn part(&self, node: &Node, cx: &PartCx<'_>) -> Option<Part> {
+        let shape = cx.shape(0)?;
+        let groups = node.int("num_groups", 1).max(1);
+        let rest: i64 = shape.get(2..)?.iter().product();
+        let row = shape[1] / groups * rest;
+        let inner = if cx.shape(1)? == [shape[1]] { rest } else { row };
+        let epsilon = node.float("epsilon", 1e-5);
+        let norm = RowNorm { row, groups, inner, epsilon, is_centred: true, has_silu: false };
+        (row > 0 && shape.iter().all(|size| *size > 0)).then_some(Part::Norm(norm))
     }
 }

@@ -10,8 +10,9 @@ use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
 use crate::operator::couple::CoupleCx;
-use crate::operator::gradient::{GradientCx, RowNorm};
+use crate::operator::gradient::GradientCx;
 use crate::operator::infer::InferCx;
+use crate::operator::part::{Part, PartCx, RowNorm};
 use crate::operator::reference::ReferenceCx;
 use crate::operator::{Folding, NodeRules, OpType, Registration, RuleError, axis_index, microsoft, onnx};
 
@@ -92,23 +93,6 @@ impl NodeRules for LayerNormalization {
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
         let axis = axis_index(node.int("axis", -1), shape.len())?;
         let axes: Vec<usize> = (axis..shape.len()).collect();
-        let row: i64 = shape[axis..].iter().product();
-        let has_whole = |slot: usize| cx.shape(slot).is_ok_and(|own| own == shape[axis..]);
-        if cx.has_kernels() && row > 0 && has_whole(1) && (node.input(2).is_none() || has_whole(2)) {
-            let epsilon = node.float("epsilon", 1e-5);
-            let norm = RowNorm { row, groups: 1, inner: 1, epsilon, is_centred: is_centred(node), has_silu: false };
-            let offset = match node.input(2) {
-                Some(_) => cx.input(2),
-                None => cx.floats(&vec![0.0; row as usize], &[row]),
-            };
-            let [dx, dscale, doffset] = cx.row_norm_gradient(&norm, &cx.input(0), &dy, (&cx.input(1), &offset));
-            cx.give(0, dx);
-            for (slot, gradient) in [(1, dscale), (2, doffset)] {
-                let gradient = if axes.len() == 1 { gradient } else { cx.reshape(&gradient, &shape[axis..]) };
-                cx.give(slot, gradient);
-            }
-            return Ok(());
-        }
         let epsilon = f64::from(node.float("epsilon", 1e-5));
         let norm = cx.normalized(&cx.input(0), &shape, &axes, epsilon, is_centred(node), None);
         if cx.wants(1) {
@@ -125,5 +109,15 @@ impl NodeRules for LayerNormalization {
             cx.give(0, dx);
         }
         Ok(())
+    }
+
+    fn part(&self, node: &Node, cx: &PartCx<'_>) -> Option<Part> {
+        let shape = cx.shape(0)?;
+        let axis = axis_index(node.int("axis", -1), shape.len()).ok()?;
+        let row: i64 = shape[axis..].iter().product();
+        let has_whole = |slot: usize| cx.shape(slot).is_some_and(|own| own == shape[axis..]);
+        let epsilon = node.float("epsilon", 1e-5);
+        let norm = RowNorm { row, groups: 1, inner: 1, epsilon, is_centred: is_centred(node), has_silu: false };
+        (row > 0 && has_whole(1) && (!cx.has(2) || has_whole(2))).then_some(Part::Norm(norm))
     }
 }

@@ -11,6 +11,7 @@ use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::{Layout, Piece, reshape};
 use crate::operator::gradient::GradientCx;
 use crate::operator::infer::InferCx;
+use crate::operator::part::{Part, PartCx};
 use crate::operator::patch::PatchCx;
 use crate::operator::reference::ReferenceCx;
 use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
@@ -83,6 +84,10 @@ impl NodeRules for Reshape {
     fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.moves(&[0]);
         Ok(())
+    }
+
+    fn part(&self, _node: &Node, _cx: &PartCx<'_>) -> Option<Part> {
+        Some(Part::Reshape)
     }
 
     fn gradient(&self, _node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {

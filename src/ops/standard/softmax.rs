@@ -9,6 +9,7 @@ use crate::graph::Node;
 use crate::operator::couple::CoupleCx;
 use crate::operator::gradient::GradientCx;
 use crate::operator::infer::InferCx;
+use crate::operator::part::{Part, PartCx};
 use crate::operator::reference::ReferenceCx;
 use crate::operator::{Folding, NodeRules, OpType, Registration, RuleError, onnx};
 
@@ -53,10 +54,7 @@ impl NodeRules for Softmax {
         let axis = crate::operator::axis_index(node.int("axis", default), shape.len())?;
         // Before opset 13 everything from the axis on is one.
         let axes: Vec<usize> = if node.version < 13 { (axis..shape.len()).collect() } else { vec![axis] };
-        let row: i64 = shape[axis..].iter().product();
-        let is_last = axes.len() == shape.len() - axis;
         let dx = match node.proto.op_type.as_str() {
-            "Softmax" if is_last && row > 0 && cx.has_kernels() => cx.softmax_gradient(&y, &dy, row),
             "Softmax" => {
                 // y (dy - sum(dy y))
                 let product = cx.mul(&dy, &y);
@@ -74,5 +72,14 @@ impl NodeRules for Softmax {
         };
         cx.give(0, dx);
         Ok(())
+    }
+
+    fn part(&self, node: &Node, cx: &PartCx<'_>) -> Option<Part> {
+        let shape = cx.shape(0)?;
+        let default = if node.version < 13 { 1 } else { -1 };
+        let axis = crate::operator::axis_index(node.int("axis", default), shape.len()).ok()?;
+        let is_last = node.version < 13 || axis + 1 == shape.len();
+        let row: i64 = shape[axis..].iter().product();
+        (node.proto.op_type == "Softmax" && is_last && row > 0).then_some(Part::Softmax { row })
     }
 }

@@ -11,6 +11,7 @@ use crate::onnx::DataType;
 use crate::operator::couple::CoupleCx;
 use crate::operator::gradient::GradientCx;
 use crate::operator::infer::InferCx;
+use crate::operator::part::{Part, PartCx};
 use crate::operator::reference::ReferenceCx;
 use crate::operator::{NodeRules, OpType, Registration, RuleError, microsoft, onnx};
 
@@ -118,7 +119,6 @@ impl NodeRules for Unary {
             // Steps are flat wherever they have a slope.
             "Ceil" | "Floor" | "Round" | "Sign" => return Ok(()),
             "Neg" => cx.op("Neg", &[&dy]),
-            "Swish" if cx.has_kernels() && node.float("alpha", 1.0) == 1.0 => cx.silu_gradient(&cx.input(0), &dy),
             _ => {
                 let slope = slope(node, cx)?;
                 cx.mul(&dy, &slope)
@@ -126,6 +126,14 @@ impl NodeRules for Unary {
         };
         cx.give(0, dx);
         Ok(())
+    }
+
+    fn part(&self, node: &Node, _cx: &PartCx<'_>) -> Option<Part> {
+        match node.proto.op_type.as_str() {
+            "Sigmoid" => Some(Part::Sigmoid),
+            "Swish" if node.float("alpha", 1.0) == 1.0 => Some(Part::Silu),
+            _ => None,
+        }
     }
 }
 
