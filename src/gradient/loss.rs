@@ -175,3 +175,31 @@ fn found_term(network: &Network<'_>, term: &LossTerm, output: String) -> Result<
     let input = TermInput { output, target, target_shape, sample_weights };
     Ok(FoundTerm { term: term.clone(), value, shape, input })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(distance: Distance, weight: f64) -> FoundTerm {
+        let term = LossTerm { distance, weight, sample_weights: Some("w".to_owned()), ..LossTerm::squared("y") };
+        let shape = vec![4, 3];
+        let (target, sample_weights) = (term.target.clone(), term.sample_weights.clone());
+        let input = TermInput { output: "__loss/0".to_owned(), target, target_shape: shape.clone(), sample_weights };
+        FoundTerm { term, value: 0, shape, input }
+    }
+
+    #[test]
+    fn inputs_that_terms_share_are_listed_once() {
+        let terms = [found(Distance::Squared, 1.0).input, found(Distance::InnerProduct, 2.0).input];
+        let inputs = [(TARGET.to_owned(), vec![4, 3]), ("w".to_owned(), vec![4])];
+        assert_eq!(TermInput::inputs(&terms), inputs);
+    }
+
+    #[test]
+    fn means_over_many_elements_and_small_weights_need_a_large_scale() {
+        assert_eq!(found(Distance::Squared, 1.0).scale(), 12.0);
+        assert_eq!(found(Distance::Huber { delta: 1.0 }, -0.5).scale(), 24.0);
+        assert_eq!(found(Distance::InnerProduct, 4.0).scale(), 0.25);
+        assert_eq!(found(Distance::InnerProduct, 0.0).scale(), 1.0);
+    }
+}

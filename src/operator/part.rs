@@ -1,4 +1,4 @@
-//! What a node is to the choice of kernels: a part of a pattern that one of [`crate::kernels`] computes.
+//! What a node is to the choice of kernels: a part of a pattern that a kernel of ours computes.
 //!
 //! An operator describes its node in these terms ([`crate::operator::Operator::part`]); which parts make a pattern, and
 //! when a kernel is worth it, is decided after differentiation (`gradient::kernels`), without operators' names.
@@ -73,6 +73,8 @@ pub struct Convolution {
     pub before: Vec<i64>,
     /// Groups of channels.
     pub group: i64,
+    /// Whether the node does nothing to the result.
+    pub is_whole: bool,
 }
 
 /// What is known where a node describes itself.

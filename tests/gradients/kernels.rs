@@ -70,6 +70,26 @@ fn convolutions_in_tiles_equal_those_of_onnx_runtime() {
     }
 }
 
+#[test]
+fn fused_convolutions_have_gradients_in_tiles() {
+    let mut b = Builder::new(3);
+    let y = b.conv("x", 72, 72, 3, 1);
+    let w = b.layer_weight(&[88, 72, 3, 3], 72 * 9);
+    let relu = [attr_ints("pads", &[1; 4]), attr_string("activation", "Relu")];
+    let y = b.fused("FusedConv", &[&y, &w], &relu, 1).remove(0);
+    let model = b.finish(&[2, 72, 40, 37], &y, &[2, 88, 40, 37]);
+    let folder = tempfile::tempdir().unwrap();
+    let (standard, kernels, nodes) = both(&model, folder.path());
+    let count = |op_type: &str| nodes.iter().filter(|node| *node == op_type).count();
+    // The first one forward, the second by the input; both by the weights.
+    assert_eq!((count("WinogradFilter"), count("WinogradFilterGradient")), (2, 2), "{nodes:?}");
+    for (expected, found) in standard.uses.iter().zip(&kernels.uses) {
+        let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+        let worst = expected.iter().zip(found).fold(0.0f32, |worst, (a, b)| worst.max((a - b).abs()));
+        assert!(worst < 1e-5 * largest, "{worst} of {largest}");
+    }
+}
+
 /// The number of nodes of every kernel in the gradient graph of a fixture, with batches of 8.
 fn counts(name: &str) -> Vec<(String, usize)> {
     let analysis = analysed(name);

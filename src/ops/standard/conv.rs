@@ -170,6 +170,7 @@ impl Operator for Conv {
         let mut dy = cx.dy()?;
         if let Some(Activation { name, parameters }) = &self.activation {
             dy = cx.through_fused_activation(name, parameters, &dy, &cx.output(0))?;
+            cx.set_inner(&dy);
         }
         // What a fused form adds before its activation.
         cx.give(SUM, dy.clone());
@@ -177,10 +178,10 @@ impl Operator for Conv {
     }
 
     fn part(&self, cx: &PartCx<'_>) -> Option<Part> {
-        let is_plain = self.activation.is_none() && !cx.has(SUM);
         let (x, w, y) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape(0)?);
         let geometry = gradient::Geometry::of_conv(&self.spatial, self.group, &w[2..], &x[2..], &y[2..]).ok()?;
-        is_plain.then_some(Part::Convolution(geometry.convolution()))
+        let is_whole = self.activation.is_none() && !cx.has(SUM);
+        Some(Part::Convolution(geometry.convolution(is_whole)))
     }
 }
 

@@ -79,9 +79,9 @@ impl Geometry {
     }
 
     /// What is described to the choice of kernels.
-    pub(super) fn convolution(self) -> Convolution {
+    pub(super) fn convolution(self, is_whole: bool) -> Convolution {
         let Self { kernel, strides, dilations, before, group, .. } = self;
-        Convolution { kernel, strides, dilations, before, group }
+        Convolution { kernel, strides, dilations, before, group, is_whole }
     }
 
     /// The extent of the dilated kernel.

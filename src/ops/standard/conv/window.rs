@@ -84,6 +84,7 @@ impl Spatial {
 }
 
 /// Kernel, stride, dilation and padding along the spatial axes of a convolution or pooling.
+#[derive(Debug)]
 pub(in crate::ops) struct Window {
     kernel: Vec<Dim>,
     pub(super) strides: Vec<i64>,
