@@ -14,6 +14,8 @@ pub mod lower;
 
 pub mod macs;
 
+pub mod part;
+
 pub mod patch;
 
 pub mod reference;
@@ -29,6 +31,7 @@ pub use gradient::GradientCx;
 pub use infer::InferCx;
 pub use lower::LowerCx;
 pub use macs::MacsCx;
+pub use part::{Part, PartCx};
 pub use patch::PatchCx;
 pub use reference::ReferenceCx;
 
@@ -176,6 +179,11 @@ pub trait Operator: std::fmt::Debug + Send + Sync {
     /// The operator has no gradient in this form; a run that needs one fails and names the node.
     fn gradient(&self, _cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         Err(RuleError::unsupported("the operator has no gradient"))
+    }
+
+    /// What the node is to the choice of kernels: a part of a pattern that one computes.
+    fn part(&self, _cx: &PartCx<'_>) -> Option<Part> {
+        None
     }
 }
 
@@ -349,6 +357,11 @@ pub trait NodeRules: Sync {
     fn gradient(&self, _node: &Node, _cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         Err(RuleError::unsupported("the operator has no gradient"))
     }
+
+    /// What the node is to the choice of kernels: a part of a pattern that one computes.
+    fn part(&self, _node: &Node, _cx: &PartCx<'_>) -> Option<Part> {
+        None
+    }
 }
 
 /// A node beside rules that parse it anew.
@@ -399,6 +412,9 @@ impl Operator for Unparsed {
     }
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         self.rules.gradient(&self.node, cx)
+    }
+    fn part(&self, cx: &PartCx<'_>) -> Option<Part> {
+        self.rules.part(&self.node, cx)
     }
 }
 

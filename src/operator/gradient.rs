@@ -2,16 +2,15 @@
 
 mod activation;
 mod context;
-mod kernel;
 mod norm;
 mod shaping;
-mod winograd;
+mod tape;
 
 use crate::graph::fact::static_shape;
 
-pub use context::{GradientCx, Tape};
-pub(crate) use kernel::RowNorm;
-pub(crate) use winograd::WinogradConv;
+pub use context::GradientCx;
+pub(crate) use tape::Given;
+pub use tape::{Step, Tape};
 
 /// Sizes that are all known, as ONNX stores them.
 pub(crate) fn signed_shape(shape: &[crate::graph::dim::Dim]) -> Option<Vec<i64>> {

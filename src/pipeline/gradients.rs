@@ -132,6 +132,7 @@ pub fn gradients(
         channels,
         wanted: analysis.prunable_weights(),
         precision: settings.precision,
+        ..GradientOptions::default()
     };
     let graph = GradientGraph::build_for(analysis, &graph_options, settings.device)?;
     check_memory(analysis, &graph, micro_batch)?;
