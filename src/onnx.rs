@@ -6,6 +6,8 @@ mod generated;
 
 pub mod builder;
 
+pub(crate) mod floats;
+
 pub(crate) mod order;
 
 pub use generated::*;
