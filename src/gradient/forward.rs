@@ -4,9 +4,9 @@
 //! half precision kernels, so gradients are taken in float32 unless [`super::Precision`] asks for other factors.
 
 use crate::error::Error;
-use crate::graph::fact::{Known, is_float};
+use crate::graph::fact::is_float;
 use crate::graph::model::Model;
-use crate::graph::tensor::elements;
+use crate::onnx::floats::Floats;
 use crate::onnx::{DataType, GraphProto, NodeProto, TensorProto, type_proto};
 
 /// The element type in which values of type `dtype` are computed.
@@ -66,8 +66,5 @@ pub(crate) fn widened_tensor(model: &Model, tensor: &TensorProto) -> Result<Tens
 /// The elements of a tensor of floating point numbers; `None` for other types.
 pub(super) fn floats(model: &Model, tensor: &TensorProto) -> Result<Option<Vec<f32>>, Error> {
     let bytes = model.tensor_bytes(tensor)?;
-    Ok(match elements(tensor.element_type(), &bytes) {
-        Some(Known::Floats(values)) => Some(values.into_iter().map(|value| value as f32).collect()),
-        _ => None,
-    })
+    Ok(Floats::of(tensor.element_type(), &bytes).map(Floats::to_f32))
 }

@@ -160,8 +160,7 @@ fn half_tensor(model: &Model, tensor: &TensorProto, name: &str) -> Result<Tensor
         return Ok(TensorProto { name: name.to_owned(), ..tensor.clone() });
     }
     let values = floats(model, tensor)?.unwrap_or_default();
-    let bytes = values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect();
-    Ok(TensorProto::of_raw(name, DataType::Float16, &tensor.dims, bytes))
+    Ok(TensorProto::of_halves(name, &values, &tensor.dims))
 }
 
 #[cfg(test)]

@@ -18,7 +18,8 @@ use super::{Criterion, GroupReduction, ScoreCx};
 use crate::couple::group::{ChannelGroup, Member, Role};
 use crate::error::Error;
 use crate::gradient::accumulate::Accumulated;
-use crate::onnx::{DataType, TensorProto};
+use crate::onnx::TensorProto;
+use crate::onnx::floats::Floats;
 
 /// Which members of a channel group score.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,13 +208,7 @@ impl Criterion for GradientCriterion {
 
 /// The elements of a floating point tensor; none for other types, which have no gradient.
 fn floats(tensor: &TensorProto, bytes: &[u8]) -> Vec<f32> {
-    match tensor.element_type() {
-        DataType::Float => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        DataType::Double => bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
-        DataType::Float16 => bytes.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
-        DataType::Bfloat16 => bytes.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
-        _ => Vec::new(),
-    }
+    Floats::of(tensor.element_type(), bytes).map_or_else(Vec::new, Floats::to_f32)
 }
 
 /// For each of `axes`, the sums of entries over all other axes; `entry` is called once for every element.

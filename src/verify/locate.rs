@@ -10,6 +10,7 @@ use super::compare;
 use crate::analysis::Analysis;
 use crate::array::Array;
 use crate::onnx::ValueInfoProto;
+use crate::onnx::floats::Floats;
 use crate::operator::reference::{KeptAxes, Reference};
 use crate::runtime::{Runtime, RuntimeError};
 
@@ -140,7 +141,7 @@ pub(super) fn compare_values(
 fn constant_mask(reference: &Reference, name: &str) -> Option<Array> {
     let tensor = reference.builder.initializers.iter().find(|tensor| tensor.name == name)?;
     let dims = tensor.dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
-    let values = tensor.raw_data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let values = Floats::of(tensor.element_type(), &tensor.raw_data)?.to_f32();
     Array::new(dims, crate::array::ArrayData::F32(values)).ok()
 }
 
