@@ -25,6 +25,7 @@ use serde::Serialize;
 use crate::analysis::{Analysis, analyse};
 use crate::array::Array;
 use crate::error::Error;
+use crate::graph::Reader;
 use crate::graph::model::Model;
 use crate::graph::sizes::Sizes;
 use crate::onnx::{GraphProto, ModelProto};
@@ -147,7 +148,7 @@ impl VerifyReport {
 /// An operator that stands where something was removed has no reference rule.
 pub fn reference_model(
     analysis: &Analysis,
-    kept: &HashMap<(usize, usize), KeptAxes>,
+    kept: &HashMap<Reader, KeptAxes>,
 ) -> Result<(ModelProto, Reference), Error> {
     let reference =
         Reference::build(&analysis.graph, &analysis.operators, &analysis.facts, kept).map_err(|unmasked| {
@@ -209,7 +210,7 @@ fn has_half(analysis: &Analysis) -> bool {
 /// not pass.
 pub fn verify(
     analysis: &Analysis,
-    kept: &HashMap<(usize, usize), KeptAxes>,
+    kept: &HashMap<Reader, KeptAxes>,
     pruned: &Model,
     runtime: &Runtime,
     options: &VerifyOptions,

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 
 use crate::graph::facts::Facts;
-use crate::graph::{Graph, Node};
+use crate::graph::{Graph, Node, Reader};
 use crate::operator::reference::{KeptAxes, Reference, ReferenceCx};
 use crate::operator::{Operators, RuleError};
 
@@ -32,7 +32,7 @@ impl Reference {
         graph: &Graph,
         operators: &Operators,
         facts: &Facts,
-        kept: &HashMap<(usize, usize), KeptAxes>,
+        kept: &HashMap<Reader, KeptAxes>,
     ) -> Result<Self, Unmasked> {
         let mut reference = Reference::default();
         for node in &graph.nodes {
@@ -52,10 +52,10 @@ impl Reference {
         graph: &Graph,
         operators: &Operators,
         facts: &Facts,
-        kept: &HashMap<(usize, usize), KeptAxes>,
+        kept: &HashMap<Reader, KeptAxes>,
     ) -> Result<(), Unmasked> {
         let is_touched = (0..node.inputs.len()).any(|slot| {
-            kept.contains_key(&(node.id, slot))
+            kept.contains_key(&Reader { node: node.id, slot })
                 || node.input(slot).is_some_and(|v| self.masks.contains_key(&graph.values[v].name))
         });
         let op = operators.of(node.id);
@@ -68,7 +68,7 @@ impl Reference {
         if !cx.emitted {
             cx.emit(&[]);
         }
-        let reads_slices = (0..node.inputs.len()).any(|slot| kept.contains_key(&(node.id, slot)));
+        let reads_slices = (0..node.inputs.len()).any(|slot| kept.contains_key(&Reader { node: node.id, slot }));
         match result {
             // Coupling keeps all that such a node reads, so that it sees whole values; if a plan says otherwise, the
             // outputs will differ.
