@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use onnx_diffprune::graph::Reader;
 use onnx_diffprune::load::{from_bytes, load};
 use onnx_diffprune::lower::lowered_model;
 use onnx_diffprune::onnx::ModelProto;
@@ -67,7 +68,7 @@ fn with_norms_written(analysis: &Analysis) -> Result<ModelProto, onnx_diffprune:
         let sizes = shape.into_iter().flatten().map(|size| size.as_const().and_then(|size| usize::try_from(size).ok()));
         let all = sizes.enumerate().filter_map(|(axis, size)| Some((axis, (0..size?).collect())));
         if let Some((axis, all)) = all.last() {
-            kept.insert((node.id, 0), BTreeMap::from([(axis, all)]));
+            kept.insert(Reader { node: node.id, slot: 0 }, BTreeMap::from([(axis, all)]));
         }
     }
     Ok(reference_model(analysis, &kept)?.0)

@@ -11,7 +11,7 @@ use prost::Message;
 use crate::error::Error;
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
-use crate::graph::{Graph, Node, NodeId};
+use crate::graph::{Graph, Node, NodeId, Reader};
 use crate::infer::infer;
 use crate::onnx::builder::Builder;
 use crate::onnx::{GraphProto, ModelProto};
@@ -31,9 +31,6 @@ pub enum Extent {
     WithoutCpuKernel,
 }
 
-/// An input slot of a node.
-pub type Use = (NodeId, usize);
-
 /// A network with fused nodes in standard operators.
 #[derive(Debug)]
 pub struct Lowered {
@@ -50,7 +47,7 @@ pub struct Lowered {
     /// Why fused nodes of the original were left as they are.
     pub refused: BTreeMap<NodeId, RuleError>,
     /// Where each input of an original node is read now; inputs of which only the shape counts may be read nowhere.
-    uses: BTreeMap<Use, Vec<Use>>,
+    uses: BTreeMap<Reader, Vec<Reader>>,
 }
 
 /// The nodes of one original node.
@@ -114,17 +111,17 @@ impl Lowered {
     }
 
     /// Where input `slot` of an original node is read now.
-    pub fn uses_of(&self, of: Use) -> &[Use] {
+    pub fn uses_of(&self, of: Reader) -> &[Reader] {
         self.uses.get(&of).map_or(&[], Vec::as_slice)
     }
 
     /// The input of an original node that each input of a node stands for; the others are values inside of one.
-    pub fn origin_uses(&self) -> BTreeMap<Use, Use> {
+    pub fn origin_uses(&self) -> BTreeMap<Reader, Reader> {
         self.uses.iter().flat_map(|(origin, uses)| uses.iter().map(|of| (*of, *origin))).collect()
     }
 
     /// What is given by use of the original, by use of the lowered network.
-    pub fn by_lowered_use<T: Clone>(&self, of_original: impl IntoIterator<Item = (Use, T)>) -> Vec<(Use, T)> {
+    pub fn by_lowered_use<T: Clone>(&self, of_original: impl IntoIterator<Item = (Reader, T)>) -> Vec<(Reader, T)> {
         let of = of_original.into_iter();
         of.flat_map(|(origin, what)| self.uses_of(origin).iter().map(move |of| (*of, what.clone()))).collect()
     }
@@ -182,20 +179,22 @@ fn infer_new(model: &Model, graph: &Graph, operators: &Operators, known: &Facts,
 }
 
 /// Where each input of the original nodes is read.
-fn uses(graph: &Graph, lowered: &Graph, parts: &[Part], by_index: &[NodeId]) -> BTreeMap<Use, Vec<Use>> {
-    let mut uses: BTreeMap<Use, Vec<Use>> = BTreeMap::new();
+fn uses(graph: &Graph, lowered: &Graph, parts: &[Part], by_index: &[NodeId]) -> BTreeMap<Reader, Vec<Reader>> {
+    let mut uses: BTreeMap<Reader, Vec<Reader>> = BTreeMap::new();
     for part in parts {
         let origin = &graph.nodes[part.origin];
         for (index, node) in (part.start..part.end).map(|index| (index, by_index[index])) {
             if let Some((slot, _)) = part.read_through.iter().find(|(_, at)| *at == index) {
-                uses.entry((part.origin, *slot)).or_default().push((node, 0));
+                let read = Reader { node: part.origin, slot: *slot };
+                uses.entry(read).or_default().push(Reader { node, slot: 0 });
                 continue;
             }
             for (slot, value) in lowered.nodes[node].inputs.iter().enumerate() {
                 let read_at = || origin.inputs.iter().position(|own| own == value);
                 let at = if part.is_lowered { read_at() } else { Some(slot) };
                 if let (Some(at), Some(_)) = (at, value) {
-                    uses.entry((part.origin, at)).or_default().push((node, slot));
+                    let read = Reader { node: part.origin, slot: at };
+                    uses.entry(read).or_default().push(Reader { node, slot });
                 }
             }
         }

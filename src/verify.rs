@@ -29,6 +29,7 @@ use serde::Serialize;
 use crate::analysis::Analysis;
 use crate::array::Array;
 use crate::error::Error;
+use crate::graph::Reader;
 use crate::graph::model::Model;
 use crate::graph::sizes::Sizes;
 use crate::lower::{Extent, Lowered, runnable_on_cpu};
@@ -172,7 +173,7 @@ impl VerifyReport {
 /// An operator that stands where something was removed has no reference rule.
 pub fn reference_model(
     analysis: &Analysis,
-    kept: &HashMap<(usize, usize), KeptAxes>,
+    kept: &HashMap<Reader, KeptAxes>,
 ) -> Result<(ModelProto, Reference), Error> {
     let lowered = Lowered::new(&analysis.model, &analysis.graph, &analysis.operators, &analysis.facts, Extent::All)?;
     let reference = reference::build(&lowered, kept).map_err(|unmasked| {
@@ -220,7 +221,7 @@ fn has_half(analysis: &Analysis) -> bool {
 /// not pass.
 pub fn verify(
     analysis: &Analysis,
-    kept: &HashMap<(usize, usize), KeptAxes>,
+    kept: &HashMap<Reader, KeptAxes>,
     pruned: &Model,
     runtime: &Runtime,
     options: &VerifyOptions,

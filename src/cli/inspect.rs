@@ -14,7 +14,7 @@ use crate::couple::group::{ChannelGroup, Grouping, Member, Role};
 use crate::error::Error;
 use crate::graph::fact::Fact;
 use crate::graph::sizes::sizes_for;
-use crate::graph::{Node, NodeId};
+use crate::graph::{Graph, Node, NodeId};
 use crate::load::load;
 
 pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> {
@@ -60,9 +60,8 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
         .collect();
     let groups: Vec<_> = groupings.iter().flat_map(|grouping| group_rows(&analysis, grouping)).collect();
     let texts = if args.members { analysis.coupling_texts() } else { Vec::new() };
-    let texts: Vec<Option<&str>> = texts.iter().map(Option::as_deref).collect();
     let coupling: Vec<(&Node, &str)> =
-        analysis.graph.nodes.iter().zip(&texts).filter_map(|(node, text)| Some((node, (*text)?))).collect();
+        analysis.graph.nodes.iter().zip(&texts).filter_map(|(node, text)| Some((node, text.as_deref()?))).collect();
     let json = json!({
         "model": args.input,
         "opset": analysis.graph.opset,
@@ -72,7 +71,7 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
         "sizes": sizes,
         "cost": cost,
         "macs_by_block": blocks,
-        "groups": groups.iter().map(GroupRow::json).collect::<Vec<_>>(),
+        "groups": groups.iter().map(|group| group.json(&analysis.graph)).collect::<Vec<_>>(),
         "coupling": coupling.iter().map(|(node, text)| json!({"node": node.name, "op": node.op(), "text": text})).collect::<Vec<_>>(),
         "barriers": barriers.iter().map(|(node, op, cause)| json!({"node": node, "op": op, "cause": cause})).collect::<Vec<_>>(),
     });
@@ -119,8 +118,8 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
         if args.members {
             for group in &groups {
                 out += &format!("\n\n{} ({} channels)\n  {}", group.name, group.channels, group.members.join("\n  "));
-                let nodes = group.nodes.iter().map(|node| &analysis.graph.nodes[*node]);
-                out += &nodes_by_text(nodes.filter_map(|node| Some((node, texts[node.id]?))));
+                let nodes = coupling.iter().filter(|(node, _)| group.nodes.contains(&node.id));
+                out += &nodes_by_text(nodes.copied());
             }
         }
         if !barriers.is_empty() {
@@ -147,13 +146,14 @@ struct GroupRow {
 }
 
 impl GroupRow {
-    fn json(&self) -> serde_json::Value {
+    fn json(&self, graph: &Graph) -> serde_json::Value {
         json!({
             "name": self.name,
             "channels": self.channels,
             "equal_blocks_of": self.unit,
             "members": self.members,
             "reason": self.kept,
+            "nodes": self.nodes.iter().map(|node| &graph.nodes[*node].name).collect::<Vec<_>>(),
         })
     }
 }
@@ -190,15 +190,19 @@ fn nodes_by_text<'a>(nodes: impl Iterator<Item = (&'a Node, &'a str)>) -> String
             None => rows.push((op, text, vec![&node.name])),
         }
     }
+    if rows.is_empty() {
+        return String::new();
+    }
     let line = |(op, text, names): (String, &str, Vec<&str>)| {
         let shown: Vec<&str> = names.iter().take(NAMES).copied().collect();
         let more = match names.len().saturating_sub(NAMES) {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        format!("\n  {op} {text} in {}{more}", shown.join(", "))
+        format!("\n    {op} {text} in {}{more}", shown.join(", "))
     };
-    rows.into_iter().map(line).collect()
+    let lines: String = rows.into_iter().map(line).collect();
+    format!("\n  through{lines}")
 }
 
 /// The first two levels of a node's name, as exporters write module paths.

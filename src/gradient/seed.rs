@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use super::loss::{Distance, FoundTerm, TermInput};
 use super::precision::{LOSS_SCALE, OVERFLOW};
 use super::{LOSS, UseGradient, ValueGradient};
-use crate::graph::{Graph, ValueId};
-use crate::lower::Use;
+use crate::graph::{Graph, Reader, ValueId};
 use crate::onnx::{attr_float, attr_int};
 use crate::operator::gradient::Tape;
 
@@ -92,8 +91,8 @@ impl Tape {
 
     /// Names uses after the inputs of the original network that they stand for: where several nodes of a fused one read a
     /// weight, their gradients are summed.
-    pub(super) fn join_uses(&mut self, origins: &BTreeMap<Use, Use>) {
-        let mut of_origins: BTreeMap<Use, (ValueId, Vec<String>)> = BTreeMap::new();
+    pub(super) fn join_uses(&mut self, origins: &BTreeMap<Reader, Reader>) {
+        let mut of_origins: BTreeMap<Reader, (ValueId, Vec<String>)> = BTreeMap::new();
         for (of, (value, gradient)) in std::mem::take(&mut self.uses) {
             let origin = origins.get(&of).copied().unwrap_or(of);
             of_origins.entry(origin).or_insert((value, Vec::new())).1.push(gradient);
@@ -119,7 +118,7 @@ impl Tape {
         let uses = std::mem::take(&mut self.uses);
         let mut named = Vec::with_capacity(uses.len());
         let mut zeros = Vec::new();
-        for (at, ((node, slot), (value, gradient))) in uses.into_iter().enumerate() {
+        for (at, (Reader { node, slot }, (value, gradient))) in uses.into_iter().enumerate() {
             let output = format!("__gradient/{at}/{}", graph.values[value].name);
             self.name_gradient(&gradient, &output, is_scaled, &mut zeros);
             named.push(UseGradient { value, node, slot, output });

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::RuleError;
 use crate::graph::fact::Fact;
 use crate::graph::facts::Facts;
-use crate::graph::{Graph, Node};
+use crate::graph::{Graph, Node, Reader};
 use crate::onnx::builder::Builder;
 use crate::onnx::{AttributeProto, DataType, attr_int, attr_ints};
 
@@ -37,7 +37,7 @@ pub struct ReferenceCx<'a> {
     pub(crate) node: &'a Node,
     pub(crate) graph: &'a Graph,
     pub(crate) facts: &'a Facts,
-    pub(crate) kept: &'a HashMap<(usize, usize), KeptAxes>,
+    pub(crate) kept: &'a HashMap<Reader, KeptAxes>,
     pub(crate) reference: &'a mut Reference,
     pub(crate) emitted: bool,
 }
@@ -115,7 +115,7 @@ impl ReferenceCx<'_> {
     /// The mask of input `slot`: float32, of the input's rank, every size the input's own or one. `None` where nothing
     /// was removed.
     pub fn mask(&mut self, slot: usize) -> Option<String> {
-        if let Some(kept) = self.kept.get(&(self.node.id, slot)) {
+        if let Some(kept) = self.kept.get(&Reader { node: self.node.id, slot }) {
             let rank = self.fact(slot).and_then(Fact::rank)?;
             let mut mask: Option<String> = None;
             for (axis, kept) in kept.clone() {
@@ -303,7 +303,7 @@ impl ReferenceCx<'_> {
 
     /// Whether the plan names input `slot`: a weight or parameter.
     pub fn is_planned(&self, slot: usize) -> bool {
-        self.kept.contains_key(&(self.node.id, slot))
+        self.kept.contains_key(&Reader { node: self.node.id, slot })
     }
 
     /// `value` with an axis of size one inserted.

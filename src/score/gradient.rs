@@ -17,7 +17,9 @@ use serde::{Deserialize, Serialize};
 use super::{Criterion, GroupReduction, ScoreCx};
 use crate::couple::group::{ChannelGroup, Member, Role};
 use crate::error::Error;
+use crate::gradient::UseGradient;
 use crate::gradient::accumulate::Accumulated;
+use crate::graph::Reader;
 use crate::onnx::TensorProto;
 use crate::onnx::floats::Floats;
 
@@ -103,12 +105,13 @@ impl GradientCriterion {
         for member in groups.iter().filter(|group| group.fixed.is_none()).flat_map(|group| &group.members) {
             wanted.entry(member.weight).or_default().insert(member.axis);
         }
-        let by_reader: BTreeMap<(usize, usize), usize> =
-            gradients.uses.iter().enumerate().map(|(at, gradient)| ((gradient.node, gradient.slot), at)).collect();
+        let reader = |gradient: &UseGradient| Reader { node: gradient.node, slot: gradient.slot };
+        let by_reader: BTreeMap<Reader, usize> =
+            gradients.uses.iter().enumerate().map(|(at, gradient)| (reader(gradient), at)).collect();
         let mut criterion = Self { form: *form, scores: BTreeMap::new(), warnings: Vec::new() };
         for (weight, axes) in wanted {
             let weight_use = &cx.coupling.uses[weight];
-            let Some(at) = by_reader.get(&(weight_use.node, weight_use.slot)) else { continue };
+            let Some(at) = by_reader.get(&weight_use.reader()) else { continue };
             let Some(tensor) = cx.constant(weight_use.value) else { continue };
             let values = floats(tensor, &cx.model.tensor_view(tensor)?);
             let sums = &gradients.sums[*at];

@@ -9,6 +9,7 @@ use super::Pair;
 use super::compare;
 use crate::analysis::Analysis;
 use crate::array::Array;
+use crate::graph::Reader;
 use crate::onnx::ValueInfoProto;
 use crate::onnx::floats::Floats;
 use crate::operator::reference::{KeptAxes, Reference};
@@ -49,7 +50,7 @@ pub struct ValuesReport {
 /// One of the networks does not run with all its values as outputs.
 pub(super) fn compare_values(
     analysis: &Analysis,
-    kept: &HashMap<(usize, usize), KeptAxes>,
+    kept: &HashMap<Reader, KeptAxes>,
     reference: &Reference,
     pair: &Pair<'_>,
     runtime: &Runtime,
@@ -98,8 +99,8 @@ pub(super) fn compare_values(
             .masks
             .get(name)
             .and_then(|mask| expected.get(mask).cloned().or_else(|| constant_mask(reference, mask)));
-        let is_touched =
-            mask.is_some() || (0..analysis.graph.nodes[node].inputs.len()).any(|slot| kept.contains_key(&(node, slot)));
+        let is_touched = mask.is_some()
+            || (0..analysis.graph.nodes[node].inputs.len()).any(|slot| kept.contains_key(&Reader { node, slot }));
         let kept = match &mask {
             None => expected_value.to_f64(),
             Some(mask) => compress(expected_value, mask),

@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 
-use crate::graph::Node;
+use crate::graph::{Node, Reader};
 use crate::lower::Lowered;
 use crate::operator::RuleError;
 use crate::operator::reference::{KeptAxes, Reference, ReferenceCx};
@@ -28,7 +28,7 @@ pub struct Unmasked {
 ///
 /// # Errors
 /// A node whose operator can't be masked stands where something was removed.
-pub fn build(lowered: &Lowered, kept: &HashMap<(usize, usize), KeptAxes>) -> Result<Reference, Unmasked> {
+pub fn build(lowered: &Lowered, kept: &HashMap<Reader, KeptAxes>) -> Result<Reference, Unmasked> {
     let kept = lowered.by_lowered_use(kept.iter().map(|(at, axes)| (*at, axes.clone()))).into_iter().collect();
     let mut reference = Reference::new(&lowered.graph);
     for node in &lowered.graph.nodes {
@@ -46,10 +46,10 @@ fn push(
     reference: &mut Reference,
     node: &Node,
     lowered: &Lowered,
-    kept: &HashMap<(usize, usize), KeptAxes>,
+    kept: &HashMap<Reader, KeptAxes>,
 ) -> Result<(), RuleError> {
     let graph = &lowered.graph;
-    let reads_slices = (0..node.inputs.len()).any(|slot| kept.contains_key(&(node.id, slot)));
+    let reads_slices = (0..node.inputs.len()).any(|slot| kept.contains_key(&Reader { node: node.id, slot }));
     let reads_masked = node.inputs.iter().flatten().any(|v| reference.masks.contains_key(&graph.values[*v].name));
     if !reads_slices && !reads_masked {
         reference.builder.nodes.push(node.proto.clone());

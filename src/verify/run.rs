@@ -9,6 +9,7 @@ use super::{OutputError, RunReport, Variant, VerifyReport};
 use crate::analysis::Analysis;
 use crate::array::Array;
 use crate::error::Error;
+use crate::graph::Reader;
 use crate::lower;
 use crate::operator::reference::{KeptAxes, Reference};
 use crate::runtime::{Runtime, RuntimeError, Session, SessionOptions};
@@ -19,7 +20,7 @@ const RUNS: usize = 2;
 /// A verification under way.
 pub(super) struct Verification<'a> {
     pub(super) analysis: &'a Analysis,
-    pub(super) kept: &'a HashMap<(usize, usize), KeptAxes>,
+    pub(super) kept: &'a HashMap<Reader, KeptAxes>,
     pub(super) reference: Reference,
     pub(super) runtime: &'a Runtime,
     pub(super) report: VerifyReport,

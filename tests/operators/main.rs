@@ -4,6 +4,7 @@
 
 mod around;
 mod attention;
+mod coupling;
 mod decided;
 mod elementwise;
 mod fused;

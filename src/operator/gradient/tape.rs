@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
-use crate::graph::{NodeId, ValueId};
+use crate::graph::{NodeId, Reader, ValueId};
 use crate::onnx::builder::Builder;
 use crate::onnx::{NodeProto, attr_int, attr_ints};
 
@@ -19,7 +19,7 @@ pub struct Tape {
     /// Values that the loss compares.
     pub(crate) compared: BTreeSet<ValueId>,
     /// What each node and input slot gives a wanted weight.
-    pub(crate) uses: BTreeMap<(NodeId, usize), (ValueId, String)>,
+    pub(crate) uses: BTreeMap<Reader, (ValueId, String)>,
     /// The differentiated nodes, the last of the network first.
     pub(crate) steps: Vec<Step>,
     /// The place of the node that sums what was given to a value.
@@ -87,7 +87,7 @@ impl Tape {
             self.contributions.entry(value).or_default().push(name.clone());
         }
         if is_weight {
-            self.uses.insert((node, slot), (value, name));
+            self.uses.insert(Reader { node, slot }, (value, name));
         }
     }
 

@@ -3,8 +3,9 @@
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Attention.html>. Opsets 23 and later.
 //!
 //! Coupling: heads of Q, K, V and Y are one axis; where several heads of Q share one of K and V, they go with it. D of Q
-//! and K is one, D of V and Y is one. A scale that is implied by D is written out where D shrinks.
+//! and K is one, D of V and Y is one; the positions of K and V stay. A scale that is implied by D is written out where D shrinks.
 
+use super::multi_head_attention::couple_positions;
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
@@ -88,6 +89,9 @@ impl Operator for StandardAttention {
         let (q, k, v) = (cx.separated(0)?.axes, cx.separated(1)?.axes, cx.separated(2)?.axes);
         let batch = cx.tie(&q[0], &k[0]);
         let batch = cx.tie(&batch, &v[0]);
+        for axes in [&k, &v] {
+            couple_positions(cx, &batch, None, axes.iter().rev().nth(1));
+        }
         if let ([_, q_heads, length, q_dims], [_, k_heads, _, k_dims], [_, v_heads, _, v_dims]) =
             (q.as_slice(), k.as_slice(), v.as_slice())
         {

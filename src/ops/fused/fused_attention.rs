@@ -4,10 +4,11 @@
 //! Spec: ONNX Runtime's contrib operators, domain com.microsoft.
 //!
 //! Coupling: the last axis of X is axis 0 of W. Heads of Q, K, V and Y are one axis; D of Q and K is one, D of V and Y is
-//! one. The bias is the columns of W. A scale that is implied by D is written out where D shrinks.
+//! one. The bias is the columns of W. A scale that is implied by D is written out where D shrinks. The positions of keys and
+//! values stay.
 
 use super::attention::tie_heads;
-use super::multi_head_attention::{couple_attention_bias, write_scale};
+use super::multi_head_attention::{couple_attention_bias, couple_positions, write_scale};
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::operator::couple::CoupleCx;
@@ -107,6 +108,7 @@ impl Operator for FusedAttention {
         }
         let (x, w) = (cx.separated(0)?.axes, cx.separated(1)?.axes);
         cx.tie(&x[2], &w[0]);
+        couple_positions(cx, &x[0], None, x.get(1));
         if cx.is_weight(1) {
             cx.consumes(&w[0]);
             cx.produces(&w[1]);

@@ -5,7 +5,8 @@
 //! Spec: ONNX Runtime's contrib operators, domain com.microsoft. The packed forms have no CPU kernel.
 //!
 //! Coupling: heads of Q, K, V and Y are one axis; D of Q and K is one, D of V and Y is one (all are one where they are
-//! packed). The bias is Q's, K's and V's channels in a row. A scale that is implied by D is written out where D shrinks.
+//! packed). The bias is Q's, K's and V's channels in a row. A scale that is implied by D is written out where D shrinks. The positions of keys and
+//! values stay.
 
 use super::attention::{divide, tie_heads};
 use crate::graph::Node;
@@ -129,15 +130,20 @@ impl Operator for MultiHeadAttention {
         let parts = match self.form {
             Form::PackedQkv => {
                 let part = packed(cx, &q)?;
+                couple_positions(cx, &batch, None, Some(&length));
                 [part.clone(), part.clone(), part]
             }
             Form::PackedKv => {
                 let k = cx.separated(1)?.axes;
                 let part = packed(cx, &k)?;
+                couple_positions(cx, &batch, k.first(), k.get(1));
                 [flat(cx, &q, count)?, part.clone(), part]
             }
             Form::Separate => {
                 let (k, v) = (cx.separated(1)?.axes, cx.separated(2)?.axes);
+                for axes in [&k, &v] {
+                    couple_positions(cx, &batch, axes.first(), axes.iter().rev().nth(1));
+                }
                 let mut of = |axes: &[Axis]| match axes {
                     [_, heads, _, dims] => Ok(Part { heads: heads.clone(), dims: dims.clone(), flat: None }),
                     axes => flat(cx, axes, count),
@@ -302,6 +308,17 @@ fn couple_bias(cx: &mut CoupleCx<'_>, parts: &[Part; 3]) -> Result<(), RuleError
         start += size;
     }
     Ok(())
+}
+
+/// Keeps the positions of keys or values, which are of one batch with the queries: a position that is zero still takes
+/// part in the softmax, one that is gone does not.
+pub(super) fn couple_positions(cx: &mut CoupleCx<'_>, batch: &Axis, of: Option<&Axis>, positions: Option<&Axis>) {
+    if let Some(of) = of {
+        cx.tie(batch, of);
+    }
+    if let Some(positions) = positions {
+        cx.keep(positions, "counts keys and values");
+    }
 }
 
 /// Ties the heads of what is added to the scores, `[B or 1, heads or 1, L, S]`; its other axes stay.

@@ -70,7 +70,7 @@ impl Operator for NhwcConv {
             cx.keep(axis, "is a spatial axis of a convolution");
         }
         let group = usize::try_from(self.group).unwrap_or(1).max(1);
-        let out = couple_groups(cx, group, &x[last], &w[0], &w[last], false);
+        let out = couple_groups(cx, group, &x[last], &w[0], &w[last]);
         if cx.is_weight(1) {
             cx.produces(&w[0]);
             cx.consumes(&w[last]);

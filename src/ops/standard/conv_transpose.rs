@@ -5,7 +5,7 @@
 //! Coupling: axis 1 of X is axis 0 of W; axis 1 of W (times the groups), B and axis 1 of Y are one.
 
 use super::conv::gradient::{Geometry, of_conv_transpose};
-use super::conv::{Spatial, couple_groups};
+use super::conv::{Spatial, couple_transposed_groups};
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
@@ -80,7 +80,7 @@ impl Operator for ConvTranspose {
             cx.keep(axis, "is a spatial axis of a convolution");
         }
         let group = usize::try_from(self.group).unwrap_or(1).max(1);
-        let out = couple_groups(cx, group, &x.axes[1], &w.axes[0], &w.axes[1], true);
+        let out = couple_transposed_groups(cx, group, &x.axes[1], &w.axes[0], &w.axes[1]);
         if cx.is_weight(1) {
             cx.consumes(&w.axes[0]);
             cx.produces(&w.axes[1]);
