@@ -1,7 +1,8 @@
 //! Fused nodes in standard operators: where what they read is read then, under names that the file leaves free.
 
+use onnx_diffprune::graph::Reader;
 use onnx_diffprune::load::load;
-use onnx_diffprune::lower::{Extent, Lowered, Use};
+use onnx_diffprune::lower::{Extent, Lowered};
 use onnx_diffprune::onnx::attr_float;
 use onnx_diffprune::pipeline::{Analysis, analyse};
 
@@ -26,9 +27,9 @@ fn node(analysis: &Analysis, op_type: &str) -> usize {
 }
 
 /// The operators that read an input of a node.
-fn readers(lowered: &Lowered, of: Use) -> Vec<(&str, usize)> {
+fn readers(lowered: &Lowered, of: Reader) -> Vec<(&str, usize)> {
     let op_type = |node: usize| lowered.graph.nodes[node].proto.op_type.as_str();
-    lowered.uses_of(of).iter().map(|(node, slot)| (op_type(*node), *slot)).collect()
+    lowered.uses_of(of).iter().map(|at| (op_type(at.node), at.slot)).collect()
 }
 
 #[test]
@@ -40,19 +41,20 @@ fn every_input_is_known_by_the_nodes_that_read_it() {
         (n.fused("SkipLayerNormalization", &inputs, &[attr_float("epsilon", 1e-5)], 1).remove(0), Some(C))
     });
     let norm = node(&analysis, "SkipLayerNormalization");
-    assert_eq!(readers(&lowered, (norm, 0)), [("Add", 0)]);
-    assert_eq!(readers(&lowered, (norm, 1)), [("Add", 1)]);
-    let (scale, bias) = (readers(&lowered, (norm, 2)), readers(&lowered, (norm, 4)));
+    assert_eq!(readers(&lowered, Reader { node: norm, slot: 0 }), [("Add", 0)]);
+    assert_eq!(readers(&lowered, Reader { node: norm, slot: 1 }), [("Add", 1)]);
+    let (scale, bias) =
+        (readers(&lowered, Reader { node: norm, slot: 2 }), readers(&lowered, Reader { node: norm, slot: 4 }));
     assert_eq!((scale, bias), (vec![("Identity", 0)], vec![("Identity", 0)]));
-    assert_ne!(lowered.uses_of((norm, 2)), lowered.uses_of((norm, 4)));
+    assert_ne!(lowered.uses_of(Reader { node: norm, slot: 2 }), lowered.uses_of(Reader { node: norm, slot: 4 }));
     for (of, origin) in lowered.origin_uses() {
-        assert_eq!(lowered.origins[of.0], origin.0);
-        let value = lowered.graph.nodes[of.0].input(of.1);
-        assert_eq!(value, analysis.graph.nodes[origin.0].input(origin.1), "values keep their ids");
+        assert_eq!(lowered.origins[of.node], origin.node);
+        let value = lowered.graph.nodes[of.node].input(of.slot);
+        assert_eq!(value, analysis.graph.nodes[origin.node].input(origin.slot), "values keep their ids");
     }
     // Nodes that are standard operators already are the same as before.
     let product = node(&analysis, "MatMul");
-    assert_eq!(readers(&lowered, (product, 1)), [("MatMul", 1)]);
+    assert_eq!(readers(&lowered, Reader { node: product, slot: 1 }), [("MatMul", 1)]);
     assert!(lowered.refused.is_empty());
 }
 

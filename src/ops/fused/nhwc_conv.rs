@@ -13,7 +13,8 @@ use crate::operator::lower::LowerCx;
 use crate::operator::macs::{MacsCx, elements};
 use crate::operator::patch::PatchCx;
 use crate::operator::{OpType, Operator, Registration, RuleError, microsoft};
-use crate::ops::standard::conv::{Window, couple_groups};
+use crate::ops::standard::conv::Window;
+use crate::ops::standard::conv::groups::couple_groups;
 
 fn types_nhwcconv() -> &'static [OpType] {
     const { &[microsoft("NhwcConv")] }

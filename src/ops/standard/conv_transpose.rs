@@ -4,8 +4,9 @@
 //!
 //! Coupling: axis 1 of X is axis 0 of W; axis 1 of W (times the groups), B and axis 1 of Y are one.
 
+use super::conv::Spatial;
 use super::conv::gradient::{Geometry, of_conv_transpose};
-use super::conv::{Spatial, couple_transposed_groups};
+use super::conv::groups::couple_transposed_groups;
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
