@@ -2,9 +2,8 @@
 //!
 //! [`GradientGraph::build`] makes one graph of the forward pass, the denoising loss
 //! `L = mean((prediction - target)^2)` and the gradients of the wanted weights as outputs, in standard ONNX operators of
-//! the model's own opset, so that any execution provider runs it; what ONNX Runtime has no CPU kernel for is written in
-//! standard operators in the forward pass as well. Every operator's gradient stands in its own file
-//! under `ops/`; see [`crate::operator::Operator::gradient`]. The graph is made for fixed sizes: every shape is known
+//! the model's own opset, so that any execution provider runs it; fused nodes are lowered first ([`crate::lower`]). Every
+//! operator's gradient stands in its own file under `ops/`; see [`crate::operator::Operator::gradient`]. The graph is made for fixed sizes: every shape is known
 //! while it is built. Weights of any precision are differentiated in float32, or with factors in half precision where
 //! [`Precision`] says so.
 
