@@ -3,9 +3,9 @@
 //! [`GradientGraph::build`] makes one graph of the forward pass, a loss (the denoising loss
 //! `L = mean((prediction - target)^2)` unless other terms are asked for, see [`loss`]) and the gradients of the wanted
 //! weights and values as outputs, in standard ONNX operators of the model's own opset, so that any execution provider runs
-//! it; what ONNX Runtime has no CPU kernel for is written in standard operators in the forward pass as well. Where the
-//! graph is for the processor, kernels of ours then take the place of some of them. Every operator's gradient stands in its own file
-//! under `ops/`; see [`crate::operator::Operator::gradient`]. The graph is made for fixed sizes: every shape is known
+//! it; fused nodes are lowered first ([`crate::lower`]). Where the graph is for the CPU, kernels of ours then take the
+//! place of some of them. Every operator's gradient stands in its own file under `ops/`; see
+//! [`crate::operator::Operator::gradient`]. The graph is made for fixed sizes: every shape is known
 //! while it is built. Weights of any precision are differentiated in float32, or with factors in half precision where
 //! [`Precision`] says so.
 

@@ -118,6 +118,8 @@ fn channels_last() -> onnx_diffprune::onnx::ModelProto {
     let time = n.op("Sigmoid", &[&time], &[]);
     let x = n.op("Mul", &[&x, &time], &[]);
     let x = n.fused("NhwcConv", &[&x, &out], &pads, 1).remove(0);
+    // Samples stay finite over many steps.
+    let x = n.op("Tanh", &[&x], &[]);
     let y = n.op("Transpose", &[&x], &[attr_ints("perm", &[0, 3, 1, 2])]);
     n.graph.initializer.push(TensorProto::of_ints("axes", &[1, 2, 3], &[3]));
     n.graph.input = vec![value_of("sample", 1, Some(&["N", "4", "8", "8"])), value_of("timestep", 1, Some(&["N"]))];

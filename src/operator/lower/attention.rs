@@ -1,6 +1,7 @@
 //! Attention, `Y = softmax(scale * Q K^T + mask) V` per head, which several fused operators contain.
 
 use super::LowerCx;
+use crate::graph::dim::Dim;
 use crate::onnx::{DataType, attr_int};
 use crate::operator::RuleError;
 
@@ -15,6 +16,8 @@ pub struct Attention {
     pub v: String,
     /// What the scores are multiplied with.
     pub scale: f64,
+    /// What the scores are kept below by a tanh; not at all where it is zero.
+    pub softcap: f64,
     /// Values that broadcast to the scores, `[B, heads, L, S]`, and are added to them.
     pub added: Vec<String>,
 }
@@ -50,10 +53,15 @@ impl LowerCx<'_> {
 
     /// The result of an attention, `[B, heads, L, E]`.
     pub fn attention(&mut self, attention: &Attention) -> String {
-        let Attention { q, k, v, scale, added } = attention;
+        let Attention { q, k, v, scale, softcap, added } = attention;
         let k = self.transposed(k, &[0, 1, 3, 2]);
         let scores = self.add("MatMul", &[q, &k], vec![]);
         let mut scores = self.scaled(&scores, *scale);
+        if *softcap != 0.0 {
+            let shares = self.scaled(&scores, 1.0 / softcap);
+            let shares = self.add("Tanh", &[&shares], vec![]);
+            scores = self.scaled(&shares, *softcap);
+        }
         for term in added {
             scores = self.add("Add", &[&scores, term], vec![]);
         }
@@ -105,35 +113,51 @@ impl LowerCx<'_> {
         Ok(added)
     }
 
-    /// What a mask of ONNX Runtime's attentions adds: `[B, S]` or `[B, L, S]`, zero where a position is hidden, or `[B]`,
-    /// the number of positions that are not.
+    /// What a mask of ONNX Runtime's attentions adds: `[B, S]` or `[B, L, S]`, zero where a position is hidden; or `[B]`, the
+    /// first position that is, or `[2 B]`, after those also the first that is not.
     fn mask_term(&mut self, terms: &ScoreTerms, k: &str) -> Result<String, RuleError> {
-        let shape = self.shape(terms.mask)?;
-        let axes: &[i64] = match shape.len() {
-            1 if shape.first() == self.shape(0)?.first() => return self.length_term(terms, k),
-            2 => &[1, 2],
-            3 => &[1],
-            rank => {
-                let text = format!("expected a mask [B], [B, S] or [B, L, S], found one of rank {rank}: {shape:?}");
-                return Err(RuleError::unsupported(text));
+        let (shape, of_batch) = (self.shape(terms.mask)?, self.shape(0)?.first().cloned());
+        let batch = of_batch.as_ref().and_then(Dim::as_const);
+        let axes: &[i64] = match (shape.as_slice(), batch) {
+            ([one], _) if Some(one) == of_batch.as_ref() => return self.length_term(terms, k, None),
+            ([two], Some(batch)) if two.is(2 * batch) => return self.length_term(terms, k, Some(batch)),
+            ([_, _], _) => &[1, 2],
+            ([_, _, _], _) => &[1],
+            _ => {
+                let text = "expected a mask [B], [2 B], [B, S] or [B, L, S], found";
+                return Err(RuleError::unsupported(format!("{text} {shape:?}")));
             }
         };
         let mask = self.float(terms.mask);
         let mask = self.unsqueezed(&mask, axes);
-        let one = self.scalar(1.0);
-        let hidden = self.add("Sub", &[&one, &mask], vec![]);
-        Ok(self.scaled(&hidden, f64::from(terms.filter_value)))
+        Ok(self.unless(&mask, terms))
     }
 
-    fn length_term(&mut self, terms: &ScoreTerms, k: &str) -> Result<String, RuleError> {
-        let at_column = self.places(k, 2)?;
-        let lengths = self.input(terms.mask);
-        let lengths = self.cast(&lengths, DataType::Int64);
-        let lengths = self.unsqueezed(&lengths, &[1, 2, 3]);
-        let counts = self.add("Less", &[&at_column, &lengths], vec![]);
+    /// `batch` is given where the mask holds two positions for each sample.
+    fn length_term(&mut self, terms: &ScoreTerms, k: &str, batch: Option<i64>) -> Result<String, RuleError> {
+        let at = self.places(k, 2)?;
+        let mask = self.input(terms.mask);
+        let mask = self.cast(&mask, DataType::Int64);
+        let bound = |cx: &mut Self, range: Option<(i64, i64)>| {
+            let part = range.map_or(mask.clone(), |(start, end)| cx.span(&mask, 0, start, end));
+            cx.unsqueezed(&part, &[1, 2, 3])
+        };
+        let end = bound(self, batch.map(|batch| (0, batch)));
+        let mut counts = self.add("Less", &[&at, &end], vec![]);
+        if let Some(batch) = batch {
+            let start = bound(self, Some((batch, 2 * batch)));
+            let is_before = self.add("Less", &[&at, &start], vec![]);
+            let is_after = self.add("Not", &[&is_before], vec![]);
+            counts = self.add("And", &[&counts, &is_after], vec![]);
+        }
         let counts = self.cast(&counts, DataType::Float);
+        Ok(self.unless(&counts, terms))
+    }
+
+    /// What is added to the scores where `counts` is zero instead of one.
+    fn unless(&mut self, counts: &str, terms: &ScoreTerms) -> String {
         let one = self.scalar(1.0);
-        let hidden = self.add("Sub", &[&one, &counts], vec![]);
-        Ok(self.scaled(&hidden, f64::from(terms.filter_value)))
+        let hidden = self.add("Sub", &[&one, counts], vec![]);
+        self.scaled(&hidden, f64::from(terms.filter_value))
     }
 }

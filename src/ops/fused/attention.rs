@@ -37,6 +37,8 @@ struct StandardAttention {
     is_causal: bool,
     /// Whether outputs of later steps are there.
     has_caches: bool,
+    /// Whether positions see only those near them.
+    has_window: bool,
 }
 
 impl StandardAttention {
@@ -48,6 +50,7 @@ impl StandardAttention {
             softcap: node.float("softcap", 0.0),
             is_causal: node.int("is_causal", 0) != 0,
             has_caches: (1..4).any(|slot| node.output(slot).is_some()),
+            has_window: ["left_window_size", "right_window_size"].iter().any(|name| node.int(name, -1) != -1),
         }))
     }
 
@@ -151,10 +154,18 @@ impl Operator for StandardAttention {
     }
 
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
-        if self.has_caches || (4..7).any(|slot| cx.has(slot)) || self.softcap != 0.0 {
-            return Err(RuleError::unsupported("caches and softcap can't be lowered"));
+        if self.has_caches || (4..7).any(|slot| cx.has(slot)) || self.has_window {
+            return Err(RuleError::unsupported("caches and windows of positions can't be lowered"));
         }
         let is_flat = cx.rank(0)? == 3;
+        if cx.has(MASK)
+            && let (Ok(columns), Ok(length)) = (cx.size(MASK, None), cx.size(1, Some(if is_flat { 1 } else { 2 })))
+            && columns != length
+        {
+            return Err(RuleError::unsupported(format!(
+                "a mask of {columns} columns for {length} keys can't be lowered"
+            )));
+        }
         let (heads, kv_heads) =
             if is_flat { (self.heads, self.kv_heads) } else { (cx.size(0, Some(1))?, cx.size(1, Some(1))?) };
         if kv_heads < 1 || heads % kv_heads != 0 {
@@ -177,7 +188,7 @@ impl Operator for StandardAttention {
             added.push(if is_float { cx.float(MASK) } else { cx.boolean_term(MASK) });
         }
         let scale = self.scale.map_or(1.0 / (dims as f64).sqrt(), f64::from);
-        let y = cx.attention(&Attention { q, k, v, scale, added });
+        let y = cx.attention(&Attention { q, k, v, scale, softcap: f64::from(self.softcap), added });
         let y = if is_flat { cx.from_heads(&y) } else { y };
         cx.emit(0, &y);
         Ok(true)

@@ -213,7 +213,7 @@ impl Operator for FusedAttention {
         let terms =
             ScoreTerms { mask: MASK, bias: ATTENTION_BIAS, is_causal: self.is_causal, filter_value: self.filter_value };
         let added = cx.score_terms(&terms, &q, &k)?;
-        let y = cx.attention(&Attention { q, k, v, scale, added });
+        let y = cx.attention(&Attention { q, k, v, scale, softcap: 0.0, added });
         let y = cx.from_heads(&y);
         cx.emit(0, &y);
         Ok(true)
