@@ -14,7 +14,6 @@ use onnx_diffprune::graph::sizes::sizes_for;
 use onnx_diffprune::inputs::draw_inputs;
 use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::{DataType, TensorProto};
-use onnx_diffprune::operator;
 use onnx_diffprune::pipeline::analyse;
 
 use crate::support::builder::Builder;
