@@ -85,7 +85,7 @@ fn open_runtime_to_fold(analysis: &Analysis, cli: &Cli) -> Result<Option<&'stati
 fn open_runtime(cli: &Cli) -> Result<&'static Runtime, Error> {
     Runtime::open(cli.onnxruntime.as_deref()).map_err(|error: RuntimeError| {
         let hint = error.hint();
-        let error = Error::usage(error.to_string());
+        let error = Error::runtime_missing(error.to_string());
         match hint {
             Some(hint) => error.hint(hint),
             None => error,

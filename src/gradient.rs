@@ -315,7 +315,7 @@ fn differentiate(
             .iter()
             .map(|value| value.and_then(|v| facts.values[v].as_ref()).map_or("-".to_owned(), |fact| fact.describe()))
             .collect();
-        Error::unmet(format!("no gradient passes this node: {cause}; inputs: {}", shapes.join(", ")))
+        Error::unsupported(format!("no gradient passes this node: {cause}; inputs: {}", shapes.join(", ")))
             .in_file(analysis.model.path())
             .at_node(&node.name, node.op())
             .hint("score with --criterion magnitude, or exclude what lies before the node with --keep")

@@ -133,7 +133,7 @@ impl Graph {
     pub fn new(model: &Model) -> Result<Self, Error> {
         let proto = model.graph();
         let order = topological_order(proto)
-            .map_err(|at| Error::input(model.path(), format!("the graph has a cycle through node {at}")))?;
+            .map_err(|at| Error::invalid(model.path(), format!("the graph has a cycle through node {at}")))?;
         let mut graph = Graph {
             nodes: Vec::with_capacity(proto.node.len()),
             values: Vec::new(),

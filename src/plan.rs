@@ -117,7 +117,7 @@ impl Plan {
     /// # Errors
     /// The file can't be read or is no plan of a known schema.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let fail = |message: String| Error::input(path, message);
+        let fail = |message: String| Error::unreadable(path, message);
         let text = std::fs::read_to_string(path).map_err(|error| fail(format!("can't be read: {error}")))?;
         let plan: Plan = serde_json::from_str(&text).map_err(|error| fail(format!("not a plan file: {error}")))?;
         if plan.schema != SCHEMA {
@@ -132,7 +132,7 @@ impl Plan {
     /// The file can't be written.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
         let mut text = serde_json::to_string(self)
-            .map_err(|error| Error::input(path, format!("the plan can't be written: {error}")))?;
+            .map_err(|error| Error::io(path, format!("the plan can't be written: {error}")))?;
         text.push('\n');
         crate::write::write_file(path, text.as_bytes())
     }
@@ -154,7 +154,7 @@ impl Plan {
     /// The plan names a reader, a constant or an index that the graph does not have.
     pub fn kept_axes(&self, graph: &Graph, path: &Path) -> Result<HashMap<(usize, usize), KeptAxes>, Error> {
         let fail = |message: String| {
-            Error::input(path, message).hint("the plan belongs to another model; prune this one to get its plan")
+            Error::unreadable(path, message).hint("the plan belongs to another model; prune this one to get its plan")
         };
         let mut kept = HashMap::new();
         for plan in &self.tensors {

@@ -152,7 +152,7 @@ pub fn reference_model(
     let reference =
         Reference::build(&analysis.graph, &analysis.operators, &analysis.facts, kept).map_err(|unmasked| {
             let node = &analysis.graph.nodes[unmasked.node];
-            Error::unmet(format!("the reference graph can't be built: {}", unmasked.cause))
+            Error::unsupported(format!("the reference graph can't be built: {}", unmasked.cause))
                 .in_file(analysis.model.path())
                 .at_node(&node.name, node.op())
                 .hint("report the model; --no-verify writes it unverified")

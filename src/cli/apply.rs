@@ -38,7 +38,7 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
     drop(progress);
     if let Some(report) = report.as_ref().filter(|report| !report.passed) {
         let text = format!("verification failed, {} was not written: {}", args.output.display(), failure(report));
-        return Err(Error::unmet(text).in_file(&args.input));
+        return Err(Error::verification_failed(text).in_file(&args.input));
     }
     staged.publish()?;
     printer.result(&json!({"output": args.output, "verification": report}), || {

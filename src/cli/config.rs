@@ -16,10 +16,10 @@ impl PruneArgs {
         let Some(path) = &self.config else {
             return Ok(self.clone());
         };
-        let text =
-            std::fs::read_to_string(path).map_err(|error| Error::input(path, format!("can't be read: {error}")))?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error::unreadable(path, format!("can't be read: {error}")))?;
         let fail = |error: toml::de::Error| {
-            Error::input(path, format!("not a configuration file: {}", error.message()))
+            Error::unreadable(path, format!("not a configuration file: {}", error.message()))
                 .hint("--print-config shows the form")
         };
         let mut merged: toml::Table = toml::from_str(&text).map_err(fail)?;

@@ -63,7 +63,7 @@ impl Network {
             .map_err(in_file)?;
         let session = runtime
             .session_from_file(path, &SessionOptions::default())
-            .map_err(|error| Error::input(path, error.to_string()).caused_by(error))?;
+            .map_err(|error| Error::invalid(path, error.to_string()).caused_by(error))?;
         let denoiser = Denoiser::new(session, &self.roles, &self.facts, &self.sizes, batch).map_err(in_file)?;
         Ok((conditioning, denoiser))
     }

@@ -113,7 +113,7 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
         text(&analysis, &cut, scored.as_ref(), report.as_ref(), latencies.as_deref(), written)
     });
     if let Some(report) = report.filter(|report| !report.passed) {
-        return Err(Error::unmet(format!(
+        return Err(Error::verification_failed(format!(
             "verification failed, {} was not written: {}",
             output.display(),
             failure(&report)
@@ -138,7 +138,7 @@ pub(super) fn plan_path(output: &Path) -> PathBuf {
 }
 
 pub(super) fn read_inputs(path: &Path) -> Result<Vec<(String, Array)>, Error> {
-    crate::npz::read(path).map_err(|error| Error::input(path, error.to_string()))
+    crate::npz::read(path).map_err(|error| Error::unreadable(path, error.to_string()))
 }
 
 fn measure(

@@ -75,7 +75,7 @@ pub(super) fn run(cli: &Cli, printer: &Printer) -> Result<bool, Error> {
         Ok(_) => Ok(true),
         Err(error) => {
             let hint = error.hint();
-            let error = Error::usage(error.to_string());
+            let error = Error::runtime_missing(error.to_string());
             Err(match hint {
                 Some(hint) => error.hint(hint),
                 None => error,

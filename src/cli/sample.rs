@@ -138,12 +138,12 @@ fn check_folder(path: &Path) -> Result<(), Error> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match folder.is_dir() {
         true => Ok(()),
-        false => Err(Error::input(path, format!("can't be written: there is no folder {}", folder.display()))),
+        false => Err(Error::io(path, format!("can't be written: there is no folder {}", folder.display()))),
     }
 }
 
 fn save(path: &Path, samples: &ArrayD<f32>) -> Result<(), Error> {
-    let fail = |text: String| Error::input(path, format!("can't be written: {text}"));
+    let fail = |text: String| Error::io(path, format!("can't be written: {text}"));
     let array = Array::new(samples.shape().to_vec(), ArrayData::F32(samples.iter().copied().collect()))
         .map_err(|error| fail(error.to_string()))?;
     let bytes = to_npy(&array).map_err(|error| fail(error.to_string()))?;

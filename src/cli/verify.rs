@@ -30,7 +30,7 @@ pub(super) fn run(args: &VerifyArgs, cli: &Cli, printer: &Printer) -> Result<boo
             args.input.display(),
             plan.input_digest
         );
-        return Err(Error::input(&path, text));
+        return Err(Error::unreadable(&path, text));
     }
     progress.step("reading the graph");
     let analysis = analyse(&model)?;

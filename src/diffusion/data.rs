@@ -87,7 +87,7 @@ impl Samples {
         seed: u64,
     ) -> Result<Self, Error> {
         ranges.check()?;
-        let fail = |text: String| Error::input(path, text);
+        let fail = |text: String| Error::unreadable(path, text);
         let sizes = dims.get(1..).filter(|sizes| !sizes.is_empty() && !sizes.contains(&0)).ok_or_else(|| {
             fail(format!("data needs a network whose samples have axes, found input {name:?} of shape {dims:?}"))
         })?;

@@ -97,7 +97,7 @@ impl Denoising for DenoisingTask<'_> {
             let rows = self.conditioning.rows(&port.name, &numbers);
             let rows =
                 rows.ok_or_else(|| Error::usage(format!("there is no conditioning for input {:?}", port.name)))?;
-            Ok(if port.element_type.is_float() { rows.cast(ElementType::F32) } else { rows })
+            Ok::<_, Error>(if port.element_type.is_float() { rows.cast(ElementType::F32) } else { rows })
         };
         if let Some(joined) = &self.roles.joined {
             let whole = rows(&joined.port)?;

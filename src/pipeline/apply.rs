@@ -26,7 +26,7 @@ pub fn apply(
             plan.input_digest,
             analysis.model.path().display()
         );
-        return Err(Error::input(path, text));
+        return Err(Error::unreadable(path, text));
     }
     let reads = plan.kept_axes(&analysis.graph, path)?;
     let read: BTreeSet<usize> =
@@ -72,13 +72,13 @@ pub fn apply(
             Some(other) => other.and(&pass),
         });
     }
-    let kept = kept.ok_or_else(|| Error::input(path, "the plan names no attention option"))?;
+    let kept = kept.ok_or_else(|| Error::unreadable(path, "the plan names no attention option"))?;
     let rewritten = rewrite(analysis, &kept)?;
     let again = rewritten.slices.reads();
     let is_same = again.len() == reads.len()
         && again.iter().all(|(node, slot, _, slices)| reads.get(&(*node, *slot)) == Some(slices));
     if !is_same {
-        return Err(Error::input(path, "the plan removes indices that belong to channels it keeps")
+        return Err(Error::unreadable(path, "the plan removes indices that belong to channels it keeps")
             .hint("plans must remove whole channels; do not edit kept indices by hand"));
     }
     Ok(rewritten)

@@ -245,8 +245,10 @@ fn channels(roles: &Roles) -> Result<Option<i64>, Error> {
             let channels = roles.sample.shape.get(1).and_then(crate::graph::dim::Dim::as_const);
             channels.map(Some).ok_or_else(|| Error::unmet("the number of channels of the sample is not known"))
         }
-        Some(axis) => Err(Error::unmet(format!("a variance along axis {axis} of the prediction is not supported"))
-            .hint("score with --criterion magnitude")),
+        Some(axis) => {
+            Err(Error::unsupported(format!("a variance along axis {axis} of the prediction is not supported"))
+                .hint("score with --criterion magnitude"))
+        }
     }
 }
 
@@ -292,7 +294,7 @@ fn samples(
     }
     let session = runtime
         .session_from_file(analysis.model.path(), &SessionOptions::default())
-        .map_err(|error| Error::input(analysis.model.path(), error.to_string()).caused_by(error))?;
+        .map_err(|error| Error::invalid(analysis.model.path(), error.to_string()).caused_by(error))?;
     let mut denoiser = Denoiser::new(session, roles, &analysis.facts, &options.sizes, micro_batch).map_err(in_file)?;
     let process = &inputs.configured.process;
     let sampling = SampleOptions {
