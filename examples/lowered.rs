@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use onnx_diffprune::analysis::{Analysis, analyse};
 use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::ModelProto;
-use onnx_diffprune::pipeline::{Analysis, analyse};
 use onnx_diffprune::verify::reference_model;
 use prost::Message;
 

@@ -60,7 +60,7 @@ impl Default for VerifyOptions {
 
 impl VerifyOptions {
     /// What decides the inputs of the networks.
-    pub fn inputs(&self) -> InputOptions<'_> {
+    pub(crate) fn inputs(&self) -> InputOptions<'_> {
         InputOptions { inputs: self.inputs.as_deref(), sizes: &self.sizes, seed: self.seed }
     }
 }

@@ -2,65 +2,40 @@
 
 use std::collections::BTreeMap;
 
+use onnx_diffprune::inspection::{GroupInfo, Inspection};
+use onnx_diffprune::{Error, Model};
 use petgraph::dot::{Config, Dot};
 use petgraph::graph::DiGraph;
 use serde_json::json;
 
 use super::args::InspectArgs;
-use super::config::{check_sizes, parse_sizes};
+use super::config::parse_sizes;
 use super::printer::{Printer, human, percent, table, wrapped};
-use crate::analysis::{Analysis, analyse};
-use crate::couple::group::Grouping;
-use crate::error::Error;
-use crate::graph::fact::Fact;
-use crate::graph::sizes::sizes_for;
-use crate::load::load;
 
 pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> {
     let progress = printer.progress(3);
     progress.step("reading");
-    let model = load(&args.input)?;
+    let model = Model::open(&args.input)?;
     progress.step("coupling channels");
-    let analysis = analyse(&model)?;
+    let analysis = model.analyse()?;
     let given = parse_sizes(&args.size)?;
-    let sizes = sizes_for(&analysis.facts, &given);
-    check_sizes(&given, &sizes, &args.input)?;
     progress.step("grouping");
-    let groupings = analysis.groupings(args.attention, args.norm_groups);
+    let inspection = analysis.inspect(args.attention, args.norm_groups, &given)?;
     drop(progress);
     if args.dot {
-        printer.raw(&groupings.iter().map(|grouping| dot(&analysis, grouping)).collect::<String>());
+        printer.raw(&inspection.groupings.iter().map(|groups| dot(&inspection, groups)).collect::<String>());
         return Ok(true);
     }
-    let cost = analysis.count(|counter| counter.cost(None, &sizes));
-    let by_node = analysis.count(|counter| counter.macs_by_node(None, &sizes));
-    let mut operators: BTreeMap<String, usize> = BTreeMap::new();
+    let (operators, cost, sizes) = (inspection.operators(), &inspection.cost, &inspection.sizes);
+    let (inputs, outputs, barriers) = (&inspection.inputs, &inspection.outputs, &inspection.barriers);
     let mut blocks: BTreeMap<String, f64> = BTreeMap::new();
-    for (node, macs) in analysis.graph.nodes.iter().zip(&by_node) {
-        *operators.entry(node.op()).or_default() += 1;
-        if *macs > 0.0 {
-            *blocks.entry(block_of(&node.name)).or_default() += macs;
-        }
+    for node in inspection.nodes.iter().filter(|node| node.macs > 0.0) {
+        *blocks.entry(block_of(&node.name)).or_default() += node.macs;
     }
-    let describe = |value: &usize| {
-        let fact = analysis.facts.values[*value].as_ref();
-        (analysis.graph.values[*value].name.clone(), fact.map_or("unknown".to_owned(), Fact::describe))
-    };
-    let inputs: Vec<_> = analysis.graph.inputs.iter().map(describe).collect();
-    let outputs: Vec<_> = analysis.graph.outputs.iter().map(describe).collect();
-    let barriers: Vec<(String, String, String)> = analysis
-        .coupling
-        .barriers
-        .iter()
-        .map(|barrier| {
-            let node = &analysis.graph.nodes[barrier.node];
-            (node.name.clone(), node.op(), barrier.cause.clone())
-        })
-        .collect();
-    let groups: Vec<_> = groupings.iter().flat_map(|grouping| group_rows(&analysis, grouping)).collect();
+    let groups: Vec<_> = inspection.groupings.iter().flatten().map(|group| GroupRow::new(&inspection, group)).collect();
     let json = json!({
         "model": args.input,
-        "opset": analysis.graph.opset,
+        "opset": inspection.opset,
         "inputs": inputs,
         "outputs": outputs,
         "operators": operators,
@@ -68,11 +43,11 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
         "cost": cost,
         "macs_by_block": blocks,
         "groups": groups.iter().map(GroupRow::json).collect::<Vec<_>>(),
-        "barriers": barriers.iter().map(|(node, op, cause)| json!({"node": node, "op": op, "cause": cause})).collect::<Vec<_>>(),
+        "barriers": barriers.iter().map(|barrier| json!({"node": barrier.node, "op": barrier.op, "cause": barrier.cause})).collect::<Vec<_>>(),
     });
     printer.result(&json, || {
-        let mut out = format!("{} (opset {})\n", args.input.display(), analysis.graph.opset);
-        for (kind, values) in [("input ", &inputs), ("output", &outputs)] {
+        let mut out = format!("{} (opset {})\n", args.input.display(), inspection.opset);
+        for (kind, values) in [("input ", inputs), ("output", outputs)] {
             for (name, fact) in values {
                 out += &format!("  {kind} {name}: {fact}\n");
             }
@@ -117,8 +92,8 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
         }
         if !barriers.is_empty() {
             out += &format!("\n\nbarriers ({}):\n", barriers.len());
-            for (node, op, cause) in &barriers {
-                out += &format!("  {node} ({op}): {cause}\n");
+            for barrier in barriers {
+                out += &format!("  {} ({}): {}\n", barrier.node, barrier.op, barrier.cause);
             }
         }
         out
@@ -137,6 +112,20 @@ struct GroupRow {
 }
 
 impl GroupRow {
+    fn new(inspection: &Inspection, group: &GroupInfo) -> Self {
+        let members = group.members.iter().map(|member| {
+            let node = &inspection.nodes[member.node].name;
+            format!("{} {} axis {} in {node}", member.role, member.weight, member.axis)
+        });
+        Self {
+            name: group.name.clone(),
+            channels: group.channels,
+            unit: group.equal_blocks,
+            members: members.collect(),
+            kept: group.kept.as_ref().map(|(reason, node)| format!("stays: {reason} ({node})")),
+        }
+    }
+
     fn json(&self) -> serde_json::Value {
         json!({
             "name": self.name,
@@ -146,24 +135,6 @@ impl GroupRow {
             "reason": self.kept,
         })
     }
-}
-
-fn group_rows(analysis: &Analysis, grouping: &Grouping) -> Vec<GroupRow> {
-    let row = |group: &crate::couple::group::ChannelGroup| {
-        let member = |member: &crate::couple::group::Member| {
-            let node = &analysis.graph.nodes[analysis.coupling.uses[member.weight].node];
-            let role = format!("{:?}", member.role).to_lowercase();
-            format!("{role} {} axis {} in {}", analysis.weight_name(member), member.axis, node.name)
-        };
-        GroupRow {
-            name: analysis.group_name(&group.members),
-            channels: group.channels.len(),
-            unit: Some(grouping.components[group.component].unit).filter(|unit| *unit < group.channels.len()),
-            members: group.members.iter().map(member).collect(),
-            kept: group.kept.as_ref().map(|reason| format!("stays: {} ({})", reason.text, reason.node)),
-        }
-    };
-    grouping.groups.iter().map(row).collect()
 }
 
 /// The first two levels of a node's name, as exporters write module paths.
@@ -178,19 +149,17 @@ fn block_of(name: &str) -> String {
 }
 
 /// Channel groups and the nodes whose weights they tie, as a graph.
-fn dot(analysis: &Analysis, grouping: &Grouping) -> String {
+fn dot(inspection: &Inspection, groups: &[GroupInfo]) -> String {
     let mut graph: DiGraph<String, String> = DiGraph::new();
     let mut nodes = BTreeMap::new();
-    for group in &grouping.groups {
-        let label = format!("{}\\n{} channels", analysis.group_name(&group.members), group.channels.len());
-        let at = graph.add_node(label);
+    for group in groups {
+        let at = graph.add_node(format!("{}\\n{} channels", group.name, group.channels));
         for member in &group.members {
-            let weight = &analysis.coupling.uses[member.weight];
-            let name = analysis.graph.nodes[weight.node].name.clone();
-            let node = *nodes.entry(weight.node).or_insert_with(|| graph.add_node(name));
+            let name = || inspection.nodes[member.node].name.clone();
+            let node = *nodes.entry(member.node).or_insert_with(|| graph.add_node(name()));
             let edge = format!("axis {}", member.axis);
-            match member.role {
-                crate::couple::group::Role::Producer => graph.add_edge(node, at, edge),
+            match member.role.as_str() {
+                "producer" => graph.add_edge(node, at, edge),
                 _ => graph.add_edge(at, node, edge),
             };
         }

@@ -127,7 +127,7 @@ impl Samples {
         process: &Process,
         conditioning: &Conditioning,
         options: &SampleOptions,
-        progress: &mut dyn FnMut(usize, usize),
+        progress: &mut dyn FnMut(usize, usize) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let values = generate(denoiser, process, conditioning, options, progress)?;
         let SampleOptions { count, steps, seed, .. } = options;
