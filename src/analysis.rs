@@ -1,25 +1,28 @@
 //! What is known of a model before anything is scored: its graph, operators, shapes and coupling.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use regex::Regex;
 
 use crate::couple::group::{Grouping, Member, Role, group};
 use crate::couple::options::{AttentionOption, NormGroups};
-use crate::couple::resolve::Attention;
-use crate::couple::{couple, frequencies};
+use crate::couple::resolve::HeadDigit;
+use crate::couple::text::Texts;
+use crate::couple::{couple, couple_freely, frequencies};
 use crate::error::Error;
 use crate::fold::Fold;
 use crate::graph::fact::Fact;
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::sizes::Sizes;
-use crate::graph::{Graph, ValueId};
+use crate::graph::{Graph, NodeId, ValueId};
 use crate::infer::infer;
 use crate::macs::Counter;
 use crate::onnx::TensorProto;
 use crate::operator::Operators;
 use crate::operator::couple::Coupling;
+use crate::operator::couple::layout::{Piece, SpaceId};
+use crate::operator::couple::space::Space;
 use crate::ops;
 
 /// A model with its graph, shapes and coupling.
@@ -74,11 +77,11 @@ impl Analysis {
 
     /// The groupings that an attention option asks for, in the order in which they are pruned.
     pub fn groupings(&self, attention: AttentionOption, norm_groups: NormGroups) -> Vec<Grouping> {
-        let passes: &[Attention] = match attention {
-            AttentionOption::Heads => &[Attention::Heads],
-            AttentionOption::Dims => &[Attention::Dims],
-            AttentionOption::Both => &[Attention::Heads, Attention::Dims],
-            AttentionOption::None => &[Attention::None],
+        let passes: &[HeadDigit] = match attention {
+            AttentionOption::Heads => &[HeadDigit::Heads],
+            AttentionOption::Dims => &[HeadDigit::Dims],
+            AttentionOption::Both => &[HeadDigit::Heads, HeadDigit::Dims],
+            AttentionOption::None => &[HeadDigit::None],
         };
         passes.iter().map(|attention| group(&self.coupling, *attention, norm_groups == NormGroups::Drop)).collect()
     }
@@ -87,11 +90,57 @@ impl Analysis {
     /// frequencies.
     pub fn prunable_weights(&self) -> Vec<usize> {
         let groupings = self.groupings(AttentionOption::Both, NormGroups::Keep);
-        let groups = groupings.iter().flat_map(|grouping| &grouping.groups).filter(|group| group.kept.is_none());
+        let groups = groupings.iter().flat_map(|grouping| &grouping.groups).filter(|group| group.fixed.is_none());
         let values = groups.flat_map(|group| &group.members).map(|member| self.coupling.uses[member.weight].value);
         let tables = frequencies(&self.graph, &self.operators, &self.coupling);
         let is_float = |value: &usize| self.facts.values[*value].as_ref().is_some_and(Fact::is_float);
         values.filter(is_float).filter(|value| !tables.contains(value)).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// The coupling of every node as text, see [`crate::couple::text`]; `None` for nodes that are computed ahead of time.
+    pub fn coupling_texts(&self) -> Vec<Option<String>> {
+        self.texts_of(&self.coupling)
+    }
+
+    /// The same where every axis of every input of the network may shrink, so that the texts show what the rules say of
+    /// all axes.
+    pub fn free_coupling_texts(&self) -> Vec<Option<String>> {
+        let is_constant = |value: usize| self.is_constant(value);
+        self.texts_of(&couple_freely(&self.graph, &self.operators, &self.facts, &self.fold, &is_constant))
+    }
+
+    fn texts_of(&self, coupling: &Coupling) -> Vec<Option<String>> {
+        let is_constant = |value: usize| self.is_constant(value);
+        let (graph, operators, facts, fold) = (&self.graph, &self.operators, &self.facts, &self.fold);
+        Texts { graph, operators, facts, fold, is_constant: &is_constant, coupling }.all()
+    }
+
+    /// For every group of a grouping of this network, the nodes of which an input or output has its channels.
+    pub fn nodes_by_group(&self, grouping: &Grouping) -> Vec<BTreeSet<NodeId>> {
+        let mut group_of = BTreeMap::new();
+        for (at, group) in grouping.groups.iter().enumerate() {
+            group_of.extend(group.channels.iter().map(|class| (*class, at)));
+        }
+        let of_space = |space: &Space| -> BTreeSet<usize> {
+            let classes = &grouping.classes[space.start..space.start + space.len];
+            classes.iter().filter_map(|class| group_of.get(class).copied()).collect()
+        };
+        let of_space: Vec<BTreeSet<usize>> = grouping.spaces.all().iter().map(of_space).collect();
+        let mut nodes = vec![BTreeSet::new(); grouping.groups.len()];
+        let mut add = |node: NodeId, space: SpaceId| {
+            of_space[space].iter().for_each(|group| {
+                nodes[*group].insert(node);
+            });
+        };
+        for node in &self.graph.nodes {
+            let layouts = node.inputs.iter().chain(&node.outputs).flatten().map(|value| &self.coupling.layouts[*value]);
+            let pieces = layouts.flatten().flat_map(|layout| layout.axes.iter().flatten());
+            pieces.filter_map(Piece::space).for_each(|space| add(node.id, space));
+        }
+        for weight in &self.coupling.uses {
+            weight.axes.iter().flatten().for_each(|space| add(weight.node, *space));
+        }
+        nodes
     }
 
     /// Calls `with` with a counter of this network.

@@ -10,24 +10,59 @@ pub mod group;
 
 pub mod options;
 
+pub mod text;
+
 mod frequencies;
 
 use crate::fold::Fold;
+use crate::graph::dim::Dim;
 use crate::graph::facts::Facts;
 use crate::graph::{Graph, Node, ValueId};
 use crate::operator::Operators;
-use crate::operator::couple::layout::Layout;
-use crate::operator::couple::space::{Reason, Spaces};
+use crate::operator::couple::layout::{Layout, fixed_axis};
+use crate::operator::couple::space::{Reason, Spaces, new_axis_size};
 use crate::operator::couple::{Barrier, CoupleCx, Coupling};
 pub use frequencies::frequencies;
 
-/// Applies every operator's coupling rule.
+/// Applies every operator's coupling rule. The inputs of the network never shrink.
 pub fn couple(
     graph: &Graph,
     operators: &Operators,
     facts: &Facts,
     fold: &Fold,
     is_constant: &dyn Fn(ValueId) -> bool,
+) -> Coupling {
+    couple_from(graph, operators, facts, fold, is_constant, &|_, shape| Layout::fixed(shape))
+}
+
+/// The same where every axis of every input of the network may shrink, as if a layer had made it: what the rules say of
+/// all axes, not of channels alone. No network can be pruned so; it is for looking at the rules ([`text`]).
+pub fn couple_freely(
+    graph: &Graph,
+    operators: &Operators,
+    facts: &Facts,
+    fold: &Fold,
+    is_constant: &dyn Fn(ValueId) -> bool,
+) -> Coupling {
+    couple_from(graph, operators, facts, fold, is_constant, &|spaces, shape| {
+        let axis = |size: &Dim| match new_axis_size(size) {
+            Some(len) => {
+                let space = spaces.add(len);
+                spaces.whole(space)
+            }
+            None => fixed_axis(size),
+        };
+        Layout { axes: shape.iter().map(axis).collect() }
+    })
+}
+
+fn couple_from(
+    graph: &Graph,
+    operators: &Operators,
+    facts: &Facts,
+    fold: &Fold,
+    is_constant: &dyn Fn(ValueId) -> bool,
+    input_layout: &dyn Fn(&mut Spaces, &[Dim]) -> Layout,
 ) -> Coupling {
     let mut coupling = Coupling {
         spaces: Spaces::default(),
@@ -39,25 +74,21 @@ pub fn couple(
     for (id, value) in graph.values.iter().enumerate() {
         if value.producer.is_none() {
             let shape = facts.values[id].as_ref().and_then(|fact| fact.shape.as_ref());
-            coupling.layouts[id] = shape.map(|shape| Layout::fixed(shape));
+            coupling.layouts[id] = shape.map(|shape| match value.is_input {
+                true => input_layout(&mut coupling.spaces, shape),
+                false => Layout::fixed(shape),
+            });
         }
     }
     for value in &graph.inputs {
         coupling.origins[*value] = Some(*value);
     }
     for node in &graph.nodes {
-        // What is computed ahead of time is a constant to those that read it.
-        if node.proto.op_type == "Constant" || fold.is_interior(node.id) {
+        if is_constant_node(node, fold) {
             fix_outputs(&mut coupling, facts, node);
             continue;
         }
-        let mut cx = CoupleCx { node, graph, facts, is_constant, coupling: &mut coupling };
-        let result = operators.of(node.id).and_then(|operator| operator.couple(&mut cx));
-        if let Err(cause) = result {
-            cx.keep_inputs(&cause.to_string());
-            fix_outputs(&mut coupling, facts, node);
-            coupling.barriers.push(Barrier { node: node.id, cause: cause.to_string() });
-        }
+        apply_rule(CoupleCx { node, graph, facts, is_constant, coupling: &mut coupling }, operators);
         if let Some(origin) = origin(&coupling, node, is_constant) {
             node.outputs.iter().flatten().for_each(|value| coupling.origins[*value] = Some(origin));
         }
@@ -72,6 +103,22 @@ pub fn couple(
         }
     }
     coupling
+}
+
+/// Whether no rule is asked: what a node computes ahead of time is a constant to those that read it.
+fn is_constant_node(node: &Node, fold: &Fold) -> bool {
+    node.proto.op_type == "Constant" || fold.is_interior(node.id)
+}
+
+/// Applies the rule of one node, which becomes a barrier where there is none.
+fn apply_rule(mut cx: CoupleCx<'_>, operators: &Operators) {
+    let node = cx.node;
+    let result = operators.of(node.id).and_then(|operator| operator.couple(&mut cx));
+    if let Err(cause) = result {
+        cx.keep_inputs(&cause.to_string());
+        fix_outputs(cx.coupling, cx.facts, node);
+        cx.coupling.barriers.push(Barrier { node: node.id, cause: cause.to_string() });
+    }
 }
 
 /// The input of the network that the outputs of a node follow from, if that is one input alone and no axis can shrink.

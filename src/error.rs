@@ -74,7 +74,7 @@ impl Error {
     }
 
     /// A sound request that can't be met (exit code 1).
-    pub(crate) fn unmet(message: impl Into<String>) -> Self {
+    pub fn unmet(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unmet, message)
     }
 

@@ -22,6 +22,7 @@ use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::onnx::TensorProto;
+use crate::onnx::builder::needed;
 use crate::onnx::order::captured;
 use crate::operator::couple::Coupling;
 use crate::operator::couple::kept::Kept;
@@ -91,20 +92,20 @@ fn byte_count(fact: &Fact) -> Option<u64> {
 
 /// The nodes that nothing needs if the values for which `is_replaced` holds are constants.
 fn unneeded(graph: &Graph, is_replaced: &dyn Fn(ValueId) -> bool) -> Vec<bool> {
-    let mut gone = vec![false; graph.nodes.len()];
-    for node in graph.nodes.iter().rev() {
-        let is_unneeded = |value: &ValueId| {
-            let id = *value;
-            let value = &graph.values[id];
-            let is_held = value.is_output || !value.captured_by.is_empty();
-            is_replaced(id) || (!is_held && value.consumers.iter().all(|(node, _)| gone[*node]))
-        };
+    let nodes = graph.nodes.iter().map(|node| {
+        let reads = node.inputs.iter().flatten().copied().filter(|value| !is_replaced(*value)).collect();
+        let gives: Vec<ValueId> = node.outputs.iter().flatten().copied().collect();
         // A node that nothing reads in the file either stays there.
         let was_read = |value: &ValueId| is_replaced(*value) || !graph.values[*value].consumers.is_empty();
-        let mut outputs = node.outputs.iter().flatten();
-        gone[node.id] = outputs.clone().any(was_read) && outputs.all(is_unneeded);
-    }
-    gone
+        let is_held = !gives.iter().any(was_read);
+        (reads, gives, is_held)
+    });
+    let held = (0..graph.values.len()).filter(|value| {
+        let is_held = graph.values[*value].is_output || !graph.values[*value].captured_by.is_empty();
+        is_held && !is_replaced(*value)
+    });
+    let (needed, _) = needed(nodes, held);
+    needed.into_iter().map(|needed| !needed).collect()
 }
 
 /// What a value is computed from.

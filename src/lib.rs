@@ -167,6 +167,12 @@ mod rewrite;
 
 #[cfg(feature = "internals")]
 #[doc(hidden)]
+pub mod changed;
+#[cfg(not(feature = "internals"))]
+mod changed;
+
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod plan;
 #[cfg(not(feature = "internals"))]
 mod plan;
@@ -232,6 +238,7 @@ pub mod data {
 
 /// The parts of a [`Plan`].
 pub mod plans {
+    pub use crate::changed::{AddedBias, ChangedWeight, ChangedWeights, CutDigest};
     pub use crate::plan::{GroupPlan, MemberPlan, TensorPlan};
     pub use crate::prune::plan_path;
 }

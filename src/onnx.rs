@@ -6,6 +6,8 @@ mod generated;
 
 pub mod builder;
 
+pub mod names;
+
 pub(crate) mod order;
 
 pub use generated::*;
@@ -20,6 +22,11 @@ pub fn tool_name() -> String {
 }
 
 impl NodeProto {
+    /// The first output that has a name, by which a node is known; empty where it has none.
+    pub fn first_output(&self) -> &str {
+        self.output.iter().map(String::as_str).find(|name| !name.is_empty()).unwrap_or_default()
+    }
+
     /// The attribute of this name.
     pub fn attr(&self, name: &str) -> Option<&AttributeProto> {
         self.attribute.iter().find(|attribute| attribute.name == name)

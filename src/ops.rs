@@ -1,6 +1,7 @@
 //! The registry of operators. Each stands in one file, under `standard` or `fused`.
 
 mod fused;
+mod indexed;
 mod standard;
 
 use std::collections::HashMap;

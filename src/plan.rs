@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::changed::ChangedWeights;
 use crate::couple::options::{AttentionOption, NormGroups};
 use crate::error::Error;
 use crate::graph::Graph;
@@ -40,6 +41,9 @@ pub struct Plan {
     pub tensors: Vec<TensorPlan>,
     /// The channel groups with scores and reasons.
     pub groups: Vec<GroupPlan>,
+    /// What has changed since the cut was verified; older versions know no such thing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<ChangedWeights>,
 }
 
 /// What some readers of a constant keep of it.
@@ -89,7 +93,7 @@ pub fn tensor_plans(graph: &Graph, dims_of: &dyn Fn(usize) -> Vec<i64>, slices: 
     let mut plans: Vec<TensorPlan> = Vec::new();
     let mut known: HashMap<(usize, KeptAxes), usize> = HashMap::new();
     for (node, slot, value, kept) in slices.reads() {
-        let reader = (reader_name(graph, node), slot);
+        let reader = (graph.nodes[node].proto.first_output().to_owned(), slot);
         let key = (value, kept.clone());
         match known.get(&key) {
             Some(at) => plans[*at].readers.push(reader),
@@ -105,10 +109,6 @@ pub fn tensor_plans(graph: &Graph, dims_of: &dyn Fn(usize) -> Vec<i64>, slices: 
         }
     }
     plans
-}
-
-fn reader_name(graph: &Graph, node: usize) -> String {
-    graph.nodes[node].proto.output.iter().find(|name| !name.is_empty()).cloned().unwrap_or_default()
 }
 
 impl Plan {
@@ -137,15 +137,19 @@ impl Plan {
         crate::write::write_file(path, text.as_bytes())
     }
 
-    /// What the pruned file's own metadata says of the cut: tool, options, ratio and a digest of the input.
+    /// What the pruned file's own metadata says of the cut: tool, options, ratio and a digest of the input; and what has
+    /// changed since the cut was verified, if anything.
     pub fn metadata(&self) -> Vec<(String, String)> {
         let options = json!(self.options).to_string();
-        vec![
+        let mut entries = vec![
             ("onnx_diffprune.tool".to_owned(), self.tool.clone()),
             ("onnx_diffprune.options".to_owned(), options),
             ("onnx_diffprune.ratio".to_owned(), self.ratio.to_string()),
             ("onnx_diffprune.input_sha256".to_owned(), self.input_digest.clone()),
-        ]
+        ];
+        let changed = self.changed.as_ref().map(|changed| changed.metadata().to_string());
+        entries.extend(changed.map(|text| ("onnx_diffprune.changed_weights".to_owned(), text)));
+        entries
     }
 }
 

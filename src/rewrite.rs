@@ -3,11 +3,11 @@
 //! Nothing is sliced here. The result names, for the writer, which initializers keep which indices, which nodes are
 //! patched and which shapes change; weights are sliced while they are written.
 
-mod unread;
+pub(crate) mod unread;
 
 mod weights;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use crate::operator::patch::PatchCx;
 use unread::NewNodes;
@@ -20,11 +20,12 @@ use crate::graph::fact::{Fact, Known};
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::{Graph, Node};
+use crate::onnx::names::Names;
 use crate::onnx::{DataType, NodeProto, TensorProto};
 use crate::operator::couple::Coupling;
 use crate::operator::couple::kept::Kept;
 use crate::ops;
-use crate::write::{DimOut, Edits, NodeOut};
+use crate::write::{DimOut, Edits, InitializerOut, NodeOut};
 
 /// A rewritten model, ready to be written.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub struct Rewritten {
     pub edits: Edits,
     /// What is known of every value afterwards.
     pub facts: Facts,
+    /// What survives of every index space.
+    pub kept: Kept,
     /// What every use of a constant keeps.
     pub slices: WeightSlices,
     /// Values computed from shapes that were frozen at their old values, such as an attention scale.
@@ -45,10 +48,10 @@ pub struct Rewritten {
 /// A node can't express the cut, or a shape does not come out as the cut asks for; nothing has been written then.
 pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
     let Analysis { model, graph, operators, facts, fold, coupling } = analysis;
-    let slices = WeightSlices::new(model, graph, fold, coupling, kept);
+    let mut names = Names::of_graph(model.graph());
+    let slices = WeightSlices::new(model, graph, fold, coupling, kept, &mut names);
     let mut after = Facts::of_sources(model, graph)?;
     let mut edits = Edits { initializers: slices.initializers(model, graph, fold)?, ..Edits::default() };
-    let mut taken: HashSet<String> = graph.values.iter().map(|value| value.name.clone()).collect();
     let mut frozen = Vec::new();
     let mut nodes = NewNodes::default();
     for proto in slices.constant_nodes(model, graph, fold)? {
@@ -92,6 +95,7 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
                 proto: &mut proto,
                 tensors: &mut tensors,
                 inserted: &mut inserted,
+                names: &mut names,
                 overrides: &mut overrides,
                 changed: false,
             };
@@ -102,13 +106,7 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
             })?;
             changed |= cx.changed;
         }
-        for tensor in tensors {
-            if !taken.insert(tensor.name.clone()) {
-                let text = format!("the name {:?}, needed for a constant of the cut, is taken", tensor.name);
-                return Err(Error::unmet(text).in_file(model.path()).at_node(&node.name, node.op()));
-            }
-            edits.initializers.push(crate::write::InitializerOut::New(tensor));
-        }
+        edits.initializers.extend(tensors.into_iter().map(InitializerOut::New));
         let patched = Node { proto: proto.clone(), ..node.clone() };
         let parsed;
         let operator = if changed {
@@ -123,7 +121,7 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
             for value in node.outputs.iter().flatten() {
                 after.values[*value].clone_from(&facts.values[*value]);
             }
-            edits.initializers.push(crate::write::InitializerOut::New(tensor));
+            edits.initializers.push(InitializerOut::New(tensor));
             continue;
         }
         check_shapes(model, facts, &after, coupling, kept, node)?;
@@ -139,7 +137,7 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
     }
     nodes.settle(model, graph, &mut edits);
     edits.shapes = new_shapes(model, graph, coupling, kept, &slices);
-    Ok(Rewritten { edits, facts: after, slices, frozen })
+    Ok(Rewritten { edits, facts: after, kept: kept.clone(), slices, frozen })
 }
 
 fn patched_node(node: &Node, proto: &NodeProto) -> NodeOut {

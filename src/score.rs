@@ -135,6 +135,6 @@ pub fn score_groups(cx: &ScoreCx<'_>, grouping: &Grouping, criterion: &dyn Crite
     grouping
         .groups
         .iter()
-        .map(|group| if group.kept.is_some() { Ok(Vec::new()) } else { criterion.score(cx, group) })
+        .map(|group| if group.fixed.is_some() { Ok(Vec::new()) } else { criterion.score(cx, group) })
         .collect()
 }

@@ -51,7 +51,7 @@ pub fn select(grouping: &Grouping, scores: &[Vec<f64>], budget: &Budget) -> Remo
         .map(|(group, scores)| {
             let component = &grouping.components[group.component];
             let mut removed = vec![false; group.channels.len()];
-            if group.kept.is_some() || steps[group.component] == 0 {
+            if group.fixed.is_some() || steps[group.component] == 0 {
                 return removed;
             }
             for cell in cells(&group.cells) {
@@ -87,7 +87,7 @@ fn lowest(scores: &[f64], among: &[usize], count: usize) -> Vec<usize> {
 /// then whole numbers per block.
 fn steps_for(grouping: &Grouping, component: usize, budget: &Budget) -> usize {
     let of = &grouping.components[component];
-    let shrinking = of.groups.iter().filter(|g| grouping.groups[**g].kept.is_none());
+    let shrinking = of.groups.iter().filter(|g| grouping.groups[**g].fixed.is_none());
     let mut steps = usize::MAX;
     for g in shrinking.clone() {
         let channels = grouping.groups[*g].channels.len();
@@ -127,7 +127,7 @@ fn global_steps(grouping: &Grouping, scores: &[Vec<f64>], budget: &Budget) -> Ve
     for (c, component) in grouping.components.iter().enumerate() {
         let limit = steps_for(grouping, c, &largest);
         let groups: Vec<usize> =
-            component.groups.iter().copied().filter(|g| grouping.groups[*g].kept.is_none()).collect();
+            component.groups.iter().copied().filter(|g| grouping.groups[*g].fixed.is_none()).collect();
         let channels: usize = groups.iter().map(|g| grouping.groups[*g].channels.len()).sum();
         wanted += groups.iter().map(|g| grouping.groups[*g].channels.len() as f64 * budget.ratios[*g]).sum::<f64>();
         let mut cost = 0.0f64;
@@ -162,7 +162,7 @@ fn global_steps(grouping: &Grouping, scores: &[Vec<f64>], budget: &Budget) -> Ve
     for (c, steps) in steps.iter_mut().enumerate() {
         let component = &grouping.components[c];
         let fits = |steps: usize| {
-            component.groups.iter().filter(|g| grouping.groups[**g].kept.is_none()).all(|g| {
+            component.groups.iter().filter(|g| grouping.groups[**g].fixed.is_none()).all(|g| {
                 let channels = grouping.groups[*g].channels.len();
                 (channels - steps * (channels / component.unit.max(1))).is_multiple_of(budget.round_to.max(1))
             })

@@ -8,6 +8,8 @@
 
 pub mod reference;
 
+mod changed;
+
 mod compare;
 
 mod locate;
@@ -15,6 +17,8 @@ mod locate;
 mod pair;
 
 mod run;
+
+mod scatter;
 
 mod widen;
 
@@ -35,6 +39,7 @@ use pair::Pair;
 use run::Verification;
 
 use crate::inputs::{InputOptions, Variant, input_variants};
+pub use changed::verify_plan;
 pub use locate::{Difference, ValuesReport};
 
 /// How strict verification is and on what it runs.
@@ -135,6 +140,26 @@ pub struct VerifyReport {
 }
 
 impl VerifyReport {
+    /// Nothing has run yet.
+    fn new(is_half: bool, runtime: &Runtime, options: &VerifyOptions) -> Self {
+        Self {
+            passed: true,
+            rtol: options.rtol.unwrap_or(if is_half { RTOL_HALF } else { RTOL }),
+            atol: options.atol,
+            runs: Vec::new(),
+            failure: None,
+            first_difference: None,
+            values: None,
+            notes: Vec::new(),
+            onnxruntime: runtime.version().to_owned(),
+        }
+    }
+
+    /// A file that is wrong without having run.
+    fn failed(analysis: &Analysis, runtime: &Runtime, options: &VerifyOptions, why: String) -> Self {
+        Self { passed: false, failure: Some(why), ..Self::new(has_half(analysis), runtime, options) }
+    }
+
     /// The worst relative error of all outputs.
     pub fn worst(&self) -> f64 {
         self.runs.iter().map(RunReport::worst).fold(0.0, f64::max)
@@ -219,23 +244,8 @@ pub fn verify(
     let decomposed = decomposed(analysis, pruned);
     let is_decomposed = matches!(decomposed, Ok(Some(_)));
     let native = Pair::new(model, &analysis.model, pruned, decomposed.as_ref().ok().cloned().flatten());
-    let mut verification = Verification {
-        analysis,
-        kept,
-        reference,
-        runtime,
-        report: VerifyReport {
-            passed: true,
-            rtol: options.rtol.unwrap_or(if is_half { RTOL_HALF } else { RTOL }),
-            atol: options.atol,
-            runs: Vec::new(),
-            failure: None,
-            first_difference: None,
-            values: None,
-            notes: Vec::new(),
-            onnxruntime: runtime.version().to_owned(),
-        },
-    };
+    let mut verification =
+        Verification { analysis, kept, reference, runtime, report: VerifyReport::new(is_half, runtime, options) };
     if let Err(error) = decomposed {
         verification.report.passed = false;
         verification.report.failure = Some(format!("the pruned file is not valid: {error}"));

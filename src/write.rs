@@ -2,7 +2,10 @@
 //!
 //! The writer works on the protobuf encoding itself. Whatever it does not have to change is copied as bytes, so that
 //! fields this version does not know, metadata, names and order survive. Weights are sliced while they stream to the
-//! file. Files are written beside their destination and renamed when complete.
+//! file, and those that come from elsewhere ([`WeightSource`]) stream through it too. Files are written beside their
+//! destination and renamed when complete.
+
+mod edits;
 
 mod embed;
 
@@ -10,84 +13,27 @@ mod message;
 
 mod slice;
 
+mod source;
+
+mod stream;
+
 mod wire;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use prost::Message as _;
 
 use crate::error::{Error, ErrorKind};
 use crate::graph::model::Model;
-use crate::onnx::{AttributeProto, DataLocation, NodeProto, TensorProto};
+use crate::onnx::{DataLocation, NodeProto, TensorProto};
 
+pub use edits::{DimOut, Edits, InitializerOut, NodeOut};
 pub use slice::slice_bytes;
-
-/// A node of the output.
-#[derive(Clone, Debug)]
-pub enum NodeOut {
-    /// The node at this position of the file, untouched.
-    Original(usize),
-    /// The node at this position with other inputs and attributes.
-    Patched {
-        /// Position in the file.
-        index: usize,
-        /// All inputs.
-        inputs: Vec<String>,
-        /// Attributes to replace by name, or to add.
-        attributes: Vec<AttributeProto>,
-        /// Names of attributes to remove.
-        removed_attributes: Vec<String>,
-    },
-    /// A new node.
-    New(NodeProto),
-}
-
-/// An initializer of the output.
-#[derive(Clone, Debug)]
-// Few are new; a box for each would only burden their makers.
-#[allow(clippy::large_enum_variant)]
-pub enum InitializerOut {
-    /// The initializer at this position of the file, untouched.
-    Original(usize),
-    /// The initializer at this position, of which some axes keep only some indices.
-    Sliced {
-        /// Position in the file.
-        index: usize,
-        /// The name it gets.
-        name: String,
-        /// Axes with their kept indices.
-        axes: Vec<(usize, Vec<usize>)>,
-    },
-    /// A new initializer.
-    New(TensorProto),
-}
-
-/// A size of a declared shape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DimOut {
-    /// What the file says.
-    Same,
-    /// A number.
-    Value(i64),
-    /// Not known.
-    Unknown,
-}
-
-/// What changes between the input model and the output.
-#[derive(Clone, Debug, Default)]
-pub struct Edits {
-    /// All nodes in a topological order.
-    pub nodes: Vec<NodeOut>,
-    /// All initializers.
-    pub initializers: Vec<InitializerOut>,
-    /// New shapes of declared values, by name.
-    pub shapes: BTreeMap<String, Vec<DimOut>>,
-    /// Metadata entries to add or replace.
-    pub metadata: Vec<(String, String)>,
-}
+pub use source::{FileWeight, MemoryWeight, WeightSource, safetensors_weights};
+pub use stream::Streamed;
 
 /// What was written.
 #[derive(Clone, Debug)]
@@ -105,6 +51,8 @@ pub(crate) enum Chunk<'m> {
     Bytes(Bytes),
     /// A tensor that is sliced while it is written.
     Sliced(slice::Sliced<'m>),
+    /// A tensor whose elements come from elsewhere, and the bytes that they take.
+    Streamed(&'m Streamed, u64),
 }
 
 impl Chunk<'_> {
@@ -112,6 +60,7 @@ impl Chunk<'_> {
         match self {
             Chunk::Bytes(bytes) => bytes.len() as u64,
             Chunk::Sliced(sliced) => sliced.len(),
+            Chunk::Streamed(_, length) => *length,
         }
     }
 
@@ -119,6 +68,7 @@ impl Chunk<'_> {
         match self {
             Chunk::Bytes(bytes) => out.write_all(bytes),
             Chunk::Sliced(sliced) => sliced.write(out),
+            Chunk::Streamed(streamed, _) => streamed.write(out),
         }
     }
 }
@@ -267,9 +217,14 @@ impl Staged {
     }
 }
 
-/// What the system said of a file that can't be written, and what can be done about it.
+/// What the system said of a file that can't be written, and what can be done about it; or what was wrong with a tensor
+/// that was to be written.
 fn unwritable(path: &Path, error: std::io::Error) -> Error {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    let error = match error.downcast::<Error>() {
+        Ok(of_tensor) => return of_tensor.in_file(path),
+        Err(error) => error,
+    };
     let hint = match error.kind() {
         StorageFull | QuotaExceeded => "free some space or write to another disk",
         FileTooLarge => "raise the limit of file sizes (ulimit -f) or write to another file system",
@@ -365,8 +320,7 @@ impl<'m> ExternalData<'m> {
 pub fn constant_slice(model: &Model, tensor: &TensorProto, axes: &[(usize, Vec<usize>)]) -> Result<TensorProto, Error> {
     let sliced = slice::Sliced::new(model, tensor, axes)?;
     let mut raw = Vec::new();
-    // Writing to memory does not fail.
-    let _ = sliced.write(&mut raw);
+    sliced.write(&mut raw).map_err(|error| unwritable(model.path(), error))?;
     Ok(TensorProto {
         name: tensor.name.clone(),
         doc_string: tensor.doc_string.clone(),
@@ -375,6 +329,14 @@ pub fn constant_slice(model: &Model, tensor: &TensorProto, axes: &[(usize, Vec<u
         raw_data: raw.into(),
         ..TensorProto::default()
     })
+}
+
+/// A node as the output stores it, with the external data of its tensors in it.
+///
+/// # Errors
+/// External data that can't be read.
+pub(crate) fn whole_node(model: &Model, node: &NodeProto) -> Result<Bytes, Error> {
+    embed::embedded(model, embed::Message::Node, &node.encode_to_vec().into())
 }
 
 /// Writes bytes beside their destination and renames them into place.

@@ -18,11 +18,12 @@ struct OpsFile {
 }
 
 impl OpsFile {
-    /// The number of implementations that `RULES` lists.
-    fn rule_count(&self) -> usize {
+    /// The registrations that `RULES` lists, as they are written.
+    fn registrations(&self) -> Vec<&str> {
         let start = self.text.find("static RULES").unwrap_or_else(|| panic!("{} has no RULES", self.module));
         let rest = &self.text[start..];
-        rest[..rest.find("];").unwrap()].matches("Registration::").count()
+        let list = &rest[..rest.find("];").unwrap()];
+        list.split("Registration::").skip(1).collect()
     }
 
     /// The lines of the header, without the comment marks.
@@ -57,8 +58,17 @@ impl OpsFile {
         format!("{} {rest}", links.join(", ")).trim().to_owned()
     }
 
-    fn has(&self, rule: &str) -> bool {
-        self.text.contains(&format!("    fn {rule}(&self"))
+    /// The further rules that the implementation of a registration has: what has them not refuses, or does nothing.
+    fn further(&self, registration: &str) -> Vec<&'static str> {
+        let mut blocks =
+            ["\nimpl Operator for ", "\nimpl NodeRules for "].iter().flat_map(|of| self.text.split(of).skip(1));
+        // The name of the type, as in `&X)` or `X::parse(` or `Box::new(X)`.
+        let words: BTreeSet<&str> = registration.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+        let block = blocks.find(|block| words.contains(block.split(' ').next().unwrap()));
+        let block = block.unwrap_or_else(|| panic!("{}.rs: what implements {registration}", self.module));
+        let block = &block[..block.find("\n}").unwrap()];
+        let has = |rule: &&str| block.contains(&format!("    fn {rule}(&self"));
+        ["patch", "macs", "gradient"].into_iter().filter(has).collect()
     }
 }
 
@@ -160,17 +170,24 @@ fn the_table_lists_every_operator() {
             );
             return;
         }
-        let mut types = Vec::new();
-        for rule in rules.by_ref().take(file.rule_count()) {
-            types.extend(rule.op_types().iter().map(|op| match op.domain {
+        // Operators of one file share a row where they have the same rules.
+        let mut rows: Vec<(Vec<String>, Vec<&str>)> = Vec::new();
+        for (registration, rule) in file.registrations().into_iter().zip(rules.by_ref()) {
+            let further = file.further(registration);
+            let types = rule.op_types().iter().map(|op| match op.domain {
                 "" => format!("`{}`", op.name),
                 "com.microsoft" => format!("`m:{}`", op.name),
                 domain => panic!("no abbreviation for the domain {domain}"),
-            }));
+            });
+            match rows.iter_mut().find(|(_, rules)| *rules == further) {
+                Some((row, _)) => row.extend(types),
+                None => rows.push((types.collect(), further)),
+            }
         }
-        let further: Vec<&str> = ["patch", "macs", "gradient"].into_iter().filter(|rule| file.has(rule)).collect();
         let (spec, coupling) = (file.spec(), file.paragraph("Coupling:"));
-        writeln!(text, "| {} | {spec} | {coupling} | {} |", types.join(" "), further.join(", ")).unwrap();
+        for (types, further) in rows {
+            writeln!(text, "| {} | {spec} | {coupling} | {} |", types.join(" "), further.join(", ")).unwrap();
+        }
     }
     assert!(rules.next().is_none(), "an operator stands in no file");
     check("docs/operators.md", &text);

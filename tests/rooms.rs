@@ -33,6 +33,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("score", "the criteria"),
     ("select", "which channels are removed"),
     ("rewrite", "the smaller graph"),
+    ("changed", "weights that change after a cut"),
     ("plan", "the plan file"),
     ("verify", "the proof"),
     ("training", "artifacts for training sessions"),

@@ -14,7 +14,14 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
     let runtime = if args.no_verify { None } else { Some(open_runtime(cli)?) };
     let progress = printer.progress(4);
     progress.step("reading");
-    let plan = Plan::read(&args.plan)?;
+    let mut plan = Plan::read(&args.plan)?;
+    if plan.changed.take().is_some() {
+        progress.pause(|| {
+            printer.warning(
+                "the plan is of a file whose weights have changed since; what is written is the cut before that",
+            );
+        });
+    }
     let model = Model::open(&args.input)?;
     model.check_output(&args.output)?;
     progress.step("coupling channels");

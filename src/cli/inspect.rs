@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use onnx_diffprune::inspection::{GroupInfo, Inspection};
+use onnx_diffprune::inspection::{GroupInfo, Inspection, NodeInfo};
 use onnx_diffprune::{Error, Model};
 use petgraph::dot::{Config, Dot};
 use petgraph::graph::DiGraph;
@@ -33,6 +33,10 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
         *blocks.entry(block_of(&node.name)).or_default() += node.macs;
     }
     let groups: Vec<_> = inspection.groupings.iter().flatten().map(|group| GroupRow::new(&inspection, group)).collect();
+    let texts = if args.members { analysis.coupling_texts() } else { Vec::new() };
+    let texts: Vec<Option<&str>> = texts.iter().map(Option::as_deref).collect();
+    let coupling: Vec<(&NodeInfo, &str)> =
+        inspection.nodes.iter().zip(&texts).filter_map(|(node, text)| Some((node, (*text)?))).collect();
     let json = json!({
         "model": args.input,
         "opset": inspection.opset,
@@ -43,6 +47,7 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
         "cost": cost,
         "macs_by_block": blocks,
         "groups": groups.iter().map(GroupRow::json).collect::<Vec<_>>(),
+        "coupling": coupling.iter().map(|(node, text)| json!({"node": node.name, "op": node.op, "text": text})).collect::<Vec<_>>(),
         "barriers": barriers.iter().map(|barrier| json!({"node": barrier.node, "op": barrier.op, "cause": barrier.cause})).collect::<Vec<_>>(),
     });
     printer.result(&json, || {
@@ -88,6 +93,8 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
         if args.members {
             for group in &groups {
                 out += &format!("\n\n{} ({} channels)\n  {}", group.name, group.channels, group.members.join("\n  "));
+                let nodes = group.nodes.iter().map(|node| (&inspection.nodes[*node], texts[*node]));
+                out += &nodes_by_text(nodes.filter_map(|(node, text)| Some((node, text?))));
             }
         }
         if !barriers.is_empty() {
@@ -109,6 +116,8 @@ struct GroupRow {
     unit: Option<usize>,
     members: Vec<String>,
     kept: Option<String>,
+    /// The nodes that the channels go through.
+    nodes: Vec<usize>,
 }
 
 impl GroupRow {
@@ -123,6 +132,7 @@ impl GroupRow {
             unit: group.equal_blocks,
             members: members.collect(),
             kept: group.kept.as_ref().map(|(reason, node)| format!("stays: {reason} ({node})")),
+            nodes: group.nodes.clone(),
         }
     }
 
@@ -135,6 +145,29 @@ impl GroupRow {
             "reason": self.kept,
         })
     }
+}
+
+/// Names of nodes with one text that are written out.
+const NAMES: usize = 2;
+
+/// The coupling of nodes as lines; those of one operator and one text share a line, at the place of the first.
+fn nodes_by_text<'a>(nodes: impl Iterator<Item = (&'a NodeInfo, &'a str)>) -> String {
+    let mut rows: Vec<(&str, &str, Vec<&str>)> = Vec::new();
+    for (node, text) in nodes {
+        match rows.iter_mut().find(|(of, with, _)| *of == node.op && *with == text) {
+            Some((_, _, names)) => names.push(&node.name),
+            None => rows.push((&node.op, text, vec![&node.name])),
+        }
+    }
+    let line = |(op, text, names): (&str, &str, Vec<&str>)| {
+        let shown: Vec<&str> = names.iter().take(NAMES).copied().collect();
+        let more = match names.len().saturating_sub(NAMES) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        format!("\n  {op} {text} in {}{more}", shown.join(", "))
+    };
+    rows.into_iter().map(line).collect()
 }
 
 /// The first two levels of a node's name, as exporters write module paths.

@@ -1,12 +1,12 @@
 //! Channel groups: the united indices, sorted into sets that selection ranks together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use petgraph::unionfind::UnionFind;
 
-use super::resolve::{Attention, DroppedNorms, resolve};
+use super::resolve::{DroppedNorms, HeadDigit, resolve};
 use crate::operator::couple::layout::SpaceId;
-use crate::operator::couple::space::{Reason, Spaces};
+use crate::operator::couple::space::{EqualBlocks, Reason, Spaces};
 use crate::operator::couple::{Coupling, WeightUse};
 
 /// What a constant does for the channels of a group.
@@ -45,7 +45,7 @@ pub struct ChannelGroup {
     /// Groups of one component lose the same share, because norms span them.
     pub component: usize,
     /// Why the group can't shrink, if it can't.
-    pub kept: Option<Reason>,
+    pub fixed: Option<Reason>,
 }
 
 /// Groups whose channels share norms.
@@ -77,20 +77,19 @@ pub struct Grouping {
 ///
 /// Norms keep their number of groups unless `drop_norm_groups`; where no equal number of channels can go from every
 /// norm group, whole groups go instead.
-pub fn group(coupling: &Coupling, attention: Attention, drop_norm_groups: bool) -> Grouping {
+pub fn group(coupling: &Coupling, attention: HeadDigit, drop_norm_groups: bool) -> Grouping {
     let mut dropped = DroppedNorms::new();
     let mut names = Vec::new();
     loop {
         let mut spaces = coupling.spaces.clone();
         resolve(&mut spaces, attention, drop_norm_groups, &dropped);
         let mut grouping = read(coupling, spaces);
-        let failed = assign_components(&mut grouping);
+        let unmet = assign_components(&mut grouping);
         let before = dropped.len();
-        for (space, block, node) in failed {
-            let is_norm = coupling
-                .spaces
-                .cuts()
-                .any(|cut| cut.space == space && cut.is_ragged() && cut.sizes.get(1) == Some(&block));
+        for EqualBlocks { space, block, node } in unmet {
+            let is_norm = coupling.spaces.divisions().any(|division| {
+                division.space == space && division.is_ragged() && division.sizes.get(1) == Some(&block)
+            });
             if is_norm && dropped.insert((space, block)) {
                 names.push(node);
             }
@@ -161,8 +160,8 @@ fn read(coupling: &Coupling, spaces: Spaces) -> Grouping {
             }
         }
         let cells = vec![0; channels.len()];
-        let kept = reason.cloned();
-        groups.push(ChannelGroup { channels, members, cells, component: 0, kept });
+        let fixed = reason.cloned();
+        groups.push(ChannelGroup { channels, members, cells, component: 0, fixed });
     }
     groups.retain(|group| !group.members.is_empty());
     groups.sort_by_key(|group| {
@@ -173,87 +172,110 @@ fn read(coupling: &Coupling, spaces: Spaces) -> Grouping {
 }
 
 /// Sorts channels into cells and groups into components. Returns the demands for equal blocks that no removal can
-/// meet; the groups they concern are kept.
-fn assign_components(grouping: &mut Grouping) -> Vec<(SpaceId, usize, String)> {
-    let spaces = &grouping.spaces;
-    let mut channel_of: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
-    for (g, group) in grouping.groups.iter().enumerate() {
-        if group.kept.is_none() {
-            channel_of.extend(group.channels.iter().enumerate().map(|(c, class)| (*class, (g, c))));
+/// meet; the groups they concern are fixed.
+fn assign_components(grouping: &mut Grouping) -> Vec<EqualBlocks> {
+    let demanded = Demanded::of(grouping);
+    for (group, blocks) in grouping.groups.iter_mut().zip(&demanded.blocks) {
+        let mut cells: BTreeMap<&Vec<(usize, usize)>, usize> = BTreeMap::new();
+        for (cell, signature) in group.cells.iter_mut().zip(blocks) {
+            let next = cells.len();
+            *cell = *cells.entry(signature).or_insert(next);
         }
     }
-    let demands: Vec<_> = spaces.equal_blocks().cloned().collect();
-    let mut blocks_of: Vec<Vec<Vec<(usize, usize)>>> =
-        grouping.groups.iter().map(|group| vec![Vec::new(); group.channels.len()]).collect();
-    let mut united: UnionFind<usize> = UnionFind::new(grouping.groups.len());
-    let mut touched: Vec<std::collections::BTreeSet<usize>> = vec![Default::default(); demands.len()];
-    for (d, demand) in demands.iter().enumerate() {
-        let space = &spaces.all()[demand.space];
-        for at in 0..space.len {
-            if let Some((g, c)) = channel_of.get(&grouping.classes[space.start + at]) {
-                blocks_of[*g][*c].push((d, at / demand.block));
-                touched[d].insert(*g);
+    grouping.components = components(&mut grouping.groups, &demanded.groups);
+    fix_unmet(grouping, demanded)
+}
+
+/// Which channels the demands for equal blocks concern.
+struct Demanded {
+    demands: Vec<EqualBlocks>,
+    /// For every group and channel, the demands and the blocks of theirs in which the channel lies.
+    blocks: Vec<Vec<Vec<(usize, usize)>>>,
+    /// For every demand, the groups with a channel in one of its blocks.
+    groups: Vec<BTreeSet<usize>>,
+}
+
+impl Demanded {
+    fn of(grouping: &Grouping) -> Self {
+        let spaces = &grouping.spaces;
+        let mut channel_of: BTreeMap<u32, (usize, usize)> = BTreeMap::new();
+        for (g, group) in grouping.groups.iter().enumerate().filter(|(_, group)| group.fixed.is_none()) {
+            channel_of.extend(group.channels.iter().enumerate().map(|(c, class)| (*class, (g, c))));
+        }
+        let demands: Vec<EqualBlocks> = spaces.equal_blocks().cloned().collect();
+        let mut blocks: Vec<Vec<_>> =
+            grouping.groups.iter().map(|group| vec![Vec::new(); group.channels.len()]).collect();
+        let mut groups = vec![BTreeSet::new(); demands.len()];
+        for (d, demand) in demands.iter().enumerate() {
+            let space = &spaces.all()[demand.space];
+            for at in 0..space.len {
+                if let Some((g, c)) = channel_of.get(&grouping.classes[space.start + at]) {
+                    blocks[*g][*c].push((d, at / demand.block));
+                    groups[d].insert(*g);
+                }
             }
         }
-        let mut groups = touched[d].iter();
-        if let Some(first) = groups.next() {
-            groups.for_each(|other| {
+        Self { demands, blocks, groups }
+    }
+}
+
+/// The components of groups that demands tie; every group learns the number of its own.
+fn components(groups: &mut [ChannelGroup], tied: &[BTreeSet<usize>]) -> Vec<Component> {
+    let mut united: UnionFind<usize> = UnionFind::new(groups.len());
+    for tied in tied {
+        if let Some(first) = tied.first() {
+            tied.iter().for_each(|other| {
                 united.union(*first, *other);
             });
         }
     }
-    for (g, blocks) in blocks_of.iter().enumerate() {
-        let mut cells: BTreeMap<&Vec<(usize, usize)>, usize> = BTreeMap::new();
-        for (c, signature) in blocks.iter().enumerate() {
-            let next = cells.len();
-            grouping.groups[g].cells[c] = *cells.entry(signature).or_insert(next);
-        }
-    }
     let mut components: BTreeMap<usize, Component> = BTreeMap::new();
-    for g in 0..grouping.groups.len() {
+    for g in 0..groups.len() {
         components.entry(united.find_mut(g)).or_default().groups.push(g);
     }
-    let mut failed = Vec::new();
-    let mut number_of = BTreeMap::new();
-    for (number, (root, component)) in components.iter_mut().enumerate() {
-        number_of.insert(*root, number);
-        component.unit = 0;
+    let mut components: Vec<Component> = components.into_values().collect();
+    for (number, component) in components.iter_mut().enumerate() {
         for g in &component.groups {
-            grouping.groups[*g].component = number;
-            for size in cell_sizes(&grouping.groups[*g].cells) {
+            groups[*g].component = number;
+            for size in cell_sizes(&groups[*g].cells) {
                 component.unit = gcd(component.unit, size);
             }
         }
     }
-    for (d, demand) in demands.iter().enumerate() {
-        let Some(first) = touched[d].first() else {
+    components
+}
+
+/// The demands that no removal can meet. Every group of their components is fixed.
+fn fix_unmet(grouping: &mut Grouping, demanded: Demanded) -> Vec<EqualBlocks> {
+    let mut unmet = Vec::new();
+    for (d, (demand, touched)) in demanded.demands.into_iter().zip(&demanded.groups).enumerate() {
+        let Some(first) = touched.first() else {
             continue;
         };
-        let number = grouping.groups[*first].component;
-        let unit = components.values().nth(number).map_or(0, |component| component.unit);
-        let len = spaces.all()[demand.space].len;
+        let component = &grouping.components[grouping.groups[*first].component];
+        let len = grouping.spaces.all()[demand.space].len;
         let mut free = vec![0usize; len.div_ceil(demand.block)];
-        for g in &touched[d] {
-            for blocks in &blocks_of[*g] {
+        for g in touched {
+            for blocks in &demanded.blocks[*g] {
                 blocks.iter().filter(|(of, _)| *of == d).for_each(|(_, block)| free[*block] += 1);
             }
         }
         let is_even = free.iter().all(|count| *count == free[0]);
-        if !is_even || unit <= 1 {
-            failed.push((demand.space, demand.block, demand.node.clone()));
-            let text = if is_even {
-                format!("no equal number of channels can go from every block of {}", demand.block)
-            } else {
-                format!("some blocks of {} channels hold channels that stay", demand.block)
-            };
-            let reason = Reason { text, node: demand.node.clone() };
-            for g in components.values().nth(number).map_or(&[][..], |component| &component.groups) {
-                grouping.groups[*g].kept.get_or_insert_with(|| reason.clone());
-            }
+        if is_even && component.unit > 1 {
+            continue;
         }
+        let text = if is_even {
+            format!("no equal number of channels can go from every block of {}", demand.block)
+        } else {
+            format!("some blocks of {} channels hold channels that stay", demand.block)
+        };
+        let reason = Reason { text, node: demand.node.clone() };
+        for g in &component.groups {
+            grouping.groups[*g].fixed.get_or_insert_with(|| reason.clone());
+        }
+        unmet.push(demand);
     }
-    grouping.components = components.into_values().collect();
-    failed
+    unmet
 }
 
 fn cell_sizes(cells: &[usize]) -> Vec<usize> {

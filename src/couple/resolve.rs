@@ -1,7 +1,7 @@
-//! Decides what every cut axis may lose.
+//! Decides what every divided axis may lose.
 //!
 //! An axis that is read as a product of digits can lose values of one digit only, if one selection is to hold for all
-//! of it: whole heads or head dimensions, not both at once. A ragged cut, the norm groups of a channel axis, either
+//! of it: whole heads or head dimensions, not both at once. A ragged division, the norm groups of a channel axis, either
 //! keeps the number of groups (equally many channels go from each) or loses whole groups.
 
 use std::collections::BTreeSet;
@@ -9,12 +9,12 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::operator::couple::layout::SpaceId;
-use crate::operator::couple::space::{Cut, Reason, Spaces};
+use crate::operator::couple::space::{Division, Reason, Spaces};
 
 /// Which digit of an attention axis `[heads, head dimension]` may shrink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Attention {
+pub enum HeadDigit {
     /// Whole heads where there is more than one, else head dimensions.
     Heads,
     /// Head dimensions, the same ones of every head.
@@ -26,126 +26,133 @@ pub enum Attention {
 /// Norm groups, by the space of the channels and the number of channels in a group, of which whole groups go.
 pub type DroppedNorms = BTreeSet<(SpaceId, usize)>;
 
-/// Unites or freezes the indices of every cut axis.
-pub fn resolve(spaces: &mut Spaces, attention: Attention, drop_all: bool, dropped: &DroppedNorms) {
-    let cuts: Vec<Cut> = spaces.cuts().cloned().collect();
-    let (ragged, mut open): (Vec<Cut>, Vec<Cut>) = cuts.into_iter().partition(Cut::is_ragged);
-    for cut in ragged {
-        let (Some(groups), Some(block)) = (cut.digits[0], cut.sizes.get(1).copied()) else {
+/// Unites or freezes the indices of every divided axis.
+pub fn resolve(spaces: &mut Spaces, attention: HeadDigit, drop_all: bool, dropped: &DroppedNorms) {
+    let divisions: Vec<Division> = spaces.divisions().cloned().collect();
+    let (ragged, mut open): (Vec<Division>, Vec<Division>) = divisions.into_iter().partition(Division::is_ragged);
+    for division in ragged {
+        let (Some(groups), Some(block)) = (division.digits[0], division.sizes.get(1).copied()) else {
             continue;
         };
-        if drop_all || dropped.contains(&(cut.space, block)) {
-            apply(spaces, &cut, Some(0));
+        if drop_all || dropped.contains(&(division.space, block)) {
+            apply(spaces, &division, Free::Digit(0));
         } else {
             let text = "the number of norm groups stays".to_owned();
-            spaces.freeze_space(groups, &Reason { text, node: cut.node.clone() });
-            spaces.require_equal_blocks(cut.space, block, &cut.node);
+            spaces.freeze_space(groups, &Reason { text, node: division.node.clone() });
+            spaces.require_equal_blocks(division.space, block, &division.node);
         }
     }
     while !open.is_empty() {
-        let decided = decide_forced(spaces, &open);
-        if decided.iter().any(Option::is_some) {
+        let forced = forced_digits(spaces, &open);
+        if forced.iter().any(Option::is_some) {
             let mut rest = Vec::new();
-            for (cut, decision) in open.into_iter().zip(decided) {
-                match decision {
-                    Some(free) => apply(spaces, &cut, free),
-                    None => rest.push(cut),
+            for (division, forced) in open.into_iter().zip(forced) {
+                match forced {
+                    Some(free) => apply(spaces, &division, free),
+                    None => rest.push(division),
                 }
             }
             open = rest;
             continue;
         }
-        let cut = open.remove(0);
-        let frozen = frozen_digits(spaces, &cut);
+        let division = open.remove(0);
+        let frozen = frozen_digits(spaces, &division);
         // Tokens that a linear layer makes of one vector, say: their channels are those of the layers that read them.
-        let read = digits_of_layers(spaces, &cut);
+        let read = digits_of_layers(spaces, &division);
         let mut of_layers = (0..frozen.len()).filter(|at| read[*at] && !frozen[*at]);
         let free = match (attention, of_layers.next(), of_layers.next()) {
-            (Attention::None, _, _) => None,
+            (HeadDigit::None, _, _) => None,
             (_, Some(only), None) => Some(only),
-            (Attention::Heads, _, _) => frozen.iter().position(|frozen| !frozen),
-            (Attention::Dims, _, _) => frozen.iter().rposition(|frozen| !frozen),
+            (HeadDigit::Heads, _, _) => frozen.iter().position(|frozen| !frozen),
+            (HeadDigit::Dims, _, _) => frozen.iter().rposition(|frozen| !frozen),
         };
-        apply(spaces, &cut, free);
+        apply(spaces, &division, free.map_or(Free::Nothing, Free::Digit));
     }
 }
 
-/// For every cut with at most one digit that may still shrink: that digit, or `Some(None)` where none may.
-fn decide_forced(spaces: &Spaces, cuts: &[Cut]) -> Vec<Option<Option<usize>>> {
+/// What of a divided space may shrink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Free {
+    /// The digit at this position, and no other.
+    Digit(usize),
+    /// No index.
+    Nothing,
+}
+
+/// For every division what may shrink, where at most one digit still can; `None` where there is a choice.
+fn forced_digits(spaces: &Spaces, divisions: &[Division]) -> Vec<Option<Free>> {
     let classes = spaces.classes();
     let frozen = spaces.frozen_classes(&classes);
     let is_frozen = |space: SpaceId| {
         let space = &spaces.all()[space];
         classes[space.start..space.start + space.len].iter().all(|class| frozen[*class as usize].is_some())
     };
-    cuts.iter()
-        .map(|cut| {
-            if let Some(only) = cut.only {
-                let free = cut.digits.get(only).copied().flatten();
-                return Some(free.filter(|free| !is_frozen(*free) && !is_frozen(cut.space)).map(|_| only));
-            }
-            if is_frozen(cut.space) {
-                return Some(None);
-            }
-            let mut free = (0..cut.digits.len()).filter(|at| cut.digits[*at].is_some_and(|digit| !is_frozen(digit)));
-            match (free.next(), free.next()) {
-                (None, _) => Some(None),
-                (Some(only), None) => Some(Some(only)),
-                _ => None,
-            }
-        })
-        .collect()
+    let forced = |division: &Division| {
+        let can_shrink = |at: usize| division.digits.get(at).copied().flatten().is_some_and(|digit| !is_frozen(digit));
+        if is_frozen(division.space) {
+            return Some(Free::Nothing);
+        }
+        if let Some(only) = division.only {
+            return Some(if can_shrink(only) { Free::Digit(only) } else { Free::Nothing });
+        }
+        let mut free = (0..division.digits.len()).filter(|at| can_shrink(*at));
+        match (free.next(), free.next()) {
+            (None, _) => Some(Free::Nothing),
+            (Some(only), None) => Some(Free::Digit(only)),
+            _ => None,
+        }
+    };
+    divisions.iter().map(forced).collect()
 }
 
-fn frozen_digits(spaces: &Spaces, cut: &Cut) -> Vec<bool> {
+fn frozen_digits(spaces: &Spaces, division: &Division) -> Vec<bool> {
     let classes = spaces.classes();
     let frozen = spaces.frozen_classes(&classes);
     let is_frozen = |space: SpaceId| {
         let space = &spaces.all()[space];
         classes[space.start..space.start + space.len].iter().all(|class| frozen[*class as usize].is_some())
     };
-    cut.digits.iter().map(|digit| digit.is_none_or(is_frozen)).collect()
+    division.digits.iter().map(|digit| digit.is_none_or(is_frozen)).collect()
 }
 
-/// Whether a digit of a cut axis is a whole axis of a weight that produces or consumes channels, and no digit there.
-fn digits_of_layers(spaces: &Spaces, cut: &Cut) -> Vec<bool> {
+/// Whether a digit of a divided axis is a whole axis of a weight that produces or consumes channels, and no digit there.
+fn digits_of_layers(spaces: &Spaces, division: &Division) -> Vec<bool> {
     let classes = spaces.classes();
     let of = |space: SpaceId| {
         let space = &spaces.all()[space];
         &classes[space.start..space.start + space.len]
     };
-    let is_cut: BTreeSet<SpaceId> = spaces.cuts().map(|cut| cut.space).collect();
-    let whole = (0..spaces.all().len()).filter(|space| !is_cut.contains(space));
+    let is_divided: BTreeSet<SpaceId> = spaces.divisions().map(|division| division.space).collect();
+    let whole = (0..spaces.all().len()).filter(|space| !is_divided.contains(space));
     let layers = whole.filter(|space| spaces.all()[*space].produced || spaces.all()[*space].consumed);
     let read: BTreeSet<_> = layers.flat_map(|space| of(space).iter().copied()).collect();
-    cut.digits
+    division
+        .digits
         .iter()
         .map(|digit| digit.is_some_and(|digit| of(digit).iter().any(|class| read.contains(class))))
         .collect()
 }
 
-/// Lets digit `free` of a cut shrink and keeps all others; with `None`, keeps everything.
-fn apply(spaces: &mut Spaces, cut: &Cut, free: Option<usize>) {
-    for (at, digit) in cut.digits.iter().enumerate() {
-        if let Some(digit) = digit
-            && Some(at) != free
-        {
-            let text = match free {
-                Some(_) => "the axis shrinks along its other factor",
-                None => "no factor of the axis may shrink",
-            };
-            spaces.freeze_space(*digit, &Reason { text: text.to_owned(), node: cut.node.clone() });
-        }
+/// Lets what is `free` of a division shrink and keeps all else.
+fn apply(spaces: &mut Spaces, division: &Division, free: Free) {
+    let nothing = "no factor of the axis may shrink";
+    for (at, digit) in division.digits.iter().enumerate() {
+        let Some(digit) = digit.filter(|_| Free::Digit(at) != free) else { continue };
+        let text = if free == Free::Nothing { nothing } else { "the axis shrinks along its other factor" };
+        spaces.freeze_space(digit, &Reason { text: text.to_owned(), node: division.node.clone() });
     }
-    let Some((free, digit)) = free.and_then(|free| Some((free, cut.digits.get(free).copied().flatten()?))) else {
-        let text = "no factor of the axis may shrink".to_owned();
-        spaces.freeze_space(cut.space, &Reason { text, node: cut.node.clone() });
+    let digit = match free {
+        Free::Digit(at) => division.digits.get(at).copied().flatten().map(|digit| (at, digit)),
+        Free::Nothing => None,
+    };
+    let Some((free, digit)) = digit else {
+        spaces.freeze_space(division.space, &Reason { text: nothing.to_owned(), node: division.node.clone() });
         return;
     };
-    let inner: usize = cut.sizes[free + 1..].iter().product();
-    let extent = cut.sizes[free];
-    for k in 0..spaces.all()[cut.space].len {
-        spaces.unite(cut.space, k, digit, (k / inner) % extent);
+    let inner: usize = division.sizes[free + 1..].iter().product();
+    let extent = division.sizes[free];
+    for k in 0..spaces.all()[division.space].len {
+        spaces.unite(division.space, k, digit, (k / inner) % extent);
     }
 }
 
@@ -161,7 +168,7 @@ mod tests {
 
     #[test]
     fn heads_unite_their_dimensions_and_dims_unite_across_heads() {
-        for (attention, count) in [(Attention::Heads, 8), (Attention::Dims, 4)] {
+        for (attention, count) in [(HeadDigit::Heads, 8), (HeadDigit::Dims, 4)] {
             let mut spaces = Spaces::default();
             let channels = spaces.add(32);
             spaces.digits(channels, &[8, 4], None, "reshape");
@@ -176,7 +183,7 @@ mod tests {
         let channels = spaces.add(24);
         let digits = spaces.digits(channels, &[3, 8], None, "split of q, k and v");
         spaces.freeze_space(digits[0], &Reason { text: "selected".into(), node: "gather".into() });
-        resolve(&mut spaces, Attention::Heads, false, &DroppedNorms::new());
+        resolve(&mut spaces, HeadDigit::Heads, false, &DroppedNorms::new());
         assert_eq!(class_count(&spaces, channels), 8);
     }
 
@@ -186,10 +193,10 @@ mod tests {
         let channels = spaces.add(64);
         spaces.outer_digit(channels, 2, "norm");
         let mut kept = spaces.clone();
-        resolve(&mut kept, Attention::Heads, false, &DroppedNorms::new());
+        resolve(&mut kept, HeadDigit::Heads, false, &DroppedNorms::new());
         assert_eq!(class_count(&kept, channels), 64);
         assert_eq!(kept.equal_blocks().count(), 1);
-        resolve(&mut spaces, Attention::Heads, true, &DroppedNorms::new());
+        resolve(&mut spaces, HeadDigit::Heads, true, &DroppedNorms::new());
         assert_eq!(class_count(&spaces, channels), 32);
     }
 }

@@ -1,7 +1,9 @@
 //! Emitting nodes and constants beside those of a file.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 
+use super::names::Names;
 use super::order::captured;
 use super::{AttributeProto, GraphProto, NodeProto, TensorProto, attr_int};
 
@@ -14,7 +16,7 @@ pub struct Builder {
     pub initializers: Vec<TensorProto>,
     prefix: String,
     opset: i64,
-    taken: HashSet<String>,
+    names: Names,
     /// Constants by their contents, so that equal ones are stored once.
     constants: HashMap<(i32, Vec<i64>, Vec<u8>), String>,
     next: usize,
@@ -25,8 +27,8 @@ impl Builder {
     /// operators.
     pub fn new<'n>(prefix: &str, opset: i64, taken: impl IntoIterator<Item = &'n str>) -> Self {
         // Only names with the prefix could collide.
-        let taken = taken.into_iter().filter(|name| name.starts_with(prefix)).map(str::to_owned).collect();
-        Self { prefix: prefix.to_owned(), opset, taken, ..Self::default() }
+        let names = Names::of(taken.into_iter().filter(|name| name.starts_with(prefix)));
+        Self { prefix: prefix.to_owned(), opset, names, ..Self::default() }
     }
 
     /// The version of the standard operators.
@@ -39,7 +41,7 @@ impl Builder {
         loop {
             self.next += 1;
             let name = format!("{}/{}/{hint}", self.prefix, self.next);
-            if self.taken.insert(name.clone()) {
+            if self.names.claim(&name) {
                 return name;
             }
         }
@@ -129,18 +131,19 @@ impl Builder {
     }
 }
 
-/// Which of some nodes, in a topological order, something needs: `outputs` names what is wanted in the end. A node is
-/// given by the names that it reads and those that it gives; where `is_held` it stays, whatever reads it.
+/// Which of some nodes, in a topological order, something needs: `outputs` is what is wanted in the end. A node is given
+/// by the values that it reads and those that it gives; where `is_held` it stays, whatever reads it. Values are known by
+/// names or numbers.
 ///
-/// Returns with the nodes the names that are read.
-pub fn needed<'n>(
-    nodes: impl DoubleEndedIterator<Item = (Vec<&'n str>, Vec<&'n str>, bool)>,
-    outputs: impl IntoIterator<Item = &'n str>,
-) -> (Vec<bool>, HashSet<&'n str>) {
-    let mut read: HashSet<&str> = outputs.into_iter().collect();
+/// Returns with the nodes the values that are read.
+pub fn needed<V: Copy + Eq + Hash>(
+    nodes: impl DoubleEndedIterator<Item = (Vec<V>, Vec<V>, bool)>,
+    outputs: impl IntoIterator<Item = V>,
+) -> (Vec<bool>, HashSet<V>) {
+    let mut read: HashSet<V> = outputs.into_iter().collect();
     let mut needed = Vec::new();
     for (reads, gives, is_held) in nodes.rev() {
-        let is_needed = is_held || gives.iter().any(|name| !name.is_empty() && read.contains(name));
+        let is_needed = is_held || gives.iter().any(|value| read.contains(value));
         if is_needed {
             read.extend(reads);
         }
@@ -152,12 +155,12 @@ pub fn needed<'n>(
 
 /// All that a node reads: its inputs, and what its subgraphs read from outside.
 pub fn reads(node: &NodeProto) -> Vec<&str> {
-    node.input.iter().map(String::as_str).chain(captured(node)).collect()
+    node.input.iter().map(String::as_str).filter(|name| !name.is_empty()).chain(captured(node)).collect()
 }
 
 /// All that a node gives.
 pub fn gives(node: &NodeProto) -> Vec<&str> {
-    node.output.iter().map(String::as_str).collect()
+    node.output.iter().map(String::as_str).filter(|name| !name.is_empty()).collect()
 }
 
 impl GraphProto {

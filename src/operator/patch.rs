@@ -6,6 +6,7 @@ use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known};
 use crate::graph::facts::Facts;
 use crate::graph::{Graph, Node};
+use crate::onnx::names::Names;
 use crate::onnx::{NodeProto, TensorProto, attr_float, attr_int, attr_ints};
 use crate::operator::RuleError;
 use crate::operator::couple::Coupling;
@@ -23,6 +24,7 @@ pub struct PatchCx<'a> {
     pub(crate) proto: &'a mut NodeProto,
     pub(crate) tensors: &'a mut Vec<TensorProto>,
     pub(crate) inserted: &'a mut Vec<NodeProto>,
+    pub(crate) names: &'a mut Names,
     pub(crate) overrides: &'a mut BTreeMap<usize, Fact>,
     pub(crate) changed: bool,
 }
@@ -150,6 +152,12 @@ impl PatchCx<'_> {
         self.changed = true;
     }
 
+    /// A name for what input `slot` reads instead.
+    fn input_name(&mut self, slot: usize) -> String {
+        let output = self.proto.output.first().map_or("", String::as_str);
+        self.names.fresh(&format!("{output}/pruned_input_{slot}"))
+    }
+
     /// Makes elements of the int64 input `slot` (a vector or scalar) what the cut needs; `None` leaves an element as
     /// the graph computes it. Nothing changes where the graph computes the right value already. The input gets a
     /// constant of its own where all elements are static, else a Where that overrides the ones that are given.
@@ -172,7 +180,7 @@ impl PatchCx<'_> {
             .enumerate()
             .map(|(at, value)| value.or_else(|| computed.as_ref()?.get(at)?.as_const()))
             .collect();
-        let base = format!("{}/pruned_input_{slot}", self.proto.output.first().map_or("", String::as_str));
+        let base = self.input_name(slot);
         let is_int32 = self.fact(slot).is_some_and(|fact| fact.dtype == crate::onnx::DataType::Int32);
         let integers = |name: &str, values: &[i64]| {
             if is_int32 {
@@ -194,7 +202,8 @@ impl PatchCx<'_> {
         } else {
             let mask: Vec<bool> = values.iter().map(Option::is_some).collect();
             let fixed: Vec<i64> = values.iter().map(|value| value.unwrap_or(0)).collect();
-            let (mask_name, fixed_name) = (format!("{base}_mask"), format!("{base}_sizes"));
+            let mask_name = self.names.fresh(&format!("{base}_mask"));
+            let fixed_name = self.names.fresh(&format!("{base}_sizes"));
             self.tensors.push(TensorProto::of_bools(&mask_name, &mask, &dims));
             self.tensors.push(integers(&fixed_name, &fixed));
             self.inserted.push(NodeProto {
@@ -212,7 +221,7 @@ impl PatchCx<'_> {
 
     /// Makes input `slot` the given int64 tensor.
     pub fn set_input_tensor(&mut self, slot: usize, values: &[i64], dims: &[i64]) {
-        let name = format!("{}/pruned_input_{slot}", self.proto.output.first().map_or("", String::as_str));
+        let name = self.input_name(slot);
         self.tensors.push(TensorProto::of_ints(&name, values, dims));
         while self.proto.input.len() <= slot {
             self.proto.input.push(String::new());

@@ -4,39 +4,49 @@
 use crate::operator::Registration;
 
 pub(in crate::ops) mod affine_grid;
+pub(in crate::ops) mod arg_max;
 pub(in crate::ops) mod batch_normalization;
 pub(in crate::ops) mod binary;
+pub(in crate::ops) mod bitwise;
 pub(in crate::ops) mod branch;
+pub(in crate::ops) mod cast;
 pub(in crate::ops) mod center_crop_pad;
 pub(in crate::ops) mod clip;
 pub(in crate::ops) mod col2im;
+pub(in crate::ops) mod comparison;
 pub(in crate::ops) mod compress;
 pub(in crate::ops) mod concat;
 pub(in crate::ops) mod constant;
 pub(in crate::ops) mod constant_of_shape;
 pub(in crate::ops) mod conv;
 pub(in crate::ops) mod conv_transpose;
+pub(in crate::ops) mod cumulative;
 pub(in crate::ops) mod depth_to_space;
 pub(in crate::ops) mod det;
+pub(in crate::ops) mod dft;
+pub(in crate::ops) mod dropout;
 pub(in crate::ops) mod einsum;
 pub(in crate::ops) mod expand;
+pub(in crate::ops) mod eye_like;
 pub(in crate::ops) mod flatten;
-pub(in crate::ops) mod fourier;
 pub(in crate::ops) mod gather;
+pub(in crate::ops) mod gather_elements;
 pub(in crate::ops) mod gather_nd;
 pub(in crate::ops) mod gemm;
+pub(in crate::ops) mod grid_sample;
 pub(in crate::ops) mod group_normalization;
 pub(in crate::ops) mod identity;
-pub(in crate::ops) mod indices;
 pub(in crate::ops) mod instance_normalization;
 pub(in crate::ops) mod layer_normalization;
 pub(in crate::ops) mod lp_normalization;
 pub(in crate::ops) mod lrn;
 pub(in crate::ops) mod matmul;
+pub(in crate::ops) mod max_roi_pool;
 pub(in crate::ops) mod mean_variance_normalization;
+pub(in crate::ops) mod non_zero;
+pub(in crate::ops) mod one_hot;
 pub(in crate::ops) mod pad;
 pub(in crate::ops) mod pool;
-pub(in crate::ops) mod positions;
 pub(in crate::ops) mod prelu;
 pub(in crate::ops) mod quantize_linear;
 pub(in crate::ops) mod random;
@@ -45,54 +55,72 @@ pub(in crate::ops) mod reduce;
 pub(in crate::ops) mod reshape;
 pub(in crate::ops) mod resize;
 pub(in crate::ops) mod reverse_sequence;
-pub(in crate::ops) mod sampling;
+pub(in crate::ops) mod roi_align;
+pub(in crate::ops) mod scatter_elements;
+pub(in crate::ops) mod scatter_nd;
 pub(in crate::ops) mod shape;
+pub(in crate::ops) mod size;
 pub(in crate::ops) mod slice;
 pub(in crate::ops) mod softmax;
 pub(in crate::ops) mod split;
 pub(in crate::ops) mod squeeze;
+pub(in crate::ops) mod stft;
+pub(in crate::ops) mod swiglu;
 pub(in crate::ops) mod tile;
+pub(in crate::ops) mod top_k;
 pub(in crate::ops) mod transpose;
+pub(in crate::ops) mod trilu;
 pub(in crate::ops) mod unary;
+pub(in crate::ops) mod unsqueeze;
 pub(in crate::ops) mod where_;
 
 /// The registrations of every file, in the order of their names.
 #[rustfmt::skip]
 pub(super) static BY_FILE: &[&[Registration]] = &[
     affine_grid::RULES,
+    arg_max::RULES,
     batch_normalization::RULES,
     binary::RULES,
+    bitwise::RULES,
     branch::RULES,
+    cast::RULES,
     center_crop_pad::RULES,
     clip::RULES,
     col2im::RULES,
+    comparison::RULES,
     compress::RULES,
     concat::RULES,
     constant::RULES,
     constant_of_shape::RULES,
     conv::RULES,
     conv_transpose::RULES,
+    cumulative::RULES,
     depth_to_space::RULES,
     det::RULES,
+    dft::RULES,
+    dropout::RULES,
     einsum::RULES,
     expand::RULES,
+    eye_like::RULES,
     flatten::RULES,
-    fourier::RULES,
     gather::RULES,
+    gather_elements::RULES,
     gather_nd::RULES,
     gemm::RULES,
+    grid_sample::RULES,
     group_normalization::RULES,
     identity::RULES,
-    indices::RULES,
     instance_normalization::RULES,
     layer_normalization::RULES,
     lp_normalization::RULES,
     lrn::RULES,
     matmul::RULES,
+    max_roi_pool::RULES,
     mean_variance_normalization::RULES,
+    non_zero::RULES,
+    one_hot::RULES,
     pad::RULES,
     pool::RULES,
-    positions::RULES,
     prelu::RULES,
     quantize_linear::RULES,
     random::RULES,
@@ -101,14 +129,22 @@ pub(super) static BY_FILE: &[&[Registration]] = &[
     reshape::RULES,
     resize::RULES,
     reverse_sequence::RULES,
-    sampling::RULES,
+    roi_align::RULES,
+    scatter_elements::RULES,
+    scatter_nd::RULES,
     shape::RULES,
+    size::RULES,
     slice::RULES,
     softmax::RULES,
     split::RULES,
     squeeze::RULES,
+    stft::RULES,
+    swiglu::RULES,
     tile::RULES,
+    top_k::RULES,
     transpose::RULES,
+    trilu::RULES,
     unary::RULES,
+    unsqueeze::RULES,
     where_::RULES,
 ];

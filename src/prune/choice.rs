@@ -71,7 +71,7 @@ pub(super) fn score(
     };
     let groupings = analysis.groupings(options.attention, options.norm_groups);
     let all: Vec<_> = groupings.iter().flat_map(|grouping| grouping.groups.iter().cloned()).collect();
-    let shrinking = all.iter().filter(|group| group.kept.is_none()).flat_map(|group| &group.members);
+    let shrinking = all.iter().filter(|group| group.fixed.is_none()).flat_map(|group| &group.members);
     let shrinking: BTreeSet<usize> = shrinking.map(|member| analysis.coupling.uses[member.weight].value).collect();
     analysis.fold.evaluate(&analysis.model, &analysis.graph, runtime, &|value| shrinking.contains(&value))?;
     let criterion = criterion(&cx, &all, options, gradients)?;
@@ -86,7 +86,7 @@ pub(super) fn score(
         let done = done.collect();
         passes.push(Scored { grouping, scores, done });
     }
-    if passes.iter().all(|scored| scored.grouping.groups.iter().all(|group| group.kept.is_some())) {
+    if passes.iter().all(|scored| scored.grouping.groups.iter().all(|group| group.fixed.is_some())) {
         return Err(nothing_to_prune(analysis, &passes));
     }
     Ok(Scoring { criterion: criterion.name(), warnings: criterion.warnings(), passes })
@@ -196,7 +196,7 @@ fn is_same_group(a: &[Member], b: &[Member]) -> bool {
 
 fn nothing_to_prune(analysis: &Analysis, scored: &[Scored]) -> Error {
     let first = scored.iter().flat_map(|scored| &scored.grouping.groups).find_map(|group| {
-        let reason = group.kept.as_ref()?;
+        let reason = group.fixed.as_ref()?;
         Some(format!("{}: {} (node {:?})", analysis.group_name(&group.members), reason.text, reason.node))
     });
     let barrier = analysis.coupling.barriers.first().map(|barrier| {

@@ -34,7 +34,7 @@ pub(super) fn make_plan(
                 continue;
             }
             let is_kept_by_user = options.cut.keep.iter().any(|pattern| analysis.matches(&group.members, pattern));
-            let reason = match &group.kept {
+            let reason = match &group.fixed {
                 Some(reason) => Some(format!("{} (node {:?})", reason.text, reason.node)),
                 None if is_kept_by_user => Some("kept by --keep".to_owned()),
                 None if group.channels.len() == 1 => Some("all its indices live or die together".to_owned()),
@@ -75,6 +75,7 @@ pub(super) fn make_plan(
         options: options_record(options),
         tensors: tensor_plans(&analysis.graph, &dims_of, &rewritten.slices),
         groups,
+        changed: None,
     })
 }
 

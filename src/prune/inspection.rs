@@ -1,6 +1,6 @@
 //! What a network is made of and what could be pruned.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::Analysis;
 use crate::analysis;
@@ -59,6 +59,8 @@ pub struct GroupInfo {
     pub members: Vec<MemberInfo>,
     /// Why it can't shrink, if so, and the node.
     pub kept: Option<(String, String)>,
+    /// The nodes that its channels go through, as indices of [`Inspection::nodes`].
+    pub nodes: Vec<usize>,
 }
 
 /// A weight that the channels of a group go through.
@@ -128,6 +130,14 @@ impl Analysis {
     }
 }
 
+impl Analysis {
+    /// The coupling of every node as text, in the order of [`Inspection::nodes`]: axes as letters, as einsum has them,
+    /// blocks as digits. `None` for nodes that are computed ahead of time.
+    pub fn coupling_texts(&self) -> Vec<Option<String>> {
+        self.0.coupling_texts()
+    }
+}
+
 fn groups(analysis: &analysis::Analysis, grouping: &Grouping) -> Vec<GroupInfo> {
     let member = |member: &Member| MemberInfo {
         weight: analysis.weight_name(member),
@@ -135,14 +145,15 @@ fn groups(analysis: &analysis::Analysis, grouping: &Grouping) -> Vec<GroupInfo> 
         role: format!("{:?}", member.role).to_lowercase(),
         node: analysis.coupling.uses[member.weight].node,
     };
-    let group = |group: &ChannelGroup| GroupInfo {
+    let group = |(group, nodes): (&ChannelGroup, BTreeSet<usize>)| GroupInfo {
         name: analysis.group_name(&group.members),
         channels: group.channels.len(),
         equal_blocks: Some(grouping.components[group.component].unit).filter(|unit| *unit < group.channels.len()),
         members: group.members.iter().map(member).collect(),
-        kept: group.kept.as_ref().map(|reason| (reason.text.clone(), reason.node.to_string())),
+        kept: group.fixed.as_ref().map(|reason| (reason.text.clone(), reason.node.to_string())),
+        nodes: nodes.into_iter().collect(),
     };
-    grouping.groups.iter().map(group).collect()
+    grouping.groups.iter().zip(analysis.nodes_by_group(grouping)).map(group).collect()
 }
 
 impl Inspection {

@@ -13,8 +13,8 @@ use super::runtime::{Runtime, needed};
 use crate::array::Array;
 use crate::error::Error;
 use crate::graph::sizes::{Sizes, sizes_for};
-use crate::plan::{Plan, kept_axes};
-use crate::verify::{VerifyOptions, VerifyReport, verify};
+use crate::plan::Plan;
+use crate::verify::{VerifyOptions, VerifyReport, verify_plan};
 use crate::{analysis, graph, inputs, load, write};
 
 /// An ONNX model in memory: its file is mapped, not copied. A clone shares it.
@@ -201,9 +201,8 @@ impl Analysis {
     ) -> Result<VerifyReport, Error> {
         self.model().check_plan(plan, file)?;
         self.sizes(&options.sizes)?;
-        let kept = kept_axes(plan, &self.0.graph, file)?;
         tell(watch, Progress::At { stage: Stage::Verifying, done: 0, total: 1 })?;
-        verify(&self.0, &kept, &pruned.0, runtime.0, options)
+        verify_plan(&self.0, plan, file, &pruned.0, runtime.0, options)
     }
 }
 

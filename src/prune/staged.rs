@@ -8,9 +8,8 @@ use super::runtime::Runtime;
 use crate::error::Error;
 use crate::inputs::input_variants;
 use crate::load::load;
-use crate::plan::kept_axes;
 use crate::runtime::{Latency, RuntimeError, SessionOptions, interleaved_latency};
-use crate::verify::{VerifyOptions, VerifyReport, verify};
+use crate::verify::{VerifyOptions, VerifyReport, verify_plan};
 use crate::write;
 
 /// Runs of each network that are timed, at most, and the seconds they may take together.
@@ -87,8 +86,7 @@ impl Staged {
         tell(watch, Progress::At { stage: Stage::Verifying, done: 0, total: 1 })?;
         let analysis = &self.cut.analysis().0;
         let pruned = load(self.staged.path())?;
-        let kept = kept_axes(self.cut.plan(), &analysis.graph, &self.output)?;
-        let report = verify(analysis, &kept, &pruned, runtime.0, options)?;
+        let report = verify_plan(analysis, self.cut.plan(), &self.output, &pruned, runtime.0, options)?;
         Ok(self.verification.insert(report))
     }
 

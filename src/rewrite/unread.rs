@@ -5,12 +5,12 @@ use std::collections::HashSet;
 use crate::graph::model::Model;
 use crate::graph::{Graph, Node};
 use crate::onnx::NodeProto;
-use crate::onnx::order::captured;
-use crate::write::{Edits, InitializerOut, NodeOut};
+use crate::onnx::builder::{gives, needed, reads};
+use crate::write::{Edits, NodeOut};
 
 /// The nodes of the output beside what they read and give.
 #[derive(Debug, Default)]
-pub(super) struct NewNodes {
+pub(crate) struct NewNodes {
     nodes: Vec<NodeOut>,
     /// Names that the node at the same place reads, and those that it gives.
     names: Vec<(Vec<String>, Vec<String>)>,
@@ -20,42 +20,36 @@ pub(super) struct NewNodes {
 
 impl NewNodes {
     /// Adds a node; `original` is the one that it stands for, if there is one.
-    pub(super) fn push(&mut self, node: NodeOut, proto: &NodeProto, graph: &Graph, original: Option<&Node>) {
+    pub(crate) fn push(&mut self, node: NodeOut, proto: &NodeProto, graph: &Graph, original: Option<&Node>) {
         let is_read = |value: &usize| {
             let value = &graph.values[*value];
             !value.consumers.is_empty() || !value.captured_by.is_empty()
         };
-        let reads = proto.input.iter().map(String::as_str).chain(captured(proto)).map(str::to_owned).collect();
+        let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
         self.nodes.push(node);
-        self.names.push((reads, proto.output.clone()));
+        self.names.push((owned(reads(proto)), owned(gives(proto))));
         self.was_read.push(original.is_none_or(|node| node.outputs.iter().flatten().any(is_read)));
     }
 
     /// Puts the nodes into the edits, without those that nothing reads any more, and takes initializers away that
     /// nothing reads any more. What nothing read in the original is not ours to judge and stays.
-    pub(super) fn settle(self, model: &Model, graph: &Graph, edits: &mut Edits) {
-        let mut read: HashSet<String> = model.graph().output.iter().map(|output| output.name.clone()).collect();
-        let mut kept = vec![true; self.nodes.len()];
-        for (at, (reads, gives)) in self.names.iter().enumerate().rev() {
-            kept[at] = !self.was_read[at] || gives.iter().any(|name| read.contains(name));
-            if kept[at] {
-                read.extend(reads.iter().cloned());
-            }
+    pub(crate) fn settle(self, model: &Model, graph: &Graph, edits: &mut Edits) {
+        fn borrowed(names: &[String]) -> Vec<&str> {
+            names.iter().map(String::as_str).collect()
         }
+        let nodes = self.names.iter().zip(&self.was_read);
+        let nodes = nodes.map(|((reads, gives), was_read)| (borrowed(reads), borrowed(gives), !was_read));
+        let (kept, read) = needed(nodes, model.graph().output.iter().map(|output| output.name.as_str()));
         edits.nodes = self.nodes.into_iter().zip(kept).filter(|(_, kept)| *kept).map(|(node, _)| node).collect();
         let is_input: HashSet<&str> = model.graph().input.iter().map(|input| input.name.as_str()).collect();
         edits.initializers.retain(|initializer| {
-            let name = match initializer {
-                InitializerOut::Original(index) => &model.graph().initializer[*index].name,
-                InitializerOut::Sliced { name, .. } => name,
-                InitializerOut::New(tensor) => &tensor.name,
-            };
+            let name = initializer.name(model);
             let was_read = graph.value(name).is_none_or(|value| {
                 let value = &graph.values[value];
                 !value.consumers.is_empty() || !value.captured_by.is_empty()
             });
             // An initializer that is a graph input too is the input's default.
-            read.contains(name) || !was_read || is_input.contains(name.as_str())
+            read.contains(name) || !was_read || is_input.contains(name)
         });
     }
 }

@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::fold::{Fold, Replaced};
 use crate::graph::Graph;
 use crate::graph::model::Model;
+use crate::onnx::names::Names;
 use crate::onnx::{NodeProto, attr_tensor};
 use crate::operator::couple::Coupling;
 use crate::operator::couple::kept::Kept;
@@ -33,12 +34,11 @@ pub struct WeightSlices {
 
 impl WeightSlices {
     /// Collects the distinct slices of every constant. A constant whose users need different slices gets one form for
-    /// each; if a user needs all of it, that form keeps the name.
-    pub fn new(model: &Model, graph: &Graph, fold: &Fold, coupling: &Coupling, kept: &Kept) -> Self {
+    /// each; if a user needs all of it, that form keeps the name, else the first form does. The others get names of
+    /// their own from `names`.
+    pub fn new(model: &Model, graph: &Graph, fold: &Fold, coupling: &Coupling, kept: &Kept, names: &mut Names) -> Self {
         let replaced = fold.replaced(graph, coupling, kept);
         let mut result = Self { replaced, ..Self::default() };
-        let mut taken: HashSet<&str> = graph.values.iter().map(|value| value.name.as_str()).collect();
-        let mut new_names: HashSet<String> = HashSet::new();
         let mut by_value: BTreeMap<usize, Vec<(usize, usize, Slices)>> = BTreeMap::new();
         for weight in &coupling.uses {
             let mut slices = Slices::new();
@@ -75,14 +75,7 @@ impl WeightSlices {
                     let new_name = if is_original {
                         name.clone()
                     } else {
-                        let mut number = variants.len();
-                        loop {
-                            let candidate = format!("{name}_pruned_{number}");
-                            if !taken.contains(candidate.as_str()) && new_names.insert(candidate.clone()) {
-                                break candidate;
-                            }
-                            number += 1;
-                        }
+                        names.numbered(&format!("{name}_pruned_"), variants.len())
                     };
                     let new_dims =
                         dims.iter().enumerate().map(|(axis, size)| slices.get(&axis).map_or(*size, Vec::len));
@@ -93,7 +86,6 @@ impl WeightSlices {
             }
             result.variants.insert(value, variants);
         }
-        taken.clear();
         result
     }
 

@@ -99,7 +99,7 @@ impl GradientCriterion {
         form: &GradientForm,
     ) -> Result<Self, Error> {
         let mut wanted: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
-        for member in groups.iter().filter(|group| group.kept.is_none()).flat_map(|group| &group.members) {
+        for member in groups.iter().filter(|group| group.fixed.is_none()).flat_map(|group| &group.members) {
             wanted.entry(member.weight).or_default().insert(member.axis);
         }
         let by_reader: BTreeMap<(usize, usize), usize> =

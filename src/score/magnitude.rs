@@ -46,7 +46,7 @@ impl Magnitude {
         reduction: GroupReduction,
     ) -> Result<Self, Error> {
         let mut wanted: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
-        for member in groups.iter().filter(|group| group.kept.is_none()).flat_map(|group| &group.members) {
+        for member in groups.iter().filter(|group| group.fixed.is_none()).flat_map(|group| &group.members) {
             wanted.entry(cx.coupling.uses[member.weight].value).or_default().insert(member.axis);
         }
         let mut scores = IndexScores::default();

@@ -7,10 +7,12 @@ use crate::analysis::Analysis;
 use crate::error::Error;
 use crate::gradient::{GradientGraph, LOSS, value_info};
 use crate::graph::model::Model;
+use crate::onnx::builder::Builder;
+use crate::onnx::names::Names;
 use crate::onnx::tool_name;
 use crate::onnx::{
-    DataLocation, DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TypeProto,
-    ValueInfoProto, attr_float, attr_int, type_proto,
+    DataLocation, DataType, GraphProto, ModelProto, OperatorSetIdProto, TensorProto, TypeProto, ValueInfoProto,
+    attr_float, attr_int, type_proto,
 };
 
 /// The input that says whether buffers are replaced instead of added to.
@@ -40,13 +42,14 @@ pub(super) fn training_model(
     if !gives_gradients {
         graph.output.retain(|output| output.name == LOSS);
     }
-    let mut taken: HashSet<String> = analysis.graph.values.iter().map(|value| value.name.clone()).collect();
-    let mut claim = |name: String| match taken.insert(name.clone()) {
+    let mut names = Names::of_graph(analysis.model.graph());
+    let mut claim = |name: String| match names.claim(&name) {
         true => Ok(name),
         false => Err(Error::unmet(format!("the model has a value {name:?}, a name that training sessions use"))
             .in_file(analysis.model.path())
             .hint("rename the value in the model")),
     };
+    let mut builder = Builder::default();
     let reset = claim(RESET.to_owned())?;
     for parameter in parameters {
         let name = &parameter.name;
@@ -55,13 +58,16 @@ pub(super) fn training_model(
         let done = claim(format!("{name}_grad.accumulation.out"))?;
         let uses = by_weight.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
         // A weight that several nodes read has the sum of their gradients.
-        graph.node.push(node("", if uses.len() == 1 { "Identity" } else { "Sum" }, uses, &gradient));
-        graph.node.push(node(MICROSOFT, "InPlaceAccumulatorV2", &[&buffer, &gradient, &reset], &done));
+        let sum = if uses.len() == 1 { "Identity" } else { "Sum" };
+        builder.push("", sum, uses, vec![gradient.clone()], vec![]);
+        let inputs = [buffer.as_str(), &gradient, &reset];
+        builder.push(MICROSOFT, "InPlaceAccumulatorV2", &inputs, vec![done.clone()], vec![]);
         graph.input.push(value_info(&buffer, DataType::Float, &parameter.dims));
         graph.output.push(value_info(&done, DataType::Bool, &[1]));
     }
+    graph.node.append(&mut builder.nodes);
     graph.input.push(value_info(&reset, DataType::Bool, &[1]));
-    drop_unread(graph);
+    graph.drop_dead();
     "training".clone_into(&mut graph.name);
     let uses_domain = model.opset_import.iter().any(|import| import.domain == MICROSOFT);
     if !uses_domain {
@@ -78,7 +84,7 @@ pub(super) fn eval_model(
 ) -> Result<ModelProto, Error> {
     let mut model = with_parameters(analysis, forward, parameters)?;
     let graph = model.graph.get_or_insert_default();
-    drop_unread(graph);
+    graph.drop_dead();
     "eval".clone_into(&mut graph.name);
     Ok(model)
 }
@@ -114,30 +120,12 @@ fn inside(model: &Model, tensor: TensorProto) -> Result<TensorProto, Error> {
     Ok(TensorProto { raw_data, external_data: Vec::new(), data_location: DataLocation::Default as i32, ..tensor })
 }
 
-/// Removes nodes and initializers from which no output is computed.
-fn drop_unread(graph: &mut GraphProto) {
-    let mut read: HashSet<String> = graph.output.iter().map(|output| output.name.clone()).collect();
-    let mut kept = Vec::new();
-    for node in std::mem::take(&mut graph.node).into_iter().rev() {
-        if node.output.iter().any(|output| read.contains(output)) {
-            read.extend(node.input.iter().cloned());
-            // What the bodies of a node read is read as well.
-            read.extend(crate::onnx::order::captured(&node).into_iter().map(str::to_owned));
-            kept.push(node);
-        }
-    }
-    kept.reverse();
-    graph.node = kept;
-    graph.initializer.retain(|tensor| read.contains(&tensor.name));
-}
-
 /// One AdamW step on all trained weights, with the constants that ONNX Runtime's own tool writes.
 pub(super) fn optimizer_model(opset: i64) -> ModelProto {
     const FLAG: &str = "__updated";
     let sequences = ["params", "gradients", "first_order_moments", "second_order_moments"];
     let inputs: Vec<&str> = ["learning_rate", "step"].into_iter().chain(sequences).collect();
-    let mut adamw = node(MICROSOFT, "AdamWOptimizer", &inputs, FLAG);
-    adamw.attribute = vec![
+    let attributes = vec![
         // Bias correction as in PyTorch's AdamW: weights decay before the step.
         attr_int("adam_mode", 1),
         attr_int("correct_bias", 1),
@@ -146,11 +134,13 @@ pub(super) fn optimizer_model(opset: i64) -> ModelProto {
         attr_float("epsilon", 1e-6),
         attr_float("weight_decay", 0.0),
     ];
+    let mut builder = Builder::default();
+    builder.push(MICROSOFT, "AdamWOptimizer", &inputs, vec![FLAG.to_owned()], attributes);
     let scalars =
         [value_info("learning_rate", DataType::Float, &[1]), value_info("step", DataType::Int64, &[1])].into_iter();
     let graph = GraphProto {
         name: "optimizer".to_owned(),
-        node: vec![adamw],
+        node: builder.nodes,
         input: scalars.chain(sequences.map(sequence_info)).collect(),
         output: vec![value_info(FLAG, DataType::Bool, &[1])],
         ..GraphProto::default()
@@ -174,17 +164,6 @@ pub(super) fn user_inputs(model: &ModelProto, weights: &BTreeSet<&str>) -> Vec<S
     };
     let is_user = |name: &&str| *name != RESET && !weights.contains(name) && !is_buffer(name);
     names.filter(is_user).map(str::to_owned).collect()
-}
-
-fn node(domain: &str, op_type: &str, inputs: &[&str], output: &str) -> NodeProto {
-    NodeProto {
-        domain: domain.to_owned(),
-        op_type: op_type.to_owned(),
-        name: output.to_owned(),
-        input: inputs.iter().map(|name| (*name).to_owned()).collect(),
-        output: vec![output.to_owned()],
-        ..NodeProto::default()
-    }
 }
 
 /// The declaration of a sequence of float32 tensors of any shape.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::message::tensor_chunks;
+use super::unwritable;
 use super::wire::{delimited, fields};
 use crate::error::Error;
 use crate::graph::model::Model;
@@ -56,8 +57,7 @@ pub(super) fn embedded(model: &Model, kind: Message, message: &Bytes) -> Result<
         }
         let mut bytes = Vec::new();
         for chunk in tensor_chunks(model, &tensor, message, &tensor.name, &[], None)? {
-            // Writing to memory does not fail.
-            let _ = chunk.write(&mut bytes);
+            chunk.write(&mut bytes).map_err(|error| unwritable(model.path(), error))?;
         }
         return Ok(bytes.into());
     }

@@ -217,6 +217,24 @@ fn write_tensors<'m>(
                 let (field, tensor) = original(*index)?;
                 tensor_chunks(model, tensor, &field.payload, name, axes, external.as_deref_mut())?
             }
+            InitializerOut::Streamed(streamed) => {
+                let fail = |text: String| Error::usage(text).in_file(model.path());
+                let length = streamed.check().map_err(fail)?;
+                let message = match streamed.index {
+                    Some(index) => {
+                        let (field, tensor) = original(index)?;
+                        if tensor.data_type != streamed.data_type as i32 {
+                            let (expected, found) = (tensor.element_type().spec_name(), streamed.data_type.spec_name());
+                            let name = &streamed.name;
+                            return Err(fail(format!("tensor {name:?}: expected type {expected}, found {found}")));
+                        }
+                        field.payload.clone()
+                    }
+                    None => streamed.header().encode_to_vec().into(),
+                };
+                let elements = Chunk::Streamed(streamed, length);
+                with_elements(&message, &streamed.name, &streamed.dims, elements, external.as_deref_mut())
+            }
         };
         push(chunks, header(number::GRAPH_INITIALIZER, total(&parts)));
         chunks.extend(parts);
@@ -234,10 +252,23 @@ pub(super) fn tensor_chunks<'m>(
     external: Option<&mut ExternalData<'m>>,
 ) -> Result<Vec<Chunk<'m>>, Error> {
     let sliced = Sliced::new(model, tensor, axes)?;
+    let dims = sliced.dims().to_vec();
+    Ok(with_elements(message, name, &dims, Chunk::Sliced(sliced), external))
+}
+
+/// A tensor message with this name, these sizes and elements; its other fields are copied.
+fn with_elements<'m>(
+    message: &Bytes,
+    name: &str,
+    dims: &[i64],
+    elements: Chunk<'m>,
+    external: Option<&mut ExternalData<'m>>,
+) -> Vec<Chunk<'m>> {
     let mut chunks = Vec::new();
-    for size in sliced.dims() {
+    for size in dims {
         push(&mut chunks, varint(number::TENSOR_DIMS, *size));
     }
+    let is_same_name = text(message, number::TENSOR_NAME).as_deref() == Some(name);
     for field in fields(message) {
         match field.tag {
             number::TENSOR_DIMS
@@ -245,15 +276,15 @@ pub(super) fn tensor_chunks<'m>(
             | number::TENSOR_EXTERNAL_DATA
             | number::TENSOR_DATA_LOCATION => {}
             tag if number::TENSOR_TYPED.contains(&tag) => {}
-            number::TENSOR_NAME if name != tensor.name => {
+            number::TENSOR_NAME if !is_same_name => {
                 push(&mut chunks, delimited(number::TENSOR_NAME, name.as_bytes()));
             }
             _ => push(&mut chunks, field.whole),
         }
     }
-    match external.filter(|_| sliced.len() >= EXTERNAL_MINIMUM) {
+    match external.filter(|_| elements.len() >= EXTERNAL_MINIMUM) {
         Some(external) => {
-            let (location, offset, length) = external.add(Chunk::Sliced(sliced));
+            let (location, offset, length) = external.add(elements);
             let entries = [("location", location), ("offset", offset.to_string()), ("length", length.to_string())];
             for (key, value) in entries {
                 let entry = StringStringEntryProto { key: key.to_owned(), value };
@@ -262,11 +293,11 @@ pub(super) fn tensor_chunks<'m>(
             push(&mut chunks, varint(number::TENSOR_DATA_LOCATION, DataLocation::External as i64));
         }
         None => {
-            push(&mut chunks, header(number::TENSOR_RAW_DATA, sliced.len()));
-            chunks.push(Chunk::Sliced(sliced));
+            push(&mut chunks, header(number::TENSOR_RAW_DATA, elements.len()));
+            chunks.push(elements);
         }
     }
-    Ok(chunks)
+    chunks
 }
 
 /// A ValueInfoProto whose tensor type has another shape: `type` (2) → `tensor_type` (1) → `shape` (2) → `dim` (1).

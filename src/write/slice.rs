@@ -51,10 +51,7 @@ impl<'m> Sliced<'m> {
             let text = format!("its {found} bytes do not fill its shape {:?}", tensor.dims);
             return Err(fail(text));
         }
-        let mut dims = tensor.dims.clone();
-        for (axis, indices) in axes {
-            dims[*axis] = i64::try_from(indices.len()).unwrap_or(i64::MAX);
-        }
+        let dims = sliced_dims(&tensor.dims, axes);
         Ok(Self { model, tensor, dims, bytes: cut.kept_bytes(), cut: Some(cut) })
     }
 
@@ -76,6 +73,17 @@ impl<'m> Sliced<'m> {
             Some(cut) => cut.write(&data, out),
         }
     }
+}
+
+/// The sizes of a tensor of which some axes keep only some indices.
+pub(super) fn sliced_dims(dims: &[i64], axes: &[(usize, Vec<usize>)]) -> Vec<i64> {
+    let mut dims = dims.to_vec();
+    for (axis, indices) in axes {
+        if let Some(size) = dims.get_mut(*axis) {
+            *size = i64::try_from(indices.len()).unwrap_or(i64::MAX);
+        }
+    }
+    dims
 }
 
 /// Kept indices along the axes of row-major data.

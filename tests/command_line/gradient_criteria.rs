@@ -88,9 +88,11 @@ fn mistakes_are_explained() {
         assert!(!output.exists());
         ran
     };
+    let samples = fixture("ddpm_fashion16/reference.npz");
+    let data = ["--data", samples.to_str().expect("a path")];
     let cases: &[(&[&str], i32, &str)] = &[
         (&["--threshold", "1.5"], 2, "--threshold: expected a share"),
-        (&["--timesteps", "2000"], 2, "--timesteps: expected 1 to 1000"),
+        (&[&["--timesteps", "2000"], &data[..]].concat(), 2, "--timesteps: expected 1 to 1000"),
         (&["--batch", "0"], 2, "expected at least 1, found 0"),
         (&["--data", "nothing-here"], 2, "nothing-here"),
         (&["--sample-input", "x"], 2, "\"x\""),

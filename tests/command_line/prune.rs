@@ -323,7 +323,7 @@ fn shell(desk: &Desk, program: &[&str], script: &str) -> Output {
 fn a_limit_of_file_sizes_ends_with_a_message_and_leaves_nothing() {
     let desk = Desk::new();
     // The pruned network takes about 800 kB; the limit is in KiB.
-    let script = r#"ulimit -f 100; "$TOOL" "$IN" "$OUT/out.onnx" --ratio 0.5 --no-verify"#;
+    let script = r#"ulimit -f 100; "$TOOL" "$IN" "$OUT/out.onnx" --ratio 0.5 --criterion magnitude --no-verify"#;
     let Output { status, stderr, .. } = shell(&desk, &["bash"], script);
     let text = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(2), "{text}");
@@ -343,7 +343,7 @@ fn a_full_disk_ends_with_a_message_and_leaves_nothing() {
         eprintln!("skipped: no small file system can be mounted here");
         return;
     }
-    let prune = r#""$TOOL" "$IN" "$OUT/out.onnx" --ratio 0.5 --no-verify; code=$?; ls -A "$OUT"; exit $code"#;
+    let prune = r#""$TOOL" "$IN" "$OUT/out.onnx" --ratio 0.5 --criterion magnitude --no-verify; code=$?; ls -A "$OUT"; exit $code"#;
     let Output { status, stderr, stdout } = shell(&desk, &alone, &format!("{mount}{prune}"));
     let text = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(2), "{text}");
@@ -362,7 +362,7 @@ fn a_folder_that_is_read_only_ends_with_a_message() {
         eprintln!("skipped: no small file system can be mounted here");
         return;
     }
-    let prune = r#""$TOOL" "$IN" "$OUT/out.onnx" --ratio 0.5 --no-verify"#;
+    let prune = r#""$TOOL" "$IN" "$OUT/out.onnx" --ratio 0.5 --criterion magnitude --no-verify"#;
     let Output { status, stderr, .. } = shell(&desk, &alone, &format!("{mount}{prune}"));
     let text = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(2), "{text}");

@@ -15,7 +15,7 @@ use onnx_diffprune::load::load;
 use onnx_diffprune::npz;
 use onnx_diffprune::runtime::SessionOptions;
 
-use crate::support::fixtures::{fixture, runtime};
+use crate::support::fixtures::{THREADS, fixture, runtime};
 
 fn floats(array: &Array) -> ArrayD<f32> {
     let values = array.to_f64().into_iter().map(|value| value as f32).collect();
@@ -169,7 +169,8 @@ impl Network {
     }
 
     fn denoiser(&self, batch: usize) -> (Denoiser, Conditioning) {
-        let session = runtime().session_from_file(self.model.path(), &SessionOptions::default()).unwrap();
+        let options = SessionOptions { threads: THREADS, ..SessionOptions::default() };
+        let session = runtime().session_from_file(self.model.path(), &options).unwrap();
         let (roles, sizes) = (self.roles(), Sizes::new());
         let parts = (&self.model, &self.graph, &self.facts);
         let conditioning = Conditioning::new(parts, &roles, None, (&sizes, batch), 0).unwrap();

@@ -5,6 +5,7 @@ mod documents;
 mod external_data;
 mod malformed;
 mod models;
+mod streamed;
 mod unknown_fields;
 
 #[path = "../support/mod.rs"]

@@ -11,7 +11,7 @@ use onnx_diffprune::gradient::pass::GradientPass;
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
 use onnx_diffprune::graph::sizes::Sizes;
 
-use crate::support::fixtures::{analysed, fixture, runtime};
+use crate::support::fixtures::{THREADS, analysed, fixture, runtime};
 
 /// The reference's own samples and noise.
 struct Fixed {
@@ -81,7 +81,7 @@ fn run(task: &Fixed, options: &AccumulateOptions) -> (Accumulated, BTreeMap<Stri
     let sizes = Sizes::from([("batch".to_owned(), options.micro_batch as i64)]);
     let graph = GradientGraph::build(analysis, &GradientOptions { sizes, wanted, ..GradientOptions::default() })
         .unwrap_or_else(|error| panic!("{error}"));
-    let mut pass = GradientPass::new(runtime(), &graph, model, None).unwrap_or_else(|error| panic!("{error}"));
+    let mut pass = GradientPass::new(runtime(), &graph, model, THREADS).unwrap_or_else(|error| panic!("{error}"));
     let mut sum = Accumulated::new(pass.uses());
     accumulate(&mut pass, model, task, options, None, &mut sum, |_| Ok(ControlFlow::Continue(())))
         .unwrap_or_else(|error| panic!("{error}"));

@@ -15,11 +15,10 @@ use onnx_diffprune::graph::sizes::sizes_for;
 use onnx_diffprune::inputs::draw_inputs;
 use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::{DataType, TensorProto};
-use onnx_diffprune::operator;
 
 use crate::support::builder::Builder;
 use crate::support::files::save;
-use crate::support::fixtures::{analysed, runtime};
+use crate::support::fixtures::{THREADS, analysed, runtime};
 
 /// The same inputs at one timestep.
 struct Task {
@@ -47,7 +46,7 @@ fn array(dims: &[i64], value: impl Fn(usize) -> f64) -> Array {
 }
 
 fn pass(graph: &GradientGraph, model: &Model, is_bound: bool) -> GradientPass {
-    let options = PassOptions { keeps_on_device: Some(is_bound), ..PassOptions::default() };
+    let options = PassOptions { threads: THREADS, keeps_on_device: Some(is_bound), ..PassOptions::default() };
     GradientPass::with_options(runtime(), graph, model, &options).unwrap_or_else(|error| panic!("{error}"))
 }
 

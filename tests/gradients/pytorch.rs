@@ -11,7 +11,7 @@ use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
 use onnx_diffprune::graph::sizes::Sizes;
 use onnx_diffprune::runtime::Device;
 
-use crate::support::fixtures::{fixture, runtime};
+use crate::support::fixtures::{THREADS, fixture, runtime};
 use crate::support::slopes::Slopes;
 
 fn read(path: &Path) -> Vec<(String, Array)> {
@@ -64,7 +64,7 @@ fn compare(
     assert_eq!(graph.has_kernels, has_kernels, "{}", model_path.display());
     let of = |wanted: &str| reference.iter().find(|(name, _)| name == wanted).map(|(_, array)| array.clone());
     inputs.push((TARGET.to_owned(), of("__target").expect("there is a target")));
-    let mut pass = GradientPass::new(runtime(), &graph, model, None).unwrap_or_else(|error| panic!("{error}"));
+    let mut pass = GradientPass::new(runtime(), &graph, model, THREADS).unwrap_or_else(|error| panic!("{error}"));
     let found = pass.run(model, &inputs).unwrap_or_else(|error| panic!("{error}"));
     let loss = of("__loss").expect("there is a loss").to_f64()[0];
     assert!((found.loss - loss).abs() < 1e-4 * loss.abs(), "loss {} instead of {loss}", found.loss);

@@ -17,7 +17,7 @@ use onnx_diffprune::training::{Artifacts, FILES, TrainingOptions, trained_weight
 use prost::Message;
 use regex::Regex;
 
-use crate::support::fixtures::{analysed, runtime};
+use crate::support::fixtures::{THREADS, analysed, runtime};
 
 fn options(trained: Vec<usize>, sizes: Sizes) -> TrainingOptions {
     TrainingOptions { sizes, prediction: None, channels: None, trained, gives_gradients: false }
@@ -95,7 +95,7 @@ fn the_eval_model_computes_the_loss_of_the_gradient_graph() {
     for (_, array) in inputs.iter_mut().filter(|(_, array)| array.element_type().is_float()) {
         *array = array.cast(ElementType::F32);
     }
-    let expected = GradientPass::new(runtime(), &graph, &analysis.model, None)
+    let expected = GradientPass::new(runtime(), &graph, &analysis.model, THREADS)
         .unwrap()
         .run(&analysis.model, &inputs)
         .unwrap()

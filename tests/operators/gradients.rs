@@ -18,7 +18,7 @@ const WITHOUT: &[(&str, &str)] = &[
     ("AffineGrid", "its places depend on a weight"),
     ("MultiHeadAttention without later keys of another length", "no order of queries and keys"),
     ("Attention with lengths", "caches, their lengths and softcap"),
-    ("MaxRoiPool", "the largest of a region has no gradient"),
+    ("MaxRoiPool", "the operator has no gradient"),
 ];
 
 /// Networks of which some weights do not move the loss, the weights (all where there are none), and why.

@@ -18,10 +18,10 @@ use crate::support::files::save;
 use crate::support::fixtures::analysed_for_good;
 
 /// Makes, from the name of a kernel `[out, in, k, k]`, the name of what the convolution reads.
-type Prepare = fn(&mut Builder, &str) -> String;
+pub(super) type Prepare = fn(&mut Builder, &str) -> String;
 
 /// Every filter divided by its norm, as forced weight normalisation does.
-fn normalised(b: &mut Builder, w: &str) -> String {
+pub(super) fn normalised(b: &mut Builder, w: &str) -> String {
     let (axes, epsilon) = (b.ints(&[1, 2, 3]), b.float(1e-4));
     let norm = b.op("ReduceL2", &[w, &axes], &[attr_int("keepdims", 1)]);
     let norm = b.op("Add", &[&norm, &epsilon], &[]);
@@ -55,7 +55,7 @@ fn conv(b: &mut Builder, x: &str, from: i64, to: i64, prepare: Prepare) -> Strin
 }
 
 /// A chain as of a U-Net: down, up, and a skip connection that is concatenated.
-fn chain(prepare: Prepare) -> ModelProto {
+pub(super) fn chain(prepare: Prepare) -> ModelProto {
     let mut b = Builder::new(7);
     let first = conv(&mut b, "x", 3, 16, prepare);
     let y = b.silu(&first);
@@ -76,7 +76,7 @@ fn at(ratio: f64) -> PruneOptions {
 /// Prunes, verifies, and gives the share of the parameters that is left.
 fn share(model: &ModelProto, ratio: f64) -> (Pruned, f64) {
     let pruned = prune_model(model, &at(ratio));
-    let report = pruned.verify(&pruned.path);
+    let report = pruned.report();
     assert!(report.passed && !report.runs.is_empty(), "{report:?}");
     let share = pruned.share();
     (pruned, share)
@@ -136,7 +136,7 @@ fn a_kernel_that_is_kept_by_name_is_computed_as_before() {
     // The first kernel: its output channels and all that they are tied to stay.
     options.cut.keep = vec![regex::Regex::new("^weight_0$").unwrap()];
     let pruned = prune_model(&chain(normalised), &options);
-    let report = pruned.verify(&pruned.path);
+    let report = pruned.report();
     assert!(report.passed, "{report:?}");
     let after = load(&pruned.path).unwrap();
     let norms: Vec<&str> = after

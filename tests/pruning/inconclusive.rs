@@ -43,7 +43,7 @@ fn swapped(pruned: &Pruned) -> NamedTempFile {
 /// The cut passes because of the values before the output, and a wrong one fails by them.
 fn check_by_values(model: &ModelProto, not_finite: bool) {
     let pruned = pruned_net(model);
-    let report = pruned.verify(&pruned.path);
+    let report = pruned.report();
     assert!(report.passed, "{report:?}");
     let output = &report.runs[0].outputs[0];
     assert_eq!(output.not_finite > 0, not_finite, "{output:?}");
@@ -131,7 +131,7 @@ fn in_bfloat16(mut model: ModelProto) -> ModelProto {
 #[test]
 fn a_model_that_the_library_has_no_kernels_for_is_verified_in_float32() {
     let pruned = pruned_net(&in_bfloat16(net(|_, y| y.to_owned())));
-    let report = pruned.verify(&pruned.path);
+    let report = pruned.report();
     assert!(report.passed && !report.runs.is_empty(), "{report:?}");
     assert!(report.runs.iter().all(|run| run.widened) && report.worst() < 1e-4, "{report:?}");
     assert!(report.notes.iter().any(|note| note.contains("own precision")), "{report:?}");

@@ -1,6 +1,7 @@
 //! Cuts and what their verification is worth.
 #![allow(clippy::unwrap_used)]
 
+mod changed_weights;
 mod computed_weights;
 mod inconclusive;
 mod mutations;

@@ -16,7 +16,7 @@ use onnx_diffprune::graph::sizes::Sizes;
 use onnx_diffprune::runtime::random_inputs::{InputSpec, draw};
 use onnx_diffprune::runtime::{BoundSession, Device, RuntimeErrorKind, Session, SessionOptions};
 
-use crate::support::fixtures::{analysed, fixture, runtime};
+use crate::support::fixtures::{THREADS, analysed, fixture, runtime};
 
 fn network(options: &SessionOptions) -> Session {
     runtime().session_from_file(&fixture("ddpm_fashion16.onnx"), options).unwrap_or_else(|error| panic!("{error}"))
@@ -141,7 +141,7 @@ fn graph(micro_batch: usize) -> GradientGraph {
 }
 
 fn pass(graph: &GradientGraph, keeps_on_device: bool) -> GradientPass {
-    let options = PassOptions { keeps_on_device: Some(keeps_on_device), ..PassOptions::default() };
+    let options = PassOptions { threads: THREADS, keeps_on_device: Some(keeps_on_device), ..PassOptions::default() };
     GradientPass::with_options(runtime(), graph, model(), &options).unwrap_or_else(|error| panic!("{error}"))
 }
 

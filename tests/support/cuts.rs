@@ -26,6 +26,7 @@ pub(crate) struct Pruned {
     pub(crate) cut: Cutting,
     /// Where it was written.
     pub(crate) path: PathBuf,
+    report: OnceLock<VerifyReport>,
     /// Where that lies in a folder of its own.
     folder: Option<tempfile::TempDir>,
 }
@@ -45,7 +46,7 @@ pub(crate) fn prune_model(model: &ModelProto, options: &PruneOptions) -> Pruned 
 fn pruned_to(analysis: &'static Analysis, options: &PruneOptions, path: PathBuf) -> Pruned {
     let cut = cut(analysis, options, onnx_diffprune::runtime::Runtime::open(None).ok()).unwrap();
     write(&analysis.model, &cut.rewritten.edits, &path).unwrap();
-    Pruned { analysis, cut, path, folder: None }
+    Pruned { analysis, cut, path, report: OnceLock::new(), folder: None }
 }
 
 /// A committed model at half of its channels, pruned once in a process.
@@ -84,6 +85,11 @@ impl Pruned {
         let sizes = [("h", 8), ("w", 8), ("seq", 3)].map(|(name, size)| (name.to_owned(), size)).into();
         let options = VerifyOptions { sizes, ..VerifyOptions::default() };
         verify(self.analysis, &kept, &load(file).unwrap(), runtime(), &options).unwrap()
+    }
+
+    /// The verification of what was written, which is done once.
+    pub(crate) fn report(&self) -> &VerifyReport {
+        self.report.get_or_init(|| self.verify(&self.path))
     }
 
     /// Verifies `file` as a cut of the original by the plan.

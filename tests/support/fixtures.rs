@@ -33,6 +33,9 @@ pub(crate) fn analysed_for_good(model: Model) -> &'static Analysis {
     Box::leak(Box::new(analyse(model).unwrap_or_else(|error| panic!("{error}"))))
 }
 
+/// Threads within an operator. Tests run side by side, and further threads of ONNX Runtime spin while they wait.
+pub(crate) const THREADS: Option<usize> = Some(1);
+
 /// ONNX Runtime, as found by the normal search, for instance in the `.venv` that `make venv` creates.
 pub(crate) fn runtime() -> &'static Runtime {
     Runtime::open(None).unwrap_or_else(|error| panic!("{error}\nhint: run `make venv` first"))

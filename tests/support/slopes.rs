@@ -12,6 +12,8 @@ use onnx_diffprune::onnx::{ModelProto, TensorProto, TensorShapeProto, TypeProto,
 use onnx_diffprune::runtime::{Device, Optimization, Runtime, Session, SessionOptions};
 use prost::Message;
 
+use super::fixtures::THREADS;
+
 /// A pseudo-random sequence of signs.
 pub(crate) fn signs(seed: u64) -> impl FnMut() -> f64 {
     let mut state = seed;
@@ -86,7 +88,7 @@ impl Slopes {
         }
         let graph = built?;
         let runtime = Runtime::open(None).map_err(|e| text(&e))?;
-        let mut pass = GradientPass::new(runtime, &graph, &analysis.model, None).map_err(|e| text(&e))?;
+        let mut pass = GradientPass::new(runtime, &graph, &analysis.model, THREADS).map_err(|e| text(&e))?;
         let mut inputs = onnx_diffprune::inputs::draw_inputs(analysis, &sizes, 1).map_err(|e| text(&e))?;
         let dims: Vec<usize> = graph.target_shape.iter().map(|size| *size as usize).collect();
         let mut sign = signs(7);
@@ -107,7 +109,7 @@ impl Slopes {
         }
         let options = GradientOptions { sizes, wanted: wanted.to_vec(), ..GradientOptions::default() };
         let with_kernels = GradientGraph::build_for(analysis, &options, Device::Cpu).map_err(|e| text(&e))?;
-        let mut pass = GradientPass::new(runtime, &with_kernels, &analysis.model, None).map_err(|e| text(&e))?;
+        let mut pass = GradientPass::new(runtime, &with_kernels, &analysis.model, THREADS).map_err(|e| text(&e))?;
         let uses =
             |graph: &GradientGraph| graph.gradients.iter().map(|of| (of.value, of.node, of.slot)).collect::<Vec<_>>();
         assert_eq!(uses(&graph), uses(&with_kernels), "what has gradients");
@@ -243,6 +245,7 @@ fn forward_session(
         graph.input.retain(|input| input.name != TARGET);
     }
     let options = SessionOptions {
+        threads: THREADS,
         optimization: Optimization::Basic,
         external_data_folder: Some(analysis.model.folder().to_owned()),
         ..SessionOptions::default()

@@ -292,7 +292,7 @@ impl CoupleCx<'_> {
         let rank = layouts.iter().map(Layout::rank).max().unwrap_or(0);
         let mut result = Layout { axes: vec![Axis::new(); rank] };
         for layout in layouts {
-            let tied = self.tie_cut_spaces(&result, layout);
+            let tied = self.tie_divided_spaces(&result, layout);
             for (axis, other) in result.axes[rank - layout.rank()..].iter_mut().zip(&layout.axes) {
                 if axis.is_empty() || self.coupling.spaces.is_outer_digit(other, axis) {
                     axis.clone_from(other);
@@ -309,7 +309,7 @@ impl CoupleCx<'_> {
 
     /// Where both layouts hold the same digits of two spaces at the same axes, the spaces are tied as wholes, so that
     /// a cut may stay ragged through elementwise operators.
-    fn tie_cut_spaces(&mut self, a: &Layout, b: &Layout) -> BTreeSet<(SpaceId, SpaceId)> {
+    fn tie_divided_spaces(&mut self, a: &Layout, b: &Layout) -> BTreeSet<(SpaceId, SpaceId)> {
         let mut pairs: BTreeMap<(SpaceId, SpaceId), usize> = BTreeMap::new();
         for (x, y) in a.axes.iter().rev().zip(b.axes.iter().rev()) {
             for (x, y) in x.iter().zip(y) {

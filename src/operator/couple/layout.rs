@@ -28,6 +28,14 @@ pub enum Piece {
 }
 
 impl Piece {
+    /// The space of which it is a digit; none where it never shrinks.
+    pub fn space(&self) -> Option<SpaceId> {
+        match self {
+            Piece::Fixed(_) => None,
+            Piece::Part { space, .. } => Some(*space),
+        }
+    }
+
     /// The number of values.
     pub fn size(&self) -> Dim {
         match self {

@@ -6,6 +6,8 @@
 
 mod digits;
 
+mod excerpt;
+
 use std::collections::BTreeMap;
 
 use petgraph::unionfind::UnionFind;
@@ -37,21 +39,21 @@ pub struct Space {
 
 /// A space whose index is also read as several digits, outermost first.
 #[derive(Clone, Debug)]
-pub struct Cut {
-    /// The space that is cut.
+pub struct Division {
+    /// The space that is divided.
     pub space: SpaceId,
     /// Number of values of each digit; their product is the size of the space.
     pub sizes: Vec<usize>,
-    /// The spaces of the digits that stand alone somewhere. If only the first does, the cut is ragged: the others
+    /// The spaces of the digits that stand alone somewhere. If only the first does, the division is ragged: the others
     /// are seen only together with it, as in a group norm, and different indices may go from every block.
     pub digits: Vec<Option<SpaceId>>,
     /// The digit that alone may shrink, where the operator says so.
     pub only: Option<usize>,
-    /// The node that cut it.
+    /// The node that divides it.
     pub node: String,
 }
 
-impl Cut {
+impl Division {
     /// Whether only the outermost digit stands alone.
     pub fn is_ragged(&self) -> bool {
         self.digits.iter().skip(1).all(Option::is_none) && self.only.is_none()
@@ -77,7 +79,7 @@ pub struct Spaces {
     frozen: Vec<u32>,
     reasons: Vec<Reason>,
     reason_ids: BTreeMap<Reason, u32>,
-    cuts: BTreeMap<(SpaceId, Vec<usize>), Cut>,
+    divisions: BTreeMap<(SpaceId, Vec<usize>), Division>,
     equal_blocks: std::collections::BTreeSet<EqualBlocks>,
     repeated: BTreeMap<SpaceId, Reason>,
 }
@@ -90,7 +92,7 @@ impl Default for Spaces {
             frozen: Vec::new(),
             reasons: Vec::new(),
             reason_ids: BTreeMap::new(),
-            cuts: BTreeMap::new(),
+            divisions: BTreeMap::new(),
             equal_blocks: std::collections::BTreeSet::new(),
             repeated: BTreeMap::new(),
         }
@@ -128,9 +130,9 @@ impl Spaces {
         self.frozen.len()
     }
 
-    /// All cuts, by space and sizes.
-    pub fn cuts(&self) -> impl Iterator<Item = &Cut> {
-        self.cuts.values()
+    /// All divisions, by space and sizes.
+    pub fn divisions(&self) -> impl Iterator<Item = &Division> {
+        self.divisions.values()
     }
 
     /// All demands for equally many removals per block.
@@ -265,11 +267,11 @@ mod tests {
     fn a_statistic_of_every_block_meets_the_outermost_digit() {
         let mut spaces = Spaces::default();
         let channels = spaces.add(12);
-        let cut = vec![Piece::Part { space: channels, inner: 4, extent: 3 }];
+        let divided = vec![Piece::Part { space: channels, inner: 4, extent: 3 }];
         let groups = spaces.outer_digit(channels, 4, "norm");
-        assert!(spaces.is_outer_digit(&cut, &spaces.whole(groups)));
+        assert!(spaces.is_outer_digit(&divided, &spaces.whole(groups)));
         let others = spaces.add(3);
-        assert!(!spaces.is_outer_digit(&cut, &spaces.whole(others)));
+        assert!(!spaces.is_outer_digit(&divided, &spaces.whole(others)));
         assert!(!spaces.is_outer_digit(&spaces.whole(channels), &spaces.whole(groups)));
     }
 

@@ -4,23 +4,20 @@
 //!
 //! Coupling: every input stays.
 
-use crate::graph::Node;
 use crate::graph::dim::Dim;
-use crate::operator::couple::CoupleCx;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+use crate::operator::{CoupleCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_affinegrid() -> &'static [OpType] {
     const { &[onnx("AffineGrid")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_affinegrid, &AffineGrid)];
+pub(super) static RULES: &[Registration] = &[Registration::new(types_affinegrid, |_| Ok(Box::new(AffineGrid)))];
 
+#[derive(Debug)]
 struct AffineGrid;
 
-impl NodeRules for AffineGrid {
-    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Operator for AffineGrid {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let dtype = cx.input(0)?.dtype;
         let size = cx.ints(1).map(<[Dim]>::to_vec).ok_or(RuleError::UnknownShape)?;
         let [batch, _, image @ ..] = size.as_slice() else {
@@ -33,12 +30,12 @@ impl NodeRules for AffineGrid {
         Ok(())
     }
 
-    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         cx.keep_inputs("is a matrix of places");
         cx.set_fixed(0)
     }
 
-    fn reference(&self, _node: &Node, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         Ok(())
     }
 }

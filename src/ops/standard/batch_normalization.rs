@@ -5,22 +5,29 @@
 //! Coupling: axis 1 of X and all parameters are one; the other axes pass through.
 
 use crate::graph::Node;
-use crate::operator::couple::CoupleCx;
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_batchnormalization() -> &'static [OpType] {
     const { &[onnx("BatchNormalization")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_batchnormalization, &BatchNormalization)];
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_batchnormalization, |node| Ok(Box::new(BatchNormalization::parse(node))))];
 
-struct BatchNormalization;
+#[derive(Debug)]
+struct BatchNormalization {
+    epsilon: f32,
+    is_training: bool,
+}
 
-impl NodeRules for BatchNormalization {
-    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl BatchNormalization {
+    fn parse(node: &Node) -> Self {
+        Self { epsilon: node.float("epsilon", 1e-5), is_training: node.int("training_mode", 0) != 0 }
+    }
+}
+
+impl Operator for BatchNormalization {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
         if shape.len() < 2 {
             return Err(RuleError::invalid(format!("X must have rank 2 or more, found {}", shape.len())));
@@ -32,8 +39,8 @@ impl NodeRules for BatchNormalization {
         Ok(())
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        if node.int("training_mode", 0) != 0 {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        if self.is_training {
             return Err(RuleError::unsupported("it is in training mode"));
         }
         let x = cx.separated(0)?;
@@ -45,23 +52,23 @@ impl NodeRules for BatchNormalization {
         Ok(())
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         // Every channel is normalised for itself by stored moments, so that nothing but the mask has to follow.
         cx.elementwise(&[0])
     }
 
-    fn scales(&self, _node: &Node, slot: usize) -> bool {
+    fn scales(&self, slot: usize) -> bool {
         slot == 1
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        if node.int("training_mode", 0) != 0 {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        if self.is_training {
             return Err(RuleError::unsupported("it is in training mode"));
         }
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
         let per_channel: Vec<i64> = (0..shape.len()).map(|axis| if axis == 1 { shape[1] } else { 1 }).collect();
         let others: Vec<usize> = (0..shape.len()).filter(|axis| *axis != 1).collect();
-        let epsilon = cx.scalar(f64::from(node.float("epsilon", 1e-5)));
+        let epsilon = cx.scalar(f64::from(self.epsilon));
         let variance = cx.op("Add", &[&cx.input(4), &epsilon]);
         let deviation = cx.op("Sqrt", &[&variance]);
         let deviation = cx.reshape(&deviation, &per_channel);

@@ -6,34 +6,42 @@
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
-use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::{Axis, Layout, fixed_axis};
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::patch::PatchCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, axis_index, onnx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, axis_index, onnx,
+};
 
 fn types_centercroppad() -> &'static [OpType] {
     const { &[onnx("CenterCropPad")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_centercroppad, &CenterCropPad)];
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_centercroppad, |node| Ok(Box::new(CenterCropPad::parse(node))))];
 
-struct CenterCropPad;
+#[derive(Debug)]
+struct CenterCropPad {
+    /// The axes that are named, all where none is.
+    axes: Option<Vec<i64>>,
+}
 
-/// The axes that the node names, in the order of its sizes.
-fn axes(node: &Node, rank: usize) -> Result<Vec<usize>, RuleError> {
-    match node.proto.ints("axes") {
-        Some(axes) => axes.iter().map(|axis| axis_index(*axis, rank)).collect(),
-        None => Ok((0..rank).collect()),
+impl CenterCropPad {
+    fn parse(node: &Node) -> Self {
+        Self { axes: node.proto.ints("axes").map(<[i64]>::to_vec) }
+    }
+
+    /// The axes that the sizes are of, in their order.
+    fn axes(&self, rank: usize) -> Result<Vec<usize>, RuleError> {
+        match &self.axes {
+            Some(axes) => axes.iter().map(|axis| axis_index(*axis, rank)).collect(),
+            None => Ok((0..rank).collect()),
+        }
     }
 }
 
-impl NodeRules for CenterCropPad {
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Operator for CenterCropPad {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, mut shape) = (cx.input(0)?.dtype, cx.shape(0)?);
-        let axes = axes(node, shape.len())?;
+        let axes = self.axes(shape.len())?;
         let sizes = cx.ints(1).map(<[Dim]>::to_vec);
         if let Some(sizes) = sizes.as_ref().filter(|sizes| sizes.len() != axes.len()) {
             return Err(RuleError::invalid(format!("{} sizes for {} axes", sizes.len(), axes.len())));
@@ -45,11 +53,11 @@ impl NodeRules for CenterCropPad {
         Ok(())
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let mut y = cx.separated(0)?;
         let (old, new) = (cx.fact(0).and_then(|fact| fact.shape.clone()), cx.output_shape(0)?);
         let old = old.ok_or(RuleError::UnknownShape)?;
-        for axis in axes(node, y.rank())? {
+        for axis in self.axes(y.rank())? {
             if old[axis] != new[axis] {
                 let cropped: Axis = std::mem::replace(&mut y.axes[axis], fixed_axis(&new[axis]));
                 cx.keep(&cropped, "is cropped or padded");
@@ -59,8 +67,8 @@ impl NodeRules for CenterCropPad {
         Ok(())
     }
 
-    fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
-        let axes = axes(node, cx.rank(0))?;
+    fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        let axes = self.axes(cx.rank(0))?;
         let sizes: Vec<Option<i64>> = axes
             .into_iter()
             .map(|axis| if cx.output_shrinks(0, axis) { cx.new_output_size(0, axis) } else { None })
@@ -68,7 +76,7 @@ impl NodeRules for CenterCropPad {
         cx.set_input_ints(1, &sizes)
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         if let Some(mask) = cx.mask(0) {
             // Axes that are cropped or padded lose nothing, so that their masks are of size one or all ones.
             let (old, new) = (cx.fact(0).and_then(|fact| fact.shape.clone()), cx.output_shape(0)?);
@@ -81,11 +89,11 @@ impl NodeRules for CenterCropPad {
         Ok(())
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (mut dx, from, to) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
         let mut before = vec![0; from.len()];
         let mut after = vec![0; from.len()];
-        for axis in axes(node, from.len())? {
+        for axis in self.axes(from.len())? {
             // The middle of what is cut or added is rounded towards the front.
             let less = (from[axis] - to[axis]).abs() / 2;
             if from[axis] < to[axis] {

@@ -7,22 +7,29 @@
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known};
-use crate::operator::couple::CoupleCx;
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_clip() -> &'static [OpType] {
     const { &[onnx("Clip")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_clip, &Clip)];
+pub(super) static RULES: &[Registration] = &[Registration::new(types_clip, |node| Ok(Box::new(Clip::parse(node))))];
 
-struct Clip;
+#[derive(Debug)]
+struct Clip {
+    /// The limits that are attributes, as before opset 11.
+    min: Option<f32>,
+    max: Option<f32>,
+}
 
-impl NodeRules for Clip {
-    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Clip {
+    fn parse(node: &Node) -> Self {
+        Self { min: node.proto.float("min"), max: node.proto.float("max") }
+    }
+}
+
+impl Operator for Clip {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let input = cx.input(0)?;
         let limit = |slot: usize| match cx.optional(slot) {
             None => Some(None),
@@ -39,24 +46,23 @@ impl NodeRules for Clip {
         Ok(())
     }
 
-    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.layout(0)?;
         cx.set(0, layout);
         Ok(())
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.elementwise(&[0])
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let dy = cx.dy()?;
         let (x, zero) = (cx.input(0), cx.scalar(0.0));
         let mut dx = dy;
-        let limits = |name: &str| node.proto.float(name).map(f64::from);
-        for (slot, name, op_type) in [(1, "min", "Less"), (2, "max", "Greater")] {
-            let limit = match limits(name) {
-                Some(limit) => cx.scalar(limit),
+        for (slot, limit, op_type) in [(1, self.min, "Less"), (2, self.max, "Greater")] {
+            let limit = match limit {
+                Some(limit) => cx.scalar(f64::from(limit)),
                 None if !cx.input(slot).is_empty() => cx.input(slot),
                 None => continue,
             };

@@ -6,24 +6,33 @@
 
 use crate::graph::Node;
 use crate::graph::dim::{Dim, product};
-use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::{Layout, fixed_axis};
 use crate::operator::couple::space::axis_size;
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_col2im() -> &'static [OpType] {
     const { &[onnx("Col2Im")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_col2im, &Col2Im)];
+pub(super) static RULES: &[Registration] = &[Registration::new(types_col2im, |node| Ok(Box::new(Col2Im::parse(node))))];
 
-struct Col2Im;
+#[derive(Debug)]
+struct Col2Im {
+    strides: Option<Vec<i64>>,
+    dilations: Option<Vec<i64>>,
+    /// Those before every spatial axis, then those after it.
+    pads: Option<Vec<i64>>,
+}
 
-impl NodeRules for Col2Im {
-    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Col2Im {
+    fn parse(node: &Node) -> Self {
+        let listed = |name: &str| node.proto.ints(name).map(<[i64]>::to_vec);
+        Self { strides: listed("strides"), dilations: listed("dilations"), pads: listed("pads") }
+    }
+}
+
+impl Operator for Col2Im {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, x) = (cx.input(0)?.dtype, cx.shape(0)?);
         let [batch, deep, _] = x.as_slice() else {
             return Err(RuleError::invalid(format!("the columns must have rank 3, found {}", x.len())));
@@ -40,7 +49,7 @@ impl NodeRules for Col2Im {
         Ok(())
     }
 
-    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let x = cx.separated(0)?.axes;
         let shape = cx.output_shape(0)?;
         cx.keep(&x[2], "counts blocks of an image");
@@ -59,7 +68,7 @@ impl NodeRules for Col2Im {
         Ok(())
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         if cx.mask(0).is_none() {
             return Ok(());
         }
@@ -82,17 +91,17 @@ impl NodeRules for Col2Im {
         Ok(())
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, shape, image) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
         let ints = |values: Option<Vec<Dim>>| values?.iter().map(Dim::as_const).collect::<Option<Vec<i64>>>();
         let block = ints(cx.known_ints(2)).ok_or(RuleError::UnknownShape)?;
         let spatial = block.len();
-        let listed = |name: &str, default: i64, count: usize| match node.proto.ints(name) {
-            Some(values) if values.len() == count => values.to_vec(),
+        let listed = |values: &Option<Vec<i64>>, default: i64, count: usize| match values {
+            Some(values) if values.len() == count => values.clone(),
             _ => vec![default; count],
         };
-        let (strides, dilations) = (listed("strides", 1, spatial), listed("dilations", 1, spatial));
-        let pads = listed("pads", 0, 2 * spatial);
+        let (strides, dilations) = (listed(&self.strides, 1, spatial), listed(&self.dilations, 1, spatial));
+        let pads = listed(&self.pads, 0, 2 * spatial);
         let (before, after) = pads.split_at(spatial);
         let padded = cx.pad(&dy, &[&[0, 0], before].concat(), &[&[0, 0], after].concat());
         // Every column is a block of the image: one slice for each place in the block.

@@ -6,27 +6,37 @@
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
-use crate::operator::couple::CoupleCx;
+use crate::onnx::attr_int;
 use crate::operator::couple::layout::{Layout, fixed_axis};
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, axis_index, onnx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index, onnx,
+};
 
 fn types_compress() -> &'static [OpType] {
     const { &[onnx("Compress")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_compress, &Compress)];
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_compress, |node| Ok(Box::new(Compress::parse(node))))];
 
-struct Compress;
+#[derive(Debug)]
+struct Compress {
+    /// Without it, the entries are those of all elements.
+    axis: Option<i64>,
+}
 
-impl NodeRules for Compress {
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Compress {
+    fn parse(node: &Node) -> Self {
+        Self { axis: node.proto.int("axis") }
+    }
+}
+
+impl Operator for Compress {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, mut shape) = (cx.input(0)?.dtype, cx.shape(0)?);
         let count = cx.ints(1).and_then(chosen).map(|chosen| Dim::from(chosen.len() as i64));
         let count = count.unwrap_or_else(|| cx.fresh());
-        match node.proto.int("axis") {
+        match self.axis {
             Some(axis) => {
                 let axis = axis_index(axis, shape.len())?;
                 shape[axis] = count;
@@ -37,8 +47,8 @@ impl NodeRules for Compress {
         Ok(())
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        let Some(axis) = node.proto.int("axis") else {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let Some(axis) = self.axis else {
             cx.keep_inputs("is chosen by a condition");
             return cx.set_fixed(0);
         };
@@ -52,8 +62,8 @@ impl NodeRules for Compress {
         Ok(())
     }
 
-    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        if let (Some(mask), Some(axis)) = (cx.mask(0), node.proto.int("axis")) {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        if let (Some(mask), Some(axis)) = (cx.mask(0), self.axis) {
             let axis = axis_index(axis, cx.rank(0)?)? as i64;
             let mask = cx.reduce("ReduceMax", &mask, &[axis]);
             cx.set_mask(0, mask);
@@ -61,11 +71,11 @@ impl NodeRules for Compress {
         Ok(())
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (mut dy, shape) = (cx.dy()?, cx.shape(0)?);
         let chosen = cx.known_ints(1).and_then(|condition| chosen(&condition));
         let chosen = chosen.ok_or_else(|| RuleError::unsupported("a condition that is computed has no gradient"))?;
-        let (axis, size, rank) = match node.proto.int("axis") {
+        let (axis, size, rank) = match self.axis {
             Some(axis) => {
                 let axis = axis_index(axis, shape.len())?;
                 (axis, shape[axis], shape.len())
@@ -79,7 +89,7 @@ impl NodeRules for Compress {
         let place = |at: i64| chosen.iter().position(|index| *index == at).unwrap_or(chosen.len()) as i64;
         let indices: Vec<i64> = (0..size).map(place).collect();
         let indices = cx.ints(&indices);
-        let dx = cx.op_with("Gather", &[&dy, &indices], vec![crate::onnx::attr_int("axis", axis as i64)]);
+        let dx = cx.op_with("Gather", &[&dy, &indices], vec![attr_int("axis", axis as i64)]);
         let dx = if rank == shape.len() { dx } else { cx.reshape(&dx, &shape) };
         cx.give(0, dx);
         Ok(())

@@ -7,26 +7,35 @@
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known};
-use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::{Layout, fixed_axis};
 use crate::operator::couple::space::axis_size;
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, axis_index, onnx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index, onnx,
+};
 
 fn types_concat() -> &'static [OpType] {
     const { &[onnx("Concat")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_concat, &Concat)];
+pub(super) static RULES: &[Registration] = &[Registration::new(types_concat, |node| Ok(Box::new(Concat::parse(node))))];
 
-struct Concat;
+#[derive(Debug)]
+struct Concat {
+    axis: i64,
+    /// The number of inputs.
+    inputs: usize,
+}
 
-impl NodeRules for Concat {
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Concat {
+    fn parse(node: &Node) -> Self {
+        Self { axis: node.int("axis", 1), inputs: node.inputs.len() }
+    }
+}
+
+impl Operator for Concat {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let mut shape = cx.shape(0)?;
-        let axis = axis_index(node.int("axis", 1), shape.len())?;
+        let axis = axis_index(self.axis, shape.len())?;
         for slot in 1..cx.input_count() {
             let other = cx.shape(slot)?;
             if other.len() != shape.len() {
@@ -51,10 +60,10 @@ impl NodeRules for Concat {
         Ok(())
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let shape = cx.output_shape(0)?;
-        let axis = axis_index(node.int("axis", 1), shape.len())?;
-        let layouts = (0..node.inputs.len()).map(|slot| cx.separated(slot)).collect::<Result<Vec<_>, _>>()?;
+        let axis = axis_index(self.axis, shape.len())?;
+        let layouts = (0..self.inputs).map(|slot| cx.separated(slot)).collect::<Result<Vec<_>, _>>()?;
         let mut axes = Vec::new();
         for (at, size) in shape.iter().enumerate() {
             if at != axis {
@@ -92,19 +101,19 @@ impl NodeRules for Concat {
         Ok(())
     }
 
-    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         if cx.is_float_output() {
-            let slots: Vec<usize> = (0..node.inputs.len()).collect();
+            let slots: Vec<usize> = (0..self.inputs).collect();
             cx.moves(&slots);
         }
         Ok(())
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let dy = cx.dy()?;
-        let axis = axis_index(node.int("axis", 1), cx.output_shape(0)?.len())?;
+        let axis = axis_index(self.axis, cx.output_shape(0)?.len())?;
         let mut start = 0;
-        for slot in 0..node.inputs.len() {
+        for slot in 0..self.inputs {
             let size = cx.shape(slot)?[axis];
             if cx.wants(slot) {
                 let dx = cx.slice(&dy, axis, start, start + size, 1);

@@ -8,44 +8,67 @@ use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known};
 use crate::onnx::DataType;
-use crate::operator::couple::CoupleCx;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+use crate::operator::{CoupleCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_constant() -> &'static [OpType] {
     const { &[onnx("Constant")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_constant, &Constant)];
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_constant, |node| Ok(Box::new(Constant::parse(node))))];
 
-struct Constant;
+/// What the node holds; a tensor is read where the model's data is at hand.
+#[derive(Debug)]
+enum Constant {
+    Int(i64),
+    Ints(Vec<i64>),
+    Float(f32),
+    Floats(Vec<f32>),
+    Other,
+}
 
-impl NodeRules for Constant {
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
-        // The form with a tensor is read where the model's data is at hand.
-        let length = |count: usize| vec![Dim::from(count as i64)];
-        let fact = if let Some(value) = node.proto.int("value_int") {
-            Fact::new(DataType::Int64, vec![]).with_known(Some(Known::Ints(vec![Dim::from(value)])))
+impl Constant {
+    fn parse(node: &Node) -> Self {
+        if let Some(value) = node.proto.int("value_int") {
+            Self::Int(value)
         } else if let Some(values) = node.proto.ints("value_ints") {
-            Fact::int_vector(values.iter().copied().map(Dim::from).collect())
+            Self::Ints(values.to_vec())
         } else if let Some(value) = node.proto.float("value_float") {
-            Fact::new(DataType::Float, vec![]).with_known(Some(Known::Floats(vec![f64::from(value)])))
+            Self::Float(value)
         } else if let Some(values) = node.proto.attr("value_floats") {
-            let known = values.floats.iter().copied().map(f64::from).collect();
-            Fact::new(DataType::Float, length(values.floats.len())).with_known(Some(Known::Floats(known)))
+            Self::Floats(values.floats.clone())
         } else {
-            return Err(RuleError::UnknownShape);
+            Self::Other
+        }
+    }
+}
+
+impl Operator for Constant {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let fact = match self {
+            Self::Int(value) => {
+                Fact::new(DataType::Int64, vec![]).with_known(Some(Known::Ints(vec![Dim::from(*value)])))
+            }
+            Self::Ints(values) => Fact::int_vector(values.iter().copied().map(Dim::from).collect()),
+            Self::Float(value) => {
+                Fact::new(DataType::Float, vec![]).with_known(Some(Known::Floats(vec![f64::from(*value)])))
+            }
+            Self::Floats(values) => {
+                let known = values.iter().copied().map(f64::from).collect();
+                let length = Dim::from(values.len() as i64);
+                Fact::new(DataType::Float, vec![length]).with_known(Some(Known::Floats(known)))
+            }
+            Self::Other => return Err(RuleError::UnknownShape),
         };
         cx.set(0, fact);
         Ok(())
     }
 
-    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         cx.set_fixed(0)
     }
 
-    fn reference(&self, _node: &Node, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         Ok(())
     }
 }

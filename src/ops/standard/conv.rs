@@ -227,6 +227,7 @@ pub(in crate::ops) fn couple_groups(
 }
 
 /// Kernel, stride, dilation and padding along the spatial axes of a convolution or pooling.
+#[derive(Debug)]
 pub(in crate::ops) struct Window {
     kernel: Vec<Dim>,
     strides: Vec<i64>,

@@ -8,46 +8,69 @@
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
-use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::{Layout, fixed_axis};
 use crate::operator::couple::space::{axis_size, new_axis_size};
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_depthtospace() -> &'static [OpType] {
     const { &[onnx("DepthToSpace"), onnx("SpaceToDepth")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_depthtospace, &DepthToSpace)];
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_depthtospace, |node| Ok(Box::new(DepthToSpace::parse(node)?)))];
 
-struct DepthToSpace;
-
-fn block(node: &Node) -> Result<i64, RuleError> {
-    let block = node.int("blocksize", 1);
-    if (1..1 << 15).contains(&block) { Ok(block) } else { Err(RuleError::invalid(format!("blocksize is {block}"))) }
+#[derive(Debug)]
+struct DepthToSpace {
+    /// The side of a block of pixels.
+    block: i64,
+    order: Order,
 }
 
-fn is_deepening(node: &Node) -> bool {
-    node.proto.op_type == "SpaceToDepth"
+/// What moves where, and which digit of the deep axis is the outer one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// To blocks of pixels; the places in a block are the outer digit.
+    PlacesFirst,
+    /// To blocks of pixels; the shallow channels are the outer digit.
+    ChannelsFirst,
+    /// From blocks of pixels; the places in a block are the outer digit.
+    Deepening,
 }
 
-impl NodeRules for DepthToSpace {
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl DepthToSpace {
+    fn parse(node: &Node) -> Result<Self, RuleError> {
+        let block = node.int("blocksize", 1);
+        if !(1..1 << 15).contains(&block) {
+            return Err(RuleError::invalid(format!("blocksize is {block}")));
+        }
+        let order = match (node.proto.op_type.as_str(), node.proto.string("mode")) {
+            ("SpaceToDepth", _) => Order::Deepening,
+            (_, Some("CRD")) => Order::ChannelsFirst,
+            _ => Order::PlacesFirst,
+        };
+        Ok(Self { block, order })
+    }
+
+    fn is_deepening(&self) -> bool {
+        self.order == Order::Deepening
+    }
+}
+
+impl Operator for DepthToSpace {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shape = cx.shape(0)?;
         let [n, c, h, w] = shape.as_slice() else {
             return Err(RuleError::invalid(format!("X must have rank 4, found {}", shape.len())));
         };
-        let block = Dim::from(block(node)?);
+        let block = Dim::from(self.block);
         let area = &block * &block;
         let fail = || {
             RuleError::invalid(format!(
                 "{} does not divide evenly",
-                if is_deepening(node) { "the image" } else { "the channels" }
+                if self.is_deepening() { "the image" } else { "the channels" }
             ))
         };
-        let sizes = if is_deepening(node) {
+        let sizes = if self.is_deepening() {
             let side = |size: &Dim| size.floor_div(&block).ok_or_else(fail);
             vec![n.clone(), c * &area, side(h)?, side(w)?]
         } else {
@@ -58,13 +81,13 @@ impl NodeRules for DepthToSpace {
         Ok(())
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let x = cx.separated(0)?;
         let shape = cx.output_shape(0)?;
         x.axes.iter().skip(2).for_each(|axis| cx.keep(axis, "is a spatial axis"));
-        let area = usize::try_from(block(node)? * block(node)?).unwrap_or(1);
-        let is_crd = node.proto.string("mode") == Some("CRD");
-        let channels = if is_deepening(node) {
+        let area = usize::try_from(self.block * self.block).unwrap_or(1);
+        let is_crd = self.order == Order::ChannelsFirst;
+        let channels = if self.is_deepening() {
             match axis_size(&x.axes[1]).filter(|size| *size > 1 && new_axis_size(&shape[1]) == area.checked_mul(*size))
             {
                 Some(size) => {
@@ -91,21 +114,19 @@ impl NodeRules for DepthToSpace {
         Ok(())
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.moves(&[0]);
         Ok(())
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, shape, out) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
-        let b = block(node)?;
-        let (split, perm): (Vec<i64>, Vec<usize>) = if is_deepening(node) {
+        let b = self.block;
+        let (split, perm): (Vec<i64>, Vec<usize>) = match self.order {
             // Y is [N, (b, b, C), H / b, W / b].
-            (vec![out[0], b, b, shape[1], out[2], out[3]], vec![0, 3, 4, 1, 5, 2])
-        } else if node.proto.string("mode") == Some("CRD") {
-            (vec![out[0], out[1], shape[2], b, shape[3], b], vec![0, 1, 3, 5, 2, 4])
-        } else {
-            (vec![out[0], out[1], shape[2], b, shape[3], b], vec![0, 3, 5, 1, 2, 4])
+            Order::Deepening => (vec![out[0], b, b, shape[1], out[2], out[3]], vec![0, 3, 4, 1, 5, 2]),
+            Order::ChannelsFirst => (vec![out[0], out[1], shape[2], b, shape[3], b], vec![0, 1, 3, 5, 2, 4]),
+            Order::PlacesFirst => (vec![out[0], out[1], shape[2], b, shape[3], b], vec![0, 3, 5, 1, 2, 4]),
         };
         let dx = cx.reshape(&dy, &split);
         let dx = cx.transpose(&dx, &perm);

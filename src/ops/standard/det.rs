@@ -4,23 +4,20 @@
 //!
 //! Coupling: the last two axes stay; the others pass through.
 
-use crate::graph::Node;
-use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::Layout;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+use crate::operator::{CoupleCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_det() -> &'static [OpType] {
     const { &[onnx("Det")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_det, &Det)];
+pub(super) static RULES: &[Registration] = &[Registration::new(types_det, |_| Ok(Box::new(Det)))];
 
+#[derive(Debug)]
 struct Det;
 
-impl NodeRules for Det {
-    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Operator for Det {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, mut shape) = (cx.input(0)?.dtype, cx.shape(0)?);
         if shape.len() < 2 {
             return Err(RuleError::invalid(format!("matrices have rank 2 or more, found {}", shape.len())));
@@ -30,7 +27,7 @@ impl NodeRules for Det {
         Ok(())
     }
 
-    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let mut axes = cx.separated(0)?.axes;
         for axis in axes.split_off(axes.len().saturating_sub(2)) {
             cx.keep(&axis, "is an axis of matrices");
@@ -39,7 +36,7 @@ impl NodeRules for Det {
         Ok(())
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         if let Some(mask) = cx.mask(0) {
             let rank = cx.rank(0)? as i64;
             let mask = cx.reduce("ReduceMax", &mask, &[rank - 2, rank - 1]);

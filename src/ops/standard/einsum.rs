@@ -10,78 +10,93 @@ use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
 use crate::onnx::attr_string;
-use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::{Axis, Layout};
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::macs::MacsCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{Folding, NodeRules, OpType, Registration, RuleError, onnx};
+use crate::operator::{
+    CoupleCx, Folding, GradientCx, InferCx, MacsCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx,
+};
 
 fn types_einsum() -> &'static [OpType] {
     const { &[onnx("Einsum")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_einsum, &Einsum)];
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_einsum, |node| Ok(Box::new(Einsum::parse(node)?))).summing_products()];
 
-struct Einsum;
+/// What `...` is read as: one character, so that a term is as long as it names axes.
+const ELLIPSIS: char = '*';
 
-/// The letters of the operands, of these ranks, and of the result. The axes of an ellipsis get letters that the equation
-/// does not use, from the right.
-fn equation(node: &Node, ranks: &[usize]) -> Result<(Vec<Vec<char>>, Vec<char>), RuleError> {
-    let text = node.proto.string("equation").ok_or_else(|| RuleError::invalid("it has no equation"))?;
-    // One character, so that an operand is as long as it names axes.
-    let text: String = text.chars().filter(|letter| !letter.is_whitespace()).collect::<String>().replace("...", "*");
-    let (left, right) = match text.split_once("->") {
-        Some((left, right)) => (left, Some(right)),
-        None => (text.as_str(), None),
-    };
-    let operands: Vec<&str> = left.split(',').collect();
-    if operands.len() != ranks.len() {
-        let text = format!("the equation has {} operands, found {}", operands.len(), ranks.len());
-        return Err(RuleError::invalid(text));
-    }
-    // How many axes the ellipsis of every operand stands for.
-    let lengths = operands.iter().zip(ranks).map(|(operand, rank)| {
-        let named = operand.chars().filter(|letter| *letter != ELLIPSIS).count();
-        if operand.contains(ELLIPSIS) { rank.saturating_sub(named) } else { 0 }
-    });
-    let lengths: Vec<usize> = lengths.collect();
-    let longest = lengths.iter().copied().max().unwrap_or(0);
-    let unused: Vec<char> =
-        ('a'..='z').chain('A'..='Z').filter(|letter| !text.contains(*letter)).take(longest).collect();
-    if unused.len() < longest {
-        return Err(RuleError::unsupported("more axes than letters"));
-    }
-    let expanded = |term: &str, length: usize| -> Vec<char> {
-        let of = |letter: char| if letter == ELLIPSIS { unused[longest - length..].to_vec() } else { vec![letter] };
-        term.chars().flat_map(of).collect()
-    };
-    let operands: Vec<Vec<char>> =
-        operands.iter().zip(&lengths).map(|(operand, length)| expanded(operand, *length)).collect();
-    for operand in &operands {
-        let mut letters = operand.clone();
-        letters.sort_unstable();
-        letters.dedup();
-        if letters.len() != operand.len() {
-            return Err(RuleError::unsupported("a letter stands twice in one operand"));
-        }
-    }
-    let result = match right {
-        Some(right) => expanded(right, longest),
-        None => {
-            // The ellipsis, then letters that occur once, in alphabetical order.
-            let mut counts: BTreeMap<char, usize> = BTreeMap::new();
-            operands.iter().flatten().for_each(|letter| *counts.entry(*letter).or_default() += 1);
-            let once = counts.into_iter().filter(|(letter, count)| *count == 1 && !unused.contains(letter));
-            unused.iter().copied().chain(once.map(|(letter, _)| letter)).collect()
-        }
-    };
-    Ok((operands, result))
+#[derive(Debug)]
+struct Einsum {
+    /// The term of every operand.
+    operands: Vec<Vec<char>>,
+    /// The term of the result, if the equation has one.
+    result: Option<Vec<char>>,
+    /// The number of inputs.
+    inputs: usize,
 }
 
-/// What `...` is read as.
-const ELLIPSIS: char = '*';
+impl Einsum {
+    fn parse(node: &Node) -> Result<Self, RuleError> {
+        let text = node.proto.string("equation").ok_or_else(|| RuleError::invalid("it has no equation"))?;
+        let text: String = text.chars().filter(|letter| !letter.is_whitespace()).collect();
+        let text = text.replace("...", &ELLIPSIS.to_string());
+        let (left, right) = match text.split_once("->") {
+            Some((left, right)) => (left, Some(right)),
+            None => (text.as_str(), None),
+        };
+        let operands = left.split(',').map(|term| term.chars().collect()).collect();
+        Ok(Self { operands, result: right.map(|right| right.chars().collect()), inputs: node.inputs.len() })
+    }
+
+    /// The letters of the operands, of these ranks, and of the result. The axes of an ellipsis get letters that the
+    /// equation does not use, from the right.
+    fn letters(&self, ranks: &[usize]) -> Result<(Vec<Vec<char>>, Vec<char>), RuleError> {
+        if self.operands.len() != ranks.len() {
+            let text = format!("the equation has {} operands, found {}", self.operands.len(), ranks.len());
+            return Err(RuleError::invalid(text));
+        }
+        // How many axes the ellipsis of every operand stands for.
+        let lengths = self.operands.iter().zip(ranks).map(|(operand, rank)| {
+            let named = operand.iter().filter(|letter| **letter != ELLIPSIS).count();
+            if operand.contains(&ELLIPSIS) { rank.saturating_sub(named) } else { 0 }
+        });
+        let lengths: Vec<usize> = lengths.collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let is_used = |letter: &char| self.operands.iter().chain(&self.result).any(|term| term.contains(letter));
+        let unused: Vec<char> = ('a'..='z').chain('A'..='Z').filter(|letter| !is_used(letter)).take(longest).collect();
+        if unused.len() < longest {
+            return Err(RuleError::unsupported("more axes than letters"));
+        }
+        let expanded = |term: &[char], length: usize| -> Vec<char> {
+            let of = |letter: &char| match *letter {
+                ELLIPSIS => unused[longest - length..].to_vec(),
+                letter => vec![letter],
+            };
+            term.iter().flat_map(of).collect()
+        };
+        let operands: Vec<Vec<char>> =
+            self.operands.iter().zip(&lengths).map(|(operand, length)| expanded(operand, *length)).collect();
+        for operand in &operands {
+            let mut letters = operand.clone();
+            letters.sort_unstable();
+            letters.dedup();
+            if letters.len() != operand.len() {
+                return Err(RuleError::unsupported("a letter stands twice in one operand"));
+            }
+        }
+        let result = match &self.result {
+            Some(result) => expanded(result, longest),
+            None => {
+                // The ellipsis, then letters that occur once, in alphabetical order.
+                let mut counts: BTreeMap<char, usize> = BTreeMap::new();
+                operands.iter().flatten().for_each(|letter| *counts.entry(*letter).or_default() += 1);
+                let once = counts.into_iter().filter(|(letter, count)| *count == 1 && !unused.contains(letter));
+                unused.iter().copied().chain(once.map(|(letter, _)| letter)).collect()
+            }
+        };
+        Ok((operands, result))
+    }
+}
 
 /// What the letters stand for, and the letters of the result in order.
 fn by_letter<T: Clone>(
@@ -112,14 +127,10 @@ fn pick<T: Clone>(letters: &BTreeMap<char, T>, result: &[char]) -> Result<Vec<T>
     result.iter().map(|letter| letters.get(letter).cloned().ok_or_else(|| missing(letter))).collect()
 }
 
-impl NodeRules for Einsum {
-    fn sums_products(&self) -> bool {
-        true
-    }
-
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Operator for Einsum {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shapes = (0..cx.input_count()).map(|slot| cx.shape(slot)).collect::<Result<Vec<_>, _>>()?;
-        let (operands, result) = equation(node, &ranks(&shapes))?;
+        let (operands, result) = self.letters(&ranks(&shapes))?;
         let better = |a: &Dim, b: &Dim| {
             if a.is(1) || (a.as_const().is_none() && b.as_const().is_some() && !b.is(1)) {
                 b.clone()
@@ -133,16 +144,15 @@ impl NodeRules for Einsum {
         Ok(())
     }
 
-    fn folding(&self, _node: &Node) -> Folding {
+    fn folding(&self) -> Folding {
         Folding::Mixes
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        let layouts = (0..node.inputs.len())
-            .map(|slot| cx.separated(slot).map(|layout| layout.axes))
-            .collect::<Result<Vec<_>, _>>()?;
-        let (operands, result) = equation(node, &ranks(&layouts))?;
-        let weights: Vec<bool> = (0..node.inputs.len()).map(|slot| cx.is_weight(slot)).collect();
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layouts =
+            (0..self.inputs).map(|slot| cx.separated(slot).map(|layout| layout.axes)).collect::<Result<Vec<_>, _>>()?;
+        let (operands, result) = self.letters(&ranks(&layouts))?;
+        let weights: Vec<bool> = (0..self.inputs).map(|slot| cx.is_weight(slot)).collect();
         let letters = by_letter(&operands, &layouts, |a: &Axis, b: &Axis| {
             if a.is_empty() {
                 b.clone()
@@ -164,22 +174,21 @@ impl NodeRules for Einsum {
         Ok(())
     }
 
-    fn macs(&self, node: &Node, cx: &MacsCx<'_>) -> f64 {
-        let shapes: Option<Vec<Vec<i64>>> =
-            (0..node.inputs.len()).map(|slot| cx.input(slot).map(<[i64]>::to_vec)).collect();
+    fn macs(&self, cx: &MacsCx<'_>) -> f64 {
+        let shapes: Option<Vec<Vec<i64>>> = (0..self.inputs).map(|slot| cx.input(slot).map(<[i64]>::to_vec)).collect();
         let Some(shapes) = shapes.filter(|shapes| shapes.len() > 1) else {
             return 0.0;
         };
-        let Ok((operands, _)) = equation(node, &ranks(&shapes)) else {
+        let Ok((operands, _)) = self.letters(&ranks(&shapes)) else {
             return 0.0;
         };
         by_letter(&operands, &shapes, |a, b| *a.max(b))
             .map_or(0.0, |letters| letters.values().map(|s| *s as f64).product())
     }
 
-    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        let ranks = (0..node.inputs.len()).map(|slot| cx.rank(slot)).collect::<Result<Vec<_>, _>>()?;
-        let (operands, result) = equation(node, &ranks)?;
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        let ranks = (0..self.inputs).map(|slot| cx.rank(slot)).collect::<Result<Vec<_>, _>>()?;
+        let (operands, result) = self.letters(&ranks)?;
         let mut replaced = Vec::new();
         for slot in 0..operands.len() {
             if !cx.is_planned(slot) {
@@ -216,9 +225,9 @@ impl NodeRules for Einsum {
         Ok(())
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        let shapes = (0..node.inputs.len()).map(|slot| cx.shape(slot)).collect::<Result<Vec<_>, _>>()?;
-        let (operands, result) = equation(node, &ranks(&shapes))?;
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let shapes = (0..self.inputs).map(|slot| cx.shape(slot)).collect::<Result<Vec<_>, _>>()?;
+        let (operands, result) = self.letters(&ranks(&shapes))?;
         let sizes = by_letter(&operands, &shapes, |a, b| *a.max(b))?;
         let dy = cx.dy()?;
         for slot in 0..operands.len() {
@@ -237,7 +246,7 @@ impl NodeRules for Einsum {
             let terms: Vec<String> = terms.iter().map(|term| term.iter().collect()).collect();
             let text = format!("{}->{}", terms.join(","), found.iter().collect::<String>());
             let names: Vec<&str> = inputs.iter().map(String::as_str).collect();
-            let mut dx = cx.op_with("Einsum", &names, vec![crate::onnx::attr_string("equation", &text)]);
+            let mut dx = cx.op_with("Einsum", &names, vec![attr_string("equation", &text)]);
             // An axis of size one meets others by broadcasting.
             let of = |letter: &char, size: i64| if found.contains(letter) { sizes[letter] } else { size };
             let full: Vec<i64> = operands[slot].iter().zip(&shapes[slot]).map(|(l, size)| of(l, *size)).collect();

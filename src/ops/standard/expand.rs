@@ -4,27 +4,24 @@
 //!
 //! Coupling: an axis that keeps its size passes through; one that is repeated is free and follows what it meets.
 
-use crate::graph::Node;
-use crate::graph::dim::Dim;
-use crate::graph::fact::{Fact, Known};
-use crate::operator::couple::CoupleCx;
+use crate::graph::dim::{Dim, product};
+use crate::graph::fact::{Fact, KNOWN_LIMIT, Known};
 use crate::operator::couple::layout::{Axis, Layout, fixed_axis};
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::patch::PatchCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, broadcast, onnx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, broadcast, onnx,
+};
 
 fn types_expand() -> &'static [OpType] {
     const { &[onnx("Expand")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_expand, &Expand)];
+pub(super) static RULES: &[Registration] = &[Registration::new(types_expand, |_| Ok(Box::new(Expand)))];
 
+#[derive(Debug)]
 struct Expand;
 
-impl NodeRules for Expand {
-    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Operator for Expand {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shape = cx.shape(0)?;
         let dtype = cx.input(0)?.dtype;
         let Some(target) = cx.ints(1).map(<[Dim]>::to_vec) else {
@@ -42,10 +39,10 @@ impl NodeRules for Expand {
         };
         let sizes = broadcast(&[shape, target])?;
         let known = match &cx.input(0)?.known {
-            Some(Known::Ints(values)) if values.len() == 1 => crate::graph::dim::product(&sizes)
+            Some(Known::Ints(values)) if values.len() == 1 => product(&sizes)
                 .as_const()
                 .and_then(|count| usize::try_from(count).ok())
-                .filter(|count| *count <= crate::graph::fact::KNOWN_LIMIT)
+                .filter(|count| *count <= KNOWN_LIMIT)
                 .map(|count| Known::Ints(vec![values[0].clone(); count])),
             _ => None,
         };
@@ -53,7 +50,7 @@ impl NodeRules for Expand {
         Ok(())
     }
 
-    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.separated(0)?;
         let input = cx.fact(0).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)?;
         let shape = cx.output_shape(0)?;
@@ -76,7 +73,7 @@ impl NodeRules for Expand {
         Ok(())
     }
 
-    fn patch(&self, _node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+    fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
         let Some(old) = cx.old_ints(1) else {
             return Ok(());
         };
@@ -92,12 +89,12 @@ impl NodeRules for Expand {
         cx.set_input_ints(1, &sizes)
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.moves(&[0]);
         Ok(())
     }
 
-    fn gradient(&self, _node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let dy = cx.dy()?;
         cx.give_broadcast(0, &dy)
     }

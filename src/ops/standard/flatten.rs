@@ -7,27 +7,32 @@
 use crate::graph::Node;
 use crate::graph::dim::product;
 use crate::graph::fact::Fact;
-use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::{Layout, reshape};
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_flatten() -> &'static [OpType] {
     const { &[onnx("Flatten")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_flatten, &Flatten)];
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_flatten, |node| Ok(Box::new(Flatten::parse(node))))];
 
-struct Flatten;
+#[derive(Debug)]
+struct Flatten {
+    axis: i64,
+}
 
-impl NodeRules for Flatten {
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Flatten {
+    fn parse(node: &Node) -> Self {
+        Self { axis: node.int("axis", 1) }
+    }
+}
+
+impl Operator for Flatten {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shape = cx.shape(0)?;
         let rank = shape.len() as i64;
-        let axis = node.int("axis", 1);
-        let axis = if axis < 0 { axis + rank } else { axis };
+        let axis = if self.axis < 0 { self.axis + rank } else { self.axis };
         let axis = usize::try_from(axis).ok().filter(|axis| *axis <= shape.len());
         let axis = axis.ok_or_else(|| RuleError::invalid("axis does not exist"))?;
         let dtype = cx.input(0)?.dtype;
@@ -35,7 +40,7 @@ impl NodeRules for Flatten {
         Ok(())
     }
 
-    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.layout(0)?;
         let shape = cx.output_shape(0)?;
         let axes =
@@ -44,12 +49,12 @@ impl NodeRules for Flatten {
         Ok(())
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.moves(&[0]);
         Ok(())
     }
 
-    fn gradient(&self, _node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
         let dx = cx.reshape(&dy, &shape);
         cx.give(0, dx);

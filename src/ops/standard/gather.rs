@@ -7,23 +7,30 @@
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
-use crate::graph::fact::Fact;
-use crate::operator::couple::CoupleCx;
+use crate::graph::fact::{Fact, static_shape, take_along};
 use crate::operator::couple::layout::{Axis, Layout};
 use crate::operator::couple::space::axis_size;
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::patch::PatchCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, axis_index, onnx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, axis_index, onnx,
+};
+use crate::ops::indexed::one_hot;
 
 fn types_gather() -> &'static [OpType] {
     const { &[onnx("Gather")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_gather, &Gather)];
+pub(super) static RULES: &[Registration] = &[Registration::new(types_gather, |node| Ok(Box::new(Gather::parse(node))))];
 
-struct Gather;
+#[derive(Debug)]
+struct Gather {
+    axis: i64,
+}
+
+impl Gather {
+    fn parse(node: &Node) -> Self {
+        Self { axis: node.int("axis", 0) }
+    }
+}
 
 /// The constant indices, counted from the front.
 fn constant_indices(known: Option<&[Dim]>, size: usize) -> Option<Vec<usize>> {
@@ -39,16 +46,16 @@ fn is_identity(indices: &[usize], axis: &Axis) -> bool {
     axis_size(axis) == Some(indices.len()) && indices.iter().copied().eq(0..indices.len())
 }
 
-impl NodeRules for Gather {
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Operator for Gather {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (data, indices) = (cx.shape(0)?, cx.shape(1)?);
-        let axis = axis_index(node.int("axis", 0), data.len())?;
+        let axis = axis_index(self.axis, data.len())?;
         let shape = [&data[..axis], &indices[..], &data[axis + 1..]].concat();
         let input = cx.input(0)?;
         let size = data[axis].as_const().and_then(|size| usize::try_from(size).ok());
         let chosen = size.and_then(|size| constant_indices(cx.ints(1), size));
-        let known = match (&input.known, crate::graph::fact::static_shape(&data), chosen) {
-            (Some(known), Some(sizes), Some(chosen)) => crate::graph::fact::take_along(known, &sizes, axis, &chosen),
+        let known = match (&input.known, static_shape(&data), chosen) {
+            (Some(known), Some(sizes), Some(chosen)) => take_along(known, &sizes, axis, &chosen),
             _ => None,
         };
         let fact = Fact::new(input.dtype, shape).with_known(known);
@@ -56,9 +63,9 @@ impl NodeRules for Gather {
         Ok(())
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let data = cx.separated(0)?;
-        let axis = axis_index(node.int("axis", 0), data.rank())?;
+        let axis = axis_index(self.axis, data.rank())?;
         let indices_shape = cx.fact(1).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)?;
         let along = data.axes[axis].clone();
         let known = axis_size(&along).and_then(|size| constant_indices(cx.ints(1), size.max(1)));
@@ -96,8 +103,8 @@ impl NodeRules for Gather {
         Ok(())
     }
 
-    fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
-        let axis = axis_index(node.int("axis", 0), cx.rank(0))?;
+    fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        let axis = axis_index(self.axis, cx.rank(0))?;
         let Some(kept) = cx.kept_input(0, axis) else {
             return Ok(());
         };
@@ -116,23 +123,21 @@ impl NodeRules for Gather {
         Ok(())
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.moves(&[0]);
         Ok(())
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, data, indices) = (cx.dy()?, cx.shape(0)?, cx.shape(1)?);
-        let axis = axis_index(node.int("axis", 0), data.len())?;
+        let axis = axis_index(self.axis, data.len())?;
         let count: i64 = indices.iter().product();
         let flat = [&data[..axis], &[count], &data[axis + 1..]].concat();
         let dy = cx.reshape(&dy, &flat);
         // Row i of the map holds a one where the i-th element was taken; indices may repeat and may be known only when
         // the graph runs.
         let places = cx.reshape(&cx.input(1), &[count]);
-        let depth = cx.ints(&[data[axis]]);
-        let values = cx.floats(&[0.0, 1.0], &[2]);
-        let rows = cx.op_with("OneHot", &[&places, &depth, &values], vec![crate::onnx::attr_int("axis", 0)]);
+        let rows = one_hot(cx, &places, data[axis], 0);
         let dx = cx.along_axis(&dy, axis, data.len(), &rows);
         cx.give(0, dx);
         Ok(())

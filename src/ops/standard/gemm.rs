@@ -7,33 +7,50 @@
 use crate::graph::Node;
 use crate::graph::fact::Fact;
 use crate::onnx::attr_ints;
-use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::Layout;
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::macs::MacsCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{Folding, NodeRules, OpType, Registration, RuleError, microsoft, onnx};
+use crate::operator::{
+    CoupleCx, Folding, GradientCx, InferCx, MacsCx, OpType, Operator, ReferenceCx, Registration, RuleError, microsoft,
+    onnx,
+};
 
 fn types_gemm() -> &'static [OpType] {
     const { &[onnx("Gemm"), microsoft("FusedGemm")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_gemm, &Gemm)];
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_gemm, |node| Ok(Box::new(Gemm::parse(node)))).summing_products()];
 
-struct Gemm;
-
-/// The positions of rows and columns of an operand of a Gemm.
-fn rows_columns(node: &Node, attribute: &str) -> (usize, usize) {
-    if node.int(attribute, 0) != 0 { (1, 0) } else { (0, 1) }
+#[derive(Debug)]
+struct Gemm {
+    trans_a: bool,
+    trans_b: bool,
+    alpha: f32,
+    beta: f32,
+    /// What a FusedGemm applies to the sum, with the parameters that it names.
+    activation: Option<(String, Vec<f32>)>,
 }
 
-impl NodeRules for Gemm {
-    fn sums_products(&self) -> bool {
-        true
+impl Gemm {
+    fn parse(node: &Node) -> Self {
+        let parameter = |name: &&str| node.proto.float(name);
+        let parameters = || ["activation_alpha", "activation_beta"].iter().filter_map(parameter).collect();
+        Self {
+            trans_a: node.int("transA", 0) != 0,
+            trans_b: node.int("transB", 0) != 0,
+            alpha: node.float("alpha", 1.0),
+            beta: node.float("beta", 1.0),
+            activation: node.proto.string("activation").map(|name| (name.to_owned(), parameters())),
+        }
     }
+}
 
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+/// The positions of rows and columns of an operand of a Gemm.
+fn rows_columns(transposed: bool) -> (usize, usize) {
+    if transposed { (1, 0) } else { (0, 1) }
+}
+
+impl Operator for Gemm {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (a, b) = (cx.shape(0)?, cx.shape(1)?);
         if a.len() != 2 || b.len() != 2 {
             return Err(RuleError::invalid(format!(
@@ -42,7 +59,7 @@ impl NodeRules for Gemm {
                 b.len()
             )));
         }
-        let ((m, k), (l, n)) = (rows_columns(node, "transA"), rows_columns(node, "transB"));
+        let ((m, k), (l, n)) = (rows_columns(self.trans_a), rows_columns(self.trans_b));
         if let (Some(k), Some(l)) = (a[k].as_const(), b[l].as_const())
             && k != l
         {
@@ -53,13 +70,13 @@ impl NodeRules for Gemm {
         Ok(())
     }
 
-    fn folding(&self, _node: &Node) -> Folding {
+    fn folding(&self) -> Folding {
         Folding::Mixes
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let (a, b) = (cx.separated(0)?, cx.separated(1)?);
-        let ((m, k), (l, n)) = (rows_columns(node, "transA"), rows_columns(node, "transB"));
+        let ((m, k), (l, n)) = (rows_columns(self.trans_a), rows_columns(self.trans_b));
         cx.tie(&a.axes[k], &b.axes[l]);
         for (slot, layout, inner, outer) in [(0, &a, k, m), (1, &b, l, n)] {
             if cx.is_weight(slot) && !cx.is_weight(1 - slot) {
@@ -77,22 +94,22 @@ impl NodeRules for Gemm {
         Ok(())
     }
 
-    fn macs(&self, node: &Node, cx: &MacsCx<'_>) -> f64 {
-        let (_, k) = rows_columns(node, "transA");
+    fn macs(&self, cx: &MacsCx<'_>) -> f64 {
+        let (_, k) = rows_columns(self.trans_a);
         let k = cx.input(0).and_then(|a| a.get(k)).map_or(0.0, |k| *k as f64);
         let bias = if cx.input(2).is_some() { 1.0 } else { 0.0 };
         cx.output_elements(0) * (k + bias)
     }
 
-    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         let replaced = [(0, cx.zeroed(0)), (1, cx.zeroed(1))];
         cx.emit(&replaced);
         let mut masks = Vec::new();
-        for (slot, attribute, is_left) in [(0, "transA", true), (1, "transB", false)] {
+        for (slot, transposed, is_left) in [(0, self.trans_a, true), (1, self.trans_b, false)] {
             let Some(mut mask) = cx.mask(slot) else {
                 continue;
             };
-            if rows_columns(node, attribute) == (1, 0) {
+            if transposed {
                 mask = cx.add("Transpose", &[&mask], vec![attr_ints("perm", &[1, 0])]);
             }
             masks.push(cx.reduce("ReduceMax", &mask, &[if is_left { 1 } else { 0 }]));
@@ -104,16 +121,13 @@ impl NodeRules for Gemm {
         Ok(())
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        let (trans_a, trans_b) = (node.int("transA", 0) != 0, node.int("transB", 0) != 0);
-        let (alpha, beta) = (f64::from(node.float("alpha", 1.0)), f64::from(node.float("beta", 1.0)));
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (trans_a, trans_b) = (self.trans_a, self.trans_b);
         let (a, b, mut dy) = (cx.input(0), cx.input(1), cx.dy()?);
-        if let Some(activation) = node.proto.string("activation") {
-            let parameters: Vec<f32> =
-                ["activation_alpha", "activation_beta"].iter().filter_map(|name| node.proto.float(name)).collect();
-            dy = cx.through_fused_activation(activation, &parameters, &dy, &cx.output(0))?;
+        if let Some((activation, parameters)) = &self.activation {
+            dy = cx.through_fused_activation(activation, parameters, &dy, &cx.output(0))?;
         }
-        let scaled = cx.scaled(&dy, alpha);
+        let scaled = cx.scaled(&dy, f64::from(self.alpha));
         if cx.wants(0) {
             let da = if trans_a { cx.gemm(&b, &scaled, trans_b, true) } else { cx.gemm(&scaled, &b, false, !trans_b) };
             cx.give(0, da);
@@ -123,7 +137,7 @@ impl NodeRules for Gemm {
             cx.give(1, db);
         }
         if cx.wants(2) {
-            let dc = cx.scaled(&dy, beta);
+            let dc = cx.scaled(&dy, f64::from(self.beta));
             cx.give_broadcast(2, &dc)?;
         }
         Ok(())

@@ -7,24 +7,39 @@
 //! Coupling: axis 1 of X passes through; scale and bias are its channels (21) or its norm groups (18).
 
 use crate::graph::Node;
-use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::Layout;
-use crate::operator::gradient::{GradientCx, RowNorm};
-use crate::operator::infer::InferCx;
-use crate::operator::patch::PatchCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{Folding, NodeRules, OpType, Registration, RuleError, onnx};
+use crate::operator::gradient::RowNorm;
+use crate::operator::{
+    CoupleCx, Folding, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, onnx,
+};
 
 fn types_groupnormalization() -> &'static [OpType] {
     const { &[onnx("GroupNormalization")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_groupnormalization, &GroupNormalization)];
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_groupnormalization, |node| Ok(Box::new(GroupNormalization::parse(node))))];
 
-struct GroupNormalization;
+#[derive(Debug)]
+struct GroupNormalization {
+    groups: i64,
+    epsilon: f32,
+    /// Whether scale and bias have an element per channel, as from opset 21 on, instead of one per group.
+    is_per_channel: bool,
+}
 
-impl NodeRules for GroupNormalization {
-    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl GroupNormalization {
+    fn parse(node: &Node) -> Self {
+        Self {
+            groups: node.int("num_groups", 1),
+            epsilon: node.float("epsilon", 1e-5),
+            is_per_channel: node.version >= 21,
+        }
+    }
+}
+
+impl Operator for GroupNormalization {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
         if shape.len() < 3 {
             return Err(RuleError::invalid(format!("X must have rank 3 or more, found {}", shape.len())));
@@ -37,27 +52,26 @@ impl NodeRules for GroupNormalization {
         Ok(())
     }
 
-    fn folding(&self, _node: &Node) -> Folding {
+    fn folding(&self) -> Folding {
         Folding::Mixes
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let x = cx.separated(0)?;
-        let count = usize::try_from(node.int("num_groups", 1)).unwrap_or(1);
+        let count = usize::try_from(self.groups).unwrap_or(1);
         let groups = cx.norm_groups(&x.axes[1], count);
         for slot in [1, 2] {
             let parameter = cx.separated(slot)?;
-            cx.tie(if node.version < 21 { &groups } else { &x.axes[1] }, &parameter.axes[0]);
+            cx.tie(if self.is_per_channel { &x.axes[1] } else { &groups }, &parameter.axes[0]);
         }
         cx.set(0, Layout { axes: x.axes });
         Ok(())
     }
 
-    fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+    fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
         // Where whole groups go, their size is what stays.
-        if let (Some(groups), Some(channels)) =
-            (cx.norm_group_count(0, 1, node.int("num_groups", 1)), cx.new_size(0, 1))
-            && groups != node.int("num_groups", 1)
+        if let (Some(groups), Some(channels)) = (cx.norm_group_count(0, 1, self.groups), cx.new_size(0, 1))
+            && groups != self.groups
             && channels % groups.max(1) == 0
         {
             cx.set_int("num_groups", groups);
@@ -65,27 +79,29 @@ impl NodeRules for GroupNormalization {
         Ok(())
     }
 
-    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         let Some(mask) = cx.mask(0) else {
             return Ok(());
         };
         let rank = cx.rank(0)? as i64;
-        let groups = node.int("num_groups", 1);
-        let y = cx.group_normalized(0, groups, node.float("epsilon", 1e-5));
-        let y =
-            if node.version < 21 { cx.scaled_groups(&y, 1, 2, groups, rank)? } else { cx.scaled(&y, 1, 2, 1, rank) };
+        let y = cx.group_normalized(0, self.groups, self.epsilon);
+        let y = if self.is_per_channel {
+            cx.scaled(&y, 1, 2, 1, rank)
+        } else {
+            cx.scaled_groups(&y, 1, 2, self.groups, rank)?
+        };
         cx.emit_as(0, &y);
         cx.set_mask(0, mask);
         Ok(())
     }
 
-    fn scales(&self, _node: &Node, slot: usize) -> bool {
+    fn scales(&self, slot: usize) -> bool {
         slot == 1
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
-        let groups = node.int("num_groups", 1).max(1);
+        let groups = self.groups.max(1);
         let (batch, channels) = (shape[0], shape[1]);
         let rest: i64 = shape[2..].iter().product();
         let per_group = channels / groups;
@@ -94,8 +110,7 @@ impl NodeRules for GroupNormalization {
         if cx.has_kernels() && shape.iter().all(|size| *size > 0) {
             let row = per_group * rest;
             let inner = if is_per_channel { rest } else { row };
-            let epsilon = node.float("epsilon", 1e-5);
-            let norm = RowNorm { row, groups, inner, epsilon, is_centred: true, has_silu: false };
+            let norm = RowNorm { row, groups, inner, epsilon: self.epsilon, is_centred: true, has_silu: false };
             let gradients = cx.row_norm_gradient(&norm, &cx.input(0), &dy, (&cx.input(1), &cx.input(2)));
             gradients.into_iter().enumerate().for_each(|(slot, gradient)| cx.give(slot, gradient));
             return Ok(());
@@ -105,7 +120,7 @@ impl NodeRules for GroupNormalization {
         let x = cx.reshape(&cx.input(0), &blocks);
         let dy = cx.reshape(&dy, &blocks);
         let axes = [2, 3];
-        let norm = cx.normalized(&x, &blocks, &axes, f64::from(node.float("epsilon", 1e-5)), true, None);
+        let norm = cx.normalized(&x, &blocks, &axes, f64::from(self.epsilon), true, None);
         let others: &[usize] = if is_per_channel { &[0, 3] } else { &[0, 2, 3] };
         if cx.wants(1) {
             let product = cx.mul(&dy, &norm.y);

@@ -9,11 +9,12 @@
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
-use crate::operator::couple::CoupleCx;
-use crate::operator::gradient::{GradientCx, RowNorm};
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{Folding, NodeRules, OpType, Registration, RuleError, axis_index, microsoft, onnx};
+use crate::onnx::DataType;
+use crate::operator::gradient::RowNorm;
+use crate::operator::{
+    CoupleCx, Folding, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index,
+    microsoft, onnx,
+};
 
 fn types_layernormalization() -> &'static [OpType] {
     const {
@@ -27,51 +28,74 @@ fn types_layernormalization() -> &'static [OpType] {
     }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_layernormalization, &LayerNormalization)];
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_layernormalization, |node| Ok(Box::new(LayerNormalization::parse(node))))];
 
-struct LayerNormalization;
-
-/// Whether the mean is subtracted.
-fn is_centred(node: &Node) -> bool {
-    node.proto.op_type == "LayerNormalization"
+#[derive(Debug)]
+struct LayerNormalization {
+    axis: i64,
+    epsilon: f32,
+    /// Whether the mean is subtracted.
+    is_centred: bool,
+    /// Whether there is a B.
+    has_offset: bool,
+    /// Whether the mean or the deviation is an output.
+    gives_moments: bool,
+    /// The number of inputs.
+    inputs: usize,
 }
 
-impl NodeRules for LayerNormalization {
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl LayerNormalization {
+    fn parse(node: &Node) -> Self {
+        Self {
+            axis: node.int("axis", -1),
+            epsilon: node.float("epsilon", 1e-5),
+            is_centred: node.proto.op_type == "LayerNormalization",
+            has_offset: node.input(2).is_some(),
+            gives_moments: node.output(1).is_some() || node.output(2).is_some(),
+            inputs: node.inputs.len(),
+        }
+    }
+}
+
+impl Operator for LayerNormalization {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
-        let axis = axis_index(node.int("axis", -1), shape.len())?;
+        let axis = axis_index(self.axis, shape.len())?;
         let statistics = shape.iter().enumerate().map(|(at, size)| if at < axis { size.clone() } else { Dim::from(1) });
-        let statistics = Fact::new(crate::onnx::DataType::Float, statistics.collect());
+        let statistics = Fact::new(DataType::Float, statistics.collect());
         cx.set(1, statistics.clone());
         cx.set(2, statistics);
         cx.set_shape(0, dtype, shape);
         Ok(())
     }
 
-    fn folding(&self, _node: &Node) -> Folding {
+    fn folding(&self) -> Folding {
         Folding::Mixes
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        if node.output(1).is_some() || node.output(2).is_some() {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        if self.gives_moments {
             return Err(RuleError::unsupported("its mean or deviation is read"));
         }
-        let slots: Vec<usize> = (0..node.inputs.len()).collect();
+        let slots: Vec<usize> = (0..self.inputs).collect();
         let layout = cx.broadcast(&slots)?;
         cx.set(0, layout);
         Ok(())
     }
 
-    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         let Some(mask) = cx.mask(0) else {
             return Ok(());
         };
         let rank = cx.rank(0)?;
-        let axis = axis_index(node.int("axis", -1), rank)?;
+        let axis = axis_index(self.axis, rank)?;
         let axes: Vec<i64> = (axis..rank).map(|axis| axis as i64).collect();
-        let epsilon = node.float("epsilon", 1e-5);
-        let mut y =
-            if is_centred(node) { cx.normalized(0, &axes, epsilon) } else { cx.root_mean_square(0, &axes, epsilon) };
+        let mut y = if self.is_centred {
+            cx.normalized(0, &axes, self.epsilon)
+        } else {
+            cx.root_mean_square(0, &axes, self.epsilon)
+        };
         // The parameters have the shape of the normalised axes, so that they broadcast by themselves.
         for (slot, op_type) in [(1, "Mul"), (2, "Add")] {
             if !cx.input(slot).is_empty() {
@@ -84,23 +108,20 @@ impl NodeRules for LayerNormalization {
         Ok(())
     }
 
-    fn scales(&self, _node: &Node, slot: usize) -> bool {
+    fn scales(&self, slot: usize) -> bool {
         slot == 1
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
-        let axis = axis_index(node.int("axis", -1), shape.len())?;
+        let axis = axis_index(self.axis, shape.len())?;
         let axes: Vec<usize> = (axis..shape.len()).collect();
         let row: i64 = shape[axis..].iter().product();
         let has_whole = |slot: usize| cx.shape(slot).is_ok_and(|own| own == shape[axis..]);
-        if cx.has_kernels() && row > 0 && has_whole(1) && (node.input(2).is_none() || has_whole(2)) {
-            let epsilon = node.float("epsilon", 1e-5);
-            let norm = RowNorm { row, groups: 1, inner: 1, epsilon, is_centred: is_centred(node), has_silu: false };
-            let offset = match node.input(2) {
-                Some(_) => cx.input(2),
-                None => cx.floats(&vec![0.0; row as usize], &[row]),
-            };
+        if cx.has_kernels() && row > 0 && has_whole(1) && (!self.has_offset || has_whole(2)) {
+            let (epsilon, is_centred) = (self.epsilon, self.is_centred);
+            let norm = RowNorm { row, groups: 1, inner: 1, epsilon, is_centred, has_silu: false };
+            let offset = if self.has_offset { cx.input(2) } else { cx.floats(&vec![0.0; row as usize], &[row]) };
             let [dx, dscale, doffset] = cx.row_norm_gradient(&norm, &cx.input(0), &dy, (&cx.input(1), &offset));
             cx.give(0, dx);
             for (slot, gradient) in [(1, dscale), (2, doffset)] {
@@ -109,8 +130,8 @@ impl NodeRules for LayerNormalization {
             }
             return Ok(());
         }
-        let epsilon = f64::from(node.float("epsilon", 1e-5));
-        let norm = cx.normalized(&cx.input(0), &shape, &axes, epsilon, is_centred(node), None);
+        let epsilon = f64::from(self.epsilon);
+        let norm = cx.normalized(&cx.input(0), &shape, &axes, epsilon, self.is_centred, None);
         if cx.wants(1) {
             let product = cx.mul(&dy, &norm.y);
             cx.give_broadcast(1, &product)?;

@@ -5,38 +5,48 @@
 //! Coupling: every axis passes through; a norm over channels acts on the kept ones.
 
 use crate::graph::Node;
-use crate::operator::couple::CoupleCx;
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{Folding, NodeRules, OpType, Registration, RuleError, onnx};
+use crate::operator::{
+    CoupleCx, Folding, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index, onnx,
+};
 
 fn types_lpnormalization() -> &'static [OpType] {
     const { &[onnx("LpNormalization")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_lpnormalization, &LpNormalization)];
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_lpnormalization, |node| Ok(Box::new(LpNormalization::parse(node))))];
 
-struct LpNormalization;
+#[derive(Debug)]
+struct LpNormalization {
+    axis: i64,
+    /// The order of the norm, 1 or 2.
+    p: i64,
+}
 
-impl NodeRules for LpNormalization {
-    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl LpNormalization {
+    fn parse(node: &Node) -> Self {
+        Self { axis: node.int("axis", -1), p: node.int("p", 2) }
+    }
+}
+
+impl Operator for LpNormalization {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
         cx.set_shape(0, dtype, shape);
         Ok(())
     }
 
-    fn folding(&self, _node: &Node) -> Folding {
+    fn folding(&self) -> Folding {
         Folding::Mixes
     }
 
-    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.layout(0)?;
         cx.set(0, layout);
         Ok(())
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         if let Some(mask) = cx.mask(0) {
             // Zeros add nothing to a norm.
             let x = cx.zeroed(0);
@@ -46,14 +56,14 @@ impl NodeRules for LpNormalization {
         Ok(())
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         // y = x / |x|: dx = (dy - y sum(dy y)) / |x| for p = 2, (dy - sign(x) sum(dy y)) / |x| for p = 1.
         let (dy, rank) = (cx.dy()?, cx.shape(0)?.len());
-        let axis = [crate::operator::axis_index(node.int("axis", -1), rank)?];
+        let axis = [axis_index(self.axis, rank)?];
         let (x, y) = (cx.input(0), cx.output(0));
         let product = cx.mul(&dy, &y);
         let sum = cx.reduce_sum(&product, &axis, true);
-        let (direction, norm) = if node.int("p", 2) == 1 {
+        let (direction, norm) = if self.p == 1 {
             let size = cx.op("Abs", &[&x]);
             (cx.op("Sign", &[&x]), cx.reduce_sum(&size, &axis, true))
         } else {

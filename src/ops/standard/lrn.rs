@@ -5,22 +5,36 @@
 //! Coupling: axis 1 stays, because neighbours would become others; the other axes pass through.
 
 use crate::graph::Node;
-use crate::operator::couple::CoupleCx;
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_lrn() -> &'static [OpType] {
     const { &[onnx("LRN")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_lrn, &Lrn)];
+pub(super) static RULES: &[Registration] = &[Registration::new(types_lrn, |node| Ok(Box::new(Lrn::parse(node))))];
 
-struct Lrn;
+#[derive(Debug)]
+struct Lrn {
+    /// The number of neighbouring channels.
+    size: i64,
+    alpha: f32,
+    beta: f32,
+    bias: f32,
+}
 
-impl NodeRules for Lrn {
-    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Lrn {
+    fn parse(node: &Node) -> Self {
+        Self {
+            size: node.int("size", 1).max(1),
+            alpha: node.float("alpha", 1e-4),
+            beta: node.float("beta", 0.75),
+            bias: node.float("bias", 1.0),
+        }
+    }
+}
+
+impl Operator for Lrn {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
         if shape.len() < 2 {
             return Err(RuleError::invalid(format!("X must have rank 2 or more, found {}", shape.len())));
@@ -29,23 +43,22 @@ impl NodeRules for Lrn {
         Ok(())
     }
 
-    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let x = cx.separated(0)?;
         cx.keep(x.axes.get(1).ok_or(RuleError::UnknownShape)?, "is normalised with its neighbours");
         cx.set(0, x);
         Ok(())
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.elementwise(&[0])
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         // y = x s^-beta with s = bias + c * (sum of x^2 over the window), c = alpha / size.
         let (dy, x, shape) = (cx.dy()?, cx.input(0), cx.shape(0)?);
-        let size = node.int("size", 1).max(1);
-        let of = |name: &str, default: f32| f64::from(node.float(name, default));
-        let (share, beta, bias) = (of("alpha", 1e-4) / size as f64, of("beta", 0.75), of("bias", 1.0));
+        let (size, beta, bias) = (self.size, f64::from(self.beta), f64::from(self.bias));
+        let share = f64::from(self.alpha) / size as f64;
         let channels = shape[1];
         let (back, ahead) = ((size - 1) / 2, size / 2);
         let is_near = |at: i64| (-back..=ahead).contains(&(at % channels - at / channels));

@@ -7,40 +7,71 @@
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
-use crate::operator::couple::CoupleCx;
+use crate::onnx::attr_ints;
 use crate::operator::couple::layout::{Axis, Layout};
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::macs::MacsCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{Folding, NodeRules, OpType, Registration, RuleError, broadcast, microsoft, onnx};
+use crate::operator::{
+    CoupleCx, Folding, GradientCx, InferCx, MacsCx, OpType, Operator, ReferenceCx, Registration, RuleError, broadcast,
+    microsoft, onnx,
+};
 
 fn types_matmul() -> &'static [OpType] {
     const { &[onnx("MatMul"), microsoft("FusedMatMul"), microsoft("TransposeMatMul")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_matmul, &MatMul)];
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_matmul, |node| Ok(Box::new(MatMul::parse(node)))).summing_products()];
 
-struct MatMul;
-
-/// Whether a fused form transposes its last two axes.
-fn transposes(node: &Node) -> (bool, bool) {
-    (node.int("transA", 0) != 0, node.int("transB", 0) != 0)
+#[derive(Debug)]
+struct MatMul {
+    a: Operand,
+    b: Operand,
+    /// What a fused form multiplies the product by.
+    alpha: f32,
 }
 
-/// Whether a fused form moves the first axis of A or B behind the other leading ones before it multiplies.
-fn moves_first(node: &Node) -> (bool, bool) {
-    (node.int("transBatchA", 0) != 0, node.int("transBatchB", 0) != 0)
-}
-
-/// `[first, leading..., last]` as `[leading..., first, last]`, where that is asked for.
-fn arranged<T: Clone>(sizes: &[T], moves_first: bool) -> Vec<T> {
-    let mut sizes = sizes.to_vec();
-    if moves_first && sizes.len() > 2 {
-        let last = sizes.len() - 1;
-        sizes[..last].rotate_left(1);
+impl MatMul {
+    fn parse(node: &Node) -> Self {
+        let is_set = |name: &str| node.int(name, 0) != 0;
+        Self {
+            a: Operand { is_transposed: is_set("transA"), moves_first: is_set("transBatchA") },
+            b: Operand { is_transposed: is_set("transB"), moves_first: is_set("transBatchB") },
+            alpha: node.float("alpha", 1.0),
+        }
     }
-    sizes
+}
+
+/// How a fused form reads A or B.
+#[derive(Clone, Copy, Debug)]
+struct Operand {
+    /// Whether its last two axes are swapped.
+    is_transposed: bool,
+    /// Whether its first axis moves behind the other leading ones before that.
+    moves_first: bool,
+}
+
+impl Operand {
+    /// `[first, leading..., last]` as `[leading..., first, last]`, where the first axis moves.
+    fn arranged<T: Clone>(self, sizes: &[T]) -> Vec<T> {
+        let mut sizes = sizes.to_vec();
+        if self.moves_first && sizes.len() > 2 {
+            let last = sizes.len() - 1;
+            sizes[..last].rotate_left(1);
+        }
+        sizes
+    }
+
+    /// An arranged shape as (leading sizes, rows, columns); a vector gets the missing row or column as `None`.
+    fn split<T: Clone>(self, sizes: &[T], is_left: bool) -> Option<(Vec<T>, Option<T>, Option<T>)> {
+        match sizes {
+            [] => None,
+            [one] if is_left => Some((vec![], None, Some(one.clone()))),
+            [one] => Some((vec![], Some(one.clone()), None)),
+            [leading @ .., rows, columns] => {
+                let (rows, columns) = if self.is_transposed { (columns, rows) } else { (rows, columns) };
+                Some((leading.to_vec(), Some(rows.clone()), Some(columns.clone())))
+            }
+        }
+    }
 }
 
 /// The permutation that undoes another.
@@ -50,30 +81,12 @@ fn inverse(perm: &[usize]) -> Vec<usize> {
     back
 }
 
-/// Both shapes as (leading sizes, rows, columns); a vector gets the missing row or column as `None`.
-fn split<T: Clone>(sizes: &[T], is_left: bool, transposed: bool) -> Option<(Vec<T>, Option<T>, Option<T>)> {
-    match sizes {
-        [] => None,
-        [one] if is_left => Some((vec![], None, Some(one.clone()))),
-        [one] => Some((vec![], Some(one.clone()), None)),
-        [leading @ .., rows, columns] => {
-            let (rows, columns) = if transposed { (columns, rows) } else { (rows, columns) };
-            Some((leading.to_vec(), Some(rows.clone()), Some(columns.clone())))
-        }
-    }
-}
-
-impl NodeRules for MatMul {
-    fn sums_products(&self) -> bool {
-        true
-    }
-
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
-        let ((trans_a, trans_b), (moves_a, moves_b)) = (transposes(node), moves_first(node));
+impl Operator for MatMul {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let scalar = || RuleError::invalid("a scalar can't be multiplied as a matrix");
-        let (a, b) = (arranged(&cx.shape(0)?, moves_a), arranged(&cx.shape(1)?, moves_b));
-        let (a_leading, rows, k) = split(&a, true, trans_a).ok_or_else(scalar)?;
-        let (b_leading, l, columns) = split(&b, false, trans_b).ok_or_else(scalar)?;
+        let (a, b) = (self.a.arranged(&cx.shape(0)?), self.b.arranged(&cx.shape(1)?));
+        let (a_leading, rows, k) = self.a.split(&a, true).ok_or_else(scalar)?;
+        let (b_leading, l, columns) = self.b.split(&b, false).ok_or_else(scalar)?;
         if let (Some(k), Some(l)) = (k.as_ref().and_then(Dim::as_const), l.as_ref().and_then(Dim::as_const))
             && k != l
         {
@@ -87,17 +100,16 @@ impl NodeRules for MatMul {
         Ok(())
     }
 
-    fn folding(&self, _node: &Node) -> Folding {
+    fn folding(&self) -> Folding {
         Folding::Mixes
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        let ((trans_a, trans_b), (moves_a, moves_b)) = (transposes(node), moves_first(node));
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let scalar = || RuleError::invalid("a scalar can't be multiplied as a matrix");
-        let a: Vec<Axis> = arranged(&cx.separated(0)?.axes, moves_a);
-        let b: Vec<Axis> = arranged(&cx.separated(1)?.axes, moves_b);
-        let (a_leading, rows, k) = split(&a, true, trans_a).ok_or_else(scalar)?;
-        let (b_leading, l, columns) = split(&b, false, trans_b).ok_or_else(scalar)?;
+        let a: Vec<Axis> = self.a.arranged(&cx.separated(0)?.axes);
+        let b: Vec<Axis> = self.b.arranged(&cx.separated(1)?.axes);
+        let (a_leading, rows, k) = self.a.split(&a, true).ok_or_else(scalar)?;
+        let (b_leading, l, columns) = self.b.split(&b, false).ok_or_else(scalar)?;
         if let (Some(k), Some(l)) = (&k, &l) {
             cx.tie(k, l);
         }
@@ -119,29 +131,28 @@ impl NodeRules for MatMul {
         Ok(())
     }
 
-    fn macs(&self, node: &Node, cx: &MacsCx<'_>) -> f64 {
-        let ((trans_a, _), (moves_a, _)) = (transposes(node), moves_first(node));
-        let a = cx.input(0).map(|a| arranged(a, moves_a));
-        let k = a.as_deref().and_then(|a| if trans_a && a.len() > 1 { a.get(a.len() - 2) } else { a.last() });
+    fn macs(&self, cx: &MacsCx<'_>) -> f64 {
+        let a = cx.input(0).map(|a| self.a.arranged(a));
+        let k =
+            a.as_deref().and_then(|a| if self.a.is_transposed && a.len() > 1 { a.get(a.len() - 2) } else { a.last() });
         cx.output_elements(0) * k.map_or(0.0, |k| *k as f64)
     }
 
-    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        let ((trans_a, trans_b), (moves_a, moves_b)) = (transposes(node), moves_first(node));
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         let replaced = [(0, cx.zeroed(0)), (1, cx.zeroed(1))];
         cx.emit(&replaced);
         let mut out: Option<String> = None;
-        for (slot, transposed, moves, is_left) in [(0, trans_a, moves_a, true), (1, trans_b, moves_b, false)] {
+        for (slot, operand, is_left) in [(0, self.a, true), (1, self.b, false)] {
             let Some(mut mask) = cx.mask(slot) else {
                 continue;
             };
             let rank = cx.rank(slot)? as i64;
-            if (transposed || moves) && rank > 1 {
-                let mut perm: Vec<i64> = arranged(&(0..rank).collect::<Vec<i64>>(), moves);
-                if transposed {
+            if (operand.is_transposed || operand.moves_first) && rank > 1 {
+                let mut perm: Vec<i64> = operand.arranged(&(0..rank).collect::<Vec<i64>>());
+                if operand.is_transposed {
                     perm.swap(rank as usize - 1, rank as usize - 2);
                 }
-                mask = cx.add("Transpose", &[&mask], vec![crate::onnx::attr_ints("perm", &perm)]);
+                mask = cx.add("Transpose", &[&mask], vec![attr_ints("perm", &perm)]);
             }
             // What is left of a row of A or a column of B once the common axis is summed over.
             let summed = if is_left || rank == 1 { rank - 1 } else { rank - 2 };
@@ -168,12 +179,11 @@ impl NodeRules for MatMul {
         Ok(())
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        let ((trans_a, trans_b), (moves_a, moves_b)) = (transposes(node), moves_first(node));
-        let (a_shape, b_shape) = (arranged(&cx.shape(0)?, moves_a), arranged(&cx.shape(1)?, moves_b));
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (a_shape, b_shape) = (self.a.arranged(&cx.shape(0)?), self.b.arranged(&cx.shape(1)?));
         let y_shape = cx.output_shape(0)?;
         let dy = cx.dy()?;
-        let dy = cx.scaled(&dy, f64::from(node.float("alpha", 1.0)));
+        let dy = cx.scaled(&dy, f64::from(self.alpha));
         // Vectors are matrices of one row or column.
         let as_matrix = |shape: &[i64], is_left: bool| match shape {
             [one] if is_left => vec![1, *one],
@@ -192,8 +202,8 @@ impl NodeRules for MatMul {
             if from == to { value } else { cx.reshape(&value, to) }
         };
         let dy = reshaped(cx, dy, &y_shape, &y2);
-        let arrange = |rank: usize, moves: bool| arranged(&(0..rank).collect::<Vec<usize>>(), moves);
-        let (to_a, to_b) = (arrange(a_shape.len(), moves_a), arrange(b_shape.len(), moves_b));
+        let arrange = |rank: usize, operand: Operand| operand.arranged(&(0..rank).collect::<Vec<usize>>());
+        let (to_a, to_b) = (arrange(a_shape.len(), self.a), arrange(b_shape.len(), self.b));
         let (a, b) = (cx.input(0), cx.input(1));
         let (a, b) = (cx.transpose(&a, &to_a), cx.transpose(&b, &to_b));
         let a = reshaped(cx, a, &a_shape, &a2);
@@ -201,9 +211,9 @@ impl NodeRules for MatMul {
         let leading = &y2[..y2.len() - 2];
         if cx.wants(0) {
             // A' = A or its transpose: dA' = dY B'^T.
-            let b_t = if trans_b { b.clone() } else { cx.matrix_transpose(&b, b2.len()) };
+            let b_t = if self.b.is_transposed { b.clone() } else { cx.matrix_transpose(&b, b2.len()) };
             let mut da = cx.op("MatMul", &[&dy, &b_t]);
-            if trans_a {
+            if self.a.is_transposed {
                 da = cx.matrix_transpose(&da, y2.len().max(b2.len()));
             }
             let from = [leading, &a2[a2.len() - 2..]].concat();
@@ -215,15 +225,15 @@ impl NodeRules for MatMul {
         if cx.wants(1) {
             let [.., m, k] = a2[..] else { return Err(RuleError::UnknownShape) };
             let n = y2[y2.len() - 1];
-            let db = if b2.len() == 2 && a2.len() > 2 && !trans_a {
+            let db = if b2.len() == 2 && a2.len() > 2 && !self.a.is_transposed {
                 // All rows of all matrices at once.
                 let rows: i64 = leading.iter().product::<i64>() * m;
                 let (a, dy) = (cx.reshape(&a, &[rows, k]), cx.reshape(&dy, &[rows, n]));
-                if trans_b { cx.gemm(&dy, &a, true, false) } else { cx.gemm(&a, &dy, true, false) }
+                if self.b.is_transposed { cx.gemm(&dy, &a, true, false) } else { cx.gemm(&a, &dy, true, false) }
             } else {
-                let a_t = if trans_a { a } else { cx.matrix_transpose(&a, a2.len()) };
+                let a_t = if self.a.is_transposed { a } else { cx.matrix_transpose(&a, a2.len()) };
                 let mut db = cx.op("MatMul", &[&a_t, &dy]);
-                if trans_b {
+                if self.b.is_transposed {
                     db = cx.matrix_transpose(&db, y2.len().max(a2.len()));
                 }
                 let from = [leading, &b2[b2.len() - 2..]].concat();

@@ -8,56 +8,97 @@
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
-use crate::operator::couple::CoupleCx;
+use crate::onnx::{attr_ints, attr_string};
 use crate::operator::couple::layout::{Layout, fixed_axis};
 use crate::operator::couple::space::{axis_size, new_axis_size};
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, axis_index, onnx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index, onnx,
+};
 
 fn types_pad() -> &'static [OpType] {
     const { &[onnx("Pad")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_pad, &Pad)];
+pub(super) static RULES: &[Registration] = &[Registration::new(types_pad, |node| Ok(Box::new(Pad::parse(node))))];
 
-struct Pad;
-
-/// Padding before and after every axis; `None` where it is not known.
-fn pads(
-    node: &Node,
-    rank: usize,
-    pads: Option<Vec<Dim>>,
-    axes: Option<Vec<Dim>>,
-) -> Result<Option<Vec<(Dim, Dim)>>, RuleError> {
-    let attribute = node.proto.ints("pads").map(|pads| pads.iter().copied().map(Dim::from).collect());
-    let Some(pads): Option<Vec<Dim>> = attribute.or(pads) else {
-        return Ok(None);
-    };
-    let mut result = vec![(Dim::from(0), Dim::from(0)); rank];
-    let axes = match axes {
-        Some(axes) => axes
-            .iter()
-            .map(|axis| axis_index(axis.as_const().ok_or(RuleError::UnknownShape)?, rank))
-            .collect::<Result<Vec<_>, _>>()?,
-        None if node.input(3).is_some() => return Ok(None),
-        None => (0..rank).collect(),
-    };
-    if pads.len() != 2 * axes.len() {
-        return Err(RuleError::invalid(format!("{} pads for {} axes", pads.len(), axes.len())));
-    }
-    for (at, axis) in axes.iter().enumerate() {
-        result[*axis] = (pads[at].clone(), pads[at + axes.len()].clone());
-    }
-    Ok(Some(result))
+#[derive(Debug)]
+struct Pad {
+    mode: Mode,
+    /// Padding before all axes, then after them, where an attribute gives it.
+    pads: Option<Vec<i64>>,
+    has_pads_input: bool,
+    has_axes_input: bool,
 }
 
-impl NodeRules for Pad {
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+/// What stands in the padded places.
+#[derive(Debug)]
+enum Mode {
+    /// One value.
+    Constant,
+    /// The input's own values, in the mode of this name.
+    Own(String),
+}
+
+impl Pad {
+    fn parse(node: &Node) -> Self {
+        Self {
+            mode: match node.proto.string("mode") {
+                None | Some("constant") => Mode::Constant,
+                Some(name) => Mode::Own(name.to_owned()),
+            },
+            pads: node.proto.ints("pads").map(<[i64]>::to_vec),
+            has_pads_input: node.proto.input.len() > 1,
+            has_axes_input: node.input(3).is_some(),
+        }
+    }
+
+    /// Padding before and after every axis; `None` where it is not known. `pads` and `axes` are what is known of the
+    /// inputs that give them.
+    fn of_axes(
+        &self,
+        rank: usize,
+        pads: Option<&[Dim]>,
+        axes: Option<&[Dim]>,
+    ) -> Result<Option<Vec<(Dim, Dim)>>, RuleError> {
+        let attribute = self.pads.as_ref().map(|pads| pads.iter().copied().map(Dim::from).collect());
+        let Some(pads): Option<Vec<Dim>> = attribute.or_else(|| pads.map(<[Dim]>::to_vec)) else {
+            return Ok(None);
+        };
+        let mut result = vec![(Dim::from(0), Dim::from(0)); rank];
+        let axes = match axes {
+            Some(axes) => axes
+                .iter()
+                .map(|axis| axis_index(axis.as_const().ok_or(RuleError::UnknownShape)?, rank))
+                .collect::<Result<Vec<_>, _>>()?,
+            None if self.has_axes_input => return Ok(None),
+            None => (0..rank).collect(),
+        };
+        if pads.len() != 2 * axes.len() {
+            return Err(RuleError::invalid(format!("{} pads for {} axes", pads.len(), axes.len())));
+        }
+        for (at, axis) in axes.iter().enumerate() {
+            result[*axis] = (pads[at].clone(), pads[at + axes.len()].clone());
+        }
+        Ok(Some(result))
+    }
+
+    /// The rows of a matrix padded in the mode of this name.
+    fn padded_rows(&self, cx: &mut GradientCx<'_>, mode: &str, matrix: &str, before: i64, after: i64) -> String {
+        let mode = attr_string("mode", mode);
+        let pads = [0, before, 0, after];
+        if self.pads.is_some() {
+            return cx.op_with("Pad", &[matrix], vec![mode, attr_ints("pads", &pads)]);
+        }
+        let pads = cx.ints(&pads);
+        cx.op_with("Pad", &[matrix, &pads], vec![mode])
+    }
+}
+
+impl Operator for Pad {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shape = cx.shape(0)?;
         let dtype = cx.input(0)?.dtype;
-        let given = pads(node, shape.len(), cx.ints(1).map(<[Dim]>::to_vec), cx.ints(3).map(<[Dim]>::to_vec))?;
+        let given = self.of_axes(shape.len(), cx.ints(1), cx.ints(3))?;
         let sizes = match given {
             Some(pads) => shape.iter().zip(&pads).map(|(size, (before, after))| &(size + before) + after).collect(),
             None => shape.iter().map(|_| cx.fresh()).collect(),
@@ -66,12 +107,12 @@ impl NodeRules for Pad {
         Ok(())
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.separated(0)?;
         let shape = cx.output_shape(0)?;
-        let given = pads(node, layout.rank(), cx.ints(1).map(<[Dim]>::to_vec), cx.ints(3).map(<[Dim]>::to_vec))?;
+        let given = self.of_axes(layout.rank(), cx.ints(1), cx.ints(3))?;
         let given = given.ok_or_else(|| RuleError::unsupported("the padding is computed at run time"))?;
-        let is_constant_mode = node.proto.string("mode").is_none_or(|mode| mode == "constant");
+        let is_constant_mode = matches!(self.mode, Mode::Constant);
         let mut axes = Vec::new();
         for ((axis, size), (before, after)) in layout.axes.iter().zip(&shape).zip(&given) {
             if before.is(0) && after.is(0) {
@@ -108,34 +149,34 @@ impl NodeRules for Pad {
         Ok(())
     }
 
-    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         // Padded places are kept: their mask is one, which an edge or reflection of the mask gives by itself.
-        if node.proto.string("mode").is_none_or(|mode| mode == "constant") {
-            let mask = cx.full_mask(0);
-            let one = cx.floats(&[1.0], &[]);
-            let zero = cx.floats(&[0.0], &[]);
-            let removed = cx.add("Sub", &[&one, &mask], vec![]);
-            let mut attributes = node.proto.attribute.clone();
-            attributes.retain(|attribute| attribute.name != "value");
-            let inputs = [cx.input(1), cx.input(3)];
-            let padded = if node.proto.input.len() > 3 {
-                cx.add("Pad", &[&removed, &inputs[0], &zero, &inputs[1]], attributes)
-            } else if node.proto.input.len() > 1 {
-                cx.add("Pad", &[&removed, &inputs[0], &zero], attributes)
-            } else {
-                cx.add("Pad", &[&removed], attributes)
-            };
-            let mask = cx.add("Sub", &[&one, &padded], vec![]);
-            cx.set_mask(0, mask);
-        } else {
+        if let Mode::Own(_) = self.mode {
             cx.moves(&[0]);
+            return Ok(());
         }
+        let mask = cx.full_mask(0);
+        let one = cx.floats(&[1.0], &[]);
+        let zero = cx.floats(&[0.0], &[]);
+        let removed = cx.add("Sub", &[&one, &mask], vec![]);
+        let attributes = self.pads.iter().map(|pads| attr_ints("pads", pads)).collect();
+        let (pads, axes) = (cx.input(1), cx.input(3));
+        let padded = if self.has_axes_input {
+            cx.add("Pad", &[&removed, &pads, &zero, &axes], attributes)
+        } else if self.has_pads_input {
+            cx.add("Pad", &[&removed, &pads, &zero], attributes)
+        } else {
+            cx.add("Pad", &[&removed], attributes)
+        };
+        let mask = cx.add("Sub", &[&one, &padded], vec![]);
+        cx.set_mask(0, mask);
         Ok(())
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
-        let given = pads(node, shape.len(), cx.known_ints(1), cx.known_ints(3))?.ok_or(RuleError::UnknownShape)?;
+        let (pads, axes) = (cx.known_ints(1), cx.known_ints(3));
+        let given = self.of_axes(shape.len(), pads.as_deref(), axes.as_deref())?.ok_or(RuleError::UnknownShape)?;
         let mut dx = dy;
         for (axis, (before, after)) in given.iter().enumerate() {
             let before = before.as_const().ok_or(RuleError::UnknownShape)?;
@@ -144,33 +185,24 @@ impl NodeRules for Pad {
             if before == 0 && after == 0 {
                 continue;
             }
-            if node.proto.string("mode").is_none_or(|mode| mode == "constant") {
-                let (start, end) = (before.max(0), padded - after.max(0));
-                dx = cx.slice(&dx, axis, start, end, 1);
-                // Negative padding cuts elements off, which get no gradient.
-                let mut cut = (vec![0; shape.len()], vec![0; shape.len()]);
-                (cut.0[axis], cut.1[axis]) = ((-before).max(0), (-after).max(0));
-                dx = cx.pad(&dx, &cut.0, &cut.1);
-            } else {
-                // Row i of the map is the padded i-th unit vector, made by a Pad along one axis.
-                let identity = cx.identity(shape[axis], &[shape[axis], shape[axis]]);
-                let rows = padded_rows(node, cx, &identity, before, after);
-                dx = cx.along_axis(&dx, axis, shape.len(), &rows);
+            match &self.mode {
+                Mode::Constant => {
+                    let (start, end) = (before.max(0), padded - after.max(0));
+                    dx = cx.slice(&dx, axis, start, end, 1);
+                    // Negative padding cuts elements off, which get no gradient.
+                    let mut cut = (vec![0; shape.len()], vec![0; shape.len()]);
+                    (cut.0[axis], cut.1[axis]) = ((-before).max(0), (-after).max(0));
+                    dx = cx.pad(&dx, &cut.0, &cut.1);
+                }
+                Mode::Own(mode) => {
+                    // Row i of the map is the padded i-th unit vector, made by a Pad along one axis.
+                    let identity = cx.identity(shape[axis], &[shape[axis], shape[axis]]);
+                    let rows = self.padded_rows(cx, mode, &identity, before, after);
+                    dx = cx.along_axis(&dx, axis, shape.len(), &rows);
+                }
             }
         }
         cx.give(0, dx);
         Ok(())
     }
-}
-
-/// The rows of a matrix padded in the node's own mode.
-fn padded_rows(node: &Node, cx: &mut GradientCx<'_>, matrix: &str, before: i64, after: i64) -> String {
-    let mut attributes = node.proto.attribute.clone();
-    attributes.retain(|attribute| attribute.name != "pads");
-    if node.proto.ints("pads").is_some() {
-        attributes.push(crate::onnx::attr_ints("pads", &[0, before, 0, after]));
-        return cx.op_with("Pad", &[matrix], attributes);
-    }
-    let pads = cx.ints(&[0, before, 0, after]);
-    cx.op_with("Pad", &[matrix, &pads], attributes)
 }

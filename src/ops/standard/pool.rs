@@ -8,14 +8,12 @@ use super::conv::Window;
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
-use crate::onnx::attr_int;
-use crate::operator::couple::CoupleCx;
+use crate::onnx::{DataType, attr_int};
 use crate::operator::couple::layout::{Layout, fixed_axis};
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::macs::MacsCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+use crate::operator::macs::elements;
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, MacsCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx,
+};
 
 fn types_pool() -> &'static [OpType] {
     const {
@@ -30,32 +28,83 @@ fn types_pool() -> &'static [OpType] {
     }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_pool, &Pool)];
+pub(super) static RULES: &[Registration] = &[Registration::new(types_pool, |node| Ok(Box::new(Pool::parse(node)?)))];
 
-struct Pool;
+#[derive(Debug)]
+struct Pool {
+    kind: Kind,
+    extent: Extent,
+    /// Whether the node gives the places of the maxima.
+    gives_places: bool,
+}
 
-impl NodeRules for Pool {
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+/// What one element of the output is of the elements in its window.
+#[derive(Debug)]
+enum Kind {
+    Max,
+    Average {
+        /// Whether zeros of the padding count as elements.
+        counts_padding: bool,
+    },
+    /// `(sum of |x|^p)^(1 / p)`.
+    Lp {
+        p: f64,
+    },
+}
+
+/// What one element of the output is computed from.
+#[derive(Debug)]
+enum Extent {
+    /// All elements of a channel.
+    Global,
+    /// A window, over this number of spatial axes.
+    Window(Window, usize),
+}
+
+impl Pool {
+    fn parse(node: &Node) -> Result<Self, RuleError> {
+        let op_type = node.proto.op_type.as_str();
+        let kind = match op_type.trim_start_matches("Global") {
+            "AveragePool" => Kind::Average { counts_padding: node.int("count_include_pad", 0) != 0 },
+            "LpPool" => Kind::Lp { p: node.int("p", 2) as f64 },
+            _ => Kind::Max,
+        };
+        let extent = if op_type.starts_with("Global") {
+            Extent::Global
+        } else {
+            let kernel = node.proto.ints("kernel_shape").ok_or_else(|| RuleError::invalid("it has no kernel_shape"))?;
+            Extent::Window(Window::of(node, &[], kernel.len())?, kernel.len())
+        };
+        Ok(Self { kind, extent, gives_places: node.output(1).is_some() })
+    }
+}
+
+impl Operator for Pool {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let mut shape = cx.shape(0)?;
         if shape.len() < 3 {
             return Err(RuleError::invalid(format!("X must have rank 3 or more, found {}", shape.len())));
         }
-        if node.proto.op_type.starts_with("Global") {
-            shape[2..].iter_mut().for_each(|size| *size = Dim::from(1));
-        } else {
-            let window = Window::of(node, &[], shape.len() - 2)?;
-            for axis in 0..shape.len() - 2 {
-                shape[axis + 2] = window.output(axis, &shape[axis + 2]).unwrap_or_else(|| cx.fresh());
+        match &self.extent {
+            Extent::Global => shape[2..].iter_mut().for_each(|size| *size = Dim::from(1)),
+            Extent::Window(window, spatial) => {
+                if *spatial != shape.len() - 2 {
+                    let text = format!("kernel_shape has {spatial} entries, expected {}", shape.len() - 2);
+                    return Err(RuleError::invalid(text));
+                }
+                for axis in 0..*spatial {
+                    shape[axis + 2] = window.output(axis, &shape[axis + 2]).unwrap_or_else(|| cx.fresh());
+                }
             }
         }
         let dtype = cx.input(0)?.dtype;
-        cx.set(1, Fact::new(crate::onnx::DataType::Int64, shape.clone()));
+        cx.set(1, Fact::new(DataType::Int64, shape.clone()));
         cx.set(0, Fact::new(dtype, shape));
         Ok(())
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        if node.output(1).is_some() {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        if self.gives_places {
             return Err(RuleError::unsupported("the places of the maxima are read"));
         }
         let x = cx.separated(0)?;
@@ -69,20 +118,16 @@ impl NodeRules for Pool {
         Ok(())
     }
 
-    fn macs(&self, node: &Node, cx: &MacsCx<'_>) -> f64 {
+    fn macs(&self, cx: &MacsCx<'_>) -> f64 {
         // Averages add one term per element of the window; maxima multiply nothing.
-        let Some(input) = cx.input(0) else { return 0.0 };
-        match node.proto.op_type.as_str() {
-            "GlobalAveragePool" | "GlobalLpPool" => crate::operator::macs::elements(input),
-            "AveragePool" | "LpPool" => {
-                let window = Window::of(node, &[], input.len().saturating_sub(2));
-                cx.output_elements(0) * window.map_or(0.0, |window| window.kernel_elements())
-            }
-            _ => 0.0,
+        match (&self.kind, &self.extent) {
+            (Kind::Max, _) => 0.0,
+            (_, Extent::Global) => cx.input(0).map_or(0.0, elements),
+            (_, Extent::Window(window, _)) => cx.output_elements(0) * window.kernel_elements(),
         }
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         if let Some(mask) = cx.mask(0) {
             // Channels are masked as a whole; what is left along the spatial axes is one value.
             let rank = cx.rank(0)? as i64;
@@ -93,40 +138,35 @@ impl NodeRules for Pool {
         Ok(())
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, shape, out) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
         let spatial = shape.len() - 2;
-        let area: i64 = shape[2..].iter().product();
-        let dx = match node.proto.op_type.as_str() {
-            "GlobalAveragePool" => {
+        let dx = match (&self.kind, &self.extent) {
+            (Kind::Average { .. }, Extent::Global) => {
+                let area: i64 = shape[2..].iter().product();
                 let share = cx.scaled(&dy, 1.0 / area.max(1) as f64);
                 cx.expand(&share, &shape)
             }
-            "GlobalMaxPool" => {
+            (Kind::Max, Extent::Global) => {
                 let axes: Vec<usize> = (2..shape.len()).collect();
                 let hits = cx.equal(&cx.input(0), &cx.output(0));
                 let total = cx.reduce_sum(&hits, &axes, true);
                 let share = cx.op("Div", &[&dy, &total]);
                 cx.mul(&hits, &share)
             }
-            "AveragePool" => {
-                let window = Window::of(node, &[], spatial)?;
+            (Kind::Average { counts_padding }, Extent::Window(window, _)) => {
                 let mut dx = dy;
                 for axis in 0..spatial {
-                    let counts_padding = node.int("count_include_pad", 0) != 0;
-                    let rows = window.average_rows(axis, shape[axis + 2], out[axis + 2], counts_padding)?;
+                    let rows = window.average_rows(axis, shape[axis + 2], out[axis + 2], *counts_padding)?;
                     let matrix = cx.floats(&rows, &[shape[axis + 2], out[axis + 2]]);
                     dx = cx.along_axis(&dx, axis + 2, shape.len(), &matrix);
                 }
                 dx
             }
-            "MaxPool" => {
-                let window = Window::of(node, &[], spatial)?;
-                max_pool_gradient(cx, &window, &dy, &shape, &out)?
-            }
+            (Kind::Max, Extent::Window(window, _)) => max_pool_gradient(cx, window, &dy, &shape, &out)?,
             // y^p is the sum of |x|^p: dx = sign(x) |x|^(p - 1) dy / y^(p - 1).
-            _ => {
-                let less = cx.scalar(node.int("p", 2) as f64 - 1.0);
+            (Kind::Lp { p }, extent) => {
+                let less = cx.scalar(p - 1.0);
                 let (x, y) = (cx.input(0), cx.output(0));
                 let y_power = cx.op("Pow", &[&y, &less]);
                 let mut share = cx.op("Div", &[&dy, &y_power]);
@@ -134,8 +174,7 @@ impl NodeRules for Pool {
                 let zero = cx.scalar(0.0);
                 let is_some = cx.op("Greater", &[&y, &zero]);
                 share = cx.op("Where", &[&is_some, &share, &zero]);
-                if node.proto.op_type == "LpPool" {
-                    let window = Window::of(node, &[], spatial)?;
+                if let Extent::Window(window, _) = extent {
                     for axis in 0..spatial {
                         let (size, count) = (shape[axis + 2], out[axis + 2]);
                         let rows = window.sum_rows(axis, size, count)?;

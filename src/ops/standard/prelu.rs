@@ -4,39 +4,35 @@
 //!
 //! Coupling: the slope broadcasts to X.
 
-use crate::graph::Node;
-use crate::operator::couple::CoupleCx;
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_prelu() -> &'static [OpType] {
     const { &[onnx("PRelu")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_prelu, &PRelu)];
+pub(super) static RULES: &[Registration] = &[Registration::new(types_prelu, |_| Ok(Box::new(PRelu)))];
 
+#[derive(Debug)]
 struct PRelu;
 
-impl NodeRules for PRelu {
-    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Operator for PRelu {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
         cx.set_shape(0, dtype, shape);
         Ok(())
     }
 
-    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.broadcast(&[0, 1])?;
         cx.set(0, layout);
         Ok(())
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.elementwise(&[0, 1])
     }
 
-    fn gradient(&self, _node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let dy = cx.dy()?;
         let (x, slope, zero) = (cx.input(0), cx.input(1), cx.scalar(0.0));
         if cx.wants(0) {

@@ -8,10 +8,7 @@
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::onnx::DataType;
-use crate::operator::couple::CoupleCx;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{Folding, NodeRules, OpType, Registration, RuleError, onnx};
+use crate::operator::{CoupleCx, Folding, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_random() -> &'static [OpType] {
     const {
@@ -26,38 +23,65 @@ fn types_random() -> &'static [OpType] {
     }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_random, &Random)];
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_random, |node| Ok(Box::new(Random::parse(node)?)))];
 
-struct Random;
+#[derive(Debug)]
+struct Random {
+    /// The element type, where the node names it.
+    dtype: Option<DataType>,
+    shape: Shape,
+}
 
-impl NodeRules for Random {
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
-        let named = node.proto.int("dtype").and_then(|to| DataType::try_from(i32::try_from(to).ok()?).ok());
-        let (dtype, shape) = match node.proto.op_type.as_str() {
+/// The shape of what is drawn.
+#[derive(Debug)]
+enum Shape {
+    Given(Vec<i64>),
+    /// That of the input.
+    Like,
+    /// This number of samples for every row of the input.
+    Samples(i64),
+}
+
+impl Random {
+    fn parse(node: &Node) -> Result<Self, RuleError> {
+        let shape = match node.proto.op_type.as_str() {
             "RandomNormal" | "RandomUniform" => {
                 let sizes = node.proto.ints("shape").ok_or_else(|| RuleError::invalid("it has no shape"))?;
-                (DataType::Float, sizes.iter().copied().map(Dim::from).collect())
+                Shape::Given(sizes.to_vec())
             }
-            "Multinomial" => {
-                let batch = cx.shape(0)?.first().cloned().ok_or_else(|| RuleError::invalid("X must have rank 2"))?;
-                (DataType::Int32, vec![batch, Dim::from(node.int("sample_size", 1))])
-            }
-            _ => (cx.input(0)?.dtype, cx.shape(0)?),
+            "Multinomial" => Shape::Samples(node.int("sample_size", 1)),
+            _ => Shape::Like,
         };
-        cx.set_shape(0, named.unwrap_or(dtype), shape);
+        let dtype = node.proto.int("dtype").and_then(|to| DataType::try_from(i32::try_from(to).ok()?).ok());
+        Ok(Self { dtype, shape })
+    }
+}
+
+impl Operator for Random {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let (dtype, shape) = match &self.shape {
+            Shape::Given(sizes) => (DataType::Float, sizes.iter().copied().map(Dim::from).collect()),
+            Shape::Samples(count) => {
+                let batch = cx.shape(0)?.first().cloned().ok_or_else(|| RuleError::invalid("X must have rank 2"))?;
+                (DataType::Int32, vec![batch, Dim::from(*count)])
+            }
+            Shape::Like => (cx.input(0)?.dtype, cx.shape(0)?),
+        };
+        cx.set_shape(0, self.dtype.unwrap_or(dtype), shape);
         Ok(())
     }
 
-    fn folding(&self, _node: &Node) -> Folding {
+    fn folding(&self) -> Folding {
         Folding::Never
     }
 
-    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         cx.keep_inputs("gives the shape of random numbers");
         cx.set_fixed(0)
     }
 
-    fn reference(&self, _node: &Node, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         // What is read has lost nothing.
         Ok(())
     }

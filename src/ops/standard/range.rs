@@ -4,24 +4,21 @@
 //!
 //! Coupling: none; positions stay.
 
-use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, KNOWN_LIMIT, Known};
-use crate::operator::couple::CoupleCx;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+use crate::operator::{CoupleCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_range() -> &'static [OpType] {
     const { &[onnx("Range")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_range, &Range)];
+pub(super) static RULES: &[Registration] = &[Registration::new(types_range, |_| Ok(Box::new(Range)))];
 
+#[derive(Debug)]
 struct Range;
 
-impl NodeRules for Range {
-    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Operator for Range {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let dtype = cx.input(0)?.dtype;
         let one = |slot: usize| cx.ints(slot).and_then(|values| values.first().cloned());
         if let (Some(start), Some(limit), Some(delta)) = (one(0), one(1), one(2)) {
@@ -51,11 +48,11 @@ impl NodeRules for Range {
         Ok(())
     }
 
-    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         cx.set_fixed(0)
     }
 
-    fn reference(&self, _node: &Node, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         Ok(())
     }
 }

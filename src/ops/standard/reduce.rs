@@ -5,76 +5,135 @@
 //!
 //! Coupling: axes that are not reduced pass through; a reduction over channels acts on the kept ones.
 
+use std::sync::OnceLock;
+
 use crate::graph::Node;
-use crate::graph::dim::Dim;
+use crate::graph::dim::{Dim, product};
 use crate::graph::fact::{Fact, Known, reduced_places, static_shape};
-use crate::operator::couple::CoupleCx;
+use crate::onnx::attr_ints;
 use crate::operator::couple::layout::{Axis, Layout};
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{Folding, NodeRules, OpType, Registration, RuleError, axis_index, onnx};
+use crate::operator::{
+    CoupleCx, Folding, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index, onnx,
+};
 
 fn types_reduce() -> &'static [OpType] {
-    const {
-        &[
-            onnx("ReduceMean"),
-            onnx("ReduceSum"),
-            onnx("ReduceMax"),
-            onnx("ReduceMin"),
-            onnx("ReduceProd"),
-            onnx("ReduceL1"),
-            onnx("ReduceL2"),
-            onnx("ReduceSumSquare"),
-            onnx("ReduceLogSum"),
-            onnx("ReduceLogSumExp"),
-        ]
+    static TYPES: OnceLock<Vec<OpType>> = OnceLock::new();
+    TYPES.get_or_init(|| TABLE.iter().map(|(name, _)| onnx(name)).collect())
+}
+
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_reduce, |node| Ok(Box::new(Reduce::parse(node)?)))];
+
+const TABLE: &[(&str, Kind)] = &[
+    ("ReduceMean", Kind::Mean),
+    ("ReduceSum", Kind::Sum),
+    ("ReduceMax", Kind::Max),
+    ("ReduceMin", Kind::Min),
+    ("ReduceProd", Kind::Product),
+    ("ReduceL1", Kind::L1),
+    ("ReduceL2", Kind::L2),
+    ("ReduceSumSquare", Kind::SumOfSquares),
+    ("ReduceLogSum", Kind::LogOfSum),
+    ("ReduceLogSumExp", Kind::LogOfSumOfExp),
+];
+
+/// What is made of the elements that are reduced to one.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Mean,
+    Sum,
+    Max,
+    Min,
+    Product,
+    L1,
+    L2,
+    SumOfSquares,
+    LogOfSum,
+    LogOfSumOfExp,
+}
+
+#[derive(Debug)]
+struct Reduce {
+    kind: Kind,
+    /// The axes, where an attribute names them.
+    axes: Option<Vec<i64>>,
+    has_axes_input: bool,
+    /// Whether reduced axes keep their place, with size one.
+    keeps_axes: bool,
+    /// Whether the node does nothing where it names no axes.
+    is_noop_without_axes: bool,
+}
+
+impl Reduce {
+    fn parse(node: &Node) -> Result<Self, RuleError> {
+        let op_type = node.proto.op_type.as_str();
+        let (_, kind) = TABLE
+            .iter()
+            .find(|(name, _)| *name == op_type)
+            .ok_or_else(|| RuleError::unsupported("the reduction is not known"))?;
+        Ok(Self {
+            kind: *kind,
+            axes: node.proto.ints("axes").map(<[i64]>::to_vec),
+            has_axes_input: node.input(1).is_some(),
+            keeps_axes: node.int("keepdims", 1) != 0,
+            is_noop_without_axes: node.int("noop_with_empty_axes", 0) != 0,
+        })
+    }
+
+    /// The axes of an input of rank `rank` that are reduced; `known` is what is known of the input that names them.
+    /// None given means all, unless the node says that it then does nothing.
+    fn reduced(&self, rank: usize, known: Option<&[Dim]>) -> Result<Vec<usize>, RuleError> {
+        let attribute = self.axes.as_ref().map(|axes| axes.iter().copied().map(Dim::from).collect());
+        let axes: Option<Vec<Dim>> = attribute.or_else(|| known.map(<[Dim]>::to_vec));
+        match axes {
+            None if self.has_axes_input => Err(RuleError::UnknownShape),
+            Some(axes) if !axes.is_empty() => {
+                axes.iter().map(|axis| axis_index(axis.as_const().ok_or(RuleError::UnknownShape)?, rank)).collect()
+            }
+            _ if self.is_noop_without_axes => Ok(vec![]),
+            _ => Ok((0..rank).collect()),
+        }
+    }
+
+    /// Removes reduced axes of size one where the node does not keep them.
+    fn drop_axes(&self, cx: &mut ReferenceCx<'_>, value: &str, axes: &[i64]) -> String {
+        if self.keeps_axes {
+            return value.to_owned();
+        }
+        if cx.opset() >= 13 {
+            let axes = cx.ints(axes, &[axes.len() as i64]);
+            cx.add("Squeeze", &[value, &axes], vec![])
+        } else {
+            cx.add("Squeeze", &[value], vec![attr_ints("axes", axes)])
+        }
     }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_reduce, &Reduce)];
-
-struct Reduce;
-
 /// The known elements of the result.
-fn reduced_known(op_type: &str, known: &Known, sizes: &[usize], axes: &[usize]) -> Option<Known> {
+fn reduced_known(kind: Kind, known: &Known, sizes: &[usize], axes: &[usize]) -> Option<Known> {
     let places = reduced_places(sizes, axes);
     match known {
         Known::Ints(values) => {
             let of = |places: &Vec<usize>| {
                 let mut values = places.iter().map(|at| values[*at].clone());
-                match op_type {
-                    "ReduceProd" => Some(crate::graph::dim::product(&values.collect::<Vec<_>>())),
-                    "ReduceSum" => Some(values.fold(Dim::from(0), |sum, value| &sum + &value)),
-                    "ReduceMax" => values.next().map(|first| values.fold(first, |a, b| Dim::max(&a, &b))),
-                    "ReduceMin" => values.next().map(|first| values.fold(first, |a, b| Dim::min(&a, &b))),
+                match kind {
+                    Kind::Product => Some(product(&values.collect::<Vec<_>>())),
+                    Kind::Sum => Some(values.fold(Dim::from(0), |sum, value| &sum + &value)),
+                    Kind::Max => values.next().map(|first| values.fold(first, |a, b| Dim::max(&a, &b))),
+                    Kind::Min => values.next().map(|first| values.fold(first, |a, b| Dim::min(&a, &b))),
                     _ => None,
                 }
             };
             places.iter().map(of).collect::<Option<_>>().map(Known::Ints)
         }
         Known::Floats(values) => {
-            let of = |places: &Vec<usize>| match op_type {
-                "ReduceProd" => Some(places.iter().map(|at| values[*at]).product()),
-                "ReduceSum" => Some(places.iter().map(|at| values[*at]).sum()),
+            let of = |places: &Vec<usize>| match kind {
+                Kind::Product => Some(places.iter().map(|at| values[*at]).product()),
+                Kind::Sum => Some(places.iter().map(|at| values[*at]).sum()),
                 _ => None,
             };
             places.iter().map(of).collect::<Option<_>>().map(Known::Floats)
         }
-    }
-}
-
-/// The axes that are reduced. None given means all, unless the node says that it then does nothing.
-fn reduced(node: &Node, rank: usize, known: Option<Vec<Dim>>) -> Result<Vec<usize>, RuleError> {
-    let attribute = node.proto.ints("axes").map(|axes| axes.iter().copied().map(Dim::from).collect());
-    let axes: Option<Vec<Dim>> = attribute.or(known);
-    match axes {
-        None if node.input(1).is_some() => Err(RuleError::UnknownShape),
-        Some(axes) if !axes.is_empty() => {
-            axes.iter().map(|axis| axis_index(axis.as_const().ok_or(RuleError::UnknownShape)?, rank)).collect()
-        }
-        _ if node.int("noop_with_empty_axes", 0) != 0 => Ok(vec![]),
-        _ => Ok((0..rank).collect()),
     }
 }
 
@@ -91,124 +150,122 @@ fn without<T: Clone>(entries: &[T], axes: &[usize], keeps: bool, one: &T) -> Vec
         .collect()
 }
 
-impl NodeRules for Reduce {
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Operator for Reduce {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shape = cx.shape(0)?;
-        let axes = reduced(node, shape.len(), cx.ints(1).map(<[Dim]>::to_vec))?;
-        let keeps = node.int("keepdims", 1) != 0;
+        let axes = self.reduced(shape.len(), cx.ints(1))?;
         let input = cx.input(0)?;
         let known = input.known.as_ref().zip(static_shape(&shape));
-        let known = known.and_then(|(known, sizes)| reduced_known(&node.proto.op_type, known, &sizes, &axes));
-        let fact = Fact::new(input.dtype, without(&shape, &axes, keeps, &Dim::from(1))).with_known(known);
+        let known = known.and_then(|(known, sizes)| reduced_known(self.kind, known, &sizes, &axes));
+        let fact = Fact::new(input.dtype, without(&shape, &axes, self.keeps_axes, &Dim::from(1))).with_known(known);
         cx.set(0, fact);
         Ok(())
     }
 
-    fn folding(&self, _node: &Node) -> Folding {
+    fn folding(&self) -> Folding {
         Folding::Mixes
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.layout(0)?;
-        let axes = reduced(node, layout.rank(), cx.ints(1).map(<[Dim]>::to_vec))?;
-        let keeps = node.int("keepdims", 1) != 0;
-        cx.set(0, Layout { axes: without(&layout.axes, &axes, keeps, &Axis::new()) });
+        let axes = self.reduced(layout.rank(), cx.ints(1))?;
+        cx.set(0, Layout { axes: without(&layout.axes, &axes, self.keeps_axes, &Axis::new()) });
         Ok(())
     }
 
-    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         let Some(mask) = cx.mask(0) else {
             return Ok(());
         };
         let rank = cx.rank(0)?;
-        let axes = reduced(node, rank, cx.known_ints(1))?;
+        let axes = self.reduced(rank, cx.known_ints(1).as_deref())?;
         if axes.is_empty() {
             // Nothing is reduced, so that every element stands for itself.
             return cx.elementwise(&[0]);
         }
         let signed: Vec<i64> = axes.iter().map(|axis| *axis as i64).collect();
-        match node.proto.op_type.as_str() {
-            "ReduceMean" => {
+        match self.kind {
+            Kind::Mean => {
                 let x = cx.zeroed(0);
                 let x = cx.cast_to_float(&x, 0);
                 let sum = cx.reduce("ReduceSum", &x, &signed);
                 let count = cx.kept_count(0, &signed);
                 let mean = cx.add("Div", &[&sum, &count], vec![]);
                 let mean = cx.cast_to_input(&mean, 0);
-                let mean = drop_axes(node, cx, &mean, &axes);
+                let mean = self.drop_axes(cx, &mean, &signed);
                 cx.emit_as(0, &mean);
             }
-            "ReduceMax" | "ReduceLogSumExp" => {
+            Kind::Max | Kind::LogOfSumOfExp => {
                 let x = cx.filled(&cx.input(0), &mask, -60_000.0, 0);
                 cx.emit(&[(0, x)]);
             }
-            "ReduceMin" => {
+            Kind::Min => {
                 let x = cx.filled(&cx.input(0), &mask, 60_000.0, 0);
                 cx.emit(&[(0, x)]);
             }
-            "ReduceProd" => {
+            Kind::Product => {
                 let x = cx.filled(&cx.input(0), &mask, 1.0, 0);
                 cx.emit(&[(0, x)]);
             }
-            _ => {
+            Kind::Sum | Kind::L1 | Kind::L2 | Kind::SumOfSquares | Kind::LogOfSum => {
                 let x = cx.zeroed(0);
                 cx.emit(&[(0, x)]);
             }
         }
         let left = cx.reduce("ReduceMax", &mask, &signed);
-        let left = drop_axes(node, cx, &left, &axes);
+        let left = self.drop_axes(cx, &left, &signed);
         cx.set_mask(0, left);
         Ok(())
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
-        let axes = reduced(node, shape.len(), cx.known_ints(1))?;
+        let axes = self.reduced(shape.len(), cx.known_ints(1).as_deref())?;
         let count: i64 = axes.iter().map(|axis| shape[*axis]).product();
         let kept = without(&shape, &axes, true, &1);
         // Where the reduced axes are gone, they come back with size one.
         let keep = |cx: &mut GradientCx<'_>, value: &str| {
-            if node.int("keepdims", 1) != 0 { value.to_owned() } else { cx.reshape(value, &kept) }
+            if self.keeps_axes { value.to_owned() } else { cx.reshape(value, &kept) }
         };
         let (x, y) = (cx.input(0), cx.output(0));
         let dy = keep(cx, &dy);
-        let dx = match node.proto.op_type.as_str() {
-            "ReduceSum" => cx.expand(&dy, &shape),
-            "ReduceMean" => {
+        let dx = match self.kind {
+            Kind::Sum => cx.expand(&dy, &shape),
+            Kind::Mean => {
                 let dy = cx.scaled(&dy, 1.0 / count.max(1) as f64);
                 cx.expand(&dy, &shape)
             }
-            "ReduceL1" => {
+            Kind::L1 => {
                 let sign = cx.op("Sign", &[&x]);
                 cx.mul(&sign, &dy)
             }
-            "ReduceL2" => {
+            Kind::L2 => {
                 let y = keep(cx, &y);
                 let slope = cx.op("Div", &[&dy, &y]);
                 cx.mul(&x, &slope)
             }
-            "ReduceSumSquare" => {
+            Kind::SumOfSquares => {
                 let twice = cx.scaled(&dy, 2.0);
                 cx.mul(&x, &twice)
             }
-            "ReduceLogSum" => {
+            Kind::LogOfSum => {
                 let y = keep(cx, &y);
                 let sum = cx.op("Exp", &[&y]);
                 let slope = cx.op("Div", &[&dy, &sum]);
                 cx.expand(&slope, &shape)
             }
-            "ReduceLogSumExp" => {
+            Kind::LogOfSumOfExp => {
                 let y = keep(cx, &y);
                 let difference = cx.op("Sub", &[&x, &y]);
                 let share = cx.op("Exp", &[&difference]);
                 cx.mul(&share, &dy)
             }
-            "ReduceProd" => {
+            Kind::Product => {
                 let y = keep(cx, &y);
                 let product = cx.mul(&dy, &y);
                 cx.op("Div", &[&product, &x])
             }
-            _ => {
+            Kind::Max | Kind::Min => {
                 // A maximum or minimum passes its gradient to the elements that reach it, in equal parts.
                 let y = keep(cx, &y);
                 let hits = cx.equal(&x, &y);
@@ -219,19 +276,5 @@ impl NodeRules for Reduce {
         };
         cx.give(0, dx);
         Ok(())
-    }
-}
-
-/// Removes reduced axes of size one where the node does not keep them.
-fn drop_axes(node: &Node, cx: &mut ReferenceCx<'_>, value: &str, axes: &[usize]) -> String {
-    if node.int("keepdims", 1) != 0 {
-        return value.to_owned();
-    }
-    let signed: Vec<i64> = axes.iter().map(|axis| *axis as i64).collect();
-    if cx.opset() >= 13 {
-        let axes = cx.ints(&signed, &[signed.len() as i64]);
-        cx.add("Squeeze", &[value, &axes], vec![])
-    } else {
-        cx.add("Squeeze", &[value], vec![crate::onnx::attr_ints("axes", &signed)])
     }
 }

@@ -7,24 +7,32 @@
 use crate::graph::Node;
 use crate::graph::dim::{Dim, product};
 use crate::graph::fact::Fact;
-use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::{Layout, Piece, reshape};
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::patch::PatchCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, onnx,
+};
 
 fn types_reshape() -> &'static [OpType] {
     const { &[onnx("Reshape")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_reshape, &Reshape)];
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_reshape, |node| Ok(Box::new(Reshape::parse(node))))];
 
-struct Reshape;
+#[derive(Debug)]
+struct Reshape {
+    /// Whether a target size of zero means zero, not the size of the input.
+    keeps_zero: bool,
+}
 
-impl NodeRules for Reshape {
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Reshape {
+    fn parse(node: &Node) -> Self {
+        Self { keeps_zero: node.int("allowzero", 0) != 0 }
+    }
+}
+
+impl Operator for Reshape {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let fact = cx.input(0)?;
         let (dtype, known) = (fact.dtype, fact.known.clone());
         let input = fact.shape.clone();
@@ -35,14 +43,13 @@ impl NodeRules for Reshape {
             cx.set(0, Fact::new(dtype, shape));
             return Ok(());
         };
-        let keeps_zero = node.int("allowzero", 0) != 0;
         let mut shape = Vec::new();
         let mut open = None;
         for (at, size) in target.iter().enumerate() {
             if size.is(-1) {
                 open = Some(at);
                 shape.push(Dim::from(1));
-            } else if size.is(0) && !keeps_zero {
+            } else if size.is(0) && !self.keeps_zero {
                 let from = input.as_ref().and_then(|shape| shape.get(at)).ok_or(RuleError::UnknownShape)?;
                 shape.push(from.clone());
             } else {
@@ -63,7 +70,7 @@ impl NodeRules for Reshape {
         Ok(())
     }
 
-    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.layout(0)?;
         let shape = cx.output_shape(0)?;
         let axes = reshape(&layout.axes, &shape).ok_or_else(|| {
@@ -76,16 +83,16 @@ impl NodeRules for Reshape {
         Ok(())
     }
 
-    fn patch(&self, _node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+    fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
         patch_target(cx, 1)
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.moves(&[0]);
         Ok(())
     }
 
-    fn gradient(&self, _node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
         let dx = cx.reshape(&dy, &shape);
         cx.give(0, dx);

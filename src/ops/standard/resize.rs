@@ -8,33 +8,100 @@
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
-use crate::onnx::attr_string;
-use crate::operator::couple::CoupleCx;
+use crate::onnx::{AttributeProto, attr_ints, attr_string};
 use crate::operator::couple::layout::{Layout, fixed_axis};
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::patch::PatchCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, axis_index, onnx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, axis_index, onnx,
+};
 
 fn types_resize() -> &'static [OpType] {
     const { &[onnx("Resize"), onnx("Upsample")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_resize, &Resize)];
+pub(super) static RULES: &[Registration] = &[Registration::new(types_resize, |node| Ok(Box::new(Resize::parse(node))))];
 
-struct Resize;
-
-/// The inputs that hold scales and sizes; they moved when Resize 11 inserted the region of interest.
-fn slots(node: &Node) -> (usize, Option<usize>) {
-    if node.proto.op_type == "Upsample" || node.version < 11 { (1, None) } else { (2, Some(3)) }
+#[derive(Debug)]
+struct Resize {
+    form: Form,
+    /// The axes that scales and sizes are listed for; all where the node names none.
+    axes: Option<Vec<i64>>,
+    /// The scales, where an attribute gives them.
+    scales: Option<Vec<f32>>,
+    /// Whether every element is repeated over a block, wherever a size grows by a whole number.
+    repeats_blocks: bool,
+    /// Whether the output's sizes are those that the node lists, or the input's times the scales: not so where the
+    /// sizes are only limits, or where the output shows a region of interest.
+    gives_sizes_as_listed: bool,
+    /// All attributes of the node, for nodes that interpolate as it does.
+    attributes: Vec<AttributeProto>,
+    input_count: usize,
 }
 
-/// The axes that scales and sizes are listed for.
-fn axes(node: &Node, rank: usize) -> Result<Vec<usize>, RuleError> {
-    match node.proto.ints("axes") {
-        Some(axes) => axes.iter().map(|axis| axis_index(*axis, rank)).collect(),
-        None => Ok((0..rank).collect()),
+/// The inputs moved when Resize 11 inserted the region of interest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// Upsample: X and scales.
+    Upsample,
+    /// Resize 10: X and scales.
+    Scales,
+    /// Resize 11 and 12: X, a region of interest, scales and sizes; unused ones are empty.
+    Region,
+    /// Resize 13 and later: the same, where unused inputs may be omitted.
+    OptionalRegion,
+}
+
+impl Form {
+    fn op_type(self) -> &'static str {
+        if self == Self::Upsample { "Upsample" } else { "Resize" }
+    }
+
+    /// The input that holds the scales.
+    fn scales_slot(self) -> usize {
+        if self.sizes_slot().is_some() { 2 } else { 1 }
+    }
+
+    /// The input that holds the sizes.
+    fn sizes_slot(self) -> Option<usize> {
+        matches!(self, Self::Region | Self::OptionalRegion).then_some(3)
+    }
+}
+
+impl Resize {
+    fn parse(node: &Node) -> Self {
+        let form = match node.proto.op_type.as_str() {
+            "Upsample" => Form::Upsample,
+            _ if node.version < 11 => Form::Scales,
+            _ if node.version < 13 => Form::Region,
+            _ => Form::OptionalRegion,
+        };
+        let text = |name: &str, default: &'static str| node.proto.string(name).unwrap_or(default).to_owned();
+        let place = text("coordinate_transformation_mode", "half_pixel");
+        let rounding = text("nearest_mode", "round_prefer_floor");
+        let rounds_down = (place == "asymmetric" && rounding == "floor")
+            || (place.ends_with("half_pixel") && !rounding.ends_with("ceil"));
+        Self {
+            form,
+            axes: node.proto.ints("axes").map(<[i64]>::to_vec),
+            scales: node.proto.attr("scales").map(|scales| scales.floats.clone()),
+            repeats_blocks: text("mode", "nearest") == "nearest" && (form.sizes_slot().is_none() || rounds_down),
+            gives_sizes_as_listed: text("keep_aspect_ratio_policy", "stretch") == "stretch"
+                && place != "tf_crop_and_resize",
+            attributes: node.proto.attribute.clone(),
+            input_count: node.proto.input.len(),
+        }
+    }
+
+    /// The axes that scales and sizes are listed for, in an input of rank `rank`.
+    fn listed(&self, rank: usize) -> Result<Vec<usize>, RuleError> {
+        match &self.axes {
+            Some(axes) => axes.iter().map(|axis| axis_index(*axis, rank)).collect(),
+            None => Ok((0..rank).collect()),
+        }
+    }
+
+    /// The attributes without those named.
+    fn attributes_without(&self, names: [&str; 2]) -> Vec<AttributeProto> {
+        self.attributes.iter().filter(|attribute| !names.contains(&attribute.name.as_str())).cloned().collect()
     }
 }
 
@@ -53,28 +120,25 @@ fn scaled(size: &Dim, scale: f64) -> Option<Dim> {
         .flatten()
 }
 
-/// Whether the output's sizes are those that the node lists, or the input's times the scales: not so where the sizes
-/// are only limits, or where the output shows a region of interest.
-fn gives_sizes_as_listed(node: &Node) -> bool {
-    node.proto.string("keep_aspect_ratio_policy").is_none_or(|policy| policy == "stretch")
-        && node.proto.string("coordinate_transformation_mode") != Some("tf_crop_and_resize")
-}
-
-impl NodeRules for Resize {
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Operator for Resize {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let mut shape = cx.shape(0)?;
         let dtype = cx.input(0)?.dtype;
-        let axes = axes(node, shape.len())?;
-        if !gives_sizes_as_listed(node) {
+        let axes = self.listed(shape.len())?;
+        if !self.gives_sizes_as_listed {
             axes.into_iter().for_each(|axis| shape[axis] = cx.fresh());
             cx.set(0, Fact::new(dtype, shape));
             return Ok(());
         }
-        let (scales_slot, sizes_slot) = slots(node);
-        let sizes = sizes_slot.and_then(|slot| cx.ints(slot)).map(<[Dim]>::to_vec).filter(|sizes| !sizes.is_empty());
-        let attribute = node.proto.attr("scales").map(|scales| scales.floats.iter().copied().map(f64::from).collect());
-        let scales: Option<Vec<f64>> =
-            attribute.or_else(|| cx.floats(scales_slot).map(<[f64]>::to_vec)).filter(|scales| !scales.is_empty());
+        let sizes = self
+            .form
+            .sizes_slot()
+            .and_then(|slot| cx.ints(slot))
+            .map(<[Dim]>::to_vec)
+            .filter(|sizes| !sizes.is_empty());
+        let attribute = self.scales.as_ref().map(|scales| scales.iter().copied().map(f64::from).collect());
+        let input = || cx.floats(self.form.scales_slot()).map(<[f64]>::to_vec);
+        let scales: Option<Vec<f64>> = attribute.or_else(input).filter(|scales| !scales.is_empty());
         for (at, axis) in axes.into_iter().enumerate() {
             let size = match (&sizes, &scales) {
                 (Some(sizes), _) => sizes.get(at).cloned(),
@@ -89,14 +153,14 @@ impl NodeRules for Resize {
         Ok(())
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.separated(0)?;
         let input = cx.fact(0).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)?;
         let shape = cx.output_shape(0)?;
-        let listed = axes(node, shape.len())?;
+        let listed = self.listed(shape.len())?;
         let mut result = Vec::new();
         for (at, (old, new)) in input.iter().zip(&shape).enumerate() {
-            if !listed.contains(&at) || (old == new && gives_sizes_as_listed(node)) {
+            if !listed.contains(&at) || (old == new && self.gives_sizes_as_listed) {
                 result.push(layout.axes[at].clone());
             } else {
                 cx.keep(&layout.axes[at], "is interpolated");
@@ -107,9 +171,9 @@ impl NodeRules for Resize {
         Ok(())
     }
 
-    fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
-        let axes = axes(node, cx.rank(0))?;
-        let Some(slot) = slots(node).1 else {
+    fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        let axes = self.listed(cx.rank(0))?;
+        let Some(slot) = self.form.sizes_slot() else {
             return Ok(());
         };
         let Some(old) = cx.old_ints(slot).filter(|sizes| !sizes.is_empty()) else {
@@ -123,48 +187,36 @@ impl NodeRules for Resize {
         cx.set_input_ints(slot, &sizes)
     }
 
-    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         // Channels are masked as a whole, so that the nearest element's mask is the mask.
         let mask = cx.full_mask(0);
-        let mut inputs: Vec<String> = node.proto.input.clone();
-        inputs[0] = mask;
-        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        let mut attributes = node.proto.attribute.clone();
-        attributes.retain(|attribute| attribute.name != "mode" && attribute.name != "antialias");
+        let others: Vec<String> = (1..self.input_count).map(|slot| cx.input(slot)).collect();
+        let inputs: Vec<&str> = [mask.as_str()].into_iter().chain(others.iter().map(String::as_str)).collect();
+        let mut attributes = self.attributes_without(["mode", "antialias"]);
         attributes.push(attr_string("mode", "nearest"));
-        let mask = cx.add(&node.proto.op_type, &inputs, attributes);
+        let mask = cx.add(self.form.op_type(), &inputs, attributes);
         cx.set_mask(0, mask);
         Ok(())
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        if !gives_sizes_as_listed(node) {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        if !self.gives_sizes_as_listed {
             return Err(RuleError::unsupported("a region of interest or a policy on the aspect ratio has no gradient"));
         }
         let (mut dx, from, to) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
-        let text = |name: &str, default: &'static str| node.proto.string(name).unwrap_or(default).to_owned();
-        let mode = text("mode", "nearest");
-        let place = text("coordinate_transformation_mode", "half_pixel");
-        let rounding = text("nearest_mode", "round_prefer_floor");
-        let is_old = node.version < 11;
-        let takes_blocks = mode == "nearest"
-            && (is_old
-                || (place == "asymmetric" && rounding == "floor")
-                || (place.ends_with("half_pixel") && !rounding.ends_with("ceil")));
         let whole = |axis: usize| to[axis] % from[axis].max(1) == 0;
-        if takes_blocks && from.len() > 2 && from[..2] == to[..2] && (2..from.len()).all(whole) {
+        if self.repeats_blocks && from.len() > 2 && from[..2] == to[..2] && (2..from.len()).all(whole) {
             // Every element was repeated over a block, whose gradients add up.
             let blocks: Vec<i64> = (2..from.len()).map(|axis| to[axis] / from[axis]).collect();
-            let attributes =
-                vec![crate::onnx::attr_ints("kernel_shape", &blocks), crate::onnx::attr_ints("strides", &blocks)];
+            let attributes = vec![attr_ints("kernel_shape", &blocks), attr_ints("strides", &blocks)];
             let mean = cx.op_with("AveragePool", &[&dx], attributes);
             let sum = cx.scaled(&mean, blocks.iter().product::<i64>() as f64);
             cx.give(0, sum);
             return Ok(());
         }
-        let listed = axes(node, from.len())?;
-        let (scales_slot, sizes_slot) = slots(node);
-        let gives_sizes = sizes_slot.is_some_and(|slot| cx.known_ints(slot).is_some_and(|sizes| !sizes.is_empty()));
+        let listed = self.listed(from.len())?;
+        let sizes = self.form.sizes_slot().and_then(|slot| cx.known_ints(slot));
+        let gives_sizes = sizes.is_some_and(|sizes| !sizes.is_empty());
         for axis in 0..from.len() {
             let is_resized = from[axis] != to[axis];
             let at = listed.iter().position(|listed| *listed == axis);
@@ -172,26 +224,27 @@ impl NodeRules for Resize {
             // The operator itself says what it makes of every unit vector: it is linear along each axis.
             let (m, n) = (from[axis], to[axis]);
             let unit = cx.identity(m, &[1, m, 1, m]);
-            let mut attributes = node.proto.attribute.clone();
-            attributes.retain(|attribute| attribute.name != "axes" && attribute.name != "scales");
-            let scale = match node.proto.attr("scales") {
-                Some(scales) => scales.floats.get(at).copied(),
-                None => cx.known_floats(scales_slot).and_then(|scales| scales.get(at).map(|scale| *scale as f32)),
+            let attributes = self.attributes_without(["axes", "scales"]);
+            let scale = match &self.scales {
+                Some(scales) => scales.get(at).copied(),
+                None => {
+                    let scales = cx.known_floats(self.form.scales_slot());
+                    scales.and_then(|scales| scales.get(at).map(|scale| *scale as f32))
+                }
             };
             let scales = match scale.filter(|_| !gives_sizes) {
                 Some(scale) => cx.floats(&[1.0, 1.0, 1.0, scale], &[4]),
                 None => String::new(),
             };
-            // Opset 11 asks for the region that later ones may omit.
-            let region = if node.version < 13 { cx.floats(&[], &[0]) } else { String::new() };
-            let no_scales = region.clone();
-            let rows = if is_old {
-                cx.op_with(&node.proto.op_type, &[&unit, &scales], attributes)
+            let op_type = self.form.op_type();
+            let unused = if self.form == Form::Region { cx.floats(&[], &[0]) } else { String::new() };
+            let rows = if self.form.sizes_slot().is_none() {
+                cx.op_with(op_type, &[&unit, &scales], attributes)
             } else if scales.is_empty() {
                 let sizes = cx.ints(&[1, m, 1, n]);
-                cx.op_with(&node.proto.op_type, &[&unit, &region, &no_scales, &sizes], attributes)
+                cx.op_with(op_type, &[&unit, &unused, &unused, &sizes], attributes)
             } else {
-                cx.op_with(&node.proto.op_type, &[&unit, &region, &scales], attributes)
+                cx.op_with(op_type, &[&unit, &unused, &scales], attributes)
             };
             let rows = cx.reshape(&rows, &[m, n]);
             dx = cx.along_axis(&dx, axis, from.len(), &rows);

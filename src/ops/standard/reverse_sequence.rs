@@ -5,22 +5,31 @@
 //! Coupling: both axes stay; all others pass through.
 
 use crate::graph::Node;
-use crate::operator::couple::CoupleCx;
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, axis_index, onnx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index, onnx,
+};
 
 fn types_reversesequence() -> &'static [OpType] {
     const { &[onnx("ReverseSequence")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_reversesequence, &ReverseSequence)];
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_reversesequence, |node| Ok(Box::new(ReverseSequence::parse(node))))];
 
-struct ReverseSequence;
+#[derive(Debug)]
+struct ReverseSequence {
+    time_axis: i64,
+    batch_axis: i64,
+}
 
-impl NodeRules for ReverseSequence {
-    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl ReverseSequence {
+    fn parse(node: &Node) -> Self {
+        Self { time_axis: node.int("time_axis", 0), batch_axis: node.int("batch_axis", 1) }
+    }
+}
+
+impl Operator for ReverseSequence {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
         if shape.len() < 2 {
             return Err(RuleError::invalid(format!("the input must have rank 2 or more, found {}", shape.len())));
@@ -29,21 +38,21 @@ impl NodeRules for ReverseSequence {
         Ok(())
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.separated(0)?;
-        for (name, default) in [("time_axis", 0), ("batch_axis", 1)] {
-            let axis = axis_index(node.int(name, default), layout.rank())?;
+        for axis in [self.time_axis, self.batch_axis] {
+            let axis = axis_index(axis, layout.rank())?;
             cx.keep(&layout.axes[axis], "is reversed in part");
         }
         cx.set(0, layout);
         Ok(())
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.elementwise(&[0])
     }
 
-    fn gradient(&self, _node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         // Reversing twice changes nothing, so the node is its own transposed map.
         let dy = cx.dy()?;
         let dx = cx.same_op(&[&dy, &cx.input(1)]);

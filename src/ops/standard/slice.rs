@@ -6,23 +6,28 @@
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
-use crate::graph::fact::{Fact, Known};
-use crate::operator::couple::CoupleCx;
+use crate::graph::fact::{Fact, Known, static_shape, take_along};
 use crate::operator::couple::layout::{Layout, fixed_axis};
 use crate::operator::couple::space::axis_size;
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::patch::PatchCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, axis_index, onnx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, axis_index, onnx,
+};
 
 fn types_slice() -> &'static [OpType] {
     const { &[onnx("Slice")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_slice, &Slice)];
+pub(super) static RULES: &[Registration] = &[Registration::new(types_slice, |node| Ok(Box::new(Slice::parse(node))))];
 
-struct Slice;
+#[derive(Debug)]
+struct Slice {
+    /// Limits and axes, where attributes give them.
+    starts: Option<Vec<i64>>,
+    ends: Option<Vec<i64>>,
+    axes: Option<Vec<i64>>,
+    has_axes_input: bool,
+    has_steps_input: bool,
+}
 
 /// A slice along one axis, as the node writes it.
 struct Span {
@@ -63,46 +68,59 @@ impl Span {
 
 type Ints<'a> = &'a dyn Fn(usize) -> Option<Vec<Dim>>;
 
-/// The spans of the node over a value of rank `rank`; `ints` gives the known integers of an input.
-fn spans(node: &Node, rank: usize, ints: Ints<'_>, count: Option<usize>) -> Result<Vec<Span>, RuleError> {
-    let attribute =
-        |name: &str| node.proto.ints(name).map(|values| values.iter().copied().map(Dim::from).collect::<Vec<_>>());
-    let starts = attribute("starts").or_else(|| ints(1));
-    let ends = attribute("ends").or_else(|| ints(2));
-    let axes = match attribute("axes").or_else(|| ints(3)) {
-        Some(axes) => Some(axes),
-        None if node.input(3).is_some() => return Err(RuleError::UnknownShape),
-        None => None,
-    };
-    let steps = ints(4);
-    let count = starts.as_ref().or(ends.as_ref()).or(axes.as_ref()).map(Vec::len).or(count);
-    let count = count.ok_or(RuleError::UnknownShape)?;
-    (0..count)
-        .map(|at| {
-            let axis = match &axes {
-                Some(axes) => axes.get(at).and_then(Dim::as_const).ok_or(RuleError::UnknownShape)?,
-                None => at as i64,
-            };
-            let step = match &steps {
-                Some(steps) => steps.get(at).and_then(Dim::as_const),
-                None if node.input(4).is_some() => None,
-                None => Some(1),
-            };
-            let pick = |values: &Option<Vec<Dim>>| values.as_ref().and_then(|values| values.get(at).cloned());
-            Ok(Span { axis: axis_index(axis, rank)?, start: pick(&starts), end: pick(&ends), step })
-        })
-        .collect()
+impl Slice {
+    fn parse(node: &Node) -> Self {
+        let attribute = |name: &str| node.proto.ints(name).map(<[i64]>::to_vec);
+        Self {
+            starts: attribute("starts"),
+            ends: attribute("ends"),
+            axes: attribute("axes"),
+            has_axes_input: node.input(3).is_some(),
+            has_steps_input: node.input(4).is_some(),
+        }
+    }
+
+    /// The spans over a value of rank `rank`; `ints` gives the known integers of an input, and `count` the number of
+    /// spans where nothing is known of their limits and axes.
+    fn spans(&self, rank: usize, ints: Ints<'_>, count: Option<usize>) -> Result<Vec<Span>, RuleError> {
+        let given = |attribute: &Option<Vec<i64>>, slot: usize| match attribute {
+            Some(values) => Some(values.iter().copied().map(Dim::from).collect::<Vec<_>>()),
+            None => ints(slot),
+        };
+        let (starts, ends, axes) = (given(&self.starts, 1), given(&self.ends, 2), given(&self.axes, 3));
+        if axes.is_none() && self.has_axes_input {
+            return Err(RuleError::UnknownShape);
+        }
+        let steps = ints(4);
+        let count = starts.as_ref().or(ends.as_ref()).or(axes.as_ref()).map(Vec::len).or(count);
+        let count = count.ok_or(RuleError::UnknownShape)?;
+        (0..count)
+            .map(|at| {
+                let axis = match &axes {
+                    Some(axes) => axes.get(at).and_then(Dim::as_const).ok_or(RuleError::UnknownShape)?,
+                    None => at as i64,
+                };
+                let step = match &steps {
+                    Some(steps) => steps.get(at).and_then(Dim::as_const),
+                    None if self.has_steps_input => None,
+                    None => Some(1),
+                };
+                let pick = |values: &Option<Vec<Dim>>| values.as_ref().and_then(|values| values.get(at).cloned());
+                Ok(Span { axis: axis_index(axis, rank)?, start: pick(&starts), end: pick(&ends), step })
+            })
+            .collect()
+    }
 }
 
-impl NodeRules for Slice {
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Operator for Slice {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let mut shape = cx.shape(0)?;
         let (dtype, known) = (cx.input(0)?.dtype, cx.input(0)?.known.clone());
         let length = |slot: usize| {
             let size = cx.optional(slot)?.shape.as_ref()?.first()?.as_const()?;
             usize::try_from(size).ok()
         };
-        let spans = spans(node, shape.len(), &|slot| cx.ints(slot).map(<[Dim]>::to_vec), length(1))?;
+        let spans = self.spans(shape.len(), &|slot| cx.ints(slot).map(<[Dim]>::to_vec), length(1))?;
         let mut result = known;
         for span in spans {
             if span.is_whole() {
@@ -110,7 +128,7 @@ impl NodeRules for Slice {
             }
             let clamped = shape[span.axis].as_const().and_then(|size| span.clamp(size));
             if let Some(clamped) = &clamped {
-                let sizes = crate::graph::fact::static_shape(&shape);
+                let sizes = static_shape(&shape);
                 result = result.zip(sizes).and_then(|(known, sizes)| take(&known, &sizes, span.axis, clamped));
                 shape[span.axis] = Dim::from(clamped.count);
                 continue;
@@ -123,10 +141,10 @@ impl NodeRules for Slice {
         Ok(())
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.separated(0)?;
         let shape = cx.output_shape(0)?;
-        let spans = spans(node, layout.rank(), &|slot| cx.ints(slot).map(<[Dim]>::to_vec), None)?;
+        let spans = self.spans(layout.rank(), &|slot| cx.ints(slot).map(<[Dim]>::to_vec), None)?;
         let mut axes = layout.axes.clone();
         for span in spans {
             let axis = axes[span.axis].clone();
@@ -158,9 +176,9 @@ impl NodeRules for Slice {
         Ok(())
     }
 
-    fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+    fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
         let rank = cx.rank(0);
-        let spans = spans(node, rank, &|slot| cx.old_ints(slot), None)?;
+        let spans = self.spans(rank, &|slot| cx.old_ints(slot), None)?;
         let (mut starts, mut ends) = (Vec::new(), Vec::new());
         for span in &spans {
             let kept = cx.kept_input(0, span.axis);
@@ -180,28 +198,26 @@ impl NodeRules for Slice {
         if starts.iter().all(Option::is_none) {
             return Ok(());
         }
-        if node.proto.ints("starts").is_some() {
-            let merge = |name: &str, new: &[Option<i64>]| -> Vec<i64> {
-                let old = node.proto.ints(name).unwrap_or_default();
+        if let Some(old_starts) = &self.starts {
+            let merge = |old: &[i64], new: &[Option<i64>]| -> Vec<i64> {
                 old.iter().zip(new).map(|(old, new)| new.unwrap_or(*old)).collect()
             };
-            let (starts, ends) = (merge("starts", &starts), merge("ends", &ends));
-            cx.set_ints("starts", &starts);
-            cx.set_ints("ends", &ends);
+            cx.set_ints("starts", &merge(old_starts, &starts));
+            cx.set_ints("ends", &merge(self.ends.as_deref().unwrap_or_default(), &ends));
             return Ok(());
         }
         cx.set_input_ints(1, &starts)?;
         cx.set_input_ints(2, &ends)
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.moves(&[0]);
         Ok(())
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (mut dx, shape) = (cx.dy()?, cx.shape(0)?);
-        let spans = spans(node, shape.len(), &|slot| cx.known_ints(slot), None)?;
+        let spans = self.spans(shape.len(), &|slot| cx.known_ints(slot), None)?;
         let (mut before, mut after) = (vec![0; shape.len()], vec![0; shape.len()]);
         for span in spans {
             let size = shape[span.axis];
@@ -227,7 +243,7 @@ impl NodeRules for Slice {
 
 fn take(known: &Known, sizes: &[usize], axis: usize, at: &Clamped) -> Option<Known> {
     let indices: Option<Vec<usize>> = (0..at.count).map(|i| usize::try_from(at.start + i * at.step).ok()).collect();
-    crate::graph::fact::take_along(known, sizes, axis, &indices?)
+    take_along(known, sizes, axis, &indices?)
 }
 
 /// The size of a slice of an axis whose size is not a number, where it can be told.

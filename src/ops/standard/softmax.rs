@@ -6,38 +6,63 @@
 //! Coupling: every axis passes through; a softmax over channels acts on the kept ones.
 
 use crate::graph::Node;
-use crate::operator::couple::CoupleCx;
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{Folding, NodeRules, OpType, Registration, RuleError, onnx};
+use crate::operator::{
+    CoupleCx, Folding, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index, onnx,
+};
 
 fn types_softmax() -> &'static [OpType] {
     const { &[onnx("Softmax"), onnx("LogSoftmax"), onnx("Hardmax")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_softmax, &Softmax)];
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_softmax, |node| Ok(Box::new(Softmax::parse(node))))];
 
-struct Softmax;
+#[derive(Debug)]
+struct Softmax {
+    kind: Kind,
+    axis: i64,
+    /// Whether everything from the axis on is one row, as before opset 13.
+    flattens: bool,
+}
 
-impl NodeRules for Softmax {
-    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+#[derive(Debug)]
+enum Kind {
+    Softmax,
+    Logarithm,
+    /// One at the first largest element, else zero.
+    Hard,
+}
+
+impl Softmax {
+    fn parse(node: &Node) -> Self {
+        let flattens = node.version < 13;
+        let kind = match node.proto.op_type.as_str() {
+            "LogSoftmax" => Kind::Logarithm,
+            "Hardmax" => Kind::Hard,
+            _ => Kind::Softmax,
+        };
+        Self { kind, axis: node.int("axis", if flattens { 1 } else { -1 }), flattens }
+    }
+}
+
+impl Operator for Softmax {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
         cx.set_shape(0, dtype, shape);
         Ok(())
     }
 
-    fn folding(&self, _node: &Node) -> Folding {
+    fn folding(&self) -> Folding {
         Folding::Mixes
     }
 
-    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.layout(0)?;
         cx.set(0, layout);
         Ok(())
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         if let Some(mask) = cx.mask(0) {
             // Far below any activation, yet finite in float16, so that a row without kept elements gives no NaN.
             let x = cx.filled(&cx.input(0), &mask, -60_000.0, 0);
@@ -47,30 +72,29 @@ impl NodeRules for Softmax {
         Ok(())
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, y, shape) = (cx.dy()?, cx.output(0), cx.shape(0)?);
-        let default = if node.version < 13 { 1 } else { -1 };
-        let axis = crate::operator::axis_index(node.int("axis", default), shape.len())?;
-        // Before opset 13 everything from the axis on is one.
-        let axes: Vec<usize> = if node.version < 13 { (axis..shape.len()).collect() } else { vec![axis] };
+        let axis = axis_index(self.axis, shape.len())?;
+        let axes: Vec<usize> = if self.flattens { (axis..shape.len()).collect() } else { vec![axis] };
         let row: i64 = shape[axis..].iter().product();
         let is_last = axes.len() == shape.len() - axis;
-        let dx = match node.proto.op_type.as_str() {
-            "Softmax" if is_last && row > 0 && cx.has_kernels() => cx.softmax_gradient(&y, &dy, row),
-            "Softmax" => {
+        let dx = match self.kind {
+            Kind::Softmax if is_last && row > 0 && cx.has_kernels() => cx.softmax_gradient(&y, &dy, row),
+            Kind::Softmax => {
                 // y (dy - sum(dy y))
                 let product = cx.mul(&dy, &y);
                 let sum = cx.reduce_sum(&product, &axes, true);
                 let difference = cx.op("Sub", &[&dy, &sum]);
                 cx.mul(&difference, &y)
             }
-            "LogSoftmax" => {
+            Kind::Logarithm => {
                 let sum = cx.reduce_sum(&dy, &axes, true);
                 let share = cx.op("Exp", &[&y]);
                 let product = cx.mul(&share, &sum);
                 cx.op("Sub", &[&dy, &product])
             }
-            _ => return Ok(()),
+            // Flat wherever it has a slope.
+            Kind::Hard => return Ok(()),
         };
         cx.give(0, dx);
         Ok(())

@@ -8,41 +8,62 @@
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known};
-use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::{Layout, fixed_axis};
 use crate::operator::couple::space::axis_size;
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::patch::PatchCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, axis_index, onnx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, axis_index, onnx,
+};
 
 fn types_split() -> &'static [OpType] {
     const { &[onnx("Split")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_split, &Split)];
+pub(super) static RULES: &[Registration] = &[Registration::new(types_split, |node| Ok(Box::new(Split::parse(node))))];
 
-struct Split;
+#[derive(Debug)]
+struct Split {
+    axis: i64,
+    /// The sizes of the outputs, where an attribute gives them.
+    sizes: Option<Vec<i64>>,
+    has_sizes_input: bool,
+    /// The number of equal parts where no sizes are given.
+    count: i64,
+    /// For every output whether it is there, or omitted.
+    outputs: Vec<bool>,
+    /// Whether the node's opset takes sizes as input 1, not as an attribute.
+    takes_sizes_as_input: bool,
+}
 
-/// The sizes of the outputs along the axis of size `size`.
-fn sizes(node: &Node, given: Option<Vec<Dim>>, size: &Dim) -> Option<Vec<Dim>> {
-    if let Some(sizes) = node.proto.ints("split") {
-        return Some(sizes.iter().copied().map(Dim::from).collect());
+impl Split {
+    fn parse(node: &Node) -> Self {
+        Self {
+            axis: node.int("axis", 0),
+            sizes: node.proto.ints("split").map(<[i64]>::to_vec),
+            has_sizes_input: node.input(1).is_some(),
+            count: node.int("num_outputs", node.outputs.len() as i64).max(1),
+            outputs: node.outputs.iter().map(Option::is_some).collect(),
+            takes_sizes_as_input: node.version >= 13,
+        }
     }
-    // A patched node has sizes even where the original has none.
-    if given.is_some() || node.input(1).is_some() {
-        return given;
+
+    /// The sizes of the outputs along the axis of size `size`; `given` are those of input 1, where known.
+    fn sizes(&self, given: Option<&[Dim]>, size: &Dim) -> Option<Vec<Dim>> {
+        if let Some(sizes) = &self.sizes {
+            return Some(sizes.iter().copied().map(Dim::from).collect());
+        }
+        // A patched node has sizes even where the original has none.
+        if given.is_some() || self.has_sizes_input {
+            return given.map(<[Dim]>::to_vec);
+        }
+        let each = size.ceil_div(&Dim::from(self.count))?;
+        let mut sizes = vec![each.clone(); usize::try_from(self.count).ok()?.min(4096)];
+        if size.as_const().is_some() {
+            // The last one is smaller where it does not come out even.
+            let others = &each * &Dim::from(self.count - 1);
+            *sizes.last_mut()? = size - &others;
+        }
+        Some(sizes)
     }
-    let count = node.proto.int("num_outputs").unwrap_or(node.outputs.len() as i64).max(1);
-    let each = size.ceil_div(&Dim::from(count))?;
-    let mut sizes = vec![each.clone(); usize::try_from(count).ok()?.min(4096)];
-    if size.as_const().is_some() {
-        // The last one is smaller where it does not come out even.
-        let others = &each * &Dim::from(count - 1);
-        *sizes.last_mut()? = size - &others;
-    }
-    Some(sizes)
 }
 
 /// The parts must make up the whole, or channels would be coupled that do not exist.
@@ -62,18 +83,17 @@ fn check_sizes(sizes: &[Dim], outputs: usize, whole: &Dim) -> Result<(), RuleErr
     Ok(())
 }
 
-impl NodeRules for Split {
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Operator for Split {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shape = cx.shape(0)?;
-        let axis = axis_index(node.int("axis", 0), shape.len())?;
+        let axis = axis_index(self.axis, shape.len())?;
         let (dtype, known) = (cx.input(0)?.dtype, cx.input(0)?.known.clone().filter(|_| shape.len() == 1));
-        let given = cx.ints(1).map(<[Dim]>::to_vec);
-        let sizes = sizes(node, given, &shape[axis]);
+        let sizes = self.sizes(cx.ints(1), &shape[axis]);
         if let Some(sizes) = &sizes {
-            check_sizes(sizes, node.outputs.len(), &shape[axis])?;
+            check_sizes(sizes, self.outputs.len(), &shape[axis])?;
         }
         let mut start = 0;
-        for slot in 0..node.outputs.len() {
+        for slot in 0..self.outputs.len() {
             let size = sizes.as_ref().and_then(|sizes| sizes.get(slot).cloned());
             let count = size.as_ref().and_then(Dim::as_const).and_then(|size| usize::try_from(size).ok());
             let end = start + count.unwrap_or(0);
@@ -89,14 +109,14 @@ impl NodeRules for Split {
         Ok(())
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.separated(0)?;
-        let axis = axis_index(node.int("axis", 0), layout.rank())?;
+        let axis = axis_index(self.axis, layout.rank())?;
         let len = axis_size(&layout.axes[axis]);
         let whole = cx.single(&layout.axes[axis]);
         let mut start = 0usize;
-        for slot in 0..node.outputs.len() {
-            if node.output(slot).is_none() {
+        for (slot, is_given) in self.outputs.iter().enumerate() {
+            if !is_given {
                 return Err(RuleError::unsupported("one of its outputs is omitted"));
             }
             let shape = cx.output_shape(slot)?;
@@ -123,24 +143,24 @@ impl NodeRules for Split {
         Ok(())
     }
 
-    fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
-        let axis = axis_index(node.int("axis", 0), cx.rank(0))?;
+    fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        let axis = axis_index(self.axis, cx.rank(0))?;
         if !cx.input_shrinks(0, axis) {
             return Ok(());
         }
-        let new: Option<Vec<i64>> = (0..node.outputs.len()).map(|slot| cx.new_output_size(slot, axis)).collect();
+        let new: Option<Vec<i64>> = (0..self.outputs.len()).map(|slot| cx.new_output_size(slot, axis)).collect();
         let new = new.ok_or_else(|| RuleError::unsupported("the size of an output is not known"))?;
-        if node.proto.ints("split").is_some() {
+        if self.sizes.is_some() {
             cx.set_ints("split", &new);
             return Ok(());
         }
-        if node.input(1).is_some() {
+        if self.has_sizes_input {
             return cx.set_input_ints(1, &new.iter().copied().map(Some).collect::<Vec<_>>());
         }
         if new.iter().all(|size| *size == new[0]) {
             return Ok(());
         }
-        if node.version >= 13 {
+        if self.takes_sizes_as_input {
             cx.remove_attribute("num_outputs");
             cx.set_input_tensor(1, &new, &[new.len() as i64]);
         } else {
@@ -149,16 +169,16 @@ impl NodeRules for Split {
         Ok(())
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.moves(&[0]);
         Ok(())
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let shape = cx.shape(0)?;
-        let axis = axis_index(node.int("axis", 0), shape.len())?;
+        let axis = axis_index(self.axis, shape.len())?;
         let mut parts = Vec::new();
-        for slot in 0..node.outputs.len() {
+        for slot in 0..self.outputs.len() {
             let of_output = cx.output_shape(slot)?;
             parts.push(match cx.dy_of(slot) {
                 Some(dy) => dy,

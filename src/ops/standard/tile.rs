@@ -4,26 +4,22 @@
 //!
 //! Coupling: an axis that is repeated is a product of the repetitions, which stay, and its old indices.
 
-use crate::graph::Node;
 use crate::graph::fact::Fact;
-use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::{Layout, fixed_axis};
 use crate::operator::couple::space::{axis_size, new_axis_size};
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_tile() -> &'static [OpType] {
     const { &[onnx("Tile")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_tile, &Tile)];
+pub(super) static RULES: &[Registration] = &[Registration::new(types_tile, |_| Ok(Box::new(Tile)))];
 
+#[derive(Debug)]
 struct Tile;
 
-impl NodeRules for Tile {
-    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Operator for Tile {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shape = cx.shape(0)?;
         let dtype = cx.input(0)?.dtype;
         let repeats = cx.ints(1).map(<[_]>::to_vec);
@@ -38,7 +34,7 @@ impl NodeRules for Tile {
         Ok(())
     }
 
-    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.separated(0)?;
         let shape = cx.output_shape(0)?;
         let repeats = cx.ints(1).map(<[_]>::to_vec);
@@ -64,12 +60,12 @@ impl NodeRules for Tile {
         Ok(())
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.moves(&[0]);
         Ok(())
     }
 
-    fn gradient(&self, _node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, shape, tiled) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
         let mut split = Vec::new();
         let mut axes = Vec::new();

@@ -5,62 +5,67 @@
 //! Coupling: every axis passes through to its new place.
 
 use crate::graph::Node;
-use crate::graph::fact::Fact;
+use crate::graph::fact::{Fact, permute, static_shape};
 use crate::onnx::attr_ints;
-use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::Layout;
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, axis_index, onnx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index, onnx,
+};
 
 fn types_transpose() -> &'static [OpType] {
     const { &[onnx("Transpose")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_transpose, &Transpose)];
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_transpose, |node| Ok(Box::new(Transpose::parse(node))))];
 
-struct Transpose;
-
-/// The axis of the input that stands at each place of the output; reversed by default.
-fn permutation(node: &Node, rank: usize) -> Result<Vec<usize>, RuleError> {
-    let Some(perm) = node.proto.ints("perm") else {
-        return Ok((0..rank).rev().collect());
-    };
-    let perm = perm.iter().map(|axis| axis_index(*axis, rank)).collect::<Result<Vec<_>, _>>()?;
-    let mut seen = perm.clone();
-    seen.sort_unstable();
-    if seen != (0..rank).collect::<Vec<_>>() {
-        return Err(RuleError::invalid(format!("perm {perm:?} is no permutation of {rank} axes")));
-    }
-    Ok(perm)
+#[derive(Debug)]
+struct Transpose {
+    /// The axis of the input that stands at each place of the output; they are reversed where the node names none.
+    perm: Option<Vec<i64>>,
 }
 
-impl NodeRules for Transpose {
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Transpose {
+    fn parse(node: &Node) -> Self {
+        Self { perm: node.proto.ints("perm").map(<[i64]>::to_vec) }
+    }
+
+    /// The axis of an input of rank `rank` that stands at each place of the output.
+    fn permutation(&self, rank: usize) -> Result<Vec<usize>, RuleError> {
+        let Some(perm) = &self.perm else {
+            return Ok((0..rank).rev().collect());
+        };
+        let perm = perm.iter().map(|axis| axis_index(*axis, rank)).collect::<Result<Vec<_>, _>>()?;
+        let mut seen = perm.clone();
+        seen.sort_unstable();
+        if seen != (0..rank).collect::<Vec<_>>() {
+            return Err(RuleError::invalid(format!("perm {perm:?} is no permutation of {rank} axes")));
+        }
+        Ok(perm)
+    }
+}
+
+impl Operator for Transpose {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shape = cx.shape(0)?;
-        let perm = permutation(node, shape.len())?;
+        let perm = self.permutation(shape.len())?;
         let input = cx.input(0)?;
-        let sizes = crate::graph::fact::static_shape(&shape);
-        let known = input
-            .known
-            .as_ref()
-            .zip(sizes)
-            .and_then(|(known, sizes)| crate::graph::fact::permute(known, &sizes, &perm));
+        let known = input.known.as_ref().zip(static_shape(&shape));
+        let known = known.and_then(|(known, sizes)| permute(known, &sizes, &perm));
         let fact = Fact::new(input.dtype, perm.iter().map(|axis| shape[*axis].clone()).collect()).with_known(known);
         cx.set(0, fact);
         Ok(())
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.layout(0)?;
-        let perm = permutation(node, layout.rank())?;
+        let perm = self.permutation(layout.rank())?;
         cx.set(0, Layout { axes: perm.iter().map(|axis| layout.axes[*axis].clone()).collect() });
         Ok(())
     }
 
-    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        let perm = permutation(node, cx.rank(0)?)?;
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        let perm = self.permutation(cx.rank(0)?)?;
         if let Some(mask) = cx.mask(0) {
             let perm: Vec<i64> = perm.iter().map(|axis| *axis as i64).collect();
             let mask = cx.add("Transpose", &[&mask], vec![attr_ints("perm", &perm)]);
@@ -69,12 +74,9 @@ impl NodeRules for Transpose {
         Ok(())
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, rank) = (cx.dy()?, cx.shape(0)?.len());
-        let perm: Vec<usize> = match node.proto.ints("perm") {
-            Some(perm) => perm.iter().filter_map(|axis| usize::try_from(*axis).ok()).collect(),
-            None => (0..rank).rev().collect(),
-        };
+        let perm = self.permutation(rank)?;
         let mut inverse = vec![0; rank];
         for (new, old) in perm.iter().enumerate() {
             inverse[*old] = new;

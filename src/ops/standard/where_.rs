@@ -4,25 +4,23 @@
 //!
 //! Coupling: axes that broadcast against each other are one axis.
 
-use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known};
-use crate::operator::couple::CoupleCx;
-use crate::operator::gradient::GradientCx;
-use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, broadcast, onnx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, broadcast, onnx,
+};
 
 fn types_where() -> &'static [OpType] {
     const { &[onnx("Where")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_where, &Where)];
+pub(super) static RULES: &[Registration] = &[Registration::new(types_where, |_| Ok(Box::new(Where)))];
 
+#[derive(Debug)]
 struct Where;
 
-impl NodeRules for Where {
-    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Operator for Where {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shapes = [cx.shape(0)?, cx.shape(1)?, cx.shape(2)?];
         let dtype = cx.input(1)?.dtype;
         let known = selected(cx);
@@ -30,17 +28,17 @@ impl NodeRules for Where {
         Ok(())
     }
 
-    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.broadcast(&[0, 1, 2])?;
         cx.set(0, layout);
         Ok(())
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.elementwise(&[0, 1, 2])
     }
 
-    fn gradient(&self, _node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, condition, zero) = (cx.dy()?, cx.input(0), cx.scalar(0.0));
         if cx.wants(1) {
             let chosen = cx.op("Where", &[&condition, &dy, &zero]);

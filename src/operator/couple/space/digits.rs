@@ -2,33 +2,33 @@
 
 use std::collections::BTreeMap;
 
-use super::{Cut, Reason, Spaces};
+use super::{Division, Reason, Spaces};
 use crate::operator::couple::layout::{Axis, Piece, SpaceId, push_piece};
 
 impl Spaces {
-    /// The space of the outermost digit of a cut into blocks of `block` indices, not claiming anything of the rest.
+    /// The space of the outermost digit of a division into blocks of `block` indices, not claiming anything of the rest.
     pub fn outer_digit(&mut self, space: SpaceId, block: usize, node: &str) -> SpaceId {
         let len = self.spaces[space].len;
         if block == 1 {
             return space;
         }
         let key = (space, vec![len / block, block]);
-        if let Some(Some(outer)) = self.cuts.get(&key).map(|cut| cut.digits[0]) {
+        if let Some(Some(outer)) = self.divisions.get(&key).map(|division| division.digits[0]) {
             return outer;
         }
         let outer = self.add(len / block);
-        let cut = self.cuts.entry(key).or_insert_with_key(|(space, sizes)| Cut {
+        let division = self.divisions.entry(key).or_insert_with_key(|(space, sizes)| Division {
             space: *space,
             sizes: sizes.clone(),
             digits: vec![None; sizes.len()],
             only: None,
             node: node.to_owned(),
         });
-        cut.digits[0] = Some(outer);
+        division.digits[0] = Some(outer);
         outer
     }
 
-    /// Whether `digit` is the space that [`Spaces::outer_digit`] gave for the outermost digit of a cut, which is `axis`.
+    /// Whether `digit` is the space that [`Spaces::outer_digit`] gave for the outermost digit of a division, which is `axis`.
     pub fn is_outer_digit(&self, axis: &Axis, digit: &Axis) -> bool {
         let ([Piece::Part { space, inner, extent }], [Piece::Part { space: other, inner: 1, extent: count }]) =
             (axis.as_slice(), digit.as_slice())
@@ -39,34 +39,38 @@ impl Spaces {
             && extent == count
             && self.spaces[*space].len == inner * extent
             && self.spaces[*other].len == *count
-            && self.cuts.get(&(*space, vec![*extent, *inner])).is_some_and(|cut| cut.digits[0] == Some(*other))
+            && self
+                .divisions
+                .get(&(*space, vec![*extent, *inner]))
+                .is_some_and(|division| division.digits[0] == Some(*other))
     }
 
-    /// The spaces of all digits of a cut into `sizes` (outermost first; sizes above one, their product the space's).
+    /// The spaces of all digits of a division into `sizes` (outermost first; sizes above one, their product the space's).
     /// Where `only` is given, no other digit may shrink.
     pub fn digits(&mut self, space: SpaceId, sizes: &[usize], only: Option<usize>, node: &str) -> Vec<SpaceId> {
         if sizes.len() == 1 {
             return vec![space];
         }
         let key = (space, sizes.to_vec());
-        let known = self.cuts.get(&key).map_or_else(|| vec![None; sizes.len()], |cut| cut.digits.clone());
+        let known =
+            self.divisions.get(&key).map_or_else(|| vec![None; sizes.len()], |division| division.digits.clone());
         let digits: Vec<SpaceId> =
             known.iter().zip(sizes).map(|(digit, size)| digit.unwrap_or_else(|| self.add(*size))).collect();
-        let cut = self.cuts.entry(key).or_insert_with_key(|(space, sizes)| Cut {
+        let division = self.divisions.entry(key).or_insert_with_key(|(space, sizes)| Division {
             space: *space,
             sizes: sizes.clone(),
             digits: Vec::new(),
             only: None,
             node: node.to_owned(),
         });
-        cut.digits = digits.iter().copied().map(Some).collect();
-        cut.only = cut.only.or(only);
+        division.digits = digits.iter().copied().map(Some).collect();
+        division.only = division.only.or(only);
         digits
     }
 
     /// The axis with every digit that is not a whole space replaced by a space of its own.
     ///
-    /// All digits of a space that occur in `axes` are made in one cut, so that `[3, heads, 64]` is one decision.
+    /// All digits of a space that occur in `axes` are made in one division, so that `[3, heads, 64]` is one decision.
     pub fn separate(&mut self, axes: &[Axis], node: &str) -> Vec<Axis> {
         let mut parts: BTreeMap<SpaceId, Vec<(usize, usize)>> = BTreeMap::new();
         for piece in axes.iter().flatten() {
@@ -123,7 +127,7 @@ impl Spaces {
         separated
     }
 
-    /// Whether the digits of every cut space stand side by side and complete, as right after a reshape.
+    /// Whether the digits of every divided space stand side by side and complete, as right after a reshape.
     pub fn is_contiguous(&self, axes: &[Axis]) -> bool {
         let mut open: Option<(SpaceId, usize)> = None;
         for piece in axes.iter().flatten() {

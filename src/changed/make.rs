@@ -1,0 +1,132 @@
+//! Putting changed weights into the edits of a cut.
+
+use std::sync::Arc;
+
+use super::{AddedBias, ChangedWeight, ChangedWeights, CutDigest};
+use crate::analysis::Analysis;
+use crate::error::Error;
+use crate::graph::Node;
+use crate::graph::model::Model;
+use crate::onnx::names::Names;
+use crate::rewrite::Rewritten;
+use crate::write::{Edits, Streamed, WeightSource};
+
+/// Changes of a cut's weights under construction.
+#[derive(Debug)]
+pub struct Changes<'a> {
+    analysis: &'a Analysis,
+    rewritten: &'a Rewritten,
+    names: Names,
+    edits: Edits,
+    weights: Vec<ChangedWeight>,
+    biases: Vec<AddedBias>,
+}
+
+impl<'a> Changes<'a> {
+    /// Nothing of the cut has changed yet.
+    pub fn new(analysis: &'a Analysis, rewritten: &'a Rewritten) -> Self {
+        let mut names = Names::of_graph(analysis.model.graph());
+        let edits = rewritten.edits.clone();
+        edits.initializers.iter().for_each(|tensor| _ = names.claim(tensor.name(&analysis.model)));
+        Self { analysis, rewritten, names, edits, weights: Vec::new(), biases: Vec::new() }
+    }
+
+    fn fail(&self, text: String) -> Error {
+        Error::usage(text).in_file(self.analysis.model.path())
+    }
+
+    /// Gives a weight of the cut other elements, converted to its type. `name` is that of the written file: of an
+    /// initializer, whole, sliced or computed, or of the output of a Constant node, which becomes an initializer.
+    ///
+    /// # Errors
+    /// The cut has no such weight; it has another shape; a subgraph reads it, it is an output, or it has changed already.
+    pub fn weight(&mut self, name: &str, source: Arc<dyn WeightSource>) -> Result<(), Error> {
+        let Analysis { graph, .. } = self.analysis;
+        if self.weights.iter().any(|weight| weight.name == name) {
+            return Err(self.fail(format!("weight {name:?} is changed twice")));
+        }
+        let slices = &self.rewritten.slices;
+        let mut readers = Vec::new();
+        let mut tensor = None;
+        for node in graph.nodes.iter().filter(|node| !slices.replaced().is_gone(node.id)) {
+            for (slot, value) in node.inputs.iter().enumerate() {
+                let Some(value) = value else { continue };
+                let original = &graph.values[*value].name;
+                let read = slices.of(node.id, slot).map_or(original, |(name, _)| name);
+                if read == name {
+                    readers.push((node.proto.first_output().to_owned(), slot));
+                    tensor = Some(*value);
+                }
+            }
+        }
+        let Some(tensor) = tensor else {
+            return Err(self.fail(format!("expected a weight {name:?} that nodes of the cut read, found none")));
+        };
+        if let Some(value) = graph.value(name).map(|value| &graph.values[value])
+            && (value.is_output || !value.captured_by.is_empty())
+        {
+            let text = format!("weight {name:?} can't change: it is an output of the network or read in a subgraph");
+            return Err(self.fail(text));
+        }
+        let dims = source.dims().to_vec();
+        self.edits.stream(&self.analysis.model, name, source)?;
+        let tensor = graph.values[tensor].name.clone();
+        self.weights.push(ChangedWeight { name: name.to_owned(), tensor, dims, readers });
+        Ok(())
+    }
+
+    /// Adds a bias to a node that has none: a vector along an axis of its output, read at the empty input `slot`, which
+    /// adds it to the output by the operator's specification. `node` is the first output of the node. Returns the name of
+    /// the new initializer.
+    ///
+    /// # Errors
+    /// There is no such node, the slot is taken, or the vector is not as long as the axis after the cut.
+    pub fn bias(
+        &mut self,
+        node: &str,
+        slot: usize,
+        axis: usize,
+        source: Arc<dyn WeightSource>,
+    ) -> Result<String, Error> {
+        let Analysis { model, graph, coupling, .. } = self.analysis;
+        let value = graph.value(node).and_then(|value| Some((value, graph.values[value].producer?.0)));
+        let Some((value, id)) = value else {
+            return Err(self.fail(format!("expected a node that gives {node:?}, found none")));
+        };
+        let at: &Node = &graph.nodes[id];
+        let fact = self.rewritten.facts.values[value].as_ref();
+        let size = fact.and_then(|fact| fact.shape.as_ref()?.get(axis)?.as_const());
+        let Some((fact, size)) = fact.zip(size.filter(|size| *size >= 0)) else {
+            let text = format!("axis {axis} of {node:?} has no size that is known, so it can't get a bias");
+            return Err(self.fail(text).at_node(&at.name, at.op()));
+        };
+        let layout = coupling.layouts[value].as_ref();
+        let keep = layout.and_then(|layout| self.rewritten.kept.axis_indices(layout.axes.get(axis)?));
+        let name = self.names.fresh(&format!("{node}/bias"));
+        let streamed = Streamed { index: None, name: name.clone(), data_type: fact.dtype, dims: vec![size], source };
+        self.edits.add_initializer(model, streamed)?;
+        self.edits.add_input(model, node, slot, &name)?;
+        let size = usize::try_from(size).unwrap_or(0);
+        self.biases.push(AddedBias { name: name.clone(), node: node.to_owned(), slot, axis, size, keep });
+        Ok(name)
+    }
+
+    /// The edits that write the file, and what its plan says. `cut` is the verified cut, before anything changed.
+    ///
+    /// # Errors
+    /// The cut can't be read, or is the file of other edits.
+    pub fn finish(self, cut: &Model) -> Result<(Edits, ChangedWeights), Error> {
+        let Self { weights, biases, edits, .. } = self;
+        for weight in &weights {
+            let stored = cut.graph().initializer.iter().find(|tensor| tensor.name == weight.name);
+            let is_node = cut.graph().node.iter().any(|node| node.first_output() == weight.name);
+            if stored.map_or(!is_node, |tensor| tensor.dims != weight.dims) {
+                let text =
+                    format!("expected the cut whose weights change, with {:?} of {:?}", weight.name, weight.dims);
+                return Err(Error::invalid(cut.path(), text));
+            }
+        }
+        let cut = CutDigest::of(cut, &weights, &biases)?;
+        Ok((edits, ChangedWeights { weights, biases, cut }))
+    }
+}

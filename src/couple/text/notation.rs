@@ -1,0 +1,324 @@
+//! Writes layouts over united, kept and divided spaces as text.
+
+mod letters;
+
+use std::collections::BTreeMap;
+
+use crate::graph::dim::Dim;
+use crate::operator::couple::layout::{Axis, Layout, Piece, SpaceId};
+use crate::operator::couple::space::Spaces;
+use letters::Letters;
+
+/// An input or output of a node.
+pub(super) enum Operand {
+    /// It is left out.
+    Omitted,
+    /// Its rank is not known.
+    Unknown,
+    /// Its axes.
+    Axes(Layout),
+}
+
+impl Operand {
+    /// A value's layout, if there is a value.
+    pub(super) fn of(value: Option<Option<Layout>>) -> Self {
+        match value {
+            None => Operand::Omitted,
+            Some(None) => Operand::Unknown,
+            Some(Some(layout)) => Operand::Axes(layout),
+        }
+    }
+
+    fn axes(&self) -> &[Axis] {
+        match self {
+            Operand::Axes(layout) => &layout.axes,
+            Operand::Omitted | Operand::Unknown => &[],
+        }
+    }
+}
+
+/// The text of a node whose rule left these spaces and layouts.
+pub(super) fn write(mut spaces: Spaces, inputs: Vec<Operand>, outputs: Vec<Operand>) -> String {
+    unite_digits(&mut spaces);
+    let operands = || inputs.iter().chain(&outputs);
+    let mut notation = Notation::new(&spaces, operands().map(Operand::axes));
+    for axes in operands().map(Operand::axes) {
+        axes.iter().flatten().filter_map(Piece::space).for_each(|space| notation.meet(space));
+    }
+    let mut list = |operands: &[Operand]| -> String {
+        let texts: Vec<String> = operands.iter().map(|operand| notation.operand(operand)).collect();
+        texts.join(", ")
+    };
+    let (inputs, outputs) = (list(&inputs), list(&outputs));
+    format!("{inputs} -> {outputs}").trim_start().to_owned()
+}
+
+/// Where two spaces are one and are divided in the same way, their digits are one too.
+fn unite_digits(spaces: &mut Spaces) {
+    let divisions: Vec<_> = spaces.divisions().cloned().collect();
+    loop {
+        let same = same_spaces(spaces);
+        let mut first: BTreeMap<(SpaceId, &[usize], usize), SpaceId> = BTreeMap::new();
+        let mut pairs = Vec::new();
+        for division in &divisions {
+            for (at, digit) in division.digits.iter().enumerate() {
+                let Some(digit) = digit else { continue };
+                let one = *first.entry((same[division.space], &division.sizes, at)).or_insert(*digit);
+                if same[one] != same[*digit] {
+                    pairs.push((one, *digit));
+                }
+            }
+        }
+        if pairs.is_empty() {
+            return;
+        }
+        pairs.into_iter().for_each(|(a, b)| spaces.unite_spaces(a, b));
+    }
+}
+
+/// For every space the first one with the same indices.
+fn same_spaces(spaces: &Spaces) -> Vec<SpaceId> {
+    let classes = spaces.classes();
+    let mut first: BTreeMap<&[u32], SpaceId> = BTreeMap::new();
+    let of = |(id, space): (SpaceId, &crate::operator::couple::space::Space)| {
+        *first.entry(&classes[space.start..space.start + space.len]).or_insert(id)
+    };
+    spaces.all().iter().enumerate().map(of).collect()
+}
+
+/// One way in which a space is a product.
+struct Product {
+    /// Sizes of the digits, outermost first.
+    sizes: Vec<usize>,
+    /// The spaces of digits that have one.
+    digits: Vec<Option<SpaceId>>,
+    /// Whether other indices may go from every block.
+    is_ragged: bool,
+}
+
+impl Product {
+    /// Which digit is `(k / inner) % extent`.
+    fn position(&self, inner: usize, extent: usize) -> Option<usize> {
+        let mut rest = self.sizes.iter().product::<usize>();
+        self.sizes.iter().position(|size| {
+            rest /= size;
+            rest == inner && *size == extent
+        })
+    }
+}
+
+struct Notation {
+    /// For every space the one that stands for it.
+    same: Vec<SpaceId>,
+    products: BTreeMap<SpaceId, Vec<Product>>,
+    letters: Letters,
+}
+
+impl Notation {
+    fn new<'l>(spaces: &Spaces, layouts: impl Iterator<Item = &'l [Axis]>) -> Self {
+        let same = same_spaces(spaces);
+        let mut products: BTreeMap<SpaceId, Vec<Product>> = BTreeMap::new();
+        let mut kept = Vec::new();
+        for division in spaces.divisions() {
+            let of = products.entry(same[division.space]).or_default();
+            if of.iter().all(|known| known.sizes != division.sizes) {
+                let digits: Vec<_> = division.digits.iter().map(|digit| digit.map(|digit| same[digit])).collect();
+                let is_ragged = division.is_ragged();
+                of.push(Product { sizes: division.sizes.clone(), digits, is_ragged });
+            }
+            if let Some(only) = division.only {
+                kept.extend(
+                    (0..division.sizes.len())
+                        .filter(|at| *at != only)
+                        .map(|at| (same[division.space], division.sizes.clone(), at)),
+                );
+            }
+        }
+        let mut undivided = |space: SpaceId, sizes: Vec<usize>| {
+            let of = products.entry(same[space]).or_default();
+            if of.iter().all(|known| known.sizes != sizes) {
+                of.push(Product { digits: vec![None; sizes.len()], sizes, is_ragged: true });
+            }
+        };
+        for demand in spaces.equal_blocks() {
+            let len = spaces.all()[demand.space].len;
+            if (2..len).contains(&demand.block) {
+                let sizes = vec![len / demand.block, demand.block];
+                undivided(demand.space, sizes.clone());
+                kept.push((same[demand.space], sizes, 0));
+            }
+        }
+        for axes in layouts {
+            for (space, sizes) in side_by_side(spaces, axes) {
+                undivided(space, sizes);
+            }
+        }
+        let mut letters = Letters::new(spaces);
+        for (space, sizes, at) in kept {
+            let product = products[&space].iter().find(|product| product.sizes == sizes);
+            match product.and_then(|product| product.digits[at]) {
+                Some(digit) => letters.keep(digit),
+                None => letters.keep_digit((space, sizes[at + 1..].iter().product(), sizes[at])),
+            }
+        }
+        // What stays whole loses none of its factors. A factor may be a product itself.
+        for _ in 0..products.len() {
+            for (space, product) in
+                products.iter().flat_map(|(space, of)| of.iter().map(move |product| (space, product)))
+            {
+                if letters.is_kept(*space) {
+                    product.digits.iter().flatten().for_each(|digit| letters.keep(*digit));
+                }
+            }
+        }
+        Self { same, products, letters }
+    }
+
+    /// Gives a space and its digits their letters.
+    fn meet(&mut self, space: SpaceId) {
+        let space = self.same[space];
+        if !self.letters.meet(space) {
+            return;
+        }
+        let digits: Vec<SpaceId> = self
+            .products
+            .get(&space)
+            .into_iter()
+            .flatten()
+            .flat_map(|product| product.digits.iter().flatten().copied())
+            .collect();
+        for digit in digits {
+            self.meet(digit);
+        }
+    }
+
+    fn operand(&mut self, operand: &Operand) -> String {
+        let layout = match operand {
+            Operand::Omitted => return "-".to_owned(),
+            Operand::Unknown => return "?".to_owned(),
+            Operand::Axes(layout) => layout,
+        };
+        let mut text = String::new();
+        for (at, axis) in layout.axes.iter().enumerate() {
+            if at > 0 {
+                let sides = (layout.axes[at - 1].last(), axis.first());
+                text.push(if self.are_ragged(sides) { '|' } else { ' ' });
+            }
+            text += &self.axis(axis);
+        }
+        format!("[{text}]")
+    }
+
+    /// Whether two neighbouring pieces are digits of one space that are not apart.
+    fn are_ragged(&self, sides: (Option<&Piece>, Option<&Piece>)) -> bool {
+        let (
+            Some(Piece::Part { space, inner, extent }),
+            Some(Piece::Part { space: other, inner: next_inner, extent: next_extent }),
+        ) = sides
+        else {
+            return false;
+        };
+        if space != other || *inner != next_inner * next_extent {
+            return false;
+        }
+        let has_both = |product: &&Product| {
+            [(inner, extent), (next_inner, next_extent)].iter().all(|(i, e)| product.position(**i, **e).is_some())
+        };
+        let mut products = self.products.get(&self.same[*space]).into_iter().flatten();
+        products.find(has_both).is_none_or(|product| product.is_ragged)
+    }
+
+    fn axis(&mut self, axis: &Axis) -> String {
+        match axis.as_slice() {
+            [] => "1".to_owned(),
+            [Piece::Fixed(size)] if size.is(0) => "0".to_owned(),
+            [Piece::Fixed(_)] => ".".to_owned(),
+            [piece] => self.piece(piece, true),
+            pieces => {
+                let mut text = String::new();
+                for (at, piece) in pieces.iter().enumerate() {
+                    if at > 0 {
+                        text.push(if self.are_ragged((pieces.get(at - 1), Some(piece))) { '|' } else { ' ' });
+                    }
+                    text += &match piece {
+                        Piece::Fixed(size) => fixed(size),
+                        piece => self.piece(piece, false),
+                    };
+                }
+                format!("({text})")
+            }
+        }
+    }
+
+    /// A piece that may shrink; `is_axis` where it is a whole axis.
+    fn piece(&mut self, piece: &Piece, is_axis: bool) -> String {
+        let Piece::Part { space, inner, extent } = piece else { return ".".to_owned() };
+        let space = self.same[*space];
+        if *extent == self.letters.len(space) {
+            return self.space(space, is_axis);
+        }
+        let products = self.products.get(&space).into_iter().flatten();
+        let mut digits = products.filter_map(|product| Some(product.digits[product.position(*inner, *extent)?]));
+        match digits.next().flatten() {
+            Some(digit) => self.space(digit, is_axis),
+            None => self.letters.digit((space, *inner, *extent), is_axis),
+        }
+    }
+
+    /// A whole space: its letter, a sum of others, or products.
+    fn space(&mut self, space: SpaceId, is_axis: bool) -> String {
+        let products: Vec<(Vec<usize>, Vec<Option<SpaceId>>, bool)> = self
+            .products
+            .get(&space)
+            .into_iter()
+            .flatten()
+            .map(|product| (product.sizes.clone(), product.digits.clone(), product.is_ragged))
+            .collect();
+        let mut ways = Vec::new();
+        let is_named = self.letters.is_named(space);
+        if products.is_empty() || is_named {
+            let is_again = self.letters.is_written(space);
+            let sum = self.letters.sum(space, is_axis);
+            if products.is_empty() || is_again {
+                return sum;
+            }
+            ways.push(sum);
+        }
+        for (sizes, digits, is_ragged) in products {
+            let mut factors = Vec::new();
+            let mut inner: usize = sizes.iter().product();
+            for (size, digit) in sizes.iter().zip(digits) {
+                inner /= size;
+                factors.push(match digit {
+                    Some(digit) => self.space(digit, false),
+                    None => self.letters.digit((space, inner, *size), false),
+                });
+            }
+            ways.push(format!("({})", factors.join(if is_ragged { "|" } else { " " })));
+        }
+        ways.join("=")
+    }
+}
+
+/// A size within a product.
+fn fixed(size: &Dim) -> String {
+    size.as_const().map_or_else(|| ".".to_owned(), |size| size.to_string())
+}
+
+/// The spaces of which digits stand side by side in a layout, with the sizes of these digits.
+fn side_by_side(spaces: &Spaces, axes: &[Axis]) -> Vec<(SpaceId, Vec<usize>)> {
+    let mut found: Vec<(SpaceId, Vec<usize>)> = Vec::new();
+    let mut rest = 1;
+    for piece in axes.iter().flatten() {
+        let Piece::Part { space, inner, extent } = piece else { continue };
+        let len = spaces.all()[*space].len;
+        match found.last_mut() {
+            Some((open, sizes)) if rest > 1 && open == space && inner * extent == rest => sizes.push(*extent),
+            _ if inner * extent == len => found.push((*space, vec![*extent])),
+            _ => continue,
+        }
+        rest = *inner;
+    }
+    found.retain(|(space, sizes)| sizes.len() > 1 && sizes.iter().product::<usize>() == spaces.all()[*space].len);
+    found
+}

@@ -1,0 +1,79 @@
+//! Names that nothing in a graph has yet.
+
+use std::collections::HashSet;
+
+use super::GraphProto;
+
+/// The names of values that are taken.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    taken: HashSet<String>,
+}
+
+impl Names {
+    /// These names are taken.
+    pub fn of<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
+        Self { taken: names.into_iter().map(str::to_owned).collect() }
+    }
+
+    /// All values of a graph and of the subgraphs of its nodes, which must not hide those outside.
+    pub fn of_graph(graph: &GraphProto) -> Self {
+        let mut names = Self::default();
+        names.add_graph(graph);
+        names
+    }
+
+    fn add_graph(&mut self, graph: &GraphProto) {
+        let sparse = graph.sparse_initializer.iter().filter_map(|sparse| sparse.values.as_ref());
+        self.taken.extend(graph.initializer.iter().chain(sparse).map(|tensor| tensor.name.clone()));
+        self.taken.extend(graph.input.iter().chain(&graph.output).map(|value| value.name.clone()));
+        for node in &graph.node {
+            self.taken.extend(node.input.iter().chain(&node.output).cloned());
+            for attribute in &node.attribute {
+                attribute.g.iter().chain(&attribute.graphs).for_each(|inner| self.add_graph(inner));
+            }
+        }
+    }
+
+    /// Takes a name; `false` if it is taken already.
+    pub fn claim(&mut self, name: &str) -> bool {
+        self.taken.insert(name.to_owned())
+    }
+
+    /// Takes `name` if it is free, else the first free of `name_1`, `name_2`, …
+    pub fn fresh(&mut self, name: &str) -> String {
+        if self.claim(name) { name.to_owned() } else { self.numbered(&format!("{name}_"), 1) }
+    }
+
+    /// Takes the first free name of `prefix` and a number, which starts at `first`.
+    pub fn numbered(&mut self, prefix: &str, first: usize) -> String {
+        let mut number = first;
+        loop {
+            let name = format!("{prefix}{number}");
+            if self.claim(&name) {
+                return name;
+            }
+            number += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::{NodeProto, attr_graph};
+
+    #[test]
+    fn a_name_is_given_once_and_never_one_of_a_subgraph() {
+        let inner = GraphProto {
+            node: vec![NodeProto { output: vec!["inner".to_owned()], ..NodeProto::default() }],
+            ..GraphProto::default()
+        };
+        let node = NodeProto { attribute: vec![attr_graph("body", inner)], ..NodeProto::default() };
+        let mut names = Names::of_graph(&GraphProto { node: vec![node], ..GraphProto::default() });
+        assert_eq!(names.fresh("inner"), "inner_1");
+        assert_eq!(names.fresh("inner"), "inner_2");
+        assert_eq!(names.numbered("w_pruned_", 1), "w_pruned_1");
+        assert_eq!(names.numbered("w_pruned_", 1), "w_pruned_2");
+    }
+}

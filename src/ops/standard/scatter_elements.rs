@@ -1,0 +1,90 @@
+//! # ScatterElements and Scatter
+//! Write elements at indices along `axis`.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__ScatterElements.html>, <https://onnx.ai/onnx/operators/onnx__Scatter.html>.
+//! Opsets 9 and later; Scatter is the name before opset 11.
+//!
+//! Coupling: every input stays.
+
+use crate::graph::Node;
+use crate::onnx::attr_int;
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index, onnx,
+};
+use crate::ops::indexed::{Reduction, one_hot};
+
+fn types_scatterelements() -> &'static [OpType] {
+    const { &[onnx("ScatterElements"), onnx("Scatter")] }
+}
+
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_scatterelements, |node| Ok(Box::new(ScatterElements::parse(node))))];
+
+#[derive(Debug)]
+struct ScatterElements {
+    axis: i64,
+    reduction: Reduction,
+    /// Whether the node has the name before opset 11, when there is no GatherElements either.
+    is_old: bool,
+}
+
+impl ScatterElements {
+    fn parse(node: &Node) -> Self {
+        let is_old = node.proto.op_type == "Scatter";
+        Self { axis: node.int("axis", 0), reduction: Reduction::parse(node), is_old }
+    }
+}
+
+impl Operator for ScatterElements {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        cx.shape(1)?;
+        let (dtype, data) = (cx.input(0)?.dtype, cx.shape(0)?);
+        cx.set_shape(0, dtype, data);
+        Ok(())
+    }
+
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        cx.keep_inputs("is read or written element by element");
+        cx.set_fixed(0)
+    }
+
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        // A mask is overwritten even where the values are added up.
+        let (data, updates) = (cx.full_mask(0), cx.full_mask(2));
+        let op_type = if self.is_old { "Scatter" } else { "ScatterElements" };
+        let mask = cx.add(op_type, &[&data, &cx.input(1), &updates], vec![attr_int("axis", self.axis)]);
+        cx.set_mask(0, mask);
+        Ok(())
+    }
+
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (dy, shape) = (cx.dy()?, cx.shape(0)?);
+        self.reduction.check_gradient()?;
+        if cx.wants(2) {
+            let dupdates = if self.is_old {
+                elements_at(cx, &dy, &shape, axis_index(self.axis, shape.len())?)?
+            } else {
+                cx.op_with("GatherElements", &[&dy, &cx.input(1)], vec![attr_int("axis", self.axis)])
+            };
+            cx.give(2, dupdates);
+        }
+        if cx.wants(0) {
+            let ddata = self.reduction.data_gradient(cx, &dy)?;
+            cx.give(0, ddata);
+        }
+        Ok(())
+    }
+}
+
+/// The elements of a value of this shape at the indices of input 1, as GatherElements takes them from opset 11 on.
+fn elements_at(cx: &mut GradientCx<'_>, value: &str, shape: &[i64], axis: usize) -> Result<String, RuleError> {
+    let (indices, taken) = (cx.input(1), cx.shape(1)?);
+    let marks = one_hot(cx, &indices, shape[axis], axis);
+    let mut value = value.to_owned();
+    for at in (0..shape.len()).filter(|at| *at != axis && taken[*at] != shape[*at]) {
+        value = cx.slice(&value, at, 0, taken[at], 1);
+    }
+    let apart = [&taken[..axis], &[shape[axis], 1], &taken[axis + 1..]].concat();
+    let value = cx.reshape(&value, &apart);
+    let product = cx.mul(&marks, &value);
+    Ok(cx.reduce_sum(&product, &[axis], false))
+}

@@ -1,0 +1,150 @@
+//! # ScatterND
+//! Writes slices at tuples of indices.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__ScatterND.html>. Opsets 11 and later (`reduction` from 16).
+//!
+//! Coupling: axes that are indexed stay; the axes of whole slices pass through. One that writes along the diagonal of its
+//! first axes, as in a depthwise kernel, ties them to the updates.
+
+use crate::graph::Node;
+use crate::graph::dim::Dim;
+use crate::operator::couple::layout::Layout;
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, onnx,
+};
+use crate::ops::indexed::{Reduction, tuple_length};
+
+fn types_scatternd() -> &'static [OpType] {
+    const { &[onnx("ScatterND")] }
+}
+
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_scatternd, |node| Ok(Box::new(ScatterNd::parse(node))))];
+
+#[derive(Debug)]
+struct ScatterNd {
+    reduction: Reduction,
+}
+
+impl ScatterNd {
+    fn parse(node: &Node) -> Self {
+        Self { reduction: Reduction::parse(node) }
+    }
+
+    /// Whether `known` indices of shape `shape` are (0, 0, ...), (1, 1, ...), ... along all of the first axes of `data`,
+    /// and what is there is overwritten.
+    fn is_diagonal(&self, known: Option<&[Dim]>, shape: &[Dim], data: &[Dim]) -> bool {
+        let (Some(known), [rows, tuple]) = (known, shape) else {
+            return false;
+        };
+        let tuple = tuple.as_const().and_then(|tuple| usize::try_from(tuple).ok());
+        let (Some(rows), Some(tuple)) = (rows.as_const(), tuple) else {
+            return false;
+        };
+        self.reduction == Reduction::None
+            && tuple > 0
+            && data.get(..tuple).is_some_and(|sizes| sizes.iter().all(|size| size.is(rows)))
+            && known.iter().enumerate().all(|(at, index)| index.is((at / tuple) as i64))
+    }
+}
+
+impl Operator for ScatterNd {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        cx.shape(1)?;
+        let (dtype, data) = (cx.input(0)?.dtype, cx.shape(0)?);
+        cx.set_shape(0, dtype, data);
+        Ok(())
+    }
+
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let data = cx.separated(0)?;
+        let indices = cx.fact(1).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)?;
+        let first = tuple_length(&indices)?;
+        let rest = data.axes.get(first..).ok_or(RuleError::UnknownShape)?;
+        let sizes = cx.fact(0).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)?;
+        if self.is_diagonal(cx.ints(1), &indices, &sizes) {
+            let updates = cx.separated(2)?;
+            let mut axes = Vec::new();
+            for axis in &data.axes[..first] {
+                axes.push(cx.tie(axis, &updates.axes[0]));
+            }
+            for (axis, update) in rest.iter().zip(&updates.axes[1..]) {
+                axes.push(cx.tie(axis, update));
+            }
+            cx.set(0, Layout { axes });
+            return Ok(());
+        }
+        data.axes[..first].iter().for_each(|axis| cx.keep(axis, "is indexed"));
+        let updates = cx.separated(2)?;
+        for (axis, update) in rest.iter().rev().zip(updates.axes.iter().rev()) {
+            cx.tie(axis, update);
+        }
+        let others = updates.rank().saturating_sub(rest.len());
+        updates.axes[..others].iter().for_each(|axis| cx.keep(axis, "is written at indices"));
+        cx.set(0, data);
+        Ok(())
+    }
+
+    fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        let shape = |slot: usize| cx.fact(slot).and_then(|fact| fact.shape.clone());
+        let (Some(data), Some(indices)) = (shape(0), shape(1)) else {
+            return Ok(());
+        };
+        if self.is_diagonal(cx.old_ints(1).as_deref(), &indices, &data)
+            && cx.input_shrinks(2, 0)
+            && let Some(rows) = cx.new_size(2, 0)
+        {
+            let tuple = tuple_length(&indices)?;
+            let places: Vec<i64> = (0..rows).flat_map(|row| std::iter::repeat_n(row, tuple)).collect();
+            cx.set_input_tensor(1, &places, &[rows, tuple as i64]);
+        }
+        Ok(())
+    }
+
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        let shape = |slot: usize| cx.fact(slot).and_then(|fact| fact.shape.clone()).unwrap_or_default();
+        let (data, indices) = (shape(0), shape(1));
+        if self.is_diagonal(cx.known_ints(1).as_deref(), &indices, &data) {
+            return diagonal_mask(cx, tuple_length(&indices)?, data.len());
+        }
+        // A mask is overwritten even where the values are added up.
+        let (data, updates) = (cx.full_mask(0), cx.full_mask(2));
+        let mask = cx.add("ScatterND", &[&data, &cx.input(1), &updates], vec![]);
+        cx.set_mask(0, mask);
+        Ok(())
+    }
+
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let dy = cx.dy()?;
+        self.reduction.check_gradient()?;
+        if cx.wants(2) {
+            let dupdates = cx.op("GatherND", &[&dy, &cx.input(1)]);
+            cx.give(2, dupdates);
+        }
+        if cx.wants(0) {
+            let ddata = self.reduction.data_gradient(cx, &dy)?;
+            cx.give(0, ddata);
+        }
+        Ok(())
+    }
+}
+
+/// The mask of a value of rank `rank` of which the updates fill the diagonal of the first `tuple` axes: what the
+/// updates lose of their first axis is gone from each of them, zeros off the diagonal included.
+fn diagonal_mask(cx: &mut ReferenceCx<'_>, tuple: usize, rank: usize) -> Result<(), RuleError> {
+    if cx.mask(2).is_none() {
+        return Ok(());
+    }
+    let updates = cx.full_mask(2);
+    let others: Vec<i64> = (1..=rank - tuple).map(|axis| axis as i64).collect();
+    let rows = if others.is_empty() { updates.clone() } else { cx.reduce("ReduceMax", &updates, &others) };
+    let mut mask = cx.reduce("ReduceMax", &updates, &[0]);
+    for axis in 0..tuple {
+        let mut target = vec![1; rank];
+        target[axis] = -1;
+        let target = cx.ints(&target, &[rank as i64]);
+        let along = cx.add("Reshape", &[&rows, &target], vec![]);
+        mask = cx.add("Mul", &[&mask, &along], vec![]);
+    }
+    cx.set_mask(0, mask);
+    Ok(())
+}
