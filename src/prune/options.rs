@@ -128,7 +128,7 @@ impl From<Ratio> for CutOptions {
 }
 
 /// How channels are grouped and scored.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ScoreOptions {
     /// Which criterion scores.
     pub criterion: CriterionOption,
@@ -150,23 +150,6 @@ pub struct ScoreOptions {
     pub sizes: Sizes,
     /// How the gradient criteria compute their gradients.
     pub gradients: GradientSettings,
-}
-
-impl Default for ScoreOptions {
-    fn default() -> Self {
-        Self {
-            criterion: CriterionOption::default(),
-            attention: AttentionOption::default(),
-            norm_groups: NormGroups::default(),
-            norm: Norm::default(),
-            reduction: GroupReduction::default(),
-            members: ScoringMembers::default(),
-            reference: None,
-            seed: 0,
-            sizes: Sizes::new(),
-            gradients: GradientSettings::default(),
-        }
-    }
 }
 
 impl ScoreOptions {

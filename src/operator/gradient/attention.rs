@@ -67,6 +67,7 @@ impl GradientCx<'_> {
     }
 
     /// `[B, heads, L, D]` as `[B, L, heads * D]`, of the given shape.
+    #[allow(clippy::wrong_self_convention, reason = "the context is not what it converts")]
     pub fn from_heads(&mut self, value: &str, shape: &[i64]) -> String {
         let value = self.transpose(value, &[0, 2, 1, 3]);
         self.reshape(&value, shape)
