@@ -5,9 +5,9 @@
 //!
 //! `--half` has convolutions and matrix products in float16.
 
+use onnx_diffprune::analysis::analyse;
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, Precision};
 use onnx_diffprune::graph::sizes::sizes_for;
-use onnx_diffprune::pipeline::analyse;
 use onnx_diffprune::training::trained_weights;
 use prost::Message;
 

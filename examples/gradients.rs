@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use onnx_diffprune::analysis::{Analysis, analyse};
 use onnx_diffprune::array::{Array, ArrayData, ElementType};
 use onnx_diffprune::error::Error;
 use onnx_diffprune::gradient::accumulate::{AccumulateOptions, Accumulated, Denoising, ThresholdMode, accumulate};
@@ -26,7 +27,6 @@ use onnx_diffprune::gradient::{GradientGraph, GradientOptions, Precision, TARGET
 use onnx_diffprune::graph::sizes::{Sizes, sizes_for};
 use onnx_diffprune::inputs::draw_inputs;
 use onnx_diffprune::npz;
-use onnx_diffprune::pipeline::{Analysis, analyse};
 use onnx_diffprune::runtime::Runtime;
 use onnx_diffprune::runtime::random_inputs::{InputDim, InputSpec, draw};
 

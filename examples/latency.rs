@@ -9,9 +9,9 @@
 
 use std::path::PathBuf;
 
+use onnx_diffprune::analysis::analyse;
 use onnx_diffprune::graph::sizes::{Sizes, sizes_for};
 use onnx_diffprune::inputs::draw_inputs;
-use onnx_diffprune::pipeline::analyse;
 use onnx_diffprune::runtime::{Runtime, SessionOptions, interleaved_latency};
 
 /// The names of the symbolic dimension that is the batch, as exporters write it.

@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use onnx_diffprune::analysis::{Analysis, analyse};
 use onnx_diffprune::graph::Reader;
 use onnx_diffprune::load::{from_bytes, load};
 use onnx_diffprune::lower::lowered_model;
 use onnx_diffprune::onnx::ModelProto;
-use onnx_diffprune::pipeline::{Analysis, analyse};
 use onnx_diffprune::verify::reference_model;
 use prost::Message;
 

@@ -62,7 +62,7 @@ pub struct AddedBias {
 
 impl ChangedWeights {
     /// What the metadata of the written file says: what has changed, and the digest of the rest.
-    pub fn metadata(&self) -> Value {
+    pub(crate) fn metadata(&self) -> Value {
         json!({"weights": self.weights, "biases": self.biases, "cut_sha256": self.cut.sha256})
     }
 

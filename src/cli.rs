@@ -10,8 +10,6 @@ mod config;
 
 mod cut_result;
 
-mod denoising;
-
 mod diffusion_args;
 
 mod gradient_args;
@@ -33,16 +31,14 @@ mod verify;
 use std::process::ExitCode;
 
 use clap::Parser;
+use onnx_diffprune::{Analysis, Error, Runtime};
 
-use crate::analysis::Analysis;
-use crate::error::Error;
-use crate::runtime::{Runtime, RuntimeError};
 use args::{Cli, Command};
 use printer::Printer;
 
 /// Runs the command line tool. Exit codes: 0 done, 1 the request can't be met or verification failed, 2 wrong use or
 /// broken input.
-pub fn run() -> ExitCode {
+pub(super) fn run() -> ExitCode {
     outlive_file_size_limits();
     let cli = Cli::parse();
     let printer = Printer::new(cli.format, cli.quiet);
@@ -76,19 +72,12 @@ fn outlive_file_size_limits() {
     }
 }
 
-/// Opens ONNX Runtime where weights are computed ahead of time, so that this happens in the library that the user names.
-fn open_runtime_to_fold(analysis: &Analysis, cli: &Cli) -> Result<Option<&'static Runtime>, Error> {
-    if analysis.fold.is_empty() { Ok(None) } else { open_runtime(cli).map(Some) }
+/// Opens ONNX Runtime where weights are computed ahead of time, or where it is open already.
+fn open_runtime_to_fold(analysis: &Analysis, opened: Option<Runtime>, cli: &Cli) -> Result<Option<Runtime>, Error> {
+    if opened.is_some() || !analysis.computes_weights() { Ok(opened) } else { open_runtime(cli).map(Some) }
 }
 
 /// Opens ONNX Runtime as the options say.
-fn open_runtime(cli: &Cli) -> Result<&'static Runtime, Error> {
-    Runtime::open(cli.onnxruntime.as_deref()).map_err(|error: RuntimeError| {
-        let hint = error.hint();
-        let error = Error::usage(error.to_string());
-        match hint {
-            Some(hint) => error.hint(hint),
-            None => error,
-        }
-    })
+fn open_runtime(cli: &Cli) -> Result<Runtime, Error> {
+    Runtime::open(cli.onnxruntime.as_deref())
 }

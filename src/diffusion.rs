@@ -14,6 +14,8 @@ mod denoiser;
 
 mod denoising;
 
+mod description;
+
 mod grid;
 
 mod process;
@@ -31,6 +33,7 @@ pub use config::{ConfiguredProcess, VarianceType, read_scheduler_config};
 pub use data::{Ranges, Samples};
 pub use denoiser::Denoiser;
 pub use denoising::{DenoisingTask, denoising_losses};
+pub use description::{PreconditioningPlace, ProcessOptions, ScheduleName};
 pub use grid::write_grid;
 pub use process::{Preconditioning, PredictionType, Process, TimeScale};
 pub use roles::{Port, RoleNames, RoleSummary, Roles};

@@ -3,20 +3,36 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// What kind of failure an [`Error`] is; decides the exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What kind of failure an [`Error`] is, for callers that act on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A file or an argument is broken or can't be used (exit code 2).
-    Input,
-    /// The request is sound but can't be met: nothing to prune, a verification that failed (exit code 1).
+    /// A file can't be read, or is not what it is given as: a plan, samples, a scheduler's configuration.
+    Unreadable,
+    /// The file is no ONNX model, or one that contradicts itself or its operators' specifications.
+    InvalidModel,
+    /// The model or a configuration is sound, but needs something that this version does not know.
+    Unsupported,
+    /// The request is sound but can't be met: nothing to prune, a target out of reach, too little memory.
     Unmet,
+    /// A pruned file does not compute what the original computes under the cut; it was not written.
+    VerificationFailed,
+    /// ONNX Runtime is needed and can't be used: there is none, or not the one that was named.
+    RuntimeMissing,
+    /// A file can't be written.
+    Io,
+    /// An argument makes no sense, by itself or for this model.
+    Usage,
+    /// The caller's progress function asked to stop.
+    Cancelled,
 }
 
 /// A failure with everything that a user needs to act on it.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
+    /// Whether what was given is at fault and not the request: decides the exit code.
+    is_input: bool,
     file: Option<PathBuf>,
     node: Option<Box<(String, String)>>,
     message: String,
@@ -26,22 +42,67 @@ pub struct Error {
 
 impl Error {
     fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, file: None, node: None, message: message.into(), hint: None, source: None }
+        let is_input = match kind {
+            ErrorKind::Unreadable
+            | ErrorKind::InvalidModel
+            | ErrorKind::RuntimeMissing
+            | ErrorKind::Io
+            | ErrorKind::Usage => true,
+            ErrorKind::Unsupported | ErrorKind::Unmet | ErrorKind::VerificationFailed | ErrorKind::Cancelled => false,
+        };
+        Self { kind, is_input, file: None, node: None, message: message.into(), hint: None, source: None }
     }
 
-    /// A file that is broken or can't be used.
-    pub fn input(file: &Path, message: impl Into<String>) -> Self {
-        Self { file: Some(file.to_owned()), ..Self::new(ErrorKind::Input, message) }
+    /// A file that can't be read or is not what it is given as (exit code 2).
+    pub fn unreadable(file: &Path, message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unreadable, message).in_file(file)
     }
 
-    /// An argument that makes no sense.
+    /// A model that contradicts itself (exit code 2).
+    pub(crate) fn invalid(file: &Path, message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::InvalidModel, message).in_file(file)
+    }
+
+    /// A file that can't be written (exit code 2).
+    pub(crate) fn io(file: &Path, message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Io, message).in_file(file)
+    }
+
+    /// An argument that makes no sense (exit code 2).
     pub fn usage(message: impl Into<String>) -> Self {
-        Self::new(ErrorKind::Input, message)
+        Self::new(ErrorKind::Usage, message)
     }
 
-    /// A sound request that can't be met.
+    /// A sound request that can't be met (exit code 1).
     pub fn unmet(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unmet, message)
+    }
+
+    /// A sound request that needs what this version does not know (exit code 1).
+    pub(crate) fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unsupported, message)
+    }
+
+    /// A pruned file that does not compute what it must (exit code 1).
+    pub(crate) fn verification_failed(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::VerificationFailed, message)
+    }
+
+    /// ONNX Runtime is needed and can't be used (exit code 2).
+    pub(crate) fn runtime_missing(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::RuntimeMissing, message)
+    }
+
+    /// The caller's progress function asked to stop (exit code 1).
+    pub(crate) fn cancelled() -> Self {
+        Self::new(ErrorKind::Cancelled, "cancelled")
+    }
+
+    /// Another kind with the same exit code: for a file or argument that asks for something unsupported, say.
+    #[must_use]
+    pub fn of_kind(mut self, kind: ErrorKind) -> Self {
+        self.kind = kind;
+        self
     }
 
     /// Names the node at which it failed.
@@ -91,12 +152,9 @@ impl Error {
         self.hint.as_deref()
     }
 
-    /// The exit code of a run that ends with this error: 1 if the request can't be met, 2 for broken input.
+    /// The exit code of a run that ends with this error: 1 if the request can't be met, 2 for wrong use or broken input.
     pub fn exit_code(&self) -> u8 {
-        match self.kind {
-            ErrorKind::Input => 2,
-            ErrorKind::Unmet => 1,
-        }
+        if self.is_input { 2 } else { 1 }
     }
 }
 

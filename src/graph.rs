@@ -145,7 +145,7 @@ impl Graph {
     fn with_values_of(model: &Model, earlier: Option<&Graph>) -> Result<Self, Error> {
         let proto = model.graph();
         let order = topological_order(proto)
-            .map_err(|at| Error::input(model.path(), format!("the graph has a cycle through node {at}")))?;
+            .map_err(|at| Error::invalid(model.path(), format!("the graph has a cycle through node {at}")))?;
         let mut graph = Graph {
             nodes: Vec::with_capacity(proto.node.len()),
             values: Vec::new(),

@@ -78,7 +78,7 @@ impl Facts {
                     .iter()
                     .map(|v| v.and_then(|v| self.values[v].as_ref()).map_or("-".to_owned(), Fact::describe))
                     .collect();
-                return Err(Error::input(model.path(), format!("{text}; inputs: {}", inputs.join(", ")))
+                return Err(Error::invalid(model.path(), format!("{text}; inputs: {}", inputs.join(", ")))
                     .at_node(&node.name, node.op()));
             }
             Err(cause) => self.gaps.push((node.id, cause.to_string())),

@@ -109,7 +109,7 @@ pub fn draw_inputs(analysis: &Analysis, sizes: &Sizes, seed: u64) -> Result<Vec<
     let mut specs = Vec::new();
     for input in &analysis.graph.inputs {
         let name = &analysis.graph.values[*input].name;
-        let fail = |text: &str| Error::input(analysis.model.path(), format!("graph input {name:?} {text}"));
+        let fail = |text: &str| Error::invalid(analysis.model.path(), format!("graph input {name:?} {text}"));
         let fact = analysis.facts.values[*input].as_ref().ok_or_else(|| fail("is not a tensor"))?;
         let element_type =
             ElementType::from_onnx(fact.dtype as i32).ok_or_else(|| fail("has an element type that can't be drawn"))?;
@@ -124,7 +124,7 @@ pub fn draw_inputs(analysis: &Analysis, sizes: &Sizes, seed: u64) -> Result<Vec<
         let range = range_of((&analysis.model, &analysis.graph, &analysis.facts), *input, !element_type.is_float());
         specs.push(InputSpec { name: name.clone(), element_type, dims, range });
     }
-    draw(&specs, &BTreeMap::new(), seed).map_err(|error| Error::input(analysis.model.path(), error.to_string()))
+    draw(&specs, &BTreeMap::new(), seed).map_err(|error| Error::invalid(analysis.model.path(), error.to_string()))
 }
 
 /// Draws one input of the graph at the given sizes.
@@ -137,7 +137,7 @@ pub fn draw_input(
     dims: &[usize],
     seed: u64,
 ) -> Result<Array, Error> {
-    let fail = |text: String| Error::input(model.path(), text);
+    let fail = |text: String| Error::invalid(model.path(), text);
     let input = graph.value(name).ok_or_else(|| fail(format!("there is no graph input {name:?}")))?;
     let element_type = facts.values[input].as_ref().and_then(|fact| ElementType::from_onnx(fact.dtype as i32));
     let element_type =

@@ -1,78 +1,277 @@
 //! Structural pruning of exported diffusion networks, on the ONNX graph itself.
 //!
-//! The modules are listed in the order in which a model passes through them:
-//!
-//! `load → graph → infer → fold → couple → importance → select → rewrite → write → verify`
-//!
 //! ```no_run
-//! use onnx_diffprune::pipeline::{PruneOptions, Target, analyse, cut};
+//! use onnx_diffprune::{Model, Ratio, Runtime, ScoreOptions};
 //!
-//! let model = onnx_diffprune::load::load("unet.onnx".as_ref())?;
-//! let analysis = analyse(&model)?;
-//! let cut = cut(&analysis, &PruneOptions::new(Target::Ratio(0.5)))?;
-//! onnx_diffprune::write::write(&model, &cut.rewritten.edits, "pruned.onnx".as_ref())?;
-//! println!("{} of {} parameters are left", cut.after.parameters, cut.before.parameters);
-//! # Ok::<(), onnx_diffprune::error::Error>(())
+//! let runtime = Runtime::open(None)?;
+//! let model = Model::open("unet.onnx")?;
+//! let scores = model.analyse()?.score(&ScoreOptions::diff_pruning("images"), &runtime)?;
+//! let cut = scores.cut(Ratio(0.5))?;
+//! let written = cut.stage("pruned.onnx")?.verify(&runtime)?.save()?;
+//! println!("{} of {} parameters are left", cut.after().parameters, cut.before().parameters);
+//! # Ok::<(), onnx_diffprune::Error>(())
+//! ```
+//!
+//! The output lies in a hidden folder until [`Staged::save`] moves it to its place, with its plan beside it: a run that
+//! fails, or is stopped by its [`Watch`], leaves nothing behind. Everything else is on the types themselves:
+//! [`Analysis::repeat`] cuts by a plan, [`Analysis::verify`] compares two files, [`Analysis::inspect`] shows what could be
+//! pruned, [`Analysis::write_artifacts`] prepares training, and [`networks::Network`] measures the denoising loss and
+//! draws samples.
+//!
+//! The magnitude criterion needs neither data nor, for most networks, ONNX Runtime:
+//!
+//! ```
+//! use onnx_diffprune::{Model, Ratio, ScoreOptions};
+//!
+//! # let model = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/dit_tiny.onnx");
+//! # let folder = tempfile::tempdir()?;
+//! # let output = folder.path().join("pruned.onnx");
+//! let scores = Model::open(model)?.analyse()?.score(&ScoreOptions::magnitude(), None)?;
+//! let written = scores.cut(Ratio(0.5))?.stage(&output)?.save()?;
+//! assert!(written.bytes < Model::open(model)?.total_bytes()?);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+// What is below the front page is public for the tests, the examples and the benchmarks alone: with the feature
+// `internals`, on which these lints are of use.
+#![cfg_attr(not(feature = "internals"), allow(unreachable_pub, dead_code, unused_imports))]
+
 // Rooms, lowest first: a room imports only rooms above it in this list.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod error;
+#[cfg(not(feature = "internals"))]
+mod error;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod onnx;
+#[cfg(not(feature = "internals"))]
+mod onnx;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod array;
+#[cfg(not(feature = "internals"))]
+mod array;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod npz;
+#[cfg(not(feature = "internals"))]
+mod npz;
 
 mod kernels;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod runtime;
+#[cfg(not(feature = "internals"))]
+mod runtime;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod graph;
+#[cfg(not(feature = "internals"))]
+mod graph;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod write;
+#[cfg(not(feature = "internals"))]
+mod write;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod operator;
+#[cfg(not(feature = "internals"))]
+mod operator;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod ops;
+#[cfg(not(feature = "internals"))]
+mod ops;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod infer;
+#[cfg(not(feature = "internals"))]
+mod infer;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod load;
+#[cfg(not(feature = "internals"))]
+mod load;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod fold;
+#[cfg(not(feature = "internals"))]
+mod fold;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod lower;
+#[cfg(not(feature = "internals"))]
+mod lower;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod couple;
+#[cfg(not(feature = "internals"))]
+mod couple;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod macs;
+#[cfg(not(feature = "internals"))]
+mod macs;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod analysis;
+#[cfg(not(feature = "internals"))]
+mod analysis;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod inputs;
+#[cfg(not(feature = "internals"))]
+mod inputs;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod gradient;
+#[cfg(not(feature = "internals"))]
+mod gradient;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod diffusion;
+#[cfg(not(feature = "internals"))]
+mod diffusion;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod score;
+#[cfg(not(feature = "internals"))]
+mod score;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod select;
+#[cfg(not(feature = "internals"))]
+mod select;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod rewrite;
+#[cfg(not(feature = "internals"))]
+mod rewrite;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod changed;
+#[cfg(not(feature = "internals"))]
+mod changed;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod plan;
+#[cfg(not(feature = "internals"))]
+mod plan;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod verify;
+#[cfg(not(feature = "internals"))]
+mod verify;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod training;
+#[cfg(not(feature = "internals"))]
+mod training;
 
-pub mod pipeline;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod prune;
+#[cfg(not(feature = "internals"))]
+mod prune;
 
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod report;
+#[cfg(not(feature = "internals"))]
+mod report;
 
-#[cfg(feature = "cli")]
-pub mod cli;
+// The front page.
+pub use error::{Error, ErrorKind};
+pub use graph::sizes::Sizes;
+pub use plan::Plan;
+pub use prune::{
+    Analysis, CriterionOption, Cut, CutOptions, GradientSettings, Model, Progress, Ratio, Runtime, ScoreOptions,
+    Scores, Stage, Staged, Target, Watch, Written,
+};
+pub use runtime::Device;
+pub use verify::{VerifyOptions, VerifyReport};
+
+/// The choices of [`ScoreOptions`], [`CutOptions`] and [`GradientSettings`].
+pub mod options {
+    pub use crate::couple::options::{AttentionOption, NormGroups};
+    pub use crate::gradient::Precision;
+    pub use crate::gradient::accumulate::ThresholdMode;
+    pub use crate::score::{GroupReduction, Norm, Published, ScoringMembers};
+    pub use crate::select::Scope;
+}
+
+/// Networks that denoise: how they were trained, what their inputs stand for, their loss, and samples from them.
+pub mod networks {
+    pub use crate::diffusion::{
+        PreconditioningPlace, PredictionType, ProcessOptions, RoleNames, RoleSummary, SampleOptions, Sampler,
+        ScheduleName, Skip, TimeScale, VarianceType,
+    };
+    pub use crate::prune::{Drawn, LossOptions, LossReport, Network, NetworkOptions};
+}
+
+/// Arrays in memory, and their files.
+pub mod data {
+    pub use crate::array::{Array, ArrayData, ElementType};
+    pub use crate::prune::read_npz;
+}
+
+/// The parts of a [`Plan`].
+pub mod plans {
+    pub use crate::changed::{AddedBias, ChangedWeight, ChangedWeights, CutDigest};
+    pub use crate::plan::{GroupPlan, MemberPlan, TensorPlan};
+    pub use crate::prune::plan_path;
+}
+
+/// What a cut costs and saves, how it was verified, and the page that shows it.
+pub mod reports {
+    pub use crate::gradient::accumulate::LossPoint;
+    pub use crate::macs::Cost;
+    pub use crate::onnx::tool_name;
+    pub use crate::prune::GradientReport;
+    pub use crate::report::{Losses, Report};
+    pub use crate::runtime::Latency;
+    pub use crate::verify::{Difference, OutputError, RunReport, ValuesReport};
+}
+
+/// What a network is made of and what could be pruned: what [`Analysis::inspect`] shows.
+pub mod inspection {
+    pub use crate::prune::{BarrierInfo, GroupInfo, Inspection, MemberInfo, NodeInfo};
+}
+
+/// Libraries of ONNX Runtime and what they can run on.
+pub mod devices {
+    pub use crate::prune::library_providers;
+    pub use crate::runtime::{Candidate, DeviceStatus, MINIMUM_VERSION, candidates};
+}
+
+/// What a training session of ONNX Runtime loads.
+pub mod artifacts {
+    pub use crate::prune::{ArtifactOptions, WrittenArtifacts};
+}

@@ -26,11 +26,11 @@ use crate::onnx::ModelProto;
 /// # Errors
 /// The file can't be read, is no ONNX model, or contradicts itself; the message names file and place.
 pub fn load(path: &Path) -> Result<Model, Error> {
-    let fail = |message: String| Error::input(path, message);
     if path.is_dir() {
-        return Err(fail("expected an ONNX file, found a folder".to_owned()));
+        return Err(Error::unreadable(path, "expected an ONNX file, found a folder"));
     }
-    let bytes = map_file(path).map_err(|error| fail(format!("can't be read: {error}")).caused_by(error))?;
+    let bytes =
+        map_file(path).map_err(|error| Error::unreadable(path, format!("can't be read: {error}")).caused_by(error))?;
     from_bytes(path, bytes)
 }
 
@@ -41,7 +41,7 @@ pub fn load(path: &Path) -> Result<Model, Error> {
 /// # Errors
 /// The bytes are no ONNX model, or one that contradicts itself; the message names file and place.
 pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Model, Error> {
-    let fail = |message: String| Error::input(path, message);
+    let fail = |message: String| Error::invalid(path, message);
     if bytes.is_empty() {
         return Err(fail("expected an ONNX model, found an empty file".to_owned()));
     }

@@ -238,7 +238,7 @@ pub fn session(runtime: &Runtime, model: &Model, options: &SessionOptions) -> Re
             runtime.session_from_bytes(&proto.encode_to_vec(), &options)
         }
     };
-    session.map_err(|error| Error::input(model.path(), error.to_string()).caused_by(error))
+    session.map_err(|error| Error::invalid(model.path(), error.to_string()).caused_by(error))
 }
 
 fn lowered_to(model: &Model, extent: Extent) -> Result<Lowered, Error> {

@@ -1,7 +1,10 @@
-//! The command line tool; everything it does is in the library.
+//! The command line tool: arguments in, files, tables and exit codes out. Everything it does is in the library, of which it
+//! uses what every caller can.
+
+mod cli;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    onnx_diffprune::cli::run()
+    cli::run()
 }

@@ -117,7 +117,7 @@ impl Plan {
     /// # Errors
     /// The file can't be read or is no plan of a known schema.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let fail = |message: String| Error::input(path, message);
+        let fail = |message: String| Error::unreadable(path, message);
         let text = std::fs::read_to_string(path).map_err(|error| fail(format!("can't be read: {error}")))?;
         let plan: Plan = serde_json::from_str(&text).map_err(|error| fail(format!("not a plan file: {error}")))?;
         if plan.schema != SCHEMA {
@@ -132,7 +132,7 @@ impl Plan {
     /// The file can't be written.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
         let mut text = serde_json::to_string(self)
-            .map_err(|error| Error::input(path, format!("the plan can't be written: {error}")))?;
+            .map_err(|error| Error::io(path, format!("the plan can't be written: {error}")))?;
         text.push('\n');
         crate::write::write_file(path, text.as_bytes())
     }
@@ -151,35 +151,35 @@ impl Plan {
         entries.extend(changed.map(|text| ("onnx_diffprune.changed_weights".to_owned(), text)));
         entries
     }
+}
 
-    /// What every reader keeps, by node and input slot of a graph.
-    ///
-    /// # Errors
-    /// The plan names a reader, a constant or an index that the graph does not have.
-    pub fn kept_axes(&self, graph: &Graph, path: &Path) -> Result<HashMap<Reader, KeptAxes>, Error> {
-        let fail = |message: String| {
-            Error::input(path, message).hint("the plan belongs to another model; prune this one to get its plan")
-        };
-        let mut kept = HashMap::new();
-        for plan in &self.tensors {
-            let value = graph
-                .value(&plan.tensor)
-                .ok_or_else(|| fail(format!("the plan names constant {:?}, which the model lacks", plan.tensor)))?;
-            for (axis, indices) in &plan.keep {
-                let size = plan.dims.get(*axis).copied().unwrap_or(0);
-                if indices.iter().any(|index| *index as i64 >= size) {
-                    let text = format!("the plan keeps an index of {:?} that axis {axis} does not have", plan.tensor);
-                    return Err(fail(text));
-                }
-            }
-            for (output, slot) in &plan.readers {
-                let node = graph.value(output).and_then(|output| graph.values[output].producer).map(|(node, _)| node);
-                let node = node.filter(|node| graph.nodes[*node].input(*slot) == Some(value)).ok_or_else(|| {
-                    fail(format!("the plan names node {output:?} as a reader of {:?}, which it is not", plan.tensor))
-                })?;
-                kept.insert(Reader { node, slot: *slot }, plan.keep.clone());
+/// What every reader keeps, by node and input slot of a graph.
+///
+/// # Errors
+/// The plan names a reader, a constant or an index that the graph does not have.
+pub fn kept_axes(plan: &Plan, graph: &Graph, path: &Path) -> Result<HashMap<Reader, KeptAxes>, Error> {
+    let fail = |message: String| {
+        Error::unreadable(path, message).hint("the plan belongs to another model; prune this one to get its plan")
+    };
+    let mut kept = HashMap::new();
+    for tensor in &plan.tensors {
+        let value = graph
+            .value(&tensor.tensor)
+            .ok_or_else(|| fail(format!("the plan names constant {:?}, which the model lacks", tensor.tensor)))?;
+        for (axis, indices) in &tensor.keep {
+            let size = tensor.dims.get(*axis).copied().unwrap_or(0);
+            if indices.iter().any(|index| *index as i64 >= size) {
+                let text = format!("the plan keeps an index of {:?} that axis {axis} does not have", tensor.tensor);
+                return Err(fail(text));
             }
         }
-        Ok(kept)
+        for (output, slot) in &tensor.readers {
+            let node = graph.value(output).and_then(|output| graph.values[output].producer).map(|(node, _)| node);
+            let node = node.filter(|node| graph.nodes[*node].input(*slot) == Some(value)).ok_or_else(|| {
+                fail(format!("the plan names node {output:?} as a reader of {:?}, which it is not", tensor.tensor))
+            })?;
+            kept.insert(Reader { node, slot: *slot }, tensor.keep.clone());
+        }
     }
+    Ok(kept)
 }

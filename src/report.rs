@@ -7,6 +7,9 @@ mod page;
 
 mod plots;
 
+use std::path::Path;
+
+use crate::error::Error;
 use crate::gradient::accumulate::LossPoint;
 use crate::plan::Plan;
 use crate::verify::VerifyReport;
@@ -46,6 +49,14 @@ pub struct Losses<'a> {
 }
 
 impl Report<'_> {
+    /// Writes the page.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn write(&self, path: &Path) -> Result<(), Error> {
+        crate::write::write_file(path, self.html().as_bytes())
+    }
+
     /// The page.
     pub fn html(&self) -> String {
         page::html(self)

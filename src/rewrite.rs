@@ -100,7 +100,7 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
                 changed: false,
             };
             op.patch(&mut cx).map_err(|cause| {
-                Error::unmet(format!("the cut can't be written: {cause}"))
+                Error::unsupported(format!("the cut can't be written: {cause}"))
                     .in_file(model.path())
                     .at_node(&node.name, node.op())
             })?;

@@ -30,7 +30,7 @@ mod values;
 pub use crate::array::{Array, ArrayData, ElementType};
 pub use bound::{BoundSession, DeviceTensor};
 pub use device::{Device, UnknownDevice};
-pub use error::{ErrorKind, RuntimeError};
+pub use error::{RuntimeError, RuntimeErrorKind};
 pub use execution::{DeviceStatus, Execution};
 pub use latency::{Latency, interleaved_latency};
 pub use locate::{Candidate, LibraryFound, candidates, find_library};

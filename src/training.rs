@@ -183,7 +183,7 @@ impl Artifacts {
     /// unless only the last renames fail.
     pub fn write(&self, analysis: &Analysis, folder: &Path) -> Result<Vec<PathBuf>, Error> {
         let fail = |error: std::io::Error| {
-            Error::input(folder, format!("can't be written: {error}"))
+            Error::io(folder, format!("can't be written: {error}"))
                 .hint("check that the folder it lies in exists and can be written to")
                 .caused_by(error)
         };

@@ -66,7 +66,7 @@ impl Default for VerifyOptions {
 
 impl VerifyOptions {
     /// What decides the inputs of the networks.
-    pub fn inputs(&self) -> InputOptions<'_> {
+    pub(crate) fn inputs(&self) -> InputOptions<'_> {
         InputOptions { inputs: self.inputs.as_deref(), sizes: &self.sizes, seed: self.seed }
     }
 }
@@ -178,7 +178,7 @@ pub fn reference_model(
     let lowered = Lowered::new(&analysis.model, &analysis.graph, &analysis.operators, &analysis.facts, Extent::All)?;
     let reference = reference::build(&lowered, kept).map_err(|unmasked| {
         let node = &analysis.graph.nodes[unmasked.node];
-        Error::unmet(format!("the reference graph can't be built: {}", unmasked.cause))
+        Error::unsupported(format!("the reference graph can't be built: {}", unmasked.cause))
             .in_file(analysis.model.path())
             .at_node(&node.name, node.op())
             .hint("report the model; --no-verify writes it unverified")

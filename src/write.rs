@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use prost::Message as _;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::graph::model::Model;
 use crate::onnx::{DataLocation, NodeProto, TensorProto};
 
@@ -104,7 +104,9 @@ pub fn write(model: &Model, edits: &Edits, out: &Path) -> Result<WriteReport, Er
     }
     if total(&chunks) > PROTOBUF_LIMIT {
         let text = format!("expected a model file below 2 GiB, found {} bytes beside external data", total(&chunks));
-        return Err(Error::input(model.path(), text).hint("store large constants of nodes as initializers"));
+        return Err(Error::invalid(model.path(), text)
+            .of_kind(ErrorKind::Unsupported)
+            .hint("store large constants of nodes as initializers"));
     }
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let data_path = folder.join(&data_name);
@@ -178,7 +180,7 @@ pub fn stage(model: &Model, edits: &Edits, out: &Path) -> Result<Staged, Error> 
         .prefix(".onnx-diffprune-")
         .tempdir_in(parent)
         .map_err(|error| unwritable(out, error))?;
-    let name = out.file_name().ok_or_else(|| Error::input(out, "expected a path for a file"))?;
+    let name = out.file_name().ok_or_else(|| Error::io(out, "expected a path for a file"))?;
     let file = folder.path().join(name);
     let report = write(model, edits, &file).map_err(|error| error.instead_of_file(&file, out))?;
     let external = report.external.and_then(|data| {
@@ -228,7 +230,7 @@ fn unwritable(path: &Path, error: std::io::Error) -> Error {
         FileTooLarge => "raise the limit of file sizes (ulimit -f) or write to another file system",
         _ => "check that the folder exists and can be written to",
     };
-    Error::input(path, format!("can't be written: {error}")).hint(hint).caused_by(error)
+    Error::io(path, format!("can't be written: {error}")).hint(hint).caused_by(error)
 }
 
 /// Refuses an output that would replace the input or one of its data files.
@@ -250,7 +252,9 @@ fn refuse_overwriting_input(model: &Model, out: &Path) -> Result<(), Error> {
     inputs.extend(model.external_files());
     for input in inputs {
         if is_same_file(&input, out) {
-            return Err(Error::input(out, "the output would replace the input").hint("choose another output path"));
+            return Err(Error::usage("the output would replace the input")
+                .in_file(out)
+                .hint("choose another output path"));
         }
     }
     refuse_special(out)
@@ -259,8 +263,8 @@ fn refuse_overwriting_input(model: &Model, out: &Path) -> Result<(), Error> {
 /// The rename that ends all writing would put a file in the place of `/dev/null`.
 fn refuse_special(out: &Path) -> Result<(), Error> {
     match out.metadata() {
-        Ok(data) if data.is_dir() => Err(Error::input(out, "expected a path for a file, found a folder")),
-        Ok(data) if !data.is_file() => Err(Error::input(out, "expected a path for a file, found a device or pipe")),
+        Ok(data) if data.is_dir() => Err(Error::io(out, "expected a path for a file, found a folder")),
+        Ok(data) if !data.is_file() => Err(Error::io(out, "expected a path for a file, found a device or pipe")),
         _ => Ok(()),
     }
 }

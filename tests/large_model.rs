@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::{DataLocation, DataType, GraphProto, StringStringEntryProto, TensorProto};
-use onnx_diffprune::pipeline::{PruneOptions, Target};
+use onnx_diffprune::prune::{PruneOptions, Target};
 use support::builder::{model_of, node, value};
 use support::cuts::prune;
 use support::files::save;
@@ -112,7 +112,7 @@ fn a_model_of_more_than_two_gibibytes_is_pruned_and_verified() {
     assert!(bytes > 2 << 30, "{bytes} bytes");
     tell(&format!("{bytes} bytes in {FILES} data files written"));
 
-    let pruned = prune(analysed_for_good(load(&path).unwrap()), &PruneOptions::new(Target::Ratio(0.5)));
+    let pruned = prune(analysed_for_good(load(&path).unwrap()), &PruneOptions::by_magnitude(Target::Ratio(0.5)));
     tell("pruned");
     let written = load(&pruned.path).unwrap();
     let weights: Vec<&TensorProto> = written.graph().initializer.iter().collect();

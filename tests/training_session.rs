@@ -2,11 +2,11 @@
 
 mod support;
 
+use onnx_diffprune::analysis::analyse;
 use onnx_diffprune::array::Array;
 use onnx_diffprune::gradient::pass::GradientPass;
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
 use onnx_diffprune::graph::sizes::Sizes;
-use onnx_diffprune::pipeline::analyse;
 use onnx_diffprune::training::{Artifacts, TrainingOptions, TrainingPass, trained_weights};
 use support::fixtures::{fixture, runtime};
 

@@ -8,12 +8,14 @@ use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 use onnx_diffprune::load::from_bytes;
-use onnx_diffprune::pipeline::{PruneOptions, Target, analyse, cut};
+use onnx_diffprune::analysis::analyse;
+use onnx_diffprune::prune::{PruneOptions, Target};
+use onnx_diffprune::prune::cutting::cut;
 
 fuzz_target!(|data: &[u8]| {
     // A folder that does not exist, so that external data is never found.
     let path = Path::new("/nonexistent/fuzz.onnx");
     let Ok(model) = from_bytes(path, bytes::Bytes::copy_from_slice(data)) else { return };
     let Ok(analysis) = analyse(&model) else { return };
-    let _ = cut(&analysis, &PruneOptions::new(Target::Ratio(0.5)));
+    let _ = cut(&analysis, &PruneOptions::by_magnitude(Target::Ratio(0.5)), None);
 });

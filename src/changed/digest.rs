@@ -34,7 +34,7 @@ impl CutDigest {
     ///
     /// # Errors
     /// A tensor that can't be read.
-    pub fn of(model: &Model, weights: &[ChangedWeight], biases: &[AddedBias]) -> Result<Self, Error> {
+    pub(crate) fn of(model: &Model, weights: &[ChangedWeight], biases: &[AddedBias]) -> Result<Self, Error> {
         let changed = names(weights, biases);
         let mut all = Sha256::new();
         all.update(interface(model));
@@ -60,7 +60,7 @@ impl CutDigest {
     }
 
     /// What differs from the digest `found` of another file, in words; `None` if nothing does.
-    pub fn difference(&self, found: &Self) -> Option<String> {
+    pub(crate) fn difference(&self, found: &Self) -> Option<String> {
         if self.sha256 == found.sha256 {
             return None;
         }
@@ -86,7 +86,7 @@ impl ChangedWeights {
     ///
     /// # Errors
     /// A tensor that can't be read.
-    pub fn unnamed_difference(&self, file: &Model) -> Result<Option<String>, Error> {
+    pub(crate) fn unnamed_difference(&self, file: &Model) -> Result<Option<String>, Error> {
         Ok(self.cut.difference(&CutDigest::of(file, &self.weights, &self.biases)?))
     }
 }
@@ -121,7 +121,7 @@ fn canonical(model: &Model, node: &NodeProto, biases: &[AddedBias]) -> Result<Ve
         return Ok(node.encode_to_vec());
     }
     let whole = NodeProto::decode(whole_node(model, &node)?).map_err(|error| {
-        Error::input(model.path(), format!("node {:?} can't be decoded: {error}", node.name)).caused_by(error)
+        Error::invalid(model.path(), format!("node {:?} can't be decoded: {error}", node.name)).caused_by(error)
     })?;
     Ok(whole.encode_to_vec())
 }

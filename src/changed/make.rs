@@ -123,7 +123,7 @@ impl<'a> Changes<'a> {
             if stored.map_or(!is_node, |tensor| tensor.dims != weight.dims) {
                 let text =
                     format!("expected the cut whose weights change, with {:?} of {:?}", weight.name, weight.dims);
-                return Err(Error::input(cut.path(), text));
+                return Err(Error::invalid(cut.path(), text));
             }
         }
         let cut = CutDigest::of(cut, &weights, &biases)?;

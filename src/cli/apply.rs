@@ -1,17 +1,14 @@
 //! Repeats the cut of a plan.
 
+use std::ops::ControlFlow;
+
+use onnx_diffprune::{Error, Model, Plan, VerifyOptions};
 use serde_json::json;
 
 use super::args::{ApplyArgs, Cli};
-use super::cut_result::{failure, verification_text};
+use super::cut_result::verification_text;
 use super::printer::Printer;
 use super::{open_runtime, open_runtime_to_fold};
-use crate::error::Error;
-use crate::load::load;
-use crate::pipeline::{analyse, apply};
-use crate::plan::Plan;
-use crate::verify::{VerifyOptions, verify_plan};
-use crate::write::stage;
 
 pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     let runtime = if args.no_verify { None } else { Some(open_runtime(cli)?) };
@@ -25,28 +22,21 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
             );
         });
     }
-    let model = load(&args.input)?;
-    crate::write::check_destination(&model, &args.output)?;
+    let model = Model::open(&args.input)?;
+    model.check_output(&args.output)?;
     progress.step("coupling channels");
-    let analysis = analyse(&model)?;
-    let to_fold = open_runtime_to_fold(&analysis, cli)?;
-    let rewritten = apply(&analysis, &plan, &args.plan, to_fold)?;
+    let analysis = model.analyse()?;
+    let to_fold = open_runtime_to_fold(&analysis, runtime, cli)?;
+    let cut = analysis.repeat(&plan, &args.plan, to_fold.as_ref())?;
     progress.step("writing");
-    let mut edits = rewritten.edits;
-    edits.metadata = plan.metadata();
-    let staged = stage(&model, &edits, &args.output)?;
-    let mut report = None;
+    let mut staged = cut.stage(&args.output)?.with_plan(None);
     if let Some(runtime) = runtime {
         progress.step("verifying");
-        let pruned = load(staged.path())?;
-        report = Some(verify_plan(&analysis, &plan, &args.plan, &pruned, runtime, &VerifyOptions::default())?);
+        staged.check(&runtime, &VerifyOptions::default(), &mut |_| ControlFlow::Continue(()))?;
     }
     drop(progress);
-    if let Some(report) = report.as_ref().filter(|report| !report.passed) {
-        let text = format!("verification failed, {} was not written: {}", args.output.display(), failure(report));
-        return Err(Error::unmet(text).in_file(&args.input));
-    }
-    staged.publish()?;
+    let report = staged.verification().cloned();
+    staged.save()?;
     printer.result(&json!({"output": args.output, "verification": report}), || {
         let verified = report.as_ref().map(verification_text).map_or_else(String::new, |text| text + "\n");
         format!("{verified}wrote {}", args.output.display())

@@ -3,15 +3,14 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use onnx_diffprune::CriterionOption;
+use onnx_diffprune::options::{AttentionOption, GroupReduction, Norm, NormGroups, Scope};
 use serde::{Deserialize, Serialize};
 
 use super::diffusion_args::{DataArgs, DiffusionArgs};
 use super::gradient_args::GradientArgs;
 use super::loss::LossArgs;
 use super::sample::SampleArgs;
-use crate::pipeline::{AttentionOption, CriterionOption, NormGroups};
-use crate::score::{GroupReduction, Norm};
-use crate::select::Scope;
 
 /// Prune channels of an exported diffusion network on its ONNX graph and prove that the cut is correct.
 ///

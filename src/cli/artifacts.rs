@@ -1,41 +1,37 @@
 //! Writes the artifacts of a training session.
 
+use std::ops::ControlFlow;
+
+use onnx_diffprune::artifacts::ArtifactOptions;
+use onnx_diffprune::{Error, Model, Progress};
 use serde_json::json;
 
 use super::args::ArtifactsArgs;
-use super::config::{check_sizes, parse_sizes, pattern};
+use super::config::{parse_sizes, pattern};
 use super::printer::{Printer, human};
-use crate::error::Error;
-use crate::graph::sizes::sizes_for;
-use crate::load::load;
-use crate::pipeline::analyse;
-use crate::training::{Artifacts, TrainingOptions, trained_weights};
 
 pub(super) fn run(args: &ArtifactsArgs, printer: &Printer) -> Result<bool, Error> {
-    let given = parse_sizes(&args.size)?;
-    let patterns: Vec<_> = args.train.iter().map(|text| pattern("--train", text)).collect::<Result<_, _>>()?;
-    let progress = printer.progress(4);
-    progress.step("reading");
-    let model = load(&args.input)?;
-    progress.step("coupling channels");
-    let analysis = analyse(&model)?;
-    let sizes = sizes_for(&analysis.facts, &given);
-    check_sizes(&given, &sizes, &args.input)?;
-    progress.step("differentiating");
-    let options = TrainingOptions {
-        sizes,
+    let options = ArtifactOptions {
+        sizes: parse_sizes(&args.size)?,
         prediction: args.prediction.clone(),
         channels: args.channels,
-        trained: trained_weights(&analysis, &patterns)?,
-        gives_gradients: false,
+        trained: args.train.iter().map(|text| pattern("--train", text)).collect::<Result<_, _>>()?,
     };
-    let artifacts = Artifacts::build(&analysis, &options)?;
-    progress.step("writing");
-    let files = artifacts.write(&analysis, &args.output)?;
+    let progress = printer.progress(4);
+    progress.step("reading");
+    let model = Model::open(&args.input)?;
+    progress.step("coupling channels");
+    let analysis = model.analyse()?;
+    progress.step("differentiating");
+    let artifacts = analysis.write_artifacts(&args.output, &options, &mut |now| {
+        if matches!(now, Progress::At { done: 1, .. }) {
+            progress.step("writing");
+        }
+        ControlFlow::Continue(())
+    })?;
     drop(progress);
     artifacts.warnings.iter().for_each(|warning| printer.warning(warning));
-    let names: Vec<&str> = artifacts.parameters.iter().map(|parameter| parameter.name.as_str()).collect();
-    let elements = artifacts.trained_elements();
+    let (files, names, elements) = (&artifacts.files, &artifacts.trained, artifacts.trained_elements);
     let json = json!({
         "files": files,
         "inputs": artifacts.inputs,

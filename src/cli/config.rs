@@ -1,14 +1,10 @@
 //! From arguments and a configuration file to the options of a cut.
 
-use std::path::Path;
-
+use onnx_diffprune::{CutOptions, Error, GradientSettings, ScoreOptions, Sizes, Target};
 use regex::Regex;
 
 use super::args::PruneArgs;
 use super::gradient_args::GradientArgs;
-use crate::error::Error;
-use crate::graph::sizes::Sizes;
-use crate::pipeline::{PruneOptions, Target};
 
 impl PruneArgs {
     /// These arguments, completed by those of the configuration file they name.
@@ -16,10 +12,10 @@ impl PruneArgs {
         let Some(path) = &self.config else {
             return Ok(self.clone());
         };
-        let text =
-            std::fs::read_to_string(path).map_err(|error| Error::input(path, format!("can't be read: {error}")))?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error::unreadable(path, format!("can't be read: {error}")))?;
         let fail = |error: toml::de::Error| {
-            Error::input(path, format!("not a configuration file: {}", error.message()))
+            Error::unreadable(path, format!("not a configuration file: {}", error.message()))
                 .hint("--print-config shows the form")
         };
         let mut merged: toml::Table = toml::from_str(&text).map_err(fail)?;
@@ -44,21 +40,22 @@ impl PruneArgs {
     pub(super) fn to_config(&self) -> Result<String, Error> {
         let has_target = self.ratio.is_some() || self.target_macs.is_some() || self.target_params.is_some();
         let ratio = if has_target { self.ratio } else { Some(0.0) };
-        let options = PruneArgs { ratio, ..self.clone() }.options()?;
+        let cut = PruneArgs { ratio, ..self.clone() }.cut_options()?;
+        let score = self.score_options()?;
         let spelled = PruneArgs {
-            max_ratio: Some(options.max_ratio),
-            round_to: Some(options.round_to),
-            scope: Some(options.scope),
-            criterion: Some(options.criterion),
-            norm: Some(options.norm),
-            group_reduction: Some(options.reduction),
-            seed: Some(options.seed),
-            norm_groups: Some(options.norm_groups),
-            attention: Some(options.attention),
+            max_ratio: Some(cut.max_ratio),
+            round_to: Some(cut.round_to),
+            scope: Some(cut.scope),
+            criterion: Some(score.criterion),
+            norm: Some(score.norm),
+            group_reduction: Some(score.reduction),
+            seed: Some(score.seed),
+            norm_groups: Some(score.norm_groups),
+            attention: Some(score.attention),
             gradients: GradientArgs {
-                members: Some(options.members),
-                threshold: Some(self.gradients.threshold.unwrap_or(0.05)),
-                threshold_mode: Some(self.gradients.threshold_mode.unwrap_or_default()),
+                members: Some(score.members),
+                threshold: Some(score.gradients.threshold),
+                threshold_mode: Some(score.gradients.mode),
                 ..self.gradients.clone()
             },
             ..self.clone()
@@ -66,8 +63,30 @@ impl PruneArgs {
         toml::to_string(&spelled).map_err(|error| Error::usage(format!("the options can't be printed: {error}")))
     }
 
-    /// The options of the cut.
-    pub(super) fn options(&self) -> Result<PruneOptions, Error> {
+    /// How channels are scored, but for what the gradients are taken of.
+    pub(super) fn score_options(&self) -> Result<ScoreOptions, Error> {
+        let of = &self.gradients;
+        let defaults = GradientSettings::default();
+        Ok(ScoreOptions {
+            criterion: self.criterion.unwrap_or_default(),
+            attention: self.attention.unwrap_or_default(),
+            norm_groups: self.norm_groups.unwrap_or_default(),
+            norm: self.norm.unwrap_or_default(),
+            reduction: self.group_reduction.unwrap_or_default(),
+            members: of.members.unwrap_or_default(),
+            reference: of.reference,
+            seed: self.seed.unwrap_or_default(),
+            sizes: parse_sizes(&self.size)?,
+            gradients: GradientSettings {
+                threshold: of.threshold.unwrap_or(defaults.threshold),
+                mode: of.threshold_mode.unwrap_or_default(),
+                ..defaults
+            },
+        })
+    }
+
+    /// Which channels go.
+    pub(super) fn cut_options(&self) -> Result<CutOptions, Error> {
         let share = |name: &str, value: f64| match value > 0.0 && value <= 1.0 {
             true => Ok(value),
             false => Err(Error::usage(format!("--{name}: expected a share in (0, 1], found {value}"))),
@@ -86,7 +105,7 @@ impl PruneArgs {
                 return Err(Error::usage("expected one of ratio, target-macs and target-params, found several"));
             }
         };
-        let mut options = PruneOptions::new(target);
+        let mut options = CutOptions::new(target);
         options.max_ratio = match self.max_ratio.unwrap_or(1.0) {
             ratio if (0.0..=1.0).contains(&ratio) => ratio,
             other => return Err(Error::usage(format!("--max-ratio: expected a share in [0, 1], found {other}"))),
@@ -98,12 +117,6 @@ impl PruneArgs {
             other => other.unwrap_or(1),
         };
         options.scope = self.scope.unwrap_or_default();
-        options.criterion = self.criterion.unwrap_or_default();
-        options.norm = self.norm.unwrap_or_default();
-        options.reduction = self.group_reduction.unwrap_or_default();
-        options.seed = self.seed.unwrap_or_default();
-        options.norm_groups = self.norm_groups.unwrap_or_default();
-        options.attention = self.attention.unwrap_or_default();
         options.keep = self.keep.iter().map(|text| pattern("--keep", text)).collect::<Result<_, _>>()?;
         for text in &self.ratio_for {
             let form = || Error::usage(format!("--ratio-for: expected REGEX=R, found {text:?}"));
@@ -111,9 +124,6 @@ impl PruneArgs {
             let ratio = ratio.trim().parse().map_err(|_| form())?;
             options.ratio_for.push((pattern("--ratio-for", regex)?, check_ratio("--ratio-for", ratio)?));
         }
-        options.sizes = parse_sizes(&self.size)?;
-        options.members = self.gradients.members.unwrap_or_default();
-        options.reference = self.gradients.reference;
         Ok(options)
     }
 }
@@ -153,17 +163,4 @@ pub(super) fn parse_sizes(texts: &[String]) -> Result<Sizes, Error> {
             if size < 1 { Err(form()) } else { Ok((name.to_owned(), size)) }
         })
         .collect()
-}
-
-/// Refuses sizes for dimensions that the model does not have: most likely a typing error.
-pub(super) fn check_sizes(given: &Sizes, known: &Sizes, path: &Path) -> Result<(), Error> {
-    for name in given.keys() {
-        if !known.contains_key(name) {
-            let names: Vec<&str> = known.keys().map(String::as_str).filter(|name| !name.starts_with('?')).collect();
-            let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            return Err(Error::usage(format!("--size: {} has no symbolic dimension {name:?}", path.display()))
-                .hint(format!("its symbolic dimensions: {names}")));
-        }
-    }
-    Ok(())
 }

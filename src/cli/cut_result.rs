@@ -2,17 +2,13 @@
 
 use std::path::Path;
 
+use onnx_diffprune::plans::GroupPlan;
+use onnx_diffprune::reports::{GradientReport, Latency, Report, tool_name};
+use onnx_diffprune::{Cut, Error, VerifyReport};
 use serde_json::json;
 
-use super::gradient_args::Scored;
+use super::gradient_args;
 use super::printer::{human, percent, table};
-use crate::error::Error;
-use crate::onnx::tool_name;
-use crate::pipeline::{Analysis, Cut};
-use crate::plan::GroupPlan;
-use crate::report::Report;
-use crate::runtime::Latency;
-use crate::verify::VerifyReport;
 
 /// Reasons for which channel groups stay whole that are listed, and groups that are named for each.
 const REASONS_SHOWN: usize = 12;
@@ -24,141 +20,139 @@ fn output_bytes(staged: Option<(&Path, &Path)>) -> Option<u64> {
     Some(output.metadata().ok()?.len() + data.metadata().map_or(0, |data| data.len()))
 }
 
-pub(super) fn summary(
-    analysis: &Analysis,
-    cut: &Cut,
-    scored: Option<&Scored>,
-    report: Option<&VerifyReport>,
-    latencies: Option<&[Latency]>,
-    written: Option<(&Path, &Path)>,
-) -> serde_json::Value {
-    let groups: Vec<_> = cut
-        .plan
+/// A cut, as far as it got.
+#[derive(Clone, Copy)]
+pub(super) struct Shown<'a> {
+    pub(super) cut: &'a Cut,
+    pub(super) gradients: Option<&'a GradientReport>,
+    pub(super) verification: Option<&'a VerifyReport>,
+    /// Of original and pruned file.
+    pub(super) latencies: Option<&'a [Latency]>,
+    /// Where the pruned file and its plan are.
+    pub(super) written: Option<(&'a Path, &'a Path)>,
+}
+
+impl<'a> Shown<'a> {
+    pub(super) fn new(cut: &'a Cut) -> Self {
+        Self { cut, gradients: None, verification: None, latencies: None, written: None }
+    }
+
+    /// The cut as JSON.
+    pub(super) fn summary(&self) -> serde_json::Value {
+        let (cut, latencies) = (self.cut, self.latencies);
+        let model = cut.model();
+        let groups: Vec<_> = cut
+        .plan()
         .groups
         .iter()
         .map(|group| json!({"name": group.name, "channels": group.channels, "kept": group.kept.len(), "reason": group.reason}))
         .collect();
-    json!({
-        "input": analysis.model.path(),
-        "output": written.map(|(output, _)| output),
-        "plan": written.map(|(_, plan)| plan),
-        "ratio": cut.ratio,
-        "criterion": cut.plan.criterion,
-        "sizes": cut.sizes,
-        "before": cut.before,
-        "after": cut.after,
-        "file_bytes": {"before": analysis.model.total_bytes().ok(), "after": output_bytes(written)},
-        "latency_ms": latencies.map(|latencies| json!({
-            "before": latencies.first().map(|latency| latency.median_ms),
-            "after": latencies.get(1).map(|latency| latency.median_ms),
-            "runs": latencies.first().map(|latency| latency.run_count),
-        })),
-        "groups": groups,
-        "frozen": cut.rewritten.frozen,
-        "warnings": cut.warnings,
-        "gradients": scored.map(Scored::json),
-        "verification": report,
-    })
-}
+        json!({
+            "input": model.path(),
+            "output": self.written.map(|(output, _)| output),
+            "plan": self.written.map(|(_, plan)| plan),
+            "ratio": cut.ratio(),
+            "criterion": cut.plan().criterion,
+            "sizes": cut.sizes(),
+            "before": cut.before(),
+            "after": cut.after(),
+            "file_bytes": {"before": model.total_bytes().ok(), "after": output_bytes(self.written)},
+            "latency_ms": latencies.map(|latencies| json!({
+                "before": latencies.first().map(|latency| latency.median_ms),
+                "after": latencies.get(1).map(|latency| latency.median_ms),
+                "runs": latencies.first().map(|latency| latency.run_count),
+            })),
+            "groups": groups,
+            "frozen": cut.frozen(),
+            "warnings": cut.warnings(),
+            "gradients": self.gradients.map(gradient_args::json),
+            "verification": self.verification,
+        })
+    }
 
-/// Quantities before and after, as the tables show them.
-fn cost_rows(
-    analysis: &Analysis,
-    cut: &Cut,
-    latencies: Option<&[Latency]>,
-    written: Option<(&Path, &Path)>,
-) -> Vec<Vec<String>> {
-    let (before, after) = (&cut.before, &cut.after);
-    let count = |name: &str, a: f64, b: f64, unit: &str| {
-        vec![name.to_owned(), format!("{}{unit}", human(a)), format!("{}{unit}", human(b)), percent(b, a)]
-    };
-    let mut rows = vec![
-        count("parameters", before.parameters as f64, after.parameters as f64, ""),
-        count("MACs", before.macs, after.macs, ""),
-        count("MACs between activations", before.attention_macs, after.attention_macs, ""),
-        count("activation memory", before.activation_bytes as f64, after.activation_bytes as f64, "B"),
-    ];
-    rows.retain(|row| row[1] != "0");
-    if let (Ok(a), Some(b)) = (analysis.model.total_bytes(), output_bytes(written)) {
-        rows.push(count("file", a as f64, b as f64, "B"));
+    /// Quantities before and after, as the tables show them.
+    fn cost_rows(&self) -> Vec<Vec<String>> {
+        let (before, after) = (self.cut.before(), self.cut.after());
+        let count = |name: &str, a: f64, b: f64, unit: &str| {
+            vec![name.to_owned(), format!("{}{unit}", human(a)), format!("{}{unit}", human(b)), percent(b, a)]
+        };
+        let mut rows = vec![
+            count("parameters", before.parameters as f64, after.parameters as f64, ""),
+            count("MACs", before.macs, after.macs, ""),
+            count("MACs between activations", before.attention_macs, after.attention_macs, ""),
+            count("activation memory", before.activation_bytes as f64, after.activation_bytes as f64, "B"),
+        ];
+        rows.retain(|row| row[1] != "0");
+        if let (Ok(a), Some(b)) = (self.cut.model().total_bytes(), output_bytes(self.written)) {
+            rows.push(count("file", a as f64, b as f64, "B"));
+        }
+        if let Some([a, b, ..]) = self.latencies {
+            let ms = |latency: &Latency| format!("{:.2} ms", latency.median_ms);
+            rows.push(vec!["latency (median)".to_owned(), ms(a), ms(b), percent(b.median_ms, a.median_ms)]);
+        }
+        rows
     }
-    if let Some([a, b, ..]) = latencies {
-        let ms = |latency: &Latency| format!("{:.2} ms", latency.median_ms);
-        rows.push(vec!["latency (median)".to_owned(), ms(a), ms(b), percent(b.median_ms, a.median_ms)]);
+
+    /// The cut as text.
+    pub(super) fn text(&self) -> String {
+        let cut = self.cut;
+        let rows = self.cost_rows();
+        let asked = cut.plan().groups.len();
+        let pruned = cut.plan().groups.iter().filter(|group| group.kept.len() < group.channels).count();
+        // Paragraphs, with an empty line between them.
+        let mut parts = vec![format!(
+            "{}: {pruned} of {asked} channel groups pruned at ratio {:.3} by {}",
+            cut.model().path().display(),
+            cut.ratio(),
+            cut.plan().criterion
+        )];
+        let mut costs = table(&["", "before", "after", "kept"], &rows);
+        let sizes: Vec<String> = cut
+            .sizes()
+            .iter()
+            .filter(|(name, _)| !name.starts_with('?'))
+            .map(|(name, size)| format!("{name}={size}"))
+            .collect();
+        if !sizes.is_empty() {
+            costs += &format!("\n(counted at {})", sizes.join(", "));
+        }
+        parts.push(costs);
+        parts.extend(staying_text(&cut.plan().groups));
+        if let Some(gradients) = self.gradients {
+            parts.push(gradient_args::text(gradients));
+        }
+        let mut end: Vec<String> = self.verification.map(verification_text).into_iter().collect();
+        match self.written {
+            Some((output, plan)) => end.push(format!("wrote {} and {}", output.display(), plan.display())),
+            None if self.verification.is_none() => end.push("dry run: nothing was written".to_owned()),
+            None => {}
+        }
+        parts.push(end.join("\n"));
+        parts.join("\n\n")
     }
-    rows
 }
 
 /// Writes the report that the arguments ask for.
-pub(super) fn write_report(
-    path: &Path,
-    (analysis, cut): (&Analysis, &Cut),
-    scored: Option<&Scored>,
-    verification: Option<&VerifyReport>,
-    latencies: Option<&[Latency]>,
-    written: Option<(&Path, &Path)>,
-) -> Result<(), Error> {
+pub(super) fn write_report(path: &Path, shown: &Shown<'_>) -> Result<(), Error> {
+    let cut = shown.cut;
     let name = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let quoted = |argument: String| match argument.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,".contains(c)) {
         true => argument,
         false => format!("'{}'", argument.replace('\'', "'\\''")),
     };
-    let costs = cost_rows(analysis, cut, latencies, written);
+    let costs = shown.cost_rows();
     let report = Report {
-        title: format!("{} pruned", name(analysis.model.path())),
+        title: format!("{} pruned", name(cut.model().path())),
         tool: tool_name(),
         command: std::env::args().map(quoted).collect::<Vec<_>>().join(" "),
         costs: costs.into_iter().filter_map(|row| row.try_into().ok()).collect(),
-        plan: &cut.plan,
-        ratio: cut.ratio,
-        losses: scored.map(Scored::losses),
-        verification,
-        warnings: &cut.warnings,
+        plan: cut.plan(),
+        ratio: cut.ratio(),
+        losses: shown.gradients.map(gradient_args::losses),
+        verification: shown.verification,
+        warnings: cut.warnings(),
     };
-    crate::write::write_file(path, report.html().as_bytes())
-}
-
-pub(super) fn text(
-    analysis: &Analysis,
-    cut: &Cut,
-    scored: Option<&Scored>,
-    report: Option<&VerifyReport>,
-    latencies: Option<&[Latency]>,
-    written: Option<(&Path, &Path)>,
-) -> String {
-    let rows = cost_rows(analysis, cut, latencies, written);
-    let asked = cut.plan.groups.len();
-    let pruned = cut.plan.groups.iter().filter(|group| group.kept.len() < group.channels).count();
-    // Paragraphs, with an empty line between them.
-    let mut parts = vec![format!(
-        "{}: {pruned} of {asked} channel groups pruned at ratio {:.3} by {}",
-        analysis.model.path().display(),
-        cut.ratio,
-        cut.plan.criterion
-    )];
-    let mut costs = table(&["", "before", "after", "kept"], &rows);
-    let sizes: Vec<String> = cut
-        .sizes
-        .iter()
-        .filter(|(name, _)| !name.starts_with('?'))
-        .map(|(name, size)| format!("{name}={size}"))
-        .collect();
-    if !sizes.is_empty() {
-        costs += &format!("\n(counted at {})", sizes.join(", "));
-    }
-    parts.push(costs);
-    parts.extend(staying_text(&cut.plan.groups));
-    if let Some(scored) = scored {
-        parts.push(scored.text());
-    }
-    let mut end: Vec<String> = report.map(verification_text).into_iter().collect();
-    match written {
-        Some((output, plan)) => end.push(format!("wrote {} and {}", output.display(), plan.display())),
-        None if report.is_none() => end.push("dry run: nothing was written".to_owned()),
-        None => {}
-    }
-    parts.push(end.join("\n"));
-    parts.join("\n\n")
+    report.write(path)
 }
 
 /// The channel groups that stay whole, by their reasons.
@@ -195,8 +189,8 @@ fn staying_text(groups: &[GroupPlan]) -> Option<String> {
 
 /// The result of verification in a few lines.
 pub(super) fn verification_text(report: &VerifyReport) -> String {
-    if !report.passed {
-        return format!("verification FAILED: {}", failure(report));
+    if let Some(failure) = report.failure_text() {
+        return format!("verification FAILED: {failure}");
     }
     let mut lines = Vec::new();
     for (widened, precision) in [(false, ""), (true, " computed in float32")] {
@@ -228,29 +222,4 @@ pub(super) fn verification_text(report: &VerifyReport) -> String {
     }
     lines.extend(report.notes.iter().map(|note| format!("note: {note}")));
     lines.join("\n")
-}
-
-/// What went wrong, in one line.
-pub(super) fn failure(report: &VerifyReport) -> String {
-    if let Some(failure) = &report.failure {
-        return failure.clone();
-    }
-    let errors = report.runs.iter().find(|run| !run.passed()).map_or_else(
-        || "the outputs agree, but prove nothing (constant, tiny or not finite)".to_owned(),
-        |run| {
-            let precision = if run.widened { " in float32" } else { "" };
-            format!("the worst relative error is {:.1e}{precision}, allowed {:.1e}", run.worst(), run.rtol)
-        },
-    );
-    match &report.first_difference {
-        Some(first) if first.expected_elements != first.found_elements => format!(
-            "value {:?} of node {:?} ({}) has {} elements, expected {}",
-            first.value, first.node, first.op, first.found_elements, first.expected_elements
-        ),
-        Some(first) => format!(
-            "{errors}; the first value that differs is {:?} of node {:?} ({}), by {:.1e}",
-            first.value, first.node, first.op, first.relative
-        ),
-        None => errors,
-    }
 }

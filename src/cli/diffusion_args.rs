@@ -2,43 +2,14 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::diffusion::{
-    BetaSchedule, ConfiguredProcess, DiscreteOptions, FlowOptions, NoiseSchedule, Preconditioning, PredictionType,
-    Process, Ranges, RoleNames, Roles, SigmaOptions, TimeScale, VarianceType, read_scheduler_config,
+use onnx_diffprune::Error;
+use onnx_diffprune::data::Array;
+use onnx_diffprune::networks::{
+    NetworkOptions, PreconditioningPlace, PredictionType, ProcessOptions, RoleNames, ScheduleName, TimeScale,
 };
-use crate::error::Error;
-
-/// Noise schedules by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
-pub(super) enum ScheduleName {
-    /// beta grows linearly (DDPM).
-    Linear,
-    /// The root of beta grows linearly (latent diffusion, Stable Diffusion).
-    ScaledLinear,
-    /// A squared cosine (improved diffusion).
-    #[serde(rename = "squaredcos_cap_v2")]
-    #[value(name = "squaredcos_cap_v2")]
-    SquaredcosCapV2,
-    /// A straight line from sample to noise (flow matching).
-    Flow,
-    /// Noise levels as Karras et al. space them (EDM, consistency models).
-    Karras,
-}
-
-/// Where the scalings of Karras et al. are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum PreconditioningPlace {
-    /// In the graph: it takes the noisy sample and sigma, and returns the clean sample.
-    Inside,
-    /// Around the graph: it takes the scaled sample and ln(sigma) / 4.
-    Outside,
-}
 
 /// How the network was trained and on what it is evaluated; also the keys of a configuration file.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
@@ -175,16 +146,15 @@ fn parse_range(option: &str, text: &str) -> Result<(f64, f64), Error> {
 }
 
 impl DataArgs {
-    /// The ranges of data and samples.
-    pub(super) fn ranges(&self, diffusion: &DiffusionArgs) -> Result<Ranges, Error> {
-        let data = self.data_range.as_deref().map(|text| parse_range("--data-range", text)).transpose()?;
-        Ok(Ranges { data, sample: diffusion.sample_range()? })
+    /// The values of the data that stand for the ends of the sample range.
+    pub(super) fn range(&self) -> Result<Option<(f64, f64)>, Error> {
+        self.data_range.as_deref().map(|text| parse_range("--data-range", text)).transpose()
     }
 }
 
 impl DiffusionArgs {
     /// The names of inputs and outputs that are given.
-    pub(super) fn role_names(&self) -> RoleNames {
+    fn role_names(&self) -> RoleNames {
         RoleNames {
             sample: self.sample_input.clone(),
             time: self.timestep_input.clone(),
@@ -194,164 +164,33 @@ impl DiffusionArgs {
     }
 
     /// The values of samples that the network was trained on.
-    pub(super) fn sample_range(&self) -> Result<(f64, f64), Error> {
+    fn sample_range(&self) -> Result<(f64, f64), Error> {
         self.sample_range.as_deref().map_or(Ok((-1.0, 1.0)), |text| parse_range("--sample-range", text))
     }
 
-    /// The process, from a scheduler's configuration or from the options.
-    pub(super) fn process(&self, roles: &Roles) -> Result<ConfiguredProcess, Error> {
-        let mut configured = match &self.scheduler_config {
-            Some(path) => {
-                self.refuse_schedule_options()?;
-                self.with_overrides(read_scheduler_config(path)?, roles)?
-            }
-            None => self.described(roles)?,
-        };
-        let process = &mut configured.process;
-        let words = roles.time.name.to_lowercase();
-        if let Some(scale) = self.time_input {
-            process.time = scale;
-        } else if process.preconditioning.is_none() && roles.takes_sigma() {
-            process.time = TimeScale::Sigma;
-        } else if process.schedule.is_discrete() && (words.contains("ratio") || words.contains("fraction")) {
-            process.time = TimeScale::Fraction;
-        }
-        if process.time != TimeScale::Step && !roles.time.element_type.is_float() {
-            let text =
-                format!("can't put {} into the integer input {}", process.time.describe(), roles.time.describe());
-            return Err(Error::usage(text).hint("give --time-input step, or another input with --timestep-input"));
-        }
-        let (low, high) = self.sample_range()?;
-        let range = Some((low as f32, high as f32));
-        match self.clip_sample {
-            Some(true) => process.clip = range,
-            Some(false) => process.clip = None,
-            None if self.scheduler_config.is_some() => {}
-            None => {
-                let is_image = roles.sample.shape.len() == 4
-                    && roles.sample.shape.get(1).is_some_and(|channels| channels.is(1) || channels.is(3));
-                process.clip = range.filter(|_| is_image && process.schedule.is_discrete());
-            }
-        }
-        Ok(configured)
+    /// How the network was trained, as the library takes it.
+    fn process_options(&self) -> Result<ProcessOptions, Error> {
+        Ok(ProcessOptions {
+            scheduler_config: self.scheduler_config.clone(),
+            schedule: self.schedule,
+            beta_start: self.beta_start,
+            beta_end: self.beta_end,
+            train_timesteps: self.train_timesteps,
+            rescale_betas_zero_snr: self.rescale_betas_zero_snr,
+            shift: self.shift,
+            sigma_min: self.sigma_min,
+            sigma_max: self.sigma_max,
+            sigma_data: self.sigma_data,
+            preconditioning: self.preconditioning,
+            prediction_type: self.prediction_type,
+            time_input: self.time_input,
+            clip_sample: self.clip_sample,
+            sample_range: self.sample_range()?,
+        })
     }
 
-    /// What the arguments change of a scheduler's configuration.
-    fn with_overrides(&self, mut configured: ConfiguredProcess, roles: &Roles) -> Result<ConfiguredProcess, Error> {
-        let process = &configured.process;
-        // A graph that takes sigma does the scaling itself; scheduler configurations do not tell.
-        let inside = self.preconditioning == Some(PreconditioningPlace::Inside)
-            || self.preconditioning.is_none() && roles.takes_sigma();
-        if self.preconditioning == Some(PreconditioningPlace::Outside) && process.preconditioning.is_none() {
-            return Err(Error::usage(
-                "--preconditioning outside: the scheduler has no noise levels and data deviation",
-            ));
-        }
-        if process.preconditioning.is_some() && !inside {
-            if self.prediction_type.is_some() {
-                return Err(Error::usage("--prediction-type has no meaning under preconditioning outside the graph"));
-            }
-            return Ok(configured);
-        }
-        if process.preconditioning.is_some() {
-            configured.notes.push("the graph takes sigma: its preconditioning is taken to be inside".to_owned());
-        }
-        let process = configured.process;
-        let prediction = self.prediction_type.unwrap_or(process.prediction);
-        let clip = process.clip;
-        configured.process = Process { clip, ..Process::new(process.schedule, prediction, None)? };
-        Ok(configured)
-    }
-
-    fn described(&self, roles: &Roles) -> Result<ConfiguredProcess, Error> {
-        let by_name = self.preconditioning.is_none()
-            && self.prediction_type.is_none()
-            && self.schedule.is_none_or(|name| name == ScheduleName::Karras)
-            && roles.takes_c_noise();
-        let outside = self.preconditioning == Some(PreconditioningPlace::Outside) || by_name;
-        let name = self.schedule.unwrap_or(if roles.takes_sigma() || outside {
-            ScheduleName::Karras
-        } else if self.prediction_type == Some(PredictionType::Flow) {
-            ScheduleName::Flow
-        } else {
-            ScheduleName::Linear
-        });
-        self.refuse_options_of_others(name)?;
-        let steps = self.train_timesteps.unwrap_or(1000);
-        let discrete = |schedule, (start, end): (f64, f64)| {
-            NoiseSchedule::discrete(&DiscreteOptions {
-                schedule,
-                beta_start: self.beta_start.unwrap_or(start),
-                beta_end: self.beta_end.unwrap_or(end),
-                steps,
-                zero_terminal_snr: self.rescale_betas_zero_snr,
-            })
-        };
-        let (schedule, prediction) = match name {
-            ScheduleName::Linear => (discrete(BetaSchedule::Linear, (1e-4, 0.02))?, PredictionType::Epsilon),
-            ScheduleName::ScaledLinear => {
-                (discrete(BetaSchedule::ScaledLinear, (0.00085, 0.012))?, PredictionType::Epsilon)
-            }
-            ScheduleName::SquaredcosCapV2 => {
-                (discrete(BetaSchedule::SquaredcosCapV2, (1e-4, 0.02))?, PredictionType::Epsilon)
-            }
-            ScheduleName::Flow => {
-                let options = FlowOptions { shift: self.shift.unwrap_or(1.0), steps, ..FlowOptions::default() };
-                (NoiseSchedule::flow(options)?, PredictionType::Flow)
-            }
-            ScheduleName::Karras => {
-                let defaults = SigmaOptions::default();
-                let options = SigmaOptions {
-                    sigma_min: self.sigma_min.unwrap_or(defaults.sigma_min),
-                    sigma_max: self.sigma_max.unwrap_or(defaults.sigma_max),
-                    steps,
-                    ..defaults
-                };
-                (NoiseSchedule::sigma(options)?, PredictionType::Sample)
-            }
-        };
-        let scalings = outside.then(|| Preconditioning::edm(self.sigma_data.unwrap_or(0.5)));
-        let process = Process::new(schedule, self.prediction_type.unwrap_or(prediction), scalings)?;
-        Ok(ConfiguredProcess { process, variance: VarianceType::FixedSmall, notes: Vec::new() })
-    }
-
-    /// The options for the schedule that are given, by the schedules that know them.
-    fn schedule_options(&self) -> [(&'static str, bool, &'static [ScheduleName]); 9] {
-        use ScheduleName::{Flow, Karras, Linear, ScaledLinear, SquaredcosCapV2};
-        let all: &[ScheduleName] = &[Linear, ScaledLinear, SquaredcosCapV2, Flow, Karras];
-        let discrete: &[ScheduleName] = &[Linear, ScaledLinear, SquaredcosCapV2];
-        [
-            ("--schedule", self.schedule.is_some(), all),
-            ("--train-timesteps", self.train_timesteps.is_some(), all),
-            ("--beta-start", self.beta_start.is_some(), &[Linear, ScaledLinear]),
-            ("--beta-end", self.beta_end.is_some(), &[Linear, ScaledLinear]),
-            ("--rescale-betas-zero-snr", self.rescale_betas_zero_snr, discrete),
-            ("--shift", self.shift.is_some(), &[Flow]),
-            ("--sigma-min", self.sigma_min.is_some(), &[Karras]),
-            ("--sigma-max", self.sigma_max.is_some(), &[Karras]),
-            ("--sigma-data", self.sigma_data.is_some(), &[Karras]),
-        ]
-    }
-
-    /// The command line refuses these by itself; a configuration file does not.
-    fn refuse_schedule_options(&self) -> Result<(), Error> {
-        match self.schedule_options().into_iter().find(|(_, given, _)| *given) {
-            Some((option, ..)) => Err(Error::usage(format!("{option} can't be used with --scheduler-config"))),
-            None => Ok(()),
-        }
-    }
-
-    fn refuse_options_of_others(&self, schedule: ScheduleName) -> Result<(), Error> {
-        let unused = |(_, given, known): &(_, bool, &[ScheduleName])| *given && !known.contains(&schedule);
-        if self.preconditioning == Some(PreconditioningPlace::Outside) && schedule != ScheduleName::Karras {
-            return Err(Error::usage("--preconditioning outside needs --schedule karras"));
-        }
-        match self.schedule_options().into_iter().find(unused) {
-            Some((option, ..)) => {
-                let name = schedule.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-                Err(Error::usage(format!("{option} has no effect on the noise schedule {name}")))
-            }
-            None => Ok(()),
-        }
+    /// The network that is evaluated; `inputs` is its conditioning.
+    pub(super) fn network_options(&self, inputs: Vec<(String, Array)>) -> Result<NetworkOptions, Error> {
+        Ok(NetworkOptions { names: self.role_names(), process: self.process_options()?, batch: self.batch, inputs })
     }
 }

@@ -3,25 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use onnx_diffprune::data::Array;
+use onnx_diffprune::options::{Precision, Published, ScoringMembers, ThresholdMode};
+use onnx_diffprune::reports::{GradientReport, Losses};
+use onnx_diffprune::{CutOptions, Device, Error, GradientSettings, ScoreOptions, Stage};
 use serde::{Deserialize, Serialize};
 
 use super::args::PruneArgs;
-use super::printer::{Printer, Progress};
-use crate::array::Array;
-use crate::diffusion::{Conditioning, Roles};
-use crate::error::Error;
-use crate::gradient::Precision;
-use crate::gradient::accumulate::ThresholdMode;
-use crate::pipeline::{Analysis, GradientInputs, GradientRun, GradientSettings, GradientStep, PruneOptions, gradients};
-use crate::report::Losses;
-use crate::runtime::{Device, Runtime};
-use crate::score::{Published, ScoringMembers};
-
-/// Samples of a batch where nothing is said.
-const BATCH: usize = 16;
-
-/// Steps of DDIM where samples are drawn and nothing is said.
-const DRAW_STEPS: usize = 50;
 
 /// How gradients are computed and what they make of a channel; also the keys of a configuration file.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
@@ -95,157 +83,98 @@ fn checkpoint_path(output: &Path) -> PathBuf {
     output.with_extension("gradients.npz")
 }
 
-/// Gradients with what they were taken of, for the reports.
-pub(super) struct Scored {
-    pub(super) run: GradientRun,
-    /// What was taken for what, one line each.
-    pub(super) lines: Vec<String>,
-    pub(super) threshold: f64,
-    pub(super) is_thresholded: bool,
-}
-
-/// Computes the gradients that the criterion needs; `None` where it needs none.
-pub(super) fn run(
+/// The options of scoring, with what the gradients are taken of and how.
+pub(super) fn score_options(
+    mut options: ScoreOptions,
     args: &PruneArgs,
-    analysis: &Analysis,
-    runtime: Option<&Runtime>,
-    options: &mut PruneOptions,
+    cut: &CutOptions,
     given: Option<&[(String, Array)]>,
-    printer: &Printer,
-) -> Result<Option<Scored>, Error> {
+) -> Result<ScoreOptions, Error> {
     if !options.criterion.needs_gradients() {
-        return Ok(None);
-    }
-    let Some(runtime) = runtime else { return Ok(None) };
-    let (model, graph, facts) = (&analysis.model, &analysis.graph, &analysis.facts);
-    let advice = "the gradient criteria score denoising networks; for others give --criterion magnitude";
-    let roles = Roles::recognise(model, graph, facts, &args.diffusion.role_names()).map_err(|error| {
-        let own = error.advice().map(|own| format!("{own}; {advice}"));
-        error.hint(own.unwrap_or_else(|| advice.to_owned()))
-    })?;
-    let configured = args.diffusion.process(&roles)?;
-    configured.notes.iter().for_each(|note| printer.warning(note));
-    let batch = args.diffusion.batch.unwrap_or_else(|| roles.fixed_batch().map_or(BATCH, |fixed| fixed.max(1)));
-    // Sizes that the data has are those of the gradients alone: costs and verification keep their own.
-    let sizes = roles.sizes_with_arrays(&options.sizes, args.data.data.as_deref(), given.unwrap_or_default())?;
-    let sized = PruneOptions { sizes, ..options.clone() };
-    let conditioning = Conditioning::new((model, graph, facts), &roles, given, (&sized.sizes, batch), options.seed)
-        .map_err(|error| error.in_file(model.path()))?;
-    let lines = roles.lines(&configured.process, |name| conditioning.is_given(name));
-    if !printer.is_json() {
-        printer.note(&format!("{}\nprocess:      {}", lines.join("\n"), configured.process.describe()));
-    }
-    if args.data.data.is_none() {
-        printer.note("data:         none is given (--data); samples are drawn from the network itself by DDIM");
+        return Ok(options);
     }
     let of = &args.gradients;
-    let threshold = of.threshold.unwrap_or(0.05);
-    if !(0.0..1.0).contains(&threshold) {
-        return Err(Error::usage(format!(
-            "--threshold: expected a share of the largest loss in [0, 1), found {threshold}"
-        )));
-    }
-    let settings = GradientSettings {
-        batch,
+    let defaults = options.gradients;
+    options.gradients = GradientSettings {
+        network: args.diffusion.network_options(given.unwrap_or_default().to_vec())?,
+        data: args.data.data.clone(),
+        data_range: args.data.range()?,
         micro_batch: of.micro_batch,
         timesteps: of.timesteps,
-        threshold,
-        mode: of.threshold_mode.unwrap_or_default(),
         device: of.device.as_deref().map(device).transpose()?.unwrap_or_default(),
         allow_fallback: of.allow_fallback,
         precision: of.precision.unwrap_or_default(),
-        adaptive: of.adaptive,
-        draw_steps: of.draw_steps.unwrap_or(DRAW_STEPS),
-        data: args.data.data.clone(),
-        ranges: args.data.ranges(&args.diffusion)?,
+        adaptive: of.adaptive.then(|| cut.clone()),
+        draw_steps: of.draw_steps.unwrap_or(defaults.draw_steps),
         checkpoint: args.output.as_deref().filter(|_| !args.dry_run).map(checkpoint_path),
         resume: of.resume,
+        ..defaults
     };
-    if (settings.precision, settings.device) == (Precision::Float16, Device::Cpu) {
-        printer
-            .warning("on the processor, ONNX Runtime computes float16 in float32: --precision float16 is slower there");
-    }
-    let mut shown: Option<(GradientStep, Progress)> = None;
-    let inputs = GradientInputs { roles: &roles, configured: &configured, conditioning: &conditioning };
-    let run = gradients(analysis, runtime, &inputs, &sized, &settings, &mut |step, done, total| {
-        if shown.as_ref().is_none_or(|(before, _)| *before != step) {
-            shown = None;
-            shown = Some((step, printer.progress(total as u64)));
-        }
-        if let Some((_, progress)) = &shown {
-            progress.at(done as u64, text_of(step));
-        }
-    })?;
-    options.image_elements = run.sample_elements as f64;
-    let is_thresholded = options.accumulate_options(threshold, settings.mode, 1).threshold > 0.0;
-    Ok(Some(Scored { run, lines, threshold, is_thresholded }))
+    Ok(options)
 }
 
 fn device(text: &str) -> Result<Device, Error> {
     text.parse().map_err(|error| Error::usage(format!("--device: {error}")))
 }
 
-fn text_of(step: GradientStep) -> &'static str {
-    match step {
-        GradientStep::Sampling => "drawing samples",
-        GradientStep::Losses => "losses by timestep",
-        GradientStep::Gradients => "gradients by timestep",
+/// What is shown of the stages of a gradient run.
+pub(super) fn text_of(stage: Stage) -> Option<&'static str> {
+    match stage {
+        Stage::Sampling => Some("drawing samples"),
+        Stage::Losses => Some("losses by timestep"),
+        Stage::Gradients => Some("gradients by timestep"),
+        _ => None,
     }
 }
 
-impl Scored {
-    /// One or two lines for the result.
-    pub(super) fn text(&self) -> String {
-        let run = &self.run;
-        let kept = run.sum.kept();
-        let mut text = format!(
-            "gradients of {} samples over {kept} of {} timesteps in {:.1} s",
-            run.batch, run.timesteps, run.seconds
+/// One or two lines for the result.
+pub(super) fn text(run: &GradientReport) -> String {
+    let mut text = format!(
+        "gradients of {} samples over {} of {} timesteps in {:.1} s",
+        run.batch,
+        run.kept(),
+        run.timesteps,
+        run.seconds
+    );
+    if let Some(threshold) = run.threshold
+        && let Some(point) = run.curve.last().filter(|point| !point.kept)
+    {
+        text += &format!(
+            "; at t = {} the loss fell below {threshold} times the largest ({:.4} of {:.4})",
+            point.t,
+            point.loss,
+            run.largest_loss()
         );
-        let last = run.sum.curve.last();
-        if self.is_thresholded
-            && let Some(point) = last.filter(|point| !point.kept)
-        {
-            text += &format!(
-                "; at t = {} the loss fell below {} times the largest ({:.4} of {:.4})",
-                point.t,
-                self.threshold,
-                point.loss,
-                run.sum.largest_loss()
-            );
-        }
-        if run.settled {
-            text += "; the selection had settled";
-        }
-        let scale = run.loss_scale.map(|scale| format!(", {} at a loss scale of {scale}", run.precision));
-        format!("{text}\nran on: {}{}\nsamples: {}", run.execution, scale.unwrap_or_default(), run.source)
     }
+    if run.settled {
+        text += "; the selection had settled";
+    }
+    let scale = run.loss_scale.map(|scale| format!(", {} at a loss scale of {scale}", run.precision));
+    format!("{text}\nran on: {}{}\nsamples: {}", run.execution, scale.unwrap_or_default(), run.source)
+}
 
-    /// The losses for a report.
-    pub(super) fn losses(&self) -> Losses<'_> {
-        let mut lines = self.lines.clone();
-        lines.push(format!("samples:      {}", self.run.source));
-        let threshold = if self.is_thresholded { self.threshold } else { 0.0 };
-        Losses { curve: &self.run.sum.curve, threshold, lines }
-    }
+/// The losses for a report.
+pub(super) fn losses(run: &GradientReport) -> Losses<'_> {
+    let mut lines = run.network.clone();
+    lines.push(format!("samples:      {}", run.source));
+    Losses { curve: &run.curve, threshold: run.threshold.unwrap_or(0.0), lines }
+}
 
-    /// The same for machines.
-    pub(super) fn json(&self) -> serde_json::Value {
-        let run = &self.run;
-        serde_json::json!({
-            "execution": run.execution,
-            "precision": run.precision,
-            "loss_scale": run.loss_scale,
-            "samples": run.source,
-            "batch": run.batch,
-            "micro_batch": run.micro_batch,
-            "timesteps": run.timesteps,
-            "threshold": self.is_thresholded.then_some(self.threshold),
-            "kept_timesteps": run.sum.kept(),
-            "settled": run.settled,
-            "resumed_timesteps": run.resumed,
-            "seconds": run.seconds,
-            "curve": run.sum.curve,
-        })
-    }
+/// The same for machines.
+pub(super) fn json(run: &GradientReport) -> serde_json::Value {
+    serde_json::json!({
+        "execution": run.execution,
+        "precision": run.precision,
+        "loss_scale": run.loss_scale,
+        "samples": run.source,
+        "batch": run.batch,
+        "micro_batch": run.micro_batch,
+        "timesteps": run.timesteps,
+        "threshold": run.threshold,
+        "kept_timesteps": run.kept(),
+        "settled": run.settled,
+        "resumed_timesteps": run.resumed,
+        "seconds": run.seconds,
+        "curve": run.curve,
+    })
 }

@@ -1,83 +1,58 @@
 //! Shows what a network is made of and what could be pruned.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use onnx_diffprune::inspection::{GroupInfo, Inspection, NodeInfo};
+use onnx_diffprune::{Error, Model};
 use petgraph::dot::{Config, Dot};
 use petgraph::graph::DiGraph;
 use serde_json::json;
 
 use super::args::InspectArgs;
-use super::config::{check_sizes, parse_sizes};
+use super::config::parse_sizes;
 use super::printer::{Printer, human, percent, table, wrapped};
-use crate::analysis::{Analysis, analyse};
-use crate::couple::group::{ChannelGroup, Grouping, Member, Role};
-use crate::error::Error;
-use crate::graph::fact::Fact;
-use crate::graph::sizes::sizes_for;
-use crate::graph::{Graph, Node, NodeId};
-use crate::load::load;
 
 pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> {
     let progress = printer.progress(3);
     progress.step("reading");
-    let model = load(&args.input)?;
+    let model = Model::open(&args.input)?;
     progress.step("coupling channels");
-    let analysis = analyse(&model)?;
+    let analysis = model.analyse()?;
     let given = parse_sizes(&args.size)?;
-    let sizes = sizes_for(&analysis.facts, &given);
-    check_sizes(&given, &sizes, &args.input)?;
     progress.step("grouping");
-    let groupings = analysis.groupings(args.attention, args.norm_groups);
+    let inspection = analysis.inspect(args.attention, args.norm_groups, &given)?;
     drop(progress);
     if args.dot {
-        printer.raw(&groupings.iter().map(|grouping| dot(&analysis, grouping)).collect::<String>());
+        printer.raw(&inspection.groupings.iter().map(|groups| dot(&inspection, groups)).collect::<String>());
         return Ok(true);
     }
-    let cost = analysis.count(|counter| counter.cost(None, &sizes));
-    let by_node = analysis.count(|counter| counter.macs_by_node(None, &sizes));
-    let mut operators: BTreeMap<String, usize> = BTreeMap::new();
+    let (operators, cost, sizes) = (inspection.operators(), &inspection.cost, &inspection.sizes);
+    let (inputs, outputs, barriers) = (&inspection.inputs, &inspection.outputs, &inspection.barriers);
     let mut blocks: BTreeMap<String, f64> = BTreeMap::new();
-    for (node, macs) in analysis.graph.nodes.iter().zip(&by_node) {
-        *operators.entry(node.op()).or_default() += 1;
-        if *macs > 0.0 {
-            *blocks.entry(block_of(&node.name)).or_default() += macs;
-        }
+    for node in inspection.nodes.iter().filter(|node| node.macs > 0.0) {
+        *blocks.entry(block_of(&node.name)).or_default() += node.macs;
     }
-    let describe = |value: &usize| {
-        let fact = analysis.facts.values[*value].as_ref();
-        (analysis.graph.values[*value].name.clone(), fact.map_or("unknown".to_owned(), Fact::describe))
-    };
-    let inputs: Vec<_> = analysis.graph.inputs.iter().map(describe).collect();
-    let outputs: Vec<_> = analysis.graph.outputs.iter().map(describe).collect();
-    let barriers: Vec<(String, String, String)> = analysis
-        .coupling
-        .barriers
-        .iter()
-        .map(|barrier| {
-            let node = &analysis.graph.nodes[barrier.node];
-            (node.name.clone(), node.op(), barrier.cause.clone())
-        })
-        .collect();
-    let groups: Vec<_> = groupings.iter().flat_map(|grouping| group_rows(&analysis, grouping)).collect();
+    let groups: Vec<_> = inspection.groupings.iter().flatten().map(|group| GroupRow::new(&inspection, group)).collect();
     let texts = if args.members { analysis.coupling_texts() } else { Vec::new() };
-    let coupling: Vec<(&Node, &str)> =
-        analysis.graph.nodes.iter().zip(&texts).filter_map(|(node, text)| Some((node, text.as_deref()?))).collect();
+    let texts: Vec<Option<&str>> = texts.iter().map(Option::as_deref).collect();
+    let coupling: Vec<(&NodeInfo, &str)> =
+        inspection.nodes.iter().zip(&texts).filter_map(|(node, text)| Some((node, (*text)?))).collect();
     let json = json!({
         "model": args.input,
-        "opset": analysis.graph.opset,
+        "opset": inspection.opset,
         "inputs": inputs,
         "outputs": outputs,
         "operators": operators,
         "sizes": sizes,
         "cost": cost,
         "macs_by_block": blocks,
-        "groups": groups.iter().map(|group| group.json(&analysis.graph)).collect::<Vec<_>>(),
-        "coupling": coupling.iter().map(|(node, text)| json!({"node": node.name, "op": node.op(), "text": text})).collect::<Vec<_>>(),
-        "barriers": barriers.iter().map(|(node, op, cause)| json!({"node": node, "op": op, "cause": cause})).collect::<Vec<_>>(),
+        "groups": groups.iter().map(|group| group.json(&inspection)).collect::<Vec<_>>(),
+        "coupling": coupling.iter().map(|(node, text)| json!({"node": node.name, "op": node.op, "text": text})).collect::<Vec<_>>(),
+        "barriers": barriers.iter().map(|barrier| json!({"node": barrier.node, "op": barrier.op, "cause": barrier.cause})).collect::<Vec<_>>(),
     });
     printer.result(&json, || {
-        let mut out = format!("{} (opset {})\n", args.input.display(), analysis.graph.opset);
-        for (kind, values) in [("input ", &inputs), ("output", &outputs)] {
+        let mut out = format!("{} (opset {})\n", args.input.display(), inspection.opset);
+        for (kind, values) in [("input ", inputs), ("output", outputs)] {
             for (name, fact) in values {
                 out += &format!("  {kind} {name}: {fact}\n");
             }
@@ -118,14 +93,14 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
         if args.members {
             for group in &groups {
                 out += &format!("\n\n{} ({} channels)\n  {}", group.name, group.channels, group.members.join("\n  "));
-                let nodes = coupling.iter().filter(|(node, _)| group.nodes.contains(&node.id));
-                out += &nodes_by_text(nodes.copied());
+                let nodes = group.nodes.iter().map(|node| (&inspection.nodes[*node], texts[*node]));
+                out += &nodes_by_text(nodes.filter_map(|(node, text)| Some((node, text?))));
             }
         }
         if !barriers.is_empty() {
             out += &format!("\n\nbarriers ({}):\n", barriers.len());
-            for (node, op, cause) in &barriers {
-                out += &format!("  {node} ({op}): {cause}\n");
+            for barrier in barriers {
+                out += &format!("  {} ({}): {}\n", barrier.node, barrier.op, barrier.cause);
             }
         }
         out
@@ -142,58 +117,53 @@ struct GroupRow {
     members: Vec<String>,
     kept: Option<String>,
     /// The nodes that the channels go through.
-    nodes: BTreeSet<NodeId>,
+    nodes: Vec<usize>,
 }
 
 impl GroupRow {
-    fn json(&self, graph: &Graph) -> serde_json::Value {
+    fn new(inspection: &Inspection, group: &GroupInfo) -> Self {
+        let members = group.members.iter().map(|member| {
+            let node = &inspection.nodes[member.node].name;
+            format!("{} {} axis {} in {node}", member.role, member.weight, member.axis)
+        });
+        Self {
+            name: group.name.clone(),
+            channels: group.channels,
+            unit: group.equal_blocks,
+            members: members.collect(),
+            kept: group.kept.as_ref().map(|(reason, node)| format!("stays: {reason} ({node})")),
+            nodes: group.nodes.clone(),
+        }
+    }
+
+    fn json(&self, inspection: &Inspection) -> serde_json::Value {
         json!({
             "name": self.name,
             "channels": self.channels,
             "equal_blocks_of": self.unit,
             "members": self.members,
             "reason": self.kept,
-            "nodes": self.nodes.iter().map(|node| &graph.nodes[*node].name).collect::<Vec<_>>(),
+            "nodes": self.nodes.iter().map(|node| &inspection.nodes[*node].name).collect::<Vec<_>>(),
         })
     }
-}
-
-fn group_rows(analysis: &Analysis, grouping: &Grouping) -> Vec<GroupRow> {
-    let row = |(group, nodes): (&ChannelGroup, BTreeSet<NodeId>)| {
-        let member = |member: &Member| {
-            let node = &analysis.graph.nodes[analysis.coupling.uses[member.weight].node];
-            let role = format!("{:?}", member.role).to_lowercase();
-            format!("{role} {} axis {} in {}", analysis.weight_name(member), member.axis, node.name)
-        };
-        GroupRow {
-            name: analysis.group_name(&group.members),
-            channels: group.channels.len(),
-            unit: Some(grouping.components[group.component].unit).filter(|unit| *unit < group.channels.len()),
-            members: group.members.iter().map(member).collect(),
-            kept: group.fixed.as_ref().map(|reason| format!("stays: {} ({})", reason.text, reason.node)),
-            nodes,
-        }
-    };
-    grouping.groups.iter().zip(analysis.nodes_by_group(grouping)).map(row).collect()
 }
 
 /// Names of nodes with one text that are written out.
 const NAMES: usize = 2;
 
 /// The coupling of nodes as lines; those of one operator and one text share a line, at the place of the first.
-fn nodes_by_text<'a>(nodes: impl Iterator<Item = (&'a Node, &'a str)>) -> String {
-    let mut rows: Vec<(String, &str, Vec<&str>)> = Vec::new();
+fn nodes_by_text<'a>(nodes: impl Iterator<Item = (&'a NodeInfo, &'a str)>) -> String {
+    let mut rows: Vec<(&str, &str, Vec<&str>)> = Vec::new();
     for (node, text) in nodes {
-        let op = node.op();
-        match rows.iter_mut().find(|(of, with, _)| *of == op && *with == text) {
+        match rows.iter_mut().find(|(of, with, _)| *of == node.op && *with == text) {
             Some((_, _, names)) => names.push(&node.name),
-            None => rows.push((op, text, vec![&node.name])),
+            None => rows.push((&node.op, text, vec![&node.name])),
         }
     }
     if rows.is_empty() {
         return String::new();
     }
-    let line = |(op, text, names): (String, &str, Vec<&str>)| {
+    let line = |(op, text, names): (&str, &str, Vec<&str>)| {
         let shown: Vec<&str> = names.iter().take(NAMES).copied().collect();
         let more = match names.len().saturating_sub(NAMES) {
             0 => String::new(),
@@ -217,19 +187,17 @@ fn block_of(name: &str) -> String {
 }
 
 /// Channel groups and the nodes whose weights they tie, as a graph.
-fn dot(analysis: &Analysis, grouping: &Grouping) -> String {
+fn dot(inspection: &Inspection, groups: &[GroupInfo]) -> String {
     let mut graph: DiGraph<String, String> = DiGraph::new();
     let mut nodes = BTreeMap::new();
-    for group in &grouping.groups {
-        let label = format!("{}\\n{} channels", analysis.group_name(&group.members), group.channels.len());
-        let at = graph.add_node(label);
+    for group in groups {
+        let at = graph.add_node(format!("{}\\n{} channels", group.name, group.channels));
         for member in &group.members {
-            let weight = &analysis.coupling.uses[member.weight];
-            let name = analysis.graph.nodes[weight.node].name.clone();
-            let node = *nodes.entry(weight.node).or_insert_with(|| graph.add_node(name));
+            let name = || inspection.nodes[member.node].name.clone();
+            let node = *nodes.entry(member.node).or_insert_with(|| graph.add_node(name()));
             let edge = format!("axis {}", member.axis);
-            match member.role {
-                Role::Producer => graph.add_edge(node, at, edge),
+            match member.role.as_str() {
+                "producer" => graph.add_edge(node, at, edge),
                 _ => graph.add_edge(at, node, edge),
             };
         }

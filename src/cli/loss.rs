@@ -3,15 +3,16 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use onnx_diffprune::data::read_npz;
+use onnx_diffprune::networks::{LossOptions, Network};
+use onnx_diffprune::{Error, Model, Stage};
 use serde_json::json;
 
 use super::args::Cli;
-use super::denoising::Network;
+use super::config::parse_sizes;
 use super::diffusion_args::{DataArgs, DiffusionArgs};
 use super::open_runtime;
-use super::printer::{Printer, Progress};
-use crate::diffusion::{Samples, denoising_losses, noise};
-use crate::error::Error;
+use super::printer::{Printer, Watcher};
 
 /// Samples that are evaluated where nothing is said.
 const COUNT: usize = 256;
@@ -48,38 +49,26 @@ pub(super) fn run(args: &LossArgs, cli: &Cli, printer: &Printer) -> Result<bool,
             .hint("name clean samples, best ones that were not trained on, with --data"));
     };
     let runtime = open_runtime(cli)?;
-    let network = Network::open(&args.input, args.inputs.as_ref(), (&args.size, Some(data)), &args.diffusion, printer)?;
-    let (roles, process) = (&network.roles, &network.configured.process);
-    let in_file = |error: Error| error.in_file(&args.input);
-    let batch = args.diffusion.batch.or_else(|| roles.fixed_batch()).unwrap_or(args.count.min(32));
-    if batch == 0 || args.count == 0 || !args.count.is_multiple_of(batch) {
-        let text = format!("--count: expected a multiple of the batch of {batch}, found {}", args.count);
-        return Err(Error::usage(text).hint("--batch sets the batch where the network does not fix it"));
-    }
-    let (conditioning, mut denoiser) = network.start(runtime, batch, args.seed)?;
-    let ranges = args.data.ranges(&args.diffusion)?;
-    let dims = denoiser.dims().to_vec();
-    let samples = Samples::load(data, (&roles.sample.name, &dims), &ranges, args.count, args.seed)?;
-    let noise = noise(&dims, args.count, args.seed.wrapping_add(1));
-    network.describe(&conditioning, printer);
-    let mut bar: Option<Progress> = None;
-    let curve = denoising_losses(
-        &mut denoiser,
-        process,
-        &conditioning,
-        (&samples, &noise),
-        args.timesteps,
-        &mut |done, total| {
-            bar.get_or_insert_with(|| printer.progress(total as u64)).at(done as u64, "denoising");
-        },
-    )
-    .map_err(in_file)?;
-    drop(bar);
-    let mean = curve.iter().map(|(_, loss)| loss).sum::<f64>() / curve.len() as f64;
+    let given = args.inputs.as_deref().map(read_npz).transpose()?.unwrap_or_default();
+    let model = Model::open(&args.input)?;
+    let network_options = args.diffusion.network_options(given)?;
+    let network = Network::open(&model, &network_options, &parse_sizes(&args.size)?, Some(data))?;
+    network.notes().iter().for_each(|note| printer.warning(note));
+    let options = LossOptions {
+        data: data.clone(),
+        data_range: args.data.range()?,
+        count: args.count,
+        timesteps: args.timesteps,
+        seed: args.seed,
+    };
+    let mut watcher = Watcher::new(printer, |stage| (stage == Stage::Losses).then_some("denoising"));
+    let report = network.loss(&runtime, &options, &mut |progress| watcher.see(progress))?;
+    drop(watcher);
+    let (curve, mean) = (&report.losses, report.mean());
     let json = json!({
         "input": args.input,
-        "samples": samples.source,
-        "process": process.describe(),
+        "samples": report.source,
+        "process": report.process,
         "seed": args.seed,
         "mean": mean,
         "losses": curve.iter().map(|(t, loss)| json!({"t": t, "loss": loss})).collect::<Vec<_>>(),
@@ -90,7 +79,7 @@ pub(super) fn run(args: &LossArgs, cli: &Cli, printer: &Printer) -> Result<bool,
             "{}\nmean denoising loss {mean:.5} over {} timesteps and {}",
             rows.join("\n"),
             curve.len(),
-            samples.source
+            report.source
         )
     });
     Ok(true)

@@ -3,13 +3,14 @@
 //! Results go to standard output, everything else to standard error. Progress shows on a terminal only.
 
 use std::io::{IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use onnx_diffprune::{self as library, Error, Stage};
 use serde::Serialize;
 
 use super::args::Format;
-use crate::error::Error;
 
 /// Where everything is printed.
 pub(super) struct Printer {
@@ -92,6 +93,46 @@ impl Printer {
         }
         bar.enable_steady_tick(Duration::from_millis(120));
         Progress { bar }
+    }
+}
+
+/// What the library says while it works, printed.
+pub(super) struct Watcher<'p> {
+    printer: &'p Printer,
+    text_of: fn(Stage) -> Option<&'static str>,
+    shown: Option<(Stage, Progress)>,
+}
+
+impl<'p> Watcher<'p> {
+    /// Shows the stages that `text_of` has a text for.
+    pub(super) fn new(printer: &'p Printer, text_of: fn(Stage) -> Option<&'static str>) -> Self {
+        Self { printer, text_of, shown: None }
+    }
+
+    /// Prints; never stops the library.
+    pub(super) fn see(&mut self, progress: library::Progress<'_>) -> ControlFlow<()> {
+        match progress {
+            library::Progress::At { stage, done, total } => self.show(stage, done, total),
+            library::Progress::Network(text) if !self.printer.is_json() => self.printer.note(text),
+            library::Progress::Note(text) => self.printer.note(text),
+            library::Progress::Warning(text) => self.printer.warning(text),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn show(&mut self, stage: Stage, done: usize, total: usize) {
+        let Some(text) = (self.text_of)(stage) else {
+            self.shown = None;
+            return;
+        };
+        if self.shown.as_ref().is_none_or(|(before, _)| *before != stage) {
+            self.shown = None;
+            self.shown = Some((stage, self.printer.progress(total as u64)));
+        }
+        if let Some((_, progress)) = &self.shown {
+            progress.at(done as u64, text);
+        }
     }
 }
 

@@ -1,29 +1,15 @@
 //! The main job: prune, write, verify, measure.
 
-use std::path::{Path, PathBuf};
-
+use onnx_diffprune::data::read_npz;
+use onnx_diffprune::plans::plan_path;
+use onnx_diffprune::{Error, Model, VerifyOptions};
 use serde_json::json;
 
 use super::args::{Cli, PruneArgs};
-use super::config::check_sizes;
-use super::cut_result::{failure, summary, text, write_report};
-use super::gradient_args;
-use super::printer::Printer;
+use super::cut_result::{Shown, write_report};
+use super::gradient_args::{self, text_of};
+use super::printer::{Printer, Watcher};
 use super::{open_runtime, open_runtime_to_fold};
-use crate::array::Array;
-use crate::error::Error;
-use crate::graph::model::Model;
-use crate::inputs::{check_names, input_variants};
-use crate::load::load;
-use crate::lower;
-use crate::pipeline::{Analysis, analyse, cut_by};
-use crate::runtime::{Latency, Runtime, SessionOptions, interleaved_latency};
-use crate::verify::{VerifyOptions, verify_plan};
-use crate::write::stage;
-
-/// Runs of each network that are timed, at most, and the seconds they may take together.
-const LATENCY_RUNS: usize = 30;
-const LATENCY_SECONDS: f64 = 6.0;
 
 pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     let args = args.with_config()?;
@@ -31,7 +17,7 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
         printer.raw(&args.to_config()?);
         return Ok(true);
     }
-    let mut options = args.options()?;
+    let (cut, score) = (args.cut_options()?, args.score_options()?);
     let input = args.input.as_deref().ok_or_else(|| {
         Error::usage("no input is given").hint("onnx-diffprune IN.onnx OUT.onnx --ratio 0.5; --help shows more")
     })?;
@@ -40,120 +26,80 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
         return Err(Error::usage("no output is given").hint("name a file for the pruned network, or pass --dry-run"));
     }
     // What would fail at the end fails at the start.
-    let needs_runtime = options.criterion.needs_gradients() || !(args.dry_run || args.no_verify);
+    let needs_runtime = score.criterion.needs_gradients() || !(args.dry_run || args.no_verify);
     let runtime = if needs_runtime { Some(open_runtime(cli)?) } else { None };
-    let given = args.inputs.as_deref().map(read_inputs).transpose()?;
-    let progress = printer.progress(3);
+    let given = args.inputs.as_deref().map(read_npz).transpose()?;
+    let progress = printer.progress(2);
     progress.step("reading");
-    let model = load(input)?;
+    let model = Model::open(input)?;
     if let Some(output) = output {
-        crate::write::check_destination(&model, output)?;
+        model.check_output(output)?;
     }
     progress.step("coupling channels");
-    let analysis = analyse(&model)?;
-    check_names(&model, &analysis.graph, given.as_deref().unwrap_or_default())?;
-    let to_fold = open_runtime_to_fold(&analysis, cli)?;
+    let analysis = model.analyse()?;
+    analysis.check_inputs(given.as_deref().unwrap_or_default())?;
     drop(progress);
-    let scored = gradient_args::run(&args, &analysis, runtime, &mut options, given.as_deref(), printer)?;
-    let progress = printer.progress(4);
-    progress.step("scoring and selecting");
-    let sums = scored.as_ref().map(|scored| &scored.run.sum);
-    let mut cut = hashed_beside(&model, || cut_by(&analysis, &options, sums, to_fold))?;
-    check_sizes(&options.sizes, &cut.sizes, input)?;
-    progress.pause(|| cut.warnings.iter().for_each(|warning| printer.warning(warning)));
+    let score = gradient_args::score_options(score, &args, &cut, given.as_deref())?;
+    let mut watcher = Watcher::new(printer, text_of);
+    let to_score = open_runtime_to_fold(&analysis, runtime, cli)?;
+    let scores = analysis.score_with(&score, to_score.as_ref(), &mut |progress| watcher.see(progress))?;
+    let gradients = scores.gradients();
+    let progress = printer.progress(3);
+    progress.step("selecting");
+    let mut cut = scores.cut(cut)?;
+    progress.pause(|| cut.warnings().iter().for_each(|warning| printer.warning(warning)));
     let Some(output) = output.filter(|_| !args.dry_run) else {
         drop(progress);
-        if let Some(path) = &args.report {
-            write_report(path, (&analysis, &cut), scored.as_ref(), None, None, None)?;
-        }
-        printer.result(&summary(&analysis, &cut, scored.as_ref(), None, None, None), || {
-            text(&analysis, &cut, scored.as_ref(), None, None, None)
-        });
-        return Ok(true);
+        return show(&args, printer, &Shown { gradients, ..Shown::new(&cut) });
     };
     progress.step("writing");
-    let mut edits = cut.rewritten.edits.clone();
-    if options.criterion.needs_gradients() {
-        cut.plan.options.insert("run".to_owned(), recorded(&args)?);
+    if score.criterion.needs_gradients() {
+        cut.record("run", recorded(&args)?);
     }
-    edits.metadata = cut.plan.metadata();
-    let staged = stage(&model, &edits, output)?;
-    let mut report = None;
+    let plan = args.plan.clone().unwrap_or_else(|| plan_path(output));
+    let mut staged = cut.stage(output)?.with_plan(Some(plan.clone()));
     let mut latencies = None;
     if let Some(runtime) = runtime.filter(|_| !args.no_verify) {
         progress.step("verifying");
-        let pruned = load(staged.path())?;
-        let verify_options = VerifyOptions {
+        let options = VerifyOptions {
             rtol: args.rtol,
             atol: args.atol.unwrap_or(1e-6),
-            seed: options.seed,
+            seed: score.seed,
             inputs: given.clone(),
-            sizes: options.sizes.clone(),
+            sizes: score.sizes.clone(),
         };
-        let result = verify_plan(&analysis, &cut.plan, output, &pruned, runtime, &verify_options)?;
-        if result.passed && !args.no_latency {
+        let passed = staged.check(&runtime, &options, &mut |progress| watcher.see(progress))?.passed;
+        if passed && !args.no_latency {
             progress.step("measuring latency");
-            latencies = measure(&analysis, staged.path(), runtime, &verify_options).ok();
+            latencies = staged.latency(&runtime, &options).ok();
         }
-        report = Some(result);
     }
     drop(progress);
-    let passed = report.as_ref().is_none_or(|report| report.passed);
-    let plan_path = args.plan.clone().unwrap_or_else(|| plan_path(output));
+    let verification = staged.verification().cloned();
+    let passed = verification.as_ref().is_none_or(|report| report.passed);
+    let shown = Shown {
+        gradients,
+        verification: verification.as_ref(),
+        latencies: latencies.as_deref(),
+        written: passed.then_some((output, plan.as_path())),
+        ..Shown::new(&cut)
+    };
     if passed {
-        cut.plan.write(&plan_path)?;
-        staged.publish()?;
+        staged.save()?;
+        return show(&args, printer, &shown);
     }
-    let written = passed.then_some((output, plan_path.as_path()));
+    show(&args, printer, &shown)?;
+    // Says what is wrong.
+    staged.save().map(|_| false)
+}
+
+/// Shows a cut, and writes the report that the arguments ask for.
+fn show(args: &PruneArgs, printer: &Printer, shown: &Shown<'_>) -> Result<bool, Error> {
     if let Some(path) = &args.report {
-        let latencies = latencies.as_deref();
-        write_report(path, (&analysis, &cut), scored.as_ref(), report.as_ref(), latencies, written)?;
+        write_report(path, shown)?;
     }
-    printer.result(&summary(&analysis, &cut, scored.as_ref(), report.as_ref(), latencies.as_deref(), written), || {
-        text(&analysis, &cut, scored.as_ref(), report.as_ref(), latencies.as_deref(), written)
-    });
-    if let Some(report) = report.filter(|report| !report.passed) {
-        return Err(Error::unmet(format!(
-            "verification failed, {} was not written: {}",
-            output.display(),
-            failure(&report)
-        ))
-        .in_file(input));
-    }
+    printer.result(&shown.summary(), || shown.text());
     Ok(true)
-}
-
-/// Computes the digest of the model on a second thread while `work` runs.
-fn hashed_beside<T>(model: &Model, work: impl FnOnce() -> T) -> T {
-    std::thread::scope(|scope| {
-        // A failure shows when the plan asks for the digest again.
-        scope.spawn(|| model.digest().is_ok());
-        work()
-    })
-}
-
-/// The default path of the plan: the output's name with `.plan.json` for its extension.
-pub(super) fn plan_path(output: &Path) -> PathBuf {
-    output.with_extension("plan.json")
-}
-
-pub(super) fn read_inputs(path: &Path) -> Result<Vec<(String, Array)>, Error> {
-    crate::npz::read(path).map_err(|error| Error::input(path, error.to_string()))
-}
-
-fn measure(
-    analysis: &Analysis,
-    pruned: &Path,
-    runtime: &Runtime,
-    options: &VerifyOptions,
-) -> Result<Vec<Latency>, Error> {
-    let fail = |error: crate::runtime::RuntimeError| Error::unmet(error.to_string());
-    let (_, inputs) = input_variants(analysis, &options.inputs())?.into_iter().next().unwrap_or_default();
-    let options = SessionOptions::default();
-    let mut original = lower::session(runtime, &analysis.model, &options)?;
-    let mut pruned = lower::session(runtime, &load(pruned)?, &options)?;
-    interleaved_latency(&mut [&mut original, &mut pruned], &[&inputs, &inputs], LATENCY_RUNS, 3, LATENCY_SECONDS)
-        .map_err(fail)
 }
 
 /// How the gradients of a run were computed, as plan and metadata record it: without paths, which are the user's own

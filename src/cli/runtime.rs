@@ -1,15 +1,13 @@
 //! Shows where ONNX Runtime is looked for and what is found.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use std::path::Path;
-
+use onnx_diffprune::devices::{Candidate, DeviceStatus, MINIMUM_VERSION, candidates, library_providers};
+use onnx_diffprune::{Device, Error, Runtime};
 use serde_json::json;
 
 use super::args::Cli;
 use super::printer::Printer;
-use crate::error::Error;
-use crate::runtime::{Candidate, Device, DeviceStatus, MINIMUM_VERSION, Runtime, candidates, library_providers};
 
 pub(super) fn run(cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     let places = candidates(cli.onnxruntime.as_deref());
@@ -71,17 +69,7 @@ pub(super) fn run(cli: &Cli, printer: &Printer) -> Result<bool, Error> {
         }
         out + &describe(&libraries, &devices)
     });
-    match opened {
-        Ok(_) => Ok(true),
-        Err(error) => {
-            let hint = error.hint();
-            let error = Error::usage(error.to_string());
-            Err(match hint {
-                Some(hint) => error.hint(hint),
-                None => error,
-            })
-        }
-    }
+    opened.map(|_| true)
 }
 
 /// What became of looking at a library: its version and execution providers, or why it can't be used.

@@ -1,21 +1,19 @@
 //! Draws samples from a network.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use clap::Args;
 use ndarray::ArrayD;
+use onnx_diffprune::data::read_npz;
+use onnx_diffprune::networks::{Network, SampleOptions, Sampler, Skip};
+use onnx_diffprune::{Error, ErrorKind, Model, Stage};
 use serde_json::json;
 
 use super::args::Cli;
-use super::denoising::Network;
+use super::config::parse_sizes;
 use super::diffusion_args::DiffusionArgs;
 use super::open_runtime;
-use super::printer::{Printer, Progress};
-use crate::array::{Array, ArrayData};
-use crate::diffusion::{SampleOptions, Sampler, Skip, generate, write_grid};
-use crate::error::Error;
-use crate::npz::to_npy;
+use super::printer::{Printer, Watcher};
 
 #[derive(Args, Debug)]
 pub(super) struct SampleArgs {
@@ -60,58 +58,39 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, printer: &Printer) -> Result<boo
     // What would fail at the end fails at the start.
     args.output.iter().chain(&args.save_npy).try_for_each(|path| check_folder(path))?;
     let runtime = open_runtime(cli)?;
-    let network = Network::open(&args.input, args.inputs.as_ref(), (&args.size, None), &args.diffusion, printer)?;
-    let (roles, configured) = (&network.roles, &network.configured);
-    let process = &configured.process;
-    let in_file = |error: Error| error.in_file(&args.input);
-    if args.count == 0 {
-        return Err(Error::usage("--count: expected at least 1, found 0"));
-    }
-    let batch = args.diffusion.batch.or_else(|| roles.fixed_batch()).unwrap_or(args.count.min(16));
-    if batch == 0 {
-        return Err(Error::usage("--batch: expected at least 1, found 0"));
-    }
-    let (conditioning, mut denoiser) = network.start(runtime, batch, args.seed)?;
+    let given = args.inputs.as_deref().map(read_npz).transpose()?.unwrap_or_default();
+    let model = Model::open(&args.input)?;
+    let network_options = args.diffusion.network_options(given)?;
+    let network = Network::open(&model, &network_options, &parse_sizes(&args.size)?, None)?;
+    network.notes().iter().for_each(|note| printer.warning(note));
     let options = SampleOptions {
         steps: args.steps,
         sampler: args.sampler,
         eta: args.eta,
         skip: args.skip,
-        variance: configured.variance,
         count: args.count,
         seed: args.seed,
+        ..SampleOptions::default()
     };
-    network.describe(&conditioning, printer);
-    let started = Instant::now();
-    let mut bar: Option<Progress> = None;
-    let samples = generate(&mut denoiser, process, &conditioning, &options, &mut |_, total| {
-        bar.get_or_insert_with(|| printer.progress(total as u64)).step("sampling");
-    })
-    .map_err(in_file)?;
-    drop(bar);
-    let seconds = started.elapsed().as_secs_f64();
-    if let Some(wrong) = samples.iter().find(|value| !value.is_finite()) {
-        return Err(in_file(
-            Error::unmet(format!("the samples contain {wrong}"))
-                .hint("check --prediction-type, --schedule and --time-input; the time step of some networks is sigma under another name"),
-        ));
-    }
+    let mut watcher = Watcher::new(printer, |stage| (stage == Stage::Sampling).then_some("sampling"));
+    let drawn = network.sample(&runtime, &options, &mut |progress| watcher.see(progress))?;
+    drop(watcher);
     if let Some(path) = &args.output {
-        write_grid(path, &samples, args.diffusion.sample_range()?)?;
+        drawn.save_png(path)?;
     }
     if let Some(path) = &args.save_npy {
-        save(path, &samples)?;
+        drawn.save_npy(path)?;
     }
-    let (mean, deviation) = statistics(&samples);
+    let (samples, seconds) = (&drawn.values, drawn.seconds);
+    let (mean, deviation) = statistics(samples);
     let json = json!({
         "input": args.input,
         "output": args.output,
         "npy": args.save_npy,
-        "roles": roles.summary(),
-        "process": process.describe(),
-        "conditioning_given": roles.conditioning.iter().filter(|port| conditioning.is_given(&port.name))
-            .map(|port| &port.name).collect::<Vec<_>>(),
-        "notes": configured.notes,
+        "roles": drawn.roles,
+        "process": drawn.process,
+        "conditioning_given": drawn.conditioning_given,
+        "notes": network.notes(),
         "sampler": args.sampler,
         "skip": args.skip,
         "steps": args.steps,
@@ -138,16 +117,10 @@ fn check_folder(path: &Path) -> Result<(), Error> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match folder.is_dir() {
         true => Ok(()),
-        false => Err(Error::input(path, format!("can't be written: there is no folder {}", folder.display()))),
+        false => Err(Error::usage(format!("can't be written: there is no folder {}", folder.display()))
+            .in_file(path)
+            .of_kind(ErrorKind::Io)),
     }
-}
-
-fn save(path: &Path, samples: &ArrayD<f32>) -> Result<(), Error> {
-    let fail = |text: String| Error::input(path, format!("can't be written: {text}"));
-    let array = Array::new(samples.shape().to_vec(), ArrayData::F32(samples.iter().copied().collect()))
-        .map_err(|error| fail(error.to_string()))?;
-    let bytes = to_npy(&array).map_err(|error| fail(error.to_string()))?;
-    crate::write::write_file(path, &bytes)
 }
 
 fn statistics(samples: &ArrayD<f32>) -> (f64, f64) {

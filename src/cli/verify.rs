@@ -1,17 +1,16 @@
 //! Checks a pruned file against its original.
 
+use std::ops::ControlFlow;
+
+use onnx_diffprune::data::read_npz;
+use onnx_diffprune::plans::plan_path;
+use onnx_diffprune::{Error, Model, Plan, Progress, VerifyOptions};
+
 use super::args::{Cli, VerifyArgs};
-use super::config::{check_sizes, parse_sizes};
+use super::config::parse_sizes;
 use super::cut_result::verification_text;
 use super::open_runtime;
 use super::printer::{Printer, table};
-use super::prune::{plan_path, read_inputs};
-use crate::error::Error;
-use crate::graph::sizes::sizes_for;
-use crate::load::load;
-use crate::pipeline::analyse;
-use crate::plan::Plan;
-use crate::verify::{VerifyOptions, verify_plan};
 
 pub(super) fn run(args: &VerifyArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     let runtime = open_runtime(cli)?;
@@ -21,29 +20,21 @@ pub(super) fn run(args: &VerifyArgs, cli: &Cli, printer: &Printer) -> Result<boo
     let plan = Plan::read(&path).map_err(|error| {
         if args.plan.is_none() { error.hint("name the plan of the cut with --plan") } else { error }
     })?;
-    let model = load(&args.input)?;
-    let pruned = load(&args.output)?;
-    let digest = model.digest()?;
-    if plan.input_digest != digest {
-        let text = format!(
-            "the plan is for another file than {}: its input has SHA-256 {}",
-            args.input.display(),
-            plan.input_digest
-        );
-        return Err(Error::input(&path, text));
-    }
+    let model = Model::open(&args.input)?;
+    let pruned = Model::open(&args.output)?;
+    model.check_plan(&plan, &path)?;
     progress.step("reading the graph");
-    let analysis = analyse(&model)?;
+    let analysis = model.analyse()?;
     let options = VerifyOptions {
         rtol: args.rtol,
         atol: args.atol,
         seed: args.seed,
-        inputs: args.inputs.as_deref().map(read_inputs).transpose()?,
+        inputs: args.inputs.as_deref().map(read_npz).transpose()?,
         sizes: parse_sizes(&args.size)?,
     };
-    check_sizes(&options.sizes, &sizes_for(&analysis.facts, &options.sizes), &args.input)?;
     progress.step("verifying");
-    let report = verify_plan(&analysis, &plan, &path, &pruned, runtime, &options)?;
+    let unwatched = &mut |_: Progress<'_>| ControlFlow::Continue(());
+    let report = analysis.verify(&pruned, (&plan, &path), &runtime, &options, unwatched)?;
     drop(progress);
     printer.result(&report, || {
         let mut rows = Vec::new();

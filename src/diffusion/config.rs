@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::process::{Preconditioning, PredictionType, Process};
 use super::schedule::{BetaSchedule, DiscreteOptions, FlowOptions, NoiseSchedule, SigmaOptions, SigmaSpacing, Spacing};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 
 /// The keys that matter here. Which of them a file has depends on its class; absent ones have the class's defaults.
 #[derive(Debug, Default, Deserialize)]
@@ -84,7 +84,7 @@ pub struct ConfiguredProcess {
 /// The file can't be read, or describes a process that this version does not know.
 pub fn read_scheduler_config(path: &Path) -> Result<ConfiguredProcess, Error> {
     let text = std::fs::read_to_string(path)
-        .map_err(|error| Error::input(path, format!("can't be read: {error}")).caused_by(error))?;
+        .map_err(|error| Error::unreadable(path, format!("can't be read: {error}")).caused_by(error))?;
     parse(&text).map_err(|error| error.in_file(path))
 }
 
@@ -92,6 +92,7 @@ pub fn read_scheduler_config(path: &Path) -> Result<ConfiguredProcess, Error> {
 fn parse(text: &str) -> Result<ConfiguredProcess, Error> {
     let config: SchedulerConfig = serde_json::from_str(text).map_err(|error| {
         Error::usage(format!("not a scheduler configuration: {error}"))
+            .of_kind(ErrorKind::Unreadable)
             .hint("expected the scheduler_config.json of a diffusers model")
     })?;
     config.process()
@@ -101,7 +102,8 @@ impl SchedulerConfig {
     fn process(&self) -> Result<ConfiguredProcess, Error> {
         let class = self.class_name.as_str();
         if self.invert_sigmas {
-            return Err(Error::usage("invert_sigmas (time that runs from noise to sample) is not supported"));
+            return Err(Error::usage("invert_sigmas (time that runs from noise to sample) is not supported")
+                .of_kind(ErrorKind::Unsupported));
         }
         let continuous = self.timestep_type.as_deref() == Some("continuous");
         let mut process = if class.contains("FlowMatch") || self.use_flow_sigmas {
@@ -114,6 +116,7 @@ impl SchedulerConfig {
             self.discrete()?
         } else {
             return Err(Error::usage(format!("scheduler {class:?} without a beta_schedule is not supported"))
+                .of_kind(ErrorKind::Unsupported)
                 .hint("describe the process with --schedule and --prediction-type instead"));
         };
         let mut notes = Vec::new();
@@ -137,7 +140,11 @@ impl SchedulerConfig {
             None | Some("fixed_small" | "fixed_small_log") => VarianceType::FixedSmall,
             Some("fixed_large" | "fixed_large_log") => VarianceType::FixedLarge,
             Some("learned_range") => VarianceType::LearnedRange,
-            Some(other) => return Err(Error::usage(format!("variance_type {other:?} is not supported"))),
+            Some(other) => {
+                return Err(
+                    Error::usage(format!("variance_type {other:?} is not supported")).of_kind(ErrorKind::Unsupported)
+                );
+            }
         };
         Ok(ConfiguredProcess { process, variance, notes })
     }
@@ -149,7 +156,9 @@ impl SchedulerConfig {
             Some("sample") => Ok(PredictionType::Sample),
             Some("v_prediction") => Ok(PredictionType::VPrediction),
             Some("flow" | "flow_prediction") => Ok(PredictionType::Flow),
-            Some(other) => Err(Error::usage(format!("prediction_type {other:?} is not supported"))),
+            Some(other) => {
+                Err(Error::usage(format!("prediction_type {other:?} is not supported")).of_kind(ErrorKind::Unsupported))
+            }
         }
     }
 

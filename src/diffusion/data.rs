@@ -87,7 +87,7 @@ impl Samples {
         seed: u64,
     ) -> Result<Self, Error> {
         ranges.check()?;
-        let fail = |text: String| Error::input(path, text);
+        let fail = |text: String| Error::unreadable(path, text);
         let sizes = dims.get(1..).filter(|sizes| !sizes.is_empty() && !sizes.contains(&0)).ok_or_else(|| {
             fail(format!("data needs a network whose samples have axes, found input {name:?} of shape {dims:?}"))
         })?;
@@ -127,7 +127,7 @@ impl Samples {
         process: &Process,
         conditioning: &Conditioning,
         options: &SampleOptions,
-        progress: &mut dyn FnMut(usize, usize),
+        progress: &mut dyn FnMut(usize, usize) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let values = generate(denoiser, process, conditioning, options, progress)?;
         let SampleOptions { count, steps, seed, .. } = options;

@@ -97,7 +97,7 @@ impl Denoising for DenoisingTask<'_> {
             let rows = self.conditioning.rows(&port.name, &numbers);
             let rows =
                 rows.ok_or_else(|| Error::usage(format!("there is no conditioning for input {:?}", port.name)))?;
-            Ok(if port.element_type.is_float() { rows.cast(ElementType::F32) } else { rows })
+            Ok::<_, Error>(if port.element_type.is_float() { rows.cast(ElementType::F32) } else { rows })
         };
         if let Some(joined) = &self.roles.joined {
             let whole = rows(&joined.port)?;
@@ -122,7 +122,7 @@ impl Denoising for DenoisingTask<'_> {
 /// The denoising loss of a network at `count` timesteps that are spread evenly over the schedule: pairs of t and the
 /// mean over all elements of all samples, with the same noise at every timestep.
 ///
-/// The number of samples must be a multiple of the denoiser's batch. `progress` gets the evaluations so far and in all.
+/// The number of samples must be a multiple of the denoiser's batch. `progress` gets the evaluations so far and in all; its error ends the run.
 ///
 /// # Errors
 /// More timesteps than the schedule has, or a network that fails.
@@ -132,7 +132,7 @@ pub fn denoising_losses(
     conditioning: &Conditioning,
     (samples, noise): (&Samples, &ArrayD<f32>),
     count: usize,
-    progress: &mut dyn FnMut(usize, usize),
+    progress: &mut dyn FnMut(usize, usize) -> Result<(), Error>,
 ) -> Result<Vec<(f64, f64)>, Error> {
     let levels = spread(process, Some(count))?;
     let batch = denoiser.batch();
@@ -152,7 +152,7 @@ pub fn denoising_losses(
             denoiser.predict(process, &x_t, level, &mut prediction, None)?;
             let pairs = prediction.iter().zip(target.iter());
             sum += pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
-            progress(at * runs + run + 1, levels.len() * runs);
+            progress(at * runs + run + 1, levels.len() * runs)?;
         }
         let elements = (runs * x_t.len()).max(1) as f64;
         curve.push((level.t, process.loss_weight(level) * sum / elements));

@@ -71,7 +71,7 @@ pub fn write_grid(path: &Path, samples: &ArrayD<f32>, range: (f64, f64)) -> Resu
         })
         .save_with_format(path, ImageFormat::Png)
     };
-    saved.map_err(|error| Error::input(path, format!("can't be written: {error}")).caused_by(error))
+    saved.map_err(|error| Error::io(path, format!("can't be written: {error}")).caused_by(error))
 }
 
 #[cfg(test)]

@@ -179,7 +179,7 @@ pub fn noise(dims: &[usize], count: usize, seed: u64) -> ArrayD<f32> {
 /// Draws `options.count` samples, batch after batch; their shape is that of a batch with this count first.
 ///
 /// Sample `i` takes row `i` of the conditioning. `progress` is called after every evaluation of the network with the
-/// number of evaluations so far and in all.
+/// number of evaluations so far and in all; its error ends the run.
 ///
 /// # Errors
 /// A number of steps that the schedule does not have, or a network that fails.
@@ -188,7 +188,7 @@ pub fn generate(
     process: &Process,
     conditioning: &Conditioning,
     options: &SampleOptions,
-    progress: &mut dyn FnMut(usize, usize),
+    progress: &mut dyn FnMut(usize, usize) -> Result<(), Error>,
 ) -> Result<ArrayD<f32>, Error> {
     if !(0.0..=1.0).contains(&options.eta) {
         return Err(Error::usage(format!("--eta: expected a share from 0 to 1, found {}", options.eta)));
@@ -234,7 +234,7 @@ pub fn generate(
             let input = StepInput { x: &mut x, output: &output, fresh: &fresh, variance: variance.as_ref() };
             sampling_step(process, options, (level, next), input);
             done += 1;
-            progress(done, evaluations);
+            progress(done, evaluations)?;
         }
         let rows = batch.min(options.count - first);
         samples

@@ -40,7 +40,8 @@ impl Fold {
 
 fn missing(model: &Model) -> Error {
     let text = "the network computes weights from constants, which needs ONNX Runtime; none is given";
-    Error::input(model.path(), text)
+    Error::runtime_missing(text)
+        .in_file(model.path())
         .hint("install it with pip install onnxruntime, or name its library with --onnxruntime")
 }
 

@@ -26,7 +26,7 @@ impl Checkpoint {
     pub fn new(path: &Path, fingerprint: &str) -> Result<Self, Error> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         if !folder.is_dir() {
-            return Err(Error::input(path, format!("can't be written: there is no folder {}", folder.display())));
+            return Err(Error::io(path, format!("can't be written: there is no folder {}", folder.display())));
         }
         Ok(Self { path: path.to_owned(), fingerprint: fingerprint.as_bytes().to_vec() })
     }
@@ -47,7 +47,7 @@ impl Checkpoint {
             arrays.push((format!("sum_{at}"), vector(ArrayData::F32(values.clone()))));
         }
         let bytes = crate::npz::to_bytes(arrays.iter().map(|(name, array)| (name.as_str(), array)))
-            .map_err(|error| Error::input(&self.path, error.to_string()))?;
+            .map_err(|error| Error::io(&self.path, error.to_string()))?;
         crate::write::write_file(&self.path, &bytes)
     }
 
@@ -60,10 +60,11 @@ impl Checkpoint {
             return Ok(());
         }
         let fail = |text: &str| {
-            Error::input(&self.path, text.to_owned()).hint("run without --resume, or with the options of the first run")
+            Error::unreadable(&self.path, text.to_owned())
+                .hint("run without --resume, or with the options of the first run")
         };
         let arrays: HashMap<String, Array> = crate::npz::read(&self.path)
-            .map_err(|error| Error::input(&self.path, error.to_string()))?
+            .map_err(|error| Error::unreadable(&self.path, error.to_string()))?
             .into_iter()
             .collect();
         let of = |name: &str| arrays.get(name).map(|array| &array.data);

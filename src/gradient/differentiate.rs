@@ -78,7 +78,7 @@ fn differentiate_node(network: &Network<'_>, depends: &[bool], tape: &mut Tape, 
             .iter()
             .map(|value| value.and_then(|v| facts.values[v].as_ref()).map_or("-".to_owned(), |fact| fact.describe()))
             .collect();
-        Error::unmet(format!("no gradient passes this node: {cause}; inputs: {}", shapes.join(", ")))
+        Error::unsupported(format!("no gradient passes this node: {cause}; inputs: {}", shapes.join(", ")))
             .in_file(model.path())
             .at_node(&node.name, node.op())
             .hint("score with --criterion magnitude, or exclude what lies before the node with --keep")

@@ -135,7 +135,7 @@ impl Model {
     /// # Errors
     /// External data that is missing, outside the model's folder, or shorter than the tensor; strings.
     pub fn tensor_bytes<'m>(&'m self, tensor: &'m TensorProto) -> Result<Cow<'m, [u8]>, Error> {
-        let fail = |message: String| Error::input(&self.path, format!("tensor {:?}: {message}", tensor.name));
+        let fail = |message: String| Error::invalid(&self.path, format!("tensor {:?}: {message}", tensor.name));
         if tensor.data_location == DataLocation::External as i32 {
             let (file, range) = self.external_place(tensor)?;
             return Ok(Cow::Borrowed(&file.bytes[range]));
@@ -163,7 +163,7 @@ impl Model {
 
     /// The file and the range in it where a tensor's external data is.
     fn external_place(&self, tensor: &TensorProto) -> Result<(&ExternalFile, std::ops::Range<usize>), Error> {
-        let fail = |message: String| Error::input(&self.path, format!("tensor {:?}: {message}", tensor.name));
+        let fail = |message: String| Error::invalid(&self.path, format!("tensor {:?}: {message}", tensor.name));
         let location = Location::of(tensor).map_err(fail)?;
         let file = self
             .external
@@ -181,14 +181,19 @@ impl Model {
             if tensor.data_location != DataLocation::External as i32 {
                 continue;
             }
-            let fail = |message: String| Error::input(&self.path, format!("tensor {:?}: {message}", tensor.name));
+            let fail = |message: String| Error::invalid(&self.path, format!("tensor {:?}: {message}", tensor.name));
             let location = Location::of(tensor).map_err(fail)?;
             if files.contains_key(location.file()) {
                 continue;
             }
             let path = location.resolve(self.folder()).map_err(fail)?;
             let bytes = map_file(&path).map_err(|error| {
-                fail(format!("its external data file {} can't be read: {error}", path.display())).caused_by(error)
+                let text = format!(
+                    "tensor {:?}: its external data file {} can't be read: {error}",
+                    tensor.name,
+                    path.display()
+                );
+                Error::unreadable(&self.path, text).caused_by(error)
             })?;
             files.insert(location.file().to_owned(), ExternalFile { path, bytes });
         }
@@ -217,7 +222,7 @@ impl Model {
         let mut hash = Sha256::new();
         hash.update(&self.bytes);
         for path in self.external_files() {
-            let fail = |error: std::io::Error| Error::input(&path, format!("can't be read: {error}"));
+            let fail = |error: std::io::Error| Error::unreadable(&path, format!("can't be read: {error}"));
             let mut file = File::open(&path).map_err(fail)?;
             let mut buffer = vec![0; 1 << 20];
             loop {
@@ -239,7 +244,7 @@ impl Model {
     pub fn total_bytes(&self) -> Result<u64, Error> {
         let mut total = self.bytes.len() as u64;
         for path in self.external_files() {
-            let data = path.metadata().map_err(|error| Error::input(&path, format!("can't be read: {error}")))?;
+            let data = path.metadata().map_err(|error| Error::unreadable(&path, format!("can't be read: {error}")))?;
             total += data.len();
         }
         Ok(total)

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use super::device::Device;
 use super::locate::Candidate;
 use crate::array::ElementType;
+use crate::error::Error;
 
-/// What an error is about, for deciding how a program ends.
+/// What an error is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
+pub enum RuntimeErrorKind {
     /// There is no usable library: the user must install or name one.
     Library,
     /// The library does not accept the model, or it has inputs or outputs of kinds that are not supported.
@@ -135,18 +136,20 @@ pub enum RuntimeError {
 
 impl RuntimeError {
     /// What the error is about.
-    pub fn kind(&self) -> ErrorKind {
+    pub fn kind(&self) -> RuntimeErrorKind {
         match self {
-            Self::LibraryMissing { .. } | Self::LibraryRefused { .. } | Self::AlreadyOpen { .. } => ErrorKind::Library,
+            Self::LibraryMissing { .. } | Self::LibraryRefused { .. } | Self::AlreadyOpen { .. } => {
+                RuntimeErrorKind::Library
+            }
             #[cfg(feature = "ort-training")]
-            Self::NoTraining { .. } => ErrorKind::Library,
-            Self::ModelRejected { .. } | Self::UnsupportedType { .. } | Self::Folder { .. } => ErrorKind::Model,
+            Self::NoTraining { .. } => RuntimeErrorKind::Library,
+            Self::ModelRejected { .. } | Self::UnsupportedType { .. } | Self::Folder { .. } => RuntimeErrorKind::Model,
             Self::UnknownInput { .. }
             | Self::MissingInput { .. }
             | Self::InputType { .. }
-            | Self::InputShape { .. } => ErrorKind::Input,
-            Self::RunFailed { .. } => ErrorKind::Run,
-            Self::DeviceUnavailable { .. } | Self::FellBack { .. } => ErrorKind::Device,
+            | Self::InputShape { .. } => RuntimeErrorKind::Input,
+            Self::RunFailed { .. } => RuntimeErrorKind::Run,
+            Self::DeviceUnavailable { .. } | Self::FellBack { .. } => RuntimeErrorKind::Device,
         }
     }
 
@@ -168,6 +171,20 @@ impl RuntimeError {
                  --onnxruntime or ORT_DYLIB_PATH",
             ),
             _ => None,
+        }
+    }
+}
+
+impl From<RuntimeError> for Error {
+    fn from(error: RuntimeError) -> Self {
+        let text = error.to_string();
+        let public = match error.kind() {
+            RuntimeErrorKind::Library => Self::runtime_missing(text),
+            _ => Self::unmet(text),
+        };
+        match error.hint() {
+            Some(hint) => public.hint(hint),
+            None => public,
         }
     }
 }

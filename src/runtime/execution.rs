@@ -163,7 +163,7 @@ mod tests {
             (Device::TensorRt(0), Some(all_on("CUDAExecutionProvider"))),
         ] {
             let error = verdict(device, placement.as_ref()).unwrap_err();
-            assert_eq!(error.kind(), super::super::ErrorKind::Device);
+            assert_eq!(error.kind(), super::super::RuntimeErrorKind::Device);
             assert!(error.hint().unwrap().contains("--allow-fallback"));
         }
     }

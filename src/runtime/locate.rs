@@ -28,7 +28,7 @@ pub struct Candidate {
     pub how: &'static str,
     /// The library file there, if there is one.
     pub library: Option<PathBuf>,
-    /// Why the library there cannot be used; only known of libraries that were tried (see [`find_library`]).
+    /// Why the library there cannot be used; only known of libraries that were tried.
     pub refused: Option<String>,
 }
 

@@ -22,7 +22,7 @@ use crate::load::load;
 use crate::onnx::names::Names;
 use crate::onnx::{NodeProto, TensorProto};
 use crate::operator::reference::KeptAxes;
-use crate::plan::Plan;
+use crate::plan::{Plan, kept_axes};
 use crate::rewrite::unread::NewNodes;
 use crate::runtime::Runtime;
 use crate::write::{Edits, InitializerOut, NodeOut, Streamed, write};
@@ -44,7 +44,7 @@ pub fn verify_plan(
     runtime: &Runtime,
     options: &VerifyOptions,
 ) -> Result<VerifyReport, Error> {
-    let kept = plan.kept_axes(&analysis.graph, path)?;
+    let kept = kept_axes(plan, &analysis.graph, path)?;
     let Some(changed) = &plan.changed else {
         return verify(analysis, &kept, file, runtime, options);
     };
@@ -107,7 +107,7 @@ struct Original<'a> {
 impl Original<'_> {
     /// What is wrong with the plan.
     fn wrong(&self, text: String) -> Error {
-        Error::input(self.plan, text)
+        Error::unreadable(self.plan, text)
             .hint("the plan belongs to another model; verify with the plan that came with the file")
     }
 

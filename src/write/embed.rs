@@ -50,7 +50,7 @@ pub(super) fn embedded(model: &Model, kind: Message, message: &Bytes) -> Result<
     }
     if let Message::Tensor = kind {
         let tensor = TensorProto::decode(message.clone()).map_err(|error| {
-            Error::input(model.path(), format!("a tensor can't be decoded: {error}")).caused_by(error)
+            Error::invalid(model.path(), format!("a tensor can't be decoded: {error}")).caused_by(error)
         })?;
         if tensor.data_location != DataLocation::External as i32 {
             return Ok(message.clone());

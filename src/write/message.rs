@@ -55,7 +55,7 @@ pub(super) fn model_chunks<'m>(
     let parts = count(number::MODEL_GRAPH);
     if parts != 1 {
         let text = format!("expected one graph in the file, found {parts} parts of one");
-        return Err(Error::input(model.path(), text).hint("load and save the model with the onnx package first"));
+        return Err(Error::invalid(model.path(), text).hint("load and save the model with the onnx package first"));
     }
     for field in &all {
         match field.tag {
@@ -185,7 +185,7 @@ fn patch_node(message: &Bytes, inputs: &[String], attributes: &[AttributeProto],
 }
 
 fn missing(model: &Model, what: &str, index: usize, count: usize) -> Error {
-    Error::input(model.path(), format!("expected a {what} below position {count}, found {index}"))
+    Error::invalid(model.path(), format!("expected a {what} below position {count}, found {index}"))
 }
 
 fn write_tensors<'m>(

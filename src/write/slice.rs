@@ -32,7 +32,7 @@ impl<'m> Sliced<'m> {
     /// # Errors
     /// An element type that can't be sliced, unreadable data, an axis or index that does not exist.
     pub(crate) fn new(model: &'m Model, tensor: &'m TensorProto, axes: &[(usize, Vec<usize>)]) -> Result<Self, Error> {
-        let fail = |message: String| Error::input(model.path(), format!("tensor {:?}: {message}", tensor.name));
+        let fail = |message: String| Error::invalid(model.path(), format!("tensor {:?}: {message}", tensor.name));
         let found = model.tensor_bytes(tensor)?.len();
         if axes.is_empty() {
             return Ok(Self { model, tensor, dims: tensor.dims.clone(), bytes: found as u64, cut: None });

@@ -111,7 +111,7 @@ impl WeightSource for FileWeight {
 
     fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
         let fail = |error: IoError| {
-            IoError::other(Error::input(&self.path, format!("can't be read: {error}")).caused_by(error))
+            IoError::other(Error::unreadable(&self.path, format!("can't be read: {error}")).caused_by(error))
         };
         let mut file = File::open(&self.path).map_err(fail)?;
         file.seek(SeekFrom::Start(self.offset)).map_err(fail)?;
@@ -123,7 +123,7 @@ impl WeightSource for FileWeight {
             if count == 0 {
                 let (found, at) = (self.length - left, self.offset);
                 let text = format!("expected {} bytes of a weight at offset {at}, found {found}", self.length);
-                return Err(IoError::other(Error::input(&self.path, text)));
+                return Err(IoError::other(Error::unreadable(&self.path, text)));
             }
             out.write_all(&buffer[..count])?;
             left -= count as u64;
@@ -138,7 +138,7 @@ impl WeightSource for FileWeight {
 /// # Errors
 /// The file can't be read or is no safetensors file.
 pub fn safetensors_weights(path: &Path) -> Result<BTreeMap<String, FileWeight>, Error> {
-    let fail = |text: String| Error::input(path, text);
+    let fail = |text: String| Error::unreadable(path, text);
     let bytes = map_file(path).map_err(|error| fail(format!("can't be read: {error}")).caused_by(error))?;
     let (header, metadata) = SafeTensors::read_metadata(&bytes)
         .map_err(|error| fail(format!("not a readable safetensors file: {error}")).caused_by(error))?;

@@ -212,8 +212,11 @@ fn samples_depend_on_the_seed_and_not_on_the_batch() {
         let (mut denoiser, conditioning) = network.denoiser(batch);
         let options = SampleOptions { steps: 4, count: 3, seed, sampler, ..SampleOptions::default() };
         let mut calls = Vec::new();
-        let samples =
-            generate(&mut denoiser, &process, &conditioning, &options, &mut |at, of| calls.push((at, of))).unwrap();
+        let samples = generate(&mut denoiser, &process, &conditioning, &options, &mut |at, of| {
+            calls.push((at, of));
+            Ok(())
+        })
+        .unwrap();
         assert_eq!(calls.last(), Some(&(4 * 3usize.div_ceil(batch), 4 * 3usize.div_ceil(batch))));
         samples
     };
@@ -227,11 +230,11 @@ fn samples_depend_on_the_seed_and_not_on_the_batch() {
     // Samples for when there is no data are drawn likewise, and say so.
     let (mut denoiser, conditioning) = network.denoiser(3);
     let options = SampleOptions { steps: 4, count: 3, seed: 7, ..SampleOptions::default() };
-    let drawn = Samples::from_network(&mut denoiser, &process, &conditioning, &options, &mut |_, _| ()).unwrap();
+    let drawn = Samples::from_network(&mut denoiser, &process, &conditioning, &options, &mut |_, _| Ok(())).unwrap();
     assert_eq!(drawn.values, draw(3, 7, Sampler::Ddim));
     assert!(drawn.source.contains("from the network itself by DDIM"), "{}", drawn.source);
     let many = SampleOptions { count: usize::MAX / 2, ..options };
-    assert!(generate(&mut denoiser, &process, &conditioning, &many, &mut |_, _| ()).is_err());
+    assert!(generate(&mut denoiser, &process, &conditioning, &many, &mut |_, _| Ok(())).is_err());
     assert_eq!(noise(&[9, 2, 2], 2, 1), noise(&[4, 2, 2], 5, 1).slice_axis(Axis(0), (0..2).into()));
 }
 

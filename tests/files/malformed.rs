@@ -3,12 +3,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use onnx_diffprune::analysis::analyse;
 use onnx_diffprune::error::Error;
 use onnx_diffprune::load;
 use onnx_diffprune::onnx::{
     AttributeProto, DataLocation, GraphProto, ModelProto, StringStringEntryProto, TensorProto, attr_tensor,
 };
-use onnx_diffprune::pipeline::{PruneOptions, Target, analyse, cut};
+use onnx_diffprune::prune::cutting::cut;
+use onnx_diffprune::prune::{PruneOptions, Target};
 use onnx_diffprune::write::write;
 use prost::Message;
 use rand::{RngExt, SeedableRng};
@@ -22,8 +24,11 @@ use crate::support::two_convolutions::two_convolutions;
 fn prune(path: &Path, out: &Path) -> Result<(), Error> {
     let model = load::load(path)?;
     let analysis = analyse(&model)?;
-    let cut =
-        cut(&analysis, &PruneOptions::new(Target::Ratio(0.5)), onnx_diffprune::runtime::Runtime::open(None).ok())?;
+    let cut = cut(
+        &analysis,
+        &PruneOptions::by_magnitude(Target::Ratio(0.5)),
+        onnx_diffprune::runtime::Runtime::open(None).ok(),
+    )?;
     write(&model, &cut.rewritten.edits, out).map(|_| ())
 }
 
@@ -192,8 +197,12 @@ fn sizes_that_no_memory_holds_do_not_overflow_the_count() {
     model.graph.as_mut().unwrap().output[0].r#type = None;
     let model = load::from_bytes("huge.onnx".as_ref(), model.encode_to_vec().into()).unwrap();
     let analysis = analyse(&model).unwrap();
-    let cut = cut(&analysis, &PruneOptions::new(Target::Ratio(0.5)), onnx_diffprune::runtime::Runtime::open(None).ok())
-        .unwrap();
+    let cut = cut(
+        &analysis,
+        &PruneOptions::by_magnitude(Target::Ratio(0.5)),
+        onnx_diffprune::runtime::Runtime::open(None).ok(),
+    )
+    .unwrap();
     assert_eq!(cut.before.activation_bytes, u64::MAX);
 }
 

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use onnx_diffprune::analysis::analyse;
 use onnx_diffprune::load;
 use onnx_diffprune::onnx::{DataLocation, DataType, ModelProto, NodeProto, StringStringEntryProto, TensorProto};
-use onnx_diffprune::pipeline::{PruneOptions, Target, analyse, cut};
+use onnx_diffprune::prune::cutting::cut;
+use onnx_diffprune::prune::{PruneOptions, Target};
 use onnx_diffprune::write::{InitializerOut, write};
 use prost::Message;
 
@@ -51,9 +53,12 @@ fn another_decoder_reads_what_a_cut_wrote() {
     for name in FIXTURES {
         let model = load::load(&fixture(name)).unwrap();
         let analysis = analyse(&model).unwrap();
-        let cut =
-            cut(&analysis, &PruneOptions::new(Target::Ratio(0.5)), onnx_diffprune::runtime::Runtime::open(None).ok())
-                .unwrap();
+        let cut = cut(
+            &analysis,
+            &PruneOptions::by_magnitude(Target::Ratio(0.5)),
+            onnx_diffprune::runtime::Runtime::open(None).ok(),
+        )
+        .unwrap();
         write(&model, &cut.rewritten.edits, &out).unwrap();
         let (before, after) = (decoded(&fixture(name)), decoded(&out));
         assert_eq!(before.opset_import, after.opset_import);
@@ -269,10 +274,14 @@ fn inlined_functions_are_written_as_their_nodes() {
     for cut_it in [false, true] {
         let edits = if cut_it {
             let analysis = analyse(&model).unwrap();
-            cut(&analysis, &PruneOptions::new(Target::Ratio(0.5)), onnx_diffprune::runtime::Runtime::open(None).ok())
-                .unwrap()
-                .rewritten
-                .edits
+            cut(
+                &analysis,
+                &PruneOptions::by_magnitude(Target::Ratio(0.5)),
+                onnx_diffprune::runtime::Runtime::open(None).ok(),
+            )
+            .unwrap()
+            .rewritten
+            .edits
         } else {
             no_edits(&model)
         };

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use onnx_diffprune::analysis::analyse;
 use onnx_diffprune::array::{Array, ElementType};
 use onnx_diffprune::gradient::pass::{GradientPass, Gradients};
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
 use onnx_diffprune::graph::sizes::{Sizes, sizes_for};
 use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::{ModelProto, attr_ints, attr_string};
-use onnx_diffprune::pipeline::analyse;
 use onnx_diffprune::runtime::Device;
 
 use crate::support::builder::Builder;

@@ -9,7 +9,7 @@ use onnx_diffprune::gradient::pass::{GradientPass, Gradients};
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, Precision};
 use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::{DataType, ModelProto, TensorProto};
-use onnx_diffprune::pipeline::{Analysis, analyse};
+use onnx_diffprune::analysis::{Analysis, analyse};
 use onnx_diffprune::runtime::{Device, Session, SessionOptions};
 use prost::Message;
 

@@ -4,6 +4,7 @@
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 
+use onnx_diffprune::analysis::analyse;
 use onnx_diffprune::array::{Array, ElementType};
 use onnx_diffprune::error::Error;
 use onnx_diffprune::gradient::accumulate::{AccumulateOptions, Accumulated, Denoising, ThresholdMode, accumulate};
@@ -14,7 +15,6 @@ use onnx_diffprune::graph::sizes::sizes_for;
 use onnx_diffprune::inputs::draw_inputs;
 use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::{DataType, TensorProto};
-use onnx_diffprune::pipeline::analyse;
 
 use crate::support::builder::Builder;
 use crate::support::files::save;

@@ -4,11 +4,11 @@
 
 use std::path::{Path, PathBuf};
 
+use onnx_diffprune::analysis::{Analysis, analyse};
 use onnx_diffprune::array::Array;
 use onnx_diffprune::gradient::pass::GradientPass;
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
 use onnx_diffprune::graph::sizes::Sizes;
-use onnx_diffprune::pipeline::{Analysis, analyse};
 use onnx_diffprune::runtime::Device;
 
 use crate::support::fixtures::{THREADS, fixture, runtime};

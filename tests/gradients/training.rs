@@ -3,13 +3,15 @@
 
 use std::collections::BTreeSet;
 
+use onnx_diffprune::analysis::{Analysis, analyse};
 use onnx_diffprune::array::{Array, ElementType};
 use onnx_diffprune::gradient::pass::GradientPass;
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, LOSS, TARGET};
 use onnx_diffprune::graph::sizes::Sizes;
 use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::{ModelProto, ValueInfoProto};
-use onnx_diffprune::pipeline::{Analysis, CriterionOption, PruneOptions, Target, analyse, cut};
+use onnx_diffprune::prune::cutting::cut;
+use onnx_diffprune::prune::{PruneOptions, Target};
 use onnx_diffprune::runtime::SessionOptions;
 use onnx_diffprune::training::{Artifacts, FILES, TrainingOptions, trained_weights};
 use prost::Message;
@@ -129,7 +131,7 @@ fn patterns_choose_what_is_trained() {
 #[test]
 fn a_pruned_network_trains_the_same_weights() {
     let analysis = analysed("ddpm_fashion16.onnx");
-    let options = PruneOptions { criterion: CriterionOption::Magnitude, ..PruneOptions::new(Target::Ratio(0.5)) };
+    let options = PruneOptions::by_magnitude(Target::Ratio(0.5));
     let cut = cut(analysis, &options, onnx_diffprune::runtime::Runtime::open(None).ok()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("pruned.onnx");

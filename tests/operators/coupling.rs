@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 
 use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::AttributeProto;
-use onnx_diffprune::pipeline::analyse;
+use onnx_diffprune::analysis::analyse;
 
 use super::support::builder::{Builder, model_of, value_of};
 use super::support::files::save;

@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
+use onnx_diffprune::analysis::Analysis;
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions};
 use onnx_diffprune::graph::sizes::Sizes;
-use onnx_diffprune::pipeline::Analysis;
 
 use crate::support::slopes::Slopes;
 

@@ -4,7 +4,7 @@ use onnx_diffprune::graph::Reader;
 use onnx_diffprune::load::load;
 use onnx_diffprune::lower::{Extent, Lowered};
 use onnx_diffprune::onnx::attr_float;
-use onnx_diffprune::pipeline::{Analysis, analyse};
+use onnx_diffprune::analysis::{Analysis, analyse};
 
 use super::around::{Around::MatMul, CHANNELS};
 use crate::support::builder::Builder;

@@ -19,8 +19,11 @@ mod shaping;
 #[path = "../support/mod.rs"]
 mod support;
 
+use onnx_diffprune::analysis::analyse;
 use onnx_diffprune::load::load;
-use onnx_diffprune::pipeline::{PruneOptions, Target, analyse, cut};
+use onnx_diffprune::plan::kept_axes;
+use onnx_diffprune::prune::cutting::cut;
+use onnx_diffprune::prune::{PruneOptions, Target};
 use onnx_diffprune::verify::{VerifyOptions, verify};
 use onnx_diffprune::write::write;
 
@@ -59,7 +62,7 @@ fn check(
         gradients::compare(name, &what, &analysis);
         let cut = match cut(
             &analysis,
-            &PruneOptions::new(Target::Ratio(0.4)),
+            &PruneOptions::by_magnitude(Target::Ratio(0.4)),
             onnx_diffprune::runtime::Runtime::open(None).ok(),
         ) {
             Ok(cut) => cut,
@@ -74,7 +77,7 @@ fn check(
         let goes = first.is_some_and(|tensor| tensor.keep.contains_key(&axis));
         assert_eq!(goes, fate == Fate::Go, "{what}: the channels of the first layer; {:?}", cut.warnings);
         write(&model, &cut.rewritten.edits, &out).unwrap_or_else(|error| panic!("{what}: {error}"));
-        let kept = cut.plan.kept_axes(&analysis.graph, &out).unwrap();
+        let kept = kept_axes(&cut.plan, &analysis.graph, &out).unwrap();
         let report = verify(&analysis, &kept, &load(&out).unwrap(), runtime(), &VerifyOptions::default());
         let report = report.unwrap_or_else(|error| panic!("{what}: {error}"));
         assert!(report.passed, "{what}: {report:?}");

@@ -11,8 +11,8 @@ use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::{
     DataLocation, DataType, ModelProto, StringStringEntryProto, TensorProto, attr_int, attr_ints,
 };
-use onnx_diffprune::pipeline::{PruneOptions, Target};
 use onnx_diffprune::plan::Plan;
+use onnx_diffprune::prune::{PruneOptions, Target};
 use onnx_diffprune::verify::{VerifyOptions, VerifyReport, verify_plan};
 use onnx_diffprune::write::{MemoryWeight, WeightSource, write};
 use prost::Message;
@@ -181,7 +181,7 @@ fn shared_weight() -> ModelProto {
 }
 
 fn half_of(model: &ModelProto) -> Pruned {
-    prune_model(model, &PruneOptions::new(Target::Ratio(0.5)))
+    prune_model(model, &PruneOptions::by_magnitude(Target::Ratio(0.5)))
 }
 
 #[test]
@@ -369,7 +369,7 @@ fn a_changed_weight_of_another_shape_or_type_is_refused() {
 fn plans_carry_changes_to_the_command_line() {
     let folder = tempfile::tempdir().unwrap();
     let original = save(folder.path(), &shared_weight());
-    let pruned = prune(analysed_for_good(load(&original).unwrap()), &PruneOptions::new(Target::Ratio(0.5)));
+    let pruned = prune(analysed_for_good(load(&original).unwrap()), &PruneOptions::by_magnitude(Target::Ratio(0.5)));
     let changed = change(&pruned, &["weight_0".to_owned()]);
     let plan = folder.path().join("plan.json");
     changed.plan.write(&plan).unwrap();

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
+use onnx_diffprune::analysis::analyse;
 use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::{ModelProto, attr_int, attr_ints};
-use onnx_diffprune::pipeline::{PruneOptions, Target, analyse, apply};
+use onnx_diffprune::prune::apply::apply;
+use onnx_diffprune::prune::{PruneOptions, Target};
 use onnx_diffprune::write::write;
 
 use crate::support::builder::{Builder, value};
@@ -68,7 +70,7 @@ pub(super) fn chain(prepare: Prepare) -> ModelProto {
 }
 
 fn at(ratio: f64) -> PruneOptions {
-    PruneOptions::new(Target::Ratio(ratio))
+    PruneOptions::by_magnitude(Target::Ratio(ratio))
 }
 
 /// Prunes, verifies, and gives the share of the parameters that is left.
@@ -124,7 +126,7 @@ fn the_cut_is_repeated_from_its_plan() {
         apply(&analysis, &pruned.cut.plan, Path::new("plan.json"), onnx_diffprune::runtime::Runtime::open(None).ok())
             .unwrap();
     let out = folder.path().join("again.onnx");
-    write(&model, &again.edits, &out).unwrap();
+    write(&model, &again.1.edits, &out).unwrap();
     assert_eq!(std::fs::read(out).unwrap(), std::fs::read(&pruned.path).unwrap());
 }
 
@@ -132,7 +134,7 @@ fn the_cut_is_repeated_from_its_plan() {
 fn a_kernel_that_is_kept_by_name_is_computed_as_before() {
     let mut options = at(0.5);
     // The first kernel: its output channels and all that they are tied to stay.
-    options.keep = vec![regex::Regex::new("^weight_0$").unwrap()];
+    options.cut.keep = vec![regex::Regex::new("^weight_0$").unwrap()];
     let pruned = prune_model(&chain(normalised), &options);
     let report = pruned.report();
     assert!(report.passed, "{report:?}");

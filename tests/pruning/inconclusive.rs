@@ -4,7 +4,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use onnx_diffprune::onnx::{DataType, ModelProto, type_proto};
-use onnx_diffprune::pipeline::{PruneOptions, Target};
+use onnx_diffprune::prune::{PruneOptions, Target};
 use prost::Message;
 use tempfile::NamedTempFile;
 
@@ -22,7 +22,7 @@ fn net(end: impl FnOnce(&mut Builder, &str) -> String) -> ModelProto {
 }
 
 fn pruned_net(model: &ModelProto) -> Pruned {
-    prune_model(model, &PruneOptions::new(Target::Ratio(0.5)))
+    prune_model(model, &PruneOptions::by_magnitude(Target::Ratio(0.5)))
 }
 
 /// The pruned file with the first and the last row of its first weight swapped.

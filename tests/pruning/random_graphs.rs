@@ -1,8 +1,12 @@
 //! Random graphs of many operators: whatever is cut, verification agrees and the network keeps its shape.
 
+use onnx_diffprune::analysis::analyse;
+use onnx_diffprune::couple::options::NormGroups;
 use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::{ModelProto, attr_float, attr_int, attr_ints, attr_string};
-use onnx_diffprune::pipeline::{CriterionOption, NormGroups, PruneOptions, Target, analyse, cut};
+use onnx_diffprune::plan::kept_axes;
+use onnx_diffprune::prune::cutting::cut;
+use onnx_diffprune::prune::{CriterionOption, PruneOptions, ScoreOptions, Target};
 use onnx_diffprune::verify::{VerifyOptions, verify};
 use onnx_diffprune::write::write;
 use proptest::prelude::*;
@@ -157,7 +161,7 @@ fn check(seed: u64, kinds: &[u8], options: &PruneOptions) -> Result<bool, String
         other => other.map_err(text)?,
     };
     write(&model, &cut.rewritten.edits, &output).map_err(text)?;
-    let kept = cut.plan.kept_axes(&analysis.graph, &output).map_err(text)?;
+    let kept = kept_axes(&cut.plan, &analysis.graph, &output).map_err(text)?;
     let pruned = load(&output).map_err(text)?;
     let strict = VerifyOptions { rtol: Some(1e-4), ..VerifyOptions::default() };
     let report = verify(&analysis, &kept, &pruned, runtime(), &strict).map_err(text)?;
@@ -183,7 +187,10 @@ fn every_cut_of_a_random_graph_verifies() {
     let result = runner.run(&cases, |(seed, kinds, ratio, is_random, drop_norm_groups)| {
         let criterion = if is_random { CriterionOption::Random } else { CriterionOption::Magnitude };
         let norm_groups = if drop_norm_groups { NormGroups::Drop } else { NormGroups::Keep };
-        let options = PruneOptions { criterion, norm_groups, seed, ..PruneOptions::new(Target::Ratio(ratio)) };
+        let options = PruneOptions {
+            score: ScoreOptions { criterion, norm_groups, seed, ..ScoreOptions::default() },
+            ..PruneOptions::new(Target::Ratio(ratio))
+        };
         let is_cut = check(seed, &kinds, &options).map_err(TestCaseError::fail)?;
         pruned.set(pruned.get() + u32::from(is_cut));
         Ok(())
@@ -197,7 +204,7 @@ fn every_cut_of_a_random_graph_verifies() {
 #[test]
 fn every_step_can_be_pruned() {
     for kind in 0..21 {
-        let options = PruneOptions::new(Target::Ratio(0.5));
+        let options = PruneOptions::by_magnitude(Target::Ratio(0.5));
         let is_cut = check(1, &[0, kind], &options).unwrap_or_else(|error| panic!("step {kind}: {error}"));
         assert!(is_cut, "step {kind} keeps everything");
     }

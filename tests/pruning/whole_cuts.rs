@@ -1,9 +1,12 @@
 //! Whole cuts of real exports: they verify against the masked reference in ONNX Runtime, are as thin as asked, leave
 //! the network's own inputs and outputs alone, and can be repeated from their plan.
 
+use onnx_diffprune::analysis::analyse;
+use onnx_diffprune::couple::options::{AttentionOption, NormGroups};
 use onnx_diffprune::load::load;
-use onnx_diffprune::pipeline::{AttentionOption, CriterionOption, NormGroups, PruneOptions, Target, analyse, apply};
 use onnx_diffprune::plan::Plan;
+use onnx_diffprune::prune::apply::apply;
+use onnx_diffprune::prune::{CriterionOption, PruneOptions, Target};
 use onnx_diffprune::select::Scope;
 use onnx_diffprune::write::write;
 
@@ -19,7 +22,7 @@ fn every_ratio_verifies_and_half_the_channels_leave_at_most_two_fifths_of_the_pa
             let pruned = match ratio {
                 0.5 => halved(name),
                 _ => {
-                    own = prune(analysed(name), &PruneOptions::new(Target::Ratio(ratio)));
+                    own = prune(analysed(name), &PruneOptions::by_magnitude(Target::Ratio(ratio)));
                     &own
                 }
             };
@@ -39,24 +42,24 @@ fn every_ratio_verifies_and_half_the_channels_leave_at_most_two_fifths_of_the_pa
 fn all_options_give_cuts_that_verify() {
     type Change = fn(&mut PruneOptions);
     let changes: [(&str, Change); 9] = [
-        ("random", |options| options.criterion = CriterionOption::Random),
-        ("global", |options| options.scope = Scope::Global),
-        ("dropped norm groups", |options| options.norm_groups = NormGroups::Drop),
-        ("head dimensions", |options| options.attention = AttentionOption::Dims),
-        ("heads and dimensions", |options| options.attention = AttentionOption::Both),
-        ("no attention", |options| options.attention = AttentionOption::None),
-        ("round to 8", |options| options.round_to = 8),
-        ("target MACs", |options| options.target = Target::Macs(0.5)),
-        ("target parameters", |options| options.target = Target::Params(0.5)),
+        ("random", |options| options.score.criterion = CriterionOption::Random),
+        ("global", |options| options.cut.scope = Scope::Global),
+        ("dropped norm groups", |options| options.score.norm_groups = NormGroups::Drop),
+        ("head dimensions", |options| options.score.attention = AttentionOption::Dims),
+        ("heads and dimensions", |options| options.score.attention = AttentionOption::Both),
+        ("no attention", |options| options.score.attention = AttentionOption::None),
+        ("round to 8", |options| options.cut.round_to = 8),
+        ("target MACs", |options| options.cut.target = Target::Macs(0.5)),
+        ("target parameters", |options| options.cut.target = Target::Params(0.5)),
     ];
     for name in FIXTURES {
         for (what, change) in changes {
-            let mut options = PruneOptions::new(Target::Ratio(0.4));
+            let mut options = PruneOptions::by_magnitude(Target::Ratio(0.4));
             change(&mut options);
             let pruned = prune(analysed(name), &options);
             let report = pruned.report();
             assert!(report.passed, "{name}, {what}: {report:?}");
-            match options.target {
+            match options.cut.target {
                 Target::Macs(share) => assert!(pruned.cut.after.macs <= share * pruned.cut.before.macs, "{name}"),
                 Target::Params(share) => {
                     assert!(
@@ -66,9 +69,9 @@ fn all_options_give_cuts_that_verify() {
                 }
                 Target::Ratio(_) => {}
             }
-            if options.round_to > 1 {
+            if options.cut.round_to > 1 {
                 for group in pruned.cut.plan.groups.iter().filter(|group| group.kept.len() < group.channels) {
-                    assert_eq!(group.kept.len() % options.round_to, 0, "{name}: {}", group.name);
+                    assert_eq!(group.kept.len() % options.cut.round_to, 0, "{name}: {}", group.name);
                 }
             }
         }
@@ -77,9 +80,9 @@ fn all_options_give_cuts_that_verify() {
 
 #[test]
 fn kept_groups_stay_whole_and_own_ratios_count() {
-    let mut options = PruneOptions::new(Target::Ratio(0.5));
-    options.keep = vec![regex::Regex::new("mid_block").unwrap()];
-    options.ratio_for = vec![(regex::Regex::new("time_embedding").unwrap(), 0.25)];
+    let mut options = PruneOptions::by_magnitude(Target::Ratio(0.5));
+    options.cut.keep = vec![regex::Regex::new("mid_block").unwrap()];
+    options.cut.ratio_for = vec![(regex::Regex::new("time_embedding").unwrap(), 0.25)];
     let pruned = prune(analysed("ddpm_fashion16.onnx"), &options);
     assert!(pruned.report().passed);
     let of = |name: &str| {
@@ -101,7 +104,7 @@ fn a_plan_repeats_the_cut_and_another_file_is_refused() {
         pruned.cut.plan.write(&plan_path).unwrap();
         let plan = Plan::read(&plan_path).unwrap();
         assert_eq!(plan.tensors, pruned.cut.plan.tensors);
-        let again =
+        let (_, again) =
             apply(pruned.analysis, &plan, &plan_path, onnx_diffprune::runtime::Runtime::open(None).ok()).unwrap();
         let path = folder.path().join("again.onnx");
         write(&pruned.analysis.model, &again.edits, &path).unwrap();

@@ -14,7 +14,7 @@ use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
 use onnx_diffprune::graph::model::Model;
 use onnx_diffprune::graph::sizes::Sizes;
 use onnx_diffprune::runtime::random_inputs::{InputSpec, draw};
-use onnx_diffprune::runtime::{BoundSession, Device, ErrorKind, Session, SessionOptions};
+use onnx_diffprune::runtime::{BoundSession, Device, RuntimeErrorKind, Session, SessionOptions};
 
 use crate::support::fixtures::{THREADS, analysed, fixture, runtime};
 
@@ -47,7 +47,7 @@ fn a_device_that_is_not_there_is_an_error_or_a_reported_fallback() {
     let device = Device::Cuda(999);
     let path = fixture("ddpm_fashion16.onnx");
     let error = runtime().session_from_file(&path, &SessionOptions { device, ..Default::default() }).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::Device | ErrorKind::Model), "{error}");
+    assert!(matches!(error.kind(), RuntimeErrorKind::Device | RuntimeErrorKind::Model), "{error}");
     assert!(error.to_string().contains("device cuda:999"), "{error}");
     let mut session = network(&SessionOptions { device, allow_fallback: true, ..Default::default() });
     let execution = session.execution().clone();

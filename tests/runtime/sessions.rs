@@ -10,7 +10,7 @@ use onnx_diffprune::array::{Array, ArrayData, ElementType};
 use onnx_diffprune::onnx::{DataLocation, GraphProto, StringStringEntryProto, TensorProto};
 use onnx_diffprune::runtime::random_inputs::{InputSpec, draw};
 use onnx_diffprune::runtime::{
-    ErrorKind, Optimization, Runtime, RuntimeError, Session, SessionOptions, find_library, interleaved_latency,
+    Optimization, Runtime, RuntimeError, RuntimeErrorKind, Session, SessionOptions, find_library, interleaved_latency,
 };
 use prost::Message;
 
@@ -113,7 +113,7 @@ fn external_data_is_found_in_the_given_folder() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing stays in the folder");
     let elsewhere = tempfile::tempdir().unwrap();
     let options = SessionOptions { external_data_folder: Some(elsewhere.path().to_owned()), ..Default::default() };
-    assert_eq!(runtime().session_from_bytes(&model, &options).unwrap_err().kind(), ErrorKind::Model);
+    assert_eq!(runtime().session_from_bytes(&model, &options).unwrap_err().kind(), RuntimeErrorKind::Model);
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn models_that_cannot_work_are_errors() {
     let options = SessionOptions::default();
     for bytes in [b"".as_slice(), b"not a model", &model("NoSuchOperator", 1, vec![]), &model("Relu", 9, vec![])] {
         let error = runtime().session_from_bytes(bytes, &options).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Model, "{error}");
+        assert_eq!(error.kind(), RuntimeErrorKind::Model, "{error}");
     }
     let error = runtime().session_from_file(Path::new("absent.onnx"), &options).unwrap_err();
     assert!(error.to_string().contains("absent.onnx"), "{error}");
@@ -145,7 +145,7 @@ fn inputs_that_do_not_fit_are_named() {
     other[0].1 = Array::from_f64(ElementType::F32, vec![2, 1, 16, 8], &[0.0; 256]).unwrap();
     let error = session.run(&other).unwrap_err();
     assert_eq!(error.to_string(), "input \"sample\" must be [batch, 1, 16, 16], found [2, 1, 16, 8]");
-    assert_eq!(error.kind(), ErrorKind::Input);
+    assert_eq!(error.kind(), RuntimeErrorKind::Input);
     let mut other = inputs;
     other[0].1.dims = vec![3, 1, 16, 16];
     assert!(session.run(&other).is_err(), "elements that do not fill the dimensions");
@@ -162,7 +162,7 @@ fn the_library_is_known_and_stays() {
     let wrong = folder.path().join("libonnxruntime.so");
     std::fs::write(&wrong, "not a library").unwrap();
     let error = Runtime::open(Some(&wrong)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Library);
+    assert_eq!(error.kind(), RuntimeErrorKind::Library);
     assert!(error.hint().unwrap().contains("pip install onnxruntime"));
     assert_eq!(find_library(Some(runtime.library())).unwrap().version, runtime.version());
 }

@@ -4,11 +4,15 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use onnx_diffprune::analysis::Analysis;
+use onnx_diffprune::couple::options::{AttentionOption, NormGroups};
 use onnx_diffprune::graph::Reader;
 use onnx_diffprune::load::{from_bytes, load};
 use onnx_diffprune::onnx::ModelProto;
 use onnx_diffprune::operator::reference::KeptAxes;
-use onnx_diffprune::pipeline::{Analysis, AttentionOption, Cut, NormGroups, PruneOptions, Target, cut};
+use onnx_diffprune::plan::kept_axes;
+use onnx_diffprune::prune::cutting::{Cutting, cut};
+use onnx_diffprune::prune::{PruneOptions, Target};
 use onnx_diffprune::verify::{VerifyOptions, VerifyReport, verify};
 use onnx_diffprune::write::write;
 use prost::Message;
@@ -20,7 +24,7 @@ pub(crate) struct Pruned {
     /// The original.
     pub(crate) analysis: &'static Analysis,
     /// The cut.
-    pub(crate) cut: Cut,
+    pub(crate) cut: Cutting,
     /// Where it was written.
     pub(crate) path: PathBuf,
     report: OnceLock<VerifyReport>,
@@ -49,16 +53,16 @@ fn pruned_to(analysis: &'static Analysis, options: &PruneOptions, path: PathBuf)
 /// A committed model at half of its channels, pruned once in a process.
 pub(crate) fn halved(name: &str) -> &'static Pruned {
     static HALVED: [OnceLock<Pruned>; FIXTURES.len()] = [const { OnceLock::new() }; FIXTURES.len()];
-    HALVED[place(name)].get_or_init(|| shared(name, "halved", &PruneOptions::new(Target::Ratio(0.5))))
+    HALVED[place(name)].get_or_init(|| shared(name, "halved", &PruneOptions::by_magnitude(Target::Ratio(0.5))))
 }
 
 /// The same with norm groups dropped and dimensions of heads pruned.
 pub(crate) fn halved_across_groups(name: &str) -> &'static Pruned {
     static HALVED: [OnceLock<Pruned>; FIXTURES.len()] = [const { OnceLock::new() }; FIXTURES.len()];
     HALVED[place(name)].get_or_init(|| {
-        let mut options = PruneOptions::new(Target::Ratio(0.5));
-        options.norm_groups = NormGroups::Drop;
-        options.attention = AttentionOption::Dims;
+        let mut options = PruneOptions::by_magnitude(Target::Ratio(0.5));
+        options.score.norm_groups = NormGroups::Drop;
+        options.score.attention = AttentionOption::Dims;
         shared(name, "halved_across_groups", &options)
     })
 }
@@ -72,7 +76,7 @@ fn shared(name: &str, kind: &str, options: &PruneOptions) -> Pruned {
 impl Pruned {
     /// Verifies `file` as a cut of the original by the plan, after `change` has had its way with what the plan keeps.
     pub(crate) fn verify_with(&self, file: &Path, change: impl FnOnce(&mut HashMap<Reader, KeptAxes>)) -> VerifyReport {
-        let mut kept = self.cut.plan.kept_axes(&self.analysis.graph, file).unwrap();
+        let mut kept = kept_axes(&self.cut.plan, &self.analysis.graph, file).unwrap();
         change(&mut kept);
         // Small images keep the many verifications of the tests short; the batch still varies.
         let sizes = [("h", 8), ("w", 8), ("seq", 3)].map(|(name, size)| (name.to_owned(), size)).into();

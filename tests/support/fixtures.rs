@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use onnx_diffprune::analysis::{Analysis, analyse};
 use onnx_diffprune::graph::model::Model;
 use onnx_diffprune::load::load;
-use onnx_diffprune::pipeline::{Analysis, analyse};
 use onnx_diffprune::runtime::Runtime;
 
 /// The committed models: a trained U-Net, a transformer, and a text-conditioned U-Net in half precision.

@@ -1,6 +1,7 @@
 //! Gradients against what the loss does: the slope that a gradient promises along a direction, and the centred
 //! difference of the loss there.
 
+use onnx_diffprune::analysis::Analysis;
 use onnx_diffprune::array::{Array, ArrayData, ElementType};
 use onnx_diffprune::gradient::pass::{GradientPass, Gradients};
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
@@ -8,7 +9,6 @@ use onnx_diffprune::graph::sizes::Sizes;
 use onnx_diffprune::onnx::tensor_shape_proto::Dimension;
 use onnx_diffprune::onnx::tensor_shape_proto::dimension::Value;
 use onnx_diffprune::onnx::{ModelProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto};
-use onnx_diffprune::pipeline::Analysis;
 use onnx_diffprune::runtime::{Device, Optimization, Runtime, Session, SessionOptions};
 use prost::Message;
 

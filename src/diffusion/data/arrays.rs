@@ -32,11 +32,11 @@ fn read_array(path: &Path, input: &str) -> Result<Array, Error> {
     let mut arrays = match path.extension().map(|kind| kind.to_string_lossy().to_ascii_lowercase()).as_deref() {
         Some("safetensors") => read_safetensors(path)?,
         Some("npy" | "npz") => {
-            npz::read(path).map_err(|error| Error::input(path, error.to_string()).caused_by(error))?
+            npz::read(path).map_err(|error| Error::unreadable(path, error.to_string()).caused_by(error))?
         }
-        _ if !path.exists() => return Err(Error::input(path, "does not exist")),
+        _ if !path.exists() => return Err(Error::unreadable(path, "does not exist")),
         _ => {
-            return Err(Error::input(
+            return Err(Error::unreadable(
                 path,
                 "expected a folder of images or a file .npy, .npz or .safetensors of samples",
             ));
@@ -44,7 +44,7 @@ fn read_array(path: &Path, input: &str) -> Result<Array, Error> {
     };
     let at = pick(&arrays, input).ok_or_else(|| {
         let names: Vec<&str> = arrays.iter().map(|(name, _)| name.as_str()).collect();
-        Error::input(path, format!("expected one array, or one named {input:?}, found {}", names.join(", ")))
+        Error::unreadable(path, format!("expected one array, or one named {input:?}, found {}", names.join(", ")))
     })?;
     Ok(arrays.swap_remove(at).1)
 }
@@ -54,8 +54,11 @@ pub(super) fn read(path: &Path, input: &str, sizes: &[usize]) -> Result<Rows, Er
     let array = read_array(path, input)?;
     let dims = &array.dims;
     let unexpected = || {
-        Error::input(path, format!("expected samples of {} (the network's), found an array of {dims:?}", text(sizes)))
-            .hint("symbolic sizes of the network are set with --size NAME=N")
+        Error::unreadable(
+            path,
+            format!("expected samples of {} (the network's), found an array of {dims:?}", text(sizes)),
+        )
+        .hint("symbolic sizes of the network are set with --size NAME=N")
     };
     let values: Vec<f32> = match &array.data {
         ArrayData::F32(values) => values.clone(),
@@ -91,7 +94,7 @@ fn pick(arrays: &[(String, Array)], input: &str) -> Option<usize> {
 }
 
 fn read_safetensors(path: &Path) -> Result<Vec<(String, Array)>, Error> {
-    let fail = |text: String| Error::input(path, text);
+    let fail = |text: String| Error::unreadable(path, text);
     let bytes = std::fs::read(path).map_err(|error| fail(format!("can't be read: {error}")).caused_by(error))?;
     let file = SafeTensors::deserialize(&bytes)
         .map_err(|error| fail(format!("not a readable safetensors file: {error}")).caused_by(error))?;

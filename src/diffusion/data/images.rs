@@ -17,7 +17,7 @@ pub(super) struct Image {
 
 /// The PNG and JPEG files of a folder by name.
 pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let fail = |error: std::io::Error| Error::input(folder, format!("can't be read: {error}")).caused_by(error);
+    let fail = |error: std::io::Error| Error::unreadable(folder, format!("can't be read: {error}")).caused_by(error);
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(fail)? {
         let path = entry.map_err(fail)?.path();
@@ -27,7 +27,7 @@ pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
         }
     }
     if files.is_empty() {
-        return Err(Error::input(folder, "expected .png or .jpg files in the folder, found none"));
+        return Err(Error::unreadable(folder, "expected .png or .jpg files in the folder, found none"));
     }
     files.sort();
     Ok(files)
@@ -35,7 +35,7 @@ pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 
 /// Reads an image, cut at its centre to the aspect of `sizes` (channels, height, width) and resized to it.
 pub(super) fn read(path: &Path, sizes: &[usize]) -> Result<Image, Error> {
-    let fail = |text: String| Error::input(path, text);
+    let fail = |text: String| Error::unreadable(path, text);
     let &[channels, height, width] = sizes else {
         return Err(fail(format!("images need a network of [channels, height, width] samples, found {sizes:?}"))
             .hint("give the samples as .npy, .npz or .safetensors"));

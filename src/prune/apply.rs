@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use crate::analysis::Analysis;
 use crate::error::Error;
 use crate::operator::couple::kept::Kept;
-use crate::plan::Plan;
+use crate::plan::{Plan, kept_axes};
 use crate::rewrite::{Rewritten, rewrite};
 use crate::runtime::Runtime;
 
-/// Repeats the cut of a plan.
+/// Repeats the cut of a plan; `path` names it in messages.
 ///
 /// # Errors
 /// The plan belongs to another model or contradicts its coupling.
@@ -18,7 +18,7 @@ pub fn apply(
     plan: &Plan,
     path: &std::path::Path,
     runtime: Option<&Runtime>,
-) -> Result<Rewritten, Error> {
+) -> Result<(Kept, Rewritten), Error> {
     let digest = analysis.model.digest()?;
     if plan.input_digest != digest {
         let text = format!(
@@ -26,9 +26,9 @@ pub fn apply(
             plan.input_digest,
             analysis.model.path().display()
         );
-        return Err(Error::input(path, text));
+        return Err(Error::usage(text).in_file(path));
     }
-    let reads = plan.kept_axes(&analysis.graph, path)?;
+    let reads = kept_axes(plan, &analysis.graph, path)?;
     let read: BTreeSet<usize> =
         reads.keys().filter_map(|reader| analysis.graph.nodes[reader.node].input(reader.slot)).collect();
     analysis.fold.evaluate(&analysis.model, &analysis.graph, runtime, &|value| read.contains(&value))?;
@@ -72,14 +72,14 @@ pub fn apply(
             Some(other) => other.and(&pass),
         });
     }
-    let kept = kept.ok_or_else(|| Error::input(path, "the plan names no attention option"))?;
+    let kept = kept.ok_or_else(|| Error::unreadable(path, "the plan names no attention option"))?;
     let rewritten = rewrite(analysis, &kept)?;
     let again = rewritten.slices.reads();
     let is_same =
         again.len() == reads.len() && again.iter().all(|(reader, _, slices)| reads.get(reader) == Some(slices));
     if !is_same {
-        return Err(Error::input(path, "the plan removes indices that belong to channels it keeps")
+        return Err(Error::unreadable(path, "the plan removes indices that belong to channels it keeps")
             .hint("plans must remove whole channels; do not edit kept indices by hand"));
     }
-    Ok(rewritten)
+    Ok((kept, rewritten))
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::Scored;
-use super::options::{PruneOptions, Target};
+use super::choice::Scored;
+use super::options::{CutOptions, PruneOptions, ScoreOptions, Target};
 use crate::analysis::Analysis;
 use crate::error::Error;
 use crate::onnx::tool_name;
@@ -33,7 +33,7 @@ pub(super) fn make_plan(
             if *done {
                 continue;
             }
-            let is_kept_by_user = options.keep.iter().any(|pattern| analysis.matches(&group.members, pattern));
+            let is_kept_by_user = options.cut.keep.iter().any(|pattern| analysis.matches(&group.members, pattern));
             let reason = match &group.fixed {
                 Some(reason) => Some(format!("{} (node {:?})", reason.text, reason.node)),
                 None if is_kept_by_user => Some("kept by --keep".to_owned()),
@@ -69,8 +69,8 @@ pub(super) fn make_plan(
         tool: tool_name(),
         input_digest: analysis.model.digest()?,
         criterion: criterion.to_owned(),
-        attention: options.attention,
-        norm_groups: options.norm_groups,
+        attention: options.score.attention,
+        norm_groups: options.score.norm_groups,
         ratio,
         options: options_record(options),
         tensors: tensor_plans(&analysis.graph, &dims_of, &rewritten.slices),
@@ -82,25 +82,20 @@ pub(super) fn make_plan(
 /// The options of a cut in the form of the plan.
 fn options_record(options: &PruneOptions) -> BTreeMap<String, Value> {
     // Field by field, so that a new option can't be forgotten here.
-    let PruneOptions {
-        target,
-        scope,
-        round_to,
-        max_ratio,
-        keep,
-        ratio_for,
-        norm_groups,
-        attention,
+    let ScoreOptions {
         criterion,
+        attention,
+        norm_groups,
         norm,
         reduction,
-        seed,
-        sizes,
         members,
         reference,
-        // Follows from the network.
-        image_elements: _,
-    } = options;
+        seed,
+        sizes,
+        // The caller records what it wants of these.
+        gradients: _,
+    } = &options.score;
+    let CutOptions { target, scope, round_to, max_ratio, keep, ratio_for } = &options.cut;
     let target = match target {
         Target::Ratio(ratio) => ("ratio", json!(ratio)),
         Target::Macs(share) => ("target-macs", json!(share)),

@@ -1,0 +1,274 @@
+//! How a network was trained, as a user describes it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{ConfiguredProcess, VarianceType, read_scheduler_config};
+use super::process::{Preconditioning, PredictionType, Process, TimeScale};
+use super::roles::Roles;
+use super::schedule::{BetaSchedule, DiscreteOptions, FlowOptions, NoiseSchedule, SigmaOptions};
+use crate::error::Error;
+
+/// Noise schedules by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum), value(rename_all = "snake_case"))]
+pub enum ScheduleName {
+    /// beta grows linearly (DDPM).
+    Linear,
+    /// The root of beta grows linearly (latent diffusion, Stable Diffusion).
+    ScaledLinear,
+    /// A squared cosine (improved diffusion).
+    #[serde(rename = "squaredcos_cap_v2")]
+    #[cfg_attr(feature = "cli", value(name = "squaredcos_cap_v2"))]
+    SquaredcosCapV2,
+    /// A straight line from sample to noise (flow matching).
+    Flow,
+    /// Noise levels as Karras et al. space them (EDM, consistency models).
+    Karras,
+}
+
+/// Where the scalings of Karras et al. are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum PreconditioningPlace {
+    /// In the graph: it takes the noisy sample and sigma, and returns the clean sample.
+    Inside,
+    /// Around the graph: it takes the scaled sample and ln(sigma) / 4.
+    Outside,
+}
+
+impl ScheduleName {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::ScaledLinear => "scaled_linear",
+            Self::SquaredcosCapV2 => "squaredcos_cap_v2",
+            Self::Flow => "flow",
+            Self::Karras => "karras",
+        }
+    }
+}
+
+/// How a network was trained; everything that is left out has a default, which may depend on the network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProcessOptions {
+    /// The `scheduler_config.json` of a diffusers model, instead of the options for the schedule.
+    pub scheduler_config: Option<PathBuf>,
+    /// The noise schedule: linear; flow for flow predictions; karras if the time input is named sigma or noise.
+    pub schedule: Option<ScheduleName>,
+    /// beta of the first step: 0.0001; scaled_linear: 0.00085.
+    pub beta_start: Option<f64>,
+    /// beta of the last step: 0.02; scaled_linear: 0.012.
+    pub beta_end: Option<f64>,
+    /// The number of steps of training: 1000.
+    pub train_timesteps: Option<usize>,
+    /// Stretch the schedule so that the last step has no signal.
+    pub rescale_betas_zero_snr: bool,
+    /// The shift of a flow schedule: 1.
+    pub shift: Option<f64>,
+    /// The least noise level of a karras schedule: 0.002.
+    pub sigma_min: Option<f64>,
+    /// The greatest noise level of a karras schedule: 80.
+    pub sigma_max: Option<f64>,
+    /// The standard deviation of the data, for preconditioning outside the graph: 0.5.
+    pub sigma_data: Option<f64>,
+    /// Where the scalings of a network with noise levels are: inside; outside if the time input is named noise; as the
+    /// scheduler says, if one is given and the time input is not named sigma.
+    pub preconditioning: Option<PreconditioningPlace>,
+    /// What the network's output stands for: epsilon; flow for a flow schedule; sample for noise levels.
+    pub prediction_type: Option<PredictionType>,
+    /// What the time input expects: step; sigma or c_noise with noise levels; fraction if it is named a ratio.
+    pub time_input: Option<TimeScale>,
+    /// Clip estimates of the clean sample to the sample range: as the scheduler says; else for 1 or 3 channels with a
+    /// discrete schedule.
+    pub clip_sample: Option<bool>,
+    /// The values of samples that the network was trained on: -1 and 1.
+    pub sample_range: (f64, f64),
+}
+
+impl Default for ProcessOptions {
+    fn default() -> Self {
+        Self {
+            scheduler_config: None,
+            schedule: None,
+            beta_start: None,
+            beta_end: None,
+            train_timesteps: None,
+            rescale_betas_zero_snr: false,
+            shift: None,
+            sigma_min: None,
+            sigma_max: None,
+            sigma_data: None,
+            preconditioning: None,
+            prediction_type: None,
+            time_input: None,
+            clip_sample: None,
+            sample_range: (-1.0, 1.0),
+        }
+    }
+}
+
+impl ProcessOptions {
+    /// The process, from a scheduler's configuration or from the options; what is not said follows from the names of the
+    /// network's inputs.
+    ///
+    /// # Errors
+    /// A configuration that can't be read, options that contradict each other or the network.
+    pub fn configure(&self, roles: &Roles) -> Result<ConfiguredProcess, Error> {
+        let mut configured = match &self.scheduler_config {
+            Some(path) => {
+                self.refuse_schedule_options()?;
+                self.with_overrides(read_scheduler_config(path)?, roles)?
+            }
+            None => self.described(roles)?,
+        };
+        let process = &mut configured.process;
+        let words = roles.time.name.to_lowercase();
+        if let Some(scale) = self.time_input {
+            process.time = scale;
+        } else if process.preconditioning.is_none() && roles.takes_sigma() {
+            process.time = TimeScale::Sigma;
+        } else if process.schedule.is_discrete() && (words.contains("ratio") || words.contains("fraction")) {
+            process.time = TimeScale::Fraction;
+        }
+        if process.time != TimeScale::Step && !roles.time.element_type.is_float() {
+            let text =
+                format!("can't put {} into the integer input {}", process.time.describe(), roles.time.describe());
+            return Err(Error::usage(text).hint("give --time-input step, or another input with --timestep-input"));
+        }
+        let (low, high) = self.sample_range;
+        let range = Some((low as f32, high as f32));
+        match self.clip_sample {
+            Some(true) => process.clip = range,
+            Some(false) => process.clip = None,
+            None if self.scheduler_config.is_some() => {}
+            None => {
+                let is_image = roles.sample.shape.len() == 4
+                    && roles.sample.shape.get(1).is_some_and(|channels| channels.is(1) || channels.is(3));
+                process.clip = range.filter(|_| is_image && process.schedule.is_discrete());
+            }
+        }
+        Ok(configured)
+    }
+
+    /// What the arguments change of a scheduler's configuration.
+    fn with_overrides(&self, mut configured: ConfiguredProcess, roles: &Roles) -> Result<ConfiguredProcess, Error> {
+        let process = &configured.process;
+        // A graph that takes sigma does the scaling itself; scheduler configurations do not tell.
+        let inside = self.preconditioning == Some(PreconditioningPlace::Inside)
+            || self.preconditioning.is_none() && roles.takes_sigma();
+        if self.preconditioning == Some(PreconditioningPlace::Outside) && process.preconditioning.is_none() {
+            return Err(Error::usage(
+                "--preconditioning outside: the scheduler has no noise levels and data deviation",
+            ));
+        }
+        if process.preconditioning.is_some() && !inside {
+            if self.prediction_type.is_some() {
+                return Err(Error::usage("--prediction-type has no meaning under preconditioning outside the graph"));
+            }
+            return Ok(configured);
+        }
+        if process.preconditioning.is_some() {
+            configured.notes.push("the graph takes sigma: its preconditioning is taken to be inside".to_owned());
+        }
+        let process = configured.process;
+        let prediction = self.prediction_type.unwrap_or(process.prediction);
+        let clip = process.clip;
+        configured.process = Process { clip, ..Process::new(process.schedule, prediction, None)? };
+        Ok(configured)
+    }
+
+    fn described(&self, roles: &Roles) -> Result<ConfiguredProcess, Error> {
+        let by_name = self.preconditioning.is_none()
+            && self.prediction_type.is_none()
+            && self.schedule.is_none_or(|name| name == ScheduleName::Karras)
+            && roles.takes_c_noise();
+        let outside = self.preconditioning == Some(PreconditioningPlace::Outside) || by_name;
+        let name = self.schedule.unwrap_or(if roles.takes_sigma() || outside {
+            ScheduleName::Karras
+        } else if self.prediction_type == Some(PredictionType::Flow) {
+            ScheduleName::Flow
+        } else {
+            ScheduleName::Linear
+        });
+        self.refuse_options_of_others(name)?;
+        let steps = self.train_timesteps.unwrap_or(1000);
+        let discrete = |schedule, (start, end): (f64, f64)| {
+            NoiseSchedule::discrete(&DiscreteOptions {
+                schedule,
+                beta_start: self.beta_start.unwrap_or(start),
+                beta_end: self.beta_end.unwrap_or(end),
+                steps,
+                zero_terminal_snr: self.rescale_betas_zero_snr,
+            })
+        };
+        let (schedule, prediction) = match name {
+            ScheduleName::Linear => (discrete(BetaSchedule::Linear, (1e-4, 0.02))?, PredictionType::Epsilon),
+            ScheduleName::ScaledLinear => {
+                (discrete(BetaSchedule::ScaledLinear, (0.00085, 0.012))?, PredictionType::Epsilon)
+            }
+            ScheduleName::SquaredcosCapV2 => {
+                (discrete(BetaSchedule::SquaredcosCapV2, (1e-4, 0.02))?, PredictionType::Epsilon)
+            }
+            ScheduleName::Flow => {
+                let options = FlowOptions { shift: self.shift.unwrap_or(1.0), steps, ..FlowOptions::default() };
+                (NoiseSchedule::flow(options)?, PredictionType::Flow)
+            }
+            ScheduleName::Karras => {
+                let defaults = SigmaOptions::default();
+                let options = SigmaOptions {
+                    sigma_min: self.sigma_min.unwrap_or(defaults.sigma_min),
+                    sigma_max: self.sigma_max.unwrap_or(defaults.sigma_max),
+                    steps,
+                    ..defaults
+                };
+                (NoiseSchedule::sigma(options)?, PredictionType::Sample)
+            }
+        };
+        let scalings = outside.then(|| Preconditioning::edm(self.sigma_data.unwrap_or(0.5)));
+        let process = Process::new(schedule, self.prediction_type.unwrap_or(prediction), scalings)?;
+        Ok(ConfiguredProcess { process, variance: VarianceType::FixedSmall, notes: Vec::new() })
+    }
+
+    /// The options for the schedule that are given, by the schedules that know them.
+    fn schedule_options(&self) -> [(&'static str, bool, &'static [ScheduleName]); 9] {
+        use ScheduleName::{Flow, Karras, Linear, ScaledLinear, SquaredcosCapV2};
+        let all: &[ScheduleName] = &[Linear, ScaledLinear, SquaredcosCapV2, Flow, Karras];
+        let discrete: &[ScheduleName] = &[Linear, ScaledLinear, SquaredcosCapV2];
+        [
+            ("--schedule", self.schedule.is_some(), all),
+            ("--train-timesteps", self.train_timesteps.is_some(), all),
+            ("--beta-start", self.beta_start.is_some(), &[Linear, ScaledLinear]),
+            ("--beta-end", self.beta_end.is_some(), &[Linear, ScaledLinear]),
+            ("--rescale-betas-zero-snr", self.rescale_betas_zero_snr, discrete),
+            ("--shift", self.shift.is_some(), &[Flow]),
+            ("--sigma-min", self.sigma_min.is_some(), &[Karras]),
+            ("--sigma-max", self.sigma_max.is_some(), &[Karras]),
+            ("--sigma-data", self.sigma_data.is_some(), &[Karras]),
+        ]
+    }
+
+    /// The command line refuses these by itself; a configuration file does not.
+    fn refuse_schedule_options(&self) -> Result<(), Error> {
+        match self.schedule_options().into_iter().find(|(_, given, _)| *given) {
+            Some((option, ..)) => Err(Error::usage(format!("{option} can't be used with --scheduler-config"))),
+            None => Ok(()),
+        }
+    }
+
+    fn refuse_options_of_others(&self, schedule: ScheduleName) -> Result<(), Error> {
+        let unused = |(_, given, known): &(_, bool, &[ScheduleName])| *given && !known.contains(&schedule);
+        if self.preconditioning == Some(PreconditioningPlace::Outside) && schedule != ScheduleName::Karras {
+            return Err(Error::usage("--preconditioning outside needs --schedule karras"));
+        }
+        match self.schedule_options().into_iter().find(unused) {
+            Some((option, ..)) => {
+                Err(Error::usage(format!("{option} has no effect on the noise schedule {}", schedule.name())))
+            }
+            None => Ok(()),
+        }
+    }
+}

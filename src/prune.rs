@@ -1,0 +1,46 @@
+//! The stages driven in order, as callers of the library see them: analyse → score → cut → stage → verify → save.
+//!
+//! What callers hold (`Model`, `Analysis`, `Scores`, `Cut`, `Staged`) owns what it needs and can be sent to other
+//! threads.
+
+pub mod apply;
+
+mod artifacts;
+
+mod choice;
+
+mod cut;
+
+pub mod cutting;
+
+mod data;
+
+mod describe;
+
+mod gradients;
+
+mod inspection;
+
+mod model;
+
+mod network;
+
+mod options;
+
+mod progress;
+
+mod runtime;
+
+mod staged;
+
+pub use artifacts::{ArtifactOptions, WrittenArtifacts};
+pub use cut::{Cut, Scores};
+pub use data::{library_providers, read_npz};
+pub use gradients::GradientReport;
+pub use inspection::{BarrierInfo, GroupInfo, Inspection, MemberInfo, NodeInfo};
+pub use model::{Analysis, Model};
+pub use network::{Drawn, LossOptions, LossReport, Network, NetworkOptions};
+pub use options::{CriterionOption, CutOptions, GradientSettings, PruneOptions, Ratio, ScoreOptions, Target};
+pub use progress::{Progress, Stage, Watch};
+pub use runtime::Runtime;
+pub use staged::{Staged, Written, plan_path};

@@ -1,0 +1,239 @@
+//! Scores of channels, and which of them go.
+
+use std::collections::BTreeSet;
+
+use super::options::{CriterionOption, CutOptions, PruneOptions, ScoreOptions, Target};
+use crate::analysis::Analysis;
+use crate::couple::group::{ChannelGroup, Grouping, Member};
+use crate::error::Error;
+use crate::gradient::accumulate::Accumulated;
+use crate::graph::sizes::{Sizes, sizes_for};
+use crate::macs::Cost;
+use crate::operator::couple::kept::Kept;
+use crate::runtime::Runtime;
+use crate::score::{Criterion, GradientCriterion, Magnitude, Random, ScoreCx, score_groups};
+use crate::select::{Budget, Removed, select};
+
+/// One grouping with the scores of its channels.
+#[derive(Debug)]
+pub(super) struct Scored {
+    pub(super) grouping: Grouping,
+    pub(super) scores: Vec<Vec<f64>>,
+    /// Groups that an earlier pass has pruned already.
+    pub(super) done: Vec<bool>,
+}
+
+impl Scored {
+    fn remove(&self, analysis: &Analysis, options: &CutOptions, ratio: f64) -> Removed {
+        let mut ratios = ratios(analysis, &self.grouping, options, ratio);
+        for (ratio, done) in ratios.iter_mut().zip(&self.done) {
+            if *done {
+                *ratio = 0.0;
+            }
+        }
+        let (scope, round_to, max_ratio) = (options.scope, options.round_to, options.max_ratio);
+        select(&self.grouping, &self.scores, &Budget { ratios, scope, round_to, max_ratio })
+    }
+}
+
+/// The scores of all groups, by pass.
+#[derive(Debug)]
+pub(super) struct Scoring {
+    pub(super) passes: Vec<Scored>,
+    /// The name of the criterion.
+    pub(super) criterion: &'static str,
+    pub(super) warnings: Vec<String>,
+}
+
+/// What a cut takes away, before anything is rewritten.
+pub(super) struct Choice {
+    pub(super) removed: Vec<Removed>,
+    pub(super) kept: Kept,
+    pub(super) ratio: f64,
+}
+
+/// Scores all groups. The gradient criteria need `gradients`: sums, and the elements of one sample.
+///
+/// # Errors
+/// A weight that can't be read, nothing that can be pruned.
+pub(super) fn score(
+    analysis: &Analysis,
+    options: &ScoreOptions,
+    gradients: Option<(&Accumulated, f64)>,
+    runtime: Option<&Runtime>,
+) -> Result<Scoring, Error> {
+    let cx = ScoreCx {
+        model: &analysis.model,
+        graph: &analysis.graph,
+        operators: &analysis.operators,
+        fold: &analysis.fold,
+        coupling: &analysis.coupling,
+    };
+    let groupings = analysis.groupings(options.attention, options.norm_groups);
+    let all: Vec<_> = groupings.iter().flat_map(|grouping| grouping.groups.iter().cloned()).collect();
+    let shrinking = all.iter().filter(|group| group.fixed.is_none()).flat_map(|group| &group.members);
+    let shrinking: BTreeSet<usize> = shrinking.map(|member| analysis.coupling.uses[member.weight].value).collect();
+    analysis.fold.evaluate(&analysis.model, &analysis.graph, runtime, &|value| shrinking.contains(&value))?;
+    let criterion = criterion(&cx, &all, options, gradients)?;
+    let mut passes: Vec<Scored> = Vec::new();
+    for grouping in groupings {
+        let scores = score_groups(&cx, &grouping, criterion.as_ref())?;
+        let done = grouping.groups.iter().map(|group| {
+            passes.iter().any(|earlier| {
+                earlier.grouping.groups.iter().any(|other| is_same_group(&other.members, &group.members))
+            })
+        });
+        let done = done.collect();
+        passes.push(Scored { grouping, scores, done });
+    }
+    if passes.iter().all(|scored| scored.grouping.groups.iter().all(|group| group.fixed.is_some())) {
+        return Err(nothing_to_prune(analysis, &passes));
+    }
+    Ok(Scoring { criterion: criterion.name(), warnings: criterion.warnings(), passes })
+}
+
+/// Chooses the channels to remove.
+///
+/// # Errors
+/// A target that can't be met.
+pub(super) fn choose(
+    analysis: &Analysis,
+    scoring: &Scoring,
+    options: &CutOptions,
+    sizes: &Sizes,
+) -> Result<Choice, Error> {
+    let scored = &scoring.passes;
+    let removed_at =
+        |ratio: f64| -> Vec<Removed> { scored.iter().map(|scored| scored.remove(analysis, options, ratio)).collect() };
+    let ratio = match options.target {
+        Target::Ratio(ratio) => ratio,
+        Target::Macs(share) | Target::Params(share) => {
+            let sizes = sizes_for(&analysis.facts, sizes);
+            let before = analysis.count(|counter| counter.cost(None, &sizes));
+            search_ratio(analysis, options, share, &before, &|ratio| {
+                let kept = kept_of(analysis, scored, &removed_at(ratio));
+                analysis.count(|counter| match options.target {
+                    Target::Params(_) => counter.parameters(Some(&kept)) as f64 / before.parameters as f64,
+                    _ => counter.macs(Some(&kept), &sizes).0 / before.macs,
+                })
+            })?
+        }
+    };
+    let removed = removed_at(ratio);
+    let kept = kept_of(analysis, scored, &removed);
+    Ok(Choice { removed, kept, ratio })
+}
+
+/// The channels that a cut by these gradients would remove, one entry per channel of every group.
+///
+/// # Errors
+/// As [`score`] and [`choose`].
+pub(super) fn selection(
+    analysis: &Analysis,
+    options: &PruneOptions,
+    gradients: (&Accumulated, f64),
+    runtime: Option<&Runtime>,
+) -> Result<Vec<Removed>, Error> {
+    let scoring = score(analysis, &options.score, Some(gradients), runtime)?;
+    Ok(choose(analysis, &scoring, &options.cut, &options.score.sizes)?.removed)
+}
+
+/// The share of channels of each group that the options ask for.
+fn ratios(analysis: &Analysis, grouping: &Grouping, options: &CutOptions, ratio: f64) -> Vec<f64> {
+    grouping
+        .groups
+        .iter()
+        .map(|group| {
+            if options.keep.iter().any(|pattern| analysis.matches(&group.members, pattern)) {
+                return 0.0;
+            }
+            let own = options.ratio_for.iter().rev().find(|(pattern, _)| analysis.matches(&group.members, pattern));
+            own.map_or(ratio, |(_, ratio)| *ratio)
+        })
+        .collect()
+}
+
+fn kept_of(analysis: &Analysis, scored: &[Scored], removed: &[Removed]) -> Kept {
+    let mut kept: Option<Kept> = None;
+    for (scored, removed) in scored.iter().zip(removed) {
+        let mut gone = BTreeSet::new();
+        for (group, removed) in scored.grouping.groups.iter().zip(removed) {
+            gone.extend(group.channels.iter().zip(removed).filter(|(_, removed)| **removed).map(|(class, _)| *class));
+        }
+        let pass = Kept::without(&analysis.coupling.spaces, &scored.grouping.classes, &|class| gone.contains(&class));
+        kept = Some(match kept {
+            None => pass,
+            Some(other) => other.and(&pass),
+        });
+    }
+    kept.unwrap_or_else(|| Kept::without(&analysis.coupling.spaces, &analysis.coupling.spaces.classes(), &|_| false))
+}
+
+fn criterion(
+    cx: &ScoreCx<'_>,
+    groups: &[ChannelGroup],
+    options: &ScoreOptions,
+    gradients: Option<(&Accumulated, f64)>,
+) -> Result<Box<dyn Criterion>, Error> {
+    Ok(match (options.criterion, gradients) {
+        (CriterionOption::Magnitude, _) => Box::new(Magnitude::new(cx, groups, options.norm, options.reduction)?),
+        (CriterionOption::Random, _) => Box::new(Random { seed: options.seed }),
+        (_, None) => {
+            let text = "the criterion scores by gradients, which were not computed";
+            return Err(Error::usage(text).hint("pass gradients, or choose magnitude or random"));
+        }
+        (CriterionOption::DiffPruning | CriterionOption::Taylor | CriterionOption::Hessian, Some(gradients)) => {
+            let (sums, image_elements) = gradients;
+            Box::new(GradientCriterion::new(cx, groups, sums, &options.gradient_form(image_elements))?)
+        }
+    })
+}
+
+fn is_same_group(a: &[Member], b: &[Member]) -> bool {
+    a.len() == b.len()
+        && a.iter().zip(b).all(|(a, b)| a.weight == b.weight && a.axis == b.axis && a.indices == b.indices)
+}
+
+fn nothing_to_prune(analysis: &Analysis, scored: &[Scored]) -> Error {
+    let first = scored.iter().flat_map(|scored| &scored.grouping.groups).find_map(|group| {
+        let reason = group.fixed.as_ref()?;
+        Some(format!("{}: {} (node {:?})", analysis.group_name(&group.members), reason.text, reason.node))
+    });
+    let barrier = analysis.coupling.barriers.first().map(|barrier| {
+        let node = &analysis.graph.nodes[barrier.node];
+        format!("node {:?} ({}): {}", node.name, node.op(), barrier.cause)
+    });
+    let example = first.or(barrier).map_or_else(String::new, |example| format!("; for example {example}"));
+    Error::unmet(format!("nothing can be pruned: no channel group of the network may shrink{example}"))
+        .in_file(analysis.model.path())
+}
+
+/// The smallest ratio that leaves at most `share`.
+fn search_ratio(
+    analysis: &Analysis,
+    options: &CutOptions,
+    share: f64,
+    before: &Cost,
+    share_at: &dyn Fn(f64) -> f64,
+) -> Result<f64, Error> {
+    let what = if matches!(options.target, Target::Params(_)) { "parameters" } else { "MACs" };
+    if before.macs == 0.0 || before.parameters == 0 {
+        return Err(Error::unmet(format!("the network has no {what} to count")).in_file(analysis.model.path()));
+    }
+    let (mut low, mut high) = (0.0, 1.0);
+    let least = share_at(high);
+    if least > share {
+        let text = format!(
+            "expected {} % of the {what}, the most that can go leaves {:.1} %",
+            // As many digits as were asked for, without those that only binary fractions have.
+            ((share * 1e8).round() / 1e6),
+            least * 100.0
+        );
+        return Err(Error::unmet(text).in_file(analysis.model.path()));
+    }
+    for _ in 0..24 {
+        let middle = (low + high) / 2.0;
+        if share_at(middle) > share { low = middle } else { high = middle }
+    }
+    Ok(high)
+}

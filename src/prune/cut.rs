@@ -1,0 +1,150 @@
+//! Scores and cuts as callers of the library hold them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::choice::Scoring;
+use super::cutting::{Cutting, cut_scored};
+use super::gradients::GradientReport;
+use super::model::{Analysis, Model};
+use super::options::{CutOptions, PruneOptions, ScoreOptions};
+use super::staged::Staged;
+use crate::error::Error;
+use crate::graph::sizes::{Sizes, sizes_for};
+use crate::macs::Cost;
+use crate::operator::couple::kept::Kept;
+use crate::plan::Plan;
+use crate::rewrite::Rewritten;
+
+/// The scores of all channels, from which cuts are made. A clone shares them.
+#[derive(Clone, Debug)]
+pub struct Scores {
+    analysis: Analysis,
+    options: ScoreOptions,
+    scoring: Arc<Scoring>,
+    gradients: Option<Arc<GradientReport>>,
+}
+
+impl Scores {
+    pub(super) fn new(
+        analysis: Analysis,
+        options: ScoreOptions,
+        scoring: Scoring,
+        gradients: Option<GradientReport>,
+    ) -> Self {
+        Self { analysis, options, scoring: Arc::new(scoring), gradients: gradients.map(Arc::new) }
+    }
+
+    /// How the gradients came about, where the criterion takes them.
+    pub fn gradients(&self) -> Option<&GradientReport> {
+        self.gradients.as_deref()
+    }
+
+    /// Chooses channels and makes the smaller graph: by a [`super::Ratio`], a [`super::Target`] or all of
+    /// [`CutOptions`]. Nothing is written yet.
+    ///
+    /// # Errors
+    /// Options that make no sense, a target that can't be met, a node that can't express the cut.
+    pub fn cut(&self, options: impl Into<CutOptions>) -> Result<Cut, Error> {
+        let options = PruneOptions { score: self.options.clone(), cut: options.into() };
+        options.cut.check()?;
+        let Cutting { rewritten, plan, before, after, sizes, warnings, ratio: _, kept: _ } =
+            cut_scored(&self.analysis.0, &self.scoring, &options)?;
+        Ok(Cut {
+            analysis: self.analysis.clone(),
+            rewritten: Arc::new(rewritten),
+            plan: Arc::new(plan),
+            before,
+            after,
+            sizes,
+            warnings,
+        })
+    }
+}
+
+/// A cut that can be written. A clone shares it.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    analysis: Analysis,
+    rewritten: Arc<Rewritten>,
+    plan: Arc<Plan>,
+    before: Cost,
+    after: Cost,
+    sizes: Sizes,
+    warnings: Vec<String>,
+}
+
+impl Cut {
+    pub(super) fn repeated(analysis: Analysis, plan: Plan, kept: &Kept, rewritten: Rewritten) -> Self {
+        let sizes = sizes_for(&analysis.0.facts, &Sizes::new());
+        let cost = |kept: Option<&Kept>| analysis.0.count(|counter| counter.cost(kept, &sizes));
+        let (before, after) = (cost(None), cost(Some(kept)));
+        let (rewritten, plan) = (Arc::new(rewritten), Arc::new(plan));
+        Self { analysis, rewritten, plan, before, after, sizes, warnings: Vec::new() }
+    }
+
+    /// What is cut.
+    pub fn analysis(&self) -> &Analysis {
+        &self.analysis
+    }
+
+    /// The original.
+    pub fn model(&self) -> Model {
+        self.analysis.model()
+    }
+
+    /// What the cut keeps, with scores and reasons.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Adds an entry to the options that plan and metadata record.
+    pub fn record(&mut self, name: &str, value: Value) {
+        Arc::make_mut(&mut self.plan).options.insert(name.to_owned(), value);
+    }
+
+    /// The channel ratio that was used: the one that was asked for, or found for a target.
+    pub fn ratio(&self) -> f64 {
+        self.plan.ratio
+    }
+
+    /// The cost of the original.
+    pub fn before(&self) -> &Cost {
+        &self.before
+    }
+
+    /// The cost of what is left.
+    pub fn after(&self) -> &Cost {
+        &self.after
+    }
+
+    /// The sizes of symbolic dimensions at which costs were counted.
+    pub fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    /// Things that the user should know.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Values computed from shapes that were frozen at their old values, such as an attention scale.
+    pub fn frozen(&self) -> &[String] {
+        &self.rewritten.frozen
+    }
+
+    /// Writes the pruned model into a hidden folder beside `output`, which disappears unless it is
+    /// [saved](Staged::save). Weights are sliced while they are written, none is held in memory.
+    ///
+    /// # Errors
+    /// The output can't be written, or would replace the original.
+    pub fn stage(&self, output: impl AsRef<Path>) -> Result<Staged, Error> {
+        let mut edits = self.rewritten.edits.clone();
+        edits.metadata = self.plan.metadata();
+        let output = output.as_ref();
+        let staged = crate::write::stage(&self.analysis.0.model, &edits, output)?;
+        Ok(Staged::new(self.clone(), staged, output))
+    }
+}

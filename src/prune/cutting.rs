@@ -1,0 +1,76 @@
+//! The cut: selection, the smaller graph, and the plan.
+
+use super::choice::{Choice, Scoring, choose, score};
+use super::describe::make_plan;
+use super::options::PruneOptions;
+use crate::analysis::Analysis;
+use crate::error::Error;
+use crate::graph::sizes::{Sizes, sizes_for};
+use crate::macs::Cost;
+use crate::operator::couple::kept::Kept;
+use crate::plan::Plan;
+use crate::rewrite::{Rewritten, rewrite};
+use crate::runtime::Runtime;
+
+/// A cut, ready to be written.
+#[derive(Debug)]
+pub struct Cutting {
+    /// What survives.
+    pub kept: Kept,
+    /// The rewritten model.
+    pub rewritten: Rewritten,
+    /// The plan.
+    pub plan: Plan,
+    /// Costs before and after at the sizes used for counting.
+    pub before: Cost,
+    /// Costs after.
+    pub after: Cost,
+    /// The sizes of symbolic dimensions at which costs were counted.
+    pub sizes: Sizes,
+    /// Things that the user should know.
+    pub warnings: Vec<String>,
+    /// The channel ratio that was used.
+    pub ratio: f64,
+}
+
+/// Scores, selects and rewrites, by a criterion that looks at the weights alone.
+///
+/// # Errors
+/// A weight that can't be read, a target that can't be met, nothing that can be pruned.
+pub fn cut(analysis: &Analysis, options: &PruneOptions, runtime: Option<&Runtime>) -> Result<Cutting, Error> {
+    let scoring = score(analysis, &options.score, None, runtime)?;
+    cut_scored(analysis, &scoring, options)
+}
+
+/// Selects and rewrites.
+///
+/// # Errors
+/// A target that can't be met, nothing that can be pruned, a node that can't express the cut.
+pub(super) fn cut_scored(analysis: &Analysis, scoring: &Scoring, options: &PruneOptions) -> Result<Cutting, Error> {
+    let sizes = sizes_for(&analysis.facts, &options.score.sizes);
+    let Choice { removed, kept, ratio } = choose(analysis, scoring, &options.cut, &options.score.sizes)?;
+    let mut warnings = scoring.warnings.clone();
+    let before = analysis.count(|counter| counter.cost(None, &sizes));
+    let is_asked = ratio > 0.0 || options.cut.ratio_for.iter().any(|(_, ratio)| *ratio > 0.0);
+    if is_asked && removed.iter().flatten().flatten().all(|removed| !removed) {
+        return Err(Error::unmet(format!("nothing can be pruned at ratio {ratio}"))
+            .in_file(analysis.model.path())
+            .hint("a larger --ratio, a smaller --round-to or --norm-groups drop may help; inspect shows the groups"));
+    }
+    let rewritten = rewrite(analysis, &kept)?;
+    let after = analysis.count(|counter| counter.cost(Some(&kept), &sizes));
+    for scored in &scoring.passes {
+        if let [first, others @ ..] = scored.grouping.dropped.as_slice() {
+            let others = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+            warnings.push(format!(
+                "norm {first:?}{others} can't lose the same number of channels from each of its groups; whole groups go"
+            ));
+        }
+    }
+    for barrier in &analysis.coupling.barriers {
+        let node = &analysis.graph.nodes[barrier.node];
+        warnings.push(format!("node {:?} ({}) keeps all channels it touches: {}", node.name, node.op(), barrier.cause));
+    }
+    let plan = make_plan(analysis, options, (scoring.criterion, ratio), &scoring.passes, &removed, &rewritten)?;
+    Ok(Cutting { kept, rewritten, plan, before, after, sizes, warnings, ratio })
+}

@@ -1,0 +1,293 @@
+//! Gradients of the denoising loss, summed over timesteps.
+
+mod graph;
+mod samples;
+mod settling;
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use super::network::{Denoising, Findings};
+use super::options::{CutOptions, PruneOptions, ScoreOptions};
+use super::progress::{Progress, Stage, Watch, tell};
+use crate::analysis::Analysis;
+use crate::diffusion::{DenoisingTask, Process, Roles, Samples, noise};
+use crate::error::Error;
+use crate::gradient::accumulate::{Accumulated, Denoising as _, LossPoint, ThresholdMode, Visited, accumulate, losses};
+use crate::gradient::checkpoint::Checkpoint;
+use crate::gradient::pass::{GradientPass, PassOptions};
+use crate::gradient::{GradientGraph, GradientOptions, Precision};
+use crate::runtime::{Device, Runtime};
+use graph::{Differentiated, differentiated};
+use settling::Settling;
+
+/// Samples of a batch where nothing is said.
+const BATCH: usize = 16;
+
+/// Seconds between two checkpoints.
+const CHECKPOINT_SECONDS: u64 = 60;
+
+/// How gradients came about.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct GradientReport {
+    /// What was taken for what in the network, one line each.
+    pub network: Vec<String>,
+    /// Where the samples come from, in words.
+    pub source: String,
+    /// Samples of the batch.
+    pub batch: usize,
+    /// Samples in one run.
+    pub micro_batch: usize,
+    /// Timesteps that were to be visited.
+    pub timesteps: usize,
+    /// Elements of one sample.
+    pub sample_elements: usize,
+    /// Share of the largest loss below which timesteps do not count; `None` where all do.
+    pub threshold: Option<f64>,
+    /// The losses in the order of the timesteps.
+    pub curve: Vec<LossPoint>,
+    /// Whether [`super::GradientSettings::adaptive`] ended the run.
+    pub settled: bool,
+    /// Timesteps that came from a checkpoint.
+    pub resumed: usize,
+    /// The precision of convolutions and matrix products.
+    pub precision: Precision,
+    /// What the loss was multiplied by at the end, in half precision.
+    pub loss_scale: Option<f32>,
+    /// What ran the gradients, in words.
+    pub execution: String,
+    /// Seconds that the gradients took.
+    pub seconds: f64,
+}
+
+impl GradientReport {
+    /// The number of timesteps in the sum.
+    pub fn kept(&self) -> usize {
+        self.curve.iter().filter(|point| point.kept).count()
+    }
+
+    /// The largest loss.
+    pub fn largest_loss(&self) -> f64 {
+        self.curve.iter().map(|point| point.loss).fold(0.0, f64::max)
+    }
+}
+
+/// Sums the gradients of the denoising loss.
+///
+/// # Errors
+/// A network that does not denoise, no data, an operator without a gradient, too little memory, a loss that is not a
+/// number; the caller stopped.
+pub(super) fn gradients(
+    analysis: &Analysis,
+    runtime: &Runtime,
+    options: &ScoreOptions,
+    watch: &mut Watch<'_>,
+) -> Result<(Accumulated, GradientReport), Error> {
+    let found = recognise(analysis, options)?;
+    let network = Denoising { known: (&analysis.model, &analysis.graph, &analysis.facts), found: &found };
+    let settings = &options.gradients;
+    let batch =
+        settings.network.batch.unwrap_or_else(|| network.roles().fixed_batch().map_or(BATCH, |fixed| fixed.max(1)));
+    let conditioning = network.conditioning(batch, options.seed)?;
+    let lines = network.lines(&conditioning);
+    announce(network, &lines, options, watch)?;
+    // Sizes that the data has are those of the gradients alone: costs and verification keep their own.
+    let sized = ScoreOptions { sizes: network.sizes().clone(), ..options.clone() };
+    let differentiated =
+        differentiated(analysis, network, batch, settings.micro_batch, (settings.precision, settings.device))?;
+    let micro_batch = differentiated.micro_batch;
+    let samples = samples::samples(network, runtime, &conditioning, options, (batch, micro_batch), watch)?;
+    let dims = samples.values.shape().to_vec();
+    let sample_elements = dims.iter().skip(1).product();
+    let process = &network.configured().process;
+    let task = DenoisingTask::new(
+        (process, network.roles(), &conditioning),
+        (&analysis.facts, &sized.sizes),
+        &samples,
+        noise(&dims, samples.len(), options.seed.wrapping_add(1)),
+        settings.timesteps,
+    )?;
+    let summation = Summation { analysis, runtime, options: &sized, task: &task, process, samples: &samples };
+    let summed = summation.run(differentiated, sample_elements as f64, watch)?;
+    let threshold = options.accumulate_options(1).threshold;
+    let report = GradientReport {
+        network: lines,
+        source: samples.source.clone(),
+        batch: samples.len(),
+        micro_batch,
+        timesteps: task.timesteps().len(),
+        sample_elements,
+        threshold: (threshold > 0.0).then_some(threshold),
+        curve: summed.sum.curve.clone(),
+        settled: summed.settled,
+        resumed: summed.resumed,
+        precision: settings.precision,
+        loss_scale: summed.loss_scale,
+        execution: summed.execution,
+        seconds: summed.seconds,
+    };
+    Ok((summed.sum, report))
+}
+
+/// What the network's inputs stand for, and how it was trained.
+fn recognise(analysis: &Analysis, options: &ScoreOptions) -> Result<Findings, Error> {
+    let known = (&analysis.model, &analysis.graph, &analysis.facts);
+    let settings = &options.gradients;
+    let advice = "the gradient criteria score denoising networks; for others give --criterion magnitude";
+    let roles = Roles::recognise(known.0, known.1, known.2, &settings.network.names).map_err(|error| {
+        let own = error.advice().map(|own| format!("{own}; {advice}"));
+        error.hint(own.unwrap_or_else(|| advice.to_owned()))
+    })?;
+    Findings::new(roles, &settings.network, &options.sizes, settings.data.as_deref())
+}
+
+/// Says what was taken for what, and refuses settings that make no sense.
+fn announce(
+    network: Denoising<'_>,
+    lines: &[String],
+    options: &ScoreOptions,
+    watch: &mut Watch<'_>,
+) -> Result<(), Error> {
+    let settings = &options.gradients;
+    network.configured().notes.iter().try_for_each(|note| tell(watch, Progress::Warning(note)))?;
+    tell(watch, Progress::Network(&network.described(lines)))?;
+    if settings.data.is_none() {
+        let text = "data:         none is given (--data); samples are drawn from the network itself by DDIM";
+        tell(watch, Progress::Note(text))?;
+    }
+    let threshold = settings.threshold;
+    if !(0.0..1.0).contains(&threshold) {
+        return Err(Error::usage(format!(
+            "--threshold: expected a share of the largest loss in [0, 1), found {threshold}"
+        )));
+    }
+    if (settings.precision, settings.device) == (Precision::Float16, Device::Cpu) {
+        let text = "on the processor, ONNX Runtime computes float16 in float32: --precision float16 is slower there";
+        tell(watch, Progress::Warning(text))?;
+    }
+    Ok(())
+}
+
+/// What is summed, and on what.
+struct Summation<'a> {
+    analysis: &'a Analysis,
+    runtime: &'a Runtime,
+    options: &'a ScoreOptions,
+    task: &'a DenoisingTask<'a>,
+    process: &'a Process,
+    samples: &'a Samples,
+}
+
+/// Sums, and how they were computed.
+struct Summed {
+    sum: Accumulated,
+    settled: bool,
+    resumed: usize,
+    loss_scale: Option<f32>,
+    execution: String,
+    seconds: f64,
+}
+
+impl Summation<'_> {
+    fn run(&self, of: Differentiated, sample_elements: f64, watch: &mut Watch<'_>) -> Result<Summed, Error> {
+        let (analysis, settings) = (self.analysis, &self.options.gradients);
+        let total = self.task.timesteps().len();
+        let how = self.options.accumulate_options(of.micro_batch);
+        let known = match how.mode == ThresholdMode::Mask && how.threshold > 0.0 {
+            true => Some(self.losses(&of.options, of.micro_batch, watch)?),
+            false => None,
+        };
+        let mut pass = self.pass(&of.graph)?;
+        // The session has a copy of all weights.
+        drop(of);
+        let execution = pass.execution().to_string();
+        let mut sum = Accumulated::new(pass.uses());
+        let checkpoint = self.checkpoint()?;
+        if let (true, Some(checkpoint)) = (settings.resume, &checkpoint) {
+            checkpoint.load(&mut sum)?;
+        }
+        let (resumed, started) = (sum.visited, Instant::now());
+        let mut saved = Instant::now();
+        let mut settling = settings.adaptive.as_ref().map(|cut| Settling::new(self.pruning(cut), sample_elements));
+        let mut settled = false;
+        if !sum.complete {
+            let step = |visited: &mut Visited<'_>| {
+                tell(watch, Progress::At { stage: Stage::Gradients, done: visited.visited(), total })?;
+                if let Some(checkpoint) = &checkpoint
+                    && saved.elapsed().as_secs() >= CHECKPOINT_SECONDS
+                {
+                    checkpoint.save(visited.sum()?)?;
+                    saved = Instant::now();
+                }
+                if let Some(settling) = &mut settling {
+                    settled = settling.is_settled(analysis, self.runtime, visited)?;
+                }
+                Ok(if settled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            };
+            accumulate(&mut pass, &analysis.model, self.task, &how, known.as_deref(), &mut sum, step)?;
+        }
+        if let Some(checkpoint) = &checkpoint {
+            checkpoint.remove();
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        Ok(Summed { sum, settled, resumed, loss_scale: pass.loss_scale(), execution, seconds })
+    }
+
+    /// The options of the cut for which the adaptive rule watches.
+    fn pruning(&self, cut: &CutOptions) -> PruneOptions {
+        PruneOptions { score: self.options.clone(), cut: cut.clone() }
+    }
+
+    fn pass(&self, graph: &GradientGraph) -> Result<GradientPass, Error> {
+        let settings = &self.options.gradients;
+        let options =
+            PassOptions { device: settings.device, allow_fallback: settings.allow_fallback, ..PassOptions::default() };
+        GradientPass::with_options(self.runtime, graph, &self.analysis.model, &options)
+    }
+
+    /// The losses of all timesteps, which a threshold on the largest of all needs beforehand.
+    fn losses(&self, options: &GradientOptions, micro_batch: usize, watch: &mut Watch<'_>) -> Result<Vec<f64>, Error> {
+        let options = GradientOptions { wanted: Vec::new(), ..options.clone() };
+        let forward = GradientGraph::build(self.analysis, &options)?;
+        let mut pass = self.pass(&forward)?;
+        let total = self.task.timesteps().len();
+        let mut stopped = Ok(());
+        let step = |at: usize, _: f64| {
+            stopped = tell(watch, Progress::At { stage: Stage::Losses, done: at + 1, total });
+            if stopped.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let losses = losses(&mut pass, &self.analysis.model, self.task, micro_batch, step)?;
+        stopped.map(|()| losses)
+    }
+
+    fn checkpoint(&self) -> Result<Option<Checkpoint>, Error> {
+        let Some(path) = &self.options.gradients.checkpoint else { return Ok(None) };
+        let fingerprint = fingerprint(self.analysis, self.process, self.options, self.samples)?;
+        Checkpoint::new(path, &fingerprint).map(Some)
+    }
+}
+
+/// What must be equal for a checkpoint to be continued.
+fn fingerprint(
+    analysis: &Analysis,
+    process: &Process,
+    options: &ScoreOptions,
+    samples: &Samples,
+) -> Result<String, Error> {
+    let sum: f64 = samples.values.iter().map(|value| f64::from(*value)).sum();
+    let how = options.accumulate_options(1);
+    Ok(format!(
+        "{} {} {} {:?} {:?} {:?} {} {} {} {} {sum:e}",
+        analysis.model.digest()?,
+        process.describe(),
+        samples.len(),
+        options.gradients.timesteps,
+        how.threshold,
+        how.mode,
+        how.squared,
+        how.sums_last,
+        options.seed,
+        options.gradients.precision,
+    ))
+}

@@ -1,0 +1,52 @@
+//! The clean samples that gradients are taken on.
+
+use super::super::network::Denoising;
+use super::super::options::ScoreOptions;
+use super::super::progress::{Progress, Stage, Watch, tell};
+use crate::diffusion::{Conditioning, Ranges, SampleOptions, Sampler, Samples, Skip};
+use crate::error::Error;
+use crate::runtime::Runtime;
+
+/// Reads the samples, or draws them from the network itself.
+///
+/// # Errors
+/// Data that can't be read or does not fit the network; a network that draws no finite samples.
+pub(super) fn samples(
+    network: Denoising<'_>,
+    runtime: &Runtime,
+    conditioning: &Conditioning,
+    options: &ScoreOptions,
+    (batch, micro_batch): (usize, usize),
+    watch: &mut Watch<'_>,
+) -> Result<Samples, Error> {
+    let settings = &options.gradients;
+    if let Some(path) = &settings.data {
+        let ranges = Ranges { data: settings.data_range, sample: settings.network.process.sample_range };
+        let dims = network.sample_dims(micro_batch)?;
+        return Samples::load(path, (&network.roles().sample.name, &dims), &ranges, batch, options.seed);
+    }
+    let in_file = |error: Error| error.in_file(network.path());
+    let mut denoiser = network.denoiser(runtime, micro_batch)?;
+    let configured = network.configured();
+    let sampling = SampleOptions {
+        steps: settings.draw_steps.clamp(1, configured.process.schedule.step_count()),
+        sampler: Sampler::Ddim,
+        eta: 0.0,
+        skip: Skip::Uniform,
+        variance: configured.variance,
+        count: batch,
+        seed: options.seed,
+    };
+    let samples =
+        Samples::from_network(&mut denoiser, &configured.process, conditioning, &sampling, &mut |done, total| {
+            tell(watch, Progress::At { stage: Stage::Sampling, done, total })
+        })
+        .map_err(in_file)?;
+    if samples.values.iter().any(|value| !value.is_finite()) {
+        return Err(in_file(
+            Error::unmet("the samples that the network draws hold values that are not finite")
+                .hint("give --data, or check --prediction-type, --schedule and --time-input"),
+        ));
+    }
+    Ok(samples)
+}

@@ -1,0 +1,216 @@
+//! A model, and what is known of it, as callers of the library hold them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::apply::apply;
+use super::choice::score;
+use super::cut::{Cut, Scores};
+use super::gradients::gradients;
+use super::options::ScoreOptions;
+use super::progress::{Progress, Stage, Watch, tell, unwatched};
+use super::runtime::{Runtime, needed};
+use crate::array::Array;
+use crate::error::Error;
+use crate::graph::sizes::{Sizes, sizes_for};
+use crate::plan::Plan;
+use crate::verify::{VerifyOptions, VerifyReport, verify_plan};
+use crate::{analysis, graph, inputs, load, write};
+
+/// An ONNX model in memory: its file is mapped, not copied. A clone shares it.
+#[derive(Clone, Debug)]
+pub struct Model(pub(super) graph::model::Model);
+
+impl Model {
+    /// Reads and checks a model file.
+    ///
+    /// # Errors
+    /// The file can't be read, is no ONNX model, or contradicts itself.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        load::load(path.as_ref()).map(Self)
+    }
+
+    /// Checks a model file that is in memory already. `path` names it in messages; external data is read from the folder
+    /// it lies in, and ONNX Runtime is given the file itself.
+    ///
+    /// # Errors
+    /// The bytes are no ONNX model, or one that contradicts itself.
+    pub fn from_bytes(path: impl AsRef<Path>, bytes: Vec<u8>) -> Result<Self, Error> {
+        load::from_bytes(path.as_ref(), bytes.into()).map(Self)
+    }
+
+    /// Where the model was read from.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Bytes of the model file and of the external files it uses.
+    ///
+    /// # Errors
+    /// An external file has disappeared.
+    pub fn total_bytes(&self) -> Result<u64, Error> {
+        self.0.total_bytes()
+    }
+
+    /// The SHA-256 of the model file followed by its external data files, in hexadecimal: what a plan names.
+    ///
+    /// # Errors
+    /// An external file can't be read.
+    pub fn digest(&self) -> Result<String, Error> {
+        self.0.digest()
+    }
+
+    /// Refuses an output that would replace the model or one of its data files: what would fail at the end.
+    ///
+    /// # Errors
+    /// See above; also an output that is a folder or a device.
+    pub fn check_output(&self, output: &Path) -> Result<(), Error> {
+        write::check_destination(&self.0, output)
+    }
+
+    /// Refuses a plan that was made for another model; `file` names the plan in messages.
+    ///
+    /// # Errors
+    /// The digests differ, or the model can't be read again.
+    pub fn check_plan(&self, plan: &Plan, file: &Path) -> Result<(), Error> {
+        if plan.input_digest == self.digest()? {
+            return Ok(());
+        }
+        let text = format!(
+            "the plan is for another file than {}: its input has SHA-256 {}",
+            self.path().display(),
+            plan.input_digest
+        );
+        Err(Error::usage(text).in_file(file))
+    }
+
+    /// Builds the graph, infers shapes, and finds out which channels live or die together.
+    ///
+    /// # Errors
+    /// The model contradicts itself.
+    pub fn analyse(&self) -> Result<Analysis, Error> {
+        analysis::analyse(&self.0).map(|analysis| Analysis(Arc::new(analysis)))
+    }
+}
+
+/// Refuses sizes for dimensions that the model does not have: most likely a typing error.
+pub(super) fn check_sizes(given: &Sizes, known: &Sizes, path: &Path) -> Result<(), Error> {
+    for name in given.keys() {
+        if !known.contains_key(name) {
+            let names: Vec<&str> = known.keys().map(String::as_str).filter(|name| !name.starts_with('?')).collect();
+            let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            return Err(Error::usage(format!("--size: {} has no symbolic dimension {name:?}", path.display()))
+                .hint(format!("its symbolic dimensions: {names}")));
+        }
+    }
+    Ok(())
+}
+
+/// A model with its graph, shapes and coupling. A clone shares it.
+#[derive(Clone, Debug)]
+pub struct Analysis(pub(super) Arc<analysis::Analysis>);
+
+impl Analysis {
+    /// The model.
+    pub fn model(&self) -> Model {
+        Model(self.0.model.clone())
+    }
+
+    /// A size for every symbolic dimension: those that are given, and small ones by their names.
+    ///
+    /// # Errors
+    /// A size for a dimension that the model does not have.
+    pub fn sizes(&self, given: &Sizes) -> Result<Sizes, Error> {
+        let sizes = sizes_for(&self.0.facts, given);
+        check_sizes(given, &sizes, self.0.model.path())?;
+        Ok(sizes)
+    }
+
+    /// Refuses arrays that no input of the model takes.
+    ///
+    /// # Errors
+    /// A name that is no input of the model.
+    pub fn check_inputs(&self, inputs: &[(String, Array)]) -> Result<(), Error> {
+        inputs::check_names(&self.0.model, &self.0.graph, inputs)
+    }
+
+    /// Whether the model computes weights from constants, for which scoring and repeating a cut need ONNX Runtime
+    /// whatever the criterion.
+    pub fn computes_weights(&self) -> bool {
+        !self.0.fold.is_empty()
+    }
+
+    /// Scores all channels. The criteria that only look at weights need no runtime, unless the model
+    /// [computes weights](Self::computes_weights).
+    ///
+    /// # Errors
+    /// A weight that can't be read, nothing that can be pruned; for the gradient criteria also a network that does not
+    /// denoise, data that does not fit, an operator without a gradient, too little memory.
+    pub fn score<'r>(&self, options: &ScoreOptions, runtime: impl Into<Option<&'r Runtime>>) -> Result<Scores, Error> {
+        self.score_with(options, runtime, &mut unwatched)
+    }
+
+    /// As [`Analysis::score`], with progress.
+    ///
+    /// # Errors
+    /// As [`Analysis::score`]; the caller stopped.
+    pub fn score_with<'r>(
+        &self,
+        options: &ScoreOptions,
+        runtime: impl Into<Option<&'r Runtime>>,
+        watch: &mut Watch<'_>,
+    ) -> Result<Scores, Error> {
+        let runtime = runtime.into().copied();
+        self.sizes(&options.sizes)?;
+        if let Some(cut) = &options.gradients.adaptive {
+            cut.check()?;
+        }
+        self.check_inputs(&options.gradients.network.inputs)?;
+        let gradients = match options.criterion.needs_gradients() {
+            true => Some(gradients(&self.0, needed(runtime, "a gradient criterion")?, options, watch)?),
+            false => None,
+        };
+        tell(watch, Progress::At { stage: Stage::Scoring, done: 0, total: 1 })?;
+        let sums = gradients.as_ref().map(|(sums, report)| (sums, report.sample_elements as f64));
+        let scoring = hashed_beside(&self.0.model, || score(&self.0, options, sums, runtime.map(|runtime| runtime.0)))?;
+        Ok(Scores::new(self.clone(), options.clone(), scoring, gradients.map(|(_, report)| report)))
+    }
+
+    /// Repeats the cut of a plan exactly; `file` names the plan in messages. ONNX Runtime is needed where the model
+    /// [computes weights](Self::computes_weights).
+    ///
+    /// # Errors
+    /// The plan belongs to another model or contradicts its coupling.
+    pub fn repeat<'r>(&self, plan: &Plan, file: &Path, runtime: impl Into<Option<&'r Runtime>>) -> Result<Cut, Error> {
+        let (kept, rewritten) = apply(&self.0, plan, file, runtime.into().map(|runtime| runtime.0))?;
+        Ok(Cut::repeated(self.clone(), plan.clone(), &kept, rewritten))
+    }
+
+    /// Compares a pruned file with this model, its original, under a plan; `file` names the plan in messages. A pruned
+    /// file that does not run or differs is no error, but a report that did not pass.
+    ///
+    /// # Errors
+    /// The plan belongs to another model, or the original can't be run with indices masked; the caller stopped.
+    pub fn verify(
+        &self,
+        pruned: &Model,
+        (plan, file): (&Plan, &Path),
+        runtime: &Runtime,
+        options: &VerifyOptions,
+        watch: &mut Watch<'_>,
+    ) -> Result<VerifyReport, Error> {
+        self.model().check_plan(plan, file)?;
+        self.sizes(&options.sizes)?;
+        tell(watch, Progress::At { stage: Stage::Verifying, done: 0, total: 1 })?;
+        verify_plan(&self.0, plan, file, &pruned.0, runtime.0, options)
+    }
+}
+
+/// Computes the digest of the model on a second thread while `work` runs.
+fn hashed_beside<T>(model: &graph::model::Model, work: impl FnOnce() -> T) -> T {
+    std::thread::scope(|scope| {
+        // A failure shows when the plan asks for the digest again.
+        scope.spawn(|| model.digest().is_ok());
+        work()
+    })
+}

@@ -1,0 +1,62 @@
+//! What a long call tells its caller, who may stop it.
+
+use std::ops::ControlFlow;
+
+use crate::error::Error;
+
+/// What a long call is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Samples are drawn from the network.
+    Sampling,
+    /// The network is run for losses alone.
+    Losses,
+    /// Losses and gradients are computed.
+    Gradients,
+    /// Channels are scored.
+    Scoring,
+    /// A pruned file is compared with its original.
+    Verifying,
+}
+
+/// What a long call tells its caller.
+///
+/// The caller's function answers `ControlFlow::Break(())` to stop: the call then ends with an error of the kind
+/// [`crate::error::ErrorKind::Cancelled`], and no output is left. Only the checkpoint that
+/// [`super::GradientSettings::checkpoint`] asks for stays, so that the run can go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Progress<'a> {
+    /// How far a stage is.
+    At {
+        /// The stage.
+        stage: Stage,
+        /// Steps that are done.
+        done: usize,
+        /// Steps in all.
+        total: usize,
+    },
+    /// What was taken for what in a denoising network, and its process: one line each.
+    Network(&'a str),
+    /// Something that the user may want to know before the result.
+    Note(&'a str),
+    /// Something that the user should know before the result.
+    Warning(&'a str),
+}
+
+/// What gets the progress of a call.
+pub type Watch<'a> = dyn FnMut(Progress<'_>) -> ControlFlow<()> + 'a;
+
+/// Tells the caller, who may stop the call.
+pub(super) fn tell(watch: &mut Watch<'_>, progress: Progress<'_>) -> Result<(), Error> {
+    match watch(progress) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::cancelled()),
+    }
+}
+
+/// Where nobody watches.
+pub(super) fn unwatched(_: Progress<'_>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}

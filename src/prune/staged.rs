@@ -1,0 +1,163 @@
+//! A pruned file before it takes its place: verified, measured, saved.
+
+use std::path::{Path, PathBuf};
+
+use super::cut::Cut;
+use super::progress::{Progress, Stage, Watch, tell, unwatched};
+use super::runtime::Runtime;
+use crate::error::Error;
+use crate::inputs::input_variants;
+use crate::load::load;
+use crate::lower;
+use crate::runtime::{Latency, RuntimeError, SessionOptions, interleaved_latency};
+use crate::verify::{VerifyOptions, VerifyReport, verify_plan};
+use crate::write;
+
+/// Runs of each network that are timed, at most, and the seconds they may take together.
+const LATENCY_RUNS: usize = 30;
+const LATENCY_SECONDS: f64 = 6.0;
+
+/// A pruned file that is complete but not yet in its place.
+#[derive(Debug)]
+pub struct Staged {
+    cut: Cut,
+    staged: write::Staged,
+    output: PathBuf,
+    plan: Option<PathBuf>,
+    verification: Option<VerifyReport>,
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Written {
+    /// The pruned file.
+    pub output: PathBuf,
+    /// Its external data, where it has some.
+    pub data: Option<PathBuf>,
+    /// The plan, if it was written.
+    pub plan: Option<PathBuf>,
+    /// Bytes of the pruned file and its external data.
+    pub bytes: u64,
+}
+
+impl Staged {
+    pub(super) fn new(cut: Cut, staged: write::Staged, output: &Path) -> Self {
+        Self { cut, staged, plan: Some(plan_path(output)), output: output.to_owned(), verification: None }
+    }
+
+    /// The cut.
+    pub fn cut(&self) -> &Cut {
+        &self.cut
+    }
+
+    /// The report of the verification, if there was one.
+    pub fn verification(&self) -> Option<&VerifyReport> {
+        self.verification.as_ref()
+    }
+
+    /// Writes the plan to another place than [beside the output](plan_path), or not at all.
+    #[must_use]
+    pub fn with_plan(mut self, plan: Option<PathBuf>) -> Self {
+        self.plan = plan;
+        self
+    }
+
+    /// Proves that the pruned file computes what the original computes when every removed index is masked.
+    ///
+    /// # Errors
+    /// It does not, which is of the kind [`crate::error::ErrorKind::VerificationFailed`], or the original can't be run.
+    pub fn verify(mut self, runtime: &Runtime) -> Result<Self, Error> {
+        self.check(runtime, &VerifyOptions::default(), &mut unwatched)?;
+        self.refuse_failed()?;
+        Ok(self)
+    }
+
+    /// As [`Staged::verify`], but a pruned file that does not run or differs is no error yet: the report says so, and
+    /// [`Staged::save`] refuses it.
+    ///
+    /// # Errors
+    /// The original can't be run; the caller stopped.
+    pub fn check(
+        &mut self,
+        runtime: &Runtime,
+        options: &VerifyOptions,
+        watch: &mut Watch<'_>,
+    ) -> Result<&VerifyReport, Error> {
+        tell(watch, Progress::At { stage: Stage::Verifying, done: 0, total: 1 })?;
+        let analysis = &self.cut.analysis().0;
+        let pruned = load(self.staged.path())?;
+        let report = verify_plan(analysis, self.cut.plan(), &self.output, &pruned, runtime.0, options)?;
+        Ok(self.verification.insert(report))
+    }
+
+    /// The latencies of original and pruned file on the processor, in turn on the same inputs.
+    ///
+    /// # Errors
+    /// A network that does not run.
+    pub fn latency(&self, runtime: &Runtime, options: &VerifyOptions) -> Result<Vec<Latency>, Error> {
+        let fail = |error: RuntimeError| Error::unmet(error.to_string());
+        let analysis = &self.cut.analysis().0;
+        let (_, inputs) = input_variants(analysis, &options.inputs())?.into_iter().next().unwrap_or_default();
+        let options = SessionOptions::default();
+        let mut original = lower::session(runtime.0, &analysis.model, &options)?;
+        let mut pruned = lower::session(runtime.0, &load(self.staged.path())?, &options)?;
+        interleaved_latency(&mut [&mut original, &mut pruned], &[&inputs, &inputs], LATENCY_RUNS, 3, LATENCY_SECONDS)
+            .map_err(fail)
+    }
+
+    /// The error of a pruned file whose verification failed.
+    fn refuse_failed(&self) -> Result<(), Error> {
+        let Some(failure) = self.verification.as_ref().and_then(VerifyReport::failure_text) else { return Ok(()) };
+        let text = format!("verification failed, {} was not written: {failure}", self.output.display());
+        Err(Error::verification_failed(text).in_file(self.cut.model().path()))
+    }
+
+    /// Moves the pruned file to its place and writes the plan. Without a verification nothing is proved of it.
+    ///
+    /// # Errors
+    /// The verification failed, or a file can't be written.
+    pub fn save(self) -> Result<Written, Error> {
+        self.refuse_failed()?;
+        if let Some(path) = &self.plan {
+            self.cut.plan().write(path)?;
+        }
+        let written = self.staged.publish()?;
+        Ok(Written { output: self.output, data: written.external, plan: self.plan, bytes: written.bytes })
+    }
+}
+
+/// The default path of the plan: the output's name with `.plan.json` for its extension.
+pub fn plan_path(output: &Path) -> PathBuf {
+    output.with_extension("plan.json")
+}
+
+impl VerifyReport {
+    /// What went wrong, in one line; `None` where verification passed.
+    pub fn failure_text(&self) -> Option<String> {
+        if self.passed {
+            return None;
+        }
+        if let Some(failure) = &self.failure {
+            return Some(failure.clone());
+        }
+        let errors = self.runs.iter().find(|run| !run.passed()).map_or_else(
+            || "the outputs agree, but prove nothing (constant, tiny or not finite)".to_owned(),
+            |run| {
+                let precision = if run.widened { " in float32" } else { "" };
+                format!("the worst relative error is {:.1e}{precision}, allowed {:.1e}", run.worst(), run.rtol)
+            },
+        );
+        Some(match &self.first_difference {
+            Some(first) if first.expected_elements != first.found_elements => format!(
+                "value {:?} of node {:?} ({}) has {} elements, expected {}",
+                first.value, first.node, first.op, first.found_elements, first.expected_elements
+            ),
+            Some(first) => format!(
+                "{errors}; the first value that differs is {:?} of node {:?} ({}), by {:.1e}",
+                first.value, first.node, first.op, first.relative
+            ),
+            None => errors,
+        })
+    }
+}
