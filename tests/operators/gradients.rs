@@ -16,8 +16,7 @@ const WITHOUT: &[(&str, &str)] = &[
     ("Det", "the operator has no gradient"),
     ("GridSample at learned places", "its places depend on a weight"),
     ("AffineGrid", "its places depend on a weight"),
-    ("MultiHeadAttention without later keys of another length", "no order of queries and keys"),
-    ("Attention with lengths", "caches, their lengths and softcap"),
+    ("Attention with lengths", "caches and windows of positions"),
     ("MaxRoiPool", "the operator has no gradient"),
 ];
 

@@ -71,19 +71,21 @@ impl LowerCx<'_> {
     }
 
     /// What hides later positions from earlier ones: `[L, S]` for queries `q` and keys `k`, `[B, heads, length, D]`. Row i
-    /// sees the first `i + 1` columns, or where `aligns_ends`, so many that the last row sees all.
+    /// sees the first `i + 1` columns; where `last_sees_all`, the last row sees every column, as in ONNX Runtime's CPU
+    /// kernels, which matters where there are more keys than queries.
     ///
     /// # Errors
     /// The model's operators can't count positions.
-    pub fn causal_term(&mut self, q: &str, k: &str, aligns_ends: bool) -> Result<String, RuleError> {
-        let (mut at_row, at_column) = (self.places(q, 2)?, self.places(k, 2)?);
-        if aligns_ends {
-            let (rows, columns) = (self.length(q, 2), self.length(k, 2));
-            let past = self.add("Sub", &[&columns, &rows], vec![]);
-            at_row = self.add("Add", &[&at_row, &past], vec![]);
-        }
+    pub fn causal_term(&mut self, q: &str, k: &str, last_sees_all: bool) -> Result<String, RuleError> {
+        let (at_row, at_column) = (self.places(q, 2)?, self.places(k, 2)?);
         let at_row = self.unsqueezed(&at_row, &[1]);
-        let is_later = self.add("Less", &[&at_row, &at_column], vec![]);
+        let mut is_later = self.add("Less", &[&at_row, &at_column], vec![]);
+        if last_sees_all {
+            let (rows, one) = (self.length(q, 2), self.ints(&[1], &[1]));
+            let last = self.add("Sub", &[&rows, &one], vec![]);
+            let is_before_last = self.add("Less", &[&at_row, &last], vec![]);
+            is_later = self.add("And", &[&is_later, &is_before_last], vec![]);
+        }
         let is_later = self.cast(&is_later, DataType::Float);
         Ok(self.scaled(&is_later, HIDDEN))
     }
@@ -113,7 +115,7 @@ impl LowerCx<'_> {
         Ok(added)
     }
 
-    /// What a mask of ONNX Runtime's attentions adds: `[B, S]` or `[B, L, S]`, zero where a position is hidden; or `[B]`, the
+    /// What a mask of ONNX Runtime's attentions adds: `[B, S]` or `[B, L, S]`, above zero where a position counts; or `[B]`, the
     /// first position that is, or `[2 B]`, after those also the first that is not.
     fn mask_term(&mut self, terms: &ScoreTerms, k: &str) -> Result<String, RuleError> {
         let (shape, of_batch) = (self.shape(terms.mask)?, self.shape(0)?.first().cloned());
@@ -129,8 +131,11 @@ impl LowerCx<'_> {
             }
         };
         let mask = self.float(terms.mask);
-        let mask = self.unsqueezed(&mask, axes);
-        Ok(self.unless(&mask, terms))
+        let zero = self.scalar(0.0);
+        let counts = self.add("Greater", &[&mask, &zero], vec![]);
+        let counts = self.cast(&counts, DataType::Float);
+        let counts = self.unsqueezed(&counts, axes);
+        Ok(self.unless(&counts, terms))
     }
 
     /// `batch` is given where the mask holds two positions for each sample.
