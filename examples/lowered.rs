@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use onnx_diffprune::analysis::{Analysis, analyse};
-use onnx_diffprune::load::load;
+use onnx_diffprune::graph::Reader;
+use onnx_diffprune::load::{from_bytes, load};
+use onnx_diffprune::lower::lowered_model;
 use onnx_diffprune::onnx::ModelProto;
 use onnx_diffprune::verify::reference_model;
 use prost::Message;
@@ -35,7 +37,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: lowered IN.onnx OUT.onnx".into());
     };
     let model = load(input.as_ref())?;
-    let lowered = lowered_model(&analyse(&model)?)?;
+    let lowered = from_bytes(input.as_ref(), lowered_model(&model)?.encode_to_vec().into())?;
+    let lowered = with_norms_written(&analyse(&lowered)?)?;
     std::fs::write(output, lowered.encode_to_vec())?;
     let nodes = lowered.graph.iter().flat_map(|graph| &graph.node);
     let left: BTreeSet<(&str, &str)> = nodes
@@ -50,23 +53,22 @@ fn is_fused(domain: &str, op_type: &str) -> bool {
     if matches!(domain, "" | "ai.onnx") { FUSED.contains(&op_type) } else { true }
 }
 
-/// The network in standard operators: its reference, in which all that a fused operator reads is masked by ones, so that
-/// the rules of masked nodes write it out.
-fn lowered_model(analysis: &Analysis) -> Result<ModelProto, onnx_diffprune::error::Error> {
+/// The network with the norms of the standard, too, written out: its reference, in which all that they read is masked by
+/// ones. The rules of masked nodes are tested with them.
+fn with_norms_written(analysis: &Analysis) -> Result<ModelProto, onnx_diffprune::error::Error> {
     let mut kept = HashMap::new();
     for node in &analysis.graph.nodes {
         let (domain, op_type) = (&node.proto.domain, &node.proto.op_type);
-        let is_decomposed = analysis.operators.get(node.id).is_some_and(|op| op.is_decomposed());
         // A masked norm does not write its mean and deviation.
         let reads_statistics = [1, 2].iter().any(|slot| node.output(*slot).is_some());
-        if is_decomposed || reads_statistics || !is_fused(domain, op_type) {
+        if reads_statistics || !is_fused(domain, op_type) {
             continue;
         }
         let shape = node.input(0).and_then(|value| analysis.facts.values[value].as_ref()?.shape.as_ref());
         let sizes = shape.into_iter().flatten().map(|size| size.as_const().and_then(|size| usize::try_from(size).ok()));
         let all = sizes.enumerate().filter_map(|(axis, size)| Some((axis, (0..size?).collect())));
         if let Some((axis, all)) = all.last() {
-            kept.insert((node.id, 0), BTreeMap::from([(axis, all)]));
+            kept.insert(Reader { node: node.id, slot: 0 }, BTreeMap::from([(axis, all)]));
         }
     }
     Ok(reference_model(analysis, &kept)?.0)

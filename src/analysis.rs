@@ -88,12 +88,12 @@ impl Analysis {
 
     /// The floating point constants that some channel group which may shrink goes through, without the tables of
     /// frequencies.
-    pub fn prunable_weights(&self) -> Vec<usize> {
+    pub fn prunable_weights(&self) -> Vec<ValueId> {
         let groupings = self.groupings(AttentionOption::Both, NormGroups::Keep);
         let groups = groupings.iter().flat_map(|grouping| &grouping.groups).filter(|group| group.fixed.is_none());
         let values = groups.flat_map(|group| &group.members).map(|member| self.coupling.uses[member.weight].value);
         let tables = frequencies(&self.graph, &self.operators, &self.coupling);
-        let is_float = |value: &usize| self.facts.values[*value].as_ref().is_some_and(Fact::is_float);
+        let is_float = |value: &ValueId| self.facts.values[*value].as_ref().is_some_and(Fact::is_float);
         values.filter(is_float).filter(|value| !tables.contains(value)).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
@@ -105,12 +105,12 @@ impl Analysis {
     /// The same where every axis of every input of the network may shrink, so that the texts show what the rules say of
     /// all axes.
     pub fn free_coupling_texts(&self) -> Vec<Option<String>> {
-        let is_constant = |value: usize| self.is_constant(value);
+        let is_constant = |value: ValueId| self.is_constant(value);
         self.texts_of(&couple_freely(&self.graph, &self.operators, &self.facts, &self.fold, &is_constant))
     }
 
     fn texts_of(&self, coupling: &Coupling) -> Vec<Option<String>> {
-        let is_constant = |value: usize| self.is_constant(value);
+        let is_constant = |value: ValueId| self.is_constant(value);
         let (graph, operators, facts, fold) = (&self.graph, &self.operators, &self.facts, &self.fold);
         Texts { graph, operators, facts, fold, is_constant: &is_constant, coupling }.all()
     }
@@ -145,7 +145,7 @@ impl Analysis {
 
     /// Calls `with` with a counter of this network.
     pub fn count<T>(&self, with: impl FnOnce(&Counter<'_>) -> T) -> T {
-        let is_constant = |value: usize| self.is_constant(value);
+        let is_constant = |value: ValueId| self.is_constant(value);
         with(&Counter {
             graph: &self.graph,
             operators: &self.operators,
@@ -179,7 +179,7 @@ impl Analysis {
     pub fn matches(&self, members: &[Member], pattern: &Regex) -> bool {
         members.iter().any(|member| {
             let weight = &self.coupling.uses[member.weight];
-            let name = |value: usize| &self.graph.values[value].name;
+            let name = |value: ValueId| &self.graph.values[value].name;
             pattern.is_match(name(weight.value))
                 || self.fold.sources(weight.value).any(|source| pattern.is_match(name(source)))
                 || pattern.is_match(&self.graph.nodes[weight.node].name)

@@ -218,6 +218,35 @@ impl ArrayData {
             Self::Bool(values) => values.iter().map(|&v| f64::from(u8::from(v))).collect(),
         }
     }
+
+    /// Appends the elements to `bytes`, little-endian.
+    pub(crate) fn append_bytes(&self, bytes: &mut Vec<u8>) {
+        bytes.reserve(self.len() * self.element_type().byte_count());
+        each_type!(self, values => values.iter().for_each(|value| value.append(bytes)));
+    }
+}
+
+/// One element as little-endian bytes.
+trait ToBytes {
+    /// Appends the element to `bytes`.
+    fn append(&self, bytes: &mut Vec<u8>);
+}
+
+macro_rules! to_bytes {
+    ($($kind:ty),*) => {
+        $(impl ToBytes for $kind {
+            fn append(&self, bytes: &mut Vec<u8>) {
+                bytes.extend_from_slice(&self.to_le_bytes());
+            }
+        })*
+    };
+}
+to_bytes!(f32, f64, f16, bf16, i64, i32, i16, i8, u8, u16, u32, u64);
+
+impl ToBytes for bool {
+    fn append(&self, bytes: &mut Vec<u8>) {
+        bytes.push(u8::from(*self));
+    }
 }
 
 /// A dense array.

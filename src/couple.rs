@@ -18,6 +18,7 @@ use crate::fold::Fold;
 use crate::graph::dim::Dim;
 use crate::graph::facts::Facts;
 use crate::graph::{Graph, Node, ValueId};
+use crate::onnx::DataType;
 use crate::operator::Operators;
 use crate::operator::couple::layout::{Layout, fixed_axis};
 use crate::operator::couple::space::{Reason, Spaces, new_axis_size};
@@ -32,11 +33,11 @@ pub fn couple(
     fold: &Fold,
     is_constant: &dyn Fn(ValueId) -> bool,
 ) -> Coupling {
-    couple_from(graph, operators, facts, fold, is_constant, &|_, shape| Layout::fixed(shape))
+    couple_from(graph, operators, facts, fold, is_constant, &|_, _, shape| Layout::fixed(shape))
 }
 
 /// The same where every axis of every input of the network may shrink, as if a layer had made it: what the rules say of
-/// all axes, not of channels alone. No network can be pruned so; it is for looking at the rules ([`text`]).
+/// all axes, not of channels alone. Integers stay: they are indices and sizes. No network can be pruned so; it is for looking at the rules ([`text`]).
 pub fn couple_freely(
     graph: &Graph,
     operators: &Operators,
@@ -44,7 +45,10 @@ pub fn couple_freely(
     fold: &Fold,
     is_constant: &dyn Fn(ValueId) -> bool,
 ) -> Coupling {
-    couple_from(graph, operators, facts, fold, is_constant, &|spaces, shape| {
+    couple_from(graph, operators, facts, fold, is_constant, &|spaces, dtype, shape| {
+        if matches!(dtype, DataType::Int64 | DataType::Int32) {
+            return Layout::fixed(shape);
+        }
         let axis = |size: &Dim| match new_axis_size(size) {
             Some(len) => {
                 let space = spaces.add(len);
@@ -62,7 +66,7 @@ fn couple_from(
     facts: &Facts,
     fold: &Fold,
     is_constant: &dyn Fn(ValueId) -> bool,
-    input_layout: &dyn Fn(&mut Spaces, &[Dim]) -> Layout,
+    input_layout: &dyn Fn(&mut Spaces, DataType, &[Dim]) -> Layout,
 ) -> Coupling {
     let mut coupling = Coupling {
         spaces: Spaces::default(),
@@ -73,9 +77,9 @@ fn couple_from(
     };
     for (id, value) in graph.values.iter().enumerate() {
         if value.producer.is_none() {
-            let shape = facts.values[id].as_ref().and_then(|fact| fact.shape.as_ref());
-            coupling.layouts[id] = shape.map(|shape| match value.is_input {
-                true => input_layout(&mut coupling.spaces, shape),
+            let fact = facts.values[id].as_ref().and_then(|fact| Some((fact.dtype, fact.shape.as_ref()?)));
+            coupling.layouts[id] = fact.map(|(dtype, shape)| match value.is_input {
+                true => input_layout(&mut coupling.spaces, dtype, shape),
                 false => Layout::fixed(shape),
             });
         }

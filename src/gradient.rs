@@ -1,10 +1,11 @@
 //! Gradients: reverse-mode differentiation from ONNX graph to ONNX graph.
 //!
-//! [`GradientGraph::build`] makes one graph of the forward pass, the denoising loss
-//! `L = mean((prediction - target)^2)` and the gradients of the wanted weights as outputs, in standard ONNX operators of
-//! the model's own opset, so that any execution provider runs it; what ONNX Runtime has no CPU kernel for is written in
-//! standard operators in the forward pass as well. Every operator's gradient stands in its own file
-//! under `ops/`; see [`crate::operator::Operator::gradient`]. The graph is made for fixed sizes: every shape is known
+//! [`GradientGraph::build`] makes one graph of the forward pass, a loss (the denoising loss
+//! `L = mean((prediction - target)^2)` unless other terms are asked for, see [`loss`]) and the gradients of the wanted
+//! weights and values as outputs, in standard ONNX operators of the model's own opset, so that any execution provider runs
+//! it; fused nodes are lowered first ([`crate::lower`]). Where the graph is for the CPU, kernels of ours then take the
+//! place of some of them. Every operator's gradient stands in its own file under `ops/`; see
+//! [`crate::operator::Operator::gradient`]. The graph is made for fixed sizes: every shape is known
 //! while it is built. Weights of any precision are differentiated in float32, or with factors in half precision where
 //! [`Precision`] says so.
 
@@ -12,11 +13,19 @@ pub mod accumulate;
 
 pub mod checkpoint;
 
+mod differentiate;
+
 mod forward;
+
+mod kernels;
+
+pub mod loss;
 
 pub mod pass;
 
 pub mod precision;
+
+mod seed;
 
 pub mod sum;
 
@@ -25,19 +34,20 @@ use std::collections::BTreeSet;
 use crate::analysis::Analysis;
 use crate::error::Error;
 use crate::graph::facts::Facts;
+use crate::graph::model::Model;
 use crate::graph::sizes::Sizes;
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::kernels::DOMAIN;
-use crate::onnx::order::captured;
+use crate::lower::{Extent, Lowered};
+use crate::onnx::builder::{Builder, reads};
 use crate::onnx::{
     DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto,
     tensor_shape_proto, type_proto,
 };
-use crate::operator::Operator;
+use crate::operator::Operators;
+use crate::operator::gradient::{Tape, signed_shape};
 use crate::runtime::Device;
-mod seed;
-
-use crate::operator::gradient::{GradientCx, Tape, signed_shape};
+use loss::{FoundTerm, LossTerm, TermInput};
 use precision::{LOSS_SCALE, LossScale, OVERFLOW};
 
 pub(crate) use forward::widened_tensor;
@@ -47,7 +57,7 @@ pub use precision::Precision;
 /// Name of the graph input that takes the target of the loss.
 pub const TARGET: &str = "__target";
 
-/// Name of the scalar output that holds the loss.
+/// Name of the scalar output that holds the loss, the sum of all terms.
 pub const LOSS: &str = "__loss";
 
 /// What is differentiated.
@@ -60,8 +70,12 @@ pub struct GradientOptions {
     /// Channels of the prediction that the loss compares: the first of axis 1; all where `None`. Networks that also
     /// predict a variance have twice as many.
     pub channels: Option<i64>,
+    /// The terms of the loss; where there are none, the mean squared difference of the prediction's channels to [`TARGET`].
+    pub loss: Vec<LossTerm>,
     /// The weights whose gradients are wanted: initializers or outputs of Constant nodes.
     pub wanted: Vec<ValueId>,
+    /// Values whose gradients are wanted, each as a whole: those within the network, or its inputs.
+    pub wanted_values: Vec<ValueId>,
     /// The precision of convolutions and matrix products.
     pub precision: Precision,
 }
@@ -79,14 +93,55 @@ pub struct UseGradient {
     pub output: String,
 }
 
+/// The gradient by a value of the network, over all its uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValueGradient {
+    /// The value.
+    pub value: ValueId,
+    /// The output of the gradient graph: the value's own shape, float32.
+    pub output: String,
+}
+
+/// What is differentiated: a graph with its operators, and what is known of its values at fixed sizes. `model` holds the
+/// constants.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Network<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) graph: &'a Graph,
+    pub(crate) operators: &'a Operators,
+    pub(crate) facts: &'a Facts,
+    /// The network with fused nodes, of whose lowered form all this is.
+    pub(crate) original: &'a Graph,
+    /// Where the nodes of the lowered form stem from.
+    pub(crate) lowered: &'a Lowered,
+}
+
+impl<'a> Network<'a> {
+    /// The lowered form of a network whose graph is `original`.
+    pub(crate) fn of(lowered: &'a Lowered, original: &'a Graph) -> Self {
+        let Lowered { model, graph, operators, facts, .. } = lowered;
+        Self { model, graph, operators, facts, original, lowered }
+    }
+
+    /// The shape of a value, if all sizes are known.
+    pub(crate) fn shape(&self, value: ValueId) -> Option<Vec<i64>> {
+        signed_shape(self.facts.values[value].as_ref()?.shape.as_deref()?)
+    }
+}
+
 /// A graph that computes the loss and its gradients.
 #[derive(Debug)]
 pub struct GradientGraph {
-    /// The model: inputs of the original network and [`TARGET`]; outputs [`LOSS`] and the gradients.
+    /// The model: inputs of the original network and of the loss, such as [`TARGET`]; outputs [`LOSS`], the value of every
+    /// term where the loss was given as terms, and the gradients.
     pub model: ModelProto,
     /// The gradients by every use of a wanted weight that the loss depends on. The gradient by any other use is zero.
     pub gradients: Vec<UseGradient>,
-    /// The shape of the target.
+    /// The gradients by the wanted values that the loss depends on. That by any other is zero.
+    pub value_gradients: Vec<ValueGradient>,
+    /// The terms of the loss, in the order of [`GradientOptions::loss`].
+    pub terms: Vec<TermInput>,
+    /// The shape of the target of the first term.
     pub target_shape: Vec<i64>,
     /// Bytes of all values of the forward pass: about what a run needs beside weights and gradients, since the backward
     /// pass reads most of them and frees them as it goes.
@@ -119,38 +174,32 @@ impl GradientGraph {
     }
 
     fn built(analysis: &Analysis, options: &GradientOptions, has_kernels: bool) -> Result<Self, Error> {
-        let (model, graph) = (&analysis.model, &analysis.graph);
         let facts = analysis.facts_at(&options.sizes)?;
-        let prediction = prediction(analysis, options)?;
-        let needed = ancestors(graph, prediction);
-        let depends = depends(analysis, &facts, &options.wanted);
-        let shape = facts.values[prediction].as_ref().and_then(|fact| fact.shape.as_deref()).and_then(signed_shape);
-        let shape = shape.ok_or_else(|| {
-            let name = &graph.values[prediction].name;
-            Error::unmet(format!("the shape of output {name:?} is not known"))
-                .in_file(model.path())
-                .hint("give the sizes of the network's inputs with --size NAME=N")
-        })?;
-        let mut tape = Tape::new(graph.opset, &options.wanted, has_kernels);
-        let forward = forward::standard_nodes(analysis, &facts, &needed);
-        for node in &forward.nodes {
-            tape.nodes.push(forward::widened_node(model, node)?);
+        let lowered = Lowered::new(&analysis.model, &analysis.graph, &analysis.operators, &facts, Extent::All)?;
+        Self::of(&Network::of(&lowered, &analysis.graph), options, has_kernels)
+    }
+
+    /// Differentiates `network`, whose values the options name.
+    pub(crate) fn of(network: &Network<'_>, options: &GradientOptions, has_kernels: bool) -> Result<Self, Error> {
+        let Network { model, graph, facts, .. } = *network;
+        let terms = terms(network, options)?;
+        let compared: Vec<ValueId> = terms.iter().map(|term| term.value).collect();
+        let needed = differentiate::ancestors(graph, &compared);
+        let names = graph.values.iter().map(|value| value.name.as_str());
+        let mut tape = Tape::new(Builder::new("__grad", graph.opset, names), &options.wanted, &options.wanted_values);
+        for node in graph.nodes.iter().filter(|node| needed.contains(&node.id)) {
+            tape.builder.nodes.push(forward::widened_node(model, &node.proto)?);
         }
-        tape.initializers.extend(forward.initializers);
-        let is_half = options.precision == Precision::Float16 && !options.wanted.is_empty();
-        let target_shape = tape.seed(graph, prediction, &shape, options.channels, is_half);
-        for node in graph.nodes.iter().rev().filter(|node| needed.contains(&node.id)) {
-            differentiate(analysis, &facts, &depends, &mut tape, node.id)?;
+        let forward = tape.builder.nodes.len();
+        let asks = !(options.wanted.is_empty() && options.wanted_values.is_empty());
+        let is_half = options.precision == Precision::Float16 && asks;
+        tape.seed(graph, &terms, is_half);
+        differentiate::differentiate(network, &mut tape, &needed)?;
+        tape.join_uses(&network.lowered.origin_uses());
+        let (gradients, value_gradients) = tape.name_gradients(graph, &options.wanted_values, is_half);
+        if has_kernels {
+            kernels::choose(network, &mut tape, forward);
         }
-        let backward = tape.nodes.split_off(forward.nodes.len());
-        for node in std::mem::take(&mut tape.nodes) {
-            match node.output.first().and_then(|output| tape.replaced.remove(output)) {
-                Some(others) => tape.nodes.extend(others),
-                None => tape.nodes.push(node),
-            }
-        }
-        tape.nodes.extend(backward);
-        let gradients = tape.name_uses(graph, is_half);
         if options.precision == Precision::Float16 {
             let is_whole = |node: &NodeProto| {
                 let values = node.input.iter().filter_map(|name| graph.value(name));
@@ -158,94 +207,94 @@ impl GradientGraph {
             };
             precision::halve_products(model, &mut tape, &model.graph().initializer, is_whole)?;
         }
-        let activation_bytes = forward_bytes(graph, &facts, &needed);
-        let loss_scale = is_half.then(|| LossScale::of_mean(target_shape.iter().product()));
+        let size = terms.iter().map(FoundTerm::scale).fold(0.0, f64::max);
+        let terms: Vec<TermInput> = terms.into_iter().map(|term| term.input).collect();
         let built = Self {
             model: ModelProto::default(),
             gradients,
-            target_shape,
-            activation_bytes,
+            value_gradients,
+            target_shape: terms.first().map(|term| term.target_shape.clone()).unwrap_or_default(),
+            terms,
+            activation_bytes: forward_bytes(graph, facts, &needed),
             has_kernels: false,
             precision: options.precision,
-            loss_scale,
+            loss_scale: is_half.then(|| LossScale::of_size(size)),
         };
-        built.assembled(analysis, &facts, tape)
+        built.assembled(network, tape)
     }
 
-    fn assembled(mut self, analysis: &Analysis, facts: &Facts, mut tape: Tape) -> Result<Self, Error> {
-        let (proto, graph) = (analysis.model.proto(), analysis.model.graph());
-        self.drop_unread(&mut tape.nodes);
-        self.has_kernels = tape.nodes.iter().any(|node| node.domain == DOMAIN);
-        // Bodies of If, Loop and Scan read initializers as well.
-        let read: BTreeSet<&str> =
-            tape.nodes.iter().flat_map(|node| node.input.iter().map(String::as_str).chain(captured(node))).collect();
-        let mut initializer = Vec::new();
-        for tensor in graph.initializer.iter().filter(|tensor| read.contains(tensor.name.as_str())) {
-            initializer.push(forward::widened_tensor(&analysis.model, tensor)?);
+    fn assembled(mut self, network: &Network<'_>, tape: Tape) -> Result<Self, Error> {
+        let Network { model, graph, facts, .. } = *network;
+        let (proto, nodes) = (model.proto(), tape.builder.nodes);
+        let mut assembled = GraphProto { name: "gradients".to_owned(), node: nodes, ..GraphProto::default() };
+        assembled.output = self.outputs(network);
+        // Nodes for which a kernel stands in.
+        assembled.drop_dead();
+        let read: BTreeSet<String> = assembled.node.iter().flat_map(reads).map(str::to_owned).collect();
+        for tensor in model.graph().initializer.iter().filter(|tensor| read.contains(&tensor.name)) {
+            assembled.initializer.push(forward::widened_tensor(model, tensor)?);
         }
-        initializer.extend(tape.initializers);
-        let mut input = Vec::new();
-        for value in &analysis.graph.inputs {
-            let name = &analysis.graph.values[*value].name;
-            let fact = facts.values[*value].as_ref();
-            let shape = fact.and_then(|fact| fact.shape.as_deref()).and_then(signed_shape);
-            let (Some(fact), Some(shape), true) = (fact, shape, read.contains(name.as_str())) else { continue };
-            input.push(value_info(name, forward::widened_type(fact.dtype), &shape));
+        let own = tape.builder.initializers.into_iter();
+        assembled.initializer.extend(own.filter(|tensor| read.contains(&tensor.name)));
+        for value in &graph.inputs {
+            let name = &graph.values[*value].name;
+            let (Some(fact), Some(shape), true) =
+                (facts.values[*value].as_ref(), network.shape(*value), read.contains(name))
+            else {
+                continue;
+            };
+            assembled.input.push(value_info(name, forward::widened_type(fact.dtype), &shape));
         }
-        input.push(value_info(TARGET, DataType::Float, &self.target_shape));
-        let mut output = vec![value_info(LOSS, DataType::Float, &[])];
+        let of_loss = TermInput::inputs(&self.terms);
+        assembled.input.extend(of_loss.iter().map(|(name, shape)| value_info(name, DataType::Float, shape)));
         if self.loss_scale.is_some() {
-            input.push(value_info(LOSS_SCALE, DataType::Float, &[]));
-            output.push(value_info(OVERFLOW, DataType::Float, &[]));
-        }
-        for gradient in &self.gradients {
-            let shape =
-                facts.values[gradient.value].as_ref().and_then(|fact| fact.shape.as_deref()).and_then(signed_shape);
-            output.push(value_info(&gradient.output, DataType::Float, &shape.unwrap_or_default()));
+            assembled.input.push(value_info(LOSS_SCALE, DataType::Float, &[]));
         }
         let mut opset_import = proto.opset_import.clone();
+        self.has_kernels = assembled.node.iter().any(|node| node.domain == DOMAIN);
         if self.has_kernels {
             opset_import.push(OperatorSetIdProto { domain: DOMAIN.to_owned(), version: 1 });
         }
-        self.model = ModelProto {
-            ir_version: proto.ir_version.max(4),
-            opset_import,
-            graph: Some(GraphProto {
-                name: "gradients".to_owned(),
-                node: tape.nodes,
-                initializer,
-                input,
-                output,
-                ..GraphProto::default()
-            }),
-            ..ModelProto::default()
-        };
+        let ir_version = proto.ir_version.max(4);
+        self.model = ModelProto { ir_version, opset_import, graph: Some(assembled), ..ModelProto::default() };
         Ok(self)
+    }
+
+    /// The loss first, then what tells of an overflow, the terms, and the gradients.
+    fn outputs(&self, network: &Network<'_>) -> Vec<ValueInfoProto> {
+        let scalars = std::iter::once(LOSS)
+            .chain(self.loss_scale.map(|_| OVERFLOW))
+            .chain(self.terms.iter().map(|term| term.output.as_str()).filter(|output| *output != LOSS));
+        let uses = self.gradients.iter().map(|gradient| (gradient.value, &gradient.output));
+        let by_value = self.value_gradients.iter().map(|gradient| (gradient.value, &gradient.output));
+        let shaped = |(value, output): (ValueId, &String)| {
+            value_info(output, DataType::Float, &network.shape(value).unwrap_or_default())
+        };
+        scalars.map(|name| value_info(name, DataType::Float, &[])).chain(uses.chain(by_value).map(shaped)).collect()
     }
 }
 
-impl GradientGraph {
-    /// Takes out the nodes that no output needs: those for which a kernel stands in.
-    fn drop_unread(&self, nodes: &mut Vec<NodeProto>) {
-        let mut read: BTreeSet<String> = self.gradients.iter().map(|gradient| gradient.output.clone()).collect();
-        read.extend([LOSS.to_owned(), OVERFLOW.to_owned()]);
-        let mut kept = Vec::with_capacity(nodes.len());
-        // Consumers stand after producers.
-        for node in std::mem::take(nodes).into_iter().rev() {
-            if node.output.iter().any(|output| read.contains(output)) {
-                read.extend(node.input.iter().cloned());
-                read.extend(captured(&node).into_iter().map(str::to_owned));
-                kept.push(node);
-            }
-        }
-        kept.reverse();
-        *nodes = kept;
+/// The terms of the loss that the options ask for.
+fn terms(network: &Network<'_>, options: &GradientOptions) -> Result<Vec<FoundTerm>, Error> {
+    let is_default = options.loss.is_empty();
+    let terms = if is_default {
+        let name = network.graph.values[prediction(network, options)?].name.clone();
+        vec![LossTerm { channels: options.channels, ..LossTerm::squared(name) }]
+    } else {
+        options.loss.clone()
+    };
+    let found = loss::find(network, &terms, is_default)?;
+    if let Some(term) = found.iter().find(|term| options.wanted.contains(&term.value)) {
+        let text =
+            format!("the loss compares the weight {:?} itself, of which only uses are differentiated", term.term.value);
+        return Err(Error::usage(text).in_file(network.model.path()).hint("ask for its gradient as that by a value"));
     }
+    Ok(found)
 }
 
 /// The output that the loss compares.
-fn prediction(analysis: &Analysis, options: &GradientOptions) -> Result<ValueId, Error> {
-    let graph = &analysis.graph;
+fn prediction(network: &Network<'_>, options: &GradientOptions) -> Result<ValueId, Error> {
+    let graph = network.graph;
     match &options.prediction {
         None => graph.outputs.first().copied(),
         Some(name) => graph.outputs.iter().copied().find(|value| graph.values[*value].name == *name),
@@ -254,71 +303,7 @@ fn prediction(analysis: &Analysis, options: &GradientOptions) -> Result<ValueId,
         let names: Vec<&str> = graph.outputs.iter().map(|value| graph.values[*value].name.as_str()).collect();
         let wanted = options.prediction.as_deref().unwrap_or("(any)");
         Error::usage(format!("expected an output named {wanted}, found {}", names.join(", ")))
-            .in_file(analysis.model.path())
-    })
-}
-
-/// Nodes that a value is computed from.
-fn ancestors(graph: &Graph, value: ValueId) -> BTreeSet<NodeId> {
-    let mut nodes = BTreeSet::new();
-    let mut open = vec![value];
-    while let Some(value) = open.pop() {
-        if let Some((node, _)) = graph.values[value].producer
-            && nodes.insert(node)
-        {
-            open.extend(graph.nodes[node].inputs.iter().flatten());
-            // What a subgraph reads from outside is an input of its node as well.
-            open.extend((0..graph.values.len()).filter(|value| graph.values[*value].captured_by.contains(&node)));
-        }
-    }
-    nodes
-}
-
-/// Whether a value changes, as a floating point number or what stands for one, with a wanted weight.
-fn depends(analysis: &Analysis, facts: &Facts, wanted: &[ValueId]) -> Vec<bool> {
-    let graph = &analysis.graph;
-    let mut depends = vec![false; graph.values.len()];
-    for value in wanted {
-        depends[*value] = true;
-    }
-    for node in &graph.nodes {
-        if node.inputs.iter().flatten().any(|value| depends[*value]) {
-            let quantizes = analysis.operators.get(node.id).is_some_and(Operator::quantizes);
-            for value in node.outputs.iter().flatten() {
-                depends[*value] |= quantizes;
-                depends[*value] |= facts.values[*value].as_ref().is_none_or(crate::graph::fact::Fact::is_float);
-            }
-        }
-    }
-    depends
-}
-
-fn differentiate(
-    analysis: &Analysis,
-    facts: &Facts,
-    depends: &[bool],
-    tape: &mut Tape,
-    node: NodeId,
-) -> Result<(), Error> {
-    let node = &analysis.graph.nodes[node];
-    let upstream: Vec<Option<String>> =
-        node.outputs.iter().map(|value| value.and_then(|value| tape.gradient(value))).collect();
-    let is_wanted = node.inputs.iter().flatten().any(|value| depends[*value]);
-    if !is_wanted || upstream.iter().all(Option::is_none) {
-        return Ok(());
-    }
-    let mut cx = GradientCx { graph: &analysis.graph, node, facts, depends, tape, upstream };
-    let result = analysis.operators.of(node.id).and_then(|op| op.gradient(&mut cx));
-    result.map_err(|cause| {
-        let shapes: Vec<String> = node
-            .inputs
-            .iter()
-            .map(|value| value.and_then(|v| facts.values[v].as_ref()).map_or("-".to_owned(), |fact| fact.describe()))
-            .collect();
-        Error::unsupported(format!("no gradient passes this node: {cause}; inputs: {}", shapes.join(", ")))
-            .in_file(analysis.model.path())
-            .at_node(&node.name, node.op())
-            .hint("score with --criterion magnitude, or exclude what lies before the node with --keep")
+            .in_file(network.model.path())
     })
 }
 

@@ -1,7 +1,9 @@
 //! The graph of a model: nodes, values, and who produces and consumes what.
 //!
-//! A bipartite petgraph of nodes and values: an edge value → node is an input, node → value an output. Nodes are kept
-//! in a topological order even where the file's own order is not one.
+//! Nodes name their values, and values the node that produces them and those that read them; ids are positions in the
+//! two lists. Nodes are kept in a topological order even where the file's own order is not one, so that most passes
+//! are one loop over them. The searches that go elsewhere stop at what they look for and need no graph library;
+//! petgraph serves for united sets and for `inspect --dot`.
 
 pub mod dim;
 
@@ -19,8 +21,6 @@ pub mod tensor;
 
 use std::collections::HashMap;
 
-use petgraph::graph::{DiGraph, NodeIndex};
-
 use crate::error::Error;
 use crate::onnx::order::{captured, topological_order};
 use crate::onnx::{NodeProto, TensorProto};
@@ -30,6 +30,16 @@ use model::Model;
 pub type NodeId = usize;
 /// Index of a value in [`Graph::values`].
 pub type ValueId = usize;
+
+/// An input of a node, as the reader of the value that it takes. Exporters share equal constants, so that what is kept
+/// of one is a matter of its reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Reader {
+    /// The node.
+    pub node: NodeId,
+    /// At which input.
+    pub slot: usize,
+}
 
 /// A node of the graph; its attributes are those of the [`NodeProto`].
 #[derive(Clone, Debug)]
@@ -99,15 +109,6 @@ pub struct Value {
     pub captured_by: Vec<NodeId>,
 }
 
-/// One vertex of the dependency graph.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Vertex {
-    /// A node.
-    Node(NodeId),
-    /// A value.
-    Value(ValueId),
-}
-
 /// Nodes and values of a model.
 #[derive(Debug)]
 pub struct Graph {
@@ -122,7 +123,6 @@ pub struct Graph {
     /// Version of the standard operator set that the model imports.
     pub opset: i64,
     by_name: HashMap<String, ValueId>,
-    petgraph: DiGraph<Vertex, usize>,
 }
 
 impl Graph {
@@ -131,6 +131,18 @@ impl Graph {
     /// # Errors
     /// A cycle, which [`crate::load::load`] refuses already.
     pub fn new(model: &Model) -> Result<Self, Error> {
+        Self::with_values_of(model, None)
+    }
+
+    /// As [`Graph::new`], of a model that another was made into: values of `earlier` keep their ids.
+    ///
+    /// # Errors
+    /// As [`Graph::new`].
+    pub fn following(model: &Model, earlier: &Graph) -> Result<Self, Error> {
+        Self::with_values_of(model, Some(earlier))
+    }
+
+    fn with_values_of(model: &Model, earlier: Option<&Graph>) -> Result<Self, Error> {
         let proto = model.graph();
         let order = topological_order(proto)
             .map_err(|at| Error::invalid(model.path(), format!("the graph has a cycle through node {at}")))?;
@@ -141,8 +153,10 @@ impl Graph {
             outputs: Vec::new(),
             opset: model.opset("").unwrap_or(1),
             by_name: HashMap::new(),
-            petgraph: DiGraph::new(),
         };
+        for value in earlier.into_iter().flat_map(|earlier| &earlier.values) {
+            graph.value_id(&value.name);
+        }
         for (i, tensor) in proto.initializer.iter().enumerate() {
             let id = graph.value_id(&tensor.name);
             graph.values[id].initializer = Some(i);
@@ -162,7 +176,6 @@ impl Graph {
             graph.values[id].is_output = true;
             graph.outputs.push(id);
         }
-        graph.petgraph = graph.build_petgraph();
         Ok(graph)
     }
 
@@ -201,32 +214,6 @@ impl Graph {
             self.values[value].captured_by.push(id);
         }
         self.nodes.push(node);
-    }
-
-    fn build_petgraph(&self) -> DiGraph<Vertex, usize> {
-        let mut petgraph = DiGraph::with_capacity(self.nodes.len() + self.values.len(), 0);
-        for value in 0..self.values.len() {
-            petgraph.add_node(Vertex::Value(value));
-        }
-        for node in &self.nodes {
-            let at = petgraph.add_node(Vertex::Node(node.id));
-            for (slot, value) in node.inputs.iter().enumerate() {
-                if let Some(value) = value {
-                    petgraph.add_edge(NodeIndex::new(*value), at, slot);
-                }
-            }
-            for (slot, value) in node.outputs.iter().enumerate() {
-                if let Some(value) = value {
-                    petgraph.add_edge(at, NodeIndex::new(*value), slot);
-                }
-            }
-        }
-        petgraph
-    }
-
-    /// The dependency graph of nodes and values; an edge carries the input or output slot.
-    pub fn petgraph(&self) -> &DiGraph<Vertex, usize> {
-        &self.petgraph
     }
 
     /// The value of this name.

@@ -113,6 +113,12 @@ mod fold;
 
 #[cfg(feature = "internals")]
 #[doc(hidden)]
+pub mod lower;
+#[cfg(not(feature = "internals"))]
+mod lower;
+
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod couple;
 #[cfg(not(feature = "internals"))]
 mod couple;

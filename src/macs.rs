@@ -9,7 +9,7 @@ use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
 use crate::graph::facts::Facts;
 use crate::graph::sizes::Sizes;
-use crate::graph::{Graph, Node};
+use crate::graph::{Graph, Node, ValueId};
 use crate::operator::Operators;
 use crate::operator::couple::Coupling;
 use crate::operator::couple::kept::Kept;
@@ -43,7 +43,7 @@ pub struct Counter<'a> {
     /// Its coupling.
     pub coupling: &'a Coupling,
     /// Which values are constants.
-    pub is_constant: &'a dyn Fn(usize) -> bool,
+    pub is_constant: &'a dyn Fn(ValueId) -> bool,
 }
 
 impl Counter<'_> {

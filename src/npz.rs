@@ -12,7 +12,7 @@ use crate::array::{Array, SizeMismatch};
 mod elements;
 mod header;
 
-use elements::{decode, encode};
+use elements::decode;
 use header::Header;
 
 /// Why a file of arrays could not be read or written.
@@ -128,7 +128,7 @@ pub fn to_npy(array: &Array) -> Result<Vec<u8>, SizeMismatch> {
         return Err(SizeMismatch { dims: array.dims.clone(), element_count: array.data.len() });
     }
     let mut bytes = header::to_bytes(array.element_type(), &array.dims);
-    encode(&array.data, &mut bytes);
+    array.data.append_bytes(&mut bytes);
     Ok(bytes)
 }
 

@@ -6,6 +6,8 @@ mod generated;
 
 pub mod builder;
 
+pub(crate) mod floats;
+
 pub mod names;
 
 pub(crate) mod order;

@@ -10,7 +10,11 @@ pub mod gradient;
 
 pub mod infer;
 
+pub mod lower;
+
 pub mod macs;
+
+pub mod part;
 
 pub mod patch;
 
@@ -25,7 +29,9 @@ use crate::onnx::{GraphProto, NodeProto};
 pub use couple::CoupleCx;
 pub use gradient::GradientCx;
 pub use infer::InferCx;
+pub use lower::LowerCx;
 pub use macs::MacsCx;
+pub use part::{Part, PartCx};
 pub use patch::PatchCx;
 pub use reference::ReferenceCx;
 
@@ -88,7 +94,8 @@ pub enum Folding {
 
 /// The rules of an operator, in the order of the pipeline.
 ///
-/// `infer`, `couple` and `reference` have no default: silence must not mean that channels pass through.
+/// Silence never means that channels pass through: `infer` and `couple` have no default, and without `lower` or
+/// `reference` verification fails.
 pub trait Operator: std::fmt::Debug + Send + Sync {
     /// Element types, shapes and known small values of the outputs.
     ///
@@ -121,17 +128,28 @@ pub trait Operator: std::fmt::Debug + Send + Sync {
         Ok(())
     }
 
-    /// Whether `reference` always replaces the node by standard operators, because ONNX Runtime has no kernel for it on
-    /// the CPU. The pruned file is then compared with this node in the same form.
-    fn is_decomposed(&self) -> bool {
+    /// Writes the node in standard operators ([`crate::lower`]); `false` if it is one. The reference and gradients see
+    /// what it is lowered to, so that a fused operator needs no rules for them.
+    ///
+    /// # Errors
+    /// This form of the node can't be lowered; it stays as it is.
+    fn lower(&self, _cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
+        Ok(false)
+    }
+
+    /// Whether ONNX Runtime has no kernel for it on the CPU; it runs there only lowered.
+    fn lacks_cpu_kernel(&self) -> bool {
         false
     }
 
-    /// The node in the reference graph, where removed indices are masked instead of removed.
+    /// The node in the reference graph, where removed indices are masked instead of removed. Operators that are lowered
+    /// have none.
     ///
     /// # Errors
     /// The node can't be masked; verification fails with this cause.
-    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError>;
+    fn reference(&self, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        Err(RuleError::unsupported("the operator has no masked form"))
+    }
 
     /// Whether a constant at input `slot` multiplies channel by channel, as the scale of a norm does.
     fn scales(&self, _slot: usize) -> bool {
@@ -161,6 +179,11 @@ pub trait Operator: std::fmt::Debug + Send + Sync {
     /// The operator has no gradient in this form; a run that needs one fails and names the node.
     fn gradient(&self, _cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         Err(RuleError::unsupported("the operator has no gradient"))
+    }
+
+    /// What the node is to the choice of kernels: a part of a pattern that one computes.
+    fn part(&self, _cx: &PartCx<'_>) -> Option<Part> {
+        None
     }
 }
 
@@ -285,10 +308,12 @@ pub trait NodeRules: Sync {
         Ok(())
     }
 
-    /// Whether `reference` always replaces the node by standard operators, because ONNX Runtime has no kernel for it on
-    /// the CPU. The pruned file is then compared with this node in the same form.
-    fn is_decomposed(&self, _node: &Node) -> bool {
-        false
+    /// Writes the node in standard operators ([`crate::lower`]); `false` if it is one.
+    ///
+    /// # Errors
+    /// This form of the node can't be lowered; it stays as it is.
+    fn lower(&self, _node: &Node, _cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
+        Ok(false)
     }
 
     /// The node in the reference graph, where removed indices are masked instead of removed.
@@ -332,6 +357,11 @@ pub trait NodeRules: Sync {
     fn gradient(&self, _node: &Node, _cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         Err(RuleError::unsupported("the operator has no gradient"))
     }
+
+    /// What the node is to the choice of kernels: a part of a pattern that one computes.
+    fn part(&self, _node: &Node, _cx: &PartCx<'_>) -> Option<Part> {
+        None
+    }
 }
 
 /// A node beside rules that parse it anew.
@@ -362,8 +392,8 @@ impl Operator for Unparsed {
     fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
         self.rules.patch(&self.node, cx)
     }
-    fn is_decomposed(&self) -> bool {
-        self.rules.is_decomposed(&self.node)
+    fn lower(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
+        self.rules.lower(&self.node, cx)
     }
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         self.rules.reference(&self.node, cx)
@@ -382,6 +412,9 @@ impl Operator for Unparsed {
     }
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         self.rules.gradient(&self.node, cx)
+    }
+    fn part(&self, cx: &PartCx<'_>) -> Option<Part> {
+        self.rules.part(&self.node, cx)
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::changed::ChangedWeights;
 use crate::couple::options::{AttentionOption, NormGroups};
 use crate::error::Error;
-use crate::graph::Graph;
+use crate::graph::{Graph, Reader, ValueId};
 use crate::operator::reference::KeptAxes;
 use crate::rewrite::WeightSlices;
 
@@ -89,11 +89,11 @@ pub struct MemberPlan {
 }
 
 /// The tensors of a cut in the form of the plan, readers with the same slices together.
-pub fn tensor_plans(graph: &Graph, dims_of: &dyn Fn(usize) -> Vec<i64>, slices: &WeightSlices) -> Vec<TensorPlan> {
+pub fn tensor_plans(graph: &Graph, dims_of: &dyn Fn(ValueId) -> Vec<i64>, slices: &WeightSlices) -> Vec<TensorPlan> {
     let mut plans: Vec<TensorPlan> = Vec::new();
-    let mut known: HashMap<(usize, KeptAxes), usize> = HashMap::new();
-    for (node, slot, value, kept) in slices.reads() {
-        let reader = (graph.nodes[node].proto.first_output().to_owned(), slot);
+    let mut known: HashMap<(ValueId, KeptAxes), usize> = HashMap::new();
+    for (reader, value, kept) in slices.reads() {
+        let reader = (graph.nodes[reader.node].proto.first_output().to_owned(), reader.slot);
         let key = (value, kept.clone());
         match known.get(&key) {
             Some(at) => plans[*at].readers.push(reader),
@@ -157,7 +157,7 @@ impl Plan {
 ///
 /// # Errors
 /// The plan names a reader, a constant or an index that the graph does not have.
-pub fn kept_axes(plan: &Plan, graph: &Graph, path: &Path) -> Result<HashMap<(usize, usize), KeptAxes>, Error> {
+pub fn kept_axes(plan: &Plan, graph: &Graph, path: &Path) -> Result<HashMap<Reader, KeptAxes>, Error> {
     let fail = |message: String| {
         Error::unreadable(path, message).hint("the plan belongs to another model; prune this one to get its plan")
     };
@@ -178,7 +178,7 @@ pub fn kept_axes(plan: &Plan, graph: &Graph, path: &Path) -> Result<HashMap<(usi
             let node = node.filter(|node| graph.nodes[*node].input(*slot) == Some(value)).ok_or_else(|| {
                 fail(format!("the plan names node {output:?} as a reader of {:?}, which it is not", tensor.tensor))
             })?;
-            kept.insert((node, *slot), tensor.keep.clone());
+            kept.insert(Reader { node, slot: *slot }, tensor.keep.clone());
         }
     }
     Ok(kept)

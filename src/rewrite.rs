@@ -21,7 +21,7 @@ use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::{Graph, Node};
 use crate::onnx::names::Names;
-use crate::onnx::{DataType, NodeProto, TensorProto};
+use crate::onnx::{NodeProto, TensorProto};
 use crate::operator::couple::Coupling;
 use crate::operator::couple::kept::Kept;
 use crate::ops;
@@ -164,22 +164,7 @@ fn frozen_scalar(graph: &Graph, before: &Facts, after: &Facts, node: &Node) -> O
         return None;
     }
     let dims: Vec<i64> = old.shape.as_ref()?.iter().filter_map(Dim::as_const).collect();
-    let name = &graph.values[output].name;
-    let floats: Vec<f32> = old_values.iter().map(|value| *value as f32).collect();
-    let mut tensor = TensorProto::of_floats(name, &floats, &dims);
-    match old.dtype {
-        DataType::Float => {}
-        DataType::Double => tensor.raw_data = old_values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        DataType::Float16 => {
-            tensor.raw_data = floats.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect();
-        }
-        DataType::Bfloat16 => {
-            tensor.raw_data = floats.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect();
-        }
-        _ => return None,
-    }
-    tensor.data_type = old.dtype as i32;
-    Some(tensor)
+    TensorProto::of_numbers(&graph.values[output].name, old.dtype, old_values, &dims)
 }
 
 /// The shapes that the rewritten nodes infer must be those that the cut asks for.

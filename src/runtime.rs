@@ -40,7 +40,8 @@ pub use session::{IoInfo, Optimization, Session, SessionOptions};
 #[cfg(feature = "ort-training")]
 pub use training::{TrainingModels, TrainingSession};
 
-/// An opened ONNX Runtime library.
+/// An opened ONNX Runtime library; clones are handles of the same one.
+#[derive(Clone)]
 pub struct Runtime {
     /// The file that the library was loaded from.
     library: PathBuf,

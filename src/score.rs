@@ -84,12 +84,12 @@ pub trait Criterion {
 /// Scores of the indices of axes of constants, by value and axis.
 #[derive(Clone, Debug, Default)]
 pub struct IndexScores {
-    axes: BTreeMap<(usize, usize), Vec<f64>>,
+    axes: BTreeMap<(ValueId, usize), Vec<f64>>,
 }
 
 impl IndexScores {
     /// Sets the scores of the indices of an axis of a constant.
-    pub fn insert(&mut self, value: usize, axis: usize, scores: Vec<f64>) {
+    pub fn insert(&mut self, value: ValueId, axis: usize, scores: Vec<f64>) {
         self.axes.insert((value, axis), scores);
     }
 

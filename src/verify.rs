@@ -26,13 +26,14 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use crate::analysis::{Analysis, analyse};
+use crate::analysis::Analysis;
 use crate::array::Array;
 use crate::error::Error;
+use crate::graph::Reader;
 use crate::graph::model::Model;
 use crate::graph::sizes::Sizes;
+use crate::lower::{Extent, Lowered, runnable_on_cpu};
 use crate::onnx::{GraphProto, ModelProto};
-use crate::operator::Operator;
 use crate::operator::reference::{KeptAxes, Reference};
 use crate::runtime::{Runtime, SessionOptions};
 use pair::Pair;
@@ -172,25 +173,25 @@ impl VerifyReport {
 /// An operator that stands where something was removed has no reference rule.
 pub fn reference_model(
     analysis: &Analysis,
-    kept: &HashMap<(usize, usize), KeptAxes>,
+    kept: &HashMap<Reader, KeptAxes>,
 ) -> Result<(ModelProto, Reference), Error> {
-    let reference =
-        Reference::build(&analysis.graph, &analysis.operators, &analysis.facts, kept).map_err(|unmasked| {
-            let node = &analysis.graph.nodes[unmasked.node];
-            Error::unsupported(format!("the reference graph can't be built: {}", unmasked.cause))
-                .in_file(analysis.model.path())
-                .at_node(&node.name, node.op())
-                .hint("report the model; --no-verify writes it unverified")
-        })?;
-    let (proto, graph) = (analysis.model.proto(), analysis.model.graph());
+    let lowered = Lowered::new(&analysis.model, &analysis.graph, &analysis.operators, &analysis.facts, Extent::All)?;
+    let reference = reference::build(&lowered, kept).map_err(|unmasked| {
+        let node = &analysis.graph.nodes[unmasked.node];
+        Error::unsupported(format!("the reference graph can't be built: {}", unmasked.cause))
+            .in_file(analysis.model.path())
+            .at_node(&node.name, node.op())
+            .hint("report the model; --no-verify writes it unverified")
+    })?;
+    let (proto, graph) = (lowered.model.proto(), lowered.model.graph());
     let mut initializer = graph.initializer.clone();
-    initializer.extend(reference.initializers.iter().cloned());
+    initializer.extend(reference.builder.initializers.iter().cloned());
     let model = ModelProto {
         ir_version: proto.ir_version,
         opset_import: proto.opset_import.clone(),
         graph: Some(GraphProto {
             name: "reference".to_owned(),
-            node: reference.nodes.clone(),
+            node: reference.builder.nodes.clone(),
             initializer,
             sparse_initializer: graph.sparse_initializer.clone(),
             input: graph.input.clone(),
@@ -200,20 +201,6 @@ pub fn reference_model(
         ..ModelProto::default()
     };
     Ok((model, reference))
-}
-
-/// A pruned file with nodes that ONNX Runtime can't run on the CPU replaced by standard operators; `None` where the
-/// original has no such nodes.
-///
-/// # Errors
-/// The pruned file contradicts itself.
-fn decomposed(original: &Analysis, pruned: &Model) -> Result<Option<ModelProto>, Error> {
-    let is_decomposed =
-        |node: &crate::graph::Node| original.operators.get(node.id).is_some_and(Operator::is_decomposed);
-    if !original.graph.nodes.iter().any(is_decomposed) {
-        return Ok(None);
-    }
-    Ok(Some(reference_model(&analyse(pruned)?, &HashMap::new())?.0))
 }
 
 /// Relative tolerance in single precision.
@@ -234,19 +221,19 @@ fn has_half(analysis: &Analysis) -> bool {
 /// not pass.
 pub fn verify(
     analysis: &Analysis,
-    kept: &HashMap<(usize, usize), KeptAxes>,
+    kept: &HashMap<Reader, KeptAxes>,
     pruned: &Model,
     runtime: &Runtime,
     options: &VerifyOptions,
 ) -> Result<VerifyReport, Error> {
     let (model, reference) = reference_model(analysis, kept)?;
     let is_half = has_half(analysis);
-    let decomposed = decomposed(analysis, pruned);
-    let is_decomposed = matches!(decomposed, Ok(Some(_)));
-    let native = Pair::new(model, &analysis.model, pruned, decomposed.as_ref().ok().cloned().flatten());
+    let lowered = runnable_on_cpu(pruned);
+    let is_lowered = matches!(lowered, Ok(Some(_)));
+    let native = Pair::new(model, &analysis.model, pruned, lowered.as_ref().ok().cloned().flatten());
     let mut verification =
         Verification { analysis, kept, reference, runtime, report: VerifyReport::new(is_half, runtime, options) };
-    if let Err(error) = decomposed {
+    if let Err(error) = lowered {
         verification.report.passed = false;
         verification.report.failure = Some(format!("the pruned file is not valid: {error}"));
         return Ok(verification.report);
@@ -256,7 +243,7 @@ pub fn verify(
     match native.reference_session(runtime) {
         Ok(of_reference) => {
             // As applications run it: from its file, with every optimization.
-            let of_pruned = if is_decomposed {
+            let of_pruned = if is_lowered {
                 native.pruned_session(runtime)
             } else {
                 runtime.session_from_file(pruned.path(), &SessionOptions::default())

@@ -68,7 +68,7 @@ impl OpsFile {
         let block = block.unwrap_or_else(|| panic!("{}.rs: what implements {registration}", self.module));
         let block = &block[..block.find("\n}").unwrap()];
         let has = |rule: &&str| block.contains(&format!("    fn {rule}(&self"));
-        ["patch", "macs", "gradient"].into_iter().filter(has).collect()
+        ["patch", "macs", "lower", "gradient"].into_iter().filter(has).collect()
     }
 }
 
@@ -151,9 +151,10 @@ fn the_table_lists_every_operator() {
         "# Operators\n\n\
          What this version knows of operators. An operator that is not listed is a barrier: the channels that it\n\
          touches stay, and the run says so. Every operator has the rules `infer` (types and shapes), `couple` (which\n\
-         indices live or die together) and `reference` (its masked form, for verification); `patch` rewrites attributes\n\
-         and constants that name a size, `macs` counts multiply-accumulate operations, `gradient` differentiates. `m:`\n\
-         stands for the domain `com.microsoft`.\n\n\
+         indices live or die together) and `reference` (its masked form, for verification), or `lower`, which writes it\n\
+         in operators that have one; `patch` rewrites attributes and constants that name a size, `macs` counts\n\
+         multiply-accumulate operations, `gradient` differentiates (what is lowered is differentiated in that form).\n\
+         `m:` stands for the domain `com.microsoft`.\n\n\
          This table is generated from the files of `src/ops/` by `UPDATE=1 cargo test --test ops_index`.\n\n\
          | Operators | Specification | Coupling | Further rules |\n| --- | --- | --- | --- |\n",
     );

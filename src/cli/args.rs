@@ -285,7 +285,7 @@ pub(super) struct InspectArgs {
     /// Print the dependency structure in the DOT language and nothing else.
     #[arg(long)]
     pub(super) dot: bool,
-    /// List the members of every channel group.
+    /// List the weights of every channel group and the nodes that it goes through, each with its coupling as text.
     #[arg(long)]
     pub(super) members: bool,
     /// The size of a symbolic dimension, for counting; may be given again.

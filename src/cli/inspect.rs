@@ -46,7 +46,7 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
         "sizes": sizes,
         "cost": cost,
         "macs_by_block": blocks,
-        "groups": groups.iter().map(GroupRow::json).collect::<Vec<_>>(),
+        "groups": groups.iter().map(|group| group.json(&inspection)).collect::<Vec<_>>(),
         "coupling": coupling.iter().map(|(node, text)| json!({"node": node.name, "op": node.op, "text": text})).collect::<Vec<_>>(),
         "barriers": barriers.iter().map(|barrier| json!({"node": barrier.node, "op": barrier.op, "cause": barrier.cause})).collect::<Vec<_>>(),
     });
@@ -136,13 +136,14 @@ impl GroupRow {
         }
     }
 
-    fn json(&self) -> serde_json::Value {
+    fn json(&self, inspection: &Inspection) -> serde_json::Value {
         json!({
             "name": self.name,
             "channels": self.channels,
             "equal_blocks_of": self.unit,
             "members": self.members,
             "reason": self.kept,
+            "nodes": self.nodes.iter().map(|node| &inspection.nodes[*node].name).collect::<Vec<_>>(),
         })
     }
 }
@@ -159,15 +160,19 @@ fn nodes_by_text<'a>(nodes: impl Iterator<Item = (&'a NodeInfo, &'a str)>) -> St
             None => rows.push((&node.op, text, vec![&node.name])),
         }
     }
+    if rows.is_empty() {
+        return String::new();
+    }
     let line = |(op, text, names): (&str, &str, Vec<&str>)| {
         let shown: Vec<&str> = names.iter().take(NAMES).copied().collect();
         let more = match names.len().saturating_sub(NAMES) {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        format!("\n  {op} {text} in {}{more}", shown.join(", "))
+        format!("\n    {op} {text} in {}{more}", shown.join(", "))
     };
-    rows.into_iter().map(line).collect()
+    let lines: String = rows.into_iter().map(line).collect();
+    format!("\n  through{lines}")
 }
 
 /// The first two levels of a node's name, as exporters write module paths.

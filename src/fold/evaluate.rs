@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use prost::Message;
 
 use super::{Fold, Part};
-use crate::array::{Array, ArrayData};
+use crate::array::{Array, ElementType};
 use crate::error::Error;
 use crate::graph::model::Model;
 use crate::graph::{Graph, ValueId};
@@ -108,18 +108,15 @@ fn compute(
 
 /// A tensor of floating point numbers with the elements of an array.
 fn tensor_of(name: &str, array: &Array) -> Option<TensorProto> {
-    let (dtype, raw): (DataType, Vec<u8>) = match &array.data {
-        ArrayData::F32(values) => (DataType::Float, values.iter().flat_map(|value| value.to_le_bytes()).collect()),
-        ArrayData::F64(values) => (DataType::Double, values.iter().flat_map(|value| value.to_le_bytes()).collect()),
-        ArrayData::F16(values) => (DataType::Float16, values.iter().flat_map(|value| value.to_le_bytes()).collect()),
-        ArrayData::BF16(values) => (DataType::Bfloat16, values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+    let dtype = match array.element_type() {
+        ElementType::F32 => DataType::Float,
+        ElementType::F64 => DataType::Double,
+        ElementType::F16 => DataType::Float16,
+        ElementType::BF16 => DataType::Bfloat16,
         _ => return None,
     };
-    Some(TensorProto {
-        name: name.to_owned(),
-        data_type: dtype as i32,
-        dims: array.dims.iter().map(|size| i64::try_from(*size)).collect::<Result<_, _>>().ok()?,
-        raw_data: raw.into(),
-        ..TensorProto::default()
-    })
+    let dims: Vec<i64> = array.dims.iter().map(|size| i64::try_from(*size)).collect::<Result<_, _>>().ok()?;
+    let mut raw = Vec::new();
+    array.data.append_bytes(&mut raw);
+    Some(TensorProto::of_raw(name, dtype, &dims, raw))
 }

@@ -3,28 +3,11 @@
 //! Sums of products of half precision gradients lose most of their digits, and not every execution provider has
 //! half precision kernels, so gradients are taken in float32 unless [`super::Precision`] asks for other factors.
 
-use std::collections::{BTreeSet, HashMap};
-
-use crate::analysis::Analysis;
 use crate::error::Error;
-use crate::graph::NodeId;
-use crate::graph::fact::{Known, is_float};
-use crate::graph::facts::Facts;
+use crate::graph::fact::is_float;
 use crate::graph::model::Model;
-use crate::graph::tensor::elements;
+use crate::onnx::floats::Floats;
 use crate::onnx::{DataType, GraphProto, NodeProto, TensorProto, type_proto};
-use crate::operator::reference::Reference;
-
-/// The needed nodes, those that ONNX Runtime has no kernel for on the CPU in standard operators.
-pub(super) fn standard_nodes(analysis: &Analysis, facts: &Facts, needed: &BTreeSet<NodeId>) -> Reference {
-    let mut forward = Reference::default();
-    for node in analysis.graph.nodes.iter().filter(|node| needed.contains(&node.id)) {
-        // Nothing is removed, so that no rule can fail.
-        let added = forward.push(node, &analysis.graph, &analysis.operators, facts, &HashMap::new());
-        debug_assert!(added.is_ok());
-    }
-    forward
-}
 
 /// The element type in which values of type `dtype` are computed.
 pub(super) fn widened_type(dtype: DataType) -> DataType {
@@ -83,8 +66,5 @@ pub(crate) fn widened_tensor(model: &Model, tensor: &TensorProto) -> Result<Tens
 /// The elements of a tensor of floating point numbers; `None` for other types.
 pub(super) fn floats(model: &Model, tensor: &TensorProto) -> Result<Option<Vec<f32>>, Error> {
     let bytes = model.tensor_bytes(tensor)?;
-    Ok(match elements(tensor.element_type(), &bytes) {
-        Some(Known::Floats(values)) => Some(values.into_iter().map(|value| value as f32).collect()),
-        _ => None,
-    })
+    Ok(Floats::of(tensor.element_type(), &bytes).map(Floats::to_f32))
 }

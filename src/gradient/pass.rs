@@ -8,13 +8,18 @@ use crate::graph::model::Model;
 use crate::runtime::{BoundSession, Device, Execution, Optimization, Runtime, RuntimeError, Session, SessionOptions};
 
 use super::precision::{LOSS_SCALE, LossScale, OVERFLOW};
-use super::{GradientGraph, Precision, UseGradient};
+use super::{GradientGraph, LOSS, Precision, UseGradient, ValueGradient};
 
 /// A gradient graph that ONNX Runtime has loaded.
 #[derive(Debug)]
 pub struct GradientPass {
+    /// What it runs in.
+    runtime: Runtime,
     runner: Runner,
     gradients: Vec<UseGradient>,
+    value_gradients: Vec<ValueGradient>,
+    /// The outputs of the terms of the loss.
+    terms: Vec<String>,
     /// The place of every gradient, by the name of its output.
     places: HashMap<String, usize>,
     precision: Precision,
@@ -44,12 +49,16 @@ pub struct PassOptions {
 }
 
 /// Loss and gradients of one run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Gradients {
-    /// The loss, the mean over all elements of the prediction.
+    /// The loss, the sum of all terms; that of a denoising loss is the mean over all elements of the prediction.
     pub loss: f64,
+    /// Every term, times its weight, in the order of [`GradientGraph::terms`].
+    pub terms: Vec<f64>,
     /// One array for each of [`GradientGraph::gradients`], in that order.
     pub uses: Vec<Vec<f32>>,
+    /// One array for each of [`GradientGraph::value_gradients`], in that order.
+    pub values: Vec<Vec<f32>>,
 }
 
 impl GradientPass {
@@ -95,12 +104,20 @@ impl GradientPass {
             Runner::Direct(session)
         };
         Ok(Self {
+            runtime: runtime.clone(),
             runner,
             gradients: graph.gradients.clone(),
+            value_gradients: graph.value_gradients.clone(),
+            terms: graph.terms.iter().map(|term| term.output.clone()).collect(),
             places,
             precision: graph.precision,
             loss_scale: graph.loss_scale,
         })
+    }
+
+    /// What the pass runs in.
+    pub(super) fn runtime(&self) -> &Runtime {
+        &self.runtime
     }
 
     fn session(&self) -> &Session {
@@ -133,7 +150,7 @@ impl GradientPass {
         self.session().execution()
     }
 
-    /// The names of the inputs that a run needs: those of the network that the loss depends on, and the target.
+    /// The names of the inputs that a run needs: those of the network that the loss depends on, and those of the loss.
     pub fn input_names(&self) -> Vec<&str> {
         self.session().inputs().iter().map(|input| input.name.as_str()).collect()
     }
@@ -150,9 +167,26 @@ impl GradientPass {
     /// # Errors
     /// The run fails; the model is named.
     pub fn run(&mut self, model: &Model, inputs: &[(String, Array)]) -> Result<Gradients, Error> {
-        let mut uses = vec![Vec::new(); self.gradients.len()];
-        let loss = self.run_each(model, inputs, |_, at, values| uses[at] = values.to_vec())?;
-        Ok(Gradients { loss, uses })
+        let mut found = Gradients {
+            uses: vec![Vec::new(); self.gradients.len()],
+            values: vec![Vec::new(); self.value_gradients.len()],
+            terms: vec![f64::NAN; self.terms.len()],
+            loss: f64::NAN,
+        };
+        let by_value: HashMap<String, usize> =
+            self.value_gradients.iter().enumerate().map(|(at, gradient)| (gradient.output.clone(), at)).collect();
+        let places = self.places.clone();
+        let terms = self.terms.clone();
+        found.loss = self.run_outputs(model, inputs, |_, name, values| {
+            if let Some(at) = places.get(name) {
+                found.uses[*at] = values.to_vec();
+            } else if let Some(at) = by_value.get(name) {
+                found.values[*at] = values.to_vec();
+            } else if let Some(at) = terms.iter().position(|term| term == name) {
+                found.terms[at] = first(values);
+            }
+        })?;
+        Ok(found)
     }
 
     /// Computes the loss and shows with it the gradient of every use, by its place in [`GradientGraph::gradients`],
@@ -166,20 +200,39 @@ impl GradientPass {
         inputs: &[(String, Array)],
         mut each: impl FnMut(f64, usize, &[f32]),
     ) -> Result<f64, Error> {
-        let places = &self.places;
+        let places = std::mem::take(&mut self.places);
+        let loss = self.run_outputs(model, inputs, |loss, name, values| {
+            if let Some(at) = places.get(name) {
+                each(loss, *at, values);
+            }
+        });
+        self.places = places;
+        loss
+    }
+
+    /// Runs the graph, and shows every output but the overflow with the loss, which comes first. Returns the loss.
+    fn run_outputs(
+        &mut self,
+        model: &Model,
+        inputs: &[(String, Array)],
+        mut each: impl FnMut(f64, &str, &[f32]),
+    ) -> Result<f64, Error> {
         let session = match &mut self.runner {
             Runner::Direct(session) => session,
             Runner::Bound(bound) => bound.session_mut(),
         };
         loop {
             let (mut loss, mut overflow) = (f64::NAN, 0.0);
-            let see = |name: &str, values: &[f32]| match places.get(name) {
-                // The loss is the first output, the overflow the second.
-                Some(at) if overflow == 0.0 => each(loss, *at, values),
-                Some(_) => {}
-                None => {
-                    let scalar = if name == OVERFLOW { &mut overflow } else { &mut loss };
-                    *scalar = values.first().copied().map_or(f64::NAN, f64::from);
+            // The loss is the first output, the overflow the second.
+            let see = |name: &str, values: &[f32]| match name {
+                OVERFLOW => overflow = first(values),
+                _ => {
+                    if name == LOSS {
+                        loss = first(values);
+                    }
+                    if overflow == 0.0 {
+                        each(loss, name, values);
+                    }
                 }
             };
             let run = match &self.loss_scale {
@@ -203,6 +256,11 @@ impl GradientPass {
     pub fn uses(&self) -> &[UseGradient] {
         &self.gradients
     }
+}
+
+/// The value of a scalar output.
+fn first(values: &[f32]) -> f64 {
+    values.first().copied().map_or(f64::NAN, f64::from)
 }
 
 /// The error of a gradient graph that does not `what` (a verb).

@@ -59,10 +59,10 @@ impl LossScale {
     /// Below this, the gradients themselves do not fit.
     const LEAST: f32 = 1.0 / 1024.0;
 
-    /// The scale to begin with where the loss is a mean over `count` elements: it makes the gradient of the loss by the
-    /// prediction about as large as the difference to the target.
-    pub(super) fn of_mean(count: i64) -> Self {
-        Self(count.clamp(1, 1 << 40) as f32).rounded()
+    /// The scale to begin with where the gradient of the loss by a value is about `1 / size`, such as a mean over that many
+    /// elements: it makes the gradient about as large as the difference to the target.
+    pub(super) fn of_size(size: f64) -> Self {
+        Self(size.clamp(1.0, (1_i64 << 40) as f64) as f32).rounded()
     }
 
     /// Powers of two leave all digits as they are.
@@ -104,13 +104,13 @@ pub(super) fn halve_products(
     skips: impl Fn(&NodeProto) -> bool,
 ) -> Result<(), Error> {
     let mut by_name: BTreeMap<String, TensorProto> = BTreeMap::new();
-    for tensor in initializers.iter().chain(&tape.initializers) {
+    for tensor in initializers.iter().chain(&tape.builder.initializers) {
         by_name.insert(tensor.name.clone(), tensor.clone());
     }
     // The float16 form of a value, by the value's name.
     let mut halves: HashMap<String, String> = HashMap::new();
-    let mut nodes = Vec::with_capacity(tape.nodes.len());
-    for mut node in std::mem::take(&mut tape.nodes) {
+    let mut nodes = Vec::with_capacity(tape.builder.nodes.len());
+    for mut node in std::mem::take(&mut tape.builder.nodes) {
         let sums = ops::find(&node.domain, &node.op_type).is_some_and(Registration::sums_products);
         if !sums || skips(&node) {
             nodes.push(node);
@@ -123,7 +123,7 @@ pub(super) fn halve_products(
             }
             let half = format!("__half/{input}");
             match by_name.get(input) {
-                Some(tensor) => tape.initializers.push(half_tensor(model, tensor, &half)?),
+                Some(tensor) => tape.builder.initializers.push(half_tensor(model, tensor, &half)?),
                 None => nodes.push(cast(input, &half, DataType::Float16)),
             }
             halves.insert(input.clone(), half.clone());
@@ -139,7 +139,7 @@ pub(super) fn halve_products(
         nodes.push(node);
         nodes.extend(casts);
     }
-    tape.nodes = nodes;
+    tape.builder.nodes = nodes;
     Ok(())
 }
 
@@ -160,8 +160,7 @@ fn half_tensor(model: &Model, tensor: &TensorProto, name: &str) -> Result<Tensor
         return Ok(TensorProto { name: name.to_owned(), ..tensor.clone() });
     }
     let values = floats(model, tensor)?.unwrap_or_default();
-    let bytes = values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect();
-    Ok(TensorProto::of_raw(name, DataType::Float16, &tensor.dims, bytes))
+    Ok(TensorProto::of_halves(name, &values, &tensor.dims))
 }
 
 #[cfg(test)]
@@ -170,13 +169,13 @@ mod tests {
 
     #[test]
     fn a_scale_is_a_power_of_two_and_is_halved_until_it_can_not_be_the_cause() {
-        let mut scale = LossScale::of_mean(12_544);
+        let mut scale = LossScale::of_size(12_544.0);
         assert_eq!(scale.value(), 16_384.0);
         let mut count = 0;
         while scale.lower().is_ok() {
             count += 1;
         }
         assert_eq!(count, 24);
-        assert!(LossScale::of_mean(0).value() == 1.0);
+        assert!(LossScale::of_size(0.0).value() == 1.0);
     }
 }

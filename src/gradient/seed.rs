@@ -1,82 +1,155 @@
 //! The loss from which differentiation starts, and the gradients as outputs.
 
+use std::collections::BTreeMap;
+
+use super::loss::{Distance, FoundTerm, TermInput};
 use super::precision::{LOSS_SCALE, OVERFLOW};
-use super::{LOSS, TARGET, UseGradient};
-use crate::graph::{Graph, ValueId};
-use crate::onnx::NodeProto;
+use super::{LOSS, UseGradient, ValueGradient};
+use crate::graph::{Graph, Reader, ValueId};
+use crate::onnx::{attr_float, attr_int};
 use crate::operator::gradient::Tape;
 
 impl Tape {
-    /// Makes the gradient by every use of a wanted weight a graph output. Those of a loss that was multiplied by a scale
-    /// are divided by it, and one more output tells whether all are finite.
-    pub(super) fn name_uses(&mut self, graph: &Graph, is_scaled: bool) -> Vec<UseGradient> {
+    /// Emits the terms of the loss and their sum, and gives every value that one compares its gradient, times [`LOSS_SCALE`]
+    /// where `is_scaled`.
+    pub(super) fn seed(&mut self, graph: &Graph, terms: &[FoundTerm], is_scaled: bool) {
+        for term in terms {
+            self.seed_term(graph, term, is_scaled);
+        }
+        match terms {
+            [only] if only.input.output == LOSS => {}
+            terms => {
+                let outputs: Vec<&str> = terms.iter().map(|term| term.input.output.as_str()).collect();
+                let sum = if outputs.len() == 1 { "Identity" } else { "Sum" };
+                self.builder.push("", sum, &outputs, vec![LOSS.to_owned()], vec![]);
+            }
+        }
+    }
+
+    fn seed_term(&mut self, graph: &Graph, found: &FoundTerm, is_scaled: bool) {
+        let (term, TermInput { output, target, target_shape, sample_weights }) = (&found.term, &found.input);
+        let mut compared = graph.values[found.value].name.clone();
+        if *target_shape != found.shape {
+            compared = self.slice(&compared, 1, 0, target_shape[1], 1);
+        }
+        // Of every element: what it adds to the loss, and the derivative of that up to a factor.
+        let (mut part, mut slope, factor) = match term.distance {
+            Distance::Squared => {
+                let difference = self.builder.add("Sub", &[&compared, target], vec![]);
+                (self.builder.add("Mul", &[&difference, &difference], vec![]), difference, 2.0)
+            }
+            Distance::Huber { delta } => {
+                // With c = d clipped to [-delta, delta], the distance is c (d - c / 2) and its derivative c.
+                let difference = self.builder.add("Sub", &[&compared, target], vec![]);
+                let clipped = self.clipped(&difference, delta);
+                let half = self.scalar(0.5);
+                let half = self.builder.add("Mul", &[&clipped, &half], vec![]);
+                let rest = self.builder.add("Sub", &[&difference, &half], vec![]);
+                (self.builder.add("Mul", &[&clipped, &rest], vec![]), clipped, 1.0)
+            }
+            Distance::InnerProduct => (self.builder.add("Mul", &[&compared, target], vec![]), target.clone(), 1.0),
+        };
+        if let Some(weights) = sample_weights {
+            let column: Vec<i64> = (0..target_shape.len()).map(|axis| if axis == 0 { -1 } else { 1 }).collect();
+            let weights = self.reshape(weights, &column);
+            part = self.builder.add("Mul", &[&part, &weights], vec![]);
+            slope = self.builder.add("Mul", &[&slope, &weights], vec![]);
+        }
+        let is_sum = term.distance == Distance::InnerProduct;
+        // All axes are reduced where none is named; every opset agrees on that.
+        let reduction = if is_sum { "ReduceSum" } else { "ReduceMean" };
+        let mut value = self.builder.add(reduction, &[&part], vec![attr_int("keepdims", 0)]);
+        if term.weight != 1.0 {
+            let weight = self.scalar(term.weight as f32);
+            value = self.builder.add("Mul", &[&value, &weight], vec![]);
+        }
+        self.builder.rename(&value, output);
+        // In single precision, as the mean divides.
+        let count = if is_sum { 1.0 } else { f64::from(found.count() as f32) };
+        let factor = self.scalar((factor * term.weight / count) as f32);
+        let mut seed = self.builder.add("Mul", &[&slope, &factor], vec![]);
+        if is_scaled {
+            seed = self.builder.add("Mul", &[&seed, LOSS_SCALE], vec![]);
+        }
+        if *target_shape != found.shape {
+            let after: Vec<i64> = found.shape.iter().zip(target_shape).map(|(whole, part)| whole - part).collect();
+            seed = self.pad(&seed, &vec![0; found.shape.len()], &after);
+        }
+        self.compared.insert(found.value);
+        self.contributions.entry(found.value).or_default().push(seed);
+    }
+
+    /// Every element between -limit and limit.
+    fn clipped(&mut self, value: &str, limit: f32) -> String {
+        if self.builder.opset() < 11 {
+            let limits = vec![attr_float("min", -limit), attr_float("max", limit)];
+            return self.builder.add("Clip", &[value], limits);
+        }
+        let limits = [-limit, limit].map(|limit| self.scalar(limit));
+        self.builder.add("Clip", &[value, &limits[0], &limits[1]], vec![])
+    }
+
+    /// Names uses after the inputs of the original network that they stand for: where several nodes of a fused one read a
+    /// weight, their gradients are summed.
+    pub(super) fn join_uses(&mut self, origins: &BTreeMap<Reader, Reader>) {
+        let mut of_origins: BTreeMap<Reader, (ValueId, Vec<String>)> = BTreeMap::new();
+        for (of, (value, gradient)) in std::mem::take(&mut self.uses) {
+            let origin = origins.get(&of).copied().unwrap_or(of);
+            of_origins.entry(origin).or_insert((value, Vec::new())).1.push(gradient);
+        }
+        for (origin, (value, gradients)) in of_origins {
+            let names: Vec<&str> = gradients.iter().map(String::as_str).collect();
+            let sum = match names.as_slice() {
+                [one] => (*one).to_owned(),
+                many => self.builder.add("Sum", many, vec![]),
+            };
+            self.uses.insert(origin, (value, sum));
+        }
+    }
+
+    /// Makes the gradient by every use of a wanted weight, and that by every wanted value, a graph output. Those of a loss
+    /// that was multiplied by a scale are divided by it, and one more output tells whether all are finite.
+    pub(super) fn name_gradients(
+        &mut self,
+        graph: &Graph,
+        wanted_values: &[ValueId],
+        is_scaled: bool,
+    ) -> (Vec<UseGradient>, Vec<ValueGradient>) {
         let uses = std::mem::take(&mut self.uses);
         let mut named = Vec::with_capacity(uses.len());
         let mut zeros = Vec::new();
-        for (at, ((node, slot), (value, gradient))) in uses.into_iter().enumerate() {
+        for (at, (Reader { node, slot }, (value, gradient))) in uses.into_iter().enumerate() {
             let output = format!("__gradient/{at}/{}", graph.values[value].name);
-            if is_scaled {
-                // Zero times anything but a finite number is not a number, which a sum keeps.
-                let zero = self.scalar(0.0);
-                let product = self.add("", "Mul", &[&gradient, &zero], vec![]);
-                // All axes are reduced where none is named; every opset agrees on that.
-                zeros.push(self.add("", "ReduceSum", &[&product], vec![crate::onnx::attr_int("keepdims", 0)]));
-                self.push("", "Div", &[&gradient, LOSS_SCALE], vec![output.clone()], vec![]);
-            } else {
-                self.push("", "Identity", &[&gradient], vec![output.clone()], vec![]);
-            }
+            self.name_gradient(&gradient, &output, is_scaled, &mut zeros);
             named.push(UseGradient { value, node, slot, output });
         }
-        if is_scaled && named.is_empty() {
+        let mut by_value = Vec::with_capacity(wanted_values.len());
+        for (at, value) in wanted_values.iter().enumerate() {
+            let Some(gradient) = self.gradient(*value) else { continue };
+            let output = format!("__gradient/value/{at}/{}", graph.values[*value].name);
+            self.name_gradient(&gradient, &output, is_scaled, &mut zeros);
+            by_value.push(ValueGradient { value: *value, output });
+        }
+        if is_scaled && zeros.is_empty() {
             zeros.push(self.scalar(0.0));
         }
         if is_scaled {
             let zeros: Vec<&str> = zeros.iter().map(String::as_str).collect();
-            self.push("", "Sum", &zeros, vec![OVERFLOW.to_owned()], vec![]);
+            self.builder.push("", "Sum", &zeros, vec![OVERFLOW.to_owned()], vec![]);
         }
-        named
+        (named, by_value)
     }
 
-    /// Emits the loss `L = mean((prediction - target)^2)` over the first `channels` of axis 1 and gives the prediction
-    /// its gradient `2 (prediction - target) / n`, times [`LOSS_SCALE`] where `is_scaled`. Returns the shape of the
-    /// target.
-    pub(super) fn seed(
-        &mut self,
-        graph: &Graph,
-        prediction: ValueId,
-        shape: &[i64],
-        channels: Option<i64>,
-        is_scaled: bool,
-    ) -> Vec<i64> {
-        let mut compared = graph.values[prediction].name.clone();
-        let mut target = shape.to_vec();
-        let cut = channels.filter(|channels| shape.get(1).is_some_and(|size| channels < size));
-        if let Some(channels) = cut {
-            target[1] = channels;
-            compared = self.slice(&compared, 1, 0, channels, 1);
-        }
-        let count = target.iter().product::<i64>().max(1) as f32;
-        let difference = self.add("", "Sub", &[&compared, TARGET], vec![]);
-        let square = self.add("", "Mul", &[&difference, &difference], vec![]);
-        // All axes are reduced where none is named; every opset agrees on that.
-        let mean = self.add("", "ReduceMean", &[&square], vec![crate::onnx::attr_int("keepdims", 0)]);
-        self.nodes.push(NodeProto {
-            op_type: "Identity".to_owned(),
-            name: LOSS.to_owned(),
-            input: vec![mean],
-            output: vec![LOSS.to_owned()],
-            ..NodeProto::default()
-        });
-        let scale = self.floats(&[2.0 / count], &[]);
-        let mut seed = self.add("", "Mul", &[&difference, &scale], vec![]);
+    fn name_gradient(&mut self, gradient: &str, output: &str, is_scaled: bool, zeros: &mut Vec<String>) {
         if is_scaled {
-            seed = self.add("", "Mul", &[&seed, LOSS_SCALE], vec![]);
+            // Zero times anything but a finite number is not a number, which a sum keeps.
+            let zero = self.scalar(0.0);
+            let product = self.builder.add("Mul", &[gradient, &zero], vec![]);
+            // All axes are reduced where none is named; every opset agrees on that.
+            zeros.push(self.builder.add("ReduceSum", &[&product], vec![attr_int("keepdims", 0)]));
+            self.builder.push("", "Div", &[gradient, LOSS_SCALE], vec![output.to_owned()], vec![]);
+        } else {
+            self.builder.rename(gradient, output);
         }
-        if cut.is_some() {
-            let after: Vec<i64> = shape.iter().zip(&target).map(|(whole, part)| whole - part).collect();
-            seed = self.pad(&seed, &vec![0; shape.len()], &after);
-        }
-        self.contributions.insert(prediction, vec![seed]);
-        target
     }
 }

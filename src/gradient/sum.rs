@@ -9,7 +9,7 @@ mod graphs;
 use crate::array::{Array, ArrayData};
 use crate::error::Error;
 use crate::graph::model::Model;
-use crate::runtime::{BoundSession, DeviceTensor, RuntimeError};
+use crate::runtime::{BoundSession, DeviceTensor, Runtime, RuntimeError};
 
 use super::LOSS;
 use super::pass::{GradientPass, unmet};
@@ -35,11 +35,12 @@ impl GradientSum {
     /// There is not enough memory on the device.
     pub fn new(pass: &mut GradientPass, model: &Model, totals: &[Vec<f32>]) -> Result<Self, Error> {
         let names: Vec<String> = pass.uses().iter().map(|gradient| gradient.output.clone()).collect();
+        let runtime = pass.runtime().clone();
         let Some((bound, scale)) = pass.bound_mut() else {
             return Ok(Self(Place::Host(vec![Vec::new(); names.len()])));
         };
-        let device =
-            DeviceSum::new(bound, scale.is_some(), &names, totals).map_err(|error| unmet(model, "sum", error))?;
+        let device = DeviceSum::new(runtime, bound, scale.is_some(), &names, totals)
+            .map_err(|error| unmet(model, "sum", error))?;
         Ok(Self(Place::Device(Box::new(device))))
     }
 
@@ -185,6 +186,7 @@ struct Running {
 impl DeviceSum {
     /// Binds the loss and the outputs of these names.
     fn new(
+        runtime: Runtime,
         pass: &mut BoundSession,
         is_scaled: bool,
         names: &[String],
@@ -209,7 +211,7 @@ impl DeviceSum {
             gradients.push(tensor);
         }
         let shapes = gradients.iter().map(|tensor| tensor.dims().to_vec()).collect();
-        let graphs = Graphs::new(pass.session().execution().used, shapes);
+        let graphs = Graphs::new(runtime, pass.session().execution().used, shapes);
         let mut sum = Self {
             gradients,
             loss,

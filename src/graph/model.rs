@@ -91,6 +91,11 @@ impl Model {
         &self.graph
     }
 
+    /// The same model with another graph in memory, which may name the same external data.
+    pub(crate) fn with_graph(&self, graph: GraphProto) -> Self {
+        Self { graph: Arc::new(graph), ..self.clone() }
+    }
+
     /// Tells the system that the model file will not be read for a while, so that its pages leave memory.
     pub(crate) fn set_aside(&self) {
         #[cfg(target_os = "linux")]

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::dim::Dim;
 use super::fact::Known;
+use crate::onnx::floats::Floats;
 use crate::onnx::{DataType, TensorProto};
 
 /// Bytes that the elements of a tensor take; `None` for types without a fixed size.
@@ -92,14 +93,13 @@ pub fn elements(dtype: DataType, bytes: &[u8]) -> Option<Known> {
     fn each<const N: usize, T>(bytes: &[u8], of: impl Fn([u8; N]) -> T) -> Vec<T> {
         bytes.as_chunks::<N>().0.iter().map(|chunk| of(*chunk)).collect()
     }
+    if let Some(floats) = Floats::of(dtype, bytes) {
+        return Some(Known::Floats(floats.to_f64()));
+    }
     Some(match dtype {
         DataType::Int64 => Known::Ints(each(bytes, |b| Dim::from(i64::from_le_bytes(b)))),
         DataType::Int32 => Known::Ints(each(bytes, |b| Dim::from(i64::from(i32::from_le_bytes(b))))),
         DataType::Bool | DataType::Uint8 => Known::Ints(each::<1, _>(bytes, |b| Dim::from(i64::from(b[0])))),
-        DataType::Float => Known::Floats(each(bytes, |b| f64::from(f32::from_le_bytes(b)))),
-        DataType::Double => Known::Floats(each(bytes, f64::from_le_bytes)),
-        DataType::Float16 => Known::Floats(each(bytes, |b| f64::from(half::f16::from_le_bytes(b)))),
-        DataType::Bfloat16 => Known::Floats(each(bytes, |b| f64::from(half::bf16::from_le_bytes(b)))),
         _ => return None,
     })
 }

@@ -1,8 +1,8 @@
-//! The elements of a `.npy` file: bytes to values and back, and from column-major to row-major order.
+//! The elements of a `.npy` file: from bytes to values, and from column-major to row-major order.
 
 use half::{bf16, f16};
 
-use crate::array::{Array, ArrayData, ElementType, each_type};
+use crate::array::{Array, ArrayData, ElementType};
 
 /// The values in `bytes`, of which the length must be a multiple of the element size.
 pub(super) fn decode(element_type: ElementType, bytes: &[u8], big_endian: bool) -> ArrayData {
@@ -37,35 +37,6 @@ pub(super) fn decode(element_type: ElementType, bytes: &[u8], big_endian: bool) 
         ElementType::U64 => values!(u64, U64),
         ElementType::Bool => ArrayData::Bool(bytes.iter().map(|&byte| byte != 0).collect()),
     }
-}
-
-/// One element as little-endian bytes.
-trait ToBytes {
-    /// Appends the element to `bytes`.
-    fn append(&self, bytes: &mut Vec<u8>);
-}
-
-macro_rules! to_bytes {
-    ($($kind:ty),*) => {
-        $(impl ToBytes for $kind {
-            fn append(&self, bytes: &mut Vec<u8>) {
-                bytes.extend_from_slice(&self.to_le_bytes());
-            }
-        })*
-    };
-}
-to_bytes!(f32, f64, f16, bf16, i64, i32, i16, i8, u8, u16, u32, u64);
-
-impl ToBytes for bool {
-    fn append(&self, bytes: &mut Vec<u8>) {
-        bytes.push(u8::from(*self));
-    }
-}
-
-/// Appends the elements to `bytes`, little-endian.
-pub(super) fn encode(data: &ArrayData, bytes: &mut Vec<u8>) {
-    bytes.reserve(data.len() * data.element_type().byte_count());
-    each_type!(data, values => values.iter().for_each(|value| value.append(bytes)));
 }
 
 /// The array whose elements are given with the first axis varying fastest.

@@ -9,7 +9,7 @@ pub mod kept;
 
 mod cx;
 
-use crate::graph::{NodeId, ValueId};
+use crate::graph::{NodeId, Reader, ValueId};
 pub use cx::CoupleCx;
 use layout::{Layout, SpaceId};
 use space::Spaces;
@@ -25,6 +25,13 @@ pub struct WeightUse {
     pub slot: usize,
     /// The space of every axis; `None` for an axis of size one.
     pub axes: Vec<Option<SpaceId>>,
+}
+
+impl WeightUse {
+    /// The input that reads it.
+    pub fn reader(&self) -> Reader {
+        Reader { node: self.node, slot: self.slot }
+    }
 }
 
 /// Something that stops channels from being removed, for the user to read.

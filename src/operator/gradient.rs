@@ -1,19 +1,16 @@
 //! What differentiation offers to an operator: [`GradientCx`], and gradients that several operators contain.
 
 mod activation;
-mod attention;
 mod context;
-mod kernel;
 mod norm;
 mod shaping;
-mod winograd;
+mod tape;
 
 use crate::graph::fact::static_shape;
 
-pub use attention::{Attention, AttentionGradients};
-pub use context::{GradientCx, Tape};
-pub(crate) use kernel::RowNorm;
-pub(crate) use winograd::WinogradConv;
+pub use context::GradientCx;
+pub(crate) use tape::Given;
+pub use tape::{Step, Tape};
 
 /// Sizes that are all known, as ONNX stores them.
 pub(crate) fn signed_shape(shape: &[crate::graph::dim::Dim]) -> Option<Vec<i64>> {

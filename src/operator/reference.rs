@@ -1,29 +1,35 @@
 //! What the construction of the reference graph offers to an operator.
 
-mod fused;
 mod norms;
+mod values;
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::RuleError;
 use crate::graph::fact::Fact;
 use crate::graph::facts::Facts;
-use crate::graph::{Graph, Node};
-use crate::onnx::{AttributeProto, DataType, NodeProto, TensorProto, attr_int, attr_ints};
+use crate::graph::{Graph, Node, Reader};
+use crate::onnx::builder::Builder;
+use crate::onnx::{AttributeProto, DataType, attr_int, attr_ints};
 
 /// Kept indices per axis of the constant that one input of one node reads; axes that are kept whole are absent.
 pub type KeptAxes = BTreeMap<usize, Vec<usize>>;
 
 /// The reference graph under construction.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Reference {
-    /// All nodes in topological order: the original ones (some replaced) and those of the masks.
-    pub nodes: Vec<NodeProto>,
-    /// New constants.
-    pub initializers: Vec<TensorProto>,
+    /// All nodes in topological order, the original ones (some replaced) and those of the masks, and new constants.
+    pub builder: Builder,
     /// Names of the masks of values that lost something.
     pub masks: HashMap<String, String>,
-    next: usize,
+}
+
+impl Reference {
+    /// Nothing yet of a graph.
+    pub fn new(graph: &Graph) -> Self {
+        let names = graph.values.iter().map(|value| value.name.as_str());
+        Self { builder: Builder::new("__mask", graph.opset, names), masks: HashMap::new() }
+    }
 }
 
 /// What the construction of the reference offers to an operator.
@@ -31,7 +37,7 @@ pub struct ReferenceCx<'a> {
     pub(crate) node: &'a Node,
     pub(crate) graph: &'a Graph,
     pub(crate) facts: &'a Facts,
-    pub(crate) kept: &'a HashMap<(usize, usize), KeptAxes>,
+    pub(crate) kept: &'a HashMap<Reader, KeptAxes>,
     pub(crate) reference: &'a mut Reference,
     pub(crate) emitted: bool,
 }
@@ -93,40 +99,23 @@ impl ReferenceCx<'_> {
         attributes: Vec<AttributeProto>,
         count: usize,
     ) -> Vec<String> {
-        self.reference.next += 1;
-        let outputs: Vec<String> =
-            (0..count).map(|i| format!("__mask/{}/{op_type}/{i}", self.reference.next)).collect();
-        self.reference.nodes.push(NodeProto {
-            op_type: op_type.to_owned(),
-            name: format!("__mask/{}", self.reference.next),
-            input: inputs.iter().map(|name| (*name).to_owned()).collect(),
-            output: outputs.clone(),
-            attribute: attributes,
-            ..NodeProto::default()
-        });
-        outputs
+        self.reference.builder.add_outputs("", op_type, inputs, attributes, count)
     }
 
     /// Adds an int64 constant and returns its name.
     pub fn ints(&mut self, values: &[i64], dims: &[i64]) -> String {
-        self.reference.next += 1;
-        let name = format!("__mask/ints/{}", self.reference.next);
-        self.reference.initializers.push(TensorProto::of_ints(&name, values, dims));
-        name
+        self.reference.builder.ints(values, dims)
     }
 
     /// Adds a float32 constant and returns its name.
     pub fn floats(&mut self, values: &[f32], dims: &[i64]) -> String {
-        self.reference.next += 1;
-        let name = format!("__mask/floats/{}", self.reference.next);
-        self.reference.initializers.push(TensorProto::of_floats(&name, values, dims));
-        name
+        self.reference.builder.floats(values, dims)
     }
 
     /// The mask of input `slot`: float32, of the input's rank, every size the input's own or one. `None` where nothing
     /// was removed.
     pub fn mask(&mut self, slot: usize) -> Option<String> {
-        if let Some(kept) = self.kept.get(&(self.node.id, slot)) {
+        if let Some(kept) = self.kept.get(&Reader { node: self.node.id, slot }) {
             let rank = self.fact(slot).and_then(Fact::rank)?;
             let mut mask: Option<String> = None;
             for (axis, kept) in kept.clone() {
@@ -235,20 +224,14 @@ impl ReferenceCx<'_> {
             }
             proto.input[*slot].clone_from(name);
         }
-        self.reference.nodes.push(proto);
+        self.reference.builder.nodes.push(proto);
         self.emitted = true;
     }
 
     /// Emits, instead of the node, an Identity that gives `value` the name of output `slot`.
     pub fn emit_as(&mut self, slot: usize, value: &str) {
         let output = self.output(slot);
-        self.reference.nodes.push(NodeProto {
-            op_type: "Identity".to_owned(),
-            name: format!("__mask/as/{output}"),
-            input: vec![value.to_owned()],
-            output: vec![output],
-            ..NodeProto::default()
-        });
+        self.reference.builder.rename(value, &output);
         self.emitted = true;
     }
 
@@ -320,7 +303,7 @@ impl ReferenceCx<'_> {
 
     /// Whether the plan names input `slot`: a weight or parameter.
     pub fn is_planned(&self, slot: usize) -> bool {
-        self.kept.contains_key(&(self.node.id, slot))
+        self.kept.contains_key(&Reader { node: self.node.id, slot })
     }
 
     /// `value` with an axis of size one inserted.

@@ -30,13 +30,13 @@ pub fn apply(
     }
     let reads = kept_axes(plan, &analysis.graph, path)?;
     let read: BTreeSet<usize> =
-        reads.keys().filter_map(|(node, slot)| analysis.graph.nodes[*node].input(*slot)).collect();
+        reads.keys().filter_map(|reader| analysis.graph.nodes[reader.node].input(reader.slot)).collect();
     analysis.fold.evaluate(&analysis.model, &analysis.graph, runtime, &|value| read.contains(&value))?;
     let spaces = &analysis.coupling.spaces;
     // A space is cut as its uses say; spaces without a constant follow those that are united with them.
     let mut dead = vec![false; spaces.element_count()];
     for weight in &analysis.coupling.uses {
-        let Some(kept) = reads.get(&(weight.node, weight.slot)) else {
+        let Some(kept) = reads.get(&weight.reader()) else {
             continue;
         };
         for (axis, indices) in kept {
@@ -75,8 +75,8 @@ pub fn apply(
     let kept = kept.ok_or_else(|| Error::unreadable(path, "the plan names no attention option"))?;
     let rewritten = rewrite(analysis, &kept)?;
     let again = rewritten.slices.reads();
-    let is_same = again.len() == reads.len()
-        && again.iter().all(|(node, slot, _, slices)| reads.get(&(*node, *slot)) == Some(slices));
+    let is_same =
+        again.len() == reads.len() && again.iter().all(|(reader, _, slices)| reads.get(reader) == Some(slices));
     if !is_same {
         return Err(Error::unreadable(path, "the plan removes indices that belong to channels it keeps")
             .hint("plans must remove whole channels; do not edit kept indices by hand"));

@@ -19,6 +19,7 @@ use crate::graph::sizes::{Sizes, sizes_for};
 use crate::graph::{self, Graph};
 use crate::infer::infer;
 use crate::inputs::check_names;
+use crate::lower;
 use crate::ops;
 use crate::runtime::{self, SessionOptions};
 
@@ -104,9 +105,7 @@ impl<'a> Denoising<'a> {
 
     /// The network in a session, for this many samples at once.
     pub(super) fn denoiser(&self, runtime: &runtime::Runtime, batch: usize) -> Result<Denoiser, Error> {
-        let session = runtime
-            .session_from_file(self.path(), &SessionOptions::default())
-            .map_err(|error| Error::invalid(self.path(), error.to_string()).caused_by(error))?;
+        let session = lower::session(runtime, self.known.0, &SessionOptions::default())?;
         Denoiser::new(session, self.roles(), self.known.2, self.sizes(), batch)
             .map_err(|error| error.in_file(self.path()))
     }

@@ -8,6 +8,7 @@ use super::runtime::Runtime;
 use crate::error::Error;
 use crate::inputs::input_variants;
 use crate::load::load;
+use crate::lower;
 use crate::runtime::{Latency, RuntimeError, SessionOptions, interleaved_latency};
 use crate::verify::{VerifyOptions, VerifyReport, verify_plan};
 use crate::write;
@@ -99,8 +100,8 @@ impl Staged {
         let analysis = &self.cut.analysis().0;
         let (_, inputs) = input_variants(analysis, &options.inputs())?.into_iter().next().unwrap_or_default();
         let options = SessionOptions::default();
-        let mut original = runtime.0.session_from_file(analysis.model.path(), &options).map_err(fail)?;
-        let mut pruned = runtime.0.session_from_file(self.staged.path(), &options).map_err(fail)?;
+        let mut original = lower::session(runtime.0, &analysis.model, &options)?;
+        let mut pruned = lower::session(runtime.0, &load(self.staged.path())?, &options)?;
         interleaved_latency(&mut [&mut original, &mut pruned], &[&inputs, &inputs], LATENCY_RUNS, 3, LATENCY_SECONDS)
             .map_err(fail)
     }

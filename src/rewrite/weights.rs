@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::error::Error;
 use crate::fold::{Fold, Replaced};
-use crate::graph::Graph;
 use crate::graph::model::Model;
+use crate::graph::{Graph, NodeId, Reader, ValueId};
 use crate::onnx::names::Names;
 use crate::onnx::{NodeProto, attr_tensor};
 use crate::operator::couple::Coupling;
@@ -25,9 +25,9 @@ struct Variant {
 #[derive(Clone, Debug, Default)]
 pub struct WeightSlices {
     /// By value, the distinct forms; the first has the original name.
-    variants: BTreeMap<usize, Vec<Variant>>,
+    variants: BTreeMap<ValueId, Vec<Variant>>,
     /// By node and input slot, which form of which value is read.
-    reads: HashMap<(usize, usize), (usize, usize)>,
+    reads: HashMap<Reader, (ValueId, usize)>,
     /// Weights that nodes computed and the nodes that go with them.
     replaced: Replaced,
 }
@@ -39,7 +39,7 @@ impl WeightSlices {
     pub fn new(model: &Model, graph: &Graph, fold: &Fold, coupling: &Coupling, kept: &Kept, names: &mut Names) -> Self {
         let replaced = fold.replaced(graph, coupling, kept);
         let mut result = Self { replaced, ..Self::default() };
-        let mut by_value: BTreeMap<usize, Vec<(usize, usize, Slices)>> = BTreeMap::new();
+        let mut by_value: BTreeMap<ValueId, Vec<(Reader, Slices)>> = BTreeMap::new();
         for weight in &coupling.uses {
             let mut slices = Slices::new();
             for (axis, space) in weight.axes.iter().enumerate() {
@@ -47,10 +47,10 @@ impl WeightSlices {
                     slices.insert(axis, indices);
                 }
             }
-            by_value.entry(weight.value).or_default().push((weight.node, weight.slot, slices));
+            by_value.entry(weight.value).or_default().push((weight.reader(), slices));
         }
         for (value, uses) in by_value {
-            if uses.iter().all(|(_, _, slices)| slices.is_empty()) {
+            if uses.iter().all(|(_, slices)| slices.is_empty()) {
                 continue;
             }
             let Some(tensor) = fold.constant(model, graph, value) else {
@@ -58,15 +58,18 @@ impl WeightSlices {
             };
             let dims: Vec<usize> = tensor.dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
             let name = &graph.values[value].name;
-            let seen: HashSet<(usize, usize)> = uses.iter().map(|(node, slot, _)| (*node, *slot)).collect();
+            let seen: HashSet<Reader> = uses.iter().map(|(reader, _)| *reader).collect();
             let is_read_whole = graph.values[value].is_output
                 || !graph.values[value].captured_by.is_empty()
-                || graph.values[value].consumers.iter().any(|at| !seen.contains(at) && !result.replaced.is_gone(at.0));
+                || graph.values[value]
+                    .consumers
+                    .iter()
+                    .any(|&(node, slot)| !seen.contains(&Reader { node, slot }) && !result.replaced.is_gone(node));
             let mut variants: Vec<Variant> = Vec::new();
-            if is_read_whole || uses.iter().any(|(_, _, slices)| slices.is_empty()) {
+            if is_read_whole || uses.iter().any(|(_, slices)| slices.is_empty()) {
                 variants.push(Variant { slices: Slices::new(), name: name.clone(), dims: dims.clone() });
             }
-            for (node, slot, slices) in uses {
+            for (reader, slices) in uses {
                 let at = variants.iter().position(|variant| variant.slices == slices).unwrap_or_else(|| {
                     // A Constant node keeps its output, and so does one that stays for the sake of another output.
                     let is_own = graph.values[value].initializer.is_some()
@@ -82,7 +85,7 @@ impl WeightSlices {
                     variants.push(Variant { slices: slices.clone(), name: new_name, dims: new_dims.collect() });
                     variants.len() - 1
                 });
-                result.reads.insert((node, slot), (value, at));
+                result.reads.insert(reader, (value, at));
             }
             result.variants.insert(value, variants);
         }
@@ -90,15 +93,15 @@ impl WeightSlices {
     }
 
     /// Name and sizes of the form that input `slot` of a node reads, if the constant has changed at all.
-    pub fn of(&self, node: usize, slot: usize) -> Option<(&String, &[usize])> {
-        let (value, at) = self.reads.get(&(node, slot))?;
+    pub fn of(&self, node: NodeId, slot: usize) -> Option<(&String, &[usize])> {
+        let (value, at) = self.reads.get(&Reader { node, slot })?;
         let variant = self.variants.get(value)?.get(*at)?;
         Some((&variant.name, &variant.dims))
     }
 
     /// What input `slot` of a node keeps of the constant it reads.
-    pub fn kept(&self, node: usize, slot: usize) -> Option<&Slices> {
-        let (value, at) = self.reads.get(&(node, slot))?;
+    pub fn kept(&self, node: NodeId, slot: usize) -> Option<&Slices> {
+        let (value, at) = self.reads.get(&Reader { node, slot })?;
         self.variants.get(value)?.get(*at).map(|variant| &variant.slices)
     }
 
@@ -107,17 +110,15 @@ impl WeightSlices {
         &self.replaced
     }
 
-    /// All reads of sliced constants: node, slot, value and slices, in the order of nodes.
-    pub fn reads(&self) -> Vec<(usize, usize, usize, &Slices)> {
+    /// All reads of sliced constants: reader, value and slices, in the order of nodes.
+    pub fn reads(&self) -> Vec<(Reader, ValueId, &Slices)> {
         let mut reads: Vec<_> = self
             .reads
             .iter()
-            .filter_map(|((node, slot), (value, at))| {
-                Some((*node, *slot, *value, &self.variants.get(value)?.get(*at)?.slices))
-            })
-            .filter(|(_, _, _, slices)| !slices.is_empty())
+            .filter_map(|(reader, (value, at))| Some((*reader, *value, &self.variants.get(value)?.get(*at)?.slices)))
+            .filter(|(_, _, slices)| !slices.is_empty())
             .collect();
-        reads.sort_by_key(|(node, slot, _, _)| (*node, *slot));
+        reads.sort_by_key(|(reader, _, _)| *reader);
         reads
     }
 

@@ -17,8 +17,11 @@ use serde::{Deserialize, Serialize};
 use super::{Criterion, GroupReduction, ScoreCx};
 use crate::couple::group::{ChannelGroup, Member, Role};
 use crate::error::Error;
+use crate::gradient::UseGradient;
 use crate::gradient::accumulate::Accumulated;
-use crate::onnx::{DataType, TensorProto};
+use crate::graph::Reader;
+use crate::onnx::TensorProto;
+use crate::onnx::floats::Floats;
 
 /// Which members of a channel group score.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,12 +105,13 @@ impl GradientCriterion {
         for member in groups.iter().filter(|group| group.fixed.is_none()).flat_map(|group| &group.members) {
             wanted.entry(member.weight).or_default().insert(member.axis);
         }
-        let by_reader: BTreeMap<(usize, usize), usize> =
-            gradients.uses.iter().enumerate().map(|(at, gradient)| ((gradient.node, gradient.slot), at)).collect();
+        let reader = |gradient: &UseGradient| Reader { node: gradient.node, slot: gradient.slot };
+        let by_reader: BTreeMap<Reader, usize> =
+            gradients.uses.iter().enumerate().map(|(at, gradient)| (reader(gradient), at)).collect();
         let mut criterion = Self { form: *form, scores: BTreeMap::new(), warnings: Vec::new() };
         for (weight, axes) in wanted {
             let weight_use = &cx.coupling.uses[weight];
-            let Some(at) = by_reader.get(&(weight_use.node, weight_use.slot)) else { continue };
+            let Some(at) = by_reader.get(&weight_use.reader()) else { continue };
             let Some(tensor) = cx.constant(weight_use.value) else { continue };
             let values = floats(tensor, &cx.model.tensor_view(tensor)?);
             let sums = &gradients.sums[*at];
@@ -207,13 +211,7 @@ impl Criterion for GradientCriterion {
 
 /// The elements of a floating point tensor; none for other types, which have no gradient.
 fn floats(tensor: &TensorProto, bytes: &[u8]) -> Vec<f32> {
-    match tensor.element_type() {
-        DataType::Float => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        DataType::Double => bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
-        DataType::Float16 => bytes.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
-        DataType::Bfloat16 => bytes.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
-        _ => Vec::new(),
-    }
+    Floats::of(tensor.element_type(), bytes).map_or_else(Vec::new, Floats::to_f32)
 }
 
 /// For each of `axes`, the sums of entries over all other axes; `entry` is called once for every element.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Criterion, GroupReduction, IndexScores, ScoreCx};
 use crate::couple::group::{ChannelGroup, Role};
 use crate::error::Error;
+use crate::onnx::floats::{Floats, each_float};
 use crate::onnx::{DataType, TensorProto};
 
 /// The norm of a channel's weights.
@@ -93,13 +94,10 @@ impl Criterion for Magnitude {
 /// For each of `axes`, the sums of |w| or w^2 over all other axes.
 fn axis_sums(tensor: &TensorProto, bytes: &[u8], axes: &[usize], norm: Norm) -> Vec<Vec<f64>> {
     let dims: Vec<usize> = tensor.dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
+    if let Some(floats) = Floats::of(tensor.element_type(), bytes) {
+        return each_float!(floats, elements, decode => sums_of(&dims, axes, norm, elements, decode));
+    }
     match tensor.element_type() {
-        DataType::Float => sums_of(&dims, axes, norm, bytes.as_chunks().0, f32::from_le_bytes),
-        DataType::Double => sums_of(&dims, axes, norm, bytes.as_chunks().0, |b| f64::from_le_bytes(b) as f32),
-        DataType::Float16 => sums_of(&dims, axes, norm, bytes.as_chunks().0, |b| half::f16::from_le_bytes(b).to_f32()),
-        DataType::Bfloat16 => {
-            sums_of(&dims, axes, norm, bytes.as_chunks().0, |b| half::bf16::from_le_bytes(b).to_f32())
-        }
         DataType::Int8 => sums_of(&dims, axes, norm, bytes.as_chunks().0, |[b]| f32::from(b.cast_signed())),
         DataType::Uint8 => sums_of(&dims, axes, norm, bytes.as_chunks().0, |[b]| f32::from(b) - 128.0),
         _ => axes.iter().map(|axis| vec![0.0; dims.get(*axis).copied().unwrap_or(0)]).collect(),

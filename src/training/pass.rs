@@ -65,7 +65,8 @@ impl TrainingPass {
             let found = inputs.iter().find(|(given, _)| given == name).cloned();
             ordered.push(found.ok_or_else(|| unmet(model, RuntimeError::MissingInput { name: name.clone() }))?);
         }
-        let mut gradients = Gradients { loss: f64::NAN, uses: vec![Vec::new(); self.gradients.len()] };
+        let mut gradients =
+            Gradients { loss: f64::NAN, uses: vec![Vec::new(); self.gradients.len()], ..Gradients::default() };
         let places = &self.places;
         self.session
             .step(&ordered, |name, values| match places.get(name) {

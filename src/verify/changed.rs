@@ -17,7 +17,7 @@ use crate::changed::{AddedBias, ChangedWeight, ChangedWeights};
 use crate::error::Error;
 use crate::graph::fact::{Fact, static_shape};
 use crate::graph::model::Model;
-use crate::graph::{Node, ValueId};
+use crate::graph::{Node, Reader, ValueId};
 use crate::load::load;
 use crate::onnx::names::Names;
 use crate::onnx::{NodeProto, TensorProto};
@@ -28,7 +28,7 @@ use crate::runtime::Runtime;
 use crate::write::{Edits, InitializerOut, NodeOut, Streamed, write};
 
 /// What the readers of constants keep, by node and input slot.
-type Kept = HashMap<(usize, usize), KeptAxes>;
+type Kept = HashMap<Reader, KeptAxes>;
 
 /// Compares a file with the reference of the original under a plan; where the plan names changed weights, those take the
 /// place of the original's in the reference.
@@ -101,7 +101,7 @@ struct Original<'a> {
     names: Names,
     edits: Edits,
     /// What a node reads instead of a weight that has changed, by node and input slot.
-    inputs: HashMap<(usize, usize), String>,
+    inputs: HashMap<Reader, String>,
 }
 
 impl Original<'_> {
@@ -131,12 +131,12 @@ impl Original<'_> {
             let whole = KeptAxes::new();
             for (output, slot) in &weight.readers {
                 let (node, value) = self.reader(weight, output, *slot)?;
-                let kept = self.kept.get(&(node, *slot)).unwrap_or(&whole);
+                let kept = self.kept.get(&Reader { node, slot: *slot }).unwrap_or(&whole);
                 let name = match copies.get(kept) {
                     Some(name) => name.clone(),
                     None => copies.entry(kept).or_insert(self.scatter(&weight.name, value, kept)?).clone(),
                 };
-                if self.inputs.insert((node, *slot), name).is_some() {
+                if self.inputs.insert(Reader { node, slot: *slot }, name).is_some() {
                     let text = format!("the plan names input {slot} of node {output:?} as changed twice");
                     return Err(self.wrong(text).into());
                 }
@@ -195,7 +195,7 @@ impl Original<'_> {
         for node in &graph.nodes {
             let mut proto = node.proto.clone();
             for (slot, input) in proto.input.iter_mut().enumerate() {
-                if let Some(name) = self.inputs.get(&(node.id, slot)) {
+                if let Some(name) = self.inputs.get(&Reader { node: node.id, slot }) {
                     input.clone_from(name);
                 }
             }
@@ -263,5 +263,6 @@ fn moved(kept: &Kept, before: &Analysis, after: &Analysis, renamed: &HashMap<Str
         let output = renamed.get(output).map_or(output, String::as_str);
         Some(after.graph.values[after.graph.value(output)?].producer?.0)
     };
-    kept.iter().filter_map(|((id, slot), axes)| Some(((node(*id)?, *slot), axes.clone()))).collect()
+    let reader = |at: &Reader| Some(Reader { node: node(at.node)?, slot: at.slot });
+    kept.iter().filter_map(|(at, axes)| Some((reader(at)?, axes.clone()))).collect()
 }

@@ -9,7 +9,9 @@ use super::Pair;
 use super::compare;
 use crate::analysis::Analysis;
 use crate::array::Array;
+use crate::graph::Reader;
 use crate::onnx::ValueInfoProto;
+use crate::onnx::floats::Floats;
 use crate::operator::reference::{KeptAxes, Reference};
 use crate::runtime::{Runtime, RuntimeError};
 
@@ -48,7 +50,7 @@ pub struct ValuesReport {
 /// One of the networks does not run with all its values as outputs.
 pub(super) fn compare_values(
     analysis: &Analysis,
-    kept: &HashMap<(usize, usize), KeptAxes>,
+    kept: &HashMap<Reader, KeptAxes>,
     reference: &Reference,
     pair: &Pair<'_>,
     runtime: &Runtime,
@@ -97,8 +99,8 @@ pub(super) fn compare_values(
             .masks
             .get(name)
             .and_then(|mask| expected.get(mask).cloned().or_else(|| constant_mask(reference, mask)));
-        let is_touched =
-            mask.is_some() || (0..analysis.graph.nodes[node].inputs.len()).any(|slot| kept.contains_key(&(node, slot)));
+        let is_touched = mask.is_some()
+            || (0..analysis.graph.nodes[node].inputs.len()).any(|slot| kept.contains_key(&Reader { node, slot }));
         let kept = match &mask {
             None => expected_value.to_f64(),
             Some(mask) => compress(expected_value, mask),
@@ -138,9 +140,9 @@ pub(super) fn compare_values(
 
 /// A mask that is a constant of the reference.
 fn constant_mask(reference: &Reference, name: &str) -> Option<Array> {
-    let tensor = reference.initializers.iter().find(|tensor| tensor.name == name)?;
+    let tensor = reference.builder.initializers.iter().find(|tensor| tensor.name == name)?;
     let dims = tensor.dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
-    let values = tensor.raw_data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let values = Floats::of(tensor.element_type(), &tensor.raw_data)?.to_f32();
     Array::new(dims, crate::array::ArrayData::F32(values)).ok()
 }
 

@@ -21,16 +21,16 @@ pub(super) struct Pair<'m> {
 }
 
 impl<'m> Pair<'m> {
-    /// `reference` reads the external data of `original`; `decomposed` stands for the pruned file where ONNX Runtime
+    /// `reference` reads the external data of `original`; `lowered` stands for the pruned file where ONNX Runtime
     /// can't run that on the CPU.
     pub(super) fn new(
         reference: ModelProto,
         original: &'m Model,
         pruned: &'m Model,
-        decomposed: Option<ModelProto>,
+        lowered: Option<ModelProto>,
     ) -> Self {
         let own = || ModelProto { graph: Some(pruned.graph().clone()), ..pruned.proto().clone() };
-        let proto = decomposed.unwrap_or_else(own);
+        let proto = lowered.unwrap_or_else(own);
         Self { reference, pruned: proto, is_widened: false, folders: (original.folder(), pruned.folder()) }
     }
 

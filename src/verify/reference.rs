@@ -1,6 +1,7 @@
 //! The reference graph: the original network with its full weights, in which removed indices are masked.
 //!
-//! The reference is built from the original file and the plan alone. It knows nothing of coupling and slices no
+//! The reference is built from the original file and the plan alone, with fused nodes in standard operators
+//! ([`crate::lower`]). It knows nothing of coupling and slices no
 //! weight: every value keeps its original size, and beside it runs a *mask* (float32, 1 for kept, 0 for removed) that
 //! starts at the weights the plan names and passes through the graph by each operator's own meaning. A contraction
 //! (Conv, MatMul, ...) reads its activations with zeros at the removed places; a norm, a softmax or a mean sees only the
@@ -9,71 +10,60 @@
 
 use std::collections::HashMap;
 
-use crate::graph::facts::Facts;
-use crate::graph::{Graph, Node};
+use crate::graph::{Node, Reader};
+use crate::lower::Lowered;
+use crate::operator::RuleError;
 use crate::operator::reference::{KeptAxes, Reference, ReferenceCx};
-use crate::operator::{Operators, RuleError};
 
 /// Why a node could not be masked.
 #[derive(Debug)]
 pub struct Unmasked {
-    /// Position of the node in [`Graph::nodes`].
+    /// Position of the original node in its [`crate::graph::Graph::nodes`].
     pub node: usize,
     /// The cause.
     pub cause: RuleError,
 }
 
-impl Reference {
-    /// Builds the reference of a graph. `kept` names, by consumer and input slot, what the plan keeps of constants.
-    ///
-    /// # Errors
-    /// A node whose operator has no reference rule stands where something was removed.
-    pub fn build(
-        graph: &Graph,
-        operators: &Operators,
-        facts: &Facts,
-        kept: &HashMap<(usize, usize), KeptAxes>,
-    ) -> Result<Self, Unmasked> {
-        let mut reference = Reference::default();
-        for node in &graph.nodes {
-            reference.push(node, graph, operators, facts, kept)?;
-        }
-        Ok(reference)
+/// Builds the reference of a network. `kept` names, by original node and input slot, what the plan keeps of constants.
+///
+/// # Errors
+/// A node whose operator can't be masked stands where something was removed.
+pub fn build(lowered: &Lowered, kept: &HashMap<Reader, KeptAxes>) -> Result<Reference, Unmasked> {
+    let kept = lowered.by_lowered_use(kept.iter().map(|(at, axes)| (*at, axes.clone()))).into_iter().collect();
+    let mut reference = Reference::new(&lowered.graph);
+    for node in &lowered.graph.nodes {
+        push(&mut reference, node, lowered, &kept).map_err(|cause| {
+            let node = lowered.origins[node.id];
+            // Of a fused node, why it could not be lowered says more.
+            Unmasked { node, cause: lowered.refused.get(&node).cloned().unwrap_or(cause) }
+        })?;
     }
+    Ok(reference)
+}
 
-    /// Adds one node, masked if it reads anything that is, or in standard operators if ONNX Runtime has no kernel for it
-    /// on the CPU. Nodes are added in topological order.
-    ///
-    /// # Errors
-    /// As [`Reference::build`]; none where `kept` is empty.
-    pub fn push(
-        &mut self,
-        node: &Node,
-        graph: &Graph,
-        operators: &Operators,
-        facts: &Facts,
-        kept: &HashMap<(usize, usize), KeptAxes>,
-    ) -> Result<(), Unmasked> {
-        let is_touched = (0..node.inputs.len()).any(|slot| {
-            kept.contains_key(&(node.id, slot))
-                || node.input(slot).is_some_and(|v| self.masks.contains_key(&graph.values[v].name))
-        });
-        let op = operators.of(node.id);
-        if !is_touched && !op.as_ref().is_ok_and(|op| op.is_decomposed()) {
-            self.nodes.push(node.proto.clone());
-            return Ok(());
-        }
-        let mut cx = ReferenceCx { node, graph, facts, kept, reference: self, emitted: false };
-        let result = op.and_then(|op| op.reference(&mut cx));
-        if !cx.emitted {
-            cx.emit(&[]);
-        }
-        let reads_slices = (0..node.inputs.len()).any(|slot| kept.contains_key(&(node.id, slot)));
-        match result {
-            // Coupling keeps all that such a node reads, so that it sees whole values; if a plan says otherwise, the
-            // outputs will differ.
-            Err(cause) if reads_slices => Err(Unmasked { node: node.id, cause }),
-            _ => Ok(()),
-        }
+/// Adds one node, masked if it reads anything that is. Nodes are added in topological order.
+fn push(
+    reference: &mut Reference,
+    node: &Node,
+    lowered: &Lowered,
+    kept: &HashMap<Reader, KeptAxes>,
+) -> Result<(), RuleError> {
+    let graph = &lowered.graph;
+    let reads_slices = (0..node.inputs.len()).any(|slot| kept.contains_key(&Reader { node: node.id, slot }));
+    let reads_masked = node.inputs.iter().flatten().any(|v| reference.masks.contains_key(&graph.values[*v].name));
+    if !reads_slices && !reads_masked {
+        reference.builder.nodes.push(node.proto.clone());
+        return Ok(());
+    }
+    let mut cx = ReferenceCx { node, graph, facts: &lowered.facts, kept, reference, emitted: false };
+    let result = lowered.operators.of(node.id).and_then(|op| op.reference(&mut cx));
+    if !cx.emitted {
+        cx.emit(&[]);
+    }
+    match result {
+        Err(cause) if reads_slices => Err(cause),
+        // Coupling keeps all that such a node reads, so that it sees whole values, and its own are whole as well. If a
+        // plan says otherwise, the outputs will differ.
+        Err(_) | Ok(()) => Ok(()),
     }
 }

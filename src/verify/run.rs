@@ -9,6 +9,8 @@ use super::{OutputError, RunReport, Variant, VerifyReport};
 use crate::analysis::Analysis;
 use crate::array::Array;
 use crate::error::Error;
+use crate::graph::Reader;
+use crate::lower;
 use crate::operator::reference::{KeptAxes, Reference};
 use crate::runtime::{Runtime, RuntimeError, Session, SessionOptions};
 
@@ -18,7 +20,7 @@ const RUNS: usize = 2;
 /// A verification under way.
 pub(super) struct Verification<'a> {
     pub(super) analysis: &'a Analysis,
-    pub(super) kept: &'a HashMap<(usize, usize), KeptAxes>,
+    pub(super) kept: &'a HashMap<Reader, KeptAxes>,
     pub(super) reference: Reference,
     pub(super) runtime: &'a Runtime,
     pub(super) report: VerifyReport,
@@ -29,8 +31,8 @@ impl Verification<'_> {
     ///
     /// # Errors
     /// ONNX Runtime rejects it.
-    pub(super) fn original(&self) -> Result<Session, RuntimeError> {
-        self.runtime.session_from_file(self.analysis.model.path(), &SessionOptions::default())
+    pub(super) fn original(&self) -> Result<Session, Error> {
+        lower::session(self.runtime, &self.analysis.model, &SessionOptions::default())
     }
 
     /// The error of a network that must run and does not.

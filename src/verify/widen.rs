@@ -5,9 +5,9 @@
 //! float16 or bfloat16 becomes float32. Casting up is exact, and the same to both, so that what is compared are still
 //! the numbers of the two files.
 
-use half::{bf16, f16};
-
 use crate::array::{Array, ElementType};
+use crate::graph::tensor::stored_bytes;
+use crate::onnx::floats::Floats;
 use crate::onnx::type_proto::Value;
 use crate::onnx::{AttributeProto, DataType, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, attr_int};
 
@@ -101,17 +101,7 @@ fn widen_tensor(tensor: &mut TensorProto) {
     if !is_half(tensor.data_type) || !tensor.external_data.is_empty() {
         return;
     }
-    let widen: fn(u16) -> f32 = match tensor.element_type() {
-        DataType::Float16 => |bits| f16::from_bits(bits).to_f32(),
-        _ => |bits| bf16::from_bits(bits).to_f32(),
-    };
-    // Bits stand in raw bytes, or one by one in the low halves of integers.
-    let bits: Vec<u16> = if tensor.raw_data.is_empty() {
-        tensor.int32_data.iter().map(|bits| *bits as u16).collect()
-    } else {
-        tensor.raw_data.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect()
-    };
-    let wide: Vec<f32> = bits.into_iter().map(widen).collect();
+    let Some(wide) = Floats::of(tensor.element_type(), &stored_bytes(tensor)).map(Floats::to_f32) else { return };
     *tensor = TensorProto::of_floats(&tensor.name, &wide, &tensor.dims);
 }
 
@@ -122,11 +112,7 @@ mod tests {
     use crate::onnx::attr_tensor;
 
     fn half_tensor(values: &[f32]) -> TensorProto {
-        let raw: Vec<u8> = values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect();
-        let mut tensor = TensorProto::of_floats("w", &[], &[values.len() as i64]);
-        tensor.data_type = DataType::Float16 as i32;
-        tensor.raw_data = raw.into();
-        tensor
+        TensorProto::of_halves("w", values, &[values.len() as i64])
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! The command `sample` as users run it.
 
 use onnx_diffprune::npz;
+use onnx_diffprune::onnx::{TensorProto, attr_ints};
 
 use super::tool::{Ran, run};
+use crate::support::builder::{Builder, model_of, value_of};
+use crate::support::files::save;
 use crate::support::fixtures::fixture;
 
 fn sample(arguments: &[&str]) -> Ran {
@@ -102,4 +105,41 @@ fn what_was_taken_for_what_is_printed() {
     assert!(lines.contains("class_labels") && lines.contains("drawn at random"), "{lines}");
     assert!(lines.contains("the rest is a variance") && lines.contains("clips nothing"), "{lines}");
     assert_eq!(npz::read(&npy).unwrap()[0].1.dims, [3, 4, 16, 16]);
+}
+
+/// A denoiser whose convolutions have channels last, as ONNX Runtime's optimizer writes it for GPUs.
+fn channels_last() -> onnx_diffprune::onnx::ModelProto {
+    let mut n = Builder::with_opset(17, 1);
+    let (w, b, out) = (n.weight(&[6, 3, 3, 4]), n.weight(&[6]), n.weight(&[4, 3, 3, 6]));
+    let pads = [attr_ints("pads", &[1, 1, 1, 1])];
+    let x = n.op("Transpose", &["sample"], &[attr_ints("perm", &[0, 2, 3, 1])]);
+    let x = n.fused("NhwcConv", &[&x, &w, &b], &pads, 1).remove(0);
+    let time = n.op("Unsqueeze", &["timestep", "axes"], &[]);
+    let time = n.op("Sigmoid", &[&time], &[]);
+    let x = n.op("Mul", &[&x, &time], &[]);
+    let x = n.fused("NhwcConv", &[&x, &out], &pads, 1).remove(0);
+    // Samples stay finite over many steps.
+    let x = n.op("Tanh", &[&x], &[]);
+    let y = n.op("Transpose", &[&x], &[attr_ints("perm", &[0, 3, 1, 2])]);
+    n.graph.initializer.push(TensorProto::of_ints("axes", &[1, 2, 3], &[3]));
+    n.graph.input = vec![value_of("sample", 1, Some(&["N", "4", "8", "8"])), value_of("timestep", 1, Some(&["N"]))];
+    n.graph.output = vec![value_of(&y, 1, Some(&["N", "4", "8", "8"]))];
+    model_of(17, n.graph)
+}
+
+#[test]
+fn operators_without_a_kernel_on_the_processor_run_lowered() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = save(folder.path(), &channels_last());
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (model, npy, pruned) = (model.to_str().unwrap(), path("x.npy"), path("pruned.onnx"));
+    let drawn = sample(&[model, "--save-npy", &npy, "--count", "2", "--steps", "2"]);
+    assert_eq!(drawn.code, 0, "{}", drawn.err);
+    let measured = run(&["loss", model, "--data", &npy, "--count", "2", "--timesteps", "2"]);
+    assert_eq!(measured.code, 0, "{}", measured.err);
+    // Samples are drawn for the gradients, and both files are timed.
+    let cut = run(&[model, &pruned, "--ratio", "0.5", "--timesteps", "2", "--batch", "2"]);
+    assert_eq!(cut.code, 0, "{}", cut.err);
+    let drawn = sample(&[&pruned, "--save-npy", &npy, "--count", "2", "--steps", "2"]);
+    assert_eq!(drawn.code, 0, "{}", drawn.err);
 }

@@ -154,7 +154,7 @@ impl WeightSource for Watched {
 
 #[test]
 fn a_large_weight_is_never_held_whole() {
-    const LENGTH: u64 = 512 << 20;
+    const LENGTH: u64 = 256 << 20;
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let spilled = folder.path().join("spill.raw");
     // A file of zeros that takes no room on the disk.

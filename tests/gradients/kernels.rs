@@ -1,19 +1,20 @@
 //! Kernels for the processor against the standard operators that they stand in for, in ONNX Runtime.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use onnx_diffprune::analysis::analyse;
 use onnx_diffprune::array::{Array, ElementType};
 use onnx_diffprune::gradient::pass::{GradientPass, Gradients};
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
-use onnx_diffprune::graph::sizes::Sizes;
+use onnx_diffprune::graph::sizes::{Sizes, sizes_for};
 use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::{ModelProto, attr_ints, attr_string};
 use onnx_diffprune::runtime::Device;
 
 use crate::support::builder::Builder;
 use crate::support::files::save;
-use crate::support::fixtures::runtime;
+use crate::support::fixtures::{analysed, runtime};
 
 const DOMAIN: &str = "onnx_diffprune.kernels";
 
@@ -67,4 +68,57 @@ fn convolutions_in_tiles_equal_those_of_onnx_runtime() {
         println!("gradient {at}: {} elements, error {:.1e}", expected.len(), worst / largest);
         assert!(worst < 1e-5 * largest, "gradient {at} differs by {worst} of {largest}");
     }
+}
+
+#[test]
+fn fused_convolutions_have_gradients_in_tiles() {
+    let mut b = Builder::new(3);
+    let y = b.conv("x", 72, 72, 3, 1);
+    let w = b.layer_weight(&[88, 72, 3, 3], 72 * 9);
+    let relu = [attr_ints("pads", &[1; 4]), attr_string("activation", "Relu")];
+    let y = b.fused("FusedConv", &[&y, &w], &relu, 1).remove(0);
+    let model = b.finish(&[2, 72, 40, 37], &y, &[2, 88, 40, 37]);
+    let folder = tempfile::tempdir().unwrap();
+    let (standard, kernels, nodes) = both(&model, folder.path());
+    let count = |op_type: &str| nodes.iter().filter(|node| *node == op_type).count();
+    // The first one forward, the second by the input; both by the weights.
+    assert_eq!((count("WinogradFilter"), count("WinogradFilterGradient")), (2, 2), "{nodes:?}");
+    for (expected, found) in standard.uses.iter().zip(&kernels.uses) {
+        let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+        let worst = expected.iter().zip(found).fold(0.0f32, |worst, (a, b)| worst.max((a - b).abs()));
+        assert!(worst < 1e-5 * largest, "{worst} of {largest}");
+    }
+}
+
+/// The number of nodes of every kernel in the gradient graph of a fixture, with batches of 8.
+fn counts(name: &str) -> Vec<(String, usize)> {
+    let analysis = analysed(name);
+    let sizes = sizes_for(&analysis.facts, &[("batch".to_owned(), 8)].into());
+    let options = GradientOptions { sizes, wanted: analysis.prunable_weights(), ..GradientOptions::default() };
+    let graph = GradientGraph::build_for(analysis, &options, Device::Cpu).unwrap();
+    let mut counts = BTreeMap::new();
+    for node in graph.model.graph.unwrap().node.into_iter().filter(|node| node.domain == DOMAIN) {
+        *counts.entry(node.op_type).or_insert(0) += 1;
+    }
+    counts.into_iter().collect()
+}
+
+#[test]
+fn every_pattern_that_has_a_kernel_is_found() {
+    let named =
+        |pairs: &[(&str, usize)]| pairs.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect::<Vec<_>>();
+    let of_unet = named(&[
+        ("Norm", 41),
+        ("NormGradient", 41),
+        ("SiluGradient", 2),
+        ("SoftmaxGradient", 6),
+        ("WinogradFilter", 8),
+        ("WinogradFilterGradient", 23),
+        ("WinogradInput", 31),
+        ("WinogradOutput", 8),
+        ("WinogradOutputGradient", 23),
+    ]);
+    assert_eq!(counts("ddpm_fashion16.onnx"), of_unet);
+    let of_transformer = named(&[("NormGradient", 7), ("SiluGradient", 6), ("SoftmaxGradient", 3)]);
+    assert_eq!(counts("dit_tiny.onnx"), of_transformer);
 }

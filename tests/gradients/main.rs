@@ -3,6 +3,7 @@
 
 mod diff_pruning;
 mod kernels;
+mod loss;
 mod precision;
 mod pytorch;
 mod training;

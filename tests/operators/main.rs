@@ -4,12 +4,14 @@
 
 mod around;
 mod attention;
+mod coupling;
 mod decided;
 mod elementwise;
 mod fused;
 mod gradients;
 mod indexing;
 mod layers;
+mod lowering;
 mod reducing;
 mod sampling;
 mod shaping;

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use half::f16;
 use onnx_diffprune::changed::Changes;
 use onnx_diffprune::load::load;
-use onnx_diffprune::onnx::{DataType, ModelProto, TensorProto, attr_int, attr_ints};
+use onnx_diffprune::onnx::{
+    DataLocation, DataType, ModelProto, StringStringEntryProto, TensorProto, attr_int, attr_ints,
+};
 use onnx_diffprune::plan::Plan;
 use onnx_diffprune::prune::{PruneOptions, Target};
 use onnx_diffprune::verify::{VerifyOptions, VerifyReport, verify_plan};
@@ -197,8 +199,25 @@ fn every_reader_of_a_shared_weight_gets_its_own_copy() {
     assert_eq!(forms.len(), 2, "{forms:?}");
     assert_passes(&change(&pruned, &forms), "both forms");
     for form in forms {
-        assert_passes(&change(&pruned, &[form.clone()]), &form);
+        assert_passes(&change(&pruned, std::slice::from_ref(&form)), &form);
     }
+}
+
+#[test]
+fn originals_with_external_data_are_verified_too() {
+    let mut model = shared_weight();
+    let folder = tempfile::tempdir().unwrap();
+    for tensor in &mut model.graph.as_mut().unwrap().initializer {
+        std::fs::write(folder.path().join(&tensor.name), &tensor.raw_data).unwrap();
+        tensor.raw_data.clear();
+        tensor.data_location = DataLocation::External as i32;
+        tensor.external_data = vec![StringStringEntryProto { key: "location".to_owned(), value: tensor.name.clone() }];
+    }
+    let original = load(&save(folder.path(), &model)).unwrap();
+    let pruned = prune(analysed_for_good(original), &PruneOptions::new(Target::Ratio(0.25)));
+    let changed = change(&pruned, &["weight_0".to_owned()]);
+    assert!(changed.folder.path().join("changed.onnx.data").exists());
+    assert_passes(&changed, "external");
 }
 
 #[test]
@@ -248,9 +267,7 @@ fn biases_that_the_original_lacks_are_added() {
     keep[0] = free;
     assert!(!shifted.verify().passed);
     // Nor with a bias that nobody names.
-    let mut unnamed = changed.plan.clone();
-    unnamed.changed.as_mut().unwrap().biases.remove(0);
-    shifted.plan = unnamed;
+    shifted.plan.changed.as_mut().unwrap().biases.remove(0);
     let failure = shifted.verify().failure.unwrap();
     assert!(failure.contains(&format!("{first}/bias")), "{failure}");
     // A slot that is taken, and a vector of another size, are refused.
@@ -339,7 +356,7 @@ fn a_changed_weight_of_another_shape_or_type_is_refused() {
     assert!(refused.contains(&format!("{name:?}: expected {bytes} bytes, found {}", bytes - 4)), "{refused}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     // In a file, it fails verification.
-    let changed = change(pruned, &[name.clone()]);
+    let changed = change(pruned, std::slice::from_ref(name));
     let report = changed.verify_mutated(|model| {
         let tensor = tensor_mut(model, name);
         tensor.dims = vec![1, dims[0]];

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use onnx_diffprune::analysis::Analysis;
 use onnx_diffprune::couple::options::{AttentionOption, NormGroups};
+use onnx_diffprune::graph::Reader;
 use onnx_diffprune::load::{from_bytes, load};
 use onnx_diffprune::onnx::ModelProto;
 use onnx_diffprune::operator::reference::KeptAxes;
@@ -74,11 +75,7 @@ fn shared(name: &str, kind: &str, options: &PruneOptions) -> Pruned {
 
 impl Pruned {
     /// Verifies `file` as a cut of the original by the plan, after `change` has had its way with what the plan keeps.
-    pub(crate) fn verify_with(
-        &self,
-        file: &Path,
-        change: impl FnOnce(&mut HashMap<(usize, usize), KeptAxes>),
-    ) -> VerifyReport {
+    pub(crate) fn verify_with(&self, file: &Path, change: impl FnOnce(&mut HashMap<Reader, KeptAxes>)) -> VerifyReport {
         let mut kept = kept_axes(&self.cut.plan, &self.analysis.graph, file).unwrap();
         change(&mut kept);
         // Small images keep the many verifications of the tests short; the batch still varies.

@@ -177,6 +177,9 @@ impl Notation {
     /// Gives a space and its digits their letters.
     fn meet(&mut self, space: SpaceId) {
         let space = self.same[space];
+        for part in self.parts(space) {
+            self.meet(part);
+        }
         if !self.letters.meet(space) {
             return;
         }
@@ -190,6 +193,35 @@ impl Notation {
         for digit in digits {
             self.meet(digit);
         }
+    }
+
+    /// The shorter spaces that are products and lie whole within a space, as the queries within a joint projection.
+    fn parts(&self, space: SpaceId) -> Vec<SpaceId> {
+        let whole = self.letters.of(space);
+        let place = |part: &SpaceId| {
+            let part = self.letters.of(*part);
+            (part.len() < whole.len()).then(|| whole.windows(part.len()).position(|window| window == part)).flatten()
+        };
+        let mut parts: Vec<(usize, SpaceId)> =
+            self.products.keys().filter_map(|part| Some((place(part)?, *part))).collect();
+        parts.sort_unstable();
+        parts.into_iter().map(|(_, part)| part).collect()
+    }
+
+    /// A space as a sum of letters and products; `is_axis` where it is a whole axis.
+    fn sum(&mut self, space: SpaceId, is_axis: bool) -> String {
+        let terms = self.letters.terms(space);
+        let is_alone = terms.len() == 1;
+        let mut texts = Vec::new();
+        for term in &terms {
+            let product = self.letters.unnamed_space(term, space).filter(|part| self.products.contains_key(part));
+            texts.push(match product {
+                Some(part) => self.space(part, false),
+                None => self.letters.term(term, is_axis && is_alone),
+            });
+        }
+        let text = texts.join("+");
+        if is_alone || is_axis { text } else { format!("({text})") }
     }
 
     fn operand(&mut self, operand: &Operand) -> String {
@@ -278,7 +310,7 @@ impl Notation {
         let is_named = self.letters.is_named(space);
         if products.is_empty() || is_named {
             let is_again = self.letters.is_written(space);
-            let sum = self.letters.sum(space, is_axis);
+            let sum = self.sum(space, is_axis);
             if products.is_empty() || is_again {
                 return sum;
             }

@@ -19,6 +19,8 @@ pub(super) struct Form {
 /// The graphs for summing, made when they are first needed.
 #[derive(Debug)]
 pub(super) struct Graphs {
+    /// The one that the pass runs in.
+    runtime: Runtime,
     options: SessionOptions,
     shapes: Vec<Vec<usize>>,
     sessions: Vec<(Form, BoundSession)>,
@@ -26,10 +28,10 @@ pub(super) struct Graphs {
 
 impl Graphs {
     /// No graph made yet, for tensors of these shapes on the device of a session.
-    pub(super) fn new(device: Device, shapes: Vec<Vec<usize>>) -> Self {
+    pub(super) fn new(runtime: Runtime, device: Device, shapes: Vec<Vec<usize>>) -> Self {
         // Nothing is to be gained by optimising, and the arithmetic stays as it is written.
         let options = SessionOptions { optimization: Optimization::None, device, ..SessionOptions::default() };
-        Self { options, shapes, sessions: Vec::new() }
+        Self { runtime, options, shapes, sessions: Vec::new() }
     }
 
     /// The session of the graph of this form.
@@ -38,8 +40,7 @@ impl Graphs {
             Some(at) => at,
             None => {
                 let bytes = summing_graph(&self.shapes, form).encode_to_vec();
-                // The one that the pass runs in.
-                let session = Runtime::open(None)?.session_from_bytes(&bytes, &self.options)?;
+                let session = self.runtime.session_from_bytes(&bytes, &self.options)?;
                 self.sessions.push((form, BoundSession::new(session)?));
                 self.sessions.len() - 1
             }

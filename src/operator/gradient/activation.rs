@@ -48,16 +48,6 @@ impl GradientCx<'_> {
         Ok(self.mul(dy, &slope))
     }
 
-    /// `x (1 + erf(x / sqrt(2))) / 2`.
-    pub fn gelu(&mut self, x: &str) -> String {
-        let scaled = self.scaled(x, std::f64::consts::FRAC_1_SQRT_2);
-        let erf = self.op("Erf", &[&scaled]);
-        let one = self.scalar(1.0);
-        let sum = self.op("Add", &[&erf, &one]);
-        let share = self.scaled(&sum, 0.5);
-        self.mul(x, &share)
-    }
-
     /// The derivative of GELU: `phi(x) + x phi'(x)` with the normal distribution `phi`, or that of its tanh form.
     pub fn gelu_slope(&mut self, x: &str, is_tanh: bool) -> String {
         use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};

@@ -1,163 +1,13 @@
-//! What differentiation offers to an operator, and what it collects.
-
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+//! What differentiation offers to an operator.
 
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known};
 use crate::graph::facts::Facts;
-use crate::graph::{Graph, Node, NodeId, ValueId};
-use crate::onnx::{AttributeProto, NodeProto, TensorProto};
+use crate::graph::{Node, ValueId};
+use crate::onnx::AttributeProto;
 use crate::operator::RuleError;
 
-use super::signed_shape;
-
-/// The nodes emitted so far and the gradients that they give.
-pub struct Tape {
-    pub(crate) nodes: Vec<NodeProto>,
-    pub(crate) initializers: Vec<TensorProto>,
-    pub(crate) opset: i64,
-    pub(crate) contributions: HashMap<ValueId, Vec<String>>,
-    pub(crate) wanted: BTreeSet<ValueId>,
-    /// What each node and input slot gives a wanted weight.
-    pub(crate) uses: BTreeMap<(NodeId, usize), (ValueId, String)>,
-    /// Whether operators of [`crate::kernels`] may be emitted.
-    pub(crate) has_kernels: bool,
-    /// Nodes that compute outputs of the forward pass in place of those that did, by the name of the output.
-    pub(crate) replaced: HashMap<String, Vec<NodeProto>>,
-    /// Small constants by their contents, so that equal ones are stored once.
-    pub(crate) constants: HashMap<(Vec<i64>, Vec<u8>), String>,
-    pub(crate) next: usize,
-}
-
-impl Tape {
-    pub(crate) fn new(opset: i64, wanted: &[ValueId], has_kernels: bool) -> Self {
-        Self {
-            nodes: Vec::new(),
-            initializers: Vec::new(),
-            opset,
-            contributions: HashMap::new(),
-            wanted: wanted.iter().copied().collect(),
-            uses: BTreeMap::new(),
-            has_kernels,
-            replaced: HashMap::new(),
-            constants: HashMap::new(),
-            next: 0,
-        }
-    }
-
-    pub(crate) fn add(
-        &mut self,
-        domain: &str,
-        op_type: &str,
-        inputs: &[&str],
-        attribute: Vec<AttributeProto>,
-    ) -> String {
-        self.next += 1;
-        let output = format!("__grad/{}/{op_type}", self.next);
-        self.push(domain, op_type, inputs, vec![output.clone()], attribute);
-        output
-    }
-
-    pub(crate) fn push(
-        &mut self,
-        domain: &str,
-        op_type: &str,
-        inputs: &[&str],
-        output: Vec<String>,
-        attribute: Vec<AttributeProto>,
-    ) {
-        self.nodes.push(NodeProto {
-            op_type: op_type.to_owned(),
-            domain: domain.to_owned(),
-            name: output.first().cloned().unwrap_or_default(),
-            input: inputs.iter().map(|name| (*name).to_owned()).collect(),
-            output,
-            attribute,
-            ..NodeProto::default()
-        });
-    }
-
-    /// Adds a node of [`crate::kernels::DOMAIN`] with `outputs` outputs.
-    pub(crate) fn kernel<const N: usize>(
-        &mut self,
-        op_type: &str,
-        inputs: &[&str],
-        attribute: Vec<AttributeProto>,
-    ) -> [String; N] {
-        self.next += 1;
-        let outputs: [String; N] = std::array::from_fn(|slot| format!("__grad/{}/{op_type}/{slot}", self.next));
-        self.push(crate::kernels::DOMAIN, op_type, inputs, outputs.to_vec(), attribute);
-        outputs
-    }
-
-    pub(crate) fn scalar(&mut self, value: f32) -> String {
-        self.floats(&[value], &[])
-    }
-
-    fn constant(&mut self, kind: &str, tensor: impl FnOnce(&str) -> TensorProto) -> String {
-        let name = format!("__grad/{kind}/{}", self.next);
-        let tensor = tensor(&name);
-        let key = (tensor.dims.clone(), [kind.as_bytes(), &tensor.raw_data].concat());
-        if let Some(name) = self.constants.get(&key) {
-            return name.clone();
-        }
-        self.next += 1;
-        self.initializers.push(tensor);
-        self.constants.insert(key, name.clone());
-        name
-    }
-
-    pub(crate) fn ints(&mut self, values: &[i64]) -> String {
-        self.constant("ints", |name| TensorProto::of_ints(name, values, &[values.len() as i64]))
-    }
-
-    pub(crate) fn floats(&mut self, values: &[f32], dims: &[i64]) -> String {
-        self.constant("floats", |name| TensorProto::of_floats(name, values, dims))
-    }
-
-    /// The sum of all that was given to a value; the sum is emitted once.
-    pub(crate) fn gradient(&mut self, value: ValueId) -> Option<String> {
-        let given = self.contributions.remove(&value)?;
-        let total = match given.as_slice() {
-            [one] => one.clone(),
-            [a, b] => self.add("", "Add", &[a, b], vec![]),
-            many => {
-                let many: Vec<&str> = many.iter().map(String::as_str).collect();
-                self.add("", "Sum", &many, vec![])
-            }
-        };
-        self.contributions.insert(value, vec![total.clone()]);
-        Some(total)
-    }
-
-    /// Elements `start..end` by `step` along an axis. Before opset 10, steps other than one must be positive and `end` a
-    /// place in the axis.
-    pub(crate) fn slice(&mut self, value: &str, axis: i64, start: i64, end: i64, step: i64) -> String {
-        if self.opset < 10 && step == 1 {
-            let attributes = [("starts", start), ("ends", end), ("axes", axis)];
-            let attributes = attributes.map(|(name, value)| crate::onnx::attr_ints(name, &[value])).to_vec();
-            return self.add("", "Slice", &[value], attributes);
-        }
-        if self.opset < 10 && step > 0 {
-            // Slice has no steps before opset 10.
-            let indices: Vec<i64> = (start..end).step_by(usize::try_from(step).unwrap_or(1)).collect();
-            let indices = self.ints(&indices);
-            return self.add("", "Gather", &[value, &indices], vec![crate::onnx::attr_int("axis", axis)]);
-        }
-        let [start, end, axis, step] = [start, end, axis, step].map(|value| self.ints(&[value]));
-        self.add("", "Slice", &[value, &start, &end, &axis, &step], vec![])
-    }
-
-    /// Zeros before and after every axis.
-    pub(crate) fn pad(&mut self, value: &str, before: &[i64], after: &[i64]) -> String {
-        let pads = [before, after].concat();
-        if self.opset < 11 {
-            return self.add("", "Pad", &[value], vec![crate::onnx::attr_ints("pads", &pads)]);
-        }
-        let pads = self.ints(&pads);
-        self.add("", "Pad", &[value, &pads], vec![])
-    }
-}
+use super::{Tape, signed_shape};
 
 /// What differentiation offers to the gradient rule of an operator.
 ///
@@ -165,7 +15,6 @@ impl Tape {
 /// its outputs ([`GradientCx::dy`]) and gives that by its inputs ([`GradientCx::give`]), for the inputs that are wanted
 /// ([`GradientCx::wants`]).
 pub struct GradientCx<'a> {
-    pub(crate) graph: &'a Graph,
     pub(crate) node: &'a Node,
     pub(crate) facts: &'a Facts,
     pub(crate) depends: &'a [bool],
@@ -194,22 +43,20 @@ impl GradientCx<'_> {
 
     /// Gives a gradient, of the shape of input `slot`, to that input. Nothing happens where it is not wanted.
     pub fn give(&mut self, slot: usize, gradient: String) {
-        self.give_at(self.node, slot, gradient);
-    }
-
-    /// As [`GradientCx::give`], to input `slot` of another node that this one's rule has taken over.
-    pub(crate) fn give_at(&mut self, node: &Node, slot: usize, gradient: String) {
         // A value without elements, such as the frames after the only one, has no gradient.
         let is_empty = |value: &ValueId| {
             let shape = self.facts.values[*value].as_ref().and_then(|fact| fact.shape.as_deref());
             shape.is_some_and(|shape| shape.iter().any(|size| size.is(0)))
         };
-        if let Some(value) = node.input(slot).filter(|value| self.depends[*value] && !is_empty(value)) {
-            if self.tape.wanted.contains(&value) {
-                self.tape.uses.insert((node.id, slot), (value, gradient));
-                return;
-            }
-            self.tape.contributions.entry(value).or_default().push(gradient);
+        if let Some(value) = self.node.input(slot).filter(|value| self.depends[*value] && !is_empty(value)) {
+            self.tape.give(self.node.id, slot, value, gradient);
+        }
+    }
+
+    /// Says what the gradient is by what the node computes before its activation, for kernels that compute without one.
+    pub(crate) fn set_inner(&mut self, gradient: &str) {
+        if let Some(step) = self.tape.steps.last_mut() {
+            step.inner = Some(gradient.to_owned());
         }
     }
 
@@ -273,7 +120,7 @@ impl GradientCx<'_> {
 
     /// The version of the standard operator set.
     pub fn opset(&self) -> i64 {
-        self.tape.opset
+        self.tape.builder.opset()
     }
 
     /// Adds a node of the standard domain with one output, and returns that output's name.
@@ -283,28 +130,28 @@ impl GradientCx<'_> {
 
     /// As [`GradientCx::op`], with attributes.
     pub fn op_with(&mut self, op_type: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
-        self.tape.add("", op_type, inputs, attributes)
+        self.tape.builder.add(op_type, inputs, attributes)
     }
 
     /// The node itself on other inputs: its operator, domain and attributes.
     pub fn same_op(&mut self, inputs: &[&str]) -> String {
         let (domain, op_type) = (self.node.proto.domain.clone(), self.node.proto.op_type.clone());
-        self.tape.add(&domain, &op_type, inputs, self.node.proto.attribute.clone())
+        self.tape.builder.add_in(&domain, &op_type, inputs, self.node.proto.attribute.clone())
     }
 
     /// A vector of integers.
     pub fn ints(&mut self, values: &[i64]) -> String {
-        self.tape.ints(values)
+        self.tape.builder.int_vector(values)
     }
 
     /// A float constant.
     pub fn floats(&mut self, values: &[f32], dims: &[i64]) -> String {
-        self.tape.floats(values, dims)
+        self.tape.builder.floats(values, dims)
     }
 
     /// A float scalar.
     pub fn scalar(&mut self, value: f64) -> String {
-        self.tape.floats(&[value as f32], &[])
+        self.tape.scalar(value as f32)
     }
 
     /// Elements `start..end` by `step` along an axis.

@@ -21,26 +21,12 @@ impl GradientCx<'_> {
 
     /// The sum over `axes`.
     pub fn reduce_sum(&mut self, value: &str, axes: &[usize], keepdims: bool) -> String {
-        self.reduce("ReduceSum", 13, value, axes, keepdims)
+        self.tape.reduce_sum(value, axes, keepdims)
     }
 
     /// The mean over `axes`.
     pub fn reduce_mean(&mut self, value: &str, axes: &[usize], keepdims: bool) -> String {
-        self.reduce("ReduceMean", 18, value, axes, keepdims)
-    }
-
-    fn reduce(&mut self, op_type: &str, as_input_from: i64, value: &str, axes: &[usize], keepdims: bool) -> String {
-        if axes.is_empty() {
-            return value.to_owned();
-        }
-        let signed: Vec<i64> = axes.iter().map(|axis| *axis as i64).collect();
-        let keepdims = attr_int("keepdims", i64::from(keepdims));
-        if self.opset() >= as_input_from {
-            let axes = self.ints(&signed);
-            self.op_with(op_type, &[value, &axes], vec![keepdims])
-        } else {
-            self.op_with(op_type, &[value], vec![attr_ints("axes", &signed), keepdims])
-        }
+        self.tape.reduce_mean(value, axes, keepdims)
     }
 
     /// A value of shape `from` summed to shape `to`, which broadcasts to `from`.
@@ -54,8 +40,7 @@ impl GradientCx<'_> {
 
     /// The value with another shape.
     pub fn reshape(&mut self, value: &str, shape: &[i64]) -> String {
-        let shape = self.ints(shape);
-        self.op("Reshape", &[value, &shape])
+        self.tape.reshape(value, shape)
     }
 
     /// The value repeated along axes of size one.

@@ -6,67 +6,75 @@
 
 use crate::graph::Node;
 use crate::operator::couple::CoupleCx;
-use crate::operator::gradient::GradientCx;
 use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, microsoft};
+use crate::operator::lower::LowerCx;
+use crate::operator::{OpType, Operator, Registration, RuleError, microsoft};
 
-fn types_biasactivation() -> &'static [OpType] {
-    const { &[microsoft("BiasGelu"), microsoft("FastGelu"), microsoft("Gelu"), microsoft("BiasAdd")] }
+fn types_gelu() -> &'static [OpType] {
+    const { &[microsoft("BiasGelu"), microsoft("Gelu")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_biasactivation, &BiasActivation)];
+fn types_fast_gelu() -> &'static [OpType] {
+    const { &[microsoft("FastGelu")] }
+}
 
-struct BiasActivation;
+fn types_bias_add() -> &'static [OpType] {
+    const { &[microsoft("BiasAdd")] }
+}
 
-impl NodeRules for BiasActivation {
-    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+pub(super) static RULES: &[Registration] = &[
+    Registration::new(types_gelu, |node| BiasActivation::parse(node, Function::Gelu)),
+    Registration::new(types_fast_gelu, |node| BiasActivation::parse(node, Function::GeluByTanh)),
+    Registration::new(types_bias_add, |node| BiasActivation::parse(node, Function::None)),
+];
+
+/// What becomes of the sum.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Function {
+    None,
+    Gelu,
+    /// The approximation of it by a tanh.
+    GeluByTanh,
+}
+
+#[derive(Debug)]
+struct BiasActivation {
+    function: Function,
+    /// All inputs, which are summed.
+    slots: Vec<usize>,
+}
+
+impl BiasActivation {
+    fn parse(node: &Node, function: Function) -> Result<Box<dyn Operator>, RuleError> {
+        Ok(Box::new(Self { function, slots: (0..node.inputs.len()).collect() }))
+    }
+}
+
+impl Operator for BiasActivation {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
         cx.set_shape(0, dtype, shape);
         Ok(())
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        let slots: Vec<usize> = (0..node.inputs.len()).collect();
-        let layout = cx.broadcast(&slots)?;
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        let layout = cx.broadcast(&self.slots)?;
         cx.set(0, layout);
         Ok(())
     }
 
-    fn is_decomposed(&self, node: &Node) -> bool {
-        node.proto.op_type == "BiasAdd"
+    fn lacks_cpu_kernel(&self) -> bool {
+        self.function == Function::None
     }
 
-    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        let slots: Vec<usize> = (0..node.inputs.len()).collect();
-        if self.is_decomposed(node) {
-            let mut sum = cx.zeroed(0);
-            for slot in slots.iter().skip(1) {
-                let term = cx.zeroed(*slot);
-                sum = cx.add("Add", &[&sum, &term], vec![]);
-            }
-            cx.emit_as(0, &sum);
-        }
-        cx.elementwise(&slots)
-    }
-
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        let dy = cx.dy()?;
-        let dx = if node.proto.op_type == "BiasAdd" {
-            dy
-        } else {
-            let mut x = cx.input(0);
-            if !cx.input(1).is_empty() {
-                x = cx.op("Add", &[&x, &cx.input(1)]);
-            }
-            let slope = cx.gelu_slope(&x, node.proto.op_type == "FastGelu");
-            cx.mul(&dy, &slope)
+    fn lower(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
+        let sum = cx.sum_of(&self.slots);
+        let y = match self.function {
+            Function::None => sum,
+            Function::Gelu => cx.gelu(&sum),
+            Function::GeluByTanh => cx.gelu_by_tanh(&sum),
         };
-        for slot in 0..node.inputs.len() {
-            if cx.wants(slot) {
-                cx.give_broadcast(slot, &dx)?;
-            }
-        }
-        Ok(())
+        cx.emit(0, &y);
+        Ok(true)
     }
 }

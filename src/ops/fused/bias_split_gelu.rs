@@ -4,25 +4,25 @@
 //!
 //! Coupling: index i of Y is index i of both halves of X and of the bias.
 
-use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::{Layout, fixed_axis};
-use crate::operator::gradient::GradientCx;
 use crate::operator::infer::InferCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, microsoft};
+use crate::operator::lower::LowerCx;
+use crate::operator::{OpType, Operator, Registration, RuleError, microsoft};
 
 fn types_biassplitgelu() -> &'static [OpType] {
     const { &[microsoft("BiasSplitGelu")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_biassplitgelu, &BiasSplitGelu)];
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_biassplitgelu, |_node| Ok(Box::new(BiasSplitGelu)))];
 
+#[derive(Debug)]
 struct BiasSplitGelu;
 
-impl NodeRules for BiasSplitGelu {
-    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Operator for BiasSplitGelu {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, mut shape) = (cx.input(0)?.dtype, cx.shape(0)?);
         let Some(last) = shape.last_mut() else {
             return Err(RuleError::invalid("a scalar can't be halved"));
@@ -39,7 +39,7 @@ impl NodeRules for BiasSplitGelu {
         Ok(())
     }
 
-    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let mut axes = cx.separated(0)?.axes;
         let bias = cx.separated(1)?.axes;
         let output = cx.output_shape(0)?;
@@ -57,46 +57,18 @@ impl NodeRules for BiasSplitGelu {
         Ok(())
     }
 
-    fn is_decomposed(&self, _node: &Node) -> bool {
+    fn lacks_cpu_kernel(&self) -> bool {
         true
     }
 
-    fn reference(&self, _node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        let last = cx.rank(0)? as i64 - 1;
-        let size = cx.fact(0).and_then(|fact| fact.shape.as_ref()?.last()?.as_const());
-        let half = size.ok_or(RuleError::UnknownShape)? / 2;
-        let (x, bias) = (cx.zeroed_float(0), cx.zeroed_float(1));
-        let sum = cx.add("Add", &[&x, &bias], vec![]);
+    fn lower(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
+        let last = cx.rank(0)?.saturating_sub(1) as i64;
+        let half = cx.size(0, None)? / 2;
+        let sum = cx.sum_of(&[0, 1]);
         let (left, right) = (cx.span(&sum, last, 0, half), cx.span(&sum, last, half, 2 * half));
         let right = cx.gelu(&right);
         let y = cx.add("Mul", &[&left, &right], vec![]);
-        if let Some(mask) = cx.common_mask(&[0, 1]) {
-            let mask = cx.mask_of(&sum, Some(&mask));
-            let (left, right) = (cx.span(&mask, last, 0, half), cx.span(&mask, last, half, 2 * half));
-            let mask = cx.add("Mul", &[&left, &right], vec![]);
-            cx.set_mask(0, mask);
-        }
-        cx.emit_floats(&[(0, y)]);
-        Ok(())
-    }
-
-    fn gradient(&self, _node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        let (dy, shape) = (cx.dy()?, cx.shape(0)?);
-        let last = shape.len() - 1;
-        let half = shape[last] / 2;
-        let sum = cx.op("Add", &[&cx.input(0), &cx.input(1)]);
-        let (left, right) = (cx.slice(&sum, last, 0, half, 1), cx.slice(&sum, last, half, 2 * half, 1));
-        let gelu = cx.gelu(&right);
-        let slope = cx.gelu_slope(&right, false);
-        let by_gelu = cx.mul(&dy, &left);
-        let parts = [cx.mul(&dy, &gelu), cx.mul(&by_gelu, &slope)];
-        let dx = cx.concat(&parts, last);
-        if cx.wants(1) {
-            let axes: Vec<usize> = (0..last).collect();
-            let db = cx.reduce_sum(&dx, &axes, false);
-            cx.give(1, db);
-        }
-        cx.give(0, dx);
-        Ok(())
+        cx.emit(0, &y);
+        Ok(true)
     }
 }

@@ -4,51 +4,81 @@
 //! Spec: ONNX Runtime's contrib operators, domain com.microsoft.
 //!
 //! Coupling: the last axis of X is axis 0 of W. Heads of Q, K, V and Y are one axis; D of Q and K is one, D of V and Y is
-//! one. The bias is the columns of W. A scale that is implied by D is written out where D shrinks.
+//! one. The bias is the columns of W. A scale that is implied by D is written out where D shrinks. The positions of keys and
+//! values stay.
 
 use super::attention::tie_heads;
-use super::multi_head_attention::{couple_attention_bias, write_scale};
+use super::multi_head_attention::{couple_attention_bias, couple_positions, write_scale};
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::{Axis, Layout};
 use crate::operator::couple::space::axis_size;
-use crate::operator::gradient::{Attention, GradientCx};
 use crate::operator::infer::InferCx;
+use crate::operator::lower::{Attention, LowerCx, ScoreTerms};
 use crate::operator::macs::MacsCx;
 use crate::operator::patch::PatchCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, microsoft};
+use crate::operator::{OpType, Operator, Registration, RuleError, microsoft};
 
 fn types_fusedattention() -> &'static [OpType] {
     const { &[microsoft("Attention")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_fusedattention, &FusedAttention)];
+pub(super) static RULES: &[Registration] = &[Registration::new(types_fusedattention, FusedAttention::parse)];
 
-struct FusedAttention;
-
+const BIAS: usize = 2;
 const MASK: usize = 3;
 const ATTENTION_BIAS: usize = 5;
 
-/// The number of channels of Q, K and V in a weight of `columns` columns.
-fn hidden_sizes(node: &Node, columns: i64) -> Result<[i64; 3], RuleError> {
-    let sizes = match node.proto.ints("qkv_hidden_sizes") {
-        Some([q, k, v]) => [*q, *k, *v],
-        Some(sizes) => return Err(RuleError::invalid(format!("qkv_hidden_sizes has {} entries, not 3", sizes.len()))),
-        None => [columns / 3; 3],
-    };
-    let heads = node.int("num_heads", 1);
-    let is_wrong = |size: &i64| *size <= 0 || heads <= 0 || size % heads != 0;
-    if sizes.iter().any(is_wrong) || sizes.iter().fold(0i64, |sum, size| sum.saturating_add(*size)) != columns {
-        let text = format!("{columns} columns of W can't be divided into Q, K and V of {sizes:?} and {heads} heads");
-        return Err(RuleError::invalid(text));
-    }
-    Ok(sizes)
+#[derive(Debug)]
+struct FusedAttention {
+    heads: i64,
+    /// The channels of Q, K and V, where they are named.
+    sizes: Option<Vec<i64>>,
+    /// What the scores are multiplied with; where it is zero, it follows from the dimensions of a head.
+    scale: f32,
+    is_causal: bool,
+    filter_value: f32,
+    is_rotary: bool,
+    /// Whether it gives keys and values to later steps.
+    has_present: bool,
 }
 
-impl NodeRules for FusedAttention {
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl FusedAttention {
+    fn parse(node: &Node) -> Result<Box<dyn Operator>, RuleError> {
+        Ok(Box::new(Self {
+            heads: node.int("num_heads", 1),
+            sizes: node.proto.ints("qkv_hidden_sizes").map(<[i64]>::to_vec),
+            scale: node.float("scale", 0.0),
+            is_causal: node.int("unidirectional", 0) != 0,
+            filter_value: node.float("mask_filter_value", -10_000.0),
+            is_rotary: node.int("do_rotary", 0) != 0,
+            has_present: node.output(1).is_some(),
+        }))
+    }
+
+    /// The number of channels of Q, K and V in a weight of `columns` columns.
+    fn hidden_sizes(&self, columns: i64) -> Result<[i64; 3], RuleError> {
+        let sizes = match self.sizes.as_deref() {
+            Some([q, k, v]) => [*q, *k, *v],
+            Some(sizes) => {
+                return Err(RuleError::invalid(format!("qkv_hidden_sizes has {} entries, not 3", sizes.len())));
+            }
+            None => [columns / 3; 3],
+        };
+        let heads = self.heads;
+        let is_wrong = |size: &i64| *size <= 0 || heads <= 0 || size % heads != 0;
+        if sizes.iter().any(is_wrong) || sizes.iter().fold(0i64, |sum, size| sum.saturating_add(*size)) != columns {
+            let text =
+                format!("{columns} columns of W can't be divided into Q, K and V of {sizes:?} and {heads} heads");
+            return Err(RuleError::invalid(text));
+        }
+        Ok(sizes)
+    }
+}
+
+impl Operator for FusedAttention {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, x, w) = (cx.input(0)?.dtype, cx.shape(0)?, cx.shape(1)?);
         let ([batch, length, inputs], [rows, columns]) = (x.as_slice(), w.as_slice()) else {
             return Err(RuleError::invalid(format!("X of rank {} and W of rank {} do not fit", x.len(), w.len())));
@@ -60,16 +90,16 @@ impl NodeRules for FusedAttention {
         }
         cx.expect_vector(2, Some(columns))?;
         let columns = columns.as_const().ok_or(RuleError::UnknownShape)?;
-        let [_, _, v] = hidden_sizes(node, columns)?;
+        let [_, _, v] = self.hidden_sizes(columns)?;
         cx.set_shape(0, dtype, vec![batch.clone(), length.clone(), Dim::from(v)]);
         Ok(())
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        if cx.has(4) || cx.has(6) || node.output(1).is_some() {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        if cx.has(4) || cx.has(6) || self.has_present {
             return Err(RuleError::unsupported("keys and values of earlier steps are not supported"));
         }
-        if node.int("do_rotary", 0) != 0 {
+        if self.is_rotary {
             return Err(RuleError::unsupported("rotary embedding inside of Attention is not supported"));
         }
         if cx.has(3) {
@@ -78,6 +108,7 @@ impl NodeRules for FusedAttention {
         }
         let (x, w) = (cx.separated(0)?.axes, cx.separated(1)?.axes);
         cx.tie(&x[2], &w[0]);
+        couple_positions(cx, &x[0], None, x.get(1));
         if cx.is_weight(1) {
             cx.consumes(&w[0]);
             cx.produces(&w[1]);
@@ -87,7 +118,7 @@ impl NodeRules for FusedAttention {
             cx.tie(&w[1], &bias[0]);
         }
         let columns = axis_size(&w[1]).ok_or(RuleError::UnknownShape)?;
-        let sizes = hidden_sizes(node, columns as i64)?;
+        let sizes = self.hidden_sizes(columns as i64)?;
         let Some(space) = cx.single(&w[1]) else {
             if cx.has(ATTENTION_BIAS) {
                 couple_attention_bias(cx, ATTENTION_BIAS, &Axis::new())?;
@@ -95,7 +126,7 @@ impl NodeRules for FusedAttention {
             cx.set_fixed(0)?;
             return Ok(());
         };
-        let heads = usize::try_from(node.int("num_heads", 1)).unwrap_or(1);
+        let heads = usize::try_from(self.heads).unwrap_or(1);
         let mut start = 0;
         let mut parts = Vec::new();
         for size in sizes {
@@ -115,8 +146,8 @@ impl NodeRules for FusedAttention {
         Ok(())
     }
 
-    fn macs(&self, _node: &Node, cx: &MacsCx<'_>) -> f64 {
-        // The projection and, as it is part of the node, the products of activations.
+    fn macs(&self, cx: &MacsCx<'_>) -> f64 {
+        // The projection and, as it is part of it, the products of activations.
         let (Some([b, l, inputs]), Some([_, columns])) = (cx.input(0), cx.input(1)) else {
             return 0.0;
         };
@@ -127,12 +158,12 @@ impl NodeRules for FusedAttention {
         tokens * *columns as f64 * (inputs + bias) as f64 + tokens * *l as f64 * (q + v) as f64
     }
 
-    fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+    fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
         let (Some(columns), Some(kept)) = (cx.old_size(1, 1), cx.kept_input(1, 1)) else {
             return Ok(());
         };
-        let sizes = hidden_sizes(node, columns)?;
-        let heads = node.int("num_heads", 1);
+        let sizes = self.hidden_sizes(columns)?;
+        let heads = self.heads;
         let kept: Vec<i64> = kept.into_iter().filter_map(|at| i64::try_from(at).ok()).collect();
         let mut start = 0;
         let mut left = Vec::new();
@@ -149,86 +180,42 @@ impl NodeRules for FusedAttention {
         if left_heads != heads {
             cx.set_int("num_heads", left_heads);
         }
-        if node.proto.ints("qkv_hidden_sizes").is_some() || left.iter().any(|size| *size != left[0]) {
+        if self.sizes.is_some() || left.iter().any(|size| *size != left[0]) {
             cx.set_ints("qkv_hidden_sizes", &left);
         }
-        write_scale(node, cx, Some(sizes[0] / heads), Some(left[0] / left_heads.max(1)));
+        write_scale(self.scale, cx, Some(sizes[0] / heads), Some(left[0] / left_heads.max(1)));
         Ok(())
     }
 
-    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        let replaced = [(0, cx.zeroed(0)), (1, cx.zeroed(1)), (2, cx.zeroed(2))];
-        cx.emit(&replaced);
-        if cx.mask(1).is_none() {
-            return Ok(());
+    fn lower(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
+        if cx.has(4) || cx.has(6) || self.has_present || self.is_rotary {
+            return Err(RuleError::unsupported(
+                "keys and values of earlier steps and rotary embedding can't be lowered",
+            ));
         }
-        let columns = cx.fact(1).and_then(|fact| fact.shape.as_ref()?.get(1)?.as_const());
-        let [q, k, v] = hidden_sizes(node, columns.ok_or(RuleError::UnknownShape)?)?;
-        let mask = cx.full_mask(1);
-        let mask = cx.reduce("ReduceMax", &mask, &[0]);
-        let mask = cx.span(&mask, 1, q + k, q + k + v);
-        let mask = cx.unsqueeze(&mask, 0);
-        cx.set_mask(0, mask);
-        Ok(())
-    }
-
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        if !cx.input(4).is_empty() || !cx.input(6).is_empty() || cx.dy_of(1).is_some() {
-            return Err(RuleError::unsupported("keys and values of earlier steps have no gradient"));
-        }
-        if node.int("do_rotary", 0) != 0 {
-            return Err(RuleError::unsupported("a rotary embedding inside of Attention has no gradient"));
-        }
-        let (x, w) = (cx.shape(0)?, cx.shape(1)?);
-        let ([batch, length, inputs], [_, columns]) = (x.as_slice(), w.as_slice()) else {
-            return Err(RuleError::UnknownShape);
-        };
-        let (batch, length, inputs, columns) = (*batch, *length, *inputs, *columns);
-        let heads = node.int("num_heads", 1).max(1);
-        let sizes = hidden_sizes(node, columns)?;
-        let mut projected = cx.op("MatMul", &[&cx.input(0), &cx.input(1)]);
-        if !cx.input(2).is_empty() {
-            projected = cx.op("Add", &[&projected, &cx.input(2)]);
+        let sizes = self.hidden_sizes(cx.size(1, Some(1))?)?;
+        let (x, w) = (cx.float(0), cx.float(1));
+        let mut projected = cx.add("MatMul", &[&x, &w], vec![]);
+        if cx.has(BIAS) {
+            let bias = cx.float(BIAS);
+            projected = cx.add("Add", &[&projected, &bias], vec![]);
         }
         let mut start = 0;
-        let mut by_head = Vec::new();
-        for size in sizes {
-            let part = cx.slice(&projected, 2, start, start + size, 1);
-            by_head.push(cx.by_head(&part, &[batch, length, size], heads));
+        let [q, k, v] = sizes.map(|size| {
+            let part = cx.span(&projected, 2, start, start + size);
             start += size;
-        }
-        let scale = match node.float("scale", 0.0) {
-            0.0 => 1.0 / ((sizes[0] / heads) as f64).sqrt(),
+            cx.by_head(&part, self.heads)
+        });
+        let scale = match self.scale {
+            0.0 => 1.0 / ((sizes[0] / self.heads) as f64).sqrt(),
             scale => f64::from(scale),
         };
-        let scores = [batch, heads, length, length];
-        let added = cx.score_terms(node, MASK, ATTENTION_BIAS, &scores)?;
-        let dy = cx.dy()?;
-        let dy = cx.by_head(&dy, &[batch, length, sizes[2]], heads);
-        let [q, k, v] = by_head.as_slice() else { return Err(RuleError::UnknownShape) };
-        let attention = Attention { q: q.clone(), k: k.clone(), v: v.clone(), scale, added };
-        let found = cx.through_attention(&attention, &dy);
-        cx.give_score_term(ATTENTION_BIAS, &found.added, &scores)?;
-        let mut parts = Vec::new();
-        for (gradient, size) in [found.q, found.k, found.v].iter().zip(sizes) {
-            parts.push(cx.from_heads(gradient, &[batch, length, size]));
-        }
-        let dprojected = cx.concat(&parts, 2);
-        let rows = cx.reshape(&dprojected, &[batch * length, columns]);
-        if cx.wants(0) {
-            let dx = cx.gemm(&rows, &cx.input(1), false, true);
-            let dx = cx.reshape(&dx, &x);
-            cx.give(0, dx);
-        }
-        if cx.wants(1) {
-            let x_rows = cx.reshape(&cx.input(0), &[batch * length, inputs]);
-            let dw = cx.gemm(&x_rows, &rows, true, false);
-            cx.give(1, dw);
-        }
-        if cx.wants(2) {
-            let db = cx.reduce_sum(&rows, &[0], false);
-            cx.give(2, db);
-        }
-        Ok(())
+        let terms =
+            ScoreTerms { mask: MASK, bias: ATTENTION_BIAS, is_causal: self.is_causal, filter_value: self.filter_value };
+        let added = cx.score_terms(&terms, &q, &k)?;
+        let y = cx.attention(&Attention { q, k, v, scale, softcap: 0.0, added });
+        let y = cx.from_heads(&y);
+        cx.emit(0, &y);
+        Ok(true)
     }
 }

@@ -5,34 +5,44 @@
 //! Spec: ONNX Runtime's contrib operators, domain com.microsoft. The packed forms have no CPU kernel.
 //!
 //! Coupling: heads of Q, K, V and Y are one axis; D of Q and K is one, D of V and Y is one (all are one where they are
-//! packed). The bias is Q's, K's and V's channels in a row. A scale that is implied by D is written out where D shrinks.
+//! packed). The bias is Q's, K's and V's channels in a row. A scale that is implied by D is written out where D shrinks. The positions of keys and
+//! values stay.
 
 use super::attention::{divide, tie_heads};
 use crate::graph::Node;
 use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::{Axis, Layout};
 use crate::operator::couple::space::axis_size;
-use crate::operator::gradient::{Attention, GradientCx};
 use crate::operator::infer::InferCx;
+use crate::operator::lower::{Attention, LowerCx, ScoreTerms};
 use crate::operator::macs::MacsCx;
 use crate::operator::patch::PatchCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, microsoft};
+use crate::operator::{OpType, Operator, Registration, RuleError, microsoft};
 
 fn types_multiheadattention() -> &'static [OpType] {
     const { &[microsoft("MultiHeadAttention")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_multiheadattention, &MultiHeadAttention)];
-
-struct MultiHeadAttention;
+pub(super) static RULES: &[Registration] = &[Registration::new(types_multiheadattention, MultiHeadAttention::parse)];
 
 const BIAS: usize = 3;
 const KEY_PADDING_MASK: usize = 4;
 const ATTENTION_BIAS: usize = 5;
 
+#[derive(Debug)]
+struct MultiHeadAttention {
+    form: Form,
+    heads: i64,
+    /// What the scores are multiplied with; where it is zero, it follows from the dimensions of a head.
+    scale: f32,
+    is_causal: bool,
+    filter_value: f32,
+    /// Whether it gives keys and values to later steps.
+    has_present: bool,
+}
+
 /// Where Q, K and V come from.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Form {
     /// Three inputs.
     Separate,
@@ -43,14 +53,6 @@ enum Form {
 }
 
 impl Form {
-    fn of(node: &Node) -> Self {
-        match (node.input(1), node.input(2)) {
-            (None, _) => Form::PackedQkv,
-            (Some(_), None) => Form::PackedKv,
-            _ => Form::Separate,
-        }
-    }
-
     /// The inputs that hold Q, K and V, and their places in packed ones.
     fn places(self) -> [(usize, Option<i64>); 3] {
         match self {
@@ -70,11 +72,29 @@ struct Part {
     flat: Option<Axis>,
 }
 
-impl NodeRules for MultiHeadAttention {
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl MultiHeadAttention {
+    fn parse(node: &Node) -> Result<Box<dyn Operator>, RuleError> {
+        let form = match (node.input(1), node.input(2)) {
+            (None, _) => Form::PackedQkv,
+            (Some(_), None) => Form::PackedKv,
+            _ => Form::Separate,
+        };
+        Ok(Box::new(Self {
+            form,
+            heads: node.int("num_heads", 1),
+            scale: node.float("scale", 0.0),
+            is_causal: node.int("unidirectional", 0) != 0,
+            filter_value: node.float("mask_filter_value", -10_000.0),
+            has_present: (1..4).any(|slot| node.output(slot).is_some()),
+        }))
+    }
+}
+
+impl Operator for MultiHeadAttention {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, q) = (cx.input(0)?.dtype, cx.shape(0)?);
         let refuse = |what: &str, rank: usize| RuleError::invalid(format!("{what} of rank {rank} is not allowed"));
-        let flat_v = match Form::of(node) {
+        let flat_v = match self.form {
             Form::PackedQkv => match q.as_slice() {
                 [_, _, heads, _, dims] => heads * dims,
                 _ => return Err(refuse("a packed Q", q.len())),
@@ -89,36 +109,41 @@ impl NodeRules for MultiHeadAttention {
                 v => return Err(refuse("V", v.len())),
             },
         };
-        if Form::of(node) != Form::PackedQkv && q.len() != 3 {
+        if self.form != Form::PackedQkv && q.len() != 3 {
             return Err(refuse("Q", q.len()));
         }
         cx.set_shape(0, dtype, vec![q[0].clone(), q[1].clone(), flat_v]);
         Ok(())
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        if (6..10).any(|slot| cx.has(slot)) || (1..4).any(|slot| node.output(slot).is_some()) {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        if (6..10).any(|slot| cx.has(slot)) || self.has_present {
             return Err(RuleError::unsupported("keys and values of earlier steps are not supported"));
         }
         if cx.has(4) {
             let mask = cx.separated(4)?;
             mask.axes.iter().for_each(|axis| cx.keep(axis, "is an axis of an attention mask"));
         }
-        let count = node.int("num_heads", 1);
+        let count = self.heads;
         let q = cx.separated(0)?.axes;
         let (batch, length) = (q[0].clone(), q[1].clone());
-        let parts = match Form::of(node) {
+        let parts = match self.form {
             Form::PackedQkv => {
                 let part = packed(cx, &q)?;
+                couple_positions(cx, &batch, None, Some(&length));
                 [part.clone(), part.clone(), part]
             }
             Form::PackedKv => {
                 let k = cx.separated(1)?.axes;
                 let part = packed(cx, &k)?;
+                couple_positions(cx, &batch, k.first(), k.get(1));
                 [flat(cx, &q, count)?, part.clone(), part]
             }
             Form::Separate => {
                 let (k, v) = (cx.separated(1)?.axes, cx.separated(2)?.axes);
+                for axes in [&k, &v] {
+                    couple_positions(cx, &batch, axes.first(), axes.iter().rev().nth(1));
+                }
                 let mut of = |axes: &[Axis]| match axes {
                     [_, heads, _, dims] => Ok(Part { heads: heads.clone(), dims: dims.clone(), flat: None }),
                     axes => flat(cx, axes, count),
@@ -140,12 +165,12 @@ impl NodeRules for MultiHeadAttention {
         Ok(())
     }
 
-    fn macs(&self, node: &Node, cx: &MacsCx<'_>) -> f64 {
+    fn macs(&self, cx: &MacsCx<'_>) -> f64 {
         let product = |sizes: &[i64]| sizes.iter().map(|size| *size as f64).product::<f64>();
         let (Some(q), Some(y)) = (cx.input(0), cx.output(0)) else {
             return 0.0;
         };
-        let (scores, dims) = match (Form::of(node), q, cx.input(1)) {
+        let (scores, dims) = match (self.form, q, cx.input(1)) {
             (Form::PackedQkv, [b, l, heads, _, d], _) => (product(&[*b, *l, *l]), heads * d),
             (_, [b, l, flat], Some([_, s, _] | [_, s, _, _, _] | [_, _, s, _])) => (product(&[*b, *l, *s]), *flat),
             _ => return 0.0,
@@ -153,8 +178,8 @@ impl NodeRules for MultiHeadAttention {
         scores * (dims + y.last().copied().unwrap_or(0)) as f64
     }
 
-    fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
-        let heads = node.int("num_heads", 1).max(1);
+    fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        let heads = self.heads.max(1);
         let is_flat = cx.rank(0) == 3;
         let new_heads = if is_flat { cx.norm_group_count(0, 2, heads) } else { cx.new_size(0, 2) }.unwrap_or(heads);
         if new_heads != heads {
@@ -165,82 +190,79 @@ impl NodeRules for MultiHeadAttention {
         } else {
             (cx.old_size(0, 4), cx.new_size(0, 4))
         };
-        write_scale(node, cx, old, new);
+        write_scale(self.scale, cx, old, new);
         Ok(())
     }
 
-    fn is_decomposed(&self, node: &Node) -> bool {
-        Form::of(node) != Form::Separate
+    fn lacks_cpu_kernel(&self) -> bool {
+        self.form != Form::Separate
     }
 
-    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        // Zeros in Q and K leave the scores of the kept dimensions; the scale follows from the original size.
-        let from = Form::of(node).places();
-        let v_mask = cx.mask(from[2].0);
-        let mut replaced = Vec::new();
-        for (to, (slot, place)) in from.into_iter().enumerate() {
-            let mut value = cx.zeroed(slot);
-            if let Some(place) = place {
-                value = unpacked(cx, &value, place);
-            }
-            replaced.push((to, value));
+    fn lower(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
+        if self.has_present || (6..10).any(|slot| cx.has(slot)) {
+            return Err(RuleError::unsupported("keys and values of earlier steps can't be lowered"));
         }
-        replaced.push((BIAS, cx.zeroed(BIAS)));
-        cx.emit(&replaced);
-        if v_mask.is_none() {
-            return Ok(());
-        }
-        let (slot, place) = from[2];
-        let mut mask = cx.full_mask(slot);
-        if let Some(place) = place {
-            mask = unpacked(cx, &mask, place);
-        } else if cx.rank(slot)? == 4 {
-            mask = cx.transposed(&mask, &[0, 2, 1, 3]);
-            let target = cx.ints(&[0, 0, -1], &[3]);
-            mask = cx.add("Reshape", &[&mask, &target], vec![]);
-        }
-        // Values pass through the sum over positions.
-        let mask = cx.reduce("ReduceMax", &mask, &[1]);
-        cx.set_mask(0, mask);
-        Ok(())
-    }
-
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        if (6..10).any(|slot| !cx.input(slot).is_empty()) || (1..4).any(|slot| cx.dy_of(slot).is_some()) {
-            return Err(RuleError::unsupported("keys and values of earlier steps have no gradient"));
-        }
-        let heads = node.int("num_heads", 1).max(1);
-        let places = Form::of(node).places();
+        let heads = self.heads.max(1);
         let mut parts = Vec::new();
+        // Where the channels of each part start in the bias.
         let mut start = 0;
-        for (slot, place) in places {
-            let shape = cx.shape(slot)?;
-            let part = PartGradient { slot, place, start, shape };
-            start += part.channels();
-            parts.push(part);
+        for place in self.form.places() {
+            parts.push(lowered_part(cx, place, heads, start)?);
+            start += channels(cx, place.0)?;
         }
-        let has_bias = !cx.input(BIAS).is_empty();
-        if has_bias && parts.iter().any(|part| part.shape.len() != 3) {
-            return Err(RuleError::unsupported("a bias of packed queries, keys or values has no gradient"));
-        }
-        let by_head: Vec<String> = parts.iter().map(|part| part.by_head(cx, heads, has_bias)).collect();
-        let ([batch, length], [.., columns]) = ([parts[0].shape[0], parts[0].shape[1]], [parts[1].length()]);
-        let scores = [batch, heads, length, columns];
-        let dims = parts[0].channels() / heads;
-        let scale = match node.float("scale", 0.0) {
+        let dims = channels(cx, self.form.places()[0].0)? / heads;
+        let scale = match self.scale {
             0.0 => 1.0 / (dims as f64).sqrt(),
             scale => f64::from(scale),
         };
-        let added = cx.score_terms(node, KEY_PADDING_MASK, ATTENTION_BIAS, &scores)?;
-        let dy = cx.dy()?;
-        let dy = cx.by_head(&dy, &[batch, length, parts[2].channels()], heads);
-        let [q, k, v] = by_head.as_slice() else { return Err(RuleError::UnknownShape) };
-        let attention = Attention { q: q.clone(), k: k.clone(), v: v.clone(), scale, added };
-        let found = cx.through_attention(&attention, &dy);
-        cx.give_score_term(ATTENTION_BIAS, &found.added, &scores)?;
-        give_parts(cx, &parts, [found.q, found.k, found.v]);
-        Ok(())
+        let Ok([q, k, v]) = <[String; 3]>::try_from(parts) else { return Err(RuleError::UnknownShape) };
+        let terms = ScoreTerms {
+            mask: KEY_PADDING_MASK,
+            bias: ATTENTION_BIAS,
+            is_causal: self.is_causal,
+            filter_value: self.filter_value,
+        };
+        let added = cx.score_terms(&terms, &q, &k)?;
+        let y = cx.attention(&Attention { q, k, v, scale, softcap: 0.0, added });
+        let y = cx.from_heads(&y);
+        cx.emit(0, &y);
+        Ok(true)
     }
+}
+
+/// `heads * D` of an input that holds some of Q, K and V.
+fn channels(cx: &LowerCx<'_>, slot: usize) -> Result<i64, RuleError> {
+    match cx.rank(slot)? {
+        4 => Ok(cx.size(slot, Some(1))? * cx.size(slot, Some(3))?),
+        5 => Ok(cx.size(slot, Some(2))? * cx.size(slot, Some(4))?),
+        _ => cx.size(slot, None),
+    }
+}
+
+/// One of Q, K and V with its bias, which starts at `start`, as `[B, heads, length, D]`.
+fn lowered_part(
+    cx: &mut LowerCx<'_>,
+    (slot, place): (usize, Option<i64>),
+    heads: i64,
+    start: i64,
+) -> Result<String, RuleError> {
+    let mut value = cx.float(slot);
+    if cx.rank(slot)? == 4 {
+        return match cx.has(BIAS) {
+            true => Err(RuleError::unsupported("a bias of keys or values by head can't be lowered")),
+            false => Ok(value),
+        };
+    }
+    if let Some(place) = place {
+        let part = cx.span(&value, 3, place, place + 1);
+        value = cx.reshaped(&part, &[0, 0, -1]);
+    }
+    if cx.has(BIAS) {
+        let bias = cx.float(BIAS);
+        let bias = cx.span(&bias, 0, start, start + channels(cx, slot)?);
+        value = cx.add("Add", &[&value, &bias], vec![]);
+    }
+    Ok(cx.by_head(&value, heads))
 }
 
 /// The heads and dimensions of `[B, L, heads * D]`.
@@ -288,6 +310,17 @@ fn couple_bias(cx: &mut CoupleCx<'_>, parts: &[Part; 3]) -> Result<(), RuleError
     Ok(())
 }
 
+/// Keeps the positions of keys or values, which are of one batch with the queries: a position that is zero still takes
+/// part in the softmax, one that is gone does not.
+pub(super) fn couple_positions(cx: &mut CoupleCx<'_>, batch: &Axis, of: Option<&Axis>, positions: Option<&Axis>) {
+    if let Some(of) = of {
+        cx.tie(batch, of);
+    }
+    if let Some(positions) = positions {
+        cx.keep(positions, "counts keys and values");
+    }
+}
+
 /// Ties the heads of what is added to the scores, `[B or 1, heads or 1, L, S]`; its other axes stay.
 pub(super) fn couple_attention_bias(cx: &mut CoupleCx<'_>, slot: usize, heads: &Axis) -> Result<(), RuleError> {
     let bias = cx.separated(slot)?.axes;
@@ -303,93 +336,12 @@ pub(super) fn couple_attention_bias(cx: &mut CoupleCx<'_>, slot: usize, heads: &
     Ok(())
 }
 
-/// Writes out the scale that follows from `old` dimensions of a head where `new` ones are left.
-pub(super) fn write_scale(node: &Node, cx: &mut PatchCx<'_>, old: Option<i64>, new: Option<i64>) {
+/// Writes out the scale that follows from `old` dimensions of a head where `new` ones are left and `scale` names none.
+pub(super) fn write_scale(scale: f32, cx: &mut PatchCx<'_>, old: Option<i64>, new: Option<i64>) {
     if let (Some(old), Some(new)) = (old, new)
         && old != new
-        && node.float("scale", 0.0) == 0.0
+        && scale == 0.0
     {
         cx.set_float("scale", 1.0 / (old as f32).sqrt());
-    }
-}
-
-/// Place `place` of a packed value `[B, L, heads, places, D]` as `[B, L, heads * D]`.
-fn unpacked(cx: &mut ReferenceCx<'_>, value: &str, place: i64) -> String {
-    let part = cx.span(value, 3, place, place + 1);
-    let target = cx.ints(&[0, 0, -1], &[3]);
-    cx.add("Reshape", &[&part, &target], vec![])
-}
-
-/// One of Q, K and V while the gradient is taken.
-struct PartGradient {
-    /// The input that holds it.
-    slot: usize,
-    /// Its place in a packed input.
-    place: Option<i64>,
-    /// Where its channels start in the bias.
-    start: i64,
-    /// The shape of the input.
-    shape: Vec<i64>,
-}
-
-impl PartGradient {
-    /// `heads * D`.
-    fn channels(&self) -> i64 {
-        match self.shape.as_slice() {
-            [_, heads, _, dims] | [_, _, heads, _, dims] => heads * dims,
-            shape => shape.last().copied().unwrap_or(0),
-        }
-    }
-
-    /// The number of positions.
-    fn length(&self) -> i64 {
-        if self.shape.len() == 4 { self.shape[2] } else { self.shape[1] }
-    }
-
-    /// The part with its bias as `[B, heads, length, D]`.
-    fn by_head(&self, cx: &mut GradientCx<'_>, heads: i64, has_bias: bool) -> String {
-        let mut value = cx.input(self.slot);
-        if self.shape.len() == 4 {
-            return value;
-        }
-        if let Some(place) = self.place {
-            value = cx.slice(&value, 3, place, place + 1, 1);
-        }
-        if has_bias {
-            let bias = cx.slice(&cx.input(BIAS), 0, self.start, self.start + self.channels(), 1);
-            value = cx.op("Add", &[&value, &bias]);
-        }
-        cx.by_head(&value, &[self.shape[0], self.shape[1], self.channels()], heads)
-    }
-}
-
-/// Gives the gradients by Q, K and V, `[B, heads, length, D]`, to the inputs that hold them and to their bias.
-fn give_parts(cx: &mut GradientCx<'_>, parts: &[PartGradient], gradients: [String; 3]) {
-    let mut of_inputs: Vec<(usize, Vec<String>)> = Vec::new();
-    let mut of_bias = Vec::new();
-    for (part, gradient) in parts.iter().zip(gradients) {
-        let shape = &part.shape;
-        let gradient = match (shape.as_slice(), part.place) {
-            ([_, _, _, _], _) => gradient,
-            ([batch, length, heads, _, dims], Some(_)) => {
-                cx.from_heads(&gradient, &[*batch, *length, *heads, 1, *dims])
-            }
-            _ => cx.from_heads(&gradient, shape),
-        };
-        if shape.len() == 3 {
-            of_bias.push(cx.reduce_sum(&gradient, &[0, 1], false));
-        }
-        match of_inputs.last_mut().filter(|(slot, _)| *slot == part.slot) {
-            Some((_, places)) => places.push(gradient),
-            None => of_inputs.push((part.slot, vec![gradient])),
-        }
-    }
-    for (slot, places) in of_inputs {
-        let gradient = cx.concat(&places, 3);
-        cx.give(slot, gradient);
-    }
-    if cx.wants(BIAS) {
-        let gradient = cx.concat(&of_bias, 0);
-        cx.give(BIAS, gradient);
     }
 }

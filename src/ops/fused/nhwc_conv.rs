@@ -8,30 +8,41 @@ use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::{Layout, fixed_axis};
-use crate::operator::gradient::GradientCx;
 use crate::operator::infer::InferCx;
+use crate::operator::lower::LowerCx;
 use crate::operator::macs::{MacsCx, elements};
 use crate::operator::patch::PatchCx;
-use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, microsoft};
-use crate::ops::standard::conv::{Window, couple_groups};
+use crate::operator::{OpType, Operator, Registration, RuleError, microsoft};
+use crate::ops::standard::conv::Window;
+use crate::ops::standard::conv::groups::couple_groups;
 
 fn types_nhwcconv() -> &'static [OpType] {
     const { &[microsoft("NhwcConv")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_nhwcconv, &NhwcConv)];
+pub(super) static RULES: &[Registration] = &[Registration::new(types_nhwcconv, NhwcConv::parse)];
 
-struct NhwcConv;
+#[derive(Debug)]
+struct NhwcConv {
+    group: i64,
+    /// The node, whose attributes are those of a convolution.
+    node: Node,
+}
 
-impl NodeRules for NhwcConv {
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl NhwcConv {
+    fn parse(node: &Node) -> Result<Box<dyn Operator>, RuleError> {
+        Ok(Box::new(Self { group: node.int("group", 1), node: node.clone() }))
+    }
+}
+
+impl Operator for NhwcConv {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (x, w) = (cx.shape(0)?, cx.shape(1)?);
         if x.len() < 3 || w.len() != x.len() {
             return Err(RuleError::invalid(format!("X of rank {} and W of rank {} do not fit", x.len(), w.len())));
         }
         let last = x.len() - 1;
-        let group = node.int("group", 1);
+        let group = self.group;
         let channels = &w[last] * &Dim::from(group);
         if let (Some(found), Some(needed)) = (x[last].as_const(), channels.as_const())
             && found != needed
@@ -40,7 +51,7 @@ impl NodeRules for NhwcConv {
             return Err(RuleError::invalid(text));
         }
         cx.expect_vector(2, Some(&w[0]))?;
-        let window = Window::of(node, &w[1..last], last - 1)?;
+        let window = Window::of(&self.node, &w[1..last], last - 1)?;
         let mut shape = vec![x[0].clone()];
         for axis in 0..last - 1 {
             let size = window.output(axis, &x[axis + 1]);
@@ -52,15 +63,15 @@ impl NodeRules for NhwcConv {
         Ok(())
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let (x, w) = (cx.separated(0)?.axes, cx.separated(1)?.axes);
         let shape = cx.output_shape(0)?;
         let last = x.len() - 1;
         for axis in x[1..last].iter().chain(&w[1..last]) {
             cx.keep(axis, "is a spatial axis of a convolution");
         }
-        let group = usize::try_from(node.int("group", 1)).unwrap_or(1).max(1);
-        let out = couple_groups(cx, group, &x[last], &w[0], &w[last], false);
+        let group = usize::try_from(self.group).unwrap_or(1).max(1);
+        let out = couple_groups(cx, group, &x[last], &w[0], &w[last]);
         if cx.is_weight(1) {
             cx.produces(&w[0]);
             cx.consumes(&w[last]);
@@ -76,14 +87,14 @@ impl NodeRules for NhwcConv {
         Ok(())
     }
 
-    fn macs(&self, _node: &Node, cx: &MacsCx<'_>) -> f64 {
+    fn macs(&self, cx: &MacsCx<'_>) -> f64 {
         let per_output = cx.input(1).map_or(0.0, |w| elements(&w[1..]));
         let bias = if cx.input(2).is_some() { 1.0 } else { 0.0 };
         cx.output_elements(0) * (per_output + bias)
     }
 
-    fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
-        let (group, last) = (node.int("group", 1), cx.rank(0).saturating_sub(1));
+    fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        let (group, last) = (self.group, cx.rank(0).saturating_sub(1));
         if let (true, Some(channels), Some(per_group)) = (group > 1, cx.new_size(0, last), cx.new_size(1, last))
             && per_group > 0
             && channels / per_group != group
@@ -93,48 +104,25 @@ impl NodeRules for NhwcConv {
         Ok(())
     }
 
-    fn is_decomposed(&self, _node: &Node) -> bool {
+    fn lacks_cpu_kernel(&self) -> bool {
         true
     }
 
-    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        let last = cx.rank(0)? as i64 - 1;
+    fn lower(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
+        let last = cx.rank(0)?.saturating_sub(1) as i64;
         let first: Vec<i64> = [0, last].into_iter().chain(1..last).collect();
         let back: Vec<i64> = std::iter::once(0).chain(2..=last).chain([1]).collect();
-        let (x, w) = (cx.zeroed_float(0), cx.zeroed_float(1));
+        let (x, w) = (cx.float(0), cx.float(1));
         let (x, w) = (cx.transposed(&x, &first), cx.transposed(&w, &first));
         let mut inputs = vec![x, w];
-        if node.input(2).is_some() {
-            inputs.push(cx.zeroed_float(2));
+        if cx.has(2) {
+            inputs.push(cx.float(2));
         }
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        let y = cx.add("Conv", &inputs, node.proto.attribute.clone());
+        let attributes = cx.attributes().to_vec();
+        let y = cx.add("Conv", &inputs, attributes);
         let y = cx.transposed(&y, &back);
-        let mut out: Option<String> = None;
-        if let Some(mask) = cx.mask(1) {
-            let others: Vec<i64> = (1..=last).collect();
-            let rows = cx.reduce("ReduceMax", &mask, &others);
-            let mut target = vec![1; last as usize + 1];
-            target[last as usize] = -1;
-            let target = cx.ints(&target, &[last + 1]);
-            out = Some(cx.add("Reshape", &[&rows, &target], vec![]));
-        }
-        if let Some(mask) = cx.mask(0) {
-            let others: Vec<i64> = (1..=last).collect();
-            let batch = cx.reduce("ReduceMax", &mask, &others);
-            out = Some(match out {
-                None => batch,
-                Some(rows) => cx.add("Mul", &[&batch, &rows], vec![]),
-            });
-        }
-        if let Some(mask) = out {
-            cx.set_mask(0, mask);
-        }
-        cx.emit_floats(&[(0, y)]);
-        Ok(())
-    }
-
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        crate::ops::standard::conv::gradient::of_nhwc_conv(node, cx)
+        cx.emit(0, &y);
+        Ok(true)
     }
 }

@@ -6,11 +6,11 @@
 
 use std::borrow::Cow;
 
-use super::instance_normalization::chain;
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, KNOWN_LIMIT, Known, broadcast_to, static_shape};
 use crate::onnx::{DataType, attr_int};
+use crate::operator::part::{Part, PartCx};
 use crate::operator::{
     CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, broadcast, onnx,
 };
@@ -102,16 +102,16 @@ impl Operator for Binary {
         self.kind == Arithmetic::Mul
     }
 
+    fn part(&self, _cx: &PartCx<'_>) -> Option<Part> {
+        match self.kind {
+            Arithmetic::Add => Some(Part::Sum),
+            Arithmetic::Mul => Some(Part::Product),
+            _ => None,
+        }
+    }
+
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let dy = cx.dy()?;
-        let is_taken_over = match self.kind {
-            Arithmetic::Add => chain::ends_norm(cx.node(), cx)?,
-            Arithmetic::Mul => chain::ends_silu(cx)?,
-            _ => false,
-        };
-        if is_taken_over {
-            return Ok(());
-        }
         for slot in (0..self.inputs).filter(|slot| cx.wants(*slot)).collect::<Vec<_>>() {
             let dx = derivative(self.kind, slot, self.inputs, &dy, cx);
             cx.give_broadcast(slot, &dx)?;

@@ -4,7 +4,9 @@
 //!
 //! Coupling: axis 1 of X is axis 0 of W; axis 1 of W (times the groups), B and axis 1 of Y are one.
 
-use super::conv::{Window, couple_groups};
+use super::conv::Spatial;
+use super::conv::gradient::{Geometry, of_conv_transpose};
+use super::conv::groups::couple_transposed_groups;
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
@@ -15,22 +17,39 @@ use crate::operator::infer::InferCx;
 use crate::operator::macs::{MacsCx, elements};
 use crate::operator::patch::PatchCx;
 use crate::operator::reference::ReferenceCx;
-use crate::operator::{NodeRules, OpType, Registration, RuleError, onnx};
+use crate::operator::{OpType, Operator, Registration, RuleError, onnx};
 
 fn types_convtranspose() -> &'static [OpType] {
     const { &[onnx("ConvTranspose")] }
 }
 
-pub(super) static RULES: &[Registration] = &[Registration::of_node(types_convtranspose, &ConvTranspose)];
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_convtranspose, |node| Ok(Box::new(ConvTranspose::parse(node)))).summing_products()];
 
-struct ConvTranspose;
+/// A transposed convolution.
+#[derive(Debug)]
+struct ConvTranspose {
+    spatial: Spatial,
+    /// Groups as the node has them, one where it names none.
+    group: i64,
+    output_padding: Vec<i64>,
+    /// The size of the output where the node names it.
+    output_shape: Option<Vec<i64>>,
+}
 
-impl NodeRules for ConvTranspose {
-    fn sums_products(&self) -> bool {
-        true
+impl ConvTranspose {
+    fn parse(node: &Node) -> Self {
+        Self {
+            spatial: Spatial::parse(node),
+            group: node.int("group", 1),
+            output_padding: node.proto.ints("output_padding").unwrap_or_default().to_vec(),
+            output_shape: node.proto.ints("output_shape").map(<[i64]>::to_vec),
+        }
     }
+}
 
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl Operator for ConvTranspose {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (x, w) = (cx.shape(0)?, cx.shape(1)?);
         if x.len() < 3 || w.len() != x.len() {
             return Err(RuleError::invalid(format!("X of rank {} and W of rank {} do not fit", x.len(), w.len())));
@@ -41,13 +60,12 @@ impl NodeRules for ConvTranspose {
             return Err(RuleError::invalid(format!("expected {needed} input channels (W axis 0), found {found}")));
         }
         let count = x.len() - 2;
-        let window = Window::of(node, &w[2..], count)?;
-        let padding = node.proto.ints("output_padding").unwrap_or_default();
-        let given = node.proto.ints("output_shape").unwrap_or_default();
-        let mut shape = vec![x[0].clone(), &w[1] * &Dim::from(node.int("group", 1))];
+        let window = self.spatial.window(&w[2..], count)?;
+        let given = self.output_shape.as_deref().unwrap_or_default();
+        let mut shape = vec![x[0].clone(), &w[1] * &Dim::from(self.group)];
         cx.expect_vector(2, Some(&shape[1]))?;
         for axis in 0..count {
-            let extra = padding.get(axis).copied().unwrap_or(0);
+            let extra = self.output_padding.get(axis).copied().unwrap_or(0);
             let size = given.get(axis).copied().map(Dim::from);
             shape.push(size.unwrap_or_else(|| window.transposed_output(axis, &x[axis + 2], extra)));
         }
@@ -56,14 +74,14 @@ impl NodeRules for ConvTranspose {
         Ok(())
     }
 
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let (x, w) = (cx.separated(0)?, cx.separated(1)?);
         let shape = cx.output_shape(0)?;
         for axis in x.axes.iter().skip(2).chain(w.axes.iter().skip(2)) {
             cx.keep(axis, "is a spatial axis of a convolution");
         }
-        let group = usize::try_from(node.int("group", 1)).unwrap_or(1).max(1);
-        let out = couple_groups(cx, group, &x.axes[1], &w.axes[0], &w.axes[1], true);
+        let group = usize::try_from(self.group).unwrap_or(1).max(1);
+        let out = couple_transposed_groups(cx, group, &x.axes[1], &w.axes[0], &w.axes[1]);
         if cx.is_weight(1) {
             cx.consumes(&w.axes[0]);
             cx.produces(&w.axes[1]);
@@ -79,15 +97,15 @@ impl NodeRules for ConvTranspose {
         Ok(())
     }
 
-    fn macs(&self, _node: &Node, cx: &MacsCx<'_>) -> f64 {
+    fn macs(&self, cx: &MacsCx<'_>) -> f64 {
         // Every input element meets every weight of its row once.
         let per_input = cx.input(1).map_or(0.0, |w| elements(&w[1..]));
         let bias = if cx.input(2).is_some() { cx.output_elements(0) } else { 0.0 };
         cx.input(0).map_or(0.0, elements) * per_input + bias
     }
 
-    fn patch(&self, node: &Node, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
-        let group = node.int("group", 1);
+    fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        let group = self.group;
         if let (true, Some(channels), Some(per_group)) = (group > 1, cx.new_output_size(0, 1), cx.new_size(1, 1))
             && per_group > 0
             && channels / per_group != group
@@ -97,11 +115,11 @@ impl NodeRules for ConvTranspose {
         Ok(())
     }
 
-    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         let x = cx.zeroed(0);
         cx.emit(&[(0, x)]);
         let rank = cx.rank(0)? as i64;
-        let group = node.int("group", 1);
+        let group = self.group;
         let mut out = None;
         if let Some(mask) = cx.mask(1) {
             if group == 1 {
@@ -143,7 +161,10 @@ impl NodeRules for ConvTranspose {
         Ok(())
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        super::conv::gradient::of_conv_transpose(node, cx)
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        let (x, w, y) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape(0)?);
+        let named = (self.output_padding.as_slice(), self.output_shape.is_some());
+        let geometry = Geometry::of_transposed(&self.spatial, self.group, &w[2..], named, (&x[2..], &y[2..]))?;
+        of_conv_transpose(cx, &geometry)
     }
 }

@@ -8,7 +8,7 @@
 
 use crate::graph::Node;
 use crate::operator::couple::layout::Layout;
-use crate::operator::gradient::RowNorm;
+use crate::operator::part::{Part, PartCx, RowNorm};
 use crate::operator::{
     CoupleCx, Folding, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, onnx,
 };
@@ -99,6 +99,16 @@ impl Operator for GroupNormalization {
         slot == 1
     }
 
+    fn part(&self, cx: &PartCx<'_>) -> Option<Part> {
+        let shape = cx.shape(0)?;
+        let groups = self.groups.max(1);
+        let rest: i64 = shape.get(2..)?.iter().product();
+        let row = shape[1] / groups * rest;
+        let inner = if cx.shape(1)? == [shape[1]] { rest } else { row };
+        let norm = RowNorm { row, groups, inner, epsilon: self.epsilon, is_centred: true, has_silu: false };
+        (row > 0 && shape.iter().all(|size| *size > 0)).then_some(Part::Norm(norm))
+    }
+
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
         let groups = self.groups.max(1);
@@ -107,14 +117,6 @@ impl Operator for GroupNormalization {
         let per_group = channels / groups;
         let parameter_shape = cx.shape(1)?;
         let is_per_channel = parameter_shape == [channels];
-        if cx.has_kernels() && shape.iter().all(|size| *size > 0) {
-            let row = per_group * rest;
-            let inner = if is_per_channel { rest } else { row };
-            let norm = RowNorm { row, groups, inner, epsilon: self.epsilon, is_centred: true, has_silu: false };
-            let gradients = cx.row_norm_gradient(&norm, &cx.input(0), &dy, (&cx.input(1), &cx.input(2)));
-            gradients.into_iter().enumerate().for_each(|(slot, gradient)| cx.give(slot, gradient));
-            return Ok(());
-        }
         // [N, G, C / G, rest]: moments over the last two axes.
         let blocks = vec![batch, groups, per_group, rest];
         let x = cx.reshape(&cx.input(0), &blocks);

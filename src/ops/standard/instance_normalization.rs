@@ -6,26 +6,35 @@
 //! (Reshape → InstanceNormalization → Reshape), where axis 1 counts norm groups and the axes after it hold their
 //! members.
 
-pub(super) mod chain;
-
 use crate::graph::Node;
 use crate::operator::couple::CoupleCx;
-use crate::operator::gradient::{GradientCx, RowNorm};
+use crate::operator::gradient::GradientCx;
 use crate::operator::infer::InferCx;
+use crate::operator::part::{Part, PartCx, RowNorm};
 use crate::operator::reference::ReferenceCx;
-use crate::operator::{Folding, NodeRules, OpType, Registration, RuleError, onnx};
+use crate::operator::{Folding, OpType, Operator, Registration, RuleError, onnx};
 
 fn types_instancenormalization() -> &'static [OpType] {
     const { &[onnx("InstanceNormalization")] }
 }
 
 pub(super) static RULES: &[Registration] =
-    &[Registration::of_node(types_instancenormalization, &InstanceNormalization)];
+    &[Registration::new(types_instancenormalization, |node| Ok(Box::new(InstanceNormalization::parse(node))))];
 
-struct InstanceNormalization;
+/// A norm of every image and channel.
+#[derive(Debug)]
+struct InstanceNormalization {
+    epsilon: f32,
+}
 
-impl NodeRules for InstanceNormalization {
-    fn infer(&self, _node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+impl InstanceNormalization {
+    fn parse(node: &Node) -> Self {
+        Self { epsilon: node.float("epsilon", 1e-5) }
+    }
+}
+
+impl Operator for InstanceNormalization {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shape = cx.shape(0)?;
         if shape.len() < 3 {
             return Err(RuleError::invalid(format!("X must have rank 3 or more, found {}", shape.len())));
@@ -38,11 +47,11 @@ impl NodeRules for InstanceNormalization {
         Ok(())
     }
 
-    fn folding(&self, _node: &Node) -> Folding {
+    fn folding(&self) -> Folding {
         Folding::Mixes
     }
 
-    fn couple(&self, _node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let x = cx.layout(0)?;
         for slot in [1, 2] {
             let parameter = cx.separated(slot)?;
@@ -52,34 +61,25 @@ impl NodeRules for InstanceNormalization {
         Ok(())
     }
 
-    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         let Some(mask) = cx.mask(0) else {
             return Ok(());
         };
         let rank = cx.rank(0)? as i64;
         let axes: Vec<i64> = (2..rank).collect();
-        let y = cx.normalized(0, &axes, node.float("epsilon", 1e-5));
+        let y = cx.normalized(0, &axes, self.epsilon);
         let y = cx.scaled(&y, 1, 2, 1, rank);
         cx.emit_as(0, &y);
         cx.set_mask(0, mask);
         Ok(())
     }
 
-    fn scales(&self, _node: &Node, slot: usize) -> bool {
+    fn scales(&self, slot: usize) -> bool {
         slot == 1
     }
 
-    fn gradient(&self, node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
-        let spots: i64 = shape[2..].iter().product();
-        if cx.has_kernels() && spots > 0 {
-            let epsilon = node.float("epsilon", 1e-5);
-            let (row, groups) = (spots, shape[1]);
-            let norm = RowNorm { row, groups, inner: row, epsilon, is_centred: true, has_silu: false };
-            let gradients = cx.row_norm_gradient(&norm, &cx.input(0), &dy, (&cx.input(1), &cx.input(2)));
-            gradients.into_iter().enumerate().for_each(|(slot, gradient)| cx.give(slot, gradient));
-            return Ok(());
-        }
         let axes: Vec<usize> = (2..shape.len()).collect();
         let per_channel: Vec<i64> = (0..shape.len()).map(|axis| if axis == 1 { shape[1] } else { 1 }).collect();
         let is_all = |values: Option<Vec<f64>>, wanted: f64| {
@@ -88,7 +88,7 @@ impl NodeRules for InstanceNormalization {
         // The middle of a group norm has no scale of its own: its output is what the gradient needs.
         let is_plain = is_all(cx.known_floats(1), 1.0) && is_all(cx.known_floats(2), 0.0);
         let own = is_plain.then(|| cx.output(0));
-        let epsilon = f64::from(node.float("epsilon", 1e-5));
+        let epsilon = f64::from(self.epsilon);
         let norm = cx.normalized(&cx.input(0), &shape, &axes, epsilon, true, own);
         let others: Vec<usize> = (0..shape.len()).filter(|axis| *axis != 1).collect();
         if cx.wants(1) {
@@ -110,5 +110,12 @@ impl NodeRules for InstanceNormalization {
             cx.give(0, dx);
         }
         Ok(())
+    }
+
+    fn part(&self, cx: &PartCx<'_>) -> Option<Part> {
+        let shape = cx.shape(0)?;
+        let (row, groups) = (shape.get(2..)?.iter().product(), shape[1]);
+        let norm = RowNorm { row, groups, inner: row, epsilon: self.epsilon, is_centred: true, has_silu: false };
+        (row > 0 && groups > 0).then_some(Part::Norm(norm))
     }
 }

@@ -10,7 +10,7 @@ use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
 use crate::onnx::DataType;
-use crate::operator::gradient::RowNorm;
+use crate::operator::part::{Part, PartCx, RowNorm};
 use crate::operator::{
     CoupleCx, Folding, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index,
     microsoft, onnx,
@@ -112,24 +112,20 @@ impl Operator for LayerNormalization {
         slot == 1
     }
 
+    fn part(&self, cx: &PartCx<'_>) -> Option<Part> {
+        let shape = cx.shape(0)?;
+        let axis = axis_index(self.axis, shape.len()).ok()?;
+        let row: i64 = shape[axis..].iter().product();
+        let has_whole = |slot: usize| cx.shape(slot).is_some_and(|own| own == shape[axis..]);
+        let (epsilon, is_centred) = (self.epsilon, self.is_centred);
+        let norm = RowNorm { row, groups: 1, inner: 1, epsilon, is_centred, has_silu: false };
+        (row > 0 && has_whole(1) && (!self.has_offset || has_whole(2))).then_some(Part::Norm(norm))
+    }
+
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
         let axis = axis_index(self.axis, shape.len())?;
         let axes: Vec<usize> = (axis..shape.len()).collect();
-        let row: i64 = shape[axis..].iter().product();
-        let has_whole = |slot: usize| cx.shape(slot).is_ok_and(|own| own == shape[axis..]);
-        if cx.has_kernels() && row > 0 && has_whole(1) && (!self.has_offset || has_whole(2)) {
-            let (epsilon, is_centred) = (self.epsilon, self.is_centred);
-            let norm = RowNorm { row, groups: 1, inner: 1, epsilon, is_centred, has_silu: false };
-            let offset = if self.has_offset { cx.input(2) } else { cx.floats(&vec![0.0; row as usize], &[row]) };
-            let [dx, dscale, doffset] = cx.row_norm_gradient(&norm, &cx.input(0), &dy, (&cx.input(1), &offset));
-            cx.give(0, dx);
-            for (slot, gradient) in [(1, dscale), (2, doffset)] {
-                let gradient = if axes.len() == 1 { gradient } else { cx.reshape(&gradient, &shape[axis..]) };
-                cx.give(slot, gradient);
-            }
-            return Ok(());
-        }
         let epsilon = f64::from(self.epsilon);
         let norm = cx.normalized(&cx.input(0), &shape, &axes, epsilon, self.is_centred, None);
         if cx.wants(1) {

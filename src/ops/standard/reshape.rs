@@ -8,6 +8,7 @@ use crate::graph::Node;
 use crate::graph::dim::{Dim, product};
 use crate::graph::fact::Fact;
 use crate::operator::couple::layout::{Layout, Piece, reshape};
+use crate::operator::part::{Part, PartCx};
 use crate::operator::{
     CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, onnx,
 };
@@ -90,6 +91,10 @@ impl Operator for Reshape {
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.moves(&[0]);
         Ok(())
+    }
+
+    fn part(&self, _cx: &PartCx<'_>) -> Option<Part> {
+        Some(Part::Reshape)
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {

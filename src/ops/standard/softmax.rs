@@ -6,6 +6,7 @@
 //! Coupling: every axis passes through; a softmax over channels acts on the kept ones.
 
 use crate::graph::Node;
+use crate::operator::part::{Part, PartCx};
 use crate::operator::{
     CoupleCx, Folding, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index, onnx,
 };
@@ -25,7 +26,7 @@ struct Softmax {
     flattens: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 enum Kind {
     Softmax,
     Logarithm,
@@ -72,14 +73,19 @@ impl Operator for Softmax {
         Ok(())
     }
 
+    fn part(&self, cx: &PartCx<'_>) -> Option<Part> {
+        let shape = cx.shape(0)?;
+        let axis = axis_index(self.axis, shape.len()).ok()?;
+        let is_last = self.flattens || axis + 1 == shape.len();
+        let row: i64 = shape[axis..].iter().product();
+        (self.kind == Kind::Softmax && is_last && row > 0).then_some(Part::Softmax { row })
+    }
+
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, y, shape) = (cx.dy()?, cx.output(0), cx.shape(0)?);
         let axis = axis_index(self.axis, shape.len())?;
         let axes: Vec<usize> = if self.flattens { (axis..shape.len()).collect() } else { vec![axis] };
-        let row: i64 = shape[axis..].iter().product();
-        let is_last = axes.len() == shape.len() - axis;
         let dx = match self.kind {
-            Kind::Softmax if is_last && row > 0 && cx.has_kernels() => cx.softmax_gradient(&y, &dy, row),
             Kind::Softmax => {
                 // y (dy - sum(dy y))
                 let product = cx.mul(&dy, &y);

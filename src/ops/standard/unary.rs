@@ -13,6 +13,7 @@ use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known};
 use crate::onnx::DataType;
+use crate::operator::part::{Part, PartCx};
 use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError};
 use function::{Function, TABLE};
 
@@ -69,13 +70,20 @@ impl Operator for Unary {
         matches!(self.function, Function::Sin | Function::Cos)
     }
 
+    fn part(&self, _cx: &PartCx<'_>) -> Option<Part> {
+        match self.function {
+            Function::Sigmoid => Some(Part::Sigmoid),
+            Function::Swish { alpha } if alpha == 1.0 => Some(Part::Silu),
+            _ => None,
+        }
+    }
+
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let dy = cx.dy()?;
         let dx = match self.function {
             // Steps are flat wherever they have a slope.
             Function::Ceil | Function::Floor | Function::Round | Function::Sign => return Ok(()),
             Function::Neg => cx.op("Neg", &[&dy]),
-            Function::Swish { alpha } if alpha == 1.0 && cx.has_kernels() => cx.silu_gradient(&cx.input(0), &dy),
             _ => {
                 let slope = slope::of(self.function, cx)?;
                 cx.mul(&dy, &slope)

@@ -35,6 +35,7 @@ pub(super) fn differentiated(
         prediction: Some(roles.prediction.name.clone()),
         wanted: analysis.prunable_weights(),
         precision,
+        ..GradientOptions::default()
     };
     let graph = GradientGraph::build_for(analysis, &options, device)?;
     check_memory(analysis, &graph, micro_batch)?;

@@ -12,19 +12,22 @@ const RUNS: usize = 8;
 pub(super) type Digit = (SpaceId, usize, usize);
 
 struct Letter {
+    /// The space that it is the whole of.
+    space: Option<SpaceId>,
     len: usize,
     /// Which indices the node keeps.
     kept: Vec<bool>,
     /// Whether the indices are copies of one value.
     is_repeated: bool,
-    /// Whether a sum or another axis names indices of it.
+    /// Whether other axes name some of its indices.
     is_named: bool,
     /// Its position in the alphabet, once it has been written.
     place: Option<usize>,
 }
 
 /// A part of a sum: indices of a letter in their order.
-struct Term {
+#[derive(Clone)]
+pub(super) struct Term {
     letter: usize,
     indices: Vec<usize>,
 }
@@ -87,7 +90,8 @@ impl Letters {
         self.kept_digits.insert(digit);
     }
 
-    fn of(&self, space: SpaceId) -> &[u32] {
+    /// The classes of the indices of a space.
+    pub(super) fn of(&self, space: SpaceId) -> &[u32] {
         &self.classes[self.starts[space]..][..self.lens[space]]
     }
 
@@ -121,16 +125,26 @@ impl Letters {
                 _ => terms.push(Term { letter, indices: vec![index] }),
             }
         }
-        let is_own = |term: &Term| term.indices.iter().copied().eq(0..self.letters[term.letter].len);
-        if terms.len() > 1 || !terms.iter().all(is_own) {
-            terms.iter().for_each(|term| self.letters[term.letter].is_named = true);
+        for term in &terms {
+            let letter = &mut self.letters[term.letter];
+            letter.is_named |= !term.indices.iter().copied().eq(0..letter.len);
+        }
+        if let [term] = terms.as_slice() {
+            self.letters[term.letter].space.get_or_insert(space);
         }
         self.sums.insert(space, terms);
         true
     }
 
     fn add(&mut self, len: usize) -> usize {
-        self.letters.push(Letter { len, kept: vec![false; len], is_repeated: false, is_named: false, place: None });
+        self.letters.push(Letter {
+            space: None,
+            len,
+            kept: vec![false; len],
+            is_repeated: false,
+            is_named: false,
+            place: None,
+        });
         self.letters.len() - 1
     }
 
@@ -154,14 +168,15 @@ impl Letters {
         self.sums.get(&space).is_some_and(|terms| terms.iter().all(|term| self.letters[term.letter].place.is_some()))
     }
 
-    /// A space as a sum of letters; `is_axis` where it is a whole axis.
-    pub(super) fn sum(&mut self, space: SpaceId, is_axis: bool) -> String {
-        let terms = self.sums.remove(&space).unwrap_or_default();
-        let is_alone = terms.len() == 1;
-        let texts: Vec<String> = terms.iter().map(|term| self.term(term, is_axis && is_alone)).collect();
-        self.sums.insert(space, terms);
-        let text = texts.join("+");
-        if is_alone || is_axis { text } else { format!("({text})") }
+    /// The letters of which a space is the sum.
+    pub(super) fn terms(&self, space: SpaceId) -> Vec<Term> {
+        self.sums.get(&space).cloned().unwrap_or_default()
+    }
+
+    /// The space of which a term is the whole, if that is another than `sum`, which has no name.
+    pub(super) fn unnamed_space(&self, term: &Term, sum: SpaceId) -> Option<SpaceId> {
+        let letter = &self.letters[term.letter];
+        letter.space.filter(|space| *space != sum && !self.is_named(*space))
     }
 
     /// A digit that is no space of its own.
@@ -179,7 +194,8 @@ impl Letters {
         self.term(&Term { letter, indices: (0..digit.2).collect() }, is_axis)
     }
 
-    fn term(&mut self, term: &Term, is_axis: bool) -> String {
+    /// Indices of a letter; `is_axis` where they are a whole axis.
+    pub(super) fn term(&mut self, term: &Term, is_axis: bool) -> String {
         let letter = &mut self.letters[term.letter];
         let is_new = letter.place.is_none();
         let mut text = name(*letter.place.get_or_insert(self.written));

@@ -1,54 +1,64 @@
 //! Gradients of convolutions, direct and transposed: each is made of the other and of one product per place in the
 //! kernel.
 
-use super::Window;
-use super::winograd::Instead;
-use crate::graph::Node;
+use super::window::{AutoPad, Spatial};
 use crate::onnx::{attr_int, attr_ints};
 use crate::operator::RuleError;
 use crate::operator::gradient::GradientCx;
+use crate::operator::part::Convolution;
 
 /// Stride, dilation and padding of a convolution at known sizes.
-pub(super) struct Geometry {
-    pub(super) kernel: Vec<i64>,
-    pub(super) strides: Vec<i64>,
-    pub(super) dilations: Vec<i64>,
-    pub(super) before: Vec<i64>,
+pub(in crate::ops) struct Geometry {
+    kernel: Vec<i64>,
+    strides: Vec<i64>,
+    dilations: Vec<i64>,
+    before: Vec<i64>,
     after: Vec<i64>,
-    pub(super) group: i64,
+    group: i64,
 }
 
 impl Geometry {
     /// Of a direct convolution from spatial sizes `input` to `output`.
-    fn of_conv(node: &Node, kernel: &[i64], input: &[i64], output: &[i64]) -> Result<Self, RuleError> {
-        let mut geometry = Self::explicit(node, kernel)?;
-        if geometry.is_automatic(node) {
+    pub(super) fn of_conv(
+        spatial: &Spatial,
+        group: i64,
+        kernel: &[i64],
+        input: &[i64],
+        output: &[i64],
+    ) -> Result<Self, RuleError> {
+        let mut geometry = Self::explicit(spatial, group, kernel)?;
+        if spatial.auto_pad.is_same() {
             for axis in 0..kernel.len() {
                 let total = (output[axis] - 1) * geometry.strides[axis] + geometry.reach(axis) - input[axis];
-                geometry.share(node, axis, total.max(0), "SAME_UPPER");
+                geometry.share(spatial.auto_pad, axis, total.max(0));
             }
         }
         Ok(geometry)
     }
 
-    /// Of a transposed convolution; its output may name its own size, from which the padding follows.
-    fn of_transposed(node: &Node, kernel: &[i64], input: &[i64], output: &[i64]) -> Result<Self, RuleError> {
-        let mut geometry = Self::explicit(node, kernel)?;
-        let extra = node.proto.ints("output_padding").unwrap_or_default();
-        if geometry.is_automatic(node) || node.proto.ints("output_shape").is_some() {
+    /// Of a transposed convolution from spatial sizes `input` to `output`; its output may name its own size, from which the
+    /// padding follows.
+    pub(in crate::ops) fn of_transposed(
+        spatial: &Spatial,
+        group: i64,
+        kernel: &[i64],
+        (extra, names_output): (&[i64], bool),
+        (input, output): (&[i64], &[i64]),
+    ) -> Result<Self, RuleError> {
+        let mut geometry = Self::explicit(spatial, group, kernel)?;
+        if spatial.auto_pad.is_same() || names_output {
             for axis in 0..kernel.len() {
                 let extra = extra.get(axis).copied().unwrap_or(0);
                 let full = (input[axis] - 1) * geometry.strides[axis] + extra + geometry.reach(axis);
-                // The specification gives the odd one to the end for SAME_UPPER alone.
-                geometry.share(node, axis, (full - output[axis]).max(0), "SAME_UPPER");
+                geometry.share(spatial.auto_pad, axis, (full - output[axis]).max(0));
             }
         }
         Ok(geometry)
     }
 
-    fn explicit(node: &Node, kernel: &[i64]) -> Result<Self, RuleError> {
+    fn explicit(spatial: &Spatial, group: i64, kernel: &[i64]) -> Result<Self, RuleError> {
         let sizes: Vec<crate::graph::dim::Dim> = kernel.iter().copied().map(crate::graph::dim::Dim::from).collect();
-        let window = Window::of(node, &sizes, kernel.len())?;
+        let window = spatial.window(&sizes, kernel.len())?;
         let (before, after) = window.pads.split_at(kernel.len());
         Ok(Self {
             kernel: kernel.to_vec(),
@@ -56,18 +66,21 @@ impl Geometry {
             dilations: window.dilations.clone(),
             before: before.to_vec(),
             after: after.to_vec(),
-            group: node.int("group", 1).max(1),
+            group: group.max(1),
         })
     }
 
-    fn is_automatic(&self, node: &Node) -> bool {
-        node.proto.string("auto_pad").is_some_and(|mode| mode.starts_with("SAME"))
+    /// Padding of `total` along an axis; the specification gives the odd one to the end for SAME_UPPER alone.
+    fn share(&mut self, auto_pad: AutoPad, axis: usize, total: i64) {
+        let less = total / 2;
+        let is_upper = auto_pad == AutoPad::SameUpper;
+        (self.before[axis], self.after[axis]) = if is_upper { (less, total - less) } else { (total - less, less) };
     }
 
-    fn share(&mut self, node: &Node, axis: usize, total: i64, odd_at_end: &str) {
-        let is_upper = node.proto.string("auto_pad") == Some(odd_at_end);
-        let less = total / 2;
-        (self.before[axis], self.after[axis]) = if is_upper { (less, total - less) } else { (total - less, less) };
+    /// What is described to the choice of kernels.
+    pub(super) fn convolution(self, is_whole: bool) -> Convolution {
+        let Self { kernel, strides, dilations, before, group, .. } = self;
+        Convolution { kernel, strides, dilations, before, group, is_whole }
     }
 
     /// The extent of the dilated kernel.
@@ -88,17 +101,14 @@ impl Geometry {
 }
 
 /// The gradient rule of Conv, given the gradient `dy` by the convolution.
-pub(in crate::ops) fn of_conv(node: &Node, cx: &mut GradientCx<'_>, dy: &str) -> Result<(), RuleError> {
+pub(super) fn of_conv(spatial: &Spatial, group: i64, cx: &mut GradientCx<'_>, dy: &str) -> Result<(), RuleError> {
     let (x, w, y) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape(0)?);
-    let geometry = Geometry::of_conv(node, &w[2..], &x[2..], &y[2..])?;
+    let geometry = Geometry::of_conv(spatial, group, &w[2..], &x[2..], &y[2..])?;
     if cx.wants(2) {
         bias(cx, dy, y.len());
     }
     if cx.wants(1) {
-        let dw = match geometry.in_tiles(cx, x[1], &y, &geometry.before, Instead::Products) {
-            Some(conv) => cx.winograd_weight(conv, &cx.input(0), dy),
-            None => weight(cx, &geometry, (&cx.input(0), &x), (dy, &y), &w),
-        };
+        let dw = weight(cx, &geometry, (&cx.input(0), &x), (dy, &y), &w);
         cx.give(1, dw);
     }
     if cx.wants(0) {
@@ -108,57 +118,15 @@ pub(in crate::ops) fn of_conv(node: &Node, cx: &mut GradientCx<'_>, dy: &str) ->
     Ok(())
 }
 
-/// Lets the forward pass compute the convolution in tiles where that takes less time.
-pub(in crate::ops) fn forward(node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-    let (x, w, y) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape(0)?);
-    let geometry = Geometry::of_conv(node, &w[2..], &x[2..], &y[2..])?;
-    if let Some(conv) = geometry.in_tiles(cx, x[1], &y, &geometry.before, Instead::Conv) {
-        let (x, w, bias) = (cx.input(0), cx.input(1), cx.input(2));
-        cx.compute_as(|cx| {
-            cx.winograd_conv(conv, &x, (&w, false), Some(bias.as_str()).filter(|name| !name.is_empty()))
-        });
-    }
-    Ok(())
-}
-
-/// The gradient rule of a convolution with channels on the last axes of X, W and Y: that of Conv between transposes.
-pub(in crate::ops) fn of_nhwc_conv(node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-    let rank = cx.shape(0)?.len();
-    let first: Vec<usize> = [0, rank - 1].into_iter().chain(1..rank - 1).collect();
-    let back: Vec<usize> = std::iter::once(0).chain(2..rank).chain([1]).collect();
-    let moved = |shape: &[i64]| first.iter().map(|axis| shape[*axis]).collect::<Vec<i64>>();
-    let (x, w, y) = (moved(&cx.shape(0)?), moved(&cx.shape(1)?), moved(&cx.output_shape(0)?));
-    let geometry = Geometry::of_conv(node, &w[2..], &x[2..], &y[2..])?;
-    let dy = cx.dy()?;
-    let dy = cx.transpose(&dy, &first);
-    if cx.wants(2) {
-        bias(cx, &dy, rank);
-    }
-    if cx.wants(1) {
-        let own = cx.transpose(&cx.input(0), &first);
-        let dw = weight(cx, &geometry, (&own, &x), (&dy, &y), &w);
-        let dw = cx.transpose(&dw, &back);
-        cx.give(1, dw);
-    }
-    if cx.wants(0) {
-        let own = cx.transpose(&cx.input(1), &first);
-        let dx = through(cx, &geometry, &own, &dy, [&x, &w, &y]);
-        let dx = cx.transpose(&dx, &back);
-        cx.give(0, dx);
-    }
-    Ok(())
-}
-
 /// The gradient rule of ConvTranspose: the same products with X and dY in each other's place.
-pub(in crate::ops) fn of_conv_transpose(node: &Node, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+pub(in crate::ops) fn of_conv_transpose(cx: &mut GradientCx<'_>, geometry: &Geometry) -> Result<(), RuleError> {
     let (x, w, y) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape(0)?);
-    let geometry = Geometry::of_transposed(node, &w[2..], &x[2..], &y[2..])?;
     let dy = cx.dy()?;
     if cx.wants(2) {
         bias(cx, &dy, y.len());
     }
     if cx.wants(1) {
-        let dw = weight(cx, &geometry, (&dy, &y), (&cx.input(0), &x), &w);
+        let dw = weight(cx, geometry, (&dy, &y), (&cx.input(0), &x), &w);
         cx.give(1, dw);
     }
     if cx.wants(0) {
@@ -185,9 +153,6 @@ fn bias(cx: &mut GradientCx<'_>, dy: &str, rank: usize) {
 fn through(cx: &mut GradientCx<'_>, geometry: &Geometry, weight: &str, dy: &str, [x, w, y]: [&[i64]; 3]) -> String {
     let spatial = geometry.kernel.len();
     let around: Vec<i64> = (0..spatial).map(|axis| geometry.reach(axis) - 1 - geometry.before[axis]).collect();
-    if let Some(conv) = geometry.in_tiles(cx, y[1], x, &around, Instead::Conv) {
-        return cx.winograd_conv(conv, dy, (weight, true), None);
-    }
     let is_dense = geometry.strides.iter().all(|stride| *stride == 1);
     if is_dense && geometry.group == 1 && around.iter().all(|pad| *pad >= 0) && cx.opset() >= 10 {
         // A convolution with flipped weights, which are folded into a constant before the session starts.

@@ -1,4 +1,4 @@
-//! Parts of fused operators: norms and layouts of values that stand inside a node instead of at one of its inputs.
+//! Norms and layouts of values that stand inside a node instead of at one of its inputs.
 //!
 //! All values here are float32; [`ReferenceCx::cast_to_input`] gives a result the type of an input.
 
@@ -43,22 +43,6 @@ impl ReferenceCx<'_> {
         self.add("Div", &[&x, &deviation], vec![])
     }
 
-    /// `value`, `[N, C, ...]`, normalised over the kept members of each of `groups` groups of consecutive channels.
-    pub fn group_norm_of(&mut self, value: &str, mask: Option<&str>, groups: i64, epsilon: f32) -> String {
-        let kept = self.mask_of(value, mask);
-        let shape = self.add("Shape", &[value], vec![]);
-        let target = self.ints(&[0, groups, -1], &[3]);
-        let kept = self.add("Reshape", &[&kept, &target], vec![]);
-        let x = self.add("Reshape", &[value, &target], vec![]);
-        let y = self.norm_of(&x, Some(&kept), &[2], epsilon, true);
-        self.add("Reshape", &[&y, &shape], vec![])
-    }
-
-    /// `value` with its axes permuted.
-    pub fn transposed(&mut self, value: &str, perm: &[i64]) -> String {
-        self.add("Transpose", &[value], vec![attr_ints("perm", perm)])
-    }
-
     /// A value without a static axis of size one.
     pub fn without_axis(&mut self, value: &str, axis: i64) -> String {
         if self.opset() >= 13 {
@@ -77,24 +61,6 @@ impl ReferenceCx<'_> {
         }
         let (starts, ends, axes) = (self.ints(&[start], &[1]), self.ints(&[end], &[1]), self.ints(&[axis], &[1]));
         self.add("Slice", &[value, &starts, &ends, &axes], vec![])
-    }
-
-    /// `value * sigmoid(value)`.
-    pub fn silu(&mut self, value: &str) -> String {
-        let sigmoid = self.add("Sigmoid", &[value], vec![]);
-        self.add("Mul", &[value, &sigmoid], vec![])
-    }
-
-    /// `value * (1 + erf(value / sqrt(2))) / 2`.
-    pub fn gelu(&mut self, value: &str) -> String {
-        let root = self.floats(&[std::f32::consts::SQRT_2], &[]);
-        let scaled = self.add("Div", &[value, &root], vec![]);
-        let erf = self.add("Erf", &[&scaled], vec![]);
-        let one = self.floats(&[1.0], &[]);
-        let sum = self.add("Add", &[&erf, &one], vec![]);
-        let half = self.floats(&[0.5], &[]);
-        let sum = self.add("Mul", &[&sum, &half], vec![]);
-        self.add("Mul", &[value, &sum], vec![])
     }
 
     /// Emits, instead of the node, casts that give float32 values the names of outputs (slot, value) in the element

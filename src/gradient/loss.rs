@@ -1,0 +1,205 @@
+//! What is differentiated: a loss made of terms.
+
+use std::collections::BTreeMap;
+
+use super::{LOSS, Network, TARGET};
+use crate::error::Error;
+use crate::graph::ValueId;
+use crate::operator::gradient::signed_shape;
+
+/// A term of a loss: a value of the network compared with a given one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LossTerm {
+    /// The name of the value: an output of the network, or any value within it.
+    pub value: String,
+    /// Channels that are compared: the first of axis 1; all where `None`.
+    pub channels: Option<i64>,
+    /// The graph input that takes what the value is compared with: float32, of the shape of what is compared. Terms may
+    /// share an input.
+    pub target: String,
+    /// How the two are compared.
+    pub distance: Distance,
+    /// What the term is multiplied by.
+    pub weight: f64,
+    /// The graph input that takes a weight for every sample, float32 `[N]` with N the size of axis 0; each sample's mean
+    /// (or inner product) is multiplied by its weight before the mean (or sum) over samples.
+    pub sample_weights: Option<String>,
+}
+
+/// How a value v is compared with a given one y.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Distance {
+    /// The mean of `(v - y)^2` over all elements.
+    Squared,
+    /// The mean over all elements of `d^2 / 2` where `|d| <= delta`, else `delta (|d| - delta / 2)`, with `d = v - y` (Huber,
+    /// 1964).
+    Huber {
+        /// Where the square turns into a line; more than zero.
+        delta: f32,
+    },
+    /// The sum of `v y` over all elements. Its gradient is the product of the transposed Jacobian with y.
+    InnerProduct,
+}
+
+impl LossTerm {
+    /// The mean squared difference of a value to the input [`TARGET`].
+    pub fn squared(value: impl Into<String>) -> Self {
+        Self {
+            value: value.into(),
+            channels: None,
+            target: TARGET.to_owned(),
+            distance: Distance::Squared,
+            weight: 1.0,
+            sample_weights: None,
+        }
+    }
+}
+
+/// A term in a gradient graph.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TermInput {
+    /// The scalar output that holds the term, times its weight; [`LOSS`] where the loss was not given as terms.
+    pub output: String,
+    /// The input that the value is compared with.
+    pub target: String,
+    /// Its shape.
+    pub target_shape: Vec<i64>,
+    /// The input with a weight for every sample.
+    pub sample_weights: Option<String>,
+}
+
+impl TermInput {
+    /// All inputs that the terms add to a graph, with their shapes, each once.
+    pub(super) fn inputs(terms: &[Self]) -> Vec<(String, Vec<i64>)> {
+        let mut inputs: Vec<(String, Vec<i64>)> = Vec::new();
+        for term in terms {
+            let samples = term.target_shape.first().copied().unwrap_or(1);
+            let weights = term.sample_weights.clone().map(|name| (name, vec![samples]));
+            for input in std::iter::once((term.target.clone(), term.target_shape.clone())).chain(weights) {
+                if !inputs.iter().any(|(name, _)| *name == input.0) {
+                    inputs.push(input);
+                }
+            }
+        }
+        inputs
+    }
+}
+
+/// A term whose value has been found in the network.
+#[derive(Clone, Debug)]
+pub(super) struct FoundTerm {
+    pub(super) term: LossTerm,
+    pub(super) value: ValueId,
+    /// The shape of the value.
+    pub(super) shape: Vec<i64>,
+    pub(super) input: TermInput,
+}
+
+impl FoundTerm {
+    /// Elements that are compared.
+    pub(super) fn count(&self) -> i64 {
+        self.input.target_shape.iter().product::<i64>().max(1)
+    }
+
+    /// What the gradient of the whole by the value is divided by, about: the scale at which it does not vanish.
+    pub(super) fn scale(&self) -> f64 {
+        let count = if self.term.distance == Distance::InnerProduct { 1.0 } else { self.count() as f64 };
+        if self.term.weight == 0.0 { count } else { count / self.term.weight.abs() }
+    }
+}
+
+/// Finds the values of some terms, and checks that what they need can be had. `is_default` where the caller gave no
+/// terms.
+pub(super) fn find(network: &Network<'_>, terms: &[LossTerm], is_default: bool) -> Result<Vec<FoundTerm>, Error> {
+    let in_file = |error: Error| error.in_file(network.model.path());
+    let mut found = Vec::with_capacity(terms.len());
+    let mut shapes: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    for (at, term) in terms.iter().enumerate() {
+        let output = if is_default { LOSS.to_owned() } else { format!("{LOSS}/{at}") };
+        let term = found_term(network, term, output).map_err(in_file)?;
+        for (name, shape) in TermInput::inputs(std::slice::from_ref(&term.input)) {
+            if network.graph.value(&name).is_some() {
+                let text = format!("expected a name for an input of the loss that no value has, found {name:?}");
+                return Err(in_file(Error::usage(text).hint("choose another name")));
+            }
+            match shapes.get(&name) {
+                Some(other) if *other != shape => {
+                    let text =
+                        format!("input {name:?} of the loss has shape {other:?} in one term, {shape:?} in another");
+                    return Err(in_file(Error::usage(text).hint("give every shape a name of its own")));
+                }
+                _ => shapes.insert(name, shape),
+            };
+        }
+        found.push(term);
+    }
+    Ok(found)
+}
+
+fn found_term(network: &Network<'_>, term: &LossTerm, output: String) -> Result<FoundTerm, Error> {
+    let (name, graph) = (&term.value, network.graph);
+    let value = graph.value(name).ok_or_else(|| {
+        Error::usage(format!("expected a value of the network in the loss, found {name:?}"))
+            .hint("inspect lists the names of nodes and values")
+    })?;
+    let fact = network.facts.values[value].as_ref();
+    if let Some(fact) = fact.filter(|fact| !fact.is_float()) {
+        let text = format!("expected floating point numbers in the loss, found value {name:?}: {}", fact.describe());
+        return Err(Error::usage(text));
+    }
+    let what = if graph.values[value].is_output { "output" } else { "value" };
+    let shape = fact.and_then(|fact| fact.shape.as_deref()).and_then(signed_shape).ok_or_else(|| {
+        Error::unmet(format!("the shape of {what} {name:?} is not known"))
+            .hint("give the sizes of the network's inputs with --size NAME=N")
+    })?;
+    let mut target_shape = shape.clone();
+    if let Some(channels) = term.channels.filter(|channels| shape.get(1).is_some_and(|size| channels < size)) {
+        target_shape[1] = channels;
+    }
+    if term.channels.is_some_and(|channels| channels < 1) {
+        return Err(Error::usage(format!("expected at least one channel of {name:?}, found {:?}", term.channels)));
+    }
+    if let Distance::Huber { delta } = term.distance
+        && !(delta > 0.0 && delta.is_finite())
+    {
+        return Err(Error::usage(format!("expected a Huber distance with delta above 0, found {delta}")));
+    }
+    if !term.weight.is_finite() {
+        return Err(Error::usage(format!("expected a finite weight of the term of {name:?}, found {}", term.weight)));
+    }
+    if term.sample_weights.is_some() && shape.is_empty() {
+        let text = format!("expected a value with samples on axis 0 for weights per sample, found the scalar {name:?}");
+        return Err(Error::usage(text));
+    }
+    let (target, sample_weights) = (term.target.clone(), term.sample_weights.clone());
+    let input = TermInput { output, target, target_shape, sample_weights };
+    Ok(FoundTerm { term: term.clone(), value, shape, input })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(distance: Distance, weight: f64) -> FoundTerm {
+        let term = LossTerm { distance, weight, sample_weights: Some("w".to_owned()), ..LossTerm::squared("y") };
+        let shape = vec![4, 3];
+        let (target, sample_weights) = (term.target.clone(), term.sample_weights.clone());
+        let input = TermInput { output: "__loss/0".to_owned(), target, target_shape: shape.clone(), sample_weights };
+        FoundTerm { term, value: 0, shape, input }
+    }
+
+    #[test]
+    fn inputs_that_terms_share_are_listed_once() {
+        let terms = [found(Distance::Squared, 1.0).input, found(Distance::InnerProduct, 2.0).input];
+        let inputs = [(TARGET.to_owned(), vec![4, 3]), ("w".to_owned(), vec![4])];
+        assert_eq!(TermInput::inputs(&terms), inputs);
+    }
+
+    #[test]
+    fn means_over_many_elements_and_small_weights_need_a_large_scale() {
+        assert_eq!(found(Distance::Squared, 1.0).scale(), 12.0);
+        assert_eq!(found(Distance::Huber { delta: 1.0 }, -0.5).scale(), 24.0);
+        assert_eq!(found(Distance::InnerProduct, 4.0).scale(), 0.25);
+        assert_eq!(found(Distance::InnerProduct, 0.0).scale(), 1.0);
+    }
+}

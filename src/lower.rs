@@ -1,0 +1,249 @@
+//! Lowering: fused nodes in standard operators.
+//!
+//! What an operator means is written once, as its [`crate::operator::Operator::lower`]; the reference, gradients and
+//! sessions on a CPU without the operator's kernel all take the network in this form. Values of the original keep their
+//! names, ids and facts; only what stands inside of a fused node is new.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+
+use crate::error::Error;
+use crate::graph::facts::Facts;
+use crate::graph::model::Model;
+use crate::graph::{Graph, Node, NodeId, Reader};
+use crate::infer::infer;
+use crate::onnx::builder::Builder;
+use crate::onnx::{GraphProto, ModelProto};
+use crate::operator::{LowerCx, Operator, Operators, RuleError};
+use crate::ops;
+use crate::runtime::{Device, Runtime, Session, SessionOptions};
+
+/// Names of new values and constants begin with this.
+const PREFIX: &str = "__lower";
+
+/// Which nodes are lowered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All fused nodes.
+    All,
+    /// Those for which ONNX Runtime has no kernel on the CPU.
+    WithoutCpuKernel,
+}
+
+/// A network with fused nodes in standard operators.
+#[derive(Debug)]
+pub struct Lowered {
+    /// The model, whose weights stay where they are.
+    pub model: Model,
+    /// Its graph. Values of the original have the original's ids.
+    pub graph: Graph,
+    /// Its operators.
+    pub operators: Operators,
+    /// What is known of its values; of those of the original, what was known before.
+    pub facts: Facts,
+    /// The original node that each node stems from.
+    pub origins: Vec<NodeId>,
+    /// Why fused nodes of the original were left as they are.
+    pub refused: BTreeMap<NodeId, RuleError>,
+    /// Where each input of an original node is read now; inputs of which only the shape counts may be read nowhere.
+    uses: BTreeMap<Reader, Vec<Reader>>,
+}
+
+/// The nodes of one original node.
+struct Part {
+    origin: NodeId,
+    is_lowered: bool,
+    /// Where its nodes start and end in the list of all.
+    start: usize,
+    end: usize,
+    /// Inputs that are read through an Identity: slot, and position of that node in the list of all.
+    read_through: Vec<(usize, usize)>,
+}
+
+impl Lowered {
+    /// Lowers a network of which `facts` are known, at symbolic sizes or fixed ones.
+    ///
+    /// # Errors
+    /// A lowered node contradicts its operator's specification.
+    pub fn new(
+        model: &Model,
+        graph: &Graph,
+        operators: &Operators,
+        facts: &Facts,
+        extent: Extent,
+    ) -> Result<Self, Error> {
+        let mut builder = Builder::new(PREFIX, graph.opset, graph.values.iter().map(|value| value.name.as_str()));
+        let mut parts = Vec::with_capacity(graph.nodes.len());
+        let mut refused = BTreeMap::new();
+        for node in &graph.nodes {
+            let start = builder.nodes.len();
+            let operator = operators.get(node.id).filter(|op| extent == Extent::All || op.lacks_cpu_kernel());
+            let read_through = match operator.map_or(Ok(None), |op| lower_node(node, op, facts, &mut builder)) {
+                Ok(read_through) => read_through,
+                // It runs where there is a kernel; gradients that need it fail and say why.
+                Err(cause) => {
+                    refused.insert(node.id, cause);
+                    None
+                }
+            };
+            if read_through.is_none() {
+                builder.nodes.push(node.proto.clone());
+            }
+            let is_lowered = read_through.is_some();
+            let (end, read_through) = (builder.nodes.len(), read_through.unwrap_or_default());
+            parts.push(Part { origin: node.id, is_lowered, start, end, read_through });
+        }
+        let mut proto = GraphProto { node: builder.nodes, ..model.graph().clone() };
+        proto.initializer.extend(builder.initializers);
+        let model = model.with_graph(proto);
+        let lowered = Graph::following(&model, graph)?;
+        let operators = ops::parse(&lowered);
+        let facts = infer_new(&model, &lowered, &operators, facts, graph.values.len())?;
+        let mut by_index: Vec<NodeId> = vec![0; lowered.nodes.len()];
+        lowered.nodes.iter().for_each(|node| by_index[node.index] = node.id);
+        let mut origins = vec![0; lowered.nodes.len()];
+        for part in &parts {
+            by_index[part.start..part.end].iter().for_each(|node| origins[*node] = part.origin);
+        }
+        let uses = uses(graph, &lowered, &parts, &by_index);
+        Ok(Self { model, graph: lowered, operators, facts, origins, refused, uses })
+    }
+
+    /// Where input `slot` of an original node is read now.
+    pub fn uses_of(&self, of: Reader) -> &[Reader] {
+        self.uses.get(&of).map_or(&[], Vec::as_slice)
+    }
+
+    /// The input of an original node that each input of a node stands for; the others are values inside of one.
+    pub fn origin_uses(&self) -> BTreeMap<Reader, Reader> {
+        self.uses.iter().flat_map(|(origin, uses)| uses.iter().map(|of| (*of, *origin))).collect()
+    }
+
+    /// What is given by use of the original, by use of the lowered network.
+    pub fn by_lowered_use<T: Clone>(&self, of_original: impl IntoIterator<Item = (Reader, T)>) -> Vec<(Reader, T)> {
+        let of = of_original.into_iter();
+        of.flat_map(|(origin, what)| self.uses_of(origin).iter().map(move |of| (*of, what.clone()))).collect()
+    }
+
+    /// The network as a file that ONNX Runtime can load from the folder of the original.
+    pub fn to_proto(&self) -> ModelProto {
+        let graph = self.model.graph().clone();
+        ModelProto { graph: Some(graph), functions: Vec::new(), ..self.model.proto().clone() }
+    }
+}
+
+/// Adds a node in standard operators. Returns the inputs that are read through an Identity; `None` where the node is a
+/// standard one already.
+fn lower_node(
+    node: &Node,
+    operator: &dyn Operator,
+    facts: &Facts,
+    builder: &mut Builder,
+) -> Result<Option<Vec<(usize, usize)>>, RuleError> {
+    let start = builder.nodes.len();
+    let mut cx = LowerCx::new(node, facts, builder);
+    let result = operator.lower(&mut cx);
+    let read_through = cx.read_through();
+    if result == Ok(true) {
+        let is_given = |output: &String| builder.nodes[start..].iter().any(|node| node.output.contains(output));
+        let outputs = || node.proto.output.iter().enumerate().filter(|(_, output)| !output.is_empty());
+        match outputs().find(|(_, output)| !is_given(output)) {
+            None => return Ok(Some(read_through)),
+            Some((slot, _)) => {
+                builder.nodes.truncate(start);
+                return Err(RuleError::unsupported(format!("output {slot} can't be lowered")));
+            }
+        }
+    }
+    builder.nodes.truncate(start);
+    result.map(|_| None)
+}
+
+/// The facts of the original for its values, which come first, and what follows from them for the new ones.
+fn infer_new(model: &Model, graph: &Graph, operators: &Operators, known: &Facts, count: usize) -> Result<Facts, Error> {
+    let mut facts = Facts::of_sources(model, graph)?;
+    facts.fresh = facts.fresh.max(known.fresh);
+    facts.values[..count].clone_from_slice(&known.values[..count]);
+    for node in &graph.nodes {
+        if node.outputs.iter().flatten().any(|value| *value >= count || facts.values[*value].is_none()) {
+            facts.infer_node(model, node, operators)?;
+            for value in node.outputs.iter().flatten().filter(|value| **value < count) {
+                if let Some(fact) = &known.values[*value] {
+                    facts.values[*value] = Some(fact.clone());
+                }
+            }
+        }
+    }
+    Ok(facts)
+}
+
+/// Where each input of the original nodes is read.
+fn uses(graph: &Graph, lowered: &Graph, parts: &[Part], by_index: &[NodeId]) -> BTreeMap<Reader, Vec<Reader>> {
+    let mut uses: BTreeMap<Reader, Vec<Reader>> = BTreeMap::new();
+    for part in parts {
+        let origin = &graph.nodes[part.origin];
+        for (index, node) in (part.start..part.end).map(|index| (index, by_index[index])) {
+            if let Some((slot, _)) = part.read_through.iter().find(|(_, at)| *at == index) {
+                let read = Reader { node: part.origin, slot: *slot };
+                uses.entry(read).or_default().push(Reader { node, slot: 0 });
+                continue;
+            }
+            for (slot, value) in lowered.nodes[node].inputs.iter().enumerate() {
+                let read_at = || origin.inputs.iter().position(|own| own == value);
+                let at = if part.is_lowered { read_at() } else { Some(slot) };
+                if let (Some(at), Some(_)) = (at, value) {
+                    let read = Reader { node: part.origin, slot: at };
+                    uses.entry(read).or_default().push(Reader { node, slot });
+                }
+            }
+        }
+    }
+    uses
+}
+
+/// A network with every fused node in standard operators, as a file that ONNX Runtime can load from the folder of the
+/// original.
+///
+/// # Errors
+/// The model contradicts itself.
+pub fn lowered_model(model: &Model) -> Result<ModelProto, Error> {
+    lowered_to(model, Extent::All).map(|lowered| lowered.to_proto())
+}
+
+/// A network in the form in which ONNX Runtime runs it on the CPU; `None` where that is the file itself.
+///
+/// # Errors
+/// The model contradicts itself.
+pub fn runnable_on_cpu(model: &Model) -> Result<Option<ModelProto>, Error> {
+    let graph = Graph::new(model)?;
+    let operators = ops::parse(&graph);
+    if !graph.nodes.iter().any(|node| operators.get(node.id).is_some_and(<dyn Operator>::lacks_cpu_kernel)) {
+        return Ok(None);
+    }
+    lowered_to(model, Extent::WithoutCpuKernel).map(|lowered| Some(lowered.to_proto()))
+}
+
+/// A session of a network. On the CPU, nodes for which ONNX Runtime has no kernel run in standard operators, so that every
+/// network that is understood runs.
+///
+/// # Errors
+/// The model contradicts itself, or ONNX Runtime does not load it.
+pub fn session(runtime: &Runtime, model: &Model, options: &SessionOptions) -> Result<Session, Error> {
+    let lowered = if options.device == Device::Cpu { runnable_on_cpu(model)? } else { None };
+    let session = match lowered {
+        None => runtime.session_from_file(model.path(), options),
+        Some(proto) => {
+            let options = SessionOptions { external_data_folder: Some(model.folder().to_owned()), ..options.clone() };
+            runtime.session_from_bytes(&proto.encode_to_vec(), &options)
+        }
+    };
+    session.map_err(|error| Error::invalid(model.path(), error.to_string()).caused_by(error))
+}
+
+fn lowered_to(model: &Model, extent: Extent) -> Result<Lowered, Error> {
+    let graph = Graph::new(model)?;
+    let operators = ops::parse(&graph);
+    let facts = infer(model, &graph, &operators)?;
+    Lowered::new(model, &graph, &operators, &facts, extent)
+}

@@ -1,0 +1,142 @@
+//! The elements of floating point tensors: from the bytes of a file to numbers, and back.
+
+use half::{bf16, f16};
+
+use super::{DataType, TensorProto};
+
+/// Elements of a floating point type, little-endian and row-major, that are not decoded yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Floats<'a> {
+    F32(&'a [[u8; 4]]),
+    F64(&'a [[u8; 8]]),
+    F16(&'a [[u8; 2]]),
+    Bf16(&'a [[u8; 2]]),
+}
+
+/// Evaluates `$body` with `$elements` bound to the encoded elements of `$floats`, and `$decode` to the function that
+/// makes a float32 of one. A loop in `$body` is compiled once for every type.
+macro_rules! each_float {
+    ($floats:expr, $elements:ident, $decode:ident => $body:expr) => {{
+        use $crate::onnx::floats::{Floats, of_bf16, of_f16, of_f32, of_f64};
+        match $floats {
+            Floats::F32($elements) => {
+                let $decode = of_f32;
+                $body
+            }
+            Floats::F64($elements) => {
+                let $decode = of_f64;
+                $body
+            }
+            Floats::F16($elements) => {
+                let $decode = of_f16;
+                $body
+            }
+            Floats::Bf16($elements) => {
+                let $decode = of_bf16;
+                $body
+            }
+        }
+    }};
+}
+pub(crate) use each_float;
+
+pub(crate) fn of_f32(bytes: [u8; 4]) -> f32 {
+    f32::from_le_bytes(bytes)
+}
+
+/// Rounded to the nearest float32.
+pub(crate) fn of_f64(bytes: [u8; 8]) -> f32 {
+    f64::from_le_bytes(bytes) as f32
+}
+
+pub(crate) fn of_f16(bytes: [u8; 2]) -> f32 {
+    f16::from_le_bytes(bytes).to_f32()
+}
+
+pub(crate) fn of_bf16(bytes: [u8; 2]) -> f32 {
+    bf16::from_le_bytes(bytes).to_f32()
+}
+
+impl<'a> Floats<'a> {
+    /// Bytes as elements of `dtype`; `None` where that is no floating point type that a weight may have. Bytes that do
+    /// not fill an element are ignored.
+    pub(crate) fn of(dtype: DataType, bytes: &'a [u8]) -> Option<Self> {
+        Some(match dtype {
+            DataType::Float => Self::F32(bytes.as_chunks().0),
+            DataType::Double => Self::F64(bytes.as_chunks().0),
+            DataType::Float16 => Self::F16(bytes.as_chunks().0),
+            DataType::Bfloat16 => Self::Bf16(bytes.as_chunks().0),
+            _ => return None,
+        })
+    }
+
+    /// The numbers in single precision; those of double precision are rounded.
+    pub(crate) fn to_f32(self) -> Vec<f32> {
+        each_float!(self, elements, decode => elements.iter().map(|bytes| decode(*bytes)).collect())
+    }
+
+    /// The numbers in double precision.
+    pub(crate) fn to_f64(self) -> Vec<f64> {
+        if let Self::F64(elements) = self {
+            return elements.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
+        }
+        each_float!(self, elements, decode => elements.iter().map(|bytes| f64::from(decode(*bytes))).collect())
+    }
+}
+
+impl TensorProto {
+    /// A float16 tensor; values are rounded to the nearest.
+    pub(crate) fn of_halves(name: &str, values: &[f32], dims: &[i64]) -> Self {
+        let raw = values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect();
+        Self::of_raw(name, DataType::Float16, dims, raw)
+    }
+
+    /// A tensor of a floating point type; `None` for other types. Values are rounded to float32 before they are to
+    /// float16 or bfloat16.
+    pub(crate) fn of_numbers(name: &str, dtype: DataType, values: &[f64], dims: &[i64]) -> Option<Self> {
+        let single = || values.iter().map(|value| *value as f32);
+        Some(match dtype {
+            DataType::Float => Self::of_floats(name, &single().collect::<Vec<_>>(), dims),
+            DataType::Double => {
+                Self::of_raw(name, dtype, dims, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+            }
+            DataType::Float16 => Self::of_halves(name, &single().collect::<Vec<_>>(), dims),
+            DataType::Bfloat16 => {
+                let raw = single().flat_map(|value| bf16::from_f32(value).to_le_bytes()).collect();
+                Self::of_raw(name, dtype, dims, raw)
+            }
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn numbers_come_back_from_every_type_that_holds_them() {
+        let values = [1.5, -2.0, 0.0, 65_504.0, f64::INFINITY];
+        for dtype in [DataType::Float, DataType::Double, DataType::Float16] {
+            let tensor = TensorProto::of_numbers("w", dtype, &values, &[5]).unwrap();
+            assert_eq!(tensor.element_type(), dtype);
+            let floats = Floats::of(dtype, &tensor.raw_data).unwrap();
+            assert_eq!(floats.to_f64(), values);
+            assert_eq!(floats.to_f32(), values.map(|value| value as f32));
+        }
+        let tensor = TensorProto::of_numbers("w", DataType::Bfloat16, &[1.0, 257.0], &[2]).unwrap();
+        assert_eq!(*tensor.raw_data, [0x80, 0x3F, 0x80, 0x43]);
+        assert_eq!(Floats::of(DataType::Bfloat16, &tensor.raw_data).unwrap().to_f32(), [1.0, 256.0]);
+    }
+
+    #[test]
+    fn only_double_precision_is_rounded() {
+        let bytes = 0.1_f64.to_le_bytes();
+        let floats = Floats::of(DataType::Double, &bytes).unwrap();
+        assert_eq!((floats.to_f64(), floats.to_f32()), (vec![0.1], vec![0.1_f32]));
+        assert!(Floats::of(DataType::Int8, &bytes).is_none());
+        assert!(TensorProto::of_numbers("w", DataType::Int8, &[1.0], &[1]).is_none());
+    }
+}

@@ -1,0 +1,167 @@
+//! What lowering offers to an operator: the parts of which fused operators are made, in standard operators.
+//!
+//! Everything is computed in float32, as ONNX Runtime's own fused kernels compute it; [`LowerCx::emit`] gives results
+//! the element type of input 0.
+
+mod attention;
+mod parts;
+
+use super::RuleError;
+use crate::graph::Node;
+use crate::graph::dim::Dim;
+use crate::graph::fact::Fact;
+use crate::graph::facts::Facts;
+use crate::onnx::builder::Builder;
+use crate::onnx::{AttributeProto, DataType};
+
+pub use attention::{Attention, ScoreTerms};
+
+/// A fused node while it is written in standard operators.
+pub struct LowerCx<'a> {
+    node: &'a Node,
+    facts: &'a Facts,
+    builder: &'a mut Builder,
+    /// Nodes of the builder before this one's.
+    start: usize,
+    /// The position in the builder of the Identity through which an input is read, by its slot: where the node reads one
+    /// value at several inputs.
+    read_through: Vec<(usize, usize)>,
+}
+
+impl<'a> LowerCx<'a> {
+    /// Nothing of `node` yet; what is added goes to `builder`.
+    pub(crate) fn new(node: &'a Node, facts: &'a Facts, builder: &'a mut Builder) -> Self {
+        let start = builder.nodes.len();
+        Self { node, facts, builder, start, read_through: Vec::new() }
+    }
+
+    /// The inputs that are read through an Identity: slot, and position of that node in the builder.
+    pub(crate) fn read_through(self) -> Vec<(usize, usize)> {
+        self.read_through
+    }
+
+    /// Whether the node has input `slot`.
+    pub fn has(&self, slot: usize) -> bool {
+        self.node.input(slot).is_some()
+    }
+
+    /// Whether the node has output `slot`.
+    pub fn has_output(&self, slot: usize) -> bool {
+        self.node.output(slot).is_some()
+    }
+
+    /// The number of inputs, omitted ones counted.
+    pub fn input_count(&self) -> usize {
+        self.node.inputs.len()
+    }
+
+    /// The name under which input `slot` is read, in its own element type; empty if the node omits it. A value that the
+    /// node reads at several inputs has a name for each, so that its uses can be told apart.
+    pub fn input(&mut self, slot: usize) -> String {
+        let Some(value) = self.node.input(slot) else { return String::new() };
+        let name = self.node.proto.input[slot].clone();
+        if self.node.inputs.iter().filter(|other| **other == Some(value)).count() == 1 {
+            return name;
+        }
+        if let Some((_, at)) = self.read_through.iter().find(|(read, _)| *read == slot) {
+            return self.builder.nodes[*at].output[0].clone();
+        }
+        self.read_through.push((slot, self.builder.nodes.len()));
+        self.add("Identity", &[&name], vec![])
+    }
+
+    /// Input `slot` in float32.
+    pub fn float(&mut self, slot: usize) -> String {
+        let input = self.input(slot);
+        self.cast_to_float(&input, slot)
+    }
+
+    /// The attributes of the node.
+    pub fn attributes(&self) -> &[AttributeProto] {
+        &self.node.proto.attribute
+    }
+
+    /// The fact of input `slot`.
+    pub fn fact(&self, slot: usize) -> Option<&Fact> {
+        self.facts.values[self.node.input(slot)?].as_ref()
+    }
+
+    /// The shape of input `slot`.
+    ///
+    /// # Errors
+    /// [`RuleError::UnknownShape`].
+    pub fn shape(&self, slot: usize) -> Result<Vec<Dim>, RuleError> {
+        self.fact(slot).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)
+    }
+
+    /// The rank of input `slot`.
+    ///
+    /// # Errors
+    /// [`RuleError::UnknownShape`].
+    pub fn rank(&self, slot: usize) -> Result<usize, RuleError> {
+        self.fact(slot).and_then(Fact::rank).ok_or(RuleError::UnknownShape)
+    }
+
+    /// The size of input `slot` along an axis; the last one where `axis` is `None`.
+    ///
+    /// # Errors
+    /// [`RuleError::UnknownShape`] if it is not known or has no number.
+    pub fn size(&self, slot: usize, axis: Option<usize>) -> Result<i64, RuleError> {
+        let shape = self.shape(slot)?;
+        let at = axis.unwrap_or(shape.len().saturating_sub(1));
+        shape.get(at).and_then(Dim::as_const).ok_or(RuleError::UnknownShape)
+    }
+
+    /// The version of the standard operator set.
+    pub fn opset(&self) -> i64 {
+        self.builder.opset()
+    }
+
+    /// Adds a node of the standard domain with one output, whose name it returns.
+    pub fn add(&mut self, op_type: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
+        self.builder.add(op_type, inputs, attributes)
+    }
+
+    /// An int64 constant.
+    pub fn ints(&mut self, values: &[i64], dims: &[i64]) -> String {
+        self.builder.ints(values, dims)
+    }
+
+    /// A float32 constant.
+    pub fn floats(&mut self, values: &[f32], dims: &[i64]) -> String {
+        self.builder.floats(values, dims)
+    }
+
+    /// A float32 scalar.
+    pub fn scalar(&mut self, value: f64) -> String {
+        self.floats(&[value as f32], &[])
+    }
+
+    /// A value in another element type.
+    pub fn cast(&mut self, value: &str, dtype: DataType) -> String {
+        self.builder.cast(value, dtype)
+    }
+
+    /// A value of the element type of input `slot` in float32.
+    pub fn cast_to_float(&mut self, value: &str, slot: usize) -> String {
+        match self.fact(slot).map(|fact| fact.dtype) {
+            Some(DataType::Float) => value.to_owned(),
+            _ => self.cast(value, DataType::Float),
+        }
+    }
+
+    /// Gives a float32 value the name of output `slot` and the element type of input 0. Nothing happens where the node
+    /// omits that output.
+    pub fn emit(&mut self, slot: usize, value: &str) {
+        let Some(output) = self.node.proto.output.get(slot).filter(|name| !name.is_empty()).cloned() else { return };
+        let value = match self.fact(0).map(|fact| fact.dtype) {
+            Some(DataType::Float) | None => value.to_owned(),
+            Some(dtype) => self.cast(value, dtype),
+        };
+        match self.builder.nodes[self.start..].last_mut().map(|last| &mut last.output) {
+            // Nothing has read the last value yet, so that it can bear the name itself.
+            Some(outputs) if outputs.len() == 1 && outputs[0] == value => outputs[0] = output,
+            _ => self.builder.rename(&value, &output),
+        }
+    }
+}
