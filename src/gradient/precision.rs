@@ -1,6 +1,6 @@
 //! The precision in which gradients are computed.
 //!
-//! In float16, every operator that sums products ([`crate::operator::Operator::sums_products`]) reads its weights and
+//! In float16, every operator that sums products ([`crate::operator::Registration::sums_products`]) reads its weights and
 //! values in half precision; everything between (norms, activations, sums, the loss) and the gradients themselves stay
 //! float32. Small gradients would vanish in half precision, so the loss is multiplied by a scale first and the
 //! gradients are divided by it, as in "Mixed Precision Training" (Micikevicius and others, 2018), section 3.2. A run

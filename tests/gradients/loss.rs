@@ -3,13 +3,13 @@
 
 use std::path::Path;
 
+use onnx_diffprune::analysis::{Analysis, analyse};
 use onnx_diffprune::array::{Array, ElementType};
 use onnx_diffprune::gradient::loss::{Distance, LossTerm};
 use onnx_diffprune::gradient::pass::{GradientPass, Gradients};
 use onnx_diffprune::gradient::{GradientGraph, GradientOptions, Precision};
 use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::{DataType, ModelProto, TensorProto};
-use onnx_diffprune::analysis::{Analysis, analyse};
 use onnx_diffprune::runtime::{Device, Session, SessionOptions};
 use prost::Message;
 

@@ -12,9 +12,9 @@ mod shaping;
 
 use std::collections::BTreeSet;
 
+use onnx_diffprune::analysis::analyse;
 use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::AttributeProto;
-use onnx_diffprune::analysis::analyse;
 
 use super::support::builder::{Builder, model_of, value_of};
 use super::support::files::save;

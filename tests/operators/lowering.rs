@@ -1,10 +1,10 @@
 //! Fused nodes in standard operators: where what they read is read then, under names that the file leaves free.
 
+use onnx_diffprune::analysis::{Analysis, analyse};
 use onnx_diffprune::graph::Reader;
 use onnx_diffprune::load::load;
 use onnx_diffprune::lower::{Extent, Lowered};
 use onnx_diffprune::onnx::attr_float;
-use onnx_diffprune::analysis::{Analysis, analyse};
 
 use super::around::{Around::MatMul, CHANNELS};
 use crate::support::builder::Builder;

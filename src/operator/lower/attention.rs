@@ -46,6 +46,7 @@ impl LowerCx<'_> {
     }
 
     /// `[B, heads, L, D]` as `[B, L, heads * D]`.
+    #[allow(clippy::wrong_self_convention, reason = "the context is not what it converts")]
     pub fn from_heads(&mut self, value: &str) -> String {
         let moved = self.transposed(value, &[0, 2, 1, 3]);
         self.reshaped(&moved, &[0, 0, -1])

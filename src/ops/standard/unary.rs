@@ -73,7 +73,7 @@ impl Operator for Unary {
     fn part(&self, _cx: &PartCx<'_>) -> Option<Part> {
         match self.function {
             Function::Sigmoid => Some(Part::Sigmoid),
-            Function::Swish { alpha } if alpha == 1.0 => Some(Part::Silu),
+            Function::Swish { alpha: 1.0 } => Some(Part::Silu),
             _ => None,
         }
     }
