@@ -24,7 +24,7 @@ use thiserror::Error;
 
 use crate::graph::dim::Dim;
 use crate::graph::{Graph, Node, NodeId};
-use crate::onnx::{GraphProto, NodeProto};
+use crate::onnx::GraphProto;
 
 pub use couple::CoupleCx;
 pub use gradient::GradientCx;
@@ -193,25 +193,15 @@ type Parse = fn(&Node) -> Result<Box<dyn Operator>, RuleError>;
 /// An entry of the registry: the operators that one implementation covers, and how it parses a node.
 pub struct Registration {
     op_types: fn() -> &'static [OpType],
-    parse: Parser,
+    parse: Parse,
     sums_products: bool,
-}
-
-enum Parser {
-    Parsed(Parse),
-    Node(&'static dyn NodeRules),
 }
 
 impl Registration {
     /// Operators whose nodes `parse` reads once. It fails with [`RuleError::Invalid`] where the node contradicts its
     /// specification, and with another error where this form of it is a barrier.
     pub const fn new(op_types: fn() -> &'static [OpType], parse: Parse) -> Self {
-        Self { op_types, parse: Parser::Parsed(parse), sums_products: false }
-    }
-
-    /// Operators whose rules parse their nodes themselves.
-    pub const fn of_node(op_types: fn() -> &'static [OpType], rules: &'static dyn NodeRules) -> Self {
-        Self { op_types, parse: Parser::Node(rules), sums_products: false }
+        Self { op_types, parse, sums_products: false }
     }
 
     /// The same, of operators whose work is sums of products (a convolution, a matrix product), which devices compute
@@ -223,7 +213,7 @@ impl Registration {
 
     /// Whether the operators' work is sums of products.
     pub fn sums_products(&self) -> bool {
-        self.sums_products || matches!(&self.parse, Parser::Node(rules) if rules.sums_products())
+        self.sums_products
     }
 
     /// The operators that the implementation covers.
@@ -236,10 +226,7 @@ impl Registration {
     /// # Errors
     /// The node contradicts its specification, or has a form that is not supported.
     pub fn parse(&self, node: &Node) -> Result<Box<dyn Operator>, RuleError> {
-        match &self.parse {
-            Parser::Parsed(parse) => parse(node),
-            Parser::Node(rules) => Ok(Box::new(Unparsed { rules: *rules, node: node.clone() })),
-        }
+        (self.parse)(node)
     }
 }
 
@@ -270,151 +257,6 @@ impl Operators {
     /// The operator of a node, if it is known and could be parsed.
     pub fn get(&self, node: NodeId) -> Option<&dyn Operator> {
         self.by_node.get(node)?.as_ref().ok().map(Box::as_ref)
-    }
-}
-
-/// The rules of an operator whose every rule parses the node anew; [`Operator`] takes its place.
-///
-/// `infer`, `couple` and `reference` have no default: silence must not mean that channels pass through.
-pub trait NodeRules: Sync {
-    /// Element types, shapes and known small values of the outputs.
-    ///
-    /// # Errors
-    /// [`RuleError::UnknownShape`] leaves the outputs to the file's own `value_info`; [`RuleError::Invalid`] refuses
-    /// the model.
-    fn infer(&self, node: &Node, cx: &mut InferCx<'_>) -> Result<(), RuleError>;
-
-    /// What becomes of the node where it reads nothing but constants.
-    fn folding(&self, _node: &Node) -> Folding {
-        Folding::Passes
-    }
-
-    /// Which indices of the inputs and outputs live or die together.
-    ///
-    /// # Errors
-    /// Any error makes the node a barrier.
-    fn couple(&self, node: &Node, cx: &mut CoupleCx<'_>) -> Result<(), RuleError>;
-
-    /// Multiply-accumulate operations at the given shapes; zero for operators that only move or compare data.
-    fn macs(&self, _node: &Node, _cx: &MacsCx<'_>) -> f64 {
-        0.0
-    }
-
-    /// Attributes and constants that name a size which shrinks.
-    ///
-    /// # Errors
-    /// The cut can't be expressed; the run fails before anything is written.
-    fn patch(&self, _node: &Node, _cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
-        Ok(())
-    }
-
-    /// Writes the node in standard operators ([`crate::lower`]); `false` if it is one.
-    ///
-    /// # Errors
-    /// This form of the node can't be lowered; it stays as it is.
-    fn lower(&self, _node: &Node, _cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
-        Ok(false)
-    }
-
-    /// The node in the reference graph, where removed indices are masked instead of removed.
-    ///
-    /// # Errors
-    /// The node can't be masked; verification fails with this cause.
-    fn reference(&self, node: &Node, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError>;
-
-    /// Whether a constant at input `slot` multiplies channel by channel, as the scale of a norm does.
-    fn scales(&self, _node: &Node, _slot: usize) -> bool {
-        false
-    }
-
-    /// Whether input 0 is an angle; see [`crate::couple::frequencies`].
-    fn takes_angle(&self, _node: &Node) -> bool {
-        false
-    }
-
-    /// The body that runs in every case, where what is `known` of the scalar at an input slot decides; it then takes the
-    /// node's place.
-    fn decided_body<'n>(&self, _node: &'n NodeProto, _known: &dyn Fn(usize) -> Option<i64>) -> Option<&'n GraphProto> {
-        None
-    }
-
-    /// Whether its work is sums of products (a convolution, a matrix product), which devices compute fastest from factors
-    /// in half precision; see [`crate::gradient::precision`].
-    fn sums_products(&self) -> bool {
-        false
-    }
-
-    /// Whether outputs of integers stand for floating point numbers, as those of QuantizeLinear do: a gradient would
-    /// have to pass the node. Other integers (indices, sizes) are taken not to change with a weight.
-    fn quantizes(&self, _node: &Node) -> bool {
-        false
-    }
-
-    /// The gradients of the loss by the inputs, from those by the outputs.
-    ///
-    /// # Errors
-    /// The operator has no gradient in this form; a run that needs one fails and names the node.
-    fn gradient(&self, _node: &Node, _cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::unsupported("the operator has no gradient"))
-    }
-
-    /// What the node is to the choice of kernels: a part of a pattern that one computes.
-    fn part(&self, _node: &Node, _cx: &PartCx<'_>) -> Option<Part> {
-        None
-    }
-}
-
-/// A node beside rules that parse it anew.
-struct Unparsed {
-    rules: &'static dyn NodeRules,
-    node: Node,
-}
-
-impl std::fmt::Debug for Unparsed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Unparsed").field("node", &self.node).finish_non_exhaustive()
-    }
-}
-
-impl Operator for Unparsed {
-    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
-        self.rules.infer(&self.node, cx)
-    }
-    fn folding(&self) -> Folding {
-        self.rules.folding(&self.node)
-    }
-    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        self.rules.couple(&self.node, cx)
-    }
-    fn macs(&self, cx: &MacsCx<'_>) -> f64 {
-        self.rules.macs(&self.node, cx)
-    }
-    fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
-        self.rules.patch(&self.node, cx)
-    }
-    fn lower(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
-        self.rules.lower(&self.node, cx)
-    }
-    fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        self.rules.reference(&self.node, cx)
-    }
-    fn scales(&self, slot: usize) -> bool {
-        self.rules.scales(&self.node, slot)
-    }
-    fn takes_angle(&self) -> bool {
-        self.rules.takes_angle(&self.node)
-    }
-    fn decided_body(&self, known: &dyn Fn(usize) -> Option<i64>) -> Option<&GraphProto> {
-        self.rules.decided_body(&self.node.proto, known)
-    }
-    fn quantizes(&self) -> bool {
-        self.rules.quantizes(&self.node)
-    }
-    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        self.rules.gradient(&self.node, cx)
-    }
-    fn part(&self, cx: &PartCx<'_>) -> Option<Part> {
-        self.rules.part(&self.node, cx)
     }
 }
 

@@ -59,8 +59,15 @@ pub struct ScoreCx<'a> {
 
 impl<'a> ScoreCx<'a> {
     /// The tensor of a constant.
-    fn constant(&self, value: ValueId) -> Option<&'a TensorProto> {
-        self.fold.constant(self.model, self.graph, value)
+    ///
+    /// # Errors
+    /// A weight that nodes compute from constants has not been computed yet ([`Fold::evaluate`]).
+    fn constant(&self, value: ValueId) -> Result<&'a TensorProto, Error> {
+        self.fold.constant(self.model, self.graph, value).ok_or_else(|| {
+            let name = &self.graph.values[value].name;
+            Error::unsupported(format!("weight {name:?} has no elements to score: it has not been computed"))
+                .in_file(self.model.path())
+        })
     }
 }
 

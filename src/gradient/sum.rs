@@ -14,7 +14,7 @@ use crate::runtime::{BoundSession, DeviceTensor, Runtime, RuntimeError};
 use super::LOSS;
 use super::pass::{GradientPass, unmet};
 use super::precision::{LOSS_SCALE, LossScale, OVERFLOW};
-use graphs::{Form, Graphs, SCALE, addend_name, fixed, scalar, sum_name, value_name};
+use graphs::{Graphs, SCALE, SumForm, addend_name, fixed, scalar, sum_name, value_name};
 
 /// The gradients of the runs of one timestep, and how they enter the sums.
 #[derive(Debug)]
@@ -231,7 +231,7 @@ impl DeviceSum {
 
     /// Copies sums to the device.
     fn load(&mut self, totals: &[Vec<f32>]) -> Result<(), RuntimeError> {
-        let graph = self.graphs.get(Form { adds: false, squares: false })?;
+        let graph = self.graphs.get(SumForm { adds: false, squares: false })?;
         graph.set_input(SCALE, &scalar(1.0))?;
         for (at, (values, tensor)) in totals.iter().zip(&self.gradients).enumerate() {
             let dims = tensor.dims().to_vec();
@@ -279,14 +279,14 @@ impl DeviceSum {
     /// Adds the last run to the timestep, before another run overwrites its gradients.
     fn flush(&mut self) -> Result<(), RuntimeError> {
         let Some(share) = self.pending.take() else { return Ok(()) };
-        let form = Form { adds: self.step_runs > 0, squares: false };
+        let form = SumForm { adds: self.step_runs > 0, squares: false };
         self.step.take(self.graphs.get(form)?, form, &self.gradients, share)?;
         self.step_runs += 1;
         Ok(())
     }
 
     fn keep_step(&mut self, squares: bool) -> Result<(), RuntimeError> {
-        let form = Form { adds: self.has_totals, squares };
+        let form = SumForm { adds: self.has_totals, squares };
         if let (0, Some(share)) = (self.step_runs, self.pending) {
             // A single run needs no sum of its own.
             self.totals.take(self.graphs.get(form)?, form, &self.gradients, share)?;
@@ -307,7 +307,7 @@ impl DeviceSum {
         if !self.has_totals {
             return Ok(None);
         }
-        let graph = self.graphs.get(Form { adds: false, squares: false })?;
+        let graph = self.graphs.get(SumForm { adds: false, squares: false })?;
         graph.set_input(SCALE, &scalar(1.0))?;
         let mut copies = Vec::with_capacity(self.totals.current.len());
         for (at, tensor) in self.totals.current.iter().enumerate() {
@@ -326,7 +326,7 @@ impl Running {
     fn take(
         &mut self,
         graph: &mut BoundSession,
-        form: Form,
+        form: SumForm,
         values: &[DeviceTensor],
         scale: f32,
     ) -> Result<(), RuntimeError> {

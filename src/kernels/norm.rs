@@ -8,7 +8,7 @@ use super::activation::{sigmoid, silu};
 /// `(r mod groups) (row / inner) + k / inner`: a group norm of `[N, C, L]` has `row = C / groups L` and `inner = L`, a
 /// layer norm `groups = 1` and `inner = 1`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Form {
+pub(super) struct NormForm {
     pub(super) row: usize,
     pub(super) groups: usize,
     pub(super) inner: usize,
@@ -62,14 +62,14 @@ pub(super) fn sums_of_products(g: &[f32], x: &[f32]) -> (f64, f64) {
 
 /// Mean and `1 / sqrt(variance + epsilon)` of a row.
 #[inline(always)]
-fn moments(x: &[f32], form: &Form) -> (f32, f32) {
+fn moments(x: &[f32], form: &NormForm) -> (f32, f32) {
     let count = x.len().max(1) as f64;
     let mean = if form.is_centred { (sum_of(x, |x| x) / count) as f32 } else { 0.0 };
     let variance = sum_of(x, |x| (x - mean) * (x - mean)) / count;
     (mean, (1.0 / (variance + f64::from(form.epsilon)).sqrt()) as f32)
 }
 
-impl Form {
+impl NormForm {
     /// Scales and offsets of a row.
     fn channels(&self) -> usize {
         self.row / self.inner
@@ -94,7 +94,7 @@ impl Form {
 
 /// The norm of the rows from row `first` on.
 #[inline(always)]
-pub(super) fn forward(form: &Form, first: usize, x: &[f32], scale: &[f32], offset: &[f32], y: &mut [f32]) {
+pub(super) fn forward(form: &NormForm, first: usize, x: &[f32], scale: &[f32], offset: &[f32], y: &mut [f32]) {
     for (at, (x, y)) in x.chunks_exact(form.row).zip(y.chunks_exact_mut(form.row)).enumerate() {
         let (mean, inverse) = moments(x, form);
         let from = form.first(first + at);
@@ -123,7 +123,7 @@ pub(super) fn forward(form: &Form, first: usize, x: &[f32], scale: &[f32], offse
 /// `dx = (scale g - mean(scale g) - n mean(scale g n)) / deviation`, `dscale = sum of g n`, `doffset = sum of g`.
 #[inline(always)]
 pub(super) fn gradient(
-    form: &Form,
+    form: &NormForm,
     first: usize,
     (x, dy): (&[f32], &[f32]),
     (scale, offset): (&[f32], &[f32]),
@@ -186,7 +186,7 @@ pub(super) fn gradient(
 
 /// The derivative of what comes after scale and offset.
 #[inline(always)]
-fn slope(form: &Form, z: f32) -> f32 {
+fn slope(form: &NormForm, z: f32) -> f32 {
     if form.has_silu {
         let s = sigmoid(z);
         s * (1.0 + z * (1.0 - s))
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     /// The norm in double precision, written from its formula.
-    fn exact(form: &Form, x: &[f64], scale: &[f64], offset: &[f64]) -> Vec<f64> {
+    fn exact(form: &NormForm, x: &[f64], scale: &[f64], offset: &[f64]) -> Vec<f64> {
         let mut y = Vec::new();
         for (r, x) in x.chunks(form.row).enumerate() {
             let mean = if form.is_centred { x.iter().sum::<f64>() / x.len() as f64 } else { 0.0 };
@@ -227,10 +227,10 @@ mod tests {
     fn gradients_are_those_of_centred_differences() {
         let forms = [
             // A group norm of [3, 4, 7] in two groups, an instance norm, a layer norm, a root mean square norm.
-            Form { row: 14, groups: 2, inner: 7, epsilon: 1e-5, is_centred: true, has_silu: true },
-            Form { row: 7, groups: 4, inner: 7, epsilon: 1e-5, is_centred: true, has_silu: false },
-            Form { row: 21, groups: 1, inner: 1, epsilon: 1e-5, is_centred: true, has_silu: false },
-            Form { row: 21, groups: 1, inner: 1, epsilon: 1e-3, is_centred: false, has_silu: true },
+            NormForm { row: 14, groups: 2, inner: 7, epsilon: 1e-5, is_centred: true, has_silu: true },
+            NormForm { row: 7, groups: 4, inner: 7, epsilon: 1e-5, is_centred: true, has_silu: false },
+            NormForm { row: 21, groups: 1, inner: 1, epsilon: 1e-5, is_centred: true, has_silu: false },
+            NormForm { row: 21, groups: 1, inner: 1, epsilon: 1e-3, is_centred: false, has_silu: true },
         ];
         for form in forms {
             let count = 84;
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn what_a_norm_takes_off_has_no_gradient() {
         for (row, inner) in [(256, 256), (512, 256), (1040, 8), (96, 1)] {
-            let form = Form { row, groups: 4, inner, epsilon: 1e-6, is_centred: true, has_silu: false };
+            let form = NormForm { row, groups: 4, inner, epsilon: 1e-6, is_centred: true, has_silu: false };
             let single =
                 |count: usize, seed| numbers(count, seed).iter().map(|value| *value as f32).collect::<Vec<f32>>();
             let (x, dy) = (single(8 * row, 1), single(8 * row, 2));

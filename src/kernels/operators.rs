@@ -6,7 +6,7 @@ use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorDom
 use ort::value::TensorElementType::Float32;
 use pulp::Arch;
 
-use super::norm::Form;
+use super::norm::NormForm;
 use super::winograd::WinogradNode;
 use super::{
     NORM, NORM_GRADIENT, SILU_GRADIENT, SOFTMAX_GRADIENT, TASK_ELEMENTS, WINOGRAD_FILTER, WINOGRAD_FILTER_GRADIENT,
@@ -61,8 +61,8 @@ impl Operator for KernelOperator {
             let size = context.get::<i64>(name).and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
             size.ok_or_else(|| ort::Error::new(format!("{}: attribute {name}: expected a size", self.op_type)))
         };
-        let form = || -> ort::Result<Form> {
-            Ok(Form {
+        let form = || -> ort::Result<NormForm> {
+            Ok(NormForm {
                 row: size("row")?,
                 groups: size("groups")?,
                 inner: size("inner")?,
@@ -83,8 +83,8 @@ impl Operator for KernelOperator {
 
 /// A node's kernel with its attributes.
 enum NodeKernel {
-    Norm(Form),
-    NormGradient(Form),
+    Norm(NormForm),
+    NormGradient(NormForm),
     SoftmaxGradient { row: usize },
     SiluGradient,
     Winograd(WinogradNode),
@@ -115,7 +115,7 @@ pub(super) fn missing(what: &str, at: usize) -> ort::Error {
 }
 
 /// A tensor of another size than the attributes say.
-fn unfit(form: &Form, elements: usize, parameters: [usize; 2]) -> ort::Error {
+fn unfit(form: &NormForm, elements: usize, parameters: [usize; 2]) -> ort::Error {
     let wanted = form.parameters();
     ort::Error::new(format!(
         "expected whole rows of {} elements with {wanted} scales and offsets, found {elements} elements, {} and {}",
@@ -134,7 +134,7 @@ pub(super) fn parts(mut values: &mut [f32], lengths: impl Iterator<Item = usize>
     parts
 }
 
-fn compute_norm(context: &ComputeContext, form: &Form) -> ort::Result<()> {
+fn compute_norm(context: &ComputeContext, form: &NormForm) -> ort::Result<()> {
     let input = |at: usize| context.input(at)?.ok_or_else(|| missing("input", at));
     let (x, scale, offset) = (input(0)?, input(1)?, input(2)?);
     let (shape, x) = x.try_extract_tensor::<f32>()?;
@@ -159,7 +159,7 @@ fn compute_norm(context: &ComputeContext, form: &Form) -> ort::Result<()> {
     })
 }
 
-fn compute_norm_gradient(context: &ComputeContext, form: &Form) -> ort::Result<()> {
+fn compute_norm_gradient(context: &ComputeContext, form: &NormForm) -> ort::Result<()> {
     let input = |at: usize| context.input(at)?.ok_or_else(|| missing("input", at));
     let (x, dy, scale, offset) = (input(0)?, input(1)?, input(2)?, input(3)?);
     let (shape, x) = x.try_extract_tensor::<f32>()?;

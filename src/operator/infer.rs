@@ -75,20 +75,6 @@ impl InferCx<'_> {
         }
     }
 
-    /// Integers that an opset gives as attribute and a later one as input `slot`: `Ok(None)` if neither is there.
-    ///
-    /// # Errors
-    /// [`RuleError::UnknownShape`] if the input is there but its elements are not known.
-    pub fn ints_of(&self, attribute: &str, slot: usize) -> Result<Option<Vec<Dim>>, RuleError> {
-        if let Some(values) = self.node.proto.ints(attribute) {
-            return Ok(Some(values.iter().copied().map(Dim::from).collect()));
-        }
-        match self.optional(slot) {
-            None => Ok(None),
-            Some(_) => self.ints(slot).map(|values| Some(values.to_vec())).ok_or(RuleError::UnknownShape),
-        }
-    }
-
     /// Sets the fact of output `slot`; ignored where the node omits that output.
     pub fn set(&mut self, slot: usize, fact: Fact) {
         if let Some(output) = self.outputs.get_mut(slot) {

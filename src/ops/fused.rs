@@ -1,5 +1,5 @@
 //! Operators that do the work of several: those of ONNX Runtime's optimisers, and the attention of the standard. This index is generated from the files beside it by
-//! `UPDATE=1 cargo test --test ops_index`; do not edit it by hand.
+//! `UPDATE=1 cargo test --test source`; do not edit it by hand.
 
 use crate::operator::Registration;
 

@@ -112,7 +112,7 @@ impl GradientCriterion {
         for (weight, axes) in wanted {
             let weight_use = &cx.coupling.uses[weight];
             let Some(at) = by_reader.get(&weight_use.reader()) else { continue };
-            let Some(tensor) = cx.constant(weight_use.value) else { continue };
+            let tensor = cx.constant(weight_use.value)?;
             let values = floats(tensor, &cx.model.tensor_view(tensor)?);
             let sums = &gradients.sums[*at];
             if values.len() != sums.len() {

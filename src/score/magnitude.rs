@@ -53,9 +53,7 @@ impl Magnitude {
         let mut scores = IndexScores::default();
         let mut warnings = BTreeSet::new();
         for (value, axes) in wanted {
-            let Some(tensor) = cx.constant(value) else {
-                continue;
-            };
+            let tensor = cx.constant(value)?;
             let name = &cx.graph.values[value].name;
             let bytes = cx.model.tensor_view(tensor)?;
             let axes: Vec<usize> = axes.into_iter().collect();

@@ -214,7 +214,7 @@ fn originals_with_external_data_are_verified_too() {
         tensor.external_data = vec![StringStringEntryProto { key: "location".to_owned(), value: tensor.name.clone() }];
     }
     let original = load(&save(folder.path(), &model)).unwrap();
-    let pruned = prune(analysed_for_good(original), &PruneOptions::new(Target::Ratio(0.25)));
+    let pruned = prune(analysed_for_good(original), &PruneOptions::by_magnitude(Target::Ratio(0.25)));
     let changed = change(&pruned, &["weight_0".to_owned()]);
     assert!(changed.folder.path().join("changed.onnx.data").exists());
     assert_passes(&changed, "external");

@@ -9,7 +9,7 @@ use crate::runtime::{BoundSession, Device, Optimization, Runtime, RuntimeError, 
 
 /// What a graph for summing does with every tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Form {
+pub(super) struct SumForm {
     /// Whether there is a sum to add to.
     pub(super) adds: bool,
     /// Whether squares are taken.
@@ -23,7 +23,7 @@ pub(super) struct Graphs {
     runtime: Runtime,
     options: SessionOptions,
     shapes: Vec<Vec<usize>>,
-    sessions: Vec<(Form, BoundSession)>,
+    sessions: Vec<(SumForm, BoundSession)>,
 }
 
 impl Graphs {
@@ -35,7 +35,7 @@ impl Graphs {
     }
 
     /// The session of the graph of this form.
-    pub(super) fn get(&mut self, form: Form) -> Result<&mut BoundSession, RuntimeError> {
+    pub(super) fn get(&mut self, form: SumForm) -> Result<&mut BoundSession, RuntimeError> {
         let at = match self.sessions.iter().position(|(known, _)| *known == form) {
             Some(at) => at,
             None => {
@@ -74,7 +74,7 @@ pub(super) fn fixed(dims: &[Option<i64>]) -> Vec<usize> {
 }
 
 /// For every shape `sum = [addend +] (scale value)[^2]`.
-fn summing_graph(shapes: &[Vec<usize>], form: Form) -> ModelProto {
+fn summing_graph(shapes: &[Vec<usize>], form: SumForm) -> ModelProto {
     let info = |name: &str, dims: &[usize]| -> ValueInfoProto {
         let dims: Vec<i64> = dims.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect();
         value_info(name, DataType::Float, &dims)
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn a_summing_graph_has_one_output_for_every_shape() {
         for (adds, squares, nodes) in [(false, false, 1), (false, true, 2), (true, false, 2), (true, true, 3)] {
-            let model = summing_graph(&[vec![2, 3], vec![]], Form { adds, squares });
+            let model = summing_graph(&[vec![2, 3], vec![]], SumForm { adds, squares });
             let graph = model.graph.unwrap();
             assert_eq!((graph.node.len(), graph.output.len()), (2 * nodes, 2));
             assert_eq!(graph.input.len(), if adds { 5 } else { 3 });

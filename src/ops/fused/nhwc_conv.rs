@@ -13,7 +13,7 @@ use crate::operator::lower::LowerCx;
 use crate::operator::macs::{MacsCx, elements};
 use crate::operator::patch::PatchCx;
 use crate::operator::{OpType, Operator, Registration, RuleError, microsoft};
-use crate::ops::standard::conv::Window;
+use crate::ops::standard::conv::Spatial;
 use crate::ops::standard::conv::groups::couple_groups;
 
 fn types_nhwcconv() -> &'static [OpType] {
@@ -25,13 +25,12 @@ pub(super) static RULES: &[Registration] = &[Registration::new(types_nhwcconv, N
 #[derive(Debug)]
 struct NhwcConv {
     group: i64,
-    /// The node, whose attributes are those of a convolution.
-    node: Node,
+    spatial: Spatial,
 }
 
 impl NhwcConv {
     fn parse(node: &Node) -> Result<Box<dyn Operator>, RuleError> {
-        Ok(Box::new(Self { group: node.int("group", 1), node: node.clone() }))
+        Ok(Box::new(Self { group: node.int("group", 1), spatial: Spatial::parse(node) }))
     }
 }
 
@@ -51,7 +50,7 @@ impl Operator for NhwcConv {
             return Err(RuleError::invalid(text));
         }
         cx.expect_vector(2, Some(&w[0]))?;
-        let window = Window::of(&self.node, &w[1..last], last - 1)?;
+        let window = self.spatial.window(&w[1..last], last - 1)?;
         let mut shape = vec![x[0].clone()];
         for axis in 0..last - 1 {
             let size = window.output(axis, &x[axis + 1]);

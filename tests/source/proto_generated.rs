@@ -17,5 +17,5 @@ fn generated_types_are_up_to_date() {
         std::fs::write(&path, &fresh).expect("src/onnx is writable");
     }
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(committed == fresh, "stale; run: UPDATE=1 cargo test --test proto_generated");
+    assert!(committed == fresh, "stale; run: UPDATE=1 cargo test --test source");
 }

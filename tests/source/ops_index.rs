@@ -1,7 +1,6 @@
 //! The indices of operators, `src/ops/fused.rs` and `src/ops/standard.rs`, and their table, `docs/operators.md`, follow from the files of `src/ops/`.
 //!
-//! `UPDATE=1 cargo test --test ops_index` writes them; without it, the test fails where one of them is stale.
-#![allow(clippy::unwrap_used, missing_docs)]
+//! `UPDATE=1 cargo test --test source` writes them; without it, the test fails where one of them is stale.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -60,8 +59,7 @@ impl OpsFile {
 
     /// The further rules that the implementation of a registration has: what has them not refuses, or does nothing.
     fn further(&self, registration: &str) -> Vec<&'static str> {
-        let mut blocks =
-            ["\nimpl Operator for ", "\nimpl NodeRules for "].iter().flat_map(|of| self.text.split(of).skip(1));
+        let mut blocks = self.text.split("\nimpl Operator for ").skip(1);
         // The name of the type, as in `&X)` or `X::parse(` or `Box::new(X)`.
         let words: BTreeSet<&str> = registration.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
         let block = blocks.find(|block| words.contains(block.split(' ').next().unwrap()));
@@ -115,7 +113,7 @@ fn check(path: &str, expected: &str) {
     let differing = found.lines().zip(expected.lines()).position(|(a, b)| a != b);
     assert!(
         found == expected,
-        "{path} is stale at line {}: run `UPDATE=1 cargo test --test ops_index`",
+        "{path} is stale at line {}: run `UPDATE=1 cargo test --test source`",
         differing.map_or_else(|| found.lines().count().min(expected.lines().count()) + 1, |at| at + 1)
     );
 }
@@ -125,7 +123,7 @@ fn the_index_lists_every_file() {
     for (folder, what) in FOLDERS {
         let mut text = format!(
             "//! {what} This index is generated from the files beside it by\n\
-             //! `UPDATE=1 cargo test --test ops_index`; do not edit it by hand.\n\n\
+             //! `UPDATE=1 cargo test --test source`; do not edit it by hand.\n\n\
              use crate::operator::Registration;\n\n"
         );
         let files = files_in(folder);
@@ -155,14 +153,14 @@ fn the_table_lists_every_operator() {
          in operators that have one; `patch` rewrites attributes and constants that name a size, `macs` counts\n\
          multiply-accumulate operations, `gradient` differentiates (what is lowered is differentiated in that form).\n\
          `m:` stands for the domain `com.microsoft`.\n\n\
-         This table is generated from the files of `src/ops/` by `UPDATE=1 cargo test --test ops_index`.\n\n\
+         This table is generated from the files of `src/ops/` by `UPDATE=1 cargo test --test source`.\n\n\
          | Operators | Specification | Coupling | Further rules |\n| --- | --- | --- | --- |\n",
     );
     for file in files() {
         let index = if file.folder == "fused" {
-            include_str!("../src/ops/fused.rs")
+            include_str!("../../src/ops/fused.rs")
         } else {
-            include_str!("../src/ops/standard.rs")
+            include_str!("../../src/ops/standard.rs")
         };
         if !index.contains(&format!("    {}::RULES,", file.module)) {
             println!(

@@ -1,7 +1,6 @@
 //! The order of the rooms: the modules of the library, of which each imports only earlier ones.
 //!
 //! [`ROOMS`] is the one list; `docs/how-it-works.md` shows it, and a test compares the two.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -274,5 +273,5 @@ fn the_documents_show_the_list() {
         std::fs::write(root().join("docs/how-it-works.md"), new).unwrap();
         return;
     }
-    assert!(text.contains(&table), "docs/how-it-works.md shows another list: run `UPDATE=1 cargo test --test rooms`");
+    assert!(text.contains(&table), "docs/how-it-works.md shows another list: run `UPDATE=1 cargo test --test source`");
 }

@@ -1,0 +1,8 @@
+//! What follows from the source: the order of the modules, the index and the table of operators, the generated types.
+//!
+//! `UPDATE=1 cargo test --test source` writes what is generated.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod ops_index;
+mod proto_generated;
+mod rooms;
