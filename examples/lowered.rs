@@ -49,6 +49,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+/// Norms of the standard that stay as they are when a network is lowered, and are written out where they are masked.
+const NORMS: &[&str] = &[
+    "GroupNormalization",
+    "InstanceNormalization",
+    "LayerNormalization",
+    "MeanVarianceNormalization",
+    "RMSNormalization",
+    "SimplifiedLayerNormalization",
+];
+
 fn is_fused(domain: &str, op_type: &str) -> bool {
     if matches!(domain, "" | "ai.onnx") { FUSED.contains(&op_type) } else { true }
 }
@@ -58,10 +68,9 @@ fn is_fused(domain: &str, op_type: &str) -> bool {
 fn with_norms_written(analysis: &Analysis) -> Result<ModelProto, onnx_diffprune::error::Error> {
     let mut kept = HashMap::new();
     for node in &analysis.graph.nodes {
-        let (domain, op_type) = (&node.proto.domain, &node.proto.op_type);
         // A masked norm does not write its mean and deviation.
         let reads_statistics = [1, 2].iter().any(|slot| node.output(*slot).is_some());
-        if reads_statistics || !is_fused(domain, op_type) {
+        if reads_statistics || !NORMS.contains(&node.proto.op_type.as_str()) {
             continue;
         }
         let shape = node.input(0).and_then(|value| analysis.facts.values[value].as_ref()?.shape.as_ref());

@@ -2,7 +2,7 @@
 
 use super::LowerCx;
 use crate::graph::dim::Dim;
-use crate::onnx::{DataType, attr_int};
+use crate::onnx::{DataType, attr_int, attr_ints};
 use crate::operator::RuleError;
 
 /// Queries, keys and values by head, and what is added to the scores.
@@ -96,6 +96,22 @@ impl LowerCx<'_> {
         let mask = self.input(slot);
         let (zero, hidden) = (self.scalar(0.0), self.scalar(HIDDEN));
         self.add("Where", &[&mask, &zero, &hidden], vec![])
+    }
+
+    /// For each query, one where any key counts after the sum of `terms`, else zero; the axis of keys has size one. At
+    /// least one term is given.
+    pub fn has_visible(&mut self, terms: &[String]) -> String {
+        let terms: Vec<&str> = terms.iter().map(String::as_str).collect();
+        let sum = if let [one] = terms.as_slice() { (*one).to_owned() } else { self.add("Sum", &terms, vec![]) };
+        let largest = if self.opset() < 18 {
+            self.add("ReduceMax", &[&sum], vec![attr_ints("axes", &[-1])])
+        } else {
+            let axes = self.ints(&[-1], &[1]);
+            self.add("ReduceMax", &[&sum, &axes], vec![])
+        };
+        let bound = self.scalar(HIDDEN / 2.0);
+        let counts = self.add("Greater", &[&largest, &bound], vec![]);
+        self.cast(&counts, DataType::Float)
     }
 
     /// All that ONNX Runtime's attentions add to the scores of queries `q` by keys `k`, `[B, heads, length, D]`.

@@ -187,8 +187,14 @@ impl Operator for StandardAttention {
             let is_float = cx.fact(MASK).is_some_and(Fact::is_float);
             added.push(if is_float { cx.float(MASK) } else { cx.boolean_term(MASK) });
         }
+        // Boolean masks, with or without the order of positions, can hide all keys of a query. Its result is zero.
+        let hides = cx.has(MASK) && !cx.fact(MASK).is_some_and(Fact::is_float);
+        let counts = hides.then(|| cx.has_visible(&added));
         let scale = self.scale.map_or(1.0 / (dims as f64).sqrt(), f64::from);
-        let y = cx.attention(&Attention { q, k, v, scale, softcap: f64::from(self.softcap), added });
+        let mut y = cx.attention(&Attention { q, k, v, scale, softcap: f64::from(self.softcap), added });
+        if let Some(counts) = counts {
+            y = cx.add("Mul", &[&y, &counts], vec![]);
+        }
         let y = if is_flat { cx.from_heads(&y) } else { y };
         cx.emit(0, &y);
         Ok(true)
