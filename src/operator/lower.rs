@@ -3,6 +3,8 @@
 //! Everything is computed in float32, as ONNX Runtime's own fused kernels compute it; [`LowerCx::emit`] gives results
 //! the element type of input 0.
 
+mod activation;
+
 mod attention;
 mod parts;
 
@@ -14,6 +16,7 @@ use crate::graph::facts::Facts;
 use crate::onnx::builder::Builder;
 use crate::onnx::{AttributeProto, DataType};
 
+pub use activation::Activation;
 pub use attention::{Attention, ScoreTerms};
 
 /// A fused node while it is written in standard operators.

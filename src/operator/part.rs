@@ -73,8 +73,6 @@ pub struct Convolution {
     pub before: Vec<i64>,
     /// Groups of channels.
     pub group: i64,
-    /// Whether the node does nothing to the result.
-    pub is_whole: bool,
 }
 
 /// What is known where a node describes itself.

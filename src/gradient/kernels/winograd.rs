@@ -64,15 +64,9 @@ pub(super) fn tiles(choice: &mut Choice<'_, '_>, step: &Step) -> Option<()> {
     let node = choice.node(step.node);
     let shape = |slot: usize| choice.shape(node.input(slot)?);
     let (x, y) = (shape(0)?, choice.shape(node.output(0)?)?);
-    let dy = step.inner.as_deref().or(step.upstream.first()?.as_deref())?;
-    // What is known only after nodes of the step is read after them.
-    let outputs = |at: &usize| choice.tape.builder.nodes[*at].output.iter().any(|output| output == dy);
-    let start = step.nodes.clone().find(outputs).map_or(step.nodes.start, |at| at + 1);
-    let step = &Step { nodes: start..step.nodes.end, ..step.clone() };
+    let dy = step.upstream.first()?.as_deref()?;
     let [from, weight] = [node.input(0)?, node.input(1)?].map(|value| choice.name(value));
-    if of.is_whole
-        && let Some(tiles) = Tiles::of(&of, x[1], &y, &of.before, Instead::Conv)
-    {
+    if let Some(tiles) = Tiles::of(&of, x[1], &y, &of.before, Instead::Conv) {
         let bias = node.input(2).map(|value| choice.name(value));
         let output = choice.name(node.output(0)?);
         choice.compute(output, |choice| choice.in_tiles(tiles, from, (weight, false), bias));

@@ -1,53 +1,8 @@
 //! Slopes of activations that several operators contain.
 
-use crate::operator::RuleError;
-
 use super::GradientCx;
 
 impl GradientCx<'_> {
-    /// The gradient by what a fused activation reads, from the gradient `dy` by its result `y`. The parameters are those
-    /// of ONNX Runtime's fused operators: alpha (and beta), or the limits of Clip.
-    ///
-    /// # Errors
-    /// An activation that the fused operators do not have.
-    pub fn through_fused_activation(
-        &mut self,
-        name: &str,
-        parameters: &[f32],
-        dy: &str,
-        y: &str,
-    ) -> Result<String, RuleError> {
-        let (zero, one) = (self.scalar(0.0), self.scalar(1.0));
-        let first = |default: f64| parameters.first().map_or(default, |value| f64::from(*value));
-        let slope = match name {
-            "Relu" => self.where_positive(y, &one, &zero),
-            "LeakyRelu" => {
-                let leak = self.scalar(first(0.01));
-                self.where_positive(y, &one, &leak)
-            }
-            "Sigmoid" => {
-                let rest = self.op("Sub", &[&one, y]);
-                self.mul(y, &rest)
-            }
-            "Tanh" => {
-                let square = self.mul(y, y);
-                self.op("Sub", &[&one, &square])
-            }
-            "Clip" | "HardSigmoid" => {
-                let is_clip = name == "Clip";
-                let last = parameters.get(1).map_or(f64::INFINITY, |value| f64::from(*value));
-                let (low, high) = if is_clip { (first(f64::NEG_INFINITY), last) } else { (0.0, 1.0) };
-                let (low, high) = (self.scalar(low), self.scalar(high));
-                let (above, below) = (self.op("Greater", &[y, &low]), self.op("Less", &[y, &high]));
-                let inside = self.op("And", &[&above, &below]);
-                let slope = self.scalar(if is_clip { 1.0 } else { first(0.2) });
-                self.op("Where", &[&inside, &slope, &zero])
-            }
-            other => return Err(RuleError::unsupported(format!("a fused {other} has no gradient"))),
-        };
-        Ok(self.mul(dy, &slope))
-    }
-
     /// The derivative of GELU: `phi(x) + x phi'(x)` with the normal distribution `phi`, or that of its tanh form.
     pub fn gelu_slope(&mut self, x: &str, is_tanh: bool) -> String {
         use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};

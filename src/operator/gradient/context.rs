@@ -53,13 +53,6 @@ impl GradientCx<'_> {
         }
     }
 
-    /// Says what the gradient is by what the node computes before its activation, for kernels that compute without one.
-    pub(crate) fn set_inner(&mut self, gradient: &str) {
-        if let Some(step) = self.tape.steps.last_mut() {
-            step.inner = Some(gradient.to_owned());
-        }
-    }
-
     /// Gives input `slot` a gradient of the shape of output 0, summed over the axes along which the input was
     /// broadcast.
     ///

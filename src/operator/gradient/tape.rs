@@ -33,8 +33,6 @@ pub struct Step {
     pub(crate) node: NodeId,
     /// The gradients of the loss by its outputs.
     pub(crate) upstream: Vec<Option<String>>,
-    /// The gradient by what the node computes before its activation, where it has one.
-    pub(crate) inner: Option<String>,
     /// What it gave.
     pub(crate) given: Vec<Given>,
     /// The places of the nodes that it emitted.
@@ -67,7 +65,7 @@ impl Tape {
     /// Begins to differentiate a node.
     pub(crate) fn begin(&mut self, node: NodeId, upstream: Vec<Option<String>>) {
         let at = self.builder.nodes.len();
-        self.steps.push(Step { node, upstream, inner: None, given: Vec::new(), nodes: at..at });
+        self.steps.push(Step { node, upstream, given: Vec::new(), nodes: at..at });
     }
 
     /// Ends what [`Tape::begin`] began.

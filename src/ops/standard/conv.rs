@@ -18,6 +18,7 @@ use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::{Layout, fixed_axis};
 use crate::operator::gradient::GradientCx;
 use crate::operator::infer::InferCx;
+use crate::operator::lower::{Activation, LowerCx};
 use crate::operator::macs::{MacsCx, elements};
 use crate::operator::part::{Part, PartCx};
 use crate::operator::patch::PatchCx;
@@ -40,23 +41,16 @@ struct Conv {
     spatial: Spatial,
     /// Groups as the node has them, one where it names none.
     group: i64,
+    /// Whether it adds to its result, or has an activation: a FusedConv.
+    is_fused: bool,
     activation: Option<Activation>,
-}
-
-/// The activation of a fused form.
-#[derive(Debug)]
-struct Activation {
-    name: String,
-    parameters: Vec<f32>,
 }
 
 impl Conv {
     fn parse(node: &Node) -> Self {
-        let activation = node.proto.string("activation").map(|name| Activation {
-            name: name.to_owned(),
-            parameters: node.proto.attr("activation_params").map(|list| list.floats.clone()).unwrap_or_default(),
-        });
-        Self { spatial: Spatial::parse(node), group: node.int("group", 1), activation }
+        let parameters = || node.proto.attr("activation_params").map(|list| list.floats.clone()).unwrap_or_default();
+        let (activation, is_fused) = (Activation::parse(node, parameters), node.proto.op_type == "FusedConv");
+        Self { spatial: Spatial::parse(node), group: node.int("group", 1), is_fused, activation }
     }
 }
 
@@ -134,7 +128,30 @@ impl Operator for Conv {
         Ok(())
     }
 
+    fn lower(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
+        if !self.is_fused {
+            return Ok(false);
+        }
+        let mut inputs = vec![cx.float(0), cx.float(1)];
+        if cx.has(2) {
+            inputs.push(cx.float(2));
+        }
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let attributes = cx.attributes_without_activation();
+        let mut y = cx.add("Conv", &inputs, attributes);
+        if cx.has(SUM) {
+            let z = cx.float(SUM);
+            y = cx.add("Add", &[&y, &z], vec![]);
+        }
+        let y = cx.activated(&y, self.activation.as_ref())?;
+        cx.emit(0, &y);
+        Ok(true)
+    }
+
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        if self.is_fused {
+            return Err(RuleError::unsupported("a fused form is lowered first"));
+        }
         let x = cx.zeroed(0);
         cx.emit(&[(0, x)]);
         let rank = cx.rank(0)? as i64;
@@ -156,12 +173,6 @@ impl Operator for Conv {
                 Some(rows) => cx.add("Mul", &[&batch, &rows], vec![]),
             });
         }
-        if let Some(mask) = cx.mask(SUM) {
-            out = Some(match out {
-                None => mask,
-                Some(rows) => cx.add("Mul", &[&mask, &rows], vec![]),
-            });
-        }
         if let Some(mask) = out {
             cx.set_mask(0, mask);
         }
@@ -169,20 +180,16 @@ impl Operator for Conv {
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        let mut dy = cx.dy()?;
-        if let Some(Activation { name, parameters }) = &self.activation {
-            dy = cx.through_fused_activation(name, parameters, &dy, &cx.output(0))?;
-            cx.set_inner(&dy);
+        if self.is_fused {
+            return Err(RuleError::unsupported("a fused form is lowered first"));
         }
-        // What a fused form adds before its activation.
-        cx.give(SUM, dy.clone());
+        let dy = cx.dy()?;
         gradient::of_conv(&self.spatial, self.group, cx, &dy)
     }
 
     fn part(&self, cx: &PartCx<'_>) -> Option<Part> {
         let (x, w, y) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape(0)?);
         let geometry = gradient::Geometry::of_conv(&self.spatial, self.group, &w[2..], &x[2..], &y[2..]).ok()?;
-        let is_whole = self.activation.is_none() && !cx.has(SUM);
-        Some(Part::Convolution(geometry.convolution(is_whole)))
+        (!self.is_fused).then(|| Part::Convolution(geometry.convolution()))
     }
 }

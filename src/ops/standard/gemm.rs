@@ -8,6 +8,7 @@ use crate::graph::Node;
 use crate::graph::fact::Fact;
 use crate::onnx::attr_ints;
 use crate::operator::couple::layout::Layout;
+use crate::operator::lower::{Activation, LowerCx};
 use crate::operator::{
     CoupleCx, Folding, GradientCx, InferCx, MacsCx, OpType, Operator, ReferenceCx, Registration, RuleError, microsoft,
     onnx,
@@ -27,7 +28,9 @@ struct Gemm {
     alpha: f32,
     beta: f32,
     /// What a FusedGemm applies to the sum, with the parameters that it names.
-    activation: Option<(String, Vec<f32>)>,
+    activation: Option<Activation>,
+    /// Whether it is a FusedGemm.
+    is_fused: bool,
 }
 
 impl Gemm {
@@ -39,7 +42,8 @@ impl Gemm {
             trans_b: node.int("transB", 0) != 0,
             alpha: node.float("alpha", 1.0),
             beta: node.float("beta", 1.0),
-            activation: node.proto.string("activation").map(|name| (name.to_owned(), parameters())),
+            activation: Activation::parse(node, parameters),
+            is_fused: node.proto.op_type == "FusedGemm",
         }
     }
 }
@@ -101,7 +105,26 @@ impl Operator for Gemm {
         cx.output_elements(0) * (k + bias)
     }
 
+    fn lower(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
+        if !self.is_fused {
+            return Ok(false);
+        }
+        let mut inputs = vec![cx.float(0), cx.float(1)];
+        if cx.has(2) {
+            inputs.push(cx.float(2));
+        }
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let attributes = cx.attributes_without_activation();
+        let y = cx.add("Gemm", &inputs, attributes);
+        let y = cx.activated(&y, self.activation.as_ref())?;
+        cx.emit(0, &y);
+        Ok(true)
+    }
+
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        if self.is_fused {
+            return Err(RuleError::unsupported("a fused form is lowered first"));
+        }
         let replaced = [(0, cx.zeroed(0)), (1, cx.zeroed(1))];
         cx.emit(&replaced);
         let mut masks = Vec::new();
@@ -123,10 +146,10 @@ impl Operator for Gemm {
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (trans_a, trans_b) = (self.trans_a, self.trans_b);
-        let (a, b, mut dy) = (cx.input(0), cx.input(1), cx.dy()?);
-        if let Some((activation, parameters)) = &self.activation {
-            dy = cx.through_fused_activation(activation, parameters, &dy, &cx.output(0))?;
+        if self.is_fused {
+            return Err(RuleError::unsupported("a fused form is lowered first"));
         }
+        let (a, b, dy) = (cx.input(0), cx.input(1), cx.dy()?);
         let scaled = cx.scaled(&dy, f64::from(self.alpha));
         if cx.wants(0) {
             let da = if trans_a { cx.gemm(&b, &scaled, trans_b, true) } else { cx.gemm(&scaled, &b, false, !trans_b) };

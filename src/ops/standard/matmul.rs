@@ -7,11 +7,10 @@
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
-use crate::onnx::attr_ints;
 use crate::operator::couple::layout::{Axis, Layout};
 use crate::operator::{
-    CoupleCx, Folding, GradientCx, InferCx, MacsCx, OpType, Operator, ReferenceCx, Registration, RuleError, broadcast,
-    microsoft, onnx,
+    CoupleCx, Folding, GradientCx, InferCx, LowerCx, MacsCx, OpType, Operator, ReferenceCx, Registration, RuleError,
+    broadcast, microsoft, onnx,
 };
 
 fn types_matmul() -> &'static [OpType] {
@@ -27,6 +26,8 @@ struct MatMul {
     b: Operand,
     /// What a fused form multiplies the product by.
     alpha: f32,
+    /// Whether it is a FusedMatMul or TransposeMatMul.
+    is_fused: bool,
 }
 
 impl MatMul {
@@ -36,6 +37,7 @@ impl MatMul {
             a: Operand { is_transposed: is_set("transA"), moves_first: is_set("transBatchA") },
             b: Operand { is_transposed: is_set("transB"), moves_first: is_set("transBatchB") },
             alpha: node.float("alpha", 1.0),
+            is_fused: node.proto.op_type != "MatMul",
         }
     }
 }
@@ -60,6 +62,17 @@ impl Operand {
         sizes
     }
 
+    /// Input `slot` as the product reads it.
+    fn matrix(self, cx: &mut LowerCx<'_>, slot: usize) -> Result<String, RuleError> {
+        let (value, rank) = (cx.float(slot), cx.rank(slot)?);
+        let own: Vec<i64> = (0..rank as i64).collect();
+        let mut perm = self.arranged(&own);
+        if self.is_transposed && rank > 1 {
+            perm.swap(rank - 1, rank - 2);
+        }
+        Ok(if perm == own { value } else { cx.transposed(&value, &perm) })
+    }
+
     /// An arranged shape as (leading sizes, rows, columns); a vector gets the missing row or column as `None`.
     fn split<T: Clone>(self, sizes: &[T], is_left: bool) -> Option<(Vec<T>, Option<T>, Option<T>)> {
         match sizes {
@@ -72,13 +85,6 @@ impl Operand {
             }
         }
     }
-}
-
-/// The permutation that undoes another.
-fn inverse(perm: &[usize]) -> Vec<usize> {
-    let mut back = vec![0; perm.len()];
-    perm.iter().enumerate().for_each(|(at, axis)| back[*axis] = at);
-    back
 }
 
 impl Operator for MatMul {
@@ -138,22 +144,31 @@ impl Operator for MatMul {
         cx.output_elements(0) * k.map_or(0.0, |k| *k as f64)
     }
 
+    fn lower(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
+        if !self.is_fused {
+            return Ok(false);
+        }
+        let (a, b) = (self.a.matrix(cx, 0)?, self.b.matrix(cx, 1)?);
+        let mut y = cx.add("MatMul", &[&a, &b], vec![]);
+        if self.alpha != 1.0 {
+            y = cx.scaled(&y, f64::from(self.alpha));
+        }
+        cx.emit(0, &y);
+        Ok(true)
+    }
+
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        if self.is_fused {
+            return Err(RuleError::unsupported("a fused form is lowered first"));
+        }
         let replaced = [(0, cx.zeroed(0)), (1, cx.zeroed(1))];
         cx.emit(&replaced);
         let mut out: Option<String> = None;
-        for (slot, operand, is_left) in [(0, self.a, true), (1, self.b, false)] {
+        for (slot, is_left) in [(0, true), (1, false)] {
             let Some(mut mask) = cx.mask(slot) else {
                 continue;
             };
             let rank = cx.rank(slot)? as i64;
-            if (operand.is_transposed || operand.moves_first) && rank > 1 {
-                let mut perm: Vec<i64> = operand.arranged(&(0..rank).collect::<Vec<i64>>());
-                if operand.is_transposed {
-                    perm.swap(rank as usize - 1, rank as usize - 2);
-                }
-                mask = cx.add("Transpose", &[&mask], vec![attr_ints("perm", &perm)]);
-            }
             // What is left of a row of A or a column of B once the common axis is summed over.
             let summed = if is_left || rank == 1 { rank - 1 } else { rank - 2 };
             if rank == 1 {
@@ -180,10 +195,11 @@ impl Operator for MatMul {
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        let (a_shape, b_shape) = (self.a.arranged(&cx.shape(0)?), self.b.arranged(&cx.shape(1)?));
-        let y_shape = cx.output_shape(0)?;
+        if self.is_fused {
+            return Err(RuleError::unsupported("a fused form is lowered first"));
+        }
+        let (a_shape, b_shape, y_shape) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape(0)?);
         let dy = cx.dy()?;
-        let dy = cx.scaled(&dy, f64::from(self.alpha));
         // Vectors are matrices of one row or column.
         let as_matrix = |shape: &[i64], is_left: bool| match shape {
             [one] if is_left => vec![1, *one],
@@ -202,45 +218,34 @@ impl Operator for MatMul {
             if from == to { value } else { cx.reshape(&value, to) }
         };
         let dy = reshaped(cx, dy, &y_shape, &y2);
-        let arrange = |rank: usize, operand: Operand| operand.arranged(&(0..rank).collect::<Vec<usize>>());
-        let (to_a, to_b) = (arrange(a_shape.len(), self.a), arrange(b_shape.len(), self.b));
         let (a, b) = (cx.input(0), cx.input(1));
-        let (a, b) = (cx.transpose(&a, &to_a), cx.transpose(&b, &to_b));
         let a = reshaped(cx, a, &a_shape, &a2);
         let b = reshaped(cx, b, &b_shape, &b2);
         let leading = &y2[..y2.len() - 2];
         if cx.wants(0) {
-            // A' = A or its transpose: dA' = dY B'^T.
-            let b_t = if self.b.is_transposed { b.clone() } else { cx.matrix_transpose(&b, b2.len()) };
-            let mut da = cx.op("MatMul", &[&dy, &b_t]);
-            if self.a.is_transposed {
-                da = cx.matrix_transpose(&da, y2.len().max(b2.len()));
-            }
+            // dA = dY B^T.
+            let b_t = cx.matrix_transpose(&b, b2.len());
+            let da = cx.op("MatMul", &[&dy, &b_t]);
             let from = [leading, &a2[a2.len() - 2..]].concat();
             let da = cx.sum_to(&da, &from, &a2);
             let da = reshaped(cx, da, &a2, &a_shape);
-            let da = cx.transpose(&da, &inverse(&to_a));
             cx.give(0, da);
         }
         if cx.wants(1) {
             let [.., m, k] = a2[..] else { return Err(RuleError::UnknownShape) };
             let n = y2[y2.len() - 1];
-            let db = if b2.len() == 2 && a2.len() > 2 && !self.a.is_transposed {
+            let db = if b2.len() == 2 && a2.len() > 2 {
                 // All rows of all matrices at once.
                 let rows: i64 = leading.iter().product::<i64>() * m;
                 let (a, dy) = (cx.reshape(&a, &[rows, k]), cx.reshape(&dy, &[rows, n]));
-                if self.b.is_transposed { cx.gemm(&dy, &a, true, false) } else { cx.gemm(&a, &dy, true, false) }
+                cx.gemm(&a, &dy, true, false)
             } else {
-                let a_t = if self.a.is_transposed { a } else { cx.matrix_transpose(&a, a2.len()) };
-                let mut db = cx.op("MatMul", &[&a_t, &dy]);
-                if self.b.is_transposed {
-                    db = cx.matrix_transpose(&db, y2.len().max(a2.len()));
-                }
+                let a_t = cx.matrix_transpose(&a, a2.len());
+                let db = cx.op("MatMul", &[&a_t, &dy]);
                 let from = [leading, &b2[b2.len() - 2..]].concat();
                 cx.sum_to(&db, &from, &b2)
             };
             let db = reshaped(cx, db, &b2, &b_shape);
-            let db = cx.transpose(&db, &inverse(&to_b));
             cx.give(1, db);
         }
         Ok(())

@@ -14,7 +14,7 @@ use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known};
 use crate::onnx::DataType;
 use crate::operator::part::{Part, PartCx};
-use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError};
+use crate::operator::{CoupleCx, GradientCx, InferCx, LowerCx, OpType, Operator, ReferenceCx, Registration, RuleError};
 use function::{Function, TABLE};
 
 fn types_unary() -> &'static [OpType] {
@@ -27,11 +27,13 @@ pub(super) static RULES: &[Registration] = &[Registration::new(types_unary, |nod
 #[derive(Debug)]
 struct Unary {
     function: Function,
+    /// Whether it is an operator of ONNX Runtime's own, which the standard may not have in this version.
+    is_own: bool,
 }
 
 impl Unary {
     fn parse(node: &Node) -> Result<Self, RuleError> {
-        Ok(Self { function: Function::parse(node)? })
+        Ok(Self { function: Function::parse(node)?, is_own: node.proto.domain == "com.microsoft" })
     }
 }
 
@@ -60,6 +62,19 @@ impl Operator for Unary {
         let layout = cx.layout(0)?;
         cx.set(0, layout);
         Ok(())
+    }
+
+    fn lower(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
+        let Function::Swish { alpha } = self.function else { return Ok(false) };
+        if !self.is_own {
+            return Ok(false);
+        }
+        let x = cx.float(0);
+        let scaled = cx.scaled(&x, alpha);
+        let sigmoid = cx.add("Sigmoid", &[&scaled], vec![]);
+        let y = cx.add("Mul", &[&x, &sigmoid], vec![]);
+        cx.emit(0, &y);
+        Ok(true)
     }
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {

@@ -78,9 +78,9 @@ impl Geometry {
     }
 
     /// What is described to the choice of kernels.
-    pub(super) fn convolution(self, is_whole: bool) -> Convolution {
+    pub(super) fn convolution(self) -> Convolution {
         let Self { kernel, strides, dilations, before, group, .. } = self;
-        Convolution { kernel, strides, dilations, before, group, is_whole }
+        Convolution { kernel, strides, dilations, before, group }
     }
 
     /// The extent of the dilated kernel.
