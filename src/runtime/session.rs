@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
 
 use ort::logging::LogLevel;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
@@ -253,8 +254,29 @@ fn from_file_beside(
     commit(builder.commit_from_file(&path))
 }
 
+/// Whether ONNX Runtime has made a session with the operators of `src/kernels` in this process.
+static KNOWS_KERNELS: Mutex<bool> = Mutex::new(false);
+
 /// Makes a session on the device that is asked for, or if that fails and is allowed to, on the processor.
 fn on_device(
+    runtime: &Runtime,
+    options: &SessionOptions,
+    load: impl Fn(SessionBuilder) -> Result<ort::session::Session, RuntimeError>,
+) -> Result<Session, RuntimeError> {
+    // ONNX Runtime looks whether it knows the domain of our operators and adds it in two steps, once in a process, so that
+    // two threads must not do it at once.
+    let mut is_known = options.has_kernels.then(|| KNOWS_KERNELS.lock().unwrap_or_else(PoisonError::into_inner));
+    if is_known.as_ref().is_some_and(|is_known| **is_known) {
+        is_known = None;
+    }
+    let made = on_any_device(runtime, options, load);
+    if let (Some(is_known), Ok(_)) = (&mut is_known, &made) {
+        **is_known = true;
+    }
+    made
+}
+
+fn on_any_device(
     runtime: &Runtime,
     options: &SessionOptions,
     load: impl Fn(SessionBuilder) -> Result<ort::session::Session, RuntimeError>,
