@@ -185,8 +185,9 @@ impl GradientGraph {
         let terms = terms(network, options)?;
         let compared: Vec<ValueId> = terms.iter().map(|term| term.value).collect();
         let needed = differentiate::ancestors(graph, &compared);
-        let names = graph.values.iter().map(|value| value.name.as_str());
-        let mut tape = Tape::new(Builder::new("__grad", graph.opset, names), &options.wanted, &options.wanted_values);
+        refuse_own_names(network)?;
+        let builder = Builder::new("__grad", graph.opset, graph.names());
+        let mut tape = Tape::new(builder, &options.wanted, &options.wanted_values);
         for node in graph.nodes.iter().filter(|node| needed.contains(&node.id)) {
             tape.builder.nodes.push(forward::widened_node(model, &node.proto)?);
         }
@@ -271,6 +272,17 @@ impl GradientGraph {
             value_info(output, DataType::Float, &network.shape(value).unwrap_or_default())
         };
         scalars.map(|name| value_info(name, DataType::Float, &[])).chain(uses.chain(by_value).map(shaped)).collect()
+    }
+}
+
+/// Refuses a network with a value that bears a name of the loss, under which callers feed and fetch.
+fn refuse_own_names(network: &Network<'_>) -> Result<(), Error> {
+    let own = [TARGET, LOSS, LOSS_SCALE, OVERFLOW];
+    match own.into_iter().find(|name| network.graph.value(name).is_some()) {
+        None => Ok(()),
+        Some(name) => Err(Error::unmet(format!("the model has a value {name:?}, a name that the loss of gradients uses"))
+            .in_file(network.model.path())
+            .hint("rename the value in the model, or choose a criterion that takes no gradients")),
     }
 }
 

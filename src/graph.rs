@@ -22,6 +22,7 @@ pub mod tensor;
 use std::collections::HashMap;
 
 use crate::error::Error;
+use crate::onnx::names::Names;
 use crate::onnx::order::{captured, topological_order};
 use crate::onnx::{NodeProto, TensorProto};
 use model::Model;
@@ -219,6 +220,13 @@ impl Graph {
     /// The value of this name.
     pub fn value(&self, name: &str) -> Option<ValueId> {
         self.by_name.get(name).copied()
+    }
+
+    /// All names that are taken: of values and nodes, those in subgraphs too.
+    pub fn names(&self) -> Names {
+        let mut names = Names::of(self.values.iter().map(|value| value.name.as_str()));
+        self.nodes.iter().for_each(|node| names.add_node(&node.proto));
+        names
     }
 
     /// The tensor of a value that is an initializer or the output of a Constant node.

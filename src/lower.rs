@@ -14,6 +14,7 @@ use crate::graph::model::Model;
 use crate::graph::{Graph, Node, NodeId, Reader};
 use crate::infer::infer;
 use crate::onnx::builder::Builder;
+use crate::onnx::names::Names;
 use crate::onnx::{GraphProto, ModelProto};
 use crate::operator::{LowerCx, Operator, Operators, RuleError};
 use crate::ops;
@@ -73,7 +74,7 @@ impl Lowered {
         facts: &Facts,
         extent: Extent,
     ) -> Result<Self, Error> {
-        let mut builder = Builder::new(PREFIX, graph.opset, graph.values.iter().map(|value| value.name.as_str()));
+        let mut builder = Builder::new(PREFIX, graph.opset, Names::of_graph(model.graph()));
         let mut parts = Vec::with_capacity(graph.nodes.len());
         let mut refused = BTreeMap::new();
         for node in &graph.nodes {

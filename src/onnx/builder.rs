@@ -23,11 +23,9 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Nothing yet. All names begin with `prefix`, and differ from all `taken`; `opset` is the version of the standard
+    /// Nothing yet. All names begin with `prefix`, and differ from all in `names`; `opset` is the version of the standard
     /// operators.
-    pub fn new<'n>(prefix: &str, opset: i64, taken: impl IntoIterator<Item = &'n str>) -> Self {
-        // Only names with the prefix could collide.
-        let names = Names::of(taken.into_iter().filter(|name| name.starts_with(prefix)));
+    pub fn new(prefix: &str, opset: i64, names: Names) -> Self {
         Self { prefix: prefix.to_owned(), opset, names, ..Self::default() }
     }
 
@@ -182,7 +180,7 @@ mod tests {
 
     #[test]
     fn names_never_collide_with_those_of_the_file() {
-        let mut builder = Builder::new("__b", 17, ["__b/1/Add", "x"]);
+        let mut builder = Builder::new("__b", 17, Names::of(["__b/1/Add", "x"]));
         assert_eq!(builder.add("Add", &["x", "x"], vec![]), "__b/2/Add");
         assert_eq!(builder.floats(&[1.0], &[]), builder.floats(&[1.0], &[]));
         assert_ne!(builder.floats(&[1.0], &[]), builder.floats(&[1.0], &[1]));
@@ -191,7 +189,7 @@ mod tests {
 
     #[test]
     fn what_no_output_needs_is_dropped() {
-        let mut builder = Builder::new("__b", 17, []);
+        let mut builder = Builder::new("__b", 17, Names::default());
         let one = builder.floats(&[1.0], &[]);
         let kept = builder.add("Add", &["x", &one], vec![]);
         let two = builder.floats(&[2.0], &[]);

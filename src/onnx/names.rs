@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use super::GraphProto;
+use super::{GraphProto, NodeProto};
 
-/// The names of values that are taken.
+/// The names of values and nodes that are taken. The two may share a name, but what is new bears one that is neither.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     taken: HashSet<String>,
@@ -16,7 +16,8 @@ impl Names {
         Self { taken: names.into_iter().map(str::to_owned).collect() }
     }
 
-    /// All values of a graph and of the subgraphs of its nodes, which must not hide those outside.
+    /// All that a graph and the subgraphs of its nodes name: values, which must not hide those outside, values that are
+    /// only declared, whose types would be taken for those of new ones, and nodes.
     pub fn of_graph(graph: &GraphProto) -> Self {
         let mut names = Self::default();
         names.add_graph(graph);
@@ -24,14 +25,20 @@ impl Names {
     }
 
     fn add_graph(&mut self, graph: &GraphProto) {
-        let sparse = graph.sparse_initializer.iter().filter_map(|sparse| sparse.values.as_ref());
+        let sparse = graph.sparse_initializer.iter().flat_map(|sparse| sparse.values.iter().chain(&sparse.indices));
         self.taken.extend(graph.initializer.iter().chain(sparse).map(|tensor| tensor.name.clone()));
-        self.taken.extend(graph.input.iter().chain(&graph.output).map(|value| value.name.clone()));
-        for node in &graph.node {
-            self.taken.extend(node.input.iter().chain(&node.output).cloned());
-            for attribute in &node.attribute {
-                attribute.g.iter().chain(&attribute.graphs).for_each(|inner| self.add_graph(inner));
-            }
+        let values = graph.input.iter().chain(&graph.output).chain(&graph.value_info);
+        self.taken.extend(values.map(|value| value.name.clone()));
+        self.taken.extend(graph.quantization_annotation.iter().map(|annotation| annotation.tensor_name.clone()));
+        graph.node.iter().for_each(|node| self.add_node(node));
+    }
+
+    /// Takes all that a node and its subgraphs name.
+    pub fn add_node(&mut self, node: &NodeProto) {
+        self.taken.insert(node.name.clone());
+        self.taken.extend(node.input.iter().chain(&node.output).cloned());
+        for attribute in &node.attribute {
+            attribute.g.iter().chain(&attribute.graphs).for_each(|inner| self.add_graph(inner));
         }
     }
 
@@ -61,7 +68,16 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::onnx::{NodeProto, attr_graph};
+    use crate::onnx::{ValueInfoProto, attr_graph};
+
+    #[test]
+    fn names_of_nodes_and_of_declared_values_are_taken() {
+        let declared = ValueInfoProto { name: "declared".to_owned(), ..ValueInfoProto::default() };
+        let node = NodeProto { name: "node".to_owned(), ..NodeProto::default() };
+        let graph = GraphProto { node: vec![node], value_info: vec![declared], ..GraphProto::default() };
+        let mut names = Names::of_graph(&graph);
+        assert_eq!((names.fresh("declared"), names.fresh("node")), ("declared_1".to_owned(), "node_1".to_owned()));
+    }
 
     #[test]
     fn a_name_is_given_once_and_never_one_of_a_subgraph() {

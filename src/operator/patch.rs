@@ -208,7 +208,7 @@ impl PatchCx<'_> {
             self.tensors.push(integers(&fixed_name, &fixed));
             self.inserted.push(NodeProto {
                 op_type: "Where".to_owned(),
-                name: format!("{base}_where"),
+                name: self.names.fresh(&format!("{base}_where")),
                 input: vec![mask_name, fixed_name, self.graph.values[input].name.clone()],
                 output: vec![base.clone()],
                 ..NodeProto::default()

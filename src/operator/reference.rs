@@ -27,8 +27,7 @@ pub struct Reference {
 impl Reference {
     /// Nothing yet of a graph.
     pub fn new(graph: &Graph) -> Self {
-        let names = graph.values.iter().map(|value| value.name.as_str());
-        Self { builder: Builder::new("__mask", graph.opset, names), masks: HashMap::new() }
+        Self { builder: Builder::new("__mask", graph.opset, graph.names()), masks: HashMap::new() }
     }
 }
 

@@ -8,6 +8,7 @@
 use crate::array::{Array, ElementType};
 use crate::graph::tensor::stored_bytes;
 use crate::onnx::floats::Floats;
+use crate::onnx::names::Names;
 use crate::onnx::type_proto::Value;
 use crate::onnx::{AttributeProto, DataType, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, attr_int};
 
@@ -22,7 +23,8 @@ pub(super) fn is_half(element_type: i32) -> bool {
 /// Functions local to the model must have been inlined.
 pub(super) fn widen(model: &mut ModelProto) {
     if let Some(graph) = model.graph.as_mut() {
-        widen_graph(graph);
+        let mut names = Names::of_graph(graph);
+        widen_graph(graph, &mut names);
     }
 }
 
@@ -34,13 +36,13 @@ pub(super) fn widen_array(array: &Array) -> Array {
     }
 }
 
-fn widen_graph(graph: &mut GraphProto) {
+fn widen_graph(graph: &mut GraphProto, names: &mut Names) {
     let mut casts = Vec::new();
     for tensor in graph.initializer.iter_mut().filter(|tensor| is_half(tensor.data_type)) {
-        let narrow = format!("{}/__narrow", tensor.name);
+        let narrow = names.fresh(&format!("{}/__narrow", tensor.name));
         casts.push(NodeProto {
             op_type: "Cast".to_owned(),
-            name: format!("{}/__widen", tensor.name),
+            name: names.fresh(&format!("{}/__widen", tensor.name)),
             input: vec![narrow.clone()],
             output: vec![std::mem::replace(&mut tensor.name, narrow)],
             attribute: vec![attr_int("to", DataType::Float as i64)],
@@ -57,7 +59,7 @@ fn widen_graph(graph: &mut GraphProto) {
     // What the file says of values in between would contradict their new types.
     graph.value_info.clear();
     for node in &mut graph.node {
-        node.attribute.iter_mut().for_each(widen_attribute);
+        node.attribute.iter_mut().for_each(|attribute| widen_attribute(attribute, names));
     }
     graph.node.splice(0..0, casts);
 }
@@ -82,7 +84,7 @@ fn widen_type(declared: &mut TypeProto) {
 /// Attributes by which operators name the type of what they make. They are integers from `TensorProto.DataType`.
 const TYPE_ATTRIBUTES: [&str; 4] = ["to", "dtype", "output_dtype", "output_datatype"];
 
-fn widen_attribute(attribute: &mut AttributeProto) {
+fn widen_attribute(attribute: &mut AttributeProto, names: &mut Names) {
     if TYPE_ATTRIBUTES.contains(&attribute.name.as_str())
         && attribute.i.is_some_and(|code| i32::try_from(code).is_ok_and(is_half))
     {
@@ -92,7 +94,7 @@ fn widen_attribute(attribute: &mut AttributeProto) {
         widen_tensor(tensor);
     }
     for graph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
-        widen_graph(graph);
+        widen_graph(graph, names);
     }
 }
 
@@ -127,6 +129,15 @@ mod tests {
     }
 
     #[test]
+    fn names_that_the_file_has_already_are_left_to_it() {
+        let node = NodeProto { output: vec!["w/__narrow".to_owned()], ..NodeProto::default() };
+        let graph = GraphProto { node: vec![node], initializer: vec![half_tensor(&[1.5])], ..GraphProto::default() };
+        let mut model = ModelProto { graph: Some(graph), ..ModelProto::default() };
+        widen(&mut model);
+        assert_eq!(model.graph.unwrap().initializer[0].name, "w/__narrow_1");
+    }
+
+    #[test]
     fn constants_of_nodes_and_named_types_become_float32() {
         let mut by_integers = half_tensor(&[]);
         by_integers.dims = vec![2];
@@ -137,7 +148,7 @@ mod tests {
             attr_int("to", DataType::Bfloat16 as i64),
             attr_int("axis", DataType::Float16 as i64),
         ];
-        attributes.iter_mut().for_each(widen_attribute);
+        attributes.iter_mut().for_each(|attribute| widen_attribute(attribute, &mut Names::default()));
         let expected = TensorProto::of_floats("w", &[1.5, -2.0], &[2]);
         assert_eq!(attributes[0].t.as_ref(), Some(&expected));
         assert_eq!(attributes[1].t.as_ref(), Some(&expected));
