@@ -11,9 +11,11 @@ use serde_json::{Value, json};
 use crate::changed::ChangedWeights;
 use crate::couple::options::{AttentionOption, NormGroups};
 use crate::error::Error;
+use crate::graph::model::Model;
 use crate::graph::{Graph, Reader, ValueId};
 use crate::operator::reference::KeptAxes;
 use crate::rewrite::WeightSlices;
+use crate::write::Edits;
 
 /// Version of the schema that this version writes and reads.
 pub const SCHEMA: u32 = 1;
@@ -150,6 +152,26 @@ impl Plan {
         let changed = self.changed.as_ref().map(|changed| changed.metadata().to_string());
         entries.extend(changed.map(|text| ("onnx_diffprune.changed_weights".to_owned(), text)));
         entries
+    }
+}
+
+/// Keys of the metadata that this tool writes begin with this.
+const METADATA: &str = "onnx_diffprune.";
+
+impl Plan {
+    /// Lets the written file say what [`Plan::metadata`] says, and no longer what the file that is cut says of the cut by
+    /// which it came about itself. Of such earlier rounds only their number is told on.
+    pub fn record_in(&self, model: &Model, edits: &mut Edits) {
+        edits.metadata = self.metadata();
+        edits.dropped_metadata = vec![METADATA.to_owned()];
+        let entry = |name: &str| {
+            let key = format!("{METADATA}{name}");
+            model.proto().metadata_props.iter().rev().find(|entry| entry.key == key).map(|entry| entry.value.as_str())
+        };
+        if entry("tool").is_some() {
+            let earlier: u64 = entry("round").and_then(|round| round.parse().ok()).unwrap_or(1);
+            edits.metadata.push((format!("{METADATA}round"), earlier.saturating_add(1).to_string()));
+        }
     }
 }
 

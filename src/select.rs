@@ -4,6 +4,8 @@
 //! group whose channels pass through norms loses the same number from every aligned block, so that no surviving channel
 //! moves to another norm group; groups that share a norm lose the same share.
 
+mod widths;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -29,7 +31,7 @@ pub struct Budget {
     pub ratios: Vec<f64>,
     /// Ranking scope.
     pub scope: Scope,
-    /// The number of surviving channels of a group is a multiple of this.
+    /// What survives of the axes of a group is a multiple of this many indices.
     pub round_to: usize,
     /// No group loses a larger share.
     pub max_ratio: f64,
@@ -100,18 +102,7 @@ fn steps_for(grouping: &Grouping, component: usize, budget: &Budget) -> usize {
     if steps == usize::MAX {
         return 0;
     }
-    let mut steps = steps.min(of.unit.saturating_sub(1));
-    // Fewer go until what is left of every group is a multiple; if that never comes out, nothing goes.
-    let fits = |steps: usize| {
-        shrinking.clone().all(|g| {
-            let channels = grouping.groups[*g].channels.len();
-            (channels - steps * (channels / of.unit.max(1))).is_multiple_of(budget.round_to.max(1))
-        })
-    };
-    while steps > 0 && !fits(steps) {
-        steps -= 1;
-    }
-    steps
+    widths::rounded(grouping, of, steps.min(of.unit.saturating_sub(1)), budget.round_to)
 }
 
 fn local_steps(grouping: &Grouping, budget: &Budget) -> Vec<usize> {
@@ -159,17 +150,8 @@ fn global_steps(grouping: &Grouping, scores: &[Vec<f64>], budget: &Budget) -> Ve
         steps[component] += 1;
     }
     // Rounding may forbid the number of steps that the ranking came to.
-    for (c, steps) in steps.iter_mut().enumerate() {
-        let component = &grouping.components[c];
-        let fits = |steps: usize| {
-            component.groups.iter().filter(|g| grouping.groups[**g].fixed.is_none()).all(|g| {
-                let channels = grouping.groups[*g].channels.len();
-                (channels - steps * (channels / component.unit.max(1))).is_multiple_of(budget.round_to.max(1))
-            })
-        };
-        while *steps > 0 && !fits(*steps) {
-            *steps -= 1;
-        }
+    for (steps, component) in steps.iter_mut().zip(&grouping.components) {
+        *steps = widths::rounded(grouping, component, *steps, budget.round_to);
     }
     steps
 }

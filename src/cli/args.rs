@@ -105,8 +105,8 @@ pub(super) struct PruneArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) max_ratio: Option<f64>,
 
-    /// The surviving channels of every group are a multiple of N; fewer are removed where needed. 8 suits fp16 tensor
-    /// cores, 32 int8 [default: 1].
+    /// The axes of pruned weights stay multiples of N wide; fewer channels are removed where needed. Of attention that is
+    /// heads times head size, so that a head of 40 counts as 40. 8 suits fp16 tensor cores, 32 int8 [default: 1].
     #[arg(long, value_name = "N", help_heading = "How much")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) round_to: Option<usize>,

@@ -142,7 +142,7 @@ impl Cut {
     /// The output can't be written, or would replace the original.
     pub fn stage(&self, output: impl AsRef<Path>) -> Result<Staged, Error> {
         let mut edits = self.rewritten.edits.clone();
-        edits.metadata = self.plan.metadata();
+        self.plan.record_in(&self.analysis.0.model, &mut edits);
         let output = output.as_ref();
         let staged = crate::write::stage(&self.analysis.0.model, &edits, output)?;
         Ok(Staged::new(self.clone(), staged, output))

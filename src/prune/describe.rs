@@ -40,7 +40,10 @@ pub(super) fn make_plan(
                 None if group.channels.len() == 1 => Some("all its indices live or die together".to_owned()),
                 None if removed.iter().all(|removed| !removed) => {
                     let unit = scored.grouping.components[group.component].unit;
-                    Some(format!("the ratio takes no whole channel of every block of {unit}"))
+                    Some(match options.cut.round_to {
+                        0 | 1 => format!("the ratio takes no whole channel of every block of {unit}"),
+                        multiple => format!("the ratio leaves no smaller width that is a multiple of {multiple}"),
+                    })
                 }
                 None => None,
             };

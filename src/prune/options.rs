@@ -68,7 +68,7 @@ pub struct CutOptions {
     pub target: Target,
     /// Ranking within groups or among all.
     pub scope: Scope,
-    /// Surviving channels of every group are a multiple of this.
+    /// What survives of every axis of a weight is a multiple of this many indices, where that comes out.
     pub round_to: usize,
     /// No group loses a larger share.
     pub max_ratio: f64,

@@ -73,6 +73,8 @@ pub struct Edits {
     pub shapes: BTreeMap<String, Vec<DimOut>>,
     /// Metadata entries to add or replace.
     pub metadata: Vec<(String, String)>,
+    /// Metadata entries of the file whose keys begin with one of these go, unless they are replaced.
+    pub dropped_metadata: Vec<String>,
 }
 
 impl InitializerOut {

@@ -66,7 +66,8 @@ pub(super) fn model_chunks<'m>(
             }
             number::MODEL_METADATA => {
                 let key = text(&field.payload, 1).unwrap_or_default();
-                if edits.metadata.iter().all(|(name, _)| *name != key) {
+                let is_replaced = edits.metadata.iter().any(|(name, _)| *name == key);
+                if !is_replaced && !edits.dropped_metadata.iter().any(|prefix| key.starts_with(prefix)) {
                     push(&mut chunks, field.whole.clone());
                 }
             }

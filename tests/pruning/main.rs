@@ -6,6 +6,7 @@ mod computed_weights;
 mod inconclusive;
 mod mutations;
 mod random_graphs;
+mod rounds;
 mod whole_cuts;
 
 #[path = "../support/mod.rs"]

@@ -74,5 +74,6 @@ pub(crate) fn halved(model: &Model) -> Edits {
         ],
         shapes: ["h", "a"].iter().map(|name| ((*name).to_owned(), shape.clone())).collect(),
         metadata: vec![("made by".to_owned(), "a test".to_owned())],
+        ..Edits::default()
     }
 }

@@ -1,0 +1,147 @@
+//! What the tool wrote is an input like any other: rounds of pruning follow each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use onnx_diffprune::onnx::{ModelProto, StringStringEntryProto};
+use onnx_diffprune::plan::{Plan, kept_axes};
+use onnx_diffprune::prune::{Model, Progress, PruneOptions, Ratio, Runtime, ScoreOptions, Target};
+use onnx_diffprune::verify::{VerifyOptions, reference_model};
+use prost::Message;
+
+use crate::support::cuts::prune_model;
+use crate::support::files::{decoded, save};
+use crate::support::fixtures::{FIXTURES, fixture};
+use crate::support::two_convolutions::two_convolutions;
+
+fn metadata(path: &Path) -> BTreeMap<String, String> {
+    let entries = decoded(path).metadata_props;
+    let known: BTreeMap<_, _> = entries.iter().map(|entry| (entry.key.clone(), entry.value.clone())).collect();
+    assert_eq!(known.len(), entries.len(), "no entry stands twice");
+    known
+}
+
+#[test]
+fn three_rounds_of_every_fixture_repeat_and_the_last_verifies() {
+    let runtime = Runtime::open(None).unwrap();
+    for name in FIXTURES {
+        let folder = tempfile::tempdir().unwrap();
+        let mut input = fixture(name);
+        let mut entries = metadata(&input);
+        for round in 1..=3 {
+            let model = Model::open(&input).unwrap();
+            let analysis = model.analyse().unwrap();
+            let scores = analysis.score(&ScoreOptions::magnitude(), &runtime).unwrap();
+            let cut = scores.cut(Ratio(0.2)).unwrap();
+            assert!(cut.after().parameters < cut.before().parameters, "{name} in round {round}");
+            let output = folder.path().join(format!("{round}.onnx"));
+            let mut staged = cut.stage(&output).unwrap();
+            // The first round is any other cut; what the last one cuts was written by two.
+            if round == 3 {
+                let sizes = [("h", 8), ("w", 8), ("seq", 3)].map(|(name, size)| (name.to_owned(), size)).into();
+                let options = VerifyOptions { sizes, ..VerifyOptions::default() };
+                let mut unwatched = |_: Progress<'_>| std::ops::ControlFlow::Continue(());
+                let report = staged.check(&runtime, &options, &mut unwatched).unwrap();
+                assert!(report.passed, "{name}: {report:?}");
+            }
+            let written = staged.save().unwrap();
+
+            // The metadata tells of this round alone, and how many there were.
+            let known = metadata(&output);
+            let digest = known.iter().find(|(key, _)| key.starts_with("onnx_diffprune.input_")).unwrap();
+            assert_eq!(*digest.1, model.digest().unwrap());
+            let told = known.get("onnx_diffprune.round").map(String::as_str);
+            assert_eq!(told, [None, Some("2"), Some("3")][round - 1]);
+            if round > 1 {
+                assert!(known.len() <= entries.len() + 1, "{known:?}");
+            }
+            entries = known;
+
+            // The plan repeats the cut of a file that was pruned before.
+            let file = written.plan.unwrap();
+            let plan = Plan::read(&file).unwrap();
+            let again = folder.path().join("again.onnx");
+            analysis.repeat(&plan, &file, &runtime).unwrap().stage(&again).unwrap().with_plan(None).save().unwrap();
+            assert!(std::fs::read(&again).unwrap() == std::fs::read(&output).unwrap(), "{name} in round {round}");
+            input = output;
+        }
+    }
+}
+
+/// The names that a cut of a network and its proof made up.
+fn made_up(model: &ModelProto, options: &PruneOptions) -> Vec<String> {
+    let pruned = prune_model(model, options);
+    let (reference, _) =
+        reference_model(pruned.analysis, &kept_axes(&pruned.cut.plan, &pruned.analysis.graph, &pruned.path).unwrap())
+            .unwrap();
+    let written = ModelProto::decode(&*std::fs::read(&pruned.path).unwrap()).unwrap();
+    let names = |model: &ModelProto| -> BTreeSet<String> {
+        let graph = model.graph.as_ref().unwrap();
+        let tensors = graph.initializer.iter().map(|tensor| &tensor.name);
+        let nodes = graph.node.iter().flat_map(|node| node.output.iter().chain([&node.name]));
+        tensors.chain(nodes).cloned().collect()
+    };
+    let old = names(model);
+    names(&reference).union(&names(&written)).filter(|name| !old.contains(*name)).cloned().collect()
+}
+
+/// The network with its values, but for inputs and outputs, and its nodes under other names, as far as those reach.
+fn renamed(model: &ModelProto, names: &[String]) -> ModelProto {
+    let mut model = model.clone();
+    let graph = model.graph.as_mut().unwrap();
+    let fixed: BTreeSet<String> = graph.input.iter().chain(&graph.output).map(|value| value.name.clone()).collect();
+    let tensors = graph.initializer.iter().map(|tensor| &tensor.name);
+    let values = graph.node.iter().flat_map(|node| &node.output).chain(tensors);
+    let values = values.filter(|name| !name.is_empty() && !fixed.contains(*name));
+    let new: BTreeMap<String, String> = values.cloned().zip(names.iter().cloned()).collect();
+    let rename = |name: &mut String| {
+        if let Some(new) = new.get(name) {
+            name.clone_from(new);
+        }
+    };
+    graph.initializer.iter_mut().for_each(|tensor| rename(&mut tensor.name));
+    graph.value_info.iter_mut().for_each(|value| rename(&mut value.name));
+    for (node, name) in graph.node.iter_mut().zip(names.iter().rev()) {
+        node.input.iter_mut().chain(&mut node.output).for_each(rename);
+        node.name.clone_from(name);
+    }
+    model
+}
+
+#[test]
+fn any_name_in_a_file_is_left_to_it() {
+    for name in ["dit_tiny.onnx", "sd15_tiny_fp16.onnx"] {
+        let model = ModelProto::decode(&*std::fs::read(fixture(name)).unwrap()).unwrap();
+        let options = PruneOptions::by_magnitude(Target::Ratio(0.5));
+        let mut names = made_up(&model, &options);
+        assert!(names.len() > 100, "{name}: {}", names.len());
+        // What half precision is widened by, of the first weight that bears one of these names.
+        let graph = model.graph.as_ref().unwrap();
+        let weights = graph.initializer.iter().map(|tensor| tensor.name.as_str());
+        names.splice(0..0, weights.take(5).map(|weight| format!("{weight}/__narrow")));
+        let pruned = prune_model(&renamed(&model, &names), &options);
+        let report = pruned.report();
+        assert!(report.passed, "{name}: {report:?}");
+    }
+}
+
+#[test]
+fn what_earlier_rounds_say_of_themselves_goes_and_what_others_say_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut model = two_convolutions();
+    let entry = |key: &str, value: &str| StringStringEntryProto { key: key.to_owned(), value: value.to_owned() };
+    model.metadata_props = vec![
+        entry("onnx_diffprune.changed_weights", "{}"),
+        entry("author", "someone"),
+        entry("onnx_diffprune.tool", "onnx-diffprune 0.1.0"),
+    ];
+    let input = save(folder.path(), &model);
+    let analysis = Model::open(&input).unwrap().analyse().unwrap();
+    let cut = analysis.score(&ScoreOptions::magnitude(), None).unwrap().cut(Ratio(0.5)).unwrap();
+    let output = folder.path().join("out.onnx");
+    cut.stage(&output).unwrap().save().unwrap();
+    let known = metadata(&output);
+    assert_eq!(known["author"], "someone");
+    assert_eq!(known["onnx_diffprune.round"], "2");
+    assert!(!known.contains_key("onnx_diffprune.changed_weights"), "{known:?}");
+}
