@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::couple::group::Grouping;
+use widths::Widths;
 
 /// Whether channels are ranked within their group or among all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,9 +43,10 @@ pub type Removed = Vec<Vec<bool>>;
 
 /// Chooses the channels to remove.
 pub fn select(grouping: &Grouping, scores: &[Vec<f64>], budget: &Budget) -> Removed {
+    let widths = Widths::of(grouping, budget.round_to);
     let steps = match budget.scope {
-        Scope::Local => local_steps(grouping, budget),
-        Scope::Global => global_steps(grouping, scores, budget),
+        Scope::Local => local_steps(grouping, &widths, budget),
+        Scope::Global => global_steps(grouping, &widths, scores, budget),
     };
     grouping
         .groups
@@ -87,7 +89,7 @@ fn lowest(scores: &[f64], among: &[usize], count: usize) -> Vec<usize> {
 /// The number of channels to remove from every unit of a component so that the share of `ratio` goes from each of its
 /// groups at most, as Torch-Pruning up to 1.4.0 and Diff-Pruning count it: `C - floor(C * (1 - ratio))` channels,
 /// then whole numbers per block.
-fn steps_for(grouping: &Grouping, component: usize, budget: &Budget) -> usize {
+fn steps_for(grouping: &Grouping, widths: &Widths, component: usize, budget: &Budget) -> usize {
     let of = &grouping.components[component];
     let shrinking = of.groups.iter().filter(|g| grouping.groups[**g].fixed.is_none());
     let mut steps = usize::MAX;
@@ -102,21 +104,21 @@ fn steps_for(grouping: &Grouping, component: usize, budget: &Budget) -> usize {
     if steps == usize::MAX {
         return 0;
     }
-    widths::rounded(grouping, of, steps.min(of.unit.saturating_sub(1)), budget.round_to)
+    widths.rounded(grouping, of, steps.min(of.unit.saturating_sub(1)))
 }
 
-fn local_steps(grouping: &Grouping, budget: &Budget) -> Vec<usize> {
-    (0..grouping.components.len()).map(|component| steps_for(grouping, component, budget)).collect()
+fn local_steps(grouping: &Grouping, widths: &Widths, budget: &Budget) -> Vec<usize> {
+    (0..grouping.components.len()).map(|component| steps_for(grouping, widths, component, budget)).collect()
 }
 
 /// Takes the cheapest next step of any component until the asked share of all channels is gone.
-fn global_steps(grouping: &Grouping, scores: &[Vec<f64>], budget: &Budget) -> Vec<usize> {
+fn global_steps(grouping: &Grouping, widths: &Widths, scores: &[Vec<f64>], budget: &Budget) -> Vec<usize> {
     let mut candidates: Vec<(f64, usize, usize)> = Vec::new();
     let mut wanted = 0.0;
     let largest =
         Budget { ratios: budget.ratios.iter().map(|r| if *r > 0.0 { 1.0 } else { 0.0 }).collect(), ..budget.clone() };
     for (c, component) in grouping.components.iter().enumerate() {
-        let limit = steps_for(grouping, c, &largest);
+        let limit = steps_for(grouping, widths, c, &largest);
         let groups: Vec<usize> =
             component.groups.iter().copied().filter(|g| grouping.groups[*g].fixed.is_none()).collect();
         let channels: usize = groups.iter().map(|g| grouping.groups[*g].channels.len()).sum();
@@ -151,7 +153,7 @@ fn global_steps(grouping: &Grouping, scores: &[Vec<f64>], budget: &Budget) -> Ve
     }
     // Rounding may forbid the number of steps that the ranking came to.
     for (steps, component) in steps.iter_mut().zip(&grouping.components) {
-        *steps = widths::rounded(grouping, component, *steps, budget.round_to);
+        *steps = widths.rounded(grouping, component, *steps);
     }
     steps
 }

@@ -3,76 +3,190 @@
 //! A channel may take several indices of an axis: a head takes as many as it has dimensions. What a kernel sees is the
 //! axis, so that its width is what is rounded, not the number of channels.
 
-use crate::couple::group::{ChannelGroup, Component, Grouping, Role};
+use std::collections::BTreeMap;
 
-/// How one axis of a weight grows with the channels of a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use crate::couple::group::{ChannelGroup, Component, Grouping, Member, Role};
+
+/// How the width of one axis of a weight follows the channels of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Share {
     /// Indices of each channel along the axis.
     whole: usize,
     /// How many of them stand side by side: all dimensions of a head, one dimension of every head.
     run: usize,
+    /// Indices of the axis that stay whatever goes; of several groups along the axis, the first has them.
+    stay: usize,
 }
 
 impl Share {
     fn of(indices: &[u32]) -> Self {
         let run = indices.windows(2).take_while(|pair| pair[0] + 1 == pair[1]).count() + 1;
-        Self { whole: indices.len(), run: run.min(indices.len()) }
+        Self { whole: indices.len(), run: run.min(indices.len()), stay: 0 }
+    }
+}
+
+/// The widths of the axes that the channels of a network make up.
+pub(super) struct Widths {
+    multiple: usize,
+    /// For every group the axes whose widths count.
+    shares: Vec<Vec<Share>>,
+}
+
+impl Widths {
+    /// The widths that are to be multiples of `multiple`.
+    pub(super) fn of(grouping: &Grouping, multiple: usize) -> Self {
+        if multiple <= 1 {
+            return Self { multiple, shares: Vec::new() };
+        }
+        let key = |member: &Member| (member.weight, member.axis);
+        // What stays of every axis, until a group has taken it.
+        let mut stay: BTreeMap<(usize, usize), usize> = BTreeMap::new();
+        for group in grouping.groups.iter().filter(|group| group.fixed.is_some()) {
+            for member in &group.members {
+                *stay.entry(key(member)).or_default() += member.indices.iter().map(Vec::len).sum::<usize>();
+            }
+        }
+        let shares = grouping.groups.iter().map(|group| {
+            if group.fixed.is_some() {
+                return Vec::new();
+            }
+            let shares = counted(group, multiple).into_iter();
+            let mut shares: Vec<Share> = shares
+                .map(|(member, share)| Share { stay: stay.remove(&key(member)).unwrap_or(0), ..share })
+                .collect();
+            shares.sort_unstable();
+            shares.dedup();
+            shares
+        });
+        Self { multiple, shares: shares.collect() }
+    }
+
+    /// The largest number of steps, up to `most`, after which the axes of every group of a component are multiples wide.
+    /// Dimensions that every head keeps should be a multiple too, or else all heads together. Where that can't be
+    /// beside what stays of an axis, what the groups give to it is a multiple. Zero if nothing comes out.
+    pub(super) fn rounded(&self, grouping: &Grouping, component: &Component, most: usize) -> usize {
+        if self.multiple <= 1 {
+            return most;
+        }
+        let groups = component.groups.iter().map(|group| (grouping.groups[*group].channels.len(), &self.shares[*group]));
+        let groups: Vec<_> = groups.filter(|(_, shares)| !shares.is_empty()).collect();
+        let largest = |size: &dyn Fn(usize, &Share) -> usize| {
+            let fits = |steps: &usize| {
+                groups.iter().all(|(channels, shares)| {
+                    let kept = channels - steps * (channels / component.unit.max(1));
+                    shares.iter().all(|share| size(kept, share).is_multiple_of(self.multiple))
+                })
+            };
+            (1..=most).rev().find(fits)
+        };
+        largest(&|kept, share| kept * share.run + share.stay)
+            .or_else(|| largest(&|kept, share| kept * share.whole + share.stay))
+            .or_else(|| largest(&|kept, share| kept * share.run))
+            .or_else(|| largest(&|kept, share| kept * share.whole))
+            .unwrap_or(0)
     }
 }
 
 /// The axes of a group whose widths count: those that contractions make or sum over, or all if there is none. An axis of
 /// fewer than twice `multiple` could not shrink at all and binds no group that goes through a wider one, such as the
 /// gates of eight heads beside the heads themselves.
-fn shares(group: &ChannelGroup, multiple: usize) -> Vec<Share> {
-    let of = |counts: &dyn Fn(Role) -> bool| -> Vec<Share> {
+fn counted(group: &ChannelGroup, multiple: usize) -> Vec<(&Member, Share)> {
+    let of = |counts: &dyn Fn(Role) -> bool| -> Vec<(&Member, Share)> {
         let members = group.members.iter().filter(|member| counts(member.role));
-        members.filter_map(|member| Some(Share::of(member.indices.first()?))).collect()
+        members.filter_map(|member| Some((member, Share::of(member.indices.first()?)))).collect()
     };
     let mut shares = of(&|role| role != Role::Parameter);
     if shares.is_empty() {
         shares = of(&|_| true);
     }
-    let is_wide = |share: &Share| group.channels.len() * share.whole >= 2 * multiple;
+    let is_wide = |(_, share): &(&Member, Share)| group.channels.len() * share.whole >= 2 * multiple;
     if shares.iter().any(is_wide) {
         shares.retain(is_wide);
     }
     shares
 }
 
-/// The largest number of steps, up to `most`, after which what every group of a component keeps of its axes is a multiple
-/// of `multiple`, and within an axis each of its blocks too where that comes out (dimensions of every head). Zero if none.
-pub(super) fn rounded(grouping: &Grouping, component: &Component, most: usize, multiple: usize) -> usize {
-    if multiple <= 1 {
-        return most;
-    }
-    let groups = component.groups.iter().map(|group| &grouping.groups[*group]).filter(|group| group.fixed.is_none());
-    let widths: Vec<(usize, Vec<Share>)> =
-        groups.map(|group| (group.channels.len(), shares(group, multiple))).collect();
-    let largest = |size: &dyn Fn(&Share) -> usize| {
-        let fits = |steps: &usize| {
-            widths.iter().all(|(channels, shares)| {
-                let kept = channels - steps * (channels / component.unit.max(1));
-                shares.iter().all(|share| (kept * size(share)).is_multiple_of(multiple))
-            })
-        };
-        (1..=most).rev().find(fits).unwrap_or(0)
-    };
-    match largest(&|share| share.run) {
-        0 => largest(&|share| share.whole),
-        steps => steps,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// One group of channels that lie along axes as given, each channel's indices by axis.
+    fn grouping(channels: usize, axes: &[(Role, &dyn Fn(usize) -> Vec<u32>)]) -> Grouping {
+        let members = axes.iter().enumerate().map(|(weight, (role, indices))| Member {
+            weight,
+            axis: 0,
+            role: *role,
+            indices: (0..channels).map(indices).collect(),
+        });
+        let group = ChannelGroup {
+            channels: (0..channels as u32).collect(),
+            members: members.collect(),
+            cells: vec![0; channels],
+            component: 0,
+            fixed: None,
+        };
+        Grouping {
+            groups: vec![group],
+            components: vec![Component { groups: vec![0], unit: channels }],
+            spaces: crate::operator::couple::space::Spaces::default(),
+            classes: Vec::new(),
+            dropped: Vec::new(),
+        }
+    }
+
+    fn kept(grouping: &Grouping, multiple: usize, asked: usize) -> usize {
+        let channels = grouping.groups[0].channels.len();
+        channels - Widths::of(grouping, multiple).rounded(grouping, &grouping.components[0], channels - asked)
+    }
+
+    fn run(length: usize) -> impl Fn(usize) -> Vec<u32> {
+        move |channel| (0..length).map(|at| (channel * length + at) as u32).collect()
+    }
+
     #[test]
     fn indices_side_by_side_are_told_from_those_apart() {
-        assert_eq!(Share::of(&[8, 9, 10, 11]), Share { whole: 4, run: 4 });
-        assert_eq!(Share::of(&[1, 9, 17]), Share { whole: 3, run: 1 });
-        assert_eq!(Share::of(&[0, 1, 16, 17, 32, 33]), Share { whole: 6, run: 2 });
-        assert_eq!(Share::of(&[]), Share { whole: 0, run: 0 });
+        assert_eq!(Share::of(&[8, 9, 10, 11]), Share { whole: 4, run: 4, stay: 0 });
+        assert_eq!(Share::of(&[1, 9, 17]), Share { whole: 3, run: 1, stay: 0 });
+        assert_eq!(Share::of(&[0, 1, 16, 17, 32, 33]), Share { whole: 6, run: 2, stay: 0 });
+        assert_eq!(Share::of(&[]), Share { whole: 0, run: 0, stay: 0 });
+    }
+
+    #[test]
+    fn heads_count_as_their_size_and_what_is_narrow_binds_no_wider_axis() {
+        let one = |channel: usize| vec![channel as u32];
+        for (size, multiple, asked, expected) in [(40, 8, 3, 3), (40, 32, 3, 4), (20, 32, 4, 8), (1, 8, 4, 8)] {
+            let heads = grouping(8, &[(Role::Producer, &run(size)), (Role::Consumer, &run(size))]);
+            assert_eq!(kept(&heads, multiple, asked), expected, "heads of {size}, {multiple}");
+        }
+        let gated = grouping(8, &[(Role::Producer, &run(64)), (Role::Producer, &one), (Role::Parameter, &one)]);
+        assert_eq!(kept(&gated, 8, 3), 3);
+        // A producer of both halves of a gated layer: the half that is left is what the next layer sees.
+        let halves = |channel: usize| vec![channel as u32, channel as u32 + 64];
+        let gated = grouping(64, &[(Role::Producer, &halves), (Role::Consumer, &one)]);
+        assert_eq!(kept(&gated, 8, 28), 32);
+    }
+
+    #[test]
+    fn dimensions_of_heads_are_a_multiple_in_every_head_or_in_all_together() {
+        let dims = |channel: usize| (0..8).map(|head| (head * 40 + channel) as u32).collect::<Vec<_>>();
+        let attention = grouping(40, &[(Role::Producer, &dims), (Role::Consumer, &dims)]);
+        assert_eq!(kept(&attention, 8, 20), 24);
+        let small = |channel: usize| (0..8).map(|head| (head * 12 + channel) as u32).collect::<Vec<_>>();
+        let attention = grouping(12, &[(Role::Producer, &small), (Role::Consumer, &small)]);
+        assert_eq!(kept(&attention, 16, 5), 6);
+    }
+
+    #[test]
+    fn what_stays_of_an_axis_counts_too_where_that_comes_out() {
+        let twelve = run(12);
+        let mut beside = grouping(4, &[(Role::Consumer, &twelve)]);
+        let mut fixed = grouping(20, &[(Role::Consumer, &run(1))]).groups.remove(0);
+        fixed.fixed = Some(crate::operator::couple::space::Reason { text: String::new(), node: String::new() });
+        beside.groups.push(fixed.clone());
+        assert_eq!(kept(&beside, 8, 2), 3, "12 x 3 + 20 = 56");
+        // A layer that makes the channels, and another that reads them beside 20 others: only one can be even.
+        let mut beside = grouping(64, &[(Role::Consumer, &run(1)), (Role::Producer, &run(1))]);
+        beside.groups.push(fixed);
+        assert_eq!(kept(&beside, 8, 32), 32);
     }
 }
