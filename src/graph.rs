@@ -5,6 +5,8 @@
 //! are one loop over them. The searches that go elsewhere stop at what they look for and need no graph library;
 //! petgraph serves for united sets and for `inspect --dot`.
 
+pub mod digest;
+
 pub mod dim;
 
 mod external;

@@ -64,7 +64,7 @@ pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Model, Error> {
         graph: Arc::new(graph),
         inlined,
         external: Arc::default(),
-        digest: Arc::default(),
+        digests: Arc::default(),
     };
     model.external = Arc::new(model.map_external_files()?);
     check::check(&model)?;

@@ -11,14 +11,15 @@ use serde_json::{Value, json};
 use crate::changed::ChangedWeights;
 use crate::couple::options::{AttentionOption, NormGroups};
 use crate::error::Error;
+use crate::graph::digest::DigestKind;
 use crate::graph::model::Model;
 use crate::graph::{Graph, Reader, ValueId};
 use crate::operator::reference::KeptAxes;
 use crate::rewrite::WeightSlices;
 use crate::write::Edits;
 
-/// Version of the schema that this version writes and reads.
-pub const SCHEMA: u32 = 1;
+/// Version of the schema that this version writes. It reads all earlier ones too.
+pub const SCHEMA: u32 = 2;
 
 /// A whole plan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,7 +28,7 @@ pub struct Plan {
     pub schema: u32,
     /// `onnx-diffprune` and its version.
     pub tool: String,
-    /// SHA-256 of the model file and its external data, in hexadecimal.
+    /// The digest of the model file and its external data, in hexadecimal; of which kind, says the schema.
     pub input_digest: String,
     /// The options of the cut by their names in a configuration file, defaults included.
     pub options: BTreeMap<String, Value>,
@@ -122,8 +123,8 @@ impl Plan {
         let fail = |message: String| Error::unreadable(path, message);
         let text = std::fs::read_to_string(path).map_err(|error| fail(format!("can't be read: {error}")))?;
         let plan: Plan = serde_json::from_str(&text).map_err(|error| fail(format!("not a plan file: {error}")))?;
-        if plan.schema != SCHEMA {
-            return Err(fail(format!("expected plan schema {SCHEMA}, found {}", plan.schema)));
+        if !(1..=SCHEMA).contains(&plan.schema) {
+            return Err(fail(format!("expected plan schema 1 to {SCHEMA}, found {}", plan.schema)));
         }
         Ok(plan)
     }
@@ -143,11 +144,15 @@ impl Plan {
     /// changed since the cut was verified, if anything.
     pub fn metadata(&self) -> Vec<(String, String)> {
         let options = json!(self.options).to_string();
+        let digest = match self.digest_kind() {
+            DigestKind::Sha256 => "sha256",
+            DigestKind::Blake3 => "blake3",
+        };
         let mut entries = vec![
             ("onnx_diffprune.tool".to_owned(), self.tool.clone()),
             ("onnx_diffprune.options".to_owned(), options),
             ("onnx_diffprune.ratio".to_owned(), self.ratio.to_string()),
-            ("onnx_diffprune.input_sha256".to_owned(), self.input_digest.clone()),
+            (format!("onnx_diffprune.input_{digest}"), self.input_digest.clone()),
         ];
         let changed = self.changed.as_ref().map(|changed| changed.metadata().to_string());
         entries.extend(changed.map(|text| ("onnx_diffprune.changed_weights".to_owned(), text)));
@@ -159,6 +164,26 @@ impl Plan {
 const METADATA: &str = "onnx_diffprune.";
 
 impl Plan {
+    /// How the digest of the input was computed.
+    pub fn digest_kind(&self) -> DigestKind {
+        if self.schema == 1 { DigestKind::Sha256 } else { DigestKind::Blake3 }
+    }
+
+    /// Refuses a plan that was made for another file than the model's; `file` names the plan in messages.
+    ///
+    /// # Errors
+    /// The digests differ.
+    pub fn check_input(&self, model: &Model, file: &Path) -> Result<(), Error> {
+        let (kind, expected) = (self.digest_kind(), &self.input_digest);
+        let found = model.digest(kind);
+        if *expected == found {
+            return Ok(());
+        }
+        let (kind, path) = (kind.name(), model.path().display());
+        let text = format!("the plan is for another file: its input has {kind} {expected}, {path} has {found}");
+        Err(Error::usage(text).in_file(file))
+    }
+
     /// Lets the written file say what [`Plan::metadata`] says, and no longer what the file that is cut says of the cut by
     /// which it came about itself. Of such earlier rounds only their number is told on.
     pub fn record_in(&self, model: &Model, edits: &mut Edits) {

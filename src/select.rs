@@ -43,7 +43,7 @@ pub type Removed = Vec<Vec<bool>>;
 
 /// Chooses the channels to remove.
 pub fn select(grouping: &Grouping, scores: &[Vec<f64>], budget: &Budget) -> Removed {
-    let widths = Widths::of(grouping, budget.round_to);
+    let widths = Widths::of(grouping, &budget.ratios, budget.round_to);
     let steps = match budget.scope {
         Scope::Local => local_steps(grouping, &widths, budget),
         Scope::Global => global_steps(grouping, &widths, scores, budget),

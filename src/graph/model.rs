@@ -3,13 +3,12 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 
+use super::digest::{DigestKind, Digests};
 use super::external::{ExternalFile, Location};
 use super::tensor;
 use crate::error::Error;
@@ -25,7 +24,7 @@ pub struct Model {
     pub(crate) inlined: bool,
     /// The external files by the location that tensors name.
     pub(crate) external: Arc<BTreeMap<String, ExternalFile>>,
-    pub(crate) digest: Arc<OnceLock<String>>,
+    pub(crate) digests: Arc<Digests>,
 }
 
 /// Maps a whole file into memory; an empty one gives no bytes.
@@ -211,30 +210,11 @@ impl Model {
         paths.into_iter().cloned().collect()
     }
 
-    /// The SHA-256 of the model file followed by its external data files in the order of their paths, in hexadecimal.
-    ///
-    /// # Errors
-    /// An external file can't be read.
-    pub fn digest(&self) -> Result<String, Error> {
-        if let Some(digest) = self.digest.get() {
-            return Ok(digest.clone());
-        }
-        let mut hash = Sha256::new();
-        hash.update(&self.bytes);
-        for path in self.external_files() {
-            let fail = |error: std::io::Error| Error::unreadable(&path, format!("can't be read: {error}"));
-            let mut file = File::open(&path).map_err(fail)?;
-            let mut buffer = vec![0; 1 << 20];
-            loop {
-                let count = file.read(&mut buffer).map_err(fail)?;
-                if count == 0 {
-                    break;
-                }
-                hash.update(&buffer[..count]);
-            }
-        }
-        let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(self.digest.get_or_init(|| digest).clone())
+    /// The digest of the model file followed by its external data files in the order of their paths, in hexadecimal.
+    pub fn digest(&self, kind: DigestKind) -> String {
+        let external: BTreeMap<&PathBuf, &Bytes> =
+            self.external.values().map(|file| (&file.path, &file.bytes)).collect();
+        self.digests.get(kind, std::iter::once(&self.bytes).chain(external.into_values())).into_owned()
     }
 
     /// Bytes of the model file and of the external files it uses.

@@ -19,15 +19,7 @@ pub fn apply(
     path: &std::path::Path,
     runtime: Option<&Runtime>,
 ) -> Result<(Kept, Rewritten), Error> {
-    let digest = analysis.model.digest()?;
-    if plan.input_digest != digest {
-        let text = format!(
-            "the plan is for another file: its input has SHA-256 {}, {} has {digest}",
-            plan.input_digest,
-            analysis.model.path().display()
-        );
-        return Err(Error::usage(text).in_file(path));
-    }
+    plan.check_input(&analysis.model, path)?;
     let reads = kept_axes(plan, &analysis.graph, path)?;
     let read: BTreeSet<usize> =
         reads.keys().filter_map(|reader| analysis.graph.nodes[reader.node].input(reader.slot)).collect();

@@ -8,6 +8,7 @@ use super::choice::Scored;
 use super::options::{CutOptions, PruneOptions, ScoreOptions, Target};
 use crate::analysis::Analysis;
 use crate::error::Error;
+use crate::graph::digest::DigestKind;
 use crate::onnx::tool_name;
 use crate::plan::{GroupPlan, MemberPlan, Plan, SCHEMA, tensor_plans};
 use crate::rewrite::Rewritten;
@@ -70,7 +71,7 @@ pub(super) fn make_plan(
     Ok(Plan {
         schema: SCHEMA,
         tool: tool_name(),
-        input_digest: analysis.model.digest()?,
+        input_digest: analysis.model.digest(DigestKind::default()),
         criterion: criterion.to_owned(),
         attention: options.score.attention,
         norm_groups: options.score.norm_groups,

@@ -17,6 +17,7 @@ use crate::gradient::accumulate::{Accumulated, Denoising as _, LossPoint, Thresh
 use crate::gradient::checkpoint::Checkpoint;
 use crate::gradient::pass::{GradientPass, PassOptions};
 use crate::gradient::{GradientGraph, GradientOptions, Precision};
+use crate::graph::digest::DigestKind;
 use crate::runtime::{Device, Runtime};
 use graph::{Differentiated, differentiated};
 use settling::Settling;
@@ -279,7 +280,7 @@ fn fingerprint(
     let how = options.accumulate_options(1);
     Ok(format!(
         "{} {} {} {:?} {:?} {:?} {} {} {} {} {sum:e}",
-        analysis.model.digest()?,
+        analysis.model.digest(DigestKind::default()),
         process.describe(),
         samples.len(),
         options.gradients.timesteps,

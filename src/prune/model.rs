@@ -12,6 +12,7 @@ use super::progress::{Progress, Stage, Watch, tell, unwatched};
 use super::runtime::{Runtime, needed};
 use crate::array::Array;
 use crate::error::Error;
+use crate::graph::digest::DigestKind;
 use crate::graph::sizes::{Sizes, sizes_for};
 use crate::plan::Plan;
 use crate::verify::{VerifyOptions, VerifyReport, verify_plan};
@@ -52,12 +53,9 @@ impl Model {
         self.0.total_bytes()
     }
 
-    /// The SHA-256 of the model file followed by its external data files, in hexadecimal: what a plan names.
-    ///
-    /// # Errors
-    /// An external file can't be read.
-    pub fn digest(&self) -> Result<String, Error> {
-        self.0.digest()
+    /// The BLAKE3 of the model file followed by its external data files, in hexadecimal: what a plan names.
+    pub fn digest(&self) -> String {
+        self.0.digest(DigestKind::default())
     }
 
     /// Refuses an output that would replace the model or one of its data files: what would fail at the end.
@@ -71,17 +69,9 @@ impl Model {
     /// Refuses a plan that was made for another model; `file` names the plan in messages.
     ///
     /// # Errors
-    /// The digests differ, or the model can't be read again.
+    /// The digests differ.
     pub fn check_plan(&self, plan: &Plan, file: &Path) -> Result<(), Error> {
-        if plan.input_digest == self.digest()? {
-            return Ok(());
-        }
-        let text = format!(
-            "the plan is for another file than {}: its input has SHA-256 {}",
-            self.path().display(),
-            plan.input_digest
-        );
-        Err(Error::usage(text).in_file(file))
+        plan.check_input(&self.0, file)
     }
 
     /// Builds the graph, infers shapes, and finds out which channels live or die together.
@@ -209,8 +199,7 @@ impl Analysis {
 /// Computes the digest of the model on a second thread while `work` runs.
 fn hashed_beside<T>(model: &graph::model::Model, work: impl FnOnce() -> T) -> T {
     std::thread::scope(|scope| {
-        // A failure shows when the plan asks for the digest again.
-        scope.spawn(|| model.digest().is_ok());
+        scope.spawn(|| model.digest(DigestKind::default()));
         work()
     })
 }

@@ -99,8 +99,9 @@ pub(super) fn html(report: &Report<'_>) -> String {
         page += "</ul>\n";
     }
     let _ = write!(page, "<h2>Command</h2>\n<pre>{}</pre>\n", escape(&report.command));
+    let (kind, digest) = (report.plan.digest_kind().name(), escape(&report.plan.input_digest));
     let _ =
-        writeln!(page, "<p class='soft'>SHA-256 of the input: <code>{}</code></p>", escape(&report.plan.input_digest));
+        writeln!(page, "<p class='soft'>{kind} of the input: <code>{digest}</code></p>");
     page + "</body></html>\n"
 }
 

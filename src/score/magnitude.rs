@@ -6,6 +6,8 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
+use pulp::Arch;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{Criterion, GroupReduction, IndexScores, ScoreCx};
@@ -50,14 +52,20 @@ impl Magnitude {
         for member in groups.iter().filter(|group| group.fixed.is_none()).flat_map(|group| &group.members) {
             wanted.entry(cx.coupling.uses[member.weight].value).or_default().insert(member.axis);
         }
+        let wanted: Vec<(usize, Vec<usize>)> =
+            wanted.into_iter().map(|(value, axes)| (value, axes.into_iter().collect())).collect();
+        let sums: Vec<Vec<Vec<f64>>> = wanted
+            .par_iter()
+            .with_max_len(1)
+            .map(|(value, axes)| {
+                let tensor = cx.constant(*value)?;
+                Ok(axis_sums(tensor, &cx.model.tensor_view(tensor)?, axes, norm))
+            })
+            .collect::<Result<_, Error>>()?;
         let mut scores = IndexScores::default();
         let mut warnings = BTreeSet::new();
-        for (value, axes) in wanted {
-            let tensor = cx.constant(value)?;
+        for ((value, axes), mut sums) in wanted.into_iter().zip(sums) {
             let name = &cx.graph.values[value].name;
-            let bytes = cx.model.tensor_view(tensor)?;
-            let axes: Vec<usize> = axes.into_iter().collect();
-            let mut sums = axis_sums(tensor, &bytes, &axes, norm);
             if sums.iter().flatten().any(|sum| !sum.is_finite()) {
                 warnings.insert(format!("weight {name:?} holds entries that are not finite; its channels go first"));
                 sums.iter_mut().flatten().filter(|sum| !sum.is_finite()).for_each(|sum| *sum = 0.0);
@@ -102,62 +110,113 @@ fn axis_sums(tensor: &TensorProto, bytes: &[u8], axes: &[usize], norm: Norm) -> 
     }
 }
 
-fn sums_of<E: Copy>(
+fn sums_of<E: Copy + Sync>(
     dims: &[usize],
     axes: &[usize],
     norm: Norm,
     elements: &[E],
-    decode: impl Fn(E) -> f32,
+    decode: impl Fn(E) -> f32 + Sync,
 ) -> Vec<Vec<f64>> {
     match norm {
-        Norm::L1 => sums_over(dims, axes, elements, |element| f64::from(decode(element)).abs()),
-        Norm::L2 => sums_over(dims, axes, elements, |element| {
+        Norm::L1 => sums_over(dims, axes, elements, &|element| f64::from(decode(element)).abs()),
+        Norm::L2 => sums_over(dims, axes, elements, &|element| {
             let value = f64::from(decode(element));
             value * value
         }),
     }
 }
 
-/// Sums row by row: a row is all that lies along the innermost axis that is asked for. The loops over elements have no
-/// index arithmetic and no chain of additions, so that the compiler vectorises them.
-fn sums_over<E: Copy>(dims: &[usize], axes: &[usize], elements: &[E], weigh: impl Fn(E) -> f64) -> Vec<Vec<f64>> {
-    let mut sums: Vec<Vec<f64>> = axes.iter().map(|axis| vec![0.0; dims[*axis]]).collect();
-    let Some((innermost, &axis)) = axes.iter().enumerate().max_by_key(|(_, axis)| **axis) else { return sums };
+/// Elements that are summed by themselves: what is larger is summed in parts, on several cores. The parts don't depend on
+/// the number of cores, and neither does the sum.
+const PART: usize = 1 << 22;
+
+/// Blocks of fewer elements are not summed one by one, but over all rows first.
+const SHORT: usize = 32;
+
+/// Sums row by row: a row is all that lies along the innermost axis that is asked for.
+fn sums_over<E: Copy + Sync>(
+    dims: &[usize],
+    axes: &[usize],
+    elements: &[E],
+    weigh: &(impl Fn(E) -> f64 + Sync),
+) -> Vec<Vec<f64>> {
+    let Some((innermost, &axis)) = axes.iter().enumerate().max_by_key(|(_, axis)| **axis) else { return Vec::new() };
     let block: usize = dims[axis + 1..].iter().product();
     let row = block * dims[axis];
+    let empty = || -> Vec<Vec<f64>> { axes.iter().map(|axis| vec![0.0; dims[*axis]]).collect() };
     if row == 0 {
-        return sums;
+        return empty();
     }
-    let mut along = std::mem::take(&mut sums[innermost]);
     let strides: Vec<usize> = axes.iter().map(|at| dims[(at + 1).min(axis)..axis].iter().product()).collect();
-    for (at, row) in elements.chunks_exact(row).enumerate() {
-        let mut total = 0.0;
-        if block == 1 {
-            along.iter_mut().zip(row).for_each(|(sum, element)| *sum += weigh(*element));
-            if axes.len() > 1 {
-                total = sum(row, &weigh);
-            }
-        } else {
-            for (along, block) in along.iter_mut().zip(row.chunks_exact(block)) {
-                let part = sum(block, &weigh);
-                *along += part;
-                total += part;
-            }
-        }
+    let rows = (PART / row).max(1);
+    let parts = elements.par_chunks(rows * row).enumerate().map(|(part, elements)| {
+        let mut sums = empty();
+        let mut along = std::mem::take(&mut sums[innermost]);
+        let totals = Arch::new().dispatch(
+            #[inline(always)]
+            || row_sums(elements, (row, block), &mut along, axes.len() > 1, weigh),
+        );
         for (other, &outer) in axes.iter().enumerate().filter(|(other, _)| *other != innermost) {
-            sums[other][(at / strides[other]) % dims[outer]] += total;
+            for (at, total) in totals.iter().enumerate() {
+                sums[other][((part * rows + at) / strides[other]) % dims[outer]] += total;
+            }
         }
-    }
-    sums[innermost] = along;
-    sums
+        sums[innermost] = along;
+        sums
+    });
+    let parts: Vec<Vec<Vec<f64>>> = parts.collect();
+    parts.into_iter().fold(empty(), |mut all, part| {
+        for (all, part) in all.iter_mut().zip(part) {
+            all.iter_mut().zip(part).for_each(|(all, part)| *all += part);
+        }
+        all
+    })
 }
 
-/// The sum over elements, in eight chains that do not wait for each other.
+/// Adds the elements of every block to its place in `along`, row by row; returns the sum of every row where that is
+/// asked for. The loops over elements have no index arithmetic and no chain of additions, so that the compiler
+/// vectorises them for the processor at hand; the order of additions is the same on all.
+#[inline(always)]
+fn row_sums<E: Copy>(
+    elements: &[E],
+    (row, block): (usize, usize),
+    along: &mut [f64],
+    wants_totals: bool,
+    weigh: &impl Fn(E) -> f64,
+) -> Vec<f64> {
+    let mut totals = Vec::with_capacity(if wants_totals { elements.len() / row } else { 0 });
+    if block < SHORT {
+        let mut wide = vec![0.0; row];
+        for row in elements.chunks_exact(row) {
+            wide.iter_mut().zip(row).for_each(|(sum, element)| *sum += weigh(*element));
+            if wants_totals {
+                totals.push(sum(row, weigh));
+            }
+        }
+        along.iter_mut().zip(wide.chunks_exact(block)).for_each(|(along, block)| *along += block.iter().sum::<f64>());
+        return totals;
+    }
+    for row in elements.chunks_exact(row) {
+        let mut total = 0.0;
+        for (along, block) in along.iter_mut().zip(row.chunks_exact(block)) {
+            let part = sum(block, weigh);
+            *along += part;
+            total += part;
+        }
+        if wants_totals {
+            totals.push(total);
+        }
+    }
+    totals
+}
+
+/// The sum over elements, in 32 chains that do not wait for each other.
+#[inline(always)]
 fn sum<E: Copy>(elements: &[E], weigh: &impl Fn(E) -> f64) -> f64 {
-    let (eights, rest) = elements.as_chunks::<8>();
-    let mut lanes = [0.0; 8];
-    for eight in eights {
-        for (lane, element) in lanes.iter_mut().zip(eight) {
+    let (wide, rest) = elements.as_chunks::<32>();
+    let mut lanes = [0.0; 32];
+    for wide in wide {
+        for (lane, element) in lanes.iter_mut().zip(wide) {
             *lane += weigh(*element);
         }
     }
@@ -193,6 +252,23 @@ mod tests {
             }
             // Sums of small integers are exact in any order.
             assert_eq!(sums_of(&dims, &axes, Norm::L2, &values, |v| v), naive, "{axes:?}");
+        }
+    }
+
+    #[test]
+    fn large_weights_are_summed_in_parts() {
+        for (dims, axes) in [(vec![3000, 2000], vec![0, 1]), (vec![700, 1000, 3, 3], vec![0, 1]), (vec![5_000_000], vec![0])] {
+            let values: Vec<f32> = (0..dims.iter().product::<usize>()).map(|at| ((at * 31) % 7) as f32).collect();
+            let inner: usize = dims[axes.len()..].iter().product();
+            let mut naive: Vec<Vec<f64>> = axes.iter().map(|axis| vec![0.0; dims[*axis]]).collect();
+            for (at, value) in values.iter().enumerate() {
+                let last = axes.len() - 1;
+                naive[last][at / inner % dims[last]] += f64::from(*value);
+                if last == 1 {
+                    naive[0][at / inner / dims[1]] += f64::from(*value);
+                }
+            }
+            assert!(sums_of(&dims, &axes, Norm::L1, &values, |v| v) == naive, "{dims:?}");
         }
     }
 

@@ -33,21 +33,25 @@ pub(super) struct Widths {
 }
 
 impl Widths {
-    /// The widths that are to be multiples of `multiple`.
-    pub(super) fn of(grouping: &Grouping, multiple: usize) -> Self {
+    /// The widths that are to be multiples of `multiple`; of groups of which a share of zero is to go (`ratios`) all stays.
+    pub(super) fn of(grouping: &Grouping, ratios: &[f64], multiple: usize) -> Self {
         if multiple <= 1 {
             return Self { multiple, shares: Vec::new() };
         }
         let key = |member: &Member| (member.weight, member.axis);
+        let stays = |(group, ratio): (&ChannelGroup, &f64)| {
+            group.fixed.is_some() || grouping.components[group.component].unit <= 1 || *ratio <= 0.0
+        };
+        let stays: Vec<bool> = grouping.groups.iter().zip(ratios).map(stays).collect();
         // What stays of every axis, until a group has taken it.
         let mut stay: BTreeMap<(usize, usize), usize> = BTreeMap::new();
-        for group in grouping.groups.iter().filter(|group| group.fixed.is_some()) {
+        for (group, _) in grouping.groups.iter().zip(&stays).filter(|(_, stays)| **stays) {
             for member in &group.members {
                 *stay.entry(key(member)).or_default() += member.indices.iter().map(Vec::len).sum::<usize>();
             }
         }
-        let shares = grouping.groups.iter().map(|group| {
-            if group.fixed.is_some() {
+        let shares = grouping.groups.iter().zip(&stays).map(|(group, stays)| {
+            if *stays {
                 return Vec::new();
             }
             let shares = counted(group, multiple).into_iter();
@@ -136,7 +140,7 @@ mod tests {
 
     fn kept(grouping: &Grouping, multiple: usize, asked: usize) -> usize {
         let channels = grouping.groups[0].channels.len();
-        channels - Widths::of(grouping, multiple).rounded(grouping, &grouping.components[0], channels - asked)
+        channels - Widths::of(grouping, &[0.5; 2], multiple).rounded(grouping, &grouping.components[0], channels - asked)
     }
 
     fn run(length: usize) -> impl Fn(usize) -> Vec<u32> {
