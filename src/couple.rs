@@ -19,10 +19,10 @@ use crate::graph::dim::Dim;
 use crate::graph::facts::Facts;
 use crate::graph::{Graph, Node, ValueId};
 use crate::onnx::DataType;
-use crate::operator::Operators;
 use crate::operator::couple::layout::{Layout, fixed_axis};
-use crate::operator::couple::space::{Reason, Spaces, new_axis_size};
+use crate::operator::couple::space::{MOST_INDICES, Reason, Spaces, new_axis_size};
 use crate::operator::couple::{Barrier, CoupleCx, Coupling};
+use crate::operator::{Operators, RuleError};
 pub use frequencies::frequencies;
 
 /// Applies every operator's coupling rule. The inputs of the network never shrink.
@@ -117,9 +117,18 @@ fn is_constant_node(node: &Node, fold: &Fold) -> bool {
 /// Applies the rule of one node, which becomes a barrier where there is none.
 fn apply_rule(mut cx: CoupleCx<'_>, operators: &Operators) {
     let node = cx.node;
-    let result = operators.of(node.id).and_then(|operator| operator.couple(&mut cx));
+    let has_room = cx.coupling.spaces.element_count() <= MOST_INDICES;
+    let result = match has_room {
+        true => operators.of(node.id).and_then(|operator| operator.couple(&mut cx)),
+        false => Err(RuleError::unsupported(format!("the nodes before it have more than {MOST_INDICES} indices"))),
+    };
     if let Err(cause) = result {
-        cx.keep_inputs(&cause.to_string());
+        // Constants that only this node reads have no indices yet, and need none.
+        if has_room {
+            cx.keep_inputs(&cause.to_string());
+        } else {
+            cx.keep_known_inputs(&cause.to_string());
+        }
         fix_outputs(cx.coupling, cx.facts, node);
         cx.coupling.barriers.push(Barrier { node: node.id, cause: cause.to_string() });
     }

@@ -26,7 +26,7 @@ use std::collections::HashMap;
 use crate::error::Error;
 use crate::onnx::names::Names;
 use crate::onnx::order::{captured, topological_order};
-use crate::onnx::{NodeProto, TensorProto};
+use crate::onnx::{GraphProto, NodeProto, TensorProto};
 use model::Model;
 
 /// Index of a node in [`Graph::nodes`].
@@ -146,9 +146,20 @@ impl Graph {
     }
 
     fn with_values_of(model: &Model, earlier: Option<&Graph>) -> Result<Self, Error> {
-        let proto = model.graph();
-        let order = topological_order(proto)
-            .map_err(|at| Error::invalid(model.path(), format!("the graph has a cycle through node {at}")))?;
+        Self::of_proto(model, model.graph(), earlier)
+            .map_err(|at| Error::invalid(model.path(), format!("the graph has a cycle through node {at}")))
+    }
+
+    /// The graph of a body that a node of the model holds; names from outside are values that nothing produces.
+    ///
+    /// # Errors
+    /// The position of a node on a cycle.
+    pub(crate) fn of_body(model: &Model, body: &GraphProto) -> Result<Self, usize> {
+        Self::of_proto(model, body, None)
+    }
+
+    fn of_proto(model: &Model, proto: &GraphProto, earlier: Option<&Graph>) -> Result<Self, usize> {
+        let order = topological_order(proto)?;
         let mut graph = Graph {
             nodes: Vec::with_capacity(proto.node.len()),
             values: Vec::new(),

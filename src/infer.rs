@@ -1,47 +1,98 @@
 //! Shape inference with symbolic sizes and constant propagation through shape arithmetic.
 
+mod bodies;
+
+mod equations;
+
 use std::collections::BTreeMap;
 
 use crate::error::Error;
 use crate::graph::dim::Dim;
-use crate::graph::fact::{Fact, is_float};
-use crate::graph::facts::Facts;
+use crate::graph::fact::{Fact, KNOWN_TOTAL, Known, is_float};
+use crate::graph::facts::{Facts, Fixed};
 use crate::graph::model::Model;
 use crate::graph::tensor::elements;
 use crate::graph::{Graph, Node};
-use crate::onnx::{DataType, TensorProto, TypeProto, tensor_shape_proto, type_proto};
+use crate::onnx::{DataType, GraphProto, TensorProto, TypeProto, tensor_shape_proto, type_proto};
 use crate::operator::infer::InferCx;
 use crate::operator::{Operator, Operators, RuleError};
 
 /// Float constants with more elements than this are weights, not parameters of shape arithmetic.
 const FLOATS_LIMIT: i64 = 64;
 
+/// Values of more axes than this are refused: no runtime has such tensors, and a file claims them in a few bytes.
+const MOST_AXES: usize = 64;
+
+/// Known values up to this many elements are always tracked; larger ones only up to [`KNOWN_TOTAL`] elements in all.
+const SMALL_KNOWN: usize = 64;
+
+/// How often sizes that weights fix may bring further ones to light.
+const MOST_ROUNDS: usize = 8;
+
 impl Facts {
-    /// The facts of everything that no node computes: graph inputs, initializers, outer names.
+    /// The facts of everything that no node computes: graph inputs, initializers, outer names. Sizes that weights fix are
+    /// those of `fixed`.
     ///
     /// # Errors
     /// An initializer whose data can't be read.
-    pub fn of_sources(model: &Model, graph: &Graph) -> Result<Self, Error> {
-        let mut facts = Facts { values: vec![None; graph.values.len()], gaps: Vec::new(), fresh: 0 };
+    pub fn of_sources(model: &Model, graph: &Graph, fixed: &BTreeMap<String, Fixed>) -> Result<Self, Error> {
+        let mut facts = Facts { fixed: fixed.clone(), ..Facts::unknown(graph.values.len()) };
         for tensor in &model.graph().initializer {
             if let Some(value) = graph.value(&tensor.name) {
-                facts.values[value] = Some(of_tensor(model, tensor)?);
+                let fact = of_tensor(model, tensor)?;
+                facts
+                    .check_rank(&fact)
+                    .map_err(|text| Error::invalid(model.path(), format!("tensor {:?}: {text}", tensor.name)))?;
+                facts.put(value, Some(fact));
             }
         }
         for input in &model.graph().input {
             if let Some(value) = graph.value(&input.name).filter(|v| facts.values[*v].is_none()) {
-                facts.values[value] = input.r#type.as_ref().and_then(|t| of_type(t, &mut facts.fresh));
+                let fact = input.r#type.as_ref().and_then(|t| of_type(t, &mut facts.fresh));
+                if let Some(Err(text)) = fact.as_ref().map(|fact| facts.check_rank(fact)) {
+                    return Err(Error::invalid(model.path(), format!("graph input {:?}: {text}", input.name)));
+                }
+                facts.values[value] = fact;
+                facts.replace_sizes(value, &facts.fixed_sizes());
             }
         }
         Ok(facts)
+    }
+
+    fn check_rank(&self, fact: &Fact) -> Result<(), String> {
+        match fact.rank() {
+            Some(rank) if rank > MOST_AXES => Err(format!("expected at most {MOST_AXES} axes, found {rank}")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Stores a fact; elements that are too many are forgotten.
+    fn put(&mut self, value: usize, mut fact: Option<Fact>) {
+        let count = fact.as_ref().and_then(|fact| fact.known.as_ref()).map_or(0, Known::len);
+        if count > SMALL_KNOWN {
+            if self.known_elements.saturating_add(count) > KNOWN_TOTAL {
+                if let Some(fact) = &mut fact {
+                    fact.known = None;
+                }
+            } else {
+                self.known_elements += count;
+            }
+        }
+        self.values[value] = fact;
     }
 
     /// Infers the outputs of one node from the facts of its inputs.
     ///
     /// # Errors
     /// The node contradicts its operator's specification.
-    pub fn infer_node(&mut self, model: &Model, node: &Node, operators: &Operators) -> Result<(), Error> {
-        self.infer_patched(model, node, operators.of(node.id), &BTreeMap::new())
+    pub fn infer_node(
+        &mut self,
+        model: &Model,
+        graph: &Graph,
+        node: &Node,
+        operators: &Operators,
+    ) -> Result<(), Error> {
+        self.infer_patched(model, graph, node, operators.of(node.id), &BTreeMap::new())
     }
 
     /// As [`Facts::infer_node`], with facts that stand for those of some input slots.
@@ -51,14 +102,31 @@ impl Facts {
     pub fn infer_patched(
         &mut self,
         model: &Model,
+        graph: &Graph,
         node: &Node,
         operator: Result<&dyn Operator, RuleError>,
         overrides: &BTreeMap<usize, Fact>,
     ) -> Result<(), Error> {
+        let mut budget = bodies::MOST_NODES;
+        self.infer_within(&bodies::Scope::outermost(model, graph), node, operator, overrides, &mut budget)
+            .map_err(|text| Error::invalid(model.path(), text).at_node(&node.name, node.op()))
+    }
+
+    /// Infers the outputs of a node of a graph or of a body in it; what is wrong is told as text.
+    fn infer_within(
+        &mut self,
+        scope: &bodies::Scope<'_>,
+        node: &Node,
+        operator: Result<&dyn Operator, RuleError>,
+        overrides: &BTreeMap<usize, Fact>,
+        budget: &mut usize,
+    ) -> Result<(), String> {
         if node.proto.op_type == "Constant"
             && let (Some(tensor), Some(output)) = (node.proto.tensor("value"), node.output(0))
         {
-            self.values[output] = Some(of_tensor(model, tensor)?);
+            let fact = of_tensor(scope.model, tensor).map_err(|error| error.to_string())?;
+            self.check_rank(&fact)?;
+            self.put(output, Some(fact));
             return Ok(());
         }
         let mut inputs: Vec<Option<&Fact>> =
@@ -67,7 +135,20 @@ impl Facts {
             inputs.resize(inputs.len().max(slot + 1), None);
             inputs[*slot] = Some(fact);
         }
-        let mut cx = InferCx { node, inputs, outputs: vec![None; node.outputs.len()], fresh: &mut self.fresh };
+        let outer = |name: &str| scope.graph.value(name).and_then(|value| self.values[value].clone());
+        let inside = bodies::Scope { outer: Some(&outer), ..*scope };
+        let mut run_body = |body: &GraphProto, inputs: Vec<Option<Fact>>, fresh: &mut usize| {
+            inside.infer_body(body, inputs, fresh, budget)
+        };
+        let mut cx = InferCx {
+            node,
+            inputs,
+            outputs: vec![None; node.outputs.len()],
+            fresh: &mut self.fresh,
+            equations: &mut self.equations,
+            run_body: &mut run_body,
+        };
+        let noted = cx.equations.len();
         let result = operator.and_then(|operator| operator.infer(&mut cx));
         let outputs = cx.outputs;
         match result {
@@ -78,21 +159,26 @@ impl Facts {
                     .iter()
                     .map(|v| v.and_then(|v| self.values[v].as_ref()).map_or("-".to_owned(), Fact::describe))
                     .collect();
-                return Err(Error::invalid(model.path(), format!("{text}; inputs: {}", inputs.join(", ")))
-                    .at_node(&node.name, node.op()));
+                return Err(format!("{text}; inputs: {}", inputs.join(", ")));
             }
-            Err(cause) => self.gaps.push((node.id, cause.to_string())),
+            Err(cause) => {
+                self.equations.truncate(noted);
+                self.gaps.push((node.id, cause.to_string()));
+            }
         }
         for (value, fact) in node.outputs.iter().zip(outputs) {
             if let Some(value) = value {
-                self.values[*value] = fact;
+                if let Some(fact) = &fact {
+                    self.check_rank(fact)?;
+                }
+                self.put(*value, fact);
             }
         }
         Ok(())
     }
 
     /// Takes what the file itself says of a value where inference found less.
-    fn complete(&mut self, graph: &Graph, declared: &[(usize, TypeProto)], node: &Node) {
+    fn complete(&mut self, declared: &[(usize, TypeProto)], node: &Node) {
         for value in node.outputs.iter().flatten() {
             let known = self.values[*value].as_ref();
             if known.is_some_and(|fact| fact.shape.is_some()) {
@@ -100,24 +186,58 @@ impl Facts {
             }
             if let Ok(at) = declared.binary_search_by_key(value, |(value, _)| *value)
                 && let Some(fact) = of_type(&declared[at].1, &mut self.fresh)
+                && self.check_rank(&fact).is_ok()
             {
                 self.values[*value] = Some(fact);
+                self.replace_sizes(*value, &self.fixed_sizes());
             }
         }
-        debug_assert!(graph.nodes.len() > node.id);
     }
 }
 
-/// Infers the facts of all values.
+/// Infers the facts of all values. A symbolic size of the network's inputs that a weight fixes is that number
+/// ([`Facts::fixed`]); others are tied where they meet ([`Facts::ties`]).
 ///
 /// # Errors
 /// A node contradicts its operator's specification, or a constant can't be read.
 pub fn infer(model: &Model, graph: &Graph, operators: &Operators) -> Result<Facts, Error> {
-    let mut facts = Facts::of_sources(model, graph)?;
+    let mut facts = infer_with(model, graph, operators, BTreeMap::new())?;
+    for _ in 0..MOST_ROUNDS {
+        let fixed = equations::fixed(&facts, graph, false);
+        if !fixed.is_empty() {
+            let fixed: BTreeMap<_, _> = facts.fixed.into_iter().chain(fixed).collect();
+            let list: Vec<String> =
+                fixed.iter().map(|(name, by)| format!("{name} = {} ({})", by.size, by.node)).collect();
+            facts = infer_with(model, graph, operators, fixed)
+                .map_err(|error| error.hint(format!("symbolic sizes that weights fix: {}", list.join(", "))))?;
+            continue;
+        }
+        // What broadcasts could be one as well: such a size is taken where the network then still makes sense.
+        let likely = equations::fixed(&facts, graph, true);
+        if likely.is_empty() {
+            break;
+        }
+        let fixed = facts.fixed.iter().map(|(name, by)| (name.clone(), by.clone())).chain(likely).collect();
+        match infer_with(model, graph, operators, fixed) {
+            Ok(better) => facts = better,
+            Err(_) => break,
+        }
+    }
+    facts.ties = equations::ties(&facts, graph);
+    Ok(facts)
+}
+
+fn infer_with(
+    model: &Model,
+    graph: &Graph,
+    operators: &Operators,
+    fixed: BTreeMap<String, Fixed>,
+) -> Result<Facts, Error> {
+    let mut facts = Facts::of_sources(model, graph, &fixed)?;
     let declared = declared_types(model, graph);
     for node in &graph.nodes {
-        facts.infer_node(model, node, operators)?;
-        facts.complete(graph, &declared, node);
+        facts.infer_node(model, graph, node, operators)?;
+        facts.complete(&declared, node);
     }
     Ok(facts)
 }
@@ -133,7 +253,7 @@ impl Facts {
         operators: &Operators,
         sizes: &crate::graph::sizes::Sizes,
     ) -> Result<Self, Error> {
-        let mut facts = Facts::of_sources(model, graph)?;
+        let mut facts = Facts::of_sources(model, graph, &BTreeMap::new())?;
         let mut names = std::collections::BTreeSet::new();
         for input in &graph.inputs {
             let shape = facts.values[*input].as_ref().and_then(|fact| fact.shape.as_ref());
@@ -145,8 +265,8 @@ impl Facts {
         graph.inputs.iter().for_each(|input| facts.replace_sizes(*input, &sizes));
         let declared = declared_types(model, graph);
         for node in &graph.nodes {
-            facts.infer_node(model, node, operators)?;
-            facts.complete(graph, &declared, node);
+            facts.infer_node(model, graph, node, operators)?;
+            facts.complete(&declared, node);
             node.outputs.iter().flatten().for_each(|output| facts.replace_sizes(*output, &sizes));
         }
         Ok(facts)
@@ -163,7 +283,11 @@ impl Facts {
 }
 
 fn declared_types(model: &Model, graph: &Graph) -> Vec<(usize, TypeProto)> {
-    let proto = model.graph();
+    types_of(model.graph(), graph)
+}
+
+/// The types that a graph, or a body, declares of its values.
+fn types_of(proto: &GraphProto, graph: &Graph) -> Vec<(usize, TypeProto)> {
     let mut declared: Vec<(usize, TypeProto)> = proto
         .value_info
         .iter()

@@ -7,7 +7,7 @@ use crate::array::{Array, ElementType};
 use crate::error::Error;
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
-use crate::graph::sizes::{Sizes, sizes_for};
+use crate::graph::sizes::{Sizes, follow, sizes_for};
 use crate::graph::{Graph, ValueId};
 use crate::runtime::random_inputs::{InputDim, InputSpec, draw};
 
@@ -25,11 +25,12 @@ pub fn size_variants(analysis: &Analysis, given: &Sizes) -> Vec<Sizes> {
     let mut variants: Vec<Sizes> = Vec::new();
     for (batch, factor) in [(1, 1), (3, 2), (2, 1), (2, 2), (4, 1)] {
         let mut sizes = base.clone();
-        for (name, size) in sizes.iter_mut().filter(|(name, _)| !given.contains_key(*name)) {
+        let is_free = |name: &String| !given.contains_key(name) && !analysis.facts.fixed.contains_key(name);
+        for (_, size) in sizes.iter_mut().filter(|(name, _)| is_free(name)) {
             let is_batch = *size == 1;
             *size = if is_batch { batch } else { *size * factor };
-            debug_assert!(names.contains(name));
         }
+        follow(&analysis.facts, given, &mut sizes);
         if !variants.contains(&sizes) {
             variants.push(sizes);
         }

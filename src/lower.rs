@@ -163,12 +163,13 @@ fn lower_node(
 
 /// The facts of the original for its values, which come first, and what follows from them for the new ones.
 fn infer_new(model: &Model, graph: &Graph, operators: &Operators, known: &Facts, count: usize) -> Result<Facts, Error> {
-    let mut facts = Facts::of_sources(model, graph)?;
+    let mut facts = Facts::of_sources(model, graph, &known.fixed)?;
+    facts.ties.clone_from(&known.ties);
     facts.fresh = facts.fresh.max(known.fresh);
     facts.values[..count].clone_from_slice(&known.values[..count]);
     for node in &graph.nodes {
         if node.outputs.iter().flatten().any(|value| *value >= count || facts.values[*value].is_none()) {
-            facts.infer_node(model, node, operators)?;
+            facts.infer_node(model, graph, node, operators)?;
             for value in node.outputs.iter().flatten().filter(|value| **value < count) {
                 if let Some(fact) = &known.values[*value] {
                     facts.values[*value] = Some(fact.clone());

@@ -50,7 +50,7 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
     let Analysis { model, graph, operators, facts, fold, coupling } = analysis;
     let mut names = Names::of_graph(model.graph());
     let slices = WeightSlices::new(model, graph, fold, coupling, kept, &mut names);
-    let mut after = Facts::of_sources(model, graph)?;
+    let mut after = Facts::of_sources(model, graph, &facts.fixed)?;
     let mut edits = Edits { initializers: slices.initializers(model, graph, fold)?, ..Edits::default() };
     let mut frozen = Vec::new();
     let mut nodes = NewNodes::default();
@@ -115,7 +115,7 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
         } else {
             operators.of(node.id)
         };
-        after.infer_patched(model, &patched, operator, &overrides)?;
+        after.infer_patched(model, graph, &patched, operator, &overrides)?;
         if let Some(tensor) = frozen_scalar(graph, facts, &after, node) {
             frozen.push(tensor.name.clone());
             for value in node.outputs.iter().flatten() {

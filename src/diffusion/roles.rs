@@ -18,7 +18,7 @@ use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
-use crate::graph::sizes::{Sizes, sizes_for};
+use crate::graph::sizes::{Sizes, follow, sizes_for};
 use crate::graph::{Graph, ValueId};
 use names::words;
 use recognise::roles;
@@ -181,6 +181,7 @@ impl Roles {
         {
             sizes.insert(symbol, i64::try_from(batch).unwrap_or(i64::MAX));
         }
+        follow(facts, given, &mut sizes);
         sizes
     }
 }

@@ -4,10 +4,18 @@
 //! two expressions that are equal as polynomials compare equal: `H*W*20` from a shape chain matches `20*H*W` from a
 //! product of sizes. What is no polynomial (a rounded division, a maximum) becomes an opaque [`Atom`] that is equal
 //! only to the same expression.
+//!
+//! A file of a few nodes can square a sum of sizes as often as it likes. An expression of more than [`MOST_PARTS`] parts
+//! is therefore given up: what stands for it is equal only to the same expression and has no value.
+
+mod equation;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
 
 /// An indivisible factor of a [`Dim`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,15 +30,73 @@ pub enum Atom {
     Max(Arc<Dim>, Arc<Dim>),
     /// The smaller of two sizes.
     Min(Arc<Dim>, Arc<Dim>),
+    /// An expression that was too large to keep, by its digest.
+    TooLarge([u8; 16]),
 }
+
+/// Expressions of more parts (terms, and the factors in them, those of nested expressions counted) are given up. Real
+/// networks need some hundred: the tokens of all levels of a U-Net in one sum.
+const MOST_PARTS: usize = 1024;
+
+/// Products of sums are expanded only up to this many products of their terms.
+const MOST_PRODUCTS: usize = 256;
+
+/// Steps of a long division; one is needed for every term of the quotient.
+const MOST_STEPS: usize = 64;
+
+/// Monomial (its factors, sorted) to coefficient; no coefficient is zero.
+type Terms = BTreeMap<Vec<Atom>, i64>;
 
 /// A polynomial with integer coefficients over [`Atom`]s, in canonical form.
 ///
 /// Arithmetic saturates at the bounds of `i64`, so a hostile model can't make it panic.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Dim {
-    /// Monomial (its factors, sorted) to coefficient; no coefficient is zero.
-    terms: BTreeMap<Vec<Atom>, i64>,
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Dim(Form);
+
+/// Most sizes are numbers, of which constants hold many.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Form {
+    Number(i64),
+    /// No number: some term has a factor.
+    Sum(Arc<Sum>),
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Sum {
+    terms: Terms,
+    /// Number of parts, for [`MOST_PARTS`].
+    parts: usize,
+}
+
+/// Feeds what is hashed to SHA-256.
+struct Sha(Sha256);
+
+impl Hasher for Sha {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        0
+    }
+}
+
+/// What stands for an expression that is too large.
+fn too_large(expression: impl Hash) -> Dim {
+    let mut hasher = Sha(Sha256::new());
+    expression.hash(&mut hasher);
+    let mut digest = [0; 16];
+    digest.iter_mut().zip(hasher.0.finalize()).for_each(|(into, byte)| *into = byte);
+    Dim::atom(Atom::TooLarge(digest))
+}
+
+impl Atom {
+    fn parts(&self) -> usize {
+        match self {
+            Atom::Symbol(_) | Atom::TooLarge(_) => 1,
+            Atom::FloorDiv(a, b) | Atom::Mod(a, b) | Atom::Max(a, b) | Atom::Min(a, b) => 1 + a.parts() + b.parts(),
+        }
+    }
 }
 
 impl Dim {
@@ -40,23 +106,67 @@ impl Dim {
     }
 
     fn atom(atom: Atom) -> Self {
-        Self { terms: BTreeMap::from([(vec![atom], 1)]) }
+        Self::of_terms(BTreeMap::from([(vec![atom], 1)]))
+    }
+
+    fn of_terms(mut terms: Terms) -> Self {
+        terms.retain(|_, coefficient| *coefficient != 0);
+        let constant = terms.get(&Vec::new()).copied();
+        match (terms.len(), constant) {
+            (0, _) => return Self(Form::Number(0)),
+            (1, Some(value)) => return Self(Form::Number(value)),
+            _ => {}
+        }
+        let parts = terms.keys().map(|factors| 1 + factors.iter().map(Atom::parts).sum::<usize>()).sum();
+        if parts > MOST_PARTS {
+            return too_large(("sum", terms));
+        }
+        Self(Form::Sum(Arc::new(Sum { parts, terms })))
+    }
+
+    /// The parts of which it is made, one for a number.
+    pub(crate) fn parts(&self) -> usize {
+        match &self.0 {
+            Form::Number(_) => 1,
+            Form::Sum(sum) => sum.parts,
+        }
+    }
+
+    /// Its terms; a number is the coefficient of the empty monomial.
+    fn terms(&self) -> Terms {
+        match &self.0 {
+            Form::Number(0) => BTreeMap::new(),
+            Form::Number(value) => BTreeMap::from([(Vec::new(), *value)]),
+            Form::Sum(sum) => sum.terms.clone(),
+        }
+    }
+
+    /// The number of terms, one for a number.
+    fn term_count(&self) -> usize {
+        match &self.0 {
+            Form::Number(_) => 1,
+            Form::Sum(sum) => sum.terms.len(),
+        }
     }
 
     /// The value, where it does not depend on any symbol.
     pub fn as_const(&self) -> Option<i64> {
-        match self.terms.len() {
-            0 => Some(0),
-            1 => self.terms.get(&Vec::new()).copied(),
-            _ => None,
+        match self.0 {
+            Form::Number(value) => Some(value),
+            Form::Sum(_) => None,
         }
     }
 
     /// The name of a size that is a symbol and no expression.
     pub fn as_symbol(&self) -> Option<String> {
-        let mut names = std::collections::BTreeSet::new();
-        self.symbols(&mut names);
-        names.into_iter().next().filter(|name| *self == Self::symbol(name))
+        let Form::Sum(sum) = &self.0 else { return None };
+        match sum.terms.first_key_value() {
+            Some((factors, 1)) if sum.terms.len() == 1 => match factors.as_slice() {
+                [Atom::Symbol(name)] => Some(name.to_string()),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     /// Whether this is the constant `value`.
@@ -66,30 +176,28 @@ impl Dim {
 
     /// The quotient where `divisor` divides this polynomial without a remainder, else `None`.
     pub fn div_exact(&self, divisor: &Dim) -> Option<Dim> {
-        let (factors, coefficient) = divisor.leading()?;
+        if let (Some(a), Some(b)) = (self.as_const(), divisor.as_const()) {
+            return exact(a, b).map(Dim::from);
+        }
+        let by = divisor.terms();
+        let (factors, coefficient) = leading(&by)?;
         let mut quotient = Dim::from(0);
         let mut rest = self.clone();
         // Polynomial long division; every step removes the leading term of what is left.
-        while let Some((monomial, value)) = rest.leading() {
+        for _ in 0..MOST_STEPS {
+            let terms = rest.terms();
+            let Some((monomial, value)) = leading(&terms) else {
+                return Some(quotient);
+            };
             let term = Dim::monomial(remove_factors(monomial, factors)?, exact(value, coefficient)?);
             rest = &rest - &(&term * divisor);
             quotient = &quotient + &term;
         }
-        Some(quotient)
-    }
-
-    /// The leading term in graded lexicographic order, which products respect; `None` for zero.
-    fn leading(&self) -> Option<(&Vec<Atom>, i64)> {
-        let order = |monomial: &Vec<Atom>| (monomial.len(), std::cmp::Reverse(monomial.clone()));
-        self.terms.iter().max_by_key(|(monomial, _)| order(monomial)).map(|(monomial, value)| (monomial, *value))
+        rest.is(0).then_some(quotient)
     }
 
     fn monomial(factors: Vec<Atom>, coefficient: i64) -> Self {
-        let mut terms = BTreeMap::new();
-        if coefficient != 0 {
-            terms.insert(factors, coefficient);
-        }
-        Self { terms }
+        Self::of_terms(BTreeMap::from([(factors, coefficient)]))
     }
 
     /// `self / divisor` rounded towards minus infinity; sizes and divisors of shape arithmetic are not negative.
@@ -100,7 +208,11 @@ impl Dim {
         if let (Some(a), Some(b)) = (self.as_const(), divisor.as_const()) {
             return Some(Dim::from(a.checked_div_euclid(b)?));
         }
-        Some(self.div_exact(divisor).unwrap_or_else(|| Dim::atom(Atom::FloorDiv(self.into(), divisor.into()))))
+        if let Some(quotient) = self.div_exact(divisor) {
+            return Some(quotient);
+        }
+        let (dividend, divisor) = equation::reduced(self, divisor);
+        Some(dividend.joined(&divisor, "//", Atom::FloorDiv))
     }
 
     /// `self / divisor` rounded up.
@@ -119,7 +231,7 @@ impl Dim {
         if self.div_exact(divisor).is_some() {
             return Some(Dim::from(0));
         }
-        Some(Dim::atom(Atom::Mod(self.into(), divisor.into())))
+        Some(self.joined(divisor, "%", Atom::Mod))
     }
 
     /// The larger of the two.
@@ -127,7 +239,7 @@ impl Dim {
         match (self.as_const(), other.as_const()) {
             (Some(a), Some(b)) => Dim::from(a.max(b)),
             _ if self == other => self.clone(),
-            _ => Dim::atom(Atom::Max(self.into(), other.into())),
+            _ => self.joined(other, "max", Atom::Max),
         }
     }
 
@@ -136,14 +248,27 @@ impl Dim {
         match (self.as_const(), other.as_const()) {
             (Some(a), Some(b)) => Dim::from(a.min(b)),
             _ if self == other => self.clone(),
-            _ => Dim::atom(Atom::Min(self.into(), other.into())),
+            _ => self.joined(other, "min", Atom::Min),
         }
     }
 
-    /// The value when every symbol is bound, `None` when one is not or a division by zero arises.
+    /// An expression of two sizes that is no polynomial.
+    fn joined(&self, other: &Dim, name: &str, atom: impl Fn(Arc<Dim>, Arc<Dim>) -> Atom) -> Dim {
+        if self.parts() + other.parts() >= MOST_PARTS {
+            return too_large((name, self, other));
+        }
+        Dim::atom(atom(self.into(), other.into()))
+    }
+
+    /// The value when every symbol is bound, `None` when one is not, a division by zero arises, or the expression was too
+    /// large to keep.
     pub fn eval(&self, bindings: &BTreeMap<String, i64>) -> Option<i64> {
-        let mut sum = 0i64;
-        for (monomial, coefficient) in &self.terms {
+        let sum = match &self.0 {
+            Form::Number(value) => return Some(*value),
+            Form::Sum(sum) => sum,
+        };
+        let mut total = 0i64;
+        for (monomial, coefficient) in &sum.terms {
             let mut product = *coefficient;
             for atom in monomial {
                 let value = match atom {
@@ -152,17 +277,19 @@ impl Dim {
                     Atom::Mod(a, b) => a.eval(bindings)?.checked_rem_euclid(b.eval(bindings)?)?,
                     Atom::Max(a, b) => a.eval(bindings)?.max(b.eval(bindings)?),
                     Atom::Min(a, b) => a.eval(bindings)?.min(b.eval(bindings)?),
+                    Atom::TooLarge(_) => return None,
                 };
                 product = product.saturating_mul(value);
             }
-            sum = sum.saturating_add(product);
+            total = total.saturating_add(product);
         }
-        Some(sum)
+        Some(total)
     }
 
     /// Adds the names of all symbols in this expression to `names`.
     pub fn symbols(&self, names: &mut std::collections::BTreeSet<String>) {
-        for atom in self.terms.keys().flatten() {
+        let Form::Sum(sum) = &self.0 else { return };
+        for atom in sum.terms.keys().flatten() {
             match atom {
                 Atom::Symbol(name) => {
                     names.insert(name.to_string());
@@ -171,13 +298,20 @@ impl Dim {
                     a.symbols(names);
                     b.symbols(names);
                 }
+                Atom::TooLarge(_) => {}
             }
         }
     }
 }
 
+/// The leading term in graded lexicographic order, which products respect; `None` for zero.
+fn leading(terms: &Terms) -> Option<(&Vec<Atom>, i64)> {
+    let order = |a: &Vec<Atom>, b: &Vec<Atom>| a.len().cmp(&b.len()).then_with(|| b.cmp(a));
+    terms.iter().max_by(|(a, _), (b, _)| order(a, b)).map(|(monomial, value)| (monomial, *value))
+}
+
 fn exact(a: i64, b: i64) -> Option<i64> {
-    (b != 0 && a % b == 0).then(|| a / b)
+    (b != 0 && a.checked_rem(b)? == 0).then(|| a / b)
 }
 
 /// The sorted multiset `from` without the sorted multiset `factors`, where it contains all of them.
@@ -192,7 +326,7 @@ fn remove_factors(from: &[Atom], factors: &[Atom]) -> Option<Vec<Atom>> {
 
 impl From<i64> for Dim {
     fn from(value: i64) -> Self {
-        Dim::monomial(Vec::new(), value)
+        Self(Form::Number(value))
     }
 }
 
@@ -205,13 +339,18 @@ impl From<&Dim> for Arc<Dim> {
 impl std::ops::Add for &Dim {
     type Output = Dim;
     fn add(self, other: &Dim) -> Dim {
-        let mut terms = self.terms.clone();
-        for (monomial, coefficient) in &other.terms {
-            let sum = terms.entry(monomial.clone()).or_insert(0);
-            *sum = sum.saturating_add(*coefficient);
+        match (self.as_const(), other.as_const()) {
+            (Some(a), Some(b)) => return Dim::from(a.saturating_add(b)),
+            (Some(0), _) => return other.clone(),
+            (_, Some(0)) => return self.clone(),
+            _ => {}
         }
-        terms.retain(|_, coefficient| *coefficient != 0);
-        Dim { terms }
+        let mut terms = self.terms();
+        for (monomial, coefficient) in other.terms() {
+            let sum = terms.entry(monomial).or_insert(0);
+            *sum = sum.saturating_add(coefficient);
+        }
+        Dim::of_terms(terms)
     }
 }
 
@@ -225,26 +364,46 @@ impl std::ops::Sub for &Dim {
 impl std::ops::Mul for &Dim {
     type Output = Dim;
     fn mul(self, other: &Dim) -> Dim {
-        let mut terms: BTreeMap<Vec<Atom>, i64> = BTreeMap::new();
-        for (a, x) in &self.terms {
-            for (b, y) in &other.terms {
+        match (self.as_const(), other.as_const()) {
+            (Some(a), Some(b)) => return Dim::from(a.saturating_mul(b)),
+            (Some(0), _) | (_, Some(0)) => return Dim::from(0),
+            (Some(1), _) => return other.clone(),
+            (_, Some(1)) => return self.clone(),
+            _ => {}
+        }
+        // Every term meets every other: as many copies of the parts of one as the other has terms.
+        let (m, n) = (self.term_count(), other.term_count());
+        if m * n > MOST_PRODUCTS && m > 1 && n > 1 || m * other.parts() + n * self.parts() > 2 * MOST_PARTS {
+            let (a, b) = if self <= other { (self, other) } else { (other, self) };
+            return too_large(("product", a, b));
+        }
+        let mut terms: Terms = BTreeMap::new();
+        let right = other.terms();
+        for (a, x) in self.terms() {
+            for (b, y) in &right {
                 let mut monomial = [a.as_slice(), b.as_slice()].concat();
                 monomial.sort();
                 let sum = terms.entry(monomial).or_insert(0);
                 *sum = sum.saturating_add(x.saturating_mul(*y));
             }
         }
-        terms.retain(|_, coefficient| *coefficient != 0);
-        Dim { terms }
+        Dim::of_terms(terms)
+    }
+}
+
+impl fmt::Debug for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Dim({self})")
     }
 }
 
 impl fmt::Display for Dim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.terms.is_empty() {
-            return f.write_str("0");
-        }
-        for (i, (monomial, coefficient)) in self.terms.iter().enumerate() {
+        let sum = match &self.0 {
+            Form::Number(value) => return write!(f, "{value}"),
+            Form::Sum(sum) => sum,
+        };
+        for (i, (monomial, coefficient)) in sum.terms.iter().enumerate() {
             if i > 0 {
                 f.write_str(if *coefficient < 0 { " - " } else { " + " })?;
             } else if *coefficient < 0 {
@@ -264,6 +423,7 @@ impl fmt::Display for Dim {
                     Atom::Mod(a, b) => write!(f, "(({a})%({b}))")?,
                     Atom::Max(a, b) => write!(f, "max({a}, {b})")?,
                     Atom::Min(a, b) => write!(f, "min({a}, {b})")?,
+                    Atom::TooLarge(digest) => write!(f, "(too large, {:02x}{:02x})", digest[0], digest[1])?,
                 }
             }
         }
@@ -309,6 +469,34 @@ mod tests {
         assert_eq!((&big * &big).as_const(), Some(i64::MAX));
         assert_eq!(Dim::from(i64::MIN).floor_div(&Dim::from(-1)), None);
         assert_eq!(Dim::from(1).floor_div(&Dim::from(0)), None);
+    }
+
+    #[test]
+    fn expressions_that_grow_without_bound_are_given_up() {
+        let mut square = &Dim::symbol("a") + &Dim::symbol("b");
+        let mut nested = Dim::symbol("a");
+        for _ in 0..200 {
+            square = &square * &square;
+            nested = nested.max(&(&nested + &Dim::symbol("b")));
+            assert!(square.parts() <= MOST_PARTS && nested.parts() <= MOST_PARTS);
+            assert!(square.to_string().len() < 20 * MOST_PARTS);
+        }
+        let bindings = BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 1)]);
+        assert_eq!((square.eval(&bindings), nested.eval(&bindings)), (None, None));
+        // It is still equal to itself, and to nothing else.
+        let (twice, thrice) = (&square * &square, &(&square * &square) * &square);
+        assert_eq!(twice, &square * &square);
+        assert_ne!(twice, thrice);
+        assert_eq!((&square - &square).as_const(), Some(0));
+    }
+
+    #[test]
+    fn divisions_end_where_they_do_not_come_out_even() {
+        let (h, w) = (Dim::symbol("H"), Dim::symbol("W"));
+        let power = (0..60).fold(Dim::from(1), |power, _| &power * &h);
+        assert_eq!(power.div_exact(&(&h - &w)), None);
+        let saturated = &(&h * &Dim::from(i64::MAX)) + &w;
+        assert_eq!((&saturated * &saturated).div_exact(&(&h + &w)), None);
     }
 
     #[test]

@@ -29,6 +29,14 @@ impl Known {
         }
     }
 
+    /// The number of elements, symbolic ones counted by the parts of their expressions.
+    fn parts(&self) -> usize {
+        match self {
+            Known::Ints(values) => values.iter().map(Dim::parts).sum(),
+            Known::Floats(values) => values.len(),
+        }
+    }
+
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -37,6 +45,10 @@ impl Known {
 
 /// Values with more elements than this are not tracked by constant propagation.
 pub const KNOWN_LIMIT: usize = 65_536;
+
+/// Larger known values together have at most this many elements, so that a file of many small nodes can't fill the memory
+/// with what they compute.
+pub const KNOWN_TOTAL: usize = 1 << 22;
 
 /// What is known of one value.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,7 +82,7 @@ impl Fact {
     #[must_use]
     pub fn with_known(mut self, known: Option<Known>) -> Self {
         let count = self.shape.as_ref().and_then(|shape| crate::graph::dim::product(shape).as_const());
-        self.known = known.filter(|known| known.len() <= KNOWN_LIMIT && count == i64::try_from(known.len()).ok());
+        self.known = known.filter(|known| known.parts() <= KNOWN_LIMIT && count == i64::try_from(known.len()).ok());
         self
     }
 
@@ -102,11 +114,20 @@ pub fn is_float(dtype: DataType) -> bool {
     matches!(dtype, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
 }
 
+/// Whether a value of this shape may have known elements: not more than [`KNOWN_LIMIT`].
+pub fn is_trackable(shape: &[usize]) -> bool {
+    let count = shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size));
+    count.is_some_and(|count| count <= KNOWN_LIMIT)
+}
+
 /// The elements at `indices` along `axis` of known elements of shape `shape`.
 pub fn take_along(known: &Known, shape: &[usize], axis: usize, indices: &[usize]) -> Option<Known> {
     let inner: usize = shape.get(axis + 1..)?.iter().product();
     let outer: usize = shape.get(..axis)?.iter().product();
     let size = *shape.get(axis)?;
+    if !is_trackable(&[outer, indices.len(), inner]) {
+        return None;
+    }
     let places = (0..outer)
         .flat_map(|o| indices.iter().flat_map(move |index| (0..inner).map(move |i| (o * size + index) * inner + i)));
     pick(known, places)
@@ -114,6 +135,9 @@ pub fn take_along(known: &Known, shape: &[usize], axis: usize, indices: &[usize]
 
 /// Known elements of shape `shape` with their axes permuted; `perm` names the old axis at every new place.
 pub fn permute(known: &Known, shape: &[usize], perm: &[usize]) -> Option<Known> {
+    if !is_trackable(shape) {
+        return None;
+    }
     let count: usize = shape.iter().product();
     let stride = |axis: usize| -> usize { shape[axis + 1..].iter().product() };
     let sizes: Vec<usize> = perm.iter().map(|axis| shape.get(*axis).copied()).collect::<Option<_>>()?;
@@ -131,6 +155,9 @@ pub fn permute(known: &Known, shape: &[usize], perm: &[usize]) -> Option<Known> 
 /// Known elements of shape `from`, repeated so that they fill shape `to`; `None` where `from` does not broadcast to it.
 pub fn broadcast_to(known: &Known, from: &[usize], to: &[usize]) -> Option<Known> {
     let missing = to.len().checked_sub(from.len())?;
+    if !is_trackable(to) {
+        return None;
+    }
     if from.iter().zip(&to[missing..]).any(|(size, wanted)| size != wanted && *size != 1) {
         return None;
     }

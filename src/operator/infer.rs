@@ -4,7 +4,8 @@ use super::RuleError;
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known};
-use crate::onnx::DataType;
+use crate::graph::facts::Equation;
+use crate::onnx::{DataType, GraphProto};
 
 /// What shape inference offers to an operator.
 pub struct InferCx<'a> {
@@ -12,7 +13,13 @@ pub struct InferCx<'a> {
     pub(crate) inputs: Vec<Option<&'a Fact>>,
     pub(crate) outputs: Vec<Option<Fact>>,
     pub(crate) fresh: &'a mut usize,
+    pub(crate) equations: &'a mut Vec<Equation>,
+    pub(crate) run_body: &'a mut RunBody<'a>,
 }
+
+/// Infers the outputs of a body, see [`InferCx::body`].
+pub(crate) type RunBody<'a> =
+    dyn FnMut(&GraphProto, Vec<Option<Fact>>, &mut usize) -> Result<Vec<Option<Fact>>, RuleError> + 'a;
 
 impl InferCx<'_> {
     /// The fact of input `slot`.
@@ -49,17 +56,61 @@ impl InferCx<'_> {
     ///
     /// # Errors
     /// It has another rank or size.
-    pub fn expect_vector(&self, slot: usize, size: Option<&Dim>) -> Result<(), RuleError> {
+    pub fn expect_vector(&mut self, slot: usize, size: Option<&Dim>) -> Result<(), RuleError> {
         let Some(shape) = self.optional(slot).and_then(|fact| fact.shape.as_ref()) else { return Ok(()) };
         let [found] = shape.as_slice() else {
             return Err(RuleError::invalid(format!("input {slot} must have rank 1, found {}", shape.len())));
         };
-        match (size.and_then(Dim::as_const), found.as_const()) {
-            (Some(size), Some(found)) if size != found => {
+        let found = found.clone();
+        match size {
+            Some(size) if !self.equal(size, &found) => {
                 Err(RuleError::invalid(format!("input {slot} must have {size} elements, found {found}")))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Notes that the network only runs where two sizes are equal, such as the channels that a convolution reads and
+    /// those of its weight: symbolic sizes of the network's inputs follow from it. Returns whether they can be equal.
+    pub fn equal(&mut self, a: &Dim, b: &Dim) -> bool {
+        match (a.as_const(), b.as_const()) {
+            (Some(a), Some(b)) => a == b,
+            _ => {
+                self.note(a, b, false);
+                true
+            }
+        }
+    }
+
+    /// The shape that numpy broadcasting gives, as [`super::broadcast`] has it. Sizes that meet are taken to be equal where
+    /// nothing else says what they are.
+    ///
+    /// # Errors
+    /// Two static sizes differ and neither is one.
+    pub fn broadcast(&mut self, shapes: &[Vec<Dim>]) -> Result<Vec<Dim>, RuleError> {
+        let result = super::broadcast(shapes)?;
+        for shape in shapes {
+            for (whole, size) in result[result.len() - shape.len()..].iter().zip(shape) {
+                self.note(size, whole, true);
+            }
+        }
+        Ok(result)
+    }
+
+    fn note(&mut self, a: &Dim, b: &Dim, may_broadcast: bool) {
+        let says_nothing = a == b || may_broadcast && (a.is(1) || b.is(1));
+        if !says_nothing && (a.as_const().is_none() || b.as_const().is_none()) {
+            self.equations.push(Equation { a: a.clone(), b: b.clone(), node: self.node.id, may_broadcast });
+        }
+    }
+
+    /// The facts of the outputs of a graph that an attribute of the node holds, from those of its own inputs. It sees the
+    /// values around the node.
+    ///
+    /// # Errors
+    /// A node of the body contradicts its specification; bodies are nested or repeated without bound.
+    pub fn body(&mut self, body: &GraphProto, inputs: Vec<Option<Fact>>) -> Result<Vec<Option<Fact>>, RuleError> {
+        (self.run_body)(body, inputs, self.fresh)
     }
 
     /// The known integers of input `slot`.

@@ -13,6 +13,7 @@ use super::runtime::{Runtime, needed};
 use crate::array::Array;
 use crate::error::Error;
 use crate::graph::digest::DigestKind;
+use crate::graph::facts::Facts;
 use crate::graph::sizes::{Sizes, sizes_for};
 use crate::plan::Plan;
 use crate::verify::{VerifyOptions, VerifyReport, verify_plan};
@@ -83,14 +84,27 @@ impl Model {
     }
 }
 
-/// Refuses sizes for dimensions that the model does not have: most likely a typing error.
-pub(super) fn check_sizes(given: &Sizes, known: &Sizes, path: &Path) -> Result<(), Error> {
-    for name in given.keys() {
+/// Refuses sizes for dimensions that the model does not have, most likely a typing error, and sizes that contradict a weight
+/// or each other.
+pub(super) fn check_sizes(given: &Sizes, facts: &Facts, path: &Path) -> Result<(), Error> {
+    let known = sizes_for(facts, given);
+    for (name, size) in given {
         if !known.contains_key(name) {
             let names: Vec<&str> = known.keys().map(String::as_str).filter(|name| !name.starts_with('?')).collect();
             let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             return Err(Error::usage(format!("--size: {} has no symbolic dimension {name:?}", path.display()))
                 .hint(format!("its symbolic dimensions: {names}")));
+        }
+        if let Some(fixed) = facts.fixed.get(name).filter(|fixed| fixed.size != *size) {
+            let text =
+                format!("--size {name}={size}: {} of {} runs at {name}={}", fixed.node, path.display(), fixed.size);
+            return Err(Error::usage(text).hint("leave it out: the size follows from the weights"));
+        }
+        let tied =
+            facts.ties.iter().find(|tie| tie.symbol == *name).and_then(|tie| Some((tie, tie.size.eval(&known)?)));
+        if let Some((tie, other)) = tied.filter(|(_, other)| *size != *other && *size != 1 && *other != 1) {
+            let text = format!("--size {name}={size}: it meets {}, which is {other}, in {}", tie.size, path.display());
+            return Err(Error::usage(text).hint("give both the same size, or leave one out"));
         }
     }
     Ok(())
@@ -111,9 +125,8 @@ impl Analysis {
     /// # Errors
     /// A size for a dimension that the model does not have.
     pub fn sizes(&self, given: &Sizes) -> Result<Sizes, Error> {
-        let sizes = sizes_for(&self.0.facts, given);
-        check_sizes(given, &sizes, self.0.model.path())?;
-        Ok(sizes)
+        check_sizes(given, &self.0.facts, self.0.model.path())?;
+        Ok(sizes_for(&self.0.facts, given))
     }
 
     /// Refuses arrays that no input of the model takes.

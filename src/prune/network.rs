@@ -203,7 +203,7 @@ impl Network {
         let graph = Graph::new(&model)?;
         check_names(&model, &graph, &options.inputs)?;
         let facts = infer(&model, &graph, &ops::parse(&graph))?;
-        check_sizes(sizes, &sizes_for(&facts, sizes), model.path())?;
+        check_sizes(sizes, &facts, model.path())?;
         let roles = Roles::recognise(&model, &graph, &facts, &options.names)?;
         let found = Findings::new(roles, options, sizes, data)?;
         let sample_range = options.process.sample_range;

@@ -91,6 +91,10 @@ impl CoupleCx<'_> {
         if matches!(fact.dtype, DataType::Int64 | DataType::Int32 | DataType::String) {
             return Ok(Layout::fixed(shape));
         }
+        let is_long = |size: &Dim| size.as_const().is_some_and(|size| size > space::LONGEST_AXIS as i64);
+        if let Some(size) = shape.iter().find(|size| is_long(size)) {
+            return Err(RuleError::unsupported(format!("an axis of {size} indices is too long to be divided")));
+        }
         let (node, spaces) = (self.node.id, &mut self.coupling.spaces);
         let known = self.coupling.uses.iter().rev().take_while(|weight| weight.node == node);
         let mut axes = known.clone().find(|weight| weight.slot == slot).map(|weight| weight.axes.clone());
@@ -180,9 +184,24 @@ impl CoupleCx<'_> {
         }
     }
 
+    /// Keeps everything that the node reads of values that nodes compute.
+    pub fn keep_known_inputs(&mut self, text: &str) {
+        for value in self.node.inputs.iter().flatten() {
+            for axis in self.coupling.layouts[*value].clone().unwrap_or_default().axes {
+                self.keep(&axis, text);
+            }
+        }
+    }
+
     /// A space of `len` free indices.
-    pub fn new_space(&mut self, len: usize) -> SpaceId {
-        self.coupling.spaces.add(len)
+    ///
+    /// # Errors
+    /// The axis is longer than any network's.
+    pub fn new_space(&mut self, len: usize) -> Result<SpaceId, RuleError> {
+        if len > space::LONGEST_AXIS {
+            return Err(RuleError::unsupported(format!("an axis of {len} indices is too long to be divided")));
+        }
+        Ok(self.coupling.spaces.add(len))
     }
 
     /// An axis of copies of one value. They follow the channels that they meet; where they meet none, they stay. The
@@ -190,7 +209,7 @@ impl CoupleCx<'_> {
     pub fn repeated_axis(&mut self, size: &Dim) -> Axis {
         match space::new_axis_size(size) {
             Some(len) => {
-                let space = self.new_space(len);
+                let space = self.coupling.spaces.add(len);
                 let reason = Reason { text: "are copies of one value".to_owned(), node: self.node.name.clone() };
                 self.coupling.spaces.mark_repeated(space, reason);
                 self.whole(space)

@@ -239,6 +239,12 @@ impl Spaces {
 /// this size: a file can claim any size in a few bytes.
 const NEW_AXIS_LIMIT: usize = 1 << 20;
 
+/// Axes of more indices than this are not divided into them, wherever they come from.
+pub const LONGEST_AXIS: usize = 1 << 23;
+
+/// Indices of all spaces of a network; nodes beyond are barriers. The largest networks of today have some ten million.
+pub const MOST_INDICES: usize = 1 << 25;
+
 /// The size of an axis that may be made of new indices: static, more than one, and not larger than any network's.
 pub fn new_axis_size(size: &Dim) -> Option<usize> {
     usize::try_from(size.as_const()?).ok().filter(|size| (2..=NEW_AXIS_LIMIT).contains(size))

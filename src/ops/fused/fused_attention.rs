@@ -131,7 +131,7 @@ impl Operator for FusedAttention {
         let mut parts = Vec::new();
         for size in sizes {
             let size = usize::try_from(size).unwrap_or(0);
-            let part = cx.new_space(size);
+            let part = cx.new_space(size)?;
             (0..size).for_each(|at| cx.unite(space, start + at, part, at));
             start += size;
             parts.push(cx.digits(part, &[heads, size / heads], None));

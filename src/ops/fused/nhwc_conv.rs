@@ -43,10 +43,10 @@ impl Operator for NhwcConv {
         let last = x.len() - 1;
         let group = self.group;
         let channels = &w[last] * &Dim::from(group);
-        if let (Some(found), Some(needed)) = (x[last].as_const(), channels.as_const())
-            && found != needed
-        {
-            let text = format!("expected {needed} input channels (last axis of W times group {group}), found {found}");
+        if !cx.equal(&x[last], &channels) {
+            let found = &x[last];
+            let text =
+                format!("expected {channels} input channels (last axis of W times group {group}), found {found}");
             return Err(RuleError::invalid(text));
         }
         cx.expect_vector(2, Some(&w[0]))?;

@@ -82,7 +82,8 @@ impl Operator for Binary {
         let of_ints = |a: &Dim, b: &Dim| int_result(self.kind, a, b);
         let of_floats = |a: f64, b: f64| float_result(self.kind, a, b);
         let known = known(cx, &shapes, &of_ints, &of_floats);
-        cx.set(0, Fact::new(dtype, broadcast(&shapes)?).with_known(known));
+        let shape = cx.broadcast(&shapes)?;
+        cx.set(0, Fact::new(dtype, shape).with_known(known));
         Ok(())
     }
 

@@ -86,7 +86,8 @@ impl Operator for Comparison {
     fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shapes = (0..cx.input_count()).map(|slot| cx.shape(slot)).collect::<Result<Vec<_>, _>>()?;
         let known = known(cx, &shapes, &|a, b| self.result(a, b), &|_, _| None);
-        cx.set(0, Fact::new(DataType::Bool, broadcast(&shapes)?).with_known(known));
+        let shape = cx.broadcast(&shapes)?;
+        cx.set(0, Fact::new(DataType::Bool, shape).with_known(known));
         Ok(())
     }
 

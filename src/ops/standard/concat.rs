@@ -45,10 +45,9 @@ impl Operator for Concat {
             for (at, size) in other.iter().enumerate() {
                 if at == axis {
                     shape[at] = &shape[at] + size;
-                } else if let (Some(a), Some(b)) = (shape[at].as_const(), size.as_const()) {
-                    if a != b {
-                        return Err(RuleError::invalid(format!("sizes {a} and {b} differ at axis {at}")));
-                    }
+                } else if !cx.equal(&shape[at], size) {
+                    let text = format!("sizes {} and {size} differ at axis {at}", shape[at]);
+                    return Err(RuleError::invalid(text));
                 } else if shape[at].as_const().is_none() && size.as_const().is_some() {
                     shape[at] = size.clone();
                 }
@@ -85,7 +84,7 @@ impl Operator for Concat {
             if lens.is_none_or(|lens| lens.iter().sum::<usize>() != total) {
                 return Err(RuleError::UnknownShape);
             }
-            let joined = cx.new_space(total);
+            let joined = cx.new_space(total)?;
             let mut start = 0;
             for layout in &layouts {
                 let len = axis_size(&layout.axes[at]).ok_or(RuleError::UnknownShape)?;

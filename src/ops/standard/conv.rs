@@ -65,10 +65,9 @@ impl Operator for Conv {
         }
         let group = self.group;
         let channels = &w[1] * &Dim::from(group);
-        if let (Some(found), Some(needed)) = (x[1].as_const(), channels.as_const())
-            && found != needed
-        {
-            let text = format!("expected {needed} input channels (W axis 1 times group {group}), found {found}");
+        if !cx.equal(&x[1], &channels) {
+            let found = &x[1];
+            let text = format!("expected {channels} input channels (W axis 1 times group {group}), found {found}");
             return Err(RuleError::invalid(text));
         }
         cx.expect_vector(2, Some(&w[0]))?;

@@ -54,9 +54,8 @@ impl Operator for ConvTranspose {
         if x.len() < 3 || w.len() != x.len() {
             return Err(RuleError::invalid(format!("X of rank {} and W of rank {} do not fit", x.len(), w.len())));
         }
-        if let (Some(found), Some(needed)) = (x[1].as_const(), w[0].as_const())
-            && found != needed
-        {
+        if !cx.equal(&x[1], &w[0]) {
+            let (needed, found) = (&w[0], &x[1]);
             return Err(RuleError::invalid(format!("expected {needed} input channels (W axis 0), found {found}")));
         }
         let count = x.len() - 2;
@@ -81,7 +80,7 @@ impl Operator for ConvTranspose {
             cx.keep(axis, "is a spatial axis of a convolution");
         }
         let group = usize::try_from(self.group).unwrap_or(1).max(1);
-        let out = couple_transposed_groups(cx, group, &x.axes[1], &w.axes[0], &w.axes[1]);
+        let out = couple_transposed_groups(cx, group, &x.axes[1], &w.axes[0], &w.axes[1])?;
         if cx.is_weight(1) {
             cx.consumes(&w.axes[0]);
             cx.produces(&w.axes[1]);

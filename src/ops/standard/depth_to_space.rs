@@ -91,7 +91,7 @@ impl Operator for DepthToSpace {
             match axis_size(&x.axes[1]).filter(|size| *size > 1 && new_axis_size(&shape[1]) == area.checked_mul(*size))
             {
                 Some(size) => {
-                    let deep = cx.new_space(area * size);
+                    let deep = cx.new_space(area * size)?;
                     let digits = cx.digits(deep, &[area, size], Some(1));
                     cx.tie(&digits[1], &x.axes[1]);
                     cx.whole(deep)

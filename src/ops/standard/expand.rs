@@ -37,7 +37,7 @@ impl Operator for Expand {
             cx.set(0, Fact::new(dtype, sizes));
             return Ok(());
         };
-        let sizes = broadcast(&[shape, target])?;
+        let sizes = cx.broadcast(&[shape, target])?;
         let known = match &cx.input(0)?.known {
             Some(Known::Ints(values)) if values.len() == 1 => product(&sizes)
                 .as_const()

@@ -83,7 +83,7 @@ impl Operator for Gather {
                 cx.keep_range(space, index..index + 1, "is chosen by a constant index");
             }
             (Some(space), Some(known)) if indices_shape.len() == 1 && known.len() > 1 => {
-                let chosen = cx.new_space(known.len());
+                let chosen = cx.new_space(known.len())?;
                 known.iter().enumerate().for_each(|(at, index)| cx.unite(space, *index, chosen, at));
                 inserted = vec![cx.whole(chosen)];
             }

@@ -64,13 +64,16 @@ impl Operator for Gemm {
             )));
         }
         let ((m, k), (l, n)) = (rows_columns(self.trans_a), rows_columns(self.trans_b));
-        if let (Some(k), Some(l)) = (a[k].as_const(), b[l].as_const())
-            && k != l
-        {
+        if !cx.equal(&a[k], &b[l]) {
+            let (k, l) = (&a[k], &b[l]);
             return Err(RuleError::invalid(format!("A' has {k} columns, B' has {l} rows")));
         }
         let dtype = cx.input(0)?.dtype;
-        cx.set(0, Fact::new(dtype, vec![a[m].clone(), b[n].clone()]));
+        let shape = vec![a[m].clone(), b[n].clone()];
+        if let Some(c) = cx.optional(2).and_then(|c| c.shape.clone()) {
+            cx.broadcast(&[shape.clone(), c])?;
+        }
+        cx.set(0, Fact::new(dtype, shape));
         Ok(())
     }
 

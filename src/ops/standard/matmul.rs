@@ -93,12 +93,12 @@ impl Operator for MatMul {
         let (a, b) = (self.a.arranged(&cx.shape(0)?), self.b.arranged(&cx.shape(1)?));
         let (a_leading, rows, k) = self.a.split(&a, true).ok_or_else(scalar)?;
         let (b_leading, l, columns) = self.b.split(&b, false).ok_or_else(scalar)?;
-        if let (Some(k), Some(l)) = (k.as_ref().and_then(Dim::as_const), l.as_ref().and_then(Dim::as_const))
-            && k != l
+        if let (Some(k), Some(l)) = (&k, &l)
+            && !cx.equal(k, l)
         {
             return Err(RuleError::invalid(format!("A has {k} columns, B has {l} rows")));
         }
-        let mut shape = broadcast(&[a_leading, b_leading])?;
+        let mut shape = cx.broadcast(&[a_leading, b_leading])?;
         shape.extend(rows);
         shape.extend(columns);
         let dtype = cx.input(0)?.dtype;

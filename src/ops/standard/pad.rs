@@ -130,7 +130,7 @@ impl Operator for Pad {
                     match cx.single(axis) {
                         Some(space) => {
                             let before = before as usize;
-                            let padded = cx.new_space(total);
+                            let padded = cx.new_space(total)?;
                             (0..len).for_each(|i| cx.unite(space, i, padded, before + i));
                             cx.keep_range(padded, 0..before, "is padding");
                             cx.keep_range(padded, before + len..total, "is padding");

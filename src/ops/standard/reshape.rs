@@ -61,8 +61,8 @@ impl Operator for Reshape {
             let rest = input.as_ref().and_then(|input| product(input).div_exact(&product(&shape)));
             shape[at] = rest.unwrap_or_else(|| cx.fresh());
         } else if let Some(input) = &input
-            && let (Some(from), Some(to)) = (product(input).as_const(), product(&shape).as_const())
-            && from != to
+            && let (from, to) = (product(input), product(&shape))
+            && !cx.equal(&from, &to)
         {
             let text = format!("{from} elements can't be reshaped to {to}");
             return Err(RuleError::invalid(text));

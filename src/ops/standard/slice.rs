@@ -157,7 +157,7 @@ impl Operator for Slice {
                 (Some(size), Some(at)) if at.step == 1 && at.start == 0 && at.count == size as i64 => axis,
                 (Some(_), Some(at)) if at.step == 1 => match cx.single(&axis) {
                     Some(space) => {
-                        let part = cx.new_space(at.count as usize);
+                        let part = cx.new_space(at.count as usize)?;
                         (0..at.count as usize).for_each(|i| cx.unite(space, at.start as usize + i, part, i));
                         if at.count == 1 {
                             cx.keep_range(part, 0..1, "is the only index of a slice");

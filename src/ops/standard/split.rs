@@ -127,7 +127,7 @@ impl Operator for Split {
                     if len.is_none_or(|len| start.saturating_add(count) > len) {
                         return Err(RuleError::UnknownShape);
                     }
-                    let part = cx.new_space(count);
+                    let part = cx.new_space(count)?;
                     (0..count).for_each(|i| cx.unite(space, start + i, part, i));
                     if count == 1 {
                         cx.keep_range(part, 0..1, "is the only index of an output");

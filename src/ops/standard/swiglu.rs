@@ -19,7 +19,8 @@ impl Operator for SwiGlu {
     fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shapes = (0..cx.input_count()).map(|slot| cx.shape(slot)).collect::<Result<Vec<_>, _>>()?;
         let dtype = cx.input(0)?.dtype;
-        cx.set_shape(0, dtype, broadcast(&shapes)?);
+        let shape = cx.broadcast(&shapes)?;
+        cx.set_shape(0, dtype, shape);
         Ok(())
     }
 

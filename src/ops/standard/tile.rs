@@ -45,7 +45,7 @@ impl Operator for Tile {
             match (times, axis_size(axis)) {
                 (Some(1), _) => axes.push(axis.clone()),
                 (Some(times), Some(len)) if len > 1 && new_axis_size(size) == times.checked_mul(len) => {
-                    let space = cx.new_space(times * len);
+                    let space = cx.new_space(times * len)?;
                     let digits = cx.digits(space, &[times, len], Some(1));
                     cx.tie(&digits[1], axis);
                     axes.push(cx.whole(space));

@@ -24,7 +24,8 @@ impl Operator for Where {
         let shapes = [cx.shape(0)?, cx.shape(1)?, cx.shape(2)?];
         let dtype = cx.input(1)?.dtype;
         let known = selected(cx);
-        cx.set(0, Fact::new(dtype, broadcast(&shapes)?).with_known(known));
+        let shape = cx.broadcast(&shapes)?;
+        cx.set(0, Fact::new(dtype, shape).with_known(known));
         Ok(())
     }
 

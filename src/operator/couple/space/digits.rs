@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Division, Reason, Spaces};
+use super::{Division, LONGEST_AXIS, Reason, Spaces};
 use crate::operator::couple::layout::{Axis, Piece, SpaceId, push_piece};
 
 impl Spaces {
@@ -170,7 +170,14 @@ impl Spaces {
             };
             sizes.push(size);
         }
-        let space = self.add(sizes.iter().product());
+        let whole = sizes.iter().try_fold(1usize, |whole, size| whole.checked_mul(*size));
+        let Some(whole) = whole.filter(|whole| *whole <= LONGEST_AXIS) else {
+            let reason =
+                Reason { text: "shares an axis that is too long to be divided".to_owned(), node: node.to_owned() };
+            self.freeze_axis(&axis, &reason);
+            return None;
+        };
+        let space = self.add(whole);
         let digits = self.digits(space, &sizes, None, node);
         for (piece, digit) in axis.iter().zip(digits) {
             match piece {

@@ -1,5 +1,6 @@
 //! Coupling of the channels of convolutions with groups.
 
+use crate::operator::RuleError;
 use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::Axis;
 use crate::operator::couple::space::axis_size;
@@ -50,26 +51,26 @@ pub(in crate::ops) fn couple_transposed_groups(
     x: &Axis,
     rows: &Axis,
     columns: &Axis,
-) -> Axis {
+) -> Result<Axis, RuleError> {
     cx.tie(x, rows);
     if group == 1 {
-        return columns.clone();
+        return Ok(columns.clone());
     }
     let (rows_per_group, per_group) = group_sizes(group, rows, columns);
     if per_group > 1 && rows_per_group > 1 {
         keep_group_rows(cx, rows, rows_per_group);
-        let out = cx.new_space(group * per_group);
+        let out = cx.new_space(group.saturating_mul(per_group))?;
         let digits = cx.digits(out, &[group, per_group], Some(1));
         cx.tie(&digits[1], columns);
-        return cx.whole(out);
+        return Ok(cx.whole(out));
     }
-    let out = cx.new_space(group * per_group);
+    let out = cx.new_space(group.saturating_mul(per_group))?;
     let row_groups = depthwise_groups(cx, group, rows, columns, rows_per_group);
     if let Some(row_groups) = row_groups {
         let out_groups = cx.digits(out, &[group, per_group], Some(0)).swap_remove(0);
         cx.tie(&row_groups, &out_groups);
     }
-    cx.whole(out)
+    Ok(cx.whole(out))
 }
 
 /// How many rows of W a group has, and how many columns.

@@ -1,0 +1,165 @@
+//! What the demands of nodes say of symbolic sizes of the network's inputs.
+//!
+//! A convolution runs at the channels of its weight only, so that a symbolic size that meets it, through whatever shape
+//! arithmetic lies between, is that number ([`fixed`]). Symbols that meet each other, such as the rows of a time embedding
+//! and the batch that it is added to, get one size ([`ties`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::graph::Graph;
+use crate::graph::dim::Dim;
+use crate::graph::facts::{Equation, Facts, Fixed, Tie};
+use crate::graph::sizes::has_telling_name;
+
+/// Sizes of the shape of an input of the network.
+fn shape<'f>(facts: &'f Facts, input: usize) -> &'f [Dim] {
+    facts.values[input].as_ref().and_then(|fact| fact.shape.as_deref()).unwrap_or_default()
+}
+
+/// The symbolic sizes of the network's inputs, the most telling first: those of the inputs with the most axes, which are
+/// the samples, then in the order of inputs and axes.
+fn symbols(facts: &Facts, graph: &Graph) -> Vec<String> {
+    let mut inputs = graph.inputs.clone();
+    inputs.sort_by_key(|input| std::cmp::Reverse(shape(facts, *input).len()));
+    let mut names = Vec::new();
+    for name in inputs.iter().flat_map(|input| shape(facts, *input)).filter_map(Dim::as_symbol) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// Numbers that symbolic sizes of the inputs must be, or are likely to be if `broadcasts` are looked at.
+pub(super) fn fixed(facts: &Facts, graph: &Graph, broadcasts: bool) -> BTreeMap<String, Fixed> {
+    let mut found = BTreeMap::new();
+    let names = symbols(facts, graph);
+    if names.is_empty() {
+        return found;
+    }
+    for equation in facts.equations.iter().filter(|equation| equation.may_broadcast == broadcasts) {
+        for (name, size) in equation.a.solutions(&equation.b) {
+            let size = size.as_const().filter(|size| *size > 0);
+            if let Some(size) = size.filter(|_| names.iter().any(|own| **own == *name)) {
+                let node = &graph.nodes[equation.node];
+                let node = format!("{} {:?}", node.op(), node.name);
+                found.entry(name.to_string()).or_insert(Fixed { size, node });
+            }
+        }
+    }
+    found
+}
+
+/// Ties under construction.
+struct Ties {
+    /// The symbols of the inputs, see [`symbols`].
+    names: Vec<String>,
+    of: BTreeMap<String, Dim>,
+    order: Vec<String>,
+}
+
+impl Ties {
+    fn rank(&self, name: &str) -> Option<usize> {
+        self.names.iter().position(|own| own == name)
+    }
+
+    /// The symbol or expression at the end of a chain of ties.
+    fn resolve(&self, size: &Dim) -> Dim {
+        let mut size = size.clone();
+        while let Some(next) = size.as_symbol().and_then(|name| self.of.get(&name)) {
+            size = next.clone();
+        }
+        size
+    }
+
+    /// Whether the value of `size` depends on `name`.
+    fn depends(&self, size: &Dim, name: &str) -> bool {
+        let (mut open, mut seen) = (BTreeSet::new(), BTreeSet::new());
+        size.symbols(&mut open);
+        while let Some(symbol) = open.pop_first() {
+            if symbol == name {
+                return true;
+            }
+            if let Some(next) = self.of.get(&symbol).filter(|_| seen.insert(symbol)) {
+                next.symbols(&mut open);
+            }
+        }
+        false
+    }
+
+    /// Ties a symbol to a size, unless it is tied already or the size depends on it.
+    fn tie(&mut self, name: &str, size: &Dim) -> bool {
+        let size = self.resolve(size);
+        let mut symbols = BTreeSet::new();
+        size.symbols(&mut symbols);
+        let can_be = self.rank(name).is_some()
+            && !self.of.contains_key(name)
+            && symbols.iter().all(|symbol| self.rank(symbol).is_some())
+            && !self.depends(&size, name);
+        if can_be {
+            self.of.insert(name.to_owned(), size);
+            self.order.push(name.to_owned());
+        }
+        can_be
+    }
+
+    fn meet(&mut self, equation: &Equation) {
+        let (a, b) = (self.resolve(&equation.a), self.resolve(&equation.b));
+        let mut solutions = a.solutions(&b);
+        // The less telling symbol follows the other.
+        solutions.sort_by_key(|(name, _)| std::cmp::Reverse(self.rank(name)));
+        for (name, size) in solutions {
+            if self.tie(&name, &size) {
+                break;
+            }
+        }
+    }
+}
+
+/// Symbolic sizes of the inputs that get their sizes from others.
+pub(super) fn ties(facts: &Facts, graph: &Graph) -> Vec<Tie> {
+    let names = symbols(facts, graph);
+    let mut ties = Ties { names, of: BTreeMap::new(), order: Vec::new() };
+    if ties.names.is_empty() {
+        return Vec::new();
+    }
+    for may_broadcast in [false, true] {
+        for equation in facts.equations.iter().filter(|equation| equation.may_broadcast == may_broadcast) {
+            ties.meet(equation);
+        }
+    }
+    // One number per sample, as a time step is, where nothing else says how many: as many as there are samples.
+    let batch = graph.inputs.iter().max_by_key(|input| (shape(facts, **input).len(), std::cmp::Reverse(**input)));
+    let batch = batch.map(|input| shape(facts, *input)).filter(|shape| shape.len() > 1).and_then(<[Dim]>::first);
+    for input in &graph.inputs {
+        let [size] = shape(facts, *input) else { continue };
+        let name = ties.resolve(size).as_symbol();
+        let is_elsewhere = |name: &str| {
+            let others = graph.inputs.iter().map(|input| shape(facts, *input)).filter(|shape| shape.len() > 1);
+            others.flatten().any(|dim| dim.as_symbol().as_deref() == Some(name))
+        };
+        if let (Some(name), Some(batch)) = (name, batch)
+            && !is_elsewhere(&name)
+            && !has_telling_name(&name)
+        {
+            ties.tie(&name, batch);
+        }
+    }
+    // A tie may follow one that was found later.
+    let mut ordered: Vec<Tie> = Vec::new();
+    let mut open = std::mem::take(&mut ties.order);
+    while !open.is_empty() {
+        let is_ready = |name: &String| {
+            let mut symbols = BTreeSet::new();
+            ties.of[name].symbols(&mut symbols);
+            symbols.iter().all(|symbol| !open.contains(symbol))
+        };
+        let (ready, waiting): (Vec<String>, Vec<String>) = open.iter().cloned().partition(|name| is_ready(name));
+        if ready.is_empty() {
+            break;
+        }
+        ordered.extend(ready.into_iter().map(|symbol| Tie { size: ties.of[&symbol].clone(), symbol }));
+        open = waiting;
+    }
+    ordered
+}
