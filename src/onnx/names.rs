@@ -1,5 +1,6 @@
 //! Names that nothing in a graph has yet.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::GraphProto;
@@ -58,10 +59,31 @@ impl Names {
     }
 }
 
+/// Text as a terminal can show it in one line: what terminals obey (control characters, escapes, line ends, marks that
+/// turn the direction of writing) is written out, `\u{1b}`. Names in a file may hold any of it.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let is_obeyed =
+        |c: char| c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if !text.contains(is_obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_obeyed(c) { safe.extend(c.escape_default()) } else { safe.push(c) }
+    }
+    Cow::Owned(safe)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::onnx::{NodeProto, attr_graph};
+
+    #[test]
+    fn what_terminals_obey_is_written_out() {
+        assert_eq!(printable("a\u{1b}[2Jb\nc\td\u{9b}e\u{202e}f"), r"a\u{1b}[2Jb\nc\td\u{9b}e\u{202e}f");
+        assert!(matches!(printable("ein Name \u{fc} 名前"), Cow::Borrowed(_)));
+    }
 
     #[test]
     fn a_name_is_given_once_and_never_one_of_a_subgraph() {

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use super::barriers;
 use super::options::{CriterionOption, CutOptions, PruneOptions, ScoreOptions, Target};
 use crate::analysis::Analysis;
-use crate::couple::group::{ChannelGroup, Grouping, Member};
+use crate::couple::group::{ChannelGroup, Grouping, Member, Role};
 use crate::error::Error;
 use crate::gradient::accumulate::Accumulated;
 use crate::graph::sizes::{Sizes, sizes_for};
@@ -195,15 +196,15 @@ fn is_same_group(a: &[Member], b: &[Member]) -> bool {
 }
 
 fn nothing_to_prune(analysis: &Analysis, scored: &[Scored]) -> Error {
-    let first = scored.iter().flat_map(|scored| &scored.grouping.groups).find_map(|group| {
+    // Channels that a layer computes could go; those that it reads alone are often the network's own input.
+    let is_made = |group: &&ChannelGroup| group.members.iter().any(|member| member.role == Role::Producer);
+    let groups = || scored.iter().flat_map(|scored| &scored.grouping.groups);
+    let first = groups().find(is_made).or(groups().next()).and_then(|group| {
         let reason = group.fixed.as_ref()?;
         Some(format!("{}: {} (node {:?})", analysis.group_name(&group.members), reason.text, reason.node))
     });
-    let barrier = analysis.coupling.barriers.first().map(|barrier| {
-        let node = &analysis.graph.nodes[barrier.node];
-        format!("node {:?} ({}): {}", node.name, node.op(), barrier.cause)
-    });
-    let example = first.or(barrier).map_or_else(String::new, |example| format!("; for example {example}"));
+    let example = barriers::example(analysis).or(first);
+    let example = example.map_or_else(String::new, |example| format!("; for example {example}"));
     Error::unmet(format!("nothing can be pruned: no channel group of the network may shrink{example}"))
         .in_file(analysis.model.path())
 }
