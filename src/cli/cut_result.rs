@@ -45,7 +45,14 @@ impl<'a> Shown<'a> {
         .plan()
         .groups
         .iter()
-        .map(|group| json!({"name": group.name, "channels": group.channels, "kept": group.kept.len(), "reason": group.reason}))
+        .map(|group| {
+            let kept = group.kept.len();
+            let mut entry = json!({"name": group.name, "channels": group.channels, "kept": kept, "reason": group.reason});
+            if let Some(criterion) = &group.criterion {
+                entry["criterion"] = json!(criterion);
+            }
+            entry
+        })
         .collect();
         json!({
             "input": model.path(),

@@ -12,7 +12,7 @@ use crate::graph::sizes::{Sizes, sizes_for};
 use crate::macs::Cost;
 use crate::operator::couple::kept::Kept;
 use crate::runtime::Runtime;
-use crate::score::{Criterion, GradientCriterion, Magnitude, Random, ScoreCx, score_groups};
+use crate::score::{Criterion, GradientCriterion, GroupScores, Magnitude, Random, ScoreCx, score_groups};
 use crate::select::{Budget, Removed, select};
 
 /// One grouping with the scores of its channels.
@@ -20,6 +20,8 @@ use crate::select::{Budget, Removed, select};
 pub(super) struct Scored {
     pub(super) grouping: Grouping,
     pub(super) scores: Vec<Vec<f64>>,
+    /// The criterion that ranks a group instead of the one that was asked for.
+    pub(super) fallback: Vec<Option<&'static str>>,
     /// Groups that an earlier pass has pruned already.
     pub(super) done: Vec<bool>,
 }
@@ -77,20 +79,31 @@ pub(super) fn score(
     analysis.fold.evaluate(&analysis.model, &analysis.graph, runtime, &|value| shrinking.contains(&value))?;
     let criterion = criterion(&cx, &all, options, gradients)?;
     let mut passes: Vec<Scored> = Vec::new();
+    let mut unranked = Vec::new();
     for grouping in groupings {
-        let scores = score_groups(&cx, &grouping, criterion.as_ref())?;
+        let mut warn = |group: &ChannelGroup, text: String| {
+            let text = format!("channel group {:?} {text}", analysis.group_name(&group.members));
+            if !unranked.contains(&text) {
+                unranked.push(text);
+            }
+        };
+        let by_magnitude = (options.norm, options.reduction);
+        let of_groups = score_groups(&cx, &grouping.groups, criterion.as_ref(), by_magnitude, &mut warn)?;
+        let GroupScores { scores, fallback } = of_groups;
         let done = grouping.groups.iter().map(|group| {
             passes.iter().any(|earlier| {
                 earlier.grouping.groups.iter().any(|other| is_same_group(&other.members, &group.members))
             })
         });
         let done = done.collect();
-        passes.push(Scored { grouping, scores, done });
+        passes.push(Scored { grouping, scores, fallback, done });
     }
     if passes.iter().all(|scored| scored.grouping.groups.iter().all(|group| group.fixed.is_some())) {
         return Err(nothing_to_prune(analysis, &passes));
     }
-    Ok(Scoring { criterion: criterion.name(), warnings: criterion.warnings(), passes })
+    let mut warnings = criterion.warnings();
+    warnings.extend(unranked);
+    Ok(Scoring { criterion: criterion.name(), warnings, passes })
 }
 
 /// Chooses the channels to remove.
