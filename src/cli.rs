@@ -20,6 +20,8 @@ mod loss;
 
 mod printer;
 
+mod progress;
+
 mod prune;
 
 mod runtime;

@@ -253,6 +253,7 @@ pub mod plans {
 pub mod reports {
     pub use crate::gradient::accumulate::LossPoint;
     pub use crate::macs::Cost;
+    pub use crate::onnx::names::printable;
     pub use crate::onnx::tool_name;
     pub use crate::prune::GradientReport;
     pub use crate::report::{Losses, Report};

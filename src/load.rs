@@ -7,6 +7,8 @@ mod branches;
 
 mod check;
 
+mod imports;
+
 mod inline;
 
 mod names;
@@ -65,9 +67,11 @@ pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Model, Error> {
         inlined,
         external: Arc::default(),
         digests: Arc::default(),
+        notes: Arc::default(),
     };
     model.external = Arc::new(model.map_external_files()?);
     check::check(&model)?;
+    imports::complete(&mut model);
     branches::take_decided(&mut model)?;
     Ok(model)
 }

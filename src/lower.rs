@@ -4,6 +4,8 @@
 //! sessions on a CPU without the operator's kernel all take the network in this form. Values of the original keep their
 //! names, ids and facts; only what stands inside of a fused node is new.
 
+mod foreign;
+
 use std::collections::BTreeMap;
 
 use prost::Message;
@@ -19,6 +21,7 @@ use crate::onnx::{GraphProto, ModelProto};
 use crate::operator::{LowerCx, Operator, Operators, RuleError};
 use crate::ops;
 use crate::runtime::{Device, Runtime, Session, SessionOptions};
+pub use foreign::foreign;
 
 /// Names of new values and constants begin with this.
 const PREFIX: &str = "__lower";
@@ -240,7 +243,11 @@ pub fn session(runtime: &Runtime, model: &Model, options: &SessionOptions) -> Re
             runtime.session_from_bytes(&proto.encode_to_vec(), &options)
         }
     };
-    session.map_err(|error| Error::invalid(model.path(), error.to_string()).caused_by(error))
+    session.map_err(|error| match foreign(model, &error, "the network can't be run") {
+        Some(unknown) => unknown
+            .hint("it runs where the operator comes from; here, only what needs no run works: magnitude, --no-verify"),
+        None => Error::invalid(model.path(), error.to_string()).caused_by(error),
+    })
 }
 
 fn lowered_to(model: &Model, extent: Extent) -> Result<Lowered, Error> {

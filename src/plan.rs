@@ -73,6 +73,9 @@ pub struct GroupPlan {
     pub kept: Vec<usize>,
     /// Score of every channel; empty where nothing was ranked.
     pub scores: Vec<f64>,
+    /// The criterion that scored it, where the plan's gave no finite scores.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub criterion: Option<String>,
     /// Weights that the channels go through: name, axis and role.
     pub members: Vec<MemberPlan>,
     /// Why the group did not shrink, or not as far as asked.

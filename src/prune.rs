@@ -7,6 +7,8 @@ pub mod apply;
 
 mod artifacts;
 
+mod barriers;
+
 mod choice;
 
 mod cut;

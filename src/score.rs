@@ -1,7 +1,9 @@
 //! Importance: how much a channel matters, as a score per channel of a group.
 //!
 //! A criterion scores the indices of every axis of every weight once ([`IndexScores`]); [`score_groups`] then reduces
-//! the members of a group to one score per channel.
+//! the members of a group to one score per channel, and ranks by magnitude what the criterion can't rank.
+
+mod fallback;
 
 mod gradient;
 
@@ -13,7 +15,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::couple::group::{ChannelGroup, Grouping, Role};
+use crate::couple::group::{ChannelGroup, Role};
 use crate::error::Error;
 use crate::fold::Fold;
 use crate::graph::model::Model;
@@ -22,6 +24,7 @@ use crate::onnx::TensorProto;
 use crate::operator::Operators;
 use crate::operator::couple::Coupling;
 
+pub use fallback::{GroupScores, score_groups};
 pub use gradient::{GradientCriterion, GradientForm, Published, ScoringMembers, Term};
 pub use magnitude::{Magnitude, Norm};
 pub use random::Random;
@@ -76,11 +79,16 @@ pub trait Criterion {
     /// The name on the command line and in reports.
     fn name(&self) -> &'static str;
 
-    /// One score per channel of a group, in the group's order.
+    /// One score per channel of a group, in the group's order; what is not finite where nothing can be said.
     ///
     /// # Errors
     /// A weight that can't be read.
     fn score(&self, cx: &ScoreCx<'_>, group: &ChannelGroup) -> Result<Vec<f64>, Error>;
+
+    /// The name of a weight for which channels of a group have no finite score.
+    fn not_finite(&self, _cx: &ScoreCx<'_>, _group: &ChannelGroup) -> Option<String> {
+        None
+    }
 
     /// Things about the weights that the user should know, such as NaN entries.
     fn warnings(&self) -> Vec<String> {
@@ -132,16 +140,4 @@ impl IndexScores {
         }
         scores
     }
-}
-
-/// The scores of all groups that can shrink; empty for the others.
-///
-/// # Errors
-/// A weight that can't be read.
-pub fn score_groups(cx: &ScoreCx<'_>, grouping: &Grouping, criterion: &dyn Criterion) -> Result<Vec<Vec<f64>>, Error> {
-    grouping
-        .groups
-        .iter()
-        .map(|group| if group.fixed.is_some() { Ok(Vec::new()) } else { criterion.score(cx, group) })
-        .collect()
 }

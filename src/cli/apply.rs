@@ -24,6 +24,7 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
     }
     let model = Model::open(&args.input)?;
     model.check_output(&args.output)?;
+    progress.pause(|| printer.notes(&model));
     progress.step("coupling channels");
     let analysis = model.analyse()?;
     let to_fold = open_runtime_to_fold(&analysis, runtime, cli)?;

@@ -20,6 +20,7 @@ pub(super) fn run(args: &ArtifactsArgs, printer: &Printer) -> Result<bool, Error
     let progress = printer.progress(4);
     progress.step("reading");
     let model = Model::open(&args.input)?;
+    progress.pause(|| printer.notes(&model));
     progress.step("coupling channels");
     let analysis = model.analyse()?;
     progress.step("differentiating");

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use onnx_diffprune::plans::GroupPlan;
-use onnx_diffprune::reports::{GradientReport, Latency, Report, tool_name};
+use onnx_diffprune::reports::{GradientReport, Latency, Report, RunReport, printable, tool_name};
 use onnx_diffprune::{Cut, Error, VerifyReport};
 use serde_json::json;
 
@@ -45,7 +45,14 @@ impl<'a> Shown<'a> {
         .plan()
         .groups
         .iter()
-        .map(|group| json!({"name": group.name, "channels": group.channels, "kept": group.kept.len(), "reason": group.reason}))
+        .map(|group| {
+            let kept = group.kept.len();
+            let mut entry = json!({"name": group.name, "channels": group.channels, "kept": kept, "reason": group.reason});
+            if let Some(criterion) = &group.criterion {
+                entry["criterion"] = json!(criterion);
+            }
+            entry
+        })
         .collect();
         json!({
             "input": model.path(),
@@ -164,7 +171,7 @@ fn staying_text(groups: &[GroupPlan]) -> Option<String> {
         // The reason ends with the node, by which it differs from group to group.
         let reason = reason.rsplit_once(" (node ").map_or(reason.as_str(), |(text, _)| text);
         let plural = if group.channels == 1 { "" } else { "s" };
-        let name = format!("{} ({} channel{plural})", group.name, group.channels);
+        let name = format!("{} ({} channel{plural})", printable(&group.name), group.channels);
         match by_reason.iter_mut().find(|(text, _)| *text == reason) {
             Some((_, names)) => names.push(name),
             None => by_reason.push((reason, vec![name])),
@@ -176,7 +183,7 @@ fn staying_text(groups: &[GroupPlan]) -> Option<String> {
     }
     let mut text = format!("channel groups that stay whole ({count}; inspect lists all):");
     for (reason, names) in by_reason.iter().take(REASONS_SHOWN) {
-        text += &format!("\n  {reason}: {}", names[..names.len().min(NAMES_SHOWN)].join(", "));
+        text += &format!("\n  {}: {}", printable(reason), names[..names.len().min(NAMES_SHOWN)].join(", "));
         if names.len() > NAMES_SHOWN {
             text += &format!(" and {} more", names.len() - NAMES_SHOWN);
         }
@@ -185,6 +192,21 @@ fn staying_text(groups: &[GroupPlan]) -> Option<String> {
         text += &format!("\n  ... and {} other reasons", by_reason.len() - REASONS_SHOWN);
     }
     Some(text)
+}
+
+/// The worst errors of runs that passed, each beside what it is allowed: outputs too small for the relative tolerance are
+/// within the absolute one.
+fn errors_text(runs: &[&RunReport], rtol: f64, atol: f64) -> String {
+    let outputs = || runs.iter().flat_map(|run| &run.outputs);
+    let worst = |errors: &mut dyn Iterator<Item = f64>| errors.reduce(f64::max);
+    let relative = worst(&mut outputs().map(|output| output.relative).filter(|error| *error <= rtol));
+    let absolute =
+        worst(&mut outputs().filter(|output| output.relative > rtol).map(|output| output.absolute));
+    let texts = [
+        relative.map(|error| format!("worst relative error {error:.1e} (allowed {rtol:.0e})")),
+        absolute.map(|error| format!("worst absolute error of tiny outputs {error:.1e} (allowed {atol:.0e})")),
+    ];
+    texts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// The result of verification in a few lines.
@@ -205,10 +227,9 @@ pub(super) fn verification_text(report: &VerifyReport) -> String {
             .collect();
         let at = if sizes.is_empty() { String::new() } else { format!(" at {}", sizes.join(" and ")) };
         lines.push(format!(
-            "verified in ONNX Runtime {}{precision}: worst relative error {:.1e} (allowed {:.0e}) over {} run{}{at}",
+            "verified in ONNX Runtime {}{precision}: {} over {} run{}{at}",
             report.onnxruntime,
-            runs.iter().map(|run| run.worst()).fold(0.0, f64::max),
-            last.rtol,
+            errors_text(&runs, last.rtol, report.atol),
             runs.len(),
             if runs.len() == 1 { "" } else { "s" },
         ));

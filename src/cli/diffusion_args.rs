@@ -77,7 +77,8 @@ pub(super) struct DiffusionArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) prediction_type: Option<PredictionType>,
 
-    /// What the time input expects [default: step; sigma or c_noise with noise levels; fraction if it is named a ratio].
+    /// What the time input expects [default: step; sigma or c_noise with noise levels; fraction if it is named a ratio;
+    /// log_snr if it is named so].
     #[arg(long, value_enum, help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) time_input: Option<TimeScale>,
@@ -103,6 +104,12 @@ pub(super) struct DiffusionArgs {
     #[arg(long, value_name = "N", help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sample_channels: Option<i64>,
+
+    /// The sample begins at this channel of its input; what stands before is conditioning, as in SR3, where the image to
+    /// enlarge comes first [default: 0].
+    #[arg(long, value_name = "N", help_heading = "Diffusion")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sample_offset: Option<i64>,
 
     /// The input that takes the time step or noise level.
     #[arg(long, value_name = "NAME", help_heading = "Diffusion")]
@@ -160,6 +167,7 @@ impl DiffusionArgs {
             time: self.timestep_input.clone(),
             prediction: self.prediction_output.clone(),
             sample_channels: self.sample_channels,
+            sample_offset: self.sample_offset,
         }
     }
 

@@ -156,6 +156,7 @@ pub(super) fn text(run: &GradientReport) -> String {
 /// The losses for a report.
 pub(super) fn losses(run: &GradientReport) -> Losses<'_> {
     let mut lines = run.network.clone();
+    lines.push(format!("process:      {}", run.process));
     lines.push(format!("samples:      {}", run.source));
     Losses { curve: &run.curve, threshold: run.threshold.unwrap_or(0.0), lines }
 }
@@ -163,6 +164,8 @@ pub(super) fn losses(run: &GradientReport) -> Losses<'_> {
 /// The same for machines.
 pub(super) fn json(run: &GradientReport) -> serde_json::Value {
     serde_json::json!({
+        "network": run.network,
+        "process": run.process,
         "execution": run.execution,
         "precision": run.precision,
         "loss_scale": run.loss_scale,

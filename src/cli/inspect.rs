@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use onnx_diffprune::inspection::{GroupInfo, Inspection, NodeInfo};
 use onnx_diffprune::{Error, Model};
+use onnx_diffprune::reports::printable;
 use petgraph::dot::{Config, Dot};
 use petgraph::graph::DiGraph;
 use serde_json::json;
@@ -16,6 +17,7 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
     let progress = printer.progress(3);
     progress.step("reading");
     let model = Model::open(&args.input)?;
+    progress.pause(|| printer.notes(&model));
     progress.step("coupling channels");
     let analysis = model.analyse()?;
     let given = parse_sizes(&args.size)?;
@@ -54,7 +56,7 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
         let mut out = format!("{} (opset {})\n", args.input.display(), inspection.opset);
         for (kind, values) in [("input ", inputs), ("output", outputs)] {
             for (name, fact) in values {
-                out += &format!("  {kind} {name}: {fact}\n");
+                out += &format!("  {kind} {}: {fact}\n", printable(name));
             }
         }
         out += &format!(
@@ -65,11 +67,11 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
             human(cost.activation_bytes as f64)
         );
         let at: Vec<String> =
-            sizes.iter().filter(|(name, _)| !name.starts_with('?')).map(|(n, s)| format!("{n}={s}")).collect();
+            sizes.iter().filter(|(name, _)| !name.starts_with('?')).map(|(n, s)| format!("{}={s}", printable(n))).collect();
         if !at.is_empty() {
             out += &format!(" at {}", at.join(", "));
         }
-        let names: Vec<String> = operators.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        let names: Vec<String> = operators.iter().map(|(name, count)| format!("{} {count}", printable(name))).collect();
         out += &format!("\n\noperators:\n{}\n\n", wrapped(&names));
         let rows: Vec<Vec<String>> = blocks
             .iter()
@@ -92,7 +94,9 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
         out += &table(&["group", "channels", "equal blocks of", "weights", "state"], &rows);
         if args.members {
             for group in &groups {
-                out += &format!("\n\n{} ({} channels)\n  {}", group.name, group.channels, group.members.join("\n  "));
+                let members: Vec<_> = group.members.iter().map(|member| printable(member)).collect();
+                let name = printable(&group.name);
+                out += &format!("\n\n{name} ({} channels)\n  {}", group.channels, members.join("\n  "));
                 let nodes = group.nodes.iter().map(|node| (&inspection.nodes[*node], texts[*node]));
                 out += &nodes_by_text(nodes.filter_map(|(node, text)| Some((node, text?))));
             }
@@ -100,7 +104,8 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
         if !barriers.is_empty() {
             out += &format!("\n\nbarriers ({}):\n", barriers.len());
             for barrier in barriers {
-                out += &format!("  {} ({}): {}\n", barrier.node, barrier.op, barrier.cause);
+                let (node, op, cause) = (printable(&barrier.node), printable(&barrier.op), printable(&barrier.cause));
+                out += &format!("  {node} ({op}): {cause}\n");
             }
         }
         out
@@ -164,7 +169,8 @@ fn nodes_by_text<'a>(nodes: impl Iterator<Item = (&'a NodeInfo, &'a str)>) -> St
         return String::new();
     }
     let line = |(op, text, names): (&str, &str, Vec<&str>)| {
-        let shown: Vec<&str> = names.iter().take(NAMES).copied().collect();
+        let shown: Vec<_> = names.iter().take(NAMES).map(|name| printable(name)).collect();
+        let (op, text) = (printable(op), printable(text));
         let more = match names.len().saturating_sub(NAMES) {
             0 => String::new(),
             more => format!(" and {more} more"),
@@ -207,7 +213,8 @@ fn dot(inspection: &Inspection, groups: &[GroupInfo]) -> String {
     };
     let label = |_: &DiGraph<String, String>, (_, text): (petgraph::graph::NodeIndex, &String)| {
         let shape = if text.contains(" channels") { "ellipse" } else { "box" };
-        format!("label=\"{}\", shape={shape}", text.replace('"', "'"))
+        // Names may hold line ends, and what terminals obey.
+        format!("label=\"{}\", shape={shape}", printable(&text.replace('"', "'")))
     };
     let config = [Config::NodeNoLabel, Config::EdgeNoLabel];
     format!("{:?}", Dot::with_attr_getters(&graph, &config, &attributes, &label))

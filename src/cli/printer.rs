@@ -1,16 +1,18 @@
-//! Standard output, standard error and progress.
+//! Standard output and standard error.
 //!
-//! Results go to standard output, everything else to standard error. Progress shows on a terminal only.
+//! Results go to standard output, everything else to standard error. All text leaves the program here, and what a terminal
+//! would obey in it is written out: names come from files.
 
-use std::io::{IsTerminal, Write};
+use std::borrow::Cow;
+use std::io::Write;
 use std::ops::ControlFlow;
-use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use onnx_diffprune::{self as library, Error, Stage};
+use onnx_diffprune::reports::printable;
+use onnx_diffprune::{self as library, Error, Model, Stage};
 use serde::Serialize;
 
 use super::args::Format;
+use super::progress::Progress;
 
 /// Where everything is printed.
 pub(super) struct Printer {
@@ -30,31 +32,42 @@ impl Printer {
 
     /// Prints a result: the JSON form, or the text that `text` makes.
     pub(super) fn result(&self, json: &impl Serialize, text: impl FnOnce() -> String) {
-        let out = match self.format {
-            Format::Json => serde_json::to_string_pretty(json).unwrap_or_default(),
-            Format::Text if self.quiet => return,
-            Format::Text => text(),
-        };
-        self.raw(&out);
+        match self.format {
+            Format::Json => self.json(json),
+            Format::Text if self.quiet => {}
+            Format::Text => self.raw(&text()),
+        }
     }
 
     /// Prints text to standard output whatever the format. A closed pipe is no error.
     pub(super) fn raw(&self, text: &str) {
         let mut out = std::io::stdout().lock();
-        let _ = writeln!(out, "{}", text.trim_end_matches('\n'));
+        let _ = writeln!(out, "{}", screened(text.trim_end_matches('\n')));
+    }
+
+    /// Prints JSON to standard output. A closed pipe is no error.
+    fn json(&self, json: &impl Serialize) {
+        let text = serde_json::to_string_pretty(json).unwrap_or_default();
+        let mut out = std::io::stdout().lock();
+        let _ = writeln!(out, "{}", in_json(&text));
     }
 
     /// Prints what a reader may want to know before the result, to standard error.
     pub(super) fn note(&self, text: &str) {
         if !self.quiet {
-            let _ = writeln!(std::io::stderr().lock(), "{text}");
+            let _ = writeln!(std::io::stderr().lock(), "{}", screened(text));
         }
+    }
+
+    /// Prints what of a model's file is not as the format asks for.
+    pub(super) fn notes(&self, model: &Model) {
+        model.notes().iter().for_each(|note| self.warning(note));
     }
 
     /// Prints a warning.
     pub(super) fn warning(&self, text: &str) {
         if !self.quiet {
-            let _ = writeln!(std::io::stderr().lock(), "warning: {text}");
+            let _ = writeln!(std::io::stderr().lock(), "warning: {}", indented(text));
         }
     }
 
@@ -73,26 +86,18 @@ impl Printer {
                 "hint": error.advice(),
                 "exit_code": error.exit_code(),
             });
-            self.raw(&serde_json::to_string_pretty(&body).unwrap_or_default());
+            self.json(&body);
         }
         let mut out = std::io::stderr().lock();
-        let _ = writeln!(out, "error: {error}");
+        let _ = writeln!(out, "error: {}", indented(&error.to_string()));
         if let Some(hint) = error.advice() {
-            let _ = writeln!(out, "hint: {hint}");
+            let _ = writeln!(out, "hint: {}", indented(hint));
         }
     }
 
-    /// Progress over a number of steps; invisible in a pipe, under `--quiet` and with JSON output.
+    /// Progress over a number of steps: a bar on a terminal, elsewhere a line from time to time; nothing under `--quiet`.
     pub(super) fn progress(&self, steps: u64) -> Progress {
-        let bar = ProgressBar::new(steps);
-        if self.quiet || self.is_json() || !std::io::stderr().is_terminal() {
-            bar.set_draw_target(ProgressDrawTarget::hidden());
-        }
-        if let Ok(style) = ProgressStyle::with_template("{spinner} [{pos}/{len}] {msg} {elapsed} (left about {eta})") {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(Duration::from_millis(120));
-        Progress { bar }
+        if self.quiet { Progress::hidden() } else { Progress::new(steps, self.is_json()) }
     }
 }
 
@@ -136,34 +141,33 @@ impl<'p> Watcher<'p> {
     }
 }
 
-/// Progress of a run; disappears when dropped.
-pub(super) struct Progress {
-    bar: ProgressBar,
-}
-
-impl Progress {
-    /// Begins the next step.
-    pub(super) fn step(&self, what: &'static str) {
-        self.bar.set_message(what);
-        self.bar.inc(1);
-    }
-
-    /// Prints something while the progress is out of the way.
-    pub(super) fn pause(&self, print: impl FnOnce()) {
-        self.bar.suspend(print);
-    }
-
-    /// Says that `done` steps are done.
-    pub(super) fn at(&self, done: u64, what: &'static str) {
-        self.bar.set_message(what);
-        self.bar.set_position(done);
+/// Text of several lines in which a terminal obeys nothing but the ends of lines.
+pub(super) fn screened(text: &str) -> Cow<'_, str> {
+    let is_plain = text.lines().all(|line| matches!(printable(line), Cow::Borrowed(_)));
+    match is_plain && !text.contains('\r') {
+        true => Cow::Borrowed(text),
+        false => text.split('\n').map(printable).collect::<Vec<_>>().join("\n").into(),
     }
 }
 
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
+/// The same of one message: what follows its first line is indented, so that no name can pass for a message.
+fn indented(text: &str) -> String {
+    screened(text).replace('\n', "\n  ")
+}
+
+/// JSON in which a terminal obeys nothing either. Outside of strings it has none of these characters.
+fn in_json(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => safe.push(c),
+            c if matches!(printable(c.encode_utf8(&mut [0; 4])), Cow::Owned(_)) => {
+                safe.push_str(&format!("\\u{:04x}", u32::from(c)));
+            }
+            c => safe.push(c),
+        }
     }
+    safe
 }
 
 /// A number of things with a unit prefix, `35.75 M`.
@@ -201,7 +205,7 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_header(header.to_vec());
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| printable(cell)));
     }
     for (at, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
@@ -215,4 +219,26 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         }
     }
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_reaches_a_terminal_as_it_is() {
+        assert_eq!(screened("a\nb"), "a\nb");
+        assert_eq!(screened("a\u{1b}]0;x\u{7}\nb\r"), "a\\u{1b}]0;x\\u{7}\nb\\r");
+        assert_eq!(indented("node a\nerror: b"), "node a\n  error: b");
+        let rows = [vec!["a\nb".to_owned(), "1".to_owned()]];
+        assert!(table(&["name", "count"], &rows).contains("a\\nb"));
+    }
+
+    #[test]
+    fn json_stays_json() {
+        let name = "a\u{1b}[2J\u{7f}\u{9b}\u{202e}\nb";
+        let text = in_json(&serde_json::to_string_pretty(&serde_json::json!({ "name": name })).unwrap());
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control() && c != '\u{202e}'), "{text:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap()["name"], name);
+    }
 }

@@ -60,6 +60,7 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, printer: &Printer) -> Result<boo
     let runtime = open_runtime(cli)?;
     let given = args.inputs.as_deref().map(read_npz).transpose()?.unwrap_or_default();
     let model = Model::open(&args.input)?;
+    printer.notes(&model);
     let network_options = args.diffusion.network_options(given)?;
     let network = Network::open(&model, &network_options, &parse_sizes(&args.size)?, None)?;
     network.notes().iter().for_each(|note| printer.warning(note));

@@ -23,6 +23,7 @@ pub(super) fn run(args: &VerifyArgs, cli: &Cli, printer: &Printer) -> Result<boo
     let model = Model::open(&args.input)?;
     let pruned = Model::open(&args.output)?;
     model.check_plan(&plan, &path)?;
+    progress.pause(|| printer.notes(&model));
     progress.step("reading the graph");
     let analysis = model.analyse()?;
     let options = VerifyOptions {

@@ -133,20 +133,41 @@ fn digits_of_layers(spaces: &Spaces, division: &Division) -> Vec<bool> {
         .collect()
 }
 
+/// Why nothing of a divided axis may shrink: what keeps the first of its parts that stays for a reason of its own.
+fn why_nothing(spaces: &Spaces, division: &Division) -> Reason {
+    let classes = spaces.classes();
+    let frozen = spaces.frozen_classes(&classes);
+    let of = |space: SpaceId| {
+        let space = &spaces.all()[space];
+        classes[space.start..space.start + space.len].iter().find_map(|class| frozen[*class as usize])
+    };
+    let parts = std::iter::once(division.space).chain(division.digits.iter().flatten().copied());
+    parts.filter_map(of).find(|reason| reason.text != OTHER_PART).cloned().unwrap_or_else(|| Reason {
+        text: "is divided as attention heads are, which stay whole".to_owned(),
+        node: division.node.clone(),
+    })
+}
+
+/// Why one part of a divided axis stays where another shrinks.
+const OTHER_PART: &str = "the axis shrinks along its other factor";
+
 /// Lets what is `free` of a division shrink and keeps all else.
 fn apply(spaces: &mut Spaces, division: &Division, free: Free) {
-    let nothing = "no factor of the axis may shrink";
+    let reason = match free {
+        Free::Digit(_) => Reason { text: OTHER_PART.to_owned(), node: division.node.clone() },
+        Free::Nothing => why_nothing(spaces, division),
+    };
     for (at, digit) in division.digits.iter().enumerate() {
-        let Some(digit) = digit.filter(|_| Free::Digit(at) != free) else { continue };
-        let text = if free == Free::Nothing { nothing } else { "the axis shrinks along its other factor" };
-        spaces.freeze_space(digit, &Reason { text: text.to_owned(), node: division.node.clone() });
+        if let Some(digit) = digit.filter(|_| Free::Digit(at) != free) {
+            spaces.freeze_space(digit, &reason);
+        }
     }
     let digit = match free {
         Free::Digit(at) => division.digits.get(at).copied().flatten().map(|digit| (at, digit)),
         Free::Nothing => None,
     };
     let Some((free, digit)) = digit else {
-        spaces.freeze_space(division.space, &Reason { text: nothing.to_owned(), node: division.node.clone() });
+        spaces.freeze_space(division.space, &reason);
         return;
     };
     let inner: usize = division.sizes[free + 1..].iter().product();
@@ -185,6 +206,30 @@ mod tests {
         spaces.freeze_space(digits[0], &Reason { text: "selected".into(), node: "gather".into() });
         resolve(&mut spaces, HeadDigit::Heads, false, &DroppedNorms::new());
         assert_eq!(class_count(&spaces, channels), 8);
+    }
+
+    #[test]
+    fn an_axis_of_which_nothing_may_shrink_tells_what_keeps_it() {
+        let mut spaces = Spaces::default();
+        let channels = spaces.add(24);
+        let digits = spaces.digits(channels, &[3, 8], None, "reshape");
+        for (digit, text) in digits.iter().zip(["is chosen by an index", "is interpolated"]) {
+            spaces.freeze_space(*digit, &Reason { text: text.to_owned(), node: "gather".to_owned() });
+        }
+        resolve(&mut spaces, HeadDigit::Heads, false, &DroppedNorms::new());
+        let classes = spaces.classes();
+        let frozen = spaces.frozen_classes(&classes);
+        let reason = frozen[classes[spaces.all()[channels].start] as usize].cloned();
+        assert_eq!(reason, Some(Reason { text: "is chosen by an index".to_owned(), node: "gather".to_owned() }));
+        // Where the user keeps heads and their dimensions, nothing else does.
+        let mut spaces = Spaces::default();
+        let channels = spaces.add(24);
+        spaces.digits(channels, &[3, 8], None, "reshape");
+        resolve(&mut spaces, HeadDigit::None, false, &DroppedNorms::new());
+        let classes = spaces.classes();
+        let frozen = spaces.frozen_classes(&classes);
+        let reason = frozen[classes[spaces.all()[channels].start] as usize].cloned();
+        assert!(reason.is_some_and(|reason| reason.text.contains("heads") && reason.node == "reshape"));
     }
 
     #[test]

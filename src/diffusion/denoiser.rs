@@ -1,5 +1,7 @@
 //! A network in ONNX Runtime that is fed as its process asks.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 use ndarray::ArrayD;
 
@@ -122,11 +124,13 @@ impl Denoiser {
                 x_t.shape()
             )));
         }
-        // All of the input, or the first part of every run along the axis of what is joined to the sample.
-        let axis = self.roles.joined.as_ref().map_or(0, |joined| joined.axis);
+        // All of the input, or a part of every run along the axis of what is joined to the sample.
+        let (axis, offset) = self.roles.joined.as_ref().map_or((0, 0), |joined| (joined.axis, joined.offset));
         let sample = &mut self.inputs[SAMPLE].1;
-        let (block, run) = (self.dims[axis..].iter().product(), sample.dims[axis..].iter().product());
-        fill(&mut sample.data, (block, run), x_t, process.input_scale(level) as f32);
+        let count = |dims: &[usize]| dims.iter().product::<usize>();
+        let start = offset * count(sample.dims.get(axis + 1..).unwrap_or(&[]));
+        let part = start..start + count(&self.dims[axis..]);
+        fill(&mut sample.data, (part, count(&sample.dims[axis..])), x_t, process.input_scale(level) as f32);
         let time = &mut self.inputs[TIME].1;
         let value = process.time_value(level);
         time.data = ArrayData::from_f64(time.element_type(), &vec![value; time.data.len()]);
@@ -170,10 +174,10 @@ impl Denoiser {
     }
 }
 
-/// Copies samples into an array of any float type, scaled: to the first `block` elements of every run of `run`.
-fn fill(data: &mut ArrayData, place: (usize, usize), from: &ArrayD<f32>, scale: f32) {
-    fn copy<T>(into: &mut [T], (block, run): (usize, usize), from: &ArrayD<f32>, convert: impl Fn(f32) -> T) {
-        let places = into.chunks_exact_mut(run.max(1)).flat_map(|run| run[..block].iter_mut());
+/// Copies samples into an array of any float type, scaled: to these elements of every run of so many.
+fn fill(data: &mut ArrayData, place: (Range<usize>, usize), from: &ArrayD<f32>, scale: f32) {
+    fn copy<T>(into: &mut [T], (part, run): (Range<usize>, usize), from: &ArrayD<f32>, convert: impl Fn(f32) -> T) {
+        let places = into.chunks_exact_mut(run.max(1)).flat_map(|run| run[part.clone()].iter_mut());
         places.zip(from.iter()).for_each(|(into, from)| *into = convert(*from));
     }
     match data {

@@ -104,8 +104,8 @@ impl Denoising for DenoisingTask<'_> {
             let values = whole.to_f64().into_iter().map(|value| value as f32).collect();
             let mut whole = ArrayD::from_shape_vec(whole.dims, values)
                 .map_err(|error| Error::usage(format!("input {:?}: {error}", joined.port.name)))?;
-            let size = x_t.shape()[joined.axis];
-            whole.slice_axis_mut(Axis(joined.axis), Slice::from(..size)).assign(&x_t);
+            let end = joined.offset + x_t.shape()[joined.axis];
+            whole.slice_axis_mut(Axis(joined.axis), Slice::from(joined.offset..end)).assign(&x_t);
             x_t = whole;
         }
         let mut inputs =

@@ -80,7 +80,8 @@ pub struct ProcessOptions {
     pub preconditioning: Option<PreconditioningPlace>,
     /// What the network's output stands for: epsilon; flow for a flow schedule; sample for noise levels.
     pub prediction_type: Option<PredictionType>,
-    /// What the time input expects: step; sigma or c_noise with noise levels; fraction if it is named a ratio.
+    /// What the time input expects: step; sigma or c_noise with noise levels; fraction if it is named a ratio; log_snr if
+    /// it is named so.
     pub time_input: Option<TimeScale>,
     /// Clip estimates of the clean sample to the sample range: as the scheduler says; else for 1 or 3 channels with a
     /// discrete schedule.
@@ -133,12 +134,27 @@ impl ProcessOptions {
             process.time = TimeScale::Sigma;
         } else if process.schedule.is_discrete() && (words.contains("ratio") || words.contains("fraction")) {
             process.time = TimeScale::Fraction;
+        } else if process.preconditioning.is_none() && (words.contains("logsnr") || words.contains("log_snr")) {
+            process.time = TimeScale::LogSnr;
+        }
+        if process.time.needs_alpha_bar() && !process.schedule.is_discrete() {
+            let text = format!("--time-input {}: {} has no alpha_bar", process.time.name(), process.schedule.describe());
+            return Err(Error::usage(text).hint("give a discrete schedule, such as --schedule linear"));
         }
         if process.time != TimeScale::Step && !roles.time.element_type.is_float() {
             let text =
                 format!("can't put {} into the integer input {}", process.time.describe(), roles.time.describe());
             return Err(Error::usage(text).hint("give --time-input step, or another input with --timestep-input"));
         }
+        let is_level = words.contains("noise") || words.contains("gamma") || words.contains("alpha");
+        if self.time_input.is_none() && process.time == TimeScale::Step && is_level && roles.time.element_type.is_float() {
+            configured.notes.push(format!(
+                "input {:?} is named as a noise level, but gets the step t; networks as SR3 take sqrt_alpha_bar: \
+                 --time-input says which",
+                roles.time.name
+            ));
+        }
+        let process = &mut configured.process;
         let (low, high) = self.sample_range;
         let range = Some((low as f32, high as f32));
         match self.clip_sample {
@@ -182,12 +198,15 @@ impl ProcessOptions {
     }
 
     fn described(&self, roles: &Roles) -> Result<ConfiguredProcess, Error> {
+        // An alpha_bar stands for a discrete schedule, whatever the input is called.
+        let is_discrete = self.time_input.is_some_and(TimeScale::needs_alpha_bar);
         let by_name = self.preconditioning.is_none()
+            && !is_discrete
             && self.prediction_type.is_none()
             && self.schedule.is_none_or(|name| name == ScheduleName::Karras)
             && roles.takes_c_noise();
         let outside = self.preconditioning == Some(PreconditioningPlace::Outside) || by_name;
-        let name = self.schedule.unwrap_or(if roles.takes_sigma() || outside {
+        let name = self.schedule.unwrap_or(if outside || roles.takes_sigma() && !is_discrete {
             ScheduleName::Karras
         } else if self.prediction_type == Some(PredictionType::Flow) {
             ScheduleName::Flow

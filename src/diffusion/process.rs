@@ -50,6 +50,15 @@ pub enum TimeScale {
     Sigma,
     /// `ln(σ) / 4`, as EDM networks take it without their preconditioning.
     CNoise,
+    /// The scale of the signal `sqrt(ᾱ)`, which SR3 and WaveGrad call the noise level; 1 where there is no noise.
+    SqrtAlphaBar,
+    /// `ᾱ`, which Palette calls gamma.
+    AlphaBar,
+    /// The variance of the noise `1 - ᾱ`.
+    NoiseVariance,
+    /// The logarithm of the signal-to-noise ratio, `ln(a² / s²)`, as variational diffusion models take it; from -20 to
+    /// 20.
+    LogSnr,
 }
 
 impl TimeScale {
@@ -60,7 +69,30 @@ impl TimeScale {
             Self::Fraction => "the share t / T",
             Self::Sigma => "the noise level sigma",
             Self::CNoise => "ln(sigma) / 4",
+            Self::SqrtAlphaBar => "the scale of the signal sqrt(alpha_bar)",
+            Self::AlphaBar => "alpha_bar",
+            Self::NoiseVariance => "the variance of the noise 1 - alpha_bar",
+            Self::LogSnr => "the logarithm of the signal-to-noise ratio",
         }
+    }
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Step => "step",
+            Self::Fraction => "fraction",
+            Self::Sigma => "sigma",
+            Self::CNoise => "c_noise",
+            Self::SqrtAlphaBar => "sqrt_alpha_bar",
+            Self::AlphaBar => "alpha_bar",
+            Self::NoiseVariance => "noise_variance",
+            Self::LogSnr => "log_snr",
+        }
+    }
+
+    /// Whether it only has a meaning where the schedule has an `ᾱ`: a discrete one.
+    pub fn needs_alpha_bar(self) -> bool {
+        matches!(self, Self::SqrtAlphaBar | Self::AlphaBar | Self::NoiseVariance)
     }
 }
 
@@ -151,7 +183,13 @@ impl Process {
     /// Schedule, prediction and clipping in words.
     pub fn describe(&self) -> String {
         let prediction = match self.preconditioning {
-            Some(scalings) => format!("preconditioned outside the graph (sigma_data {})", scalings.sigma_data),
+            Some(scalings) => {
+                let Preconditioning { sigma_data, boundary, noise_scale, negative } = scalings;
+                let boundary = boundary.map_or_else(String::new, |sigma| format!(", the identity at {sigma}"));
+                let sign = if negative { ", c_out negative" } else { "" };
+                let scale = if noise_scale == 0.25 { String::new() } else { format!(", c_noise {noise_scale} ln(sigma)") };
+                format!("preconditioned outside the graph (sigma_data {sigma_data}{boundary}{scale}{sign})")
+            }
             None => format!("predicts {}", self.prediction.name()),
         };
         let clip = match self.clip {
@@ -194,6 +232,10 @@ impl Process {
             TimeScale::Sigma if self.schedule.is_flow() => level.noise,
             TimeScale::Sigma => level.sigma(),
             TimeScale::CNoise => self.preconditioning.unwrap_or(Preconditioning::edm(0.5)).c_noise(level.sigma()),
+            TimeScale::SqrtAlphaBar => level.signal,
+            TimeScale::AlphaBar => level.signal * level.signal,
+            TimeScale::NoiseVariance => level.noise * level.noise,
+            TimeScale::LogSnr => (-2.0 * level.sigma().ln()).clamp(-LARGEST_LOG_SNR, LARGEST_LOG_SNR),
         }
     }
 
@@ -229,6 +271,9 @@ impl Process {
         }
     }
 }
+
+/// Where logarithms of the signal-to-noise ratio end, as in Kingma et al. 2021: beyond is all signal or all noise.
+const LARGEST_LOG_SNR: f64 = 20.0;
 
 /// The value, or a tiny one where it is zero, to divide by.
 fn nonzero(value: f64) -> f64 {

@@ -20,6 +20,7 @@ use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::sizes::{Sizes, follow, sizes_for};
 use crate::graph::{Graph, ValueId};
+use crate::onnx::names::printable;
 use names::words;
 use recognise::roles;
 
@@ -32,8 +33,10 @@ pub struct RoleNames {
     pub time: Option<String>,
     /// The output that is the prediction.
     pub prediction: Option<String>,
-    /// How many channels of the sample's input are the noisy sample: the first.
+    /// How many channels of the sample's input are the noisy sample: the first, or those from `sample_offset` on.
     pub sample_channels: Option<i64>,
+    /// The channel of the sample's input at which the noisy sample begins; what stands before is conditioning.
+    pub sample_offset: Option<i64>,
 }
 
 /// An input or output of the graph with its role's sizes.
@@ -70,8 +73,10 @@ pub struct Roles {
 /// edit, the first frame.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Joined {
-    /// The axis along which they are joined; the sample comes first.
+    /// The axis along which they are joined.
     pub axis: usize,
+    /// Where on the axis the sample begins.
+    pub offset: usize,
     /// The input with all its sizes.
     pub port: Port,
 }
@@ -95,7 +100,12 @@ impl Roles {
         };
         let first = match &self.joined {
             None => String::new(),
-            Some(joined) => format!(", of which the first {} of axis {}", self.sample.shape[joined.axis], joined.axis),
+            Some(Joined { axis, offset: 0, .. }) => {
+                format!(", of which the first {} of axis {axis}", self.sample.shape[*axis])
+            }
+            Some(Joined { axis, offset, .. }) => {
+                format!(", of which {} from {offset} on of axis {axis}", self.sample.shape[*axis])
+            }
         };
         let mut lines = vec![
             format!("sample:       {}{first}", self.sample.text),
@@ -221,6 +231,6 @@ fn port(graph: &Graph, facts: &Facts, id: ValueId) -> Option<Port> {
     let fact: &Fact = facts.values[id].as_ref()?;
     let name = graph.values[id].name.clone();
     let element_type = ElementType::from_onnx(fact.dtype as i32)?;
-    let text = format!("{name} {}", fact.describe());
+    let text = format!("{} {}", printable(&name), fact.describe());
     Some(Port { element_type, shape: fact.shape.clone()?, text, name })
 }

@@ -47,7 +47,15 @@ pub struct NoiseSchedule {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Family {
-    Discrete { betas: Vec<f64>, alphas_cumprod: Vec<f64>, spacing: Spacing, offset: usize, last_is_clean: bool },
+    Discrete {
+        /// What the betas were made from; `None` where they were given.
+        form: Option<(BetaSchedule, bool)>,
+        betas: Vec<f64>,
+        alphas_cumprod: Vec<f64>,
+        spacing: Spacing,
+        offset: usize,
+        last_is_clean: bool,
+    },
     Flow(FlowOptions),
     Sigma(SigmaOptions),
 }
@@ -81,7 +89,11 @@ impl NoiseSchedule {
                 (0..steps).map(|t| (1.0 - alpha_bar((t + 1) as f64) / alpha_bar(t as f64)).min(0.999)).collect()
             }
         };
-        Self::from_betas(if zero_terminal_snr { without_terminal_signal(&betas) } else { betas })
+        let mut made = Self::from_betas(if zero_terminal_snr { without_terminal_signal(&betas) } else { betas })?;
+        if let Family::Discrete { form, .. } = &mut made.family {
+            *form = Some((schedule, zero_terminal_snr));
+        }
+        Ok(made)
     }
 
     /// A discrete schedule of these `β_t`.
@@ -108,7 +120,9 @@ impl NoiseSchedule {
             .collect();
         let levels = alphas_cumprod.iter().enumerate().map(|(t, alpha)| discrete_level(t, *alpha)).collect();
         let spacing = Spacing::Leading;
-        Ok(Self { family: Family::Discrete { betas, alphas_cumprod, spacing, offset: 0, last_is_clean: true }, levels })
+        let family =
+            Family::Discrete { form: None, betas, alphas_cumprod, spacing, offset: 0, last_is_clean: true };
+        Ok(Self { family, levels })
     }
 
     /// How a discrete schedule chooses steps when it samples; no effect on others.
@@ -193,13 +207,26 @@ impl NoiseSchedule {
     pub fn describe(&self) -> String {
         let count = self.step_count();
         match &self.family {
-            Family::Discrete { betas, .. } => {
+            Family::Discrete { form, betas, .. } => {
                 let (first, last) = (betas.first().copied().unwrap_or(0.0), betas.last().copied().unwrap_or(0.0));
-                format!("discrete schedule, T = {count}, beta {first:.2e} to {last:.2e}")
+                let (name, rescaled) = match form {
+                    Some((form, rescaled)) => (form.name(), *rescaled),
+                    None => ("trained_betas", false),
+                };
+                let rescaled = if rescaled { " rescaled to zero SNR" } else { "" };
+                format!("discrete schedule {name}{rescaled}, T = {count}, beta {first:.2e} to {last:.2e}")
             }
-            Family::Flow(options) => format!("flow schedule, T = {count}, shift {}", options.shift),
+            Family::Flow(options) => {
+                let terminal = options.shift_terminal.map(|level| format!(", stretched to {level} at the end"));
+                format!("flow schedule, T = {count}, shift {}{}", options.shift, terminal.unwrap_or_default())
+            }
             Family::Sigma(options) => {
-                format!("noise levels {} to {}, T = {count}", options.sigma_min, options.sigma_max)
+                let SigmaOptions { sigma_min, sigma_max, rho, .. } = options;
+                let spacing = match options.spacing {
+                    SigmaSpacing::Karras => format!("karras, rho {rho}"),
+                    SigmaSpacing::Exponential => "exponential".to_owned(),
+                };
+                format!("noise levels {sigma_min} to {sigma_max} ({spacing}), T = {count}")
             }
         }
     }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use crate::array::Array;
 use crate::error::Error;
 use crate::graph::model::Model;
+use crate::lower;
 use crate::runtime::{BoundSession, Device, Execution, Optimization, Runtime, RuntimeError, Session, SessionOptions};
 
 use super::precision::{LOSS_SCALE, LossScale, OVERFLOW};
@@ -265,6 +266,9 @@ fn first(values: &[f32]) -> f64 {
 
 /// The error of a gradient graph that does not `what` (a verb).
 pub(super) fn unmet(model: &Model, what: &str, error: RuntimeError) -> Error {
+    if let Some(unknown) = lower::foreign(model, &error, "the gradients can't be computed") {
+        return unknown.hint("--criterion magnitude with --no-verify needs no run of the network");
+    }
     let hint = error.hint();
     let text = format!("the gradient graph does not {what} in ONNX Runtime: {error}");
     let unmet = Error::unmet(text).in_file(model.path());

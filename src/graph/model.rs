@@ -25,6 +25,7 @@ pub struct Model {
     /// The external files by the location that tensors name.
     pub(crate) external: Arc<BTreeMap<String, ExternalFile>>,
     pub(crate) digests: Arc<Digests>,
+    pub(crate) notes: Arc<Vec<String>>,
 }
 
 /// Maps a whole file into memory; an empty one gives no bytes.
@@ -78,6 +79,16 @@ impl Model {
     /// The folder against which external data is resolved.
     pub fn folder(&self) -> &Path {
         self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+
+    /// What of the file is not as the format asks for, in words.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Adds to what of the file is not as the format asks for.
+    pub(crate) fn note(&mut self, text: String) {
+        Arc::make_mut(&mut self.notes).push(text);
     }
 
     /// Everything in the file but the graph.

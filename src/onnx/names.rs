@@ -1,5 +1,6 @@
 //! Names that nothing in a graph has yet.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::{GraphProto, NodeProto};
@@ -65,6 +66,21 @@ impl Names {
     }
 }
 
+/// Text as a terminal can show it in one line: what terminals obey (control characters, escapes, line ends, marks that
+/// turn the direction of writing) is written out, `\u{1b}`. Names in a file may hold any of it.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let is_obeyed =
+        |c: char| c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if !text.contains(is_obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_obeyed(c) { safe.extend(c.escape_default()) } else { safe.push(c) }
+    }
+    Cow::Owned(safe)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +93,12 @@ mod tests {
         let graph = GraphProto { node: vec![node], value_info: vec![declared], ..GraphProto::default() };
         let mut names = Names::of_graph(&graph);
         assert_eq!((names.fresh("declared"), names.fresh("node")), ("declared_1".to_owned(), "node_1".to_owned()));
+    }
+
+    #[test]
+    fn what_terminals_obey_is_written_out() {
+        assert_eq!(printable("a\u{1b}[2Jb\nc\td\u{9b}e\u{202e}f"), r"a\u{1b}[2Jb\nc\td\u{9b}e\u{202e}f");
+        assert!(matches!(printable("ein Name \u{fc} 名前"), Cow::Borrowed(_)));
     }
 
     #[test]

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 
+use super::barriers;
 use super::options::{CriterionOption, CutOptions, PruneOptions, ScoreOptions, Target};
 use crate::analysis::Analysis;
-use crate::couple::group::{ChannelGroup, Grouping, Member};
+use crate::couple::group::{ChannelGroup, Grouping, Member, Role};
 use crate::error::Error;
 use crate::gradient::accumulate::Accumulated;
 use crate::graph::sizes::{Sizes, sizes_for};
 use crate::macs::Cost;
 use crate::operator::couple::kept::Kept;
 use crate::runtime::Runtime;
-use crate::score::{Criterion, GradientCriterion, Magnitude, Random, ScoreCx, score_groups};
+use crate::score::{Criterion, GradientCriterion, GroupScores, Magnitude, Random, ScoreCx, score_groups};
 use crate::select::{Budget, Removed, select};
 
 /// One grouping with the scores of its channels.
@@ -19,6 +20,8 @@ use crate::select::{Budget, Removed, select};
 pub(super) struct Scored {
     pub(super) grouping: Grouping,
     pub(super) scores: Vec<Vec<f64>>,
+    /// The criterion that ranks a group instead of the one that was asked for.
+    pub(super) fallback: Vec<Option<&'static str>>,
     /// Groups that an earlier pass has pruned already.
     pub(super) done: Vec<bool>,
 }
@@ -76,20 +79,31 @@ pub(super) fn score(
     analysis.fold.evaluate(&analysis.model, &analysis.graph, runtime, &|value| shrinking.contains(&value))?;
     let criterion = criterion(&cx, &all, options, gradients)?;
     let mut passes: Vec<Scored> = Vec::new();
+    let mut unranked = Vec::new();
     for grouping in groupings {
-        let scores = score_groups(&cx, &grouping, criterion.as_ref())?;
+        let mut warn = |group: &ChannelGroup, text: String| {
+            let text = format!("channel group {:?} {text}", analysis.group_name(&group.members));
+            if !unranked.contains(&text) {
+                unranked.push(text);
+            }
+        };
+        let by_magnitude = (options.norm, options.reduction);
+        let of_groups = score_groups(&cx, &grouping.groups, criterion.as_ref(), by_magnitude, &mut warn)?;
+        let GroupScores { scores, fallback } = of_groups;
         let done = grouping.groups.iter().map(|group| {
             passes.iter().any(|earlier| {
                 earlier.grouping.groups.iter().any(|other| is_same_group(&other.members, &group.members))
             })
         });
         let done = done.collect();
-        passes.push(Scored { grouping, scores, done });
+        passes.push(Scored { grouping, scores, fallback, done });
     }
     if passes.iter().all(|scored| scored.grouping.groups.iter().all(|group| group.fixed.is_some())) {
         return Err(nothing_to_prune(analysis, &passes));
     }
-    Ok(Scoring { criterion: criterion.name(), warnings: criterion.warnings(), passes })
+    let mut warnings = criterion.warnings();
+    warnings.extend(unranked);
+    Ok(Scoring { criterion: criterion.name(), warnings, passes })
 }
 
 /// Chooses the channels to remove.
@@ -195,15 +209,15 @@ fn is_same_group(a: &[Member], b: &[Member]) -> bool {
 }
 
 fn nothing_to_prune(analysis: &Analysis, scored: &[Scored]) -> Error {
-    let first = scored.iter().flat_map(|scored| &scored.grouping.groups).find_map(|group| {
+    // Channels that a layer computes could go; those that it reads alone are often the network's own input.
+    let is_made = |group: &&ChannelGroup| group.members.iter().any(|member| member.role == Role::Producer);
+    let groups = || scored.iter().flat_map(|scored| &scored.grouping.groups);
+    let first = groups().find(is_made).or(groups().next()).and_then(|group| {
         let reason = group.fixed.as_ref()?;
         Some(format!("{}: {} (node {:?})", analysis.group_name(&group.members), reason.text, reason.node))
     });
-    let barrier = analysis.coupling.barriers.first().map(|barrier| {
-        let node = &analysis.graph.nodes[barrier.node];
-        format!("node {:?} ({}): {}", node.name, node.op(), barrier.cause)
-    });
-    let example = first.or(barrier).map_or_else(String::new, |example| format!("; for example {example}"));
+    let example = barriers::example(analysis).or(first);
+    let example = example.map_or_else(String::new, |example| format!("; for example {example}"));
     Error::unmet(format!("nothing can be pruned: no channel group of the network may shrink{example}"))
         .in_file(analysis.model.path())
 }

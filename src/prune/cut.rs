@@ -50,8 +50,11 @@ impl Scores {
     pub fn cut(&self, options: impl Into<CutOptions>) -> Result<Cut, Error> {
         let options = PruneOptions { score: self.options.clone(), cut: options.into() };
         options.cut.check()?;
-        let Cutting { rewritten, plan, before, after, sizes, warnings, ratio: _, kept: _ } =
+        let Cutting { rewritten, mut plan, before, after, sizes, warnings, ratio: _, kept: _ } =
             cut_scored(&self.analysis.0, &self.scoring, &options)?;
+        if let Some(gradients) = self.gradients() {
+            plan.options.insert("process".to_owned(), Value::from(gradients.process.as_str()));
+        }
         Ok(Cut {
             analysis: self.analysis.clone(),
             rewritten: Arc::new(rewritten),
@@ -82,7 +85,8 @@ impl Cut {
         let cost = |kept: Option<&Kept>| analysis.0.count(|counter| counter.cost(kept, &sizes));
         let (before, after) = (cost(None), cost(Some(kept)));
         let (rewritten, plan) = (Arc::new(rewritten), Arc::new(plan));
-        Self { analysis, rewritten, plan, before, after, sizes, warnings: Vec::new() }
+        let warnings = analysis.0.model.notes().to_vec();
+        Self { analysis, rewritten, plan, before, after, sizes, warnings }
     }
 
     /// What is cut.

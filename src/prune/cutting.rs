@@ -1,5 +1,6 @@
 //! The cut: selection, the smaller graph, and the plan.
 
+use super::barriers;
 use super::choice::{Choice, Scoring, choose, score};
 use super::describe::make_plan;
 use super::options::PruneOptions;
@@ -49,7 +50,8 @@ pub fn cut(analysis: &Analysis, options: &PruneOptions, runtime: Option<&Runtime
 pub(super) fn cut_scored(analysis: &Analysis, scoring: &Scoring, options: &PruneOptions) -> Result<Cutting, Error> {
     let sizes = sizes_for(&analysis.facts, &options.score.sizes);
     let Choice { removed, kept, ratio } = choose(analysis, scoring, &options.cut, &options.score.sizes)?;
-    let mut warnings = scoring.warnings.clone();
+    let mut warnings = analysis.model.notes().to_vec();
+    warnings.extend(scoring.warnings.iter().cloned());
     let before = analysis.count(|counter| counter.cost(None, &sizes));
     let is_asked = ratio > 0.0 || options.cut.ratio_for.iter().any(|(_, ratio)| *ratio > 0.0);
     if is_asked && removed.iter().flatten().flatten().all(|removed| !removed) {
@@ -67,10 +69,7 @@ pub(super) fn cut_scored(analysis: &Analysis, scoring: &Scoring, options: &Prune
             ));
         }
     }
-    for barrier in &analysis.coupling.barriers {
-        let node = &analysis.graph.nodes[barrier.node];
-        warnings.push(format!("node {:?} ({}) keeps all channels it touches: {}", node.name, node.op(), barrier.cause));
-    }
+    warnings.extend(barriers::warnings(analysis));
     let plan = make_plan(analysis, options, (scoring.criterion, ratio), &scoring.passes, &removed, &rewritten)?;
     Ok(Cutting { kept, rewritten, plan, before, after, sizes, warnings, ratio })
 }

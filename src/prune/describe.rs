@@ -28,10 +28,8 @@ pub(super) fn make_plan(
 ) -> Result<Plan, Error> {
     let mut groups = Vec::new();
     for (scored, removed) in scored.iter().zip(removed) {
-        for ((group, removed), (scores, done)) in
-            scored.grouping.groups.iter().zip(removed).zip(scored.scores.iter().zip(&scored.done))
-        {
-            if *done {
+        for (at, (group, removed)) in scored.grouping.groups.iter().zip(removed).enumerate() {
+            if scored.done[at] {
                 continue;
             }
             let is_kept_by_user = options.cut.keep.iter().any(|pattern| analysis.matches(&group.members, pattern));
@@ -58,7 +56,8 @@ pub(super) fn make_plan(
                 name: analysis.group_name(&group.members),
                 channels: group.channels.len(),
                 kept: kept.collect(),
-                scores: scores.clone(),
+                scores: scored.scores[at].clone(),
+                criterion: scored.fallback[at].map(str::to_owned),
                 members: members.collect(),
                 reason,
             });

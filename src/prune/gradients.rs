@@ -34,6 +34,8 @@ const CHECKPOINT_SECONDS: u64 = 60;
 pub struct GradientReport {
     /// What was taken for what in the network, one line each.
     pub network: Vec<String>,
+    /// How the network was trained, in words.
+    pub process: String,
     /// Where the samples come from, in words.
     pub source: String,
     /// Samples of the batch.
@@ -114,6 +116,7 @@ pub(super) fn gradients(
     let threshold = options.accumulate_options(1).threshold;
     let report = GradientReport {
         network: lines,
+        process: process.describe(),
         source: samples.source.clone(),
         batch: samples.len(),
         micro_batch,

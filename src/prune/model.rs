@@ -46,6 +46,11 @@ impl Model {
         self.0.path()
     }
 
+    /// What of the file is not as the format asks for, in words: things that the user should know.
+    pub fn notes(&self) -> &[String] {
+        self.0.notes()
+    }
+
     /// Bytes of the model file and of the external files it uses.
     ///
     /// # Errors

@@ -197,15 +197,17 @@ fn groups(groups: &[GroupPlan]) -> String {
                 *kept = true;
             }
         }
+        let by = group.criterion.as_ref().map_or_else(String::new, |criterion| format!(", ranked by {criterion}"));
         let largest = group.scores.iter().copied().fold(0.0, f64::max);
         let _ = writeln!(
             section,
-            "<div class='group'><h3>{}</h3>{}<p class='soft'>{} of {} kept, largest {}</p></div>",
+            "<div class='group'><h3>{}</h3>{}<p class='soft'>{} of {} kept, largest {}{}</p></div>",
             escape(&group.name),
             importance(&group.scores, &|channel| is_kept.get(channel).copied().unwrap_or(true)),
             group.kept.len(),
             group.channels,
-            short(largest)
+            short(largest),
+            escape(&by)
         );
     }
     section + "</div>\n"

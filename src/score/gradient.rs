@@ -87,7 +87,6 @@ pub struct GradientCriterion {
     form: GradientForm,
     /// Sums over all other axes, by use of a weight and axis.
     scores: BTreeMap<(usize, usize), Vec<f64>>,
-    warnings: Vec<String>,
 }
 
 impl GradientCriterion {
@@ -108,7 +107,7 @@ impl GradientCriterion {
         let reader = |gradient: &UseGradient| Reader { node: gradient.node, slot: gradient.slot };
         let by_reader: BTreeMap<Reader, usize> =
             gradients.uses.iter().enumerate().map(|(at, gradient)| (reader(gradient), at)).collect();
-        let mut criterion = Self { form: *form, scores: BTreeMap::new(), warnings: Vec::new() };
+        let mut criterion = Self { form: *form, scores: BTreeMap::new() };
         for (weight, axes) in wanted {
             let weight_use = &cx.coupling.uses[weight];
             let Some(at) = by_reader.get(&weight_use.reader()) else { continue };
@@ -121,20 +120,9 @@ impl GradientCriterion {
             let is_parameter = criterion.is_parameter(groups, weight);
             let entry = |at: usize| criterion.entry(f64::from(values[at]), f64::from(sums[at]), is_parameter);
             let dims: Vec<usize> = tensor.dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
-            let mut is_broken = false;
             let axes: Vec<usize> = axes.into_iter().collect();
-            for (axis, mut of_index) in axes.iter().zip(axis_sums(&dims, &axes, entry)) {
-                for sum in of_index.iter_mut().filter(|sum| !sum.is_finite()) {
-                    is_broken = true;
-                    *sum = 0.0;
-                }
+            for (axis, of_index) in axes.iter().zip(axis_sums(&dims, &axes, entry)) {
                 criterion.scores.insert((weight, *axis), of_index);
-            }
-            if is_broken {
-                let name = &cx.graph.values[weight_use.value].name;
-                let text =
-                    format!("weight {name:?} or its gradient holds entries that are not finite; they score zero");
-                criterion.warnings.push(text);
             }
         }
         Ok(criterion)
@@ -188,13 +176,17 @@ impl Criterion for GradientCriterion {
         }
         // A mean or a maximum is taken of the members' own scores, a sum of everything.
         let is_signed_sum = self.form.term == Term::Signed && self.form.reduction == GroupReduction::Sum;
-        let mut scores = vec![0.0; group.channels.len()];
+        let mut scores = vec![0.0f64; group.channels.len()];
         for member in &members {
             let Some(of_index) = self.scores.get(&(member.weight, member.axis)) else { continue };
             for (score, indices) in scores.iter_mut().zip(&member.indices) {
                 let sum: f64 = indices.iter().filter_map(|index| of_index.get(*index as usize)).sum();
                 let sum = if is_signed_sum { sum } else { sum.abs() };
-                *score = if self.form.reduction == GroupReduction::Max { sum.max(*score) } else { *score + sum };
+                *score = match self.form.reduction {
+                    // The larger of a number and what is none would be the number.
+                    GroupReduction::Max if !score.is_nan() && !sum.is_nan() => sum.max(*score),
+                    _ => *score + sum,
+                };
             }
         }
         if self.form.reduction == GroupReduction::Mean && !members.is_empty() {
@@ -204,8 +196,13 @@ impl Criterion for GradientCriterion {
         Ok(scores)
     }
 
-    fn warnings(&self) -> Vec<String> {
-        self.warnings.clone()
+    fn not_finite(&self, cx: &ScoreCx<'_>, group: &ChannelGroup) -> Option<String> {
+        let is_broken = |member: &&Member| {
+            let scores = self.scores.get(&(member.weight, member.axis));
+            scores.is_some_and(|scores| scores.iter().any(|score| !score.is_finite()))
+        };
+        let member = group.members.iter().find(is_broken)?;
+        Some(cx.graph.values[cx.coupling.uses[member.weight].value].name.clone())
     }
 }
 

@@ -11,8 +11,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{Criterion, GroupReduction, IndexScores, ScoreCx};
-use crate::couple::group::{ChannelGroup, Role};
+use crate::couple::group::{ChannelGroup, Member, Role};
 use crate::error::Error;
+use crate::graph::ValueId;
 use crate::onnx::floats::{Floats, each_float};
 use crate::onnx::{DataType, TensorProto};
 
@@ -34,6 +35,8 @@ pub struct Magnitude {
     norm: Norm,
     reduction: GroupReduction,
     scores: IndexScores,
+    /// Weights with entries that are not finite.
+    broken: BTreeSet<ValueId>,
     warnings: RefCell<BTreeSet<String>>,
 }
 
@@ -63,18 +66,25 @@ impl Magnitude {
             })
             .collect::<Result<_, Error>>()?;
         let mut scores = IndexScores::default();
-        let mut warnings = BTreeSet::new();
+        let (mut warnings, mut broken) = (BTreeSet::new(), BTreeSet::new());
         for ((value, axes), mut sums) in wanted.into_iter().zip(sums) {
             let name = &cx.graph.values[value].name;
             if sums.iter().flatten().any(|sum| !sum.is_finite()) {
                 warnings.insert(format!("weight {name:?} holds entries that are not finite; its channels go first"));
-                sums.iter_mut().flatten().filter(|sum| !sum.is_finite()).for_each(|sum| *sum = 0.0);
+                broken.insert(value);
+                // Among themselves they are ranked by their finite entries.
+                let tensor = cx.constant(value)?;
+                let bytes = cx.model.tensor_view(tensor)?;
+                for (sums, finite) in sums.iter_mut().zip(finite_sums(tensor, &bytes, &axes, norm)) {
+                    let pairs = sums.iter_mut().zip(finite).filter(|(sum, _)| !sum.is_finite());
+                    pairs.for_each(|(sum, finite)| *sum = finite * BROKEN);
+                }
             }
             for (axis, sum) in axes.into_iter().zip(sums) {
                 scores.insert(value, axis, sum);
             }
         }
-        Ok(Self { norm, reduction, scores, warnings: RefCell::new(warnings) })
+        Ok(Self { norm, reduction, scores, broken, warnings: RefCell::new(warnings) })
     }
 
     /// The norm that is taken.
@@ -89,12 +99,31 @@ impl Criterion for Magnitude {
     }
 
     fn score(&self, cx: &ScoreCx<'_>, group: &ChannelGroup) -> Result<Vec<f64>, Error> {
-        Ok(self.scores.reduce(cx.coupling, group, self.reduction, &|role| role != Role::Parameter))
+        let scores = self.scores.reduce(cx.coupling, group, self.reduction, &|role| role != Role::Parameter);
+        let value = |member: &Member| cx.coupling.uses[member.weight].value;
+        let broken = group.members.iter().map(value).find(|value| self.broken.contains(value));
+        if let Some(value) = broken.filter(|_| scores.iter().all(|score| *score == 0.0)) {
+            let name = &cx.graph.values[value].name;
+            let text = format!("no channel of weight {name:?} has a finite score by magnitude: its entries are not finite");
+            return Err(Error::unmet(text).in_file(cx.model.path()).hint("--criterion random looks at no weight"));
+        }
+        Ok(scores)
     }
 
     fn warnings(&self) -> Vec<String> {
         self.warnings.borrow().iter().cloned().collect()
     }
+}
+
+/// The factor on the norms of channels with entries that are not finite, so that these go first.
+const BROKEN: f64 = 1e-200;
+
+/// As [`axis_sums`], of the finite entries alone.
+fn finite_sums(tensor: &TensorProto, bytes: &[u8], axes: &[usize], norm: Norm) -> Vec<Vec<f64>> {
+    let dims: Vec<usize> = tensor.dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
+    let Some(floats) = Floats::of(tensor.element_type(), bytes) else { return axis_sums(tensor, bytes, axes, norm) };
+    let finite = |value: f32| if value.is_finite() { value } else { 0.0 };
+    each_float!(floats, elements, decode => sums_of(&dims, axes, norm, elements, |element| finite(decode(element))))
 }
 
 /// For each of `axes`, the sums of |w| or w^2 over all other axes.

@@ -37,7 +37,14 @@ impl Verification<'_> {
 
     /// The error of a network that must run and does not.
     pub(super) fn unmet(&self, error: &RuntimeError, what: &str) -> Error {
-        Error::unmet(format!("the {what} does not run in ONNX Runtime: {error}")).in_file(self.analysis.model.path())
+        let model = &self.analysis.model;
+        match lower::foreign(model, error, "the cut can't be verified") {
+            Some(unknown) => unknown.hint(
+                "--no-verify writes the cut without a proof; compare the two files in the engine that has the operator, or \
+                 replace the node by standard operators before pruning",
+            ),
+            None => Error::unmet(format!("the {what} does not run in ONNX Runtime: {error}")).in_file(model.path()),
+        }
     }
 
     /// Notes that the pruned file is wrong.

@@ -86,6 +86,7 @@ pub(super) fn roles(inputs: &[Port], outputs: &[Port], names: &RoleNames) -> Res
     if let Some((axis, size)) = joined {
         sample.shape = cut(&input.shape, axis, size);
     }
+    let offset = offset(input, joined, names)?;
     let time = time_port(inputs, &sample, names)?;
     let (prediction, fit) = prediction_port(outputs, &sample, names)?;
     let conditioning =
@@ -95,7 +96,7 @@ pub(super) fn roles(inputs: &[Port], outputs: &[Port], names: &RoleNames) -> Res
         Fit::Double(axis) => Some(axis),
     };
     Ok(Roles {
-        joined: joined.map(|(axis, _)| Joined { axis, port: input.clone() }),
+        joined: joined.map(|(axis, _)| Joined { axis, offset, port: input.clone() }),
         sample,
         time: time.clone(),
         conditioning,
@@ -115,7 +116,8 @@ fn joined_at(input: &Port, outputs: &[Port], names: &RoleNames) -> Result<Option
         let axis = axes.find(|axis| channels > 0 && fits(&cut(&input.shape, *axis, channels)));
         return axis.map(|axis| Some((axis, channels))).ok_or_else(|| {
             Error::usage(format!(
-                "--sample-channels: expected fewer than {} has, and an output of as many or twice as many, found                  {channels}",
+                "--sample-channels: expected fewer than {} has, and an output of as many or twice as many, found \
+                 {channels}",
                 input.text
             ))
             .hint(format!("the outputs are {}", list(outputs.iter().copied())))
@@ -125,6 +127,22 @@ fn joined_at(input: &Port, outputs: &[Port], names: &RoleNames) -> Result<Option
         return Ok(None);
     }
     Ok(outputs.iter().find_map(|output| shorter(&input.shape, &output.shape)))
+}
+
+/// Where the sample begins on the axis along which its input takes more.
+fn offset(input: &Port, joined: Option<(usize, i64)>, names: &RoleNames) -> Result<usize, Error> {
+    let Some(offset) = names.sample_offset.filter(|offset| *offset != 0) else { return Ok(0) };
+    let (text, size) = match joined {
+        None => (format!("{} takes nothing but the sample", input.text), 0),
+        Some((axis, size)) => {
+            let whole = input.shape[axis].as_const().unwrap_or(size);
+            (format!("expected 0 to {}, so that {size} of axis {axis} of {} follow", whole - size, input.text), whole - size)
+        }
+    };
+    usize::try_from(offset)
+        .ok()
+        .filter(|_| offset <= size)
+        .ok_or_else(|| Error::usage(format!("--sample-offset: {text}; found {offset}")))
 }
 
 fn sample_port<'p>(inputs: &'p [Port], outputs: &[Port], names: &RoleNames) -> Result<&'p Port, Error> {

@@ -19,6 +19,17 @@ pub enum BetaSchedule {
     SquaredcosCapV2,
 }
 
+impl BetaSchedule {
+    /// The name that diffusers uses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::ScaledLinear => "scaled_linear",
+            Self::SquaredcosCapV2 => "squaredcos_cap_v2",
+        }
+    }
+}
+
 /// How sampling chooses among the `T` steps where no other choice is asked for, by diffusers' names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -119,6 +119,21 @@ impl CoupleCx<'_> {
         Ok(Layout { axes: self.coupling.spaces.separate(&layout.axes, &self.node.name) })
     }
 
+    /// As [`CoupleCx::separated`], of an input of `rank` axes. Where nothing is known of it, what comes from a node that is
+    /// a barrier, its axes stay.
+    ///
+    /// # Errors
+    /// As [`CoupleCx::layout`], of an input that is missing.
+    pub fn separated_of_rank(&mut self, slot: usize, rank: usize) -> Result<Layout, RuleError> {
+        match self.separated(slot) {
+            Err(RuleError::UnknownShape) if self.has(slot) => {
+                let unknown: Vec<Dim> = (0..rank).map(|axis| Dim::symbol(&format!("?{slot}/{axis}"))).collect();
+                Ok(Layout::fixed(&unknown))
+            }
+            known => known,
+        }
+    }
+
     /// Sets the axes of output `slot`. Digits that no longer stand side by side become spaces of their own.
     pub fn set(&mut self, slot: usize, mut layout: Layout) {
         let Some(value) = self.node.output(slot) else {

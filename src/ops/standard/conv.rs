@@ -59,7 +59,12 @@ const SUM: usize = 3;
 
 impl Operator for Conv {
     fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
-        let (x, w) = (cx.shape(0)?, cx.shape(1)?);
+        let w = cx.shape(1)?;
+        // What comes from an operator of which nothing is known has the rank of the weight.
+        let x = match cx.shape(0) {
+            Err(RuleError::UnknownShape) => w.iter().map(|_| cx.fresh()).collect(),
+            known => known?,
+        };
         if x.len() < 3 || w.len() != x.len() {
             return Err(RuleError::invalid(format!("X of rank {} and W of rank {} do not fit", x.len(), w.len())));
         }
@@ -77,14 +82,14 @@ impl Operator for Conv {
             let size = window.output(axis, &x[axis + 2]);
             shape.push(size.unwrap_or_else(|| cx.fresh()));
         }
-        let dtype = cx.input(0)?.dtype;
+        let dtype = cx.optional(0).map_or(cx.input(1)?.dtype, |x| x.dtype);
         cx.set(0, Fact::new(dtype, shape));
         Ok(())
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        let (x, w) = (cx.separated(0)?, cx.separated(1)?);
         let shape = cx.output_shape(0)?;
+        let (x, w) = (cx.separated_of_rank(0, shape.len())?, cx.separated(1)?);
         for axis in x.axes.iter().skip(2).chain(w.axes.iter().skip(2)) {
             cx.keep(axis, "is a spatial axis of a convolution");
         }
@@ -153,7 +158,7 @@ impl Operator for Conv {
         }
         let x = cx.zeroed(0);
         cx.emit(&[(0, x)]);
-        let rank = cx.rank(0)? as i64;
+        let rank = cx.output_rank(0)? as i64;
         let mut out = None;
         if let Some(mask) = cx.mask(1) {
             let others: Vec<i64> = (1..rank).collect();

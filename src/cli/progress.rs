@@ -1,0 +1,168 @@
+//! Progress of a run: a bar on a terminal, elsewhere a line from time to time.
+
+use std::io::{IsTerminal, Write};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// How often a line is printed where there is no terminal.
+const PERIOD: Duration = Duration::from_secs(30);
+
+/// Progress of a run; disappears when dropped.
+pub(super) struct Progress {
+    bar: ProgressBar,
+    lines: Option<Lines>,
+}
+
+impl Progress {
+    /// Progress over a number of steps. The bar shows where standard error is a terminal and standard output has no JSON.
+    pub(super) fn new(steps: u64, is_json: bool) -> Self {
+        let bar = ProgressBar::new(steps);
+        let is_terminal = std::io::stderr().is_terminal();
+        if is_json || !is_terminal {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        if let Ok(style) = ProgressStyle::with_template("{spinner} [{pos}/{len}] {msg} {elapsed} (left about {eta})") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(120));
+        let print = |line: &str| {
+            let _ = writeln!(std::io::stderr().lock(), "{line}");
+        };
+        let lines = (!is_terminal).then(|| Lines::start(steps, PERIOD, print)).flatten();
+        Self { bar, lines }
+    }
+
+    /// Progress that is not shown.
+    pub(super) fn hidden() -> Self {
+        Self { bar: ProgressBar::hidden(), lines: None }
+    }
+
+    /// Begins the next step.
+    pub(super) fn step(&self, what: &'static str) {
+        self.bar.set_message(what);
+        self.bar.inc(1);
+        self.follow(what);
+    }
+
+    /// Prints something while the progress is out of the way.
+    pub(super) fn pause(&self, print: impl FnOnce()) {
+        self.bar.suspend(print);
+    }
+
+    /// Says that `done` steps are done.
+    pub(super) fn at(&self, done: u64, what: &'static str) {
+        self.bar.set_message(what);
+        self.bar.set_position(done);
+        self.follow(what);
+    }
+
+    fn follow(&self, what: &'static str) {
+        if let Some(lines) = &self.lines {
+            lines.set(what, self.bar.position());
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// How far a run is.
+#[derive(Default)]
+struct State {
+    what: &'static str,
+    done: u64,
+    has_ended: bool,
+}
+
+/// Prints a line from time to time, from a thread of its own, until it is dropped.
+struct Lines {
+    shared: Arc<(Mutex<State>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Lines {
+    fn start(total: u64, period: Duration, print: impl Fn(&str) + Send + 'static) -> Option<Self> {
+        let shared: Arc<(Mutex<State>, Condvar)> = Arc::default();
+        let (started, seen) = (Instant::now(), Arc::clone(&shared));
+        let follow = move || {
+            let (state, changed) = &*seen;
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut due = started + period;
+            while !state.has_ended {
+                let left = due.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    due += period;
+                    print(&line(&state, total, started.elapsed()));
+                    continue;
+                }
+                state = changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            }
+        };
+        let thread = std::thread::Builder::new().name("progress".to_owned()).spawn(follow).ok()?;
+        Some(Self { shared, thread: Some(thread) })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let (state, changed) = &*self.shared;
+        change(&mut state.lock().unwrap_or_else(PoisonError::into_inner));
+        changed.notify_all();
+    }
+
+    fn set(&self, what: &'static str, done: u64) {
+        self.change(|state| (state.what, state.done) = (what, done));
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.change(|state| state.has_ended = true);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// How far a run is, `[12/50] drawing samples, 1:30`.
+fn line(state: &State, total: u64, elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs();
+    let what = if state.what.is_empty() { "working" } else { state.what };
+    format!("[{}/{total}] {what}, {}:{:02}", state.done, seconds / 60, seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_line_comes_from_time_to_time_and_none_after_the_end() {
+        let (sender, receiver) = channel();
+        let print = move |line: &str| {
+            let _ = sender.send(line.to_owned());
+        };
+        let lines = Lines::start(50, Duration::from_millis(20), print).unwrap();
+        lines.set("drawing samples", 12);
+        let first = receiver.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!(first, "[12/50] drawing samples, 0:00");
+        lines.set("verifying", 13);
+        let mut found = receiver.iter().take(200);
+        assert!(found.any(|line| line.starts_with("[13/50] verifying")), "further lines follow");
+        drop(lines);
+        // The thread has ended, and with it the sender: nothing more can come.
+        receiver.try_iter().for_each(drop);
+        assert!(receiver.recv().is_err());
+    }
+
+    #[test]
+    fn time_is_shown_in_minutes() {
+        let state = State { what: "gradients by timestep", done: 3, has_ended: false };
+        assert_eq!(line(&state, 10, Duration::from_secs(754)), "[3/10] gradients by timestep, 12:34");
+    }
+}

@@ -1,0 +1,43 @@
+//! Operator sets that a model uses and does not import.
+//!
+//! The format asks for an import of every operator set. ONNX Runtime adds those that it knows, but for the standard one,
+//! whose version decides what its operators mean.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::graph::model::Model;
+use crate::onnx::{GraphProto, OperatorSetIdProto};
+
+/// Operator sets of ONNX Runtime, of which there is but one version.
+const OF_ONE_VERSION: [&str; 4] =
+    ["com.microsoft", "com.microsoft.experimental", "com.microsoft.nchwc", "com.ms.internal.nhwc"];
+
+/// Imports what is used and has but one version. Says what was not imported.
+pub(super) fn complete(model: &mut Model) {
+    let mut used = BTreeSet::new();
+    domains(model.graph(), &mut used);
+    let missing: Vec<String> =
+        used.into_iter().filter(|domain| model.opset(domain).is_none()).map(str::to_owned).collect();
+    for domain in missing {
+        let note = match OF_ONE_VERSION.contains(&domain.as_str()) {
+            true => {
+                let import = OperatorSetIdProto { domain: domain.clone(), version: 1 };
+                Arc::make_mut(&mut model.proto).opset_import.push(import);
+                format!("the model uses operators of {domain:?} without importing the set; version 1 is taken")
+            }
+            false => format!("the model uses operators of {domain:?} without importing the set"),
+        };
+        model.note(note);
+    }
+}
+
+/// The domains of all nodes, those of subgraphs too; the standard one has no name.
+fn domains<'g>(graph: &'g GraphProto, found: &mut BTreeSet<&'g str>) {
+    for node in &graph.node {
+        found.insert(node.domain.as_str());
+        for attribute in &node.attribute {
+            attribute.g.iter().chain(&attribute.graphs).for_each(|inner| domains(inner, found));
+        }
+    }
+}
