@@ -2,6 +2,8 @@
 //!
 //! The schema is described in `docs/plan.md`.
 
+mod kept;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -11,9 +13,11 @@ use serde_json::{Value, json};
 use crate::changed::ChangedWeights;
 use crate::couple::options::{AttentionOption, NormGroups};
 use crate::error::Error;
-use crate::graph::{Graph, Reader, ValueId};
+use crate::graph::{Graph, ValueId};
 use crate::operator::reference::KeptAxes;
 use crate::rewrite::WeightSlices;
+
+pub use kept::kept_axes;
 
 /// Version of the schema that this version writes and reads.
 pub const SCHEMA: u32 = 1;
@@ -151,35 +155,4 @@ impl Plan {
         entries.extend(changed.map(|text| ("onnx_diffprune.changed_weights".to_owned(), text)));
         entries
     }
-}
-
-/// What every reader keeps, by node and input slot of a graph.
-///
-/// # Errors
-/// The plan names a reader, a constant or an index that the graph does not have.
-pub fn kept_axes(plan: &Plan, graph: &Graph, path: &Path) -> Result<HashMap<Reader, KeptAxes>, Error> {
-    let fail = |message: String| {
-        Error::unreadable(path, message).hint("the plan belongs to another model; prune this one to get its plan")
-    };
-    let mut kept = HashMap::new();
-    for tensor in &plan.tensors {
-        let value = graph
-            .value(&tensor.tensor)
-            .ok_or_else(|| fail(format!("the plan names constant {:?}, which the model lacks", tensor.tensor)))?;
-        for (axis, indices) in &tensor.keep {
-            let size = tensor.dims.get(*axis).copied().unwrap_or(0);
-            if indices.iter().any(|index| *index as i64 >= size) {
-                let text = format!("the plan keeps an index of {:?} that axis {axis} does not have", tensor.tensor);
-                return Err(fail(text));
-            }
-        }
-        for (output, slot) in &tensor.readers {
-            let node = graph.value(output).and_then(|output| graph.values[output].producer).map(|(node, _)| node);
-            let node = node.filter(|node| graph.nodes[*node].input(*slot) == Some(value)).ok_or_else(|| {
-                fail(format!("the plan names node {output:?} as a reader of {:?}, which it is not", tensor.tensor))
-            })?;
-            kept.insert(Reader { node, slot: *slot }, tensor.keep.clone());
-        }
-    }
-    Ok(kept)
 }

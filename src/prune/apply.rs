@@ -28,7 +28,7 @@ pub fn apply(
         );
         return Err(Error::usage(text).in_file(path));
     }
-    let reads = kept_axes(plan, &analysis.graph, path)?;
+    let reads = kept_axes(plan, analysis, path)?;
     let read: BTreeSet<usize> =
         reads.keys().filter_map(|reader| analysis.graph.nodes[reader.node].input(reader.slot)).collect();
     analysis.fold.evaluate(&analysis.model, &analysis.graph, runtime, &|value| read.contains(&value))?;

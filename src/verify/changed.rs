@@ -44,7 +44,7 @@ pub fn verify_plan(
     runtime: &Runtime,
     options: &VerifyOptions,
 ) -> Result<VerifyReport, Error> {
-    let kept = kept_axes(plan, &analysis.graph, path)?;
+    let kept = kept_axes(plan, analysis, path)?;
     let Some(changed) = &plan.changed else {
         return verify(analysis, &kept, file, runtime, options);
     };
