@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::changed::ChangedWeights;
 use crate::couple::options::{AttentionOption, NormGroups};
 use crate::error::Error;
+use crate::files::read_text;
 use crate::graph::{Graph, ValueId};
 use crate::operator::reference::KeptAxes;
 use crate::rewrite::WeightSlices;
@@ -21,6 +22,9 @@ pub use kept::kept_axes;
 
 /// Version of the schema that this version writes and reads.
 pub const SCHEMA: u32 = 1;
+
+/// Bytes of a plan file, at most; those of the largest networks have some ten megabytes.
+const MOST_BYTES: u64 = 1 << 30;
 
 /// A whole plan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -122,7 +126,7 @@ impl Plan {
     /// The file can't be read or is no plan of a known schema.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let fail = |message: String| Error::unreadable(path, message);
-        let text = std::fs::read_to_string(path).map_err(|error| fail(format!("can't be read: {error}")))?;
+        let text = read_text(path, MOST_BYTES)?;
         let plan: Plan = serde_json::from_str(&text).map_err(|error| fail(format!("not a plan file: {error}")))?;
         if plan.schema != SCHEMA {
             return Err(fail(format!("expected plan schema {SCHEMA}, found {}", plan.schema)));
@@ -135,10 +139,18 @@ impl Plan {
     /// # Errors
     /// The file can't be written.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
+        crate::files::write_file(path, &self.to_bytes(path)?)
+    }
+
+    /// The content of a plan file; `path` names it in messages.
+    ///
+    /// # Errors
+    /// The plan has no form as JSON.
+    pub(crate) fn to_bytes(&self, path: &Path) -> Result<Vec<u8>, Error> {
         let mut text = serde_json::to_string(self)
             .map_err(|error| Error::io(path, format!("the plan can't be written: {error}")))?;
         text.push('\n');
-        crate::write::write_file(path, text.as_bytes())
+        Ok(text.into_bytes())
     }
 
     /// What the pruned file's own metadata says of the cut: tool, options, ratio and a digest of the input; and what has

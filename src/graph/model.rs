@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -13,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::external::{ExternalFile, Location};
 use super::tensor;
 use crate::error::Error;
+use crate::files::{map, open, parent};
 use crate::onnx::{DataLocation, DataType, GraphProto, ModelProto, NodeProto, TensorProto};
 
 /// A model file in memory; a clone shares it.
@@ -26,23 +26,6 @@ pub struct Model {
     /// The external files by the location that tensors name.
     pub(crate) external: Arc<BTreeMap<String, ExternalFile>>,
     pub(crate) digest: Arc<OnceLock<String>>,
-}
-
-/// Maps a whole file into memory; an empty one gives no bytes.
-pub(crate) fn map_file(path: &Path) -> std::io::Result<Bytes> {
-    // Asked before it is opened: opening a pipe would wait for someone to write to it.
-    if !path.metadata()?.is_file() {
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    let file = File::open(path)?;
-    if file.metadata()?.len() == 0 {
-        return Ok(Bytes::new());
-    }
-    // SAFETY: the map is only read. Someone else could truncate the file while it is mapped, which no program can
-    // rule out; this one never writes to an existing file, it renames complete ones into place.
-    #[allow(unsafe_code)]
-    let map = unsafe { memmap2::Mmap::map(&file)? };
-    Ok(Bytes::from_owner(map))
 }
 
 /// Every tensor of a graph, its nodes and their subgraphs, with the node that carries it.
@@ -78,7 +61,7 @@ impl Model {
 
     /// The folder against which external data is resolved.
     pub fn folder(&self) -> &Path {
-        self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+        parent(&self.path)
     }
 
     /// Everything in the file but the graph.
@@ -186,8 +169,8 @@ impl Model {
             if files.contains_key(location.file()) {
                 continue;
             }
-            let path = location.resolve(self.folder()).map_err(fail)?;
-            let bytes = map_file(&path).map_err(|error| {
+            let (path, real) = location.resolve(&self.path).map_err(fail)?;
+            let bytes = map(&real).map_err(|error| {
                 let text = format!(
                     "tensor {:?}: its external data file {} can't be read: {error}",
                     tensor.name,
@@ -195,7 +178,7 @@ impl Model {
                 );
                 Error::unreadable(&self.path, text).caused_by(error)
             })?;
-            files.insert(location.file().to_owned(), ExternalFile { path, bytes });
+            files.insert(location.file().to_owned(), ExternalFile { path, real, bytes });
         }
         Ok(files)
     }
@@ -223,7 +206,7 @@ impl Model {
         hash.update(&self.bytes);
         for path in self.external_files() {
             let fail = |error: std::io::Error| Error::unreadable(&path, format!("can't be read: {error}"));
-            let mut file = File::open(&path).map_err(fail)?;
+            let (mut file, _) = open(&path).map_err(fail)?;
             let mut buffer = vec![0; 1 << 20];
             loop {
                 let count = file.read(&mut buffer).map_err(fail)?;
@@ -235,6 +218,13 @@ impl Model {
         }
         let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(self.digest.get_or_init(|| digest).clone())
+    }
+
+    /// The model file and its external data files.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.path.clone()];
+        files.extend(self.external_files());
+        files
     }
 
     /// Bytes of the model file and of the external files it uses.

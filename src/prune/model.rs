@@ -1,6 +1,6 @@
 //! A model, and what is known of it, as callers of the library hold them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::apply::apply;
@@ -42,6 +42,11 @@ impl Model {
     /// Where the model was read from.
     pub fn path(&self) -> &Path {
         self.0.path()
+    }
+
+    /// The external data files that the model names.
+    pub fn external_files(&self) -> Vec<PathBuf> {
+        self.0.external_files()
     }
 
     /// Bytes of the model file and of the external files it uses.

@@ -53,7 +53,7 @@ fn paths_that_cannot_work_are_refused_with_code_2() {
     for (from, to, message) in [
         (missing.as_str(), output.as_str(), "missing.onnx"),
         (folder, &output, "found a folder"),
-        (&input, &input, "would replace the input"),
+        (&input, &input, "OUT.onnx would replace IN.onnx"),
         (&input, folder, "found a folder"),
         (&input, &desk.out("no/such/folder/out.onnx"), "can't be written"),
         (&input, &format!("{input}/out.onnx"), "can't be written"),
