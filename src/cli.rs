@@ -24,9 +24,13 @@ mod progress;
 
 mod prune;
 
+mod run_files;
+
 mod runtime;
 
 mod sample;
+
+mod signals;
 
 mod verify;
 
@@ -35,14 +39,18 @@ use std::process::ExitCode;
 use clap::Parser;
 use onnx_diffprune::{Analysis, Error, Runtime};
 
-use args::{Cli, Command};
+use args::{Cli, Command, Format};
 use printer::Printer;
 
 /// Runs the command line tool. Exit codes: 0 done, 1 the request can't be met or verification failed, 2 wrong use or
 /// broken input.
 pub(super) fn run() -> ExitCode {
     outlive_file_size_limits();
-    let cli = Cli::parse();
+    signals::watch();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse_arguments(&error),
+    };
     let printer = Printer::new(cli.format, cli.quiet);
     let done = match &cli.command {
         Some(Command::Apply(args)) => apply::run(args, &cli, &printer),
@@ -50,10 +58,11 @@ pub(super) fn run() -> ExitCode {
         Some(Command::Inspect(args)) => inspect::run(args, &printer),
         Some(Command::Loss(args)) => loss::run(args, &cli, &printer),
         Some(Command::Sample(args)) => sample::run(args, &cli, &printer),
-        Some(Command::Artifacts(args)) => artifacts::run(args, &printer),
+        Some(Command::Artifacts(args)) => artifacts::run(args, &cli, &printer),
         Some(Command::Runtime) => runtime::run(&cli, &printer),
         None => prune::run(&cli.prune, &cli, &printer),
     };
+    signals::settle();
     match done {
         Ok(passed) => ExitCode::from(if passed { 0 } else { 1 }),
         Err(error) => {
@@ -61,6 +70,23 @@ pub(super) fn run() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// Prints what is wrong with the arguments, or the help that they ask for.
+fn refuse_arguments(error: &clap::Error) -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    let asks_json = arguments.iter().any(|argument| argument == "--format=json")
+        || arguments.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json");
+    if error.use_stderr() && asks_json {
+        let text = error.to_string();
+        let text = text.trim_start_matches("error: ").lines().take_while(|line| !line.is_empty());
+        let error = Error::usage(text.map(str::trim).collect::<Vec<_>>().join(" ")).hint("--help lists all options");
+        Printer::new(Format::Json, false).error(&error);
+    } else {
+        // A closed pipe is no error.
+        let _ = error.print();
+    }
+    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
 }
 
 /// Lets a write beyond `ulimit -f` fail with an error that can be reported, where the signal would end the process

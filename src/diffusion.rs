@@ -30,11 +30,11 @@ mod sizes;
 
 pub use conditioning::Conditioning;
 pub use config::{ConfiguredProcess, VarianceType, read_scheduler_config};
-pub use data::{Ranges, Samples};
+pub use data::{Ranges, Samples, image_files};
 pub use denoiser::Denoiser;
 pub use denoising::{DenoisingTask, denoising_losses};
 pub use description::{PreconditioningPlace, ProcessOptions, ScheduleName};
-pub use grid::write_grid;
+pub use grid::{check_grid, grid_png};
 pub use process::{Preconditioning, PredictionType, Process, TimeScale};
 pub use roles::{Port, RoleNames, RoleSummary, Roles};
 pub use sampler::{SampleOptions, Sampler, StepInput, generate, noise, sampling_step};

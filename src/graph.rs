@@ -15,6 +15,8 @@ pub mod fact;
 
 pub mod facts;
 
+pub(crate) mod located;
+
 pub mod model;
 
 pub mod sizes;

@@ -45,6 +45,12 @@ mod error;
 
 #[cfg(feature = "internals")]
 #[doc(hidden)]
+pub mod files;
+#[cfg(not(feature = "internals"))]
+mod files;
+
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod onnx;
 #[cfg(not(feature = "internals"))]
 mod onnx;
@@ -239,14 +245,14 @@ pub mod networks {
 /// Arrays in memory, and their files.
 pub mod data {
     pub use crate::array::{Array, ArrayData, ElementType};
-    pub use crate::prune::read_npz;
+    pub use crate::prune::{image_files, read_npz, read_text};
 }
 
 /// The parts of a [`Plan`].
 pub mod plans {
     pub use crate::changed::{AddedBias, ChangedWeight, ChangedWeights, CutDigest};
     pub use crate::plan::{GroupPlan, MemberPlan, TensorPlan};
-    pub use crate::prune::plan_path;
+    pub use crate::prune::{data_path, plan_path};
 }
 
 /// What a cut costs and saves, how it was verified, and the page that shows it.
@@ -272,7 +278,13 @@ pub mod devices {
     pub use crate::runtime::{Candidate, DeviceStatus, MINIMUM_VERSION, candidates};
 }
 
+/// What programs around the library need: their files compared before a run, and nothing temporary left after one.
+pub mod program {
+    pub use crate::files::{Ending, RunFiles, end};
+}
+
 /// What a training session of ONNX Runtime loads.
 pub mod artifacts {
     pub use crate::prune::{ArtifactOptions, WrittenArtifacts};
+    pub use crate::training::FILES;
 }

@@ -20,7 +20,8 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::error::Error;
-use crate::graph::model::{Model, map_file};
+use crate::files::map;
+use crate::graph::model::Model;
 use crate::onnx::ModelProto;
 
 /// Reads and checks a model file.
@@ -32,7 +33,7 @@ pub fn load(path: &Path) -> Result<Model, Error> {
         return Err(Error::unreadable(path, "expected an ONNX file, found a folder"));
     }
     let bytes =
-        map_file(path).map_err(|error| Error::unreadable(path, format!("can't be read: {error}")).caused_by(error))?;
+        map(path).map_err(|error| Error::unreadable(path, format!("can't be read: {error}")).caused_by(error))?;
     from_bytes(path, bytes)
 }
 

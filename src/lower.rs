@@ -239,8 +239,8 @@ pub fn session(runtime: &Runtime, model: &Model, options: &SessionOptions) -> Re
     let session = match lowered {
         None => runtime.session_from_file(model.path(), options),
         Some(proto) => {
-            let options = SessionOptions { external_data_folder: Some(model.folder().to_owned()), ..options.clone() };
-            runtime.session_from_bytes(&proto.encode_to_vec(), &options)
+            let options = SessionOptions { external_data_folder: Some(model.data_folder()), ..options.clone() };
+            runtime.session_from_bytes(&model.located(&proto).encode_to_vec(), &options)
         }
     };
     session.map_err(|error| match foreign(model, &error, "the network can't be run") {

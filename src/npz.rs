@@ -8,6 +8,7 @@ use std::io::{Cursor, Read, Write};
 use std::path::Path;
 
 use crate::array::{Array, SizeMismatch};
+use crate::files::Outputs;
 
 mod elements;
 mod header;
@@ -85,11 +86,10 @@ fn read_archive<R: Read + std::io::Seek>(mut archive: zip::ZipArchive<R>) -> Res
 ///
 /// The file is complete under its name or not there at all: it is written beside `path` and then renamed.
 pub fn write<'a>(path: &Path, arrays: impl IntoIterator<Item = (&'a str, &'a Array)>) -> Result<(), NpzError> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".").suffix(".tmp").tempfile_in(folder)?;
-    file.write_all(&to_bytes(arrays)?)?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    let bytes = to_bytes(arrays)?;
+    let mut outputs = Outputs::default();
+    outputs.write(path, |file| file.write_all(&bytes))?;
+    outputs.publish(&[]).map_err(|error| NpzError::Io(std::io::Error::other(error)))
 }
 
 /// The bytes of a `.npz` archive with the arrays. Equal arrays give equal bytes: no time of writing is stored.

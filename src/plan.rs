@@ -2,6 +2,8 @@
 //!
 //! The schema is described in `docs/plan.md`.
 
+mod kept;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -11,15 +13,21 @@ use serde_json::{Value, json};
 use crate::changed::ChangedWeights;
 use crate::couple::options::{AttentionOption, NormGroups};
 use crate::error::Error;
+use crate::files::read_text;
 use crate::graph::digest::DigestKind;
 use crate::graph::model::Model;
-use crate::graph::{Graph, Reader, ValueId};
+use crate::graph::{Graph, ValueId};
 use crate::operator::reference::KeptAxes;
 use crate::rewrite::WeightSlices;
 use crate::write::Edits;
 
+pub use kept::kept_axes;
+
 /// Version of the schema that this version writes. It reads all earlier ones too.
 pub const SCHEMA: u32 = 2;
+
+/// Bytes of a plan file, at most; those of the largest networks have some ten megabytes.
+const MOST_BYTES: u64 = 1 << 30;
 
 /// A whole plan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -124,7 +132,7 @@ impl Plan {
     /// The file can't be read or is no plan of a known schema.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let fail = |message: String| Error::unreadable(path, message);
-        let text = std::fs::read_to_string(path).map_err(|error| fail(format!("can't be read: {error}")))?;
+        let text = read_text(path, MOST_BYTES)?;
         let plan: Plan = serde_json::from_str(&text).map_err(|error| fail(format!("not a plan file: {error}")))?;
         if !(1..=SCHEMA).contains(&plan.schema) {
             return Err(fail(format!("expected plan schema 1 to {SCHEMA}, found {}", plan.schema)));
@@ -137,10 +145,18 @@ impl Plan {
     /// # Errors
     /// The file can't be written.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
+        crate::files::write_file(path, &self.to_bytes(path)?)
+    }
+
+    /// The content of a plan file; `path` names it in messages.
+    ///
+    /// # Errors
+    /// The plan has no form as JSON.
+    pub(crate) fn to_bytes(&self, path: &Path) -> Result<Vec<u8>, Error> {
         let mut text = serde_json::to_string(self)
             .map_err(|error| Error::io(path, format!("the plan can't be written: {error}")))?;
         text.push('\n');
-        crate::write::write_file(path, text.as_bytes())
+        Ok(text.into_bytes())
     }
 
     /// What the pruned file's own metadata says of the cut: tool, options, ratio and a digest of the input; and what has
@@ -201,35 +217,4 @@ impl Plan {
             edits.metadata.push((format!("{METADATA}round"), earlier.saturating_add(1).to_string()));
         }
     }
-}
-
-/// What every reader keeps, by node and input slot of a graph.
-///
-/// # Errors
-/// The plan names a reader, a constant or an index that the graph does not have.
-pub fn kept_axes(plan: &Plan, graph: &Graph, path: &Path) -> Result<HashMap<Reader, KeptAxes>, Error> {
-    let fail = |message: String| {
-        Error::unreadable(path, message).hint("the plan belongs to another model; prune this one to get its plan")
-    };
-    let mut kept = HashMap::new();
-    for tensor in &plan.tensors {
-        let value = graph
-            .value(&tensor.tensor)
-            .ok_or_else(|| fail(format!("the plan names constant {:?}, which the model lacks", tensor.tensor)))?;
-        for (axis, indices) in &tensor.keep {
-            let size = tensor.dims.get(*axis).copied().unwrap_or(0);
-            if indices.iter().any(|index| *index as i64 >= size) {
-                let text = format!("the plan keeps an index of {:?} that axis {axis} does not have", tensor.tensor);
-                return Err(fail(text));
-            }
-        }
-        for (output, slot) in &tensor.readers {
-            let node = graph.value(output).and_then(|output| graph.values[output].producer).map(|(node, _)| node);
-            let node = node.filter(|node| graph.nodes[*node].input(*slot) == Some(value)).ok_or_else(|| {
-                fail(format!("the plan names node {output:?} as a reader of {:?}, which it is not", tensor.tensor))
-            })?;
-            kept.insert(Reader { node, slot: *slot }, tensor.keep.clone());
-        }
-    }
-    Ok(kept)
 }

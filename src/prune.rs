@@ -37,7 +37,7 @@ mod staged;
 
 pub use artifacts::{ArtifactOptions, WrittenArtifacts};
 pub use cut::{Cut, Scores};
-pub use data::{library_providers, read_npz};
+pub use data::{image_files, library_providers, read_npz, read_text};
 pub use gradients::GradientReport;
 pub use inspection::{BarrierInfo, GroupInfo, Inspection, MemberInfo, NodeInfo};
 pub use model::{Analysis, Model};
@@ -45,4 +45,4 @@ pub use network::{Drawn, LossOptions, LossReport, Network, NetworkOptions};
 pub use options::{CriterionOption, CutOptions, GradientSettings, PruneOptions, Ratio, ScoreOptions, Target};
 pub use progress::{Progress, Stage, Watch};
 pub use runtime::Runtime;
-pub use staged::{Staged, Written, plan_path};
+pub use staged::{Staged, Written, data_path, plan_path};

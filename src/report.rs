@@ -54,7 +54,7 @@ impl Report<'_> {
     /// # Errors
     /// The file can't be written.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
-        crate::write::write_file(path, self.html().as_bytes())
+        crate::files::write_file(path, self.html().as_bytes())
     }
 
     /// The page.

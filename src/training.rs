@@ -12,6 +12,7 @@ mod models;
 mod pass;
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -21,11 +22,11 @@ use regex::Regex;
 use crate::analysis::Analysis;
 use crate::couple::options::{AttentionOption, NormGroups};
 use crate::error::Error;
+use crate::files::{NewFolder, Outputs, RunFiles, unwritable};
 use crate::gradient::{GradientGraph, GradientOptions, UseGradient, widened_tensor};
 use crate::graph::ValueId;
 use crate::graph::sizes::Sizes;
 use crate::onnx::ModelProto;
-use crate::write::{check_destination, write_file};
 
 #[cfg(feature = "ort-training")]
 pub use pass::TrainingPass;
@@ -179,47 +180,20 @@ impl Artifacts {
     /// its place. Returns their paths.
     ///
     /// # Errors
-    /// The folder or a file in it can't be written, or a file would replace the input; nothing new is left behind then
-    /// unless only the last renames fail.
+    /// The folder or a file in it can't be written, or a file would replace the input; everything is as it was then.
     pub fn write(&self, analysis: &Analysis, folder: &Path) -> Result<Vec<PathBuf>, Error> {
-        let fail = |error: std::io::Error| {
-            Error::io(folder, format!("can't be written: {error}"))
-                .hint("check that the folder it lies in exists and can be written to")
-                .caused_by(error)
-        };
-        let paths: Vec<PathBuf> = FILES.iter().map(|name| folder.join(name)).collect();
-        for path in &paths {
-            check_destination(&analysis.model, path)?;
-        }
-        let is_new = !folder.exists();
-        if is_new {
-            std::fs::create_dir(folder).map_err(fail)?;
-        }
-        let written = self.write_into(folder, &paths, &fail);
-        if is_new && written.is_err() {
-            // Only a folder that is empty goes.
-            let _ = std::fs::remove_dir(folder);
-        }
-        written.map(|()| paths)
-    }
-
-    fn write_into(
-        &self,
-        folder: &Path,
-        paths: &[PathBuf],
-        fail: &dyn Fn(std::io::Error) -> Error,
-    ) -> Result<(), Error> {
-        let stage = tempfile::Builder::new().prefix(".onnx-diffprune-").tempdir_in(folder).map_err(fail)?;
+        let mut files = RunFiles::new();
+        files.reads_all("the input", analysis.model.files()).writes_into("an artifact", folder, &FILES);
+        files.check()?;
+        let _made = NewFolder::at(folder).map_err(|error| unwritable(folder, error))?;
         let models = [&self.training_model, &self.eval_model, &self.optimizer_model].map(Message::encode_to_vec);
-        let contents = models.iter().chain([&self.checkpoint]);
-        for ((name, path), content) in FILES.iter().zip(paths).zip(contents) {
-            let staged = stage.path().join(name);
-            write_file(&staged, content).map_err(|error| error.instead_of_file(&staged, path))?;
+        let mut outputs = Outputs::default();
+        let paths: Vec<PathBuf> = FILES.iter().map(|name| folder.join(name)).collect();
+        for (path, content) in paths.iter().zip(models.iter().chain([&self.checkpoint])) {
+            outputs.write(path, |file| file.write_all(content)).map_err(|error| unwritable(path, error))?;
         }
-        for (name, path) in FILES.iter().zip(paths) {
-            std::fs::rename(stage.path().join(name), path).map_err(fail)?;
-        }
-        Ok(())
+        outputs.publish(&[])?;
+        Ok(paths)
     }
 }
 

@@ -15,18 +15,20 @@ mod slice;
 
 mod source;
 
+mod stale;
+
 mod stream;
 
 mod wire;
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use prost::Message as _;
 
 use crate::error::{Error, ErrorKind};
+use crate::files::{Outputs, RunFiles, TemporaryFolder, parent, unwritable};
 use crate::graph::model::Model;
 use crate::onnx::{DataLocation, NodeProto, TensorProto};
 
@@ -108,65 +110,35 @@ pub fn write(model: &Model, edits: &Edits, out: &Path) -> Result<WriteReport, Er
             .of_kind(ErrorKind::Unsupported)
             .hint("store large constants of nodes as initializers"));
     }
-    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let data_path = folder.join(&data_name);
+    let data_path = out.with_file_name(&data_name);
     if uses_external {
         refuse_overwriting_input(model, &data_path)?;
     }
     let fail = |error: std::io::Error| unwritable(out, error);
-    let mut bytes = 0;
-    let data_file = match external.as_ref().filter(|external| !external.tensors.is_empty()) {
-        Some(external) => {
-            bytes += external.end;
-            Some(beside(folder, |file| external.write(file)).map_err(fail)?)
-        }
-        None => None,
-    };
-    bytes += total(&chunks);
-    let model_file = beside(folder, |file| chunks.iter().try_for_each(|chunk| chunk.write(file))).map_err(fail)?;
-    let has_data = data_file.is_some();
-    if let Some(file) = data_file {
-        file.persist(&data_path).map_err(|error| fail(error.error))?;
+    let mut outputs = Outputs::default();
+    let mut bytes = total(&chunks);
+    let external = external.filter(|external| !external.tensors.is_empty());
+    if let Some(external) = &external {
+        bytes += external.end;
+        outputs.write(&data_path, |file| external.write(file)).map_err(fail)?;
     }
-    if let Err(error) = model_file.persist(out) {
-        if has_data {
-            // The model that would have named it does not exist.
-            let _ = std::fs::remove_file(&data_path);
-        }
-        return Err(fail(error.error));
-    }
-    Ok(WriteReport { bytes, external: has_data.then_some(data_path) })
-}
-
-/// Writes a temporary file in the folder of its destination; it disappears unless it is persisted.
-fn beside(
-    folder: &Path,
-    content: impl Fn(&mut dyn Write) -> std::io::Result<()>,
-) -> std::io::Result<tempfile::NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".onnx-diffprune-").suffix(".tmp");
-    #[cfg(unix)]
-    {
-        // Temporary files are private by default; a model is as readable as any file the user makes.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    let file = builder.tempfile_in(folder)?;
-    let mut writer = BufWriter::with_capacity(1 << 20, file.as_file());
-    content(&mut writer)?;
-    writer.flush()?;
-    drop(writer);
-    Ok(file)
+    outputs.write(out, |file| chunks.iter().try_for_each(|chunk| chunk.write(file))).map_err(fail)?;
+    outputs.publish(&[])?;
+    Ok(WriteReport { bytes, external: external.map(|_| data_path) })
 }
 
 /// An output that is complete but not yet in its place, so that it can be verified first.
 #[derive(Debug)]
 pub struct Staged {
-    folder: tempfile::TempDir,
+    /// Holds the files until they are published.
+    #[expect(dead_code, reason = "held, not read")]
+    folder: TemporaryFolder,
     file: PathBuf,
     destination: PathBuf,
     external: Option<(PathBuf, PathBuf)>,
     bytes: u64,
+    /// The files of the input, none of which may go.
+    inputs: Vec<PathBuf>,
 }
 
 /// Writes the edited model into a hidden folder beside `out`, which disappears unless the output is published.
@@ -175,19 +147,15 @@ pub struct Staged {
 /// As [`write()`].
 pub fn stage(model: &Model, edits: &Edits, out: &Path) -> Result<Staged, Error> {
     check_destination(model, out)?;
-    let parent = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = tempfile::Builder::new()
-        .prefix(".onnx-diffprune-")
-        .tempdir_in(parent)
-        .map_err(|error| unwritable(out, error))?;
+    let folder = TemporaryFolder::inside(parent(out)).map_err(|error| unwritable(out, error))?;
     let name = out.file_name().ok_or_else(|| Error::io(out, "expected a path for a file"))?;
     let file = folder.path().join(name);
     let report = write(model, edits, &file).map_err(|error| error.instead_of_file(&file, out))?;
     let external = report.external.and_then(|data| {
-        let destination = parent.join(data.file_name()?);
+        let destination = out.with_file_name(data.file_name()?);
         Some((data, destination))
     });
-    Ok(Staged { folder, file, destination: out.to_owned(), external, bytes: report.bytes })
+    Ok(Staged { folder, file, destination: out.to_owned(), external, bytes: report.bytes, inputs: model.files() })
 }
 
 impl Staged {
@@ -196,88 +164,71 @@ impl Staged {
         &self.file
     }
 
-    /// Moves the output to its destination, external data first.
+    /// Bytes of the model file and its external data.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Moves the output to its place together with `beside`, files with their contents: all of them or none. Data files
+    /// that only the file in its place before named are removed.
     ///
     /// # Errors
-    /// The destination can't be written.
-    pub fn publish(self) -> Result<WriteReport, Error> {
-        let move_to = |from: &Path, to: &Path| std::fs::rename(from, to).map_err(|error| unwritable(to, error));
+    /// A place can't be written, or is that of another file of these or of the input.
+    pub fn publish(self, beside: &[(PathBuf, Vec<u8>)]) -> Result<Published, Error> {
+        let mut outputs = Outputs::default();
+        let mut files = RunFiles::new();
+        files.reads_all("the input", self.inputs.clone());
+        for (place, content) in beside {
+            files.writes("the file that goes beside the output", place);
+            outputs.write(place, |file| file.write_all(content)).map_err(|error| unwritable(place, error))?;
+        }
+        files.check()?;
+        let mut written = vec![self.destination.clone()];
         if let Some((data, destination)) = &self.external {
-            move_to(data, destination)?;
+            outputs.add(data, destination);
+            written.push(destination.clone());
         }
-        if let Err(error) = move_to(&self.file, &self.destination) {
-            if let Some((_, destination)) = &self.external {
-                // The model that would have named it does not exist.
-                let _ = std::fs::remove_file(destination);
-            }
-            return Err(error);
-        }
-        drop(self.folder);
-        Ok(WriteReport { bytes: self.bytes, external: self.external.map(|(_, destination)| destination) })
+        outputs.add(&self.file, &self.destination);
+        let removed = stale::stale_data(&self.destination, &[self.inputs, written].concat());
+        outputs.publish(&removed)?;
+        let external = self.external.map(|(_, destination)| destination);
+        Ok(Published { report: WriteReport { bytes: self.bytes, external }, removed })
     }
 }
 
-/// What the system said of a file that can't be written, and what can be done about it; or what was wrong with a tensor
-/// that was to be written.
-fn unwritable(path: &Path, error: std::io::Error) -> Error {
-    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    let error = match error.downcast::<Error>() {
-        Ok(of_tensor) => return of_tensor.in_file(path),
-        Err(error) => error,
-    };
-    let hint = match error.kind() {
-        StorageFull | QuotaExceeded => "free some space or write to another disk",
-        FileTooLarge => "raise the limit of file sizes (ulimit -f) or write to another file system",
-        _ => "check that the folder exists and can be written to",
-    };
-    Error::io(path, format!("can't be written: {error}")).hint(hint).caused_by(error)
+/// What has taken its place.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// What was written.
+    pub report: WriteReport,
+    /// Data files that only the replaced file named, and that are gone.
+    pub removed: Vec<PathBuf>,
 }
 
 /// Refuses an output that would replace the input or one of its data files.
 ///
 /// # Errors
-/// See above; also an output that is a folder.
+/// See above; also an output that is a folder or a device, or that can't be written.
 pub fn check_destination(model: &Model, out: &Path) -> Result<(), Error> {
-    refuse_overwriting_input(model, out)?;
-    refuse_overwriting_input(model, &out.with_file_name(data_name(out)))
+    let mut files = files_of(model);
+    files.writes("the output", out).writes("the external data of the output", out.with_file_name(data_name(out)));
+    files.check()
+}
+
+/// The files of a model, as what is read.
+fn files_of(model: &Model) -> RunFiles {
+    let mut files = RunFiles::new();
+    files.reads("the input", model.path()).reads_all("the external data of the input", model.external_files());
+    files
 }
 
 /// The name of the file with the external data of `out`.
-fn data_name(out: &Path) -> String {
+pub fn data_name(out: &Path) -> String {
     format!("{}.data", out.file_name().map_or("model.onnx".into(), std::ffi::OsStr::to_string_lossy))
 }
 
 fn refuse_overwriting_input(model: &Model, out: &Path) -> Result<(), Error> {
-    let mut inputs = vec![model.path().to_owned()];
-    inputs.extend(model.external_files());
-    for input in inputs {
-        if is_same_file(&input, out) {
-            return Err(Error::usage("the output would replace the input")
-                .in_file(out)
-                .hint("choose another output path"));
-        }
-    }
-    refuse_special(out)
-}
-
-/// The rename that ends all writing would put a file in the place of `/dev/null`.
-fn refuse_special(out: &Path) -> Result<(), Error> {
-    match out.metadata() {
-        Ok(data) if data.is_dir() => Err(Error::io(out, "expected a path for a file, found a folder")),
-        Ok(data) if !data.is_file() => Err(Error::io(out, "expected a path for a file, found a device or pipe")),
-        _ => Ok(()),
-    }
-}
-
-fn is_same_file(a: &Path, b: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        if let (Ok(a), Ok(b)) = (a.metadata(), b.metadata()) {
-            return a.dev() == b.dev() && a.ino() == b.ino();
-        }
-    }
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+    files_of(model).writes("the output", out).check()
 }
 
 /// The external data file under construction.
@@ -337,17 +288,4 @@ pub fn constant_slice(model: &Model, tensor: &TensorProto, axes: &[(usize, Vec<u
 /// External data that can't be read.
 pub(crate) fn whole_node(model: &Model, node: &NodeProto) -> Result<Bytes, Error> {
     embed::embedded(model, embed::Message::Node, &node.encode_to_vec().into())
-}
-
-/// Writes bytes beside their destination and renames them into place.
-///
-/// # Errors
-/// The destination can't be written; nothing is left behind then.
-pub fn write_file(path: &Path, content: &[u8]) -> Result<(), Error> {
-    refuse_special(path)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let fail = |error: std::io::Error| unwritable(path, error);
-    let file = beside(folder, |file| file.write_all(content)).map_err(fail)?;
-    let _: File = file.persist(path).map_err(|error| fail(error.error))?;
-    Ok(())
 }

@@ -6,14 +6,19 @@ use onnx_diffprune::{Error, Model, Plan, VerifyOptions};
 use serde_json::json;
 
 use super::args::{ApplyArgs, Cli};
-use super::cut_result::verification_text;
+use super::cut_result::{removed_text, verification_text};
 use super::printer::Printer;
-use super::{open_runtime, open_runtime_to_fold};
+use super::{open_runtime, open_runtime_to_fold, run_files};
 
 pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
-    let runtime = if args.no_verify { None } else { Some(open_runtime(cli)?) };
     let progress = printer.progress(4);
     progress.step("reading");
+    let model = Model::open(&args.input)?;
+    let mut files = run_files::of_run(cli);
+    run_files::reads_model(&mut files, "IN.onnx", &model);
+    run_files::writes_pruned(files.reads("PLAN.json", &args.plan), &args.output);
+    files.check()?;
+    let runtime = if args.no_verify { None } else { Some(open_runtime(cli)?) };
     let mut plan = Plan::read(&args.plan)?;
     if plan.changed.take().is_some() {
         progress.pause(|| {
@@ -22,8 +27,6 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
             );
         });
     }
-    let model = Model::open(&args.input)?;
-    model.check_output(&args.output)?;
     progress.pause(|| printer.notes(&model));
     progress.step("coupling channels");
     let analysis = model.analyse()?;
@@ -37,10 +40,20 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
     }
     drop(progress);
     let report = staged.verification().cloned();
-    staged.save()?;
-    printer.result(&json!({"output": args.output, "verification": report}), || {
-        let verified = report.as_ref().map(verification_text).map_or_else(String::new, |text| text + "\n");
-        format!("{verified}wrote {}", args.output.display())
+    let passed = report.as_ref().is_none_or(|report| report.passed);
+    let written = match staged.save() {
+        Ok(written) => written,
+        Err(error) if passed => return Err(error),
+        Err(error) => {
+            printer.failure(json!({"output": null, "verification": report}), String::new, &error);
+            return Ok(false);
+        }
+    };
+    printer.result(&json!({"output": args.output, "removed": written.removed, "verification": report}), || {
+        let mut lines: Vec<String> = report.as_ref().map(verification_text).into_iter().collect();
+        lines.push(format!("wrote {}", args.output.display()));
+        lines.extend(written.removed.iter().map(|path| removed_text(path)));
+        lines.join("\n")
     });
     Ok(true)
 }

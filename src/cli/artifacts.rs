@@ -2,15 +2,16 @@
 
 use std::ops::ControlFlow;
 
-use onnx_diffprune::artifacts::ArtifactOptions;
+use onnx_diffprune::artifacts::{ArtifactOptions, FILES};
 use onnx_diffprune::{Error, Model, Progress};
 use serde_json::json;
 
-use super::args::ArtifactsArgs;
+use super::args::{ArtifactsArgs, Cli};
 use super::config::{parse_sizes, pattern};
 use super::printer::{Printer, human};
+use super::run_files;
 
-pub(super) fn run(args: &ArtifactsArgs, printer: &Printer) -> Result<bool, Error> {
+pub(super) fn run(args: &ArtifactsArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     let options = ArtifactOptions {
         sizes: parse_sizes(&args.size)?,
         prediction: args.prediction.clone(),
@@ -21,6 +22,9 @@ pub(super) fn run(args: &ArtifactsArgs, printer: &Printer) -> Result<bool, Error
     progress.step("reading");
     let model = Model::open(&args.input)?;
     progress.pause(|| printer.notes(&model));
+    let mut files = run_files::of_run(cli);
+    run_files::reads_model(&mut files, "IN.onnx", &model);
+    files.writes_into("a file of OUT_DIR", &args.output, &FILES).check()?;
     progress.step("coupling channels");
     let analysis = model.analyse()?;
     progress.step("differentiating");

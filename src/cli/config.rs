@@ -1,5 +1,6 @@
 //! From arguments and a configuration file to the options of a cut.
 
+use onnx_diffprune::data::read_text;
 use onnx_diffprune::{CutOptions, Error, GradientSettings, ScoreOptions, Sizes, Target};
 use regex::Regex;
 
@@ -12,8 +13,7 @@ impl PruneArgs {
         let Some(path) = &self.config else {
             return Ok(self.clone());
         };
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Error::unreadable(path, format!("can't be read: {error}")))?;
+        let text = read_text(path)?;
         let fail = |error: toml::de::Error| {
             Error::unreadable(path, format!("not a configuration file: {}", error.message()))
                 .hint("--print-config shows the form")

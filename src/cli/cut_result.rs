@@ -1,6 +1,6 @@
 //! What a cut and its verification are shown as: text, JSON, and the page of `--report`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use onnx_diffprune::plans::GroupPlan;
 use onnx_diffprune::reports::{GradientReport, Latency, Report, RunReport, printable, tool_name};
@@ -14,12 +14,6 @@ use super::printer::{human, percent, table};
 const REASONS_SHOWN: usize = 12;
 const NAMES_SHOWN: usize = 2;
 
-fn output_bytes(staged: Option<(&Path, &Path)>) -> Option<u64> {
-    let (output, _) = staged?;
-    let data = output.with_file_name(format!("{}.data", output.file_name()?.to_str()?));
-    Some(output.metadata().ok()?.len() + data.metadata().map_or(0, |data| data.len()))
-}
-
 /// A cut, as far as it got.
 #[derive(Clone, Copy)]
 pub(super) struct Shown<'a> {
@@ -30,11 +24,15 @@ pub(super) struct Shown<'a> {
     pub(super) latencies: Option<&'a [Latency]>,
     /// Where the pruned file and its plan are.
     pub(super) written: Option<(&'a Path, &'a Path)>,
+    /// Bytes of the pruned file and its external data.
+    pub(super) bytes: Option<u64>,
+    /// Data files that the replaced file named and that are gone with it.
+    pub(super) removed: &'a [PathBuf],
 }
 
 impl<'a> Shown<'a> {
     pub(super) fn new(cut: &'a Cut) -> Self {
-        Self { cut, gradients: None, verification: None, latencies: None, written: None }
+        Self { cut, gradients: None, verification: None, latencies: None, written: None, bytes: None, removed: &[] }
     }
 
     /// The cut as JSON.
@@ -58,12 +56,13 @@ impl<'a> Shown<'a> {
             "input": model.path(),
             "output": self.written.map(|(output, _)| output),
             "plan": self.written.map(|(_, plan)| plan),
+            "removed": self.removed,
             "ratio": cut.ratio(),
             "criterion": cut.plan().criterion,
             "sizes": cut.sizes(),
             "before": cut.before(),
             "after": cut.after(),
-            "file_bytes": {"before": model.total_bytes().ok(), "after": output_bytes(self.written)},
+            "file_bytes": {"before": model.total_bytes().ok(), "after": self.bytes},
             "latency_ms": latencies.map(|latencies| json!({
                 "before": latencies.first().map(|latency| latency.median_ms),
                 "after": latencies.get(1).map(|latency| latency.median_ms),
@@ -90,7 +89,7 @@ impl<'a> Shown<'a> {
             count("activation memory", before.activation_bytes as f64, after.activation_bytes as f64, "B"),
         ];
         rows.retain(|row| row[1] != "0");
-        if let (Ok(a), Some(b)) = (self.cut.model().total_bytes(), output_bytes(self.written)) {
+        if let (Ok(a), Some(b)) = (self.cut.model().total_bytes(), self.bytes) {
             rows.push(count("file", a as f64, b as f64, "B"));
         }
         if let Some([a, b, ..]) = self.latencies {
@@ -134,13 +133,28 @@ impl<'a> Shown<'a> {
             None if self.verification.is_none() => end.push("dry run: nothing was written".to_owned()),
             None => {}
         }
+        end.extend(self.removed.iter().map(|path| removed_text(path)));
         parts.push(end.join("\n"));
         parts.join("\n\n")
     }
 }
 
-/// Writes the report that the arguments ask for.
+/// Says that a data file is gone with the file that named it.
+pub(super) fn removed_text(path: &Path) -> String {
+    format!("removed {}, which only the replaced file named", path.display())
+}
+
+/// Writes the report that the arguments ask for by itself.
 pub(super) fn write_report(path: &Path, shown: &Shown<'_>) -> Result<(), Error> {
+    page(shown, |report| report.write(path))
+}
+
+/// The report that the arguments ask for.
+pub(super) fn report(shown: &Shown<'_>) -> String {
+    page(shown, |report| report.html())
+}
+
+fn page<T>(shown: &Shown<'_>, of: impl FnOnce(&Report<'_>) -> T) -> T {
     let cut = shown.cut;
     let name = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let quoted = |argument: String| match argument.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,".contains(c)) {
@@ -159,7 +173,7 @@ pub(super) fn write_report(path: &Path, shown: &Shown<'_>) -> Result<(), Error> 
         verification: shown.verification,
         warnings: cut.warnings(),
     };
-    report.write(path)
+    of(&report)
 }
 
 /// The channel groups that stay whole, by their reasons.

@@ -79,7 +79,7 @@ pub(super) struct GradientArgs {
 }
 
 /// The default path of the checkpoint: the output's name with `.gradients.npz` for its extension.
-fn checkpoint_path(output: &Path) -> PathBuf {
+pub(super) fn checkpoint_path(output: &Path) -> PathBuf {
     output.with_extension("gradients.npz")
 }
 

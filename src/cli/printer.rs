@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 use onnx_diffprune::reports::printable;
 use onnx_diffprune::{self as library, Error, Model, Stage};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::args::Format;
 use super::progress::Progress;
@@ -73,6 +74,11 @@ impl Printer {
 
     /// Prints an error, its causes and what to do.
     pub(super) fn error(&self, error: &Error) {
+        self.failure(json!({}), String::new, error);
+    }
+
+    /// Prints what came of a request that failed, and why it did: in JSON as one object.
+    pub(super) fn failure(&self, mut body: Value, text: impl FnOnce() -> String, error: &Error) {
         if self.is_json() {
             let mut causes = Vec::new();
             let mut source = std::error::Error::source(error);
@@ -80,13 +86,16 @@ impl Printer {
                 causes.push(cause.to_string());
                 source = cause.source();
             }
-            let body = serde_json::json!({
-                "error": error.to_string(),
-                "causes": causes,
-                "hint": error.advice(),
-                "exit_code": error.exit_code(),
-            });
+            body["error"] = json!(error.to_string());
+            body["causes"] = json!(causes);
+            body["hint"] = json!(error.advice());
+            body["exit_code"] = json!(error.exit_code());
             self.json(&body);
+        } else if !self.quiet {
+            let text = text();
+            if !text.is_empty() {
+                self.raw(&text);
+            }
         }
         let mut out = std::io::stderr().lock();
         let _ = writeln!(out, "error: {}", indented(&error.to_string()));

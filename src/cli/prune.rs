@@ -1,18 +1,20 @@
 //! The main job: prune, write, verify, measure.
 
+use std::path::Path;
+
 use onnx_diffprune::data::read_npz;
 use onnx_diffprune::plans::plan_path;
 use onnx_diffprune::{Error, Model, VerifyOptions};
 use serde_json::json;
 
 use super::args::{Cli, PruneArgs};
-use super::cut_result::{Shown, write_report};
+use super::cut_result::{Shown, report, write_report};
 use super::gradient_args::{self, text_of};
 use super::printer::{Printer, Watcher};
-use super::{open_runtime, open_runtime_to_fold};
+use super::{open_runtime, open_runtime_to_fold, run_files};
 
-pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
-    let args = args.with_config()?;
+pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
+    let args = given.with_config()?;
     if args.print_config {
         printer.raw(&args.to_config()?);
         return Ok(true);
@@ -25,16 +27,17 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
     if output.is_none() && !args.dry_run {
         return Err(Error::usage("no output is given").hint("name a file for the pruned network, or pass --dry-run"));
     }
-    // What would fail at the end fails at the start.
-    let needs_runtime = score.criterion.needs_gradients() || !(args.dry_run || args.no_verify);
-    let runtime = if needs_runtime { Some(open_runtime(cli)?) } else { None };
-    let given = args.inputs.as_deref().map(read_npz).transpose()?;
     let progress = printer.progress(2);
     progress.step("reading");
     let model = Model::open(input)?;
-    if let Some(output) = output {
-        model.check_output(output)?;
+    // What would fail at the end fails at the start.
+    check_files(&args, given.config.as_deref(), &model, cli, score.criterion.needs_gradients())?;
+    if args.gradients.resume && !score.criterion.needs_gradients() {
+        printer.warning("--resume has no effect: this criterion takes no gradients");
     }
+    let needs_runtime = score.criterion.needs_gradients() || !(args.dry_run || args.no_verify);
+    let runtime = if needs_runtime { Some(open_runtime(cli)?) } else { None };
+    let given = args.inputs.as_deref().map(read_npz).transpose()?;
     progress.step("coupling channels");
     let analysis = model.analyse()?;
     analysis.check_inputs(given.as_deref().unwrap_or_default())?;
@@ -50,7 +53,12 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
     progress.pause(|| cut.warnings().iter().for_each(|warning| printer.warning(warning)));
     let Some(output) = output.filter(|_| !args.dry_run) else {
         drop(progress);
-        return show(&args, printer, &Shown { gradients, ..Shown::new(&cut) });
+        let shown = Shown { gradients, ..Shown::new(&cut) };
+        if let Some(path) = &args.report {
+            write_report(path, &shown)?;
+        }
+        printer.result(&shown.summary(), || shown.text());
+        return Ok(true);
     };
     progress.step("writing");
     if score.criterion.needs_gradients() {
@@ -77,29 +85,50 @@ pub(super) fn run(args: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool
     drop(progress);
     let verification = staged.verification().cloned();
     let passed = verification.as_ref().is_none_or(|report| report.passed);
-    let shown = Shown {
+    let mut shown = Shown {
         gradients,
         verification: verification.as_ref(),
         latencies: latencies.as_deref(),
         written: passed.then_some((output, plan.as_path())),
+        bytes: passed.then(|| staged.bytes()),
         ..Shown::new(&cut)
     };
-    if passed {
-        staged.save()?;
-        return show(&args, printer, &shown);
+    match &args.report {
+        // It takes its place together with what it reports on.
+        Some(path) if passed => staged = staged.with_file(path, report(&shown)),
+        Some(path) => write_report(path, &shown)?,
+        None => {}
     }
-    show(&args, printer, &shown)?;
-    // Says what is wrong.
-    staged.save().map(|_| false)
+    match staged.save() {
+        Ok(written) => {
+            shown.removed = &written.removed;
+            printer.result(&shown.summary(), || shown.text());
+            Ok(true)
+        }
+        Err(error) if passed => Err(error),
+        Err(error) => {
+            printer.failure(shown.summary(), || shown.text(), &error);
+            Ok(false)
+        }
+    }
 }
 
-/// Shows a cut, and writes the report that the arguments ask for.
-fn show(args: &PruneArgs, printer: &Printer, shown: &Shown<'_>) -> Result<bool, Error> {
-    if let Some(path) = &args.report {
-        write_report(path, shown)?;
-    }
-    printer.result(&shown.summary(), || shown.text());
-    Ok(true)
+/// Compares what the run reads and writes.
+fn check_files(
+    args: &PruneArgs,
+    config: Option<&Path>,
+    model: &Model,
+    cli: &Cli,
+    needs_gradients: bool,
+) -> Result<(), Error> {
+    let mut files = run_files::of_run(cli);
+    run_files::reads_model(&mut files, "IN.onnx", model);
+    let (inputs, scheduler) = (args.inputs.as_deref(), args.diffusion.scheduler_config.as_deref());
+    let given = [("--config", config), ("--inputs", inputs), ("--scheduler-config", scheduler)];
+    run_files::reads_given(&mut files, &given);
+    run_files::reads_data(&mut files, args.data.data.as_deref())?;
+    run_files::writes_of_pruning(&mut files, args, needs_gradients);
+    files.check()
 }
 
 /// How the gradients of a run were computed, as plan and metadata record it: without paths, which are the user's own

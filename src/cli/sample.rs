@@ -1,19 +1,19 @@
 //! Draws samples from a network.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use ndarray::ArrayD;
 use onnx_diffprune::data::read_npz;
 use onnx_diffprune::networks::{Network, SampleOptions, Sampler, Skip};
-use onnx_diffprune::{Error, ErrorKind, Model, Stage};
+use onnx_diffprune::{Error, Model, Stage};
 use serde_json::json;
 
 use super::args::Cli;
 use super::config::parse_sizes;
 use super::diffusion_args::DiffusionArgs;
-use super::open_runtime;
 use super::printer::{Printer, Watcher};
+use super::{open_runtime, run_files};
 
 #[derive(Args, Debug)]
 pub(super) struct SampleArgs {
@@ -55,15 +55,27 @@ pub(super) struct SampleArgs {
 }
 
 pub(super) fn run(args: &SampleArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
+    let model = Model::open(&args.input)?;
     // What would fail at the end fails at the start.
-    args.output.iter().chain(&args.save_npy).try_for_each(|path| check_folder(path))?;
+    let mut files = run_files::of_run(cli);
+    run_files::reads_model(&mut files, "MODEL.onnx", &model);
+    let (inputs, scheduler) = (args.inputs.as_deref(), args.diffusion.scheduler_config.as_deref());
+    run_files::reads_given(&mut files, &[("--inputs", inputs), ("--scheduler-config", scheduler)]);
+    for (what, path) in [("--output", &args.output), ("--save-npy", &args.save_npy)] {
+        if let Some(path) = path {
+            files.writes(what, path);
+        }
+    }
+    files.check()?;
     let runtime = open_runtime(cli)?;
     let given = args.inputs.as_deref().map(read_npz).transpose()?.unwrap_or_default();
-    let model = Model::open(&args.input)?;
     printer.notes(&model);
     let network_options = args.diffusion.network_options(given)?;
     let network = Network::open(&model, &network_options, &parse_sizes(&args.size)?, None)?;
     network.notes().iter().for_each(|note| printer.warning(note));
+    if args.output.is_some() {
+        network.check_png(args.count)?;
+    }
     let options = SampleOptions {
         steps: args.steps,
         sampler: args.sampler,
@@ -76,12 +88,7 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, printer: &Printer) -> Result<boo
     let mut watcher = Watcher::new(printer, |stage| (stage == Stage::Sampling).then_some("sampling"));
     let drawn = network.sample(&runtime, &options, &mut |progress| watcher.see(progress))?;
     drop(watcher);
-    if let Some(path) = &args.output {
-        drawn.save_png(path)?;
-    }
-    if let Some(path) = &args.save_npy {
-        drawn.save_npy(path)?;
-    }
+    drawn.save(args.output.as_deref(), args.save_npy.as_deref())?;
     let (samples, seconds) = (&drawn.values, drawn.seconds);
     let (mean, deviation) = statistics(samples);
     let json = json!({
@@ -112,16 +119,6 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, printer: &Printer) -> Result<boo
         )
     });
     Ok(true)
-}
-
-fn check_folder(path: &Path) -> Result<(), Error> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match folder.is_dir() {
-        true => Ok(()),
-        false => Err(Error::usage(format!("can't be written: there is no folder {}", folder.display()))
-            .in_file(path)
-            .of_kind(ErrorKind::Io)),
-    }
 }
 
 fn statistics(samples: &ArrayD<f32>) -> (f64, f64) {

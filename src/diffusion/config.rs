@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::process::{Preconditioning, PredictionType, Process};
 use super::schedule::{BetaSchedule, DiscreteOptions, FlowOptions, NoiseSchedule, SigmaOptions, SigmaSpacing, Spacing};
 use crate::error::{Error, ErrorKind};
+use crate::files::read_text;
 
 /// The keys that matter here. Which of them a file has depends on its class; absent ones have the class's defaults.
 #[derive(Debug, Default, Deserialize)]
@@ -74,6 +75,9 @@ pub struct ConfiguredProcess {
     pub notes: Vec<String>,
 }
 
+/// Bytes of a configuration, at most.
+const MOST_BYTES: u64 = 1 << 24;
+
 /// Reads a `scheduler_config.json`.
 ///
 /// Schedulers that differ only in how they step share a configuration; the class decides the family: names with
@@ -83,8 +87,7 @@ pub struct ConfiguredProcess {
 /// # Errors
 /// The file can't be read, or describes a process that this version does not know.
 pub fn read_scheduler_config(path: &Path) -> Result<ConfiguredProcess, Error> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Error::unreadable(path, format!("can't be read: {error}")).caused_by(error))?;
+    let text = read_text(path, MOST_BYTES)?;
     parse(&text).map_err(|error| error.in_file(path))
 }
 

@@ -5,6 +5,7 @@ mod arrays;
 mod images;
 
 pub(super) use arrays::array_dims;
+pub use images::list as image_files;
 
 use std::path::Path;
 

@@ -85,7 +85,7 @@ fn compute(
     let options = SessionOptions {
         // The nodes as they are, so that the weights are those that the network has computed all along.
         optimization: Optimization::None,
-        external_data_folder: Some(model.folder().to_owned()),
+        external_data_folder: Some(model.data_folder()),
         ..SessionOptions::default()
     };
     let first = part.values.first().map(name).unwrap_or_default();
@@ -94,7 +94,7 @@ fn compute(
         Error::unmet(text).in_file(model.path())
     };
     let mut session =
-        runtime.session_from_bytes(&proto.encode_to_vec(), &options).map_err(|error| fail(error.to_string()))?;
+        runtime.session_from_bytes(&model.located(&proto).encode_to_vec(), &options).map_err(|error| fail(error.to_string()))?;
     let outputs = session.run(&[]).map_err(|error| fail(error.to_string()))?;
     let mut tensors = BTreeMap::new();
     for value in &part.values {

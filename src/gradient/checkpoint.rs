@@ -48,7 +48,7 @@ impl Checkpoint {
         }
         let bytes = crate::npz::to_bytes(arrays.iter().map(|(name, array)| (name.as_str(), array)))
             .map_err(|error| Error::io(&self.path, error.to_string()))?;
-        crate::write::write_file(&self.path, &bytes)
+        crate::files::write_file(&self.path, &bytes)
     }
 
     /// Continues from the saved sums; starts from nothing where there are none.

@@ -84,7 +84,7 @@ impl GradientPass {
         use prost::Message;
         let session_options = SessionOptions {
             optimization: Optimization::All,
-            external_data_folder: Some(model.folder().to_owned()),
+            external_data_folder: Some(model.data_folder()),
             threads: options.threads,
             device: options.device,
             allow_fallback: options.allow_fallback,
@@ -93,7 +93,7 @@ impl GradientPass {
             has_kernels: graph.has_kernels,
         };
         let session = runtime
-            .session_from_bytes(&graph.model.encode_to_vec(), &session_options)
+            .session_from_bytes(&model.located(&graph.model).encode_to_vec(), &session_options)
             .map_err(|error| unmet(model, "load", error))?;
         // Reading the weights and writing them in other layouts has left as much free as is in use.
         crate::runtime::release_free_memory();

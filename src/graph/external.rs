@@ -5,12 +5,16 @@ use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
 
+use crate::files::parent;
 use crate::onnx::TensorProto;
 
 /// A mapped file of external data.
 #[derive(Clone, Debug)]
 pub(crate) struct ExternalFile {
+    /// In the folder of the model.
     pub(crate) path: PathBuf,
+    /// Without links.
+    pub(crate) real: PathBuf,
     pub(crate) bytes: Bytes,
 }
 
@@ -42,8 +46,11 @@ impl Location {
         &self.file
     }
 
-    /// The path of the file inside `folder`.
-    pub(crate) fn resolve(&self, folder: &Path) -> Result<PathBuf, String> {
+    /// The file of a model at `model`: its path in the folder of the model, and where that really is.
+    ///
+    /// As ONNX Runtime has it, the real file lies in the folder of the model's path, or in the real folder of the file
+    /// that this path links to: caches of downloads keep all files in one folder, with links to them elsewhere.
+    pub(crate) fn resolve(&self, model: &Path) -> Result<(PathBuf, PathBuf), String> {
         let relative = Path::new(&self.file);
         let stays = relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
         if !stays || self.file.is_empty() {
@@ -52,16 +59,19 @@ impl Location {
         }
         // `./data` and `data` are one file.
         let parts = relative.components().filter(|part| matches!(part, Component::Normal(_)));
+        let folder = parent(model);
         let path = folder.join(parts.collect::<PathBuf>());
         let real = path
             .canonicalize()
             .map_err(|error| format!("its external data file {} can't be found: {error}", path.display()))?;
         let root = folder.canonicalize().map_err(|error| format!("{}: {error}", folder.display()))?;
-        if !real.starts_with(&root) {
+        let is_in_real_folder =
+            || model.canonicalize().is_ok_and(|model| model.parent().is_some_and(|root| real.starts_with(root)));
+        if !real.starts_with(&root) && !is_in_real_folder() {
             let file = &self.file;
             return Err(format!("external location {file:?} leads out of the folder of the model through a link"));
         }
-        Ok(path)
+        Ok((path, real))
     }
 
     /// The tensor's bytes in a file of `size` bytes; `needed` is what its shape asks for.

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use super::digest::{DigestKind, Digests};
 use super::external::{ExternalFile, Location};
 use super::tensor;
 use crate::error::Error;
+use crate::files::{map, open, parent};
 use crate::onnx::{DataLocation, DataType, GraphProto, ModelProto, NodeProto, TensorProto};
 
 /// A model file in memory; a clone shares it.
@@ -26,23 +26,6 @@ pub struct Model {
     pub(crate) external: Arc<BTreeMap<String, ExternalFile>>,
     pub(crate) digests: Arc<Digests>,
     pub(crate) notes: Arc<Vec<String>>,
-}
-
-/// Maps a whole file into memory; an empty one gives no bytes.
-pub(crate) fn map_file(path: &Path) -> std::io::Result<Bytes> {
-    // Asked before it is opened: opening a pipe would wait for someone to write to it.
-    if !path.metadata()?.is_file() {
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    let file = File::open(path)?;
-    if file.metadata()?.len() == 0 {
-        return Ok(Bytes::new());
-    }
-    // SAFETY: the map is only read. Someone else could truncate the file while it is mapped, which no program can
-    // rule out; this one never writes to an existing file, it renames complete ones into place.
-    #[allow(unsafe_code)]
-    let map = unsafe { memmap2::Mmap::map(&file)? };
-    Ok(Bytes::from_owner(map))
 }
 
 /// Every tensor of a graph, its nodes and their subgraphs, with the node that carries it.
@@ -78,7 +61,7 @@ impl Model {
 
     /// The folder against which external data is resolved.
     pub fn folder(&self) -> &Path {
-        self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+        parent(&self.path)
     }
 
     /// What of the file is not as the format asks for, in words.
@@ -196,8 +179,8 @@ impl Model {
             if files.contains_key(location.file()) {
                 continue;
             }
-            let path = location.resolve(self.folder()).map_err(fail)?;
-            let bytes = map_file(&path).map_err(|error| {
+            let (path, real) = location.resolve(&self.path).map_err(fail)?;
+            let bytes = map(&real).map_err(|error| {
                 let text = format!(
                     "tensor {:?}: its external data file {} can't be read: {error}",
                     tensor.name,
@@ -205,7 +188,7 @@ impl Model {
                 );
                 Error::unreadable(&self.path, text).caused_by(error)
             })?;
-            files.insert(location.file().to_owned(), ExternalFile { path, bytes });
+            files.insert(location.file().to_owned(), ExternalFile { path, real, bytes });
         }
         Ok(files)
     }
@@ -226,6 +209,13 @@ impl Model {
         let external: BTreeMap<&PathBuf, &Bytes> =
             self.external.values().map(|file| (&file.path, &file.bytes)).collect();
         self.digests.get(kind, std::iter::once(&self.bytes).chain(external.into_values())).into_owned()
+    }
+
+    /// The model file and its external data files.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.path.clone()];
+        files.extend(self.external_files());
+        files
     }
 
     /// Bytes of the model file and of the external files it uses.

@@ -20,7 +20,7 @@ pub fn apply(
     runtime: Option<&Runtime>,
 ) -> Result<(Kept, Rewritten), Error> {
     plan.check_input(&analysis.model, path)?;
-    let reads = kept_axes(plan, &analysis.graph, path)?;
+    let reads = kept_axes(plan, analysis, path)?;
     let read: BTreeSet<usize> =
         reads.keys().filter_map(|reader| analysis.graph.nodes[reader.node].input(reader.slot)).collect();
     analysis.fold.evaluate(&analysis.model, &analysis.graph, runtime, &|value| read.contains(&value))?;

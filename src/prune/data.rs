@@ -1,9 +1,12 @@
 //! What callers of the library read apart from models.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::array::Array;
 use crate::error::Error;
+
+/// Bytes of a text that people write, at most.
+const MOST_TEXT: u64 = 1 << 24;
 
 /// The arrays of a `.npz` file, or the one of a `.npy` file, by name.
 ///
@@ -11,6 +14,22 @@ use crate::error::Error;
 /// The file can't be read or is no file of NumPy's.
 pub fn read_npz(path: &Path) -> Result<Vec<(String, Array)>, Error> {
     crate::npz::read(path).map_err(|error| Error::unreadable(path, error.to_string()).caused_by(error))
+}
+
+/// The PNG and JPEG files of a folder by name: what is read of a folder of clean samples.
+///
+/// # Errors
+/// The folder can't be read or holds none.
+pub fn image_files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    crate::diffusion::image_files(folder)
+}
+
+/// The text of a file of a few megabytes at most, such as a configuration.
+///
+/// # Errors
+/// The file can't be read, is no regular file, is larger, or is no text.
+pub fn read_text(path: &Path) -> Result<String, Error> {
+    crate::files::read_text(path, MOST_TEXT)
 }
 
 /// The version of a library of ONNX Runtime and the execution providers that it was built with.

@@ -5,6 +5,7 @@ mod samples;
 mod settling;
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::Instant;
 
 use super::network::{Denoising, Findings};
@@ -156,6 +157,7 @@ fn announce(
     let settings = &options.gradients;
     network.configured().notes.iter().try_for_each(|note| tell(watch, Progress::Warning(note)))?;
     tell(watch, Progress::Network(&network.described(lines)))?;
+    announce_checkpoint(settings.checkpoint.as_deref(), settings.resume, watch)?;
     if settings.data.is_none() {
         let text = "data:         none is given (--data); samples are drawn from the network itself by DDIM";
         tell(watch, Progress::Note(text))?;
@@ -171,6 +173,25 @@ fn announce(
         tell(watch, Progress::Warning(text))?;
     }
     Ok(())
+}
+
+/// Says so where there is no checkpoint to go on from, or one that is not asked for.
+fn announce_checkpoint(checkpoint: Option<&Path>, resume: bool, watch: &mut Watch<'_>) -> Result<(), Error> {
+    match checkpoint {
+        Some(path) if resume && !path.exists() => {
+            let text = format!("--resume: there is no checkpoint {}; the gradients start anew", path.display());
+            tell(watch, Progress::Warning(&text))
+        }
+        Some(path) if !resume && path.exists() => {
+            let text = format!(
+                "{} is the checkpoint of a run that was stopped; --resume goes on from it, this run replaces it",
+                path.display()
+            );
+            tell(watch, Progress::Warning(&text))
+        }
+        None if resume => tell(watch, Progress::Warning("--resume has no effect: without an output there is no checkpoint")),
+        _ => Ok(()),
+    }
 }
 
 /// What is summed, and on what.

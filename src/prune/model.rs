@@ -1,6 +1,6 @@
 //! A model, and what is known of it, as callers of the library hold them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::apply::apply;
@@ -49,6 +49,11 @@ impl Model {
     /// What of the file is not as the format asks for, in words: things that the user should know.
     pub fn notes(&self) -> &[String] {
         self.0.notes()
+    }
+
+    /// The external data files that the model names.
+    pub fn external_files(&self) -> Vec<PathBuf> {
+        self.0.external_files()
     }
 
     /// Bytes of the model file and of the external files it uses.

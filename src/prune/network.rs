@@ -14,6 +14,7 @@ use crate::diffusion::{
     Samples, denoising_losses, generate, noise,
 };
 use crate::error::Error;
+use crate::files::{Outputs, unwritable};
 use crate::graph::facts::Facts;
 use crate::graph::sizes::{Sizes, sizes_for};
 use crate::graph::{self, Graph};
@@ -258,6 +259,18 @@ impl Network {
         Ok(LossReport { source: samples.source, process: process.describe(), losses })
     }
 
+    /// Refuses to make one image of this many samples where they are none, or it would be too large.
+    ///
+    /// # Errors
+    /// As [`Drawn::png`].
+    pub fn check_png(&self, count: usize) -> Result<(), Error> {
+        let mut shape = self.view().sample_dims(1)?;
+        if let Some(first) = shape.first_mut() {
+            *first = count;
+        }
+        crate::diffusion::check_grid(&shape).map_err(|error| error.in_file(self.model.path()))
+    }
+
     /// Draws samples; of `options`, the variance is that of the process.
     ///
     /// # Errors
@@ -301,23 +314,40 @@ impl Network {
 }
 
 impl Drawn {
-    /// Writes the samples as one PNG image of tiles.
+    /// The samples as one PNG image of tiles: the bytes of the file.
     ///
     /// # Errors
-    /// Samples that are no images, a file that can't be written.
-    pub fn save_png(&self, path: &Path) -> Result<(), Error> {
-        crate::diffusion::write_grid(path, &self.values, self.range)
+    /// Samples that are no images.
+    pub fn png(&self) -> Result<Vec<u8>, Error> {
+        crate::diffusion::grid_png(&self.values, self.range)
     }
 
-    /// Writes the samples as they are, as a NumPy array.
+    /// The samples as they are, as the bytes of a NumPy array.
     ///
     /// # Errors
-    /// A file that can't be written.
-    pub fn save_npy(&self, path: &Path) -> Result<(), Error> {
-        let fail = |text: String| Error::io(path, format!("can't be written: {text}"));
+    /// More samples than can be counted.
+    pub fn npy(&self) -> Result<Vec<u8>, Error> {
         let data = crate::array::ArrayData::F32(self.values.iter().copied().collect());
-        let array = Array::new(self.values.shape().to_vec(), data).map_err(|error| fail(error.to_string()))?;
-        let bytes = crate::npz::to_npy(&array).map_err(|error| fail(error.to_string()))?;
-        crate::write::write_file(path, &bytes)
+        let array = Array::new(self.values.shape().to_vec(), data).map_err(|error| Error::unmet(error.to_string()))?;
+        crate::npz::to_npy(&array).map_err(|error| Error::unmet(error.to_string()))
+    }
+
+    /// Writes the samples as one PNG image of tiles, as they are as a NumPy array, or both: then both files take their
+    /// places or none.
+    ///
+    /// # Errors
+    /// Samples that are no images; a file that can't be written.
+    pub fn save(&self, png: Option<&Path>, npy: Option<&Path>) -> Result<(), Error> {
+        let mut outputs = Outputs::default();
+        let mut add = |path: Option<&Path>, content: &dyn Fn() -> Result<Vec<u8>, Error>| match path {
+            Some(path) => {
+                let content = content()?;
+                outputs.write(path, |file| file.write_all(&content)).map_err(|error| unwritable(path, error))
+            }
+            None => Ok(()),
+        };
+        add(png, &|| self.png())?;
+        add(npy, &|| self.npy())?;
+        outputs.publish(&[])
     }
 }

@@ -11,7 +11,7 @@ use crate::load::load;
 use crate::lower;
 use crate::runtime::{Latency, RuntimeError, SessionOptions, interleaved_latency};
 use crate::verify::{VerifyOptions, VerifyReport, verify_plan};
-use crate::write;
+use crate::write::{self, Published};
 
 /// Runs of each network that are timed, at most, and the seconds they may take together.
 const LATENCY_RUNS: usize = 30;
@@ -24,6 +24,7 @@ pub struct Staged {
     staged: write::Staged,
     output: PathBuf,
     plan: Option<PathBuf>,
+    beside: Vec<(PathBuf, Vec<u8>)>,
     verification: Option<VerifyReport>,
 }
 
@@ -37,13 +38,16 @@ pub struct Written {
     pub data: Option<PathBuf>,
     /// The plan, if it was written.
     pub plan: Option<PathBuf>,
+    /// Data files that only the file in the place of the output named before; they are gone with it.
+    pub removed: Vec<PathBuf>,
     /// Bytes of the pruned file and its external data.
     pub bytes: u64,
 }
 
 impl Staged {
     pub(super) fn new(cut: Cut, staged: write::Staged, output: &Path) -> Self {
-        Self { cut, staged, plan: Some(plan_path(output)), output: output.to_owned(), verification: None }
+        let (plan, output) = (Some(plan_path(output)), output.to_owned());
+        Self { cut, staged, plan, output, beside: Vec::new(), verification: None }
     }
 
     /// The cut.
@@ -61,6 +65,18 @@ impl Staged {
     pub fn with_plan(mut self, plan: Option<PathBuf>) -> Self {
         self.plan = plan;
         self
+    }
+
+    /// Adds a file that takes its place together with the pruned one, such as a report.
+    #[must_use]
+    pub fn with_file(mut self, place: impl Into<PathBuf>, content: impl Into<Vec<u8>>) -> Self {
+        self.beside.push((place.into(), content.into()));
+        self
+    }
+
+    /// Bytes of the pruned file and its external data.
+    pub fn bytes(&self) -> u64 {
+        self.staged.bytes()
     }
 
     /// Proves that the pruned file computes what the original computes when every removed index is masked.
@@ -113,18 +129,24 @@ impl Staged {
         Err(Error::verification_failed(text).in_file(self.cut.model().path()))
     }
 
-    /// Moves the pruned file to its place and writes the plan. Without a verification nothing is proved of it.
+    /// Moves the pruned file to its place, and the plan and what was [added](Self::with_file) to theirs: all of them or
+    /// none. Without a verification nothing is proved of it.
     ///
     /// # Errors
-    /// The verification failed, or a file can't be written.
-    pub fn save(self) -> Result<Written, Error> {
+    /// The verification failed, or a file can't be written or would replace another of these or of the original.
+    pub fn save(mut self) -> Result<Written, Error> {
         self.refuse_failed()?;
         if let Some(path) = &self.plan {
-            self.cut.plan().write(path)?;
+            self.beside.insert(0, (path.clone(), self.cut.plan().to_bytes(path)?));
         }
-        let written = self.staged.publish()?;
-        Ok(Written { output: self.output, data: written.external, plan: self.plan, bytes: written.bytes })
+        let Published { report, removed } = self.staged.publish(&self.beside)?;
+        Ok(Written { output: self.output, data: report.external, plan: self.plan, removed, bytes: report.bytes })
     }
+}
+
+/// The path of the external data of an output that has some: the output's name with `.data` after it.
+pub fn data_path(output: &Path) -> PathBuf {
+    output.with_file_name(write::data_name(output))
 }
 
 /// The default path of the plan: the output's name with `.plan.json` for its extension.

@@ -19,6 +19,7 @@ use super::probe::minor_version;
 use super::provider;
 use super::values::{borrow, element_type, to_array};
 use crate::array::{Array, ElementType};
+use crate::files::TemporaryFile;
 
 /// How far the library may rewrite a graph before it runs it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -246,12 +247,8 @@ fn from_file_beside(
     model: &[u8],
 ) -> Result<ort::session::Session, RuntimeError> {
     let refused = |source| RuntimeError::Folder { folder: folder.to_owned(), source };
-    let mut file =
-        tempfile::Builder::new().prefix(".onnx-diffprune-").suffix(".tmp").tempfile_in(folder).map_err(refused)?;
-    file.write_all(model).map_err(refused)?;
-    // Windows does not let the library read a file that is open for writing here.
-    let path = file.into_temp_path();
-    commit(builder.commit_from_file(&path))
+    let file = TemporaryFile::inside(folder, |file| file.write_all(model)).map_err(refused)?;
+    commit(builder.commit_from_file(file.path()))
 }
 
 /// Whether ONNX Runtime has made a session with the operators of `src/kernels` in this process.

@@ -15,6 +15,7 @@ use super::{VerifyOptions, VerifyReport, verify};
 use crate::analysis::{Analysis, analyse};
 use crate::changed::{AddedBias, ChangedWeight, ChangedWeights};
 use crate::error::Error;
+use crate::files::TemporaryFolder;
 use crate::graph::fact::{Fact, static_shape};
 use crate::graph::model::Model;
 use crate::graph::{Node, Reader, ValueId};
@@ -44,7 +45,7 @@ pub fn verify_plan(
     runtime: &Runtime,
     options: &VerifyOptions,
 ) -> Result<VerifyReport, Error> {
-    let kept = kept_axes(plan, &analysis.graph, path)?;
+    let kept = kept_axes(plan, analysis, path)?;
     let Some(changed) = &plan.changed else {
         return verify(analysis, &kept, file, runtime, options);
     };
@@ -65,7 +66,7 @@ pub fn verify_plan(
         Err(Wrong::File(failure)) => return Ok(VerifyReport::failed(analysis, runtime, options, failure)),
         Err(Wrong::Other(error)) => return Err(error),
     };
-    let folder = tempfile::tempdir().map_err(|error| {
+    let folder = TemporaryFolder::anywhere().map_err(|error| {
         let text = format!("no temporary folder for the reference can be made: {error}");
         Error::usage(text).hint("name a folder that can be written to in TMPDIR")
     })?;

@@ -1,7 +1,5 @@
 //! The two networks that verification compares, as ONNX Runtime loads them from memory.
 
-use std::path::Path;
-
 use prost::Message;
 
 use super::widen::{widen, widen_array};
@@ -17,7 +15,8 @@ pub(super) struct Pair<'m> {
     pub(super) pruned: ModelProto,
     /// Whether both compute in float32 instead of half precision.
     pub(super) is_widened: bool,
-    folders: (&'m Path, &'m Path),
+    /// Whose external data each reads.
+    models: (&'m Model, &'m Model),
 }
 
 impl<'m> Pair<'m> {
@@ -31,7 +30,7 @@ impl<'m> Pair<'m> {
     ) -> Self {
         let own = || ModelProto { graph: Some(pruned.graph().clone()), ..pruned.proto().clone() };
         let proto = lowered.unwrap_or_else(own);
-        Self { reference, pruned: proto, is_widened: false, folders: (original.folder(), pruned.folder()) }
+        Self { reference, pruned: proto, is_widened: false, models: (original, pruned) }
     }
 
     /// Both in float32.
@@ -53,7 +52,7 @@ impl<'m> Pair<'m> {
     /// # Errors
     /// ONNX Runtime rejects it.
     pub(super) fn reference_session(&self, runtime: &Runtime) -> Result<Session, RuntimeError> {
-        session_of(runtime, &self.reference, self.folders.0)
+        session_of(runtime, &self.reference, self.models.0)
     }
 
     /// A session of the pruned network.
@@ -61,15 +60,15 @@ impl<'m> Pair<'m> {
     /// # Errors
     /// ONNX Runtime rejects it.
     pub(super) fn pruned_session(&self, runtime: &Runtime) -> Result<Session, RuntimeError> {
-        session_of(runtime, &self.pruned, self.folders.1)
+        session_of(runtime, &self.pruned, self.models.1)
     }
 }
 
-fn session_of(runtime: &Runtime, model: &ModelProto, folder: &Path) -> Result<Session, RuntimeError> {
+fn session_of(runtime: &Runtime, proto: &ModelProto, model: &Model) -> Result<Session, RuntimeError> {
     let options = SessionOptions {
         optimization: Optimization::Basic,
-        external_data_folder: Some(folder.to_owned()),
+        external_data_folder: Some(model.data_folder()),
         ..SessionOptions::default()
     };
-    runtime.session_from_bytes(&model.encode_to_vec(), &options)
+    runtime.session_from_bytes(&model.located(proto).encode_to_vec(), &options)
 }

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::message::tensor_chunks;
-use super::unwritable;
 use super::wire::{delimited, fields};
 use crate::error::Error;
+use crate::files::unwritable;
 use crate::graph::model::Model;
 use crate::onnx::{DataLocation, TensorProto};
 

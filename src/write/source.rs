@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::fs::File;
 use std::io::{Error as IoError, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -10,7 +9,7 @@ use bytes::Bytes;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::Error;
-use crate::graph::model::map_file;
+use crate::files::{map, open};
 use crate::onnx::DataType;
 
 /// Bytes that a file is read in at a time.
@@ -113,7 +112,7 @@ impl WeightSource for FileWeight {
         let fail = |error: IoError| {
             IoError::other(Error::unreadable(&self.path, format!("can't be read: {error}")).caused_by(error))
         };
-        let mut file = File::open(&self.path).map_err(fail)?;
+        let (mut file, _) = open(&self.path).map_err(fail)?;
         file.seek(SeekFrom::Start(self.offset)).map_err(fail)?;
         let mut left = self.length;
         let mut buffer = vec![0; CHUNK.min(usize::try_from(left).unwrap_or(CHUNK))];
@@ -139,7 +138,7 @@ impl WeightSource for FileWeight {
 /// The file can't be read or is no safetensors file.
 pub fn safetensors_weights(path: &Path) -> Result<BTreeMap<String, FileWeight>, Error> {
     let fail = |text: String| Error::unreadable(path, text);
-    let bytes = map_file(path).map_err(|error| fail(format!("can't be read: {error}")).caused_by(error))?;
+    let bytes = map(path).map_err(|error| fail(format!("can't be read: {error}")).caused_by(error))?;
     let (header, metadata) = SafeTensors::read_metadata(&bytes)
         .map_err(|error| fail(format!("not a readable safetensors file: {error}")).caused_by(error))?;
     // The length of the header stands before it, in eight bytes.

@@ -1,7 +1,9 @@
 //! The built program as its users run it: exit codes, messages, what is printed where, what is written.
 #![allow(clippy::unwrap_used)]
 
+mod desk;
 mod gradient_criteria;
+mod plans;
 mod prune;
 mod sample;
 mod tool;

@@ -1,6 +1,6 @@
 //! The built program as its users run it: exit codes, messages, what is printed where, what is written.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use onnx_diffprune::load::load;
@@ -9,55 +9,12 @@ use onnx_diffprune::plan::Plan;
 use prost::Message;
 use serde_json::Value;
 
-use super::tool::{Ran, run};
+use super::desk::Desk;
+use super::tool::run;
 use crate::support::builder::{counting, model_of, node, value};
 use crate::support::files::listing;
 use crate::support::fixtures::fixture;
 use crate::support::two_convolutions::two_convolutions;
-
-/// A folder with the small network `in.onnx`, and an empty folder beside it.
-struct Desk {
-    folder: tempfile::TempDir,
-    output: tempfile::TempDir,
-}
-
-impl Desk {
-    fn new() -> Self {
-        let desk = Self { folder: tempfile::tempdir().unwrap(), output: tempfile::tempdir().unwrap() };
-        std::fs::write(desk.path("in.onnx"), two_convolutions().encode_to_vec()).unwrap();
-        desk
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).to_str().unwrap().to_owned()
-    }
-
-    fn out(&self, name: &str) -> String {
-        self.output.path().join(name).to_str().unwrap().to_owned()
-    }
-
-    /// Runs on `in.onnx` with output `out.onnx`.
-    fn prune(&self, arguments: &[&str]) -> Ran {
-        let (input, output) = (self.text("in.onnx"), self.out("out.onnx"));
-        // Two convolutions are no denoising network.
-        run(&[&[input.as_str(), output.as_str(), "--criterion", "magnitude"], arguments].concat())
-    }
-
-    fn written(&self) -> Vec<String> {
-        listing(self.output.path())
-    }
-
-    /// Expects a refusal: the exit code, a message on standard error, nothing written.
-    fn refuses(&self, ran: &Ran, code: i32, message: &str) {
-        assert_eq!(ran.code, code, "{}", ran.err);
-        assert!(ran.err.contains(message), "{:?} is not in {}", message, ran.err);
-        assert!(self.written().is_empty(), "left behind: {:?}", self.written());
-    }
-}
 
 #[test]
 fn wrong_use_is_refused_with_code_2() {
@@ -96,7 +53,7 @@ fn paths_that_cannot_work_are_refused_with_code_2() {
     for (from, to, message) in [
         (missing.as_str(), output.as_str(), "missing.onnx"),
         (folder, &output, "found a folder"),
-        (&input, &input, "would replace the input"),
+        (&input, &input, "OUT.onnx would replace IN.onnx"),
         (&input, folder, "found a folder"),
         (&input, &desk.out("no/such/folder/out.onnx"), "can't be written"),
         (&input, &format!("{input}/out.onnx"), "can't be written"),

@@ -77,7 +77,7 @@ fn check(
         let goes = first.is_some_and(|tensor| tensor.keep.contains_key(&axis));
         assert_eq!(goes, fate == Fate::Go, "{what}: the channels of the first layer; {:?}", cut.warnings);
         write(&model, &cut.rewritten.edits, &out).unwrap_or_else(|error| panic!("{what}: {error}"));
-        let kept = kept_axes(&cut.plan, &analysis.graph, &out).unwrap();
+        let kept = kept_axes(&cut.plan, &analysis, &out).unwrap();
         let report = verify(&analysis, &kept, &load(&out).unwrap(), runtime(), &VerifyOptions::default());
         let report = report.unwrap_or_else(|error| panic!("{what}: {error}"));
         assert!(report.passed, "{what}: {report:?}");

@@ -161,7 +161,7 @@ fn check(seed: u64, kinds: &[u8], options: &PruneOptions) -> Result<bool, String
         other => other.map_err(text)?,
     };
     write(&model, &cut.rewritten.edits, &output).map_err(text)?;
-    let kept = kept_axes(&cut.plan, &analysis.graph, &output).map_err(text)?;
+    let kept = kept_axes(&cut.plan, &analysis, &output).map_err(text)?;
     let pruned = load(&output).map_err(text)?;
     let strict = VerifyOptions { rtol: Some(1e-4), ..VerifyOptions::default() };
     let report = verify(&analysis, &kept, &pruned, runtime(), &strict).map_err(text)?;

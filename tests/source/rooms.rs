@@ -11,6 +11,7 @@ use syn::visit::{self, Visit};
 /// The modules of `src/`, lowest first, with what stands in them.
 const ROOMS: &[(&str, &str)] = &[
     ("error", "the error of the library"),
+    ("files", "files of a run: regular ones read, outputs that take their places together, temporary ones"),
     ("onnx", "the file format, the builder of nodes, the search for dead code"),
     ("array", "arrays in memory"),
     ("npz", "NumPy's files"),

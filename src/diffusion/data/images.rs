@@ -16,7 +16,10 @@ pub(super) struct Image {
 }
 
 /// The PNG and JPEG files of a folder by name.
-pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+///
+/// # Errors
+/// The folder can't be read or holds none.
+pub fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let fail = |error: std::io::Error| Error::unreadable(folder, format!("can't be read: {error}")).caused_by(error);
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(fail)? {

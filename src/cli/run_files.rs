@@ -1,0 +1,73 @@
+//! What each command reads and writes, by the words of its arguments.
+
+use std::path::Path;
+
+use onnx_diffprune::data::image_files;
+use onnx_diffprune::plans::{data_path, plan_path};
+use onnx_diffprune::program::RunFiles;
+use onnx_diffprune::{Error, Model};
+
+use super::args::{Cli, PruneArgs};
+use super::gradient_args::checkpoint_path;
+
+/// The files of a run, with the library of ONNX Runtime if one is named.
+pub(super) fn of_run(cli: &Cli) -> RunFiles {
+    let mut files = RunFiles::new();
+    if let Some(library) = &cli.onnxruntime {
+        files.reads("--onnxruntime", library);
+    }
+    if let Some(library) = std::env::var_os("ORT_DYLIB_PATH") {
+        files.reads("ORT_DYLIB_PATH", library);
+    }
+    files
+}
+
+/// Adds a network that is read, with its external data.
+pub(super) fn reads_model(files: &mut RunFiles, what: &str, model: &Model) {
+    files.reads(what, model.path()).reads_all(format!("the external data of {what}"), model.external_files());
+}
+
+/// Adds files that are read where they are given.
+pub(super) fn reads_given(files: &mut RunFiles, given: &[(&str, Option<&Path>)]) {
+    for (what, path) in given {
+        if let Some(path) = path {
+            files.reads(*what, *path);
+        }
+    }
+}
+
+/// Adds clean samples: a file, or all images of a folder.
+pub(super) fn reads_data(files: &mut RunFiles, data: Option<&Path>) -> Result<(), Error> {
+    match data {
+        Some(folder) if folder.is_dir() => {
+            files.reads_all("an image of --data", image_files(folder)?);
+        }
+        Some(file) => {
+            files.reads("--data", file);
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+/// Adds a pruned network that is written, with its external data.
+pub(super) fn writes_pruned(files: &mut RunFiles, output: &Path) {
+    files.writes("OUT.onnx", output).writes("the external data of OUT.onnx", data_path(output));
+}
+
+/// What pruning writes beside the network.
+pub(super) fn writes_of_pruning(files: &mut RunFiles, args: &PruneArgs, has_checkpoint: bool) {
+    if let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) {
+        writes_pruned(files, output);
+        match &args.plan {
+            Some(plan) => files.writes("--plan", plan),
+            None => files.writes("the plan of OUT.onnx", plan_path(output)),
+        };
+        if has_checkpoint {
+            files.writes("the checkpoint of OUT.onnx", checkpoint_path(output));
+        }
+    }
+    if let Some(report) = &args.report {
+        files.writes("--report", report);
+    }
+}

@@ -1,0 +1,51 @@
+//! Signals that end the program: what is temporary is removed first.
+
+use onnx_diffprune::program::end;
+
+/// Has SIGINT, SIGTERM and SIGHUP remove what is temporary before they end the program, whatever it is doing. A second
+/// one ends it at once.
+///
+/// The program then dies of the signal as any other does, which shells show as 128 + its number. A signal that is ignored
+/// from the start, as under `nohup`, stays ignored.
+#[cfg(unix)]
+pub(super) fn watch() {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::low_level::emulate_default_handler;
+
+    let heard = [SIGHUP, SIGINT, SIGTERM].into_iter().filter(|signal| !is_ignored(*signal));
+    // Without a handler the signals end the program as well, if not as tidily.
+    let Ok(mut signals) = signal_hook::iterator::Signals::new(heard) else { return };
+    std::thread::spawn(move || {
+        for (number, signal) in signals.forever().enumerate() {
+            let die = move || {
+                let _ = emulate_default_handler(signal);
+                std::process::exit(128 + signal)
+            };
+            if number > 0 {
+                die();
+            }
+            std::thread::spawn(move || {
+                let _ending = end();
+                die();
+            });
+        }
+    });
+}
+
+#[cfg(not(unix))]
+pub(super) fn watch() {}
+
+#[cfg(unix)]
+#[allow(unsafe_code)]
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: asks for the action of a signal and changes nothing; what it is written into is plain data.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// Waits for good if a signal is just ending the program: whatever failed meanwhile failed because of it.
+pub(super) fn settle() {
+    drop(end());
+}

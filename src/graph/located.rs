@@ -1,0 +1,85 @@
+//! External data for ONNX Runtime, which takes a model from memory and looks for its data in one folder, without links out
+//! of it.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+
+use super::external::Location;
+use super::model::{Model, all_tensors};
+use crate::files::{map, parent};
+use crate::onnx::{AttributeProto, DataLocation, GraphProto, ModelProto, TensorProto};
+
+/// Calls `change` for every tensor of a graph, its nodes and their subgraphs.
+fn each_tensor(graph: &mut GraphProto, change: &mut dyn FnMut(&mut TensorProto)) {
+    graph.initializer.iter_mut().for_each(&mut *change);
+    for sparse in &mut graph.sparse_initializer {
+        sparse.values.iter_mut().chain(&mut sparse.indices).for_each(&mut *change);
+    }
+    for node in &mut graph.node {
+        for AttributeProto { t, tensors, g, graphs, .. } in &mut node.attribute {
+            t.iter_mut().chain(tensors).for_each(&mut *change);
+            g.iter_mut().chain(graphs).for_each(|graph| each_tensor(graph, change));
+        }
+    }
+}
+
+impl Model {
+    /// Whether a link leads from the folder of the model to data elsewhere.
+    fn has_linked_data(&self) -> bool {
+        let root = self.folder().canonicalize();
+        root.is_ok_and(|root| self.external.values().any(|file| !file.real.starts_with(&root)))
+    }
+
+    /// The folder against which [`Model::located`] names it: that of the model, or where links lead to data
+    /// elsewhere, one that holds all of it.
+    pub fn data_folder(&self) -> PathBuf {
+        if !self.has_linked_data() {
+            return self.folder().to_owned();
+        }
+        let mut folders = self.external.values().map(|file| parent(&file.real));
+        let first = folders.next().unwrap_or(Path::new("/")).to_owned();
+        folders.fold(first, |common, folder| {
+            common.ancestors().find(|above| folder.starts_with(above)).unwrap_or(Path::new("/")).to_owned()
+        })
+    }
+
+    /// `proto`, a form of this model, with its external data named as it is found from [`Model::data_folder`].
+    pub fn located<'p>(&self, proto: &'p ModelProto) -> Cow<'p, ModelProto> {
+        if !self.has_linked_data() {
+            return Cow::Borrowed(proto);
+        }
+        let (folder, mut proto) = (self.data_folder(), proto.clone());
+        let real = |location: &str| {
+            let file = self.external.get(location)?.real.strip_prefix(&folder).ok()?;
+            file.to_str().map(str::to_owned)
+        };
+        if let Some(graph) = &mut proto.graph {
+            each_tensor(graph, &mut |tensor| {
+                if tensor.data_location == DataLocation::External as i32 {
+                    let entries = tensor.external_data.iter_mut().filter(|entry| entry.key == "location");
+                    entries.for_each(|entry| entry.value = real(&entry.value).unwrap_or_default());
+                }
+            });
+        }
+        Cow::Owned(proto)
+    }
+}
+
+/// The data files that the model in a file names in its own folder, as far as they are there; `None` where the file is no
+/// model.
+pub(crate) fn named_data_files(path: &Path) -> Option<Vec<PathBuf>> {
+    let proto = ModelProto::decode(map(path).ok()?).ok()?;
+    let mut files: Vec<PathBuf> = Vec::new();
+    for (tensor, _) in all_tensors(proto.graph.as_ref()?) {
+        if tensor.data_location != DataLocation::External as i32 {
+            continue;
+        }
+        let Ok((file, _)) = Location::of(tensor).and_then(|location| location.resolve(path)) else { continue };
+        if parent(&file) == parent(path) && !files.contains(&file) {
+            files.push(file);
+        }
+    }
+    Some(files)
+}
