@@ -14,6 +14,8 @@ mod norm;
 
 mod operators;
 
+pub(crate) mod proof;
+
 mod softmax;
 
 mod winograd;

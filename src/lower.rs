@@ -221,12 +221,22 @@ pub fn lowered_model(model: &Model) -> Result<ModelProto, Error> {
 /// # Errors
 /// The model contradicts itself.
 pub fn runnable_on_cpu(model: &Model) -> Result<Option<ModelProto>, Error> {
+    Ok(lowered_for_cpu(model)?.map(|(lowered, _)| lowered.to_proto()))
+}
+
+/// As [`runnable_on_cpu`], with the first output of the file's node from which each node stems.
+///
+/// # Errors
+/// The model contradicts itself.
+pub(crate) fn lowered_for_cpu(model: &Model) -> Result<Option<(Lowered, Vec<String>)>, Error> {
     let graph = Graph::new(model)?;
     let operators = ops::parse(&graph);
     if !graph.nodes.iter().any(|node| operators.get(node.id).is_some_and(<dyn Operator>::lacks_cpu_kernel)) {
         return Ok(None);
     }
-    lowered_to(model, Extent::WithoutCpuKernel).map(|lowered| Some(lowered.to_proto()))
+    let lowered = lowered_to(model, Extent::WithoutCpuKernel)?;
+    let owners = lowered.origins.iter().map(|node| graph.nodes[*node].proto.first_output().to_owned()).collect();
+    Ok(Some((lowered, owners)))
 }
 
 /// A session of a network. On the CPU, nodes for which ONNX Runtime has no kernel run in standard operators, so that every

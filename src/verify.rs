@@ -16,32 +16,41 @@ mod locate;
 
 mod pair;
 
+mod proof;
+
 mod run;
 
 mod scatter;
 
+mod unchanged;
+
 mod widen;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
 use crate::analysis::Analysis;
 use crate::array::Array;
+use crate::changed::ChangedWeights;
 use crate::error::Error;
-use crate::graph::Reader;
+use crate::graph::{Reader, ValueId};
 use crate::graph::model::Model;
 use crate::graph::sizes::Sizes;
-use crate::lower::{Extent, Lowered, runnable_on_cpu};
+use crate::lower::{Lowered, lowered_for_cpu};
 use crate::onnx::{GraphProto, ModelProto};
 use crate::operator::reference::{KeptAxes, Reference};
 use crate::runtime::{Runtime, SessionOptions};
 use pair::Pair;
-use run::Verification;
+use proof::{Networks, Proof, as_run, lowered_original};
+use reference::Unmasked;
+use run::{Expected, Verification};
+use unchanged::{Changed, Unchanged};
 
 use crate::inputs::{InputOptions, Variant, input_variants};
 pub use changed::verify_plan;
-pub use locate::{Difference, ValuesReport};
+pub use proof::{Difference, Unproven, ValuesReport};
+pub use unchanged::UnchangedReport;
 
 /// How strict verification is and on what it runs.
 #[derive(Clone, Debug)]
@@ -131,7 +140,10 @@ pub struct VerifyReport {
     /// The first value that differs, in the order of the graph.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_difference: Option<Difference>,
-    /// The comparison of the values in between, where the outputs prove nothing.
+    /// The comparison with the original without a run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unchanged: Option<UnchangedReport>,
+    /// The comparison of the values in between.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub values: Option<ValuesReport>,
     /// What was not compared as it is meant to be, and why.
@@ -150,6 +162,7 @@ impl VerifyReport {
             runs: Vec::new(),
             failure: None,
             first_difference: None,
+            unchanged: None,
             values: None,
             notes: Vec::new(),
             onnxruntime: runtime.version().to_owned(),
@@ -167,6 +180,15 @@ impl VerifyReport {
     }
 }
 
+/// Why the reference can't be built, as an error.
+fn unmasked(analysis: &Analysis, unmasked: &Unmasked) -> Error {
+    let node = &analysis.graph.nodes[unmasked.node];
+    Error::unsupported(format!("the reference graph can't be built: {}", unmasked.cause))
+        .in_file(analysis.model.path())
+        .at_node(&node.name, node.op())
+        .hint("report the model; --no-verify writes it unverified")
+}
+
 /// The reference of a model as a file that ONNX Runtime can load.
 ///
 /// # Errors
@@ -175,14 +197,15 @@ pub fn reference_model(
     analysis: &Analysis,
     kept: &HashMap<Reader, KeptAxes>,
 ) -> Result<(ModelProto, Reference), Error> {
-    let lowered = Lowered::new(&analysis.model, &analysis.graph, &analysis.operators, &analysis.facts, Extent::All)?;
-    let reference = reference::build(&lowered, kept).map_err(|unmasked| {
-        let node = &analysis.graph.nodes[unmasked.node];
-        Error::unsupported(format!("the reference graph can't be built: {}", unmasked.cause))
-            .in_file(analysis.model.path())
-            .at_node(&node.name, node.op())
-            .hint("report the model; --no-verify writes it unverified")
-    })?;
+    reference_of(analysis, &lowered_original(analysis)?, kept)
+}
+
+fn reference_of(
+    analysis: &Analysis,
+    lowered: &Lowered,
+    kept: &HashMap<Reader, KeptAxes>,
+) -> Result<(ModelProto, Reference), Error> {
+    let reference = reference::build(lowered, kept).map_err(|cause| unmasked(analysis, &cause))?;
     let (proto, graph) = (lowered.model.proto(), lowered.model.graph());
     let mut initializer = graph.initializer.clone();
     initializer.extend(reference.builder.initializers.iter().cloned());
@@ -214,7 +237,8 @@ fn has_half(analysis: &Analysis) -> bool {
     analysis.facts.values.iter().flatten().any(|fact| widen::is_half(fact.dtype as i32))
 }
 
-/// Compares a pruned file with the reference of the original under a plan.
+/// Compares a pruned file with the original under a plan: what the plan does not name without a run, the rest in runs of
+/// both.
 ///
 /// # Errors
 /// The reference can't be built or run. A pruned file that does not run or differs is no error but a report that did
@@ -226,67 +250,117 @@ pub fn verify(
     runtime: &Runtime,
     options: &VerifyOptions,
 ) -> Result<VerifyReport, Error> {
-    let (model, reference) = reference_model(analysis, kept)?;
+    match compared(analysis, kept, pruned, runtime, None)? {
+        Ok(unchanged) => prove(Cut { analysis, kept, pruned, unchanged, renamed: HashMap::new() }, runtime, options),
+        Err(Changed(text)) => Ok(VerifyReport::failed(analysis, runtime, options, text)),
+    }
+}
+
+/// What of the pruned file is the original's.
+fn compared(
+    analysis: &Analysis,
+    kept: &HashMap<Reader, KeptAxes>,
+    pruned: &Model,
+    runtime: &Runtime,
+    changed: Option<&ChangedWeights>,
+) -> Result<Result<Unchanged, Changed>, Error> {
+    // Weights that the graph computes are compared with what it computes.
+    let Analysis { model, graph, fold, .. } = analysis;
+    let cut: HashSet<ValueId> =
+        kept.keys().filter_map(|at| graph.nodes[at.node].input(at.slot)).filter(|value| fold.contains(*value)).collect();
+    let evaluated = fold.evaluate(model, graph, Some(runtime), &|value| cut.contains(&value));
+    let mut result = unchanged::compare(analysis, kept, pruned, changed)?;
+    if let (Ok(unchanged), Err(error)) = (&mut result, evaluated) {
+        unchanged.notes.push(error.to_string());
+    }
+    Ok(result)
+}
+
+/// A pruned file with all that its runs need.
+struct Cut<'a> {
+    /// The original, in which weights may have changed.
+    analysis: &'a Analysis,
+    kept: &'a HashMap<Reader, KeptAxes>,
+    pruned: &'a Model,
+    unchanged: Unchanged,
+    /// New names of first outputs in the original, by those in the file.
+    renamed: HashMap<String, String>,
+}
+
+/// Runs a pruned file beside the reference of the original.
+fn prove(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<VerifyReport, Error> {
+    let Cut { analysis, kept, pruned, unchanged, renamed } = &cut;
+    let original = lowered_original(analysis)?;
+    let (model, reference) = reference_of(analysis, &original, kept)?;
     let is_half = has_half(analysis);
-    let lowered = runnable_on_cpu(pruned);
-    let is_lowered = matches!(lowered, Ok(Some(_)));
-    let native = Pair::new(model, &analysis.model, pruned, lowered.as_ref().ok().cloned().flatten());
-    let mut verification =
-        Verification { analysis, kept, reference, runtime, report: VerifyReport::new(is_half, runtime, options) };
-    if let Err(error) = lowered {
-        verification.report.passed = false;
-        verification.report.failure = Some(format!("the pruned file is not valid: {error}"));
+    let lowered = lowered_for_cpu(pruned);
+    let mut report = VerifyReport::new(is_half, runtime, options);
+    report.unchanged = Some(unchanged.report.clone());
+    report.notes.extend(unchanged.notes.iter().cloned());
+    let lowered = match lowered {
+        Ok(lowered) => lowered,
+        Err(error) => {
+            report.passed = false;
+            report.failure = Some(format!("the pruned file is not valid: {error}"));
+            return Ok(report);
+        }
+    };
+    let (nodes, initializers) = as_run(pruned, lowered.as_ref());
+    let networks = Networks {
+        analysis,
+        kept,
+        lowered: &original,
+        pruned,
+        nodes: &nodes,
+        initializers: &initializers,
+        unchanged,
+        renamed,
+    };
+    let native = Pair::new(model, &analysis.model, pruned, lowered.as_ref().map(|(lowered, _)| lowered.to_proto()));
+    let mut verification = Verification { analysis, kept, reference, runtime, report };
+    let mut variants = input_variants(analysis, &options.inputs())?;
+    let (rtol, close) = (verification.report.rtol, options.rtol.unwrap_or(proof::CLOSE));
+    // As applications run it: from its file, with every optimization.
+    let as_file = || match &lowered {
+        Some(_) => native.pruned_session(runtime),
+        None => runtime.session_from_file(pruned.path(), &SessionOptions::default()),
+    };
+    if !is_half {
+        let expected = Expected::proving(Proof::new(networks, &native, runtime, close)?);
+        verification.run(&native, rtol, expected, as_file(), variants)?;
         return Ok(verification.report);
     }
-    let mut variants = input_variants(analysis, &options.inputs())?;
-    let rtol = verification.report.rtol;
     match native.reference_session(runtime) {
-        Ok(of_reference) => {
-            // As applications run it: from its file, with every optimization.
-            let of_pruned = if is_lowered {
-                native.pruned_session(runtime)
-            } else {
-                runtime.session_from_file(pruned.path(), &SessionOptions::default())
-            };
-            variants = verification.run(&native, rtol, of_reference, of_pruned, variants)?;
+        Ok(session) => {
+            variants = verification.run(&native, rtol, Expected::plain(session), as_file(), variants)?;
         }
-        Err(error) if is_half && verification.original().is_err() => {
+        Err(error) if verification.original().is_err() => {
             let text = format!("ONNX Runtime does not load the original in its own precision: {error}");
             verification.report.notes.push(text);
         }
         Err(error) => return Err(verification.unmet(&error, "reference graph")),
     }
-    if !is_half {
-        if verification.report.passed {
-            verification.prove_by_values(&native, rtol, &variants);
-        }
+    if !verification.report.passed {
         return Ok(verification.report);
     }
     let (wide, wide_rtol) = (native.widened(), options.rtol.unwrap_or(RTOL));
-    if verification.report.passed {
-        match wide.reference_session(runtime).and_then(|of_reference| Ok((of_reference, wide.pruned_session(runtime)?)))
-        {
-            Ok((of_reference, of_pruned)) => {
-                // Another size would only repeat what the runs in half precision have shown.
-                if !verification.report.runs.is_empty() {
-                    variants.truncate(1);
-                }
-                variants = verification.run(&wide, wide_rtol, of_reference, Ok(of_pruned), variants)?;
+    match wide.pruned_session(runtime) {
+        Ok(of_pruned) => {
+            // Another size would only repeat what the runs in half precision have shown.
+            if !verification.report.runs.is_empty() {
+                variants.truncate(1);
             }
-            Err(error) if verification.report.runs.is_empty() => {
-                return Err(verification.unmet(&error, "reference graph in float32"));
-            }
-            Err(error) => {
-                let text =
-                    format!("compared in half precision only, whose tolerance may hide single channels: {error}");
-                verification.report.notes.push(text);
-                verification.prove_by_values(&native, rtol, &variants);
-                return Ok(verification.report);
-            }
+            let expected = Expected::proving(Proof::new(networks, &wide, runtime, close)?);
+            verification.run(&wide, wide_rtol, expected, Ok(of_pruned), variants)?;
         }
-    }
-    if verification.report.passed {
-        verification.prove_by_values(&wide, wide_rtol, &variants);
+        Err(error) if verification.report.runs.is_empty() => {
+            return Err(verification.unmet(&error, "pruned network in float32"));
+        }
+        Err(error) => {
+            let text = format!("compared in half precision only, whose tolerance may hide single channels: {error}");
+            verification.report.notes.push(text);
+            verification.prove_by_values(&native, rtol, &variants);
+        }
     }
     Ok(verification.report)
 }

@@ -7,6 +7,7 @@ use ort::value::TensorElementType::Float32;
 use pulp::Arch;
 
 use super::norm::NormForm;
+use super::proof::{self, ProofOperator};
 use super::winograd::WinogradNode;
 use super::{
     NORM, NORM_GRADIENT, SILU_GRADIENT, SOFTMAX_GRADIENT, TASK_ELEMENTS, WINOGRAD_FILTER, WINOGRAD_FILTER_GRADIENT,
@@ -16,7 +17,11 @@ use super::{
 /// The operators of [`super::DOMAIN`].
 pub(crate) fn domain() -> ort::Result<OperatorDomain> {
     let name = |op_type: &'static str| KernelOperator { op_type };
-    OperatorDomain::new(super::DOMAIN)?
+    let mut domain = OperatorDomain::new(super::DOMAIN)?;
+    for kind in proof::OPERATORS {
+        domain = domain.add(ProofOperator::<f32>::new(kind))?.add(ProofOperator::<f64>::new(kind))?;
+    }
+    domain
         .add(name(NORM))?
         .add(name(NORM_GRADIENT))?
         .add(name(SILU_GRADIENT))?

@@ -25,7 +25,8 @@ impl Names {
         names
     }
 
-    fn add_graph(&mut self, graph: &GraphProto) {
+    /// Takes all that a graph names.
+    pub fn add_graph(&mut self, graph: &GraphProto) {
         let sparse = graph.sparse_initializer.iter().flat_map(|sparse| sparse.values.iter().chain(&sparse.indices));
         self.taken.extend(graph.initializer.iter().chain(sparse).map(|tensor| tensor.name.clone()));
         let values = graph.input.iter().chain(&graph.output).chain(&graph.value_info);

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::scatter::Scattered;
-use super::{VerifyOptions, VerifyReport, verify};
+use super::{Changed, Cut, VerifyOptions, VerifyReport, compared, prove, verify};
 use crate::analysis::{Analysis, analyse};
 use crate::changed::{AddedBias, ChangedWeight, ChangedWeights};
 use crate::error::Error;
@@ -52,6 +52,10 @@ pub fn verify_plan(
     if let Some(difference) = changed.unnamed_difference(file)? {
         return Ok(VerifyReport::failed(analysis, runtime, options, difference));
     }
+    let unchanged = match compared(analysis, &kept, file, runtime, Some(changed))? {
+        Ok(unchanged) => unchanged,
+        Err(Changed(text)) => return Ok(VerifyReport::failed(analysis, runtime, options, text)),
+    };
     let mut original = Original {
         analysis,
         plan: path,
@@ -74,7 +78,8 @@ pub fn verify_plan(
     write(&analysis.model, &original.edits, &written)?;
     let compare = || {
         let changed_original = load(&written).and_then(|model| analyse(&model))?;
-        verify(&changed_original, &moved(&kept, analysis, &changed_original, &renamed), file, runtime, options)
+        let kept = moved(&kept, analysis, &changed_original, &renamed);
+        prove(Cut { analysis: &changed_original, kept: &kept, pruned: file, unchanged, renamed }, runtime, options)
     };
     compare().map_err(|error| error.instead_of_file(&written, analysis.model.path()))
 }

@@ -1,12 +1,11 @@
-//! Comparing all values of both networks: to name the first that a wrong cut gets wrong, and to prove a cut whose
-//! outputs prove nothing.
+//! Comparing all values of both networks, each from end to end: to name the first that a wrong cut gets wrong where the
+//! proof by induction does not run.
 
 use std::collections::{HashMap, HashSet};
 
-use serde::Serialize;
-
 use super::Pair;
 use super::compare;
+use super::proof::{Difference, ValuesReport};
 use crate::analysis::Analysis;
 use crate::array::Array;
 use crate::graph::Reader;
@@ -14,34 +13,6 @@ use crate::onnx::ValueInfoProto;
 use crate::onnx::floats::Floats;
 use crate::operator::reference::{KeptAxes, Reference};
 use crate::runtime::{Runtime, RuntimeError};
-
-/// A value of the pruned network that is not the kept part of the original's.
-#[derive(Clone, Debug, Serialize)]
-pub struct Difference {
-    /// Name of the value.
-    pub value: String,
-    /// The node that computes it.
-    pub node: String,
-    /// Its operator.
-    pub op: String,
-    /// Largest error relative to the largest magnitude; infinite where the number of elements differs.
-    pub relative: f64,
-    /// Kept elements of the original value.
-    pub expected_elements: usize,
-    /// Elements of the pruned value.
-    pub found_elements: usize,
-}
-
-/// A comparison of the floating point values between inputs and outputs that a cut touches.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct ValuesReport {
-    /// Values that were compared.
-    pub compared: usize,
-    /// Those of them whose agreement says something: finite, not constant, and equal by the relative tolerance alone.
-    pub conclusive: usize,
-    /// Worst relative error of the conclusive ones.
-    pub worst_relative: f64,
-}
 
 /// Runs both networks with all floating point values as outputs and compares them in the order of the graph. Returns
 /// what the comparison of the values that the cut touches is worth, and the first of all values that differs.

@@ -52,7 +52,21 @@ impl<'m> Pair<'m> {
     /// # Errors
     /// ONNX Runtime rejects it.
     pub(super) fn reference_session(&self, runtime: &Runtime) -> Result<Session, RuntimeError> {
-        session_of(runtime, &self.reference, self.models.0)
+        session_of(runtime, &self.reference, self.models.0, Optimization::None)
+    }
+
+    /// A session of a graph that compares the reference's values with the pruned network's.
+    ///
+    /// # Errors
+    /// ONNX Runtime rejects it.
+    pub(super) fn proof_session(&self, runtime: &Runtime, model: &ModelProto) -> Result<Session, RuntimeError> {
+        let options = SessionOptions {
+            optimization: Optimization::None,
+            external_data_folder: Some(self.models.0.data_folder()),
+            has_kernels: true,
+            ..SessionOptions::default()
+        };
+        runtime.session_from_bytes(&self.models.0.located(model).encode_to_vec(), &options)
     }
 
     /// A session of the pruned network.
@@ -60,13 +74,19 @@ impl<'m> Pair<'m> {
     /// # Errors
     /// ONNX Runtime rejects it.
     pub(super) fn pruned_session(&self, runtime: &Runtime) -> Result<Session, RuntimeError> {
-        session_of(runtime, &self.pruned, self.models.1)
+        session_of(runtime, &self.pruned, self.models.1, Optimization::Basic)
     }
 }
 
-fn session_of(runtime: &Runtime, proto: &ModelProto, model: &Model) -> Result<Session, RuntimeError> {
+/// The reference runs as it is written: the library's search for what it can compute ahead takes longer than the runs.
+fn session_of(
+    runtime: &Runtime,
+    proto: &ModelProto,
+    model: &Model,
+    optimization: Optimization,
+) -> Result<Session, RuntimeError> {
     let options = SessionOptions {
-        optimization: Optimization::Basic,
+        optimization,
         external_data_folder: Some(model.data_folder()),
         ..SessionOptions::default()
     };

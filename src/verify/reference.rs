@@ -10,8 +10,9 @@
 
 use std::collections::HashMap;
 
-use crate::graph::{Node, Reader};
+use crate::graph::{Node, NodeId, Reader};
 use crate::lower::Lowered;
+use crate::onnx::builder::Builder;
 use crate::operator::RuleError;
 use crate::operator::reference::{KeptAxes, Reference, ReferenceCx};
 
@@ -29,16 +30,34 @@ pub struct Unmasked {
 /// # Errors
 /// A node whose operator can't be masked stands where something was removed.
 pub fn build(lowered: &Lowered, kept: &HashMap<Reader, KeptAxes>) -> Result<Reference, Unmasked> {
-    let kept = lowered.by_lowered_use(kept.iter().map(|(at, axes)| (*at, axes.clone()))).into_iter().collect();
     let mut reference = Reference::new(&lowered.graph);
+    build_into(&mut reference, lowered, kept, &mut |_, _| Vec::new())?;
+    Ok(reference)
+}
+
+/// As [`build`]; a node of the lowered network reads at the slots that `replaced` gives what it names there. That may add
+/// nodes before.
+pub(super) fn build_into(
+    reference: &mut Reference,
+    lowered: &Lowered,
+    kept: &HashMap<Reader, KeptAxes>,
+    replaced: &mut dyn FnMut(NodeId, &mut Builder) -> Vec<(usize, String)>,
+) -> Result<(), Unmasked> {
+    let kept = lowered.by_lowered_use(kept.iter().map(|(at, axes)| (*at, axes.clone()))).into_iter().collect();
     for node in &lowered.graph.nodes {
-        push(&mut reference, node, lowered, &kept).map_err(|cause| {
+        let slots = replaced(node.id, &mut reference.builder);
+        let changed = (!slots.is_empty()).then(|| {
+            let mut node = node.clone();
+            slots.into_iter().for_each(|(slot, name)| node.proto.input[slot] = name);
+            node
+        });
+        push(reference, changed.as_ref().unwrap_or(node), lowered, &kept).map_err(|cause| {
             let node = lowered.origins[node.id];
             // Of a fused node, why it could not be lowered says more.
             Unmasked { node, cause: lowered.refused.get(&node).cloned().unwrap_or(cause) }
         })?;
     }
-    Ok(reference)
+    Ok(())
 }
 
 /// Adds one node, masked if it reads anything that is. Nodes are added in topological order.

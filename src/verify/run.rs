@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::compare::Difference;
 use super::locate::compare_values;
 use super::pair::Pair;
+use super::proof::{Fault, Proof};
 use super::{OutputError, RunReport, Variant, VerifyReport};
 use crate::analysis::Analysis;
 use crate::array::Array;
@@ -16,6 +17,27 @@ use crate::runtime::{Runtime, RuntimeError, Session, SessionOptions};
 
 /// Sets of sizes of symbolic dimensions on which a pruned file is compared.
 const RUNS: usize = 2;
+
+/// What a pruned network is compared with.
+pub(super) struct Expected<'a> {
+    /// The reference, with all comparisons while there is a proof.
+    session: Option<Session>,
+    proof: Option<Proof<'a>>,
+    /// Whether nothing but outputs is to be compared.
+    is_plain: bool,
+}
+
+impl<'a> Expected<'a> {
+    /// The reference alone.
+    pub(super) fn plain(session: Session) -> Self {
+        Self { session: Some(session), proof: None, is_plain: true }
+    }
+
+    /// The reference with the proof.
+    pub(super) fn proving(proof: Proof<'a>) -> Self {
+        Self { session: None, proof: Some(proof), is_plain: false }
+    }
+}
 
 /// A verification under way.
 pub(super) struct Verification<'a> {
@@ -53,16 +75,16 @@ impl Verification<'_> {
         self.report.failure = Some(why);
     }
 
-    /// Compares the outputs of both networks on up to [`RUNS`] of the variants, until one differs. Returns the variants
-    /// on which they ran.
+    /// Compares both networks on up to [`RUNS`] of the variants, until something differs. Returns the variants on which
+    /// they ran.
     ///
     /// # Errors
     /// The reference runs on none.
-    pub(super) fn run(
+    pub(super) fn run<'p>(
         &mut self,
         pair: &Pair<'_>,
         rtol: f64,
-        mut of_reference: Session,
+        mut expected: Expected<'p>,
         of_pruned: Result<Session, RuntimeError>,
         variants: Vec<Variant>,
     ) -> Result<Vec<Variant>, Error> {
@@ -79,7 +101,7 @@ impl Verification<'_> {
                 break;
             }
             let converted = pair.inputs(&inputs);
-            let expected = match of_reference.run(&converted) {
+            let outputs = match self.expected(pair, &mut expected, &converted) {
                 Ok(outputs) => outputs,
                 Err(error) => {
                     // A network may refuse sizes that it declares; then so must the original itself.
@@ -97,24 +119,35 @@ impl Verification<'_> {
                     return Ok(ran);
                 }
             };
-            let outputs = expected
-                .iter()
-                .map(|(name, expected)| {
-                    let found = found.iter().find(|(other, _)| other == name).map(|(_, array)| array);
-                    let difference = Difference::of_output(expected, found);
-                    OutputError {
-                        output: name.clone(),
-                        absolute: difference.absolute,
-                        relative: difference.relative(),
-                        not_finite: difference.not_finite,
-                        passed: difference.is_within(rtol, self.report.atol),
-                        conclusive: difference.is_conclusive(rtol),
-                    }
-                })
-                .collect();
-            let run = RunReport { sizes: sizes.clone(), widened: pair.is_widened, rtol, outputs };
+            let graph = self.analysis.model.graph();
+            let is_output = |name: &str| graph.output.iter().any(|output| output.name == name);
+            let errors = outputs.iter().filter(|(name, _)| is_output(name)).map(|(name, expected)| {
+                let found = found.iter().find(|(other, _)| other == name).map(|(_, array)| array);
+                let difference = Difference::of_output(expected, found);
+                OutputError {
+                    output: name.clone(),
+                    absolute: difference.absolute,
+                    relative: difference.relative(),
+                    not_finite: difference.not_finite,
+                    passed: difference.is_within(rtol, self.report.atol),
+                    conclusive: difference.is_conclusive(rtol),
+                }
+            });
+            let run =
+                RunReport { sizes: sizes.clone(), widened: pair.is_widened, rtol, outputs: errors.collect() };
             let passed = run.passed();
             self.report.runs.push(run);
+            if let Some(proof) = &mut expected.proof {
+                match proof.take(&outputs, &converted) {
+                    Ok(()) => {}
+                    Err(Fault::Differs(first)) => {
+                        self.report.passed = false;
+                        self.report.first_difference = Some(first);
+                        return Ok(ran);
+                    }
+                    Err(Fault::Failed(error)) => self.give_up(&mut expected, &error),
+                }
+            }
             if !passed {
                 self.report.passed = false;
                 let values = self.compare_values(pair, rtol, &converted);
@@ -123,40 +156,116 @@ impl Verification<'_> {
             }
             ran.push((sizes, inputs));
         }
-        match refused {
-            Some(error) if ran.is_empty() => Err(self
+        if let (Some(error), true) = (refused, ran.is_empty()) {
+            return Err(self
                 .unmet(&error, "original network")
-                .hint("give the sizes at which it runs with --size, or inputs with --inputs")),
-            _ => Ok(ran),
+                .hint("give the sizes at which it runs with --size, or inputs with --inputs"));
+        }
+        self.finish(pair, rtol, expected, &ran);
+        Ok(ran)
+    }
+
+    /// What the reference gives, with all comparisons where they run.
+    fn expected(
+        &mut self,
+        pair: &Pair<'_>,
+        expected: &mut Expected<'_>,
+        inputs: &[(String, Array)],
+    ) -> Result<Vec<(String, Array)>, RuntimeError> {
+        if let Some(proof) = &expected.proof {
+            let session = match expected.session.take() {
+                Some(session) => Ok(session),
+                None => proof.session(),
+            };
+            match session.and_then(|mut session| Ok((session.run(inputs)?, session))) {
+                Ok((outputs, session)) => {
+                    expected.session = Some(session);
+                    return Ok(outputs);
+                }
+                Err(error) => {
+                    // It may be the sizes that fail, or the comparison.
+                    let mut plain = pair.reference_session(self.runtime)?;
+                    let outputs = plain.run(inputs)?;
+                    expected.session = Some(plain);
+                    self.give_up(expected, &error);
+                    return Ok(outputs);
+                }
+            }
+        }
+        match &mut expected.session {
+            Some(session) => session.run(inputs),
+            None => {
+                let mut plain = pair.reference_session(self.runtime)?;
+                let outputs = plain.run(inputs)?;
+                expected.session = Some(plain);
+                Ok(outputs)
+            }
         }
     }
 
-    /// Compares the values in between where the outputs agree but prove nothing, on the inputs of the first run.
+    /// Goes on without the proof by induction.
+    fn give_up(&mut self, expected: &mut Expected<'_>, error: &RuntimeError) {
+        expected.proof = None;
+        let text = format!("the nodes could not be compared one by one, only from end to end: {error}");
+        self.report.notes.push(text);
+    }
+
+    /// What is left to do when both have run.
+    fn finish(&mut self, pair: &Pair<'_>, rtol: f64, expected: Expected<'_>, ran: &[Variant]) {
+        let Some((_, inputs)) = ran.first() else { return };
+        let Some(mut proof) = expected.proof else {
+            // In half precision the same is compared once more in single precision.
+            if pair.is_widened || !expected.is_plain {
+                self.prove_by_values(pair, rtol, ran);
+            }
+            return;
+        };
+        drop(expected.session);
+        match proof.open(&pair.inputs(inputs)) {
+            Ok(()) => {}
+            Err(Fault::Differs(first)) => {
+                self.report.passed = false;
+                self.report.first_difference = Some(first);
+                return;
+            }
+            Err(Fault::Failed(error)) => {
+                let text = format!("nodes whose values prove nothing could not be run on noise: {error}");
+                self.report.notes.push(text);
+            }
+        }
+        let values = proof.report();
+        if values.compared > 0 && values.conclusive == 0 {
+            self.fail_unproved(&values);
+        }
+        self.report.values = Some(values);
+    }
+
+    fn fail_unproved(&mut self, values: &super::ValuesReport) {
+        self.fail(format!(
+            "nothing is proved: the outputs, and all {} values that the cut touches, are constant, tiny or not finite; \
+             give other inputs with --inputs",
+            values.compared
+        ));
+    }
+
+    /// Compares the values in between from end to end, on the inputs of the first run.
     pub(super) fn prove_by_values(&mut self, pair: &Pair<'_>, rtol: f64, variants: &[Variant]) {
-        let is_proved = |run: &RunReport| run.outputs.iter().all(|output| output.conclusive);
-        let runs = || self.report.runs.iter().filter(|run| run.widened == pair.is_widened);
         let Some((_, inputs)) = variants.first() else {
             return;
         };
-        if runs().all(is_proved) {
-            return;
-        }
         let inputs = pair.inputs(inputs);
         match self.compare_values(pair, rtol, &inputs) {
             Ok((_, Some(first))) => {
                 self.report.passed = false;
                 self.report.first_difference = Some(first);
             }
-            Ok((values, None)) if values.compared > 0 && values.conclusive == 0 => self.fail(format!(
-                "nothing is proved: the outputs, and all {} values that the cut touches, are constant, tiny or not \
-                 finite; give other inputs with --inputs",
-                values.compared
-            )),
-            Ok((values, None)) => self.report.values = Some(values),
-            Err(error) => self.fail(format!(
-                "nothing is proved: the outputs are constant, tiny or not finite, and the values in between can't be \
-                 compared: {error}"
-            )),
+            Ok((values, None)) => {
+                if values.compared > 0 && values.conclusive == 0 {
+                    self.fail_unproved(&values);
+                }
+                self.report.values = Some(values);
+            }
+            Err(error) => self.fail(format!("the values in between can't be compared: {error}")),
         }
     }
 

@@ -1,0 +1,310 @@
+//! What verification asks of values while they are computed, so that only a few numbers leave the library.
+//!
+//! [`KEPT`] takes the kept part of a value of the original and compares it with what the pruned network computed.
+//! [`NOISE`] replaces a value by numbers of which no two are alike, [`ROUNDED`] changes a value by as much as rounding
+//! may have.
+
+use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
+use ort::value::PrimitiveTensorElementType;
+use ort::value::TensorElementType;
+
+use super::operators::missing;
+
+/// The kept part of a value. Inputs: the value; what is compared with it; the mask, float32, whose axes are those of the
+/// value or one, if anything was removed. Outputs: the kept elements in the shape of the second input, or that input
+/// itself where it has another number of elements; and [`COUNTS`] numbers in double precision, see [`Measured`].
+pub(crate) const KEPT: &str = "Kept";
+
+/// Numbers from 0.5 to 1.5 in the shape of the input, which depend on their place and on `seed`.
+pub(crate) const NOISE: &str = "Noise";
+
+/// The input, every element changed by up to `2^-23` of it, by its place and `seed`.
+pub(crate) const ROUNDED: &str = "Rounded";
+
+/// The operators, of which each has a form for float32 and one for float64.
+pub(crate) const OPERATORS: [&str; 3] = [KEPT, NOISE, ROUNDED];
+
+/// What the name of an operator ends in for float64.
+pub(crate) const DOUBLE: &str = "64";
+
+/// Numbers that [`KEPT`] gives.
+pub(crate) const COUNTS: usize = 6;
+
+/// What [`KEPT`] finds out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Measured {
+    /// The largest absolute difference of finite elements; infinite where only one side is finite.
+    pub(crate) absolute: f64,
+    /// The least and the greatest of the finite elements that were expected; infinite where there are none.
+    pub(crate) lowest: f64,
+    pub(crate) highest: f64,
+    /// Elements that are the same infinity, or not a number, on both sides.
+    pub(crate) not_finite: f64,
+    /// Elements that are kept, and those that were compared with them.
+    pub(crate) expected: f64,
+    pub(crate) found: f64,
+}
+
+impl Measured {
+    pub(crate) fn from_numbers(numbers: &[f64]) -> Option<Self> {
+        let [absolute, lowest, highest, not_finite, expected, found] = *numbers.first_chunk()?;
+        Some(Self { absolute, lowest, highest, not_finite, expected, found })
+    }
+
+    fn numbers(&self) -> [f64; COUNTS] {
+        [self.absolute, self.lowest, self.highest, self.not_finite, self.expected, self.found]
+    }
+}
+
+/// An element of a value.
+pub(super) trait Element: PrimitiveTensorElementType + Copy + Send + Sync + std::fmt::Debug + 'static {
+    const TYPE: TensorElementType;
+    fn wide(self) -> f64;
+    fn of(number: f64) -> Self;
+}
+
+impl Element for f32 {
+    const TYPE: TensorElementType = TensorElementType::Float32;
+    fn wide(self) -> f64 {
+        f64::from(self)
+    }
+    fn of(number: f64) -> Self {
+        number as f32
+    }
+}
+
+impl Element for f64 {
+    const TYPE: TensorElementType = TensorElementType::Float64;
+    fn wide(self) -> f64 {
+        self
+    }
+    fn of(number: f64) -> Self {
+        number
+    }
+}
+
+/// One of [`OPERATORS`] for elements of type `T`.
+pub(super) struct ProofOperator<T> {
+    kind: &'static str,
+    name: String,
+    element: std::marker::PhantomData<T>,
+}
+
+impl<T: Element> ProofOperator<T> {
+    pub(super) fn new(kind: &'static str) -> Self {
+        let name = if T::TYPE == TensorElementType::Float64 { format!("{kind}{DOUBLE}") } else { kind.to_owned() };
+        Self { kind, name, element: std::marker::PhantomData }
+    }
+}
+
+impl<T: Element> Operator for ProofOperator<T> {
+    type Kernel<'attr> = ProofKernel<T>;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        let mut inputs = vec![OperatorInput::required(T::TYPE)];
+        if self.kind == KEPT {
+            inputs.push(OperatorInput::required(T::TYPE));
+            inputs.push(OperatorInput::optional(TensorElementType::Float32));
+        }
+        inputs
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        let mut outputs = vec![OperatorOutput::required(T::TYPE)];
+        if self.kind == KEPT {
+            outputs.push(OperatorOutput::required(TensorElementType::Float64));
+        }
+        outputs
+    }
+
+    fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<ProofKernel<T>> {
+        let seed = context.get::<i64>("seed").unwrap_or(0) as u64;
+        Ok(ProofKernel { kind: self.kind, seed, element: std::marker::PhantomData })
+    }
+}
+
+/// The kernel of a node.
+pub(super) struct ProofKernel<T> {
+    kind: &'static str,
+    seed: u64,
+    element: std::marker::PhantomData<T>,
+}
+
+impl<T: Element> Kernel for ProofKernel<T> {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let value = context.input(0)?.ok_or_else(|| missing("input", 0))?;
+        let (dims, values) = value.try_extract_tensor::<T>()?;
+        if self.kind != KEPT {
+            let mut output = context.output(0, dims.to_vec())?.ok_or_else(|| missing("output", 0))?;
+            let (_, output) = output.try_extract_tensor_mut::<T>()?;
+            for (at, (new, old)) in output.iter_mut().zip(values).enumerate() {
+                let share = share(self.seed, at);
+                *new = match self.kind {
+                    NOISE => T::of(0.5 + share),
+                    _ => T::of(old.wide() * (1.0 + (2.0 * share - 1.0) * f64::from(f32::EPSILON))),
+                };
+            }
+            return Ok(());
+        }
+        let found = context.input(1)?.ok_or_else(|| missing("input", 1))?;
+        let (shape, found) = found.try_extract_tensor::<T>()?;
+        let mut kept = context.output(0, shape.to_vec())?.ok_or_else(|| missing("output", 0))?;
+        let (_, kept) = kept.try_extract_tensor_mut::<T>()?;
+        let mask = if context.num_inputs()? > 2 { context.input(2)? } else { None };
+        let measured = match &mask {
+            None => take((dims, values), None, found, kept),
+            Some(mask) => take((dims, values), Some(mask.try_extract_tensor::<f32>().map(|(d, m)| (&**d, m))?), found, kept),
+        };
+        let mut output = context.output(1, [COUNTS])?.ok_or_else(|| missing("output", 1))?;
+        let (_, output) = output.try_extract_tensor_mut::<f64>()?;
+        output.copy_from_slice(&measured.numbers());
+        Ok(())
+    }
+}
+
+/// A number from 0 to 1 for a place.
+fn share(seed: u64, at: usize) -> f64 {
+    // SplitMix64, whose every step is a number of its own.
+    let mut bits = (at as u64).wrapping_add(seed << 40).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(0x1234_5678);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    bits ^= bits >> 31;
+    (bits >> 40) as f64 / (1u64 << 24) as f64
+}
+
+/// Puts the kept elements of a value into `kept` and compares them with `found`, of the same size. Where the numbers of
+/// elements differ, `kept` is `found`.
+fn take<T: Element>(
+    (dims, values): (&[i64], &[T]),
+    mask: Option<(&[i64], &[f32])>,
+    found: &[T],
+    kept: &mut [T],
+) -> Measured {
+    let mut count = 0;
+    each_piece(dims, values.len(), mask, &mut |start, length| {
+        if let Some(kept) = kept.get_mut(count..count + length) {
+            kept.copy_from_slice(&values[start..start + length]);
+        }
+        count += length;
+    });
+    let mut measured = Measured {
+        absolute: 0.0,
+        lowest: f64::INFINITY,
+        highest: f64::NEG_INFINITY,
+        not_finite: 0.0,
+        expected: count as f64,
+        found: found.len() as f64,
+    };
+    if count != found.len() {
+        kept.copy_from_slice(found);
+        measured.absolute = f64::INFINITY;
+        return measured;
+    }
+    for (expected, found) in kept.iter().zip(found) {
+        let (a, b) = (expected.wide(), found.wide());
+        if a.is_finite() && b.is_finite() {
+            measured.lowest = measured.lowest.min(a);
+            measured.highest = measured.highest.max(a);
+            measured.absolute = measured.absolute.max((a - b).abs());
+        } else if a == b || (a.is_nan() && b.is_nan()) {
+            measured.not_finite += 1.0;
+        } else {
+            measured.absolute = f64::INFINITY;
+        }
+    }
+    measured
+}
+
+/// Calls `take` with the start and length of every piece of a value that its mask, broadcast to it, keeps.
+fn each_piece(dims: &[i64], length: usize, mask: Option<(&[i64], &[f32])>, take: &mut dyn FnMut(usize, usize)) {
+    let Some((mask_dims, mask)) = mask else { return take(0, length) };
+    if length == 0 {
+        return;
+    }
+    let dims: Vec<usize> = dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
+    let offset = dims.len().saturating_sub(mask_dims.len());
+    // Steps in the mask along the axes of the value; zero where the mask repeats.
+    let mut steps = vec![0; dims.len()];
+    let mut stride = 1;
+    for (axis, size) in mask_dims.iter().enumerate().rev() {
+        let size = usize::try_from(*size).unwrap_or(1);
+        if size > 1
+            && let Some(step) = steps.get_mut(axis + offset)
+        {
+            *step = stride;
+        }
+        stride *= size.max(1);
+    }
+    let outer = steps.iter().rposition(|step| *step > 0).map_or(0, |last| last + 1);
+    let block: usize = dims[outer..].iter().product();
+    let mut index = vec![0; outer];
+    let (mut at, mut start) = (0, 0);
+    while start < length {
+        if mask.get(at).is_none_or(|kept| *kept != 0.0) {
+            take(start, block);
+        }
+        start += block;
+        for axis in (0..outer).rev() {
+            index[axis] += 1;
+            at += steps[axis];
+            if index[axis] < dims[axis] {
+                break;
+            }
+            at -= steps[axis] * dims[axis];
+            index[axis] = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept_of(dims: &[i64], values: &[f32], mask: Option<(&[i64], &[f32])>, found: &[f32]) -> (Vec<f32>, Measured) {
+        let mut kept = vec![0.0; found.len()];
+        let measured = take((dims, values), mask, found, &mut kept);
+        (kept, measured)
+    }
+
+    #[test]
+    fn the_mask_is_broadcast_to_the_value() {
+        let values: Vec<f32> = (0..12).map(|at| at as f32).collect();
+        let (kept, measured) =
+            kept_of(&[2, 3, 2], &values, Some((&[1, 3, 1], &[1.0, 0.0, 1.0])), &[0.0, 1.0, 4.0, 5.0, 6.0, 7.0, 10.0, 11.5]);
+        assert_eq!(kept, [0.0, 1.0, 4.0, 5.0, 6.0, 7.0, 10.0, 11.0]);
+        assert_eq!((measured.absolute, measured.lowest, measured.highest), (0.5, 0.0, 11.0));
+        let (kept, _) = kept_of(&[2, 3], &values[..6], Some((&[3], &[0.0, 0.0, 1.0])), &[0.0, 0.0]);
+        assert_eq!(kept, [2.0, 5.0], "a mask of fewer axes");
+        let (kept, _) = kept_of(&[2, 2], &values[..4], Some((&[2, 2], &[1.0, 0.0, 0.0, 1.0])), &[0.0, 0.0]);
+        assert_eq!(kept, [0.0, 3.0], "a mask of all axes");
+        let (kept, measured) = kept_of(&[4], &values[..4], None, &[0.0, 1.0, 2.0, 3.0]);
+        assert_eq!((kept.len(), measured.absolute), (4, 0.0));
+    }
+
+    #[test]
+    fn another_number_of_elements_and_what_is_not_finite_are_told() {
+        let (kept, measured) = kept_of(&[3], &[1.0, 2.0, 3.0], Some((&[3], &[1.0, 0.0, 1.0])), &[7.0]);
+        assert_eq!((kept, measured.expected, measured.found), (vec![7.0], 2.0, 1.0));
+        assert_eq!(measured.absolute, f64::INFINITY);
+        let (_, measured) = kept_of(&[3], &[f32::NAN, f32::INFINITY, 3.0], None, &[f32::NAN, f32::INFINITY, 3.0]);
+        assert_eq!((measured.not_finite, measured.absolute, measured.lowest), (2.0, 0.0, 3.0));
+        let (_, measured) = kept_of(&[1], &[f32::NAN], None, &[1.0]);
+        assert_eq!(measured.absolute, f64::INFINITY);
+    }
+
+    #[test]
+    fn noise_differs_from_place_to_place_and_is_never_small() {
+        let shares: Vec<f64> = (0..1000).map(|at| share(3, at)).collect();
+        assert!(shares.iter().all(|share| (0.0..1.0).contains(share)));
+        let mut sorted = shares.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.dedup();
+        assert_eq!(sorted.len(), 1000);
+        assert!((shares.iter().sum::<f64>() / 1000.0 - 0.5).abs() < 0.05);
+        assert_ne!(share(3, 5), share(4, 5));
+    }
+}

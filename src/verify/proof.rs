@@ -1,0 +1,377 @@
+//! The proof by induction: every node of the pruned network on the kept part of the original's values.
+//!
+//! If every node gives the kept part of a value where it reads the kept parts of others, then so does the whole network.
+//! As all inputs are equal bit for bit, errors do not add up over the depth, so that what a node gives is compared closely,
+//! each value against its own range, and nothing hides behind a gate or a small weight. A value that differs by more gets a
+//! second look: its node runs again on inputs that are changed by as much as rounding changes them. A value that proves
+//! nothing, since it is constant or not finite, gets one more run in which its node reads noise, in both networks.
+
+mod graph;
+
+mod subgraph;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use serde::Serialize;
+
+use super::compare;
+use super::pair::Pair;
+use super::widen::widen;
+use crate::array::Array;
+use crate::error::Error;
+use crate::graph::NodeId;
+use crate::kernels::proof::Measured;
+use crate::runtime::{Runtime, RuntimeError, Session};
+use graph::{Looks, ProofGraph, Watched};
+pub(super) use graph::{Networks, as_run, lowered_original};
+
+/// Relative to the largest magnitude of a value: by how much the sums of both networks differ, which add the same numbers
+/// in another order.
+pub(super) const CLOSE: f64 = 2e-6;
+
+/// How many times as much as with rounded inputs a value may differ.
+const ROUNDINGS: f64 = 16.0;
+
+/// Relative to the range of a value: up to which difference agreement proves something.
+const CONCLUSIVE: f64 = 1e-3;
+
+/// A value that the cut touches and of which nothing is proved.
+#[derive(Clone, Debug, Serialize)]
+pub struct Unproven {
+    /// Name of the value.
+    pub value: String,
+    /// The node that computes it.
+    pub node: String,
+    /// Its operator.
+    pub op: String,
+    /// Why nothing is proved of it.
+    pub reason: String,
+}
+
+/// A comparison of the floating point values between inputs and outputs that a cut touches.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ValuesReport {
+    /// Values that the cut touches.
+    pub compared: usize,
+    /// Those of them of which something is proved: finite, not constant, and equal by the relative tolerance alone.
+    pub conclusive: usize,
+    /// Those of them of which that was shown with noise in place of what their nodes read.
+    pub opened: usize,
+    /// Worst error of all values, each relative to its largest magnitude.
+    pub worst_relative: f64,
+    /// Those of which nothing is proved.
+    pub unproven: Vec<Unproven>,
+}
+
+/// A value of the pruned network that is not the kept part of the original's.
+#[derive(Clone, Debug, Serialize)]
+pub struct Difference {
+    /// Name of the value.
+    pub value: String,
+    /// The node that computes it.
+    pub node: String,
+    /// Its operator.
+    pub op: String,
+    /// Largest error relative to the largest magnitude; infinite where the number of elements differs.
+    pub relative: f64,
+    /// Kept elements of the original value.
+    pub expected_elements: usize,
+    /// Elements of the pruned value.
+    pub found_elements: usize,
+}
+
+/// What a run says of one value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Verdict {
+    Agrees { relative: f64, is_conclusive: bool },
+    Differs { relative: f64 },
+    /// Its size follows from other sizes, and is smaller than the original's.
+    Shrunk,
+    OtherSize { expected: usize, found: usize },
+}
+
+/// Compares closely what one value amounts to.
+fn verdict(measured: &Measured, shrinks: bool, tolerance: f64) -> Verdict {
+    if measured.expected != measured.found {
+        if shrinks && measured.found < measured.expected {
+            return Verdict::Shrunk;
+        }
+        return Verdict::OtherSize { expected: measured.expected as usize, found: measured.found as usize };
+    }
+    let difference = difference(measured);
+    if !difference.is_within(tolerance, 0.0) {
+        return Verdict::Differs { relative: difference.relative() };
+    }
+    Verdict::Agrees { relative: difference.relative(), is_conclusive: difference.is_conclusive(CONCLUSIVE) }
+}
+
+fn difference(measured: &Measured) -> compare::Difference {
+    let Measured { absolute, lowest, highest, not_finite, expected, .. } = *measured;
+    let not_finite = not_finite as usize;
+    if lowest > highest {
+        return compare::Difference { absolute, scale: 0.0, spread: 0.0, not_finite };
+    }
+    let scale = lowest.abs().max(highest.abs());
+    let spread = if expected == 1.0 { scale } else { highest - lowest };
+    compare::Difference { absolute, scale, spread, not_finite }
+}
+
+/// The numbers that a run gave for an output.
+fn measured(outputs: &HashMap<&str, &Array>, name: &str) -> Option<Measured> {
+    Measured::from_numbers(&outputs.get(name)?.to_f64())
+}
+
+fn by_name(outputs: &[(String, Array)]) -> HashMap<&str, &Array> {
+    outputs.iter().map(|(name, array)| (name.as_str(), array)).collect()
+}
+
+/// A proof under way.
+pub(super) struct Proof<'a> {
+    networks: Networks<'a>,
+    runtime: &'a Runtime,
+    pair: Pair<'a>,
+    graph: ProofGraph,
+    /// By how much values may differ, relative to their largest magnitude.
+    tolerance: f64,
+    /// What is known of every value, by its name.
+    verdicts: BTreeMap<String, Verdict>,
+    /// Values that nodes of the cut read, that the cut does not touch, and that are zero.
+    zeros: HashSet<String>,
+    opened: usize,
+}
+
+/// What is wrong with a pruned network, or why it can't be compared.
+#[derive(Debug)]
+pub(super) enum Fault {
+    Differs(Difference),
+    Failed(RuntimeError),
+}
+
+impl<'a> Proof<'a> {
+    /// The graph of a proof, in the precision of `pair`.
+    ///
+    /// # Errors
+    /// The reference can't be built.
+    pub(super) fn new(
+        networks: Networks<'a>,
+        pair: &Pair<'a>,
+        runtime: &'a Runtime,
+        tolerance: f64,
+    ) -> Result<Self, Error> {
+        let graph = graph::build(networks, &Looks::default())
+            .map_err(|unmasked| super::unmasked(networks.analysis, &unmasked))?;
+        Ok(Self {
+            networks,
+            runtime,
+            pair: pair.clone(),
+            graph,
+            tolerance,
+            verdicts: BTreeMap::new(),
+            zeros: HashSet::new(),
+            opened: 0,
+        })
+    }
+
+    /// A session of the reference, with all comparisons among its outputs.
+    ///
+    /// # Errors
+    /// ONNX Runtime rejects it.
+    pub(super) fn session(&self) -> Result<Session, RuntimeError> {
+        self.session_of(&self.graph)
+    }
+
+    fn session_of(&self, graph: &ProofGraph) -> Result<Session, RuntimeError> {
+        let mut model = graph.model.clone();
+        if self.pair.is_widened {
+            widen(&mut model);
+        }
+        self.pair.proof_session(self.runtime, &model)
+    }
+
+    /// Takes the comparisons out of what a run of [`Proof::session`] gave, on `inputs`.
+    pub(super) fn take(&mut self, outputs: &[(String, Array)], inputs: &[(String, Array)]) -> Result<(), Fault> {
+        let outputs = by_name(outputs);
+        for seen in &self.graph.seen {
+            let is_zero = |measured: Measured| measured.lowest == 0.0 && measured.highest == 0.0;
+            if measured(&outputs, &seen.output).is_some_and(is_zero) {
+                self.zeros.insert(seen.value.clone());
+            }
+        }
+        let verdicts = self.judge(&self.graph.watched, &outputs);
+        let verdicts = self.second_look(verdicts, &Looks::default(), inputs)?;
+        self.note(verdicts);
+        Ok(())
+    }
+
+    fn judge(&self, watched: &[Watched], outputs: &HashMap<&str, &Array>) -> Vec<(Watched, Verdict)> {
+        let of = |watched: &Watched| {
+            let measured = measured(outputs, &watched.output)?;
+            Some((watched.clone(), verdict(&measured, watched.shrinks, self.tolerance)))
+        };
+        watched.iter().filter_map(of).collect()
+    }
+
+    /// Notes what a run says. What one run proves stays proved.
+    fn note(&mut self, verdicts: Vec<(Watched, Verdict)>) {
+        for (watched, new) in verdicts {
+            let known = self.verdicts.entry(watched.value).or_insert(new);
+            *known = match (*known, new) {
+                (
+                    Verdict::Agrees { relative: a, is_conclusive: before },
+                    Verdict::Agrees { relative: b, is_conclusive: now },
+                ) => Verdict::Agrees { relative: a.max(b), is_conclusive: before || now },
+                (Verdict::Agrees { .. }, Verdict::Shrunk) => *known,
+                (_, new) => new,
+            };
+        }
+    }
+
+    /// Values that differ by more than the order of sums explains: their nodes run again on rounded inputs.
+    fn second_look(
+        &self,
+        mut verdicts: Vec<(Watched, Verdict)>,
+        looks: &Looks,
+        inputs: &[(String, Array)],
+    ) -> Result<Vec<(Watched, Verdict)>, Fault> {
+        if let Some((watched, verdict)) =
+            verdicts.iter().find(|(_, verdict)| matches!(verdict, Verdict::OtherSize { .. }))
+        {
+            return Err(Fault::Differs(self.difference(watched, *verdict)));
+        }
+        let differs = |(watched, verdict): &(Watched, Verdict)| match verdict {
+            Verdict::Differs { .. } => Some(watched.value.clone()),
+            _ => None,
+        };
+        let rounded: BTreeSet<String> = verdicts.iter().filter_map(differs).collect();
+        if rounded.is_empty() {
+            return Ok(verdicts);
+        }
+        let looks = Looks { only: Some(rounded.clone()), rounded, ..looks.clone() };
+        let (graph, outputs) = self.run(&looks, inputs)?;
+        let outputs = by_name(&outputs);
+        for watched in &graph.watched {
+            let Some(found) = measured(&outputs, &watched.output).map(|found| difference(&found)) else { continue };
+            let moved = watched.rounded.iter().filter_map(|output| measured(&outputs, output));
+            let moved = moved.map(|measured| measured.absolute).fold(0.0, f64::max);
+            let known = verdicts.iter_mut().find(|(known, _)| known.value == watched.value);
+            let Some((_, verdict)) = known else { continue };
+            if found.absolute <= ROUNDINGS * moved {
+                let is_conclusive = found.is_conclusive(CONCLUSIVE);
+                *verdict = Verdict::Agrees { relative: found.relative(), is_conclusive };
+            }
+        }
+        let wrong = verdicts.iter().find(|(_, verdict)| matches!(verdict, Verdict::Differs { .. }));
+        match wrong {
+            Some((watched, verdict)) => Err(Fault::Differs(self.difference(watched, *verdict))),
+            None => Ok(verdicts),
+        }
+    }
+
+    fn run(&self, looks: &Looks, inputs: &[(String, Array)]) -> Result<(ProofGraph, Vec<(String, Array)>), Fault> {
+        let graph = graph::build(self.networks, looks).map_err(|unmasked| {
+            let message = super::unmasked(self.networks.analysis, &unmasked).to_string();
+            Fault::Failed(RuntimeError::RunFailed { message })
+        })?;
+        let outputs = self.session_of(&graph).and_then(|mut session| session.run(inputs)).map_err(Fault::Failed)?;
+        Ok((graph, outputs))
+    }
+
+    fn difference(&self, watched: &Watched, verdict: Verdict) -> Difference {
+        let (relative, expected_elements, found_elements) = match verdict {
+            Verdict::Differs { relative } => (relative, 0, 0),
+            Verdict::OtherSize { expected, found } => (f64::INFINITY, expected, found),
+            Verdict::Agrees { relative, .. } => (relative, 0, 0),
+            Verdict::Shrunk => (0.0, 0, 0),
+        };
+        let node = &self.networks.analysis.graph.nodes[watched.node];
+        Difference {
+            value: watched.value.clone(),
+            node: node.name.clone(),
+            op: node.op(),
+            relative,
+            expected_elements,
+            found_elements,
+        }
+    }
+
+    /// Values that agree and of which nothing is proved by that.
+    fn open_values(&self) -> BTreeSet<String> {
+        let is_open = |verdict: &Verdict| matches!(verdict, Verdict::Agrees { is_conclusive: false, .. });
+        self.verdicts.iter().filter(|(_, verdict)| is_open(verdict)).map(|(value, _)| value.clone()).collect()
+    }
+
+    /// Runs the nodes whose values prove nothing on noise, in both networks.
+    pub(super) fn open(&mut self, inputs: &[(String, Array)]) -> Result<(), Fault> {
+        let only = self.open_values();
+        if only.is_empty() {
+            return Ok(());
+        }
+        let graph = &self.networks.analysis.graph;
+        let opened: BTreeSet<NodeId> =
+            self.graph.watched.iter().filter(|watched| only.contains(&watched.value)).map(|w| w.node).collect();
+        let flat = opened.iter().flat_map(|node| self.openable(*node)).collect();
+        let looks = Looks { opened, flat, only: Some(only.clone()), ..Looks::default() };
+        let (graph_of_noise, outputs) = self.run(&looks, inputs)?;
+        let _ = graph;
+        let verdicts = self.judge(&graph_of_noise.watched, &by_name(&outputs));
+        let verdicts = self.second_look(verdicts, &looks, inputs)?;
+        self.note(verdicts);
+        self.opened = only.len() - self.open_values().len();
+        Ok(())
+    }
+
+    /// What a node reads that noise may stand for: weights that are cut, values that the cut touches, and zeros.
+    fn openable(&self, node: NodeId) -> Vec<String> {
+        let graph = &self.networks.analysis.graph;
+        let is_open = |slot: usize, value: usize| {
+            let name = &graph.values[value].name;
+            match self.verdicts.get(name) {
+                Some(Verdict::Agrees { .. }) => true,
+                Some(_) => false,
+                None => {
+                    self.networks.kept.contains_key(&crate::graph::Reader { node, slot })
+                        || self.zeros.contains(name)
+                }
+            }
+        };
+        let inputs = graph.nodes[node].inputs.iter().enumerate();
+        let open = inputs.filter_map(|(slot, value)| value.filter(|value| is_open(slot, *value)));
+        open.map(|value| graph.values[value].name.clone()).collect()
+    }
+
+    /// What was compared.
+    pub(super) fn report(&self) -> ValuesReport {
+        let analysis = self.networks.analysis;
+        let mut report = ValuesReport { opened: self.opened, ..ValuesReport::default() };
+        let unproven = |value: &str, node: NodeId, reason: &str| Unproven {
+            value: value.to_owned(),
+            node: analysis.graph.nodes[node].name.clone(),
+            op: analysis.graph.nodes[node].op(),
+            reason: reason.to_owned(),
+        };
+        for watched in &self.graph.watched {
+            let Some(verdict) = self.verdicts.get(&watched.value) else { continue };
+            report.compared += 1;
+            match verdict {
+                Verdict::Agrees { relative, is_conclusive } => {
+                    report.worst_relative = report.worst_relative.max(*relative);
+                    report.conclusive += usize::from(*is_conclusive);
+                    if !is_conclusive {
+                        let reason = "it is constant or not finite, even where its node reads noise";
+                        report.unproven.push(unproven(&watched.value, watched.node, reason));
+                    }
+                }
+                Verdict::Shrunk => {
+                    let reason = "its size follows from other sizes, and nothing tells which part is kept";
+                    report.unproven.push(unproven(&watched.value, watched.node, reason));
+                }
+                _ => {}
+            }
+        }
+        for (value, node, reason) in &self.graph.exceptions {
+            report.compared += 1;
+            report.unproven.push(unproven(value, *node, reason));
+        }
+        report
+    }
+}

@@ -1,0 +1,555 @@
+//! One graph of the original's reference and of the nodes of the pruned network.
+//!
+//! Every node of the pruned network that the cut touches stands in it, but reads, instead of what its predecessors gave,
+//! the kept part of the reference's values. What it gives is compared with the kept part of the reference's value of the
+//! same name, within the graph. Weights are the kept part of the original's; that the file holds these has been shown
+//! before ([`super::super::unchanged`]). Sizes and indices come from the pruned network itself.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use super::subgraph::rename_captured;
+use crate::analysis::Analysis;
+use crate::graph::model::Model;
+use crate::graph::{NodeId, Reader, ValueId};
+use crate::kernels::DOMAIN;
+use crate::kernels::proof::{DOUBLE, KEPT, NOISE, ROUNDED};
+use crate::lower::{Extent, Lowered};
+use crate::onnx::builder::Builder;
+use crate::onnx::order::captured;
+use crate::onnx::{
+    DataLocation, DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
+    attr_int,
+};
+use crate::operator::reference::{KeptAxes, Reference};
+use crate::verify::reference::{self, Unmasked};
+use crate::verify::unchanged::Unchanged;
+use crate::verify::widen::is_half;
+
+/// Times that a node runs on rounded inputs.
+pub(super) const DRAWS: usize = 4;
+
+/// The networks that are compared.
+#[derive(Clone, Copy)]
+pub(in crate::verify) struct Networks<'a> {
+    pub(in crate::verify) analysis: &'a Analysis,
+    pub(in crate::verify) kept: &'a HashMap<Reader, KeptAxes>,
+    pub(in crate::verify) lowered: &'a Lowered,
+    /// The pruned network, as it runs on the CPU, and the first output of the node of the file that each node stems from.
+    pub(in crate::verify) pruned: &'a Model,
+    pub(in crate::verify) nodes: &'a [(NodeProto, String)],
+    pub(in crate::verify) initializers: &'a [TensorProto],
+    pub(in crate::verify) unchanged: &'a Unchanged,
+    /// New names of first outputs in the original, by those in the file.
+    pub(in crate::verify) renamed: &'a HashMap<String, String>,
+}
+
+/// What a graph does beside comparing.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Looks {
+    /// Nodes of the original that read noise, in the reference and in the pruned network.
+    pub(super) opened: BTreeSet<NodeId>,
+    /// Values that do not change from place to place; those that are opened are open to all nodes above.
+    pub(super) flat: HashSet<String>,
+    /// Values whose nodes run again on rounded inputs.
+    pub(super) rounded: BTreeSet<String>,
+    /// The values that are looked at; all where none are named.
+    pub(super) only: Option<BTreeSet<String>>,
+}
+
+/// A value that is compared.
+#[derive(Clone, Debug)]
+pub(super) struct Watched {
+    pub(super) value: String,
+    /// The node of the original.
+    pub(super) node: NodeId,
+    /// The output of the graph that tells of it, and those that tell how it differs with rounded inputs.
+    pub(super) output: String,
+    pub(super) rounded: Vec<String>,
+    /// Whether it may be smaller than the reference's, as its size follows from others and no mask comes with it.
+    pub(super) shrinks: bool,
+}
+
+/// A value that is only looked at: one that nodes of the cut read and that the cut does not touch.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) value: String,
+    pub(super) output: String,
+}
+
+/// The graph and what its outputs are.
+pub(super) struct ProofGraph {
+    pub(super) model: ModelProto,
+    pub(super) watched: Vec<Watched>,
+    pub(super) seen: Vec<Seen>,
+    /// Values that the cut touches and that can't be compared, with the reason.
+    pub(super) exceptions: Vec<(String, NodeId, String)>,
+}
+
+/// What a node of the pruned network reads for a value.
+#[derive(Clone, Debug)]
+enum Source {
+    /// A value of the reference, which the cut does not touch.
+    Same(String),
+    /// The kept part of a value of the reference, and what the pruned network gave for it.
+    Kept { name: String, own: String },
+    /// What the pruned network gave.
+    Own(String),
+}
+
+/// Builds the graph.
+///
+/// # Errors
+/// A node whose operator can't be masked stands where something was removed.
+pub(super) fn build(networks: Networks<'_>, looks: &Looks) -> Result<ProofGraph, Unmasked> {
+    let mut reference = Reference::new(&networks.lowered.graph);
+    let noise = Noise { networks, looks };
+    let mut made = HashSet::new();
+    reference::build_into(&mut reference, networks.lowered, networks.kept, &mut |node, builder| {
+        noise.opened(node, builder, &mut made)
+    })?;
+    let masks = std::mem::take(&mut reference.masks);
+    let mut taken = networks.analysis.graph.names();
+    taken.add_graph(networks.pruned.graph());
+    let mut builder = Builder::new("__proof", networks.analysis.graph.opset, taken);
+    let mut construction = Construction {
+        networks,
+        looks,
+        masks,
+        builder: &mut builder,
+        sources: HashMap::new(),
+        slices: HashMap::new(),
+        open: HashMap::new(),
+        constants: networks.constants(),
+        inlined: HashMap::new(),
+        watched: Vec::new(),
+        seen: BTreeMap::new(),
+        exceptions: Vec::new(),
+    };
+    construction.run();
+    let Construction { watched, seen, exceptions, .. } = construction;
+    let seen: Vec<Seen> = seen.into_iter().map(|(value, output)| Seen { value, output }).collect();
+    let (proto, graph) = (networks.lowered.model.proto(), networks.lowered.model.graph());
+    let info = |name: &String| ValueInfoProto { name: name.clone(), ..ValueInfoProto::default() };
+    let mut initializer = graph.initializer.clone();
+    initializer.extend(reference.builder.initializers);
+    initializer.extend(builder.initializers);
+    let mut node = reference.builder.nodes;
+    node.extend(builder.nodes);
+    let mut output = graph.output.clone();
+    output.extend(watched.iter().flat_map(|watched| std::iter::once(&watched.output).chain(&watched.rounded)).map(info));
+    output.extend(seen.iter().map(|seen| info(&seen.output)));
+    let mut opset_import = proto.opset_import.clone();
+    opset_import.push(OperatorSetIdProto { domain: DOMAIN.to_owned(), version: 1 });
+    let mut graph = GraphProto {
+        name: "proof".to_owned(),
+        node,
+        initializer,
+        sparse_initializer: graph.sparse_initializer.clone(),
+        input: graph.input.clone(),
+        output,
+        ..GraphProto::default()
+    };
+    graph.drop_dead();
+    let model =
+        ModelProto { ir_version: proto.ir_version, opset_import, graph: Some(graph), ..ModelProto::default() };
+    Ok(ProofGraph { model, watched, seen, exceptions })
+}
+
+impl<'a> Networks<'a> {
+    /// The type in which a value is computed when it is compared, if that is one of floating point numbers.
+    fn float_type(&self, value: ValueId) -> Option<DataType> {
+        let dtype = self.analysis.facts.values[value].as_ref()?.dtype;
+        match dtype {
+            DataType::Float | DataType::Double => Some(dtype),
+            _ if is_half(dtype as i32) => Some(DataType::Float),
+            _ => None,
+        }
+    }
+
+    /// The operator of the proof for a type.
+    fn operator(kind: &str, dtype: DataType) -> String {
+        if dtype == DataType::Double { format!("{kind}{DOUBLE}") } else { kind.to_owned() }
+    }
+
+    /// The constants of the pruned network by name.
+    fn constants(&self) -> HashMap<&'a str, &'a TensorProto> {
+        let initializers = self.initializers.iter().map(|tensor| (tensor.name.as_str(), tensor));
+        let nodes = self.nodes.iter().filter(|(node, _)| node.op_type == "Constant");
+        let nodes = nodes.filter_map(|(node, _)| Some((node.first_output(), node.tensor("value")?)));
+        initializers.chain(nodes).collect()
+    }
+
+    /// The node of the original that a node of the file stands for.
+    fn original(&self, output: &str) -> Option<NodeId> {
+        let graph = &self.analysis.graph;
+        let output = self.renamed.get(output).map_or(output, String::as_str);
+        Some(graph.values[graph.value(output)?].producer?.0)
+    }
+
+    /// Whether the plan cuts a constant that a node reads.
+    fn is_cut(&self, node: NodeId) -> bool {
+        let slots = 0..self.analysis.graph.nodes[node].inputs.len();
+        slots.into_iter().any(|slot| self.kept.get(&Reader { node, slot }).is_some_and(|axes| !axes.is_empty()))
+    }
+}
+
+/// Which values are read as noise, and the nodes that make it.
+struct Noise<'a> {
+    networks: Networks<'a>,
+    looks: &'a Looks,
+}
+
+impl Noise<'_> {
+    fn name(value: &str) -> String {
+        format!("__noise/{value}")
+    }
+
+    /// The type of the noise that stands for a value where a node reads it, if any does.
+    fn of(&self, node: NodeId, value: ValueId) -> Option<DataType> {
+        let name = &self.networks.analysis.graph.values[value].name;
+        if !self.looks.opened.contains(&node) || !self.looks.flat.contains(name) {
+            return None;
+        }
+        self.networks.float_type(value)
+    }
+
+    /// What a node of the lowered original reads instead of its inputs.
+    fn opened(&self, node: NodeId, builder: &mut Builder, made: &mut HashSet<ValueId>) -> Vec<(usize, String)> {
+        let lowered = self.networks.lowered;
+        let origin = lowered.origins[node];
+        if !self.looks.opened.contains(&origin) {
+            return Vec::new();
+        }
+        let inputs = &self.networks.analysis.graph.nodes[origin].inputs;
+        let mut replaced = Vec::new();
+        for (slot, value) in lowered.graph.nodes[node].inputs.iter().enumerate() {
+            let Some(value) = value.filter(|value| inputs.contains(&Some(*value))) else { continue };
+            let Some(dtype) = self.of(origin, value) else { continue };
+            let value_name = &lowered.graph.values[value].name;
+            let name = Self::name(value_name);
+            if made.insert(value) {
+                let op_type = Networks::operator(NOISE, dtype);
+                builder.push(DOMAIN, &op_type, &[value_name], vec![name.clone()], vec![attr_int("seed", value as i64)]);
+            }
+            replaced.push((slot, name));
+        }
+        replaced
+    }
+}
+
+struct Construction<'a> {
+    networks: Networks<'a>,
+    looks: &'a Looks,
+    /// Names of masks by the values of the reference.
+    masks: HashMap<String, String>,
+    builder: &'a mut Builder,
+    /// What is read for the values of the pruned network.
+    sources: HashMap<String, Source>,
+    /// Kept parts of constants of the reference.
+    slices: HashMap<(String, KeptAxes), String>,
+    /// Kept parts of noise, by the value that it stands for.
+    open: HashMap<String, String>,
+    constants: HashMap<&'a str, &'a TensorProto>,
+    /// Constants of the pruned network that hold sizes.
+    inlined: HashMap<String, String>,
+    watched: Vec<Watched>,
+    seen: BTreeMap<String, String>,
+    exceptions: Vec<(String, NodeId, String)>,
+}
+
+impl Construction<'_> {
+    fn run(&mut self) {
+        let networks = self.networks;
+        let graph = &networks.analysis.graph;
+        for name in graph.inputs.iter().map(|input| &graph.values[*input].name) {
+            self.sources.insert(name.clone(), Source::Same(name.clone()));
+        }
+        for (node, owner) in networks.nodes {
+            if !self.constants.contains_key(node.first_output()) {
+                self.node(node, networks.original(owner));
+            }
+        }
+    }
+
+    /// What a node of the pruned network reads for a name. `node` is the one of the original.
+    fn source(&mut self, name: &str, node: Option<NodeId>) -> Source {
+        if let Some(source) = self.sources.get(name) {
+            return source.clone();
+        }
+        let networks = self.networks;
+        let Some(tensor) = self.constants.get(name).copied() else {
+            // An initializer that is an input too, or what a node without a name for it gives.
+            return Source::Same(name.to_owned());
+        };
+        let Some(origin) = networks.unchanged.origins.get(name).filter(|_| tensor.element_type().byte_size().is_some())
+        else {
+            return Source::Own(self.inline(name, tensor));
+        };
+        let (output, slot) = &origin.reader;
+        let reads = networks.original(output).and_then(|node| networks.analysis.graph.nodes[node].input(*slot));
+        let Some(value) = reads else { return Source::Own(self.inline(name, tensor)) };
+        let noise = Noise { networks, looks: self.looks };
+        let base = networks.analysis.graph.values[value].name.clone();
+        let base = match node.and_then(|node| noise.of(node, value)) {
+            Some(_) => Noise::name(&base),
+            None => base,
+        };
+        if origin.axes.is_empty() {
+            return Source::Same(base);
+        }
+        let sliced = self.slice(&base, &origin.axes);
+        Source::Own(sliced)
+    }
+
+    /// A constant of the pruned network that the original does not have.
+    fn inline(&mut self, name: &str, tensor: &TensorProto) -> String {
+        if let Some(known) = self.inlined.get(name) {
+            return known.clone();
+        }
+        let fresh = self.builder.fresh("constant");
+        let mut tensor = TensorProto { name: fresh.clone(), ..tensor.clone() };
+        if tensor.data_location == DataLocation::External as i32 {
+            let bytes = self.networks.pruned.tensor_view(&tensor).unwrap_or_default();
+            tensor.raw_data = bytes;
+            tensor.external_data.clear();
+            tensor.data_location = DataLocation::Default as i32;
+        }
+        self.builder.initializers.push(tensor);
+        self.inlined.insert(name.to_owned(), fresh.clone());
+        fresh
+    }
+
+    /// The kept part of a constant.
+    fn slice(&mut self, name: &str, axes: &KeptAxes) -> String {
+        let key = (name.to_owned(), axes.clone());
+        if let Some(known) = self.slices.get(&key) {
+            return known.clone();
+        }
+        let mut sliced = name.to_owned();
+        for (axis, kept) in axes {
+            let indices: Vec<i64> = kept.iter().map(|index| *index as i64).collect();
+            let indices = self.builder.int_vector(&indices);
+            sliced = self.builder.add("Gather", &[&sliced, &indices], vec![attr_int("axis", *axis as i64)]);
+        }
+        self.slices.insert(key, sliced.clone());
+        sliced
+    }
+
+    /// A node of the pruned network, which stems from `original`.
+    fn node(&mut self, node: &NodeProto, original: Option<NodeId>) {
+        let networks = self.networks;
+        let graph = &networks.analysis.graph;
+        let named = |name: &&String| !name.is_empty();
+        let sources: Vec<Option<Source>> =
+            node.input.iter().map(|name| (!name.is_empty()).then(|| self.source(name, original))).collect();
+        let inner: BTreeMap<String, Source> =
+            captured(node).into_iter().map(|name| (name.to_owned(), self.source(name, original))).collect();
+        let is_same = |source: &Source| matches!(source, Source::Same(_));
+        let reads_same = sources.iter().flatten().all(is_same) && inner.values().all(is_same);
+        let is_original = original.is_some_and(|id| {
+            graph.nodes[id].proto.op_type == node.op_type && graph.nodes[id].proto.first_output() == node.first_output()
+        });
+        let is_edited = networks.unchanged.edited.contains(node.first_output());
+        let is_cut = original.is_some_and(|original| networks.is_cut(original));
+        if reads_same && is_original && !is_edited && !is_cut {
+            for name in node.output.iter().filter(named) {
+                self.sources.insert(name.clone(), Source::Same(name.clone()));
+            }
+            return;
+        }
+        let reads_own = sources.iter().flatten().chain(inner.values()).any(|source| matches!(source, Source::Own(_)));
+        let names = self.names_read(node, &sources, original);
+        let mut proto = node.clone();
+        proto.name = format!("pruned {}", node.name);
+        for (input, name) in proto.input.iter_mut().zip(&names) {
+            if let Some(name) = name {
+                input.clone_from(name);
+            }
+        }
+        let inner_names: HashMap<String, String> =
+            inner.iter().map(|(name, source)| (name.clone(), self.name_of(source))).collect();
+        rename_captured(&mut proto, &inner_names);
+        proto.output = node.output.iter().map(|name| self.local_name(name)).collect();
+        self.builder.nodes.push(proto.clone());
+        let outputs: Vec<(String, String)> =
+            node.output.iter().cloned().zip(proto.output.iter().cloned()).filter(|(name, _)| !name.is_empty()).collect();
+        for (name, own) in &outputs {
+            let source = match (graph.value(name), original) {
+                (Some(value), Some(original)) => self.output(name, value, own, original, reads_own),
+                _ => Source::Own(own.clone()),
+            };
+            self.sources.insert(name.clone(), source);
+        }
+        self.rounded(node, &proto, &sources, &outputs);
+    }
+
+    fn local_name(&mut self, name: &str) -> String {
+        if name.is_empty() { String::new() } else { self.builder.fresh(name) }
+    }
+
+    fn name_of(&self, source: &Source) -> String {
+        match source {
+            Source::Same(name) | Source::Own(name) | Source::Kept { name, .. } => name.clone(),
+        }
+    }
+
+    /// The names that a node reads: of noise, where it is opened.
+    fn names_read(
+        &mut self,
+        node: &NodeProto,
+        sources: &[Option<Source>],
+        original: Option<NodeId>,
+    ) -> Vec<Option<String>> {
+        let networks = self.networks;
+        let graph = &networks.analysis.graph;
+        let noise = Noise { networks, looks: self.looks };
+        let mut names = Vec::new();
+        for (input, source) in node.input.iter().zip(sources) {
+            let Some(source) = source else {
+                names.push(None);
+                continue;
+            };
+            let value = graph.value(input).filter(|_| !self.constants.contains_key(input.as_str()));
+            let dtype = value.zip(original).and_then(|(value, original)| noise.of(original, value));
+            let name = match (source, dtype) {
+                (Source::Kept { own, .. }, Some(dtype)) => self.open(input, own, dtype),
+                (Source::Same(_), Some(_)) => Noise::name(input),
+                (Source::Same(name), None) => {
+                    if let Some(dtype) = graph.value(name).and_then(|value| networks.float_type(value)) {
+                        self.see(name, dtype);
+                    }
+                    name.clone()
+                }
+                (source, _) => self.name_of(source),
+            };
+            names.push(Some(name));
+        }
+        names
+    }
+
+    /// The kept part of the noise that stands for a value.
+    fn open(&mut self, value: &str, own: &str, dtype: DataType) -> String {
+        if let Some(known) = self.open.get(value) {
+            return known.clone();
+        }
+        let (kept, _) = self.kept(&Noise::name(value), value, own, dtype);
+        self.open.insert(value.to_owned(), kept.clone());
+        kept
+    }
+
+    /// Adds the comparison of what the pruned network gave for a value with `expected`, which is masked as the value is.
+    fn kept(&mut self, expected: &str, value: &str, own: &str, dtype: DataType) -> (String, String) {
+        let mut inputs = vec![expected, own];
+        let mask = self.masks.get(value).cloned();
+        inputs.extend(mask.as_deref());
+        let outputs = vec![self.builder.fresh("kept"), self.builder.fresh("measured")];
+        self.builder.push(DOMAIN, &Networks::operator(KEPT, dtype), &inputs, outputs.clone(), vec![]);
+        let [kept, measured] = <[String; 2]>::try_from(outputs).unwrap_or_default();
+        (kept, measured)
+    }
+
+    /// Looks at a value that the cut does not touch.
+    fn see(&mut self, name: &str, dtype: DataType) {
+        if self.looks.only.is_some() || self.seen.contains_key(name) {
+            return;
+        }
+        let outputs = vec![self.builder.fresh("seen"), self.builder.fresh("measured")];
+        let measured = outputs[1].clone();
+        self.builder.push(DOMAIN, &Networks::operator(KEPT, dtype), &[name, name], outputs, vec![]);
+        self.seen.insert(name.to_owned(), measured);
+    }
+
+    /// Compares an output of a node of the pruned network.
+    fn output(&mut self, name: &str, value: ValueId, own: &str, original: NodeId, reads_own: bool) -> Source {
+        let Some(dtype) = self.networks.float_type(value) else {
+            let is_known = self.networks.analysis.facts.values[value].is_some();
+            if !is_known {
+                self.exceptions.push((name.to_owned(), original, "its type is not known".to_owned()));
+            }
+            return Source::Own(own.to_owned());
+        };
+        let (kept, measured) = self.kept(name, name, own, dtype);
+        if self.looks.only.as_ref().is_none_or(|only| only.contains(name)) {
+            let shrinks = reads_own && !self.masks.contains_key(name);
+            let (value, output) = (name.to_owned(), measured);
+            self.watched.push(Watched { value, node: original, output, rounded: Vec::new(), shrinks });
+        }
+        Source::Kept { name: kept, own: own.to_owned() }
+    }
+
+    /// Runs a node again on rounded inputs, where that is asked for.
+    fn rounded(
+        &mut self,
+        node: &NodeProto,
+        proto: &NodeProto,
+        sources: &[Option<Source>],
+        outputs: &[(String, String)],
+    ) {
+        if !outputs.iter().any(|(name, _)| self.looks.rounded.contains(name)) {
+            return;
+        }
+        let graph = &self.networks.analysis.graph;
+        for draw in 0..DRAWS {
+            let mut copy = proto.clone();
+            for (slot, source) in sources.iter().enumerate() {
+                let name = &node.input[slot];
+                let value = match source {
+                    Some(Source::Kept { .. }) => graph.value(name),
+                    // Weights that are cut.
+                    Some(Source::Own(_)) => self.networks.unchanged.origins.get(name).and_then(|origin| {
+                        let (output, slot) = &origin.reader;
+                        graph.nodes[self.networks.original(output)?].input(*slot)
+                    }),
+                    _ => None,
+                };
+                if let Some(dtype) = value.and_then(|value| self.networks.float_type(value)) {
+                    let op_type = Networks::operator(ROUNDED, dtype);
+                    let seed = (draw * 64 + slot) as i64;
+                    copy.input[slot] =
+                        self.builder.add_in(DOMAIN, &op_type, &[&proto.input[slot]], vec![attr_int("seed", seed)]);
+                }
+            }
+            copy.output = node.output.iter().map(|name| self.local_name(name)).collect();
+            self.builder.nodes.push(copy.clone());
+            for ((name, own), other) in outputs.iter().zip(copy.output.iter().filter(|name| !name.is_empty())) {
+                let dtype = graph.value(name).and_then(|value| self.networks.float_type(value));
+                let (Some(dtype), true) = (dtype, self.looks.rounded.contains(name)) else { continue };
+                let names = vec![self.builder.fresh("rounded"), self.builder.fresh("measured")];
+                let measured = names[1].clone();
+                self.builder.push(DOMAIN, &Networks::operator(KEPT, dtype), &[own, other], names, vec![]);
+                if let Some(watched) = self.watched.iter_mut().find(|watched| watched.value == *name) {
+                    watched.rounded.push(measured);
+                }
+            }
+        }
+    }
+}
+
+/// The nodes of a network as it runs on the CPU, each with the first output of the node of the file that it stems from,
+/// and its initializers.
+pub(in crate::verify) fn as_run(
+    pruned: &Model,
+    lowered: Option<&(Lowered, Vec<String>)>,
+) -> (Vec<(NodeProto, String)>, Vec<TensorProto>) {
+    match lowered {
+        None => {
+            // In an order in which they can run.
+            let order = crate::onnx::order::topological_order(pruned.graph()).unwrap_or_default();
+            let node = |index: usize| &pruned.graph().node[index];
+            let nodes = order.into_iter().map(node).map(|node| (node.clone(), node.first_output().to_owned()));
+            (nodes.collect(), pruned.graph().initializer.clone())
+        }
+        Some((lowered, owners)) => {
+            let nodes = lowered.graph.nodes.iter().map(|node| (node.proto.clone(), owners[node.id].clone()));
+            (nodes.collect(), lowered.model.graph().initializer.clone())
+        }
+    }
+}
+
+/// The original with all fused nodes in standard operators.
+///
+/// # Errors
+/// A lowered node contradicts its operator's specification.
+pub(in crate::verify) fn lowered_original(analysis: &Analysis) -> Result<Lowered, crate::error::Error> {
+    Lowered::new(&analysis.model, &analysis.graph, &analysis.operators, &analysis.facts, Extent::All)
+}
