@@ -17,7 +17,7 @@ use crate::graph::model::Model;
 use crate::graph::sizes::Sizes;
 use crate::graph::{Graph, NodeId, ValueId};
 use crate::infer::infer;
-use crate::macs::Counter;
+use crate::macs::{Counter, zero_tables};
 use crate::onnx::TensorProto;
 use crate::operator::Operators;
 use crate::operator::couple::Coupling;
@@ -40,6 +40,8 @@ pub struct Analysis {
     pub fold: Fold,
     /// Its coupling, not yet resolved.
     pub coupling: Coupling,
+    /// Constants that are no parameters ([`zero_tables`]).
+    pub zero_tables: BTreeSet<ValueId>,
 }
 
 /// Builds the graph of a model, infers shapes and couples channels.
@@ -52,7 +54,8 @@ pub fn analyse(model: &Model) -> Result<Analysis, Error> {
     let facts = infer(model, &graph, &operators)?;
     let fold = Fold::find(&graph, &operators, &facts);
     let coupling = couple(&graph, &operators, &facts, &fold, &|value| fold.is_constant(model, &graph, value));
-    Ok(Analysis { model: model.clone(), graph, operators, facts, fold, coupling })
+    let zero_tables = zero_tables(model, &graph);
+    Ok(Analysis { model: model.clone(), graph, operators, facts, fold, coupling, zero_tables })
 }
 
 impl Analysis {
@@ -153,6 +156,7 @@ impl Analysis {
             facts: &self.facts,
             coupling: &self.coupling,
             is_constant: &is_constant,
+            zero_tables: &self.zero_tables,
         })
     }
 

@@ -118,9 +118,16 @@ fn is_constant_node(node: &Node, fold: &Fold) -> bool {
 fn apply_rule(mut cx: CoupleCx<'_>, operators: &Operators) {
     let node = cx.node;
     let has_room = cx.coupling.spaces.element_count() <= MOST_INDICES;
-    let result = match has_room {
-        true => operators.of(node.id).and_then(|operator| operator.couple(&mut cx)),
-        false => Err(RuleError::unsupported(format!("the nodes before it have more than {MOST_INDICES} indices"))),
+    let sparse = node.inputs.iter().flatten().copied().find(|value| cx.graph.is_sparse(*value));
+    let result = match sparse {
+        _ if !has_room => {
+            Err(RuleError::unsupported(format!("the nodes before it have more than {MOST_INDICES} indices")))
+        }
+        None => operators.of(node.id).and_then(|operator| operator.couple(&mut cx)),
+        Some(value) => {
+            let name = &cx.graph.values[value].name;
+            Err(RuleError::unsupported(format!("reads {name}, a sparse initializer; a dense one could lose channels")))
+        }
     };
     if let Err(cause) = result {
         // Constants that only this node reads have no indices yet, and need none.
@@ -130,6 +137,9 @@ fn apply_rule(mut cx: CoupleCx<'_>, operators: &Operators) {
             cx.keep_known_inputs(&cause.to_string());
         }
         fix_outputs(cx.coupling, cx.facts, node);
+        if let Some(value) = sparse {
+            node.outputs.iter().flatten().for_each(|output| cx.coupling.origins[*output] = Some(value));
+        }
         cx.coupling.barriers.push(Barrier { node: node.id, cause: cause.to_string() });
     }
 }

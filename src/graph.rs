@@ -244,6 +244,12 @@ impl Graph {
         names
     }
 
+    /// Whether a value is a sparse initializer: nothing else has neither a producer nor a tensor of its own.
+    pub fn is_sparse(&self, value: ValueId) -> bool {
+        let value = &self.values[value];
+        value.producer.is_none() && value.initializer.is_none() && !value.is_input
+    }
+
     /// The tensor of a value that is an initializer or the output of a Constant node.
     pub fn tensor<'m>(&'m self, model: &'m Model, value: ValueId) -> Option<&'m TensorProto> {
         let value = &self.values[value];

@@ -46,6 +46,13 @@ impl Facts {
                 facts.put(value, Some(fact));
             }
         }
+        for sparse in &model.graph().sparse_initializer {
+            let named = sparse.values.as_ref().and_then(|values| Some((graph.value(&values.name)?, values)));
+            if let Some((value, values)) = named {
+                let shape = sparse.dims.iter().copied().map(Dim::from).collect();
+                facts.values[value] = Some(Fact::new(values.element_type(), shape));
+            }
+        }
         for input in &model.graph().input {
             if let Some(value) = graph.value(&input.name).filter(|v| facts.values[*v].is_none()) {
                 let fact = input.r#type.as_ref().and_then(|t| of_type(t, &mut facts.fresh));

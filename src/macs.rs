@@ -6,19 +6,22 @@ use serde::Serialize;
 
 use crate::fold::{Fold, Replaced};
 use crate::graph::dim::Dim;
-use crate::graph::fact::Fact;
+use crate::graph::fact::{Fact, is_float};
 use crate::graph::facts::Facts;
+use crate::graph::model::Model;
 use crate::graph::sizes::Sizes;
 use crate::graph::{Graph, Node, ValueId};
-use crate::operator::Operators;
+use crate::onnx::DataType;
 use crate::operator::couple::Coupling;
 use crate::operator::couple::kept::Kept;
 use crate::operator::macs::{MacsCx, elements};
+use crate::operator::{Operator, Operators};
 
 /// What a network costs at given sizes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Cost {
-    /// Elements of all floating point constants that nodes read.
+    /// Elements of all floating point and quantised constants that nodes read, without the scales and zero points of
+    /// quantised ones and without tables of zeros.
     pub parameters: u64,
     /// Multiply-accumulate operations of layers with weights, biases counted as one each, as the paper and
     /// Torch-Pruning count.
@@ -44,6 +47,25 @@ pub struct Counter<'a> {
     pub coupling: &'a Coupling,
     /// Which values are constants.
     pub is_constant: &'a dyn Fn(ValueId) -> bool,
+    /// Constants that are no parameters: see [`zero_tables`].
+    pub zero_tables: &'a BTreeSet<ValueId>,
+}
+
+/// The outputs of Constant nodes that hold nothing but zeros: what exporters write for a result before it is filled in. An
+/// initializer of zeros is a parameter that has not been trained.
+pub fn zero_tables(model: &Model, graph: &Graph) -> BTreeSet<ValueId> {
+    let is_table = |value: &ValueId| {
+        let of_node = graph.values[*value].producer.and_then(|_| graph.tensor(model, *value));
+        let bytes = of_node.and_then(|tensor| model.tensor_bytes(tensor).ok());
+        bytes.is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0))
+    };
+    (0..graph.values.len()).filter(is_table).collect()
+}
+
+/// Whether elements of this type may be weights, wherever they are read: sizes and indices have other types.
+fn may_be_weight(dtype: DataType) -> bool {
+    let is_wide = matches!(dtype, DataType::Bool | DataType::String | DataType::Undefined);
+    is_float(dtype) || (!is_wide && dtype.bit_size().is_some_and(|bits| bits <= 16))
 }
 
 impl Counter<'_> {
@@ -98,7 +120,15 @@ impl Counter<'_> {
             .collect()
     }
 
-    /// Elements of the floating point constants that nodes read; different slices of one constant count each.
+    /// Whether a constant counts at an input of a node. Of what is quantised, input 0 holds the numbers.
+    fn is_parameter(&self, node: &Node, slot: usize, fact: &Fact) -> bool {
+        match self.operators.get(node.id).is_some_and(<dyn Operator>::quantizes) {
+            true => slot == 0,
+            false => may_be_weight(fact.dtype),
+        }
+    }
+
+    /// Elements of the constants that nodes read as weights; different slices of one constant count each.
     pub fn parameters(&self, kept: Option<&Kept>) -> u64 {
         let mut forms: BTreeSet<(usize, crate::operator::couple::kept::Slices)> = BTreeSet::new();
         let mut total = 0;
@@ -109,7 +139,8 @@ impl Counter<'_> {
                 let Some(value) = value.filter(|value| (self.is_constant)(*value)) else {
                     continue;
                 };
-                let Some(fact) = self.facts.values[value].as_ref().filter(|fact| fact.is_float()) else {
+                let fact = self.facts.values[value].as_ref().filter(|fact| self.is_parameter(node, slot, fact));
+                let Some(fact) = fact.filter(|_| !self.zero_tables.contains(&value)) else {
                     continue;
                 };
                 if self.fold.contains(value) && !replaced.values.contains(&value) {

@@ -10,6 +10,8 @@ pub(crate) mod floats;
 
 pub mod names;
 
+pub(crate) mod numbers;
+
 pub(crate) mod order;
 
 pub use generated::*;

@@ -81,6 +81,15 @@ pub const fn microsoft(name: &'static str) -> OpType {
     OpType { domain: "com.microsoft", name }
 }
 
+/// How quantised numbers and their scales go together, where there is more than one scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dequantization {
+    /// The axis along which scales differ; counted from the end where negative.
+    pub axis: i64,
+    /// Indices along the axis that share a scale.
+    pub block: usize,
+}
+
 /// What becomes of a node that reads nothing but constants ([`crate::fold`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Folding {
@@ -171,6 +180,21 @@ pub trait Operator: std::fmt::Debug + Send + Sync {
     /// have to pass the node. Other integers (indices, sizes) are taken not to change with a weight.
     fn quantizes(&self) -> bool {
         false
+    }
+
+    /// Of an operator that makes floating point numbers of quantised ones, `(x - zero_point) * scale` with the inputs 0, 2
+    /// and 1, which indices of input 0 have a scale of their own.
+    fn dequantization(&self) -> Option<Dequantization> {
+        None
+    }
+
+    /// Writes the node in standard operators that compute the same in float32 without rounding to integers; `false` if it
+    /// does not round. Verification compares networks with quantised activations in this form as well.
+    ///
+    /// # Errors
+    /// This form of the node can't be written so; it stays as it is.
+    fn without_rounding(&self, _cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
+        Ok(false)
     }
 
     /// The gradients of the loss by the inputs, from those by the outputs.

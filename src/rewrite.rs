@@ -47,7 +47,7 @@ pub struct Rewritten {
 /// # Errors
 /// A node can't express the cut, or a shape does not come out as the cut asks for; nothing has been written then.
 pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
-    let Analysis { model, graph, operators, facts, fold, coupling } = analysis;
+    let Analysis { model, graph, operators, facts, fold, coupling, zero_tables: _ } = analysis;
     let mut names = Names::of_graph(model.graph());
     let slices = WeightSlices::new(model, graph, fold, coupling, kept, &mut names);
     let mut after = Facts::of_sources(model, graph, &facts.fixed)?;

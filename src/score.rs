@@ -9,6 +9,8 @@ mod gradient;
 
 mod magnitude;
 
+mod quantized;
+
 mod random;
 
 use std::collections::BTreeMap;

@@ -18,6 +18,8 @@ mod pair;
 
 mod proof;
 
+mod rounding;
+
 mod run;
 
 mod scatter;
@@ -44,6 +46,7 @@ use crate::runtime::{Runtime, SessionOptions};
 use pair::Pair;
 use proof::{Networks, Proof, as_run, lowered_original};
 use reference::Unmasked;
+use rounding::Rounding;
 use run::{Expected, Verification};
 use unchanged::{Changed, Unchanged};
 
@@ -105,6 +108,8 @@ pub struct RunReport {
     pub sizes: Sizes,
     /// Whether both networks were computed in float32 instead of their own half precision.
     pub widened: bool,
+    /// Whether quantised activations passed without being rounded to steps.
+    pub unrounded: bool,
     /// Relative tolerance that was applied.
     pub rtol: f64,
     /// The errors of all outputs.
@@ -154,10 +159,10 @@ pub struct VerifyReport {
 
 impl VerifyReport {
     /// Nothing has run yet.
-    fn new(is_half: bool, runtime: &Runtime, options: &VerifyOptions) -> Self {
+    fn new(rounding: Rounding, runtime: &Runtime, options: &VerifyOptions) -> Self {
         Self {
             passed: true,
-            rtol: options.rtol.unwrap_or(if is_half { RTOL_HALF } else { RTOL }),
+            rtol: options.rtol.unwrap_or(rounding.tolerance(RTOL)),
             atol: options.atol,
             runs: Vec::new(),
             failure: None,
@@ -171,7 +176,7 @@ impl VerifyReport {
 
     /// A file that is wrong without having run.
     fn failed(analysis: &Analysis, runtime: &Runtime, options: &VerifyOptions, why: String) -> Self {
-        Self { passed: false, failure: Some(why), ..Self::new(has_half(analysis), runtime, options) }
+        Self { passed: false, failure: Some(why), ..Self::new(Rounding::of(analysis), runtime, options) }
     }
 
     /// The worst relative error of all outputs.
@@ -229,14 +234,6 @@ fn reference_of(
 /// Relative tolerance in single precision.
 const RTOL: f64 = 1e-4;
 
-/// Relative tolerance in half precision, where rounding alone differs by so much.
-const RTOL_HALF: f64 = 2e-2;
-
-/// Whether any value of the model has half precision.
-fn has_half(analysis: &Analysis) -> bool {
-    analysis.facts.values.iter().flatten().any(|fact| widen::is_half(fact.dtype as i32))
-}
-
 /// Compares a pruned file with the original under a plan: what the plan does not name without a run, the rest in runs of
 /// both.
 ///
@@ -292,9 +289,9 @@ fn prove(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<Ver
     let Cut { analysis, kept, pruned, unchanged, renamed } = &cut;
     let original = lowered_original(analysis)?;
     let (model, reference) = reference_of(analysis, &original, kept)?;
-    let is_half = has_half(analysis);
+    let rounding = Rounding::of(analysis);
     let lowered = lowered_for_cpu(pruned);
-    let mut report = VerifyReport::new(is_half, runtime, options);
+    let mut report = VerifyReport::new(rounding, runtime, options);
     report.unchanged = Some(unchanged.report.clone());
     report.notes.extend(unchanged.notes.iter().cloned());
     let lowered = match lowered {
@@ -323,9 +320,12 @@ fn prove(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<Ver
     // As applications run it: from its file, with every optimization.
     let as_file = || match &lowered {
         Some(_) => native.pruned_session(runtime),
-        None => runtime.session_from_file(pruned.path(), &SessionOptions::default()),
+        None => {
+            let options = SessionOptions { keeps_arithmetic: true, ..SessionOptions::default() };
+            runtime.session_from_file(pruned.path(), &options)
+        }
     };
-    if !is_half {
+    if !rounding.is_any() {
         let expected = Expected::proving(Proof::new(networks, &native, runtime, close)?);
         verification.run(&native, rtol, expected, as_file(), variants)?;
         return Ok(verification.report);
@@ -334,7 +334,7 @@ fn prove(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<Ver
         Ok(session) => {
             variants = verification.run(&native, rtol, Expected::plain(session), as_file(), variants)?;
         }
-        Err(error) if verification.original().is_err() => {
+        Err(error) if rounding.is_half && verification.original().is_err() => {
             let text = format!("ONNX Runtime does not load the original in its own precision: {error}");
             verification.report.notes.push(text);
         }
@@ -343,9 +343,10 @@ fn prove(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<Ver
     if !verification.report.passed {
         return Ok(verification.report);
     }
-    let (wide, wide_rtol) = (native.widened(), options.rtol.unwrap_or(RTOL));
-    match wide.pruned_session(runtime) {
-        Ok(of_pruned) => {
+    let wide_rtol = options.rtol.unwrap_or(RTOL);
+    let wide = native.without_rounding(rounding);
+    match wide.and_then(|wide| Ok((wide.pruned_session(runtime)?, wide))) {
+        Ok((of_pruned, wide)) => {
             // Another size would only repeat what the runs in half precision have shown.
             if !verification.report.runs.is_empty() {
                 variants.truncate(1);
@@ -357,7 +358,7 @@ fn prove(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<Ver
             return Err(verification.unmet(&error, "pruned network in float32"));
         }
         Err(error) => {
-            let text = format!("compared in half precision only, whose tolerance may hide single channels: {error}");
+            let text = format!("compared with the network's own rounding only, which may hide single channels: {error}");
             verification.report.notes.push(text);
             verification.prove_by_values(&native, rtol, &variants);
         }

@@ -229,8 +229,14 @@ pub(super) fn verification_text(report: &VerifyReport) -> String {
         return format!("verification FAILED: {failure}");
     }
     let mut lines = Vec::new();
-    for (widened, precision) in [(false, ""), (true, " computed in float32")] {
-        let runs: Vec<_> = report.runs.iter().filter(|run| run.widened == widened).collect();
+    let forms = [
+        ((false, false), ""),
+        ((true, false), " computed in float32"),
+        ((false, true), " without rounding of activations"),
+        ((true, true), " computed in float32 without rounding of activations"),
+    ];
+    for (form, precision) in forms {
+        let runs: Vec<_> = report.runs.iter().filter(|run| (run.widened, run.unrounded) == form).collect();
         let Some(last) = runs.last() else {
             continue;
         };

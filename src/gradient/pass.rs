@@ -90,6 +90,7 @@ impl GradientPass {
             allow_fallback: options.allow_fallback,
             record_placement: false,
             takes_memory_late: options.device == Device::Cpu,
+            keeps_arithmetic: true,
             has_kernels: graph.has_kernels,
         };
         let session = runtime

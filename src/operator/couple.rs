@@ -52,7 +52,8 @@ pub struct Coupling {
     pub layouts: Vec<Option<Layout>>,
     /// Every use of a constant that an operator's rule looked at.
     pub uses: Vec<WeightUse>,
-    /// The input of the network that a value is, or that alone it follows from without weights; its axes never shrink.
+    /// The input of the network that a value is, or that alone it follows from without weights, or the sparse initializer
+    /// that it is computed with; its axes never shrink.
     pub origins: Vec<Option<ValueId>>,
     /// Nodes that keep all their channels because no rule covers them.
     pub barriers: Vec<Barrier>,

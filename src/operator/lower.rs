@@ -125,6 +125,11 @@ impl<'a> LowerCx<'a> {
         self.builder.add(op_type, inputs, attributes)
     }
 
+    /// As [`LowerCx::add`], of another domain.
+    pub fn add_in(&mut self, domain: &str, op_type: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
+        self.builder.add_in(domain, op_type, inputs, attributes)
+    }
+
     /// An int64 constant.
     pub fn ints(&mut self, values: &[i64], dims: &[i64]) -> String {
         self.builder.ints(values, dims)
@@ -151,6 +156,12 @@ impl<'a> LowerCx<'a> {
             Some(DataType::Float) => value.to_owned(),
             _ => self.cast(value, DataType::Float),
         }
+    }
+
+    /// Gives a value of any element type the name of output `slot`. Nothing happens where the node omits that output.
+    pub fn give(&mut self, slot: usize, value: &str) {
+        let Some(output) = self.node.proto.output.get(slot).filter(|name| !name.is_empty()).cloned() else { return };
+        self.builder.rename(value, &output);
     }
 
     /// Gives a float32 value the name of output `slot` and the element type of input 0. Nothing happens where the node

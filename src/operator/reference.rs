@@ -169,8 +169,20 @@ impl ReferenceCx<'_> {
     pub fn filled(&mut self, input: &str, mask: &str, value: f32, slot: usize) -> String {
         let kept = self.add("Cast", &[mask], vec![attr_int("to", DataType::Bool as i64)]);
         let fill = self.floats(&[value], &[]);
-        let fill = self.cast_to_input(&fill, slot);
-        self.add("Where", &[&kept, input, &fill], vec![])
+        let Some((own, wide)) = self.fact(slot).and_then(|fact| Some((fact.dtype, wider_to_choose(fact.dtype)?)))
+        else {
+            let fill = self.cast_to_input(&fill, slot);
+            return self.add("Where", &[&kept, input, &fill], vec![]);
+        };
+        let input = self.add("Cast", &[input], vec![attr_int("to", wide as i64)]);
+        let fill = self.add("Cast", &[&fill], vec![attr_int("to", wide as i64)]);
+        let chosen = self.add("Where", &[&kept, &input, &fill], vec![]);
+        let mut to_own = vec![attr_int("to", own as i64)];
+        if own.bit_size().is_some_and(|bits| bits == 8) && wide == DataType::Float {
+            // What is infinite stays so.
+            to_own.push(attr_int("saturate", 0));
+        }
+        self.add("Cast", &[&chosen], to_own)
     }
 
     /// A float32 value in the element type of input `slot`.
@@ -314,4 +326,22 @@ impl ReferenceCx<'_> {
             self.add("Unsqueeze", &[value], vec![attr_ints("axes", &[axis])])
         }
     }
+}
+
+/// The type in which ONNX Runtime chooses between elements of a type for which it has no Where. It holds all of them, so
+/// that casting there and back changes none. `None` where there is a Where.
+fn wider_to_choose(dtype: DataType) -> Option<DataType> {
+    Some(match dtype {
+        DataType::Bool => DataType::Uint8,
+        DataType::Int8 | DataType::Int16 | DataType::Uint16 | DataType::Int4 | DataType::Uint4 => DataType::Int32,
+        DataType::Uint32 | DataType::Uint64 => DataType::Int64,
+        DataType::Bfloat16
+        | DataType::Float8e4m3fn
+        | DataType::Float8e4m3fnuz
+        | DataType::Float8e5m2
+        | DataType::Float8e5m2fnuz
+        | DataType::Float8e8m0
+        | DataType::Float4e2m1 => DataType::Float,
+        _ => return None,
+    })
 }

@@ -56,6 +56,9 @@ pub struct SessionOptions {
     /// Whether values get their memory when they are computed, instead of places in one block that is planned ahead. The
     /// block is larger than all values at their worst, by a third for a gradient graph.
     pub takes_memory_late: bool,
+    /// Whether nodes keep the arithmetic that the file gives them. Otherwise the library turns float operators between
+    /// DequantizeLinear and QuantizeLinear into ones of integers, which round activations that the file does not.
+    pub keeps_arithmetic: bool,
     /// Whether the model has operators of `src/kernels`. The processor only.
     pub has_kernels: bool,
 }
@@ -345,6 +348,9 @@ pub(super) fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Resul
     }
     if options.takes_memory_late {
         builder = builder.with_memory_pattern(false)?;
+    }
+    if options.keeps_arithmetic {
+        builder = builder.with_config_entry("session.disable_quant_qdq", "1")?;
     }
     if options.has_kernels {
         builder = builder.with_operators(crate::kernels::domain()?)?;

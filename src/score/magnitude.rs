@@ -10,12 +10,12 @@ use pulp::Arch;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Criterion, GroupReduction, IndexScores, ScoreCx};
+use super::{Criterion, GroupReduction, IndexScores, ScoreCx, quantized};
 use crate::couple::group::{ChannelGroup, Member, Role};
 use crate::error::Error;
 use crate::graph::ValueId;
 use crate::onnx::floats::{Floats, each_float};
-use crate::onnx::{DataType, TensorProto};
+use crate::operator::couple::WeightUse;
 
 /// The norm of a channel's weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,37 +51,34 @@ impl Magnitude {
         norm: Norm,
         reduction: GroupReduction,
     ) -> Result<Self, Error> {
-        let mut wanted: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+        let mut wanted: BTreeMap<ValueId, (&WeightUse, BTreeSet<usize>)> = BTreeMap::new();
         for member in groups.iter().filter(|group| group.fixed.is_none()).flat_map(|group| &group.members) {
-            wanted.entry(cx.coupling.uses[member.weight].value).or_default().insert(member.axis);
+            let of = &cx.coupling.uses[member.weight];
+            wanted.entry(of.value).or_insert_with(|| (of, BTreeSet::new())).1.insert(member.axis);
         }
-        let wanted: Vec<(usize, Vec<usize>)> =
-            wanted.into_iter().map(|(value, axes)| (value, axes.into_iter().collect())).collect();
+        let wanted: Vec<(&WeightUse, Vec<usize>)> =
+            wanted.into_values().map(|(of, axes)| (of, axes.into_iter().collect())).collect();
         let sums: Vec<Vec<Vec<f64>>> = wanted
             .par_iter()
             .with_max_len(1)
-            .map(|(value, axes)| {
-                let tensor = cx.constant(*value)?;
-                Ok(axis_sums(tensor, &cx.model.tensor_view(tensor)?, axes, norm))
-            })
+            .map(|(of, axes)| axis_sums(cx, of, axes, norm, |number| number))
             .collect::<Result<_, Error>>()?;
         let mut scores = IndexScores::default();
         let (mut warnings, mut broken) = (BTreeSet::new(), BTreeSet::new());
-        for ((value, axes), mut sums) in wanted.into_iter().zip(sums) {
-            let name = &cx.graph.values[value].name;
+        for ((of, axes), mut sums) in wanted.into_iter().zip(sums) {
+            let name = &cx.graph.values[of.value].name;
             if sums.iter().flatten().any(|sum| !sum.is_finite()) {
                 warnings.insert(format!("weight {name:?} holds entries that are not finite; its channels go first"));
-                broken.insert(value);
+                broken.insert(of.value);
                 // Among themselves they are ranked by their finite entries.
-                let tensor = cx.constant(value)?;
-                let bytes = cx.model.tensor_view(tensor)?;
-                for (sums, finite) in sums.iter_mut().zip(finite_sums(tensor, &bytes, &axes, norm)) {
+                let finite = |number: f32| if number.is_finite() { number } else { 0.0 };
+                for (sums, finite) in sums.iter_mut().zip(axis_sums(cx, of, &axes, norm, finite)?) {
                     let pairs = sums.iter_mut().zip(finite).filter(|(sum, _)| !sum.is_finite());
                     pairs.for_each(|(sum, finite)| *sum = finite * BROKEN);
                 }
             }
             for (axis, sum) in axes.into_iter().zip(sums) {
-                scores.insert(value, axis, sum);
+                scores.insert(of.value, axis, sum);
             }
         }
         Ok(Self { norm, reduction, scores, broken, warnings: RefCell::new(warnings) })
@@ -118,25 +115,30 @@ impl Criterion for Magnitude {
 /// The factor on the norms of channels with entries that are not finite, so that these go first.
 const BROKEN: f64 = 1e-200;
 
-/// As [`axis_sums`], of the finite entries alone.
-fn finite_sums(tensor: &TensorProto, bytes: &[u8], axes: &[usize], norm: Norm) -> Vec<Vec<f64>> {
+/// For each of `axes` of a constant, the sums of |w| or w^2 over all other axes, where w is what `of_number` makes of an
+/// entry. Types that hold no numbers have sums of zero.
+///
+/// # Errors
+/// A weight that can't be read.
+fn axis_sums(
+    cx: &ScoreCx<'_>,
+    of: &WeightUse,
+    axes: &[usize],
+    norm: Norm,
+    of_number: impl Fn(f32) -> f32 + Sync,
+) -> Result<Vec<Vec<f64>>, Error> {
+    let tensor = cx.constant(of.value)?;
+    let bytes = cx.model.tensor_view(tensor)?;
     let dims: Vec<usize> = tensor.dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
-    let Some(floats) = Floats::of(tensor.element_type(), bytes) else { return axis_sums(tensor, bytes, axes, norm) };
-    let finite = |value: f32| if value.is_finite() { value } else { 0.0 };
-    each_float!(floats, elements, decode => sums_of(&dims, axes, norm, elements, |element| finite(decode(element))))
-}
-
-/// For each of `axes`, the sums of |w| or w^2 over all other axes.
-fn axis_sums(tensor: &TensorProto, bytes: &[u8], axes: &[usize], norm: Norm) -> Vec<Vec<f64>> {
-    let dims: Vec<usize> = tensor.dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
-    if let Some(floats) = Floats::of(tensor.element_type(), bytes) {
-        return each_float!(floats, elements, decode => sums_of(&dims, axes, norm, elements, decode));
+    if let Some(floats) = Floats::of(tensor.element_type(), &bytes) {
+        return Ok(each_float!(floats, elements, decode => {
+            sums_of(&dims, axes, norm, elements, |element| of_number(decode(element)))
+        }));
     }
-    match tensor.element_type() {
-        DataType::Int8 => sums_of(&dims, axes, norm, bytes.as_chunks().0, |[b]| f32::from(b.cast_signed())),
-        DataType::Uint8 => sums_of(&dims, axes, norm, bytes.as_chunks().0, |[b]| f32::from(b) - 128.0),
-        _ => axes.iter().map(|axis| vec![0.0; dims.get(*axis).copied().unwrap_or(0)]).collect(),
-    }
+    Ok(match quantized::numbers(cx, of, tensor, &bytes)? {
+        Some(numbers) => sums_of(&dims, axes, norm, &numbers, of_number),
+        None => axes.iter().map(|axis| vec![0.0; dims.get(*axis).copied().unwrap_or(0)]).collect(),
+    })
 }
 
 fn sums_of<E: Copy + Sync>(

@@ -2,8 +2,10 @@
 
 use prost::Message;
 
+use super::rounding::{Rounding, without_rounding};
 use super::widen::{widen, widen_array};
 use crate::array::Array;
+use crate::error::Error;
 use crate::graph::model::Model;
 use crate::onnx::ModelProto;
 use crate::runtime::{Optimization, Runtime, RuntimeError, Session, SessionOptions};
@@ -15,6 +17,8 @@ pub(super) struct Pair<'m> {
     pub(super) pruned: ModelProto,
     /// Whether both compute in float32 instead of half precision.
     pub(super) is_widened: bool,
+    /// Whether the activations of both pass without being rounded to quantisation steps.
+    pub(super) is_unrounded: bool,
     /// Whose external data each reads.
     models: (&'m Model, &'m Model),
 }
@@ -30,15 +34,28 @@ impl<'m> Pair<'m> {
     ) -> Self {
         let own = || ModelProto { graph: Some(pruned.graph().clone()), ..pruned.proto().clone() };
         let proto = lowered.unwrap_or_else(own);
-        Self { reference, pruned: proto, is_widened: false, models: (original, pruned) }
+        Self { reference, pruned: proto, is_widened: false, is_unrounded: false, models: (original, pruned) }
     }
 
-    /// Both in float32.
-    pub(super) fn widened(&self) -> Self {
-        let mut wide = Self { is_widened: true, ..self.clone() };
-        widen(&mut wide.reference);
-        widen(&mut wide.pruned);
-        wide
+    /// Both without the rounding of activations, in float32.
+    ///
+    /// # Errors
+    /// One of them can't be written so.
+    pub(super) fn without_rounding(&self, rounding: Rounding) -> Result<Self, Error> {
+        let (is_widened, is_unrounded) = (rounding.is_half, rounding.bits.is_some());
+        let mut exact = Self { is_widened, is_unrounded, ..self.clone() };
+        exact.reference = exact.formed(self.models.0, &self.reference)?;
+        exact.pruned = exact.formed(self.models.1, &self.pruned)?;
+        Ok(exact)
+    }
+
+    /// A network that reads the external data of `model`, in the form of the pair.
+    fn formed(&self, model: &Model, proto: &ModelProto) -> Result<ModelProto, Error> {
+        let mut formed = if self.is_unrounded { without_rounding(model, proto)? } else { proto.clone() };
+        if self.is_widened {
+            widen(&mut formed);
+        }
+        Ok(formed)
     }
 
     /// Inputs in the precision of the pair.
@@ -64,9 +81,12 @@ impl<'m> Pair<'m> {
             optimization: Optimization::None,
             external_data_folder: Some(self.models.0.data_folder()),
             has_kernels: true,
+            keeps_arithmetic: true,
             ..SessionOptions::default()
         };
-        runtime.session_from_bytes(&self.models.0.located(model).encode_to_vec(), &options)
+        let formed = self.formed(self.models.0, model);
+        let formed = formed.map_err(|error| RuntimeError::ModelRejected { message: error.to_string() })?;
+        runtime.session_from_bytes(&self.models.0.located(&formed).encode_to_vec(), &options)
     }
 
     /// A session of the pruned network.
@@ -87,6 +107,7 @@ fn session_of(
 ) -> Result<Session, RuntimeError> {
     let options = SessionOptions {
         optimization,
+        keeps_arithmetic: true,
         external_data_folder: Some(model.data_folder()),
         ..SessionOptions::default()
     };

@@ -16,7 +16,6 @@ use serde::Serialize;
 
 use super::compare;
 use super::pair::Pair;
-use super::widen::widen;
 use crate::array::Array;
 use crate::error::Error;
 use crate::graph::NodeId;
@@ -181,11 +180,7 @@ impl<'a> Proof<'a> {
     }
 
     fn session_of(&self, graph: &ProofGraph) -> Result<Session, RuntimeError> {
-        let mut model = graph.model.clone();
-        if self.pair.is_widened {
-            widen(&mut model);
-        }
-        self.pair.proof_session(self.runtime, &model)
+        self.pair.proof_session(self.runtime, &graph.model)
     }
 
     /// Takes the comparisons out of what a run of [`Proof::session`] gave, on `inputs`.

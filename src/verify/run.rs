@@ -58,7 +58,7 @@ impl Verification<'_> {
     }
 
     /// The error of a network that must run and does not.
-    pub(super) fn unmet(&self, error: &RuntimeError, what: &str) -> Error {
+    pub(super) fn unmet(&self, error: &impl std::fmt::Display, what: &str) -> Error {
         let model = &self.analysis.model;
         match lower::foreign(model, error, "the cut can't be verified") {
             Some(unknown) => unknown.hint(
@@ -134,7 +134,7 @@ impl Verification<'_> {
                 }
             });
             let run =
-                RunReport { sizes: sizes.clone(), widened: pair.is_widened, rtol, outputs: errors.collect() };
+                RunReport { sizes: sizes.clone(), widened: pair.is_widened, unrounded: pair.is_unrounded, rtol, outputs: errors.collect() };
             let passed = run.passed();
             self.report.runs.push(run);
             if let Some(proof) = &mut expected.proof {
@@ -215,7 +215,7 @@ impl Verification<'_> {
         let Some((_, inputs)) = ran.first() else { return };
         let Some(mut proof) = expected.proof else {
             // In half precision the same is compared once more in single precision.
-            if pair.is_widened || !expected.is_plain {
+            if pair.is_widened || pair.is_unrounded || !expected.is_plain {
                 self.prove_by_values(pair, rtol, ran);
             }
             return;

@@ -5,6 +5,7 @@ mod changed_weights;
 mod computed_weights;
 mod inconclusive;
 mod mutations;
+mod quantized;
 mod random_graphs;
 mod rounds;
 mod whole_cuts;

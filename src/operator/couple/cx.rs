@@ -87,10 +87,27 @@ impl CoupleCx<'_> {
             return self.coupling.layouts[value].clone().ok_or(RuleError::UnknownShape);
         }
         let fact = self.facts.values[value].as_ref().ok_or(RuleError::UnknownShape)?;
-        let shape = fact.shape.as_ref().ok_or(RuleError::UnknownShape)?;
+        // Sizes, indices and words.
         if matches!(fact.dtype, DataType::Int64 | DataType::Int32 | DataType::String) {
-            return Ok(Layout::fixed(shape));
+            return fact.shape.as_deref().map(Layout::fixed).ok_or(RuleError::UnknownShape);
         }
+        self.constant_layout(value, slot)
+    }
+
+    /// The axes of input `slot` where it stands for other numbers, as what a DequantizeLinear reads does: a constant of
+    /// 32 bit integers, a bias, is then a weight as well. Else as [`CoupleCx::layout`].
+    ///
+    /// # Errors
+    /// As [`CoupleCx::layout`].
+    pub fn quantized_layout(&mut self, slot: usize) -> Result<Layout, RuleError> {
+        let value = self.node.input(slot).ok_or(RuleError::UnknownShape)?;
+        if (self.is_constant)(value) { self.constant_layout(value, slot) } else { self.layout(slot) }
+    }
+
+    /// The axes of a constant that input `slot` reads: spaces of its own for this use.
+    fn constant_layout(&mut self, value: ValueId, slot: usize) -> Result<Layout, RuleError> {
+        let fact = self.facts.values[value].as_ref().ok_or(RuleError::UnknownShape)?;
+        let shape = fact.shape.as_ref().ok_or(RuleError::UnknownShape)?;
         let is_long = |size: &Dim| size.as_const().is_some_and(|size| size > space::LONGEST_AXIS as i64);
         if let Some(size) = shape.iter().find(|size| is_long(size)) {
             return Err(RuleError::unsupported(format!("an axis of {size} indices is too long to be divided")));
@@ -102,6 +119,14 @@ impl CoupleCx<'_> {
             let sizes = shape.iter().map(|size| size.as_const().and_then(|size| usize::try_from(size).ok()));
             let new: Vec<Option<SpaceId>> =
                 sizes.map(|size| size.filter(|size| *size != 1).map(|size| spaces.add(size))).collect();
+            if fact.dtype.bit_size().is_some_and(|bits| bits < 8) {
+                let text = format!("has elements of {}, of which several share a byte", fact.dtype.spec_name());
+                let reason = Reason { text, node: self.node.name.clone() };
+                new.iter().flatten().for_each(|space| {
+                    let whole = spaces.whole(*space);
+                    spaces.freeze_axis(&whole, &reason);
+                });
+            }
             self.coupling.uses.push(WeightUse { value, node, slot, axes: new.clone() });
             axes = Some(new);
         }
@@ -116,7 +141,12 @@ impl CoupleCx<'_> {
     /// As [`CoupleCx::layout`].
     pub fn separated(&mut self, slot: usize) -> Result<Layout, RuleError> {
         let layout = self.layout(slot)?;
-        Ok(Layout { axes: self.coupling.spaces.separate(&layout.axes, &self.node.name) })
+        Ok(self.separate(&layout))
+    }
+
+    /// A layout with every cut axis divided into independent digits.
+    pub fn separate(&mut self, layout: &Layout) -> Layout {
+        Layout { axes: self.coupling.spaces.separate(&layout.axes, &self.node.name) }
     }
 
     /// As [`CoupleCx::separated`], of an input of `rank` axes. Where nothing is known of it, what comes from a node that is
@@ -171,7 +201,11 @@ impl CoupleCx<'_> {
         }
         let mut origins = self.node.inputs.iter().flatten().filter_map(|value| self.coupling.origins[*value]);
         match origins.next() {
-            Some(input) => reason(format!("reads {}, an input of the network", self.graph.values[input].name)),
+            Some(origin) => {
+                let kind =
+                    if self.graph.is_sparse(origin) { "a sparse initializer" } else { "an input of the network" };
+                reason(format!("reads {}, {kind}", self.graph.values[origin].name))
+            }
             None => reason("meets an axis of positions that stay".to_owned()),
         }
     }
@@ -206,6 +240,11 @@ impl CoupleCx<'_> {
                 self.keep(&axis, text);
             }
         }
+    }
+
+    /// The number of indices of a space.
+    pub fn size_of(&self, space: SpaceId) -> usize {
+        self.coupling.spaces.all()[space].len
     }
 
     /// A space of `len` free indices.

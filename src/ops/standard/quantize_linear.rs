@@ -1,19 +1,24 @@
 //! # QuantizeLinear and DequantizeLinear
 //! `y = saturate(round(x / scale) + zero_point)` and back, with one scale or one per index of `axis`.
-//! Spec: <https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html>. Opsets 10 and later; blocked forms (21) stay.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html>. Opsets 10 and later, with blocks (21).
 //!
-//! Coupling: every axis passes through; a scale per index is coupled to `axis`.
+//! Coupling: every axis passes through; a scale per index is coupled to `axis`, a scale per block to whole blocks of it.
 
 use crate::graph::Node;
 use crate::graph::fact::Fact;
-use crate::onnx::{DataType, attr_int};
+use crate::onnx::{AttributeProto, DataType, TensorProto, attr_int, attr_tensor};
+use crate::operator::couple::layout::Layout;
 use crate::operator::{
-    CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index, microsoft, onnx,
+    CoupleCx, Dequantization, GradientCx, InferCx, LowerCx, OpType, Operator, ReferenceCx, Registration, RuleError,
+    axis_index, microsoft, onnx,
 };
 
 fn types_quantizelinear() -> &'static [OpType] {
     const { &[onnx("QuantizeLinear"), onnx("DequantizeLinear"), microsoft("QuantizeLinear"), microsoft("DequantizeLinear")] }
 }
+
+/// The domain of ONNX Runtime's own forms.
+const MICROSOFT: &str = "com.microsoft";
 
 pub(super) static RULES: &[Registration] =
     &[Registration::new(types_quantizelinear, |node| Ok(Box::new(QuantizeLinear::parse(node))))];
@@ -21,9 +26,11 @@ pub(super) static RULES: &[Registration] =
 #[derive(Debug)]
 struct QuantizeLinear {
     direction: Direction,
+    /// The domain of the operator.
+    domain: &'static str,
     axis: i64,
-    /// Whether every block along the axis has a scale of its own.
-    is_blocked: bool,
+    /// Indices along the axis that share a scale, where every block of them has one of its own.
+    block: Option<usize>,
     /// The element type of the output, where the node names it.
     output_type: Option<DataType>,
 }
@@ -42,10 +49,56 @@ impl QuantizeLinear {
                 "DequantizeLinear" => Direction::ToFloats,
                 _ => Direction::ToIntegers,
             },
+            domain: if node.proto.domain == MICROSOFT { MICROSOFT } else { "" },
             axis: node.int("axis", 1),
-            is_blocked: node.int("block_size", 0) != 0,
+            block: usize::try_from(node.int("block_size", 0)).ok().filter(|size| *size > 0),
             output_type: named.and_then(|to| DataType::try_from(i32::try_from(to).ok()?).ok()),
         }
+    }
+}
+
+impl QuantizeLinear {
+    /// Ties the axes of a scale or zero point per block to those of `x`: of the blocked axis, a block goes as a whole.
+    fn tie_blocks(&self, cx: &mut CoupleCx<'_>, x: &Layout, parameter: &Layout, block: usize) -> Result<(), RuleError> {
+        if parameter.rank() != x.rank() {
+            return Err(RuleError::unsupported("the scales of its blocks have another rank than what they scale"));
+        }
+        let blocked = axis_index(self.axis, x.rank())?;
+        for (axis, (whole, entries)) in x.axes.iter().zip(&parameter.axes).enumerate() {
+            if axis != blocked {
+                cx.tie(whole, entries);
+                continue;
+            }
+            let space = cx.single(whole);
+            let size = space.map_or(0, |space| cx.size_of(space));
+            match space.filter(|_| size > 0 && size.is_multiple_of(block)) {
+                Some(space) => {
+                    let digits = cx.digits(space, &[size / block, block], Some(0));
+                    cx.tie(&digits[0], entries);
+                }
+                None => {
+                    cx.keep(whole, "has a scale for each of its blocks");
+                    cx.keep(entries, "has a scale for each of its blocks");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Scale or zero point in float32, one for every element of input 0; empty if the node omits it. A DequantizeLinear of
+    /// ones spreads it, along the axis or over blocks, whatever the rank.
+    fn spread(&self, cx: &mut LowerCx<'_>, slot: usize) -> String {
+        if !cx.has(slot) {
+            return String::new();
+        }
+        let (x, parameter) = (cx.input(0), cx.input(slot));
+        let parameter = cx.cast(&parameter, DataType::Float);
+        let shape = cx.add("Shape", &[&x], vec![]);
+        let one = TensorProto { data_type: DataType::Int8 as i32, dims: vec![1], raw_data: vec![1].into(), ..TensorProto::default() };
+        let ones = cx.add("ConstantOfShape", &[&shape], vec![attr_tensor("value", one)]);
+        let is_place = |attribute: &&AttributeProto| matches!(attribute.name.as_str(), "axis" | "block_size");
+        let places = cx.attributes().iter().filter(is_place).cloned().collect();
+        cx.add_in(self.domain, "DequantizeLinear", &[&ones, &parameter], places)
     }
 }
 
@@ -64,17 +117,22 @@ impl Operator for QuantizeLinear {
         true
     }
 
+    fn dequantization(&self) -> Option<Dequantization> {
+        let is_to_floats = self.direction == Direction::ToFloats;
+        is_to_floats.then_some(Dequantization { axis: self.axis, block: self.block.unwrap_or(1) })
+    }
+
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        if self.is_blocked {
-            return Err(RuleError::unsupported("it is quantised in blocks"));
-        }
-        let x = cx.layout(0)?;
+        let x = cx.quantized_layout(0)?;
         for slot in [1, 2] {
             if !cx.has(slot) {
                 continue;
             }
-            let parameter = cx.separated(slot)?;
-            if let [entries] = parameter.axes.as_slice()
+            let parameter = cx.quantized_layout(slot)?;
+            let parameter = cx.separate(&parameter);
+            if let Some(block) = self.block {
+                self.tie_blocks(cx, &x, &parameter, block)?;
+            } else if let [entries] = parameter.axes.as_slice()
                 && !entries.is_empty()
             {
                 let axis = axis_index(self.axis, x.rank())?;
@@ -89,11 +147,33 @@ impl Operator for QuantizeLinear {
         cx.elementwise(&[0])
     }
 
+    fn without_rounding(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
+        let (scale, zero_point) = (self.spread(cx, 1), self.spread(cx, 2));
+        let x = cx.input(0);
+        let mut y = cx.cast(&x, DataType::Float);
+        match self.direction {
+            Direction::ToIntegers => {
+                y = cx.add("Div", &[&y, &scale], vec![]);
+                if !zero_point.is_empty() {
+                    y = cx.add("Add", &[&y, &zero_point], vec![]);
+                }
+            }
+            Direction::ToFloats => {
+                if !zero_point.is_empty() {
+                    y = cx.add("Sub", &[&y, &zero_point], vec![]);
+                }
+                y = cx.add("Mul", &[&y, &scale], vec![]);
+            }
+        }
+        cx.give(0, &y);
+        Ok(true)
+    }
+
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         if self.direction == Direction::ToIntegers || cx.wants(0) {
             return Err(RuleError::unsupported("rounding to integers has no slope"));
         }
-        if self.is_blocked {
+        if self.block.is_some() {
             return Err(RuleError::unsupported("it is quantised in blocks"));
         }
         // y = (x - zero_point) * scale, with a scale and a zero point for all or per index of the axis.
