@@ -56,6 +56,11 @@ impl RuleError {
         Self::Invalid(text.into())
     }
 
+    /// Only the shapes of the operator are known: it is a barrier.
+    pub fn only_shapes() -> Self {
+        Self::Unsupported("which channels depend on which is not known of this operator".to_owned())
+    }
+
     /// This form of the node is not supported.
     pub fn unsupported(text: impl Into<String>) -> Self {
         Self::Unsupported(text.into())

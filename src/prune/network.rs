@@ -16,7 +16,7 @@ use crate::diffusion::{
 use crate::error::Error;
 use crate::files::{Outputs, unwritable};
 use crate::graph::facts::Facts;
-use crate::graph::sizes::{Sizes, sizes_for};
+use crate::graph::sizes::Sizes;
 use crate::graph::{self, Graph};
 use crate::infer::infer;
 use crate::inputs::check_names;

@@ -4,7 +4,7 @@
 //!
 //! Coupling: axes that broadcast against each other are one axis.
 
-use crate::operator::{CoupleCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, broadcast, onnx};
+use crate::operator::{CoupleCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_bitwise() -> &'static [OpType] {
     const { &[onnx("BitShift"), onnx("BitwiseAnd"), onnx("BitwiseOr"), onnx("BitwiseXor")] }

@@ -3,9 +3,10 @@
 //! Spec: <https://onnx.ai/onnx/operators/onnx__If.html>. Opsets 1 and later.
 //!
 //! Coupling: an If whose condition follows from known sizes and constants is replaced by its branch when the file is read.
-//! Any other is a barrier.
+//! Any other is a barrier, whose outputs have the sizes that both branches give.
 
 use crate::graph::Node;
+use crate::graph::fact::Fact;
 use crate::onnx::GraphProto;
 use crate::operator::{CoupleCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
@@ -28,6 +29,22 @@ impl If {
     }
 }
 
+/// What is known of a value that is one or the other: where their sizes differ, nothing.
+pub(super) fn merged(cx: &mut InferCx<'_>, a: Option<Fact>, b: Option<Fact>) -> Option<Fact> {
+    let (a, b) = (a?, b?);
+    if a == b {
+        return Some(a);
+    }
+    match (a.shape, b.shape) {
+        (Some(a_shape), Some(b_shape)) if a_shape.len() == b_shape.len() => {
+            let sizes = a_shape.into_iter().zip(b_shape);
+            let shape = sizes.map(|(a, b)| if a == b { a } else { cx.fresh() }).collect();
+            Some(Fact::new(a.dtype, shape))
+        }
+        _ => Some(Fact::unranked(a.dtype)),
+    }
+}
+
 const CAUSE: &str = "which branch runs is not known before the network does";
 
 impl Operator for If {
@@ -35,8 +52,19 @@ impl Operator for If {
         if known(0)? != 0 { self.then_branch.as_ref() } else { self.else_branch.as_ref() }
     }
 
-    fn infer(&self, _cx: &mut InferCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::unsupported(CAUSE))
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let bodies = [&self.then_branch, &self.else_branch].into_iter().flatten();
+        // A branch that contradicts itself at these sizes is never taken.
+        let given: Vec<Vec<Option<Fact>>> = bodies.filter_map(|body| cx.body(body, Vec::new()).ok()).collect();
+        let Some(first) = given.first() else { return Err(RuleError::unsupported(CAUSE)) };
+        for (slot, fact) in first.iter().enumerate() {
+            let others = given[1..].iter().map(|facts| facts.get(slot).cloned().flatten());
+            let merged = others.fold(fact.clone(), |fact, other| merged(cx, fact, other));
+            if let Some(fact) = merged {
+                cx.set(slot, fact);
+            }
+        }
+        Ok(())
     }
 
     fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {

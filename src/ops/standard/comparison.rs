@@ -9,7 +9,7 @@ use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
 use crate::onnx::DataType;
-use crate::operator::{CoupleCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, broadcast, onnx};
+use crate::operator::{CoupleCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_comparison() -> &'static [OpType] {
     const {

@@ -8,7 +8,7 @@ use crate::graph::dim::{Dim, product};
 use crate::graph::fact::{Fact, KNOWN_LIMIT, Known};
 use crate::operator::couple::layout::{Axis, Layout, fixed_axis};
 use crate::operator::{
-    CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, broadcast, onnx,
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, onnx,
 };
 
 fn types_expand() -> &'static [OpType] {

@@ -5,12 +5,11 @@
 //! Coupling: the last axis of A is the second to last of B; the others pass through, leading ones broadcast.
 
 use crate::graph::Node;
-use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
 use crate::operator::couple::layout::{Axis, Layout};
 use crate::operator::{
     CoupleCx, Folding, GradientCx, InferCx, LowerCx, MacsCx, OpType, Operator, ReferenceCx, Registration, RuleError,
-    broadcast, microsoft, onnx,
+    microsoft, onnx,
 };
 
 fn types_matmul() -> &'static [OpType] {

@@ -6,9 +6,7 @@
 
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known};
-use crate::operator::{
-    CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, broadcast, onnx,
-};
+use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_where() -> &'static [OpType] {
     const { &[onnx("Where")] }

@@ -1,0 +1,31 @@
+//! # NonMaxSuppression
+//! The boxes that are left once those that overlap better ones are dropped.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__NonMaxSuppression.html>. Opsets 10 and later.
+//!
+//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+
+use crate::graph::dim::Dim;
+use crate::onnx::DataType;
+use crate::operator::{CoupleCx, InferCx, OpType, Operator, Registration, RuleError, onnx};
+
+fn types_non_max_suppression() -> &'static [OpType] {
+    const { &[onnx("NonMaxSuppression")] }
+}
+
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_non_max_suppression, |_| Ok(Box::new(NonMaxSuppression)))];
+
+#[derive(Debug)]
+struct NonMaxSuppression;
+
+impl Operator for NonMaxSuppression {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let count = cx.fresh();
+        cx.set_shape(0, DataType::Int64, vec![count, Dim::from(3)]);
+        Ok(())
+    }
+
+    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        Err(RuleError::only_shapes())
+    }
+}

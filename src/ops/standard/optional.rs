@@ -1,0 +1,46 @@
+//! # Optional, OptionalHasElement and OptionalGetElement
+//! A value that may be absent. A tensor inside is followed; sequences are not.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__Optional.html>,
+//! <https://onnx.ai/onnx/operators/onnx__OptionalGetElement.html>,
+//! <https://onnx.ai/onnx/operators/onnx__OptionalHasElement.html>. Opsets 15 and later.
+//!
+//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+
+use crate::graph::Node;
+use crate::graph::fact::Fact;
+use crate::onnx::DataType;
+use crate::operator::{CoupleCx, InferCx, OpType, Operator, Registration, RuleError, onnx};
+
+fn types_optional() -> &'static [OpType] {
+    const { &[onnx("Optional"), onnx("OptionalHasElement"), onnx("OptionalGetElement")] }
+}
+
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_optional, |node| Ok(Box::new(Optional::parse(node))))];
+
+#[derive(Debug)]
+struct Optional {
+    /// Whether it only tells if the value is there.
+    is_question: bool,
+}
+
+impl Optional {
+    fn parse(node: &Node) -> Self {
+        Self { is_question: node.proto.op_type == "OptionalHasElement" }
+    }
+}
+
+impl Operator for Optional {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let fact = match self.is_question {
+            true => Fact::new(DataType::Bool, vec![]),
+            false => Fact { known: None, ..cx.input(0)?.clone() },
+        };
+        cx.set(0, fact);
+        Ok(())
+    }
+
+    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        Err(RuleError::only_shapes())
+    }
+}

@@ -1,0 +1,44 @@
+//! # TfIdfVectorizer
+//! Counts of word sequences in a text, or weights that follow from them.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__TfIdfVectorizer.html>. Opsets 9 and later.
+//!
+//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+
+use crate::graph::Node;
+use crate::graph::dim::Dim;
+use crate::onnx::DataType;
+use crate::operator::{CoupleCx, InferCx, OpType, Operator, Registration, RuleError, onnx};
+
+fn types_tf_idf_vectorize() -> &'static [OpType] {
+    const { &[onnx("TfIdfVectorizer")] }
+}
+
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_tf_idf_vectorize, |node| Ok(Box::new(TfIdfVectorizer::parse(node))))];
+
+#[derive(Debug)]
+struct TfIdfVectorizer {
+    /// The number of word sequences that are counted.
+    size: i64,
+}
+
+impl TfIdfVectorizer {
+    fn parse(node: &Node) -> Self {
+        let indices = node.proto.ints("ngram_indexes").unwrap_or_default();
+        Self { size: indices.iter().copied().max().map_or(0, |last| last.saturating_add(1)) }
+    }
+}
+
+impl Operator for TfIdfVectorizer {
+    fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        let mut shape = cx.shape(0)?;
+        shape.pop();
+        shape.push(Dim::from(self.size));
+        cx.set_shape(0, DataType::Float, shape);
+        Ok(())
+    }
+
+    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        Err(RuleError::only_shapes())
+    }
+}
