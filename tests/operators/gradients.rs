@@ -14,14 +14,14 @@ const WITHOUT: &[(&str, &str)] = &[
     ("one scale", "rounding to integers has no slope"),
     ("a scale per channel", "rounding to integers has no slope"),
     ("Det", "the operator has no gradient"),
-    ("GridSample at learned places", "its places depend on a weight"),
-    ("AffineGrid", "its places depend on a weight"),
+    ("GridSample of com.microsoft at learned places", "its places depend on a weight"),
     ("Attention with lengths", "caches and windows of positions"),
     ("MaxRoiPool", "the operator has no gradient"),
 ];
 
 /// Networks of which some weights do not move the loss, the weights (all where there are none), and why.
 const FLAT: &[(&str, &[&str], &str)] = &[
+    ("GridSample at learned places of which the nearest pixels count", &["weight_3"], "a place only chooses a pixel"),
     ("ReduceProd", &["weight_3", "weight_4"], "the products are so large that the last bias hardly matters"),
     ("Sub of the same value", &[], "the difference is always zero"),
     ("Div of the same value", &[], "the quotient is always one"),
@@ -69,7 +69,6 @@ const NEEDLESS: &[(&str, &str)] = &[
     ("Multinomial", "reads nothing that depends on a weight"),
     ("QuantizeLinear", "DequantizeLinear after it passes none"),
     ("SwiGLU", "ONNX Runtime 1.31 does not know it"),
-    ("AffineGrid", "gives places, by which nothing is differentiated"),
     ("STFT", "its gradient is not written yet"),
     ("com.microsoft.QuantizeLinear", "as the standard operator"),
     ("com.microsoft.DequantizeLinear", "as the standard operator"),
