@@ -58,8 +58,9 @@ fn an_operator_that_onnx_runtime_lacks_is_named_and_nothing_is_written() {
             assert_eq!(ran.code, 0, "{domain}.{op}: {}", ran.err);
             assert!(output.exists() && ran.err.contains("keeps all channels it touches"), "{}", ran.err);
             let plan = folder.path().join("out.plan.json");
-            let [input, plan, output, again] = [folder.path().join("net.onnx"), plan, output, folder.path().join("b.onnx")]
-                .map(|path| path.to_str().unwrap().to_owned());
+            let [input, plan, output, again] =
+                [folder.path().join("net.onnx"), plan, output, folder.path().join("b.onnx")]
+                    .map(|path| path.to_str().unwrap().to_owned());
             for command in [&["verify", &input, &output][..], &["apply", &input, &plan, &again]] {
                 let ran = run(command);
                 assert_eq!(ran.code, 1, "{command:?}: {}", ran.err);
@@ -82,11 +83,8 @@ fn what_runs_the_network_says_which_operator_is_missing() {
     let input = input.to_str().unwrap();
     let [data, npy, output] =
         ["data.npz", "x.npy", "out.onnx"].map(|name| folder.path().join(name).to_str().unwrap().to_owned());
-    let array = onnx_diffprune::array::Array::from_f64(
-        onnx_diffprune::array::ElementType::F32,
-        vec![1, 4, 6, 6],
-        &[0.1; 144],
-    );
+    let array =
+        onnx_diffprune::array::Array::from_f64(onnx_diffprune::array::ElementType::F32, vec![1, 4, 6, 6], &[0.1; 144]);
     onnx_diffprune::npz::write(Path::new(&data), [("x", &array.unwrap())]).unwrap();
     for command in [
         &["loss", input, "--data", &data, "--count", "1", "--timesteps", "2"][..],
@@ -116,7 +114,9 @@ fn an_operator_set_of_onnx_runtime_need_not_be_imported() {
     assert!(inspected.code == 0 && inspected.err.contains("without importing the set"), "{}", inspected.err);
     // What the standard operators mean depends on the version.
     model.opset_import.clear();
-    model.opset_import.push(onnx_diffprune::onnx::OperatorSetIdProto { domain: "com.microsoft".to_owned(), version: 1 });
+    model
+        .opset_import
+        .push(onnx_diffprune::onnx::OperatorSetIdProto { domain: "com.microsoft".to_owned(), version: 1 });
     let (ran, _) = prune(folder.path(), &model, &[]);
     assert_eq!(ran.code, 2, "{}", ran.err);
     assert!(ran.err.contains("no standard operator set") && ran.err.contains("hint: "), "{}", ran.err);
@@ -219,9 +219,13 @@ fn names_reach_the_terminal_written_out() {
     }
     // Names in JSON are those of the file.
     let inspected = succeed(&["inspect", input, "--format", "json"]).json();
-    assert!(inspected["groups"].as_array().unwrap().iter().any(|group| {
-        group["name"].as_str().is_some_and(|name| name.starts_with(HOSTILE))
-    }));
+    assert!(
+        inspected["groups"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|group| { group["name"].as_str().is_some_and(|name| name.starts_with(HOSTILE)) })
+    );
     // A file that is refused has names too.
     let mut broken = model.clone();
     broken.graph.as_mut().unwrap().node.push(node(HOSTILE, "Relu", &[HOSTILE], &["lost"]));

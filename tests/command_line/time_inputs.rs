@@ -42,7 +42,8 @@ fn squares(name: &str, command: &[&str], more: &[&str]) -> Vec<f64> {
         arguments.extend([model.as_str(), "--data", &data, "--timesteps", "4", "--format", "json"]);
         arguments.extend(more);
         let json = succeed(&arguments).json();
-        let curve = [&json["losses"], &json["gradients"]["curve"]].into_iter().find_map(|list| list.as_array().cloned());
+        let curve =
+            [&json["losses"], &json["gradients"]["curve"]].into_iter().find_map(|list| list.as_array().cloned());
         curve.unwrap().iter().map(|point| point["loss"].as_f64().unwrap()).collect()
     };
     let (plus, minus, none) = (losses(1.0), losses(-1.0), losses(0.0));
@@ -121,9 +122,8 @@ fn schedules_that_differ_are_told_apart() {
         succeed(&[&shared[..], more].concat()).json()["process"].as_str().unwrap().to_owned()
     };
     let ends = ["--beta-start", "0.001", "--beta-end", "0.01"];
-    let mut found: Vec<String> = ["linear", "scaled_linear"]
-        .map(|schedule| process(&[&["--schedule", schedule], &ends[..]].concat()))
-        .into();
+    let mut found: Vec<String> =
+        ["linear", "scaled_linear"].map(|schedule| process(&[&["--schedule", schedule], &ends[..]].concat())).into();
     found.push(process(&["--schedule", "squaredcos_cap_v2"]));
     found.push(process(&["--schedule", "linear", "--rescale-betas-zero-snr", "--prediction-type", "v_prediction"]));
     found.push(process(&["--schedule", "flow"]));
@@ -148,7 +148,8 @@ fn the_process_is_in_json_plan_and_report() {
     assert!(process.contains("discrete schedule scaled_linear"), "{process}");
     let network = json["gradients"]["network"].as_array().unwrap();
     assert!(network.iter().any(|line| line.as_str().is_some_and(|line| line.contains("gets the step t"))));
-    let plan: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path("out.plan.json")).unwrap()).unwrap();
+    let plan: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(path("out.plan.json")).unwrap()).unwrap();
     assert_eq!(plan["options"]["process"], process);
     assert!(std::fs::read_to_string(&report).unwrap().contains(&process));
 }

@@ -49,7 +49,8 @@ fn prune(folder: &Path, model: &ModelProto, more: &[&str]) -> Ran {
     let data = Array::from_f64(ElementType::F32, vec![2, 1, 4, 4], &values).unwrap();
     npz::write(Path::new(&path("data.npz")), [("x", &data)]).unwrap();
     let (model, output, data, report) = (path("net.onnx"), path("out.onnx"), path("data.npz"), path("report.html"));
-    let shared = [&model, &output, "--ratio", "0.5", "--data", &data, "--batch", "2", "--timesteps", "3", "--no-latency"];
+    let shared =
+        [&model, &output, "--ratio", "0.5", "--data", &data, "--batch", "2", "--timesteps", "3", "--no-latency"];
     run(&[&shared[..], &["--format", "json", "--report", &report], more].concat())
 }
 
@@ -68,7 +69,11 @@ fn a_group_without_finite_gradients_is_ranked_by_magnitude_and_named_once() {
         assert_eq!(ran.code, 0, "{more:?}: {}", ran.err);
         let lines: Vec<&str> = ran.err.lines().filter(|line| line.contains("is ranked by magnitude")).collect();
         assert_eq!(lines.len(), 1, "{more:?}: {}", ran.err);
-        assert!(lines[0].contains("channel group \"rooted\"") && lines[0].contains("8 of its 8 channels"), "{}", lines[0]);
+        assert!(
+            lines[0].contains("channel group \"rooted\"") && lines[0].contains("8 of its 8 channels"),
+            "{}",
+            lines[0]
+        );
         let json = ran.json();
         let group = |name: &str| {
             let groups = json["groups"].as_array().unwrap().iter();
@@ -106,7 +111,8 @@ fn weights_that_are_not_numbers_are_not_ranked_by_position() {
     let mut set = |broken: &[usize]| {
         let falling = (0..CHANNELS as usize).map(|at| (CHANNELS as usize - at) as f32 * 0.1);
         // Two input channels would be needed for a finite entry beside; here an entry is the channel.
-        let values: Vec<f32> = falling.enumerate().map(|(at, v)| if broken.contains(&at) { f32::NAN } else { v }).collect();
+        let values: Vec<f32> =
+            falling.enumerate().map(|(at, v)| if broken.contains(&at) { f32::NAN } else { v }).collect();
         let tensor = onnx_diffprune::onnx::TensorProto::of_floats("plain", &values, &[CHANNELS, 1, 1, 1]);
         let graph = model.graph.as_mut().unwrap();
         *graph.initializer.iter_mut().find(|tensor| tensor.name == "plain").unwrap() = tensor;

@@ -131,7 +131,8 @@ impl Sampling {
                 let share = cx.mul(&pixel, &dy);
                 let share = cx.reduce_sum(&share, &[1], true);
                 for (axis, sums) in by_place.iter_mut().enumerate() {
-                    let factor = |(at, tap): (usize, &&Tap)| if at == axis { tap.slope.clone() } else { tap.weight.clone() };
+                    let factor =
+                        |(at, tap): (usize, &&Tap)| if at == axis { tap.slope.clone() } else { tap.weight.clone() };
                     let factors: Vec<String> = chosen.iter().enumerate().map(factor).collect();
                     let slope = product(cx, factors.iter().map(String::as_str));
                     sums.push(cx.mul(&share, &slope));
@@ -190,7 +191,8 @@ impl Sampling {
             let tap = cx.op("Add", &[&below, &distance]);
             let (index, counts) = self.inside(cx, padding, &tap, size);
             let [_, b, c, d] = coefficients;
-            let (weight, slope) = (polynomial(cx, &coefficients, &share), polynomial(cx, &[b, 2.0 * c, 3.0 * d, 0.0], &share));
+            let (weight, slope) =
+                (polynomial(cx, &coefficients, &share), polynomial(cx, &[b, 2.0 * c, 3.0 * d, 0.0], &share));
             let counted = |cx: &mut GradientCx<'_>, value: String| match &counts {
                 None => value,
                 Some(counts) => cx.mul(&value, counts),
@@ -205,7 +207,8 @@ impl Sampling {
     fn inside(&self, cx: &mut GradientCx<'_>, padding: Padding, tap: &str, size: i64) -> (String, Option<String>) {
         if padding == Padding::Reflection {
             // Back and forth between the centres of the outermost pixels, or their outer edges.
-            let (period, last) = if self.aligns_corners { (2 * (size - 1), 2 * (size - 1)) } else { (2 * size, 2 * size - 1) };
+            let (period, last) =
+                if self.aligns_corners { (2 * (size - 1), 2 * (size - 1)) } else { (2 * size, 2 * size - 1) };
             let (period, last) = (cx.scalar(period.max(1) as f64), cx.scalar(last as f64));
             let periods = cx.op("Div", &[tap, &period]);
             let periods = cx.op("Floor", &[&periods]);
@@ -299,7 +302,8 @@ mod tests {
                 assert!((sum - 1.0).abs() < 1e-12, "{mode:?} at {share}");
             }
             // At a pixel, it alone counts.
-            let at_pixel = |(distance, weights): &(i64, [f64; 4])| value(*weights, 0.0) == f64::from(*distance as i32 == 0);
+            let at_pixel =
+                |(distance, weights): &(i64, [f64; 4])| value(*weights, 0.0) == f64::from(*distance as i32 == 0);
             assert!(mode.taps().iter().all(at_pixel), "{mode:?}");
         }
         // Keys 1981: between the two nearest pixels 5/8 of their sum less 1/8 of the outer two, at a = -0.5; here -0.75.
