@@ -13,6 +13,8 @@ mod inline;
 
 mod names;
 
+mod sequences;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,6 +25,9 @@ use crate::error::Error;
 use crate::files::map;
 use crate::graph::model::Model;
 use crate::onnx::ModelProto;
+
+/// What a sequence tells may decide a branch, and a branch give a sequence; real exports have one after the other.
+const MOST_ROUNDS: usize = 64;
 
 /// Reads and checks a model file.
 ///
@@ -73,6 +78,11 @@ pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Model, Error> {
     model.external = Arc::new(model.map_external_files()?);
     check::check(&model)?;
     imports::complete(&mut model);
-    branches::take_decided(&mut model)?;
+    for _ in 0..MOST_ROUNDS {
+        branches::take_decided(&mut model)?;
+        if !sequences::take_tensors(&mut model)? {
+            break;
+        }
+    }
     Ok(model)
 }

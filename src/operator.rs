@@ -20,6 +20,8 @@ pub mod patch;
 
 pub mod reference;
 
+pub mod sequence;
+
 use thiserror::Error;
 
 use crate::graph::dim::Dim;
@@ -34,6 +36,7 @@ pub use macs::MacsCx;
 pub use part::{Part, PartCx};
 pub use patch::PatchCx;
 pub use reference::ReferenceCx;
+pub use sequence::SequenceCx;
 
 /// Why a rule could not be applied. Rules give the bare cause; the stage that called them adds file, node, operator
 /// and input shapes.
@@ -181,6 +184,15 @@ pub trait Operator: std::fmt::Debug + Send + Sync {
         None
     }
 
+    /// What the outputs of a node that makes, changes or reads sequences stand for: tensors and lists of tensors. Where it
+    /// is known, they take the node's place.
+    ///
+    /// # Errors
+    /// It is not known before the network runs; the node stays as it is.
+    fn in_tensors(&self, _cx: &mut SequenceCx<'_>) -> Result<(), RuleError> {
+        Err(RuleError::unsupported("it reads a sequence"))
+    }
+
     /// Whether outputs of integers stand for floating point numbers, as those of QuantizeLinear do: a gradient would
     /// have to pass the node. Other integers (indices, sizes) are taken not to change with a weight.
     fn quantizes(&self) -> bool {
@@ -224,13 +236,14 @@ pub struct Registration {
     op_types: fn() -> &'static [OpType],
     parse: Parse,
     sums_products: bool,
+    handles_sequences: bool,
 }
 
 impl Registration {
     /// Operators whose nodes `parse` reads once. It fails with [`RuleError::Invalid`] where the node contradicts its
     /// specification, and with another error where this form of it is a barrier.
     pub const fn new(op_types: fn() -> &'static [OpType], parse: Parse) -> Self {
-        Self { op_types, parse, sums_products: false }
+        Self { op_types, parse, sums_products: false, handles_sequences: false }
     }
 
     /// The same, of operators whose work is sums of products (a convolution, a matrix product), which devices compute
@@ -238,6 +251,17 @@ impl Registration {
     #[must_use]
     pub const fn summing_products(self) -> Self {
         Self { sums_products: true, ..self }
+    }
+
+    /// The same, of operators that make, change or read sequences ([`Operator::in_tensors`]).
+    #[must_use]
+    pub const fn of_sequences(self) -> Self {
+        Self { handles_sequences: true, ..self }
+    }
+
+    /// Whether the operators make, change or read sequences.
+    pub fn handles_sequences(&self) -> bool {
+        self.handles_sequences
     }
 
     /// Whether the operators' work is sums of products.

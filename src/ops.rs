@@ -2,6 +2,7 @@
 
 mod fused;
 mod indexed;
+mod sequences;
 mod standard;
 
 use std::collections::HashMap;

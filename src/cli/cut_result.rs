@@ -40,18 +40,19 @@ impl<'a> Shown<'a> {
         let (cut, latencies) = (self.cut, self.latencies);
         let model = cut.model();
         let groups: Vec<_> = cut
-        .plan()
-        .groups
-        .iter()
-        .map(|group| {
-            let kept = group.kept.len();
-            let mut entry = json!({"name": group.name, "channels": group.channels, "kept": kept, "reason": group.reason});
-            if let Some(criterion) = &group.criterion {
-                entry["criterion"] = json!(criterion);
-            }
-            entry
-        })
-        .collect();
+            .plan()
+            .groups
+            .iter()
+            .map(|group| {
+                let kept = group.kept.len();
+                let mut entry =
+                    json!({"name": group.name, "channels": group.channels, "kept": kept, "reason": group.reason});
+                if let Some(criterion) = &group.criterion {
+                    entry["criterion"] = json!(criterion);
+                }
+                entry
+            })
+            .collect();
         json!({
             "input": model.path(),
             "output": self.written.map(|(output, _)| output),
@@ -214,8 +215,7 @@ fn errors_text(runs: &[&RunReport], rtol: f64, atol: f64) -> String {
     let outputs = || runs.iter().flat_map(|run| &run.outputs);
     let worst = |errors: &mut dyn Iterator<Item = f64>| errors.reduce(f64::max);
     let relative = worst(&mut outputs().map(|output| output.relative).filter(|error| *error <= rtol));
-    let absolute =
-        worst(&mut outputs().filter(|output| output.relative > rtol).map(|output| output.absolute));
+    let absolute = worst(&mut outputs().filter(|output| output.relative > rtol).map(|output| output.absolute));
     let texts = [
         relative.map(|error| format!("worst relative error {error:.1e} (allowed {rtol:.0e})")),
         absolute.map(|error| format!("worst absolute error of tiny outputs {error:.1e} (allowed {atol:.0e})")),

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use onnx_diffprune::inspection::{GroupInfo, Inspection, NodeInfo};
-use onnx_diffprune::{Error, Model};
 use onnx_diffprune::reports::printable;
+use onnx_diffprune::{Error, Model};
 use petgraph::dot::{Config, Dot};
 use petgraph::graph::DiGraph;
 use serde_json::json;
@@ -66,8 +66,11 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
             human(cost.attention_macs),
             human(cost.activation_bytes as f64)
         );
-        let at: Vec<String> =
-            sizes.iter().filter(|(name, _)| !name.starts_with('?')).map(|(n, s)| format!("{}={s}", printable(n))).collect();
+        let at: Vec<String> = sizes
+            .iter()
+            .filter(|(name, _)| !name.starts_with('?'))
+            .map(|(n, s)| format!("{}={s}", printable(n)))
+            .collect();
         if !at.is_empty() {
             out += &format!(" at {}", at.join(", "));
         }

@@ -138,7 +138,8 @@ impl ProcessOptions {
             process.time = TimeScale::LogSnr;
         }
         if process.time.needs_alpha_bar() && !process.schedule.is_discrete() {
-            let text = format!("--time-input {}: {} has no alpha_bar", process.time.name(), process.schedule.describe());
+            let text =
+                format!("--time-input {}: {} has no alpha_bar", process.time.name(), process.schedule.describe());
             return Err(Error::usage(text).hint("give a discrete schedule, such as --schedule linear"));
         }
         if process.time != TimeScale::Step && !roles.time.element_type.is_float() {
@@ -147,7 +148,11 @@ impl ProcessOptions {
             return Err(Error::usage(text).hint("give --time-input step, or another input with --timestep-input"));
         }
         let is_level = words.contains("noise") || words.contains("gamma") || words.contains("alpha");
-        if self.time_input.is_none() && process.time == TimeScale::Step && is_level && roles.time.element_type.is_float() {
+        if self.time_input.is_none()
+            && process.time == TimeScale::Step
+            && is_level
+            && roles.time.element_type.is_float()
+        {
             configured.notes.push(format!(
                 "input {:?} is named as a noise level, but gets the step t; networks as SR3 take sqrt_alpha_bar: \
                  --time-input says which",

@@ -187,7 +187,8 @@ impl Process {
                 let Preconditioning { sigma_data, boundary, noise_scale, negative } = scalings;
                 let boundary = boundary.map_or_else(String::new, |sigma| format!(", the identity at {sigma}"));
                 let sign = if negative { ", c_out negative" } else { "" };
-                let scale = if noise_scale == 0.25 { String::new() } else { format!(", c_noise {noise_scale} ln(sigma)") };
+                let scale =
+                    if noise_scale == 0.25 { String::new() } else { format!(", c_noise {noise_scale} ln(sigma)") };
                 format!("preconditioned outside the graph (sigma_data {sigma_data}{boundary}{scale}{sign})")
             }
             None => format!("predicts {}", self.prediction.name()),

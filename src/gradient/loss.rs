@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::differentiate::ancestors;
 use super::{LOSS, Network, TARGET};
 use crate::error::Error;
 use crate::graph::ValueId;
@@ -149,8 +150,15 @@ fn found_term(network: &Network<'_>, term: &LossTerm, output: String) -> Result<
     }
     let what = if graph.values[value].is_output { "output" } else { "value" };
     let shape = fact.and_then(|fact| fact.shape.as_deref()).and_then(signed_shape).ok_or_else(|| {
-        Error::unmet(format!("the shape of {what} {name:?} is not known"))
-            .hint("give the sizes of the network's inputs with --size NAME=N")
+        let before = ancestors(graph, &[value]);
+        let gap = network.facts.gaps.iter().find(|(node, _)| before.contains(node));
+        let text = format!("the shape of {what} {name:?} is not known");
+        match gap.map(|(node, cause)| (&graph.nodes[*node], cause)) {
+            None => Error::unmet(text).hint("give the sizes of the network's inputs with --size NAME=N"),
+            Some((node, cause)) => Error::unmet(format!("{text}, because of this node: {cause}"))
+                .at_node(&node.name, node.op())
+                .hint("score with --criterion magnitude, or give the sizes of the network's inputs with --size NAME=N"),
+        }
     })?;
     let mut target_shape = shape.clone();
     if let Some(channels) = term.channels.filter(|channels| shape.get(1).is_some_and(|size| channels < size)) {

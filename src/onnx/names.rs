@@ -70,8 +70,9 @@ impl Names {
 /// Text as a terminal can show it in one line: what terminals obey (control characters, escapes, line ends, marks that
 /// turn the direction of writing) is written out, `\u{1b}`. Names in a file may hold any of it.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    let is_obeyed =
-        |c: char| c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_obeyed = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     if !text.contains(is_obeyed) {
         return Cow::Borrowed(text);
     }

@@ -18,6 +18,7 @@ pub(in crate::ops) mod col2im;
 pub(in crate::ops) mod comparison;
 pub(in crate::ops) mod compress;
 pub(in crate::ops) mod concat;
+pub(in crate::ops) mod concat_from_sequence;
 pub(in crate::ops) mod constant;
 pub(in crate::ops) mod constant_of_shape;
 pub(in crate::ops) mod conv;
@@ -74,11 +75,17 @@ pub(in crate::ops) mod roi_align;
 pub(in crate::ops) mod scan;
 pub(in crate::ops) mod scatter_elements;
 pub(in crate::ops) mod scatter_nd;
+pub(in crate::ops) mod sequence_at;
+pub(in crate::ops) mod sequence_construct;
+pub(in crate::ops) mod sequence_erase;
+pub(in crate::ops) mod sequence_insert;
+pub(in crate::ops) mod sequence_length;
 pub(in crate::ops) mod shape;
 pub(in crate::ops) mod size;
 pub(in crate::ops) mod slice;
 pub(in crate::ops) mod softmax;
 pub(in crate::ops) mod split;
+pub(in crate::ops) mod split_to_sequence;
 pub(in crate::ops) mod squeeze;
 pub(in crate::ops) mod stft;
 pub(in crate::ops) mod string;
@@ -113,6 +120,7 @@ pub(super) static BY_FILE: &[&[Registration]] = &[
     comparison::RULES,
     compress::RULES,
     concat::RULES,
+    concat_from_sequence::RULES,
     constant::RULES,
     constant_of_shape::RULES,
     conv::RULES,
@@ -169,11 +177,17 @@ pub(super) static BY_FILE: &[&[Registration]] = &[
     scan::RULES,
     scatter_elements::RULES,
     scatter_nd::RULES,
+    sequence_at::RULES,
+    sequence_construct::RULES,
+    sequence_erase::RULES,
+    sequence_insert::RULES,
+    sequence_length::RULES,
     shape::RULES,
     size::RULES,
     slice::RULES,
     softmax::RULES,
     split::RULES,
+    split_to_sequence::RULES,
     squeeze::RULES,
     stft::RULES,
     string::RULES,

@@ -38,7 +38,9 @@ fn line(analysis: &Analysis, op: &str, barriers: &[&Barrier]) -> String {
         others => format!("; {others} other causes"),
     };
     let count = barriers.len();
-    format!("{count} nodes ({op}) keep all channels they touch, the first is {first}: {cause}{others} (inspect lists all)")
+    format!(
+        "{count} nodes ({op}) keep all channels they touch, the first is {first}: {cause}{others} (inspect lists all)"
+    )
 }
 
 /// The causes with how often each occurs, the most frequent first.

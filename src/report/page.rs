@@ -100,8 +100,7 @@ pub(super) fn html(report: &Report<'_>) -> String {
     }
     let _ = write!(page, "<h2>Command</h2>\n<pre>{}</pre>\n", escape(&report.command));
     let (kind, digest) = (report.plan.digest_kind().name(), escape(&report.plan.input_digest));
-    let _ =
-        writeln!(page, "<p class='soft'>{kind} of the input: <code>{digest}</code></p>");
+    let _ = writeln!(page, "<p class='soft'>{kind} of the input: <code>{digest}</code></p>");
     page + "</body></html>\n"
 }
 

@@ -101,7 +101,8 @@ impl Criterion for Magnitude {
         let broken = group.members.iter().map(value).find(|value| self.broken.contains(value));
         if let Some(value) = broken.filter(|_| scores.iter().all(|score| *score == 0.0)) {
             let name = &cx.graph.values[value].name;
-            let text = format!("no channel of weight {name:?} has a finite score by magnitude: its entries are not finite");
+            let text =
+                format!("no channel of weight {name:?} has a finite score by magnitude: its entries are not finite");
             return Err(Error::unmet(text).in_file(cx.model.path()).hint("--criterion random looks at no weight"));
         }
         Ok(scores)
@@ -288,7 +289,9 @@ mod tests {
 
     #[test]
     fn large_weights_are_summed_in_parts() {
-        for (dims, axes) in [(vec![3000, 2000], vec![0, 1]), (vec![700, 1000, 3, 3], vec![0, 1]), (vec![5_000_000], vec![0])] {
+        for (dims, axes) in
+            [(vec![3000, 2000], vec![0, 1]), (vec![700, 1000, 3, 3], vec![0, 1]), (vec![5_000_000], vec![0])]
+        {
             let values: Vec<f32> = (0..dims.iter().product::<usize>()).map(|at| ((at * 31) % 7) as f32).collect();
             let inner: usize = dims[axes.len()..].iter().product();
             let mut naive: Vec<Vec<f64>> = axes.iter().map(|axis| vec![0.0; dims[*axis]]).collect();

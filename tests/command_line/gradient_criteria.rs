@@ -208,12 +208,13 @@ fn conditioning_that_is_joined_to_the_sample_is_given_with_it() {
     };
     npz::write(Path::new(&path("data.npz")), [("x0", &array(&[4, 1, 4, 4], &|at| (at as f64 * 0.7).sin()))])
         .expect("the file is written");
-    // Channel 0 of what is given is where the sample goes. The mean loss by either command.
-    let loss = |command: &[&str], further: f64| -> f64 {
-        let given = array(&[2, 3, 4, 4], &|at| if at / 16 % 3 == 0 { 1e6 } else { further });
+    // One channel of what is given is where the sample goes. The mean loss by either command.
+    let loss = |command: &[&str], offset: usize, further: f64| -> f64 {
+        let given = array(&[2, 3, 4, 4], &|at| if at / 16 % 3 == offset { 1e6 } else { further });
         npz::write(Path::new(&path("given.npz")), [("x", &given)]).expect("the file is written");
-        let (data, given) = (path("data.npz"), path("given.npz"));
+        let (data, given, offset) = (path("data.npz"), path("given.npz"), offset.to_string());
         let shared = ["--data", &data, "--inputs", &given, "--timesteps", "3", "--format", "json"];
+        let shared = [&shared[..], &["--sample-offset", &offset]].concat();
         let result = succeed(&[command, &shared].concat()).json();
         let curve = result["gradients"]["curve"].as_array().cloned().unwrap_or_default();
         let losses: Vec<f64> = curve.iter().filter_map(|point| point["loss"].as_f64()).collect();
@@ -223,7 +224,12 @@ fn conditioning_that_is_joined_to_the_sample_is_given_with_it() {
     let prune = [&model, "--dry-run", "--ratio", "0.25", "--batch", "4", "--threshold", "0"];
     for command in [&["loss", &model, "--count", "4"][..], &prune] {
         // The mean of (x_t - e + 2 k)^2 and that of (x_t - e - 2 k)^2 are 8 k^2 above twice that of (x_t - e)^2.
-        let rise = loss(command, 0.5) + loss(command, -0.5) - 2.0 * loss(command, 0.0);
-        assert!((rise - 2.0).abs() < 1e-4, "{command:?}: {rise}");
+        for offset in [0, 1, 2] {
+            let loss = |further: f64| loss(command, offset, further);
+            let rise = loss(0.5) + loss(-0.5) - 2.0 * loss(0.0);
+            assert!((rise - 2.0).abs() < 1e-4, "{command:?} at {offset}: {rise}");
+        }
     }
+    let refused = run(&["loss", &model, "--data", &path("data.npz"), "--count", "4", "--sample-offset", "3"]);
+    assert!(refused.code == 2 && refused.err.contains("--sample-offset: expected 0 to 2"), "{}", refused.err);
 }

@@ -6,7 +6,10 @@ mod gradient_criteria;
 mod plans;
 mod prune;
 mod sample;
+mod strangers;
+mod time_inputs;
 mod tool;
+mod unranked;
 
 #[path = "../support/mod.rs"]
 mod support;

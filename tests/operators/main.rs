@@ -14,6 +14,7 @@ mod layers;
 mod lowering;
 mod reducing;
 mod sampling;
+mod sequences;
 mod shaping;
 
 #[path = "../support/mod.rs"]
@@ -96,6 +97,7 @@ fn every_gradient_is_checked() {
         layers::ALL,
         reducing::ALL,
         sampling::ALL,
+        sequences::ALL,
         shaping::ALL,
     ];
     gradients::check_coverage(&tests.concat());

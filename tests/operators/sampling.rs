@@ -12,6 +12,7 @@ use crate::support::builder::Builder;
 /// The tests of this file.
 pub(super) const ALL: &[fn()] = &[
     images_are_sampled_channel_by_channel,
+    volumes_are_sampled_channel_by_channel,
     columns_of_an_image_lose_its_channels,
     crops_keep_the_axes_they_change,
     transforms_along_positions_leave_channels_alone,
@@ -22,24 +23,40 @@ const C: i64 = CHANNELS;
 
 #[test]
 fn images_are_sampled_channel_by_channel() {
-    check("GridSample at learned places", StaticConv, &[16, 20], Go, |n, v| {
-        let grid = n.weight(&[2, 3, 5, 2]);
-        (n.op("GridSample", &[v, &grid], &[]), Some(C))
-    });
-    // Places inside and outside of the image.
-    let places: Vec<f32> = (0..2 * 3 * 5 * 2).map(|at| ((at * 37 % 61) as f32 / 30.0 - 1.0) * 1.2).collect();
-    for (opset, mode) in [(16, "bilinear"), (16, "nearest"), (16, "bicubic"), (20, "linear"), (20, "cubic")] {
-        for padding in ["zeros", "border", "reflection"] {
-            check(&format!("GridSample {mode}"), StaticConv, &[opset], Go, |n, v| {
+    // Places inside and outside of the image, beyond one reflection; none where a slope jumps.
+    let places: Vec<f32> = (0..2 * 3 * 5 * 2).map(|at| ((at * 37 % 61) as f32 / 30.0 - 1.0) * 1.7).collect();
+    for (opset, mode) in [(16, "bilinear"), (16, "nearest"), (16, "bicubic"), (20, "linear"), (22, "cubic")] {
+        for (padding, align) in
+            [("zeros", 0), ("zeros", 1), ("border", 0), ("border", 1), ("reflection", 0), ("reflection", 1)]
+        {
+            let attributes =
+                [attr_string("mode", mode), attr_string("padding_mode", padding), attr_int("align_corners", align)];
+            let what = format!("GridSample {mode} {padding} {align}");
+            check(&what, StaticConv, &[opset], Go, |n, v| {
                 let grid = n.floats(&places, &[2, 3, 5, 2]);
-                let attributes = [attr_string("mode", mode), attr_string("padding_mode", padding)];
+                (n.op("GridSample", &[v, &grid], &attributes), Some(C))
+            });
+            let name = match mode {
+                "nearest" => "GridSample at learned places of which the nearest pixels count".to_owned(),
+                _ => format!("{what} at learned places"),
+            };
+            check(&name, StaticConv, &[opset], Go, |n, v| {
+                let grid = learned(n, &places, &[2, 3, 5, 2]);
                 (n.op("GridSample", &[v, &grid], &attributes), Some(C))
             });
         }
     }
-    check("GridSample of com.microsoft", StaticConv, &[13], Go, |n, v| {
+    check("GridSample of com.microsoft", StaticConv, &[13, 17], Go, |n, v| {
         let grid = n.floats(&places, &[2, 3, 5, 2]);
         (n.fused("GridSample", &[v, &grid], &[attr_int("align_corners", 1)], 1).remove(0), Some(C))
+    });
+    check("GridSample of com.microsoft at learned places", StaticConv, &[13], Go, |n, v| {
+        let grid = learned(n, &places, &[2, 3, 5, 2]);
+        (n.fused("GridSample", &[v, &grid], &[], 1).remove(0), Some(C))
+    });
+    check("GridSample of com.microsoft at learned places, later", StaticConv, &[17], Go, |n, v| {
+        let grid = learned(n, &places, &[2, 3, 5, 2]);
+        (n.fused("GridSample", &[v, &grid], &[], 1).remove(0), Some(C))
     });
     check("AffineGrid", StaticConv, &[20], Go, |n, v| {
         let (theta, size) = (n.weight(&[2, 2, 3]), n.ints(&[2, C, 3, 5]));
@@ -56,6 +73,51 @@ fn images_are_sampled_channel_by_channel() {
         let rois = n.floats(&[0.0, 0.0, 0.0, 2.0, 2.0, 1.0, 1.0, 0.0, 3.0, 2.0], &[2, 5]);
         (n.op("MaxRoiPool", &[v, &rois], &[attr_ints("pooled_shape", &[2, 2])]), Some(C))
     });
+}
+
+/// Places that a weight moves a little.
+fn learned(net: &mut Builder, places: &[f32], dims: &[i64]) -> String {
+    let (places, moved) = (net.floats(places, dims), net.weight_around(dims, 0.0, 0.05));
+    net.op("Add", &[&places, &moved], &[])
+}
+
+/// `[2, channels, 4, 6]` as volumes `[2, channels, 2, 2, 6]`.
+fn volumes(net: &mut Builder, images: &str) -> String {
+    let shape = net.ints(&[2, -1, 2, 2, 6]);
+    net.op("Reshape", &[images, &shape], &[])
+}
+
+#[test]
+fn volumes_are_sampled_channel_by_channel() {
+    let places: Vec<f32> = (0..2 * 3 * 2 * 4 * 3).map(|at| ((at * 37 % 61) as f32 / 30.0 - 1.0) * 1.7).collect();
+    let back = |n: &mut Builder, y: &str| {
+        let shape = n.ints(&[2, C, 6, 4]);
+        n.op("Reshape", &[y, &shape], &[])
+    };
+    for mode in ["linear", "nearest"] {
+        for (padding, align) in [("zeros", 1), ("border", 0), ("reflection", 0), ("reflection", 1)] {
+            let attributes =
+                [attr_string("mode", mode), attr_string("padding_mode", padding), attr_int("align_corners", align)];
+            check(&format!("GridSample {mode} {padding} {align} of volumes"), StaticConv, &[20], Go, |n, v| {
+                let v = volumes(n, v);
+                let grid = match mode {
+                    "nearest" => n.floats(&places, &[2, 3, 2, 4, 3]),
+                    _ => learned(n, &places, &[2, 3, 2, 4, 3]),
+                };
+                let y = n.op("GridSample", &[&v, &grid], &attributes);
+                (back(n, &y), Some(C))
+            });
+        }
+    }
+    for align in [0, 1] {
+        check("AffineGrid of volumes", StaticConv, &[20], Go, |n, v| {
+            let v = volumes(n, v);
+            let (theta, size) = (n.weight_around(&[2, 3, 4], 0.1, 0.3), n.ints(&[2, C, 3, 2, 4]));
+            let grid = n.op("AffineGrid", &[&theta, &size], &[attr_int("align_corners", align)]);
+            let y = n.op("GridSample", &[&v, &grid], &[attr_int("align_corners", align)]);
+            (back(n, &y), Some(C))
+        });
+    }
 }
 
 #[test]

@@ -136,7 +136,10 @@ fn offset(input: &Port, joined: Option<(usize, i64)>, names: &RoleNames) -> Resu
         None => (format!("{} takes nothing but the sample", input.text), 0),
         Some((axis, size)) => {
             let whole = input.shape[axis].as_const().unwrap_or(size);
-            (format!("expected 0 to {}, so that {size} of axis {axis} of {} follow", whole - size, input.text), whole - size)
+            (
+                format!("expected 0 to {}, so that {size} of axis {axis} of {} follow", whole - size, input.text),
+                whole - size,
+            )
         }
     };
     usize::try_from(offset)

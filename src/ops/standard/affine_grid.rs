@@ -5,7 +5,7 @@
 //! Coupling: every input stays.
 
 use crate::graph::dim::Dim;
-use crate::operator::{CoupleCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
+use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_affinegrid() -> &'static [OpType] {
     const { &[onnx("AffineGrid")] }
@@ -36,6 +36,33 @@ impl Operator for AffineGrid {
     }
 
     fn reference(&self, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
+        Ok(())
+    }
+
+    fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        // A place is `theta [x, y, 1]` with coordinates of its own: what the operator makes of matrices of one 1 in their
+        // first row are these coordinates, one after the other.
+        let (dy, theta, grid) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
+        let (axes, columns) = (theta[1], theta[2]);
+        let mut unit = vec![0.0; usize::try_from(columns * axes * columns).unwrap_or(0)];
+        for column in 0..columns {
+            let at = usize::try_from(column * axes * columns + column).unwrap_or(0);
+            unit.iter_mut().skip(at).take(1).for_each(|one| *one = 1.0);
+        }
+        let unit = cx.floats(&unit, &[columns, axes, columns]);
+        let mut size = vec![columns, 1];
+        size.extend_from_slice(&grid[1..grid.len() - 1]);
+        let size = cx.ints(&size);
+        let places: i64 = grid[1..grid.len() - 1].iter().product();
+        let own = cx.same_op(&[&unit, &size]);
+        let own = cx.reshape(&own, &[columns, places, axes]);
+        let own = cx.slice(&own, 2, 0, 1, 1);
+        let own = cx.reshape(&own, &[columns, places]);
+        let own = cx.matrix_transpose(&own, 2);
+        let dy = cx.reshape(&dy, &[grid[0], places, axes]);
+        let dy = cx.matrix_transpose(&dy, 3);
+        let by_theta = cx.op("MatMul", &[&dy, &own]);
+        cx.give(0, by_theta);
         Ok(())
     }
 }

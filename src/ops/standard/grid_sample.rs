@@ -4,12 +4,14 @@
 //!
 //! Coupling: axis 1 of X passes through; everything else stays.
 
+mod gradient;
 pub(in crate::ops::standard) mod image;
 
 use crate::graph::Node;
 use crate::operator::{
     CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, microsoft, onnx,
 };
+use gradient::Sampling;
 
 fn types_gridsample() -> &'static [OpType] {
     const { &[onnx("GridSample"), microsoft("GridSample")] }
@@ -21,11 +23,15 @@ pub(super) static RULES: &[Registration] =
 #[derive(Debug)]
 struct GridSample {
     input_count: usize,
+    sampling: Sampling,
 }
+
+/// The opset from which on ScatterElements adds up; the operator of ONNX Runtime's own domain is older.
+const SCATTER_ADDS: i64 = 16;
 
 impl GridSample {
     fn parse(node: &Node) -> Self {
-        Self { input_count: node.inputs.len() }
+        Self { input_count: node.inputs.len(), sampling: Sampling::parse(node) }
     }
 }
 
@@ -54,6 +60,9 @@ impl Operator for GridSample {
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        if cx.opset() >= SCATTER_ADDS {
+            return self.sampling.gradient(cx);
+        }
         image::require_constant_places(cx, self.input_count)?;
         let (dy, x, y) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
         let unit = image::unit_images(cx, &x);

@@ -4,7 +4,9 @@
 //!
 //! Coupling: every axis passes through.
 
-use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, SequenceCx, onnx,
+};
 
 fn types_identity() -> &'static [OpType] {
     const { &[onnx("Identity")] }
@@ -30,6 +32,12 @@ impl Operator for Identity {
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.elementwise(&[0])
+    }
+
+    fn in_tensors(&self, cx: &mut SequenceCx<'_>) -> Result<(), RuleError> {
+        let sequence = cx.sequence(0)?.clone();
+        cx.give_sequence(0, sequence);
+        Ok(())
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {

@@ -1,0 +1,160 @@
+//! Sequences in tensors.
+//!
+//! `split` and `unbind` are written as SplitToSequence and SequenceAt. Where lengths and positions are known, the tensors
+//! that are read take the place of the sequence: its nodes go, or stay for what else reads it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::graph::model::Model;
+use crate::graph::{Graph, Node, ValueId};
+use crate::infer::infer;
+use crate::onnx::NodeProto;
+use crate::onnx::builder::{gives, reads};
+use crate::onnx::names::Names;
+use crate::operator::RuleError;
+use crate::operator::sequence::{Given, Sequence, SequenceCx};
+use crate::ops;
+
+/// A node that stands for tensors alone.
+struct Resolved {
+    /// The nodes that make them.
+    nodes: Vec<NodeProto>,
+    /// Whether one of its outputs is a tensor.
+    gives_tensor: bool,
+}
+
+/// Replaces the reading of sequences by the tensors that are read. Returns whether something was replaced.
+///
+/// # Errors
+/// A position that a sequence does not have.
+pub(super) fn take_tensors(model: &mut Model) -> Result<bool, Error> {
+    let is_of_sequences =
+        |node: &NodeProto| ops::find(&node.domain, &node.op_type).is_some_and(|rules| rules.handles_sequences());
+    if !model.graph.node.iter().any(is_of_sequences) {
+        return Ok(false);
+    }
+    // What is wrong with the graph is told by those who read it next.
+    let Ok(graph) = Graph::new(model) else { return Ok(false) };
+    let operators = ops::parse(&graph);
+    let Ok(facts) = infer(model, &graph, &operators) else { return Ok(false) };
+    let mut names = Names::of_graph(model.graph());
+    let mut known: BTreeMap<ValueId, Sequence> = BTreeMap::new();
+    let mut resolved: BTreeMap<usize, Resolved> = BTreeMap::new();
+    for node in &graph.nodes {
+        let reads_known = node.inputs.iter().flatten().any(|value| known.contains_key(value));
+        if !reads_known && !is_of_sequences(&node.proto) {
+            continue;
+        }
+        let mut cx = SequenceCx {
+            node,
+            facts: &facts,
+            opset: graph.opset,
+            known: &known,
+            names: &mut names,
+            nodes: Vec::new(),
+            given: BTreeMap::new(),
+        };
+        match operators.of(node.id).and_then(|op| op.in_tensors(&mut cx)) {
+            Ok(()) => {}
+            Err(RuleError::Invalid(text)) => {
+                return Err(Error::invalid(model.path(), text).at_node(&node.name, node.op()));
+            }
+            // It stays, and is a barrier.
+            Err(_) => continue,
+        }
+        let SequenceCx { nodes, given, .. } = cx;
+        if let Some(done) = outputs(node, nodes, given, &mut known) {
+            resolved.insert(node.index, done);
+        }
+    }
+    if !resolved.values().any(|done| done.gives_tensor) {
+        return Ok(false);
+    }
+    replace(model, &graph, resolved, &known);
+    Ok(true)
+}
+
+/// Notes the sequences that a node gives, and gives its tensors their names; `None` where an output is not known.
+fn outputs(
+    node: &Node,
+    mut nodes: Vec<NodeProto>,
+    mut given: BTreeMap<usize, Given>,
+    known: &mut BTreeMap<ValueId, Sequence>,
+) -> Option<Resolved> {
+    let outputs: Vec<(usize, ValueId)> =
+        node.outputs.iter().enumerate().filter_map(|(slot, value)| Some((slot, (*value)?))).collect();
+    if outputs.iter().any(|(slot, _)| !given.contains_key(slot)) {
+        return None;
+    }
+    let mut gives_tensor = false;
+    for (slot, value) in outputs {
+        match given.remove(&slot)? {
+            Given::Sequence(sequence) => {
+                known.insert(value, sequence);
+            }
+            Given::Tensor(tensor) => {
+                gives_tensor = true;
+                nodes.push(NodeProto {
+                    name: node.proto.name.clone(),
+                    op_type: "Identity".to_owned(),
+                    input: vec![tensor],
+                    output: vec![node.proto.output[slot].clone()],
+                    ..NodeProto::default()
+                });
+            }
+        }
+    }
+    Some(Resolved { nodes, gives_tensor })
+}
+
+/// Puts the nodes of tensors in the place of those of sequences. What nothing reads any more goes with them.
+fn replace(model: &mut Model, graph: &Graph, resolved: BTreeMap<usize, Resolved>, known: &BTreeMap<ValueId, Sequence>) {
+    // A sequence that something else reads stays beside the tensors.
+    let is_read = |value: ValueId| {
+        let value = &graph.values[value];
+        let readers = value.consumers.iter().map(|(node, _)| *node).chain(value.captured_by.iter().copied());
+        value.is_output || readers.into_iter().any(|node| !resolved.contains_key(&graph.nodes[node].index))
+    };
+    let stays = |node: &Node| node.outputs.iter().flatten().any(|value| known.contains_key(value) && is_read(*value));
+    let mut is_new = Vec::new();
+    let mut nodes = Vec::new();
+    let by_index: BTreeMap<usize, &Node> = graph.nodes.iter().map(|node| (node.index, node)).collect();
+    for (index, proto) in model.graph.node.iter().enumerate() {
+        let done = resolved.get(&index);
+        if done.is_none_or(|_| by_index.get(&index).is_some_and(|node| stays(node))) {
+            nodes.push(proto.clone());
+            is_new.push(false);
+        }
+        let new = done.into_iter().flat_map(|done| &done.nodes);
+        nodes.extend(new.cloned());
+        is_new.resize(nodes.len(), true);
+    }
+    let mut read: HashSet<String> = model.graph.output.iter().map(|output| output.name.clone()).collect();
+    let old = nodes.iter().zip(&is_new).filter(|(_, is_new)| !**is_new);
+    read.extend(old.flat_map(|(node, _)| reads(node)).map(str::to_owned));
+    // Nodes may stand in any order in the file.
+    loop {
+        let before = read.len();
+        for (node, _) in nodes.iter().zip(&is_new).rev().filter(|(_, is_new)| **is_new) {
+            if gives(node).iter().any(|name| read.contains(*name)) {
+                read.extend(reads(node).into_iter().map(str::to_owned));
+            }
+        }
+        if read.len() == before {
+            break;
+        }
+    }
+    let mut at = 0;
+    nodes.retain(|node| {
+        at += 1;
+        !is_new[at - 1] || gives(node).iter().any(|name| read.contains(*name))
+    });
+    let proto = Arc::make_mut(&mut model.graph);
+    let given: HashSet<&str> = nodes.iter().flat_map(gives).collect();
+    let gone: HashSet<&str> = known.keys().map(|value| graph.values[*value].name.as_str()).collect();
+    proto.value_info.retain(|info| given.contains(info.name.as_str()) || !gone.contains(info.name.as_str()));
+    proto.node = nodes;
+    model.inlined = true;
+}

@@ -1,0 +1,37 @@
+//! # SequenceErase
+//! A sequence without one of its tensors, that at a position or the last.
+//! Spec: <https://onnx.ai/onnx/operators/onnx__SequenceErase.html>. Opsets 11 and later.
+//!
+//! Coupling: where all that reads the sequence is known when the file is read, the node goes. Any other is a barrier.
+
+use crate::operator::sequence::{Sequence, place};
+use crate::operator::{CoupleCx, InferCx, OpType, Operator, Registration, RuleError, SequenceCx, onnx};
+use crate::ops::sequences::CAUSE;
+
+fn types_sequence_erase() -> &'static [OpType] {
+    const { &[onnx("SequenceErase")] }
+}
+
+pub(super) static RULES: &[Registration] =
+    &[Registration::new(types_sequence_erase, |_| Ok(Box::new(SequenceErase))).of_sequences()];
+
+#[derive(Debug)]
+struct SequenceErase;
+
+impl Operator for SequenceErase {
+    fn infer(&self, _cx: &mut InferCx<'_>) -> Result<(), RuleError> {
+        Err(RuleError::unsupported(CAUSE))
+    }
+
+    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        Err(RuleError::unsupported(CAUSE))
+    }
+
+    fn in_tensors(&self, cx: &mut SequenceCx<'_>) -> Result<(), RuleError> {
+        let mut list = cx.list(0)?;
+        let position = if cx.has(1) { cx.int(1)? } else { -1 };
+        list.remove(place(position, list.len() as i64)?);
+        cx.give_sequence(0, Sequence::List(list));
+        Ok(())
+    }
+}
