@@ -13,7 +13,8 @@ mod temporary;
 
 pub use declared::RunFiles;
 pub(crate) use identity::parent;
-pub(crate) use outputs::{Outputs, check_output_folder, is_same_file, unwritable, write_file};
+pub use outputs::write_file;
+pub(crate) use outputs::{Outputs, is_same_file, unwritable};
 pub(crate) use read::{map, open, read_text};
-pub(crate) use temporary::{NewFolder, TemporaryFile, TemporaryFolder};
 pub use temporary::{Ending, end};
+pub(crate) use temporary::{NewFolder, TemporaryFile, TemporaryFolder};

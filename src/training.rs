@@ -12,7 +12,6 @@ mod models;
 mod pass;
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;

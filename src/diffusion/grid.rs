@@ -36,8 +36,9 @@ impl Layout {
         let tiles = if is_latent { count.saturating_mul(channels) } else { count };
         let rows = tiles.div_ceil(columns.max(1));
         let zoom = (LEGIBLE / height.max(width).max(1)).max(1);
-        let sides = [(columns, width), (rows, height)]
-            .map(|(tiles, side)| tiles.saturating_mul(side.saturating_mul(zoom).saturating_add(GAP)).saturating_add(GAP));
+        let sides = [(columns, width), (rows, height)].map(|(tiles, side)| {
+            tiles.saturating_mul(side.saturating_mul(zoom).saturating_add(GAP)).saturating_add(GAP)
+        });
         if sides.iter().any(|side| *side > SIDE_LIMIT) || tiles == 0 {
             return Err(Error::unmet(format!("an image of {} x {} pixels is too large", sides[0], sides[1]))
                 .hint("lower --count, or write the samples with --save-npy"));

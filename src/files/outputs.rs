@@ -1,6 +1,6 @@
 //! Outputs: complete beside their places first, then all in their places or none.
 
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use super::identity::{Identity, parent};
@@ -168,7 +168,8 @@ pub(crate) fn unwritable(path: &Path, error: std::io::Error) -> Error {
 /// `/dev/null`.
 fn refuse_special(path: &Path) -> Result<(), Error> {
     let fail = |found: &str| Err(Error::io(path, format!("expected a path for a file, found {found}")));
-    let ends_as_folder = path.as_os_str().as_encoded_bytes().last().is_some_and(|last| std::path::is_separator(char::from(*last)));
+    let ends_as_folder =
+        path.as_os_str().as_encoded_bytes().last().is_some_and(|last| std::path::is_separator(char::from(*last)));
     if path.is_dir() || ends_as_folder {
         return fail("a folder");
     }
@@ -182,7 +183,10 @@ fn refuse_special(path: &Path) -> Result<(), Error> {
     match path.symlink_metadata() {
         // Standard output by a name of its own: not even a link to a file may be replaced there.
         Ok(data) if data.is_symlink() && is_of_system(parent(path)) => fail("a link of the system"),
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(unwritable(path, error)),
+        // What the folder lacks is said of it.
+        Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Err(unwritable(path, error))
+        }
         _ => Ok(()),
     }
 }
@@ -215,7 +219,13 @@ pub(crate) fn check_output_folder(folder: &Path, files: &[PathBuf]) -> Result<()
         return files.iter().try_for_each(|file| check_output(file));
     }
     if let Ok(found) = folder.symlink_metadata() {
-        let found = if found.is_symlink() { "a link to nothing" } else if found.is_file() { "a file" } else { kind(found.file_type()) };
+        let found = if found.is_symlink() {
+            "a link to nothing"
+        } else if found.is_file() {
+            "a file"
+        } else {
+            kind(found.file_type())
+        };
         return Err(Error::io(folder, format!("expected a folder, found {found}")));
     }
     let above = parent(folder);
@@ -230,7 +240,7 @@ pub(crate) fn check_output_folder(folder: &Path, files: &[PathBuf]) -> Result<()
 ///
 /// # Errors
 /// The place can't be written; nothing is left behind then.
-pub(crate) fn write_file(path: &Path, content: &[u8]) -> Result<(), Error> {
+pub fn write_file(path: &Path, content: &[u8]) -> Result<(), Error> {
     refuse_special(path)?;
     let mut outputs = Outputs::default();
     outputs.write(path, |file| file.write_all(content)).map_err(|error| unwritable(path, error))?;
@@ -240,4 +250,95 @@ pub(crate) fn write_file(path: &Path, content: &[u8]) -> Result<(), Error> {
 /// Whether two paths lead to one file, or to one place where there is none.
 pub(crate) fn is_same_file(a: &Path, b: &Path) -> bool {
     Identity::of(a).is_same(&Identity::of(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(folder: &Path) -> Vec<(String, String)> {
+        let entries = folder.read_dir().unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<(String, String)> = entries
+            .filter(|path| path.is_file())
+            .map(|path| {
+                (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read_to_string(path).unwrap())
+            })
+            .collect();
+        files.sort();
+        files
+    }
+
+    fn named(files: &[(&str, &str)]) -> Vec<(String, String)> {
+        files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+    }
+
+    /// Outputs `new`, `old` and `away/last` in a folder in which `old` is there before.
+    fn outputs(folder: &Path) -> Outputs {
+        std::fs::create_dir(folder.join("away")).unwrap();
+        std::fs::write(folder.join("old"), "before").unwrap();
+        let mut outputs = Outputs::default();
+        for name in ["new", "old", "away/last"] {
+            outputs.write(&folder.join(name), |file| file.write_all(b"after")).unwrap();
+        }
+        outputs
+    }
+
+    #[test]
+    fn all_outputs_take_their_places_and_stale_files_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let outputs = outputs(folder.path());
+        assert_eq!(content(folder.path()).iter().filter(|(name, _)| !name.starts_with('.')).count(), 1);
+        std::fs::write(folder.path().join("stale"), "").unwrap();
+        outputs.publish(&[folder.path().join("stale"), folder.path().join("gone")]).unwrap();
+        assert_eq!(content(folder.path()), named(&[("new", "after"), ("old", "after")]));
+        assert_eq!(content(&folder.path().join("away")), named(&[("last", "after")]));
+    }
+
+    #[test]
+    fn where_one_fails_all_places_are_as_they_were() {
+        let folder = tempfile::tempdir().unwrap();
+        let outputs = outputs(folder.path());
+        std::fs::write(folder.path().join("stale"), "").unwrap();
+        std::fs::remove_dir_all(folder.path().join("away")).unwrap();
+        let error = outputs.publish(&[folder.path().join("stale")]).unwrap_err();
+        assert!(error.to_string().contains("away/last: can't be written"), "{error}");
+        assert_eq!(content(folder.path()), named(&[("old", "before"), ("stale", "")]));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_replaced_and_put_back_as_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let (link, target) = (folder.path().join("link"), folder.path().join("target"));
+        std::fs::write(&target, "before").unwrap();
+        std::os::unix::fs::symlink("target", &link).unwrap();
+        std::fs::create_dir(folder.path().join("away")).unwrap();
+        let staged = || {
+            let mut outputs = Outputs::default();
+            outputs.write(&link, |file| file.write_all(b"after")).unwrap();
+            outputs
+        };
+        let mut outputs = staged();
+        outputs.write(&folder.path().join("away/last"), |_| Ok(())).unwrap();
+        std::fs::remove_dir_all(folder.path().join("away")).unwrap();
+        outputs.publish(&[]).unwrap_err();
+        assert_eq!(link.read_link().unwrap(), Path::new("target"));
+        staged().publish(&[]).unwrap();
+        assert_eq!(content(folder.path()), named(&[("link", "after"), ("target", "before")]));
+    }
+
+    #[test]
+    fn outputs_that_are_dropped_leave_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let outputs = outputs(folder.path());
+        drop(outputs);
+        assert_eq!(content(folder.path()), named(&[("old", "before")]));
+        let mut outputs = Outputs::default();
+        assert!(outputs.write(&folder.path().join("x"), |_| Err(std::io::Error::other("no"))).is_err());
+        let twice = folder.path().join("twice");
+        outputs.write(&twice, |_| Ok(())).unwrap();
+        outputs.write(&folder.path().join("./twice"), |_| Ok(())).unwrap();
+        assert!(outputs.publish(&[]).unwrap_err().to_string().contains("one file"));
+        assert_eq!(content(folder.path()), named(&[("old", "before")]));
+    }
 }

@@ -93,8 +93,9 @@ fn compute(
         let text = format!("weight {first:?}, which nodes compute from constants, can't be computed ahead: {cause}");
         Error::unmet(text).in_file(model.path())
     };
-    let mut session =
-        runtime.session_from_bytes(&model.located(&proto).encode_to_vec(), &options).map_err(|error| fail(error.to_string()))?;
+    let mut session = runtime
+        .session_from_bytes(&model.located(&proto).encode_to_vec(), &options)
+        .map_err(|error| fail(error.to_string()))?;
     let outputs = session.run(&[]).map_err(|error| fail(error.to_string()))?;
     let mut tensors = BTreeMap::new();
     for value in &part.values {

@@ -189,7 +189,9 @@ fn announce_checkpoint(checkpoint: Option<&Path>, resume: bool, watch: &mut Watc
             );
             tell(watch, Progress::Warning(&text))
         }
-        None if resume => tell(watch, Progress::Warning("--resume has no effect: without an output there is no checkpoint")),
+        None if resume => {
+            tell(watch, Progress::Warning("--resume has no effect: without an output there is no checkpoint"))
+        }
         _ => Ok(()),
     }
 }

@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod desk;
+#[cfg(unix)]
+mod endings;
 mod gradient_criteria;
+mod paths;
 mod plans;
 mod prune;
 mod sample;

@@ -240,7 +240,7 @@ fn devices_are_not_replaced_by_files() {
         assert!(data.file_type().is_char_device());
         let error = write(&model, &no_edits(&model), device.as_ref()).unwrap_err();
         assert_eq!((error.exit_code(), error.to_string().contains(device)), (2, true), "{error}");
-        assert!(onnx_diffprune::write::write_file(device.as_ref(), b"x").is_err());
+        assert!(onnx_diffprune::files::write_file(device.as_ref(), b"x").is_err());
         assert!(std::fs::metadata(device).unwrap().file_type().is_char_device());
     }
 }

@@ -4,6 +4,7 @@
 
 pub(crate) mod builder;
 pub(crate) mod cuts;
+pub(crate) mod external;
 pub(crate) mod files;
 pub(crate) mod fixtures;
 pub(crate) mod slopes;

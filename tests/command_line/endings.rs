@@ -1,0 +1,158 @@
+//! Runs that end before they are done: by a signal, by a report that can't be written, by a verification that fails.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::desk::Desk;
+use crate::support::files::listing;
+use crate::support::fixtures::fixture;
+
+const TOOL: &str = env!("CARGO_BIN_EXE_onnx-diffprune");
+
+/// Starts the program with a folder of its own for temporary files.
+fn start(program: &[&str], arguments: &[&str], temporary: &Path) -> Child {
+    Command::new(program[0])
+        .args(&program[1..])
+        .args(arguments)
+        .env("TMPDIR", temporary)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn kill(child: &Child, signal: &str) {
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+}
+
+/// Waits until something appears in a folder, and is large enough to be more than an attempt; whether it did before the
+/// program ended.
+fn appears(child: &mut Child, folder: &Path, is_it: impl Fn(&Path) -> bool) -> bool {
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(120) {
+        let entries = folder.read_dir().unwrap().flatten().map(|entry| entry.path());
+        if entries.into_iter().any(|path| is_it(&path)) {
+            return true;
+        }
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("nothing appears in {}", folder.display());
+}
+
+fn is_hidden_folder(path: &Path) -> bool {
+    path.is_dir() && path.file_name().unwrap().to_str().unwrap().starts_with(".onnx-diffprune-")
+}
+
+/// What this program left in a folder for temporary files; ONNX Runtime leaves a `.ses` there.
+fn ours(temporary: &Path) -> Vec<String> {
+    listing(temporary).into_iter().filter(|name| name.contains("diffprune")).collect()
+}
+
+/// Ends a run that verifies by a signal; what it ended by, and what it left in its two folders.
+fn ended_by(signal: &str, program: &[&str]) -> (std::process::ExitStatus, Vec<String>, String) {
+    let model = fixture("ddpm_fashion16.onnx");
+    for _ in 0..10 {
+        let (desk, temporary) = (Desk::new(), tempfile::tempdir().unwrap());
+        let output = desk.out("out.onnx");
+        let arguments = [model.to_str().unwrap(), &output, "--ratio", "0.5", "--criterion", "magnitude"];
+        let mut child = start(program, &arguments, temporary.path());
+        let has_begun = appears(&mut child, desk.output.path(), |path| is_hidden_folder(path) && !listing(path).is_empty());
+        if has_begun {
+            kill(&child, signal);
+        }
+        let ended = child.wait_with_output().unwrap();
+        // The run was done before it heard of the signal: once more.
+        if !has_begun || ended.status.success() {
+            continue;
+        }
+        let left = [desk.written(), ours(temporary.path())].concat();
+        return (ended.status, left, String::from_utf8(ended.stderr).unwrap());
+    }
+    panic!("the run always ends before the signal");
+}
+
+#[test]
+fn signals_end_a_run_as_signals_do_and_leave_nothing() {
+    for (signal, number) in [("-INT", 2), ("-TERM", 15), ("-HUP", 1)] {
+        let (status, left, err) = ended_by(signal, &[TOOL]);
+        assert_eq!(status.signal(), Some(number), "{err}");
+        assert!(left.is_empty(), "{signal} leaves {left:?}");
+        assert_eq!(err, "", "what fails because of the signal is said");
+        // As a shell shows it.
+        let (status, left, _) = ended_by(signal, &["sh", "-c", r#"trap "" USR1; exec "$0" "$@""#, TOOL]);
+        assert!(status.signal() == Some(number) && left.is_empty(), "{left:?}");
+    }
+}
+
+#[test]
+fn a_signal_during_the_gradients_leaves_nothing_or_a_checkpoint() {
+    let (desk, temporary) = (Desk::new(), tempfile::tempdir().unwrap());
+    let model = fixture("ddpm_fashion16.onnx");
+    let output = desk.out("out.onnx");
+    let arguments = [model.to_str().unwrap(), &output, "--ratio", "0.5", "--batch", "4", "--draw-steps", "2"];
+    let child = start(&[TOOL], &arguments, temporary.path());
+    std::thread::sleep(Duration::from_secs(3));
+    let asked = Instant::now();
+    kill(&child, "-TERM");
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.signal(), Some(15));
+    assert!(asked.elapsed() < Duration::from_secs(5), "it computes on for {:?}", asked.elapsed());
+    assert!(desk.written().is_empty() && ours(temporary.path()).is_empty(), "left: {:?}", desk.written());
+}
+
+#[test]
+fn an_ignored_signal_stays_ignored() {
+    let model = fixture("dit_tiny.onnx");
+    let (desk, temporary) = (Desk::new(), tempfile::tempdir().unwrap());
+    let output = desk.out("out.onnx");
+    let arguments = [model.to_str().unwrap(), &output, "--ratio", "0.5", "--criterion", "magnitude"];
+    let program = ["sh", "-c", r#"trap "" HUP; exec "$0" "$@""#, TOOL];
+    let mut child = start(&program, &arguments, temporary.path());
+    appears(&mut child, desk.output.path(), is_hidden_folder);
+    kill(&child, "-HUP");
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{}", String::from_utf8(ended.stderr).unwrap());
+    assert_eq!(desk.written(), ["out.onnx", "out.plan.json"]);
+}
+
+/// The paths below a folder.
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn a_report_that_fails_at_the_end_leaves_neither_model_nor_plan() {
+    let model = fixture("ddpm_fashion16.onnx");
+    for _ in 0..10 {
+        let (desk, temporary) = (Desk::new(), tempfile::tempdir().unwrap());
+        let output = desk.out("out.onnx");
+        std::fs::write(desk.out("out.plan.json"), "an older plan").unwrap();
+        let reports = desk.path("reports");
+        std::fs::create_dir(&reports).unwrap();
+        let report = reports.join("report.html");
+        let arguments =
+            [model.to_str().unwrap(), &output, "--ratio", "0.5", "--criterion", "magnitude", "--report", report.to_str().unwrap()];
+        let mut child = start(&[TOOL], &arguments, temporary.path());
+        let has_begun = appears(&mut child, desk.output.path(), is_hidden_folder);
+        // The folder of the report goes while the cut is verified.
+        std::fs::remove_dir_all(&reports).unwrap();
+        let ended = child.wait_with_output().unwrap();
+        if !has_begun || ended.status.success() {
+            continue;
+        }
+        let err = String::from_utf8(ended.stderr).unwrap();
+        assert!(ended.status.code() == Some(2) && err.contains("report.html: can't be written"), "{err}");
+        assert_eq!(below(desk.output.path()), [desk.output.path().join("out.plan.json")]);
+        assert_eq!(std::fs::read_to_string(desk.out("out.plan.json")).unwrap(), "an older plan");
+        return;
+    }
+    panic!("the run always ends before the folder goes");
+}

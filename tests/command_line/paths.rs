@@ -1,0 +1,345 @@
+//! Files that a run reads and writes: none is overwritten that is read, and no two outputs are one file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use onnx_diffprune::array::{Array, ArrayData};
+use onnx_diffprune::npz;
+
+use super::desk::Desk;
+use super::tool::{Ran, run};
+use crate::support::external::externalised;
+use crate::support::fixtures::fixture;
+use crate::support::two_convolutions::two_convolutions;
+
+/// A desk with one file of every kind that a command reads, and a view of what lies there.
+struct Room {
+    desk: Desk,
+    before: BTreeMap<PathBuf, Vec<u8>>,
+}
+
+impl Room {
+    fn new() -> Self {
+        let desk = Desk::new();
+        let (model, data) = externalised(&two_convolutions(), "in.onnx_data");
+        std::fs::write(desk.path("in.onnx"), model).unwrap();
+        std::fs::write(desk.path("in.onnx_data"), data).unwrap();
+        let x = Array { dims: vec![1, 4, 8, 8], data: ArrayData::F32(vec![0.5; 256]) };
+        npz::write(&desk.path("i.npz"), [("x", &x)]).unwrap();
+        std::fs::write(desk.path("options.toml"), "ratio = 0.5\ncriterion = \"magnitude\"\n").unwrap();
+        std::fs::write(desk.path("scheduler.json"), "{\"beta_schedule\": \"linear\"}").unwrap();
+        std::fs::create_dir(desk.path("images")).unwrap();
+        let image = image::GrayImage::from_pixel(8, 8, image::Luma([9]));
+        image.save(desk.path("images/a.png")).unwrap();
+        let plan = desk.text("p.json");
+        let ran = run(&[
+            &desk.text("in.onnx"),
+            &desk.text("pruned.onnx"),
+            "--ratio",
+            "0.5",
+            "--criterion",
+            "magnitude",
+            "--no-verify",
+            "--plan",
+            &plan,
+        ]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        let mut room = Self { desk, before: BTreeMap::new() };
+        room.before = room.content();
+        room
+    }
+
+    fn content(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let folders =
+            [self.desk.folder.path().to_owned(), self.desk.path("images"), self.desk.output.path().to_owned()];
+        let mut content = BTreeMap::new();
+        for folder in folders {
+            for entry in folder.read_dir().unwrap() {
+                let path = entry.unwrap().path();
+                // Of a link, where it leads.
+                let bytes = match path.read_link() {
+                    Ok(target) => target.into_os_string().into_encoded_bytes(),
+                    Err(_) if path.is_dir() => Vec::new(),
+                    Err(_) => std::fs::read(&path).unwrap(),
+                };
+                content.insert(path, bytes);
+            }
+        }
+        content
+    }
+
+    /// Expects that a run is refused by the names of both paths, and that nothing has changed.
+    fn refuses(&self, arguments: &[&str], words: [&str; 2]) {
+        let ran = run(arguments);
+        assert_eq!(ran.code, 2, "{arguments:?}: {}{}", ran.out, ran.err);
+        assert!(
+            words.iter().all(|word| ran.err.contains(word)),
+            "{arguments:?}: expected {words:?}, found {}",
+            ran.err
+        );
+        assert!(self.content() == self.before, "{arguments:?} changed something: {:?}", self.content().keys());
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.desk.text(name)
+    }
+
+    fn prune<'a>(&'a self, output: &'a str, more: &[&'a str]) -> Vec<String> {
+        let mut arguments = vec![self.text("in.onnx"), output.to_owned(), "--no-verify".to_owned()];
+        arguments.extend(more.iter().map(|text| (*text).to_owned()));
+        if !more.contains(&"--config") {
+            arguments.extend(["--ratio", "0.5", "--criterion", "magnitude"].map(str::to_owned));
+        }
+        arguments
+    }
+
+    fn refuses_prune(&self, output: &str, more: &[&str], words: [&str; 2]) {
+        let arguments = self.prune(output, more);
+        self.refuses(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), words);
+    }
+}
+
+#[test]
+fn no_output_of_pruning_replaces_an_input() {
+    let room = Room::new();
+    let out = room.desk.out("out.onnx");
+    let [input, data, inputs, config, scheduler, image] =
+        ["in.onnx", "in.onnx_data", "i.npz", "options.toml", "scheduler.json", "images/a.png"]
+            .map(|name| room.text(name));
+    let given = ["--inputs", &inputs, "--config", &config, "--scheduler-config", &scheduler];
+    let images = room.text("images");
+    let with = |more: &[&str]| {
+        [&given[..], &["--data", images.as_str()], more]
+            .concat()
+            .iter()
+            .map(|text| (*text).to_owned())
+            .collect::<Vec<_>>()
+    };
+    for (file, name) in [
+        (&input, "IN.onnx"),
+        (&data, "the external data of IN.onnx"),
+        (&inputs, "--inputs"),
+        (&config, "--config"),
+        (&scheduler, "--scheduler-config"),
+        (&image, "an image of --data"),
+    ] {
+        for option in ["--plan", "--report"] {
+            let more = with(&[option, file.as_str()]);
+            room.refuses_prune(&out, &more.iter().map(String::as_str).collect::<Vec<_>>(), [option, name]);
+        }
+        let more = with(&[]);
+        room.refuses_prune(file, &more.iter().map(String::as_str).collect::<Vec<_>>(), ["OUT.onnx", name]);
+        let dry = with(&["--dry-run", "--report", file]);
+        room.refuses_prune(&out, &dry.iter().map(String::as_str).collect::<Vec<_>>(), ["--report", name]);
+    }
+    // A file of samples, and what is derived from the output's name.
+    room.refuses_prune(&out, &["--data", &inputs, "--report", &inputs], ["--report", "--data"]);
+    room.refuses_prune(
+        &room.text("p.onnx"),
+        &["--inputs", &room.text("p.onnx.data")],
+        ["external data of OUT.onnx", "--inputs"],
+    );
+    room.refuses_prune(
+        &room.text("p.onnx"),
+        &["--inputs", &room.text("p.plan.json")],
+        ["the plan of OUT.onnx", "--inputs"],
+    );
+}
+
+#[test]
+fn no_two_outputs_of_pruning_are_one_file() {
+    let room = Room::new();
+    let out = room.desk.out("out.onnx");
+    for (option, other) in [("--report", "--plan"), ("--plan", "--report")] {
+        let both = room.desk.out("both");
+        room.refuses_prune(&out, &[option, &both, other, &both], ["--plan", "--report"]);
+    }
+    room.refuses_prune(&out, &["--report", &out], ["OUT.onnx", "--report"]);
+    room.refuses_prune(&out, &["--plan", &out], ["OUT.onnx", "--plan"]);
+    room.refuses_prune(&out, &["--report", &room.desk.out("out.plan.json")], ["the plan of OUT.onnx", "--report"]);
+    room.refuses_prune(&out, &["--report", &room.desk.out("out.onnx.data")], ["external data of OUT.onnx", "--report"]);
+    // The default criterion takes gradients, whose checkpoint lies beside the output.
+    let (input, report) = (room.text("in.onnx"), room.desk.out("out.gradients.npz"));
+    room.refuses(&[&input, &out, "--ratio", "0.5", "--report", &report], ["the checkpoint of OUT.onnx", "--report"]);
+    // An output whose plan would be itself.
+    let plan = room.desk.out("x.plan.json");
+    room.refuses_prune(&plan, &["--plan", &plan], ["OUT.onnx", "--plan"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn detours_links_and_hard_links_hide_nothing() {
+    use std::os::unix::fs::symlink;
+    let mut room = Room::new();
+    let desk = &room.desk;
+    std::fs::hard_link(desk.path("i.npz"), desk.path("hard")).unwrap();
+    symlink("i.npz", desk.path("soft")).unwrap();
+    symlink("soft", desk.path("softer")).unwrap();
+    symlink(desk.folder.path(), desk.path("again")).unwrap();
+    symlink("out.json", desk.output.path().join("nowhere-yet")).unwrap();
+    symlink(desk.output.path(), desk.path("outputs")).unwrap();
+    room.before = room.content();
+    let (out, inputs) = (room.desk.out("out.onnx"), room.text("i.npz"));
+    let folder = room.desk.folder.path().file_name().unwrap().to_str().unwrap().to_owned();
+    for path in [
+        "hard",
+        "soft",
+        "softer",
+        "again/i.npz",
+        "again/again/soft",
+        "./i.npz",
+        &format!("../{folder}/i.npz"),
+        "images/../i.npz",
+        "images//..//i.npz",
+    ] {
+        room.refuses_prune(&out, &["--inputs", &inputs, "--report", &room.text(path)], ["--report", "--inputs"]);
+        // The other way round: what is read goes by the detour.
+        room.refuses_prune(&out, &["--inputs", &room.text(path), "--plan", &inputs], ["--plan", "--inputs"]);
+    }
+    // Files that do not exist yet have only their places.
+    let place = room.desk.out("out.json");
+    for path in [room.text("outputs/out.json"), room.desk.out("./out.json"), room.desk.out("nowhere-yet")] {
+        room.refuses_prune(&out, &["--plan", &place, "--report", &path], ["--plan", "--report"]);
+    }
+}
+
+#[test]
+fn relative_and_absolute_paths_are_compared() {
+    let room = Room::new();
+    let input = room.text("in.onnx");
+    let ran = std::process::Command::new(env!("CARGO_BIN_EXE_onnx-diffprune"))
+        .current_dir(room.desk.folder.path())
+        .args([
+            input.as_str(),
+            "./new.onnx",
+            "--ratio",
+            "0.5",
+            "--criterion",
+            "magnitude",
+            "--no-verify",
+            "--plan",
+            "in.onnx",
+        ])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(ran.stderr).unwrap();
+    assert!(ran.status.code() == Some(2) && text.contains("--plan would replace IN.onnx"), "{text}");
+    assert!(room.content() == room.before);
+}
+
+#[test]
+fn other_commands_compare_their_paths_too() {
+    let room = Room::new();
+    let [input, plan, data] = ["in.onnx", "p.json", "in.onnx_data"].map(|name| room.text(name));
+    room.refuses(&["apply", &input, &plan, &plan], ["OUT.onnx", "PLAN.json"]);
+    room.refuses(&["apply", &input, &plan, &input], ["OUT.onnx", "IN.onnx"]);
+    room.refuses(&["apply", &input, &plan, &data, "--no-verify"], ["OUT.onnx", "the external data of IN.onnx"]);
+
+    let model = room.text("network.onnx");
+    std::fs::copy(fixture("dit_tiny.onnx"), &model).unwrap();
+    let mut room = room;
+    room.before = room.content();
+    let (scheduler, npz) = (room.text("scheduler.json"), room.text("i.npz"));
+    room.refuses(&["sample", &model, "-o", &model], ["--output", "MODEL.onnx"]);
+    room.refuses(&["sample", &model, "--save-npy", &model], ["--save-npy", "MODEL.onnx"]);
+    let both = room.desk.out("both.png");
+    room.refuses(&["sample", &model, "-o", &both, "--save-npy", &both], ["--output", "--save-npy"]);
+    room.refuses(&["sample", &model, "-o", &npz, "--inputs", &npz], ["--output", "--inputs"]);
+    let arguments = ["sample", &model, "--save-npy", &scheduler, "--scheduler-config", &scheduler];
+    room.refuses(&arguments, ["--save-npy", "--scheduler-config"]);
+
+    // An artifact that would be the model itself.
+    std::fs::create_dir(room.text("train")).unwrap();
+    let inside = room.text("train/training_model.onnx");
+    std::fs::copy(&model, &inside).unwrap();
+    let before = std::fs::read(&inside).unwrap();
+    room.before = room.content();
+    room.refuses(&["artifacts", &inside, &room.text("train")], ["OUT_DIR", "IN.onnx"]);
+    assert!(std::fs::read(&inside).unwrap() == before);
+    room.refuses(&["artifacts", &model, &model], ["expected a folder", "network.onnx"]);
+}
+
+#[test]
+fn the_library_is_no_output() {
+    let room = Room::new();
+    let library = room.text("libonnxruntime.so");
+    std::fs::write(&library, "not really").unwrap();
+    let mut room = room;
+    room.before = room.content();
+    let out = room.desk.out("out.onnx");
+    room.refuses_prune(&out, &["--onnxruntime", &library, "--report", &library], ["--report", "--onnxruntime"]);
+}
+
+#[test]
+fn what_can_be_written_is_asked_before_anything_starts() {
+    let room = Room::new();
+    let out = room.desk.out("out.onnx");
+    let folder = room.desk.output.path().to_str().unwrap();
+    for place in ["no/such/folder/x", "../no-such-folder-beside/x", "in.onnx/x"] {
+        let place = room.text(place);
+        for option in ["--plan", "--report"] {
+            room.refuses_prune(&out, &[option, &place], ["can't be written", "there is no folder"]);
+        }
+        room.refuses_prune(&place, &[], ["can't be written", "there is no folder"]);
+    }
+    for (place, word) in
+        [(folder, "found a folder"), (&format!("{folder}/x/"), "found a folder"), ("/dev/null", "found a device")]
+    {
+        for option in ["--plan", "--report"] {
+            room.refuses_prune(&out, &[option, place], [word, "expected a path for a file"]);
+        }
+    }
+    let long = room.desk.out(&"x".repeat(300));
+    room.refuses_prune(&out, &["--report", &long], ["can't be written", "too long"]);
+    // The name of the plan is longer than that of the output.
+    let long = room.desk.out(&format!("{}.onnx", "x".repeat(249)));
+    room.refuses_prune(&long, &[], ["can't be written", "too long"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_cannot_be_written_to_is_found_out_first() {
+    let room = Room::new();
+    let out = room.desk.out("out.onnx");
+    // Nobody can make a file here, whoever they are. The gradients would take minutes.
+    for place in ["/proc/x.html", "/sys/x.html"] {
+        let started = std::time::Instant::now();
+        room.refuses_prune(&out, &["--report", place], [place, "can't be written"]);
+        room.refuses_prune(&out, &["--plan", place], [place, "can't be written"]);
+        let model = fixture("dit_tiny.onnx");
+        let ran = run(&[model.to_str().unwrap(), &out, "--ratio", "0.5", "--report", place]);
+        assert!(ran.code == 2 && ran.err.contains("can't be written") && !ran.err.contains("process:"), "{}", ran.err);
+        let ran = run(&["sample", model.to_str().unwrap(), "-o", place]);
+        assert!(ran.code == 2 && ran.err.contains("can't be written") && !ran.err.contains("process:"), "{}", ran.err);
+        let ran = run(&["artifacts", model.to_str().unwrap(), place]);
+        assert!(ran.code == 2 && ran.err.contains("can't be written"), "{}", ran.err);
+        assert!(started.elapsed().as_secs() < 60);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn standard_output_by_a_name_of_its_own_is_no_output() {
+    let room = Room::new();
+    let to = std::fs::File::create(room.desk.output.path().join("redirected")).unwrap();
+    let input = room.text("in.onnx");
+    let ran = std::process::Command::new(env!("CARGO_BIN_EXE_onnx-diffprune"))
+        .args([&input, "/dev/stdout", "--ratio", "0.5", "--criterion", "magnitude", "--no-verify"])
+        .stdout(to)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(ran.stderr).unwrap();
+    assert_eq!(ran.status.code(), Some(2), "{text}");
+    assert!(Path::new("/dev/stdout").is_symlink(), "{text}");
+}
+
+/// Samples that are no images are refused before they are drawn.
+#[test]
+fn images_that_cannot_be_made_are_refused_before_they_are_drawn() {
+    let desk = Desk::new();
+    let model = fixture("dit_tiny.onnx");
+    let Ran { code, err, .. } =
+        run(&["sample", model.to_str().unwrap(), "-o", &desk.out("grid.png"), "--count", "100000000000"]);
+    assert!(code != 0 && err.contains("too large") && !err.contains("process:"), "{err}");
+    assert!(desk.written().is_empty());
+}
