@@ -6,7 +6,9 @@ mod computed_weights;
 mod inconclusive;
 mod mutations;
 mod random_graphs;
+mod rounding;
 mod rounds;
+mod unfused;
 mod whole_cuts;
 
 #[path = "../support/mod.rs"]
