@@ -251,6 +251,7 @@ pub mod data {
 /// The parts of a [`Plan`].
 pub mod plans {
     pub use crate::changed::{AddedBias, ChangedWeight, ChangedWeights, CutDigest};
+    pub use crate::graph::digest::DigestKind;
     pub use crate::plan::{GroupPlan, MemberPlan, TensorPlan};
     pub use crate::prune::{data_path, plan_path};
 }
@@ -263,6 +264,7 @@ pub mod reports {
     pub use crate::onnx::tool_name;
     pub use crate::prune::GradientReport;
     pub use crate::report::{Losses, Report};
+    pub use crate::rewrite::Unfused;
     pub use crate::runtime::Latency;
     pub use crate::verify::{Difference, OutputError, RunReport, ValuesReport};
 }

@@ -10,6 +10,8 @@ pub mod gradient;
 
 pub mod infer;
 
+pub mod kernel;
+
 pub mod lower;
 
 pub mod macs;
@@ -31,6 +33,7 @@ use crate::onnx::GraphProto;
 pub use couple::CoupleCx;
 pub use gradient::GradientCx;
 pub use infer::InferCx;
+pub use kernel::KernelCx;
 pub use lower::LowerCx;
 pub use macs::MacsCx;
 pub use part::{Part, PartCx};
@@ -157,6 +160,12 @@ pub trait Operator: std::fmt::Debug + Send + Sync {
     /// Whether ONNX Runtime has no kernel for it on the CPU; it runs there only lowered.
     fn lacks_cpu_kernel(&self) -> bool {
         false
+    }
+
+    /// Whether the kernel that ONNX Runtime has for it on a GPU takes these sizes, as far as they are known. A node that no
+    /// longer fits its kernel after a cut is written in standard operators.
+    fn kernel_takes(&self, _cx: &KernelCx<'_>) -> bool {
+        true
     }
 
     /// The node in the reference graph, where removed indices are masked instead of removed. Operators that are lowered

@@ -9,7 +9,10 @@ mod weights;
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+
 use crate::operator::patch::PatchCx;
+use crate::operator::{KernelCx, LowerCx, Operator, RuleError};
 use unread::NewNodes;
 pub use weights::WeightSlices;
 
@@ -20,6 +23,7 @@ use crate::graph::fact::{Fact, Known};
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::{Graph, Node};
+use crate::onnx::builder::Builder;
 use crate::onnx::names::Names;
 use crate::onnx::{NodeProto, TensorProto};
 use crate::operator::couple::Coupling;
@@ -40,6 +44,36 @@ pub struct Rewritten {
     pub slices: WeightSlices,
     /// Values computed from shapes that were frozen at their old values, such as an attention scale.
     pub frozen: Vec<String>,
+    /// Fused nodes that are written in standard operators, because ONNX Runtime's kernel does not take their new sizes.
+    pub unfused: Vec<Unfused>,
+}
+
+impl Rewritten {
+    /// What the user should know of it.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut by_operator: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for Unfused { node, operator } in &self.unfused {
+            by_operator.entry(operator).or_default().push(node);
+        }
+        let text = |(operator, nodes): (&str, Vec<&str>)| {
+            let (first, others) = (nodes[0], nodes.len() - 1);
+            let others = if others == 0 { String::new() } else { format!(" and {others} more") };
+            format!(
+                "{operator}: node {first:?}{others} written in standard operators; ONNX Runtime's kernel takes other sizes \
+                 alone"
+            )
+        };
+        by_operator.into_iter().map(text).collect()
+    }
+}
+
+/// A fused node that is written in standard operators.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unfused {
+    /// The node, as messages name it.
+    pub node: String,
+    /// Its operator, with the domain.
+    pub operator: String,
 }
 
 /// Rewrites a model so that only kept indices remain.
@@ -52,7 +86,7 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
     let slices = WeightSlices::new(model, graph, fold, coupling, kept, &mut names);
     let mut after = Facts::of_sources(model, graph, &facts.fixed)?;
     let mut edits = Edits { initializers: slices.initializers(model, graph, fold)?, ..Edits::default() };
-    let mut frozen = Vec::new();
+    let (mut frozen, mut unfused) = (Vec::new(), Vec::new());
     let mut nodes = NewNodes::default();
     for proto in slices.constant_nodes(model, graph, fold)? {
         nodes.push(NodeOut::New(proto.clone()), &proto, graph, None);
@@ -115,7 +149,7 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
         } else {
             operators.of(node.id)
         };
-        after.infer_patched(model, graph, &patched, operator, &overrides)?;
+        after.infer_patched(model, graph, &patched, operator.clone(), &overrides)?;
         if let Some(tensor) = frozen_scalar(graph, facts, &after, node) {
             frozen.push(tensor.name.clone());
             for value in node.outputs.iter().flatten() {
@@ -128,6 +162,20 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
         for proto in inserted {
             nodes.push(NodeOut::New(proto.clone()), &proto, graph, None);
         }
+        if let (Some(before), Ok(operator)) = (op, operator)
+            && before.kernel_takes(&KernelCx { inputs: inputs(facts, node) })
+            && !operator.kernel_takes(&KernelCx { inputs: inputs(&after, node) })
+        {
+            let parts = in_standard_operators(&patched, operator, &mut after, &overrides, (graph.opset, &mut names));
+            let mut parts = parts.map_err(|cause| {
+                let text = format!("no kernel takes its sizes after the cut, nor can it be written without: {cause}");
+                Error::unsupported(text).in_file(model.path()).at_node(&node.name, node.op())
+            })?;
+            edits.initializers.extend(parts.initializers.drain(..).map(InitializerOut::New));
+            parts.nodes.into_iter().for_each(|proto| nodes.push(NodeOut::New(proto.clone()), &proto, graph, None));
+            unfused.push(Unfused { node: node.name.clone(), operator: node.op() });
+            continue;
+        }
         let new = match (changed, model.is_inlined()) {
             (false, false) => NodeOut::Original(node.index),
             (_, true) => NodeOut::New(proto.clone()),
@@ -137,7 +185,37 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
     }
     nodes.settle(model, graph, &mut edits);
     edits.shapes = new_shapes(model, graph, coupling, kept, &slices);
-    Ok(Rewritten { edits, facts: after, kept: kept.clone(), slices, frozen })
+    Ok(Rewritten { edits, facts: after, kept: kept.clone(), slices, frozen, unfused })
+}
+
+/// What is known of the inputs of a node.
+fn inputs<'f>(facts: &'f Facts, node: &Node) -> Vec<Option<&'f Fact>> {
+    node.inputs.iter().map(|value| facts.values[(*value)?].as_ref()).collect()
+}
+
+/// A node in standard operators, at the sizes after the cut; `overrides` are the facts of inputs that are read in a form of
+/// their own.
+fn in_standard_operators(
+    node: &Node,
+    operator: &dyn Operator,
+    after: &mut Facts,
+    overrides: &BTreeMap<usize, Fact>,
+    (opset, names): (i64, &mut Names),
+) -> Result<Builder, RuleError> {
+    let prefix = names.fresh(&format!("{}/standard", node.proto.first_output()));
+    let mut builder = Builder::new(&prefix, opset, names.beginning_with(&prefix));
+    let mut known = Vec::new();
+    for (slot, fact) in overrides {
+        if let Some(value) = node.input(*slot) {
+            known.push((value, after.values[value].replace(fact.clone())));
+        }
+    }
+    let lowered = operator.lower(&mut LowerCx::new(node, after, &mut builder));
+    known.into_iter().rev().for_each(|(value, fact)| after.values[value] = fact);
+    match lowered? {
+        true => Ok(builder),
+        false => Err(RuleError::unsupported("the operator has no form in standard operators")),
+    }
 }
 
 fn patched_node(node: &Node, proto: &NodeProto) -> NodeOut {

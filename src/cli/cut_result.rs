@@ -71,6 +71,7 @@ impl<'a> Shown<'a> {
             })),
             "groups": groups,
             "frozen": cut.frozen(),
+            "unfused": cut.unfused(),
             "warnings": cut.warnings(),
             "gradients": self.gradients.map(gradient_args::json),
             "verification": self.verification,

@@ -56,6 +56,19 @@ pub struct Component {
     /// Every cell holds a multiple of this many channels, of which the same number goes. The number of channels of
     /// the group where no norm asks for anything.
     pub unit: usize,
+    /// Blocks of which kernels take only some sizes.
+    pub liked: Vec<LikedBlock>,
+}
+
+/// The members of a norm group, of which a kernel takes a multiple.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LikedBlock {
+    /// How many there are.
+    pub size: usize,
+    /// How many go with each channel that goes from every unit.
+    pub per_step: usize,
+    /// What stays should be a multiple of this.
+    pub multiple: usize,
 }
 
 /// All channel groups of a graph under one choice of options.
@@ -262,6 +275,12 @@ fn fix_unmet(grouping: &mut Grouping, demanded: Demanded) -> Vec<EqualBlocks> {
         }
         let is_even = free.iter().all(|count| *count == free[0]);
         if is_even && component.unit > 1 {
+            let multiple = grouping.spaces.liked_multiple(demand.space, demand.block);
+            if multiple > 1 {
+                let (size, per_step) = (demand.block, free[0] / component.unit);
+                let number = grouping.groups[*first].component;
+                grouping.components[number].liked.push(LikedBlock { size, per_step, multiple });
+            }
             continue;
         }
         let text = if is_even {

@@ -25,6 +25,11 @@ impl Names {
         names
     }
 
+    /// Those of the names that begin with `prefix`.
+    pub fn beginning_with(&self, prefix: &str) -> Self {
+        Self::of(self.taken.iter().map(String::as_str).filter(|name| name.starts_with(prefix)))
+    }
+
     /// Takes all that a graph names.
     pub fn add_graph(&mut self, graph: &GraphProto) {
         let sparse = graph.sparse_initializer.iter().flat_map(|sparse| sparse.values.iter().chain(&sparse.indices));

@@ -16,7 +16,7 @@ use crate::graph::sizes::{Sizes, sizes_for};
 use crate::macs::Cost;
 use crate::operator::couple::kept::Kept;
 use crate::plan::Plan;
-use crate::rewrite::Rewritten;
+use crate::rewrite::{Rewritten, Unfused};
 
 /// The scores of all channels, from which cuts are made. A clone shares them.
 #[derive(Clone, Debug)]
@@ -85,7 +85,8 @@ impl Cut {
         let cost = |kept: Option<&Kept>| analysis.0.count(|counter| counter.cost(kept, &sizes));
         let (before, after) = (cost(None), cost(Some(kept)));
         let (rewritten, plan) = (Arc::new(rewritten), Arc::new(plan));
-        let warnings = analysis.0.model.notes().to_vec();
+        let mut warnings = analysis.0.model.notes().to_vec();
+        warnings.extend(rewritten.warnings());
         Self { analysis, rewritten, plan, before, after, sizes, warnings }
     }
 
@@ -137,6 +138,11 @@ impl Cut {
     /// Values computed from shapes that were frozen at their old values, such as an attention scale.
     pub fn frozen(&self) -> &[String] {
         &self.rewritten.frozen
+    }
+
+    /// Fused nodes that are written in standard operators, because ONNX Runtime's kernel does not take their new sizes.
+    pub fn unfused(&self) -> &[Unfused] {
+        &self.rewritten.unfused
     }
 
     /// Writes the pruned model into a hidden folder beside `output`, which disappears unless it is

@@ -70,6 +70,7 @@ pub(super) fn cut_scored(analysis: &Analysis, scoring: &Scoring, options: &Prune
         }
     }
     warnings.extend(barriers::warnings(analysis));
+    warnings.extend(rewritten.warnings());
     let plan = make_plan(analysis, options, (scoring.criterion, ratio), &scoring.passes, &removed, &rewritten)?;
     Ok(Cutting { kept, rewritten, plan, before, after, sizes, warnings, ratio })
 }

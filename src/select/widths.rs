@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::couple::group::{ChannelGroup, Component, Grouping, Member, Role};
+use crate::couple::group::{ChannelGroup, Component, Grouping, LikedBlock, Member, Role};
 
 /// How the width of one axis of a weight follows the channels of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,27 +67,34 @@ impl Widths {
 
     /// The largest number of steps, up to `most`, after which the axes of every group of a component are multiples wide.
     /// Dimensions that every head keeps should be a multiple too, or else all heads together. Where that can't be
-    /// beside what stays of an axis, what the groups give to it is a multiple. Zero if nothing comes out.
+    /// beside what stays of an axis, what the groups give to it is a multiple. Zero if nothing comes out. Norm groups that
+    /// their kernels take come first, as far as any number of steps leaves such.
     pub(super) fn rounded(&self, grouping: &Grouping, component: &Component, most: usize) -> usize {
-        if self.multiple <= 1 {
-            return most;
-        }
-        let groups = component.groups.iter().map(|group| (grouping.groups[*group].channels.len(), &self.shares[*group]));
-        let groups: Vec<_> = groups.filter(|(_, shares)| !shares.is_empty()).collect();
-        let largest = |size: &dyn Fn(usize, &Share) -> usize| {
+        let shares = |group: &usize| Some((grouping.groups[*group].channels.len(), self.shares.get(*group)?));
+        let groups: Vec<(usize, &Vec<Share>)> = component.groups.iter().filter_map(shares).collect();
+        let largest = |size: &dyn Fn(usize, &Share) -> usize, likes: bool| {
             let fits = |steps: &usize| {
                 groups.iter().all(|(channels, shares)| {
                     let kept = channels - steps * (channels / component.unit.max(1));
                     shares.iter().all(|share| size(kept, share).is_multiple_of(self.multiple))
-                })
+                }) && (!likes || component.liked.iter().all(|block| block.is_liked_after(*steps)))
             };
             (1..=most).rev().find(fits)
         };
-        largest(&|kept, share| kept * share.run + share.stay)
-            .or_else(|| largest(&|kept, share| kept * share.whole + share.stay))
-            .or_else(|| largest(&|kept, share| kept * share.run))
-            .or_else(|| largest(&|kept, share| kept * share.whole))
-            .unwrap_or(0)
+        let sizes: [&dyn Fn(usize, &Share) -> usize; 4] = [
+            &|kept, share| kept * share.run + share.stay,
+            &|kept, share| kept * share.whole + share.stay,
+            &|kept, share| kept * share.run,
+            &|kept, share| kept * share.whole,
+        ];
+        let of = |likes: bool| sizes.iter().find_map(|size| largest(size, likes));
+        of(true).or_else(|| of(false)).unwrap_or(0)
+    }
+}
+
+impl LikedBlock {
+    fn is_liked_after(&self, steps: usize) -> bool {
+        self.size.saturating_sub(steps * self.per_step).is_multiple_of(self.multiple)
     }
 }
 
@@ -131,7 +138,7 @@ mod tests {
         };
         Grouping {
             groups: vec![group],
-            components: vec![Component { groups: vec![0], unit: channels }],
+            components: vec![Component { groups: vec![0], unit: channels, liked: Vec::new() }],
             spaces: crate::operator::couple::space::Spaces::default(),
             classes: Vec::new(),
             dropped: Vec::new(),
@@ -178,6 +185,13 @@ mod tests {
         let small = |channel: usize| (0..8).map(|head| (head * 12 + channel) as u32).collect::<Vec<_>>();
         let attention = grouping(12, &[(Role::Producer, &small), (Role::Consumer, &small)]);
         assert_eq!(kept(&attention, 16, 5), 6);
+    }
+
+    #[test]
+    fn norm_groups_keep_the_members_that_their_kernel_takes_where_that_comes_out() {
+        let mut norm = grouping(10, &[(Role::Producer, &run(1))]);
+        norm.components[0].liked.push(LikedBlock { size: 10, per_step: 1, multiple: 2 });
+        assert_eq!((kept(&norm, 1, 5), kept(&norm, 1, 4), kept(&norm, 1, 9)), (6, 4, 9));
     }
 
     #[test]

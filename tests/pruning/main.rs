@@ -7,7 +7,9 @@ mod inconclusive;
 mod mutations;
 mod quantized;
 mod random_graphs;
+mod rounding;
 mod rounds;
+mod unfused;
 mod whole_cuts;
 
 #[path = "../support/mod.rs"]

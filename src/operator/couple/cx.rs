@@ -312,6 +312,11 @@ impl CoupleCx<'_> {
     ///
     /// Selection either removes equally many channels from every group, or whole groups.
     pub fn norm_groups(&mut self, axis: &Axis, count: usize) -> Axis {
+        self.norm_groups_of(axis, count, 1)
+    }
+
+    /// The same of a norm whose kernel takes groups of a multiple of `multiple` channels alone.
+    pub fn norm_groups_of(&mut self, axis: &Axis, count: usize, multiple: usize) -> Axis {
         let Some(space) = self.single(axis) else {
             return fixed_axis(&Dim::from(count as i64));
         };
@@ -319,6 +324,7 @@ impl CoupleCx<'_> {
         if count <= 1 || count > len || !len.is_multiple_of(count) {
             return Axis::new();
         }
+        self.coupling.spaces.like_multiples(space, len / count, multiple);
         let outer = self.coupling.spaces.outer_digit(space, len / count, &self.node.name);
         self.whole(outer)
     }

@@ -82,6 +82,7 @@ pub struct Spaces {
     divisions: BTreeMap<(SpaceId, Vec<usize>), Division>,
     equal_blocks: std::collections::BTreeSet<EqualBlocks>,
     repeated: BTreeMap<SpaceId, Reason>,
+    liked: BTreeMap<(SpaceId, usize), usize>,
 }
 
 impl Default for Spaces {
@@ -95,6 +96,7 @@ impl Default for Spaces {
             divisions: BTreeMap::new(),
             equal_blocks: std::collections::BTreeSet::new(),
             repeated: BTreeMap::new(),
+            liked: BTreeMap::new(),
         }
     }
 }
@@ -143,6 +145,19 @@ impl Spaces {
     /// Demands that every block of `block` consecutive indices of the space loses equally many.
     pub fn require_equal_blocks(&mut self, space: SpaceId, block: usize, node: &str) {
         self.equal_blocks.insert(EqualBlocks { space, block, node: node.to_owned() });
+    }
+
+    /// Says that a kernel takes the blocks of `block` consecutive indices of a space only where a multiple of `multiple`
+    /// stays of each.
+    pub fn like_multiples(&mut self, space: SpaceId, block: usize, multiple: usize) {
+        if multiple > 1 && block.is_multiple_of(multiple) {
+            self.liked.insert((space, block), multiple);
+        }
+    }
+
+    /// The multiple of what stays of each block of `block` consecutive indices that a kernel likes; 1 where none does.
+    pub fn liked_multiple(&self, space: SpaceId, block: usize) -> usize {
+        self.liked.get(&(space, block)).copied().unwrap_or(1)
     }
 
     /// The representative of every element's class.

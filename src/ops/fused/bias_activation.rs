@@ -7,6 +7,7 @@
 use crate::graph::Node;
 use crate::operator::couple::CoupleCx;
 use crate::operator::infer::InferCx;
+use crate::operator::kernel::KernelCx;
 use crate::operator::lower::LowerCx;
 use crate::operator::{OpType, Operator, Registration, RuleError, microsoft};
 
@@ -27,6 +28,9 @@ pub(super) static RULES: &[Registration] = &[
     Registration::new(types_fast_gelu, |node| BiasActivation::parse(node, Function::GeluByTanh)),
     Registration::new(types_bias_add, |node| BiasActivation::parse(node, Function::None)),
 ];
+
+/// Channels for which the CUDA kernel of BiasAdd is compiled (`onnxruntime/contrib_ops/cuda/diffusion/bias_add.cc`).
+const BIAS_ADD_WIDTHS: [i64; 3] = [320, 640, 1280];
 
 /// What becomes of the sum.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,6 +69,10 @@ impl Operator for BiasActivation {
 
     fn lacks_cpu_kernel(&self) -> bool {
         self.function == Function::None
+    }
+
+    fn kernel_takes(&self, cx: &KernelCx<'_>) -> bool {
+        self.function != Function::None || cx.size(0, None).is_none_or(|width| BIAS_ADD_WIDTHS.contains(&width))
     }
 
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {

@@ -8,6 +8,7 @@ use crate::graph::dim::Dim;
 use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::{Layout, fixed_axis};
 use crate::operator::infer::InferCx;
+use crate::operator::kernel::KernelCx;
 use crate::operator::lower::LowerCx;
 use crate::operator::{OpType, Operator, Registration, RuleError, microsoft};
 
@@ -17,6 +18,10 @@ fn types_biassplitgelu() -> &'static [OpType] {
 
 pub(super) static RULES: &[Registration] =
     &[Registration::new(types_biassplitgelu, |_node| Ok(Box::new(BiasSplitGelu)))];
+
+/// Sizes of X along the last axis for which the CUDA kernel is compiled
+/// (`onnxruntime/contrib_ops/cuda/diffusion/bias_split_gelu.cc`).
+const WIDTHS: [i64; 3] = [2560, 5120, 10240];
 
 #[derive(Debug)]
 struct BiasSplitGelu;
@@ -59,6 +64,10 @@ impl Operator for BiasSplitGelu {
 
     fn lacks_cpu_kernel(&self) -> bool {
         true
+    }
+
+    fn kernel_takes(&self, cx: &KernelCx<'_>) -> bool {
+        cx.size(0, None).is_none_or(|width| WIDTHS.contains(&width))
     }
 
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {

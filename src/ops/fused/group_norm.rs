@@ -10,6 +10,7 @@ use crate::graph::Node;
 use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::Layout;
 use crate::operator::infer::InferCx;
+use crate::operator::kernel::KernelCx;
 use crate::operator::lower::LowerCx;
 use crate::operator::patch::PatchCx;
 use crate::operator::{OpType, Operator, Registration, RuleError, microsoft};
@@ -19,6 +20,11 @@ fn types_groupnorm() -> &'static [OpType] {
 }
 
 pub(super) static RULES: &[Registration] = &[Registration::new(types_groupnorm, GroupNorm::parse)];
+
+/// A thread of the CUDA kernel takes two channels of one norm group, and all threads of a block together at least one whole
+/// group (`onnxruntime/contrib_ops/cuda/diffusion/group_norm_impl.cu`).
+const CHANNELS_AT_ONCE: i64 = 2;
+const MOST_MEMBERS: i64 = 512;
 
 const SKIP: usize = 3;
 const BIAS: usize = 4;
@@ -113,7 +119,7 @@ impl Operator for GroupNorm {
             x = cx.tie_broadcast(&[x, skip]);
         }
         let groups = usize::try_from(self.groups).unwrap_or(1);
-        cx.norm_groups(&x.axes[axis], groups);
+        cx.norm_groups_of(&x.axes[axis], groups, CHANNELS_AT_ONCE as usize);
         cx.set(1, Layout { axes: x.axes.clone() });
         cx.set(0, x);
         Ok(())
@@ -133,6 +139,14 @@ impl Operator for GroupNorm {
 
     fn lacks_cpu_kernel(&self) -> bool {
         true
+    }
+
+    fn kernel_takes(&self, cx: &KernelCx<'_>) -> bool {
+        let channels = cx.size(0, Some(self.channel_axis(4)));
+        channels.is_none_or(|channels| {
+            let members = channels / self.groups;
+            members % CHANNELS_AT_ONCE == 0 && members <= MOST_MEMBERS
+        })
     }
 
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
