@@ -355,7 +355,8 @@ fn prove(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<Ver
             verification.run(&wide, wide_rtol, expected, Ok(of_pruned), variants)?;
         }
         Err(error) if verification.report.runs.is_empty() => {
-            return Err(verification.unmet(&error, "pruned network in float32"));
+            let text = format!("the pruned network in float32 does not run in ONNX Runtime: {error}");
+            return Err(Error::unmet(text).in_file(analysis.model.path()).caused_by(error));
         }
         Err(error) => {
             let text = format!("compared with the network's own rounding only, which may hide single channels: {error}");

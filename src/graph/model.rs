@@ -11,7 +11,7 @@ use super::digest::{DigestKind, Digests};
 use super::external::{ExternalFile, Location};
 use super::tensor;
 use crate::error::Error;
-use crate::files::{map, open, parent};
+use crate::files::{map, parent};
 use crate::onnx::{DataLocation, DataType, GraphProto, ModelProto, NodeProto, TensorProto};
 
 /// A model file in memory; a clone shares it.

@@ -58,7 +58,7 @@ impl Verification<'_> {
     }
 
     /// The error of a network that must run and does not.
-    pub(super) fn unmet(&self, error: &impl std::fmt::Display, what: &str) -> Error {
+    pub(super) fn unmet(&self, error: &RuntimeError, what: &str) -> Error {
         let model = &self.analysis.model;
         match lower::foreign(model, error, "the cut can't be verified") {
             Some(unknown) => unknown.hint(
