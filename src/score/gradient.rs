@@ -250,7 +250,7 @@ mod tests {
             loss_scale: 2.0,
         };
         let entry = |term, w, g, is_parameter| {
-            let criterion = GradientCriterion { form: form(term), scores: BTreeMap::new(), warnings: Vec::new() };
+            let criterion = GradientCriterion { form: form(term), scores: BTreeMap::new() };
             criterion.entry(w, g, is_parameter)
         };
         assert_eq!(entry(Term::Absolute, -1.0, 3.0, false), 6.0);
