@@ -351,7 +351,11 @@ pub(super) fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Resul
         builder = builder.with_intra_threads(threads)?;
     }
     if options.seeks_no_places {
-        builder = builder.with_parallel_execution(true)?.with_inter_threads(2)?;
+        builder = builder
+            .with_parallel_execution(true)?
+            .with_inter_threads(2)?
+            .with_config_entry("session.inter_op.allow_spinning", "0")?
+            .with_config_entry("session.intra_op.allow_spinning", "0")?;
     }
     if options.takes_memory_late {
         builder = builder.with_memory_pattern(false)?;
