@@ -51,7 +51,7 @@ pub(super) fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse_arguments(&error),
     };
-    let printer = Printer::new(cli.format, cli.quiet);
+    let printer = Printer::new(cli.format, cli.quiet).listing_all(cli.verbose);
     let done = match &cli.command {
         Some(Command::Apply(args)) => apply::run(args, &cli, &printer),
         Some(Command::Verify(args)) => verify::run(args, &cli, &printer),

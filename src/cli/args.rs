@@ -40,6 +40,10 @@ pub(super) struct Cli {
     /// Print errors only.
     #[arg(long, short, global = true)]
     pub(super) quiet: bool,
+
+    /// List all values of which verification proves nothing.
+    #[arg(long, short, global = true, conflicts_with = "quiet")]
+    pub(super) verbose: bool,
 }
 
 /// How results are printed.

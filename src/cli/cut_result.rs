@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use onnx_diffprune::plans::GroupPlan;
 use onnx_diffprune::reports::{GradientReport, Latency, Report, RunReport, printable, tool_name};
+use onnx_diffprune::reports::ValuesReport;
 use onnx_diffprune::{Cut, Error, VerifyReport};
 use serde_json::json;
 
@@ -26,13 +27,24 @@ pub(super) struct Shown<'a> {
     pub(super) written: Option<(&'a Path, &'a Path)>,
     /// Bytes of the pruned file and its external data.
     pub(super) bytes: Option<u64>,
+    /// Whether lists are printed whole.
+    pub(super) verbose: bool,
     /// Data files that the replaced file named and that are gone with it.
     pub(super) removed: &'a [PathBuf],
 }
 
 impl<'a> Shown<'a> {
     pub(super) fn new(cut: &'a Cut) -> Self {
-        Self { cut, gradients: None, verification: None, latencies: None, written: None, bytes: None, removed: &[] }
+        Self {
+            cut,
+            gradients: None,
+            verification: None,
+            latencies: None,
+            written: None,
+            bytes: None,
+            verbose: false,
+            removed: &[],
+        }
     }
 
     /// The cut as JSON.
@@ -129,7 +141,7 @@ impl<'a> Shown<'a> {
         if let Some(gradients) = self.gradients {
             parts.push(gradient_args::text(gradients));
         }
-        let mut end: Vec<String> = self.verification.map(verification_text).into_iter().collect();
+        let mut end: Vec<String> = self.verification.map(|report| verification_text(report, self.verbose)).into_iter().collect();
         match self.written {
             Some((output, plan)) => end.push(format!("wrote {} and {}", output.display(), plan.display())),
             None if self.verification.is_none() => end.push("dry run: nothing was written".to_owned()),
@@ -224,8 +236,31 @@ fn errors_text(runs: &[&RunReport], rtol: f64, atol: f64) -> String {
     texts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
-/// The result of verification in a few lines.
-pub(super) fn verification_text(report: &VerifyReport) -> String {
+/// What the comparison of single values amounts to.
+fn values_text(values: &ValuesReport, all: bool) -> String {
+    let mut text = format!(
+        "every node on the original's values: {} values, worst relative error {:.1e}",
+        values.compared, values.worst_relative
+    );
+    if values.opened > 0 {
+        text += &format!("; {} of them had to be shown on noise", values.opened);
+    }
+    let unproven = values.unproven.len();
+    if unproven > 0 {
+        text += &format!("\nnothing is proved of {unproven} of them, which are constant, tiny or not finite");
+        if all {
+            for value in &values.unproven {
+                text += &format!("\n  {:?} of node {:?} ({}): {}", value.value, value.node, value.op, value.reason);
+            }
+        } else {
+            text += "; --verbose lists them";
+        }
+    }
+    text
+}
+
+/// The result of verification in a few lines; all values of which nothing is proved, where `all` are to be listed.
+pub(super) fn verification_text(report: &VerifyReport, all: bool) -> String {
     if let Some(failure) = report.failure_text() {
         return format!("verification FAILED: {failure}");
     }
@@ -255,12 +290,15 @@ pub(super) fn verification_text(report: &VerifyReport) -> String {
             if runs.len() == 1 { "" } else { "s" },
         ));
     }
-    if let Some(values) = &report.values {
+    if let Some(unchanged) = &report.unchanged {
         lines.push(format!(
-            "outputs that are constant, tiny or not finite prove nothing, so the {} values that the cut touches were \
-             compared: {} are equal with a worst relative error of {:.1e}, the others prove nothing either",
-            values.compared, values.conclusive, values.worst_relative
+            "compared without a run: {} nodes are the original's ({} of them with other sizes), {} constants the original's \
+             or their kept part",
+            unchanged.nodes, unchanged.edited, unchanged.constants
         ));
+    }
+    if let Some(values) = &report.values {
+        lines.push(values_text(values, all));
     }
     lines.extend(report.notes.iter().map(|note| format!("note: {note}")));
     lines.join("\n")

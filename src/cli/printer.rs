@@ -19,11 +19,22 @@ use super::progress::Progress;
 pub(super) struct Printer {
     format: Format,
     quiet: bool,
+    verbose: bool,
 }
 
 impl Printer {
     pub(super) fn new(format: Format, quiet: bool) -> Self {
-        Self { format, quiet }
+        Self { format, quiet, verbose: false }
+    }
+
+    /// The same, with whether lists are printed whole.
+    pub(super) fn listing_all(self, verbose: bool) -> Self {
+        Self { verbose, ..self }
+    }
+
+    /// Whether lists are printed whole.
+    pub(super) fn is_verbose(&self) -> bool {
+        self.verbose
     }
 
     /// Whether results are printed as JSON.

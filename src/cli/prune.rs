@@ -91,6 +91,7 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<boo
         latencies: latencies.as_deref(),
         written: passed.then_some((output, plan.as_path())),
         bytes: passed.then(|| staged.bytes()),
+        verbose: printer.is_verbose(),
         ..Shown::new(&cut)
     };
     match &args.report {

@@ -50,7 +50,7 @@ pub(super) fn run(args: &VerifyArgs, cli: &Cli, printer: &Printer) -> Result<boo
             }
         }
         let errors = table(&["output", "worst absolute error", "relative", "result"], &rows);
-        format!("{errors}\n\n{}", verification_text(&report))
+        format!("{errors}\n\n{}", verification_text(&report, printer.is_verbose()))
     });
     Ok(report.passed)
 }

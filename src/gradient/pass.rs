@@ -92,6 +92,7 @@ impl GradientPass {
             takes_memory_late: options.device == Device::Cpu,
             keeps_arithmetic: true,
             has_kernels: graph.has_kernels,
+            seeks_no_places: false,
         };
         let session = runtime
             .session_from_bytes(&model.located(&graph.model).encode_to_vec(), &session_options)

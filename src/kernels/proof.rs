@@ -208,10 +208,17 @@ fn take<T: Element>(
     }
     for (expected, found) in kept.iter().zip(found) {
         let (a, b) = (expected.wide(), found.wide());
-        if a.is_finite() && b.is_finite() {
-            measured.lowest = measured.lowest.min(a);
-            measured.highest = measured.highest.max(a);
-            measured.absolute = measured.absolute.max((a - b).abs());
+        let difference = (a - b).abs();
+        if difference.is_finite() {
+            if a < measured.lowest {
+                measured.lowest = a;
+            }
+            if a > measured.highest {
+                measured.highest = a;
+            }
+            if difference > measured.absolute {
+                measured.absolute = difference;
+            }
         } else if a == b || (a.is_nan() && b.is_nan()) {
             measured.not_finite += 1.0;
         } else {
@@ -241,16 +248,40 @@ fn each_piece(dims: &[i64], length: usize, mask: Option<(&[i64], &[f32])>, take:
         }
         stride *= size.max(1);
     }
-    let outer = steps.iter().rposition(|step| *step > 0).map_or(0, |last| last + 1);
-    let block: usize = dims[outer..].iter().product();
-    let mut index = vec![0; outer];
-    let (mut at, mut start) = (0, 0);
-    while start < length {
-        if mask.get(at).is_none_or(|kept| *kept != 0.0) {
-            take(start, block);
+    let Some(last) = steps.iter().rposition(|step| *step > 0) else {
+        if mask.first().is_none_or(|kept| *kept != 0.0) {
+            take(0, length);
         }
-        start += block;
-        for axis in (0..outer).rev() {
+        return;
+    };
+    let block: usize = dims[last + 1..].iter().product();
+    let (row, step) = (dims[last], steps[last]);
+    // The pieces of a row along the last axis that the mask tells apart, which are the same for every row of the mask.
+    let pieces = |start: usize| {
+        let mut pieces: Vec<(usize, usize)> = Vec::new();
+        for index in 0..row {
+            if mask.get(start + index * step).is_some_and(|kept| *kept == 0.0) {
+                continue;
+            }
+            match pieces.last_mut() {
+                Some((first, count)) if *first + *count == index * block => *count += block,
+                _ => pieces.push((index * block, block)),
+            }
+        }
+        pieces
+    };
+    let mut known: Vec<Option<Vec<(usize, usize)>>> = vec![None; mask.len() / row.max(1) + 1];
+    let mut index = vec![0; last];
+    let mut at = 0;
+    for start in (0..length).step_by(row * block) {
+        let of_row = match known.get_mut(at / row) {
+            Some(known) if step == 1 => known.get_or_insert_with(|| pieces(at)),
+            _ => &mut pieces(at),
+        };
+        for (first, count) in of_row {
+            take(start + *first, *count);
+        }
+        for axis in (0..last).rev() {
             index[axis] += 1;
             at += steps[axis];
             if index[axis] < dims[axis] {

@@ -164,7 +164,7 @@ impl VerifyReport {
             return Some(failure.clone());
         }
         let errors = self.runs.iter().find(|run| !run.passed()).map_or_else(
-            || "the outputs agree, but prove nothing (constant, tiny or not finite)".to_owned(),
+            || "the outputs agree, but not what is computed on the way".to_owned(),
             |run| {
                 let precision = if run.widened { " in float32" } else { "" };
                 format!("the worst relative error is {:.1e}{precision}, allowed {:.1e}", run.worst(), run.rtol)
@@ -176,7 +176,7 @@ impl VerifyReport {
                 first.value, first.node, first.op, first.found_elements, first.expected_elements
             ),
             Some(first) => format!(
-                "{errors}; the first value that differs is {:?} of node {:?} ({}), by {:.1e}",
+                "{errors}; the first value that differs is {:?} of node {:?} ({}), by {:.1e} of its largest magnitude",
                 first.value, first.node, first.op, first.relative
             ),
             None => errors,

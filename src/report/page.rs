@@ -141,7 +141,41 @@ fn verification(report: &Report<'_>) -> String {
             );
         }
     }
-    section + "</table>\n"
+    section += "</table>\n";
+    if let Some(unchanged) = &result.unchanged {
+        let _ = writeln!(
+            section,
+            "<p>Compared without a run: {} nodes are the original's, {} of them with other sizes; {} constants are the \
+             original's or their kept part.</p>",
+            unchanged.nodes, unchanged.edited, unchanged.constants
+        );
+    }
+    if let Some(values) = &result.values {
+        let _ = writeln!(
+            section,
+            "<p>Every node on the original's values: {} values, worst relative error {}; {} of them were shown on noise. \
+             Nothing is proved of {}.</p>",
+            values.compared,
+            short(values.worst_relative),
+            values.opened,
+            values.unproven.len()
+        );
+        if !values.unproven.is_empty() {
+            section += "<table><tr><th>value</th><th>node</th><th>why nothing is proved of it</th></tr>\n";
+            for value in &values.unproven {
+                let _ = writeln!(
+                    section,
+                    "<tr><td class='name'>{}</td><td class='name'>{} ({})</td><td>{}</td></tr>",
+                    escape(&value.value),
+                    escape(&value.node),
+                    escape(&value.op),
+                    escape(&value.reason)
+                );
+            }
+            section += "</table>\n";
+        }
+    }
+    section
 }
 
 fn loss_section(of: &Losses<'_>) -> String {

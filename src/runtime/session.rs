@@ -61,6 +61,10 @@ pub struct SessionOptions {
     pub keeps_arithmetic: bool,
     /// Whether the model has operators of `src/kernels`. The processor only.
     pub has_kernels: bool,
+    /// Whether no value takes the place of an earlier one that is no longer needed. For a graph of thousands of nodes whose
+    /// sizes are symbolic, the search for such places takes a time that grows with the square of their number, and longer
+    /// than a run. The library offers no other switch than to run nodes side by side, which one thread does as well.
+    pub seeks_no_places: bool,
 }
 
 /// An input or output of a model.
@@ -345,6 +349,13 @@ pub(super) fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Resul
         .with_config_entry("session.force_spinning_stop", "1")?;
     if let Some(threads) = options.threads {
         builder = builder.with_intra_threads(threads)?;
+    }
+    if options.seeks_no_places {
+        builder = builder
+            .with_parallel_execution(true)?
+            .with_inter_threads(2)?
+            .with_config_entry("session.inter_op.allow_spinning", "0")?
+            .with_config_entry("session.intra_op.allow_spinning", "0")?;
     }
     if options.takes_memory_late {
         builder = builder.with_memory_pattern(false)?;

@@ -82,6 +82,8 @@ impl<'m> Pair<'m> {
             external_data_folder: Some(self.models.0.data_folder()),
             has_kernels: true,
             keeps_arithmetic: true,
+            seeks_no_places: true,
+            takes_memory_late: true,
             ..SessionOptions::default()
         };
         let formed = self.formed(self.models.0, model);
@@ -108,6 +110,8 @@ fn session_of(
     let options = SessionOptions {
         optimization,
         keeps_arithmetic: true,
+        seeks_no_places: optimization == Optimization::None,
+        takes_memory_late: optimization == Optimization::None,
         external_data_folder: Some(model.data_folder()),
         ..SessionOptions::default()
     };
