@@ -58,7 +58,7 @@ impl Verification<'_> {
     }
 
     /// The error of a network that must run and does not.
-    pub(super) fn unmet(&self, error: &impl std::fmt::Display, what: &str) -> Error {
+    pub(super) fn unmet(&self, error: &RuntimeError, what: &str) -> Error {
         let model = &self.analysis.model;
         match lower::foreign(model, error, "the cut can't be verified") {
             Some(unknown) => unknown.hint(
@@ -133,8 +133,13 @@ impl Verification<'_> {
                     conclusive: difference.is_conclusive(rtol),
                 }
             });
-            let run =
-                RunReport { sizes: sizes.clone(), widened: pair.is_widened, unrounded: pair.is_unrounded, rtol, outputs: errors.collect() };
+            let run = RunReport {
+                sizes: sizes.clone(),
+                widened: pair.is_widened,
+                unrounded: pair.is_unrounded,
+                rtol,
+                outputs: errors.collect(),
+            };
             let passed = run.passed();
             self.report.runs.push(run);
             if let Some(proof) = &mut expected.proof {
