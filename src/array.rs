@@ -167,6 +167,30 @@ impl ArrayData {
         }
     }
 
+    /// The elements in runs of `length`, of which some are chosen.
+    fn runs(&self, chosen: &[usize], length: usize) -> Self {
+        macro_rules! chosen_of {
+            ($values:expr, $kind:ident) => {
+                Self::$kind(chosen.iter().flat_map(|run| &$values[run * length..(run + 1) * length]).copied().collect())
+            };
+        }
+        match self {
+            Self::F32(values) => chosen_of!(values, F32),
+            Self::F64(values) => chosen_of!(values, F64),
+            Self::F16(values) => chosen_of!(values, F16),
+            Self::BF16(values) => chosen_of!(values, BF16),
+            Self::I64(values) => chosen_of!(values, I64),
+            Self::I32(values) => chosen_of!(values, I32),
+            Self::I16(values) => chosen_of!(values, I16),
+            Self::I8(values) => chosen_of!(values, I8),
+            Self::U8(values) => chosen_of!(values, U8),
+            Self::U16(values) => chosen_of!(values, U16),
+            Self::U32(values) => chosen_of!(values, U32),
+            Self::U64(values) => chosen_of!(values, U64),
+            Self::Bool(values) => chosen_of!(values, Bool),
+        }
+    }
+
     /// The number of elements.
     pub fn len(&self) -> usize {
         each_type!(self, values => values.len())
@@ -290,6 +314,18 @@ impl Array {
     /// The elements as 64-bit floats, which is what comparisons are made in.
     pub fn to_f64(&self) -> Vec<f64> {
         self.data.to_f64()
+    }
+
+    /// Some rows, the indices of the first axis, in the order that is asked for; those that do not exist are left out.
+    pub fn rows(&self, chosen: &[usize]) -> Self {
+        let count = self.dims.first().copied().unwrap_or(0);
+        let chosen: Vec<usize> = chosen.iter().copied().filter(|row| *row < count).collect();
+        let row = self.data.len().checked_div(count).unwrap_or(0);
+        let mut dims = self.dims.clone();
+        if let Some(first) = dims.first_mut() {
+            *first = chosen.len();
+        }
+        Self { dims, data: self.data.runs(&chosen, row) }
     }
 
     /// The same values in another element type.

@@ -5,15 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::analysis::Analysis;
 use crate::array::{Array, ElementType};
 use crate::error::Error;
+use crate::graph::dim::Dim;
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::sizes::{Sizes, follow, sizes_for};
 use crate::graph::{Graph, ValueId};
+use crate::macs::memory::{Footprint, refuse_beyond};
+use crate::runtime::available_memory;
 use crate::runtime::random_inputs::{InputDim, InputSpec, draw};
 
 /// Sets of sizes for the symbolic dimensions to try in turn; one where there are none. The first two are meant, the
-/// others stand in for them where a network refuses them: some declare a symbolic batch, yet run at one only.
-pub fn size_variants(analysis: &Analysis, given: &Sizes) -> Vec<Sizes> {
+/// others stand in for them where a network refuses them: some declare a symbolic batch, yet run at one only. No size is
+/// larger than `most` says; the last set has just those.
+pub fn size_variants(analysis: &Analysis, given: &Sizes, most: &Sizes) -> Vec<Sizes> {
     let mut names = BTreeSet::new();
     for input in &analysis.graph.inputs {
         let shape = analysis.facts.values[*input].as_ref().and_then(|fact| fact.shape.as_ref());
@@ -21,19 +25,24 @@ pub fn size_variants(analysis: &Analysis, given: &Sizes) -> Vec<Sizes> {
     }
     let all = sizes_for(&analysis.facts, given);
     let base: Sizes = all.into_iter().filter(|(name, _)| names.contains(name)).collect();
-    // A batch of one or several, and other sizes once or twice as large: what a fixed size would betray.
+    let is_free = |name: &String| !given.contains_key(name) && !analysis.facts.fixed.contains_key(name);
     let mut variants: Vec<Sizes> = Vec::new();
-    for (batch, factor) in [(1, 1), (3, 2), (2, 1), (2, 2), (4, 1)] {
+    let mut add = |size_of: &dyn Fn(&String, i64) -> i64| {
         let mut sizes = base.clone();
-        let is_free = |name: &String| !given.contains_key(name) && !analysis.facts.fixed.contains_key(name);
-        for (_, size) in sizes.iter_mut().filter(|(name, _)| is_free(name)) {
-            let is_batch = *size == 1;
-            *size = if is_batch { batch } else { *size * factor };
+        for (name, size) in sizes.iter_mut().filter(|(name, _)| is_free(name)) {
+            *size = size_of(name, *size).min(most.get(name).copied().unwrap_or(i64::MAX));
         }
         follow(&analysis.facts, given, &mut sizes);
         if !variants.contains(&sizes) {
             variants.push(sizes);
         }
+    };
+    // A batch of one or several, and other sizes once or twice as large: what a fixed size would betray.
+    for (batch, factor) in [(1, 1), (3, 2), (2, 1), (2, 2), (4, 1)] {
+        add(&|_, size| if size == 1 { batch } else { size.saturating_mul(factor) });
+    }
+    if !most.is_empty() {
+        add(&|name, size| most.get(name).copied().unwrap_or(size));
     }
     variants
 }
@@ -57,6 +66,32 @@ pub fn check_names(model: &Model, graph: &Graph, given: &[(String, Array)]) -> R
     }
 }
 
+/// What a network is run for, and so what runs at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A comparison with its reference.
+    Verification,
+    /// Timing of original and pruned network in turn.
+    Timing,
+}
+
+impl Purpose {
+    /// Bytes that it takes.
+    fn needed(self, footprint: &Footprint) -> u64 {
+        match self {
+            Self::Verification => footprint.verification(),
+            Self::Timing => footprint.run().saturating_mul(2),
+        }
+    }
+
+    fn describe(self) -> &'static str {
+        match self {
+            Self::Verification => "verification",
+            Self::Timing => "timing",
+        }
+    }
+}
+
 /// What decides the inputs of a network.
 #[derive(Clone, Debug)]
 pub struct InputOptions<'a> {
@@ -66,40 +101,125 @@ pub struct InputOptions<'a> {
     pub sizes: &'a Sizes,
     /// The seed of what is drawn.
     pub seed: u64,
+    /// What the network is run for.
+    pub purpose: Purpose,
 }
 
 /// What a network runs on, with the sizes at which inputs were drawn.
 pub type Variant = (Sizes, Vec<(String, Array)>);
 
-/// The inputs to try in turn: those that are given, where they are all; else random ones at different sizes, with those
-/// that are given in their place, whose sizes the others follow.
+/// The inputs to try in turn: random ones at different sizes, with those that are given in their place, whose sizes the
+/// others follow. Of arrays with more rows than are needed, rows are taken from all over them.
 ///
 /// # Errors
-/// A name that is no input of the graph; an input that can't be drawn.
+/// A name that is no input of the graph; an input that can't be drawn; too little memory for any of them.
 pub fn input_variants(analysis: &Analysis, options: &InputOptions<'_>) -> Result<Vec<Variant>, Error> {
     let given = options.inputs.unwrap_or_default();
-    check_names(&analysis.model, &analysis.graph, given)?;
-    let is_given = |name: &str| given.iter().any(|(own, _)| own == name);
-    if !given.is_empty() && input_names(&analysis.graph).all(is_given) {
-        return Ok(vec![(Sizes::new(), given.to_vec())]);
-    }
-    let mut sizes = options.sizes.clone();
-    for (name, array) in given {
-        let shape = analysis.graph.value(name).and_then(|value| analysis.facts.values[value].as_ref()?.shape.as_ref());
-        for (dim, size) in shape.into_iter().flatten().zip(&array.dims) {
-            if let (Some(symbol), Ok(size)) = (dim.as_symbol(), i64::try_from(*size)) {
-                sizes.entry(symbol).or_insert(size);
-            }
-        }
-    }
     let draw = |(number, sizes): (usize, Sizes)| {
-        let mut inputs = draw_inputs(analysis, &sizes, options.seed.wrapping_add(number as u64))?;
+        let drawn_at = options.seed.wrapping_add(number as u64);
+        let is_given = |name: &str| given.iter().any(|(own, _)| own == name);
+        let mut inputs = draw_where(analysis, &sizes, drawn_at, &|name| !is_given(name))?;
         for (name, array) in given {
-            inputs.iter_mut().filter(|(other, _)| other == name).for_each(|(_, drawn)| drawn.clone_from(array));
+            let first = shape_of(analysis, name).and_then(|shape| shape.first());
+            let rows = first.and_then(|dim| usize::try_from(dim.eval(&sizes)?).ok());
+            inputs.push((name.clone(), some_rows(array, rows)));
         }
         Ok((sizes, inputs))
     };
-    size_variants(analysis, &sizes).into_iter().enumerate().map(draw).collect()
+    affordable_sizes(analysis, options)?.into_iter().map(draw).collect()
+}
+
+/// The sizes to try in turn whose runs fit into memory, numbered among all.
+///
+/// # Errors
+/// A name that is no input of the graph; too little memory for any sizes.
+pub fn affordable_sizes(analysis: &Analysis, options: &InputOptions<'_>) -> Result<Vec<(usize, Sizes)>, Error> {
+    affordable_within(available_memory(), analysis, options)
+}
+
+fn affordable_within(
+    available: Option<u64>,
+    analysis: &Analysis,
+    options: &InputOptions<'_>,
+) -> Result<Vec<(usize, Sizes)>, Error> {
+    let given = options.inputs.unwrap_or_default();
+    check_names(&analysis.model, &analysis.graph, given)?;
+    let mut fixed = options.sizes.clone();
+    let mut rows: BTreeMap<String, i64> = BTreeMap::new();
+    for (name, array) in given {
+        for (axis, (dim, size)) in shape_of(analysis, name).into_iter().flatten().zip(&array.dims).enumerate() {
+            if let (Some(symbol), Ok(size)) = (dim.as_symbol(), i64::try_from(*size)) {
+                match axis {
+                    0 => rows.entry(symbol).and_modify(|rows| *rows = (*rows).min(size)).or_insert(size),
+                    _ => fixed.entry(symbol).or_insert(size),
+                };
+            }
+        }
+    }
+    rows.retain(|symbol, size| *size > 0 && !fixed.contains_key(symbol));
+    let (mut sizes, mut least) = (Vec::new(), None);
+    for (number, variant) in size_variants(analysis, &fixed, &rows).into_iter().enumerate() {
+        let footprint = Footprint::of(&analysis.model, &analysis.graph, &analysis.facts, &variant)?;
+        let needed = options.purpose.needed(&footprint);
+        if available.is_none_or(|available| needed <= available) {
+            sizes.push((number, variant));
+        } else if least.as_ref().is_none_or(|(bytes, _)| needed < *bytes) {
+            least = Some((needed, variant));
+        }
+    }
+    match least.filter(|_| sizes.is_empty()) {
+        None => Ok(sizes),
+        Some((needed, variant)) => Err(too_large(available, analysis, options.purpose, needed, &variant)),
+    }
+}
+
+/// The error of a run that no sizes make small enough.
+fn too_large(
+    available: Option<u64>,
+    analysis: &Analysis,
+    purpose: Purpose,
+    needed: u64,
+    sizes: &Sizes,
+) -> Error {
+    let shapes: Vec<String> = analysis
+        .graph
+        .inputs
+        .iter()
+        .filter_map(|input| {
+            let shape = analysis.facts.values[*input].as_ref()?.shape.as_ref()?;
+            let dims: Vec<String> = shape.iter().map(|dim| dim.eval(sizes).map_or("?".to_owned(), |n| n.to_string())).collect();
+            Some(format!("{} [{}]", analysis.graph.values[*input].name, dims.join(", ")))
+        })
+        .collect();
+    let what = format!("{} at {}", purpose.describe(), shapes.join(" and "));
+    let error = match refuse_beyond(available, needed, &what) {
+        Err(error) => error,
+        Ok(()) => Error::unmet(what),
+    };
+    let otherwise = match purpose {
+        Purpose::Verification => "run it where more memory is free, or write the file unverified with --no-verify",
+        Purpose::Timing => "leave it out with --no-latency",
+    };
+    let hint = match sizes.is_empty() {
+        true => format!("the file fixes all sizes of its inputs, so that no smaller ones can be drawn; {otherwise}"),
+        false => format!("give smaller sizes with --size, or {otherwise}"),
+    };
+    error.in_file(analysis.model.path()).hint(hint)
+}
+
+/// The declared shape of an input.
+fn shape_of<'a>(analysis: &'a Analysis, name: &str) -> Option<&'a Vec<Dim>> {
+    analysis.facts.values[analysis.graph.value(name)?].as_ref()?.shape.as_ref()
+}
+
+/// `count` rows of an array, spread over it; all of them where it has no more, or no number is given.
+fn some_rows(array: &Array, count: Option<usize>) -> Array {
+    let Some(rows) = array.dims.first().copied().filter(|rows| count.is_some_and(|count| count < *rows)) else {
+        return array.clone();
+    };
+    let count = count.unwrap_or(rows);
+    let chosen: Vec<usize> = (0..count).map(|at| (2 * at + 1) * rows / (2 * count)).collect();
+    array.rows(&chosen)
 }
 
 /// Draws every input of the graph at the given sizes.
@@ -107,9 +227,22 @@ pub fn input_variants(analysis: &Analysis, options: &InputOptions<'_>) -> Result
 /// # Errors
 /// An input of a type that can't be drawn or of unknown rank.
 pub fn draw_inputs(analysis: &Analysis, sizes: &Sizes, seed: u64) -> Result<Vec<(String, Array)>, Error> {
+    draw_where(analysis, sizes, seed, &|_| true)
+}
+
+/// Draws those inputs whose names are wanted.
+fn draw_where(
+    analysis: &Analysis,
+    sizes: &Sizes,
+    seed: u64,
+    is_wanted: &dyn Fn(&str) -> bool,
+) -> Result<Vec<(String, Array)>, Error> {
     let mut specs = Vec::new();
     for input in &analysis.graph.inputs {
         let name = &analysis.graph.values[*input].name;
+        if !is_wanted(name) {
+            continue;
+        }
         let fail = |text: &str| Error::invalid(analysis.model.path(), format!("graph input {name:?} {text}"));
         let fact = analysis.facts.values[*input].as_ref().ok_or_else(|| fail("is not a tensor"))?;
         let element_type =

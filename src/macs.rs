@@ -1,5 +1,7 @@
 //! Counting: parameters, multiply-accumulate operations and activation memory, before and after a cut.
 
+pub mod memory;
+
 use std::collections::BTreeSet;
 
 use serde::Serialize;
@@ -215,30 +217,6 @@ impl Counter<'_> {
                 (count.max(0.0) as u64).saturating_mul(element.unwrap_or(0) as u64)
             })
             .collect();
-        let last_read: Vec<usize> = self
-            .graph
-            .values
-            .iter()
-            .map(|value| {
-                let last = value.consumers.iter().map(|(node, _)| *node).max().unwrap_or(0);
-                if value.is_output { usize::MAX } else { last }
-            })
-            .collect();
-        let add = |sum: u64, value: &usize| sum.saturating_add(bytes[*value]);
-        let mut alive: u64 = self.graph.inputs.iter().fold(0, add);
-        let mut peak = alive;
-        for node in &self.graph.nodes {
-            alive = node.outputs.iter().flatten().fold(alive, add);
-            peak = peak.max(alive);
-            let mut read: Vec<usize> = node.inputs.iter().flatten().copied().collect();
-            read.sort_unstable();
-            read.dedup();
-            for value in read {
-                if last_read[value] == node.id {
-                    alive = alive.saturating_sub(bytes[value]);
-                }
-            }
-        }
-        peak
+        memory::peak(self.graph, &|value| bytes[value])
     }
 }

@@ -15,6 +15,7 @@ mod error;
 mod execution;
 mod latency;
 mod locate;
+mod memory;
 mod placement;
 mod places;
 mod preload;
@@ -34,6 +35,7 @@ pub use error::{RuntimeError, RuntimeErrorKind};
 pub use execution::{DeviceStatus, Execution};
 pub use latency::{Latency, interleaved_latency};
 pub use locate::{Candidate, LibraryFound, candidates, find_library};
+pub use memory::available_memory;
 pub use placement::{Placement, ProviderNodes};
 pub use probe::{MINIMUM_VERSION, library_providers, probe};
 pub use session::{IoInfo, Optimization, Session, SessionOptions};
@@ -159,12 +161,4 @@ pub(crate) fn release_free_memory() {
     unsafe {
         libc::malloc_trim(0);
     }
-}
-
-/// Bytes of memory that a process can still get; `None` where the system does not tell.
-pub fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }

@@ -50,7 +50,7 @@ use rounding::Rounding;
 use run::{Expected, Verification};
 use unchanged::{Changed, Unchanged};
 
-use crate::inputs::{InputOptions, Variant, input_variants};
+use crate::inputs::{InputOptions, Purpose, Variant, input_variants};
 pub use changed::verify_plan;
 pub use proof::{Difference, Unproven, ValuesReport};
 pub use unchanged::UnchangedReport;
@@ -79,7 +79,8 @@ impl Default for VerifyOptions {
 impl VerifyOptions {
     /// What decides the inputs of the networks.
     pub(crate) fn inputs(&self) -> InputOptions<'_> {
-        InputOptions { inputs: self.inputs.as_deref(), sizes: &self.sizes, seed: self.seed }
+        let purpose = Purpose::Verification;
+        InputOptions { inputs: self.inputs.as_deref(), sizes: &self.sizes, seed: self.seed, purpose }
     }
 }
 

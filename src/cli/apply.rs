@@ -30,6 +30,9 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
     progress.pause(|| printer.notes(&model));
     progress.step("coupling channels");
     let analysis = model.analyse()?;
+    if runtime.is_some() {
+        analysis.check_memory(&VerifyOptions::default())?;
+    }
     let to_fold = open_runtime_to_fold(&analysis, runtime, cli)?;
     let cut = analysis.repeat(&plan, &args.plan, to_fold.as_ref())?;
     progress.step("writing");

@@ -43,6 +43,16 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<boo
     analysis.check_inputs(given.as_deref().unwrap_or_default())?;
     drop(progress);
     let score = gradient_args::score_options(score, &args, &cut, given.as_deref())?;
+    let options = VerifyOptions {
+        rtol: args.rtol,
+        atol: args.atol.unwrap_or(1e-6),
+        seed: score.seed,
+        inputs: given.clone(),
+        sizes: score.sizes.clone(),
+    };
+    if runtime.is_some() && output.is_some() && !args.dry_run && !args.no_verify {
+        analysis.check_memory(&options)?;
+    }
     let mut watcher = Watcher::new(printer, text_of);
     let to_score = open_runtime_to_fold(&analysis, runtime, cli)?;
     let scores = analysis.score_with(&score, to_score.as_ref(), &mut |progress| watcher.see(progress))?;
@@ -69,13 +79,6 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<boo
     let mut latencies = None;
     if let Some(runtime) = runtime.filter(|_| !args.no_verify) {
         progress.step("verifying");
-        let options = VerifyOptions {
-            rtol: args.rtol,
-            atol: args.atol.unwrap_or(1e-6),
-            seed: score.seed,
-            inputs: given.clone(),
-            sizes: score.sizes.clone(),
-        };
         let passed = staged.check(&runtime, &options, &mut |progress| watcher.see(progress))?.passed;
         if passed && !args.no_latency {
             progress.step("measuring latency");

@@ -100,7 +100,11 @@ pub(super) fn gradients(
     let sized = ScoreOptions { sizes: network.sizes().clone(), ..options.clone() };
     let differentiated =
         differentiated(analysis, network, batch, settings.micro_batch, (settings.precision, settings.device))?;
-    let micro_batch = differentiated.micro_batch;
+    let (micro_batch, wanted) = (differentiated.micro_batch, differentiated.wanted);
+    if micro_batch < wanted {
+        let text = format!("memory:       {micro_batch} samples a run, for {wanted} there is too little");
+        tell(watch, Progress::Note(&text))?;
+    }
     let samples = samples::samples(network, runtime, &conditioning, options, (batch, micro_batch), watch)?;
     let dims = samples.values.shape().to_vec();
     let sample_elements = dims.iter().skip(1).product();

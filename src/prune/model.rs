@@ -147,6 +147,14 @@ impl Analysis {
         inputs::check_names(&self.0.model, &self.0.graph, inputs)
     }
 
+    /// Refuses a verification for which there is too little memory: what would fail after all the work.
+    ///
+    /// # Errors
+    /// See above; the hint says what to do.
+    pub fn check_memory(&self, options: &VerifyOptions) -> Result<(), Error> {
+        inputs::affordable_sizes(&self.0, &options.inputs()).map(|_| ())
+    }
+
     /// Whether the model computes weights from constants, for which scoring and repeating a cut need ONNX Runtime
     /// whatever the criterion.
     pub fn computes_weights(&self) -> bool {

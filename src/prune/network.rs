@@ -20,9 +20,10 @@ use crate::graph::sizes::Sizes;
 use crate::graph::{self, Graph};
 use crate::infer::infer;
 use crate::inputs::check_names;
+use crate::macs::memory::{Footprint, fitting_batch, refuse_beyond};
 use crate::lower;
 use crate::ops;
-use crate::runtime::{self, SessionOptions};
+use crate::runtime::{self, SessionOptions, available_memory};
 
 /// What a denoising network's inputs stand for, how it was trained, and what it is fed.
 #[derive(Clone, Debug, Default)]
@@ -102,6 +103,36 @@ impl<'a> Denoising<'a> {
         let given = Some(self.found.inputs.as_slice());
         Conditioning::new(self.known, self.roles(), given, (self.sizes(), batch), seed)
             .map_err(|error| error.in_file(self.path()))
+    }
+
+    /// Bytes of a run with this many samples.
+    ///
+    /// # Errors
+    /// An external file has disappeared.
+    fn needed(&self, batch: usize) -> Result<u64, Error> {
+        let (model, graph, facts) = self.known;
+        let sizes = self.roles().sizes(facts, self.sizes(), batch);
+        Ok(Footprint::of(model, graph, facts, &sizes)?.run())
+    }
+
+    /// Samples of one run that fit into the memory that is free: `wanted`, or where it `may_shrink` a divisor of that.
+    ///
+    /// # Errors
+    /// There is too little memory.
+    fn fitting(&self, wanted: usize, may_shrink: bool) -> Result<usize, Error> {
+        let available = available_memory();
+        let (of_one, of_all) = (self.needed(1)?, self.needed(wanted)?);
+        // All but the weights grows with the batch.
+        let of_each = of_all.saturating_sub(of_one) / wanted.saturating_sub(1).max(1) as u64;
+        let needed = |batch: usize| of_one.saturating_add(of_each.saturating_mul(batch as u64 - 1));
+        if may_shrink && let Some(batch) = fitting_batch(available, wanted, needed) {
+            return Ok(batch);
+        }
+        let refused = refuse_beyond(available, of_all, &format!("a run of {wanted} samples"));
+        refused.map(|()| wanted).map_err(|error| {
+            let hint = if wanted > 1 { "give a smaller --batch, or smaller sizes with --size" } else { "give smaller sizes with --size" };
+            error.in_file(self.path()).hint(hint)
+        })
     }
 
     /// The network in a session, for this many samples at once.
@@ -220,9 +251,17 @@ impl Network {
         &self.found.configured.notes
     }
 
-    /// The samples that are evaluated together: as asked, else as the network fixes them, else at most `most`.
-    fn batch(&self, count: usize, most: usize) -> usize {
-        self.batch.or_else(|| self.found.roles.fixed_batch()).unwrap_or(count.min(most))
+    /// The samples that are evaluated together: as asked, else as the network fixes them, else at most `most` and no more
+    /// than there is memory for.
+    ///
+    /// # Errors
+    /// There is too little memory.
+    fn batch(&self, count: usize, most: usize) -> Result<usize, Error> {
+        let said = self.batch.or_else(|| self.found.roles.fixed_batch());
+        match said.unwrap_or(count.min(most)) {
+            0 => Ok(0),
+            wanted => self.view().fitting(wanted, said.is_none()),
+        }
     }
 
     fn announce(&self, conditioning: &Conditioning, watch: &mut Watch<'_>) -> Result<(), Error> {
@@ -236,7 +275,7 @@ impl Network {
     /// Samples that can't be read or do not fit, a network that fails; the caller stopped.
     pub fn loss(&self, runtime: &Runtime, options: &LossOptions, watch: &mut Watch<'_>) -> Result<LossReport, Error> {
         let (view, path) = (self.view(), self.model.path());
-        let batch = self.batch(options.count, 32);
+        let batch = self.batch(options.count, 32)?;
         if batch == 0 || options.count == 0 || !options.count.is_multiple_of(batch) {
             let text = format!("--count: expected a multiple of the batch of {batch}, found {}", options.count);
             return Err(Error::usage(text).hint("--batch sets the batch where the network does not fix it"));
@@ -280,7 +319,7 @@ impl Network {
         if options.count == 0 {
             return Err(Error::usage("--count: expected at least 1, found 0"));
         }
-        let batch = self.batch(options.count, 16);
+        let batch = self.batch(options.count, 16)?;
         if batch == 0 {
             return Err(Error::usage("--batch: expected at least 1, found 0"));
         }

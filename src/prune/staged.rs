@@ -6,7 +6,7 @@ use super::cut::Cut;
 use super::progress::{Progress, Stage, Watch, tell, unwatched};
 use super::runtime::Runtime;
 use crate::error::Error;
-use crate::inputs::input_variants;
+use crate::inputs::{InputOptions, Purpose, input_variants};
 use crate::load::load;
 use crate::lower;
 use crate::runtime::{Latency, RuntimeError, SessionOptions, interleaved_latency};
@@ -114,7 +114,8 @@ impl Staged {
     pub fn latency(&self, runtime: &Runtime, options: &VerifyOptions) -> Result<Vec<Latency>, Error> {
         let fail = |error: RuntimeError| Error::unmet(error.to_string());
         let analysis = &self.cut.analysis().0;
-        let (_, inputs) = input_variants(analysis, &options.inputs())?.into_iter().next().unwrap_or_default();
+        let timing = InputOptions { purpose: Purpose::Timing, ..options.inputs() };
+        let (_, inputs) = input_variants(analysis, &timing)?.into_iter().next().unwrap_or_default();
         let options = SessionOptions::default();
         let mut original = lower::session(runtime.0, &analysis.model, &options)?;
         let mut pruned = lower::session(runtime.0, &load(self.staged.path())?, &options)?;

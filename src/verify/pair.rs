@@ -5,7 +5,6 @@ use prost::Message;
 use super::rounding::{Rounding, without_rounding};
 use super::widen::{widen, widen_array};
 use crate::array::Array;
-use crate::error::Error;
 use crate::graph::model::Model;
 use crate::onnx::ModelProto;
 use crate::runtime::{Optimization, Runtime, RuntimeError, Session, SessionOptions};
@@ -41,7 +40,7 @@ impl<'m> Pair<'m> {
     ///
     /// # Errors
     /// One of them can't be written so.
-    pub(super) fn without_rounding(&self, rounding: Rounding) -> Result<Self, Error> {
+    pub(super) fn without_rounding(&self, rounding: Rounding) -> Result<Self, RuntimeError> {
         let (is_widened, is_unrounded) = (rounding.is_half, rounding.bits.is_some());
         let mut exact = Self { is_widened, is_unrounded, ..self.clone() };
         exact.reference = exact.formed(self.models.0, &self.reference)?;
@@ -50,8 +49,12 @@ impl<'m> Pair<'m> {
     }
 
     /// A network that reads the external data of `model`, in the form of the pair.
-    fn formed(&self, model: &Model, proto: &ModelProto) -> Result<ModelProto, Error> {
-        let mut formed = if self.is_unrounded { without_rounding(model, proto)? } else { proto.clone() };
+    fn formed(&self, model: &Model, proto: &ModelProto) -> Result<ModelProto, RuntimeError> {
+        let mut formed = match self.is_unrounded {
+            true => without_rounding(model, proto)
+                .map_err(|error| RuntimeError::ModelRejected { message: error.to_string() })?,
+            false => proto.clone(),
+        };
         if self.is_widened {
             widen(&mut formed);
         }
@@ -86,8 +89,7 @@ impl<'m> Pair<'m> {
             takes_memory_late: true,
             ..SessionOptions::default()
         };
-        let formed = self.formed(self.models.0, model);
-        let formed = formed.map_err(|error| RuntimeError::ModelRejected { message: error.to_string() })?;
+        let formed = self.formed(self.models.0, model)?;
         runtime.session_from_bytes(&self.models.0.located(&formed).encode_to_vec(), &options)
     }
 

@@ -5,7 +5,8 @@ use crate::analysis::Analysis;
 use crate::diffusion::Roles;
 use crate::error::Error;
 use crate::gradient::{GradientGraph, GradientOptions, Precision};
-use crate::runtime::Device;
+use crate::macs::memory::{fitting_batch, refuse_beyond};
+use crate::runtime::{Device, available_memory};
 
 /// The gradient graph at the samples of one run, with what it was made from.
 pub(super) struct Differentiated {
@@ -13,6 +14,8 @@ pub(super) struct Differentiated {
     pub(super) options: GradientOptions,
     /// Samples in one run.
     pub(super) micro_batch: usize,
+    /// Samples in one run if there were memory for them.
+    pub(super) wanted: usize,
 }
 
 /// Differentiates the network by all weights that may shrink, at sizes whose runs fit into memory.
@@ -28,18 +31,25 @@ pub(super) fn differentiated(
 ) -> Result<Differentiated, Error> {
     let in_file = |error: Error| error.in_file(analysis.model.path());
     let roles = network.roles();
-    let micro_batch = micro_batch(roles, batch, asked).map_err(in_file)?;
-    let options = GradientOptions {
-        sizes: roles.sizes(&analysis.facts, network.sizes(), micro_batch),
+    let wanted = micro_batch(roles, batch, asked).map_err(in_file)?;
+    let at = |samples: usize| roles.sizes(&analysis.facts, network.sizes(), samples);
+    let mut options = GradientOptions {
+        sizes: at(wanted),
         channels: channels(roles).map_err(in_file)?,
         prediction: Some(roles.prediction.name.clone()),
         wanted: analysis.prunable_weights(),
         precision,
         ..GradientOptions::default()
     };
-    let graph = GradientGraph::build_for(analysis, &options, device)?;
-    check_memory(analysis, &graph, micro_batch)?;
-    Ok(Differentiated { graph, options, micro_batch })
+    let mut graph = GradientGraph::build_for(analysis, &options, device)?;
+    let may_shrink = asked.is_none() && roles.fixed_batch().is_none();
+    let micro_batch = samples_that_fit(analysis, (graph.activation_bytes, wanted), may_shrink)?;
+    if micro_batch < wanted {
+        options.sizes = at(micro_batch);
+        graph = GradientGraph::build_for(analysis, &options, device)?;
+        samples_that_fit(analysis, (graph.activation_bytes, micro_batch), false)?;
+    }
+    Ok(Differentiated { graph, options, micro_batch, wanted })
 }
 
 /// The samples of one run: at most what is asked for, and a divisor of the batch, since the graph has fixed sizes.
@@ -75,26 +85,41 @@ fn channels(roles: &Roles) -> Result<Option<i64>, Error> {
     }
 }
 
-/// Refuses a run that would need more memory than there is.
-fn check_memory(analysis: &Analysis, graph: &GradientGraph, micro_batch: usize) -> Result<(), Error> {
-    let weights = analysis.model.total_bytes()?;
-    // Weights, those that are folded into other forms, gradients of one run, and the sums.
-    let needed = graph.activation_bytes + 4 * weights;
-    let Some(available) = crate::runtime::available_memory() else { return Ok(()) };
-    if needed <= available {
-        return Ok(());
+/// Bytes of a run of a gradient graph: weights, those that are folded into other forms, gradients of one run, and the
+/// sums, beside the activations.
+fn needed(activations: u64, weights: u64) -> u64 {
+    activations.saturating_add(weights.saturating_mul(4))
+}
+
+/// Samples of one run that fit into the memory that is free: as many as are asked for, else fewer.
+///
+/// # Errors
+/// One sample is too much.
+fn samples_that_fit(
+    analysis: &Analysis,
+    (activations, micro_batch): (u64, usize),
+    may_shrink: bool,
+) -> Result<usize, Error> {
+    let (available, weights) = (available_memory(), analysis.model.total_bytes()?);
+    // Nearly all activations are as many as samples.
+    let of = |samples: usize| needed(scaled(activations, samples, micro_batch), weights);
+    if may_shrink && let Some(samples) = fitting_batch(available, micro_batch, of) {
+        return Ok(samples);
     }
-    let gigabytes = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-    let hint = if micro_batch > 1 {
-        format!("a smaller --micro-batch than {micro_batch} needs less")
-    } else {
-        "--criterion magnitude needs no gradients".to_owned()
+    let what = match micro_batch {
+        1 => "a gradient run of one sample".to_owned(),
+        count => format!("a gradient run of {count} samples"),
     };
-    Err(Error::unmet(format!(
-        "gradients at {micro_batch} samples a run need about {:.1} GiB, {:.1} GiB are free",
-        gigabytes(needed),
-        gigabytes(available)
-    ))
-    .in_file(analysis.model.path())
-    .hint(hint))
+    let refused = refuse_beyond(available, of(micro_batch), &what);
+    refused.map(|()| micro_batch).map_err(|error| {
+        let hint = match may_shrink || micro_batch == 1 {
+            true => "--criterion magnitude needs no gradients; smaller sizes (--size) need less".to_owned(),
+            false => format!("a smaller --micro-batch than {micro_batch} needs less; without one it is chosen to fit"),
+        };
+        error.in_file(analysis.model.path()).hint(hint)
+    })
+}
+
+fn scaled(activations: u64, samples: usize, of: usize) -> u64 {
+    (activations as f64 * samples as f64 / of.max(1) as f64) as u64
 }

@@ -1,0 +1,160 @@
+//! How much memory runs take, known before they start.
+//!
+//! These are estimates: what a network computes, at the sizes of a run, if every value lives from the node that makes it to
+//! the last that reads it, and its weights as often as a run holds them. Values of unknown size are not counted.
+
+use crate::error::Error;
+use crate::graph::facts::Facts;
+use crate::graph::model::Model;
+use crate::graph::sizes::{Sizes, sizes_for};
+use crate::graph::{Graph, ValueId};
+use crate::operator::macs::elements;
+
+/// What a network takes at given sizes, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Its inputs.
+    pub inputs: u64,
+    /// The largest sum of the values that live at one time, inputs among them.
+    pub activations: u64,
+    /// Its file, with external data.
+    pub weights: u64,
+}
+
+/// Parts of the activations that ONNX Runtime takes on top: for layouts of its own, and for the gaps of its arena.
+const OVERHEAD: f64 = 1.5;
+
+impl Footprint {
+    /// The footprint of a network; `given` are sizes of symbolic dimensions, others follow by their names.
+    ///
+    /// # Errors
+    /// An external file has disappeared.
+    pub fn of(model: &Model, graph: &Graph, facts: &Facts, given: &Sizes) -> Result<Self, Error> {
+        let sizes = sizes_for(facts, given);
+        let bytes = |value: ValueId| match graph.tensor(model, value) {
+            Some(_) => 0,
+            None => value_bytes(facts, value, &sizes),
+        };
+        let inputs = graph.inputs.iter().fold(0, |sum: u64, value| sum.saturating_add(bytes(*value)));
+        Ok(Self { inputs, activations: peak(graph, &bytes), weights: model.total_bytes()? })
+    }
+
+    /// Bytes of a run of the network in one session.
+    pub fn run(&self) -> u64 {
+        // The library holds the weights in the order that its kernels like, beside those of the file.
+        scaled(self.activations, OVERHEAD).saturating_add(self.weights.saturating_mul(2)).saturating_add(self.drawn())
+    }
+
+    /// Bytes of a verification: a reference that keeps all channels, with its masks, and the nodes of the pruned network
+    /// beside it; then the pruned network itself.
+    pub fn verification(&self) -> u64 {
+        let activations = scaled(self.activations, 2.0 * OVERHEAD);
+        activations.saturating_add(self.weights.saturating_mul(4)).saturating_add(self.drawn())
+    }
+
+    /// Bytes of inputs while they are drawn, in double precision first.
+    fn drawn(&self) -> u64 {
+        self.inputs.saturating_mul(3)
+    }
+}
+
+fn scaled(bytes: u64, factor: f64) -> u64 {
+    // Beyond 2^53 bytes the last digits do not matter.
+    (bytes as f64 * factor) as u64
+}
+
+/// Bytes of a value; zero where its size is not known.
+fn value_bytes(facts: &Facts, value: ValueId, sizes: &Sizes) -> u64 {
+    let Some(fact) = &facts.values[value] else { return 0 };
+    let shape: Option<Vec<i64>> = fact.shape.iter().flatten().map(|dim| dim.eval(sizes)).collect();
+    let count = shape.map_or(0.0, |shape| elements(&shape));
+    // A model may declare sizes that no memory holds.
+    (count.max(0.0) as u64).saturating_mul(fact.dtype.byte_size().unwrap_or(1) as u64)
+}
+
+/// The largest sum of the bytes of values that live at one time, if nodes run in order.
+pub fn peak(graph: &Graph, bytes: &dyn Fn(ValueId) -> u64) -> u64 {
+    let bytes: Vec<u64> = (0..graph.values.len()).map(bytes).collect();
+    let last_read: Vec<usize> = graph
+        .values
+        .iter()
+        .map(|value| {
+            let last = value.consumers.iter().map(|(node, _)| *node).max().unwrap_or(0);
+            if value.is_output { usize::MAX } else { last }
+        })
+        .collect();
+    let add = |sum: u64, value: &usize| sum.saturating_add(bytes[*value]);
+    let mut alive: u64 = graph.inputs.iter().fold(0, add);
+    let mut peak = alive;
+    for node in &graph.nodes {
+        alive = node.outputs.iter().flatten().fold(alive, add);
+        peak = peak.max(alive);
+        let mut read: Vec<usize> = node.inputs.iter().flatten().copied().collect();
+        read.sort_unstable();
+        read.dedup();
+        for value in read {
+            if last_read[value] == node.id {
+                alive = alive.saturating_sub(bytes[value]);
+            }
+        }
+    }
+    peak
+}
+
+/// Refuses a run that needs more memory than is `available`; `None` where that is not known. `what` begins the message.
+///
+/// # Errors
+/// See above, of the kind [`crate::error::ErrorKind::Unmet`].
+pub fn refuse_beyond(available: Option<u64>, needed: u64, what: &str) -> Result<(), Error> {
+    match available.filter(|available| needed > *available) {
+        None => Ok(()),
+        Some(available) => {
+            let text = format!("{what} needs about {} of memory, {} are free", gibibytes(needed), gibibytes(available));
+            Err(Error::unmet(text))
+        }
+    }
+}
+
+/// The largest number of samples for which `needed` bytes are `available`, of those that divide `batch`; `None` where one
+/// sample is too much.
+pub fn fitting_batch(available: Option<u64>, batch: usize, needed: impl Fn(usize) -> u64) -> Option<usize> {
+    let fits = |size: &usize| available.is_none_or(|available| needed(*size) <= available);
+    (1..=batch).rev().filter(|size| batch.is_multiple_of(*size)).find(fits)
+}
+
+/// A number of bytes as messages show it.
+pub fn gibibytes(bytes: u64) -> String {
+    let gibibytes = bytes as f64 / f64::from(1 << 30);
+    if gibibytes < 0.1 { format!("{:.1} MiB", gibibytes * 1024.0) } else { format!("{gibibytes:.1} GiB") }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn batches_shrink_to_divisors_that_fit() {
+        let needed = |batch: usize| 100 * batch as u64;
+        assert_eq!(fitting_batch(Some(1_000), 16, needed), Some(8));
+        assert_eq!(fitting_batch(Some(1_600), 16, needed), Some(16));
+        assert_eq!(fitting_batch(Some(700), 15, needed), Some(5));
+        assert_eq!(fitting_batch(Some(99), 16, needed), None);
+        assert_eq!(fitting_batch(None, 16, needed), Some(16));
+    }
+
+    #[test]
+    fn what_is_too_much_is_refused_with_both_numbers() {
+        assert!(refuse_beyond(None, u64::MAX, "a run").is_ok());
+        assert!(refuse_beyond(Some(1 << 31), 1 << 30, "a run").is_ok());
+        let error = refuse_beyond(Some(1 << 30), 3 << 29, "a run").unwrap_err();
+        assert_eq!(error.to_string(), "a run needs about 1.5 GiB of memory, 1.0 GiB are free");
+        assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn footprints_never_overflow() {
+        let all = Footprint { inputs: u64::MAX, activations: u64::MAX, weights: u64::MAX };
+        assert_eq!((all.run(), all.verification()), (u64::MAX, u64::MAX));
+    }
+}
