@@ -14,11 +14,14 @@ pub mod text;
 
 mod frequencies;
 
+use std::collections::BTreeSet;
+
 use crate::fold::Fold;
 use crate::graph::dim::Dim;
 use crate::graph::facts::Facts;
 use crate::graph::{Graph, Node, ValueId};
 use crate::onnx::DataType;
+use crate::operator::couple::grid::{GridCx, Grids};
 use crate::operator::couple::layout::{Layout, fixed_axis};
 use crate::operator::couple::space::{MOST_INDICES, Reason, Spaces, new_axis_size};
 use crate::operator::couple::{Barrier, CoupleCx, Coupling};
@@ -73,6 +76,7 @@ fn couple_from(
         layouts: vec![None; graph.values.len()],
         uses: Vec::new(),
         origins: vec![None; graph.values.len()],
+        grids: grids(graph, operators, facts),
         barriers: Vec::new(),
     };
     for (id, value) in graph.values.iter().enumerate() {
@@ -92,21 +96,67 @@ fn couple_from(
             fix_outputs(&mut coupling, facts, node);
             continue;
         }
-        apply_rule(CoupleCx { node, graph, facts, is_constant, coupling: &mut coupling }, operators);
+        apply_rule(
+            CoupleCx { node, graph, facts, is_constant, coupling: &mut coupling, asked: BTreeSet::new() },
+            operators,
+        );
         if let Some(origin) = origin(&coupling, node, is_constant) {
             node.outputs.iter().flatten().for_each(|value| coupling.origins[*value] = Some(origin));
         }
     }
     coupling.uses.sort_by_key(|weight| (weight.node, weight.slot));
     for value in &graph.outputs {
-        keep_value(&mut coupling, *value, "is an output of the network", &graph.values[*value].name);
+        let name = &graph.values[*value].name;
+        keep_value(&mut coupling, *value, "is an output of the network", name);
+        for counted in sizes_behind(graph, operators, is_constant, *value) {
+            keep_value(&mut coupling, counted, "has sizes that are an output of the network", name);
+        }
     }
     for (id, value) in graph.values.iter().enumerate() {
         if let Some(node) = value.captured_by.first() {
-            keep_value(&mut coupling, id, "is read by a subgraph", &graph.nodes[*node].name);
+            let name = &graph.nodes[*node].name;
+            keep_value(&mut coupling, id, "is read by a subgraph", name);
+            for counted in sizes_behind(graph, operators, is_constant, id) {
+                keep_value(&mut coupling, counted, "has sizes that are read by a subgraph", name);
+            }
         }
     }
     coupling
+}
+
+/// The values whose sizes, and nothing else but constants, a value is computed from; none where it is computed from more
+/// than sizes.
+fn sizes_behind(
+    graph: &Graph,
+    operators: &Operators,
+    is_constant: &dyn Fn(ValueId) -> bool,
+    value: ValueId,
+) -> BTreeSet<ValueId> {
+    let mut counted = BTreeSet::new();
+    let mut open = vec![value];
+    let mut seen = BTreeSet::new();
+    while let Some(value) = open.pop() {
+        if is_constant(value) || !seen.insert(value) {
+            continue;
+        }
+        let Some((node, _)) = graph.values[value].producer else { return BTreeSet::new() };
+        let inputs = graph.nodes[node].inputs.iter().flatten();
+        match operators.of(node) {
+            Ok(operator) if operator.reads_sizes_alone() => counted.extend(inputs),
+            _ => open.extend(inputs),
+        }
+    }
+    counted
+}
+
+/// The grids of indices among the values of a graph.
+fn grids(graph: &Graph, operators: &Operators, facts: &Facts) -> Grids {
+    let mut grids: Grids = vec![None; graph.values.len()];
+    for node in &graph.nodes {
+        let (Some(output), Ok(operator)) = (node.output(0), operators.of(node.id)) else { continue };
+        grids[output] = operator.grid(&GridCx { node, facts, grids: &grids });
+    }
+    grids
 }
 
 /// Whether no rule is asked: what a node computes ahead of time is a constant to those that read it.
@@ -123,7 +173,13 @@ fn apply_rule(mut cx: CoupleCx<'_>, operators: &Operators) {
         _ if !has_room => {
             Err(RuleError::unsupported(format!("the nodes before it have more than {MOST_INDICES} indices")))
         }
-        None => operators.of(node.id).and_then(|operator| operator.couple(&mut cx)),
+        None => operators.of(node.id).and_then(|operator| {
+            operator.couple(&mut cx)?;
+            if !operator.reads_sizes_alone() {
+                cx.keep_unasked();
+            }
+            Ok(())
+        }),
         Some(value) => {
             let name = &cx.graph.values[value].name;
             Err(RuleError::unsupported(format!("reads {name}, a sparse initializer; a dense one could lose channels")))

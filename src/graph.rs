@@ -61,6 +61,8 @@ pub struct Node {
     pub inputs: Vec<Option<ValueId>>,
     /// Outputs in order; an omitted optional output is `None`.
     pub outputs: Vec<Option<ValueId>>,
+    /// For every output, whether anything reads it: a node, a subgraph, or the user of the network.
+    pub read: Vec<bool>,
     /// Opset version of the node's domain in this model.
     pub version: i64,
 }
@@ -92,6 +94,11 @@ impl Node {
     /// The value at output `slot`, if the node has one there.
     pub fn output(&self, slot: usize) -> Option<ValueId> {
         self.outputs.get(slot).copied().flatten()
+    }
+
+    /// Whether the node has an output at `slot` and anything reads it. Exporters name optional outputs that nothing does.
+    pub fn gives(&self, slot: usize) -> bool {
+        self.output(slot).is_some() && self.read.get(slot).copied().unwrap_or(false)
     }
 }
 
@@ -192,6 +199,15 @@ impl Graph {
             graph.values[id].is_output = true;
             graph.outputs.push(id);
         }
+        let is_read = |value: &Option<ValueId>| {
+            value.is_some_and(|value| {
+                let value = &graph.values[value];
+                value.is_output || !value.consumers.is_empty() || !value.captured_by.is_empty()
+            })
+        };
+        for node in &mut graph.nodes {
+            node.read = node.outputs.iter().map(is_read).collect();
+        }
         Ok(graph)
     }
 
@@ -214,7 +230,7 @@ impl Graph {
         let outputs = ids(&proto.output);
         let name = display_name(proto);
         let version = model.opset(&proto.domain).unwrap_or(1);
-        let node = Node { id, index, proto: proto.clone(), name, inputs, outputs, version };
+        let node = Node { id, index, proto: proto.clone(), name, inputs, outputs, read: Vec::new(), version };
         for (slot, value) in node.inputs.iter().enumerate() {
             if let Some(value) = value {
                 self.values[*value].consumers.push((id, slot));

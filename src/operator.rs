@@ -29,6 +29,7 @@ use thiserror::Error;
 use crate::graph::dim::Dim;
 use crate::graph::{Graph, Node, NodeId};
 use crate::onnx::GraphProto;
+use couple::grid::{Grid, GridCx};
 
 pub use couple::CoupleCx;
 pub use gradient::GradientCx;
@@ -134,6 +135,17 @@ pub trait Operator: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// Any error makes the node a barrier.
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError>;
+
+    /// The integers of output 0 as a grid of indices, where they are one.
+    fn grid(&self, _cx: &GridCx<'_>) -> Option<Grid> {
+        None
+    }
+
+    /// Whether the outputs follow from the sizes of the inputs alone, as a Shape's does. Its inputs may shrink; where it is
+    /// an output of the network, or computes one, they stay.
+    fn reads_sizes_alone(&self) -> bool {
+        false
+    }
 
     /// Multiply-accumulate operations at the given shapes; zero for operators that only move or compare data.
     fn macs(&self, _cx: &MacsCx<'_>) -> f64 {

@@ -1,5 +1,6 @@
 //! The registry of operators. Each stands in one file, under `standard` or `fused`.
 
+mod assigned;
 mod fused;
 mod indexed;
 mod sequences;

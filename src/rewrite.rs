@@ -115,6 +115,8 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
         }
         let mut tensors = Vec::new();
         let mut inserted = Vec::new();
+        // What is wrong with the node counts only if it stays: it may have computed sizes or indices that no one reads now.
+        let mut fault = None;
         // What a barrier touches does not shrink, so that nothing of it has to be patched.
         let is_barrier = coupling.barriers.iter().any(|barrier| barrier.node == node.id);
         let op = operators.get(node.id).filter(|_| !is_barrier);
@@ -133,15 +135,15 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
                 overrides: &mut overrides,
                 changed: false,
             };
-            op.patch(&mut cx).map_err(|cause| {
-                Error::unsupported(format!("the cut can't be written: {cause}"))
-                    .in_file(model.path())
-                    .at_node(&node.name, node.op())
-            })?;
+            if let Err(cause) = op.patch(&mut cx) {
+                let text = format!("the cut can't be written: {cause}");
+                fault = Some(Error::unsupported(text).in_file(model.path()).at_node(&node.name, node.op()));
+            }
             changed |= cx.changed;
         }
         edits.initializers.extend(tensors.into_iter().map(InitializerOut::New));
-        let patched = Node { proto: proto.clone(), ..node.clone() };
+        let mut patched = Node { proto: proto.clone(), ..node.clone() };
+        patched.inputs.resize(proto.input.len(), None);
         let parsed;
         let operator = if changed {
             parsed = ops::parse_node(&patched);
@@ -149,7 +151,9 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
         } else {
             operators.of(node.id)
         };
-        after.infer_patched(model, graph, &patched, operator.clone(), &overrides)?;
+        if let Err(error) = after.infer_patched(model, graph, &patched, operator.clone(), &overrides) {
+            fault.get_or_insert(error);
+        }
         if let Some(tensor) = frozen_scalar(graph, facts, &after, node) {
             frozen.push(tensor.name.clone());
             for value in node.outputs.iter().flatten() {
@@ -158,11 +162,11 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
             edits.initializers.push(InitializerOut::New(tensor));
             continue;
         }
-        check_shapes(model, facts, &after, coupling, kept, node)?;
+        let fault = fault.or_else(|| check_shapes(model, facts, &after, coupling, kept, node).err());
         for proto in inserted {
             nodes.push(NodeOut::New(proto.clone()), &proto, graph, None);
         }
-        if let (Some(before), Ok(operator)) = (op, operator)
+        if let (Some(before), Ok(operator), None) = (op, operator, &fault)
             && before.kernel_takes(&KernelCx { inputs: inputs(facts, node) })
             && !operator.kernel_takes(&KernelCx { inputs: inputs(&after, node) })
         {
@@ -179,11 +183,17 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
         let new = match (changed, model.is_inlined()) {
             (false, false) => NodeOut::Original(node.index),
             (_, true) => NodeOut::New(proto.clone()),
+            (true, false) if proto.op_type != node.proto.op_type => NodeOut::New(proto.clone()),
             (true, false) => patched_node(node, &proto),
         };
         nodes.push(new, &proto, graph, Some(node));
+        if let Some(fault) = fault {
+            nodes.faulty(fault);
+        }
     }
-    nodes.settle(model, graph, &mut edits);
+    if let Some(fault) = nodes.settle(model, graph, &mut edits) {
+        return Err(fault);
+    }
     edits.shapes = new_shapes(model, graph, coupling, kept, &slices);
     Ok(Rewritten { edits, facts: after, kept: kept.clone(), slices, frozen, unfused })
 }
@@ -260,6 +270,13 @@ fn check_shapes(
         else {
             continue;
         };
+        if !kept.is_even(layout) {
+            let text = "the cut can't be written: blocks of channels that an axis divides lose different numbers";
+            return Err(Error::unmet(text)
+                .in_file(model.path())
+                .at_node(&node.name, node.op())
+                .hint("pass --keep with the name of the layer to leave it whole, and report the model"));
+        }
         let expected = kept.shape(layout);
         let differs = expected.len() != found.len()
             || expected.iter().zip(found).any(

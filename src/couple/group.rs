@@ -103,7 +103,8 @@ pub fn group(coupling: &Coupling, attention: HeadDigit, drop_norm_groups: bool) 
             let is_norm = coupling.spaces.divisions().any(|division| {
                 division.space == space && division.is_ragged() && division.sizes.get(1) == Some(&block)
             });
-            if is_norm && dropped.insert((space, block)) {
+            let is_border = || coupling.spaces.borders().any(|(of, size, _)| of == space && size == block);
+            if (is_norm || is_border()) && dropped.insert((space, block)) && is_norm {
                 names.push(node);
             }
         }

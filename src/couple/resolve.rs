@@ -4,12 +4,12 @@
 //! of it: whole heads or head dimensions, not both at once. A ragged division, the norm groups of a channel axis, either
 //! keeps the number of groups (equally many channels go from each) or loses whole groups.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::operator::couple::layout::SpaceId;
-use crate::operator::couple::space::{Division, Reason, Spaces};
+use crate::operator::couple::space::{Division, Reason, Shrinks, Spaces};
 
 /// Which digit of an attention axis `[heads, head dimension]` may shrink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,13 +60,52 @@ pub fn resolve(spaces: &mut Spaces, attention: HeadDigit, drop_all: bool, droppe
         // Tokens that a linear layer makes of one vector, say: their channels are those of the layers that read them.
         let read = digits_of_layers(spaces, &division);
         let mut of_layers = (0..frozen.len()).filter(|at| read[*at] && !frozen[*at]);
-        let free = match (attention, of_layers.next(), of_layers.next()) {
-            (HeadDigit::None, _, _) => None,
-            (_, Some(only), None) => Some(only),
-            (HeadDigit::Heads, _, _) => frozen.iter().position(|frozen| !frozen),
-            (HeadDigit::Dims, _, _) => frozen.iter().rposition(|frozen| !frozen),
+        let free = match (division.shrinks, attention, of_layers.next(), of_layers.next()) {
+            (Shrinks::Preferably(at), ..) => {
+                let others = (0..frozen.len()).filter(|other| *other != at);
+                std::iter::once(at).chain(others).find(|at| !frozen[*at] && leaves_a_choice(spaces, &division, *at))
+            }
+            (_, HeadDigit::None, _, _) => None,
+            (_, _, Some(only), None) => Some(only),
+            (_, HeadDigit::Heads, _, _) => frozen.iter().position(|frozen| !frozen),
+            (_, HeadDigit::Dims, _, _) => frozen.iter().rposition(|frozen| !frozen),
         };
         apply(spaces, &division, free.map_or(Free::Nothing, Free::Digit));
+    }
+    settle_borders(spaces, dropped);
+}
+
+/// Demands equally many indices of the blocks between the borders of axes, where classes do not bring that about by
+/// themselves: as they do where each has equally many in every block, or whole blocks alone.
+fn settle_borders(spaces: &mut Spaces, dropped: &DroppedNorms) {
+    let classes = spaces.classes();
+    let frozen = spaces.frozen_classes(&classes);
+    let mut demands = Vec::new();
+    for (id, block, node) in spaces.borders() {
+        let space = &spaces.all()[id];
+        let blocks = classes[space.start..space.start + space.len].chunks(block);
+        let count = blocks.len();
+        let mut sizes: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (at, block) in blocks.enumerate() {
+            for class in block.iter().filter(|class| frozen[**class as usize].is_none()) {
+                sizes.entry(*class).or_insert_with(|| vec![0; count])[at] += 1;
+            }
+        }
+        let is_spread = sizes.values().all(|sizes| sizes.iter().all(|size| *size == sizes[0]));
+        let is_whole = || sizes.values().flatten().all(|size| *size == 0 || *size == block);
+        let is_demanded = || spaces.equal_blocks().any(|demand| demand.space == id && demand.block == block);
+        if !is_spread && !is_whole() && !is_demanded() {
+            demands.push((id, block, node.to_owned()));
+        }
+    }
+    for (space, block, node) in demands {
+        if dropped.contains(&(space, block)) {
+            for k in 0..spaces.all()[space].len {
+                spaces.unite(space, k, space, k - k % block);
+            }
+        } else {
+            spaces.require_equal_blocks(space, block, &node);
+        }
     }
 }
 
@@ -92,8 +131,10 @@ fn forced_digits(spaces: &Spaces, divisions: &[Division]) -> Vec<Option<Free>> {
         if is_frozen(division.space) {
             return Some(Free::Nothing);
         }
-        if let Some(only) = division.only {
-            return Some(if can_shrink(only) { Free::Digit(only) } else { Free::Nothing });
+        match division.shrinks {
+            Shrinks::Only(only) => return Some(if can_shrink(only) { Free::Digit(only) } else { Free::Nothing }),
+            Shrinks::Nothing => return Some(Free::Nothing),
+            Shrinks::Any | Shrinks::Preferably(_) => {}
         }
         let mut free = (0..division.digits.len()).filter(|at| can_shrink(*at));
         match (free.next(), free.next()) {
@@ -151,6 +192,23 @@ fn why_nothing(spaces: &Spaces, division: &Division) -> Reason {
 /// Why one part of a divided axis stays where another shrinks.
 const OTHER_PART: &str = "the axis shrinks along its other factor";
 
+/// Whether something of the space can go, and not all at once, where a digit of its division may shrink: other divisions
+/// may unite all its values, and an equal number of indices of blocks must go that would go as wholes.
+fn leaves_a_choice(spaces: &Spaces, division: &Division, digit: usize) -> bool {
+    let mut tried = spaces.clone();
+    apply(&mut tried, division, Free::Digit(digit));
+    let classes = tried.classes();
+    let frozen = tried.frozen_classes(&classes);
+    let of = |space: SpaceId| {
+        let space = &tried.all()[space];
+        &classes[space.start..space.start + space.len]
+    };
+    let own: BTreeSet<u32> = of(division.space).iter().copied().collect();
+    let inner: usize = division.sizes[digit + 1..].iter().product();
+    own.iter().filter(|class| frozen[**class as usize].is_none()).count() > 1
+        && !tried.equal_blocks().any(|demand| demand.block <= inner && of(demand.space) == of(division.space))
+}
+
 /// Lets what is `free` of a division shrink and keeps all else.
 fn apply(spaces: &mut Spaces, division: &Division, free: Free) {
     let reason = match free {
@@ -192,7 +250,7 @@ mod tests {
         for (attention, count) in [(HeadDigit::Heads, 8), (HeadDigit::Dims, 4)] {
             let mut spaces = Spaces::default();
             let channels = spaces.add(32);
-            spaces.digits(channels, &[8, 4], None, "reshape");
+            spaces.digits(channels, &[8, 4], Shrinks::Any, "reshape");
             resolve(&mut spaces, attention, false, &DroppedNorms::new());
             assert_eq!(class_count(&spaces, channels), count, "{attention:?}");
         }
@@ -202,7 +260,7 @@ mod tests {
     fn the_factor_that_can_not_shrink_leaves_the_other() {
         let mut spaces = Spaces::default();
         let channels = spaces.add(24);
-        let digits = spaces.digits(channels, &[3, 8], None, "split of q, k and v");
+        let digits = spaces.digits(channels, &[3, 8], Shrinks::Any, "split of q, k and v");
         spaces.freeze_space(digits[0], &Reason { text: "selected".into(), node: "gather".into() });
         resolve(&mut spaces, HeadDigit::Heads, false, &DroppedNorms::new());
         assert_eq!(class_count(&spaces, channels), 8);

@@ -61,6 +61,7 @@ impl Texts<'_> {
             layouts: vec![None; self.graph.values.len()],
             uses: Vec::new(),
             origins: self.coupling.origins.clone(),
+            grids: self.coupling.grids.clone(),
             barriers: Vec::new(),
         };
         let text = |node: &Node| (!is_constant_node(node, self.fold)).then(|| self.text(node, &mut scratch));
@@ -91,7 +92,10 @@ impl Texts<'_> {
             scratch.layouts[*value] = self.coupling.layouts[*value].as_ref().map(local);
         }
         let (graph, facts, is_constant) = (self.graph, self.facts, self.is_constant);
-        apply_rule(CoupleCx { node, graph, facts, is_constant, coupling: scratch }, self.operators);
+        apply_rule(
+            CoupleCx { node, graph, facts, is_constant, coupling: scratch, asked: BTreeSet::new() },
+            self.operators,
+        );
         let inputs = (0..node.inputs.len()).map(|slot| self.input(node, slot, scratch)).collect();
         let layout = |value: ValueId| scratch.layouts[value].clone();
         let outputs = node.outputs.iter().map(|value| Operand::of(value.map(layout))).collect();

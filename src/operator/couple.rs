@@ -5,6 +5,8 @@ pub mod layout;
 
 pub mod space;
 
+pub mod grid;
+
 pub mod kept;
 
 mod cx;
@@ -55,6 +57,8 @@ pub struct Coupling {
     /// The input of the network that a value is, or that alone it follows from without weights, or the sparse initializer
     /// that it is computed with; its axes never shrink.
     pub origins: Vec<Option<ValueId>>,
+    /// The integers of every value that are a grid of indices.
+    pub grids: grid::Grids,
     /// Nodes that keep all their channels because no rule covers them.
     pub barriers: Vec<Barrier>,
 }

@@ -7,9 +7,10 @@ use crate::graph::fact::{Fact, Known};
 use crate::graph::facts::Facts;
 use crate::graph::{Graph, Node};
 use crate::onnx::names::Names;
-use crate::onnx::{NodeProto, TensorProto, attr_float, attr_int, attr_ints};
+use crate::onnx::{AttributeProto, NodeProto, TensorProto, attr_float, attr_int, attr_ints};
 use crate::operator::RuleError;
 use crate::operator::couple::Coupling;
+use crate::operator::couple::grid::{Column, Grid, column, tuples};
 use crate::operator::couple::kept::Kept;
 use crate::operator::couple::layout::Axis;
 
@@ -123,6 +124,16 @@ impl PatchCx<'_> {
         self.after.values[value].as_ref()?.known.as_ref().and_then(Known::ints).map(<[Dim]>::to_vec)
     }
 
+    /// The index tuples along the last axis of input `slot` before the cut, where they are grids.
+    pub fn tuples(&self, slot: usize) -> Option<Grid> {
+        tuples(&self.coupling.grids, self.before, self.node.input(slot)?)
+    }
+
+    /// The integers of input `slot` before the cut as one column, where they differ along one axis at most.
+    pub fn column(&self, slot: usize) -> Option<Column> {
+        column(&self.coupling.grids, self.before, self.node.input(slot)?)
+    }
+
     /// Sets an integer attribute.
     pub fn set_int(&mut self, name: &str, value: i64) {
         self.set_attribute(attr_int(name, value));
@@ -144,7 +155,7 @@ impl PatchCx<'_> {
         self.changed = true;
     }
 
-    fn set_attribute(&mut self, attribute: crate::onnx::AttributeProto) {
+    fn set_attribute(&mut self, attribute: AttributeProto) {
         match self.proto.attribute.iter_mut().find(|known| known.name == attribute.name) {
             Some(known) => *known = attribute,
             None => self.proto.attribute.push(attribute),
@@ -231,6 +242,74 @@ impl PatchCx<'_> {
         let fact = Fact::new(crate::onnx::DataType::Int64, shape).with_known(Some(Known::Ints(known)));
         self.overrides.insert(slot, fact);
         self.proto.input[slot] = name;
+        self.changed = true;
+    }
+
+    /// Makes input `slot` only these indices of what it is along `axis`, in their order: a Gather is put before the node.
+    pub fn gather_input(&mut self, slot: usize, axis: usize, indices: &[i64]) {
+        let fact = self.resized(slot, axis, Dim::from(indices.len() as i64));
+        let inputs = [self.name_of(slot), self.constant(indices)];
+        self.proto.input[slot] = self.insert("Gather", &inputs, vec![attr_int("axis", axis as i64)]);
+        if let Some(fact) = fact {
+            self.overrides.insert(slot, fact);
+        }
+        self.changed = true;
+    }
+
+    /// Name and fact of input `slot` as the rewritten node reads it.
+    pub fn name_of(&self, slot: usize) -> (String, Option<Fact>) {
+        let known = self.node.input(slot).and_then(|value| self.after.values[value].as_ref());
+        (self.proto.input.get(slot).cloned().unwrap_or_default(), self.overrides.get(&slot).or(known).cloned())
+    }
+
+    /// The fact of input `slot` with another size of one axis.
+    pub fn resized(&self, slot: usize, axis: usize, size: Dim) -> Option<Fact> {
+        let Fact { dtype, shape, .. } = self.name_of(slot).1?;
+        let mut shape = shape?;
+        *shape.get_mut(axis)? = size;
+        Some(Fact::new(dtype, shape))
+    }
+
+    /// A constant vector of int64, its name and fact.
+    pub fn constant(&mut self, values: &[i64]) -> (String, Option<Fact>) {
+        let output = self.proto.output.first().map_or("", String::as_str);
+        let name = self.names.fresh(&format!("{output}/pruned_constant"));
+        self.tensors.push(TensorProto::of_ints(&name, values, &[values.len() as i64]));
+        (name, Some(Fact::int_vector(values.iter().copied().map(Dim::from).collect())))
+    }
+
+    /// Puts a node with one output before the node; returns the name of its output.
+    pub fn insert(
+        &mut self,
+        op_type: &str,
+        inputs: &[(String, Option<Fact>)],
+        attribute: Vec<AttributeProto>,
+    ) -> String {
+        let output = self.proto.output.first().map_or("", String::as_str);
+        let name = self.names.fresh(&format!("{output}/pruned_{}", op_type.to_lowercase()));
+        self.inserted.push(NodeProto {
+            op_type: op_type.to_owned(),
+            name: name.clone(),
+            input: inputs.iter().map(|(name, _)| name.clone()).collect(),
+            output: vec![name.clone()],
+            attribute,
+            ..NodeProto::default()
+        });
+        name
+    }
+
+    /// Makes the node one of another standard operator, with these inputs.
+    pub fn replace(&mut self, op_type: &str, inputs: &[(String, Option<Fact>)], attribute: Vec<AttributeProto>) {
+        self.proto.op_type = op_type.to_owned();
+        self.proto.domain = String::new();
+        self.proto.attribute = attribute;
+        self.proto.input = inputs.iter().map(|(name, _)| name.clone()).collect();
+        self.overrides.clear();
+        for (slot, (_, fact)) in inputs.iter().enumerate() {
+            if let Some(fact) = fact {
+                self.overrides.insert(slot, fact.clone());
+            }
+        }
         self.changed = true;
     }
 

@@ -3,7 +3,8 @@
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::onnx::attr_int;
-use crate::operator::{GradientCx, RuleError};
+use crate::operator::couple::layout::{Axis, fixed_axis};
+use crate::operator::{CoupleCx, GradientCx, RuleError, axis_index};
 
 /// The number of axes that an index tuple names, for indices of this shape.
 ///
@@ -12,6 +13,42 @@ use crate::operator::{GradientCx, RuleError};
 pub(super) fn tuple_length(indices: &[Dim]) -> Result<usize, RuleError> {
     let size = indices.last().and_then(Dim::as_const).ok_or(RuleError::UnknownShape)?;
     usize::try_from(size).map_err(|_| RuleError::UnknownShape)
+}
+
+/// The axes of the result of an operator that finds elements along `axis` at indices (input 1): all stay there; along any
+/// other, where the inputs `slots` have one size, they share the axis. The first of `slots` is read or written, and the
+/// result has its axes along the others, and along `axis` those of the last.
+///
+/// # Errors
+/// [`RuleError::UnknownShape`] if a shape is not known, and an axis that there is not.
+pub(super) fn along_other_axes(cx: &mut CoupleCx<'_>, axis: i64, slots: &[usize]) -> Result<Vec<Axis>, RuleError> {
+    let shape = |cx: &CoupleCx<'_>, slot: usize| cx.fact(slot).and_then(|fact| fact.shape.clone());
+    let shapes =
+        slots.iter().map(|slot| shape(cx, *slot).ok_or(RuleError::UnknownShape)).collect::<Result<Vec<_>, _>>()?;
+    let rank = shapes[0].len();
+    let axis = axis_index(axis, rank)?;
+    if shapes.iter().any(|shape| shape.len() != rank) {
+        return Err(RuleError::UnknownShape);
+    }
+    let mut layouts = Vec::new();
+    for slot in slots {
+        layouts.push(if *slot == 1 { cx.of_indices(1)? } else { cx.separated(*slot)? });
+    }
+    let mut axes = Vec::new();
+    for at in 0..rank {
+        if at != axis && shapes.iter().all(|shape| shape[at] == shapes[0][at]) {
+            let mut shared = layouts[0].axes[at].clone();
+            for layout in &layouts[1..] {
+                shared = cx.tie(&shared, &layout.axes[at]);
+            }
+            axes.push(shared);
+            continue;
+        }
+        let text = if at == axis { "is read or written at indices" } else { "is read or written in part" };
+        layouts.iter().for_each(|layout| cx.keep(&layout.axes[at], text));
+        axes.push(fixed_axis(&cx.output_shape(0)?[at]));
+    }
+    Ok(axes)
 }
 
 /// Ones where an index names a place among `depth` along a new axis, zeros elsewhere.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use crate::error::Error;
 use crate::graph::model::Model;
 use crate::graph::{Graph, Node};
 use crate::onnx::NodeProto;
@@ -16,6 +17,8 @@ pub(crate) struct NewNodes {
     names: Vec<(Vec<String>, Vec<String>)>,
     /// Whether something read the outputs of the node in the original.
     was_read: Vec<bool>,
+    /// What is wrong with the node at a place. It may be one that nothing reads any more.
+    faults: Vec<(usize, Error)>,
 }
 
 impl NewNodes {
@@ -31,15 +34,22 @@ impl NewNodes {
         self.was_read.push(original.is_none_or(|node| node.outputs.iter().flatten().any(is_read)));
     }
 
+    /// Notes what is wrong with the last node.
+    pub(crate) fn faulty(&mut self, fault: Error) {
+        self.faults.push((self.nodes.len() - 1, fault));
+    }
+
     /// Puts the nodes into the edits, without those that nothing reads any more, and takes initializers away that
     /// nothing reads any more. What nothing read in the original is not ours to judge and stays.
-    pub(crate) fn settle(self, model: &Model, graph: &Graph, edits: &mut Edits) {
+    /// Returns what is wrong with the first node that stays, if anything is.
+    pub(crate) fn settle(self, model: &Model, graph: &Graph, edits: &mut Edits) -> Option<Error> {
         fn borrowed(names: &[String]) -> Vec<&str> {
             names.iter().map(String::as_str).collect()
         }
         let nodes = self.names.iter().zip(&self.was_read);
         let nodes = nodes.map(|((reads, gives), was_read)| (borrowed(reads), borrowed(gives), !was_read));
         let (kept, read) = needed(nodes, model.graph().output.iter().map(|output| output.name.as_str()));
+        let fault = self.faults.into_iter().find(|(at, _)| kept[*at]).map(|(_, fault)| fault);
         edits.nodes = self.nodes.into_iter().zip(kept).filter(|(_, kept)| *kept).map(|(node, _)| node).collect();
         let is_input: HashSet<&str> = model.graph().input.iter().map(|input| input.name.as_str()).collect();
         edits.initializers.retain(|initializer| {
@@ -51,5 +61,6 @@ impl NewNodes {
             // An initializer that is a graph input too is the input's default.
             read.contains(name) || !was_read || is_input.contains(name)
         });
+        fault
     }
 }

@@ -12,6 +12,9 @@ pub(super) const ALL: &[fn()] = &[
     splits_are_spans,
     gathers_choose_indices,
     whole_slices_move_and_elements_stay,
+    indices_are_expanded_along_channels,
+    blocks_are_assigned,
+    whole_values_are_assigned,
     indices_count_what_stays,
 ];
 
@@ -50,8 +53,18 @@ fn slices_are_spans() {
         let (a, b) = (slice(n, v, 0, 10, 1, 1), slice(n, v, 2, 12, 1, 1));
         (n.op("Add", &[&a, &b], &[]), Some(10))
     });
-    check("every second channel", Conv, &[13], Stay, |n, v| (slice(n, v, 0, 12, 1, 2), Some(6)));
-    check("backwards", Conv, &[13], Stay, |n, v| (slice(n, v, -1, i64::MIN, 1, -1), Some(CHANNELS)));
+    check("every second channel", Conv, &[10, 13], Go, |n, v| (slice(n, v, 0, 12, 1, 2), Some(6)));
+    check("every third, from the end", Conv, &[13], Go, |n, v| (slice(n, v, -2, -100, 1, -3), Some(4)));
+    check("backwards", Conv, &[13], Go, |n, v| (slice(n, v, -1, i64::MIN, 1, -1), Some(CHANNELS)));
+    check("pairs that are apart", Conv, &[13], Go, |n, v| {
+        let (even, odd) = (slice(n, v, 0, 12, 1, 2), slice(n, v, 1, i64::MAX, 1, 2));
+        (n.op("Mul", &[&even, &odd], &[]), Some(6))
+    });
+    check("what lies unevenly, of rows that are apart", StaticConv, &[13], Go, |n, v| {
+        let inputs = [[-1, 0], [-9, 99], [1, 2], [-2, 3]].map(|values| n.ints(&values));
+        let some = n.op("Slice", &[v, &inputs[0], &inputs[1], &inputs[2], &inputs[3]], &[]);
+        (n.op("Relu", &[&some], &[]), Some(4))
+    });
     check("every second row", Conv, &[13], Go, |n, v| (slice(n, v, 1, i64::MAX, 2, 2), Some(CHANNELS)));
 }
 
@@ -147,7 +160,7 @@ fn whole_slices_move_and_elements_stay() {
         let shape = n.ints(&[2, -1, 2, 1]);
         (n.op("Reshape", &[&taken, &shape], &[]), Some(CHANNELS))
     });
-    check("GatherElements", StaticConv, &[11, 13, 18], Stay, |n, v| {
+    check("GatherElements", StaticConv, &[11, 13, 18], Go, |n, v| {
         // Fewer columns than there are.
         let indices = n.ints_of(&[0, 3, 3, -3, 2].repeat(2 * 12 * 4), &[2, 12, 5, 4]);
         (n.op("GatherElements", &[v, &indices], &[attr_int("axis", 2)]), Some(CHANNELS))
@@ -180,6 +193,121 @@ fn whole_slices_move_and_elements_stay() {
             (n.op("Transpose", &[&v], &[attr_ints("perm", &[0, 3, 1, 2])]), Some(CHANNELS))
         });
     }
+}
+
+/// The column of each row with the largest mean of X, `[2, 1, 4, 1]`.
+fn columns(n: &mut Builder) -> String {
+    let mean = n.op("GlobalAveragePool", &["x"], &[]);
+    let above = n.op("Sub", &["x", &mean], &[]);
+    let first = n.ints_of(&[0], &[]);
+    let channel = n.op("Gather", &[&above, &first], &[attr_int("axis", 1)]);
+    let shape = n.ints(&[2, 1, 4, 6]);
+    let channel = n.op("Reshape", &[&channel, &shape], &[]);
+    n.op("ArgMax", &[&channel], &[attr_int("axis", 3)])
+}
+
+#[test]
+fn indices_are_expanded_along_channels() {
+    for repetition in ["Expand", "Tile"] {
+        let repeated = |n: &mut Builder, columns: &str| {
+            let sizes = if repetition == "Expand" { [2, CHANNELS, 4, 1] } else { [1, CHANNELS, 1, 1] };
+            let sizes = n.ints(&sizes);
+            n.op(repetition, &[columns, &sizes], &[])
+        };
+        check(&format!("GatherElements at {repetition}"), StaticConv, &[11, 16], Go, |n, v| {
+            let columns = columns(n);
+            let indices = repeated(n, &columns);
+            (n.op("GatherElements", &[v, &indices], &[attr_int("axis", 3)]), Some(CHANNELS))
+        });
+        for reduction in [None, Some("add")] {
+            check(&format!("ScatterElements at {repetition}"), StaticConv, &[16, 18], Go, |n, v| {
+                let columns = columns(n);
+                let (indices, first) = (repeated(n, &columns), slice(n, v, 0, 1, 3, 1));
+                let attributes = reduction.map(|name| attr_string("reduction", name));
+                let attributes: Vec<_> = attributes.into_iter().chain([attr_int("axis", 3)]).collect();
+                (n.op("ScatterElements", &[v, &indices, &first], &attributes), Some(CHANNELS))
+            });
+        }
+        // What else reads the indices keeps them whole.
+        check(&format!("two readers of {repetition}"), StaticConv, &[16], Stay, |n, v| {
+            let columns = columns(n);
+            let indices = repeated(n, &columns);
+            let taken = n.op("GatherElements", &[v, &indices], &[attr_int("axis", 3)]);
+            let (table, target) = (n.weight(&[6]), n.ints(&[2, CHANNELS, 4, 1]));
+            let looked_up = n.op("Gather", &[&table, &indices], &[]);
+            let looked_up = n.op("Reshape", &[&looked_up, &target], &[]);
+            (n.op("Add", &[&taken, &looked_up], &[]), Some(CHANNELS))
+        });
+    }
+    check("channels along which elements are taken", StaticConv, &[13], Stay, |n, v| {
+        let indices = n.ints_of(&[5, 3, 1, 0, 2, 7, 11, 4, 6, 8, 9, 10].repeat(48), &[2, 12, 4, 6]);
+        (n.op("GatherElements", &[v, &indices], &[attr_int("axis", 1)]), Some(CHANNELS))
+    });
+}
+
+/// Index tuples that name every place of the batch, whose size is a symbol, and these channels.
+fn grid(n: &mut Builder, v: &str, channels: &[i64]) -> String {
+    let (zero, one, first, last) = (n.ints_of(&[0], &[]), n.ints_of(&[1], &[]), n.ints(&[0]), n.ints(&[-1]));
+    let shape = n.op("Shape", &[v], &[]);
+    let batch = n.op("Gather", &[&shape, &zero], &[]);
+    let rows = n.op("Range", &[&zero, &batch, &one], &[]);
+    let rows = n.op("Unsqueeze", &[&rows, &last], &[]);
+    let columns = n.ints(channels);
+    let (batch, count) = (n.op("Gather", &[&shape, &first], &[]), n.ints(&[channels.len() as i64]));
+    let sizes = n.op("Concat", &[&batch, &count], &[attr_int("axis", 0)]);
+    let parts = [rows, columns].map(|part| {
+        let part = n.op("Expand", &[&part, &sizes], &[]);
+        n.op("Unsqueeze", &[&part, &last], &[])
+    });
+    n.op("Concat", &[&parts[0], &parts[1]], &[attr_int("axis", -1)])
+}
+
+/// `v[:, places] = 2 * v[:, places]`, as exporters write it.
+#[test]
+fn blocks_are_assigned() {
+    let places: [&[i64]; 6] =
+        [&[0, 1, 2, 3, 4, 5], &[-6, -5, -4, -3, -2, -1], &[3, 4, 5], &[0, 2, 4, 6, 8, 10], &[7, 1, 9, 0], &[4]];
+    for places in places {
+        for around in [Conv, StaticConv] {
+            check(&format!("ScatterND at {places:?}, {around:?}"), around, &[13, 18], Go, |n, v| {
+                let (two, own) = (n.float(2.0), n.ints(places));
+                let taken = n.op("Gather", &[v, &own], &[attr_int("axis", 1)]);
+                let updates = n.op("Mul", &[&taken, &two], &[]);
+                let indices = grid(n, v, places);
+                (n.op("ScatterND", &[v, &indices, &updates], &[]), Some(CHANNELS))
+            });
+        }
+        check(&format!("ScatterElements at {places:?}"), StaticConv, &[13], Go, |n, v| {
+            let own: Vec<i64> = places.iter().flat_map(|place| [*place; 24]).collect();
+            let indices = n.ints_of(&own.repeat(2), &[2, places.len() as i64, 4, 6]);
+            let updates = n.weight(&[2, places.len() as i64, 4, 6]);
+            (n.op("ScatterElements", &[v, &indices, &updates], &[attr_int("axis", 1)]), Some(CHANNELS))
+        });
+    }
+    check("ScatterND of a layer's channels", Conv, &[13], Go, |n, v| {
+        let w = n.weight(&[5, CHANNELS, 1, 1]);
+        let updates = n.op("Conv", &[v, &w], &[]);
+        let indices = grid(n, v, &[0, 3, 4, 5, 11]);
+        (n.op("ScatterND", &[v, &indices, &updates], &[]), Some(CHANNELS))
+    });
+}
+
+#[test]
+fn whole_values_are_assigned() {
+    check("ScatterND everywhere", StaticConv, &[13], Go, |n, v| {
+        let zeros = n.floats(&[0.0; 2 * CHANNELS as usize * 24], &[2, CHANNELS, 4, 6]);
+        let indices = grid(n, v, &(0..CHANNELS).collect::<Vec<_>>());
+        (n.op("ScatterND", &[&zeros, &indices, v], &[]), Some(CHANNELS))
+    });
+    check("rows are assigned", StaticConv, &[13], Go, |n, v| {
+        let (sizes, rows, step) = (n.ints(&[2, CHANNELS, 2, 6]), n.ints(&[1, 3]), n.float(0.5));
+        let taken = n.op("Gather", &[v, &rows], &[attr_int("axis", 2)]);
+        let updates = n.op("Mul", &[&taken, &step], &[]);
+        let own: Vec<i64> = [[1; 6], [3; 6]].concat().repeat(2 * CHANNELS as usize);
+        let indices = n.ints_of(&own, &[2, CHANNELS, 2, 6]);
+        let updates = n.op("Reshape", &[&updates, &sizes], &[]);
+        (n.op("ScatterElements", &[v, &indices, &updates], &[attr_int("axis", 2)]), Some(CHANNELS))
+    });
 }
 
 #[test]

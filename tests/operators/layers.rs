@@ -14,6 +14,8 @@ use crate::support::builder::Builder;
 pub(super) const ALL: &[fn()] = &[
     convolutions_lose_channels,
     transposed_convolutions_lose_channels,
+    groups_read_products,
+    outputs_that_nothing_reads_are_free,
     products_lose_channels,
     norms_act_on_what_is_kept,
     distributions_act_on_what_is_kept,
@@ -63,6 +65,94 @@ fn transposed_convolutions_lose_channels() {
             });
         }
     }
+}
+
+/// A convolution of one pixel with groups.
+fn grouped(n: &mut Builder, v: &str, from: i64, to: i64, group: i64) -> String {
+    let w = n.weight(&[to, from / group, 1, 1]);
+    n.op("Conv", &[v, &w], &[attr_int("group", group)])
+}
+
+/// The channels that a convolution with groups reads are a product themselves: of repetitions, of the places in a block of
+/// pixels, of the groups of the convolution before, of digits that a reshape made.
+#[test]
+fn groups_read_products() {
+    for (group, filters) in [(2, 2), (2, 8), (3, 3), (4, 4), (6, 6), (12, 12), (24, 24), (24, 48), (8, 24)] {
+        check(&format!("{filters} filters in {group} groups, of repetitions"), StaticConv, &[13], Go, |n, v| {
+            let repeats = n.ints(&[1, 2, 1, 1]);
+            let v = n.op("Tile", &[v, &repeats], &[]);
+            (grouped(n, &v, 2 * C, filters, group), Some(filters))
+        });
+    }
+    for (group, filters) in [(2, 2), (4, 4), (16, 16), (48, 48)] {
+        check(&format!("{filters} filters in {group} groups, of a block's places"), StaticConv, &[13], Go, |n, v| {
+            let v = n.op("SpaceToDepth", &[v], &[attr_int("blocksize", 2)]);
+            (grouped(n, &v, 4 * C, filters, group), Some(filters))
+        });
+    }
+    for (group, filters) in [(2, 2), (4, 4), (6, 6), (3, 9)] {
+        check(&format!("{filters} filters in {group} groups, of a pixel shuffle"), StaticConv, &[13], Go, |n, v| {
+            let w = n.weight(&[4 * C, C, 1, 1]);
+            let v = n.op("Conv", &[v, &w], &[]);
+            let v = n.op("DepthToSpace", &[&v], &[attr_int("blocksize", 2), attr_string("mode", "CRD")]);
+            (grouped(n, &v, C, filters, group), Some(filters))
+        });
+    }
+    for (first, columns, group, filters) in [(2, 4, 2, 2), (12, 2, 12, 12), (4, 3, 2, 2), (2, 6, 12, 12), (3, 1, 3, 6)]
+    {
+        check(&format!("{filters} filters in {group} groups, of {first} groups"), StaticConv, &[13], Go, |n, v| {
+            let w = n.weight(&[C, columns, 1, 1]);
+            let v = n.op("ConvTranspose", &[v, &w], &[attr_int("group", first)]);
+            (grouped(n, &v, first * columns, filters, group), Some(filters))
+        });
+    }
+    // Blocks of four of rows of three: every channel goes with every other.
+    for (group, filters, fate) in [(2, 2, Go), (4, 8, Go), (3, 3, Stay)] {
+        check(
+            &format!("{filters} filters in {group} groups, of shuffled channels"),
+            StaticConv,
+            &[13],
+            fate,
+            |n, v| {
+                let (split, joined) = (n.ints(&[0, 3, 4, 4, 6]), n.ints(&[0, C, 4, 6]));
+                let v = n.op("Reshape", &[v, &split], &[]);
+                let v = n.op("Transpose", &[&v], &[attr_ints("perm", &[0, 2, 1, 3, 4])]);
+                let v = n.op("Reshape", &[&v, &joined], &[]);
+                (grouped(n, &v, C, filters, group), Some(filters))
+            },
+        );
+    }
+    // What stays of a block is one channel, which the convolution before computes four times.
+    check("a pixel shuffle to one channel", StaticConv, &[13], Go, |n, v| {
+        let w = n.weight(&[4, C, 1, 1]);
+        let v = n.op("Conv", &[v, &w], &[]);
+        (n.op("DepthToSpace", &[&v], &[attr_int("blocksize", 2)]), Some(1))
+    });
+    check("one filter for the channels of an input of the network", StaticConv, &[13], Stay, |n, v| {
+        let x = grouped(n, "x", 8, 4, 4);
+        let y = grouped(n, &x, 4, C, 4);
+        (n.op("Concat", &[v, &y], &[attr_int("axis", 1)]), None)
+    });
+}
+
+/// Exporters name optional outputs that no one reads: the places of maxima, moments, a mask.
+#[test]
+fn outputs_that_nothing_reads_are_free() {
+    check("MaxPool", Conv, &[11, 13, 18], Go, |n, v| {
+        let attributes = [attr_ints("kernel_shape", &[3, 3]), attr_ints("pads", &[1, 1, 1, 1])];
+        (n.ops("MaxPool", &[v], &attributes, 2).swap_remove(0), Some(C))
+    });
+    check("MaxPool whose places are read", Conv, &[13], Stay, |n, v| {
+        let attributes = [attr_ints("kernel_shape", &[3, 3]), attr_ints("pads", &[1, 1, 1, 1])];
+        let outputs = n.ops("MaxPool", &[v], &attributes, 2);
+        let places = n.op("Cast", &[&outputs[1]], &[attr_int("to", 1)]);
+        (n.op("Mul", &[&outputs[0], &places], &[]), Some(C))
+    });
+    check("Dropout", Conv, &[11, 13], Go, |n, v| (n.ops("Dropout", &[v], &[], 2).swap_remove(0), Some(C)));
+    check("LayerNormalization", MatMul, &[17], Go, |n, v| {
+        let (scale, bias) = (n.weight(&[C]), n.weight(&[C]));
+        (n.ops("LayerNormalization", &[v, &scale, &bias], &[], 3).swap_remove(0), Some(C))
+    });
 }
 
 /// `[2, C, 4, 6]` as rows `[48, C]`.

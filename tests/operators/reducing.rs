@@ -2,13 +2,15 @@
 
 use onnx_diffprune::onnx::{attr_int, attr_ints};
 
-use super::around::{Around::Conv, CHANNELS};
+use super::around::{Around::Conv, Around::StaticConv, CHANNELS};
 use super::{Fate::Go, Fate::Stay, check};
 use crate::support::builder::Builder;
 
 /// The tests of this file.
 pub(super) const ALL: &[fn()] = &[
     reductions_act_on_what_is_kept,
+    digits_of_channels_are_mixed,
+    digits_of_channels_are_reduced_away,
     pooling_leaves_channels_alone,
     sums_along_an_axis_need_all_of_it,
     quantisation_passes_channels_through,
@@ -67,6 +69,67 @@ fn reductions_act_on_what_is_kept() {
     check("nothing reduced", Conv, &[18], Go, |n, v| {
         (n.op("ReduceMean", &[v], &[attr_int("noop_with_empty_axes", 1)]), Some(CHANNELS))
     });
+}
+
+/// Channels as digits: rows of three or four along an axis of their own, of which some operator mixes one.
+fn of_digits(name: &str, build: impl Fn(&mut Builder, &str) -> String) {
+    check(name, StaticConv, &[17], Go, |n, v| {
+        let (split, joined) = (n.ints(&[0, 3, 4, 4, 6]), n.ints(&[0, CHANNELS, 4, 6]));
+        let v = n.op("Reshape", &[v, &split], &[]);
+        let v = build(n, &v);
+        (n.op("Reshape", &[&v, &joined], &[]), Some(CHANNELS))
+    });
+}
+
+#[test]
+fn digits_of_channels_are_mixed() {
+    of_digits("nothing", |n, v| n.op("Relu", &[v], &[]));
+    for axis in [1, 2] {
+        for op in ["Softmax", "LogSoftmax", "LpNormalization"] {
+            of_digits(&format!("{op} along {axis}"), |n, v| n.op(op, &[v], &[attr_int("axis", axis)]));
+        }
+        of_digits(&format!("Hardmax along {axis}"), |n, v| {
+            let marks = n.op("Hardmax", &[v], &[attr_int("axis", axis)]);
+            n.op("Mul", &[v, &marks], &[])
+        });
+    }
+    for axes in [&[1, 3][..], &[2, 3], &[1, 2, 3], &[2, 3, 4], &[1, 2, 3, 4]] {
+        of_digits(&format!("MeanVarianceNormalization along {axes:?}"), |n, v| {
+            n.op("MeanVarianceNormalization", &[v], &[attr_ints("axes", axes)])
+        });
+    }
+    for axes in [&[1][..], &[2], &[1, 2], &[2, 3, 4], &[1, 2, 3, 4], &[1, 3]] {
+        for op in ["ReduceMean", "ReduceMax", "ReduceL2"] {
+            of_digits(&format!("{op} along {axes:?}"), |n, v| {
+                let statistic = n.op(op, &[v], &[attr_ints("axes", axes)]);
+                n.op("Sub", &[v, &statistic], &[])
+            });
+        }
+    }
+    of_digits("a layer norm by hand", |n, v| {
+        let axes = attr_ints("axes", &[1, 2, 3, 4]);
+        let mean = n.op("ReduceMean", &[v], &[axes.clone()]);
+        let v = n.op("Sub", &[v, &mean], &[]);
+        let square = n.op("Mul", &[&v, &v], &[]);
+        let variance = n.op("ReduceMean", &[&square], &[axes]);
+        let epsilon = n.float(1e-5);
+        let variance = n.op("Add", &[&variance, &epsilon], &[]);
+        let deviation = n.op("Sqrt", &[&variance], &[]);
+        n.op("Div", &[&v, &deviation], &[])
+    });
+}
+
+/// The axis that is left is a digit of the channels.
+#[test]
+fn digits_of_channels_are_reduced_away() {
+    for (axes, channels) in [(&[1][..], 4), (&[2], 3)] {
+        check(&format!("ReduceMean along {axes:?}"), StaticConv, &[17], Go, |n, v| {
+            let split = n.ints(&[0, 3, 4, 4, 6]);
+            let v = n.op("Reshape", &[v, &split], &[]);
+            let attributes = [attr_ints("axes", axes), attr_int("keepdims", 0)];
+            (n.op("ReduceMean", &[&v], &attributes), Some(channels))
+        });
+    }
 }
 
 #[test]

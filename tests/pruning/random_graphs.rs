@@ -131,9 +131,74 @@ fn step(b: &mut Builder, kind: u8, x: &Image, earlier: &[Image]) -> Image {
             same(b.op("Add", &[&x.name, &y], &[]))
         }
         19 => same(b.op("Relu", &[&x.name], &[])),
+        21.. => step_of_digits(b, kind, x),
         _ => same(b.silu(&x.name)),
     }
 }
+
+/// Adds the step that a number names, of those that see channels as products.
+fn step_of_digits(b: &mut Builder, kind: u8, x: &Image) -> Image {
+    let (channels, size) = (x.channels, x.size);
+    let same = |name: String| Image { name, channels, size };
+    let mut of_digits = |mix: &dyn Fn(&mut Builder, &str) -> String| {
+        let (split, joined) = (b.ints(&[0, 4, channels / 4, size, size]), b.ints(&[0, channels, size, size]));
+        let y = b.op("Reshape", &[&x.name, &split], &[]);
+        let y = mix(b, &y);
+        b.op("Reshape", &[&y, &joined], &[])
+    };
+    match kind {
+        // One filter for several channels, which are repetitions or a transposed convolution's groups.
+        21 => {
+            let repeats = b.ints(&[1, 2, 1, 1]);
+            let y = b.op("Tile", &[&x.name, &repeats], &[]);
+            let y = b.conv(&y, 2 * channels, channels, 1, channels);
+            Image { name: b.conv(&y, channels, 16, 1, 1), channels: 16, size }
+        }
+        22 => {
+            let w = b.layer_weight(&[channels, 4, 1, 1], channels / 4);
+            let y = b.op("ConvTranspose", &[&x.name, &w], &[attr_int("group", 4)]);
+            let y = b.conv(&y, 16, 4, 3, 4);
+            Image { name: b.conv(&y, 4, 16, 1, 1), channels: 16, size }
+        }
+        23 | 24 => same(of_digits(&|b, y| b.op("Softmax", &[y], &[attr_int("axis", i64::from(kind) - 22)]))),
+        25 | 26 => same(of_digits(&|b, y| {
+            let axes = if kind == 25 { b.ints(&[1, 2, 3, 4]) } else { b.ints(&[1, 3]) };
+            let mean = b.op("ReduceMean", &[y, &axes], &[]);
+            b.op("Sub", &[y, &mean], &[])
+        })),
+        27 => same(of_digits(&|b, y| {
+            let w = b.layer_weight(&[4, channels / 4, channels / 4], channels / 4);
+            b.op("Einsum", &[y, &w], &[attr_string("equation", "ngchw,gcd->ngdhw")])
+        })),
+        28 => {
+            // Halves of pairs, backwards.
+            let axis = b.ints(&[1]);
+            let mut half = |start: i64, step: i64| {
+                let limits = [start, if step < 0 { i64::MIN } else { i64::MAX }, step].map(|limit| b.ints(&[limit]));
+                b.op("Slice", &[&x.name, &limits[0], &limits[1], &axis, &limits[2]], &[])
+            };
+            let parts = [half(-1, -2), half(0, 2)];
+            let gate = b.op("Tanh", &[&parts[0]], &[]);
+            let y = b.op("Mul", &[&gate, &parts[1]], &[]);
+            Image { name: b.conv(&y, channels / 2, 16, 1, 1), channels: 16, size }
+        }
+        29 => {
+            let pads = b.ints(&[0, 1, 0, 0, 0, 3, 0, 0]);
+            let y = b.op("Pad", &[&x.name, &pads], &[]);
+            Image { name: b.conv(&y, channels + 4, 16, 1, 1), channels: 16, size }
+        }
+        _ => {
+            // The first half is assigned anew.
+            let half = channels / 2;
+            let places: Vec<i64> = (0..2).flat_map(|n| (0..half).flat_map(move |c| [n, c])).collect();
+            let (places, updates) = (b.ints_of(&places, &[2, half, 2]), b.conv(&x.name, channels, half, 3, 1));
+            same(b.op("ScatterND", &[&x.name, &places, &updates], &[]))
+        }
+    }
+}
+
+/// The number of steps there are.
+const STEPS: u8 = 31;
 
 fn network(seed: u64, kinds: &[u8]) -> ModelProto {
     let mut b = Builder::new(seed);
@@ -182,7 +247,7 @@ fn every_cut_of_a_random_graph_verifies() {
     let config =
         ProptestConfig { cases: CASES, max_shrink_iters: 200, failure_persistence: None, ..Default::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &[11; 32]));
-    let cases = (any::<u64>(), prop::collection::vec(0u8..21, 1..8), 0.2f64..0.8, any::<bool>(), any::<bool>());
+    let cases = (any::<u64>(), prop::collection::vec(0u8..STEPS, 1..8), 0.2f64..0.8, any::<bool>(), any::<bool>());
     let pruned = std::cell::Cell::new(0);
     let result = runner.run(&cases, |(seed, kinds, ratio, is_random, drop_norm_groups)| {
         let criterion = if is_random { CriterionOption::Random } else { CriterionOption::Magnitude };
@@ -203,7 +268,7 @@ fn every_cut_of_a_random_graph_verifies() {
 
 #[test]
 fn every_step_can_be_pruned() {
-    for kind in 0..21 {
+    for kind in 0..STEPS {
         let options = PruneOptions::by_magnitude(Target::Ratio(0.5));
         let is_cut = check(1, &[0, kind], &options).unwrap_or_else(|error| panic!("step {kind}: {error}"));
         assert!(is_cut, "step {kind} keeps everything");

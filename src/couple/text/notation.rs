@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::graph::dim::Dim;
 use crate::operator::couple::layout::{Axis, Layout, Piece, SpaceId};
-use crate::operator::couple::space::Spaces;
+use crate::operator::couple::space::{Shrinks, Spaces};
 use letters::Letters;
 
 /// An input or output of a node.
@@ -126,13 +126,13 @@ impl Notation {
                 let is_ragged = division.is_ragged();
                 of.push(Product { sizes: division.sizes.clone(), digits, is_ragged });
             }
-            if let Some(only) = division.only {
-                kept.extend(
-                    (0..division.sizes.len())
-                        .filter(|at| *at != only)
-                        .map(|at| (same[division.space], division.sizes.clone(), at)),
-                );
-            }
+            let stays = |at: &usize| match division.shrinks {
+                Shrinks::Any | Shrinks::Preferably(_) => false,
+                Shrinks::Only(only) => *at != only,
+                Shrinks::Nothing => true,
+            };
+            let staying = (0..division.sizes.len()).filter(stays);
+            kept.extend(staying.map(|at| (same[division.space], division.sizes.clone(), at)));
         }
         let mut undivided = |space: SpaceId, sizes: Vec<usize>| {
             let of = products.entry(same[space]).or_default();

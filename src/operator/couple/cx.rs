@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::grid::{Column, Grid, column, tuples};
 use super::layout::{Axis, Layout, Piece, SpaceId, fixed_axis};
-use super::space::{self, Reason, Spaces};
+use super::space::{self, Reason, Shrinks, Spaces};
 use super::{Coupling, WeightUse};
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known};
@@ -19,6 +20,8 @@ pub struct CoupleCx<'a> {
     pub(crate) facts: &'a Facts,
     pub(crate) is_constant: &'a dyn Fn(ValueId) -> bool,
     pub(crate) coupling: &'a mut Coupling,
+    /// The inputs whose axes the rule has asked for.
+    pub(crate) asked: BTreeSet<usize>,
 }
 
 impl CoupleCx<'_> {
@@ -43,6 +46,16 @@ impl CoupleCx<'_> {
     /// The known integers of input `slot`.
     pub fn ints(&self, slot: usize) -> Option<&[Dim]> {
         self.fact(slot)?.known.as_ref().and_then(Known::ints)
+    }
+
+    /// The index tuples along the last axis of input `slot`, where they are grids.
+    pub fn tuples(&self, slot: usize) -> Option<Grid> {
+        tuples(&self.coupling.grids, self.facts, self.node.input(slot)?)
+    }
+
+    /// The integers of input `slot` as one column, where they differ along one axis at most.
+    pub fn column(&self, slot: usize) -> Option<Column> {
+        column(&self.coupling.grids, self.facts, self.node.input(slot)?)
     }
 
     /// Whether the node has input `slot`.
@@ -82,6 +95,7 @@ impl CoupleCx<'_> {
     /// # Errors
     /// [`RuleError::UnknownShape`] if the rank is not known or the input is missing.
     pub fn layout(&mut self, slot: usize) -> Result<Layout, RuleError> {
+        self.asked.insert(slot);
         let value = self.node.input(slot).ok_or(RuleError::UnknownShape)?;
         if !(self.is_constant)(value) {
             return self.coupling.layouts[value].clone().ok_or(RuleError::UnknownShape);
@@ -94,12 +108,23 @@ impl CoupleCx<'_> {
         self.constant_layout(value, slot)
     }
 
+    /// The axes of input `slot`, which holds indices, with every cut axis divided into independent digits. A constant may
+    /// shrink as a weight does: what an element of it says does not depend on the others.
+    ///
+    /// # Errors
+    /// As [`CoupleCx::layout`].
+    pub fn of_indices(&mut self, slot: usize) -> Result<Layout, RuleError> {
+        let layout = self.quantized_layout(slot)?;
+        Ok(self.separate(&layout))
+    }
+
     /// The axes of input `slot` where it stands for other numbers, as what a DequantizeLinear reads does: a constant of
     /// 32 bit integers, a bias, is then a weight as well. Else as [`CoupleCx::layout`].
     ///
     /// # Errors
     /// As [`CoupleCx::layout`].
     pub fn quantized_layout(&mut self, slot: usize) -> Result<Layout, RuleError> {
+        self.asked.insert(slot);
         let value = self.node.input(slot).ok_or(RuleError::UnknownShape)?;
         if (self.is_constant)(value) { self.constant_layout(value, slot) } else { self.layout(slot) }
     }
@@ -164,6 +189,27 @@ impl CoupleCx<'_> {
         }
     }
 
+    /// The axes of input `slot` for an operator that mixes what lies along the axes `mixed`. Digits of one space may stand
+    /// side by side where the inner ones are mixed: every block is mixed by itself, whatever it has lost. Else what
+    /// meets must be the same of every block.
+    ///
+    /// # Errors
+    /// As [`CoupleCx::layout`].
+    pub fn mixing(&mut self, slot: usize, mixed: &[usize]) -> Result<Layout, RuleError> {
+        let layout = self.layout(slot)?;
+        let mut begun = BTreeSet::new();
+        for (at, axis) in layout.axes.iter().enumerate() {
+            for space in axis.iter().filter_map(Piece::space) {
+                if mixed.contains(&at) {
+                    begun.insert(space);
+                } else if begun.contains(&space) {
+                    return self.separated(slot);
+                }
+            }
+        }
+        Ok(layout)
+    }
+
     /// Sets the axes of output `slot`. Digits that no longer stand side by side become spaces of their own.
     pub fn set(&mut self, slot: usize, mut layout: Layout) {
         let Some(value) = self.node.output(slot) else {
@@ -172,6 +218,7 @@ impl CoupleCx<'_> {
         if !self.coupling.spaces.is_contiguous(&layout.axes) {
             layout.axes = self.coupling.spaces.separate(&layout.axes, &self.node.name);
         }
+        self.coupling.spaces.mark_borders(&layout.axes, &self.node.name);
         self.coupling.layouts[value] = Some(layout);
     }
 
@@ -242,6 +289,24 @@ impl CoupleCx<'_> {
         }
     }
 
+    /// Says that nothing of input `slot` but its type matters: its axes are free.
+    pub fn ignore(&mut self, slot: usize) {
+        self.asked.insert(slot);
+    }
+
+    /// Keeps the axes of inputs that the rule has not asked for.
+    pub(crate) fn keep_unasked(&mut self) {
+        for slot in 0..self.node.inputs.len() {
+            let is_constant = self.node.input(slot).is_none_or(|value| (self.is_constant)(value));
+            if !is_constant
+                && !self.asked.contains(&slot)
+                && let Ok(layout) = self.layout(slot)
+            {
+                layout.axes.iter().for_each(|axis| self.keep(axis, "is read whole"));
+            }
+        }
+    }
+
     /// The number of indices of a space.
     pub fn size_of(&self, space: SpaceId) -> usize {
         self.coupling.spaces.all()[space].len
@@ -287,21 +352,15 @@ impl CoupleCx<'_> {
         self.coupling.spaces.unite(a, a_at, b, b_at);
     }
 
-    /// The digits of a space, outermost first, of the given sizes (ones are dropped); only digit `only` (a position in
-    /// `sizes`) may shrink if that is given.
-    pub fn digits(&mut self, space: SpaceId, sizes: &[usize], only: Option<usize>) -> Vec<Axis> {
+    /// The digits of a space, outermost first, of the given sizes (ones are dropped). `shrinks` says which may shrink, by
+    /// positions in `sizes`.
+    pub fn digits(&mut self, space: SpaceId, sizes: &[usize], shrinks: Shrinks) -> Vec<Axis> {
         let real: Vec<usize> = sizes.iter().copied().filter(|size| *size > 1).collect();
         if real.is_empty() {
             return vec![Axis::new(); sizes.len()];
         }
-        // A digit of size one can't shrink; if that was the one allowed to, none may.
-        let only_real =
-            only.map(
-                |only| {
-                    if sizes[only] > 1 { sizes[..only].iter().filter(|size| **size > 1).count() } else { usize::MAX }
-                },
-            );
-        let mut spaces = self.coupling.spaces.digits(space, &real, only_real, &self.node.name).into_iter();
+        let shrinks = shrinks.without_ones(sizes);
+        let mut spaces = self.coupling.spaces.digits(space, &real, shrinks, &self.node.name).into_iter();
         sizes
             .iter()
             .map(|size| if *size > 1 { spaces.next().map_or_else(Axis::new, |s| self.whole(s)) } else { Axis::new() })

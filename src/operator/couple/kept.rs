@@ -65,6 +65,20 @@ impl Kept {
         }
     }
 
+    /// Whether every digit of a value's axes has equally many values left wherever it has any, so that
+    /// [`Kept::piece_size`] is the size.
+    pub fn is_even(&self, layout: &Layout) -> bool {
+        layout.axes.iter().flatten().all(|piece| match piece {
+            Piece::Fixed(_) => true,
+            Piece::Part { space, inner, extent } => {
+                let left = |block: &[bool]| block.chunks(*inner).filter(|chunk| chunk.contains(&true)).count();
+                let mut sizes = self.alive[*space].chunks(inner * extent).map(left).filter(|left| *left > 0);
+                let first = sizes.next();
+                sizes.all(|size| Some(size) == first)
+            }
+        })
+    }
+
     /// The size of an axis afterwards.
     pub fn axis_size(&self, axis: &Axis) -> Dim {
         axis.iter().fold(Dim::from(1), |size, piece| &size * &self.piece_size(piece))

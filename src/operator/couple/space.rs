@@ -37,6 +37,49 @@ pub struct Space {
     pub consumed: bool,
 }
 
+/// Which digits of a divided space may shrink, as its divider says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shrinks {
+    /// Any one of them.
+    #[default]
+    Any,
+    /// Any one of them; the one at this position where it can.
+    Preferably(usize),
+    /// The one at this position alone.
+    Only(usize),
+    /// None: two operators allow one each, and not the same.
+    Nothing,
+}
+
+impl Shrinks {
+    /// What two operators allow that divide a space in the same way.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Nothing, _) | (_, Self::Nothing) => Self::Nothing,
+            (Self::Only(a), Self::Only(b)) if a != b => Self::Nothing,
+            (Self::Only(at), _) | (_, Self::Only(at)) => Self::Only(at),
+            (Self::Preferably(a), Self::Preferably(b)) if a != b => Self::Any,
+            (Self::Preferably(at), _) | (_, Self::Preferably(at)) => Self::Preferably(at),
+            (Self::Any, Self::Any) => Self::Any,
+        }
+    }
+
+    /// The same with the digits at other positions; `None` for a digit that is no more.
+    fn moved(self, to: impl Fn(usize) -> Option<usize>) -> Self {
+        match self {
+            Self::Only(at) => to(at).map_or(Self::Nothing, Self::Only),
+            Self::Preferably(at) => to(at).map_or(Self::Any, Self::Preferably),
+            other => other,
+        }
+    }
+
+    /// The same where the digits of the given sizes that have one value are left out.
+    pub(super) fn without_ones(self, sizes: &[usize]) -> Self {
+        self.moved(|at| (sizes[at] > 1).then(|| sizes[..at].iter().filter(|size| **size > 1).count()))
+    }
+}
+
 /// A space whose index is also read as several digits, outermost first.
 #[derive(Clone, Debug)]
 pub struct Division {
@@ -47,8 +90,8 @@ pub struct Division {
     /// The spaces of the digits that stand alone somewhere. If only the first does, the division is ragged: the others
     /// are seen only together with it, as in a group norm, and different indices may go from every block.
     pub digits: Vec<Option<SpaceId>>,
-    /// The digit that alone may shrink, where the operator says so.
-    pub only: Option<usize>,
+    /// Which digits may shrink, as the operators say.
+    pub shrinks: Shrinks,
     /// The node that divides it.
     pub node: String,
 }
@@ -56,7 +99,7 @@ pub struct Division {
 impl Division {
     /// Whether only the outermost digit stands alone.
     pub fn is_ragged(&self) -> bool {
-        self.digits.iter().skip(1).all(Option::is_none) && self.only.is_none()
+        self.digits.iter().skip(1).all(Option::is_none) && self.shrinks == Shrinks::Any
     }
 }
 
@@ -81,6 +124,7 @@ pub struct Spaces {
     reason_ids: BTreeMap<Reason, u32>,
     divisions: BTreeMap<(SpaceId, Vec<usize>), Division>,
     equal_blocks: std::collections::BTreeSet<EqualBlocks>,
+    borders: BTreeMap<(SpaceId, usize), String>,
     repeated: BTreeMap<SpaceId, Reason>,
     liked: BTreeMap<(SpaceId, usize), usize>,
 }
@@ -95,6 +139,7 @@ impl Default for Spaces {
             reason_ids: BTreeMap::new(),
             divisions: BTreeMap::new(),
             equal_blocks: std::collections::BTreeSet::new(),
+            borders: BTreeMap::new(),
             repeated: BTreeMap::new(),
             liked: BTreeMap::new(),
         }
@@ -158,6 +203,23 @@ impl Spaces {
     /// The multiple of what stays of each block of `block` consecutive indices that a kernel likes; 1 where none does.
     pub fn liked_multiple(&self, space: SpaceId, block: usize) -> usize {
         self.liked.get(&(space, block)).copied().unwrap_or(1)
+    }
+
+    /// Where axes end within a space: the space, the number of indices of the blocks that lie between two borders, and the
+    /// first node whose output has it. What is left of the blocks must be equally many, or whole blocks.
+    pub fn borders(&self) -> impl Iterator<Item = (SpaceId, usize, &str)> {
+        self.borders.iter().map(|((space, block), node)| (*space, *block, node.as_str()))
+    }
+
+    /// Notes where axes end within a space.
+    pub fn mark_borders(&mut self, axes: &[Axis], node: &str) {
+        for axis in axes {
+            if let Some(Piece::Part { space, inner, extent }) = axis.first()
+                && inner * extent < self.spaces[*space].len
+            {
+                self.borders.entry((*space, inner * extent)).or_insert_with(|| node.to_owned());
+            }
+        }
     }
 
     /// The representative of every element's class.

@@ -11,7 +11,7 @@ use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
 use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::{Axis, Layout};
-use crate::operator::couple::space::axis_size;
+use crate::operator::couple::space::{Shrinks, axis_size};
 use crate::operator::infer::InferCx;
 use crate::operator::lower::{Attention, LowerCx};
 use crate::operator::macs::MacsCx;
@@ -35,7 +35,7 @@ struct StandardAttention {
     scale: Option<f32>,
     softcap: f32,
     is_causal: bool,
-    /// Whether outputs of later steps are there.
+    /// Whether outputs for later steps are read.
     has_caches: bool,
     /// Whether positions see only those near them.
     has_window: bool,
@@ -49,7 +49,7 @@ impl StandardAttention {
             scale: node.proto.float("scale"),
             softcap: node.float("softcap", 0.0),
             is_causal: node.int("is_causal", 0) != 0,
-            has_caches: (1..4).any(|slot| node.output(slot).is_some()),
+            has_caches: (1..4).any(|slot| node.gives(slot)),
             has_window: ["left_window_size", "right_window_size"].iter().any(|name| node.int(name, -1) != -1),
         }))
     }
@@ -238,7 +238,7 @@ pub(super) fn divide(cx: &mut CoupleCx<'_>, axis: &Axis, heads: i64) -> Result<(
     }
     match cx.single(axis) {
         Some(space) => {
-            let mut digits = cx.digits(space, &[heads, size / heads], None).into_iter();
+            let mut digits = cx.digits(space, &[heads, size / heads], Shrinks::Any).into_iter();
             Ok((digits.next().unwrap_or_default(), digits.next().unwrap_or_default()))
         }
         None => {

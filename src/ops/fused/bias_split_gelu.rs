@@ -7,6 +7,7 @@
 use crate::graph::dim::Dim;
 use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::{Layout, fixed_axis};
+use crate::operator::couple::space::Shrinks;
 use crate::operator::infer::InferCx;
 use crate::operator::kernel::KernelCx;
 use crate::operator::lower::LowerCx;
@@ -54,7 +55,7 @@ impl Operator for BiasSplitGelu {
         let tied = cx.tie(&x, bias);
         let size = half.as_const().and_then(|size| usize::try_from(size).ok());
         axes.push(match (cx.single(&tied), size) {
-            (Some(space), Some(size)) => cx.digits(space, &[2, size], Some(1)).swap_remove(1),
+            (Some(space), Some(size)) => cx.digits(space, &[2, size], Shrinks::Only(1)).swap_remove(1),
             (Some(_), None) => return Err(RuleError::UnknownShape),
             (None, _) => fixed_axis(half),
         });

@@ -13,7 +13,7 @@ use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::{Axis, Layout};
-use crate::operator::couple::space::axis_size;
+use crate::operator::couple::space::{Shrinks, axis_size};
 use crate::operator::infer::InferCx;
 use crate::operator::lower::{Attention, LowerCx, ScoreTerms};
 use crate::operator::macs::MacsCx;
@@ -53,7 +53,7 @@ impl FusedAttention {
             is_causal: node.int("unidirectional", 0) != 0,
             filter_value: node.float("mask_filter_value", -10_000.0),
             is_rotary: node.int("do_rotary", 0) != 0,
-            has_present: node.output(1).is_some(),
+            has_present: node.gives(1),
         }))
     }
 
@@ -134,7 +134,7 @@ impl Operator for FusedAttention {
             let part = cx.new_space(size)?;
             (0..size).for_each(|at| cx.unite(space, start + at, part, at));
             start += size;
-            parts.push(cx.digits(part, &[heads, size / heads], None));
+            parts.push(cx.digits(part, &[heads, size / heads], Shrinks::Any));
         }
         let tied = tie_heads(cx, &parts[0][0], &parts[1][0], &parts[2][0], &parts[2][1]);
         cx.tie(&parts[0][1], &parts[1][1]);

@@ -12,7 +12,7 @@ use crate::graph::Node;
 use crate::onnx::attr_int;
 use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::Axis;
-use crate::operator::couple::space::axis_size;
+use crate::operator::couple::space::{Shrinks, axis_size};
 use crate::operator::infer::InferCx;
 use crate::operator::lower::LowerCx;
 use crate::operator::patch::PatchCx;
@@ -122,7 +122,7 @@ impl Operator for RotaryEmbedding {
         match cx.single(&dims) {
             Some(space) if is_whole && size.is_multiple_of(2) => {
                 let (sizes, at) = if self.is_interleaved { ([size / 2, 2], 0) } else { ([2, size / 2], 1) };
-                let mut pairs = cx.digits(space, &sizes, Some(at)).swap_remove(at);
+                let mut pairs = cx.digits(space, &sizes, Shrinks::Only(at)).swap_remove(at);
                 for axis in &columns {
                     pairs = cx.tie(&pairs, axis);
                 }

@@ -9,6 +9,7 @@ use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::onnx::DataType;
 use crate::operator::couple::CoupleCx;
+use crate::operator::couple::layout::Axis;
 use crate::operator::infer::InferCx;
 use crate::operator::lower::LowerCx;
 use crate::operator::{OpType, Operator, Registration, RuleError, microsoft};
@@ -37,7 +38,7 @@ struct SkipLayerNormalization {
     /// The input that is added to what is normalised.
     bias: usize,
     inputs: usize,
-    /// Whether mean or deviation are outputs.
+    /// Whether mean or deviation are read.
     has_moments: bool,
 }
 
@@ -48,7 +49,7 @@ impl SkipLayerNormalization {
             beta,
             bias,
             inputs: node.inputs.len(),
-            has_moments: node.output(1).is_some() || node.output(2).is_some(),
+            has_moments: node.gives(1) || node.gives(2),
         }))
     }
 }
@@ -78,6 +79,11 @@ impl Operator for SkipLayerNormalization {
         }
         let slots: Vec<usize> = (0..self.inputs).collect();
         let layout = cx.broadcast(&slots)?;
+        let mut moments = layout.clone();
+        moments.axes.pop();
+        moments.axes.push(Axis::new());
+        cx.set(1, moments.clone());
+        cx.set(2, moments);
         cx.set(3, layout.clone());
         cx.set(0, layout);
         Ok(())

@@ -8,6 +8,7 @@ use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known, is_float};
 use crate::onnx::DataType;
+use crate::operator::couple::grid::{Grid, GridCx};
 use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_cast() -> &'static [OpType] {
@@ -47,8 +48,14 @@ impl Operator for Cast {
         Ok(())
     }
 
+    fn grid(&self, cx: &GridCx<'_>) -> Option<Grid> {
+        cx.reshaped()
+    }
+
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.layout(0)?;
+        // What CastLike casts to is the type of an input.
+        cx.ignore(1);
         cx.set(0, layout);
         Ok(())
     }

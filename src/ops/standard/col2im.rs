@@ -7,7 +7,7 @@
 use crate::graph::Node;
 use crate::graph::dim::{Dim, product};
 use crate::operator::couple::layout::{Layout, fixed_axis};
-use crate::operator::couple::space::axis_size;
+use crate::operator::couple::space::{Shrinks, axis_size};
 use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_col2im() -> &'static [OpType] {
@@ -57,7 +57,7 @@ impl Operator for Col2Im {
         let channels = shape[1].as_const().and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
         let channels = match (cx.single(&x[1]), size, channels) {
             (Some(deep), Some(size), Some(channels)) if size.is_multiple_of(channels) => {
-                cx.digits(deep, &[channels, size / channels], Some(0)).swap_remove(0)
+                cx.digits(deep, &[channels, size / channels], Shrinks::Only(0)).swap_remove(0)
             }
             (Some(_), ..) => return Err(RuleError::UnknownShape),
             (None, ..) => fixed_axis(&shape[1]),

@@ -7,6 +7,7 @@
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known};
+use crate::operator::couple::grid::{Grid, GridCx};
 use crate::operator::couple::layout::{Layout, fixed_axis};
 use crate::operator::couple::space::axis_size;
 use crate::operator::{
@@ -57,6 +58,14 @@ impl Operator for Concat {
         let known = (shape.len() == 1).then(|| joined(cx)).flatten();
         cx.set(0, Fact::new(dtype, shape).with_known(known));
         Ok(())
+    }
+
+    fn grid(&self, cx: &GridCx<'_>) -> Option<Grid> {
+        // Single indices that are joined to tuples.
+        let last = cx.output_shape()?.len().checked_sub(1)?;
+        let is_joined = axis_index(self.axis, last + 1).ok()? == last;
+        let column = |slot: usize| cx.shape(slot)?.last()?.is(1).then(|| cx.column(slot)).flatten();
+        if is_joined { (0..self.inputs).map(column).collect() } else { None }
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {

@@ -9,7 +9,7 @@ use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
 use crate::operator::couple::layout::{Layout, fixed_axis};
-use crate::operator::couple::space::{axis_size, new_axis_size};
+use crate::operator::couple::space::{Shrinks, axis_size, new_axis_size};
 use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_depthtospace() -> &'static [OpType] {
@@ -92,7 +92,7 @@ impl Operator for DepthToSpace {
             {
                 Some(size) => {
                     let deep = cx.new_space(area * size)?;
-                    let digits = cx.digits(deep, &[area, size], Some(1));
+                    let digits = cx.digits(deep, &[area, size], Shrinks::Only(1));
                     cx.tie(&digits[1], &x.axes[1]);
                     cx.whole(deep)
                 }
@@ -103,8 +103,10 @@ impl Operator for DepthToSpace {
             }
         } else {
             match (axis_size(&x.axes[1]), cx.single(&x.axes[1])) {
-                (Some(size), Some(deep)) if is_crd => cx.digits(deep, &[size / area, area], Some(0)).swap_remove(0),
-                (Some(size), Some(deep)) => cx.digits(deep, &[area, size / area], Some(1)).swap_remove(1),
+                (Some(size), Some(deep)) if is_crd => {
+                    cx.digits(deep, &[size / area, area], Shrinks::Only(0)).swap_remove(0)
+                }
+                (Some(size), Some(deep)) => cx.digits(deep, &[area, size / area], Shrinks::Only(1)).swap_remove(1),
                 _ => fixed_axis(&shape[1]),
             }
         };

@@ -6,7 +6,8 @@
 
 use crate::graph::dim::{Dim, product};
 use crate::graph::fact::{Fact, KNOWN_LIMIT, Known};
-use crate::operator::couple::layout::{Axis, Layout, fixed_axis};
+use crate::operator::couple::grid::{Column, Grid, GridCx};
+use crate::operator::couple::layout::{Axis, Layout};
 use crate::operator::{
     CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, onnx,
 };
@@ -50,11 +51,16 @@ impl Operator for Expand {
         Ok(())
     }
 
+    fn grid(&self, cx: &GridCx<'_>) -> Option<Grid> {
+        let column = cx.column(0)?;
+        let added = cx.output_shape()?.len().checked_sub(cx.shape(0)?.len())?;
+        Some(vec![Column { axis: column.axis.map(|axis| axis + added), ..column }])
+    }
+
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.separated(0)?;
         let input = cx.fact(0).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)?;
         let shape = cx.output_shape(0)?;
-        let is_float = cx.output_fact(0).is_some_and(Fact::is_float);
         let offset = shape.len().saturating_sub(input.len());
         if cx.ints(1).is_none() {
             let text = "is expanded to sizes that are computed at run time";
@@ -65,8 +71,7 @@ impl Operator for Expand {
             let own = at.checked_sub(offset).and_then(|at| Some((input.get(at)?, layout.axes.get(at)?)));
             axes.push(match own {
                 Some((old, axis)) if !old.is(1) => axis.clone(),
-                _ if is_float => cx.repeated_axis(size),
-                _ => fixed_axis(size),
+                _ => cx.repeated_axis(size),
             });
         }
         cx.set(0, Layout { axes });

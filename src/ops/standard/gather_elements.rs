@@ -2,14 +2,15 @@
 //! Reads elements at indices along `axis`.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__GatherElements.html>. Opsets 11 and later.
 //!
-//! Coupling: every input stays.
+//! Coupling: along `axis` everything stays; every other axis is shared by the data, the indices and Y where it has one size.
 
 use crate::graph::Node;
 use crate::onnx::{attr_int, attr_string};
+use crate::operator::couple::layout::Layout;
 use crate::operator::{
     CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index, onnx,
 };
-use crate::ops::indexed::one_hot;
+use crate::ops::indexed::{along_other_axes, one_hot};
 
 fn types_gatherelements() -> &'static [OpType] {
     const { &[onnx("GatherElements")] }
@@ -38,8 +39,9 @@ impl Operator for GatherElements {
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        cx.keep_inputs("is read or written element by element");
-        cx.set_fixed(0)
+        let axes = along_other_axes(cx, self.axis, &[0, 1])?;
+        cx.set(0, Layout { axes });
+        Ok(())
     }
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {

@@ -4,6 +4,7 @@
 //!
 //! Coupling: every axis passes through.
 
+use crate::operator::couple::grid::{Grid, GridCx};
 use crate::operator::{
     CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, SequenceCx, onnx,
 };
@@ -22,6 +23,10 @@ impl Operator for Identity {
         let input = cx.input(0)?.clone();
         cx.set(0, input);
         Ok(())
+    }
+
+    fn grid(&self, cx: &GridCx<'_>) -> Option<Grid> {
+        cx.reshaped()
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {

@@ -10,6 +10,7 @@ use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
 use crate::onnx::DataType;
+use crate::operator::couple::layout::{Axis, Layout};
 use crate::operator::part::{Part, PartCx, RowNorm};
 use crate::operator::{
     CoupleCx, Folding, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index,
@@ -39,7 +40,7 @@ struct LayerNormalization {
     is_centred: bool,
     /// Whether there is a B.
     has_offset: bool,
-    /// Whether the mean or the deviation is an output.
+    /// Whether the mean or the deviation is read.
     gives_moments: bool,
     /// The number of inputs.
     inputs: usize,
@@ -52,7 +53,7 @@ impl LayerNormalization {
             epsilon: node.float("epsilon", 1e-5),
             is_centred: node.proto.op_type == "LayerNormalization",
             has_offset: node.input(2).is_some(),
-            gives_moments: node.output(1).is_some() || node.output(2).is_some(),
+            gives_moments: node.gives(1) || node.gives(2),
             inputs: node.inputs.len(),
         }
     }
@@ -80,6 +81,12 @@ impl Operator for LayerNormalization {
         }
         let slots: Vec<usize> = (0..self.inputs).collect();
         let layout = cx.broadcast(&slots)?;
+        let axis = axis_index(self.axis, layout.rank())?;
+        let moments =
+            layout.axes.iter().enumerate().map(|(at, size)| if at < axis { size.clone() } else { Axis::new() });
+        let moments = Layout { axes: moments.collect() };
+        cx.set(1, moments.clone());
+        cx.set(2, moments);
         cx.set(0, layout);
         Ok(())
     }
@@ -123,6 +130,9 @@ impl Operator for LayerNormalization {
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
+        if self.gives_moments {
+            return Err(RuleError::unsupported("its mean or deviation is read"));
+        }
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
         let axis = axis_index(self.axis, shape.len())?;
         let axes: Vec<usize> = (axis..shape.len()).collect();

@@ -41,7 +41,8 @@ impl Operator for MeanVarianceNormalization {
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        let layout = cx.layout(0)?;
+        let rank = cx.layout(0)?.rank();
+        let layout = cx.mixing(0, &self.axes(rank)?)?;
         cx.set(0, layout);
         Ok(())
     }

@@ -34,7 +34,7 @@ pub(super) static RULES: &[Registration] = &[Registration::new(types_pool, |node
 struct Pool {
     kind: Kind,
     extent: Extent,
-    /// Whether the node gives the places of the maxima.
+    /// Whether the places of the maxima are read.
     gives_places: bool,
 }
 
@@ -75,7 +75,7 @@ impl Pool {
             let kernel = node.proto.ints("kernel_shape").ok_or_else(|| RuleError::invalid("it has no kernel_shape"))?;
             Extent::Window(Window::of(node, &[], kernel.len())?, kernel.len())
         };
-        Ok(Self { kind, extent, gives_places: node.output(1).is_some() })
+        Ok(Self { kind, extent, gives_places: node.gives(1) })
     }
 }
 
@@ -114,6 +114,7 @@ impl Operator for Pool {
         }
         let mut axes: Vec<_> = x.axes.iter().take(2).cloned().collect();
         axes.extend(shape.iter().skip(2).map(fixed_axis));
+        cx.set(1, Layout { axes: axes.clone() });
         cx.set(0, Layout { axes });
         Ok(())
     }

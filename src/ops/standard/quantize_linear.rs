@@ -8,6 +8,7 @@ use crate::graph::Node;
 use crate::graph::fact::Fact;
 use crate::onnx::{AttributeProto, DataType, TensorProto, attr_int, attr_tensor};
 use crate::operator::couple::layout::Layout;
+use crate::operator::couple::space::Shrinks;
 use crate::operator::{
     CoupleCx, Dequantization, GradientCx, InferCx, LowerCx, OpType, Operator, ReferenceCx, Registration, RuleError,
     axis_index, microsoft, onnx,
@@ -73,7 +74,7 @@ impl QuantizeLinear {
             let size = space.map_or(0, |space| cx.size_of(space));
             match space.filter(|_| size > 0 && size.is_multiple_of(block)) {
                 Some(space) => {
-                    let digits = cx.digits(space, &[size / block, block], Some(0));
+                    let digits = cx.digits(space, &[size / block, block], Shrinks::Only(0));
                     cx.tie(&digits[0], entries);
                 }
                 None => {

@@ -6,7 +6,8 @@
 
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, KNOWN_LIMIT, Known};
-use crate::operator::{CoupleCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
+use crate::operator::couple::grid::{Column, Grid, GridCx, Places};
+use crate::operator::{CoupleCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_range() -> &'static [OpType] {
     const { &[onnx("Range")] }
@@ -48,8 +49,23 @@ impl Operator for Range {
         Ok(())
     }
 
+    fn grid(&self, cx: &GridCx<'_>) -> Option<Grid> {
+        let number = |slot: usize| cx.ints(slot)?.first()?.as_const();
+        let (start, step, count) = (number(0)?, number(2)?, cx.output_shape()?.first()?.clone());
+        Some(vec![Column { axis: Some(0), places: Places::Run { start, step, count } }])
+    }
+
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         cx.set_fixed(0)
+    }
+
+    fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        // What it counts stays, even where its limits are computed from a size that shrinks.
+        for slot in 0..3 {
+            let number = cx.old_ints(slot).and_then(|numbers| numbers.first()?.as_const());
+            cx.set_input_ints(slot, &[number])?;
+        }
+        Ok(())
     }
 
     fn reference(&self, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {

@@ -7,6 +7,7 @@
 use crate::graph::Node;
 use crate::graph::dim::{Dim, product};
 use crate::graph::fact::Fact;
+use crate::operator::couple::grid::{Grid, GridCx};
 use crate::operator::couple::layout::{Layout, Piece, reshape};
 use crate::operator::part::{Part, PartCx};
 use crate::operator::{
@@ -69,6 +70,10 @@ impl Operator for Reshape {
         }
         cx.set(0, Fact::new(dtype, shape).with_known(known));
         Ok(())
+    }
+
+    fn grid(&self, cx: &GridCx<'_>) -> Option<Grid> {
+        cx.reshaped()
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {

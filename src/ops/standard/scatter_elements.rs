@@ -3,14 +3,19 @@
 //! Spec: <https://onnx.ai/onnx/operators/onnx__ScatterElements.html>, <https://onnx.ai/onnx/operators/onnx__Scatter.html>.
 //! Opsets 9 and later; Scatter is the name before opset 11.
 //!
-//! Coupling: every input stays.
+//! Coupling: along `axis` everything stays; every other axis is shared by the data, the indices, the updates and Y where it
+//! has one size. Indices that are the same everywhere along `axis` write a block, a Concat ([`crate::ops::assigned`]).
 
 use crate::graph::Node;
+use crate::graph::dim::Dim;
 use crate::onnx::attr_int;
+use crate::operator::couple::grid::Column;
+use crate::operator::couple::layout::Layout;
 use crate::operator::{
-    CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index, onnx,
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, axis_index, onnx,
 };
-use crate::ops::indexed::{Reduction, one_hot};
+use crate::ops::assigned::{Block, couple, patch};
+use crate::ops::indexed::{Reduction, along_other_axes, one_hot};
 
 fn types_scatterelements() -> &'static [OpType] {
     const { &[onnx("ScatterElements"), onnx("Scatter")] }
@@ -32,6 +37,23 @@ impl ScatterElements {
         let is_old = node.proto.op_type == "Scatter";
         Self { axis: node.int("axis", 0), reduction: Reduction::parse(node), is_old }
     }
+
+    /// What is written, where the indices are the same wherever they stand along `axis`, and everything is written along
+    /// the others: a block along `axis`, or all. None where they are something else, or what is there is not overwritten.
+    fn block(&self, column: Option<Column>, indices: &[Dim], data: &[Dim]) -> Option<Option<Block>> {
+        let Column { axis: along, places } = column?;
+        let axis = axis_index(self.axis, data.len()).ok()?;
+        let is_along = along == Some(axis) || along.is_none() && indices.get(axis)?.is(1);
+        let is_whole = |at: usize| at == axis || indices[at] == data[at];
+        if self.reduction != Reduction::None
+            || !is_along
+            || indices.len() != data.len()
+            || !(0..data.len()).all(is_whole)
+        {
+            return None;
+        }
+        Some((!places.is_whole(&data[axis])).then_some(Block { axis, places }))
+    }
 }
 
 impl Operator for ScatterElements {
@@ -43,8 +65,26 @@ impl Operator for ScatterElements {
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        cx.keep_inputs("is read or written element by element");
-        cx.set_fixed(0)
+        let shape = |cx: &CoupleCx<'_>, slot: usize| cx.fact(slot).and_then(|fact| fact.shape.clone());
+        if let (Some(data), Some(indices)) = (shape(cx, 0), shape(cx, 1))
+            && let Some(block) = self.block(cx.column(1), &indices, &data)
+        {
+            return couple(cx, block.as_ref());
+        }
+        let axes = along_other_axes(cx, self.axis, &[0, 1, 2])?;
+        cx.set(0, Layout { axes });
+        Ok(())
+    }
+
+    fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        let shape = |slot: usize| cx.fact(slot).and_then(|fact| fact.shape.clone());
+        let (Some(data), Some(indices)) = (shape(0), shape(1)) else {
+            return Ok(());
+        };
+        match self.block(cx.column(1), &indices, &data) {
+            Some(block) => patch(cx, block.as_ref(), data.len()),
+            None => Ok(()),
+        }
     }
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {

@@ -3,14 +3,17 @@
 //! Spec: <https://onnx.ai/onnx/operators/onnx__ScatterND.html>. Opsets 11 and later (`reduction` from 16).
 //!
 //! Coupling: axes that are indexed stay; the axes of whole slices pass through. One that writes along the diagonal of its
-//! first axes, as in a depthwise kernel, ties them to the updates.
+//! first axes, as in a depthwise kernel, ties them to the updates. Indices that are a grid write a block, as
+//! `x[:, 2:5] = y` does: a Concat ([`crate::ops::assigned`]).
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
+use crate::operator::couple::grid::Grid;
 use crate::operator::couple::layout::Layout;
 use crate::operator::{
     CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, onnx,
 };
+use crate::ops::assigned::{Block, couple, patch};
 use crate::ops::indexed::{Reduction, tuple_length};
 
 fn types_scatternd() -> &'static [OpType] {
@@ -28,6 +31,26 @@ struct ScatterNd {
 impl ScatterNd {
     fn parse(node: &Node) -> Self {
         Self { reduction: Reduction::parse(node) }
+    }
+
+    /// What is written, where the indices are a grid of the first axes of `data`: a block along one of them, or all. None
+    /// where they are something else, or what is there is not overwritten.
+    fn block(&self, grid: Option<Grid>, shape: &[Dim], data: &[Dim]) -> Option<Option<Block>> {
+        let (grid, tuple) = (grid?, tuple_length(shape).ok()?);
+        if self.reduction != Reduction::None || grid.len() != tuple || shape.len() != tuple + 1 || data.len() < tuple {
+            return None;
+        }
+        let mut block = None;
+        for (axis, column) in grid.into_iter().enumerate() {
+            let is_along = column.axis == Some(axis) || column.axis.is_none() && shape[axis].is(1);
+            if !is_along {
+                return None;
+            }
+            if !column.places.is_whole(&data[axis]) && block.replace(Block { axis, places: column.places }).is_some() {
+                return None;
+            }
+        }
+        Some(block)
     }
 
     /// Whether `known` indices of shape `shape` are (0, 0, ...), (1, 1, ...), ... along all of the first axes of `data`,
@@ -73,6 +96,9 @@ impl Operator for ScatterNd {
             cx.set(0, Layout { axes });
             return Ok(());
         }
+        if let Some(block) = self.block(cx.tuples(1), &indices, &sizes) {
+            return couple(cx, block.as_ref());
+        }
         data.axes[..first].iter().for_each(|axis| cx.keep(axis, "is indexed"));
         let updates = cx.separated(2)?;
         for (axis, update) in rest.iter().rev().zip(updates.axes.iter().rev()) {
@@ -96,8 +122,12 @@ impl Operator for ScatterNd {
             let tuple = tuple_length(&indices)?;
             let places: Vec<i64> = (0..rows).flat_map(|row| std::iter::repeat_n(row, tuple)).collect();
             cx.set_input_tensor(1, &places, &[rows, tuple as i64]);
+            return Ok(());
         }
-        Ok(())
+        match self.block(cx.tuples(1), &indices, &data) {
+            Some(block) => patch(cx, block.as_ref(), tuple_length(&indices)?),
+            None => Ok(()),
+        }
     }
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {

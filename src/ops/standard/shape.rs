@@ -42,6 +42,10 @@ impl Operator for Shape {
         cx.set_fixed(0)
     }
 
+    fn reads_sizes_alone(&self) -> bool {
+        true
+    }
+
     fn reference(&self, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         Ok(())
     }

@@ -29,6 +29,10 @@ impl Operator for Size {
         cx.set_fixed(0)
     }
 
+    fn reads_sizes_alone(&self) -> bool {
+        true
+    }
+
     fn reference(&self, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         Ok(())
     }

@@ -2,11 +2,13 @@
 //! Takes `start..end` in steps along some axes.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Slice.html>. All opsets (inputs instead of attributes from 10).
 //!
-//! Coupling: the output holds a span of the input's indices; starts and ends are patched to where the kept ones lie.
+//! Coupling: the output holds some of the input's indices; starts, ends and steps are patched to where the kept ones lie.
+//! Where those lie unevenly, a Gather takes them.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known, static_shape, take_along};
+use crate::operator::couple::grid::{Grid, GridCx, Places};
 use crate::operator::couple::layout::{Layout, fixed_axis};
 use crate::operator::couple::space::axis_size;
 use crate::operator::{
@@ -42,6 +44,14 @@ struct Clamped {
     start: i64,
     count: i64,
     step: i64,
+}
+
+impl Clamped {
+    /// The indices that the slice takes, in its order.
+    fn places(&self) -> impl Iterator<Item = i64> {
+        let (start, step) = (self.start, self.step);
+        (0..self.count).map(move |at| start + at * step)
+    }
 }
 
 impl Span {
@@ -141,6 +151,29 @@ impl Operator for Slice {
         Ok(())
     }
 
+    fn grid(&self, cx: &GridCx<'_>) -> Option<Grid> {
+        let mut column = cx.column(0)?;
+        let shape = cx.shape(0)?;
+        for span in self.spans(shape.len(), &|slot| cx.ints(slot).map(<[Dim]>::to_vec), None).ok()? {
+            if column.axis != Some(span.axis) || span.is_whole() {
+                continue;
+            }
+            let at = span.clamp(shape[span.axis].as_const()?)?;
+            column.places = match column.places {
+                Places::Run { start, step, .. } => Places::Run {
+                    start: start.checked_add(at.start.checked_mul(step)?)?,
+                    step: step.checked_mul(at.step)?,
+                    count: Dim::from(at.count),
+                },
+                Places::List(places) => {
+                    let pick = |place: i64| places.get(usize::try_from(place).ok()?).copied();
+                    Places::List(at.places().map(pick).collect::<Option<_>>()?)
+                }
+            };
+        }
+        Some(vec![column])
+    }
+
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.separated(0)?;
         let shape = cx.output_shape(0)?;
@@ -155,10 +188,10 @@ impl Operator for Slice {
             let clamped = size.and_then(|size| span.clamp(size as i64));
             axes[span.axis] = match (size, clamped) {
                 (Some(size), Some(at)) if at.step == 1 && at.start == 0 && at.count == size as i64 => axis,
-                (Some(_), Some(at)) if at.step == 1 => match cx.single(&axis) {
+                (Some(_), Some(at)) => match cx.single(&axis) {
                     Some(space) => {
                         let part = cx.new_space(at.count as usize)?;
-                        (0..at.count as usize).for_each(|i| cx.unite(space, at.start as usize + i, part, i));
+                        at.places().enumerate().for_each(|(i, place)| cx.unite(space, place as usize, part, i));
                         if at.count == 1 {
                             cx.keep_range(part, 0..1, "is the only index of a slice");
                         }
@@ -167,7 +200,7 @@ impl Operator for Slice {
                     None => fixed_axis(&shape[span.axis]),
                 },
                 _ => {
-                    cx.keep(&axis, "is sliced in steps or at places that are not known");
+                    cx.keep(&axis, "is sliced at places that are not known");
                     fixed_axis(&shape[span.axis])
                 }
             };
@@ -179,24 +212,37 @@ impl Operator for Slice {
     fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
         let rank = cx.rank(0);
         let spans = self.spans(rank, &|slot| cx.old_ints(slot), None)?;
-        let (mut starts, mut ends) = (Vec::new(), Vec::new());
+        let (mut starts, mut ends, mut steps) = (Vec::new(), Vec::new(), Vec::new());
+        let mut is_cut = false;
         for span in &spans {
             let kept = cx.kept_input(0, span.axis);
             let clamped = cx.old_size(0, span.axis).and_then(|size| span.clamp(size));
-            match (kept, clamped) {
+            let limits = match (kept, clamped) {
                 (Some(kept), Some(at)) if !span.is_whole() => {
-                    let before = |limit: i64| kept.iter().filter(|index| (**index as i64) < limit).count() as i64;
-                    starts.push(Some(before(at.start)));
-                    ends.push(Some(before(at.start + at.count)));
+                    let left =
+                        |place: i64| kept.binary_search(&(usize::try_from(place).ok()?)).ok().map(|at| at as i64);
+                    let places: Vec<i64> = at.places().filter_map(left).collect();
+                    let before = kept.iter().filter(|index| (**index as i64) < at.start).count() as i64;
+                    let limits = progression(&places, before, at.step, kept.len() as i64);
+                    if limits.is_none() {
+                        cx.gather_input(0, span.axis, &places);
+                    }
+                    Some(limits.unwrap_or((0, places.len() as i64, 1)))
                 }
-                _ => {
-                    starts.push(None);
-                    ends.push(None);
-                }
-            }
+                _ => None,
+            };
+            // Limits along an axis that stays are what they were, even where they are computed from a size that shrinks.
+            let stays = |limit: &Option<Dim>| limit.as_ref().and_then(Dim::as_const).filter(|_| limits.is_none());
+            is_cut |= limits.is_some();
+            starts.push(limits.map(|(start, _, _)| start).or_else(|| stays(&span.start)));
+            ends.push(limits.map(|(_, end, _)| end).or_else(|| stays(&span.end)));
+            steps.push(limits.map(|(_, _, step)| step));
         }
-        if starts.iter().all(Option::is_none) {
+        if !is_cut && self.starts.is_some() {
             return Ok(());
+        }
+        if self.has_steps_input && is_cut {
+            cx.set_input_ints(4, &steps)?;
         }
         if let Some(old_starts) = &self.starts {
             let merge = |old: &[i64], new: &[Option<i64>]| -> Vec<i64> {
@@ -241,8 +287,29 @@ impl Operator for Slice {
     }
 }
 
+/// Start, end and step of a slice that takes these places of an axis of `size` indices, `None` where they do not lie
+/// evenly. Of no places at all, the slice begins at `before`.
+fn progression(places: &[i64], before: i64, step: i64, size: i64) -> Option<(i64, i64, i64)> {
+    let (first, last) = match places {
+        [] => return Some((before, before, step)),
+        [only] => (*only, *only),
+        [first, .., last] => (*first, *last),
+    };
+    let step = places.get(1).map_or(step.signum(), |second| second - first);
+    let is_even = places.windows(2).all(|pair| pair[1] - pair[0] == step);
+    // An end before the first index counts as one from the end, unless it lies far below zero.
+    let end = if step > 0 {
+        last + 1
+    } else if last > 0 {
+        last - 1
+    } else {
+        -size - 1
+    };
+    is_even.then_some((first, end, step))
+}
+
 fn take(known: &Known, sizes: &[usize], axis: usize, at: &Clamped) -> Option<Known> {
-    let indices: Option<Vec<usize>> = (0..at.count).map(|i| usize::try_from(at.start + i * at.step).ok()).collect();
+    let indices: Option<Vec<usize>> = at.places().map(|place| usize::try_from(place).ok()).collect();
     take_along(known, sizes, axis, &indices?)
 }
 
@@ -274,7 +341,7 @@ mod tests {
 
     fn indices(size: i64, start: i64, end: i64, step: i64) -> Option<Vec<i64>> {
         let span = Span { axis: 0, start: Some(start.into()), end: Some(end.into()), step: Some(step) };
-        span.clamp(size).map(|at| (0..at.count).map(|i| at.start + i * at.step).collect())
+        span.clamp(size).map(|at| at.places().collect())
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Softmax.html>. All opsets; before 13 the input is flattened to a matrix
 //! at `axis`.
 //!
-//! Coupling: every axis passes through; a softmax over channels acts on the kept ones.
+//! Coupling: every axis passes through; a softmax over channels acts on the kept ones. Where axes are digits of channels,
+//! what is left of every row is equally many.
 
 use crate::graph::Node;
 use crate::operator::part::{Part, PartCx};
@@ -44,6 +45,12 @@ impl Softmax {
         };
         Self { kind, axis: node.int("axis", if flattens { 1 } else { -1 }), flattens }
     }
+
+    /// The axes that make up a row.
+    fn axes(&self, rank: usize) -> Result<Vec<usize>, RuleError> {
+        let axis = axis_index(self.axis, rank)?;
+        Ok(if self.flattens { (axis..rank).collect() } else { vec![axis] })
+    }
 }
 
 impl Operator for Softmax {
@@ -58,7 +65,8 @@ impl Operator for Softmax {
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        let layout = cx.layout(0)?;
+        let rank = cx.layout(0)?.rank();
+        let layout = cx.mixing(0, &self.axes(rank)?)?;
         cx.set(0, layout);
         Ok(())
     }
@@ -83,8 +91,7 @@ impl Operator for Softmax {
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, y, shape) = (cx.dy()?, cx.output(0), cx.shape(0)?);
-        let axis = axis_index(self.axis, shape.len())?;
-        let axes: Vec<usize> = if self.flattens { (axis..shape.len()).collect() } else { vec![axis] };
+        let axes = self.axes(shape.len())?;
         let dx = match self.kind {
             Kind::Softmax => {
                 // y (dy - sum(dy y))

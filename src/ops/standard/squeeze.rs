@@ -9,6 +9,7 @@ pub(in crate::ops::standard) mod axes;
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
+use crate::operator::couple::grid::{Grid, GridCx};
 use crate::operator::couple::layout::Layout;
 use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 use axes::{Axes, ascending};
@@ -47,6 +48,10 @@ impl Operator for Squeeze {
         let fact = Fact::new(input.dtype, rest.collect()).with_known(input.known.clone());
         cx.set(0, fact);
         Ok(())
+    }
+
+    fn grid(&self, cx: &GridCx<'_>) -> Option<Grid> {
+        cx.reshaped()
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {

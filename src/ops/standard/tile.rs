@@ -2,12 +2,15 @@
 //! Repeats a tensor along its axes.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Tile.html>. Opsets 6 and later.
 //!
-//! Coupling: an axis that is repeated is a product of the repetitions, which stay, and its old indices.
+//! Coupling: an axis that is repeated is a product of the repetitions, which stay, and its old indices. What an axis of one
+//! index is repeated to stays; in a tensor of indices, it is free and follows what it meets.
 
 use crate::graph::fact::Fact;
 use crate::operator::couple::layout::{Layout, fixed_axis};
-use crate::operator::couple::space::{axis_size, new_axis_size};
-use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
+use crate::operator::couple::space::{Shrinks, axis_size, new_axis_size};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, onnx,
+};
 
 fn types_tile() -> &'static [OpType] {
     const { &[onnx("Tile")] }
@@ -38,15 +41,17 @@ impl Operator for Tile {
         let layout = cx.separated(0)?;
         let shape = cx.output_shape(0)?;
         let repeats = cx.ints(1).map(<[_]>::to_vec);
+        let is_float = cx.output_fact(0).is_some_and(Fact::is_float);
         let mut axes = Vec::new();
         for (at, (axis, size)) in layout.axes.iter().zip(&shape).enumerate() {
             let count = repeats.as_ref().and_then(|repeats| repeats.get(at)?.as_const());
             let times = count.and_then(|count| usize::try_from(count).ok()).filter(|count| *count > 0);
             match (times, axis_size(axis)) {
                 (Some(1), _) => axes.push(axis.clone()),
+                (Some(_), Some(1)) if !is_float => axes.push(cx.repeated_axis(size)),
                 (Some(times), Some(len)) if len > 1 && new_axis_size(size) == times.checked_mul(len) => {
                     let space = cx.new_space(times * len)?;
-                    let digits = cx.digits(space, &[times, len], Some(1));
+                    let digits = cx.digits(space, &[times, len], Shrinks::Only(1));
                     cx.tie(&digits[1], axis);
                     axes.push(cx.whole(space));
                 }
@@ -58,6 +63,14 @@ impl Operator for Tile {
         }
         cx.set(0, Layout { axes });
         Ok(())
+    }
+
+    fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
+        // An axis of one index is as long afterwards as it is repeated.
+        let is_repeated = |at: usize| cx.old_size(0, at) == Some(1) && cx.output_shrinks(0, at);
+        let repeats: Vec<Option<i64>> =
+            (0..cx.rank(0)).map(|at| is_repeated(at).then(|| cx.new_output_size(0, at)).flatten()).collect();
+        cx.set_input_ints(1, &repeats)
     }
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {

@@ -8,6 +8,7 @@ use super::squeeze::axes::{Axes, ascending};
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
+use crate::operator::couple::grid::{Grid, GridCx};
 use crate::operator::couple::layout::{Axis, Layout};
 use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
@@ -46,6 +47,10 @@ impl Operator for Unsqueeze {
         let fact = Fact::new(input.dtype, insert(&shape, &named, &Dim::from(1))?).with_known(input.known.clone());
         cx.set(0, fact);
         Ok(())
+    }
+
+    fn grid(&self, cx: &GridCx<'_>) -> Option<Grid> {
+        cx.reshaped()
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {

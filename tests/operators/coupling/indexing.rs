@@ -22,7 +22,7 @@ pub(super) fn cases() -> Vec<Vec<Case>> {
         case("Gather", &[X(&[9, 6]), Indices(&[2, 7])], &[], "[a! b], [. .] -> [. . b]"),
         case("GatherND", &[data, Indices(&[3, 2])], &[], "[a! b! c], [. .] -> [. c]"),
         case("GatherND", &[data, Indices(&[4, 1])], &[attr_int("batch_dims", 1)], "[a! b! c], [. 1] -> [. c]"),
-        case("GatherElements", &[X(&[4, 5]), Indices(&[4, 3])], &axis(1), "[a! b!], [. .] -> [. .]"),
+        case("GatherElements", &[X(&[4, 5]), Indices(&[4, 3])], &axis(1), "[a! b!], [. .] -> [a! .]"),
         case("ScatterND", &[data, Indices(&[3, 1]), X(&[3, 5, 6])], &[], "[a! b c], [. 1], [d! b c] -> [a! b c]"),
         // Along the diagonal, as exporters write a depthwise kernel.
         case(
@@ -31,8 +31,21 @@ pub(super) fn cases() -> Vec<Vec<Case>> {
             &[],
             "[a a b], [. .], [a b] -> [a a b]",
         ),
-        case("ScatterElements", &[X(&[4, 5]), Indices(&[2, 5]), X(&[2, 5])], &[], "[a! b!], [. .], [c! d!] -> [. .]"),
-        in_opset(10, "Scatter", &[X(&[4, 5]), Indices(&[2, 5]), X(&[2, 5])], &[], "[a! b!], [. .], [c! d!] -> [. .]"),
+        case("ScatterElements", &[X(&[4, 5]), Indices(&[2, 5]), X(&[2, 5])], &[], "[a! b!], [. .], [c! b!] -> [. b!]"),
+        in_opset(10, "Scatter", &[X(&[4, 5]), Indices(&[2, 5]), X(&[2, 5])], &[], "[a! b!], [. .], [c! b!] -> [. b!]"),
+        // A block of channels is assigned.
+        case(
+            "ScatterND",
+            &[X(&[2, 5, 6]), IntsOf(&[0, 3, 0, 1, 1, 3, 1, 1], &[2, 2, 2]), X(&[2, 2, 6])],
+            &[],
+            "[a b c], [. . .], [a d c] -> [a b[0]+d[1]+b[2]+d[0]+b[4] c]",
+        ),
+        case(
+            "GatherElements",
+            &[X(&[4, 5]), IntsOf(&[0, 2, 1, 3, 0, 2, 1, 0], &[4, 2])],
+            &axis(1),
+            "[a b!], [a c!] -> [a .]",
+        ),
         case("ArgMax ArgMin", &[x], &axis(1), "[a! b! c!] -> [. 1 .]"),
         case("ArgMax ArgMin", &[x], &[attr_int("axis", -1), attr_int("keepdims", 0)], "[a! b! c!] -> [. .]"),
         case("NonZero", &[x], &[], "[a! b! c!] -> [. .]"),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Division, LONGEST_AXIS, Reason, Spaces};
+use super::{Division, LONGEST_AXIS, Reason, Shrinks, Spaces};
 use crate::operator::couple::layout::{Axis, Piece, SpaceId, push_piece};
 
 impl Spaces {
@@ -21,7 +21,7 @@ impl Spaces {
             space: *space,
             sizes: sizes.clone(),
             digits: vec![None; sizes.len()],
-            only: None,
+            shrinks: Shrinks::Any,
             node: node.to_owned(),
         });
         division.digits[0] = Some(outer);
@@ -46,9 +46,13 @@ impl Spaces {
     }
 
     /// The spaces of all digits of a division into `sizes` (outermost first; sizes above one, their product the space's).
-    /// Where `only` is given, no other digit may shrink.
-    pub fn digits(&mut self, space: SpaceId, sizes: &[usize], only: Option<usize>, node: &str) -> Vec<SpaceId> {
+    /// What may shrink of them is what all that divide the space so allow.
+    pub fn digits(&mut self, space: SpaceId, sizes: &[usize], shrinks: Shrinks, node: &str) -> Vec<SpaceId> {
         if sizes.len() == 1 {
+            if shrinks == Shrinks::Nothing {
+                let text = format!("holds {} values for each index that may go", sizes[0]);
+                self.freeze_space(space, &Reason { text, node: node.to_owned() });
+            }
             return vec![space];
         }
         let key = (space, sizes.to_vec());
@@ -60,11 +64,11 @@ impl Spaces {
             space: *space,
             sizes: sizes.clone(),
             digits: Vec::new(),
-            only: None,
+            shrinks,
             node: node.to_owned(),
         });
         division.digits = digits.iter().copied().map(Some).collect();
-        division.only = division.only.or(only);
+        division.shrinks = division.shrinks.and(shrinks);
         digits
     }
 
@@ -104,7 +108,7 @@ impl Spaces {
                 chain.push((1, covered));
             }
             let sizes: Vec<usize> = chain.iter().map(|(_, extent)| *extent).collect();
-            let digits = self.digits(space, &sizes, None, node);
+            let digits = self.digits(space, &sizes, Shrinks::Any, node);
             for ((inner, _), digit) in chain.iter().zip(digits) {
                 replacements.insert((space, *inner), digit);
             }
@@ -178,7 +182,7 @@ impl Spaces {
             return None;
         };
         let space = self.add(whole);
-        let digits = self.digits(space, &sizes, None, node);
+        let digits = self.digits(space, &sizes, Shrinks::Any, node);
         for (piece, digit) in axis.iter().zip(digits) {
             match piece {
                 Piece::Part { space, .. } => self.unite_spaces(digit, *space),

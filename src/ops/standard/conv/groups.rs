@@ -3,7 +3,7 @@
 use crate::operator::RuleError;
 use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::Axis;
-use crate::operator::couple::space::axis_size;
+use crate::operator::couple::space::{Shrinks, axis_size};
 
 /// Couples the channels of a convolution in `group` groups and returns the axis of its output channels: the `rows` of
 /// W, counted over all groups. Its `columns` are the input channels within a group.
@@ -23,22 +23,31 @@ pub(in crate::ops) fn couple_groups(
         keep_group_rows(cx, rows, rows_per_group);
         match cx.single(x) {
             Some(space) => {
-                let digits = cx.digits(space, &[group, per_group], Some(1));
+                let digits = cx.digits(space, &[group, per_group], Shrinks::Only(1));
                 cx.tie(&digits[1], columns);
             }
             None => cx.keep(columns, "reads channels that stay"),
         }
         return rows.clone();
     }
-    let Some(row_groups) = depthwise_groups(cx, group, rows, columns, rows_per_group) else {
-        return rows.clone();
-    };
-    match cx.single(x) {
-        Some(space) => {
-            let x_groups = cx.digits(space, &[group, per_group], Some(0)).swap_remove(0);
-            cx.tie(&row_groups, &x_groups);
+    match (cx.single(rows), cx.single(x)) {
+        // One filter for the channels of each group: either whole groups go, or the same channels of every group.
+        (Some(_), Some(space)) if rows_per_group == 1 => {
+            let digits = cx.digits(space, &[group, per_group], Shrinks::Preferably(0));
+            cx.tie(rows, &digits[0]);
+            cx.tie(&digits[1], columns);
         }
-        None => cx.keep(rows, "belongs to the groups of channels that stay"),
+        // Several filters for the one channel of each group.
+        (Some(row_space), Some(space)) => {
+            let row_groups = cx.digits(row_space, &[group, rows_per_group], Shrinks::Only(0)).swap_remove(0);
+            cx.tie(&row_groups, &cx.whole(space));
+        }
+        (_, None) if rows_per_group > 1 => keep_group_rows(cx, rows, rows_per_group),
+        _ => {
+            cx.keep(rows, "belongs to the groups of channels that stay");
+            cx.keep(columns, "reads channels that stay");
+            cx.keep(x, "belongs to groups of filters that stay");
+        }
     }
     rows.clone()
 }
@@ -57,18 +66,20 @@ pub(in crate::ops) fn couple_transposed_groups(
         return Ok(columns.clone());
     }
     let (rows_per_group, per_group) = group_sizes(group, rows, columns);
+    let out = cx.new_space(group.saturating_mul(per_group))?;
     if per_group > 1 && rows_per_group > 1 {
         keep_group_rows(cx, rows, rows_per_group);
-        let out = cx.new_space(group.saturating_mul(per_group))?;
-        let digits = cx.digits(out, &[group, per_group], Some(1));
+        let digits = cx.digits(out, &[group, per_group], Shrinks::Only(1));
         cx.tie(&digits[1], columns);
-        return Ok(cx.whole(out));
-    }
-    let out = cx.new_space(group.saturating_mul(per_group))?;
-    let row_groups = depthwise_groups(cx, group, rows, columns, rows_per_group);
-    if let Some(row_groups) = row_groups {
-        let out_groups = cx.digits(out, &[group, per_group], Some(0)).swap_remove(0);
-        cx.tie(&row_groups, &out_groups);
+    } else if rows_per_group == 1 {
+        let digits = cx.digits(out, &[group, per_group], Shrinks::Preferably(0));
+        cx.tie(rows, &digits[0]);
+        cx.tie(&digits[1], columns);
+    } else if let Some(row_space) = cx.single(rows) {
+        let row_groups = cx.digits(row_space, &[group, rows_per_group], Shrinks::Only(0)).swap_remove(0);
+        cx.tie(&row_groups, &cx.whole(out));
+    } else {
+        cx.keep(&cx.whole(out), "belongs to groups of channels that stay");
     }
     Ok(cx.whole(out))
 }
@@ -83,17 +94,4 @@ fn keep_group_rows(cx: &mut CoupleCx<'_>, rows: &Axis, rows_per_group: usize) {
     if let Some(rows) = cx.single(rows) {
         cx.equal_blocks(rows, rows_per_group);
     }
-}
-
-/// The groups of a depthwise convolution, which go as wholes; none where the rows never shrink.
-fn depthwise_groups(
-    cx: &mut CoupleCx<'_>,
-    group: usize,
-    rows: &Axis,
-    columns: &Axis,
-    rows_per_group: usize,
-) -> Option<Axis> {
-    cx.keep(columns, "is counted within the groups of a depthwise convolution");
-    let rows = cx.single(rows)?;
-    Some(cx.digits(rows, &[group, rows_per_group], Some(0)).swap_remove(0))
 }

@@ -1,0 +1,146 @@
+//! A block of one value put in place of a block of another along one axis, as `x[:, 2:5] = y` does: what operators are that
+//! write at grids of indices.
+//!
+//! Coupling: along the axis, the result holds the indices of the data, and those of the updates where they are written;
+//! every other axis is shared. The result is written as a Concat where axes shrink, or as a Gather of one.
+
+use crate::graph::dim::Dim;
+use crate::onnx::attr_int;
+use crate::operator::couple::grid::Places;
+use crate::operator::couple::layout::{Axis, Layout, Piece};
+use crate::operator::couple::space::axis_size;
+use crate::operator::{CoupleCx, PatchCx, RuleError};
+
+/// The input that is written to.
+const DATA: usize = 0;
+/// The input that is written.
+const UPDATES: usize = 2;
+
+/// Runs of neighbouring indices up to this number are joined by a Concat.
+const RUNS: usize = 4;
+
+/// What is written along the one axis that is not written whole.
+pub(super) struct Block {
+    /// The axis.
+    pub(super) axis: usize,
+    /// Where the indices of the updates go.
+    pub(super) places: Places,
+}
+
+/// Couples data (input 0), updates (input 2), which are written at `block` or everywhere, and output 0.
+///
+/// # Errors
+/// [`RuleError::UnknownShape`] if a rank is not known.
+pub(super) fn couple(cx: &mut CoupleCx<'_>, block: Option<&Block>) -> Result<(), RuleError> {
+    let (data, updates) = (cx.separated(DATA)?, cx.separated(UPDATES)?);
+    if data.rank() != updates.rank() {
+        return Err(RuleError::UnknownShape);
+    }
+    let mut axes = Vec::new();
+    for (at, (old, new)) in data.axes.iter().zip(&updates.axes).enumerate() {
+        axes.push(match block.filter(|block| block.axis == at) {
+            Some(block) => joined(cx, old, new, &block.places)?,
+            None => cx.tie(old, new),
+        });
+    }
+    cx.set(0, Layout { axes });
+    Ok(())
+}
+
+/// The axis of the result along which a block is written.
+fn joined(cx: &mut CoupleCx<'_>, old: &Axis, new: &Axis, places: &Places) -> Result<Axis, RuleError> {
+    if old.iter().chain(new).all(|piece| matches!(piece, Piece::Fixed(_))) {
+        return Ok(old.clone());
+    }
+    let taken = axis_size(old).and_then(|len| Some((len, places.distinct(len)?)));
+    let Some((len, taken)) = taken.filter(|(_, taken)| axis_size(new) == Some(taken.len())) else {
+        cx.keep(old, "is written at indices");
+        cx.keep(new, "is written at indices");
+        return Ok(old.clone());
+    };
+    let result = cx.new_space(len)?;
+    let (from_data, from_updates) = (cx.single(old), cx.single(new));
+    let text = "is joined from values that stay";
+    let mut is_taken = vec![false; len];
+    for (at, place) in taken.into_iter().enumerate() {
+        is_taken[place] = true;
+        match from_updates {
+            Some(space) => cx.unite(space, at, result, place),
+            None => cx.keep_range(result, place..place + 1, text),
+        }
+    }
+    for at in (0..len).filter(|at| !is_taken[*at]) {
+        match from_data {
+            Some(space) => cx.unite(space, at, result, at),
+            None => cx.keep_range(result, at..at + 1, text),
+        }
+    }
+    Ok(cx.whole(result))
+}
+
+/// Writes the node in other operators where one of the axes shrinks that the indices name.
+///
+/// # Errors
+/// A size along the axis is not known.
+pub(super) fn patch(cx: &mut PatchCx<'_>, block: Option<&Block>, named: usize) -> Result<(), RuleError> {
+    let shrinks = |axis| cx.output_shrinks(0, axis) || cx.input_shrinks(DATA, axis) || cx.input_shrinks(UPDATES, axis);
+    if !(0..named).any(shrinks) {
+        return Ok(());
+    }
+    let Some(Block { axis, places }) = block else {
+        let updates = cx.name_of(UPDATES);
+        cx.replace("Identity", &[updates], vec![]);
+        return Ok(());
+    };
+    let axis = *axis;
+    let size = |slot: usize| cx.old_size(slot, axis).and_then(|size| usize::try_from(size).ok());
+    let (old, new) = (size(DATA).ok_or(RuleError::UnknownShape)?, size(UPDATES).ok_or(RuleError::UnknownShape)?);
+    let taken = places.distinct(old).ok_or(RuleError::UnknownShape)?;
+    let all = |kept: Option<Vec<usize>>, size: usize| kept.unwrap_or_else(|| (0..size).collect());
+    let (left, written) = (all(cx.kept_input(DATA, axis), old), all(cx.kept_input(UPDATES, axis), new));
+    // The place of every kept index of the result among the inputs as they are joined: the data, then the updates.
+    let mut joined = Vec::new();
+    for index in all(cx.kept_output(0, axis), old) {
+        let place = match taken.iter().position(|place| *place == index) {
+            Some(at) => written.binary_search(&at).ok().map(|at| left.len() + at),
+            None => left.binary_search(&index).ok(),
+        };
+        joined.push(place.ok_or_else(|| RuleError::invalid("the block loses other indices than the result"))?);
+    }
+    let is_end = |at: usize| {
+        let (here, next) = (joined[at], joined.get(at + 1));
+        next.is_none_or(|next| *next != here + 1 || *next == left.len())
+    };
+    let ends: Vec<usize> = (0..joined.len()).filter(|at| is_end(*at)).collect();
+    let (data, updates) = (cx.name_of(DATA), cx.name_of(UPDATES));
+    if ends.len() > RUNS {
+        let both = cx.insert("Concat", &[data, updates], vec![attr_int("axis", axis as i64)]);
+        let places: Vec<i64> = joined.iter().map(|place| *place as i64).collect();
+        let places = cx.constant(&places);
+        let fact = cx.resized(DATA, axis, Dim::from((left.len() + written.len()) as i64));
+        cx.replace("Gather", &[(both, fact), places], vec![attr_int("axis", axis as i64)]);
+        return Ok(());
+    }
+    let mut parts = Vec::new();
+    let mut from = 0;
+    for end in ends {
+        let (first, last) = (joined[from], joined[end]);
+        from = end + 1;
+        let (source, offset, len, slot) = if first < left.len() {
+            (&data, 0, left.len(), DATA)
+        } else {
+            (&updates, left.len(), written.len(), UPDATES)
+        };
+        if last - first + 1 == len {
+            parts.push(source.clone());
+            continue;
+        }
+        let (start, stop) = ((first - offset) as i64, (last + 1 - offset) as i64);
+        let limits = [start, stop, axis as i64].map(|limit| cx.constant(&[limit]));
+        let [start, stop, along] = limits;
+        let part = cx.insert("Slice", &[source.clone(), start, stop, along], vec![]);
+        parts.push((part, cx.resized(slot, axis, Dim::from((last - first + 1) as i64))));
+    }
+    cx.replace("Concat", &parts, vec![attr_int("axis", axis as i64)]);
+    Ok(())
+}
