@@ -36,7 +36,7 @@ pub enum Atom {
 
 /// Expressions of more parts (terms, and the factors in them, those of nested expressions counted) are given up. Real
 /// networks need some hundred: the tokens of all levels of a U-Net in one sum.
-const MOST_PARTS: usize = 1024;
+const MOST_PARTS: usize = 512;
 
 /// Products of sums are expanded only up to this many products of their terms.
 const MOST_PRODUCTS: usize = 256;
