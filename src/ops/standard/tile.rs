@@ -44,7 +44,8 @@ impl Operator for Tile {
             let times = count.and_then(|count| usize::try_from(count).ok()).filter(|count| *count > 0);
             match (times, axis_size(axis)) {
                 (Some(1), _) => axes.push(axis.clone()),
-                (Some(times), Some(len)) if len > 1 && new_axis_size(size).is_some_and(|size| Some(size) == times.checked_mul(len)) =>
+                (Some(times), Some(len))
+                    if len > 1 && new_axis_size(size).is_some_and(|size| Some(size) == times.checked_mul(len)) =>
                 {
                     let space = cx.new_space(times * len)?;
                     let digits = cx.digits(space, &[times, len], Some(1));
