@@ -100,7 +100,8 @@ fn couple_from(
             CoupleCx { node, graph, facts, is_constant, coupling: &mut coupling, asked: BTreeSet::new() },
             operators,
         );
-        if let Some(origin) = origin(&coupling, node, is_constant) {
+        let is_barrier = coupling.barriers.last().is_some_and(|barrier| barrier.node == node.id);
+        if let Some(origin) = origin(&coupling, node, is_constant).filter(|_| !is_barrier) {
             node.outputs.iter().flatten().for_each(|value| coupling.origins[*value] = Some(origin));
         }
     }

@@ -13,7 +13,7 @@ use crate::ops;
 
 /// Nodes of bodies that are inferred for one node around them. A loop infers its body more than once, so that nested
 /// loops would grow without bound.
-pub(super) const MOST_NODES: usize = 50_000;
+pub(super) const MOST_NODES: usize = 10_000;
 
 /// Where a node stands: its graph, and the values around that.
 #[derive(Clone, Copy)]

@@ -1,6 +1,7 @@
 //! Files that are read and written: models, their external data, what is broken, and the documents.
 #![allow(clippy::unwrap_used)]
 
+mod bombs;
 mod documents;
 mod external_data;
 mod malformed;

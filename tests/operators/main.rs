@@ -15,7 +15,9 @@ mod lowering;
 mod reducing;
 mod sampling;
 mod sequences;
+mod shapes;
 mod shaping;
+mod sizes;
 
 #[path = "../support/mod.rs"]
 mod support;

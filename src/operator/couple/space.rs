@@ -317,7 +317,7 @@ impl Spaces {
 const NEW_AXIS_LIMIT: usize = 1 << 20;
 
 /// Axes of more indices than this are not divided into them, wherever they come from.
-pub const LONGEST_AXIS: usize = 1 << 23;
+pub const LONGEST_AXIS: usize = 1 << 21;
 
 /// Indices of all spaces of a network; nodes beyond are barriers. The largest networks of today have some ten million.
 pub const MOST_INDICES: usize = 1 << 25;

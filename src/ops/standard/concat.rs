@@ -82,6 +82,11 @@ impl Operator for Concat {
                 axes.push(shared);
                 continue;
             }
+            if layouts.iter().all(|layout| layout.axes[at].iter().all(|piece| piece.space().is_none())) {
+                // Positions and sizes, of which there may be any number.
+                axes.push(fixed_axis(size));
+                continue;
+            }
             let Some(total) = size.as_const().and_then(|size| usize::try_from(size).ok()) else {
                 for layout in &layouts {
                     cx.keep(&layout.axes[at], "is joined to an axis of unknown size");

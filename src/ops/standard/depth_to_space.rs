@@ -88,7 +88,8 @@ impl Operator for DepthToSpace {
         let area = usize::try_from(self.block * self.block).unwrap_or(1);
         let is_crd = self.order == Order::ChannelsFirst;
         let channels = if self.is_deepening() {
-            match axis_size(&x.axes[1]).filter(|size| *size > 1 && new_axis_size(&shape[1]) == area.checked_mul(*size))
+            let whole = new_axis_size(&shape[1]);
+            match axis_size(&x.axes[1]).filter(|size| *size > 1 && whole.is_some() && whole == area.checked_mul(*size))
             {
                 Some(size) => {
                     let deep = cx.new_space(area * size)?;

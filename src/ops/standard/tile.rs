@@ -49,7 +49,9 @@ impl Operator for Tile {
             match (times, axis_size(axis)) {
                 (Some(1), _) => axes.push(axis.clone()),
                 (Some(_), Some(1)) if !is_float => axes.push(cx.repeated_axis(size)),
-                (Some(times), Some(len)) if len > 1 && new_axis_size(size) == times.checked_mul(len) => {
+                (Some(times), Some(len))
+                    if len > 1 && new_axis_size(size).is_some_and(|size| Some(size) == times.checked_mul(len)) =>
+                {
                     let space = cx.new_space(times * len)?;
                     let digits = cx.digits(space, &[times, len], Shrinks::Only(1));
                     cx.tie(&digits[1], axis);
