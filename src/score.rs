@@ -26,7 +26,7 @@ use crate::onnx::TensorProto;
 use crate::operator::Operators;
 use crate::operator::couple::Coupling;
 
-pub use fallback::{GroupScores, score_groups};
+pub use fallback::{GroupScores, NEGLIGIBLE, score_groups};
 pub use gradient::{GradientCriterion, GradientForm, Published, ScoringMembers, Term};
 pub use magnitude::{Magnitude, Norm};
 pub use random::Random;

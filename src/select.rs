@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::couple::group::Grouping;
+use crate::score::NEGLIGIBLE;
 use widths::Widths;
 
 /// Whether channels are ranked within their group or among all.
@@ -132,7 +133,7 @@ fn global_steps(grouping: &Grouping, widths: &Widths, scores: &[Vec<f64>], budge
                     let per_step = cell.len() / component.unit.max(1);
                     let order = lowest(&scores[*g], &cell, (step + 1) * per_step);
                     let sum: f64 = order[step * per_step..].iter().map(|at| scores[*g][*at]).sum();
-                    total += if mean > 0.0 { sum / mean } else { 0.0 };
+                    total += if mean > NEGLIGIBLE { sum / mean } else { 0.0 };
                 }
             }
             let removed = channels / component.unit.max(1);

@@ -131,7 +131,7 @@ impl<'a> Shown<'a> {
             .sizes()
             .iter()
             .filter(|(name, _)| !name.starts_with('?'))
-            .map(|(name, size)| format!("{name}={size}"))
+            .map(|(name, size)| format!("{}={size}", printable(name)))
             .collect();
         if !sizes.is_empty() {
             costs += &format!("\n(counted at {})", sizes.join(", "));
@@ -278,7 +278,9 @@ pub(super) fn verification_text(report: &VerifyReport, all: bool) -> String {
         };
         let sizes: Vec<String> = runs
             .iter()
-            .map(|run| run.sizes.iter().map(|(name, size)| format!("{name}={size}")).collect::<Vec<_>>().join(" "))
+            .map(|run| {
+                run.sizes.iter().map(|(name, size)| format!("{}={size}", printable(name))).collect::<Vec<_>>().join(" ")
+            })
             .filter(|sizes| !sizes.is_empty())
             .collect();
         let at = if sizes.is_empty() { String::new() } else { format!(" at {}", sizes.join(" and ")) };
@@ -302,4 +304,36 @@ pub(super) fn verification_text(report: &VerifyReport, all: bool) -> String {
     }
     lines.extend(report.notes.iter().map(|note| format!("note: {note}")));
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use onnx_diffprune::Sizes;
+    use onnx_diffprune::reports::OutputError;
+
+    use super::*;
+
+    fn run(errors: &[(f64, f64)]) -> RunReport {
+        let output = |(relative, absolute): &(f64, f64)| OutputError {
+            output: "y".to_owned(),
+            absolute: *absolute,
+            relative: *relative,
+            not_finite: 0,
+            passed: true,
+            conclusive: true,
+        };
+        RunReport { sizes: Sizes::new(), widened: false, rtol: 1e-4, outputs: errors.iter().map(output).collect() }
+    }
+
+    #[test]
+    fn no_error_is_shown_beside_what_it_exceeds() {
+        let text = |errors: &[(f64, f64)]| errors_text(&[&run(errors)], 1e-4, 1e-6);
+        assert_eq!(text(&[(2e-7, 1e-7), (3e-6, 1e-5)]), "worst relative error 3.0e-6 (allowed 1e-4)");
+        assert_eq!(text(&[(1.0, 5e-8)]), "worst absolute error of tiny outputs 5.0e-8 (allowed 1e-6)");
+        let both = text(&[(2e-7, 1e-7), (1.0, 5e-8)]);
+        assert!(
+            both.contains("relative error 2.0e-7 (allowed 1e-4), worst absolute") && !both.contains("1.0e0"),
+            "{both}"
+        );
+    }
 }

@@ -59,14 +59,17 @@ impl Verification<'_> {
 
     /// The error of a network that must run and does not.
     pub(super) fn unmet(&self, error: &RuntimeError, what: &str) -> Error {
-        let model = &self.analysis.model;
-        match lower::foreign(model, error, "the cut can't be verified") {
-            Some(unknown) => unknown.hint(
-                "--no-verify writes the cut without a proof; compare the two files in the engine that has the operator, or \
-                 replace the node by standard operators before pruning",
-            ),
-            None => Error::unmet(format!("the {what} does not run in ONNX Runtime: {error}")).in_file(model.path()),
-        }
+        let text = || format!("the {what} does not run in ONNX Runtime: {error}");
+        self.foreign(error).unwrap_or_else(|| Error::unmet(text()).in_file(self.analysis.model.path()))
+    }
+
+    /// The error where ONNX Runtime lacks an operator of the network, so that nothing can be verified.
+    pub(super) fn foreign(&self, error: &RuntimeError) -> Option<Error> {
+        let unknown = lower::foreign(&self.analysis.model, error, "the cut can't be verified")?;
+        Some(unknown.hint(
+            "--no-verify writes the cut without a proof; compare the two files in the engine that has the operator, or \
+             replace the node by standard operators before pruning",
+        ))
     }
 
     /// Notes that the pruned file is wrong.
@@ -91,6 +94,9 @@ impl Verification<'_> {
         let mut of_pruned = match of_pruned {
             Ok(session) => session,
             Err(error) => {
+                if let Some(unknown) = self.foreign(&error) {
+                    return Err(unknown);
+                }
                 self.fail(format!("the pruned file does not load in ONNX Runtime: {error}"));
                 return Ok(Vec::new());
             }

@@ -104,6 +104,30 @@ fn a_criterion_that_ranks_nothing_fails() {
     }
 }
 
+/// Scores of zero would leave the choice to the order of channels.
+#[test]
+fn a_group_on_which_the_loss_does_not_depend_is_ranked_by_magnitude() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut model = network(true);
+    // The square root becomes a function without a slope.
+    let graph = model.graph.as_mut().unwrap();
+    graph.node.iter_mut().filter(|node| node.op_type == "Sqrt").for_each(|node| node.op_type = "Sign".to_owned());
+    for scope in ["local", "global"] {
+        let ran = prune(folder.path(), &model, &["--scope", scope]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        let lines: Vec<&str> = ran.err.lines().filter(|line| line.contains("it is ranked by magnitude")).collect();
+        assert!(lines.len() == 1 && lines[0].contains("\"rooted\" scores zero"), "{}", ran.err);
+        let text = std::fs::read_to_string(folder.path().join("out.plan.json")).unwrap();
+        let plan: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let kept = |name: &str| {
+            let groups = plan["groups"].as_array().unwrap().iter();
+            groups.clone().find(|group| group["name"] == name).unwrap()["kept"].clone()
+        };
+        let expected = if scope == "local" { serde_json::json!([0, 1, 2, 3]) } else { serde_json::json!([0]) };
+        assert_eq!(kept("rooted"), expected, "{scope}");
+    }
+}
+
 #[test]
 fn weights_that_are_not_numbers_are_not_ranked_by_position() {
     let folder = tempfile::tempdir().unwrap();
