@@ -161,6 +161,21 @@ pub(crate) fn release_free_memory() {
     }
 }
 
+/// Refuses to read this many bytes where there is no memory for them, in words.
+///
+/// # Errors
+/// See above.
+pub(crate) fn check_memory(bytes: u64) -> Result<(), String> {
+    match available_memory() {
+        Some(available) if bytes > available => Err(format!(
+            "it takes {:.1} GB of memory, {:.1} GB are available",
+            bytes as f64 / 1e9,
+            available as f64 / 1e9
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Bytes of memory that a process can still get; `None` where the system does not tell.
 pub fn available_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;

@@ -62,7 +62,8 @@ fn ended_by(signal: &str, program: &[&str]) -> (std::process::ExitStatus, Vec<St
         let output = desk.out("out.onnx");
         let arguments = [model.to_str().unwrap(), &output, "--ratio", "0.5", "--criterion", "magnitude"];
         let mut child = start(program, &arguments, temporary.path());
-        let has_begun = appears(&mut child, desk.output.path(), |path| is_hidden_folder(path) && !listing(path).is_empty());
+        let has_begun =
+            appears(&mut child, desk.output.path(), |path| is_hidden_folder(path) && !listing(path).is_empty());
         if has_begun {
             kill(&child, signal);
         }
@@ -138,8 +139,16 @@ fn a_report_that_fails_at_the_end_leaves_neither_model_nor_plan() {
         let reports = desk.path("reports");
         std::fs::create_dir(&reports).unwrap();
         let report = reports.join("report.html");
-        let arguments =
-            [model.to_str().unwrap(), &output, "--ratio", "0.5", "--criterion", "magnitude", "--report", report.to_str().unwrap()];
+        let arguments = [
+            model.to_str().unwrap(),
+            &output,
+            "--ratio",
+            "0.5",
+            "--criterion",
+            "magnitude",
+            "--report",
+            report.to_str().unwrap(),
+        ];
         let mut child = start(&[TOOL], &arguments, temporary.path());
         let has_begun = appears(&mut child, desk.output.path(), is_hidden_folder);
         // The folder of the report goes while the cut is verified.
