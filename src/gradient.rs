@@ -280,9 +280,11 @@ fn refuse_own_names(network: &Network<'_>) -> Result<(), Error> {
     let own = [TARGET, LOSS, LOSS_SCALE, OVERFLOW];
     match own.into_iter().find(|name| network.graph.value(name).is_some()) {
         None => Ok(()),
-        Some(name) => Err(Error::unmet(format!("the model has a value {name:?}, a name that the loss of gradients uses"))
-            .in_file(network.model.path())
-            .hint("rename the value in the model, or choose a criterion that takes no gradients")),
+        Some(name) => {
+            Err(Error::unmet(format!("the model has a value {name:?}, a name that the loss of gradients uses"))
+                .in_file(network.model.path())
+                .hint("rename the value in the model, or choose a criterion that takes no gradients"))
+        }
     }
 }
 

@@ -36,9 +36,9 @@ use crate::analysis::Analysis;
 use crate::array::Array;
 use crate::changed::ChangedWeights;
 use crate::error::Error;
-use crate::graph::{Reader, ValueId};
 use crate::graph::model::Model;
 use crate::graph::sizes::Sizes;
+use crate::graph::{Reader, ValueId};
 use crate::lower::{Lowered, lowered_for_cpu};
 use crate::onnx::{GraphProto, ModelProto};
 use crate::operator::reference::{KeptAxes, Reference};
@@ -263,8 +263,11 @@ fn compared(
 ) -> Result<Result<Unchanged, Changed>, Error> {
     // Weights that the graph computes are compared with what it computes.
     let Analysis { model, graph, fold, .. } = analysis;
-    let cut: HashSet<ValueId> =
-        kept.keys().filter_map(|at| graph.nodes[at.node].input(at.slot)).filter(|value| fold.contains(*value)).collect();
+    let cut: HashSet<ValueId> = kept
+        .keys()
+        .filter_map(|at| graph.nodes[at.node].input(at.slot))
+        .filter(|value| fold.contains(*value))
+        .collect();
     let evaluated = fold.evaluate(model, graph, Some(runtime), &|value| cut.contains(&value));
     let mut result = unchanged::compare(analysis, kept, pruned, changed)?;
     if let (Ok(unchanged), Err(error)) = (&mut result, evaluated) {
@@ -359,7 +362,8 @@ fn prove(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<Ver
             return Err(Error::unmet(text).in_file(analysis.model.path()).caused_by(error));
         }
         Err(error) => {
-            let text = format!("compared with the network's own rounding only, which may hide single channels: {error}");
+            let text =
+                format!("compared with the network's own rounding only, which may hide single channels: {error}");
             verification.report.notes.push(text);
             verification.prove_by_values(&native, rtol, &variants);
         }

@@ -120,8 +120,7 @@ impl NoiseSchedule {
             .collect();
         let levels = alphas_cumprod.iter().enumerate().map(|(t, alpha)| discrete_level(t, *alpha)).collect();
         let spacing = Spacing::Leading;
-        let family =
-            Family::Discrete { form: None, betas, alphas_cumprod, spacing, offset: 0, last_is_clean: true };
+        let family = Family::Discrete { form: None, betas, alphas_cumprod, spacing, offset: 0, last_is_clean: true };
         Ok(Self { family, levels })
     }
 

@@ -157,7 +157,9 @@ impl<T: Element> Kernel for ProofKernel<T> {
         let mask = if context.num_inputs()? > 2 { context.input(2)? } else { None };
         let measured = match &mask {
             None => take((dims, values), None, found, kept),
-            Some(mask) => take((dims, values), Some(mask.try_extract_tensor::<f32>().map(|(d, m)| (&**d, m))?), found, kept),
+            Some(mask) => {
+                take((dims, values), Some(mask.try_extract_tensor::<f32>().map(|(d, m)| (&**d, m))?), found, kept)
+            }
         };
         let mut output = context.output(1, [COUNTS])?.ok_or_else(|| missing("output", 1))?;
         let (_, output) = output.try_extract_tensor_mut::<f64>()?;
@@ -273,8 +275,12 @@ mod tests {
     #[test]
     fn the_mask_is_broadcast_to_the_value() {
         let values: Vec<f32> = (0..12).map(|at| at as f32).collect();
-        let (kept, measured) =
-            kept_of(&[2, 3, 2], &values, Some((&[1, 3, 1], &[1.0, 0.0, 1.0])), &[0.0, 1.0, 4.0, 5.0, 6.0, 7.0, 10.0, 11.5]);
+        let (kept, measured) = kept_of(
+            &[2, 3, 2],
+            &values,
+            Some((&[1, 3, 1], &[1.0, 0.0, 1.0])),
+            &[0.0, 1.0, 4.0, 5.0, 6.0, 7.0, 10.0, 11.5],
+        );
         assert_eq!(kept, [0.0, 1.0, 4.0, 5.0, 6.0, 7.0, 10.0, 11.0]);
         assert_eq!((measured.absolute, measured.lowest, measured.highest), (0.5, 0.0, 11.0));
         let (kept, _) = kept_of(&[2, 3], &values[..6], Some((&[3], &[0.0, 0.0, 1.0])), &[0.0, 0.0]);

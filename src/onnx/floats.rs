@@ -144,7 +144,8 @@ mod tests {
     fn every_half_has_the_value_that_half_gives_it() {
         for bits in 0..=u16::MAX {
             let bytes = bits.to_le_bytes();
-            let pairs = [(of_f16(bytes), f16::from_bits(bits).to_f32()), (of_bf16(bytes), bf16::from_bits(bits).to_f32())];
+            let pairs =
+                [(of_f16(bytes), f16::from_bits(bits).to_f32()), (of_bf16(bytes), bf16::from_bits(bits).to_f32())];
             for (found, expected) in pairs {
                 assert!(found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(), "{bits:#x}");
             }

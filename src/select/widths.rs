@@ -55,9 +55,8 @@ impl Widths {
                 return Vec::new();
             }
             let shares = counted(group, multiple).into_iter();
-            let mut shares: Vec<Share> = shares
-                .map(|(member, share)| Share { stay: stay.remove(&key(member)).unwrap_or(0), ..share })
-                .collect();
+            let mut shares: Vec<Share> =
+                shares.map(|(member, share)| Share { stay: stay.remove(&key(member)).unwrap_or(0), ..share }).collect();
             shares.sort_unstable();
             shares.dedup();
             shares
@@ -147,7 +146,8 @@ mod tests {
 
     fn kept(grouping: &Grouping, multiple: usize, asked: usize) -> usize {
         let channels = grouping.groups[0].channels.len();
-        channels - Widths::of(grouping, &[0.5; 2], multiple).rounded(grouping, &grouping.components[0], channels - asked)
+        channels
+            - Widths::of(grouping, &[0.5; 2], multiple).rounded(grouping, &grouping.components[0], channels - asked)
     }
 
     fn run(length: usize) -> impl Fn(usize) -> Vec<u32> {

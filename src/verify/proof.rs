@@ -82,11 +82,19 @@ pub struct Difference {
 /// What a run says of one value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Verdict {
-    Agrees { relative: f64, is_conclusive: bool },
-    Differs { relative: f64 },
+    Agrees {
+        relative: f64,
+        is_conclusive: bool,
+    },
+    Differs {
+        relative: f64,
+    },
     /// Its size follows from other sizes, and is smaller than the original's.
     Shrunk,
-    OtherSize { expected: usize, found: usize },
+    OtherSize {
+        expected: usize,
+        found: usize,
+    },
 }
 
 /// Compares closely what one value amounts to.
@@ -324,8 +332,7 @@ impl<'a> Proof<'a> {
                 Some(Verdict::Agrees { .. }) => true,
                 Some(_) => false,
                 None => {
-                    self.networks.kept.contains_key(&crate::graph::Reader { node, slot })
-                        || self.zeros.contains(name)
+                    self.networks.kept.contains_key(&crate::graph::Reader { node, slot }) || self.zeros.contains(name)
                 }
             }
         };

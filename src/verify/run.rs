@@ -133,8 +133,13 @@ impl Verification<'_> {
                     conclusive: difference.is_conclusive(rtol),
                 }
             });
-            let run =
-                RunReport { sizes: sizes.clone(), widened: pair.is_widened, unrounded: pair.is_unrounded, rtol, outputs: errors.collect() };
+            let run = RunReport {
+                sizes: sizes.clone(),
+                widened: pair.is_widened,
+                unrounded: pair.is_unrounded,
+                rtol,
+                outputs: errors.collect(),
+            };
             let passed = run.passed();
             self.report.runs.push(run);
             if let Some(proof) = &mut expected.proof {

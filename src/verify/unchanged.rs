@@ -197,11 +197,14 @@ impl<'a> Comparison<'a> {
     /// A node that the original does not have: what it gives may only stand where a size does.
     fn new_node(&mut self, node: &'a Node) -> Result<(), Stop> {
         self.new.extend(node.proto.output.iter().map(String::as_str).filter(|name| !name.is_empty()));
-        let taken = node.proto.output.iter().find(|name| {
-            !name.is_empty() && self.analysis.graph.value(name).is_some_and(|value| self.is_given(value))
-        });
+        let taken =
+            node.proto.output.iter().find(|name| {
+                !name.is_empty() && self.analysis.graph.value(name).is_some_and(|value| self.is_given(value))
+            });
         match taken {
-            Some(name) => Err(Stop::Changed(format!("{:?} gives {name:?}, which the original has elsewhere", node.name))),
+            Some(name) => {
+                Err(Stop::Changed(format!("{:?} gives {name:?}, which the original has elsewhere", node.name)))
+            }
             None => Ok(()),
         }
     }
@@ -237,9 +240,8 @@ impl<'a> Comparison<'a> {
     fn input(&mut self, original: &Node, node: &Node, slot: usize) -> Result<bool, Stop> {
         let (expected, found) = (input_of(original, slot), input_of(node, slot));
         let output = original.proto.first_output();
-        let fail = |text: String| {
-            Stop::Changed(format!("node {:?} ({}): input {slot}: {text}", original.name, original.op()))
-        };
+        let fail =
+            |text: String| Stop::Changed(format!("node {:?} ({}): input {slot}: {text}", original.name, original.op()));
         let reader = Reader { node: original.id, slot };
         let value = original.input(slot);
         if found.is_empty() {

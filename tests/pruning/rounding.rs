@@ -22,7 +22,15 @@ fn rounded(pruned: &Pruned, multiple: usize) -> Vec<(String, i64, usize)> {
     for member in members.filter(|member| member.role != "parameter") {
         for tensor in plan.tensors.iter().filter(|tensor| tensor.tensor == member.tensor) {
             let Some(kept) = tensor.keep.get(&member.axis) else { continue };
-            assert_eq!(kept.len() % multiple, 0, "{} axis {}: {} of {:?}", member.tensor, member.axis, kept.len(), tensor.dims);
+            assert_eq!(
+                kept.len() % multiple,
+                0,
+                "{} axis {}: {} of {:?}",
+                member.tensor,
+                member.axis,
+                kept.len(),
+                tensor.dims
+            );
             axes.push((member.tensor.clone(), tensor.dims[member.axis], kept.len()));
         }
     }

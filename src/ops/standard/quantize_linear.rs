@@ -94,7 +94,12 @@ impl QuantizeLinear {
         let (x, parameter) = (cx.input(0), cx.input(slot));
         let parameter = cx.cast(&parameter, DataType::Float);
         let shape = cx.add("Shape", &[&x], vec![]);
-        let one = TensorProto { data_type: DataType::Int8 as i32, dims: vec![1], raw_data: vec![1].into(), ..TensorProto::default() };
+        let one = TensorProto {
+            data_type: DataType::Int8 as i32,
+            dims: vec![1],
+            raw_data: vec![1].into(),
+            ..TensorProto::default()
+        };
         let ones = cx.add("ConstantOfShape", &[&shape], vec![attr_tensor("value", one)]);
         let is_place = |attribute: &&AttributeProto| matches!(attribute.name.as_str(), "axis" | "block_size");
         let places = cx.attributes().iter().filter(is_place).cloned().collect();

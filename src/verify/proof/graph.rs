@@ -136,7 +136,8 @@ pub(super) fn build(networks: Networks<'_>, looks: &Looks) -> Result<ProofGraph,
     let mut node = reference.builder.nodes;
     node.extend(builder.nodes);
     let mut output = graph.output.clone();
-    output.extend(watched.iter().flat_map(|watched| std::iter::once(&watched.output).chain(&watched.rounded)).map(info));
+    output
+        .extend(watched.iter().flat_map(|watched| std::iter::once(&watched.output).chain(&watched.rounded)).map(info));
     output.extend(seen.iter().map(|seen| info(&seen.output)));
     let mut opset_import = proto.opset_import.clone();
     opset_import.push(OperatorSetIdProto { domain: DOMAIN.to_owned(), version: 1 });
@@ -150,8 +151,7 @@ pub(super) fn build(networks: Networks<'_>, looks: &Looks) -> Result<ProofGraph,
         ..GraphProto::default()
     };
     graph.drop_dead();
-    let model =
-        ModelProto { ir_version: proto.ir_version, opset_import, graph: Some(graph), ..ModelProto::default() };
+    let model = ModelProto { ir_version: proto.ir_version, opset_import, graph: Some(graph), ..ModelProto::default() };
     Ok(ProofGraph { model, watched, seen, exceptions })
 }
 
@@ -371,8 +371,13 @@ impl Construction<'_> {
         rename_captured(&mut proto, &inner_names);
         proto.output = node.output.iter().map(|name| self.local_name(name)).collect();
         self.builder.nodes.push(proto.clone());
-        let outputs: Vec<(String, String)> =
-            node.output.iter().cloned().zip(proto.output.iter().cloned()).filter(|(name, _)| !name.is_empty()).collect();
+        let outputs: Vec<(String, String)> = node
+            .output
+            .iter()
+            .cloned()
+            .zip(proto.output.iter().cloned())
+            .filter(|(name, _)| !name.is_empty())
+            .collect();
         for (name, own) in &outputs {
             let source = match (graph.value(name), original) {
                 (Some(value), Some(original)) => self.output(name, value, own, original, reads_own),

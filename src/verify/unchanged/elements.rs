@@ -69,7 +69,8 @@ pub(super) fn difference(
     let first = places.first(0, 0, &mut |start, length| {
         let (a, b) = (&expected_bytes[start..start + length], &found_bytes[at..at + length]);
         let place = (a != b).then(|| a.iter().zip(b).position(|(a, b)| a != b).unwrap_or(0) / element * element);
-        let place = place.filter(|place| computed || differs(&a[*place..*place + element], &b[*place..*place + element]));
+        let place =
+            place.filter(|place| computed || differs(&a[*place..*place + element], &b[*place..*place + element]));
         let place = if computed && place.is_some() {
             (0..length).step_by(element).find(|i| differs(&a[*i..i + element], &b[*i..i + element]))
         } else {
@@ -85,8 +86,8 @@ pub(super) fn difference(
         None => None,
     };
     let indices = indices(found_at / element, &found.dims);
-    let numbers = show(&expected_bytes[expected_at..expected_at + element])
-        .zip(show(&found_bytes[found_at..found_at + element]));
+    let numbers =
+        show(&expected_bytes[expected_at..expected_at + element]).zip(show(&found_bytes[found_at..found_at + element]));
     Ok(Comparison::Differs(match numbers {
         Some((expected, found)) => format!("element {indices:?}: expected {expected}, found {found}"),
         None => format!("element {indices:?} is another"),
@@ -155,12 +156,7 @@ impl Places {
     }
 
     /// Calls `compare` with the start and length in bytes of every kept piece in order, until it finds something.
-    fn first<T>(
-        &self,
-        axis: usize,
-        start: usize,
-        compare: &mut dyn FnMut(usize, usize) -> Option<T>,
-    ) -> Option<T> {
+    fn first<T>(&self, axis: usize, start: usize, compare: &mut dyn FnMut(usize, usize) -> Option<T>) -> Option<T> {
         let Some((_, runs)) = self.axes.get(axis) else { return compare(start, self.block) };
         let stride: usize = self.axes[axis + 1..].iter().fold(self.block, |bytes, (size, _)| bytes * size);
         if axis + 1 == self.axes.len() {

@@ -35,7 +35,9 @@ pub(super) fn same_form(original: &Form<'_>, found: &Form<'_>) -> Result<Result<
             Some(other) if same_attribute((original.model, attribute), (found.model, other))? => {}
             Some(other) if is_size(attribute) && attribute.r#type == other.r#type => is_edited = true,
             None if is_size(attribute) => is_edited = true,
-            Some(_) => return Ok(Err(format!("attribute {name} is not the original's{}", shown(attribute, found.node)))),
+            Some(_) => {
+                return Ok(Err(format!("attribute {name} is not the original's{}", shown(attribute, found.node))));
+            }
             None => return Ok(Err(format!("attribute {name} is missing"))),
         }
     }
@@ -92,9 +94,8 @@ fn same_attribute(
     if !all_same::<TensorProto>(&tensors(a), &tensors(b), |a, b| same_tensor((model, a), (other_model, b)))? {
         return Ok(false);
     }
-    let sparse = |attribute: &AttributeProto| {
-        attribute.sparse_tensor.iter().chain(&attribute.sparse_tensors).cloned().collect()
-    };
+    let sparse =
+        |attribute: &AttributeProto| attribute.sparse_tensor.iter().chain(&attribute.sparse_tensors).cloned().collect();
     if !all_same::<SparseTensorProto>(&sparse(a), &sparse(b), |a, b| same_sparse((model, a), (other_model, b)))? {
         return Ok(false);
     }
@@ -102,11 +103,7 @@ fn same_attribute(
     all_same::<GraphProto>(&bodies(a), &bodies(b), |a, b| same_body((model, a), (other_model, b)))
 }
 
-fn all_same<T>(
-    a: &Vec<T>,
-    b: &Vec<T>,
-    mut same: impl FnMut(&T, &T) -> Result<bool, Error>,
-) -> Result<bool, Error> {
+fn all_same<T>(a: &Vec<T>, b: &Vec<T>, mut same: impl FnMut(&T, &T) -> Result<bool, Error>) -> Result<bool, Error> {
     if a.len() != b.len() {
         return Ok(false);
     }
