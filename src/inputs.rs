@@ -1,16 +1,20 @@
 //! Random inputs from what the graph itself says of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use crate::analysis::Analysis;
 use crate::array::{Array, ElementType};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::graph::dim::Dim;
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::sizes::{Sizes, follow, sizes_for};
 use crate::graph::{Graph, ValueId};
 use crate::macs::memory::{Footprint, refuse_beyond};
+use crate::npz::{ArrayFile, Entry, NpzError};
+use crate::onnx::{ValueInfoProto, tensor_shape_proto, type_proto};
+use crate::runtime::check_memory;
 use crate::runtime::available_memory;
 use crate::runtime::random_inputs::{InputDim, InputSpec, draw};
 
@@ -90,6 +94,64 @@ impl Purpose {
             Self::Timing => "timing",
         }
     }
+}
+
+/// The sizes that a graph input declares; `None` where it declares no shape, or an axis no size.
+fn declared_dims(input: &ValueInfoProto) -> Option<Vec<Option<i64>>> {
+    let Some(type_proto::Value::TensorType(tensor)) = input.r#type.as_ref()?.value.as_ref() else { return None };
+    let dims = tensor.shape.as_ref()?.dim.iter().map(|dim| match dim.value {
+        Some(tensor_shape_proto::dimension::Value::DimValue(size)) => Some(size),
+        _ => None,
+    });
+    Some(dims.collect())
+}
+
+/// Refuses arrays that would take more memory than there is: once packed as bytes, once as elements.
+///
+/// # Errors
+/// See above; a header that can't be read.
+pub fn check_size(file: &ArrayFile) -> Result<(), Error> {
+    let fail = |text: String| Error::usage(text).of_kind(ErrorKind::Unreadable);
+    let counts = file.entries().iter().map(Entry::byte_count).collect::<Result<Vec<u64>, NpzError>>();
+    let total: u64 = counts.map_err(|error| fail(error.to_string()).caused_by(error))?.iter().sum();
+    check_memory(total.saturating_mul(2)).map_err(|text| fail(format!("the file can't be read: {text}")))
+}
+
+/// Reads arrays by the names of a model's inputs. What no input takes is refused before any of the file is unpacked.
+///
+/// # Errors
+/// A name that is no input of the model, sizes that the input does not have (the first aside, which counts rows), more
+/// than fits into memory; a file that can't be read.
+pub fn read(model: &Model, path: &Path) -> Result<Vec<(String, Array)>, Error> {
+    let fail = |error: NpzError| Error::unreadable(path, error.to_string()).caused_by(error);
+    let mut file = ArrayFile::open(path).map_err(fail)?;
+    let graph = model.graph();
+    let is_input = |name: &str| graph.initializer.iter().all(|tensor| tensor.name != name);
+    let inputs: Vec<&ValueInfoProto> = graph.input.iter().filter(|input| is_input(&input.name)).collect();
+    for entry in file.entries() {
+        let Some(input) = inputs.iter().find(|input| input.name == entry.name()) else {
+            let names: Vec<&str> = inputs.iter().map(|input| input.name.as_str()).collect();
+            let text = format!("--inputs: expected arrays named {}, found {:?}", names.join(", "), entry.name());
+            return Err(Error::usage(text).in_file(path));
+        };
+        let found = entry.dims().map_err(fail)?;
+        let Some(expected) = declared_dims(input) else { continue };
+        // Networks that take single samples are given many in turn, and some exports leave out the axes of a number.
+        let fits = |(axis, (size, found)): (usize, (&Option<i64>, &usize))| {
+            axis == 0 || size.is_none_or(|size| usize::try_from(size) == Ok(*found))
+        };
+        if expected.len() != found.len() || !expected.iter().zip(found).enumerate().all(fits) {
+            let sizes = expected.iter().map(|size| size.map_or("?".to_owned(), |size| size.to_string()));
+            let text = format!(
+                "--inputs: array {:?}: expected shape [{}], found {found:?}",
+                entry.name(),
+                sizes.collect::<Vec<_>>().join(", ")
+            );
+            return Err(Error::usage(text).in_file(path));
+        }
+    }
+    check_size(&file).map_err(|error| error.in_file(path))?;
+    file.read_all().map_err(fail)
 }
 
 /// What decides the inputs of a network.

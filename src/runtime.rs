@@ -162,3 +162,18 @@ pub(crate) fn release_free_memory() {
         libc::malloc_trim(0);
     }
 }
+
+/// Refuses to read this many bytes where there is no memory for them, in words.
+///
+/// # Errors
+/// See above.
+pub(crate) fn check_memory(bytes: u64) -> Result<(), String> {
+    match available_memory() {
+        Some(available) if bytes > available => Err(format!(
+            "it takes {:.1} GB of memory, {:.1} GB are available",
+            bytes as f64 / 1e9,
+            available as f64 / 1e9
+        )),
+        _ => Ok(()),
+    }
+}

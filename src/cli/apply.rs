@@ -49,7 +49,7 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
         Err(error) if passed => return Err(error),
         Err(error) => {
             printer.failure(json!({"output": null, "verification": report}), String::new, &error);
-            return Ok(false);
+            return Err(error);
         }
     };
     printer.result(&json!({"output": args.output, "removed": written.removed, "verification": report}), || {

@@ -19,7 +19,9 @@ use super::sample::SampleArgs;
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, max_term_width = 100)]
 #[command(
-    after_help = "Exit codes: 0 done; 1 the request can't be met, or verification failed; 2 wrong use or broken input."
+    after_help = "Exit codes: 0 done; 1 the request can't be met, or verification failed; 2 wrong use or broken input.\n\
+        Files: no file that is read is overwritten, no two outputs may be one file, and all outputs take their places \
+        together or not at all, also when a signal ends the run."
 )]
 pub(super) struct Cli {
     #[command(subcommand)]

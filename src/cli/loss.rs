@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use onnx_diffprune::data::read_npz;
 use onnx_diffprune::networks::{LossOptions, Network};
 use onnx_diffprune::{Error, Model, Stage};
 use serde_json::json;
@@ -49,9 +48,9 @@ pub(super) fn run(args: &LossArgs, cli: &Cli, printer: &Printer) -> Result<bool,
             .hint("name clean samples, best ones that were not trained on, with --data"));
     };
     let runtime = open_runtime(cli)?;
-    let given = args.inputs.as_deref().map(read_npz).transpose()?.unwrap_or_default();
     let model = Model::open(&args.input)?;
     printer.notes(&model);
+    let given = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?.unwrap_or_default();
     let network_options = args.diffusion.network_options(given)?;
     let network = Network::open(&model, &network_options, &parse_sizes(&args.size)?, Some(data))?;
     network.notes().iter().for_each(|note| printer.warning(note));

@@ -4,6 +4,7 @@
 //! would obey in it is written out: names come from files.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::io::Write;
 use std::ops::ControlFlow;
 
@@ -20,11 +21,13 @@ pub(super) struct Printer {
     format: Format,
     quiet: bool,
     verbose: bool,
+    /// Whether it has said why the request failed.
+    has_failed: Cell<bool>,
 }
 
 impl Printer {
     pub(super) fn new(format: Format, quiet: bool) -> Self {
-        Self { format, quiet, verbose: false }
+        Self { format, quiet, verbose: false, has_failed: Cell::new(false) }
     }
 
     /// The same, with whether lists are printed whole.
@@ -83,13 +86,17 @@ impl Printer {
         }
     }
 
-    /// Prints an error, its causes and what to do.
+    /// Prints an error, its causes and what to do, unless [`Printer::failure`] has.
     pub(super) fn error(&self, error: &Error) {
+        if self.has_failed.get() {
+            return;
+        }
         self.failure(json!({}), String::new, error);
     }
 
     /// Prints what came of a request that failed, and why it did: in JSON as one object.
     pub(super) fn failure(&self, mut body: Value, text: impl FnOnce() -> String, error: &Error) {
+        self.has_failed.set(true);
         if self.is_json() {
             let mut causes = Vec::new();
             let mut source = std::error::Error::source(error);

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use onnx_diffprune::data::read_npz;
 use onnx_diffprune::plans::plan_path;
 use onnx_diffprune::{Error, Model, VerifyOptions};
 use serde_json::json;
@@ -37,7 +36,7 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<boo
     }
     let needs_runtime = score.criterion.needs_gradients() || !(args.dry_run || args.no_verify);
     let runtime = if needs_runtime { Some(open_runtime(cli)?) } else { None };
-    let given = args.inputs.as_deref().map(read_npz).transpose()?;
+    let given = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
     progress.step("coupling channels");
     let analysis = model.analyse()?;
     analysis.check_inputs(given.as_deref().unwrap_or_default())?;
@@ -112,7 +111,7 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<boo
         Err(error) if passed => Err(error),
         Err(error) => {
             printer.failure(shown.summary(), || shown.text(), &error);
-            Ok(false)
+            Err(error)
         }
     }
 }

@@ -44,7 +44,7 @@ pub(super) fn run(cli: &Cli, printer: &Printer) -> Result<bool, Error> {
             "refused": place.refused,
         })).collect::<Vec<_>>(),
     });
-    printer.result(&json, || {
+    let text = || {
         let mut out = match &opened {
             Ok(runtime) => format!(
                 "ONNX Runtime {}, execution providers: {}\n",
@@ -68,7 +68,11 @@ pub(super) fn run(cli: &Cli, printer: &Printer) -> Result<bool, Error> {
             out += &format!("  {} ({}): {found}\n", place.place.display(), place.how);
         }
         out + &describe(&libraries, &devices)
-    });
+    };
+    match &opened {
+        Ok(_) => printer.result(&json, text),
+        Err(error) => printer.failure(json, text, error),
+    }
     opened.map(|_| true)
 }
 

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ndarray::ArrayD;
-use onnx_diffprune::data::read_npz;
 use onnx_diffprune::networks::{Network, SampleOptions, Sampler, Skip};
 use onnx_diffprune::{Error, Model, Stage};
 use serde_json::json;
@@ -68,8 +67,8 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, printer: &Printer) -> Result<boo
     }
     files.check()?;
     let runtime = open_runtime(cli)?;
-    let given = args.inputs.as_deref().map(read_npz).transpose()?.unwrap_or_default();
     printer.notes(&model);
+    let given = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?.unwrap_or_default();
     let network_options = args.diffusion.network_options(given)?;
     let network = Network::open(&model, &network_options, &parse_sizes(&args.size)?, None)?;
     network.notes().iter().for_each(|note| printer.warning(note));

@@ -2,7 +2,6 @@
 
 use std::ops::ControlFlow;
 
-use onnx_diffprune::data::read_npz;
 use onnx_diffprune::plans::plan_path;
 use onnx_diffprune::{Error, Model, Plan, Progress, VerifyOptions};
 
@@ -30,7 +29,7 @@ pub(super) fn run(args: &VerifyArgs, cli: &Cli, printer: &Printer) -> Result<boo
         rtol: args.rtol,
         atol: args.atol,
         seed: args.seed,
-        inputs: args.inputs.as_deref().map(read_npz).transpose()?,
+        inputs: args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?,
         sizes: parse_sizes(&args.size)?,
     };
     progress.step("verifying");

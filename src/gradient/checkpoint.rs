@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use crate::array::{Array, ArrayData};
 use crate::error::Error;
+use crate::inputs::check_size;
+use crate::npz::ArrayFile;
 
 use super::accumulate::{Accumulated, LossPoint};
 
@@ -63,10 +65,10 @@ impl Checkpoint {
             Error::unreadable(&self.path, text.to_owned())
                 .hint("run without --resume, or with the options of the first run")
         };
-        let arrays: HashMap<String, Array> = crate::npz::read(&self.path)
-            .map_err(|error| Error::unreadable(&self.path, error.to_string()))?
-            .into_iter()
-            .collect();
+        let mut file = ArrayFile::open(&self.path).map_err(|error| Error::unreadable(&self.path, error.to_string()))?;
+        check_size(&file).map_err(|error| error.in_file(&self.path))?;
+        let arrays: HashMap<String, Array> =
+            file.read_all().map_err(|error| Error::unreadable(&self.path, error.to_string()))?.into_iter().collect();
         let of = |name: &str| arrays.get(name).map(|array| &array.data);
         match of("fingerprint") {
             Some(ArrayData::U8(found)) if *found == self.fingerprint => {}

@@ -1,9 +1,14 @@
 //! The text header of a `.npy` file: element type, order of the elements, shape.
 
+use std::io::Read;
+
 use crate::array::ElementType;
 
 /// What every `.npy` file begins with.
 pub(super) const MAGIC: &[u8; 6] = b"\x93NUMPY";
+
+/// Bytes of a header, at most; NumPy itself reads ten thousand.
+const MOST_BYTES: u64 = 1 << 20;
 
 /// What the header says.
 #[derive(Debug, PartialEq)]
@@ -19,23 +24,41 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// The header, and the bytes that follow it.
-    pub(super) fn parse(bytes: &[u8]) -> Result<(Self, &[u8]), String> {
-        let rest = bytes.strip_prefix(MAGIC).ok_or("not a .npy array")?;
-        let (length, rest) = match rest {
-            [1, _, a, b, rest @ ..] => (usize::from(u16::from_le_bytes([*a, *b])), rest),
-            [2 | 3, _, a, b, c, d, rest @ ..] => (u32::from_le_bytes([*a, *b, *c, *d]) as usize, rest),
-            [version, ..] => {
-                return Err(format!("version {version} of the format is not known, or the file is cut off"));
-            }
-            [] => return Err("the file is cut off in the header".to_owned()),
+    /// The header that a source begins with, and the bytes that it takes.
+    pub(super) fn read(source: &mut dyn Read) -> Result<(Self, u64), String> {
+        fn bytes<const N: usize>(source: &mut dyn Read) -> Result<[u8; N], String> {
+            let mut bytes = [0; N];
+            source.read_exact(&mut bytes).map_err(|error| match error.kind() {
+                std::io::ErrorKind::UnexpectedEof => "the file is cut off in the header".to_owned(),
+                _ => error.to_string(),
+            })?;
+            Ok(bytes)
+        }
+        if bytes(source) != Ok(*MAGIC) {
+            return Err("not a .npy array".to_owned());
+        }
+        let (length, preamble) = match bytes(source)? {
+            [1, _] => (u64::from(u16::from_le_bytes(bytes(source)?)), 10),
+            [2 | 3, _] => (u64::from(u32::from_le_bytes(bytes(source)?)), 12),
+            [version, _] => return Err(format!("version {version} of the format is not known")),
         };
-        let (text, data) = rest.split_at_checked(length).ok_or("the file is cut off in the header")?;
-        let text = std::str::from_utf8(text).map_err(|_| "the header is not text")?;
+        if length > MOST_BYTES {
+            return Err(format!("expected a header of at most {MOST_BYTES} bytes, found {length}"));
+        }
+        let mut text = String::new();
+        let read = source.take(length).read_to_string(&mut text);
+        read.map_err(|error| match error.kind() {
+            std::io::ErrorKind::InvalidData => "the header is not text".to_owned(),
+            _ => error.to_string(),
+        })?;
+        if text.len() as u64 != length {
+            return Err("the file is cut off in the header".to_owned());
+        }
+        let text = text.as_str();
         let (element_type, big_endian) = element_type(quoted(field(text, "descr")?)?)?;
         let fortran_order = field(text, "fortran_order")?.starts_with("True");
         let dims = shape(field(text, "shape")?)?;
-        Ok((Self { element_type, big_endian, fortran_order, dims }, data))
+        Ok((Self { element_type, big_endian, fortran_order, dims }, preamble + length))
     }
 }
 
@@ -141,12 +164,12 @@ mod tests {
         for dims in [vec![], vec![3], vec![2, 0, 5], vec![1; 200]] {
             let bytes = to_bytes(ElementType::F16, &dims);
             assert_eq!(bytes.len() % 64, 0);
-            let (header, rest) = Header::parse(&bytes).unwrap();
+            let (header, length) = Header::read(&mut bytes.as_slice()).unwrap();
             assert_eq!(
                 header,
                 Header { element_type: ElementType::F16, big_endian: false, fortran_order: false, dims }
             );
-            assert!(rest.is_empty());
+            assert_eq!(length, bytes.len() as u64);
         }
     }
 
@@ -154,7 +177,7 @@ mod tests {
     fn every_cut_is_an_error() {
         let bytes = to_bytes(ElementType::F32, &[2, 3]);
         for length in 0..bytes.len() {
-            assert!(Header::parse(&bytes[..length]).is_err(), "{length}");
+            assert!(Header::read(&mut &bytes[..length]).is_err(), "{length}");
         }
     }
 

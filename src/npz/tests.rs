@@ -45,6 +45,12 @@ fn a_lone_npy_takes_the_name_of_its_file() {
     assert_eq!(read(&path).unwrap(), [("sample".to_owned(), array)]);
 }
 
+/// The one array of a `.npy` file.
+fn from_npy(bytes: &[u8]) -> Result<Array, String> {
+    let array = ArrayFile::from_bytes(bytes.to_vec(), "x").and_then(|mut file| file.read(0));
+    array.map_err(|error| error.to_string())
+}
+
 /// A `.npy` file with this header text and data.
 fn npy(header: &str, data: &[u8]) -> Vec<u8> {
     let mut bytes = b"\x93NUMPY\x01\x00".to_vec();

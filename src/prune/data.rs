@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::array::Array;
 use crate::error::Error;
+use crate::npz::{ArrayFile, NpzError};
 
 /// Bytes of a text that people write, at most.
 const MOST_TEXT: u64 = 1 << 24;
@@ -11,9 +12,12 @@ const MOST_TEXT: u64 = 1 << 24;
 /// The arrays of a `.npz` file, or the one of a `.npy` file, by name.
 ///
 /// # Errors
-/// The file can't be read or is no file of NumPy's.
+/// The file can't be read, is no file of NumPy's, or takes more memory than there is.
 pub fn read_npz(path: &Path) -> Result<Vec<(String, Array)>, Error> {
-    crate::npz::read(path).map_err(|error| Error::unreadable(path, error.to_string()).caused_by(error))
+    let fail = |error: NpzError| Error::unreadable(path, error.to_string()).caused_by(error);
+    let mut file = ArrayFile::open(path).map_err(fail)?;
+    crate::inputs::check_size(&file).map_err(|error| error.in_file(path))?;
+    file.read_all().map_err(fail)
 }
 
 /// The PNG and JPEG files of a folder by name: what is read of a folder of clean samples.

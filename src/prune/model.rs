@@ -56,6 +56,16 @@ impl Model {
         self.0.external_files()
     }
 
+    /// The arrays of a `.npz` file by the names of the model's inputs. What no input takes is refused before any of the file
+    /// is unpacked.
+    ///
+    /// # Errors
+    /// A name that is no input of the model, sizes that the input does not have (the first aside, which counts rows), more
+    /// than fits into memory; a file that can't be read.
+    pub fn read_inputs(&self, path: &Path) -> Result<Vec<(String, Array)>, Error> {
+        inputs::read(&self.0, path)
+    }
+
     /// Bytes of the model file and of the external files it uses.
     ///
     /// # Errors

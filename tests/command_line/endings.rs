@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::desk::Desk;
+use super::tool::{run, succeed};
 use crate::support::files::listing;
 use crate::support::fixtures::fixture;
 
@@ -164,4 +165,35 @@ fn a_report_that_fails_at_the_end_leaves_neither_model_nor_plan() {
         return;
     }
     panic!("the run always ends before the folder goes");
+}
+
+#[test]
+fn a_run_that_cannot_go_on_says_so() {
+    let desk = Desk::new();
+    let model = fixture("dit_tiny.onnx");
+    let (model, output) = (model.to_str().unwrap(), desk.out("out.onnx"));
+    let quick = ["--ratio", "0.5", "--timesteps", "2", "--draw-steps", "2", "--no-verify"];
+    let resumed = succeed(&[&[model, &output, "--resume"], &quick[..]].concat());
+    let checkpoint = desk.out("out.gradients.npz");
+    let text = format!("warning: --resume: there is no checkpoint {checkpoint}; the gradients start anew");
+    assert!(resumed.err.contains(&text), "{}", resumed.err);
+    assert!(resumed.out.contains("wrote"), "{}", resumed.out);
+    // Before the gradients, not after them.
+    let (before, _) = resumed.err.split_once(&text).unwrap();
+    assert!(!before.contains("gradients of"), "{before}");
+
+    let dry = succeed(&[&[model, "--resume", "--dry-run"], &quick[..]].concat());
+    assert!(dry.err.contains("--resume has no effect: without an output"), "{}", dry.err);
+    let magnitude = desk.prune(&["--ratio", "0.5", "--no-verify", "--resume"]);
+    assert!(magnitude.code == 0 && magnitude.err.contains("--resume has no effect"), "{}", magnitude.err);
+
+    // One that is there and not asked for is not lost unsaid.
+    std::fs::write(&checkpoint, "of an earlier run").unwrap();
+    let anew = succeed(&[&[model, &output], &quick[..]].concat());
+    assert!(anew.err.contains(&checkpoint) && anew.err.contains("--resume goes on from it"), "{}", anew.err);
+    // And one that is none is refused.
+    std::fs::write(&checkpoint, "not a checkpoint").unwrap();
+    let broken = run(&[&[model, &output, "--resume"], &quick[..]].concat());
+    assert!(broken.code == 2 && broken.err.contains("out.gradients.npz"), "{}", broken.err);
+    assert_eq!(std::fs::read_to_string(&checkpoint).unwrap(), "not a checkpoint");
 }

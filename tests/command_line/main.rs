@@ -1,13 +1,19 @@
 //! The built program as its users run it: exit codes, messages, what is printed where, what is written.
 #![allow(clippy::unwrap_used)]
 
+#[cfg(unix)]
+mod cache;
 mod desk;
 #[cfg(unix)]
 mod endings;
+mod failures;
 mod gradient_criteria;
+#[cfg(target_os = "linux")]
+mod hostile;
 mod paths;
 mod plans;
 mod prune;
+mod replaced;
 mod sample;
 mod strangers;
 mod time_inputs;

@@ -397,3 +397,38 @@ fn plans_carry_changes_to_the_command_line() {
     assert!(String::from_utf8_lossy(&applied.stderr).contains("changed since"));
     assert!(run("verify", &again, &before).status.success());
 }
+
+#[cfg(unix)]
+#[test]
+fn a_signal_during_verification_leaves_no_reference_behind() {
+    use std::os::unix::process::ExitStatusExt;
+    let pruned = halved(FIXTURES[0]);
+    let changed = change(pruned, &some_weights(pruned)[..1]);
+    let folder = tempfile::tempdir().unwrap();
+    let plan = folder.path().join("plan.json");
+    changed.plan.write(&plan).unwrap();
+    let is_ours = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("onnx-diffprune-");
+    for _ in 0..10 {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_onnx-diffprune"))
+            .args(["verify".as_ref(), pruned.analysis.model.path(), changed.path.as_path(), "--plan".as_ref(), &plan])
+            .env("TMPDIR", temporary.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let has_begun = || temporary.path().read_dir().unwrap().any(|entry| entry.is_ok_and(is_ours));
+        while !has_begun() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success();
+        let ended = child.wait().unwrap();
+        // It was done before it heard of the signal: once more.
+        if !sent || ended.success() {
+            continue;
+        }
+        assert_eq!(ended.signal(), Some(15));
+        assert!(!has_begun(), "the reference is left behind");
+        return;
+    }
+    panic!("verification always ends before the signal");
+}

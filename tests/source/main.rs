@@ -6,3 +6,4 @@
 mod ops_index;
 mod proto_generated;
 mod rooms;
+mod temporary;

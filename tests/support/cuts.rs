@@ -76,7 +76,7 @@ fn shared(name: &str, kind: &str, options: &PruneOptions) -> Pruned {
 impl Pruned {
     /// Verifies `file` as a cut of the original by the plan, after `change` has had its way with what the plan keeps.
     pub(crate) fn verify_with(&self, file: &Path, change: impl FnOnce(&mut HashMap<Reader, KeptAxes>)) -> VerifyReport {
-        let mut kept = kept_axes(&self.cut.plan, &self.analysis, file).unwrap();
+        let mut kept = kept_axes(&self.cut.plan, self.analysis, file).unwrap();
         change(&mut kept);
         // Small images keep the many verifications of the tests short; the batch still varies.
         let sizes = [("h", 8), ("w", 8), ("seq", 3)].map(|(name, size)| (name.to_owned(), size)).into();

@@ -1,11 +1,13 @@
 //! Images of a folder.
 
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use image::imageops::FilterType;
 use image::{DynamicImage, ImageReader};
 
 use crate::error::Error;
+use crate::files;
 
 /// An image of the network's size.
 pub(super) struct Image {
@@ -14,6 +16,12 @@ pub(super) struct Image {
     /// Whether the file has another size.
     pub(super) was_resized: bool,
 }
+
+/// Pixels of an image, at most: twelve thousand by eleven thousand.
+const MOST_PIXELS: u64 = 1 << 27;
+
+/// Bytes that decoding an image may take, at most.
+const MOST_BYTES: u64 = 1 << 30;
 
 /// The PNG and JPEG files of a folder by name.
 ///
@@ -46,12 +54,22 @@ pub(super) fn read(path: &Path, sizes: &[usize]) -> Result<Image, Error> {
     let (Ok(high), Ok(wide)) = (u32::try_from(height), u32::try_from(width)) else {
         return Err(fail(format!("images can't have {height} x {width} pixels")));
     };
-    let mut reader = ImageReader::open(path)
-        .and_then(ImageReader::with_guessed_format)
-        .map_err(|error| fail(format!("can't be read: {error}")).caused_by(error))?;
-    // A damaged header must not ask for all memory.
+    let open = || {
+        let (file, _) = files::open(path)?;
+        ImageReader::new(BufReader::new(file)).with_guessed_format()
+    };
+    let unreadable = |error: std::io::Error| fail(format!("can't be read: {error}")).caused_by(error);
+    // A few bytes can claim, or unpack to, any number of pixels.
+    let (columns, rows) = open()
+        .map_err(unreadable)?
+        .into_dimensions()
+        .map_err(|error| fail(format!("not a readable image: {error}")).caused_by(error))?;
+    if u64::from(columns) * u64::from(rows) > MOST_PIXELS {
+        return Err(fail(format!("expected an image of at most {MOST_PIXELS} pixels, found {columns} x {rows}")));
+    }
+    let mut reader = open().map_err(unreadable)?;
     let mut limits = image::Limits::default();
-    limits.max_alloc = Some(1 << 30);
+    limits.max_alloc = Some(MOST_BYTES);
     reader.limits(limits);
     let mut image = reader.decode().map_err(|error| fail(format!("not a readable image: {error}")).caused_by(error))?;
     let was_resized = (image.height(), image.width()) != (high, wide);

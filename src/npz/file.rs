@@ -1,0 +1,216 @@
+//! A file of arrays of which the headers are read first, so that what it claims can be judged before any of it is unpacked.
+
+use std::io::{Cursor, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use super::NpzError;
+use super::elements::{decode, to_row_major};
+use super::header::{Header, MAGIC};
+use crate::array::{Array, ElementType, element_count};
+use crate::files::open;
+
+/// Arrays above this many bytes are refused, since a damaged header would otherwise ask for all memory.
+const BYTE_LIMIT: u64 = 1 << 36;
+
+/// Bytes that one byte of an archive can unpack to: deflate repeats at most 258 with two bits.
+const DEFLATE_RATIO: u64 = 1032;
+
+/// An open file that can be read at any place.
+trait Source: Read + Seek + Send {}
+impl<T: Read + Seek + Send> Source for T {}
+
+/// Where the arrays are.
+enum Form {
+    /// One array.
+    Npy(Box<dyn Source>),
+    /// One array a member.
+    Npz(zip::ZipArchive<Box<dyn Source>>),
+}
+
+/// What the file says of an array.
+#[derive(Debug)]
+pub struct Entry {
+    name: String,
+    /// What its header says, or why it can't be read.
+    claimed: Result<Claimed, String>,
+}
+
+/// What the header of an array says.
+#[derive(Debug)]
+struct Claimed {
+    header: Header,
+    /// Bytes of the header.
+    start: u64,
+    /// Bytes of the elements.
+    length: usize,
+}
+
+/// A file of arrays, of which only the headers have been read.
+pub struct ArrayFile {
+    form: Form,
+    entries: Vec<Entry>,
+}
+
+impl Entry {
+    /// The name of the array.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn claimed(&self) -> Result<&Claimed, NpzError> {
+        let fail = |reason: &String| NpzError::Malformed { name: self.name.clone(), reason: reason.clone() };
+        self.claimed.as_ref().map_err(fail)
+    }
+
+    /// The sizes of the array.
+    ///
+    /// # Errors
+    /// The header can't be read, or contradicts the file.
+    pub fn dims(&self) -> Result<&[usize], NpzError> {
+        Ok(&self.claimed()?.header.dims)
+    }
+
+    /// The type of the elements.
+    ///
+    /// # Errors
+    /// As [`Entry::dims`].
+    pub fn element_type(&self) -> Result<ElementType, NpzError> {
+        Ok(self.claimed()?.header.element_type)
+    }
+
+    /// Bytes of the elements.
+    ///
+    /// # Errors
+    /// As [`Entry::dims`].
+    pub fn byte_count(&self) -> Result<u64, NpzError> {
+        Ok(self.claimed()?.length as u64)
+    }
+}
+
+impl Claimed {
+    /// Reads a header; `available` are the bytes of header and elements together, at most.
+    fn read(source: &mut dyn Read, available: u64) -> Result<Self, String> {
+        let (header, start) = Header::read(source)?;
+        let count = element_count(&header.dims).ok_or("the shape overflows")?;
+        let length = count.checked_mul(header.element_type.byte_count()).ok_or("the shape overflows")?;
+        let found = available.saturating_sub(start);
+        if length as u64 > found {
+            return Err(format!("the shape {:?} needs {length} bytes, at most {found} are there", header.dims));
+        }
+        if length as u64 > BYTE_LIMIT {
+            return Err(format!("the shape {:?} needs {length} bytes, more than {BYTE_LIMIT}", header.dims));
+        }
+        Ok(Self { header, start, length })
+    }
+
+    /// Reads the elements, which follow the header.
+    fn elements(&self, source: &mut dyn Read) -> Result<Array, String> {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(self.length).map_err(|_| format!("there is no memory for {} bytes", self.length))?;
+        source.take(self.length as u64).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+        let Header { element_type, big_endian, fortran_order, dims } = &self.header;
+        if bytes.len() < self.length {
+            return Err(format!("the shape {dims:?} needs {} bytes, {} are there", self.length, bytes.len()));
+        }
+        let data = decode(*element_type, &bytes, *big_endian);
+        drop(bytes);
+        match *fortran_order && dims.len() > 1 {
+            true => Ok(to_row_major(dims.clone(), &data)),
+            false => Array::new(dims.clone(), data).map_err(|error| error.to_string()),
+        }
+    }
+}
+
+impl ArrayFile {
+    /// Opens a `.npz` file, or a `.npy` file, whose one array has the file's own name without the extension.
+    ///
+    /// # Errors
+    /// The file can't be read, is no regular file, or is neither.
+    pub fn open(path: &Path) -> Result<Self, NpzError> {
+        let (file, found) = open(path)?;
+        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        Self::of(Box::new(std::io::BufReader::new(file)), found.len(), name)
+    }
+
+    /// A file in memory; `name` is that of the array of a `.npy` file.
+    ///
+    /// # Errors
+    /// As [`ArrayFile::open`].
+    pub fn from_bytes(bytes: Vec<u8>, name: &str) -> Result<Self, NpzError> {
+        let length = bytes.len() as u64;
+        Self::of(Box::new(Cursor::new(bytes)), length, name.to_owned())
+    }
+
+    fn of(mut source: Box<dyn Source>, length: u64, name: String) -> Result<Self, NpzError> {
+        let mut magic = Vec::new();
+        source.by_ref().take(MAGIC.len() as u64).read_to_end(&mut magic)?;
+        source.seek(SeekFrom::Start(0))?;
+        if magic == MAGIC {
+            let claimed = Claimed::read(&mut source, length);
+            return Ok(Self { form: Form::Npy(source), entries: vec![Entry { name, claimed }] });
+        }
+        let mut archive = zip::ZipArchive::new(source)?;
+        let mut entries = Vec::new();
+        for index in 0..archive.len() {
+            let mut member = archive.by_index(index)?;
+            let name = member.name().strip_suffix(".npy").unwrap_or(member.name()).to_owned();
+            // The size in the directory is a claim, and so is that in the header; what the packed bytes can hold is none.
+            let most = match member.compression() {
+                zip::CompressionMethod::Stored => member.compressed_size(),
+                _ => member.compressed_size().saturating_mul(DEFLATE_RATIO),
+            };
+            let available = most.min(member.size());
+            let claimed = Claimed::read(&mut member, available);
+            entries.push(Entry { name, claimed });
+        }
+        Ok(Self { form: Form::Npz(archive), entries })
+    }
+
+    /// The arrays, in the order in which they are stored.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Reads the array at a position among the entries.
+    ///
+    /// # Errors
+    /// The array can't be read, or is not what its header says.
+    ///
+    /// # Panics
+    /// There is no such entry.
+    pub fn read(&mut self, at: usize) -> Result<Array, NpzError> {
+        let entry = &self.entries[at];
+        let claimed = entry.claimed()?;
+        let fail = |reason: String| NpzError::Malformed { name: entry.name.clone(), reason };
+        match &mut self.form {
+            Form::Npy(source) => {
+                source.seek(SeekFrom::Start(claimed.start))?;
+                claimed.elements(source).map_err(fail)
+            }
+            Form::Npz(archive) => {
+                let mut member = archive.by_index(at)?;
+                std::io::copy(&mut member.by_ref().take(claimed.start), &mut std::io::sink())?;
+                let array = claimed.elements(&mut member).map_err(fail)?;
+                // At its end, the member is compared with its checksum.
+                match member.read(&mut [0])? {
+                    0 => Ok(array),
+                    _ => Err(fail(format!("there are more than the {} bytes of its shape", claimed.length))),
+                }
+            }
+        }
+    }
+
+    /// Reads all arrays with their names.
+    ///
+    /// # Errors
+    /// As [`ArrayFile::read`].
+    pub fn read_all(&mut self) -> Result<Vec<(String, Array)>, NpzError> {
+        (0..self.entries.len()).map(|at| Ok((self.entries[at].name.clone(), self.read(at)?))).collect()
+    }
+}
+
+impl std::fmt::Debug for ArrayFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ArrayFile").field("entries", &self.entries).finish_non_exhaustive()
+    }
+}

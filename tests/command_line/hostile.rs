@@ -1,0 +1,332 @@
+//! Files that are not what they are given as: pipes, devices, folders, archives that unpack to any size, headers that lie.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use onnx_diffprune::array::{Array, ArrayData};
+use onnx_diffprune::npz;
+
+use super::desk::Desk;
+use super::tool::Ran;
+use crate::support::fixtures::fixture;
+
+const TOOL: &str = env!("CARGO_BIN_EXE_onnx-diffprune");
+
+/// Address space in KiB within which these runs must get by: far less than the files claim.
+const MEMORY: u32 = 700_000;
+
+/// What the files claim at least, in bytes.
+const CLAIM: u64 = 1 << 30;
+
+/// Runs the program within little memory; it must end soon, whatever it reads.
+fn run(arguments: &[&str]) -> Ran {
+    let mut child = Command::new("sh")
+        .args(["-c", &format!("ulimit -v {MEMORY}; exec \"$0\" \"$@\""), TOOL])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if started.elapsed() > Duration::from_secs(60) {
+            child.kill().unwrap();
+            panic!("{arguments:?} does not end");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let mut ran = Ran { code: status.code().unwrap_or(-1), out: String::new(), err: String::new() };
+    child.stdout.unwrap().read_to_string(&mut ran.out).unwrap();
+    child.stderr.unwrap().read_to_string(&mut ran.err).unwrap();
+    ran
+}
+
+fn refuses(desk: &Desk, arguments: &[&str], words: &[&str]) {
+    let ran = run(arguments);
+    assert_eq!(ran.code, 2, "{arguments:?}: {}{}", ran.out, ran.err);
+    assert!(words.iter().all(|word| ran.err.contains(word)), "{arguments:?}: expected {words:?}, found {}", ran.err);
+    assert!(desk.written().is_empty(), "{arguments:?} leaves {:?}", desk.written());
+}
+
+fn refuses_inputs(desk: &Desk, file: &str, words: &[&str]) {
+    let (input, output) = (desk.text("in.onnx"), desk.out("out.onnx"));
+    let prune = [&input, &output, "--ratio", "0.5", "--criterion", "magnitude", "--no-verify", "--inputs", file];
+    refuses(desk, &prune, words);
+}
+
+#[test]
+fn pipes_devices_and_folders_are_no_files() {
+    let desk = Desk::new();
+    let (input, output, report) = (desk.text("in.onnx"), desk.out("out.onnx"), desk.text("p.json"));
+    let ran = run(&[
+        &input,
+        &desk.text("x.onnx"),
+        "--ratio",
+        "0.5",
+        "--criterion",
+        "magnitude",
+        "--no-verify",
+        "--plan",
+        &report,
+    ]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let fifo = desk.text("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let link = desk.text("link");
+    std::os::unix::fs::symlink("fifo", &link).unwrap();
+    let socket = desk.text("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let folder = desk.output.path().to_str().unwrap().to_owned();
+    let prune = ["--ratio", "0.5", "--criterion", "magnitude", "--no-verify"];
+    let kinds = [(&fifo, "a pipe"), (&link, "a pipe"), (&socket, "a socket"), (&folder, "a folder")];
+    let devices = ["/dev/zero", "/dev/tty", "/dev/random"].map(str::to_owned);
+    let devices = devices.iter().filter(|path| Path::new(path).exists()).map(|path| (path, "a device"));
+    for (path, kind) in kinds.into_iter().chain(devices) {
+        refuses(&desk, &["apply", &input, path, &output, "--no-verify"], &[path, kind]);
+        refuses(&desk, &["apply", path, &report, &output, "--no-verify"], &[path, kind]);
+        refuses(&desk, &[&[path.as_str(), &output], &prune[..]].concat(), &[path, kind]);
+        refuses(&desk, &["inspect", path], &[path, kind]);
+        refuses(&desk, &["artifacts", path, &output], &[path, kind]);
+        refuses(&desk, &[&input, &output, "--config", path], &[path, kind]);
+        refuses_inputs(&desk, path, &[path, kind]);
+    }
+    // A pipe of the shell, as in `<(cat plan.json)`.
+    refuses(&desk, &["apply", &input, "/dev/stdin", &output, "--no-verify"], &["/dev/stdin"]);
+    refuses(&desk, &["apply", &input, "-", &output, "--no-verify"], &["-: can't be read"]);
+}
+
+#[test]
+fn data_and_configurations_are_regular_files() {
+    let desk = Desk::new();
+    let (model, output) = (fixture("dit_tiny.onnx"), desk.out("x.npy"));
+    let model = model.to_str().unwrap();
+    for name in ["fifo.npy", "fifo.npz", "fifo.safetensors", "fifo.json"] {
+        assert!(Command::new("mkfifo").arg(desk.path(name)).status().unwrap().success());
+    }
+    for name in ["fifo.npy", "fifo.npz", "fifo.safetensors"] {
+        // ONNX Runtime takes more address space than these files may.
+        let ran = super::tool::run(&["loss", model, "--data", &desk.text(name), "--count", "2"]);
+        assert!(ran.code == 2 && ran.err.contains("a pipe") && ran.err.contains(name), "{}", ran.err);
+    }
+    let config = desk.text("fifo.json");
+    let ran = super::tool::run(&["sample", model, "--save-npy", &output, "--scheduler-config", &config]);
+    assert!(ran.code == 2 && ran.err.contains("a pipe") && ran.err.contains("fifo.json"), "{}", ran.err);
+    // A pipe among images is none of them.
+    std::fs::create_dir(desk.path("images")).unwrap();
+    assert!(Command::new("mkfifo").arg(desk.path("images/a.png")).status().unwrap().success());
+    let ran = super::tool::run(&["loss", model, "--data", &desk.text("images"), "--count", "2"]);
+    assert!(ran.code == 2 && ran.err.contains("found none"), "{}", ran.err);
+}
+
+/// A `.npz` file with one packed array of zeros that takes [`CLAIM`] bytes and a few more.
+fn bomb(path: &Path, name: &str, dims: &[u64]) {
+    let array = Array { dims: vec![0], data: ArrayData::F32(Vec::new()) };
+    let header = String::from_utf8_lossy(&npz::to_npy(&array).unwrap()[10..]).into_owned();
+    let shape: String = dims.iter().map(|size| format!("{size},")).collect();
+    let header = header.trim_end().replace("(0,)", &format!("({shape})"));
+    let mut member = b"\x93NUMPY\x01\x00".to_vec();
+    member.extend((header.len() as u16).to_le_bytes());
+    member.extend(header.as_bytes());
+    let mut archive = zip::ZipWriter::new(std::fs::File::create(path).unwrap());
+    let options = zip::write::SimpleFileOptions::default()
+        .compression_method(zip::CompressionMethod::Deflated)
+        .compression_level(Some(1))
+        .large_file(true);
+    archive.start_file(format!("{name}.npy"), options).unwrap();
+    archive.write_all(&member).unwrap();
+    let zeros = vec![0; 1 << 20];
+    for _ in 0..(4 * dims.iter().product::<u64>()).div_ceil(1 << 20) {
+        archive.write_all(&zeros).unwrap();
+    }
+    archive.finish().unwrap();
+}
+
+#[test]
+fn archives_that_unpack_to_any_size_are_refused_packed() {
+    let desk = Desk::new();
+    let file = desk.text("bomb.npz");
+    // What it says is true; it is just no input of the network.
+    bomb(Path::new(&file), "x", &[1, 4, 8192, 8192]);
+    let packed = std::fs::metadata(&file).unwrap().len();
+    assert!(packed < CLAIM / 100, "{packed}");
+    refuses_inputs(&desk, &file, &["expected shape [1, 4, 8, 8]", "8192"]);
+    // An input, with more rows than fit into memory.
+    bomb(Path::new(&file), "x", &[CLAIM / 1024, 4, 8, 8]);
+    refuses_inputs(&desk, &file, &["x", "memory"]);
+    // A name that no input has.
+    bomb(Path::new(&file), "latents", &[CLAIM / 4]);
+    refuses_inputs(&desk, &file, &["expected arrays named x", "latents"]);
+    // More in the member than the header says.
+    let array = Array { dims: vec![1, 4, 8, 8], data: ArrayData::F32(vec![0.5; 256]) };
+    let mut archive = zip::ZipWriter::new(std::fs::File::create(&file).unwrap());
+    archive.start_file("x.npy", zip::write::SimpleFileOptions::default()).unwrap();
+    archive.write_all(&npz::to_npy(&array).unwrap()).unwrap();
+    let zeros = vec![0; 1 << 20];
+    (0..CLAIM >> 20).for_each(|_| archive.write_all(&zeros).unwrap());
+    archive.finish().unwrap();
+    refuses_inputs(&desk, &file, &["more than the 1024 bytes of its shape"]);
+}
+
+/// The position of a little-endian number in bytes.
+fn position(bytes: &[u8], number: u32) -> Vec<usize> {
+    (0..bytes.len() - 3).filter(|at| bytes[*at..at + 4] == number.to_le_bytes()).collect()
+}
+
+#[test]
+fn directories_and_headers_that_lie_are_refused() {
+    let desk = Desk::new();
+    let file = desk.text("i.npz");
+    let array = Array { dims: vec![1, 4, 8, 8], data: ArrayData::F32((0..256).map(|at| at as f32).collect()) };
+    let honest = npz::to_bytes([("x", &array)]).unwrap();
+    let size = npz::to_npy(&array).unwrap().len() as u32;
+    // Sizes in the directory, one larger and one smaller than what is there.
+    let claims = position(&honest, size);
+    assert!(claims.len() >= 4, "packed and unpacked size, twice each: {claims:?}");
+    for claim in [0, 7, size - 4, size + 4, u32::MAX - 1] {
+        for at in &claims {
+            let mut bytes = honest.clone();
+            bytes[*at..at + 4].copy_from_slice(&claim.to_le_bytes());
+            std::fs::write(&file, &bytes).unwrap();
+            let (input, output) = (desk.text("in.onnx"), desk.out("out.onnx"));
+            let ran = run(&[
+                &input,
+                &output,
+                "--ratio",
+                "0.5",
+                "--criterion",
+                "magnitude",
+                "--no-verify",
+                "--inputs",
+                &file,
+                "--dry-run",
+            ]);
+            assert!(matches!(ran.code, 0 | 2), "{claim} at {at}: {}", ran.err);
+        }
+    }
+    // Headers of shapes that are not there, in files of any kind.
+    let npy = npz::to_npy(&array).unwrap();
+    let at = npy.windows(9).position(|window| window == b"(1,4,8,8,").unwrap();
+    for shape in [&b"(9,4,8,8,"[..], b"(1,4,8,9,", b"(1,4,88,8", b"(9999999,", b"(-1,4,8,8"] {
+        let mut bytes = npy.clone();
+        bytes[at..at + shape.len()].copy_from_slice(shape);
+        let lone = desk.text("x.npy");
+        std::fs::write(&lone, &bytes).unwrap();
+        refuses_inputs(&desk, &lone, &["x.npy"]);
+    }
+    // A header that claims to be as long as four gigabytes.
+    let long = desk.text("x.npy");
+    std::fs::write(&long, [b"\x93NUMPY\x02\x00".as_slice(), &u32::MAX.to_le_bytes(), b"{'descr': '<f4', "].concat())
+        .unwrap();
+    refuses_inputs(&desk, &long, &["expected a header of at most"]);
+}
+
+/// A file that is as long as it says and takes no space.
+fn sparse(path: &str, start: &[u8], length: u64) {
+    let mut file = std::fs::File::create(path).unwrap();
+    file.write_all(start).unwrap();
+    file.set_len(length).unwrap();
+}
+
+fn loss(data: &str) -> Ran {
+    let model = fixture("dit_tiny.onnx");
+    super::tool::run(&["loss", model.to_str().unwrap(), "--data", data, "--count", "2", "--timesteps", "2"])
+}
+
+#[test]
+fn files_of_holes_are_refused_before_they_are_read() {
+    let desk = Desk::new();
+    let rows = (1_u64 << 42) / 4096;
+    // As large as it says: four terabytes of holes.
+    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, 4, 16, 16), }}\n");
+    let mut start = b"\x93NUMPY\x01\x00".to_vec();
+    start.extend((header.len() as u16).to_le_bytes());
+    start.extend(header.as_bytes());
+    let npy = desk.text("x.npy");
+    sparse(&npy, &start, start.len() as u64 + (1 << 42));
+    let ran = loss(&npy);
+    assert!(ran.code == 2 && ran.err.contains("bytes"), "{}", ran.err);
+    let header =
+        format!("{{\"x\":{{\"dtype\":\"F32\",\"shape\":[{rows},4,16,16],\"data_offsets\":[0,{}]}}}}", 1_u64 << 42);
+    let tensors = desk.text("x.safetensors");
+    sparse(
+        &tensors,
+        &[&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat(),
+        header.len() as u64 + 8 + (1 << 42),
+    );
+    let ran = loss(&tensors);
+    assert!(ran.code == 2 && ran.err.contains("memory"), "{}", ran.err);
+    // Headers that lie about it.
+    for (name, text) in [
+        ("short", "{\"x\":{\"dtype\":\"F32\",\"shape\":[9,4,16,16],\"data_offsets\":[0,36864]}}".to_owned()),
+        ("back", "{\"x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[8,4]}}".to_owned()),
+        ("shape", "{\"x\":{\"dtype\":\"F32\",\"shape\":[18446744073709551615,2],\"data_offsets\":[0,4]}}".to_owned()),
+        ("cut", "{\"x\":".to_owned()),
+    ] {
+        let path = desk.text(&format!("{name}.safetensors"));
+        std::fs::write(&path, [&(text.len() as u64).to_le_bytes(), text.as_bytes(), &[0; 16]].concat()).unwrap();
+        let ran = loss(&path);
+        assert!(ran.code == 2 && ran.err.contains("safetensors"), "{name}: {}", ran.err);
+    }
+    let path = desk.text("long.safetensors");
+    std::fs::write(&path, u64::MAX.to_le_bytes()).unwrap();
+    assert_eq!(loss(&path).code, 2);
+    // Texts of any length: a plan, a configuration, a scheduler.
+    for name in ["plan.json", "options.toml", "scheduler.json"] {
+        sparse(&desk.text(name), b"", 1 << 42);
+    }
+    let (input, output) = (desk.text("in.onnx"), desk.out("out.onnx"));
+    refuses(
+        &desk,
+        &["apply", &input, &desk.text("plan.json"), &output, "--no-verify"],
+        &["expected at most", "plan.json"],
+    );
+    refuses(&desk, &[&input, &output, "--config", &desk.text("options.toml")], &["expected at most", "options.toml"]);
+    let (model, config) = (fixture("dit_tiny.onnx"), desk.text("scheduler.json"));
+    let ran =
+        super::tool::run(&["sample", model.to_str().unwrap(), "--save-npy", &output, "--scheduler-config", &config]);
+    assert!(ran.code == 2 && ran.err.contains("expected at most"), "{}", ran.err);
+}
+
+/// A PNG file that claims this size and has next to nothing.
+fn png(width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    image::GrayImage::new(1, 1).write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png).unwrap();
+    // Signature, length and name of the first chunk; then the sizes, and behind three further fields the checksum.
+    bytes[16..20].copy_from_slice(&width.to_be_bytes());
+    bytes[20..24].copy_from_slice(&height.to_be_bytes());
+    let checksum = crc32(&bytes[12..29]);
+    bytes[29..33].copy_from_slice(&checksum.to_be_bytes());
+    bytes
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    let step = |crc: u32| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc: u32, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
+}
+
+#[test]
+fn images_of_any_size_are_refused_by_their_headers() {
+    let desk = Desk::new();
+    std::fs::create_dir(desk.path("images")).unwrap();
+    let model = fixture("ddpm_fashion16.onnx");
+    let (model, folder) = (model.to_str().unwrap(), desk.text("images"));
+    for (width, height, word) in [
+        (60_000, 60_000, "at most 134217728 pixels, found 60000 x 60000"),
+        (1 << 30, 1 << 30, "not a readable image"),
+        (u32::MAX, 1, "image"),
+        (0, 0, "not a readable image"),
+        (3000, 3000, "not a readable image"),
+    ] {
+        for name in ["a.png", "b.png"] {
+            std::fs::write(desk.path("images").join(name), png(width, height)).unwrap();
+        }
+        let ran = super::tool::run(&["loss", model, "--data", &folder, "--count", "2", "--timesteps", "2"]);
+        assert!(ran.code == 2 && ran.err.contains(word) && ran.err.contains(".png"), "{width} x {height}: {}", ran.err);
+    }
+}
