@@ -72,7 +72,7 @@ fn three_rounds_of_every_fixture_repeat_and_the_last_verifies() {
 fn made_up(model: &ModelProto, options: &PruneOptions) -> Vec<String> {
     let pruned = prune_model(model, options);
     let (reference, _) =
-        reference_model(pruned.analysis, &kept_axes(&pruned.cut.plan, &pruned.analysis.graph, &pruned.path).unwrap())
+        reference_model(pruned.analysis, &kept_axes(&pruned.cut.plan, pruned.analysis, &pruned.path).unwrap())
             .unwrap();
     let written = ModelProto::decode(&*std::fs::read(&pruned.path).unwrap()).unwrap();
     let names = |model: &ModelProto| -> BTreeSet<String> {
