@@ -14,8 +14,8 @@ use crate::graph::{Graph, ValueId};
 use crate::macs::memory::{Footprint, refuse_beyond};
 use crate::npz::{ArrayFile, Entry, NpzError};
 use crate::onnx::{ValueInfoProto, tensor_shape_proto, type_proto};
-use crate::runtime::check_memory;
 use crate::runtime::available_memory;
+use crate::runtime::check_memory;
 use crate::runtime::random_inputs::{InputDim, InputSpec, draw};
 
 /// Sets of sizes for the symbolic dimensions to try in turn; one where there are none. The first two are meant, the
@@ -236,20 +236,15 @@ fn affordable_within(
 }
 
 /// The error of a run that no sizes make small enough.
-fn too_large(
-    available: Option<u64>,
-    analysis: &Analysis,
-    purpose: Purpose,
-    needed: u64,
-    sizes: &Sizes,
-) -> Error {
+fn too_large(available: Option<u64>, analysis: &Analysis, purpose: Purpose, needed: u64, sizes: &Sizes) -> Error {
     let shapes: Vec<String> = analysis
         .graph
         .inputs
         .iter()
         .filter_map(|input| {
             let shape = analysis.facts.values[*input].as_ref()?.shape.as_ref()?;
-            let dims: Vec<String> = shape.iter().map(|dim| dim.eval(sizes).map_or("?".to_owned(), |n| n.to_string())).collect();
+            let dims: Vec<String> =
+                shape.iter().map(|dim| dim.eval(sizes).map_or("?".to_owned(), |n| n.to_string())).collect();
             Some(format!("{} [{}]", analysis.graph.values[*input].name, dims.join(", ")))
         })
         .collect();

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use onnx_diffprune::plans::GroupPlan;
-use onnx_diffprune::reports::{GradientReport, Latency, Report, RunReport, printable, tool_name};
 use onnx_diffprune::reports::ValuesReport;
+use onnx_diffprune::reports::{GradientReport, Latency, Report, RunReport, printable, tool_name};
 use onnx_diffprune::{Cut, Error, VerifyReport};
 use serde_json::json;
 
@@ -141,7 +141,8 @@ impl<'a> Shown<'a> {
         if let Some(gradients) = self.gradients {
             parts.push(gradient_args::text(gradients));
         }
-        let mut end: Vec<String> = self.verification.map(|report| verification_text(report, self.verbose)).into_iter().collect();
+        let mut end: Vec<String> =
+            self.verification.map(|report| verification_text(report, self.verbose)).into_iter().collect();
         match self.written {
             Some((output, plan)) => end.push(format!("wrote {} and {}", output.display(), plan.display())),
             None if self.verification.is_none() => end.push("dry run: nothing was written".to_owned()),

@@ -20,8 +20,8 @@ use crate::graph::sizes::Sizes;
 use crate::graph::{self, Graph};
 use crate::infer::infer;
 use crate::inputs::check_names;
-use crate::macs::memory::{Footprint, fitting_batch, refuse_beyond};
 use crate::lower;
+use crate::macs::memory::{Footprint, fitting_batch, refuse_beyond};
 use crate::ops;
 use crate::runtime::{self, SessionOptions, available_memory};
 
@@ -130,7 +130,11 @@ impl<'a> Denoising<'a> {
         }
         let refused = refuse_beyond(available, of_all, &format!("a run of {wanted} samples"));
         refused.map(|()| wanted).map_err(|error| {
-            let hint = if wanted > 1 { "give a smaller --batch, or smaller sizes with --size" } else { "give smaller sizes with --size" };
+            let hint = if wanted > 1 {
+                "give a smaller --batch, or smaller sizes with --size"
+            } else {
+                "give smaller sizes with --size"
+            };
             error.in_file(self.path()).hint(hint)
         })
     }

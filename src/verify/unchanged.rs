@@ -9,6 +9,8 @@ mod elements;
 
 mod nodes;
 
+mod unfused;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde::Serialize;
@@ -215,8 +217,12 @@ impl<'a> Comparison<'a> {
         value.producer.is_some() || value.initializer.is_some() || value.is_input
     }
 
-    fn node(&mut self, original: &Node, node: &Node) -> Result<(), Stop> {
+    fn node(&mut self, original: &Node, node: &'a Node) -> Result<(), Stop> {
         let fail = |text: String| Stop::Changed(format!("node {:?} ({}): {text}", original.name, original.op()));
+        if original.op() != node.op() && self.unfused(original, node)?.is_some() {
+            self.found.edited.insert(node.proto.first_output().to_owned());
+            return Ok(());
+        }
         let pair = Form { model: &self.analysis.model, node: &original.proto };
         let found = Form { model: self.pruned, node: &node.proto };
         let mut is_edited = same_form(&pair, &found)?.map_err(fail)?;

@@ -106,7 +106,7 @@ fn check_direction(model_path: &Path) -> Result<String, String> {
     let model = onnx_diffprune::load::load(model_path).map_err(|error| error.to_string())?;
     let analysis = analyse(&model).map_err(|error| error.to_string())?;
     // Some networks declare a symbolic batch, yet run at one size only.
-    let variants = onnx_diffprune::inputs::size_variants(&analysis, &Sizes::new());
+    let variants = onnx_diffprune::inputs::size_variants(&analysis, &Sizes::new(), &Sizes::new());
     // What can be pruned; tables of frequencies, say, turn many times within any step that can be measured.
     let mut slopes = Slopes::new(&analysis, &analysis.prunable_weights(), &variants)?;
     let uses = slopes.graph.gradients.len();

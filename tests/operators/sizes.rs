@@ -54,7 +54,7 @@ fn check_fixed(what: &str, model: &ModelProto, expected: i64) {
     assert_eq!(fixed, [("channels", expected)], "{what}");
     assert_eq!(sizes_for(&analysis.facts, &Sizes::new())["channels"], expected, "{what}");
     assert!(
-        size_variants(&analysis, &Sizes::new())
+        size_variants(&analysis, &Sizes::new(), &Sizes::new())
             .iter()
             .all(|sizes| sizes.get("channels").is_none_or(|c| *c == expected))
     );
@@ -180,7 +180,7 @@ fn a_time_axis_of_its_own_has_the_size_of_the_batch() {
         let analysis = analysed(model).unwrap();
         let of = |sizes: &Sizes| (sizes.get("b").copied().unwrap_or(1), sizes["step"]);
         let counted = of(&sizes_for(&analysis.facts, &Sizes::new()));
-        let variants = size_variants(&analysis, &Sizes::new());
+        let variants = size_variants(&analysis, &Sizes::new(), &Sizes::new());
         let pruned = prune_model(model, &PruneOptions::by_magnitude(Target::Ratio(0.5)));
         assert!(pruned.report().passed, "{:?}", pruned.report());
         [counted].into_iter().chain(variants.iter().take(2).map(of)).collect()
