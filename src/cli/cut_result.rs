@@ -323,7 +323,13 @@ mod tests {
             passed: true,
             conclusive: true,
         };
-        RunReport { sizes: Sizes::new(), widened: false, rtol: 1e-4, outputs: errors.iter().map(output).collect() }
+        RunReport {
+            sizes: Sizes::new(),
+            widened: false,
+            unrounded: false,
+            rtol: 1e-4,
+            outputs: errors.iter().map(output).collect(),
+        }
     }
 
     #[test]

@@ -270,7 +270,7 @@ mod tests {
     fn an_axis_of_which_nothing_may_shrink_tells_what_keeps_it() {
         let mut spaces = Spaces::default();
         let channels = spaces.add(24);
-        let digits = spaces.digits(channels, &[3, 8], None, "reshape");
+        let digits = spaces.digits(channels, &[3, 8], Shrinks::Any, "reshape");
         for (digit, text) in digits.iter().zip(["is chosen by an index", "is interpolated"]) {
             spaces.freeze_space(*digit, &Reason { text: text.to_owned(), node: "gather".to_owned() });
         }
@@ -282,7 +282,7 @@ mod tests {
         // Where the user keeps heads and their dimensions, nothing else does.
         let mut spaces = Spaces::default();
         let channels = spaces.add(24);
-        spaces.digits(channels, &[3, 8], None, "reshape");
+        spaces.digits(channels, &[3, 8], Shrinks::Any, "reshape");
         resolve(&mut spaces, HeadDigit::None, false, &DroppedNorms::new());
         let classes = spaces.classes();
         let frozen = spaces.frozen_classes(&classes);
