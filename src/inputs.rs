@@ -174,20 +174,15 @@ fn affordable_within(
 }
 
 /// The error of a run that no sizes make small enough.
-fn too_large(
-    available: Option<u64>,
-    analysis: &Analysis,
-    purpose: Purpose,
-    needed: u64,
-    sizes: &Sizes,
-) -> Error {
+fn too_large(available: Option<u64>, analysis: &Analysis, purpose: Purpose, needed: u64, sizes: &Sizes) -> Error {
     let shapes: Vec<String> = analysis
         .graph
         .inputs
         .iter()
         .filter_map(|input| {
             let shape = analysis.facts.values[*input].as_ref()?.shape.as_ref()?;
-            let dims: Vec<String> = shape.iter().map(|dim| dim.eval(sizes).map_or("?".to_owned(), |n| n.to_string())).collect();
+            let dims: Vec<String> =
+                shape.iter().map(|dim| dim.eval(sizes).map_or("?".to_owned(), |n| n.to_string())).collect();
             Some(format!("{} [{}]", analysis.graph.values[*input].name, dims.join(", ")))
         })
         .collect();

@@ -53,7 +53,8 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
         }
     };
     printer.result(&json!({"output": args.output, "removed": written.removed, "verification": report}), || {
-        let mut lines: Vec<String> = report.as_ref().map(|report| verification_text(report, printer.is_verbose())).into_iter().collect();
+        let mut lines: Vec<String> =
+            report.as_ref().map(|report| verification_text(report, printer.is_verbose())).into_iter().collect();
         lines.push(format!("wrote {}", args.output.display()));
         lines.extend(written.removed.iter().map(|path| removed_text(path)));
         lines.join("\n")

@@ -85,7 +85,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let inner = root.path().join("a/b");
         let statistics = "anon 50\ninactive_file 20\nactive_file 10\n";
-        write(&root.path().join("a"), &[("memory.max", "1000\n"), ("memory.current", "200\n"), ("memory.stat", statistics)]);
+        write(
+            &root.path().join("a"),
+            &[("memory.max", "1000\n"), ("memory.current", "200\n"), ("memory.stat", statistics)],
+        );
         write(&inner, &[("memory.max", "max\n"), ("memory.current", "150\n")]);
         assert_eq!(of_groups_in(root.path(), "0::/a/b\n"), Some(830));
         write(&inner, &[("memory.max", "400\n")]);
