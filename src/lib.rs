@@ -266,7 +266,9 @@ pub mod reports {
     pub use crate::report::{Losses, Report};
     pub use crate::rewrite::Unfused;
     pub use crate::runtime::Latency;
-    pub use crate::verify::{Difference, OutputError, RunReport, UnchangedReport, Unproven, ValuesReport};
+    pub use crate::verify::{
+        Conversion, Difference, OutputError, RunReport, StandIn, UnchangedReport, Unproven, ValuesReport,
+    };
 }
 
 /// What a network is made of and what could be pruned: what [`Analysis::inspect`] shows.

@@ -224,6 +224,24 @@ pub fn runnable_on_cpu(model: &Model) -> Result<Option<ModelProto>, Error> {
     Ok(lowered_for_cpu(model)?.map(|(lowered, _)| lowered.to_proto()))
 }
 
+/// The nodes for which others stand in the network that [`runnable_on_cpu`] gives: name and operator.
+///
+/// # Errors
+/// The model contradicts itself.
+pub fn stand_ins(model: &Model) -> Result<Vec<(String, String)>, Error> {
+    let graph = Graph::new(model)?;
+    let operators = ops::parse(&graph);
+    let lacking: Vec<NodeId> = (0..graph.nodes.len())
+        .filter(|node| operators.get(*node).is_some_and(<dyn Operator>::lacks_cpu_kernel))
+        .collect();
+    if lacking.is_empty() {
+        return Ok(Vec::new());
+    }
+    let refused = lowered_to(model, Extent::WithoutCpuKernel)?.refused;
+    let nodes = lacking.iter().filter(|node| !refused.contains_key(node)).map(|node| &graph.nodes[*node]);
+    Ok(nodes.map(|node| (node.name.clone(), node.op())).collect())
+}
+
 /// As [`runnable_on_cpu`], with the first output of the file's node from which each node stems.
 ///
 /// # Errors

@@ -12,6 +12,8 @@ mod changed;
 
 mod compare;
 
+mod conversion;
+
 mod locate;
 
 mod pair;
@@ -39,7 +41,7 @@ use crate::error::Error;
 use crate::graph::model::Model;
 use crate::graph::sizes::Sizes;
 use crate::graph::{Reader, ValueId};
-use crate::lower::{Lowered, lowered_for_cpu};
+use crate::lower::{Lowered, lowered_for_cpu, stand_ins};
 use crate::onnx::{GraphProto, ModelProto};
 use crate::operator::reference::{KeptAxes, Reference};
 use crate::runtime::{Runtime, SessionOptions};
@@ -52,6 +54,7 @@ use unchanged::{Changed, Unchanged};
 
 use crate::inputs::{InputOptions, Purpose, Variant, input_variants};
 pub use changed::verify_plan;
+pub use conversion::Conversion;
 pub use proof::{Difference, Unproven, ValuesReport};
 pub use unchanged::UnchangedReport;
 
@@ -102,6 +105,29 @@ pub struct OutputError {
     pub conclusive: bool,
 }
 
+impl OutputError {
+    /// What the difference of an output amounts to; `tolerance` is relative and absolute.
+    fn new(output: &str, difference: &compare::Difference, (rtol, atol): (f64, f64)) -> Self {
+        Self {
+            output: output.to_owned(),
+            absolute: difference.absolute,
+            relative: difference.relative(),
+            not_finite: difference.not_finite,
+            passed: difference.is_within(rtol, atol),
+            conclusive: difference.is_conclusive(rtol),
+        }
+    }
+}
+
+/// A node for which others stood in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StandIn {
+    /// The name of the node.
+    pub node: String,
+    /// Its operator.
+    pub op: String,
+}
+
 /// One run on one set of inputs.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunReport {
@@ -111,6 +137,8 @@ pub struct RunReport {
     pub widened: bool,
     /// Whether quantised activations passed without being rounded to steps.
     pub unrounded: bool,
+    /// Whether the file ran as it was [converted](VerifyReport::conversion) after the cut, beside the form that is compared.
+    pub converted: bool,
     /// Relative tolerance that was applied.
     pub rtol: f64,
     /// The errors of all outputs.
@@ -152,6 +180,11 @@ pub struct VerifyReport {
     /// The comparison of the values in between.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub values: Option<ValuesReport>,
+    /// How the file was converted after it was cut, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conversion: Option<Conversion>,
+    /// Nodes of the pruned file for which standard operators stood in, since ONNX Runtime has no kernel for them on the CPU.
+    pub stand_ins: Vec<StandIn>,
     /// What was not compared as it is meant to be, and why.
     pub notes: Vec<String>,
     /// ONNX Runtime's version.
@@ -170,6 +203,8 @@ impl VerifyReport {
             first_difference: None,
             unchanged: None,
             values: None,
+            conversion: None,
+            stand_ins: Vec::new(),
             notes: Vec::new(),
             onnxruntime: runtime.version().to_owned(),
         }
@@ -306,6 +341,9 @@ fn prove(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<Ver
             return Ok(report);
         }
     };
+    if lowered.is_some() {
+        report.stand_ins = stand_ins(pruned)?.into_iter().map(|(node, op)| StandIn { node, op }).collect();
+    }
     let (nodes, initializers) = as_run(pruned, lowered.as_ref());
     let networks = Networks {
         analysis,

@@ -1,10 +1,11 @@
 //! What a cut and its verification are shown as: text, JSON, and the page of `--report`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use onnx_diffprune::plans::GroupPlan;
 use onnx_diffprune::reports::ValuesReport;
-use onnx_diffprune::reports::{GradientReport, Latency, Report, RunReport, printable, tool_name};
+use onnx_diffprune::reports::{GradientReport, Latency, Report, RunReport, StandIn, printable, tool_name};
 use onnx_diffprune::{Cut, Error, VerifyReport};
 use serde_json::json;
 
@@ -260,6 +261,43 @@ fn values_text(values: &ValuesReport, all: bool) -> String {
     text
 }
 
+/// The outputs whose agreement proves nothing in some run.
+fn open_outputs_text(runs: &[RunReport]) -> Option<String> {
+    let open = runs.iter().flat_map(|run| &run.outputs).filter(|output| !output.conclusive);
+    let open: BTreeSet<String> = open.map(|output| printable(&output.output).into_owned()).collect();
+    let names: Vec<String> = open.into_iter().collect();
+    match names.as_slice() {
+        [] => None,
+        [name] => Some(format!("output {name} alone proves nothing: it is constant, tiny or not finite")),
+        names => {
+            Some(format!("outputs {} alone prove nothing: they are constant, tiny or not finite", names.join(", ")))
+        }
+    }
+}
+
+/// Nodes that are named for each operator, where not all are asked for.
+const STAND_INS_SHOWN: usize = 3;
+
+/// The nodes for which standard operators stood in, by operator.
+fn stand_ins_text(nodes: &[StandIn], all: bool) -> Option<String> {
+    let mut by_op: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    nodes.iter().for_each(|node| by_op.entry(&node.op).or_default().push(printable(&node.node).into_owned()));
+    let of_op = |(op, names): (&str, Vec<String>)| {
+        let shown = if all { names.len() } else { names.len().min(STAND_INS_SHOWN) };
+        let more = names.len() - shown;
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{} ({}{more})", printable(op), names[..shown].join(", "))
+    };
+    let listed: Vec<String> = by_op.into_iter().map(of_op).collect();
+    (!listed.is_empty()).then(|| {
+        format!(
+            "standard operators stood in for {} nodes for which ONNX Runtime has no kernel on the processor: {}",
+            nodes.len(),
+            listed.join(", ")
+        )
+    })
+}
+
 /// The result of verification in a few lines; all values of which nothing is proved, where `all` are to be listed.
 pub(super) fn verification_text(report: &VerifyReport, all: bool) -> String {
     if let Some(failure) = report.failure_text() {
@@ -267,13 +305,15 @@ pub(super) fn verification_text(report: &VerifyReport, all: bool) -> String {
     }
     let mut lines = Vec::new();
     let forms = [
-        ((false, false), ""),
-        ((true, false), " computed in float32"),
-        ((false, true), " without rounding of activations"),
-        ((true, true), " computed in float32 without rounding of activations"),
+        ((false, false, false), ""),
+        ((true, false, false), " computed in float32"),
+        ((false, true, false), " without rounding of activations"),
+        ((true, true, false), " computed in float32 without rounding of activations"),
+        ((false, false, true), " as it was converted"),
     ];
     for (form, precision) in forms {
-        let runs: Vec<_> = report.runs.iter().filter(|run| (run.widened, run.unrounded) == form).collect();
+        let is_it = |run: &&RunReport| (run.widened, run.unrounded, run.converted) == form;
+        let runs: Vec<_> = report.runs.iter().filter(is_it).collect();
         let Some(last) = runs.last() else {
             continue;
         };
@@ -293,6 +333,8 @@ pub(super) fn verification_text(report: &VerifyReport, all: bool) -> String {
             if runs.len() == 1 { "" } else { "s" },
         ));
     }
+    lines.extend(open_outputs_text(&report.runs));
+    lines.extend(stand_ins_text(&report.stand_ins, all));
     if let Some(unchanged) = &report.unchanged {
         lines.push(format!(
             "compared without a run: {} nodes are the original's ({} of them with other sizes), {} constants the original's \
@@ -327,6 +369,7 @@ mod tests {
             sizes: Sizes::new(),
             widened: false,
             unrounded: false,
+            converted: false,
             rtol: 1e-4,
             outputs: errors.iter().map(output).collect(),
         }

@@ -128,15 +128,14 @@ impl<'a> Denoising<'a> {
         if may_shrink && let Some(batch) = fitting_batch(available, wanted, needed) {
             return Ok(batch);
         }
-        let refused = refuse_beyond(available, of_all, &format!("a run of {wanted} samples"));
-        refused.map(|()| wanted).map_err(|error| {
-            let hint = if wanted > 1 {
-                "give a smaller --batch, or smaller sizes with --size"
-            } else {
-                "give smaller sizes with --size"
-            };
-            error.in_file(self.path()).hint(hint)
-        })
+        let (what, bytes, hint) = match wanted {
+            count if count > 1 && !may_shrink => {
+                (format!("a run of {count} samples"), of_all, "give a smaller --batch, or smaller sizes with --size")
+            }
+            _ => ("a run of one sample".to_owned(), of_one, "give smaller sizes with --size"),
+        };
+        let refused = refuse_beyond(available, bytes, &what);
+        refused.map(|()| wanted).map_err(|error| error.in_file(self.path()).hint(hint))
     }
 
     /// The network in a session, for this many samples at once.

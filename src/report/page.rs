@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::plots::{importance, kept_bar, losses, short};
 use super::{Losses, Report};
 use crate::plan::GroupPlan;
+use crate::verify::StandIn;
 
 const STYLE: &str = "
 :root { --ink: #1c2430; --soft: #5b6675; --line: #d9dee5; --paper: #ffffff; --panel: #f5f7fa;
@@ -137,11 +138,27 @@ fn verification(report: &Report<'_>) -> String {
                 if sizes.is_empty() { "fixed".to_owned() } else { escape(&sizes.join(" ")) },
                 escape(&output.output),
                 output.relative,
-                if output.passed { "equal" } else { "different" }
+                match (output.passed, output.conclusive) {
+                    (true, true) => "equal",
+                    (true, false) => "equal, which alone proves nothing",
+                    (false, _) => "different",
+                }
             );
         }
     }
     section += "</table>\n";
+    if !result.notes.is_empty() {
+        let notes: Vec<String> = result.notes.iter().map(|note| format!("<li>{}</li>", escape(note))).collect();
+        let _ = writeln!(section, "<ul>{}</ul>", notes.join(""));
+    }
+    if !result.stand_ins.is_empty() {
+        section += "<p>Nodes for which standard operators stood in, as ONNX Runtime has no kernel for them on the \
+                    processor:</p>\n<table><tr><th>node</th><th>operator</th></tr>\n";
+        for StandIn { node, op } in &result.stand_ins {
+            let _ = writeln!(section, "<tr><td class='name'>{}</td><td>{}</td></tr>", escape(node), escape(op));
+        }
+        section += "</table>\n";
+    }
     if let Some(unchanged) = &result.unchanged {
         let _ = writeln!(
             section,

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::conversion::{Conversion, verify_converted};
 use super::scatter::Scattered;
 use super::{Changed, Cut, VerifyOptions, VerifyReport, compared, prove, verify};
 use crate::analysis::{Analysis, analyse};
@@ -47,7 +48,10 @@ pub fn verify_plan(
 ) -> Result<VerifyReport, Error> {
     let kept = kept_axes(plan, analysis, path)?;
     let Some(changed) = &plan.changed else {
-        return verify(analysis, &kept, file, runtime, options);
+        return match Conversion::is_found(analysis, file) {
+            true => verify_converted(analysis, (plan, &kept), file, runtime, options),
+            false => verify(analysis, &kept, file, runtime, options),
+        };
     };
     if let Some(difference) = changed.unnamed_difference(file)? {
         return Ok(VerifyReport::failed(analysis, runtime, options, difference));
@@ -263,7 +267,7 @@ impl Original<'_> {
 }
 
 /// What readers keep, by the nodes of the changed original; `renamed` has new names of first outputs by their old ones.
-fn moved(kept: &Kept, before: &Analysis, after: &Analysis, renamed: &HashMap<String, String>) -> Kept {
+pub(super) fn moved(kept: &Kept, before: &Analysis, after: &Analysis, renamed: &HashMap<String, String>) -> Kept {
     let node = |id: usize| {
         let output = before.graph.nodes[id].proto.first_output();
         let output = renamed.get(output).map_or(output, String::as_str);

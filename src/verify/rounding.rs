@@ -23,7 +23,7 @@ use crate::ops;
 const PREFIX: &str = "__unrounded";
 
 /// Relative tolerance in half precision, where rounding alone differs by so much.
-const HALF: f64 = 2e-2;
+pub(super) const HALF: f64 = 2e-2;
 
 /// Quantisation steps by which outputs may differ.
 const STEPS: f64 = 4.0;

@@ -130,19 +130,13 @@ impl Verification<'_> {
             let errors = outputs.iter().filter(|(name, _)| is_output(name)).map(|(name, expected)| {
                 let found = found.iter().find(|(other, _)| other == name).map(|(_, array)| array);
                 let difference = Difference::of_output(expected, found);
-                OutputError {
-                    output: name.clone(),
-                    absolute: difference.absolute,
-                    relative: difference.relative(),
-                    not_finite: difference.not_finite,
-                    passed: difference.is_within(rtol, self.report.atol),
-                    conclusive: difference.is_conclusive(rtol),
-                }
+                OutputError::new(name, &difference, (rtol, self.report.atol))
             });
             let run = RunReport {
                 sizes: sizes.clone(),
                 widened: pair.is_widened,
                 unrounded: pair.is_unrounded,
+                converted: false,
                 rtol,
                 outputs: errors.collect(),
             };

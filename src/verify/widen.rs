@@ -82,7 +82,7 @@ fn widen_type(declared: &mut TypeProto) {
 }
 
 /// Attributes by which operators name the type of what they make. They are integers from `TensorProto.DataType`.
-const TYPE_ATTRIBUTES: [&str; 4] = ["to", "dtype", "output_dtype", "output_datatype"];
+pub(super) const TYPE_ATTRIBUTES: [&str; 4] = ["to", "dtype", "output_dtype", "output_datatype"];
 
 fn widen_attribute(attribute: &mut AttributeProto, names: &mut Names) {
     if TYPE_ATTRIBUTES.contains(&attribute.name.as_str())
