@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use crate::error::Error;
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, KNOWN_TOTAL, Known, is_float};
-use crate::graph::facts::{Facts, Fixed};
+use crate::graph::facts::{Facts, Fixed, Relation};
 use crate::graph::model::Model;
 use crate::graph::tensor::elements;
 use crate::graph::{Graph, Node};
@@ -210,7 +210,7 @@ impl Facts {
 pub fn infer(model: &Model, graph: &Graph, operators: &Operators) -> Result<Facts, Error> {
     let mut facts = infer_with(model, graph, operators, BTreeMap::new())?;
     for _ in 0..MOST_ROUNDS {
-        let fixed = equations::fixed(&facts, graph, false);
+        let fixed = equations::fixed(&facts, graph, Relation::Equal);
         if !fixed.is_empty() {
             let fixed: BTreeMap<_, _> = facts.fixed.into_iter().chain(fixed).collect();
             let list: Vec<String> =
@@ -220,7 +220,7 @@ pub fn infer(model: &Model, graph: &Graph, operators: &Operators) -> Result<Fact
             continue;
         }
         // What broadcasts could be one as well: such a size is taken where the network then still makes sense.
-        let likely = equations::fixed(&facts, graph, true);
+        let likely = equations::fixed(&facts, graph, Relation::Broadcast);
         if likely.is_empty() {
             break;
         }

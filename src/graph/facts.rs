@@ -43,7 +43,18 @@ pub struct Tie {
     pub size: Dim,
 }
 
-/// Two sizes that a node takes to be equal.
+/// How two sizes are related that meet at a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// They are equal.
+    Equal,
+    /// They are equal, or one of them is one.
+    Broadcast,
+    /// The first is not less than the second.
+    Reaches,
+}
+
+/// What a node says of two sizes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Equation {
     /// One size.
@@ -52,8 +63,8 @@ pub struct Equation {
     pub b: Dim,
     /// The node.
     pub node: NodeId,
-    /// Whether one of the two may be one instead.
-    pub may_broadcast: bool,
+    /// How they are related.
+    pub relation: Relation,
 }
 
 impl Facts {

@@ -48,7 +48,8 @@ pub fn has_telling_name(name: &str) -> bool {
     ["seq", "len", "token", "text", "height", "width"].iter().any(|word| name.contains(word))
 }
 
-fn default_size(name: &str) -> i64 {
+/// The size of a symbol of which nothing but the name is known.
+pub fn default_size(name: &str) -> i64 {
     let name = name.to_lowercase();
     let is = |words: &[&str]| words.iter().any(|word| name.contains(word));
     if name.starts_with('?') || is(&["batch"]) || name == "b" || name == "n" {

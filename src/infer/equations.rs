@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::graph::Graph;
 use crate::graph::dim::Dim;
-use crate::graph::facts::{Equation, Facts, Fixed, Tie};
-use crate::graph::sizes::has_telling_name;
+use crate::graph::facts::{Equation, Facts, Fixed, Relation, Tie};
+use crate::graph::sizes::{default_size, has_telling_name};
 
 /// Sizes of the shape of an input of the network.
 fn shape<'f>(facts: &'f Facts, input: usize) -> &'f [Dim] {
@@ -30,14 +30,14 @@ fn symbols(facts: &Facts, graph: &Graph) -> Vec<String> {
     names
 }
 
-/// Numbers that symbolic sizes of the inputs must be, or are likely to be if `broadcasts` are looked at.
-pub(super) fn fixed(facts: &Facts, graph: &Graph, broadcasts: bool) -> BTreeMap<String, Fixed> {
+/// Numbers that symbolic sizes of the inputs must be, or are likely to be where one could be broadcast.
+pub(super) fn fixed(facts: &Facts, graph: &Graph, relation: Relation) -> BTreeMap<String, Fixed> {
     let mut found = BTreeMap::new();
     let names = symbols(facts, graph);
     if names.is_empty() {
         return found;
     }
-    for equation in facts.equations.iter().filter(|equation| equation.may_broadcast == broadcasts) {
+    for equation in facts.equations.iter().filter(|equation| equation.relation == relation) {
         for (name, size) in equation.a.solutions(&equation.b) {
             let size = size.as_const().filter(|size| *size > 0);
             if let Some(size) = size.filter(|_| names.iter().any(|own| **own == *name)) {
@@ -116,6 +116,20 @@ impl Ties {
     }
 }
 
+/// What slices need of symbols that would otherwise get smaller sizes.
+fn least(facts: &Facts, ties: &Ties) -> BTreeMap<String, i64> {
+    let mut found = BTreeMap::new();
+    for equation in facts.equations.iter().filter(|equation| equation.relation == Relation::Reaches) {
+        for (name, size) in ties.resolve(&equation.a).solutions(&equation.b) {
+            if let Some(size) = size.as_const().filter(|size| *size > default_size(&name)) {
+                let most = found.entry(name.to_string()).or_insert(size);
+                *most = size.max(*most);
+            }
+        }
+    }
+    found
+}
+
 /// Symbolic sizes of the inputs that get their sizes from others.
 pub(super) fn ties(facts: &Facts, graph: &Graph) -> Vec<Tie> {
     let names = symbols(facts, graph);
@@ -123,10 +137,13 @@ pub(super) fn ties(facts: &Facts, graph: &Graph) -> Vec<Tie> {
     if ties.names.is_empty() {
         return Vec::new();
     }
-    for may_broadcast in [false, true] {
-        for equation in facts.equations.iter().filter(|equation| equation.may_broadcast == may_broadcast) {
+    for relation in [Relation::Equal, Relation::Broadcast] {
+        for equation in facts.equations.iter().filter(|equation| equation.relation == relation) {
             ties.meet(equation);
         }
+    }
+    for (name, size) in least(facts, &ties) {
+        ties.tie(&name, &Dim::from(size));
     }
     // One number per sample, as a time step is, where nothing else says how many: as many as there are samples.
     let batch = graph.inputs.iter().max_by_key(|input| (shape(facts, **input).len(), std::cmp::Reverse(**input)));

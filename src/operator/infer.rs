@@ -4,7 +4,7 @@ use super::RuleError;
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known};
-use crate::graph::facts::Equation;
+use crate::graph::facts::{Equation, Relation};
 use crate::onnx::{DataType, GraphProto};
 
 /// What shape inference offers to an operator.
@@ -76,7 +76,7 @@ impl InferCx<'_> {
         match (a.as_const(), b.as_const()) {
             (Some(a), Some(b)) => a == b,
             _ => {
-                self.note(a, b, false);
+                self.note(a, b, Relation::Equal);
                 true
             }
         }
@@ -91,16 +91,26 @@ impl InferCx<'_> {
         let result = super::broadcast(shapes)?;
         for shape in shapes {
             for (whole, size) in result[result.len() - shape.len()..].iter().zip(shape) {
-                self.note(size, whole, true);
+                self.meet(size, whole);
             }
         }
         Ok(result)
     }
 
-    fn note(&mut self, a: &Dim, b: &Dim, may_broadcast: bool) {
-        let says_nothing = a == b || may_broadcast && (a.is(1) || b.is(1));
+    /// Notes that two sizes meet, of which one may be one: numpy broadcasting repeats that.
+    pub fn meet(&mut self, a: &Dim, b: &Dim) {
+        self.note(a, b, Relation::Broadcast);
+    }
+
+    /// Notes that a node reads the first `least` indices of an axis of size `size`.
+    pub fn reaches(&mut self, size: &Dim, least: &Dim) {
+        self.note(size, least, Relation::Reaches);
+    }
+
+    fn note(&mut self, a: &Dim, b: &Dim, relation: Relation) {
+        let says_nothing = a == b || relation != Relation::Equal && (a.is(1) || b.is(1));
         if !says_nothing && (a.as_const().is_none() || b.as_const().is_none()) {
-            self.equations.push(Equation { a: a.clone(), b: b.clone(), node: self.node.id, may_broadcast });
+            self.equations.push(Equation { a: a.clone(), b: b.clone(), node: self.node.id, relation });
         }
     }
 

@@ -134,11 +134,50 @@ fn every_kind_of_weight_fixes_an_axis() {
         }),
         8,
     );
+    check_fixed(
+        "Gemm of rows",
+        &network(&|n| {
+            let rows = n.ints(&[-1, 8]);
+            let y = n.op("Reshape", &["x", &rows], &[]);
+            let (w, b) = (n.layer_weight(&[8, 8], 8), n.bias(8));
+            let y = n.op("Gemm", &[&y, &w, &b], &[]);
+            let whole = n.ints(&[1, -1, 8]);
+            n.op("Reshape", &[&y, &whole], &[])
+        }),
+        8,
+    );
+    check_fixed(
+        "Einsum",
+        &network(&|n| {
+            let w = n.layer_weight(&[8, 8], 8);
+            n.op("Einsum", &["x", &w], &[attr_string("equation", "bsd,de->bse")])
+        }),
+        8,
+    );
     let mut n = Builder::new(6);
     let (w, b) = (n.layer_weight(&[6, 8], 8), n.bias(6));
     let h = n.op("Gemm", &["x", &w, &b], &[attr_int("transB", 1)]);
     let y = n.linear(&h, 6, 4);
     check_fixed("Gemm", &finish(n, vec![input("x", &["batch", "channels"])], &y), 8);
+}
+
+#[test]
+fn slices_reach_into_an_axis() {
+    let model = with_convolutions(vec![input("x", &["batch", "c", "height", "width"])], 4, |n| {
+        let (start, end, axis) = (n.ints(&[0]), n.ints(&[4]), n.ints(&[1]));
+        n.op("Slice", &["x", &start, &end, &axis], &[])
+    });
+    let analysis = analysed(&model).unwrap();
+    assert_eq!(sizes_for(&analysis.facts, &Sizes::new())["c"], 4);
+    assert_eq!(sizes_for(&analysis.facts, &[("c".to_owned(), 9)].into())["c"], 9);
+    let pruned = prune_model(&model, &PruneOptions::by_magnitude(Target::Ratio(0.5)));
+    assert!(pruned.report().passed, "{:?}", pruned.report());
+    // The other part of a split by slices is a weight's.
+    let model = with_convolutions(vec![input("x", &SAMPLE)], 5, |n| {
+        let (start, end, axis) = (n.ints(&[4]), n.ints(&[i64::MAX]), n.ints(&[1]));
+        n.op("Slice", &["x", &start, &end, &axis], &[])
+    });
+    check_fixed("Slice", &model, 9);
 }
 
 #[test]

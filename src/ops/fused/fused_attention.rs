@@ -83,9 +83,7 @@ impl Operator for FusedAttention {
         let ([batch, length, inputs], [rows, columns]) = (x.as_slice(), w.as_slice()) else {
             return Err(RuleError::invalid(format!("X of rank {} and W of rank {} do not fit", x.len(), w.len())));
         };
-        if let (Some(inputs), Some(rows)) = (inputs.as_const(), rows.as_const())
-            && inputs != rows
-        {
+        if !cx.equal(inputs, rows) {
             return Err(RuleError::invalid(format!("X has {inputs} channels, W has {rows} rows")));
         }
         cx.expect_vector(2, Some(columns))?;

@@ -139,6 +139,13 @@ impl Operator for Einsum {
             }
         };
         let letters = by_letter(&operands, &shapes, better)?;
+        for (operand, shape) in operands.iter().zip(&shapes) {
+            for (letter, size) in operand.iter().zip(shape) {
+                if let Some(whole) = letters.get(letter) {
+                    cx.meet(size, whole);
+                }
+            }
+        }
         let dtype = cx.input(0)?.dtype;
         cx.set(0, Fact::new(dtype, pick(&letters, &result)?));
         Ok(())

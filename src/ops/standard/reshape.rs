@@ -60,6 +60,13 @@ impl Operator for Reshape {
         }
         if let Some(at) = open {
             let rest = input.as_ref().and_then(|input| product(input).div_exact(&product(&shape)));
+            if let (None, [_, columns], Some([.., last])) = (&rest, shape.as_slice(), input.as_deref())
+                && at == 0
+                && last.as_const().is_none()
+            {
+                // Rows of a matrix, as before a Gemm: the columns are most likely those that were the last axis.
+                cx.meet(last, columns);
+            }
             shape[at] = rest.unwrap_or_else(|| cx.fresh());
         } else if let Some(input) = &input
             && let (from, to) = (product(input), product(&shape))

@@ -71,7 +71,7 @@ impl Span {
     /// Whether the slice takes the whole axis, whatever its size.
     fn is_whole(&self) -> bool {
         let starts_at_zero = self.start.as_ref().is_some_and(|start| start.is(0));
-        let ends_late = self.end.as_ref().and_then(Dim::as_const).is_some_and(|end| end >= i64::from(i32::MAX));
+        let ends_late = self.end.as_ref().and_then(Dim::as_const).is_some_and(|end| end >= LATE);
         starts_at_zero && ends_late && self.step == Some(1)
     }
 }
@@ -145,6 +145,11 @@ impl Operator for Slice {
             }
             result = None;
             let size = shape[span.axis].clone();
+            if let Some(end) =
+                span.end.as_ref().filter(|end| end.as_const().is_some_and(|end| (1..LATE).contains(&end)))
+            {
+                cx.reaches(&size, end);
+            }
             shape[span.axis] = symbolic(&span, &size).unwrap_or_else(|| cx.fresh());
         }
         cx.set(0, Fact::new(dtype, shape).with_known(result));
@@ -313,16 +318,19 @@ fn take(known: &Known, sizes: &[usize], axis: usize, at: &Clamped) -> Option<Kno
     take_along(known, sizes, axis, &indices?)
 }
 
+/// Ends from here on are no sizes, but the end of the axis, whatever that is.
+const LATE: i64 = i32::MAX as i64;
+
 /// The size of a slice of an axis whose size is not a number, where it can be told.
 fn symbolic(span: &Span, size: &Dim) -> Option<Dim> {
     let (start, end) = (span.start.as_ref()?, span.end.as_ref()?);
     if span.step != Some(1) {
         let step = span.step.filter(|step| *step > 1)?;
-        let late = end.as_const().is_some_and(|end| end >= i64::from(i32::MAX)) || end == size;
+        let late = end.as_const().is_some_and(|end| end >= LATE) || end == size;
         return (start.is(0) && late).then(|| size.ceil_div(&Dim::from(step))).flatten();
     }
     let is_negative = |dim: &Dim| dim.as_const().is_some_and(|value| value < 0);
-    let late = end.as_const().is_some_and(|end| end >= i64::from(i32::MAX));
+    let late = end.as_const().is_some_and(|end| end >= LATE);
     let start = if is_negative(start) { size + start } else { start.clone() };
     let end = if late {
         size.clone()
