@@ -183,9 +183,13 @@ fn why_nothing(spaces: &Spaces, division: &Division) -> Reason {
         classes[space.start..space.start + space.len].iter().find_map(|class| frozen[*class as usize])
     };
     let parts = std::iter::once(division.space).chain(division.digits.iter().flatten().copied());
-    parts.filter_map(of).find(|reason| reason.text != OTHER_PART).cloned().unwrap_or_else(|| Reason {
-        text: "is divided as attention heads are, which stay whole".to_owned(),
-        node: division.node.clone(),
+    parts.filter_map(of).find(|reason| reason.text != OTHER_PART).cloned().unwrap_or_else(|| {
+        let text = match division.shrinks {
+            Shrinks::Nothing => "is divided by two operators that would cut it differently",
+            Shrinks::Only(_) => "is divided, and the part that could shrink has one index",
+            Shrinks::Any | Shrinks::Preferably(_) => "is divided as attention heads are, which stay whole",
+        };
+        Reason { text: text.to_owned(), node: division.node.clone() }
     })
 }
 

@@ -3,10 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use onnx_diffprune::onnx::{ModelProto, NodeProto, attr_ints};
+use onnx_diffprune::array::{Array, ElementType};
+use onnx_diffprune::onnx::{ModelProto, NodeProto, attr_int, attr_ints};
 
 use super::tool::{Ran, run, succeed};
-use crate::support::builder::{Builder, node};
+use crate::support::builder::{Builder, node, value};
 use crate::support::files::{listing, save};
 
 /// Two convolutions, what `between` makes of the value between them, and two more.
@@ -77,8 +78,7 @@ fn an_operator_that_onnx_runtime_lacks_is_named_and_nothing_is_written() {
 fn what_runs_the_network_says_which_operator_is_missing() {
     let folder = tempfile::tempdir().unwrap();
     let mut model = network(|net, x| of_domain(net, "", "Plugin", x));
-    let time = crate::support::builder::value("timestep", &[1]);
-    model.graph.as_mut().unwrap().input.push(time);
+    model.graph.as_mut().unwrap().input.push(value("timestep", &[1]));
     let input = save(folder.path(), &model);
     let input = input.to_str().unwrap();
     let [data, npy, output] =
@@ -232,4 +232,63 @@ fn names_reach_the_terminal_written_out() {
     let broken = save(folder.path(), &broken);
     let ran = run(&["inspect", broken.to_str().unwrap()]);
     assert!(ran.code == 2 && !is_obeyed(&ran.err), "{:?}", ran.err);
+}
+
+/// A network as ONNX Runtime's optimiser for U-Nets leaves it: channels last, in half precision, inputs and outputs in
+/// single precision. ONNX Runtime has no kernel for NhwcConv on the CPU.
+fn channels_last_in_half_precision() -> ModelProto {
+    let mut net = Builder::with_opset(17, 5);
+    let half = [attr_int("to", 10)];
+    let h = net.op("Cast", &["x"], &half);
+    let h = net.op("Transpose", &[&h], &[attr_ints("perm", &[0, 2, 3, 1])]);
+    let pads = [attr_ints("kernel_shape", &[3, 3]), attr_ints("pads", &[1; 4])];
+    let (w, b) = (net.layer_weight(&[16, 3, 3, 3], 27), net.bias(16));
+    let h = net.fused("NhwcConv", &[&h, &w, &b], &pads, 1).remove(0);
+    let h = net.op("Sigmoid", &[&h], &[]);
+    let w = net.layer_weight(&[3, 3, 3, 16], 144);
+    let h = net.fused("NhwcConv", &[&h, &w], &pads, 1).remove(0);
+    let h = net.op("Transpose", &[&h], &[attr_ints("perm", &[0, 3, 1, 2])]);
+    let y = net.op("Cast", &[&h], &[attr_int("to", 1)]);
+    for tensor in &mut net.graph.initializer {
+        let floats = tensor.raw_data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+        let halves: Vec<u8> = floats.flat_map(|value| half::f16::from_f32(value).to_le_bytes()).collect();
+        (tensor.data_type, tensor.raw_data) = (10, halves.into());
+    }
+    let mut model = net.finish(&[2, 3, 8, 8], &y, &[2, 3, 8, 8]);
+    model.graph.as_mut().unwrap().input.push(value("timestep", &[2]));
+    model
+}
+
+#[test]
+fn nodes_without_a_kernel_run_in_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = save(folder.path(), &channels_last_in_half_precision());
+    let [input, data, npy, output] = [input, "data.npz".into(), "x.npy".into(), "out.onnx".into()]
+        .map(|name: PathBuf| folder.path().join(name).to_str().unwrap().to_owned());
+    let values: Vec<f64> = (0..2 * 3 * 64).map(|at| (f64::from(at) * 0.7).sin()).collect();
+    let array = Array::from_f64(ElementType::F32, vec![2, 3, 8, 8], &values).unwrap();
+    onnx_diffprune::npz::write(Path::new(&data), [("x", &array)]).unwrap();
+    for model in [&input, &output] {
+        // The default criterion draws its samples from the network.
+        if model == &input {
+            let json = succeed(&[
+                &input,
+                &output,
+                "--ratio",
+                "0.5",
+                "--timesteps",
+                "2",
+                "--draw-steps",
+                "2",
+                "--format",
+                "json",
+            ])
+            .json();
+            assert_eq!(json["verification"]["passed"], true);
+            assert_eq!(json["criterion"], "diff-pruning");
+            assert!(json["latency_ms"]["after"].as_f64().is_some_and(|ms| ms > 0.0));
+        }
+        succeed(&["loss", model, "--data", &data, "--count", "2", "--timesteps", "2"]);
+        succeed(&["sample", model, "--save-npy", &npy, "--count", "2", "--steps", "2"]);
+    }
 }
