@@ -20,7 +20,7 @@ use crate::onnx::names::Names;
 use crate::onnx::{GraphProto, ModelProto};
 use crate::operator::{LowerCx, Operator, Operators, RuleError};
 use crate::ops;
-use crate::runtime::{Device, Runtime, Session, SessionOptions};
+use crate::runtime::{Device, Runtime, RuntimeError, Session, SessionOptions};
 pub use foreign::foreign;
 
 /// Names of new values and constants begin with this.
@@ -265,17 +265,43 @@ pub(crate) fn lowered_for_cpu(model: &Model) -> Result<Option<(Lowered, Vec<Stri
 pub fn session(runtime: &Runtime, model: &Model, options: &SessionOptions) -> Result<Session, Error> {
     let lowered = if options.device == Device::Cpu { runnable_on_cpu(model)? } else { None };
     let session = match lowered {
-        None => runtime.session_from_file(model.path(), options),
-        Some(proto) => {
-            let options = SessionOptions { external_data_folder: Some(model.data_folder()), ..options.clone() };
-            runtime.session_from_bytes(&model.located(&proto).encode_to_vec(), &options)
-        }
+        None => session_as_stored(runtime, model, options),
+        Some(proto) => session_from_memory(runtime, model, &proto, options),
     };
     session.map_err(|error| match foreign(model, &error, "the network can't be run") {
         Some(unknown) => unknown
             .hint("it runs where the operator comes from; here, only what needs no run works: magnitude, --no-verify"),
         None => Error::invalid(model.path(), error.to_string()).caused_by(error),
     })
+}
+
+/// A session of a network as its file has it.
+///
+/// # Errors
+/// ONNX Runtime does not load it.
+pub(crate) fn session_as_stored(
+    runtime: &Runtime,
+    model: &Model,
+    options: &SessionOptions,
+) -> Result<Session, RuntimeError> {
+    let stored = runtime.session_from_file(model.path(), options);
+    if stored.is_ok() || !model.has_linked_data() {
+        return stored;
+    }
+    // ONNX Runtime 1.24.1 follows no link of external data out of a folder.
+    let proto = ModelProto { graph: Some(model.graph().clone()), functions: Vec::new(), ..model.proto().clone() };
+    session_from_memory(runtime, model, &proto, options).or(stored)
+}
+
+/// A session of a form of a network, with the external data of its file.
+fn session_from_memory(
+    runtime: &Runtime,
+    model: &Model,
+    proto: &ModelProto,
+    options: &SessionOptions,
+) -> Result<Session, RuntimeError> {
+    let options = SessionOptions { external_data_folder: Some(model.data_folder()), ..options.clone() };
+    runtime.session_from_bytes(&model.located(proto).encode_to_vec(), &options)
 }
 
 fn lowered_to(model: &Model, extent: Extent) -> Result<Lowered, Error> {

@@ -41,7 +41,7 @@ use crate::error::Error;
 use crate::graph::model::Model;
 use crate::graph::sizes::Sizes;
 use crate::graph::{Reader, ValueId};
-use crate::lower::{Lowered, lowered_for_cpu, stand_ins};
+use crate::lower::{Lowered, lowered_for_cpu, session_as_stored, stand_ins};
 use crate::onnx::{GraphProto, ModelProto};
 use crate::operator::reference::{KeptAxes, Reference};
 use crate::runtime::{Runtime, SessionOptions};
@@ -364,7 +364,7 @@ fn prove(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<Ver
         Some(_) => native.pruned_session(runtime),
         None => {
             let options = SessionOptions { keeps_arithmetic: true, ..SessionOptions::default() };
-            runtime.session_from_file(pruned.path(), &options)
+            session_as_stored(runtime, pruned, &options)
         }
     };
     if !rounding.is_any() {

@@ -2,17 +2,17 @@
 
 use onnx_diffprune::program::end;
 
-/// Has SIGINT, SIGTERM and SIGHUP remove what is temporary before they end the program, whatever it is doing. A second
+/// Has SIGINT, SIGTERM, SIGHUP, SIGQUIT and SIGXCPU remove what is temporary before they end the program, whatever it is doing. A second
 /// one ends it at once.
 ///
 /// The program then dies of the signal as any other does, which shells show as 128 + its number. A signal that is ignored
 /// from the start, as under `nohup`, stays ignored.
 #[cfg(unix)]
 pub(super) fn watch() {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
     use signal_hook::low_level::emulate_default_handler;
 
-    let heard = [SIGHUP, SIGINT, SIGTERM].into_iter().filter(|signal| !is_ignored(*signal));
+    let heard = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, libc::SIGXCPU].into_iter().filter(|signal| !is_ignored(*signal));
     // Without a handler the signals end the program as well, if not as tidily.
     let Ok(mut signals) = signal_hook::iterator::Signals::new(heard) else { return };
     std::thread::spawn(move || {

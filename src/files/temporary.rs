@@ -88,26 +88,33 @@ pub(super) fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// A folder that disappears with all that is in it.
+///
+/// A lock in it tells other runs that somebody is at work. Where the system was asked to kill a run and gave it no time,
+/// the lock is gone and the folder is not: the next run removes it.
 #[derive(Debug)]
 pub(crate) struct TemporaryFolder {
     folder: Option<TempDir>,
+    lock: Option<File>,
     path: PathBuf,
 }
 
 impl TemporaryFolder {
     /// A hidden folder in another one.
     pub(crate) fn inside(folder: &Path) -> std::io::Result<Self> {
-        Self::made(|| Builder::new().prefix(PREFIX).tempdir_in(folder))
+        Self::made(folder, PREFIX)
     }
 
     /// A folder where the system has its temporary ones.
     pub(crate) fn anywhere() -> std::io::Result<Self> {
-        Self::made(|| Builder::new().prefix(PREFIX.trim_start_matches('.')).tempdir())
+        Self::made(&std::env::temp_dir(), PREFIX.trim_start_matches('.'))
     }
 
-    fn made(make: impl FnOnce() -> std::io::Result<TempDir>) -> std::io::Result<Self> {
-        let (folder, path) = noted(Kind::Folder, make, TempDir::path)?;
-        Ok(Self { folder: Some(folder), path })
+    fn made(place: &Path, prefix: &str) -> std::io::Result<Self> {
+        remove_abandoned(place, prefix);
+        let (folder, path) = noted(Kind::Folder, || Builder::new().prefix(prefix).tempdir_in(place), TempDir::path)?;
+        // Without a lock, as on some file systems of a network, the folder is not known as abandoned, and that is all.
+        let lock = lock(&path).ok();
+        Ok(Self { folder: Some(folder), lock, path })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -118,8 +125,41 @@ impl TemporaryFolder {
 impl Drop for TemporaryFolder {
     fn drop(&mut self) {
         let mut open = open();
+        drop(self.lock.take());
         drop(self.folder.take());
         open.remove(&self.path);
+    }
+}
+
+/// Where the lock of a temporary folder is: under a name that nothing else in it has.
+fn lock_path(folder: &Path) -> Option<PathBuf> {
+    let mut name = folder.file_name()?.to_owned();
+    name.push(".lock");
+    Some(folder.join(name))
+}
+
+/// Locks a temporary folder. The lock has its name only once it is taken, so that no one finds it open.
+fn lock(folder: &Path) -> std::io::Result<File> {
+    let path = lock_path(folder).ok_or(std::io::ErrorKind::InvalidInput)?;
+    let before = path.with_extension("new");
+    let file = File::create(&before)?;
+    file.try_lock().map_err(std::io::Error::from)?;
+    std::fs::rename(before, path)?;
+    Ok(file)
+}
+
+/// Removes temporary folders whose runs are gone; what can't be told or removed stays.
+fn remove_abandoned(place: &Path, prefix: &str) {
+    for entry in place.read_dir().into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_named_so = entry.file_name().to_string_lossy().starts_with(prefix);
+        if !is_named_so || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let lock = lock_path(&path).and_then(|path| File::open(path).ok());
+        if lock.is_some_and(|lock| lock.try_lock().is_ok()) {
+            remove(&path, Kind::Folder);
+        }
     }
 }
 

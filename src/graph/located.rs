@@ -27,7 +27,7 @@ fn each_tensor(graph: &mut GraphProto, change: &mut dyn FnMut(&mut TensorProto))
 
 impl Model {
     /// Whether a link leads from the folder of the model to data elsewhere.
-    fn has_linked_data(&self) -> bool {
+    pub(crate) fn has_linked_data(&self) -> bool {
         let root = self.folder().canonicalize();
         root.is_ok_and(|root| self.external.values().any(|file| !file.real.starts_with(&root)))
     }

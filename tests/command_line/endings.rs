@@ -57,7 +57,7 @@ fn ours(temporary: &Path) -> Vec<String> {
 
 /// Ends a run that verifies by a signal; what it ended by, and what it left in its two folders.
 fn ended_by(signal: &str, program: &[&str]) -> (std::process::ExitStatus, Vec<String>, String) {
-    let model = fixture("ddpm_fashion16.onnx");
+    let model = fixture("dit_tiny.onnx");
     for _ in 0..10 {
         let (desk, temporary) = (Desk::new(), tempfile::tempdir().unwrap());
         let output = desk.out("out.onnx");
@@ -81,7 +81,7 @@ fn ended_by(signal: &str, program: &[&str]) -> (std::process::ExitStatus, Vec<St
 
 #[test]
 fn signals_end_a_run_as_signals_do_and_leave_nothing() {
-    for (signal, number) in [("-INT", 2), ("-TERM", 15), ("-HUP", 1)] {
+    for (signal, number) in [("-INT", 2), ("-TERM", 15), ("-HUP", 1), ("-QUIT", 3)] {
         let (status, left, err) = ended_by(signal, &[TOOL]);
         assert_eq!(status.signal(), Some(number), "{err}");
         assert!(left.is_empty(), "{signal} leaves {left:?}");
@@ -95,9 +95,9 @@ fn signals_end_a_run_as_signals_do_and_leave_nothing() {
 #[test]
 fn a_signal_during_the_gradients_leaves_nothing_or_a_checkpoint() {
     let (desk, temporary) = (Desk::new(), tempfile::tempdir().unwrap());
-    let model = fixture("ddpm_fashion16.onnx");
+    let model = fixture("dit_tiny.onnx");
     let output = desk.out("out.onnx");
-    let arguments = [model.to_str().unwrap(), &output, "--ratio", "0.5", "--batch", "4", "--draw-steps", "2"];
+    let arguments = [model.to_str().unwrap(), &output, "--ratio", "0.5", "--draw-steps", "2"];
     let child = start(&[TOOL], &arguments, temporary.path());
     std::thread::sleep(Duration::from_secs(3));
     let asked = Instant::now();
@@ -132,7 +132,7 @@ fn below(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn a_report_that_fails_at_the_end_leaves_neither_model_nor_plan() {
-    let model = fixture("ddpm_fashion16.onnx");
+    let model = fixture("dit_tiny.onnx");
     for _ in 0..10 {
         let (desk, temporary) = (Desk::new(), tempfile::tempdir().unwrap());
         let output = desk.out("out.onnx");
@@ -196,4 +196,32 @@ fn a_run_that_cannot_go_on_says_so() {
     let broken = run(&[&[model, &output, "--resume"], &quick[..]].concat());
     assert!(broken.code == 2 && broken.err.contains("out.gradients.npz"), "{}", broken.err);
     assert_eq!(std::fs::read_to_string(&checkpoint).unwrap(), "not a checkpoint");
+}
+
+#[test]
+fn what_a_killed_run_left_goes_with_the_next_and_a_living_run_s_does_not() {
+    let model = fixture("dit_tiny.onnx");
+    let (desk, temporary) = (Desk::new(), tempfile::tempdir().unwrap());
+    let (output, other) = (desk.out("out.onnx"), desk.out("other.onnx"));
+    let options = ["--ratio", "0.5", "--criterion", "magnitude"];
+    let arguments = [&[model.to_str().unwrap(), &output], &options[..]].concat();
+    let has_lock = |path: &Path| is_hidden_folder(path) && listing(path).iter().any(|name| name.ends_with(".lock"));
+    let mut killed = start(&[TOOL], &arguments, temporary.path());
+    while !appears(&mut killed, desk.output.path(), has_lock) {
+        killed = start(&[TOOL], &arguments, temporary.path());
+    }
+    kill(&killed, "-KILL");
+    killed.wait().unwrap();
+    assert_eq!(desk.written().len(), 1, "{:?}", desk.written());
+
+    // Another folder of that name, of which nothing is known.
+    let unknown = desk.output.path().join(".onnx-diffprune-unknown");
+    std::fs::create_dir(&unknown).unwrap();
+    let mut living = start(&[TOOL], &arguments, temporary.path());
+    appears(&mut living, desk.output.path(), |path| has_lock(path) && path != unknown);
+    succeed(&[&desk.text("in.onnx"), &other, "--ratio", "0.5", "--criterion", "magnitude", "--no-verify"]);
+    let ended = living.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{}", String::from_utf8(ended.stderr).unwrap());
+    let written = [".onnx-diffprune-unknown", "other.onnx", "other.plan.json", "out.onnx", "out.plan.json"];
+    assert_eq!(desk.written(), written);
 }
