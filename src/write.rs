@@ -11,6 +11,8 @@ mod embed;
 
 mod message;
 
+mod pipe;
+
 mod slice;
 
 mod source;
@@ -120,9 +122,11 @@ pub fn write(model: &Model, edits: &Edits, out: &Path) -> Result<WriteReport, Er
     let external = external.filter(|external| !external.tensors.is_empty());
     if let Some(external) = &external {
         bytes += external.end;
-        outputs.write(&data_path, |file| external.write(file)).map_err(fail)?;
+        let write = |file: &mut dyn Write| external.write(file);
+        outputs.write(&data_path, |file| pipe::piped(external.end, file, write)).map_err(fail)?;
     }
-    outputs.write(out, |file| chunks.iter().try_for_each(|chunk| chunk.write(file))).map_err(fail)?;
+    let write = |file: &mut dyn Write| chunks.iter().try_for_each(|chunk| chunk.write(file));
+    outputs.write(out, |file| pipe::piped(total(&chunks), file, write)).map_err(fail)?;
     outputs.publish(&[])?;
     Ok(WriteReport { bytes, external: external.map(|_| data_path) })
 }

@@ -159,18 +159,26 @@ fn read(coupling: &Coupling, spaces: Spaces) -> Grouping {
     for ((mut signature, reason), mut channels) in by_signature {
         signature.dedup();
         channels.sort_by_key(|class| places[*class as usize].first().copied());
+        // By space, the indices of every channel; places lie in the order of spaces, as the signature does.
+        let mut indices: Vec<Vec<Vec<u32>>> = vec![Vec::with_capacity(channels.len()); signature.len()];
+        for class in &channels {
+            let mut rest = places[*class as usize].as_slice();
+            for (space, indices) in signature.iter().zip(&mut indices) {
+                let count = rest.iter().take_while(|(at, _)| at == space).count();
+                let (here, others) = rest.split_at(count);
+                indices.push(here.iter().map(|(_, index)| *index).collect());
+                rest = others;
+            }
+        }
         let mut members = Vec::new();
-        for space in &signature {
+        for (space, indices) in signature.iter().zip(indices) {
             let role = match &spaces.all()[*space] {
                 space if space.produced => Role::Producer,
                 space if space.consumed => Role::Consumer,
                 _ => Role::Parameter,
             };
             for (weight, axis) in by_space.get(space).into_iter().flatten() {
-                let indices = channels.iter().map(|class| {
-                    places[*class as usize].iter().filter(|(at, _)| at == space).map(|(_, index)| *index).collect()
-                });
-                members.push(Member { weight: *weight, axis: *axis, role, indices: indices.collect() });
+                members.push(Member { weight: *weight, axis: *axis, role, indices: indices.clone() });
             }
         }
         let cells = vec![0; channels.len()];

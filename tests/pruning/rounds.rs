@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use onnx_diffprune::graph::digest::DigestKind;
+use onnx_diffprune::load::load;
 use onnx_diffprune::onnx::{ModelProto, StringStringEntryProto};
 use onnx_diffprune::plan::{Plan, kept_axes};
 use onnx_diffprune::prune::{Model, Progress, PruneOptions, Ratio, Runtime, ScoreOptions, Target};
@@ -143,4 +145,30 @@ fn what_earlier_rounds_say_of_themselves_goes_and_what_others_say_stays() {
     assert_eq!(known["author"], "someone");
     assert_eq!(known["onnx_diffprune.round"], "2");
     assert!(!known.contains_key("onnx_diffprune.changed_weights"), "{known:?}");
+}
+
+#[test]
+fn plans_of_the_first_schema_name_their_input_by_sha256() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = save(folder.path(), &two_convolutions());
+    let model = load(&input).unwrap();
+    let analysis = Model::open(&input).unwrap().analyse().unwrap();
+    let cut = analysis.score(&ScoreOptions::magnitude(), None).unwrap().cut(Ratio(0.5)).unwrap();
+    assert_eq!((cut.plan().schema, &cut.plan().input_digest), (2, &model.digest(DigestKind::Blake3)));
+    let old = Plan { schema: 1, input_digest: model.digest(DigestKind::Sha256), ..cut.plan().clone() };
+    let file = folder.path().join("old.plan.json");
+    old.write(&file).unwrap();
+    let read = Plan::read(&file).unwrap();
+    assert_eq!(read, old);
+    let output = folder.path().join("out.onnx");
+    analysis.repeat(&read, &file, None).unwrap().stage(&output).unwrap().with_plan(None).save().unwrap();
+    assert_eq!(metadata(&output)["onnx_diffprune.input_sha256"], old.input_digest);
+    // A digest of one kind is none of the other.
+    for wrong in [Plan { schema: 2, ..old.clone() }, Plan { input_digest: cut.plan().input_digest.clone(), ..old }] {
+        let error = analysis.repeat(&wrong, &file, None).unwrap_err();
+        assert!(error.to_string().contains("for another file"), "{error}");
+    }
+    let newer = std::fs::read_to_string(&file).unwrap().replace("\"schema\":1", "\"schema\":3");
+    std::fs::write(&file, newer).unwrap();
+    assert!(Plan::read(&file).unwrap_err().to_string().contains("schema 1 to 2, found 3"));
 }

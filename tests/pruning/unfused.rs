@@ -1,11 +1,12 @@
 //! Kernels of ONNX Runtime that take some sizes alone: cuts keep to them, or write the node in standard operators.
 
-use onnx_diffprune::onnx::{ModelProto, attr_int, attr_ints};
+use onnx_diffprune::onnx::{ModelProto, NodeProto, TensorProto, attr_int, attr_ints};
 use onnx_diffprune::prune::{PruneOptions, Target};
 use prost::Message;
 
 use crate::support::builder::{Builder, model_of, value};
 use crate::support::cuts::{Pruned, prune_model};
+use crate::support::files::save;
 
 /// A network from `x [1, 4, 8]` or, where it is an image, `[1, 4, 8, 8]` to what `build` gives.
 fn network(is_image: bool, output: &[i64], build: impl FnOnce(&mut Builder) -> String) -> ModelProto {
@@ -37,14 +38,20 @@ fn summed(channels: i64) -> ModelProto {
     })
 }
 
-/// A norm of eight groups, channels last, between two convolutions.
-fn normed(channels: i64) -> ModelProto {
+/// A norm of eight groups, channels last, between two convolutions; with what is added before it, if `skips`.
+fn normed(channels: i64, skips: bool) -> ModelProto {
     network(true, &[1, 4, 8, 8], |b| {
         let y = b.conv("x", 4, channels, 3, 1);
         let y = b.op("Transpose", &[&y], &[attr_ints("perm", &[0, 2, 3, 1])]);
         let (scale, bias) = (b.weight_around(&[channels], 1.0, 0.5), b.bias(channels));
         let attributes = [attr_int("groups", 8), attr_int("activation", 1)];
-        let y = b.fused("GroupNorm", &[&y, &scale, &bias], &attributes, 1).remove(0);
+        let y = if skips {
+            let (skip, shift) = (b.op("Sigmoid", &[&y], &[]), b.bias(channels));
+            let outputs = b.fused("SkipGroupNorm", &[&y, &scale, &bias, &skip, &shift], &attributes, 2);
+            b.op("Add", &[&outputs[0], &outputs[1]], &[])
+        } else {
+            b.fused("GroupNorm", &[&y, &scale, &bias], &attributes, 1).remove(0)
+        };
         let y = b.op("Transpose", &[&y], &[attr_ints("perm", &[0, 3, 1, 2])]);
         b.conv(&y, channels, 4, 3, 1)
     })
@@ -89,10 +96,36 @@ fn gates_and_sums_stay_fused_at_the_sizes_that_their_kernels_take() {
 
 #[test]
 fn norm_groups_keep_an_even_number_of_channels_or_are_written_in_standard_operators() {
-    // Five of ten channels would be odd.
-    let pruned = cut(&normed(80), 0.5);
-    assert_eq!((kept(&pruned), is_fused(&pruned)), (48, true));
-    // One of two is all that can stay.
-    let pruned = cut(&normed(16), 0.5);
-    assert_eq!((kept(&pruned), is_fused(&pruned)), (8, false));
+    for skips in [false, true] {
+        // Five of ten channels would be odd.
+        let pruned = cut(&normed(80, skips), 0.5);
+        assert_eq!((kept(&pruned), is_fused(&pruned)), (48, true));
+        // One of two is all that can stay.
+        let pruned = cut(&normed(16, skips), 0.5);
+        assert_eq!((kept(&pruned), is_fused(&pruned)), (8, false));
+    }
+}
+
+#[test]
+fn standard_operators_that_are_not_the_fused_node_are_found_out() {
+    let pruned = cut(&normed(16, false), 0.5);
+    let written = ModelProto::decode(&*std::fs::read(&pruned.path).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let differs = |change: &dyn Fn(&mut ModelProto)| {
+        let mut wrong = written.clone();
+        change(&mut wrong);
+        assert_ne!(wrong, written);
+        let report = pruned.verify(&save(folder.path(), &wrong));
+        assert!(!report.passed, "{report:?}");
+    };
+    let node = |model: &mut ModelProto, op: &str, change: &dyn Fn(&mut NodeProto)| {
+        change(model.graph.as_mut().unwrap().node.iter_mut().find(|node| node.op_type == op).unwrap());
+    };
+    differs(&|model| node(model, "InstanceNormalization", &|node| node.attribute[0].f = Some(1e-3)));
+    differs(&|model| node(model, "Sigmoid", &|node| node.op_type = "Tanh".to_owned()));
+    differs(&|model| {
+        let tensors = &mut model.graph.as_mut().unwrap().initializer;
+        let ones = tensors.iter_mut().find(|tensor| tensor.name.contains("/standard/") && tensor.dims == [8]).unwrap();
+        *ones = TensorProto::of_floats(&ones.name, &[1.5; 8], &[8]);
+    });
 }

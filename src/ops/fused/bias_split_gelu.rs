@@ -1,6 +1,7 @@
 //! # BiasSplitGelu
 //! `Y = left * gelu(right)` where left and right are the halves of `X + bias` along the last axis.
-//! Spec: ONNX Runtime's contrib operators, domain com.microsoft. It has no CPU kernel.
+//! Spec: ONNX Runtime's contrib operators, domain com.microsoft. It has no CPU kernel; that for CUDA takes halves of 1280,
+//! 2560 and 5120.
 //!
 //! Coupling: index i of Y is index i of both halves of X and of the bias.
 

@@ -2,7 +2,8 @@
 //! `S = X + skip + bias` (the skip form alone), `Y = activation(gamma * (S - mean) / sqrt(variance + epsilon) + beta)`,
 //! moments over the members of each of `groups` groups of consecutive channels. Values are `[N, H, W, C]`, or
 //! `[N, C, H, W]` where `channels_last` is 0.
-//! Spec: ONNX Runtime's contrib operators, domain com.microsoft. They have no CPU kernel.
+//! Spec: ONNX Runtime's contrib operators, domain com.microsoft. They have no CPU kernel; that for CUDA takes an even number
+//! of channels in a group, 512 at most.
 //!
 //! Coupling: the channels of X, gamma, beta, skip, bias, Y and S are one; the other axes pass through.
 
@@ -21,8 +22,8 @@ fn types_groupnorm() -> &'static [OpType] {
 
 pub(super) static RULES: &[Registration] = &[Registration::new(types_groupnorm, GroupNorm::parse)];
 
-/// A thread of the CUDA kernel takes two channels of one norm group, and all threads of a block together at least one whole
-/// group (`onnxruntime/contrib_ops/cuda/diffusion/group_norm_impl.cu`).
+/// The CUDA kernel takes channels last alone; a thread of it two channels of one norm group, and all threads of a block
+/// together at least one whole group (`onnxruntime/contrib_ops/cuda/diffusion/group_norm_impl.cu`).
 const CHANNELS_AT_ONCE: i64 = 2;
 const MOST_MEMBERS: i64 = 512;
 
@@ -119,7 +120,8 @@ impl Operator for GroupNorm {
             x = cx.tie_broadcast(&[x, skip]);
         }
         let groups = usize::try_from(self.groups).unwrap_or(1);
-        cx.norm_groups_of(&x.axes[axis], groups, CHANNELS_AT_ONCE as usize);
+        let multiple = if self.is_channels_last { CHANNELS_AT_ONCE as usize } else { 1 };
+        cx.norm_groups_of(&x.axes[axis], groups, multiple);
         cx.set(1, Layout { axes: x.axes.clone() });
         cx.set(0, x);
         Ok(())
@@ -142,11 +144,11 @@ impl Operator for GroupNorm {
     }
 
     fn kernel_takes(&self, cx: &KernelCx<'_>) -> bool {
-        let channels = cx.size(0, Some(self.channel_axis(4)));
-        channels.is_none_or(|channels| {
+        let fits = |channels: i64| {
             let members = channels / self.groups;
             members % CHANNELS_AT_ONCE == 0 && members <= MOST_MEMBERS
-        })
+        };
+        self.is_channels_last && cx.size(0, None).is_none_or(fits)
     }
 
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
