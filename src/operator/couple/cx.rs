@@ -2,11 +2,11 @@
 
 mod broadcast;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::grid::{Column, Grid, column, tuples};
 use super::layout::{Axis, Layout, Piece, SpaceId, fixed_axis};
-use super::space::{self, Reason, Shrinks, Spaces};
+use super::space::{self, Reason, Shrinks};
 use super::{Coupling, WeightUse};
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known};
