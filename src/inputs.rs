@@ -114,7 +114,9 @@ pub fn check_size(file: &ArrayFile) -> Result<(), Error> {
     let fail = |text: String| Error::usage(text).of_kind(ErrorKind::Unreadable);
     let counts = file.entries().iter().map(Entry::byte_count).collect::<Result<Vec<u64>, NpzError>>();
     let total: u64 = counts.map_err(|error| fail(error.to_string()).caused_by(error))?.iter().sum();
-    check_memory(total.saturating_mul(2)).map_err(|text| fail(format!("the file can't be read: {text}")))
+    let names: Vec<String> = file.entries().iter().take(3).map(|entry| format!("{:?}", entry.name())).collect();
+    let what = format!("{}{}", names.join(", "), if file.entries().len() > 3 { ", ..." } else { "" });
+    check_memory(total.saturating_mul(2)).map_err(|text| fail(format!("{what} can't be read: {text}")))
 }
 
 /// Reads arrays by the names of a model's inputs. What no input takes is refused before any of the file is unpacked.

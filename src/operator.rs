@@ -160,6 +160,11 @@ pub trait Operator: std::fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// The standard operators as one of which a cut may write the node ([`PatchCx::replace`]).
+    fn replacements(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Writes the node in standard operators ([`crate::lower`]); `false` if it is one. The reference and gradients see
     /// what it is lowered to, so that a fused operator needs no rules for them.
     ///

@@ -16,6 +16,9 @@ const DATA: usize = 0;
 /// The input that is written.
 const UPDATES: usize = 2;
 
+/// What the node may be written as.
+pub(super) const REPLACEMENTS: &[&str] = &["Concat", "Gather", "Identity"];
+
 /// Runs of neighbouring indices up to this number are joined by a Concat.
 const RUNS: usize = 4;
 

@@ -219,7 +219,7 @@ impl<'a> Comparison<'a> {
 
     fn node(&mut self, original: &Node, node: &'a Node) -> Result<(), Stop> {
         let fail = |text: String| Stop::Changed(format!("node {:?} ({}): {text}", original.name, original.op()));
-        if original.op() != node.op() && self.unfused(original, node)?.is_some() {
+        if original.op() != node.op() && (self.replaced(original, node)? || self.unfused(original, node)?.is_some()) {
             self.found.edited.insert(node.proto.first_output().to_owned());
             return Ok(());
         }
@@ -240,6 +240,47 @@ impl<'a> Comparison<'a> {
             self.found.edited.insert(node.proto.first_output().to_owned());
         }
         Ok(())
+    }
+
+    /// Whether the cut has written the original's operator as another that this may become. It reads what the original
+    /// reads, or what new nodes give; what it makes of that is left to the runs.
+    fn replaced(&mut self, original: &Node, node: &'a Node) -> Result<bool, Stop> {
+        let replacements = self.analysis.operators.get(original.id).map_or(&[][..], |op| op.replacements());
+        if !node.proto.domain.is_empty() || !replacements.contains(&node.proto.op_type.as_str()) {
+            return Ok(false);
+        }
+        for found in node.proto.input.iter().filter(|name| !name.is_empty()) {
+            if self.new.contains(found.as_str()) || !self.constants.contains_key(found.as_str()) {
+                let is_read = || original.proto.input.contains(found);
+                if !self.new.contains(found.as_str()) && !is_read() {
+                    let text = format!("node {:?} ({}): {found:?} is not what it reads", original.name, original.op());
+                    return Err(Stop::Changed(text));
+                }
+                continue;
+            }
+            if self.is_size(found) {
+                continue;
+            }
+            let mut differs = None;
+            for slot in 0..original.inputs.len() {
+                let Some(value) = original.input(slot).filter(|value| self.analysis.is_constant(*value)) else { continue };
+                let whole = KeptAxes::new();
+                let axes = self.kept.get(&Reader { node: original.id, slot }).unwrap_or(&whole);
+                let reader = (original.proto.first_output().to_owned(), slot);
+                match self.constant(found, value, axes, Some(reader)) {
+                    Ok(()) => {
+                        differs = None;
+                        break;
+                    }
+                    Err(Stop::Changed(text)) => differs = Some(text),
+                    Err(failed) => return Err(failed),
+                }
+            }
+            if let Some(text) = differs {
+                return Err(Stop::Changed(format!("node {:?} ({}): {text}", original.name, original.op())));
+            }
+        }
+        Ok(true)
     }
 
     /// Compares what two nodes read at a slot. Returns whether the cut has put a size there.

@@ -110,6 +110,10 @@ impl Operator for ScatterNd {
         Ok(())
     }
 
+    fn replacements(&self) -> &'static [&'static str] {
+        assigned::REPLACEMENTS
+    }
+
     fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
         let shape = |slot: usize| cx.fact(slot).and_then(|fact| fact.shape.clone());
         let (Some(data), Some(indices)) = (shape(0), shape(1)) else {
