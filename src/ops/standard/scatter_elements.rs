@@ -14,7 +14,7 @@ use crate::operator::couple::layout::Layout;
 use crate::operator::{
     CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, axis_index, onnx,
 };
-use crate::ops::assigned::{Block, couple, patch};
+use crate::ops::assigned::{Block, REPLACEMENTS, couple, patch};
 use crate::ops::indexed::{Reduction, along_other_axes, one_hot};
 
 fn types_scatterelements() -> &'static [OpType] {
@@ -77,7 +77,7 @@ impl Operator for ScatterElements {
     }
 
     fn replacements(&self) -> &'static [&'static str] {
-        assigned::REPLACEMENTS
+        REPLACEMENTS
     }
 
     fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {

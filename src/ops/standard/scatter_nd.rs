@@ -13,7 +13,7 @@ use crate::operator::couple::layout::Layout;
 use crate::operator::{
     CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, onnx,
 };
-use crate::ops::assigned::{Block, couple, patch};
+use crate::ops::assigned::{Block, REPLACEMENTS, couple, patch};
 use crate::ops::indexed::{Reduction, tuple_length};
 
 fn types_scatternd() -> &'static [OpType] {
@@ -111,7 +111,7 @@ impl Operator for ScatterNd {
     }
 
     fn replacements(&self) -> &'static [&'static str] {
-        assigned::REPLACEMENTS
+        REPLACEMENTS
     }
 
     fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
