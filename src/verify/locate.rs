@@ -31,6 +31,9 @@ pub(super) fn compare_values(
     let pruned_graph = pair.pruned.graph.clone().unwrap_or_default();
     let in_pruned: HashSet<&str> =
         pruned_graph.node.iter().flat_map(|node| node.output.iter().map(String::as_str)).collect();
+    // An output that nothing reads may be missing there.
+    let in_reference: HashSet<&str> =
+        reference.builder.nodes.iter().flat_map(|node| node.output.iter().map(String::as_str)).collect();
     let watched: Vec<(usize, &str)> = analysis
         .graph
         .nodes
@@ -38,7 +41,7 @@ pub(super) fn compare_values(
         .flat_map(|node| node.outputs.iter().flatten().map(move |value| (node.id, *value)))
         .filter(|(_, value)| analysis.facts.values[*value].as_ref().is_some_and(crate::graph::fact::Fact::is_float))
         .map(|(node, value)| (node, analysis.graph.values[value].name.as_str()))
-        .filter(|(_, name)| in_pruned.contains(name))
+        .filter(|(_, name)| in_pruned.contains(name) && in_reference.contains(name))
         .collect();
     let info = |name: &str| ValueInfoProto { name: name.to_owned(), ..ValueInfoProto::default() };
     let mut with_values = pair.clone();

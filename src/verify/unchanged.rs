@@ -263,7 +263,9 @@ impl<'a> Comparison<'a> {
             }
             let mut differs = None;
             for slot in 0..original.inputs.len() {
-                let Some(value) = original.input(slot).filter(|value| self.analysis.is_constant(*value)) else { continue };
+                let Some(value) = original.input(slot).filter(|value| self.analysis.is_constant(*value)) else {
+                    continue;
+                };
                 let whole = KeptAxes::new();
                 let axes = self.kept.get(&Reader { node: original.id, slot }).unwrap_or(&whole);
                 let reader = (original.proto.first_output().to_owned(), slot);

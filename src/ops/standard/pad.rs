@@ -155,20 +155,44 @@ impl Operator for Pad {
             cx.moves(&[0]);
             return Ok(());
         }
-        let mask = cx.full_mask(0);
+        let rank = cx.rank(0)?;
+        let (pads, axes) = (cx.known_ints(1), cx.known_ints(3));
+        let known = self.of_axes(rank, pads.as_deref(), axes.as_deref())?;
+        let as_const = |(before, after): &(Dim, Dim)| Some((before.as_const()?, after.as_const()?));
+        let known: Option<Vec<(i64, i64)>> = known.and_then(|pads| pads.iter().map(as_const).collect());
         let one = cx.floats(&[1.0], &[]);
-        let zero = cx.floats(&[0.0], &[]);
-        let removed = cx.add("Sub", &[&one, &mask], vec![]);
-        let attributes = self.pads.iter().map(|pads| attr_ints("pads", pads)).collect();
-        let (pads, axes) = (cx.input(1), cx.input(3));
-        let padded = if self.has_axes_input {
-            cx.add("Pad", &[&removed, &pads, &zero, &axes], attributes)
-        } else if self.has_pads_input {
-            cx.add("Pad", &[&removed, &pads, &zero], attributes)
-        } else {
-            cx.add("Pad", &[&removed], attributes)
+        let mut mask = cx.full_mask(0);
+        let Some(known) = known else {
+            let removed = cx.add("Sub", &[&one, &mask], vec![]);
+            let zero = cx.floats(&[0.0], &[]);
+            let attributes = self.pads.iter().map(|pads| attr_ints("pads", pads)).collect();
+            let (pads, axes) = (cx.input(1), cx.input(3));
+            let padded = if self.has_axes_input {
+                cx.add("Pad", &[&removed, &pads, &zero, &axes], attributes)
+            } else if self.has_pads_input {
+                cx.add("Pad", &[&removed, &pads, &zero], attributes)
+            } else {
+                cx.add("Pad", &[&removed], attributes)
+            };
+            let mask = cx.add("Sub", &[&one, &padded], vec![]);
+            cx.set_mask(0, mask);
+            return Ok(());
         };
-        let mask = cx.add("Sub", &[&one, &padded], vec![]);
+        for (axis, (before, after)) in known.into_iter().enumerate().filter(|(_, pads)| *pads != (0, 0)) {
+            // What is padded along one axis is kept where anything along it is: all of a removed channel stays removed.
+            let any = cx.reduce("ReduceMax", &mask, &[axis as i64]);
+            let removed = cx.add("Sub", &[&one, &mask], vec![]);
+            let mut pads = vec![0; 2 * rank];
+            (pads[axis], pads[rank + axis]) = (before, after);
+            let padded = if cx.opset() >= 11 {
+                let pads = cx.ints(&pads, &[2 * rank as i64]);
+                cx.add("Pad", &[&removed, &pads], vec![])
+            } else {
+                cx.add("Pad", &[&removed], vec![attr_ints("pads", &pads)])
+            };
+            let padded = cx.add("Sub", &[&one, &padded], vec![]);
+            mask = cx.add("Mul", &[&padded, &any], vec![]);
+        }
         cx.set_mask(0, mask);
         Ok(())
     }

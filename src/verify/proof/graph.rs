@@ -124,6 +124,7 @@ pub(super) fn build(networks: Networks<'_>, looks: &Looks) -> Result<ProofGraph,
         watched: Vec::new(),
         seen: BTreeMap::new(),
         exceptions: Vec::new(),
+        given: reference.builder.nodes.iter().flat_map(|node| node.output.iter().cloned()).collect(),
     };
     construction.run();
     let Construction { watched, seen, exceptions, .. } = construction;
@@ -255,6 +256,8 @@ struct Construction<'a> {
     watched: Vec<Watched>,
     seen: BTreeMap<String, String>,
     exceptions: Vec<(String, NodeId, String)>,
+    /// What the nodes of the reference give.
+    given: HashSet<String>,
 }
 
 impl Construction<'_> {
@@ -473,6 +476,10 @@ impl Construction<'_> {
             }
             return Source::Own(own.to_owned());
         };
+        // An output that nothing reads may be missing in the reference.
+        if !self.given.contains(name) {
+            return Source::Own(own.to_owned());
+        }
         let (kept, measured) = self.kept(name, name, own, dtype);
         if self.looks.only.as_ref().is_none_or(|only| only.contains(name)) {
             let shrinks = reads_own && !self.masks.contains_key(name);

@@ -176,10 +176,17 @@ mod tests {
 
     use super::*;
     use crate::load::from_bytes;
-    use crate::onnx::{GraphProto, ModelProto};
+    use crate::onnx::{GraphProto, ModelProto, NodeProto};
 
     fn compare(expected: &TensorProto, axes: &KeptAxes, found: &TensorProto, computed: bool) -> Comparison {
-        let model = ModelProto { graph: Some(GraphProto::default()), ..ModelProto::default() };
+        let node = NodeProto {
+            op_type: "Identity".to_owned(),
+            input: vec!["x".to_owned()],
+            output: vec!["y".to_owned()],
+            ..NodeProto::default()
+        };
+        let graph = GraphProto { node: vec![node], ..GraphProto::default() };
+        let model = ModelProto { graph: Some(graph), ..ModelProto::default() };
         let model = from_bytes(Path::new("m.onnx"), model.encode_to_vec().into()).unwrap();
         difference((&model, expected), axes, (&model, found), computed).unwrap()
     }
