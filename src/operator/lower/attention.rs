@@ -98,6 +98,18 @@ impl LowerCx<'_> {
         self.add("Where", &[&mask, &zero, &hidden], vec![])
     }
 
+    /// What the number of keys that count of every sample, `[B]` at input `slot`, adds to the scores by keys `k`.
+    ///
+    /// # Errors
+    /// [`RuleError::UnknownShape`].
+    pub fn lengths_term(&mut self, slot: usize, k: &str) -> Result<String, RuleError> {
+        let (lengths, at_column) = (self.input(slot), self.places(k, 2)?);
+        let lengths = self.unsqueezed(&lengths, &[1, 2, 3]);
+        let counts = self.add("Less", &[&at_column, &lengths], vec![]);
+        let (zero, hidden) = (self.scalar(0.0), self.scalar(HIDDEN));
+        Ok(self.add("Where", &[&counts, &zero, &hidden], vec![]))
+    }
+
     /// For each query, one where any key counts after the sum of `terms`, else zero; the axis of keys has size one. At
     /// least one term is given.
     pub fn has_visible(&mut self, terms: &[String]) -> String {

@@ -25,6 +25,8 @@ fn types_standardattention() -> &'static [OpType] {
 pub(super) static RULES: &[Registration] = &[Registration::new(types_standardattention, StandardAttention::parse)];
 
 const MASK: usize = 3;
+/// The input with the number of keys of every sample that count (`nonpad_kv_seqlen`, opset 24).
+const LENGTHS: usize = 6;
 
 #[derive(Debug)]
 struct StandardAttention {
@@ -154,8 +156,11 @@ impl Operator for StandardAttention {
     }
 
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
-        if self.has_caches || (4..7).any(|slot| cx.has(slot)) || self.has_window {
+        if self.has_caches || (4..6).any(|slot| cx.has(slot)) || self.has_window {
             return Err(RuleError::unsupported("caches and windows of positions can't be lowered"));
+        }
+        if self.is_causal && cx.has(LENGTHS) {
+            return Err(RuleError::unsupported("lengths of caches in the order of positions can't be lowered"));
         }
         let is_flat = cx.rank(0)? == 3;
         if cx.has(MASK)
@@ -187,8 +192,11 @@ impl Operator for StandardAttention {
             let is_float = cx.fact(MASK).is_some_and(Fact::is_float);
             added.push(if is_float { cx.float(MASK) } else { cx.boolean_term(MASK) });
         }
-        // Boolean masks, with or without the order of positions, can hide all keys of a query. Its result is zero.
-        let hides = cx.has(MASK) && !cx.fact(MASK).is_some_and(Fact::is_float);
+        if cx.has(LENGTHS) {
+            added.push(cx.lengths_term(LENGTHS, &k)?);
+        }
+        // Boolean masks, lengths of zero, with or without the order of positions, can hide all keys of a query. Its result is zero.
+        let hides = cx.has(LENGTHS) || cx.has(MASK) && !cx.fact(MASK).is_some_and(Fact::is_float);
         let counts = hides.then(|| cx.has_visible(&added));
         let scale = self.scale.map_or(1.0 / (dims as f64).sqrt(), f64::from);
         let mut y = cx.attention(&Attention { q, k, v, scale, softcap: f64::from(self.softcap), added });
