@@ -53,6 +53,25 @@ impl ElementType {
         }
     }
 
+    /// Its number in `TensorProto.DataType`.
+    pub(crate) fn to_onnx(self) -> i32 {
+        match self {
+            Self::F32 => 1,
+            Self::U8 => 2,
+            Self::I8 => 3,
+            Self::U16 => 4,
+            Self::I16 => 5,
+            Self::I32 => 6,
+            Self::I64 => 7,
+            Self::Bool => 9,
+            Self::F16 => 10,
+            Self::F64 => 11,
+            Self::U32 => 12,
+            Self::U64 => 13,
+            Self::BF16 => 16,
+        }
+    }
+
     /// The type of which this is the number in ONNX's `TensorProto.DataType`, if arrays can hold it.
     pub fn from_onnx(code: i32) -> Option<Self> {
         Some(match code {

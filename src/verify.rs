@@ -18,6 +18,8 @@ mod locate;
 
 mod pair;
 
+mod pieces;
+
 mod proof;
 
 mod rounding;

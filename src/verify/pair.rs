@@ -2,6 +2,7 @@
 
 use prost::Message;
 
+use super::pieces::Pieces;
 use super::rounding::{Rounding, without_rounding};
 use super::widen::{widen, widen_array};
 use crate::array::Array;
@@ -75,11 +76,11 @@ impl<'m> Pair<'m> {
         session_of(runtime, &self.reference, self.models.0, Optimization::None)
     }
 
-    /// A session of a graph that compares the reference's values with the pruned network's.
+    /// Sessions of a graph that compares the reference's values with the pruned network's.
     ///
     /// # Errors
-    /// ONNX Runtime rejects it.
-    pub(super) fn proof_session(&self, runtime: &Runtime, model: &ModelProto) -> Result<Session, RuntimeError> {
+    /// It can't be written in the form of the pair.
+    pub(super) fn pieces(&self, model: &ModelProto) -> Result<Pieces, RuntimeError> {
         let options = SessionOptions {
             optimization: Optimization::None,
             external_data_folder: Some(self.models.0.data_folder()),
@@ -90,7 +91,7 @@ impl<'m> Pair<'m> {
             ..SessionOptions::default()
         };
         let formed = self.formed(self.models.0, model)?;
-        runtime.session_from_bytes(&self.models.0.located(&formed).encode_to_vec(), &options)
+        Ok(Pieces::new(self.models.0.located(&formed).into_owned(), options))
     }
 
     /// A session of the pruned network.

@@ -16,11 +16,12 @@ use serde::Serialize;
 
 use super::compare;
 use super::pair::Pair;
+use super::pieces::Pieces;
 use crate::array::Array;
 use crate::error::Error;
 use crate::graph::NodeId;
 use crate::kernels::proof::Measured;
-use crate::runtime::{Runtime, RuntimeError, Session};
+use crate::runtime::{Runtime, RuntimeError};
 use graph::{Looks, ProofGraph, Watched};
 pub(super) use graph::{Networks, as_run, lowered_original};
 
@@ -138,6 +139,8 @@ pub(super) struct Proof<'a> {
     runtime: &'a Runtime,
     pair: Pair<'a>,
     graph: ProofGraph,
+    /// Its sessions, once it has run.
+    pieces: Option<Pieces>,
     /// By how much values may differ, relative to their largest magnitude.
     tolerance: f64,
     /// What is known of every value, by its name.
@@ -172,6 +175,7 @@ impl<'a> Proof<'a> {
             runtime,
             pair: pair.clone(),
             graph,
+            pieces: None,
             tolerance,
             verdicts: BTreeMap::new(),
             zeros: HashSet::new(),
@@ -179,19 +183,19 @@ impl<'a> Proof<'a> {
         })
     }
 
-    /// A session of the reference, with all comparisons among its outputs.
+    /// Runs the reference, with all comparisons among its outputs.
     ///
     /// # Errors
-    /// ONNX Runtime rejects it.
-    pub(super) fn session(&self) -> Result<Session, RuntimeError> {
-        self.session_of(&self.graph)
+    /// ONNX Runtime rejects it, or it does not run.
+    pub(super) fn outputs(&mut self, inputs: &[(String, Array)]) -> Result<Vec<(String, Array)>, RuntimeError> {
+        let pieces = match self.pieces.take() {
+            Some(pieces) => pieces,
+            None => self.pair.pieces(&self.graph.model)?,
+        };
+        self.pieces.insert(pieces).run(self.runtime, inputs)
     }
 
-    fn session_of(&self, graph: &ProofGraph) -> Result<Session, RuntimeError> {
-        self.pair.proof_session(self.runtime, &graph.model)
-    }
-
-    /// Takes the comparisons out of what a run of [`Proof::session`] gave, on `inputs`.
+    /// Takes the comparisons out of what a run of [`Proof::outputs`] gave, on `inputs`.
     pub(super) fn take(&mut self, outputs: &[(String, Array)], inputs: &[(String, Array)]) -> Result<(), Fault> {
         let outputs = by_name(outputs);
         for seen in &self.graph.seen {
@@ -250,7 +254,15 @@ impl<'a> Proof<'a> {
             return Ok(verdicts);
         }
         let looks = Looks { only: Some(rounded.clone()), rounded, ..looks.clone() };
-        let (graph, outputs) = self.run(&looks, inputs)?;
+        let wrong = |verdicts: &[(Watched, Verdict)]| {
+            let first = verdicts.iter().find(|(_, verdict)| matches!(verdict, Verdict::Differs { .. }));
+            first.map(|(watched, verdict)| Fault::Differs(self.difference(watched, *verdict)))
+        };
+        let (graph, outputs) = match self.run(&looks, inputs) {
+            Ok(ran) => ran,
+            // Nothing explains the difference then.
+            Err(error) => return Err(wrong(&verdicts).unwrap_or(error)),
+        };
         let outputs = by_name(&outputs);
         for watched in &graph.watched {
             let Some(found) = measured(&outputs, &watched.output).map(|found| difference(&found)) else { continue };
@@ -263,9 +275,8 @@ impl<'a> Proof<'a> {
                 *verdict = Verdict::Agrees { relative: found.relative(), is_conclusive };
             }
         }
-        let wrong = verdicts.iter().find(|(_, verdict)| matches!(verdict, Verdict::Differs { .. }));
-        match wrong {
-            Some((watched, verdict)) => Err(Fault::Differs(self.difference(watched, *verdict))),
+        match wrong(&verdicts) {
+            Some(fault) => Err(fault),
             None => Ok(verdicts),
         }
     }
@@ -275,7 +286,8 @@ impl<'a> Proof<'a> {
             let message = super::unmasked(self.networks.analysis, &unmasked).to_string();
             Fault::Failed(RuntimeError::RunFailed { message })
         })?;
-        let outputs = self.session_of(&graph).and_then(|mut session| session.run(inputs)).map_err(Fault::Failed)?;
+        let pieces = self.pair.pieces(&graph.model);
+        let outputs = pieces.and_then(|mut pieces| pieces.run(self.runtime, inputs)).map_err(Fault::Failed)?;
         Ok((graph, outputs))
     }
 
@@ -309,13 +321,13 @@ impl<'a> Proof<'a> {
         if only.is_empty() {
             return Ok(());
         }
-        let graph = &self.networks.analysis.graph;
+        // The sessions of the first graph are no longer needed.
+        self.pieces = None;
         let opened: BTreeSet<NodeId> =
             self.graph.watched.iter().filter(|watched| only.contains(&watched.value)).map(|w| w.node).collect();
         let flat = opened.iter().flat_map(|node| self.openable(*node)).collect();
         let looks = Looks { opened, flat, only: Some(only.clone()), ..Looks::default() };
         let (graph_of_noise, outputs) = self.run(&looks, inputs)?;
-        let _ = graph;
         let verdicts = self.judge(&graph_of_noise.watched, &by_name(&outputs));
         let verdicts = self.second_look(verdicts, &looks, inputs)?;
         self.note(verdicts);

@@ -177,16 +177,9 @@ impl Verification<'_> {
         expected: &mut Expected<'_>,
         inputs: &[(String, Array)],
     ) -> Result<Vec<(String, Array)>, RuntimeError> {
-        if let Some(proof) = &expected.proof {
-            let session = match expected.session.take() {
-                Some(session) => Ok(session),
-                None => proof.session(),
-            };
-            match session.and_then(|mut session| Ok((session.run(inputs)?, session))) {
-                Ok((outputs, session)) => {
-                    expected.session = Some(session);
-                    return Ok(outputs);
-                }
+        if let Some(proof) = &mut expected.proof {
+            match proof.outputs(inputs) {
+                Ok(outputs) => return Ok(outputs),
                 Err(error) => {
                     // It may be the sizes that fail, or the comparison.
                     let mut plain = pair.reference_session(self.runtime)?;

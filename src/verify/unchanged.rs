@@ -344,8 +344,12 @@ impl<'a> Comparison<'a> {
         fact.is_none_or(|fact| !fact.is_float()) && self.is_size(found)
     }
 
-    /// Whether a name of the pruned file is one of an integer constant, or of what a new node gives.
+    /// Whether a name of the pruned file is one of an integer constant, or of what a new node gives. What the original has
+    /// elsewhere is none.
     fn is_size(&self, name: &str) -> bool {
+        if self.analysis.graph.value(name).is_some_and(|value| self.is_given(value)) {
+            return false;
+        }
         let is_integer = |tensor: &&TensorProto| !crate::graph::fact::is_float(tensor.element_type());
         self.constants.get(name).map_or(self.new.contains(name), |tensor| is_integer(&tensor))
     }

@@ -1,12 +1,7 @@
 //! Outputs that agree and yet prove nothing: zeros, tiny numbers, what is not a number, and what half precision rounds.
 
-use std::path::Path;
-
-use bytes::Bytes;
 use onnx_diffprune::onnx::{DataType, ModelProto, type_proto};
 use onnx_diffprune::prune::{PruneOptions, Target};
-use prost::Message;
-use tempfile::NamedTempFile;
 
 use crate::support::builder::Builder;
 use crate::support::cuts::{Pruned, prune_model};
@@ -25,56 +20,36 @@ fn pruned_net(model: &ModelProto) -> Pruned {
     prune_model(model, &PruneOptions::by_magnitude(Target::Ratio(0.5)))
 }
 
-/// The pruned file with the first and the last row of its first weight swapped.
-fn swapped(pruned: &Pruned) -> NamedTempFile {
-    let mut model = ModelProto::decode(Bytes::from(std::fs::read(&pruned.path).unwrap())).unwrap();
-    let weight = model.graph.as_mut().unwrap().initializer.iter_mut().find(|tensor| tensor.dims.len() == 4).unwrap();
-    let mut raw = weight.raw_data.to_vec();
-    let row = raw.len() / weight.dims[0] as usize;
-    let last = raw.len() - row;
-    let (head, tail) = raw.split_at_mut(last);
-    head[..row].swap_with_slice(tail);
-    weight.raw_data = raw.into();
-    let file = NamedTempFile::new().unwrap();
-    std::fs::write(&file, model.encode_to_vec()).unwrap();
-    file
+/// The output of the second convolution.
+fn second_conv(model: &ModelProto) -> String {
+    let mut convs = model.graph.as_ref().unwrap().node.iter().filter(|node| node.op_type == "Conv");
+    convs.nth(1).unwrap().output[0].clone()
 }
 
-/// The cut passes because of the values before the output, and a wrong one fails by them.
+/// The cut passes because of the values before the output, and a wrong one, whose file and plan agree, fails by them.
 fn check_by_values(model: &ModelProto, not_finite: bool) {
     let pruned = pruned_net(model);
     let report = pruned.report();
     assert!(report.passed, "{report:?}");
     let output = &report.runs[0].outputs[0];
     assert_eq!(output.not_finite > 0, not_finite, "{output:?}");
-    if let Some(values) = &report.values {
-        assert!(values.conclusive >= 3 && values.worst_relative < 1e-4, "{values:?}");
-    } else {
-        // A tiny output may happen to agree by the relative tolerance too.
-        assert!(output.conclusive, "{output:?}");
-    }
-    let report = pruned.verify(swapped(&pruned).path());
+    let values = report.values.as_ref().unwrap();
+    assert!(values.conclusive >= 3 && values.worst_relative < 1e-5, "{values:?}");
+    let report = pruned.verify_misaligned(&second_conv(model), 1, 1);
     assert!(report.runs[0].outputs[0].passed, "the output shows it without help: {report:?}");
-    assert!(!report.passed, "a swapped channel went unnoticed");
+    assert!(!report.passed, "a wrong cut went unnoticed");
     assert_eq!(report.first_difference.unwrap().op, "Conv");
-}
-
-fn verify_of(path: &Path, pruned: &Pruned) -> String {
-    let report = pruned.verify(path);
-    assert!(!report.passed && report.runs[0].passed(), "{report:?}");
-    report.failure.unwrap()
 }
 
 #[test]
 fn an_output_of_zeros_is_proved_by_the_values_before_it() {
     // As exporters leave the zero-initialised last layer of an untrained network.
-    check_by_values(
-        &net(|b, y| {
-            let zero = b.weight_around(&[8, 1, 1], 0.0, 0.0);
-            b.op("Mul", &[y, &zero], &[])
-        }),
-        false,
-    );
+    let model = net(|b, y| {
+        let zero = b.weight_around(&[8, 1, 1], 0.0, 0.0);
+        b.op("Mul", &[y, &zero], &[])
+    });
+    check_by_values(&model, false);
+    assert!(!pruned_net(&model).report().runs[0].outputs[0].conclusive);
 }
 
 #[test]
@@ -100,15 +75,92 @@ fn an_output_of_nan_is_proved_by_the_values_before_it() {
     );
 }
 
+/// A convolution, a branch of two behind a gate, and a last convolution.
+fn gated(gate: impl FnOnce(&mut Builder) -> String, zero_last: bool) -> (ModelProto, String) {
+    let mut b = Builder::new(9);
+    let stem = b.conv("x", 3, 16, 3, 1);
+    let y = b.conv(&stem, 16, 16, 3, 1);
+    let y = b.op("Relu", &[&y], &[]);
+    let branch = if zero_last {
+        let (w, bias) = (b.weight_around(&[16, 16, 1, 1], 0.0, 0.0), b.weight_around(&[16], 0.0, 0.0));
+        b.op("Conv", &[&y, &w, &bias], &[])
+    } else {
+        b.conv(&y, 16, 16, 3, 1)
+    };
+    let gate = gate(&mut b);
+    let closed = b.op("Mul", &[&branch, &gate], &[]);
+    let sum = b.op("Add", &[&stem, &closed], &[]);
+    let y = b.conv(&sum, 16, 8, 3, 1);
+    (b.finish(&[2, 3, 8, 8], &y, &[2, 8, 8, 8]), branch)
+}
+
+/// A branch that the drawn inputs do not let through is proved, and a wrong cut of it is seen.
+fn check_gate(gate: impl FnOnce(&mut Builder) -> String, zero_last: bool, is_open: bool) {
+    let (model, branch) = gated(gate, zero_last);
+    let pruned = pruned_net(&model);
+    let report = pruned.report();
+    let values = report.values.as_ref().unwrap();
+    assert!(report.passed && values.unproven.is_empty(), "{report:?}");
+    assert_eq!(values.opened == 0, is_open, "{values:?}");
+    let report = pruned.verify_misaligned(&branch, 1, 1);
+    assert!(report.runs[0].outputs[0].passed, "the output shows it without help: {report:?}");
+    let first = report.first_difference.as_ref().map(|first| &first.value);
+    assert_eq!(first, Some(&branch), "a wrong cut behind the gate went unnoticed: {report:?}");
+}
+
 #[test]
-fn a_network_of_zeros_proves_nothing() {
+fn a_branch_behind_a_closed_gate_is_looked_at() {
+    for zero_last in [false, true] {
+        // LayerScale at zero, as a vector along channels and as one number.
+        check_gate(|b| b.weight_around(&[16, 1, 1], 0.0, 0.0), zero_last, false);
+        check_gate(|b| b.float(0.0), zero_last, false);
+        check_gate(|b| b.float(1e-7), zero_last, !zero_last);
+        // A gate that only large inputs open.
+        let of_input = |b: &mut Builder| {
+            let axes = b.ints(&[1, 2, 3]);
+            let mean = b.op("ReduceMean", &["x", &axes], &[]);
+            let threshold = b.float(8.0);
+            let below = b.op("Sub", &[&mean, &threshold], &[]);
+            b.op("Relu", &[&below], &[])
+        };
+        check_gate(of_input, zero_last, false);
+    }
+}
+
+#[test]
+fn a_network_of_zeros_is_proved_on_noise() {
     let mut model = net(|_, y| y.to_owned());
     for tensor in &mut model.graph.as_mut().unwrap().initializer {
         tensor.raw_data = vec![0; tensor.raw_data.len()].into();
     }
     let pruned = pruned_net(&model);
-    let failure = verify_of(&pruned.path, &pruned);
-    assert!(failure.contains("nothing is proved"), "{failure}");
+    let report = pruned.report();
+    let values = report.values.as_ref().unwrap();
+    assert!(report.passed && values.opened > 0 && values.unproven.is_empty(), "{report:?}");
+    assert!(!report.runs[0].outputs[0].conclusive, "{report:?}");
+    let report = pruned.verify_misaligned(&second_conv(&model), 1, 1);
+    assert!(!report.passed && report.runs[0].passed(), "{report:?}");
+}
+
+#[test]
+fn values_of_which_nothing_can_be_proved_are_counted_and_listed() {
+    // Whatever the convolutions give, the sign of what lies above zero is one.
+    let model = net(|b, y| {
+        let y = b.op("Softplus", &[y], &[]);
+        b.op("Sign", &[&y], &[])
+    });
+    let report = pruned_net(&model).report().clone();
+    assert!(report.passed, "{report:?}");
+    let mut inner = Builder::new(6);
+    let y = inner.conv("x", 3, 16, 3, 1);
+    let y = inner.op("Softplus", &[&y], &[]);
+    let y = inner.op("Sign", &[&y], &[]);
+    let y = inner.conv(&y, 16, 8, 3, 1);
+    let model = inner.finish(&[2, 3, 8, 8], &y, &[2, 8, 8, 8]);
+    let report = pruned_net(&model).report().clone();
+    let values = report.values.as_ref().unwrap();
+    assert!(report.passed && values.unproven.len() == 1, "{values:?}");
+    assert_eq!((values.unproven[0].op.as_str(), values.compared - values.conclusive), ("Sign", 1));
 }
 
 /// The model with weights, input and output in bfloat16.
@@ -135,5 +187,6 @@ fn a_model_that_the_library_has_no_kernels_for_is_verified_in_float32() {
     assert!(report.passed && !report.runs.is_empty(), "{report:?}");
     assert!(report.runs.iter().all(|run| run.widened) && report.worst() < 1e-4, "{report:?}");
     assert!(report.notes.iter().any(|note| note.contains("own precision")), "{report:?}");
-    assert!(!pruned.verify(swapped(&pruned).path()).passed, "a swapped channel went unnoticed");
+    let report = pruned.verify_misaligned(&second_conv(&net(|_, y| y.to_owned())), 1, 1);
+    assert!(!report.passed, "a wrong cut went unnoticed");
 }

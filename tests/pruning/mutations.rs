@@ -4,8 +4,9 @@ use std::path::Path;
 
 use bytes::Bytes;
 use onnx_diffprune::load::load;
-use onnx_diffprune::onnx::{DataType, ModelProto, TensorProto};
+use onnx_diffprune::onnx::{DataType, ModelProto, NodeProto, TensorProto};
 use onnx_diffprune::operator::reference::KeptAxes;
+use onnx_diffprune::plan::TensorPlan;
 use onnx_diffprune::write::slice_bytes;
 use prost::Message;
 use tempfile::NamedTempFile;
@@ -99,7 +100,8 @@ fn two_swapped_channels_of_one_weight_are_caught() {
             });
             let report = pruned.verify(file.path());
             assert!(!report.passed, "{name}: swapped channels of {weight} went unnoticed");
-            assert!(report.first_difference.is_some(), "{name}: {weight}");
+            let failure = report.failure.unwrap();
+            assert!(failure.contains(&weight) && failure.contains("element [0"), "{name}: {failure}");
         }
     }
 }
@@ -194,4 +196,102 @@ fn a_size_constant_that_was_left_is_caught() {
         }
     }
     assert!(left >= 4, "only {left} constants to leave");
+}
+
+/// Nodes of the pruned file with an attribute or input of a kind, a few of them.
+fn some_nodes(pruned: &Pruned, is_it: impl Fn(&NodeProto) -> bool) -> Vec<usize> {
+    let nodes = decode(&pruned.path).graph.unwrap().node;
+    let found: Vec<usize> = nodes.iter().enumerate().filter(|(_, node)| is_it(node)).map(|(at, _)| at).collect();
+    let step = (found.len() / 3).max(1);
+    found.into_iter().step_by(step).collect()
+}
+
+/// The change is caught without a run, and the node is named.
+fn check_node(name: &str, pruned: &Pruned, at: usize, change: impl FnOnce(&mut NodeProto)) {
+    let mut node = String::new();
+    let file = mutated(pruned, |model| {
+        let proto = &mut model.graph.as_mut().unwrap().node[at];
+        node.clone_from(&proto.name);
+        change(proto);
+    });
+    let report = pruned.verify(file.path());
+    let failure = report.failure.unwrap_or_else(|| panic!("{name}: a change of {node} went unnoticed"));
+    assert!(failure.contains(&node) && report.runs.is_empty(), "{name}: {failure}");
+}
+
+#[test]
+fn changes_too_small_for_an_output_are_caught() {
+    for (name, pruned) in cuts() {
+        for at in some_nodes(pruned, |node| node.float("epsilon").is_some()) {
+            check_node(name, pruned, at, |node| {
+                let epsilon = node.attribute.iter_mut().find(|attribute| attribute.name == "epsilon").unwrap();
+                epsilon.f = epsilon.f.map(|epsilon| epsilon * 30.0);
+            });
+        }
+        // As the 0.044715 of a GELU by tanh, which the exporter writes as a node.
+        let is_number = |node: &NodeProto| {
+            node.tensor("value")
+                .is_some_and(|tensor| tensor.element_type() == DataType::Float && tensor.dims.is_empty())
+        };
+        for at in some_nodes(pruned, is_number) {
+            check_node(name, pruned, at, |node| {
+                let tensor = node.attribute.iter_mut().find_map(|attribute| attribute.t.as_mut()).unwrap();
+                let number = f32::from_le_bytes(tensor.raw_data[..].try_into().unwrap());
+                tensor.raw_data = (number * 1.05 + 1e-6).to_le_bytes().to_vec().into();
+            });
+        }
+        for at in some_nodes(pruned, |node| ["Sigmoid", "Tanh", "Erf"].contains(&node.op_type.as_str())) {
+            check_node(name, pruned, at, |node| node.op_type = "Softsign".to_owned());
+        }
+        for at in some_nodes(pruned, |node| node.op_type == "Add") {
+            check_node(name, pruned, at, |node| node.input[0] = node.input[1].clone());
+        }
+    }
+}
+
+#[test]
+fn one_element_of_any_constant_is_caught() {
+    for (name, pruned) in cuts() {
+        let graph = decode(&pruned.path).graph.unwrap();
+        let is_float = |tensor: &&TensorProto| {
+            matches!(tensor.element_type(), DataType::Float | DataType::Float16) && tensor.raw_data.len() > 8
+        };
+        let floats: Vec<&TensorProto> = graph.initializer.iter().filter(is_float).collect();
+        for tensor in floats.iter().step_by((floats.len() / 6).max(1)) {
+            let file = mutated(pruned, |model| {
+                let tensor = tensor_mut(model, &tensor.name);
+                let mut raw = tensor.raw_data.to_vec();
+                // The lowest bit of the last element.
+                let last = raw.len() - tensor.element_type().byte_size().unwrap();
+                raw[last] ^= 1;
+                tensor.raw_data = raw.into();
+            });
+            let failure = pruned.verify(file.path()).failure.unwrap();
+            assert!(failure.contains(&tensor.name), "{name}: {failure}");
+        }
+    }
+}
+
+#[test]
+fn a_wrong_cut_whose_plan_agrees_with_the_file_is_caught_at_its_node() {
+    for (name, pruned) in cuts().into_iter().filter(|(name, _)| !name.contains("fp16")) {
+        let op = |tensor: &TensorPlan| {
+            let graph = &pruned.analysis.graph;
+            let output = graph.value(&tensor.readers[0].0).unwrap();
+            graph.nodes[graph.values[output].producer.unwrap().0].op()
+        };
+        let is_consumer = |tensor: &&TensorPlan| {
+            tensor.readers.len() == 1
+                && (op(tensor) == "Conv" && tensor.keep.contains_key(&1)
+                    || op(tensor) == "MatMul" && tensor.keep.contains_key(&0))
+        };
+        let consumers: Vec<&TensorPlan> = pruned.cut.plan.tensors.iter().filter(is_consumer).collect();
+        assert!(consumers.len() > 4, "{name}");
+        let tensor = consumers[consumers.len() / 2];
+        let axis = if tensor.dims.len() == 4 { 1 } else { 0 };
+        let (output, slot) = &tensor.readers[0];
+        let report = pruned.verify_misaligned(output, *slot, axis);
+        let first = report.first_difference.unwrap_or_else(|| panic!("{name}: {output}: {:?}", report.failure));
+        assert_eq!(first.value, *output, "{name}");
+    }
 }

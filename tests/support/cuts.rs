@@ -14,7 +14,7 @@ use onnx_diffprune::plan::kept_axes;
 use onnx_diffprune::prune::cutting::{Cutting, cut};
 use onnx_diffprune::prune::{PruneOptions, Target};
 use onnx_diffprune::verify::{VerifyOptions, VerifyReport, verify};
-use onnx_diffprune::write::write;
+use onnx_diffprune::write::{slice_bytes, write};
 use prost::Message;
 
 use super::fixtures::{FIXTURES, analysed, analysed_for_good, place, runtime};
@@ -82,6 +82,35 @@ impl Pruned {
         let sizes = [("h", 8), ("w", 8), ("seq", 3)].map(|(name, size)| (name.to_owned(), size)).into();
         let options = VerifyOptions { sizes, ..VerifyOptions::default() };
         verify(self.analysis, &kept, &load(file).unwrap(), runtime(), &options).unwrap()
+    }
+
+    /// Verifies a wrong cut of which file and plan agree: the node that gives `output` keeps, along an axis of the weight at
+    /// a slot, indices that the plan removes instead of those that its neighbours keep.
+    pub(crate) fn verify_misaligned(&self, output: &str, slot: usize, axis: usize) -> VerifyReport {
+        let graph = &self.analysis.graph;
+        let node = graph.values[graph.value(output).unwrap()].producer.unwrap().0;
+        let (reader, value) = (Reader { node, slot }, graph.nodes[node].input(slot).unwrap());
+        let original = self.analysis.constant(value).unwrap();
+        let mut axes = kept_axes(&self.cut.plan, self.analysis, &self.path).unwrap()[&reader].clone();
+        let kept = axes[&axis].clone();
+        let free = (0..original.dims[axis] as usize).filter(|index| !kept.contains(index));
+        let mut other: Vec<usize> = free.take(kept.len()).collect();
+        other.extend(kept.iter().copied().take(kept.len() - other.len()));
+        other.sort_unstable();
+        assert_ne!(kept, other);
+        axes.insert(axis, other);
+
+        let mut model = ModelProto::decode(bytes::Bytes::from(std::fs::read(&self.path).unwrap())).unwrap();
+        let pruned = model.graph.as_mut().unwrap();
+        let name = pruned.node.iter().find(|node| node.first_output() == output).unwrap().input[slot].clone();
+        let tensor = pruned.initializer.iter_mut().find(|tensor| tensor.name == name).unwrap();
+        let dims: Vec<usize> = original.dims.iter().map(|size| *size as usize).collect();
+        let element = original.element_type().byte_size().unwrap();
+        let cut: Vec<(usize, Vec<usize>)> = axes.clone().into_iter().collect();
+        tensor.raw_data = slice_bytes(&original.raw_data, &dims, element, &cut).into();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, model.encode_to_vec()).unwrap();
+        self.verify_with(file.path(), |kept| _ = kept.insert(reader, axes))
     }
 
     /// The verification of what was written, which is done once.

@@ -363,7 +363,8 @@ impl Construction<'_> {
         let reads_own = sources.iter().flatten().chain(inner.values()).any(|source| matches!(source, Source::Own(_)));
         let names = self.names_read(node, &sources, original);
         let mut proto = node.clone();
-        proto.name = format!("pruned {}", node.name);
+        // Two nodes of one name are none, and neither are two without one.
+        proto.name = self.builder.fresh(&node.name);
         for (input, name) in proto.input.iter_mut().zip(&names) {
             if let Some(name) = name {
                 input.clone_from(name);
@@ -521,6 +522,7 @@ impl Construction<'_> {
                         self.builder.add_in(DOMAIN, &op_type, &[&proto.input[slot]], vec![attr_int("seed", seed)]);
                 }
             }
+            copy.name = self.builder.fresh(&node.name);
             copy.output = node.output.iter().map(|name| self.local_name(name)).collect();
             self.builder.nodes.push(copy.clone());
             for ((name, own), other) in outputs.iter().zip(copy.output.iter().filter(|name| !name.is_empty())) {

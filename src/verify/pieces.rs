@@ -1,0 +1,252 @@
+//! A graph in pieces that run one after another.
+//!
+//! What ONNX Runtime takes to make a session grows with more than the number of nodes: in a graph of ten thousand, twice the
+//! nodes take four times as long. So a graph is cut into pieces of bounded size, each a session of its own. What later
+//! pieces read of earlier ones passes between them as arrays. Nodes that read nothing but initializers, those of masks
+//! and of kept weights, stand in every piece that reads them.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use prost::Message;
+
+use crate::array::Array;
+use crate::onnx::builder::{gives, reads};
+use crate::onnx::type_proto::{Tensor, Value};
+use crate::onnx::{GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, TypeProto, ValueInfoProto};
+use crate::runtime::{Runtime, RuntimeError, Session, SessionOptions};
+
+/// Nodes of a piece, without those that read nothing but initializers.
+const NODES: usize = 1500;
+
+/// Sessions of the pieces of a graph.
+pub(super) struct Pieces {
+    pieces: Vec<Piece>,
+    /// A model without nodes, inputs and outputs, for its operator sets.
+    frame: ModelProto,
+    outputs: Vec<String>,
+    options: SessionOptions,
+}
+
+/// One piece, whose session is made when it first runs.
+struct Piece {
+    graph: GraphProto,
+    /// The values that it takes, by name: those of the network, which the graph declares, and those of earlier pieces.
+    inputs: Vec<String>,
+    /// The values that it gives, to later pieces or in the end.
+    outputs: Vec<String>,
+    /// Values that nothing reads behind this piece.
+    last: Vec<String>,
+    session: Option<Session>,
+}
+
+impl Pieces {
+    /// Cuts a model whose nodes stand in a topological order.
+    pub(super) fn new(mut model: ModelProto, options: SessionOptions) -> Self {
+        let graph = model.graph.take().unwrap_or_default();
+        let outputs: Vec<String> = graph.output.iter().map(|output| output.name.clone()).collect();
+        let frame = model;
+        let pieces = if graph.node.len() <= NODES { vec![Piece::whole(graph)] } else { cut(graph) };
+        Self { pieces, frame, outputs, options }
+    }
+
+    /// Runs all pieces and returns the outputs of the graph.
+    ///
+    /// # Errors
+    /// ONNX Runtime refuses a piece, or it does not run.
+    pub(super) fn run(
+        &mut self,
+        runtime: &Runtime,
+        inputs: &[(String, Array)],
+    ) -> Result<Vec<(String, Array)>, RuntimeError> {
+        let mut known: HashMap<String, Array> = HashMap::new();
+        for piece in &mut self.pieces {
+            let taken: Vec<(String, Array)> = piece
+                .inputs
+                .iter()
+                .filter_map(|name| match known.remove(name) {
+                    Some(array) => Some((name.clone(), array)),
+                    None => inputs.iter().find(|(input, _)| input == name).cloned(),
+                })
+                .collect();
+            let session = match &mut piece.session {
+                Some(session) => session,
+                None => {
+                    let model = piece.model(&self.frame, &taken);
+                    piece.session.insert(runtime.session_from_bytes(&model.encode_to_vec(), &self.options)?)
+                }
+            };
+            let given = session.run(&taken)?;
+            known.extend(taken);
+            known.extend(given);
+            piece.last.iter().for_each(|name| _ = known.remove(name));
+        }
+        Ok(self.outputs.iter().filter_map(|name| Some((name.clone(), known.remove(name)?))).collect())
+    }
+}
+
+impl Piece {
+    fn whole(graph: GraphProto) -> Self {
+        let initialized: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
+        let inputs = graph.input.iter().map(|input| input.name.clone());
+        let inputs = inputs.filter(|name| !initialized.contains(name.as_str())).collect();
+        let outputs = graph.output.iter().map(|output| output.name.clone()).collect();
+        Self { inputs, outputs, last: Vec::new(), session: None, graph }
+    }
+
+    /// The piece as a model. What it takes of earlier pieces has the type of what was computed.
+    fn model(&self, frame: &ModelProto, taken: &[(String, Array)]) -> ModelProto {
+        let mut graph = self.graph.clone();
+        for (name, array) in taken {
+            if !graph.input.iter().any(|input| input.name == *name) {
+                let tensor = Tensor { elem_type: array.element_type().to_onnx(), shape: None };
+                let r#type = TypeProto { value: Some(Value::TensorType(tensor)), ..TypeProto::default() };
+                graph.input.push(ValueInfoProto { name: name.clone(), r#type: Some(r#type), ..Default::default() });
+            }
+        }
+        for name in &self.outputs {
+            if !graph.output.iter().any(|output| output.name == *name) {
+                graph.output.push(ValueInfoProto { name: name.clone(), ..ValueInfoProto::default() });
+            }
+        }
+        ModelProto { graph: Some(graph), ..frame.clone() }
+    }
+}
+
+/// Cuts a graph into pieces of about [`NODES`] nodes.
+fn cut(graph: GraphProto) -> Vec<Piece> {
+    let initializers: HashMap<&str, &TensorProto> =
+        graph.initializer.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
+    let sparse =
+        graph.sparse_initializer.iter().filter_map(|sparse| Some((sparse.values.as_ref()?.name.as_str(), sparse)));
+    let sparse: HashMap<&str, &SparseTensorProto> = sparse.collect();
+    let is_initializer = |name: &str| initializers.contains_key(name) || sparse.contains_key(name);
+    // Positions of the nodes that read nothing but initializers, by what they give.
+    let mut free: HashMap<&str, usize> = HashMap::new();
+    let mut bound: Vec<&NodeProto> = Vec::new();
+    for (at, node) in graph.node.iter().enumerate() {
+        if reads(node).iter().all(|name| is_initializer(name) || free.contains_key(name)) {
+            gives(node).into_iter().for_each(|name| _ = free.insert(name, at));
+        } else {
+            bound.push(node);
+        }
+    }
+    let bound = by_depth(&bound);
+    if bound.is_empty() {
+        return vec![Piece::whole(graph)];
+    }
+    let chunks: Vec<&[&NodeProto]> = bound.chunks(NODES).collect();
+    let wanted: HashSet<&str> = graph.output.iter().map(|output| output.name.as_str()).collect();
+    // The last piece that reads each value.
+    let mut last_read: HashMap<&str, usize> = HashMap::new();
+    for (at, chunk) in chunks.iter().enumerate() {
+        chunk.iter().flat_map(|node| reads(node)).for_each(|name| _ = last_read.insert(name, at));
+    }
+    let piece = |at: usize, chunk: &[&NodeProto]| {
+        let given: HashSet<&str> = chunk.iter().flat_map(|node| gives(node)).collect();
+        let mut open: Vec<&str> = chunk.iter().flat_map(|node| reads(node)).collect();
+        if at + 1 == chunks.len() {
+            open.extend(wanted.iter().filter(|name| is_initializer(name) || free.contains_key(*name)));
+        }
+        let (mut taken, mut places, mut constants) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        while let Some(name) = open.pop() {
+            if is_initializer(name) {
+                constants.insert(name);
+            } else if let Some(place) = free.get(name) {
+                if places.insert(*place) {
+                    open.extend(reads(&graph.node[*place]));
+                }
+            } else if !given.contains(name) {
+                taken.insert(name);
+            }
+        }
+        let is_output = |name: &&str| wanted.contains(name) || last_read.get(name).is_some_and(|last| *last > at);
+        let here = given.iter().copied().chain(places.iter().flat_map(|place| gives(&graph.node[*place])));
+        let outputs: BTreeSet<&str> = given
+            .iter()
+            .copied()
+            .filter(is_output)
+            .chain(here.chain(constants.iter().copied()).filter(|name| at + 1 == chunks.len() && wanted.contains(name)))
+            .collect();
+        let last = taken.iter().filter(|name| last_read.get(*name) == Some(&at) && !wanted.contains(*name));
+        let owned = |names: &BTreeSet<&str>| names.iter().map(|name| (*name).to_owned()).collect();
+        let free_nodes = places.iter().map(|place| graph.node[*place].clone());
+        Piece {
+            inputs: owned(&taken),
+            outputs: owned(&outputs),
+            last: last.map(|name| (*name).to_owned()).collect(),
+            session: None,
+            graph: GraphProto {
+                name: graph.name.clone(),
+                node: free_nodes.chain(chunk.iter().map(|node| (*node).clone())).collect(),
+                initializer: constants.iter().filter_map(|name| Some((*initializers.get(name)?).clone())).collect(),
+                sparse_initializer: constants.iter().filter_map(|name| Some((*sparse.get(name)?).clone())).collect(),
+                input: graph.input.iter().filter(|input| taken.contains(input.name.as_str())).cloned().collect(),
+                output: graph.output.iter().filter(|output| outputs.contains(output.name.as_str())).cloned().collect(),
+                ..GraphProto::default()
+            },
+        }
+    };
+    chunks.iter().enumerate().map(|(at, chunk)| piece(at, chunk)).collect()
+}
+
+/// Nodes in the order of their distance from the inputs, so that what is compared stands together.
+fn by_depth<'g>(nodes: &[&'g NodeProto]) -> Vec<&'g NodeProto> {
+    let mut depth_of: HashMap<&str, usize> = HashMap::new();
+    let mut sorted: Vec<(usize, &NodeProto)> = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        let depth = reads(node).into_iter().filter_map(|name| depth_of.get(name)).max().map_or(0, |depth| depth + 1);
+        gives(node).into_iter().for_each(|name| _ = depth_of.insert(name, depth));
+        sorted.push((depth, node));
+    }
+    sorted.sort_by_key(|(depth, _)| *depth);
+    sorted.into_iter().map(|(_, node)| node).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(op_type: &str, input: &[&str], output: &str) -> NodeProto {
+        NodeProto {
+            op_type: op_type.to_owned(),
+            input: input.iter().map(|name| (*name).to_owned()).collect(),
+            output: vec![output.to_owned()],
+            ..NodeProto::default()
+        }
+    }
+
+    #[test]
+    fn pieces_pass_on_what_later_ones_read() {
+        let info = |name: &str| ValueInfoProto { name: name.to_owned(), ..ValueInfoProto::default() };
+        let mut nodes = vec![node("Abs", &["w"], "free"), node("Add", &["x", "free"], "v0")];
+        for at in 0..2 * NODES {
+            nodes.push(node("Add", &[&format!("v{at}"), "free"], &format!("v{}", at + 1)));
+        }
+        nodes.push(node("Add", &[&format!("v{}", 2 * NODES), "v7"], "y"));
+        let graph = GraphProto {
+            node: nodes,
+            initializer: vec![TensorProto { name: "w".to_owned(), ..TensorProto::default() }],
+            input: vec![info("x")],
+            output: vec![info("y"), info("v3"), info("free")],
+            ..GraphProto::default()
+        };
+        let pieces = cut(graph);
+        assert_eq!(pieces.len(), 3);
+        assert_eq!(pieces[0].inputs, ["x"]);
+        assert!(pieces.iter().all(|piece| piece.graph.node[0].op_type == "Abs" && piece.graph.initializer.len() == 1));
+        let first = format!("v{}", NODES - 1);
+        assert_eq!(
+            pieces[0].outputs,
+            [first.as_str(), "v3", "v7"]
+                .map(str::to_owned)
+                .to_vec()
+                .into_iter()
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect::<Vec<_>>()
+        );
+        assert_eq!((pieces[1].inputs.clone(), pieces[1].last.clone()), (vec![first.clone()], vec![first]));
+        assert!(pieces[2].inputs.contains(&"v7".to_owned()));
+        assert_eq!(pieces[2].outputs, ["free", "y"]);
+    }
+}
