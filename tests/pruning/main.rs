@@ -3,6 +3,7 @@
 
 mod changed_weights;
 mod computed_weights;
+mod converted;
 mod inconclusive;
 mod mutations;
 mod quantized;
