@@ -170,7 +170,7 @@ impl GridCx<'_> {
         let (from, to) = (long(old), long(new));
         let is_same = from.len() == to.len() && from.iter().zip(&to).all(|(a, b)| old[*a] == new[*b]);
         let axis = match column.axis {
-            Some(axis) => Some(to[from.iter().position(|from| *from == axis)?]),
+            Some(axis) => Some(*to.get(from.iter().position(|from| *from == axis)?)?),
             None => None,
         };
         is_same.then(|| vec![Column { axis, ..column }])
