@@ -17,7 +17,6 @@ const WITHOUT: &[(&str, &str)] = &[
     ("SequenceAt at a computed position", "the operator has no gradient"),
     ("SequenceAt twice", "the operator has no gradient"),
     ("GridSample of com.microsoft at learned places", "its places depend on a weight"),
-    ("Attention with lengths", "caches and windows of positions"),
     ("MaxRoiPool", "the operator has no gradient"),
 ];
 
