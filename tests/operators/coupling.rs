@@ -147,6 +147,7 @@ fn every_operator_has_an_expected_text() {
     let missing: Vec<String> = registered
         .map(|op| if op.domain.is_empty() { op.name.to_owned() } else { format!("m:{}", op.name) })
         .filter(|op| !covered.contains(op.as_str()) && !only_shapes.contains(op.as_str()))
+        .filter(|op| !crate::sequences::OPERATORS.contains(&op.as_str()))
         .collect();
     assert!(missing.is_empty(), "no text is expected of {}", missing.join(", "));
 }

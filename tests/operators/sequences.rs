@@ -17,6 +17,18 @@ use crate::support::builder::Builder;
 use crate::support::files::save;
 use crate::support::fixtures::runtime;
 
+/// The operators of sequences. One alone has no coupling: it is replaced by tensors where both ends are known.
+pub(crate) const OPERATORS: &[&str] = &[
+    "ConcatFromSequence",
+    "SequenceAt",
+    "SequenceConstruct",
+    "SequenceEmpty",
+    "SequenceErase",
+    "SequenceInsert",
+    "SequenceLength",
+    "SplitToSequence",
+];
+
 /// The tests of this file.
 pub(super) const ALL: &[fn()] = &[
     parts_of_channels_are_read_one_by_one,

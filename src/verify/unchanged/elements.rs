@@ -176,7 +176,7 @@ mod tests {
 
     use super::*;
     use crate::load::from_bytes;
-    use crate::onnx::{GraphProto, ModelProto, NodeProto};
+    use crate::onnx::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 
     fn compare(expected: &TensorProto, axes: &KeptAxes, found: &TensorProto, computed: bool) -> Comparison {
         let node = NodeProto {
@@ -186,7 +186,8 @@ mod tests {
             ..NodeProto::default()
         };
         let graph = GraphProto { node: vec![node], ..GraphProto::default() };
-        let model = ModelProto { graph: Some(graph), ..ModelProto::default() };
+        let opset_import = vec![OperatorSetIdProto { version: 17, ..OperatorSetIdProto::default() }];
+        let model = ModelProto { ir_version: 8, opset_import, graph: Some(graph), ..ModelProto::default() };
         let model = from_bytes(Path::new("m.onnx"), model.encode_to_vec().into()).unwrap();
         difference((&model, expected), axes, (&model, found), computed).unwrap()
     }
