@@ -14,6 +14,9 @@ use crate::operator::couple::grid::{Column, Grid, column, tuples};
 use crate::operator::couple::kept::Kept;
 use crate::operator::couple::layout::Axis;
 
+/// The operator of the node that [`PatchCx::gather_input`] puts before another.
+pub const SELECTION: &str = "Gather";
+
 /// A node that is being rewritten, with what is known before and after the cut.
 pub struct PatchCx<'a> {
     pub(crate) node: &'a Node,
@@ -249,7 +252,7 @@ impl PatchCx<'_> {
     pub fn gather_input(&mut self, slot: usize, axis: usize, indices: &[i64]) {
         let fact = self.resized(slot, axis, Dim::from(indices.len() as i64));
         let inputs = [self.name_of(slot), self.constant(indices)];
-        self.proto.input[slot] = self.insert("Gather", &inputs, vec![attr_int("axis", axis as i64)]);
+        self.proto.input[slot] = self.insert(SELECTION, &inputs, vec![attr_int("axis", axis as i64)]);
         if let Some(fact) = fact {
             self.overrides.insert(slot, fact);
         }

@@ -214,6 +214,10 @@ impl Operator for Slice {
         Ok(())
     }
 
+    fn may_select(&self, slot: usize) -> bool {
+        slot == 0
+    }
+
     fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
         let rank = cx.rank(0);
         let spans = self.spans(rank, &|slot| cx.old_ints(slot), None)?;

@@ -175,8 +175,9 @@ mod tests {
     use prost::Message;
 
     use super::*;
+    use crate::gradient::value_info;
     use crate::load::from_bytes;
-    use crate::onnx::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
+    use crate::onnx::{DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 
     fn compare(expected: &TensorProto, axes: &KeptAxes, found: &TensorProto, computed: bool) -> Comparison {
         let node = NodeProto {
@@ -185,7 +186,8 @@ mod tests {
             output: vec!["y".to_owned()],
             ..NodeProto::default()
         };
-        let graph = GraphProto { node: vec![node], ..GraphProto::default() };
+        let input = vec![value_info("x", DataType::Float, &[1])];
+        let graph = GraphProto { node: vec![node], input, ..GraphProto::default() };
         let opset_import = vec![OperatorSetIdProto { version: 17, ..OperatorSetIdProto::default() }];
         let model = ModelProto { ir_version: 8, opset_import, graph: Some(graph), ..ModelProto::default() };
         let model = from_bytes(Path::new("m.onnx"), model.encode_to_vec().into()).unwrap();
