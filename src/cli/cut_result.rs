@@ -376,6 +376,27 @@ mod tests {
     }
 
     #[test]
+    fn outputs_that_prove_nothing_are_named() {
+        let mut open = run(&[(1.0, 5e-8)]);
+        assert_eq!(open_outputs_text(&[open.clone()]), None);
+        open.outputs[0].conclusive = false;
+        let text = open_outputs_text(&[run(&[(0.0, 0.0)]), open]).unwrap_or_default();
+        assert_eq!(text, "output y alone proves nothing: it is constant, tiny or not finite");
+    }
+
+    #[test]
+    fn stand_ins_are_named_by_operator() {
+        let node = |node: usize, op: &str| StandIn { node: format!("n{node}"), op: op.to_owned() };
+        let mut nodes: Vec<StandIn> = (0..5).map(|at| node(at, "m.GroupNorm")).collect();
+        nodes.push(node(9, "m.BiasAdd"));
+        let text = |all: bool| stand_ins_text(&nodes, all).unwrap_or_default();
+        assert!(text(false).ends_with("m.BiasAdd (n9), m.GroupNorm (n0, n1, n2 and 2 more)"), "{}", text(false));
+        assert!(text(false).contains("for 6 nodes"), "{}", text(false));
+        assert!(text(true).ends_with("m.GroupNorm (n0, n1, n2, n3, n4)"), "{}", text(true));
+        assert_eq!(stand_ins_text(&[], true), None);
+    }
+
+    #[test]
     fn no_error_is_shown_beside_what_it_exceeds() {
         let text = |errors: &[(f64, f64)]| errors_text(&[&run(errors)], 1e-4, 1e-6);
         assert_eq!(text(&[(2e-7, 1e-7), (3e-6, 1e-5)]), "worst relative error 3.0e-6 (allowed 1e-4)");

@@ -45,6 +45,22 @@ fn wrong_use_is_refused_with_code_2() {
 }
 
 #[test]
+fn a_verification_that_no_memory_holds_is_refused_before_any_work() {
+    let desk = Desk::new();
+    let mut model = two_convolutions();
+    let graph = model.graph.as_mut().unwrap();
+    let sizes = [1, 4, 4_000_000, 4_000_000];
+    (graph.input, graph.output) = (vec![value("x", &sizes)], vec![value("y", &sizes)]);
+    graph.value_info.clear();
+    std::fs::write(desk.path("in.onnx"), model.encode_to_vec()).unwrap();
+    let ran = desk.prune(&["--ratio", "0.5"]);
+    desk.refuses(&ran, 1, "GiB of memory");
+    assert!(ran.err.contains("x [1, 4, 4000000, 4000000]") && ran.err.contains("--no-verify"), "{}", ran.err);
+    let ran = desk.prune(&["--ratio", "0.5", "--no-verify"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+}
+
+#[test]
 fn paths_that_cannot_work_are_refused_with_code_2() {
     let desk = Desk::new();
     let (input, output) = (desk.text("in.onnx"), desk.out("out.onnx"));

@@ -10,6 +10,7 @@ mod quantized;
 mod random_graphs;
 mod rounding;
 mod rounds;
+mod stand_ins;
 mod unfused;
 mod whole_cuts;
 
