@@ -82,7 +82,9 @@ impl Fact {
     #[must_use]
     pub fn with_known(mut self, known: Option<Known>) -> Self {
         let count = self.shape.as_ref().and_then(|shape| crate::graph::dim::product(shape).as_const());
-        self.known = known.filter(|known| known.parts() <= KNOWN_LIMIT && count == i64::try_from(known.len()).ok());
+        let is_small = self.shape.as_deref().and_then(static_shape).is_some_and(|shape| is_trackable(&shape));
+        let fits = |known: &Known| known.parts() <= KNOWN_LIMIT && count == i64::try_from(known.len()).ok();
+        self.known = known.filter(|known| is_small && fits(known));
         self
     }
 
@@ -114,9 +116,10 @@ pub fn is_float(dtype: DataType) -> bool {
     matches!(dtype, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
 }
 
-/// Whether a value of this shape may have known elements: not more than [`KNOWN_LIMIT`].
+/// Whether a value of this shape may have known elements: not more than [`KNOWN_LIMIT`]. A value without elements may not
+/// claim large sizes besides, so that products of sizes are small too.
 pub fn is_trackable(shape: &[usize]) -> bool {
-    let count = shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size));
+    let count = shape.iter().try_fold(1usize, |count, size| count.checked_mul((*size).max(1)));
     count.is_some_and(|count| count <= KNOWN_LIMIT)
 }
 
@@ -221,6 +224,19 @@ mod tests {
         assert_eq!(broadcast_to(&known, &[2], &[2, 3]), None);
         assert_eq!(reduced_places(&[2, 3], &[0]), [[0, 3], [1, 4], [2, 5]]);
         assert_eq!(reduced_places(&[2, 3], &[0, 1]), [[0, 1, 2, 3, 4, 5]]);
+    }
+
+    #[test]
+    fn nothing_is_tracked_that_is_large_or_claims_to_be() {
+        let known = Known::Floats(vec![1.0; 60_000]);
+        assert_eq!(take_along(&known, &[1, 60_000], 0, &[0; 60_000]), None);
+        assert_eq!(broadcast_to(&known, &[60_000, 1], &[60_000, 60_000]), None);
+        let empty = |shape: &[i64]| {
+            let shape = shape.iter().copied().map(Dim::from).collect();
+            Fact::new(DataType::Int64, shape).with_known(Some(Known::Ints(Vec::new()))).known.is_some()
+        };
+        assert!(empty(&[0]) && empty(&[0, 4]));
+        assert!(!empty(&[1 << 40, 0, 1 << 40]));
     }
 
     #[test]

@@ -15,13 +15,16 @@ use crate::ops;
 /// loops would grow without bound.
 pub(super) const MOST_NODES: usize = 10_000;
 
+/// The fact of a value by its name.
+type Outer<'a> = dyn Fn(&str) -> Option<Fact> + 'a;
+
 /// Where a node stands: its graph, and the values around that.
 #[derive(Clone, Copy)]
 pub(super) struct Scope<'a> {
     pub(super) model: &'a Model,
     pub(super) graph: &'a Graph,
     /// What is known of the values that a body of the node sees.
-    pub(super) outer: Option<&'a dyn Fn(&str) -> Option<Fact>>,
+    pub(super) outer: Option<&'a Outer<'a>>,
 }
 
 impl<'a> Scope<'a> {

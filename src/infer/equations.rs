@@ -12,7 +12,7 @@ use crate::graph::facts::{Equation, Facts, Fixed, Relation, Tie};
 use crate::graph::sizes::{default_size, has_telling_name};
 
 /// Sizes of the shape of an input of the network.
-fn shape<'f>(facts: &'f Facts, input: usize) -> &'f [Dim] {
+fn shape(facts: &Facts, input: usize) -> &[Dim] {
     facts.values[input].as_ref().and_then(|fact| fact.shape.as_deref()).unwrap_or_default()
 }
 

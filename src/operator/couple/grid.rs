@@ -8,6 +8,7 @@ use crate::graph::ValueId;
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known, static_shape};
 use crate::graph::facts::Facts;
+use crate::operator::couple::space::LONGEST_AXIS;
 
 /// Places along an axis, in the order in which they stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +49,9 @@ impl Places {
 
     /// Distinct places of an axis of `size` indices, counted from its front; `None` where they are not all of that.
     pub fn distinct(&self, size: usize) -> Option<Vec<usize>> {
+        if size > LONGEST_AXIS {
+            return None;
+        }
         let from_front = |place: i64| usize::try_from(if place < 0 { place + size as i64 } else { place }).ok();
         let places: Vec<usize> = self.list()?.into_iter().map(from_front).collect::<Option<_>>()?;
         let mut is_taken = vec![false; size];

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::graph::dim::Dim;
 use crate::operator::couple::layout::{Axis, Layout, Piece, SpaceId};
-use crate::operator::couple::space::Spaces;
+use crate::operator::couple::space::{self, Spaces};
 
 /// Kept indices by axis; axes that are kept whole are absent.
 pub type Slices = BTreeMap<usize, Vec<usize>>;
@@ -94,7 +94,7 @@ impl Kept {
 
     /// The surviving indices of an axis in ascending order; `None` if it loses nothing or is not of static size.
     pub fn axis_indices(&self, axis: &Axis) -> Option<Vec<usize>> {
-        if !self.shrinks(axis) {
+        if !self.shrinks(axis) || space::axis_size(axis)? > space::LONGEST_AXIS {
             return None;
         }
         let mut alive = vec![true];

@@ -29,6 +29,9 @@ impl Loop {
     }
 }
 
+/// The facts of what a body hands on after a round, from those before it.
+pub(super) type Round<'a> = dyn FnMut(&mut InferCx<'_>, &[Option<Fact>]) -> Result<Vec<Option<Fact>>, RuleError> + 'a;
+
 /// The values that a body hands on: the facts that hold in every round, from those before the first one. `round` gives those
 /// after a round.
 ///
@@ -37,7 +40,7 @@ impl Loop {
 pub(super) fn handed_on(
     cx: &mut InferCx<'_>,
     first: Vec<Option<Fact>>,
-    round: &mut dyn FnMut(&mut InferCx<'_>, &[Option<Fact>]) -> Result<Vec<Option<Fact>>, RuleError>,
+    round: &mut Round<'_>,
 ) -> Result<Vec<Option<Fact>>, RuleError> {
     let mut state: Vec<Option<Fact>> =
         first.into_iter().map(|fact| fact.map(|fact| Fact { known: None, ..fact })).collect();
