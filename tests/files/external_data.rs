@@ -132,7 +132,7 @@ fn the_files_of_the_input_are_never_replaced() {
     let edits = Edits { nodes: originals(3), ..Edits::default() };
     for out in ["model.onnx", "out.onnx", "more/second.bin"] {
         let error = write(&model, &edits, &folder.path().join(out)).unwrap_err();
-        assert!(error.to_string().contains("would replace") && error.exit_code() == 2, "{error}");
+        assert!(error.to_string().contains("would replace the") && error.exit_code() == 2, "{error}");
     }
 }
 
