@@ -120,6 +120,11 @@ impl TemporaryFolder {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+
+    /// A new file in it.
+    pub(crate) fn create(&self, name: &str) -> std::io::Result<File> {
+        File::create_new(self.path.join(name))
+    }
 }
 
 impl Drop for TemporaryFolder {

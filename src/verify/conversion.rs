@@ -7,9 +7,8 @@
 //! temporary folder.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::PathBuf;
 
 use half::{bf16, f16};
 use prost::Message;
@@ -102,9 +101,8 @@ pub(super) fn verify_converted(
         weights_only: !computes_in_half(file.graph()),
     };
     let rounded = rounded(analysis, plan, file, &undone)?;
-    let (original, pruned) = (folder.path().join("original.onnx"), folder.path().join("pruned.onnx"));
-    save(&analysis.model, rounded, &original)?;
-    save(file, undone, &pruned)?;
+    let original = save(&analysis.model, rounded, &folder, "original.onnx")?;
+    let pruned = save(file, undone, &folder, "pruned.onnx")?;
     let compare = || {
         let original = load(&original).and_then(|model| analyse(&model))?;
         let kept = moved(kept, analysis, &original, &HashMap::new());
@@ -286,11 +284,13 @@ fn to_half(number: f32, dtype: DataType) -> [u8; 2] {
     }
 }
 
-/// Writes a graph with its constants, those of half precision in single precision; `model` tells where they are.
-fn save(model: &Model, mut graph: GraphProto, path: &Path) -> Result<(), Error> {
-    let data_path = path.with_extension("data");
-    let fail = |error: std::io::Error| Error::io(path, format!("can't be written: {error}")).caused_by(error);
-    let mut data = BufWriter::new(File::create(&data_path).map_err(fail)?);
+/// Writes a graph with its constants, those of half precision in single precision; `model` tells where they are. Returns
+/// the path.
+fn save(model: &Model, mut graph: GraphProto, folder: &TemporaryFolder, name: &str) -> Result<PathBuf, Error> {
+    let path = folder.path().join(name);
+    let location = format!("{name}.data");
+    let fail = |error: std::io::Error| Error::io(&path, format!("can't be written: {error}")).caused_by(error);
+    let mut data = BufWriter::new(folder.create(&location).map_err(fail)?);
     let mut end = 0;
     for tensor in &mut graph.initializer {
         if tensor.element_type() == DataType::String {
@@ -303,11 +303,10 @@ fn save(model: &Model, mut graph: GraphProto, path: &Path) -> Result<(), Error> 
             tensor.raw_data = bytes.into();
             continue;
         }
-        let location = data_path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let entry = |key: &str, value: String| StringStringEntryProto { key: key.to_owned(), value };
         tensor.data_location = DataLocation::External as i32;
         tensor.external_data = vec![
-            entry("location", location),
+            entry("location", location.clone()),
             entry("offset", end.to_string()),
             entry("length", bytes.len().to_string()),
         ];
@@ -324,7 +323,8 @@ fn save(model: &Model, mut graph: GraphProto, path: &Path) -> Result<(), Error> 
     }
     data.flush().map_err(fail)?;
     let proto = ModelProto { graph: Some(graph), functions: Vec::new(), ..model.proto().clone() };
-    std::fs::write(path, proto.encode_to_vec()).map_err(fail)
+    folder.create(name).and_then(|mut file| file.write_all(&proto.encode_to_vec())).map_err(fail)?;
+    Ok(path)
 }
 
 /// The elements of a tensor, in single precision if they are of half.
