@@ -1,5 +1,7 @@
 //! The two networks that verification compares, as ONNX Runtime loads them from memory.
 
+use std::borrow::Cow;
+
 use prost::Message;
 
 use super::pieces::Pieces;
@@ -44,17 +46,17 @@ impl<'m> Pair<'m> {
     pub(super) fn without_rounding(&self, rounding: Rounding) -> Result<Self, RuntimeError> {
         let (is_widened, is_unrounded) = (rounding.is_half, rounding.bits.is_some());
         let mut exact = Self { is_widened, is_unrounded, ..self.clone() };
-        exact.reference = exact.formed(self.models.0, &self.reference)?;
-        exact.pruned = exact.formed(self.models.1, &self.pruned)?;
+        exact.reference = exact.formed(self.models.0, self.reference.clone())?;
+        exact.pruned = exact.formed(self.models.1, self.pruned.clone())?;
         Ok(exact)
     }
 
     /// A network that reads the external data of `model`, in the form of the pair.
-    fn formed(&self, model: &Model, proto: &ModelProto) -> Result<ModelProto, RuntimeError> {
+    fn formed(&self, model: &Model, proto: ModelProto) -> Result<ModelProto, RuntimeError> {
         let mut formed = match self.is_unrounded {
-            true => without_rounding(model, proto)
+            true => without_rounding(model, &proto)
                 .map_err(|error| RuntimeError::ModelRejected { message: error.to_string() })?,
-            false => proto.clone(),
+            false => proto,
         };
         if self.is_widened {
             widen(&mut formed);
@@ -80,7 +82,7 @@ impl<'m> Pair<'m> {
     ///
     /// # Errors
     /// It can't be written in the form of the pair.
-    pub(super) fn pieces(&self, model: &ModelProto) -> Result<Pieces, RuntimeError> {
+    pub(super) fn pieces(&self, model: ModelProto) -> Result<Pieces, RuntimeError> {
         let options = SessionOptions {
             optimization: Optimization::None,
             external_data_folder: Some(self.models.0.data_folder()),
@@ -91,7 +93,11 @@ impl<'m> Pair<'m> {
             ..SessionOptions::default()
         };
         let formed = self.formed(self.models.0, model)?;
-        Ok(Pieces::new(self.models.0.located(&formed).into_owned(), options))
+        let located = match self.models.0.located(&formed) {
+            Cow::Owned(located) => located,
+            Cow::Borrowed(_) => formed,
+        };
+        Ok(Pieces::new(located, options))
     }
 
     /// A session of the pruned network.

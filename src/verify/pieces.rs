@@ -71,7 +71,9 @@ impl Pieces {
             let session = match &mut piece.session {
                 Some(session) => session,
                 None => {
-                    let model = piece.model(&self.frame, &taken);
+                    // From here on the session holds the graph.
+                    let graph = std::mem::take(&mut piece.graph);
+                    let model = piece.model(graph, &self.frame, &taken);
                     piece.session.insert(runtime.session_from_bytes(&model.encode_to_vec(), &self.options)?)
                 }
             };
@@ -94,8 +96,7 @@ impl Piece {
     }
 
     /// The piece as a model. What it takes of earlier pieces has the type of what was computed.
-    fn model(&self, frame: &ModelProto, taken: &[(String, Array)]) -> ModelProto {
-        let mut graph = self.graph.clone();
+    fn model(&self, mut graph: GraphProto, frame: &ModelProto, taken: &[(String, Array)]) -> ModelProto {
         for (name, array) in taken {
             if !graph.input.iter().any(|input| input.name == *name) {
                 let tensor = Tensor { elem_type: array.element_type().to_onnx(), shape: None };

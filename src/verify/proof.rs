@@ -190,7 +190,7 @@ impl<'a> Proof<'a> {
     pub(super) fn outputs(&mut self, inputs: &[(String, Array)]) -> Result<Vec<(String, Array)>, RuntimeError> {
         let pieces = match self.pieces.take() {
             Some(pieces) => pieces,
-            None => self.pair.pieces(&self.graph.model)?,
+            None => self.pair.pieces(std::mem::take(&mut self.graph.model))?,
         };
         self.pieces.insert(pieces).run(self.runtime, inputs)
     }
@@ -211,11 +211,20 @@ impl<'a> Proof<'a> {
     }
 
     fn judge(&self, watched: &[Watched], outputs: &HashMap<&str, &Array>) -> Vec<(Watched, Verdict)> {
-        let of = |watched: &Watched| {
-            let measured = measured(outputs, &watched.output)?;
-            Some((watched.clone(), verdict(&measured, watched.shrinks, self.tolerance)))
-        };
-        watched.iter().filter_map(of).collect()
+        // In the order of the graph, so that what is read is known before.
+        let known = self.verdicts.iter().filter(|(_, verdict)| **verdict == Verdict::Shrunk);
+        let mut shrunk: HashSet<&str> = known.map(|(value, _)| value.as_str()).collect();
+        let mut verdicts = Vec::new();
+        for watched in watched {
+            let Some(measured) = measured(outputs, &watched.output) else { continue };
+            let shrinks = watched.shrinks || watched.reads.iter().any(|name| shrunk.contains(name.as_str()));
+            let verdict = verdict(&measured, shrinks, self.tolerance);
+            if verdict == Verdict::Shrunk {
+                shrunk.insert(&watched.value);
+            }
+            verdicts.push((watched.clone(), verdict));
+        }
+        verdicts
     }
 
     /// Notes what a run says. What one run proves stays proved.
@@ -282,11 +291,11 @@ impl<'a> Proof<'a> {
     }
 
     fn run(&self, looks: &Looks, inputs: &[(String, Array)]) -> Result<(ProofGraph, Vec<(String, Array)>), Fault> {
-        let graph = graph::build(self.networks, looks).map_err(|unmasked| {
+        let mut graph = graph::build(self.networks, looks).map_err(|unmasked| {
             let message = super::unmasked(self.networks.analysis, &unmasked).to_string();
             Fault::Failed(RuntimeError::RunFailed { message })
         })?;
-        let pieces = self.pair.pieces(&graph.model);
+        let pieces = self.pair.pieces(std::mem::take(&mut graph.model));
         let outputs = pieces.and_then(|mut pieces| pieces.run(self.runtime, inputs)).map_err(Fault::Failed)?;
         Ok((graph, outputs))
     }
@@ -376,7 +385,7 @@ impl<'a> Proof<'a> {
                     }
                 }
                 Verdict::Shrunk => {
-                    let reason = "its size follows from other sizes, and nothing tells which part is kept";
+                    let reason = "its size follows from other sizes, and no mask tells which part is kept";
                     report.unproven.push(unproven(&watched.value, watched.node, reason));
                 }
                 _ => {}

@@ -65,7 +65,10 @@ pub(super) struct Watched {
     /// The output of the graph that tells of it, and those that tell how it differs with rounded inputs.
     pub(super) output: String,
     pub(super) rounded: Vec<String>,
-    /// Whether it may be smaller than the reference's, as its size follows from others and no mask comes with it.
+    /// What its node reads.
+    pub(super) reads: Vec<String>,
+    /// Whether it may be smaller than the mask says: its size follows from others, as that of what is repeated along an
+    /// axis that is cut.
     pub(super) shrinks: bool,
 }
 
@@ -384,7 +387,9 @@ impl Construction<'_> {
             .collect();
         for (name, own) in &outputs {
             let source = match (graph.value(name), original) {
-                (Some(value), Some(original)) => self.output(name, value, own, original, reads_own),
+                (Some(value), Some(original)) => {
+                    self.output(name, value, own, original, (reads_own, node.input.clone()))
+                }
                 _ => Source::Own(own.clone()),
             };
             self.sources.insert(name.clone(), source);
@@ -469,7 +474,7 @@ impl Construction<'_> {
     }
 
     /// Compares an output of a node of the pruned network.
-    fn output(&mut self, name: &str, value: ValueId, own: &str, original: NodeId, reads_own: bool) -> Source {
+    fn output(&mut self, name: &str, value: ValueId, own: &str, original: NodeId, read: (bool, Vec<String>)) -> Source {
         let Some(dtype) = self.networks.float_type(value) else {
             let is_known = self.networks.analysis.facts.values[value].is_some();
             if !is_known {
@@ -483,9 +488,8 @@ impl Construction<'_> {
         }
         let (kept, measured) = self.kept(name, name, own, dtype);
         if self.looks.only.as_ref().is_none_or(|only| only.contains(name)) {
-            let shrinks = reads_own && !self.masks.contains_key(name);
-            let (value, output) = (name.to_owned(), measured);
-            self.watched.push(Watched { value, node: original, output, rounded: Vec::new(), shrinks });
+            let (value, output, (shrinks, reads)) = (name.to_owned(), measured, read);
+            self.watched.push(Watched { value, node: original, output, rounded: Vec::new(), reads, shrinks });
         }
         Source::Kept { name: kept, own: own.to_owned() }
     }
