@@ -48,6 +48,8 @@ impl Operator for Tile {
             let times = count.and_then(|count| usize::try_from(count).ok()).filter(|count| *count > 0);
             match (times, axis_size(axis)) {
                 (Some(1), _) => axes.push(axis.clone()),
+                // Positions and sizes, of which there may be any number.
+                (_, Some(2..)) if axis.iter().all(|piece| piece.space().is_none()) => axes.push(fixed_axis(size)),
                 (Some(_), Some(1)) if !is_float => axes.push(cx.repeated_axis(size)),
                 (Some(times), Some(len))
                     if len > 1 && new_axis_size(size).is_some_and(|size| Some(size) == times.checked_mul(len)) =>
