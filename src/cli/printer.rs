@@ -133,21 +133,44 @@ pub(super) struct Watcher<'p> {
     printer: &'p Printer,
     text_of: fn(Stage) -> Option<&'static str>,
     shown: Option<(Stage, Progress)>,
+    /// Progress while no stage is shown: networks are differentiated and loaded before the first.
+    waiting: Option<Progress>,
 }
 
 impl<'p> Watcher<'p> {
     /// Shows the stages that `text_of` has a text for.
     pub(super) fn new(printer: &'p Printer, text_of: fn(Stage) -> Option<&'static str>) -> Self {
-        Self { printer, text_of, shown: None }
+        let mut watcher = Self { printer, text_of, shown: None, waiting: None };
+        watcher.wait("preparing");
+        watcher
+    }
+
+    fn wait(&mut self, what: &'static str) {
+        let progress = self.printer.progress(1);
+        progress.at(0, what);
+        self.waiting = Some(progress);
+    }
+
+    /// Shows nothing until the library says more.
+    pub(super) fn rest(&mut self) {
+        (self.shown, self.waiting) = (None, None);
+    }
+
+    /// Prints something while the progress is out of the way.
+    fn print(&self, print: impl FnOnce()) {
+        match self.waiting.as_ref().or(self.shown.as_ref().map(|(_, progress)| progress)) {
+            Some(progress) => progress.pause(print),
+            None => print(),
+        }
     }
 
     /// Prints; never stops the library.
     pub(super) fn see(&mut self, progress: library::Progress<'_>) -> ControlFlow<()> {
         match progress {
             library::Progress::At { stage, done, total } => self.show(stage, done, total),
-            library::Progress::Network(text) if !self.printer.is_json() => self.printer.note(text),
-            library::Progress::Note(text) => self.printer.note(text),
-            library::Progress::Warning(text) => self.printer.warning(text),
+            library::Progress::Network(text) if !self.printer.is_json() => self.print(|| self.printer.note(text)),
+            library::Progress::Note(text) => self.print(|| self.printer.note(text)),
+            library::Progress::Warning(text) => self.print(|| self.printer.warning(text)),
             _ => {}
         }
         ControlFlow::Continue(())
@@ -155,9 +178,13 @@ impl<'p> Watcher<'p> {
 
     fn show(&mut self, stage: Stage, done: usize, total: usize) {
         let Some(text) = (self.text_of)(stage) else {
-            self.shown = None;
+            self.rest();
+            if stage == Stage::Scoring {
+                self.wait("scoring channels");
+            }
             return;
         };
+        self.waiting = None;
         if self.shown.as_ref().is_none_or(|(before, _)| *before != stage) {
             self.shown = None;
             self.shown = Some((stage, self.printer.progress(total as u64)));

@@ -55,6 +55,7 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<boo
     let mut watcher = Watcher::new(printer, text_of);
     let to_score = open_runtime_to_fold(&analysis, runtime, cli)?;
     let scores = analysis.score_with(&score, to_score.as_ref(), &mut |progress| watcher.see(progress))?;
+    watcher.rest();
     let gradients = scores.gradients();
     let progress = printer.progress(3);
     progress.step("selecting");
