@@ -158,6 +158,9 @@ impl Operator for Pad {
         let rank = cx.rank(0)?;
         let (pads, axes) = (cx.known_ints(1), cx.known_ints(3));
         let known = self.of_axes(rank, pads.as_deref(), axes.as_deref())?;
+        let is_padded = |(_, (before, after)): &(usize, &(Dim, Dim))| !(before.is(0) && after.is(0));
+        let padded_axes: Option<Vec<usize>> =
+            known.as_ref().map(|pads| pads.iter().enumerate().filter(is_padded).map(|(axis, _)| axis).collect());
         let as_const = |(before, after): &(Dim, Dim)| Some((before.as_const()?, after.as_const()?));
         let known: Option<Vec<(i64, i64)>> = known.and_then(|pads| pads.iter().map(as_const).collect());
         let one = cx.floats(&[1.0], &[]);
@@ -174,8 +177,12 @@ impl Operator for Pad {
             } else {
                 cx.add("Pad", &[&removed], attributes)
             };
-            let mask = cx.add("Sub", &[&one, &padded], vec![]);
-            cx.set_mask(0, mask);
+            let mut padded = cx.add("Sub", &[&one, &padded], vec![]);
+            if let Some([axis]) = padded_axes.as_deref() {
+                let any = cx.reduce("ReduceMax", &mask, &[*axis as i64]);
+                padded = cx.add("Mul", &[&padded, &any], vec![]);
+            }
+            cx.set_mask(0, padded);
             return Ok(());
         };
         for (axis, (before, after)) in known.into_iter().enumerate().filter(|(_, pads)| *pads != (0, 0)) {
