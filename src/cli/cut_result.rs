@@ -249,7 +249,9 @@ fn values_text(values: &ValuesReport, all: bool) -> String {
     }
     let unproven = values.unproven.len();
     if unproven > 0 {
-        text += &format!("\nnothing is proved of {unproven} of them, which are constant, tiny or not finite");
+        text += &format!(
+            "\nnothing is proved of {unproven} of them: constant, not finite, or of a size that follows from others"
+        );
         if all {
             for value in &values.unproven {
                 text += &format!("\n  {:?} of node {:?} ({}): {}", value.value, value.node, value.op, value.reason);
