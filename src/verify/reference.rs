@@ -35,13 +35,16 @@ pub fn build(lowered: &Lowered, kept: &HashMap<Reader, KeptAxes>) -> Result<Refe
     Ok(reference)
 }
 
+/// What a node of the lowered network reads instead of its inputs: slots with names.
+type Replaced<'r> = dyn FnMut(NodeId, &mut Builder) -> Vec<(usize, String)> + 'r;
+
 /// As [`build`]; a node of the lowered network reads at the slots that `replaced` gives what it names there. That may add
 /// nodes before.
 pub(super) fn build_into(
     reference: &mut Reference,
     lowered: &Lowered,
     kept: &HashMap<Reader, KeptAxes>,
-    replaced: &mut dyn FnMut(NodeId, &mut Builder) -> Vec<(usize, String)>,
+    replaced: &mut Replaced<'_>,
 ) -> Result<(), Unmasked> {
     let kept = lowered.by_lowered_use(kept.iter().map(|(at, axes)| (*at, axes.clone()))).into_iter().collect();
     for node in &lowered.graph.nodes {

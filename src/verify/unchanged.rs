@@ -365,8 +365,8 @@ impl<'a> Comparison<'a> {
         if self.analysis.graph.value(name).is_some_and(|value| self.is_given(value)) {
             return false;
         }
-        let is_integer = |tensor: &&TensorProto| !crate::graph::fact::is_float(tensor.element_type());
-        self.constants.get(name).map_or(self.new.contains(name), |tensor| is_integer(&tensor))
+        let is_integer = |tensor: &TensorProto| !crate::graph::fact::is_float(tensor.element_type());
+        self.constants.get(name).map_or(self.new.contains(name), |tensor| is_integer(tensor))
     }
 
     fn origin(&mut self, name: &str, reader: (String, usize), axes: &KeptAxes) {

@@ -90,20 +90,25 @@ fn same_attribute(
     if bits(a) != bits(b) || bare(a) != bare(b) {
         return Ok(false);
     }
-    let tensors = |attribute: &'_ AttributeProto| attribute.t.iter().chain(&attribute.tensors).cloned().collect();
+    let tensors = |attribute: &AttributeProto| -> Vec<TensorProto> {
+        attribute.t.iter().chain(&attribute.tensors).cloned().collect()
+    };
     if !all_same::<TensorProto>(&tensors(a), &tensors(b), |a, b| same_tensor((model, a), (other_model, b)))? {
         return Ok(false);
     }
-    let sparse =
-        |attribute: &AttributeProto| attribute.sparse_tensor.iter().chain(&attribute.sparse_tensors).cloned().collect();
+    let sparse = |attribute: &AttributeProto| -> Vec<SparseTensorProto> {
+        attribute.sparse_tensor.iter().chain(&attribute.sparse_tensors).cloned().collect()
+    };
     if !all_same::<SparseTensorProto>(&sparse(a), &sparse(b), |a, b| same_sparse((model, a), (other_model, b)))? {
         return Ok(false);
     }
-    let bodies = |attribute: &AttributeProto| attribute.g.iter().chain(&attribute.graphs).cloned().collect();
+    let bodies = |attribute: &AttributeProto| -> Vec<GraphProto> {
+        attribute.g.iter().chain(&attribute.graphs).cloned().collect()
+    };
     all_same::<GraphProto>(&bodies(a), &bodies(b), |a, b| same_body((model, a), (other_model, b)))
 }
 
-fn all_same<T>(a: &Vec<T>, b: &Vec<T>, mut same: impl FnMut(&T, &T) -> Result<bool, Error>) -> Result<bool, Error> {
+fn all_same<T>(a: &[T], b: &[T], mut same: impl FnMut(&T, &T) -> Result<bool, Error>) -> Result<bool, Error> {
     if a.len() != b.len() {
         return Ok(false);
     }
@@ -123,7 +128,9 @@ fn same_sparse(
     (model, a): (&Model, &SparseTensorProto),
     (other, b): (&Model, &SparseTensorProto),
 ) -> Result<bool, Error> {
-    let parts = |sparse: &SparseTensorProto| sparse.values.iter().chain(&sparse.indices).cloned().collect();
+    let parts = |sparse: &SparseTensorProto| -> Vec<TensorProto> {
+        sparse.values.iter().chain(&sparse.indices).cloned().collect()
+    };
     Ok(a.dims == b.dims && all_same::<TensorProto>(&parts(a), &parts(b), |a, b| same_tensor((model, a), (other, b)))?)
 }
 
