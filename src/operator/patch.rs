@@ -245,17 +245,6 @@ impl PatchCx<'_> {
         self.changed = true;
     }
 
-    /// Makes input `slot` only these indices of what it is along `axis`, in their order: a Gather is put before the node.
-    pub fn gather_input(&mut self, slot: usize, axis: usize, indices: &[i64]) {
-        let fact = self.resized(slot, axis, Dim::from(indices.len() as i64));
-        let inputs = [self.name_of(slot), self.constant(indices)];
-        self.proto.input[slot] = self.insert("Gather", &inputs, vec![attr_int("axis", axis as i64)]);
-        if let Some(fact) = fact {
-            self.overrides.insert(slot, fact);
-        }
-        self.changed = true;
-    }
-
     /// Name and fact of input `slot` as the rewritten node reads it.
     pub fn name_of(&self, slot: usize) -> (String, Option<Fact>) {
         let known = self.node.input(slot).and_then(|value| self.after.values[value].as_ref());

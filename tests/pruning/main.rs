@@ -3,6 +3,7 @@
 
 mod changed_weights;
 mod computed_weights;
+mod counted_outputs;
 mod converted;
 mod inconclusive;
 mod mutations;
