@@ -160,11 +160,6 @@ pub trait Operator: std::fmt::Debug + Send + Sync {
         Ok(())
     }
 
-    /// Whether a cut may put a selection of indices before an input ([`PatchCx::gather_input`]).
-    fn may_select(&self, _slot: usize) -> bool {
-        false
-    }
-
     /// The standard operators as one of which a cut may write the node ([`PatchCx::replace`]).
     fn replacements(&self) -> &'static [&'static str] {
         &[]

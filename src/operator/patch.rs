@@ -14,9 +14,6 @@ use crate::operator::couple::grid::{Column, Grid, column, tuples};
 use crate::operator::couple::kept::Kept;
 use crate::operator::couple::layout::Axis;
 
-/// The operator of the node that [`PatchCx::gather_input`] puts before another.
-pub const SELECTION: &str = "Gather";
-
 /// A node that is being rewritten, with what is known before and after the cut.
 pub struct PatchCx<'a> {
     pub(crate) node: &'a Node,
@@ -245,17 +242,6 @@ impl PatchCx<'_> {
         let fact = Fact::new(crate::onnx::DataType::Int64, shape).with_known(Some(Known::Ints(known)));
         self.overrides.insert(slot, fact);
         self.proto.input[slot] = name;
-        self.changed = true;
-    }
-
-    /// Makes input `slot` only these indices of what it is along `axis`, in their order: a Gather is put before the node.
-    pub fn gather_input(&mut self, slot: usize, axis: usize, indices: &[i64]) {
-        let fact = self.resized(slot, axis, Dim::from(indices.len() as i64));
-        let inputs = [self.name_of(slot), self.constant(indices)];
-        self.proto.input[slot] = self.insert(SELECTION, &inputs, vec![attr_int("axis", axis as i64)]);
-        if let Some(fact) = fact {
-            self.overrides.insert(slot, fact);
-        }
         self.changed = true;
     }
 

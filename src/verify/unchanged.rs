@@ -22,7 +22,6 @@ use crate::graph::fact::{Fact, Known, static_shape};
 use crate::graph::model::Model;
 use crate::graph::{Graph, Node, Reader, ValueId};
 use crate::onnx::{GraphProto, ModelProto, TensorProto, ValueInfoProto};
-use crate::operator::patch::SELECTION;
 use crate::operator::reference::KeptAxes;
 use elements::difference;
 use nodes::{Form, same_form};
@@ -333,24 +332,10 @@ impl<'a> Comparison<'a> {
         if found == expected {
             return Ok(false);
         }
-        if self.new.contains(found) && (self.takes_size(value, found) || self.selects(original, slot, found)) {
+        if self.new.contains(found) && self.takes_size(value, found) {
             return Ok(true);
         }
         Err(fail(format!("expected {expected:?}, found {found:?}")))
-    }
-
-    /// Whether a new node gives some indices of what the original reads at a slot, where a cut may write that. Which ones is
-    /// left to the runs.
-    fn selects(&self, original: &Node, slot: usize, found: &str) -> bool {
-        let may = self.analysis.operators.get(original.id).is_some_and(|op| op.may_select(slot));
-        let producer = self.graph.value(found).and_then(|value| self.graph.values[value].producer);
-        may && producer.is_some_and(|(node, _)| {
-            let proto = &self.graph.nodes[node].proto;
-            let is_selection = proto.domain.is_empty() && proto.op_type == SELECTION;
-            is_selection
-                && proto.input.first().map(String::as_str) == Some(input_of(original, slot))
-                && proto.input.get(1).is_some_and(|indices| self.is_size(indices))
-        })
     }
 
     /// Whether a value of the original is one of integers, so that a size may stand there.

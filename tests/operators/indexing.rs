@@ -60,7 +60,7 @@ fn slices_are_spans() {
         let (even, odd) = (slice(n, v, 0, 12, 1, 2), slice(n, v, 1, i64::MAX, 1, 2));
         (n.op("Mul", &[&even, &odd], &[]), Some(6))
     });
-    check("what lies unevenly, of rows that are apart", StaticConv, &[13], Go, |n, v| {
+    check("some channels of rows that are apart", StaticConv, &[13], Go, |n, v| {
         let inputs = [[-1, 0], [-9, 99], [1, 2], [-2, 3]].map(|values| n.ints(&values));
         let some = n.op("Slice", &[v, &inputs[0], &inputs[1], &inputs[2], &inputs[3]], &[]);
         (n.op("Relu", &[&some], &[]), Some(4))

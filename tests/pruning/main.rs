@@ -4,6 +4,7 @@
 mod changed_weights;
 mod computed_weights;
 mod converted;
+mod counted_outputs;
 mod inconclusive;
 mod mutations;
 mod quantized;

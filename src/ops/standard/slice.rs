@@ -2,8 +2,8 @@
 //! Takes `start..end` in steps along some axes.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Slice.html>. All opsets (inputs instead of attributes from 10).
 //!
-//! Coupling: the output holds some of the input's indices; starts, ends and steps are patched to where the kept ones lie.
-//! Where those lie unevenly, a Gather takes them.
+//! Coupling: the output holds some of the input's indices; starts and ends are patched to where the kept ones lie. What lies
+//! between two of them goes with the first, so that steps stay.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -197,6 +197,10 @@ impl Operator for Slice {
                     Some(space) => {
                         let part = cx.new_space(at.count as usize)?;
                         at.places().enumerate().for_each(|(i, place)| cx.unite(space, place as usize, part, i));
+                        for place in at.places().take(at.count.saturating_sub(1).max(0) as usize) {
+                            let between = (1..at.step.abs()).map(|away| place + away * at.step.signum());
+                            between.for_each(|other| cx.unite(space, place as usize, space, other as usize));
+                        }
                         if at.count == 1 {
                             cx.keep_range(part, 0..1, "is the only index of a slice");
                         }
@@ -214,10 +218,6 @@ impl Operator for Slice {
         Ok(())
     }
 
-    fn may_select(&self, slot: usize) -> bool {
-        slot == 0
-    }
-
     fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
         let rank = cx.rank(0);
         let spans = self.spans(rank, &|slot| cx.old_ints(slot), None)?;
@@ -233,10 +233,7 @@ impl Operator for Slice {
                     let places: Vec<i64> = at.places().filter_map(left).collect();
                     let before = kept.iter().filter(|index| (**index as i64) < at.start).count() as i64;
                     let limits = progression(&places, before, at.step, kept.len() as i64);
-                    if limits.is_none() {
-                        cx.gather_input(0, span.axis, &places);
-                    }
-                    Some(limits.unwrap_or((0, places.len() as i64, 1)))
+                    Some(limits.ok_or_else(|| RuleError::unsupported("what is left of it does not lie evenly"))?)
                 }
                 _ => None,
             };
