@@ -111,19 +111,22 @@ fn outputs(
 
 /// Puts the nodes of tensors in the place of those of sequences. What nothing reads any more goes with them.
 fn replace(model: &mut Model, graph: &Graph, resolved: BTreeMap<usize, Resolved>, known: &BTreeMap<ValueId, Sequence>) {
-    // A sequence that something else reads stays beside the tensors.
-    let is_read = |value: ValueId| {
-        let value = &graph.values[value];
-        let readers = value.consumers.iter().map(|(node, _)| *node).chain(value.captured_by.iter().copied());
-        value.is_output || readers.into_iter().any(|node| !resolved.contains_key(&graph.nodes[node].index))
-    };
-    let stays = |node: &Node| node.outputs.iter().flatten().any(|value| known.contains_key(value) && is_read(*value));
+    // A sequence that something else reads stays beside the tensors, and so does what it is made of.
+    let mut stays = vec![false; graph.nodes.len()];
+    for node in graph.nodes.iter().rev() {
+        let is_read = |value: &ValueId| {
+            let value = &graph.values[*value];
+            let mut readers = value.consumers.iter().map(|(node, _)| *node).chain(value.captured_by.iter().copied());
+            value.is_output || readers.any(|node| stays[node] || !resolved.contains_key(&graph.nodes[node].index))
+        };
+        stays[node.id] = node.outputs.iter().flatten().any(|value| known.contains_key(value) && is_read(value));
+    }
+    let stays: HashSet<usize> = graph.nodes.iter().filter(|node| stays[node.id]).map(|node| node.index).collect();
     let mut is_new = Vec::new();
     let mut nodes = Vec::new();
-    let by_index: BTreeMap<usize, &Node> = graph.nodes.iter().map(|node| (node.index, node)).collect();
     for (index, proto) in model.graph.node.iter().enumerate() {
         let done = resolved.get(&index);
-        if done.is_none_or(|_| by_index.get(&index).is_some_and(|node| stays(node))) {
+        if done.is_none() || stays.contains(&index) {
             nodes.push(proto.clone());
             is_new.push(false);
         }

@@ -206,6 +206,19 @@ fn what_is_not_known_keeps_its_channels() {
         let z = at(n, &parts, 1);
         (n.op("Add", &[&y, &z], &[]), Some(C))
     });
+    // What that sequence was made of.
+    check("SequenceInsert read twice", StaticConv, &[13], Stay, |n, v| {
+        let [y, z] = ["Sigmoid", "Tanh"].map(|op| n.op(op, &[v], &[]));
+        let list = n.op("SequenceConstruct", &[v, &y], &[]);
+        let list = n.op("SequenceInsert", &[&list, &z], &[]);
+        let mean = n.op("ReduceMean", &[v], &[attr_ints("axes", &[0, 1, 3]), attr_int("keepdims", 0)]);
+        let (three, position) = (n.ints_of(&[3], &[]), n.op("ArgMax", &[&mean], &[attr_int("keepdims", 0)]));
+        let position = n.op("Mod", &[&position, &three], &[]);
+        let y = n.op("SequenceAt", &[&list, &position], &[]);
+        n.declare(&y, &["2", "12", "4", "6"]);
+        let z = at(n, &list, 1);
+        (n.op("Add", &[&y, &z], &[]), Some(C))
+    });
     // A position that no sequence of that length has.
     let network = StaticConv.network(13, |n, v| {
         let parts = split(n, v, Some(C / 2), &[attr_int("axis", 1)]);
