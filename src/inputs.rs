@@ -138,7 +138,7 @@ pub fn read(model: &Model, path: &Path) -> Result<Vec<(String, Array)>, Error> {
         };
         let found = entry.dims().map_err(fail)?;
         let Some(expected) = declared_dims(input) else { continue };
-        // Networks that take single samples are given many in turn, and some exports leave out the axes of a number.
+        // Networks that take single samples may be given many, one in turn.
         let fits = |(axis, (size, found)): (usize, (&Option<i64>, &usize))| {
             axis == 0 || size.is_none_or(|size| usize::try_from(size) == Ok(*found))
         };
