@@ -25,6 +25,9 @@ impl Share {
     }
 }
 
+/// What is to be a multiple of one axis, of the channels that are kept of a group.
+type Size<'a> = &'a dyn Fn(usize, &Share) -> usize;
+
 /// The widths of the axes that the channels of a network make up.
 pub(super) struct Widths {
     multiple: usize,
@@ -71,7 +74,7 @@ impl Widths {
     pub(super) fn rounded(&self, grouping: &Grouping, component: &Component, most: usize) -> usize {
         let shares = |group: &usize| Some((grouping.groups[*group].channels.len(), self.shares.get(*group)?));
         let groups: Vec<(usize, &Vec<Share>)> = component.groups.iter().filter_map(shares).collect();
-        let largest = |size: &dyn Fn(usize, &Share) -> usize, likes: bool| {
+        let largest = |size: Size<'_>, likes: bool| {
             let fits = |steps: &usize| {
                 groups.iter().all(|(channels, shares)| {
                     let kept = channels - steps * (channels / component.unit.max(1));
@@ -80,7 +83,7 @@ impl Widths {
             };
             (1..=most).rev().find(fits)
         };
-        let sizes: [&dyn Fn(usize, &Share) -> usize; 4] = [
+        let sizes: [Size<'_>; 4] = [
             &|kept, share| kept * share.run + share.stay,
             &|kept, share| kept * share.whole + share.stay,
             &|kept, share| kept * share.run,
