@@ -104,7 +104,9 @@ pub fn group(coupling: &Coupling, attention: HeadDigit, drop_norm_groups: bool) 
                 division.space == space && division.is_ragged() && division.sizes.get(1) == Some(&block)
             });
             let is_border = || coupling.spaces.borders().any(|(of, size, _)| of == space && size == block);
-            if (is_norm || is_border()) && dropped.insert((space, block)) && is_norm {
+            let may_drop = is_norm || is_border();
+            let is_new = may_drop && dropped.insert((space, block));
+            if is_new && is_norm {
                 names.push(node);
             }
         }

@@ -124,7 +124,10 @@ mod tests {
     use super::*;
 
     /// One group of channels that lie along axes as given, each channel's indices by axis.
-    fn grouping(channels: usize, axes: &[(Role, &dyn Fn(usize) -> Vec<u32>)]) -> Grouping {
+    /// The role of an axis, and the classes of its indices by the number of channels.
+    type Axis<'a> = (Role, &'a dyn Fn(usize) -> Vec<u32>);
+
+    fn grouping(channels: usize, axes: &[Axis<'_>]) -> Grouping {
         let members = axes.iter().enumerate().map(|(weight, (role, indices))| Member {
             weight,
             axis: 0,

@@ -108,7 +108,7 @@ fn digits_of_channels_are_mixed() {
     }
     of_digits("a layer norm by hand", |n, v| {
         let axes = attr_ints("axes", &[1, 2, 3, 4]);
-        let mean = n.op("ReduceMean", &[v], &[axes.clone()]);
+        let mean = n.op("ReduceMean", &[v], std::slice::from_ref(&axes));
         let v = n.op("Sub", &[v, &mean], &[]);
         let square = n.op("Mul", &[&v, &v], &[]);
         let variance = n.op("ReduceMean", &[&square], &[axes]);

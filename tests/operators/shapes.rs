@@ -417,7 +417,7 @@ fn what_follows_a_barrier_prunes() {
     let mut n = Builder::new(2);
     let h = n.linear("x", 4, 8);
     let order = attr_ints("perm", &[1, 0, 2]);
-    let h = n.op("Transpose", &[&h], &[order.clone()]);
+    let h = n.op("Transpose", &[&h], std::slice::from_ref(&order));
     let (w, r) = (n.layer_weight(&[1, 32, 8], 8), n.layer_weight(&[1, 32, 8], 8));
     let h = n.op("LSTM", &[&h, &w, &r], &[attr_int("hidden_size", 8)]);
     let axes = n.ints(&[1]);

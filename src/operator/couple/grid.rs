@@ -82,7 +82,7 @@ impl Column {
             elements
                 .iter()
                 .enumerate()
-                .any(|(at, element)| at / inner % shape[axis] > 0 && *element != elements[at - inner])
+                .any(|(at, element)| !(at / inner).is_multiple_of(shape[axis]) && *element != elements[at - inner])
         };
         let mut axes = (0..shape.len()).filter(|axis| shape[*axis] > 1 && varies(*axis));
         let (axis, None) = (axes.next(), axes.next()) else { return None };
