@@ -18,6 +18,10 @@ use crate::runtime::{Runtime, RuntimeError, Session, SessionOptions};
 /// Nodes of a piece, without those that read nothing but initializers.
 const NODES: usize = 1500;
 
+/// Steps from an initializer up to which a node stands in every piece that reads it. The masks of a deep network follow from
+/// each other: were they computed in every piece from the start, the work would grow with the square of the depth.
+const REPEATED: usize = 8;
+
 /// Sessions of the pieces of a graph.
 pub(super) struct Pieces {
     pieces: Vec<Piece>,
@@ -124,9 +128,16 @@ fn cut(graph: GraphProto) -> Vec<Piece> {
     // Positions of the nodes that read nothing but initializers, by what they give.
     let mut free: HashMap<&str, usize> = HashMap::new();
     let mut bound: Vec<&NodeProto> = Vec::new();
+    let mut depths: HashMap<&str, usize> = HashMap::new();
     for (at, node) in graph.node.iter().enumerate() {
-        if reads(node).iter().all(|name| is_initializer(name) || free.contains_key(name)) {
-            gives(node).into_iter().for_each(|name| _ = free.insert(name, at));
+        let read = reads(node);
+        let depth = 1 + read.iter().filter_map(|name| depths.get(name)).max().unwrap_or(&0);
+        let is_free = read.iter().all(|name| is_initializer(name) || free.contains_key(name));
+        if is_free && depth <= REPEATED {
+            for name in gives(node) {
+                free.insert(name, at);
+                depths.insert(name, depth);
+            }
         } else {
             bound.push(node);
         }
