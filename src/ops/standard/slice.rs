@@ -2,8 +2,8 @@
 //! Takes `start..end` in steps along some axes.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Slice.html>. All opsets (inputs instead of attributes from 10).
 //!
-//! Coupling: the output holds some of the input's indices; starts and ends are patched to where the kept ones lie. What lies
-//! between two of them goes with the first, so that steps stay.
+//! Coupling: the output holds some of the input's indices; starts and ends are patched to where the kept ones lie. As many
+//! neighbours as the step is long go together, so that steps stay.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -193,13 +193,16 @@ impl Operator for Slice {
             let clamped = size.and_then(|size| span.clamp(size as i64));
             axes[span.axis] = match (size, clamped) {
                 (Some(size), Some(at)) if at.step == 1 && at.start == 0 && at.count == size as i64 => axis,
-                (Some(_), Some(at)) => match cx.single(&axis) {
+                (Some(size), Some(at)) => match cx.single(&axis) {
                     Some(space) => {
                         let part = cx.new_space(at.count as usize)?;
                         at.places().enumerate().for_each(|(i, place)| cx.unite(space, place as usize, part, i));
-                        for place in at.places().take(at.count.saturating_sub(1).max(0) as usize) {
-                            let between = (1..at.step.abs()).map(|away| place + away * at.step.signum());
-                            between.for_each(|other| cx.unite(space, place as usize, space, other as usize));
+                        let apart = if at.count > 1 { at.step.unsigned_abs() } else { 1 };
+                        let stride = usize::try_from(apart).unwrap_or(1).max(1);
+                        for place in at.places().map(|place| place as usize) {
+                            let start = place - place % stride;
+                            let run = start..start.saturating_add(stride).min(size);
+                            run.for_each(|other| cx.unite(space, place, space, other));
                         }
                         if at.count == 1 {
                             cx.keep_range(part, 0..1, "is the only index of a slice");

@@ -106,7 +106,7 @@ fn spans() -> Vec<Vec<Case>> {
             "Slice",
             &[x, Ints(&[0]), Ints(&[8]), one, Ints(&[2])],
             &[],
-            "[a b c], [1], [1], [1], [1] -> [a b[0:8:2] c]",
+            "[a b1+b+c1+c+d1+d+e1+e f], [1], [1], [1], [1] -> [a b+c+d+e f]",
         ),
         // The one index that is left is no channel any more.
         case("Slice", &[x, Ints(&[1]), Ints(&[2]), one], &[], "[a b![1] c], [1], [1], [1] -> [a 1 c]"),
