@@ -327,6 +327,30 @@ struct Cut<'a> {
 
 /// Runs a pruned file beside the reference of the original.
 fn prove(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<VerifyReport, Error> {
+    let mut report = run_both(cut, runtime, options)?;
+    if !report.passed {
+        report.notes.extend(options.inputs.iter().flatten().filter_map(|(name, array)| constant_note(name, array)));
+    }
+    Ok(report)
+}
+
+/// What a given input of one number says of a failure: a norm divides what is equal by nearly nothing, so that all that
+/// follows may be rounding.
+fn constant_note(name: &str, array: &Array) -> Option<String> {
+    let values = array.to_f64();
+    let (first, others) = values.split_first()?;
+    let is_constant =
+        array.element_type().is_float() && !others.is_empty() && others.iter().all(|other| other == first);
+    is_constant.then(|| {
+        format!(
+            "input {name:?} is {first} throughout, so that networks may differ by rounding alone; verify with other --inputs \
+             or without"
+        )
+    })
+}
+
+/// Runs both networks.
+fn run_both(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<VerifyReport, Error> {
     let Cut { analysis, kept, pruned, unchanged, renamed } = &cut;
     let original = lowered_original(analysis)?;
     let (model, reference) = reference_of(analysis, &original, kept)?;
@@ -412,4 +436,20 @@ fn prove(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<Ver
         }
     }
     Ok(verification.report)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::array::ArrayData;
+
+    #[test]
+    fn given_inputs_of_one_number_are_told() {
+        let note = |data: ArrayData| constant_note("x", &Array::new(vec![data.len()], data).unwrap());
+        assert!(note(ArrayData::F32(vec![0.0; 3])).unwrap().contains("\"x\" is 0 throughout"));
+        assert_eq!(note(ArrayData::F32(vec![0.0, 1.0])), None);
+        assert_eq!(note(ArrayData::F32(vec![0.0])), None, "a number alone");
+        assert_eq!(note(ArrayData::I64(vec![3, 3])), None, "timesteps and labels are often equal");
+    }
 }

@@ -303,7 +303,9 @@ fn stand_ins_text(nodes: &[StandIn], all: bool) -> Option<String> {
 /// The result of verification in a few lines; all values of which nothing is proved, where `all` are to be listed.
 pub(super) fn verification_text(report: &VerifyReport, all: bool) -> String {
     if let Some(failure) = report.failure_text() {
-        return format!("verification FAILED: {failure}");
+        let notes = report.notes.iter().map(|note| format!("note: {note}"));
+        let lines: Vec<String> = std::iter::once(format!("verification FAILED: {failure}")).chain(notes).collect();
+        return lines.join("\n");
     }
     let mut lines = Vec::new();
     let forms = [
