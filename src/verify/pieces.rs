@@ -2,8 +2,8 @@
 //!
 //! What ONNX Runtime takes to make a session grows with more than the number of nodes: in a graph of ten thousand, twice the
 //! nodes take four times as long. So a graph is cut into pieces of bounded size, each a session of its own. What later
-//! pieces read of earlier ones passes between them as arrays. Nodes that read nothing but initializers, those of masks
-//! and of kept weights, stand in every piece that reads them.
+//! pieces read of earlier ones passes between them as arrays. Nodes a few steps from initializers alone, those of kept weights
+//! and of their masks, stand in every piece that reads them.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -15,7 +15,7 @@ use crate::onnx::type_proto::{Tensor, Value};
 use crate::onnx::{GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, TypeProto, ValueInfoProto};
 use crate::runtime::{Runtime, RuntimeError, Session, SessionOptions};
 
-/// Nodes of a piece, without those that read nothing but initializers.
+/// Nodes of a piece, without those that stand in every piece that reads them.
 const NODES: usize = 1500;
 
 /// Steps from an initializer up to which a node stands in every piece that reads it. The masks of a deep network follow from
@@ -125,7 +125,7 @@ fn cut(graph: GraphProto) -> Vec<Piece> {
         graph.sparse_initializer.iter().filter_map(|sparse| Some((sparse.values.as_ref()?.name.as_str(), sparse)));
     let sparse: HashMap<&str, &SparseTensorProto> = sparse.collect();
     let is_initializer = |name: &str| initializers.contains_key(name) || sparse.contains_key(name);
-    // Positions of the nodes that read nothing but initializers, by what they give.
+    // Positions of the nodes that stand in every piece that reads them, by what they give.
     let mut free: HashMap<&str, usize> = HashMap::new();
     let mut bound: Vec<&NodeProto> = Vec::new();
     let mut depths: HashMap<&str, usize> = HashMap::new();

@@ -250,39 +250,35 @@ impl<'a> Comparison<'a> {
             return Ok(false);
         }
         for found in node.proto.input.iter().filter(|name| !name.is_empty()) {
-            if self.new.contains(found.as_str()) || !self.constants.contains_key(found.as_str()) {
-                let is_read = || original.proto.input.contains(found);
-                if !self.new.contains(found.as_str()) && !is_read() {
-                    let text = format!("node {:?} ({}): {found:?} is not what it reads", original.name, original.op());
-                    return Err(Stop::Changed(text));
-                }
+            if self.is_size(found)
+                || !self.constants.contains_key(found.as_str()) && original.proto.input.contains(found)
+            {
                 continue;
             }
-            if self.is_size(found) {
-                continue;
-            }
-            let mut differs = None;
-            for slot in 0..original.inputs.len() {
-                let Some(value) = original.input(slot).filter(|value| self.analysis.is_constant(*value)) else {
-                    continue;
-                };
-                let whole = KeptAxes::new();
-                let axes = self.kept.get(&Reader { node: original.id, slot }).unwrap_or(&whole);
-                let reader = (original.proto.first_output().to_owned(), slot);
-                match self.constant(found, value, axes, Some(reader)) {
-                    Ok(()) => {
-                        differs = None;
-                        break;
-                    }
-                    Err(Stop::Changed(text)) => differs = Some(text),
-                    Err(failed) => return Err(failed),
-                }
-            }
-            if let Some(text) = differs {
+            if let Some(text) = self.reads_other(original, found)? {
                 return Err(Stop::Changed(format!("node {:?} ({}): {text}", original.name, original.op())));
             }
         }
         Ok(true)
+    }
+
+    /// Why `found` is none of the constants that the original reads, or their kept parts; `None` if it is one.
+    fn reads_other(&mut self, original: &Node, found: &str) -> Result<Option<String>, Stop> {
+        let mut differs = format!("{found:?} is not what it reads");
+        if !self.constants.contains_key(found) {
+            return Ok(Some(differs));
+        }
+        for (slot, value) in original.inputs.iter().enumerate() {
+            let Some(value) = value.filter(|value| self.analysis.is_constant(*value)) else { continue };
+            let whole = KeptAxes::new();
+            let axes = self.kept.get(&Reader { node: original.id, slot }).unwrap_or(&whole);
+            match self.constant(found, value, axes, Some((original.proto.first_output().to_owned(), slot))) {
+                Ok(()) => return Ok(None),
+                Err(Stop::Changed(text)) => differs = text,
+                Err(failed) => return Err(failed),
+            }
+        }
+        Ok(Some(differs))
     }
 
     /// Compares what two nodes read at a slot. Returns whether the cut has put a size there.

@@ -52,10 +52,7 @@ impl Operator for NhwcConv {
         cx.expect_vector(2, Some(&w[0]))?;
         let window = self.spatial.window(&w[1..last], last - 1)?;
         let mut shape = vec![x[0].clone()];
-        for axis in 0..last - 1 {
-            let size = window.output(axis, &x[axis + 1]);
-            shape.push(size.unwrap_or_else(|| cx.fresh()));
-        }
+        shape.extend(window.outputs(cx, &x[1..last]));
         shape.push(w[0].clone());
         let dtype = cx.input(0)?.dtype;
         cx.set_shape(0, dtype, shape);

@@ -78,10 +78,7 @@ impl Operator for Conv {
         cx.expect_vector(2, Some(&w[0]))?;
         let mut shape = vec![x[0].clone(), w[0].clone()];
         let window = self.spatial.window(&w[2..], x.len() - 2)?;
-        for axis in 0..x.len() - 2 {
-            let size = window.output(axis, &x[axis + 2]);
-            shape.push(size.unwrap_or_else(|| cx.fresh()));
-        }
+        shape.extend(window.outputs(cx, &x[2..]));
         let dtype = cx.optional(0).map_or(cx.input(1)?.dtype, |x| x.dtype);
         cx.set(0, Fact::new(dtype, shape));
         Ok(())

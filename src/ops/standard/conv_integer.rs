@@ -55,10 +55,7 @@ impl Operator for ConvInteger {
         }
         let window = self.spatial.window(&w[2..], x.len() - 2)?;
         let mut shape = vec![x[0].clone(), w[0].clone()];
-        for axis in 0..x.len() - 2 {
-            let size = window.output(axis, &x[axis + 2]);
-            shape.push(size.unwrap_or_else(|| cx.fresh()));
-        }
+        shape.extend(window.outputs(cx, &x[2..]));
         if self.is_channels_last {
             shape[1..].rotate_left(1);
         }

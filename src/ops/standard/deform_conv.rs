@@ -41,10 +41,7 @@ impl Operator for DeformConv {
         }
         let window = self.spatial.window(&w[2..], x.len() - 2)?;
         let mut shape = vec![x[0].clone(), w[0].clone()];
-        for axis in 0..x.len() - 2 {
-            let size = window.output(axis, &x[axis + 2]);
-            shape.push(size.unwrap_or_else(|| cx.fresh()));
-        }
+        shape.extend(window.outputs(cx, &x[2..]));
         let dtype = cx.input(0)?.dtype;
         cx.set_shape(0, dtype, shape);
         Ok(())

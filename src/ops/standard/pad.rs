@@ -94,6 +94,23 @@ impl Pad {
     }
 }
 
+/// A mask after padding, where `pad` pads what is removed by zeros: new places are kept. Where only `axis` is padded, they
+/// are kept where anything along it is, so that all of a removed channel stays removed.
+fn padded_mask(
+    cx: &mut ReferenceCx<'_>,
+    mask: &str,
+    axis: Option<usize>,
+    pad: impl FnOnce(&mut ReferenceCx<'_>, &str) -> String,
+) -> String {
+    let one = cx.floats(&[1.0], &[]);
+    let removed = cx.add("Sub", &[&one, mask], vec![]);
+    let removed = pad(cx, &removed);
+    let padded = cx.add("Sub", &[&one, &removed], vec![]);
+    let Some(axis) = axis else { return padded };
+    let any = cx.reduce("ReduceMax", mask, &[axis as i64]);
+    cx.add("Mul", &[&padded, &any], vec![])
+}
+
 impl Operator for Pad {
     fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shape = cx.shape(0)?;
@@ -163,42 +180,35 @@ impl Operator for Pad {
             known.as_ref().map(|pads| pads.iter().enumerate().filter(is_padded).map(|(axis, _)| axis).collect());
         let as_const = |(before, after): &(Dim, Dim)| Some((before.as_const()?, after.as_const()?));
         let known: Option<Vec<(i64, i64)>> = known.and_then(|pads| pads.iter().map(as_const).collect());
-        let one = cx.floats(&[1.0], &[]);
         let mut mask = cx.full_mask(0);
         let Some(known) = known else {
-            let removed = cx.add("Sub", &[&one, &mask], vec![]);
-            let zero = cx.floats(&[0.0], &[]);
-            let attributes = self.pads.iter().map(|pads| attr_ints("pads", pads)).collect();
-            let (pads, axes) = (cx.input(1), cx.input(3));
-            let padded = if self.has_axes_input {
-                cx.add("Pad", &[&removed, &pads, &zero, &axes], attributes)
-            } else if self.has_pads_input {
-                cx.add("Pad", &[&removed, &pads, &zero], attributes)
-            } else {
-                cx.add("Pad", &[&removed], attributes)
-            };
-            let mut padded = cx.add("Sub", &[&one, &padded], vec![]);
-            if let Some([axis]) = padded_axes.as_deref() {
-                let any = cx.reduce("ReduceMax", &mask, &[*axis as i64]);
-                padded = cx.add("Mul", &[&padded, &any], vec![]);
-            }
-            cx.set_mask(0, padded);
+            let axis = padded_axes.and_then(|axes| <[usize; 1]>::try_from(axes).ok()).map(|[axis]| axis);
+            let mask = padded_mask(cx, &mask, axis, |cx, removed| {
+                let zero = cx.floats(&[0.0], &[]);
+                let attributes = self.pads.iter().map(|pads| attr_ints("pads", pads)).collect();
+                let (pads, axes) = (cx.input(1), cx.input(3));
+                if self.has_axes_input {
+                    cx.add("Pad", &[removed, &pads, &zero, &axes], attributes)
+                } else if self.has_pads_input {
+                    cx.add("Pad", &[removed, &pads, &zero], attributes)
+                } else {
+                    cx.add("Pad", &[removed], attributes)
+                }
+            });
+            cx.set_mask(0, mask);
             return Ok(());
         };
         for (axis, (before, after)) in known.into_iter().enumerate().filter(|(_, pads)| *pads != (0, 0)) {
-            // What is padded along one axis is kept where anything along it is: all of a removed channel stays removed.
-            let any = cx.reduce("ReduceMax", &mask, &[axis as i64]);
-            let removed = cx.add("Sub", &[&one, &mask], vec![]);
             let mut pads = vec![0; 2 * rank];
             (pads[axis], pads[rank + axis]) = (before, after);
-            let padded = if cx.opset() >= 11 {
-                let pads = cx.ints(&pads, &[2 * rank as i64]);
-                cx.add("Pad", &[&removed, &pads], vec![])
-            } else {
-                cx.add("Pad", &[&removed], vec![attr_ints("pads", &pads)])
-            };
-            let padded = cx.add("Sub", &[&one, &padded], vec![]);
-            mask = cx.add("Mul", &[&padded, &any], vec![]);
+            mask = padded_mask(cx, &mask, Some(axis), |cx, removed| {
+                if cx.opset() >= 11 {
+                    let pads = cx.ints(&pads, &[2 * rank as i64]);
+                    cx.add("Pad", &[removed, &pads], vec![])
+                } else {
+                    cx.add("Pad", &[removed], vec![attr_ints("pads", &pads)])
+                }
+            });
         }
         cx.set_mask(0, mask);
         Ok(())

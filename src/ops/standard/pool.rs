@@ -92,9 +92,8 @@ impl Operator for Pool {
                     let text = format!("kernel_shape has {spatial} entries, expected {}", shape.len() - 2);
                     return Err(RuleError::invalid(text));
                 }
-                for axis in 0..*spatial {
-                    shape[axis + 2] = window.output(axis, &shape[axis + 2]).unwrap_or_else(|| cx.fresh());
-                }
+                let sizes = window.outputs(cx, &shape[2..]);
+                shape.splice(2.., sizes);
             }
         }
         let dtype = cx.input(0)?.dtype;

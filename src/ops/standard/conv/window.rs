@@ -2,7 +2,7 @@
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
-use crate::operator::RuleError;
+use crate::operator::{InferCx, RuleError};
 
 /// The attributes of a node that slides a window, before the number of its axes is known.
 #[derive(Clone, Debug)]
@@ -115,6 +115,12 @@ impl Window {
         let room = &(input + &Dim::from(pads)) - &reach;
         let steps = if self.ceil { room.ceil_div(&stride)? } else { room.floor_div(&stride)? };
         Some(&steps + &one)
+    }
+
+    /// The sizes of the output along all axes; new ones where they can't be expressed.
+    pub(in crate::ops) fn outputs(&self, cx: &mut InferCx<'_>, input: &[Dim]) -> Vec<Dim> {
+        let of = |(axis, size)| self.output(axis, size).unwrap_or_else(|| cx.fresh());
+        input.iter().enumerate().map(of).collect()
     }
 
     /// The size of the output of a transposed convolution along an axis.
