@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::inputs::input_variants;
 use crate::load::load;
 use crate::lower;
+use crate::plan::Plan;
 use crate::runtime::{Latency, RuntimeError, SessionOptions, interleaved_latency};
 use crate::verify::{VerifyOptions, VerifyReport, verify_plan};
 use crate::write;
@@ -44,6 +45,19 @@ pub struct Written {
 impl Staged {
     pub(super) fn new(cut: Cut, staged: write::Staged, output: &Path) -> Self {
         Self { cut, staged, plan: Some(plan_path(output)), output: output.to_owned(), verification: None }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.staged.path()
+    }
+
+    pub(super) fn output(&self) -> &Path {
+        &self.output
+    }
+
+    /// The same with another file and its plan.
+    pub(super) fn replaced(self, plan: Plan, staged: write::Staged) -> Self {
+        Self { cut: self.cut.with_plan(plan), staged, verification: None, ..self }
     }
 
     /// The cut.
