@@ -50,7 +50,7 @@ use crate::runtime::Device;
 use loss::{FoundTerm, LossTerm, TermInput};
 use precision::{LOSS_SCALE, LossScale, OVERFLOW};
 
-pub(crate) use forward::widened_tensor;
+pub(crate) use forward::{widened_node, widened_tensor, widened_type};
 
 pub use precision::Precision;
 

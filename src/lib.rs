@@ -185,6 +185,12 @@ mod changed;
 
 #[cfg(feature = "internals")]
 #[doc(hidden)]
+pub mod refit;
+#[cfg(not(feature = "internals"))]
+mod refit;
+
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod plan;
 #[cfg(not(feature = "internals"))]
 mod plan;

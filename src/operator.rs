@@ -12,6 +12,8 @@ pub mod infer;
 
 pub mod kernel;
 
+pub mod linear;
+
 pub mod lower;
 
 pub mod macs;
@@ -35,6 +37,7 @@ pub use couple::CoupleCx;
 pub use gradient::GradientCx;
 pub use infer::InferCx;
 pub use kernel::KernelCx;
+pub use linear::{Linear, LinearCx};
 pub use lower::LowerCx;
 pub use macs::MacsCx;
 pub use part::{Part, PartCx};
@@ -246,6 +249,11 @@ pub trait Operator: std::fmt::Debug + Send + Sync {
     /// The operator has no gradient in this form; a run that needs one fails and names the node.
     fn gradient(&self, _cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         Err(RuleError::unsupported("the operator has no gradient"))
+    }
+
+    /// The node as a linear map of one input by a constant weight, which a refit can change.
+    fn linear(&self, _cx: &LinearCx<'_>) -> Option<Linear> {
+        None
     }
 
     /// What the node is to the choice of kernels: a part of a pattern that one computes.

@@ -10,12 +10,12 @@ use crate::onnx::floats::Floats;
 use crate::onnx::{DataType, GraphProto, NodeProto, TensorProto, type_proto};
 
 /// The element type in which values of type `dtype` are computed.
-pub(super) fn widened_type(dtype: DataType) -> DataType {
+pub(crate) fn widened_type(dtype: DataType) -> DataType {
     if is_float(dtype) { DataType::Float } else { dtype }
 }
 
 /// The node with every tensor and every element type among its attributes, those of its bodies included, in float32.
-pub(super) fn widened_node(model: &Model, node: &NodeProto) -> Result<NodeProto, Error> {
+pub(crate) fn widened_node(model: &Model, node: &NodeProto) -> Result<NodeProto, Error> {
     let mut node = node.clone();
     for attribute in &mut node.attribute {
         // `to` and `dtype` hold element types in every operator of the standard that has them.

@@ -1,4 +1,4 @@
-//! What a node is to the choice of kernels: a part of a pattern that a kernel of ours computes.
+//! What a node is to stages that look for patterns: the choice of kernels, the refit.
 //!
 //! An operator describes its node in these terms ([`crate::operator::Operator::part`]); which parts make a pattern, and
 //! when a kernel is worth it, is decided after differentiation (`gradient::kernels`), without operators' names.
@@ -13,6 +13,8 @@ use super::gradient::signed_shape;
 pub enum Part {
     /// Input 0 in another shape, its elements in the same order.
     Reshape,
+    /// Input 0 with its axes in another order: the axis of the input that stands at each place of the output.
+    Transpose(Vec<usize>),
     /// The sum of inputs 0 and 1, broadcast.
     Sum,
     /// The product of inputs 0 and 1, broadcast.

@@ -105,6 +105,14 @@ impl Cut {
         &self.plan
     }
 
+    pub(super) fn rewritten(&self) -> &Rewritten {
+        &self.rewritten
+    }
+
+    pub(super) fn with_plan(self, plan: Plan) -> Self {
+        Self { plan: Arc::new(plan), ..self }
+    }
+
     /// Adds an entry to the options that plan and metadata record.
     pub fn record(&mut self, name: &str, value: Value) {
         Arc::make_mut(&mut self.plan).options.insert(name.to_owned(), value);

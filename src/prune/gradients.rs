@@ -140,7 +140,7 @@ pub(super) fn gradients(
 }
 
 /// What the network's inputs stand for, and how it was trained.
-fn recognise(analysis: &Analysis, options: &ScoreOptions) -> Result<Findings, Error> {
+pub(super) fn recognise(analysis: &Analysis, options: &ScoreOptions) -> Result<Findings, Error> {
     let known = (&analysis.model, &analysis.graph, &analysis.facts);
     let settings = &options.gradients;
     let advice = "the gradient criteria score denoising networks; for others give --criterion magnitude";

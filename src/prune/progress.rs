@@ -16,6 +16,8 @@ pub enum Stage {
     Gradients,
     /// Channels are scored.
     Scoring,
+    /// Weights are fitted.
+    Refitting,
     /// A pruned file is compared with its original.
     Verifying,
 }

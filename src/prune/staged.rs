@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::inputs::{InputOptions, Purpose, input_variants};
 use crate::load::load;
 use crate::lower;
+use crate::plan::Plan;
 use crate::runtime::{Latency, RuntimeError, SessionOptions, interleaved_latency};
 use crate::verify::{VerifyOptions, VerifyReport, verify_plan};
 use crate::write::{self, Published};
@@ -48,6 +49,19 @@ impl Staged {
     pub(super) fn new(cut: Cut, staged: write::Staged, output: &Path) -> Self {
         let (plan, output) = (Some(plan_path(output)), output.to_owned());
         Self { cut, staged, plan, output, beside: Vec::new(), verification: None }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.staged.path()
+    }
+
+    pub(super) fn output(&self) -> &Path {
+        &self.output
+    }
+
+    /// The same with another file and its plan.
+    pub(super) fn replaced(self, plan: Plan, staged: write::Staged) -> Self {
+        Self { cut: self.cut.with_plan(plan), staged, verification: None, ..self }
     }
 
     /// The cut.

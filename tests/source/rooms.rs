@@ -35,6 +35,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("select", "which channels are removed"),
     ("rewrite", "the smaller graph"),
     ("changed", "weights that were given new values after a cut"),
+    ("refit", "weights fitted by least squares after a cut"),
     ("plan", "the plan file"),
     ("verify", "the proof"),
     ("training", "artifacts for training sessions"),

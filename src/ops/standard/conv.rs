@@ -18,6 +18,7 @@ use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::{Layout, fixed_axis};
 use crate::operator::gradient::GradientCx;
 use crate::operator::infer::InferCx;
+use crate::operator::linear::{Linear, LinearCx, of_windows};
 use crate::operator::lower::{Activation, LowerCx};
 use crate::operator::macs::{MacsCx, elements};
 use crate::operator::part::{Part, PartCx};
@@ -186,6 +187,17 @@ impl Operator for Conv {
         }
         let dy = cx.dy()?;
         gradient::of_conv(&self.spatial, self.group, cx, &dy)
+    }
+
+    fn linear(&self, cx: &LinearCx<'_>) -> Option<Linear> {
+        let (x, w, y) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape()?);
+        if self.is_fused || cx.weight_of(0, 1) != Some((0, 1)) {
+            return None;
+        }
+        let geometry = gradient::Geometry::of_conv(&self.spatial, self.group, &w[2..], &x[2..], &y[2..]).ok()?;
+        let elements = (0..x.len() - 2).map(|axis| geometry.elements(axis, x[axis + 2], y[axis + 2]));
+        let group = usize::try_from(self.group).ok()?;
+        of_windows(group, [&x, &w, &y], false, elements.collect())
     }
 
     fn part(&self, cx: &PartCx<'_>) -> Option<Part> {

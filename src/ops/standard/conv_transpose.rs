@@ -14,6 +14,7 @@ use crate::operator::couple::CoupleCx;
 use crate::operator::couple::layout::{Layout, fixed_axis};
 use crate::operator::gradient::GradientCx;
 use crate::operator::infer::InferCx;
+use crate::operator::linear::{Linear, LinearCx, of_windows};
 use crate::operator::macs::{MacsCx, elements};
 use crate::operator::patch::PatchCx;
 use crate::operator::reference::ReferenceCx;
@@ -112,6 +113,19 @@ impl Operator for ConvTranspose {
             cx.set_int("group", channels / per_group);
         }
         Ok(())
+    }
+
+    fn linear(&self, cx: &LinearCx<'_>) -> Option<Linear> {
+        let (x, w, y) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape()?);
+        if cx.weight_of(0, 1) != Some((0, 1)) {
+            return None;
+        }
+        let sizes = (self.output_padding.as_slice(), self.output_shape.is_some());
+        let spatial = (&x[2..], &y[2..]);
+        let geometry = Geometry::of_transposed(&self.spatial, self.group, &w[2..], sizes, spatial).ok()?;
+        let elements = (0..x.len() - 2).map(|axis| geometry.transposed_elements(axis, x[axis + 2], y[axis + 2]));
+        let group = usize::try_from(self.group).ok()?;
+        of_windows(group, [&x, &w, &y], true, elements.collect())
     }
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {

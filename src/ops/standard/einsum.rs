@@ -12,7 +12,7 @@ use crate::graph::fact::Fact;
 use crate::onnx::attr_string;
 use crate::operator::couple::layout::{Axis, Layout};
 use crate::operator::{
-    CoupleCx, Folding, GradientCx, InferCx, MacsCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx,
+    CoupleCx, Folding, GradientCx, InferCx, Linear, LinearCx, MacsCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx,
 };
 
 fn types_einsum() -> &'static [OpType] {
@@ -191,6 +191,17 @@ impl Operator for Einsum {
         };
         by_letter(&operands, &shapes, |a, b| *a.max(b))
             .map_or(0.0, |letters| letters.values().map(|s| *s as f64).product())
+    }
+
+    fn linear(&self, cx: &LinearCx<'_>) -> Option<Linear> {
+        if self.inputs != 2 {
+            return None;
+        }
+        let slots = cx.weight_of(0, 1)?;
+        let shapes = [cx.shape(0)?, cx.shape(1)?];
+        let (operands, result) = self.letters(&ranks(&shapes)).ok()?;
+        let (x, w) = slots;
+        Linear::of_letters(slots, [&operands[x], &operands[w], &result], [&shapes[x], &shapes[w], &cx.output_shape()?])
     }
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {

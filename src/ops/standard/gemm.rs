@@ -8,6 +8,7 @@ use crate::graph::Node;
 use crate::graph::fact::Fact;
 use crate::onnx::attr_ints;
 use crate::operator::couple::layout::Layout;
+use crate::operator::linear::{Linear, LinearBias, LinearCx};
 use crate::operator::lower::{Activation, LowerCx};
 use crate::operator::{
     CoupleCx, Folding, GradientCx, InferCx, MacsCx, OpType, Operator, ReferenceCx, Registration, RuleError, microsoft,
@@ -122,6 +123,22 @@ impl Operator for Gemm {
         let y = cx.activated(&y, self.activation.as_ref())?;
         cx.emit(0, &y);
         Ok(true)
+    }
+
+    fn linear(&self, cx: &LinearCx<'_>) -> Option<Linear> {
+        if self.is_fused {
+            return None;
+        }
+        let slots = cx.weight_of(0, 1)?;
+        let (a, b, y) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape()?);
+        let a_letters = if self.trans_a { ['k', 'm'] } else { ['m', 'k'] };
+        let b_letters = if self.trans_b { ['n', 'k'] } else { ['k', 'n'] };
+        let (x, w) = if slots.0 == 0 { ((&a_letters, &a), (&b_letters, &b)) } else { ((&b_letters, &b), (&a_letters, &a)) };
+        let mut linear = Linear::of_letters(slots, [x.0, w.0, &['m', 'n']], [x.1, w.1, &y])?;
+        linear.scale = f64::from(self.alpha);
+        // C lies along the columns of Y, which are outputs where B is the weight.
+        linear.bias = (slots.1 == 1).then_some(LinearBias { slot: 2, scale: f64::from(self.beta) });
+        Some(linear)
     }
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {

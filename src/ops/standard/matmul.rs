@@ -8,8 +8,8 @@ use crate::graph::Node;
 use crate::graph::fact::Fact;
 use crate::operator::couple::layout::{Axis, Layout};
 use crate::operator::{
-    CoupleCx, Folding, GradientCx, InferCx, LowerCx, MacsCx, OpType, Operator, ReferenceCx, Registration, RuleError,
-    microsoft, onnx,
+    CoupleCx, Folding, GradientCx, InferCx, Linear, LinearCx, LowerCx, MacsCx, OpType, Operator, ReferenceCx, Registration, RuleError,
+    broadcast, microsoft, onnx,
 };
 
 fn types_matmul() -> &'static [OpType] {
@@ -154,6 +154,24 @@ impl Operator for MatMul {
         }
         cx.emit(0, &y);
         Ok(true)
+    }
+
+    fn linear(&self, cx: &LinearCx<'_>) -> Option<Linear> {
+        if self.is_fused {
+            return None;
+        }
+        let slots = cx.weight_of(0, 1)?;
+        let (a, b, y) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape()?);
+        // Leading axes are numbered from the right, as they broadcast; m, k and n are rows, columns and outputs of a product.
+        let leading = |rank: usize| (0..rank.saturating_sub(2)).rev().filter_map(|at| char::from_digit(at as u32, 36));
+        let ends = |rank: usize, pair: [char; 2], vector: char| if rank == 1 { vec![vector] } else { pair.to_vec() };
+        let a_letters: Vec<char> = leading(a.len()).chain(ends(a.len(), ['M', 'K'], 'K')).collect();
+        let b_letters: Vec<char> = leading(b.len()).chain(ends(b.len(), ['K', 'N'], 'K')).collect();
+        let mut y_letters: Vec<char> = leading(a.len().max(b.len())).collect();
+        y_letters.extend((a.len() > 1).then_some('M'));
+        y_letters.extend((b.len() > 1).then_some('N'));
+        let (x, w) = if slots.0 == 0 { ((&a_letters, &a), (&b_letters, &b)) } else { ((&b_letters, &b), (&a_letters, &a)) };
+        Linear::of_letters(slots, [x.0, w.0, &y_letters], [x.1, w.1, &y])
     }
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {

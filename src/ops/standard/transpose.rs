@@ -8,6 +8,7 @@ use crate::graph::Node;
 use crate::graph::fact::{Fact, permute, static_shape};
 use crate::onnx::attr_ints;
 use crate::operator::couple::layout::Layout;
+use crate::operator::part::{Part, PartCx};
 use crate::operator::{
     CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index, onnx,
 };
@@ -72,6 +73,10 @@ impl Operator for Transpose {
             cx.set_mask(0, mask);
         }
         Ok(())
+    }
+
+    fn part(&self, cx: &PartCx<'_>) -> Option<Part> {
+        self.permutation(cx.shape(0)?.len()).ok().map(Part::Transpose)
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {

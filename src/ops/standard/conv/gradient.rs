@@ -83,6 +83,28 @@ impl Geometry {
         Convolution { kernel, strides, dilations, before, group }
     }
 
+    /// For each of the `count` windows along an axis of `size` elements, the element at each place of the kernel; `None` in
+    /// the padding.
+    pub(in crate::ops) fn elements(&self, axis: usize, size: i64, count: i64) -> Vec<Vec<Option<usize>>> {
+        let at = |window: i64, place: i64| {
+            let at = window * self.strides[axis] + place * self.dilations[axis] - self.before[axis];
+            usize::try_from(at).ok().filter(|_| at < size)
+        };
+        (0..count).map(|window| (0..self.kernel[axis]).map(|place| at(window, place)).collect()).collect()
+    }
+
+    /// The same of a transposed convolution: the element that each place of the kernel takes to each of the `count`
+    /// positions of the output; `None` where it takes none there.
+    pub(in crate::ops) fn transposed_elements(&self, axis: usize, size: i64, count: i64) -> Vec<Vec<Option<usize>>> {
+        let at = |position: i64, place: i64| {
+            let steps = position + self.before[axis] - place * self.dilations[axis];
+            let at = steps.div_euclid(self.strides[axis]);
+            let is_one = steps.rem_euclid(self.strides[axis]) == 0 && (0..size).contains(&at);
+            is_one.then(|| usize::try_from(at).ok()).flatten()
+        };
+        (0..count).map(|position| (0..self.kernel[axis]).map(|place| at(position, place)).collect()).collect()
+    }
+
     /// The extent of the dilated kernel.
     fn reach(&self, axis: usize) -> i64 {
         self.dilations[axis] * (self.kernel[axis] - 1) + 1

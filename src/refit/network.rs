@@ -1,0 +1,100 @@
+//! A network as the refit sees it: fused nodes lowered, all sizes known.
+
+use std::collections::HashSet;
+
+use crate::error::Error;
+use crate::graph::facts::Facts;
+use crate::graph::fact::static_shape;
+use crate::graph::model::Model;
+use crate::graph::{Graph, Node, ValueId};
+use crate::lower::{Extent, Lowered};
+use crate::onnx::builder::reads;
+use crate::operator::linear::{Linear, LinearCx};
+use crate::operator::part::{Part, PartCx};
+use crate::operator::{Folding, Operators};
+
+/// A lowered network at fixed sizes.
+#[derive(Debug)]
+pub(super) struct Network {
+    pub(super) lowered: Lowered,
+    /// By value, whether it depends on an input of the network.
+    is_computed: Vec<bool>,
+}
+
+impl Network {
+    /// `facts` are those of the model at fixed sizes.
+    ///
+    /// # Errors
+    /// The model contradicts itself.
+    pub(super) fn new(model: &Model, graph: &Graph, operators: &Operators, facts: &Facts) -> Result<Self, Error> {
+        let lowered = Lowered::new(model, graph, operators, facts, Extent::All)?;
+        let mut is_computed = vec![false; lowered.graph.values.len()];
+        lowered.graph.inputs.iter().for_each(|input| is_computed[*input] = true);
+        for node in &lowered.graph.nodes {
+            let is_random = lowered.operators.get(node.id).is_none_or(|op| op.folding() == Folding::Never);
+            let mut read = reads(&node.proto).into_iter().filter_map(|name| lowered.graph.value(name));
+            if is_random || read.any(|value| is_computed[value]) {
+                node.outputs.iter().flatten().for_each(|output| is_computed[*output] = true);
+            }
+        }
+        Ok(Self { lowered, is_computed })
+    }
+
+    pub(super) fn graph(&self) -> &Graph {
+        &self.lowered.graph
+    }
+
+    /// Whether a value depends on an input of the network.
+    pub(super) fn is_computed(&self, value: ValueId) -> bool {
+        self.is_computed[value]
+    }
+
+    /// The shape of a value, if all its sizes are known.
+    pub(super) fn shape(&self, value: ValueId) -> Option<Vec<usize>> {
+        static_shape(self.lowered.facts.values[value].as_ref()?.shape.as_ref()?)
+    }
+
+    pub(super) fn is_float(&self, value: ValueId) -> bool {
+        self.lowered.facts.values[value].as_ref().is_some_and(crate::graph::fact::Fact::is_float)
+    }
+
+    /// The values that a node reads, those read by its subgraphs included.
+    pub(super) fn read_by(&self, node: &Node) -> Vec<ValueId> {
+        reads(&node.proto).into_iter().filter_map(|name| self.graph().value(name)).collect()
+    }
+
+    /// A node as a linear map by a constant.
+    pub(super) fn linear(&self, node: &Node) -> Option<Linear> {
+        let is_constant = |slot: usize| node.input(slot).is_some_and(|value| !self.is_computed(value));
+        let cx = LinearCx { node, facts: &self.lowered.facts, is_constant: &is_constant };
+        self.lowered.operators.get(node.id)?.linear(&cx)
+    }
+
+    /// A node as a part of a pattern.
+    pub(super) fn part(&self, node: &Node) -> Option<Part> {
+        let cx = PartCx { node, facts: &self.lowered.facts };
+        self.lowered.operators.get(node.id)?.part(&cx)
+    }
+
+    /// The one node that reads a value, and at which slot; `None` where others do or it leaves the network.
+    pub(super) fn only_reader(&self, value: ValueId) -> Option<(&Node, usize)> {
+        let value = &self.graph().values[value];
+        match value.consumers.as_slice() {
+            [(node, slot)] if !value.is_output && value.captured_by.is_empty() => Some((&self.graph().nodes[*node], *slot)),
+            _ => None,
+        }
+    }
+
+    /// All nodes from which values are computed.
+    pub(super) fn ancestors(&self, values: &[ValueId]) -> HashSet<usize> {
+        let mut open: Vec<usize> = values.iter().filter_map(|value| Some(self.graph().values[*value].producer?.0)).collect();
+        let mut found = HashSet::new();
+        while let Some(node) = open.pop() {
+            if found.insert(node) {
+                let read = self.read_by(&self.graph().nodes[node]);
+                open.extend(read.into_iter().filter_map(|value| Some(self.graph().values[value].producer?.0)));
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,230 @@
+//! The rows of a linear map: which elements of input and output belong to one equation of a fit.
+
+use crate::operator::linear::{IndexId, Linear, LinearAxis};
+
+/// The equations of a linear map at known sizes. Matrices are row-major.
+#[derive(Clone, Debug)]
+pub(super) struct Rows {
+    /// Sizes of the indices that number rows, in the order of the output's axes.
+    row_sizes: Vec<usize>,
+    /// By such an index: the step in the input, where that is a plain axis, and in the output.
+    row_steps: Vec<(usize, usize)>,
+    windows: Vec<Slide>,
+    /// Columns that the windows do not move: offset in the input, offset of the column.
+    plain_columns: Vec<(usize, usize)>,
+    /// Elements of the windows: by window its place, and the offset of the column.
+    taps: Vec<(Vec<usize>, usize)>,
+    /// Offsets in the output, by output.
+    outputs: Vec<usize>,
+    /// Offsets in input, weight and output, by group.
+    groups: Vec<(usize, usize, usize)>,
+    /// Offsets in the weight, by column.
+    weight_columns: Vec<usize>,
+    /// Offsets in the weight, by output.
+    weight_outputs: Vec<usize>,
+}
+
+/// A sliding window along an axis of the input.
+#[derive(Clone, Debug)]
+struct Slide {
+    /// Which of the row indices moves it.
+    row: usize,
+    /// The step of the axis in the input.
+    step: usize,
+    elements: Vec<Vec<Option<usize>>>,
+}
+
+/// The step of every index among axes of a tensor; windows have none.
+fn steps(axes: &[LinearAxis], sizes: &[usize], dims: &[usize]) -> Vec<Option<usize>> {
+    let mut steps = vec![None; sizes.len()];
+    let mut step = 1;
+    for (axis, dim) in axes.iter().zip(dims).rev() {
+        if let LinearAxis::Indices(ids) = axis {
+            let mut inner = step;
+            for id in ids.iter().rev() {
+                steps[*id] = Some(inner);
+                inner *= sizes[*id];
+            }
+        }
+        step *= dim;
+    }
+    steps
+}
+
+/// The offsets of all combinations of indices, the last fastest.
+fn offsets(ids: &[IndexId], sizes: &[usize], steps: &[Option<usize>]) -> Vec<usize> {
+    let mut all = vec![0];
+    for id in ids {
+        let step = steps[*id].unwrap_or(0);
+        all = all.iter().flat_map(|offset| (0..sizes[*id]).map(move |at| offset + at * step)).collect();
+    }
+    all
+}
+
+impl Rows {
+    /// `input`, `weight` and `output` are the shapes of the three. `None` where an index is not of a kind that a fit
+    /// knows.
+    pub(super) fn new(linear: &Linear, input: &[usize], weight: &[usize], output: &[usize]) -> Option<Self> {
+        let sizes = &linear.sizes;
+        let of_input = steps(&linear.input_axes, sizes, input);
+        let of_weight = steps(&linear.weight_axes, sizes, weight);
+        let of_output = steps(&linear.output_axes, sizes, output);
+        let mut is_window = vec![false; sizes.len()];
+        let mut slides: Vec<(IndexId, IndexId, usize, &Vec<Vec<Option<usize>>>)> = Vec::new();
+        let mut step = 1;
+        for (axis, dim) in linear.input_axes.iter().zip(input).rev() {
+            if let LinearAxis::Window { position, tap, elements } = axis {
+                (is_window[*position], is_window[*tap]) = (true, true);
+                slides.push((*position, *tap, step, elements));
+            }
+            step *= dim;
+        }
+        let ids = |axes: &[LinearAxis]| -> Vec<IndexId> {
+            axes.iter()
+                .flat_map(|axis| match axis {
+                    LinearAxis::Indices(ids) => ids.clone(),
+                    LinearAxis::Window { .. } => Vec::new(),
+                })
+                .collect()
+        };
+        let in_input = |id: &IndexId| of_input[*id].is_some() || is_window[*id];
+        let in_weight = |id: &IndexId| of_weight[*id].is_some();
+        let in_output = |id: &IndexId| of_output[*id].is_some();
+        let by_output = ids(&linear.output_axes);
+        let by_weight = ids(&linear.weight_axes);
+        let all = 0..sizes.len();
+        if all.clone().any(|id| [in_input(&id), in_weight(&id), in_output(&id)].iter().filter(|is| **is).count() < 2) {
+            return None;
+        }
+        let row_ids: Vec<IndexId> = by_output.iter().copied().filter(|id| !in_weight(id)).collect();
+        let output_ids: Vec<IndexId> = by_weight.iter().copied().filter(|id| in_output(id) && !in_input(id)).collect();
+        let group_ids: Vec<IndexId> = by_weight.iter().copied().filter(|id| in_output(id) && in_input(id)).collect();
+        let column_ids: Vec<IndexId> = by_weight.iter().copied().filter(|id| !in_output(id)).collect();
+        // The step of every column index in the number of the column.
+        let mut column_steps = vec![None; sizes.len()];
+        let mut step = 1;
+        for id in column_ids.iter().rev() {
+            column_steps[*id] = Some(step);
+            step *= sizes[*id];
+        }
+        let plain: Vec<IndexId> = column_ids.iter().copied().filter(|id| !is_window[*id]).collect();
+        let plain_columns = offsets(&plain, sizes, &of_input).into_iter().zip(offsets(&plain, sizes, &column_steps));
+        let mut taps = vec![(Vec::new(), 0)];
+        for (_, tap, _, _) in &slides {
+            let step = column_steps[*tap]?;
+            let longer = |(places, offset): &(Vec<usize>, usize)| {
+                let next = |at: usize| ([places.as_slice(), &[at]].concat(), offset + at * step);
+                (0..sizes[*tap]).map(next).collect::<Vec<_>>()
+            };
+            taps = taps.iter().flat_map(longer).collect();
+        }
+        let windows = slides.iter().map(|(position, _, step, elements)| {
+            let row = row_ids.iter().position(|id| id == position)?;
+            Some(Slide { row, step: *step, elements: (*elements).clone() })
+        });
+        let groups = offsets(&group_ids, sizes, &of_input).into_iter().zip(offsets(&group_ids, sizes, &of_weight));
+        let groups = groups.zip(offsets(&group_ids, sizes, &of_output)).map(|((x, w), y)| (x, w, y));
+        Some(Self {
+            row_sizes: row_ids.iter().map(|id| sizes[*id]).collect(),
+            row_steps: row_ids.iter().map(|id| (of_input[*id].unwrap_or(0), of_output[*id].unwrap_or(0))).collect(),
+            windows: windows.collect::<Option<Vec<_>>>()?,
+            plain_columns: plain_columns.collect(),
+            taps,
+            outputs: offsets(&output_ids, sizes, &of_output),
+            groups: groups.collect(),
+            weight_columns: offsets(&column_ids, sizes, &of_weight),
+            weight_outputs: offsets(&output_ids, sizes, &of_weight),
+        })
+    }
+
+    /// The number of rows.
+    pub(super) fn count(&self) -> usize {
+        self.row_sizes.iter().product()
+    }
+
+    /// The sizes of the indices that number rows.
+    pub(super) fn sizes(&self) -> &[usize] {
+        &self.row_sizes
+    }
+
+    /// The number of columns in one group.
+    pub(super) fn columns(&self) -> usize {
+        self.weight_columns.len()
+    }
+
+    /// The number of outputs in one group.
+    pub(super) fn outputs(&self) -> usize {
+        self.outputs.len()
+    }
+
+    /// The axis of an output of this shape along which outputs are numbered, if that is one axis.
+    pub(super) fn output_axis(&self, shape: &[usize]) -> Option<usize> {
+        let step = match self.outputs.as_slice() {
+            [first, second, ..] => second - first,
+            _ => return None,
+        };
+        let mut inner = 1;
+        for (axis, size) in shape.iter().enumerate().rev() {
+            if inner == step && *size != 1 {
+                return (*size == self.outputs.len()).then_some(axis);
+            }
+            inner *= size;
+        }
+        None
+    }
+
+    /// The number of groups.
+    pub(super) fn groups(&self) -> usize {
+        self.groups.len()
+    }
+
+    fn digits(&self, row: usize) -> Vec<usize> {
+        let mut rest = row;
+        let mut digits = vec![0; self.row_sizes.len()];
+        for (digit, size) in digits.iter_mut().zip(&self.row_sizes).rev() {
+            *digit = rest % size;
+            rest /= size;
+        }
+        digits
+    }
+
+    /// What the weight of a group is multiplied by in these rows of the input, `[rows, stride]`, from column `first` on.
+    pub(super) fn gather(&self, x: &[f32], group: usize, rows: &[usize], (out, stride, first): (&mut [f32], usize, usize)) {
+        let base = self.groups[group].0;
+        for (row, out) in rows.iter().zip(out.chunks_exact_mut(stride)) {
+            let digits = self.digits(*row);
+            let start = base + digits.iter().zip(&self.row_steps).map(|(at, (step, _))| at * step).sum::<usize>();
+            let out = &mut out[first..first + self.columns()];
+            for (places, column) in &self.taps {
+                let mut offset = Some(start);
+                for (window, place) in self.windows.iter().zip(places) {
+                    let element = window.elements[digits[window.row]][*place];
+                    offset = offset.zip(element).map(|(offset, element)| offset + element * window.step);
+                }
+                for (step, plain) in &self.plain_columns {
+                    out[column + plain] = offset.map_or(0.0, |offset| x[offset + step]);
+                }
+            }
+        }
+    }
+
+    /// These rows of the output of a group, `[rows, outputs]`.
+    pub(super) fn targets(&self, y: &[f32], group: usize, rows: &[usize], out: &mut [f32]) {
+        let base = self.groups[group].2;
+        for (row, out) in rows.iter().zip(out.chunks_exact_mut(self.outputs.len().max(1))) {
+            let digits = self.digits(*row);
+            let start = base + digits.iter().zip(&self.row_steps).map(|(at, (_, step))| at * step).sum::<usize>();
+            out.iter_mut().zip(&self.outputs).for_each(|(out, offset)| *out = y[start + offset]);
+        }
+    }
+
+    /// The place in the weight of every element of the matrix `[columns, outputs]` of a group.
+    pub(super) fn places(&self, group: usize) -> impl Iterator<Item = usize> {
+        let base = self.groups[group].1;
+        let of = move |column: &usize| {
+            let start = base + column;
+            self.weight_outputs.iter().map(move |output| start + output)
+        };
+        self.weight_columns.iter().flat_map(of)
+    }
+}

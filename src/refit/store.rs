@@ -1,0 +1,128 @@
+//! Values between segments, by chunk of samples: in memory up to a bound, beyond it in a temporary file.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use super::segment::Held;
+use crate::array::{Array, ArrayData, ElementType};
+use crate::error::Error;
+
+/// Where the elements of a value are.
+#[derive(Debug)]
+enum Place {
+    Memory(Array),
+    /// A part of the file: offset and sizes; float32.
+    File { offset: u64, dims: Vec<usize> },
+}
+
+/// Values of one network.
+#[derive(Debug)]
+pub(super) struct Store {
+    values: HashMap<String, Vec<Option<Place>>>,
+    chunks: usize,
+    /// Bytes that may still be held in memory.
+    room: u64,
+    file: Option<File>,
+    /// The end of the file.
+    end: u64,
+    /// Parts of the file that are free again: length and offset.
+    free: Vec<(u64, u64)>,
+}
+
+impl Held for Store {
+    fn has(&self, name: &str) -> bool {
+        self.values.contains_key(name)
+    }
+}
+
+fn bytes(array: &Array) -> u64 {
+    (array.data.len() * array.element_type().byte_count()) as u64
+}
+
+impl Store {
+    /// An empty store that holds up to `room` bytes in memory.
+    pub(super) fn new(chunks: usize, room: u64) -> Self {
+        Self { values: HashMap::new(), chunks, room, file: None, end: 0, free: Vec::new() }
+    }
+
+    /// The names of all values.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.values.keys().cloned().collect()
+    }
+
+    /// Holds a value of a chunk.
+    ///
+    /// # Errors
+    /// The temporary file can't be written.
+    pub(super) fn put(&mut self, name: &str, chunk: usize, array: Array) -> Result<(), Error> {
+        let size = bytes(&array);
+        let place = if size <= self.room || array.element_type() != ElementType::F32 {
+            self.room = self.room.saturating_sub(size);
+            Place::Memory(array)
+        } else {
+            self.spill(&array)?
+        };
+        let chunks = self.chunks;
+        let values = self.values.entry(name.to_owned()).or_insert_with(|| (0..chunks).map(|_| None).collect());
+        values[chunk] = Some(place);
+        Ok(())
+    }
+
+    fn spill(&mut self, array: &Array) -> Result<Place, Error> {
+        let folder = std::env::temp_dir();
+        let ArrayData::F32(values) = &array.data else { return Ok(Place::Memory(array.clone())) };
+        let length = bytes(array);
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(tempfile::tempfile_in(&folder).map_err(|error| failed(&folder, &error))?),
+        };
+        let offset = match self.free.iter().position(|(free, _)| *free == length) {
+            Some(at) => self.free.swap_remove(at).1,
+            None => {
+                self.end += length;
+                self.end - length
+            }
+        };
+        file.seek(SeekFrom::Start(offset)).map_err(|error| failed(&folder, &error))?;
+        file.write_all(bytemuck::cast_slice(values)).map_err(|error| failed(&folder, &error))?;
+        Ok(Place::File { offset, dims: array.dims.clone() })
+    }
+
+    /// A value of a chunk.
+    ///
+    /// # Errors
+    /// It is not held, or the temporary file can't be read.
+    pub(super) fn get(&mut self, name: &str, chunk: usize) -> Result<Array, Error> {
+        let place = self.values.get(name).and_then(|chunks| chunks.get(chunk)?.as_ref());
+        match place {
+            Some(Place::Memory(array)) => Ok(array.clone()),
+            Some(Place::File { offset, dims }) => {
+                let folder = std::env::temp_dir();
+                let mut values = vec![0.0f32; dims.iter().product()];
+                let (offset, dims) = (*offset, dims.clone());
+                let file = self.file.as_mut().ok_or_else(|| Error::unmet("a value of the refit is lost"))?;
+                file.seek(SeekFrom::Start(offset)).map_err(|error| failed(&folder, &error))?;
+                file.read_exact(bytemuck::cast_slice_mut(&mut values)).map_err(|error| failed(&folder, &error))?;
+                Ok(Array { dims, data: ArrayData::F32(values) })
+            }
+            None => Err(Error::unmet(format!("value {name:?} of the refit is not held"))),
+        }
+    }
+
+    /// Drops a value.
+    pub(super) fn drop(&mut self, name: &str) {
+        for place in self.values.remove(name).into_iter().flatten().flatten() {
+            match place {
+                Place::Memory(array) => self.room += bytes(&array),
+                Place::File { offset, dims } => self.free.push((4 * dims.iter().product::<usize>() as u64, offset)),
+            }
+        }
+    }
+}
+
+fn failed(folder: &Path, error: &std::io::Error) -> Error {
+    Error::io(folder, format!("values of the refit can't be kept in a temporary file: {error}"))
+        .hint("set TMPDIR to a folder with more room, or fit on fewer samples")
+}
