@@ -21,11 +21,13 @@ mod rows;
 
 mod segment;
 
+mod sensitivity;
+
 mod solve;
 
 mod store;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use ndarray::ArrayD;
@@ -48,6 +50,7 @@ use fit::Fit;
 use layers::{Bias, Event};
 use network::Network;
 use segment::{Changed, Execution, Held, Segment};
+use sensitivity::Sensitivity;
 use store::Store;
 
 /// What a refit is made on.
@@ -61,10 +64,36 @@ pub trait RefitData {
     /// What can't be made.
     fn inputs(&self, chunk: usize) -> Result<Vec<(String, Array)>, Error>;
 
-    /// How much the rows of a chunk count in the fit to this value of the original.
-    fn weight(&self, _value: &str, _chunk: usize) -> f64 {
-        1.0
-    }
+    /// The timestep of a chunk.
+    fn time(&self, chunk: usize) -> f64;
+
+    /// How much the loss counts at a chunk.
+    fn weight(&self, chunk: usize) -> f64;
+}
+
+/// On what it is found out how much errors at a value count.
+#[derive(Clone, Copy)]
+pub struct Probe<'a> {
+    /// Samples, few per chunk.
+    pub data: &'a dyn RefitData,
+    /// The sizes of the network for one chunk.
+    pub sizes: &'a Sizes,
+    /// The output that predicts.
+    pub prediction: &'a str,
+    /// Its channels that count, the first of axis 1; all where `None`.
+    pub channels: Option<i64>,
+}
+
+/// How much rows count by the timestep of their samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Weighting {
+    /// All alike.
+    Uniform,
+    /// By how much an error at the layer moves the output of the network at that timestep.
+    #[default]
+    GaussNewton,
 }
 
 /// How a refit is made.
@@ -78,6 +107,8 @@ pub struct RefitOptions {
     pub seed: u64,
     /// Bytes of values between segments that are held in memory; the others go to a temporary file.
     pub memory: u64,
+    /// How much rows count by timestep.
+    pub weighting: Weighting,
     /// Layers that keep their weights: by the name of the weight or the node.
     pub exclude: Option<Regex>,
     /// Where the networks run.
@@ -93,6 +124,7 @@ impl Default for RefitOptions {
             rows: 48_000,
             seed: 0,
             memory: 1_500_000_000,
+            weighting: Weighting::default(),
             exclude: None,
             device: Device::Cpu,
             allow_fallback: false,
@@ -164,8 +196,8 @@ pub struct RefitCut<'a> {
 /// A network that does not run, data that can't be made, what `progress` says.
 pub fn refit(
     cut: RefitCut<'_>,
-    data: &dyn RefitData,
-    sizes: &Sizes,
+    (data, sizes): (&dyn RefitData, &Sizes),
+    probe: Probe<'_>,
     options: &RefitOptions,
     runtime: &Runtime,
     progress: &mut dyn FnMut(usize, usize) -> Result<(), Error>,
@@ -188,10 +220,22 @@ pub fn refit(
         let weight = weight.map(|value| pruned.graph().values[value].name.clone()).unwrap_or_default();
         layers.push(RefitLayer { node: named(node), weight, errors: None, reason: Some(why.to_owned()) });
     }
+    let sensitivity = match options.weighting {
+        Weighting::Uniform => Sensitivity::default(),
+        Weighting::GaussNewton => {
+            let names: BTreeSet<String> = events
+                .iter()
+                .filter_map(|event| Some(pruned.graph().values[event.layers.first()?.target].name.clone()))
+                .collect();
+            let names: Vec<String> = names.into_iter().collect();
+            Sensitivity::of(cut.analysis, &names, &probe, options, runtime, &mut |_, _| progress(0, events.len()))?
+        }
+    };
     let execution = Execution { runtime, device: options.device, allow_fallback: options.allow_fallback };
     let mut run = Run {
         pairing,
         data,
+        sensitivity,
         options,
         of_original: Lockstep::new(&original, execution, data.chunks(), options.memory / 2),
         of_pruned: Lockstep::new(&pruned, execution, data.chunks(), options.memory / 2),
@@ -327,6 +371,7 @@ impl<'a> Lockstep<'a> {
 struct Run<'a> {
     pairing: Pairing<'a>,
     data: &'a dyn RefitData,
+    sensitivity: Sensitivity,
     options: &'a RefitOptions,
     of_original: Lockstep<'a>,
     of_pruned: Lockstep<'a>,
@@ -366,7 +411,8 @@ impl Run<'_> {
                 self.of_original.advance(segment, chunk, &inputs)?;
             }
             let target = kept_part(&self.of_original.value(original, chunk, &inputs)?, &kept);
-            let weight = self.data.weight(&target_name, chunk);
+            let sensitivity = self.sensitivity.weight(&target_name, self.data.time(chunk));
+            let weight = self.data.weight(chunk) * sensitivity / self.sensitivity.mean(&target_name);
             let of_pruned = &mut self.of_pruned;
             fit.add(chunk, target, weight, &mut |value| of_pruned.value(value, chunk, &inputs))?;
         }

@@ -20,6 +20,7 @@ use crate::gradient::pass::{GradientPass, PassOptions};
 use crate::gradient::{GradientGraph, GradientOptions, Precision};
 use crate::graph::digest::DigestKind;
 use crate::runtime::{Device, Runtime};
+pub(super) use graph::channels;
 use graph::{Differentiated, differentiated};
 use settling::Settling;
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::gradients::recognise;
+use super::gradients::{channels, recognise};
 use super::network::Denoising;
 use super::options::ScoreOptions;
 use super::progress::{Progress, Stage, Watch, tell};
@@ -15,10 +15,14 @@ use crate::gradient::TARGET;
 use crate::gradient::accumulate::Denoising as _;
 use crate::load::load;
 use crate::plan::Plan;
-use crate::refit::{RefitCut, RefitData, RefitLayer, RefitOptions, refit};
+use crate::refit::{Probe, RefitCut, RefitData, RefitLayer, RefitOptions, refit};
 
 /// Samples of a chunk where nothing is said.
 const BATCH: usize = 32;
+
+/// Timesteps at which it is found out how much errors count, and samples of each.
+const PROBED: usize = 24;
+const PROBE_BATCH: usize = 4;
 
 /// On what a refit is made.
 #[derive(Clone, Debug)]
@@ -46,6 +50,14 @@ struct NoisySamples<'a> {
 impl RefitData for NoisySamples<'_> {
     fn chunks(&self) -> usize {
         self.task.timesteps().len()
+    }
+
+    fn time(&self, chunk: usize) -> f64 {
+        self.task.timesteps()[chunk]
+    }
+
+    fn weight(&self, chunk: usize) -> f64 {
+        self.task.weight(chunk)
     }
 
     fn inputs(&self, chunk: usize) -> Result<Vec<(String, Array)>, Error> {
@@ -95,7 +107,23 @@ impl Staged {
         let cut = RefitCut { analysis: &analysis, rewritten: self.cut().rewritten(), pruned: &pruned };
         let mut progress =
             |done: usize, total: usize| tell(watch, Progress::At { stage: Stage::Refitting, done, total });
-        let fitted = refit(cut, &data, &sizes, &settings.options, runtime.0, &mut progress)?;
+        let probed = DenoisingTask::new(
+            (process, network.roles(), &conditioning),
+            (&analysis.facts, network.sizes()),
+            &samples,
+            noise(&dims, count, options.seed.wrapping_add(4)),
+            Some(chunks.min(PROBED)),
+        )?;
+        let probe_batch = network.roles().fixed_batch().unwrap_or(PROBE_BATCH.min(batch)).max(1);
+        let probed = NoisySamples { task: probed, batch: probe_batch };
+        let probe_sizes = network.roles().sizes(&analysis.facts, network.sizes(), probe_batch);
+        let probe = Probe {
+            data: &probed,
+            sizes: &probe_sizes,
+            prediction: &network.roles().prediction.name,
+            channels: channels(network.roles()).map_err(|error| error.in_file(network.path()))?,
+        };
+        let fitted = refit(cut, (&data, &sizes), probe, &settings.options, runtime.0, &mut progress)?;
         if fitted.is_empty() {
             return Ok((self, fitted.layers));
         }

@@ -71,7 +71,7 @@ fn micro_batch(roles: &Roles, batch: usize, asked: Option<usize>) -> Result<usiz
 }
 
 /// Channels of the prediction that the loss compares; all where the network predicts no variance.
-fn channels(roles: &Roles) -> Result<Option<i64>, Error> {
+pub(in crate::prune) fn channels(roles: &Roles) -> Result<Option<i64>, Error> {
     match roles.variance_axis {
         None => Ok(None),
         Some(1) => {
