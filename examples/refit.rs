@@ -27,7 +27,9 @@ fn main() {
     let mut settings = RefitSettings { samples: setting(0, 2048.0) as usize, ..RefitSettings::default() };
     settings.options.ridge = setting(1, 1e-3);
     settings.batch = Some(setting(3, 32.0) as usize);
-    if setting(4, 1.0) == 0.0 { settings.options.weighting = onnx_diffprune::prune::Weighting::Uniform; }
+    if setting(4, 1.0) == 0.0 {
+        settings.options.weighting = onnx_diffprune::prune::Weighting::Uniform;
+    }
     let started = std::time::Instant::now();
     let mut watch = |progress: Progress<'_>| {
         if let Progress::At { done, total, .. } = progress {

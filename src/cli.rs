@@ -24,6 +24,8 @@ mod progress;
 
 mod prune;
 
+mod refit_args;
+
 mod run_files;
 
 mod runtime;

@@ -224,8 +224,8 @@ pub use error::{Error, ErrorKind};
 pub use graph::sizes::Sizes;
 pub use plan::Plan;
 pub use prune::{
-    Analysis, CriterionOption, Cut, CutOptions, GradientSettings, Model, Progress, Ratio, Runtime, ScoreOptions,
-    Scores, Stage, Staged, Target, Watch, Written,
+    Analysis, CriterionOption, Cut, CutOptions, GradientSettings, Model, Progress, Ratio, RefitSettings, Runtime,
+    ScoreOptions, Scores, Stage, Staged, Target, Watch, Written,
 };
 pub use runtime::Device;
 pub use verify::{VerifyOptions, VerifyReport};
@@ -235,6 +235,7 @@ pub mod options {
     pub use crate::couple::options::{AttentionOption, NormGroups};
     pub use crate::gradient::Precision;
     pub use crate::gradient::accumulate::ThresholdMode;
+    pub use crate::refit::{RefitOptions, Weighting};
     pub use crate::score::{GroupReduction, Norm, Published, ScoringMembers};
     pub use crate::select::Scope;
 }
@@ -258,7 +259,7 @@ pub mod data {
 pub mod plans {
     pub use crate::changed::{AddedBias, ChangedWeight, ChangedWeights, CutDigest};
     pub use crate::graph::digest::DigestKind;
-    pub use crate::plan::{GroupPlan, MemberPlan, TensorPlan};
+    pub use crate::plan::{GroupPlan, MemberPlan, RefitPlan, TensorPlan};
     pub use crate::prune::{data_path, plan_path};
 }
 
@@ -268,7 +269,8 @@ pub mod reports {
     pub use crate::macs::Cost;
     pub use crate::onnx::names::printable;
     pub use crate::onnx::tool_name;
-    pub use crate::prune::GradientReport;
+    pub use crate::prune::{GradientReport, RefitLosses, RefitPictures, RefitReport};
+    pub use crate::refit::RefitLayer;
     pub use crate::report::{Losses, Report};
     pub use crate::rewrite::Unfused;
     pub use crate::runtime::Latency;

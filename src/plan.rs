@@ -4,6 +4,8 @@
 
 mod kept;
 
+mod refitted;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -22,6 +24,7 @@ use crate::rewrite::WeightSlices;
 use crate::write::Edits;
 
 pub use kept::kept_axes;
+pub use refitted::RefitPlan;
 
 /// Version of the schema that this version writes. It reads all earlier ones too.
 pub const SCHEMA: u32 = 2;
@@ -55,6 +58,9 @@ pub struct Plan {
     /// What has changed since the cut was verified; older versions know no such thing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changed: Option<ChangedWeights>,
+    /// How the weights were fitted, where they were; older versions know no such thing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refit: Option<RefitPlan>,
 }
 
 /// What some readers of a constant keep of it.

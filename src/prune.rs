@@ -46,7 +46,6 @@ pub use model::{Analysis, Model};
 pub use network::{Drawn, LossOptions, LossReport, Network, NetworkOptions};
 pub use options::{CriterionOption, CutOptions, GradientSettings, PruneOptions, Ratio, ScoreOptions, Target};
 pub use progress::{Progress, Stage, Watch};
-pub use crate::refit::Weighting;
-pub use refit::RefitSettings;
+pub use refit::{RefitLosses, RefitPictures, RefitReport, RefitSettings};
 pub use runtime::Runtime;
 pub use staged::{Staged, Written, data_path, plan_path};

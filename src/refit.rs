@@ -133,7 +133,7 @@ impl Default for RefitOptions {
 }
 
 /// What became of a layer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize)]
 #[non_exhaustive]
 pub struct RefitLayer {
     /// The name of the node.
@@ -470,8 +470,11 @@ impl Run<'_> {
                 taken.push((node, slot, axis, fit::elements(&tensor)));
             }
         }
-        let mut weights: Vec<(String, Vec<i64>, Vec<f32>)> =
-            changed.weights.into_iter().map(|(name, tensor)| (name, tensor.dims.clone(), fit::elements(&tensor))).collect();
+        let mut weights: Vec<(String, Vec<i64>, Vec<f32>)> = changed
+            .weights
+            .into_iter()
+            .map(|(name, tensor)| (name, tensor.dims.clone(), fit::elements(&tensor)))
+            .collect();
         weights.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(Refitted { layers, weights, biases: taken })
     }

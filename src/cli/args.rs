@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::diffusion_args::{DataArgs, DiffusionArgs};
 use super::gradient_args::GradientArgs;
 use super::loss::LossArgs;
+use super::refit_args::RefitArgs;
 use super::sample::SampleArgs;
 
 /// Prune channels of an exported diffusion network on its ONNX graph and prove that the cut is correct.
@@ -211,6 +212,20 @@ pub(super) struct PruneArgs {
     #[arg(long, value_name = "FILE.npz", help_heading = "Output and verification")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) inputs: Option<PathBuf>,
+
+    /// Fit the weights that are left by least squares, so that the pruned network computes what the original does
+    /// [default: where there are clean samples anyway, from --data or drawn for the criterion].
+    #[arg(long, help_heading = "Refit", conflicts_with = "no_refit")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) refit: bool,
+
+    /// Keep the weights that are left as they are.
+    #[arg(long, help_heading = "Refit")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) no_refit: bool,
+
+    #[command(flatten)]
+    pub(super) refitting: RefitArgs,
 
     #[command(flatten)]
     pub(super) gradients: GradientArgs,

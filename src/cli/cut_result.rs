@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use onnx_diffprune::plans::GroupPlan;
 use onnx_diffprune::reports::ValuesReport;
-use onnx_diffprune::reports::{GradientReport, Latency, Report, RunReport, StandIn, printable, tool_name};
+use onnx_diffprune::reports::{GradientReport, Latency, RefitReport, Report, RunReport, StandIn, printable, tool_name};
 use onnx_diffprune::{Cut, Error, VerifyReport};
 use serde_json::json;
 
-use super::gradient_args;
 use super::printer::{human, percent, table};
+use super::{gradient_args, refit_args};
 
 /// Reasons for which channel groups stay whole that are listed, and groups that are named for each.
 const REASONS_SHOWN: usize = 12;
@@ -21,6 +21,9 @@ const NAMES_SHOWN: usize = 2;
 pub(super) struct Shown<'a> {
     pub(super) cut: &'a Cut,
     pub(super) gradients: Option<&'a GradientReport>,
+    pub(super) refit: Option<&'a RefitReport>,
+    /// That of the cut, before weights were fitted.
+    pub(super) cut_verification: Option<&'a VerifyReport>,
     pub(super) verification: Option<&'a VerifyReport>,
     /// Of original and pruned file.
     pub(super) latencies: Option<&'a [Latency]>,
@@ -39,6 +42,8 @@ impl<'a> Shown<'a> {
         Self {
             cut,
             gradients: None,
+            refit: None,
+            cut_verification: None,
             verification: None,
             latencies: None,
             written: None,
@@ -87,6 +92,8 @@ impl<'a> Shown<'a> {
             "unfused": cut.unfused(),
             "warnings": cut.warnings(),
             "gradients": self.gradients.map(gradient_args::json),
+            "refit": self.refit.map(refit_args::json),
+            "cut_verification": self.cut_verification,
             "verification": self.verification,
         })
     }
@@ -141,6 +148,9 @@ impl<'a> Shown<'a> {
         parts.extend(staying_text(&cut.plan().groups));
         if let Some(gradients) = self.gradients {
             parts.push(gradient_args::text(gradients));
+        }
+        if let Some(refit) = self.refit {
+            parts.push(refit_args::text(refit, self.verbose));
         }
         let mut end: Vec<String> =
             self.verification.map(|report| verification_text(report, self.verbose)).into_iter().collect();

@@ -90,9 +90,6 @@ pub(super) fn score_options(
     cut: &CutOptions,
     given: Option<&[(String, Array)]>,
 ) -> Result<ScoreOptions, Error> {
-    if !options.criterion.needs_gradients() {
-        return Ok(options);
-    }
     let of = &args.gradients;
     let defaults = options.gradients;
     options.gradients = GradientSettings {

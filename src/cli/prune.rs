@@ -1,16 +1,17 @@
 //! The main job: prune, write, verify, measure.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use onnx_diffprune::plans::plan_path;
-use onnx_diffprune::{Error, Model, VerifyOptions};
+use onnx_diffprune::{CriterionOption, Error, Model, VerifyOptions};
 use serde_json::json;
 
 use super::args::{Cli, PruneArgs};
 use super::cut_result::{Shown, report, write_report};
 use super::gradient_args::{self, text_of};
 use super::printer::{Printer, Watcher};
-use super::{open_runtime, open_runtime_to_fold, run_files};
+use super::{open_runtime, open_runtime_to_fold, refit_args, run_files};
 
 pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     let args = given.with_config()?;
@@ -34,7 +35,8 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<boo
     if args.gradients.resume && !score.criterion.needs_gradients() {
         printer.warning("--resume has no effect: this criterion takes no gradients");
     }
-    let needs_runtime = score.criterion.needs_gradients() || !(args.dry_run || args.no_verify);
+    let refits = args.refits(score.criterion);
+    let needs_runtime = score.criterion.needs_gradients() || refits || !(args.dry_run || args.no_verify);
     let runtime = if needs_runtime { Some(open_runtime(cli)?) } else { None };
     let given = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
     progress.step("coupling channels");
@@ -42,6 +44,7 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<boo
     analysis.check_inputs(given.as_deref().unwrap_or_default())?;
     drop(progress);
     let score = gradient_args::score_options(score, &args, &cut, given.as_deref())?;
+    let refit = if refits { Some(args.refitting.settings(&score.gradients, args.report.is_some())?) } else { None };
     let options = VerifyOptions {
         rtol: args.rtol,
         atol: args.atol.unwrap_or(1e-6),
@@ -57,7 +60,7 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<boo
     let scores = analysis.score_with(&score, to_score.as_ref(), &mut |progress| watcher.see(progress))?;
     watcher.rest();
     let gradients = scores.gradients();
-    let progress = printer.progress(3);
+    let mut progress = printer.progress(3);
     progress.step("selecting");
     let mut cut = scores.cut(cut)?;
     progress.pause(|| cut.warnings().iter().for_each(|warning| printer.warning(warning)));
@@ -71,25 +74,46 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<boo
         return Ok(true);
     };
     progress.step("writing");
-    if score.criterion.needs_gradients() {
+    if score.criterion.needs_gradients() || refits {
         cut.record("run", recorded(&args)?);
     }
     let plan = args.plan.clone().unwrap_or_else(|| plan_path(output));
     let mut staged = cut.stage(output)?.with_plan(Some(plan.clone()));
     let mut latencies = None;
-    if let Some(runtime) = runtime.filter(|_| !args.no_verify) {
+    let mut cut_verification = None;
+    let verifies = runtime.filter(|_| !args.no_verify);
+    if let Some(runtime) = &verifies {
         progress.step("verifying");
-        let passed = staged.check(&runtime, &options, &mut |progress| watcher.see(progress))?.passed;
-        if passed && !args.no_latency {
-            progress.step("measuring latency");
-            latencies = staged.latency(&runtime, &options).ok();
+        staged.check(runtime, &options, &mut |progress| watcher.see(progress))?;
+    }
+    let mut passed = staged.verification().is_none_or(|report| report.passed);
+    if let (Some(settings), Some(runtime), true) = (&refit, &runtime, passed) {
+        drop(progress);
+        cut_verification = staged.verification().cloned();
+        let mut watcher = Watcher::new(printer, refit_args::text_of);
+        staged = staged.refit(runtime, &score, settings, &mut |progress| watcher.see(progress)).map_err(|error| {
+            let advice = "--no-refit writes the cut as it is";
+            let own = error.advice().map(|own| format!("{own}; {advice}"));
+            error.hint(own.unwrap_or_else(|| advice.to_owned()))
+        })?;
+        drop(watcher);
+        progress = printer.progress(2);
+        if let Some(runtime) = &verifies {
+            progress.step("verifying");
+            passed = staged.check(runtime, &options, &mut |_| ControlFlow::Continue(()))?.passed;
         }
     }
+    if let (Some(runtime), true) = (&verifies, passed && !args.no_latency) {
+        progress.step("measuring latency");
+        latencies = staged.latency(runtime, &options).ok();
+    }
     drop(progress);
+    let refit = staged.refit_report().cloned();
     let verification = staged.verification().cloned();
-    let passed = verification.as_ref().is_none_or(|report| report.passed);
     let mut shown = Shown {
         gradients,
+        refit: refit.as_ref(),
+        cut_verification: cut_verification.as_ref(),
         verification: verification.as_ref(),
         latencies: latencies.as_deref(),
         written: passed.then_some((output, plan.as_path())),
@@ -114,6 +138,14 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<boo
             printer.failure(shown.summary(), || shown.text(), &error);
             Err(error)
         }
+    }
+}
+
+impl PruneArgs {
+    /// Whether the weights are fitted after the cut: as asked, else where there are clean samples anyway.
+    fn refits(&self, criterion: CriterionOption) -> bool {
+        let has_samples = self.data.data.is_some() || criterion.needs_gradients();
+        self.output.is_some() && !self.dry_run && !self.no_refit && (self.refit || has_samples)
     }
 }
 

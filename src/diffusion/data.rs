@@ -119,6 +119,23 @@ impl Samples {
         Ok(Self { values, numbers, source })
     }
 
+    /// The number of samples in a folder of images or an array file; `name` is that of the network's sample input.
+    ///
+    /// # Errors
+    /// The data can't be read.
+    pub fn available(path: &Path, name: &str) -> Result<usize, Error> {
+        if path.is_dir() {
+            return images::list(path).map(|files| files.len());
+        }
+        Ok(array_dims(path, name)?.first().copied().unwrap_or(0))
+    }
+
+    /// The samples at these places, which may be named more than once.
+    pub fn select(&self, places: &[usize]) -> Self {
+        let numbers = places.iter().map(|place| self.numbers[*place]).collect();
+        Self { values: self.values.select(Axis(0), places), numbers, source: self.source.clone() }
+    }
+
     /// Draws samples from the network itself by DDIM, for when there is no data.
     ///
     /// # Errors

@@ -79,6 +79,7 @@ pub(super) fn make_plan(
         tensors: tensor_plans(&analysis.graph, &dims_of, &rewritten.slices),
         groups,
         changed: None,
+        refit: None,
     })
 }
 

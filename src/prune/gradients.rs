@@ -22,6 +22,7 @@ use crate::graph::digest::DigestKind;
 use crate::runtime::{Device, Runtime};
 pub(super) use graph::channels;
 use graph::{Differentiated, differentiated};
+pub(super) use samples::samples as clean_samples;
 use settling::Settling;
 
 /// Samples of a batch where nothing is said.

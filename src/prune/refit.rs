@@ -1,6 +1,12 @@
 //! The refit of a staged cut on denoising samples.
 
-use std::path::Path;
+mod judge;
+
+mod samples;
+
+use std::time::Instant;
+
+use serde::Serialize;
 
 use super::gradients::{channels, recognise};
 use super::network::Denoising;
@@ -8,131 +14,270 @@ use super::options::ScoreOptions;
 use super::progress::{Progress, Stage, Watch, tell};
 use super::runtime::Runtime;
 use super::staged::Staged;
-use crate::array::Array;
-use crate::diffusion::{DenoisingTask, Ranges, Samples, noise};
+use crate::analysis::Analysis;
 use crate::error::Error;
-use crate::gradient::TARGET;
-use crate::gradient::accumulate::Denoising as _;
+use crate::graph::model::Model;
+use crate::graph::sizes::sizes_for;
 use crate::load::load;
-use crate::plan::Plan;
-use crate::refit::{Probe, RefitCut, RefitData, RefitLayer, RefitOptions, refit};
+use crate::plan::{Plan, RefitPlan};
+use crate::refit::{Probe, RefitCut, RefitLayer, RefitOptions, Refitted, Weighting, refit};
+use judge::{Judge, Judged};
+pub use judge::{RefitLosses, RefitPictures};
+use samples::{Clean, NoisySamples};
 
-/// Samples of a chunk where nothing is said.
+/// Noisy samples of a fit, where nothing is said: at most, and at least.
+const SAMPLES: (usize, usize) = (512, 32);
+
+/// MACs of all runs of the original, at most, where nothing is said.
+const MACS: f64 = 2e13;
+
+/// Samples of a chunk, at most, and chunks, at least.
 const BATCH: usize = 32;
+const CHUNKS: usize = 16;
 
 /// Timesteps at which it is found out how much errors count, and samples of each.
 const PROBED: usize = 24;
 const PROBE_BATCH: usize = 4;
 
+/// Seeds of the noise, each added to the seed of the run.
+const SEED_OF_NOISE: u64 = 4;
+const SEED_OF_PROBE: u64 = 5;
+const SEED_OF_JUDGE: u64 = 6;
+
 /// On what a refit is made.
 #[derive(Clone, Debug)]
 pub struct RefitSettings {
-    /// Clean samples that are used.
-    pub samples: usize,
-    /// Samples of a chunk, all at the same timestep; the chunks are spread evenly over the schedule.
-    pub batch: Option<usize>,
+    /// Noisy samples of the fit; where `None`, 512, or as many as a bound on the work leaves of large networks. Clean samples
+    /// are used again with other noise where there are fewer.
+    pub samples: Option<usize>,
+    /// Timesteps, spread evenly over the schedule; one for every chunk of samples where `None`.
+    pub timesteps: Option<usize>,
+    /// Clean samples that nothing is fitted to, at most; a fifth of all where that is less.
+    pub held_out: usize,
+    /// Samples that original, cut and refitted network draw from the same noise.
+    pub pictures: usize,
     /// How the fits are made.
     pub options: RefitOptions,
 }
 
 impl Default for RefitSettings {
     fn default() -> Self {
-        Self { samples: 2048, batch: None, options: RefitOptions::default() }
+        Self { samples: None, timesteps: None, held_out: 64, pictures: 0, options: RefitOptions::default() }
     }
 }
 
-/// Chunks of noisy samples, each at a timestep of its own.
-struct NoisySamples<'a> {
-    task: DenoisingTask<'a>,
+/// How a refit went.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct RefitReport {
+    /// Where the clean samples come from, in words.
+    pub source: String,
+    /// The process, in words.
+    pub process: String,
+    /// Noisy samples of the fit.
+    pub samples: usize,
+    /// Clean samples that they were made of.
+    pub clean_samples: usize,
+    /// Timesteps of the fit.
+    pub timesteps: usize,
+    /// How much rows counted by timestep.
+    pub weights: Weighting,
+    /// What became of every layer.
+    pub layers: Vec<RefitLayer>,
+    /// The losses on held-out samples; `None` where there are too few samples to hold some out.
+    pub losses: Option<RefitLosses>,
+    /// Samples of the three networks, if they were asked for.
+    #[serde(skip)]
+    pub pictures: Option<RefitPictures>,
+    /// Seconds of the fit alone.
+    pub seconds: f64,
+}
+
+impl RefitReport {
+    /// The number of layers that were fitted.
+    pub fn fitted(&self) -> usize {
+        self.layers.iter().filter(|layer| layer.errors.is_some()).count()
+    }
+}
+
+/// The sizes of a fit.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
     batch: usize,
+    samples: usize,
+    timesteps: usize,
 }
 
-impl RefitData for NoisySamples<'_> {
-    fn chunks(&self) -> usize {
-        self.task.timesteps().len()
-    }
-
-    fn time(&self, chunk: usize) -> f64 {
-        self.task.timesteps()[chunk]
-    }
-
-    fn weight(&self, chunk: usize) -> f64 {
-        self.task.weight(chunk)
-    }
-
-    fn inputs(&self, chunk: usize) -> Result<Vec<(String, Array)>, Error> {
-        let mut inputs = self.task.inputs(chunk, chunk * self.batch..(chunk + 1) * self.batch)?;
-        inputs.retain(|(name, _)| name != TARGET);
-        Ok(inputs)
+impl Extent {
+    /// As many samples as are asked for, or as the network affords, in chunks.
+    fn new(network: Denoising<'_>, analysis: &Analysis, settings: &RefitSettings) -> Result<Self, Error> {
+        let steps = network.configured().process.schedule.step_count();
+        if let Some(0) = settings.samples {
+            return Err(Error::usage("--refit-samples: expected at least 1, found 0"));
+        }
+        if let Some(timesteps) = settings.timesteps.filter(|count| !(1..=steps).contains(count)) {
+            return Err(Error::usage(format!("--refit-timesteps: expected 1 to {steps} timesteps, found {timesteps}")));
+        }
+        let wanted = match settings.samples {
+            Some(wanted) => wanted,
+            None => {
+                let sizes = network.roles().sizes(&analysis.facts, network.sizes(), 1);
+                let cost = analysis.count(|counter| counter.cost(None, &sizes_for(&analysis.facts, &sizes)));
+                ((MACS / cost.macs.max(1.0)) as usize).clamp(SAMPLES.1, SAMPLES.0)
+            }
+        };
+        let chunks = settings.timesteps.unwrap_or(CHUNKS).min(wanted);
+        let batch = match network.roles().fixed_batch() {
+            Some(fixed) => fixed.max(1),
+            None => network.fitting((wanted / chunks).clamp(1, BATCH), true)?,
+        };
+        let chunks = wanted.div_ceil(batch);
+        let timesteps = settings.timesteps.unwrap_or(chunks).min(chunks).min(steps);
+        Ok(Self { batch, samples: chunks * batch, timesteps })
     }
 }
 
 impl Staged {
-    /// Fits the weights of the cut by least squares on the clean samples that `options` names, so that the pruned network
-    /// computes what the original does. Returns the staged file with the new weights, and what became of every layer.
+    /// Fits the weights of the cut by least squares on the clean samples that `options` names, or that the network draws, so
+    /// that the pruned network computes what the original does. The staged file has the new weights then, and its
+    /// [verification](Self::check) has to be made anew; [`Staged::refit_report`] says how it went.
     ///
     /// # Errors
-    /// No samples are given, a network that does not denoise or does not run, the caller stopped.
+    /// Data that can't be read, a network that does not denoise or does not run, the caller stopped.
     pub fn refit(
         self,
         runtime: &Runtime,
         options: &ScoreOptions,
         settings: &RefitSettings,
         watch: &mut Watch<'_>,
-    ) -> Result<(Self, Vec<RefitLayer>), Error> {
+    ) -> Result<Self, Error> {
         let analysis = self.cut().analysis().0.clone();
         let found = recognise(&analysis, options)?;
         let network = Denoising { known: (&analysis.model, &analysis.graph, &analysis.facts), found: &found };
-        let gradients = &options.gradients;
-        let path = gradients.data.as_deref().ok_or_else(|| Error::usage("a refit needs clean samples (--data)"))?;
-        let batch = settings.batch.or_else(|| network.roles().fixed_batch()).unwrap_or(BATCH).max(1);
-        let process = &network.configured().process;
-        let chunks = (settings.samples / batch).clamp(1, process.schedule.step_count());
-        let count = chunks * batch;
-        let ranges = Ranges { data: gradients.data_range, sample: gradients.network.process.sample_range };
-        let dims = network.sample_dims(batch)?;
-        let samples =
-            Samples::load(path, (&network.roles().sample.name, &dims), &ranges, count, options.seed.wrapping_add(2))?;
-        let conditioning = network.conditioning(count, options.seed)?;
-        let task = DenoisingTask::new(
-            (process, network.roles(), &conditioning),
-            (&analysis.facts, network.sizes()),
-            &samples,
-            noise(&dims, count, options.seed.wrapping_add(3)),
-            Some(chunks),
-        )?;
-        let data = NoisySamples { task, batch };
-        let sizes = network.roles().sizes(&analysis.facts, network.sizes(), batch);
+        let extent = Extent::new(network, &analysis, settings)?;
+        let conditioning = network.conditioning(extent.samples, options.seed)?;
+        let clean =
+            Clean::new(network, runtime.0, &conditioning, (options, settings), (extent.samples, extent.batch), watch)?;
+        let judge = Judge {
+            network,
+            conditioning: &conditioning,
+            runtime: runtime.0,
+            seed: options.seed.wrapping_add(SEED_OF_JUDGE),
+        };
         let pruned = load(self.path())?;
-        let cut = RefitCut { analysis: &analysis, rewritten: self.cut().rewritten(), pruned: &pruned };
+        let held_out = clean.held_out.as_ref();
+        let before = [&analysis.model, &pruned].map(|model| judge.judge(model, held_out, settings.pictures, watch));
+        let [original, cut] = before;
+        let (original, cut) = (original?, cut?);
+        let started = Instant::now();
+        let work = Work { network, analysis: &analysis, clean: &clean, extent, seed: options.seed };
+        let fitted = work.fit(self.cut().rewritten(), &pruned, &conditioning, settings, runtime, watch)?;
+        let seconds = started.elapsed().as_secs_f64();
+        let mut report = RefitReport {
+            source: clean.fit.source.clone(),
+            process: network.configured().process.describe(),
+            samples: extent.samples,
+            clean_samples: clean.fit.len().min(extent.samples),
+            timesteps: extent.timesteps,
+            weights: settings.options.weighting,
+            layers: fitted.layers.clone(),
+            losses: None,
+            pictures: None,
+            seconds,
+        };
+        let mut plan = Plan::clone(self.cut().plan());
+        let mut staged = self;
+        if !fitted.is_empty() {
+            let rewritten = staged.cut().rewritten();
+            let (mut edits, changed) = fitted.changes(&analysis, rewritten)?.finish(&pruned)?;
+            plan.changed = Some(changed);
+            plan.record_in(&analysis.model, &mut edits);
+            let file = crate::write::stage(&analysis.model, &edits, staged.output())?;
+            staged = staged.replaced(plan.clone(), file);
+        }
+        let refitted = judge.judge(&load(staged.path())?, held_out, settings.pictures, watch)?;
+        report.losses = losses(held_out.and_then(|samples| judge.batches(samples)), [&original, &cut, &refitted]);
+        report.pictures = pictures([original, cut, refitted], options.gradients.network.process.sample_range);
+        plan.refit = Some(RefitPlan {
+            samples: extent.samples,
+            timesteps: extent.timesteps,
+            held_out: settings.held_out,
+            weights: settings.options.weighting,
+            ridge: settings.options.ridge,
+            rows: settings.options.rows,
+            exclude: settings.options.exclude.as_ref().map(|pattern| pattern.as_str().to_owned()),
+            seed: options.seed,
+            sizes: options.sizes.clone(),
+            process: report.process.clone(),
+            is_drawn: options.gradients.data.is_none(),
+            data_blake3: clean.digest(),
+            losses: report.losses.as_ref().map(RefitLosses::means),
+        });
+        Ok(staged.refitted(plan, report))
+    }
+}
+
+/// What a fit is made of.
+struct Work<'a> {
+    network: Denoising<'a>,
+    analysis: &'a Analysis,
+    clean: &'a Clean,
+    extent: Extent,
+    seed: u64,
+}
+
+impl Work<'_> {
+    fn fit(
+        &self,
+        rewritten: &crate::rewrite::Rewritten,
+        pruned: &Model,
+        conditioning: &crate::diffusion::Conditioning,
+        settings: &RefitSettings,
+        runtime: &Runtime,
+        watch: &mut Watch<'_>,
+    ) -> Result<Refitted, Error> {
+        let Self { network, analysis, clean, extent: Extent { batch, samples, timesteps }, seed } = *self;
+        let roles = network.roles();
+        let noisy = clean.repeated(samples, seed);
+        let data =
+            NoisySamples::new(network, conditioning, &noisy, (batch, timesteps), seed.wrapping_add(SEED_OF_NOISE))?;
+        let sizes = roles.sizes(&analysis.facts, network.sizes(), batch);
+        let probe_batch = roles.fixed_batch().unwrap_or(PROBE_BATCH.min(batch)).max(1);
+        let probed = PROBED.min(network.configured().process.schedule.step_count());
+        let of_probe = clean.repeated(probed * probe_batch, seed.wrapping_add(1));
+        let probe = NoisySamples::new(
+            network,
+            conditioning,
+            &of_probe,
+            (probe_batch, probed),
+            seed.wrapping_add(SEED_OF_PROBE),
+        )?;
+        let probe_sizes = roles.sizes(&analysis.facts, network.sizes(), probe_batch);
+        let probe = Probe {
+            data: &probe,
+            sizes: &probe_sizes,
+            prediction: &roles.prediction.name,
+            channels: channels(roles).map_err(|error| error.in_file(network.path()))?,
+        };
+        let cut = RefitCut { analysis, rewritten, pruned };
         let mut progress =
             |done: usize, total: usize| tell(watch, Progress::At { stage: Stage::Refitting, done, total });
-        let probed = DenoisingTask::new(
-            (process, network.roles(), &conditioning),
-            (&analysis.facts, network.sizes()),
-            &samples,
-            noise(&dims, count, options.seed.wrapping_add(4)),
-            Some(chunks.min(PROBED)),
-        )?;
-        let probe_batch = network.roles().fixed_batch().unwrap_or(PROBE_BATCH.min(batch)).max(1);
-        let probed = NoisySamples { task: probed, batch: probe_batch };
-        let probe_sizes = network.roles().sizes(&analysis.facts, network.sizes(), probe_batch);
-        let probe = Probe {
-            data: &probed,
-            sizes: &probe_sizes,
-            prediction: &network.roles().prediction.name,
-            channels: channels(network.roles()).map_err(|error| error.in_file(network.path()))?,
-        };
-        let fitted = refit(cut, (&data, &sizes), probe, &settings.options, runtime.0, &mut progress)?;
-        if fitted.is_empty() {
-            return Ok((self, fitted.layers));
-        }
-        let (mut edits, changed) = fitted.changes(&analysis, cut.rewritten)?.finish(&pruned)?;
-        let plan = Plan { changed: Some(changed), ..self.cut().plan().clone() };
-        edits.metadata = plan.metadata();
-        drop(pruned);
-        let output: &Path = self.output();
-        let staged = crate::write::stage(&analysis.model, &edits, output)?;
-        Ok((self.replaced(plan, staged), fitted.layers))
+        refit(cut, (&data, &sizes), probe, &settings.options, runtime.0, &mut progress)
     }
+}
+
+fn losses(batches: Option<(usize, usize)>, [original, cut, refitted]: [&Judged; 3]) -> Option<RefitLosses> {
+    let (samples, _) = batches?;
+    let of = |judged: &Judged| judged.losses.iter().map(|(_, loss)| *loss).collect();
+    Some(RefitLosses {
+        samples,
+        timesteps: original.losses.iter().map(|(t, _)| *t).collect(),
+        original: of(original),
+        cut: of(cut),
+        refitted: of(refitted),
+    })
+}
+
+fn pictures([original, cut, refitted]: [Judged; 3], range: (f64, f64)) -> Option<RefitPictures> {
+    Some(RefitPictures { samples: [original.drawn?, cut.drawn?, refitted.drawn?], range })
 }

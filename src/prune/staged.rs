@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::cut::Cut;
 use super::progress::{Progress, Stage, Watch, tell, unwatched};
+use super::refit::RefitReport;
 use super::runtime::Runtime;
 use crate::error::Error;
 use crate::inputs::{InputOptions, Purpose, input_variants};
@@ -27,6 +28,7 @@ pub struct Staged {
     plan: Option<PathBuf>,
     beside: Vec<(PathBuf, Vec<u8>)>,
     verification: Option<VerifyReport>,
+    refit: Option<RefitReport>,
 }
 
 /// What was written.
@@ -48,7 +50,7 @@ pub struct Written {
 impl Staged {
     pub(super) fn new(cut: Cut, staged: write::Staged, output: &Path) -> Self {
         let (plan, output) = (Some(plan_path(output)), output.to_owned());
-        Self { cut, staged, plan, output, beside: Vec::new(), verification: None }
+        Self { cut, staged, plan, output, beside: Vec::new(), verification: None, refit: None }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -62,6 +64,16 @@ impl Staged {
     /// The same with another file and its plan.
     pub(super) fn replaced(self, plan: Plan, staged: write::Staged) -> Self {
         Self { cut: self.cut.with_plan(plan), staged, verification: None, ..self }
+    }
+
+    /// The same, refitted.
+    pub(super) fn refitted(self, plan: Plan, report: RefitReport) -> Self {
+        Self { cut: self.cut.with_plan(plan), refit: Some(report), ..self }
+    }
+
+    /// How the refit went, if there was one.
+    pub fn refit_report(&self) -> Option<&RefitReport> {
+        self.refit.as_ref()
     }
 
     /// The cut.

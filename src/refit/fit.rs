@@ -15,12 +15,14 @@ use super::solve::System;
 use crate::array::{Array, ArrayData};
 use crate::error::Error;
 use crate::graph::ValueId;
-use crate::onnx::floats::Floats;
 use crate::onnx::TensorProto;
+use crate::onnx::floats::Floats;
 
 /// The elements of a float32 tensor.
 pub(super) fn elements(tensor: &TensorProto) -> Vec<f32> {
-    Floats::of(tensor.element_type(), &crate::graph::tensor::stored_bytes(tensor)).map(Floats::to_f32).unwrap_or_default()
+    Floats::of(tensor.element_type(), &crate::graph::tensor::stored_bytes(tensor))
+        .map(Floats::to_f32)
+        .unwrap_or_default()
 }
 
 /// A constant of a network in float32.
@@ -86,7 +88,9 @@ impl<'a> Fit<'a> {
             }
             let array = constant(network, value)?;
             let dims = array.dims.iter().map(|size| *size as i64).collect();
-            let ArrayData::F32(values) = array.data else { return Err(Error::unmet(format!("{name:?} is not float32"))) };
+            let ArrayData::F32(values) = array.data else {
+                return Err(Error::unmet(format!("{name:?} is not float32")));
+            };
             Ok((name, dims, values))
         };
         let mut old = Vec::new();
@@ -160,7 +164,8 @@ impl<'a> Fit<'a> {
         let y = y.as_slice().ok_or_else(|| Error::unmet("a target that is not contiguous"))?;
         let inputs = self.event.layers.iter().map(|layer| value(layer.input)).collect::<Result<Vec<_>, _>>()?;
         let rows = self.chosen(first, chunk);
-        let (outputs, columns) = (first.rows.outputs(), self.event.layers.iter().map(|layer| layer.rows.columns()).sum());
+        let (outputs, columns) =
+            (first.rows.outputs(), self.event.layers.iter().map(|layer| layer.rows.columns()).sum());
         for group in 0..first.rows.groups() {
             let mut x = vec![0.0f32; rows.len() * columns];
             let mut start = 0;
@@ -238,7 +243,9 @@ impl<'a> Fit<'a> {
             if let (Some(bias), Some(change), Some((number, ..))) = (&mut bias, solution.bias, &self.bias) {
                 let scale = self.bias_scale(*number);
                 let own = &mut bias[group * change.len()..];
-                own.iter_mut().zip(change).for_each(|(bias, change)| *bias = (f64::from(*bias) + change / scale) as f32);
+                own.iter_mut()
+                    .zip(change)
+                    .for_each(|(bias, change)| *bias = (f64::from(*bias) + change / scale) as f32);
             }
         }
         let is_finite = weights.iter().flatten().chain(bias.iter().flatten()).all(|value| value.is_finite());

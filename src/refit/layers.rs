@@ -120,7 +120,8 @@ fn layer(
     is_paired: &dyn Fn(ValueId) -> bool,
 ) -> Result<Layer, &'static str> {
     let node = &network.graph().nodes[id];
-    let (Some(input), Some(weight), Some(output)) = (node.input(linear.input), node.input(linear.weight), node.output(0))
+    let (Some(input), Some(weight), Some(output)) =
+        (node.input(linear.input), node.input(linear.weight), node.output(0))
     else {
         return Err("it lacks an input");
     };
@@ -143,7 +144,18 @@ fn layer(
         Bias::Slot { value: Some(value), .. } => is_vector(network, *value) && is_stored(*value),
         _ => true,
     });
-    let mut layer = Layer { node: id, linear, rows, input, weight, output, bias, steps: Vec::new(), path: vec![output], target: output };
+    let mut layer = Layer {
+        node: id,
+        linear,
+        rows,
+        input,
+        weight,
+        output,
+        bias,
+        steps: Vec::new(),
+        path: vec![output],
+        target: output,
+    };
     follow(network, &mut layer, &y, is_paired);
     if !is_paired(layer.target) {
         return Err("the original has no value like its output");
@@ -254,8 +266,11 @@ fn truncate_shared(network: &Network, layers: &mut [Layer], is_paired: &dyn Fn(V
 
 /// The events in an order in which everything that a fit needs has been fitted before.
 fn ordered(network: &Network, events: Vec<Event>) -> Vec<Event> {
-    let owners: BTreeMap<NodeId, usize> =
-        events.iter().enumerate().flat_map(|(at, event)| event.layers.iter().map(move |layer| (layer.node, at))).collect();
+    let owners: BTreeMap<NodeId, usize> = events
+        .iter()
+        .enumerate()
+        .flat_map(|(at, event)| event.layers.iter().map(move |layer| (layer.node, at)))
+        .collect();
     let before: Vec<HashSet<usize>> = events
         .iter()
         .enumerate()

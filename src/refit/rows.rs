@@ -189,7 +189,13 @@ impl Rows {
     }
 
     /// What the weight of a group is multiplied by in these rows of the input, `[rows, stride]`, from column `first` on.
-    pub(super) fn gather(&self, x: &[f32], group: usize, rows: &[usize], (out, stride, first): (&mut [f32], usize, usize)) {
+    pub(super) fn gather(
+        &self,
+        x: &[f32],
+        group: usize,
+        rows: &[usize],
+        (out, stride, first): (&mut [f32], usize, usize),
+    ) {
         let base = self.groups[group].0;
         for (row, out) in rows.iter().zip(out.chunks_exact_mut(stride)) {
             let digits = self.digits(*row);

@@ -71,10 +71,8 @@ impl System {
     /// Adds rows of the same weight: `x` is `[rows, columns]`, `r` is `[rows, outputs]`, both row-major.
     pub(super) fn add(&mut self, x: &[f32], r: &[f32], weight: f64, par: Par) {
         let rows = x.len() / self.columns.max(1);
-        let (x_mat, r_mat) = (
-            MatRef::from_row_major_slice(x, rows, self.columns),
-            MatRef::from_row_major_slice(r, rows, self.outputs),
-        );
+        let (x_mat, r_mat) =
+            (MatRef::from_row_major_slice(x, rows, self.columns), MatRef::from_row_major_slice(r, rows, self.outputs));
         let factor = weight as f32;
         if self.kept.is_none() {
             let mut products = Mat::<f32>::zeros(self.columns, self.columns);
@@ -231,7 +229,8 @@ mod tests {
             let sum: f32 = row.iter().enumerate().map(|(at, value)| value * map[at * 3 + output]).sum();
             sum + if has_bias { 2.0 + output as f32 } else { 0.0 }
         };
-        let r: Vec<f32> = x.chunks(columns).flat_map(|row| (0..outputs).map(|at| target(row, at)).collect::<Vec<_>>()).collect();
+        let r: Vec<f32> =
+            x.chunks(columns).flat_map(|row| (0..outputs).map(|at| target(row, at)).collect::<Vec<_>>()).collect();
         let mut system = System::new(columns, outputs, expected_rows);
         for (x, r) in x.chunks(columns * rows / 2).zip(r.chunks(outputs * rows / 2)) {
             system.add(x, r, 0.5, Par::Seq);

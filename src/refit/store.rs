@@ -14,7 +14,10 @@ use crate::error::Error;
 enum Place {
     Memory(Array),
     /// A part of the file: offset and sizes; float32.
-    File { offset: u64, dims: Vec<usize> },
+    File {
+        offset: u64,
+        dims: Vec<usize>,
+    },
 }
 
 /// Values of one network.

@@ -11,7 +11,7 @@ use crate::runtime::Runtime;
 ///
 /// # Errors
 /// Data that can't be read or does not fit the network; a network that draws no finite samples.
-pub(super) fn samples(
+pub(in crate::prune) fn samples(
     network: Denoising<'_>,
     runtime: &Runtime,
     conditioning: &Conditioning,

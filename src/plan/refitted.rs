@@ -1,0 +1,39 @@
+//! What a plan says of a refit.
+
+use serde::{Deserialize, Serialize};
+
+use crate::graph::sizes::Sizes;
+use crate::refit::Weighting;
+
+/// How the weights of a cut were fitted, so that it can be repeated on the same data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RefitPlan {
+    /// Noisy samples of the fit.
+    pub samples: usize,
+    /// Timesteps, spread evenly over the schedule.
+    pub timesteps: usize,
+    /// Clean samples that were to be held out, at most.
+    pub held_out: usize,
+    /// How much rows counted by timestep.
+    pub weights: Weighting,
+    /// What was added to the diagonal of every Gram matrix, over its mean.
+    pub ridge: f64,
+    /// Rows of a layer's equations, at most.
+    pub rows: usize,
+    /// Layers that were left out, as a regular expression.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclude: Option<String>,
+    /// The seed.
+    pub seed: u64,
+    /// Sizes of symbolic dimensions that were given.
+    pub sizes: Sizes,
+    /// The process, in words.
+    pub process: String,
+    /// Whether the network drew its samples itself.
+    pub is_drawn: bool,
+    /// The BLAKE3 of the clean samples, as the network takes them, with their numbers in the data.
+    pub data_blake3: String,
+    /// The mean losses on the samples that were held out: of original, cut and refitted network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub losses: Option<[f64; 3]>,
+}

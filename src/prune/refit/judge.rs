@@ -1,0 +1,145 @@
+//! What a refit is judged by: the denoising loss of original, cut and refitted network on samples that nothing was fitted
+//! to, and samples of all three from the same noise.
+
+use ndarray::ArrayD;
+use serde::{Deserialize, Serialize};
+
+use super::super::network::Denoising;
+use super::super::progress::{Progress, Stage, Watch, tell};
+use crate::diffusion::{Conditioning, Denoiser, SampleOptions, Samples, denoising_losses, generate, grid_png, noise};
+use crate::error::Error;
+use crate::graph::model::Model;
+use crate::lower;
+use crate::runtime::{Runtime, SessionOptions};
+
+/// Samples that are evaluated together.
+const BATCH: usize = 32;
+
+/// Timesteps at which losses are compared.
+const TIMESTEPS: usize = 10;
+
+/// Steps in which pictures are drawn.
+const DRAWING_STEPS: usize = 25;
+
+/// The denoising losses of three networks on the same held-out samples and noise.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct RefitLosses {
+    /// The number of samples.
+    pub samples: usize,
+    /// The timesteps.
+    pub timesteps: Vec<f64>,
+    /// The losses of the original, by timestep.
+    pub original: Vec<f64>,
+    /// Those of the cut.
+    pub cut: Vec<f64>,
+    /// Those of the refitted network.
+    pub refitted: Vec<f64>,
+}
+
+impl RefitLosses {
+    /// The means over the timesteps: original, cut, refitted.
+    pub fn means(&self) -> [f64; 3] {
+        [&self.original, &self.cut, &self.refitted]
+            .map(|losses| losses.iter().sum::<f64>() / losses.len().max(1) as f64)
+    }
+}
+
+/// Samples of the three networks from the same noise.
+#[derive(Clone, Debug)]
+pub struct RefitPictures {
+    /// Of original, cut and refitted network, `[count, ...]`.
+    pub samples: [ArrayD<f32>; 3],
+    /// The values that become black and white.
+    pub range: (f64, f64),
+}
+
+impl RefitPictures {
+    /// Each as one PNG image of tiles: the bytes of the files.
+    ///
+    /// # Errors
+    /// Samples that are no images.
+    pub fn pngs(&self) -> Result<[Vec<u8>; 3], Error> {
+        let [original, cut, refitted] = &self.samples;
+        let png = |samples: &ArrayD<f32>| {
+            // A cut that draws noise may draw what is no number.
+            let finite = samples.mapv(|value| if value.is_finite() { value } else { self.range.0 as f32 });
+            grid_png(&finite, self.range)
+        };
+        Ok([png(original)?, png(cut)?, png(refitted)?])
+    }
+}
+
+/// What judges networks with the interface of one original.
+pub(super) struct Judge<'a> {
+    pub(super) network: Denoising<'a>,
+    pub(super) conditioning: &'a Conditioning,
+    pub(super) runtime: &'a Runtime,
+    pub(super) seed: u64,
+}
+
+/// What one network gave.
+#[derive(Debug, Default)]
+pub(super) struct Judged {
+    pub(super) losses: Vec<(f64, f64)>,
+    pub(super) drawn: Option<ArrayD<f32>>,
+}
+
+impl Judge<'_> {
+    fn denoiser(&self, model: &Model, batch: usize) -> Result<Denoiser, Error> {
+        let session = lower::session(self.runtime, model, &SessionOptions::default())?;
+        Denoiser::new(session, self.network.roles(), self.network.known.2, self.network.sizes(), batch)
+            .map_err(|error| error.in_file(model.path()))
+    }
+
+    /// As many of the samples as make whole batches, and the batch.
+    pub(super) fn batches(&self, samples: &Samples) -> Option<(usize, usize)> {
+        let batch = self.network.roles().fixed_batch().unwrap_or_else(|| samples.len().min(BATCH)).max(1);
+        let count = samples.len() / batch * batch;
+        (count > 0).then_some((count, batch))
+    }
+
+    /// Evaluates a network on held-out samples, and lets it draw `drawn` samples.
+    ///
+    /// # Errors
+    /// A network that fails; the caller stopped.
+    pub(super) fn judge(
+        &self,
+        model: &Model,
+        held_out: Option<&Samples>,
+        drawn: usize,
+        watch: &mut Watch<'_>,
+    ) -> Result<Judged, Error> {
+        let process = &self.network.configured().process;
+        let mut judged = Judged::default();
+        if let Some((samples, (count, batch))) = held_out.and_then(|samples| Some((samples, self.batches(samples)?))) {
+            let mut denoiser = self.denoiser(model, batch)?;
+            let samples = samples.select(&(0..count).collect::<Vec<_>>());
+            let noise = noise(samples.values.shape(), count, self.seed);
+            let timesteps = TIMESTEPS.min(process.schedule.step_count());
+            let of = (&samples, &noise);
+            judged.losses =
+                denoising_losses(&mut denoiser, process, self.conditioning, of, timesteps, &mut |done, total| {
+                    tell(watch, Progress::At { stage: Stage::Losses, done, total })
+                })
+                .map_err(|error| error.in_file(model.path()))?;
+        }
+        if drawn > 0 {
+            let batch = self.network.roles().fixed_batch().unwrap_or(drawn.min(16)).max(1);
+            let mut denoiser = self.denoiser(model, batch)?;
+            let options = SampleOptions {
+                steps: DRAWING_STEPS.min(process.schedule.step_count()),
+                variance: self.network.configured().variance,
+                count: drawn,
+                seed: self.seed,
+                ..SampleOptions::default()
+            };
+            let values = generate(&mut denoiser, process, self.conditioning, &options, &mut |done, total| {
+                tell(watch, Progress::At { stage: Stage::Sampling, done, total })
+            })
+            .map_err(|error| error.in_file(model.path()))?;
+            judged.drawn = Some(values);
+        }
+        Ok(judged)
+    }
+}

@@ -1,0 +1,147 @@
+//! The clean samples of a refit, and the noisy ones that are made of them.
+
+use blake3::Hasher;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_pcg::Pcg64Mcg;
+
+use super::super::gradients::clean_samples;
+use super::super::network::Denoising;
+use super::super::options::ScoreOptions;
+use super::super::progress::Watch;
+use super::RefitSettings;
+use crate::array::Array;
+use crate::diffusion::{Conditioning, DenoisingTask, Samples, noise};
+use crate::error::Error;
+use crate::gradient::TARGET;
+use crate::gradient::accumulate::Denoising as _;
+use crate::refit::RefitData;
+use crate::runtime::Runtime;
+
+/// Samples that the network draws itself where no data is given: those of the fit, and those that are held out.
+const DRAWN: (usize, usize) = (48, 16);
+
+/// Seeds of the choices of a refit, each added to the seed of the run: that of the gradients takes the first two.
+const SEED_OF_SAMPLES: u64 = 2;
+const SEED_OF_ORDER: u64 = 3;
+
+/// Clean samples, split.
+#[derive(Clone, Debug)]
+pub(super) struct Clean {
+    /// Those of the fit.
+    pub(super) fit: Samples,
+    /// Those that nothing is fitted to; none where there is a single sample.
+    pub(super) held_out: Option<Samples>,
+}
+
+impl Clean {
+    /// Reads or draws the samples: at most as many for the fit as it takes noisy ones, a fifth of all held out.
+    ///
+    /// # Errors
+    /// Data that can't be read or does not fit the network; a network that draws no finite samples.
+    pub(super) fn new(
+        network: Denoising<'_>,
+        runtime: &Runtime,
+        conditioning: &Conditioning,
+        (options, settings): (&ScoreOptions, &RefitSettings),
+        (noisy, micro_batch): (usize, usize),
+        watch: &mut Watch<'_>,
+    ) -> Result<Self, Error> {
+        let (fitted, held_out) = match &options.gradients.data {
+            Some(path) => {
+                let available = Samples::available(path, &network.roles().sample.name)?;
+                let held_out = settings.held_out.min((available / 5).max(usize::from(available > 1)));
+                (noisy.min(available - held_out), held_out)
+            }
+            None => (DRAWN.0.min(noisy), DRAWN.1.min(settings.held_out)),
+        };
+        let options = ScoreOptions { seed: options.seed.wrapping_add(SEED_OF_SAMPLES), ..options.clone() };
+        let batches = (fitted + held_out, micro_batch);
+        let all = clean_samples(network, runtime, conditioning, &options, batches, watch)?;
+        let mut places: Vec<usize> = (0..all.len()).collect();
+        places.shuffle(&mut Pcg64Mcg::seed_from_u64(options.seed));
+        let (held_out, fitted) = places.split_at(held_out);
+        let held_out = (!held_out.is_empty()).then(|| all.select(held_out));
+        Ok(Self { fit: all.select(fitted), held_out })
+    }
+
+    /// The BLAKE3 of all samples with their numbers, in hexadecimal.
+    pub(super) fn digest(&self) -> String {
+        let mut hasher = Hasher::new();
+        for samples in [Some(&self.fit), self.held_out.as_ref()].into_iter().flatten() {
+            for (row, number) in samples.values.outer_iter().zip(&samples.numbers) {
+                hasher.update(&(*number as u64).to_le_bytes());
+                row.iter().for_each(|value| _ = hasher.update(&value.to_le_bytes()));
+            }
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    /// `count` samples of the fit in random order, each as often as any other.
+    pub(super) fn repeated(&self, count: usize, seed: u64) -> Samples {
+        let mut random = Pcg64Mcg::seed_from_u64(seed.wrapping_add(SEED_OF_ORDER));
+        let mut places = Vec::with_capacity(count);
+        let mut round: Vec<usize> = (0..self.fit.len()).collect();
+        while places.len() < count {
+            round.shuffle(&mut random);
+            places.extend(round.iter().take(count - places.len()));
+        }
+        self.fit.select(&places)
+    }
+}
+
+/// Chunks of noisy samples, each at a timestep of its own.
+pub(super) struct NoisySamples<'a> {
+    task: DenoisingTask<'a>,
+    batch: usize,
+    chunks: usize,
+}
+
+impl<'a> NoisySamples<'a> {
+    /// `samples` are those of all chunks in order. Chunks outnumber timesteps where several have the same.
+    ///
+    /// # Errors
+    /// More timesteps than the schedule has.
+    pub(super) fn new(
+        network: Denoising<'a>,
+        conditioning: &'a Conditioning,
+        samples: &'a Samples,
+        (batch, timesteps): (usize, usize),
+        seed: u64,
+    ) -> Result<Self, Error> {
+        let noise = noise(samples.values.shape(), samples.len(), seed);
+        let task = DenoisingTask::new(
+            (&network.configured().process, network.roles(), conditioning),
+            (network.known.2, network.sizes()),
+            samples,
+            noise,
+            Some(timesteps),
+        )?;
+        Ok(Self { task, batch, chunks: samples.len() / batch })
+    }
+
+    /// The place of a chunk's timestep.
+    fn at(&self, chunk: usize) -> usize {
+        chunk * self.task.timesteps().len() / self.chunks
+    }
+}
+
+impl RefitData for NoisySamples<'_> {
+    fn chunks(&self) -> usize {
+        self.chunks
+    }
+
+    fn time(&self, chunk: usize) -> f64 {
+        self.task.timesteps()[self.at(chunk)]
+    }
+
+    fn weight(&self, chunk: usize) -> f64 {
+        self.task.weight(self.at(chunk))
+    }
+
+    fn inputs(&self, chunk: usize) -> Result<Vec<(String, Array)>, Error> {
+        let mut inputs = self.task.inputs(self.at(chunk), chunk * self.batch..(chunk + 1) * self.batch)?;
+        inputs.retain(|(name, _)| name != TARGET);
+        Ok(inputs)
+    }
+}
