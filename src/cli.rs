@@ -12,6 +12,8 @@ mod cut_result;
 
 mod diffusion_args;
 
+mod ending;
+
 mod gradient_args;
 
 mod inspect;
@@ -23,6 +25,8 @@ mod printer;
 mod progress;
 
 mod prune;
+
+mod refit;
 
 mod refit_args;
 
@@ -56,6 +60,7 @@ pub(super) fn run() -> ExitCode {
     let printer = Printer::new(cli.format, cli.quiet).listing_all(cli.verbose);
     let done = match &cli.command {
         Some(Command::Apply(args)) => apply::run(args, &cli, &printer),
+        Some(Command::Refit(args)) => refit::run(args, &cli, &printer),
         Some(Command::Verify(args)) => verify::run(args, &cli, &printer),
         Some(Command::Inspect(args)) => inspect::run(args, &printer),
         Some(Command::Loss(args)) => loss::run(args, &cli, &printer),

@@ -84,7 +84,7 @@ impl Error {
     }
 
     /// A pruned file that does not compute what it must (exit code 1).
-    pub(crate) fn verification_failed(message: impl Into<String>) -> Self {
+    pub fn verification_failed(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::VerificationFailed, message)
     }
 

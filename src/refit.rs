@@ -27,7 +27,7 @@ mod solve;
 
 mod store;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use ndarray::ArrayD;
@@ -35,7 +35,7 @@ use regex::Regex;
 
 use crate::analysis::Analysis;
 use crate::array::Array;
-use crate::changed::Changes;
+use crate::changed::{ChangedWeights, Changes};
 use crate::error::Error;
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
@@ -147,7 +147,7 @@ pub struct RefitLayer {
 }
 
 /// New weights of a pruned network.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Refitted {
     /// All layers with weights, in the order in which they were visited.
     pub layers: Vec<RefitLayer>,
@@ -157,14 +157,34 @@ pub struct Refitted {
 }
 
 impl Refitted {
-    /// The cut with these weights, to be written; `true` where any weight has changed.
+    /// The cut with these weights, to be written. Where weights have changed before, with their names and the file that has
+    /// them, the others among them are taken over.
     ///
     /// # Errors
     /// The cut has no such weights.
-    pub fn changes<'a>(&self, analysis: &'a Analysis, rewritten: &'a Rewritten) -> Result<Changes<'a>, Error> {
+    pub fn changes<'a>(
+        &self,
+        analysis: &'a Analysis,
+        rewritten: &'a Rewritten,
+        before: Option<(&ChangedWeights, &Model)>,
+    ) -> Result<Changes<'a>, Error> {
         let mut changes = Changes::new(analysis, rewritten);
+        let mut fitted: BTreeMap<&str, Arc<MemoryWeight>> = BTreeMap::new();
         for (name, dims, values) in &self.weights {
-            changes.weight(name, Arc::new(MemoryWeight::of_floats(dims, values)))?;
+            fitted.insert(name, Arc::new(MemoryWeight::of_floats(dims, values)));
+        }
+        if let Some((before, file)) = before {
+            for bias in &before.biases {
+                let values = fitted.remove(bias.name.as_str());
+                let values = values.map_or_else(|| stored(file, &bias.name), Ok)?;
+                changes.bias(&bias.node, bias.slot, bias.axis, values)?;
+            }
+            for weight in before.weights.iter().filter(|weight| !fitted.contains_key(weight.name.as_str())) {
+                changes.weight(&weight.name, stored(file, &weight.name)?)?;
+            }
+        }
+        for (name, values) in fitted {
+            changes.weight(name, values)?;
         }
         for (node, slot, axis, values) in &self.biases {
             let dims = [values.len() as i64];
@@ -173,10 +193,32 @@ impl Refitted {
         Ok(changes)
     }
 
+    /// The BLAKE3 of all new weights and biases, in hexadecimal.
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let weights = self.weights.iter().map(|(name, _, values)| (name, values));
+        for (name, values) in weights.chain(self.biases.iter().map(|(node, _, _, values)| (node, values))) {
+            hasher.update(name.as_bytes());
+            values.iter().for_each(|value| _ = hasher.update(&value.to_le_bytes()));
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
     /// Whether no weight has changed.
     pub fn is_empty(&self) -> bool {
         self.weights.is_empty() && self.biases.is_empty()
     }
+}
+
+/// An initializer as it is stored.
+fn stored(file: &Model, name: &str) -> Result<Arc<MemoryWeight>, Error> {
+    let found = file.graph().initializer.iter().find(|tensor| tensor.name == name);
+    let tensor = found.ok_or_else(|| {
+        Error::usage(format!("expected a weight {name:?}, which the plan says has changed, found none"))
+            .in_file(file.path())
+    })?;
+    let bytes = file.tensor_bytes(tensor)?.to_vec();
+    Ok(Arc::new(MemoryWeight::new(tensor.element_type(), &tensor.dims, bytes.into())))
 }
 
 /// A cut and its original.

@@ -1,17 +1,20 @@
 //! The report of a cut: one HTML page that needs nothing else.
 //!
-//! Before and after, the loss over timesteps with the threshold, the importance of every channel group, kept channels
-//! per layer, the result of verification, and the command.
+//! Before and after, losses and samples of the refit, the loss over timesteps with the threshold, the importance of every
+//! channel group, kept channels per layer, the result of verification, and the command.
 
 mod page;
 
 mod plots;
+
+mod refit;
 
 use std::path::Path;
 
 use crate::error::Error;
 use crate::gradient::accumulate::LossPoint;
 use crate::plan::Plan;
+use crate::prune::RefitReport;
 use crate::verify::VerifyReport;
 
 /// What a report shows.
@@ -31,6 +34,8 @@ pub struct Report<'a> {
     pub ratio: f64,
     /// Losses over timesteps, where the criterion takes gradients.
     pub losses: Option<Losses<'a>>,
+    /// How the weights were fitted, if they were.
+    pub refit: Option<&'a RefitReport>,
     /// The result of verification, if it ran.
     pub verification: Option<&'a VerifyReport>,
     /// Things that the user should know.

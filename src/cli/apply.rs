@@ -2,11 +2,15 @@
 
 use std::ops::ControlFlow;
 
-use onnx_diffprune::{Error, Model, Plan, VerifyOptions};
+use onnx_diffprune::plans::RefitPlan;
+use onnx_diffprune::{
+    Error, GradientSettings, Model, Plan, RefitSettings, Runtime, ScoreOptions, Staged, VerifyOptions,
+};
 use serde_json::json;
 
 use super::args::{ApplyArgs, Cli};
 use super::cut_result::{removed_text, verification_text};
+use super::ending::Ending;
 use super::printer::Printer;
 use super::{open_runtime, open_runtime_to_fold, run_files};
 
@@ -16,17 +20,32 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
     let model = Model::open(&args.input)?;
     let mut files = run_files::of_run(cli);
     run_files::reads_model(&mut files, "IN.onnx", &model);
+    let given =
+        [("--inputs", args.inputs.as_deref()), ("--scheduler-config", args.diffusion.scheduler_config.as_deref())];
+    run_files::reads_given(&mut files, &given);
+    run_files::reads_data(&mut files, args.data.data.as_deref())?;
     run_files::writes_pruned(files.reads("PLAN.json", &args.plan), &args.output);
     files.check()?;
-    let runtime = if args.no_verify { None } else { Some(open_runtime(cli)?) };
     let mut plan = Plan::read(&args.plan)?;
-    if plan.changed.take().is_some() {
-        progress.pause(|| {
-            printer.warning(
-                "the plan is of a file whose weights have changed since; what is written is the cut before that",
-            );
-        });
+    let fits = args.refit || args.data.data.is_some();
+    let (changed, refit) = (plan.changed.take(), plan.refit.take());
+    if fits && refit.is_none() {
+        return Err(Error::usage("the plan says of no refit, so there is none to repeat")
+            .in_file(&args.plan)
+            .hint("the command refit fits a pruned network; apply repeats the cut alone without --refit and --data"));
     }
+    let runtime = if args.no_verify && !fits { None } else { Some(open_runtime(cli)?) };
+    let note = match (&refit, &changed) {
+        (Some(_), _) if !fits => Some(
+            "the weights of the plan were fitted after the cut; what is written is the cut before that (--refit with the \
+             same --data fits again)",
+        ),
+        (None, Some(_)) => {
+            Some("the plan is of a file whose weights have changed since; what is written is the cut before that")
+        }
+        _ => None,
+    };
+    progress.pause(|| note.iter().for_each(|note| printer.warning(note)));
     progress.pause(|| printer.notes(&model));
     progress.step("coupling channels");
     let analysis = model.analyse()?;
@@ -37,9 +56,13 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
     let cut = analysis.repeat(&plan, &args.plan, to_fold.as_ref())?;
     progress.step("writing");
     let mut staged = cut.stage(&args.output)?.with_plan(None);
-    if let Some(runtime) = runtime {
+    if let (Some(recorded), Some(runtime), true) = (&refit, &runtime, fits) {
+        drop(progress);
+        return repeat_refit(args, printer, &model, recorded, (runtime, staged));
+    }
+    if let Some(runtime) = &runtime {
         progress.step("verifying");
-        staged.check(&runtime, &VerifyOptions::default(), &mut |_| ControlFlow::Continue(()))?;
+        staged.check(runtime, &VerifyOptions::default(), &mut |_| ControlFlow::Continue(()))?;
     }
     drop(progress);
     let report = staged.verification().cloned();
@@ -60,4 +83,49 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
         lines.join("\n")
     });
     Ok(true)
+}
+
+/// Fits the weights of the cut as the plan says they were fitted.
+fn repeat_refit(
+    args: &ApplyArgs,
+    printer: &Printer,
+    model: &Model,
+    recorded: &RefitPlan,
+    (runtime, staged): (&Runtime, Staged),
+) -> Result<bool, Error> {
+    let inputs = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
+    let options = VerifyOptions { inputs: inputs.clone(), sizes: recorded.sizes.clone(), ..VerifyOptions::default() };
+    let score = ScoreOptions {
+        seed: recorded.seed,
+        sizes: recorded.sizes.clone(),
+        gradients: GradientSettings {
+            network: args.diffusion.network_options(inputs.unwrap_or_default())?,
+            data: args.data.data.clone(),
+            data_range: args.data.range()?,
+            ..GradientSettings::default()
+        },
+        ..ScoreOptions::default()
+    };
+    if recorded.is_drawn == score.gradients.data.is_some() {
+        let text = match recorded.is_drawn {
+            true => "the weights of the plan were fitted on samples that the network drew",
+            false => "the weights of the plan were fitted on data, and none is given",
+        };
+        let hint = if recorded.is_drawn { "leave out --data" } else { "give the same data with --data" };
+        return Err(Error::usage(text).in_file(&args.plan).hint(hint));
+    }
+    let settings = RefitSettings::repeated(recorded)?;
+    let ending = Ending {
+        printer,
+        output: &args.output,
+        plan: None,
+        report: None,
+        runtime: Some(runtime),
+        verify: (!args.no_verify).then_some(&options),
+        measures_latency: false,
+        refit: Some((&score, &settings)),
+        gradients: None,
+        advice: "without --refit and --data the cut is written as it is",
+    };
+    ending.run(staged)
 }

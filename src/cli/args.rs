@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::diffusion_args::{DataArgs, DiffusionArgs};
 use super::gradient_args::GradientArgs;
 use super::loss::LossArgs;
+use super::refit::RefitCommandArgs;
 use super::refit_args::RefitArgs;
 use super::sample::SampleArgs;
 
@@ -62,7 +63,9 @@ pub(super) enum Format {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Repeat the cut of a plan file exactly.
-    Apply(ApplyArgs),
+    Apply(Box<ApplyArgs>),
+    /// Fit the weights of a pruned file by least squares, so that it computes what its original does.
+    Refit(Box<RefitCommandArgs>),
     /// Check a pruned file against its original.
     Verify(VerifyArgs),
     /// Show inputs, operators, costs, channel groups and what keeps channels from being pruned.
@@ -261,6 +264,17 @@ pub(super) struct ApplyArgs {
     /// Write the output without verifying it.
     #[arg(long)]
     pub(super) no_verify: bool,
+    /// Fit the weights again as the plan says they were, on the samples of the first refit: --data, or drawn where they
+    /// were.
+    #[arg(long)]
+    pub(super) refit: bool,
+    /// The inputs of the first refit: arrays by the names of the network's inputs.
+    #[arg(long, value_name = "FILE.npz")]
+    pub(super) inputs: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) data: DataArgs,
+    #[command(flatten)]
+    pub(super) diffusion: DiffusionArgs,
 }
 
 #[derive(Args, Debug)]

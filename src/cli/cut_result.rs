@@ -28,7 +28,7 @@ pub(super) struct Shown<'a> {
     /// Of original and pruned file.
     pub(super) latencies: Option<&'a [Latency]>,
     /// Where the pruned file and its plan are.
-    pub(super) written: Option<(&'a Path, &'a Path)>,
+    pub(super) written: Option<(&'a Path, Option<&'a Path>)>,
     /// Bytes of the pruned file and its external data.
     pub(super) bytes: Option<u64>,
     /// Whether lists are printed whole.
@@ -74,7 +74,7 @@ impl<'a> Shown<'a> {
         json!({
             "input": model.path(),
             "output": self.written.map(|(output, _)| output),
-            "plan": self.written.map(|(_, plan)| plan),
+            "plan": self.written.and_then(|(_, plan)| plan),
             "removed": self.removed,
             "ratio": cut.ratio(),
             "criterion": cut.plan().criterion,
@@ -155,7 +155,8 @@ impl<'a> Shown<'a> {
         let mut end: Vec<String> =
             self.verification.map(|report| verification_text(report, self.verbose)).into_iter().collect();
         match self.written {
-            Some((output, plan)) => end.push(format!("wrote {} and {}", output.display(), plan.display())),
+            Some((output, Some(plan))) => end.push(format!("wrote {} and {}", output.display(), plan.display())),
+            Some((output, None)) => end.push(format!("wrote {}", output.display())),
             None if self.verification.is_none() => end.push("dry run: nothing was written".to_owned()),
             None => {}
         }
@@ -196,6 +197,7 @@ fn page<T>(shown: &Shown<'_>, of: impl FnOnce(&Report<'_>) -> T) -> T {
         plan: cut.plan(),
         ratio: cut.ratio(),
         losses: shown.gradients.map(gradient_args::losses),
+        refit: shown.refit,
         verification: shown.verification,
         warnings: cut.warnings(),
     };

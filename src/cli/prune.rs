@@ -1,6 +1,5 @@
 //! The main job: prune, write, verify, measure.
 
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use onnx_diffprune::plans::plan_path;
@@ -8,10 +7,11 @@ use onnx_diffprune::{CriterionOption, Error, Model, VerifyOptions};
 use serde_json::json;
 
 use super::args::{Cli, PruneArgs};
-use super::cut_result::{Shown, report, write_report};
+use super::cut_result::{Shown, write_report};
+use super::ending::Ending;
 use super::gradient_args::{self, text_of};
 use super::printer::{Printer, Watcher};
-use super::{open_runtime, open_runtime_to_fold, refit_args, run_files};
+use super::{open_runtime, open_runtime_to_fold, run_files};
 
 pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     let args = given.with_config()?;
@@ -60,7 +60,7 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<boo
     let scores = analysis.score_with(&score, to_score.as_ref(), &mut |progress| watcher.see(progress))?;
     watcher.rest();
     let gradients = scores.gradients();
-    let mut progress = printer.progress(3);
+    let progress = printer.progress(2);
     progress.step("selecting");
     let mut cut = scores.cut(cut)?;
     progress.pause(|| cut.warnings().iter().for_each(|warning| printer.warning(warning)));
@@ -78,67 +78,21 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<boo
         cut.record("run", recorded(&args)?);
     }
     let plan = args.plan.clone().unwrap_or_else(|| plan_path(output));
-    let mut staged = cut.stage(output)?.with_plan(Some(plan.clone()));
-    let mut latencies = None;
-    let mut cut_verification = None;
-    let verifies = runtime.filter(|_| !args.no_verify);
-    if let Some(runtime) = &verifies {
-        progress.step("verifying");
-        staged.check(runtime, &options, &mut |progress| watcher.see(progress))?;
-    }
-    let mut passed = staged.verification().is_none_or(|report| report.passed);
-    if let (Some(settings), Some(runtime), true) = (&refit, &runtime, passed) {
-        drop(progress);
-        cut_verification = staged.verification().cloned();
-        let mut watcher = Watcher::new(printer, refit_args::text_of);
-        staged = staged.refit(runtime, &score, settings, &mut |progress| watcher.see(progress)).map_err(|error| {
-            let advice = "--no-refit writes the cut as it is";
-            let own = error.advice().map(|own| format!("{own}; {advice}"));
-            error.hint(own.unwrap_or_else(|| advice.to_owned()))
-        })?;
-        drop(watcher);
-        progress = printer.progress(2);
-        if let Some(runtime) = &verifies {
-            progress.step("verifying");
-            passed = staged.check(runtime, &options, &mut |_| ControlFlow::Continue(()))?.passed;
-        }
-    }
-    if let (Some(runtime), true) = (&verifies, passed && !args.no_latency) {
-        progress.step("measuring latency");
-        latencies = staged.latency(runtime, &options).ok();
-    }
-    drop(progress);
-    let refit = staged.refit_report().cloned();
-    let verification = staged.verification().cloned();
-    let mut shown = Shown {
+    let staged = cut.stage(output)?.with_plan(Some(plan.clone()));
+    let ending = Ending {
+        printer,
+        output,
+        plan: Some(&plan),
+        report: args.report.as_deref(),
+        runtime: runtime.as_ref(),
+        verify: (!args.no_verify).then_some(&options),
+        measures_latency: !args.no_latency,
+        refit: refit.as_ref().map(|settings| (&score, settings)),
         gradients,
-        refit: refit.as_ref(),
-        cut_verification: cut_verification.as_ref(),
-        verification: verification.as_ref(),
-        latencies: latencies.as_deref(),
-        written: passed.then_some((output, plan.as_path())),
-        bytes: passed.then(|| staged.bytes()),
-        verbose: printer.is_verbose(),
-        ..Shown::new(&cut)
+        advice: "--no-refit writes the cut as it is",
     };
-    match &args.report {
-        // It takes its place together with what it reports on.
-        Some(path) if passed => staged = staged.with_file(path, report(&shown)),
-        Some(path) => write_report(path, &shown)?,
-        None => {}
-    }
-    match staged.save() {
-        Ok(written) => {
-            shown.removed = &written.removed;
-            printer.result(&shown.summary(), || shown.text());
-            Ok(true)
-        }
-        Err(error) if passed => Err(error),
-        Err(error) => {
-            printer.failure(shown.summary(), || shown.text(), &error);
-            Err(error)
-        }
-    }
+    drop(progress);
+    ending.run(staged)
 }
 
 impl PruneArgs {

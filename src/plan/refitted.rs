@@ -10,6 +10,8 @@ use crate::refit::Weighting;
 pub struct RefitPlan {
     /// Noisy samples of the fit.
     pub samples: usize,
+    /// Samples of a chunk, all at one timestep.
+    pub batch: usize,
     /// Timesteps, spread evenly over the schedule.
     pub timesteps: usize,
     /// Clean samples that were to be held out, at most.
@@ -33,6 +35,8 @@ pub struct RefitPlan {
     pub is_drawn: bool,
     /// The BLAKE3 of the clean samples, as the network takes them, with their numbers in the data.
     pub data_blake3: String,
+    /// The BLAKE3 of the fitted weights in float32, with their names.
+    pub weights_blake3: String,
     /// The mean losses on the samples that were held out: of original, cut and refitted network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub losses: Option<[f64; 3]>,

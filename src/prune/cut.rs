@@ -11,11 +11,14 @@ use super::gradients::GradientReport;
 use super::model::{Analysis, Model};
 use super::options::{CutOptions, PruneOptions, ScoreOptions};
 use super::staged::Staged;
+use crate::changed::ChangedWeights;
 use crate::error::Error;
 use crate::graph::sizes::{Sizes, sizes_for};
+use crate::load::load;
 use crate::macs::Cost;
 use crate::operator::couple::kept::Kept;
 use crate::plan::Plan;
+use crate::refit::Refitted;
 use crate::rewrite::{Rewritten, Unfused};
 
 /// The scores of all channels, from which cuts are made. A clone shares them.
@@ -164,5 +167,21 @@ impl Cut {
         let output = output.as_ref();
         let staged = crate::write::stage(&self.analysis.0.model, &edits, output)?;
         Ok(Staged::new(self.clone(), staged, output))
+    }
+
+    /// As [`Cut::stage`], with the weights that have changed since in `file`, a file of this cut.
+    ///
+    /// # Errors
+    /// As [`Cut::stage`]; the file lacks such a weight.
+    pub fn stage_changed(&self, file: &Model, changed: &ChangedWeights, output: &Path) -> Result<Staged, Error> {
+        let analysis = &self.analysis.0;
+        let staged = self.stage(output)?;
+        let cut = load(staged.path())?;
+        let changes = Refitted::default().changes(analysis, &self.rewritten, Some((changed, &file.0)))?;
+        let (mut edits, changed) = changes.finish(&cut)?;
+        let plan = Plan { changed: Some(changed), ..Plan::clone(&self.plan) };
+        plan.record_in(&analysis.model, &mut edits);
+        let file = crate::write::stage(&analysis.model, &edits, output)?;
+        Ok(staged.replaced(plan, file))
     }
 }

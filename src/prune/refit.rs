@@ -50,6 +50,8 @@ pub struct RefitSettings {
     /// Noisy samples of the fit; where `None`, 512, or as many as a bound on the work leaves of large networks. Clean samples
     /// are used again with other noise where there are fewer.
     pub samples: Option<usize>,
+    /// Samples of a chunk, all at one timestep; chosen where `None`, by the network where it fixes them.
+    pub batch: Option<usize>,
     /// Timesteps, spread evenly over the schedule; one for every chunk of samples where `None`.
     pub timesteps: Option<usize>,
     /// Clean samples that nothing is fitted to, at most; a fifth of all where that is less.
@@ -58,11 +60,21 @@ pub struct RefitSettings {
     pub pictures: usize,
     /// How the fits are made.
     pub options: RefitOptions,
+    /// The refit that is to be repeated; other data or another process is refused then.
+    pub repeats: Option<RefitPlan>,
 }
 
 impl Default for RefitSettings {
     fn default() -> Self {
-        Self { samples: None, timesteps: None, held_out: 64, pictures: 0, options: RefitOptions::default() }
+        Self {
+            samples: None,
+            batch: None,
+            timesteps: None,
+            held_out: 32,
+            pictures: 0,
+            options: RefitOptions::default(),
+            repeats: None,
+        }
     }
 }
 
@@ -110,7 +122,7 @@ struct Extent {
 
 impl Extent {
     /// As many samples as are asked for, or as the network affords, in chunks.
-    fn new(network: Denoising<'_>, analysis: &Analysis, settings: &RefitSettings) -> Result<Self, Error> {
+    fn new(network: Denoising<'_>, macs: f64, settings: &RefitSettings) -> Result<Self, Error> {
         let steps = network.configured().process.schedule.step_count();
         if let Some(0) = settings.samples {
             return Err(Error::usage("--refit-samples: expected at least 1, found 0"));
@@ -118,16 +130,10 @@ impl Extent {
         if let Some(timesteps) = settings.timesteps.filter(|count| !(1..=steps).contains(count)) {
             return Err(Error::usage(format!("--refit-timesteps: expected 1 to {steps} timesteps, found {timesteps}")));
         }
-        let wanted = match settings.samples {
-            Some(wanted) => wanted,
-            None => {
-                let sizes = network.roles().sizes(&analysis.facts, network.sizes(), 1);
-                let cost = analysis.count(|counter| counter.cost(None, &sizes_for(&analysis.facts, &sizes)));
-                ((MACS / cost.macs.max(1.0)) as usize).clamp(SAMPLES.1, SAMPLES.0)
-            }
-        };
+        let affordable = ((MACS / macs.max(1.0)) as usize).clamp(SAMPLES.1, SAMPLES.0);
+        let wanted = settings.samples.unwrap_or(affordable);
         let chunks = settings.timesteps.unwrap_or(CHUNKS).min(wanted);
-        let batch = match network.roles().fixed_batch() {
+        let batch = match network.roles().fixed_batch().or(settings.batch) {
             Some(fixed) => fixed.max(1),
             None => network.fitting((wanted / chunks).clamp(1, BATCH), true)?,
         };
@@ -154,15 +160,21 @@ impl Staged {
         let analysis = self.cut().analysis().0.clone();
         let found = recognise(&analysis, options)?;
         let network = Denoising { known: (&analysis.model, &analysis.graph, &analysis.facts), found: &found };
-        let extent = Extent::new(network, &analysis, settings)?;
+        let macs = macs_of_sample(network, &analysis);
+        let extent = Extent::new(network, macs, settings)?;
         let conditioning = network.conditioning(extent.samples, options.seed)?;
         let clean =
             Clean::new(network, runtime.0, &conditioning, (options, settings), (extent.samples, extent.batch), watch)?;
+        let (process, data_blake3) = (network.configured().process.describe(), clean.digest());
+        if let Some(plan) = &settings.repeats {
+            refuse_other(plan, &process, &data_blake3)?;
+        }
         let judge = Judge {
             network,
             conditioning: &conditioning,
             runtime: runtime.0,
             seed: options.seed.wrapping_add(SEED_OF_JUDGE),
+            macs,
         };
         let pruned = load(self.path())?;
         let held_out = clean.held_out.as_ref();
@@ -175,7 +187,7 @@ impl Staged {
         let seconds = started.elapsed().as_secs_f64();
         let mut report = RefitReport {
             source: clean.fit.source.clone(),
-            process: network.configured().process.describe(),
+            process,
             samples: extent.samples,
             clean_samples: clean.fit.len().min(extent.samples),
             timesteps: extent.timesteps,
@@ -189,17 +201,19 @@ impl Staged {
         let mut staged = self;
         if !fitted.is_empty() {
             let rewritten = staged.cut().rewritten();
-            let (mut edits, changed) = fitted.changes(&analysis, rewritten)?.finish(&pruned)?;
+            let before = plan.changed.as_ref().map(|changed| (changed, &pruned));
+            let (mut edits, changed) = fitted.changes(&analysis, rewritten, before)?.finish(&pruned)?;
             plan.changed = Some(changed);
             plan.record_in(&analysis.model, &mut edits);
             let file = crate::write::stage(&analysis.model, &edits, staged.output())?;
             staged = staged.replaced(plan.clone(), file);
         }
         let refitted = judge.judge(&load(staged.path())?, held_out, settings.pictures, watch)?;
-        report.losses = losses(held_out.and_then(|samples| judge.batches(samples)), [&original, &cut, &refitted]);
+        report.losses = losses(held_out.and_then(|samples| judge.extent(samples)), [&original, &cut, &refitted]);
         report.pictures = pictures([original, cut, refitted], options.gradients.network.process.sample_range);
         plan.refit = Some(RefitPlan {
             samples: extent.samples,
+            batch: extent.batch,
             timesteps: extent.timesteps,
             held_out: settings.held_out,
             weights: settings.options.weighting,
@@ -210,11 +224,68 @@ impl Staged {
             sizes: options.sizes.clone(),
             process: report.process.clone(),
             is_drawn: options.gradients.data.is_none(),
-            data_blake3: clean.digest(),
+            data_blake3,
+            weights_blake3: fitted.digest(),
             losses: report.losses.as_ref().map(RefitLosses::means),
         });
         Ok(staged.refitted(plan, report))
     }
+}
+
+/// Refuses to repeat a refit on other data, or for another process.
+fn refuse_other(plan: &RefitPlan, process: &str, data_blake3: &str) -> Result<(), Error> {
+    if plan.process != process {
+        let text =
+            format!("the weights of the plan were fitted for another process: {}, found {process}", plan.process);
+        return Err(
+            Error::usage(text).hint("give the options of the schedule, or --scheduler-config, as for the first refit")
+        );
+    }
+    if plan.data_blake3 != data_blake3 {
+        let text = format!(
+            "the weights of the plan were fitted on other samples: their BLAKE3 is {}, found {data_blake3}",
+            plan.data_blake3
+        );
+        return Err(Error::usage(text).hint("give the data, its range and the inputs of the first refit"));
+    }
+    Ok(())
+}
+
+impl RefitSettings {
+    /// Those of a refit that a plan records.
+    ///
+    /// # Errors
+    /// The plan holds a regular expression that is none.
+    pub fn repeated(plan: &RefitPlan) -> Result<Self, Error> {
+        let exclude = plan.exclude.as_deref().map(regex::Regex::new).transpose();
+        let exclude = exclude.map_err(|error| {
+            Error::usage(format!("the refit of the plan excludes by no regular expression: {error}"))
+        })?;
+        let options = RefitOptions {
+            ridge: plan.ridge,
+            rows: plan.rows,
+            seed: plan.seed,
+            weighting: plan.weights,
+            exclude,
+            ..RefitOptions::default()
+        };
+        Ok(Self {
+            samples: Some(plan.samples),
+            batch: Some(plan.batch),
+            timesteps: Some(plan.timesteps),
+            held_out: plan.held_out,
+            pictures: 0,
+            options,
+            repeats: Some(plan.clone()),
+        })
+    }
+}
+
+/// MACs of a run on one sample.
+fn macs_of_sample(network: Denoising<'_>, analysis: &Analysis) -> f64 {
+    let sizes = network.roles().sizes(&analysis.facts, network.sizes(), 1);
+    let cost = analysis.count(|counter| counter.cost(None, &sizes_for(&analysis.facts, &sizes)));
+    cost.macs + cost.attention_macs
 }
 
 /// What a fit is made of.
@@ -262,12 +333,13 @@ impl Work<'_> {
         let cut = RefitCut { analysis, rewritten, pruned };
         let mut progress =
             |done: usize, total: usize| tell(watch, Progress::At { stage: Stage::Refitting, done, total });
-        refit(cut, (&data, &sizes), probe, &settings.options, runtime.0, &mut progress)
+        let options = RefitOptions { seed, ..settings.options.clone() };
+        refit(cut, (&data, &sizes), probe, &options, runtime.0, &mut progress)
     }
 }
 
-fn losses(batches: Option<(usize, usize)>, [original, cut, refitted]: [&Judged; 3]) -> Option<RefitLosses> {
-    let (samples, _) = batches?;
+fn losses(extent: Option<(usize, usize, usize)>, [original, cut, refitted]: [&Judged; 3]) -> Option<RefitLosses> {
+    let (samples, ..) = extent?;
     let of = |judged: &Judged| judged.losses.iter().map(|(_, loss)| *loss).collect();
     Some(RefitLosses {
         samples,

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::plots::{importance, kept_bar, losses, short};
-use super::{Losses, Report};
+use super::{Losses, Report, refit};
 use crate::plan::GroupPlan;
 use crate::verify::StandIn;
 
@@ -37,11 +37,15 @@ svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft);
 .bar { fill: none; } .bar.kept { stroke: var(--kept); } .bar.gone { stroke: var(--gone); }
 .track { background: var(--gone); height: 12px; border-radius: 2px; overflow: hidden; min-width: 2px; }
 .fill { background: var(--kept); height: 100%; } .wide { width: 45%; } .name { overflow-wrap: anywhere; }
+.of-original { stroke: var(--good); } .of-cut { stroke: var(--gone); } .of-refitted { stroke: var(--kept); }
+.samples { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; flex: 1 1 200px; min-width: 0; }
+.samples img { width: 100%; image-rendering: pixelated; } figcaption { color: var(--soft); font-size: 13px; }
+summary { cursor: pointer; margin: .75rem 0; }
 .key i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin: 0 .3em 0 1em; }
 ";
 
 /// Text as HTML shows it.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {
@@ -86,6 +90,9 @@ pub(super) fn html(report: &Report<'_>) -> String {
         );
     }
     page += "</table>\n";
+    if let Some(of) = report.refit {
+        page += &refit::section(of);
+    }
     page += &verification(report);
     if let Some(of) = &report.losses {
         page += &loss_section(of);

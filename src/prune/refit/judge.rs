@@ -15,8 +15,11 @@ use crate::runtime::{Runtime, SessionOptions};
 /// Samples that are evaluated together.
 const BATCH: usize = 32;
 
-/// Timesteps at which losses are compared.
-const TIMESTEPS: usize = 10;
+/// MACs of all runs of one network, at most.
+const MACS: f64 = 1e13;
+
+/// Timesteps at which losses are compared: at most, and at least.
+const TIMESTEPS: (usize, usize) = (25, 5);
 
 /// Steps in which pictures are drawn.
 const DRAWING_STEPS: usize = 25;
@@ -76,6 +79,8 @@ pub(super) struct Judge<'a> {
     pub(super) conditioning: &'a Conditioning,
     pub(super) runtime: &'a Runtime,
     pub(super) seed: u64,
+    /// MACs of one run on one sample.
+    pub(super) macs: f64,
 }
 
 /// What one network gave.
@@ -92,11 +97,24 @@ impl Judge<'_> {
             .map_err(|error| error.in_file(model.path()))
     }
 
-    /// As many of the samples as make whole batches, and the batch.
-    pub(super) fn batches(&self, samples: &Samples) -> Option<(usize, usize)> {
-        let batch = self.network.roles().fixed_batch().unwrap_or_else(|| samples.len().min(BATCH)).max(1);
-        let count = samples.len() / batch * batch;
-        (count > 0).then_some((count, batch))
+    /// Runs that a large network affords.
+    fn runs(&self) -> usize {
+        (MACS / self.macs.max(1.0)) as usize
+    }
+
+    /// Samples that are evaluated, in whole batches, the batch, and the timesteps.
+    pub(super) fn extent(&self, samples: &Samples) -> Option<(usize, usize, usize)> {
+        let steps = self.network.configured().process.schedule.step_count();
+        let timesteps = (self.runs() / samples.len().clamp(1, 4)).clamp(TIMESTEPS.1, TIMESTEPS.0).min(steps);
+        let affordable = samples.len().min((self.runs() / timesteps).max(1));
+        let batch = self.network.roles().fixed_batch().unwrap_or_else(|| affordable.min(BATCH)).max(1);
+        let count = affordable.next_multiple_of(batch).min(samples.len() / batch * batch);
+        (count > 0).then_some((count, batch, timesteps))
+    }
+
+    /// Samples that a large network affords to draw.
+    fn drawable(&self, wanted: usize) -> usize {
+        wanted.min((self.runs() / DRAWING_STEPS).max(1))
     }
 
     /// Evaluates a network on held-out samples, and lets it draw `drawn` samples.
@@ -112,11 +130,11 @@ impl Judge<'_> {
     ) -> Result<Judged, Error> {
         let process = &self.network.configured().process;
         let mut judged = Judged::default();
-        if let Some((samples, (count, batch))) = held_out.and_then(|samples| Some((samples, self.batches(samples)?))) {
+        let extent = held_out.and_then(|samples| Some((samples, self.extent(samples)?)));
+        if let Some((samples, (count, batch, timesteps))) = extent {
             let mut denoiser = self.denoiser(model, batch)?;
             let samples = samples.select(&(0..count).collect::<Vec<_>>());
             let noise = noise(samples.values.shape(), count, self.seed);
-            let timesteps = TIMESTEPS.min(process.schedule.step_count());
             let of = (&samples, &noise);
             judged.losses =
                 denoising_losses(&mut denoiser, process, self.conditioning, of, timesteps, &mut |done, total| {
@@ -125,6 +143,7 @@ impl Judge<'_> {
                 .map_err(|error| error.in_file(model.path()))?;
         }
         if drawn > 0 {
+            let drawn = self.drawable(drawn);
             let batch = self.network.roles().fixed_batch().unwrap_or(drawn.min(16)).max(1);
             let mut denoiser = self.denoiser(model, batch)?;
             let options = SampleOptions {

@@ -1,0 +1,98 @@
+//! What comes after a cut is staged: verification, the refit, latency, and the files in their places.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use onnx_diffprune::reports::GradientReport;
+use onnx_diffprune::{Error, RefitSettings, Runtime, ScoreOptions, Staged, VerifyOptions};
+
+use super::cut_result::{Shown, report, write_report};
+use super::printer::{Printer, Watcher};
+use super::refit_args;
+
+/// How a staged cut is brought to its place.
+pub(super) struct Ending<'a> {
+    pub(super) printer: &'a Printer,
+    pub(super) output: &'a Path,
+    pub(super) plan: Option<&'a Path>,
+    pub(super) report: Option<&'a Path>,
+    pub(super) runtime: Option<&'a Runtime>,
+    /// How it is verified, if it is.
+    pub(super) verify: Option<&'a VerifyOptions>,
+    pub(super) measures_latency: bool,
+    /// On what its weights are fitted, and how, if they are.
+    pub(super) refit: Option<(&'a ScoreOptions, &'a RefitSettings)>,
+    pub(super) gradients: Option<&'a GradientReport>,
+    /// What to do instead where the refit fails.
+    pub(super) advice: &'a str,
+}
+
+impl Ending<'_> {
+    fn verify(&self, staged: &mut Staged) -> Result<bool, Error> {
+        let (Some(runtime), Some(options)) = (self.runtime, self.verify) else { return Ok(true) };
+        let progress = self.printer.progress(1);
+        progress.step("verifying");
+        let report = staged.check(runtime, options, &mut |_| ControlFlow::Continue(()))?;
+        Ok(report.passed)
+    }
+
+    /// Verifies, fits, verifies again, measures, shows and saves.
+    ///
+    /// # Errors
+    /// What one of them says; verification failed.
+    pub(super) fn run(&self, mut staged: Staged) -> Result<bool, Error> {
+        let printer = self.printer;
+        let mut passed = self.verify(&mut staged)?;
+        let mut cut_verification = None;
+        if let (Some((score, settings)), Some(runtime), true) = (self.refit, self.runtime, passed) {
+            cut_verification = staged.verification().cloned();
+            let mut watcher = Watcher::new(printer, refit_args::text_of);
+            staged =
+                staged.refit(runtime, score, settings, &mut |progress| watcher.see(progress)).map_err(|error| {
+                    let own = error.advice().map(|own| format!("{own}; {}", self.advice));
+                    error.hint(own.unwrap_or_else(|| self.advice.to_owned()))
+                })?;
+            drop(watcher);
+            passed = self.verify(&mut staged)?;
+        }
+        let latencies = match (self.runtime, self.verify) {
+            (Some(runtime), Some(options)) if passed && self.measures_latency => {
+                let progress = printer.progress(1);
+                progress.step("measuring latency");
+                staged.latency(runtime, options).ok()
+            }
+            _ => None,
+        };
+        let (cut, refit) = (staged.cut().clone(), staged.refit_report().cloned());
+        let verification = staged.verification().cloned();
+        let mut shown = Shown {
+            gradients: self.gradients,
+            refit: refit.as_ref(),
+            cut_verification: cut_verification.as_ref(),
+            verification: verification.as_ref(),
+            latencies: latencies.as_deref(),
+            written: passed.then_some((self.output, self.plan)),
+            bytes: passed.then(|| staged.bytes()),
+            verbose: printer.is_verbose(),
+            ..Shown::new(&cut)
+        };
+        match self.report {
+            // It takes its place together with what it reports on.
+            Some(path) if passed => staged = staged.with_file(path, report(&shown)),
+            Some(path) => write_report(path, &shown)?,
+            None => {}
+        }
+        match staged.save() {
+            Ok(written) => {
+                shown.removed = &written.removed;
+                printer.result(&shown.summary(), || shown.text());
+                Ok(true)
+            }
+            Err(error) if passed => Err(error),
+            Err(error) => {
+                printer.failure(shown.summary(), || shown.text(), &error);
+                Err(error)
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Fits the weights of a file that was pruned before.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use clap::Args;
+use onnx_diffprune::plans::plan_path;
+use onnx_diffprune::{Device, Error, GradientSettings, Model, Plan, ScoreOptions, VerifyOptions};
+
+use super::args::Cli;
+use super::config::parse_sizes;
+use super::diffusion_args::{DataArgs, DiffusionArgs};
+use super::ending::Ending;
+use super::printer::Printer;
+use super::refit_args::RefitArgs;
+use super::{open_runtime, open_runtime_to_fold, run_files};
+
+#[derive(Args, Debug)]
+pub(super) struct RefitCommandArgs {
+    /// The original network.
+    #[arg(value_name = "ORIGINAL.onnx")]
+    input: PathBuf,
+    /// The pruned network.
+    #[arg(value_name = "PRUNED.onnx")]
+    pruned: PathBuf,
+    /// Where the refitted network goes.
+    #[arg(value_name = "OUT.onnx")]
+    output: PathBuf,
+    /// The plan of the cut [default: PRUNED.plan.json].
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    /// Write a report: one HTML page.
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+    /// Verify neither the pruned network nor the refitted one, and measure no latency.
+    #[arg(long)]
+    no_verify: bool,
+    /// Do not measure latency.
+    #[arg(long)]
+    no_latency: bool,
+    /// Seed of samples, noise and the inputs of verification.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Inputs for verification and conditioning of the samples, arrays by the names of the network's inputs; sample i takes
+    /// row i. What is not given is drawn.
+    #[arg(long, value_name = "FILE.npz")]
+    inputs: Option<PathBuf>,
+    /// The size of a symbolic dimension; may be given again.
+    #[arg(long, value_name = "NAME=N")]
+    size: Vec<String>,
+    /// Where the networks run: cpu, cuda, cuda:1 or tensorrt [default: cpu].
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<Device>,
+    /// Let the processor run what the device can't, instead of failing.
+    #[arg(long)]
+    allow_fallback: bool,
+    #[command(flatten)]
+    refitting: RefitArgs,
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    diffusion: DiffusionArgs,
+}
+
+pub(super) fn run(args: &RefitCommandArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
+    let runtime = open_runtime(cli)?;
+    let path = args.plan.clone().unwrap_or_else(|| plan_path(&args.pruned));
+    let new_plan = plan_path(&args.output);
+    let progress = printer.progress(3);
+    progress.step("reading");
+    let (model, pruned) = (Model::open(&args.input)?, Model::open(&args.pruned)?);
+    let mut files = run_files::of_run(cli);
+    run_files::reads_model(&mut files, "ORIGINAL.onnx", &model);
+    run_files::reads_model(&mut files, "PRUNED.onnx", &pruned);
+    files.reads("the plan of PRUNED.onnx", &path);
+    let given =
+        [("--inputs", args.inputs.as_deref()), ("--scheduler-config", args.diffusion.scheduler_config.as_deref())];
+    run_files::reads_given(&mut files, &given);
+    run_files::reads_data(&mut files, args.data.data.as_deref())?;
+    run_files::writes_pruned(&mut files, &args.output);
+    files.writes("the plan of OUT.onnx", &new_plan);
+    if let Some(report) = &args.report {
+        files.writes("--report", report);
+    }
+    files.check()?;
+    let mut plan = Plan::read(&path).map_err(|error| {
+        if args.plan.is_none() { error.hint("name the plan of the cut with --plan") } else { error }
+    })?;
+    model.check_plan(&plan, &path)?;
+    progress.pause(|| printer.notes(&model));
+    let inputs = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
+    progress.step("coupling channels");
+    let analysis = model.analyse()?;
+    let options = VerifyOptions {
+        seed: args.seed,
+        inputs: inputs.clone(),
+        sizes: parse_sizes(&args.size)?,
+        ..VerifyOptions::default()
+    };
+    if !args.no_verify {
+        progress.step("verifying the pruned network");
+        let unwatched = &mut |_: onnx_diffprune::Progress<'_>| ControlFlow::Continue(());
+        let report = analysis.verify(&pruned, (&plan, &path), &runtime, &options, unwatched)?;
+        if let Some(failure) = report.failure_text() {
+            let text = format!("{} is not the cut of its plan: {failure}", args.pruned.display());
+            return Err(Error::verification_failed(text));
+        }
+    }
+    let score = ScoreOptions {
+        seed: args.seed,
+        sizes: options.sizes.clone(),
+        gradients: GradientSettings {
+            network: args.diffusion.network_options(inputs.unwrap_or_default())?,
+            data: args.data.data.clone(),
+            data_range: args.data.range()?,
+            device: args.device.unwrap_or_default(),
+            allow_fallback: args.allow_fallback,
+            ..GradientSettings::default()
+        },
+        ..ScoreOptions::default()
+    };
+    let settings = args.refitting.settings(&score.gradients, args.report.is_some())?;
+    let to_fold = open_runtime_to_fold(&analysis, Some(runtime), cli)?;
+    let changed = plan.changed.take();
+    plan.refit = None;
+    let cut = analysis.repeat(&plan, &path, to_fold.as_ref())?;
+    let staged = match &changed {
+        Some(changed) => cut.stage_changed(&pruned, changed, &args.output)?,
+        None => cut.stage(&args.output)?,
+    };
+    drop(progress);
+    let ending = Ending {
+        printer,
+        output: &args.output,
+        plan: Some(&new_plan),
+        report: args.report.as_deref(),
+        runtime: Some(&runtime),
+        verify: (!args.no_verify).then_some(&options),
+        measures_latency: !args.no_latency,
+        refit: Some((&score, &settings)),
+        gradients: None,
+        advice: "the pruned network stays as it is",
+    };
+    ending.run(staged)
+}
