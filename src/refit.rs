@@ -11,6 +11,8 @@
 
 mod arrays;
 
+mod checkpoint;
+
 mod fit;
 
 mod layers;
@@ -46,7 +48,9 @@ use crate::rewrite::Rewritten;
 use crate::runtime::{Device, Runtime};
 use crate::write::MemoryWeight;
 use arrays::{floats, kept_part};
-use fit::Fit;
+pub use checkpoint::RefitCheckpoint;
+use checkpoint::{Outcomes, Saving};
+use fit::{Fit, Found};
 use layers::{Bias, Event};
 use network::Network;
 use segment::{Changed, Execution, Held, Segment};
@@ -115,6 +119,8 @@ pub struct RefitOptions {
     pub device: Device,
     /// Whether they may run on the CPU where the device can't run them.
     pub allow_fallback: bool,
+    /// Where what was fitted is saved from time to time.
+    pub checkpoint: Option<RefitCheckpoint>,
 }
 
 impl Default for RefitOptions {
@@ -128,6 +134,7 @@ impl Default for RefitOptions {
             exclude: None,
             device: Device::Cpu,
             allow_fallback: false,
+            checkpoint: None,
         }
     }
 }
@@ -284,6 +291,8 @@ pub fn refit(
         changed: Changed::default(),
         layers,
         biases: Vec::new(),
+        known: options.checkpoint.as_ref().map(RefitCheckpoint::load).transpose()?.unwrap_or_default(),
+        saving: options.checkpoint.as_ref().map(Saving::new),
     };
     let total = events.len();
     for (at, event) in events.iter().enumerate() {
@@ -291,6 +300,9 @@ pub fn refit(
         run.fit(at, event)?;
     }
     progress(total, total)?;
+    if let Some(saving) = &run.saving {
+        saving.remove();
+    }
     run.finish()
 }
 
@@ -420,6 +432,9 @@ struct Run<'a> {
     changed: Changed,
     layers: Vec<RefitLayer>,
     biases: Vec<(String, usize, usize, String)>,
+    /// What a checkpoint says of fits.
+    known: Outcomes,
+    saving: Option<Saving<'a>>,
 }
 
 impl Run<'_> {
@@ -443,7 +458,11 @@ impl Run<'_> {
         let needs = event.needs(pruned);
         let mut of_pruned = self.of_pruned.segment(&needs, &self.changed)?;
         let mut of_original = self.of_original.segment(&[original], &Changed::default())?;
-        let mut fit = Fit::new(pruned, event, &self.changed, self.options, (at, self.data.chunks()))?;
+        let known = self.known.remove(&at);
+        let mut fit = match known {
+            Some(_) => None,
+            None => Some(Fit::new(pruned, event, &self.changed, self.options, (at, self.data.chunks()))?),
+        };
         for chunk in 0..self.data.chunks() {
             let inputs = self.data.inputs(chunk)?;
             if let Some(segment) = &mut of_pruned {
@@ -452,6 +471,7 @@ impl Run<'_> {
             if let Some(segment) = &mut of_original {
                 self.of_original.advance(segment, chunk, &inputs)?;
             }
+            let Some(fit) = &mut fit else { continue };
             let target = kept_part(&self.of_original.value(original, chunk, &inputs)?, &kept);
             let sensitivity = self.sensitivity.weight(&target_name, self.data.time(chunk));
             let weight = self.data.weight(chunk) * sensitivity / self.sensitivity.mean(&target_name);
@@ -460,7 +480,16 @@ impl Run<'_> {
         }
         self.of_pruned.clear(of_pruned.as_ref().map_or(&[], |segment| &segment.nodes));
         self.of_original.clear(of_original.as_ref().map_or(&[], |segment| &segment.nodes));
-        self.take(event, fit)
+        let found = match (known, fit) {
+            (Some(found), _) => found,
+            (None, Some(fit)) => fit.solve()?,
+            (None, None) => None,
+        };
+        if let Some(saving) = &mut self.saving {
+            saving.add(at, found.as_ref())?;
+        }
+        self.take(event, found);
+        Ok(())
     }
 
     fn refuse(&mut self, layer: &layers::Layer, why: &str) {
@@ -474,11 +503,11 @@ impl Run<'_> {
     }
 
     /// Takes over the weights of a fit.
-    fn take(&mut self, event: &Event, fit: Fit<'_>) -> Result<(), Error> {
+    fn take(&mut self, event: &Event, found: Option<Found>) {
         let graph = self.pairing.pruned.graph();
-        let Some(found) = fit.solve()? else {
+        let Some(found) = found else {
             event.layers.iter().for_each(|layer| self.refuse(layer, "its fit does not lower the error"));
-            return Ok(());
+            return;
         };
         for (layer, weight) in event.layers.iter().zip(found.weights) {
             self.layers.push(RefitLayer {
@@ -501,7 +530,6 @@ impl Run<'_> {
             }
             self.changed.weights.insert(bias.name.clone(), bias);
         }
-        Ok(())
     }
 
     fn finish(self) -> Result<Refitted, Error> {

@@ -125,6 +125,7 @@ fn repeat_refit(
         measures_latency: false,
         refit: Some((&score, &settings)),
         gradients: None,
+        checkpoint: None,
         advice: "without --refit and --data the cut is written as it is",
     };
     ending.run(staged)

@@ -1,7 +1,7 @@
 //! What comes after a cut is staged: verification, the refit, latency, and the files in their places.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use onnx_diffprune::reports::GradientReport;
 use onnx_diffprune::{Error, RefitSettings, Runtime, ScoreOptions, Staged, VerifyOptions};
@@ -23,6 +23,8 @@ pub(super) struct Ending<'a> {
     /// On what its weights are fitted, and how, if they are.
     pub(super) refit: Option<(&'a ScoreOptions, &'a RefitSettings)>,
     pub(super) gradients: Option<&'a GradientReport>,
+    /// The checkpoint of the gradients, which has done its work once all is saved.
+    pub(super) checkpoint: Option<PathBuf>,
     /// What to do instead where the refit fails.
     pub(super) advice: &'a str,
 }
@@ -84,6 +86,10 @@ impl Ending<'_> {
         }
         match staged.save() {
             Ok(written) => {
+                if let Some(path) = &self.checkpoint {
+                    // There is none after a short run.
+                    let _ = std::fs::remove_file(path);
+                }
                 shown.removed = &written.removed;
                 printer.result(&shown.summary(), || shown.text());
                 Ok(true)

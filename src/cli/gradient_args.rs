@@ -72,7 +72,7 @@ pub(super) struct GradientArgs {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) adaptive: bool,
 
-    /// Go on from the checkpoint that a killed run left beside the output.
+    /// Go on from the checkpoints of gradients and refit that a killed run left beside the output.
     #[arg(long, help_heading = "Gradients")]
     #[serde(skip)]
     pub(super) resume: bool,
@@ -83,11 +83,16 @@ pub(super) fn checkpoint_path(output: &Path) -> PathBuf {
     output.with_extension("gradients.npz")
 }
 
+/// The default path of the checkpoint of a refit: the output's name with `.refit.npz` for its extension.
+pub(super) fn refit_checkpoint_path(output: &Path) -> PathBuf {
+    output.with_extension("refit.npz")
+}
+
 /// The options of scoring, with what the gradients are taken of and how.
 pub(super) fn score_options(
     mut options: ScoreOptions,
     args: &PruneArgs,
-    cut: &CutOptions,
+    (cut, refits): (&CutOptions, bool),
     given: Option<&[(String, Array)]>,
 ) -> Result<ScoreOptions, Error> {
     let of = &args.gradients;
@@ -105,6 +110,7 @@ pub(super) fn score_options(
         draw_steps: of.draw_steps.unwrap_or(defaults.draw_steps),
         checkpoint: args.output.as_deref().filter(|_| !args.dry_run).map(checkpoint_path),
         resume: of.resume,
+        keeps_checkpoint: refits,
         ..defaults
     };
     Ok(options)

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use onnx_diffprune::plans::plan_path;
-use onnx_diffprune::{CriterionOption, Error, Model, VerifyOptions};
+use onnx_diffprune::{CriterionOption, Error, Model, RefitSettings, VerifyOptions};
 use serde_json::json;
 
 use super::args::{Cli, PruneArgs};
 use super::cut_result::{Shown, write_report};
 use super::ending::Ending;
-use super::gradient_args::{self, text_of};
+use super::gradient_args::{self, checkpoint_path, refit_checkpoint_path, text_of};
 use super::printer::{Printer, Watcher};
 use super::{open_runtime, open_runtime_to_fold, run_files};
 
@@ -31,11 +31,11 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<boo
     progress.step("reading");
     let model = Model::open(input)?;
     // What would fail at the end fails at the start.
-    check_files(&args, given.config.as_deref(), &model, cli, score.criterion.needs_gradients())?;
-    if args.gradients.resume && !score.criterion.needs_gradients() {
-        printer.warning("--resume has no effect: this criterion takes no gradients");
-    }
     let refits = args.refits(score.criterion);
+    check_files(&args, given.config.as_deref(), &model, cli, (score.criterion.needs_gradients(), refits))?;
+    if args.gradients.resume && !score.criterion.needs_gradients() && !refits {
+        printer.warning("--resume has no effect: this criterion takes no gradients, and nothing is refitted");
+    }
     let needs_runtime = score.criterion.needs_gradients() || refits || !(args.dry_run || args.no_verify);
     let runtime = if needs_runtime { Some(open_runtime(cli)?) } else { None };
     let given = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
@@ -43,8 +43,15 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<boo
     let analysis = model.analyse()?;
     analysis.check_inputs(given.as_deref().unwrap_or_default())?;
     drop(progress);
-    let score = gradient_args::score_options(score, &args, &cut, given.as_deref())?;
-    let refit = if refits { Some(args.refitting.settings(&score.gradients, args.report.is_some())?) } else { None };
+    let score = gradient_args::score_options(score, &args, (&cut, refits), given.as_deref())?;
+    let refit = match output.filter(|_| refits) {
+        Some(output) => Some(RefitSettings {
+            checkpoint: Some(refit_checkpoint_path(output)),
+            resume: args.gradients.resume,
+            ..args.refitting.settings(&score.gradients, args.report.is_some())?
+        }),
+        None => None,
+    };
     let options = VerifyOptions {
         rtol: args.rtol,
         atol: args.atol.unwrap_or(1e-6),
@@ -89,6 +96,7 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<boo
         measures_latency: !args.no_latency,
         refit: refit.as_ref().map(|settings| (&score, settings)),
         gradients,
+        checkpoint: refits.then(|| checkpoint_path(output)),
         advice: "--no-refit writes the cut as it is",
     };
     drop(progress);
@@ -109,7 +117,7 @@ fn check_files(
     config: Option<&Path>,
     model: &Model,
     cli: &Cli,
-    needs_gradients: bool,
+    checkpoints: (bool, bool),
 ) -> Result<(), Error> {
     let mut files = run_files::of_run(cli);
     run_files::reads_model(&mut files, "IN.onnx", model);
@@ -117,7 +125,7 @@ fn check_files(
     let given = [("--config", config), ("--inputs", inputs), ("--scheduler-config", scheduler)];
     run_files::reads_given(&mut files, &given);
     run_files::reads_data(&mut files, args.data.data.as_deref())?;
-    run_files::writes_of_pruning(&mut files, args, needs_gradients);
+    run_files::writes_of_pruning(&mut files, args, checkpoints);
     files.check()
 }
 

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use onnx_diffprune::plans::plan_path;
-use onnx_diffprune::{Device, Error, GradientSettings, Model, Plan, ScoreOptions, VerifyOptions};
+use onnx_diffprune::{Device, Error, GradientSettings, Model, Plan, RefitSettings, ScoreOptions, VerifyOptions};
 
 use super::args::Cli;
 use super::config::parse_sizes;
 use super::diffusion_args::{DataArgs, DiffusionArgs};
 use super::ending::Ending;
+use super::gradient_args::refit_checkpoint_path;
 use super::printer::Printer;
 use super::refit_args::RefitArgs;
 use super::{open_runtime, open_runtime_to_fold, run_files};
@@ -54,6 +55,9 @@ pub(super) struct RefitCommandArgs {
     /// Let the processor run what the device can't, instead of failing.
     #[arg(long)]
     allow_fallback: bool,
+    /// Go on from the checkpoint that a killed run left beside the output.
+    #[arg(long)]
+    resume: bool,
     #[command(flatten)]
     refitting: RefitArgs,
     #[command(flatten)]
@@ -79,6 +83,8 @@ pub(super) fn run(args: &RefitCommandArgs, cli: &Cli, printer: &Printer) -> Resu
     run_files::reads_data(&mut files, args.data.data.as_deref())?;
     run_files::writes_pruned(&mut files, &args.output);
     files.writes("the plan of OUT.onnx", &new_plan);
+    let checkpoint = refit_checkpoint_path(&args.output);
+    files.writes("the checkpoint of OUT.onnx", &checkpoint);
     if let Some(report) = &args.report {
         files.writes("--report", report);
     }
@@ -119,7 +125,11 @@ pub(super) fn run(args: &RefitCommandArgs, cli: &Cli, printer: &Printer) -> Resu
         },
         ..ScoreOptions::default()
     };
-    let settings = args.refitting.settings(&score.gradients, args.report.is_some())?;
+    let settings = RefitSettings {
+        checkpoint: Some(checkpoint.clone()),
+        resume: args.resume,
+        ..args.refitting.settings(&score.gradients, args.report.is_some())?
+    };
     let to_fold = open_runtime_to_fold(&analysis, Some(runtime), cli)?;
     let changed = plan.changed.take();
     plan.refit = None;
@@ -139,6 +149,7 @@ pub(super) fn run(args: &RefitCommandArgs, cli: &Cli, printer: &Printer) -> Resu
         measures_latency: !args.no_latency,
         refit: Some((&score, &settings)),
         gradients: None,
+        checkpoint: None,
         advice: "the pruned network stays as it is",
     };
     ending.run(staged)

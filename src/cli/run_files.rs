@@ -8,7 +8,7 @@ use onnx_diffprune::program::RunFiles;
 use onnx_diffprune::{Error, Model};
 
 use super::args::{Cli, PruneArgs};
-use super::gradient_args::checkpoint_path;
+use super::gradient_args::{checkpoint_path, refit_checkpoint_path};
 
 /// The files of a run, with the library of ONNX Runtime if one is named.
 pub(super) fn of_run(cli: &Cli) -> RunFiles {
@@ -56,15 +56,18 @@ pub(super) fn writes_pruned(files: &mut RunFiles, output: &Path) {
 }
 
 /// What pruning writes beside the network.
-pub(super) fn writes_of_pruning(files: &mut RunFiles, args: &PruneArgs, has_checkpoint: bool) {
+pub(super) fn writes_of_pruning(files: &mut RunFiles, args: &PruneArgs, (of_gradients, of_refit): (bool, bool)) {
     if let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) {
         writes_pruned(files, output);
         match &args.plan {
             Some(plan) => files.writes("--plan", plan),
             None => files.writes("the plan of OUT.onnx", plan_path(output)),
         };
-        if has_checkpoint {
+        if of_gradients {
             files.writes("the checkpoint of OUT.onnx", checkpoint_path(output));
+        }
+        if of_refit {
+            files.writes("the checkpoint of the refit of OUT.onnx", refit_checkpoint_path(output));
         }
     }
     if let Some(report) = &args.report {

@@ -260,10 +260,14 @@ impl Summation<'_> {
             };
             accumulate(&mut pass, &analysis.model, self.task, &how, known.as_deref(), &mut sum, step)?;
         }
-        if let Some(checkpoint) = &checkpoint {
-            checkpoint.remove();
-        }
         let seconds = started.elapsed().as_secs_f64();
+        if let Some(checkpoint) = &checkpoint {
+            let was_long = started.elapsed().as_secs() >= CHECKPOINT_SECONDS;
+            match settings.keeps_checkpoint && (was_long || resumed > 0) {
+                true => checkpoint.save(&sum)?,
+                false => checkpoint.remove(),
+            }
+        }
         Ok(Summed { sum, settled, resumed, loss_scale: pass.loss_scale(), execution, seconds })
     }
 

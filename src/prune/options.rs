@@ -242,6 +242,9 @@ pub struct GradientSettings {
     pub checkpoint: Option<PathBuf>,
     /// Whether to go on from the checkpoint.
     pub resume: bool,
+    /// Whether the checkpoint of a run of more than a minute stays once the sums are complete, because more is to follow that
+    /// may be stopped.
+    pub keeps_checkpoint: bool,
 }
 
 impl Default for GradientSettings {
@@ -261,6 +264,7 @@ impl Default for GradientSettings {
             draw_steps: 50,
             checkpoint: None,
             resume: false,
+            keeps_checkpoint: false,
         }
     }
 }

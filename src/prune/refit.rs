@@ -4,7 +4,8 @@ mod judge;
 
 mod samples;
 
-use std::time::Instant;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -16,11 +17,12 @@ use super::runtime::Runtime;
 use super::staged::Staged;
 use crate::analysis::Analysis;
 use crate::error::Error;
+use crate::graph::digest::DigestKind;
 use crate::graph::model::Model;
 use crate::graph::sizes::sizes_for;
 use crate::load::load;
 use crate::plan::{Plan, RefitPlan};
-use crate::refit::{Probe, RefitCut, RefitLayer, RefitOptions, Refitted, Weighting, refit};
+use crate::refit::{Probe, RefitCheckpoint, RefitCut, RefitLayer, RefitOptions, Refitted, Weighting, refit};
 use judge::{Judge, Judged};
 pub use judge::{RefitLosses, RefitPictures};
 use samples::{Clean, NoisySamples};
@@ -38,6 +40,9 @@ const CHUNKS: usize = 16;
 /// Timesteps at which it is found out how much errors count, and samples of each.
 const PROBED: usize = 24;
 const PROBE_BATCH: usize = 4;
+
+/// Time between two checkpoints.
+const CHECKPOINT_PERIOD: Duration = Duration::from_secs(30);
 
 /// Seeds of the noise, each added to the seed of the run.
 const SEED_OF_NOISE: u64 = 4;
@@ -60,6 +65,10 @@ pub struct RefitSettings {
     pub pictures: usize,
     /// How the fits are made.
     pub options: RefitOptions,
+    /// Where what was fitted is saved from time to time, so that a run that is killed can go on.
+    pub checkpoint: Option<PathBuf>,
+    /// Whether to go on from the checkpoint.
+    pub resume: bool,
     /// The refit that is to be repeated; other data or another process is refused then.
     pub repeats: Option<RefitPlan>,
 }
@@ -73,6 +82,8 @@ impl Default for RefitSettings {
             held_out: 32,
             pictures: 0,
             options: RefitOptions::default(),
+            checkpoint: None,
+            resume: false,
             repeats: None,
         }
     }
@@ -183,7 +194,9 @@ impl Staged {
         let (original, cut) = (original?, cut?);
         let started = Instant::now();
         let work = Work { network, analysis: &analysis, clean: &clean, extent, seed: options.seed };
-        let fitted = work.fit(self.cut().rewritten(), &pruned, &conditioning, settings, runtime, watch)?;
+        let checkpoint = checkpoint(settings, (self.cut().plan(), &pruned), (extent, &data_blake3, &process), watch)?;
+        let fit_options = RefitOptions { seed: options.seed, checkpoint, ..settings.options.clone() };
+        let fitted = work.fit(self.cut().rewritten(), &pruned, &conditioning, &fit_options, runtime, watch)?;
         let seconds = started.elapsed().as_secs_f64();
         let mut report = RefitReport {
             source: clean.fit.source.clone(),
@@ -232,6 +245,37 @@ impl Staged {
     }
 }
 
+/// Where the fits are saved, with what must be equal for a run to go on.
+fn checkpoint(
+    settings: &RefitSettings,
+    (plan, pruned): (&Plan, &Model),
+    (extent, data_blake3, process): (Extent, &str, &str),
+    watch: &mut Watch<'_>,
+) -> Result<Option<RefitCheckpoint>, Error> {
+    let Some(path) = &settings.checkpoint else { return Ok(None) };
+    let RefitOptions { ridge, rows, seed, weighting, exclude, device, .. } = &settings.options;
+    let exclude = exclude.as_ref().map(regex::Regex::as_str);
+    let fingerprint = format!(
+        "{} {} {extent:?} {data_blake3} {process} {ridge} {rows} {seed} {weighting:?} {exclude:?} {device}",
+        plan.input_digest,
+        pruned.digest(DigestKind::default())
+    );
+    match (settings.resume, path.exists()) {
+        (true, true) => {
+            tell(watch, Progress::Note(&format!("the refit goes on from {}", path.display())))?;
+        }
+        (false, true) => {
+            let text = format!(
+                "{} is the checkpoint of a refit that was stopped; --resume goes on from it, this run replaces it",
+                path.display()
+            );
+            tell(watch, Progress::Warning(&text))?;
+        }
+        _ => {}
+    }
+    Ok(Some(RefitCheckpoint { path: path.clone(), fingerprint, period: CHECKPOINT_PERIOD, resumes: settings.resume }))
+}
+
 /// Refuses to repeat a refit on other data, or for another process.
 fn refuse_other(plan: &RefitPlan, process: &str, data_blake3: &str) -> Result<(), Error> {
     if plan.process != process {
@@ -276,6 +320,8 @@ impl RefitSettings {
             held_out: plan.held_out,
             pictures: 0,
             options,
+            checkpoint: None,
+            resume: false,
             repeats: Some(plan.clone()),
         })
     }
@@ -303,7 +349,7 @@ impl Work<'_> {
         rewritten: &crate::rewrite::Rewritten,
         pruned: &Model,
         conditioning: &crate::diffusion::Conditioning,
-        settings: &RefitSettings,
+        options: &RefitOptions,
         runtime: &Runtime,
         watch: &mut Watch<'_>,
     ) -> Result<Refitted, Error> {
@@ -333,8 +379,7 @@ impl Work<'_> {
         let cut = RefitCut { analysis, rewritten, pruned };
         let mut progress =
             |done: usize, total: usize| tell(watch, Progress::At { stage: Stage::Refitting, done, total });
-        let options = RefitOptions { seed, ..settings.options.clone() };
-        refit(cut, (&data, &sizes), probe, &options, runtime.0, &mut progress)
+        refit(cut, (&data, &sizes), probe, options, runtime.0, &mut progress)
     }
 }
 

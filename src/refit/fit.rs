@@ -37,6 +37,7 @@ pub(super) fn constant(network: &Network, value: ValueId) -> Result<Array, Error
 }
 
 /// What a fit has found.
+#[derive(Debug)]
 pub(super) struct Found {
     /// By layer, its new weight.
     pub(super) weights: Vec<TensorProto>,
