@@ -67,6 +67,8 @@ pub struct RefitSettings {
     pub options: RefitOptions,
     /// Where what was fitted is saved from time to time, so that a run that is killed can go on.
     pub checkpoint: Option<PathBuf>,
+    /// Time between two checkpoints.
+    pub checkpoint_period: Duration,
     /// Whether to go on from the checkpoint.
     pub resume: bool,
     /// The refit that is to be repeated; other data or another process is refused then.
@@ -83,6 +85,7 @@ impl Default for RefitSettings {
             pictures: 0,
             options: RefitOptions::default(),
             checkpoint: None,
+            checkpoint_period: CHECKPOINT_PERIOD,
             resume: false,
             repeats: None,
         }
@@ -273,7 +276,12 @@ fn checkpoint(
         }
         _ => {}
     }
-    Ok(Some(RefitCheckpoint { path: path.clone(), fingerprint, period: CHECKPOINT_PERIOD, resumes: settings.resume }))
+    Ok(Some(RefitCheckpoint {
+        path: path.clone(),
+        fingerprint,
+        period: settings.checkpoint_period,
+        resumes: settings.resume,
+    }))
 }
 
 /// Refuses to repeat a refit on other data, or for another process.
@@ -321,6 +329,7 @@ impl RefitSettings {
             pictures: 0,
             options,
             checkpoint: None,
+            checkpoint_period: CHECKPOINT_PERIOD,
             resume: false,
             repeats: Some(plan.clone()),
         })

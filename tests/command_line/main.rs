@@ -13,6 +13,7 @@ mod hostile;
 mod paths;
 mod plans;
 mod prune;
+mod refit;
 mod replaced;
 mod sample;
 mod strangers;
