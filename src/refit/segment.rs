@@ -130,12 +130,12 @@ impl Network {
         };
         let options = SessionOptions {
             optimization: Optimization::All,
-            external_data_folder: Some(self.lowered.model.folder().to_owned()),
+            external_data_folder: Some(self.lowered.model.data_folder()),
             device: execution.device,
             allow_fallback: execution.allow_fallback,
             ..SessionOptions::default()
         };
-        let session = execution.runtime.session_from_bytes(&model.encode_to_vec(), &options)?;
+        let session = execution.runtime.session_from_bytes(&self.lowered.model.located(&model).encode_to_vec(), &options)?;
         nodes.retain(|node| graph.nodes[*node].outputs.iter().flatten().any(|value| self.is_computed(*value)));
         Ok(Some(Segment { session, takes, nodes }))
     }

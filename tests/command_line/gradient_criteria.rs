@@ -15,7 +15,7 @@ fn prune(output: &Path, more: &[&str]) -> serde_json::Value {
     let (input, scheduler) = (fixture("ddpm_fashion16.onnx"), fixture("ddpm_fashion16/scheduler_config.json"));
     let mut arguments = vec![input.to_str().expect("a path"), output.to_str().expect("a path"), "--ratio", "0.3"];
     arguments.extend(["--scheduler-config", scheduler.to_str().expect("a path"), "--format", "json"]);
-    arguments.extend(["--batch", "4", "--no-latency"]);
+    arguments.extend(["--batch", "4", "--no-latency", "--no-refit"]);
     arguments.extend(more);
     succeed(&arguments).json()
 }

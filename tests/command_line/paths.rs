@@ -161,6 +161,11 @@ fn no_two_outputs_of_pruning_are_one_file() {
     // The default criterion takes gradients, whose checkpoint lies beside the output.
     let (input, report) = (room.text("in.onnx"), room.desk.out("out.gradients.npz"));
     room.refuses(&[&input, &out, "--ratio", "0.5", "--report", &report], ["the checkpoint of OUT.onnx", "--report"]);
+    let report = room.desk.out("out.refit.npz");
+    room.refuses(
+        &[&input, &out, "--ratio", "0.5", "--report", &report],
+        ["the checkpoint of the refit of OUT.onnx", "--report"],
+    );
     // An output whose plan would be itself.
     let plan = room.desk.out("x.plan.json");
     room.refuses_prune(&plan, &["--plan", &plan], ["OUT.onnx", "--plan"]);
