@@ -2,6 +2,7 @@
 # need into this folder (.venv).
 PYTHON ?= python3
 TOOL = target/release/onnx-diffprune
+SCHEDULER = --scheduler-config fixtures/ddpm_fashion16/scheduler_config.json
 
 .PHONY: venv demo test check-training clean
 
@@ -16,10 +17,11 @@ demo: venv
 	cargo build --release
 	mkdir -p demo-output
 	$(TOOL) fixtures/ddpm_fashion16.onnx demo-output/pruned.onnx --ratio 0.3 --timesteps 100 \
-		--data fixtures/ddpm_fashion16/train_images.npy \
-		--scheduler-config fixtures/ddpm_fashion16/scheduler_config.json --report demo-output/report.html
-	$(TOOL) sample demo-output/pruned.onnx -o demo-output/samples.png \
-		--scheduler-config fixtures/ddpm_fashion16/scheduler_config.json
+		--data fixtures/ddpm_fashion16/train_images.npy $(SCHEDULER) --report demo-output/report.html
+	$(TOOL) apply fixtures/ddpm_fashion16.onnx demo-output/pruned.plan.json demo-output/cut.onnx
+	$(TOOL) sample fixtures/ddpm_fashion16.onnx -o demo-output/original.png $(SCHEDULER)
+	$(TOOL) sample demo-output/cut.onnx -o demo-output/cut.png $(SCHEDULER)
+	$(TOOL) sample demo-output/pruned.onnx -o demo-output/pruned.png $(SCHEDULER)
 
 test: venv
 	cargo test
