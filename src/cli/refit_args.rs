@@ -26,7 +26,7 @@ pub(super) struct RefitArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refit_samples: Option<usize>,
 
-    /// Timesteps that these samples are spread over [default: one for every chunk of samples, 16 or more].
+    /// Timesteps that these samples are spread over [default: one for every chunk of samples, 64 or more].
     #[arg(long, value_name = "N", help_heading = "Refit")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refit_timesteps: Option<usize>,

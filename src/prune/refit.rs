@@ -35,7 +35,7 @@ const MACS: f64 = 2e13;
 
 /// Samples of a chunk, at most, and chunks, at least.
 const BATCH: usize = 32;
-const CHUNKS: usize = 16;
+const CHUNKS: usize = 64;
 
 /// Timesteps at which it is found out how much errors count, and samples of each.
 const PROBED: usize = 24;
