@@ -66,11 +66,6 @@ impl RuleError {
         Self::Invalid(text.into())
     }
 
-    /// Only the shapes of the operator are known: it is a barrier.
-    pub fn only_shapes() -> Self {
-        Self::Unsupported("which channels depend on which is not known of this operator".to_owned())
-    }
-
     /// This form of the node is not supported.
     pub fn unsupported(text: impl Into<String>) -> Self {
         Self::Unsupported(text.into())
@@ -118,8 +113,8 @@ pub enum Folding {
 
 /// The rules of an operator, in the order of the pipeline.
 ///
-/// Silence never means that channels pass through: `infer` and `couple` have no default, and without `lower` or
-/// `reference` verification fails.
+/// Silence never means that channels pass through: `infer` has no default, without `couple` the node is a barrier, and
+/// without `lower` or `reference` verification fails.
 pub trait Operator: std::fmt::Debug + Send + Sync {
     /// Element types, shapes and known small values of the outputs.
     ///
@@ -133,11 +128,14 @@ pub trait Operator: std::fmt::Debug + Send + Sync {
         Folding::Passes
     }
 
-    /// Which indices of the inputs and outputs live or die together.
+    /// Which indices of the inputs and outputs live or die together. Operators of which only the shapes are known leave it
+    /// out.
     ///
     /// # Errors
     /// Any error makes the node a barrier.
-    fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError>;
+    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
+        Err(RuleError::unsupported("which channels depend on which is not known of this operator"))
+    }
 
     /// The integers of output 0 as a grid of indices, where they are one.
     fn grid(&self, _cx: &GridCx<'_>) -> Option<Grid> {

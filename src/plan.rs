@@ -186,7 +186,7 @@ impl Plan {
 }
 
 /// Keys of the metadata that this tool writes begin with this.
-const METADATA: &str = "onnx_diffprune.";
+pub(crate) const METADATA: &str = "onnx_diffprune.";
 
 impl Plan {
     /// How the digest of the input was computed.

@@ -8,6 +8,7 @@
 //! A file of a few nodes can square a sum of sizes as often as it likes. An expression of more than [`MOST_PARTS`] parts
 //! is therefore given up: what stands for it is equal only to the same expression and has no value.
 
+mod division;
 mod equation;
 
 use std::collections::BTreeMap;
@@ -40,9 +41,6 @@ const MOST_PARTS: usize = 512;
 
 /// Products of sums are expanded only up to this many products of their terms.
 const MOST_PRODUCTS: usize = 256;
-
-/// Steps of a long division; one is needed for every term of the quotient.
-const MOST_STEPS: usize = 64;
 
 /// Monomial (its factors, sorted) to coefficient; no coefficient is zero.
 type Terms = BTreeMap<Vec<Atom>, i64>;
@@ -174,64 +172,8 @@ impl Dim {
         self.as_const() == Some(value)
     }
 
-    /// The quotient where `divisor` divides this polynomial without a remainder, else `None`.
-    pub fn div_exact(&self, divisor: &Dim) -> Option<Dim> {
-        if let (Some(a), Some(b)) = (self.as_const(), divisor.as_const()) {
-            return exact(a, b).map(Dim::from);
-        }
-        let by = divisor.terms();
-        let (factors, coefficient) = leading(&by)?;
-        let mut quotient = Dim::from(0);
-        let mut rest = self.clone();
-        // Polynomial long division; every step removes the leading term of what is left.
-        for _ in 0..MOST_STEPS {
-            let terms = rest.terms();
-            let Some((monomial, value)) = leading(&terms) else {
-                return Some(quotient);
-            };
-            let term = Dim::monomial(remove_factors(monomial, factors)?, exact(value, coefficient)?);
-            rest = &rest - &(&term * divisor);
-            quotient = &quotient + &term;
-        }
-        rest.is(0).then_some(quotient)
-    }
-
     fn monomial(factors: Vec<Atom>, coefficient: i64) -> Self {
         Self::of_terms(BTreeMap::from([(factors, coefficient)]))
-    }
-
-    /// `self / divisor` rounded towards minus infinity; sizes and divisors of shape arithmetic are not negative.
-    pub fn floor_div(&self, divisor: &Dim) -> Option<Dim> {
-        if divisor.is(0) {
-            return None;
-        }
-        if let (Some(a), Some(b)) = (self.as_const(), divisor.as_const()) {
-            return Some(Dim::from(a.checked_div_euclid(b)?));
-        }
-        if let Some(quotient) = self.div_exact(divisor) {
-            return Some(quotient);
-        }
-        let (dividend, divisor) = equation::reduced(self, divisor);
-        Some(dividend.joined(&divisor, "//", Atom::FloorDiv))
-    }
-
-    /// `self / divisor` rounded up.
-    pub fn ceil_div(&self, divisor: &Dim) -> Option<Dim> {
-        (self + &(divisor - &Dim::from(1))).floor_div(divisor)
-    }
-
-    /// The remainder of [`Dim::floor_div`].
-    pub fn modulo(&self, divisor: &Dim) -> Option<Dim> {
-        if divisor.is(0) {
-            return None;
-        }
-        if let (Some(a), Some(b)) = (self.as_const(), divisor.as_const()) {
-            return Some(Dim::from(a.checked_rem_euclid(b)?));
-        }
-        if self.div_exact(divisor).is_some() {
-            return Some(Dim::from(0));
-        }
-        Some(self.joined(divisor, "%", Atom::Mod))
     }
 
     /// The larger of the two.
@@ -302,26 +244,6 @@ impl Dim {
             }
         }
     }
-}
-
-/// The leading term in graded lexicographic order, which products respect; `None` for zero.
-fn leading(terms: &Terms) -> Option<(&Vec<Atom>, i64)> {
-    let order = |a: &Vec<Atom>, b: &Vec<Atom>| a.len().cmp(&b.len()).then_with(|| b.cmp(a));
-    terms.iter().max_by(|(a, _), (b, _)| order(a, b)).map(|(monomial, value)| (monomial, *value))
-}
-
-fn exact(a: i64, b: i64) -> Option<i64> {
-    (b != 0 && a.checked_rem(b)? == 0).then(|| a / b)
-}
-
-/// The sorted multiset `from` without the sorted multiset `factors`, where it contains all of them.
-fn remove_factors(from: &[Atom], factors: &[Atom]) -> Option<Vec<Atom>> {
-    let mut rest = from.to_vec();
-    for factor in factors {
-        let at = rest.iter().position(|atom| atom == factor)?;
-        rest.remove(at);
-    }
-    Some(rest)
 }
 
 impl From<i64> for Dim {

@@ -125,6 +125,15 @@ impl<'a> LowerCx<'a> {
         self.builder.add(op_type, inputs, attributes)
     }
 
+    /// As [`LowerCx::add`], of two inputs and the bias that the node itself has as input 2, if it has one.
+    pub fn add_biased(&mut self, op_type: &str, [x, w]: [&str; 2], attributes: Vec<AttributeProto>) -> String {
+        if !self.has(2) {
+            return self.add(op_type, &[x, w], attributes);
+        }
+        let bias = self.float(2);
+        self.add(op_type, &[x, w, &bias], attributes)
+    }
+
     /// As [`LowerCx::add`], of another domain.
     pub fn add_in(&mut self, domain: &str, op_type: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
         self.builder.add_in(domain, op_type, inputs, attributes)

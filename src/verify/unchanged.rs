@@ -7,6 +7,8 @@
 
 mod elements;
 
+mod metadata;
+
 mod nodes;
 
 mod unfused;
@@ -56,7 +58,7 @@ pub(super) struct Unchanged {
     /// First outputs of the nodes that are not the original's in every attribute and input.
     pub(super) edited: HashSet<String>,
     pub(super) report: UnchangedReport,
-    /// What could not be computed for it.
+    /// What could not be computed for it, and what differs though nothing computes with it.
     pub(super) notes: Vec<String>,
 }
 
@@ -109,6 +111,8 @@ pub(super) fn compare(
             comparison.found.report.edited = comparison.found.edited.len();
             comparison.found.report.constants = comparison.compared.len();
             comparison.found.report.not_compared = comparison.not_compared.into_iter().collect();
+            let props = |model: &Model| model.proto().metadata_props.clone();
+            comparison.found.notes.extend(metadata::difference(&props(&analysis.model), &props(pruned)));
             Ok(Ok(comparison.found))
         }
         Err(Stop::Changed(text)) => Ok(Err(Changed(text))),

@@ -148,6 +148,21 @@ fn what_earlier_rounds_say_of_themselves_goes_and_what_others_say_stays() {
 }
 
 #[test]
+fn metadata_that_are_not_the_originals_are_a_note_and_no_failure() {
+    let mut model = two_convolutions();
+    let entry = |key: &str, value: &str| StringStringEntryProto { key: key.to_owned(), value: value.to_owned() };
+    model.metadata_props = vec![entry("author", "someone")];
+    let pruned = prune_model(&model, &PruneOptions::by_magnitude(Target::Ratio(0.5)));
+    assert!(pruned.report().passed && pruned.report().notes.is_empty(), "{:?}", pruned.report());
+    let mut other = ModelProto::decode(&*std::fs::read(&pruned.path).unwrap()).unwrap();
+    other.metadata_props.clear();
+    let folder = tempfile::tempdir().unwrap();
+    let report = pruned.verify_with(&save(folder.path(), &other), |_| {});
+    assert!(report.passed, "{report:?}");
+    assert!(report.notes.iter().any(|note| note.contains("\"author\" is missing")), "{report:?}");
+}
+
+#[test]
 fn plans_of_the_first_schema_name_their_input_by_sha256() {
     let folder = tempfile::tempdir().unwrap();
     let input = save(folder.path(), &two_convolutions());

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Atom, Dim, Form, Sum, Terms, remove_factors};
+use super::division::remove_factors;
+use super::{Atom, Dim, Form, Sum, Terms};
 
 /// Dividend and divisor without the factors that all their terms have in common; sizes are positive.
 pub(super) fn reduced(dividend: &Dim, divisor: &Dim) -> (Dim, Dim) {

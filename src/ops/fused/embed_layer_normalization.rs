@@ -5,7 +5,7 @@
 //! Coupling: a barrier: only shapes are known, and all that it touches stays.
 
 use crate::onnx::DataType;
-use crate::operator::{CoupleCx, Folding, InferCx, OpType, Operator, Registration, RuleError, microsoft};
+use crate::operator::{Folding, InferCx, OpType, Operator, Registration, RuleError, microsoft};
 
 fn types_embed_layer_normalization() -> &'static [OpType] {
     const { &[microsoft("EmbedLayerNormalization")] }
@@ -32,9 +32,5 @@ impl Operator for EmbedLayerNormalization {
 
     fn folding(&self) -> Folding {
         Folding::Mixes
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

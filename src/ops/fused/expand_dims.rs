@@ -5,7 +5,7 @@
 //! Coupling: a barrier: only shapes are known, and all that it touches stays.
 
 use crate::graph::dim::Dim;
-use crate::operator::{CoupleCx, InferCx, OpType, Operator, Registration, RuleError, axis_index, microsoft};
+use crate::operator::{InferCx, OpType, Operator, Registration, RuleError, axis_index, microsoft};
 
 fn types_expand_dim() -> &'static [OpType] {
     const { &[microsoft("ExpandDims")] }
@@ -24,9 +24,5 @@ impl Operator for ExpandDims {
         shape.insert(axis, Dim::from(1));
         cx.set_shape(0, dtype, shape);
         Ok(())
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

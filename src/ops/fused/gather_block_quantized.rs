@@ -7,7 +7,7 @@
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::onnx::DataType;
-use crate::operator::{CoupleCx, InferCx, OpType, Operator, Registration, RuleError, axis_index, microsoft};
+use crate::operator::{InferCx, OpType, Operator, Registration, RuleError, axis_index, microsoft};
 
 fn types_gather_block_quantized() -> &'static [OpType] {
     const { &[microsoft("GatherBlockQuantized")] }
@@ -44,9 +44,5 @@ impl Operator for GatherBlockQuantized {
         let dtype = cx.input(2)?.dtype;
         cx.set_shape(0, dtype, [&data[..axis], &indices, &data[axis + 1..]].concat());
         Ok(())
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

@@ -5,7 +5,7 @@
 //! Coupling: a barrier: only shapes are known, and all that it touches stays.
 
 use crate::graph::dim::Dim;
-use crate::operator::{CoupleCx, Folding, InferCx, OpType, Operator, Registration, RuleError, microsoft};
+use crate::operator::{Folding, InferCx, OpType, Operator, Registration, RuleError, microsoft};
 
 fn types_matmul_fp_q4() -> &'static [OpType] {
     const { &[microsoft("MatMulFpQ4")] }
@@ -34,9 +34,5 @@ impl Operator for MatMulFpQ4 {
 
     fn folding(&self) -> Folding {
         Folding::Mixes
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
-use crate::operator::{CoupleCx, Folding, InferCx, MacsCx, OpType, Operator, Registration, RuleError, microsoft};
+use crate::operator::{Folding, InferCx, MacsCx, OpType, Operator, Registration, RuleError, microsoft};
 
 fn types_matmul_nbit() -> &'static [OpType] {
     const { &[microsoft("MatMulNBits"), microsoft("MatMulBnb4")] }
@@ -41,10 +41,6 @@ impl Operator for MatMulNBits {
 
     fn folding(&self) -> Folding {
         Folding::Mixes
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 
     fn macs(&self, cx: &MacsCx<'_>) -> f64 {

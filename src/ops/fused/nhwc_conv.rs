@@ -110,13 +110,8 @@ impl Operator for NhwcConv {
         let back: Vec<i64> = std::iter::once(0).chain(2..=last).chain([1]).collect();
         let (x, w) = (cx.float(0), cx.float(1));
         let (x, w) = (cx.transposed(&x, &first), cx.transposed(&w, &first));
-        let mut inputs = vec![x, w];
-        if cx.has(2) {
-            inputs.push(cx.float(2));
-        }
-        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
         let attributes = cx.attributes().to_vec();
-        let y = cx.add("Conv", &inputs, attributes);
+        let y = cx.add_biased("Conv", [&x, &w], attributes);
         let y = cx.transposed(&y, &back);
         cx.emit(0, &y);
         Ok(true)

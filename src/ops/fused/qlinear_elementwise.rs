@@ -5,7 +5,7 @@
 //! Coupling: a barrier: only shapes are known, and all that it touches stays.
 
 use crate::graph::Node;
-use crate::operator::{CoupleCx, Folding, InferCx, OpType, Operator, Registration, RuleError, microsoft};
+use crate::operator::{Folding, InferCx, OpType, Operator, Registration, RuleError, microsoft};
 
 fn types_qlinear_elementwise() -> &'static [OpType] {
     const {
@@ -52,9 +52,5 @@ impl Operator for QLinear {
 
     fn folding(&self) -> Folding {
         Folding::Mixes
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

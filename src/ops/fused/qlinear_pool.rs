@@ -6,7 +6,7 @@
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
-use crate::operator::{CoupleCx, Folding, InferCx, OpType, Operator, Registration, RuleError, microsoft};
+use crate::operator::{Folding, InferCx, OpType, Operator, Registration, RuleError, microsoft};
 use crate::ops::standard::conv::Spatial;
 
 fn types_qlinear_pool() -> &'static [OpType] {
@@ -56,9 +56,5 @@ impl Operator for QLinearPool {
 
     fn folding(&self) -> Folding {
         Folding::Mixes
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

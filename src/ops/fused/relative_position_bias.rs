@@ -6,7 +6,7 @@
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
-use crate::operator::{CoupleCx, Folding, InferCx, OpType, Operator, Registration, RuleError, microsoft};
+use crate::operator::{Folding, InferCx, OpType, Operator, Registration, RuleError, microsoft};
 
 fn types_relative_position_bia() -> &'static [OpType] {
     const { &[microsoft("RelativePositionBias"), microsoft("GatedRelativePositionBias")] }
@@ -50,9 +50,5 @@ impl Operator for RelativePositionBias {
 
     fn folding(&self) -> Folding {
         Folding::Mixes
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

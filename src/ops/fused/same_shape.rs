@@ -4,7 +4,7 @@
 //!
 //! Coupling: a barrier: only shapes are known, and all that it touches stays.
 
-use crate::operator::{CoupleCx, Folding, InferCx, OpType, Operator, Registration, RuleError, microsoft};
+use crate::operator::{Folding, InferCx, OpType, Operator, Registration, RuleError, microsoft};
 
 fn types_same_shape() -> &'static [OpType] {
     const {
@@ -34,9 +34,5 @@ impl Operator for SameShape {
 
     fn folding(&self) -> Folding {
         Folding::Mixes
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::graph::Node;
 use crate::onnx::DataType;
-use crate::operator::{CoupleCx, InferCx, OpType, Operator, Registration, RuleError, onnx};
+use crate::operator::{InferCx, OpType, Operator, Registration, RuleError, onnx};
 
 fn types_bit_cast() -> &'static [OpType] {
     const { &[onnx("BitCast")] }
@@ -33,9 +33,5 @@ impl Operator for BitCast {
         let shape = cx.shape(0)?;
         cx.set_shape(0, self.to.unwrap_or(DataType::Undefined), shape);
         Ok(())
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

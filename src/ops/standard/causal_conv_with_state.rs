@@ -6,7 +6,7 @@
 //! Coupling: a barrier: only shapes are known, and all that it touches stays.
 
 use crate::graph::dim::Dim;
-use crate::operator::{CoupleCx, Folding, InferCx, OpType, Operator, Registration, RuleError, microsoft, onnx};
+use crate::operator::{Folding, InferCx, OpType, Operator, Registration, RuleError, microsoft, onnx};
 
 fn types_causal_conv_with_state() -> &'static [OpType] {
     const { &[onnx("CausalConvWithState"), microsoft("CausalConvWithState")] }
@@ -34,9 +34,5 @@ impl Operator for CausalConvWithState {
 
     fn folding(&self) -> Folding {
         Folding::Mixes
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

@@ -7,7 +7,7 @@
 use super::binary::known;
 use crate::graph::Node;
 use crate::graph::dim::Dim;
-use crate::graph::fact::Fact;
+use crate::graph::fact::{Fact, Known};
 use crate::onnx::DataType;
 use crate::operator::{CoupleCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 
@@ -28,6 +28,9 @@ fn types_comparison() -> &'static [OpType] {
 
 pub(super) static RULES: &[Registration] =
     &[Registration::new(types_comparison, |node| Ok(Box::new(Comparison::parse(node)?)))];
+
+/// Floats that differ by more than this share of the larger, or of one, compare alike in every precision.
+const APART: f64 = 1e-2;
 
 #[derive(Clone, Copy, Debug)]
 enum Comparison {
@@ -80,12 +83,31 @@ impl Comparison {
         };
         Some(Dim::from(i64::from(holds)))
     }
+
+    /// The same for two floats that are clearly apart: what is known of floats was computed in double precision, and the
+    /// network may round otherwise.
+    fn result_of_floats(self, a: f64, b: f64) -> Option<f64> {
+        let is_apart = (a - b).abs() > APART * a.abs().max(b.abs()).max(1.0);
+        let holds = match self {
+            Self::Equal => false,
+            Self::Greater | Self::GreaterOrEqual => a > b,
+            Self::Less | Self::LessOrEqual => a < b,
+            Self::And | Self::Or | Self::Xor => return None,
+        };
+        is_apart.then(|| f64::from(u8::from(holds)))
+    }
 }
 
 impl Operator for Comparison {
     fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let shapes = (0..cx.input_count()).map(|slot| cx.shape(slot)).collect::<Result<Vec<_>, _>>()?;
-        let known = known(cx, &shapes, &|a, b| self.result(a, b), &|_, _| None);
+        let known = known(cx, &shapes, &|a, b| self.result(a, b), &|a, b| self.result_of_floats(a, b));
+        let known = known.map(|known| match known {
+            Known::Floats(values) => {
+                Known::Ints(values.iter().map(|value| Dim::from(i64::from(*value != 0.0))).collect())
+            }
+            ints @ Known::Ints(_) => ints,
+        });
         let shape = cx.broadcast(&shapes)?;
         cx.set(0, Fact::new(DataType::Bool, shape).with_known(known));
         Ok(())
@@ -99,5 +121,23 @@ impl Operator for Comparison {
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.elementwise(&[0, 1])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_are_compared_where_rounding_decides_nothing() {
+        let of = |kind: Comparison, a, b| kind.result_of_floats(a, b);
+        assert_eq!(of(Comparison::Greater, 2.5, 1.0), Some(1.0));
+        assert_eq!(of(Comparison::Less, 2.5, 1.0), Some(0.0));
+        assert_eq!(of(Comparison::LessOrEqual, -1e6, 1e6), Some(1.0));
+        assert_eq!(of(Comparison::Equal, 0.0, 1.0), Some(0.0));
+        for (a, b) in [(1.0, 1.0), (1000.0, 1001.0), (0.1 + 0.2 - 0.3, 0.0), (f64::NAN, 1.0), (f64::INFINITY, 1.0)] {
+            assert_eq!(of(Comparison::Greater, a, b), None, "{a} {b}");
+            assert_eq!(of(Comparison::Equal, a, b), None, "{a} {b}");
+        }
     }
 }

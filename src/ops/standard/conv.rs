@@ -134,13 +134,9 @@ impl Operator for Conv {
         if !self.is_fused {
             return Ok(false);
         }
-        let mut inputs = vec![cx.float(0), cx.float(1)];
-        if cx.has(2) {
-            inputs.push(cx.float(2));
-        }
-        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let (x, w) = (cx.float(0), cx.float(1));
         let attributes = cx.attributes_without_activation();
-        let mut y = cx.add("Conv", &inputs, attributes);
+        let mut y = cx.add_biased("Conv", [&x, &w], attributes);
         if cx.has(SUM) {
             let z = cx.float(SUM);
             y = cx.add("Add", &[&y, &z], vec![]);

@@ -10,7 +10,7 @@ use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::onnx::DataType;
 use crate::operator::macs::elements;
-use crate::operator::{CoupleCx, Folding, InferCx, MacsCx, OpType, Operator, Registration, RuleError, microsoft, onnx};
+use crate::operator::{Folding, InferCx, MacsCx, OpType, Operator, Registration, RuleError, microsoft, onnx};
 
 fn types_conv_intege() -> &'static [OpType] {
     const { &[onnx("ConvInteger"), onnx("QLinearConv"), microsoft("QLinearConv")] }
@@ -69,10 +69,6 @@ impl Operator for ConvInteger {
 
     fn folding(&self) -> Folding {
         Folding::Mixes
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 
     fn macs(&self, cx: &MacsCx<'_>) -> f64 {

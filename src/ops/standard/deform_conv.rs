@@ -8,7 +8,7 @@ use super::conv::Spatial;
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::operator::macs::elements;
-use crate::operator::{CoupleCx, Folding, InferCx, MacsCx, OpType, Operator, Registration, RuleError, onnx};
+use crate::operator::{Folding, InferCx, MacsCx, OpType, Operator, Registration, RuleError, onnx};
 
 fn types_deform_conv() -> &'static [OpType] {
     const { &[onnx("DeformConv")] }
@@ -49,10 +49,6 @@ impl Operator for DeformConv {
 
     fn folding(&self) -> Folding {
         Folding::Mixes
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 
     fn macs(&self, cx: &MacsCx<'_>) -> f64 {

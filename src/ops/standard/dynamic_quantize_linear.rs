@@ -5,7 +5,7 @@
 //! Coupling: a barrier: only shapes are known, and all that it touches stays.
 
 use crate::onnx::DataType;
-use crate::operator::{CoupleCx, Folding, InferCx, OpType, Operator, Registration, RuleError, onnx};
+use crate::operator::{Folding, InferCx, OpType, Operator, Registration, RuleError, onnx};
 
 fn types_dynamic_quantize_linea() -> &'static [OpType] {
     const { &[onnx("DynamicQuantizeLinear")] }
@@ -28,10 +28,6 @@ impl Operator for DynamicQuantizeLinear {
 
     fn folding(&self) -> Folding {
         Folding::Mixes
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 
     fn quantizes(&self) -> bool {

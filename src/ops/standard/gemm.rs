@@ -113,13 +113,9 @@ impl Operator for Gemm {
         if !self.is_fused {
             return Ok(false);
         }
-        let mut inputs = vec![cx.float(0), cx.float(1)];
-        if cx.has(2) {
-            inputs.push(cx.float(2));
-        }
-        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let (a, b) = (cx.float(0), cx.float(1));
         let attributes = cx.attributes_without_activation();
-        let y = cx.add("Gemm", &inputs, attributes);
+        let y = cx.add_biased("Gemm", [&a, &b], attributes);
         let y = cx.activated(&y, self.activation.as_ref())?;
         cx.emit(0, &y);
         Ok(true)

@@ -7,7 +7,7 @@
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::onnx::DataType;
-use crate::operator::{CoupleCx, InferCx, OpType, Operator, Registration, RuleError, onnx};
+use crate::operator::{InferCx, OpType, Operator, Registration, RuleError, onnx};
 
 fn types_image_decode() -> &'static [OpType] {
     const { &[onnx("ImageDecoder")] }
@@ -32,9 +32,5 @@ impl Operator for ImageDecoder {
         let shape = vec![cx.fresh(), cx.fresh(), Dim::from(self.channels)];
         cx.set_shape(0, DataType::Uint8, shape);
         Ok(())
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

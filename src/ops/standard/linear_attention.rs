@@ -7,7 +7,7 @@
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
-use crate::operator::{CoupleCx, Folding, InferCx, OpType, Operator, Registration, RuleError, microsoft, onnx};
+use crate::operator::{Folding, InferCx, OpType, Operator, Registration, RuleError, microsoft, onnx};
 
 fn types_linear_attention() -> &'static [OpType] {
     const { &[onnx("LinearAttention"), microsoft("LinearAttention")] }
@@ -45,9 +45,5 @@ impl Operator for LinearAttention {
 
     fn folding(&self) -> Folding {
         Folding::Mixes
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

@@ -9,7 +9,7 @@ use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
 use crate::onnx::{DataType, GraphProto};
-use crate::operator::{CoupleCx, Folding, InferCx, OpType, Operator, Registration, RuleError, onnx};
+use crate::operator::{Folding, InferCx, OpType, Operator, Registration, RuleError, onnx};
 
 fn types_loop() -> &'static [OpType] {
     const { &[onnx("Loop")] }
@@ -116,10 +116,6 @@ impl Operator for Loop {
 
     fn folding(&self) -> Folding {
         Folding::Never
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }
 

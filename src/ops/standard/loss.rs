@@ -6,7 +6,7 @@
 //! Coupling: a barrier: only shapes are known, and all that it touches stays.
 
 use crate::graph::Node;
-use crate::operator::{CoupleCx, Folding, InferCx, OpType, Operator, Registration, RuleError, onnx};
+use crate::operator::{Folding, InferCx, OpType, Operator, Registration, RuleError, onnx};
 
 fn types_lo() -> &'static [OpType] {
     const { &[onnx("NegativeLogLikelihoodLoss"), onnx("SoftmaxCrossEntropyLoss")] }
@@ -36,9 +36,5 @@ impl Operator for Loss {
 
     fn folding(&self) -> Folding {
         Folding::Mixes
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

@@ -8,7 +8,7 @@
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::operator::macs::elements;
-use crate::operator::{CoupleCx, Folding, InferCx, MacsCx, OpType, Operator, Registration, RuleError, microsoft, onnx};
+use crate::operator::{Folding, InferCx, MacsCx, OpType, Operator, Registration, RuleError, microsoft, onnx};
 
 fn types_lstm() -> &'static [OpType] {
     const { &[onnx("LSTM"), onnx("GRU"), onnx("RNN"), microsoft("DynamicQuantizeLSTM")] }
@@ -65,10 +65,6 @@ impl Operator for Recurrent {
 
     fn folding(&self) -> Folding {
         Folding::Mixes
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 
     fn macs(&self, cx: &MacsCx<'_>) -> f64 {

@@ -8,7 +8,7 @@
 
 use crate::graph::Node;
 use crate::onnx::DataType;
-use crate::operator::{CoupleCx, Folding, InferCx, MacsCx, OpType, Operator, Registration, RuleError, microsoft, onnx};
+use crate::operator::{Folding, InferCx, MacsCx, OpType, Operator, Registration, RuleError, microsoft, onnx};
 
 fn types_matmul_intege() -> &'static [OpType] {
     const {
@@ -75,10 +75,6 @@ impl Operator for MatMulInteger {
 
     fn folding(&self) -> Folding {
         Folding::Mixes
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 
     fn macs(&self, cx: &MacsCx<'_>) -> f64 {

@@ -6,7 +6,7 @@
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
-use crate::operator::{CoupleCx, InferCx, OpType, Operator, Registration, RuleError, onnx};
+use crate::operator::{InferCx, OpType, Operator, Registration, RuleError, onnx};
 
 fn types_max_unpool() -> &'static [OpType] {
     const { &[onnx("MaxUnpool")] }
@@ -53,9 +53,5 @@ impl Operator for MaxUnpool {
         }
         cx.set_shape(0, dtype, shape);
         Ok(())
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

@@ -7,7 +7,7 @@
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::onnx::DataType;
-use crate::operator::{CoupleCx, Folding, InferCx, OpType, Operator, Registration, RuleError, onnx};
+use crate::operator::{Folding, InferCx, OpType, Operator, Registration, RuleError, onnx};
 
 fn types_mel_weight_matrix() -> &'static [OpType] {
     const { &[onnx("MelWeightMatrix")] }
@@ -40,9 +40,5 @@ impl Operator for MelWeightMatrix {
 
     fn folding(&self) -> Folding {
         Folding::Mixes
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::graph::dim::Dim;
 use crate::onnx::DataType;
-use crate::operator::{CoupleCx, InferCx, OpType, Operator, Registration, RuleError, onnx};
+use crate::operator::{InferCx, OpType, Operator, Registration, RuleError, onnx};
 
 fn types_non_max_suppression() -> &'static [OpType] {
     const { &[onnx("NonMaxSuppression")] }
@@ -23,9 +23,5 @@ impl Operator for NonMaxSuppression {
         let count = cx.fresh();
         cx.set_shape(0, DataType::Int64, vec![count, Dim::from(3)]);
         Ok(())
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

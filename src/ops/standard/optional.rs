@@ -9,7 +9,7 @@
 use crate::graph::Node;
 use crate::graph::fact::Fact;
 use crate::onnx::DataType;
-use crate::operator::{CoupleCx, InferCx, OpType, Operator, Registration, RuleError, onnx};
+use crate::operator::{InferCx, OpType, Operator, Registration, RuleError, onnx};
 
 fn types_optional() -> &'static [OpType] {
     const { &[onnx("Optional"), onnx("OptionalHasElement"), onnx("OptionalGetElement")] }
@@ -38,9 +38,5 @@ impl Operator for Optional {
         };
         cx.set(0, fact);
         Ok(())
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

@@ -9,7 +9,7 @@ use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
 use crate::onnx::GraphProto;
-use crate::operator::{CoupleCx, Folding, InferCx, OpType, Operator, Registration, RuleError, axis_index, onnx};
+use crate::operator::{Folding, InferCx, OpType, Operator, Registration, RuleError, axis_index, onnx};
 
 fn types_scan() -> &'static [OpType] {
     const { &[onnx("Scan")] }
@@ -91,9 +91,5 @@ impl Operator for Scan {
 
     fn folding(&self) -> Folding {
         Folding::Never
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

@@ -8,7 +8,7 @@
 
 use crate::graph::Node;
 use crate::onnx::DataType;
-use crate::operator::{CoupleCx, InferCx, OpType, Operator, Registration, RuleError, onnx};
+use crate::operator::{InferCx, OpType, Operator, Registration, RuleError, onnx};
 
 fn types_string() -> &'static [OpType] {
     const { &[onnx("RegexFullMatch"), onnx("StringConcat"), onnx("StringNormalizer"), onnx("StringSplit")] }
@@ -67,9 +67,5 @@ impl Operator for Text {
             }
         }
         Ok(())
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

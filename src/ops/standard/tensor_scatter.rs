@@ -4,7 +4,7 @@
 //!
 //! Coupling: a barrier: only shapes are known, and all that it touches stays.
 
-use crate::operator::{CoupleCx, InferCx, OpType, Operator, Registration, RuleError, onnx};
+use crate::operator::{InferCx, OpType, Operator, Registration, RuleError, onnx};
 
 fn types_tensor_scatte() -> &'static [OpType] {
     const { &[onnx("TensorScatter")] }
@@ -20,9 +20,5 @@ impl Operator for TensorScatter {
         let (dtype, shape) = (cx.input(0)?.dtype, cx.shape(0)?);
         cx.set_shape(0, dtype, shape);
         Ok(())
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

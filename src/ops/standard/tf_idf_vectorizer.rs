@@ -7,7 +7,7 @@
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::onnx::DataType;
-use crate::operator::{CoupleCx, InferCx, OpType, Operator, Registration, RuleError, onnx};
+use crate::operator::{InferCx, OpType, Operator, Registration, RuleError, onnx};
 
 fn types_tf_idf_vectorize() -> &'static [OpType] {
     const { &[onnx("TfIdfVectorizer")] }
@@ -36,9 +36,5 @@ impl Operator for TfIdfVectorizer {
         shape.push(Dim::from(self.size));
         cx.set_shape(0, DataType::Float, shape);
         Ok(())
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

@@ -7,7 +7,7 @@
 use crate::graph::Node;
 use crate::graph::dim::product;
 use crate::onnx::DataType;
-use crate::operator::{CoupleCx, InferCx, OpType, Operator, Registration, RuleError, axis_index, microsoft, onnx};
+use crate::operator::{InferCx, OpType, Operator, Registration, RuleError, axis_index, microsoft, onnx};
 
 fn types_unique() -> &'static [OpType] {
     const { &[onnx("Unique"), microsoft("Unique")] }
@@ -46,9 +46,5 @@ impl Operator for Unique {
         cx.set_shape(2, DataType::Int64, vec![inverse]);
         cx.set_shape(3, DataType::Int64, vec![count]);
         Ok(())
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

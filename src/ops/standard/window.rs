@@ -7,7 +7,7 @@
 
 use crate::graph::Node;
 use crate::onnx::DataType;
-use crate::operator::{CoupleCx, Folding, InferCx, OpType, Operator, Registration, RuleError, onnx};
+use crate::operator::{Folding, InferCx, OpType, Operator, Registration, RuleError, onnx};
 
 fn types_window() -> &'static [OpType] {
     const { &[onnx("BlackmanWindow"), onnx("HammingWindow"), onnx("HannWindow")] }
@@ -37,9 +37,5 @@ impl Operator for WindowFunction {
 
     fn folding(&self) -> Folding {
         Folding::Mixes
-    }
-
-    fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::only_shapes())
     }
 }

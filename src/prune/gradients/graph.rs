@@ -5,7 +5,7 @@ use crate::analysis::Analysis;
 use crate::diffusion::Roles;
 use crate::error::Error;
 use crate::gradient::{GradientGraph, GradientOptions, Precision};
-use crate::macs::memory::{fitting_batch, refuse_beyond};
+use crate::macs::memory::{LIBRARY, fitting_batch, refuse_beyond};
 use crate::runtime::{Device, available_memory};
 
 /// The gradient graph at the samples of one run, with what it was made from.
@@ -86,9 +86,9 @@ pub(in crate::prune) fn channels(roles: &Roles) -> Result<Option<i64>, Error> {
 }
 
 /// Bytes of a run of a gradient graph: weights, those that are folded into other forms, gradients of one run, and the
-/// sums, beside the activations.
+/// sums, beside the activations and the library.
 fn needed(activations: u64, weights: u64) -> u64 {
-    activations.saturating_add(weights.saturating_mul(4))
+    activations.saturating_add(weights.saturating_mul(4)).saturating_add(LIBRARY)
 }
 
 /// Samples of one run that fit into the memory that is free: as many as are asked for, else fewer.
