@@ -106,6 +106,7 @@ pub(super) fn gradients(
         tell(watch, Progress::Note(&text))?;
     }
     let samples = samples::samples(network, runtime, &conditioning, options, (batch, micro_batch), watch)?;
+    conditioning.unpaired(&samples).iter().try_for_each(|text| tell(watch, Progress::Warning(text)))?;
     let dims = samples.values.shape().to_vec();
     let sample_elements = dims.iter().skip(1).product();
     let process = &network.configured().process;
