@@ -89,6 +89,17 @@ impl Conditioning {
             .collect()
     }
 
+    /// The BLAKE3 digest of what these samples are given, in hexadecimal: other labels for the same images differ.
+    pub fn digest(&self, samples: &[usize]) -> String {
+        let mut hash = blake3::Hasher::new();
+        for name in self.inputs.keys() {
+            hash.update(name.as_bytes());
+            let values = self.rows(name, samples).map(|rows| rows.to_f64()).unwrap_or_default();
+            values.iter().for_each(|value| _ = hash.update(&value.to_le_bytes()));
+        }
+        hash.finalize().to_hex().as_str().to_owned()
+    }
+
     /// The values of an input for these samples.
     pub(super) fn rows(&self, input: &str, samples: &[usize]) -> Option<Array> {
         let values = self.inputs.get(input)?;
