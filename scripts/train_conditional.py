@@ -167,7 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["train", "export", "loss"])
     parser.add_argument("--work", type=Path, required=True, help="folder of images and checkpoint")
-    parser.add_argument("--steps", type=int, default=3000, help="steps of training in all")
+    parser.add_argument("--steps", type=int, default=2500, help="steps of training in all")
     parser.add_argument("--every", type=int, default=50, help="steps between two checkpoints")
     parser.add_argument("--out", type=Path, help="folder of the fixture")
     parser.add_argument("--count", type=int, default=256, help="held-out images for the loss")
