@@ -1,10 +1,12 @@
 """How much a cut costs before anything is trained, by criterion: the table of docs/quality.md.
 
-    python scripts/quality_table.py TOOL [--ratios 0.1,0.2,0.3,0.5] [--macs 0.57,0.34] [--scope local|global]
+    python scripts/quality_table.py TOOL [--fixture dit_fashion16] [--ratios 0.1,0.2,0.3,0.5] [--macs 0.57,0.34]
+        [--scope local|global] [--criteria diff-pruning,magnitude,random]
 
-Prunes fixtures/ddpm_fashion16.onnx by every criterion and measures the mean denoising loss of what is left on images
-that were not trained on: 256 images, t = 0, 40, ..., 960, one noise for all timesteps (`onnx-diffprune loss`).
-Gradients are taken of 32 training images at 50 timesteps; random is the mean of three seeds. Prints Markdown.
+Prunes a trained fixture, fixtures/ddpm_fashion16.onnx where none is named, by every criterion, and measures the mean
+denoising loss of what is left on images that were not trained on, with their labels where it has any: 256 images, t = 0,
+40, ..., 960, one noise for all timesteps (`onnx-diffprune loss`). Every cut is verified. Gradients are taken of 32 training
+images at 50 timesteps; random is the mean of three seeds. Prints Markdown.
 """
 
 import argparse
@@ -15,8 +17,6 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-MODEL = ROOT / "fixtures/ddpm_fashion16.onnx"
-SCHEDULER = ROOT / "fixtures/ddpm_fashion16/scheduler_config.json"
 CRITERIA = {
     "diff-pruning": [["--criterion", "diff-pruning"]],
     "taylor": [["--criterion", "taylor"]],
@@ -33,39 +33,52 @@ def run(command: list[str]) -> dict:
     return json.loads(done.stdout)
 
 
-def loss(tool: str, model: str, heldout: str) -> float:
-    return run([tool, "loss", model, "--data", heldout, "--scheduler-config", str(SCHEDULER)])["mean"]
+def samples_of(folder: pathlib.Path, which: str, images: str | None) -> list[str]:
+    """The arguments that give images, their labels where there are any, and the schedule."""
+    data = ["--data", images or str(folder / f"{which}_images.npy")]
+    labels = folder / f"{which}_labels.npz"
+    if labels.exists() and not images:
+        data += ["--inputs", str(labels)]
+    return [*data, "--scheduler-config", str(folder / "scheduler_config.json")]
+
+
+def loss(tool: str, model: str, heldout: list[str]) -> float:
+    return run([tool, "loss", model, *heldout])["mean"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tool")
-    parser.add_argument("--train", default=str(ROOT / "fixtures/ddpm_fashion16/train_images.npy"))
-    parser.add_argument("--heldout", default=str(ROOT / "fixtures/ddpm_fashion16/heldout_images.npy"))
+    parser.add_argument("--fixture", default="ddpm_fashion16", help="a trained network of fixtures/")
+    parser.add_argument("--train", help="images for gradients, in place of the fixture's")
+    parser.add_argument("--heldout", help="images for the loss, in place of the fixture's")
+    parser.add_argument("--criteria", default=",".join(name.split()[0] for name in CRITERIA))
     parser.add_argument("--ratios", default="0.1,0.2,0.3,0.5")
     parser.add_argument("--macs", default="0.57,0.34")
     parser.add_argument("--scope", default="local", help="where channels compete")
     options = parser.parse_args()
+    model, folder = str(ROOT / f"fixtures/{options.fixture}.onnx"), ROOT / "fixtures" / options.fixture
+    train, heldout = samples_of(folder, "train", options.train), samples_of(folder, "heldout", options.heldout)
+    criteria = {name: how for name, how in CRITERIA.items() if name.split()[0] in options.criteria.split(",")}
     targets = [("ratio " + ratio, ["--ratio", ratio]) for ratio in options.ratios.split(",") if ratio]
     targets += [(f"{float(share):.0%} of the MACs", ["--target-macs", share]) for share in options.macs.split(",") if share]
-    print(f"Unpruned: {loss(options.tool, str(MODEL), options.heldout):.4f}\n", flush=True)
-    print("| cut | MACs kept | " + " | ".join(CRITERIA) + " |")
-    print("|---|---|" + "---|" * len(CRITERIA), flush=True)
+    print(f"Unpruned: {loss(options.tool, model, heldout):.4f}\n", flush=True)
+    print("| cut | MACs kept | " + " | ".join(criteria) + " |")
+    print("|---|---|" + "---|" * len(criteria), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         pruned = str(pathlib.Path(folder) / "pruned.onnx")
         for name, target in targets:
             cells = []
             kept = 0.0
-            for variants in CRITERIA.values():
+            for variants in criteria.values():
                 losses = []
                 for arguments in variants:
-                    command = [options.tool, str(MODEL), pruned, *target, *arguments, "--scope", options.scope, "--no-verify"]
+                    command = [options.tool, model, pruned, *target, *arguments, "--scope", options.scope, "--no-latency"]
                     if arguments[1] not in ("magnitude", "random"):
-                        command += ["--data", options.train, "--batch", "32", "--timesteps", "50"]
-                        command += ["--scheduler-config", str(SCHEDULER)]
+                        command += [*train, "--batch", "32", "--timesteps", "50"]
                     result = run(command)
                     kept = max(kept, result["after"]["macs"] / result["before"]["macs"])
-                    losses.append(loss(options.tool, pruned, options.heldout))
+                    losses.append(loss(options.tool, pruned, heldout))
                 cells.append(sum(losses) / len(losses))
             best = min(cells)
             row = [f"**{cell:.4f}**" if cell == best else f"{cell:.4f}" for cell in cells]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::data::Samples;
 use super::roles::Roles;
 use crate::array::{Array, ArrayData, each_type, element_count};
 use crate::error::Error;
@@ -68,6 +69,35 @@ impl Conditioning {
     /// Whether the values of this input are the user's.
     pub fn is_given(&self, input: &str) -> bool {
         self.inputs.get(input).is_some_and(|values| values.given)
+    }
+
+    /// Given inputs that have another number of rows than the data has samples, so that rows may belong to other samples
+    /// than they meet, in words. One row is meant for all; of samples that were drawn any number is right.
+    pub fn unpaired(&self, samples: &Samples) -> Vec<String> {
+        let Some(total) = samples.total else { return Vec::new() };
+        let rows = |values: &Values| values.array.dims.first().copied().filter(|rows| ![1, total].contains(rows));
+        let given = self.inputs.iter().filter(|(_, values)| values.given && values.per_sample);
+        given
+            .filter_map(|(name, values)| {
+                let rows = rows(values)?;
+                let so = match rows < total {
+                    true => format!("sample {rows} takes row 0 again"),
+                    false => format!("the last {} belong to none", rows - total),
+                };
+                Some(format!("--inputs: array {name:?} has {rows} rows, the data {total} samples: {so}"))
+            })
+            .collect()
+    }
+
+    /// The BLAKE3 digest of what these samples are given, in hexadecimal: other labels for the same images differ.
+    pub fn digest(&self, samples: &[usize]) -> String {
+        let mut hash = blake3::Hasher::new();
+        for name in self.inputs.keys() {
+            hash.update(name.as_bytes());
+            let values = self.rows(name, samples).map(|rows| rows.to_f64()).unwrap_or_default();
+            values.iter().for_each(|value| _ = hash.update(&value.to_le_bytes()));
+        }
+        hash.finalize().to_hex().as_str().to_owned()
     }
 
     /// The values of an input for these samples.

@@ -66,6 +66,8 @@ pub struct Samples {
     pub values: ArrayD<f32>,
     /// The number of every sample in its source, which is the row of conditioning that belongs to it.
     pub numbers: Vec<usize>,
+    /// The samples of the source, from which these were chosen; `None` where they were drawn, which has no end.
+    pub total: Option<usize>,
     /// Where they come from, in words.
     pub source: String,
 }
@@ -105,7 +107,7 @@ impl Samples {
             }
             let note = if resized > 0 { format!(", {resized} resized to {}", text(sizes)) } else { String::new() };
             let source = format!("{count} of {} images of {}{note}", files.len(), path.display());
-            return Ok(Self { values, numbers, source });
+            return Ok(Self { values, numbers, total: Some(files.len()), source });
         }
         let array = arrays::read(path, name, sizes)?;
         let numbers = choose(array.count, count, seed).map_err(|text| fail(format!("{text} samples")))?;
@@ -116,7 +118,7 @@ impl Samples {
         let values =
             ArrayD::from_shape_vec([&[count], sizes].concat(), values).map_err(|error| fail(error.to_string()))?;
         let source = format!("{count} of {} samples of {}", array.count, path.display());
-        Ok(Self { values, numbers, source })
+        Ok(Self { values, numbers, total: Some(array.count), source })
     }
 
     /// The number of samples in a folder of images or an array file; `name` is that of the network's sample input.
@@ -150,7 +152,7 @@ impl Samples {
         let values = generate(denoiser, process, conditioning, options, progress)?;
         let SampleOptions { count, steps, seed, .. } = options;
         let source = format!("{count} samples drawn from the network itself by DDIM ({steps} steps, seed {seed})");
-        Ok(Self { values, numbers: (0..*count).collect(), source })
+        Ok(Self { values, numbers: (0..*count).collect(), total: None, source })
     }
 
     /// The number of samples.

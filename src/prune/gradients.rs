@@ -12,7 +12,7 @@ use super::network::{Denoising, Findings};
 use super::options::{CutOptions, PruneOptions, ScoreOptions};
 use super::progress::{Progress, Stage, Watch, tell};
 use crate::analysis::Analysis;
-use crate::diffusion::{DenoisingTask, Process, Roles, Samples, noise};
+use crate::diffusion::{Conditioning, DenoisingTask, Process, Roles, Samples, noise};
 use crate::error::Error;
 use crate::gradient::accumulate::{Accumulated, Denoising as _, LossPoint, ThresholdMode, Visited, accumulate, losses};
 use crate::gradient::checkpoint::Checkpoint;
@@ -108,6 +108,7 @@ pub(super) fn gradients(
         tell(watch, Progress::Note(&text))?;
     }
     let samples = samples::samples(network, runtime, &conditioning, options, (batch, micro_batch), watch)?;
+    conditioning.unpaired(&samples).iter().try_for_each(|text| tell(watch, Progress::Warning(text)))?;
     let dims = samples.values.shape().to_vec();
     let sample_elements = dims.iter().skip(1).product();
     let process = &network.configured().process;
@@ -118,7 +119,8 @@ pub(super) fn gradients(
         noise(&dims, samples.len(), options.seed.wrapping_add(1)),
         settings.timesteps,
     )?;
-    let summation = Summation { analysis, runtime, options: &sized, task: &task, process, samples: &samples };
+    let summation =
+        Summation { analysis, runtime, options: &sized, task: &task, process, of: (&samples, &conditioning) };
     let summed = summation.run(differentiated, sample_elements as f64, watch)?;
     let threshold = options.accumulate_options(1).threshold;
     let report = GradientReport {
@@ -209,7 +211,8 @@ struct Summation<'a> {
     options: &'a ScoreOptions,
     task: &'a DenoisingTask<'a>,
     process: &'a Process,
-    samples: &'a Samples,
+    /// The samples and what belongs to them.
+    of: (&'a Samples, &'a Conditioning),
 }
 
 /// Sums, and how they were computed.
@@ -300,7 +303,7 @@ impl Summation<'_> {
 
     fn checkpoint(&self) -> Result<Option<Checkpoint>, Error> {
         let Some(path) = &self.options.gradients.checkpoint else { return Ok(None) };
-        let fingerprint = fingerprint(self.analysis, self.process, self.options, self.samples)?;
+        let fingerprint = fingerprint(self.analysis, self.process, self.options, self.of)?;
         Checkpoint::new(path, &fingerprint).map(Some)
     }
 }
@@ -310,12 +313,12 @@ fn fingerprint(
     analysis: &Analysis,
     process: &Process,
     options: &ScoreOptions,
-    samples: &Samples,
+    (samples, conditioning): (&Samples, &Conditioning),
 ) -> Result<String, Error> {
     let sum: f64 = samples.values.iter().map(|value| f64::from(*value)).sum();
     let how = options.accumulate_options(1);
     Ok(format!(
-        "{} {} {} {:?} {:?} {:?} {} {} {} {} {sum:e}",
+        "{} {} {} {:?} {:?} {:?} {} {} {} {} {sum:e} {}",
         analysis.model.digest(DigestKind::default()),
         process.describe(),
         samples.len(),
@@ -326,5 +329,6 @@ fn fingerprint(
         how.sums_last,
         options.seed,
         options.gradients.precision,
+        conditioning.digest(&samples.numbers),
     ))
 }

@@ -291,6 +291,7 @@ impl Network {
         let samples = Samples::load(&options.data, (name, &dims), &ranges, options.count, options.seed)?;
         let noise = noise(&dims, options.count, options.seed.wrapping_add(1));
         self.announce(&conditioning, watch)?;
+        conditioning.unpaired(&samples).iter().try_for_each(|text| tell(watch, Progress::Warning(text)))?;
         let process = &view.configured().process;
         let of = (&samples, &noise);
         let losses =

@@ -1,6 +1,8 @@
 //! Diffusion: processes, networks that denoise, and samples.
 #![allow(clippy::unwrap_used)]
 
+mod labels;
+mod network;
 mod samples;
 mod schedulers;
 

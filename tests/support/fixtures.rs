@@ -8,8 +8,10 @@ use onnx_diffprune::graph::model::Model;
 use onnx_diffprune::load::load;
 use onnx_diffprune::runtime::Runtime;
 
-/// The committed models: a trained U-Net, a transformer, and a text-conditioned U-Net in half precision.
-pub(crate) const FIXTURES: [&str; 3] = ["ddpm_fashion16.onnx", "dit_tiny.onnx", "sd15_tiny_fp16.onnx"];
+/// The committed models: a trained U-Net, a transformer, a text-conditioned U-Net in half precision, and a trained
+/// transformer with labels.
+pub(crate) const FIXTURES: [&str; 4] =
+    ["ddpm_fashion16.onnx", "dit_tiny.onnx", "sd15_tiny_fp16.onnx", "dit_fashion16.onnx"];
 
 /// Path of a file of the folder `fixtures`.
 pub(crate) fn fixture(name: &str) -> PathBuf {
