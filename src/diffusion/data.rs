@@ -135,7 +135,7 @@ impl Samples {
     /// The samples at these places, which may be named more than once.
     pub fn select(&self, places: &[usize]) -> Self {
         let numbers = places.iter().map(|place| self.numbers[*place]).collect();
-        Self { values: self.values.select(Axis(0), places), numbers, source: self.source.clone() }
+        Self { values: self.values.select(Axis(0), places), numbers, total: self.total, source: self.source.clone() }
     }
 
     /// Draws samples from the network itself by DDIM, for when there is no data.
