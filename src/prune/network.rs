@@ -119,7 +119,7 @@ impl<'a> Denoising<'a> {
     ///
     /// # Errors
     /// There is too little memory.
-    fn fitting(&self, wanted: usize, may_shrink: bool) -> Result<usize, Error> {
+    pub(super) fn fitting(&self, wanted: usize, may_shrink: bool) -> Result<usize, Error> {
         let available = available_memory();
         let (of_one, of_all) = (self.needed(1)?, self.needed(wanted)?);
         // All but the weights grows with the batch.

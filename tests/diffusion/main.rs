@@ -1,6 +1,7 @@
 //! Diffusion: processes, networks that denoise, and samples.
 #![allow(clippy::unwrap_used)]
 
+mod multistep;
 mod samples;
 mod schedulers;
 
