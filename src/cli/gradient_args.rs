@@ -42,8 +42,8 @@ pub(super) struct GradientArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) draw_sampler: Option<Sampler>,
 
-    /// Evaluations of the network for a sample that is drawn from it; 1 suits consistency models [default: 10; ddim and
-    /// ddpm: 50].
+    /// Evaluations of the network for a sample that is drawn from it; 1 suits consistency models [default: 10, and at most
+    /// one more than --timesteps; ddim and ddpm: 50].
     #[arg(long, value_name = "N", help_heading = "Gradients")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) draw_steps: Option<usize>,

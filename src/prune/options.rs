@@ -243,7 +243,8 @@ pub struct GradientSettings {
     pub adaptive: Option<CutOptions>,
     /// How samples are drawn where none are given.
     pub draw_sampler: Sampler,
-    /// Evaluations of the network for a sample that is drawn; where `None`, 10 with DPM-Solver++ 2M and 50 otherwise.
+    /// Evaluations of the network for a sample that is drawn; where `None`, 10 with DPM-Solver++ 2M, but at most
+    /// one more than timesteps are visited, and 50 otherwise.
     pub draw_steps: Option<usize>,
     /// Where the sums are saved from time to time.
     pub checkpoint: Option<PathBuf>,
@@ -252,10 +253,11 @@ pub struct GradientSettings {
 }
 
 impl GradientSettings {
-    /// The evaluations of the network for a sample that is drawn.
+    /// The evaluations of the network for a sample that is drawn. Of few timesteps the importance is rough whatever the
+    /// samples are: drawing them does not become the larger part of the work.
     pub(super) fn drawing_steps(&self) -> usize {
         let default = match self.draw_sampler {
-            Sampler::DpmSolver2M => DRAW_STEPS,
+            Sampler::DpmSolver2M => self.timesteps.map_or(DRAW_STEPS, |count| DRAW_STEPS.min(count.saturating_add(1))),
             other => other.default_steps(),
         };
         self.draw_steps.unwrap_or(default)
@@ -302,5 +304,22 @@ impl PruneOptions {
     /// The defaults with a target and the magnitude criterion, which needs no data.
     pub fn by_magnitude(target: impl Into<Target>) -> Self {
         Self { score: ScoreOptions::magnitude(), ..Self::new(target) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drawing_takes_few_steps_where_few_timesteps_are_visited() {
+        let steps = |timesteps, draw_sampler, draw_steps| {
+            GradientSettings { timesteps, draw_sampler, draw_steps, ..GradientSettings::default() }.drawing_steps()
+        };
+        assert_eq!(steps(None, Sampler::DpmSolver2M, None), DRAW_STEPS);
+        assert_eq!(steps(Some(100), Sampler::DpmSolver2M, None), DRAW_STEPS);
+        assert_eq!(steps(Some(3), Sampler::DpmSolver2M, None), 4);
+        assert_eq!(steps(Some(3), Sampler::DpmSolver2M, Some(7)), 7);
+        assert_eq!(steps(Some(3), Sampler::Ddim, None), 50);
     }
 }
