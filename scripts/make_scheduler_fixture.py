@@ -1,11 +1,15 @@
 """Writes what diffusers' schedulers compute, for the tests of src/diffusion: fixtures/diffusion/schedulers.{json,npz}.
 
-Every case is a scheduler configuration with short trajectories of it on random network outputs. Needs the packages of
-requirements-export.txt.
+Every case is a scheduler configuration with short trajectories of it on random network outputs. The multistep solver,
+whose steps build on each other, goes to multistep.{json,npz}: there the scheduler computes in double precision, except
+in the cases named float32. Needs diffusers, numpy and torch of requirements-export.txt.
 """
 
+import contextlib
+import itertools
 import json
 from pathlib import Path
+from unittest import mock
 
 import diffusers
 import numpy as np
@@ -71,6 +75,46 @@ CASES = [
     ("consistency", "CMStochasticIterativeScheduler", {}, 1, {}),
 ]
 
+MULTISTEP_SHAPE = (1, 1, 2, 2)
+STABLE_DIFFUSION = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULES = {
+    "linear": {"beta_schedule": "linear"},
+    "scaled_linear": STABLE_DIFFUSION,
+    "squaredcos": {"beta_schedule": "squaredcos_cap_v2"},
+}
+DPM_SOLVER = "DPMSolverMultistepScheduler"
+
+# name, class that steps, configuration, number of steps
+MULTISTEP_CASES = [
+    *(
+        (f"{name}_{prediction}_{steps}", DPM_SOLVER, {**schedule, "prediction_type": prediction}, steps)
+        for (name, schedule), prediction, steps in itertools.product(
+            SCHEDULES.items(), ("epsilon", "sample", "v_prediction"), (5, 10, 20, 25)
+        )
+    ),
+    ("one_step", DPM_SOLVER, {}, 1),
+    ("leading", DPM_SOLVER, {**STABLE_DIFFUSION, "timestep_spacing": "leading", "steps_offset": 1}, 20),
+    ("trailing", DPM_SOLVER, {"timestep_spacing": "trailing"}, 12),
+    (
+        "zero_snr",
+        DPM_SOLVER,
+        {
+            **STABLE_DIFFUSION, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True,
+            "timestep_spacing": "trailing",
+        },
+        10,
+    ),
+    ("clipped_lambda", DPM_SOLVER, {"beta_schedule": "squaredcos_cap_v2", "lambda_min_clipped": -5.1}, 10),
+    ("flow", DPM_SOLVER, {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}, 8),
+    ("flow_shift", DPM_SOLVER, {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}, 20),
+    ("edm", "EDMDPMSolverMultistepScheduler", {}, 8),
+    ("edm_sigma_min", "EDMDPMSolverMultistepScheduler", {"final_sigmas_type": "sigma_min"}, 8),
+    ("edm_sigma_min_long", "EDMDPMSolverMultistepScheduler", {"final_sigmas_type": "sigma_min"}, 16),
+    ("float32_linear", DPM_SOLVER, {}, 10),
+    ("float32_v", DPM_SOLVER, {**STABLE_DIFFUSION, "prediction_type": "v_prediction"}, 20),
+    ("float32_flow", DPM_SOLVER, {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}, 20),
+]
+
 
 def noisy_at(scheduler, x0, noise, step):
     """The noisy sample at training step `step`, counted from little noise, and the time the network gets there."""
@@ -128,13 +172,55 @@ def run(name, class_name, config, steps, arguments, arrays):
     return {"name": name, "config": saved, "steps": steps, "eta": arguments.get("eta", 0.0)}
 
 
+@contextlib.contextmanager
+def double_precision():
+    """Lets the schedulers, which name float32 throughout, compute in float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    with mock.patch.object(torch, "float32", torch.float64), mock.patch.object(np, "float32", np.float64):
+        yield
+    torch.set_default_dtype(before)
+
+
+def run_multistep(name, class_name, config, steps, arrays):
+    single = name.startswith("float32")
+    random = torch.Generator().manual_seed(len(arrays))
+    draw = lambda: torch.randn(*MULTISTEP_SHAPE, generator=random, dtype=torch.float64).float()
+    x, outputs = draw(), [draw() for _ in range(steps)]
+    with contextlib.nullcontext() if single else double_precision():
+        scheduler = getattr(diffusers, class_name)(**config)
+        scheduler.set_timesteps(steps)
+        if class_name.startswith("EDM"):
+            x = x * float(scheduler.sigmas[0])
+        trajectory = {key: [] for key in ("x", "time", "output", "next")}
+        for t, output in zip(scheduler.timesteps, outputs):
+            given = (value if single else value.double() for value in (output, x))
+            following = scheduler.step(next(given), t, next(given)).prev_sample
+            for key, value in zip(trajectory, (x, torch.tensor(float(t)), output, following)):
+                trajectory[key].append(value.numpy())
+            # What both sides step from is the same float32 number.
+            x = following.to(output.dtype)
+    for key, values in trajectory.items():
+        arrays[f"{name}.{key}"] = np.stack(values)
+    # Only what is given: the reader has to know the defaults of the class.
+    saved = {"_class_name": class_name, **config}
+    if class_name == DPM_SOLVER:
+        saved["beta_schedule"] = scheduler.config.beta_schedule
+    return {"name": name, "config": saved, "steps": steps}
+
+
+def write(name, cases, arrays):
+    OUT.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(OUT / f"{name}.npz", **arrays)
+    text = {"diffusers": diffusers.__version__, "cases": cases}
+    (OUT / f"{name}.json").write_text(json.dumps(text, indent=1) + "\n")
+
+
 def main():
     arrays = {}
-    cases = [run(*case, arrays) for case in CASES]
-    OUT.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(OUT / "schedulers.npz", **arrays)
-    text = {"diffusers": diffusers.__version__, "cases": cases}
-    (OUT / "schedulers.json").write_text(json.dumps(text, indent=1) + "\n")
+    write("schedulers", [run(*case, arrays) for case in CASES], arrays)
+    arrays = {}
+    write("multistep", [run_multistep(*case, arrays) for case in MULTISTEP_CASES], arrays)
 
 
 if __name__ == "__main__":

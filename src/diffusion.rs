@@ -37,7 +37,7 @@ pub use description::{PreconditioningPlace, ProcessOptions, ScheduleName};
 pub use grid::{check_grid, grid_png};
 pub use process::{Preconditioning, PredictionType, Process, TimeScale};
 pub use roles::{Port, RoleNames, RoleSummary, Roles};
-pub use sampler::{SampleOptions, Sampler, StepInput, generate, noise, sampling_step};
+pub use sampler::{SampleOptions, Sampler, StepInput, Trajectory, generate, noise};
 pub use schedule::{
     BetaSchedule, DiscreteOptions, FlowOptions, Level, NoiseSchedule, SigmaOptions, SigmaSpacing, Skip, Spacing,
 };

@@ -72,7 +72,7 @@ pub(super) enum Command {
     Inspect(InspectArgs),
     /// Measure the denoising loss of a network on clean samples.
     Loss(Box<LossArgs>),
-    /// Draw samples from a network, by DDIM or DDPM.
+    /// Draw samples from a network, by DDIM, DDPM or DPM-Solver++.
     Sample(Box<SampleArgs>),
     /// Write what a training session of ONNX Runtime loads: training, eval and optimizer model, checkpoint.
     Artifacts(ArtifactsArgs),

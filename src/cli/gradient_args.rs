@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use onnx_diffprune::data::Array;
+use onnx_diffprune::networks::Sampler;
 use onnx_diffprune::options::{Precision, Published, ScoringMembers, ThresholdMode};
 use onnx_diffprune::reports::{GradientReport, Losses};
 use onnx_diffprune::{CutOptions, Device, Error, GradientSettings, ScoreOptions, Stage};
@@ -36,7 +37,13 @@ pub(super) struct GradientArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) micro_batch: Option<usize>,
 
-    /// Steps of DDIM where samples are drawn from the network itself; 1 suits consistency models [default: 50].
+    /// How samples are drawn from the network itself where there is no data [default: dpm++2m].
+    #[arg(long, value_enum, help_heading = "Gradients")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) draw_sampler: Option<Sampler>,
+
+    /// Evaluations of the network for a sample that is drawn from it; 1 suits consistency models [default: 10, and at most
+    /// one more than --timesteps; ddim and ddpm: 50].
     #[arg(long, value_name = "N", help_heading = "Gradients")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) draw_steps: Option<usize>,
@@ -107,7 +114,8 @@ pub(super) fn score_options(
         allow_fallback: of.allow_fallback,
         precision: of.precision.unwrap_or_default(),
         adaptive: of.adaptive.then(|| cut.clone()),
-        draw_steps: of.draw_steps.unwrap_or(defaults.draw_steps),
+        draw_sampler: of.draw_sampler.unwrap_or(defaults.draw_sampler),
+        draw_steps: of.draw_steps.or(defaults.draw_steps),
         checkpoint: args.output.as_deref().filter(|_| !args.dry_run).map(checkpoint_path),
         resume: of.resume,
         keeps_checkpoint: refits,
@@ -153,7 +161,8 @@ pub(super) fn text(run: &GradientReport) -> String {
         text += "; the selection had settled";
     }
     let scale = run.loss_scale.map(|scale| format!(", {} at a loss scale of {scale}", run.precision));
-    format!("{text}\nran on: {}{}\nsamples: {}", run.execution, scale.unwrap_or_default(), run.source)
+    let drawn = run.drawing_seconds.map(|seconds| format!(", in {seconds:.1} s")).unwrap_or_default();
+    format!("{text}\nran on: {}{}\nsamples: {}{drawn}", run.execution, scale.unwrap_or_default(), run.source)
 }
 
 /// The losses for a report.
@@ -181,6 +190,7 @@ pub(super) fn json(run: &GradientReport) -> serde_json::Value {
         "settled": run.settled,
         "resumed_timesteps": run.resumed,
         "seconds": run.seconds,
+        "drawing_seconds": run.drawing_seconds,
         "curve": run.curve,
     })
 }

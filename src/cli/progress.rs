@@ -44,7 +44,7 @@ impl Progress {
     pub(super) fn step(&self, what: &'static str) {
         self.bar.set_message(what);
         self.bar.inc(1);
-        self.follow(what);
+        self.follow(what, false);
     }
 
     /// Prints something while the progress is out of the way.
@@ -56,12 +56,12 @@ impl Progress {
     pub(super) fn at(&self, done: u64, what: &'static str) {
         self.bar.set_message(what);
         self.bar.set_position(done);
-        self.follow(what);
+        self.follow(what, true);
     }
 
-    fn follow(&self, what: &'static str) {
+    fn follow(&self, what: &'static str, is_even: bool) {
         if let Some(lines) = &self.lines {
-            lines.set(what, self.bar.position());
+            lines.set(what, self.bar.position(), is_even);
         }
     }
 }
@@ -77,11 +77,15 @@ impl Drop for Progress {
 struct State {
     what: &'static str,
     done: u64,
+    /// Where steps take about as long as each other: how many were done when the first was seen (those of a run that
+    /// goes on took no time here), and after what time.
+    from: Option<(u64, Duration)>,
     has_ended: bool,
 }
 
 /// Prints a line from time to time, from a thread of its own, until it is dropped.
 struct Lines {
+    started: Instant,
     shared: Arc<(Mutex<State>, Condvar)>,
     thread: Option<JoinHandle<()>>,
 }
@@ -105,7 +109,7 @@ impl Lines {
             }
         };
         let thread = std::thread::Builder::new().name("progress".to_owned()).spawn(follow).ok()?;
-        Some(Self { shared, thread: Some(thread) })
+        Some(Self { started, shared, thread: Some(thread) })
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -114,8 +118,12 @@ impl Lines {
         changed.notify_all();
     }
 
-    fn set(&self, what: &'static str, done: u64) {
-        self.change(|state| (state.what, state.done) = (what, done));
+    fn set(&self, what: &'static str, done: u64, is_even: bool) {
+        let elapsed = self.started.elapsed();
+        self.change(|state| {
+            (state.what, state.done) = (what, done);
+            state.from = is_even.then(|| state.from.unwrap_or((done, elapsed)));
+        });
     }
 }
 
@@ -128,11 +136,21 @@ impl Drop for Lines {
     }
 }
 
-/// How far a run is, `[12/50] drawing samples, 1:30`.
+/// How far a run is, `[12/50] drawing samples, 1:30, about 4:45 left`: as if the steps that are left took as long as
+/// those before.
 fn line(state: &State, total: u64, elapsed: Duration) -> String {
-    let seconds = elapsed.as_secs();
     let what = if state.what.is_empty() { "working" } else { state.what };
-    format!("[{}/{total}] {what}, {}:{:02}", state.done, seconds / 60, seconds % 60)
+    let left = state.from.filter(|(from, _)| *from < state.done && state.done < total).map(|(from, since)| {
+        let share = (total - state.done) as f64 / (state.done - from) as f64;
+        format!(", about {} left", minutes(elapsed.saturating_sub(since).mul_f64(share)))
+    });
+    format!("[{}/{total}] {what}, {}{}", state.done, minutes(elapsed), left.unwrap_or_default())
+}
+
+/// A duration as minutes and seconds, `1:30`.
+fn minutes(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    format!("{}:{:02}", seconds / 60, seconds % 60)
 }
 
 #[cfg(test)]
@@ -148,10 +166,10 @@ mod tests {
             let _ = sender.send(line.to_owned());
         };
         let lines = Lines::start(50, Duration::from_millis(20), print).unwrap();
-        lines.set("drawing samples", 12);
+        lines.set("drawing samples", 12, true);
         let first = receiver.recv_timeout(Duration::from_secs(20)).unwrap();
         assert_eq!(first, "[12/50] drawing samples, 0:00");
-        lines.set("verifying", 13);
+        lines.set("verifying", 13, false);
         let mut found = receiver.iter().take(200);
         assert!(found.any(|line| line.starts_with("[13/50] verifying")), "further lines follow");
         drop(lines);
@@ -162,7 +180,17 @@ mod tests {
 
     #[test]
     fn time_is_shown_in_minutes() {
-        let state = State { what: "gradients by timestep", done: 3, has_ended: false };
-        assert_eq!(line(&state, 10, Duration::from_secs(754)), "[3/10] gradients by timestep, 12:34");
+        let at = |done, from| State { what: "gradients by timestep", done, from, has_ended: false };
+        let text = |done, from| line(&at(done, from), 10, Duration::from_secs(754));
+        assert_eq!(text(3, None), "[3/10] gradients by timestep, 12:34");
+        let from = Some((0, Duration::ZERO));
+        assert_eq!(text(0, from), "[0/10] gradients by timestep, 12:34");
+        assert_eq!(text(4, from), "[4/10] gradients by timestep, 12:34, about 18:51 left");
+        assert_eq!(text(10, from), "[10/10] gradients by timestep, 12:34");
+        // Six of eight came from a checkpoint, and it took 354 s to the first of the others.
+        assert_eq!(
+            text(8, Some((6, Duration::from_secs(354)))),
+            "[8/10] gradients by timestep, 12:34, about 6:40 left"
+        );
     }
 }

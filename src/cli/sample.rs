@@ -28,9 +28,9 @@ pub(super) struct SampleArgs {
     /// The number of samples.
     #[arg(long, value_name = "N", default_value_t = 16)]
     count: usize,
-    /// The number of evaluations of the network per sample.
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    steps: usize,
+    /// The number of evaluations of the network per sample [default: 50; dpm++2m: 20].
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
     /// The sampler.
     #[arg(long, value_enum, default_value = "ddim")]
     sampler: Sampler,
@@ -75,8 +75,9 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, printer: &Printer) -> Result<boo
     if args.output.is_some() {
         network.check_png(args.count)?;
     }
+    let steps = args.steps.unwrap_or(args.sampler.default_steps());
     let options = SampleOptions {
-        steps: args.steps,
+        steps,
         sampler: args.sampler,
         eta: args.eta,
         skip: args.skip,
@@ -100,7 +101,7 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, printer: &Printer) -> Result<boo
         "notes": network.notes(),
         "sampler": args.sampler,
         "skip": args.skip,
-        "steps": args.steps,
+        "steps": steps,
         "seed": args.seed,
         "shape": samples.shape(),
         "mean": mean,

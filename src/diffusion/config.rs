@@ -28,6 +28,7 @@ struct SchedulerConfig {
     thresholding: bool,
     set_alpha_to_one: Option<bool>,
     steps_offset: usize,
+    lambda_min_clipped: Option<f64>,
     timestep_spacing: Option<Spacing>,
     timestep_type: Option<String>,
     variance_type: Option<String>,
@@ -93,12 +94,22 @@ pub fn read_scheduler_config(path: &Path) -> Result<ConfiguredProcess, Error> {
 
 /// The process of a configuration's text.
 fn parse(text: &str) -> Result<ConfiguredProcess, Error> {
-    let config: SchedulerConfig = serde_json::from_str(text).map_err(|error| {
+    let config: SchedulerConfig = serde_json::from_str(&without_infinities(text)).map_err(|error| {
         Error::usage(format!("not a scheduler configuration: {error}"))
             .of_kind(ErrorKind::Unreadable)
             .hint("expected the scheduler_config.json of a diffusers model")
     })?;
     config.process()
+}
+
+/// The text with `null` for the values that Python writes and JSON does not know: diffusers saves
+/// `"lambda_min_clipped": -Infinity`, which is no limit.
+fn without_infinities(text: &str) -> String {
+    let mut text = text.to_owned();
+    for value in ["-Infinity", "Infinity", "NaN"] {
+        text = text.replace(&format!(": {value}"), ": null");
+    }
+    text
 }
 
 impl SchedulerConfig {
@@ -187,8 +198,9 @@ impl SchedulerConfig {
                 zero_terminal_snr: self.rescale_betas_zero_snr,
             })?,
         };
-        let spacing = self.timestep_spacing.unwrap_or_default();
-        let schedule = schedule.with_spacing(spacing, self.steps_offset, self.set_alpha_to_one.unwrap_or(true));
+        let schedule = schedule
+            .with_spacing(self.timestep_spacing, self.steps_offset, self.set_alpha_to_one.unwrap_or(true))
+            .with_least_half_log_snr(self.lambda_min_clipped.unwrap_or(f64::NEG_INFINITY));
         Process::new(schedule, self.prediction(PredictionType::Epsilon)?, None)
     }
 
@@ -274,6 +286,8 @@ mod tests {
         assert!(message(r#"{"_class_name": "VQDiffusionScheduler"}"#).contains("VQDiffusionScheduler"));
         assert!(message(r#"{"beta_schedule": "linear", "prediction_type": "score"}"#).contains("score"));
         assert!(message("[1, 2]").contains("not a scheduler configuration"));
+        let unlimited = parse(r#"{"beta_schedule": "linear", "lambda_min_clipped": -Infinity}"#).unwrap();
+        assert_eq!(unlimited.process, parse(r#"{"beta_schedule": "linear"}"#).unwrap().process);
         let zero = r#"{"beta_schedule": "linear", "rescale_betas_zero_snr": true}"#;
         assert!(message(zero).contains("without signal"));
         let noted = parse(r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": true}"#);

@@ -138,7 +138,7 @@ impl Samples {
         Self { values: self.values.select(Axis(0), places), numbers, total: self.total, source: self.source.clone() }
     }
 
-    /// Draws samples from the network itself by DDIM, for when there is no data.
+    /// Draws samples from the network itself, for when there is no data.
     ///
     /// # Errors
     /// As [`generate`].
@@ -150,8 +150,9 @@ impl Samples {
         progress: &mut dyn FnMut(usize, usize) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let values = generate(denoiser, process, conditioning, options, progress)?;
-        let SampleOptions { count, steps, seed, .. } = options;
-        let source = format!("{count} samples drawn from the network itself by DDIM ({steps} steps, seed {seed})");
+        let SampleOptions { count, steps, seed, sampler, .. } = options;
+        let sampler = sampler.describe();
+        let source = format!("{count} samples drawn from the network itself by {sampler} ({steps} steps, seed {seed})");
         Ok(Self { values, numbers: (0..*count).collect(), total: None, source })
     }
 

@@ -1,9 +1,13 @@
-//! Drawing samples: DDPM and DDIM over any schedule.
+//! Drawing samples: DDPM, DDIM and DPM-Solver++ over any schedule.
 //!
-//! Both are written for `x_t = a x_0 + s ε`, so the same step serves discrete, flow and sigma schedules. Without added
+//! All are written for `x_t = a x_0 + s ε`, so the same step serves discrete, flow and sigma schedules. Without added
 //! noise DDIM's step `a' x̂_0 + s' ε̂` is Euler's step of the probability-flow equation of a flow or sigma network.
 
-use ndarray::{ArrayD, Axis, Slice, Zip};
+mod trajectory;
+
+pub use trajectory::{StepInput, Trajectory};
+
+use ndarray::{ArrayD, Axis, Slice};
 use rand_distr::{Distribution, StandardNormal};
 use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
@@ -12,7 +16,7 @@ use super::conditioning::Conditioning;
 use super::config::VarianceType;
 use super::denoiser::{Denoiser, ELEMENT_LIMIT};
 use super::process::Process;
-use super::schedule::{Level, Skip};
+use super::schedule::Skip;
 use crate::error::Error;
 
 /// How samples are drawn.
@@ -25,6 +29,29 @@ pub enum Sampler {
     Ddim,
     /// Ho et al. 2020, "Denoising Diffusion Probabilistic Models"; noise is added at every step.
     Ddpm,
+    /// Lu et al. 2022, "DPM-Solver++", second-order multistep with midpoints: fewer steps, no noise is added.
+    #[serde(rename = "dpm++2m")]
+    #[cfg_attr(feature = "cli", value(name = "dpm++2m"))]
+    DpmSolver2M,
+}
+
+impl Sampler {
+    /// The name in words.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Ddim => "DDIM",
+            Self::Ddpm => "DDPM",
+            Self::DpmSolver2M => "DPM-Solver++ 2M",
+        }
+    }
+
+    /// The number of steps for samples to be looked at, where none is given.
+    pub fn default_steps(self) -> usize {
+        match self {
+            Self::Ddim | Self::Ddpm => 50,
+            Self::DpmSolver2M => 20,
+        }
+    }
 }
 
 /// What is drawn and how.
@@ -60,98 +87,6 @@ impl Default for SampleOptions {
     }
 }
 
-/// The next sample of one step as a sum: `clean x̂_0 + noisy x_t + noise ε̂ + fresh z`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Step {
-    clean: f64,
-    noisy: f64,
-    noise: f64,
-    fresh: f64,
-}
-
-/// What remains of the noise variance at `level` when the signal is scaled to `next`: `s² - (a / a')² s'²`. In discrete
-/// schedules this is `β` of the step.
-fn added_variance(level: &Level, next: &Level) -> f64 {
-    (level.noise.powi(2) - (level.signal / next.signal * next.noise).powi(2)).max(0.0)
-}
-
-/// The variance of `x'` given `x_t` and `x_0`: `s'² β / s²`, DDPM's `β̃`.
-fn posterior_variance(level: &Level, next: &Level) -> f64 {
-    next.noise.powi(2) * added_variance(level, next) / level.noise.powi(2)
-}
-
-impl Step {
-    fn new(options: &SampleOptions, level: &Level, next: &Level) -> Self {
-        match options.sampler {
-            Sampler::Ddim => Self::ddim(level, next, options.eta),
-            Sampler::Ddpm => Self::ddpm(level, next, options.variance),
-        }
-    }
-
-    /// DDIM, equations 12 and 16 of Song et al.
-    fn ddim(level: &Level, next: &Level, eta: f64) -> Self {
-        let variance = eta * eta * posterior_variance(level, next);
-        let noise = (next.noise.powi(2) - variance).max(0.0).sqrt();
-        Self { clean: next.signal, noisy: 0.0, noise, fresh: variance.sqrt() }
-    }
-
-    /// DDPM, equation 7 of Ho et al.
-    fn ddpm(level: &Level, next: &Level, variance: VarianceType) -> Self {
-        let added = added_variance(level, next);
-        let clean = next.signal * added / level.noise.powi(2);
-        let noisy = level.signal / next.signal * next.noise.powi(2) / level.noise.powi(2);
-        let fresh = match (next.noise > 0.0, variance) {
-            (false, _) => 0.0,
-            (true, VarianceType::FixedLarge) => added.sqrt(),
-            (true, _) => posterior_variance(level, next).sqrt(),
-        };
-        Self { clean, noisy, noise: 0.0, fresh }
-    }
-}
-
-/// What one step works on; all arrays have the same shape.
-#[derive(Debug)]
-pub struct StepInput<'a> {
-    /// `x_t`; becomes the next sample.
-    pub x: &'a mut ArrayD<f32>,
-    /// The network's output.
-    pub output: &'a ArrayD<f32>,
-    /// Standard normal noise.
-    pub fresh: &'a ArrayD<f32>,
-    /// What the network says of the variance, for [`VarianceType::LearnedRange`].
-    pub variance: Option<&'a ArrayD<f32>>,
-}
-
-/// Takes one step of sampling from `level` to `next` in place.
-pub fn sampling_step(
-    process: &Process,
-    options: &SampleOptions,
-    (level, next): (&Level, &Level),
-    input: StepInput<'_>,
-) {
-    let step = Step::new(options, level, next);
-    let (p, q) = process.clean_factors(level);
-    // ε̂ = (x - a x̂_0) / s, of the estimate before it is clipped.
-    let (from_x, from_output) = ((1.0 - level.signal * p) / level.noise, -level.signal * q / level.noise);
-    let (low, high) = process.clip.map_or((f64::NEG_INFINITY, f64::INFINITY), |(a, b)| (a.into(), b.into()));
-    Zip::from(&mut *input.x).and(input.output).and(input.fresh).for_each(|x, output, fresh| {
-        let (noisy, output) = (f64::from(*x), f64::from(*output));
-        let clean = (p * noisy + q * output).clamp(low, high);
-        let noise = from_x * noisy + from_output * output;
-        let next = step.clean * clean + step.noisy * noisy + step.noise * noise + step.fresh * f64::from(*fresh);
-        *x = next as f32;
-    });
-    // The learned variance lies between the two fixed ones in the logarithm; above, the smaller one was applied.
-    if let Some(variance) = input.variance.filter(|_| step.fresh > 0.0) {
-        let (small, large) = (posterior_variance(level, next).max(1e-20).ln(), added_variance(level, next).ln());
-        Zip::from(input.x).and(variance).and(input.fresh).for_each(|x, share, fresh| {
-            let share = f64::from(share + 1.0) / 2.0;
-            let deviation = (0.5 * (share * large + (1.0 - share) * small)).exp();
-            *x += ((deviation - step.fresh) * f64::from(*fresh)) as f32;
-        });
-    }
-}
-
 /// The noise of every sample comes from a generator of its own, so that samples do not depend on the batch.
 fn generators(seed: u64, samples: std::ops::Range<usize>) -> Vec<Pcg64> {
     samples.map(|sample| Pcg64::new(u128::from(seed), sample as u128)).collect()
@@ -178,11 +113,11 @@ pub fn noise(dims: &[usize], count: usize, seed: u64) -> ArrayD<f32> {
 
 /// Draws `options.count` samples, batch after batch; their shape is that of a batch with this count first.
 ///
-/// Sample `i` takes row `i` of the conditioning. `progress` is called after every evaluation of the network with the
-/// number of evaluations so far and in all; its error ends the run.
+/// Sample `i` takes row `i` of the conditioning. `progress` is called before the first and after every evaluation of the
+/// network with the number of evaluations so far and in all; its error ends the run.
 ///
 /// # Errors
-/// A number of steps that the schedule does not have, or a network that fails.
+/// A number of steps that the schedule does not have, noise for a sampler that adds none, or a network that fails.
 pub fn generate(
     denoiser: &mut Denoiser,
     process: &Process,
@@ -193,10 +128,11 @@ pub fn generate(
     if !(0.0..=1.0).contains(&options.eta) {
         return Err(Error::usage(format!("--eta: expected a share from 0 to 1, found {}", options.eta)));
     }
-    let mut levels = process.schedule.sampling_levels(options.steps, options.skip)?;
-    if let (Sampler::Ddpm, Some(last)) = (options.sampler, levels.last_mut()) {
-        *last = Level::CLEAN;
+    if options.eta > 0.0 && options.sampler == Sampler::DpmSolver2M {
+        return Err(Error::usage(format!("--eta: DPM-Solver++ 2M adds no noise, found {}", options.eta))
+            .hint("leave --eta out, or give --sampler ddim"));
     }
+    let mut trajectory = Trajectory::new(process, options)?;
     let learned = options.sampler == Sampler::Ddpm && options.variance == VarianceType::LearnedRange;
     if learned && denoiser.roles().variance_axis.is_none() {
         return Err(Error::usage("the configuration asks for a learned variance, but the network predicts none")
@@ -214,25 +150,25 @@ pub fn generate(
     let (mut x, mut output, mut fresh) =
         (ArrayD::zeros(dims.clone()), ArrayD::zeros(dims.clone()), ArrayD::zeros(dims.clone()));
     let mut variance = learned.then(|| ArrayD::zeros(dims.clone()));
-    let evaluations = batches * (levels.len() - 1);
+    let evaluations = batches * trajectory.len();
     let mut done = 0;
+    progress(done, evaluations)?;
     for first in (0..options.count).step_by(batch) {
         let numbers: Vec<usize> = (first..first + batch).collect();
         denoiser.set_conditioning(conditioning, &numbers)?;
         let mut random = generators(options.seed, first..first + batch);
         draw(&mut random, &mut x);
-        if let Some(level) = levels.first().filter(|_| !process.schedule.is_discrete()) {
-            let scale = level.noise as f32;
+        if !process.schedule.is_discrete() {
+            let scale = trajectory.level(0).noise as f32;
             x.mapv_inplace(|value| value * scale);
         }
-        for pair in levels.windows(2) {
-            let (level, next) = (&pair[0], &pair[1]);
-            denoiser.predict(process, &x, level, &mut output, variance.as_mut())?;
-            if Step::new(options, level, next).fresh > 0.0 {
+        for at in 0..trajectory.len() {
+            denoiser.predict(process, &x, trajectory.level(at), &mut output, variance.as_mut())?;
+            if trajectory.adds_noise(at) {
                 draw(&mut random, &mut fresh);
             }
             let input = StepInput { x: &mut x, output: &output, fresh: &fresh, variance: variance.as_ref() };
-            sampling_step(process, options, (level, next), input);
+            trajectory.step(at, input);
             done += 1;
             progress(done, evaluations)?;
         }

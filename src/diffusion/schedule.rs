@@ -10,6 +10,7 @@
 //!
 //! `ᾱ_t` is the product of `1 - β` up to `t`, as in Ho et al. 2020 ("Denoising Diffusion Probabilistic Models").
 
+mod multistep;
 mod options;
 
 use crate::error::Error;
@@ -52,9 +53,12 @@ enum Family {
         form: Option<(BetaSchedule, bool)>,
         betas: Vec<f64>,
         alphas_cumprod: Vec<f64>,
-        spacing: Spacing,
+        /// `None` where every sampler has its own.
+        spacing: Option<Spacing>,
         offset: usize,
         last_is_clean: bool,
+        /// The least `ln(a / s)` that multistep solvers visit.
+        least_half_log_snr: f64,
     },
     Flow(FlowOptions),
     Sigma(SigmaOptions),
@@ -119,19 +123,37 @@ impl NoiseSchedule {
             })
             .collect();
         let levels = alphas_cumprod.iter().enumerate().map(|(t, alpha)| discrete_level(t, *alpha)).collect();
-        let spacing = Spacing::Leading;
-        let family = Family::Discrete { form: None, betas, alphas_cumprod, spacing, offset: 0, last_is_clean: true };
+        let family = Family::Discrete {
+            form: None,
+            betas,
+            alphas_cumprod,
+            spacing: None,
+            offset: 0,
+            last_is_clean: true,
+            least_half_log_snr: f64::NEG_INFINITY,
+        };
         Ok(Self { family, levels })
     }
 
     /// How a discrete schedule chooses steps when it samples; no effect on others.
     ///
-    /// `offset` is added to the steps of [`Spacing::Leading`]. If `last_is_clean` is false, sampling ends at the noise
-    /// of step 0 (diffusers' `set_alpha_to_one: false`).
+    /// Without a `spacing`, DDIM and DDPM have [`Spacing::Leading`] and multistep solvers [`Spacing::Linspace`]. `offset`
+    /// is added to the steps of [`Spacing::Leading`]. If `last_is_clean` is false, DDIM ends at the noise of step 0
+    /// (diffusers' `set_alpha_to_one: false`).
     #[must_use]
-    pub fn with_spacing(mut self, spacing: Spacing, offset: usize, last_is_clean: bool) -> Self {
+    pub fn with_spacing(mut self, spacing: Option<Spacing>, offset: usize, last_is_clean: bool) -> Self {
         if let Family::Discrete { spacing: s, offset: o, last_is_clean: l, .. } = &mut self.family {
             (*s, *o, *l) = (spacing, offset, last_is_clean);
+        }
+        self
+    }
+
+    /// The least `λ = ln(a / s)` of a discrete schedule at which multistep solvers evaluate the network (diffusers'
+    /// `lambda_min_clipped`); no effect on others.
+    #[must_use]
+    pub fn with_least_half_log_snr(mut self, least: f64) -> Self {
+        if let Family::Discrete { least_half_log_snr, .. } = &mut self.family {
+            *least_half_log_snr = least;
         }
         self
     }
@@ -245,6 +267,19 @@ impl NoiseSchedule {
         matches!(self.family, Family::Sigma(_))
     }
 
+    /// Refuses no steps, or more than a discrete schedule has.
+    fn check_count(&self, count: usize) -> Result<(), Error> {
+        if count == 0 {
+            return Err(Error::usage("sampling needs at least 1 step, found 0"));
+        }
+        let total = self.step_count();
+        if self.is_discrete() && count > total {
+            let text = format!("sampling takes at most the {total} steps of training, found {count}");
+            return Err(Error::usage(text).hint("lower --steps"));
+        }
+        Ok(())
+    }
+
     /// The levels that sampling visits, from the most noise to the least, and after them the level at which it ends.
     ///
     /// Of a discrete schedule quadratic skip may visit fewer than `count` steps, because the first fall together. Flow
@@ -253,21 +288,13 @@ impl NoiseSchedule {
     /// # Errors
     /// No steps, or more than a discrete schedule has.
     pub fn sampling_levels(&self, count: usize, skip: Skip) -> Result<Vec<Level>, Error> {
-        if count == 0 {
-            return Err(Error::usage("sampling needs at least 1 step, found 0"));
-        }
+        self.check_count(count)?;
         let mut levels: Vec<Level>;
         match &self.family {
             Family::Discrete { spacing, offset, last_is_clean, .. } => {
                 let total = self.step_count();
-                if count > total {
-                    return Err(Error::usage(format!(
-                        "sampling takes at most the {total} steps of training, found {count}"
-                    ))
-                    .hint("lower --steps"));
-                }
                 let steps = match skip {
-                    Skip::Uniform => spaced_steps(*spacing, *offset, total, count),
+                    Skip::Uniform => spaced_steps(spacing.unwrap_or(Spacing::Leading), *offset, total, count),
                     Skip::Quadratic => quadratic_steps(total, count),
                 };
                 levels = steps.into_iter().rev().map(|t| self.levels[t]).collect();
@@ -311,9 +338,13 @@ fn flow_level(sigma: f64, steps: usize) -> Level {
     Level { t: sigma * steps as f64, signal: 1.0 - sigma, noise: sigma }
 }
 
+/// A step of the schedule from one in between, as NumPy rounds.
+fn rounded(value: f64) -> usize {
+    value.round_ties_even() as usize
+}
+
 /// The steps of diffusers' three spacings, ascending.
 fn spaced_steps(spacing: Spacing, offset: usize, total: usize, count: usize) -> Vec<usize> {
-    let rounded = |value: f64| value.round_ties_even() as usize;
     let mut steps: Vec<usize> = match spacing {
         Spacing::Leading => (0..count).map(|at| at * (total / count) + offset).collect(),
         Spacing::Trailing => {

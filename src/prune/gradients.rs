@@ -65,6 +65,8 @@ pub struct GradientReport {
     pub execution: String,
     /// Seconds that the gradients took.
     pub seconds: f64,
+    /// Seconds that drawing the samples took; `None` where they were given.
+    pub drawing_seconds: Option<f64>,
 }
 
 impl GradientReport {
@@ -107,7 +109,9 @@ pub(super) fn gradients(
         let text = format!("memory:       {micro_batch} samples a run, for {wanted} there is too little");
         tell(watch, Progress::Note(&text))?;
     }
+    let started = Instant::now();
     let samples = samples::samples(network, runtime, &conditioning, options, (batch, micro_batch), watch)?;
+    let drawing_seconds = settings.data.is_none().then(|| started.elapsed().as_secs_f64());
     conditioning.unpaired(&samples).iter().try_for_each(|text| tell(watch, Progress::Warning(text)))?;
     let dims = samples.values.shape().to_vec();
     let sample_elements = dims.iter().skip(1).product();
@@ -139,6 +143,7 @@ pub(super) fn gradients(
         loss_scale: summed.loss_scale,
         execution: summed.execution,
         seconds: summed.seconds,
+        drawing_seconds,
     };
     Ok((summed.sum, report))
 }
@@ -167,8 +172,10 @@ fn announce(
     tell(watch, Progress::Network(&network.described(lines)))?;
     announce_checkpoint(settings.checkpoint.as_deref(), settings.resume, watch)?;
     if settings.data.is_none() {
-        let text = "data:         none is given (--data); samples are drawn from the network itself by DDIM";
-        tell(watch, Progress::Note(text))?;
+        let sampler = settings.draw_sampler.describe();
+        let text =
+            format!("data:         none is given (--data); samples are drawn from the network itself by {sampler}");
+        tell(watch, Progress::Note(&text))?;
     }
     let threshold = settings.threshold;
     if !(0.0..1.0).contains(&threshold) {

@@ -135,7 +135,8 @@ impl Network {
             allow_fallback: execution.allow_fallback,
             ..SessionOptions::default()
         };
-        let session = execution.runtime.session_from_bytes(&self.lowered.model.located(&model).encode_to_vec(), &options)?;
+        let session =
+            execution.runtime.session_from_bytes(&self.lowered.model.located(&model).encode_to_vec(), &options)?;
         nodes.retain(|node| graph.nodes[*node].outputs.iter().flatten().any(|value| self.is_computed(*value)));
         Ok(Some(Segment { session, takes, nodes }))
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod labels;
+mod multistep;
 mod network;
 mod samples;
 mod schedulers;

@@ -3,8 +3,8 @@
 use ndarray::{ArrayD, Axis};
 use onnx_diffprune::array::{Array, ArrayData};
 use onnx_diffprune::diffusion::{
-    Conditioning, ConfiguredProcess, Denoiser, Level, SampleOptions, Sampler, Samples, Skip, StepInput, VarianceType,
-    generate, noise, read_scheduler_config, sampling_step,
+    Conditioning, ConfiguredProcess, Denoiser, Level, SampleOptions, Sampler, Samples, Skip, StepInput, Trajectory,
+    VarianceType, generate, noise, read_scheduler_config,
 };
 use onnx_diffprune::graph::sizes::Sizes;
 use onnx_diffprune::runtime::SessionOptions;
@@ -14,15 +14,20 @@ use crate::support::fixtures::{fixture, runtime};
 
 /// Fails unless the arrays agree to 1e-5 of their greatest magnitude.
 fn agree(what: &str, found: &ArrayD<f32>, expected: &ArrayD<f32>) {
+    agree_to(1e-5, what, found, expected);
+}
+
+/// The same to a share of their greatest magnitude.
+pub(crate) fn agree_to(share: f32, what: &str, found: &ArrayD<f32>, expected: &ArrayD<f32>) {
     assert_eq!(found.shape(), expected.shape(), "{what}");
     let magnitude = expected.iter().fold(1.0f32, |most, value| most.max(value.abs()));
     let error = found.iter().zip(expected).fold(0.0f32, |most, (a, b)| most.max((a - b).abs())) / magnitude;
-    assert!(error <= 1e-5, "{what}: error {error:e} of {magnitude}");
+    assert!(error <= share, "{what}: error {error:e} of {magnitude}");
 }
 
-/// Every configuration of the fixture with its name, number of steps and eta.
-fn cases() -> Vec<(String, ConfiguredProcess, usize, f64)> {
-    let text = std::fs::read_to_string(fixture("diffusion/schedulers.json")).unwrap();
+/// Every configuration of a fixture with its name, number of steps and eta.
+pub(crate) fn cases_of(file: &str) -> Vec<(String, ConfiguredProcess, usize, f64)> {
+    let text = std::fs::read_to_string(fixture(file)).unwrap();
     let file: serde_json::Value = serde_json::from_str(&text).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let case = |case: &serde_json::Value| {
@@ -30,9 +35,13 @@ fn cases() -> Vec<(String, ConfiguredProcess, usize, f64)> {
         std::fs::write(&path, case["config"].to_string()).unwrap();
         let name = case["name"].as_str().unwrap().to_owned();
         let steps = usize::try_from(case["steps"].as_u64().unwrap()).unwrap();
-        (name, read_scheduler_config(&path).unwrap(), steps, case["eta"].as_f64().unwrap())
+        (name, read_scheduler_config(&path).unwrap(), steps, case["eta"].as_f64().unwrap_or(0.0))
     };
-    let cases: Vec<_> = file["cases"].as_array().unwrap().iter().map(case).collect();
+    file["cases"].as_array().unwrap().iter().map(case).collect()
+}
+
+fn cases() -> Vec<(String, ConfiguredProcess, usize, f64)> {
+    let cases = cases_of("diffusion/schedulers.json");
     assert!(cases.len() >= 14);
     cases
 }
@@ -66,18 +75,15 @@ fn steps_are_those_of_diffusers() {
         let part = |key: &str, at: usize| arrays.floats(&format!("{name}.{key}")).index_axis(Axis(0), at).to_owned();
         let sampler = if name.starts_with("ddpm") { Sampler::Ddpm } else { Sampler::Ddim };
         let options = SampleOptions { steps, sampler, eta, variance, ..SampleOptions::default() };
-        let mut levels = process.schedule.sampling_levels(steps, Skip::Uniform).unwrap();
-        if sampler == Sampler::Ddpm {
-            *levels.last_mut().unwrap() = Level::CLEAN;
-        }
-        assert_eq!(levels.len(), steps + 1, "{name}");
-        for (at, pair) in levels.windows(2).enumerate() {
+        let mut trajectory = Trajectory::new(&process, &options).unwrap();
+        assert_eq!(trajectory.len(), steps, "{name}");
+        for at in 0..steps {
             let what = |key: &str| format!("{name}: {key} of step {at}");
             let mut x = part("x", at);
-            let scale = process.input_scale(&pair[0]) as f32;
+            let scale = process.input_scale(trajectory.level(at)) as f32;
             agree(&what("input"), &x.mapv(|value| value * scale), &part("scaled", at));
             let time = part("time", at).sum();
-            let own = process.time_value(&pair[0]) as f32;
+            let own = process.time_value(trajectory.level(at)) as f32;
             assert!((own - time).abs() <= 1e-5 * time.abs().max(1.0), "{}: {own} {time}", what("time"));
             let output = part("output", at);
             let channels = x.shape()[1];
@@ -86,7 +92,7 @@ fn steps_are_those_of_diffusers() {
             let learned = variance == VarianceType::LearnedRange;
             let input =
                 StepInput { x: &mut x, output: &first, fresh: &part("fresh", at), variance: learned.then_some(&rest) };
-            sampling_step(&process, &options, (&pair[0], &pair[1]), input);
+            trajectory.step(at, input);
             agree(&what("result"), &x, &part("next", at));
         }
     }
@@ -105,7 +111,7 @@ fn the_perfect_output_gives_the_clean_sample() {
             process.add_noise(&x0, &noise, &level, &mut x);
             process.target(&x0, &noise, &level, &mut target);
             let input = StepInput { x: &mut x, output: &target, fresh: &noise, variance: None };
-            sampling_step(&process, &SampleOptions::default(), (&level, &Level::CLEAN), input);
+            Trajectory::over(&process, &SampleOptions::default(), vec![level, Level::CLEAN]).step(0, input);
             let error = x.iter().zip(&x0).fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
             // Rounding of the noisy sample comes back divided by the signal.
             assert!(error <= 1e-6 * (4.0 + (level.sigma() as f32).powi(2) * 4.0), "{name} at {t}: {error:e}");
@@ -184,7 +190,7 @@ fn samples_depend_on_the_seed_and_not_on_the_batch() {
         samples
     };
     let far = |a: &ArrayD<f32>, b: &ArrayD<f32>| a.iter().zip(b).fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
-    for sampler in [Sampler::Ddim, Sampler::Ddpm] {
+    for sampler in [Sampler::Ddim, Sampler::Ddpm, Sampler::DpmSolver2M] {
         let samples = draw(3, 7, sampler);
         assert_eq!(samples.shape(), [3, 1, 16, 16]);
         assert!(far(&samples, &draw(2, 7, sampler)) < 1e-3, "another batch draws others");
@@ -193,6 +199,9 @@ fn samples_depend_on_the_seed_and_not_on_the_batch() {
     // Samples for when there is no data are drawn likewise, and say so.
     let (mut denoiser, conditioning) = network.denoiser(3);
     let options = SampleOptions { steps: 4, count: 3, seed: 7, ..SampleOptions::default() };
+    let noisy = SampleOptions { sampler: Sampler::DpmSolver2M, eta: 0.5, ..options };
+    let error = generate(&mut denoiser, &process, &conditioning, &noisy, &mut |_, _| Ok(())).unwrap_err();
+    assert!(error.to_string().contains("adds no noise"), "{error}");
     let drawn = Samples::from_network(&mut denoiser, &process, &conditioning, &options, &mut |_, _| Ok(())).unwrap();
     assert_eq!(drawn.values, draw(3, 7, Sampler::Ddim));
     assert!(drawn.source.contains("from the network itself by DDIM"), "{}", drawn.source);

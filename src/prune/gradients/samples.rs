@@ -1,9 +1,9 @@
 //! The clean samples that gradients are taken on.
 
 use super::super::network::Denoising;
-use super::super::options::ScoreOptions;
+use super::super::options::{GradientSettings, ScoreOptions};
 use super::super::progress::{Progress, Stage, Watch, tell};
-use crate::diffusion::{Conditioning, Ranges, SampleOptions, Sampler, Samples, Skip};
+use crate::diffusion::{Conditioning, Ranges, SampleOptions, Samples, Skip};
 use crate::error::Error;
 use crate::runtime::Runtime;
 
@@ -26,11 +26,12 @@ pub(in crate::prune) fn samples(
         return Samples::load(path, (&network.roles().sample.name, &dims), &ranges, batch, options.seed);
     }
     let in_file = |error: Error| error.in_file(network.path());
-    let mut denoiser = network.denoiser(runtime, micro_batch)?;
+    let at_once = drawn_at_once(network, settings, batch, micro_batch)?;
+    let mut denoiser = network.denoiser(runtime, at_once)?;
     let configured = network.configured();
     let sampling = SampleOptions {
-        steps: settings.draw_steps.clamp(1, configured.process.schedule.step_count()),
-        sampler: Sampler::Ddim,
+        steps: settings.drawing_steps().clamp(1, configured.process.schedule.step_count()),
+        sampler: settings.draw_sampler,
         eta: 0.0,
         skip: Skip::Uniform,
         variance: configured.variance,
@@ -50,3 +51,19 @@ pub(in crate::prune) fn samples(
     }
     Ok(samples)
 }
+
+/// Samples that are drawn in one run: without activations to keep, more fit into memory than in a run for gradients.
+fn drawn_at_once(
+    network: Denoising<'_>,
+    settings: &GradientSettings,
+    batch: usize,
+    micro_batch: usize,
+) -> Result<usize, Error> {
+    match settings.micro_batch.or(network.roles().fixed_batch()) {
+        Some(_) => Ok(micro_batch),
+        None => network.fitting(batch.clamp(micro_batch, MOST_AT_ONCE.max(micro_batch)), true),
+    }
+}
+
+/// Samples that are drawn in one run, at most: larger runs take no less time for each sample.
+const MOST_AT_ONCE: usize = 16;
