@@ -95,6 +95,7 @@ fn repeat_refit(
 ) -> Result<bool, Error> {
     let inputs = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
     let options = VerifyOptions { inputs: inputs.clone(), sizes: recorded.sizes.clone(), ..VerifyOptions::default() };
+    let defaults = GradientSettings::default();
     let score = ScoreOptions {
         seed: recorded.seed,
         sizes: recorded.sizes.clone(),
@@ -102,16 +103,18 @@ fn repeat_refit(
             network: args.diffusion.network_options(inputs.unwrap_or_default())?,
             data: args.data.data.clone(),
             data_range: args.data.range()?,
-            ..GradientSettings::default()
+            draw_sampler: recorded.drawn.map_or(defaults.draw_sampler, |(sampler, _)| sampler),
+            draw_steps: recorded.drawn.map(|(_, steps)| steps),
+            ..defaults
         },
         ..ScoreOptions::default()
     };
-    if recorded.is_drawn == score.gradients.data.is_some() {
-        let text = match recorded.is_drawn {
+    if recorded.drawn.is_some() == score.gradients.data.is_some() {
+        let text = match recorded.drawn.is_some() {
             true => "the weights of the plan were fitted on samples that the network drew",
             false => "the weights of the plan were fitted on data, and none is given",
         };
-        let hint = if recorded.is_drawn { "leave out --data" } else { "give the same data with --data" };
+        let hint = if recorded.drawn.is_some() { "leave out --data" } else { "give the same data with --data" };
         return Err(Error::usage(text).in_file(&args.plan).hint(hint));
     }
     let settings = RefitSettings::repeated(recorded)?;

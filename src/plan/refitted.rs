@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::diffusion::Sampler;
 use crate::graph::sizes::Sizes;
 use crate::refit::Weighting;
 
@@ -31,8 +32,9 @@ pub struct RefitPlan {
     pub sizes: Sizes,
     /// The process, in words.
     pub process: String,
-    /// Whether the network drew its samples itself.
-    pub is_drawn: bool,
+    /// How the network drew the clean samples itself, where it did: the sampler, and the steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drawn: Option<(Sampler, usize)>,
     /// The BLAKE3 of the clean samples, as the network takes them, with their numbers in the data.
     pub data_blake3: String,
     /// The BLAKE3 of the fitted weights in float32, with their names.

@@ -239,7 +239,7 @@ impl Staged {
             seed: options.seed,
             sizes: options.sizes.clone(),
             process: report.process.clone(),
-            is_drawn: options.gradients.data.is_none(),
+            drawn: clean.drawn,
             data_blake3,
             weights_blake3: fitted.digest(),
             losses: report.losses.as_ref().map(RefitLosses::means),

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::super::network::Denoising;
 use super::super::progress::{Progress, Stage, Watch, tell};
-use crate::diffusion::{Conditioning, Denoiser, SampleOptions, Samples, denoising_losses, generate, grid_png, noise};
+use crate::diffusion::{
+    Conditioning, Denoiser, SampleOptions, Sampler, Samples, denoising_losses, generate, grid_png, noise,
+};
 use crate::error::Error;
 use crate::graph::model::Model;
 use crate::lower;
@@ -22,7 +24,7 @@ const MACS: f64 = 1e13;
 const TIMESTEPS: (usize, usize) = (25, 5);
 
 /// Steps in which pictures are drawn.
-const DRAWING_STEPS: usize = 25;
+const DRAWING_STEPS: usize = 15;
 
 /// The denoising losses of three networks on the same held-out samples and noise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -148,6 +150,7 @@ impl Judge<'_> {
             let mut denoiser = self.denoiser(model, batch)?;
             let options = SampleOptions {
                 steps: DRAWING_STEPS.min(process.schedule.step_count()),
+                sampler: Sampler::DpmSolver2M,
                 variance: self.network.configured().variance,
                 count: drawn,
                 seed: self.seed,

@@ -7,11 +7,11 @@ use rand_pcg::Pcg64Mcg;
 
 use super::super::gradients::clean_samples;
 use super::super::network::Denoising;
-use super::super::options::ScoreOptions;
+use super::super::options::{GradientSettings, ScoreOptions};
 use super::super::progress::Watch;
 use super::RefitSettings;
 use crate::array::Array;
-use crate::diffusion::{Conditioning, DenoisingTask, Samples, noise};
+use crate::diffusion::{Conditioning, DenoisingTask, Sampler, Samples, noise};
 use crate::error::Error;
 use crate::gradient::TARGET;
 use crate::gradient::accumulate::Denoising as _;
@@ -32,6 +32,8 @@ pub(super) struct Clean {
     pub(super) fit: Samples,
     /// Those that nothing is fitted to; none where there is a single sample.
     pub(super) held_out: Option<Samples>,
+    /// How they were drawn, where they were: the sampler, and the steps.
+    pub(super) drawn: Option<(Sampler, usize)>,
 }
 
 impl Clean {
@@ -55,14 +57,18 @@ impl Clean {
             }
             None => (DRAWN.0.min(noisy), DRAWN.1.min(settings.held_out)),
         };
-        let options = ScoreOptions { seed: options.seed.wrapping_add(SEED_OF_SAMPLES), ..options.clone() };
+        // Drawing takes as many steps as it is worth, however few timesteps the gradients visit.
+        let gradients = GradientSettings { timesteps: None, ..options.gradients.clone() };
+        let drawn = gradients.data.is_none().then(|| (gradients.draw_sampler, gradients.drawing_steps()));
+        let seed = options.seed.wrapping_add(SEED_OF_SAMPLES);
+        let options = ScoreOptions { seed, gradients, ..options.clone() };
         let batches = (fitted + held_out, micro_batch);
         let all = clean_samples(network, runtime, conditioning, &options, batches, watch)?;
         let mut places: Vec<usize> = (0..all.len()).collect();
         places.shuffle(&mut Pcg64Mcg::seed_from_u64(options.seed));
         let (held_out, fitted) = places.split_at(held_out);
         let held_out = (!held_out.is_empty()).then(|| all.select(held_out));
-        Ok(Self { fit: all.select(fitted), held_out })
+        Ok(Self { fit: all.select(fitted), held_out, drawn })
     }
 
     /// The BLAKE3 of all samples with their numbers, in hexadecimal.
