@@ -5,9 +5,7 @@
 //! Coupling: every axis passes through.
 
 use crate::operator::couple::grid::{Grid, GridCx};
-use crate::operator::{
-    CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, SequenceCx, onnx,
-};
+use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, SequenceCx, onnx, PreimageCx};
 
 fn types_identity() -> &'static [OpType] {
     const { &[onnx("Identity")] }
@@ -43,6 +41,10 @@ impl Operator for Identity {
         let sequence = cx.sequence(0)?.clone();
         cx.give_sequence(0, sequence);
         Ok(())
+    }
+
+    fn preimage(&self, cx: &mut PreimageCx<'_>) -> Result<(), RuleError> {
+        cx.same_elements()
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {

@@ -9,7 +9,7 @@ use crate::graph::fact::Fact;
 use crate::operator::couple::layout::{Axis, Layout};
 use crate::operator::{
     CoupleCx, Folding, GradientCx, InferCx, Linear, LinearCx, LowerCx, MacsCx, OpType, Operator, ReferenceCx, Registration, RuleError,
-    broadcast, microsoft, onnx,
+    microsoft, onnx,
 };
 
 fn types_matmul() -> &'static [OpType] {

@@ -10,9 +10,7 @@ use crate::graph::fact::Fact;
 use crate::operator::couple::grid::{Grid, GridCx};
 use crate::operator::couple::layout::{Layout, Piece, reshape};
 use crate::operator::part::{Part, PartCx};
-use crate::operator::{
-    CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, onnx,
-};
+use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, onnx, PreimageCx};
 
 fn types_reshape() -> &'static [OpType] {
     const { &[onnx("Reshape")] }
@@ -107,6 +105,10 @@ impl Operator for Reshape {
 
     fn part(&self, _cx: &PartCx<'_>) -> Option<Part> {
         Some(Part::Reshape)
+    }
+
+    fn preimage(&self, cx: &mut PreimageCx<'_>) -> Result<(), RuleError> {
+        cx.same_elements()
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
