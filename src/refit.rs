@@ -21,6 +21,8 @@ mod pairing;
 
 mod rows;
 
+mod run;
+
 mod segment;
 
 mod sensitivity;
@@ -31,10 +33,9 @@ mod store;
 
 mod stored;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ndarray::ArrayD;
 use regex::Regex;
 
 use crate::analysis::Analysis;
@@ -51,12 +52,11 @@ use crate::ops;
 use crate::rewrite::Rewritten;
 use crate::runtime::{Device, Runtime};
 use crate::write::MemoryWeight;
-use arrays::{floats, kept_part};
-use fit::Fit;
-use layers::{Bias, Event, Known, Layer};
+use layers::{Event, Known};
 use network::Network;
 use pairing::Pairing;
-use segment::{Changed, Execution, Held, Segment};
+use run::{Lockstep, Run};
+use segment::{Changed, Execution};
 use sensitivity::Sensitivity;
 use store::Store;
 use stored::Stored;
@@ -222,8 +222,8 @@ pub fn refit(
     let pruned = Network::new(cut.pruned, &graph, &operators, &facts)?;
     let pairing = Pairing::new(cut, &original, &pruned);
     let is_changed = pairing.changed_values();
-    let stored = Stored { network: &pruned, runtime };
     let changes = Changes::new(cut.analysis, cut.rewritten);
+    let stored = Stored { network: &pruned, runtime, changes: &changes };
     let held = |value: ValueId| -> Option<String> {
         if !pruned.is_float(value) || pruned.is_computed(value) {
             return Some("its weight is computed".to_owned());
@@ -293,184 +293,4 @@ pub fn refit(
     }
     progress(total, total)?;
     Ok(run.finish())
-}
-
-/// One of the two networks under way.
-struct Lockstep<'a> {
-    network: &'a Network,
-    execution: Execution<'a>,
-    store: Store,
-    done: HashSet<usize>,
-}
-
-impl<'a> Lockstep<'a> {
-    fn new(network: &'a Network, execution: Execution<'a>, store: Store) -> Self {
-        Self { network, execution, store, done: HashSet::new() }
-    }
-
-    fn segment(&self, wanted: &[ValueId], changed: &Changed) -> Result<Option<Segment>, Error> {
-        self.network.segment(wanted, &self.store, &self.done, changed, self.execution)
-    }
-
-    /// Runs a segment on a chunk and holds what it gives.
-    fn advance(&mut self, segment: &mut Segment, chunk: usize, inputs: &[(String, Array)]) -> Result<(), Error> {
-        let mut taken = Vec::with_capacity(segment.takes.len());
-        for name in &segment.takes {
-            let array = match inputs.iter().find(|(input, _)| input == name) {
-                Some((_, array)) => array.clone(),
-                None => self.store.get(name, chunk)?,
-            };
-            taken.push((name.clone(), array));
-        }
-        for (name, array) in segment.session.run(&taken)? {
-            self.store.put(&name, chunk, array)?;
-        }
-        Ok(())
-    }
-
-    /// A value that is held, or an input.
-    fn value(&mut self, value: ValueId, chunk: usize, inputs: &[(String, Array)]) -> Result<ArrayD<f32>, Error> {
-        let graph = self.network.graph();
-        let name = graph.values[value].name.clone();
-        let array = if let Some((_, array)) = inputs.iter().find(|(input, _)| *input == name) {
-            array.clone()
-        } else {
-            self.store.get(&name, chunk)?
-        };
-        floats(array).ok_or_else(|| Error::unmet(format!("value {name:?} has no floating point numbers to fit to")))
-    }
-
-    /// Drops what nothing reads any more, apart from these.
-    fn clear(&mut self, nodes: &[usize]) {
-        self.done.extend(nodes);
-        let graph = self.network.graph();
-        for name in self.store.names() {
-            let value = graph.value(&name).map(|value| &graph.values[value]);
-            let is_read = value.is_some_and(|value| {
-                let mut readers = value.consumers.iter().map(|(node, _)| node).chain(&value.captured_by);
-                readers.any(|node| !self.done.contains(node))
-            });
-            if !is_read {
-                self.store.drop(&name);
-            }
-        }
-    }
-}
-
-/// A refit under way.
-struct Run<'a> {
-    pairing: &'a Pairing<'a>,
-    stored: Stored<'a>,
-    data: &'a dyn RefitData,
-    sensitivity: Sensitivity,
-    options: &'a RefitOptions,
-    of_original: Lockstep<'a>,
-    of_pruned: Lockstep<'a>,
-    changed: Changed,
-    layers: Vec<RefitLayer>,
-    biases: Vec<(String, usize, usize, String)>,
-}
-
-impl Run<'_> {
-    /// Fits the layers of one event.
-    fn fit(&mut self, at: usize, event: &Event) -> Result<(), Error> {
-        let pruned = self.pairing.pruned;
-        if let Some(pattern) = &self.options.exclude {
-            let is_excluded = |name: &String| pattern.is_match(name);
-            let of = |layer: &Layer| {
-                is_excluded(&pruned.graph().nodes[layer.node].name)
-                    || is_excluded(&pruned.graph().values[layer.weight].name)
-            };
-            if event.layers().any(of) {
-                self.refuse(event, "it is excluded (--refit-exclude)");
-                return Ok(());
-            }
-        }
-        let mut targets = Vec::new();
-        for of in &event.uses {
-            let Some(layer) = of.layers.first() else { return Ok(()) };
-            let Some(found) = self.pairing.kept(layer.target) else { return Ok(()) };
-            targets.push((pruned.graph().values[layer.target].name.clone(), found));
-        }
-        let wanted: Vec<ValueId> = targets.iter().map(|(_, (original, _))| *original).collect();
-        let mut of_pruned = self.of_pruned.segment(&event.needs(pruned), &self.changed)?;
-        let mut of_original = self.of_original.segment(&wanted, &Changed::default())?;
-        // Half of the memory is the equations'; the values between segments have the other.
-        let place = (at, self.data.chunks(), self.options.memory / 2);
-        let mut fit = Fit::new(self.stored, event, &self.changed, self.options, place)?;
-        for chunk in 0..self.data.chunks() {
-            let inputs = self.data.inputs(chunk)?;
-            if let Some(segment) = &mut of_pruned {
-                self.of_pruned.advance(segment, chunk, &inputs)?;
-            }
-            if let Some(segment) = &mut of_original {
-                self.of_original.advance(segment, chunk, &inputs)?;
-            }
-            for (number, (name, (original, kept))) in targets.iter().enumerate() {
-                let target = kept_part(&self.of_original.value(*original, chunk, &inputs)?, kept);
-                let sensitivity = self.sensitivity.weight(name, self.data.time(chunk));
-                let weight = self.data.weight(chunk) * sensitivity / self.sensitivity.mean(name);
-                let of_pruned = &mut self.of_pruned;
-                fit.add((number, chunk), target, weight, &mut |value| of_pruned.value(value, chunk, &inputs))?;
-            }
-        }
-        self.of_pruned.clear(of_pruned.as_ref().map_or(&[], |segment| &segment.nodes));
-        self.of_original.clear(of_original.as_ref().map_or(&[], |segment| &segment.nodes));
-        self.take(event, fit)
-    }
-
-    fn tell(&mut self, event: &Event, errors: Option<(f64, f64)>, reason: Option<&str>) {
-        let graph = self.pairing.pruned.graph();
-        self.layers.extend(event.layers().map(|layer| RefitLayer {
-            node: graph.nodes[layer.node].name.clone(),
-            weight: graph.values[layer.weight].name.clone(),
-            errors,
-            reason: reason.map(str::to_owned),
-        }));
-    }
-
-    fn refuse(&mut self, event: &Event, why: &str) {
-        self.tell(event, None, Some(why));
-    }
-
-    /// Takes over the weights of a fit.
-    fn take(&mut self, event: &Event, fit: Fit<'_>) -> Result<(), Error> {
-        let graph = self.pairing.pruned.graph();
-        let found = match fit.solve(&mut self.changed)? {
-            Ok(found) => found,
-            Err(why) => {
-                self.refuse(event, &why);
-                return Ok(());
-            }
-        };
-        self.tell(event, Some(found.errors), None);
-        for tensor in found.tensors {
-            self.changed.weights.insert(tensor.name.clone(), tensor);
-        }
-        for (number, layer, bias) in found.biases {
-            let layer = &event.uses[number].layers[layer];
-            if let Some(Bias::Slot { slot, value: None, .. }) = layer.bias {
-                let axis = self.pairing.pruned.shape(layer.output).and_then(|shape| layer.rows.output_axis(&shape));
-                let Some(axis) = axis else { continue };
-                let output = graph.values[layer.output].name.clone();
-                self.biases.push((output, slot, axis, bias.name.clone()));
-                self.changed.biases.insert(layer.node, (slot, bias.name.clone()));
-            }
-            self.changed.weights.insert(bias.name.clone(), bias);
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> Refitted {
-        let Self { mut changed, biases, layers, .. } = self;
-        let mut taken = Vec::new();
-        for (node, slot, axis, name) in biases {
-            if let Some(tensor) = changed.weights.remove(&name) {
-                taken.push((node, slot, axis, stored::elements(&tensor).unwrap_or_default()));
-            }
-        }
-        let mut weights: Vec<TensorProto> = changed.weights.into_values().collect();
-        weights.sort_by(|a, b| a.name.cmp(&b.name));
-        Refitted { layers, weights, biases: taken }
-    }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{AddedBias, ChangedWeight, ChangedWeights, CutDigest};
 use crate::analysis::Analysis;
 use crate::error::Error;
-use crate::graph::{Node, ValueId};
 use crate::graph::model::Model;
+use crate::graph::{Node, ValueId};
 use crate::onnx::NodeProto;
 use crate::onnx::names::Names;
 use crate::rewrite::Rewritten;
@@ -96,7 +96,8 @@ impl<'a> Changes<'a> {
             return false;
         };
         let at = &graph.nodes[id];
-        let size = self.rewritten.facts.values[value].as_ref().and_then(|fact| fact.shape.as_ref()?.get(axis)?.as_const());
+        let size =
+            self.rewritten.facts.values[value].as_ref().and_then(|fact| fact.shape.as_ref()?.get(axis)?.as_const());
         let is_same = at.proto.op_type == node.op_type && at.proto.domain == node.domain;
         is_same && at.proto.first_output() == node.first_output() && at.input(slot).is_none() && size.is_some()
     }

@@ -53,10 +53,7 @@ pub(crate) fn rounded(name: &str, dtype: DataType, values: &[f32], dims: &[i64])
             let half = |value: &f32| (whole(value).clamp(low, high) as i8).cast_unsigned() & 0xF;
             values.chunks(2).map(|pair| half(&pair[0]) | pair.get(1).map_or(0, half) << 4).collect()
         }
-        DataType::Float8e4m3fn
-        | DataType::Float8e4m3fnuz
-        | DataType::Float8e5m2
-        | DataType::Float8e5m2fnuz => {
+        DataType::Float8e4m3fn | DataType::Float8e4m3fnuz | DataType::Float8e5m2 | DataType::Float8e5m2fnuz => {
             let mut codes: Vec<(f32, u8)> = (0..=u8::MAX)
                 .filter_map(|code| Some((numbers(dtype, &[code])?.first().copied()?, code)))
                 .filter(|(value, code)| value.is_finite() && !(*value == 0.0 && *code != 0))
@@ -156,7 +153,8 @@ mod tests {
             DataType::Float8e5m2fnuz,
         ] {
             let all: Vec<u8> = (0..=u8::MAX).collect();
-            let finite: Vec<f32> = numbers(dtype, &all).unwrap().into_iter().filter(|value| value.is_finite()).collect();
+            let finite: Vec<f32> =
+                numbers(dtype, &all).unwrap().into_iter().filter(|value| value.is_finite()).collect();
             let tensor = rounded("w", dtype, &finite, &[finite.len() as i64]).unwrap();
             assert_eq!(numbers(dtype, &tensor.raw_data).unwrap(), finite, "{dtype:?}");
         }

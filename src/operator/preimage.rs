@@ -77,12 +77,7 @@ impl PreimageCx<'_> {
     ///
     /// # Errors
     /// The shapes don't fit.
-    pub fn spread(
-        values: &ArrayD<f32>,
-        like: &ArrayD<f32>,
-        axis: i64,
-        block: usize,
-    ) -> Result<ArrayD<f32>, RuleError> {
+    pub fn spread(values: &ArrayD<f32>, like: &ArrayD<f32>, axis: i64, block: usize) -> Result<ArrayD<f32>, RuleError> {
         let unfit = || {
             let (values, like) = (values.shape(), like.shape());
             RuleError::unsupported(format!("scales of shape {values:?} don't fit elements of shape {like:?}"))

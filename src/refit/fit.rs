@@ -116,7 +116,21 @@ impl<'a> Fit<'a> {
         let systems = (0..groups).map(|_| System::new(columns, outputs, rows, &centred, memory)).collect();
         let par = Par::rayon(0);
         let (at, squares) = (at, 0.0);
-        Ok(Self { stored, event, options, old, biases, fixed, has_common_bias, constants, systems, rows_per_chunk, at, squares, par })
+        Ok(Self {
+            stored,
+            event,
+            options,
+            old,
+            biases,
+            fixed,
+            has_common_bias,
+            constants,
+            systems,
+            rows_per_chunk,
+            at,
+            squares,
+            par,
+        })
     }
 
     /// Adds a chunk of a use: `target` is the original's value at the kept channels, `value` gives those of the pruned
@@ -273,7 +287,10 @@ impl<'a> Fit<'a> {
             return Ok(Err("its fit does not lower the error".to_owned()));
         }
         let biases = self.new_biases(&systems, &solved);
-        if !biases.iter().all(|(_, _, bias)| super::stored::elements(bias).is_some_and(|all| all.iter().all(|of| of.is_finite()))) {
+        if !biases
+            .iter()
+            .all(|(_, _, bias)| super::stored::elements(bias).is_some_and(|all| all.iter().all(|of| of.is_finite())))
+        {
             return Ok(Err("its fit gives a bias that is not finite".to_owned()));
         }
         let squares = self.squares.max(f64::MIN_POSITIVE);

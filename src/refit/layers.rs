@@ -190,7 +190,8 @@ fn depends_on(layer: &Layer, is: &dyn Fn(ValueId) -> bool) -> bool {
 /// A node as a layer, with the way to its target.
 fn layer(network: &Network, id: NodeId, linear: Linear, known: &Known<'_>) -> Result<Layer, String> {
     let node = &network.graph().nodes[id];
-    let (Some(input), Some(weight), Some(output)) = (node.input(linear.input), node.input(linear.weight), node.output(0))
+    let (Some(input), Some(weight), Some(output)) =
+        (node.input(linear.input), node.input(linear.weight), node.output(0))
     else {
         return Err("it lacks an input".to_owned());
     };
@@ -200,8 +201,19 @@ fn layer(network: &Network, id: NodeId, linear: Linear, known: &Known<'_>) -> Re
     let shapes = (network.shape(input), network.shape(weight), network.shape(output));
     let (Some(x), Some(w), Some(y)) = shapes else { return Err("its sizes are not known".to_owned()) };
     let rows = Rows::new(&linear, &x, &w, &y).ok_or("its form is not one that a fit knows")?;
-    let mut layer =
-        Layer { node: id, linear, rows, input, weight, output, bias: None, fixed: None, steps: Vec::new(), path: vec![output], target: output };
+    let mut layer = Layer {
+        node: id,
+        linear,
+        rows,
+        input,
+        weight,
+        output,
+        bias: None,
+        fixed: None,
+        steps: Vec::new(),
+        path: vec![output],
+        target: output,
+    };
     (layer.bias, layer.fixed) = slot_bias(network, &layer, &y, known)?;
     follow(network, &mut layer, &y, known);
     layer.drop_bias_beyond_target();

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use crate::error::Error;
-use crate::graph::facts::Facts;
 use crate::graph::fact::static_shape;
+use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::{Graph, Node, NodeId, ValueId};
 use crate::lower::{Extent, Lowered};
@@ -89,14 +89,17 @@ impl Network {
     pub(super) fn only_reader(&self, value: ValueId) -> Option<(&Node, usize)> {
         let value = &self.graph().values[value];
         match value.consumers.as_slice() {
-            [(node, slot)] if !value.is_output && value.captured_by.is_empty() => Some((&self.graph().nodes[*node], *slot)),
+            [(node, slot)] if !value.is_output && value.captured_by.is_empty() => {
+                Some((&self.graph().nodes[*node], *slot))
+            }
             _ => None,
         }
     }
 
     /// All nodes from which values are computed.
     pub(super) fn ancestors(&self, values: &[ValueId]) -> HashSet<usize> {
-        let mut open: Vec<usize> = values.iter().filter_map(|value| Some(self.graph().values[*value].producer?.0)).collect();
+        let mut open: Vec<usize> =
+            values.iter().filter_map(|value| Some(self.graph().values[*value].producer?.0)).collect();
         let mut found = HashSet::new();
         while let Some(node) = open.pop() {
             if found.insert(node) {

@@ -64,7 +64,9 @@ impl<'a> Pairing<'a> {
 
     /// Whether a value of the pruned network has the sizes of the kept part of one of the original.
     fn fits(&self, original: ValueId, value: ValueId, kept: &KeptIndices) -> bool {
-        let (Some(before), Some(after)) = (self.original.shape(original), self.pruned.shape(value)) else { return false };
+        let (Some(before), Some(after)) = (self.original.shape(original), self.pruned.shape(value)) else {
+            return false;
+        };
         let fits = |((kept, before), after): ((&Option<Vec<usize>>, &usize), &usize)| {
             kept.as_ref().map_or(*before, Vec::len) == *after
         };

@@ -202,7 +202,13 @@ impl Rows {
 
     /// What the weight of a group is multiplied by in these rows of the input, `[rows, stride]`, from column `first` on; on
     /// all cores.
-    pub(super) fn gather(&self, x: &[f32], group: usize, rows: &[usize], (out, stride, first): (&mut [f32], usize, usize)) {
+    pub(super) fn gather(
+        &self,
+        x: &[f32],
+        group: usize,
+        rows: &[usize],
+        (out, stride, first): (&mut [f32], usize, usize),
+    ) {
         let base = self.groups[group].0;
         // A place in the padding.
         const OUTSIDE: usize = usize::MAX;

@@ -55,7 +55,8 @@ impl Sensitivity {
         };
         let network = Network::of(&lowered, &analysis.graph);
         let graph = GradientGraph::of(&network, &gradients, options.device == Device::Cpu)?;
-        let pass = PassOptions { device: options.device, allow_fallback: options.allow_fallback, ..PassOptions::default() };
+        let pass =
+            PassOptions { device: options.device, allow_fallback: options.allow_fallback, ..PassOptions::default() };
         let mut pass = GradientPass::with_options(runtime, &graph, &analysis.model, &pass)?;
         let mut random = rand_pcg::Pcg64Mcg::seed_from_u64(options.seed);
         let mut by_time: Vec<(f64, Vec<f64>)> = Vec::new();
@@ -103,7 +104,9 @@ impl Sensitivity {
     /// The mean weight of a value over timesteps, by which others are divided.
     pub(super) fn mean(&self, name: &str) -> f64 {
         match self.logarithms.get(name) {
-            Some(values) if !values.is_empty() => values.iter().map(|value| value.exp()).sum::<f64>() / values.len() as f64,
+            Some(values) if !values.is_empty() => {
+                values.iter().map(|value| value.exp()).sum::<f64>() / values.len() as f64
+            }
             _ => 1.0,
         }
     }

@@ -106,10 +106,8 @@ impl System {
     /// Adds rows of the same weight to a use: `x` is `[rows, columns]`, `r` is `[rows, outputs]`, both row-major.
     pub(super) fn add(&mut self, number: usize, x: &[f32], r: &[f32], weight: f64, par: Par) {
         let rows = x.len() / self.columns.max(1);
-        let (x_mat, r_mat) = (
-            MatRef::from_row_major_slice(x, rows, self.columns),
-            MatRef::from_row_major_slice(r, rows, self.outputs),
-        );
+        let (x_mat, r_mat) =
+            (MatRef::from_row_major_slice(x, rows, self.columns), MatRef::from_row_major_slice(r, rows, self.outputs));
         match &mut self.form {
             Form::Columns(products) => {
                 let columns = self.columns;

@@ -15,7 +15,10 @@ use crate::files::TemporaryFolder;
 enum Place {
     Memory(Array),
     /// A part of the file: offset and sizes; float32.
-    File { offset: u64, dims: Vec<usize> },
+    File {
+        offset: u64,
+        dims: Vec<usize>,
+    },
 }
 
 /// Values of one network.
@@ -48,15 +51,7 @@ fn bytes(array: &Array) -> u64 {
 impl Store {
     /// An empty store that holds up to `room` bytes in memory; what is more goes to a file in the folder `place`.
     pub(super) fn new(chunks: usize, room: u64, place: &Path) -> Self {
-        Self {
-            values: HashMap::new(),
-            chunks,
-            room,
-            place: place.to_owned(),
-            file: None,
-            end: 0,
-            free: Vec::new(),
-        }
+        Self { values: HashMap::new(), chunks, room, place: place.to_owned(), file: None, end: 0, free: Vec::new() }
     }
 
     /// The names of all values.

@@ -7,6 +7,7 @@ use prost::Message;
 
 use super::network::Network;
 use super::segment::Changed;
+use crate::changed::Changes;
 use crate::error::Error;
 use crate::gradient::{widened_node, widened_tensor};
 use crate::graph::tensor::stored_bytes;
@@ -40,6 +41,8 @@ pub(super) struct Assigned {
 pub(super) struct Stored<'a> {
     pub(super) network: &'a Network,
     pub(super) runtime: &'a Runtime,
+    /// What of the file can change.
+    pub(super) changes: &'a Changes<'a>,
 }
 
 impl Stored<'_> {
@@ -189,7 +192,8 @@ impl Stored<'_> {
     ) -> Result<Result<Assigned, String>, Error> {
         let graph = self.network.graph();
         let (nodes, sources) = self.origin(weight);
-        let mut all: Vec<ValueId> = nodes.iter().flat_map(|node| graph.nodes[*node].outputs.iter().flatten()).copied().collect();
+        let mut all: Vec<ValueId> =
+            nodes.iter().flat_map(|node| graph.nodes[*node].outputs.iter().flatten()).copied().collect();
         all.sort_unstable();
         let mut values = self.computed(&all, changed)?;
         for source in &sources {
@@ -227,6 +231,9 @@ impl Stored<'_> {
                 continue;
             }
             let Some(tensor) = graph.tensor(&self.network.lowered.model, *source) else { continue };
+            if let Some(why) = self.changes.refusal(&graph.values[*source].name) {
+                return Ok(Err(why));
+            }
             let (name, elements) = (&graph.values[*source].name, target.iter().copied().collect::<Vec<f32>>());
             // Floating point numbers are rounded once, when the file is written.
             let dtype = crate::gradient::widened_type(tensor.element_type());

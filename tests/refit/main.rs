@@ -102,8 +102,7 @@ fn refitted(pruned: &Pruned, options: &RefitOptions) -> Outcome {
     let file = load(&pruned.path).unwrap();
     let cut = RefitCut { analysis: pruned.analysis, rewritten: &pruned.cut.rewritten, pruned: &file };
     let found = refit(cut, (&data, &sizes), probe, options, runtime(), &mut |_, _| Ok(())).unwrap();
-    let (mut edits, changed) =
-        found.changes(pruned.analysis, &pruned.cut.rewritten).unwrap().finish(&file).unwrap();
+    let (mut edits, changed) = found.changes(pruned.analysis, &pruned.cut.rewritten).unwrap().finish(&file).unwrap();
     let plan = Plan { changed: Some(changed), ..pruned.cut.plan.clone() };
     edits.metadata = plan.metadata();
     let folder = tempfile::tempdir().unwrap();

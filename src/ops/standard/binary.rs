@@ -11,7 +11,9 @@ use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, KNOWN_LIMIT, Known, broadcast_to, static_shape};
 use crate::onnx::{DataType, attr_int};
 use crate::operator::part::{Part, PartCx};
-use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, broadcast, onnx, PreimageCx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PreimageCx, ReferenceCx, Registration, RuleError, broadcast, onnx,
+};
 
 fn types_binary() -> &'static [OpType] {
     const {

@@ -9,7 +9,9 @@ use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known, is_float};
 use crate::onnx::DataType;
 use crate::operator::couple::grid::{Grid, GridCx};
-use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx, PreimageCx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PreimageCx, ReferenceCx, Registration, RuleError, onnx,
+};
 
 fn types_cast() -> &'static [OpType] {
     const { &[onnx("Cast"), onnx("CastLike")] }

@@ -10,7 +10,9 @@ use crate::graph::fact::{Fact, Known};
 use crate::operator::couple::grid::{Grid, GridCx};
 use crate::operator::couple::layout::{Layout, fixed_axis};
 use crate::operator::couple::space::axis_size;
-use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index, onnx, PreimageCx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PreimageCx, ReferenceCx, Registration, RuleError, axis_index, onnx,
+};
 
 fn types_concat() -> &'static [OpType] {
     const { &[onnx("Concat")] }

@@ -12,7 +12,8 @@ use crate::graph::fact::Fact;
 use crate::onnx::attr_string;
 use crate::operator::couple::layout::{Axis, Layout};
 use crate::operator::{
-    CoupleCx, Folding, GradientCx, InferCx, Linear, LinearCx, MacsCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx,
+    CoupleCx, Folding, GradientCx, InferCx, Linear, LinearCx, MacsCx, OpType, Operator, ReferenceCx, Registration,
+    RuleError, onnx,
 };
 
 fn types_einsum() -> &'static [OpType] {

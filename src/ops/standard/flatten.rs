@@ -8,7 +8,9 @@ use crate::graph::Node;
 use crate::graph::dim::product;
 use crate::graph::fact::Fact;
 use crate::operator::couple::layout::{Layout, reshape};
-use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx, PreimageCx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PreimageCx, ReferenceCx, Registration, RuleError, onnx,
+};
 
 fn types_flatten() -> &'static [OpType] {
     const { &[onnx("Flatten")] }

@@ -5,7 +5,9 @@
 //! Coupling: every axis passes through.
 
 use crate::operator::couple::grid::{Grid, GridCx};
-use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, SequenceCx, onnx, PreimageCx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PreimageCx, ReferenceCx, Registration, RuleError, SequenceCx, onnx,
+};
 
 fn types_identity() -> &'static [OpType] {
     const { &[onnx("Identity")] }

@@ -8,8 +8,8 @@ use crate::graph::Node;
 use crate::graph::fact::Fact;
 use crate::operator::couple::layout::{Axis, Layout};
 use crate::operator::{
-    CoupleCx, Folding, GradientCx, InferCx, Linear, LinearCx, LowerCx, MacsCx, OpType, Operator, ReferenceCx, Registration, RuleError,
-    microsoft, onnx,
+    CoupleCx, Folding, GradientCx, InferCx, Linear, LinearCx, LowerCx, MacsCx, OpType, Operator, ReferenceCx,
+    Registration, RuleError, microsoft, onnx,
 };
 
 fn types_matmul() -> &'static [OpType] {
@@ -170,7 +170,8 @@ impl Operator for MatMul {
         let mut y_letters: Vec<char> = leading(a.len().max(b.len())).collect();
         y_letters.extend((a.len() > 1).then_some('M'));
         y_letters.extend((b.len() > 1).then_some('N'));
-        let (x, w) = if slots.0 == 0 { ((&a_letters, &a), (&b_letters, &b)) } else { ((&b_letters, &b), (&a_letters, &a)) };
+        let (x, w) =
+            if slots.0 == 0 { ((&a_letters, &a), (&b_letters, &b)) } else { ((&b_letters, &b), (&a_letters, &a)) };
         Linear::of_letters(slots, [x.0, w.0, &y_letters], [x.1, w.1, &y])
     }
 

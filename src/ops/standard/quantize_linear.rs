@@ -9,7 +9,10 @@ use crate::graph::fact::Fact;
 use crate::onnx::{AttributeProto, DataType, TensorProto, attr_int, attr_tensor};
 use crate::operator::couple::layout::Layout;
 use crate::operator::couple::space::Shrinks;
-use crate::operator::{CoupleCx, Dequantization, GradientCx, InferCx, LowerCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index, microsoft, onnx, PreimageCx};
+use crate::operator::{
+    CoupleCx, Dequantization, GradientCx, InferCx, LowerCx, OpType, Operator, PreimageCx, ReferenceCx, Registration,
+    RuleError, axis_index, microsoft, onnx,
+};
 
 fn types_quantizelinear() -> &'static [OpType] {
     const { &[onnx("QuantizeLinear"), onnx("DequantizeLinear"), microsoft("QuantizeLinear"), microsoft("DequantizeLinear")] }

@@ -10,7 +10,9 @@ use crate::graph::fact::Fact;
 use crate::operator::couple::grid::{Grid, GridCx};
 use crate::operator::couple::layout::{Layout, Piece, reshape};
 use crate::operator::part::{Part, PartCx};
-use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, onnx, PreimageCx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, PreimageCx, ReferenceCx, Registration, RuleError, onnx,
+};
 
 fn types_reshape() -> &'static [OpType] {
     const { &[onnx("Reshape")] }

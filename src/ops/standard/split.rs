@@ -10,7 +10,10 @@ use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known};
 use crate::operator::couple::layout::{Layout, fixed_axis};
 use crate::operator::couple::space::axis_size;
-use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, axis_index, onnx, PreimageCx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, PreimageCx, ReferenceCx, Registration, RuleError,
+    axis_index, onnx,
+};
 
 fn types_split() -> &'static [OpType] {
     const { &[onnx("Split")] }

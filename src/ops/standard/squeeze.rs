@@ -11,7 +11,9 @@ use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
 use crate::operator::couple::grid::{Grid, GridCx};
 use crate::operator::couple::layout::Layout;
-use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx, PreimageCx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PreimageCx, ReferenceCx, Registration, RuleError, onnx,
+};
 use axes::{Axes, ascending};
 
 fn types_squeeze() -> &'static [OpType] {

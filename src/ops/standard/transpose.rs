@@ -9,7 +9,9 @@ use crate::graph::fact::{Fact, permute, static_shape};
 use crate::onnx::attr_ints;
 use crate::operator::couple::layout::Layout;
 use crate::operator::part::{Part, PartCx};
-use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index, onnx, PreimageCx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PreimageCx, ReferenceCx, Registration, RuleError, axis_index, onnx,
+};
 
 fn types_transpose() -> &'static [OpType] {
     const { &[onnx("Transpose")] }

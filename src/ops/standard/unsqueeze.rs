@@ -10,7 +10,9 @@ use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
 use crate::operator::couple::grid::{Grid, GridCx};
 use crate::operator::couple::layout::{Axis, Layout};
-use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx, PreimageCx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PreimageCx, ReferenceCx, Registration, RuleError, onnx,
+};
 
 fn types_unsqueeze() -> &'static [OpType] {
     const { &[onnx("Unsqueeze")] }

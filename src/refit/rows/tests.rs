@@ -18,8 +18,8 @@ use crate::onnx::{
     attr_ints, attr_string,
 };
 use crate::ops;
-use crate::refit::stored::elements;
 use crate::refit::network::Network;
+use crate::refit::stored::elements;
 use crate::runtime::{Runtime, SessionOptions};
 
 /// One node between the input `x` and the output `y`.
@@ -47,8 +47,7 @@ impl Case {
             attribute: self.attributes.clone(),
             ..NodeProto::default()
         };
-        let tensor =
-            |(name, dims): &(&str, Vec<i64>)| TensorProto::of_floats(name, &floats(random, dims), dims);
+        let tensor = |(name, dims): &(&str, Vec<i64>)| TensorProto::of_floats(name, &floats(random, dims), dims);
         let mut output = value_info("y", DataType::Float, &[]);
         output.r#type = None;
         let graph = GraphProto {
@@ -80,14 +79,14 @@ impl Case {
         let rows = rows.unwrap_or_else(|| panic!("{what}: no rows"));
         let x = floats(random, &self.x);
         let array = Array { dims: self.x.iter().map(|size| *size as usize).collect(), data: ArrayData::F32(x.clone()) };
-        let mut session =
-            Runtime::open(None).unwrap().session_from_bytes(&bytes, &SessionOptions::default()).unwrap();
+        let mut session = Runtime::open(None).unwrap().session_from_bytes(&bytes, &SessionOptions::default()).unwrap();
         let (_, found) = session.run(&[("x".to_owned(), array)]).unwrap().remove(0);
         assert_eq!(found.dims, y_shape, "{what}");
         let ArrayData::F32(y) = found.data else { panic!("{what}") };
         let constant = |slot: usize| {
             let name = &node.proto.input[slot];
-            elements(proto.graph.as_ref().unwrap().initializer.iter().find(|tensor| tensor.name == *name).unwrap()).unwrap()
+            elements(proto.graph.as_ref().unwrap().initializer.iter().find(|tensor| tensor.name == *name).unwrap())
+                .unwrap()
         };
         let weight = constant(linear.weight);
         let bias = linear.bias.filter(|bias| node.input(bias.slot).is_some());
@@ -129,7 +128,8 @@ fn convolution(random: &mut Pcg64Mcg, axes: usize, is_transposed: bool) -> Case 
     let mut each = |low: i64, high: i64| -> Vec<i64> { (0..axes).map(|_| draw(low, high)).collect() };
     let (kernel, strides, dilations) = (each(1, 3), each(1, 3), each(1, 2));
     let sizes = each(5, 7);
-    let (pads, padding, auto) = (each(0, 1).into_iter().chain(each(0, 1)).collect::<Vec<_>>(), each(0, 0), each(0, 4)[0]);
+    let (pads, padding, auto) =
+        (each(0, 1).into_iter().chain(each(0, 1)).collect::<Vec<_>>(), each(0, 0), each(0, 4)[0]);
     let mut attributes = vec![attr_ints("strides", &strides), attr_int("group", group)];
     // ONNX Runtime has no auto_pad for dilated windows.
     match auto {
@@ -192,7 +192,8 @@ fn matrix_products() {
 fn gemm_with_all_flags() {
     let mut random = Pcg64Mcg::seed_from_u64(4);
     for flags in 0..16 {
-        let (trans_a, trans_b, is_left, has_bias) = (flags & 1, flags >> 1 & 1, flags >> 2 & 1 == 1, flags >> 3 & 1 == 1);
+        let (trans_a, trans_b, is_left, has_bias) =
+            (flags & 1, flags >> 1 & 1, flags >> 2 & 1 == 1, flags >> 3 & 1 == 1);
         let turned = |dims: [i64; 2], is: i64| if is == 1 { vec![dims[1], dims[0]] } else { dims.to_vec() };
         let (a, b) = (turned([4, 5], trans_a), turned([5, 3], trans_b));
         let attributes = vec![

@@ -97,7 +97,8 @@ fn cholesky(matrix: &mut Mat<f64>, par: Par) -> Option<()> {
             break;
         }
         // Below: A L^-T, of which the rest loses the square.
-        let (_, _, mut below, rest) = matrix.as_mut().get_mut(first.., first..).split_at_mut(last - first, last - first);
+        let (_, _, mut below, rest) =
+            matrix.as_mut().get_mut(first.., first..).split_at_mut(last - first, last - first);
         solve_lower_triangular_in_place(lower, below.as_mut().transpose_mut(), par);
         triangular::matmul(
             rest,
@@ -164,7 +165,8 @@ mod tests {
             let mut direct = Mat::zeros(size, 3);
             matmul(direct.as_mut(), Accum::Replace, &whole, &expected, 1.0, Par::Seq);
             // Only the lower half counts.
-            let mut lower = Mat::from_fn(size, size, |row, column| if row >= column { whole[(row, column)] } else { 7.0 });
+            let mut lower =
+                Mat::from_fn(size, size, |row, column| if row >= column { whole[(row, column)] } else { 7.0 });
             let symmetric = Symmetric::new(&mut lower);
             let (found, _) = factorise(&mut lower, &symmetric, 0.0, &right, Par::Seq).unwrap();
             for column in 0..3 {

@@ -14,7 +14,8 @@ fn distance(rows: usize, columns: usize, expected_rows: usize, has_bias: bool, m
         let sum: f32 = row.iter().enumerate().map(|(at, value)| value * map[at * 3 + output]).sum();
         sum + if has_bias { 2.0 + output as f32 } else { 0.0 }
     };
-    let r: Vec<f32> = x.chunks(columns).flat_map(|row| (0..outputs).map(|at| target(row, at)).collect::<Vec<_>>()).collect();
+    let r: Vec<f32> =
+        x.chunks(columns).flat_map(|row| (0..outputs).map(|at| target(row, at)).collect::<Vec<_>>()).collect();
     let mut system = System::new(columns, outputs, expected_rows, &[has_bias], memory);
     for (x, r) in x.chunks(columns * rows / 2).zip(r.chunks(outputs * rows / 2)) {
         system.add(0, x, r, 0.5, Par::Seq);
