@@ -115,10 +115,15 @@ fn a_weight_that_two_layers_share() {
 #[test]
 fn a_weight_that_a_layer_shares_with_what_follows_from_it_stays() {
     let second: Second = |b, y| {
-        let w = b.layer_weight(&[8, 8, 1, 1], 8);
-        let y = b.op("Conv", &[y, &w], &[]);
-        let y = b.op("Conv", &[&y, &w], &[]);
-        b.conv(&y, 8, 4, 1, 1)
+        // Sums with the input keep all channels, so that both uses read the same.
+        let y = b.conv(y, 8, 4, 3, 1);
+        let mut y = b.op("Add", &["x", &y], &[]);
+        let w = b.layer_weight(&[4, 4, 1, 1], 4);
+        for _ in 0..2 {
+            let z = b.op("Conv", &[&y, &w], &[]);
+            y = b.op("Add", &["x", &z], &[]);
+        }
+        y
     };
     let outcome = refitted(&half(&network(false, second)), &options());
     let reason = outcome.layers.iter().find_map(|layer| layer.reason.clone()).unwrap();
