@@ -22,6 +22,8 @@ pub mod part;
 
 pub mod patch;
 
+pub mod preimage;
+
 pub mod reference;
 
 pub mod sequence;
@@ -42,6 +44,7 @@ pub use lower::LowerCx;
 pub use macs::MacsCx;
 pub use part::{Part, PartCx};
 pub use patch::PatchCx;
+pub use preimage::PreimageCx;
 pub use reference::ReferenceCx;
 pub use sequence::SequenceCx;
 
@@ -252,6 +255,14 @@ pub trait Operator: std::fmt::Debug + Send + Sync {
     /// The node as a linear map of one input by a constant weight, which a refit can change.
     fn linear(&self, _cx: &LinearCx<'_>) -> Option<Linear> {
         None
+    }
+
+    /// What the inputs of a node that reads only constants must be, so that its outputs are what is wanted.
+    ///
+    /// # Errors
+    /// The operator does not merely move or scale elements.
+    fn preimage(&self, _cx: &mut PreimageCx<'_>) -> Result<(), RuleError> {
+        Err(RuleError::unsupported("what it computes can't be taken back"))
     }
 
     /// What the node is to the choice of kernels: a part of a pattern that one computes.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::{AddedBias, ChangedWeight, ChangedWeights, CutDigest};
 use crate::analysis::Analysis;
 use crate::error::Error;
-use crate::graph::Node;
 use crate::graph::model::Model;
+use crate::graph::{Node, ValueId};
+use crate::onnx::NodeProto;
 use crate::onnx::names::Names;
 use crate::rewrite::Rewritten;
 use crate::write::{Edits, Streamed, WeightSource};
@@ -41,10 +42,27 @@ impl<'a> Changes<'a> {
     /// # Errors
     /// The cut has no such weight; it has another shape; a subgraph reads it, it is an output, or it has changed already.
     pub fn weight(&mut self, name: &str, source: Arc<dyn WeightSource>) -> Result<(), Error> {
-        let Analysis { graph, .. } = self.analysis;
+        let graph = &self.analysis.graph;
         if self.weights.iter().any(|weight| weight.name == name) {
             return Err(self.fail(format!("weight {name:?} is changed twice")));
         }
+        let (tensor, readers) = self.readers(name).map_err(|text| self.fail(text))?;
+        let dims = source.dims().to_vec();
+        self.edits.stream(&self.analysis.model, name, source)?;
+        let tensor = graph.values[tensor].name.clone();
+        self.weights.push(ChangedWeight { name: name.to_owned(), tensor, dims, readers });
+        Ok(())
+    }
+
+    /// Why a weight can't change, if it can't; `name` is as for [`Changes::weight`].
+    pub fn refusal(&self, name: &str) -> Option<String> {
+        self.readers(name).err()
+    }
+
+    /// What a weight of the written file is in the original, and its readers there: first output and input slot.
+    #[expect(clippy::type_complexity, reason = "both come of one search")]
+    fn readers(&self, name: &str) -> Result<(ValueId, Vec<(String, usize)>), String> {
+        let graph = &self.analysis.graph;
         let slices = &self.rewritten.slices;
         let mut readers = Vec::new();
         let mut tensor = None;
@@ -60,19 +78,28 @@ impl<'a> Changes<'a> {
             }
         }
         let Some(tensor) = tensor else {
-            return Err(self.fail(format!("expected a weight {name:?} that nodes of the cut read, found none")));
+            return Err(format!("expected a weight {name:?} that nodes of the cut read, found none"));
         };
         if let Some(value) = graph.value(name).map(|value| &graph.values[value])
             && (value.is_output || !value.captured_by.is_empty())
         {
-            let text = format!("weight {name:?} can't change: it is an output of the network or read in a subgraph");
-            return Err(self.fail(text));
+            return Err(format!("weight {name:?} can't change: it is an output of the network or read in a subgraph"));
         }
-        let dims = source.dims().to_vec();
-        self.edits.stream(&self.analysis.model, name, source)?;
-        let tensor = graph.values[tensor].name.clone();
-        self.weights.push(ChangedWeight { name: name.to_owned(), tensor, dims, readers });
-        Ok(())
+        Ok((tensor, readers))
+    }
+
+    /// Whether [`Changes::bias`] can add a bias to a node of the cut, which must be the original's as well.
+    pub fn takes_bias(&self, node: &NodeProto, slot: usize, axis: usize) -> bool {
+        let Analysis { graph, .. } = self.analysis;
+        let value = graph.value(node.first_output());
+        let Some((value, id)) = value.and_then(|value| Some((value, graph.values[value].producer?.0))) else {
+            return false;
+        };
+        let at = &graph.nodes[id];
+        let size =
+            self.rewritten.facts.values[value].as_ref().and_then(|fact| fact.shape.as_ref()?.get(axis)?.as_const());
+        let is_same = at.proto.op_type == node.op_type && at.proto.domain == node.domain;
+        is_same && at.proto.first_output() == node.first_output() && at.input(slot).is_none() && size.is_some()
     }
 
     /// Adds a bias to a node that has none: a vector along an axis of its output, read at the empty input `slot`, which

@@ -1,7 +1,7 @@
-//! The elements of tensors of any numbers, decoded: integers and floating point types of eight bits too.
+//! The elements of tensors of any numbers, decoded and encoded: integers and floating point types of eight bits too.
 
-use super::DataType;
 use super::floats::Floats;
+use super::{DataType, TensorProto};
 
 /// The elements of little-endian, row-major data, rounded to float32; `None` for types that hold no numbers, and for
 /// those of which several share a byte.
@@ -26,6 +26,56 @@ pub(crate) fn numbers(dtype: DataType, bytes: &[u8]) -> Option<Vec<f32>> {
         DataType::Float8e5m2fnuz => eight(EightBits { mantissa: 2, bias: 16, special: Special::NegativeZeroIsNan }),
         _ => return None,
     })
+}
+
+/// As [`numbers`], of types too of which two elements share a byte, the first in its lower half; there are `count` elements.
+pub(crate) fn packed_numbers(dtype: DataType, bytes: &[u8], count: usize) -> Option<Vec<f32>> {
+    let of: fn(u8) -> f32 = match dtype {
+        DataType::Uint4 => |half| f32::from(half),
+        DataType::Int4 => |half| f32::from((half << 4).cast_signed() >> 4),
+        _ => return numbers(dtype, bytes),
+    };
+    Some(bytes.iter().flat_map(|byte| [byte & 0xF, byte >> 4]).take(count).map(of).collect())
+}
+
+/// A tensor of these numbers, each rounded to the nearest that the type holds; `None` for types that hold none.
+pub(crate) fn rounded(name: &str, dtype: DataType, values: &[f32], dims: &[i64]) -> Option<TensorProto> {
+    // As ONNX rounds: halves to the even neighbour.
+    let whole = |value: &f32| value.round_ties_even();
+    let raw = match dtype {
+        DataType::Int8 => values.iter().map(|value| (whole(value) as i8).cast_unsigned()).collect(),
+        DataType::Uint8 => values.iter().map(|value| whole(value) as u8).collect(),
+        DataType::Int16 => values.iter().flat_map(|value| (whole(value) as i16).to_le_bytes()).collect(),
+        DataType::Uint16 => values.iter().flat_map(|value| (whole(value) as u16).to_le_bytes()).collect(),
+        DataType::Int32 => values.iter().flat_map(|value| (whole(value) as i32).to_le_bytes()).collect(),
+        DataType::Int4 | DataType::Uint4 => {
+            let (low, high) = if dtype == DataType::Int4 { (-8.0, 7.0) } else { (0.0, 15.0) };
+            let half = |value: &f32| (whole(value).clamp(low, high) as i8).cast_unsigned() & 0xF;
+            values.chunks(2).map(|pair| half(&pair[0]) | pair.get(1).map_or(0, half) << 4).collect()
+        }
+        DataType::Float8e4m3fn | DataType::Float8e4m3fnuz | DataType::Float8e5m2 | DataType::Float8e5m2fnuz => {
+            let mut codes: Vec<(f32, u8)> = (0..=u8::MAX)
+                .filter_map(|code| Some((numbers(dtype, &[code])?.first().copied()?, code)))
+                .filter(|(value, code)| value.is_finite() && !(*value == 0.0 && *code != 0))
+                .collect();
+            codes.sort_by(|a, b| a.0.total_cmp(&b.0));
+            values.iter().map(|value| nearest(&codes, *value)).collect()
+        }
+        _ => {
+            let doubles: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
+            return TensorProto::of_numbers(name, dtype, &doubles, dims);
+        }
+    };
+    Some(TensorProto::of_raw(name, dtype, dims, raw))
+}
+
+/// The code of the nearest of numbers in ascending order; the even one of two that are as near.
+fn nearest(codes: &[(f32, u8)], value: f32) -> u8 {
+    let after = codes.partition_point(|(code, _)| *code < value).min(codes.len() - 1);
+    let before = after.saturating_sub(1);
+    let (low, high) = (codes[before], codes[after]);
+    let (below, above) = ((value - low.0).abs(), (high.0 - value).abs());
+    if above < below || above == below && high.1 & 1 == 0 { high.1 } else { low.1 }
 }
 
 /// A floating point format of eight bits.
@@ -90,6 +140,42 @@ mod tests {
             [1.0, 57_344.0, f32::INFINITY, f32::powi(2.0, -16)]
         );
         assert_eq!(of(DataType::Float8e5m2fnuz, &[0x40, 0x7F, 0x01]), [1.0, 57_344.0, f32::powi(2.0, -17)]);
+    }
+
+    #[test]
+    fn every_number_of_a_type_is_stored_as_itself() {
+        for dtype in [
+            DataType::Int8,
+            DataType::Uint8,
+            DataType::Float8e4m3fn,
+            DataType::Float8e4m3fnuz,
+            DataType::Float8e5m2,
+            DataType::Float8e5m2fnuz,
+        ] {
+            let all: Vec<u8> = (0..=u8::MAX).collect();
+            let finite: Vec<f32> =
+                numbers(dtype, &all).unwrap().into_iter().filter(|value| value.is_finite()).collect();
+            let tensor = rounded("w", dtype, &finite, &[finite.len() as i64]).unwrap();
+            assert_eq!(numbers(dtype, &tensor.raw_data).unwrap(), finite, "{dtype:?}");
+        }
+        for (dtype, low) in [(DataType::Int4, -8), (DataType::Uint4, 0)] {
+            let all: Vec<f32> = (low..low + 15).map(|value| value as f32).collect();
+            let tensor = rounded("w", dtype, &all, &[15]).unwrap();
+            assert_eq!(tensor.raw_data.len(), 8);
+            assert_eq!(packed_numbers(dtype, &tensor.raw_data, 15).unwrap(), all);
+        }
+    }
+
+    #[test]
+    fn what_lies_between_is_rounded_and_what_lies_beyond_is_cut_off() {
+        let of = |dtype: DataType, values: &[f32]| {
+            let tensor = rounded("w", dtype, values, &[values.len() as i64]).unwrap();
+            packed_numbers(dtype, &tensor.raw_data, values.len()).unwrap()
+        };
+        assert_eq!(of(DataType::Int8, &[0.5, 1.5, -2.6, 300.0, -300.0]), [0.0, 2.0, -3.0, 127.0, -128.0]);
+        assert_eq!(of(DataType::Uint8, &[-4.0, 300.0]), [0.0, 255.0]);
+        assert_eq!(of(DataType::Int4, &[7.6, -9.0, 0.4]), [7.0, -8.0, 0.0]);
+        assert_eq!(of(DataType::Float8e4m3fn, &[1.06, 1.0625, 1e9, -1e9]), [1.0, 1.0, 448.0, -448.0]);
     }
 
     #[test]

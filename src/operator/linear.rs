@@ -109,6 +109,11 @@ pub struct LinearCx<'a> {
 }
 
 impl LinearCx<'_> {
+    /// Whether the node has an input at `slot`.
+    pub fn has(&self, slot: usize) -> bool {
+        self.node.input(slot).is_some()
+    }
+
     /// The shape of input `slot`, if all sizes are known.
     pub fn shape(&self, slot: usize) -> Option<Vec<i64>> {
         signed_shape(self.facts.values[self.node.input(slot)?].as_ref()?.shape.as_deref()?)

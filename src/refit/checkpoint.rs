@@ -1,7 +1,7 @@
 //! Checkpoints: what was fitted so far, saved so that a long refit can go on after a kill.
 //!
 //! A checkpoint is an `.npz` file: `fingerprint` (bytes of a text that names cut, data and options), `events` (bytes of JSON:
-//! what became of every fit), and the new weights, `EVENT/NUMBER` in the order of the layers, a bias last. A run that goes on
+//! what became of every fit), and `EVENT/NUMBER`, the bytes of the constants that a fit changes, biases last. A run that goes on
 //! computes the values between the layers anew, with the weights of the checkpoint, and so ends with the weights of a run
 //! that was never stopped.
 
@@ -9,9 +9,10 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use super::fit::{Found, elements};
+use super::fit::Found;
 use crate::array::{Array, ArrayData};
 use crate::error::Error;
 use crate::inputs::check_size;
@@ -31,8 +32,8 @@ pub struct RefitCheckpoint {
     pub resumes: bool,
 }
 
-/// What became of the fits so far, by event; `None` where the old weights stay.
-pub(super) type Outcomes = HashMap<usize, Option<Found>>;
+/// What became of the fits so far, by event; `Err` says why the old weights stay.
+pub(super) type Outcomes = HashMap<usize, Result<Found, String>>;
 
 /// One fit, as the file describes it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -40,9 +41,12 @@ struct Record {
     event: usize,
     /// The errors before and after; none where the old weights stay.
     errors: Option<(f64, f64)>,
-    weights: Vec<String>,
-    /// The layer that takes up the bias, and the name of that.
-    bias: Option<(usize, String)>,
+    /// Why they stay.
+    reason: Option<String>,
+    /// The number of constants that change.
+    tensors: usize,
+    /// Use and layer that take up each of the biases, which follow the constants.
+    biases: Vec<(usize, usize)>,
 }
 
 /// A checkpoint under way.
@@ -54,13 +58,8 @@ pub(super) struct Saving<'a> {
     saved: Instant,
 }
 
-fn vector(data: ArrayData) -> Array {
-    Array { dims: vec![data.len()], data }
-}
-
-fn array(tensor: &TensorProto) -> Array {
-    let dims = tensor.dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
-    Array { dims, data: ArrayData::F32(elements(tensor)) }
+fn bytes(bytes: Vec<u8>) -> Array {
+    Array { dims: vec![bytes.len()], data: ArrayData::U8(bytes) }
 }
 
 impl<'a> Saving<'a> {
@@ -72,30 +71,31 @@ impl<'a> Saving<'a> {
     ///
     /// # Errors
     /// The file can't be written.
-    pub(super) fn add(&mut self, event: usize, found: Option<&Found>) -> Result<(), Error> {
-        let tensors =
-            found.iter().flat_map(|found| found.weights.iter().chain(found.bias.iter().map(|(_, bias)| bias)));
-        self.arrays.extend(tensors.enumerate().map(|(at, tensor)| (format!("{event}/{at}"), array(tensor))));
+    pub(super) fn add(&mut self, event: usize, outcome: &Result<Found, String>) -> Result<(), Error> {
+        let found = outcome.as_ref().ok();
+        let biases = found.iter().flat_map(|found| found.biases.iter().map(|(_, _, bias)| bias));
+        let tensors = found.iter().flat_map(|found| &found.tensors).chain(biases);
+        self.arrays
+            .extend(tensors.enumerate().map(|(at, tensor)| (format!("{event}/{at}"), bytes(tensor.encode_to_vec()))));
         self.records.push(Record {
             event,
             errors: found.map(|found| found.errors),
-            weights: found
-                .map(|found| found.weights.iter().map(|tensor| tensor.name.clone()).collect())
-                .unwrap_or_default(),
-            bias: found.and_then(|found| found.bias.as_ref().map(|(layer, bias)| (*layer, bias.name.clone()))),
+            reason: outcome.as_ref().err().cloned(),
+            tensors: found.map_or(0, |found| found.tensors.len()),
+            biases: found.iter().flat_map(|found| found.biases.iter().map(|(of, layer, _)| (*of, *layer))).collect(),
         });
         if self.saved.elapsed() < self.checkpoint.period {
             return Ok(());
         }
         let path = &self.checkpoint.path;
         let text = serde_json::to_vec(&self.records).map_err(|error| Error::io(path, error.to_string()))?;
-        let fingerprint = vector(ArrayData::U8(self.checkpoint.fingerprint.as_bytes().to_vec()));
-        let events = vector(ArrayData::U8(text));
+        let fingerprint = bytes(self.checkpoint.fingerprint.as_bytes().to_vec());
+        let events = bytes(text);
         let head = [("fingerprint", &fingerprint), ("events", &events)];
         let arrays = self.arrays.iter().map(|(name, array)| (name.as_str(), array));
-        let bytes =
+        let content =
             crate::npz::to_bytes(head.into_iter().chain(arrays)).map_err(|error| Error::io(path, error.to_string()))?;
-        crate::files::write_file(path, &bytes)?;
+        crate::files::write_file(path, &content)?;
         self.saved = Instant::now();
         Ok(())
     }
@@ -120,31 +120,33 @@ impl RefitCheckpoint {
             Error::unreadable(&self.path, text.to_owned())
                 .hint("run without --resume, or with the options of the first run")
         };
+        let none = || fail("not a checkpoint of a refit");
         let unreadable = |error: crate::npz::NpzError| Error::unreadable(&self.path, error.to_string());
         let mut file = ArrayFile::open(&self.path).map_err(unreadable)?;
         check_size(&file).map_err(|error| error.in_file(&self.path))?;
         let mut arrays: HashMap<String, Array> = file.read_all().map_err(unreadable)?.into_iter().collect();
-        let mut bytes = |name: &str| match arrays.remove(name).map(|array| array.data) {
+        let mut take = |name: &str| match arrays.remove(name).map(|array| array.data) {
             Some(ArrayData::U8(bytes)) => Ok(bytes),
-            _ => Err(fail("not a checkpoint of a refit")),
+            _ => Err(none()),
         };
-        if bytes("fingerprint")? != self.fingerprint.as_bytes() {
+        if take("fingerprint")? != self.fingerprint.as_bytes() {
             return Err(fail("the checkpoint belongs to another cut, other data or other options"));
         }
-        let records: Vec<Record> =
-            serde_json::from_slice(&bytes("events")?).map_err(|_| fail("not a checkpoint of a refit"))?;
+        let records: Vec<Record> = serde_json::from_slice(&take("events")?).map_err(|_| none())?;
         let mut outcomes = Outcomes::new();
-        for Record { event, errors, weights, bias } in records {
-            let mut tensors = Vec::new();
-            for (at, name) in weights.iter().chain(bias.iter().map(|(_, name)| name)).enumerate() {
-                let Some(Array { dims, data: ArrayData::F32(values) }) = arrays.remove(&format!("{event}/{at}")) else {
-                    return Err(fail("a weight of the checkpoint is missing"));
-                };
-                let dims: Vec<i64> = dims.iter().map(|size| *size as i64).collect();
-                tensors.push(TensorProto::of_floats(name, &values, &dims));
-            }
-            let bias = bias.and_then(|(layer, _)| Some((layer, tensors.pop()?)));
-            outcomes.insert(event, errors.map(|errors| Found { weights: tensors, bias, errors }));
+        for Record { event, errors, reason, tensors, biases } in records {
+            let mut tensor = |at: usize| -> Result<TensorProto, Error> {
+                TensorProto::decode(take(&format!("{event}/{at}"))?.as_slice()).map_err(|_| none())
+            };
+            let Some(errors) = errors else {
+                outcomes.insert(event, Err(reason.ok_or_else(none)?));
+                continue;
+            };
+            let constants = (0..tensors).map(&mut tensor).collect::<Result<Vec<_>, _>>()?;
+            let biases = biases.into_iter().enumerate();
+            let biases = biases.map(|(at, (of, layer))| Ok((of, layer, tensor(tensors + at)?)));
+            let biases = biases.collect::<Result<Vec<_>, Error>>()?;
+            outcomes.insert(event, Ok(Found { tensors: constants, biases, errors }));
         }
         Ok(outcomes)
     }
@@ -166,18 +168,19 @@ mod tests {
         };
         assert!(checkpoint.load().unwrap().is_empty());
         let found = Found {
-            weights: vec![TensorProto::of_floats("w", &[1.0, 2.5], &[1, 2])],
-            bias: Some((0, TensorProto::of_floats("b", &[-0.1], &[1]))),
+            tensors: vec![TensorProto::of_floats("w", &[1.0, 2.5], &[1, 2])],
+            biases: vec![(0, 1, TensorProto::of_floats("b", &[-0.1], &[1]))],
             errors: (0.3, 0.1),
         };
         let mut saving = Saving::new(&checkpoint);
-        saving.add(0, None).unwrap();
-        saving.add(3, Some(&found)).unwrap();
+        saving.add(0, &Err("it is too small".to_owned())).unwrap();
+        saving.add(3, &Ok(found)).unwrap();
         let mut outcomes = checkpoint.load().unwrap();
-        assert!(outcomes.remove(&0).unwrap().is_none());
+        assert_eq!(outcomes.remove(&0).unwrap().unwrap_err(), "it is too small");
         let again = outcomes.remove(&3).unwrap().unwrap();
-        assert_eq!((again.errors, &again.weights), (found.errors, &found.weights));
-        assert_eq!(again.bias.unwrap().1, found.bias.unwrap().1);
+        assert_eq!(again.errors, (0.3, 0.1));
+        assert_eq!(again.tensors, [TensorProto::of_floats("w", &[1.0, 2.5], &[1, 2])]);
+        assert_eq!(again.biases, [(0, 1, TensorProto::of_floats("b", &[-0.1], &[1]))]);
         assert!(outcomes.is_empty());
         let other = RefitCheckpoint { fingerprint: "b".to_owned(), ..checkpoint.clone() };
         assert!(other.load().unwrap_err().to_string().contains("belongs to another"));

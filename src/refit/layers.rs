@@ -2,14 +2,16 @@
 //!
 //! A layer's output often flows straight into a sum, such as the residual stream. It is then fitted to what the original
 //! has there, less the other addends as the pruned network has them: errors made upstream are corrected. Layers that flow
-//! into the same sum are fitted together.
+//! into the same sum are fitted together, and so are layers that share a weight.
+
+mod shared;
 
 use std::collections::{BTreeMap, HashSet};
 
 use super::network::Network;
 use super::rows::Rows;
 use crate::graph::{NodeId, ValueId};
-use crate::operator::linear::Linear;
+use crate::operator::linear::{Linear, LinearBias};
 use crate::operator::part::Part;
 
 /// A step from a layer's output towards the value that it is fitted to.
@@ -40,6 +42,8 @@ pub(super) struct Layer {
     pub(super) weight: ValueId,
     pub(super) output: ValueId,
     pub(super) bias: Option<Bias>,
+    /// A bias that the node adds and that stays as it is, and its factor.
+    pub(super) fixed: Option<(ValueId, f64)>,
     pub(super) steps: Vec<Step>,
     /// The values from the output to the target, that one left out.
     pub(super) path: Vec<ValueId>,
@@ -47,20 +51,74 @@ pub(super) struct Layer {
     pub(super) target: ValueId,
 }
 
-/// Layers that are fitted together, to the same target.
+impl Layer {
+    /// Lets the layer be fitted to its own output, bias included, alone.
+    fn truncate(&mut self, network: &Network, is_paired: &dyn Fn(ValueId) -> bool) {
+        self.steps.clear();
+        self.path = vec![self.output];
+        self.target = self.output;
+        if let Some(Bias::Added { .. }) = self.bias {
+            // The sum with its bias is a value of its own.
+            let sum = network.only_reader(self.output).and_then(|(node, _)| node.output(0));
+            self.target = sum.unwrap_or(self.output);
+        }
+        if !is_paired(self.target) {
+            self.target = self.output;
+        }
+        self.drop_bias_beyond_target();
+    }
+
+    /// What is added behind the target is no bias of the fit.
+    fn drop_bias_beyond_target(&mut self) {
+        if self.target == self.output && matches!(self.bias, Some(Bias::Added { .. })) {
+            self.bias = None;
+        }
+    }
+
+    /// The constant that is its bias, if it has one.
+    pub(super) fn bias_value(&self) -> Option<ValueId> {
+        match self.bias {
+            Some(Bias::Slot { value, .. }) => value,
+            Some(Bias::Added { value }) => Some(value),
+            None => None,
+        }
+    }
+}
+
+/// Layers whose results add up to one target.
 #[derive(Debug)]
-pub(super) struct Event {
+pub(super) struct Use {
     pub(super) layers: Vec<Layer>,
 }
 
+/// Layers that are fitted together: several that add up to one target, or several that read one weight, each with a target
+/// of its own.
+#[derive(Debug)]
+pub(super) struct Event {
+    pub(super) uses: Vec<Use>,
+}
+
 impl Event {
+    /// All layers.
+    pub(super) fn layers(&self) -> impl Iterator<Item = &Layer> {
+        self.uses.iter().flat_map(|of| &of.layers)
+    }
+
     /// The values of the pruned network that the fit needs: inputs of the layers, and other addends.
     pub(super) fn needs(&self, network: &Network) -> Vec<ValueId> {
-        let mut needs: Vec<ValueId> = self.layers.iter().map(|layer| layer.input).collect();
-        let is_stored = |value: &ValueId| network.graph().values[*value].initializer.is_some();
-        needs.extend(self.addends().into_iter().filter(|value| !is_stored(value)));
+        let mut needs: Vec<ValueId> = self.uses.iter().flat_map(|of| of.needs(network)).collect();
         needs.sort_unstable();
         needs.dedup();
+        needs
+    }
+}
+
+impl Use {
+    /// As [`Event::needs`].
+    pub(super) fn needs(&self, network: &Network) -> Vec<ValueId> {
+        let mut needs: Vec<ValueId> = self.layers.iter().map(|layer| layer.input).collect();
+        let is_constant = |value: &ValueId| !network.is_computed(*value);
+        needs.extend(self.addends().into_iter().filter(|value| !is_constant(value)));
         needs
     }
 
@@ -79,71 +137,70 @@ impl Event {
 }
 
 /// Why a layer is not fitted.
-pub(super) type Refusals = Vec<(NodeId, &'static str)>;
+pub(super) type Refusals = Vec<(NodeId, String)>;
 
-/// Finds the layers of the pruned network behind the first change, and orders their fits. `is_paired` tells whether a value's
-/// original is known.
-pub(super) fn events(
-    network: &Network,
-    is_changed: &dyn Fn(ValueId) -> bool,
-    is_paired: &dyn Fn(ValueId) -> bool,
-) -> (Vec<Event>, Refusals) {
+/// What is known of the pruned network beside itself.
+pub(super) struct Known<'a> {
+    /// Whether a value differs from the kept part of the original's.
+    pub(super) is_changed: &'a dyn Fn(ValueId) -> bool,
+    /// Whether the original of a value is known.
+    pub(super) is_paired: &'a dyn Fn(ValueId) -> bool,
+    /// Why a weight can't be given other elements, if it can't.
+    pub(super) held: &'a dyn Fn(ValueId) -> Option<String>,
+    /// Whether a node may get a bias at a slot and along an axis of its output.
+    pub(super) takes_bias: &'a dyn Fn(NodeId, usize, usize) -> bool,
+}
+
+/// Finds the layers of the pruned network behind the first change, and orders their fits.
+pub(super) fn events(network: &Network, known: &Known<'_>) -> (Vec<Event>, Refusals) {
     let mut refusals = Refusals::new();
     let mut layers = Vec::new();
     for node in &network.graph().nodes {
         let Some(linear) = network.linear(node) else { continue };
-        match layer(network, node.id, linear, is_paired) {
+        match layer(network, node.id, linear, known) {
             Ok(layer) => layers.push(layer),
             Err(why) => refusals.push((node.id, why)),
         }
     }
-    truncate_shared(network, &mut layers, is_paired);
-    // Layers whose input and addends are the original's have nothing to correct.
-    layers.retain(|layer| {
-        let addends = layer.steps.iter().filter_map(|step| match step {
-            Step::Add { value } => Some(*value),
-            Step::Move { .. } => None,
-        });
-        std::iter::once(layer.input).chain(addends).any(is_changed)
-    });
+    let shared = shared::take(network, &mut layers, known, &mut refusals);
+    truncate_shared(network, &mut layers, known.is_paired);
     let mut by_target: BTreeMap<ValueId, Vec<Layer>> = BTreeMap::new();
     layers.into_iter().for_each(|layer| by_target.entry(layer.target).or_default().push(layer));
-    let events = by_target.into_values().map(|layers| Event { layers }).collect();
+    let single = by_target.into_values().map(|layers| Event { uses: vec![Use { layers }] });
+    let mut events: Vec<Event> = single.chain(shared).collect();
+    // Layers whose input and addends are the original's have nothing to correct.
+    for event in &mut events {
+        if event.uses.len() == 1 {
+            event.uses[0].layers.retain(|layer| depends_on(layer, known.is_changed));
+        }
+    }
+    events.retain(|event| event.layers().any(|layer| depends_on(layer, known.is_changed)));
     (ordered(network, events), refusals)
 }
 
+/// Whether the input of a layer, or an addend on its way, is such a value.
+fn depends_on(layer: &Layer, is: &dyn Fn(ValueId) -> bool) -> bool {
+    let addends = layer.steps.iter().filter_map(|step| match step {
+        Step::Add { value } => Some(*value),
+        Step::Move { .. } => None,
+    });
+    std::iter::once(layer.input).chain(addends).any(is)
+}
+
 /// A node as a layer, with the way to its target.
-fn layer(
-    network: &Network,
-    id: NodeId,
-    linear: Linear,
-    is_paired: &dyn Fn(ValueId) -> bool,
-) -> Result<Layer, &'static str> {
+fn layer(network: &Network, id: NodeId, linear: Linear, known: &Known<'_>) -> Result<Layer, String> {
     let node = &network.graph().nodes[id];
     let (Some(input), Some(weight), Some(output)) =
         (node.input(linear.input), node.input(linear.weight), node.output(0))
     else {
-        return Err("it lacks an input");
+        return Err("it lacks an input".to_owned());
     };
-    let values = &network.graph().values;
-    let is_stored = |value: ValueId| {
-        values[value].initializer.is_some()
-            || values[value].producer.is_some_and(|(node, _)| network.graph().nodes[node].inputs.is_empty())
-    };
-    if !network.is_float(weight) || !is_stored(weight) {
-        return Err("its weight is computed by other nodes");
-    }
-    if values[weight].is_output || !values[weight].captured_by.is_empty() || values[weight].consumers.len() != 1 {
-        return Err("other nodes share its weight");
+    if let Some(why) = (known.held)(weight) {
+        return Err(why);
     }
     let shapes = (network.shape(input), network.shape(weight), network.shape(output));
-    let (Some(x), Some(w), Some(y)) = shapes else { return Err("its sizes are not known") };
+    let (Some(x), Some(w), Some(y)) = shapes else { return Err("its sizes are not known".to_owned()) };
     let rows = Rows::new(&linear, &x, &w, &y).ok_or("its form is not one that a fit knows")?;
-    let bias = linear.bias.map(|bias| Bias::Slot { slot: bias.slot, scale: bias.scale, value: node.input(bias.slot) });
-    let bias = bias.filter(|bias| match bias {
-        Bias::Slot { value: Some(value), .. } => is_vector(network, *value) && is_stored(*value),
-        _ => true,
-    });
     let mut layer = Layer {
         node: id,
         linear,
@@ -151,26 +208,57 @@ fn layer(
         input,
         weight,
         output,
-        bias,
+        bias: None,
+        fixed: None,
         steps: Vec::new(),
         path: vec![output],
         target: output,
     };
-    follow(network, &mut layer, &y, is_paired);
-    if !is_paired(layer.target) {
-        return Err("the original has no value like its output");
+    (layer.bias, layer.fixed) = slot_bias(network, &layer, &y, known)?;
+    follow(network, &mut layer, &y, known);
+    layer.drop_bias_beyond_target();
+    if !(known.is_paired)(layer.target) {
+        return Err("the original has no value like its output".to_owned());
     }
     Ok(layer)
 }
 
-/// Whether a constant is a vector that nothing else reads.
+/// The bias that a node reads at a slot, or could: one that is fitted, or one that stays.
+#[expect(clippy::type_complexity, reason = "one of two, or neither")]
+fn slot_bias(
+    network: &Network,
+    layer: &Layer,
+    y: &[usize],
+    known: &Known<'_>,
+) -> Result<(Option<Bias>, Option<(ValueId, f64)>), String> {
+    let Some(LinearBias { slot, scale }) = layer.linear.bias else { return Ok((None, None)) };
+    let Some(value) = network.graph().nodes[layer.node].input(slot) else {
+        let axis = layer.rows.output_axis(y).filter(|_| layer.rows.groups() == 1);
+        let takes = axis.is_some_and(|axis| (known.takes_bias)(layer.node, slot, axis));
+        return Ok((takes.then_some(Bias::Slot { slot, scale, value: None }), None));
+    };
+    let outputs = layer.rows.outputs() * layer.rows.groups();
+    let shape = network.shape(value).unwrap_or_default();
+    let count: usize = shape.iter().product();
+    let is_along = count == 1 || count == outputs && shape.last() == Some(&outputs);
+    if !is_along || network.is_computed(value) || !network.is_float(value) {
+        return Err("its bias is computed, or no vector along its outputs".to_owned());
+    }
+    let is_fitted = count == outputs && network.is_stored(value) && (known.held)(value).is_none();
+    Ok(match is_fitted {
+        true => (Some(Bias::Slot { slot, scale, value: Some(value) }), None),
+        false => (None, Some((value, scale))),
+    })
+}
+
+/// Whether a constant is a vector.
 fn is_vector(network: &Network, value: ValueId) -> bool {
     let shape = network.shape(value).unwrap_or_default();
-    shape.iter().filter(|size| **size != 1).count() <= 1 && network.graph().values[value].consumers.len() == 1
+    network.is_float(value) && shape.iter().filter(|size| **size != 1).count() <= 1
 }
 
 /// Goes from a layer's output through moves and sums as far as each value is read once; the last sum is the target.
-fn follow(network: &Network, layer: &mut Layer, shape: &[usize], is_paired: &dyn Fn(ValueId) -> bool) {
+fn follow(network: &Network, layer: &mut Layer, shape: &[usize], known: &Known<'_>) {
     let (mut at, mut shape) = (layer.output, shape.to_vec());
     let (mut steps, mut path) = (Vec::new(), vec![layer.output]);
     while let Some((node, slot)) = network.only_reader(at) {
@@ -183,15 +271,15 @@ fn follow(network: &Network, layer: &mut Layer, shape: &[usize], is_paired: &dyn
                     return;
                 }
                 let is_first = steps.is_empty();
-                let is_stored = network.graph().values[other].initializer.is_some();
-                let has_bias = matches!(layer.bias, Some(Bias::Slot { value: Some(_), .. } | Bias::Added { .. }));
+                let is_stored = network.is_stored(other) && (known.held)(other).is_none();
+                let has_bias = layer.fixed.is_some() || layer.bias_value().is_some();
                 if is_first && !has_bias && is_stored && along_outputs(network, layer, other, &shape) {
                     layer.bias = Some(Bias::Added { value: other });
                 } else {
                     steps.push(Step::Add { value: other });
                 }
                 at = output;
-                if is_paired(at) {
+                if (known.is_paired)(at) {
                     layer.steps.clone_from(&steps);
                     layer.path.clone_from(&path);
                     layer.target = at;
@@ -248,29 +336,15 @@ fn truncate_shared(network: &Network, layers: &mut [Layer], is_paired: &dyn Fn(V
         }
         let last = members.iter().copied().max_by_key(|at| layers[*at].node);
         for at in members.into_iter().filter(|at| Some(*at) != last) {
-            let layer = &mut layers[at];
-            layer.steps.clear();
-            layer.path = vec![layer.output];
-            layer.target = layer.output;
-            if let Some(Bias::Added { .. }) = layer.bias {
-                // The sum with its bias is a value of its own.
-                let sum = network.only_reader(layer.output).and_then(|(node, _)| node.output(0));
-                layer.target = sum.unwrap_or(layer.output);
-            }
-            if !is_paired(layer.target) {
-                layer.target = layer.output;
-            }
+            layers[at].truncate(network, is_paired);
         }
     }
 }
 
 /// The events in an order in which everything that a fit needs has been fitted before.
 fn ordered(network: &Network, events: Vec<Event>) -> Vec<Event> {
-    let owners: BTreeMap<NodeId, usize> = events
-        .iter()
-        .enumerate()
-        .flat_map(|(at, event)| event.layers.iter().map(move |layer| (layer.node, at)))
-        .collect();
+    let owners: BTreeMap<NodeId, usize> =
+        events.iter().enumerate().flat_map(|(at, event)| event.layers().map(move |layer| (layer.node, at))).collect();
     let before: Vec<HashSet<usize>> = events
         .iter()
         .enumerate()
@@ -279,7 +353,7 @@ fn ordered(network: &Network, events: Vec<Event>) -> Vec<Event> {
             ancestors.iter().filter_map(|node| owners.get(node).copied()).filter(|owner| *owner != at).collect()
         })
         .collect();
-    let position = |event: &Event| event.layers.iter().map(|layer| layer.node).max().unwrap_or(0);
+    let position = |event: &Event| event.layers().map(|layer| layer.node).max().unwrap_or(0);
     let mut open: Vec<usize> = (0..events.len()).collect();
     open.sort_by_key(|at| position(&events[*at]));
     let mut order: Vec<usize> = Vec::new();

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::graph::fact::static_shape;
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
-use crate::graph::{Graph, Node, ValueId};
+use crate::graph::{Graph, Node, NodeId, ValueId};
 use crate::lower::{Extent, Lowered};
 use crate::onnx::builder::reads;
 use crate::operator::linear::{Linear, LinearCx};
@@ -17,6 +17,8 @@ use crate::operator::{Folding, Operators};
 #[derive(Debug)]
 pub(super) struct Network {
     pub(super) lowered: Lowered,
+    /// By node, the first output of the file's node from which it stems.
+    pub(super) stems_from: Vec<String>,
     /// By value, whether it depends on an input of the network.
     is_computed: Vec<bool>,
 }
@@ -37,7 +39,9 @@ impl Network {
                 node.outputs.iter().flatten().for_each(|output| is_computed[*output] = true);
             }
         }
-        Ok(Self { lowered, is_computed })
+        let output = |origin: &NodeId| graph.nodes[*origin].proto.first_output().to_owned();
+        let stems_from = lowered.origins.iter().map(output).collect();
+        Ok(Self { lowered, stems_from, is_computed })
     }
 
     pub(super) fn graph(&self) -> &Graph {
@@ -56,6 +60,11 @@ impl Network {
 
     pub(super) fn is_float(&self, value: ValueId) -> bool {
         self.lowered.facts.values[value].as_ref().is_some_and(crate::graph::fact::Fact::is_float)
+    }
+
+    /// Whether a value is a constant that is stored as it is read.
+    pub(super) fn is_stored(&self, value: ValueId) -> bool {
+        self.graph().tensor(&self.lowered.model, value).is_some()
     }
 
     /// The values that a node reads, those read by its subgraphs included.

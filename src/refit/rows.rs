@@ -1,6 +1,11 @@
 //! The rows of a linear map: which elements of input and output belong to one equation of a fit.
 
+use rayon::prelude::*;
+
 use crate::operator::linear::{IndexId, Linear, LinearAxis};
+
+/// Rows that a core gathers at a time.
+const ROWS: usize = 64;
 
 /// The equations of a linear map at known sizes. Matrices are row-major.
 #[derive(Clone, Debug)]
@@ -173,22 +178,30 @@ impl Rows {
         None
     }
 
+    /// Whether another layer reads a weight of the same form.
+    pub(super) fn has_weight_like(&self, other: &Self) -> bool {
+        let groups = |rows: &Self| rows.groups.iter().map(|(_, weight, _)| *weight).collect::<Vec<_>>();
+        self.weight_columns == other.weight_columns
+            && self.weight_outputs == other.weight_outputs
+            && groups(self) == groups(other)
+    }
+
     /// The number of groups.
     pub(super) fn groups(&self) -> usize {
         self.groups.len()
     }
 
-    fn digits(&self, row: usize) -> Vec<usize> {
+    /// The indices that number a row.
+    fn digits(&self, row: usize, digits: &mut [usize]) {
         let mut rest = row;
-        let mut digits = vec![0; self.row_sizes.len()];
         for (digit, size) in digits.iter_mut().zip(&self.row_sizes).rev() {
             *digit = rest % size;
             rest /= size;
         }
-        digits
     }
 
-    /// What the weight of a group is multiplied by in these rows of the input, `[rows, stride]`, from column `first` on.
+    /// What the weight of a group is multiplied by in these rows of the input, `[rows, stride]`, from column `first` on; on
+    /// all cores.
     pub(super) fn gather(
         &self,
         x: &[f32],
@@ -197,28 +210,39 @@ impl Rows {
         (out, stride, first): (&mut [f32], usize, usize),
     ) {
         let base = self.groups[group].0;
-        for (row, out) in rows.iter().zip(out.chunks_exact_mut(stride)) {
-            let digits = self.digits(*row);
-            let start = base + digits.iter().zip(&self.row_steps).map(|(at, (step, _))| at * step).sum::<usize>();
-            let out = &mut out[first..first + self.columns()];
-            for (places, column) in &self.taps {
-                let mut offset = Some(start);
-                for (window, place) in self.windows.iter().zip(places) {
-                    let element = window.elements[digits[window.row]][*place];
-                    offset = offset.zip(element).map(|(offset, element)| offset + element * window.step);
+        // A place in the padding.
+        const OUTSIDE: usize = usize::MAX;
+        let gather = |(rows, out): (&[usize], &mut [f32])| {
+            let mut digits = vec![0; self.row_sizes.len()];
+            let mut places = vec![OUTSIDE; self.taps.len()];
+            for (row, out) in rows.iter().zip(out.chunks_exact_mut(stride)) {
+                self.digits(*row, &mut digits);
+                let start = base + digits.iter().zip(&self.row_steps).map(|(at, (step, _))| at * step).sum::<usize>();
+                for (place, (taps, _)) in places.iter_mut().zip(&self.taps) {
+                    let mut offset = Some(start);
+                    for (window, tap) in self.windows.iter().zip(taps) {
+                        let element = window.elements[digits[window.row]][*tap];
+                        offset = offset.zip(element).map(|(offset, element)| offset + element * window.step);
+                    }
+                    *place = offset.unwrap_or(OUTSIDE);
                 }
+                let out = &mut out[first..first + self.columns()];
                 for (step, plain) in &self.plain_columns {
-                    out[column + plain] = offset.map_or(0.0, |offset| x[offset + step]);
+                    for (place, (_, column)) in places.iter().zip(&self.taps) {
+                        out[column + plain] = if *place == OUTSIDE { 0.0 } else { x[place + step] };
+                    }
                 }
             }
-        }
+        };
+        rows.par_chunks(ROWS).zip(out.par_chunks_mut(ROWS * stride)).for_each(gather);
     }
 
     /// These rows of the output of a group, `[rows, outputs]`.
     pub(super) fn targets(&self, y: &[f32], group: usize, rows: &[usize], out: &mut [f32]) {
         let base = self.groups[group].2;
+        let mut digits = vec![0; self.row_sizes.len()];
         for (row, out) in rows.iter().zip(out.chunks_exact_mut(self.outputs.len().max(1))) {
-            let digits = self.digits(*row);
+            self.digits(*row, &mut digits);
             let start = base + digits.iter().zip(&self.row_steps).map(|(at, (_, step))| at * step).sum::<usize>();
             out.iter_mut().zip(&self.outputs).for_each(|(out, offset)| *out = y[start + offset]);
         }
@@ -234,3 +258,6 @@ impl Rows {
         self.weight_columns.iter().flat_map(of)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,7 +62,10 @@ impl Network {
         let graph = self.graph();
         let is_source = |value: ValueId| {
             let value = &graph.values[value];
-            value.is_input || value.initializer.is_some() || held.has(&value.name)
+            value.is_input
+                || value.initializer.is_some()
+                || held.has(&value.name)
+                || changed.weights.contains_key(&value.name)
         };
         let mut open: Vec<ValueId> = wanted.iter().copied().filter(|value| !is_source(*value)).collect();
         if open.is_empty() {

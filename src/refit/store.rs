@@ -1,13 +1,14 @@
-//! Values between segments, by chunk of samples: in memory up to a bound, beyond it in a temporary file.
+//! Values between segments, by chunk of samples: in memory up to a bound, beyond it in a temporary file beside the output.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::segment::Held;
 use crate::array::{Array, ArrayData, ElementType};
 use crate::error::Error;
+use crate::files::TemporaryFolder;
 
 /// Where the elements of a value are.
 #[derive(Debug)]
@@ -27,7 +28,10 @@ pub(super) struct Store {
     chunks: usize,
     /// Bytes that may still be held in memory.
     room: u64,
-    file: Option<File>,
+    /// Where the temporary file is made.
+    place: PathBuf,
+    /// The file, in a folder that goes with it.
+    file: Option<(File, TemporaryFolder)>,
     /// The end of the file.
     end: u64,
     /// Parts of the file that are free again: length and offset.
@@ -45,9 +49,9 @@ fn bytes(array: &Array) -> u64 {
 }
 
 impl Store {
-    /// An empty store that holds up to `room` bytes in memory.
-    pub(super) fn new(chunks: usize, room: u64) -> Self {
-        Self { values: HashMap::new(), chunks, room, file: None, end: 0, free: Vec::new() }
+    /// An empty store that holds up to `room` bytes in memory; what is more goes to a file in the folder `place`.
+    pub(super) fn new(chunks: usize, room: u64, place: &Path) -> Self {
+        Self { values: HashMap::new(), chunks, room, place: place.to_owned(), file: None, end: 0, free: Vec::new() }
     }
 
     /// The names of all values.
@@ -74,12 +78,16 @@ impl Store {
     }
 
     fn spill(&mut self, array: &Array) -> Result<Place, Error> {
-        let folder = std::env::temp_dir();
+        let folder = &self.place;
         let ArrayData::F32(values) = &array.data else { return Ok(Place::Memory(array.clone())) };
         let length = bytes(array);
-        let file = match &mut self.file {
+        let made = || {
+            let folder = TemporaryFolder::inside(folder)?;
+            Ok((folder.create("values")?, folder))
+        };
+        let (file, _) = match &mut self.file {
             Some(file) => file,
-            none => none.insert(tempfile::tempfile_in(&folder).map_err(|error| failed(&folder, &error))?),
+            none => none.insert(made().map_err(|error| failed(folder, &error))?),
         };
         let offset = match self.free.iter().position(|(free, _)| *free == length) {
             Some(at) => self.free.swap_remove(at).1,
@@ -88,8 +96,8 @@ impl Store {
                 self.end - length
             }
         };
-        file.seek(SeekFrom::Start(offset)).map_err(|error| failed(&folder, &error))?;
-        file.write_all(bytemuck::cast_slice(values)).map_err(|error| failed(&folder, &error))?;
+        file.seek(SeekFrom::Start(offset)).map_err(|error| failed(folder, &error))?;
+        file.write_all(bytemuck::cast_slice(values)).map_err(|error| failed(folder, &error))?;
         Ok(Place::File { offset, dims: array.dims.clone() })
     }
 
@@ -102,12 +110,12 @@ impl Store {
         match place {
             Some(Place::Memory(array)) => Ok(array.clone()),
             Some(Place::File { offset, dims }) => {
-                let folder = std::env::temp_dir();
+                let folder = &self.place;
                 let mut values = vec![0.0f32; dims.iter().product()];
                 let (offset, dims) = (*offset, dims.clone());
-                let file = self.file.as_mut().ok_or_else(|| Error::unmet("a value of the refit is lost"))?;
-                file.seek(SeekFrom::Start(offset)).map_err(|error| failed(&folder, &error))?;
-                file.read_exact(bytemuck::cast_slice_mut(&mut values)).map_err(|error| failed(&folder, &error))?;
+                let (file, _) = self.file.as_mut().ok_or_else(|| Error::unmet("a value of the refit is lost"))?;
+                file.seek(SeekFrom::Start(offset)).map_err(|error| failed(folder, &error))?;
+                file.read_exact(bytemuck::cast_slice_mut(&mut values)).map_err(|error| failed(folder, &error))?;
                 Ok(Array { dims, data: ArrayData::F32(values) })
             }
             None => Err(Error::unmet(format!("value {name:?} of the refit is not held"))),
@@ -127,5 +135,39 @@ impl Store {
 
 fn failed(folder: &Path, error: &std::io::Error) -> Error {
     Error::io(folder, format!("values of the refit can't be kept in a temporary file: {error}"))
-        .hint("set TMPDIR to a folder with more room, or fit on fewer samples")
+        .hint("write to a folder with more room, fit on fewer samples, or give the refit more memory")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn array(first: f32) -> Array {
+        Array { dims: vec![2, 3], data: ArrayData::F32((0..6).map(|at| first + at as f32).collect()) }
+    }
+
+    #[test]
+    fn what_is_more_than_there_is_room_for_goes_to_a_file_and_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = || folder.path().read_dir().unwrap().count();
+        // Room for two arrays of 24 bytes.
+        let mut store = Store::new(4, 50, folder.path());
+        for chunk in 0..4 {
+            store.put("v", chunk, array(10.0 * chunk as f32)).unwrap();
+        }
+        assert_eq!((store.room, files()), (2, 1));
+        for chunk in [3, 0, 2, 1] {
+            assert_eq!(store.get("v", chunk).unwrap(), array(10.0 * chunk as f32));
+        }
+        // Parts of the file are used again, and room is given back.
+        store.drop("v");
+        assert_eq!(store.room, 50);
+        let end = store.end;
+        (0..4).for_each(|chunk| store.put("w", chunk, array(chunk as f32)).unwrap());
+        assert_eq!((store.get("w", 3).unwrap(), store.end), (array(3.0), end));
+        assert!(store.get("v", 0).is_err());
+        drop(store);
+        assert_eq!(files(), 0);
+    }
 }

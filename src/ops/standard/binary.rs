@@ -12,7 +12,7 @@ use crate::graph::fact::{Fact, KNOWN_LIMIT, Known, broadcast_to, static_shape};
 use crate::onnx::{DataType, attr_int};
 use crate::operator::part::{Part, PartCx};
 use crate::operator::{
-    CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, broadcast, onnx,
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PreimageCx, ReferenceCx, Registration, RuleError, broadcast, onnx,
 };
 
 fn types_binary() -> &'static [OpType] {
@@ -109,6 +109,29 @@ impl Operator for Binary {
             Arithmetic::Mul => Some(Part::Product),
             _ => None,
         }
+    }
+
+    fn preimage(&self, cx: &mut PreimageCx<'_>) -> Result<(), RuleError> {
+        let wanted = cx.wanted(0)?;
+        let is_larger = self.kind == Arithmetic::Mul && cx.input(1)?.len() > cx.input(0)?.len();
+        let (slot, other) = if is_larger { (1, 0) } else { (0, 1) };
+        let (before, by) = (cx.input(slot)?, cx.input(other)?);
+        let unfit = || RuleError::unsupported("it spreads the elements of a weight");
+        let by = by.broadcast(wanted.raw_dim()).ok_or_else(unfit)?;
+        let mut value = wanted.clone();
+        match self.kind {
+            // Where an element is lost in a factor of zero, it stays as it is.
+            Arithmetic::Mul if before.shape() == wanted.shape() => {
+                ndarray::Zip::from(&mut value).and(&by).and(before).for_each(|value, by, before| {
+                    *value = if *by == 0.0 { *before } else { *value / by };
+                });
+            }
+            Arithmetic::Div => value *= &by,
+            Arithmetic::Add => value -= &by,
+            Arithmetic::Sub => value += &by,
+            _ => return Err(RuleError::unsupported("what it computes can't be taken back")),
+        }
+        cx.give(slot, value)
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {

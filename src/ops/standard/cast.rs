@@ -9,7 +9,9 @@ use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known, is_float};
 use crate::onnx::DataType;
 use crate::operator::couple::grid::{Grid, GridCx};
-use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PreimageCx, ReferenceCx, Registration, RuleError, onnx,
+};
 
 fn types_cast() -> &'static [OpType] {
     const { &[onnx("Cast"), onnx("CastLike")] }
@@ -62,6 +64,10 @@ impl Operator for Cast {
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.elementwise(&[0])
+    }
+
+    fn preimage(&self, cx: &mut PreimageCx<'_>) -> Result<(), RuleError> {
+        cx.same_elements()
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {

@@ -11,7 +11,7 @@ use crate::operator::couple::grid::{Grid, GridCx};
 use crate::operator::couple::layout::{Layout, fixed_axis};
 use crate::operator::couple::space::axis_size;
 use crate::operator::{
-    CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index, onnx,
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PreimageCx, ReferenceCx, Registration, RuleError, axis_index, onnx,
 };
 
 fn types_concat() -> &'static [OpType] {
@@ -118,6 +118,19 @@ impl Operator for Concat {
         if cx.is_float_output() {
             let slots: Vec<usize> = (0..self.inputs).collect();
             cx.moves(&slots);
+        }
+        Ok(())
+    }
+
+    fn preimage(&self, cx: &mut PreimageCx<'_>) -> Result<(), RuleError> {
+        let wanted = cx.wanted(0)?;
+        let axis = axis_index(self.axis, wanted.ndim())?;
+        let mut first = 0;
+        for slot in 0..cx.input_count() {
+            let size = cx.input(slot)?.shape().get(axis).copied().unwrap_or(0);
+            let indices: Vec<usize> = (first..(first + size).min(wanted.shape()[axis])).collect();
+            cx.give(slot, wanted.select(ndarray::Axis(axis), &indices))?;
+            first += size;
         }
         Ok(())
     }

@@ -8,7 +8,9 @@ use crate::graph::Node;
 use crate::graph::dim::product;
 use crate::graph::fact::Fact;
 use crate::operator::couple::layout::{Layout, reshape};
-use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PreimageCx, ReferenceCx, Registration, RuleError, onnx,
+};
 
 fn types_flatten() -> &'static [OpType] {
     const { &[onnx("Flatten")] }
@@ -52,6 +54,10 @@ impl Operator for Flatten {
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.moves(&[0]);
         Ok(())
+    }
+
+    fn preimage(&self, cx: &mut PreimageCx<'_>) -> Result<(), RuleError> {
+        cx.same_elements()
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {

@@ -126,6 +126,10 @@ impl Operator for Gemm {
             return None;
         }
         let slots = cx.weight_of(0, 1)?;
+        // C lies along the columns of Y, which are outputs only where B is the weight.
+        if slots.1 == 0 && cx.has(2) {
+            return None;
+        }
         let (a, b, y) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape()?);
         let a_letters = if self.trans_a { ['k', 'm'] } else { ['m', 'k'] };
         let b_letters = if self.trans_b { ['n', 'k'] } else { ['k', 'n'] };
@@ -133,7 +137,6 @@ impl Operator for Gemm {
             if slots.0 == 0 { ((&a_letters, &a), (&b_letters, &b)) } else { ((&b_letters, &b), (&a_letters, &a)) };
         let mut linear = Linear::of_letters(slots, [x.0, w.0, &['m', 'n']], [x.1, w.1, &y])?;
         linear.scale = f64::from(self.alpha);
-        // C lies along the columns of Y, which are outputs where B is the weight.
         linear.bias = (slots.1 == 1).then_some(LinearBias { slot: 2, scale: f64::from(self.beta) });
         Some(linear)
     }

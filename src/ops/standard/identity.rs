@@ -6,7 +6,7 @@
 
 use crate::operator::couple::grid::{Grid, GridCx};
 use crate::operator::{
-    CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, SequenceCx, onnx,
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PreimageCx, ReferenceCx, Registration, RuleError, SequenceCx, onnx,
 };
 
 fn types_identity() -> &'static [OpType] {
@@ -43,6 +43,10 @@ impl Operator for Identity {
         let sequence = cx.sequence(0)?.clone();
         cx.give_sequence(0, sequence);
         Ok(())
+    }
+
+    fn preimage(&self, cx: &mut PreimageCx<'_>) -> Result<(), RuleError> {
+        cx.same_elements()
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {

@@ -10,8 +10,8 @@ use crate::onnx::{AttributeProto, DataType, TensorProto, attr_int, attr_tensor};
 use crate::operator::couple::layout::Layout;
 use crate::operator::couple::space::Shrinks;
 use crate::operator::{
-    CoupleCx, Dequantization, GradientCx, InferCx, LowerCx, OpType, Operator, ReferenceCx, Registration, RuleError,
-    axis_index, microsoft, onnx,
+    CoupleCx, Dequantization, GradientCx, InferCx, LowerCx, OpType, Operator, PreimageCx, ReferenceCx, Registration,
+    RuleError, axis_index, microsoft, onnx,
 };
 
 fn types_quantizelinear() -> &'static [OpType] {
@@ -173,6 +173,27 @@ impl Operator for QuantizeLinear {
         }
         cx.give(0, &y);
         Ok(true)
+    }
+
+    fn preimage(&self, cx: &mut PreimageCx<'_>) -> Result<(), RuleError> {
+        let mut value = cx.wanted(0)?;
+        let block = self.block.unwrap_or(0);
+        let scale = PreimageCx::spread(cx.input(1)?, &value, self.axis, block)?;
+        let zero_point = match cx.input(2) {
+            Ok(zero_point) => PreimageCx::spread(zero_point, &value, self.axis, block)?,
+            Err(_) => ndarray::ArrayD::zeros(value.raw_dim()),
+        };
+        match self.direction {
+            Direction::ToFloats => {
+                value /= &scale;
+                value += &zero_point;
+            }
+            Direction::ToIntegers => {
+                value -= &zero_point;
+                value *= &scale;
+            }
+        }
+        cx.give(0, value)
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {

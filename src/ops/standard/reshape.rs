@@ -11,7 +11,7 @@ use crate::operator::couple::grid::{Grid, GridCx};
 use crate::operator::couple::layout::{Layout, Piece, reshape};
 use crate::operator::part::{Part, PartCx};
 use crate::operator::{
-    CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, onnx,
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, PreimageCx, ReferenceCx, Registration, RuleError, onnx,
 };
 
 fn types_reshape() -> &'static [OpType] {
@@ -107,6 +107,10 @@ impl Operator for Reshape {
 
     fn part(&self, _cx: &PartCx<'_>) -> Option<Part> {
         Some(Part::Reshape)
+    }
+
+    fn preimage(&self, cx: &mut PreimageCx<'_>) -> Result<(), RuleError> {
+        cx.same_elements()
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {

@@ -11,7 +11,8 @@ use crate::graph::fact::{Fact, Known};
 use crate::operator::couple::layout::{Layout, fixed_axis};
 use crate::operator::couple::space::axis_size;
 use crate::operator::{
-    CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, axis_index, onnx,
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PatchCx, PreimageCx, ReferenceCx, Registration, RuleError,
+    axis_index, onnx,
 };
 
 fn types_split() -> &'static [OpType] {
@@ -172,6 +173,14 @@ impl Operator for Split {
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.moves(&[0]);
         Ok(())
+    }
+
+    fn preimage(&self, cx: &mut PreimageCx<'_>) -> Result<(), RuleError> {
+        let parts = (0..cx.output_count()).map(|slot| cx.wanted(slot)).collect::<Result<Vec<_>, _>>()?;
+        let axis = axis_index(self.axis, cx.input(0)?.ndim())?;
+        let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
+        let whole = ndarray::concatenate(ndarray::Axis(axis), &views);
+        cx.give(0, whole.map_err(|error| RuleError::unsupported(error.to_string()))?)
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {

@@ -11,7 +11,9 @@ use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
 use crate::operator::couple::grid::{Grid, GridCx};
 use crate::operator::couple::layout::Layout;
-use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PreimageCx, ReferenceCx, Registration, RuleError, onnx,
+};
 use axes::{Axes, ascending};
 
 fn types_squeeze() -> &'static [OpType] {
@@ -70,6 +72,10 @@ impl Operator for Squeeze {
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.moves(&[0]);
         Ok(())
+    }
+
+    fn preimage(&self, cx: &mut PreimageCx<'_>) -> Result<(), RuleError> {
+        cx.same_elements()
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {

@@ -10,7 +10,7 @@ use crate::onnx::attr_ints;
 use crate::operator::couple::layout::Layout;
 use crate::operator::part::{Part, PartCx};
 use crate::operator::{
-    CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, axis_index, onnx,
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PreimageCx, ReferenceCx, Registration, RuleError, axis_index, onnx,
 };
 
 fn types_transpose() -> &'static [OpType] {
@@ -77,6 +77,15 @@ impl Operator for Transpose {
 
     fn part(&self, cx: &PartCx<'_>) -> Option<Part> {
         self.permutation(cx.shape(0)?.len()).ok().map(Part::Transpose)
+    }
+
+    fn preimage(&self, cx: &mut PreimageCx<'_>) -> Result<(), RuleError> {
+        let wanted = cx.wanted(0)?;
+        let mut inverse = vec![0; wanted.ndim()];
+        for (new, old) in self.permutation(wanted.ndim())?.into_iter().enumerate() {
+            inverse[old] = new;
+        }
+        cx.give(0, wanted.permuted_axes(inverse))
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {

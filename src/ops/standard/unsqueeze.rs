@@ -10,7 +10,9 @@ use crate::graph::dim::Dim;
 use crate::graph::fact::Fact;
 use crate::operator::couple::grid::{Grid, GridCx};
 use crate::operator::couple::layout::{Axis, Layout};
-use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
+use crate::operator::{
+    CoupleCx, GradientCx, InferCx, OpType, Operator, PreimageCx, ReferenceCx, Registration, RuleError, onnx,
+};
 
 fn types_unsqueeze() -> &'static [OpType] {
     const { &[onnx("Unsqueeze")] }
@@ -63,6 +65,10 @@ impl Operator for Unsqueeze {
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         cx.moves(&[0]);
         Ok(())
+    }
+
+    fn preimage(&self, cx: &mut PreimageCx<'_>) -> Result<(), RuleError> {
+        cx.same_elements()
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {

@@ -1,0 +1,36 @@
+//! What does not depend on memory or time, and what is left out.
+
+use onnx_diffprune::refit::RefitOptions;
+use regex::Regex;
+
+use super::{half, network, options, refitted};
+
+#[test]
+fn two_refits_are_the_same_and_so_is_one_with_little_memory() {
+    let pruned = half(&network(false, |b, y| {
+        let y = b.conv(y, 8, 8, 3, 1);
+        let y = b.silu(&y);
+        let z = b.conv(&y, 8, 8, 1, 1);
+        let y = b.op("Add", &[&y, &z], &[]);
+        b.conv(&y, 8, 4, 3, 1)
+    }));
+    let bytes = |options: &RefitOptions| std::fs::read(refitted(&pruned, options).path).unwrap();
+    let first = bytes(&options());
+    assert!(first == bytes(&options()));
+    // Two kilobytes a value and chunk: most go to a file. The matrices of 36 and 72 columns still fit.
+    assert!(first == bytes(&RefitOptions { memory: 90_000, ..options() }));
+    assert!(first != bytes(&RefitOptions { ridge: 1e-2, ..options() }));
+    // Fewer rows fit than there are: another fit, and not a worse network.
+    let outcome = refitted(&pruned, &RefitOptions { memory: 40_000, ..options() });
+    assert!(outcome.after < outcome.before, "{} {}", outcome.before, outcome.after);
+}
+
+#[test]
+fn excluded_layers_keep_their_weights() {
+    let pruned = half(&network(false, |b, y| b.conv(y, 8, 4, 3, 1)));
+    let exclude = Some(Regex::new("Conv_2").unwrap());
+    let outcome = refitted(&pruned, &RefitOptions { exclude, ..options() });
+    let reasons: Vec<_> = outcome.layers.iter().map(|layer| layer.reason.clone()).collect();
+    assert!(matches!(reasons.as_slice(), [Some(reason)] if reason.contains("excluded")), "{reasons:?}");
+    assert_eq!(outcome.before, outcome.after);
+}
