@@ -15,6 +15,8 @@ mod checkpoint;
 
 mod fit;
 
+mod held;
+
 mod layers;
 
 mod network;
@@ -43,7 +45,7 @@ use regex::Regex;
 use crate::analysis::Analysis;
 use crate::array::Array;
 use crate::changed::{ChangedWeights, Changes};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::sizes::Sizes;
@@ -168,6 +170,8 @@ pub struct RefitLayer {
 pub struct Refitted {
     /// All layers with weights, in the order in which they were visited.
     pub layers: Vec<RefitLayer>,
+    /// What the user should know.
+    pub notes: Vec<String>,
     weights: Vec<TensorProto>,
     /// Biases that the file lacks: first output of the node, slot, axis and elements.
     biases: Vec<(String, usize, usize, Vec<f32>)>,
@@ -310,6 +314,7 @@ pub fn refit(
         let weight = weight.map(|value| pruned.graph().values[value].name.clone()).unwrap_or_default();
         layers.push(RefitLayer { node: named(node), weight, errors: None, reason: Some(why) });
     }
+    let mut notes = Vec::new();
     let sensitivity = match options.weighting {
         Weighting::Uniform => Sensitivity::default(),
         Weighting::GaussNewton => {
@@ -319,7 +324,16 @@ pub fn refit(
                 .map(|layer| pruned.graph().values[layer.target].name.clone())
                 .collect();
             let names: Vec<String> = names.into_iter().collect();
-            Sensitivity::of(cut.analysis, &names, &probe, options, runtime, &mut |_, _| progress(0, events.len()))?
+            let found =
+                Sensitivity::of(cut.analysis, &names, &probe, options, runtime, &mut |_, _| progress(0, events.len()));
+            match found {
+                // An operator without a gradient is no reason not to fit.
+                Err(error) if error.kind() == ErrorKind::Unsupported => {
+                    notes.push(format!("all timesteps count alike in the refit: {error}"));
+                    Sensitivity::default()
+                }
+                found => found?,
+            }
         }
     };
     let execution = Execution { runtime, device: options.device, allow_fallback: options.allow_fallback };
@@ -348,5 +362,5 @@ pub fn refit(
     if let Some(saving) = &run.saving {
         saving.remove();
     }
-    Ok(run.finish())
+    Ok(Refitted { notes, ..run.finish() })
 }

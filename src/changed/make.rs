@@ -60,7 +60,6 @@ impl<'a> Changes<'a> {
     }
 
     /// What a weight of the written file is in the original, and its readers there: first output and input slot.
-    #[expect(clippy::type_complexity, reason = "both come of one search")]
     fn readers(&self, name: &str) -> Result<(ValueId, Vec<(String, usize)>), String> {
         let graph = &self.analysis.graph;
         let slices = &self.rewritten.slices;

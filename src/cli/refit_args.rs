@@ -137,6 +137,7 @@ pub(super) fn text(report: &RefitReport, all: bool) -> String {
         }
         None => lines.push("too few samples to hold some out: the losses of the refit were not measured".to_owned()),
     }
+    lines.extend(report.notes.iter().map(|note| format!("note: {}", printable(note))));
     if all {
         let row = |layer: &RefitLayer| {
             let of = |error: Option<f64>| error.map_or_else(String::new, |error| format!("{error:.2e}"));

@@ -110,6 +110,8 @@ pub struct RefitReport {
     pub weights: Weighting,
     /// What became of every layer.
     pub layers: Vec<RefitLayer>,
+    /// What the user should know.
+    pub notes: Vec<String>,
     /// The losses on held-out samples; `None` where there are too few samples to hold some out.
     pub losses: Option<RefitLosses>,
     /// Samples of the three networks, if they were asked for.
@@ -209,6 +211,7 @@ impl Staged {
             timesteps: extent.timesteps,
             weights: settings.options.weighting,
             layers: fitted.layers.clone(),
+            notes: fitted.notes.clone(),
             losses: None,
             pictures: None,
             seconds,

@@ -10,6 +10,7 @@ use rand::seq::index;
 
 use super::RefitOptions;
 use super::arrays::back;
+use super::held::Held;
 use super::layers::{Bias, Event, Layer, Step, Use};
 use super::segment::Changed;
 use super::solve::{Centred, System};
@@ -65,6 +66,10 @@ pub(super) struct Fit<'a> {
     constants: HashMap<ValueId, ArrayD<f32>>,
     /// By group.
     systems: Vec<System>,
+    /// By group, rows of the chunks that are held back.
+    held: Vec<Held>,
+    /// Rows of a chunk that is held back; none where there are too few chunks to hold some back.
+    held_per_chunk: usize,
     /// By use.
     rows_per_chunk: Vec<usize>,
     at: usize,
@@ -117,6 +122,8 @@ impl<'a> Fit<'a> {
         let systems = (0..groups).map(|_| System::new(columns, outputs, rows, &centred, memory)).collect();
         let par = Par::rayon(0);
         let (at, squares) = (at, 0.0);
+        let held = (0..groups).map(|_| Held::new(columns, outputs)).collect();
+        let held_per_chunk = if chunks < 2 * Held::EVERY { 0 } else { Held::ROWS.div_ceil(chunks / Held::EVERY) };
         Ok(Self {
             stored,
             event,
@@ -127,6 +134,8 @@ impl<'a> Fit<'a> {
             has_common_bias,
             constants,
             systems,
+            held,
+            held_per_chunk,
             rows_per_chunk,
             at,
             squares,
@@ -170,7 +179,13 @@ impl<'a> Fit<'a> {
         let y = y.ok_or_else(|| Error::unmet(format!("the target of node {:?} does not fit its output", name())))?;
         let y = y.as_slice().ok_or_else(|| Error::unmet("a target that is not contiguous"))?;
         let inputs = of.layers.iter().map(|layer| value(layer.input)).collect::<Result<Vec<_>, _>>()?;
-        let rows = self.chosen(first, number, chunk);
+        let is_held = self.held_per_chunk > 0 && chunk % Held::EVERY == Held::EVERY - 1;
+        let mut rows = self.chosen(first, number, chunk);
+        if is_held {
+            // Spread over all that were chosen.
+            let every = rows.len().div_ceil(self.held_per_chunk).max(1);
+            rows = rows.into_iter().step_by(every).collect();
+        }
         let (outputs, columns) = (first.rows.outputs(), of.layers.iter().map(|layer| layer.rows.columns()).sum());
         for group in 0..first.rows.groups() {
             let mut x = vec![0.0f32; rows.len() * columns];
@@ -189,7 +204,7 @@ impl<'a> Fit<'a> {
             }
             let mut r = vec![0.0f32; rows.len() * outputs];
             first.rows.targets(y, group, &rows, &mut r);
-            self.squares += weight * r.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
+            let squares = weight * r.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
             let product = MatMut::from_row_major_slice_mut(&mut r, rows.len(), outputs);
             let of_x = MatRef::from_row_major_slice(&x, rows.len(), columns);
             matmul(product, Accum::Add, of_x, MatRef::from_row_major_slice(&matrix, columns, outputs), -1.0, self.par);
@@ -205,7 +220,12 @@ impl<'a> Fit<'a> {
                 r.chunks_exact_mut(outputs).for_each(|row| row.iter_mut().zip(own).for_each(|(r, fixed)| *r -= fixed));
             }
             let number = if self.has_common_bias { 0 } else { number };
-            self.systems[group].add(number, &x, &r, weight, self.par);
+            if is_held {
+                self.held[group].add(number, x, r, weight);
+            } else {
+                self.squares += squares;
+                self.systems[group].add(number, &x, &r, weight, self.par);
+            }
         }
         Ok(())
     }
@@ -231,9 +251,8 @@ impl<'a> Fit<'a> {
         let mut systems: Vec<Centred> = systems.into_iter().map(|system| system.centred(self.par)).collect();
         let mut solved: Vec<Option<(Mat<f64>, f64)>> = Vec::new();
         for (group, system) in systems.iter_mut().enumerate() {
-            let solution = system.solve(self.options.ridge, self.par);
             // A group that gets no better stays as it is.
-            let solution = solution.filter(|found| found.after.is_finite() && found.after < found.before);
+            let solution = self.held[group].best(system, self.options.ridge, self.par);
             if let Some(solution) = &solution {
                 let mut start = 0;
                 for (layer, weights) in layers.iter().zip(&mut weights) {

@@ -7,6 +7,9 @@ use crate::operator::linear::{IndexId, Linear, LinearAxis};
 /// Rows that a core gathers at a time.
 const ROWS: usize = 64;
 
+/// By position and tap of a window, the element of the axis under it.
+type Elements = Vec<Vec<Option<usize>>>;
+
 /// The equations of a linear map at known sizes. Matrices are row-major.
 #[derive(Clone, Debug)]
 pub(super) struct Rows {
@@ -75,7 +78,7 @@ impl Rows {
         let of_weight = steps(&linear.weight_axes, sizes, weight);
         let of_output = steps(&linear.output_axes, sizes, output);
         let mut is_window = vec![false; sizes.len()];
-        let mut slides: Vec<(IndexId, IndexId, usize, &Vec<Vec<Option<usize>>>)> = Vec::new();
+        let mut slides: Vec<(IndexId, IndexId, usize, &Elements)> = Vec::new();
         let mut step = 1;
         for (axis, dim) in linear.input_axes.iter().zip(input).rev() {
             if let LinearAxis::Window { position, tap, elements } = axis {

@@ -213,6 +213,6 @@ impl Run<'_> {
         }
         let mut weights: Vec<TensorProto> = changed.weights.into_values().collect();
         weights.sort_by(|a, b| a.name.cmp(&b.name));
-        Refitted { layers, weights, biases: taken }
+        Refitted { layers, notes: Vec::new(), weights, biases: taken }
     }
 }

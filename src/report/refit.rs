@@ -24,6 +24,9 @@ pub(super) fn section(refit: &RefitReport) -> String {
         Some(losses) => section += &loss_table(losses),
         None => section += "<p>There were too few samples to hold some out: the losses were not measured.</p>\n",
     }
+    for note in &refit.notes {
+        let _ = writeln!(section, "<p>{}</p>", escape(note));
+    }
     section += &pictures(refit);
     section += "<details><summary>Errors by layer: what is left of the original's values, as a share of their squares\
                 </summary>\n<table><tr><th>layer</th><th>weight</th><th class='n'>before</th><th class='n'>after</th>\

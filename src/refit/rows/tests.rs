@@ -221,10 +221,13 @@ fn gemm_with_all_flags() {
     }
 }
 
+/// An equation, the shapes of both operands, whether the weight is the first, and the number of groups.
+type Product<'a> = (&'a str, &'a [i64], &'a [i64], bool, usize);
+
 #[test]
 fn einsum_with_a_constant() {
     let mut random = Pcg64Mcg::seed_from_u64(5);
-    let cases: [(&str, &[i64], &[i64], bool, usize); 6] = [
+    let cases: [Product; 6] = [
         ("bij,jk->bik", &[2, 3, 4], &[4, 5], false, 1),
         ("bchw,oc->bohw", &[2, 4, 3, 3], &[5, 4], false, 1),
         ("oc,bcn->bno", &[2, 4, 3], &[5, 4], true, 1),
