@@ -27,6 +27,8 @@ mod solve;
 
 mod store;
 
+mod unexplained;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -52,6 +54,7 @@ use network::Network;
 use segment::{Changed, Execution, Held, Segment};
 use sensitivity::Sensitivity;
 use store::Store;
+pub use unexplained::{Going, unexplained};
 
 /// What a refit is made on.
 pub trait RefitData {

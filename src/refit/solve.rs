@@ -115,6 +115,18 @@ impl System {
         }
     }
 
+    /// `X^T X` of values less their means, of which the lower half counts.
+    pub(super) fn centred(&self) -> Mat<f64> {
+        let mut matrix = self.products.clone();
+        for column in 0..matrix.ncols() {
+            let mean = self.column_sums[column] / self.weight;
+            for row in column..self.columns {
+                matrix[(row, column)] -= self.column_sums[row] * mean;
+            }
+        }
+        matrix
+    }
+
     /// Solves `(X^T X + ridge mean(diag) I) D = X^T R`, of values less their means where there is a bias to take up the
     /// means. `None` where there are no rows, or the matrix can't be factorised.
     pub(super) fn solve(&self, ridge: f64, has_bias: bool, par: Par) -> Option<Solution> {
@@ -138,16 +150,10 @@ impl System {
     }
 
     fn solve_by_columns(&self, ridge: f64, has_bias: bool, par: Par) -> Option<(Mat<f64>, f64, f64)> {
-        let mut matrix = self.products.clone();
+        let mut matrix = if has_bias { self.centred() } else { self.products.clone() };
         let mut right = self.residuals.clone();
         let mut before = self.squares;
         if has_bias {
-            for column in 0..self.columns {
-                let mean = self.column_sums[column] / self.weight;
-                for row in column..self.columns {
-                    matrix[(row, column)] -= self.column_sums[row] * mean;
-                }
-            }
             for column in 0..self.outputs {
                 let mean = self.residual_sums[column] / self.weight;
                 for row in 0..self.columns {
@@ -189,6 +195,20 @@ impl System {
         matmul(left.as_mut(), Accum::Add, &x, &change, -1.0, par);
         Some((change, inner(&r, &r), inner(&left, &left)))
     }
+}
+
+/// The factor L of `(matrix + ridge d I) = L L^T`, d being the mean of the diagonal, zero above it. `None` where the matrix
+/// can't be factorised.
+pub(super) fn factor(mut matrix: Mat<f64>, ridge: f64) -> Option<Mat<f64>> {
+    let size = matrix.nrows();
+    let diagonal: f64 = (0..size).map(|at| matrix[(at, at)]).sum::<f64>() / size.max(1) as f64;
+    if !diagonal.is_finite() || diagonal <= 0.0 {
+        return None;
+    }
+    (0..size).for_each(|at| matrix[(at, at)] += ridge * diagonal);
+    let factored = matrix.llt(Side::Lower).ok()?;
+    let lower = factored.L();
+    Some(Mat::from_fn(size, size, |row, column| if row < column { 0.0 } else { lower[(row, column)] }))
 }
 
 /// The sum of the products of all elements.
