@@ -37,6 +37,8 @@ mod store;
 
 mod stored;
 
+mod unexplained;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -66,6 +68,7 @@ use segment::{Changed, Execution};
 use sensitivity::Sensitivity;
 use store::Store;
 use stored::Stored;
+pub use unexplained::{Going, unexplained};
 
 /// What a refit is made on.
 pub trait RefitData {

@@ -3,7 +3,11 @@
 //! Ranking is local by default: every group loses the asked share of its own channels, the lowest scores first. A
 //! group whose channels pass through norms loses the same number from every aligned block, so that no surviving channel
 //! moves to another norm group; groups that share a norm lose the same share.
+//!
+//! In global scope the groups compete: next goes what loses least for what it saves. Which channels of a group go first is
+//! still a matter of its scores.
 
+mod global;
 mod widths;
 
 use std::collections::BTreeMap;
@@ -11,7 +15,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::couple::group::Grouping;
-use crate::score::NEGLIGIBLE;
+pub use global::Across;
+use global::global_steps;
 use widths::Widths;
 
 /// Whether channels are ranked within their group or among all.
@@ -22,7 +27,8 @@ pub enum Scope {
     /// Every group loses the same share.
     #[default]
     Local,
-    /// The lowest scores of all groups go, each group's scores divided by their mean.
+    /// Groups lose shares of their own: next goes the channel with the least loss per operation saved. The loss is the
+    /// error that a fit of the layers behind would leave, where there is data; else the score over the mean of its group.
     Global,
 }
 
@@ -37,6 +43,8 @@ pub struct Budget {
     pub round_to: usize,
     /// No group loses a larger share.
     pub max_ratio: f64,
+    /// For global scope.
+    pub across: Across,
 }
 
 /// Which channels of every group go, `true` for removed, in the groups' own order.
@@ -112,49 +120,16 @@ fn local_steps(grouping: &Grouping, widths: &Widths, budget: &Budget) -> Vec<usi
     (0..grouping.components.len()).map(|component| steps_for(grouping, widths, component, budget)).collect()
 }
 
-/// Takes the cheapest next step of any component until the asked share of all channels is gone.
-fn global_steps(grouping: &Grouping, widths: &Widths, scores: &[Vec<f64>], budget: &Budget) -> Vec<usize> {
-    let mut candidates: Vec<(f64, usize, usize)> = Vec::new();
-    let mut wanted = 0.0;
-    let largest =
-        Budget { ratios: budget.ratios.iter().map(|r| if *r > 0.0 { 1.0 } else { 0.0 }).collect(), ..budget.clone() };
-    for (c, component) in grouping.components.iter().enumerate() {
-        let limit = steps_for(grouping, widths, c, &largest);
-        let groups: Vec<usize> =
-            component.groups.iter().copied().filter(|g| grouping.groups[*g].fixed.is_none()).collect();
-        let channels: usize = groups.iter().map(|g| grouping.groups[*g].channels.len()).sum();
-        wanted += groups.iter().map(|g| grouping.groups[*g].channels.len() as f64 * budget.ratios[*g]).sum::<f64>();
-        let mut cost = 0.0f64;
-        for step in 0..limit {
-            let mut total = 0.0;
-            for g in &groups {
-                let mean = scores[*g].iter().sum::<f64>() / scores[*g].len().max(1) as f64;
-                for cell in cells(&grouping.groups[*g].cells) {
-                    let per_step = cell.len() / component.unit.max(1);
-                    let order = lowest(&scores[*g], &cell, (step + 1) * per_step);
-                    let sum: f64 = order[step * per_step..].iter().map(|at| scores[*g][*at]).sum();
-                    total += if mean > NEGLIGIBLE { sum / mean } else { 0.0 };
-                }
-            }
-            let removed = channels / component.unit.max(1);
-            // A later step never comes before an earlier one of the same component.
-            cost = cost.max(total / removed.max(1) as f64);
-            candidates.push((cost, c, removed));
-        }
+/// The positions of the channels of a group that can shrink, the first to go first: the lowest scores of every cell in turn.
+pub fn order(grouping: &Grouping, group: usize, scores: &[f64]) -> Vec<usize> {
+    let of = &grouping.groups[group];
+    let unit = grouping.components[of.component].unit.max(1);
+    let mut order: Vec<(usize, usize)> = Vec::with_capacity(of.channels.len());
+    for cell in cells(&of.cells) {
+        let per_step = (cell.len() / unit).max(1);
+        let sorted = lowest(scores, &cell, cell.len());
+        order.extend(sorted.into_iter().enumerate().map(|(rank, at)| (rank / per_step, at)));
     }
-    candidates.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    let mut steps = vec![0; grouping.components.len()];
-    let mut gone = 0.0;
-    for (_, component, removed) in candidates {
-        if gone + removed as f64 > wanted + 1e-9 {
-            continue;
-        }
-        gone += removed as f64;
-        steps[component] += 1;
-    }
-    // Rounding may forbid the number of steps that the ranking came to.
-    for (steps, component) in steps.iter_mut().zip(&grouping.components) {
-        *steps = widths.rounded(grouping, component, *steps);
-    }
-    steps
+    order.sort_unstable();
+    order.into_iter().map(|(_, at)| at).collect()
 }

@@ -121,7 +121,8 @@ pub(super) struct PruneArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) round_to: Option<usize>,
 
-    /// Rank channels within their group, or among all groups [default: local].
+    /// Take the same share from every group, or have groups compete: what loses least per operation saved goes first, and
+    /// every share of the MACs can be met [default: local].
     #[arg(long, value_enum, help_heading = "Which channels")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) scope: Option<Scope>,

@@ -1,6 +1,7 @@
 //! From arguments and a configuration file to the options of a cut.
 
 use onnx_diffprune::data::read_text;
+use onnx_diffprune::options::Scope;
 use onnx_diffprune::{CutOptions, Error, GradientSettings, ScoreOptions, Sizes, Target};
 use regex::Regex;
 
@@ -82,6 +83,7 @@ impl PruneArgs {
                 mode: of.threshold_mode.unwrap_or_default(),
                 ..defaults
             },
+            compares_groups: self.scope == Some(Scope::Global),
         })
     }
 

@@ -134,6 +134,7 @@ pub(super) fn text_of(stage: Stage) -> Option<&'static str> {
         Stage::Sampling => Some("drawing samples"),
         Stage::Losses => Some("losses by timestep"),
         Stage::Gradients => Some("gradients by timestep"),
+        Stage::Comparing => Some("comparing groups"),
         _ => None,
     }
 }

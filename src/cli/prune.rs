@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use onnx_diffprune::options::Scope;
 use onnx_diffprune::plans::plan_path;
 use onnx_diffprune::{CriterionOption, Error, Model, RefitSettings, VerifyOptions};
 use serde_json::json;
@@ -36,7 +37,8 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<boo
     if args.gradients.resume && !score.criterion.needs_gradients() && !refits {
         printer.warning("--resume has no effect: this criterion takes no gradients, and nothing is refitted");
     }
-    let needs_runtime = score.criterion.needs_gradients() || refits || !(args.dry_run || args.no_verify);
+    let measures = score.criterion.needs_gradients() || cut.scope == Scope::Global && args.data.data.is_some();
+    let needs_runtime = measures || refits || !(args.dry_run || args.no_verify);
     let runtime = if needs_runtime { Some(open_runtime(cli)?) } else { None };
     let given = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
     progress.step("coupling channels");

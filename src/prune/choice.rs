@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::barriers;
 use super::options::{CriterionOption, CutOptions, PruneOptions, ScoreOptions, Target};
 use crate::analysis::Analysis;
-use crate::couple::group::{ChannelGroup, Grouping, Member, Role};
+use crate::couple::group::{ChannelGroup, Component, Grouping, Member, Role};
 use crate::error::Error;
 use crate::gradient::accumulate::Accumulated;
 use crate::graph::sizes::{Sizes, sizes_for};
@@ -13,7 +13,7 @@ use crate::macs::Cost;
 use crate::operator::couple::kept::Kept;
 use crate::runtime::Runtime;
 use crate::score::{Criterion, GradientCriterion, GroupScores, Magnitude, Random, ScoreCx, score_groups};
-use crate::select::{Budget, Removed, select};
+use crate::select::{Across, Budget, Removed, Scope, order, select};
 
 /// One grouping with the scores of its channels.
 #[derive(Debug)]
@@ -24,10 +24,13 @@ pub(super) struct Scored {
     pub(super) fallback: Vec<Option<&'static str>>,
     /// Groups that an earlier pass has pruned already.
     pub(super) done: Vec<bool>,
+    /// By group, what is lost with each of its channels, in a measure that compares between groups; empty where that was not
+    /// measured.
+    pub(super) losses: Vec<Option<Vec<f64>>>,
 }
 
 impl Scored {
-    fn remove(&self, analysis: &Analysis, options: &CutOptions, ratio: f64) -> Removed {
+    fn remove(&self, analysis: &Analysis, options: &CutOptions, (ratio, across): (f64, &Across)) -> Removed {
         let mut ratios = ratios(analysis, &self.grouping, options, ratio);
         for (ratio, done) in ratios.iter_mut().zip(&self.done) {
             if *done {
@@ -35,7 +38,37 @@ impl Scored {
             }
         }
         let (scope, round_to, max_ratio) = (options.scope, options.round_to, options.max_ratio);
-        select(&self.grouping, &self.scores, &Budget { ratios, scope, round_to, max_ratio })
+        let across = across.clone();
+        select(&self.grouping, &self.scores, &Budget { ratios, scope, round_to, max_ratio, across })
+    }
+
+    /// What groups are compared by: losses, and by component what its first step saves of what the target counts.
+    fn across(&self, analysis: &Analysis, options: &CutOptions, sizes: &Sizes) -> Across {
+        if options.scope == Scope::Local {
+            return Across::default();
+        }
+        let count = |kept: Option<&Kept>| {
+            analysis.count(|counter| match options.target {
+                Target::Params(_) => counter.parameters(kept) as f64,
+                _ => counter.macs(kept, sizes).0,
+            })
+        };
+        let before = count(None);
+        let Grouping { groups, components, classes, .. } = &self.grouping;
+        let saving = |component: &Component| {
+            let mut gone = BTreeSet::new();
+            for group in component.groups.iter().copied().filter(|group| groups[*group].fixed.is_none()) {
+                let step = groups[group].channels.len() / component.unit.max(1);
+                let order = order(&self.grouping, group, &self.scores[group]);
+                gone.extend(order.into_iter().take(step).map(|at| groups[group].channels[at]));
+            }
+            if gone.is_empty() {
+                return 0.0;
+            }
+            let kept = Kept::without(&analysis.coupling.spaces, classes, &|class| gone.contains(&class));
+            before - count(Some(&kept))
+        };
+        Across { losses: self.losses.clone(), savings: components.iter().map(saving).collect() }
     }
 }
 
@@ -96,7 +129,7 @@ pub(super) fn score(
             })
         });
         let done = done.collect();
-        passes.push(Scored { grouping, scores, fallback, done });
+        passes.push(Scored { grouping, scores, fallback, done, losses: Vec::new() });
     }
     if passes.iter().all(|scored| scored.grouping.groups.iter().all(|group| group.fixed.is_some())) {
         return Err(nothing_to_prune(analysis, &passes));
@@ -117,12 +150,15 @@ pub(super) fn choose(
     sizes: &Sizes,
 ) -> Result<Choice, Error> {
     let scored = &scoring.passes;
-    let removed_at =
-        |ratio: f64| -> Vec<Removed> { scored.iter().map(|scored| scored.remove(analysis, options, ratio)).collect() };
+    let sizes = sizes_for(&analysis.facts, sizes);
+    let across: Vec<Across> = scored.iter().map(|scored| scored.across(analysis, options, &sizes)).collect();
+    let removed_at = |ratio: f64| -> Vec<Removed> {
+        let passes = scored.iter().zip(&across);
+        passes.map(|(scored, across)| scored.remove(analysis, options, (ratio, across))).collect()
+    };
     let ratio = match options.target {
         Target::Ratio(ratio) => ratio,
         Target::Macs(share) | Target::Params(share) => {
-            let sizes = sizes_for(&analysis.facts, sizes);
             let before = analysis.count(|counter| counter.cost(None, &sizes));
             search_ratio(analysis, options, share, &before, &|ratio| {
                 let kept = kept_of(analysis, scored, &removed_at(ratio));

@@ -98,6 +98,8 @@ fn options_record(options: &PruneOptions) -> BTreeMap<String, Value> {
         sizes,
         // The caller records what it wants of these.
         gradients: _,
+        // Follows from the scope.
+        compares_groups: _,
     } = &options.score;
     let CutOptions { target, scope, round_to, max_ratio, keep, ratio_for } = &options.cut;
     let target = match target {

@@ -81,7 +81,7 @@ impl GradientReport {
     }
 }
 
-/// Sums the gradients of the denoising loss.
+/// Sums the gradients of the denoising loss; also gives the clean samples on which that was done.
 ///
 /// # Errors
 /// A network that does not denoise, no data, an operator without a gradient, too little memory, a loss that is not a
@@ -91,7 +91,7 @@ pub(super) fn gradients(
     runtime: &Runtime,
     options: &ScoreOptions,
     watch: &mut Watch<'_>,
-) -> Result<(Accumulated, GradientReport), Error> {
+) -> Result<(Accumulated, GradientReport, Samples), Error> {
     let found = recognise(analysis, options)?;
     let network = Denoising { known: (&analysis.model, &analysis.graph, &analysis.facts), found: &found };
     let settings = &options.gradients;
@@ -145,7 +145,7 @@ pub(super) fn gradients(
         seconds: summed.seconds,
         drawing_seconds,
     };
-    Ok((summed.sum, report))
+    Ok((summed.sum, report, samples))
 }
 
 /// What the network's inputs stand for, and how it was trained.

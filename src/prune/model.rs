@@ -9,6 +9,7 @@ use super::cut::{Cut, Scores};
 use super::gradients::gradients;
 use super::options::ScoreOptions;
 use super::progress::{Progress, Stage, Watch, tell, unwatched};
+use super::refit::measure;
 use super::runtime::{Runtime, needed};
 use crate::array::Array;
 use crate::error::Error;
@@ -202,9 +203,14 @@ impl Analysis {
             false => None,
         };
         tell(watch, Progress::At { stage: Stage::Scoring, done: 0, total: 1 })?;
-        let sums = gradients.as_ref().map(|(sums, report)| (sums, report.sample_elements as f64));
-        let scoring = hashed_beside(&self.0.model, || score(&self.0, options, sums, runtime.map(|runtime| runtime.0)))?;
-        Ok(Scores::new(self.clone(), options.clone(), scoring, gradients.map(|(_, report)| report)))
+        let sums = gradients.as_ref().map(|(sums, report, _)| (sums, report.sample_elements as f64));
+        let runtime = runtime.map(|runtime| runtime.0);
+        let mut scoring = hashed_beside(&self.0.model, || score(&self.0, options, sums, runtime))?;
+        let (report, samples) = gradients.map(|(_, report, samples)| (report, samples)).unzip();
+        if options.compares_groups {
+            measure(&self.0, &mut scoring, runtime, options, samples, watch)?;
+        }
+        Ok(Scores::new(self.clone(), options.clone(), scoring, report))
     }
 
     /// Repeats the cut of a plan exactly; `file` names the plan in messages. ONNX Runtime is needed where the model

@@ -151,6 +151,9 @@ pub struct ScoreOptions {
     pub sizes: Sizes,
     /// How the gradient criteria compute their gradients.
     pub gradients: GradientSettings,
+    /// Measure what a fit would leave of each layer's output, by which cuts of [`Scope::Global`] compare groups. It takes
+    /// samples: those of the gradients, or [`GradientSettings::data`]. Without, cuts compare scores.
+    pub compares_groups: bool,
 }
 
 impl ScoreOptions {

@@ -16,6 +16,8 @@ pub enum Stage {
     Gradients,
     /// Channels are scored.
     Scoring,
+    /// It is measured what each group of channels is worth beside others.
+    Comparing,
     /// Weights are fitted.
     Refitting,
     /// A pruned file is compared with its original.

@@ -1,5 +1,7 @@
 //! The refit of a staged cut on denoising samples.
 
+mod across;
+
 mod judge;
 
 mod samples;
@@ -23,6 +25,7 @@ use crate::graph::sizes::sizes_for;
 use crate::load::load;
 use crate::plan::{Plan, RefitPlan};
 use crate::refit::{Probe, RefitCheckpoint, RefitCut, RefitLayer, RefitOptions, Refitted, Weighting, refit};
+pub(super) use across::measure;
 use judge::{Judge, Judged};
 pub use judge::{RefitLosses, RefitPictures};
 use samples::{Clean, NoisySamples};

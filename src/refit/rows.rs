@@ -240,6 +240,32 @@ impl Rows {
         rows.par_chunks(ROWS).zip(out.par_chunks_mut(ROWS * stride)).for_each(gather);
     }
 
+    /// The columns of one element of the windows.
+    pub(super) fn plain_columns(&self) -> usize {
+        self.plain_columns.len()
+    }
+
+    /// By element of the windows, the numbers of its columns.
+    pub(super) fn columns_by_tap(&self) -> impl Iterator<Item = Vec<usize>> {
+        let plain = |offset: &usize| self.plain_columns.iter().map(|(_, column)| offset + column).collect();
+        self.taps.iter().map(move |(_, offset)| plain(offset))
+    }
+
+    /// The offset of a column in the weight.
+    pub(super) fn weight_offset(&self, column: usize) -> usize {
+        self.weight_columns[column]
+    }
+
+    /// What lies under the middle of the windows in these rows, `[rows, plain columns]`; the input itself where there are
+    /// none. Of the first group.
+    pub(super) fn gather_middle(&self, x: &[f32], rows: &[usize], out: &mut [f32]) {
+        let middle = Self { taps: vec![(self.taps[self.taps.len() / 2].0.clone(), 0)], ..self.clone() };
+        let numbers = (0..self.plain_columns.len()).map(|number| (self.plain_columns[number].0, number));
+        let columns = self.plain_columns.len();
+        let middle = Self { plain_columns: numbers.collect(), weight_columns: vec![0; columns], ..middle };
+        middle.gather(x, 0, rows, (out, columns, 0));
+    }
+
     /// These rows of the output of a group, `[rows, outputs]`.
     pub(super) fn targets(&self, y: &[f32], group: usize, rows: &[usize], out: &mut [f32]) {
         let base = self.groups[group].2;

@@ -33,12 +33,17 @@ impl<'a> Lockstep<'a> {
         Self { network, execution, store, done: HashSet::new() }
     }
 
-    fn segment(&self, wanted: &[ValueId], changed: &Changed) -> Result<Option<Segment>, Error> {
+    pub(super) fn segment(&self, wanted: &[ValueId], changed: &Changed) -> Result<Option<Segment>, Error> {
         self.network.segment(wanted, &self.store, &self.done, changed, self.execution)
     }
 
     /// Runs a segment on a chunk and holds what it gives.
-    fn advance(&mut self, segment: &mut Segment, chunk: usize, inputs: &[(String, Array)]) -> Result<(), Error> {
+    pub(super) fn advance(
+        &mut self,
+        segment: &mut Segment,
+        chunk: usize,
+        inputs: &[(String, Array)],
+    ) -> Result<(), Error> {
         let mut taken = Vec::with_capacity(segment.takes.len());
         for name in &segment.takes {
             let array = match inputs.iter().find(|(input, _)| input == name) {
@@ -54,7 +59,12 @@ impl<'a> Lockstep<'a> {
     }
 
     /// A value that is held, or an input.
-    fn value(&mut self, value: ValueId, chunk: usize, inputs: &[(String, Array)]) -> Result<ArrayD<f32>, Error> {
+    pub(super) fn value(
+        &mut self,
+        value: ValueId,
+        chunk: usize,
+        inputs: &[(String, Array)],
+    ) -> Result<ArrayD<f32>, Error> {
         let graph = self.network.graph();
         let name = graph.values[value].name.clone();
         let array = if let Some((_, array)) = inputs.iter().find(|(input, _)| *input == name) {
@@ -66,7 +76,7 @@ impl<'a> Lockstep<'a> {
     }
 
     /// Drops what nothing reads any more, apart from these.
-    fn clear(&mut self, nodes: &[usize]) {
+    pub(super) fn clear(&mut self, nodes: &[usize]) {
         self.done.extend(nodes);
         let graph = self.network.graph();
         for name in self.store.names() {

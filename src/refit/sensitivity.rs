@@ -86,6 +86,11 @@ impl Sensitivity {
         Ok(Self { times: by_time.into_iter().map(|(time, _)| time).collect(), logarithms })
     }
 
+    /// Whether anything is known of a value.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.logarithms.contains_key(name)
+    }
+
     /// The weight of a value at a timestep, of no particular scale; one where nothing is known.
     pub(super) fn weight(&self, name: &str, time: f64) -> f64 {
         let Some(values) = self.logarithms.get(name) else { return 1.0 };

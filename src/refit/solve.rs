@@ -10,6 +10,7 @@ mod factor;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 
+pub(super) use factor::factor;
 use factor::{Symmetric, factorise};
 
 /// Columns whose products are computed at a time.
@@ -219,6 +220,14 @@ pub(super) struct Centred {
 }
 
 impl Centred {
+    /// The products of the columns, of which the lower half counts; empty where the rows are held.
+    pub(super) fn into_products(self) -> Mat<f64> {
+        match self.system.form {
+            Form::Columns(products) => products,
+            Form::Rows(_) => Mat::new(),
+        }
+    }
+
     /// As [`System::bias`].
     pub(super) fn bias(&self, number: usize, change: &Mat<f64>) -> Option<Vec<f64>> {
         self.system.bias(number, change)

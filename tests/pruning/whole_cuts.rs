@@ -41,7 +41,7 @@ fn every_ratio_verifies_and_half_the_channels_leave_at_most_two_fifths_of_the_pa
 #[test]
 fn all_options_give_cuts_that_verify() {
     type Change = fn(&mut PruneOptions);
-    let changes: [(&str, Change); 9] = [
+    let changes: [(&str, Change); 10] = [
         ("random", |options| options.score.criterion = CriterionOption::Random),
         ("global", |options| options.cut.scope = Scope::Global),
         ("dropped norm groups", |options| options.score.norm_groups = NormGroups::Drop),
@@ -50,6 +50,10 @@ fn all_options_give_cuts_that_verify() {
         ("no attention", |options| options.score.attention = AttentionOption::None),
         ("round to 8", |options| options.cut.round_to = 8),
         ("target MACs", |options| options.cut.target = Target::Macs(0.5)),
+        ("target MACs, global", |options| {
+            options.cut.target = Target::Macs(0.5);
+            options.cut.scope = Scope::Global;
+        }),
         ("target parameters", |options| options.cut.target = Target::Params(0.5)),
     ];
     for name in FIXTURES {

@@ -80,6 +80,20 @@ pub(super) fn factorise(
     found
 }
 
+/// The factor L of `(matrix + ridge d I) = L L^T`, d being the mean of the diagonal, zero above it. `None` where the matrix
+/// can't be factorised.
+pub(in crate::refit) fn factor(mut matrix: Mat<f64>, ridge: f64) -> Option<Mat<f64>> {
+    let size = matrix.nrows();
+    let diagonal: f64 = (0..size).map(|at| matrix[(at, at)]).sum::<f64>() / size.max(1) as f64;
+    if !diagonal.is_finite() || diagonal <= 0.0 {
+        return None;
+    }
+    (0..size).for_each(|at| matrix[(at, at)] += ridge * diagonal);
+    let factored = matrix.llt(Side::Lower).ok()?;
+    let lower = factored.L();
+    Some(Mat::from_fn(size, size, |row, column| if row < column { 0.0 } else { lower[(row, column)] }))
+}
+
 /// Factorises the lower half of a matrix in place. `None` where it is not positive definite.
 fn cholesky(matrix: &mut Mat<f64>, par: Par) -> Option<()> {
     let size = matrix.nrows();
