@@ -194,6 +194,7 @@ impl Staged {
             runtime: runtime.0,
             seed: options.seed.wrapping_add(SEED_OF_JUDGE),
             macs,
+            fitted: extent.samples,
         };
         let pruned = load(self.path())?;
         let held_out = clean.held_out.as_ref();

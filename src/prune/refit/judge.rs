@@ -20,6 +20,9 @@ const BATCH: usize = 32;
 /// MACs of all runs of one network, at most.
 const MACS: f64 = 1e13;
 
+/// Runs of one network that are always afforded, but for its size.
+const RUNS: usize = 64;
+
 /// Timesteps at which losses are compared: at most, and at least.
 const TIMESTEPS: (usize, usize) = (25, 5);
 
@@ -83,6 +86,8 @@ pub(super) struct Judge<'a> {
     pub(super) seed: u64,
     /// MACs of one run on one sample.
     pub(super) macs: f64,
+    /// Noisy samples of the fit: judging takes no more of each network.
+    pub(super) fitted: usize,
 }
 
 /// What one network gave.
@@ -99,9 +104,9 @@ impl Judge<'_> {
             .map_err(|error| error.in_file(model.path()))
     }
 
-    /// Runs that a large network affords.
+    /// Runs on one sample: no more than the fit takes, and fewer of a large network.
     fn runs(&self) -> usize {
-        (MACS / self.macs.max(1.0)) as usize
+        ((MACS / self.macs.max(1.0)) as usize).min(self.fitted.max(RUNS))
     }
 
     /// Samples that are evaluated, in whole batches, the batch, and the timesteps.
