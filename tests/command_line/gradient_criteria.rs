@@ -145,6 +145,7 @@ fn sizes_that_the_network_leaves_open_are_those_of_the_data() {
     }
     let output = path("out.onnx");
     let mut arguments = vec![model, &output, "--ratio", "0.25", "--timesteps", "2", "--batch", "2", "--no-latency"];
+    arguments.extend(["--refit-samples", "8"]);
     arguments.extend(["--data", &first, "--inputs", &text_states, "--format", "json"]);
     let result = succeed(&arguments).json();
     assert_eq!(result["verification"]["passed"], true);
