@@ -51,6 +51,20 @@ impl Measured {
         Some(Self { absolute, lowest, highest, not_finite, expected, found })
     }
 
+    /// Takes in one element that was expected, `a`, and the one that was found, `b`.
+    fn add(&mut self, a: f64, b: f64) {
+        let difference = (a - b).abs();
+        if difference.is_finite() {
+            self.lowest = if a < self.lowest { a } else { self.lowest };
+            self.highest = if a > self.highest { a } else { self.highest };
+            self.absolute = if difference > self.absolute { difference } else { self.absolute };
+        } else if a == b || (a.is_nan() && b.is_nan()) {
+            self.not_finite += 1.0;
+        } else {
+            self.absolute = f64::INFINITY;
+        }
+    }
+
     fn numbers(&self) -> [f64; COUNTS] {
         [self.absolute, self.lowest, self.highest, self.not_finite, self.expected, self.found]
     }
@@ -206,27 +220,29 @@ fn take<T: Element>(
         measured.absolute = f64::INFINITY;
         return measured;
     }
-    for (expected, found) in kept.iter().zip(found) {
-        let (a, b) = (expected.wide(), found.wide());
-        let difference = (a - b).abs();
-        if difference.is_finite() {
-            if a < measured.lowest {
-                measured.lowest = a;
-            }
-            if a > measured.highest {
-                measured.highest = a;
-            }
-            if difference > measured.absolute {
-                measured.absolute = difference;
-            }
-        } else if a == b || (a.is_nan() && b.is_nan()) {
-            measured.not_finite += 1.0;
-        } else {
-            measured.absolute = f64::INFINITY;
+    // Lanes that do not wait for each other.
+    let (mut lowest, mut highest, mut absolute) = ([f64::INFINITY; LANES], [f64::NEG_INFINITY; LANES], [0.0_f64; LANES]);
+    for (expected, found) in kept.chunks(LANES).zip(found.chunks(LANES)) {
+        let difference = |at: usize| (expected[at].wide() - found[at].wide()).abs();
+        if expected.len() < LANES || !(0..LANES).map(difference).sum::<f64>().is_finite() {
+            expected.iter().zip(found).for_each(|(expected, found)| measured.add(expected.wide(), found.wide()));
+            continue;
+        }
+        for at in 0..LANES {
+            let (a, difference) = (expected[at].wide(), difference(at));
+            lowest[at] = if a < lowest[at] { a } else { lowest[at] };
+            highest[at] = if a > highest[at] { a } else { highest[at] };
+            absolute[at] = if difference > absolute[at] { difference } else { absolute[at] };
         }
     }
+    measured.lowest = lowest.into_iter().fold(measured.lowest, f64::min);
+    measured.highest = highest.into_iter().fold(measured.highest, f64::max);
+    measured.absolute = absolute.into_iter().fold(measured.absolute, f64::max);
     measured
 }
+
+/// Elements that are compared side by side.
+const LANES: usize = 8;
 
 /// Calls `take` with the start and length of every piece of a value that its mask, broadcast to it, keeps.
 fn each_piece(dims: &[i64], length: usize, mask: Option<(&[i64], &[f32])>, take: &mut dyn FnMut(usize, usize)) {
@@ -258,6 +274,14 @@ fn each_piece(dims: &[i64], length: usize, mask: Option<(&[i64], &[f32])>, take:
     let (row, step) = (dims[last], steps[last]);
     // The pieces of a row along the last axis that the mask tells apart, which are the same for every row of the mask.
     let pieces = |start: usize| {
+        // Most rows are kept or removed as a whole.
+        if step == 1
+            && let Some(of_row) = mask.get(start..start + row)
+            && let Some(first) = of_row.first()
+            && of_row.iter().fold(true, |same, kept| same & ((*kept != 0.0) == (*first != 0.0)))
+        {
+            return if *first == 0.0 { Vec::new() } else { vec![(0, row * block)] };
+        }
         let mut pieces: Vec<(usize, usize)> = Vec::new();
         for index in 0..row {
             if mask.get(start + index * step).is_some_and(|kept| *kept == 0.0) {

@@ -8,6 +8,12 @@
 
 mod graph;
 
+mod networks;
+
+mod noise;
+
+mod rerun;
+
 mod subgraph;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -23,7 +29,7 @@ use crate::graph::NodeId;
 use crate::kernels::proof::Measured;
 use crate::runtime::{Runtime, RuntimeError};
 use graph::{Looks, ProofGraph, Watched};
-pub(super) use graph::{Networks, as_run, lowered_original};
+pub(super) use networks::{Networks, as_run, lowered_original};
 
 /// Relative to the largest magnitude of a value: by how much the sums of both networks differ, which add the same numbers
 /// in another order.
