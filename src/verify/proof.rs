@@ -16,6 +16,8 @@ mod rerun;
 
 mod subgraph;
 
+mod whole;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::Serialize;
@@ -23,12 +25,14 @@ use serde::Serialize;
 use super::compare;
 use super::pair::Pair;
 use super::pieces::Pieces;
+use super::reference::Unmasked;
 use crate::array::Array;
 use crate::error::Error;
 use crate::graph::NodeId;
 use crate::kernels::proof::Measured;
 use crate::runtime::{Runtime, RuntimeError};
 use graph::{Looks, ProofGraph, Watched};
+use rerun::DRAWS;
 pub(super) use networks::{Networks, as_run, lowered_original};
 
 /// Relative to the largest magnitude of a value: by how much the sums of both networks differ, which add the same numbers
@@ -36,7 +40,7 @@ pub(super) use networks::{Networks, as_run, lowered_original};
 pub(super) const CLOSE: f64 = 2e-6;
 
 /// How many times as much as with rounded inputs a value may differ.
-const ROUNDINGS: f64 = 16.0;
+pub(super) const ROUNDINGS: f64 = 16.0;
 
 /// Relative to the range of a value: up to which difference agreement proves something.
 const CONCLUSIVE: f64 = 1e-3;
@@ -297,10 +301,7 @@ impl<'a> Proof<'a> {
     }
 
     fn run(&self, looks: &Looks, inputs: &[(String, Array)]) -> Result<(ProofGraph, Vec<(String, Array)>), Fault> {
-        let mut graph = graph::build(self.networks, looks).map_err(|unmasked| {
-            let message = super::unmasked(self.networks.analysis, &unmasked).to_string();
-            Fault::Failed(RuntimeError::RunFailed { message })
-        })?;
+        let mut graph = graph::build(self.networks, looks).map_err(|unmasked| self.unbuilt(&unmasked))?;
         let pieces = self.pair.pieces(std::mem::take(&mut graph.model));
         let outputs = pieces.and_then(|mut pieces| pieces.run(self.runtime, inputs)).map_err(Fault::Failed)?;
         Ok((graph, outputs))
@@ -366,6 +367,35 @@ impl<'a> Proof<'a> {
         let inputs = graph.nodes[node].inputs.iter().enumerate();
         let open = inputs.filter_map(|(slot, value)| value.filter(|value| is_open(slot, *value)));
         open.map(|value| graph.values[value].name.clone()).collect()
+    }
+
+    /// By how much rounding alone moves the outputs of the original on `inputs`, on which it gives `expected`: the most
+    /// of any element, by the name of the output.
+    ///
+    /// # Errors
+    /// The graph can't be built, or does not run.
+    pub(super) fn moved_by_rounding(
+        &self,
+        expected: &[(String, Array)],
+        inputs: &[(String, Array)],
+    ) -> Result<HashMap<String, f64>, Fault> {
+        let mut moved: HashMap<String, f64> = HashMap::new();
+        for draw in 0..DRAWS {
+            let model = whole::rounded_reference(self.networks, draw).map_err(|unmasked| self.unbuilt(&unmasked))?;
+            let mut pieces = self.pair.pieces(model).map_err(Fault::Failed)?;
+            for (name, array) in pieces.run(self.runtime, inputs).map_err(Fault::Failed)? {
+                let Some((_, expected)) = expected.iter().find(|(other, _)| *other == name) else { continue };
+                let difference = compare::Difference::of_output(expected, Some(&array));
+                let most = moved.entry(name).or_insert(0.0);
+                *most = most.max(difference.absolute);
+            }
+        }
+        Ok(moved)
+    }
+
+    fn unbuilt(&self, unmasked: &Unmasked) -> Fault {
+        let message = super::unmasked(self.networks.analysis, unmasked).to_string();
+        Fault::Failed(RuntimeError::RunFailed { message })
     }
 
     /// What was compared.

@@ -23,8 +23,12 @@ pub struct OutputError {
     pub relative: f64,
     /// Elements that are infinite or not a number in both networks.
     pub not_finite: usize,
-    /// Whether it is within tolerance.
+    /// Whether it is within tolerance, or within what rounding explains.
     pub passed: bool,
+    /// By how much rounding alone moves the output, where the difference is beyond the tolerance and rounding explains it:
+    /// the most of any element of the original in which every value is changed by up to `2^-23` of itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moved_by_rounding: Option<f64>,
     /// Whether that proves anything: all elements are finite, they are not all the same, and the error is small against
     /// the range that they span.
     pub conclusive: bool,
@@ -39,6 +43,7 @@ impl OutputError {
             relative: difference.relative(),
             not_finite: difference.not_finite,
             passed: difference.is_within(rtol, atol),
+            moved_by_rounding: None,
             conclusive: difference.is_conclusive(rtol),
         }
     }

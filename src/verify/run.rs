@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::compare::Difference;
 use super::locate::compare_values;
 use super::pair::Pair;
-use super::proof::{Fault, Proof};
+use super::proof::{Fault, Proof, ROUNDINGS};
 use super::{OutputError, RunReport, Variant, VerifyReport};
 use crate::analysis::Analysis;
 use crate::array::Array;
@@ -153,7 +153,7 @@ impl Verification<'_> {
                     Err(Fault::Failed(error)) => self.give_up(&mut expected, &error),
                 }
             }
-            if !passed {
+            if !passed && !self.is_rounding(&expected, &outputs, &converted) {
                 self.report.passed = false;
                 let values = self.compare_values(pair, rtol, &converted);
                 self.report.first_difference = values.ok().and_then(|(_, first)| first);
@@ -168,6 +168,52 @@ impl Verification<'_> {
         }
         self.finish(pair, rtol, expected, &ran);
         Ok(ran)
+    }
+
+    /// Whether rounding explains what outputs of the last run differ by: every node agrees on the original's values, and
+    /// the original itself, each value changed as rounding changes it, gives outputs that differ as much.
+    fn is_rounding(
+        &mut self,
+        expected: &Expected<'_>,
+        outputs: &[(String, Array)],
+        inputs: &[(String, Array)],
+    ) -> bool {
+        let (Some(proof), Some(run)) = (&expected.proof, self.report.runs.last_mut()) else { return false };
+        let Ok(moved) = proof.moved_by_rounding(outputs, inputs) else { return false };
+        let moved = |output: &OutputError| moved.get(&output.output).copied().unwrap_or(0.0);
+        let explained =
+            |output: &OutputError| output.absolute.is_finite() && output.absolute <= ROUNDINGS * moved(output);
+        if !run.outputs.iter().filter(|output| !output.passed).all(explained) {
+            return false;
+        }
+        for output in run.outputs.iter_mut().filter(|output| !output.passed) {
+            (output.moved_by_rounding, output.passed, output.conclusive) = (Some(moved(output)), true, false);
+        }
+        true
+    }
+
+    /// What is said of outputs that differ by what rounding explains; they pass if nothing else stays unproven.
+    fn settle_rounding(&mut self, is_proved: bool) {
+        let outputs = self.report.runs.iter_mut().flat_map(|run| &mut run.outputs);
+        let mut notes = Vec::new();
+        for output in outputs {
+            let Some(moved) = output.moved_by_rounding else { continue };
+            let (name, absolute) = (output.output.clone(), output.absolute);
+            if !is_proved {
+                output.passed = false;
+                self.report.passed = false;
+                notes.push(format!(
+                    "output {name:?} differs by {absolute:.1e}; rounding alone moves it by {moved:.1e}, but not every value is \
+                     proved"
+                ));
+                continue;
+            }
+            notes.push(format!(
+                "output {name:?} is inconclusive on these inputs: it differs by {absolute:.1e}, and rounding alone moves it by \
+                 {moved:.1e}; every node agrees on the original's values"
+            ));
+        }
+        self.report.notes.extend(notes);
     }
 
     /// What the reference gives, with all comparisons where they run.
@@ -212,6 +258,7 @@ impl Verification<'_> {
     fn finish(&mut self, pair: &Pair<'_>, rtol: f64, expected: Expected<'_>, ran: &[Variant]) {
         let Some((_, inputs)) = ran.first() else { return };
         let Some(mut proof) = expected.proof else {
+            self.settle_rounding(false);
             // In half precision the same is compared once more in single precision.
             if pair.is_widened || pair.is_unrounded || !expected.is_plain {
                 self.prove_by_values(pair, rtol, ran);
@@ -235,6 +282,7 @@ impl Verification<'_> {
         if values.compared > 0 && values.conclusive == 0 {
             self.fail_unproved(&values);
         }
+        self.settle_rounding(values.unproven.is_empty());
         self.report.values = Some(values);
     }
 

@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::graph::fact::{Fact, Known, static_shape};
 use crate::graph::model::Model;
 use crate::graph::{Graph, Node, Reader, ValueId};
-use crate::onnx::{GraphProto, ModelProto, TensorProto, ValueInfoProto};
+use crate::onnx::TensorProto;
 use crate::operator::reference::KeptAxes;
 use elements::difference;
 use nodes::{Form, same_form};

@@ -31,7 +31,11 @@ pub(in crate::verify) struct Networks<'a> {
 impl<'a> Networks<'a> {
     /// The type in which a value is computed when it is compared, if that is one of floating point numbers.
     pub(super) fn float_type(&self, value: ValueId) -> Option<DataType> {
-        let dtype = self.analysis.facts.values[value].as_ref()?.dtype;
+        Self::compared_as(self.analysis.facts.values[value].as_ref()?.dtype)
+    }
+
+    /// The type in which values of a type are computed when they are compared, if they are floating point numbers.
+    pub(super) fn compared_as(dtype: DataType) -> Option<DataType> {
         match dtype {
             DataType::Float | DataType::Double => Some(dtype),
             _ if is_half(dtype as i32) => Some(DataType::Float),

@@ -7,7 +7,7 @@ use crate::kernels::proof::{KEPT, ROUNDED};
 use crate::onnx::{NodeProto, attr_int};
 
 /// Times that a node runs on rounded inputs.
-const DRAWS: usize = 4;
+pub(super) const DRAWS: usize = 4;
 
 impl Construction<'_> {
     /// Runs a node again on rounded inputs, where that is asked for.
