@@ -11,8 +11,9 @@ use ort::value::TensorElementType;
 use super::operators::missing;
 
 /// The kept part of a value. Inputs: the value; what is compared with it; the mask, float32, whose axes are those of the
-/// value or one, if anything was removed. Outputs: the kept elements in the shape of the second input, or that input
-/// itself where it has another number of elements; and [`COUNTS`] numbers in double precision, see [`Measured`].
+/// value or one, if anything was removed. Outputs: the kept elements in the shape of the second input, or that input itself
+/// where it has another number of elements, which may be left out; and [`COUNTS`] numbers in double precision, see
+/// [`Measured`].
 pub(crate) const KEPT: &str = "Kept";
 
 /// Numbers from 0.5 to 1.5 in the shape of the input, which depend on their place and on `seed`.
@@ -46,6 +47,16 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
+    /// Before anything is compared.
+    const NOTHING: Self = Self {
+        absolute: 0.0,
+        lowest: f64::INFINITY,
+        highest: f64::NEG_INFINITY,
+        not_finite: 0.0,
+        expected: 0.0,
+        found: 0.0,
+    };
+
     pub(crate) fn from_numbers(numbers: &[f64]) -> Option<Self> {
         let [absolute, lowest, highest, not_finite, expected, found] = *numbers.first_chunk()?;
         Some(Self { absolute, lowest, highest, not_finite, expected, found })
@@ -128,7 +139,8 @@ impl<T: Element> Operator for ProofOperator<T> {
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        let mut outputs = vec![OperatorOutput::required(T::TYPE)];
+        let first = if self.kind == KEPT { OperatorOutput::optional } else { OperatorOutput::required };
+        let mut outputs = vec![first(T::TYPE)];
         if self.kind == KEPT {
             outputs.push(OperatorOutput::required(TensorElementType::Float64));
         }
@@ -166,14 +178,13 @@ impl<T: Element> Kernel for ProofKernel<T> {
         }
         let found = context.input(1)?.ok_or_else(|| missing("input", 1))?;
         let (shape, found) = found.try_extract_tensor::<T>()?;
-        let mut kept = context.output(0, shape.to_vec())?.ok_or_else(|| missing("output", 0))?;
-        let (_, kept) = kept.try_extract_tensor_mut::<T>()?;
         let mask = if context.num_inputs()? > 2 { context.input(2)? } else { None };
-        let measured = match &mask {
-            None => take((dims, values), None, found, kept),
-            Some(mask) => {
-                take((dims, values), Some(mask.try_extract_tensor::<f32>().map(|(d, m)| (&**d, m))?), found, kept)
-            }
+        let mask = mask.as_ref().map(|mask| mask.try_extract_tensor::<f32>()).transpose()?;
+        let mask = mask.as_ref().map(|(dims, mask)| (&***dims, *mask));
+        let measured = match context.output(0, shape.to_vec())? {
+            Some(mut kept) => take((dims, values), mask, found, kept.try_extract_tensor_mut::<T>()?.1),
+            None if mask.is_none() && values.len() == found.len() => compare(values, found),
+            None => take((dims, values), mask, found, &mut found.to_vec()),
         };
         let mut output = context.output(1, [COUNTS])?.ok_or_else(|| missing("output", 1))?;
         let (_, output) = output.try_extract_tensor_mut::<f64>()?;
@@ -207,22 +218,21 @@ fn take<T: Element>(
         }
         count += length;
     });
-    let mut measured = Measured {
-        absolute: 0.0,
-        lowest: f64::INFINITY,
-        highest: f64::NEG_INFINITY,
-        not_finite: 0.0,
-        expected: count as f64,
-        found: found.len() as f64,
-    };
-    if count != found.len() {
-        kept.copy_from_slice(found);
-        measured.absolute = f64::INFINITY;
-        return measured;
+    if count == found.len() {
+        return compare(kept, found);
     }
+    kept.copy_from_slice(found);
+    Measured { absolute: f64::INFINITY, expected: count as f64, found: found.len() as f64, ..Measured::NOTHING }
+}
+
+/// Compares as many numbers with those that were expected.
+fn compare<T: Element>(expected: &[T], found: &[T]) -> Measured {
+    let count = found.len() as f64;
+    let mut measured = Measured { expected: count, found: count, ..Measured::NOTHING };
     // Lanes that do not wait for each other.
-    let (mut lowest, mut highest, mut absolute) = ([f64::INFINITY; LANES], [f64::NEG_INFINITY; LANES], [0.0_f64; LANES]);
-    for (expected, found) in kept.chunks(LANES).zip(found.chunks(LANES)) {
+    let (mut lowest, mut highest, mut absolute) =
+        ([f64::INFINITY; LANES], [f64::NEG_INFINITY; LANES], [0.0_f64; LANES]);
+    for (expected, found) in expected.chunks(LANES).zip(found.chunks(LANES)) {
         let difference = |at: usize| (expected[at].wide() - found[at].wide()).abs();
         if expected.len() < LANES || !(0..LANES).map(difference).sum::<f64>().is_finite() {
             expected.iter().zip(found).for_each(|(expected, found)| measured.add(expected.wide(), found.wide()));

@@ -30,10 +30,11 @@ use crate::array::Array;
 use crate::error::Error;
 use crate::graph::NodeId;
 use crate::kernels::proof::Measured;
+use crate::onnx::ModelProto;
 use crate::runtime::{Runtime, RuntimeError};
 use graph::{Looks, ProofGraph, Watched};
-use rerun::DRAWS;
 pub(super) use networks::{Networks, as_run, lowered_original};
+use rerun::DRAWS;
 
 /// Relative to the largest magnitude of a value: by how much the sums of both networks differ, which add the same numbers
 /// in another order.
@@ -149,7 +150,7 @@ pub(super) struct Proof<'a> {
     runtime: &'a Runtime,
     pair: Pair<'a>,
     graph: ProofGraph,
-    /// Its sessions, once it has run.
+    /// It in pieces, once it has run.
     pieces: Option<Pieces>,
     /// By how much values may differ, relative to their largest magnitude.
     tolerance: f64,
@@ -193,16 +194,19 @@ impl<'a> Proof<'a> {
         })
     }
 
-    /// Runs the reference, with all comparisons among its outputs.
+    /// Runs the reference on each of some inputs, with all comparisons among its outputs.
     ///
     /// # Errors
-    /// ONNX Runtime rejects it, or it does not run.
-    pub(super) fn outputs(&mut self, inputs: &[(String, Array)]) -> Result<Vec<(String, Array)>, RuntimeError> {
+    /// ONNX Runtime rejects it, or it does not run on those inputs.
+    pub(super) fn outputs(
+        &mut self,
+        inputs: &[Vec<(String, Array)>],
+    ) -> Result<Vec<Result<Vec<(String, Array)>, RuntimeError>>, RuntimeError> {
         let pieces = match self.pieces.take() {
             Some(pieces) => pieces,
             None => self.pair.pieces(std::mem::take(&mut self.graph.model))?,
         };
-        self.pieces.insert(pieces).run(self.runtime, inputs)
+        Ok(self.pieces.insert(pieces).run(self.runtime, inputs))
     }
 
     /// Takes the comparisons out of what a run of [`Proof::outputs`] gave, on `inputs`.
@@ -302,9 +306,14 @@ impl<'a> Proof<'a> {
 
     fn run(&self, looks: &Looks, inputs: &[(String, Array)]) -> Result<(ProofGraph, Vec<(String, Array)>), Fault> {
         let mut graph = graph::build(self.networks, looks).map_err(|unmasked| self.unbuilt(&unmasked))?;
-        let pieces = self.pair.pieces(std::mem::take(&mut graph.model));
-        let outputs = pieces.and_then(|mut pieces| pieces.run(self.runtime, inputs)).map_err(Fault::Failed)?;
+        let outputs = self.run_once(std::mem::take(&mut graph.model), inputs)?;
         Ok((graph, outputs))
+    }
+
+    fn run_once(&self, model: ModelProto, inputs: &[(String, Array)]) -> Result<Vec<(String, Array)>, Fault> {
+        let pieces = self.pair.pieces(model).map_err(Fault::Failed)?;
+        let ran = pieces.run(self.runtime, &[inputs.to_vec()]).pop();
+        ran.unwrap_or_else(|| Ok(Vec::new())).map_err(Fault::Failed)
     }
 
     fn difference(&self, watched: &Watched, verdict: Verdict) -> Difference {
@@ -337,7 +346,7 @@ impl<'a> Proof<'a> {
         if only.is_empty() {
             return Ok(());
         }
-        // The sessions of the first graph are no longer needed.
+        // The first graph is no longer needed.
         self.pieces = None;
         let opened: BTreeSet<NodeId> =
             self.graph.watched.iter().filter(|watched| only.contains(&watched.value)).map(|w| w.node).collect();
@@ -382,8 +391,7 @@ impl<'a> Proof<'a> {
         let mut moved: HashMap<String, f64> = HashMap::new();
         for draw in 0..DRAWS {
             let model = whole::rounded_reference(self.networks, draw).map_err(|unmasked| self.unbuilt(&unmasked))?;
-            let mut pieces = self.pair.pieces(model).map_err(Fault::Failed)?;
-            for (name, array) in pieces.run(self.runtime, inputs).map_err(Fault::Failed)? {
+            for (name, array) in self.run_once(model, inputs)? {
                 let Some((_, expected)) = expected.iter().find(|(other, _)| *other == name) else { continue };
                 let difference = compare::Difference::of_output(expected, Some(&array));
                 let most = moved.entry(name).or_insert(0.0);

@@ -1,6 +1,6 @@
 //! The runs of one verification, and what they amount to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use super::compare::Difference;
 use super::locate::compare_values;
@@ -102,12 +102,21 @@ impl Verification<'_> {
             }
         };
         let (mut refused, mut ran) = (None, Vec::new());
-        for (sizes, inputs) in variants {
-            if ran.len() == RUNS {
-                break;
+        let mut variants = VecDeque::from(variants);
+        // What the proof has given for the next variants: those of all runs at once, so that its sessions are made once.
+        let mut ahead = VecDeque::new();
+        while ran.len() < RUNS {
+            if let (Some(proof), true) = (&mut expected.proof, ahead.is_empty()) {
+                let next: Vec<_> =
+                    variants.iter().take(RUNS - ran.len()).map(|(_, inputs)| pair.inputs(inputs)).collect();
+                match proof.outputs(&next) {
+                    Ok(outputs) => ahead.extend(outputs),
+                    Err(error) => self.give_up(&mut expected, &error),
+                }
             }
+            let Some((sizes, inputs)) = variants.pop_front() else { break };
             let converted = pair.inputs(&inputs);
-            let outputs = match self.expected(pair, &mut expected, &converted) {
+            let outputs = match self.expected(pair, &mut expected, &converted, ahead.pop_front()) {
                 Ok(outputs) => outputs,
                 Err(error) => {
                     // A network may refuse sizes that it declares; then so must the original itself.
@@ -216,25 +225,25 @@ impl Verification<'_> {
         self.report.notes.extend(notes);
     }
 
-    /// What the reference gives, with all comparisons where they run.
+    /// What the reference gives, with all comparisons where the proof gave them.
     fn expected(
         &mut self,
         pair: &Pair<'_>,
         expected: &mut Expected<'_>,
         inputs: &[(String, Array)],
+        of_proof: Option<Result<Vec<(String, Array)>, RuntimeError>>,
     ) -> Result<Vec<(String, Array)>, RuntimeError> {
-        if let Some(proof) = &mut expected.proof {
-            match proof.outputs(inputs) {
-                Ok(outputs) => return Ok(outputs),
-                Err(error) => {
-                    // It may be the sizes that fail, or the comparison.
-                    let mut plain = pair.reference_session(self.runtime)?;
-                    let outputs = plain.run(inputs)?;
-                    expected.session = Some(plain);
-                    self.give_up(expected, &error);
-                    return Ok(outputs);
-                }
+        match of_proof.filter(|_| expected.proof.is_some()) {
+            Some(Ok(outputs)) => return Ok(outputs),
+            Some(Err(error)) => {
+                // It may be the sizes that fail, or the comparison.
+                let mut plain = pair.reference_session(self.runtime)?;
+                let outputs = plain.run(inputs)?;
+                expected.session = Some(plain);
+                self.give_up(expected, &error);
+                return Ok(outputs);
             }
+            None => {}
         }
         match &mut expected.session {
             Some(session) => session.run(inputs),

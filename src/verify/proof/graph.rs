@@ -13,7 +13,7 @@ use super::subgraph::rename_captured;
 use crate::graph::{NodeId, ValueId};
 use crate::kernels::DOMAIN;
 use crate::kernels::proof::KEPT;
-use crate::onnx::builder::Builder;
+use crate::onnx::builder::{Builder, reads};
 use crate::onnx::order::captured;
 use crate::onnx::{
     DataLocation, DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
@@ -21,6 +21,15 @@ use crate::onnx::{
 };
 use crate::operator::reference::{KeptAxes, Reference};
 use crate::verify::reference::{self, Unmasked};
+
+/// Leaves out the kept parts that nothing reads, so that only numbers come of those comparisons.
+fn leave_out_unread(graph: &mut GraphProto) {
+    let read: HashSet<String> = graph.node.iter().flat_map(reads).map(str::to_owned).collect();
+    let comparisons = graph.node.iter_mut().filter(|node| node.domain == DOMAIN && node.op_type.starts_with(KEPT));
+    for kept in comparisons.filter_map(|node| node.output.first_mut()).filter(|kept| !read.contains(*kept)) {
+        kept.clear();
+    }
+}
 
 /// What a graph does beside comparing.
 #[derive(Clone, Debug, Default)]
@@ -134,6 +143,7 @@ pub(super) fn build(networks: Networks<'_>, looks: &Looks) -> Result<ProofGraph,
         ..GraphProto::default()
     };
     graph.drop_dead();
+    leave_out_unread(&mut graph);
     let model = ModelProto { ir_version: proto.ir_version, opset_import, graph: Some(graph), ..ModelProto::default() };
     Ok(ProofGraph { model, watched, seen, exceptions })
 }
@@ -364,8 +374,8 @@ impl Construction<'_> {
         if self.looks.only.is_some() || self.seen.contains_key(name) {
             return;
         }
-        let outputs = vec![self.builder.fresh("seen"), self.builder.fresh("measured")];
-        let measured = outputs[1].clone();
+        let measured = self.builder.fresh("measured");
+        let outputs = vec![String::new(), measured.clone()];
         self.builder.push(DOMAIN, &Networks::operator(KEPT, dtype), &[name, name], outputs, vec![]);
         self.seen.insert(name.to_owned(), measured);
     }

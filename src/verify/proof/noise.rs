@@ -31,7 +31,12 @@ impl Noise<'_> {
     }
 
     /// What a node of the lowered original reads instead of its inputs.
-    pub(super) fn opened(&self, node: NodeId, builder: &mut Builder, made: &mut HashSet<ValueId>) -> Vec<(usize, String)> {
+    pub(super) fn opened(
+        &self,
+        node: NodeId,
+        builder: &mut Builder,
+        made: &mut HashSet<ValueId>,
+    ) -> Vec<(usize, String)> {
         let lowered = self.networks.lowered;
         let origin = lowered.origins[node];
         if !self.looks.opened.contains(&origin) {

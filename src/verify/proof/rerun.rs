@@ -48,8 +48,8 @@ impl Construction<'_> {
             for ((name, own), other) in outputs.iter().zip(copy.output.iter().filter(|name| !name.is_empty())) {
                 let dtype = graph.value(name).and_then(|value| self.networks.float_type(value));
                 let (Some(dtype), true) = (dtype, self.looks.rounded.contains(name)) else { continue };
-                let names = vec![self.builder.fresh("rounded"), self.builder.fresh("measured")];
-                let measured = names[1].clone();
+                let measured = self.builder.fresh("measured");
+                let names = vec![String::new(), measured.clone()];
                 self.builder.push(DOMAIN, &Networks::operator(KEPT, dtype), &[own, other], names, vec![]);
                 if let Some(watched) = self.watched.iter_mut().find(|watched| watched.value == *name) {
                     watched.rounded.push(measured);
