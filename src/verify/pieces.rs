@@ -32,7 +32,7 @@ pub(super) struct Pieces {
 }
 
 /// What a graph takes or gives in one run.
-type Values = Vec<(String, Array)>;
+pub(super) type Values = Vec<(String, Array)>;
 
 /// One piece.
 struct Piece {

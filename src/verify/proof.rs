@@ -8,6 +8,8 @@
 
 mod graph;
 
+mod looks;
+
 mod networks;
 
 mod noise;
@@ -15,6 +17,8 @@ mod noise;
 mod rerun;
 
 mod subgraph;
+
+mod verdict;
 
 mod whole;
 
@@ -24,7 +28,7 @@ use serde::Serialize;
 
 use super::compare;
 use super::pair::Pair;
-use super::pieces::Pieces;
+use super::pieces::{Pieces, Values};
 use super::reference::Unmasked;
 use crate::array::Array;
 use crate::error::Error;
@@ -32,9 +36,10 @@ use crate::graph::NodeId;
 use crate::kernels::proof::Measured;
 use crate::onnx::ModelProto;
 use crate::runtime::{Runtime, RuntimeError};
-use graph::{Looks, ProofGraph, Watched};
+use looks::{Looks, ProofGraph, Watched};
 pub(super) use networks::{Networks, as_run, lowered_original};
 use rerun::DRAWS;
+use verdict::{CONCLUSIVE, Verdict, by_name, difference, measured, verdict};
 
 /// Relative to the largest magnitude of a value: by how much the sums of both networks differ, which add the same numbers
 /// in another order.
@@ -42,9 +47,6 @@ pub(super) const CLOSE: f64 = 2e-6;
 
 /// How many times as much as with rounded inputs a value may differ.
 pub(super) const ROUNDINGS: f64 = 16.0;
-
-/// Relative to the range of a value: up to which difference agreement proves something.
-const CONCLUSIVE: f64 = 1e-3;
 
 /// A value that the cut touches and of which nothing is proved.
 #[derive(Clone, Debug, Serialize)]
@@ -89,59 +91,6 @@ pub struct Difference {
     pub expected_elements: usize,
     /// Elements of the pruned value.
     pub found_elements: usize,
-}
-
-/// What a run says of one value.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Verdict {
-    Agrees {
-        relative: f64,
-        is_conclusive: bool,
-    },
-    Differs {
-        relative: f64,
-    },
-    /// Its size follows from other sizes, and is smaller than the original's.
-    Shrunk,
-    OtherSize {
-        expected: usize,
-        found: usize,
-    },
-}
-
-/// Compares closely what one value amounts to.
-fn verdict(measured: &Measured, shrinks: bool, tolerance: f64) -> Verdict {
-    if measured.expected != measured.found {
-        if shrinks && measured.found < measured.expected {
-            return Verdict::Shrunk;
-        }
-        return Verdict::OtherSize { expected: measured.expected as usize, found: measured.found as usize };
-    }
-    let difference = difference(measured);
-    if !difference.is_within(tolerance, 0.0) {
-        return Verdict::Differs { relative: difference.relative() };
-    }
-    Verdict::Agrees { relative: difference.relative(), is_conclusive: difference.is_conclusive(CONCLUSIVE) }
-}
-
-fn difference(measured: &Measured) -> compare::Difference {
-    let Measured { absolute, lowest, highest, not_finite, expected, .. } = *measured;
-    let not_finite = not_finite as usize;
-    if lowest > highest {
-        return compare::Difference { absolute, scale: 0.0, spread: 0.0, not_finite };
-    }
-    let scale = lowest.abs().max(highest.abs());
-    let spread = if expected == 1.0 { scale } else { highest - lowest };
-    compare::Difference { absolute, scale, spread, not_finite }
-}
-
-/// The numbers that a run gave for an output.
-fn measured(outputs: &HashMap<&str, &Array>, name: &str) -> Option<Measured> {
-    Measured::from_numbers(&outputs.get(name)?.to_f64())
-}
-
-fn by_name(outputs: &[(String, Array)]) -> HashMap<&str, &Array> {
-    outputs.iter().map(|(name, array)| (name.as_str(), array)).collect()
 }
 
 /// A proof under way.
@@ -201,7 +150,7 @@ impl<'a> Proof<'a> {
     pub(super) fn outputs(
         &mut self,
         inputs: &[Vec<(String, Array)>],
-    ) -> Result<Vec<Result<Vec<(String, Array)>, RuntimeError>>, RuntimeError> {
+    ) -> Result<Vec<Result<Values, RuntimeError>>, RuntimeError> {
         let pieces = match self.pieces.take() {
             Some(pieces) => pieces,
             None => self.pair.pieces(std::mem::take(&mut self.graph.model))?,

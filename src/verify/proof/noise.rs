@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::graph::Looks;
+use super::looks::Looks;
 use super::networks::Networks;
 use crate::graph::{NodeId, ValueId};
 use crate::kernels::DOMAIN;
