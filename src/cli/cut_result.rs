@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use onnx_diffprune::plans::GroupPlan;
 use onnx_diffprune::reports::ValuesReport;
-use onnx_diffprune::reports::{GradientReport, Latency, RefitReport, Report, RunReport, StandIn, printable, tool_name};
+use onnx_diffprune::reports::{
+    GradientReport, Latency, OutputError, RefitReport, Report, RunReport, StandIn, printable, tool_name,
+};
 use onnx_diffprune::{Cut, Error, VerifyReport};
 use serde_json::json;
 
@@ -239,7 +241,7 @@ fn staying_text(groups: &[GroupPlan]) -> Option<String> {
 /// The worst errors of runs that passed, each beside what it is allowed: outputs too small for the relative tolerance are
 /// within the absolute one.
 fn errors_text(runs: &[&RunReport], rtol: f64, atol: f64) -> String {
-    let outputs = || runs.iter().flat_map(|run| &run.outputs);
+    let outputs = || runs.iter().flat_map(|run| &run.outputs).filter(|output| output.moved_by_rounding.is_none());
     let worst = |errors: &mut dyn Iterator<Item = f64>| errors.reduce(f64::max);
     let relative = worst(&mut outputs().map(|output| output.relative).filter(|error| *error <= rtol));
     let absolute = worst(&mut outputs().filter(|output| output.relative > rtol).map(|output| output.absolute));
@@ -277,7 +279,9 @@ fn values_text(values: &ValuesReport, all: bool) -> String {
 
 /// The outputs whose agreement proves nothing in some run.
 fn open_outputs_text(runs: &[RunReport]) -> Option<String> {
-    let open = runs.iter().flat_map(|run| &run.outputs).filter(|output| !output.conclusive);
+    // A note tells of those that differ as rounding does.
+    let is_open = |output: &&OutputError| !output.conclusive && output.moved_by_rounding.is_none();
+    let open = runs.iter().flat_map(|run| &run.outputs).filter(is_open);
     let open: BTreeSet<String> = open.map(|output| printable(&output.output).into_owned()).collect();
     let names: Vec<String> = open.into_iter().collect();
     match names.as_slice() {
@@ -368,7 +372,6 @@ pub(super) fn verification_text(report: &VerifyReport, all: bool) -> String {
 #[cfg(test)]
 mod tests {
     use onnx_diffprune::Sizes;
-    use onnx_diffprune::reports::OutputError;
 
     use super::*;
 
@@ -380,6 +383,7 @@ mod tests {
             not_finite: 0,
             passed: true,
             conclusive: true,
+            moved_by_rounding: None,
         };
         RunReport {
             sizes: Sizes::new(),

@@ -44,7 +44,12 @@ pub(super) fn run(args: &VerifyArgs, cli: &Cli, printer: &Printer) -> Result<boo
                     format!("run {} {}", number + 1, output.output),
                     format!("{:.2e}", output.absolute),
                     format!("{:.2e}", output.relative),
-                    if output.passed { "ok" } else { "WRONG" }.to_owned(),
+                    match (output.passed, output.moved_by_rounding) {
+                        (true, None) => "ok",
+                        (true, Some(_)) => "inconclusive",
+                        (false, _) => "WRONG",
+                    }
+                    .to_owned(),
                 ]);
             }
         }

@@ -11,8 +11,9 @@ use ort::value::TensorElementType;
 use super::operators::missing;
 
 /// The kept part of a value. Inputs: the value; what is compared with it; the mask, float32, whose axes are those of the
-/// value or one, if anything was removed. Outputs: the kept elements in the shape of the second input, or that input
-/// itself where it has another number of elements; and [`COUNTS`] numbers in double precision, see [`Measured`].
+/// value or one, if anything was removed. Outputs: the kept elements in the shape of the second input, or that input itself
+/// where it has another number of elements, which may be left out; and [`COUNTS`] numbers in double precision, see
+/// [`Measured`].
 pub(crate) const KEPT: &str = "Kept";
 
 /// Numbers from 0.5 to 1.5 in the shape of the input, which depend on their place and on `seed`.
@@ -46,9 +47,33 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
+    /// Before anything is compared.
+    const NOTHING: Self = Self {
+        absolute: 0.0,
+        lowest: f64::INFINITY,
+        highest: f64::NEG_INFINITY,
+        not_finite: 0.0,
+        expected: 0.0,
+        found: 0.0,
+    };
+
     pub(crate) fn from_numbers(numbers: &[f64]) -> Option<Self> {
         let [absolute, lowest, highest, not_finite, expected, found] = *numbers.first_chunk()?;
         Some(Self { absolute, lowest, highest, not_finite, expected, found })
+    }
+
+    /// Takes in one element that was expected, `a`, and the one that was found, `b`.
+    fn add(&mut self, a: f64, b: f64) {
+        let difference = (a - b).abs();
+        if difference.is_finite() {
+            self.lowest = if a < self.lowest { a } else { self.lowest };
+            self.highest = if a > self.highest { a } else { self.highest };
+            self.absolute = if difference > self.absolute { difference } else { self.absolute };
+        } else if a == b || (a.is_nan() && b.is_nan()) {
+            self.not_finite += 1.0;
+        } else {
+            self.absolute = f64::INFINITY;
+        }
     }
 
     fn numbers(&self) -> [f64; COUNTS] {
@@ -114,7 +139,8 @@ impl<T: Element> Operator for ProofOperator<T> {
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        let mut outputs = vec![OperatorOutput::required(T::TYPE)];
+        let first = if self.kind == KEPT { OperatorOutput::optional } else { OperatorOutput::required };
+        let mut outputs = vec![first(T::TYPE)];
         if self.kind == KEPT {
             outputs.push(OperatorOutput::required(TensorElementType::Float64));
         }
@@ -152,14 +178,13 @@ impl<T: Element> Kernel for ProofKernel<T> {
         }
         let found = context.input(1)?.ok_or_else(|| missing("input", 1))?;
         let (shape, found) = found.try_extract_tensor::<T>()?;
-        let mut kept = context.output(0, shape.to_vec())?.ok_or_else(|| missing("output", 0))?;
-        let (_, kept) = kept.try_extract_tensor_mut::<T>()?;
         let mask = if context.num_inputs()? > 2 { context.input(2)? } else { None };
-        let measured = match &mask {
-            None => take((dims, values), None, found, kept),
-            Some(mask) => {
-                take((dims, values), Some(mask.try_extract_tensor::<f32>().map(|(d, m)| (&**d, m))?), found, kept)
-            }
+        let mask = mask.as_ref().map(|mask| mask.try_extract_tensor::<f32>()).transpose()?;
+        let mask = mask.as_ref().map(|(dims, mask)| (&***dims, *mask));
+        let measured = match context.output(0, shape.to_vec())? {
+            Some(mut kept) => take((dims, values), mask, found, kept.try_extract_tensor_mut::<T>()?.1),
+            None if mask.is_none() && values.len() == found.len() => compare(values, found),
+            None => take((dims, values), mask, found, &mut found.to_vec()),
         };
         let mut output = context.output(1, [COUNTS])?.ok_or_else(|| missing("output", 1))?;
         let (_, output) = output.try_extract_tensor_mut::<f64>()?;
@@ -193,40 +218,41 @@ fn take<T: Element>(
         }
         count += length;
     });
-    let mut measured = Measured {
-        absolute: 0.0,
-        lowest: f64::INFINITY,
-        highest: f64::NEG_INFINITY,
-        not_finite: 0.0,
-        expected: count as f64,
-        found: found.len() as f64,
-    };
-    if count != found.len() {
-        kept.copy_from_slice(found);
-        measured.absolute = f64::INFINITY;
-        return measured;
+    if count == found.len() {
+        return compare(kept, found);
     }
-    for (expected, found) in kept.iter().zip(found) {
-        let (a, b) = (expected.wide(), found.wide());
-        let difference = (a - b).abs();
-        if difference.is_finite() {
-            if a < measured.lowest {
-                measured.lowest = a;
-            }
-            if a > measured.highest {
-                measured.highest = a;
-            }
-            if difference > measured.absolute {
-                measured.absolute = difference;
-            }
-        } else if a == b || (a.is_nan() && b.is_nan()) {
-            measured.not_finite += 1.0;
-        } else {
-            measured.absolute = f64::INFINITY;
+    kept.copy_from_slice(found);
+    Measured { absolute: f64::INFINITY, expected: count as f64, found: found.len() as f64, ..Measured::NOTHING }
+}
+
+/// Compares as many numbers with those that were expected.
+fn compare<T: Element>(expected: &[T], found: &[T]) -> Measured {
+    let count = found.len() as f64;
+    let mut measured = Measured { expected: count, found: count, ..Measured::NOTHING };
+    // Lanes that do not wait for each other.
+    let (mut lowest, mut highest, mut absolute) =
+        ([f64::INFINITY; LANES], [f64::NEG_INFINITY; LANES], [0.0_f64; LANES]);
+    for (expected, found) in expected.chunks(LANES).zip(found.chunks(LANES)) {
+        let difference = |at: usize| (expected[at].wide() - found[at].wide()).abs();
+        if expected.len() < LANES || !(0..LANES).map(difference).sum::<f64>().is_finite() {
+            expected.iter().zip(found).for_each(|(expected, found)| measured.add(expected.wide(), found.wide()));
+            continue;
+        }
+        for at in 0..LANES {
+            let (a, difference) = (expected[at].wide(), difference(at));
+            lowest[at] = if a < lowest[at] { a } else { lowest[at] };
+            highest[at] = if a > highest[at] { a } else { highest[at] };
+            absolute[at] = if difference > absolute[at] { difference } else { absolute[at] };
         }
     }
+    measured.lowest = lowest.into_iter().fold(measured.lowest, f64::min);
+    measured.highest = highest.into_iter().fold(measured.highest, f64::max);
+    measured.absolute = absolute.into_iter().fold(measured.absolute, f64::max);
     measured
 }
+
+/// Elements that are compared side by side.
+const LANES: usize = 8;
 
 /// Calls `take` with the start and length of every piece of a value that its mask, broadcast to it, keeps.
 fn each_piece(dims: &[i64], length: usize, mask: Option<(&[i64], &[f32])>, take: &mut dyn FnMut(usize, usize)) {
@@ -258,6 +284,14 @@ fn each_piece(dims: &[i64], length: usize, mask: Option<(&[i64], &[f32])>, take:
     let (row, step) = (dims[last], steps[last]);
     // The pieces of a row along the last axis that the mask tells apart, which are the same for every row of the mask.
     let pieces = |start: usize| {
+        // Most rows are kept or removed as a whole.
+        if step == 1
+            && let Some(of_row) = mask.get(start..start + row)
+            && let Some(first) = of_row.first()
+            && of_row.iter().fold(true, |same, kept| same & ((*kept != 0.0) == (*first != 0.0)))
+        {
+            return if *first == 0.0 { Vec::new() } else { vec![(0, row * block)] };
+        }
         let mut pieces: Vec<(usize, usize)> = Vec::new();
         for index in 0..row {
             if mask.get(start + index * step).is_some_and(|kept| *kept == 0.0) {

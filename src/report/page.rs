@@ -147,6 +147,7 @@ fn verification(report: &Report<'_>) -> String {
                 output.relative,
                 match (output.passed, output.conclusive) {
                     (true, true) => "equal",
+                    (true, false) if output.moved_by_rounding.is_some() => "different as rounding is, inconclusive",
                     (true, false) => "equal, which alone proves nothing",
                     (false, _) => "different",
                 }

@@ -22,7 +22,7 @@ const NODES: usize = 1500;
 /// each other: were they computed in every piece from the start, the work would grow with the square of the depth.
 const REPEATED: usize = 8;
 
-/// Sessions of the pieces of a graph.
+/// The pieces of a graph.
 pub(super) struct Pieces {
     pieces: Vec<Piece>,
     /// A model without nodes, inputs and outputs, for its operator sets.
@@ -31,7 +31,10 @@ pub(super) struct Pieces {
     options: SessionOptions,
 }
 
-/// One piece, whose session is made when it first runs.
+/// What a graph takes or gives in one run.
+pub(super) type Values = Vec<(String, Array)>;
+
+/// One piece.
 struct Piece {
     graph: GraphProto,
     /// The values that it takes, by name: those of the network, which the graph declares, and those of earlier pieces.
@@ -40,7 +43,6 @@ struct Piece {
     outputs: Vec<String>,
     /// Values that nothing reads behind this piece.
     last: Vec<String>,
-    session: Option<Session>,
 }
 
 impl Pieces {
@@ -53,40 +55,58 @@ impl Pieces {
         Self { pieces, frame, outputs, options }
     }
 
-    /// Runs all pieces and returns the outputs of the graph.
+    /// Runs all pieces on each of some inputs and returns the outputs of the graph for each. A piece runs on all inputs
+    /// before the next does, so that there is one session at a time.
     ///
     /// # Errors
-    /// ONNX Runtime refuses a piece, or it does not run.
-    pub(super) fn run(
-        &mut self,
+    /// ONNX Runtime refuses a piece, or it does not run on those inputs.
+    pub(super) fn run(&self, runtime: &Runtime, inputs: &[Values]) -> Vec<Result<Values, RuntimeError>> {
+        let mut runs: Vec<Result<HashMap<String, Array>, RuntimeError>> =
+            inputs.iter().map(|_| Ok(HashMap::new())).collect();
+        for piece in &self.pieces {
+            let mut session = None;
+            for (run, inputs) in runs.iter_mut().zip(inputs) {
+                let Ok(known) = run else { continue };
+                if let Err(error) = self.run_piece(piece, &mut session, runtime, inputs, known) {
+                    *run = Err(error);
+                }
+            }
+        }
+        let outputs = |mut known: HashMap<String, Array>| {
+            self.outputs.iter().filter_map(|name| Some((name.clone(), known.remove(name)?))).collect()
+        };
+        runs.into_iter().map(|run| run.map(outputs)).collect()
+    }
+
+    /// Runs a piece on what is known so far, and adds what it gives. Its session is made when it first runs.
+    fn run_piece(
+        &self,
+        piece: &Piece,
+        session: &mut Option<Session>,
         runtime: &Runtime,
         inputs: &[(String, Array)],
-    ) -> Result<Vec<(String, Array)>, RuntimeError> {
-        let mut known: HashMap<String, Array> = HashMap::new();
-        for piece in &mut self.pieces {
-            let taken: Vec<(String, Array)> = piece
-                .inputs
-                .iter()
-                .filter_map(|name| match known.remove(name) {
-                    Some(array) => Some((name.clone(), array)),
-                    None => inputs.iter().find(|(input, _)| input == name).cloned(),
-                })
-                .collect();
-            let session = match &mut piece.session {
-                Some(session) => session,
-                None => {
-                    // From here on the session holds the graph.
-                    let graph = std::mem::take(&mut piece.graph);
-                    let model = piece.model(graph, &self.frame, &taken);
-                    piece.session.insert(runtime.session_from_bytes(&model.encode_to_vec(), &self.options)?)
-                }
-            };
-            let given = session.run(&taken)?;
-            known.extend(taken);
-            known.extend(given);
-            piece.last.iter().for_each(|name| _ = known.remove(name));
-        }
-        Ok(self.outputs.iter().filter_map(|name| Some((name.clone(), known.remove(name)?))).collect())
+        known: &mut HashMap<String, Array>,
+    ) -> Result<(), RuntimeError> {
+        let taken: Values = piece
+            .inputs
+            .iter()
+            .filter_map(|name| match known.remove(name) {
+                Some(array) => Some((name.clone(), array)),
+                None => inputs.iter().find(|(input, _)| input == name).cloned(),
+            })
+            .collect();
+        let session = match session {
+            Some(session) => session,
+            None => {
+                let model = piece.model(&self.frame, &taken);
+                session.insert(runtime.session_from_bytes(&model.encode_to_vec(), &self.options)?)
+            }
+        };
+        let given = session.run(&taken)?;
+        known.extend(taken);
+        known.extend(given);
+        piece.last.iter().for_each(|name| _ = known.remove(name));
+        Ok(())
     }
 }
 
@@ -96,11 +116,12 @@ impl Piece {
         let inputs = graph.input.iter().map(|input| input.name.clone());
         let inputs = inputs.filter(|name| !initialized.contains(name.as_str())).collect();
         let outputs = graph.output.iter().map(|output| output.name.clone()).collect();
-        Self { inputs, outputs, last: Vec::new(), session: None, graph }
+        Self { inputs, outputs, last: Vec::new(), graph }
     }
 
     /// The piece as a model. What it takes of earlier pieces has the type of what was computed.
-    fn model(&self, mut graph: GraphProto, frame: &ModelProto, taken: &[(String, Array)]) -> ModelProto {
+    fn model(&self, frame: &ModelProto, taken: &[(String, Array)]) -> ModelProto {
+        let mut graph = self.graph.clone();
         for (name, array) in taken {
             if !graph.input.iter().any(|input| input.name == *name) {
                 let tensor = Tensor { elem_type: array.element_type().to_onnx(), shape: None };
@@ -186,7 +207,6 @@ fn cut(graph: GraphProto) -> Vec<Piece> {
             inputs: owned(&taken),
             outputs: owned(&outputs),
             last: last.map(|name| (*name).to_owned()).collect(),
-            session: None,
             graph: GraphProto {
                 name: graph.name.clone(),
                 node: free_nodes.chain(chunk.iter().map(|node| (*node).clone())).collect(),

@@ -8,7 +8,19 @@
 
 mod graph;
 
+mod looks;
+
+mod networks;
+
+mod noise;
+
+mod rerun;
+
 mod subgraph;
+
+mod verdict;
+
+mod whole;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -16,24 +28,25 @@ use serde::Serialize;
 
 use super::compare;
 use super::pair::Pair;
-use super::pieces::Pieces;
+use super::pieces::{Pieces, Values};
+use super::reference::Unmasked;
 use crate::array::Array;
 use crate::error::Error;
 use crate::graph::NodeId;
 use crate::kernels::proof::Measured;
+use crate::onnx::ModelProto;
 use crate::runtime::{Runtime, RuntimeError};
-use graph::{Looks, ProofGraph, Watched};
-pub(super) use graph::{Networks, as_run, lowered_original};
+use looks::{Looks, ProofGraph, Watched};
+pub(super) use networks::{Networks, as_run, lowered_original};
+use rerun::DRAWS;
+use verdict::{CONCLUSIVE, Verdict, by_name, difference, measured, verdict};
 
 /// Relative to the largest magnitude of a value: by how much the sums of both networks differ, which add the same numbers
 /// in another order.
 pub(super) const CLOSE: f64 = 2e-6;
 
 /// How many times as much as with rounded inputs a value may differ.
-const ROUNDINGS: f64 = 16.0;
-
-/// Relative to the range of a value: up to which difference agreement proves something.
-const CONCLUSIVE: f64 = 1e-3;
+pub(super) const ROUNDINGS: f64 = 16.0;
 
 /// A value that the cut touches and of which nothing is proved.
 #[derive(Clone, Debug, Serialize)]
@@ -80,66 +93,13 @@ pub struct Difference {
     pub found_elements: usize,
 }
 
-/// What a run says of one value.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Verdict {
-    Agrees {
-        relative: f64,
-        is_conclusive: bool,
-    },
-    Differs {
-        relative: f64,
-    },
-    /// Its size follows from other sizes, and is smaller than the original's.
-    Shrunk,
-    OtherSize {
-        expected: usize,
-        found: usize,
-    },
-}
-
-/// Compares closely what one value amounts to.
-fn verdict(measured: &Measured, shrinks: bool, tolerance: f64) -> Verdict {
-    if measured.expected != measured.found {
-        if shrinks && measured.found < measured.expected {
-            return Verdict::Shrunk;
-        }
-        return Verdict::OtherSize { expected: measured.expected as usize, found: measured.found as usize };
-    }
-    let difference = difference(measured);
-    if !difference.is_within(tolerance, 0.0) {
-        return Verdict::Differs { relative: difference.relative() };
-    }
-    Verdict::Agrees { relative: difference.relative(), is_conclusive: difference.is_conclusive(CONCLUSIVE) }
-}
-
-fn difference(measured: &Measured) -> compare::Difference {
-    let Measured { absolute, lowest, highest, not_finite, expected, .. } = *measured;
-    let not_finite = not_finite as usize;
-    if lowest > highest {
-        return compare::Difference { absolute, scale: 0.0, spread: 0.0, not_finite };
-    }
-    let scale = lowest.abs().max(highest.abs());
-    let spread = if expected == 1.0 { scale } else { highest - lowest };
-    compare::Difference { absolute, scale, spread, not_finite }
-}
-
-/// The numbers that a run gave for an output.
-fn measured(outputs: &HashMap<&str, &Array>, name: &str) -> Option<Measured> {
-    Measured::from_numbers(&outputs.get(name)?.to_f64())
-}
-
-fn by_name(outputs: &[(String, Array)]) -> HashMap<&str, &Array> {
-    outputs.iter().map(|(name, array)| (name.as_str(), array)).collect()
-}
-
 /// A proof under way.
 pub(super) struct Proof<'a> {
     networks: Networks<'a>,
     runtime: &'a Runtime,
     pair: Pair<'a>,
     graph: ProofGraph,
-    /// Its sessions, once it has run.
+    /// It in pieces, once it has run.
     pieces: Option<Pieces>,
     /// By how much values may differ, relative to their largest magnitude.
     tolerance: f64,
@@ -183,16 +143,19 @@ impl<'a> Proof<'a> {
         })
     }
 
-    /// Runs the reference, with all comparisons among its outputs.
+    /// Runs the reference on each of some inputs, with all comparisons among its outputs.
     ///
     /// # Errors
-    /// ONNX Runtime rejects it, or it does not run.
-    pub(super) fn outputs(&mut self, inputs: &[(String, Array)]) -> Result<Vec<(String, Array)>, RuntimeError> {
+    /// ONNX Runtime rejects it, or it does not run on those inputs.
+    pub(super) fn outputs(
+        &mut self,
+        inputs: &[Vec<(String, Array)>],
+    ) -> Result<Vec<Result<Values, RuntimeError>>, RuntimeError> {
         let pieces = match self.pieces.take() {
             Some(pieces) => pieces,
             None => self.pair.pieces(std::mem::take(&mut self.graph.model))?,
         };
-        self.pieces.insert(pieces).run(self.runtime, inputs)
+        Ok(self.pieces.insert(pieces).run(self.runtime, inputs))
     }
 
     /// Takes the comparisons out of what a run of [`Proof::outputs`] gave, on `inputs`.
@@ -291,13 +254,15 @@ impl<'a> Proof<'a> {
     }
 
     fn run(&self, looks: &Looks, inputs: &[(String, Array)]) -> Result<(ProofGraph, Vec<(String, Array)>), Fault> {
-        let mut graph = graph::build(self.networks, looks).map_err(|unmasked| {
-            let message = super::unmasked(self.networks.analysis, &unmasked).to_string();
-            Fault::Failed(RuntimeError::RunFailed { message })
-        })?;
-        let pieces = self.pair.pieces(std::mem::take(&mut graph.model));
-        let outputs = pieces.and_then(|mut pieces| pieces.run(self.runtime, inputs)).map_err(Fault::Failed)?;
+        let mut graph = graph::build(self.networks, looks).map_err(|unmasked| self.unbuilt(&unmasked))?;
+        let outputs = self.run_once(std::mem::take(&mut graph.model), inputs)?;
         Ok((graph, outputs))
+    }
+
+    fn run_once(&self, model: ModelProto, inputs: &[(String, Array)]) -> Result<Vec<(String, Array)>, Fault> {
+        let pieces = self.pair.pieces(model).map_err(Fault::Failed)?;
+        let ran = pieces.run(self.runtime, &[inputs.to_vec()]).pop();
+        ran.unwrap_or_else(|| Ok(Vec::new())).map_err(Fault::Failed)
     }
 
     fn difference(&self, watched: &Watched, verdict: Verdict) -> Difference {
@@ -330,7 +295,7 @@ impl<'a> Proof<'a> {
         if only.is_empty() {
             return Ok(());
         }
-        // The sessions of the first graph are no longer needed.
+        // The first graph is no longer needed.
         self.pieces = None;
         let opened: BTreeSet<NodeId> =
             self.graph.watched.iter().filter(|watched| only.contains(&watched.value)).map(|w| w.node).collect();
@@ -360,6 +325,34 @@ impl<'a> Proof<'a> {
         let inputs = graph.nodes[node].inputs.iter().enumerate();
         let open = inputs.filter_map(|(slot, value)| value.filter(|value| is_open(slot, *value)));
         open.map(|value| graph.values[value].name.clone()).collect()
+    }
+
+    /// By how much rounding alone moves the outputs of the original on `inputs`, on which it gives `expected`: the most
+    /// of any element, by the name of the output.
+    ///
+    /// # Errors
+    /// The graph can't be built, or does not run.
+    pub(super) fn moved_by_rounding(
+        &self,
+        expected: &[(String, Array)],
+        inputs: &[(String, Array)],
+    ) -> Result<HashMap<String, f64>, Fault> {
+        let mut moved: HashMap<String, f64> = HashMap::new();
+        for draw in 0..DRAWS {
+            let model = whole::rounded_reference(self.networks, draw).map_err(|unmasked| self.unbuilt(&unmasked))?;
+            for (name, array) in self.run_once(model, inputs)? {
+                let Some((_, expected)) = expected.iter().find(|(other, _)| *other == name) else { continue };
+                let difference = compare::Difference::of_output(expected, Some(&array));
+                let most = moved.entry(name).or_insert(0.0);
+                *most = most.max(difference.absolute);
+            }
+        }
+        Ok(moved)
+    }
+
+    fn unbuilt(&self, unmasked: &Unmasked) -> Fault {
+        let message = super::unmasked(self.networks.analysis, unmasked).to_string();
+        Fault::Failed(RuntimeError::RunFailed { message })
     }
 
     /// What was compared.

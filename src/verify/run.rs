@@ -1,11 +1,11 @@
 //! The runs of one verification, and what they amount to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use super::compare::Difference;
 use super::locate::compare_values;
 use super::pair::Pair;
-use super::proof::{Fault, Proof};
+use super::proof::{Fault, Proof, ROUNDINGS};
 use super::{OutputError, RunReport, Variant, VerifyReport};
 use crate::analysis::Analysis;
 use crate::array::Array;
@@ -102,12 +102,21 @@ impl Verification<'_> {
             }
         };
         let (mut refused, mut ran) = (None, Vec::new());
-        for (sizes, inputs) in variants {
-            if ran.len() == RUNS {
-                break;
+        let mut variants = VecDeque::from(variants);
+        // What the proof has given for the next variants: those of all runs at once, so that its sessions are made once.
+        let mut ahead = VecDeque::new();
+        while ran.len() < RUNS {
+            if let (Some(proof), true) = (&mut expected.proof, ahead.is_empty()) {
+                let next: Vec<_> =
+                    variants.iter().take(RUNS - ran.len()).map(|(_, inputs)| pair.inputs(inputs)).collect();
+                match proof.outputs(&next) {
+                    Ok(outputs) => ahead.extend(outputs),
+                    Err(error) => self.give_up(&mut expected, &error),
+                }
             }
+            let Some((sizes, inputs)) = variants.pop_front() else { break };
             let converted = pair.inputs(&inputs);
-            let outputs = match self.expected(pair, &mut expected, &converted) {
+            let outputs = match self.expected(pair, &mut expected, &converted, ahead.pop_front()) {
                 Ok(outputs) => outputs,
                 Err(error) => {
                     // A network may refuse sizes that it declares; then so must the original itself.
@@ -153,7 +162,7 @@ impl Verification<'_> {
                     Err(Fault::Failed(error)) => self.give_up(&mut expected, &error),
                 }
             }
-            if !passed {
+            if !passed && !self.is_rounding(&expected, &outputs, &converted) {
                 self.report.passed = false;
                 let values = self.compare_values(pair, rtol, &converted);
                 self.report.first_difference = values.ok().and_then(|(_, first)| first);
@@ -170,25 +179,71 @@ impl Verification<'_> {
         Ok(ran)
     }
 
-    /// What the reference gives, with all comparisons where they run.
+    /// Whether rounding explains what outputs of the last run differ by: every node agrees on the original's values, and
+    /// the original itself, each value changed as rounding changes it, gives outputs that differ as much.
+    fn is_rounding(
+        &mut self,
+        expected: &Expected<'_>,
+        outputs: &[(String, Array)],
+        inputs: &[(String, Array)],
+    ) -> bool {
+        let (Some(proof), Some(run)) = (&expected.proof, self.report.runs.last_mut()) else { return false };
+        let Ok(moved) = proof.moved_by_rounding(outputs, inputs) else { return false };
+        let moved = |output: &OutputError| moved.get(&output.output).copied().unwrap_or(0.0);
+        let explained =
+            |output: &OutputError| output.absolute.is_finite() && output.absolute <= ROUNDINGS * moved(output);
+        if !run.outputs.iter().filter(|output| !output.passed).all(explained) {
+            return false;
+        }
+        for output in run.outputs.iter_mut().filter(|output| !output.passed) {
+            (output.moved_by_rounding, output.passed, output.conclusive) = (Some(moved(output)), true, false);
+        }
+        true
+    }
+
+    /// What is said of outputs that differ by what rounding explains; they pass if nothing else stays unproven.
+    fn settle_rounding(&mut self, is_proved: bool) {
+        let outputs = self.report.runs.iter_mut().flat_map(|run| &mut run.outputs);
+        let mut notes = Vec::new();
+        for output in outputs {
+            let Some(moved) = output.moved_by_rounding else { continue };
+            let (name, absolute) = (output.output.clone(), output.absolute);
+            if !is_proved {
+                output.passed = false;
+                self.report.passed = false;
+                notes.push(format!(
+                    "output {name:?} differs by {absolute:.1e}; rounding alone moves it by {moved:.1e}, but not every value is \
+                     proved"
+                ));
+                continue;
+            }
+            notes.push(format!(
+                "output {name:?} is inconclusive on these inputs: it differs by {absolute:.1e}, and rounding alone moves it by \
+                 {moved:.1e}; every node agrees on the original's values"
+            ));
+        }
+        self.report.notes.extend(notes);
+    }
+
+    /// What the reference gives, with all comparisons where the proof gave them.
     fn expected(
         &mut self,
         pair: &Pair<'_>,
         expected: &mut Expected<'_>,
         inputs: &[(String, Array)],
+        of_proof: Option<Result<Vec<(String, Array)>, RuntimeError>>,
     ) -> Result<Vec<(String, Array)>, RuntimeError> {
-        if let Some(proof) = &mut expected.proof {
-            match proof.outputs(inputs) {
-                Ok(outputs) => return Ok(outputs),
-                Err(error) => {
-                    // It may be the sizes that fail, or the comparison.
-                    let mut plain = pair.reference_session(self.runtime)?;
-                    let outputs = plain.run(inputs)?;
-                    expected.session = Some(plain);
-                    self.give_up(expected, &error);
-                    return Ok(outputs);
-                }
+        match of_proof.filter(|_| expected.proof.is_some()) {
+            Some(Ok(outputs)) => return Ok(outputs),
+            Some(Err(error)) => {
+                // It may be the sizes that fail, or the comparison.
+                let mut plain = pair.reference_session(self.runtime)?;
+                let outputs = plain.run(inputs)?;
+                expected.session = Some(plain);
+                self.give_up(expected, &error);
+                return Ok(outputs);
             }
+            None => {}
         }
         match &mut expected.session {
             Some(session) => session.run(inputs),
@@ -212,6 +267,7 @@ impl Verification<'_> {
     fn finish(&mut self, pair: &Pair<'_>, rtol: f64, expected: Expected<'_>, ran: &[Variant]) {
         let Some((_, inputs)) = ran.first() else { return };
         let Some(mut proof) = expected.proof else {
+            self.settle_rounding(false);
             // In half precision the same is compared once more in single precision.
             if pair.is_widened || pair.is_unrounded || !expected.is_plain {
                 self.prove_by_values(pair, rtol, ran);
@@ -235,6 +291,7 @@ impl Verification<'_> {
         if values.compared > 0 && values.conclusive == 0 {
             self.fail_unproved(&values);
         }
+        self.settle_rounding(values.unproven.is_empty());
         self.report.values = Some(values);
     }
 

@@ -7,9 +7,13 @@
 
 mod elements;
 
+mod interface;
+
 mod metadata;
 
 mod nodes;
+
+mod replaced;
 
 mod unfused;
 
@@ -23,7 +27,7 @@ use crate::error::Error;
 use crate::graph::fact::{Fact, Known, static_shape};
 use crate::graph::model::Model;
 use crate::graph::{Graph, Node, Reader, ValueId};
-use crate::onnx::{GraphProto, ModelProto, TensorProto, ValueInfoProto};
+use crate::onnx::TensorProto;
 use crate::operator::reference::KeptAxes;
 use elements::difference;
 use nodes::{Form, same_form};
@@ -160,46 +164,6 @@ impl<'a> Comparison<'a> {
         Some(&graph.nodes[producer])
     }
 
-    /// Inputs, outputs and operator sets.
-    fn interface(&self) -> Result<(), Stop> {
-        let of = |graph: &'a GraphProto| {
-            let initialized: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
-            let inputs = graph.input.iter().filter(move |input| !initialized.contains(input.name.as_str()));
-            let inputs: Vec<&ValueInfoProto> = inputs.collect();
-            (inputs, graph.output.iter().collect::<Vec<_>>())
-        };
-        let (inputs, outputs) = of(self.analysis.model.graph());
-        let (found_inputs, found_outputs) = of(self.pruned.graph());
-        for (what, expected, found) in [("input", inputs, found_inputs), ("output", outputs, found_outputs)] {
-            if expected.len() != found.len() {
-                return Err(Stop::Changed(format!("expected {} {what}s, found {}", expected.len(), found.len())));
-            }
-            for (expected, found) in expected.iter().zip(&found) {
-                if expected.name != found.name {
-                    let text = format!("expected {what} {:?}, found {:?}", expected.name, found.name);
-                    return Err(Stop::Changed(text));
-                }
-                if expected.r#type != found.r#type {
-                    let text = format!("{what} {:?} is not declared as in the original", expected.name);
-                    return Err(Stop::Changed(text));
-                }
-            }
-        }
-        let version = |proto: &ModelProto, domain: &str| {
-            let plain = |domain: &str| if domain == "ai.onnx" { String::new() } else { domain.to_owned() };
-            proto.opset_import.iter().find(|import| plain(&import.domain) == plain(domain)).map(|import| import.version)
-        };
-        for import in &self.analysis.model.proto().opset_import {
-            let found = version(self.pruned.proto(), &import.domain);
-            if found != Some(import.version) {
-                let found = found.map_or("none".to_owned(), |version| version.to_string());
-                let text = format!("operator set {:?}: expected {}, found {found}", import.domain, import.version);
-                return Err(Stop::Changed(text));
-            }
-        }
-        Ok(())
-    }
-
     /// A node that the original does not have: what it gives may only stand where a size does.
     fn new_node(&mut self, node: &'a Node) -> Result<(), Stop> {
         self.new.extend(node.proto.output.iter().map(String::as_str).filter(|name| !name.is_empty()));
@@ -244,45 +208,6 @@ impl<'a> Comparison<'a> {
             self.found.edited.insert(node.proto.first_output().to_owned());
         }
         Ok(())
-    }
-
-    /// Whether the cut has written the original's operator as another that this may become. It reads what the original
-    /// reads, or what new nodes give; what it makes of that is left to the runs.
-    fn replaced(&mut self, original: &Node, node: &'a Node) -> Result<bool, Stop> {
-        let replacements = self.analysis.operators.get(original.id).map_or(&[][..], |op| op.replacements());
-        if !node.proto.domain.is_empty() || !replacements.contains(&node.proto.op_type.as_str()) {
-            return Ok(false);
-        }
-        for found in node.proto.input.iter().filter(|name| !name.is_empty()) {
-            if self.is_size(found)
-                || !self.constants.contains_key(found.as_str()) && original.proto.input.contains(found)
-            {
-                continue;
-            }
-            if let Some(text) = self.reads_other(original, found)? {
-                return Err(Stop::Changed(format!("node {:?} ({}): {text}", original.name, original.op())));
-            }
-        }
-        Ok(true)
-    }
-
-    /// Why `found` is none of the constants that the original reads, or their kept parts; `None` if it is one.
-    fn reads_other(&mut self, original: &Node, found: &str) -> Result<Option<String>, Stop> {
-        let mut differs = format!("{found:?} is not what it reads");
-        if !self.constants.contains_key(found) {
-            return Ok(Some(differs));
-        }
-        for (slot, value) in original.inputs.iter().enumerate() {
-            let Some(value) = value.filter(|value| self.analysis.is_constant(*value)) else { continue };
-            let whole = KeptAxes::new();
-            let axes = self.kept.get(&Reader { node: original.id, slot }).unwrap_or(&whole);
-            match self.constant(found, value, axes, Some((original.proto.first_output().to_owned(), slot))) {
-                Ok(()) => return Ok(None),
-                Err(Stop::Changed(text)) => differs = text,
-                Err(failed) => return Err(failed),
-            }
-        }
-        Ok(Some(differs))
     }
 
     /// Compares what two nodes read at a slot. Returns whether the cut has put a size there.

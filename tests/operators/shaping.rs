@@ -144,6 +144,14 @@ fn padding_keeps_its_place() {
     check("of negative size", Conv, &[13], Stay, |n, v| {
         (pad(n, v, "constant", &[0, -2, 0, 0, 0, 0, 0, 0]), Some(CHANNELS - 2))
     });
+    check("by computed amounts", Conv, &[11, 13, 18], Go, |n, v| {
+        // As many rows below as there are.
+        let (shape, two) = (n.op("Shape", &[v], &[]), n.ints(&[2]));
+        let rows = n.op("Gather", &[&shape, &two], &[attr_int("axis", 0)]);
+        let (none, last) = (n.ints(&[0; 6]), n.ints(&[0]));
+        let pads = n.op("Concat", &[&none, &rows, &last], &[attr_int("axis", 0)]);
+        whole(n.op("Pad", &[v, &pads], &[attr_string("mode", "constant")]))
+    });
     check("of named axes", Conv, &[18], Go, |n, v| {
         let (pads, value, axes) = (n.ints(&[2, 1]), n.float(0.5), n.ints(&[1]));
         (n.op("Pad", &[v, &pads, &value, &axes], &[]), Some(CHANNELS + 3))

@@ -1,10 +1,15 @@
 //! Outputs that agree and yet prove nothing: zeros, tiny numbers, what is not a number, and what half precision rounds.
 
-use onnx_diffprune::onnx::{DataType, ModelProto, type_proto};
+use onnx_diffprune::array::{Array, ArrayData};
+use onnx_diffprune::load::load;
+use onnx_diffprune::onnx::{DataType, ModelProto, attr_float, type_proto};
+use onnx_diffprune::plan::kept_axes;
 use onnx_diffprune::prune::{PruneOptions, Target};
+use onnx_diffprune::verify::{VerifyOptions, verify};
 
 use crate::support::builder::Builder;
 use crate::support::cuts::{Pruned, prune_model};
+use crate::support::fixtures::runtime;
 
 /// Two convolutions with an activation between them, and `end` behind them.
 fn net(end: impl FnOnce(&mut Builder, &str) -> String) -> ModelProto {
@@ -73,6 +78,37 @@ fn an_output_of_nan_is_proved_by_the_values_before_it() {
         }),
         true,
     );
+}
+
+/// Norms of what the zeros of the input leave constant, so that their results are what rounding makes of it.
+fn ill_conditioned() -> ModelProto {
+    let mut b = Builder::new(7);
+    let mut y = "x".to_owned();
+    for (from, to) in [(3, 64), (64, 64), (64, 64)] {
+        y = b.conv(&y, from, to, 3, 1);
+        let (scale, offset) = (b.weight_around(&[to], 1.0, 0.0), b.weight_around(&[to], 0.0, 0.0));
+        y = b.op("InstanceNormalization", &[&y, &scale, &offset], &[attr_float("epsilon", 1e-14)]);
+        y = b.silu(&y);
+    }
+    let y = b.conv(&y, 64, 8, 3, 1);
+    b.finish(&[2, 3, 16, 16], &y, &[2, 8, 16, 16])
+}
+
+#[test]
+fn what_rounding_alone_makes_of_an_input_is_inconclusive_and_no_fault() {
+    let pruned = pruned_net(&ill_conditioned());
+    let zeros = Array::new(vec![2, 3, 16, 16], ArrayData::F32(vec![0.0; 2 * 3 * 256])).unwrap();
+    let options = VerifyOptions { inputs: Some(vec![("x".to_owned(), zeros)]), ..VerifyOptions::default() };
+    let kept = kept_axes(&pruned.cut.plan, pruned.analysis, &pruned.path).unwrap();
+    let report = verify(pruned.analysis, &kept, &load(&pruned.path).unwrap(), runtime(), &options).unwrap();
+    let output = &report.runs[0].outputs[0];
+    assert!(report.passed, "{report:?}");
+    assert!(output.relative > 1e-4, "the network is not ill-conditioned: {output:?}");
+    assert!(!output.conclusive && output.moved_by_rounding.is_some(), "{output:?}");
+    assert!(report.notes.iter().any(|note| note.contains("inconclusive")), "{:?}", report.notes);
+    // On drawn inputs nothing is excused.
+    let drawn = pruned.report();
+    assert!(drawn.passed && drawn.runs.iter().flat_map(|run| &run.outputs).all(|o| o.moved_by_rounding.is_none()));
 }
 
 /// A convolution, a branch of two behind a gate, and a last convolution.

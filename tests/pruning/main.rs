@@ -9,6 +9,7 @@ mod inconclusive;
 mod mutations;
 mod quantized;
 mod random_graphs;
+mod replaced;
 mod rounding;
 mod rounds;
 mod stand_ins;

@@ -7,14 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use super::looks::{Looks, ProofGraph, Seen, Watched};
+use super::networks::Networks;
+use super::noise::Noise;
 use super::subgraph::rename_captured;
-use crate::analysis::Analysis;
-use crate::graph::model::Model;
-use crate::graph::{NodeId, Reader, ValueId};
+use crate::graph::{NodeId, ValueId};
 use crate::kernels::DOMAIN;
-use crate::kernels::proof::{DOUBLE, KEPT, NOISE, ROUNDED};
-use crate::lower::{Extent, Lowered};
-use crate::onnx::builder::Builder;
+use crate::kernels::proof::KEPT;
+use crate::onnx::builder::{Builder, reads};
 use crate::onnx::order::captured;
 use crate::onnx::{
     DataLocation, DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
@@ -22,75 +22,19 @@ use crate::onnx::{
 };
 use crate::operator::reference::{KeptAxes, Reference};
 use crate::verify::reference::{self, Unmasked};
-use crate::verify::unchanged::Unchanged;
-use crate::verify::widen::is_half;
 
-/// Times that a node runs on rounded inputs.
-pub(super) const DRAWS: usize = 4;
-
-/// The networks that are compared.
-#[derive(Clone, Copy)]
-pub(in crate::verify) struct Networks<'a> {
-    pub(in crate::verify) analysis: &'a Analysis,
-    pub(in crate::verify) kept: &'a HashMap<Reader, KeptAxes>,
-    pub(in crate::verify) lowered: &'a Lowered,
-    /// The pruned network, as it runs on the CPU, and the first output of the node of the file that each node stems from.
-    pub(in crate::verify) pruned: &'a Model,
-    pub(in crate::verify) nodes: &'a [(NodeProto, String)],
-    pub(in crate::verify) initializers: &'a [TensorProto],
-    pub(in crate::verify) unchanged: &'a Unchanged,
-    /// New names of first outputs in the original, by those in the file.
-    pub(in crate::verify) renamed: &'a HashMap<String, String>,
-}
-
-/// What a graph does beside comparing.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Looks {
-    /// Nodes of the original that read noise, in the reference and in the pruned network.
-    pub(super) opened: BTreeSet<NodeId>,
-    /// Values that do not change from place to place; those that are opened are open to all nodes above.
-    pub(super) flat: HashSet<String>,
-    /// Values whose nodes run again on rounded inputs.
-    pub(super) rounded: BTreeSet<String>,
-    /// The values that are looked at; all where none are named.
-    pub(super) only: Option<BTreeSet<String>>,
-}
-
-/// A value that is compared.
-#[derive(Clone, Debug)]
-pub(super) struct Watched {
-    pub(super) value: String,
-    /// The node of the original.
-    pub(super) node: NodeId,
-    /// The output of the graph that tells of it, and those that tell how it differs with rounded inputs.
-    pub(super) output: String,
-    pub(super) rounded: Vec<String>,
-    /// What its node reads.
-    pub(super) reads: Vec<String>,
-    /// Whether it may be smaller than the mask says: its size follows from others, as that of what is repeated along an
-    /// axis that is cut.
-    pub(super) shrinks: bool,
-}
-
-/// A value that is only looked at: one that nodes of the cut read and that the cut does not touch.
-#[derive(Clone, Debug)]
-pub(super) struct Seen {
-    pub(super) value: String,
-    pub(super) output: String,
-}
-
-/// The graph and what its outputs are.
-pub(super) struct ProofGraph {
-    pub(super) model: ModelProto,
-    pub(super) watched: Vec<Watched>,
-    pub(super) seen: Vec<Seen>,
-    /// Values that the cut touches and that can't be compared, with the reason.
-    pub(super) exceptions: Vec<(String, NodeId, String)>,
+/// Leaves out the kept parts that nothing reads, so that only numbers come of those comparisons.
+fn leave_out_unread(graph: &mut GraphProto) {
+    let read: HashSet<String> = graph.node.iter().flat_map(reads).map(str::to_owned).collect();
+    let comparisons = graph.node.iter_mut().filter(|node| node.domain == DOMAIN && node.op_type.starts_with(KEPT));
+    for kept in comparisons.filter_map(|node| node.output.first_mut()).filter(|kept| !read.contains(*kept)) {
+        kept.clear();
+    }
 }
 
 /// What a node of the pruned network reads for a value.
 #[derive(Clone, Debug)]
-enum Source {
+pub(super) enum Source {
     /// A value of the reference, which the cut does not touch.
     Same(String),
     /// The kept part of a value of the reference, and what the pruned network gave for it.
@@ -155,98 +99,17 @@ pub(super) fn build(networks: Networks<'_>, looks: &Looks) -> Result<ProofGraph,
         ..GraphProto::default()
     };
     graph.drop_dead();
+    leave_out_unread(&mut graph);
     let model = ModelProto { ir_version: proto.ir_version, opset_import, graph: Some(graph), ..ModelProto::default() };
     Ok(ProofGraph { model, watched, seen, exceptions })
 }
 
-impl<'a> Networks<'a> {
-    /// The type in which a value is computed when it is compared, if that is one of floating point numbers.
-    fn float_type(&self, value: ValueId) -> Option<DataType> {
-        let dtype = self.analysis.facts.values[value].as_ref()?.dtype;
-        match dtype {
-            DataType::Float | DataType::Double => Some(dtype),
-            _ if is_half(dtype as i32) => Some(DataType::Float),
-            _ => None,
-        }
-    }
-
-    /// The operator of the proof for a type.
-    fn operator(kind: &str, dtype: DataType) -> String {
-        if dtype == DataType::Double { format!("{kind}{DOUBLE}") } else { kind.to_owned() }
-    }
-
-    /// The constants of the pruned network by name.
-    fn constants(&self) -> HashMap<&'a str, &'a TensorProto> {
-        let initializers = self.initializers.iter().map(|tensor| (tensor.name.as_str(), tensor));
-        let nodes = self.nodes.iter().filter(|(node, _)| node.op_type == "Constant");
-        let nodes = nodes.filter_map(|(node, _)| Some((node.first_output(), node.tensor("value")?)));
-        initializers.chain(nodes).collect()
-    }
-
-    /// The node of the original that a node of the file stands for.
-    fn original(&self, output: &str) -> Option<NodeId> {
-        let graph = &self.analysis.graph;
-        let output = self.renamed.get(output).map_or(output, String::as_str);
-        Some(graph.values[graph.value(output)?].producer?.0)
-    }
-
-    /// Whether the plan cuts a constant that a node reads.
-    fn is_cut(&self, node: NodeId) -> bool {
-        let slots = 0..self.analysis.graph.nodes[node].inputs.len();
-        slots.into_iter().any(|slot| self.kept.get(&Reader { node, slot }).is_some_and(|axes| !axes.is_empty()))
-    }
-}
-
-/// Which values are read as noise, and the nodes that make it.
-struct Noise<'a> {
-    networks: Networks<'a>,
-    looks: &'a Looks,
-}
-
-impl Noise<'_> {
-    fn name(value: &str) -> String {
-        format!("__noise/{value}")
-    }
-
-    /// The type of the noise that stands for a value where a node reads it, if any does.
-    fn of(&self, node: NodeId, value: ValueId) -> Option<DataType> {
-        let name = &self.networks.analysis.graph.values[value].name;
-        if !self.looks.opened.contains(&node) || !self.looks.flat.contains(name) {
-            return None;
-        }
-        self.networks.float_type(value)
-    }
-
-    /// What a node of the lowered original reads instead of its inputs.
-    fn opened(&self, node: NodeId, builder: &mut Builder, made: &mut HashSet<ValueId>) -> Vec<(usize, String)> {
-        let lowered = self.networks.lowered;
-        let origin = lowered.origins[node];
-        if !self.looks.opened.contains(&origin) {
-            return Vec::new();
-        }
-        let inputs = &self.networks.analysis.graph.nodes[origin].inputs;
-        let mut replaced = Vec::new();
-        for (slot, value) in lowered.graph.nodes[node].inputs.iter().enumerate() {
-            let Some(value) = value.filter(|value| inputs.contains(&Some(*value))) else { continue };
-            let Some(dtype) = self.of(origin, value) else { continue };
-            let value_name = &lowered.graph.values[value].name;
-            let name = Self::name(value_name);
-            if made.insert(value) {
-                let op_type = Networks::operator(NOISE, dtype);
-                builder.push(DOMAIN, &op_type, &[value_name], vec![name.clone()], vec![attr_int("seed", value as i64)]);
-            }
-            replaced.push((slot, name));
-        }
-        replaced
-    }
-}
-
-struct Construction<'a> {
-    networks: Networks<'a>,
-    looks: &'a Looks,
+pub(super) struct Construction<'a> {
+    pub(super) networks: Networks<'a>,
+    pub(super) looks: &'a Looks,
     /// Names of masks by the values of the reference.
     masks: HashMap<String, String>,
-    builder: &'a mut Builder,
+    pub(super) builder: &'a mut Builder,
     /// What is read for the values of the pruned network.
     sources: HashMap<String, Source>,
     /// Kept parts of constants of the reference.
@@ -256,7 +119,7 @@ struct Construction<'a> {
     constants: HashMap<&'a str, &'a TensorProto>,
     /// Constants of the pruned network that hold sizes.
     inlined: HashMap<String, String>,
-    watched: Vec<Watched>,
+    pub(super) watched: Vec<Watched>,
     seen: BTreeMap<String, String>,
     exceptions: Vec<(String, NodeId, String)>,
     /// What the nodes of the reference give.
@@ -397,7 +260,7 @@ impl Construction<'_> {
         self.rounded(node, &proto, &sources, &outputs);
     }
 
-    fn local_name(&mut self, name: &str) -> String {
+    pub(super) fn local_name(&mut self, name: &str) -> String {
         if name.is_empty() { String::new() } else { self.builder.fresh(name) }
     }
 
@@ -467,8 +330,8 @@ impl Construction<'_> {
         if self.looks.only.is_some() || self.seen.contains_key(name) {
             return;
         }
-        let outputs = vec![self.builder.fresh("seen"), self.builder.fresh("measured")];
-        let measured = outputs[1].clone();
+        let measured = self.builder.fresh("measured");
+        let outputs = vec![String::new(), measured.clone()];
         self.builder.push(DOMAIN, &Networks::operator(KEPT, dtype), &[name, name], outputs, vec![]);
         self.seen.insert(name.to_owned(), measured);
     }
@@ -493,81 +356,4 @@ impl Construction<'_> {
         }
         Source::Kept { name: kept, own: own.to_owned() }
     }
-
-    /// Runs a node again on rounded inputs, where that is asked for.
-    fn rounded(
-        &mut self,
-        node: &NodeProto,
-        proto: &NodeProto,
-        sources: &[Option<Source>],
-        outputs: &[(String, String)],
-    ) {
-        if !outputs.iter().any(|(name, _)| self.looks.rounded.contains(name)) {
-            return;
-        }
-        let graph = &self.networks.analysis.graph;
-        for draw in 0..DRAWS {
-            let mut copy = proto.clone();
-            for (slot, source) in sources.iter().enumerate() {
-                let name = &node.input[slot];
-                let value = match source {
-                    Some(Source::Kept { .. }) => graph.value(name),
-                    // Weights that are cut.
-                    Some(Source::Own(_)) => self.networks.unchanged.origins.get(name).and_then(|origin| {
-                        let (output, slot) = &origin.reader;
-                        graph.nodes[self.networks.original(output)?].input(*slot)
-                    }),
-                    _ => None,
-                };
-                if let Some(dtype) = value.and_then(|value| self.networks.float_type(value)) {
-                    let op_type = Networks::operator(ROUNDED, dtype);
-                    let seed = (draw * 64 + slot) as i64;
-                    copy.input[slot] =
-                        self.builder.add_in(DOMAIN, &op_type, &[&proto.input[slot]], vec![attr_int("seed", seed)]);
-                }
-            }
-            copy.name = self.builder.fresh(&node.name);
-            copy.output = node.output.iter().map(|name| self.local_name(name)).collect();
-            self.builder.nodes.push(copy.clone());
-            for ((name, own), other) in outputs.iter().zip(copy.output.iter().filter(|name| !name.is_empty())) {
-                let dtype = graph.value(name).and_then(|value| self.networks.float_type(value));
-                let (Some(dtype), true) = (dtype, self.looks.rounded.contains(name)) else { continue };
-                let names = vec![self.builder.fresh("rounded"), self.builder.fresh("measured")];
-                let measured = names[1].clone();
-                self.builder.push(DOMAIN, &Networks::operator(KEPT, dtype), &[own, other], names, vec![]);
-                if let Some(watched) = self.watched.iter_mut().find(|watched| watched.value == *name) {
-                    watched.rounded.push(measured);
-                }
-            }
-        }
-    }
-}
-
-/// The nodes of a network as it runs on the CPU, each with the first output of the node of the file that it stems from,
-/// and its initializers.
-pub(in crate::verify) fn as_run(
-    pruned: &Model,
-    lowered: Option<&(Lowered, Vec<String>)>,
-) -> (Vec<(NodeProto, String)>, Vec<TensorProto>) {
-    match lowered {
-        None => {
-            // In an order in which they can run.
-            let order = crate::onnx::order::topological_order(pruned.graph()).unwrap_or_default();
-            let node = |index: usize| &pruned.graph().node[index];
-            let nodes = order.into_iter().map(node).map(|node| (node.clone(), node.first_output().to_owned()));
-            (nodes.collect(), pruned.graph().initializer.clone())
-        }
-        Some((lowered, owners)) => {
-            let nodes = lowered.graph.nodes.iter().map(|node| (node.proto.clone(), owners[node.id].clone()));
-            (nodes.collect(), lowered.model.graph().initializer.clone())
-        }
-    }
-}
-
-/// The original with all fused nodes in standard operators.
-///
-/// # Errors
-/// A lowered node contradicts its operator's specification.
-pub(in crate::verify) fn lowered_original(analysis: &Analysis) -> Result<Lowered, crate::error::Error> {
-    Lowered::new(&analysis.model, &analysis.graph, &analysis.operators, &analysis.facts, Extent::All)
 }

@@ -1,0 +1,60 @@
+//! Noise in place of what nodes read, in both networks.
+
+use std::collections::HashSet;
+
+use super::looks::Looks;
+use super::networks::Networks;
+use crate::graph::{NodeId, ValueId};
+use crate::kernels::DOMAIN;
+use crate::kernels::proof::NOISE;
+use crate::onnx::builder::Builder;
+use crate::onnx::{DataType, attr_int};
+
+/// Which values are read as noise, and the nodes that make it.
+pub(super) struct Noise<'a> {
+    pub(super) networks: Networks<'a>,
+    pub(super) looks: &'a Looks,
+}
+
+impl Noise<'_> {
+    pub(super) fn name(value: &str) -> String {
+        format!("__noise/{value}")
+    }
+
+    /// The type of the noise that stands for a value where a node reads it, if any does.
+    pub(super) fn of(&self, node: NodeId, value: ValueId) -> Option<DataType> {
+        let name = &self.networks.analysis.graph.values[value].name;
+        if !self.looks.opened.contains(&node) || !self.looks.flat.contains(name) {
+            return None;
+        }
+        self.networks.float_type(value)
+    }
+
+    /// What a node of the lowered original reads instead of its inputs.
+    pub(super) fn opened(
+        &self,
+        node: NodeId,
+        builder: &mut Builder,
+        made: &mut HashSet<ValueId>,
+    ) -> Vec<(usize, String)> {
+        let lowered = self.networks.lowered;
+        let origin = lowered.origins[node];
+        if !self.looks.opened.contains(&origin) {
+            return Vec::new();
+        }
+        let inputs = &self.networks.analysis.graph.nodes[origin].inputs;
+        let mut replaced = Vec::new();
+        for (slot, value) in lowered.graph.nodes[node].inputs.iter().enumerate() {
+            let Some(value) = value.filter(|value| inputs.contains(&Some(*value))) else { continue };
+            let Some(dtype) = self.of(origin, value) else { continue };
+            let value_name = &lowered.graph.values[value].name;
+            let name = Self::name(value_name);
+            if made.insert(value) {
+                let op_type = Networks::operator(NOISE, dtype);
+                builder.push(DOMAIN, &op_type, &[value_name], vec![name.clone()], vec![attr_int("seed", value as i64)]);
+            }
+            replaced.push((slot, name));
+        }
+        replaced
+    }
+}

@@ -1,0 +1,63 @@
+//! What the numbers of a comparison amount to.
+
+use std::collections::HashMap;
+
+use crate::array::Array;
+use crate::kernels::proof::Measured;
+use crate::verify::compare;
+
+/// Relative to the range of a value: up to which difference agreement proves something.
+pub(super) const CONCLUSIVE: f64 = 1e-3;
+
+/// What a run says of one value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Verdict {
+    Agrees {
+        relative: f64,
+        is_conclusive: bool,
+    },
+    Differs {
+        relative: f64,
+    },
+    /// Its size follows from other sizes, and is smaller than the original's.
+    Shrunk,
+    OtherSize {
+        expected: usize,
+        found: usize,
+    },
+}
+
+/// Compares closely what one value amounts to.
+pub(super) fn verdict(measured: &Measured, shrinks: bool, tolerance: f64) -> Verdict {
+    if measured.expected != measured.found {
+        if shrinks && measured.found < measured.expected {
+            return Verdict::Shrunk;
+        }
+        return Verdict::OtherSize { expected: measured.expected as usize, found: measured.found as usize };
+    }
+    let difference = difference(measured);
+    if !difference.is_within(tolerance, 0.0) {
+        return Verdict::Differs { relative: difference.relative() };
+    }
+    Verdict::Agrees { relative: difference.relative(), is_conclusive: difference.is_conclusive(CONCLUSIVE) }
+}
+
+pub(super) fn difference(measured: &Measured) -> compare::Difference {
+    let Measured { absolute, lowest, highest, not_finite, expected, .. } = *measured;
+    let not_finite = not_finite as usize;
+    if lowest > highest {
+        return compare::Difference { absolute, scale: 0.0, spread: 0.0, not_finite };
+    }
+    let scale = lowest.abs().max(highest.abs());
+    let spread = if expected == 1.0 { scale } else { highest - lowest };
+    compare::Difference { absolute, scale, spread, not_finite }
+}
+
+/// The numbers that a run gave for an output.
+pub(super) fn measured(outputs: &HashMap<&str, &Array>, name: &str) -> Option<Measured> {
+    Measured::from_numbers(&outputs.get(name)?.to_f64())
+}
+
+pub(super) fn by_name(outputs: &[(String, Array)]) -> HashMap<&str, &Array> {
+    outputs.iter().map(|(name, array)| (name.as_str(), array)).collect()
+}
