@@ -5,7 +5,7 @@
 //! same name, within the graph. Weights are the kept part of the original's; that the file holds these has been shown
 //! before ([`super::super::unchanged`]). Sizes and indices come from the pruned network itself.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::looks::{Looks, ProofGraph, Seen, Watched};
 use super::networks::Networks;
