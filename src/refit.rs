@@ -341,7 +341,7 @@ pub fn refit(
     };
     let execution = Execution { runtime, device: options.device, allow_fallback: options.allow_fallback };
     // Beside the output, where the file of the cut is as well.
-    let store = || Store::new(data.chunks(), options.memory / 4, cut.pruned.folder());
+    let store = || Store::new(data.chunks(), options.memory / 4, Some(cut.pruned.folder()));
     let mut run = Run {
         pairing: &pairing,
         stored,

@@ -28,8 +28,8 @@ pub(super) struct Store {
     chunks: usize,
     /// Bytes that may still be held in memory.
     room: u64,
-    /// Where the temporary file is made.
-    place: PathBuf,
+    /// The folder in which the temporary file is made; where `None`, that for temporary files.
+    place: Option<PathBuf>,
     /// The file, in a folder that goes with it.
     file: Option<(File, TemporaryFolder)>,
     /// The end of the file.
@@ -49,9 +49,18 @@ fn bytes(array: &Array) -> u64 {
 }
 
 impl Store {
-    /// An empty store that holds up to `room` bytes in memory; what is more goes to a file in the folder `place`.
-    pub(super) fn new(chunks: usize, room: u64, place: &Path) -> Self {
-        Self { values: HashMap::new(), chunks, room, place: place.to_owned(), file: None, end: 0, free: Vec::new() }
+    /// An empty store that holds up to `room` bytes in memory; what is more goes to a file in the folder `place`, or
+    /// where temporary files go.
+    pub(super) fn new(chunks: usize, room: u64, place: Option<&Path>) -> Self {
+        Self {
+            values: HashMap::new(),
+            chunks,
+            room,
+            place: place.map(Path::to_owned),
+            file: None,
+            end: 0,
+            free: Vec::new(),
+        }
     }
 
     /// The names of all values.
@@ -82,12 +91,12 @@ impl Store {
         let ArrayData::F32(values) = &array.data else { return Ok(Place::Memory(array.clone())) };
         let length = bytes(array);
         let made = || {
-            let folder = TemporaryFolder::inside(folder)?;
+            let folder = folder.as_deref().map_or_else(TemporaryFolder::anywhere, TemporaryFolder::inside)?;
             Ok((folder.create("values")?, folder))
         };
         let (file, _) = match &mut self.file {
             Some(file) => file,
-            none => none.insert(made().map_err(|error| failed(folder, &error))?),
+            none => none.insert(made().map_err(|error| failed(folder.as_deref(), &error))?),
         };
         let offset = match self.free.iter().position(|(free, _)| *free == length) {
             Some(at) => self.free.swap_remove(at).1,
@@ -96,8 +105,8 @@ impl Store {
                 self.end - length
             }
         };
-        file.seek(SeekFrom::Start(offset)).map_err(|error| failed(folder, &error))?;
-        file.write_all(bytemuck::cast_slice(values)).map_err(|error| failed(folder, &error))?;
+        file.seek(SeekFrom::Start(offset)).map_err(|error| failed(folder.as_deref(), &error))?;
+        file.write_all(bytemuck::cast_slice(values)).map_err(|error| failed(folder.as_deref(), &error))?;
         Ok(Place::File { offset, dims: array.dims.clone() })
     }
 
@@ -114,8 +123,9 @@ impl Store {
                 let mut values = vec![0.0f32; dims.iter().product()];
                 let (offset, dims) = (*offset, dims.clone());
                 let (file, _) = self.file.as_mut().ok_or_else(|| Error::unmet("a value of the refit is lost"))?;
-                file.seek(SeekFrom::Start(offset)).map_err(|error| failed(folder, &error))?;
-                file.read_exact(bytemuck::cast_slice_mut(&mut values)).map_err(|error| failed(folder, &error))?;
+                file.seek(SeekFrom::Start(offset)).map_err(|error| failed(folder.as_deref(), &error))?;
+                file.read_exact(bytemuck::cast_slice_mut(&mut values))
+                    .map_err(|error| failed(folder.as_deref(), &error))?;
                 Ok(Array { dims, data: ArrayData::F32(values) })
             }
             None => Err(Error::unmet(format!("value {name:?} of the refit is not held"))),
@@ -133,7 +143,8 @@ impl Store {
     }
 }
 
-fn failed(folder: &Path, error: &std::io::Error) -> Error {
+fn failed(folder: Option<&Path>, error: &std::io::Error) -> Error {
+    let folder = folder.unwrap_or(Path::new("the folder for temporary files (TMPDIR)"));
     Error::io(folder, format!("values of the refit can't be kept in a temporary file: {error}"))
         .hint("write to a folder with more room, fit on fewer samples, or give the refit more memory")
 }
@@ -152,7 +163,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let files = || folder.path().read_dir().unwrap().count();
         // Room for two arrays of 24 bytes.
-        let mut store = Store::new(4, 50, folder.path());
+        let mut store = Store::new(4, 50, Some(folder.path()));
         for chunk in 0..4 {
             store.put("v", chunk, array(10.0 * chunk as f32)).unwrap();
         }

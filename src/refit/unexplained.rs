@@ -82,7 +82,7 @@ pub fn unexplained(
     let total = layers.len();
     let sensitivity = Sensitivity::of(analysis, &names, &probe, options, runtime, &mut |_, _| progress(0, total))?;
     let execution = Execution { runtime, device: options.device, allow_fallback: options.allow_fallback };
-    let store = Store::new(probe.data.chunks(), options.memory / 2, &std::env::temp_dir());
+    let store = Store::new(probe.data.chunks(), options.memory / 2, None);
     let mut run = Lockstep::new(&network, execution, store);
     let mut found: Vec<Option<Vec<f64>>> = vec![None; groups.len()];
     for (at, layer) in layers.iter().enumerate() {
