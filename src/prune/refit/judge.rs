@@ -18,7 +18,7 @@ use crate::runtime::{Runtime, SessionOptions};
 const BATCH: usize = 32;
 
 /// MACs of all runs of one network, at most.
-const MACS: f64 = 1e13;
+const MACS: f64 = 2e12;
 
 /// Runs of one network that are always afforded, but for its size.
 const RUNS: usize = 64;
