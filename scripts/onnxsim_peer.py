@@ -1,6 +1,6 @@
 """Cut a trained fixture with onnxsim and recover it with onnxsim's own fit, to compare: docs/quality.md.
 
-    python scripts/onnxsim_peer.py OUT_FOLDER [--sparsity 0.5] [--batches 16]
+    python scripts/onnxsim_peer.py OUT_FOLDER [--sparsity 0.5,0.9] [--batches 16]
 
 Needs `pip install onnxsim==0.8.1 onnxruntime`, best in an environment of its own. Simplifies fixtures/ddpm_fashion16.onnx,
 removes that share of the channels with `apply_structured_pruning`, and where `apply_attention_head_pruning` takes anything,
@@ -49,7 +49,7 @@ def weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--sparsity", default="0.5")
+    parser.add_argument("--sparsity", default="0.5,0.9")
     parser.add_argument("--batches", type=int, default=16, help="of 32 noisy images, for the recovery fit")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
