@@ -37,7 +37,7 @@ def score(options: argparse.Namespace, rest: list[str], drawing: str, seed: str,
     """The channel groups of a run's plan, the seconds that drawing took, and the loss of the cut network."""
     sampler, steps = drawing.split(":")
     pruned = pathlib.Path(folder) / "pruned.onnx"
-    command = [options.tool, options.model, str(pruned), "--ratio", options.ratio, "--seed", seed, "--no-verify"]
+    command = [options.tool, options.model, str(pruned), "--ratio", options.ratio, "--seed", seed, "--no-verify", "--no-refit"]
     command += ["--draw-sampler", sampler, "--draw-steps", steps, "--format", "json", *rest]
     process = ["--scheduler-config", options.scheduler_config] if options.scheduler_config else []
     result = run([*command, *process])

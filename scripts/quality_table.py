@@ -73,7 +73,7 @@ def main() -> None:
             for variants in criteria.values():
                 losses = []
                 for arguments in variants:
-                    command = [options.tool, model, pruned, *target, *arguments, "--scope", options.scope, "--no-latency"]
+                    command = [options.tool, model, pruned, *target, *arguments, "--scope", options.scope, "--no-latency", "--no-refit"]
                     if arguments[1] not in ("magnitude", "random"):
                         command += [*train, "--batch", "32", "--timesteps", "50"]
                     result = run(command)
