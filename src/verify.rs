@@ -249,7 +249,8 @@ fn run_both(cut: Cut<'_>, runtime: &Runtime, options: &VerifyOptions) -> Result<
         renamed,
     };
     let native = Pair::new(model, &analysis.model, pruned, lowered.as_ref().map(|(lowered, _)| lowered.to_proto()));
-    let mut verification = Verification { analysis, kept, reference, runtime, report };
+    let is_strict = options.rtol.is_some();
+    let mut verification = Verification { analysis, kept, reference, runtime, report, is_strict };
     let mut variants = input_variants(analysis, &options.inputs())?;
     let (rtol, close) = (verification.report.rtol, options.rtol.unwrap_or(proof::CLOSE));
     // As applications run it: from its file, with every optimization.

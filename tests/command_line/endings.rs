@@ -57,8 +57,8 @@ fn ours(temporary: &Path) -> Vec<String> {
 
 /// Ends a run that verifies by a signal; what it ended by, and what it left in its two folders.
 fn ended_by(signal: &str, program: &[&str]) -> (std::process::ExitStatus, Vec<String>, String) {
-    let model = fixture("dit_tiny.onnx");
-    for _ in 0..10 {
+    let model = fixture("ddpm_fashion16.onnx");
+    for _ in 0..20 {
         let (desk, temporary) = (Desk::new(), tempfile::tempdir().unwrap());
         let output = desk.out("out.onnx");
         let arguments = [model.to_str().unwrap(), &output, "--ratio", "0.5", "--criterion", "magnitude"];
