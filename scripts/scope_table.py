@@ -10,21 +10,13 @@ Markdown.
 """
 
 import argparse
-import json
 import pathlib
-import subprocess
-import sys
 import tempfile
+
+from quality_table import run
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FIXTURE = ROOT / "fixtures/ddpm_fashion16"
-
-
-def run(command: list[str]) -> dict:
-    done = subprocess.run([*command, "--format", "json"], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command)}\n{done.stderr}")
-    return json.loads(done.stdout)
 
 
 def main() -> None:

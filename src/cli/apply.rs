@@ -95,17 +95,14 @@ fn repeat_refit(
 ) -> Result<bool, Error> {
     let inputs = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
     let options = VerifyOptions { inputs: inputs.clone(), sizes: recorded.sizes.clone(), ..VerifyOptions::default() };
-    let defaults = GradientSettings::default();
+    let gradients = args.diffusion.gradient_settings(&args.data, inputs.unwrap_or_default())?;
     let score = ScoreOptions {
         seed: recorded.seed,
         sizes: recorded.sizes.clone(),
         gradients: GradientSettings {
-            network: args.diffusion.network_options(inputs.unwrap_or_default())?,
-            data: args.data.data.clone(),
-            data_range: args.data.range()?,
-            draw_sampler: recorded.drawn.map_or(defaults.draw_sampler, |(sampler, _)| sampler),
+            draw_sampler: recorded.drawn.map_or(gradients.draw_sampler, |(sampler, _)| sampler),
             draw_steps: recorded.drawn.map(|(_, steps)| steps),
-            ..defaults
+            ..gradients
         },
         ..ScoreOptions::default()
     };

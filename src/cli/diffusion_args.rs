@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use onnx_diffprune::Error;
 use onnx_diffprune::data::Array;
 use onnx_diffprune::networks::{
     NetworkOptions, PreconditioningPlace, PredictionType, ProcessOptions, RoleNames, ScheduleName, TimeScale,
 };
+use onnx_diffprune::{Error, GradientSettings};
 
 /// How the network was trained and on what it is evaluated; also the keys of a configuration file.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
@@ -194,6 +194,20 @@ impl DiffusionArgs {
             time_input: self.time_input,
             clip_sample: self.clip_sample,
             sample_range: self.sample_range()?,
+        })
+    }
+
+    /// What gradients and fits are taken of: this network with its conditioning, on these clean samples.
+    pub(super) fn gradient_settings(
+        &self,
+        data: &DataArgs,
+        inputs: Vec<(String, Array)>,
+    ) -> Result<GradientSettings, Error> {
+        Ok(GradientSettings {
+            network: self.network_options(inputs)?,
+            data: data.data.clone(),
+            data_range: data.range()?,
+            ..GradientSettings::default()
         })
     }
 

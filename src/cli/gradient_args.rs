@@ -105,9 +105,8 @@ pub(super) fn score_options(
     let of = &args.gradients;
     let defaults = options.gradients;
     options.gradients = GradientSettings {
-        network: args.diffusion.network_options(given.unwrap_or_default().to_vec())?,
-        data: args.data.data.clone(),
-        data_range: args.data.range()?,
+        threshold: defaults.threshold,
+        mode: defaults.mode,
         micro_batch: of.micro_batch,
         timesteps: of.timesteps,
         device: of.device.as_deref().map(device).transpose()?.unwrap_or_default(),
@@ -119,7 +118,7 @@ pub(super) fn score_options(
         checkpoint: args.output.as_deref().filter(|_| !args.dry_run).map(checkpoint_path),
         resume: of.resume,
         keeps_checkpoint: refits,
-        ..defaults
+        ..args.diffusion.gradient_settings(&args.data, given.unwrap_or_default().to_vec())?
     };
     Ok(options)
 }

@@ -116,12 +116,9 @@ pub(super) fn run(args: &RefitCommandArgs, cli: &Cli, printer: &Printer) -> Resu
         seed: args.seed,
         sizes: options.sizes.clone(),
         gradients: GradientSettings {
-            network: args.diffusion.network_options(inputs.unwrap_or_default())?,
-            data: args.data.data.clone(),
-            data_range: args.data.range()?,
             device: args.device.unwrap_or_default(),
             allow_fallback: args.allow_fallback,
-            ..GradientSettings::default()
+            ..args.diffusion.gradient_settings(&args.data, inputs.unwrap_or_default())?
         },
         ..ScoreOptions::default()
     };

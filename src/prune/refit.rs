@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::gradients::{channels, recognise};
+use super::gradients::recognise;
 use super::network::Denoising;
 use super::options::ScoreOptions;
 use super::progress::{Progress, Stage, Watch, tell};
@@ -25,7 +25,7 @@ use crate::graph::model::Model;
 use crate::graph::sizes::sizes_for;
 use crate::load::load;
 use crate::plan::{Plan, RefitPlan};
-use crate::refit::{Probe, RefitCut, RefitLayer, RefitOptions, Refitted, Weighting, refit};
+use crate::refit::{RefitCut, RefitLayer, RefitOptions, Refitted, Weighting, refit};
 pub(super) use across::measure;
 use judge::{Judge, Judged};
 pub use judge::{RefitLosses, RefitPictures};
@@ -288,7 +288,6 @@ impl Work<'_> {
         let noisy = clean.repeated(samples, seed);
         let data =
             NoisySamples::new(network, conditioning, &noisy, (batch, timesteps), seed.wrapping_add(SEED_OF_NOISE))?;
-        let sizes = roles.sizes(&analysis.facts, network.sizes(), batch);
         let probe_batch = roles.fixed_batch().unwrap_or(PROBE_BATCH.min(batch)).max(1);
         let probed = PROBED.min(network.configured().process.schedule.step_count());
         let of_probe = clean.repeated(probed * probe_batch, seed.wrapping_add(1));
@@ -299,17 +298,10 @@ impl Work<'_> {
             (probe_batch, probed),
             seed.wrapping_add(SEED_OF_PROBE),
         )?;
-        let probe_sizes = roles.sizes(&analysis.facts, network.sizes(), probe_batch);
-        let probe = Probe {
-            data: &probe,
-            sizes: &probe_sizes,
-            prediction: &roles.prediction.name,
-            channels: channels(roles).map_err(|error| error.in_file(network.path()))?,
-        };
         let cut = RefitCut { analysis, rewritten, pruned };
         let mut progress =
             |done: usize, total: usize| tell(watch, Progress::At { stage: Stage::Refitting, done, total });
-        refit(cut, (&data, &sizes), probe, options, runtime.0, &mut progress)
+        refit(cut, (&data, &data.sizes), probe.probe()?, options, runtime.0, &mut progress)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What groups of channels are compared by where cuts of global scope are asked for.
 
 use super::super::choice::Scoring;
-use super::super::gradients::{channels, clean_samples, recognise};
+use super::super::gradients::{clean_samples, recognise};
 use super::super::network::Denoising;
 use super::super::options::ScoreOptions;
 use super::super::progress::{Progress, Stage, Watch, tell};
@@ -10,7 +10,7 @@ use super::{PROBE_BATCH, PROBED, SEED_OF_PROBE};
 use crate::analysis::Analysis;
 use crate::diffusion::Samples;
 use crate::error::{Error, ErrorKind};
-use crate::refit::{Going, Probe, RefitOptions, unexplained};
+use crate::refit::{Going, RefitOptions, unexplained};
 use crate::runtime::Runtime;
 use crate::select::order;
 
@@ -71,13 +71,7 @@ fn losses(
     let noisy = Clean { fit, held_out: None, drawn: None }.repeated(count, options.seed);
     let seed = options.seed.wrapping_add(SEED_OF_PROBE);
     let data = NoisySamples::new(network, &conditioning, &noisy, (batch, timesteps), seed)?;
-    let sizes = roles.sizes(&analysis.facts, network.sizes(), batch);
-    let probe = Probe {
-        data: &data,
-        sizes: &sizes,
-        prediction: &roles.prediction.name,
-        channels: channels(roles).map_err(|error| error.in_file(network.path()))?,
-    };
+    let probe = data.probe()?;
     let settings = &options.gradients;
     let options = RefitOptions {
         rows: ROWS,

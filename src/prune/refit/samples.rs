@@ -5,7 +5,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
 
-use super::super::gradients::clean_samples;
+use super::super::gradients::{channels, clean_samples};
 use super::super::network::Denoising;
 use super::super::options::{GradientSettings, ScoreOptions};
 use super::super::progress::Watch;
@@ -15,7 +15,8 @@ use crate::diffusion::{Conditioning, DenoisingTask, Sampler, Samples, noise};
 use crate::error::Error;
 use crate::gradient::TARGET;
 use crate::gradient::accumulate::Denoising as _;
-use crate::refit::RefitData;
+use crate::graph::sizes::Sizes;
+use crate::refit::{Probe, RefitData};
 use crate::runtime::Runtime;
 
 /// Samples that the network draws itself where no data is given: those of the fit, and those that are held out.
@@ -98,9 +99,12 @@ impl Clean {
 
 /// Chunks of noisy samples, each at a timestep of its own.
 pub(super) struct NoisySamples<'a> {
+    network: Denoising<'a>,
     task: DenoisingTask<'a>,
     batch: usize,
     chunks: usize,
+    /// The sizes of the network for one chunk.
+    pub(super) sizes: Sizes,
 }
 
 impl<'a> NoisySamples<'a> {
@@ -123,7 +127,22 @@ impl<'a> NoisySamples<'a> {
             noise,
             Some(timesteps),
         )?;
-        Ok(Self { task, batch, chunks: samples.len() / batch })
+        let sizes = network.roles().sizes(network.known.2, network.sizes(), batch);
+        Ok(Self { network, task, batch, chunks: samples.len() / batch, sizes })
+    }
+
+    /// These samples to find out by how much errors count.
+    ///
+    /// # Errors
+    /// The number of channels of the prediction is not known.
+    pub(super) fn probe(&self) -> Result<Probe<'_>, Error> {
+        let roles = self.network.roles();
+        Ok(Probe {
+            data: self,
+            sizes: &self.sizes,
+            prediction: &roles.prediction.name,
+            channels: channels(roles).map_err(|error| error.in_file(self.network.path()))?,
+        })
     }
 
     /// The place of a chunk's timestep.
