@@ -209,6 +209,12 @@ mod training;
 
 #[cfg(feature = "internals")]
 #[doc(hidden)]
+pub mod evaluate;
+#[cfg(not(feature = "internals"))]
+mod evaluate;
+
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod prune;
 #[cfg(not(feature = "internals"))]
 mod prune;

@@ -6,7 +6,7 @@
 
 mod foreign;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 
@@ -15,9 +15,9 @@ use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::{Graph, Node, NodeId, Reader};
 use crate::infer::infer;
-use crate::onnx::builder::Builder;
+use crate::onnx::builder::{Builder, reads};
 use crate::onnx::names::Names;
-use crate::onnx::{GraphProto, ModelProto};
+use crate::onnx::{DataType, GraphProto, ModelProto, TypeProto, ValueInfoProto, type_proto};
 use crate::operator::{LowerCx, Operator, Operators, RuleError};
 use crate::ops;
 use crate::runtime::{Device, Runtime, RuntimeError, Session, SessionOptions};
@@ -268,11 +268,46 @@ pub fn session(runtime: &Runtime, model: &Model, options: &SessionOptions) -> Re
         None => session_as_stored(runtime, model, options),
         Some(proto) => session_from_memory(runtime, model, &proto, options),
     };
-    session.map_err(|error| match foreign(model, &error, "the network can't be run") {
+    session.map_err(|error| refused(model, error))
+}
+
+/// A session that gives one value of a network, an output or any other, in place of its outputs. Inputs that the value does
+/// not need fall away.
+///
+/// # Errors
+/// As [`session`]; also a network that has no such value.
+pub fn session_giving(
+    runtime: &Runtime,
+    model: &Model,
+    value: &str,
+    options: &SessionOptions,
+) -> Result<Session, Error> {
+    let graph = Graph::new(model)?;
+    let facts = infer(model, &graph, &ops::parse(&graph))?;
+    let place = graph.values.iter().position(|found| found.name == value && found.producer.is_some());
+    let place = place.ok_or_else(|| Error::usage(format!("no node gives a value {value:?}")).in_file(model.path()))?;
+    let elem_type = facts.values[place].as_ref().map_or(DataType::Float, |fact| fact.dtype) as i32;
+    let tensor = type_proto::Tensor { elem_type, shape: None };
+    let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+    let output = ValueInfoProto { name: value.to_owned(), r#type: Some(r#type), ..ValueInfoProto::default() };
+    let mut part = GraphProto { output: vec![output], ..model.graph().clone() };
+    part.drop_dead();
+    let read: BTreeSet<String> = part.node.iter().flat_map(reads).map(str::to_owned).collect();
+    part.input.retain(|input| read.contains(&input.name));
+    let part = model.with_graph(part);
+    let lowered = if options.device == Device::Cpu { runnable_on_cpu(&part)? } else { None };
+    let whole = || ModelProto { graph: Some(part.graph().clone()), functions: Vec::new(), ..part.proto().clone() };
+    let proto = lowered.unwrap_or_else(whole);
+    session_from_memory(runtime, &part, &proto, options).map_err(|error| refused(model, error))
+}
+
+/// Why ONNX Runtime does not load a network.
+fn refused(model: &Model, error: RuntimeError) -> Error {
+    match foreign(model, &error, "the network can't be run") {
         Some(unknown) => unknown
             .hint("it runs where the operator comes from; here, only what needs no run works: magnitude, --no-verify"),
         None => Error::invalid(model.path(), error.to_string()).caused_by(error),
-    })
+    }
 }
 
 /// A session of a network as its file has it.

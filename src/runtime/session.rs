@@ -82,7 +82,7 @@ pub struct IoInfo {
 
 impl IoInfo {
     /// The declared shape as text, for messages: `[batch, 3, ?]`.
-    fn shape_text(&self) -> String {
+    pub(crate) fn shape_text(&self) -> String {
         let axis = |(dim, symbol): (&Option<i64>, &Option<String>)| match (dim, symbol) {
             (Some(size), _) => size.to_string(),
             (None, Some(symbol)) => symbol.clone(),

@@ -1,0 +1,8 @@
+//! Judging networks: metrics against other implementations, and feature networks.
+#![allow(clippy::unwrap_used)]
+
+mod features;
+mod metrics;
+
+#[path = "../support/mod.rs"]
+mod support;
