@@ -14,6 +14,12 @@ mod diffusion_args;
 
 mod ending;
 
+mod evaluate;
+
+mod evaluate_result;
+
+mod features_args;
+
 mod gradient_args;
 
 mod inspect;
@@ -64,6 +70,7 @@ pub(super) fn run() -> ExitCode {
         Some(Command::Verify(args)) => verify::run(args, &cli, &printer),
         Some(Command::Inspect(args)) => inspect::run(args, &printer),
         Some(Command::Loss(args)) => loss::run(args, &cli, &printer),
+        Some(Command::Evaluate(args)) => evaluate::run(args, &cli, &printer),
         Some(Command::Sample(args)) => sample::run(args, &cli, &printer),
         Some(Command::Artifacts(args)) => artifacts::run(args, &cli, &printer),
         Some(Command::Runtime) => runtime::run(&cli, &printer),

@@ -15,8 +15,8 @@
 //! The output lies in a hidden folder until [`Staged::save`] moves it to its place, with its plan beside it: a run that
 //! fails, or is stopped by its [`Watch`], leaves nothing behind. Everything else is on the types themselves:
 //! [`Analysis::repeat`] cuts by a plan, [`Analysis::verify`] compares two files, [`Analysis::inspect`] shows what could be
-//! pruned, [`Analysis::write_artifacts`] prepares training, and [`networks::Network`] measures the denoising loss and
-//! draws samples.
+//! pruned, [`Analysis::write_artifacts`] prepares training, [`networks::Network`] measures the denoising loss and draws
+//! samples, and [`Model::evaluate`] says how good networks are beside their original.
 //!
 //! The magnitude criterion needs neither data nor, for most networks, ONNX Runtime:
 //!
@@ -255,6 +255,16 @@ pub mod networks {
     pub use crate::prune::{Drawn, LossOptions, LossReport, Network, NetworkOptions};
 }
 
+/// How good networks are beside the original that they stem from: what [`Model::evaluate`] takes and gives.
+pub mod evaluation {
+    pub use crate::evaluate::{
+        ChannelOrder, Distribution, FeatureLayout, FeatureOptions, FeatureSummary, KernelDistance, KernelOptions,
+    };
+    pub use crate::prune::{
+        Consistency, Distances, Drawing, EvaluateOptions, EvaluatedNetwork, Evaluation, EvaluationLimits,
+    };
+}
+
 /// Arrays in memory, and their files.
 pub mod data {
     pub use crate::array::{Array, ArrayData, ElementType};
@@ -277,7 +287,7 @@ pub mod reports {
     pub use crate::onnx::tool_name;
     pub use crate::prune::{GradientReport, RefitLosses, RefitPictures, RefitReport};
     pub use crate::refit::RefitLayer;
-    pub use crate::report::{Losses, Report};
+    pub use crate::report::{EvaluationPage, FigureTable, Losses, Report};
     pub use crate::rewrite::Unfused;
     pub use crate::runtime::Latency;
     pub use crate::verify::{

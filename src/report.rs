@@ -1,7 +1,9 @@
-//! The report of a cut: one HTML page that needs nothing else.
+//! Reports: HTML pages that need nothing else.
 //!
-//! Before and after, losses and samples of the refit, the loss over timesteps with the threshold, the importance of every
+//! Of a cut: before and after, losses and samples of the refit, the loss over timesteps with the threshold, the importance of every
 //! channel group, kept channels per layer, the result of verification, and the command.
+
+mod evaluation;
 
 mod page;
 
@@ -10,6 +12,8 @@ mod plots;
 mod refit;
 
 use std::path::Path;
+
+pub use evaluation::{EvaluationPage, FigureTable};
 
 use crate::error::Error;
 use crate::gradient::accumulate::LossPoint;

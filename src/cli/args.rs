@@ -8,6 +8,7 @@ use onnx_diffprune::options::{AttentionOption, GroupReduction, Norm, NormGroups,
 use serde::{Deserialize, Serialize};
 
 use super::diffusion_args::{DataArgs, DiffusionArgs};
+use super::evaluate::EvaluateArgs;
 use super::gradient_args::GradientArgs;
 use super::loss::LossArgs;
 use super::refit::RefitCommandArgs;
@@ -72,6 +73,8 @@ pub(super) enum Command {
     Inspect(InspectArgs),
     /// Measure the denoising loss of a network on clean samples.
     Loss(Box<LossArgs>),
+    /// Say how good networks are beside their original: losses, samples from the same noise, costs.
+    Evaluate(Box<EvaluateArgs>),
     /// Draw samples from a network, by DDIM, DDPM or DPM-Solver++.
     Sample(Box<SampleArgs>),
     /// Write what a training session of ONNX Runtime loads: training, eval and optimizer model, checkpoint.

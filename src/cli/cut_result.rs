@@ -183,18 +183,23 @@ pub(super) fn report(shown: &Shown<'_>) -> String {
     page(shown, |report| report.html())
 }
 
-fn page<T>(shown: &Shown<'_>, of: impl FnOnce(&Report<'_>) -> T) -> T {
-    let cut = shown.cut;
-    let name = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+/// The command line, as it can be run again.
+pub(super) fn command_line() -> String {
     let quoted = |argument: String| match argument.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,".contains(c)) {
         true => argument,
         false => format!("'{}'", argument.replace('\'', "'\\''")),
     };
+    std::env::args().map(quoted).collect::<Vec<_>>().join(" ")
+}
+
+fn page<T>(shown: &Shown<'_>, of: impl FnOnce(&Report<'_>) -> T) -> T {
+    let cut = shown.cut;
+    let name = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let costs = shown.cost_rows();
     let report = Report {
         title: format!("{} pruned", name(cut.model().path())),
         tool: tool_name(),
-        command: std::env::args().map(quoted).collect::<Vec<_>>().join(" "),
+        command: command_line(),
         costs: costs.into_iter().filter_map(|row| row.try_into().ok()).collect(),
         plan: cut.plan(),
         ratio: cut.ratio(),

@@ -145,7 +145,7 @@ pub(super) struct DataArgs {
 }
 
 /// A range given as LOW,HIGH.
-fn parse_range(option: &str, text: &str) -> Result<(f64, f64), Error> {
+pub(super) fn parse_range(option: &str, text: &str) -> Result<(f64, f64), Error> {
     let form = || Error::usage(format!("{option}: expected LOW,HIGH with LOW below HIGH, found {text:?}"));
     let (low, high) = text.split_once(',').ok_or_else(form)?;
     let (low, high): (f64, f64) = (low.trim().parse().map_err(|_| form())?, high.trim().parse().map_err(|_| form())?);

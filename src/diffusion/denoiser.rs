@@ -74,6 +74,11 @@ impl Denoiser {
         self.dims.first().copied().unwrap_or(1)
     }
 
+    /// The session alone.
+    pub fn into_session(self) -> Session {
+        self.session
+    }
+
     /// What the inputs and outputs are for.
     pub fn roles(&self) -> &Roles {
         &self.roles

@@ -55,7 +55,6 @@ pub enum ChannelOrder {
 
 /// How a feature network is fed and what is taken from it; what is left out follows from the graph.
 #[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
 pub struct FeatureOptions {
     /// The value that holds the features, an output or any other value of the graph: the only output.
     pub output: Option<String>,

@@ -140,7 +140,17 @@ impl<'a> Denoising<'a> {
 
     /// The network in a session, for this many samples at once.
     pub(super) fn denoiser(&self, runtime: &runtime::Runtime, batch: usize) -> Result<Denoiser, Error> {
-        let session = lower::session(runtime, self.known.0, &SessionOptions::default())?;
+        self.denoiser_on(runtime, batch, &SessionOptions::default())
+    }
+
+    /// The same in a session as `options` say.
+    pub(super) fn denoiser_on(
+        &self,
+        runtime: &runtime::Runtime,
+        batch: usize,
+        options: &SessionOptions,
+    ) -> Result<Denoiser, Error> {
+        let session = lower::session(runtime, self.known.0, options)?;
         Denoiser::new(session, self.roles(), self.known.2, self.sizes(), batch)
             .map_err(|error| error.in_file(self.path()))
     }
@@ -245,7 +255,7 @@ impl Network {
         Ok(Self { model, graph, facts, batch: options.batch, sample_range, found })
     }
 
-    fn view(&self) -> Denoising<'_> {
+    pub(super) fn view(&self) -> Denoising<'_> {
         Denoising { known: (&self.model, &self.graph, &self.facts), found: &self.found }
     }
 
@@ -259,7 +269,7 @@ impl Network {
     ///
     /// # Errors
     /// There is too little memory.
-    fn batch(&self, count: usize, most: usize) -> Result<usize, Error> {
+    pub(super) fn batch(&self, count: usize, most: usize) -> Result<usize, Error> {
         let said = self.batch.or_else(|| self.found.roles.fixed_batch());
         match said.unwrap_or(count.min(most)) {
             0 => Ok(0),
@@ -267,7 +277,7 @@ impl Network {
         }
     }
 
-    fn announce(&self, conditioning: &Conditioning, watch: &mut Watch<'_>) -> Result<(), Error> {
+    pub(super) fn announce(&self, conditioning: &Conditioning, watch: &mut Watch<'_>) -> Result<(), Error> {
         let view = self.view();
         tell(watch, Progress::Network(&view.described(&view.lines(conditioning))))
     }

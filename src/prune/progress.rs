@@ -22,6 +22,14 @@ pub enum Stage {
     Refitting,
     /// A pruned file is compared with its original.
     Verifying,
+    /// Operations and parameters of networks are counted.
+    Counting,
+    /// It is measured how long runs of networks take.
+    Timing,
+    /// Features of samples are computed.
+    Features,
+    /// Distances between sets of features are computed.
+    Distances,
 }
 
 /// What a long call tells its caller.

@@ -2,6 +2,9 @@
 
 use std::fmt::Write;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::plots::{importance, kept_bar, losses, short};
 use super::{Losses, Report, refit};
 use crate::plan::GroupPlan;
@@ -9,7 +12,8 @@ use crate::verify::StandIn;
 
 const STYLE: &str = "
 :root { --ink: #1c2430; --soft: #5b6675; --line: #d9dee5; --paper: #ffffff; --panel: #f5f7fa;
-  --kept: #1f7a8c; --gone: #d1603d; --good: #2f7d4f; --bad: #b3261e; }
+  --kept: #1f7a8c; --gone: #d1603d; --good: #2f7d4f; --bad: #b3261e;
+  --n0: var(--good); --n1: var(--kept); --n2: var(--gone); --n3: #7b5ea7; --n4: #a67c00; --n5: #c2477f; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --soft: #9aa5b4; --line: #343c48; --paper: #14181e;
   --panel: #1c222b; --kept: #4fb3c7; --gone: #e58a6a; --good: #6cc08b; --bad: #f2877f; } }
 * { box-sizing: border-box; }
@@ -41,6 +45,10 @@ svg { width: 100%; height: auto; display: block; } svg text { fill: var(--soft);
 .samples { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; flex: 1 1 200px; min-width: 0; }
 .samples img { width: 100%; image-rendering: pixelated; } figcaption { color: var(--soft); font-size: 13px; }
 summary { cursor: pointer; margin: .75rem 0; }
+.n0 { stroke: var(--n0); } .n1 { stroke: var(--n1); } .n2 { stroke: var(--n2); } .n3 { stroke: var(--n3); }
+.n4 { stroke: var(--n4); } .n5 { stroke: var(--n5); }
+circle.n0 { fill: var(--n0); } circle.n1 { fill: var(--n1); } circle.n2 { fill: var(--n2); } circle.n3 { fill: var(--n3); }
+circle.n4 { fill: var(--n4); } circle.n5 { fill: var(--n5); }
 .key i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin: 0 .3em 0 1em; }
 ";
 
@@ -60,13 +68,29 @@ pub(super) fn escape(text: &str) -> String {
     safe
 }
 
-pub(super) fn html(report: &Report<'_>) -> String {
-    let mut page = format!(
+/// The beginning of a page, with its title.
+pub(super) fn head(title: &str) -> String {
+    format!(
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>\
          <meta name='viewport' content='width=device-width, initial-scale=1'><title>{0}</title><style>{STYLE}</style>\
          </head><body>\n<h1>{0}</h1>\n",
-        escape(&report.title)
-    );
+        escape(title)
+    )
+}
+
+/// Samples of networks side by side: names, and PNG files.
+pub(super) fn pictures(of: &[(&str, &[u8])]) -> String {
+    let mut text = String::from("<div class='samples'>");
+    for (name, png) in of {
+        let (name, data) = (escape(name), STANDARD.encode(png));
+        let _ = write!(text, "<figure><img alt='samples of {name}' src='data:image/png;base64,{data}'>");
+        let _ = write!(text, "<figcaption>{name}</figcaption></figure>");
+    }
+    text + "</div>\n"
+}
+
+pub(super) fn html(report: &Report<'_>) -> String {
+    let mut page = head(&report.title);
     let pruned = report.plan.groups.iter().filter(|group| group.kept.len() < group.channels).count();
     let _ = writeln!(
         page,

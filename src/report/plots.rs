@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::page::escape;
 use crate::gradient::accumulate::LossPoint;
 
 /// Bars of a small plot, at most; larger groups show every n-th of their ordered channels.
@@ -67,6 +68,91 @@ pub(super) fn losses(curve: &[LossPoint], threshold: f64) -> String {
     svg + "</svg>"
 }
 
+/// A curve over timesteps: its name, the class that gives its colour, and its values.
+pub(super) type Curve<'a> = (&'a str, &'a str, &'a [f64]);
+
+/// The colours of the page that tell networks apart.
+const COLOURS: usize = 6;
+
+/// The class of the colour of a network; more than there are colours begin anew.
+pub(super) fn colour(at: usize) -> String {
+    format!("n{}", at % COLOURS)
+}
+
+/// Which colour is which network.
+pub(super) fn key<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    let entry = |(at, name): (usize, &str)| format!("<i style='background:var(--{})'></i>{}", colour(at), escape(name));
+    format!("<p class='key soft'>{}</p>\n", names.enumerate().map(entry).collect::<String>())
+}
+
+/// Losses over timesteps, on a logarithmic axis. Up to three curves are named in the plot.
+pub(super) fn curves_over_time(timesteps: &[f64], curves: &[Curve<'_>]) -> String {
+    let (width, height, left, bottom, top, right) = (760.0, 260.0, 58.0, 34.0, 22.0, 12.0);
+    let logarithms = curves.iter().flat_map(|(_, _, curve)| curve.iter()).map(|loss| loss.log10());
+    let finite: Vec<f64> = logarithms.filter(|loss| loss.is_finite()).collect();
+    let low = finite.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = finite.iter().copied().fold(f64::NEG_INFINITY, f64::max).max(low + 1e-3);
+    let last = timesteps.iter().copied().fold(0.0, f64::max);
+    if finite.is_empty() || last <= 0.0 {
+        return String::new();
+    }
+    let x = |t: f64| left + (width - left - right) * t / last;
+    let y = |loss: f64| height - bottom - (height - bottom - top) * (loss.log10() - low) / (high - low);
+    let mut svg = format!("<svg viewBox='0 0 {width} {height}' role='img' aria-label='Losses over timesteps'>");
+    for step in 0..=4 {
+        let loss = 10f64.powf(low + (high - low) * f64::from(step) / 4.0);
+        let at = y(loss);
+        let _ = write!(svg, "<line class='grid' x1='{left}' x2='{}' y1='{at:.1}' y2='{at:.1}'/>", width - right);
+        let _ = write!(svg, "<text x='{}' y='{:.1}' class='end'>{}</text>", left - 6.0, at + 4.0, short(loss));
+        let t = last * f64::from(step) / 4.0;
+        let _ = write!(svg, "<text x='{:.1}' y='{}' class='middle'>{}</text>", x(t), height - bottom + 16.0, short(t));
+    }
+    let _ = write!(svg, "<text x='{:.1}' y='{}' class='middle'>timestep t</text>", x(last / 2.0), height - 3.0);
+    for (at, (name, class, curve)) in curves.iter().enumerate() {
+        let points = timesteps.iter().zip(*curve).filter(|(_, loss)| loss.log10().is_finite());
+        let points: String = points.map(|(t, loss)| format!("{:.1},{:.1} ", x(*t), y(*loss))).collect();
+        let _ = write!(svg, "<polyline class='line {class}' points='{points}'/>");
+        if !name.is_empty() {
+            let from = width - right - 130.0 * (curves.len() - at) as f64;
+            let _ = write!(svg, "<line class='line {class}' x1='{from}' x2='{}' y1='10' y2='10'/>", from + 20.0);
+            let _ = write!(svg, "<text x='{}' y='14'>{}</text>", from + 26.0, escape(name));
+        }
+    }
+    svg + "</svg>"
+}
+
+/// Losses of networks against what they cost, as shares of the first one's operations.
+pub(super) fn trade_off(points: &[(f64, f64)]) -> String {
+    let (width, height, left, bottom, top, right) = (760.0, 260.0, 58.0, 34.0, 12.0, 24.0);
+    let Some((whole, _)) = points.first().copied().filter(|(macs, _)| *macs > 0.0) else { return String::new() };
+    let finite = || points.iter().map(|(_, loss)| *loss).filter(|loss| loss.is_finite());
+    let (low, high) = (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));
+    if low > high {
+        return String::new();
+    }
+    let margin = ((high - low) * 0.08).max(high.abs() * 1e-3).max(1e-9);
+    let (low, high) = (low - margin, high + margin);
+    let most = points.iter().map(|(macs, _)| macs / whole).fold(1.0, f64::max);
+    let x = |share: f64| left + (width - left - right) * share / most;
+    let y = |loss: f64| height - bottom - (height - bottom - top) * (loss - low) / (high - low);
+    let mut svg = format!("<svg viewBox='0 0 {width} {height}' role='img' aria-label='Loss against operations'>");
+    for step in 0..=4 {
+        let loss = low + (high - low) * f64::from(step) / 4.0;
+        let at = y(loss);
+        let _ = write!(svg, "<line class='grid' x1='{left}' x2='{}' y1='{at:.1}' y2='{at:.1}'/>", width - right);
+        let _ = write!(svg, "<text x='{}' y='{:.1}' class='end'>{}</text>", left - 6.0, at + 4.0, short(loss));
+        let share = most * f64::from(step) / 4.0;
+        let text = format!("{:.0} %", 100.0 * share);
+        let _ = write!(svg, "<text x='{:.1}' y='{}' class='middle'>{text}</text>", x(share), height - bottom + 16.0);
+    }
+    let middle = x(most / 2.0);
+    let _ = write!(svg, "<text x='{middle:.1}' y='{}' class='middle'>MACs of the original's</text>", height - 3.0);
+    for (at, (macs, loss)) in points.iter().enumerate().filter(|(_, (_, loss))| loss.is_finite()) {
+        let _ = write!(svg, "<circle class='{}' cx='{:.1}' cy='{:.1}' r='5'/>", colour(at), x(macs / whole), y(*loss));
+    }
+    svg + "</svg>"
+}
+
 /// The scores of a group in descending order: channels that stay and channels that go.
 pub(super) fn importance(scores: &[f64], is_kept: &dyn Fn(usize) -> bool) -> String {
     let (width, height) = (200.0, 56.0);
@@ -120,5 +206,15 @@ mod tests {
         assert!(losses(&curve, 0.05).contains("class='threshold'"));
         assert!(!losses(&curve, 0.0).contains("class='threshold'"));
         assert!(losses(&[], 0.05).is_empty());
+    }
+
+    #[test]
+    fn what_is_no_number_is_not_plotted() {
+        let svg = curves_over_time(&[0.0, 10.0], &[("", "n0", &[1.0, f64::NAN]), ("", "n1", &[0.1, 0.2])]);
+        assert!(svg.matches("<polyline").count() == 2 && !svg.contains("NaN"), "{svg}");
+        assert!(curves_over_time(&[0.0, 10.0], &[("", "n0", &[f64::NAN; 2])]).is_empty());
+        let svg = trade_off(&[(100.0, 0.05), (50.0, 0.06), (25.0, f64::NAN)]);
+        assert!(svg.matches("<circle").count() == 2 && !svg.contains("NaN"), "{svg}");
+        assert!(trade_off(&[(0.0, 1.0)]).is_empty() && trade_off(&[(1.0, f64::NAN)]).is_empty());
     }
 }

@@ -2,11 +2,8 @@
 
 use std::fmt::Write;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-
-use super::page::escape;
-use super::plots::short;
+use super::page::{self, escape};
+use super::plots::{Curve, curves_over_time, short};
 use crate::prune::{RefitLosses, RefitReport};
 
 /// The section of a refit.
@@ -61,52 +58,19 @@ fn loss_table(losses: &RefitLosses) -> String {
     text + &plot(losses)
 }
 
-/// The three losses over timesteps, on a logarithmic axis.
+/// The three losses over timesteps.
 fn plot(losses: &RefitLosses) -> String {
-    let (width, height, left, bottom, top, right) = (760.0, 260.0, 58.0, 34.0, 22.0, 12.0);
-    let curves = [
+    let curves: [Curve<'_>; 3] = [
         ("original", "of-original", &losses.original),
         ("cut", "of-cut", &losses.cut),
         ("cut and refitted", "of-refitted", &losses.refitted),
     ];
-    let logarithms = curves.iter().flat_map(|(_, _, curve)| curve.iter()).map(|loss| loss.log10());
-    let finite: Vec<f64> = logarithms.filter(|loss| loss.is_finite()).collect();
-    let low = finite.iter().copied().fold(f64::INFINITY, f64::min);
-    let high = finite.iter().copied().fold(f64::NEG_INFINITY, f64::max).max(low + 1e-3);
-    let last = losses.timesteps.iter().copied().fold(0.0, f64::max);
-    if finite.is_empty() || last <= 0.0 {
-        return String::new();
-    }
-    let x = |t: f64| left + (width - left - right) * t / last;
-    let y = |loss: f64| height - bottom - (height - bottom - top) * (loss.log10() - low) / (high - low);
-    let mut svg = format!("<svg viewBox='0 0 {width} {height}' role='img' aria-label='Losses over timesteps'>");
-    for step in 0..=4 {
-        let loss = 10f64.powf(low + (high - low) * f64::from(step) / 4.0);
-        let at = y(loss);
-        let _ = write!(svg, "<line class='grid' x1='{left}' x2='{}' y1='{at:.1}' y2='{at:.1}'/>", width - right);
-        let _ = write!(svg, "<text x='{}' y='{:.1}' class='end'>{}</text>", left - 6.0, at + 4.0, short(loss));
-        let t = last * f64::from(step) / 4.0;
-        let _ = write!(svg, "<text x='{:.1}' y='{}' class='middle'>{}</text>", x(t), height - bottom + 16.0, short(t));
-    }
-    let _ = write!(svg, "<text x='{:.1}' y='{}' class='middle'>timestep t</text>", x(last / 2.0), height - 3.0);
-    for (at, (name, class, curve)) in curves.into_iter().enumerate() {
-        let points = losses.timesteps.iter().zip(curve).filter(|(_, loss)| loss.log10().is_finite());
-        let points: String = points.map(|(t, loss)| format!("{:.1},{:.1} ", x(*t), y(*loss))).collect();
-        let _ = write!(svg, "<polyline class='line {class}' points='{points}'/>");
-        let from = width - right - 130.0 * (3 - at) as f64;
-        let _ = write!(svg, "<line class='line {class}' x1='{from}' x2='{}' y1='10' y2='10'/>", from + 20.0);
-        let _ = write!(svg, "<text x='{}' y='14'>{name}</text>", from + 26.0);
-    }
-    svg + "</svg>\n"
+    curves_over_time(&losses.timesteps, &curves) + "\n"
 }
 
 fn pictures(refit: &RefitReport) -> String {
     let Some(Ok(pngs)) = refit.pictures.as_ref().map(crate::prune::RefitPictures::pngs) else { return String::new() };
-    let mut text = String::from("<p>Samples of the three networks from the same noise:</p>\n<div class='samples'>");
-    for (name, png) in ["original", "cut", "cut and refitted"].into_iter().zip(pngs) {
-        let data = STANDARD.encode(png);
-        let _ = write!(text, "<figure><img alt='samples of {name}' src='data:image/png;base64,{data}'>");
-        let _ = write!(text, "<figcaption>{name}</figcaption></figure>");
-    }
-    text + "</div>\n"
+    let names = ["original", "cut", "cut and refitted"];
+    let pictures: Vec<(&str, &[u8])> = names.into_iter().zip(pngs.iter().map(Vec::as_slice)).collect();
+    format!("<p>Samples of the three networks from the same noise:</p>\n{}", page::pictures(&pictures))
 }

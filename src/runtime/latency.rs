@@ -2,12 +2,14 @@
 
 use std::time::Instant;
 
+use serde::Serialize;
+
 use super::error::RuntimeError;
 use super::session::{Prepared, Session};
 use crate::array::Array;
 
 /// How long the runs of a session took.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Latency {
     /// The median in milliseconds.
     pub median_ms: f64,

@@ -1,0 +1,265 @@
+//! What an evaluation is shown as: text, JSON, and the page of `--report`.
+
+use std::path::Path;
+
+use onnx_diffprune::Error;
+use onnx_diffprune::evaluation::{Distribution, EvaluatedNetwork, Evaluation, FeatureSummary, KernelDistance};
+use onnx_diffprune::reports::{EvaluationPage, FigureTable, printable, tool_name};
+use serde_json::{Value, json};
+
+use super::cut_result::command_line;
+use super::printer::{human, percent, table};
+
+/// An evaluation and how it is shown.
+pub(super) struct Shown<'a> {
+    pub(super) evaluation: &'a Evaluation,
+    /// Where the page goes.
+    pub(super) report: Option<&'a Path>,
+    /// Whether losses by timestep are printed.
+    pub(super) verbose: bool,
+}
+
+impl Shown<'_> {
+    /// The networks' names, the original first: those of their files, with folders where these are the same.
+    fn names(&self) -> Vec<String> {
+        let short = |network: &EvaluatedNetwork| {
+            network.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+        };
+        let all: Vec<String> = self.evaluation.all().map(short).collect();
+        let is_unique = |name: &String| all.iter().filter(|other| *other == name).count() == 1;
+        let named = self.evaluation.all().zip(&all);
+        named
+            .map(|(network, name)| if is_unique(name) { name.clone() } else { network.path.display().to_string() })
+            .collect()
+    }
+
+    /// A table with a row for every network; empty cells for what it lacks.
+    fn of_networks(
+        &self,
+        title: String,
+        columns: &[(&str, &dyn Fn(&EvaluatedNetwork) -> Option<String>)],
+    ) -> Option<FigureTable> {
+        let rows: Vec<Vec<Option<String>>> =
+            self.evaluation.all().map(|network| columns.iter().map(|(_, of)| of(network)).collect()).collect();
+        // What no network has is no column.
+        let kept: Vec<usize> = (0..columns.len()).filter(|at| rows.iter().any(|row| row[*at].is_some())).collect();
+        let cells = |row: &Vec<Option<String>>| {
+            kept.iter().map(|at| row[*at].clone().unwrap_or_else(|| "-".to_owned())).collect()
+        };
+        let named = |(name, row): (String, &Vec<Option<String>>)| [vec![name], cells(row)].concat();
+        let header = kept.iter().map(|at| columns[*at].0.to_owned());
+        (!kept.is_empty()).then(|| FigureTable {
+            title,
+            header: std::iter::once("network".to_owned()).chain(header).collect(),
+            rows: self.names().into_iter().zip(&rows).map(named).collect(),
+        })
+    }
+
+    fn tables(&self) -> Vec<FigureTable> {
+        let of = self.evaluation;
+        let loss = |network: &EvaluatedNetwork| Some(format!("{:.5}", network.mean_loss));
+        let above = |network: &EvaluatedNetwork| network.loss_increase.map(|share| format!("{:+.1} %", 100.0 * share));
+        let similar = |network: &EvaluatedNetwork| network.consistency.and_then(|of| of.ssim);
+        let ssim = |network: &EvaluatedNetwork| similar(network).map(|of| format!("{:.4}", of.mean));
+        let psnr = |network: &EvaluatedNetwork| peak(network, |of| of.mean);
+        let share = |part: f64, whole: f64, text: String| match part == whole {
+            true => Some(text),
+            false => Some(format!("{text} ({})", percent(part, whole))),
+        };
+        let (first, whole) = (&of.original, &of.original.cost);
+        let macs = |network: &EvaluatedNetwork| share(network.cost.macs, whole.macs, human(network.cost.macs));
+        let parameters = |network: &EvaluatedNetwork| {
+            let count = network.cost.parameters as f64;
+            share(count, whole.parameters as f64, human(count))
+        };
+        let bytes = |network: &EvaluatedNetwork| Some(format!("{}B", human(network.bytes as f64)));
+        let latency = |network: &EvaluatedNetwork| {
+            let (own, whole) = (network.latency?.median_ms, first.latency?.median_ms);
+            let text = format!("{own:.2} ms");
+            if std::ptr::eq(network, first) { Some(text) } else { share(own, whole, text) }
+        };
+        let mut tables = Vec::new();
+        tables.extend(self.of_networks(
+            "Quality and costs".to_owned(),
+            &[
+                ("loss", &loss),
+                ("above", &above),
+                ("SSIM", &ssim),
+                ("PSNR", &psnr),
+                ("MACs", &macs),
+                ("parameters", &parameters),
+                ("file", &bytes),
+                ("latency", &latency),
+            ],
+        ));
+        let at = |quantile: fn(&Distribution) -> f64| {
+            move |network: &EvaluatedNetwork| {
+                let ssim = similar(network).map(|of| format!("{:.3}", quantile(&of)));
+                let psnr = peak(network, quantile);
+                (ssim.is_some() || psnr.is_some())
+                    .then(|| [ssim, psnr].into_iter().flatten().collect::<Vec<_>>().join(", "))
+            }
+        };
+        let identical = |network: &EvaluatedNetwork| {
+            network.consistency.map(|of| of.identical).filter(|count| *count > 0).map(|count| count.to_string())
+        };
+        tables.extend(self.of_networks(
+            "SSIM and PSNR of samples to the original's from the same noise: quantiles".to_owned(),
+            &[
+                ("5 %", &at(|of| of.q05)),
+                ("25 %", &at(|of| of.q25)),
+                ("median", &at(|of| of.median)),
+                ("75 %", &at(|of| of.q75)),
+                ("95 %", &at(|of| of.q95)),
+                ("equal samples", &identical),
+            ],
+        ));
+        if let Some(features) = &of.features {
+            let name = &features.name;
+            let fd = |value: Option<f64>| value.map(|value| format!("{value:.4}"));
+            let kid = |value: Option<KernelDistance>| value.map(|of| format!("{:.6} ± {:.6}", of.mean, of.deviation));
+            let (a, b) = (format!("FD ({name}) to original"), format!("KID ({name}) to original"));
+            let (c, d) = (format!("FD ({name}) to data"), format!("KID ({name}) to data"));
+            tables.extend(self.of_networks(
+                format!("Distances between samples by the features of {name}"),
+                &[
+                    (&a, &|network| fd(network.distances?.fd_to_original)),
+                    (&b, &|network| kid(network.distances?.kid_to_original)),
+                    (&c, &|network| fd(network.distances?.fd_to_data)),
+                    (&d, &|network| kid(network.distances?.kid_to_data)),
+                ],
+            ));
+        }
+        tables
+    }
+
+    /// The losses by timestep.
+    fn losses(&self) -> FigureTable {
+        let of = self.evaluation;
+        let row = |(at, t): (usize, &f64)| {
+            let losses = of.all().map(|network| format!("{:.5}", network.losses.get(at).copied().unwrap_or(f64::NAN)));
+            std::iter::once(format!("{t}")).chain(losses).collect()
+        };
+        FigureTable {
+            title: "Denoising loss by timestep".to_owned(),
+            header: std::iter::once("t".to_owned()).chain(self.names()).collect(),
+            rows: of.timesteps.iter().enumerate().map(row).collect(),
+        }
+    }
+
+    /// On what was measured.
+    fn lines(&self) -> Vec<String> {
+        let of = self.evaluation;
+        let mut lines = vec![format!(
+            "loss: {} timesteps, {}; the same noise for all networks",
+            of.timesteps.len(),
+            printable(&of.loss_source)
+        )];
+        if let Some(drawing) = &of.drawing {
+            let seed = drawing.seed;
+            lines.push(format!(
+                "samples: {} of every network from the same noise by {} ({} steps, seed {seed}), values over {}",
+                drawing.count,
+                drawing.sampler.describe(),
+                drawing.steps,
+                drawing.value_range
+            ));
+        }
+        if let Some(features) = &of.features {
+            lines.extend(features_lines(features));
+        }
+        lines.extend(of.data_source.iter().map(|source| format!("data: {}", printable(source))));
+        let sizes: Vec<String> = of
+            .sizes
+            .iter()
+            .filter(|(name, _)| !name.starts_with('?'))
+            .map(|(name, size)| format!("{}={size}", printable(name)))
+            .collect();
+        if !sizes.is_empty() {
+            lines.push(format!("costs: at {}", sizes.join(", ")));
+        }
+        lines
+    }
+
+    /// The evaluation as text.
+    pub(super) fn text(&self) -> String {
+        let mut tables = self.tables();
+        if self.verbose {
+            tables.push(self.losses());
+        }
+        let printed = |of: &FigureTable| {
+            let header: Vec<&str> = of.header.iter().map(String::as_str).collect();
+            format!("{}\n{}", printable(&of.title), table(&header, &of.rows))
+        };
+        let mut parts: Vec<String> = tables.iter().map(printed).collect();
+        let notes = self.evaluation.notes.iter().map(|note| format!("note: {}", printable(note)));
+        let report = self.report.map(|path| format!("wrote {}", path.display()));
+        parts.push(self.lines().into_iter().chain(notes).chain(report).collect::<Vec<_>>().join("\n"));
+        parts.join("\n\n")
+    }
+
+    /// The same for machines.
+    pub(super) fn json(&self) -> Value {
+        let mut value = json!(self.evaluation);
+        value["report"] = json!(self.report);
+        value
+    }
+
+    /// The page of `--report`.
+    pub(super) fn page(&self, failure: Option<&Error>) -> EvaluationPage<'_> {
+        let names = self.names();
+        EvaluationPage {
+            title: format!("{} beside {}", names.get(1..).unwrap_or_default().join(", "), names[0]),
+            tool: tool_name(),
+            command: command_line(),
+            evaluation: self.evaluation,
+            tables: self.tables(),
+            lines: [vec![format!("process: {}", self.evaluation.process)], self.lines()].concat(),
+            failure: failure.map(ToString::to_string),
+            names,
+        }
+    }
+}
+
+/// A figure of the peak signal-to-noise ratio of a network's samples.
+fn peak(network: &EvaluatedNetwork, of: fn(&Distribution) -> f64) -> Option<String> {
+    let consistency = network.consistency?;
+    match consistency.psnr {
+        Some(psnr) => Some(format!("{:.2} dB", of(&psnr))),
+        None if consistency.identical > 0 => Some("inf".to_owned()),
+        None => None,
+    }
+}
+
+/// What the feature network was fed and what was taken from it.
+fn features_lines(of: &FeatureSummary) -> Vec<String> {
+    let list = |values: &[f64]| match values {
+        [first, rest @ ..] if rest.iter().all(|value| value == first) => first.to_string(),
+        values => values.iter().map(f64::to_string).collect::<Vec<_>>().join(","),
+    };
+    let order = if of.channels == 3 { format!(", {:?}", of.order).to_uppercase() } else { String::new() };
+    let mut lines = vec![
+        format!(
+            "features: {} gets {} as {:?}{order}, resized to {} x {}, pixels from {} to {}, less {}, over {}",
+            printable(&of.name),
+            printable(&of.input),
+            of.layout,
+            of.size.0,
+            of.size.1,
+            of.range.0,
+            of.range.1,
+            list(&of.mean),
+            list(&of.deviation)
+        )
+        .replace("Nchw", "NCHW")
+        .replace("Nhwc", "NHWC"),
+        format!(
+            "features: {} from output {}{}",
+            of.width,
+            printable(&of.output),
+            of.pooling.as_ref().map_or_else(String::new, |pooling| format!(", {pooling}"))
+        ),
+    ];
+    lines.extend(of.assumed.iter().map(|assumed| format!("features: assumed: {assumed}")));
+    lines
+}

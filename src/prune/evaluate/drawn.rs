@@ -1,0 +1,129 @@
+//! What networks draw from the same noise: how alike it is, and its features.
+
+use ndarray::{Array2, Array3, ArrayD, ArrayView, Axis, Ix3, IxDyn, Slice};
+use rayon::prelude::*;
+
+use super::report::{Consistency, Distances};
+use crate::error::Error;
+use crate::evaluate::{Distribution, KernelOptions, Statistics, frechet_distance, kernel_distance, psnr, ssim};
+
+/// Samples of a network, with which others are compared.
+pub(super) struct Reference {
+    samples: ArrayD<f32>,
+    /// The least value, and what lies between it and the greatest.
+    low: f32,
+    pub(super) range: f64,
+    /// Whether they are images, whose values are clipped as in a file.
+    is_images: bool,
+}
+
+/// Whether samples `[count, channels, ...]` are images.
+pub(super) fn is_images(shape: &[usize]) -> bool {
+    shape.len() == 4 && matches!(shape[1], 1 | 3)
+}
+
+/// Samples with other values in the place of those that are not finite, and how many samples had some.
+pub(super) fn mended(mut samples: ArrayD<f32>, instead: f32) -> (ArrayD<f32>, usize) {
+    let mut broken = 0;
+    for mut sample in samples.axis_iter_mut(Axis(0)) {
+        let mut is_broken = false;
+        sample.iter_mut().filter(|value| !value.is_finite()).for_each(|value| {
+            (*value, is_broken) = (instead, true);
+        });
+        broken += usize::from(is_broken);
+    }
+    (samples, broken)
+}
+
+/// The first samples.
+pub(super) fn first(samples: &ArrayD<f32>, count: usize) -> ArrayD<f32> {
+    let count = count.min(samples.shape()[0]);
+    samples.slice_axis(Axis(0), Slice::from(0..count)).to_owned()
+}
+
+impl Reference {
+    /// Finite samples of a network that was trained on values in `range`. What are no images may have any values: theirs lie
+    /// between the least and the greatest of these samples.
+    pub(super) fn new(samples: ArrayD<f32>, range: (f64, f64)) -> Self {
+        let is_images = is_images(samples.shape());
+        let (low, high) = match is_images {
+            true => range,
+            false => {
+                let values = || samples.iter().map(|value| f64::from(*value));
+                (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max))
+            }
+        };
+        Self { samples, low: low as f32, range: high - low, is_images }
+    }
+
+    fn values(&self, sample: ArrayView<'_, f32, IxDyn>) -> ArrayD<f64> {
+        let (low, high) = (f64::from(self.low), f64::from(self.low) + self.range);
+        sample.mapv(|value| if self.is_images { f64::from(value).clamp(low, high) } else { f64::from(value) })
+    }
+
+    /// How much other finite samples from the same noise are like these.
+    pub(super) fn consistency(&self, others: &ArrayD<f32>) -> Consistency {
+        let each = |at: usize| -> (Option<f64>, Option<f64>) {
+            let (a, b) =
+                (self.values(self.samples.index_axis(Axis(0), at)), self.values(others.index_axis(Axis(0), at)));
+            let peak = psnr(a.iter(), b.iter(), self.range);
+            let image = |of: ArrayD<f64>| -> Option<Array3<f64>> { of.into_dimensionality::<Ix3>().ok() };
+            let similar = image(a).zip(image(b)).and_then(|(a, b)| ssim(a.view(), b.view(), self.range));
+            (similar, peak)
+        };
+        let found: Vec<_> = (0..self.samples.shape()[0]).into_par_iter().map(each).collect();
+        let peaks = || found.iter().filter_map(|(_, peak)| *peak);
+        Consistency {
+            ssim: Distribution::of(found.iter().filter_map(|(similar, _)| *similar).collect()),
+            psnr: Distribution::of(peaks().filter(|peak| peak.is_finite()).collect()),
+            identical: peaks().filter(|peak| *peak == f64::INFINITY).count(),
+        }
+    }
+
+    /// Why there is no structural similarity of these samples, if so.
+    pub(super) fn without_ssim(&self) -> Option<String> {
+        let shape = &self.samples.shape()[1..];
+        let is_large = shape.len() == 3 && shape[1..].iter().all(|side| *side >= 7);
+        (!is_large).then(|| format!("SSIM is of images of at least 7 x 7, samples have shape {shape:?}"))
+    }
+}
+
+/// Features of a set of samples, with what distances need of them.
+pub(super) struct Featured {
+    rows: Array2<f64>,
+    statistics: Statistics,
+}
+
+impl Featured {
+    /// # Errors
+    /// As [`Statistics::of`].
+    pub(super) fn new(rows: Array2<f64>) -> Result<Self, Error> {
+        let statistics = Statistics::of(rows.view())?;
+        Ok(Self { rows, statistics })
+    }
+
+    /// The number of samples.
+    pub(super) fn count(&self) -> usize {
+        self.rows.nrows()
+    }
+
+    /// The distances of samples to the original's, if they are not, and to the data.
+    ///
+    /// # Errors
+    /// A decomposition that fails, subsets that are larger than a set.
+    pub(super) fn distances(
+        &self,
+        original: Option<&Featured>,
+        data: &Featured,
+        kernel: &KernelOptions,
+    ) -> Result<Distances, Error> {
+        let frechet = |other: &Featured| frechet_distance(&self.statistics, &other.statistics);
+        let of_kernel = |other: &Featured| kernel_distance(self.rows.view(), other.rows.view(), kernel);
+        Ok(Distances {
+            fd_to_original: original.map(frechet).transpose()?,
+            kid_to_original: original.map(of_kernel).transpose()?,
+            fd_to_data: Some(frechet(data)?),
+            kid_to_data: Some(of_kernel(data)?),
+        })
+    }
+}
