@@ -61,7 +61,7 @@ impl Shown<'_> {
         let above = |network: &EvaluatedNetwork| network.loss_increase.map(|share| format!("{:+.1} %", 100.0 * share));
         let similar = |network: &EvaluatedNetwork| network.consistency.and_then(|of| of.ssim);
         let ssim = |network: &EvaluatedNetwork| similar(network).map(|of| format!("{:.4}", of.mean));
-        let psnr = |network: &EvaluatedNetwork| peak(network, |of| of.mean);
+        let psnr = |network: &EvaluatedNetwork| peak(network);
         let share = |part: f64, whole: f64, text: String| match part == whole {
             true => Some(text),
             false => Some(format!("{text} ({})", percent(part, whole))),
@@ -92,28 +92,7 @@ impl Shown<'_> {
                 ("latency", &latency),
             ],
         ));
-        let at = |quantile: fn(&Distribution) -> f64| {
-            move |network: &EvaluatedNetwork| {
-                let ssim = similar(network).map(|of| format!("{:.3}", quantile(&of)));
-                let psnr = peak(network, quantile);
-                (ssim.is_some() || psnr.is_some())
-                    .then(|| [ssim, psnr].into_iter().flatten().collect::<Vec<_>>().join(", "))
-            }
-        };
-        let identical = |network: &EvaluatedNetwork| {
-            network.consistency.map(|of| of.identical).filter(|count| *count > 0).map(|count| count.to_string())
-        };
-        tables.extend(self.of_networks(
-            "SSIM and PSNR of samples to the original's from the same noise: quantiles".to_owned(),
-            &[
-                ("5 %", &at(|of| of.q05)),
-                ("25 %", &at(|of| of.q25)),
-                ("median", &at(|of| of.median)),
-                ("75 %", &at(|of| of.q75)),
-                ("95 %", &at(|of| of.q95)),
-                ("equal samples", &identical),
-            ],
-        ));
+        tables.extend(self.quantiles());
         if let Some(features) = &of.features {
             let name = &features.name;
             let fd = |value: Option<f64>| value.map(|value| format!("{value:.4}"));
@@ -131,6 +110,31 @@ impl Shown<'_> {
             ));
         }
         tables
+    }
+
+    /// Quantiles of similarity over samples, two rows for every network that was compared.
+    fn quantiles(&self) -> Option<FigureTable> {
+        let mut rows = Vec::new();
+        for (network, name) in self.evaluation.networks.iter().zip(self.names().into_iter().skip(1)) {
+            let Some(of) = network.consistency else { continue };
+            let figures = |of: Distribution| [of.q05, of.q25, of.median, of.q75, of.q95];
+            let mut row = |figure: &str, of: Distribution, digits: usize| {
+                let cells = figures(of).map(|value| format!("{value:.digits$}"));
+                rows.push([&[name.clone(), figure.to_owned()][..], &cells[..]].concat());
+            };
+            of.ssim.into_iter().for_each(|ssim| row("SSIM", ssim, 4));
+            of.psnr.into_iter().for_each(|psnr| row("PSNR in dB", psnr, 2));
+            if of.identical > 0 {
+                let equal = vec![name.clone(), format!("{} equal samples", of.identical)];
+                rows.push([equal, vec![String::new(); 5]].concat());
+            }
+        }
+        let header = ["network", "figure", "5 %", "25 %", "median", "75 %", "95 %"];
+        (!rows.is_empty()).then(|| FigureTable {
+            title: "Samples beside the original's from the same noise, quantiles".to_owned(),
+            header: header.map(str::to_owned).to_vec(),
+            rows,
+        })
     }
 
     /// The losses by timestep.
@@ -221,11 +225,11 @@ impl Shown<'_> {
     }
 }
 
-/// A figure of the peak signal-to-noise ratio of a network's samples.
-fn peak(network: &EvaluatedNetwork, of: fn(&Distribution) -> f64) -> Option<String> {
+/// The mean peak signal-to-noise ratio of a network's samples.
+fn peak(network: &EvaluatedNetwork) -> Option<String> {
     let consistency = network.consistency?;
     match consistency.psnr {
-        Some(psnr) => Some(format!("{:.2} dB", of(&psnr))),
+        Some(psnr) => Some(format!("{:.2} dB", psnr.mean)),
         None if consistency.identical > 0 => Some("inf".to_owned()),
         None => None,
     }

@@ -15,7 +15,7 @@ use super::model::Model;
 use super::network::{Network, NetworkOptions};
 use super::progress::{Progress, Watch, tell};
 use super::runtime::Runtime;
-use crate::diffusion::{Sampler, Skip};
+use crate::diffusion::{SampleOptions, Sampler, Skip};
 use crate::error::Error;
 use crate::evaluate::{FeatureOptions, KernelOptions};
 use crate::graph::sizes::Sizes;
@@ -90,6 +90,21 @@ impl EvaluateOptions {
             pictures: 0,
             device: Device::default(),
             allow_fallback: false,
+        }
+    }
+}
+
+impl EvaluateOptions {
+    /// How samples are drawn.
+    fn sampling(&self, count: usize) -> SampleOptions {
+        SampleOptions {
+            steps: self.steps.unwrap_or(self.sampler.default_steps()),
+            sampler: self.sampler,
+            eta: self.eta,
+            skip: self.skip,
+            count,
+            seed: self.seed,
+            ..SampleOptions::default()
         }
     }
 }

@@ -6,6 +6,7 @@ mod cache;
 mod desk;
 #[cfg(unix)]
 mod endings;
+mod evaluate;
 mod failures;
 mod gradient_criteria;
 #[cfg(target_os = "linux")]

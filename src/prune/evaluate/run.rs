@@ -75,6 +75,9 @@ impl<'a> Run<'a> {
         if features.is_some() && drawn < 2 {
             return Err(Error::usage(format!("--samples: distances need at least 2, found {drawn}")));
         }
+        if options.sampling(drawn).steps == 0 {
+            return Err(Error::usage("--steps: expected at least 1, found 0"));
+        }
         self.check_memory(drawn, &dims)?;
         let samples = Samples::load(&options.data, (&name, &dims), &self.ranges(), count, options.seed)?;
         let data = self.load_data(&name, &dims, drawn, features.is_some())?;
@@ -144,6 +147,15 @@ impl<'a> Run<'a> {
             let text = format!("--data-samples: expected 2 to {available}, as the data has, found {count}");
             return Err(Error::usage(text).in_file(&options.data));
         }
+        let fewest = drawn.min(count);
+        let kernel = &options.kernel;
+        if let Some(size) = kernel.subset_size.filter(|size| !(2..=fewest).contains(size)) {
+            let text = format!("--kid-subset-size: expected 2 to {fewest}, as there are samples, found {size}");
+            return Err(Error::usage(text));
+        }
+        if kernel.subsets == 0 {
+            return Err(Error::usage("--kid-subsets: expected at least 1, found 0"));
+        }
         Samples::load(&options.data, (name, dims), &self.ranges(), count, options.seed).map(Some)
     }
 
@@ -212,15 +224,7 @@ impl<'a> Run<'a> {
     ) -> Result<Drawing, Error> {
         let options = self.options;
         let range = options.network.process.sample_range;
-        let sampling = SampleOptions {
-            steps: options.steps.unwrap_or(options.sampler.default_steps()),
-            sampler: options.sampler,
-            eta: options.eta,
-            skip: options.skip,
-            count,
-            seed: options.seed,
-            ..SampleOptions::default()
-        };
+        let sampling = options.sampling(count);
         let (all, batch) = (networks.len(), self.candidates.original().batch(count, BATCH)?);
         if batch == 0 {
             return Err(Error::usage("--batch: expected at least 1, found 0"));

@@ -1,0 +1,256 @@
+//! The command `evaluate`: figures against other commands and other computations, limits, and what is refused.
+
+use std::fs;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use onnx_diffprune::npz;
+use onnx_diffprune::onnx::attr_int;
+use serde_json::Value;
+
+use super::tool::{Ran, run, succeed};
+use crate::support::builder::{Builder, model_of, node, value_of};
+use crate::support::files::save;
+use crate::support::fixtures::fixture;
+
+fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+fn original() -> String {
+    text(&fixture("ddpm_fashion16.onnx"))
+}
+
+fn data() -> String {
+    text(&fixture("ddpm_fashion16/heldout_images.npy"))
+}
+
+/// A cut of the trained network, made once.
+fn cut() -> String {
+    static CUT: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let folder = CUT.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let out = text(&folder.path().join("cut.onnx"));
+        succeed(&[&original(), &out, "--ratio", "0.3", "--criterion", "magnitude", "--no-refit", "--no-verify"]);
+        folder
+    });
+    text(&folder.path().join("cut.onnx"))
+}
+
+/// Small counts.
+const SMALL: [&str; 8] = ["--count", "8", "--timesteps", "4", "--samples", "5", "--steps", "4"];
+
+fn evaluate(networks: &[&str], more: &[&str]) -> Ran {
+    let (original, data) = (original(), data());
+    run(&[&["evaluate"], networks, &["--original", &original, "--data", &data, "--no-latency"], &SMALL, more].concat())
+}
+
+fn evaluated(networks: &[&str], more: &[&str]) -> Value {
+    let ran = evaluate(networks, &[more, &["--format", "json"]].concat());
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    ran.json()
+}
+
+fn close(found: &Value, expected: f64, tolerance: f64) {
+    let found = found.as_f64().unwrap_or(f64::NAN);
+    assert!((found - expected).abs() <= tolerance * expected.abs().max(1e-2), "{found}, expected {expected}");
+}
+
+/// Samples as the command `sample` draws them, clipped to -1 to 1: 5 of 16 x 16 pixels.
+fn drawn(network: &str) -> Vec<Vec<f64>> {
+    let folder = tempfile::tempdir().unwrap();
+    let npy = text(&folder.path().join("x.npy"));
+    succeed(&["sample", network, "--save-npy", &npy, "--count", "5", "--steps", "4"]);
+    let values = npz::read(Path::new(&npy)).unwrap().remove(0).1.to_f64();
+    values.chunks(256).map(|sample| sample.iter().map(|value| value.clamp(-1.0, 1.0)).collect()).collect()
+}
+
+/// SSIM window by window, by the definition of its means, variances and covariance.
+fn similarity(a: &[f64], b: &[f64]) -> f64 {
+    let (c1, c2) = (0.02f64.powi(2), 0.06f64.powi(2));
+    let mut sum = 0.0;
+    for (y, x) in (0..10).flat_map(|y| (0..10).map(move |x| (y, x))) {
+        let places: Vec<usize> = (0..49).map(|at| (y + at / 7) * 16 + x + at % 7).collect();
+        let mean = |of: &[f64]| places.iter().map(|place| of[*place]).sum::<f64>() / 49.0;
+        let (ma, mb) = (mean(a), mean(b));
+        let spread = |p: &[f64], mp: f64, q: &[f64], mq: f64| {
+            places.iter().map(|place| (p[*place] - mp) * (q[*place] - mq)).sum::<f64>() / 48.0
+        };
+        let (va, vb, cov) = (spread(a, ma, a, ma), spread(b, mb, b, mb), spread(a, ma, b, mb));
+        sum += (2.0 * ma * mb + c1) * (2.0 * cov + c2) / ((ma * ma + mb * mb + c1) * (va + vb + c2));
+    }
+    sum / 100.0
+}
+
+#[test]
+fn figures_are_those_of_other_commands() {
+    let cut = cut();
+    let found = evaluated(&[&cut], &[]);
+    let (of_original, of_cut) = (&found["original"], &found["networks"][0]);
+    for (network, of) in [(&original(), of_original), (&cut, of_cut)] {
+        let data = data();
+        let loss = ["--data", &data, "--count", "8", "--timesteps", "4", "--format", "json"];
+        let loss = succeed(&[&["loss", network.as_str()], &loss[..]].concat()).json();
+        close(&of["mean_loss"], loss["mean"].as_f64().unwrap(), 1e-5);
+        for (at, point) in loss["losses"].as_array().unwrap().iter().enumerate() {
+            close(&of["losses"][at], point["loss"].as_f64().unwrap(), 1e-5);
+            assert_eq!(found["timesteps"][at], point["t"]);
+        }
+        let cost = succeed(&["inspect", network, "--format", "json"]).json();
+        assert_eq!(of["cost"]["macs"], cost["cost"]["macs"]);
+        assert_eq!(of["cost"]["parameters"], cost["cost"]["parameters"]);
+        assert_eq!(of["bytes"], fs::metadata(network).unwrap().len());
+    }
+    let ratio = of_cut["mean_loss"].as_f64().unwrap() / of_original["mean_loss"].as_f64().unwrap();
+    close(&of_cut["loss_increase"], ratio - 1.0, 1e-9);
+    assert!(of_original["loss_increase"].is_null() && of_original["consistency"].is_null());
+    let (a, b) = (drawn(&original()), drawn(&cut));
+    let mut ssim: Vec<f64> = a.iter().zip(&b).map(|(a, b)| similarity(a, b)).collect();
+    let psnr = |(a, b): (&Vec<f64>, &Vec<f64>)| {
+        let error = a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>() / 256.0;
+        10.0 * (4.0 / error).log10()
+    };
+    let consistency = &of_cut["consistency"];
+    close(&consistency["ssim"]["mean"], ssim.iter().sum::<f64>() / 5.0, 1e-4);
+    close(&consistency["psnr"]["mean"], a.iter().zip(&b).map(psnr).sum::<f64>() / 5.0, 1e-4);
+    ssim.sort_by(f64::total_cmp);
+    close(&consistency["ssim"]["median"], ssim[2], 1e-4);
+    close(&consistency["ssim"]["q25"], ssim[1], 1e-4);
+    // The same again.
+    let mut again = evaluated(&[&cut], &[]);
+    again["seconds"] = found["seconds"].clone();
+    assert_eq!(again, found);
+}
+
+/// A network whose one feature is the mean of all pixels.
+fn brightness(folder: &Path) -> String {
+    let mut n = Builder::new(1);
+    n.graph.input = vec![value_of("image", 1, Some(&["N", "3", "16", "16"]))];
+    let weight = n.floats(&[1.0 / 3.0; 3], &[1, 3, 1, 1]);
+    let mixed = n.op("Conv", &["image", &weight], &[]);
+    n.graph.node.push(node("map", "Identity", &[&mixed], &["map"]));
+    let pooled = n.op("GlobalAveragePool", &["map"], &[]);
+    let shape = n.op("Flatten", &[&pooled], &[attr_int("axis", 1)]);
+    n.graph.output = vec![value_of(&shape, 1, None)];
+    let path = save(folder, &model_of(21, n.graph));
+    let named = folder.join("brightness.onnx");
+    fs::rename(path, &named).unwrap();
+    text(&named)
+}
+
+/// The Fréchet distance of one feature.
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    let of = |values: &[f64]| {
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (values.len() - 1) as f64;
+        (mean, variance.sqrt())
+    };
+    let ((ma, da), (mb, db)) = (of(a), of(b));
+    (ma - mb).powi(2) + (da - db).powi(2)
+}
+
+#[test]
+fn distances_are_called_after_the_feature_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cut, features) = (cut(), brightness(folder.path()));
+    for output in [&[][..], &["--features-output", "map"]] {
+        let found = evaluated(&[&cut], &[&["--features", &features, "--data-samples", "1024"], output].concat());
+        assert_eq!(found["features"]["name"], "brightness");
+        assert_eq!(found["features"]["width"], 1);
+        let bright = |network: &str| -> Vec<f64> {
+            let pixel = |value: &f64| ((value + 1.0) / 2.0 * 255.0).round() / 255.0;
+            drawn(network).iter().map(|sample| sample.iter().map(pixel).sum::<f64>() / 256.0).collect()
+        };
+        let images = npz::read(Path::new(&data())).unwrap().remove(0).1.to_f64();
+        let images: Vec<f64> = images.chunks(256).map(|image| image.iter().sum::<f64>() / 256.0 / 255.0).collect();
+        let (a, b) = (bright(&original()), bright(&cut));
+        let of = |at: &str| &found["networks"][0]["distances"][at];
+        let tolerance = |found: &Value, expected: f64| {
+            assert!((found.as_f64().unwrap() - expected).abs() < 1e-4 * expected + 1e-8, "{found} {expected}");
+        };
+        tolerance(of("fd_to_original"), distance(&a, &b));
+        tolerance(of("fd_to_data"), distance(&b, &images));
+        tolerance(&found["original"]["distances"]["fd_to_data"], distance(&a, &images));
+        assert_eq!(of("kid_to_data")["subset_size"], 5);
+        assert!(found["original"]["distances"]["fd_to_original"].is_null());
+    }
+    let shown = evaluate(&[&cut], &["--features", &features]);
+    assert!(shown.out.contains("FD (brightness) to original") && !shown.out.contains("FID"), "{}", shown.out);
+    assert!(shown.out.contains("pixels from 0 to 1, less 0, over 1"), "{}", shown.out);
+    // Without one it says how to get them.
+    let shown = evaluate(&[&cut], &[]);
+    assert!(shown.out.contains("no distances between samples (FD, KID)") && shown.out.contains("--features NET.onnx"));
+}
+
+#[test]
+fn limits_end_the_run_with_figure_and_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cut, report) = (cut(), text(&folder.path().join("report.html")));
+    let limits = ["--max-loss-increase", "5%", "--min-ssim", "0.9"];
+    let failed = evaluate(&[&cut, &original()], &[&limits[..], &["--report", &report]].concat());
+    assert_eq!(failed.code, 1, "{}", failed.err);
+    let message = failed.err.split("error: ").nth(1).unwrap();
+    assert!(message.contains("cut.onnx: mean denoising loss") && message.contains("allowed 5 %"), "{message}");
+    assert!(message.contains("mean SSIM") && message.contains("at least 0.9"), "{message}");
+    assert!(!message.contains("ddpm_fashion16.onnx"), "{message}");
+    assert!(failed.out.contains("Quality and costs"), "{}", failed.out);
+    let page = fs::read_to_string(report).unwrap();
+    assert_eq!(page.matches("data:image/png;base64,").count(), 3);
+    assert!(page.contains("limits not reached") && page.contains("Loss against operations"));
+    assert_eq!(page.matches("<circle").count(), 3);
+    let failed = evaluate(&[&cut], &[&limits[..], &["--format", "json"]].concat());
+    assert_eq!((failed.code, failed.json()["exit_code"].as_i64()), (1, Some(1)));
+    assert!(failed.json()["networks"][0]["mean_loss"].is_f64());
+    // The original itself loses nothing.
+    let same = evaluated(&[&original()], &["--max-loss-increase", "0", "--min-ssim", "1"]);
+    assert_eq!(same["networks"][0]["consistency"]["identical"], 5);
+    assert!(same["networks"][0]["consistency"]["psnr"].is_null());
+}
+
+#[test]
+fn mistakes_are_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cut, other) = (cut(), text(&fixture("dit_tiny.onnx")));
+    let features = brightness(folder.path());
+    let refused = |networks: &[&str], more: &[&str], words: &[&str]| {
+        let ran = evaluate(networks, more);
+        assert_eq!(ran.code, 2, "{more:?} {}", ran.err);
+        assert!(words.iter().all(|word| ran.err.contains(word)), "{more:?} {}", ran.err);
+    };
+    let (original, data) = (original(), data());
+    let missing = run(&["evaluate", &cut, "--original", &original]);
+    assert!(missing.code == 2 && missing.err.contains("--data"), "{}", missing.err);
+    refused(&[&other], &[], &["dit_tiny.onnx", "what the original takes", "--original"]);
+    refused(&[&cut], &["--max-loss-increase", "5"], &["--max-loss-increase", "5%"]);
+    refused(&[&cut], &["--min-ssim", "2"], &["--min-ssim", "from -1 to 1"]);
+    refused(&[&cut], &["--batch", "3"], &["--count", "multiple of the batch of 3"]);
+    refused(&[&cut], &["--features", &original], &["one input", "timestep"]);
+    refused(&[&cut], &["--features", &features, "--data-samples", "1"], &["--data-samples", "2 to 1024"]);
+    refused(&[&cut], &["--features", &features, "--features-size", "8"], &["--features-size", "16"]);
+    refused(&[&cut], &["--features", &features, "--kid-subset-size", "9"], &["--kid-subset-size", "2 to 5"]);
+    refused(&[&cut], &["--features", &features, "--kid-subsets", "0"], &["--kid-subsets"]);
+    refused(&[&cut], &["--features-size", "8"], &["--features"]);
+    refused(&[&cut], &["--report", &data], &["--report", "--data"]);
+    refused(&[&cut], &["--report", &cut], &["--report", "TUNED.onnx"]);
+    refused(&[&cut], &["--steps", "0"], &["--steps"]);
+    assert!(fs::read(&cut).unwrap().len() > 1_000_000);
+}
+
+#[test]
+fn latents_have_no_features_but_all_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let (network, npy) = (text(&fixture("dit_tiny.onnx")), text(&folder.path().join("x.npy")));
+    succeed(&["sample", &network, "--save-npy", &npy, "--count", "5", "--steps", "2"]);
+    let common = ["evaluate", &network, "--original", &network, "--data", &npy, "--timesteps", "2", "--steps", "2"];
+    let found = succeed(&[&common[..], &["--samples", "3", "--format", "json"]].concat()).json();
+    // Whole batches of two.
+    assert_eq!(found["loss_count"], 4);
+    let of = &found["networks"][0];
+    assert!(of["consistency"]["ssim"]["mean"] == 1.0 && of["latency"]["median_ms"].as_f64().unwrap() > 0.0, "{of}");
+    let features = brightness(folder.path());
+    let refused = run(&[&common[..], &["--features", &features]].concat());
+    assert!(refused.code == 2 && refused.err.contains("which are images"), "{}", refused.err);
+    // Without samples there is the loss.
+    let bare = succeed(&[&common[..], &["--samples", "0", "--no-latency", "--format", "json"]].concat()).json();
+    assert!(bare["drawing"].is_null() && bare["networks"][0]["loss_increase"] == 0.0, "{bare}");
+}
