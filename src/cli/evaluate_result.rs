@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 use super::cut_result::command_line;
 use super::printer::{human, percent, table};
 
+/// A column of a table: its name, and what a network has there.
+type Column<'a> = (&'a str, &'a dyn Fn(&EvaluatedNetwork) -> Option<String>);
+
 /// An evaluation and how it is shown.
 pub(super) struct Shown<'a> {
     pub(super) evaluation: &'a Evaluation,
@@ -34,11 +37,7 @@ impl Shown<'_> {
     }
 
     /// A table with a row for every network; empty cells for what it lacks.
-    fn of_networks(
-        &self,
-        title: String,
-        columns: &[(&str, &dyn Fn(&EvaluatedNetwork) -> Option<String>)],
-    ) -> Option<FigureTable> {
+    fn of_networks(&self, title: String, columns: &[Column<'_>]) -> Option<FigureTable> {
         let rows: Vec<Vec<Option<String>>> =
             self.evaluation.all().map(|network| columns.iter().map(|(_, of)| of(network)).collect()).collect();
         // What no network has is no column.

@@ -8,8 +8,8 @@ const GREY: [f32; 3] = [0.299, 0.587, 0.114];
 /// Pixels from 0 to 255 of an image whose values lie in `range`, clipped and rounded as in a file of bytes.
 pub(super) fn to_bytes(image: ArrayView3<'_, f32>, range: (f64, f64)) -> Array3<f32> {
     let (low, high) = range;
-    // Not-a-number becomes black.
-    image.mapv(|value| ((f64::from(value) - low) / (high - low) * 255.0).round().max(0.0).min(255.0) as f32)
+    // The cast clips, and makes not-a-number black.
+    image.mapv(|value| f32::from(((f64::from(value) - low) / (high - low) * 255.0).round() as u8))
 }
 
 /// The image in one or three channels: grey is repeated, colours are mixed to grey.

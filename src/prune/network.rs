@@ -109,7 +109,7 @@ impl<'a> Denoising<'a> {
     ///
     /// # Errors
     /// An external file has disappeared.
-    fn needed(&self, batch: usize) -> Result<u64, Error> {
+    pub(super) fn needed(&self, batch: usize) -> Result<u64, Error> {
         let (model, graph, facts) = self.known;
         let sizes = self.roles().sizes(facts, self.sizes(), batch);
         Ok(Footprint::of(model, graph, facts, &sizes)?.run())

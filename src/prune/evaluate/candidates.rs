@@ -5,11 +5,11 @@ use std::path::Path;
 use super::super::network::Network;
 use super::EvaluateOptions;
 use crate::analysis::analyse;
-use crate::diffusion::{Conditioning, Denoiser};
+use crate::diffusion::{Denoiser, noise};
 use crate::error::Error;
 use crate::graph::sizes::{Sizes, sizes_for};
 use crate::macs::Cost;
-use crate::runtime::{Latency, Runtime, RuntimeError, SessionOptions, interleaved_latency};
+use crate::runtime::{Latency, Runtime, RuntimeError, SessionOptions, check_memory, interleaved_latency};
 
 /// Rounds of runs in which latencies are measured, those before it, and seconds for each network.
 const LATENCY_RUNS: usize = 30;
@@ -99,20 +99,35 @@ impl<'a> Candidates<'a> {
         Ok((analysis.count(|counter| counter.cost(None, &sizes)), model.total_bytes()?))
     }
 
+    /// Why latencies can't be measured, if so: networks take turns, and there is no memory for all at once.
+    ///
+    /// # Errors
+    /// An external file has disappeared.
+    pub(super) fn without_latency(&self) -> Result<Option<String>, Error> {
+        let mut needed = 0u64;
+        for network in self.all {
+            needed = needed.saturating_add(network.view().needed(self.least_batch())?);
+        }
+        let refused = check_memory(needed).err();
+        Ok(refused
+            .map(|text| format!("latencies were not measured, for which all networks are loaded at once: {text}")))
+    }
+
     /// How long one run of each takes, in turn.
     ///
     /// # Errors
     /// A network that does not run.
-    pub(super) fn latencies(&self, conditioning: &Conditioning) -> Result<Vec<Latency>, Error> {
+    pub(super) fn latencies(&self, seed: u64) -> Result<Vec<Latency>, Error> {
         let batch = self.least_batch();
+        let conditioning = self.original().view().conditioning(batch, seed)?;
         let numbers: Vec<usize> = (0..batch).collect();
         let (mut sessions, mut inputs) = (Vec::new(), Vec::new());
         for (at, network) in self.all.iter().enumerate() {
             let mut denoiser = self.denoiser(at, batch)?;
-            denoiser.set_conditioning(conditioning, &numbers)?;
+            denoiser.set_conditioning(&conditioning, &numbers)?;
             let process = &network.view().configured().process;
             let levels = process.schedule.levels();
-            let x = crate::diffusion::noise(denoiser.dims(), batch, 0);
+            let x = noise(denoiser.dims(), batch, 0);
             inputs.push(denoiser.inputs(process, &x, &levels[levels.len() / 2])?.to_vec());
             sessions.push(denoiser.into_session());
         }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use ndarray::ArrayD;
 
-use super::super::progress::{Progress, Stage, Watch, tell};
+use super::super::progress::{Progress, Stage, Watch, tell, unwatched};
 use super::candidates::Candidates;
 use super::drawn::{Featured, Reference, first, is_images, mended};
 use super::{Drawing, EvaluateOptions, EvaluatedNetwork, Evaluation};
@@ -42,10 +42,15 @@ impl<'a> Run<'a> {
     /// The clean samples of the loss: how many, and how many at once.
     fn extent(&self, name: &str) -> Result<(usize, usize), Error> {
         let fixed = self.options.network.batch.or_else(|| self.candidates.original().view().roles().fixed_batch());
+        let available = Samples::available(&self.options.data, name)?;
         let count = match self.options.count {
+            Some(count) if count > available => {
+                let text = format!("--count: expected at most {available}, as the data has samples, found {count}");
+                return Err(Error::usage(text).in_file(&self.options.data));
+            }
             Some(count) => count,
             None => {
-                let available = Samples::available(&self.options.data, name)?.min(LOSS_COUNT);
+                let available = available.min(LOSS_COUNT);
                 let whole = fixed.unwrap_or(BATCH).max(1);
                 if available > whole || fixed.is_some() { available / whole * whole } else { available }
             }
@@ -75,8 +80,14 @@ impl<'a> Run<'a> {
         if features.is_some() && drawn < 2 {
             return Err(Error::usage(format!("--samples: distances need at least 2, found {drawn}")));
         }
-        if options.sampling(drawn).steps == 0 {
-            return Err(Error::usage("--steps: expected at least 1, found 0"));
+        let steps = view.configured().process.schedule.step_count();
+        if !(1..=steps).contains(&options.timesteps) {
+            let text = format!("--timesteps: expected 1 to {steps} timesteps, found {}", options.timesteps);
+            return Err(Error::usage(text));
+        }
+        if drawn > 0 {
+            let none = options.sampling(0);
+            self.samples(0, (batch, 1), &none, &view.conditioning(batch, options.seed)?, &mut unwatched)?;
         }
         self.check_memory(drawn, &dims)?;
         let samples = Samples::load(&options.data, (&name, &dims), &self.ranges(), count, options.seed)?;
@@ -86,15 +97,17 @@ impl<'a> Run<'a> {
         conditioning.unpaired(&samples).iter().try_for_each(|text| tell(watch, Progress::Warning(text)))?;
 
         let mut networks = self.count(watch)?;
-        if options.measures_latency {
+        let reason = if options.measures_latency { self.candidates.without_latency()? } else { None };
+        if options.measures_latency && reason.is_none() {
             tell(watch, Progress::At { stage: Stage::Timing, done: 0, total: 1 })?;
-            let latencies = self.candidates.latencies(&conditioning)?;
+            let latencies = self.candidates.latencies(options.seed)?;
             networks.iter_mut().zip(latencies).for_each(|(network, latency)| network.latency = Some(latency));
         }
+        self.notes.extend(reason);
         let timesteps = self.losses((&samples, batch), &conditioning, &mut networks, watch)?;
         let drawing = match drawn {
             0 => None,
-            _ => Some(self.draw((drawn, data.as_ref()), &conditioning, &mut features, &mut networks, watch)?),
+            _ => Some(self.draw((drawn, data.as_ref()), &mut features, &mut networks, watch)?),
         };
         if features.is_none() {
             self.notes.push(
@@ -217,7 +230,6 @@ impl<'a> Run<'a> {
     fn draw(
         &mut self,
         (count, data): (usize, Option<&Samples>),
-        conditioning: &Conditioning,
         features: &mut Option<FeatureNetwork>,
         networks: &mut [EvaluatedNetwork],
         watch: &mut Watch<'_>,
@@ -229,6 +241,7 @@ impl<'a> Run<'a> {
         if batch == 0 {
             return Err(Error::usage("--batch: expected at least 1, found 0"));
         }
+        let conditioning = self.candidates.original().view().conditioning(batch, options.seed)?;
         let sets = all + 1;
         let featured = |features: &mut FeatureNetwork, place: usize, samples: &ArrayD<f32>, watch: &mut Watch<'_>| {
             let rows = features.features(samples, range, &mut |done, total| {
@@ -242,27 +255,27 @@ impl<'a> Run<'a> {
             _ => None,
         };
         let (mut reference, mut original): (Option<Reference>, Option<Featured>) = (None, None);
-        for at in 0..all {
-            let samples = self.samples(at, (batch, all), &sampling, conditioning, watch)?;
+        for (at, network) in networks.iter_mut().enumerate() {
+            let samples = self.samples(at, (batch, all), &sampling, &conditioning, watch)?;
             let is_images = is_images(samples.shape());
             let (samples, broken) = mended(samples, if is_images { range.0 as f32 } else { 0.0 });
-            networks[at].broken_samples = broken;
+            network.broken_samples = broken;
             if broken > 0 {
                 let path = self.candidates.path(at).display();
                 self.notes.push(format!("{path}: {broken} of {count} samples have values that are not finite"));
             }
             if options.pictures > 0 {
-                networks[at].picture = grid_png(&first(&samples, options.pictures), range).ok();
+                network.picture = grid_png(&first(&samples, options.pictures), range).ok();
             }
             if let (Some(features), Some(data)) = (features.as_mut(), &data) {
                 let own = featured(features, at + 1, &samples, watch)?;
                 tell(watch, Progress::At { stage: Stage::Distances, done: at, total: all })?;
                 let kernel = KernelOptions { seed: options.seed, ..options.kernel };
-                networks[at].distances = Some(own.distances(original.as_ref(), data, &kernel)?);
+                network.distances = Some(own.distances(original.as_ref(), data, &kernel)?);
                 original = original.or(Some(own));
             }
             match &reference {
-                Some(reference) => networks[at].consistency = Some(reference.consistency(&samples)),
+                Some(reference) => network.consistency = Some(reference.consistency(&samples)),
                 None => {
                     let new = Reference::new(samples, range);
                     self.notes.extend(new.without_ssim());
