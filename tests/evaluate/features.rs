@@ -54,11 +54,13 @@ fn images_are_fed_as_the_options_say() {
     let found = features(&mut plain, &[2, 1, 2, 2], &[-1.0, -1.0, 1.0, 1.0, 5.0, 5.0, 5.0, 5.0]);
     assert_eq!(found, ndarray::array![[0.5, 0.5, 0.5], [1.0, 1.0, 1.0]]);
     // In the network's own order, range and scale.
-    let mut options = FeatureOptions::default();
-    options.range = Some((0.0, 255.0));
-    options.mean = Some(vec![10.0, 20.0, 30.0]);
-    options.deviation = Some(vec![5.0]);
-    options.order = Some(ChannelOrder::Bgr);
+    let options = FeatureOptions {
+        range: Some((0.0, 255.0)),
+        mean: Some(vec![10.0, 20.0, 30.0]),
+        deviation: Some(vec![5.0]),
+        order: Some(ChannelOrder::Bgr),
+        ..FeatureOptions::default()
+    };
     let mut scaled = open(&colour, &options, &[3, 2, 2]).unwrap();
     let sample: Vec<f32> = [1.0, 0.0, -1.0].iter().flat_map(|value| [*value; 4]).collect();
     let found = features(&mut scaled, &[1, 3, 2, 2], &sample);
@@ -68,8 +70,7 @@ fn images_are_fed_as_the_options_say() {
 
 #[test]
 fn a_fixed_batch_is_filled_up_and_an_inner_value_taken() {
-    let mut options = FeatureOptions::default();
-    options.output = Some("doubled".to_owned());
+    let mut options = FeatureOptions { output: Some("doubled".to_owned()), ..FeatureOptions::default() };
     // Bytes, channels last, in batches of two; the samples are half as large.
     let model = network(&["2", "4", "4", "3"], &["map", "pooled"], 2);
     let mut inner = open(&model, &options, &[3, 2, 2]).unwrap();
