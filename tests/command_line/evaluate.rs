@@ -235,8 +235,8 @@ fn mistakes_are_explained() {
     refused(&[&cut], &["--features-size", "8"], &["--features"]);
     refused(&[&cut], &["--report", &data], &["--report", "--data"]);
     refused(&[&cut], &["--report", &cut], &["--report", "TUNED.onnx"]);
-    refused(&[&cut], &["--steps", "0"], &["--steps"]);
-    refused(&[&cut], &["--steps", "2000"], &["--steps"]);
+    refused(&[&cut], &["--steps", "0"], &["at least 1 step, found 0"]);
+    refused(&[&cut], &["--steps", "2000"], &["step"]);
     refused(&[&cut], &["--timesteps", "2000"], &["--timesteps", "1 to 1000"]);
     refused(&[&cut], &["--eta", "2"], &["--eta"]);
     assert!(fs::read(&cut).unwrap().len() > 1_000_000);
