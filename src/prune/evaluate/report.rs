@@ -145,17 +145,15 @@ impl Evaluation {
         let mut failures = Vec::new();
         for network in &self.networks {
             let name = network.path.display();
-            if let Some(limit) = limits.max_loss_increase
-                && network
-                    .loss_increase
-                    .is_none_or(|increase| !matches!(increase.partial_cmp(&limit), Some(order) if order.is_le()))
-            {
-                let increase = network.loss_increase.unwrap_or(f64::NAN);
+            let reaches = |limit: f64| network.loss_increase.is_some_and(|increase| increase <= limit);
+            if let Some(limit) = limits.max_loss_increase.filter(|limit| !reaches(*limit)) {
+                let above = match network.loss_increase.filter(|increase| increase.is_finite()) {
+                    Some(increase) => format!("{:.5} is {} above", network.mean_loss, percent(increase)),
+                    None => format!("{} can't be compared with", network.mean_loss),
+                };
+                let whole = self.original.mean_loss;
                 failures.push(format!(
-                    "{name}: mean denoising loss {:.5} is {} above the original's {:.5}, allowed {}",
-                    network.mean_loss,
-                    percent(increase),
-                    self.original.mean_loss,
+                    "{name}: mean denoising loss {above} the original's {whole:.5}, allowed {}",
                     percent(limit)
                 ));
             }
