@@ -252,7 +252,7 @@ pub mod networks {
 /// Arrays in memory, and their files.
 pub mod data {
     pub use crate::array::{Array, ArrayData, ElementType};
-    pub use crate::prune::{image_files, read_npz, read_text};
+    pub use crate::prune::{read_npz, read_text, sample_files};
 }
 
 /// The parts of a [`Plan`].

@@ -18,7 +18,7 @@ mod header;
 mod stored;
 
 pub use file::{ArrayFile, Entry};
-pub use stored::StoredArray;
+pub use stored::{StoredArray, from_bytes};
 
 /// Why a file of arrays could not be read or written.
 #[derive(Debug, thiserror::Error)]

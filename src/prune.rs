@@ -39,7 +39,7 @@ mod staged;
 
 pub use artifacts::{ArtifactOptions, WrittenArtifacts};
 pub use cut::{Cut, Scores};
-pub use data::{image_files, library_providers, read_npz, read_text};
+pub use data::{library_providers, read_npz, read_text, sample_files};
 pub use gradients::GradientReport;
 pub use inspection::{BarrierInfo, GroupInfo, Inspection, MemberInfo, NodeInfo};
 pub use model::{Analysis, Model};

@@ -54,6 +54,11 @@ impl From<&Array> for StoredArray {
     }
 }
 
+/// The elements in little-endian bytes, a whole number of them.
+pub fn from_bytes(element_type: ElementType, bytes: &[u8]) -> ArrayData {
+    decode(element_type, bytes, false)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
