@@ -22,6 +22,8 @@ pub enum Stage {
     Refitting,
     /// A pruned file is compared with its original.
     Verifying,
+    /// Images and captions are encoded.
+    Encoding,
 }
 
 /// What a long call tells its caller.
