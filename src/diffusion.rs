@@ -32,7 +32,7 @@ pub use conditioning::Conditioning;
 pub use config::{ConfiguredProcess, VarianceType, read_scheduler_config};
 pub use data::{
     Batch, Loader, LoaderOptions, Ranges, SampleOrder, SampleSource, Samples, SourceOptions, captions, image_files,
-    replace_dropped, sample_files,
+    refuse_more_unreadable, replace_dropped, sample_files,
 };
 pub use denoiser::Denoiser;
 pub use denoising::{DenoisingTask, denoising_losses};

@@ -29,7 +29,7 @@ pub use folder::{image_files, sample_files};
 pub use loader::{Batch, Loader, LoaderOptions};
 pub use order::SampleOrder;
 pub use ranges::Ranges;
-pub use source::{SampleSource, SourceOptions};
+pub use source::{SampleSource, SourceOptions, refuse_more_unreadable};
 
 use std::path::Path;
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use self::cache::{Cache, Inputs};
+use self::cache::Cache;
 pub use self::latents::LatentChoice;
 use self::latents::LatentEncoder;
 use self::text::TextEncoder;
@@ -20,7 +20,7 @@ use super::model::Model;
 use super::progress::{Progress, Stage, Watch, tell};
 use super::runtime::Runtime;
 use crate::array::Array;
-use crate::diffusion::{Ranges, SampleSource, SourceOptions, captions, image_files};
+use crate::diffusion::{Ranges, SampleSource, SourceOptions, captions, image_files, refuse_more_unreadable};
 use crate::error::Error;
 use crate::npz;
 use crate::runtime::{Device, Session, SessionOptions};
@@ -153,8 +153,8 @@ pub struct Encoded {
 /// the latents and of the states belongs to one image, in the order of the images' paths.
 ///
 /// A shard is complete or not there. One that is there from before stays if its digest agrees: that of both encoders, the
-/// tokenizer, all options that decide values, and the images and captions themselves. Shards left over from more images are
-/// removed at the end. With captions, the states of the empty one are written beside the cache
+/// tokenizer, all options that decide values, and the images and captions themselves. Others are
+/// removed before the first is written. With captions, the states of the empty one are written beside the cache
 /// ([`EncodeOptions::empty_path`]), for guidance.
 ///
 /// # Errors
@@ -173,6 +173,11 @@ pub fn encode(runtime: &Runtime, options: &EncodeOptions, watch: &mut Watch<'_>)
         &Ranges::default(),
         &SourceOptions::default(),
     )?;
+    if images.iter().enumerate().any(|(number, image)| source.image(number) != Some(image))
+        || source.len() != images.len()
+    {
+        return Err(Error::unmet("the images of the folder changed while it was read").in_file(&options.images));
+    }
     let open = |path: &Path| open(runtime, path, options);
     let (session, of_vae) = open(&options.vae_encoder)?;
     let mut vae = LatentEncoder::new(session, options)?;
@@ -200,14 +205,22 @@ pub fn encode(runtime: &Runtime, options: &EncodeOptions, watch: &mut Watch<'_>)
         shift_factor: vae.shift_factor(),
         latents: vae.choice(),
     };
-    let mut seen = 0;
-    for (shard, files) in images.chunks(options.per_shard).enumerate() {
-        tell(watch, Progress::At { stage: Stage::Encoding, done: seen, total: images.len() })?;
+    let of_shard = |files: &[PathBuf], shard: usize| {
         let first = shard * options.per_shard;
-        let captions = captions.get(first..first + files.len()).unwrap_or_default();
-        let inputs = Inputs { files, captions };
-        let digest = cache.digest(&inputs);
-        if let Some(rows) = cache.rows_of(shard, &digest) {
+        captions.get(first..first + files.len()).unwrap_or_default()
+    };
+    let mut digests = Vec::new();
+    for (shard, files) in images.chunks(options.per_shard).enumerate() {
+        tell(watch, Progress::At { stage: Stage::Encoding, done: 0, total: images.len() })?;
+        digests.push(cache.digest(files, of_shard(files, shard)));
+    }
+    // What is there at any time is of these inputs, whenever the run is stopped.
+    cache.remove_others(&digests)?;
+    let mut seen = 0;
+    for ((shard, files), digest) in images.chunks(options.per_shard).enumerate().zip(&digests) {
+        tell(watch, Progress::At { stage: Stage::Encoding, done: seen, total: images.len() })?;
+        let (first, captions) = (shard * options.per_shard, of_shard(files, shard));
+        if let Some(rows) = cache.rows_of(shard, digest) {
             done.kept += 1;
             done.images += rows;
             seen += files.len();
@@ -217,7 +230,7 @@ pub fn encode(runtime: &Runtime, options: &EncodeOptions, watch: &mut Watch<'_>)
         for start in (0..files.len()).step_by(options.batch) {
             let end = (start + options.batch).min(files.len());
             let (read, values) = read(&source, first + start..first + end, &mut done.unreadable, watch)?;
-            check_unreadable(options, &done.unreadable)?;
+            refuse_more_unreadable(&options.images, options.most_unreadable, done.unreadable.iter())?;
             latents.extend(vae.encode(&values, &read)?);
             rows.extend(read.iter().map(|number| number - first));
             seen += end - start;
@@ -232,12 +245,11 @@ pub fn encode(runtime: &Runtime, options: &EncodeOptions, watch: &mut Watch<'_>)
             arrays.push((of_text.name.as_str(), encoder.encode(&captions, options.batch)?));
         }
         if !arrays.is_empty() {
-            cache.write(shard, &digest, &arrays)?;
+            cache.write(shard, digest, &arrays)?;
             done.written += 1;
             done.images += rows.len();
         }
     }
-    cache.remove_stale(images.len().div_ceil(options.per_shard));
     Ok(done)
 }
 
@@ -280,14 +292,4 @@ fn read(
     }
     let dims = [&[numbers.len()], source.sizes()].concat();
     Ok((numbers, Array { dims, data: crate::array::ArrayData::F32(values) }))
-}
-
-fn check_unreadable(options: &EncodeOptions, unreadable: &[String]) -> Result<(), Error> {
-    if unreadable.len() <= options.most_unreadable {
-        return Ok(());
-    }
-    let list: String = unreadable.iter().map(|reason| format!("\n  {reason}")).collect();
-    let most = options.most_unreadable;
-    let text = format!("expected at most {most} images that can't be read, found {}:{list}", unreadable.len());
-    Err(Error::unreadable(&options.images, text).hint("remove or repair these files"))
 }

@@ -133,6 +133,14 @@ impl SampleSource {
         &self.path
     }
 
+    /// The file of an image, if the samples are images.
+    pub fn image(&self, number: usize) -> Option<&Path> {
+        match &self.form {
+            Form::Images(files) => files.get(number).map(PathBuf::as_path),
+            Form::Arrays(_) => None,
+        }
+    }
+
     /// What the samples are, in words: "images" or "samples".
     pub(super) fn kind(&self) -> &'static str {
         match self.form {
@@ -208,17 +216,7 @@ impl SampleSource {
     /// # Errors
     /// There are; all are named.
     pub(super) fn check_unreadable(&self, met: &BTreeMap<usize, String>) -> Result<(), Error> {
-        if met.len() <= self.most_unreadable {
-            return Ok(());
-        }
-        let list: Vec<String> = met.values().map(|reason| format!("\n  {reason}")).collect();
-        let text = format!(
-            "expected at most {} images that can't be read, found {}:{}",
-            self.most_unreadable,
-            met.len(),
-            list.concat()
-        );
-        Err(Error::unreadable(&self.path, text).hint("remove or repair these files"))
+        refuse_more_unreadable(&self.path, self.most_unreadable, met.values())
     }
 
     /// The names of the arrays that hold a row of conditioning for each sample, sorted.
@@ -268,6 +266,24 @@ impl SampleSource {
         replace_dropped(name, &mut rows, dropped, self.empty.get(name));
         Ok(rows)
     }
+}
+
+/// Refuses a folder of which more than `most` images can't be read, for these reasons, which name them.
+///
+/// # Errors
+/// See above.
+pub fn refuse_more_unreadable<'r>(
+    folder: &Path,
+    most: usize,
+    reasons: impl ExactSizeIterator<Item = &'r String>,
+) -> Result<(), Error> {
+    let found = reasons.len();
+    if found <= most {
+        return Ok(());
+    }
+    let list: String = reasons.map(|reason| format!("\n  {reason}")).collect();
+    let text = format!("expected at most {most} images that can't be read, found {found}:{list}");
+    Err(Error::unreadable(folder, text).hint("remove or repair these files"))
 }
 
 /// An array as the one row that stands for no conditioning.

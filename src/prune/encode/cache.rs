@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use blake3::Hasher;
+use rayon::prelude::*;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -26,14 +27,6 @@ pub(super) struct Cache {
     half: bool,
     /// Goes again if nothing comes to lie in it.
     _made: Option<NewFolder>,
-}
-
-/// What a shard is made of.
-#[derive(Debug)]
-pub(super) struct Inputs<'a> {
-    pub(super) files: &'a [PathBuf],
-    /// One for each file, or none at all.
-    pub(super) captions: &'a [String],
 }
 
 /// The name of a shard.
@@ -85,16 +78,21 @@ impl Cache {
         files.into_iter().map(|path| (number_of(&path), path)).map(|(number, path)| (path, number)).collect()
     }
 
-    /// The BLAKE3 of all that decides the values of a shard.
-    pub(super) fn digest(&self, inputs: &Inputs<'_>) -> String {
-        let mut hash = Hasher::new();
-        hash.update(self.described.as_bytes());
-        for (at, file) in inputs.files.iter().enumerate() {
+    /// The BLAKE3 of all that decides the values of a shard: of its images, and their captions, of which there is one for
+    /// each or none at all.
+    pub(super) fn digest(&self, files: &[PathBuf], captions: &[String]) -> String {
+        let of_file = |file: &PathBuf| {
             let mut content = Hasher::new();
             // One that can't be read has no content; it is left out of the shard.
             let read = open(file).and_then(|(file, _)| content.update_reader(file).map(|_| ()));
-            hash.update(content.finalize().as_bytes()).update(&[u8::from(read.is_ok())]);
-            if let Some(caption) = inputs.captions.get(at) {
+            (content.finalize(), read.is_ok())
+        };
+        let contents: Vec<(blake3::Hash, bool)> = files.par_iter().map(of_file).collect();
+        let mut hash = Hasher::new();
+        hash.update(self.described.as_bytes());
+        for (at, (content, is_read)) in contents.into_iter().enumerate() {
+            hash.update(content.as_bytes()).update(&[u8::from(is_read)]);
+            if let Some(caption) = captions.get(at) {
                 hash.update(&(caption.len() as u64).to_le_bytes()).update(caption.as_bytes());
             }
         }
@@ -134,11 +132,17 @@ impl Cache {
         write_file(&path, &bytes)
     }
 
-    /// Removes shards from before that are beyond the last.
-    pub(super) fn remove_stale(&self, count: usize) {
-        for (path, _) in self.files().into_iter().filter(|(_, number)| number.is_some_and(|number| number >= count)) {
-            // One that can't be removed is one that can't be written either, which was told of.
-            let _ = std::fs::remove_file(path);
+    /// Removes the shards that were made of something else than what has these digests.
+    ///
+    /// # Errors
+    /// One can't be removed.
+    pub(super) fn remove_others(&self, digests: &[String]) -> Result<(), Error> {
+        let is_other = |number: usize| digests.get(number).is_none_or(|digest| self.rows_of(number, digest).is_none());
+        for (path, number) in self.files() {
+            if number.is_some_and(is_other) {
+                std::fs::remove_file(&path).map_err(|error| unwritable(&path, error))?;
+            }
         }
+        Ok(())
     }
 }
