@@ -137,14 +137,22 @@ impl Samples {
     }
 }
 
+/// Samples of which all numbers are listed and shuffled, at most: of more, the list would take too much memory.
+const MOST_LISTED: usize = 1 << 24;
+
 /// `count` of `total` numbers in ascending order, all of them or chosen at random.
 fn choose(total: usize, count: usize, seed: u64) -> Result<Vec<usize>, String> {
     if count > total {
         return Err(format!("expected at least {count} (--batch), found {total}"));
     }
-    let mut numbers: Vec<usize> = (0..total).collect();
-    numbers.shuffle(&mut Pcg64::new(u128::from(seed), 0xda7a));
-    numbers.truncate(count);
+    let mut numbers: Vec<usize> = if total > MOST_LISTED {
+        SampleOrder::new(seed, total).numbers(0..count as u64)
+    } else {
+        let mut numbers: Vec<usize> = (0..total).collect();
+        numbers.shuffle(&mut Pcg64::new(u128::from(seed), 0xda7a));
+        numbers.truncate(count);
+        numbers
+    };
     numbers.sort_unstable();
     Ok(numbers)
 }
