@@ -12,6 +12,8 @@ mod cut_result;
 
 mod diffusion_args;
 
+mod encode;
+
 mod ending;
 
 mod evaluate;
@@ -72,6 +74,7 @@ pub(super) fn run() -> ExitCode {
         Some(Command::Loss(args)) => loss::run(args, &cli, &printer),
         Some(Command::Evaluate(args)) => evaluate::run(args, &cli, &printer),
         Some(Command::Sample(args)) => sample::run(args, &cli, &printer),
+        Some(Command::Encode(args)) => encode::run(args, &cli, &printer),
         Some(Command::Artifacts(args)) => artifacts::run(args, &cli, &printer),
         Some(Command::Runtime) => runtime::run(&cli, &printer),
         None => prune::run(&cli.prune, &cli, &printer),

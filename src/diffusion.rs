@@ -30,7 +30,10 @@ mod sizes;
 
 pub use conditioning::Conditioning;
 pub use config::{ConfiguredProcess, VarianceType, read_scheduler_config};
-pub use data::{Ranges, Samples, image_files};
+pub use data::{
+    Batch, Loader, LoaderOptions, Ranges, SampleOrder, SampleSource, Samples, SourceOptions, captions, image_files,
+    refuse_more_unreadable, replace_dropped, sample_files,
+};
 pub use denoiser::Denoiser;
 pub use denoising::{DenoisingTask, denoising_losses};
 pub use description::{PreconditioningPlace, ProcessOptions, ScheduleName};

@@ -265,10 +265,19 @@ pub mod evaluation {
     };
 }
 
-/// Arrays in memory, and their files.
+/// Arrays in memory and their files, and clean samples that need not fit there.
 pub mod data {
     pub use crate::array::{Array, ArrayData, ElementType};
-    pub use crate::prune::{image_files, read_npz, read_text};
+    pub use crate::diffusion::{
+        Batch, Loader, LoaderOptions, Ranges, SampleOrder, SampleSource, SourceOptions, captions, image_files,
+        replace_dropped,
+    };
+    pub use crate::prune::{read_npz, read_text, sample_files};
+}
+
+/// Images and captions as what a latent network is trained on.
+pub mod encoding {
+    pub use crate::prune::{EncodeOptions, Encoded, LatentChoice, TextOptions, encode};
 }
 
 /// The parts of a [`Plan`].

@@ -15,7 +15,10 @@ mod file;
 
 mod header;
 
+mod stored;
+
 pub use file::{ArrayFile, Entry};
+pub use stored::{StoredArray, from_bytes};
 
 /// Why a file of arrays could not be read or written.
 #[derive(Debug, thiserror::Error)]

@@ -19,6 +19,8 @@ mod data;
 
 mod describe;
 
+mod encode;
+
 mod evaluate;
 
 mod gradients;
@@ -41,7 +43,8 @@ mod staged;
 
 pub use artifacts::{ArtifactOptions, WrittenArtifacts};
 pub use cut::{Cut, Scores};
-pub use data::{image_files, library_providers, read_npz, read_text};
+pub use data::{library_providers, read_npz, read_text, sample_files};
+pub use encode::{EncodeOptions, Encoded, LatentChoice, TextOptions, encode};
 pub use evaluate::{Consistency, Distances, Drawing, EvaluateOptions, EvaluatedNetwork, Evaluation, EvaluationLimits};
 pub use gradients::GradientReport;
 pub use inspection::{BarrierInfo, GroupInfo, Inspection, MemberInfo, NodeInfo};

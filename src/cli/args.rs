@@ -8,6 +8,7 @@ use onnx_diffprune::options::{AttentionOption, GroupReduction, Norm, NormGroups,
 use serde::{Deserialize, Serialize};
 
 use super::diffusion_args::{DataArgs, DiffusionArgs};
+use super::encode::EncodeArgs;
 use super::evaluate::EvaluateArgs;
 use super::gradient_args::GradientArgs;
 use super::loss::LossArgs;
@@ -77,6 +78,8 @@ pub(super) enum Command {
     Evaluate(Box<EvaluateArgs>),
     /// Draw samples from a network, by DDIM, DDPM or DPM-Solver++.
     Sample(Box<SampleArgs>),
+    /// Encode images and captions once for a latent network, into a cache of arrays that --data takes.
+    Encode(Box<EncodeArgs>),
     /// Write what a training session of ONNX Runtime loads: training, eval and optimizer model, checkpoint.
     Artifacts(ArtifactsArgs),
     /// Show which ONNX Runtime libraries are found and which one is used.

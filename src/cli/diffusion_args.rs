@@ -131,8 +131,8 @@ pub(super) struct DiffusionArgs {
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct DataArgs {
-    /// Clean samples: a folder of PNG or JPEG images, or a .npy, .npz or .safetensors file. Without it samples are
-    /// drawn from the network itself.
+    /// Clean samples: a folder of PNG or JPEG images, a .npy, .npz or .safetensors file, or a folder of such files.
+    /// Without it samples are drawn from the network itself.
     #[arg(long, value_name = "PATH", help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) data: Option<PathBuf>,

@@ -123,7 +123,8 @@ pub(super) fn score_options(
     Ok(options)
 }
 
-fn device(text: &str) -> Result<Device, Error> {
+/// The device of an option.
+pub(super) fn device(text: &str) -> Result<Device, Error> {
     text.parse().map_err(|error| Error::usage(format!("--device: {error}")))
 }
 

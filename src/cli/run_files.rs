@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use onnx_diffprune::data::image_files;
+use onnx_diffprune::data::sample_files;
 use onnx_diffprune::plans::{data_path, plan_path};
 use onnx_diffprune::program::RunFiles;
 use onnx_diffprune::{Error, Model};
@@ -36,11 +36,11 @@ pub(super) fn reads_given(files: &mut RunFiles, given: &[(&str, Option<&Path>)])
     }
 }
 
-/// Adds clean samples: a file, or all images of a folder.
+/// Adds clean samples: a file, or all files of a folder.
 pub(super) fn reads_data(files: &mut RunFiles, data: Option<&Path>) -> Result<(), Error> {
     match data {
         Some(folder) if folder.is_dir() => {
-            files.reads_all("an image of --data", image_files(folder)?);
+            files.reads_all("a file of --data", sample_files(folder)?);
         }
         Some(file) => {
             files.reads("--data", file);

@@ -1,11 +1,35 @@
-//! Clean samples to evaluate a network on: images of a folder, or arrays.
+//! Clean samples: images of a folder, or arrays.
+//!
+//! [`SampleSource`] gives any of them by number, read when it is asked for; [`Samples`] are some that are in memory, and
+//! [`Loader`] brings batch after batch in an order of its own, for data that does not fit there.
 
 mod arrays;
 
+mod captions;
+
+mod dropped;
+
+mod folder;
+
 mod images;
 
-pub(super) use arrays::array_dims;
-pub use images::list as image_files;
+mod loader;
+
+mod order;
+
+mod ranges;
+
+mod shards;
+
+mod source;
+
+pub use captions::captions;
+pub use dropped::replace_dropped;
+pub use folder::{image_files, sample_files};
+pub use loader::{Batch, Loader, LoaderOptions};
+pub use order::SampleOrder;
+pub use ranges::Ranges;
+pub use source::{SampleSource, SourceOptions, refuse_more_unreadable};
 
 use std::path::Path;
 
@@ -19,44 +43,12 @@ use super::process::Process;
 use super::sampler::{SampleOptions, generate};
 use crate::error::Error;
 
-/// The values that data and network use for the same thing.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Ranges {
-    /// The values of the data; without them bytes have 0 to 255, and floats are those of the network already.
-    pub data: Option<(f64, f64)>,
-    /// The values that the network was trained on.
-    pub sample: (f64, f64),
-}
-
-impl Default for Ranges {
-    fn default() -> Self {
-        Self { data: None, sample: (-1.0, 1.0) }
-    }
-}
-
-impl Ranges {
-    /// Factor and offset from data to network.
-    fn affine(&self, is_bytes: bool) -> (f64, f64) {
-        let (low, high) = self.sample;
-        match (self.data, is_bytes) {
-            (Some((from, to)), _) => scale((from, to), (low, high)),
-            (None, true) => scale((0.0, 255.0), (low, high)),
-            (None, false) => (1.0, 0.0),
-        }
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        let valid = |(low, high): (f64, f64)| low.is_finite() && high.is_finite() && low < high;
-        match self.data.into_iter().chain([self.sample]).find(|range| !valid(*range)) {
-            Some((low, high)) => Err(Error::usage(format!("expected a range LOW,HIGH, found {low},{high}"))),
-            None => Ok(()),
-        }
-    }
-}
-
-fn scale((from, to): (f64, f64), (low, high): (f64, f64)) -> (f64, f64) {
-    let factor = (high - low) / (to - from);
-    (factor, low - from * factor)
+/// The sizes of the array of samples in a file, or in the first of a folder of files; `None` for images.
+///
+/// # Errors
+/// The data can't be read.
+pub(super) fn array_dims(path: &Path, input: &str) -> Result<Option<Vec<usize>>, Error> {
+    folder::Found::at(path, input)?.dims()
 }
 
 /// Clean samples, `x_0`.
@@ -73,8 +65,7 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// Chooses `count` samples at random from a folder of PNG and JPEG files, or from a `.npy`, `.npz` or
-    /// `.safetensors` file.
+    /// Chooses `count` samples at random from data as [`SampleSource::open`] takes it.
     ///
     /// `dims` is the shape of a batch of the network (its first size does not matter), `name` that of its sample input,
     /// which chooses among several arrays of a file. Images are cropped at their centre and resized where their size
@@ -82,54 +73,33 @@ impl Samples {
     ///
     /// # Errors
     /// The data can't be read, has other sizes than the network takes, or holds fewer samples than asked for.
-    pub fn load(
-        path: &Path,
-        (name, dims): (&str, &[usize]),
-        ranges: &Ranges,
-        count: usize,
-        seed: u64,
-    ) -> Result<Self, Error> {
-        ranges.check()?;
-        let fail = |text: String| Error::unreadable(path, text);
-        let sizes = dims.get(1..).filter(|sizes| !sizes.is_empty() && !sizes.contains(&0)).ok_or_else(|| {
-            fail(format!("data needs a network whose samples have axes, found input {name:?} of shape {dims:?}"))
-        })?;
-        if path.is_dir() {
-            let files = images::list(path)?;
-            let numbers = choose(files.len(), count, seed).map_err(|text| fail(format!("{text} images")))?;
-            let mut values = ArrayD::zeros([&[count], sizes].concat());
-            let mut resized = 0;
-            for (mut row, number) in values.axis_iter_mut(Axis(0)).zip(&numbers) {
-                let image = images::read(&files[*number], sizes)?;
-                resized += usize::from(image.was_resized);
-                let (factor, offset) = ranges.affine(true);
-                row.iter_mut().zip(&image.values).for_each(|(out, v)| *out = (f64::from(*v) * factor + offset) as f32);
-            }
-            let note = if resized > 0 { format!(", {resized} resized to {}", text(sizes)) } else { String::new() };
-            let source = format!("{count} of {} images of {}{note}", files.len(), path.display());
-            return Ok(Self { values, numbers, total: Some(files.len()), source });
+    pub fn load(path: &Path, of: (&str, &[usize]), ranges: &Ranges, count: usize, seed: u64) -> Result<Self, Error> {
+        // Nothing beside the samples is looked at.
+        let options = SourceOptions { inputs: Some(Vec::new()), ..SourceOptions::default() };
+        let source = SampleSource::open(path, of, ranges, &options)?;
+        let kind = source.kind();
+        let numbers =
+            choose(source.len(), count, seed).map_err(|text| Error::unreadable(path, format!("{text} {kind}")))?;
+        let mut values = ArrayD::zeros([&[count], source.sizes()].concat());
+        let mut resized = 0;
+        for (mut row, number) in values.axis_iter_mut(Axis(0)).zip(&numbers) {
+            let row = row.as_slice_mut().unwrap_or_default();
+            resized += usize::from(source.read(*number, row)?);
         }
-        let array = arrays::read(path, name, sizes)?;
-        let numbers = choose(array.count, count, seed).map_err(|text| fail(format!("{text} samples")))?;
-        let (factor, offset) = ranges.affine(array.is_bytes);
-        let length: usize = sizes.iter().product();
-        let values = numbers.iter().flat_map(|number| &array.values[number * length..(number + 1) * length]);
-        let values = values.map(|v| (f64::from(*v) * factor + offset) as f32).collect();
-        let values =
-            ArrayD::from_shape_vec([&[count], sizes].concat(), values).map_err(|error| fail(error.to_string()))?;
-        let source = format!("{count} of {} samples of {}", array.count, path.display());
-        Ok(Self { values, numbers, total: Some(array.count), source })
+        let note = match resized {
+            0 => String::new(),
+            _ => format!(", {resized} resized to {}", text(source.sizes())),
+        };
+        let source_text = format!("{count} of {} {kind} of {}{note}", source.len(), path.display());
+        Ok(Self { values, numbers, total: Some(source.len()), source: source_text })
     }
 
-    /// The number of samples in a folder of images or an array file; `name` is that of the network's sample input.
+    /// The number of samples in the data; `name` is that of the network's sample input.
     ///
     /// # Errors
     /// The data can't be read.
     pub fn available(path: &Path, name: &str) -> Result<usize, Error> {
-        if path.is_dir() {
-            return images::list(path).map(|files| files.len());
-        }
-        Ok(array_dims(path, name)?.first().copied().unwrap_or(0))
+        folder::Found::at(path, name)?.count()
     }
 
     /// The samples at these places, which may be named more than once.
@@ -167,14 +137,22 @@ impl Samples {
     }
 }
 
+/// Samples of which all numbers are listed and shuffled, at most: of more, the list would take too much memory.
+const MOST_LISTED: usize = 1 << 24;
+
 /// `count` of `total` numbers in ascending order, all of them or chosen at random.
 fn choose(total: usize, count: usize, seed: u64) -> Result<Vec<usize>, String> {
     if count > total {
         return Err(format!("expected at least {count} (--batch), found {total}"));
     }
-    let mut numbers: Vec<usize> = (0..total).collect();
-    numbers.shuffle(&mut Pcg64::new(u128::from(seed), 0xda7a));
-    numbers.truncate(count);
+    let mut numbers: Vec<usize> = if total > MOST_LISTED {
+        SampleOrder::new(seed, total).numbers(0..count as u64)
+    } else {
+        let mut numbers: Vec<usize> = (0..total).collect();
+        numbers.shuffle(&mut Pcg64::new(u128::from(seed), 0xda7a));
+        numbers.truncate(count);
+        numbers
+    };
     numbers.sort_unstable();
     Ok(numbers)
 }

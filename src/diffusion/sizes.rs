@@ -10,12 +10,12 @@ use crate::graph::dim::Dim;
 use crate::graph::sizes::Sizes;
 
 impl Roles {
-    /// `given`, and sizes for those symbols of samples and conditioning that it lacks and that arrays fix: the file of
-    /// samples at `data` (not a folder of images, which are resized), and the arrays `inputs` by name. What contradicts
+    /// `given`, and sizes for those symbols of samples and conditioning that it lacks and that arrays fix: the samples
+    /// in arrays at `data` (not images, which are resized), and the arrays `inputs` by name. What contradicts
     /// the network is left for whoever reads the arrays.
     ///
     /// # Errors
-    /// The file can't be read.
+    /// The data can't be read.
     pub fn sizes_with_arrays(
         &self,
         given: &Sizes,
@@ -23,10 +23,10 @@ impl Roles {
         inputs: &[(String, Array)],
     ) -> Result<Sizes, Error> {
         let mut sizes = given.clone();
-        if let Some(path) = data.filter(|path| path.is_file())
+        if let Some(path) = data
             && self.sample.shape.iter().skip(1).any(|dim| is_open(dim, given))
+            && let Some(dims) = array_dims(path, &self.sample.name)?
         {
-            let dims = array_dims(path, &self.sample.name)?;
             self.adopt(&mut sizes, &self.sample, &in_order(&self.sample, dims));
         }
         for port in self.conditioning_ports() {

@@ -3,13 +3,16 @@
 use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use bytes::Bytes;
+
 use super::NpzError;
 use super::elements::{decode, to_row_major};
 use super::header::{Header, MAGIC};
+use super::stored::StoredArray;
 use crate::array::{Array, ElementType, element_count};
-use crate::files::open;
+use crate::files::{map, open};
 
-/// Arrays above this many bytes are refused, since a damaged header would otherwise ask for all memory.
+/// Arrays above this many bytes are not read whole, since a damaged header would otherwise ask for all memory.
 const BYTE_LIMIT: u64 = 1 << 36;
 
 /// Bytes that one byte of an archive can unpack to: deflate repeats at most 258 with two bits.
@@ -33,6 +36,8 @@ pub struct Entry {
     name: String,
     /// What its header says, or why it can't be read.
     claimed: Result<Claimed, String>,
+    /// Where it begins in the file, unless it is packed.
+    place: Option<u64>,
 }
 
 /// What the header of an array says.
@@ -49,6 +54,8 @@ struct Claimed {
 pub struct ArrayFile {
     form: Form,
     entries: Vec<Entry>,
+    /// The whole file, if it is mapped.
+    mapped: Option<Bytes>,
 }
 
 impl Entry {
@@ -97,14 +104,15 @@ impl Claimed {
         if length as u64 > found {
             return Err(format!("the shape {:?} needs {length} bytes, at most {found} are there", header.dims));
         }
-        if length as u64 > BYTE_LIMIT {
-            return Err(format!("the shape {:?} needs {length} bytes, more than {BYTE_LIMIT}", header.dims));
-        }
         Ok(Self { header, start, length })
     }
 
     /// Reads the elements, which follow the header.
     fn elements(&self, source: &mut dyn Read) -> Result<Array, String> {
+        if self.length as u64 > BYTE_LIMIT {
+            let (dims, length) = (&self.header.dims, self.length);
+            return Err(format!("the shape {dims:?} needs {length} bytes, more than {BYTE_LIMIT}"));
+        }
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(self.length).map_err(|_| format!("there is no memory for {} bytes", self.length))?;
         source.take(self.length as u64).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
@@ -132,6 +140,18 @@ impl ArrayFile {
         Self::of(Box::new(std::io::BufReader::new(file)), found.len(), name)
     }
 
+    /// As [`ArrayFile::open`], mapped into memory: [`ArrayFile::stored`] then takes arrays that are not packed as they
+    /// lie in the file.
+    ///
+    /// # Errors
+    /// As [`ArrayFile::open`].
+    pub fn map(path: &Path) -> Result<Self, NpzError> {
+        let bytes = map(path)?;
+        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let file = Self::of(Box::new(Cursor::new(bytes.clone())), bytes.len() as u64, name)?;
+        Ok(Self { mapped: Some(bytes), ..file })
+    }
+
     /// A file in memory; `name` is that of the array of a `.npy` file.
     ///
     /// # Errors
@@ -147,7 +167,8 @@ impl ArrayFile {
         source.seek(SeekFrom::Start(0))?;
         if magic == MAGIC {
             let claimed = Claimed::read(&mut source, length);
-            return Ok(Self { form: Form::Npy(source), entries: vec![Entry { name, claimed }] });
+            let entries = vec![Entry { name, claimed, place: Some(0) }];
+            return Ok(Self { form: Form::Npy(source), entries, mapped: None });
         }
         let mut archive = zip::ZipArchive::new(source)?;
         let mut entries = Vec::new();
@@ -155,15 +176,15 @@ impl ArrayFile {
             let mut member = archive.by_index(index)?;
             let name = member.name().strip_suffix(".npy").unwrap_or(member.name()).to_owned();
             // The size in the directory is a claim, and so is that in the header; what the packed bytes can hold is none.
-            let most = match member.compression() {
-                zip::CompressionMethod::Stored => member.compressed_size(),
-                _ => member.compressed_size().saturating_mul(DEFLATE_RATIO),
+            let (most, place) = match member.compression() {
+                zip::CompressionMethod::Stored => (member.compressed_size(), Some(member.data_start())),
+                _ => (member.compressed_size().saturating_mul(DEFLATE_RATIO), None),
             };
             let available = most.min(member.size());
             let claimed = Claimed::read(&mut member, available);
-            entries.push(Entry { name, claimed });
+            entries.push(Entry { name, claimed, place });
         }
-        Ok(Self { form: Form::Npz(archive), entries })
+        Ok(Self { form: Form::Npz(archive), entries, mapped: None })
     }
 
     /// The arrays, in the order in which they are stored.
@@ -197,6 +218,39 @@ impl ArrayFile {
                     _ => Err(fail(format!("there are more than the {} bytes of its shape", claimed.length))),
                 }
             }
+        }
+    }
+
+    /// The elements of the array at a position among the entries where they lie in the mapped file, if they do: the
+    /// file is mapped, and the array neither packed nor stored with its first axis varying fastest.
+    fn in_place(&self, at: usize) -> Option<StoredArray> {
+        let (bytes, entry) = (self.mapped.as_ref()?, self.entries.get(at)?);
+        let Claimed { header, start, length } = entry.claimed.as_ref().ok()?;
+        if header.fortran_order && header.dims.len() > 1 {
+            return None;
+        }
+        let from = usize::try_from(entry.place?.checked_add(*start)?).ok()?;
+        let to = from.checked_add(*length).filter(|to| *to <= bytes.len())?;
+        StoredArray::new(header.dims.clone(), header.element_type, header.big_endian, bytes.slice(from..to))
+    }
+
+    /// Whether [`ArrayFile::stored`] takes the array at this position as it lies in the mapped file, without reading it.
+    pub fn is_in_place(&self, at: usize) -> bool {
+        self.in_place(at).is_some()
+    }
+
+    /// The array at a position among the entries for reading single rows: as it lies in the mapped file
+    /// ([`ArrayFile::is_in_place`]), where the checksum of an archive is not compared, else read whole.
+    ///
+    /// # Errors
+    /// As [`ArrayFile::read`].
+    ///
+    /// # Panics
+    /// There is no such entry.
+    pub fn stored(&mut self, at: usize) -> Result<StoredArray, NpzError> {
+        match self.in_place(at) {
+            Some(stored) => Ok(stored),
+            None => Ok(StoredArray::from(&self.read(at)?)),
         }
     }
 

@@ -20,12 +20,12 @@ pub fn read_npz(path: &Path) -> Result<Vec<(String, Array)>, Error> {
     file.read_all().map_err(fail)
 }
 
-/// The PNG and JPEG files of a folder by name: what is read of a folder of clean samples.
+/// The files that are read of a folder of clean samples: images, or files of arrays, in the order of their paths.
 ///
 /// # Errors
-/// The folder can't be read or holds none.
-pub fn image_files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    crate::diffusion::image_files(folder)
+/// A folder can't be read, or there are no such files.
+pub fn sample_files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    crate::diffusion::sample_files(folder)
 }
 
 /// The text of a file of a few megabytes at most, such as a configuration.

@@ -30,6 +30,8 @@ pub enum Stage {
     Features,
     /// Distances between sets of features are computed.
     Distances,
+    /// Images and captions are encoded.
+    Encoding,
 }
 
 /// What a long call tells its caller.

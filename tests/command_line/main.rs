@@ -4,6 +4,7 @@
 #[cfg(unix)]
 mod cache;
 mod desk;
+mod encode;
 #[cfg(unix)]
 mod endings;
 mod evaluate;

@@ -121,7 +121,7 @@ fn no_output_of_pruning_replaces_an_input() {
         (&inputs, "--inputs"),
         (&config, "--config"),
         (&scheduler, "--scheduler-config"),
-        (&image, "an image of --data"),
+        (&image, "a file of --data"),
     ] {
         for option in ["--plan", "--report"] {
             let more = with(&[option, file.as_str()]);

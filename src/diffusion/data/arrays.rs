@@ -1,185 +1,201 @@
-//! Samples in array files.
+//! Files of arrays, of which only the headers are read until an array is asked for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
-use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use super::text;
-use crate::array::{Array, ArrayData, ElementType};
+use crate::array::ElementType;
 use crate::error::Error;
 use crate::files::map;
-use crate::npz;
+use crate::npz::{ArrayFile, NpzError, StoredArray};
 use crate::runtime::check_memory;
-
-/// Samples of the network's sizes.
-pub(super) struct Rows {
-    /// The values as the file has them, row by row.
-    pub(super) values: Vec<f32>,
-    /// The number of rows.
-    pub(super) count: usize,
-    /// Whether the file has bytes.
-    pub(super) is_bytes: bool,
-}
 
 /// Names that the array of samples may have in a file with several.
 const NAMES: [&str; 8] = ["samples", "sample", "images", "latents", "x0", "data", "x", "arr_0"];
 
-/// A file of samples, of which only the headers have been read.
-enum Opened {
-    Npz(npz::ArrayFile),
-    Safetensors(Bytes),
+/// The endings of files of arrays.
+const KINDS: [&str; 3] = ["npy", "npz", "safetensors"];
+
+/// Whether a file is one of arrays by its name.
+pub(super) fn is_array_file(path: &Path) -> bool {
+    kind(path).is_some_and(|kind| KINDS.contains(&kind.as_str()))
 }
 
-/// The array of samples in a file.
-struct Found {
-    file: Opened,
-    /// Its place among the arrays of the file.
-    at: usize,
+fn kind(path: &Path) -> Option<String> {
+    path.extension().map(|kind| kind.to_string_lossy().to_ascii_lowercase())
+}
+
+/// An open file of arrays.
+#[derive(Debug)]
+pub(super) struct ArraysOfFile {
+    path: PathBuf,
+    form: Form,
+}
+
+#[derive(Debug)]
+enum Form {
+    NumPy(ArrayFile),
+    Safetensors(Vec<Tensor>),
+}
+
+/// A tensor of a safetensors file, if its type is one that arrays have.
+#[derive(Debug)]
+struct Tensor {
     name: String,
-    dims: Vec<usize>,
-    /// Bytes of its elements.
-    bytes: u64,
+    array: Result<StoredArray, Dtype>,
 }
 
-/// The sizes of the array of samples in a file.
-pub(in crate::diffusion) fn array_dims(path: &Path, input: &str) -> Result<Vec<usize>, Error> {
-    Ok(find(path, input)?.dims)
+impl ArraysOfFile {
+    /// Opens a `.npy`, `.npz` or `.safetensors` file.
+    ///
+    /// # Errors
+    /// The file can't be read or is none of these.
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+        let form = match kind(path).as_deref() {
+            Some("safetensors") => Form::Safetensors(tensors(path)?),
+            Some("npy" | "npz") => Form::NumPy(ArrayFile::map(path).map_err(|error| failed(path, error))?),
+            _ if !path.exists() => return Err(Error::unreadable(path, "does not exist")),
+            _ => {
+                return Err(Error::unreadable(
+                    path,
+                    "expected a folder of images or a file .npy, .npz or .safetensors of samples",
+                ));
+            }
+        };
+        Ok(Self { path: path.to_owned(), form })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The names of the arrays; a lone array of NumPy's has that of its file.
+    pub(super) fn names(&self) -> Vec<&str> {
+        match &self.form {
+            Form::NumPy(file) => file.entries().iter().map(|entry| entry.name()).collect(),
+            Form::Safetensors(tensors) => tensors.iter().map(|tensor| tensor.name.as_str()).collect(),
+        }
+    }
+
+    /// The sizes and the element type of the array at this place among the names.
+    ///
+    /// # Errors
+    /// Its header can't be read, or its type is none that arrays have.
+    pub(super) fn header(&self, at: usize) -> Result<(&[usize], ElementType), Error> {
+        match &self.form {
+            Form::NumPy(file) => {
+                let entry = &file.entries()[at];
+                let header = entry.dims().and_then(|dims| Ok((dims, entry.element_type()?)));
+                header.map_err(|error| failed(&self.path, error))
+            }
+            Form::Safetensors(tensors) => {
+                let array = tensors[at].array().map_err(|error| error.in_file(&self.path))?;
+                Ok((array.dims(), array.element_type()))
+            }
+        }
+    }
+
+    /// The place of the samples among the arrays: the one named like the network's input, else the only one of floats or
+    /// bytes, else one with a usual name.
+    ///
+    /// # Errors
+    /// None of that is there.
+    pub(super) fn place_of_samples(&self, input: &str) -> Result<usize, Error> {
+        let names = self.names();
+        let named = |name: &str| names.iter().position(|found| *found == name);
+        let can_be = |at: &usize| {
+            let is_sample = |element_type: ElementType| element_type.is_float() || element_type == ElementType::U8;
+            // One that can't be read is told of when it is chosen.
+            self.header(*at).map_or(matches!(self.form, Form::NumPy(_)), |(_, element_type)| is_sample(element_type))
+        };
+        let candidates: Vec<usize> = (0..names.len()).filter(can_be).collect();
+        let only = match (candidates.as_slice(), names.len()) {
+            (&[only], _) => Some(only),
+            ([], 1) => Some(0),
+            _ => None,
+        };
+        named(input).or(only).or_else(|| NAMES.into_iter().find_map(named)).ok_or_else(|| {
+            let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            Error::unreadable(&self.path, format!("expected one array, or one named {input:?}, found {found}"))
+        })
+    }
+
+    /// The array at this place among the names: where it lies in the file, or read whole if it is packed.
+    ///
+    /// # Errors
+    /// The array can't be read, or there is no memory for it.
+    pub(super) fn array(&mut self, at: usize) -> Result<StoredArray, Error> {
+        match &mut self.form {
+            Form::Safetensors(tensors) => tensors[at].array().cloned().map_err(|error| error.in_file(&self.path)),
+            Form::NumPy(file) => {
+                if !file.is_in_place(at) {
+                    let entry = &file.entries()[at];
+                    let bytes = entry.byte_count().map_err(|error| failed(&self.path, error))?;
+                    // As bytes, as elements and in the order of rows.
+                    check_memory(bytes.saturating_mul(3)).map_err(|text| {
+                        Error::unreadable(&self.path, format!("array {:?} can't be read: {text}", entry.name()))
+                            .hint("rows are read from the file where it is neither packed (numpy.savez) nor by columns")
+                    })?;
+                }
+                file.stored(at).map_err(|error| failed(&self.path, error))
+            }
+        }
+    }
 }
 
-/// Finds the array of samples in a `.npy`, `.npz` or `.safetensors` file.
-fn find(path: &Path, input: &str) -> Result<Found, Error> {
-    let fail = |error: npz::NpzError| Error::unreadable(path, error.to_string()).caused_by(error);
-    let (file, names) = match path.extension().map(|kind| kind.to_string_lossy().to_ascii_lowercase()).as_deref() {
-        Some("safetensors") => {
-            let bytes = map(path)
-                .map_err(|error| Error::unreadable(path, format!("can't be read: {error}")).caused_by(error))?;
-            let names: Vec<String> = samples_of(path, &bytes)?.into_iter().map(|(name, _)| name).collect();
-            (Opened::Safetensors(bytes), names)
-        }
-        Some("npy" | "npz") => {
-            let file = npz::ArrayFile::open(path).map_err(fail)?;
-            let names = file.entries().iter().map(|entry| entry.name().to_owned()).collect();
-            (Opened::Npz(file), names)
-        }
-        _ if !path.exists() => return Err(Error::unreadable(path, "does not exist")),
-        _ => {
-            return Err(Error::unreadable(
-                path,
-                "expected a folder of images or a file .npy, .npz or .safetensors of samples",
-            ));
-        }
-    };
-    let at = pick(&names, input).ok_or_else(|| {
-        Error::unreadable(path, format!("expected one array, or one named {input:?}, found {}", names.join(", ")))
-    })?;
-    let (dims, bytes) = match &file {
-        Opened::Npz(file) => {
-            let entry = &file.entries()[at];
-            (entry.dims().map_err(fail)?.to_vec(), entry.byte_count().map_err(fail)?)
-        }
-        Opened::Safetensors(bytes) => {
-            let (_, tensor) = samples_of(path, bytes)?.swap_remove(at);
-            (tensor.shape().to_vec(), tensor.data().len() as u64)
-        }
-    };
-    Ok(Found { file, at, name: names[at].clone(), dims, bytes })
-}
-
-impl Found {
-    /// Reads the array.
-    fn read(self, path: &Path) -> Result<Array, Error> {
-        // As bytes, as elements and as float32.
-        check_memory(self.bytes.saturating_mul(3)).map_err(|text| {
+impl Tensor {
+    fn array(&self) -> Result<&StoredArray, Error> {
+        self.array.as_ref().map_err(|dtype| {
             let name = &self.name;
-            Error::unreadable(path, format!("array {name:?} can't be read: {text}")).hint("give fewer samples at once")
-        })?;
-        match self.file {
-            Opened::Npz(mut file) => {
-                file.read(self.at).map_err(|error| Error::unreadable(path, error.to_string()).caused_by(error))
-            }
-            Opened::Safetensors(bytes) => {
-                let (name, tensor) = samples_of(path, &bytes)?.swap_remove(self.at);
-                let fail = |text: String| Error::unreadable(path, format!("tensor {name:?}: {text}"));
-                let data = elements(&tensor).ok_or_else(|| fail("expected floats or bytes".to_owned()))?;
-                Array::new(self.dims, data).map_err(|error| fail(error.to_string()))
-            }
-        }
+            Error::usage(format!("tensor {name:?}: expected floats, integers or truth values, found {dtype:?}"))
+                .of_kind(crate::error::ErrorKind::Unreadable)
+        })
     }
 }
 
-/// Reads samples of these sizes.
-pub(super) fn read(path: &Path, input: &str, sizes: &[usize]) -> Result<Rows, Error> {
-    let found = find(path, input)?;
-    let dims = found.dims.clone();
-    let count = dims.first().copied().unwrap_or(0);
-    // One channel may be left out, and channels may come last, as image libraries have them.
-    let without_channel = sizes.first() == Some(&1) && dims.len() == sizes.len() && dims.get(1..) == sizes.get(1..);
-    let is_same = dims.get(1..) == Some(sizes) || without_channel;
-    let channels_last = match (dims.as_slice(), sizes) {
-        (&[_, a, b, c], &[channels, height, width]) => [a, b, c] == [height, width, channels],
-        _ => false,
-    };
-    // Before any of it is read.
-    if !is_same && !channels_last {
-        let expected = text(sizes);
-        let text = format!("expected samples of {expected} (the network's), found an array of {dims:?}");
-        return Err(Error::unreadable(path, text).hint("symbolic sizes of the network are set with --size NAME=N"));
-    }
-    let array = found.read(path)?;
-    let is_bytes = array.element_type() == ElementType::U8;
-    let values: Vec<f32> = match array.data {
-        ArrayData::F32(values) => values,
-        _ => array.to_f64().into_iter().map(|value| value as f32).collect(),
-    };
-    match (is_same, sizes) {
-        (false, &[channels, height, width]) => {
-            let pixels = height * width;
-            let at = |place: usize| {
-                let (row, rest) = (place / (channels * pixels), place % (channels * pixels));
-                values[row * channels * pixels + (rest % pixels) * channels + rest / pixels]
+fn failed(path: &Path, error: NpzError) -> Error {
+    Error::unreadable(path, error.to_string()).caused_by(error)
+}
+
+/// The tensors of a safetensors file by name, mapped.
+fn tensors(path: &Path) -> Result<Vec<Tensor>, Error> {
+    let bytes =
+        map(path).map_err(|error| Error::unreadable(path, format!("can't be read: {error}")).caused_by(error))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| {
+        Error::unreadable(path, format!("not a readable safetensors file: {error}")).caused_by(error)
+    })?;
+    let mut tensors: Vec<Tensor> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| {
+            let stored = |element_type| {
+                let data = bytes.slice_ref(view.data());
+                StoredArray::new(view.shape().to_vec(), element_type, false, data)
             };
-            Ok(Rows { values: (0..values.len()).map(at).collect(), count, is_bytes })
-        }
-        _ => Ok(Rows { values, count, is_bytes }),
-    }
-}
-
-/// The place of the samples among the arrays of a file.
-fn pick(names: &[String], input: &str) -> Option<usize> {
-    if names.len() == 1 {
-        return Some(0);
-    }
-    let named = |name: &str| names.iter().position(|found| found == name);
-    named(input).or_else(|| NAMES.into_iter().find_map(named))
-}
-
-/// The tensors of a safetensors file that can be samples, by name.
-fn samples_of<'b>(path: &Path, bytes: &'b [u8]) -> Result<Vec<(String, TensorView<'b>)>, Error> {
-    let fail = |text: String| Error::unreadable(path, text);
-    let file = SafeTensors::deserialize(bytes)
-        .map_err(|error| fail(format!("not a readable safetensors file: {error}")).caused_by(error))?;
-    // A file may have tensors of other types beside.
-    let is_known = |tensor: &TensorView<'_>| {
-        matches!(tensor.dtype(), Dtype::F32 | Dtype::F64 | Dtype::F16 | Dtype::BF16 | Dtype::U8)
-    };
-    let mut tensors: Vec<_> = file.tensors().into_iter().filter(|(_, tensor)| is_known(tensor)).collect();
+            let array = element_type(view.dtype()).and_then(stored).ok_or(view.dtype());
+            Tensor { name, array }
+        })
+        .collect();
     // The file's own order is that of a hash table.
-    tensors.sort_by(|a, b| a.0.cmp(&b.0));
-    if tensors.is_empty() {
-        return Err(fail("expected a tensor of floats or bytes, found none".to_owned()));
-    }
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(tensors)
 }
 
-fn elements(tensor: &TensorView<'_>) -> Option<ArrayData> {
-    Some(match tensor.dtype() {
-        Dtype::F32 => ArrayData::F32(bytemuck::pod_collect_to_vec(tensor.data())),
-        Dtype::F64 => ArrayData::F64(bytemuck::pod_collect_to_vec(tensor.data())),
-        Dtype::F16 => ArrayData::F16(bytemuck::pod_collect_to_vec(tensor.data())),
-        Dtype::BF16 => ArrayData::BF16(bytemuck::pod_collect_to_vec(tensor.data())),
-        Dtype::U8 => ArrayData::U8(tensor.data().to_vec()),
+fn element_type(dtype: Dtype) -> Option<ElementType> {
+    Some(match dtype {
+        Dtype::F32 => ElementType::F32,
+        Dtype::F64 => ElementType::F64,
+        Dtype::F16 => ElementType::F16,
+        Dtype::BF16 => ElementType::BF16,
+        Dtype::I64 => ElementType::I64,
+        Dtype::I32 => ElementType::I32,
+        Dtype::I16 => ElementType::I16,
+        Dtype::I8 => ElementType::I8,
+        Dtype::U8 => ElementType::U8,
+        Dtype::U16 => ElementType::U16,
+        Dtype::U32 => ElementType::U32,
+        Dtype::U64 => ElementType::U64,
+        Dtype::BOOL => ElementType::Bool,
         _ => return None,
     })
 }

@@ -1,12 +1,12 @@
 //! Images of a folder.
 
 use std::io::BufReader;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use image::imageops::FilterType;
 use image::{DynamicImage, ImageReader};
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::files;
 
 /// An image of the network's size.
@@ -23,37 +23,34 @@ const MOST_PIXELS: u64 = 1 << 27;
 /// Bytes that decoding an image may take, at most.
 const MOST_BYTES: u64 = 1 << 30;
 
-/// The PNG and JPEG files of a folder by name.
+/// Makes sure that images can be samples of these sizes.
 ///
 /// # Errors
-/// The folder can't be read or holds none.
-pub fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let fail = |error: std::io::Error| Error::unreadable(folder, format!("can't be read: {error}")).caused_by(error);
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(fail)? {
-        let path = entry.map_err(fail)?.path();
-        let kind = path.extension().map(|kind| kind.to_string_lossy().to_ascii_lowercase());
-        if matches!(kind.as_deref(), Some("png" | "jpg" | "jpeg")) && path.is_file() {
-            files.push(path);
-        }
+/// They are not [channels, height, width] with one or three channels.
+pub(super) fn check(sizes: &[usize]) -> Result<[usize; 3], Error> {
+    let fail = |text: String| Error::usage(text).of_kind(ErrorKind::Unreadable);
+    let &[channels, height, width] = sizes else {
+        return Err(fail(format!("images need a network of [channels, height, width] samples, found {sizes:?}"))
+            .hint("give the samples as .npy, .npz or .safetensors"));
+    };
+    if ![1, 3].contains(&channels) {
+        return Err(fail(format!(
+            "images have 1 or 3 channels, the network takes samples of {channels} (latents, perhaps)"
+        ))
+        .hint("encode the images and give the latents as .npy, .npz or .safetensors"));
     }
-    if files.is_empty() {
-        return Err(Error::unreadable(folder, "expected .png or .jpg files in the folder, found none"));
+    if u32::try_from(height).is_err() || u32::try_from(width).is_err() {
+        return Err(fail(format!("images can't have {height} x {width} pixels")));
     }
-    files.sort();
-    Ok(files)
+    Ok([channels, height, width])
 }
 
 /// Reads an image, cut at its centre to the aspect of `sizes` (channels, height, width) and resized to it.
 pub(super) fn read(path: &Path, sizes: &[usize]) -> Result<Image, Error> {
     let fail = |text: String| Error::unreadable(path, text);
-    let &[channels, height, width] = sizes else {
-        return Err(fail(format!("images need a network of [channels, height, width] samples, found {sizes:?}"))
-            .hint("give the samples as .npy, .npz or .safetensors"));
-    };
-    let (Ok(high), Ok(wide)) = (u32::try_from(height), u32::try_from(width)) else {
-        return Err(fail(format!("images can't have {height} x {width} pixels")));
-    };
+    let [channels, height, width] = check(sizes).map_err(|error| error.in_file(path))?;
+    // Both fit, as was checked.
+    let (high, wide) = (height as u32, width as u32);
     let open = || {
         let (file, _) = files::open(path)?;
         ImageReader::new(BufReader::new(file)).with_guessed_format()
@@ -76,18 +73,11 @@ pub(super) fn read(path: &Path, sizes: &[usize]) -> Result<Image, Error> {
     if was_resized {
         image = centre(&image, high, wide).resize_exact(wide, high, FilterType::Lanczos3);
     }
-    let values = match channels {
-        1 => image.into_luma8().into_raw(),
-        3 => {
-            let pixels = image.into_rgb8().into_raw();
-            (0..3).flat_map(|channel| pixels.iter().skip(channel).step_by(3).copied()).collect()
-        }
-        _ => {
-            return Err(fail(format!(
-                "images have 1 or 3 channels, the network takes samples of {channels} (latents, perhaps)"
-            ))
-            .hint("encode the images and give the latents as .npy, .npz or .safetensors"));
-        }
+    let values = if channels == 1 {
+        image.into_luma8().into_raw()
+    } else {
+        let pixels = image.into_rgb8().into_raw();
+        (0..3).flat_map(|channel| pixels.iter().skip(channel).step_by(3).copied()).collect()
     };
     Ok(Image { values, was_resized })
 }

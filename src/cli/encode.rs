@@ -1,0 +1,145 @@
+//! Encodes images and captions for a latent network, into a cache of shards.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use onnx_diffprune::encoding::{EncodeOptions, LatentChoice, TextOptions, encode};
+use onnx_diffprune::{Error, Model, Stage};
+use serde_json::json;
+
+use super::args::Cli;
+use super::gradient_args::device;
+use super::printer::{Printer, Watcher};
+use super::{open_runtime, run_files};
+
+#[derive(Args, Debug)]
+pub(super) struct EncodeArgs {
+    /// A folder of PNG and JPEG images. With --text-encoder each has a caption: a line of metadata.jsonl in the folder
+    /// (file_name and text), or a .txt file beside it.
+    #[arg(value_name = "IMAGES")]
+    images: PathBuf,
+    /// The folder for the shards latents-00000.safetensors, ... Those of an earlier run with the same inputs are kept.
+    #[arg(value_name = "CACHE")]
+    cache: PathBuf,
+    /// The VAE encoder in ONNX.
+    #[arg(long, value_name = "MODEL.onnx")]
+    vae_encoder: PathBuf,
+    /// The text encoder in ONNX; without one, captions are left out.
+    #[arg(long, value_name = "MODEL.onnx", requires = "tokenizer")]
+    text_encoder: Option<PathBuf>,
+    /// The folder of the tokenizer: tokenizer.json, or vocab.json and merges.txt of CLIP.
+    #[arg(long, value_name = "FOLDER", requires = "text_encoder")]
+    tokenizer: Option<PathBuf>,
+    /// Height and width to which images are cut and resized.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    size: usize,
+    /// What latents are multiplied by [default: that of config.json beside the VAE encoder, else 0.18215].
+    #[arg(long, value_name = "X")]
+    scaling_factor: Option<f64>,
+    /// What is taken of the VAE encoder's output: the means or draws of its moments, or the output itself [default: by its
+    /// name, the means of latent_parameters or latent_sample itself].
+    #[arg(long, value_enum)]
+    latents: Option<LatentChoice>,
+    /// The output of the text encoder that is taken [default: the first with three axes].
+    #[arg(long, value_name = "NAME", requires = "text_encoder")]
+    text_output: Option<String>,
+    /// Tokens to which captions are cut or padded [default: what the encoder fixes, else the tokenizer's configuration].
+    #[arg(long, value_name = "N", requires = "text_encoder")]
+    text_length: Option<usize>,
+    /// The name of the latents: the network's sample input.
+    #[arg(long, value_name = "NAME", default_value = "sample")]
+    sample_name: String,
+    /// The name of the captions' states: the network's input for them.
+    #[arg(long, value_name = "NAME", default_value = "encoder_hidden_states")]
+    text_name: String,
+    /// Write half precision.
+    #[arg(long)]
+    half: bool,
+    /// Images that are encoded at once.
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    batch: usize,
+    /// Images of a shard.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    shard: usize,
+    /// Images that can't be read and are left out, at most.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    most_unreadable: usize,
+    /// Seed of latents that are drawn.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Where the encoders run: cpu, cuda[:N] or tensorrt[:N] [default: cpu].
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// Let the processor run what the device can't, instead of failing.
+    #[arg(long)]
+    allow_fallback: bool,
+}
+
+impl EncodeArgs {
+    fn options(&self) -> Result<EncodeOptions, Error> {
+        let text = self.text_encoder.as_ref().zip(self.tokenizer.as_ref()).map(|(encoder, tokenizer)| TextOptions {
+            encoder: encoder.clone(),
+            tokenizer: tokenizer.clone(),
+            output: self.text_output.clone(),
+            length: self.text_length,
+            name: self.text_name.clone(),
+        });
+        Ok(EncodeOptions {
+            text,
+            size: self.size,
+            scaling_factor: self.scaling_factor,
+            latents: self.latents,
+            seed: self.seed,
+            sample_name: self.sample_name.clone(),
+            half: self.half,
+            batch: self.batch,
+            per_shard: self.shard,
+            most_unreadable: self.most_unreadable,
+            device: self.device.as_deref().map(device).transpose()?.unwrap_or_default(),
+            allow_fallback: self.allow_fallback,
+            ..EncodeOptions::new(&self.images, &self.vae_encoder, &self.cache)
+        })
+    }
+}
+
+pub(super) fn run(args: &EncodeArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
+    let options = args.options()?;
+    // What would fail at the end fails at the start.
+    let mut files = run_files::of_run(cli);
+    run_files::reads_model(&mut files, "--vae-encoder", &Model::open(&args.vae_encoder)?);
+    if let Some(encoder) = &args.text_encoder {
+        run_files::reads_model(&mut files, "--text-encoder", &Model::open(encoder)?);
+        files.writes("the states of the empty caption", options.empty_path());
+    }
+    run_files::reads_data(&mut files, Some(&args.images))?;
+    let names = options.shard_names()?;
+    files.writes_into("a shard of CACHE", &args.cache, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    files.check()?;
+    let runtime = open_runtime(cli)?;
+    let mut watcher = Watcher::new(printer, |stage| (stage == Stage::Encoding).then_some("encoding"));
+    let done = encode(&runtime, &options, &mut |progress| watcher.see(progress))?;
+    drop(watcher);
+    let empty = args.text_encoder.as_ref().map(|_| options.empty_path());
+    let json = json!({
+        "images": done.images,
+        "cache": args.cache,
+        "empty_caption": empty,
+        "shards_written": done.written,
+        "shards_kept": done.kept,
+        "unreadable": done.unreadable,
+        "latents": done.latents,
+        "scaling_factor": done.scaling_factor,
+        "shift_factor": done.shift_factor,
+    });
+    printer.result(&json, || {
+        let kept = if done.kept > 0 { format!(" ({} more were there)", done.kept) } else { String::new() };
+        let empty = empty.map_or(String::new(), |path| format!(", and {}", path.display()));
+        format!(
+            "{} images encoded\nwrote {} shards to {}{kept}{empty}",
+            done.images,
+            done.written,
+            args.cache.display()
+        )
+    });
+    Ok(true)
+}

@@ -1,0 +1,200 @@
+//! Latents of images by a VAE encoder.
+
+use std::path::Path;
+
+use rand::{RngExt as _, SeedableRng as _};
+use rand_distr::StandardNormal;
+use rand_pcg::Pcg64;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::EncodeOptions;
+use crate::array::{Array, ArrayData, ElementType};
+use crate::error::Error;
+use crate::files::read_text;
+use crate::runtime::{IoInfo, Session};
+
+/// The factor of Stable Diffusion 1 and 2.
+const USUAL_FACTOR: f64 = 0.18215;
+
+/// Bytes of a configuration, at most.
+const MOST_CONFIG: u64 = 1 << 20;
+
+/// The logarithms of variances that diffusers clamps to, in `DiagonalGaussianDistribution`.
+const LOG_VARIANCES: (f32, f32) = (-30.0, 20.0);
+
+/// What is taken of a VAE encoder's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum LatentChoice {
+    /// The output holds means and logarithms of variances, one after the other along the channels: the means.
+    Mean,
+    /// Of such an output, one draw of the normal distribution for each image, by the seed and the image's number.
+    Drawn,
+    /// The output is the latents.
+    Direct,
+}
+
+/// A VAE encoder.
+#[derive(Debug)]
+pub(super) struct LatentEncoder {
+    session: Session,
+    input: IoInfo,
+    choice: LatentChoice,
+    /// What is subtracted, and what the rest is multiplied by.
+    scale: (f64, f64),
+    seed: u64,
+    batch: usize,
+    path: std::path::PathBuf,
+}
+
+impl LatentEncoder {
+    pub(super) fn new(session: Session, options: &EncodeOptions) -> Result<Self, Error> {
+        let path = options.vae_encoder.clone();
+        let fail = |text: String| Err(Error::usage(text).in_file(&path));
+        let input = match session.inputs() {
+            [input] if input.dims.len() == 4 => input.clone(),
+            inputs => {
+                let names: Vec<&str> = inputs.iter().map(|input| input.name.as_str()).collect();
+                return fail(format!("expected a VAE encoder with one input of images, found [{}]", names.join(", ")));
+            }
+        };
+        let Some(output) = session.outputs().first() else {
+            return fail("expected a VAE encoder with an output, found none".to_owned());
+        };
+        let name = output.name.to_ascii_lowercase();
+        let choice = match options.latents {
+            Some(choice) => choice,
+            None if name.contains("parameter") || name.contains("moment") => LatentChoice::Mean,
+            None if name.contains("latent") || name.contains("sample") => LatentChoice::Direct,
+            None => {
+                let text = format!("whether output {:?} holds latents or their moments is not known", output.name);
+                return Err(Error::usage(text).in_file(&path).hint("say what it is with --latents"));
+            }
+        };
+        let batch = input.dims[0].and_then(|size| usize::try_from(size).ok()).unwrap_or(options.batch).max(1);
+        let scale = scale(&path, options.scaling_factor)?;
+        Ok(Self { session, input, choice, scale, seed: options.seed, batch, path })
+    }
+
+    pub(super) fn choice(&self) -> LatentChoice {
+        self.choice
+    }
+
+    pub(super) fn shift_factor(&self) -> f64 {
+        self.scale.0
+    }
+
+    pub(super) fn scaling_factor(&self) -> f64 {
+        self.scale.1
+    }
+
+    /// What decides the values beside the file.
+    pub(super) fn described(&self) -> String {
+        let seed = if self.choice == LatentChoice::Drawn { self.seed } else { 0 };
+        format!("{:?} {:?} {seed}", self.choice, self.scale)
+    }
+
+    /// What is done, in words.
+    pub(super) fn note(&self) -> String {
+        let what = match self.choice {
+            LatentChoice::Mean => "means of the latents",
+            LatentChoice::Drawn => "latents drawn from their distributions",
+            LatentChoice::Direct => "latents as the encoder gives them",
+        };
+        let (shift, factor) = self.scale;
+        let shift = if shift == 0.0 { String::new() } else { format!(" less {shift}") };
+        format!("{what}{shift}, times {factor}")
+    }
+
+    /// The latents of images `[images, 3, height, width]` with these numbers, in one array per run.
+    ///
+    /// # Errors
+    /// The encoder fails, or its output is not what it was taken for.
+    pub(super) fn encode(&mut self, images: &Array, numbers: &[usize]) -> Result<Vec<Array>, Error> {
+        let mut all = Vec::new();
+        for (run, chunk) in numbers.chunks(self.batch).enumerate() {
+            // A fixed batch is filled up with the last image.
+            let fixed = self.input.dims[0].is_some();
+            let wanted = if fixed { self.batch } else { chunk.len() };
+            let rows: Vec<usize> = (0..wanted).map(|row| run * self.batch + row.min(chunk.len() - 1)).collect();
+            let input = images.rows(&rows).cast(self.input.element_type);
+            let outputs = self.session.run(&[(self.input.name.clone(), input)]);
+            let outputs = outputs.map_err(|error| Error::from(error).in_file(&self.path))?;
+            let Some((name, output)) = outputs.into_iter().next() else { continue };
+            let output = output.rows(&(0..chunk.len()).collect::<Vec<_>>()).cast(ElementType::F32);
+            all.push(
+                self.latents(&output, chunk)
+                    .map_err(|text| Error::unmet(format!("output {name:?}: {text}")).in_file(&self.path))?,
+            );
+        }
+        Ok(all)
+    }
+
+    /// The latents in an output for the images of these numbers.
+    fn latents(&self, output: &Array, numbers: &[usize]) -> Result<Array, String> {
+        let (ArrayData::F32(values), &[count, channels, height, width]) = (&output.data, output.dims.as_slice()) else {
+            return Err(format!("expected [batch, channels, height, width], found {:?}", output.dims));
+        };
+        if count != numbers.len() {
+            return Err(format!("expected latents of {} images, found {:?}", numbers.len(), output.dims));
+        }
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err("expected finite latents, found others".to_owned());
+        }
+        let (shift, factor) = self.scale;
+        let scaled = |value: f32| ((f64::from(value) - shift) * factor) as f32;
+        if self.choice == LatentChoice::Direct {
+            let data = ArrayData::F32(values.iter().map(|value| scaled(*value)).collect());
+            return Ok(Array { dims: output.dims.clone(), data });
+        }
+        if channels % 2 != 0 {
+            return Err(format!("expected an even number of channels for moments, found {:?}", output.dims));
+        }
+        let length = channels / 2 * height * width;
+        let mut latents = Vec::with_capacity(count * length);
+        for (row, number) in values.chunks_exact((2 * length).max(1)).zip(numbers) {
+            let (means, log_variances) = row.split_at(length);
+            if self.choice == LatentChoice::Mean {
+                latents.extend(means.iter().map(|mean| scaled(*mean)));
+                continue;
+            }
+            let mut random = Pcg64::seed_from_u64(self.seed ^ (*number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let (low, high) = LOG_VARIANCES;
+            latents.extend(means.iter().zip(log_variances).map(|(mean, log_variance)| {
+                let noise: f32 = random.sample(StandardNormal);
+                scaled(mean + (0.5 * log_variance.clamp(low, high)).exp() * noise)
+            }));
+        }
+        Ok(Array { dims: vec![count, channels / 2, height, width], data: ArrayData::F32(latents) })
+    }
+}
+
+/// Shift and factor: the factor as given, else both of the configuration beside the encoder, else the usual.
+fn scale(encoder: &Path, given: Option<f64>) -> Result<(f64, f64), Error> {
+    let path = encoder.with_file_name("config.json");
+    if !path.is_file() {
+        return Ok((0.0, given.unwrap_or(USUAL_FACTOR)));
+    }
+    let config: Value = serde_json::from_str(&read_text(&path, MOST_CONFIG)?)
+        .map_err(|error| Error::unreadable(&path, format!("not JSON: {error}")).caused_by(error))?;
+    let number = |key: &str| config.get(key).and_then(Value::as_f64).filter(|number| number.is_finite());
+    let factor = given.or_else(|| number("scaling_factor")).unwrap_or(USUAL_FACTOR);
+    Ok((number("shift_factor").unwrap_or(0.0), factor))
+}
+
+/// Arrays one after the other along their first axis; `None` without any.
+pub(super) fn joined(arrays: Vec<Array>) -> Option<Array> {
+    let mut dims = arrays.first()?.dims.clone();
+    let mut values = Vec::new();
+    let mut rows = 0;
+    for array in arrays {
+        rows += array.dims.first().copied().unwrap_or(0);
+        if let ArrayData::F32(of_array) = array.data {
+            values.extend(of_array);
+        }
+    }
+    *dims.first_mut()? = rows;
+    Array::new(dims, ArrayData::F32(values)).ok()
+}

@@ -1,0 +1,110 @@
+//! States of captions by a text encoder.
+
+use std::path::PathBuf;
+
+use super::TextOptions;
+use super::latents::joined;
+use super::tokens::{CaptionTokenizer, Tokens};
+use crate::array::{Array, ElementType};
+use crate::error::Error;
+use crate::runtime::{IoInfo, Session};
+
+/// What an input of a text encoder takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Takes {
+    Tokens,
+    Mask,
+}
+
+/// A text encoder with its tokenizer.
+#[derive(Debug)]
+pub(super) struct TextEncoder {
+    session: Session,
+    inputs: Vec<(IoInfo, Takes)>,
+    /// The place of the states among the outputs.
+    output: usize,
+    tokenizer: CaptionTokenizer,
+    path: PathBuf,
+}
+
+impl TextEncoder {
+    pub(super) fn new(session: Session, options: &TextOptions) -> Result<Self, Error> {
+        let path = options.encoder.clone();
+        let fail = |text: String| Error::usage(text).in_file(&path);
+        let takes = |input: &IoInfo| {
+            let name = input.name.to_ascii_lowercase();
+            let takes = match () {
+                () if name.contains("mask") => Takes::Mask,
+                () if name.contains("input_ids") || session.inputs().len() == 1 => Takes::Tokens,
+                () => {
+                    let text = format!("expected inputs input_ids and attention_mask, found {:?}", input.name);
+                    return Err(fail(text));
+                }
+            };
+            Ok((input.clone(), takes))
+        };
+        let inputs: Vec<(IoInfo, Takes)> = session.inputs().iter().map(takes).collect::<Result<_, _>>()?;
+        let outputs = session.outputs();
+        let output = outputs.iter().position(|output| match &options.output {
+            Some(name) => output.name == *name,
+            None => output.dims.len() == 3,
+        });
+        let output = output.ok_or_else(|| {
+            let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
+            fail(format!("expected an output [batch, length, width], found [{}]", names.join(", ")))
+                .hint("name the output with --text-output")
+        })?;
+        let fixed = inputs.iter().find_map(|(input, _)| *input.dims.get(1)?);
+        let fixed = fixed.and_then(|length| usize::try_from(length).ok());
+        let tokenizer = CaptionTokenizer::open(&options.tokenizer, options.length.or(fixed))?;
+        Ok(Self { session, inputs, output, tokenizer, path })
+    }
+
+    /// What decides the values beside the file.
+    pub(super) fn described(&self) -> String {
+        format!("{} {}", self.tokenizer.digest(), self.output)
+    }
+
+    /// The states of captions, `[captions, length, width]`, of which `batch` are encoded at once.
+    ///
+    /// # Errors
+    /// The tokenizer or the encoder fails, or its output is not what it was taken for.
+    pub(super) fn encode(&mut self, captions: &[String], batch: usize) -> Result<Array, Error> {
+        let fixed = self.inputs.iter().find_map(|(input, _)| *input.dims.first()?);
+        let fixed = fixed.and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
+        let mut all = Vec::new();
+        for chunk in captions.chunks(fixed.unwrap_or(batch).max(1)) {
+            let mut tokens = self.tokenizer.encode(chunk)?;
+            // A fixed batch is filled up with the last caption.
+            tokens.resize(fixed.unwrap_or(chunk.len()), tokens.last().cloned().unwrap_or_default());
+            let inputs: Vec<(String, Array)> =
+                self.inputs.iter().map(|(input, takes)| (input.name.clone(), array(&tokens, input, *takes))).collect();
+            let outputs = self.session.run(&inputs).map_err(|error| Error::from(error).in_file(&self.path))?;
+            let Some((name, states)) = outputs.into_iter().nth(self.output) else { continue };
+            let is_valid = states.dims.len() == 3 && states.dims[0] == tokens.len();
+            let states = states.rows(&(0..chunk.len()).collect::<Vec<_>>()).cast(ElementType::F32);
+            if !is_valid || states.to_f64().iter().any(|value| !value.is_finite()) {
+                let text = format!(
+                    "output {name:?}: expected finite states [{}, length, width], found {:?}",
+                    tokens.len(),
+                    states.dims
+                );
+                return Err(Error::unmet(text).in_file(&self.path));
+            }
+            all.push(states);
+        }
+        joined(all).ok_or_else(|| Error::unmet("the text encoder gave no states").in_file(&self.path))
+    }
+}
+
+/// What an input gets of some captions.
+fn array(tokens: &[Tokens], input: &IoInfo, takes: Takes) -> Array {
+    let values: Vec<f64> = tokens
+        .iter()
+        .flat_map(|tokens| if takes == Takes::Mask { &tokens.mask } else { &tokens.ids })
+        .map(|number| f64::from(*number))
+        .collect();
+    let length = values.len().checked_div(tokens.len()).unwrap_or(0);
+    let data = crate::array::ArrayData::from_f64(input.element_type, &values);
+    Array { dims: vec![tokens.len(), length], data }
+}
