@@ -71,6 +71,12 @@ mod kernels;
 
 #[cfg(feature = "internals")]
 #[doc(hidden)]
+pub mod collective;
+#[cfg(not(feature = "internals"))]
+mod collective;
+
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod runtime;
 #[cfg(not(feature = "internals"))]
 mod runtime;
