@@ -63,7 +63,7 @@ impl Mpi {
                 "{} is {}, but the MPI library of this build sees {size} of the processes ({})",
                 started.variable,
                 started.value,
-                mpi::environment::library_version().unwrap_or_default().lines().next().unwrap_or_default()
+                mpi::environment::library_version().unwrap_or_default().split(',').next().unwrap_or_default()
             );
             return Err(Error::usage(text).hint(
                 "start it with the mpirun of the MPI library that it was built with, or srun --mpi=pmix or pmi2",
@@ -104,6 +104,16 @@ impl Drop for Mpi {
     }
 }
 
+/// Empty slices of bytes may have any address, 1 too: Open MPI takes that for `MPI_IN_PLACE`.
+fn addressed(bytes: &[u8]) -> &[u8] {
+    if bytes.is_empty() { &[0; 1][..0] } else { bytes }
+}
+
+/// As [`addressed`], where `place` is the address of no bytes.
+fn addressed_mut<'a>(bytes: &'a mut [u8], place: &'a mut [u8; 1]) -> &'a mut [u8] {
+    if bytes.is_empty() { &mut place[..0] } else { bytes }
+}
+
 /// Lengths as MPI counts them, with where each piece begins.
 fn counts(lengths: &[usize]) -> Result<(Vec<i32>, Vec<i32>), Error> {
     let too_long = |_| Error::unmet("a message for MPI is longer than its counts go");
@@ -140,15 +150,19 @@ impl Transport for Mpi {
         let (_call, world) = self.world()?;
         let (sent_counts, sent_begins) = counts(sent.1)?;
         let (counts, begins) = counts(received.1)?;
-        let sent = Partition::new(sent.0, sent_counts, sent_begins);
-        world.all_to_all_varcount_into(&sent, &mut PartitionMut::new(received.0, counts, begins));
+        let sent = Partition::new(addressed(sent.0), sent_counts, sent_begins);
+        let mut place = [0];
+        let received = addressed_mut(received.0, &mut place);
+        world.all_to_all_varcount_into(&sent, &mut PartitionMut::new(received, counts, begins));
         Ok(())
     }
 
     fn collect(&self, sent: &[u8], received: (&mut [u8], &[usize])) -> Result<(), Error> {
         let (_call, world) = self.world()?;
         let (counts, begins) = counts(received.1)?;
-        world.all_gather_varcount_into(sent, &mut PartitionMut::new(received.0, counts, begins));
+        let mut place = [0];
+        let received = addressed_mut(received.0, &mut place);
+        world.all_gather_varcount_into(addressed(sent), &mut PartitionMut::new(received, counts, begins));
         Ok(())
     }
 
