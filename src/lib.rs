@@ -71,6 +71,12 @@ mod kernels;
 
 #[cfg(feature = "internals")]
 #[doc(hidden)]
+pub mod metrics;
+#[cfg(not(feature = "internals"))]
+mod metrics;
+
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod collective;
 #[cfg(not(feature = "internals"))]
 mod collective;
