@@ -267,6 +267,11 @@ pub mod data {
     pub use crate::prune::{image_files, read_npz, read_text};
 }
 
+/// Several processes that work as one: [`GradientSettings::ranks`].
+pub mod ranks {
+    pub use crate::collective::{Alone, Collective, open};
+}
+
 /// The parts of a [`Plan`].
 pub mod plans {
     pub use crate::changed::{AddedBias, ChangedWeight, ChangedWeights, CutDigest};

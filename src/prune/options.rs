@@ -258,7 +258,8 @@ pub struct GradientSettings {
     /// Whether the checkpoint of a run of more than a minute stays once the sums are complete, because more is to follow that
     /// may be stopped.
     pub keeps_checkpoint: bool,
-    /// Processes that divide the timesteps. All of them score with the same options; the data is read by the first alone.
+    /// Processes that divide the timesteps. All of them score with the same options and get the same scores; the samples are
+    /// those that the first reads or draws, and only it writes checkpoints.
     pub ranks: Arc<dyn Collective>,
 }
 
