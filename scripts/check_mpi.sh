@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds with the feature `mpi` and runs on two ranks of this machine: every operation between ranks, and that a rank
-# that fails ends the others. Installs what is missing with apt where it may.
+# Builds with the feature `mpi` and runs on two ranks of this machine: every operation between ranks, that a rank that
+# fails ends the others, and a cut by gradients, which must be that of one process. Installs what is missing with apt
+# where it may. The tool needs ONNX Runtime, as `make venv` installs it.
 #
 # Exit code 3: skipped, for what is missing here.
 set -euo pipefail
@@ -27,15 +28,17 @@ if [ -n "$(missing)" ]; then
     exit 3
 fi
 
-cargo build --features mpi --example collective
+cargo build --features mpi --bin onnx-diffprune --example collective
+tool=target/debug/onnx-diffprune
 check=target/debug/examples/collective
 flags=()
 # Two ranks on a machine of any number of cores, as root in a container: Open MPI wants to be asked for both.
 if mpirun --version 2>/dev/null | grep -qi 'open mpi\|openrte'; then
     flags=(--allow-run-as-root --oversubscribe)
 fi
-output=$(mktemp)
-trap 'rm -f "$output"' EXIT
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+output=$folder/output
 
 # run SECONDS ARGUMENTS...: on two ranks; sets `code`, leaves what they print in $output.
 run() {
@@ -62,3 +65,15 @@ for how in panic kill leave; do
     [ -s "$output" ] || fail "after '$how' of a rank the run ended without a word"
 done
 echo "a rank that fails, panics, is killed or leaves ends the others"
+
+model=fixtures/ddpm_fashion16
+cut=(--scheduler-config $model/scheduler_config.json --data $model/train_images.npy --batch 2 --timesteps 8 --ratio 0.3
+    --no-refit --no-latency)
+"$tool" $model.onnx "$folder/one.onnx" "${cut[@]}" --quiet
+run 300 "$tool" $model.onnx "$folder/two.onnx" "${cut[@]}"
+[ "$code" -eq 0 ] || fail "a cut on two ranks, exit code $code"
+[ "$(grep -c '^wrote ' "$output")" -eq 1 ] && grep -q 'on 2 ranks' "$output" || fail "one rank prints for all"
+cmp "$folder/one.onnx" "$folder/two.onnx" || fail "two ranks make another cut than one process"
+run 60 "$tool" inspect $model.onnx
+[ "$code" -eq 2 ] && [ "$(grep -c 'is the work of one process' "$output")" -eq 1 ] || fail "inspect on two ranks: $code"
+echo "two ranks make the cut of one process"
