@@ -34,6 +34,8 @@ mod progress;
 
 mod prune;
 
+mod ranks;
+
 mod refit;
 
 mod refit_args;
@@ -66,7 +68,16 @@ pub(super) fn run() -> ExitCode {
         Err(error) => return refuse_arguments(&error),
     };
     let printer = Printer::new(cli.format, cli.quiet).listing_all(cli.verbose);
-    let done = match &cli.command {
+    // MPI comes before ONNX Runtime.
+    let ranks = match onnx_diffprune::ranks::open() {
+        Ok(ranks) => ranks,
+        Err(error) => {
+            printer.error(&error);
+            return ExitCode::from(error.exit_code());
+        }
+    };
+    let printer = printer.of_rank(ranks.rank());
+    let done = ranks::check(&cli, &*ranks).and_then(|()| match &cli.command {
         Some(Command::Apply(args)) => apply::run(args, &cli, &printer),
         Some(Command::Refit(args)) => refit::run(args, &cli, &printer),
         Some(Command::Verify(args)) => verify::run(args, &cli, &printer),
@@ -77,14 +88,15 @@ pub(super) fn run() -> ExitCode {
         Some(Command::Encode(args)) => encode::run(args, &cli, &printer),
         Some(Command::Artifacts(args)) => artifacts::run(args, &cli, &printer),
         Some(Command::Runtime) => runtime::run(&cli, &printer),
-        None => prune::run(&cli.prune, &cli, &printer),
-    };
+        None => prune::run(&cli.prune, &cli, &ranks, &printer),
+    });
     signals::settle();
     match done {
         Ok(passed) => ExitCode::from(if passed { 0 } else { 1 }),
         Err(error) => {
+            ranks::wait_for_first(&*ranks);
             printer.error(&error);
-            ExitCode::from(error.exit_code())
+            ranks::end(&*ranks, error.exit_code())
         }
     }
 }

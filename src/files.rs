@@ -1,6 +1,8 @@
 //! Files of a run: read where they are regular, written beside their destination, moved there together, and never one in
 //! the place of another.
 
+mod appended;
+
 mod declared;
 
 mod identity;
@@ -11,6 +13,7 @@ mod read;
 
 mod temporary;
 
+pub(crate) use appended::Appended;
 pub use declared::RunFiles;
 pub(crate) use identity::parent;
 pub use outputs::write_file;

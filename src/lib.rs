@@ -71,6 +71,18 @@ mod kernels;
 
 #[cfg(feature = "internals")]
 #[doc(hidden)]
+pub mod metrics;
+#[cfg(not(feature = "internals"))]
+mod metrics;
+
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod collective;
+#[cfg(not(feature = "internals"))]
+mod collective;
+
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod runtime;
 #[cfg(not(feature = "internals"))]
 mod runtime;
@@ -278,6 +290,11 @@ pub mod data {
 /// Images and captions as what a latent network is trained on.
 pub mod encoding {
     pub use crate::prune::{EncodeOptions, Encoded, LatentChoice, TextOptions, encode};
+}
+
+/// Several processes that work as one: [`GradientSettings::ranks`].
+pub mod ranks {
+    pub use crate::collective::{Alone, Collective, open};
 }
 
 /// The parts of a [`Plan`].

@@ -1,11 +1,13 @@
 //! The arguments of the gradient criteria, and the run that they ask for.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use onnx_diffprune::data::Array;
 use onnx_diffprune::networks::Sampler;
 use onnx_diffprune::options::{Precision, Published, ScoringMembers, ThresholdMode};
+use onnx_diffprune::ranks::Collective;
 use onnx_diffprune::reports::{GradientReport, Losses};
 use onnx_diffprune::{CutOptions, Device, Error, GradientSettings, ScoreOptions, Stage};
 use serde::{Deserialize, Serialize};
@@ -101,6 +103,7 @@ pub(super) fn score_options(
     args: &PruneArgs,
     (cut, refits): (&CutOptions, bool),
     given: Option<&[(String, Array)]>,
+    ranks: &Arc<dyn Collective>,
 ) -> Result<ScoreOptions, Error> {
     let of = &args.gradients;
     let defaults = options.gradients;
@@ -109,7 +112,7 @@ pub(super) fn score_options(
         mode: defaults.mode,
         micro_batch: of.micro_batch,
         timesteps: of.timesteps,
-        device: of.device.as_deref().map(device).transpose()?.unwrap_or_default(),
+        device: of.device.as_deref().map(|text| device_of_rank(text, &**ranks)).transpose()?.unwrap_or_default(),
         allow_fallback: of.allow_fallback,
         precision: of.precision.unwrap_or_default(),
         adaptive: of.adaptive.then(|| cut.clone()),
@@ -118,6 +121,7 @@ pub(super) fn score_options(
         checkpoint: args.output.as_deref().filter(|_| !args.dry_run).map(checkpoint_path),
         resume: of.resume,
         keeps_checkpoint: refits,
+        ranks: ranks.clone(),
         ..args.diffusion.gradient_settings(&args.data, given.unwrap_or_default().to_vec())?
     };
     Ok(options)
@@ -126,6 +130,16 @@ pub(super) fn score_options(
 /// The device of an option.
 pub(super) fn device(text: &str) -> Result<Device, Error> {
     text.parse().map_err(|error| Error::usage(format!("--device: {error}")))
+}
+
+/// The device of an option for a rank; of a kind without a number, every rank of a machine takes another.
+fn device_of_rank(text: &str, ranks: &dyn Collective) -> Result<Device, Error> {
+    let own = u32::try_from(ranks.local_rank()).unwrap_or(0);
+    Ok(match device(text)? {
+        Device::Cuda(_) if !text.contains(':') => Device::Cuda(own),
+        Device::TensorRt(_) if !text.contains(':') => Device::TensorRt(own),
+        other => other,
+    })
 }
 
 /// What is shown of the stages of a gradient run.

@@ -21,18 +21,28 @@ pub(super) struct Printer {
     format: Format,
     quiet: bool,
     verbose: bool,
+    /// Which of several ranks prints, where it is not the first: that one speaks for all, others of their errors alone.
+    rank: Option<usize>,
     /// Whether it has said why the request failed.
     has_failed: Cell<bool>,
 }
 
 impl Printer {
     pub(super) fn new(format: Format, quiet: bool) -> Self {
-        Self { format, quiet, verbose: false, has_failed: Cell::new(false) }
+        Self { format, quiet, verbose: false, rank: None, has_failed: Cell::new(false) }
     }
 
     /// The same, with whether lists are printed whole.
     pub(super) fn listing_all(self, verbose: bool) -> Self {
         Self { verbose, ..self }
+    }
+
+    /// The printer of this rank.
+    pub(super) fn of_rank(self, rank: usize) -> Self {
+        match rank {
+            0 => self,
+            _ => Self { format: Format::Text, quiet: true, rank: Some(rank), ..self },
+        }
     }
 
     /// Whether lists are printed whole.
@@ -116,7 +126,8 @@ impl Printer {
             }
         }
         let mut out = std::io::stderr().lock();
-        let _ = writeln!(out, "error: {}", indented(&error.to_string()));
+        let of_rank = self.rank.map(|rank| format!("rank {rank}: ")).unwrap_or_default();
+        let _ = writeln!(out, "error: {of_rank}{}", indented(&error.to_string()));
         if let Some(hint) = error.advice() {
             let _ = writeln!(out, "hint: {}", indented(hint));
         }

@@ -1,9 +1,11 @@
 //! The main job: prune, write, verify, measure.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use onnx_diffprune::options::Scope;
 use onnx_diffprune::plans::plan_path;
+use onnx_diffprune::ranks::Collective;
 use onnx_diffprune::{CriterionOption, Error, Model, RefitSettings, VerifyOptions};
 use serde_json::json;
 
@@ -14,13 +16,26 @@ use super::gradient_args::{self, checkpoint_path, refit_checkpoint_path, text_of
 use super::printer::{Printer, Watcher};
 use super::{open_runtime, open_runtime_to_fold, run_files};
 
-pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
+/// Runs the job; of several ranks, each takes part in the gradients, and the first does everything else.
+pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, printer: &Printer) -> Result<bool, Error> {
     let args = given.with_config()?;
+    let is_first = ranks.rank() == 0;
     if args.print_config {
-        printer.raw(&args.to_config()?);
+        if is_first {
+            printer.raw(&args.to_config()?);
+        }
         return Ok(true);
     }
-    let (cut, score) = (args.cut_options()?, args.score_options()?);
+    let (cut, mut score) = (args.cut_options()?, args.score_options()?);
+    if !score.criterion.needs_gradients() && ranks.size() > 1 {
+        printer.warning(
+            "this criterion takes no gradients, which ranks could divide: all but the first have nothing to do",
+        );
+        if !is_first {
+            return Ok(true);
+        }
+    }
+    score.compares_groups &= is_first;
     let input = args.input.as_deref().ok_or_else(|| {
         Error::usage("no input is given").hint("onnx-diffprune IN.onnx OUT.onnx --ratio 0.5; --help shows more")
     })?;
@@ -33,7 +48,9 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<boo
     let model = Model::open(input)?;
     // What would fail at the end fails at the start.
     let refits = args.refits(score.criterion);
-    check_files(&args, given.config.as_deref(), &model, cli, (score.criterion.needs_gradients(), refits))?;
+    if is_first {
+        check_files(&args, given.config.as_deref(), &model, cli, (score.criterion.needs_gradients(), refits))?;
+    }
     if args.gradients.resume && !score.criterion.needs_gradients() && !refits {
         printer.warning("--resume has no effect: this criterion takes no gradients, and nothing is refitted");
     }
@@ -45,7 +62,7 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<boo
     let analysis = model.analyse()?;
     analysis.check_inputs(given.as_deref().unwrap_or_default())?;
     drop(progress);
-    let score = gradient_args::score_options(score, &args, (&cut, refits), given.as_deref())?;
+    let score = gradient_args::score_options(score, &args, (&cut, refits), given.as_deref(), ranks)?;
     let refit = match output.filter(|_| refits) {
         Some(output) => Some(RefitSettings {
             checkpoint: Some(refit_checkpoint_path(output)),
@@ -61,13 +78,16 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, printer: &Printer) -> Result<boo
         inputs: given.clone(),
         sizes: score.sizes.clone(),
     };
-    if runtime.is_some() && output.is_some() && !args.dry_run && !args.no_verify {
+    if is_first && runtime.is_some() && output.is_some() && !args.dry_run && !args.no_verify {
         analysis.check_memory(&options)?;
     }
     let mut watcher = Watcher::new(printer, text_of);
     let to_score = open_runtime_to_fold(&analysis, runtime, cli)?;
     let scores = analysis.score_with(&score, to_score.as_ref(), &mut |progress| watcher.see(progress))?;
     watcher.rest();
+    if !is_first {
+        return Ok(true);
+    }
     let gradients = scores.gradients();
     let progress = printer.progress(2);
     progress.step("selecting");

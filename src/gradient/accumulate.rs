@@ -3,18 +3,28 @@
 //! For t from small noise to large: `L_t` is the denoising loss at t with fixed `x_0` and noise, and
 //! `G = sum over the kept t of dL_t / dW`. A timestep is kept while its loss is at least `threshold` times the largest
 //! ("Structural Pruning for Diffusion Models", 2023, equation 8: `L_t / L_max > T`).
+//!
+//! Over several ranks, each takes one timestep of a round of as many timesteps as there are ranks. They share the losses of
+//! the round before any of them adds its gradient, so that the threshold keeps what it keeps in one process, by losses of
+//! the same bits; only the sums, each of the timesteps of one rank, are grouped differently.
 
+mod rounds;
+
+use std::cell::OnceCell;
 use std::ops::{ControlFlow, Range};
 
 use serde::{Deserialize, Serialize};
 
 use crate::array::Array;
+use crate::collective::{Alone, Collective};
 use crate::error::Error;
 use crate::graph::model::Model;
 
 use super::pass::GradientPass;
 use super::sum::GradientSum;
 use super::{Precision, UseGradient};
+pub use rounds::Rounds;
+use rounds::{Judged, Rule, shared};
 
 /// What the loss is taken of: the network's inputs and the target at every timestep.
 pub trait Denoising {
@@ -105,6 +115,25 @@ impl Accumulated {
     pub fn kept(&self) -> usize {
         self.curve.iter().filter(|point| point.kept).count()
     }
+
+    /// Adds the sums of all ranks; each gets the same.
+    ///
+    /// # Errors
+    /// A rank has ended.
+    pub fn reduce(&mut self, ranks: &dyn Collective) -> Result<(), Error> {
+        if ranks.size() == 1 {
+            return Ok(());
+        }
+        // A rank that kept no timestep knows no lengths.
+        let lengths: Vec<f64> = self.sums.iter().map(|values| values.len() as f64).collect();
+        let all = shared(ranks, &lengths)?;
+        for (at, values) in self.sums.iter_mut().enumerate() {
+            let longest = all.iter().map(|lengths| lengths[at]).fold(0.0, f64::max);
+            values.resize(longest as usize, 0.0);
+            ranks.sum(values)?;
+        }
+        Ok(())
+    }
 }
 
 /// A sum at a timestep that was just visited.
@@ -113,6 +142,9 @@ pub struct Visited<'a> {
     sum: &'a mut Accumulated,
     gradients: &'a mut GradientSum,
     model: &'a Model,
+    ranks: &'a dyn Collective,
+    /// The sum of all ranks, once it was asked for.
+    total: Option<Accumulated>,
 }
 
 impl Visited<'_> {
@@ -131,21 +163,28 @@ impl Visited<'_> {
         self.sum.kept()
     }
 
-    /// The sum up to here. If it is on a device, all of it is copied from there.
+    /// The sum up to here. If it is on a device, all of it is copied from there. All ranks ask for it, or none.
     ///
     /// # Errors
-    /// The copy fails.
+    /// The copy fails; a rank has ended.
     pub fn sum(&mut self) -> Result<&Accumulated, Error> {
         self.gradients.read(self.model, &mut self.sum.sums)?;
-        Ok(self.sum)
+        if self.ranks.size() == 1 {
+            return Ok(self.sum);
+        }
+        let mut total = self.sum.clone();
+        total.reduce(self.ranks)?;
+        Ok(self.total.insert(total))
     }
 }
 
-/// Computes losses alone: a gradient graph without wanted weights gives them at the price of a forward pass.
+/// Computes losses alone: a gradient graph without wanted weights gives them at the price of a forward pass. Every rank
+/// takes one timestep of each round, and gets the losses of all.
 ///
 /// # Errors
-/// A run fails, or a loss is not a number.
+/// A run fails, or a loss is not a number; a rank has ended.
 pub fn losses(
+    ranks: &dyn Collective,
     pass: &mut GradientPass,
     model: &Model,
     task: &dyn Denoising,
@@ -153,24 +192,30 @@ pub fn losses(
     mut step: impl FnMut(usize, f64) -> ControlFlow<()>,
 ) -> Result<Vec<f64>, Error> {
     let mut losses = Vec::new();
-    for at in 0..task.timesteps().len() {
+    let rounds = Rounds { ranks, ends_at: None };
+    while losses.len() < task.timesteps().len() {
+        let round = rounds.next(losses.len(), task.timesteps().len());
+        let at = round.start + ranks.rank();
         let mut loss = 0.0;
-        for samples in micro_batches(task.batch(), micro_batch) {
-            let share = task.weight(at) * samples.len() as f64 / task.batch() as f64;
-            let inputs = pass.needed(task.inputs(at, samples)?);
-            loss += share * pass.run_each(model, &inputs, |_, _, _| {})?;
+        if round.contains(&at) {
+            for samples in micro_batches(task.batch(), micro_batch) {
+                let share = task.weight(at) * samples.len() as f64 / task.batch() as f64;
+                let inputs = pass.needed(task.inputs(at, samples)?);
+                loss += share * pass.run_each(model, &inputs, |_, _, _| {})?;
+            }
         }
-        losses.push(checked(pass, model, task.timesteps()[at], loss)?);
-        if step(at, loss).is_break() {
-            break;
+        let found = rounds.share(&round, loss)?;
+        for (at, loss) in round.zip(found) {
+            losses.push(checked(pass, model, task.timesteps()[at], loss)?);
+            if step(at, loss).is_break() {
+                return Ok(losses);
+            }
         }
     }
     Ok(losses)
 }
 
-/// Sums gradients over timesteps, from where `sum` stands. `known` holds the losses of all timesteps for
-/// [`ThresholdMode::Mask`]. `step` is called after every timestep and may end the sum. Where the pass keeps gradients on a
-/// device, the sum is made there and copied at the end, or when `step` asks for it.
+/// Sums gradients over timesteps in one process: [`accumulate_over`] without others.
 ///
 /// # Errors
 /// A run fails, or a loss is not a number.
@@ -181,45 +226,72 @@ pub fn accumulate(
     options: &AccumulateOptions,
     known: Option<&[f64]>,
     sum: &mut Accumulated,
+    step: impl FnMut(&mut Visited<'_>) -> Result<ControlFlow<()>, Error>,
+) -> Result<(), Error> {
+    accumulate_over(&Rounds { ranks: &Alone, ends_at: None }, pass, model, task, (options, known), sum, step)
+}
+
+/// Sums gradients over timesteps, from where `sum` stands. The options come with the losses of all timesteps where there
+/// are any, for [`ThresholdMode::Mask`]. `step` is called after every round of timesteps, one for each rank, and may end
+/// the sum, on all ranks alike. Where the pass keeps gradients on a device, the sum is made there and copied at the end, or
+/// when `step` asks for it.
+///
+/// At the end every rank has the losses of all timesteps, and the sum of its own: [`Accumulated::reduce`] adds them.
+///
+/// # Errors
+/// A run fails, or a loss is not a number; a rank has ended.
+pub fn accumulate_over(
+    rounds: &Rounds<'_>,
+    pass: &mut GradientPass,
+    model: &Model,
+    task: &dyn Denoising,
+    (options, known): (&AccumulateOptions, Option<&[f64]>),
+    sum: &mut Accumulated,
     mut step: impl FnMut(&mut Visited<'_>) -> Result<ControlFlow<()>, Error>,
 ) -> Result<(), Error> {
     let mut gradients = GradientSum::new(pass, model, &sum.sums)?;
-    let largest_of_all = known.map(|losses| losses.iter().copied().fold(0.0, f64::max));
-    for at in sum.visited..task.timesteps().len() {
-        let t = task.timesteps()[at];
-        if let (Some(largest), Some(known)) = (largest_of_all, known)
-            && known[at] < options.threshold * largest
-        {
-            sum.curve.push(LossPoint { t, loss: known[at], kept: false });
+    let rule = Rule::new(options, known);
+    let total = task.timesteps().len();
+    while sum.visited < total {
+        let round = rounds.next(sum.visited, total);
+        let at = round.start + rounds.ranks.rank();
+        let own = at - round.start;
+        let largest = sum.largest_loss();
+        let judged = OnceCell::new();
+        // Shares the losses of the round, when the own one is known; only then it is known what counts.
+        let judge = |loss: f64| -> &Result<Judged, Error> {
+            judged.get_or_init(|| Ok(rule.judge(&round, rounds.share(&round, loss)?, largest)))
+        };
+        let keeps = |loss: f64| judge(loss).as_ref().is_ok_and(|judged| judged.keeps(own));
+        gradients.begin_step();
+        let mut loss = 0.0;
+        if !round.contains(&at) || rule.skips(at) {
+            // There is nothing to compute.
+        } else if options.micro_batch >= task.batch() {
+            let inputs = pass.needed(task.inputs(at, 0..task.batch())?);
+            let (share, squared) = (task.weight(at) as f32, options.squared);
+            loss = gradients.keep_run(pass, model, &inputs, share, &mut sum.sums, squared, keeps)?;
         } else {
-            let largest = sum.largest_loss();
-            let ends_at =
-                |loss: f64| options.mode == ThresholdMode::Prefix && loss < options.threshold * largest.max(loss);
-            let keeps = |loss: f64| loss.is_finite() && (!ends_at(loss) || options.sums_last);
-            gradients.begin_step();
-            let mut loss = 0.0;
-            if options.micro_batch >= task.batch() {
-                let inputs = pass.needed(task.inputs(at, 0..task.batch())?);
-                let (share, squared) = (task.weight(at) as f32, options.squared);
-                loss = gradients.keep_run(pass, model, &inputs, share, &mut sum.sums, squared, keeps)?;
-            } else {
-                for samples in micro_batches(task.batch(), options.micro_batch) {
-                    let share = (task.weight(at) * samples.len() as f64 / task.batch() as f64) as f32;
-                    let inputs = pass.needed(task.inputs(at, samples)?);
-                    loss += f64::from(share) * gradients.add_run(pass, model, &inputs, share)?;
-                }
-                if keeps(loss) {
-                    gradients.keep_step(model, &mut sum.sums, options.squared)?;
-                }
+            for samples in micro_batches(task.batch(), options.micro_batch) {
+                let share = (task.weight(at) * samples.len() as f64 / task.batch() as f64) as f32;
+                let inputs = pass.needed(task.inputs(at, samples)?);
+                loss += f64::from(share) * gradients.add_run(pass, model, &inputs, share)?;
             }
-            let loss = checked(pass, model, t, loss)?;
-            let (ends, kept) = (ends_at(loss), keeps(loss));
-            sum.curve.push(LossPoint { t, loss, kept });
-            sum.complete |= ends;
+            if keeps(loss) {
+                gradients.keep_step(model, &mut sum.sums, options.squared)?;
+            }
         }
-        sum.visited = at + 1;
-        sum.complete |= sum.visited == task.timesteps().len();
-        if step(&mut Visited { sum: &mut *sum, gradients: &mut gradients, model })?.is_break() {
+        judge(loss);
+        let judged = judged.into_inner().transpose()?.unwrap_or_default();
+        for (at, (loss, kept)) in round.zip(&judged.losses) {
+            let t = task.timesteps()[at];
+            sum.curve.push(LossPoint { t, loss: checked(pass, model, t, *loss)?, kept: *kept });
+        }
+        sum.visited = sum.curve.len();
+        sum.complete |= judged.ends || sum.visited == total;
+        let mut visited =
+            Visited { sum: &mut *sum, gradients: &mut gradients, model, ranks: rounds.ranks, total: None };
+        if step(&mut visited)?.is_break() {
             sum.complete = true;
         }
         if sum.complete {

@@ -1,6 +1,7 @@
 //! Gradients of the denoising loss, summed over timesteps.
 
 mod graph;
+mod ranks;
 mod samples;
 mod settling;
 
@@ -14,7 +15,9 @@ use super::progress::{Progress, Stage, Watch, tell};
 use crate::analysis::Analysis;
 use crate::diffusion::{Conditioning, DenoisingTask, Process, Roles, Samples, noise};
 use crate::error::Error;
-use crate::gradient::accumulate::{Accumulated, Denoising as _, LossPoint, ThresholdMode, Visited, accumulate, losses};
+use crate::gradient::accumulate::{
+    Accumulated, Denoising as _, LossPoint, Rounds, ThresholdMode, Visited, accumulate_over, losses,
+};
 use crate::gradient::checkpoint::Checkpoint;
 use crate::gradient::pass::{GradientPass, PassOptions};
 use crate::gradient::{GradientGraph, GradientOptions, Precision};
@@ -102,15 +105,16 @@ pub(super) fn gradients(
     announce(network, &lines, options, watch)?;
     // Sizes that the data has are those of the gradients alone: costs and verification keep their own.
     let sized = ScoreOptions { sizes: network.sizes().clone(), ..options.clone() };
-    let differentiated =
-        differentiated(analysis, network, batch, settings.micro_batch, (settings.precision, settings.device))?;
+    let differentiated = differentiated(analysis, network, batch, settings)?;
     let (micro_batch, wanted) = (differentiated.micro_batch, differentiated.wanted);
     if micro_batch < wanted {
         let text = format!("memory:       {micro_batch} samples a run, for {wanted} there is too little");
         tell(watch, Progress::Note(&text))?;
     }
     let started = Instant::now();
-    let samples = samples::samples(network, runtime, &conditioning, options, (batch, micro_batch), watch)?;
+    let samples = ranks::of_first(&*settings.ranks, || {
+        samples::samples(network, runtime, &conditioning, options, (batch, micro_batch), watch)
+    })?;
     let drawing_seconds = settings.data.is_none().then(|| started.elapsed().as_secs_f64());
     conditioning.unpaired(&samples).iter().try_for_each(|text| tell(watch, Progress::Warning(text)))?;
     let dims = samples.values.shape().to_vec();
@@ -235,6 +239,7 @@ struct Summed {
 impl Summation<'_> {
     fn run(&self, of: Differentiated, sample_elements: f64, watch: &mut Watch<'_>) -> Result<Summed, Error> {
         let (analysis, settings) = (self.analysis, &self.options.gradients);
+        let ranks = &*settings.ranks;
         let total = self.task.timesteps().len();
         let how = self.options.accumulate_options(of.micro_batch);
         let known = match how.mode == ThresholdMode::Mask && how.threshold > 0.0 {
@@ -244,12 +249,14 @@ impl Summation<'_> {
         let mut pass = self.pass(&of.graph)?;
         // The session has a copy of all weights.
         drop(of);
-        let execution = pass.execution().to_string();
+        let execution = ranks::described(ranks, pass.execution().to_string());
         let mut sum = Accumulated::new(pass.uses());
-        let checkpoint = self.checkpoint()?;
+        // The first rank has it, and what was summed before.
+        let checkpoint = if ranks.rank() == 0 { self.checkpoint()? } else { None };
         if let (true, Some(checkpoint)) = (settings.resume, &checkpoint) {
             checkpoint.load(&mut sum)?;
         }
+        ranks::share_progress(ranks, &mut sum)?;
         let (resumed, started) = (sum.visited, Instant::now());
         let mut saved = Instant::now();
         let mut settling = settings.adaptive.as_ref().map(|cut| Settling::new(self.pruning(cut), sample_elements));
@@ -257,19 +264,22 @@ impl Summation<'_> {
         if !sum.complete {
             let step = |visited: &mut Visited<'_>| {
                 tell(watch, Progress::At { stage: Stage::Gradients, done: visited.visited(), total })?;
-                if let Some(checkpoint) = &checkpoint
-                    && saved.elapsed().as_secs() >= CHECKPOINT_SECONDS
-                {
-                    checkpoint.save(visited.sum()?)?;
+                let is_due = settings.checkpoint.is_some() && saved.elapsed().as_secs() >= CHECKPOINT_SECONDS;
+                if ranks::first_says(ranks, is_due)? {
+                    let sum = visited.sum()?;
+                    checkpoint.as_ref().map_or(Ok(()), |checkpoint| checkpoint.save(sum))?;
                     saved = Instant::now();
                 }
                 if let Some(settling) = &mut settling {
-                    settled = settling.is_settled(analysis, self.runtime, visited)?;
+                    settled = ranks::first_says(ranks, settling.is_settled(analysis, self.runtime, visited)?)?;
                 }
                 Ok(if settled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             };
-            accumulate(&mut pass, &analysis.model, self.task, &how, known.as_deref(), &mut sum, step)?;
+            let rounds = Rounds { ranks, ends_at: settings.adaptive.is_some().then_some(settling::EVERY) };
+            let how = (&how, known.as_deref());
+            accumulate_over(&rounds, &mut pass, &analysis.model, self.task, how, &mut sum, step)?;
         }
+        sum.reduce(ranks)?;
         let seconds = started.elapsed().as_secs_f64();
         if let Some(checkpoint) = &checkpoint {
             let was_long = started.elapsed().as_secs() >= CHECKPOINT_SECONDS;
@@ -288,8 +298,12 @@ impl Summation<'_> {
 
     fn pass(&self, graph: &GradientGraph) -> Result<GradientPass, Error> {
         let settings = &self.options.gradients;
-        let options =
-            PassOptions { device: settings.device, allow_fallback: settings.allow_fallback, ..PassOptions::default() };
+        let options = PassOptions {
+            device: settings.device,
+            allow_fallback: settings.allow_fallback,
+            threads: ranks::threads(&*settings.ranks),
+            ..PassOptions::default()
+        };
         GradientPass::with_options(self.runtime, graph, &self.analysis.model, &options)
     }
 
@@ -304,7 +318,8 @@ impl Summation<'_> {
             stopped = tell(watch, Progress::At { stage: Stage::Losses, done: at + 1, total });
             if stopped.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let losses = losses(&mut pass, &self.analysis.model, self.task, micro_batch, step)?;
+        let ranks = &*self.options.gradients.ranks;
+        let losses = losses(ranks, &mut pass, &self.analysis.model, self.task, micro_batch, step)?;
         stopped.map(|()| losses)
     }
 

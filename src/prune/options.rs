@@ -1,11 +1,13 @@
 //! Everything that decides a cut.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use super::network::NetworkOptions;
+use crate::collective::{Alone, Collective};
 use crate::couple::options::{AttentionOption, NormGroups};
 use crate::diffusion::Sampler;
 use crate::error::Error;
@@ -256,6 +258,9 @@ pub struct GradientSettings {
     /// Whether the checkpoint of a run of more than a minute stays once the sums are complete, because more is to follow that
     /// may be stopped.
     pub keeps_checkpoint: bool,
+    /// Processes that divide the timesteps. All of them score with the same options and get the same scores; the samples are
+    /// those that the first reads or draws, and only it writes checkpoints.
+    pub ranks: Arc<dyn Collective>,
 }
 
 impl GradientSettings {
@@ -289,6 +294,7 @@ impl Default for GradientSettings {
             checkpoint: None,
             resume: false,
             keeps_checkpoint: false,
+            ranks: Arc::new(Alone),
         }
     }
 }

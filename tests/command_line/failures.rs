@@ -69,3 +69,14 @@ fn every_refusal_is_one_object() {
     }
     assert!(desk.written().is_empty());
 }
+
+#[test]
+fn processes_that_can_not_work_as_one_are_refused() {
+    let tool = env!("CARGO_BIN_EXE_onnx-diffprune");
+    let model = fixture("dit_tiny.onnx");
+    let ran = std::process::Command::new(tool).arg("inspect").arg(model).env("OMPI_COMM_WORLD_SIZE", "2").output();
+    let ran = ran.unwrap();
+    let message = String::from_utf8(ran.stderr).unwrap();
+    assert_eq!((ran.status.code(), ran.stdout.len()), (Some(2), 0), "{message}");
+    assert!(message.starts_with("error: ") && message.contains("OMPI_COMM_WORLD_SIZE"), "{message}");
+}

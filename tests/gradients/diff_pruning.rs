@@ -14,7 +14,7 @@ use onnx_diffprune::graph::sizes::Sizes;
 use crate::support::fixtures::{THREADS, analysed, fixture, runtime};
 
 /// The reference's own samples and noise.
-struct Fixed {
+pub(crate) struct Fixed {
     timesteps: Vec<f64>,
     alphas_cumprod: Vec<f64>,
     x0: Array,
@@ -50,13 +50,13 @@ impl Denoising for Fixed {
     }
 }
 
-struct Reference {
-    task: Fixed,
+pub(crate) struct Reference {
+    pub(crate) task: Fixed,
     losses: Vec<f64>,
     stop: usize,
 }
 
-fn reference() -> Reference {
+pub(crate) fn reference() -> Reference {
     let arrays: BTreeMap<String, Array> = onnx_diffprune::npz::read(&fixture("ddpm_fashion16/reference.npz"))
         .expect("it can be read")
         .into_iter()

@@ -6,6 +6,7 @@ mod kernels;
 mod loss;
 mod precision;
 mod pytorch;
+mod ranks;
 mod training;
 
 #[path = "../support/mod.rs"]

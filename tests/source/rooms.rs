@@ -16,6 +16,8 @@ const ROOMS: &[(&str, &str)] = &[
     ("array", "arrays in memory"),
     ("npz", "NumPy's files"),
     ("kernels", "our operators for the CPU"),
+    ("metrics", "what a long run tells of itself: lines of JSON, TensorBoard's event files"),
+    ("collective", "several processes that work as one"),
     ("runtime", "ONNX Runtime: libraries, devices, sessions"),
     ("graph", "a model in memory, its nodes and values, sizes, what is known of a value"),
     ("write", "streaming a model into a file"),

@@ -1,12 +1,15 @@
 //! The graph whose runs give the gradients.
 
 use super::super::network::Denoising;
+use super::super::options::GradientSettings;
+use super::ranks::share_of_memory;
 use crate::analysis::Analysis;
+use crate::collective::Collective;
 use crate::diffusion::Roles;
 use crate::error::Error;
-use crate::gradient::{GradientGraph, GradientOptions, Precision};
+use crate::gradient::{GradientGraph, GradientOptions};
 use crate::macs::memory::{LIBRARY, fitting_batch, refuse_beyond};
-use crate::runtime::{Device, available_memory};
+use crate::runtime::available_memory;
 
 /// The gradient graph at the samples of one run, with what it was made from.
 pub(super) struct Differentiated {
@@ -26,9 +29,10 @@ pub(super) fn differentiated(
     analysis: &Analysis,
     network: Denoising<'_>,
     batch: usize,
-    asked: Option<usize>,
-    (precision, device): (Precision, Device),
+    settings: &GradientSettings,
 ) -> Result<Differentiated, Error> {
+    let GradientSettings { micro_batch: asked, precision, device, ranks, .. } = settings;
+    let (asked, device, ranks) = (*asked, *device, &**ranks);
     let in_file = |error: Error| error.in_file(analysis.model.path());
     let roles = network.roles();
     let wanted = micro_batch(roles, batch, asked).map_err(in_file)?;
@@ -38,16 +42,16 @@ pub(super) fn differentiated(
         channels: channels(roles).map_err(in_file)?,
         prediction: Some(roles.prediction.name.clone()),
         wanted: analysis.prunable_weights(),
-        precision,
+        precision: *precision,
         ..GradientOptions::default()
     };
     let mut graph = GradientGraph::build_for(analysis, &options, device)?;
     let may_shrink = asked.is_none() && roles.fixed_batch().is_none();
-    let micro_batch = samples_that_fit(analysis, (graph.activation_bytes, wanted), may_shrink)?;
+    let micro_batch = samples_that_fit(analysis, ranks, (graph.activation_bytes, wanted), may_shrink)?;
     if micro_batch < wanted {
         options.sizes = at(micro_batch);
         graph = GradientGraph::build_for(analysis, &options, device)?;
-        samples_that_fit(analysis, (graph.activation_bytes, micro_batch), false)?;
+        samples_that_fit(analysis, ranks, (graph.activation_bytes, micro_batch), false)?;
     }
     Ok(Differentiated { graph, options, micro_batch, wanted })
 }
@@ -97,10 +101,11 @@ fn needed(activations: u64, weights: u64) -> u64 {
 /// One sample is too much.
 fn samples_that_fit(
     analysis: &Analysis,
+    ranks: &dyn Collective,
     (activations, micro_batch): (u64, usize),
     may_shrink: bool,
 ) -> Result<usize, Error> {
-    let (available, weights) = (available_memory(), analysis.model.total_bytes()?);
+    let (available, weights) = (share_of_memory(ranks, available_memory())?, analysis.model.total_bytes()?);
     // Nearly all activations are as many as samples.
     let of = |samples: usize| needed(scaled(activations, samples, micro_batch), weights);
     if may_shrink && let Some(samples) = fitting_batch(available, micro_batch, of) {

@@ -9,7 +9,7 @@ use crate::runtime::Runtime;
 use crate::select::Removed;
 
 /// The selection is made anew every this many timesteps ...
-const EVERY: usize = 10;
+pub(super) const EVERY: usize = 10;
 /// ... and the run ends when it has not changed for this many checks.
 const CHECKS: usize = 3;
 
