@@ -14,6 +14,10 @@ mod diffusion_args;
 
 mod ending;
 
+mod finetune;
+
+mod finetune_args;
+
 mod gradient_args;
 
 mod inspect;
@@ -61,6 +65,7 @@ pub(super) fn run() -> ExitCode {
     let done = match &cli.command {
         Some(Command::Apply(args)) => apply::run(args, &cli, &printer),
         Some(Command::Refit(args)) => refit::run(args, &cli, &printer),
+        Some(Command::Finetune(args)) => finetune::run(args, &cli, &printer),
         Some(Command::Verify(args)) => verify::run(args, &cli, &printer),
         Some(Command::Inspect(args)) => inspect::run(args, &printer),
         Some(Command::Loss(args)) => loss::run(args, &cli, &printer),

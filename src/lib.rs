@@ -209,6 +209,12 @@ mod training;
 
 #[cfg(feature = "internals")]
 #[doc(hidden)]
+pub mod finetune;
+#[cfg(not(feature = "internals"))]
+mod finetune;
+
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod prune;
 #[cfg(not(feature = "internals"))]
 mod prune;
@@ -247,6 +253,16 @@ pub mod networks {
         ScheduleName, Skip, TimeScale, VarianceType,
     };
     pub use crate::prune::{Drawn, LossOptions, LossReport, Network, NetworkOptions};
+}
+
+/// Training of a network's weights.
+pub mod finetuning {
+    pub use crate::finetune::draw::TimestepDraw;
+    pub use crate::finetune::objective::Objective;
+    pub use crate::finetune::optimizer::{OptimizerKind, OptimizerOptions};
+    pub use crate::finetune::schedule::RateSchedule;
+    pub use crate::finetune::trainer::StepReport;
+    pub use crate::prune::{Evaluation, FinetuneReport, FinetuneSettings, Recipe, Tuned};
 }
 
 /// Arrays in memory, and their files.

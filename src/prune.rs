@@ -19,6 +19,8 @@ mod data;
 
 mod describe;
 
+mod finetune;
+
 mod gradients;
 
 mod inspection;
@@ -40,6 +42,7 @@ mod staged;
 pub use artifacts::{ArtifactOptions, WrittenArtifacts};
 pub use cut::{Cut, Scores};
 pub use data::{image_files, library_providers, read_npz, read_text};
+pub use finetune::{Evaluation, FinetuneReport, FinetuneSettings, Recipe, Tuned};
 pub use gradients::GradientReport;
 pub use inspection::{BarrierInfo, GroupInfo, Inspection, MemberInfo, NodeInfo};
 pub use model::{Analysis, Model};

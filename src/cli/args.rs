@@ -8,6 +8,7 @@ use onnx_diffprune::options::{AttentionOption, GroupReduction, Norm, NormGroups,
 use serde::{Deserialize, Serialize};
 
 use super::diffusion_args::{DataArgs, DiffusionArgs};
+use super::finetune::FinetuneArgs;
 use super::gradient_args::GradientArgs;
 use super::loss::LossArgs;
 use super::refit::RefitCommandArgs;
@@ -66,6 +67,8 @@ pub(super) enum Command {
     Apply(Box<ApplyArgs>),
     /// Fit the weights of a pruned file by least squares, so that it computes what its original does.
     Refit(Box<RefitCommandArgs>),
+    /// Train the weights of a file, by its denoising loss and the output of a teacher
+    Finetune(Box<FinetuneArgs>),
     /// Check a pruned file against its original.
     Verify(VerifyArgs),
     /// Show inputs, operators, costs, channel groups and what keeps channels from being pruned.

@@ -39,6 +39,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("plan", "the plan file"),
     ("verify", "the proof"),
     ("training", "artifacts for training sessions"),
+    ("finetune", "training of a network by its denoising loss and a teacher"),
     ("prune", "all stages in order, as callers of the library see them"),
     ("report", "the page with costs, losses and kept channels"),
     ("cli", "the command line"),
