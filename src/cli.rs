@@ -21,6 +21,9 @@ mod evaluate;
 mod evaluate_result;
 
 mod features_args;
+mod finetune;
+
+mod finetune_args;
 
 mod gradient_args;
 
@@ -80,6 +83,7 @@ pub(super) fn run() -> ExitCode {
     let done = ranks::check(&cli, &*ranks).and_then(|()| match &cli.command {
         Some(Command::Apply(args)) => apply::run(args, &cli, &printer),
         Some(Command::Refit(args)) => refit::run(args, &cli, &printer),
+        Some(Command::Finetune(args)) => finetune::run(args, &cli, &ranks, &printer),
         Some(Command::Verify(args)) => verify::run(args, &cli, &printer),
         Some(Command::Inspect(args)) => inspect::run(args, &printer),
         Some(Command::Loss(args)) => loss::run(args, &cli, &printer),

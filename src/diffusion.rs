@@ -18,6 +18,8 @@ mod description;
 
 mod grid;
 
+mod noising;
+
 mod process;
 
 mod roles;
@@ -38,6 +40,7 @@ pub use denoiser::Denoiser;
 pub use denoising::{DenoisingTask, denoising_losses};
 pub use description::{PreconditioningPlace, ProcessOptions, ScheduleName};
 pub use grid::{check_grid, grid_png};
+pub use noising::Noising;
 pub use process::{Preconditioning, PredictionType, Process, TimeScale};
 pub use roles::{Port, RoleNames, RoleSummary, Roles};
 pub use sampler::{SampleOptions, Sampler, StepInput, Trajectory, generate, noise};

@@ -36,13 +36,13 @@ use crate::error::Error;
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::sizes::Sizes;
-use crate::graph::{Graph, NodeId, ValueId};
+use crate::graph::{Graph, Node, NodeId, ValueId};
 use crate::kernels::DOMAIN;
 use crate::lower::{Extent, Lowered};
 use crate::onnx::builder::{Builder, reads};
 use crate::onnx::{
-    DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto,
-    tensor_shape_proto, type_proto,
+    DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
+    ValueInfoProto, tensor_shape_proto, type_proto,
 };
 use crate::operator::Operators;
 use crate::operator::gradient::{Tape, signed_shape};
@@ -76,6 +76,9 @@ pub struct GradientOptions {
     pub wanted: Vec<ValueId>,
     /// Values whose gradients are wanted, each as a whole: those within the network, or its inputs.
     pub wanted_values: Vec<ValueId>,
+    /// Weights that are inputs of the graph under their own names, float32, instead of constants in it: those that change
+    /// between runs.
+    pub fed: Vec<ValueId>,
     /// The precision of convolutions and matrix products.
     pub precision: Precision,
 }
@@ -188,7 +191,9 @@ impl GradientGraph {
         refuse_own_names(network)?;
         let builder = Builder::new("__grad", graph.opset, graph.names());
         let mut tape = Tape::new(builder, &options.wanted, &options.wanted_values);
-        for node in graph.nodes.iter().filter(|node| needed.contains(&node.id)) {
+        // A weight that is fed may have been the output of a Constant node.
+        let is_fed = |node: &Node| node.outputs.iter().flatten().any(|value| options.fed.contains(value));
+        for node in graph.nodes.iter().filter(|node| needed.contains(&node.id) && !is_fed(node)) {
             tape.builder.nodes.push(forward::widened_node(model, &node.proto)?);
         }
         let forward = tape.builder.nodes.len();
@@ -206,7 +211,9 @@ impl GradientGraph {
                 let values = node.input.iter().filter_map(|name| graph.value(name));
                 values.filter_map(|value| facts.values[value].as_ref()).any(|fact| !fact.is_float())
             };
-            precision::halve_products(model, &mut tape, &model.graph().initializer, is_whole)?;
+            let names = fed_names(graph, options);
+            let constants = model.graph().initializer.iter().filter(|tensor| !names.contains(tensor.name.as_str()));
+            precision::halve_products(model, &mut tape, constants, is_whole)?;
         }
         let size = terms.iter().map(FoundTerm::scale).fold(0.0, f64::max);
         let terms: Vec<TermInput> = terms.into_iter().map(|term| term.input).collect();
@@ -221,10 +228,10 @@ impl GradientGraph {
             precision: options.precision,
             loss_scale: is_half.then(|| LossScale::of_size(size)),
         };
-        built.assembled(network, tape)
+        built.assembled(network, tape, &options.fed)
     }
 
-    fn assembled(mut self, network: &Network<'_>, tape: Tape) -> Result<Self, Error> {
+    fn assembled(mut self, network: &Network<'_>, tape: Tape, fed: &[ValueId]) -> Result<Self, Error> {
         let Network { model, graph, facts, .. } = *network;
         let (proto, nodes) = (model.proto(), tape.builder.nodes);
         let mut assembled = GraphProto { name: "gradients".to_owned(), node: nodes, ..GraphProto::default() };
@@ -232,7 +239,10 @@ impl GradientGraph {
         // Nodes for which a kernel stands in.
         assembled.drop_dead();
         let read: BTreeSet<String> = assembled.node.iter().flat_map(reads).map(str::to_owned).collect();
-        for tensor in model.graph().initializer.iter().filter(|tensor| read.contains(&tensor.name)) {
+        let fed: Vec<ValueId> = fed.iter().copied().filter(|value| read.contains(&graph.values[*value].name)).collect();
+        let is_fed = |name: &str| fed.iter().any(|value| graph.values[*value].name == name);
+        let is_constant = |tensor: &&TensorProto| read.contains(&tensor.name) && !is_fed(&tensor.name);
+        for tensor in model.graph().initializer.iter().filter(is_constant) {
             assembled.initializer.push(forward::widened_tensor(model, tensor)?);
         }
         let own = tape.builder.initializers.into_iter();
@@ -251,6 +261,10 @@ impl GradientGraph {
         if self.loss_scale.is_some() {
             assembled.input.push(value_info(LOSS_SCALE, DataType::Float, &[]));
         }
+        let weight = |value: &ValueId| {
+            value_info(&graph.values[*value].name, DataType::Float, &network.shape(*value).unwrap_or_default())
+        };
+        assembled.input.extend(fed.iter().map(weight));
         let mut opset_import = proto.opset_import.clone();
         self.has_kernels = assembled.node.iter().any(|node| node.domain == DOMAIN);
         if self.has_kernels {
@@ -273,6 +287,11 @@ impl GradientGraph {
         };
         scalars.map(|name| value_info(name, DataType::Float, &[])).chain(uses.chain(by_value).map(shaped)).collect()
     }
+}
+
+/// The names of the weights that are fed.
+fn fed_names<'g>(graph: &'g Graph, options: &GradientOptions) -> BTreeSet<&'g str> {
+    options.fed.iter().map(|value| graph.values[*value].name.as_str()).collect()
 }
 
 /// Refuses a network with a value that bears a name of the loss, under which callers feed and fetch.

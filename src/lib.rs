@@ -227,6 +227,12 @@ mod evaluate;
 
 #[cfg(feature = "internals")]
 #[doc(hidden)]
+pub mod finetune;
+#[cfg(not(feature = "internals"))]
+mod finetune;
+
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod prune;
 #[cfg(not(feature = "internals"))]
 mod prune;
@@ -275,6 +281,16 @@ pub mod evaluation {
     pub use crate::prune::{
         Consistency, Distances, Drawing, EvaluateOptions, EvaluatedNetwork, Evaluation, EvaluationLimits,
     };
+}
+
+/// Training of a network's weights.
+pub mod finetuning {
+    pub use crate::finetune::draw::TimestepDraw;
+    pub use crate::finetune::objective::Objective;
+    pub use crate::finetune::optimizer::{OptimizerKind, OptimizerOptions};
+    pub use crate::finetune::schedule::RateSchedule;
+    pub use crate::finetune::trainer::StepReport;
+    pub use crate::prune::{FinetuneReport, FinetuneSettings, Recipe, StepEvaluation, Tuned};
 }
 
 /// Arrays in memory and their files, and clean samples that need not fit there.

@@ -22,6 +22,7 @@ mod describe;
 mod encode;
 
 mod evaluate;
+mod finetune;
 
 mod gradients;
 
@@ -46,6 +47,7 @@ pub use cut::{Cut, Scores};
 pub use data::{library_providers, read_npz, read_text, sample_files};
 pub use encode::{EncodeOptions, Encoded, LatentChoice, TextOptions, encode};
 pub use evaluate::{Consistency, Distances, Drawing, EvaluateOptions, EvaluatedNetwork, Evaluation, EvaluationLimits};
+pub use finetune::{FinetuneReport, FinetuneSettings, Recipe, StepEvaluation, Tuned};
 pub use gradients::GradientReport;
 pub use inspection::{BarrierInfo, GroupInfo, Inspection, MemberInfo, NodeInfo};
 pub use model::{Analysis, Model};

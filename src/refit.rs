@@ -175,9 +175,10 @@ pub struct Refitted {
     pub layers: Vec<RefitLayer>,
     /// What the user should know.
     pub notes: Vec<String>,
-    weights: Vec<TensorProto>,
+    /// The constants that change, in their new form.
+    pub(crate) weights: Vec<TensorProto>,
     /// Biases that the file lacks: first output of the node, slot, axis and elements.
-    biases: Vec<(String, usize, usize, Vec<f32>)>,
+    pub(crate) biases: Vec<(String, usize, usize, Vec<f32>)>,
 }
 
 impl Refitted {

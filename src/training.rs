@@ -130,15 +130,15 @@ impl Artifacts {
     pub fn build(analysis: &Analysis, options: &TrainingOptions) -> Result<Self, Error> {
         let graph_of = |wanted: Vec<ValueId>| {
             let (sizes, prediction) = (options.sizes.clone(), options.prediction.clone());
-            let options =
-                GradientOptions { sizes, prediction, channels: options.channels, wanted, ..GradientOptions::default() };
+            let (channels, fed) = (options.channels, options.trained.clone());
+            let options = GradientOptions { sizes, prediction, channels, wanted, fed, ..GradientOptions::default() };
             GradientGraph::build(analysis, &options)
         };
         let backward = graph_of(options.trained.clone())?;
         let forward = graph_of(Vec::new())?;
         let parameters = parameters(analysis, &backward.gradients)?;
         let training_model = models::training_model(analysis, &backward, &parameters, options.gives_gradients)?;
-        let eval_model = models::eval_model(analysis, &forward, &parameters)?;
+        let eval_model = models::eval_model(analysis, &forward)?;
         let optimizer_model = models::optimizer_model(analysis.graph.opset);
         for (name, model) in FILES.iter().zip([&training_model, &eval_model]) {
             let bytes = model.encoded_len();

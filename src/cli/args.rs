@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::diffusion_args::{DataArgs, DiffusionArgs};
 use super::encode::EncodeArgs;
 use super::evaluate::EvaluateArgs;
+use super::finetune::FinetuneArgs;
 use super::gradient_args::GradientArgs;
 use super::loss::LossArgs;
 use super::refit::RefitCommandArgs;
@@ -68,6 +69,8 @@ pub(super) enum Command {
     Apply(Box<ApplyArgs>),
     /// Fit the weights of a pruned file by least squares, so that it computes what its original does.
     Refit(Box<RefitCommandArgs>),
+    /// Train the weights of a file, by its denoising loss and the output of a teacher
+    Finetune(Box<FinetuneArgs>),
     /// Check a pruned file against its original.
     Verify(VerifyArgs),
     /// Show inputs, operators, costs, channel groups and what keeps channels from being pruned.

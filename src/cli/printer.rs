@@ -175,6 +175,11 @@ impl<'p> Watcher<'p> {
         }
     }
 
+    /// Prints a note while the progress is out of the way.
+    pub(super) fn note(&self, text: &str) {
+        self.print(|| self.printer.note(text));
+    }
+
     /// Prints; never stops the library.
     pub(super) fn see(&mut self, progress: library::Progress<'_>) -> ControlFlow<()> {
         match progress {

@@ -18,12 +18,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) fn check(cli: &Cli, ranks: &dyn Collective) -> Result<(), Error> {
     let alone = match &cli.command {
         _ if ranks.size() == 1 => return Ok(()),
-        None => return Ok(()),
+        None | Some(Command::Finetune(_)) => return Ok(()),
         Some(Command::Apply(_)) => "apply",
         Some(Command::Refit(_)) => "refit",
         Some(Command::Verify(_)) => "verify",
         Some(Command::Inspect(_)) => "inspect",
         Some(Command::Loss(_)) => "loss",
+        Some(Command::Evaluate(_)) => "evaluate",
+        Some(Command::Encode(_)) => "encode",
         Some(Command::Sample(_)) => "sample",
         Some(Command::Artifacts(_)) => "artifacts",
         Some(Command::Runtime) => "runtime",

@@ -1,6 +1,23 @@
 //! Signals that end the program: what is temporary is removed first.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use onnx_diffprune::program::end;
+
+/// Whether the first signal is left to the command, and whether it has come.
+static IS_AWAITED: AtomicBool = AtomicBool::new(false);
+static HAS_COME: AtomicBool = AtomicBool::new(false);
+
+/// Leaves the first signal from now on to the command, which asks [`has_come`] and ends in its own time; the next ends the
+/// program as usual.
+pub(super) fn leave_first() {
+    IS_AWAITED.store(true, Ordering::SeqCst);
+}
+
+/// Whether a signal has asked the command to end.
+pub(super) fn has_come() -> bool {
+    HAS_COME.load(Ordering::SeqCst)
+}
 
 /// Has SIGINT, SIGTERM, SIGHUP, SIGQUIT and SIGXCPU remove what is temporary before they end the program, whatever it is doing. A second
 /// one ends it at once.
@@ -16,7 +33,11 @@ pub(super) fn watch() {
     // Without a handler the signals end the program as well, if not as tidily.
     let Ok(mut signals) = signal_hook::iterator::Signals::new(heard) else { return };
     std::thread::spawn(move || {
-        for (number, signal) in signals.forever().enumerate() {
+        let mut number = 0;
+        for signal in signals.forever() {
+            if IS_AWAITED.load(Ordering::SeqCst) && !HAS_COME.swap(true, Ordering::SeqCst) {
+                continue;
+            }
             let die = move || {
                 let _ = emulate_default_handler(signal);
                 std::process::exit(128 + signal)
@@ -24,6 +45,7 @@ pub(super) fn watch() {
             if number > 0 {
                 die();
             }
+            number += 1;
             std::thread::spawn(move || {
                 let _ending = end();
                 die();

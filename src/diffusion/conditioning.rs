@@ -101,7 +101,7 @@ impl Conditioning {
     }
 
     /// The values of an input for these samples.
-    pub(super) fn rows(&self, input: &str, samples: &[usize]) -> Option<Array> {
+    pub fn rows(&self, input: &str, samples: &[usize]) -> Option<Array> {
         let values = self.inputs.get(input)?;
         if !values.per_sample {
             return Some(values.array.clone());

@@ -7,12 +7,12 @@ use ndarray::{ArrayD, Axis, Slice};
 use super::conditioning::Conditioning;
 use super::data::Samples;
 use super::denoiser::Denoiser;
+use super::noising::Noising;
 use super::process::Process;
 use super::roles::{Port, Roles};
 use super::schedule::Level;
-use crate::array::{Array, ArrayData, ElementType};
+use crate::array::Array;
 use crate::error::Error;
-use crate::gradient::TARGET;
 use crate::gradient::accumulate::Denoising;
 use crate::graph::facts::Facts;
 use crate::graph::sizes::Sizes;
@@ -54,11 +54,6 @@ impl<'a> DenoisingTask<'a> {
     fn rows(&self, values: &ArrayD<f32>, samples: &Range<usize>) -> ArrayD<f32> {
         values.slice_axis(Axis(0), Slice::from(samples.start..samples.end)).to_owned()
     }
-
-    fn array(&self, port: &Port, values: ArrayD<f32>) -> (String, Array) {
-        let dims = values.shape().to_vec();
-        (port.name.clone(), Array { dims, data: ArrayData::F32(values.into_iter().collect()) })
-    }
 }
 
 impl Denoising for DenoisingTask<'_> {
@@ -75,47 +70,14 @@ impl Denoising for DenoisingTask<'_> {
     }
 
     fn inputs(&self, at: usize, samples: Range<usize>) -> Result<Vec<(String, Array)>, Error> {
-        let level = &self.levels[at];
         let (x0, noise) = (self.rows(&self.samples.values, &samples), self.rows(&self.noise, &samples));
-        let mut x_t = ArrayD::zeros(x0.shape());
-        let mut target = ArrayD::zeros(x0.shape());
-        self.process.add_noise(&x0, &noise, level, &mut x_t);
-        self.process.target(&x0, &noise, level, &mut target);
-        let scale = self.process.input_scale(level) as f32;
-        if scale != 1.0 {
-            x_t.mapv_inplace(|value| value * scale);
-        }
-        let sizes = self.roles.sizes(self.facts, self.sizes, samples.len());
-        let dims = self.roles.time.dims(&sizes)?;
-        // The gradient graph reads half and double precision inputs as float32.
-        let time_type =
-            if self.roles.time.element_type.is_float() { ElementType::F32 } else { self.roles.time.element_type };
-        let count = dims.iter().product();
-        let time = ArrayData::from_f64(time_type, &vec![self.process.time_value(level); count]);
         let numbers: Vec<usize> = self.samples.numbers[samples].to_vec();
         let rows = |port: &Port| {
             let rows = self.conditioning.rows(&port.name, &numbers);
-            let rows =
-                rows.ok_or_else(|| Error::usage(format!("there is no conditioning for input {:?}", port.name)))?;
-            Ok::<_, Error>(if port.element_type.is_float() { rows.cast(ElementType::F32) } else { rows })
+            rows.ok_or_else(|| Error::usage(format!("there is no conditioning for input {:?}", port.name)))
         };
-        if let Some(joined) = &self.roles.joined {
-            let whole = rows(&joined.port)?;
-            let values = whole.to_f64().into_iter().map(|value| value as f32).collect();
-            let mut whole = ArrayD::from_shape_vec(whole.dims, values)
-                .map_err(|error| Error::usage(format!("input {:?}: {error}", joined.port.name)))?;
-            let end = joined.offset + x_t.shape()[joined.axis];
-            whole.slice_axis_mut(Axis(joined.axis), Slice::from(joined.offset..end)).assign(&x_t);
-            x_t = whole;
-        }
-        let mut inputs =
-            vec![self.array(&self.roles.sample, x_t), (self.roles.time.name.clone(), Array { dims, data: time })];
-        for port in &self.roles.conditioning {
-            inputs.push((port.name.clone(), rows(port)?));
-        }
-        let dims = target.shape().to_vec();
-        inputs.push((TARGET.to_owned(), Array { dims, data: ArrayData::F32(target.into_iter().collect()) }));
-        Ok(inputs)
+        let Self { process, roles, facts, sizes, .. } = *self;
+        Noising { process, roles, facts, sizes }.inputs(&x0, &noise, &self.levels[at..=at], &rows)
     }
 }
 

@@ -119,7 +119,7 @@ impl GradientPass {
     }
 
     /// What the pass runs in.
-    pub(super) fn runtime(&self) -> &Runtime {
+    pub(crate) fn runtime(&self) -> &Runtime {
         &self.runtime
     }
 
@@ -131,7 +131,7 @@ impl GradientPass {
     }
 
     /// The session with bound outputs and the scale of its loss, if gradients stay on the device.
-    pub(super) fn bound_mut(&mut self) -> Option<(&mut BoundSession, Option<&mut LossScale>)> {
+    pub(crate) fn bound_mut(&mut self) -> Option<(&mut BoundSession, Option<&mut LossScale>)> {
         match &mut self.runner {
             Runner::Direct(_) => None,
             Runner::Bound(bound) => Some((bound, self.loss_scale.as_mut())),
@@ -267,7 +267,7 @@ fn first(values: &[f32]) -> f64 {
 }
 
 /// The error of a gradient graph that does not `what` (a verb).
-pub(super) fn unmet(model: &Model, what: &str, error: RuntimeError) -> Error {
+pub(crate) fn unmet(model: &Model, what: &str, error: RuntimeError) -> Error {
     if let Some(unknown) = lower::foreign(model, &error, "the gradients can't be computed") {
         return unknown.hint("--criterion magnitude with --no-verify needs no run of the network");
     }

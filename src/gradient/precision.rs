@@ -21,10 +21,10 @@ use crate::ops;
 use crate::runtime::RuntimeError;
 
 /// Name of the graph input that takes what the loss is multiplied by before it is differentiated.
-pub(super) const LOSS_SCALE: &str = "__loss_scale";
+pub(crate) const LOSS_SCALE: &str = "__loss_scale";
 
 /// Name of the scalar output that is zero, or not a number if a gradient is not finite.
-pub(super) const OVERFLOW: &str = "__overflow";
+pub(crate) const OVERFLOW: &str = "__overflow";
 
 /// The precision in which gradients are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ impl std::fmt::Display for Precision {
 
 /// What the loss of a graph in half precision is multiplied by.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct LossScale(f32);
+pub(crate) struct LossScale(f32);
 
 impl LossScale {
     /// Below this, the gradients themselves do not fit.
@@ -76,7 +76,7 @@ impl LossScale {
     }
 
     /// The input of a run.
-    pub(super) fn array(self) -> Array {
+    pub(crate) fn array(self) -> Array {
         Array { dims: Vec::new(), data: ArrayData::F32(vec![self.0]) }
     }
 
@@ -84,7 +84,7 @@ impl LossScale {
     ///
     /// # Errors
     /// The scale is too small to be the cause.
-    pub(super) fn lower(&mut self) -> Result<(), RuntimeError> {
+    pub(crate) fn lower(&mut self) -> Result<(), RuntimeError> {
         self.0 /= 2.0;
         if self.0 < Self::LEAST {
             let message = format!("gradients are not finite in float16 at a loss scale of {}", 2.0 * self.0);
@@ -95,17 +95,17 @@ impl LossScale {
 }
 
 /// Casts what operators that sum products read to float16, and what they give back to float32. `skips` says which
-/// nodes compute integers. What such an operator reads of the weights (`initializers` are those of the network) is stored
+/// nodes compute integers. What such an operator reads of the weights (`initializers` are those of the network that stay as they are) is stored
 /// in float16.
-pub(super) fn halve_products(
+pub(super) fn halve_products<'t>(
     model: &Model,
     tape: &mut Tape,
-    initializers: &[TensorProto],
+    initializers: impl Iterator<Item = &'t TensorProto>,
     skips: impl Fn(&NodeProto) -> bool,
 ) -> Result<(), Error> {
     let mut by_name: BTreeMap<String, TensorProto> = BTreeMap::new();
-    for tensor in initializers.iter().chain(&tape.builder.initializers) {
-        by_name.insert(tensor.name.clone(), tensor.clone());
+    for tensor in initializers.cloned().chain(tape.builder.initializers.iter().cloned()) {
+        by_name.insert(tensor.name.clone(), tensor);
     }
     // The float16 form of a value, by the value's name.
     let mut halves: HashMap<String, String> = HashMap::new();

@@ -2,7 +2,9 @@
 
 use std::ops::ControlFlow;
 
+use super::finetune::StepEvaluation;
 use crate::error::Error;
+use crate::finetune::trainer::StepReport;
 
 /// What a long call is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,6 +22,8 @@ pub enum Stage {
     Comparing,
     /// Weights are fitted.
     Refitting,
+    /// Weights are trained.
+    Training,
     /// A pruned file is compared with its original.
     Verifying,
     /// Operations and parameters of networks are counted.
@@ -39,7 +43,7 @@ pub enum Stage {
 /// The caller's function answers `ControlFlow::Break(())` to stop: the call then ends with an error of the kind
 /// [`crate::error::ErrorKind::Cancelled`], and no output is left. Only the checkpoint that
 /// [`super::GradientSettings::checkpoint`] asks for stays, so that the run can go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Progress<'a> {
     /// How far a stage is.
@@ -53,6 +57,15 @@ pub enum Progress<'a> {
     },
     /// What was taken for what in a denoising network, and its process: one line each.
     Network(&'a str),
+    /// A step of training.
+    Trained {
+        /// What became of it.
+        report: &'a StepReport,
+        /// Steps of the run.
+        total: u64,
+    },
+    /// A network that was judged in the middle of its training.
+    Evaluated(&'a StepEvaluation),
     /// Something that the user may want to know before the result.
     Note(&'a str),
     /// Something that the user should know before the result.

@@ -2,7 +2,7 @@
 
 mod across;
 
-mod judge;
+pub(super) mod judge;
 
 mod repeat;
 
@@ -258,7 +258,7 @@ impl Staged {
 }
 
 /// MACs of a run on one sample.
-fn macs_of_sample(network: Denoising<'_>, analysis: &Analysis) -> f64 {
+pub(super) fn macs_of_sample(network: Denoising<'_>, analysis: &Analysis) -> f64 {
     let sizes = network.roles().sizes(&analysis.facts, network.sizes(), 1);
     let cost = analysis.count(|counter| counter.cost(None, &sizes_for(&analysis.facts, &sizes)));
     cost.macs + cost.attention_macs

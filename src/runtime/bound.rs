@@ -39,6 +39,15 @@ impl DeviceTensor {
         }
         Ok(self.value.extract_tensor().1)
     }
+
+    /// The elements for change, as [`DeviceTensor::values`].
+    ///
+    /// # Errors
+    /// The tensor is in another memory.
+    pub fn values_mut(&mut self) -> Result<&mut [f32], RuntimeError> {
+        self.values()?;
+        Ok(self.value.extract_tensor_mut().1)
+    }
 }
 
 /// A session with bound inputs and outputs.

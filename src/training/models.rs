@@ -1,6 +1,6 @@
 //! The three models that a training session runs.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use super::Parameter;
 use crate::analysis::Analysis;
@@ -32,7 +32,7 @@ pub(super) fn training_model(
     parameters: &[Parameter],
     gives_gradients: bool,
 ) -> Result<ModelProto, Error> {
-    let mut model = with_parameters(analysis, backward, parameters)?;
+    let mut model = whole(analysis, backward)?;
     let mut by_weight: HashMap<&str, Vec<&str>> = HashMap::new();
     for gradient in &backward.gradients {
         let name = analysis.graph.values[gradient.value].name.as_str();
@@ -77,35 +77,21 @@ pub(super) fn training_model(
 }
 
 /// Forward pass and loss.
-pub(super) fn eval_model(
-    analysis: &Analysis,
-    forward: &GradientGraph,
-    parameters: &[Parameter],
-) -> Result<ModelProto, Error> {
-    let mut model = with_parameters(analysis, forward, parameters)?;
+pub(super) fn eval_model(analysis: &Analysis, forward: &GradientGraph) -> Result<ModelProto, Error> {
+    let mut model = whole(analysis, forward)?;
     let graph = model.graph.get_or_insert_default();
     graph.drop_dead();
     "eval".clone_into(&mut graph.name);
     Ok(model)
 }
 
-/// A gradient graph whose weights come from outside: after the inputs of a step stand the weights.
-fn with_parameters(
-    analysis: &Analysis,
-    gradient: &GradientGraph,
-    parameters: &[Parameter],
-) -> Result<ModelProto, Error> {
-    let names: HashSet<&str> = parameters.iter().map(|parameter| parameter.name.as_str()).collect();
+/// A gradient graph to which weights are fed, with all other constants in it.
+fn whole(analysis: &Analysis, gradient: &GradientGraph) -> Result<ModelProto, Error> {
     let mut model = gradient.model.clone();
     let graph = model.graph.get_or_insert_default();
-    // A weight may be the output of a Constant node.
-    graph.node.retain(|node| !node.output.iter().any(|output| names.contains(output.as_str())));
     let initializers = std::mem::take(&mut graph.initializer);
-    for tensor in initializers.into_iter().filter(|tensor| !names.contains(tensor.name.as_str())) {
-        graph.initializer.push(inside(&analysis.model, tensor)?);
-    }
-    let weight = |parameter: &Parameter| value_info(&parameter.name, DataType::Float, &parameter.dims);
-    graph.input.extend(parameters.iter().map(weight));
+    graph.initializer =
+        initializers.into_iter().map(|tensor| inside(&analysis.model, tensor)).collect::<Result<_, _>>()?;
     model.ir_version = model.ir_version.min(NEWEST_IR);
     model.producer_name = tool_name();
     Ok(model)

@@ -42,6 +42,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("verify", "the proof"),
     ("training", "artifacts for training sessions"),
     ("evaluate", "similarity of images, distances between sets of features"),
+    ("finetune", "training of a network by its denoising loss and a teacher"),
     ("prune", "all stages in order, as callers of the library see them"),
     ("report", "the page with costs, losses and kept channels"),
     ("cli", "the command line"),

@@ -92,7 +92,7 @@ pub(super) fn share_of_memory(ranks: &dyn Collective, available: Option<u64>) ->
 }
 
 /// Threads of a rank that shares the processors with others, where nobody bound it to some of them.
-pub(super) fn threads(ranks: &dyn Collective) -> Option<usize> {
+pub(in crate::prune) fn threads(ranks: &dyn Collective) -> Option<usize> {
     let sharing = ranks.local_size();
     let own = std::thread::available_parallelism().ok()?.get();
     (sharing > 1).then(|| share_of_processors(own, processors(), sharing))

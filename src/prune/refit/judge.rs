@@ -79,22 +79,22 @@ impl RefitPictures {
 }
 
 /// What judges networks with the interface of one original.
-pub(super) struct Judge<'a> {
-    pub(super) network: Denoising<'a>,
-    pub(super) conditioning: &'a Conditioning,
-    pub(super) runtime: &'a Runtime,
-    pub(super) seed: u64,
+pub(in crate::prune) struct Judge<'a> {
+    pub(in crate::prune) network: Denoising<'a>,
+    pub(in crate::prune) conditioning: &'a Conditioning,
+    pub(in crate::prune) runtime: &'a Runtime,
+    pub(in crate::prune) seed: u64,
     /// MACs of one run on one sample.
-    pub(super) macs: f64,
+    pub(in crate::prune) macs: f64,
     /// Noisy samples of the fit: judging takes no more of each network.
-    pub(super) fitted: usize,
+    pub(in crate::prune) fitted: usize,
 }
 
 /// What one network gave.
 #[derive(Debug, Default)]
-pub(super) struct Judged {
-    pub(super) losses: Vec<(f64, f64)>,
-    pub(super) drawn: Option<ArrayD<f32>>,
+pub(in crate::prune) struct Judged {
+    pub(in crate::prune) losses: Vec<(f64, f64)>,
+    pub(in crate::prune) drawn: Option<ArrayD<f32>>,
 }
 
 impl Judge<'_> {
@@ -110,7 +110,7 @@ impl Judge<'_> {
     }
 
     /// Samples that are evaluated, in whole batches, the batch, and the timesteps.
-    pub(super) fn extent(&self, samples: &Samples) -> Option<(usize, usize, usize)> {
+    pub(in crate::prune) fn extent(&self, samples: &Samples) -> Option<(usize, usize, usize)> {
         let steps = self.network.configured().process.schedule.step_count();
         let timesteps = (self.runs() / samples.len().clamp(1, 4)).clamp(TIMESTEPS.1, TIMESTEPS.0).min(steps);
         let affordable = samples.len().min((self.runs() / timesteps).max(1));
@@ -128,7 +128,7 @@ impl Judge<'_> {
     ///
     /// # Errors
     /// A network that fails; the caller stopped.
-    pub(super) fn judge(
+    pub(in crate::prune) fn judge(
         &self,
         model: &Model,
         held_out: Option<&Samples>,

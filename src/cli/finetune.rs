@@ -1,0 +1,218 @@
+//! Trains the weights of a network, pruned or not, on its own graph.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use onnx_diffprune::finetuning::{FinetuneReport, Tuned};
+use onnx_diffprune::plans::plan_path;
+use onnx_diffprune::ranks::Collective;
+use onnx_diffprune::reports::printable;
+use onnx_diffprune::{Error, Model, Plan, Progress, Stage, VerifyOptions};
+use serde_json::{Value, json};
+
+use super::args::Cli;
+use super::config::parse_sizes;
+use super::diffusion_args::{DataArgs, DiffusionArgs};
+use super::finetune_args::TrainingArgs;
+use super::printer::{Printer, Watcher};
+use super::{open_runtime, open_runtime_to_fold, run_files, signals};
+
+#[derive(Args, Debug)]
+pub(super) struct FinetuneArgs {
+    /// The network that is trained.
+    #[arg(value_name = "IN.onnx")]
+    input: PathBuf,
+    /// Where the trained network goes.
+    #[arg(value_name = "OUT.onnx")]
+    output: PathBuf,
+    /// The network whose output is learnt beside the data: the original of a pruned network.
+    #[arg(long, value_name = "ORIGINAL.onnx")]
+    teacher: Option<PathBuf>,
+    /// The plan of the cut [default: IN.plan.json, where it is there]. With --teacher, OUT.onnx gets a plan of its own, by
+    /// which it is verified against its original.
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    /// Where checkpoints, metrics and pictures are kept [default: OUT.finetune].
+    #[arg(long, value_name = "FOLDER")]
+    run_folder: Option<PathBuf>,
+    /// Go on from the last checkpoint in the folder.
+    #[arg(long)]
+    resume: bool,
+    /// Do not verify the trained network.
+    #[arg(long)]
+    no_verify: bool,
+    /// Seed of the order of samples, their timesteps and their noise.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Conditioning of the samples, arrays by the names of the network's inputs; sample i takes row i. What is not given is
+    /// drawn.
+    #[arg(long, value_name = "FILE.npz")]
+    inputs: Option<PathBuf>,
+    /// The size of a symbolic dimension; may be given again.
+    #[arg(long, value_name = "NAME=N")]
+    size: Vec<String>,
+    #[command(flatten)]
+    training: TrainingArgs,
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    diffusion: DiffusionArgs,
+}
+
+fn text_of(stage: Stage) -> Option<&'static str> {
+    match stage {
+        Stage::Training => Some("training"),
+        Stage::Losses => Some("losses on held-out samples"),
+        Stage::Sampling => Some("drawing samples"),
+        _ => None,
+    }
+}
+
+pub(super) fn run(
+    args: &FinetuneArgs,
+    cli: &Cli,
+    ranks: &Arc<dyn Collective>,
+    printer: &Printer,
+) -> Result<bool, Error> {
+    let Some(data) = &args.data.data else {
+        return Err(Error::usage("no data is given").hint("name the clean samples to train on with --data"));
+    };
+    let runtime = open_runtime(cli)?;
+    let model = Model::open(&args.input)?;
+    printer.notes(&model);
+    let teacher = args.teacher.as_ref().map(Model::open).transpose()?;
+    let folder = args.run_folder.clone().unwrap_or_else(|| args.output.with_extension("finetune"));
+    let plan_file = args.plan.clone().or_else(|| Some(plan_path(&args.input)).filter(|path| path.exists()));
+    let mut files = run_files::of_run(cli);
+    run_files::reads_model(&mut files, "IN.onnx", &model);
+    if let Some(teacher) = &teacher {
+        run_files::reads_model(&mut files, "--teacher", teacher);
+    }
+    if let Some(plan) = &plan_file {
+        files.reads("the plan of IN.onnx", plan);
+    }
+    let given = [
+        ("--inputs", args.inputs.as_deref()),
+        ("--scheduler-config", args.diffusion.scheduler_config.as_deref()),
+        ("--empty-conditioning", args.training.empty_conditioning.as_deref()),
+    ];
+    run_files::reads_given(&mut files, &given);
+    run_files::reads_data(&mut files, Some(data))?;
+    run_files::writes_pruned(&mut files, &args.output);
+    let new_plan = plan_path(&args.output);
+    files.writes("the plan of OUT.onnx", &new_plan);
+    files.check()?;
+    let inputs = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
+    let mut settings = args.training.settings(data, &folder, teacher.is_some())?;
+    settings.network = args.diffusion.network_options(inputs.clone().unwrap_or_default())?;
+    settings.data_range = args.data.range()?;
+    if let Some(path) = &args.training.empty_conditioning {
+        settings.empty = model.read_inputs(path)?;
+    }
+    settings.sizes = parse_sizes(&args.size)?;
+    (settings.seed, settings.resume, settings.ranks) = (args.seed, args.resume, ranks.clone());
+    settings.teacher.clone_from(&teacher);
+    let origin = origin(plan_file.as_deref(), teacher.as_ref(), printer)?;
+    let analysis = model.analyse()?;
+    // What is reached when a signal comes is saved.
+    signals::leave_first();
+    let mut watcher = Watcher::new(printer, text_of);
+    let tuned = analysis.finetune(&runtime, &settings, &mut |progress| {
+        if let Progress::Evaluated(evaluation) = progress {
+            watcher
+                .note(&format!("step {}: denoising loss {:.4} on held-out samples", evaluation.step, evaluation.loss));
+        }
+        if signals::has_come() && !matches!(progress, Progress::Evaluated(_)) {
+            return ControlFlow::Break(());
+        }
+        watcher.see(progress)
+    })?;
+    drop(watcher);
+    if ranks.rank() > 0 {
+        return Ok(true);
+    }
+    let verification = match origin {
+        None => {
+            let staged = tuned.stage(&args.output)?;
+            if !args.no_verify {
+                let progress = printer.progress(1);
+                progress.step("verifying");
+                tuned.check(staged.path(), &runtime)?;
+            }
+            staged.publish(&[])?;
+            Value::Null
+        }
+        Some((original, mut plan, path)) => {
+            let original = original.analyse()?;
+            let to_fold = open_runtime_to_fold(&original, Some(runtime), cli)?;
+            let changed = plan.changed.take();
+            let cut = original.repeat(&plan, &path, to_fold.as_ref())?;
+            let mut staged = tuned.stage_cut(&cut, changed.as_ref(), &args.output)?;
+            let mut result = Value::Null;
+            if !args.no_verify {
+                let progress = printer.progress(1);
+                progress.step("verifying");
+                let options = VerifyOptions { inputs, sizes: settings.sizes.clone(), ..VerifyOptions::default() };
+                let report = staged.check(&runtime, &options, &mut |_| ControlFlow::Continue(()))?;
+                result = json!(report);
+            }
+            staged.save()?;
+            result
+        }
+    };
+    let json = json!({
+        "input": args.input,
+        "output": args.output,
+        "folder": folder,
+        "training": tuned.report,
+        "verification": verification,
+    });
+    printer.result(&json, || text(&tuned, args));
+    Ok(true)
+}
+
+/// The original with the plan of the cut, where both are given.
+fn origin(
+    plan: Option<&Path>,
+    teacher: Option<&Model>,
+    printer: &Printer,
+) -> Result<Option<(Model, Plan, PathBuf)>, Error> {
+    let (Some(path), Some(teacher)) = (plan, teacher) else {
+        if plan.is_some() {
+            printer.warning("without --teacher ORIGINAL.onnx the plan of the cut is not carried on: OUT.onnx can't be verified against its original");
+        }
+        return Ok(None);
+    };
+    let plan = Plan::read(path)?;
+    teacher.check_plan(&plan, path)?;
+    Ok(Some((teacher.clone(), plan, path.to_owned())))
+}
+
+fn text(tuned: &Tuned, args: &FinetuneArgs) -> String {
+    let report: &FinetuneReport = &tuned.report;
+    let rate = (report.steps * report.batch as u64) as f64 / report.seconds.max(1e-9);
+    let mut lines = vec![format!(
+        "trained {} weights ({} elements) for {} of {} steps of {} samples in {:.1} s ({rate:.0} samples/s)",
+        report.weights, report.elements, report.steps, report.wanted_steps, report.batch, report.seconds
+    )];
+    lines.push(format!("samples: {}", printable(&report.source)));
+    if report.is_stopped {
+        lines.push("stopped before the last step; --resume goes on from here".to_owned());
+    }
+    if report.skipped_steps > 0 {
+        lines.push(format!("{} steps were skipped: loss or gradients were not finite", report.skipped_steps));
+    }
+    if let (Some(first), Some(best)) =
+        (report.evaluations.first(), report.evaluations.iter().find(|evaluation| evaluation.step == report.best_step))
+    {
+        let teacher = report.teacher.as_ref().map_or_else(String::new, |of| format!(", teacher {:.4}", of.loss));
+        lines.push(format!(
+            "denoising loss on held-out samples: before {:.4}, after {:.4} (step {}){teacher}",
+            first.loss, best.loss, best.step
+        ));
+    }
+    lines.push(format!("wrote {}", args.output.display()));
+    lines.join("\n")
+}

@@ -1,0 +1,109 @@
+//! The timestep and the noise of every sample of a run, by its global position: what a position is given depends neither on
+//! the positions before it nor on how many processes share the work.
+
+use ndarray::{ArrayD, Axis};
+use rand::{RngExt, SeedableRng};
+use rand_distr::{Distribution, StandardNormal};
+use rand_pcg::Pcg64Mcg;
+use serde::{Deserialize, Serialize};
+
+/// How timesteps are drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum TimestepDraw {
+    /// Each for itself, all equally likely.
+    #[default]
+    Uniform,
+    /// In pairs t and T - 1 - t, as the published code of DDIM and Diff-Pruning draws them.
+    Antithetic,
+    /// One from each of as many parts of the schedule as a batch has samples.
+    Stratified,
+}
+
+/// What gives every position its timestep and noise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Draws {
+    /// Seed of the run.
+    pub seed: u64,
+    /// How timesteps are drawn.
+    pub timesteps: TimestepDraw,
+    /// Timesteps of the schedule.
+    pub steps: usize,
+    /// Samples of a step of the optimizer.
+    pub batch: usize,
+}
+
+/// Streams of random numbers of one position.
+const OF_TIME: u64 = 0x5851_f42d_4c95_7f2d;
+const OF_NOISE: u64 = 0x1405_7b7e_f767_814f;
+
+impl Draws {
+    fn random(&self, position: u64, stream: u64) -> Pcg64Mcg {
+        // The finaliser of SplitMix64 spreads neighbouring positions over all seeds.
+        let mut mixed = (self.seed ^ stream).wrapping_add(position.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Pcg64Mcg::seed_from_u64(mixed ^ (mixed >> 31))
+    }
+
+    /// The place of the timestep of a position in the schedule.
+    pub fn timestep(&self, position: u64) -> usize {
+        let steps = self.steps.max(1);
+        let uniform = |position: u64| self.random(position, OF_TIME).random_range(0..steps);
+        match self.timesteps {
+            TimestepDraw::Uniform => uniform(position),
+            TimestepDraw::Antithetic if position.is_multiple_of(2) => uniform(position),
+            TimestepDraw::Antithetic => steps - 1 - uniform(position - 1),
+            TimestepDraw::Stratified => {
+                let batch = self.batch.max(1) as u64;
+                let within: f64 = self.random(position, OF_TIME).random();
+                let share = ((position % batch) as f64 + within) / batch as f64;
+                ((share * steps as f64) as usize).min(steps - 1)
+            }
+        }
+    }
+
+    /// Normally distributed noise for samples at these positions; `dims` is the shape, the number of positions first.
+    pub fn noise(&self, positions: &[u64], dims: &[usize]) -> ArrayD<f32> {
+        let mut noise = ArrayD::zeros(dims);
+        for (mut row, position) in noise.axis_iter_mut(Axis(0)).zip(positions) {
+            let mut random = self.random(*position, OF_NOISE);
+            row.iter_mut().for_each(|value| *value = StandardNormal.sample(&mut random));
+        }
+        noise
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draws(timesteps: TimestepDraw) -> Draws {
+        Draws { seed: 3, timesteps, steps: 1000, batch: 32 }
+    }
+
+    #[test]
+    fn timesteps_cover_the_schedule_as_they_are_drawn() {
+        for kind in [TimestepDraw::Uniform, TimestepDraw::Antithetic, TimestepDraw::Stratified] {
+            let drawn: Vec<usize> = (0..3200).map(|position| draws(kind).timestep(position)).collect();
+            let mean = drawn.iter().sum::<usize>() as f64 / drawn.len() as f64;
+            assert!((mean - 499.5).abs() < 20.0, "{kind:?}: {mean}");
+            assert!(drawn.iter().all(|step| *step < 1000));
+        }
+        let pairs = draws(TimestepDraw::Antithetic);
+        assert!((0..100).all(|at| pairs.timestep(2 * at) + pairs.timestep(2 * at + 1) == 999));
+        let parts = draws(TimestepDraw::Stratified);
+        assert!((0..32).all(|at| parts.timestep(64 + at) * 32 / 1000 == at as usize));
+    }
+
+    #[test]
+    fn a_position_has_its_noise_wherever_it_is_drawn() {
+        let all = draws(TimestepDraw::Uniform).noise(&[4, 5, 6], &[3, 8]);
+        let one = draws(TimestepDraw::Uniform).noise(&[5], &[1, 8]);
+        assert_eq!(all.index_axis(Axis(0), 1), one.index_axis(Axis(0), 0));
+        let many = draws(TimestepDraw::Uniform).noise(&(0..500).collect::<Vec<_>>(), &[500, 20]);
+        let (mean, square) = (many.mean().unwrap(), many.mapv(|value| value * value).mean().unwrap());
+        assert!(mean.abs() < 0.05 && (square - 1.0).abs() < 0.05, "{mean} {square}");
+    }
+}

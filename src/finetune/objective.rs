@@ -1,0 +1,176 @@
+//! What a step of training minimises.
+//!
+//! With the output y of the network, the target x of its process and the output z of the teacher, the squared loss with
+//! distillation is `mean((1 - d) (y - x)^2 + d (y - z)^2)`. Its gradient is that of `mean((y - (1 - d) x - d z)^2)`, so that
+//! the graph has one term, and the rest, which no weight changes, is added to the loss afterwards.
+
+use serde::{Deserialize, Serialize};
+
+use crate::array::{Array, ArrayData};
+use crate::diffusion::{Level, PredictionType, Process};
+use crate::error::Error;
+use crate::gradient::TARGET;
+use crate::gradient::loss::{Distance, LossTerm};
+
+/// The input that takes the output of the teacher where it is a term of its own.
+const TEACHER: &str = "__teacher";
+
+/// The input that takes the weights of the samples.
+const WEIGHTS: &str = "__sample_weights";
+
+/// The loss of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Objective {
+    /// The share of the teacher's output in the loss, from 0 to 1.
+    pub distill: f64,
+    /// Where the squares of differences turn into lines; squares everywhere where `None`.
+    pub huber: Option<f32>,
+    /// The signal-to-noise ratio beyond which samples count less ("Efficient Diffusion Training via Min-SNR Weighting
+    /// Strategy", 2023); all count alike where `None`.
+    pub snr_gamma: Option<f64>,
+}
+
+impl Default for Objective {
+    fn default() -> Self {
+        Self { distill: 0.7, huber: None, snr_gamma: None }
+    }
+}
+
+impl Objective {
+    /// Refuses numbers that make no sense.
+    ///
+    /// # Errors
+    /// See above.
+    pub fn check(&self) -> Result<(), Error> {
+        if !(0.0..=1.0).contains(&self.distill) {
+            return Err(Error::usage(format!("--distill: expected a share from 0 to 1, found {}", self.distill)));
+        }
+        if let Some(gamma) = self.snr_gamma.filter(|gamma| !(*gamma > 0.0 && gamma.is_finite())) {
+            return Err(Error::usage(format!("--snr-gamma: expected a number above 0, found {gamma}")));
+        }
+        match self.huber.filter(|delta| !(*delta > 0.0 && delta.is_finite())) {
+            Some(delta) => Err(Error::usage(format!("--huber: expected a number above 0, found {delta}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a teacher is needed.
+    pub fn has_teacher(&self) -> bool {
+        self.distill > 0.0
+    }
+
+    /// Whether samples count by their timestep.
+    fn is_weighted(&self, process: &Process) -> bool {
+        let first = process.schedule.levels().first();
+        self.snr_gamma.is_some()
+            || process
+                .schedule
+                .levels()
+                .iter()
+                .any(|level| first.is_some_and(|first| process.loss_weight(first) != process.loss_weight(level)))
+    }
+
+    /// The terms of the graph: the prediction `output` is compared in its first `channels`.
+    pub fn terms(&self, process: &Process, output: &str, channels: Option<i64>) -> Vec<LossTerm> {
+        let sample_weights = self.is_weighted(process).then(|| WEIGHTS.to_owned());
+        let term = LossTerm { channels, sample_weights, ..LossTerm::squared(output) };
+        let Some(delta) = self.huber else { return vec![term] };
+        let distance = Distance::Huber { delta };
+        let own = LossTerm { distance, weight: 1.0 - self.distill, ..term.clone() };
+        let taught = LossTerm { distance, weight: self.distill, target: TEACHER.to_owned(), ..term };
+        [own, taught].into_iter().filter(|term| term.weight > 0.0).collect()
+    }
+
+    /// The weight of a sample at a level.
+    fn weight(&self, process: &Process, level: &Level) -> f64 {
+        let own = process.loss_weight(level);
+        let Some(gamma) = self.snr_gamma else { return own };
+        let snr = (level.signal / level.noise.max(f64::MIN_POSITIVE)).powi(2);
+        let least = snr.min(gamma);
+        own * match (process.prediction, process.preconditioning) {
+            (PredictionType::Epsilon, None) => least / snr.max(f64::MIN_POSITIVE),
+            (PredictionType::VPrediction | PredictionType::Flow, None) => least / (snr + 1.0),
+            _ => least,
+        }
+    }
+
+    /// Completes the inputs of a run: the target that the teacher's output is part of, and the weights of the samples, one
+    /// for each of the levels. Returns what is to be added to the loss that the graph returns.
+    pub fn complete(
+        &self,
+        process: &Process,
+        inputs: &mut Vec<(String, Array)>,
+        teacher: Option<Vec<f32>>,
+        levels: &[Level],
+    ) -> f64 {
+        let weights: Option<Vec<f32>> =
+            self.is_weighted(process).then(|| levels.iter().map(|level| self.weight(process, level) as f32).collect());
+        let mut rest = 0.0;
+        if let Some(teacher) = teacher
+            && let Some((_, target)) = inputs.iter_mut().find(|(name, _)| name == TARGET)
+        {
+            if self.huber.is_some() {
+                let taught = Array { dims: target.dims.clone(), data: ArrayData::F32(teacher) };
+                if self.distill > 0.0 {
+                    inputs.push((TEACHER.to_owned(), taught));
+                }
+            } else if let ArrayData::F32(values) = &mut target.data {
+                rest = self.mix(values, &teacher, weights.as_deref());
+            }
+        }
+        if let Some(weights) = weights {
+            inputs.push((WEIGHTS.to_owned(), Array { dims: vec![weights.len()], data: ArrayData::F32(weights) }));
+        }
+        rest
+    }
+
+    /// Replaces the target by the mean of target and teacher. Returns `mean(d (1 - d) (x - z)^2)`, times the weights.
+    fn mix(&self, target: &mut [f32], teacher: &[f32], weights: Option<&[f32]>) -> f64 {
+        let share = self.distill as f32;
+        let rows = weights.map_or(1, <[f32]>::len).max(1);
+        let length = (target.len() / rows).max(1);
+        let mut sum = 0.0;
+        for (row, (target, teacher)) in target.chunks_mut(length).zip(teacher.chunks(length)).enumerate() {
+            let mut squares = 0.0;
+            for (target, teacher) in target.iter_mut().zip(teacher) {
+                let difference = *teacher - *target;
+                squares += f64::from(difference) * f64::from(difference);
+                *target += share * difference;
+            }
+            sum += squares * weights.map_or(1.0, |weights| f64::from(weights[row]));
+        }
+        self.distill * (1.0 - self.distill) * sum / target.len().max(1) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_term_with_a_mixed_target_is_the_loss_of_two() {
+        let objective = Objective { distill: 0.7, ..Objective::default() };
+        let (y, x, z) = ([0.3_f32, -1.0, 2.0, 0.1], [0.5_f32, 0.5, -0.5, 1.0], [0.2_f32, -0.8, 1.0, 0.0]);
+        let weights = [2.0_f32, 0.5];
+        let weight = |at: usize| f64::from(weights[at / 2]);
+        let square = |a: f32, b: f32| f64::from(a - b).powi(2);
+        let wanted =
+            (0..4).map(|at| weight(at) * (0.3 * square(y[at], x[at]) + 0.7 * square(y[at], z[at]))).sum::<f64>() / 4.0;
+        let mut target = x;
+        let rest = objective.mix(&mut target, &z, Some(&weights));
+        let of_graph = (0..4).map(|at| weight(at) * square(y[at], target[at])).sum::<f64>() / 4.0;
+        assert!((of_graph + rest - wanted).abs() < 1e-6, "{of_graph} + {rest}, expected {wanted}");
+    }
+
+    #[test]
+    fn numbers_without_sense_are_refused() {
+        let wrong = [
+            Objective { distill: 1.5, ..Objective::default() },
+            Objective { distill: f64::NAN, ..Objective::default() },
+            Objective { huber: Some(0.0), ..Objective::default() },
+            Objective { snr_gamma: Some(-1.0), ..Objective::default() },
+        ];
+        assert!(wrong.iter().all(|objective| objective.check().is_err()));
+        assert!(Objective::default().check().is_ok());
+    }
+}

@@ -1,0 +1,157 @@
+//! Running the graph of a step, with weights and gradients in the memory of the device.
+
+use crate::array::Array;
+use crate::error::Error;
+use crate::gradient::LOSS;
+use crate::gradient::pass::{GradientPass, PassOptions, unmet};
+use crate::gradient::precision::{LOSS_SCALE, LossScale, OVERFLOW};
+use crate::graph::model::Model;
+use crate::onnx::numbers::packed_numbers;
+use crate::runtime::{BoundSession, Device, DeviceTensor, Runtime, RuntimeError};
+
+use super::graph::{TrainedWeight, TrainingGraph};
+use crate::analysis::Analysis;
+
+/// The graph of a step in a session; weights and gradients are bound once.
+#[derive(Debug)]
+pub struct TrainingPass {
+    pass: GradientPass,
+    model: Model,
+    weights: Vec<DeviceTensor>,
+    gradients: Vec<DeviceTensor>,
+    losses: Losses,
+}
+
+/// The scalars of a run, in the memory of the processor.
+#[derive(Debug)]
+struct Losses {
+    loss: DeviceTensor,
+    terms: Vec<DeviceTensor>,
+    overflow: Option<DeviceTensor>,
+}
+
+/// What a run says of its loss.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepLoss {
+    /// The sum of all terms.
+    pub loss: f64,
+    /// Every term, where there are several.
+    pub terms: Vec<f64>,
+}
+
+/// The elements of a constant in float32.
+///
+/// # Errors
+/// It can't be read.
+pub fn constant_values(analysis: &Analysis, weight: &TrainedWeight) -> Result<Vec<f32>, Error> {
+    let model = &analysis.model;
+    let fail =
+        || Error::unmet(format!("the elements of {:?} can't be read as numbers", weight.name)).in_file(model.path());
+    let tensor = analysis.graph.tensor(model, weight.value).ok_or_else(fail)?;
+    let bytes = model.tensor_bytes(tensor)?;
+    packed_numbers(tensor.element_type(), &bytes, weight.len()).ok_or_else(fail)
+}
+
+impl TrainingPass {
+    /// Loads the graph, with the weights of the model.
+    ///
+    /// # Errors
+    /// ONNX Runtime refuses the graph, the device can't be used, or a weight can't be read.
+    pub fn new(
+        runtime: &Runtime,
+        analysis: &Analysis,
+        of: &TrainingGraph,
+        options: &PassOptions,
+    ) -> Result<Self, Error> {
+        let model = analysis.model.clone();
+        let options = PassOptions { keeps_on_device: Some(true), ..*options };
+        let mut pass = GradientPass::with_options(runtime, &of.graph, &model, &options)?;
+        let failed = |error: RuntimeError| unmet(&model, "load", error);
+        let (Some((bound, scale)), terms) = (pass.bound_mut(), &of.graph.terms) else {
+            return Err(Error::unmet("the pass of a training step must keep its values on the device"));
+        };
+        let terms: Vec<&str> = terms.iter().map(|term| term.output.as_str()).filter(|output| *output != LOSS).collect();
+        let losses = Losses::bind(bound, &terms, scale.is_some()).map_err(failed)?;
+        let (mut weights, mut gradients) = (Vec::new(), Vec::new());
+        for weight in &of.weights {
+            let mut gradient = bound.device_tensor(&weight.dims).map_err(failed)?;
+            bound.bind_output(&weight.gradient, &mut gradient).map_err(failed)?;
+            gradients.push(gradient);
+            let values = constant_values(analysis, weight)?;
+            let mut tensor = bound.device_tensor(&weight.dims).map_err(failed)?;
+            tensor.values_mut().map_err(failed)?.copy_from_slice(&values);
+            bound.bind_input(&weight.name, &tensor).map_err(failed)?;
+            weights.push(tensor);
+        }
+        Ok(Self { pass, model, weights, gradients, losses })
+    }
+
+    /// Computes loss and gradients.
+    ///
+    /// # Errors
+    /// The run fails, or gradients overflow half precision at any scale.
+    pub fn run(&mut self, inputs: &[(String, Array)]) -> Result<StepLoss, Error> {
+        let Self { pass, model, losses, .. } = self;
+        let Some((bound, scale)) = pass.bound_mut() else { return Ok(StepLoss::default()) };
+        losses.run(bound, scale, inputs).map_err(|error| unmet(model, "run", error))
+    }
+
+    /// Where it runs.
+    pub fn device(&self) -> Device {
+        self.pass.execution().used
+    }
+
+    /// Where the pass runs, as against what was asked for, in words.
+    pub fn execution(&self) -> String {
+        self.pass.execution().to_string()
+    }
+
+    /// The weights, and the gradients of the last run.
+    pub fn parts(&mut self) -> (&mut [DeviceTensor], &mut [DeviceTensor]) {
+        (&mut self.weights, &mut self.gradients)
+    }
+}
+
+impl Losses {
+    fn bind(bound: &mut BoundSession, terms: &[&str], is_scaled: bool) -> Result<Self, RuntimeError> {
+        let mut scalar = |name: &str| {
+            let mut tensor = bound.host_tensor(&[])?;
+            bound.bind_output(name, &mut tensor)?;
+            Ok::<_, RuntimeError>(tensor)
+        };
+        let loss = scalar(LOSS)?;
+        let terms = terms.iter().map(|name| scalar(name)).collect::<Result<_, _>>()?;
+        let overflow = is_scaled.then(|| scalar(OVERFLOW)).transpose()?;
+        Ok(Self { loss, terms, overflow })
+    }
+
+    fn run(
+        &self,
+        bound: &mut BoundSession,
+        mut scale: Option<&mut LossScale>,
+        inputs: &[(String, Array)],
+    ) -> Result<StepLoss, RuntimeError> {
+        for (name, array) in inputs {
+            // The loss need not depend on every input of the network.
+            if bound.session().inputs().iter().any(|input| input.name == *name) {
+                bound.set_input(name, array)?;
+            }
+        }
+        loop {
+            if let Some(scale) = &scale {
+                bound.set_input(LOSS_SCALE, &scale.array())?;
+            }
+            bound.run()?;
+            let first = |tensor: &DeviceTensor| Ok(tensor.values()?.first().copied().map_or(f64::NAN, f64::from));
+            let loss: f64 = first(&self.loss)?;
+            let overflow = self.overflow.as_ref().map_or(Ok(0.0), first)?;
+            match &mut scale {
+                Some(scale) if loss.is_finite() && overflow != 0.0 => scale.lower()?,
+                _ => {
+                    let terms = self.terms.iter().map(first).collect::<Result<_, _>>()?;
+                    return Ok(StepLoss { loss, terms });
+                }
+            }
+        }
+    }
+}

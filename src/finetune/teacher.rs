@@ -1,0 +1,124 @@
+//! The network whose output is learnt: the original, in a session of its own with its weights as constants.
+
+use std::collections::HashSet;
+
+use prost::Message;
+
+use crate::analysis::Analysis;
+use crate::array::{Array, ArrayData};
+use crate::diffusion::Roles;
+use crate::error::Error;
+use crate::gradient::{GradientGraph, GradientOptions};
+use crate::graph::sizes::Sizes;
+use crate::lower;
+use crate::onnx::ValueInfoProto;
+use crate::onnx::builder::reads;
+use crate::runtime::{Device, Runtime, RuntimeError, Session, SessionOptions};
+use crate::training::trained_weights;
+
+/// A network that is asked for its output.
+#[derive(Debug)]
+pub struct Teacher {
+    session: Session,
+    prediction: usize,
+    /// Axis and size to which the output is cut where it holds a variance as well.
+    kept: Option<(usize, usize)>,
+}
+
+impl Teacher {
+    /// Loads the network for runs at these sizes; its inputs and outputs are those of the network that learns.
+    ///
+    /// # Errors
+    /// ONNX Runtime refuses it, or it lacks the output.
+    pub fn new(
+        runtime: &Runtime,
+        analysis: &Analysis,
+        (roles, sizes): (&Roles, Sizes),
+        options: &SessionOptions,
+    ) -> Result<Self, Error> {
+        let (model, name) = (&analysis.model, &roles.prediction.name);
+        if !model.graph().output.iter().any(|output| output.name == *name) {
+            let names: Vec<&str> = model.graph().output.iter().map(|output| output.name.as_str()).collect();
+            let text = format!("the teacher has no output {name:?}; its outputs are {}", names.join(", "));
+            let hint = "give the network that was pruned with --teacher";
+            return Err(Error::usage(text).in_file(model.path()).hint(hint));
+        }
+        let with_kernels = match options.device {
+            Device::Cpu => Self::with_kernels(runtime, analysis, name, sizes, options).ok(),
+            _ => None,
+        };
+        let session = match with_kernels {
+            Some(session) => session,
+            None => lower::session(runtime, model, options)?,
+        };
+        let prediction = session.outputs().iter().position(|output| output.name == *name).unwrap_or(0);
+        Ok(Self { session, prediction, kept: roles.variance_axis.map(|axis| (axis, 2)) })
+    }
+
+    /// The forward pass of a gradient graph, whose convolutions run in kernels of ours where that takes less time.
+    ///
+    /// # Errors
+    /// The network has no gradient graph.
+    fn with_kernels(
+        runtime: &Runtime,
+        analysis: &Analysis,
+        prediction: &str,
+        sizes: Sizes,
+        options: &SessionOptions,
+    ) -> Result<Session, Error> {
+        let differentiated = GradientOptions {
+            sizes,
+            prediction: Some(prediction.to_owned()),
+            wanted: trained_weights(analysis, &[])?,
+            ..GradientOptions::default()
+        };
+        let of = GradientGraph::build_for(analysis, &differentiated, options.device)?;
+        let mut proto = of.model;
+        let graph = proto.graph.get_or_insert_default();
+        graph.output = vec![ValueInfoProto { name: prediction.to_owned(), ..ValueInfoProto::default() }];
+        graph.drop_dead();
+        let read: HashSet<String> = graph.node.iter().flat_map(reads).map(str::to_owned).collect();
+        graph.initializer.retain(|tensor| read.contains(&tensor.name));
+        graph.input.retain(|input| read.contains(&input.name));
+        let model = &analysis.model;
+        let options = SessionOptions {
+            external_data_folder: Some(model.data_folder()),
+            keeps_arithmetic: true,
+            has_kernels: of.has_kernels,
+            ..options.clone()
+        };
+        runtime
+            .session_from_bytes(&model.located(&proto).encode_to_vec(), &options)
+            .map_err(|error| Error::unmet(error.to_string()))
+    }
+
+    /// Its output for inputs in float32, of which those that it does not have are left out.
+    ///
+    /// # Errors
+    /// The network fails.
+    pub fn predict(&mut self, inputs: &[(String, Array)]) -> Result<Vec<f32>, Error> {
+        let declared = self.session.inputs();
+        let given: Vec<(String, Array)> = inputs
+            .iter()
+            .filter_map(|(name, array)| {
+                let input = declared.iter().find(|input| input.name == *name)?;
+                let is_same = array.element_type() == input.element_type;
+                Some((name.clone(), if is_same { array.clone() } else { array.cast(input.element_type) }))
+            })
+            .collect();
+        let fail = |error: RuntimeError| Error::unmet(format!("the teacher does not run: {error}")).caused_by(error);
+        let outputs = self.session.run(&given).map_err(fail)?;
+        let Some((_, output)) = outputs.into_iter().nth(self.prediction) else { return Ok(Vec::new()) };
+        let Some((axis, parts)) = self.kept else { return Ok(floats(output)) };
+        let run: usize = output.dims[axis..].iter().product();
+        let values = floats(output);
+        Ok(values.chunks(run.max(1)).flat_map(|run| run[..run.len() / parts].iter().copied()).collect())
+    }
+}
+
+fn floats(array: Array) -> Vec<f32> {
+    match array.data {
+        ArrayData::F32(values) => values,
+        data => Array { dims: array.dims, data }.to_f64().into_iter().map(|value| value as f32).collect(),
+    }
+}

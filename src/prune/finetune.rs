@@ -1,0 +1,14 @@
+//! Fine-tuning a network and bringing its new weights into the file.
+
+mod checkpoint;
+mod evaluation;
+mod log;
+mod run;
+mod samples;
+mod settings;
+mod tuned;
+
+pub use evaluation::StepEvaluation;
+pub use run::FinetuneReport;
+pub use settings::{FinetuneSettings, Recipe};
+pub use tuned::Tuned;

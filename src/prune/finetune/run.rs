@@ -1,0 +1,421 @@
+//! A run of fine-tuning from its first step to its last.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::super::gradients::{channels, recognise, threads};
+use super::super::model::{Analysis, check_sizes};
+use super::super::network::Denoising;
+use super::super::options::{GradientSettings, ScoreOptions};
+use super::super::progress::{Progress, Stage, Watch, tell};
+use super::super::refit::judge::Judge;
+use super::super::runtime::Runtime;
+use super::checkpoint::Checkpoints;
+use super::evaluation::{Evaluator, StepEvaluation};
+use super::log::RunLog;
+use super::samples::{RunSamples, TrainingSamples};
+use super::settings::FinetuneSettings;
+use crate::analysis::analyse;
+use crate::changed::ChangedWeight;
+use crate::diffusion::Noising;
+use crate::error::{Error, ErrorKind};
+use crate::finetune::draw::Draws;
+use crate::finetune::graph::{TrainedWeight, TrainingGraph};
+use crate::finetune::pass::TrainingPass;
+use crate::finetune::schedule::Rate;
+use crate::finetune::teacher::Teacher;
+use crate::finetune::trainer::{StepOptions, StepReport, Trainer};
+use crate::gradient::GradientOptions;
+use crate::gradient::pass::PassOptions;
+use crate::graph::model::Model;
+use crate::onnx::TensorProto;
+use crate::refit::Refitted;
+use crate::runtime::SessionOptions;
+use crate::training::trained_weights;
+use crate::write::{Edits, InitializerOut, MemoryWeight, NodeOut};
+
+/// Time between two checkpoints, at most.
+const CHECKPOINT_PERIOD: Duration = Duration::from_secs(600);
+
+/// Seeds of the parts of a run, each added to the seed of the run.
+const SEED_OF_NOISE: u64 = 11;
+const SEED_OF_JUDGE: u64 = 12;
+
+/// Weights that training has changed, in the order of the trained weights.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct TunedWeights {
+    /// Names and shapes.
+    pub weights: Arc<Vec<TrainedWeight>>,
+    /// The elements of each.
+    pub values: Vec<Vec<f32>>,
+}
+
+impl TunedWeights {
+    fn parts(&self) -> impl Iterator<Item = (&str, Vec<i64>, &[f32])> {
+        self.weights.iter().zip(&self.values).map(|(weight, values)| {
+            let dims = weight.dims.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect();
+            (weight.name.as_str(), dims, values.as_slice())
+        })
+    }
+
+    /// What changes in the file that was trained.
+    ///
+    /// # Errors
+    /// The file lacks a weight.
+    pub(super) fn edits(&self, model: &Model) -> Result<Edits, Error> {
+        let graph = model.graph();
+        let mut edits = Edits {
+            nodes: (0..graph.node.len()).map(NodeOut::Original).collect(),
+            initializers: (0..graph.initializer.len()).map(InitializerOut::Original).collect(),
+            ..Edits::default()
+        };
+        for (name, dims, values) in self.parts() {
+            edits.stream(model, name, Arc::new(MemoryWeight::of_floats(&dims, values)))?;
+        }
+        Ok(edits)
+    }
+
+    /// The same as weights that have changed, read by none.
+    pub(super) fn changed(&self) -> Vec<ChangedWeight> {
+        let changed = |(name, dims, _): (&str, Vec<i64>, &[f32])| ChangedWeight {
+            name: name.to_owned(),
+            tensor: name.to_owned(),
+            dims,
+            readers: Vec::new(),
+        };
+        self.parts().map(changed).collect()
+    }
+
+    /// The same as fitted weights.
+    pub(super) fn refitted(&self) -> Refitted {
+        let weights = self.parts().map(|(name, dims, values)| TensorProto::of_floats(name, values, &dims)).collect();
+        Refitted { weights, ..Refitted::default() }
+    }
+}
+
+/// How a run went.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct FinetuneReport {
+    /// What was taken for what in the network, one line each.
+    pub network: Vec<String>,
+    /// The process, in words.
+    pub process: String,
+    /// Where the clean samples come from, in words.
+    pub source: String,
+    /// Samples that are trained on.
+    pub samples: usize,
+    /// Steps that were made, those of an earlier run that was resumed among them.
+    pub steps: u64,
+    /// Steps that were to be made.
+    pub wanted_steps: u64,
+    /// Steps that changed nothing, since loss or gradients were not finite.
+    pub skipped_steps: u64,
+    /// Samples of a step.
+    pub batch: usize,
+    /// Samples of one run of the graph.
+    pub micro_batch: usize,
+    /// Weights that were trained, and their elements.
+    pub weights: usize,
+    /// Elements of all trained weights.
+    pub elements: usize,
+    /// The loss of the last steps, their mean.
+    pub training_loss: f64,
+    /// The network at some steps, the first before training.
+    pub evaluations: Vec<StepEvaluation>,
+    /// The teacher by the same measure.
+    pub teacher: Option<StepEvaluation>,
+    /// The step whose weights are written.
+    pub best_step: u64,
+    /// What ran the steps, in words.
+    pub execution: String,
+    /// Seconds of the steps of this run.
+    pub seconds: f64,
+    /// Whether the caller, or the time that was allowed, ended the run before its last step.
+    pub is_stopped: bool,
+}
+
+/// What a run ends with.
+pub(super) struct Trained {
+    pub(super) weights: TunedWeights,
+    pub(super) report: FinetuneReport,
+}
+
+/// Options by which the roles of the network are recognised.
+fn recognition(settings: &FinetuneSettings) -> ScoreOptions {
+    let gradients = GradientSettings {
+        network: settings.network.clone(),
+        data: Some(settings.data.clone()),
+        data_range: settings.data_range,
+        ..GradientSettings::default()
+    };
+    ScoreOptions { seed: settings.seed, sizes: settings.sizes.clone(), gradients, ..ScoreOptions::default() }
+}
+
+/// Samples of a run of the graph: what is asked for, or as many as a rank's share of the batch has.
+fn micro_batch(network: Denoising<'_>, settings: &FinetuneSettings) -> Result<usize, Error> {
+    let ranks = settings.ranks.size();
+    let wrong = |what: &str, size: usize| {
+        let of = if ranks > 1 { format!(" times {ranks} ranks") } else { String::new() };
+        Err(Error::usage(format!("--batch: expected a multiple of {what}, {size}{of}, found {}", settings.batch)))
+    };
+    if !settings.batch.is_multiple_of(ranks) {
+        return wrong("a sample for every rank", 1);
+    }
+    let batch = settings.batch / ranks;
+    match (network.roles().fixed_batch(), settings.micro_batch) {
+        (Some(fixed), _) if !batch.is_multiple_of(fixed.max(1)) => wrong("the batch that the network fixes", fixed),
+        (Some(fixed), _) => Ok(fixed.max(1)),
+        (None, Some(micro)) if !batch.is_multiple_of(micro) => wrong("--micro-batch", micro),
+        (None, micro) => Ok(micro.unwrap_or(batch)),
+    }
+}
+
+/// Trains a network.
+///
+/// # Errors
+/// Data that can't be read, a network that does not denoise, an operator without a gradient, steps without finite
+/// gradients.
+pub(super) fn train(
+    analysis: &Analysis,
+    runtime: &Runtime,
+    settings: &FinetuneSettings,
+    refuses: &dyn Fn(&str) -> bool,
+    watch: &mut Watch<'_>,
+) -> Result<Trained, Error> {
+    settings.check()?;
+    let analysis = &analysis.0;
+    check_sizes(&settings.sizes, &analysis.facts, analysis.model.path())?;
+    let in_file = |error: Error| error.in_file(analysis.model.path());
+    let found = recognise(analysis, &recognition(settings))?;
+    let network = Denoising { known: (&analysis.model, &analysis.graph, &analysis.facts), found: &found };
+    let (roles, process) = (network.roles(), &network.configured().process);
+    let micro_batch = micro_batch(network, settings)?;
+    let conditioning = network.conditioning(micro_batch, settings.seed)?;
+    let lines = network.lines(&conditioning);
+    tell(watch, Progress::Network(&network.described(&lines)))?;
+    let samples = RunSamples::open(network, settings)?;
+    let mut wanted = trained_weights(analysis, &settings.trained)?;
+    wanted.retain(|value| !refuses(&analysis.graph.values[*value].name));
+    let options = GradientOptions {
+        sizes: roles.sizes(&analysis.facts, network.sizes(), micro_batch),
+        loss: settings.objective.terms(process, &roles.prediction.name, channels(roles).map_err(in_file)?),
+        wanted,
+        precision: settings.precision,
+        ..GradientOptions::default()
+    };
+    let graph = TrainingGraph::build(analysis, &options, settings.device)?;
+    let elements = graph.elements();
+    let FinetuneSettings { device, allow_fallback, .. } = *settings;
+    let threads = settings.threads.or_else(|| threads(&*settings.ranks));
+    let pass_options = PassOptions { device, allow_fallback, threads, ..PassOptions::default() };
+    let pass = TrainingPass::new(runtime.0, analysis, &graph, &pass_options)?;
+    let weights = Arc::new(graph.weights);
+    drop(graph.graph);
+    let session = SessionOptions { device, allow_fallback, threads, ..SessionOptions::default() };
+    let teacher_model = settings.teacher.as_ref().map(|teacher| &teacher.0);
+    let teacher = match teacher_model.filter(|_| settings.objective.has_teacher()) {
+        Some(model) => {
+            let of = analyse(model)?;
+            let sizes = roles.sizes(&of.facts, network.sizes(), micro_batch);
+            Some(Teacher::new(runtime.0, &of, (roles, sizes), &session)?)
+        }
+        None => None,
+    };
+    let mut objective = settings.objective;
+    if teacher.is_none() {
+        objective.distill = 0.0;
+    }
+    let noising = Noising { process, roles, facts: &analysis.facts, sizes: network.sizes() };
+    let draws = Draws {
+        seed: settings.seed.wrapping_add(SEED_OF_NOISE),
+        timesteps: settings.timesteps,
+        steps: process.schedule.step_count(),
+        batch: settings.batch,
+    };
+    let rate =
+        Rate { peak: settings.rate, schedule: settings.schedule, warmup: settings.warmup, steps: settings.steps };
+    let step = StepOptions { batch: settings.batch, micro_batch, objective, optimizer: settings.optimizer, rate };
+    let mut trainer = Trainer::new(pass, teacher, (noising, draws), step, settings.ranks.clone())?;
+    let names: Vec<String> = roles.conditioning_ports().map(|port| port.name.clone()).collect();
+    let of_judge = samples.judged(network, &conditioning, &names, settings.seed)?;
+    let held_out = of_judge.as_ref().map(|(held_out, _)| held_out);
+    let judge = Judge {
+        network,
+        conditioning: of_judge.as_ref().map_or(&conditioning, |(_, conditioning)| conditioning),
+        runtime: runtime.0,
+        seed: settings.seed.wrapping_add(SEED_OF_JUDGE),
+        macs: super::super::refit::macs_of_sample(network, analysis),
+        fitted: usize::MAX,
+    };
+    let evaluator = Evaluator { judge, held_out, pictures: settings.pictures };
+    let mut run = Run {
+        settings,
+        model: &analysis.model,
+        weights,
+        evaluator,
+        evaluations: Vec::new(),
+        best: None,
+        log: None,
+        is_first: settings.ranks.rank() == 0,
+    };
+    let checkpoints = Checkpoints::new(settings, &run.weights)?;
+    let judged = teacher_model.filter(|_| run.is_first && run.evaluator.is_of_use());
+    let teacher = judged.map(|model| run.evaluator.of_model(0, model, watch)).transpose()?;
+    let resumed = run.resume(&mut trainer, &checkpoints)?;
+    if run.is_first {
+        run.log = Some(RunLog::open(&settings.folder, settings.steps, resumed.then(|| trainer.steps()))?);
+    }
+    let of = (micro_batch, trainer.steps());
+    let mut data = samples.training(settings, &conditioning, names, of)?;
+    let outcome = run.steps(&mut trainer, &mut data, &checkpoints, watch)?;
+    let (values, best_step) = match run.best.take() {
+        Some(best) => (best.values, best.step),
+        None => (trainer.result()?, trainer.steps()),
+    };
+    let report = FinetuneReport {
+        network: lines,
+        process: process.describe(),
+        source: samples.describe(),
+        samples: samples.training_count(),
+        steps: trainer.steps(),
+        wanted_steps: settings.steps,
+        skipped_steps: trainer.skipped(),
+        batch: settings.batch,
+        micro_batch,
+        weights: run.weights.len(),
+        elements,
+        training_loss: outcome.training_loss,
+        evaluations: run.evaluations,
+        teacher,
+        best_step,
+        execution: trainer.execution(),
+        seconds: outcome.seconds,
+        is_stopped: trainer.steps() < settings.steps,
+    };
+    Ok(Trained { weights: TunedWeights { weights: run.weights, values }, report })
+}
+
+/// The best weights so far.
+pub(super) struct Best {
+    pub(super) step: u64,
+    pub(super) loss: f64,
+    pub(super) values: Vec<Vec<f32>>,
+}
+
+struct Run<'a> {
+    settings: &'a FinetuneSettings,
+    model: &'a Model,
+    weights: Arc<Vec<TrainedWeight>>,
+    evaluator: Evaluator<'a>,
+    evaluations: Vec<StepEvaluation>,
+    best: Option<Best>,
+    /// The files that the first rank writes.
+    log: Option<RunLog>,
+    is_first: bool,
+}
+
+/// What the steps of a run were like.
+struct Outcome {
+    training_loss: f64,
+    seconds: f64,
+}
+
+impl Run<'_> {
+    /// Makes all steps, or those until the caller or the time ends them; what is reached then is saved.
+    fn steps(
+        &mut self,
+        trainer: &mut Trainer<'_>,
+        data: &mut TrainingSamples<'_>,
+        checkpoints: &Checkpoints,
+        watch: &mut Watch<'_>,
+    ) -> Result<Outcome, Error> {
+        let settings = self.settings;
+        if self.evaluations.is_empty() && self.is_first {
+            self.evaluate(trainer, watch)?;
+        }
+        let (started, mut saved, mut seconds) = (Instant::now(), Instant::now(), 0.0);
+        let mut training_loss = f64::NAN;
+        let mut is_stopped = false;
+        while trainer.steps() < settings.steps && !is_stopped {
+            let step_started = Instant::now();
+            let report = trainer.step(data)?;
+            let taken = step_started.elapsed().as_secs_f64();
+            seconds += taken;
+            training_loss = mean_of_last(training_loss, &report);
+            if let Some(log) = &mut self.log {
+                log.step(&report, settings.batch as f64 / taken.max(1e-9))?;
+            }
+            let mut stops = settings.most_time.is_some_and(|most| started.elapsed() >= most);
+            stops |= self.tell(&report, data, watch);
+            let at = trainer.steps();
+            let is_due = at.is_multiple_of(settings.evaluation_period()) || at == settings.steps;
+            if is_due && !stops && self.is_first {
+                stops = self.evaluate_or_stop(trainer, watch)?;
+            }
+            // All ranks stop after the same step.
+            is_stopped = trainer.any_says(stops)?;
+            let is_due = settings.checkpoint_every.is_some_and(|every| at.is_multiple_of(every.max(1)))
+                || saved.elapsed() >= CHECKPOINT_PERIOD;
+            if (is_due || is_stopped) && self.is_first {
+                checkpoints.save(trainer, &self.evaluations, self.best.as_ref())?;
+                saved = Instant::now();
+            }
+        }
+        Ok(Outcome { training_loss, seconds })
+    }
+
+    /// Goes on from the last checkpoint, where that is asked for and there is one.
+    fn resume(&mut self, trainer: &mut Trainer<'_>, checkpoints: &Checkpoints<'_>) -> Result<bool, Error> {
+        let Some(saved) = checkpoints.resumed()? else { return Ok(false) };
+        (self.evaluations, self.best) = (saved.evaluations, saved.best);
+        trainer.restore(saved.state)?;
+        Ok(true)
+    }
+
+    /// Whether the caller stops.
+    fn tell(&self, report: &StepReport, data: &mut TrainingSamples<'_>, watch: &mut Watch<'_>) -> bool {
+        let (done, total) = (report.step as usize, self.settings.steps as usize);
+        let warned =
+            std::mem::take(&mut data.warnings).iter().try_for_each(|text| tell(watch, Progress::Warning(text)));
+        let told = warned.and_then(|()| tell(watch, Progress::Trained { report, total: self.settings.steps }));
+        told.and_then(|()| tell(watch, Progress::At { stage: Stage::Training, done, total })).is_err()
+    }
+
+    /// Judges the present weights, unless the caller stops; returns whether that is so.
+    fn evaluate_or_stop(&mut self, trainer: &mut Trainer<'_>, watch: &mut Watch<'_>) -> Result<bool, Error> {
+        match self.evaluate(trainer, watch) {
+            Err(error) if error.kind() == ErrorKind::Cancelled => Ok(true),
+            result => result.map(|()| false),
+        }
+    }
+
+    fn evaluate(&mut self, trainer: &mut Trainer<'_>, watch: &mut Watch<'_>) -> Result<(), Error> {
+        if !self.evaluator.is_of_use() {
+            return Ok(());
+        }
+        let tuned = TunedWeights { weights: self.weights.clone(), values: trainer.result()? };
+        let evaluation = self.evaluator.of_weights(trainer.steps(), self.model, &tuned, watch)?;
+        if let Some(log) = &mut self.log {
+            log.evaluation(&evaluation, self.settings.network.process.sample_range)?;
+        }
+        tell(watch, Progress::Evaluated(&evaluation))?;
+        let is_best = self.best.as_ref().is_none_or(|best| evaluation.loss < best.loss);
+        if is_best && self.evaluator.held_out.is_some() {
+            self.best = Some(Best { step: evaluation.step, loss: evaluation.loss, values: tuned.values });
+        }
+        self.evaluations.push(evaluation);
+        Ok(())
+    }
+}
+
+/// A moving average of the loss over about the last twenty steps.
+fn mean_of_last(mean: f64, report: &StepReport) -> f64 {
+    match (mean.is_finite(), report.is_skipped) {
+        (_, true) => mean,
+        (false, false) => report.loss,
+        (true, false) => mean + 0.05 * (report.loss - mean),
+    }
+}

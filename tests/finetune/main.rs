@@ -1,0 +1,8 @@
+//! Training, against PyTorch and against itself resumed.
+#![allow(clippy::unwrap_used)]
+
+mod pytorch;
+mod runs;
+
+#[path = "../support/mod.rs"]
+mod support;
