@@ -53,7 +53,7 @@ pub trait Collective: Send + Sync + fmt::Debug {
     fn sum_f64(&self, values: &mut [f64]) -> Result<(), Error>;
 
     /// Rank `i` gets the sum of `values[parts[i]]` over all ranks, the same bits that [`Collective::sum`] gives; everything
-    /// else in `values` stays. There is one part per rank, see [`parts`].
+    /// else in `values` stays. There is one part per rank (`parts` makes equal ones).
     fn reduce_scatter(&self, values: &mut [f32], parts: &[Range<usize>]) -> Result<(), Error>;
 
     /// Every rank gets `values[parts[i]]` of rank `i`, for all `i`; what is in no part stays.
