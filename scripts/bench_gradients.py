@@ -32,6 +32,7 @@ NETWORKS = {
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
         norm_num_groups=8,
+        attention_head_dim=None,
     ),
     # google/ddpm-cifar10-32, the network of the paper.
     "ddpm_cifar10": dict(

@@ -90,13 +90,13 @@ pub(super) struct TrainingArgs {
     /// Begin no further step after this time.
     #[arg(long, value_name = "HOURS", help_heading = "Training")]
     max_hours: Option<f64>,
-    /// Clean samples by which the network is judged during training [default: up to 64 of the data, which are not trained on].
+    /// Clean samples by which the network is judged during training [default: up to 32 of the data, which are not trained on].
     #[arg(long, value_name = "PATH", help_heading = "Training")]
     eval_data: Option<PathBuf>,
-    /// Samples by which the network is judged, at most [default: 64].
+    /// Samples by which the network is judged, at most [default: 32].
     #[arg(long, value_name = "N", help_heading = "Training")]
     eval_samples: Option<usize>,
-    /// Steps between two evaluations [default: a tenth of all].
+    /// Steps between two evaluations [default: a tenth of all, but at least 100].
     #[arg(long, value_name = "N", help_heading = "Training")]
     eval_every: Option<u64>,
     /// Samples that are drawn from fixed noise at every evaluation, as one PNG [default: 0].

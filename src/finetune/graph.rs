@@ -26,7 +26,7 @@ pub struct TrainedWeight {
 
 impl TrainedWeight {
     /// The number of its elements.
-    pub fn len(&self) -> usize {
+    pub fn elements(&self) -> usize {
         self.dims.iter().product()
     }
 }
@@ -71,7 +71,7 @@ impl TrainingGraph {
 
     /// The number of trained elements.
     pub fn elements(&self) -> usize {
-        self.weights.iter().map(TrainedWeight::len).sum()
+        self.weights.iter().map(TrainedWeight::elements).sum()
     }
 }
 

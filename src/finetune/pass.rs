@@ -49,7 +49,7 @@ pub fn constant_values(analysis: &Analysis, weight: &TrainedWeight) -> Result<Ve
         || Error::unmet(format!("the elements of {:?} can't be read as numbers", weight.name)).in_file(model.path());
     let tensor = analysis.graph.tensor(model, weight.value).ok_or_else(fail)?;
     let bytes = model.tensor_bytes(tensor)?;
-    packed_numbers(tensor.element_type(), &bytes, weight.len()).ok_or_else(fail)
+    packed_numbers(tensor.element_type(), &bytes, weight.elements()).ok_or_else(fail)
 }
 
 impl TrainingPass {

@@ -24,8 +24,8 @@ use crate::gradient::{GradientGraph, GradientOptions, Precision};
 use crate::graph::digest::DigestKind;
 use crate::runtime::{Device, Runtime};
 pub(super) use graph::channels;
-pub(super) use ranks::threads;
 use graph::{Differentiated, differentiated};
+pub(super) use ranks::threads;
 pub(super) use samples::samples as clean_samples;
 use settling::Settling;
 

@@ -204,7 +204,7 @@ impl Staged {
         let [original, cut] = before;
         let (original, cut) = (original?, cut?);
         let started = Instant::now();
-        let work = Work { network, analysis: &analysis, clean: &clean, extent, seed: options.seed };
+        let work = Work { network, analysis: &analysis, clean: &clean, extent, seed: options.seed, macs };
         let checkpoint = checkpoint(settings, (self.cut().plan(), &pruned), (extent, &data_blake3, &process), watch)?;
         let fit_options = RefitOptions { seed: options.seed, checkpoint, ..settings.options.clone() };
         let fitted = work.fit(self.cut().rewritten(), &pruned, &conditioning, &fit_options, runtime, watch)?;
@@ -271,6 +271,16 @@ struct Work<'a> {
     clean: &'a Clean,
     extent: Extent,
     seed: u64,
+    /// MACs of a run on one sample.
+    macs: f64,
+}
+
+/// Samples of a chunk and timesteps on which it is found out by how much errors count: fewer of a large network, of which a
+/// backward pass takes as long as two forward passes.
+fn probe_extent(fixed: Option<usize>, (batch, steps): (usize, usize), macs: f64) -> (usize, usize) {
+    let affordable = ((MACS / 6.0 / macs.max(1.0)) as usize).clamp(SAMPLES.1.min(8), PROBED * PROBE_BATCH);
+    let batch = fixed.unwrap_or_else(|| PROBE_BATCH.min(batch).min((affordable / PROBED).max(1))).max(1);
+    (batch, PROBED.min(steps).min((affordable / batch).max(1)))
 }
 
 impl Work<'_> {
@@ -283,13 +293,13 @@ impl Work<'_> {
         runtime: &Runtime,
         watch: &mut Watch<'_>,
     ) -> Result<Refitted, Error> {
-        let Self { network, analysis, clean, extent: Extent { batch, samples, timesteps }, seed } = *self;
+        let Self { network, analysis, clean, extent: Extent { batch, samples, timesteps }, seed, .. } = *self;
         let roles = network.roles();
         let noisy = clean.repeated(samples, seed);
         let data =
             NoisySamples::new(network, conditioning, &noisy, (batch, timesteps), seed.wrapping_add(SEED_OF_NOISE))?;
-        let probe_batch = roles.fixed_batch().unwrap_or(PROBE_BATCH.min(batch)).max(1);
-        let probed = PROBED.min(network.configured().process.schedule.step_count());
+        let steps = network.configured().process.schedule.step_count();
+        let (probe_batch, probed) = probe_extent(roles.fixed_batch(), (batch, steps), self.macs);
         let of_probe = clean.repeated(probed * probe_batch, seed.wrapping_add(1));
         let probe = NoisySamples::new(
             network,

@@ -16,9 +16,12 @@ use crate::array::{Array, ArrayData};
 use crate::error::Error;
 use crate::gradient::loss::{Distance, LossTerm};
 use crate::gradient::pass::{GradientPass, PassOptions};
-use crate::gradient::{GradientGraph, GradientOptions, Network, TARGET};
+use crate::gradient::{GradientGraph, GradientOptions, Network, TARGET, value_info};
 use crate::lower::{Extent, Lowered};
-use crate::runtime::{Device, Runtime};
+use crate::macs::memory::refuse_beyond;
+use crate::onnx::builder::Builder;
+use crate::onnx::{DataType, attr_int};
+use crate::runtime::{Device, Runtime, available_memory};
 
 /// Weights of values by timestep.
 #[derive(Debug, Default)]
@@ -54,7 +57,13 @@ impl Sensitivity {
             ..GradientOptions::default()
         };
         let network = Network::of(&lowered, &analysis.graph);
-        let graph = GradientGraph::of(&network, &gradients, options.device == Device::Cpu)?;
+        let mut graph = GradientGraph::of(&network, &gradients, options.device == Device::Cpu)?;
+        // The session has weights in layouts of its own beside those of the file, and gradients as they are computed.
+        let weights = analysis.model.total_bytes()?.saturating_mul(3);
+        let needed = graph.activation_bytes.saturating_mul(3) / 2 + weights;
+        refuse_beyond(available_memory(), needed, "the backward pass that weighs timesteps")
+            .map_err(|error| Error::unsupported(error.to_string()))?;
+        reduce_gradients(&mut graph);
         let pass =
             PassOptions { device: options.device, allow_fallback: options.allow_fallback, ..PassOptions::default() };
         let mut pass = GradientPass::with_options(runtime, &graph, &analysis.model, &pass)?;
@@ -69,9 +78,7 @@ impl Sensitivity {
             inputs.push((TARGET.to_owned(), Array { dims: dims.clone(), data: ArrayData::F32(values) }));
             let inputs = pass.needed(inputs);
             let found = pass.run(&analysis.model, &inputs)?;
-            let mean = |values: &Vec<f32>| {
-                values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>() / values.len().max(1) as f64
-            };
+            let mean = |values: &Vec<f32>| values.first().copied().map_or(f64::NAN, f64::from);
             by_time.push((probe.data.time(chunk), found.values.iter().map(mean).collect()));
         }
         by_time.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -115,6 +122,22 @@ impl Sensitivity {
             _ => 1.0,
         }
     }
+}
+
+/// Gives the mean of the squares of every gradient by a value in its place, so that none of them leaves the graph.
+fn reduce_gradients(of: &mut GradientGraph) {
+    let graph = of.model.graph.get_or_insert_default();
+    let mut builder = Builder::default();
+    for gradient in &mut of.value_gradients {
+        let (square, mean) = (format!("{}/square", gradient.output), format!("{}/mean", gradient.output));
+        builder.push("", "Mul", &[&gradient.output, &gradient.output], vec![square.clone()], vec![]);
+        // All axes are reduced where none is named; every opset agrees on that.
+        builder.push("", "ReduceMean", &[&square], vec![mean.clone()], vec![attr_int("keepdims", 0)]);
+        graph.output.retain(|output| output.name != gradient.output);
+        graph.output.push(value_info(&mean, DataType::Float, &[]));
+        gradient.output = mean;
+    }
+    graph.node.append(&mut builder.nodes);
 }
 
 /// Every value averaged with its neighbours: few samples make a noisy weight.

@@ -9,6 +9,7 @@ mod encode;
 mod endings;
 mod evaluate;
 mod failures;
+mod finetune;
 mod gradient_criteria;
 #[cfg(target_os = "linux")]
 mod hostile;

@@ -124,7 +124,7 @@ impl<'a> Checkpoints<'a> {
             let WeightState { first, second, average } = &state.states[at];
             let parts = [("weight", &state.weights[at]), ("first", first), ("second", second), ("average", average)];
             let best = best.map(|best| ("best", &best.values[at]));
-            let parts = parts.into_iter().chain(best).filter(|(_, values)| values.len() == weight.len());
+            let parts = parts.into_iter().chain(best).filter(|(_, values)| values.len() == weight.elements());
             tensors.extend(
                 parts.map(|(kind, values)| (format!("{kind}/{}", weight.name), Floats { dims: &weight.dims, values })),
             );

@@ -39,6 +39,9 @@ use crate::write::{Edits, InitializerOut, MemoryWeight, NodeOut};
 /// Time between two checkpoints, at most.
 const CHECKPOINT_PERIOD: Duration = Duration::from_secs(600);
 
+/// Noisy samples of an evaluation, about: each costs a run of the network.
+const EVALUATED: usize = 800;
+
 /// Seeds of the parts of a run, each added to the seed of the run.
 const SEED_OF_NOISE: u64 = 11;
 const SEED_OF_JUDGE: u64 = 12;
@@ -248,7 +251,7 @@ pub(super) fn train(
         runtime: runtime.0,
         seed: settings.seed.wrapping_add(SEED_OF_JUDGE),
         macs: super::super::refit::macs_of_sample(network, analysis),
-        fitted: usize::MAX,
+        fitted: EVALUATED,
     };
     let evaluator = Evaluator { judge, held_out, pictures: settings.pictures };
     let mut run = Run {

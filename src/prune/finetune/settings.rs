@@ -20,6 +20,9 @@ use crate::gradient::Precision;
 use crate::graph::sizes::Sizes;
 use crate::runtime::Device;
 
+/// Steps between two evaluations, at least, where nothing else is asked for: one takes as long as some steps.
+const LEAST_PERIOD: u64 = 100;
+
 /// How a network is fine-tuned.
 #[derive(Clone, Debug)]
 pub struct FinetuneSettings {
@@ -75,7 +78,8 @@ pub struct FinetuneSettings {
     pub threads: Option<usize>,
     /// The precision of convolutions and matrix products; weights and optimizer are float32 always.
     pub precision: Precision,
-    /// Steps between two evaluations on the held-out samples; a tenth of all where `None`, none before the end where zero.
+    /// Steps between two evaluations on the held-out samples; a tenth of all, but at least 100, where `None`. The last step is
+    /// followed by one in any case.
     pub evaluate_every: Option<u64>,
     /// Samples that are drawn from fixed noise at every evaluation.
     pub pictures: usize,
@@ -116,7 +120,7 @@ impl FinetuneSettings {
             data: data.into(),
             data_range: None,
             held_out: None,
-            held_out_count: 64,
+            held_out_count: 32,
             teacher: None,
             steps: 1000,
             batch: 32,
@@ -174,6 +178,10 @@ impl FinetuneSettings {
     /// Refuses what makes no sense.
     pub(super) fn check(&self) -> Result<(), Error> {
         self.objective.check()?;
+        if self.device != Device::Cpu {
+            let text = format!("fine-tuning runs on the CPU, asked for {}", self.device);
+            return Err(Error::unsupported(text).hint("leave out --device; gradients and fits run on other devices"));
+        }
         let counts = [
             ("--steps", self.steps > 0),
             ("--batch", self.batch > 0),
@@ -200,7 +208,7 @@ impl FinetuneSettings {
         if let Some(ema) = of.ema.filter(|ema| !(0.0..1.0).contains(ema)) {
             return Err(Error::usage(format!("--ema: expected a share in [0, 1), found {ema}")));
         }
-        match of.clip.filter(|clip| !(*clip > 0.0)) {
+        match of.clip.filter(|clip| clip.is_nan() || *clip <= 0.0) {
             Some(clip) => Err(Error::usage(format!("--clip: expected a norm above 0, found {clip}"))),
             None => Ok(()),
         }
@@ -208,6 +216,6 @@ impl FinetuneSettings {
 
     /// Steps between two evaluations.
     pub(super) fn evaluation_period(&self) -> u64 {
-        self.evaluate_every.unwrap_or(self.steps.div_ceil(10)).max(1)
+        self.evaluate_every.unwrap_or(self.steps.div_ceil(10).max(LEAST_PERIOD)).max(1)
     }
 }

@@ -1,0 +1,137 @@
+//! Trains a network step by step on request, so that another program can take turns with it: `scripts/bench_finetune.py`.
+//!
+//! ```text
+//! training_step MODEL.onnx TEACHER.onnx [--batch B] [--threads N] [--onnxruntime PATH]
+//! ```
+//!
+//! For every line that it reads it makes one step of training (the teacher's output, forward and backward pass, clipping,
+//! AdamW, moving average) on samples drawn at random, and answers with its time in milliseconds. The networks take a sample, a
+//! time step and nothing else.
+
+use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ndarray::ArrayD;
+use onnx_diffprune::analysis::{Analysis, analyse};
+use onnx_diffprune::array::Array;
+use onnx_diffprune::collective::Alone;
+use onnx_diffprune::diffusion::{Noising, ProcessOptions, RoleNames, Roles};
+use onnx_diffprune::error::Error;
+use onnx_diffprune::finetune::draw::{Draws, TimestepDraw};
+use onnx_diffprune::finetune::graph::TrainingGraph;
+use onnx_diffprune::finetune::objective::Objective;
+use onnx_diffprune::finetune::optimizer::OptimizerOptions;
+use onnx_diffprune::finetune::pass::TrainingPass;
+use onnx_diffprune::finetune::schedule::{Rate, RateSchedule};
+use onnx_diffprune::finetune::teacher::Teacher;
+use onnx_diffprune::finetune::trainer::{CleanBatch, CleanSamples, StepOptions, Trainer};
+use onnx_diffprune::gradient::GradientOptions;
+use onnx_diffprune::gradient::pass::PassOptions;
+use onnx_diffprune::graph::sizes::Sizes;
+use onnx_diffprune::load::load;
+use onnx_diffprune::runtime::{Device, Runtime, SessionOptions};
+use onnx_diffprune::training::trained_weights;
+
+/// Anything that can go wrong.
+type Failure = Box<dyn std::error::Error>;
+
+/// Samples that are noise themselves.
+struct Drawn {
+    draws: Draws,
+    dims: Vec<usize>,
+    position: u64,
+}
+
+impl CleanSamples for Drawn {
+    fn next(&mut self) -> Result<CleanBatch, Error> {
+        let positions: Vec<u64> = (self.position..self.position + self.dims[0] as u64).collect();
+        self.position += self.dims[0] as u64;
+        let values: ArrayD<f32> = self.draws.noise(&positions, &self.dims);
+        let conditioning: Vec<(String, Array)> = Vec::new();
+        Ok(CleanBatch { positions, values, conditioning })
+    }
+}
+
+fn opened(path: &str) -> Result<Analysis, Error> {
+    analyse(&load(Path::new(path))?)
+}
+
+/// Bytes of memory that are resident, where the system says so.
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes: Option<u64> = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+    1024 * kibibytes.unwrap_or(0)
+}
+
+fn run(arguments: &[String]) -> Result<(), Failure> {
+    let [model, teacher, options @ ..] = arguments else {
+        return Err(
+            "usage: training_step MODEL.onnx TEACHER.onnx [--batch B] [--threads N] [--onnxruntime PATH]".into()
+        );
+    };
+    let (mut batch, mut threads, mut library) = (32, None, None);
+    for pair in options.chunks(2) {
+        match pair {
+            [name, value] if name == "--batch" => batch = value.parse()?,
+            [name, value] if name == "--threads" => threads = Some(value.parse()?),
+            [name, value] if name == "--onnxruntime" => library = Some(PathBuf::from(value)),
+            other => return Err(format!("unknown option {other:?}").into()),
+        }
+    }
+    let runtime = Runtime::open(library.as_deref())?;
+    println!("onnxruntime {}\nbase {}", runtime.version(), resident());
+    let (analysis, of_teacher) = (opened(model)?, opened(teacher)?);
+    let roles = Roles::recognise(&analysis.model, &analysis.graph, &analysis.facts, &RoleNames::default())?;
+    let process = ProcessOptions::default().configure(&roles)?.process;
+    let given = Sizes::default();
+    let sizes = roles.sizes(&analysis.facts, &given, batch);
+    let optimizer = OptimizerOptions::default();
+    let objective = Objective::default();
+    let options = GradientOptions {
+        sizes: sizes.clone(),
+        loss: objective.terms(&process, &roles.prediction.name, None),
+        wanted: trained_weights(&analysis, &[])?,
+        ..GradientOptions::default()
+    };
+    let graph = TrainingGraph::build(&analysis, &options, Device::Cpu)?;
+    let pass = TrainingPass::new(runtime, &analysis, &graph, &PassOptions { threads, ..PassOptions::default() })?;
+    drop(graph);
+    let session = SessionOptions { threads, ..SessionOptions::default() };
+    let of = (&roles, roles.sizes(&of_teacher.facts, &given, batch));
+    let teacher = Teacher::new(runtime, &of_teacher, of, &session)?;
+    if let Some(threads) = threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    }
+    let noising = Noising { process: &process, roles: &roles, facts: &analysis.facts, sizes: &given };
+    let steps = process.schedule.step_count();
+    let draws = Draws { seed: 0, timesteps: TimestepDraw::Uniform, steps, batch };
+    let rate = Rate { peak: 1e-4, schedule: RateSchedule::Constant, warmup: 0, steps: u64::MAX };
+    let of_step = StepOptions { batch, micro_batch: batch, objective, optimizer, rate };
+    let mut trainer = Trainer::new(pass, Some(teacher), (noising, draws), of_step, Arc::new(Alone))?;
+    let mut data = Drawn { draws, dims: roles.sample.dims(&sizes)?, position: 0 };
+    println!("ready");
+    std::io::stdout().flush()?;
+    for line in std::io::stdin().lock().lines() {
+        line?;
+        let started = Instant::now();
+        trainer.step(&mut data)?;
+        println!("{:.3}", 1e3 * started.elapsed().as_secs_f64());
+        std::io::stdout().flush()?;
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,105 @@
+"""A whole step of fine-tuning: the tool against PyTorch, eager and compiled, on the same networks, batch and threads.
+
+    python scripts/bench_finetune.py [--networks ddpm_fashion16,ddpm_cifar10] [--batches 32,128] [--threads 2] [--steps 7]
+        [--no-compile]
+
+A step is the teacher's output, forward and backward pass, clipping by the global norm, AdamW and a moving average of the
+weights; the network that learns and its teacher have the same architecture (diffusers' UNet2DModel, random weights). Three
+processes take turns: the example `training_step`, PyTorch in eager mode, and PyTorch with both networks under
+`torch.compile`. Prints Markdown: median time of a step of each, the median of the ratios of neighbouring steps, and the peaks
+of resident memory.
+
+Needs torch and diffusers (`requirements-export.txt`) and `cargo build --release --example training_step`.
+"""
+
+import argparse
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+from bench_gradients import NETWORKS, ROOT, Server, export, inputs, memory, network
+
+
+def serve_pytorch(name: str, batch: int, threads: int, is_compiled: bool) -> None:
+    """One step for every line of standard input."""
+    import torch
+    import diffusers.models.unets.unet_2d  # noqa: F401  counted as a library, not as the network
+
+    torch.set_num_threads(threads)
+    print(f"torch {torch.__version__}\nbase {memory('VmRSS')}\nready", flush=True)
+    torch.manual_seed(1)
+    teacher, student = network(name), network(name).train()
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4)
+    weights = list(student.parameters())
+    averages = [weight.detach().clone() for weight in weights]
+    if is_compiled:
+        teacher, student = torch.compile(teacher), torch.compile(student)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        sample, timestep, noise = inputs(name, batch)
+        with torch.no_grad():
+            taught = teacher(sample, timestep).sample
+        optimizer.zero_grad()
+        loss = torch.nn.functional.mse_loss(student(sample, timestep).sample, torch.lerp(noise, taught, 0.7))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(averages, weights, 0.001)
+        loss.item()
+        print(f"{(time.perf_counter() - started) * 1e3:.3f}", flush=True)
+
+
+def measure(example: str, models: list[str], name: str, batch: int, threads: int, options) -> str:
+    commands = [[example, *models, "--batch", str(batch), "--threads", str(threads)]]
+    kinds = ["eager"] if options.no_compile else ["eager", "compiled"]
+    commands += [[sys.executable, __file__, "--serve", name, str(batch), str(threads), kind] for kind in kinds]
+    servers = [Server(command) for command in commands]
+    for server in servers:
+        server.step()
+        server.step()
+    times: list[list[float]] = [[] for _ in servers]
+    for _ in range(options.steps):
+        for server, each in zip(servers, times):
+            # The threads of the other processes may still be spinning.
+            time.sleep(0.05)
+            each.append(server.step())
+    peaks = [server.end() for server in servers]
+    own = [peak - server.base for peak, server in zip(peaks, servers)]
+    cells = [name, str(batch), str(threads)] + [f"{statistics.median(each):.0f} ms" for each in times]
+    cells += [f"**{statistics.median(a / b for a, b in zip(times[0], each)):.2f}**" for each in times[1:]]
+    cells += [f"{peak / 1e6:.0f} MB ({grown / 1e6:.0f})" for peak, grown in zip(peaks, own)]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--batches", default="32,128")
+    parser.add_argument("--threads", default="2")
+    parser.add_argument("--steps", type=int, default=7)
+    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--example", default=str(ROOT / "target/release/examples/training_step"))
+    parser.add_argument("--serve", nargs=4, metavar=("NETWORK", "BATCH", "THREADS", "KIND"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        name, batch, threads, kind = options.serve
+        serve_pytorch(name, int(batch), int(threads), kind == "compiled")
+        return
+    kinds = ["eager"] if options.no_compile else ["eager", "compiled"]
+    header = ["network", "batch", "threads", "ours", *kinds, *(f"ours / {kind}" for kind in kinds)]
+    header += [f"memory of {who}" for who in ["ours", *kinds]]
+    print("| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.networks.split(","):
+            model = str(pathlib.Path(folder) / f"{name}.onnx")
+            export(name, model)
+            for batch in map(int, options.batches.split(",")):
+                for threads in map(int, options.threads.split(",")):
+                    print(measure(options.example, [model, model], name, batch, threads, options), flush=True)
+
+
+if __name__ == "__main__":
+    main()
