@@ -22,6 +22,9 @@ demo: venv
 	$(TOOL) sample fixtures/ddpm_fashion16.onnx -o demo-output/original.png $(SCHEDULER)
 	$(TOOL) sample demo-output/cut.onnx -o demo-output/cut.png $(SCHEDULER)
 	$(TOOL) sample demo-output/pruned.onnx -o demo-output/pruned.png $(SCHEDULER)
+	$(TOOL) finetune demo-output/pruned.onnx demo-output/tuned.onnx --teacher fixtures/ddpm_fashion16.onnx --steps 200 \
+		--data fixtures/ddpm_fashion16/train_images.npy $(SCHEDULER)
+	$(TOOL) sample demo-output/tuned.onnx -o demo-output/tuned.png $(SCHEDULER)
 
 test: venv
 	cargo test

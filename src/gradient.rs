@@ -33,6 +33,7 @@ use std::collections::BTreeSet;
 
 use crate::analysis::Analysis;
 use crate::error::Error;
+use crate::graph::fact::Known;
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::sizes::Sizes;
@@ -177,7 +178,10 @@ impl GradientGraph {
     }
 
     fn built(analysis: &Analysis, options: &GradientOptions, has_kernels: bool) -> Result<Self, Error> {
-        let facts = analysis.facts_at(&options.sizes)?;
+        let mut facts = analysis.facts_at(&options.sizes)?;
+        if !options.fed.is_empty() {
+            forget_fed(&analysis.graph, &mut facts, &options.fed);
+        }
         let lowered = Lowered::new(&analysis.model, &analysis.graph, &analysis.operators, &facts, Extent::All)?;
         Self::of(&Network::of(&lowered, &analysis.graph), options, has_kernels)
     }
@@ -286,6 +290,22 @@ impl GradientGraph {
             value_info(output, DataType::Float, &network.shape(value).unwrap_or_default())
         };
         scalars.map(|name| value_info(name, DataType::Float, &[])).chain(uses.chain(by_value).map(shaped)).collect()
+    }
+}
+
+/// Forgets the elements of weights that are fed, and of what is computed from them: they change between runs.
+fn forget_fed(graph: &Graph, facts: &mut Facts, fed: &[ValueId]) {
+    let mut changes = vec![false; graph.values.len()];
+    fed.iter().for_each(|value| changes[*value] = true);
+    for node in &graph.nodes {
+        if node.inputs.iter().flatten().any(|value| changes[*value]) {
+            node.outputs.iter().flatten().for_each(|value| changes[*value] = true);
+        }
+    }
+    for (fact, _) in facts.values.iter_mut().zip(changes).filter(|(_, changes)| *changes) {
+        if let Some(fact) = fact.as_mut().filter(|fact| matches!(fact.known, Some(Known::Floats(_)))) {
+            fact.known = None;
+        }
     }
 }
 

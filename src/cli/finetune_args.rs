@@ -20,9 +20,6 @@ pub(super) struct TrainingArgs {
     /// Steps of the optimizer [default: 1000].
     #[arg(long, value_name = "N", help_heading = "Training")]
     steps: Option<u64>,
-    /// Samples of a batch [default: 32].
-    #[arg(long, value_name = "N", help_heading = "Training")]
-    batch: Option<usize>,
     /// Samples of one run of the network, a divisor of the batch: less memory, the same result [default: the batch].
     #[arg(long, value_name = "N", help_heading = "Training")]
     micro_batch: Option<usize>,
@@ -35,7 +32,7 @@ pub(super) struct TrainingArgs {
     /// How the learning rate falls after the warm-up [default: cosine].
     #[arg(long, value_enum, help_heading = "Training")]
     lr_schedule: Option<RateSchedule>,
-    /// Steps over which the learning rate grows from zero [default: 0].
+    /// Steps over which the learning rate grows from zero [default: a tenth of all, but at most 100].
     #[arg(long, value_name = "N", help_heading = "Training")]
     warmup: Option<u64>,
     /// The optimizer [default: adamw].
@@ -111,16 +108,21 @@ pub(super) struct TrainingArgs {
 }
 
 impl TrainingArgs {
-    /// The settings, on these data and in this folder.
-    pub(super) fn settings(&self, data: &Path, folder: &Path, has_teacher: bool) -> Result<FinetuneSettings, Error> {
+    /// The settings, on these data and in this folder, with `--batch`.
+    pub(super) fn settings(
+        &self,
+        (data, folder): (&Path, &Path),
+        batch: Option<usize>,
+        has_teacher: bool,
+    ) -> Result<FinetuneSettings, Error> {
         let mut settings = FinetuneSettings::new(data, folder, self.recipe.unwrap_or(Recipe::Quick));
         settings.steps = self.steps.unwrap_or(settings.steps);
-        let (batch, accumulate) = (self.batch.unwrap_or(settings.batch), self.accumulate.unwrap_or(1));
+        let (batch, accumulate) = (batch.unwrap_or(settings.batch), self.accumulate.unwrap_or(1));
         settings.batch = batch.saturating_mul(accumulate);
         settings.micro_batch = self.micro_batch.or((accumulate > 1).then_some(batch));
         settings.rate = self.lr.unwrap_or(settings.rate);
         settings.schedule = self.lr_schedule.unwrap_or(settings.schedule);
-        settings.warmup = self.warmup.unwrap_or(settings.warmup);
+        settings.warmup = self.warmup.or(settings.warmup);
         let optimizer = &mut settings.optimizer;
         optimizer.kind = self.optimizer.unwrap_or(optimizer.kind);
         optimizer.weight_decay = self.weight_decay.unwrap_or(optimizer.weight_decay);

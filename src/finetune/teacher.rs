@@ -9,6 +9,8 @@ use crate::array::{Array, ArrayData};
 use crate::diffusion::Roles;
 use crate::error::Error;
 use crate::gradient::{GradientGraph, GradientOptions};
+use crate::graph::ValueId;
+use crate::graph::dim::Dim;
 use crate::graph::sizes::Sizes;
 use crate::lower;
 use crate::onnx::ValueInfoProto;
@@ -25,11 +27,58 @@ pub struct Teacher {
     kept: Option<(usize, usize)>,
 }
 
+/// Refuses a teacher that can't be asked what the network that learns is asked: it takes other inputs, of other sizes, or has
+/// no output of the name.
+///
+/// # Errors
+/// See above.
+pub fn check_interface(teacher: &Analysis, student: &Analysis, prediction: &str) -> Result<(), Error> {
+    let fail = |text: String| {
+        let path = student.model.path().display();
+        let hint = format!("the teacher takes the inputs of {path}: give the network that it was cut from");
+        Err(Error::usage(text).in_file(teacher.model.path()).hint(hint))
+    };
+    let names = |values: &[ValueId], of: &Analysis| -> Vec<String> {
+        values.iter().map(|value| of.graph.values[*value].name.clone()).collect()
+    };
+    let outputs = names(&teacher.graph.outputs, teacher);
+    if !outputs.iter().any(|output| output == prediction) {
+        return fail(format!("the teacher has no output {prediction:?}; its outputs are {}", outputs.join(", ")));
+    }
+    let known = names(&student.graph.inputs, student);
+    for name in names(&teacher.graph.inputs, teacher) {
+        if !known.contains(&name) {
+            return fail(format!("the teacher has an input {name:?}; those of the network are {}", known.join(", ")));
+        }
+        let shape = |of: &Analysis| {
+            let fact = of.graph.value(&name).and_then(|value| of.facts.values[value].as_ref())?;
+            let sizes = fact.shape.as_ref()?.iter().map(Dim::as_const).collect::<Vec<_>>();
+            Some(sizes)
+        };
+        let (Some(own), Some(wanted)) = (shape(teacher), shape(student)) else { continue };
+        let differs =
+            own.iter().zip(&wanted).any(|(own, wanted)| own.zip(*wanted).is_some_and(|(own, wanted)| own != wanted));
+        if own.len() != wanted.len() || differs {
+            let text = |sizes: &[Option<i64>]| {
+                let sizes: Vec<String> =
+                    sizes.iter().map(|size| size.map_or("?".to_owned(), |size| size.to_string())).collect();
+                format!("[{}]", sizes.join(", "))
+            };
+            return fail(format!(
+                "input {name:?} of the teacher is {}, that of the network {}",
+                text(&own),
+                text(&wanted)
+            ));
+        }
+    }
+    Ok(())
+}
+
 impl Teacher {
-    /// Loads the network for runs at these sizes; its inputs and outputs are those of the network that learns.
+    /// Loads the network for runs at these sizes; see [`check_interface`].
     ///
     /// # Errors
-    /// ONNX Runtime refuses it, or it lacks the output.
+    /// ONNX Runtime refuses it.
     pub fn new(
         runtime: &Runtime,
         analysis: &Analysis,
@@ -37,12 +86,6 @@ impl Teacher {
         options: &SessionOptions,
     ) -> Result<Self, Error> {
         let (model, name) = (&analysis.model, &roles.prediction.name);
-        if !model.graph().output.iter().any(|output| output.name == *name) {
-            let names: Vec<&str> = model.graph().output.iter().map(|output| output.name.as_str()).collect();
-            let text = format!("the teacher has no output {name:?}; its outputs are {}", names.join(", "));
-            let hint = "give the network that was pruned with --teacher";
-            return Err(Error::usage(text).in_file(model.path()).hint(hint));
-        }
         let with_kernels = match options.device {
             Device::Cpu => Self::with_kernels(runtime, analysis, name, sizes, options).ok(),
             _ => None,

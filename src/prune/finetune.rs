@@ -7,6 +7,7 @@ mod run;
 mod samples;
 mod settings;
 mod tuned;
+mod weights;
 
 pub use evaluation::StepEvaluation;
 pub use run::FinetuneReport;

@@ -163,7 +163,7 @@ fn what_makes_no_sense_is_refused_before_anything_starts() {
         (&["--data", &data, "--distill", "0.5"], "--teacher"),
         (&["--data", &data, "--batch", "6", "--micro-batch", "4"], "multiple"),
         (&["--data", &data, "--batch", "0"], "--batch"),
-        (&["--data", &data, "--lr", "-1"], "--lr"),
+        (&["--data", &data, "--lr", "0"], "--lr"),
         (&["--data", &data, "--ema", "1.5"], "--ema"),
         (&["--data", &data, "--huber", "0"], "--huber"),
         (&["--data", &data, "--train", "no_such_weight"], "--train"),

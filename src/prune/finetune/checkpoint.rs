@@ -199,7 +199,7 @@ fn fingerprint(settings: &FinetuneSettings, weights: &[TrainedWeight]) -> String
     let FinetuneSettings { objective, timesteps, flip, drop_conditioning, seed, precision, held_out, .. } = settings;
     let mut hash = blake3::Hasher::new();
     let text = format!(
-        "{:?} {sizes:?} {data:?} {batch} {rate} {schedule:?} {warmup} {steps} {optimizer:?} {objective:?} {timesteps:?} {flip} \
+        "{:?} {sizes:?} {data:?} {batch} {rate} {schedule:?} {warmup:?} {steps} {optimizer:?} {objective:?} {timesteps:?} {flip} \
          {drop_conditioning} {seed} {precision} {held_out:?} {}",
         network.process, settings.held_out_count
     );

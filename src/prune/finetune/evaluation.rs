@@ -1,12 +1,14 @@
 //! How good a network is in the middle of a run: its denoising loss on samples that it was not trained on, and what it draws
 //! from fixed noise.
 
+use std::path::Path;
+
 use ndarray::ArrayD;
 use serde::{Deserialize, Serialize};
 
 use super::super::progress::Watch;
 use super::super::refit::judge::Judge;
-use super::run::TunedWeights;
+use super::weights::TunedWeights;
 use crate::diffusion::Samples;
 use crate::error::Error;
 use crate::files::TemporaryFolder;
@@ -33,6 +35,8 @@ pub(super) struct Evaluator<'a> {
     pub(super) judge: Judge<'a>,
     pub(super) held_out: Option<&'a Samples>,
     pub(super) pictures: usize,
+    /// Where the network that is judged lies meanwhile.
+    pub(super) folder: &'a Path,
 }
 
 impl Evaluator<'_> {
@@ -65,7 +69,7 @@ impl Evaluator<'_> {
     ) -> Result<StepEvaluation, Error> {
         let edits = weights.edits(model)?;
         let unwritable = |error: std::io::Error| Error::io(model.path(), error.to_string());
-        let folder = TemporaryFolder::inside(&std::env::temp_dir()).map_err(unwritable)?;
+        let folder = TemporaryFolder::inside(self.folder).map_err(unwritable)?;
         let path = folder.path().join("network.onnx");
         crate::write::write(model, &edits, &path)?;
         self.of_model(step, &load(&path)?, watch)

@@ -17,24 +17,21 @@ use super::evaluation::{Evaluator, StepEvaluation};
 use super::log::RunLog;
 use super::samples::{RunSamples, TrainingSamples};
 use super::settings::FinetuneSettings;
+use super::weights::TunedWeights;
 use crate::analysis::analyse;
-use crate::changed::ChangedWeight;
 use crate::diffusion::Noising;
 use crate::error::{Error, ErrorKind};
 use crate::finetune::draw::Draws;
 use crate::finetune::graph::{TrainedWeight, TrainingGraph};
 use crate::finetune::pass::TrainingPass;
 use crate::finetune::schedule::Rate;
-use crate::finetune::teacher::Teacher;
+use crate::finetune::teacher::{Teacher, check_interface};
 use crate::finetune::trainer::{StepOptions, StepReport, Trainer};
 use crate::gradient::GradientOptions;
 use crate::gradient::pass::PassOptions;
 use crate::graph::model::Model;
-use crate::onnx::TensorProto;
-use crate::refit::Refitted;
 use crate::runtime::SessionOptions;
 use crate::training::trained_weights;
-use crate::write::{Edits, InitializerOut, MemoryWeight, NodeOut};
 
 /// Time between two checkpoints, at most.
 const CHECKPOINT_PERIOD: Duration = Duration::from_secs(600);
@@ -45,58 +42,6 @@ const EVALUATED: usize = 800;
 /// Seeds of the parts of a run, each added to the seed of the run.
 const SEED_OF_NOISE: u64 = 11;
 const SEED_OF_JUDGE: u64 = 12;
-
-/// Weights that training has changed, in the order of the trained weights.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct TunedWeights {
-    /// Names and shapes.
-    pub weights: Arc<Vec<TrainedWeight>>,
-    /// The elements of each.
-    pub values: Vec<Vec<f32>>,
-}
-
-impl TunedWeights {
-    fn parts(&self) -> impl Iterator<Item = (&str, Vec<i64>, &[f32])> {
-        self.weights.iter().zip(&self.values).map(|(weight, values)| {
-            let dims = weight.dims.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect();
-            (weight.name.as_str(), dims, values.as_slice())
-        })
-    }
-
-    /// What changes in the file that was trained.
-    ///
-    /// # Errors
-    /// The file lacks a weight.
-    pub(super) fn edits(&self, model: &Model) -> Result<Edits, Error> {
-        let graph = model.graph();
-        let mut edits = Edits {
-            nodes: (0..graph.node.len()).map(NodeOut::Original).collect(),
-            initializers: (0..graph.initializer.len()).map(InitializerOut::Original).collect(),
-            ..Edits::default()
-        };
-        for (name, dims, values) in self.parts() {
-            edits.stream(model, name, Arc::new(MemoryWeight::of_floats(&dims, values)))?;
-        }
-        Ok(edits)
-    }
-
-    /// The same as weights that have changed, read by none.
-    pub(super) fn changed(&self) -> Vec<ChangedWeight> {
-        let changed = |(name, dims, _): (&str, Vec<i64>, &[f32])| ChangedWeight {
-            name: name.to_owned(),
-            tensor: name.to_owned(),
-            dims,
-            readers: Vec::new(),
-        };
-        self.parts().map(changed).collect()
-    }
-
-    /// The same as fitted weights.
-    pub(super) fn refitted(&self) -> Refitted {
-        let weights = self.parts().map(|(name, dims, values)| TensorProto::of_floats(name, values, &dims)).collect();
-        Refitted { weights, ..Refitted::default() }
-    }
-}
 
 /// How a run went.
 #[derive(Clone, Debug, Serialize)]
@@ -195,6 +140,10 @@ pub(super) fn train(
     let found = recognise(analysis, &recognition(settings))?;
     let network = Denoising { known: (&analysis.model, &analysis.graph, &analysis.facts), found: &found };
     let (roles, process) = (network.roles(), &network.configured().process);
+    let of_teacher = settings.teacher.as_ref().map(|teacher| analyse(&teacher.0)).transpose()?;
+    if let Some(teacher) = &of_teacher {
+        check_interface(teacher, analysis, &roles.prediction.name)?;
+    }
     let micro_batch = micro_batch(network, settings)?;
     let conditioning = network.conditioning(micro_batch, settings.seed)?;
     let lines = network.lines(&conditioning);
@@ -218,12 +167,10 @@ pub(super) fn train(
     let weights = Arc::new(graph.weights);
     drop(graph.graph);
     let session = SessionOptions { device, allow_fallback, threads, ..SessionOptions::default() };
-    let teacher_model = settings.teacher.as_ref().map(|teacher| &teacher.0);
-    let teacher = match teacher_model.filter(|_| settings.objective.has_teacher()) {
-        Some(model) => {
-            let of = analyse(model)?;
+    let teacher = match of_teacher.as_ref().filter(|_| settings.objective.has_teacher()) {
+        Some(of) => {
             let sizes = roles.sizes(&of.facts, network.sizes(), micro_batch);
-            Some(Teacher::new(runtime.0, &of, (roles, sizes), &session)?)
+            Some(Teacher::new(runtime.0, of, (roles, sizes), &session)?)
         }
         None => None,
     };
@@ -238,8 +185,12 @@ pub(super) fn train(
         steps: process.schedule.step_count(),
         batch: settings.batch,
     };
-    let rate =
-        Rate { peak: settings.rate, schedule: settings.schedule, warmup: settings.warmup, steps: settings.steps };
+    let rate = Rate {
+        peak: settings.rate,
+        schedule: settings.schedule,
+        warmup: settings.warmup_steps(),
+        steps: settings.steps,
+    };
     let step = StepOptions { batch: settings.batch, micro_batch, objective, optimizer: settings.optimizer, rate };
     let mut trainer = Trainer::new(pass, teacher, (noising, draws), step, settings.ranks.clone())?;
     let names: Vec<String> = roles.conditioning_ports().map(|port| port.name.clone()).collect();
@@ -253,7 +204,7 @@ pub(super) fn train(
         macs: super::super::refit::macs_of_sample(network, analysis),
         fitted: EVALUATED,
     };
-    let evaluator = Evaluator { judge, held_out, pictures: settings.pictures };
+    let evaluator = Evaluator { judge, held_out, pictures: settings.pictures, folder: &settings.folder };
     let mut run = Run {
         settings,
         model: &analysis.model,
@@ -265,8 +216,8 @@ pub(super) fn train(
         is_first: settings.ranks.rank() == 0,
     };
     let checkpoints = Checkpoints::new(settings, &run.weights)?;
-    let judged = teacher_model.filter(|_| run.is_first && run.evaluator.is_of_use());
-    let teacher = judged.map(|model| run.evaluator.of_model(0, model, watch)).transpose()?;
+    let judged = of_teacher.as_ref().filter(|_| run.is_first && run.evaluator.is_of_use());
+    let teacher = judged.map(|of| run.evaluator.of_model(0, &of.model, watch)).transpose()?;
     let resumed = run.resume(&mut trainer, &checkpoints)?;
     if run.is_first {
         run.log = Some(RunLog::open(&settings.folder, settings.steps, resumed.then(|| trainer.steps()))?);

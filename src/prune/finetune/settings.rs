@@ -23,6 +23,9 @@ use crate::runtime::Device;
 /// Steps between two evaluations, at least, where nothing else is asked for: one takes as long as some steps.
 const LEAST_PERIOD: u64 = 100;
 
+/// Steps of the warm-up, at most, where nothing else is asked for. Without one, a fitted network first gets worse.
+const MOST_WARMUP: u64 = 100;
+
 /// How a network is fine-tuned.
 #[derive(Clone, Debug)]
 pub struct FinetuneSettings {
@@ -51,8 +54,8 @@ pub struct FinetuneSettings {
     pub rate: f64,
     /// How it changes.
     pub schedule: RateSchedule,
-    /// Steps over which it grows from zero.
-    pub warmup: u64,
+    /// Steps over which it grows from zero; a tenth of all, but at most 100, where `None`.
+    pub warmup: Option<u64>,
     /// The optimizer.
     pub optimizer: OptimizerOptions,
     /// What is minimised.
@@ -127,7 +130,7 @@ impl FinetuneSettings {
             micro_batch: None,
             rate: 1e-3,
             schedule: RateSchedule::Cosine,
-            warmup: 0,
+            warmup: None,
             optimizer: OptimizerOptions::default(),
             objective: Objective::default(),
             timesteps: TimestepDraw::Stratified,
@@ -158,6 +161,7 @@ impl FinetuneSettings {
                 schedule: RateSchedule::Constant,
                 optimizer: OptimizerOptions { kind: OptimizerKind::Adam, ema: Some(0.9999), ..quick.optimizer },
                 objective: Objective { distill: 0.0, ..quick.objective },
+                warmup: Some(0),
                 timesteps: TimestepDraw::Antithetic,
                 flip: true,
                 ..quick
@@ -169,6 +173,7 @@ impl FinetuneSettings {
                 schedule: RateSchedule::Constant,
                 optimizer: OptimizerOptions { weight_decay: 1e-2, ema: Some(0.9999), ..quick.optimizer },
                 objective: Objective { distill: 0.5, ..quick.objective },
+                warmup: Some(0),
                 timesteps: TimestepDraw::Uniform,
                 ..quick
             },
@@ -212,6 +217,11 @@ impl FinetuneSettings {
             Some(clip) => Err(Error::usage(format!("--clip: expected a norm above 0, found {clip}"))),
             None => Ok(()),
         }
+    }
+
+    /// Steps over which the learning rate grows.
+    pub(super) fn warmup_steps(&self) -> u64 {
+        self.warmup.unwrap_or((self.steps / 10).min(MOST_WARMUP))
     }
 
     /// Steps between two evaluations.
