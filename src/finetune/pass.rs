@@ -3,8 +3,8 @@
 use crate::array::Array;
 use crate::error::Error;
 use crate::gradient::LOSS;
-use crate::gradient::pass::{GradientPass, PassOptions, unmet};
-use crate::gradient::precision::{LOSS_SCALE, LossScale, OVERFLOW};
+use crate::gradient::pass::{GradientPass, PassOptions, first, run_scaled, unmet};
+use crate::gradient::precision::{LossScale, OVERFLOW};
 use crate::graph::model::Model;
 use crate::onnx::numbers::packed_numbers;
 use crate::runtime::{BoundSession, Device, DeviceTensor, Runtime, RuntimeError};
@@ -128,30 +128,11 @@ impl Losses {
     fn run(
         &self,
         bound: &mut BoundSession,
-        mut scale: Option<&mut LossScale>,
+        scale: Option<&mut LossScale>,
         inputs: &[(String, Array)],
     ) -> Result<StepLoss, RuntimeError> {
-        for (name, array) in inputs {
-            // The loss need not depend on every input of the network.
-            if bound.session().inputs().iter().any(|input| input.name == *name) {
-                bound.set_input(name, array)?;
-            }
-        }
-        loop {
-            if let Some(scale) = &scale {
-                bound.set_input(LOSS_SCALE, &scale.array())?;
-            }
-            bound.run()?;
-            let first = |tensor: &DeviceTensor| Ok(tensor.values()?.first().copied().map_or(f64::NAN, f64::from));
-            let loss: f64 = first(&self.loss)?;
-            let overflow = self.overflow.as_ref().map_or(Ok(0.0), first)?;
-            match &mut scale {
-                Some(scale) if loss.is_finite() && overflow != 0.0 => scale.lower()?,
-                _ => {
-                    let terms = self.terms.iter().map(first).collect::<Result<_, _>>()?;
-                    return Ok(StepLoss { loss, terms });
-                }
-            }
-        }
+        let loss = run_scaled(bound, scale, inputs, (&self.loss, self.overflow.as_ref()))?;
+        let terms = self.terms.iter().map(|term| Ok(first(term.values()?))).collect::<Result<_, RuntimeError>>()?;
+        Ok(StepLoss { loss, terms })
     }
 }

@@ -6,7 +6,9 @@ use crate::array::Array;
 use crate::error::Error;
 use crate::graph::model::Model;
 use crate::lower;
-use crate::runtime::{BoundSession, Device, Execution, Optimization, Runtime, RuntimeError, Session, SessionOptions};
+use crate::runtime::{
+    BoundSession, Device, DeviceTensor, Execution, Optimization, Runtime, RuntimeError, Session, SessionOptions,
+};
 
 use super::precision::{LOSS_SCALE, LossScale, OVERFLOW};
 use super::{GradientGraph, LOSS, Precision, UseGradient, ValueGradient};
@@ -261,8 +263,40 @@ impl GradientPass {
     }
 }
 
+/// Runs a pass whose loss, and what tells of an overflow, are bound to these scalars in the memory of the processor. In half
+/// precision, a run that overflows is repeated with a smaller scale. Returns the loss.
+///
+/// # Errors
+/// The run fails, or gradients overflow half precision at any scale.
+pub(crate) fn run_scaled(
+    bound: &mut BoundSession,
+    mut scale: Option<&mut LossScale>,
+    inputs: &[(String, Array)],
+    (loss, overflow): (&DeviceTensor, Option<&DeviceTensor>),
+) -> Result<f64, RuntimeError> {
+    for (name, array) in inputs {
+        // The loss need not depend on every input of the network.
+        if bound.session().inputs().iter().any(|input| input.name == *name) {
+            bound.set_input(name, array)?;
+        }
+    }
+    loop {
+        if let Some(scale) = &scale {
+            bound.set_input(LOSS_SCALE, &scale.array())?;
+        }
+        bound.run()?;
+        let scalar = |tensor: &DeviceTensor| Ok(first(tensor.values()?));
+        let found: f64 = scalar(loss)?;
+        let overflow = overflow.map_or(Ok(0.0), scalar)?;
+        match &mut scale {
+            Some(scale) if found.is_finite() && overflow != 0.0 => scale.lower()?,
+            _ => return Ok(found),
+        }
+    }
+}
+
 /// The value of a scalar output.
-fn first(values: &[f32]) -> f64 {
+pub(crate) fn first(values: &[f32]) -> f64 {
     values.first().copied().map_or(f64::NAN, f64::from)
 }
 

@@ -12,8 +12,8 @@ use crate::graph::model::Model;
 use crate::runtime::{BoundSession, DeviceTensor, Runtime, RuntimeError};
 
 use super::LOSS;
-use super::pass::{GradientPass, unmet};
-use super::precision::{LOSS_SCALE, LossScale, OVERFLOW};
+use super::pass::{GradientPass, run_scaled, unmet};
+use super::precision::{LossScale, OVERFLOW};
 use graphs::{Graphs, SCALE, SumForm, addend_name, fixed, scalar, sum_name, value_name};
 
 /// The gradients of the runs of one timestep, and how they enter the sums.
@@ -247,33 +247,14 @@ impl DeviceSum {
     fn add_run(
         &mut self,
         pass: &mut BoundSession,
-        mut scale: Option<&mut LossScale>,
+        scale: Option<&mut LossScale>,
         inputs: &[(String, Array)],
         share: f32,
     ) -> Result<f64, RuntimeError> {
         self.flush()?;
-        for (name, array) in inputs {
-            // The loss need not depend on every input of the network.
-            if pass.session().inputs().iter().any(|input| input.name == *name) {
-                pass.set_input(name, array)?;
-            }
-        }
-        loop {
-            if let Some(scale) = &scale {
-                pass.set_input(LOSS_SCALE, &scale.array())?;
-            }
-            pass.run()?;
-            let first = |tensor: &DeviceTensor| Ok(tensor.values()?.first().copied().map_or(f64::NAN, f64::from));
-            let loss: f64 = first(&self.loss)?;
-            let overflow = self.overflow.as_ref().map_or(Ok(0.0), first)?;
-            match &mut scale {
-                Some(scale) if loss.is_finite() && overflow != 0.0 => scale.lower()?,
-                _ => {
-                    self.pending = Some(share);
-                    return Ok(loss);
-                }
-            }
-        }
+        let loss = run_scaled(pass, scale, inputs, (&self.loss, self.overflow.as_ref()))?;
+        self.pending = Some(share);
+        Ok(loss)
     }
 
     /// Adds the last run to the timestep, before another run overwrites its gradients.

@@ -64,6 +64,15 @@ fn transposed_convolutions_lose_channels() {
                 (n.op("ConvTranspose", &[v, &w, &b], &attributes), Some(C))
             });
         }
+        // A kernel that is longer than the stride, and one that is shorter, for which nothing is padded.
+        for kernel in [3, 1] {
+            check(name, StaticConv, &[9, 13], Go, |n, v| {
+                let w = n.weight(&[C, per_group, kernel, kernel]);
+                let strides = attr_ints("strides", &[2, 2]);
+                let attributes = [attr_string("auto_pad", "SAME_UPPER"), strides, attr_int("group", group)];
+                (n.op("ConvTranspose", &[v, &w], &attributes), Some(C))
+            });
+        }
     }
 }
 

@@ -127,10 +127,12 @@ impl Window {
     pub(in crate::ops) fn transposed_output(&self, axis: usize, input: &Dim, output_padding: i64) -> Dim {
         let one = Dim::from(1);
         let stride = Dim::from(self.strides[axis]);
-        if self.auto_pad.is_same() {
-            return input * &stride;
-        }
         let reach = &(&Dim::from(self.dilations[axis]) * &(&self.kernel[axis] - &one)) + &one;
+        if self.auto_pad.is_same() {
+            // Where the kernel is shorter than the stride, ONNX Runtime pads nothing instead of less than nothing.
+            let missing = reach.as_const().map_or(0, |reach| (reach + output_padding - self.strides[axis]).min(0));
+            return &(input * &stride) + &Dim::from(missing);
+        }
         let pads = match self.auto_pad {
             AutoPad::Valid => 0,
             _ => self.pads[axis].saturating_add(self.pads[axis + self.strides.len()]),
