@@ -101,7 +101,10 @@ struct Factors {
     gradient: f32,
     keep: f32,
     coupled_decay: f32,
-    betas: (f32, f32),
+    /// The decay of the second moment, and what the gradient's share of each moment is: 1 less the decay, in double precision
+    /// before it is rounded, as PyTorch has it.
+    second_decay: f32,
+    shares: (f32, f32),
     rate: f32,
     root_scale: f32,
     epsilon: f32,
@@ -130,7 +133,8 @@ impl OptimizerOptions {
             gradient: self.clipping(norm) as f32,
             keep: if is_decoupled { (1.0 - rate * self.weight_decay) as f32 } else { 1.0 },
             coupled_decay: if is_decoupled { 0.0 } else { self.weight_decay as f32 },
-            betas: (self.betas.0 as f32, self.betas.1 as f32),
+            second_decay: self.betas.1 as f32,
+            shares: ((1.0 - self.betas.0) as f32, (1.0 - self.betas.1) as f32),
             rate: (rate / first) as f32,
             root_scale: (1.0 / second.sqrt()) as f32,
             epsilon: self.epsilon as f32,
@@ -163,8 +167,8 @@ fn advance(of: &Factors, weight: &mut [f32], gradient: &[f32], (first, second): 
             let moments = first.iter_mut().zip(second.iter_mut());
             for ((weight, gradient), (first, second)) in weight.iter_mut().zip(gradient).zip(moments) {
                 let gradient = of.gradient * gradient + of.coupled_decay * *weight;
-                *first += (1.0 - of.betas.0) * (gradient - *first);
-                *second = of.betas.1 * *second + (1.0 - of.betas.1) * (gradient * gradient);
+                *first += of.shares.0 * (gradient - *first);
+                *second = of.second_decay * *second + of.shares.1 * (gradient * gradient);
                 let root = second.sqrt() * of.root_scale + of.epsilon;
                 *weight = of.keep * *weight - of.rate * (*first / root);
             }
