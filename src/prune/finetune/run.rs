@@ -130,7 +130,6 @@ pub(super) fn train(
     analysis: &Analysis,
     runtime: &Runtime,
     settings: &FinetuneSettings,
-    refuses: &dyn Fn(&str) -> bool,
     watch: &mut Watch<'_>,
 ) -> Result<Trained, Error> {
     settings.check()?;
@@ -149,12 +148,14 @@ pub(super) fn train(
     let lines = network.lines(&conditioning);
     tell(watch, Progress::Network(&network.described(&lines)))?;
     let samples = RunSamples::open(network, settings)?;
-    let mut wanted = trained_weights(analysis, &settings.trained)?;
-    wanted.retain(|value| !refuses(&analysis.graph.values[*value].name));
+    let mut objective = settings.objective;
+    if of_teacher.is_none() {
+        objective.distill = 0.0;
+    }
     let options = GradientOptions {
         sizes: roles.sizes(&analysis.facts, network.sizes(), micro_batch),
-        loss: settings.objective.terms(process, &roles.prediction.name, channels(roles).map_err(in_file)?),
-        wanted,
+        loss: objective.terms(process, &roles.prediction.name, channels(roles).map_err(in_file)?),
+        wanted: trained_weights(analysis, &settings.trained)?,
         precision: settings.precision,
         ..GradientOptions::default()
     };
@@ -167,17 +168,13 @@ pub(super) fn train(
     let weights = Arc::new(graph.weights);
     drop(graph.graph);
     let session = SessionOptions { device, allow_fallback, threads, ..SessionOptions::default() };
-    let teacher = match of_teacher.as_ref().filter(|_| settings.objective.has_teacher()) {
+    let teacher = match of_teacher.as_ref().filter(|_| objective.has_teacher()) {
         Some(of) => {
             let sizes = roles.sizes(&of.facts, network.sizes(), micro_batch);
             Some(Teacher::new(runtime.0, of, (roles, sizes), &session)?)
         }
         None => None,
     };
-    let mut objective = settings.objective;
-    if teacher.is_none() {
-        objective.distill = 0.0;
-    }
     let noising = Noising { process, roles, facts: &analysis.facts, sizes: network.sizes() };
     let draws = Draws {
         seed: settings.seed.wrapping_add(SEED_OF_NOISE),

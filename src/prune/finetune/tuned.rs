@@ -42,7 +42,7 @@ impl Analysis {
         settings: &FinetuneSettings,
         watch: &mut Watch<'_>,
     ) -> Result<Tuned, Error> {
-        let trained = train(self, runtime, settings, &|_| false, watch)?;
+        let trained = train(self, runtime, settings, watch)?;
         Ok(Tuned { model: self.0.model.clone(), weights: trained.weights, report: trained.report })
     }
 }
