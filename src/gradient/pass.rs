@@ -95,6 +95,7 @@ impl GradientPass {
             keeps_arithmetic: true,
             has_kernels: graph.has_kernels,
             seeks_no_places: false,
+            waits_asleep: false,
         };
         let session = runtime
             .session_from_bytes(&model.located(&graph.model).encode_to_vec(), &session_options)

@@ -35,7 +35,7 @@ pub fn size_variants(analysis: &Analysis, given: &Sizes, most: &Sizes) -> Vec<Si
         }
     };
     // A batch of one or several, and other sizes once or twice as large: what a fixed size would betray.
-    for (batch, factor) in [(1, 1), (3, 2), (2, 1), (2, 2), (4, 1)] {
+    for (batch, factor) in [(1, 1), (2, 2), (2, 1), (3, 1), (4, 1)] {
         add(&|_, size| if size == 1 { batch } else { size.saturating_mul(factor) });
     }
     if !most.is_empty() {

@@ -13,10 +13,11 @@ use super::operators::missing;
 /// The kept part of a value. Inputs: the value; what is compared with it; the mask, float32, whose axes are those of the
 /// value or one, if anything was removed. Outputs: the kept elements in the shape of the second input, or that input itself
 /// where it has another number of elements, which may be left out; and [`COUNTS`] numbers in double precision, see
-/// [`Measured`].
+/// [`Measured`], followed by the sizes of both inputs, see [`sizes_of`].
 pub(crate) const KEPT: &str = "Kept";
 
-/// Numbers from 0.5 to 1.5 in the shape of the input, which depend on their place and on `seed`.
+/// Numbers from 0.5 to 1.5 in the shape of the first input, or of the sizes that stand in the second one if there is no
+/// first, which depend on their place and on `seed`.
 pub(crate) const NOISE: &str = "Noise";
 
 /// The input, every element changed by up to `2^-23` of it, by its place and `seed`.
@@ -81,6 +82,14 @@ impl Measured {
     }
 }
 
+/// The sizes of what was expected and of what was compared with it, in what [`KEPT`] gives.
+pub(crate) fn sizes_of(numbers: &[f64]) -> Option<(Vec<i64>, Vec<i64>)> {
+    let (rank, sizes) = numbers.get(COUNTS..)?.split_first()?;
+    let (expected, found) = sizes.split_at_checked(*rank as usize)?;
+    let whole = |sizes: &[f64]| sizes.iter().map(|size| *size as i64).collect();
+    Some((whole(expected), whole(found)))
+}
+
 /// An element of a value.
 pub(super) trait Element: PrimitiveTensorElementType + Copy + Send + Sync + std::fmt::Debug + 'static {
     const TYPE: TensorElementType;
@@ -130,12 +139,12 @@ impl<T: Element> Operator for ProofOperator<T> {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        let mut inputs = vec![OperatorInput::required(T::TYPE)];
-        if self.kind == KEPT {
-            inputs.push(OperatorInput::required(T::TYPE));
-            inputs.push(OperatorInput::optional(TensorElementType::Float32));
+        let (required, optional) = (OperatorInput::required, OperatorInput::optional);
+        match self.kind {
+            KEPT => vec![required(T::TYPE), required(T::TYPE), optional(TensorElementType::Float32)],
+            NOISE => vec![optional(T::TYPE), optional(TensorElementType::Int64)],
+            _ => vec![required(T::TYPE)],
         }
-        inputs
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
@@ -162,17 +171,17 @@ pub(super) struct ProofKernel<T> {
 
 impl<T: Element> Kernel for ProofKernel<T> {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        if self.kind == NOISE {
+            return self.noise(context);
+        }
         let value = context.input(0)?.ok_or_else(|| missing("input", 0))?;
         let (dims, values) = value.try_extract_tensor::<T>()?;
-        if self.kind != KEPT {
+        if self.kind == ROUNDED {
             let mut output = context.output(0, dims.to_vec())?.ok_or_else(|| missing("output", 0))?;
             let (_, output) = output.try_extract_tensor_mut::<T>()?;
             for (at, (new, old)) in output.iter_mut().zip(values).enumerate() {
                 let share = share(self.seed, at);
-                *new = match self.kind {
-                    NOISE => T::of(0.5 + share),
-                    _ => T::of(old.wide() * (1.0 + (2.0 * share - 1.0) * f64::from(f32::EPSILON))),
-                };
+                *new = T::of(old.wide() * (1.0 + (2.0 * share - 1.0) * f64::from(f32::EPSILON)));
             }
             return Ok(());
         }
@@ -186,9 +195,28 @@ impl<T: Element> Kernel for ProofKernel<T> {
             None if mask.is_none() && values.len() == found.len() => compare(values, found),
             None => take((dims, values), mask, found, &mut found.to_vec()),
         };
-        let mut output = context.output(1, [COUNTS])?.ok_or_else(|| missing("output", 1))?;
+        let sizes = dims.iter().chain(shape.iter()).map(|size| *size as f64);
+        let numbers: Vec<f64> =
+            measured.numbers().into_iter().chain(std::iter::once(dims.len() as f64)).chain(sizes).collect();
+        let mut output = context.output(1, [numbers.len()])?.ok_or_else(|| missing("output", 1))?;
         let (_, output) = output.try_extract_tensor_mut::<f64>()?;
-        output.copy_from_slice(&measured.numbers());
+        output.copy_from_slice(&numbers);
+        Ok(())
+    }
+}
+
+impl<T: Element> ProofKernel<T> {
+    fn noise(&self, context: &ComputeContext) -> ort::Result<()> {
+        let dims = match context.input(0)? {
+            Some(value) => value.try_extract_tensor::<T>()?.0.to_vec(),
+            None => {
+                let sizes = context.input(1)?.ok_or_else(|| missing("input", 1))?;
+                sizes.try_extract_tensor::<i64>()?.1.to_vec()
+            }
+        };
+        let mut output = context.output(0, dims)?.ok_or_else(|| missing("output", 0))?;
+        let (_, output) = output.try_extract_tensor_mut::<T>()?;
+        output.iter_mut().enumerate().for_each(|(at, new)| *new = T::of(0.5 + share(self.seed, at)));
         Ok(())
     }
 }

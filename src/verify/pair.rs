@@ -90,6 +90,7 @@ impl<'m> Pair<'m> {
             keeps_arithmetic: true,
             seeks_no_places: true,
             takes_memory_late: true,
+            waits_asleep: true,
             ..SessionOptions::default()
         };
         let formed = self.formed(self.models.0, model)?;
@@ -121,6 +122,7 @@ fn session_of(
         keeps_arithmetic: true,
         seeks_no_places: optimization == Optimization::None,
         takes_memory_late: optimization == Optimization::None,
+        waits_asleep: true,
         external_data_folder: Some(model.data_folder()),
         ..SessionOptions::default()
     };

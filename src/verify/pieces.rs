@@ -11,8 +11,11 @@ use prost::Message;
 
 use crate::array::Array;
 use crate::onnx::builder::{gives, reads};
+use crate::onnx::tensor_shape_proto::{Dimension, dimension};
 use crate::onnx::type_proto::{Tensor, Value};
-use crate::onnx::{GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, TypeProto, ValueInfoProto};
+use crate::onnx::{
+    GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
+};
 use crate::runtime::{Runtime, RuntimeError, Session, SessionOptions};
 
 /// Nodes of a piece, without those that stand in every piece that reads them.
@@ -64,10 +67,20 @@ impl Pieces {
         let mut runs: Vec<Result<HashMap<String, Array>, RuntimeError>> =
             inputs.iter().map(|_| Ok(HashMap::new())).collect();
         for piece in &self.pieces {
+            let taken: Vec<Option<Values>> = runs
+                .iter_mut()
+                .zip(inputs)
+                .map(|(run, inputs)| Some(piece.taken(inputs, run.as_mut().ok()?)))
+                .collect();
+            let shown: Vec<&[(String, Array)]> = taken.iter().flatten().map(Vec::as_slice).collect();
+            if shown.is_empty() {
+                break;
+            }
+            let model = piece.model(&self.frame, &shown);
             let mut session = None;
-            for (run, inputs) in runs.iter_mut().zip(inputs) {
-                let Ok(known) = run else { continue };
-                if let Err(error) = self.run_piece(piece, &mut session, runtime, inputs, known) {
+            for (run, taken) in runs.iter_mut().zip(taken) {
+                let (Ok(known), Some(taken)) = (&mut *run, taken) else { continue };
+                if let Err(error) = self.run_piece(piece, &model, &mut session, runtime, taken, known) {
                     *run = Err(error);
                 }
             }
@@ -78,29 +91,19 @@ impl Pieces {
         runs.into_iter().map(|run| run.map(outputs)).collect()
     }
 
-    /// Runs a piece on what is known so far, and adds what it gives. Its session is made when it first runs.
+    /// Runs a piece on what it takes, and adds what it gives to what is known. Its session is made when it first runs.
     fn run_piece(
         &self,
         piece: &Piece,
+        model: &ModelProto,
         session: &mut Option<Session>,
         runtime: &Runtime,
-        inputs: &[(String, Array)],
+        taken: Values,
         known: &mut HashMap<String, Array>,
     ) -> Result<(), RuntimeError> {
-        let taken: Values = piece
-            .inputs
-            .iter()
-            .filter_map(|name| match known.remove(name) {
-                Some(array) => Some((name.clone(), array)),
-                None => inputs.iter().find(|(input, _)| input == name).cloned(),
-            })
-            .collect();
         let session = match session {
             Some(session) => session,
-            None => {
-                let model = piece.model(&self.frame, &taken);
-                session.insert(runtime.session_from_bytes(&model.encode_to_vec(), &self.options)?)
-            }
+            None => session.insert(runtime.session_from_bytes(&model.encode_to_vec(), &self.options)?),
         };
         let given = session.run(&taken)?;
         known.extend(taken);
@@ -119,12 +122,24 @@ impl Piece {
         Self { inputs, outputs, last: Vec::new(), graph }
     }
 
-    /// The piece as a model. What it takes of earlier pieces has the type of what was computed.
-    fn model(&self, frame: &ModelProto, taken: &[(String, Array)]) -> ModelProto {
+    /// What it takes of the inputs of the network and of what is known so far.
+    fn taken(&self, inputs: &[(String, Array)], known: &mut HashMap<String, Array>) -> Values {
+        let take = |name: &String| match known.remove(name) {
+            Some(array) => Some((name.clone(), array)),
+            None => inputs.iter().find(|(input, _)| input == name).cloned(),
+        };
+        self.inputs.iter().filter_map(take).collect()
+    }
+
+    /// The piece as a model. What it takes of earlier pieces has the type of what was computed in each of some runs, and
+    /// the sizes that are the same in all of them: without a size, ONNX Runtime takes some vectors of sizes for empty.
+    fn model(&self, frame: &ModelProto, runs: &[&[(String, Array)]]) -> ModelProto {
         let mut graph = self.graph.clone();
-        for (name, array) in taken {
+        for (name, array) in runs.first().copied().unwrap_or_default() {
             if !graph.input.iter().any(|input| input.name == *name) {
-                let tensor = Tensor { elem_type: array.element_type().to_onnx(), shape: None };
+                let others = runs.iter().flat_map(|run| run.iter().filter(|(other, _)| other == name));
+                let shape = common_shape(others.map(|(_, array)| array.dims.as_slice()));
+                let tensor = Tensor { elem_type: array.element_type().to_onnx(), shape };
                 let r#type = TypeProto { value: Some(Value::TensorType(tensor)), ..TypeProto::default() };
                 graph.input.push(ValueInfoProto { name: name.clone(), r#type: Some(r#type), ..Default::default() });
             }
@@ -136,6 +151,22 @@ impl Piece {
         }
         ModelProto { graph: Some(graph), ..frame.clone() }
     }
+}
+
+/// The sizes that some shapes have in common; none if their ranks differ.
+fn common_shape<'s>(mut shapes: impl Iterator<Item = &'s [usize]>) -> Option<TensorShapeProto> {
+    let mut common: Vec<Option<usize>> = shapes.next()?.iter().copied().map(Some).collect();
+    for shape in shapes {
+        if shape.len() != common.len() {
+            return None;
+        }
+        common.iter_mut().zip(shape).for_each(|(known, size)| *known = known.filter(|known| known == size));
+    }
+    let size = |size: Option<usize>| Dimension {
+        value: size.map(|size| dimension::Value::DimValue(size as i64)),
+        ..Dimension::default()
+    };
+    Some(TensorShapeProto { dim: common.into_iter().map(size).collect() })
 }
 
 /// Cuts a graph into pieces of about [`NODES`] nodes.

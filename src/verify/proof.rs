@@ -39,7 +39,7 @@ use crate::runtime::{Runtime, RuntimeError};
 use looks::{Looks, ProofGraph, Watched};
 pub(super) use networks::{Networks, as_run, lowered_original};
 use rerun::DRAWS;
-use verdict::{CONCLUSIVE, Verdict, by_name, difference, measured, verdict};
+use verdict::{CONCLUSIVE, Verdict, by_name, difference, measured, measured_sizes, verdict};
 
 /// Relative to the largest magnitude of a value: by how much the sums of both networks differ, which add the same numbers
 /// in another order.
@@ -108,6 +108,8 @@ pub(super) struct Proof<'a> {
     /// Values that nodes of the cut read, that the cut does not touch, and that are zero.
     zeros: HashSet<String>,
     opened: usize,
+    /// Sizes of values in both networks, in the first run.
+    sizes: HashMap<String, (Vec<i64>, Vec<i64>)>,
 }
 
 /// What is wrong with a pruned network, or why it can't be compared.
@@ -140,6 +142,7 @@ impl<'a> Proof<'a> {
             verdicts: BTreeMap::new(),
             zeros: HashSet::new(),
             opened: 0,
+            sizes: HashMap::new(),
         })
     }
 
@@ -166,6 +169,12 @@ impl<'a> Proof<'a> {
             if measured(&outputs, &seen.output).is_some_and(is_zero) {
                 self.zeros.insert(seen.value.clone());
             }
+        }
+        if self.sizes.is_empty() {
+            let seen = self.graph.seen.iter().map(|seen| (&seen.value, &seen.output));
+            let watched = self.graph.watched.iter().map(|watched| (&watched.value, &watched.output));
+            let sizes = |(value, output): (&String, &String)| Some((value.clone(), measured_sizes(&outputs, output)?));
+            self.sizes = seen.chain(watched).filter_map(sizes).collect();
         }
         let verdicts = self.judge(&self.graph.watched, &outputs);
         let verdicts = self.second_look(verdicts, &Looks::default(), inputs)?;
@@ -289,7 +298,7 @@ impl<'a> Proof<'a> {
         self.verdicts.iter().filter(|(_, verdict)| is_open(verdict)).map(|(value, _)| value.clone()).collect()
     }
 
-    /// Runs the nodes whose values prove nothing on noise, in both networks.
+    /// Runs the nodes whose values prove nothing on noise, in both networks. `inputs` are those of the first run.
     pub(super) fn open(&mut self, inputs: &[(String, Array)]) -> Result<(), Fault> {
         let only = self.open_values();
         if only.is_empty() {
@@ -300,7 +309,8 @@ impl<'a> Proof<'a> {
         let opened: BTreeSet<NodeId> =
             self.graph.watched.iter().filter(|watched| only.contains(&watched.value)).map(|w| w.node).collect();
         let flat = opened.iter().flat_map(|node| self.openable(*node)).collect();
-        let looks = Looks { opened, flat, only: Some(only.clone()), ..Looks::default() };
+        let sizes = std::mem::take(&mut self.sizes);
+        let looks = Looks { opened, flat, sizes, only: Some(only.clone()), ..Looks::default() };
         let (graph_of_noise, outputs) = self.run(&looks, inputs)?;
         let verdicts = self.judge(&graph_of_noise.watched, &by_name(&outputs));
         let verdicts = self.second_look(verdicts, &looks, inputs)?;

@@ -13,7 +13,7 @@ use super::noise::Noise;
 use super::subgraph::rename_captured;
 use crate::graph::{NodeId, ValueId};
 use crate::kernels::DOMAIN;
-use crate::kernels::proof::KEPT;
+use crate::kernels::proof::{KEPT, NOISE};
 use crate::onnx::builder::{Builder, reads};
 use crate::onnx::order::captured;
 use crate::onnx::{
@@ -309,7 +309,15 @@ impl Construction<'_> {
         if let Some(known) = self.open.get(value) {
             return known.clone();
         }
-        let (kept, _) = self.kept(&Noise::name(value), value, own, dtype);
+        // What the pruned network gave only tells the sizes.
+        let own = match self.looks.sizes.get(value) {
+            Some((_, found)) => {
+                let sizes = self.builder.int_vector(found);
+                self.builder.add_in(DOMAIN, &Networks::operator(NOISE, dtype), &["", &sizes], vec![])
+            }
+            None => own.to_owned(),
+        };
+        let (kept, _) = self.kept(&Noise::name(value), value, &own, dtype);
         self.open.insert(value.to_owned(), kept.clone());
         kept
     }

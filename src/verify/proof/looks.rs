@@ -1,6 +1,6 @@
 //! What a graph of the proof looks at, and what its outputs are.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::graph::NodeId;
 use crate::onnx::ModelProto;
@@ -12,6 +12,9 @@ pub(super) struct Looks {
     pub(super) opened: BTreeSet<NodeId>,
     /// Values that do not change from place to place; those that are opened are open to all nodes above.
     pub(super) flat: HashSet<String>,
+    /// Sizes of values in the original and in the pruned network, as an earlier run on the same inputs found them. Noise of
+    /// known sizes needs no run of what comes before it.
+    pub(super) sizes: HashMap<String, (Vec<i64>, Vec<i64>)>,
     /// Values whose nodes run again on rounded inputs.
     pub(super) rounded: BTreeSet<String>,
     /// The values that are looked at; all where none are named.

@@ -50,8 +50,13 @@ impl Noise<'_> {
             let value_name = &lowered.graph.values[value].name;
             let name = Self::name(value_name);
             if made.insert(value) {
-                let op_type = Networks::operator(NOISE, dtype);
-                builder.push(DOMAIN, &op_type, &[value_name], vec![name.clone()], vec![attr_int("seed", value as i64)]);
+                let seed = vec![attr_int("seed", value as i64)];
+                let sizes = self.looks.sizes.get(value_name).map(|(expected, _)| builder.int_vector(expected));
+                let inputs = match &sizes {
+                    Some(sizes) => vec!["", sizes.as_str()],
+                    None => vec![value_name.as_str()],
+                };
+                builder.push(DOMAIN, &Networks::operator(NOISE, dtype), &inputs, vec![name.clone()], seed);
             }
             replaced.push((slot, name));
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::array::Array;
-use crate::kernels::proof::Measured;
+use crate::kernels::proof::{Measured, sizes_of};
 use crate::verify::compare;
 
 /// Relative to the range of a value: up to which difference agreement proves something.
@@ -56,6 +56,11 @@ pub(super) fn difference(measured: &Measured) -> compare::Difference {
 /// The numbers that a run gave for an output.
 pub(super) fn measured(outputs: &HashMap<&str, &Array>, name: &str) -> Option<Measured> {
     Measured::from_numbers(&outputs.get(name)?.to_f64())
+}
+
+/// The sizes of a value in both networks that a run gave for an output.
+pub(super) fn measured_sizes(outputs: &HashMap<&str, &Array>, name: &str) -> Option<(Vec<i64>, Vec<i64>)> {
+    sizes_of(&outputs.get(name)?.to_f64())
 }
 
 pub(super) fn by_name(outputs: &[(String, Array)]) -> HashMap<&str, &Array> {

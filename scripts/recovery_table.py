@@ -1,0 +1,208 @@
+"""What a cut network becomes by its criterion, its refit and its training: the tables of docs/quality.md.
+
+    python scripts/recovery_table.py TOOL [--ratios 0.3,0.5] [--criteria diff-pruning,magnitude,random] [--steps 300]
+        [--scratch 300,3000] [--features NET.onnx] [--samples 512] [--jobs 2] [--out FOLDER] [--finetune=ARGS]
+
+Cuts fixtures/ddpm_fashion16.onnx by every criterion, leaves the cut as it is or fits it, and trains it by the default recipe,
+on clean images alone (MSE) or with the original as teacher as well (distilled). A network of the same architecture as the cut
+by Diff-Pruning, with random weights as PyTorch draws them, is trained from scratch for the steps of `--scratch`. For all of
+them: the mean denoising loss above the unpruned network's on images that nothing was trained on or fitted to (256 images, 25
+timesteps, seed 0), and at the end SSIM with the original's samples from the same noise and, with `--features`, FD and KID to
+the held-out images (`onnx-diffprune evaluate`). No run chooses weights by held-out images: the last ones count. Every run has
+one CPU core to itself. What was measured is kept in `--out`, so that a run that is interrupted goes on. Prints Markdown.
+
+Needs onnx and numpy (`requirements.txt`).
+"""
+
+import argparse
+import concurrent.futures
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from refit_table import FASHION, ROOT
+
+MODEL = str(ROOT / "fixtures/ddpm_fashion16.onnx")
+PROCESS = ["--scheduler-config", str(FASHION / "scheduler_config.json")]
+TRAINED = ["--data", str(FASHION / "train_images.npy"), *PROCESS]
+HELDOUT = ["--data", str(FASHION / "heldout_images.npy"), *PROCESS]
+
+
+def randomise(source: pathlib.Path, target: pathlib.Path, seed: int) -> None:
+    """A network with the weights that PyTorch's layers begin with: uniform up to 1 / sqrt(fan in), norms the identity."""
+    model, random = onnx.load(source), np.random.default_rng(seed)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    drawn: dict[str, np.ndarray] = {}
+    for node in model.graph.node:
+        weight = tensors.get(node.input[1]) if len(node.input) > 1 else None
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or weight is None:
+            continue
+        transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+        inputs = weight.dims[0] if node.op_type != "Conv" and not transposed else int(np.prod(weight.dims[1:]))
+        for name in node.input[1:]:
+            if name in tensors:
+                drawn[name] = random.uniform(-1, 1, tuple(tensors[name].dims)) / np.sqrt(inputs)
+    for name, slot in ((name, node) for node in model.graph.node for name in node.input):
+        if name in tensors and name not in drawn and slot.op_type in ("Mul", "Add"):
+            array = numpy_helper.to_array(tensors[name])
+            if array.dtype == np.float32 and array.size > 1:
+                drawn[name] = np.full(array.shape, 1.0 if slot.op_type == "Mul" else 0.0)
+    for name, array in drawn.items():
+        tensors[name].CopyFrom(numpy_helper.from_array(array.astype(np.float32), name))
+    onnx.save(model, target)
+
+
+class Bench:
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.folder = pathlib.Path(options.out)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.worker = threading.local()
+
+    def take_core(self, free: list[int]) -> None:
+        """Gives the calling worker a core of its own."""
+        self.worker.core = free.pop()
+
+    def run(self, *command: str) -> dict:
+        core = self.worker.core
+        done = subprocess.run(
+            [self.options.tool, *command, "--format", "json"],
+            capture_output=True,
+            text=True,
+            check=False,
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        )
+        if done.returncode != 0:
+            raise SystemExit(f"{shlex.join(command)}\n{done.stderr}")
+        return json.loads(done.stdout)
+
+    def known(self, name: str, measure) -> dict:
+        """What was measured under a name, before or now."""
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            text = json.dumps(measure())
+            part = path.with_suffix(".part")
+            part.write_text(text)
+            part.rename(path)
+        return json.loads(path.read_text())
+
+    def quality(self, name: str) -> dict:
+        """Loss, SSIM, FD and KID of a network of the folder."""
+        options = self.options
+        command = ["evaluate", str(self.folder / f"{name}.onnx"), "--original", MODEL, *HELDOUT, "--no-latency"]
+        command += ["--samples", str(options.samples), "--steps", "25", "--count", "256", "--timesteps", "25", "--seed", "0"]
+        if options.features:
+            command += ["--features", options.features, "--kid-subset-size", str(min(options.samples // 2, 1000))]
+        return self.known(f"{name}.quality", lambda: self.run(*command))
+
+    def cut(self, name: str, ratio: str, criterion: str, is_refitted: bool) -> None:
+        """A cut network."""
+        target = self.folder / f"{name}.onnx"
+        if target.exists():
+            return
+        command = [MODEL, str(target), "--ratio", ratio, "--criterion", criterion, *TRAINED, "--timesteps", "100"]
+        self.run(*command, "--seed", "0", "--no-latency", "--refit" if is_refitted else "--no-refit")
+
+    def train(self, start: str, name: str, steps: str, is_distilled: bool) -> None:
+        """Trains a network of the folder."""
+        target = self.folder / f"{name}.onnx"
+        if target.exists():
+            return
+        command = ["finetune", str(self.folder / f"{start}.onnx"), str(target), "--steps", steps, *TRAINED]
+        command += ["--eval-samples", "0", "--threads", "1", "--seed", "0", *shlex.split(self.options.finetune)]
+        if is_distilled:
+            command += ["--teacher", MODEL]
+        if (self.folder / f"{name}.finetune").exists():
+            command += ["--resume", "latest"]
+        self.run(*command)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tool")
+    parser.add_argument("--ratios", default="0.3,0.5")
+    parser.add_argument("--criteria", default="diff-pruning,magnitude,random")
+    parser.add_argument("--steps", default="300", help="of every training")
+    parser.add_argument("--scratch", default="300,3000", help="steps of the trainings from random weights")
+    parser.add_argument("--features", help="a network whose features FD and KID compare")
+    parser.add_argument("--samples", type=int, default=512, help="drawn from each network in the end")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on one core")
+    parser.add_argument("--finetune", default="", help="more options of the training")
+    parser.add_argument("--out", default=str(ROOT / "target/recovery"))
+    options = parser.parse_args()
+    bench = Bench(options)
+
+    # Each row: its start, and how it was trained: the names of its networks by column.
+    rows: list[tuple[str, str, list[str]]] = []
+    jobs = []
+    for ratio in options.ratios.split(","):
+        for criterion in options.criteria.split(","):
+            for is_refitted in (False, True):
+                start = f"{criterion}-{ratio}-{'refit' if is_refitted else 'cut'}"
+                names = [start]
+                trainings = []
+                for is_distilled in (False, True):
+                    names.append(f"{start}-{'distilled' if is_distilled else 'mse'}-{options.steps}")
+                    trainings.append((start, names[-1], options.steps, is_distilled))
+                jobs.append(((start, ratio, criterion, is_refitted), trainings))
+                rows.append((f"ratio {ratio}", f"{criterion}{', refitted' if is_refitted else ''}", names))
+        names = []
+        for steps in options.scratch.split(","):
+            names.append(f"scratch-{ratio}-{steps}")
+            jobs.append((None, [(f"scratch-{ratio}", names[-1], steps, False)]))
+        rows.append((f"ratio {ratio}", "from scratch", names))
+
+    def work(job) -> None:
+        cut, trainings = job
+        if cut:
+            bench.cut(*cut)
+            bench.quality(cut[0])
+        for start, name, steps, is_distilled in trainings:
+            if start.startswith("scratch") and not (bench.folder / f"{start}.onnx").exists():
+                ratio = start.removeprefix("scratch-")
+                bench.cut(f"scratch-shape-{ratio}", ratio, "diff-pruning", False)
+                randomise(bench.folder / f"scratch-shape-{ratio}.onnx", bench.folder / f"{start}.onnx", 0)
+            bench.train(start, name, steps, is_distilled)
+            bench.quality(name)
+            print(f"{name} done", file=sys.stderr, flush=True)
+
+    # The longest first, so that no core waits at the end.
+    jobs.sort(key=lambda job: -sum(int(steps) for _, _, steps, _ in job[1]))
+    free = sorted(os.sched_getaffinity(0))[: options.jobs]
+    with concurrent.futures.ThreadPoolExecutor(len(free), initializer=bench.take_core, initargs=(free,)) as pool:
+        list(pool.map(work, jobs))
+    print(table(bench, rows))
+
+
+def table(bench: Bench, rows: list[tuple[str, str, list[str]]]) -> str:
+    steps, has_features = bench.options.steps, bool(bench.options.features)
+    figures = ["SSIM", *(["FD", "KID x 1000"] if has_features else [])]
+    lines = ["| cut | network | training | loss above | " + " | ".join(figures) + " |"]
+    lines.append("|---" * (4 + len(figures)) + "|")
+    for cut, kind, names in rows:
+        for name in names:
+            *_, tail = name.split("-")
+            trained = name.endswith(f"-{steps}") or kind == "from scratch"
+            training = f"{tail} steps, {'distilled' if 'distilled' in name else 'MSE'}" if trained else "none"
+            quality = bench.quality(name)
+            network = quality["networks"][0]
+            original = quality["original"]
+            cells = [cut, kind, training, f"{network['mean_loss'] - original['mean_loss']:+.4f}"]
+            cells.append(f"{network['consistency']['ssim']['mean']:.3f}")
+            if has_features:
+                distances = network["distances"]
+                cells += [f"{distances['fd_to_data']:.1f}", f"{distances['kid_to_data']['mean'] * 1e3:.2f}"]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
