@@ -110,7 +110,7 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
     let steps = process.schedule.step_count();
     let draws = Draws { seed: 0, timesteps: TimestepDraw::Uniform, steps, batch };
     let rate = Rate { peak: 1e-4, schedule: RateSchedule::Constant, warmup: 0, steps: u64::MAX };
-    let of_step = StepOptions { batch, micro_batch: batch, objective, optimizer, rate };
+    let of_step = StepOptions { batch, micro_batch: batch, objective, optimizer, update: None, rate };
     let mut trainer = Trainer::new(pass, Some(teacher), (noising, draws), of_step, Arc::new(Alone))?;
     let mut data = Drawn { draws, dims: roles.sample.dims(&sizes)?, position: 0 };
     println!("ready");

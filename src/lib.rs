@@ -290,6 +290,7 @@ pub mod finetuning {
     pub use crate::finetune::optimizer::{OptimizerKind, OptimizerOptions};
     pub use crate::finetune::schedule::RateSchedule;
     pub use crate::finetune::trainer::StepReport;
+    pub use crate::finetune::update::UpdateKind;
     pub use crate::prune::{FinetuneReport, FinetuneSettings, Recipe, StepEvaluation, Tuned};
 }
 

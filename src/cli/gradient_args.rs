@@ -133,7 +133,7 @@ pub(super) fn device(text: &str) -> Result<Device, Error> {
 }
 
 /// The device of an option for a rank; of a kind without a number, every rank of a machine takes another.
-fn device_of_rank(text: &str, ranks: &dyn Collective) -> Result<Device, Error> {
+pub(super) fn device_of_rank(text: &str, ranks: &dyn Collective) -> Result<Device, Error> {
     let own = u32::try_from(ranks.local_rank()).unwrap_or(0);
     Ok(match device(text)? {
         Device::Cuda(_) if !text.contains(':') => Device::Cuda(own),

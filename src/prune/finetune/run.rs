@@ -188,7 +188,8 @@ pub(super) fn train(
         warmup: settings.warmup_steps(),
         steps: settings.steps,
     };
-    let step = StepOptions { batch: settings.batch, micro_batch, objective, optimizer: settings.optimizer, rate };
+    let FinetuneSettings { batch, optimizer, update, .. } = *settings;
+    let step = StepOptions { batch, micro_batch, objective, optimizer, update, rate };
     let mut trainer = Trainer::new(pass, teacher, (noising, draws), step, settings.ranks.clone())?;
     let names: Vec<String> = roles.conditioning_ports().map(|port| port.name.clone()).collect();
     let of_judge = samples.judged(network, &conditioning, &names, settings.seed)?;
