@@ -106,7 +106,7 @@ pub(super) fn gradients(
     announce(network, &lines, options, watch)?;
     // Sizes that the data has are those of the gradients alone: costs and verification keep their own.
     let sized = ScoreOptions { sizes: network.sizes().clone(), ..options.clone() };
-    let differentiated = differentiated(analysis, network, batch, settings)?;
+    let differentiated = differentiated(analysis, network, batch, options)?;
     let (micro_batch, wanted) = (differentiated.micro_batch, differentiated.wanted);
     if micro_batch < wanted {
         let text = format!("memory:       {micro_batch} samples a run, for {wanted} there is too little");
@@ -341,7 +341,7 @@ fn fingerprint(
     let sum: f64 = samples.values.iter().map(|value| f64::from(*value)).sum();
     let how = options.accumulate_options(1);
     Ok(format!(
-        "{} {} {} {:?} {:?} {:?} {} {} {} {} {sum:e} {}",
+        "{} {} {} {:?} {:?} {:?} {} {} {} {} {} {sum:e} {}",
         analysis.model.digest(DigestKind::default()),
         process.describe(),
         samples.len(),
@@ -350,6 +350,8 @@ fn fingerprint(
         how.mode,
         how.squared,
         how.sums_last,
+        // Sums by index are no gradients.
+        options.gradient_form(1.0).is_linear(),
         options.seed,
         options.gradients.precision,
         conditioning.digest(&samples.numbers),

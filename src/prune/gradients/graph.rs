@@ -1,15 +1,19 @@
 //! The graph whose runs give the gradients.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::super::network::Denoising;
-use super::super::options::GradientSettings;
+use super::super::options::{GradientSettings, ScoreOptions};
 use super::ranks::share_of_memory;
 use crate::analysis::Analysis;
 use crate::collective::Collective;
 use crate::diffusion::Roles;
 use crate::error::Error;
 use crate::gradient::{GradientGraph, GradientOptions};
+use crate::graph::Reader;
 use crate::macs::memory::{LIBRARY, fitting_batch, refuse_beyond};
 use crate::runtime::available_memory;
+use crate::score::scoring_axes;
 
 /// The gradient graph at the samples of one run, with what it was made from.
 pub(super) struct Differentiated {
@@ -29,8 +33,10 @@ pub(super) fn differentiated(
     analysis: &Analysis,
     network: Denoising<'_>,
     batch: usize,
-    settings: &GradientSettings,
+    options: &ScoreOptions,
 ) -> Result<Differentiated, Error> {
+    let settings = &options.gradients;
+    let by_index = options.gradient_form(1.0).is_linear().then(|| axes_of_uses(analysis, options));
     let GradientSettings { micro_batch: asked, precision, device, ranks, .. } = settings;
     let (asked, device, ranks) = (*asked, *device, &**ranks);
     let in_file = |error: Error| error.in_file(analysis.model.path());
@@ -43,6 +49,7 @@ pub(super) fn differentiated(
         prediction: Some(roles.prediction.name.clone()),
         wanted: analysis.prunable_weights(),
         precision: *precision,
+        by_index,
         ..GradientOptions::default()
     };
     let mut graph = GradientGraph::build_for(analysis, &options, device)?;
@@ -54,6 +61,15 @@ pub(super) fn differentiated(
         samples_that_fit(analysis, ranks, (graph.activation_bytes, micro_batch), false)?;
     }
     Ok(Differentiated { graph, options, micro_batch, wanted })
+}
+
+/// The axes of the uses of weights along which the channels that are scored lie.
+fn axes_of_uses(analysis: &Analysis, options: &ScoreOptions) -> BTreeMap<Reader, Vec<usize>> {
+    let groupings = analysis.groupings(options.attention, options.norm_groups);
+    let groups: Vec<_> = groupings.into_iter().flat_map(|grouping| grouping.groups).collect();
+    let of_use =
+        |(at, axes): (usize, BTreeSet<usize>)| (analysis.coupling.uses[at].reader(), axes.into_iter().collect());
+    scoring_axes(&groups).into_iter().map(of_use).collect()
 }
 
 /// The samples of one run: at most what is asked for, and a divisor of the batch, since the graph has fixed sizes.
