@@ -29,6 +29,8 @@ pub mod precision;
 
 mod seed;
 
+mod size;
+
 pub mod sum;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -326,6 +326,7 @@ pub mod plans {
 pub mod reports {
     pub use crate::gradient::accumulate::LossPoint;
     pub use crate::macs::Cost;
+    pub use crate::macs::demand::Demand;
     pub use crate::onnx::names::printable;
     pub use crate::onnx::tool_name;
     pub use crate::prune::{GradientReport, RefitLosses, RefitPictures, RefitReport};

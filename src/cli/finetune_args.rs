@@ -11,6 +11,7 @@ use onnx_diffprune::ranks::Collective;
 
 use super::config::pattern;
 use super::gradient_args::device_of_rank;
+use super::refit_args::bytes;
 
 /// How a network is trained.
 #[derive(Args, Clone, Debug, Default)]
@@ -25,6 +26,10 @@ pub(super) struct TrainingArgs {
     /// Samples of one run of the network, a divisor of the batch: less memory, the same result [default: the batch].
     #[arg(long, value_name = "N", help_heading = "Training")]
     micro_batch: Option<usize>,
+    /// Bytes that the run may take, such as 8G [default: what is free]. Where it needs more, runs of the network have fewer
+    /// samples.
+    #[arg(long, value_name = "BYTES", help_heading = "Training")]
+    memory: Option<String>,
     /// Batches whose gradients are summed for one step of the optimizer [default: 1].
     #[arg(long, value_name = "N", help_heading = "Training")]
     accumulate: Option<usize>,
@@ -127,6 +132,7 @@ impl TrainingArgs {
         let (batch, accumulate) = (batch.unwrap_or(settings.batch), self.accumulate.unwrap_or(1));
         settings.batch = batch.saturating_mul(accumulate);
         settings.micro_batch = self.micro_batch.or((accumulate > 1).then_some(batch));
+        settings.memory = self.memory.as_deref().map(|text| bytes("--memory", text)).transpose()?;
         settings.rate = self.lr.unwrap_or(settings.rate);
         settings.schedule = self.lr_schedule.unwrap_or(settings.schedule);
         settings.warmup = self.warmup.or(settings.warmup);

@@ -51,6 +51,8 @@ pub struct FinetuneSettings {
     pub batch: usize,
     /// Samples of one run of the graph, which bounds its memory; as many as fit where `None`.
     pub micro_batch: Option<usize>,
+    /// Bytes that the run may take; what is free where `None`. Where it needs more, runs of the graph have fewer samples.
+    pub memory: Option<u64>,
     /// The largest learning rate.
     pub rate: f64,
     /// How it changes.
@@ -131,6 +133,7 @@ impl FinetuneSettings {
             steps: 1000,
             batch: 32,
             micro_batch: None,
+            memory: None,
             rate: 1e-3,
             schedule: RateSchedule::Cosine,
             warmup: None,
