@@ -7,7 +7,7 @@ use crate::analysis::Analysis;
 use crate::error::Error;
 use crate::finetune::update::UpdateKind;
 use crate::macs::demand::Demand;
-use crate::macs::memory::{Footprint, LIBRARY, fitting_batch, gibibytes};
+use crate::macs::memory::{Footprint, HELD, LIBRARY, OF_NODE, fitting_batch, gibibytes};
 use crate::operator::gradient::signed_shape;
 use crate::runtime::{Device, available_memory};
 use crate::training::trained_weights;
@@ -15,8 +15,8 @@ use crate::training::trained_weights;
 /// Samples of an evaluation that run together, at most.
 const EVALUATED: usize = 32;
 
-/// Parts of the values of the forward pass that forward and backward pass hold at once, with what the library keeps free.
-const HELD: f64 = 1.0;
+/// Nodes of the graph of a step for each node of the network, about.
+const OF_STEP: u64 = 5;
 
 /// What decides how much a run takes.
 pub(super) struct Taking<'a> {
@@ -100,7 +100,9 @@ impl Taking<'_> {
             .with("teacher", teacher)
             .with("activations", (own.values as f64 * HELD) as u64);
         Ok(match settings.device {
-            Device::Cpu => of_device.with("evaluations and checkpoints", beside).with("library", LIBRARY),
+            Device::Cpu => of_device
+                .with("evaluations and checkpoints", beside)
+                .with("library", LIBRARY + OF_STEP * OF_NODE * own.nodes),
             // Those are made in the memory of the processor.
             _ => of_device,
         })

@@ -5,14 +5,14 @@ use crate::error::Error;
 use crate::gradient::GradientGraph;
 use crate::graph::ValueId;
 use crate::macs::demand::{Demand, divided};
-use crate::macs::memory::{LIBRARY, fitting_batch, gibibytes};
+use crate::macs::memory::{HELD, LIBRARY, OF_NODE, fitting_batch, gibibytes};
 
 /// What a gradient graph takes, at the samples that it was built for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     /// Samples of a run.
     pub(super) samples: usize,
-    /// Bytes of the values of the forward pass.
+    /// Bytes of the values that a run holds at once.
     pub(super) activations: u64,
     /// Bytes of the constants.
     pub(super) weights: u64,
@@ -20,19 +20,23 @@ pub(super) struct Sizes {
     pub(super) gradients: u64,
     /// How many sums of all gradients are held.
     pub(super) sums: u64,
+    /// Bytes of the library and of the graph.
+    pub(super) library: u64,
     /// Bytes of the largest gradient, where it does not leave the graph.
     pub(super) within: u64,
 }
 
 impl Sizes {
     pub(super) fn of(graph: &GradientGraph, samples: usize, (sums, largest): (u64, u64)) -> Self {
+        let nodes = graph.model.graph.as_ref().map_or(0, |graph| graph.node.len());
         let is_reduced = graph.gradients.iter().any(|gradient| !gradient.axes.is_empty());
         Self {
             samples,
-            activations: graph.activation_bytes,
+            activations: (graph.activation_bytes as f64 * HELD) as u64,
             weights: graph.weight_bytes(),
             gradients: graph.gradient_bytes(),
             sums,
+            library: LIBRARY + OF_NODE * nodes as u64,
             within: if is_reduced { 2 * largest } else { 0 },
         }
     }
@@ -47,7 +51,7 @@ impl Sizes {
             .with("gradients", gradients.saturating_add(self.within))
             .with("sums", gradients.saturating_mul(self.sums))
             .with("activations", activations)
-            .with("library", LIBRARY)
+            .with("library", self.library)
     }
 }
 
@@ -114,7 +118,8 @@ pub(super) fn fitted(
 mod tests {
     use super::*;
 
-    const SIZES: Sizes = Sizes { samples: 4, activations: 400, weights: 50, gradients: 100, sums: 1, within: 0 };
+    const SIZES: Sizes =
+        Sizes { samples: 4, activations: 400, weights: 50, gradients: 100, sums: 1, library: LIBRARY, within: 0 };
 
     fn fit(room: u64, may_shrink: bool) -> Result<Fit, Error> {
         fitted(&SIZES, &[(1, 40), (2, 40), (3, 20)], (Some(LIBRARY + room), may_shrink))
