@@ -1,11 +1,12 @@
 //! Trains a network step by step on request, so that another program can take turns with it: `scripts/bench_finetune.py`.
 //!
 //! ```text
-//! training_step MODEL.onnx TEACHER.onnx [--batch B] [--threads N] [--onnxruntime PATH]
+//! training_step MODEL.onnx TEACHER.onnx [--batch B] [--threads N] [--device D] [--update kernel|graph] [--onnxruntime PATH]
 //! ```
 //!
 //! For every line that it reads it makes one step of training (the teacher's output, forward and backward pass, clipping,
-//! AdamW, moving average) on samples drawn at random, and answers with its time in milliseconds. The networks take a sample, a
+//! AdamW, moving average) on samples drawn at random, and answers with its time in milliseconds. With `--losses N` it makes N
+//! steps instead and prints the loss of each, then the median time and the place where they ran. The networks take a sample, a
 //! time step and nothing else.
 
 use std::io::{BufRead, Write};
@@ -70,15 +71,20 @@ fn resident() -> u64 {
 fn run(arguments: &[String]) -> Result<(), Failure> {
     let [model, teacher, options @ ..] = arguments else {
         return Err(
-            "usage: training_step MODEL.onnx TEACHER.onnx [--batch B] [--threads N] [--onnxruntime PATH]".into()
+            "usage: training_step MODEL.onnx TEACHER.onnx [--batch B] [--threads N] [--device D] [--update kernel|graph] \
+             [--losses N] [--onnxruntime PATH]".into()
         );
     };
     let (mut batch, mut threads, mut library) = (32, None, None);
+    let (mut device, mut update, mut losses) = (Device::Cpu, None, None);
     for pair in options.chunks(2) {
         match pair {
             [name, value] if name == "--batch" => batch = value.parse()?,
             [name, value] if name == "--threads" => threads = Some(value.parse()?),
             [name, value] if name == "--onnxruntime" => library = Some(PathBuf::from(value)),
+            [name, value] if name == "--device" => device = value.parse::<Device>()?,
+            [name, value] if name == "--update" => update = Some(serde_json::from_value(value.as_str().into())?),
+            [name, value] if name == "--losses" => losses = Some(value.parse::<usize>()?),
             other => return Err(format!("unknown option {other:?}").into()),
         }
     }
@@ -97,10 +103,11 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
         wanted: trained_weights(&analysis, &[])?,
         ..GradientOptions::default()
     };
-    let graph = TrainingGraph::build(&analysis, &options, Device::Cpu)?;
-    let pass = TrainingPass::new(runtime, &analysis, &graph, &PassOptions { threads, ..PassOptions::default() })?;
+    let graph = TrainingGraph::build(&analysis, &options, device)?;
+    let pass =
+        TrainingPass::new(runtime, &analysis, &graph, &PassOptions { threads, device, ..PassOptions::default() })?;
     drop(graph);
-    let session = SessionOptions { threads, ..SessionOptions::default() };
+    let session = SessionOptions { threads, device, ..SessionOptions::default() };
     let of = (&roles, roles.sizes(&of_teacher.facts, &given, batch));
     let teacher = Teacher::new(runtime, &of_teacher, of, &session)?;
     if let Some(threads) = threads {
@@ -110,9 +117,12 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
     let steps = process.schedule.step_count();
     let draws = Draws { seed: 0, timesteps: TimestepDraw::Uniform, steps, batch };
     let rate = Rate { peak: 1e-4, schedule: RateSchedule::Constant, warmup: 0, steps: u64::MAX };
-    let of_step = StepOptions { batch, micro_batch: batch, objective, optimizer, rate };
+    let of_step = StepOptions { batch, micro_batch: batch, objective, optimizer, update, rate };
     let mut trainer = Trainer::new(pass, Some(teacher), (noising, draws), of_step, Arc::new(Alone))?;
     let mut data = Drawn { draws, dims: roles.sample.dims(&sizes)?, position: 0 };
+    if let Some(count) = losses {
+        return print_losses(&mut trainer, &mut data, count);
+    }
     println!("ready");
     std::io::stdout().flush()?;
     for line in std::io::stdin().lock().lines() {
@@ -122,6 +132,23 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
         println!("{:.3}", 1e3 * started.elapsed().as_secs_f64());
         std::io::stdout().flush()?;
     }
+    Ok(())
+}
+
+/// Makes steps, and prints their losses and their times.
+fn print_losses(trainer: &mut Trainer<'_>, data: &mut Drawn, count: usize) -> Result<(), Failure> {
+    let mut times = Vec::with_capacity(count);
+    for step in 0..count {
+        let started = Instant::now();
+        let report = trainer.step(data)?;
+        times.push(1e3 * started.elapsed().as_secs_f64());
+        println!("loss_{step} {:.9e}", report.loss);
+    }
+    // The first steps choose algorithms and take memory.
+    let mut later = times.split_off(2.min(count.saturating_sub(1)));
+    later.sort_by(f64::total_cmp);
+    println!("median_ms {:.3}", later.get(later.len() / 2).copied().unwrap_or(f64::NAN));
+    println!("execution {}", trainer.execution());
     Ok(())
 }
 

@@ -22,7 +22,7 @@ import time
 from bench_gradients import NETWORKS, ROOT, Server, export, inputs, memory, network
 
 
-def serve_pytorch(name: str, batch: int, threads: int, is_compiled: bool) -> None:
+def serve_pytorch(name: str, batch: int, threads: int, is_compiled: bool, device: str) -> None:
     """One step for every line of standard input."""
     import torch
     import diffusers.models.unets.unet_2d  # noqa: F401  counted as a library, not as the network
@@ -30,7 +30,10 @@ def serve_pytorch(name: str, batch: int, threads: int, is_compiled: bool) -> Non
     torch.set_num_threads(threads)
     print(f"torch {torch.__version__}\nbase {memory('VmRSS')}\nready", flush=True)
     torch.manual_seed(1)
-    teacher, student = network(name), network(name).train()
+    # As the tool: float32 without rounding of factors to TensorFloat-32.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    teacher, student = network(name).to(device), network(name).to(device).train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4)
     weights = list(student.parameters())
     averages = [weight.detach().clone() for weight in weights]
@@ -38,7 +41,7 @@ def serve_pytorch(name: str, batch: int, threads: int, is_compiled: bool) -> Non
         teacher, student = torch.compile(teacher), torch.compile(student)
     for _ in sys.stdin:
         started = time.perf_counter()
-        sample, timestep, noise = inputs(name, batch)
+        sample, timestep, noise = (tensor.to(device) for tensor in inputs(name, batch))
         with torch.no_grad():
             taught = teacher(sample, timestep).sample
         optimizer.zero_grad()
@@ -49,6 +52,8 @@ def serve_pytorch(name: str, batch: int, threads: int, is_compiled: bool) -> Non
         with torch.no_grad():
             torch._foreach_lerp_(averages, weights, 0.001)
         loss.item()
+        if device != "cpu":
+            torch.cuda.synchronize(device)
         print(f"{(time.perf_counter() - started) * 1e3:.3f}", flush=True)
 
 
@@ -83,10 +88,11 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--example", default=str(ROOT / "target/release/examples/training_step"))
     parser.add_argument("--serve", nargs=4, metavar=("NETWORK", "BATCH", "THREADS", "KIND"), help=argparse.SUPPRESS)
+    parser.add_argument("--device", default="cpu", help="where a served PyTorch runs")
     options = parser.parse_args()
     if options.serve:
         name, batch, threads, kind = options.serve
-        serve_pytorch(name, int(batch), int(threads), kind == "compiled")
+        serve_pytorch(name, int(batch), int(threads), kind == "compiled", options.device)
         return
     kinds = ["eager"] if options.no_compile else ["eager", "compiled"]
     header = ["network", "batch", "threads", "ours", *kinds, *(f"ours / {kind}" for kind in kinds)]

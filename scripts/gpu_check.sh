@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Checks the tool on a GPU and writes what it finds as Markdown: gradients on the device against the processor, the time
-# of a timestep, PyTorch for comparison, pruned against original latency, TensorRT. Needs no network.
+# of a timestep, PyTorch for comparison, steps of fine-tuning on the device against the processor and PyTorch, pruned against
+# original latency, TensorRT. Needs no network.
 #
 #   scripts/gpu_check.sh OUT_FOLDER
 #
@@ -14,7 +15,8 @@
 #   PYTHON       Python, for the comparison            [python3]
 #   DEVICE       the device that is checked            [cuda]
 #   TIMESTEPS    timesteps that are measured           [20]
-#   BATCH        samples of a timestep                 [32]
+#   BATCH        samples of a timestep and of a step    [32]
+#   STEPS        steps of fine-tuning                  [20]
 # OUT_FOLDER/gpu-check.md has PASS, FAIL or SKIPPED for every section, and no paths of this machine. Exit code 1 if a
 # section failed, 2 for wrong use.
 set -uo pipefail
@@ -31,12 +33,14 @@ python=${PYTHON:-python3}
 device=${DEVICE:-cuda}
 timesteps=${TIMESTEPS:-20}
 batch=${BATCH:-32}
+steps_of_training=${STEPS:-20}
 library=()
 [ -n "${ONNXRUNTIME:-}" ] && library=(--onnxruntime "$ONNXRUNTIME")
 tolerance=1e-3
 half_tolerance=2e-2
+loss_tolerance=2e-3
 
-for file in "$tool" "$examples/gradients" "$examples/latency"; do
+for file in "$tool" "$examples/gradients" "$examples/latency" "$examples/training_step"; do
     if [ ! -x "$file" ]; then
         echo "error: $file is not there; build with: cargo build --release --bins --examples" >&2
         exit 2
@@ -200,6 +204,100 @@ else
         say ""
         say "PyTorch $(value torch "$work/torch.txt") on $torch_device: median $in_torch ms; the tool: ${ours:--} ms, $(ratio "${ours:-0}" "$in_torch") of PyTorch's time."
         if [ -n "$ours" ]; then verdict PASS; else verdict FAIL "the tool was not measured"; fi
+    fi
+fi
+
+# peak: the largest memory of the GPU that nvidia-smi shows until the file named is gone, in MiB.
+peak() {
+    local most=0 now
+    while [ -e "$1" ]; do
+        now=$(nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits 2>/dev/null | sort -n | tail -n 1)
+        [ "${now:-0}" -gt "$most" ] 2>/dev/null && most=$now
+        sleep 0.2
+    done
+    echo "$most"
+}
+# training KIND [OPTION...]: steps from the start that all kinds share; losses and times go to $work/KIND.txt, the peak of the
+# GPU's memory to $work/KIND.peak.
+training() {
+    local kind=$1 code
+    shift
+    touch "$work/running"
+    peak "$work/running" >"$work/$kind.peak" &
+    "$examples/training_step" "$trained" "$trained" --batch "$batch" --losses "$steps_of_training" "$@" \
+        ${library[@]+"${library[@]}"} >"$work/$kind.txt" 2>&1
+    code=$?
+    rm -f "$work/running"
+    wait $!
+    return $code
+}
+# differing A B: the largest relative difference between the losses of two files.
+differing() {
+    awk '$1 ~ /^loss_/ { if (FNR == NR) a[$1] = $2; else if ($1 in a) { d = ($2 - a[$1]) / a[$1]; if (d < 0) d = -d
+        n++; if (!(d <= worst)) worst = d } } END { if (n == 0) print "nan"; else printf "%.2e\n", worst }' "$1" "$2"
+}
+within() { awk -v found="$1" -v most="$2" 'BEGIN { exit !(found == found + 0 && found <= most + 0) }'; }
+
+say ""
+say "## Fine-tuning: $device against cpu"
+say ""
+say "\`training_step ddpm_fashion16.onnx --losses $steps_of_training\`: $steps_of_training steps (the teacher's output, forward, backward, clipping, AdamW,"
+say "average) of $batch samples, from the same weights, samples and noise. Difference: the largest of the losses, relative;"
+say "it must be below $loss_tolerance. \`graph\`: the update by graphs of standard operators,"
+say "\`kernel\`: by the kernel for the processor. PyTorch: \`scripts/bench_finetune.py --serve\`, float32, the same architecture."
+if [ ! -f "$trained" ]; then
+    verdict SKIPPED "ddpm_fashion16.onnx is not there"
+elif ! training kernel --update kernel; then
+    verdict FAIL "cpu: $(reason "$work/kernel.txt")"
+else
+    say ""
+    say "| steps on | update | median ms | steps/s | peak of GPU memory | largest difference | where it ran | result |"
+    say "|---|---|---|---|---|---|---|---|"
+    # row DEVICE KIND DIFFERENCE RESULT
+    row() {
+        local ms
+        ms=$(value median_ms "$work/$2.txt")
+        say "| $1 | $2 | $ms | $(ratio 1000 "${ms:-0}") | $(cat "$work/$2.peak") MiB | $3 | $(value execution "$work/$2.txt") | $4 |"
+    }
+    row cpu kernel - PASS
+    good=1
+    for where in cpu "$device"; do
+        { [ "$where" != cpu ] && [ $ready = 0 ]; } && continue
+        { [ "$where" = cpu ] && [ "$device" = cpu ] && [ -f "$work/graph.txt" ]; } && continue
+        if ! training graph --device "$where" --update graph; then
+            say "| $where | graph | - | - | - | - | - | FAIL: $(reason "$work/graph.txt") |"
+            good=0
+        else
+            found=$(differing "$work/kernel.txt" "$work/graph.txt")
+            result=PASS
+            within "$found" $loss_tolerance || { result="FAIL: beyond $loss_tolerance"; good=0; }
+            row "$where" graph "$found" "$result"
+        fi
+    done
+    if command -v "$python" >/dev/null 2>&1; then
+        place=$device
+        [ $ready = 0 ] && place=cpu
+        touch "$work/running"
+        peak "$work/running" >"$work/torch.peak" &
+        (cd "$here/scripts" && yes | head -n "$steps_of_training" |
+            "$python" bench_finetune.py --serve ddpm_fashion16 "$batch" "$(nproc 2>/dev/null || echo 1)" eager --device "$place") \
+            >"$work/torch_steps.txt" 2>"$work/torch_steps.log"
+        code=$?
+        rm -f "$work/running"
+        wait $!
+        ms=$(awk '/^[0-9.]+$/ { n++; if (n > 2) print }' "$work/torch_steps.txt" | sort -n | awk '{ t[NR] = $1 } END { if (NR) print t[int((NR + 1) / 2)] }')
+        if [ $code = 0 ] && [ -n "$ms" ]; then
+            say "| $place | PyTorch eager | $ms | $(ratio 1000 "$ms") | $(cat "$work/torch.peak") MiB | - | $(grep -m 1 '^torch ' "$work/torch_steps.txt") | - |"
+        else
+            say "| $place | PyTorch eager | - | - | - | - | - | SKIPPED: $(reason "$work/torch_steps.log") |"
+        fi
+    fi
+    if [ $good = 0 ]; then
+        verdict FAIL "see the table"
+    elif [ $ready = 0 ]; then
+        verdict SKIPPED "only the processor was measured, the device can't be used"
+    else
+        verdict PASS
     fi
 fi
 

@@ -12,3 +12,4 @@ pub mod pass;
 pub mod schedule;
 pub mod teacher;
 pub mod trainer;
+pub mod update;

@@ -11,6 +11,8 @@
 
 pub mod accumulate;
 
+mod by_index;
+
 pub mod checkpoint;
 
 mod differentiate;
@@ -27,9 +29,11 @@ pub mod precision;
 
 mod seed;
 
+mod size;
+
 pub mod sum;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::analysis::Analysis;
 use crate::error::Error;
@@ -37,7 +41,7 @@ use crate::graph::fact::Known;
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::sizes::Sizes;
-use crate::graph::{Graph, Node, NodeId, ValueId};
+use crate::graph::{Graph, Node, NodeId, Reader, ValueId};
 use crate::kernels::DOMAIN;
 use crate::lower::{Extent, Lowered};
 use crate::onnx::builder::{Builder, reads};
@@ -82,6 +86,9 @@ pub struct GradientOptions {
     pub fed: Vec<ValueId>,
     /// The precision of convolutions and matrix products.
     pub precision: Precision,
+    /// Where given, the products of these uses of weights with their gradients are summed in the graph, over all axes but
+    /// those named, one after the other: what is linear in the gradient needs no more of it. Other uses have no output.
+    pub by_index: Option<BTreeMap<Reader, Vec<usize>>>,
 }
 
 /// The gradient by one use of a weight. Exporters share equal weights among nodes; each use has a gradient of its own.
@@ -93,8 +100,12 @@ pub struct UseGradient {
     pub node: NodeId,
     /// At which input.
     pub slot: usize,
-    /// The output of the gradient graph: the weight's own shape, float32.
+    /// The output of the gradient graph, float32: the gradient, of the weight's own shape; or where `axes` has any, a vector
+    /// of sums.
     pub output: String,
+    /// The axes for each of whose indices there is a sum over the others of weight times gradient
+    /// ([`GradientOptions::by_index`]), or what else a criterion sums; none where it is the gradient itself.
+    pub axes: Vec<usize>,
 }
 
 /// The gradient by a value of the network, over all its uses.
@@ -206,7 +217,10 @@ impl GradientGraph {
         tape.seed(graph, &terms, is_half);
         differentiate::differentiate(network, &mut tape, &needed)?;
         tape.join_uses(&network.lowered.origin_uses());
-        let (gradients, value_gradients) = tape.name_gradients(graph, &options.wanted_values, is_half);
+        if let Some(by_index) = &options.by_index {
+            tape.sum_by_index(graph, by_index, &|value| network.shape(value).unwrap_or_default());
+        }
+        let (gradients, value_gradients) = tape.name_gradients(graph, options, is_half);
         if has_kernels {
             kernels::choose(network, &mut tape, forward);
         }
@@ -284,12 +298,20 @@ impl GradientGraph {
         let scalars = std::iter::once(LOSS)
             .chain(self.loss_scale.map(|_| OVERFLOW))
             .chain(self.terms.iter().map(|term| term.output.as_str()).filter(|output| *output != LOSS));
-        let uses = self.gradients.iter().map(|gradient| (gradient.value, &gradient.output));
-        let by_value = self.value_gradients.iter().map(|gradient| (gradient.value, &gradient.output));
-        let shaped = |(value, output): (ValueId, &String)| {
-            value_info(output, DataType::Float, &network.shape(value).unwrap_or_default())
-        };
-        scalars.map(|name| value_info(name, DataType::Float, &[])).chain(uses.chain(by_value).map(shaped)).collect()
+        let shape = |value: ValueId| network.shape(value).unwrap_or_default();
+        let uses = self.gradients.iter().map(|gradient| {
+            let whole = shape(gradient.value);
+            let shape = match gradient.axes.as_slice() {
+                [] => whole,
+                axes => vec![axes.iter().map(|axis| whole[*axis]).sum()],
+            };
+            value_info(&gradient.output, DataType::Float, &shape)
+        });
+        let by_value = self
+            .value_gradients
+            .iter()
+            .map(|gradient| value_info(&gradient.output, DataType::Float, &shape(gradient.value)));
+        scalars.map(|name| value_info(name, DataType::Float, &[])).chain(uses).chain(by_value).collect()
     }
 }
 

@@ -290,6 +290,7 @@ pub mod finetuning {
     pub use crate::finetune::optimizer::{OptimizerKind, OptimizerOptions};
     pub use crate::finetune::schedule::RateSchedule;
     pub use crate::finetune::trainer::StepReport;
+    pub use crate::finetune::update::UpdateKind;
     pub use crate::prune::{FinetuneReport, FinetuneSettings, Recipe, StepEvaluation, Tuned};
 }
 
@@ -325,6 +326,7 @@ pub mod plans {
 pub mod reports {
     pub use crate::gradient::accumulate::LossPoint;
     pub use crate::macs::Cost;
+    pub use crate::macs::demand::Demand;
     pub use crate::onnx::names::printable;
     pub use crate::onnx::tool_name;
     pub use crate::prune::{GradientReport, RefitLosses, RefitPictures, RefitReport};

@@ -1,5 +1,6 @@
 //! Counting: parameters, multiply-accumulate operations and activation memory, before and after a cut.
 
+pub mod demand;
 pub mod memory;
 
 use std::collections::BTreeSet;

@@ -26,6 +26,7 @@ pub mod random_inputs;
 mod session;
 #[cfg(feature = "ort-training")]
 mod training;
+mod transfer;
 mod values;
 
 pub use crate::array::{Array, ArrayData, ElementType};
@@ -41,6 +42,7 @@ pub use probe::{MINIMUM_VERSION, library_providers, probe};
 pub use session::{IoInfo, Optimization, Session, SessionOptions};
 #[cfg(feature = "ort-training")]
 pub use training::{TrainingModels, TrainingSession};
+pub use transfer::Transfer;
 
 /// An opened ONNX Runtime library; clones are handles of the same one.
 #[derive(Clone)]

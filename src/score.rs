@@ -27,7 +27,7 @@ use crate::operator::Operators;
 use crate::operator::couple::Coupling;
 
 pub use fallback::{GroupScores, NEGLIGIBLE, score_groups};
-pub use gradient::{GradientCriterion, GradientForm, Published, ScoringMembers, Term};
+pub use gradient::{GradientCriterion, GradientForm, Published, ScoringMembers, Term, scoring_axes};
 pub use magnitude::{Magnitude, Norm};
 pub use random::Random;
 

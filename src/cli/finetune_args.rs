@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use onnx_diffprune::finetuning::{FinetuneSettings, OptimizerKind, RateSchedule, Recipe, TimestepDraw};
+use onnx_diffprune::Error;
+use onnx_diffprune::finetuning::{FinetuneSettings, OptimizerKind, RateSchedule, Recipe, TimestepDraw, UpdateKind};
 use onnx_diffprune::options::Precision;
-use onnx_diffprune::{Device, Error};
+use onnx_diffprune::ranks::Collective;
 
 use super::config::pattern;
+use super::gradient_args::device_of_rank;
+use super::refit_args::bytes;
 
 /// How a network is trained.
 #[derive(Args, Clone, Debug, Default)]
@@ -23,6 +26,10 @@ pub(super) struct TrainingArgs {
     /// Samples of one run of the network, a divisor of the batch: less memory, the same result [default: the batch].
     #[arg(long, value_name = "N", help_heading = "Training")]
     micro_batch: Option<usize>,
+    /// Bytes that the run may take, such as 8G [default: what is free]. Where it needs more, runs of the network have fewer
+    /// samples.
+    #[arg(long, value_name = "BYTES", help_heading = "Training")]
+    memory: Option<String>,
     /// Batches whose gradients are summed for one step of the optimizer [default: 1].
     #[arg(long, value_name = "N", help_heading = "Training")]
     accumulate: Option<usize>,
@@ -75,9 +82,13 @@ pub(super) struct TrainingArgs {
     /// Precision of convolutions and matrix products; weights and optimizer are float32 [default: float32].
     #[arg(long, value_enum, help_heading = "Training")]
     precision: Option<Precision>,
-    /// Where the steps run: cpu, cuda, cuda:1 [default: cpu].
+    /// Where the steps run: cpu, cuda or cuda:N [default: cpu].
     #[arg(long, value_name = "DEVICE", help_heading = "Training")]
-    device: Option<Device>,
+    device: Option<String>,
+    /// What makes the optimizer's step: a kernel of ours on the CPU, or graphs of standard operators in the memory of any
+    /// device [default: kernel on the CPU, graph elsewhere].
+    #[arg(long, value_enum, help_heading = "Training")]
+    update: Option<UpdateKind>,
     /// Let the CPU run what the device can't, instead of failing.
     #[arg(long, help_heading = "Training")]
     allow_fallback: bool,
@@ -114,12 +125,14 @@ impl TrainingArgs {
         (data, folder): (&Path, &Path),
         batch: Option<usize>,
         has_teacher: bool,
+        ranks: &dyn Collective,
     ) -> Result<FinetuneSettings, Error> {
         let mut settings = FinetuneSettings::new(data, folder, self.recipe.unwrap_or(Recipe::Quick));
         settings.steps = self.steps.unwrap_or(settings.steps);
         let (batch, accumulate) = (batch.unwrap_or(settings.batch), self.accumulate.unwrap_or(1));
         settings.batch = batch.saturating_mul(accumulate);
         settings.micro_batch = self.micro_batch.or((accumulate > 1).then_some(batch));
+        settings.memory = self.memory.as_deref().map(|text| bytes("--memory", text)).transpose()?;
         settings.rate = self.lr.unwrap_or(settings.rate);
         settings.schedule = self.lr_schedule.unwrap_or(settings.schedule);
         settings.warmup = self.warmup.or(settings.warmup);
@@ -144,7 +157,9 @@ impl TrainingArgs {
         settings.drop_conditioning = self.drop_conditioning.unwrap_or(0.0);
         settings.trained = self.train.iter().map(|text| pattern("--train", text)).collect::<Result<_, _>>()?;
         settings.precision = self.precision.unwrap_or_default();
-        (settings.device, settings.allow_fallback) = (self.device.unwrap_or_default(), self.allow_fallback);
+        let device = self.device.as_deref().map(|text| device_of_rank(text, ranks)).transpose()?;
+        (settings.device, settings.allow_fallback) = (device.unwrap_or_default(), self.allow_fallback);
+        settings.update = self.update;
         settings.threads = self.threads;
         if let Some(hours) = self.max_hours {
             let time = Duration::try_from_secs_f64(3600.0 * hours).ok().filter(|time| !time.is_zero());

@@ -13,6 +13,7 @@ use onnx_diffprune::{CutOptions, Device, Error, GradientSettings, ScoreOptions, 
 use serde::{Deserialize, Serialize};
 
 use super::args::PruneArgs;
+use super::refit_args::bytes;
 
 /// How gradients are computed and what they make of a channel; also the keys of a configuration file.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
@@ -38,6 +39,12 @@ pub(super) struct GradientArgs {
     #[arg(long, value_name = "N", help_heading = "Gradients")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) micro_batch: Option<usize>,
+
+    /// Bytes that the gradients may take, such as 8G [default: what is free]. Where they need more, runs have fewer samples,
+    /// and then the weights are divided over several passes, each over all timesteps; the scores stay.
+    #[arg(long, value_name = "BYTES", help_heading = "Gradients")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) memory: Option<String>,
 
     /// How samples are drawn from the network itself where there is no data [default: dpm++2m].
     #[arg(long, value_enum, help_heading = "Gradients")]
@@ -111,6 +118,7 @@ pub(super) fn score_options(
         threshold: defaults.threshold,
         mode: defaults.mode,
         micro_batch: of.micro_batch,
+        memory: of.memory.as_deref().map(|text| bytes("--memory", text)).transpose()?,
         timesteps: of.timesteps,
         device: of.device.as_deref().map(|text| device_of_rank(text, &**ranks)).transpose()?.unwrap_or_default(),
         allow_fallback: of.allow_fallback,
@@ -133,7 +141,7 @@ pub(super) fn device(text: &str) -> Result<Device, Error> {
 }
 
 /// The device of an option for a rank; of a kind without a number, every rank of a machine takes another.
-fn device_of_rank(text: &str, ranks: &dyn Collective) -> Result<Device, Error> {
+pub(super) fn device_of_rank(text: &str, ranks: &dyn Collective) -> Result<Device, Error> {
     let own = u32::try_from(ranks.local_rank()).unwrap_or(0);
     Ok(match device(text)? {
         Device::Cuda(_) if !text.contains(':') => Device::Cuda(own),
@@ -199,6 +207,8 @@ pub(super) fn json(run: &GradientReport) -> serde_json::Value {
         "samples": run.source,
         "batch": run.batch,
         "micro_batch": run.micro_batch,
+        "passes": run.passes,
+        "memory": run.memory,
         "timesteps": run.timesteps,
         "threshold": run.threshold,
         "kept_timesteps": run.kept(),

@@ -82,7 +82,7 @@ impl RefitArgs {
 }
 
 /// A number of bytes with an optional unit: K, M, G or T, decimal, or Ki to Ti, binary, with or without a B.
-fn bytes(option: &str, text: &str) -> Result<u64, Error> {
+pub(super) fn bytes(option: &str, text: &str) -> Result<u64, Error> {
     let form = || Error::usage(format!("{option}: expected bytes such as 500M or 1.5G, found {text:?}"));
     let end = text.find(|letter: char| !(letter.is_ascii_digit() || letter == '.')).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);

@@ -97,18 +97,18 @@ fn squares(values: &[f32]) -> f64 {
 
 /// The factors of one step.
 #[derive(Clone, Copy, Debug)]
-struct Factors {
-    gradient: f32,
-    keep: f32,
-    coupled_decay: f32,
+pub(super) struct Factors {
+    pub(super) gradient: f32,
+    pub(super) keep: f32,
+    pub(super) coupled_decay: f32,
     /// The decay of the second moment, and what the gradient's share of each moment is: 1 less the decay, in double precision
     /// before it is rounded, as PyTorch has it.
-    second_decay: f32,
-    shares: (f32, f32),
-    rate: f32,
-    root_scale: f32,
-    epsilon: f32,
-    average: Option<f32>,
+    pub(super) second_decay: f32,
+    pub(super) shares: (f32, f32),
+    pub(super) rate: f32,
+    pub(super) root_scale: f32,
+    pub(super) epsilon: f32,
+    pub(super) average: Option<f32>,
 }
 
 impl OptimizerOptions {
@@ -123,13 +123,13 @@ impl OptimizerOptions {
         self.ema.map(|most| most.min((1.0 + step) / (10.0 + step)))
     }
 
-    /// Step number `step` (from 1 on) on all weights along their gradients of this global `norm`, which is clipped.
-    pub fn step(&self, step: u64, rate: f64, norm: f64, weights: &mut [(&mut [f32], &[f32], &mut WeightState)]) {
+    /// The factors of step number `step` (from 1 on) at a learning rate and the global `norm` of the gradients.
+    pub(super) fn factors(&self, step: u64, rate: f64, norm: f64) -> Factors {
         let power = i32::try_from(step).unwrap_or(i32::MAX);
         let correction = |beta: f64| 1.0 - beta.powi(power);
         let (first, second) = (correction(self.betas.0), correction(self.betas.1));
         let is_decoupled = self.kind == OptimizerKind::AdamW;
-        let factors = Factors {
+        Factors {
             gradient: self.clipping(norm) as f32,
             keep: if is_decoupled { (1.0 - rate * self.weight_decay) as f32 } else { 1.0 },
             coupled_decay: if is_decoupled { 0.0 } else { self.weight_decay as f32 },
@@ -139,7 +139,12 @@ impl OptimizerOptions {
             root_scale: (1.0 / second.sqrt()) as f32,
             epsilon: self.epsilon as f32,
             average: self.average_decay(step).map(|decay| (1.0 - decay) as f32),
-        };
+        }
+    }
+
+    /// Step number `step` (from 1 on) on all weights along their gradients of this global `norm`, which is clipped.
+    pub fn step(&self, step: u64, rate: f64, norm: f64, weights: &mut [(&mut [f32], &[f32], &mut WeightState)]) {
+        let factors = self.factors(step, rate, norm);
         weights.par_iter_mut().for_each(|(weight, gradient, state)| {
             let averages: Vec<&mut [f32]> = match factors.average {
                 Some(_) => state.average.chunks_mut(TASK).collect(),

@@ -7,7 +7,7 @@ use crate::gradient::pass::{GradientPass, PassOptions, first, run_scaled, unmet}
 use crate::gradient::precision::{LossScale, OVERFLOW};
 use crate::graph::model::Model;
 use crate::onnx::numbers::packed_numbers;
-use crate::runtime::{BoundSession, Device, DeviceTensor, Runtime, RuntimeError};
+use crate::runtime::{BoundSession, Device, DeviceTensor, Runtime, RuntimeError, Transfer};
 
 use super::graph::{TrainedWeight, TrainingGraph};
 use crate::analysis::Analysis;
@@ -20,6 +20,18 @@ pub struct TrainingPass {
     weights: Vec<DeviceTensor>,
     gradients: Vec<DeviceTensor>,
     losses: Losses,
+    transfer: Transfer,
+}
+
+/// The tensors of a pass, and what copies them.
+#[derive(Debug)]
+pub struct PassTensors<'a> {
+    /// The weights.
+    pub weights: &'a mut [DeviceTensor],
+    /// The gradients of the last run.
+    pub gradients: &'a mut [DeviceTensor],
+    /// Copies between these and the memory of the processor.
+    pub transfer: &'a mut Transfer,
 }
 
 /// The scalars of a run, in the memory of the processor.
@@ -72,6 +84,7 @@ impl TrainingPass {
         };
         let terms: Vec<&str> = terms.iter().map(|term| term.output.as_str()).filter(|output| *output != LOSS).collect();
         let losses = Losses::bind(bound, &terms, scale.is_some()).map_err(failed)?;
+        let mut transfer = Transfer::new(runtime, bound.session().execution().used).map_err(failed)?;
         let (mut weights, mut gradients) = (Vec::new(), Vec::new());
         for weight in &of.weights {
             let mut gradient = bound.device_tensor(&weight.dims).map_err(failed)?;
@@ -79,11 +92,11 @@ impl TrainingPass {
             gradients.push(gradient);
             let values = constant_values(analysis, weight)?;
             let mut tensor = bound.device_tensor(&weight.dims).map_err(failed)?;
-            tensor.values_mut().map_err(failed)?.copy_from_slice(&values);
+            transfer.write(&values, &mut tensor).map_err(failed)?;
             bound.bind_input(&weight.name, &tensor).map_err(failed)?;
             weights.push(tensor);
         }
-        Ok(Self { pass, model, weights, gradients, losses })
+        Ok(Self { pass, model, weights, gradients, losses, transfer })
     }
 
     /// Computes loss and gradients.
@@ -109,6 +122,34 @@ impl TrainingPass {
     /// The weights, and the gradients of the last run.
     pub fn parts(&mut self) -> (&mut [DeviceTensor], &mut [DeviceTensor]) {
         (&mut self.weights, &mut self.gradients)
+    }
+
+    /// As [`TrainingPass::parts`], with what copies them.
+    pub fn tensors(&mut self) -> PassTensors<'_> {
+        PassTensors { weights: &mut self.weights, gradients: &mut self.gradients, transfer: &mut self.transfer }
+    }
+
+    /// What the pass runs in.
+    pub(crate) fn runtime(&self) -> &Runtime {
+        self.pass.runtime()
+    }
+
+    /// The elements of all weights.
+    ///
+    /// # Errors
+    /// A copy from the device fails.
+    pub fn weights(&mut self) -> Result<Vec<Vec<f32>>, RuntimeError> {
+        let PassTensors { weights, transfer, .. } = self.tensors();
+        weights.iter().map(|weight| transfer.read(weight)).collect()
+    }
+
+    /// Gives the weights new elements, of the same number each.
+    ///
+    /// # Errors
+    /// A copy to the device fails.
+    pub fn set_weights(&mut self, values: &[Vec<f32>]) -> Result<(), RuntimeError> {
+        let PassTensors { weights, transfer, .. } = self.tensors();
+        weights.iter_mut().zip(values).try_for_each(|(weight, values)| transfer.write(values, weight))
     }
 }
 

@@ -6,10 +6,11 @@ use ndarray::ArrayD;
 
 use super::draw::Draws;
 use super::objective::Objective;
-use super::optimizer::{OptimizerOptions, WeightState, norm};
+use super::optimizer::{OptimizerOptions, WeightState};
 use super::pass::{StepLoss, TrainingPass};
 use super::schedule::Rate;
 use super::teacher::Teacher;
+use super::update::{At, Update, UpdateKind};
 use crate::array::Array;
 use crate::collective::Collective;
 use crate::diffusion::{Level, Noising};
@@ -53,6 +54,8 @@ pub struct StepOptions {
     pub objective: Objective,
     /// The optimizer.
     pub optimizer: OptimizerOptions,
+    /// What makes the optimizer's step; what suits the device where `None`.
+    pub update: Option<UpdateKind>,
     /// The learning rate.
     pub rate: Rate,
 }
@@ -81,9 +84,7 @@ pub struct Trainer<'a> {
     draws: Draws,
     options: StepOptions,
     ranks: Arc<dyn Collective>,
-    states: Vec<WeightState>,
-    /// The gradients of the runs of a step but the last.
-    sums: Vec<Vec<f32>>,
+    update: Update,
     step: u64,
     skipped: u64,
     skipped_in_a_row: u64,
@@ -106,7 +107,7 @@ impl<'a> Trainer<'a> {
     /// A run before its first step.
     ///
     /// # Errors
-    /// The weights are in another memory.
+    /// As [`Update::new`].
     pub fn new(
         mut pass: TrainingPass,
         teacher: Option<Teacher>,
@@ -114,14 +115,10 @@ impl<'a> Trainer<'a> {
         options: StepOptions,
         ranks: Arc<dyn Collective>,
     ) -> Result<Self, Error> {
-        let (weights, _) = pass.parts();
-        let states = weights
-            .iter()
-            .map(|weight| Ok(WeightState::new(weight.values()?, &options.optimizer)))
-            .collect::<Result<_, RuntimeError>>()
-            .map_err(|error| Error::unmet(error.to_string()))?;
-        let (sums, step, skipped) = (Vec::new(), 0, 0);
-        Ok(Self { pass, teacher, noising, draws, options, ranks, states, sums, step, skipped, skipped_in_a_row: 0 })
+        let runs = options.batch / ranks.size() / options.micro_batch;
+        let update = Update::new(options.update, &mut pass, &options.optimizer, runs)?;
+        let (step, skipped) = (0, 0);
+        Ok(Self { pass, teacher, noising, draws, options, ranks, update, step, skipped, skipped_in_a_row: 0 })
     }
 
     /// Steps that are done.
@@ -149,14 +146,14 @@ impl<'a> Trainer<'a> {
         for run in 0..runs {
             let clean = data.next()?;
             loss += self.run(&clean)?.loss / runs as f64;
-            if runs > 1 {
-                self.add_gradients(run, runs).map_err(|error| Error::unmet(error.to_string()))?;
-            }
+            self.update.collect(&mut self.pass, run, runs).map_err(unmet)?;
         }
         let loss = self.reduce(loss)?;
         self.step += 1;
         let rate = self.options.rate.at(self.step);
-        let norm = self.advance(loss, rate).map_err(|error| Error::unmet(error.to_string()))?;
+        // Steps that were skipped do not count for the corrections of the moments.
+        let at = At { step: self.step - self.skipped, rate, advances: loss.is_finite() };
+        let norm = self.update.step(&mut self.pass, &self.options.optimizer, at).map_err(unmet)?;
         let is_skipped = !(loss.is_finite() && norm.is_finite());
         self.skipped += u64::from(is_skipped);
         self.skipped_in_a_row = if is_skipped { self.skipped_in_a_row + 1 } else { 0 };
@@ -202,22 +199,24 @@ impl<'a> Trainer<'a> {
         if size == 1 {
             return Ok(loss);
         }
-        let (_, gradients) = self.pass.parts();
         let share = 1.0 / size as f32;
-        let unmet = |error: RuntimeError| Error::unmet(error.to_string());
+        let lengths: Vec<usize> = {
+            let (weights, _) = self.pass.parts();
+            weights.iter().map(|weight| weight.dims().iter().product()).collect()
+        };
         let mut bucket: Vec<f32> = Vec::with_capacity(BUCKET);
         let mut first = 0;
-        for at in 0..gradients.len() {
-            bucket.extend(gradients[at].values().map_err(unmet)?.iter().map(|value| share * value));
-            if bucket.len() < BUCKET && at + 1 < gradients.len() {
+        for at in 0..lengths.len() {
+            let gradient = self.update.gradient(&mut self.pass, at).map_err(unmet)?;
+            bucket.extend(gradient.iter().map(|value| share * value));
+            if bucket.len() < BUCKET && at + 1 < lengths.len() {
                 continue;
             }
             self.ranks.sum(&mut bucket)?;
             let mut sums = bucket.as_slice();
-            for gradient in &mut gradients[first..=at] {
-                let values = gradient.values_mut().map_err(unmet)?;
-                let (own, rest) = sums.split_at(values.len());
-                values.copy_from_slice(own);
+            for at in first..=at {
+                let (own, rest) = sums.split_at(lengths[at]);
+                self.update.set_gradient(&mut self.pass, at, own).map_err(unmet)?;
                 sums = rest;
             }
             bucket.clear();
@@ -238,85 +237,50 @@ impl<'a> Trainer<'a> {
         Ok(count[0] > 0.0)
     }
 
-    /// Adds the gradients of run `run` of `runs` to the sums; after the last they are the mean over the runs, in the place of
-    /// the gradients.
-    fn add_gradients(&mut self, run: usize, runs: usize) -> Result<(), RuntimeError> {
-        let (_, gradients) = self.pass.parts();
-        self.sums.resize(gradients.len(), Vec::new());
-        let share = 1.0 / runs as f32;
-        for (sum, gradient) in self.sums.iter_mut().zip(gradients) {
-            let values = gradient.values_mut()?;
-            if run == 0 {
-                sum.clear();
-                sum.extend(values.iter().map(|value| share * value));
-            } else {
-                sum.iter_mut().zip(values.iter()).for_each(|(sum, value)| *sum += share * value);
-            }
-            if run + 1 == runs {
-                values.copy_from_slice(sum);
-            }
-        }
-        Ok(())
-    }
-
-    /// Moves the weights along the gradients if they are finite. Returns their norm.
-    fn advance(&mut self, loss: f64, rate: f64) -> Result<f64, RuntimeError> {
-        let (weights, gradients) = self.pass.parts();
-        let gradients: Vec<&[f32]> = gradients.iter().map(|gradient| gradient.values()).collect::<Result<_, _>>()?;
-        let norm = norm(gradients.iter().copied());
-        if loss.is_finite() && norm.is_finite() {
-            let mut parts = Vec::with_capacity(weights.len());
-            for ((weight, gradient), state) in weights.iter_mut().zip(gradients).zip(&mut self.states) {
-                parts.push((weight.values_mut()?, gradient, state));
-            }
-            // Steps that were skipped do not count for the corrections of the moments.
-            self.options.optimizer.step(self.step - self.skipped, rate, norm, &mut parts);
-        }
-        Ok(norm)
-    }
-
     /// The weights that are written: their moving average, or where none is kept, the weights themselves.
     ///
     /// # Errors
-    /// They are in another memory.
+    /// A copy from the device fails.
     pub fn result(&mut self) -> Result<Vec<Vec<f32>>, Error> {
-        if self.options.optimizer.ema.is_some() {
-            return Ok(self.states.iter().map(|state| state.average.clone()).collect());
+        match self.update.averages(&mut self.pass).map_err(unmet)? {
+            Some(averages) => Ok(averages),
+            None => self.pass.weights().map_err(unmet),
         }
-        let (weights, _) = self.pass.parts();
-        let weights = weights.iter().map(|weight| Ok(weight.values()?.to_vec())).collect::<Result<_, RuntimeError>>();
-        weights.map_err(|error| Error::unmet(error.to_string()))
     }
 
     /// The state after the last step.
     ///
     /// # Errors
-    /// The weights are in another memory.
+    /// A copy from the device fails.
     pub fn state(&mut self) -> Result<TrainerState, Error> {
-        let (weights, _) = self.pass.parts();
-        let weights = weights.iter().map(|weight| Ok(weight.values()?.to_vec())).collect::<Result<_, RuntimeError>>();
-        let weights = weights.map_err(|error| Error::unmet(error.to_string()))?;
-        Ok(TrainerState { step: self.step, skipped: self.skipped, weights, states: self.states.clone() })
+        let weights = self.pass.weights().map_err(unmet)?;
+        let states = self.update.states(&mut self.pass).map_err(unmet)?;
+        Ok(TrainerState { step: self.step, skipped: self.skipped, weights, states })
     }
 
     /// Goes on from a state.
     ///
     /// # Errors
-    /// The state is that of other weights.
+    /// The state is that of other weights; a copy to the device fails.
     pub fn restore(&mut self, state: TrainerState) -> Result<(), Error> {
         let (weights, _) = self.pass.parts();
         let fail = |text: String| Error::usage(format!("the checkpoint is of another run: {text}"));
         if state.weights.len() != weights.len() || state.states.len() != weights.len() {
             return Err(fail(format!("expected {} weights, found {}", weights.len(), state.weights.len())));
         }
-        for (weight, values) in weights.iter_mut().zip(&state.weights) {
-            let weight = weight.values_mut().map_err(|error| Error::unmet(error.to_string()))?;
-            if weight.len() != values.len() {
-                return Err(fail(format!("expected a weight of {} elements, found {}", weight.len(), values.len())));
+        for (weight, values) in weights.iter().zip(&state.weights) {
+            let length: usize = weight.dims().iter().product();
+            if length != values.len() {
+                return Err(fail(format!("expected a weight of {length} elements, found {}", values.len())));
             }
-            weight.copy_from_slice(values);
         }
-        (self.states, self.step, self.skipped) = (state.states, state.step, state.skipped);
+        self.pass.set_weights(&state.weights).map_err(unmet)?;
+        self.update.restore(&mut self.pass, state.states).map_err(unmet)?;
+        (self.step, self.skipped) = (state.step, state.skipped);
         Ok(())
     }
+}
+
+fn unmet(error: RuntimeError) -> Error {
+    Error::unmet(error.to_string())
 }

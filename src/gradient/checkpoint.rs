@@ -117,7 +117,7 @@ mod tests {
     fn a_run_goes_on_where_it_was_saved_and_refuses_another() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sums.npz");
-        let uses = [UseGradient { value: 3, node: 1, slot: 1, output: "g".to_owned() }];
+        let uses = [UseGradient { value: 3, node: 1, slot: 1, output: "g".to_owned(), axes: Vec::new() }];
         let mut sum = Accumulated::new(&uses);
         sum.sums[0] = vec![1.0, -2.5];
         sum.curve = vec![LossPoint { t: 0.0, loss: 0.75, kept: true }, LossPoint { t: 10.0, loss: 0.5, kept: false }];

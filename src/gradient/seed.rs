@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::loss::{Distance, FoundTerm, TermInput};
 use super::precision::{LOSS_SCALE, OVERFLOW};
-use super::{LOSS, UseGradient, ValueGradient};
+use super::{GradientOptions, LOSS, UseGradient, ValueGradient};
 use crate::graph::{Graph, Reader, ValueId};
 use crate::onnx::{attr_float, attr_int};
 use crate::operator::gradient::Tape;
@@ -112,19 +112,21 @@ impl Tape {
     pub(super) fn name_gradients(
         &mut self,
         graph: &Graph,
-        wanted_values: &[ValueId],
+        options: &GradientOptions,
         is_scaled: bool,
     ) -> (Vec<UseGradient>, Vec<ValueGradient>) {
         let uses = std::mem::take(&mut self.uses);
         let mut named = Vec::with_capacity(uses.len());
         let mut zeros = Vec::new();
-        for (at, (Reader { node, slot }, (value, gradient))) in uses.into_iter().enumerate() {
+        for (at, (reader, (value, gradient))) in uses.into_iter().enumerate() {
             let output = format!("__gradient/{at}/{}", graph.values[value].name);
             self.name_gradient(&gradient, &output, is_scaled, &mut zeros);
-            named.push(UseGradient { value, node, slot, output });
+            let Reader { node, slot } = reader;
+            let axes = options.by_index.as_ref().and_then(|axes| axes.get(&reader)).cloned().unwrap_or_default();
+            named.push(UseGradient { value, node, slot, output, axes });
         }
-        let mut by_value = Vec::with_capacity(wanted_values.len());
-        for (at, value) in wanted_values.iter().enumerate() {
+        let mut by_value = Vec::with_capacity(options.wanted_values.len());
+        for (at, value) in options.wanted_values.iter().enumerate() {
             let Some(gradient) = self.gradient(*value) else { continue };
             let output = format!("__gradient/value/{at}/{}", graph.values[*value].name);
             self.name_gradient(&gradient, &output, is_scaled, &mut zeros);

@@ -1,6 +1,7 @@
 //! Fine-tuning a network and bringing its new weights into the file.
 
 mod checkpoint;
+mod demand;
 mod evaluation;
 mod log;
 mod run;

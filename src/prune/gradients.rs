@@ -1,33 +1,30 @@
 //! Gradients of the denoising loss, summed over timesteps.
 
+mod fit;
 mod graph;
 mod ranks;
 mod samples;
 mod settling;
+mod summation;
 
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
 use super::network::{Denoising, Findings};
-use super::options::{CutOptions, PruneOptions, ScoreOptions};
-use super::progress::{Progress, Stage, Watch, tell};
+use super::options::ScoreOptions;
+use super::progress::{Progress, Watch, tell};
 use crate::analysis::Analysis;
-use crate::diffusion::{Conditioning, DenoisingTask, Process, Roles, Samples, noise};
+use crate::diffusion::{DenoisingTask, Roles, Samples, noise};
 use crate::error::Error;
-use crate::gradient::accumulate::{
-    Accumulated, Denoising as _, LossPoint, Rounds, ThresholdMode, Visited, accumulate_over, losses,
-};
-use crate::gradient::checkpoint::Checkpoint;
-use crate::gradient::pass::{GradientPass, PassOptions};
-use crate::gradient::{GradientGraph, GradientOptions, Precision};
-use crate::graph::digest::DigestKind;
+use crate::gradient::Precision;
+use crate::gradient::accumulate::{Accumulated, Denoising as _, LossPoint};
+use crate::macs::demand::Demand;
 use crate::runtime::{Device, Runtime};
 pub(super) use graph::channels;
 use graph::{Differentiated, differentiated};
-pub(super) use ranks::threads;
+pub(super) use ranks::{share_of_memory, threads};
 pub(super) use samples::samples as clean_samples;
-use settling::Settling;
+use summation::Summation;
 
 /// Samples of a batch where nothing is said.
 const BATCH: usize = 16;
@@ -49,6 +46,10 @@ pub struct GradientReport {
     pub batch: usize,
     /// Samples in one run.
     pub micro_batch: usize,
+    /// Passes over all timesteps, each for a part of the weights.
+    pub passes: usize,
+    /// What a pass needs of memory, as it was estimated before the first.
+    pub memory: Demand,
     /// Timesteps that were to be visited.
     pub timesteps: usize,
     /// Elements of one sample.
@@ -106,12 +107,10 @@ pub(super) fn gradients(
     announce(network, &lines, options, watch)?;
     // Sizes that the data has are those of the gradients alone: costs and verification keep their own.
     let sized = ScoreOptions { sizes: network.sizes().clone(), ..options.clone() };
-    let differentiated = differentiated(analysis, network, batch, settings)?;
-    let (micro_batch, wanted) = (differentiated.micro_batch, differentiated.wanted);
-    if micro_batch < wanted {
-        let text = format!("memory:       {micro_batch} samples a run, for {wanted} there is too little");
-        tell(watch, Progress::Note(&text))?;
-    }
+    let differentiated = differentiated(analysis, network, batch, options)?;
+    let (micro_batch, passes, memory) =
+        (differentiated.micro_batch, differentiated.parts.len(), differentiated.demand.clone());
+    tell(watch, Progress::Note(&plan_of(&differentiated)))?;
     let started = Instant::now();
     let samples = ranks::of_first(&*settings.ranks, || {
         samples::samples(network, runtime, &conditioning, options, (batch, micro_batch), watch)
@@ -138,6 +137,8 @@ pub(super) fn gradients(
         source: samples.source.clone(),
         batch: samples.len(),
         micro_batch,
+        passes,
+        memory,
         timesteps: task.timesteps().len(),
         sample_elements,
         threshold: (threshold > 0.0).then_some(threshold),
@@ -151,6 +152,18 @@ pub(super) fn gradients(
         drawing_seconds,
     };
     Ok((summed.sum, report, samples))
+}
+
+/// What will be done with how much memory, in words.
+fn plan_of(of: &Differentiated) -> String {
+    let mut text = format!("memory:       {}", of.demand.describe());
+    if of.micro_batch < of.wanted {
+        text += &format!("; {} samples a run, for {} there is too little", of.micro_batch, of.wanted);
+    }
+    if of.parts.len() > 1 {
+        text += &format!("; {} passes, each for a part of the weights", of.parts.len());
+    }
+    text
 }
 
 /// What the network's inputs stand for, and how it was trained.
@@ -214,144 +227,4 @@ fn announce_checkpoint(checkpoint: Option<&Path>, resume: bool, watch: &mut Watc
         }
         _ => Ok(()),
     }
-}
-
-/// What is summed, and on what.
-struct Summation<'a> {
-    analysis: &'a Analysis,
-    runtime: &'a Runtime,
-    options: &'a ScoreOptions,
-    task: &'a DenoisingTask<'a>,
-    process: &'a Process,
-    /// The samples and what belongs to them.
-    of: (&'a Samples, &'a Conditioning),
-}
-
-/// Sums, and how they were computed.
-struct Summed {
-    sum: Accumulated,
-    settled: bool,
-    resumed: usize,
-    loss_scale: Option<f32>,
-    execution: String,
-    seconds: f64,
-}
-
-impl Summation<'_> {
-    fn run(&self, of: Differentiated, sample_elements: f64, watch: &mut Watch<'_>) -> Result<Summed, Error> {
-        let (analysis, settings) = (self.analysis, &self.options.gradients);
-        let ranks = &*settings.ranks;
-        let total = self.task.timesteps().len();
-        let how = self.options.accumulate_options(of.micro_batch);
-        let known = match how.mode == ThresholdMode::Mask && how.threshold > 0.0 {
-            true => Some(self.losses(&of.options, of.micro_batch, watch)?),
-            false => None,
-        };
-        let mut pass = self.pass(&of.graph)?;
-        // The session has a copy of all weights.
-        drop(of);
-        let execution = ranks::described(ranks, pass.execution().to_string());
-        let mut sum = Accumulated::new(pass.uses());
-        // The first rank has it, and what was summed before.
-        let checkpoint = if ranks.rank() == 0 { self.checkpoint()? } else { None };
-        if let (true, Some(checkpoint)) = (settings.resume, &checkpoint) {
-            checkpoint.load(&mut sum)?;
-        }
-        ranks::share_progress(ranks, &mut sum)?;
-        let (resumed, started) = (sum.visited, Instant::now());
-        let mut saved = Instant::now();
-        let mut settling = settings.adaptive.as_ref().map(|cut| Settling::new(self.pruning(cut), sample_elements));
-        let mut settled = false;
-        if !sum.complete {
-            let step = |visited: &mut Visited<'_>| {
-                tell(watch, Progress::At { stage: Stage::Gradients, done: visited.visited(), total })?;
-                let is_due = settings.checkpoint.is_some() && saved.elapsed().as_secs() >= CHECKPOINT_SECONDS;
-                if ranks::first_says(ranks, is_due)? {
-                    let sum = visited.sum()?;
-                    checkpoint.as_ref().map_or(Ok(()), |checkpoint| checkpoint.save(sum))?;
-                    saved = Instant::now();
-                }
-                if let Some(settling) = &mut settling {
-                    settled = ranks::first_says(ranks, settling.is_settled(analysis, self.runtime, visited)?)?;
-                }
-                Ok(if settled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-            };
-            let rounds = Rounds { ranks, ends_at: settings.adaptive.is_some().then_some(settling::EVERY) };
-            let how = (&how, known.as_deref());
-            accumulate_over(&rounds, &mut pass, &analysis.model, self.task, how, &mut sum, step)?;
-        }
-        sum.reduce(ranks)?;
-        let seconds = started.elapsed().as_secs_f64();
-        if let Some(checkpoint) = &checkpoint {
-            let was_long = started.elapsed().as_secs() >= CHECKPOINT_SECONDS;
-            match settings.keeps_checkpoint && (was_long || resumed > 0) {
-                true => checkpoint.save(&sum)?,
-                false => checkpoint.remove(),
-            }
-        }
-        Ok(Summed { sum, settled, resumed, loss_scale: pass.loss_scale(), execution, seconds })
-    }
-
-    /// The options of the cut for which the adaptive rule watches.
-    fn pruning(&self, cut: &CutOptions) -> PruneOptions {
-        PruneOptions { score: self.options.clone(), cut: cut.clone() }
-    }
-
-    fn pass(&self, graph: &GradientGraph) -> Result<GradientPass, Error> {
-        let settings = &self.options.gradients;
-        let options = PassOptions {
-            device: settings.device,
-            allow_fallback: settings.allow_fallback,
-            threads: ranks::threads(&*settings.ranks),
-            ..PassOptions::default()
-        };
-        GradientPass::with_options(self.runtime, graph, &self.analysis.model, &options)
-    }
-
-    /// The losses of all timesteps, which a threshold on the largest of all needs beforehand.
-    fn losses(&self, options: &GradientOptions, micro_batch: usize, watch: &mut Watch<'_>) -> Result<Vec<f64>, Error> {
-        let options = GradientOptions { wanted: Vec::new(), ..options.clone() };
-        let forward = GradientGraph::build(self.analysis, &options)?;
-        let mut pass = self.pass(&forward)?;
-        let total = self.task.timesteps().len();
-        let mut stopped = Ok(());
-        let step = |at: usize, _: f64| {
-            stopped = tell(watch, Progress::At { stage: Stage::Losses, done: at + 1, total });
-            if stopped.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        };
-        let ranks = &*self.options.gradients.ranks;
-        let losses = losses(ranks, &mut pass, &self.analysis.model, self.task, micro_batch, step)?;
-        stopped.map(|()| losses)
-    }
-
-    fn checkpoint(&self) -> Result<Option<Checkpoint>, Error> {
-        let Some(path) = &self.options.gradients.checkpoint else { return Ok(None) };
-        let fingerprint = fingerprint(self.analysis, self.process, self.options, self.of)?;
-        Checkpoint::new(path, &fingerprint).map(Some)
-    }
-}
-
-/// What must be equal for a checkpoint to be continued.
-fn fingerprint(
-    analysis: &Analysis,
-    process: &Process,
-    options: &ScoreOptions,
-    (samples, conditioning): (&Samples, &Conditioning),
-) -> Result<String, Error> {
-    let sum: f64 = samples.values.iter().map(|value| f64::from(*value)).sum();
-    let how = options.accumulate_options(1);
-    Ok(format!(
-        "{} {} {} {:?} {:?} {:?} {} {} {} {} {sum:e} {}",
-        analysis.model.digest(DigestKind::default()),
-        process.describe(),
-        samples.len(),
-        options.gradients.timesteps,
-        how.threshold,
-        how.mode,
-        how.squared,
-        how.sums_last,
-        options.seed,
-        options.gradients.precision,
-        conditioning.digest(&samples.numbers),
-    ))
 }

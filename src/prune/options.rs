@@ -232,6 +232,9 @@ pub struct GradientSettings {
     pub data_range: Option<(f64, f64)>,
     /// Samples in one run; bounds the memory of activations; the whole batch where `None`.
     pub micro_batch: Option<usize>,
+    /// Bytes that the gradients may take; what is free where `None`. Where they need more, runs have fewer samples, and
+    /// then the weights are divided over several passes.
+    pub memory: Option<u64>,
     /// Timesteps that are visited, spread evenly over the schedule; all where `None`.
     pub timesteps: Option<usize>,
     /// Share of the largest loss below which timesteps do not count, in [0, 1).
@@ -282,6 +285,7 @@ impl Default for GradientSettings {
             data: None,
             data_range: None,
             micro_batch: None,
+            memory: None,
             timesteps: None,
             threshold: 0.05,
             mode: ThresholdMode::default(),

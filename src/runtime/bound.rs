@@ -135,6 +135,11 @@ impl BoundSession {
             .map_err(|error| RuntimeError::RunFailed { message: format!("output {name:?}: {}", plain(&error)) })
     }
 
+    /// Lets go of everything that is bound.
+    pub fn unbind(&mut self) {
+        self.binding.clear();
+    }
+
     /// Runs the model. All inputs must be set or bound, and every output that is wanted must be bound.
     ///
     /// # Errors

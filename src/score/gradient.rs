@@ -81,6 +81,99 @@ pub struct GradientForm {
     pub loss_scale: f64,
 }
 
+impl GradientForm {
+    /// Whether the score of a channel needs no more of the summed gradients than `sum w G` over what a member of its group
+    /// holds: absolute values are taken after that sum, if at all.
+    pub fn is_linear(&self) -> bool {
+        self.term == Term::Signed
+    }
+
+    /// Replaces summed gradients by what the criterion makes of them: for each axis of a weight along which channels of the
+    /// groups lie, the sums over all other axes. Those by other weights are dropped.
+    ///
+    /// # Errors
+    /// A weight that can't be read.
+    pub fn reduce(&self, cx: &ScoreCx<'_>, groups: &[ChannelGroup], gradients: &mut Accumulated) -> Result<(), Error> {
+        let wanted: BTreeMap<Reader, _> = scoring_axes(groups)
+            .into_iter()
+            .map(|(weight, axes)| (cx.coupling.uses[weight].reader(), (weight, axes)))
+            .collect();
+        for (gradient, sums) in gradients.uses.iter_mut().zip(&mut gradients.sums) {
+            if !gradient.axes.is_empty() {
+                continue;
+            }
+            let reduced = match wanted.get(&reader_of(gradient)) {
+                Some((weight, axes)) => self.index_sums(cx, groups, (*weight, axes), sums)?,
+                None => Vec::new(),
+            };
+            gradient.axes = reduced.iter().map(|(axis, _)| *axis).collect();
+            *sums = reduced.into_iter().flat_map(|(_, values)| values).map(|value| value as f32).collect();
+        }
+        Ok(())
+    }
+
+    /// For each of these axes of a use of a weight, the sums over all others of what the criterion makes of an element; none
+    /// where the gradient is not that of the weight.
+    fn index_sums(
+        &self,
+        cx: &ScoreCx<'_>,
+        groups: &[ChannelGroup],
+        (weight, axes): (usize, &BTreeSet<usize>),
+        sums: &[f32],
+    ) -> Result<Vec<(usize, Vec<f64>)>, Error> {
+        let tensor = cx.constant(cx.coupling.uses[weight].value)?;
+        let values = floats(tensor, &cx.model.tensor_view(tensor)?);
+        if values.len() != sums.len() {
+            return Ok(Vec::new());
+        }
+        let mut members = groups.iter().flat_map(|group| &group.members);
+        let is_parameter = members.any(|member| member.weight == weight && member.role == Role::Parameter);
+        let entry = |at: usize| self.entry(f64::from(values[at]), f64::from(sums[at]), is_parameter);
+        let dims: Vec<usize> = tensor.dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
+        let axes: Vec<usize> = axes.iter().copied().collect();
+        let of_axes = axis_sums(&dims, &axes, entry);
+        Ok(axes.into_iter().zip(of_axes).collect())
+    }
+
+    fn entry(&self, w: f64, g: f64, is_parameter: bool) -> f64 {
+        let product = w * g * self.loss_scale;
+        match self.term {
+            Term::Absolute => product.abs(),
+            Term::Signed => product,
+            Term::Squared if is_parameter => product.abs(),
+            Term::Squared => product * product,
+            Term::Curvature => w * w * g,
+        }
+    }
+}
+
+/// The axes of uses of weights along which the channels of groups that may shrink lie.
+pub fn scoring_axes(groups: &[ChannelGroup]) -> BTreeMap<usize, BTreeSet<usize>> {
+    let mut wanted: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+    for member in groups.iter().filter(|group| group.fixed.is_none()).flat_map(|group| &group.members) {
+        wanted.entry(member.weight).or_default().insert(member.axis);
+    }
+    wanted
+}
+
+fn reader_of(gradient: &UseGradient) -> Reader {
+    Reader { node: gradient.node, slot: gradient.slot }
+}
+
+/// The sums by index of every axis, which follow each other in `sums`.
+fn parts(cx: &ScoreCx<'_>, weight: usize, axes: &[usize], sums: &[f32]) -> Result<Vec<(usize, Vec<f64>)>, Error> {
+    let dims = &cx.constant(cx.coupling.uses[weight].value)?.dims;
+    let size = |axis: usize| dims.get(axis).and_then(|size| usize::try_from(*size).ok()).unwrap_or(0);
+    let mut rest = sums;
+    let mut parts = Vec::with_capacity(axes.len());
+    for axis in axes {
+        let (own, after) = rest.split_at(size(*axis).min(rest.len()));
+        parts.push((*axis, own.iter().map(|value| f64::from(*value)).collect()));
+        rest = after;
+    }
+    Ok(parts)
+}
+
 /// A criterion over summed gradients.
 #[derive(Debug)]
 pub struct GradientCriterion {
@@ -100,48 +193,20 @@ impl GradientCriterion {
         gradients: &Accumulated,
         form: &GradientForm,
     ) -> Result<Self, Error> {
-        let mut wanted: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
-        for member in groups.iter().filter(|group| group.fixed.is_none()).flat_map(|group| &group.members) {
-            wanted.entry(member.weight).or_default().insert(member.axis);
-        }
-        let reader = |gradient: &UseGradient| Reader { node: gradient.node, slot: gradient.slot };
         let by_reader: BTreeMap<Reader, usize> =
-            gradients.uses.iter().enumerate().map(|(at, gradient)| (reader(gradient), at)).collect();
-        let mut criterion = Self { form: *form, scores: BTreeMap::new() };
-        for (weight, axes) in wanted {
-            let weight_use = &cx.coupling.uses[weight];
-            let Some(at) = by_reader.get(&weight_use.reader()) else { continue };
-            let tensor = cx.constant(weight_use.value)?;
-            let values = floats(tensor, &cx.model.tensor_view(tensor)?);
-            let sums = &gradients.sums[*at];
-            if values.len() != sums.len() {
-                continue;
-            }
-            let is_parameter = criterion.is_parameter(groups, weight);
-            let entry = |at: usize| criterion.entry(f64::from(values[at]), f64::from(sums[at]), is_parameter);
-            let dims: Vec<usize> = tensor.dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
-            let axes: Vec<usize> = axes.into_iter().collect();
-            for (axis, of_index) in axes.iter().zip(axis_sums(&dims, &axes, entry)) {
-                criterion.scores.insert((weight, *axis), of_index);
+            gradients.uses.iter().enumerate().map(|(at, gradient)| (reader_of(gradient), at)).collect();
+        let mut scores = BTreeMap::new();
+        for (weight, axes) in scoring_axes(groups) {
+            let Some(&at) = by_reader.get(&cx.coupling.uses[weight].reader()) else { continue };
+            let sums = match gradients.uses[at].axes.as_slice() {
+                [] => form.index_sums(cx, groups, (weight, &axes), &gradients.sums[at])?,
+                of => parts(cx, weight, of, &gradients.sums[at])?,
+            };
+            for (axis, of_index) in sums.into_iter().filter(|(axis, _)| axes.contains(axis)) {
+                scores.insert((weight, axis), of_index);
             }
         }
-        Ok(criterion)
-    }
-
-    fn is_parameter(&self, groups: &[ChannelGroup], weight: usize) -> bool {
-        let mut members = groups.iter().flat_map(|group| &group.members);
-        members.any(|member| member.weight == weight && member.role == Role::Parameter)
-    }
-
-    fn entry(&self, w: f64, g: f64, is_parameter: bool) -> f64 {
-        let product = w * g * self.form.loss_scale;
-        match self.form.term {
-            Term::Absolute => product.abs(),
-            Term::Signed => product,
-            Term::Squared if is_parameter => product.abs(),
-            Term::Squared => product * product,
-            Term::Curvature => w * w * g,
-        }
+        Ok(Self { form: *form, scores })
     }
 
     fn counts(&self, cx: &ScoreCx<'_>, member: &Member, first: &Member) -> bool {
@@ -249,10 +314,7 @@ mod tests {
             is_ddpm_exp: false,
             loss_scale: 2.0,
         };
-        let entry = |term, w, g, is_parameter| {
-            let criterion = GradientCriterion { form: form(term), scores: BTreeMap::new() };
-            criterion.entry(w, g, is_parameter)
-        };
+        let entry = |term, w, g, is_parameter| form(term).entry(w, g, is_parameter);
         assert_eq!(entry(Term::Absolute, -1.0, 3.0, false), 6.0);
         assert_eq!(entry(Term::Signed, -1.0, 3.0, false), -6.0);
         assert_eq!(entry(Term::Squared, -1.0, 3.0, false), 36.0);

@@ -181,3 +181,28 @@ fn what_makes_no_sense_is_refused_before_anything_starts() {
     assert!(ran.code == 2 && ran.err.contains("teacher"), "{} {}", ran.code, ran.err);
     assert!(!output.exists());
 }
+
+#[test]
+fn runs_of_the_graph_have_as_many_samples_as_fit() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = PathBuf::from(fixture("ddpm_fashion16.onnx"));
+    let output = |name: &str| folder.path().join(name);
+    let steps = ["--steps", "2", "--eval-samples", "0", "--no-verify"];
+    let whole = tuned(&input, &output("whole.onnx"), &steps)["training"].clone();
+    assert_eq!(whole["micro_batch"], 8);
+    let bytes = |of: &Value, part: &str| of["memory"][part].as_u64().unwrap_or(0);
+    assert!(bytes(&whole, "moments") == 2 * bytes(&whole, "average") && bytes(&whole, "teacher") > 0, "{whole}");
+    // Without half of what grows with the samples; their gradients then need sums.
+    let memory = bytes(&whole, "total") - bytes(&whole, "activations") / 2 + bytes(&whole, "average");
+    let memory = memory.to_string();
+    let less = tuned(&input, &output("less.onnx"), &[&steps[..], &["--memory", &memory]].concat())["training"].clone();
+    assert!(less["micro_batch"].as_u64().is_some_and(|samples| samples < 8), "{less}");
+    assert!(bytes(&less, "total") <= memory.parse().unwrap(), "{less}");
+    let loss = |of: &Value| of["training_loss"].as_f64().unwrap();
+    assert!((loss(&whole) - loss(&less)).abs() < 1e-5 * loss(&whole), "{less}");
+    let more = [&steps[..], &["--memory", "60M"]].concat();
+    let arguments = arguments(&input, &output("refused.onnx"), &more);
+    let refused = run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(refused.code, 1);
+    assert!(refused.err.contains("training with runs of one sample needs about"), "{}", refused.err);
+}

@@ -234,3 +234,42 @@ fn conditioning_that_is_joined_to_the_sample_is_given_with_it() {
     let refused = run(&["loss", &model, "--data", &path("data.npz"), "--count", "4", "--sample-offset", "3"]);
     assert!(refused.code == 2 && refused.err.contains("--sample-offset: expected 0 to 2"), "{}", refused.err);
 }
+
+#[test]
+fn weights_that_do_not_fit_at_once_are_scored_in_several_passes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let samples = fixture("ddpm_fashion16/reference.npz");
+    let score = |more: &[&str]| {
+        let output = folder.path().join("out.onnx");
+        let mut arguments = vec!["--timesteps", "8", "--no-verify", "--data", samples.to_str().expect("a path")];
+        arguments.extend(["--micro-batch", "1"]);
+        arguments.extend(more);
+        let result = prune(&output, &arguments);
+        let text = std::fs::read_to_string(output.with_extension("plan.json")).expect("there is a plan");
+        let plan = serde_json::from_str::<serde_json::Value>(&text).expect("a plan is JSON");
+        (result["gradients"].clone(), plan["tensors"].clone())
+    };
+    let bytes = |of: &serde_json::Value, part: &str| of["memory"][part].as_u64().unwrap_or(0);
+    for criterion in [&["--criterion", "diff-pruning"][..], &["--criterion", "hessian"], &["--reference", "ddpm-exp"]] {
+        let (whole, kept) = score(criterion);
+        assert_eq!(whole["passes"], 1);
+        let parts = ["weights", "gradients", "sums", "activations", "library"];
+        assert_eq!(parts.map(|part| bytes(&whole, part)).iter().sum::<u64>(), bytes(&whole, "total"), "{whole}");
+        let memory = (bytes(&whole, "total") - bytes(&whole, "gradients")).to_string();
+        let (divided, kept_divided) = score(&[criterion, &["--memory", &memory]].concat());
+        assert!(divided["passes"].as_u64().is_some_and(|passes| passes > 1), "{divided}");
+        assert!(bytes(&divided, "total") <= bytes(&whole, "total") - bytes(&whole, "gradients"), "{divided}");
+        assert_eq!(divided["curve"], whole["curve"], "the first pass sees all timesteps");
+        assert_eq!(kept_divided, kept, "{criterion:?}");
+    }
+    // Taylor's sums are made in the graph.
+    let (whole, _) = score(&["--criterion", "diff-pruning"]);
+    let (taylor, _) = score(&["--criterion", "taylor"]);
+    assert!(2 * bytes(&taylor, "sums") < bytes(&whole, "sums"), "{taylor}");
+    let output = folder.path().join("refused.onnx");
+    let input = fixture("ddpm_fashion16.onnx");
+    let paths = [input.to_str().expect("a path"), output.to_str().expect("a path")];
+    let run = run(&[&paths[..], &["--ratio", "0.3", "--batch", "2", "--memory", "30M"]].concat());
+    assert_eq!(run.code, 1);
+    assert!(run.err.contains("needs about") && run.err.contains("activations"), "{}", run.err);
+}

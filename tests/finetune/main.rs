@@ -3,6 +3,7 @@
 
 mod pytorch;
 mod runs;
+mod updates;
 
 #[path = "../support/mod.rs"]
 mod support;

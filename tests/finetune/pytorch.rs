@@ -6,8 +6,9 @@ use std::path::Path;
 use onnx_diffprune::analysis::analyse;
 use onnx_diffprune::array::{Array, ArrayData};
 use onnx_diffprune::finetune::graph::TrainingGraph;
-use onnx_diffprune::finetune::optimizer::{OptimizerOptions, WeightState, norm};
+use onnx_diffprune::finetune::optimizer::OptimizerOptions;
 use onnx_diffprune::finetune::pass::TrainingPass;
+use onnx_diffprune::finetune::update::{At, Update, UpdateKind};
 use onnx_diffprune::gradient::pass::PassOptions;
 use onnx_diffprune::gradient::{GradientOptions, TARGET};
 use onnx_diffprune::graph::sizes::sizes_for;
@@ -44,6 +45,15 @@ fn shown(values: &[f32], count: usize) -> Vec<f32> {
 
 #[test]
 fn twenty_steps_are_those_of_pytorch() {
+    twenty_steps(UpdateKind::Kernel);
+}
+
+#[test]
+fn twenty_steps_by_graphs_are_those_of_pytorch() {
+    twenty_steps(UpdateKind::Graph);
+}
+
+fn twenty_steps(kind: UpdateKind) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     let reference: HashMap<String, Array> =
         npz::read(&root.join("ddpm_fashion16/finetune_reference.npz")).unwrap().into_iter().collect();
@@ -57,10 +67,7 @@ fn twenty_steps_are_those_of_pytorch() {
     let graph = TrainingGraph::build(&analysis, &options, Device::Cpu).unwrap();
     let mut pass = TrainingPass::new(runtime(), &analysis, &graph, &PassOptions::default()).unwrap();
     let optimizer = OptimizerOptions { weight_decay: 0.01, ..OptimizerOptions::default() };
-    let mut states: Vec<WeightState> = {
-        let (weights, _) = pass.parts();
-        weights.iter().map(|weight| WeightState::new(weight.values().unwrap(), &optimizer)).collect()
-    };
+    let mut update = Update::new(Some(kind), &mut pass, &optimizer, 1).unwrap();
     let names: Vec<String> =
         analysis.graph.inputs.iter().map(|value| analysis.graph.values[*value].name.clone()).collect();
     for step in 0..STEPS {
@@ -72,17 +79,10 @@ fn twenty_steps_are_those_of_pytorch() {
         let loss = pass.run(&inputs).unwrap().loss;
         let expected = reference["losses"].to_f64()[step];
         assert!((loss - expected).abs() < 1e-4 * expected, "step {step}: loss {loss}, PyTorch's {expected}");
-        let (weights, gradients) = pass.parts();
-        let norm = norm(gradients.iter().map(|gradient| gradient.values().unwrap()));
-        let gradients: Vec<&[f32]> = gradients.iter().map(|gradient| gradient.values().unwrap()).collect();
-        let mut parts: Vec<_> = weights
-            .iter_mut()
-            .zip(gradients)
-            .zip(&mut states)
-            .map(|((weight, gradient), state)| (weight.values_mut().unwrap(), gradient, state))
-            .collect();
-        optimizer.step(step as u64 + 1, 1e-3, norm, &mut parts);
+        let at = At { step: step as u64 + 1, rate: 1e-3, advances: true };
+        update.step(&mut pass, &optimizer, at).unwrap();
     }
+    let (weights, averages) = (pass.weights().unwrap(), update.averages(&mut pass).unwrap().unwrap());
     let mut compared = 0;
     for (at, weight) in graph.weights.iter().enumerate() {
         // The gradient by the bias of keys is nothing but rounding, which Adam makes as large as any other step.
@@ -90,8 +90,7 @@ fn twenty_steps_are_those_of_pytorch() {
             continue;
         }
         compared += 1;
-        let (weights, _) = pass.parts();
-        for (kind, found) in [("w", weights[at].values().unwrap()), ("ema", &states[at].average)] {
+        for (kind, found) in [("w", &weights[at]), ("ema", &averages[at])] {
             let expected = floats(&reference[&format!("{kind}|{}", weight.name)]);
             let found = shown(found, expected.len());
             let largest = expected.iter().fold(0.0_f32, |most, value| most.max(value.abs()));

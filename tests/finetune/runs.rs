@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use onnx_diffprune::finetuning::{FinetuneSettings, Recipe};
+use onnx_diffprune::finetuning::{FinetuneSettings, Recipe, UpdateKind};
 use onnx_diffprune::networks::{NetworkOptions, ProcessOptions};
 use onnx_diffprune::{Model, Progress, Runtime};
 
@@ -45,9 +45,23 @@ fn run(settings: &FinetuneSettings, stop_after: Option<u64>) -> (Vec<u8>, u64) {
 
 #[test]
 fn a_run_that_was_stopped_goes_on_to_the_same_weights() {
+    goes_on_to_the_same_weights(None, None);
+}
+
+#[test]
+fn a_run_whose_state_is_on_a_device_goes_on_to_the_same_weights() {
+    goes_on_to_the_same_weights(Some(UpdateKind::Graph), Some(4));
+}
+
+fn goes_on_to_the_same_weights(update: Option<UpdateKind>, micro_batch: Option<usize>) {
     let folder = tempfile::tempdir().unwrap();
     // Nothing is held out: the last weights are the result.
-    let settings = |name: &str| FinetuneSettings { held_out_count: 0, ..settings(&folder.path().join(name), 6) };
+    let settings = |name: &str| FinetuneSettings {
+        held_out_count: 0,
+        update,
+        micro_batch,
+        ..settings(&folder.path().join(name), 6)
+    };
     let (whole, steps) = run(&settings("whole"), None);
     assert_eq!(steps, 6);
     let parts = settings("parts");

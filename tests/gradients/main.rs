@@ -1,6 +1,7 @@
 //! Gradients and what is made of them, against PyTorch, standard operators and single precision.
 #![allow(clippy::unwrap_used)]
 
+mod by_index;
 mod diff_pruning;
 mod kernels;
 mod loss;

@@ -10,7 +10,8 @@ use onnx_diffprune::array::{Array, ArrayData, ElementType};
 use onnx_diffprune::onnx::{DataLocation, GraphProto, StringStringEntryProto, TensorProto};
 use onnx_diffprune::runtime::random_inputs::{InputSpec, draw};
 use onnx_diffprune::runtime::{
-    Optimization, Runtime, RuntimeError, RuntimeErrorKind, Session, SessionOptions, find_library, interleaved_latency,
+    BoundSession, Device, Optimization, Runtime, RuntimeError, RuntimeErrorKind, Session, SessionOptions, Transfer,
+    find_library, interleaved_latency,
 };
 use prost::Message;
 
@@ -165,4 +166,25 @@ fn the_library_is_known_and_stays() {
     assert_eq!(error.kind(), RuntimeErrorKind::Library);
     assert!(error.hint().unwrap().contains("pip install onnxruntime"));
     assert_eq!(find_library(Some(runtime.library())).unwrap().version, runtime.version());
+}
+
+#[test]
+fn tensors_are_copied_by_a_graph_as_they_are_in_place() {
+    let bound = BoundSession::new(network(Optimization::None)).unwrap();
+    for mut transfer in
+        [Transfer::new(runtime(), Device::Cpu).unwrap(), Transfer::by_graph(runtime(), Device::Cpu).unwrap()]
+    {
+        // Tensors of several shapes, one of them without axes.
+        for dims in [vec![2, 3], vec![], vec![5]] {
+            let values: Vec<f32> = (0..dims.iter().product()).map(|at: usize| at as f32 - 1.5).collect();
+            let (mut first, mut second) = (bound.device_tensor(&dims).unwrap(), bound.device_tensor(&dims).unwrap());
+            transfer.write(&values, &mut first).unwrap();
+            transfer.copy(&first, &mut second).unwrap();
+            transfer.write(&vec![7.0; values.len()], &mut first).unwrap();
+            assert_eq!(transfer.read(&second).unwrap(), values);
+            assert_eq!(transfer.read(&first).unwrap(), vec![7.0; values.len()]);
+            let error = transfer.write(&[0.0; 9], &mut first).unwrap_err();
+            assert!(error.to_string().contains("9 elements"), "{error}");
+        }
+    }
 }

@@ -13,6 +13,7 @@ use super::super::progress::{Progress, Stage, Watch, tell};
 use super::super::refit::judge::Judge;
 use super::super::runtime::Runtime;
 use super::checkpoint::Checkpoints;
+use super::demand::Taking;
 use super::evaluation::{Evaluator, StepEvaluation};
 use super::log::RunLog;
 use super::samples::{RunSamples, TrainingSamples};
@@ -30,6 +31,7 @@ use crate::finetune::trainer::{StepOptions, StepReport, Trainer};
 use crate::gradient::GradientOptions;
 use crate::gradient::pass::PassOptions;
 use crate::graph::model::Model;
+use crate::macs::demand::Demand;
 use crate::runtime::SessionOptions;
 use crate::training::trained_weights;
 
@@ -65,6 +67,8 @@ pub struct FinetuneReport {
     pub batch: usize,
     /// Samples of one run of the graph.
     pub micro_batch: usize,
+    /// What the run needs of memory, as it was estimated before the first step; on a device, of that of the device.
+    pub memory: Demand,
     /// Weights that were trained, and their elements.
     pub weights: usize,
     /// Elements of all trained weights.
@@ -143,10 +147,12 @@ pub(super) fn train(
     if let Some(teacher) = &of_teacher {
         check_interface(teacher, analysis, &roles.prediction.name)?;
     }
-    let micro_batch = micro_batch(network, settings)?;
+    let of = Taking { network, analysis, teacher: of_teacher.as_ref(), settings };
+    let (micro_batch, memory) = of.fitted(micro_batch(network, settings)?)?;
     let conditioning = network.conditioning(micro_batch, settings.seed)?;
     let lines = network.lines(&conditioning);
     tell(watch, Progress::Network(&network.described(&lines)))?;
+    tell(watch, Progress::Note(&format!("memory:       {}; {micro_batch} samples a run", memory.describe())))?;
     let samples = RunSamples::open(network, settings)?;
     let mut objective = settings.objective;
     if of_teacher.is_none() {
@@ -188,7 +194,8 @@ pub(super) fn train(
         warmup: settings.warmup_steps(),
         steps: settings.steps,
     };
-    let step = StepOptions { batch: settings.batch, micro_batch, objective, optimizer: settings.optimizer, rate };
+    let FinetuneSettings { batch, optimizer, update, .. } = *settings;
+    let step = StepOptions { batch, micro_batch, objective, optimizer, update, rate };
     let mut trainer = Trainer::new(pass, teacher, (noising, draws), step, settings.ranks.clone())?;
     let names: Vec<String> = roles.conditioning_ports().map(|port| port.name.clone()).collect();
     let of_judge = samples.judged(network, &conditioning, &names, settings.seed)?;
@@ -236,6 +243,7 @@ pub(super) fn train(
         skipped_steps: trainer.skipped(),
         batch: settings.batch,
         micro_batch,
+        memory,
         weights: run.weights.len(),
         elements,
         training_loss: outcome.training_loss,

@@ -16,6 +16,7 @@ use crate::finetune::draw::TimestepDraw;
 use crate::finetune::objective::Objective;
 use crate::finetune::optimizer::{OptimizerKind, OptimizerOptions};
 use crate::finetune::schedule::RateSchedule;
+use crate::finetune::update::UpdateKind;
 use crate::gradient::Precision;
 use crate::graph::sizes::Sizes;
 use crate::runtime::Device;
@@ -50,6 +51,8 @@ pub struct FinetuneSettings {
     pub batch: usize,
     /// Samples of one run of the graph, which bounds its memory; as many as fit where `None`.
     pub micro_batch: Option<usize>,
+    /// Bytes that the run may take; what is free where `None`. Where it needs more, runs of the graph have fewer samples.
+    pub memory: Option<u64>,
     /// The largest learning rate.
     pub rate: f64,
     /// How it changes.
@@ -58,6 +61,8 @@ pub struct FinetuneSettings {
     pub warmup: Option<u64>,
     /// The optimizer.
     pub optimizer: OptimizerOptions,
+    /// What makes the optimizer's step; what suits the device where `None`.
+    pub update: Option<UpdateKind>,
     /// What is minimised.
     pub objective: Objective,
     /// How timesteps are drawn.
@@ -128,10 +133,12 @@ impl FinetuneSettings {
             steps: 1000,
             batch: 32,
             micro_batch: None,
+            memory: None,
             rate: 1e-3,
             schedule: RateSchedule::Cosine,
             warmup: None,
             optimizer: OptimizerOptions::default(),
+            update: None,
             objective: Objective::default(),
             timesteps: TimestepDraw::Stratified,
             flip: false,
@@ -183,9 +190,10 @@ impl FinetuneSettings {
     /// Refuses what makes no sense.
     pub(super) fn check(&self) -> Result<(), Error> {
         self.objective.check()?;
-        if self.device != Device::Cpu {
-            let text = format!("fine-tuning runs on the CPU, asked for {}", self.device);
-            return Err(Error::unsupported(text).hint("leave out --device; gradients and fits run on other devices"));
+        if matches!(self.device, Device::TensorRt(_)) {
+            let text = format!("fine-tuning runs on cpu and cuda, asked for {}", self.device);
+            return Err(Error::unsupported(text)
+                .hint("TensorRT builds its engines for weights that stay; --device cuda trains on the same GPU"));
         }
         let counts = [
             ("--steps", self.steps > 0),

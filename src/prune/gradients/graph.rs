@@ -1,15 +1,20 @@
 //! The graph whose runs give the gradients.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::super::network::Denoising;
-use super::super::options::GradientSettings;
+use super::super::options::{GradientSettings, ScoreOptions};
+use super::fit::{Sizes, fitted};
 use super::ranks::share_of_memory;
 use crate::analysis::Analysis;
-use crate::collective::Collective;
 use crate::diffusion::Roles;
 use crate::error::Error;
 use crate::gradient::{GradientGraph, GradientOptions};
-use crate::macs::memory::{LIBRARY, fitting_batch, refuse_beyond};
-use crate::runtime::available_memory;
+use crate::graph::{Reader, ValueId};
+use crate::macs::demand::Demand;
+use crate::operator::gradient::signed_shape;
+use crate::runtime::{Device, available_memory};
+use crate::score::scoring_axes;
 
 /// The gradient graph at the samples of one run, with what it was made from.
 pub(super) struct Differentiated {
@@ -19,6 +24,10 @@ pub(super) struct Differentiated {
     pub(super) micro_batch: usize,
     /// Samples in one run if there were memory for them.
     pub(super) wanted: usize,
+    /// The weights of every pass; all of them where one pass fits into memory.
+    pub(super) parts: Vec<Vec<ValueId>>,
+    /// What a pass needs.
+    pub(super) demand: Demand,
 }
 
 /// Differentiates the network by all weights that may shrink, at sizes whose runs fit into memory.
@@ -29,8 +38,10 @@ pub(super) fn differentiated(
     analysis: &Analysis,
     network: Denoising<'_>,
     batch: usize,
-    settings: &GradientSettings,
+    options: &ScoreOptions,
 ) -> Result<Differentiated, Error> {
+    let settings = &options.gradients;
+    let by_index = options.gradient_form(1.0).is_linear().then(|| axes_of_uses(analysis, options));
     let GradientSettings { micro_batch: asked, precision, device, ranks, .. } = settings;
     let (asked, device, ranks) = (*asked, *device, &**ranks);
     let in_file = |error: Error| error.in_file(analysis.model.path());
@@ -43,17 +54,53 @@ pub(super) fn differentiated(
         prediction: Some(roles.prediction.name.clone()),
         wanted: analysis.prunable_weights(),
         precision: *precision,
+        by_index,
         ..GradientOptions::default()
     };
     let mut graph = GradientGraph::build_for(analysis, &options, device)?;
     let may_shrink = asked.is_none() && roles.fixed_batch().is_none();
-    let micro_batch = samples_that_fit(analysis, ranks, (graph.activation_bytes, wanted), may_shrink)?;
-    if micro_batch < wanted {
-        options.sizes = at(micro_batch);
+    let by_value = bytes_of_weights(analysis, &options);
+    // On a device a sum is written to one place while it is read from another, those of a timestep as well as all.
+    let sums = if device == Device::Cpu { 1 } else { 4 };
+    let largest = by_value.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0);
+    let free = if device == Device::Cpu { available_memory() } else { None };
+    let available = share_of_memory(ranks, settings.memory.into_iter().chain(free).min())?;
+    let fit = |graph: &GradientGraph, samples: usize, may_shrink: bool| {
+        fitted(&Sizes::of(graph, samples, (sums, largest)), &by_value, (available, may_shrink)).map_err(in_file)
+    };
+    let mut found = fit(&graph, wanted, may_shrink)?;
+    if found.samples < wanted {
+        let samples = found.samples;
+        options.sizes = at(samples);
         graph = GradientGraph::build_for(analysis, &options, device)?;
-        samples_that_fit(analysis, ranks, (graph.activation_bytes, micro_batch), false)?;
+        found = fit(&graph, samples, false)?;
     }
-    Ok(Differentiated { graph, options, micro_batch, wanted })
+    if found.parts.len() > 1 && settings.adaptive.is_some() {
+        let whole = Sizes::of(&graph, found.samples, (sums, largest)).demand(found.samples, graph.gradient_bytes());
+        let text = format!("--adaptive looks at the sums of all weights at once, {} of memory", whole.describe());
+        return Err(in_file(Error::unmet(text).hint("leave it out, or allow that much with --memory")));
+    }
+    Ok(Differentiated { graph, options, micro_batch: found.samples, wanted, parts: found.parts, demand: found.demand })
+}
+
+/// The wanted weights with the bytes of their gradients.
+fn bytes_of_weights(analysis: &Analysis, options: &GradientOptions) -> Vec<(ValueId, u64)> {
+    let bytes = |value: ValueId| {
+        let shape = analysis.facts.values[value].as_ref().and_then(|fact| signed_shape(fact.shape.as_deref()?));
+        let uses = analysis.coupling.uses.iter().filter(|of| of.value == value).count().max(1) as u64;
+        let elements = shape.unwrap_or_default().iter().map(|size| u64::try_from(*size).unwrap_or(0)).product::<u64>();
+        uses.saturating_mul(elements).saturating_mul(4)
+    };
+    options.wanted.iter().map(|value| (*value, bytes(*value))).collect()
+}
+
+/// The axes of the uses of weights along which the channels that are scored lie.
+fn axes_of_uses(analysis: &Analysis, options: &ScoreOptions) -> BTreeMap<Reader, Vec<usize>> {
+    let groupings = analysis.groupings(options.attention, options.norm_groups);
+    let groups: Vec<_> = groupings.into_iter().flat_map(|grouping| grouping.groups).collect();
+    let of_use =
+        |(at, axes): (usize, BTreeSet<usize>)| (analysis.coupling.uses[at].reader(), axes.into_iter().collect());
+    scoring_axes(&groups).into_iter().map(of_use).collect()
 }
 
 /// The samples of one run: at most what is asked for, and a divisor of the batch, since the graph has fixed sizes.
@@ -87,44 +134,4 @@ pub(in crate::prune) fn channels(roles: &Roles) -> Result<Option<i64>, Error> {
                 .hint("score with --criterion magnitude"))
         }
     }
-}
-
-/// Bytes of a run of a gradient graph: weights, those that are folded into other forms, gradients of one run, and the
-/// sums, beside the activations and the library.
-fn needed(activations: u64, weights: u64) -> u64 {
-    activations.saturating_add(weights.saturating_mul(4)).saturating_add(LIBRARY)
-}
-
-/// Samples of one run that fit into the memory that is free: as many as are asked for, else fewer.
-///
-/// # Errors
-/// One sample is too much.
-fn samples_that_fit(
-    analysis: &Analysis,
-    ranks: &dyn Collective,
-    (activations, micro_batch): (u64, usize),
-    may_shrink: bool,
-) -> Result<usize, Error> {
-    let (available, weights) = (share_of_memory(ranks, available_memory())?, analysis.model.total_bytes()?);
-    // Nearly all activations are as many as samples.
-    let of = |samples: usize| needed(scaled(activations, samples, micro_batch), weights);
-    if may_shrink && let Some(samples) = fitting_batch(available, micro_batch, of) {
-        return Ok(samples);
-    }
-    let what = match micro_batch {
-        1 => "a gradient run of one sample".to_owned(),
-        count => format!("a gradient run of {count} samples"),
-    };
-    let refused = refuse_beyond(available, of(micro_batch), &what);
-    refused.map(|()| micro_batch).map_err(|error| {
-        let hint = match may_shrink || micro_batch == 1 {
-            true => "--criterion magnitude needs no gradients; smaller sizes (--size) need less".to_owned(),
-            false => format!("a smaller --micro-batch than {micro_batch} needs less; without one it is chosen to fit"),
-        };
-        error.in_file(analysis.model.path()).hint(hint)
-    })
-}
-
-fn scaled(activations: u64, samples: usize, of: usize) -> u64 {
-    (activations as f64 * samples as f64 / of.max(1) as f64) as u64
 }

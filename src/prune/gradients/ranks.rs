@@ -79,7 +79,7 @@ pub(super) fn first_says(ranks: &dyn Collective, own: bool) -> Result<bool, Erro
 
 /// What every rank may take of the memory that is free: its share of the machine's, or that of the rank with the least, so
 /// that all make runs of the same size.
-pub(super) fn share_of_memory(ranks: &dyn Collective, available: Option<u64>) -> Result<Option<u64>, Error> {
+pub(in crate::prune) fn share_of_memory(ranks: &dyn Collective, available: Option<u64>) -> Result<Option<u64>, Error> {
     if ranks.size() == 1 {
         return Ok(available);
     }

@@ -1,0 +1,36 @@
+//! Bytes of what a gradient graph reads and gives.
+
+use super::GradientGraph;
+use crate::onnx::{ValueInfoProto, tensor_shape_proto, type_proto};
+
+impl GradientGraph {
+    /// Bytes of its constants, in float32.
+    pub fn weight_bytes(&self) -> u64 {
+        let graph = self.model.graph.as_ref();
+        let sizes = graph.into_iter().flat_map(|graph| &graph.initializer).map(|tensor| bytes(&tensor.dims));
+        sizes.fold(0, u64::saturating_add)
+    }
+
+    /// Bytes of the outputs that hold gradients, or sums of them.
+    pub fn gradient_bytes(&self) -> u64 {
+        let outputs = self.model.graph.as_ref().into_iter().flat_map(|graph| &graph.output);
+        outputs.map(|output| bytes(&dims(output))).fold(0, u64::saturating_add)
+    }
+}
+
+/// Bytes of float32 elements.
+fn bytes(dims: &[i64]) -> u64 {
+    dims.iter().fold(4, |product, size| product.saturating_mul(u64::try_from(*size).unwrap_or(0)))
+}
+
+/// The sizes of a value, all of which a gradient graph fixes.
+fn dims(of: &ValueInfoProto) -> Vec<i64> {
+    use tensor_shape_proto::dimension::Value;
+    let kind = of.r#type.as_ref().and_then(|kind| kind.value.as_ref());
+    let Some(type_proto::Value::TensorType(tensor)) = kind else { return Vec::new() };
+    let size = |value: &Option<Value>| match value {
+        Some(Value::DimValue(size)) => *size,
+        _ => 0,
+    };
+    tensor.shape.iter().flat_map(|shape| &shape.dim).map(|dim| size(&dim.value)).collect()
+}

@@ -1,0 +1,278 @@
+//! Sums over timesteps: in one pass, or in several, of which each differentiates by a part of the weights.
+
+use std::ops::{ControlFlow, Range};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::super::choice::members;
+use super::super::options::{CutOptions, PruneOptions, ScoreOptions};
+use super::super::progress::{Progress, Stage, Watch, tell};
+use super::graph::Differentiated;
+use super::settling::{self, Settling};
+use super::{CHECKPOINT_SECONDS, ranks};
+use crate::analysis::Analysis;
+use crate::array::Array;
+use crate::diffusion::{Conditioning, DenoisingTask, Process, Samples};
+use crate::error::Error;
+use crate::gradient::accumulate::{
+    AccumulateOptions, Accumulated, Denoising, LossPoint, Rounds, ThresholdMode, Visited, accumulate_over, losses,
+};
+use crate::gradient::checkpoint::Checkpoint;
+use crate::gradient::pass::{GradientPass, PassOptions};
+use crate::gradient::{GradientGraph, GradientOptions};
+use crate::graph::digest::DigestKind;
+use crate::runtime::Runtime;
+
+/// What is summed, and on what.
+pub(super) struct Summation<'a> {
+    pub(super) analysis: &'a Analysis,
+    pub(super) runtime: &'a Runtime,
+    pub(super) options: &'a ScoreOptions,
+    pub(super) task: &'a DenoisingTask<'a>,
+    pub(super) process: &'a Process,
+    /// The samples and what belongs to them.
+    pub(super) of: (&'a Samples, &'a Conditioning),
+}
+
+/// Sums, and how they were computed.
+pub(super) struct Summed {
+    pub(super) sum: Accumulated,
+    pub(super) settled: bool,
+    pub(super) resumed: usize,
+    pub(super) loss_scale: Option<f32>,
+    pub(super) execution: String,
+    pub(super) seconds: f64,
+}
+
+/// A pass: which of how many, and what it sums.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    at: usize,
+    of: usize,
+    task: &'a dyn Denoising,
+    how: &'a AccumulateOptions,
+    known: Option<&'a [f64]>,
+}
+
+/// The timesteps of a task that an earlier pass has kept.
+struct Kept<'a> {
+    task: &'a dyn Denoising,
+    places: Vec<usize>,
+    timesteps: Vec<f64>,
+}
+
+impl<'a> Kept<'a> {
+    fn new(task: &'a dyn Denoising, curve: &[LossPoint]) -> Self {
+        let kept = curve.iter().enumerate().filter(|(_, point)| point.kept);
+        let (places, timesteps) = kept.map(|(at, point)| (at, point.t)).unzip();
+        Self { task, places, timesteps }
+    }
+}
+
+impl Denoising for Kept<'_> {
+    fn timesteps(&self) -> &[f64] {
+        &self.timesteps
+    }
+
+    fn batch(&self) -> usize {
+        self.task.batch()
+    }
+
+    fn weight(&self, at: usize) -> f64 {
+        self.task.weight(self.places[at])
+    }
+
+    fn inputs(&self, at: usize, samples: Range<usize>) -> Result<Vec<(String, Array)>, Error> {
+        self.task.inputs(self.places[at], samples)
+    }
+}
+
+impl Summation<'_> {
+    pub(super) fn run(&self, of: Differentiated, sample_elements: f64, watch: &mut Watch<'_>) -> Result<Summed, Error> {
+        let Differentiated { graph, options, micro_batch, parts, .. } = of;
+        let how = self.options.accumulate_options(micro_batch);
+        let known = match how.mode == ThresholdMode::Mask && how.threshold > 0.0 {
+            true => Some(self.losses(&options, micro_batch, watch)?),
+            false => None,
+        };
+        let mut graph = (parts.len() == 1).then_some(graph);
+        let mut whole: Option<Summed> = None;
+        let mut checkpoints = Vec::new();
+        for (at, wanted) in parts.iter().enumerate() {
+            let graph = match graph.take() {
+                Some(graph) => graph,
+                None => {
+                    let options = GradientOptions { wanted: wanted.clone(), ..options.clone() };
+                    GradientGraph::build_for(self.analysis, &options, self.options.gradients.device)?
+                }
+            };
+            // What the first pass has kept is what the others sum.
+            let kept = whole.as_ref().map(|first| Kept::new(self.task, &first.sum.curve));
+            let all = AccumulateOptions { threshold: 0.0, mode: ThresholdMode::Prefix, sums_last: false, ..how };
+            let part = match &kept {
+                None => Part { at, of: parts.len(), task: self.task, how: &how, known: known.as_deref() },
+                Some(kept) => Part { at, of: parts.len(), task: kept, how: &all, known: None },
+            };
+            // The first rank has it, and what was summed before.
+            let checkpoint =
+                if self.options.gradients.ranks.rank() == 0 { self.checkpoint(part.at, part.of)? } else { None };
+            let mut summed = self.part(graph, part, checkpoint.as_ref(), sample_elements, watch)?;
+            checkpoints.extend(checkpoint);
+            if parts.len() > 1 {
+                // All that the criterion needs of this part; the sums themselves go.
+                let (cx, groups) = members(self.analysis, self.options, Some(self.runtime))?;
+                self.options.gradient_form(sample_elements).reduce(&cx, &groups, &mut summed.sum)?;
+            }
+            whole = Some(match whole {
+                None => summed,
+                Some(whole) => whole.with(summed),
+            });
+        }
+        let whole = whole.ok_or_else(|| Error::unmet("gradients by no weight"))?;
+        let was_long = whole.seconds >= CHECKPOINT_SECONDS as f64 || whole.resumed > 0;
+        if !(self.options.gradients.keeps_checkpoint && was_long) {
+            checkpoints.iter().for_each(Checkpoint::remove);
+        }
+        Ok(whole)
+    }
+
+    fn part(
+        &self,
+        graph: GradientGraph,
+        part: Part<'_>,
+        checkpoint: Option<&Checkpoint>,
+        sample_elements: f64,
+        watch: &mut Watch<'_>,
+    ) -> Result<Summed, Error> {
+        let (analysis, settings) = (self.analysis, &self.options.gradients);
+        let ranks = &*settings.ranks;
+        let total = part.task.timesteps().len();
+        let mut pass = self.pass(&graph)?;
+        // The session has a copy of all weights.
+        drop(graph);
+        let execution = ranks::described(ranks, pass.execution().to_string());
+        let mut sum = Accumulated::new(pass.uses());
+        if let (true, Some(checkpoint)) = (settings.resume, checkpoint) {
+            checkpoint.load(&mut sum)?;
+        }
+        ranks::share_progress(ranks, &mut sum)?;
+        let (resumed, started) = (sum.visited, Instant::now());
+        let mut saved = Instant::now();
+        let mut settling = settings.adaptive.as_ref().map(|cut| Settling::new(self.pruning(cut), sample_elements));
+        let mut settled = false;
+        if !sum.complete {
+            let step = |visited: &mut Visited<'_>| {
+                let (done, total) = (part.at * total + visited.visited(), part.of * total);
+                tell(watch, Progress::At { stage: Stage::Gradients, done, total })?;
+                let is_due = settings.checkpoint.is_some() && saved.elapsed().as_secs() >= CHECKPOINT_SECONDS;
+                if ranks::first_says(ranks, is_due)? {
+                    let sum = visited.sum()?;
+                    checkpoint.map_or(Ok(()), |checkpoint| checkpoint.save(sum))?;
+                    saved = Instant::now();
+                }
+                if let Some(settling) = &mut settling {
+                    settled = ranks::first_says(ranks, settling.is_settled(analysis, self.runtime, visited)?)?;
+                }
+                Ok(if settled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            };
+            let rounds = Rounds { ranks, ends_at: settings.adaptive.is_some().then_some(settling::EVERY) };
+            let how = (part.how, part.known);
+            accumulate_over(&rounds, &mut pass, &analysis.model, part.task, how, &mut sum, step)?;
+        }
+        sum.reduce(ranks)?;
+        let seconds = started.elapsed().as_secs_f64();
+        // What follows may be stopped: other passes, or more than gradients.
+        let is_needed = part.of > 1 || settings.keeps_checkpoint;
+        if let Some(checkpoint) =
+            checkpoint.filter(|_| is_needed && (seconds >= CHECKPOINT_SECONDS as f64 || resumed > 0))
+        {
+            checkpoint.save(&sum)?;
+        }
+        Ok(Summed { sum, settled, resumed, loss_scale: pass.loss_scale(), execution, seconds })
+    }
+
+    /// The options of the cut for which the adaptive rule watches.
+    fn pruning(&self, cut: &CutOptions) -> PruneOptions {
+        PruneOptions { score: self.options.clone(), cut: cut.clone() }
+    }
+
+    fn pass(&self, graph: &GradientGraph) -> Result<GradientPass, Error> {
+        let settings = &self.options.gradients;
+        let options = PassOptions {
+            device: settings.device,
+            allow_fallback: settings.allow_fallback,
+            threads: ranks::threads(&*settings.ranks),
+            ..PassOptions::default()
+        };
+        GradientPass::with_options(self.runtime, graph, &self.analysis.model, &options)
+    }
+
+    /// The losses of all timesteps, which a threshold on the largest of all needs beforehand.
+    fn losses(&self, options: &GradientOptions, micro_batch: usize, watch: &mut Watch<'_>) -> Result<Vec<f64>, Error> {
+        let options = GradientOptions { wanted: Vec::new(), ..options.clone() };
+        let forward = GradientGraph::build(self.analysis, &options)?;
+        let mut pass = self.pass(&forward)?;
+        let total = self.task.timesteps().len();
+        let mut stopped = Ok(());
+        let step = |at: usize, _: f64| {
+            stopped = tell(watch, Progress::At { stage: Stage::Losses, done: at + 1, total });
+            if stopped.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let ranks = &*self.options.gradients.ranks;
+        let losses = losses(ranks, &mut pass, &self.analysis.model, self.task, micro_batch, step)?;
+        stopped.map(|()| losses)
+    }
+
+    /// The checkpoint of a pass.
+    fn checkpoint(&self, at: usize, of: usize) -> Result<Option<Checkpoint>, Error> {
+        let Some(path) = &self.options.gradients.checkpoint else { return Ok(None) };
+        let mut fingerprint = fingerprint(self.analysis, self.process, self.options, self.of)?;
+        if of > 1 {
+            fingerprint += &format!(" pass {at} of {of}");
+        }
+        // The first has the name that is looked for.
+        let path: PathBuf = if at == 0 { path.clone() } else { path.with_extension(format!("{}.npz", at + 1)) };
+        Checkpoint::new(&path, &fingerprint).map(Some)
+    }
+}
+
+impl Summed {
+    /// With the sums of another part of the weights.
+    fn with(mut self, other: Self) -> Self {
+        self.sum.uses.extend(other.sum.uses);
+        self.sum.sums.extend(other.sum.sums);
+        self.sum.complete &= other.sum.complete;
+        self.settled |= other.settled;
+        self.resumed += other.resumed;
+        self.seconds += other.seconds;
+        self.loss_scale = other.loss_scale;
+        self
+    }
+}
+
+/// What must be equal for a checkpoint to be continued.
+fn fingerprint(
+    analysis: &Analysis,
+    process: &Process,
+    options: &ScoreOptions,
+    (samples, conditioning): (&Samples, &Conditioning),
+) -> Result<String, Error> {
+    let sum: f64 = samples.values.iter().map(|value| f64::from(*value)).sum();
+    let how = options.accumulate_options(1);
+    Ok(format!(
+        "{} {} {} {:?} {:?} {:?} {} {} {} {} {} {sum:e} {}",
+        analysis.model.digest(DigestKind::default()),
+        process.describe(),
+        samples.len(),
+        options.gradients.timesteps,
+        how.threshold,
+        how.mode,
+        how.squared,
+        how.sums_last,
+        // Sums by index are no gradients.
+        options.gradient_form(1.0).is_linear(),
+        options.seed,
+        options.gradients.precision,
+        conditioning.digest(&samples.numbers),
+    ))
+}
