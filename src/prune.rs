@@ -38,6 +38,8 @@ mod progress;
 
 mod refit;
 
+mod rounds;
+
 mod runtime;
 
 mod staged;
