@@ -39,6 +39,8 @@ mod prune;
 
 mod ranks;
 
+mod rounds;
+
 mod refit;
 
 mod refit_args;

@@ -57,5 +57,6 @@ pub use network::{Drawn, LossOptions, LossReport, Network, NetworkOptions};
 pub use options::{CriterionOption, CutOptions, GradientSettings, PruneOptions, Ratio, ScoreOptions, Target};
 pub use progress::{Progress, Stage, Watch};
 pub use refit::{RefitLosses, RefitPictures, RefitReport, RefitSettings};
+pub use rounds::RoundFolder;
 pub use runtime::Runtime;
 pub use staged::{Staged, Written, data_path, plan_path};

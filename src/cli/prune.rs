@@ -3,18 +3,19 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use onnx_diffprune::data::Array;
 use onnx_diffprune::options::Scope;
 use onnx_diffprune::plans::plan_path;
 use onnx_diffprune::ranks::Collective;
-use onnx_diffprune::{CriterionOption, Error, Model, RefitSettings, VerifyOptions};
+use onnx_diffprune::{CriterionOption, Error, Model, RefitSettings, ScoreOptions, VerifyOptions};
 use serde_json::json;
 
 use super::args::{Cli, PruneArgs};
 use super::cut_result::{Shown, write_report};
-use super::ending::Ending;
+use super::ending::{Before, Ending};
 use super::gradient_args::{self, checkpoint_path, refit_checkpoint_path, text_of};
 use super::printer::{Printer, Watcher};
-use super::{open_runtime, open_runtime_to_fold, run_files};
+use super::{open_runtime, open_runtime_to_fold, rounds, run_files};
 
 /// Runs the job; of several ranks, each takes part in the gradients, and the first does everything else.
 pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, printer: &Printer) -> Result<bool, Error> {
@@ -27,6 +28,9 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
         return Ok(true);
     }
     let (cut, mut score) = (args.cut_options()?, args.score_options()?);
+    if args.rounds.is_some() || args.finetune_steps.is_some() {
+        return rounds::run(&args, (&cut, score, given.config.as_deref()), cli, ranks, printer);
+    }
     if !score.criterion.needs_gradients() && ranks.size() > 1 {
         printer.warning(
             "this criterion takes no gradients, which ranks could divide: all but the first have nothing to do",
@@ -63,21 +67,8 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     analysis.check_inputs(given.as_deref().unwrap_or_default())?;
     drop(progress);
     let score = gradient_args::score_options(score, &args, (&cut, refits), given.as_deref(), ranks)?;
-    let refit = match output.filter(|_| refits) {
-        Some(output) => Some(RefitSettings {
-            checkpoint: Some(refit_checkpoint_path(output)),
-            resume: args.gradients.resume,
-            ..args.refitting.settings(&score.gradients, args.report.is_some())?
-        }),
-        None => None,
-    };
-    let options = VerifyOptions {
-        rtol: args.rtol,
-        atol: args.atol.unwrap_or(1e-6),
-        seed: score.seed,
-        inputs: given.clone(),
-        sizes: score.sizes.clone(),
-    };
+    let refit = output.filter(|_| refits).map(|output| args.refit_settings(&score, output)).transpose()?;
+    let options = args.verify_options(&score, given.as_deref());
     if is_first && runtime.is_some() && output.is_some() && !args.dry_run && !args.no_verify {
         analysis.check_memory(&options)?;
     }
@@ -118,6 +109,7 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
         measures_latency: !args.no_latency,
         refit: refit.as_ref().map(|settings| (&score, settings)),
         gradients,
+        before: Before::default(),
         checkpoint: refits.then(|| checkpoint_path(output)),
         advice: "--no-refit writes the cut as it is",
     };
@@ -126,15 +118,35 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
 }
 
 impl PruneArgs {
+    /// How a fit for this output is made.
+    pub(super) fn refit_settings(&self, score: &ScoreOptions, output: &Path) -> Result<RefitSettings, Error> {
+        Ok(RefitSettings {
+            checkpoint: Some(refit_checkpoint_path(output)),
+            resume: self.gradients.resume,
+            ..self.refitting.settings(&score.gradients, self.report.is_some())?
+        })
+    }
+
+    /// How the output is verified.
+    pub(super) fn verify_options(&self, score: &ScoreOptions, given: Option<&[(String, Array)]>) -> VerifyOptions {
+        VerifyOptions {
+            rtol: self.rtol,
+            atol: self.atol.unwrap_or(1e-6),
+            seed: score.seed,
+            inputs: given.map(<[_]>::to_vec),
+            sizes: score.sizes.clone(),
+        }
+    }
+
     /// Whether the weights are fitted after the cut: as asked, else where there are clean samples anyway.
-    fn refits(&self, criterion: CriterionOption) -> bool {
+    pub(super) fn refits(&self, criterion: CriterionOption) -> bool {
         let has_samples = self.data.data.is_some() || criterion.needs_gradients();
         self.output.is_some() && !self.dry_run && !self.no_refit && (self.refit || has_samples)
     }
 }
 
 /// Compares what the run reads and writes.
-fn check_files(
+pub(super) fn check_files(
     args: &PruneArgs,
     config: Option<&Path>,
     model: &Model,
@@ -153,7 +165,7 @@ fn check_files(
 
 /// How the gradients of a run were computed, as plan and metadata record it: without paths, which are the user's own
 /// business.
-fn recorded(args: &PruneArgs) -> Result<serde_json::Value, Error> {
+pub(super) fn recorded(args: &PruneArgs) -> Result<serde_json::Value, Error> {
     let mut diffusion = args.diffusion.clone();
     diffusion.scheduler_config = None;
     let record = (serde_json::to_value(&args.gradients), serde_json::to_value(&diffusion));

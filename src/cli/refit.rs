@@ -10,7 +10,7 @@ use onnx_diffprune::{Device, Error, GradientSettings, Model, Plan, RefitSettings
 use super::args::Cli;
 use super::config::parse_sizes;
 use super::diffusion_args::{DataArgs, DiffusionArgs};
-use super::ending::Ending;
+use super::ending::{Before, Ending};
 use super::gradient_args::refit_checkpoint_path;
 use super::printer::Printer;
 use super::refit_args::RefitArgs;
@@ -146,6 +146,7 @@ pub(super) fn run(args: &RefitCommandArgs, cli: &Cli, printer: &Printer) -> Resu
         measures_latency: !args.no_latency,
         refit: Some((&score, &settings)),
         gradients: None,
+        before: Before::default(),
         checkpoint: None,
         advice: "the pruned network stays as it is",
     };

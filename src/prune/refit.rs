@@ -223,6 +223,7 @@ impl Staged {
             seconds,
         };
         let mut plan = Plan::clone(self.cut().plan());
+        let had_changed = plan.changed.is_some();
         let mut staged = self;
         if !fitted.is_empty() {
             let rewritten = staged.cut().rewritten();
@@ -236,7 +237,8 @@ impl Staged {
         let refitted = judge.judge(&load(staged.path())?, held_out, settings.pictures, watch)?;
         report.losses = losses(held_out.and_then(|samples| judge.extent(samples)), [&original, &cut, &refitted]);
         report.pictures = pictures([original, cut, refitted], options.gradients.network.process.sample_range);
-        plan.refit = Some(RefitPlan {
+        // A fit that began with other weights than the original's can't be repeated from the original.
+        plan.refit = (!had_changed).then(|| RefitPlan {
             samples: extent.samples,
             batch: extent.batch,
             timesteps: extent.timesteps,
