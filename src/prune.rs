@@ -50,7 +50,7 @@ pub use data::{library_providers, read_npz, read_text, sample_files};
 pub use encode::{EncodeOptions, Encoded, LatentChoice, TextOptions, encode};
 pub use evaluate::{Consistency, Distances, Drawing, EvaluateOptions, EvaluatedNetwork, Evaluation, EvaluationLimits};
 pub use finetune::{FinetuneReport, FinetuneSettings, Recipe, StepEvaluation, Tuned};
-pub use gradients::GradientReport;
+pub use gradients::{GradientReport, threads as threads_of_rank};
 pub use inspection::{BarrierInfo, GroupInfo, Inspection, MemberInfo, NodeInfo};
 pub use model::{Analysis, Model};
 pub use network::{Drawn, LossOptions, LossReport, Network, NetworkOptions};

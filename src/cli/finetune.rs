@@ -105,7 +105,7 @@ pub(super) fn run(
     files.writes("the plan of OUT.onnx", &new_plan);
     files.check()?;
     let inputs = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
-    let mut settings = args.training.settings((data, &folder), args.diffusion.batch, teacher.is_some())?;
+    let mut settings = args.training.settings((data, &folder), args.diffusion.batch, teacher.is_some(), &**ranks)?;
     settings.network = args.diffusion.network_options(inputs.clone().unwrap_or_default())?;
     settings.data_range = args.data.range()?;
     if let Some(path) = &args.training.empty_conditioning {

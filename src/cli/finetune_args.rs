@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use onnx_diffprune::Error;
 use onnx_diffprune::finetuning::{FinetuneSettings, OptimizerKind, RateSchedule, Recipe, TimestepDraw};
 use onnx_diffprune::options::Precision;
-use onnx_diffprune::{Device, Error};
+use onnx_diffprune::ranks::Collective;
 
 use super::config::pattern;
+use super::ranks::device_of_option;
 
 /// How a network is trained.
 #[derive(Args, Clone, Debug, Default)]
@@ -77,7 +79,7 @@ pub(super) struct TrainingArgs {
     precision: Option<Precision>,
     /// Where the steps run: cpu, cuda, cuda:1 [default: cpu].
     #[arg(long, value_name = "DEVICE", help_heading = "Training")]
-    device: Option<Device>,
+    device: Option<String>,
     /// Let the CPU run what the device can't, instead of failing.
     #[arg(long, help_heading = "Training")]
     allow_fallback: bool,
@@ -114,6 +116,7 @@ impl TrainingArgs {
         (data, folder): (&Path, &Path),
         batch: Option<usize>,
         has_teacher: bool,
+        ranks: &dyn Collective,
     ) -> Result<FinetuneSettings, Error> {
         let mut settings = FinetuneSettings::new(data, folder, self.recipe.unwrap_or(Recipe::Quick));
         settings.steps = self.steps.unwrap_or(settings.steps);
@@ -144,7 +147,8 @@ impl TrainingArgs {
         settings.drop_conditioning = self.drop_conditioning.unwrap_or(0.0);
         settings.trained = self.train.iter().map(|text| pattern("--train", text)).collect::<Result<_, _>>()?;
         settings.precision = self.precision.unwrap_or_default();
-        (settings.device, settings.allow_fallback) = (self.device.unwrap_or_default(), self.allow_fallback);
+        (settings.device, settings.allow_fallback) =
+            (device_of_option(self.device.as_deref(), ranks)?, self.allow_fallback);
         settings.threads = self.threads;
         if let Some(hours) = self.max_hours {
             let time = Duration::try_from_secs_f64(3600.0 * hours).ok().filter(|time| !time.is_zero());

@@ -1,5 +1,6 @@
 //! The main job: prune, write, verify, measure.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use onnx_diffprune::data::Array;
 use onnx_diffprune::options::Scope;
 use onnx_diffprune::plans::plan_path;
 use onnx_diffprune::ranks::Collective;
-use onnx_diffprune::{CriterionOption, Error, Model, RefitSettings, ScoreOptions, VerifyOptions};
+use onnx_diffprune::{Analysis, CriterionOption, Error, Model, RefitSettings, Runtime, ScoreOptions, VerifyOptions};
 use serde_json::json;
 
 use super::args::{Cli, PruneArgs};
@@ -15,6 +16,7 @@ use super::cut_result::{Shown, write_report};
 use super::ending::{Before, Ending};
 use super::gradient_args::{self, checkpoint_path, refit_checkpoint_path, text_of};
 use super::printer::{Printer, Watcher};
+use super::ranks::plan_of_first;
 use super::{open_runtime, open_runtime_to_fold, rounds, run_files};
 
 /// Runs the job; of several ranks, each takes part in the gradients, and the first does everything else.
@@ -31,7 +33,8 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     if args.rounds.is_some() || args.finetune_steps.is_some() {
         return rounds::run(&args, (&cut, score, given.config.as_deref()), cli, ranks, printer);
     }
-    if !score.criterion.needs_gradients() && ranks.size() > 1 {
+    let refits = args.refits(score.criterion);
+    if !score.criterion.needs_gradients() && !refits && ranks.size() > 1 {
         printer.warning(
             "this criterion takes no gradients, which ranks could divide: all but the first have nothing to do",
         );
@@ -51,7 +54,6 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     progress.step("reading");
     let model = Model::open(input)?;
     // What would fail at the end fails at the start.
-    let refits = args.refits(score.criterion);
     if is_first {
         check_files(&args, given.config.as_deref(), &model, cli, (score.criterion.needs_gradients(), refits))?;
     }
@@ -74,10 +76,13 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     }
     let mut watcher = Watcher::new(printer, text_of);
     let to_score = open_runtime_to_fold(&analysis, runtime, cli)?;
+    if !is_first && !score.criterion.needs_gradients() {
+        return follow(&analysis, to_score.as_ref(), output, (&score, refit.as_ref()));
+    }
     let scores = analysis.score_with(&score, to_score.as_ref(), &mut |progress| watcher.see(progress))?;
     watcher.rest();
     if !is_first {
-        return Ok(true);
+        return follow(&analysis, to_score.as_ref(), output, (&score, refit.as_ref()));
     }
     let gradients = scores.gradients();
     let progress = printer.progress(2);
@@ -97,6 +102,9 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     if score.criterion.needs_gradients() || refits {
         cut.record("run", recorded(&args)?);
     }
+    if refits {
+        plan_of_first(&**ranks, Some(cut.plan()))?;
+    }
     let plan = args.plan.clone().unwrap_or_else(|| plan_path(output));
     let staged = cut.stage(output)?.with_plan(Some(plan.clone()));
     let ending = Ending {
@@ -115,6 +123,19 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     };
     drop(progress);
     ending.run(staged)
+}
+
+/// What a rank but the first does after the scores: its part of the fit, of the cut that the first tells.
+fn follow(
+    analysis: &Analysis,
+    runtime: Option<&Runtime>,
+    output: Option<&Path>,
+    (score, refit): (&ScoreOptions, Option<&RefitSettings>),
+) -> Result<bool, Error> {
+    let (Some(output), Some(runtime), Some(settings)) = (output, runtime, refit) else { return Ok(true) };
+    let plan = plan_of_first(&*settings.options.ranks, None)?;
+    let staged = analysis.repeat(&plan, &plan_path(output), Some(runtime))?.stage(output)?;
+    staged.refit(runtime, score, settings, &mut |_| ControlFlow::Continue(())).map(|_| true)
 }
 
 impl PruneArgs {

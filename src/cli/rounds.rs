@@ -20,6 +20,7 @@ use super::ending::{Before, Ending};
 use super::gradient_args::{self, checkpoint_path};
 use super::printer::{Printer, Watcher, human, percent};
 use super::prune::{check_files, recorded};
+use super::ranks::plan_of_first;
 use super::{finetune, open_runtime, refit_args};
 
 /// Runs all rounds. Of several ranks, each takes part in gradients and training, and the first does everything else.
@@ -167,25 +168,37 @@ impl Rounds<'_> {
         let (criterion, refits) = (self.asked.1.criterion, args.refits(self.asked.1.criterion));
         let score = (self.asked.1.clone(), Some(self.given));
         let score = gradient_args::score_options(score.0, &args, (&options, refits), score.1, self.ranks)?;
+        let refit = refits.then(|| args.refit_settings(&score, &output)).transpose()?;
+        let stage = |cut: &onnx_diffprune::Cut| match round {
+            1 => cut.stage(&output),
+            _ => {
+                let path = plan_path(&before);
+                cut.stage_after(&self.original, (&Plan::read(&path)?, &path), Some(&self.runtime), &output)
+            }
+        };
+        let follow = || -> Result<(), Error> {
+            // The part of this rank in the fit, of the cut that the first tells.
+            let Some(settings) = &refit else { return Ok(()) };
+            let plan = plan_of_first(&**self.ranks, None)?;
+            let cut = analysis.repeat(&plan, &plan_path(&output), Some(&self.runtime))?;
+            stage(&cut)?.refit(&self.runtime, &score, settings, &mut |_| ControlFlow::Continue(())).map(drop)
+        };
         if !self.is_first() && !criterion.needs_gradients() {
-            return Ok(());
+            return follow();
         }
         let mut watcher = Watcher::new(self.printer, gradient_args::text_of);
         let scores = analysis.score_with(&score, Some(&self.runtime), &mut |progress| watcher.see(progress))?;
         drop(watcher);
         if !self.is_first() {
-            return Ok(());
+            return follow();
         }
         let mut cut = scores.cut(options)?;
         cut.warnings().iter().for_each(|warning| self.printer.warning(warning));
         self.record(&mut cut)?;
-        let staged = if round == 1 {
-            cut.stage(&output)?
-        } else {
-            let path = plan_path(&before);
-            cut.stage_after(&self.original, (&Plan::read(&path)?, &path), Some(&self.runtime), &output)?
-        };
-        let refit = refits.then(|| args.refit_settings(&score, &output)).transpose()?;
+        if refits {
+            plan_of_first(&**self.ranks, Some(cut.plan()))?;
+        }
+        let staged = stage(&cut)?;
         self.scores = Some(scores);
         if is_end {
             let refit = refit.as_ref().map(|settings| (&score, settings));

@@ -25,7 +25,8 @@ use crate::graph::digest::DigestKind;
 use crate::runtime::{Device, Runtime};
 pub(super) use graph::channels;
 use graph::{Differentiated, differentiated};
-pub(super) use ranks::threads;
+pub use ranks::threads;
+pub(super) use ranks::{number_of_first, of_first as samples_of_first};
 pub(super) use samples::samples as clean_samples;
 use settling::Settling;
 

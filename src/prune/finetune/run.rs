@@ -19,6 +19,7 @@ use super::samples::{RunSamples, TrainingSamples};
 use super::settings::FinetuneSettings;
 use super::weights::TunedWeights;
 use crate::analysis::analyse;
+use crate::collective::Alone;
 use crate::diffusion::Noising;
 use crate::error::{Error, ErrorKind};
 use crate::finetune::draw::Draws;
@@ -200,6 +201,7 @@ pub(super) fn train(
         seed: settings.seed.wrapping_add(SEED_OF_JUDGE),
         macs: super::super::refit::macs_of_sample(network, analysis),
         fitted: EVALUATED,
+        ranks: &Alone,
     };
     let evaluator = Evaluator { judge, held_out, pictures: settings.pictures, folder: &settings.folder };
     let mut run = Run {

@@ -115,8 +115,8 @@ impl<'a> Carried<'a> {
                     continue;
                 }
                 let other = self.tensor(output, slot)?;
-                let is_same =
-                    other.name == expected.name || self.file.tensor_bytes(other)? == self.file.tensor_bytes(expected)?;
+                let is_same = other.name == expected.name
+                    || self.file.tensor_bytes(other)? == self.file.tensor_bytes(expected)?;
                 if !is_same {
                     let text = format!(
                         "nodes {:?} and {output:?} would read one weight again, {name:?}, which has changed apart for them",

@@ -94,8 +94,7 @@ impl RoundFolder {
             let name = name.to_string_lossy();
             let number = name.strip_prefix("round-").and_then(|rest| rest.strip_suffix(".finetune"));
             if number.is_some_and(|number| number.parse::<usize>().is_ok()) {
-                std::fs::remove_dir_all(entry.path())
-                    .map_err(|error| Error::io(&entry.path(), error.to_string()))?;
+                std::fs::remove_dir_all(entry.path()).map_err(|error| Error::io(&entry.path(), error.to_string()))?;
             }
         }
         Ok(())
