@@ -10,5 +10,6 @@ pub mod objective;
 pub mod optimizer;
 pub mod pass;
 pub mod schedule;
+pub mod shards;
 pub mod teacher;
 pub mod trainer;

@@ -9,6 +9,7 @@ use super::objective::Objective;
 use super::optimizer::{OptimizerOptions, WeightState, norm};
 use super::pass::{StepLoss, TrainingPass};
 use super::schedule::Rate;
+use super::shards::Shards;
 use super::teacher::Teacher;
 use crate::array::Array;
 use crate::collective::Collective;
@@ -18,9 +19,6 @@ use crate::runtime::RuntimeError;
 
 /// Steps in a row without finite gradients after which a run ends.
 const MOST_SKIPPED: u64 = 10;
-
-/// Elements that are summed over ranks at once, about.
-const BUCKET: usize = 1 << 22;
 
 /// Clean samples for one run of the graph.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,7 +79,9 @@ pub struct Trainer<'a> {
     draws: Draws,
     options: StepOptions,
     ranks: Arc<dyn Collective>,
+    /// What the optimizer keeps: whole, or of several ranks in shards.
     states: Vec<WeightState>,
+    shards: Option<Shards>,
     /// The gradients of the runs of a step but the last.
     sums: Vec<Vec<f32>>,
     step: u64,
@@ -115,13 +115,28 @@ impl<'a> Trainer<'a> {
         ranks: Arc<dyn Collective>,
     ) -> Result<Self, Error> {
         let (weights, _) = pass.parts();
-        let states = weights
-            .iter()
-            .map(|weight| Ok(WeightState::new(weight.values()?, &options.optimizer)))
-            .collect::<Result<_, RuntimeError>>()
-            .map_err(|error| Error::unmet(error.to_string()))?;
+        let weights = weights.iter().map(|weight| weight.values()).collect::<Result<Vec<_>, _>>();
+        let weights: Vec<&[f32]> = weights.map_err(unmet)?;
+        let shards = (ranks.size() > 1).then(|| Shards::new(&*ranks, &weights, &options.optimizer));
+        let states = match &shards {
+            Some(_) => Vec::new(),
+            None => weights.iter().map(|weight| WeightState::new(weight, &options.optimizer)).collect(),
+        };
         let (sums, step, skipped) = (Vec::new(), 0, 0);
-        Ok(Self { pass, teacher, noising, draws, options, ranks, states, sums, step, skipped, skipped_in_a_row: 0 })
+        Ok(Self {
+            pass,
+            teacher,
+            noising,
+            draws,
+            options,
+            ranks,
+            states,
+            shards,
+            sums,
+            step,
+            skipped,
+            skipped_in_a_row: 0,
+        })
     }
 
     /// Steps that are done.
@@ -150,13 +165,13 @@ impl<'a> Trainer<'a> {
             let clean = data.next()?;
             loss += self.run(&clean)?.loss / runs as f64;
             if runs > 1 {
-                self.add_gradients(run, runs).map_err(|error| Error::unmet(error.to_string()))?;
+                self.add_gradients(run, runs).map_err(unmet)?;
             }
         }
-        let loss = self.reduce(loss)?;
+        let loss = self.mean_loss(loss)?;
         self.step += 1;
         let rate = self.options.rate.at(self.step);
-        let norm = self.advance(loss, rate).map_err(|error| Error::unmet(error.to_string()))?;
+        let norm = self.advance(loss, rate)?;
         let is_skipped = !(loss.is_finite() && norm.is_finite());
         self.skipped += u64::from(is_skipped);
         self.skipped_in_a_row = if is_skipped { self.skipped_in_a_row + 1 } else { 0 };
@@ -196,46 +211,21 @@ impl<'a> Trainer<'a> {
         Ok(loss)
     }
 
-    /// The mean of the loss over all ranks; the gradients become their mean, the same on every rank.
-    fn reduce(&mut self, loss: f64) -> Result<f64, Error> {
-        let size = self.ranks.size();
-        if size == 1 {
-            return Ok(loss);
-        }
-        let (_, gradients) = self.pass.parts();
-        let share = 1.0 / size as f32;
-        let unmet = |error: RuntimeError| Error::unmet(error.to_string());
-        let mut bucket: Vec<f32> = Vec::with_capacity(BUCKET);
-        let mut first = 0;
-        for at in 0..gradients.len() {
-            bucket.extend(gradients[at].values().map_err(unmet)?.iter().map(|value| share * value));
-            if bucket.len() < BUCKET && at + 1 < gradients.len() {
-                continue;
-            }
-            self.ranks.sum(&mut bucket)?;
-            let mut sums = bucket.as_slice();
-            for gradient in &mut gradients[first..=at] {
-                let values = gradient.values_mut().map_err(unmet)?;
-                let (own, rest) = sums.split_at(values.len());
-                values.copy_from_slice(own);
-                sums = rest;
-            }
-            bucket.clear();
-            first = at + 1;
-        }
-        let mut loss = [loss / size as f64];
+    /// The mean of the loss over all ranks.
+    fn mean_loss(&self, loss: f64) -> Result<f64, Error> {
+        let mut loss = [loss / self.ranks.size() as f64];
         self.ranks.sum_f64(&mut loss)?;
         Ok(loss[0])
     }
 
-    /// Whether a rank says so.
+    /// Which of these things any rank says.
     ///
     /// # Errors
     /// A rank has ended.
-    pub fn any_says(&self, says: bool) -> Result<bool, Error> {
-        let mut count = [f64::from(u8::from(says))];
-        self.ranks.sum_f64(&mut count)?;
-        Ok(count[0] > 0.0)
+    pub fn any_says<const N: usize>(&self, says: [bool; N]) -> Result<[bool; N], Error> {
+        let mut counts = says.map(|says| f64::from(u8::from(says)));
+        self.ranks.sum_f64(&mut counts)?;
+        Ok(counts.map(|count| count > 0.0))
     }
 
     /// Adds the gradients of run `run` of `runs` to the sums; after the last they are the mean over the runs, in the place of
@@ -260,63 +250,98 @@ impl<'a> Trainer<'a> {
     }
 
     /// Moves the weights along the gradients if they are finite. Returns their norm.
-    fn advance(&mut self, loss: f64, rate: f64) -> Result<f64, RuntimeError> {
+    fn advance(&mut self, loss: f64, rate: f64) -> Result<f64, Error> {
         let (weights, gradients) = self.pass.parts();
-        let gradients: Vec<&[f32]> = gradients.iter().map(|gradient| gradient.values()).collect::<Result<_, _>>()?;
-        let norm = norm(gradients.iter().copied());
-        if loss.is_finite() && norm.is_finite() {
-            let mut parts = Vec::with_capacity(weights.len());
-            for ((weight, gradient), state) in weights.iter_mut().zip(gradients).zip(&mut self.states) {
-                parts.push((weight.values_mut()?, gradient, state));
-            }
-            // Steps that were skipped do not count for the corrections of the moments.
-            self.options.optimizer.step(self.step - self.skipped, rate, norm, &mut parts);
+        let gradients = gradients.iter().map(|gradient| gradient.values()).collect::<Result<Vec<_>, _>>();
+        let gradients: Vec<&[f32]> = gradients.map_err(unmet)?;
+        let norm = match &mut self.shards {
+            Some(shards) => shards.reduce(&*self.ranks, &gradients, 1.0 / self.ranks.size() as f32)?,
+            None => norm(gradients.iter().copied()),
+        };
+        if !(loss.is_finite() && norm.is_finite()) {
+            return Ok(norm);
         }
+        // Steps that were skipped do not count for the corrections of the moments.
+        let step = self.step - self.skipped;
+        let optimizer = &self.options.optimizer;
+        let weights = weights.iter_mut().map(|weight| weight.values_mut()).collect::<Result<Vec<_>, _>>();
+        let mut weights: Vec<&mut [f32]> = weights.map_err(unmet)?;
+        if let Some(shards) = &mut self.shards {
+            shards.advance(&*self.ranks, optimizer, (step, rate, norm), &mut weights)?;
+            return Ok(norm);
+        }
+        let parts = weights.into_iter().zip(gradients).zip(&mut self.states);
+        let mut parts: Vec<_> = parts.map(|((weight, gradient), state)| (weight, gradient, state)).collect();
+        optimizer.step(step, rate, norm, &mut parts);
         Ok(norm)
     }
 
-    /// The weights that are written: their moving average, or where none is kept, the weights themselves.
+    fn weights(&mut self) -> Result<Vec<Vec<f32>>, Error> {
+        let (weights, _) = self.pass.parts();
+        weights.iter().map(|weight| Ok(weight.values()?.to_vec())).collect::<Result<_, RuntimeError>>().map_err(unmet)
+    }
+
+    /// The weights that are written: their moving average, or where none is kept, the weights themselves. Called by all
+    /// ranks.
     ///
     /// # Errors
-    /// They are in another memory.
+    /// They are in another memory; a rank has ended.
     pub fn result(&mut self) -> Result<Vec<Vec<f32>>, Error> {
-        if self.options.optimizer.ema.is_some() {
-            return Ok(self.states.iter().map(|state| state.average.clone()).collect());
+        match (&self.shards, self.options.optimizer.ema) {
+            (_, None) => self.weights(),
+            (Some(shards), _) => shards.averages(&*self.ranks),
+            (None, _) => Ok(self.states.iter().map(|state| state.average.clone()).collect()),
         }
-        let (weights, _) = self.pass.parts();
-        let weights = weights.iter().map(|weight| Ok(weight.values()?.to_vec())).collect::<Result<_, RuntimeError>>();
-        weights.map_err(|error| Error::unmet(error.to_string()))
     }
 
-    /// The state after the last step.
+    /// The state after the last step, whole, on the first rank; `None` on others. Called by all ranks.
     ///
     /// # Errors
-    /// The weights are in another memory.
-    pub fn state(&mut self) -> Result<TrainerState, Error> {
-        let (weights, _) = self.pass.parts();
-        let weights = weights.iter().map(|weight| Ok(weight.values()?.to_vec())).collect::<Result<_, RuntimeError>>();
-        let weights = weights.map_err(|error| Error::unmet(error.to_string()))?;
-        Ok(TrainerState { step: self.step, skipped: self.skipped, weights, states: self.states.clone() })
+    /// The weights are in another memory; a rank has ended.
+    pub fn state(&mut self) -> Result<Option<TrainerState>, Error> {
+        let states = match &self.shards {
+            Some(shards) => shards.whole(&*self.ranks)?,
+            None => Some(self.states.clone()),
+        };
+        let Some(states) = states else { return Ok(None) };
+        Ok(Some(TrainerState { step: self.step, skipped: self.skipped, weights: self.weights()?, states }))
     }
 
-    /// Goes on from a state.
+    /// Goes on from a state, which the first rank has; the others give `None`, and get it from there. Called by all ranks.
     ///
     /// # Errors
-    /// The state is that of other weights.
-    pub fn restore(&mut self, state: TrainerState) -> Result<(), Error> {
-        let (weights, _) = self.pass.parts();
+    /// The state is that of other weights; a rank has ended.
+    pub fn restore(&mut self, state: Option<TrainerState>) -> Result<(), Error> {
         let fail = |text: String| Error::usage(format!("the checkpoint is of another run: {text}"));
-        if state.weights.len() != weights.len() || state.states.len() != weights.len() {
+        let (weights, _) = self.pass.parts();
+        if let Some(state) = &state
+            && (state.weights.len() != weights.len() || state.states.len() != weights.len())
+        {
             return Err(fail(format!("expected {} weights, found {}", weights.len(), state.weights.len())));
         }
-        for (weight, values) in weights.iter_mut().zip(&state.weights) {
-            let weight = weight.values_mut().map_err(|error| Error::unmet(error.to_string()))?;
-            if weight.len() != values.len() {
+        for (at, weight) in weights.iter_mut().enumerate() {
+            let weight = weight.values_mut().map_err(unmet)?;
+            let own = state.as_ref().map(|state| &state.weights[at]);
+            if let Some(values) = own.filter(|values| values.len() != weight.len()) {
                 return Err(fail(format!("expected a weight of {} elements, found {}", weight.len(), values.len())));
             }
-            weight.copy_from_slice(values);
+            let mut bytes: Vec<u8> = own.map(|values| bytemuck::cast_slice(values).to_vec()).unwrap_or_default();
+            self.ranks.broadcast(&mut bytes, 0)?;
+            weight.copy_from_slice(&bytemuck::pod_collect_to_vec::<u8, f32>(&bytes));
         }
-        (self.states, self.step, self.skipped) = (state.states, state.step, state.skipped);
-        Ok(())
+        let mut counts = state.as_ref().map_or([0.0; 2], |state| [state.step as f64, state.skipped as f64]);
+        self.ranks.sum_f64(&mut counts)?;
+        (self.step, self.skipped) = (counts[0] as u64, counts[1] as u64);
+        match &mut self.shards {
+            Some(shards) => shards.restore(&*self.ranks, state.as_ref().map(|state| state.states.as_slice())),
+            None => {
+                self.states = state.map(|state| state.states).unwrap_or_default();
+                Ok(())
+            }
+        }
     }
+}
+
+fn unmet(error: RuntimeError) -> Error {
+    Error::unmet(error.to_string())
 }
