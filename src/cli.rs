@@ -39,6 +39,8 @@ mod prune;
 
 mod ranks;
 
+mod rounds;
+
 mod refit;
 
 mod refit_args;
@@ -82,13 +84,13 @@ pub(super) fn run() -> ExitCode {
     let printer = printer.of_rank(ranks.rank());
     let done = ranks::check(&cli, &*ranks).and_then(|()| match &cli.command {
         Some(Command::Apply(args)) => apply::run(args, &cli, &printer),
-        Some(Command::Refit(args)) => refit::run(args, &cli, &printer),
+        Some(Command::Refit(args)) => refit::run(args, &cli, &ranks, &printer),
         Some(Command::Finetune(args)) => finetune::run(args, &cli, &ranks, &printer),
         Some(Command::Verify(args)) => verify::run(args, &cli, &printer),
         Some(Command::Inspect(args)) => inspect::run(args, &printer),
-        Some(Command::Loss(args)) => loss::run(args, &cli, &printer),
-        Some(Command::Evaluate(args)) => evaluate::run(args, &cli, &printer),
-        Some(Command::Sample(args)) => sample::run(args, &cli, &printer),
+        Some(Command::Loss(args)) => loss::run(args, &cli, &ranks, &printer),
+        Some(Command::Evaluate(args)) => evaluate::run(args, &cli, &ranks, &printer),
+        Some(Command::Sample(args)) => sample::run(args, &cli, &ranks, &printer),
         Some(Command::Encode(args)) => encode::run(args, &cli, &printer),
         Some(Command::Artifacts(args)) => artifacts::run(args, &cli, &printer),
         Some(Command::Runtime) => runtime::run(&cli, &printer),

@@ -73,6 +73,17 @@ pub trait Collective: Send + Sync + fmt::Debug {
     fn abort(&self, code: u8) -> !;
 }
 
+/// The least of the numbers of all ranks, which is then the same at all: below 2^53.
+///
+/// # Errors
+/// A rank has ended.
+pub fn least(ranks: &dyn Collective, own: usize) -> Result<usize, Error> {
+    let mut all = vec![0.0; ranks.size()];
+    all[ranks.rank()] = own as f64;
+    ranks.sum_f64(&mut all)?;
+    Ok(all.into_iter().fold(own as f64, f64::min) as usize)
+}
+
 /// `length` values in one part per rank: of equal length but for the last, which has the rest.
 pub fn parts(length: usize, size: usize) -> Vec<Range<usize>> {
     let part = length.div_ceil(size.max(1));

@@ -10,6 +10,7 @@ pub mod objective;
 pub mod optimizer;
 pub mod pass;
 pub mod schedule;
+pub mod shards;
 pub mod teacher;
 pub mod trainer;
 pub mod update;

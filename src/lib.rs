@@ -309,9 +309,15 @@ pub mod encoding {
     pub use crate::prune::{EncodeOptions, Encoded, LatentChoice, TextOptions, encode};
 }
 
+/// Pruning in rounds, each told as one cut of the first original: [`Cut::stage_after`] and [`CutOptions::of_round`].
+pub mod rounds {
+    pub use crate::prune::RoundFolder;
+}
+
 /// Several processes that work as one: [`GradientSettings::ranks`].
 pub mod ranks {
     pub use crate::collective::{Alone, Collective, open};
+    pub use crate::prune::threads_of_rank;
 }
 
 /// The parts of a [`Plan`].

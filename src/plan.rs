@@ -2,6 +2,8 @@
 //!
 //! The schema is described in `docs/plan.md`.
 
+mod composed;
+
 mod kept;
 
 mod refitted;

@@ -38,6 +38,8 @@ mod progress;
 
 mod refit;
 
+mod rounds;
+
 mod runtime;
 
 mod staged;
@@ -48,12 +50,13 @@ pub use data::{library_providers, read_npz, read_text, sample_files};
 pub use encode::{EncodeOptions, Encoded, LatentChoice, TextOptions, encode};
 pub use evaluate::{Consistency, Distances, Drawing, EvaluateOptions, EvaluatedNetwork, Evaluation, EvaluationLimits};
 pub use finetune::{FinetuneReport, FinetuneSettings, Recipe, StepEvaluation, Tuned};
-pub use gradients::GradientReport;
+pub use gradients::{GradientReport, threads as threads_of_rank};
 pub use inspection::{BarrierInfo, GroupInfo, Inspection, MemberInfo, NodeInfo};
 pub use model::{Analysis, Model};
 pub use network::{Drawn, LossOptions, LossReport, Network, NetworkOptions};
 pub use options::{CriterionOption, CutOptions, GradientSettings, PruneOptions, Ratio, ScoreOptions, Target};
 pub use progress::{Progress, Stage, Watch};
 pub use refit::{RefitLosses, RefitPictures, RefitReport, RefitSettings};
+pub use rounds::RoundFolder;
 pub use runtime::Runtime;
 pub use staged::{Staged, Written, data_path, plan_path};

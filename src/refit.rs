@@ -31,6 +31,8 @@ mod segment;
 
 mod sensitivity;
 
+mod shared;
+
 mod solve;
 
 mod store;
@@ -47,6 +49,7 @@ use regex::Regex;
 use crate::analysis::Analysis;
 use crate::array::Array;
 use crate::changed::{ChangedWeights, Changes};
+use crate::collective::{Alone, Collective};
 use crate::error::{Error, ErrorKind};
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
@@ -134,8 +137,12 @@ pub struct RefitOptions {
     pub device: Device,
     /// Whether they may run on the CPU where the device can't run them.
     pub allow_fallback: bool,
-    /// Where what was fitted is saved from time to time.
+    /// Threads within an operator; the library decides where `None`.
+    pub threads: Option<usize>,
+    /// Where what was fitted is saved from time to time, by the first of several ranks.
     pub checkpoint: Option<RefitCheckpoint>,
+    /// The processes that divide the samples: all fit the same, and all get the same weights.
+    pub ranks: Arc<dyn Collective>,
 }
 
 impl Default for RefitOptions {
@@ -149,7 +156,9 @@ impl Default for RefitOptions {
             exclude: None,
             device: Device::Cpu,
             allow_fallback: false,
+            threads: None,
             checkpoint: None,
+            ranks: Arc::new(Alone),
         }
     }
 }
@@ -328,19 +337,24 @@ pub fn refit(
                 .map(|layer| pruned.graph().values[layer.target].name.clone())
                 .collect();
             let names: Vec<String> = names.into_iter().collect();
-            let found =
-                Sensitivity::of(cut.analysis, &names, &probe, options, runtime, &mut |_, _| progress(0, events.len()));
-            match found {
-                // An operator without a gradient is no reason not to fit.
-                Err(error) if error.kind() == ErrorKind::Unsupported => {
-                    notes.push(format!("all timesteps count alike in the refit: {error}"));
-                    Sensitivity::default()
+            let (found, note) = shared::of_first(&*options.ranks, || {
+                let mut unwatched = |_, _| progress(0, events.len());
+                match Sensitivity::of(cut.analysis, &names, &probe, options, runtime, &mut unwatched) {
+                    // An operator without a gradient is no reason not to fit.
+                    Err(error) if error.kind() == ErrorKind::Unsupported => {
+                        let note = format!("all timesteps count alike in the refit: {error}");
+                        Ok((Sensitivity::default(), Some(note)))
+                    }
+                    found => Ok((found?, None)),
                 }
-                found => found?,
-            }
+            })?;
+            notes.extend(note);
+            found
         }
     };
-    let execution = Execution { runtime, device: options.device, allow_fallback: options.allow_fallback };
+    let RefitOptions { device, allow_fallback, threads, .. } = *options;
+    let execution = Execution { runtime, device, allow_fallback, threads };
+    let checkpoint = options.checkpoint.as_ref().filter(|_| options.ranks.rank() == 0);
     // Beside the output, where the file of the cut is as well.
     let store = || Store::new(data.chunks(), options.memory / 4, Some(cut.pruned.folder()));
     let mut run = Run {
@@ -354,8 +368,8 @@ pub fn refit(
         changed: Changed::default(),
         layers,
         biases: Vec::new(),
-        known: options.checkpoint.as_ref().map(RefitCheckpoint::load).transpose()?.unwrap_or_default(),
-        saving: options.checkpoint.as_ref().map(Saving::new),
+        known: checkpoint.map(RefitCheckpoint::load).transpose()?.unwrap_or_default(),
+        saving: checkpoint.map(Saving::new),
     };
     let total = events.len();
     for (at, event) in events.iter().enumerate() {

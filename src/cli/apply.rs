@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::args::{ApplyArgs, Cli};
 use super::cut_result::{removed_text, verification_text};
-use super::ending::Ending;
+use super::ending::{Before, Ending};
 use super::printer::Printer;
 use super::{open_runtime, open_runtime_to_fold, run_files};
 
@@ -125,6 +125,7 @@ fn repeat_refit(
         measures_latency: false,
         refit: Some((&score, &settings)),
         gradients: None,
+        before: Before::default(),
         checkpoint: None,
         advice: "without --refit and --data the cut is written as it is",
     };

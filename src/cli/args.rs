@@ -119,6 +119,18 @@ pub(super) struct PruneArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) target_params: Option<f64>,
 
+    /// Prune in N rounds, geometric steps to the target: each cuts, refits and, with --finetune-steps, trains. The last file
+    /// is a cut of IN.onnx and is verified against it. What earlier rounds make lies in the folder OUT.rounds [default: 1].
+    #[arg(long, value_name = "N", help_heading = "How much")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rounds: Option<usize>,
+
+    /// Train for N steps after the cut of every round, by the recipe "quick" of the command finetune with IN.onnx as the
+    /// teacher, on --data [default: 0].
+    #[arg(long, value_name = "N", help_heading = "How much")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) finetune_steps: Option<u64>,
+
     /// No channel group loses a larger share than this.
     #[arg(long, value_name = "R", help_heading = "How much")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use onnx_diffprune::finetuning::FinetuneReport;
 use onnx_diffprune::plans::GroupPlan;
 use onnx_diffprune::reports::ValuesReport;
 use onnx_diffprune::reports::{
@@ -12,7 +13,7 @@ use onnx_diffprune::{Cut, Error, VerifyReport};
 use serde_json::json;
 
 use super::printer::{human, percent, table};
-use super::{gradient_args, refit_args};
+use super::{finetune, gradient_args, refit_args};
 
 /// Reasons for which channel groups stay whole that are listed, and groups that are named for each.
 const REASONS_SHOWN: usize = 12;
@@ -24,6 +25,7 @@ pub(super) struct Shown<'a> {
     pub(super) cut: &'a Cut,
     pub(super) gradients: Option<&'a GradientReport>,
     pub(super) refit: Option<&'a RefitReport>,
+    pub(super) training: Option<&'a FinetuneReport>,
     /// That of the cut, before weights were fitted.
     pub(super) cut_verification: Option<&'a VerifyReport>,
     pub(super) verification: Option<&'a VerifyReport>,
@@ -45,6 +47,7 @@ impl<'a> Shown<'a> {
             cut,
             gradients: None,
             refit: None,
+            training: None,
             cut_verification: None,
             verification: None,
             latencies: None,
@@ -95,6 +98,7 @@ impl<'a> Shown<'a> {
             "warnings": cut.warnings(),
             "gradients": self.gradients.map(gradient_args::json),
             "refit": self.refit.map(refit_args::json),
+            "training": self.training,
             "cut_verification": self.cut_verification,
             "verification": self.verification,
         })
@@ -154,6 +158,7 @@ impl<'a> Shown<'a> {
         if let Some(refit) = self.refit {
             parts.push(refit_args::text(refit, self.verbose));
         }
+        parts.extend(self.training.map(finetune::report_text));
         let mut end: Vec<String> =
             self.verification.map(|report| verification_text(report, self.verbose)).into_iter().collect();
         match self.written {

@@ -8,8 +8,8 @@ use onnx_diffprune::{Error, Model, Stage};
 use serde_json::json;
 
 use super::args::Cli;
-use super::gradient_args::device;
 use super::printer::{Printer, Watcher};
+use super::ranks::device;
 use super::{open_runtime, run_files};
 
 #[derive(Args, Debug)]

@@ -3,7 +3,8 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use onnx_diffprune::reports::GradientReport;
+use onnx_diffprune::finetuning::FinetuneReport;
+use onnx_diffprune::reports::{GradientReport, RefitReport};
 use onnx_diffprune::{Error, RefitSettings, Runtime, ScoreOptions, Staged, VerifyOptions};
 
 use super::cut_result::{Shown, report, write_report};
@@ -23,10 +24,19 @@ pub(super) struct Ending<'a> {
     /// On what its weights are fitted, and how, if they are.
     pub(super) refit: Option<(&'a ScoreOptions, &'a RefitSettings)>,
     pub(super) gradients: Option<&'a GradientReport>,
+    /// How an earlier fit of these weights went, and their training.
+    pub(super) before: Before<'a>,
     /// The checkpoint of the gradients, which has done its work once all is saved.
     pub(super) checkpoint: Option<PathBuf>,
     /// What to do instead where the refit fails.
     pub(super) advice: &'a str,
+}
+
+/// What was done to the weights before.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Before<'a> {
+    pub(super) refit: Option<&'a RefitReport>,
+    pub(super) training: Option<&'a FinetuneReport>,
 }
 
 impl Ending<'_> {
@@ -65,11 +75,12 @@ impl Ending<'_> {
             }
             _ => None,
         };
-        let (cut, refit) = (staged.cut().clone(), staged.refit_report().cloned());
+        let (cut, refit) = (staged.cut().clone(), staged.refit_report().or(self.before.refit).cloned());
         let verification = staged.verification().cloned();
         let mut shown = Shown {
             gradients: self.gradients,
             refit: refit.as_ref(),
+            training: self.before.training,
             cut_verification: cut_verification.as_ref(),
             verification: verification.as_ref(),
             latencies: latencies.as_deref(),

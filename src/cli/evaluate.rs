@@ -1,11 +1,13 @@
 //! Says how good networks are beside the original that they stem from.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use onnx_diffprune::evaluation::{EvaluateOptions, EvaluationLimits, KernelOptions};
 use onnx_diffprune::networks::{Sampler, Skip};
-use onnx_diffprune::{Device, Error, Model, Stage};
+use onnx_diffprune::ranks::Collective;
+use onnx_diffprune::{Error, Model, Stage};
 
 use super::args::Cli;
 use super::config::parse_sizes;
@@ -13,6 +15,7 @@ use super::diffusion_args::{DataArgs, DiffusionArgs};
 use super::evaluate_result::Shown;
 use super::features_args::FeaturesArgs;
 use super::printer::{Printer, Watcher};
+use super::ranks::device_of_option;
 use super::{open_runtime, run_files};
 
 /// Samples of every picture of a report.
@@ -43,7 +46,7 @@ pub(super) struct EvaluateArgs {
     no_latency: bool,
     /// Where the networks run: cpu, cuda, cuda:1 or tensorrt [default: cpu].
     #[arg(long, value_name = "DEVICE")]
-    device: Option<Device>,
+    device: Option<String>,
     /// Let the processor run what the device can't, instead of failing.
     #[arg(long)]
     allow_fallback: bool,
@@ -135,7 +138,12 @@ fn text_of(stage: Stage) -> Option<&'static str> {
     }
 }
 
-pub(super) fn run(args: &EvaluateArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
+pub(super) fn run(
+    args: &EvaluateArgs,
+    cli: &Cli,
+    ranks: &Arc<dyn Collective>,
+    printer: &Printer,
+) -> Result<bool, Error> {
     let Some(data) = &args.data.data else {
         return Err(Error::usage("no data is given")
             .hint("name clean samples, best ones that were not trained on, with --data"));
@@ -184,13 +192,17 @@ pub(super) fn run(args: &EvaluateArgs, cli: &Cli, printer: &Printer) -> Result<b
         },
         measures_latency: !args.no_latency,
         pictures: if args.report.is_some() { PICTURES } else { 0 },
-        device: args.device.unwrap_or_default(),
+        device: device_of_option(args.device.as_deref(), &**ranks)?,
         allow_fallback: args.allow_fallback,
+        ranks: ranks.clone(),
         ..EvaluateOptions::on(data)
     };
     let mut watcher = Watcher::new(printer, text_of);
     let evaluation = original.evaluate(&networks, &runtime, &options, &mut |progress| watcher.see(progress))?;
     drop(watcher);
+    if ranks.rank() > 0 {
+        return Ok(true);
+    }
     let failure = evaluation.check(&limits).err();
     let shown = Shown { evaluation: &evaluation, report: args.report.as_deref(), verbose: printer.is_verbose() };
     if let Some(path) = &args.report {

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use onnx_diffprune::finetuning::{FinetuneReport, Tuned};
+use onnx_diffprune::finetuning::{FinetuneReport, FinetuneSettings, Tuned};
 use onnx_diffprune::plans::plan_path;
 use onnx_diffprune::ranks::Collective;
 use onnx_diffprune::reports::printable;
-use onnx_diffprune::{Error, Model, Plan, Progress, Stage, VerifyOptions};
+use onnx_diffprune::{Analysis, Error, Model, Plan, Progress, Runtime, Stage, VerifyOptions};
 use serde_json::{Value, json};
 
 use super::args::Cli;
@@ -117,20 +117,7 @@ pub(super) fn run(
     settings.teacher.clone_from(&teacher);
     let origin = origin(plan_file.as_deref(), teacher.as_ref(), printer)?;
     let analysis = model.analyse()?;
-    // What is reached when a signal comes is saved.
-    signals::leave_first();
-    let mut watcher = Watcher::new(printer, text_of);
-    let tuned = analysis.finetune(&runtime, &settings, &mut |progress| {
-        if let Progress::Evaluated(evaluation) = progress {
-            watcher
-                .note(&format!("step {}: denoising loss {:.4} on held-out samples", evaluation.step, evaluation.loss));
-        }
-        if signals::has_come() && !matches!(progress, Progress::Evaluated(_)) {
-            return ControlFlow::Break(());
-        }
-        watcher.see(progress)
-    })?;
-    drop(watcher);
+    let tuned = train(&analysis, &runtime, &settings, printer)?;
     if ranks.rank() > 0 {
         return Ok(true);
     }
@@ -174,6 +161,29 @@ pub(super) fn run(
     Ok(true)
 }
 
+/// Trains, with progress. What is reached when a signal comes is saved.
+pub(super) fn train(
+    analysis: &Analysis,
+    runtime: &Runtime,
+    settings: &FinetuneSettings,
+    printer: &Printer,
+) -> Result<Tuned, Error> {
+    signals::leave_first(true);
+    let mut watcher = Watcher::new(printer, text_of);
+    let tuned = analysis.finetune(runtime, settings, &mut |progress| {
+        if let Progress::Evaluated(evaluation) = progress {
+            watcher
+                .note(&format!("step {}: denoising loss {:.4} on held-out samples", evaluation.step, evaluation.loss));
+        }
+        if signals::has_come() && !matches!(progress, Progress::Evaluated(_)) {
+            return ControlFlow::Break(());
+        }
+        watcher.see(progress)
+    });
+    signals::leave_first(false);
+    tuned
+}
+
 /// The original with the plan of the cut, where both are given.
 fn origin(
     plan: Option<&Path>,
@@ -192,7 +202,11 @@ fn origin(
 }
 
 fn text(tuned: &Tuned, args: &FinetuneArgs) -> String {
-    let report: &FinetuneReport = &tuned.report;
+    format!("{}\nwrote {}", report_text(&tuned.report), args.output.display())
+}
+
+/// How the training went, in a few lines.
+pub(super) fn report_text(report: &FinetuneReport) -> String {
     let rate = (report.steps * report.batch as u64) as f64 / report.seconds.max(1e-9);
     let mut lines = vec![format!(
         "trained {} weights ({} elements) for {} of {} steps of {} samples in {:.1} s ({rate:.0} samples/s)",
@@ -214,6 +228,5 @@ fn text(tuned: &Tuned, args: &FinetuneArgs) -> String {
             first.loss, best.loss, best.step
         ));
     }
-    lines.push(format!("wrote {}", args.output.display()));
     lines.join("\n")
 }

@@ -10,7 +10,7 @@ use onnx_diffprune::options::Precision;
 use onnx_diffprune::ranks::Collective;
 
 use super::config::pattern;
-use super::gradient_args::device_of_rank;
+use super::ranks::device_of_option;
 use super::refit_args::bytes;
 
 /// How a network is trained.
@@ -157,8 +157,8 @@ impl TrainingArgs {
         settings.drop_conditioning = self.drop_conditioning.unwrap_or(0.0);
         settings.trained = self.train.iter().map(|text| pattern("--train", text)).collect::<Result<_, _>>()?;
         settings.precision = self.precision.unwrap_or_default();
-        let device = self.device.as_deref().map(|text| device_of_rank(text, ranks)).transpose()?;
-        (settings.device, settings.allow_fallback) = (device.unwrap_or_default(), self.allow_fallback);
+        (settings.device, settings.allow_fallback) =
+            (device_of_option(self.device.as_deref(), ranks)?, self.allow_fallback);
         settings.update = self.update;
         settings.threads = self.threads;
         if let Some(hours) = self.max_hours {

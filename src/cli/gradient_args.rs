@@ -9,10 +9,11 @@ use onnx_diffprune::networks::Sampler;
 use onnx_diffprune::options::{Precision, Published, ScoringMembers, ThresholdMode};
 use onnx_diffprune::ranks::Collective;
 use onnx_diffprune::reports::{GradientReport, Losses};
-use onnx_diffprune::{CutOptions, Device, Error, GradientSettings, ScoreOptions, Stage};
+use onnx_diffprune::{CutOptions, Error, GradientSettings, ScoreOptions, Stage};
 use serde::{Deserialize, Serialize};
 
 use super::args::PruneArgs;
+use super::ranks::device_of_option;
 use super::refit_args::bytes;
 
 /// How gradients are computed and what they make of a channel; also the keys of a configuration file.
@@ -120,7 +121,7 @@ pub(super) fn score_options(
         micro_batch: of.micro_batch,
         memory: of.memory.as_deref().map(|text| bytes("--memory", text)).transpose()?,
         timesteps: of.timesteps,
-        device: of.device.as_deref().map(|text| device_of_rank(text, &**ranks)).transpose()?.unwrap_or_default(),
+        device: device_of_option(of.device.as_deref(), &**ranks)?,
         allow_fallback: of.allow_fallback,
         precision: of.precision.unwrap_or_default(),
         adaptive: of.adaptive.then(|| cut.clone()),
@@ -133,21 +134,6 @@ pub(super) fn score_options(
         ..args.diffusion.gradient_settings(&args.data, given.unwrap_or_default().to_vec())?
     };
     Ok(options)
-}
-
-/// The device of an option.
-pub(super) fn device(text: &str) -> Result<Device, Error> {
-    text.parse().map_err(|error| Error::usage(format!("--device: {error}")))
-}
-
-/// The device of an option for a rank; of a kind without a number, every rank of a machine takes another.
-pub(super) fn device_of_rank(text: &str, ranks: &dyn Collective) -> Result<Device, Error> {
-    let own = u32::try_from(ranks.local_rank()).unwrap_or(0);
-    Ok(match device(text)? {
-        Device::Cuda(_) if !text.contains(':') => Device::Cuda(own),
-        Device::TensorRt(_) if !text.contains(':') => Device::TensorRt(own),
-        other => other,
-    })
 }
 
 /// What is shown of the stages of a gradient run.

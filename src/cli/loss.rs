@@ -1,9 +1,11 @@
 //! Measures the denoising loss of a network: how much a cut costs before anything is trained.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use onnx_diffprune::networks::{LossOptions, Network};
+use onnx_diffprune::ranks::Collective;
 use onnx_diffprune::{Error, Model, Stage};
 use serde_json::json;
 
@@ -42,7 +44,7 @@ pub(super) struct LossArgs {
     diffusion: DiffusionArgs,
 }
 
-pub(super) fn run(args: &LossArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
+pub(super) fn run(args: &LossArgs, cli: &Cli, ranks: &Arc<dyn Collective>, printer: &Printer) -> Result<bool, Error> {
     let Some(data) = &args.data.data else {
         return Err(Error::usage("no data is given")
             .hint("name clean samples, best ones that were not trained on, with --data"));
@@ -52,7 +54,7 @@ pub(super) fn run(args: &LossArgs, cli: &Cli, printer: &Printer) -> Result<bool,
     printer.notes(&model);
     let given = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?.unwrap_or_default();
     let network_options = args.diffusion.network_options(given)?;
-    let network = Network::open(&model, &network_options, &parse_sizes(&args.size)?, Some(data))?;
+    let network = Network::open(&model, &network_options, &parse_sizes(&args.size)?, Some(data))?.over(ranks.clone());
     network.notes().iter().for_each(|note| printer.warning(note));
     let options = LossOptions {
         data: data.clone(),

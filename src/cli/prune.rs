@@ -1,20 +1,23 @@
 //! The main job: prune, write, verify, measure.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+use onnx_diffprune::data::Array;
 use onnx_diffprune::options::Scope;
 use onnx_diffprune::plans::plan_path;
 use onnx_diffprune::ranks::Collective;
-use onnx_diffprune::{CriterionOption, Error, Model, RefitSettings, VerifyOptions};
+use onnx_diffprune::{Analysis, CriterionOption, Error, Model, RefitSettings, Runtime, ScoreOptions, VerifyOptions};
 use serde_json::json;
 
 use super::args::{Cli, PruneArgs};
 use super::cut_result::{Shown, write_report};
-use super::ending::Ending;
+use super::ending::{Before, Ending};
 use super::gradient_args::{self, checkpoint_path, refit_checkpoint_path, text_of};
 use super::printer::{Printer, Watcher};
-use super::{open_runtime, open_runtime_to_fold, run_files};
+use super::ranks::plan_of_first;
+use super::{open_runtime, open_runtime_to_fold, rounds, run_files};
 
 /// Runs the job; of several ranks, each takes part in the gradients, and the first does everything else.
 pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, printer: &Printer) -> Result<bool, Error> {
@@ -27,7 +30,11 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
         return Ok(true);
     }
     let (cut, mut score) = (args.cut_options()?, args.score_options()?);
-    if !score.criterion.needs_gradients() && ranks.size() > 1 {
+    if args.rounds.is_some() || args.finetune_steps.is_some() {
+        return rounds::run(&args, (&cut, score, given.config.as_deref()), cli, ranks, printer);
+    }
+    let refits = args.refits(score.criterion);
+    if !score.criterion.needs_gradients() && !refits && ranks.size() > 1 {
         printer.warning(
             "this criterion takes no gradients, which ranks could divide: all but the first have nothing to do",
         );
@@ -47,7 +54,6 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     progress.step("reading");
     let model = Model::open(input)?;
     // What would fail at the end fails at the start.
-    let refits = args.refits(score.criterion);
     if is_first {
         check_files(&args, given.config.as_deref(), &model, cli, (score.criterion.needs_gradients(), refits))?;
     }
@@ -63,30 +69,20 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     analysis.check_inputs(given.as_deref().unwrap_or_default())?;
     drop(progress);
     let score = gradient_args::score_options(score, &args, (&cut, refits), given.as_deref(), ranks)?;
-    let refit = match output.filter(|_| refits) {
-        Some(output) => Some(RefitSettings {
-            checkpoint: Some(refit_checkpoint_path(output)),
-            resume: args.gradients.resume,
-            ..args.refitting.settings(&score.gradients, args.report.is_some())?
-        }),
-        None => None,
-    };
-    let options = VerifyOptions {
-        rtol: args.rtol,
-        atol: args.atol.unwrap_or(1e-6),
-        seed: score.seed,
-        inputs: given.clone(),
-        sizes: score.sizes.clone(),
-    };
+    let refit = output.filter(|_| refits).map(|output| args.refit_settings(&score, output)).transpose()?;
+    let options = args.verify_options(&score, given.as_deref());
     if is_first && runtime.is_some() && output.is_some() && !args.dry_run && !args.no_verify {
         analysis.check_memory(&options)?;
     }
     let mut watcher = Watcher::new(printer, text_of);
     let to_score = open_runtime_to_fold(&analysis, runtime, cli)?;
+    if !is_first && !score.criterion.needs_gradients() {
+        return follow(&analysis, to_score.as_ref(), output, (&score, refit.as_ref()));
+    }
     let scores = analysis.score_with(&score, to_score.as_ref(), &mut |progress| watcher.see(progress))?;
     watcher.rest();
     if !is_first {
-        return Ok(true);
+        return follow(&analysis, to_score.as_ref(), output, (&score, refit.as_ref()));
     }
     let gradients = scores.gradients();
     let progress = printer.progress(2);
@@ -106,6 +102,9 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     if score.criterion.needs_gradients() || refits {
         cut.record("run", recorded(&args)?);
     }
+    if refits {
+        plan_of_first(&**ranks, Some(cut.plan()))?;
+    }
     let plan = args.plan.clone().unwrap_or_else(|| plan_path(output));
     let staged = cut.stage(output)?.with_plan(Some(plan.clone()));
     let ending = Ending {
@@ -118,6 +117,7 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
         measures_latency: !args.no_latency,
         refit: refit.as_ref().map(|settings| (&score, settings)),
         gradients,
+        before: Before::default(),
         checkpoint: refits.then(|| checkpoint_path(output)),
         advice: "--no-refit writes the cut as it is",
     };
@@ -125,16 +125,49 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     ending.run(staged)
 }
 
+/// What a rank but the first does after the scores: its part of the fit, of the cut that the first tells.
+fn follow(
+    analysis: &Analysis,
+    runtime: Option<&Runtime>,
+    output: Option<&Path>,
+    (score, refit): (&ScoreOptions, Option<&RefitSettings>),
+) -> Result<bool, Error> {
+    let (Some(output), Some(runtime), Some(settings)) = (output, runtime, refit) else { return Ok(true) };
+    let plan = plan_of_first(&*settings.options.ranks, None)?;
+    let staged = analysis.repeat(&plan, &plan_path(output), Some(runtime))?.stage(output)?;
+    staged.refit(runtime, score, settings, &mut |_| ControlFlow::Continue(())).map(|_| true)
+}
+
 impl PruneArgs {
+    /// How a fit for this output is made.
+    pub(super) fn refit_settings(&self, score: &ScoreOptions, output: &Path) -> Result<RefitSettings, Error> {
+        Ok(RefitSettings {
+            checkpoint: Some(refit_checkpoint_path(output)),
+            resume: self.gradients.resume,
+            ..self.refitting.settings(&score.gradients, self.report.is_some())?
+        })
+    }
+
+    /// How the output is verified.
+    pub(super) fn verify_options(&self, score: &ScoreOptions, given: Option<&[(String, Array)]>) -> VerifyOptions {
+        VerifyOptions {
+            rtol: self.rtol,
+            atol: self.atol.unwrap_or(1e-6),
+            seed: score.seed,
+            inputs: given.map(<[_]>::to_vec),
+            sizes: score.sizes.clone(),
+        }
+    }
+
     /// Whether the weights are fitted after the cut: as asked, else where there are clean samples anyway.
-    fn refits(&self, criterion: CriterionOption) -> bool {
+    pub(super) fn refits(&self, criterion: CriterionOption) -> bool {
         let has_samples = self.data.data.is_some() || criterion.needs_gradients();
         self.output.is_some() && !self.dry_run && !self.no_refit && (self.refit || has_samples)
     }
 }
 
 /// Compares what the run reads and writes.
-fn check_files(
+pub(super) fn check_files(
     args: &PruneArgs,
     config: Option<&Path>,
     model: &Model,
@@ -153,7 +186,7 @@ fn check_files(
 
 /// How the gradients of a run were computed, as plan and metadata record it: without paths, which are the user's own
 /// business.
-fn recorded(args: &PruneArgs) -> Result<serde_json::Value, Error> {
+pub(super) fn recorded(args: &PruneArgs) -> Result<serde_json::Value, Error> {
     let mut diffusion = args.diffusion.clone();
     diffusion.scheduler_config = None;
     let record = (serde_json::to_value(&args.gradients), serde_json::to_value(&diffusion));

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use onnx_diffprune::Error;
 use onnx_diffprune::ranks::Collective;
+use onnx_diffprune::{Device, Error, Plan};
 
 use super::args::{Cli, Command};
 
@@ -18,20 +18,50 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) fn check(cli: &Cli, ranks: &dyn Collective) -> Result<(), Error> {
     let alone = match &cli.command {
         _ if ranks.size() == 1 => return Ok(()),
-        None | Some(Command::Finetune(_)) => return Ok(()),
+        None
+        | Some(
+            Command::Finetune(_) | Command::Refit(_) | Command::Loss(_) | Command::Evaluate(_) | Command::Sample(_),
+        ) => return Ok(()),
         Some(Command::Apply(_)) => "apply",
-        Some(Command::Refit(_)) => "refit",
         Some(Command::Verify(_)) => "verify",
         Some(Command::Inspect(_)) => "inspect",
-        Some(Command::Loss(_)) => "loss",
-        Some(Command::Evaluate(_)) => "evaluate",
         Some(Command::Encode(_)) => "encode",
-        Some(Command::Sample(_)) => "sample",
         Some(Command::Artifacts(_)) => "artifacts",
         Some(Command::Runtime) => "runtime",
     };
     let text = format!("{alone} is the work of one process, {} were started", ranks.size());
     Err(Error::usage(text).hint("start it without mpirun or srun"))
+}
+
+/// The plan of the first rank, at all of them.
+///
+/// # Errors
+/// A rank has ended.
+pub(super) fn plan_of_first(ranks: &dyn Collective, own: Option<&Plan>) -> Result<Plan, Error> {
+    let unread = |error: serde_json::Error| Error::unmet(format!("the plan of the first rank can't be read: {error}"));
+    let mut bytes = own.map(serde_json::to_vec).transpose().map_err(unread)?.unwrap_or_default();
+    ranks.broadcast(&mut bytes, 0)?;
+    serde_json::from_slice(&bytes).map_err(unread)
+}
+
+/// The device of an option.
+pub(super) fn device(text: &str) -> Result<Device, Error> {
+    text.parse().map_err(|error| Error::usage(format!("--device: {error}")))
+}
+
+/// The device of a rank where one is given, else the processor.
+pub(super) fn device_of_option(text: Option<&str>, ranks: &dyn Collective) -> Result<Device, Error> {
+    text.map(|text| device_of_rank(text, ranks)).transpose().map(Option::unwrap_or_default)
+}
+
+/// The device of a rank: of a kind without a number, every rank of a machine takes another.
+fn device_of_rank(text: &str, ranks: &dyn Collective) -> Result<Device, Error> {
+    let own = u32::try_from(ranks.local_rank()).unwrap_or(0);
+    Ok(match device(text)? {
+        Device::Cuda(_) if !text.contains(':') => Device::Cuda(own),
+        Device::TensorRt(_) if !text.contains(':') => Device::TensorRt(own),
+        other => other,
+    })
 }
 
 /// Lets the first rank speak, if it fails as well: it then ends this one.

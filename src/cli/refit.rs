@@ -2,17 +2,20 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use onnx_diffprune::plans::plan_path;
-use onnx_diffprune::{Device, Error, GradientSettings, Model, Plan, RefitSettings, ScoreOptions, VerifyOptions};
+use onnx_diffprune::ranks::Collective;
+use onnx_diffprune::{Error, GradientSettings, Model, Plan, RefitSettings, ScoreOptions, VerifyOptions};
 
 use super::args::Cli;
 use super::config::parse_sizes;
 use super::diffusion_args::{DataArgs, DiffusionArgs};
-use super::ending::Ending;
+use super::ending::{Before, Ending};
 use super::gradient_args::refit_checkpoint_path;
 use super::printer::Printer;
+use super::ranks::device_of_option;
 use super::refit_args::RefitArgs;
 use super::{open_runtime, open_runtime_to_fold, run_files};
 
@@ -51,7 +54,7 @@ pub(super) struct RefitCommandArgs {
     size: Vec<String>,
     /// Where the networks run: cpu, cuda, cuda:1 or tensorrt [default: cpu].
     #[arg(long, value_name = "DEVICE")]
-    device: Option<Device>,
+    device: Option<String>,
     /// Let the processor run what the device can't, instead of failing.
     #[arg(long)]
     allow_fallback: bool,
@@ -66,7 +69,12 @@ pub(super) struct RefitCommandArgs {
     diffusion: DiffusionArgs,
 }
 
-pub(super) fn run(args: &RefitCommandArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
+pub(super) fn run(
+    args: &RefitCommandArgs,
+    cli: &Cli,
+    ranks: &Arc<dyn Collective>,
+    printer: &Printer,
+) -> Result<bool, Error> {
     let runtime = open_runtime(cli)?;
     let path = args.plan.clone().unwrap_or_else(|| plan_path(&args.pruned));
     let new_plan = plan_path(&args.output);
@@ -103,7 +111,8 @@ pub(super) fn run(args: &RefitCommandArgs, cli: &Cli, printer: &Printer) -> Resu
         sizes: parse_sizes(&args.size)?,
         ..VerifyOptions::default()
     };
-    if !args.no_verify {
+    let is_first = ranks.rank() == 0;
+    if !args.no_verify && is_first {
         progress.step("verifying the pruned network");
         let unwatched = &mut |_: onnx_diffprune::Progress<'_>| ControlFlow::Continue(());
         let report = analysis.verify(&pruned, (&plan, &path), &runtime, &options, unwatched)?;
@@ -116,8 +125,9 @@ pub(super) fn run(args: &RefitCommandArgs, cli: &Cli, printer: &Printer) -> Resu
         seed: args.seed,
         sizes: options.sizes.clone(),
         gradients: GradientSettings {
-            device: args.device.unwrap_or_default(),
+            device: device_of_option(args.device.as_deref(), &**ranks)?,
             allow_fallback: args.allow_fallback,
+            ranks: ranks.clone(),
             ..args.diffusion.gradient_settings(&args.data, inputs.unwrap_or_default())?
         },
         ..ScoreOptions::default()
@@ -136,6 +146,9 @@ pub(super) fn run(args: &RefitCommandArgs, cli: &Cli, printer: &Printer) -> Resu
         None => cut.stage(&args.output)?,
     };
     drop(progress);
+    if !is_first {
+        return staged.refit(&runtime, &score, &settings, &mut |_| ControlFlow::Continue(())).map(|_| true);
+    }
     let ending = Ending {
         printer,
         output: &args.output,
@@ -146,6 +159,7 @@ pub(super) fn run(args: &RefitCommandArgs, cli: &Cli, printer: &Printer) -> Resu
         measures_latency: !args.no_latency,
         refit: Some((&score, &settings)),
         gradients: None,
+        before: Before::default(),
         checkpoint: None,
         advice: "the pruned network stays as it is",
     };

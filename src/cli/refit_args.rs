@@ -7,6 +7,8 @@ use onnx_diffprune::{Error, GradientSettings, RefitSettings, Stage};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use onnx_diffprune::ranks::threads_of_rank;
+
 use super::config::pattern;
 use super::printer::{percent, table};
 
@@ -77,6 +79,8 @@ impl RefitArgs {
         }
         options.exclude = self.refit_exclude.as_deref().map(|text| pattern("--refit-exclude", text)).transpose()?;
         (options.device, options.allow_fallback) = (gradients.device, gradients.allow_fallback);
+        options.ranks = gradients.ranks.clone();
+        options.threads = threads_of_rank(&*options.ranks);
         Ok(settings)
     }
 }

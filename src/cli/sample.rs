@@ -1,10 +1,12 @@
 //! Draws samples from a network.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use ndarray::ArrayD;
 use onnx_diffprune::networks::{Network, SampleOptions, Sampler, Skip};
+use onnx_diffprune::ranks::Collective;
 use onnx_diffprune::{Error, Model, Stage};
 use serde_json::json;
 
@@ -53,7 +55,7 @@ pub(super) struct SampleArgs {
     diffusion: DiffusionArgs,
 }
 
-pub(super) fn run(args: &SampleArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
+pub(super) fn run(args: &SampleArgs, cli: &Cli, ranks: &Arc<dyn Collective>, printer: &Printer) -> Result<bool, Error> {
     let model = Model::open(&args.input)?;
     // What would fail at the end fails at the start.
     let mut files = run_files::of_run(cli);
@@ -70,7 +72,7 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, printer: &Printer) -> Result<boo
     printer.notes(&model);
     let given = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?.unwrap_or_default();
     let network_options = args.diffusion.network_options(given)?;
-    let network = Network::open(&model, &network_options, &parse_sizes(&args.size)?, None)?;
+    let network = Network::open(&model, &network_options, &parse_sizes(&args.size)?, None)?.over(ranks.clone());
     network.notes().iter().for_each(|note| printer.warning(note));
     if args.output.is_some() {
         network.check_png(args.count)?;
@@ -88,6 +90,9 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, printer: &Printer) -> Result<boo
     let mut watcher = Watcher::new(printer, |stage| (stage == Stage::Sampling).then_some("sampling"));
     let drawn = network.sample(&runtime, &options, &mut |progress| watcher.see(progress))?;
     drop(watcher);
+    if ranks.rank() > 0 {
+        return Ok(true);
+    }
     drawn.save(args.output.as_deref(), args.save_npy.as_deref())?;
     let (samples, seconds) = (&drawn.values, drawn.seconds);
     let (mean, deviation) = statistics(samples);

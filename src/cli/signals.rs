@@ -8,10 +8,10 @@ use onnx_diffprune::program::end;
 static IS_AWAITED: AtomicBool = AtomicBool::new(false);
 static HAS_COME: AtomicBool = AtomicBool::new(false);
 
-/// Leaves the first signal from now on to the command, which asks [`has_come`] and ends in its own time; the next ends the
-/// program as usual.
-pub(super) fn leave_first() {
-    IS_AWAITED.store(true, Ordering::SeqCst);
+/// Whether the first signal is left from now on to the command, which asks [`has_come`] and ends in its own time; the next
+/// ends the program as usual.
+pub(super) fn leave_first(leaves: bool) {
+    IS_AWAITED.store(leaves, Ordering::SeqCst);
 }
 
 /// Whether a signal has asked the command to end.

@@ -41,6 +41,7 @@ use super::conditioning::Conditioning;
 use super::denoiser::Denoiser;
 use super::process::Process;
 use super::sampler::{SampleOptions, generate};
+use crate::collective::Alone;
 use crate::error::Error;
 
 /// The sizes of the array of samples in a file, or in the first of a folder of files; `None` for images.
@@ -119,7 +120,7 @@ impl Samples {
         options: &SampleOptions,
         progress: &mut dyn FnMut(usize, usize) -> Result<(), Error>,
     ) -> Result<Self, Error> {
-        let values = generate(denoiser, process, conditioning, options, progress)?;
+        let values = generate(denoiser, process, conditioning, options, &Alone, progress)?;
         let SampleOptions { count, steps, seed, sampler, .. } = options;
         let sampler = sampler.describe();
         let source = format!("{count} samples drawn from the network itself by {sampler} ({steps} steps, seed {seed})");

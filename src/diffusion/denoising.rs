@@ -12,6 +12,7 @@ use super::process::Process;
 use super::roles::{Port, Roles};
 use super::schedule::Level;
 use crate::array::Array;
+use crate::collective::{Collective, parts};
 use crate::error::Error;
 use crate::gradient::accumulate::Denoising;
 use crate::graph::facts::Facts;
@@ -84,7 +85,8 @@ impl Denoising for DenoisingTask<'_> {
 /// The denoising loss of a network at `count` timesteps that are spread evenly over the schedule: pairs of t and the
 /// mean over all elements of all samples, with the same noise at every timestep.
 ///
-/// The number of samples must be a multiple of the denoiser's batch. `progress` gets the evaluations so far and in all; its error ends the run.
+/// The number of samples must be a multiple of the denoiser's batch. `ranks` divide the batches, whose sums are then added in
+/// the order of one process: the losses are the same, if the ranks compute the same. `progress` gets the evaluations so far and in all; its error ends the run.
 ///
 /// # Errors
 /// More timesteps than the schedule has, or a network that fails.
@@ -94,17 +96,18 @@ pub fn denoising_losses(
     conditioning: &Conditioning,
     (samples, noise): (&Samples, &ArrayD<f32>),
     count: usize,
+    ranks: &dyn Collective,
     progress: &mut dyn FnMut(usize, usize) -> Result<(), Error>,
 ) -> Result<Vec<(f64, f64)>, Error> {
     let levels = spread(process, Some(count))?;
     let batch = denoiser.batch();
     let runs = samples.len() / batch.max(1);
+    let own = parts(runs, ranks.size())[ranks.rank()].clone();
+    let mut sums = vec![0.0; levels.len() * runs];
     let mut x_t = ArrayD::zeros(denoiser.dims());
     let (mut target, mut prediction) = (x_t.clone(), x_t.clone());
-    let mut curve = Vec::with_capacity(levels.len());
     for (at, level) in levels.iter().enumerate() {
-        let mut sum = 0.0;
-        for run in 0..runs {
+        for run in own.clone() {
             let rows = run * batch..(run + 1) * batch;
             let of = |values: &ArrayD<f32>| values.slice_axis(Axis(0), Slice::from(rows.start..rows.end)).to_owned();
             let (x0, noise) = (of(&samples.values), of(noise));
@@ -113,13 +116,17 @@ pub fn denoising_losses(
             denoiser.set_conditioning(conditioning, &samples.numbers[rows])?;
             denoiser.predict(process, &x_t, level, &mut prediction, None)?;
             let pairs = prediction.iter().zip(target.iter());
-            sum += pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
-            progress(at * runs + run + 1, levels.len() * runs)?;
+            sums[at * runs + run] = pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+            progress(at * own.len() + run - own.start + 1, levels.len() * own.len())?;
         }
-        let elements = (runs * x_t.len()).max(1) as f64;
-        curve.push((level.t, process.loss_weight(level) * sum / elements));
     }
-    Ok(curve)
+    ranks.sum_f64(&mut sums)?;
+    let elements = (runs * x_t.len()).max(1) as f64;
+    let loss = |(at, level): (usize, &Level)| {
+        let sum = sums[at * runs..(at + 1) * runs].iter().sum::<f64>();
+        (level.t, process.loss_weight(level) * sum / elements)
+    };
+    Ok(levels.iter().enumerate().map(loss).collect())
 }
 
 /// Some timesteps of a schedule, spread evenly, from small noise to large; all of them where `None`.

@@ -7,6 +7,8 @@ mod trajectory;
 
 pub use trajectory::{StepInput, Trajectory};
 
+use std::ops::Range;
+
 use ndarray::{ArrayD, Axis, Slice};
 use rand_distr::{Distribution, StandardNormal};
 use rand_pcg::Pcg64;
@@ -17,6 +19,7 @@ use super::config::VarianceType;
 use super::denoiser::{Denoiser, ELEMENT_LIMIT};
 use super::process::Process;
 use super::schedule::Skip;
+use crate::collective::{Collective, parts};
 use crate::error::Error;
 
 /// How samples are drawn.
@@ -113,7 +116,8 @@ pub fn noise(dims: &[usize], count: usize, seed: u64) -> ArrayD<f32> {
 
 /// Draws `options.count` samples, batch after batch; their shape is that of a batch with this count first.
 ///
-/// Sample `i` takes row `i` of the conditioning. `progress` is called before the first and after every evaluation of the
+/// Sample `i` takes row `i` of the conditioning, and noise that follows from its number. `ranks` divide the batches; all get
+/// all samples. `progress` is called before the first and after every evaluation of the
 /// network with the number of evaluations so far and in all; its error ends the run.
 ///
 /// # Errors
@@ -123,6 +127,7 @@ pub fn generate(
     process: &Process,
     conditioning: &Conditioning,
     options: &SampleOptions,
+    ranks: &dyn Collective,
     progress: &mut dyn FnMut(usize, usize) -> Result<(), Error>,
 ) -> Result<ArrayD<f32>, Error> {
     if !(0.0..=1.0).contains(&options.eta) {
@@ -150,10 +155,12 @@ pub fn generate(
     let (mut x, mut output, mut fresh) =
         (ArrayD::zeros(dims.clone()), ArrayD::zeros(dims.clone()), ArrayD::zeros(dims.clone()));
     let mut variance = learned.then(|| ArrayD::zeros(dims.clone()));
-    let evaluations = batches * trajectory.len();
+    let shares = parts(batches, ranks.size());
+    let own = shares[ranks.rank()].clone();
+    let evaluations = own.len() * trajectory.len();
     let mut done = 0;
     progress(done, evaluations)?;
-    for first in (0..options.count).step_by(batch) {
+    for first in own.map(|number| number * batch) {
         let numbers: Vec<usize> = (first..first + batch).collect();
         denoiser.set_conditioning(conditioning, &numbers)?;
         let mut random = generators(options.seed, first..first + batch);
@@ -176,6 +183,14 @@ pub fn generate(
         samples
             .slice_axis_mut(Axis(0), Slice::from(first..first + rows))
             .assign(&x.slice_axis(Axis(0), Slice::from(0..rows)));
+    }
+    let elements: usize = dims[1..].iter().product();
+    let of = |share: &Range<usize>| {
+        let rows = (share.start * batch).min(options.count)..(share.end * batch).min(options.count);
+        rows.start * elements..rows.end * elements
+    };
+    if let Some(values) = samples.as_slice_mut() {
+        ranks.all_gather(values, &shares.iter().map(of).collect::<Vec<_>>())?;
     }
     Ok(samples)
 }

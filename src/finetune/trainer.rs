@@ -20,9 +20,6 @@ use crate::runtime::RuntimeError;
 /// Steps in a row without finite gradients after which a run ends.
 const MOST_SKIPPED: u64 = 10;
 
-/// Elements that are summed over ranks at once, about.
-const BUCKET: usize = 1 << 22;
-
 /// Clean samples for one run of the graph.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CleanBatch {
@@ -116,7 +113,7 @@ impl<'a> Trainer<'a> {
         ranks: Arc<dyn Collective>,
     ) -> Result<Self, Error> {
         let runs = options.batch / ranks.size() / options.micro_batch;
-        let update = Update::new(options.update, &mut pass, &options.optimizer, runs)?;
+        let update = Update::new(options.update, &mut pass, &options.optimizer, runs, &ranks)?;
         let (step, skipped) = (0, 0);
         Ok(Self { pass, teacher, noising, draws, options, ranks, update, step, skipped, skipped_in_a_row: 0 })
     }
@@ -146,14 +143,14 @@ impl<'a> Trainer<'a> {
         for run in 0..runs {
             let clean = data.next()?;
             loss += self.run(&clean)?.loss / runs as f64;
-            self.update.collect(&mut self.pass, run, runs).map_err(unmet)?;
+            self.update.collect(&mut self.pass, run, runs)?;
         }
-        let loss = self.reduce(loss)?;
+        let loss = self.mean_loss(loss)?;
         self.step += 1;
         let rate = self.options.rate.at(self.step);
         // Steps that were skipped do not count for the corrections of the moments.
         let at = At { step: self.step - self.skipped, rate, advances: loss.is_finite() };
-        let norm = self.update.step(&mut self.pass, &self.options.optimizer, at).map_err(unmet)?;
+        let norm = self.update.step(&mut self.pass, &self.options.optimizer, at)?;
         let is_skipped = !(loss.is_finite() && norm.is_finite());
         self.skipped += u64::from(is_skipped);
         self.skipped_in_a_row = if is_skipped { self.skipped_in_a_row + 1 } else { 0 };
@@ -193,90 +190,76 @@ impl<'a> Trainer<'a> {
         Ok(loss)
     }
 
-    /// The mean of the loss over all ranks; the gradients become their mean, the same on every rank.
-    fn reduce(&mut self, loss: f64) -> Result<f64, Error> {
-        let size = self.ranks.size();
-        if size == 1 {
-            return Ok(loss);
-        }
-        let share = 1.0 / size as f32;
-        let lengths: Vec<usize> = {
-            let (weights, _) = self.pass.parts();
-            weights.iter().map(|weight| weight.dims().iter().product()).collect()
-        };
-        let mut bucket: Vec<f32> = Vec::with_capacity(BUCKET);
-        let mut first = 0;
-        for at in 0..lengths.len() {
-            let gradient = self.update.gradient(&mut self.pass, at).map_err(unmet)?;
-            bucket.extend(gradient.iter().map(|value| share * value));
-            if bucket.len() < BUCKET && at + 1 < lengths.len() {
-                continue;
-            }
-            self.ranks.sum(&mut bucket)?;
-            let mut sums = bucket.as_slice();
-            for at in first..=at {
-                let (own, rest) = sums.split_at(lengths[at]);
-                self.update.set_gradient(&mut self.pass, at, own).map_err(unmet)?;
-                sums = rest;
-            }
-            bucket.clear();
-            first = at + 1;
-        }
-        let mut loss = [loss / size as f64];
+    /// The mean of the loss over all ranks.
+    fn mean_loss(&self, loss: f64) -> Result<f64, Error> {
+        let mut loss = [loss / self.ranks.size() as f64];
         self.ranks.sum_f64(&mut loss)?;
         Ok(loss[0])
     }
 
-    /// Whether a rank says so.
+    /// Whether a rank says so, of each of some questions.
     ///
     /// # Errors
     /// A rank has ended.
-    pub fn any_says(&self, says: bool) -> Result<bool, Error> {
-        let mut count = [f64::from(u8::from(says))];
-        self.ranks.sum_f64(&mut count)?;
-        Ok(count[0] > 0.0)
+    pub fn any_says<const N: usize>(&self, says: [bool; N]) -> Result<[bool; N], Error> {
+        let mut counts = says.map(|says| f64::from(u8::from(says)));
+        self.ranks.sum_f64(&mut counts)?;
+        Ok(counts.map(|count| count > 0.0))
     }
 
-    /// The weights that are written: their moving average, or where none is kept, the weights themselves.
+    /// The weights that are written: their moving average, or where none is kept, the weights themselves. Called by all
+    /// ranks.
     ///
     /// # Errors
-    /// A copy from the device fails.
+    /// A copy from the device fails; a rank has ended.
     pub fn result(&mut self) -> Result<Vec<Vec<f32>>, Error> {
-        match self.update.averages(&mut self.pass).map_err(unmet)? {
+        match self.update.averages(&mut self.pass)? {
             Some(averages) => Ok(averages),
             None => self.pass.weights().map_err(unmet),
         }
     }
 
-    /// The state after the last step.
+    /// The state after the last step, whole, on the first rank; `None` on others. Called by all ranks.
     ///
     /// # Errors
-    /// A copy from the device fails.
-    pub fn state(&mut self) -> Result<TrainerState, Error> {
+    /// A copy from the device fails; a rank has ended.
+    pub fn state(&mut self) -> Result<Option<TrainerState>, Error> {
+        let Some(states) = self.update.states(&mut self.pass)? else { return Ok(None) };
         let weights = self.pass.weights().map_err(unmet)?;
-        let states = self.update.states(&mut self.pass).map_err(unmet)?;
-        Ok(TrainerState { step: self.step, skipped: self.skipped, weights, states })
+        Ok(Some(TrainerState { step: self.step, skipped: self.skipped, weights, states }))
     }
 
-    /// Goes on from a state.
+    /// Goes on from a state, which the first rank has; the others give `None`, and get it from there. Called by all ranks.
     ///
     /// # Errors
-    /// The state is that of other weights; a copy to the device fails.
-    pub fn restore(&mut self, state: TrainerState) -> Result<(), Error> {
-        let (weights, _) = self.pass.parts();
+    /// The state is that of other weights; a copy to the device fails; a rank has ended.
+    pub fn restore(&mut self, state: Option<TrainerState>) -> Result<(), Error> {
         let fail = |text: String| Error::usage(format!("the checkpoint is of another run: {text}"));
-        if state.weights.len() != weights.len() || state.states.len() != weights.len() {
-            return Err(fail(format!("expected {} weights, found {}", weights.len(), state.weights.len())));
-        }
-        for (weight, values) in weights.iter().zip(&state.weights) {
-            let length: usize = weight.dims().iter().product();
-            if length != values.len() {
+        let (weights, _) = self.pass.parts();
+        let lengths: Vec<usize> = weights.iter().map(|weight| weight.dims().iter().product()).collect();
+        if let Some(state) = &state {
+            if state.weights.len() != lengths.len() || state.states.len() != lengths.len() {
+                return Err(fail(format!("expected {} weights, found {}", lengths.len(), state.weights.len())));
+            }
+            for (length, values) in lengths.iter().zip(&state.weights).filter(|(length, own)| **length != own.len()) {
                 return Err(fail(format!("expected a weight of {length} elements, found {}", values.len())));
             }
         }
-        self.pass.set_weights(&state.weights).map_err(unmet)?;
-        self.update.restore(&mut self.pass, state.states).map_err(unmet)?;
-        (self.step, self.skipped) = (state.step, state.skipped);
+        let (mut counts, mut values, states) = match state {
+            Some(state) => ([state.step as f64, state.skipped as f64], state.weights, Some(state.states)),
+            None => ([0.0; 2], vec![Vec::new(); lengths.len()], None),
+        };
+        if self.ranks.size() > 1 {
+            for own in &mut values {
+                let mut bytes = bytemuck::cast_slice(own).to_vec();
+                self.ranks.broadcast(&mut bytes, 0)?;
+                *own = bytemuck::pod_collect_to_vec(&bytes);
+            }
+            self.ranks.sum_f64(&mut counts)?;
+        }
+        self.pass.set_weights(&values).map_err(unmet)?;
+        self.update.restore(&mut self.pass, states)?;
+        (self.step, self.skipped) = (counts[0] as u64, counts[1] as u64);
         Ok(())
     }
 }

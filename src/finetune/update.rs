@@ -1,21 +1,26 @@
-//! The update of the weights by their gradients: a fused kernel in the memory of the processor, or graphs of standard
-//! operators in that of a device.
+//! The update of the weights by their gradients: a fused kernel in the memory of the processor, graphs of standard
+//! operators in that of a device, or with several ranks the kernel on each for its shard.
 //!
-//! Both keep moments and averages where they compute, and compute the same: [`super::optimizer`] says what. On the processor
+//! The first two keep moments and averages where they compute, and compute the same: [`super::optimizer`] says what. On the processor
 //! they agree to the last bits; the norm of all gradients is summed in double precision in both.
 
 mod graph;
 mod graphs;
 mod kernel;
+mod sharded;
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::{OptimizerOptions, WeightState};
 use super::pass::TrainingPass;
+use crate::collective::Collective;
 use crate::error::Error;
 use crate::runtime::{Device, RuntimeError};
 use graph::GraphUpdate;
 use kernel::KernelUpdate;
+use sharded::ShardedUpdate;
 
 /// What makes the optimizer's step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +48,7 @@ pub struct Update(Place);
 enum Place {
     Kernel(KernelUpdate),
     Graph(Box<GraphUpdate>),
+    Sharded(Box<ShardedUpdate>),
 }
 
 /// When a step is made, and what it depends on beside the gradients.
@@ -57,17 +63,28 @@ pub struct At {
 }
 
 impl Update {
-    /// The state before the first step, of the weights as they are. A step sums the gradients of `runs` runs of the pass.
+    /// The state before the first step, of the weights as they are. A step sums the gradients of `runs` runs of the pass on
+    /// each of the ranks. Several ranks keep a shard of the state each.
     ///
     /// # Errors
-    /// The kernel is asked for where weights are in another memory; too little memory; ONNX Runtime refuses a graph.
+    /// The kernel is asked for where weights are in another memory, or graphs for several ranks; too little memory; ONNX
+    /// Runtime refuses a graph.
     pub fn new(
         kind: Option<UpdateKind>,
         pass: &mut TrainingPass,
         options: &OptimizerOptions,
         runs: usize,
+        ranks: &Arc<dyn Collective>,
     ) -> Result<Self, Error> {
         let device = pass.device();
+        if ranks.size() > 1 {
+            if kind == Some(UpdateKind::Graph) {
+                let text = "with several ranks every one updates its shard by the kernel, not by graphs";
+                return Err(Error::usage(text).hint("leave out --update"));
+            }
+            let sharded = ShardedUpdate::new(pass, options, ranks.clone()).map_err(unmet)?;
+            return Ok(Self(Place::Sharded(Box::new(sharded))));
+        }
         let kind = kind.unwrap_or(UpdateKind::of_device(device));
         if kind == UpdateKind::Kernel && device != Device::Cpu {
             let text = format!("the update by the kernel runs on the processor, the steps run on {device}");
@@ -84,84 +101,67 @@ impl Update {
     ///
     /// # Errors
     /// A run on the device fails.
-    pub fn collect(&mut self, pass: &mut TrainingPass, run: usize, runs: usize) -> Result<(), RuntimeError> {
+    pub fn collect(&mut self, pass: &mut TrainingPass, run: usize, runs: usize) -> Result<(), Error> {
         if runs == 1 {
             return Ok(());
         }
-        match &mut self.0 {
+        let collected = match &mut self.0 {
             Place::Kernel(kernel) => kernel.collect(pass, run, runs),
             Place::Graph(graph) => graph.collect(run, runs),
-        }
+            Place::Sharded(sharded) => sharded.collect(pass, run, runs),
+        };
+        collected.map_err(unmet)
     }
 
-    /// What the step goes along for the weight of this number.
+    /// Moves the weights along the gradients, their mean over ranks, clipped to the largest norm, where all of them are
+    /// finite. Returns their norm. Called by all ranks.
     ///
     /// # Errors
-    /// A copy from the device fails.
-    pub fn gradient(&mut self, pass: &mut TrainingPass, at: usize) -> Result<Vec<f32>, RuntimeError> {
-        let of = pass.tensors();
+    /// A run on the device fails; a rank has ended.
+    pub fn step(&mut self, pass: &mut TrainingPass, options: &OptimizerOptions, at: At) -> Result<f64, Error> {
         match &mut self.0 {
-            Place::Kernel(_) => of.transfer.read(&of.gradients[at]),
-            Place::Graph(graph) => of.transfer.read(graph.gradient(of.gradients, at)),
+            Place::Kernel(kernel) => kernel.step(pass, options, at).map_err(unmet),
+            Place::Graph(graph) => graph.step(options, at).map_err(unmet),
+            Place::Sharded(sharded) => sharded.step(pass, options, at),
         }
     }
 
-    /// Replaces what [`Update::gradient`] gives.
+    /// The moving averages; none where none is kept. Called by all ranks.
     ///
     /// # Errors
-    /// A copy to the device fails.
-    pub fn set_gradient(&mut self, pass: &mut TrainingPass, at: usize, values: &[f32]) -> Result<(), RuntimeError> {
-        let of = pass.tensors();
-        match &mut self.0 {
-            Place::Kernel(_) => of.transfer.write(values, &mut of.gradients[at]),
-            Place::Graph(graph) => of.transfer.write(values, graph.gradient_mut(of.gradients, at)),
-        }
-    }
-
-    /// Moves the weights along the gradients, clipped to the largest norm, where all of them are finite. Returns their norm.
-    ///
-    /// # Errors
-    /// A run on the device fails.
-    pub fn step(&mut self, pass: &mut TrainingPass, options: &OptimizerOptions, at: At) -> Result<f64, RuntimeError> {
-        match &mut self.0 {
-            Place::Kernel(kernel) => kernel.step(pass, options, at),
-            Place::Graph(graph) => graph.step(options, at),
-        }
-    }
-
-    /// The moving averages; none where none is kept.
-    ///
-    /// # Errors
-    /// A copy from the device fails.
-    pub fn averages(&mut self, pass: &mut TrainingPass) -> Result<Option<Vec<Vec<f32>>>, RuntimeError> {
+    /// A copy from the device fails; a rank has ended.
+    pub fn averages(&mut self, pass: &mut TrainingPass) -> Result<Option<Vec<Vec<f32>>>, Error> {
         match &mut self.0 {
             Place::Kernel(kernel) => Ok(kernel.averages()),
-            Place::Graph(graph) => graph.averages(pass),
+            Place::Graph(graph) => graph.averages(pass).map_err(unmet),
+            Place::Sharded(sharded) => sharded.averages(),
         }
     }
 
-    /// The state in the memory of the processor.
+    /// The state in the memory of the processor, whole, on the first rank; `None` on others. Called by all ranks.
     ///
     /// # Errors
-    /// A copy from the device fails.
-    pub fn states(&mut self, pass: &mut TrainingPass) -> Result<Vec<WeightState>, RuntimeError> {
+    /// A copy from the device fails; a rank has ended.
+    pub fn states(&mut self, pass: &mut TrainingPass) -> Result<Option<Vec<WeightState>>, Error> {
         match &mut self.0 {
-            Place::Kernel(kernel) => Ok(kernel.states.clone()),
-            Place::Graph(graph) => graph.states(pass),
+            Place::Kernel(kernel) => Ok(Some(kernel.states.clone())),
+            Place::Graph(graph) => graph.states(pass).map(Some).map_err(unmet),
+            Place::Sharded(sharded) => sharded.states(),
         }
     }
 
-    /// Goes on from a state of the same weights.
+    /// Goes on from a state of the same weights, which the first rank has. Called by all ranks.
     ///
     /// # Errors
-    /// A copy to the device fails.
-    pub fn restore(&mut self, pass: &mut TrainingPass, states: Vec<WeightState>) -> Result<(), RuntimeError> {
+    /// A copy to the device fails; a rank has ended.
+    pub fn restore(&mut self, pass: &mut TrainingPass, states: Option<Vec<WeightState>>) -> Result<(), Error> {
         match &mut self.0 {
             Place::Kernel(kernel) => {
-                kernel.states = states;
+                kernel.states = states.unwrap_or_default();
                 Ok(())
             }
-            Place::Graph(graph) => graph.restore(pass, &states),
+            Place::Graph(graph) => graph.restore(pass, &states.unwrap_or_default()).map_err(unmet),
+            Place::Sharded(sharded) => sharded.restore(states.as_deref()),
         }
     }
 }

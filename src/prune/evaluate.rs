@@ -10,11 +10,13 @@ mod report;
 mod run;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::model::Model;
 use super::network::{Network, NetworkOptions};
 use super::progress::{Progress, Watch, tell};
 use super::runtime::Runtime;
+use crate::collective::{Alone, Collective};
 use crate::diffusion::{SampleOptions, Sampler, Skip};
 use crate::error::Error;
 use crate::evaluate::{FeatureOptions, KernelOptions};
@@ -61,6 +63,8 @@ pub struct EvaluateOptions {
     pub measures_latency: bool,
     /// Samples of every network that are shown as one picture.
     pub pictures: usize,
+    /// The processes that divide the samples; several measure no latency.
+    pub ranks: Arc<dyn Collective>,
     /// Where networks run.
     pub device: Device,
     /// Whether the processor may run what the device can't.
@@ -88,6 +92,7 @@ impl EvaluateOptions {
             kernel: KernelOptions::default(),
             measures_latency: true,
             pictures: 0,
+            ranks: Arc::new(Alone),
             device: Device::default(),
             allow_fallback: false,
         }
@@ -128,7 +133,10 @@ impl Model {
         if networks.is_empty() {
             return Err(Error::usage("expected at least one network to evaluate, found none"));
         }
-        let open = |model: &Model| Network::open(model, &options.network, &options.sizes, Some(&options.data));
+        let open = |model: &Model| {
+            let network = Network::open(model, &options.network, &options.sizes, Some(&options.data))?;
+            Ok::<_, Error>(network.over(options.ranks.clone()))
+        };
         let all: Vec<Network> = std::iter::once(self).chain(networks).map(open).collect::<Result<_, _>>()?;
         for note in all[0].notes() {
             tell(watch, Progress::Warning(note))?;

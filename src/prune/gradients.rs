@@ -22,7 +22,8 @@ use crate::macs::demand::Demand;
 use crate::runtime::{Device, Runtime};
 pub(super) use graph::channels;
 use graph::{Differentiated, differentiated};
-pub(super) use ranks::{share_of_memory, threads};
+pub use ranks::threads;
+pub(super) use ranks::{number_of_first, of_first as samples_of_first, share_of_memory};
 pub(super) use samples::samples as clean_samples;
 use summation::Summation;
 

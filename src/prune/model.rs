@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::graph::digest::DigestKind;
 use crate::graph::facts::Facts;
 use crate::graph::sizes::{Sizes, sizes_for};
+use crate::macs::Cost;
 use crate::plan::Plan;
 use crate::verify::{VerifyOptions, VerifyReport, verify_plan};
 use crate::{analysis, graph, inputs, load, write};
@@ -148,6 +149,15 @@ impl Analysis {
     pub fn sizes(&self, given: &Sizes) -> Result<Sizes, Error> {
         check_sizes(given, &self.0.facts, self.0.model.path())?;
         Ok(sizes_for(&self.0.facts, given))
+    }
+
+    /// What the network costs at these sizes of symbolic dimensions, and small ones of others.
+    ///
+    /// # Errors
+    /// A size for a dimension that the model does not have.
+    pub fn cost(&self, given: &Sizes) -> Result<Cost, Error> {
+        let sizes = self.sizes(given)?;
+        Ok(self.0.count(|counter| counter.cost(None, &sizes)))
     }
 
     /// Refuses arrays that no input of the model takes.

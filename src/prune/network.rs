@@ -1,20 +1,22 @@
 //! A network that denoises: what its inputs stand for, its loss on clean samples, and samples from it.
 
+mod drawn;
+
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
-use ndarray::ArrayD;
-
+use super::gradients::threads;
 use super::model::{Model, check_sizes};
 use super::progress::{Progress, Stage, Watch, tell};
 use super::runtime::Runtime;
 use crate::array::Array;
+use crate::collective::{Alone, Collective, least};
 use crate::diffusion::{
-    Conditioning, ConfiguredProcess, Denoiser, ProcessOptions, Ranges, RoleNames, RoleSummary, Roles, SampleOptions,
-    Samples, denoising_losses, generate, noise,
+    Conditioning, ConfiguredProcess, Denoiser, ProcessOptions, Ranges, RoleNames, Roles, SampleOptions, Samples,
+    denoising_losses, generate, noise,
 };
 use crate::error::Error;
-use crate::files::{Outputs, unwritable};
 use crate::graph::facts::Facts;
 use crate::graph::sizes::Sizes;
 use crate::graph::{self, Graph};
@@ -24,6 +26,7 @@ use crate::lower;
 use crate::macs::memory::{Footprint, fitting_batch, refuse_beyond};
 use crate::ops;
 use crate::runtime::{self, SessionOptions, available_memory};
+pub use drawn::Drawn;
 
 /// What a denoising network's inputs stand for, how it was trained, and what it is fed.
 #[derive(Clone, Debug, Default)]
@@ -175,6 +178,8 @@ pub struct Network {
     batch: Option<usize>,
     sample_range: (f64, f64),
     found: Findings,
+    /// The processes that divide the samples.
+    ranks: Arc<dyn Collective>,
 }
 
 /// On what the denoising loss is measured.
@@ -219,24 +224,6 @@ impl LossReport {
     }
 }
 
-/// Samples that a network drew.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Drawn {
-    /// The samples, one per row.
-    pub values: ArrayD<f32>,
-    /// What was taken for what.
-    pub roles: RoleSummary,
-    /// The process, in words.
-    pub process: String,
-    /// The conditioning inputs whose values were given.
-    pub conditioning_given: Vec<String>,
-    /// Seconds that drawing took.
-    pub seconds: f64,
-    /// The values of samples that the network was trained on.
-    range: (f64, f64),
-}
-
 impl Network {
     /// Recognises what a network's inputs stand for. `sizes` are those of symbolic dimensions, `data` samples whose sizes
     /// are taken where none are given.
@@ -252,7 +239,14 @@ impl Network {
         let roles = Roles::recognise(&model, &graph, &facts, &options.names)?;
         let found = Findings::new(roles, options, sizes, data)?;
         let sample_range = options.process.sample_range;
-        Ok(Self { model, graph, facts, batch: options.batch, sample_range, found })
+        Ok(Self { model, graph, facts, batch: options.batch, sample_range, found, ranks: Arc::new(Alone) })
+    }
+
+    /// The same, whose losses and samples are computed by several ranks: each takes some of the samples, and all get the
+    /// result. All call the same methods.
+    #[must_use]
+    pub fn over(self, ranks: Arc<dyn Collective>) -> Self {
+        Self { ranks, ..self }
     }
 
     pub(super) fn view(&self) -> Denoising<'_> {
@@ -271,10 +265,17 @@ impl Network {
     /// There is too little memory.
     pub(super) fn batch(&self, count: usize, most: usize) -> Result<usize, Error> {
         let said = self.batch.or_else(|| self.found.roles.fixed_batch());
-        match said.unwrap_or(count.min(most)) {
-            0 => Ok(0),
-            wanted => self.view().fitting(wanted, said.is_none()),
-        }
+        let batch = match said.unwrap_or(count.min(most)) {
+            0 => 0,
+            wanted => self.view().fitting(wanted, said.is_none())?,
+        };
+        least(&*self.ranks, batch)
+    }
+
+    /// The network in a session of this rank.
+    fn denoiser(&self, runtime: &Runtime, batch: usize) -> Result<Denoiser, Error> {
+        let options = SessionOptions { threads: threads(&*self.ranks), ..SessionOptions::default() };
+        self.view().denoiser_on(runtime.0, batch, &options)
     }
 
     pub(super) fn announce(&self, conditioning: &Conditioning, watch: &mut Watch<'_>) -> Result<(), Error> {
@@ -294,7 +295,7 @@ impl Network {
             return Err(Error::usage(text).hint("--batch sets the batch where the network does not fix it"));
         }
         let conditioning = view.conditioning(batch, options.seed)?;
-        let mut denoiser = view.denoiser(runtime.0, batch)?;
+        let mut denoiser = self.denoiser(runtime, batch)?;
         let ranges = Ranges { data: options.data_range, sample: self.sample_range };
         let dims = denoiser.dims().to_vec();
         let name = &view.roles().sample.name;
@@ -304,11 +305,16 @@ impl Network {
         conditioning.unpaired(&samples).iter().try_for_each(|text| tell(watch, Progress::Warning(text)))?;
         let process = &view.configured().process;
         let of = (&samples, &noise);
-        let losses =
-            denoising_losses(&mut denoiser, process, &conditioning, of, options.timesteps, &mut |done, total| {
-                tell(watch, Progress::At { stage: Stage::Losses, done, total })
-            })
-            .map_err(|error| error.in_file(path))?;
+        let losses = denoising_losses(
+            &mut denoiser,
+            process,
+            &conditioning,
+            of,
+            options.timesteps,
+            &*self.ranks,
+            &mut |done, total| tell(watch, Progress::At { stage: Stage::Losses, done, total }),
+        )
+        .map_err(|error| error.in_file(path))?;
         Ok(LossReport { source: samples.source, process: process.describe(), losses })
     }
 
@@ -338,13 +344,13 @@ impl Network {
             return Err(Error::usage("--batch: expected at least 1, found 0"));
         }
         let conditioning = view.conditioning(batch, options.seed)?;
-        let mut denoiser = view.denoiser(runtime.0, batch)?;
+        let mut denoiser = self.denoiser(runtime, batch)?;
         let configured = view.configured();
         let options = SampleOptions { variance: configured.variance, ..*options };
         self.announce(&conditioning, watch)?;
         let started = Instant::now();
         let process = &configured.process;
-        let values = generate(&mut denoiser, process, &conditioning, &options, &mut |done, total| {
+        let values = generate(&mut denoiser, process, &conditioning, &options, &*self.ranks, &mut |done, total| {
             tell(watch, Progress::At { stage: Stage::Sampling, done, total })
         })
         .map_err(|error| error.in_file(path))?;
@@ -363,44 +369,5 @@ impl Network {
             range: self.sample_range,
             values,
         })
-    }
-}
-
-impl Drawn {
-    /// The samples as one PNG image of tiles: the bytes of the file.
-    ///
-    /// # Errors
-    /// Samples that are no images.
-    pub fn png(&self) -> Result<Vec<u8>, Error> {
-        crate::diffusion::grid_png(&self.values, self.range)
-    }
-
-    /// The samples as they are, as the bytes of a NumPy array.
-    ///
-    /// # Errors
-    /// More samples than can be counted.
-    pub fn npy(&self) -> Result<Vec<u8>, Error> {
-        let data = crate::array::ArrayData::F32(self.values.iter().copied().collect());
-        let array = Array::new(self.values.shape().to_vec(), data).map_err(|error| Error::unmet(error.to_string()))?;
-        crate::npz::to_npy(&array).map_err(|error| Error::unmet(error.to_string()))
-    }
-
-    /// Writes the samples as one PNG image of tiles, as they are as a NumPy array, or both: then both files take their
-    /// places or none.
-    ///
-    /// # Errors
-    /// Samples that are no images; a file that can't be written.
-    pub fn save(&self, png: Option<&Path>, npy: Option<&Path>) -> Result<(), Error> {
-        let mut outputs = Outputs::default();
-        let mut add = |path: Option<&Path>, content: &dyn Fn() -> Result<Vec<u8>, Error>| match path {
-            Some(path) => {
-                let content = content()?;
-                outputs.write(path, |file| file.write_all(&content)).map_err(|error| unwritable(path, error))
-            }
-            None => Ok(()),
-        };
-        add(png, &|| self.png())?;
-        add(npy, &|| self.npy())?;
-        outputs.publish(&[])
     }
 }

@@ -20,6 +20,7 @@ use super::progress::{Progress, Stage, Watch, tell};
 use super::runtime::Runtime;
 use super::staged::Staged;
 use crate::analysis::Analysis;
+use crate::collective::least;
 use crate::error::Error;
 use crate::graph::model::Model;
 use crate::graph::sizes::sizes_for;
@@ -156,7 +157,7 @@ impl Extent {
         let chunks = settings.timesteps.unwrap_or(CHUNKS).min(wanted);
         let batch = match network.roles().fixed_batch().or(settings.batch) {
             Some(fixed) => fixed.max(1),
-            None => network.fitting((wanted / chunks).clamp(1, BATCH), true)?,
+            None => least(&*settings.options.ranks, network.fitting((wanted / chunks).clamp(1, BATCH), true)?)?,
         };
         let chunks = wanted.div_ceil(batch);
         let timesteps = settings.timesteps.unwrap_or(chunks).min(chunks).min(steps);
@@ -168,6 +169,9 @@ impl Staged {
     /// Fits the weights of the cut by least squares on the clean samples that `options` names, or that the network draws, so
     /// that the pruned network computes what the original does. The staged file has the new weights then, and its
     /// [verification](Self::check) has to be made anew; [`Staged::refit_report`] says how it went.
+    ///
+    /// Several ranks ([`RefitOptions::ranks`]) divide the samples. Each holds the same cut, staged for itself, and gets the same
+    /// weights; the first reads the data.
     ///
     /// # Errors
     /// Data that can't be read, a network that does not denoise or does not run, the caller stopped.
@@ -197,6 +201,7 @@ impl Staged {
             seed: options.seed.wrapping_add(SEED_OF_JUDGE),
             macs,
             fitted: extent.samples,
+            ranks: &*settings.options.ranks,
         };
         let pruned = load(self.path())?;
         let held_out = clean.held_out.as_ref();
@@ -223,6 +228,7 @@ impl Staged {
             seconds,
         };
         let mut plan = Plan::clone(self.cut().plan());
+        let had_changed = plan.changed.is_some();
         let mut staged = self;
         if !fitted.is_empty() {
             let rewritten = staged.cut().rewritten();
@@ -236,7 +242,8 @@ impl Staged {
         let refitted = judge.judge(&load(staged.path())?, held_out, settings.pictures, watch)?;
         report.losses = losses(held_out.and_then(|samples| judge.extent(samples)), [&original, &cut, &refitted]);
         report.pictures = pictures([original, cut, refitted], options.gradients.network.process.sample_range);
-        plan.refit = Some(RefitPlan {
+        // A fit that began with other weights than the original's can't be repeated from the original.
+        plan.refit = (!had_changed).then(|| RefitPlan {
             samples: extent.samples,
             batch: extent.batch,
             timesteps: extent.timesteps,

@@ -32,8 +32,11 @@ pub struct RefitCheckpoint {
     pub resumes: bool,
 }
 
-/// What became of the fits so far, by event; `Err` says why the old weights stay.
-pub(super) type Outcomes = HashMap<usize, Result<Found, String>>;
+/// What became of a fit; `Err` says why the old weights stay.
+pub(super) type Outcome = Result<Found, String>;
+
+/// What became of the fits so far, by event.
+pub(super) type Outcomes = HashMap<usize, Outcome>;
 
 /// One fit, as the file describes it.
 #[derive(Debug, Serialize, Deserialize)]

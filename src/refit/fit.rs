@@ -15,6 +15,7 @@ use super::layers::{Bias, Event, Layer, Step, Use};
 use super::segment::Changed;
 use super::solve::{Centred, System};
 use super::stored::Stored;
+use crate::collective::Collective;
 use crate::error::Error;
 use crate::graph::ValueId;
 use crate::onnx::TensorProto;
@@ -241,6 +242,22 @@ impl<'a> Fit<'a> {
         let mut rows = index::sample(&mut random, count, wanted).into_vec();
         rows.sort_unstable();
         rows
+    }
+
+    /// Adds up what all ranks have added.
+    ///
+    /// # Errors
+    /// A rank has ended.
+    pub(super) fn share(&mut self, ranks: &dyn Collective) -> Result<(), Error> {
+        if ranks.size() == 1 {
+            return Ok(());
+        }
+        self.systems.iter_mut().try_for_each(|system| system.share(ranks))?;
+        self.held.iter_mut().try_for_each(|held| held.share(ranks))?;
+        let mut squares = [self.squares];
+        ranks.sum_f64(&mut squares)?;
+        self.squares = squares[0];
+        Ok(())
     }
 
     /// The new constants; `Err` within says why there are none.

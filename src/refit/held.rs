@@ -8,7 +8,10 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatMut, MatRef, Par};
 
+use super::shared::of_all;
 use super::solve::{Centred, Solution};
+use crate::collective::Collective;
+use crate::error::Error;
 
 /// Rows of one group of a layer that are held back.
 #[derive(Debug)]
@@ -42,6 +45,32 @@ impl Held {
 
     pub(super) fn add(&mut self, number: usize, x: Vec<f32>, r: Vec<f32>, weight: f64) {
         self.chunks.push(Chunk { number, x, r, weight });
+    }
+
+    /// Holds the rows of all ranks, in their order.
+    ///
+    /// # Errors
+    /// A rank has ended.
+    pub(super) fn share(&mut self, ranks: &dyn Collective) -> Result<(), Error> {
+        let (mut headings, mut values): (Vec<[u64; 3]>, Vec<f32>) = (Vec::new(), Vec::new());
+        for chunk in &self.chunks {
+            headings.push([chunk.number as u64, chunk.weight.to_bits(), chunk.r.len() as u64]);
+            values.extend(chunk.x.iter().chain(&chunk.r));
+        }
+        let headings = of_all(ranks, bytemuck::cast_slice(&headings).to_vec())?.concat();
+        let values = of_all(ranks, bytemuck::cast_slice(&values).to_vec())?.concat();
+        let values: Vec<f32> = bytemuck::pod_collect_to_vec(&values);
+        let mut rest = values.as_slice();
+        self.chunks.clear();
+        for [number, weight, length] in bytemuck::pod_collect_to_vec::<u8, [u64; 3]>(&headings) {
+            let (number, length) = (number as usize, length as usize);
+            let rows = length / self.outputs.max(1);
+            let (x, after) = rest.split_at(rows * self.columns);
+            let (r, after) = after.split_at(length);
+            rest = after;
+            self.chunks.push(Chunk { number, x: x.to_vec(), r: r.to_vec(), weight: f64::from_bits(weight) });
+        }
+        Ok(())
     }
 
     /// The squared error of the old weights, or that after a change of them.

@@ -12,6 +12,7 @@ use super::network::Network;
 use super::pairing::Pairing;
 use super::segment::{Changed, Execution, Segment};
 use super::sensitivity::Sensitivity;
+use super::shared;
 use super::store::Store;
 use super::stored::{self, Stored};
 use super::{RefitData, RefitLayer, RefitOptions, Refitted};
@@ -136,11 +137,12 @@ impl Run<'_> {
         // Half of the memory is the equations'; the values between segments have the other.
         let place = (at, self.data.chunks(), self.options.memory / 2);
         let known = self.known.remove(&at);
-        let mut fit = match known {
-            Some(_) => None,
-            None => Some(Fit::new(self.stored, event, &self.changed, self.options, place)?),
+        let ranks = &*self.options.ranks;
+        let mut fit = match shared::first_says(ranks, known.is_some())? {
+            true => None,
+            false => Some(Fit::new(self.stored, event, &self.changed, self.options, place)?),
         };
-        for chunk in 0..self.data.chunks() {
+        for chunk in shared::own_chunks(ranks, self.data.chunks()) {
             let inputs = self.data.inputs(chunk)?;
             if let Some(segment) = &mut of_pruned {
                 self.of_pruned.advance(segment, chunk, &inputs)?;
@@ -160,10 +162,15 @@ impl Run<'_> {
         self.of_pruned.clear(of_pruned.as_ref().map_or(&[], |segment| &segment.nodes));
         self.of_original.clear(of_original.as_ref().map_or(&[], |segment| &segment.nodes));
         let outcome = match (known, fit) {
-            (Some(known), _) => known,
-            (None, Some(fit)) => fit.solve(&mut self.changed)?,
-            (None, None) => return Ok(()),
+            (known, None) => known,
+            (_, Some(mut fit)) => {
+                fit.share(ranks)?;
+                // One solves for all, so that rounding can't have them go different ways.
+                let own = (ranks.rank() == 0).then(|| fit.solve(&mut self.changed));
+                own.transpose()?
+            }
         };
+        let Some(outcome) = shared::outcome(ranks, outcome)? else { return Ok(()) };
         if let Some(saving) = &mut self.saving {
             saving.add(at, &outcome)?;
         }

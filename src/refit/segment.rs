@@ -27,6 +27,7 @@ pub(super) struct Execution<'a> {
     pub(super) runtime: &'a Runtime,
     pub(super) device: Device,
     pub(super) allow_fallback: bool,
+    pub(super) threads: Option<usize>,
 }
 
 /// A part of a network.
@@ -136,6 +137,7 @@ impl Network {
             external_data_folder: Some(self.lowered.model.data_folder()),
             device: execution.device,
             allow_fallback: execution.allow_fallback,
+            threads: execution.threads,
             ..SessionOptions::default()
         };
         let session =

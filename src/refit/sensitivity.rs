@@ -9,6 +9,7 @@ use std::collections::HashMap;
 
 use rand::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
+use serde::{Deserialize, Serialize};
 
 use super::{Probe, RefitOptions};
 use crate::analysis::Analysis;
@@ -24,7 +25,7 @@ use crate::onnx::{DataType, attr_int};
 use crate::runtime::{Device, Runtime, available_memory};
 
 /// Weights of values by timestep.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Sensitivity {
     /// Timesteps in ascending order.
     times: Vec<f64>,
@@ -64,8 +65,12 @@ impl Sensitivity {
         refuse_beyond(available_memory(), needed, "the backward pass that weighs timesteps")
             .map_err(|error| Error::unsupported(error.to_string()))?;
         reduce_gradients(&mut graph);
-        let pass =
-            PassOptions { device: options.device, allow_fallback: options.allow_fallback, ..PassOptions::default() };
+        let pass = PassOptions {
+            device: options.device,
+            allow_fallback: options.allow_fallback,
+            threads: options.threads,
+            ..PassOptions::default()
+        };
         let mut pass = GradientPass::with_options(runtime, &graph, &analysis.model, &pass)?;
         let mut random = rand_pcg::Pcg64Mcg::seed_from_u64(options.seed);
         let mut by_time: Vec<(f64, Vec<f64>)> = Vec::new();

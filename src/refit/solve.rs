@@ -10,6 +10,10 @@ mod factor;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, MatRef, Par};
 
+use super::shared::of_all;
+use crate::collective::Collective;
+use crate::error::Error;
+
 pub(super) use factor::factor;
 use factor::{Symmetric, factorise};
 
@@ -146,6 +150,54 @@ impl System {
             of.weight += weight * rows as f64;
         }
         self.squares += weight * r.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
+    }
+
+    /// Adds up the rows of all ranks: sums in the order of the ranks, rows one after the other.
+    ///
+    /// # Errors
+    /// A rank has ended.
+    pub(super) fn share(&mut self, ranks: &dyn Collective) -> Result<(), Error> {
+        match &mut self.form {
+            Form::Columns(products) => {
+                for first in (0..self.columns).step_by(PANEL) {
+                    let panel = first..(first + PANEL).min(self.columns);
+                    let mut sums: Vec<f64> = Vec::new();
+                    panel.clone().for_each(|at| sums.extend(products.col(at).get(at..).iter()));
+                    ranks.sum_f64(&mut sums)?;
+                    let mut rest = sums.into_iter();
+                    panel.for_each(|at| {
+                        let into = products.col_mut(at).get_mut(at..);
+                        into.iter_mut().zip(&mut rest).for_each(|(into, sum)| *into = sum);
+                    });
+                }
+            }
+            Form::Rows(rows) => {
+                let floats = |values: &[f32]| -> Result<Vec<f32>, Error> {
+                    let all = of_all(ranks, bytemuck::cast_slice(values).to_vec())?.concat();
+                    Ok(bytemuck::pod_collect_to_vec(&all))
+                };
+                (rows.x, rows.r) = (floats(&rows.x)?, floats(&rows.r)?);
+                let own: Vec<[u64; 2]> =
+                    rows.of.iter().map(|(root, number)| [root.to_bits(), *number as u64]).collect();
+                let all = of_all(ranks, bytemuck::cast_slice(&own).to_vec())?.concat();
+                let all = bytemuck::pod_collect_to_vec::<u8, [u64; 2]>(&all);
+                rows.of = all.into_iter().map(|[root, number]| (f64::from_bits(root), number as usize)).collect();
+            }
+        }
+        let mut sums = vec![self.squares];
+        (0..self.outputs).for_each(|output| sums.extend(self.residuals.col(output).iter()));
+        for of in &self.uses {
+            sums.extend(of.columns.iter().chain(&of.residuals).chain([&of.weight]));
+        }
+        ranks.sum_f64(&mut sums)?;
+        let mut rest = sums.into_iter();
+        let mut fill = |into: &mut f64| *into = rest.next().unwrap_or_default();
+        fill(&mut self.squares);
+        (0..self.outputs).for_each(|output| self.residuals.col_mut(output).iter_mut().for_each(&mut fill));
+        for of in &mut self.uses {
+            of.columns.iter_mut().chain(&mut of.residuals).chain([&mut of.weight]).for_each(&mut fill);
+        }
+        Ok(())
     }
 
     /// What is added to the bias of a use after a change of the weights; `None` where no bias takes up its means.

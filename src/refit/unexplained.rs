@@ -81,7 +81,8 @@ pub fn unexplained(
     let names: Vec<String> = names.into_iter().collect();
     let total = layers.len();
     let sensitivity = Sensitivity::of(analysis, &names, &probe, options, runtime, &mut |_, _| progress(0, total))?;
-    let execution = Execution { runtime, device: options.device, allow_fallback: options.allow_fallback };
+    let RefitOptions { device, allow_fallback, threads, .. } = *options;
+    let execution = Execution { runtime, device, allow_fallback, threads };
     let store = Store::new(probe.data.chunks(), options.memory / 2, None);
     let mut run = Lockstep::new(&network, execution, store);
     let mut found: Vec<Option<Vec<f64>>> = vec![None; groups.len()];

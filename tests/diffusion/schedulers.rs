@@ -2,6 +2,7 @@
 
 use ndarray::{ArrayD, Axis};
 use onnx_diffprune::array::{Array, ArrayData};
+use onnx_diffprune::collective::Alone;
 use onnx_diffprune::diffusion::{
     Conditioning, ConfiguredProcess, Denoiser, Level, SampleOptions, Sampler, Samples, Skip, StepInput, Trajectory,
     VarianceType, generate, noise, read_scheduler_config,
@@ -181,7 +182,7 @@ fn samples_depend_on_the_seed_and_not_on_the_batch() {
         let (mut denoiser, conditioning) = network.denoiser(batch);
         let options = SampleOptions { steps: 4, count: 3, seed, sampler, ..SampleOptions::default() };
         let mut calls = Vec::new();
-        let samples = generate(&mut denoiser, &process, &conditioning, &options, &mut |at, of| {
+        let samples = generate(&mut denoiser, &process, &conditioning, &options, &Alone, &mut |at, of| {
             calls.push((at, of));
             Ok(())
         })
@@ -200,13 +201,13 @@ fn samples_depend_on_the_seed_and_not_on_the_batch() {
     let (mut denoiser, conditioning) = network.denoiser(3);
     let options = SampleOptions { steps: 4, count: 3, seed: 7, ..SampleOptions::default() };
     let noisy = SampleOptions { sampler: Sampler::DpmSolver2M, eta: 0.5, ..options };
-    let error = generate(&mut denoiser, &process, &conditioning, &noisy, &mut |_, _| Ok(())).unwrap_err();
+    let error = generate(&mut denoiser, &process, &conditioning, &noisy, &Alone, &mut |_, _| Ok(())).unwrap_err();
     assert!(error.to_string().contains("adds no noise"), "{error}");
     let drawn = Samples::from_network(&mut denoiser, &process, &conditioning, &options, &mut |_, _| Ok(())).unwrap();
     assert_eq!(drawn.values, draw(3, 7, Sampler::Ddim));
     assert!(drawn.source.contains("from the network itself by DDIM"), "{}", drawn.source);
     let many = SampleOptions { count: usize::MAX / 2, ..options };
-    assert!(generate(&mut denoiser, &process, &conditioning, &many, &mut |_, _| Ok(())).is_err());
+    assert!(generate(&mut denoiser, &process, &conditioning, &many, &Alone, &mut |_, _| Ok(())).is_err());
     assert_eq!(noise(&[9, 2, 2], 2, 1), noise(&[4, 2, 2], 5, 1).slice_axis(Axis(0), (0..2).into()));
 }
 

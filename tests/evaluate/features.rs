@@ -14,7 +14,7 @@ use crate::support::files::save;
 use crate::support::fixtures::{THREADS, runtime};
 
 /// A network that gives its image as it is, and its image doubled as an inner value.
-fn network(image: &[&str], outputs: &[&str], elem_type: i32) -> ModelProto {
+pub(super) fn network(image: &[&str], outputs: &[&str], elem_type: i32) -> ModelProto {
     let mut n = Builder::new(1);
     n.graph.input = vec![value_of("image", elem_type, Some(image))];
     let floats = n.op("Cast", &["image"], &[attr_int("to", 1)]);

@@ -3,6 +3,7 @@
 
 mod features;
 mod metrics;
+mod ranks;
 
 #[path = "../support/mod.rs"]
 mod support;

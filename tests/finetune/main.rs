@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod pytorch;
+mod ranks;
 mod runs;
 mod updates;
 

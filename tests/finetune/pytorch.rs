@@ -17,6 +17,7 @@ use onnx_diffprune::npz;
 use onnx_diffprune::runtime::Device;
 
 use crate::support::fixtures::runtime;
+use crate::updates::alone;
 
 const STEPS: usize = 20;
 
@@ -67,7 +68,7 @@ fn twenty_steps(kind: UpdateKind) {
     let graph = TrainingGraph::build(&analysis, &options, Device::Cpu).unwrap();
     let mut pass = TrainingPass::new(runtime(), &analysis, &graph, &PassOptions::default()).unwrap();
     let optimizer = OptimizerOptions { weight_decay: 0.01, ..OptimizerOptions::default() };
-    let mut update = Update::new(Some(kind), &mut pass, &optimizer, 1).unwrap();
+    let mut update = Update::new(Some(kind), &mut pass, &optimizer, 1, &alone()).unwrap();
     let names: Vec<String> =
         analysis.graph.inputs.iter().map(|value| analysis.graph.values[*value].name.clone()).collect();
     for step in 0..STEPS {

@@ -1,7 +1,10 @@
 //! The update by graphs of standard operators against the fused kernel.
 
+use std::sync::Arc;
+
 use onnx_diffprune::analysis::Analysis;
 use onnx_diffprune::array::{Array, ArrayData};
+use onnx_diffprune::collective::{Alone, Collective};
 use onnx_diffprune::finetune::graph::TrainingGraph;
 use onnx_diffprune::finetune::optimizer::{OptimizerKind, OptimizerOptions, WeightState};
 use onnx_diffprune::finetune::pass::TrainingPass;
@@ -13,6 +16,11 @@ use onnx_diffprune::runtime::Device;
 use onnx_diffprune::training::trained_weights;
 
 use crate::support::fixtures::{THREADS, analysed, runtime};
+
+/// A single process.
+pub fn alone() -> Arc<dyn Collective> {
+    Arc::new(Alone)
+}
 
 /// The inputs of run `run`, as they come.
 fn inputs(run: usize) -> Vec<(String, Array)> {
@@ -44,7 +52,7 @@ type Reached = (Vec<Vec<f32>>, Vec<WeightState>, Vec<f64>);
 /// differ elsewhere: a gradient that is nothing but rounding follows every bit of the weights.
 fn recorded(optimizer: &OptimizerOptions, (count, runs): (usize, usize)) -> (Vec<Vec<Vec<f32>>>, Reached) {
     let mut pass = pass(analysed("ddpm_fashion16.onnx"));
-    let mut update = Update::new(Some(UpdateKind::Kernel), &mut pass, optimizer, runs).unwrap();
+    let mut update = Update::new(Some(UpdateKind::Kernel), &mut pass, optimizer, runs, &alone()).unwrap();
     let (mut gradients, mut norms) = (Vec::new(), Vec::new());
     for step in 0..count {
         for run in 0..runs {
@@ -55,7 +63,7 @@ fn recorded(optimizer: &OptimizerOptions, (count, runs): (usize, usize)) -> (Vec
         }
         norms.push(update.step(&mut pass, optimizer, at(step)).unwrap());
     }
-    (gradients, (pass.weights().unwrap(), update.states(&mut pass).unwrap(), norms))
+    (gradients, (pass.weights().unwrap(), update.states(&mut pass).unwrap().unwrap(), norms))
 }
 
 /// The fifth step is not made.
@@ -66,13 +74,13 @@ fn at(step: usize) -> At {
 /// The same steps by graphs, which a new update goes on with after the second.
 fn repeated(optimizer: &OptimizerOptions, gradients: &[Vec<Vec<f32>>], runs: usize) -> Reached {
     let mut pass = pass(analysed("ddpm_fashion16.onnx"));
-    let mut update = Update::new(Some(UpdateKind::Graph), &mut pass, optimizer, runs).unwrap();
+    let mut update = Update::new(Some(UpdateKind::Graph), &mut pass, optimizer, runs, &alone()).unwrap();
     let mut norms = Vec::new();
     for (step, of_runs) in gradients.chunks(runs).enumerate() {
         if step == 2 {
-            let states = update.states(&mut pass).unwrap();
-            update = Update::new(Some(UpdateKind::Graph), &mut pass, optimizer, runs).unwrap();
-            update.restore(&mut pass, states).unwrap();
+            let states = update.states(&mut pass).unwrap().unwrap();
+            update = Update::new(Some(UpdateKind::Graph), &mut pass, optimizer, runs, &alone()).unwrap();
+            update.restore(&mut pass, Some(states)).unwrap();
         }
         for (run, values) in of_runs.iter().enumerate() {
             let of = pass.tensors();
@@ -83,7 +91,7 @@ fn repeated(optimizer: &OptimizerOptions, gradients: &[Vec<Vec<f32>>], runs: usi
         }
         norms.push(update.step(&mut pass, optimizer, at(step)).unwrap());
     }
-    (pass.weights().unwrap(), update.states(&mut pass).unwrap(), norms)
+    (pass.weights().unwrap(), update.states(&mut pass).unwrap().unwrap(), norms)
 }
 
 fn assert_equal(found: &[f32], expected: &[f32], what: &str) {
@@ -126,12 +134,18 @@ fn gradients_that_are_not_finite_move_nothing() {
     let optimizer = OptimizerOptions::default();
     for kind in [UpdateKind::Kernel, UpdateKind::Graph] {
         let mut pass = pass(analysed("ddpm_fashion16.onnx"));
-        let mut update = Update::new(Some(kind), &mut pass, &optimizer, 1).unwrap();
+        let mut update = Update::new(Some(kind), &mut pass, &optimizer, 1, &alone()).unwrap();
         let before = pass.weights().unwrap();
         pass.run(&inputs(0)).unwrap();
-        let mut gradient = update.gradient(&mut pass, 3).unwrap();
+        let mut gradient = {
+            let of = pass.tensors();
+            of.transfer.read(&of.gradients[3]).unwrap()
+        };
         gradient[0] = f32::NAN;
-        update.set_gradient(&mut pass, 3, &gradient).unwrap();
+        {
+            let of = pass.tensors();
+            of.transfer.write(&gradient, &mut of.gradients[3]).unwrap();
+        }
         let norm = update.step(&mut pass, &optimizer, At { step: 1, rate: 1e-3, advances: true }).unwrap();
         assert!(!norm.is_finite(), "{norm}");
         assert_eq!(pass.weights().unwrap(), before);

@@ -25,10 +25,10 @@ use crate::support::files::save;
 use crate::support::fixtures::{FIXTURES, analysed_for_good, runtime};
 
 /// A file with changed weights and its plan.
-struct Changed<'p> {
+pub(super) struct Changed<'p> {
     pruned: &'p Pruned,
-    plan: Plan,
-    path: PathBuf,
+    pub(super) plan: Plan,
+    pub(super) path: PathBuf,
     folder: tempfile::TempDir,
 }
 
@@ -59,7 +59,7 @@ fn random_weight(dims: &[i64], seed: u64) -> Arc<dyn WeightSource> {
 
 /// Writes a cut with these weights changed, and biases (node, slot, axis, size) that it lacks; `cut` is what is taken for
 /// the verified cut.
-fn change_of<'p>(
+pub(super) fn change_of<'p>(
     pruned: &'p Pruned,
     weights: &[String],
     biases: &[(String, usize, usize, i64)],
@@ -82,7 +82,7 @@ fn change_of<'p>(
     Changed { pruned, plan, path, folder }
 }
 
-fn change<'p>(pruned: &'p Pruned, weights: &[String]) -> Changed<'p> {
+pub(super) fn change<'p>(pruned: &'p Pruned, weights: &[String]) -> Changed<'p> {
     change_of(pruned, weights, &[], &pruned.path)
 }
 
@@ -109,7 +109,7 @@ impl Changed<'_> {
 }
 
 /// Names of a few floating point initializers of every rank that the cut has sliced, spread over the network.
-fn some_weights(pruned: &Pruned) -> Vec<String> {
+pub(super) fn some_weights(pruned: &Pruned) -> Vec<String> {
     let model = decode(&pruned.path);
     let mut names = Vec::new();
     for rank in 1..5 {
@@ -180,7 +180,7 @@ fn shared_weight() -> ModelProto {
     b.finish(&[1, 3, 8, 8], &y, &[1, 3, 8, 8])
 }
 
-fn half_of(model: &ModelProto) -> Pruned {
+pub(super) fn half_of(model: &ModelProto) -> Pruned {
     prune_model(model, &PruneOptions::by_magnitude(Target::Ratio(0.5)))
 }
 
@@ -232,7 +232,7 @@ fn a_weight_that_the_graph_computed_changes_where_it_enters() {
 }
 
 /// A convolution and a Gemm without biases.
-fn without_biases() -> (ModelProto, [String; 2]) {
+pub(super) fn without_biases() -> (ModelProto, [String; 2]) {
     let mut b = Builder::new(5);
     let w = b.layer_weight(&[16, 3, 3, 3], 27);
     let first = b.op("Conv", &["x", &w], &[attr_ints("pads", &[1; 4])]);

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod changed_weights;
+mod composed;
 mod computed_weights;
 mod converted;
 mod counted_outputs;

@@ -4,6 +4,7 @@
 
 mod bounds;
 mod kinds;
+mod ranks;
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -97,7 +98,11 @@ fn options() -> RefitOptions {
 }
 
 fn refitted(pruned: &Pruned, options: &RefitOptions) -> Outcome {
-    let (data, sizes) = (Inputs { chunks: 8 }, sizes_for(&pruned.analysis.facts, &Sizes::new()));
+    refitted_on(8, pruned, options)
+}
+
+fn refitted_on(chunks: usize, pruned: &Pruned, options: &RefitOptions) -> Outcome {
+    let (data, sizes) = (Inputs { chunks }, sizes_for(&pruned.analysis.facts, &Sizes::new()));
     let probe = Probe { data: &data, sizes: &sizes, prediction: "y", channels: None };
     let file = load(&pruned.path).unwrap();
     let cut = RefitCut { analysis: pruned.analysis, rewritten: &pruned.cut.rewritten, pruned: &file };

@@ -85,19 +85,6 @@ impl GraphUpdate {
         graph.run()
     }
 
-    /// What the step goes along for a weight.
-    pub(super) fn gradient<'t>(&'t self, of_run: &'t [DeviceTensor], at: usize) -> &'t DeviceTensor {
-        self.sums.as_ref().map_or(&of_run[at], |sums| &sums.values[at])
-    }
-
-    /// As [`GraphUpdate::gradient`], for change.
-    pub(super) fn gradient_mut<'t>(&'t mut self, of_run: &'t mut [DeviceTensor], at: usize) -> &'t mut DeviceTensor {
-        match &mut self.sums {
-            Some(sums) => &mut sums.values[at],
-            None => &mut of_run[at],
-        }
-    }
-
     pub(super) fn step(
         &mut self,
         options: &OptimizerOptions,

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::super::gradients::threads;
 use super::super::network::Network;
 use super::EvaluateOptions;
 use crate::analysis::analyse;
@@ -30,6 +31,7 @@ impl<'a> Candidates<'a> {
         let sessions = SessionOptions {
             device: options.device,
             allow_fallback: options.allow_fallback,
+            threads: threads(&*options.ranks),
             ..SessionOptions::default()
         };
         let this = Self { all, runtime, sessions };

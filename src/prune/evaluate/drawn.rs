@@ -4,8 +4,11 @@ use ndarray::{Array2, Array3, ArrayD, ArrayView, Axis, Ix3, IxDyn, Slice};
 use rayon::prelude::*;
 
 use super::report::{Consistency, Distances};
+use crate::collective::{Collective, parts};
 use crate::error::Error;
-use crate::evaluate::{Distribution, KernelOptions, Statistics, frechet_distance, kernel_distance, psnr, ssim};
+use crate::evaluate::{
+    Distribution, FeatureNetwork, KernelOptions, Statistics, frechet_distance, kernel_distance, psnr, ssim,
+};
 
 /// Samples of a network, with which others are compared.
 pub(super) struct Reference {
@@ -86,6 +89,36 @@ impl Reference {
         let is_large = shape.len() == 3 && shape[1..].iter().all(|side| *side >= 7);
         (!is_large).then(|| format!("SSIM is of images of at least 7 x 7, samples have shape {shape:?}"))
     }
+}
+
+/// The features of samples, one row each, of which every rank computes some.
+///
+/// # Errors
+/// The network fails; what `progress` says.
+pub(super) fn features_over(
+    ranks: &dyn Collective,
+    features: &mut FeatureNetwork,
+    samples: &ArrayD<f32>,
+    range: (f64, f64),
+    progress: &mut dyn FnMut(usize, usize) -> Result<(), Error>,
+) -> Result<Array2<f64>, Error> {
+    if ranks.size() == 1 {
+        return features.features(samples, range, progress);
+    }
+    let count = samples.shape()[0];
+    let own = parts(count, ranks.size())[ranks.rank()].clone();
+    // A rank without samples of its own takes one, to know how wide features are.
+    let taken = if own.is_empty() { 0..count.min(1) } else { own.clone() };
+    let of_own = samples.slice_axis(Axis(0), Slice::from(taken)).to_owned();
+    let found = features.features(&of_own, range, progress)?;
+    let mut rows = Array2::zeros((count, found.ncols()));
+    for (at, row) in own.zip(found.outer_iter()) {
+        rows.row_mut(at).assign(&row);
+    }
+    if let Some(values) = rows.as_slice_mut() {
+        ranks.sum_f64(values)?;
+    }
+    Ok(rows)
 }
 
 /// Features of a set of samples, with what distances need of them.

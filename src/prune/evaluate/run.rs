@@ -6,8 +6,9 @@ use ndarray::ArrayD;
 
 use super::super::progress::{Progress, Stage, Watch, tell, unwatched};
 use super::candidates::Candidates;
-use super::drawn::{Featured, Reference, first, is_images, mended};
+use super::drawn::{Featured, Reference, features_over, first, is_images, mended};
 use super::{Drawing, EvaluateOptions, EvaluatedNetwork, Evaluation};
+use crate::collective::least;
 use crate::diffusion::{Conditioning, Ranges, SampleOptions, Samples, denoising_losses, generate, grid_png, noise};
 use crate::error::Error;
 use crate::evaluate::{FeatureNetwork, KernelOptions};
@@ -61,7 +62,8 @@ impl<'a> Run<'a> {
             let text = format!("--count: expected a multiple of the batch of {wanted}, found {count}");
             return Err(Error::usage(text).hint("--batch sets the batch where the network does not fix it"));
         }
-        Ok((count, self.candidates.original().view().fitting(wanted, fixed.is_none())?))
+        let batch = self.candidates.original().view().fitting(wanted, fixed.is_none())?;
+        Ok((count, least(&*self.options.ranks, batch)?))
     }
 
     /// Runs it.
@@ -97,7 +99,11 @@ impl<'a> Run<'a> {
         conditioning.unpaired(&samples).iter().try_for_each(|text| tell(watch, Progress::Warning(text)))?;
 
         let mut networks = self.count(watch)?;
-        let reason = if options.measures_latency { self.candidates.without_latency()? } else { None };
+        let reason = match options.ranks.size() {
+            _ if !options.measures_latency => None,
+            1 => self.candidates.without_latency()?,
+            count => Some(format!("latencies were not measured: {count} ranks are in each other's way")),
+        };
         if options.measures_latency && reason.is_none() {
             tell(watch, Progress::At { stage: Stage::Timing, done: 0, total: 1 })?;
             let latencies = self.candidates.latencies(options.seed)?;
@@ -212,11 +218,18 @@ impl<'a> Run<'a> {
             let mut denoiser = self.candidates.denoiser(at, batch)?;
             let process = &self.candidates.all[at].view().configured().process;
             let of = (samples, &noise);
-            let curve =
-                denoising_losses(&mut denoiser, process, conditioning, of, options.timesteps, &mut |done, total| {
+            let curve = denoising_losses(
+                &mut denoiser,
+                process,
+                conditioning,
+                of,
+                options.timesteps,
+                &*options.ranks,
+                &mut |done, total| {
                     tell(watch, Progress::At { stage: Stage::Losses, done: at * total + done, total: all * total })
-                })
-                .map_err(|error| error.in_file(self.candidates.path(at)))?;
+                },
+            )
+            .map_err(|error| error.in_file(self.candidates.path(at)))?;
             timesteps = curve.iter().map(|(t, _)| *t).collect();
             networks[at].losses = curve.iter().map(|(_, loss)| *loss).collect();
             networks[at].mean_loss = networks[at].losses.iter().sum::<f64>() / curve.len().max(1) as f64;
@@ -244,7 +257,7 @@ impl<'a> Run<'a> {
         let conditioning = self.candidates.original().view().conditioning(batch, options.seed)?;
         let sets = all + 1;
         let featured = |features: &mut FeatureNetwork, place: usize, samples: &ArrayD<f32>, watch: &mut Watch<'_>| {
-            let rows = features.features(samples, range, &mut |done, total| {
+            let rows = features_over(&*options.ranks, features, samples, range, &mut |done, total| {
                 // Sets have about as many samples.
                 tell(watch, Progress::At { stage: Stage::Features, done: place * total + done, total: sets * total })
             })?;
@@ -309,9 +322,16 @@ impl<'a> Run<'a> {
         let configured = self.candidates.all[at].view().configured();
         let options = SampleOptions { variance: configured.variance, ..*options };
         let mut denoiser = self.candidates.denoiser(at, batch)?;
-        generate(&mut denoiser, &configured.process, conditioning, &options, &mut |done, total| {
-            tell(watch, Progress::At { stage: Stage::Sampling, done: at * total + done, total: all * total })
-        })
+        generate(
+            &mut denoiser,
+            &configured.process,
+            conditioning,
+            &options,
+            &*self.options.ranks,
+            &mut |done, total| {
+                tell(watch, Progress::At { stage: Stage::Sampling, done: at * total + done, total: all * total })
+            },
+        )
         .map_err(|error| error.in_file(self.candidates.path(at)))
     }
 }

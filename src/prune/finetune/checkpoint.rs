@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::files::{map, write_file};
 use crate::finetune::graph::TrainedWeight;
 use crate::finetune::optimizer::WeightState;
-use crate::finetune::trainer::{Trainer, TrainerState};
+use crate::finetune::trainer::TrainerState;
 
 /// The entry of the metadata that describes the run.
 const RUN: &str = "run";
@@ -104,11 +104,10 @@ impl<'a> Checkpoints<'a> {
     /// The file can't be written.
     pub(super) fn save(
         &self,
-        trainer: &mut Trainer<'_>,
+        state: TrainerState,
         evaluations: &[StepEvaluation],
         best: Option<&Best>,
     ) -> Result<(), Error> {
-        let state = trainer.state()?;
         let described = Described {
             fingerprint: self.fingerprint.clone(),
             step: state.step,

@@ -20,6 +20,7 @@ use super::samples::{RunSamples, TrainingSamples};
 use super::settings::FinetuneSettings;
 use super::weights::TunedWeights;
 use crate::analysis::analyse;
+use crate::collective::Alone;
 use crate::diffusion::Noising;
 use crate::error::{Error, ErrorKind};
 use crate::finetune::draw::Draws;
@@ -207,6 +208,7 @@ pub(super) fn train(
         seed: settings.seed.wrapping_add(SEED_OF_JUDGE),
         macs: super::super::refit::macs_of_sample(network, analysis),
         fitted: EVALUATED,
+        ranks: &Alone,
     };
     let evaluator = Evaluator { judge, held_out, pictures: settings.pictures, folder: &settings.folder };
     let mut run = Run {
@@ -229,10 +231,9 @@ pub(super) fn train(
     let of = (micro_batch, trainer.steps());
     let mut data = samples.training(settings, &conditioning, names, of)?;
     let outcome = run.steps(&mut trainer, &mut data, &checkpoints, watch)?;
-    let (values, best_step) = match run.best.take() {
-        Some(best) => (best.values, best.step),
-        None => (trainer.result()?, trainer.steps()),
-    };
+    // The first rank alone knows of the best, all have parts of the last.
+    let last = if run.best.is_none() || settings.ranks.size() > 1 { trainer.result()? } else { Vec::new() };
+    let (values, best_step) = run.best.take().map_or((last, trainer.steps()), |best| (best.values, best.step));
     let report = FinetuneReport {
         network: lines,
         process: process.describe(),
@@ -292,8 +293,13 @@ impl Run<'_> {
         watch: &mut Watch<'_>,
     ) -> Result<Outcome, Error> {
         let settings = self.settings;
-        if self.evaluations.is_empty() && self.is_first {
-            self.evaluate(trainer, watch)?;
+        let judges = self.evaluator.is_of_use();
+        if judges {
+            // All ranks have parts of the average.
+            let values = trainer.result()?;
+            if self.evaluations.is_empty() && self.is_first {
+                self.evaluate(trainer.steps(), values, watch)?;
+            }
         }
         let (started, mut saved, mut seconds) = (Instant::now(), Instant::now(), 0.0);
         let mut training_loss = f64::NAN;
@@ -311,15 +317,21 @@ impl Run<'_> {
             stops |= self.tell(&report, data, watch);
             let at = trainer.steps();
             let is_due = at.is_multiple_of(settings.evaluation_period()) || at == settings.steps;
-            if is_due && !stops && self.is_first {
-                stops = self.evaluate_or_stop(trainer, watch)?;
+            if is_due && judges {
+                let values = trainer.result()?;
+                if self.is_first && !stops {
+                    stops = self.evaluate_or_stop(at, values, watch)?;
+                }
             }
-            // All ranks stop after the same step.
-            is_stopped = trainer.any_says(stops)?;
             let is_due = settings.checkpoint_every.is_some_and(|every| at.is_multiple_of(every.max(1)))
-                || saved.elapsed() >= CHECKPOINT_PERIOD;
-            if (is_due || is_stopped) && self.is_first {
-                checkpoints.save(trainer, &self.evaluations, self.best.as_ref())?;
+                || self.is_first && saved.elapsed() >= CHECKPOINT_PERIOD;
+            // All ranks stop after the same step, and save the same ones.
+            let [stop, save] = trainer.any_says([stops, is_due])?;
+            is_stopped = stop;
+            if save || is_stopped {
+                if let Some(state) = trainer.state()? {
+                    checkpoints.save(state, &self.evaluations, self.best.as_ref())?;
+                }
                 saved = Instant::now();
             }
         }
@@ -328,10 +340,16 @@ impl Run<'_> {
 
     /// Goes on from the last checkpoint, where that is asked for and there is one.
     fn resume(&mut self, trainer: &mut Trainer<'_>, checkpoints: &Checkpoints<'_>) -> Result<bool, Error> {
-        let Some(saved) = checkpoints.resumed()? else { return Ok(false) };
-        (self.evaluations, self.best) = (saved.evaluations, saved.best);
-        trainer.restore(saved.state)?;
-        Ok(true)
+        let saved = if self.is_first { checkpoints.resumed()? } else { None };
+        let [is_resumed] = trainer.any_says([saved.is_some()])?;
+        let mut state = None;
+        if let Some(saved) = saved {
+            (self.evaluations, self.best, state) = (saved.evaluations, saved.best, Some(saved.state));
+        }
+        if is_resumed {
+            trainer.restore(state)?;
+        }
+        Ok(is_resumed)
     }
 
     /// Whether the caller stops.
@@ -344,19 +362,17 @@ impl Run<'_> {
     }
 
     /// Judges the present weights, unless the caller stops; returns whether that is so.
-    fn evaluate_or_stop(&mut self, trainer: &mut Trainer<'_>, watch: &mut Watch<'_>) -> Result<bool, Error> {
-        match self.evaluate(trainer, watch) {
+    fn evaluate_or_stop(&mut self, step: u64, values: Vec<Vec<f32>>, watch: &mut Watch<'_>) -> Result<bool, Error> {
+        match self.evaluate(step, values, watch) {
             Err(error) if error.kind() == ErrorKind::Cancelled => Ok(true),
             result => result.map(|()| false),
         }
     }
 
-    fn evaluate(&mut self, trainer: &mut Trainer<'_>, watch: &mut Watch<'_>) -> Result<(), Error> {
-        if !self.evaluator.is_of_use() {
-            return Ok(());
-        }
-        let tuned = TunedWeights { weights: self.weights.clone(), values: trainer.result()? };
-        let evaluation = self.evaluator.of_weights(trainer.steps(), self.model, &tuned, watch)?;
+    /// Judges these weights.
+    fn evaluate(&mut self, step: u64, values: Vec<Vec<f32>>, watch: &mut Watch<'_>) -> Result<(), Error> {
+        let tuned = TunedWeights { weights: self.weights.clone(), values };
+        let evaluation = self.evaluator.of_weights(step, self.model, &tuned, watch)?;
         if let Some(log) = &mut self.log {
             log.evaluation(&evaluation, self.settings.network.process.sample_range)?;
         }

@@ -48,6 +48,11 @@ impl Analysis {
 }
 
 impl Tuned {
+    /// The elements of the trained weights, in float32.
+    pub fn values(&self) -> &[Vec<f32>] {
+        &self.weights.values
+    }
+
     /// Writes the network into a hidden folder beside `output`; names, metadata, precision and the layout of external data
     /// stay.
     ///

@@ -36,7 +36,7 @@ fn told<T: Serialize + for<'a> Deserialize<'a>>(ranks: &dyn Collective, made: Op
 }
 
 /// Samples that the first rank reads or draws: its bits at all of them, and the data need not be where they are.
-pub(super) fn of_first(
+pub(in crate::prune) fn of_first(
     ranks: &dyn Collective,
     make: impl FnOnce() -> Result<Samples, Error>,
 ) -> Result<Samples, Error> {
@@ -57,6 +57,15 @@ pub(super) fn of_first(
     let values = bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
     let values = ArrayD::from_shape_vec(dims, values).map_err(unshared)?;
     Ok(Samples { values, numbers, total, source })
+}
+
+/// A number that the first rank finds.
+pub(in crate::prune) fn number_of_first(
+    ranks: &dyn Collective,
+    find: impl FnOnce() -> Result<usize, Error>,
+) -> Result<usize, Error> {
+    let found = (ranks.rank() == 0).then(find).transpose()?;
+    if ranks.size() == 1 { Ok(found.unwrap_or(0)) } else { told(ranks, found.as_ref()) }
 }
 
 /// Where the first rank goes on; the sum up to there stays its own.
@@ -92,7 +101,7 @@ pub(in crate::prune) fn share_of_memory(ranks: &dyn Collective, available: Optio
 }
 
 /// Threads of a rank that shares the processors with others, where nobody bound it to some of them.
-pub(in crate::prune) fn threads(ranks: &dyn Collective) -> Option<usize> {
+pub fn threads(ranks: &dyn Collective) -> Option<usize> {
     let sharing = ranks.local_size();
     let own = std::thread::available_parallelism().ok()?.get();
     (sharing > 1).then(|| share_of_processors(own, processors(), sharing))

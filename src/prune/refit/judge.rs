@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::network::Denoising;
 use super::super::progress::{Progress, Stage, Watch, tell};
+use crate::collective::Collective;
 use crate::diffusion::{
     Conditioning, Denoiser, SampleOptions, Sampler, Samples, denoising_losses, generate, grid_png, noise,
 };
@@ -88,6 +89,8 @@ pub(in crate::prune) struct Judge<'a> {
     pub(in crate::prune) macs: f64,
     /// Noisy samples of the fit: judging takes no more of each network.
     pub(in crate::prune) fitted: usize,
+    /// The processes that divide the samples.
+    pub(in crate::prune) ranks: &'a dyn Collective,
 }
 
 /// What one network gave.
@@ -143,11 +146,16 @@ impl Judge<'_> {
             let samples = samples.select(&(0..count).collect::<Vec<_>>());
             let noise = noise(samples.values.shape(), count, self.seed);
             let of = (&samples, &noise);
-            judged.losses =
-                denoising_losses(&mut denoiser, process, self.conditioning, of, timesteps, &mut |done, total| {
-                    tell(watch, Progress::At { stage: Stage::Losses, done, total })
-                })
-                .map_err(|error| error.in_file(model.path()))?;
+            judged.losses = denoising_losses(
+                &mut denoiser,
+                process,
+                self.conditioning,
+                of,
+                timesteps,
+                self.ranks,
+                &mut |done, total| tell(watch, Progress::At { stage: Stage::Losses, done, total }),
+            )
+            .map_err(|error| error.in_file(model.path()))?;
         }
         if drawn > 0 {
             let drawn = self.drawable(drawn);
@@ -161,10 +169,11 @@ impl Judge<'_> {
                 seed: self.seed,
                 ..SampleOptions::default()
             };
-            let values = generate(&mut denoiser, process, self.conditioning, &options, &mut |done, total| {
-                tell(watch, Progress::At { stage: Stage::Sampling, done, total })
-            })
-            .map_err(|error| error.in_file(model.path()))?;
+            let values =
+                generate(&mut denoiser, process, self.conditioning, &options, self.ranks, &mut |done, total| {
+                    tell(watch, Progress::At { stage: Stage::Sampling, done, total })
+                })
+                .map_err(|error| error.in_file(model.path()))?;
             judged.drawn = Some(values);
         }
         Ok(judged)

@@ -5,7 +5,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
 
-use super::super::gradients::{channels, clean_samples};
+use super::super::gradients::{channels, clean_samples, number_of_first, samples_of_first};
 use super::super::network::Denoising;
 use super::super::options::{GradientSettings, ScoreOptions};
 use super::super::progress::Watch;
@@ -50,9 +50,11 @@ impl Clean {
         (noisy, micro_batch): (usize, usize),
         watch: &mut Watch<'_>,
     ) -> Result<Self, Error> {
+        let ranks = &*settings.options.ranks;
         let (fitted, held_out) = match &options.gradients.data {
             Some(path) => {
-                let available = Samples::available(path, &network.roles().sample.name)?;
+                let available = || Samples::available(path, &network.roles().sample.name);
+                let available = number_of_first(ranks, available)?;
                 let held_out = settings.held_out.min((available / 5).max(usize::from(available > 1)));
                 (noisy.min(available - held_out), held_out)
             }
@@ -64,7 +66,7 @@ impl Clean {
         let seed = options.seed.wrapping_add(SEED_OF_SAMPLES);
         let options = ScoreOptions { seed, gradients, ..options.clone() };
         let batches = (fitted + held_out, micro_batch);
-        let all = clean_samples(network, runtime, conditioning, &options, batches, watch)?;
+        let all = samples_of_first(ranks, || clean_samples(network, runtime, conditioning, &options, batches, watch))?;
         let mut places: Vec<usize> = (0..all.len()).collect();
         places.shuffle(&mut Pcg64Mcg::seed_from_u64(options.seed));
         let (held_out, fitted) = places.split_at(held_out);

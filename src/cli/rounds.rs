@@ -1,0 +1,327 @@
+//! Pruning in rounds: each cuts the network of the last one, fits and trains it; all are cuts of the first original.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use onnx_diffprune::data::Array;
+use onnx_diffprune::finetuning::{FinetuneReport, FinetuneSettings, Recipe};
+use onnx_diffprune::plans::{DigestKind, plan_path};
+use onnx_diffprune::ranks::Collective;
+use onnx_diffprune::reports::RefitReport;
+use onnx_diffprune::rounds::RoundFolder;
+use onnx_diffprune::{
+    Analysis, CutOptions, Error, Model, Plan, Runtime, ScoreOptions, Scores, Staged, Target, VerifyOptions,
+};
+use serde_json::json;
+
+use super::args::{Cli, PruneArgs};
+use super::ending::{Before, Ending};
+use super::gradient_args::{self, checkpoint_path};
+use super::printer::{Printer, Watcher, human, percent};
+use super::prune::{check_files, recorded};
+use super::ranks::plan_of_first;
+use super::{finetune, open_runtime, refit_args};
+
+/// Runs all rounds. Of several ranks, each takes part in gradients and training, and the first does everything else.
+pub(super) fn run(
+    args: &PruneArgs,
+    (cut, mut score, config): (&CutOptions, ScoreOptions, Option<&Path>),
+    cli: &Cli,
+    ranks: &Arc<dyn Collective>,
+    printer: &Printer,
+) -> Result<bool, Error> {
+    let (rounds, steps) = (args.rounds.unwrap_or(1), args.finetune_steps.unwrap_or(0));
+    if rounds == 0 {
+        return Err(Error::usage("--rounds: expected at least 1, found 0"));
+    }
+    let (Some(input), Some(output), false) = (&args.input, &args.output, args.dry_run) else {
+        let text = "expected IN.onnx and OUT.onnx and no --dry-run: a round cuts the network that the last one wrote";
+        return Err(Error::usage(text));
+    };
+    if steps > 0 && args.data.data.is_none() {
+        return Err(Error::usage("--finetune-steps: no data is given").hint("name the clean samples with --data"));
+    }
+    let is_first = ranks.rank() == 0;
+    score.compares_groups &= is_first;
+    let model = Model::open(input)?;
+    let refits = args.refits(score.criterion);
+    let needs_gradients = score.criterion.needs_gradients();
+    if is_first {
+        check_files(args, config, &model, cli, (needs_gradients, refits))?;
+    }
+    let runtime = open_runtime(cli)?;
+    let given = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
+    let original = model.analyse()?;
+    original.check_inputs(given.as_deref().unwrap_or_default())?;
+    let verify = args.verify_options(&score, given.as_deref());
+    if is_first && !args.no_verify {
+        original.check_memory(&verify)?;
+    }
+    let fingerprint = format!("{} {} {}", DigestKind::default().name(), model.digest(), args.to_config()?);
+    let folder = RoundFolder::open(output.with_extension("rounds"), &fingerprint, args.gradients.resume, &**ranks)?;
+    let done = folder.done();
+    let given = given.unwrap_or_default();
+    let mut run = Rounds {
+        args,
+        asked: (cut, score),
+        given: &given,
+        extent: (rounds, steps),
+        places: (input, output),
+        plan: args.plan.clone().unwrap_or_else(|| plan_path(output)),
+        original,
+        verify,
+        runtime,
+        ranks,
+        printer,
+        folder,
+        refit: None,
+        scores: None,
+    };
+    if done > 0 {
+        printer.note(&format!("{done} of {rounds} rounds are done already"));
+    }
+    for round in done + 1..=rounds {
+        printer.note(&format!("round {round} of {rounds}"));
+        run.round(round)?;
+        // The next round of all ranks reads what the first wrote.
+        ranks.barrier()?;
+    }
+    Ok(true)
+}
+
+/// A run of several rounds.
+struct Rounds<'a> {
+    args: &'a PruneArgs,
+    /// What goes in all rounds together, and how channels are scored.
+    asked: (&'a CutOptions, ScoreOptions),
+    given: &'a [(String, Array)],
+    /// Rounds, and steps of training in each.
+    extent: (usize, u64),
+    /// Where the original is, and where the last network goes.
+    places: (&'a Path, &'a Path),
+    /// Where the plan of the last network goes.
+    plan: PathBuf,
+    original: Analysis,
+    verify: VerifyOptions,
+    runtime: Runtime,
+    ranks: &'a Arc<dyn Collective>,
+    printer: &'a Printer,
+    folder: RoundFolder,
+    /// How the last fit went.
+    refit: Option<RefitReport>,
+    /// The last scores.
+    scores: Option<Scores>,
+}
+
+impl Rounds<'_> {
+    fn is_first(&self) -> bool {
+        self.ranks.rank() == 0
+    }
+
+    /// Where the network lies that a round ends with; before the first, the original.
+    fn result(&self, round: usize) -> PathBuf {
+        let (rounds, steps) = self.extent;
+        match round {
+            0 => self.places.0.to_owned(),
+            _ if round == rounds => self.places.1.to_owned(),
+            _ if steps > 0 => self.folder.trained(round),
+            _ => self.folder.cut(round),
+        }
+    }
+
+    fn round(&mut self, round: usize) -> Result<(), Error> {
+        let (_, steps) = self.extent;
+        if !self.folder.has_cut(round) {
+            self.cut(round)?;
+            self.folder.mark_cut(round)?;
+        }
+        if steps > 0 {
+            self.ranks.barrier()?;
+            self.train(round)?;
+        }
+        self.folder.mark_done(round)
+    }
+
+    /// What goes in a round of the network that it begins with.
+    fn options(&self, round: usize, analysis: &Analysis) -> Result<CutOptions, Error> {
+        let sizes = &self.asked.1.sizes;
+        let (before, now) = (self.original.cost(sizes)?, analysis.cost(sizes)?);
+        let left = match self.asked.0.target {
+            Target::Params(_) => now.parameters as f64 / (before.parameters as f64).max(1.0),
+            _ => now.macs / before.macs.max(1.0),
+        };
+        Ok(self.asked.0.of_round(round, self.extent.0, left))
+    }
+
+    /// Cuts and fits: into the folder, or where nothing follows, into its place.
+    fn cut(&mut self, round: usize) -> Result<(), Error> {
+        let before = self.result(round - 1);
+        let analysis = match round {
+            1 => self.original.clone(),
+            _ => Model::open(&before)?.analyse()?,
+        };
+        let options = self.options(round, &analysis)?;
+        let is_end = round == self.extent.0 && self.extent.1 == 0;
+        let output = if is_end { self.places.1.to_owned() } else { self.folder.cut(round) };
+        let args = PruneArgs { output: Some(output.clone()), ..self.args.clone() };
+        let (criterion, refits) = (self.asked.1.criterion, args.refits(self.asked.1.criterion));
+        let score = (self.asked.1.clone(), Some(self.given));
+        let score = gradient_args::score_options(score.0, &args, (&options, refits), score.1, self.ranks)?;
+        let refit = refits.then(|| args.refit_settings(&score, &output)).transpose()?;
+        let stage = |cut: &onnx_diffprune::Cut| match round {
+            1 => cut.stage(&output),
+            _ => {
+                let path = plan_path(&before);
+                cut.stage_after(&self.original, (&Plan::read(&path)?, &path), Some(&self.runtime), &output)
+            }
+        };
+        let follow = || -> Result<(), Error> {
+            // The part of this rank in the fit, of the cut that the first tells.
+            let Some(settings) = &refit else { return Ok(()) };
+            let plan = plan_of_first(&**self.ranks, None)?;
+            let cut = analysis.repeat(&plan, &plan_path(&output), Some(&self.runtime))?;
+            stage(&cut)?.refit(&self.runtime, &score, settings, &mut |_| ControlFlow::Continue(())).map(drop)
+        };
+        if !self.is_first() && !criterion.needs_gradients() {
+            return follow();
+        }
+        let mut watcher = Watcher::new(self.printer, gradient_args::text_of);
+        let scores = analysis.score_with(&score, Some(&self.runtime), &mut |progress| watcher.see(progress))?;
+        drop(watcher);
+        if !self.is_first() {
+            return follow();
+        }
+        let mut cut = scores.cut(options)?;
+        cut.warnings().iter().for_each(|warning| self.printer.warning(warning));
+        self.record(&mut cut)?;
+        if refits {
+            plan_of_first(&**self.ranks, Some(cut.plan()))?;
+        }
+        let staged = stage(&cut)?;
+        self.scores = Some(scores);
+        if is_end {
+            let refit = refit.as_ref().map(|settings| (&score, settings));
+            let staged = staged.with_plan(Some(self.plan.clone()));
+            return self.ending(refit, Some(checkpoint_path(&output)), None).run(staged).map(drop);
+        }
+        let mut staged = self.check(staged)?;
+        if let Some(settings) = &refit {
+            let mut watcher = Watcher::new(self.printer, refit_args::text_of);
+            staged = staged.refit(&self.runtime, &score, settings, &mut |progress| watcher.see(progress))?;
+            drop(watcher);
+            staged = self.check(staged)?;
+            self.refit = staged.refit_report().cloned();
+        }
+        self.tell(round, &staged, None);
+        staged.save()?;
+        // There is none after a short run.
+        let _ = std::fs::remove_file(checkpoint_path(&output));
+        Ok(())
+    }
+
+    /// What the plan tells of the whole run.
+    fn record(&self, cut: &mut onnx_diffprune::Cut) -> Result<(), Error> {
+        let (name, asked) = match self.asked.0.target {
+            Target::Ratio(ratio) => ("ratio", ratio),
+            Target::Macs(share) => ("target-macs", share),
+            Target::Params(share) => ("target-params", share),
+        };
+        cut.record(name, json!(asked));
+        cut.record("max-ratio", json!(self.asked.0.max_ratio));
+        cut.record("rounds", json!(self.extent.0));
+        cut.record("finetune-steps", json!(self.extent.1));
+        cut.record("run", recorded(self.args)?);
+        Ok(())
+    }
+
+    /// Trains what was cut: into the folder, or after the last round, into its place.
+    fn train(&mut self, round: usize) -> Result<(), Error> {
+        let (rounds, steps) = self.extent;
+        let (file, output) = (self.folder.cut(round), self.result(round));
+        let analysis = Model::open(&file)?.analyse()?;
+        let Some(data) = &self.args.data.data else { return Ok(()) };
+        let score = &self.asked.1;
+        let network = self.args.diffusion.network_options(self.given.to_vec())?;
+        let settings = FinetuneSettings {
+            network: onnx_diffprune::networks::NetworkOptions { batch: None, ..network },
+            sizes: score.sizes.clone(),
+            data_range: self.args.data.range()?,
+            teacher: Some(self.original.model()),
+            steps,
+            seed: score.seed,
+            resume: self.args.gradients.resume,
+            ranks: self.ranks.clone(),
+            ..FinetuneSettings::new(data, self.folder.training(round), Recipe::Quick)
+        };
+        let tuned = finetune::train(&analysis, &self.runtime, &settings, self.printer)?;
+        if tuned.report.is_stopped {
+            let text = format!("stopped in round {round} of {rounds}, after {} of {steps} steps", tuned.report.steps);
+            return Err(Error::unmet(text).hint("--resume goes on from there"));
+        }
+        if !self.is_first() {
+            return Ok(());
+        }
+        let path = plan_path(&file);
+        let mut plan = Plan::read(&path)?;
+        let changed = plan.changed.take();
+        let cut = self.original.repeat(&plan, &path, Some(&self.runtime))?;
+        let staged = tuned.stage_cut(&cut, changed.as_ref(), &output)?;
+        if round == rounds {
+            let staged = staged.with_plan(Some(self.plan.clone()));
+            return self.ending(None, None, Some(&tuned.report)).run(staged).map(drop);
+        }
+        let staged = self.check(staged)?;
+        self.tell(round, &staged, Some(&tuned.report));
+        staged.save().map(drop)
+    }
+
+    /// Verifies against the original, where that is asked for.
+    fn check(&self, mut staged: Staged) -> Result<Staged, Error> {
+        if !self.args.no_verify {
+            let progress = self.printer.progress(1);
+            progress.step("verifying");
+            staged.check(&self.runtime, &self.verify, &mut |_| ControlFlow::Continue(()))?;
+        }
+        Ok(staged)
+    }
+
+    /// Says in a line what a round has reached.
+    fn tell(&self, round: usize, staged: &Staged, training: Option<&FinetuneReport>) {
+        let (before, after) = (staged.cut().before().macs, staged.cut().after().macs);
+        let mut text = format!("round {round}: {} MACs ({})", human(after), percent(after, before));
+        if training.is_none()
+            && let Some(losses) = self.refit.as_ref().and_then(|refit| refit.losses.as_ref())
+        {
+            let [original, cut, refitted] = losses.means();
+            text += &format!("; denoising loss of the original {original:.4}, cut {cut:.4}, refitted {refitted:.4}");
+        }
+        let last = training.and_then(|training| training.evaluations.iter().find(|of| of.step == training.best_step));
+        if let Some(evaluation) = last {
+            text += &format!("; denoising loss {:.4} after {} steps", evaluation.loss, evaluation.step);
+        }
+        self.printer.note(&text);
+    }
+
+    fn ending<'e>(
+        &'e self,
+        refit: Option<(&'e ScoreOptions, &'e onnx_diffprune::RefitSettings)>,
+        checkpoint: Option<PathBuf>,
+        training: Option<&'e FinetuneReport>,
+    ) -> Ending<'e> {
+        Ending {
+            printer: self.printer,
+            output: self.places.1,
+            plan: Some(&self.plan),
+            report: self.args.report.as_deref(),
+            runtime: Some(&self.runtime),
+            verify: (!self.args.no_verify).then_some(&self.verify),
+            measures_latency: !self.args.no_latency,
+            refit,
+            gradients: self.scores.as_ref().and_then(Scores::gradients),
+            before: Before { refit: self.refit.as_ref(), training },
+            checkpoint,
+            advice: "--no-refit writes the cut as it is",
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What rounds leave in a folder, so that a run that was stopped goes on with the round it was in.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::collective::Collective;
+use crate::error::Error;
+use crate::files::{read_text, write_file};
+
+/// The file that says how far a run got, and its size at most.
+const STATE: &str = "rounds.json";
+const MOST_BYTES: u64 = 1 << 16;
+
+/// How far a run got.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct State {
+    /// Describes network, data and options.
+    fingerprint: String,
+    /// The last round whose cut is there, and the last one that is done.
+    cut: usize,
+    done: usize,
+}
+
+/// The folder of a run: `round-2.cut.onnx`, cut and fitted; `round-2.onnx`, trained; their plans; and `round-2.finetune`, the
+/// run folder of the training. The last round's network lies in the place of the output instead.
+#[derive(Clone, Debug)]
+pub struct RoundFolder {
+    path: PathBuf,
+    state: State,
+    /// Whether this is the rank that writes.
+    writes: bool,
+}
+
+impl RoundFolder {
+    /// Makes the folder, or opens that of a run which goes on. A run that starts anew forgets what the last one had done. Of
+    /// several ranks the first does so, and tells the others.
+    ///
+    /// # Errors
+    /// The folder can't be written; the run that is to go on was one with other options.
+    pub fn open(
+        path: impl Into<PathBuf>,
+        fingerprint: &str,
+        resumes: bool,
+        ranks: &dyn Collective,
+    ) -> Result<Self, Error> {
+        let path = path.into();
+        let unread = |error: serde_json::Error| Error::unreadable(&path, error.to_string());
+        if ranks.rank() > 0 {
+            let mut told = Vec::new();
+            ranks.broadcast(&mut told, 0)?;
+            let state = serde_json::from_slice(&told).map_err(unread)?;
+            return Ok(Self { path, state, writes: false });
+        }
+        let folder = Self::open_first(path.clone(), fingerprint, resumes)?;
+        let mut told = serde_json::to_vec(&folder.state).map_err(unread)?;
+        ranks.broadcast(&mut told, 0)?;
+        Ok(folder)
+    }
+
+    fn open_first(path: PathBuf, fingerprint: &str, resumes: bool) -> Result<Self, Error> {
+        std::fs::create_dir_all(&path).map_err(|error| Error::io(&path, error.to_string()))?;
+        let file = path.join(STATE);
+        let fresh = State { fingerprint: fingerprint.to_owned(), ..State::default() };
+        let folder = match file.exists() {
+            true if resumes => {
+                let text = read_text(&file, MOST_BYTES)?;
+                let state: State =
+                    serde_json::from_str(&text).map_err(|error| Error::unreadable(&file, error.to_string()))?;
+                if state.fingerprint != fingerprint {
+                    return Err(Error::usage("--resume: the rounds are those of another network, data or options")
+                        .in_file(&file)
+                        .hint("give the options of that run, or start anew without --resume"));
+                }
+                Self { path, state, writes: true }
+            }
+            had_run => {
+                let folder = Self { path, state: fresh, writes: true };
+                if had_run {
+                    folder.forget_training()?;
+                }
+                folder
+            }
+        };
+        folder.save()?;
+        Ok(folder)
+    }
+
+    /// Removes the checkpoints of trainings, so that none of an earlier run is taken for one of this.
+    fn forget_training(&self) -> Result<(), Error> {
+        let entries = std::fs::read_dir(&self.path).map_err(|error| Error::io(&self.path, error.to_string()))?;
+        for entry in entries.filter_map(Result::ok) {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let number = name.strip_prefix("round-").and_then(|rest| rest.strip_suffix(".finetune"));
+            if number.is_some_and(|number| number.parse::<usize>().is_ok()) {
+                std::fs::remove_dir_all(entry.path()).map_err(|error| Error::io(&entry.path(), error.to_string()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn save(&self) -> Result<(), Error> {
+        if !self.writes {
+            return Ok(());
+        }
+        let file = self.path.join(STATE);
+        let text = serde_json::to_vec(&self.state).map_err(|error| Error::io(&file, error.to_string()))?;
+        write_file(&file, &text)
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Rounds that are done.
+    pub fn done(&self) -> usize {
+        self.state.done
+    }
+
+    /// Whether the cut of a round is there, fitted and verified as far as that was asked for.
+    pub fn has_cut(&self, round: usize) -> bool {
+        self.state.cut >= round
+    }
+
+    /// Where the cut of a round lies.
+    pub fn cut(&self, round: usize) -> PathBuf {
+        self.path.join(format!("round-{round}.cut.onnx"))
+    }
+
+    /// Where the trained network of a round lies.
+    pub fn trained(&self, round: usize) -> PathBuf {
+        self.path.join(format!("round-{round}.onnx"))
+    }
+
+    /// The run folder of the training of a round.
+    pub fn training(&self, round: usize) -> PathBuf {
+        self.path.join(format!("round-{round}.finetune"))
+    }
+
+    /// Notes that the cut of a round is there.
+    ///
+    /// # Errors
+    /// The folder can't be written.
+    pub fn mark_cut(&mut self, round: usize) -> Result<(), Error> {
+        self.state.cut = round;
+        self.save()
+    }
+
+    /// Notes that a round is done.
+    ///
+    /// # Errors
+    /// The folder can't be written.
+    pub fn mark_done(&mut self, round: usize) -> Result<(), Error> {
+        (self.state.cut, self.state.done) = (round, round);
+        self.save()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collective::{Alone, Threads};
+
+    #[test]
+    fn a_run_goes_on_where_it_was_and_a_new_one_starts_anew() {
+        let place = tempfile::tempdir().unwrap();
+        let open = |fingerprint: &str, resumes: bool| RoundFolder::open(place.path(), fingerprint, resumes, &Alone);
+        let mut folder = open("a", true).unwrap();
+        assert_eq!((folder.done(), folder.has_cut(1)), (0, false));
+        folder.mark_done(1).unwrap();
+        folder.mark_cut(2).unwrap();
+        std::fs::create_dir(folder.training(2)).unwrap();
+        let again = open("a", true).unwrap();
+        assert_eq!((again.done(), again.has_cut(2), again.has_cut(3)), (1, true, false));
+        for found in Threads::run(2, |ranks| RoundFolder::open(place.path(), "a", true, &*ranks)) {
+            assert!(found.unwrap().has_cut(2));
+        }
+        assert!(open("b", true).unwrap_err().to_string().contains("--resume"));
+        let fresh = open("b", false).unwrap();
+        assert!(fresh.done() == 0 && !fresh.has_cut(1) && !fresh.training(2).exists());
+    }
+}
