@@ -253,7 +253,7 @@ fn weights_that_do_not_fit_at_once_are_scored_in_several_passes() {
     for criterion in [&["--criterion", "diff-pruning"][..], &["--criterion", "hessian"], &["--reference", "ddpm-exp"]] {
         let (whole, kept) = score(criterion);
         assert_eq!(whole["passes"], 1);
-        let parts = ["weights", "gradients", "sums", "activations", "library"];
+        let parts = ["weights", "gradients", "sums", "activations", "loading", "library"];
         assert_eq!(parts.map(|part| bytes(&whole, part)).iter().sum::<u64>(), bytes(&whole, "total"), "{whole}");
         let memory = (bytes(&whole, "total") - bytes(&whole, "gradients")).to_string();
         let (divided, kept_divided) = score(&[criterion, &["--memory", &memory]].concat());

@@ -45,12 +45,15 @@ impl Sizes {
     pub(super) fn demand(&self, samples: usize, gradients: u64) -> Demand {
         // Nearly all activations are as many as samples.
         let activations = (self.activations as f64 * samples as f64 / self.samples.max(1) as f64) as u64;
+        let beside = gradients.saturating_mul(1 + self.sums).saturating_add(self.within).saturating_add(activations);
         Demand::default()
             // The library holds those of the file, and those that it stores in other forms.
             .with("weights", self.weights.saturating_mul(2))
             .with("gradients", gradients.saturating_add(self.within))
             .with("sums", gradients.saturating_mul(self.sums))
             .with("activations", activations)
+            // Before the first run, the weights are there once more.
+            .with("loading", self.weights.saturating_sub(beside))
             .with("library", self.library)
     }
 }
