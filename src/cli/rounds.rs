@@ -78,6 +78,11 @@ pub(super) fn run(
         refit: None,
         scores: None,
     };
+    if done >= rounds {
+        let text = format!("all {rounds} rounds are done: {} was written before", output.display());
+        printer.result(&json!({"output": output, "rounds": rounds, "done": done}), || text);
+        return Ok(true);
+    }
     if done > 0 {
         printer.note(&format!("{done} of {rounds} rounds are done already"));
     }

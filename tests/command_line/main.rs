@@ -18,6 +18,7 @@ mod plans;
 mod prune;
 mod refit;
 mod replaced;
+mod rounds;
 mod sample;
 mod strangers;
 mod time_inputs;

@@ -1,0 +1,82 @@
+//! Pruning in rounds: what each leaves, that the last file is a cut of the original, and that a run goes on.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::tool::{run, succeed};
+
+fn fixture(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name).to_str().unwrap().to_owned()
+}
+
+/// Two rounds to half of the MACs, of a few steps.
+fn rounds(output: &Path, more: &[&str]) -> Value {
+    let (original, data) = (fixture("ddpm_fashion16.onnx"), fixture("ddpm_fashion16/train_images.npy"));
+    let paths = [original.as_str(), output.to_str().unwrap(), "--data", &data, "--format", "json", "--no-latency"];
+    let options = ["--criterion", "magnitude", "--target-macs", "0.5", "--rounds", "2", "--finetune-steps", "2"];
+    let refit = ["--refit-samples", "32", "--refit-timesteps", "16"];
+    let ran = run(&[&paths[..], &options, &refit, more].concat());
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    ran.json()
+}
+
+#[test]
+fn the_last_round_is_a_cut_of_the_original_and_a_run_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let original = fixture("ddpm_fashion16.onnx");
+    let output = folder.path().join("out.onnx");
+    let result = rounds(&output, &[]);
+    let macs = |of: &str| result[of]["macs"].as_f64().unwrap();
+    let share = macs("after") / macs("before");
+    assert!(share <= 0.5 && share > 0.4, "{share}");
+    assert_eq!((&result["input"], &result["training"]["steps"]), (&json!(original), &json!(2)));
+    assert_eq!(result["verification"]["passed"], true);
+    assert!(result["refit"]["losses"].is_object() || result["refit"].is_object(), "{}", result["refit"]);
+    let plan_path = folder.path().join("out.plan.json");
+    let plan: Value = serde_json::from_slice(&fs::read(&plan_path).unwrap()).unwrap();
+    assert_eq!((&plan["options"]["rounds"], &plan["options"]["target-macs"]), (&json!(2), &json!(0.5)));
+    // By its plan it is verified against the original, and the cut made again.
+    succeed(&["verify", &original, output.to_str().unwrap(), "--quiet"]);
+    let again = folder.path().join("again.onnx");
+    succeed(&["apply", &original, plan_path.to_str().unwrap(), again.to_str().unwrap(), "--quiet"]);
+    let (bytes, size) = (fs::metadata(&output).unwrap().len(), fs::metadata(&again).unwrap().len());
+    assert!(size < bytes && bytes < size + size / 5, "{size} and, with what has changed named, {bytes}");
+    // The first round is half of the way.
+    let state = folder.path().join("out.rounds");
+    let first: Value = serde_json::from_slice(&fs::read(state.join("round-1.plan.json")).unwrap()).unwrap();
+    assert!((first["options"]["target-macs"].as_f64().unwrap() - 0.5).abs() < 1e-9);
+    let ratio = |plan: &Value| plan["ratio"].as_f64().unwrap();
+    assert!(ratio(&first) > 0.05 && ratio(&first) < ratio(&plan));
+
+    // Stopped in the second round, after its cut; then after all.
+    let whole = fs::read(&output).unwrap();
+    fs::remove_file(&output).unwrap();
+    let text = fs::read_to_string(state.join("rounds.json")).unwrap();
+    let mut known: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&known["cut"], &known["done"]), (&json!(2), &json!(2)));
+    known["done"] = json!(1);
+    fs::write(state.join("rounds.json"), known.to_string()).unwrap();
+    let changed = fs::metadata(state.join("round-1.onnx")).unwrap().modified().unwrap();
+    rounds(&output, &["--resume"]);
+    assert!(fs::read(&output).unwrap() == whole, "the network of a resumed run is that of one that was not stopped");
+    assert_eq!(fs::metadata(state.join("round-1.onnx")).unwrap().modified().unwrap(), changed);
+    assert_eq!(rounds(&output, &["--resume"])["done"], 2);
+}
+
+#[test]
+fn what_rounds_can_not_be_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (original, output) = (fixture("ddpm_fashion16.onnx"), folder.path().join("out.onnx"));
+    let paths = [original.as_str(), output.to_str().unwrap(), "--ratio", "0.3", "--criterion", "magnitude"];
+    for (more, message) in [
+        (&["--rounds", "0"][..], "--rounds: expected at least 1"),
+        (&["--rounds", "2", "--dry-run"], "no --dry-run"),
+        (&["--rounds", "2", "--finetune-steps", "3"], "--finetune-steps: no data"),
+    ] {
+        let ran = run(&[&paths[..], more].concat());
+        assert!(ran.code == 2 && ran.err.contains(message), "{}", ran.err);
+        assert!(!folder.path().join("out.rounds").exists());
+    }
+}
