@@ -25,6 +25,8 @@ pub mod pass;
 
 pub mod precision;
 
+mod recompute;
+
 mod seed;
 
 pub mod sum;
@@ -82,6 +84,9 @@ pub struct GradientOptions {
     pub fed: Vec<ValueId>,
     /// The precision of convolutions and matrix products.
     pub precision: Precision,
+    /// Whether the backward pass computes activations again instead of keeping them: less memory, more time, the same
+    /// results.
+    pub recomputes: bool,
 }
 
 /// The gradient by one use of a weight. Exporters share equal weights among nodes; each use has a gradient of its own.
@@ -148,7 +153,7 @@ pub struct GradientGraph {
     /// The shape of the target of the first term.
     pub target_shape: Vec<i64>,
     /// Bytes of all values of the forward pass: about what a run needs beside weights and gradients, since the backward
-    /// pass reads most of them and frees them as it goes.
+    /// pass reads most of them and frees them as it goes. Where some are computed again, of those that are there at once.
     pub activation_bytes: u64,
     /// Whether operators of ours are among the nodes, which only this tool's own sessions on the processor can run.
     pub has_kernels: bool,
@@ -204,11 +209,19 @@ impl GradientGraph {
         let asks = !(options.wanted.is_empty() && options.wanted_values.is_empty());
         let is_half = options.precision == Precision::Float16 && asks;
         tape.seed(graph, &terms, is_half);
+        let seeds = tape.builder.nodes.len() - forward;
         differentiate::differentiate(network, &mut tape, &needed)?;
         tape.join_uses(&network.lowered.origin_uses());
         let (gradients, value_gradients) = tape.name_gradients(graph, &options.wanted_values, is_half);
-        if has_kernels {
-            kernels::choose(network, &mut tape, forward);
+        let forward = if has_kernels { kernels::choose(network, &mut tape, forward) } else { forward };
+        let mut activation_bytes = forward_bytes(graph, facts, &needed);
+        if options.recomputes {
+            let own = [LOSS, OVERFLOW].map(str::to_owned).into_iter();
+            let of_terms = terms.iter().map(|term| term.input.output.clone());
+            let by_uses = gradients.iter().map(|gradient| gradient.output.clone());
+            let by_values = value_gradients.iter().map(|gradient| gradient.output.clone());
+            let outputs: Vec<String> = own.chain(of_terms).chain(by_uses).chain(by_values).collect();
+            activation_bytes = recompute::insert(network, &mut tape, (forward, seeds), &outputs);
         }
         if options.precision == Precision::Float16 {
             let is_whole = |node: &NodeProto| {
@@ -227,7 +240,7 @@ impl GradientGraph {
             value_gradients,
             target_shape: terms.first().map(|term| term.target_shape.clone()).unwrap_or_default(),
             terms,
-            activation_bytes: forward_bytes(graph, facts, &needed),
+            activation_bytes,
             has_kernels: false,
             precision: options.precision,
             loss_scale: is_half.then(|| LossScale::of_size(size)),
