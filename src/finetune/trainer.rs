@@ -9,7 +9,7 @@ use super::objective::Objective;
 use super::optimizer::{OptimizerOptions, WeightState, norm};
 use super::pass::{StepLoss, TrainingPass};
 use super::schedule::Rate;
-use super::teacher::Teacher;
+use super::teaching::Teaching;
 use crate::array::Array;
 use crate::collective::Collective;
 use crate::diffusion::{Level, Noising};
@@ -76,7 +76,7 @@ pub struct StepReport {
 #[derive(Debug)]
 pub struct Trainer<'a> {
     pass: TrainingPass,
-    teacher: Option<Teacher>,
+    teaching: Option<Teaching>,
     noising: Noising<'a>,
     draws: Draws,
     options: StepOptions,
@@ -102,6 +102,24 @@ pub struct TrainerState {
     pub states: Vec<WeightState>,
 }
 
+/// The inputs of a run of the graph, and its target.
+///
+/// # Errors
+/// Conditioning that is not given.
+pub(super) fn noisy(
+    noising: &Noising<'_>,
+    clean: &CleanBatch,
+    noise: &ArrayD<f32>,
+    levels: &[Level],
+) -> Result<Vec<(String, Array)>, Error> {
+    let rows = |port: &crate::diffusion::Port| {
+        let rows = clean.conditioning.iter().find(|(name, _)| *name == port.name);
+        rows.map(|(_, rows)| rows.clone())
+            .ok_or_else(|| Error::usage(format!("there is no conditioning for input {:?}", port.name)))
+    };
+    noising.inputs(&clean.values, noise, levels, &rows)
+}
+
 impl<'a> Trainer<'a> {
     /// A run before its first step.
     ///
@@ -109,7 +127,7 @@ impl<'a> Trainer<'a> {
     /// The weights are in another memory.
     pub fn new(
         mut pass: TrainingPass,
-        teacher: Option<Teacher>,
+        teaching: Option<Teaching>,
         (noising, draws): (Noising<'a>, Draws),
         options: StepOptions,
         ranks: Arc<dyn Collective>,
@@ -121,7 +139,7 @@ impl<'a> Trainer<'a> {
             .collect::<Result<_, RuntimeError>>()
             .map_err(|error| Error::unmet(error.to_string()))?;
         let (sums, step, skipped) = (Vec::new(), 0, 0);
-        Ok(Self { pass, teacher, noising, draws, options, ranks, states, sums, step, skipped, skipped_in_a_row: 0 })
+        Ok(Self { pass, teaching, noising, draws, options, ranks, states, sums, step, skipped, skipped_in_a_row: 0 })
     }
 
     /// Steps that are done.
@@ -180,13 +198,9 @@ impl<'a> Trainer<'a> {
         if !self.noising.has_level_per_sample(positions.len())? {
             levels.truncate(1);
         }
-        let rows = |port: &crate::diffusion::Port| {
-            let rows = clean.conditioning.iter().find(|(name, _)| *name == port.name);
-            rows.map(|(_, rows)| rows.clone())
-                .ok_or_else(|| Error::usage(format!("there is no conditioning for input {:?}", port.name)))
-        };
-        let mut inputs = self.noising.inputs(&clean.values, &noise, &levels, &rows)?;
-        let taught = self.teacher.as_mut().map(|teacher| teacher.predict(&inputs)).transpose()?;
+        let mut inputs = noisy(&self.noising, clean, &noise, &levels)?;
+        let draws = &self.draws;
+        let taught = self.teaching.as_mut().map(|of| of.teach(&mut inputs, clean, draws)).transpose()?;
         if levels.len() == 1 {
             levels.resize(positions.len(), levels[0]);
         }
