@@ -181,14 +181,15 @@ impl<'a> Kinship<'a> {
         Ok(Feature { name, kept })
     }
 
-    /// Values of the residual stream: sums of two values of one shape that more than one node reads. Those after which the
-    /// shape of the teacher's changes, and as many in between as are needed.
+    /// Values of the residual stream: sums of two values of one shape, one of which a layer gives, or which more than one node
+    /// reads. Those after which the shape of the teacher's changes, and as many in between as are needed.
     fn borders(&self) -> Vec<ValueId> {
         let graph = &self.student.of.graph;
         let mut stream: Vec<ValueId> = Vec::new();
-        for value in graph.nodes.iter().filter_map(|node| self.sum(node)) {
-            let value = self.along(value);
-            if !stream.contains(&value) && self.readers(value).len() > 1 && self.feature(value).is_ok() {
+        for sum in graph.nodes.iter().filter_map(|node| self.sum(node)) {
+            let value = self.along(sum);
+            let is_stream = self.adds_layer(sum) || self.readers(value).len() > 1;
+            if is_stream && !stream.contains(&value) && self.feature(value).is_ok() {
                 stream.push(value);
             }
         }
@@ -212,6 +213,43 @@ impl<'a> Kinship<'a> {
             value.is_some_and(|value| self.computed[value] && self.student.shape(value).as_ref() == Some(&shape))
         };
         (node.inputs.len() == 2 && node.inputs.iter().all(is_whole)).then_some(output)
+    }
+
+    /// Whether one of the two summands of a value is what a layer gives, up to a bias, a scale and its shape, and neither is so
+    /// made of the other, as in approximations of activations.
+    fn adds_layer(&self, sum: ValueId) -> bool {
+        let graph = &self.student.of.graph;
+        let Some((node, _)) = graph.values[sum].producer else { return false };
+        let &[Some(one), Some(other)] = graph.nodes[node].inputs.as_slice() else { return false };
+        let (first, second) = (self.back(one), self.back(other));
+        let is_apart = !first.0.contains(&other) && !second.0.contains(&one);
+        is_apart && (first.1 || second.1)
+    }
+
+    /// Follows a value back through nodes that combine one computed value with numbers or vectors alone. Returns the values on
+    /// the way, and whether a layer gives the first.
+    fn back(&self, value: ValueId) -> (Vec<ValueId>, bool) {
+        let graph = &self.student.of.graph;
+        let mut way = vec![value];
+        let mut at = value;
+        while let Some((node, _)) = graph.values[at].producer {
+            let (mut computed, mut axes) = (Vec::new(), 0);
+            for input in graph.nodes[node].inputs.iter().flatten() {
+                if self.computed[*input] {
+                    computed.push(*input);
+                } else if self.student.is_float(*input) {
+                    let shape = self.student.shape(*input).unwrap_or_default();
+                    axes = axes.max(shape.iter().filter(|size| **size > 1).count());
+                }
+            }
+            let [one] = computed.as_slice() else { return (way, false) };
+            if axes > 1 {
+                return (way, true);
+            }
+            at = *one;
+            way.push(at);
+        }
+        (way, false)
     }
 
     /// The nodes that compute floating point numbers from a value.

@@ -19,8 +19,8 @@ const TEACHER: &str = "__teacher";
 /// The input that takes the weights of the samples.
 const WEIGHTS: &str = "__sample_weights";
 
-/// The input that takes the square of the teacher's slope, one number for every sample.
-pub(super) const SLOPES: &str = "__slopes";
+/// The inputs that take the square of the teacher's slope, one number for every sample, and the weights of the samples for it.
+pub(super) const SLOPES: [&str; 2] = ["__slopes", "__slope_weights"];
 
 /// The inputs that take the teacher's value of feature `at`, and the weights of its rows.
 pub(super) fn feature_inputs(at: usize) -> [String; 2] {
@@ -113,8 +113,9 @@ impl Objective {
         }
         if self.jacobian > 0.0 {
             let distance = Distance::SquaredSlope { step };
-            let target = SLOPES.to_owned();
-            terms.push(LossTerm { channels, distance, target, weight: self.jacobian, ..LossTerm::squared(output) });
+            let [target, weights] = SLOPES.map(str::to_owned);
+            let (sample_weights, weight) = (Some(weights), self.jacobian);
+            terms.push(LossTerm { channels, distance, target, sample_weights, weight, ..LossTerm::squared(output) });
         }
         terms
     }

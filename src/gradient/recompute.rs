@@ -3,11 +3,13 @@
 //!
 //! The forward pass is divided into segments ([`segments`]). What a later segment reads stays, as does what the loss compares.
 //! Of the rest, what the backward pass reads is computed again from what stays, when the gradient has come down to the
-//! segment. Two things make ONNX Runtime do so: a value that is computed again is the same expression as the first one, which
-//! it would compute once and keep, and a node whose inputs are there may run at once. So all that a segment starts from is
-//! read through a sum with zero times an element of the gradient that has just been computed: another expression, which can't
-//! be had earlier. The sum changes nothing, so that all results stay the same to the bit, unless that gradient is not finite,
-//! which no step survives in any case.
+//! segment.
+//!
+//! ONNX Runtime would undo that: it computes equal expressions once and keeps their values, it may run a node as soon as its
+//! inputs are there, and it leaves the gradients by weights, which nothing else waits for, to the very end, with all that they
+//! read. So all that a segment starts from is read through a sum with zero times an element of every gradient that has been
+//! computed since the last segment: another expression, which can't be had before these gradients. The sum changes nothing, so
+//! that all results stay the same, unless a gradient is not finite, which no step survives in any case.
 
 mod segments;
 
@@ -130,40 +132,42 @@ impl Again<'_> {
             let computed = nodes.iter().flat_map(gives).filter(|name| !kept.contains(*name));
             segment_of.extend(computed.map(|name| (name, segment)));
         }
+        let mut last_reader: HashMap<&str, usize> = HashMap::new();
+        for (at, node) in self.backward.iter().enumerate() {
+            last_reader.extend(reads(node).into_iter().map(|name| (name, at)));
+        }
         let mut is_done = vec![false; self.starts.len()];
         let mut written = Vec::with_capacity(self.backward.len());
-        // Gradients: what follows from the loss. The last one shows how far the backward pass has come.
+        // Gradients: what follows from the loss.
         let mut gradients: HashSet<&str> = self.backward[..self.seeds].iter().flat_map(gives).collect();
-        let mut last: Option<&str> = None;
-        for (at, node) in self.backward.iter().enumerate() {
-            let mut node = node.clone();
-            if at >= self.seeds {
-                for name in &mut node.input {
-                    let Some(segment) = segment_of.get(name.as_str()) else { continue };
-                    if !std::mem::replace(&mut is_done[*segment], true)
-                        && let Some(gradient) = last
-                    {
-                        written.extend(self.segment(*segment, &segment_of, gradient, tape));
-                    }
-                    *name = again(name);
+        // Those since the last segment.
+        let mut new: Vec<&str> = Vec::new();
+        for (at, original) in self.backward.iter().enumerate() {
+            let mut node = original.clone();
+            for name in node.input.iter_mut().filter(|_| at >= self.seeds) {
+                let Some(segment) = segment_of.get(name.as_str()) else { continue };
+                if !std::mem::replace(&mut is_done[*segment], true) {
+                    new.retain(|name| last_reader.get(name).is_none_or(|last| *last >= at));
+                    written.extend(self.segment(*segment, &segment_of, &new, tape));
+                    new.clear();
                 }
+                *name = again(name);
             }
-            let original = &self.backward[at];
             if reads(original).iter().any(|name| gradients.contains(name)) {
                 gradients.extend(gives(original));
             }
-            last = gives(original).into_iter().find(|name| gradients.contains(name)).or(last);
+            new.extend(gives(original).into_iter().filter(|name| gradients.contains(name)));
             written.push(node);
         }
         written
     }
 
-    /// The nodes that compute again what the backward pass reads of a segment, once a gradient is there.
+    /// The nodes that compute again what the backward pass reads of a segment, once these gradients are there.
     fn segment(
         &self,
         segment: usize,
         segment_of: &HashMap<&str, usize>,
-        gradient: &str,
+        gradients: &[&str],
         tape: &mut Tape,
     ) -> Vec<NodeProto> {
         let range = self.starts[segment]..self.starts[segment + 1];
@@ -182,10 +186,15 @@ impl Again<'_> {
         let sources: BTreeSet<&str> =
             nodes.iter().flat_map(|node| reads(node)).filter(|name| is_source(name)).collect();
         let before = tape.builder.nodes.len();
-        let flat = tape.reshape(gradient, &[-1]);
-        let element = tape.slice(&flat, 0, 0, 1, 1);
+        let element = |name: &&str| {
+            let flat = tape.reshape(name, &[-1]);
+            tape.slice(&flat, 0, 0, 1, 1)
+        };
+        let elements: Vec<String> = gradients.iter().map(element).collect();
+        let elements: Vec<&str> = elements.iter().map(String::as_str).collect();
+        let sum = tape.builder.add("Sum", &elements, vec![]);
         let zero = tape.builder.floats(&[0.0], &[1]);
-        let zero = tape.builder.add("Mul", &[&element, &zero], vec![]);
+        let zero = tape.builder.add("Mul", &[&sum, &zero], vec![]);
         let late: HashMap<&str, String> =
             sources.into_iter().map(|name| (name, tape.builder.add("Add", &[name, &zero], vec![]))).collect();
         let mut emitted = tape.builder.nodes.split_off(before);

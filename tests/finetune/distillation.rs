@@ -62,7 +62,13 @@ impl Reference {
         names
     }
 
-    /// Loss and gradients of some terms; `rest` is added to the loss.
+    /// The inputs of the term of slopes, all samples alike.
+    fn slopes(&self, term: &LossTerm) -> Vec<(String, Array)> {
+        let weights = (term.sample_weights.clone().unwrap(), array(&[BATCH], vec![1.0; BATCH]));
+        vec![(term.target.clone(), array(&[BATCH], floats(&self.arrays["slopes"]))), weights]
+    }
+
+    /// Loss and gradients of some terms.
     fn run(&self, terms: &[LossTerm], parts: usize, given: Vec<(String, Array)>, recomputes: bool) -> (f64, Gradients) {
         let wanted = self.names.iter().map(|name| self.analysis.graph.value(name).unwrap()).collect();
         let sizes = sizes_for(&self.analysis.facts, &[("batch".to_owned(), (parts * BATCH) as i64)].into());
@@ -109,10 +115,15 @@ impl Reference {
             let expected = &shown[8 * row..8 * row + 8];
             for (at, expected) in expected.iter().enumerate() {
                 // As NumPy spreads them.
-                let place = if at == 7 { found.len() - 1 } else { (at as f64 * ((found.len() - 1) as f64 / 7.0)) as usize };
+                let place =
+                    if at == 7 { found.len() - 1 } else { (at as f64 * ((found.len() - 1) as f64 / 7.0)) as usize };
                 let found = found[place];
                 let difference = (found - expected).abs();
-                assert!(difference <= 1e-4 * largest[row], "{what}, {name}: {found}, PyTorch's {expected}, largest {}", largest[row]);
+                assert!(
+                    difference <= 1e-4 * largest[row],
+                    "{what}, {name}: {found}, PyTorch's {expected}, largest {}",
+                    largest[row]
+                );
             }
             compared += 1;
         }
@@ -151,8 +162,7 @@ fn every_term_of_distillation_has_the_loss_and_gradients_of_pytorch() {
 
     let objective = Objective { jacobian: 1.0, ..objective };
     let terms = objective.terms(&of.process, ("out_sample", None), &[], STEP);
-    let slopes = vec![(terms[1].target.clone(), array(&[BATCH], given("slopes")))];
-    let by_slopes = of.run(&terms[1..], objective.parts(), slopes, false);
+    let by_slopes = of.run(&terms[1..], objective.parts(), of.slopes(&terms[1]), false);
     of.compare("jacobian", 2, &by_slopes);
 }
 
@@ -167,8 +177,7 @@ fn recomputed_activations_give_the_same_losses_and_gradients() {
         inputs.push((term.target.clone(), of.arrays[&format!("feature|{name}")].clone()));
         inputs.push((term.sample_weights.clone().unwrap(), array(&[BATCH], vec![1.0; BATCH])));
     }
-    let slopes = array(&[BATCH], floats(&of.arrays["slopes"]));
-    inputs.push((terms.last().unwrap().target.clone(), slopes));
+    inputs.extend(of.slopes(terms.last().unwrap()));
     let plain = of.run(&terms, objective.parts(), inputs.clone(), false);
     let again = of.run(&terms, objective.parts(), inputs, true);
     assert_eq!(plain.0, again.0);

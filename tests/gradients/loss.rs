@@ -251,7 +251,8 @@ fn terms_compare_the_first_of_several_parts_and_slopes_between_the_others() {
     let some = LossTerm { channels: Some(3), weight: -0.7, ..slopes.clone() };
     check(&[some, LossTerm { value: inner.clone(), ..slopes.clone() }], Precision::Float32, 2e-5);
     let weights = Some("sample_weights".to_owned());
-    let first = LossTerm { parts: 3, channels: Some(2), sample_weights: weights, ..term(&whole, Distance::Squared, "a") };
+    let first =
+        LossTerm { parts: 3, channels: Some(2), sample_weights: weights, ..term(&whole, Distance::Squared, "a") };
     let own = LossTerm { parts: 3, ..term("y", Distance::Huber { delta: 0.3 }, "b") };
     check(&[first, own, slopes], Precision::Float32, 2e-5);
 }
@@ -360,7 +361,10 @@ fn a_loss_that_can_not_be_had_is_refused() {
         (vec![term("y", Distance::Huber { delta: 0.0 }, "t")], "expected a Huber distance with delta above 0, found 0"),
         (vec![LossTerm { weight: f64::NAN, ..squared("y", "t") }], "expected a finite weight"),
         (vec![LossTerm { channels: Some(0), ..squared("y", "t") }], "expected at least one channel"),
-        (vec![LossTerm { parts: 2, ..squared("y", "t") }], "expected 2 equal parts of value \"y\", found shape [3, 4, 2]"),
+        (
+            vec![LossTerm { parts: 2, ..squared("y", "t") }],
+            "expected 2 equal parts of value \"y\", found shape [3, 4, 2]",
+        ),
         (vec![LossTerm { parts: 0, ..squared("y", "t") }], "expected 0 equal parts"),
         (vec![term("y", Distance::SquaredSlope { step: 0.0 }, "t")], "expected slopes over a step above 0, found 0"),
     ] {
