@@ -45,6 +45,10 @@ impl Directions {
     pub fn leading(differences: &[Vec<f32>]) -> Result<Self, Error> {
         let fail = || Error::unmet("--distill-jacobian: the teacher's differences over time have no directions");
         let width = differences.first().map_or(0, Vec::len);
+        let is_finite = |row: &Vec<f32>| row.iter().all(|value| value.is_finite());
+        if width == 0 || !differences.iter().all(is_finite) {
+            return Err(fail());
+        }
         let all = Mat::from_fn(differences.len(), width, |row, at| f64::from(differences[row][at]));
         let mut products = Mat::zeros(all.nrows(), all.nrows());
         matmul(products.as_mut(), Accum::Replace, all.as_ref(), all.transpose(), 1.0, Par::Seq);
@@ -61,8 +65,7 @@ impl Directions {
             row.iter_mut().for_each(|value| *value /= length);
             rows.push(row.into_iter().map(|value| value as f32).collect());
         }
-        let is_finite = |row: &Vec<f32>| row.iter().all(|value| value.is_finite());
-        if rows.is_empty() || !rows.iter().all(is_finite) { Err(fail()) } else { Ok(Self { rows }) }
+        if rows.is_empty() { Err(fail()) } else { Ok(Self { rows }) }
     }
 
     /// The direction of the sample at a position.
@@ -167,8 +170,9 @@ mod tests {
         assert_eq!(directions.rows.len(), 2, "{directions:?}");
         let [first, second] = [&directions.rows[0], &directions.rows[1]];
         assert!((first[0] / 0.6 - first[1] / 0.8).abs() < 1e-6 && (first[0].abs() - 0.6).abs() < 1e-6, "{first:?}");
+        assert!(Directions::leading(&[]).is_err());
         assert!((second[2].abs() - 1.0).abs() < 1e-6, "{second:?}");
-        assert!(Directions::leading(&[vec![0.0; 3]]).is_err() && Directions::leading(&[]).is_err());
+        assert!(Directions::leading(&[vec![0.0; 3]]).is_err() && Directions::leading(&[vec![f32::NAN; 3]]).is_err());
     }
 
     #[test]

@@ -40,8 +40,9 @@ pub struct Objective {
     /// The weight of the inner values: the mean over them of `|y - z|^2 / |z|^2`, of the value y and what the network keeps of
     /// the teacher's value z, the mean over samples.
     pub features: f64,
-    /// The weight of `(|J v|^2 - |J' v|^2)^2`, the mean over samples, with the derivative J of the output by the noisy sample, J'
-    /// that of the teacher's, and directions v of length one ("2ndMatch", 2025); nothing is compared where it is zero.
+    /// The weight of `(|J v|^2 / |J' v|^2 - 1)^2`, the mean over samples, with the derivative J of the output by the noisy sample,
+    /// J' that of the teacher's, and directions v of length one; nothing is compared where it is zero. "2ndMatch" (2025) has
+    /// the difference of the squares in its place.
     pub jacobian: f64,
 }
 
