@@ -44,10 +44,8 @@ def shown(values: numpy.ndarray) -> numpy.ndarray:
     return flat[numpy.linspace(0, flat.size - 1, min(SHOWN, flat.size)).astype(int)].astype(numpy.float32)
 
 
-def main() -> None:
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    model = onnx.load(ROOT / "fixtures/ddpm_fashion16.onnx")
+def loaded(model: onnx.ModelProto) -> tuple[UNet2DModel, dict[str, tuple[str, str, list[int]]]]:
+    """The PyTorch network with the weights of the ONNX file; of every initializer its parameter, layout and shape."""
     network = UNet2DModel(**NETWORKS["ddpm_fashion16"])
     parameters = dict(network.named_parameters())
     layouts = {}
@@ -63,6 +61,15 @@ def main() -> None:
     missing = set(parameters) - {name for name, _, _ in layouts.values()}
     if missing:
         sys.exit(f"no initializer for {sorted(missing)}")
+    return network, layouts
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model = onnx.load(ROOT / "fixtures/ddpm_fashion16.onnx")
+    network, layouts = loaded(model)
+    parameters = dict(network.named_parameters())
     random = numpy.random.default_rng(5)
     x = random.standard_normal((STEPS, BATCH, 1, 16, 16)).astype(numpy.float32)
     target = random.standard_normal(x.shape).astype(numpy.float32)

@@ -27,6 +27,8 @@ pub mod pass;
 
 pub mod precision;
 
+mod recompute;
+
 mod seed;
 
 mod size;
@@ -89,6 +91,9 @@ pub struct GradientOptions {
     /// Where given, the products of these uses of weights with their gradients are summed in the graph, over all axes but
     /// those named, one after the other: what is linear in the gradient needs no more of it. Other uses have no output.
     pub by_index: Option<BTreeMap<Reader, Vec<usize>>>,
+    /// Whether the backward pass computes activations again instead of keeping them: less memory, more time, the same
+    /// results.
+    pub recomputes: bool,
 }
 
 /// The gradient by one use of a weight. Exporters share equal weights among nodes; each use has a gradient of its own.
@@ -159,7 +164,7 @@ pub struct GradientGraph {
     /// The shape of the target of the first term.
     pub target_shape: Vec<i64>,
     /// Bytes of all values of the forward pass: about what a run needs beside weights and gradients, since the backward
-    /// pass reads most of them and frees them as it goes.
+    /// pass reads most of them and frees them as it goes. Where some are computed again, of those that are there at once.
     pub activation_bytes: u64,
     /// Whether operators of ours are among the nodes, which only this tool's own sessions on the processor can run.
     pub has_kernels: bool,
@@ -215,14 +220,22 @@ impl GradientGraph {
         let asks = !(options.wanted.is_empty() && options.wanted_values.is_empty());
         let is_half = options.precision == Precision::Float16 && asks;
         tape.seed(graph, &terms, is_half);
+        let seeds = tape.builder.nodes.len() - forward;
         differentiate::differentiate(network, &mut tape, &needed)?;
         tape.join_uses(&network.lowered.origin_uses());
         if let Some(by_index) = &options.by_index {
             tape.sum_by_index(graph, by_index, &|value| network.shape(value).unwrap_or_default());
         }
         let (gradients, value_gradients) = tape.name_gradients(graph, options, is_half);
-        if has_kernels {
-            kernels::choose(network, &mut tape, forward);
+        let forward = if has_kernels { kernels::choose(network, &mut tape, forward) } else { forward };
+        let mut activation_bytes = forward_bytes(graph, facts, &needed);
+        if options.recomputes {
+            let own = [LOSS, OVERFLOW].map(str::to_owned).into_iter();
+            let of_terms = terms.iter().map(|term| term.input.output.clone());
+            let by_uses = gradients.iter().map(|gradient| gradient.output.clone());
+            let by_values = value_gradients.iter().map(|gradient| gradient.output.clone());
+            let outputs: Vec<String> = own.chain(of_terms).chain(by_uses).chain(by_values).collect();
+            activation_bytes = recompute::insert(network, &mut tape, (forward, seeds), &outputs);
         }
         if options.precision == Precision::Float16 {
             let is_whole = |node: &NodeProto| {
@@ -241,7 +254,7 @@ impl GradientGraph {
             value_gradients,
             target_shape: terms.first().map(|term| term.target_shape.clone()).unwrap_or_default(),
             terms,
-            activation_bytes: forward_bytes(graph, facts, &needed),
+            activation_bytes,
             has_kernels: false,
             precision: options.precision,
             loss_scale: is_half.then(|| LossScale::of_size(size)),

@@ -286,6 +286,7 @@ pub mod evaluation {
 /// Training of a network's weights.
 pub mod finetuning {
     pub use crate::finetune::draw::TimestepDraw;
+    pub use crate::finetune::features::FeatureChoice;
     pub use crate::finetune::objective::Objective;
     pub use crate::finetune::optimizer::{OptimizerKind, OptimizerOptions};
     pub use crate::finetune::schedule::RateSchedule;

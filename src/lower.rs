@@ -271,26 +271,30 @@ pub fn session(runtime: &Runtime, model: &Model, options: &SessionOptions) -> Re
     session.map_err(|error| refused(model, error))
 }
 
-/// A session that gives one value of a network, an output or any other, in place of its outputs. Inputs that the value does
-/// not need fall away.
+/// A session that gives some values of a network, outputs or any others, in place of its outputs. Inputs that they do not
+/// need fall away.
 ///
 /// # Errors
 /// As [`session`]; also a network that has no such value.
 pub fn session_giving(
     runtime: &Runtime,
     model: &Model,
-    value: &str,
+    values: &[&str],
     options: &SessionOptions,
 ) -> Result<Session, Error> {
     let graph = Graph::new(model)?;
     let facts = infer(model, &graph, &ops::parse(&graph))?;
-    let place = graph.values.iter().position(|found| found.name == value && found.producer.is_some());
-    let place = place.ok_or_else(|| Error::usage(format!("no node gives a value {value:?}")).in_file(model.path()))?;
-    let elem_type = facts.values[place].as_ref().map_or(DataType::Float, |fact| fact.dtype) as i32;
-    let tensor = type_proto::Tensor { elem_type, shape: None };
-    let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
-    let output = ValueInfoProto { name: value.to_owned(), r#type: Some(r#type), ..ValueInfoProto::default() };
-    let mut part = GraphProto { output: vec![output], ..model.graph().clone() };
+    let mut output = Vec::with_capacity(values.len());
+    for value in values {
+        let place = graph.values.iter().position(|found| found.name == *value && found.producer.is_some());
+        let missing = || Error::usage(format!("no node gives a value {value:?}")).in_file(model.path());
+        let elem_type =
+            facts.values[place.ok_or_else(missing)?].as_ref().map_or(DataType::Float, |fact| fact.dtype) as i32;
+        let tensor = type_proto::Tensor { elem_type, shape: None };
+        let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+        output.push(ValueInfoProto { name: (*value).to_owned(), r#type: Some(r#type), ..ValueInfoProto::default() });
+    }
+    let mut part = GraphProto { output, ..model.graph().clone() };
     part.drop_dead();
     let read: BTreeSet<String> = part.node.iter().flat_map(reads).map(str::to_owned).collect();
     part.input.retain(|input| read.contains(&input.name));

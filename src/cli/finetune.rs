@@ -115,7 +115,16 @@ pub(super) fn run(
     settings.sizes = parse_sizes(&args.size)?;
     (settings.seed, settings.resume, settings.ranks) = (args.seed, args.resume, ranks.clone());
     settings.teacher.clone_from(&teacher);
-    let origin = origin(plan_file.as_deref(), teacher.as_ref(), printer)?;
+    let origin = match origin(plan_file.as_deref(), teacher.as_ref(), printer)? {
+        None => None,
+        Some((original, mut plan, path)) => {
+            let original = original.analyse()?;
+            let changed = plan.changed.take();
+            let to_fold = open_runtime_to_fold(&original, Some(runtime.clone()), cli)?;
+            Some((original.repeat(&plan, &path, to_fold.as_ref())?, changed))
+        }
+    };
+    settings.cut = origin.as_ref().map(|(cut, _)| cut.clone());
     let analysis = model.analyse()?;
     let tuned = train(&analysis, &runtime, &settings, printer)?;
     if ranks.rank() > 0 {
@@ -132,11 +141,7 @@ pub(super) fn run(
             staged.publish(&[])?;
             Value::Null
         }
-        Some((original, mut plan, path)) => {
-            let original = original.analyse()?;
-            let to_fold = open_runtime_to_fold(&original, Some(runtime), cli)?;
-            let changed = plan.changed.take();
-            let cut = original.repeat(&plan, &path, to_fold.as_ref())?;
+        Some((cut, changed)) => {
             let mut staged = tuned.stage_cut(&cut, changed.as_ref(), &args.output)?;
             let mut result = Value::Null;
             if !args.no_verify {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::Args;
 use onnx_diffprune::Error;
-use onnx_diffprune::finetuning::{FinetuneSettings, OptimizerKind, RateSchedule, Recipe, TimestepDraw, UpdateKind};
+use onnx_diffprune::finetuning::{
+    FeatureChoice, FinetuneSettings, OptimizerKind, RateSchedule, Recipe, TimestepDraw, UpdateKind,
+};
 use onnx_diffprune::options::Precision;
 use onnx_diffprune::ranks::Collective;
 
@@ -57,6 +59,17 @@ pub(super) struct TrainingArgs {
     /// Share of the teacher's output in the loss, from 0 to 1 [default: 0.7 with --teacher].
     #[arg(long, value_name = "X", help_heading = "Training")]
     distill: Option<f64>,
+    /// Compare inner values with the teacher's, of the channels that were kept: those of nodes or values whose name matches, or
+    /// auto for a few of the residual stream.
+    #[arg(long, value_name = "REGEX|auto", help_heading = "Training")]
+    distill_features: Option<String>,
+    /// Weight of the inner values in the loss [default: 0.1].
+    #[arg(long, value_name = "X", help_heading = "Training", requires = "distill_features")]
+    distill_features_weight: Option<f64>,
+    /// Weight of the difference between how strongly output and teacher's output change with the noisy samples (2ndMatch), for
+    /// example 0.1; takes three times the time and memory [default: 0].
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    distill_jacobian: Option<f64>,
     /// Use the Huber loss: differences beyond this count by their absolute value.
     #[arg(long, value_name = "X", help_heading = "Training")]
     huber: Option<f32>,
@@ -82,6 +95,9 @@ pub(super) struct TrainingArgs {
     /// Precision of convolutions and matrix products; weights and optimizer are float32 [default: float32].
     #[arg(long, value_enum, help_heading = "Training")]
     precision: Option<Precision>,
+    /// Compute activations again in the backward pass instead of keeping them: less memory, more time, the same result.
+    #[arg(long, help_heading = "Training")]
+    checkpoint_activations: bool,
     /// Where the steps run: cpu, cuda or cuda:N [default: cpu].
     #[arg(long, value_name = "DEVICE", help_heading = "Training")]
     device: Option<String>,
@@ -152,11 +168,19 @@ impl TrainingArgs {
             return Err(Error::usage(format!("--distill {}: there is no teacher", objective.distill))
                 .hint("name the network whose output is learnt with --teacher, or give --distill 0"));
         }
+        objective.features = self.distill_features_weight.unwrap_or(objective.features);
+        objective.jacobian = self.distill_jacobian.unwrap_or(objective.jacobian);
+        settings.features = match self.distill_features.as_deref() {
+            None => None,
+            Some("auto") => Some(FeatureChoice::Auto),
+            Some(text) => Some(FeatureChoice::Matching(pattern("--distill-features", text)?)),
+        };
         settings.timesteps = self.timestep_sampling.unwrap_or(settings.timesteps);
         settings.flip |= self.flip;
         settings.drop_conditioning = self.drop_conditioning.unwrap_or(0.0);
         settings.trained = self.train.iter().map(|text| pattern("--train", text)).collect::<Result<_, _>>()?;
         settings.precision = self.precision.unwrap_or_default();
+        settings.checkpoint_activations = self.checkpoint_activations;
         (settings.device, settings.allow_fallback) =
             (device_of_option(self.device.as_deref(), ranks)?, self.allow_fallback);
         settings.update = self.update;

@@ -135,7 +135,7 @@ impl FeatureNetwork {
             .hint("leave --features out: features of latents are those of other images"));
         };
         let session = match &options.output {
-            Some(value) => lower::session_giving(runtime, model, value, sessions)?,
+            Some(value) => lower::session_giving(runtime, model, &[value.as_str()], sessions)?,
             None => lower::session(runtime, model, sessions)?,
         };
         let input = ImageInput::find(session.inputs(), options, (height, width), path)?;

@@ -37,6 +37,7 @@ pub struct Draws {
 /// Streams of random numbers of one position.
 const OF_TIME: u64 = 0x5851_f42d_4c95_7f2d;
 const OF_NOISE: u64 = 0x1405_7b7e_f767_814f;
+const OF_DIRECTION: u64 = 0x2545_f491_4f6c_dd1d;
 
 impl Draws {
     fn random(&self, position: u64, stream: u64) -> Pcg64Mcg {
@@ -62,6 +63,11 @@ impl Draws {
                 ((share * steps as f64) as usize).min(steps - 1)
             }
         }
+    }
+
+    /// Which of `count` directions a position is given; `count` is at least one.
+    pub fn direction(&self, position: u64, count: usize) -> usize {
+        self.random(position, OF_DIRECTION).random_range(0..count.max(1))
     }
 
     /// Normally distributed noise for samples at these positions; `dims` is the shape, the number of positions first.

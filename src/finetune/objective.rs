@@ -2,7 +2,8 @@
 //!
 //! With the output y of the network, the target x of its process and the output z of the teacher, the squared loss with
 //! distillation is `mean((1 - d) (y - x)^2 + d (y - z)^2)`. Its gradient is that of `mean((y - (1 - d) x - d z)^2)`, so that
-//! the graph has one term, and the rest, which no weight changes, is added to the loss afterwards.
+//! the graph has one term, and the rest, which no weight changes, is added to the loss afterwards. Inner values and
+//! derivatives that are compared with the teacher's are terms of their own.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,14 @@ const TEACHER: &str = "__teacher";
 /// The input that takes the weights of the samples.
 const WEIGHTS: &str = "__sample_weights";
 
+/// The inputs that take the square of the teacher's slope, one number for every sample, and the weights of the samples for it.
+pub(super) const SLOPES: [&str; 2] = ["__slopes", "__slope_weights"];
+
+/// The inputs that take the teacher's value of feature `at`, and the weights of its rows.
+pub(super) fn feature_inputs(at: usize) -> [String; 2] {
+    [format!("__feature/{at}"), format!("__feature_weights/{at}")]
+}
+
 /// The loss of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Objective {
@@ -28,11 +37,21 @@ pub struct Objective {
     /// The signal-to-noise ratio beyond which samples count less ("Efficient Diffusion Training via Min-SNR Weighting
     /// Strategy", 2023); all count alike where `None`.
     pub snr_gamma: Option<f64>,
+    /// The weight of the inner values: the mean over them of `|y - z|^2 / |z|^2`, of the value y and what the network keeps of
+    /// the teacher's value z, the mean over samples.
+    pub features: f64,
+    /// The weight of `(|J v|^2 / |J' v|^2 - 1)^2`, the mean over samples, with the derivative J of the output by the noisy sample,
+    /// J' that of the teacher's, and directions v of length one; nothing is compared where it is zero. "2ndMatch" (2025) has
+    /// the difference of the squares in its place.
+    pub jacobian: f64,
 }
+
+/// The weight of inner values where nothing else is asked for.
+pub const FEATURES: f64 = 0.1;
 
 impl Default for Objective {
     fn default() -> Self {
-        Self { distill: 0.7, huber: None, snr_gamma: None }
+        Self { distill: 0.7, huber: None, snr_gamma: None, features: FEATURES, jacobian: 0.0 }
     }
 }
 
@@ -45,6 +64,11 @@ impl Objective {
         if !(0.0..=1.0).contains(&self.distill) {
             return Err(Error::usage(format!("--distill: expected a share from 0 to 1, found {}", self.distill)));
         }
+        for (name, weight) in [("--distill-features-weight", self.features), ("--distill-jacobian", self.jacobian)] {
+            if !(weight >= 0.0 && weight.is_finite()) {
+                return Err(Error::usage(format!("{name}: expected a number from 0 on, found {weight}")));
+            }
+        }
         if let Some(gamma) = self.snr_gamma.filter(|gamma| !(*gamma > 0.0 && gamma.is_finite())) {
             return Err(Error::usage(format!("--snr-gamma: expected a number above 0, found {gamma}")));
         }
@@ -54,9 +78,10 @@ impl Objective {
         }
     }
 
-    /// Whether a teacher is needed.
-    pub fn has_teacher(&self) -> bool {
-        self.distill > 0.0
+    /// Parts of a run of the graph, each as large as the batch: the samples, and where derivatives are compared, the samples
+    /// moved along their directions and against them.
+    pub fn parts(&self) -> usize {
+        if self.jacobian > 0.0 { 3 } else { 1 }
     }
 
     /// Whether samples count by their timestep.
@@ -70,10 +95,36 @@ impl Objective {
                 .any(|level| first.is_some_and(|first| process.loss_weight(first) != process.loss_weight(level)))
     }
 
-    /// The terms of the graph: the prediction `output` is compared in its first `channels`.
-    pub fn terms(&self, process: &Process, output: &str, channels: Option<i64>) -> Vec<LossTerm> {
+    /// The terms of the graph: the prediction `output` is compared in its first `channels`; `features` are the names of the
+    /// inner values, and `step` is how far the parts of a run are moved.
+    pub fn terms(
+        &self,
+        process: &Process,
+        (output, channels): (&str, Option<i64>),
+        features: &[String],
+        step: f32,
+    ) -> Vec<LossTerm> {
+        let mut terms = self.terms_of_output(process, output, channels);
+        let parts = self.parts() as i64;
+        for (at, value) in features.iter().enumerate().filter(|_| self.features > 0.0) {
+            let [target, weights] = feature_inputs(at);
+            let weight = self.features / features.len() as f64;
+            let term = LossTerm { target, sample_weights: Some(weights), weight, parts, ..LossTerm::squared(value) };
+            terms.push(term);
+        }
+        if self.jacobian > 0.0 {
+            let distance = Distance::SquaredSlope { step };
+            let [target, weights] = SLOPES.map(str::to_owned);
+            let (sample_weights, weight) = (Some(weights), self.jacobian);
+            terms.push(LossTerm { channels, distance, target, sample_weights, weight, ..LossTerm::squared(output) });
+        }
+        terms
+    }
+
+    fn terms_of_output(&self, process: &Process, output: &str, channels: Option<i64>) -> Vec<LossTerm> {
         let sample_weights = self.is_weighted(process).then(|| WEIGHTS.to_owned());
-        let term = LossTerm { channels, sample_weights, ..LossTerm::squared(output) };
+        let parts = self.parts() as i64;
+        let term = LossTerm { channels, sample_weights, parts, ..LossTerm::squared(output) };
         let Some(delta) = self.huber else { return vec![term] };
         let distance = Distance::Huber { delta };
         let own = LossTerm { distance, weight: 1.0 - self.distill, ..term.clone() };
@@ -169,6 +220,8 @@ mod tests {
             Objective { distill: f64::NAN, ..Objective::default() },
             Objective { huber: Some(0.0), ..Objective::default() },
             Objective { snr_gamma: Some(-1.0), ..Objective::default() },
+            Objective { features: f64::NAN, ..Objective::default() },
+            Objective { jacobian: -0.1, ..Objective::default() },
         ];
         assert!(wrong.iter().all(|objective| objective.check().is_err()));
         assert!(Objective::default().check().is_ok());

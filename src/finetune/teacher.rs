@@ -4,11 +4,13 @@ use std::collections::HashSet;
 
 use prost::Message;
 
+use super::features::Feature;
 use crate::analysis::Analysis;
 use crate::array::{Array, ArrayData};
 use crate::diffusion::Roles;
 use crate::error::Error;
-use crate::gradient::{GradientGraph, GradientOptions};
+use crate::gradient::loss::LossTerm;
+use crate::gradient::{GradientGraph, GradientOptions, TARGET};
 use crate::graph::ValueId;
 use crate::graph::dim::Dim;
 use crate::graph::sizes::Sizes;
@@ -22,9 +24,19 @@ use crate::training::trained_weights;
 #[derive(Debug)]
 pub struct Teacher {
     session: Session,
-    prediction: usize,
+    /// The place of the output, and those of the inner values that are asked for.
+    places: Vec<usize>,
     /// Axis and size to which the output is cut where it holds a variance as well.
     kept: Option<(usize, usize)>,
+}
+
+/// What a teacher says of some noisy samples.
+#[derive(Clone, Debug, Default)]
+pub struct Taught {
+    /// Its output, without a variance.
+    pub output: Vec<f32>,
+    /// The inner values, in the order in which they were asked for.
+    pub features: Vec<Array>,
 }
 
 /// Refuses a teacher that can't be asked what the network that learns is asked: it takes other inputs, of other sizes, or has
@@ -75,7 +87,7 @@ pub fn check_interface(teacher: &Analysis, student: &Analysis, prediction: &str)
 }
 
 impl Teacher {
-    /// Loads the network for runs at these sizes; see [`check_interface`].
+    /// Loads the network for runs at these sizes, which also give the inner values `features`; see [`check_interface`].
     ///
     /// # Errors
     /// ONNX Runtime refuses it.
@@ -83,19 +95,24 @@ impl Teacher {
         runtime: &Runtime,
         analysis: &Analysis,
         (roles, sizes): (&Roles, Sizes),
+        features: &[Feature],
         options: &SessionOptions,
     ) -> Result<Self, Error> {
-        let (model, name) = (&analysis.model, &roles.prediction.name);
+        let model = &analysis.model;
+        let mut names = vec![roles.prediction.name.as_str()];
+        names.extend(features.iter().map(|feature| feature.name.as_str()));
         let with_kernels = match options.device {
-            Device::Cpu => Self::with_kernels(runtime, analysis, name, sizes, options).ok(),
+            Device::Cpu => Self::with_kernels(runtime, analysis, &names, sizes, options).ok(),
             _ => None,
         };
         let session = match with_kernels {
             Some(session) => session,
-            None => lower::session(runtime, model, options)?,
+            None if features.is_empty() => lower::session(runtime, model, options)?,
+            None => lower::session_giving(runtime, model, &names, options)?,
         };
-        let prediction = session.outputs().iter().position(|output| output.name == *name).unwrap_or(0);
-        Ok(Self { session, prediction, kept: roles.variance_axis.map(|axis| (axis, 2)) })
+        let place = |name: &&str| session.outputs().iter().position(|output| output.name == **name).unwrap_or(0);
+        let places = names.iter().map(place).collect();
+        Ok(Self { session, places, kept: roles.variance_axis.map(|axis| (axis, 2)) })
     }
 
     /// The forward pass of a gradient graph, whose convolutions run in kernels of ours where that takes less time.
@@ -105,20 +122,24 @@ impl Teacher {
     fn with_kernels(
         runtime: &Runtime,
         analysis: &Analysis,
-        prediction: &str,
+        wanted: &[&str],
         sizes: Sizes,
         options: &SessionOptions,
     ) -> Result<Session, Error> {
+        // What the loss compares is computed under its own name, whatever kernels are chosen.
+        let term =
+            |(at, name): (usize, &&str)| LossTerm { target: format!("{TARGET}/{at}"), ..LossTerm::squared(*name) };
         let differentiated = GradientOptions {
             sizes,
-            prediction: Some(prediction.to_owned()),
+            loss: wanted.iter().enumerate().map(term).collect(),
             wanted: trained_weights(analysis, &[])?,
             ..GradientOptions::default()
         };
         let of = GradientGraph::build_for(analysis, &differentiated, options.device)?;
         let mut proto = of.model;
         let graph = proto.graph.get_or_insert_default();
-        graph.output = vec![ValueInfoProto { name: prediction.to_owned(), ..ValueInfoProto::default() }];
+        let output = |name: &&str| ValueInfoProto { name: (*name).to_owned(), ..ValueInfoProto::default() };
+        graph.output = wanted.iter().map(output).collect();
         graph.drop_dead();
         let read: HashSet<String> = graph.node.iter().flat_map(reads).map(str::to_owned).collect();
         graph.initializer.retain(|tensor| read.contains(&tensor.name));
@@ -135,11 +156,11 @@ impl Teacher {
             .map_err(|error| Error::unmet(error.to_string()))
     }
 
-    /// Its output for inputs in float32, of which those that it does not have are left out.
+    /// Its output and the inner values for inputs in float32, of which those that it does not have are left out.
     ///
     /// # Errors
     /// The network fails.
-    pub fn predict(&mut self, inputs: &[(String, Array)]) -> Result<Vec<f32>, Error> {
+    pub fn predict(&mut self, inputs: &[(String, Array)]) -> Result<Taught, Error> {
         let declared = self.session.inputs();
         let given: Vec<(String, Array)> = inputs
             .iter()
@@ -150,12 +171,16 @@ impl Teacher {
             })
             .collect();
         let fail = |error: RuntimeError| Error::unmet(format!("the teacher does not run: {error}")).caused_by(error);
-        let outputs = self.session.run(&given).map_err(fail)?;
-        let Some((_, output)) = outputs.into_iter().nth(self.prediction) else { return Ok(Vec::new()) };
-        let Some((axis, parts)) = self.kept else { return Ok(floats(output)) };
+        let mut outputs: Vec<Option<Array>> =
+            self.session.run(&given).map_err(fail)?.into_iter().map(|(_, array)| Some(array)).collect();
+        let mut wanted = self.places.iter().map(|place| outputs.get_mut(*place).and_then(Option::take));
+        let Some(output) = wanted.next().flatten() else { return Ok(Taught::default()) };
+        let features = wanted.flatten().collect();
+        let Some((axis, parts)) = self.kept else { return Ok(Taught { output: floats(output), features }) };
         let run: usize = output.dims[axis..].iter().product();
         let values = floats(output);
-        Ok(values.chunks(run.max(1)).flat_map(|run| run[..run.len() / parts].iter().copied()).collect())
+        let output = values.chunks(run.max(1)).flat_map(|run| run[..run.len() / parts].iter().copied()).collect();
+        Ok(Taught { output, features })
     }
 }
 

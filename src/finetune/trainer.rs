@@ -9,7 +9,7 @@ use super::objective::Objective;
 use super::optimizer::{OptimizerOptions, WeightState};
 use super::pass::{StepLoss, TrainingPass};
 use super::schedule::Rate;
-use super::teacher::Teacher;
+use super::teaching::Teaching;
 use super::update::{At, Update, UpdateKind};
 use crate::array::Array;
 use crate::collective::Collective;
@@ -76,7 +76,7 @@ pub struct StepReport {
 #[derive(Debug)]
 pub struct Trainer<'a> {
     pass: TrainingPass,
-    teacher: Option<Teacher>,
+    teaching: Option<Teaching>,
     noising: Noising<'a>,
     draws: Draws,
     options: StepOptions,
@@ -100,6 +100,24 @@ pub struct TrainerState {
     pub states: Vec<WeightState>,
 }
 
+/// The inputs of a run of the graph, and its target.
+///
+/// # Errors
+/// Conditioning that is not given.
+pub(super) fn noisy(
+    noising: &Noising<'_>,
+    clean: &CleanBatch,
+    noise: &ArrayD<f32>,
+    levels: &[Level],
+) -> Result<Vec<(String, Array)>, Error> {
+    let rows = |port: &crate::diffusion::Port| {
+        let rows = clean.conditioning.iter().find(|(name, _)| *name == port.name);
+        rows.map(|(_, rows)| rows.clone())
+            .ok_or_else(|| Error::usage(format!("there is no conditioning for input {:?}", port.name)))
+    };
+    noising.inputs(&clean.values, noise, levels, &rows)
+}
+
 impl<'a> Trainer<'a> {
     /// A run before its first step.
     ///
@@ -107,7 +125,7 @@ impl<'a> Trainer<'a> {
     /// As [`Update::new`].
     pub fn new(
         mut pass: TrainingPass,
-        teacher: Option<Teacher>,
+        teaching: Option<Teaching>,
         (noising, draws): (Noising<'a>, Draws),
         options: StepOptions,
         ranks: Arc<dyn Collective>,
@@ -115,7 +133,7 @@ impl<'a> Trainer<'a> {
         let runs = options.batch / ranks.size() / options.micro_batch;
         let update = Update::new(options.update, &mut pass, &options.optimizer, runs, &ranks)?;
         let (step, skipped) = (0, 0);
-        Ok(Self { pass, teacher, noising, draws, options, ranks, update, step, skipped, skipped_in_a_row: 0 })
+        Ok(Self { pass, teaching, noising, draws, options, ranks, update, step, skipped, skipped_in_a_row: 0 })
     }
 
     /// Steps that are done.
@@ -174,13 +192,9 @@ impl<'a> Trainer<'a> {
         if !self.noising.has_level_per_sample(positions.len())? {
             levels.truncate(1);
         }
-        let rows = |port: &crate::diffusion::Port| {
-            let rows = clean.conditioning.iter().find(|(name, _)| *name == port.name);
-            rows.map(|(_, rows)| rows.clone())
-                .ok_or_else(|| Error::usage(format!("there is no conditioning for input {:?}", port.name)))
-        };
-        let mut inputs = self.noising.inputs(&clean.values, &noise, &levels, &rows)?;
-        let taught = self.teacher.as_mut().map(|teacher| teacher.predict(&inputs)).transpose()?;
+        let mut inputs = noisy(&self.noising, clean, &noise, &levels)?;
+        let draws = &self.draws;
+        let taught = self.teaching.as_mut().map(|of| of.teach(&mut inputs, clean, draws)).transpose()?;
         if levels.len() == 1 {
             levels.resize(positions.len(), levels[0]);
         }

@@ -33,8 +33,8 @@ const PATTERNS: &[fn(&mut Choice<'_, '_>, &Step) -> Option<()>] = &[
 ];
 
 /// Puts kernels in the place of what standard operators compute. The first `forward` nodes of the tape are the forward
-/// pass.
-pub(super) fn choose(network: &Network<'_>, tape: &mut Tape, forward: usize) {
+/// pass. Returns how many are that now.
+pub(super) fn choose(network: &Network<'_>, tape: &mut Tape, forward: usize) -> usize {
     let step_of = tape.steps.iter().enumerate().map(|(at, step)| (step.node, at)).collect();
     let mut choice = Choice {
         network,
@@ -51,7 +51,7 @@ pub(super) fn choose(network: &Network<'_>, tape: &mut Tape, forward: usize) {
             let _ = PATTERNS.iter().find_map(|pattern| pattern(&mut choice, &step));
         }
     }
-    choice.put_in(forward);
+    choice.put_in(forward)
 }
 
 struct Choice<'n, 't> {
@@ -168,9 +168,10 @@ impl<'n> Choice<'n, '_> {
         outputs
     }
 
-    /// Writes all new nodes to the tape.
-    fn put_in(mut self, forward: usize) {
+    /// Writes all new nodes to the tape. Returns how many of the nodes are the forward pass now.
+    fn put_in(mut self, forward: usize) -> usize {
         let mut nodes = Vec::with_capacity(self.tape.builder.nodes.len());
+        let mut now_forward = 0;
         for (at, node) in std::mem::take(&mut self.tape.builder.nodes).into_iter().enumerate() {
             nodes.extend(self.inserted.remove(&at).into_iter().flatten());
             let others = node.output.first().filter(|_| at < forward).and_then(|output| self.computed.remove(output));
@@ -178,9 +179,13 @@ impl<'n> Choice<'n, '_> {
                 Some(others) => nodes.extend(others),
                 None => nodes.push(node),
             }
+            if at < forward {
+                now_forward = nodes.len();
+            }
         }
         nodes.extend(self.inserted.into_values().flatten());
         self.tape.builder.nodes = nodes;
+        now_forward
     }
 }
 

@@ -15,6 +15,9 @@ pub struct LossTerm {
     pub value: String,
     /// Channels that are compared: the first of axis 1; all where `None`.
     pub channels: Option<i64>,
+    /// Axis 0 has as many equal parts of neighbouring rows, of which only the first is compared (but see
+    /// [`Distance::SquaredSlope`]); at least one.
+    pub parts: i64,
     /// The graph input that takes what the value is compared with: float32, of the shape of what is compared. Terms may
     /// share an input.
     pub target: String,
@@ -40,6 +43,20 @@ pub enum Distance {
     },
     /// The sum of `v y` over all elements. Its gradient is the product of the transposed Jacobian with y.
     InnerProduct,
+    /// How much the value changes with what it is computed from. It has three parts, `v(x)`, `v(x + h u)` and `v(x - h u)`, of N
+    /// rows each: the mean over rows of `(|s|^2 - y)^2`, with `s = (v(x + h u) - v(x - h u)) / (2 h)` and one number y for every
+    /// row. The target is `[N]`; the first part is not looked at.
+    SquaredSlope {
+        /// `h`, more than zero.
+        step: f32,
+    },
+}
+
+impl Distance {
+    /// Whether this is [`Distance::SquaredSlope`].
+    fn is_of_slopes(self) -> bool {
+        matches!(self, Self::SquaredSlope { .. })
+    }
 }
 
 impl LossTerm {
@@ -48,6 +65,7 @@ impl LossTerm {
         Self {
             value: value.into(),
             channels: None,
+            parts: 1,
             target: TARGET.to_owned(),
             distance: Distance::Squared,
             weight: 1.0,
@@ -93,6 +111,8 @@ pub(super) struct FoundTerm {
     pub(super) value: ValueId,
     /// The shape of the value.
     pub(super) shape: Vec<i64>,
+    /// The shape of what is looked at of it: the first channels, the first rows.
+    pub(super) compared: Vec<i64>,
     pub(super) input: TermInput,
 }
 
@@ -160,17 +180,21 @@ fn found_term(network: &Network<'_>, term: &LossTerm, output: String) -> Result<
                 .hint("score with --criterion magnitude, or give the sizes of the network's inputs with --size NAME=N"),
         }
     })?;
-    let mut target_shape = shape.clone();
+    let mut compared = shape.clone();
     if let Some(channels) = term.channels.filter(|channels| shape.get(1).is_some_and(|size| channels < size)) {
-        target_shape[1] = channels;
+        compared[1] = channels;
     }
+    let target_shape = split(term, &mut compared)?;
     if term.channels.is_some_and(|channels| channels < 1) {
         return Err(Error::usage(format!("expected at least one channel of {name:?}, found {:?}", term.channels)));
     }
-    if let Distance::Huber { delta } = term.distance
-        && !(delta > 0.0 && delta.is_finite())
-    {
-        return Err(Error::usage(format!("expected a Huber distance with delta above 0, found {delta}")));
+    let (what_is, number) = match term.distance {
+        Distance::Huber { delta } => ("a Huber distance with delta", delta),
+        Distance::SquaredSlope { step } => ("slopes over a step", step),
+        Distance::Squared | Distance::InnerProduct => ("", 1.0),
+    };
+    if !(number > 0.0 && number.is_finite()) {
+        return Err(Error::usage(format!("expected {what_is} above 0, found {number}")));
     }
     if !term.weight.is_finite() {
         return Err(Error::usage(format!("expected a finite weight of the term of {name:?}, found {}", term.weight)));
@@ -181,7 +205,25 @@ fn found_term(network: &Network<'_>, term: &LossTerm, output: String) -> Result<
     }
     let (target, sample_weights) = (term.target.clone(), term.sample_weights.clone());
     let input = TermInput { output, target, target_shape, sample_weights };
-    Ok(FoundTerm { term: term.clone(), value, shape, input })
+    Ok(FoundTerm { term: term.clone(), value, shape, compared, input })
+}
+
+/// Takes off what is not compared of a value of this shape. Returns the shape of what it is compared with.
+fn split(term: &LossTerm, compared: &mut [i64]) -> Result<Vec<i64>, Error> {
+    let parts = if term.distance.is_of_slopes() { 3 } else { term.parts };
+    let rows = match compared.first() {
+        Some(rows) if parts > 0 && rows % parts == 0 => rows / parts,
+        None if parts == 1 => return Ok(Vec::new()),
+        _ => {
+            let text = format!("expected {parts} equal parts of value {:?}, found shape {compared:?}", term.value);
+            return Err(Error::usage(text));
+        }
+    };
+    if term.distance.is_of_slopes() {
+        return Ok(vec![rows]);
+    }
+    compared[0] = rows;
+    Ok(compared.to_vec())
 }
 
 #[cfg(test)]
@@ -193,7 +235,7 @@ mod tests {
         let shape = vec![4, 3];
         let (target, sample_weights) = (term.target.clone(), term.sample_weights.clone());
         let input = TermInput { output: "__loss/0".to_owned(), target, target_shape: shape.clone(), sample_weights };
-        FoundTerm { term, value: 0, shape, input }
+        FoundTerm { term, value: 0, compared: shape.clone(), shape, input }
     }
 
     #[test]

@@ -29,8 +29,10 @@ impl Tape {
     fn seed_term(&mut self, graph: &Graph, found: &FoundTerm, is_scaled: bool) {
         let (term, TermInput { output, target, target_shape, sample_weights }) = (&found.term, &found.input);
         let mut compared = graph.values[found.value].name.clone();
-        if *target_shape != found.shape {
-            compared = self.slice(&compared, 1, 0, target_shape[1], 1);
+        for (axis, (size, whole)) in found.compared.iter().zip(&found.shape).enumerate() {
+            if size != whole {
+                compared = self.slice(&compared, axis as i64, 0, *size, 1);
+            }
         }
         // Of every element: what it adds to the loss, and the derivative of that up to a factor.
         let (mut part, mut slope, factor) = match term.distance {
@@ -48,12 +50,14 @@ impl Tape {
                 (self.builder.add("Mul", &[&clipped, &rest], vec![]), clipped, 1.0)
             }
             Distance::InnerProduct => (self.builder.add("Mul", &[&compared, target], vec![]), target.clone(), 1.0),
+            Distance::SquaredSlope { step } => self.squared_slopes(&compared, &found.compared, target, step),
         };
         if let Some(weights) = sample_weights {
-            let column: Vec<i64> = (0..target_shape.len()).map(|axis| if axis == 0 { -1 } else { 1 }).collect();
-            let weights = self.reshape(weights, &column);
-            part = self.builder.add("Mul", &[&part, &weights], vec![]);
-            slope = self.builder.add("Mul", &[&slope, &weights], vec![]);
+            let column = |rank: usize| (0..rank).map(|axis| if axis == 0 { -1 } else { 1 }).collect::<Vec<i64>>();
+            let of_rows = self.reshape(weights, &column(target_shape.len()));
+            part = self.builder.add("Mul", &[&part, &of_rows], vec![]);
+            let of_rows = self.reshape(weights, &column(found.shape.len()));
+            slope = self.builder.add("Mul", &[&slope, &of_rows], vec![]);
         }
         let is_sum = term.distance == Distance::InnerProduct;
         // All axes are reduced where none is named; every opset agrees on that.
@@ -71,12 +75,40 @@ impl Tape {
         if is_scaled {
             seed = self.builder.add("Mul", &[&seed, LOSS_SCALE], vec![]);
         }
-        if *target_shape != found.shape {
-            let after: Vec<i64> = found.shape.iter().zip(target_shape).map(|(whole, part)| whole - part).collect();
-            seed = self.pad(&seed, &vec![0; found.shape.len()], &after);
+        let mut before = vec![0; found.shape.len()];
+        if let Distance::SquaredSlope { .. } = term.distance {
+            // What raises the second part lowers the third; the first has no slope.
+            let opposite = self.builder.add("Neg", &[&seed], vec![]);
+            seed = self.builder.add("Concat", &[&seed, &opposite], vec![attr_int("axis", 0)]);
+            before[0] = target_shape[0];
+        }
+        if before.iter().any(|rows| *rows > 0) || found.compared != found.shape {
+            let after: Vec<i64> = found.shape.iter().zip(&found.compared).map(|(whole, part)| whole - part).collect();
+            seed = self.pad(&seed, &before, &after);
         }
         self.compared.insert(found.value);
         self.contributions.entry(found.value).or_default().push(seed);
+    }
+
+    /// Of a value of this shape in three parts, see [`Distance::SquaredSlope`]: what every row adds, the derivative of that by
+    /// the elements of the second part up to a factor, and the factor.
+    fn squared_slopes(&mut self, value: &str, shape: &[i64], target: &str, step: f32) -> (String, String, f64) {
+        let rows = shape[0] / 3;
+        let [above, below] = [1, 2].map(|part| self.slice(value, 0, part * rows, (part + 1) * rows, 1));
+        let difference = self.builder.add("Sub", &[&above, &below], vec![]);
+        let per_step = 0.5 / f64::from(step);
+        let scale = self.scalar(per_step as f32);
+        let slopes = self.builder.add("Mul", &[&difference, &scale], vec![]);
+        let squares = self.builder.add("Mul", &[&slopes, &slopes], vec![]);
+        let axes: Vec<usize> = (1..shape.len()).collect();
+        let norms = self.reduce_sum(&squares, &axes, false);
+        let excess = self.builder.add("Sub", &[&norms, target], vec![]);
+        let part = self.builder.add("Mul", &[&excess, &excess], vec![]);
+        let column: Vec<i64> = (0..shape.len()).map(|axis| if axis == 0 { rows } else { 1 }).collect();
+        let column = self.reshape(&excess, &column);
+        let slope = self.builder.add("Mul", &[&slopes, &column], vec![]);
+        // The square of the excess gives 2, that of the slope another.
+        (part, slope, 4.0 * per_step)
     }
 
     /// Every element between -limit and limit.

@@ -7,6 +7,7 @@ mod log;
 mod run;
 mod samples;
 mod settings;
+mod teaching;
 mod tuned;
 mod weights;
 

@@ -158,7 +158,7 @@ fn what_makes_no_sense_is_refused_before_anything_starts() {
     let (data, output_text) = (fixture("ddpm_fashion16/train_images.npy"), output.to_str().unwrap());
     let paths = ["finetune", &input, output_text];
     let with_data = [&paths[..], &["--data", &data]].concat();
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 16] = [
         (&[], "--data"),
         (&["--data", "nowhere"], "nowhere"),
         (&["--data", &data, "--distill", "0.5"], "--teacher"),
@@ -169,6 +169,12 @@ fn what_makes_no_sense_is_refused_before_anything_starts() {
         (&["--data", &data, "--huber", "0"], "--huber"),
         (&["--data", &data, "--train", "no_such_weight"], "--train"),
         (&["--data", &data, "--max-hours", "0"], "--max-hours"),
+        (&["--data", &data, "--distill-features", "auto"], "--teacher"),
+        (&["--data", &data, "--distill-jacobian", "0.1"], "--teacher"),
+        (&["--data", &data, "--distill-jacobian", "nan"], "--distill-jacobian"),
+        (&["--data", &data, "--distill-features-weight", "1"], "--distill-features <"),
+        (&["--data", &data, "--teacher", &input, "--distill-features", "["], "regular expression"),
+        (&["--data", &data, "--teacher", &input, "--distill-features", "no_such_value"], "values can be compared"),
     ];
     for (more, named) in cases {
         let ran = run(&[&paths[..], more].concat());

@@ -1,6 +1,7 @@
 //! Training, against PyTorch and against itself resumed.
 #![allow(clippy::unwrap_used)]
 
+mod distillation;
 mod pytorch;
 mod ranks;
 mod runs;

@@ -3,9 +3,10 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use onnx_diffprune::finetuning::{FinetuneSettings, Recipe, UpdateKind};
+use onnx_diffprune::finetuning::{FeatureChoice, FinetuneSettings, Objective, Recipe, UpdateKind};
 use onnx_diffprune::networks::{NetworkOptions, ProcessOptions};
-use onnx_diffprune::{Model, Progress, Runtime};
+use onnx_diffprune::{Cut, ErrorKind, Model, Progress, Runtime};
+use regex::Regex;
 
 fn fixture(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
@@ -50,14 +51,20 @@ fn a_run_that_was_stopped_goes_on_to_the_same_weights() {
 
 #[test]
 fn a_run_whose_state_is_on_a_device_goes_on_to_the_same_weights() {
-    goes_on_to_the_same_weights(Some(UpdateKind::Graph), Some(4));
+    goes_on_to_the_same_weights(Some(UpdateKind::Graph), Some(2));
 }
 
 fn goes_on_to_the_same_weights(update: Option<UpdateKind>, micro_batch: Option<usize>) {
     let folder = tempfile::tempdir().unwrap();
-    // Nothing is held out: the last weights are the result.
+    // Nothing is held out: the last weights are the result. All that the teacher is asked for follows from the positions of
+    // samples.
+    let objective = Objective { jacobian: 0.1, ..Objective::default() };
     let settings = |name: &str| FinetuneSettings {
         held_out_count: 0,
+        batch: 4,
+        objective,
+        features: Some(FeatureChoice::Auto),
+        checkpoint_activations: true,
         update,
         micro_batch,
         ..settings(&folder.path().join(name), 6)
@@ -71,11 +78,61 @@ fn goes_on_to_the_same_weights(update: Option<UpdateKind>, micro_batch: Option<u
     let (second, steps) = run(&FinetuneSettings { resume: true, ..parts.clone() }, None);
     assert_eq!(steps, 6);
     assert!(second == whole, "the weights of a resumed run are those of an uninterrupted one");
-    let other = FinetuneSettings { resume: true, rate: 2e-4, ..parts };
+    let of_slopes = Objective { jacobian: 0.2, ..objective };
     let runtime = Runtime::open(None).unwrap();
     let analysis = Model::open(fixture("ddpm_fashion16.onnx")).unwrap().analyse().unwrap();
-    let error = analysis.finetune(&runtime, &other, &mut |_| ControlFlow::Continue(())).unwrap_err();
-    assert!(error.to_string().contains("--resume"), "{error}");
+    for other in [
+        FinetuneSettings { rate: 2e-4, ..parts.clone() },
+        FinetuneSettings { objective: of_slopes, ..parts.clone() },
+        FinetuneSettings { features: None, ..parts.clone() },
+    ] {
+        let other = FinetuneSettings { resume: true, ..other };
+        let error = analysis.finetune(&runtime, &other, &mut |_| ControlFlow::Continue(())).unwrap_err();
+        assert!(error.to_string().contains("--resume"), "{error}");
+    }
+}
+
+#[test]
+fn inner_values_are_compared_with_the_kept_channels_of_the_teachers() {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = Runtime::open(None).unwrap();
+    let original = Model::open(fixture("ddpm_fashion16.onnx")).unwrap();
+    let scores = original.analyse().unwrap().score(&onnx_diffprune::ScoreOptions::magnitude(), &runtime).unwrap();
+    let cut = scores.cut(onnx_diffprune::Ratio(0.3)).unwrap();
+    let file = folder.path().join("cut.onnx");
+    cut.stage(&file).unwrap().save().unwrap();
+    let analysis = Model::open(&file).unwrap().analyse().unwrap();
+    let run = |features: Option<&str>, cut: Option<Cut>| {
+        let settings = FinetuneSettings {
+            held_out_count: 0,
+            batch: 2,
+            teacher: Some(original.clone()),
+            cut,
+            features: features.map(|text| FeatureChoice::Matching(Regex::new(text).unwrap())),
+            objective: Objective { features: 1.0, ..Objective::default() },
+            ..settings(&folder.path().join("run"), 1)
+        };
+        analysis.finetune(&runtime, &settings, &mut |_| ControlFlow::Continue(())).map(|tuned| tuned.report)
+    };
+    let plain = run(None, Some(cut.clone())).unwrap();
+    // The first layer reads nothing that was cut: what is left of it computes what it did.
+    let first = run(Some("^/conv_in/Conv$"), Some(cut.clone())).unwrap();
+    assert_eq!(first.features, ["/conv_in/Conv_output_0"]);
+    assert!((first.training_loss - plain.training_loss).abs() < 1e-5, "{first:?}\n{plain:?}");
+    let later = run(Some("^/mid_block/resnets.[01]/Div$"), Some(cut.clone())).unwrap();
+    assert_eq!(later.features.len(), 2);
+    assert!(later.training_loss > plain.training_loss + 0.01, "{later:?}\n{plain:?}");
+
+    let error = run(Some("conv_inn"), Some(cut)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    let text = format!("{error} {:?}", error.advice());
+    assert!(
+        text.contains("no node or value") && text.contains("values can be compared, for example /down_blocks.0/"),
+        "{text}"
+    );
+    // Without the plan it is not known which channels were kept.
+    let error = run(Some("^/conv_in/Conv$"), None).unwrap_err();
+    assert!(error.to_string().contains("there is no plan of the cut"), "{error}");
 }
 
 #[test]

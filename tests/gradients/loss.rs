@@ -91,8 +91,13 @@ impl Reference {
         let of = |name: &str| self.given.iter().find(|(own, _)| own == name).unwrap().1.to_f64();
         let term = |term: &LossTerm| {
             let (_, found) = outputs.iter().find(|(name, _)| *name == term.value).unwrap();
-            let dims = found.dims.clone();
+            let mut dims = found.dims.clone();
             let target = of(&term.target);
+            if let Distance::SquaredSlope { step } = term.distance {
+                dims[0] /= 3;
+                return term.weight * squared_slopes(&found.to_f64(), (&dims, term), &target, step);
+            }
+            dims[0] /= term.parts as usize;
             let samples = dims[0];
             let (mut sum, mut count) = (0.0, 0);
             for (at, value) in found.to_f64().into_iter().enumerate() {
@@ -100,7 +105,7 @@ impl Reference {
                 let row: usize = dims[1..].iter().product();
                 let (sample, channel) = (at / row, at % row / inner);
                 let channels = term.channels.map_or(dims[1], |channels| channels as usize);
-                if channel >= channels {
+                if channel >= channels || sample >= samples {
                     continue;
                 }
                 let y = target[sample * channels * inner + at % row];
@@ -111,6 +116,7 @@ impl Reference {
                         if distance <= delta { distance.powi(2) / 2.0 } else { delta * (distance - delta / 2.0) }
                     }
                     Distance::InnerProduct => value * y,
+                    Distance::SquaredSlope { .. } => unreachable!(),
                 };
                 let weights = term.sample_weights.as_ref().map_or(vec![1.0; samples], |name| of(name));
                 sum += of_element * weights[sample];
@@ -142,6 +148,22 @@ impl Reference {
     }
 }
 
+/// The mean over rows of the square of what the squared slope differs by; `dims` is the shape of a part.
+fn squared_slopes(values: &[f64], (dims, term): (&[usize], &LossTerm), target: &[f64], step: f32) -> f64 {
+    let row: usize = dims[1..].iter().product();
+    let part = dims[0] * row;
+    let of_channel: usize = dims[2.min(dims.len())..].iter().product();
+    let compared = term.channels.map_or(row, |channels| channels as usize * of_channel);
+    let of_row = |at: usize| {
+        let norm = (0..compared).map(|element| {
+            let [above, below] = [1, 2].map(|of| values[of * part + at * row + element]);
+            ((above - below) / (2.0 * f64::from(step))).powi(2)
+        });
+        (norm.sum::<f64>() - target[at]).powi(2)
+    };
+    (0..dims[0]).map(of_row).sum::<f64>() / dims[0] as f64
+}
+
 fn close(what: &str, found: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let largest = expected.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
@@ -170,7 +192,9 @@ fn check(losses: &[LossTerm], precision: Precision, tolerance: f64) -> Gradients
     for (at, term) in graph.terms.iter().enumerate() {
         let count = term.target_shape.iter().product::<i64>() as usize;
         let target = array(ElementType::F32, &term.target_shape, &wave(count, at as f64));
-        let weights = term.sample_weights.clone().map(|name| (name, array(ElementType::F32, &[3], &[0.5, 2.0, -1.0])));
+        let rows = term.target_shape[0];
+        let weights = [0.5, 2.0, -1.0][..rows as usize].to_vec();
+        let weights = term.sample_weights.clone().map(|name| (name, array(ElementType::F32, &[rows], &weights)));
         for (name, array) in std::iter::once((term.target.clone(), target)).chain(weights) {
             if given.iter().all(|(own, _)| *own != name) {
                 given.push((name, array));
@@ -217,6 +241,20 @@ fn every_kind_of_term_has_the_gradients_that_differences_show() {
         check(&[LossTerm { value: whole.clone(), ..some.clone() }], Precision::Float32, 2e-5);
         check(&[LossTerm { value: inner.clone(), ..some }], Precision::Float32, 2e-5);
     }
+}
+
+#[test]
+fn terms_compare_the_first_of_several_parts_and_slopes_between_the_others() {
+    let (_, inner, whole) = network();
+    let slopes = term("y", Distance::SquaredSlope { step: 0.3 }, "slopes");
+    check(std::slice::from_ref(&slopes), Precision::Float32, 2e-5);
+    let some = LossTerm { channels: Some(3), weight: -0.7, ..slopes.clone() };
+    check(&[some, LossTerm { value: inner.clone(), ..slopes.clone() }], Precision::Float32, 2e-5);
+    let weights = Some("sample_weights".to_owned());
+    let first =
+        LossTerm { parts: 3, channels: Some(2), sample_weights: weights, ..term(&whole, Distance::Squared, "a") };
+    let own = LossTerm { parts: 3, ..term("y", Distance::Huber { delta: 0.3 }, "b") };
+    check(&[first, own, slopes], Precision::Float32, 2e-5);
 }
 
 #[test]
@@ -323,6 +361,12 @@ fn a_loss_that_can_not_be_had_is_refused() {
         (vec![term("y", Distance::Huber { delta: 0.0 }, "t")], "expected a Huber distance with delta above 0, found 0"),
         (vec![LossTerm { weight: f64::NAN, ..squared("y", "t") }], "expected a finite weight"),
         (vec![LossTerm { channels: Some(0), ..squared("y", "t") }], "expected at least one channel"),
+        (
+            vec![LossTerm { parts: 2, ..squared("y", "t") }],
+            "expected 2 equal parts of value \"y\", found shape [3, 4, 2]",
+        ),
+        (vec![LossTerm { parts: 0, ..squared("y", "t") }], "expected 0 equal parts"),
+        (vec![term("y", Distance::SquaredSlope { step: 0.0 }, "t")], "expected slopes over a step above 0, found 0"),
     ] {
         let found = error(loss);
         assert!(found.contains(expected), "{found}");

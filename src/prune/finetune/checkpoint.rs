@@ -77,9 +77,12 @@ impl View for Floats<'_> {
 }
 
 impl<'a> Checkpoints<'a> {
-    pub(super) fn new(settings: &'a FinetuneSettings, weights: &Arc<Vec<TrainedWeight>>) -> Result<Self, Error> {
+    pub(super) fn new(
+        settings: &'a FinetuneSettings,
+        (weights, features): (&Arc<Vec<TrainedWeight>>, &[String]),
+    ) -> Result<Self, Error> {
         std::fs::create_dir_all(&settings.folder).map_err(|error| Error::io(&settings.folder, error.to_string()))?;
-        let fingerprint = fingerprint(settings, weights);
+        let fingerprint = fingerprint(settings, weights, features);
         let (folder, keep) = (settings.folder.as_path(), settings.keep_checkpoints);
         Ok(Self { folder, keep, resumes: settings.resume, weights: weights.clone(), fingerprint })
     }
@@ -193,13 +196,13 @@ impl<'a> Checkpoints<'a> {
 }
 
 /// What must be equal for a run to go on: all that changes what a step computes.
-fn fingerprint(settings: &FinetuneSettings, weights: &[TrainedWeight]) -> String {
+fn fingerprint(settings: &FinetuneSettings, weights: &[TrainedWeight], features: &[String]) -> String {
     let FinetuneSettings { network, sizes, data, batch, rate, schedule, warmup, steps, optimizer, .. } = settings;
     let FinetuneSettings { objective, timesteps, flip, drop_conditioning, seed, precision, held_out, .. } = settings;
     let mut hash = blake3::Hasher::new();
     let text = format!(
         "{:?} {sizes:?} {data:?} {batch} {rate} {schedule:?} {warmup:?} {steps} {optimizer:?} {objective:?} {timesteps:?} {flip} \
-         {drop_conditioning} {seed} {precision} {held_out:?} {}",
+         {drop_conditioning} {seed} {precision} {held_out:?} {features:?} {}",
         network.process, settings.held_out_count
     );
     hash.update(text.as_bytes());

@@ -5,7 +5,9 @@ use super::super::network::Denoising;
 use super::settings::FinetuneSettings;
 use crate::analysis::Analysis;
 use crate::error::Error;
+use crate::finetune::graph::TrainingGraph;
 use crate::finetune::update::UpdateKind;
+use crate::gradient::GradientOptions;
 use crate::macs::demand::Demand;
 use crate::macs::memory::{Footprint, HELD, LIBRARY, OF_NODE, fitting_batch, gibibytes};
 use crate::operator::gradient::signed_shape;
@@ -24,9 +26,46 @@ pub(super) struct Taking<'a> {
     pub(super) analysis: &'a Analysis,
     pub(super) teacher: Option<&'a Analysis>,
     pub(super) settings: &'a FinetuneSettings,
+    /// Of the bytes of all activations, how many are held at a time.
+    kept: f64,
 }
 
-impl Taking<'_> {
+impl<'a> Taking<'a> {
+    /// What a run of the settings takes.
+    ///
+    /// # Errors
+    /// An operator without a gradient.
+    pub(super) fn new(
+        (network, analysis): (Denoising<'a>, &'a Analysis),
+        teacher: Option<&'a Analysis>,
+        settings: &'a FinetuneSettings,
+    ) -> Result<Self, Error> {
+        let mut this = Self { network, analysis, teacher, settings, kept: 1.0 };
+        if settings.checkpoint_activations {
+            let (kept, all) = (this.activation_bytes(true)?, this.activation_bytes(false)?);
+            this.kept = kept as f64 / all.max(1) as f64;
+        }
+        Ok(this)
+    }
+
+    /// The activations of a run of one sample, in bytes: all, or as many as are held if the others are computed again.
+    fn activation_bytes(&self, recomputes: bool) -> Result<u64, Error> {
+        let Self { network, analysis, settings, .. } = self;
+        let roles = network.roles();
+        let options = GradientOptions {
+            sizes: roles.sizes(
+                &analysis.facts,
+                network.sizes(),
+                settings.objective.parts() * roles.fixed_batch().unwrap_or(1),
+            ),
+            loss: settings.objective.terms(&network.configured().process, (&roles.prediction.name, None), &[], 1.0),
+            wanted: trained_weights(analysis, &settings.trained)?,
+            recomputes,
+            ..GradientOptions::default()
+        };
+        Ok(TrainingGraph::build(analysis, &options, settings.device)?.graph.activation_bytes)
+    }
+
     /// The samples of a run of the graph, at most `wanted`, with what the run needs then. Where too little memory is free or
     /// allowed, runs have fewer samples, unless their number was asked for.
     ///
@@ -72,17 +111,22 @@ impl Taking<'_> {
     fn demand(&self, samples: usize, batch: usize) -> Result<Demand, Error> {
         let Self { network, analysis, settings, .. } = self;
         let roles = network.roles();
+        let objective = &settings.objective;
+        let parts = objective.parts();
         let footprint = |of: &Analysis, samples: usize| {
             let sizes = roles.sizes(&of.facts, network.sizes(), samples);
             Footprint::of(&of.model, &of.graph, &of.facts, &sizes)
         };
-        let own = footprint(analysis, samples)?;
+        let own = footprint(analysis, parts * samples)?;
         let trained = self.trained_bytes()?;
         let average = if settings.optimizer.ema.is_some() { trained } else { 0 };
         let sums = if samples < batch { trained } else { 0 };
         let kind = settings.update.unwrap_or(UpdateKind::of_device(settings.device));
-        let teacher = match self.teacher.filter(|_| settings.objective.has_teacher()) {
-            Some(of) => footprint(of, samples)?.run().saturating_sub(LIBRARY),
+        let teacher = match self
+            .teacher
+            .filter(|_| objective.distill > 0.0 || objective.jacobian > 0.0 || settings.features.is_some())
+        {
+            Some(of) => footprint(of, parts * samples)?.run().saturating_sub(LIBRARY),
             None => 0,
         };
         // Whichever is larger: a session of the network with its weights, the file and two copies of them (the result and the
@@ -98,7 +142,7 @@ impl Taking<'_> {
             .with("average", average)
             .with("update", if kind == UpdateKind::Graph { self.update_bytes()? } else { 0 })
             .with("teacher", teacher)
-            .with("activations", (own.values as f64 * HELD) as u64);
+            .with("activations", (own.values as f64 * HELD * self.kept) as u64);
         Ok(match settings.device {
             Device::Cpu => of_device
                 .with("evaluations and checkpoints", beside)

@@ -18,17 +18,17 @@ use super::evaluation::{Evaluator, StepEvaluation};
 use super::log::RunLog;
 use super::samples::{RunSamples, TrainingSamples};
 use super::settings::FinetuneSettings;
+use super::teaching::Lessons;
 use super::weights::TunedWeights;
-use crate::analysis::analyse;
 use crate::collective::Alone;
 use crate::diffusion::Noising;
 use crate::error::{Error, ErrorKind};
+use crate::finetune::directions::step;
 use crate::finetune::draw::Draws;
 use crate::finetune::graph::{TrainedWeight, TrainingGraph};
 use crate::finetune::pass::TrainingPass;
 use crate::finetune::schedule::Rate;
-use crate::finetune::teacher::{Teacher, check_interface};
-use crate::finetune::trainer::{StepOptions, StepReport, Trainer};
+use crate::finetune::trainer::{CleanSamples, StepOptions, StepReport, Trainer};
 use crate::gradient::GradientOptions;
 use crate::gradient::pass::PassOptions;
 use crate::graph::model::Model;
@@ -74,6 +74,8 @@ pub struct FinetuneReport {
     pub weights: usize,
     /// Elements of all trained weights.
     pub elements: usize,
+    /// The inner values that were compared with the teacher's.
+    pub features: Vec<String>,
     /// The loss of the last steps, their mean.
     pub training_loss: f64,
     /// The network at some steps, the first before training.
@@ -144,26 +146,24 @@ pub(super) fn train(
     let found = recognise(analysis, &recognition(settings))?;
     let network = Denoising { known: (&analysis.model, &analysis.graph, &analysis.facts), found: &found };
     let (roles, process) = (network.roles(), &network.configured().process);
-    let of_teacher = settings.teacher.as_ref().map(|teacher| analyse(&teacher.0)).transpose()?;
-    if let Some(teacher) = &of_teacher {
-        check_interface(teacher, analysis, &roles.prediction.name)?;
-    }
-    let of = Taking { network, analysis, teacher: of_teacher.as_ref(), settings };
+    let of_teacher = Lessons::teacher(settings)?;
+    let of = Taking::new((network, analysis), of_teacher.as_ref().map(|teacher| &*teacher.0), settings)?;
     let (micro_batch, memory) = of.fitted(micro_batch(network, settings)?)?;
+    let lessons = Lessons::new(settings, of_teacher, (analysis, network), micro_batch)?;
     let conditioning = network.conditioning(micro_batch, settings.seed)?;
     let lines = network.lines(&conditioning);
     tell(watch, Progress::Network(&network.described(&lines)))?;
     tell(watch, Progress::Note(&format!("memory:       {}; {micro_batch} samples a run", memory.describe())))?;
     let samples = RunSamples::open(network, settings)?;
-    let mut objective = settings.objective;
-    if of_teacher.is_none() {
-        objective.distill = 0.0;
-    }
+    let objective = lessons.objective;
+    let compared = (roles.prediction.name.as_str(), channels(roles).map_err(in_file)?);
+    let step = step(network.sample_dims(1)?.iter().product());
     let options = GradientOptions {
-        sizes: roles.sizes(&analysis.facts, network.sizes(), micro_batch),
-        loss: objective.terms(process, &roles.prediction.name, channels(roles).map_err(in_file)?),
+        sizes: roles.sizes(&analysis.facts, network.sizes(), lessons.batch),
+        loss: objective.terms(process, compared, &lessons.names(), step),
         wanted: trained_weights(analysis, &settings.trained)?,
         precision: settings.precision,
+        recomputes: settings.checkpoint_activations,
         ..GradientOptions::default()
     };
     let graph = TrainingGraph::build(analysis, &options, settings.device)?;
@@ -175,13 +175,6 @@ pub(super) fn train(
     let weights = Arc::new(graph.weights);
     drop(graph.graph);
     let session = SessionOptions { device, allow_fallback, threads, ..SessionOptions::default() };
-    let teacher = match of_teacher.as_ref().filter(|_| objective.has_teacher()) {
-        Some(of) => {
-            let sizes = roles.sizes(&of.facts, network.sizes(), micro_batch);
-            Some(Teacher::new(runtime.0, of, (roles, sizes), &session)?)
-        }
-        None => None,
-    };
     let noising = Noising { process, roles, facts: &analysis.facts, sizes: network.sizes() };
     let draws = Draws {
         seed: settings.seed.wrapping_add(SEED_OF_NOISE),
@@ -189,6 +182,14 @@ pub(super) fn train(
         steps: process.schedule.step_count(),
         batch: settings.batch,
     };
+    let names: Vec<String> = roles.conditioning_ports().map(|port| port.name.clone()).collect();
+    // Every rank finds the same directions, on the samples with which the run begins.
+    let alone = FinetuneSettings { ranks: Arc::new(Alone), ..settings.clone() };
+    let mut first = || {
+        let data = samples.training(&alone, &conditioning, names.clone(), (micro_batch, 0))?;
+        Ok(Box::new(data) as Box<dyn CleanSamples + '_>)
+    };
+    let teaching = lessons.teaching(runtime.0, network, (&noising, &draws), &session, &mut first)?;
     let rate = Rate {
         peak: settings.rate,
         schedule: settings.schedule,
@@ -197,8 +198,7 @@ pub(super) fn train(
     };
     let FinetuneSettings { batch, optimizer, update, .. } = *settings;
     let step = StepOptions { batch, micro_batch, objective, optimizer, update, rate };
-    let mut trainer = Trainer::new(pass, teacher, (noising, draws), step, settings.ranks.clone())?;
-    let names: Vec<String> = roles.conditioning_ports().map(|port| port.name.clone()).collect();
+    let mut trainer = Trainer::new(pass, teaching, (noising, draws), step, settings.ranks.clone())?;
     let of_judge = samples.judged(network, &conditioning, &names, settings.seed)?;
     let held_out = of_judge.as_ref().map(|(held_out, _)| held_out);
     let judge = Judge {
@@ -221,9 +221,9 @@ pub(super) fn train(
         log: None,
         is_first: settings.ranks.rank() == 0,
     };
-    let checkpoints = Checkpoints::new(settings, &run.weights)?;
-    let judged = of_teacher.as_ref().filter(|_| run.is_first && run.evaluator.is_of_use());
-    let teacher = judged.map(|of| run.evaluator.of_model(0, &of.model, watch)).transpose()?;
+    let checkpoints = Checkpoints::new(settings, (&run.weights, &lessons.names()))?;
+    let judged = lessons.teacher.as_ref().filter(|_| run.is_first && run.evaluator.is_of_use());
+    let teacher = judged.map(|of| run.evaluator.of_model(0, &of.0.model, watch)).transpose()?;
     let resumed = run.resume(&mut trainer, &checkpoints)?;
     if run.is_first {
         run.log = Some(RunLog::open(&settings.folder, settings.steps, resumed.then(|| trainer.steps()))?);
@@ -247,6 +247,7 @@ pub(super) fn train(
         memory,
         weights: run.weights.len(),
         elements,
+        features: lessons.names(),
         training_loss: outcome.training_loss,
         evaluations: run.evaluations,
         teacher,

@@ -7,12 +7,14 @@ use std::time::Duration;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
+use super::super::cut::Cut;
 use super::super::model::Model;
 use super::super::network::NetworkOptions;
 use crate::array::Array;
 use crate::collective::{Alone, Collective};
 use crate::error::Error;
 use crate::finetune::draw::TimestepDraw;
+use crate::finetune::features::FeatureChoice;
 use crate::finetune::objective::Objective;
 use crate::finetune::optimizer::{OptimizerKind, OptimizerOptions};
 use crate::finetune::schedule::RateSchedule;
@@ -45,6 +47,11 @@ pub struct FinetuneSettings {
     pub held_out_count: usize,
     /// The network whose output is learnt; none where `None`.
     pub teacher: Option<Model>,
+    /// The cut of the teacher that this network is, by which their inner values correspond; where there is none, those of one
+    /// shape do.
+    pub cut: Option<Cut>,
+    /// The inner values that are compared with the teacher's, with the weight [`Objective::features`].
+    pub features: Option<FeatureChoice>,
     /// Steps of the optimizer.
     pub steps: u64,
     /// Samples of a step.
@@ -86,6 +93,8 @@ pub struct FinetuneSettings {
     pub threads: Option<usize>,
     /// The precision of convolutions and matrix products; weights and optimizer are float32 always.
     pub precision: Precision,
+    /// Whether the backward pass computes activations again instead of keeping them: less memory, more time.
+    pub checkpoint_activations: bool,
     /// Steps between two evaluations on the held-out samples; a tenth of all, but at least 100, where `None`. The last step is
     /// followed by one in any case.
     pub evaluate_every: Option<u64>,
@@ -130,6 +139,8 @@ impl FinetuneSettings {
             held_out: None,
             held_out_count: 32,
             teacher: None,
+            cut: None,
+            features: None,
             steps: 1000,
             batch: 32,
             micro_batch: None,
@@ -150,6 +161,7 @@ impl FinetuneSettings {
             allow_fallback: false,
             threads: None,
             precision: Precision::default(),
+            checkpoint_activations: false,
             evaluate_every: None,
             pictures: 0,
             checkpoint_every: None,

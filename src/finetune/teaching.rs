@@ -1,0 +1,149 @@
+//! What a network learns from its teacher at every step: its output, inner values, and how it changes with the samples.
+
+use super::directions::{DIFFERENCES, Directions, SamplePlace, levels, step};
+use super::draw::Draws;
+use super::features::{Feature, weights_of_rows};
+use super::objective::{SLOPES, feature_inputs};
+use super::teacher::Teacher;
+use super::trainer::{CleanBatch, CleanSamples, noisy};
+use crate::array::{Array, ArrayData};
+use crate::diffusion::{Level, Noising};
+use crate::error::Error;
+
+/// Samples of whose differences the directions are taken.
+const SAMPLES: usize = 64;
+
+/// A teacher, and what it is asked for.
+#[derive(Debug)]
+pub struct Teaching {
+    teacher: Teacher,
+    /// The inner values that the teacher gives, in its order.
+    features: Vec<Feature>,
+    slopes: Option<Slopes>,
+}
+
+/// How derivatives are compared.
+#[derive(Debug)]
+struct Slopes {
+    place: SamplePlace,
+    directions: Directions,
+    /// The inputs that have a row for every sample.
+    batched: Vec<String>,
+}
+
+impl Teaching {
+    /// A teacher that gives its output and these inner values.
+    pub fn new(teacher: Teacher, features: Vec<Feature>) -> Self {
+        Self { teacher, features, slopes: None }
+    }
+
+    /// Compares derivatives as well, in directions that are found by the teacher on some samples. Every run has three parts
+    /// then; so have the runs of the teacher.
+    ///
+    /// # Errors
+    /// Data that can't be read, a teacher that fails or whose differences have no directions.
+    pub fn compare_slopes(
+        mut self,
+        (noising, draws): (&Noising<'_>, &Draws),
+        data: &mut dyn CleanSamples,
+    ) -> Result<Self, Error> {
+        let roles = noising.roles;
+        let ports = [&roles.sample, &roles.time].into_iter().chain(&roles.conditioning);
+        let batched: Vec<String> = ports.filter(|port| roles.is_batched(port)).map(|port| port.name.clone()).collect();
+        let mut differences = Vec::new();
+        while differences.len() < DIFFERENCES * SAMPLES {
+            let clean = data.next()?;
+            let rows = clean.positions.len();
+            let noise = draws.noise(&clean.positions, clean.values.shape());
+            let of_samples: Vec<Vec<Level>> =
+                clean.positions.iter().map(|at| levels(noising, draws.timestep(*at))).collect();
+            let mut before: Vec<f32> = Vec::new();
+            for at in 0..=DIFFERENCES {
+                let mut levels: Vec<Level> = of_samples.iter().map(|levels| levels[at]).collect();
+                if !noising.has_level_per_sample(rows)? {
+                    levels.truncate(1);
+                }
+                let mut inputs = noisy(noising, &clean, &noise, &levels)?;
+                for (_, array) in inputs.iter_mut().filter(|(name, _)| batched.contains(name)) {
+                    *array = array.rows(&(0..rows).collect::<Vec<_>>().repeat(3));
+                }
+                let mut output = self.teacher.predict(&inputs)?.output;
+                output.truncate(output.len() / 3);
+                if at > 0 {
+                    let length = (output.len() / rows.max(1)).max(1);
+                    let difference =
+                        |(after, before): (&[f32], &[f32])| after.iter().zip(before).map(|(a, b)| a - b).collect();
+                    differences.extend(output.chunks(length).zip(before.chunks(length)).map(difference));
+                }
+                before = output;
+            }
+        }
+        let directions = Directions::leading(&differences)?;
+        self.slopes = Some(Slopes { place: SamplePlace::of(noising), directions, batched });
+        Ok(self)
+    }
+
+    /// Asks the teacher about the inputs of a run, to which it adds what the terms of the loss take. Returns the teacher's output
+    /// for the samples themselves.
+    ///
+    /// # Errors
+    /// The teacher fails.
+    pub fn teach(
+        &mut self,
+        inputs: &mut Vec<(String, Array)>,
+        clean: &CleanBatch,
+        draws: &Draws,
+    ) -> Result<Vec<f32>, Error> {
+        let parts = if let Some(slopes) = &self.slopes {
+            slopes.place.stack(inputs, clean, (&slopes.directions, draws), &slopes.batched)?;
+            3
+        } else {
+            1
+        };
+        let taught = self.teacher.predict(inputs)?;
+        for (at, (feature, array)) in self.features.iter().zip(taught.features).enumerate() {
+            let rows = array.dims.first().copied().unwrap_or(0) / parts;
+            let target = feature.gathered(array.rows(&(0..rows).collect::<Vec<_>>()));
+            let weights = weights_of_rows(&target);
+            let [target_name, weights_name] = feature_inputs(at);
+            inputs.push((target_name, target.cast(crate::array::ElementType::F32)));
+            inputs.push((weights_name, Array { dims: vec![weights.len()], data: ArrayData::F32(weights) }));
+        }
+        let mut output = taught.output;
+        if let Some(slopes) = &self.slopes {
+            let rows = clean.positions.len();
+            let norms = slopes_of(&output, rows, step(slopes.directions.elements()));
+            // The derivative is a hundred times as strong where there is little noise: what counts is the share.
+            let weight = |norm: &f32| if *norm > 0.0 { norm.powi(-2) } else { 0.0 };
+            let weights = norms.iter().map(weight).collect();
+            for (name, values) in SLOPES.into_iter().zip([norms, weights]) {
+                inputs.push((name.to_owned(), Array { dims: vec![rows], data: ArrayData::F32(values) }));
+            }
+            output.truncate(output.len() / 3);
+        }
+        Ok(output)
+    }
+}
+
+/// For every row of the second part of an output in three parts, the square of `(y(x + h v) - y(x - h v)) / (2 h)`.
+fn slopes_of(output: &[f32], rows: usize, step: f32) -> Vec<f32> {
+    let part = output.len() / 3;
+    let length = (part / rows.max(1)).max(1);
+    let (above, below) = output[part..].split_at(part);
+    let square = |(above, below): (&[f32], &[f32])| {
+        let sum: f64 = above.iter().zip(below).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+        (sum / (2.0 * f64::from(step)).powi(2)) as f32
+    };
+    above.chunks(length).zip(below.chunks(length)).map(square).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slopes_are_those_between_the_second_and_the_third_part() {
+        let output = [9.0, 9.0, 9.0, 9.0, 1.0, 2.0, 3.0, 4.0, 1.0, 1.0, 1.0, 1.0];
+        assert_eq!(slopes_of(&output, 2, 0.5), [1.0, 13.0]);
+    }
+}

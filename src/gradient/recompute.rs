@@ -1,0 +1,218 @@
+//! Time for memory: activations that the backward pass reads are computed again when it comes to them, instead of being kept
+//! ("Training Deep Nets with Sublinear Memory Cost", Chen and others, 2016).
+//!
+//! The forward pass is divided into segments ([`segments`]). What a later segment reads stays, as does what the loss compares.
+//! Of the rest, what the backward pass reads is computed again from what stays, when the gradient has come down to the
+//! segment.
+//!
+//! ONNX Runtime would undo that: it computes equal expressions once and keeps their values, it may run a node as soon as its
+//! inputs are there, and it leaves the gradients by weights, which nothing else waits for, to the very end, with all that they
+//! read. So all that a segment starts from is read through a sum with zero times an element of every gradient that has been
+//! computed since the last segment: another expression, which can't be had before these gradients. The sum changes nothing, so
+//! that all results stay the same, unless a gradient is not finite, which no step survives in any case.
+
+mod segments;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Range;
+
+use super::Network;
+use crate::graph::fact::Fact;
+use crate::onnx::NodeProto;
+use crate::onnx::builder::{gives, needed, reads};
+use crate::operator::Folding;
+use crate::operator::gradient::Tape;
+use segments::Values;
+
+/// Name of the second computation of a value.
+fn again(name: &str) -> String {
+    format!("{name}/again")
+}
+
+/// Lets the backward pass compute activations again. The first `forward` nodes of the tape are the forward pass, the next
+/// `seeds` the loss; `outputs` are what the graph gives. Returns the bytes of activations that are there at once, about.
+pub(super) fn insert(
+    network: &Network<'_>,
+    tape: &mut Tape,
+    (forward, seeds): (usize, usize),
+    outputs: &[String],
+) -> u64 {
+    let nodes = std::mem::take(&mut tape.builder.nodes);
+    let wanted = outputs.iter().map(String::as_str);
+    let (is_needed, _) = needed(nodes.iter().map(|node| (reads(node), gives(node), false)), wanted);
+    let count = |range: Range<usize>| is_needed[range].iter().filter(|is_needed| **is_needed).count();
+    let (forward, seeds) = (count(0..forward), count(forward..forward + seeds));
+    let mut is_needed = is_needed.into_iter();
+    let mut nodes: Vec<NodeProto> = nodes.into_iter().filter(|_| is_needed.next().unwrap_or(true)).collect();
+    let backward = nodes.split_off(forward);
+    let values = values(network, &nodes, &backward, seeds, outputs);
+    let (starts, bytes) = segments::choose(&values);
+    let again = Again { values: &values, forward: &nodes, backward: &backward, seeds, starts: &starts };
+    let after = again.write(tape);
+    nodes.extend(after);
+    tape.builder.nodes = nodes;
+    bytes
+}
+
+/// What is to be known of the values of the forward pass.
+fn values(
+    network: &Network<'_>,
+    forward: &[NodeProto],
+    backward: &[NodeProto],
+    seeds: usize,
+    outputs: &[String],
+) -> Values {
+    let Network { graph, operators, facts, .. } = *network;
+    let size = |name: &str| -> Option<u64> {
+        let shape = network.shape(graph.value(name)?)?;
+        Some(4 * shape.iter().product::<i64>().max(0) as u64)
+    };
+    let is_number =
+        |name: &str| graph.value(name).is_none_or(|value| facts.values[value].as_ref().is_none_or(Fact::is_float));
+    let mut values = Values::new(forward.len());
+    // What changes with the inputs of the network; a weight does not change within a run.
+    let inputs = graph.inputs.iter().map(|value| graph.values[*value].name.as_str());
+    let mut changing: HashSet<&str> = inputs.collect();
+    for (at, node) in forward.iter().enumerate() {
+        let read = reads(node);
+        let has_body = node.attribute.iter().any(|attribute| attribute.g.is_some() || !attribute.graphs.is_empty());
+        let of_network = gives(node).iter().find_map(|name| graph.values[graph.value(name)?].producer);
+        let is_random = of_network
+            .and_then(|(node, _)| operators.get(node))
+            .is_some_and(|operator| operator.folding() == Folding::Never);
+        let changes = is_random || read.iter().any(|name| changing.contains(name));
+        // A kernel's values have no shapes here: as large as what it reads.
+        let largest = read.iter().filter_map(|name| size(name)).max().unwrap_or(0);
+        for name in &read {
+            values.read(name, at);
+            if has_body {
+                values.keep(name);
+            }
+        }
+        for name in gives(node) {
+            changing.extend(changes.then_some(name));
+            values.add(name, at, size(name).unwrap_or(largest));
+            if has_body || is_random || !changes || !is_number(name) {
+                values.keep(name);
+            }
+        }
+    }
+    for name in backward[..seeds].iter().flat_map(reads).chain(outputs.iter().map(String::as_str)) {
+        values.keep(name);
+    }
+    for node in &backward[seeds..] {
+        reads(node).into_iter().for_each(|name| values.read_back(name));
+    }
+    // Only numbers in float32 with axes can be added to.
+    let has_axes = |name: &&str| {
+        is_number(name)
+            && graph.value(name).and_then(|value| network.shape(value)).is_some_and(|shape| !shape.is_empty())
+    };
+    values.sources = changing.into_iter().filter(has_axes).map(str::to_owned).collect();
+    values
+}
+
+/// A forward pass in segments that begin at nodes `starts`, and the backward pass that reads its values.
+struct Again<'a> {
+    values: &'a Values,
+    forward: &'a [NodeProto],
+    backward: &'a [NodeProto],
+    seeds: usize,
+    starts: &'a [usize],
+}
+
+impl Again<'_> {
+    /// The backward pass with the nodes that compute activations again, each segment in front of its first reader.
+    fn write(&self, tape: &mut Tape) -> Vec<NodeProto> {
+        let kept = self.values.kept(self.starts);
+        // By value that is computed again, its segment.
+        let mut segment_of: HashMap<&str, usize> = HashMap::new();
+        for (segment, start) in self.starts.iter().enumerate().take(self.starts.len().saturating_sub(1)) {
+            let nodes = &self.forward[*start..self.starts[segment + 1]];
+            let computed = nodes.iter().flat_map(gives).filter(|name| !kept.contains(*name));
+            segment_of.extend(computed.map(|name| (name, segment)));
+        }
+        let mut last_reader: HashMap<&str, usize> = HashMap::new();
+        for (at, node) in self.backward.iter().enumerate() {
+            last_reader.extend(reads(node).into_iter().map(|name| (name, at)));
+        }
+        let mut is_done = vec![false; self.starts.len()];
+        let mut written = Vec::with_capacity(self.backward.len());
+        // Gradients: what follows from the loss.
+        let mut gradients: HashSet<&str> = self.backward[..self.seeds].iter().flat_map(gives).collect();
+        // Those since the last segment.
+        let mut new: Vec<&str> = Vec::new();
+        for (at, original) in self.backward.iter().enumerate() {
+            let mut node = original.clone();
+            for name in node.input.iter_mut().filter(|_| at >= self.seeds) {
+                let Some(segment) = segment_of.get(name.as_str()) else { continue };
+                if !std::mem::replace(&mut is_done[*segment], true) {
+                    new.retain(|name| last_reader.get(name).is_none_or(|last| *last >= at));
+                    written.extend(self.segment(*segment, &segment_of, &new, tape));
+                    new.clear();
+                }
+                *name = again(name);
+            }
+            if reads(original).iter().any(|name| gradients.contains(name)) {
+                gradients.extend(gives(original));
+            }
+            new.extend(gives(original).into_iter().filter(|name| gradients.contains(name)));
+            written.push(node);
+        }
+        written
+    }
+
+    /// The nodes that compute again what the backward pass reads of a segment, once these gradients are there.
+    fn segment(
+        &self,
+        segment: usize,
+        segment_of: &HashMap<&str, usize>,
+        gradients: &[&str],
+        tape: &mut Tape,
+    ) -> Vec<NodeProto> {
+        let range = self.starts[segment]..self.starts[segment + 1];
+        let is_own = |name: &str| segment_of.get(name) == Some(&segment);
+        let wanted = self.backward[self.seeds..].iter().flat_map(reads).filter(|name| is_own(name));
+        let parts = self.forward[range]
+            .iter()
+            .map(|node| (reads(node), gives(node).into_iter().filter(|name| is_own(name)).collect::<Vec<_>>(), false));
+        let (is_needed, _) = needed(parts.collect::<Vec<_>>().into_iter(), wanted);
+        let nodes: Vec<&NodeProto> = self.forward[self.starts[segment]..self.starts[segment + 1]]
+            .iter()
+            .zip(is_needed)
+            .filter_map(|(node, is_needed)| is_needed.then_some(node))
+            .collect();
+        let is_source = |name: &str| !is_own(name) && self.values.sources.contains(name);
+        let sources: BTreeSet<&str> =
+            nodes.iter().flat_map(|node| reads(node)).filter(|name| is_source(name)).collect();
+        let before = tape.builder.nodes.len();
+        let element = |name: &&str| {
+            let flat = tape.reshape(name, &[-1]);
+            tape.slice(&flat, 0, 0, 1, 1)
+        };
+        let elements: Vec<String> = gradients.iter().map(element).collect();
+        let elements: Vec<&str> = elements.iter().map(String::as_str).collect();
+        let sum = tape.builder.add("Sum", &elements, vec![]);
+        let zero = tape.builder.floats(&[0.0], &[1]);
+        let zero = tape.builder.add("Mul", &[&sum, &zero], vec![]);
+        let late: HashMap<&str, String> =
+            sources.into_iter().map(|name| (name, tape.builder.add("Add", &[name, &zero], vec![]))).collect();
+        let mut emitted = tape.builder.nodes.split_off(before);
+        for node in nodes {
+            let mut node = node.clone();
+            for name in &mut node.input {
+                if is_own(name) {
+                    *name = again(name);
+                } else if let Some(late) = late.get(name.as_str()) {
+                    name.clone_from(late);
+                }
+            }
+            for name in node.output.iter_mut().filter(|name| !name.is_empty()) {
+                *name = again(name);
+            }
+            node.name = again(&node.name);
+            emitted.push(node);
+        }
+        emitted
+    }
+}

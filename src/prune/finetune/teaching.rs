@@ -1,0 +1,116 @@
+//! What a run takes from its teacher.
+
+use super::super::model::Analysis;
+use super::super::network::Denoising;
+use super::settings::FinetuneSettings;
+use crate::analysis;
+use crate::diffusion::Noising;
+use crate::error::Error;
+use crate::finetune::draw::Draws;
+use crate::finetune::features::{Feature, Kinship};
+use crate::finetune::objective::Objective;
+use crate::finetune::teacher::{Teacher, check_interface};
+use crate::finetune::teaching::Teaching;
+use crate::finetune::trainer::CleanSamples;
+use crate::runtime::{Runtime, SessionOptions};
+
+/// The teacher of a run, and what is compared with it.
+pub(super) struct Lessons {
+    /// The teacher, if there is one.
+    pub(super) teacher: Option<Analysis>,
+    /// What is minimised.
+    pub(super) objective: Objective,
+    /// The inner values that are compared.
+    pub(super) features: Vec<Feature>,
+    /// Samples of a run of the graph, those that are moved among them.
+    pub(super) batch: usize,
+}
+
+impl Lessons {
+    /// The teacher of the settings, analysed.
+    ///
+    /// # Errors
+    /// Its file is not valid.
+    pub(super) fn teacher(settings: &FinetuneSettings) -> Result<Option<Analysis>, Error> {
+        match (&settings.teacher, &settings.cut) {
+            (None, _) => Ok(None),
+            (Some(_), Some(cut)) => Ok(Some(cut.analysis().clone())),
+            (Some(teacher), None) => teacher.analyse().map(Some),
+        }
+    }
+
+    /// Settles what the settings ask for; `micro_batch` is the number of samples of a run.
+    ///
+    /// # Errors
+    /// A teacher of another interface, inner values without counterpart, derivatives of a network that fixes its batch.
+    pub(super) fn new(
+        settings: &FinetuneSettings,
+        teacher: Option<Analysis>,
+        (student, network): (&analysis::Analysis, Denoising<'_>),
+        micro_batch: usize,
+    ) -> Result<Self, Error> {
+        let roles = network.roles();
+        let mut objective = settings.objective;
+        let Some(of) = &teacher else {
+            let asked =
+                [("--distill-features", settings.features.is_some()), ("--distill-jacobian", objective.jacobian > 0.0)];
+            if let Some((name, _)) = asked.into_iter().find(|(_, is_asked)| *is_asked) {
+                return Err(Error::usage(format!("{name}: there is no teacher"))
+                    .hint("name the network that is learnt from with --teacher"));
+            }
+            objective.distill = 0.0;
+            return Ok(Self { teacher, objective, features: Vec::new(), batch: micro_batch });
+        };
+        check_interface(&of.0, student, &roles.prediction.name)?;
+        if objective.parts() > 1
+            && let Some(fixed) = roles.fixed_batch()
+        {
+            let text = format!(
+                "--distill-jacobian runs three samples for every one, but the network fixes its batch at {fixed}"
+            );
+            return Err(Error::unsupported(text)
+                .in_file(student.model.path())
+                .hint("export it with a symbolic batch, or leave --distill-jacobian out"));
+        }
+        let batch = objective.parts() * micro_batch;
+        let features = match settings.features.as_ref().filter(|_| objective.features > 0.0) {
+            None => Vec::new(),
+            Some(choice) => {
+                let sizes = |of: &analysis::Analysis| roles.sizes(&of.facts, network.sizes(), batch);
+                let kept = settings.cut.as_ref().map(|cut| &cut.rewritten().kept);
+                Kinship::new((&of.0, &sizes(&of.0)), (student, &sizes(student)), kept)?.features(choice)?
+            }
+        };
+        Ok(Self { teacher, objective, features, batch })
+    }
+
+    /// The names of the inner values.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.features.iter().map(|feature| feature.name.clone()).collect()
+    }
+
+    /// Loads the teacher, if it is asked for anything. `data` gives the samples, from the first of the run on, in whose noise the
+    /// directions of derivatives are found.
+    ///
+    /// # Errors
+    /// ONNX Runtime refuses the teacher; data that can't be read.
+    pub(super) fn teaching<'d>(
+        &self,
+        runtime: &Runtime,
+        network: Denoising<'_>,
+        (noising, draws): (&Noising<'_>, &Draws),
+        session: &SessionOptions,
+        data: &mut dyn FnMut() -> Result<Box<dyn CleanSamples + 'd>, Error>,
+    ) -> Result<Option<Teaching>, Error> {
+        let Objective { distill, jacobian, .. } = self.objective;
+        let is_asked = distill > 0.0 || jacobian > 0.0 || !self.features.is_empty();
+        let Some(of) = self.teacher.as_ref().filter(|_| is_asked) else { return Ok(None) };
+        let sizes = network.roles().sizes(&of.0.facts, network.sizes(), self.batch);
+        let teacher = Teacher::new(runtime, &of.0, (network.roles(), sizes), &self.features, session)?;
+        let teaching = Teaching::new(teacher, self.features.clone());
+        if jacobian == 0.0 {
+            return Ok(Some(teaching));
+        }
+        teaching.compare_slopes((noising, draws), &mut *data()?).map(Some)
+    }
+}
