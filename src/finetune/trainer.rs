@@ -214,8 +214,8 @@ impl<'a> Trainer<'a> {
             }
             self.ranks.sum(&mut bucket)?;
             let mut sums = bucket.as_slice();
-            for at in first..=at {
-                let (own, rest) = sums.split_at(lengths[at]);
+            for (at, length) in lengths.iter().enumerate().take(at + 1).skip(first) {
+                let (own, rest) = sums.split_at(*length);
                 self.update.set_gradient(&mut self.pass, at, own).map_err(unmet)?;
                 sums = rest;
             }
