@@ -102,6 +102,6 @@ mod tests {
         assert_eq!(divided(&[3, 3, 4, 9, 1], 10), Some(vec![0..3, 3..5]));
         assert_eq!(divided(&[3, 3, 4, 9, 1], 9), Some(vec![0..2, 2..3, 3..4, 4..5]));
         assert_eq!(divided(&[3, 11], 10), None);
-        assert_eq!(divided(&[1, 2], 10), Some(vec![0..2]));
+        assert_eq!(divided(&[1, 2], 10).map(|parts| parts.len()), Some(1));
     }
 }

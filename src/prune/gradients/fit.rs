@@ -137,7 +137,7 @@ mod tests {
         let divided = fit(399, true).unwrap();
         assert_eq!((divided.samples, divided.parts), (1, vec![vec![1, 2], vec![3]]));
         assert_eq!(fit(280, true).unwrap().parts, [vec![1], vec![2], vec![3]]);
-        assert_eq!(fit(600, false).unwrap().parts, [vec![1], vec![2, 3]]);
+        assert_eq!(fit(620, false).unwrap().parts, [vec![1], vec![2, 3]]);
     }
 
     #[test]
