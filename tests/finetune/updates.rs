@@ -18,7 +18,7 @@ use onnx_diffprune::training::trained_weights;
 use crate::support::fixtures::{THREADS, analysed, runtime};
 
 /// A single process.
-pub fn alone() -> Arc<dyn Collective> {
+pub(crate) fn alone() -> Arc<dyn Collective> {
     Arc::new(Alone)
 }
 
