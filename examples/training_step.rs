@@ -27,6 +27,7 @@ use onnx_diffprune::finetune::optimizer::OptimizerOptions;
 use onnx_diffprune::finetune::pass::TrainingPass;
 use onnx_diffprune::finetune::schedule::{Rate, RateSchedule};
 use onnx_diffprune::finetune::teacher::Teacher;
+use onnx_diffprune::finetune::teaching::Teaching;
 use onnx_diffprune::finetune::trainer::{CleanBatch, CleanSamples, StepOptions, Trainer};
 use onnx_diffprune::gradient::GradientOptions;
 use onnx_diffprune::gradient::pass::PassOptions;
@@ -93,7 +94,7 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
     let objective = Objective::default();
     let options = GradientOptions {
         sizes: sizes.clone(),
-        loss: objective.terms(&process, &roles.prediction.name, None),
+        loss: objective.terms(&process, (&roles.prediction.name, None), &[], 1.0),
         wanted: trained_weights(&analysis, &[])?,
         ..GradientOptions::default()
     };
@@ -102,7 +103,7 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
     drop(graph);
     let session = SessionOptions { threads, ..SessionOptions::default() };
     let of = (&roles, roles.sizes(&of_teacher.facts, &given, batch));
-    let teacher = Teacher::new(runtime, &of_teacher, of, &session)?;
+    let teacher = Teaching::new(Teacher::new(runtime, &of_teacher, of, &[], &session)?, Vec::new());
     if let Some(threads) = threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
