@@ -120,7 +120,7 @@ pub(super) fn run(
         Some((original, mut plan, path)) => {
             let original = original.analyse()?;
             let changed = plan.changed.take();
-            let to_fold = open_runtime_to_fold(&original, Some(runtime.clone()), cli)?;
+            let to_fold = open_runtime_to_fold(&original, Some(runtime), cli)?;
             Some((original.repeat(&plan, &path, to_fold.as_ref())?, changed))
         }
     };

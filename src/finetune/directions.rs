@@ -86,7 +86,7 @@ pub(super) fn levels(noising: &Noising<'_>, at: usize) -> Vec<Level> {
     let last = all.len().saturating_sub(1);
     // The first of them, over what is left of the schedule.
     let free = last.saturating_sub(DIFFERENCES * apart);
-    let first = if last == 0 { 0 } else { at * free / last };
+    let first = (at * free).checked_div(last).unwrap_or(0);
     (0..=DIFFERENCES).map(|step| all[(first + step * apart).min(last)]).collect()
 }
 
