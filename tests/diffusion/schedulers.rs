@@ -203,8 +203,7 @@ fn samples_depend_on_the_seed_and_not_on_the_batch() {
     let noisy = SampleOptions { sampler: Sampler::DpmSolver2M, eta: 0.5, ..options };
     let error = generate(&mut denoiser, &process, &conditioning, &noisy, &Alone, &mut |_, _| Ok(())).unwrap_err();
     assert!(error.to_string().contains("adds no noise"), "{error}");
-    let drawn =
-        Samples::from_network(&mut denoiser, &process, &conditioning, &options, &Alone, &mut |_, _| Ok(())).unwrap();
+    let drawn = Samples::from_network(&mut denoiser, &process, &conditioning, &options, &mut |_, _| Ok(())).unwrap();
     assert_eq!(drawn.values, draw(3, 7, Sampler::Ddim));
     assert!(drawn.source.contains("from the network itself by DDIM"), "{}", drawn.source);
     let many = SampleOptions { count: usize::MAX / 2, ..options };
