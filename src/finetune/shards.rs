@@ -13,6 +13,9 @@ use crate::error::Error;
 /// Elements of a bucket.
 const BUCKET: usize = 1 << 22;
 
+/// One of the vectors of a state: read, and written.
+type Kind = (fn(&WeightState) -> &Vec<f32>, fn(&mut WeightState) -> &mut Vec<f32>);
+
 /// What a rank keeps of the optimizer.
 #[derive(Debug)]
 pub struct Shards {
@@ -170,7 +173,7 @@ impl Shards {
     /// # Errors
     /// A rank has ended; the state is that of other weights.
     pub fn restore(&mut self, ranks: &dyn Collective, whole: Option<&[WeightState]>) -> Result<(), Error> {
-        let kinds: [(fn(&WeightState) -> &Vec<f32>, fn(&mut WeightState) -> &mut Vec<f32>); 3] = [
+        let kinds: [Kind; 3] = [
             (|state| &state.first, |state| &mut state.first),
             (|state| &state.second, |state| &mut state.second),
             (|state| &state.average, |state| &mut state.average),
@@ -244,13 +247,16 @@ mod tests {
         (weights, states)
     }
 
+    /// What a rank ends with: the weights, the whole state on the first, and the averages.
+    type Found = (Vec<Vec<f32>>, Option<Vec<WeightState>>, Vec<Vec<f32>>);
+
     /// The same on ranks, from a state on where one is given; of the gradients every rank has the same share.
     fn shared(
         ranks: &dyn Collective,
         options: &OptimizerOptions,
         from: Option<&(Vec<Vec<f32>>, Vec<WeightState>)>,
         steps: Range<u64>,
-    ) -> (Vec<Vec<f32>>, Option<Vec<WeightState>>, Vec<Vec<f32>>) {
+    ) -> Found {
         let mut values = from.map_or_else(weights, |(weights, _)| weights.clone());
         let mut shards = Shards::with_buckets(ranks, &slices(&values), options, 16);
         assert!(shards.elements() < 3 * 43 * 2 / ranks.size());

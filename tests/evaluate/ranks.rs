@@ -20,8 +20,11 @@ fn unwatched(_: Progress<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
+/// Losses by timestep, and the elements of samples.
+type Measured = (Vec<(f64, f64)>, Vec<f32>);
+
 /// The losses of the trained network, and some samples.
-fn measure(ranks: Arc<dyn Collective>) -> Result<(Vec<(f64, f64)>, Vec<f32>), Error> {
+fn measure(ranks: Arc<dyn Collective>) -> Result<Measured, Error> {
     let runtime = Runtime::open(None)?;
     let model = Model::open(fixture("ddpm_fashion16.onnx"))?;
     let options = NetworkOptions { batch: Some(2), ..NetworkOptions::default() };
