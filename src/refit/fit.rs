@@ -15,7 +15,6 @@ use super::layers::{Bias, Event, Layer, Step, Use};
 use super::segment::Changed;
 use super::solve::{Centred, System};
 use super::stored::Stored;
-use crate::collective::Collective;
 use crate::error::Error;
 use crate::graph::ValueId;
 use crate::onnx::TensorProto;
@@ -66,16 +65,16 @@ pub(super) struct Fit<'a> {
     /// Constants that are added on the way to a target.
     constants: HashMap<ValueId, ArrayD<f32>>,
     /// By group.
-    systems: Vec<System>,
+    pub(super) systems: Vec<System>,
     /// By group, rows of the chunks that are held back.
-    held: Vec<Held>,
+    pub(super) held: Vec<Held>,
     /// Rows of a chunk that is held back; none where there are too few chunks to hold some back.
     held_per_chunk: usize,
     /// By use.
     rows_per_chunk: Vec<usize>,
     at: usize,
     /// The sum of the squares of the targets.
-    squares: f64,
+    pub(super) squares: f64,
     par: Par,
 }
 
@@ -242,22 +241,6 @@ impl<'a> Fit<'a> {
         let mut rows = index::sample(&mut random, count, wanted).into_vec();
         rows.sort_unstable();
         rows
-    }
-
-    /// Adds up what all ranks have added.
-    ///
-    /// # Errors
-    /// A rank has ended.
-    pub(super) fn share(&mut self, ranks: &dyn Collective) -> Result<(), Error> {
-        if ranks.size() == 1 {
-            return Ok(());
-        }
-        self.systems.iter_mut().try_for_each(|system| system.share(ranks))?;
-        self.held.iter_mut().try_for_each(|held| held.share(ranks))?;
-        let mut squares = [self.squares];
-        ranks.sum_f64(&mut squares)?;
-        self.squares = squares[0];
-        Ok(())
     }
 
     /// The new constants; `Err` within says why there are none.

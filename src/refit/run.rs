@@ -164,7 +164,7 @@ impl Run<'_> {
         let outcome = match (known, fit) {
             (known, None) => known,
             (_, Some(mut fit)) => {
-                fit.share(ranks)?;
+                shared::equations(ranks, &mut fit)?;
                 // One solves for all, so that rounding can't have them go different ways.
                 let own = (ranks.rank() == 0).then(|| fit.solve(&mut self.changed));
                 own.transpose()?

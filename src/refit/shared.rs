@@ -9,7 +9,7 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::Outcome;
-use super::fit::Found;
+use super::fit::{Fit, Found};
 use crate::collective::{Collective, parts};
 use crate::error::Error;
 use crate::onnx::TensorProto;
@@ -34,6 +34,22 @@ pub(super) fn first_says(ranks: &dyn Collective, own: bool) -> Result<bool, Erro
     let mut said = [f64::from(u8::from(own && ranks.rank() == 0))];
     ranks.sum_f64(&mut said)?;
     Ok(said[0] != 0.0)
+}
+
+/// Adds up the equations of all ranks.
+///
+/// # Errors
+/// A rank has ended.
+pub(super) fn equations(ranks: &dyn Collective, fit: &mut Fit<'_>) -> Result<(), Error> {
+    if ranks.size() == 1 {
+        return Ok(());
+    }
+    fit.systems.iter_mut().try_for_each(|system| system.share(ranks))?;
+    fit.held.iter_mut().try_for_each(|held| held.share(ranks))?;
+    let mut squares = [fit.squares];
+    ranks.sum_f64(&mut squares)?;
+    fit.squares = squares[0];
+    Ok(())
 }
 
 fn unshared(error: impl std::fmt::Display) -> Error {
