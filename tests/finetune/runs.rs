@@ -67,8 +67,6 @@ fn a_run_that_was_stopped_goes_on_to_the_same_weights() {
     let (second, steps) = run(&FinetuneSettings { resume: true, ..parts.clone() }, None);
     assert_eq!(steps, 4);
     assert!(second == whole, "the weights of a resumed run are those of an uninterrupted one");
-    let runtime = Runtime::open(None).unwrap();
-    let analysis = Model::open(fixture("ddpm_fashion16.onnx")).unwrap().analyse().unwrap();
     let other = FinetuneSettings { resume: true, rate: 2e-4, ..parts };
     let runtime = Runtime::open(None).unwrap();
     let analysis = Model::open(fixture("ddpm_fashion16.onnx")).unwrap().analyse().unwrap();
