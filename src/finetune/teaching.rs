@@ -53,34 +53,47 @@ impl Teaching {
         let mut differences = Vec::new();
         while differences.len() < DIFFERENCES * SAMPLES {
             let clean = data.next()?;
-            let rows = clean.positions.len();
-            let noise = draws.noise(&clean.positions, clean.values.shape());
-            let of_samples: Vec<Vec<Level>> =
-                clean.positions.iter().map(|at| levels(noising, draws.timestep(*at))).collect();
-            let mut before: Vec<f32> = Vec::new();
-            for at in 0..=DIFFERENCES {
-                let mut levels: Vec<Level> = of_samples.iter().map(|levels| levels[at]).collect();
-                if !noising.has_level_per_sample(rows)? {
-                    levels.truncate(1);
-                }
-                let mut inputs = noisy(noising, &clean, &noise, &levels)?;
-                for (_, array) in inputs.iter_mut().filter(|(name, _)| batched.contains(name)) {
-                    *array = array.rows(&(0..rows).collect::<Vec<_>>().repeat(3));
-                }
-                let mut output = self.teacher.predict(&inputs)?.output;
-                output.truncate(output.len() / 3);
-                if at > 0 {
-                    let length = (output.len() / rows.max(1)).max(1);
-                    let difference =
-                        |(after, before): (&[f32], &[f32])| after.iter().zip(before).map(|(a, b)| a - b).collect();
-                    differences.extend(output.chunks(length).zip(before.chunks(length)).map(difference));
-                }
-                before = output;
+            let length = clean.values.len() / clean.positions.len().max(1);
+            let outputs = self.over_time(noising, draws, &clean, &batched)?;
+            for pair in outputs.windows(2) {
+                let rows = pair[1].chunks(length.max(1)).zip(pair[0].chunks(length.max(1)));
+                differences.extend(rows.map(|(after, before)| after.iter().zip(before).map(|(a, b)| a - b).collect()));
             }
         }
         let directions = Directions::leading(&differences)?;
         self.slopes = Some(Slopes { place: SamplePlace::of(noising), directions, batched });
         Ok(self)
+    }
+
+    /// The teacher's outputs at the ends of the differences over time of some samples.
+    fn over_time(
+        &mut self,
+        noising: &Noising<'_>,
+        draws: &Draws,
+        clean: &CleanBatch,
+        batched: &[String],
+    ) -> Result<Vec<Vec<f32>>, Error> {
+        let noise = draws.noise(&clean.positions, clean.values.shape());
+        let of_samples: Vec<Vec<Level>> =
+            clean.positions.iter().map(|at| levels(noising, draws.timestep(*at))).collect();
+        let is_single = !noising.has_level_per_sample(clean.positions.len())?;
+        let mut parts = Vec::with_capacity(DIFFERENCES + 1);
+        for at in 0..=DIFFERENCES {
+            let mut levels: Vec<Level> = of_samples.iter().map(|levels| levels[at]).collect();
+            levels.truncate(if is_single { 1 } else { levels.len() });
+            parts.push(noisy(noising, clean, &noise, &levels)?);
+        }
+        if !is_single {
+            // A run has three parts, one for each.
+            let output = self.teacher.predict(&one_after_another(&parts, batched))?.output;
+            return Ok(output.chunks((output.len() / 3).max(1)).map(<[f32]>::to_vec).collect());
+        }
+        let each = parts.into_iter().map(|part| {
+            let mut output = self.teacher.predict(&one_after_another(&vec![part; 3], batched))?.output;
+            output.truncate(output.len() / 3);
+            Ok(output)
+        });
+        each.collect()
     }
 
     /// Asks the teacher about the inputs of a run, to which it adds what the terms of the loss take. Returns the teacher's output
@@ -125,6 +138,21 @@ impl Teaching {
     }
 }
 
+/// Inputs that have the rows of all parts, those of the first part where an input has no rows for samples.
+fn one_after_another(parts: &[Vec<(String, Array)>], batched: &[String]) -> Vec<(String, Array)> {
+    let Some(first) = parts.first() else { return Vec::new() };
+    let joined = |(at, (name, array)): (usize, &(String, Array))| {
+        if !batched.contains(name) {
+            return (name.clone(), array.clone());
+        }
+        let values: Vec<f64> = parts.iter().flat_map(|part| part[at].1.to_f64()).collect();
+        let mut dims = array.dims.clone();
+        dims[0] *= parts.len();
+        (name.clone(), Array { dims, data: ArrayData::from_f64(array.element_type(), &values) })
+    };
+    first.iter().enumerate().map(joined).collect()
+}
+
 /// For every row of the second part of an output in three parts, the square of `(y(x + h v) - y(x - h v)) / (2 h)`.
 fn slopes_of(output: &[f32], rows: usize, step: f32) -> Vec<f32> {
     let part = output.len() / 3;
@@ -140,6 +168,17 @@ fn slopes_of(output: &[f32], rows: usize, step: f32) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_stand_one_after_another_in_inputs_with_rows() {
+        let part = |value: f32| {
+            let array = |values: Vec<f32>| Array { dims: vec![values.len()], data: ArrayData::F32(values) };
+            vec![("x".to_owned(), array(vec![value, value + 1.0])), ("c".to_owned(), array(vec![value]))]
+        };
+        let joined = one_after_another(&[part(1.0), part(5.0)], &["x".to_owned()]);
+        assert_eq!(joined[0].1, Array { dims: vec![4], data: ArrayData::F32(vec![1.0, 2.0, 5.0, 6.0]) });
+        assert_eq!(joined[1], part(1.0)[1]);
+    }
 
     #[test]
     fn slopes_are_those_between_the_second_and_the_third_part() {

@@ -67,29 +67,22 @@ fn goes_on_to_the_same_weights(update: Option<UpdateKind>, micro_batch: Option<u
         checkpoint_activations: true,
         update,
         micro_batch,
-        ..settings(&folder.path().join(name), 6)
+        ..settings(&folder.path().join(name), 4)
     };
     let (whole, steps) = run(&settings("whole"), None);
-    assert_eq!(steps, 6);
+    assert_eq!(steps, 4);
     let parts = settings("parts");
     let (first, steps) = run(&parts, Some(3));
     assert_eq!(steps, 3);
-    assert!(first != whole, "three steps are not six");
+    assert!(first != whole, "three steps are not four");
     let (second, steps) = run(&FinetuneSettings { resume: true, ..parts.clone() }, None);
-    assert_eq!(steps, 6);
+    assert_eq!(steps, 4);
     assert!(second == whole, "the weights of a resumed run are those of an uninterrupted one");
-    let of_slopes = Objective { jacobian: 0.2, ..objective };
+    let other = FinetuneSettings { resume: true, rate: 2e-4, ..parts };
     let runtime = Runtime::open(None).unwrap();
     let analysis = Model::open(fixture("ddpm_fashion16.onnx")).unwrap().analyse().unwrap();
-    for other in [
-        FinetuneSettings { rate: 2e-4, ..parts.clone() },
-        FinetuneSettings { objective: of_slopes, ..parts.clone() },
-        FinetuneSettings { features: None, ..parts.clone() },
-    ] {
-        let other = FinetuneSettings { resume: true, ..other };
-        let error = analysis.finetune(&runtime, &other, &mut |_| ControlFlow::Continue(())).unwrap_err();
-        assert!(error.to_string().contains("--resume"), "{error}");
-    }
+    let error = analysis.finetune(&runtime, &other, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(error.to_string().contains("--resume"), "{error}");
 }
 
 #[test]

@@ -211,3 +211,31 @@ fn fingerprint(settings: &FinetuneSettings, weights: &[TrainedWeight], features:
     }
     hash.finalize().to_hex().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::Recipe;
+    use super::*;
+    use crate::finetune::objective::Objective;
+
+    #[test]
+    fn a_run_is_known_by_all_that_changes_its_steps() {
+        let plain = || FinetuneSettings::new("data", "folder", Recipe::Quick);
+        let of = |settings: &FinetuneSettings, features: &[&str]| {
+            let names: Vec<String> = features.iter().map(|name| (*name).to_owned()).collect();
+            fingerprint(settings, &[], &names)
+        };
+        let objective = plain().objective;
+        let others = [
+            FinetuneSettings { rate: 2e-4, ..plain() },
+            FinetuneSettings { objective: Objective { jacobian: 0.1, ..objective }, ..plain() },
+            FinetuneSettings { objective: Objective { features: 0.5, ..objective }, ..plain() },
+        ];
+        let own = of(&plain(), &["a"]);
+        assert!(others.iter().all(|other| of(other, &["a"]) != own));
+        assert!(of(&plain(), &[]) != own && of(&plain(), &["a", "b"]) != own);
+        // What only takes more time may change.
+        let same = FinetuneSettings { checkpoint_activations: true, micro_batch: Some(4), threads: Some(1), ..plain() };
+        assert_eq!(of(&same, &["a"]), own);
+    }
+}
