@@ -255,9 +255,11 @@ impl<'a> Trainer<'a> {
             if state.weights.len() != lengths.len() || state.states.len() != lengths.len() {
                 return Err(fail(format!("expected {} weights, found {}", lengths.len(), state.weights.len())));
             }
-            for (length, values) in lengths.iter().zip(&state.weights).filter(|(length, own)| **length != own.len()) {
+            let mut pairs = lengths.iter().zip(&state.weights);
+            if let Some((length, values)) = pairs.find(|(length, values)| **length != values.len()) {
                 return Err(fail(format!("expected a weight of {length} elements, found {}", values.len())));
             }
+        }
         }
         let (mut counts, mut values, states) = match state {
             Some(state) => ([state.step as f64, state.skipped as f64], state.weights, Some(state.states)),
