@@ -260,7 +260,6 @@ impl<'a> Trainer<'a> {
                 return Err(fail(format!("expected a weight of {length} elements, found {}", values.len())));
             }
         }
-        }
         let (mut counts, mut values, states) = match state {
             Some(state) => ([state.step as f64, state.skipped as f64], state.weights, Some(state.states)),
             None => ([0.0; 2], vec![Vec::new(); lengths.len()], None),
