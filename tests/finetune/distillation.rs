@@ -12,7 +12,7 @@ use onnx_diffprune::finetune::objective::Objective;
 use onnx_diffprune::finetune::pass::TrainingPass;
 use onnx_diffprune::gradient::loss::LossTerm;
 use onnx_diffprune::gradient::pass::PassOptions;
-use onnx_diffprune::gradient::{GradientOptions, TARGET};
+use onnx_diffprune::gradient::{GradientGraph, GradientOptions, TARGET};
 use onnx_diffprune::graph::sizes::sizes_for;
 use onnx_diffprune::load::load;
 use onnx_diffprune::npz;
@@ -68,13 +68,17 @@ impl Reference {
         vec![(term.target.clone(), array(&[BATCH], floats(&self.arrays["slopes"]))), weights]
     }
 
-    /// Loss and gradients of some terms.
-    fn run(&self, terms: &[LossTerm], parts: usize, given: Vec<(String, Array)>, recomputes: bool) -> (f64, Gradients) {
+    fn graph(&self, terms: &[LossTerm], parts: usize, recomputes: bool) -> TrainingGraph {
         let wanted = self.names.iter().map(|name| self.analysis.graph.value(name).unwrap()).collect();
         let sizes = sizes_for(&self.analysis.facts, &[("batch".to_owned(), (parts * BATCH) as i64)].into());
         let loss = terms.to_vec();
         let options = GradientOptions { sizes, wanted, loss, recomputes, ..GradientOptions::default() };
-        let graph = TrainingGraph::build(&self.analysis, &options, Device::Cpu).unwrap();
+        TrainingGraph::build(&self.analysis, &options, Device::Cpu).unwrap()
+    }
+
+    /// Loss and gradients of some terms.
+    fn run(&self, terms: &[LossTerm], parts: usize, given: Vec<(String, Array)>, recomputes: bool) -> (f64, Gradients) {
+        let graph = self.graph(terms, parts, recomputes);
         let mut pass = TrainingPass::new(runtime(), &self.analysis, &graph, &PassOptions::default()).unwrap();
         let of = &self.analysis.graph;
         let names: Vec<&str> = of.inputs.iter().map(|value| of.values[*value].name.as_str()).collect();
@@ -178,6 +182,15 @@ fn recomputed_activations_give_the_same_losses_and_gradients() {
         inputs.push((term.sample_weights.clone().unwrap(), array(&[BATCH], vec![1.0; BATCH])));
     }
     inputs.extend(of.slopes(terms.last().unwrap()));
+    let [whole, small] = [false, true].map(|recomputes| of.graph(&terms, objective.parts(), recomputes).graph);
+    assert!(
+        2 * small.activation_bytes < whole.activation_bytes,
+        "{} {}",
+        small.activation_bytes,
+        whole.activation_bytes
+    );
+    let nodes = |of: &GradientGraph| of.model.graph.as_ref().unwrap().node.len();
+    assert!(nodes(&small) > nodes(&whole) + 100, "{} {}", nodes(&small), nodes(&whole));
     let plain = of.run(&terms, objective.parts(), inputs.clone(), false);
     let again = of.run(&terms, objective.parts(), inputs, true);
     assert_eq!(plain.0, again.0);
