@@ -23,7 +23,7 @@ const NAMES_SHOWN: usize = 3;
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct RefitArgs {
     /// Noisy samples that the weights are fitted on; clean ones are used again with other noise where there are fewer
-    /// [default: 512, fewer where one run takes more than 39 GMACs].
+    /// [default: 512, fewer where one run takes more than 39 GMACs or 8 MiB of activations].
     #[arg(long, value_name = "N", help_heading = "Refit")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refit_samples: Option<usize>,

@@ -25,6 +25,7 @@ use crate::error::Error;
 use crate::graph::model::Model;
 use crate::graph::sizes::sizes_for;
 use crate::load::load;
+use crate::macs::Cost;
 use crate::plan::{Plan, RefitPlan};
 use crate::refit::{RefitCut, RefitLayer, RefitOptions, Refitted, Weighting, refit};
 pub(super) use across::measure;
@@ -38,6 +39,10 @@ const SAMPLES: (usize, usize) = (512, 32);
 
 /// MACs of all runs of the original, at most, where nothing is said.
 const MACS: f64 = 2e13;
+
+/// Bytes that pass from segment to segment, at most, where nothing is said: the activations of both networks at their worst
+/// place, for all samples. What exceeds the memory of a refit goes to a file.
+const SPILLED: f64 = 8.0 * (1u64 << 30) as f64;
 
 /// Samples of a chunk, at most, and chunks, at least.
 const BATCH: usize = 32;
@@ -144,7 +149,7 @@ struct Extent {
 
 impl Extent {
     /// As many samples as are asked for, or as the network affords, in chunks.
-    fn new(network: Denoising<'_>, macs: f64, settings: &RefitSettings) -> Result<Self, Error> {
+    fn new(network: Denoising<'_>, sample: &Cost, settings: &RefitSettings) -> Result<Self, Error> {
         let steps = network.configured().process.schedule.step_count();
         if let Some(0) = settings.samples {
             return Err(Error::usage("--refit-samples: expected at least 1, found 0"));
@@ -152,7 +157,9 @@ impl Extent {
         if let Some(timesteps) = settings.timesteps.filter(|count| !(1..=steps).contains(count)) {
             return Err(Error::usage(format!("--refit-timesteps: expected 1 to {steps} timesteps, found {timesteps}")));
         }
-        let affordable = ((MACS / macs.max(1.0)) as usize).clamp(SAMPLES.1, SAMPLES.0);
+        let by_time = MACS / (sample.macs + sample.attention_macs).max(1.0);
+        let by_space = SPILLED / (2.0 * sample.activation_bytes.max(1) as f64);
+        let affordable = (by_time.min(by_space) as usize).clamp(SAMPLES.1, SAMPLES.0);
         let wanted = settings.samples.unwrap_or(affordable);
         let chunks = settings.timesteps.unwrap_or(CHUNKS).min(wanted);
         let batch = match network.roles().fixed_batch().or(settings.batch) {
@@ -185,8 +192,9 @@ impl Staged {
         let analysis = self.cut().analysis().0.clone();
         let found = recognise(&analysis, options)?;
         let network = Denoising { known: (&analysis.model, &analysis.graph, &analysis.facts), found: &found };
-        let macs = macs_of_sample(network, &analysis);
-        let extent = Extent::new(network, macs, settings)?;
+        let sample = cost_of_sample(network, &analysis);
+        let macs = sample.macs + sample.attention_macs;
+        let extent = Extent::new(network, &sample, settings)?;
         let conditioning = network.conditioning(extent.samples, options.seed)?;
         let clean =
             Clean::new(network, runtime.0, &conditioning, (options, settings), (extent.samples, extent.batch), watch)?;
@@ -266,9 +274,14 @@ impl Staged {
 
 /// MACs of a run on one sample.
 pub(super) fn macs_of_sample(network: Denoising<'_>, analysis: &Analysis) -> f64 {
-    let sizes = network.roles().sizes(&analysis.facts, network.sizes(), 1);
-    let cost = analysis.count(|counter| counter.cost(None, &sizes_for(&analysis.facts, &sizes)));
+    let cost = cost_of_sample(network, analysis);
     cost.macs + cost.attention_macs
+}
+
+/// What a run on one sample costs.
+fn cost_of_sample(network: Denoising<'_>, analysis: &Analysis) -> Cost {
+    let sizes = network.roles().sizes(&analysis.facts, network.sizes(), 1);
+    analysis.count(|counter| counter.cost(None, &sizes_for(&analysis.facts, &sizes)))
 }
 
 /// What a fit is made of.
