@@ -14,6 +14,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 mod alone;
+mod first;
 mod launch;
 #[cfg(feature = "mpi")]
 mod mpi;
@@ -21,6 +22,8 @@ mod ranks;
 mod threads;
 
 pub use alone::Alone;
+pub(crate) use first::unshared;
+pub use first::{first_says, of_first, told};
 pub use launch::{Launch, launch};
 pub use threads::Threads;
 

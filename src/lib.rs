@@ -317,7 +317,7 @@ pub mod rounds {
 
 /// Several processes that work as one: [`GradientSettings::ranks`].
 pub mod ranks {
-    pub use crate::collective::{Alone, Collective, open};
+    pub use crate::collective::{Alone, Collective, open, told};
     pub use crate::prune::threads_of_rank;
 }
 

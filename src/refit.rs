@@ -49,7 +49,7 @@ use regex::Regex;
 use crate::analysis::Analysis;
 use crate::array::Array;
 use crate::changed::{ChangedWeights, Changes};
-use crate::collective::{Alone, Collective};
+use crate::collective::{Alone, Collective, of_first};
 use crate::error::{Error, ErrorKind};
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
@@ -337,7 +337,7 @@ pub fn refit(
                 .map(|layer| pruned.graph().values[layer.target].name.clone())
                 .collect();
             let names: Vec<String> = names.into_iter().collect();
-            let (found, note) = shared::of_first(&*options.ranks, || {
+            let (found, note) = of_first(&*options.ranks, || {
                 let mut unwatched = |_, _| progress(0, events.len());
                 match Sensitivity::of(cut.analysis, &names, &probe, options, runtime, &mut unwatched) {
                     // An operator without a gradient is no reason not to fit.

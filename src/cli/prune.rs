@@ -7,7 +7,7 @@ use std::sync::Arc;
 use onnx_diffprune::data::Array;
 use onnx_diffprune::options::Scope;
 use onnx_diffprune::plans::plan_path;
-use onnx_diffprune::ranks::Collective;
+use onnx_diffprune::ranks::{Collective, told};
 use onnx_diffprune::{Analysis, CriterionOption, Error, Model, RefitSettings, Runtime, ScoreOptions, VerifyOptions};
 use serde_json::json;
 
@@ -16,7 +16,6 @@ use super::cut_result::{Shown, write_report};
 use super::ending::{Before, Ending};
 use super::gradient_args::{self, checkpoint_path, refit_checkpoint_path, text_of};
 use super::printer::{Printer, Watcher};
-use super::ranks::plan_of_first;
 use super::{open_runtime, open_runtime_to_fold, rounds, run_files};
 
 /// Runs the job; of several ranks, each takes part in the gradients, and the first does everything else.
@@ -103,7 +102,7 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
         cut.record("run", recorded(&args)?);
     }
     if refits {
-        plan_of_first(&**ranks, Some(cut.plan()))?;
+        told(&**ranks, Some(cut.plan()))?;
     }
     let plan = args.plan.clone().unwrap_or_else(|| plan_path(output));
     let staged = cut.stage(output)?.with_plan(Some(plan.clone()));
@@ -133,7 +132,7 @@ fn follow(
     (score, refit): (&ScoreOptions, Option<&RefitSettings>),
 ) -> Result<bool, Error> {
     let (Some(output), Some(runtime), Some(settings)) = (output, runtime, refit) else { return Ok(true) };
-    let plan = plan_of_first(&*settings.options.ranks, None)?;
+    let plan = told(&*settings.options.ranks, None)?;
     let staged = analysis.repeat(&plan, &plan_path(output), Some(runtime))?.stage(output)?;
     staged.refit(runtime, score, settings, &mut |_| ControlFlow::Continue(())).map(|_| true)
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use onnx_diffprune::ranks::Collective;
-use onnx_diffprune::{Device, Error, Plan};
+use onnx_diffprune::{Device, Error};
 
 use super::args::{Cli, Command};
 
@@ -31,17 +31,6 @@ pub(super) fn check(cli: &Cli, ranks: &dyn Collective) -> Result<(), Error> {
     };
     let text = format!("{alone} is the work of one process, {} were started", ranks.size());
     Err(Error::usage(text).hint("start it without mpirun or srun"))
-}
-
-/// The plan of the first rank, at all of them.
-///
-/// # Errors
-/// A rank has ended.
-pub(super) fn plan_of_first(ranks: &dyn Collective, own: Option<&Plan>) -> Result<Plan, Error> {
-    let unread = |error: serde_json::Error| Error::unmet(format!("the plan of the first rank can't be read: {error}"));
-    let mut bytes = own.map(serde_json::to_vec).transpose().map_err(unread)?.unwrap_or_default();
-    ranks.broadcast(&mut bytes, 0)?;
-    serde_json::from_slice(&bytes).map_err(unread)
 }
 
 /// The device of an option.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use onnx_diffprune::data::Array;
 use onnx_diffprune::finetuning::{FinetuneReport, FinetuneSettings, Recipe};
 use onnx_diffprune::plans::{DigestKind, plan_path};
-use onnx_diffprune::ranks::Collective;
+use onnx_diffprune::ranks::{Collective, told};
 use onnx_diffprune::reports::RefitReport;
 use onnx_diffprune::rounds::RoundFolder;
 use onnx_diffprune::{
@@ -20,7 +20,6 @@ use super::ending::{Before, Ending};
 use super::gradient_args::{self, checkpoint_path};
 use super::printer::{Printer, Watcher, human, percent};
 use super::prune::{check_files, recorded};
-use super::ranks::plan_of_first;
 use super::{finetune, open_runtime, refit_args};
 
 /// Runs all rounds. Of several ranks, each takes part in gradients and training, and the first does everything else.
@@ -184,7 +183,7 @@ impl Rounds<'_> {
         let follow = || -> Result<(), Error> {
             // The part of this rank in the fit, of the cut that the first tells.
             let Some(settings) = &refit else { return Ok(()) };
-            let plan = plan_of_first(&**self.ranks, None)?;
+            let plan = told(&**self.ranks, None)?;
             let cut = analysis.repeat(&plan, &plan_path(&output), Some(&self.runtime))?;
             stage(&cut)?.refit(&self.runtime, &score, settings, &mut |_| ControlFlow::Continue(())).map(drop)
         };
@@ -201,7 +200,7 @@ impl Rounds<'_> {
         cut.warnings().iter().for_each(|warning| self.printer.warning(warning));
         self.record(&mut cut)?;
         if refits {
-            plan_of_first(&**self.ranks, Some(cut.plan()))?;
+            told(&**self.ranks, Some(cut.plan()))?;
         }
         let staged = stage(&cut)?;
         self.scores = Some(scores);

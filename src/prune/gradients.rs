@@ -23,7 +23,7 @@ use crate::runtime::{Device, Runtime};
 pub(super) use graph::channels;
 use graph::{Differentiated, differentiated};
 pub use ranks::threads;
-pub(super) use ranks::{number_of_first, of_first as samples_of_first, share_of_memory};
+pub(super) use ranks::{of_first as samples_of_first, share_of_memory};
 pub(super) use samples::samples as clean_samples;
 use summation::Summation;
 

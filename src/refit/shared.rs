@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::Outcome;
 use super::fit::{Fit, Found};
-use crate::collective::{Collective, parts};
+use crate::collective::{Collective, parts, unshared};
 use crate::error::Error;
 use crate::onnx::TensorProto;
 
@@ -29,13 +29,6 @@ pub(super) fn of_all(ranks: &dyn Collective, own: Vec<u8>) -> Result<Vec<Vec<u8>
     Ok(all)
 }
 
-/// What the first rank says.
-pub(super) fn first_says(ranks: &dyn Collective, own: bool) -> Result<bool, Error> {
-    let mut said = [f64::from(u8::from(own && ranks.rank() == 0))];
-    ranks.sum_f64(&mut said)?;
-    Ok(said[0] != 0.0)
-}
-
 /// Adds up the equations of all ranks.
 ///
 /// # Errors
@@ -50,27 +43,6 @@ pub(super) fn equations(ranks: &dyn Collective, fit: &mut Fit<'_>) -> Result<(),
     ranks.sum_f64(&mut squares)?;
     fit.squares = squares[0];
     Ok(())
-}
-
-fn unshared(error: impl std::fmt::Display) -> Error {
-    Error::unmet(format!("what the first rank tells the others can't be read: {error}"))
-}
-
-/// What the first rank makes, at all of them.
-pub(super) fn of_first<T: Serialize + for<'a> Deserialize<'a>>(
-    ranks: &dyn Collective,
-    make: impl FnOnce() -> Result<T, Error>,
-) -> Result<T, Error> {
-    if ranks.size() == 1 {
-        return make();
-    }
-    let made = (ranks.rank() == 0).then(make).transpose()?;
-    let mut bytes = made.as_ref().map(serde_json::to_vec).transpose().map_err(unshared)?.unwrap_or_default();
-    ranks.broadcast(&mut bytes, 0)?;
-    match made {
-        Some(made) => Ok(made),
-        None => serde_json::from_slice(&bytes).map_err(unshared),
-    }
 }
 
 /// One fit on its way from rank to rank, without the elements of its constants.

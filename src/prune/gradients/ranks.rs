@@ -3,7 +3,7 @@
 use ndarray::ArrayD;
 use serde::{Deserialize, Serialize};
 
-use crate::collective::Collective;
+use crate::collective::{Collective, told, unshared};
 use crate::diffusion::Samples;
 use crate::error::Error;
 use crate::gradient::accumulate::{Accumulated, LossPoint};
@@ -22,17 +22,6 @@ struct Heading {
 struct Progress {
     curve: Vec<LossPoint>,
     complete: bool,
-}
-
-fn unshared(error: impl std::fmt::Display) -> Error {
-    Error::unmet(format!("what the first rank tells the others can't be read: {error}"))
-}
-
-/// What the first rank makes, at all of them.
-fn told<T: Serialize + for<'a> Deserialize<'a>>(ranks: &dyn Collective, made: Option<&T>) -> Result<T, Error> {
-    let mut bytes = made.map(serde_json::to_vec).transpose().map_err(unshared)?.unwrap_or_default();
-    ranks.broadcast(&mut bytes, 0)?;
-    serde_json::from_slice(&bytes).map_err(unshared)
 }
 
 /// Samples that the first rank reads or draws: its bits at all of them, and the data need not be where they are.
@@ -59,15 +48,6 @@ pub(in crate::prune) fn of_first(
     Ok(Samples { values, numbers, total, source })
 }
 
-/// A number that the first rank finds.
-pub(in crate::prune) fn number_of_first(
-    ranks: &dyn Collective,
-    find: impl FnOnce() -> Result<usize, Error>,
-) -> Result<usize, Error> {
-    let found = (ranks.rank() == 0).then(find).transpose()?;
-    if ranks.size() == 1 { Ok(found.unwrap_or(0)) } else { told(ranks, found.as_ref()) }
-}
-
 /// Where the first rank goes on; the sum up to there stays its own.
 pub(super) fn share_progress(ranks: &dyn Collective, sum: &mut Accumulated) -> Result<(), Error> {
     if ranks.size() == 1 {
@@ -77,13 +57,6 @@ pub(super) fn share_progress(ranks: &dyn Collective, sum: &mut Accumulated) -> R
     let Progress { curve, complete } = told(ranks, (ranks.rank() == 0).then_some(&own))?;
     (sum.visited, sum.curve, sum.complete) = (curve.len(), curve, complete);
     Ok(())
-}
-
-/// What the first rank decides, by its clock or its arithmetic.
-pub(super) fn first_says(ranks: &dyn Collective, own: bool) -> Result<bool, Error> {
-    let mut decided = [f64::from(u8::from(own && ranks.rank() == 0))];
-    ranks.sum_f64(&mut decided)?;
-    Ok(decided[0] != 0.0)
 }
 
 /// What every rank may take of the memory that is free: its share of the machine's, or that of the rank with the least, so

@@ -12,6 +12,7 @@ use super::settling::{self, Settling};
 use super::{CHECKPOINT_SECONDS, ranks};
 use crate::analysis::Analysis;
 use crate::array::Array;
+use crate::collective::first_says;
 use crate::diffusion::{Conditioning, DenoisingTask, Process, Samples};
 use crate::error::Error;
 use crate::gradient::accumulate::{
@@ -165,13 +166,13 @@ impl Summation<'_> {
                 let (done, total) = (part.at * total + visited.visited(), part.of * total);
                 tell(watch, Progress::At { stage: Stage::Gradients, done, total })?;
                 let is_due = settings.checkpoint.is_some() && saved.elapsed().as_secs() >= CHECKPOINT_SECONDS;
-                if ranks::first_says(ranks, is_due)? {
+                if first_says(ranks, is_due)? {
                     let sum = visited.sum()?;
                     checkpoint.map_or(Ok(()), |checkpoint| checkpoint.save(sum))?;
                     saved = Instant::now();
                 }
                 if let Some(settling) = &mut settling {
-                    settled = ranks::first_says(ranks, settling.is_settled(analysis, self.runtime, visited)?)?;
+                    settled = first_says(ranks, settling.is_settled(analysis, self.runtime, visited)?)?;
                 }
                 Ok(if settled { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             };

@@ -5,12 +5,13 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
 
-use super::super::gradients::{channels, clean_samples, number_of_first, samples_of_first};
+use super::super::gradients::{channels, clean_samples, samples_of_first};
 use super::super::network::Denoising;
 use super::super::options::{GradientSettings, ScoreOptions};
 use super::super::progress::Watch;
 use super::RefitSettings;
 use crate::array::Array;
+use crate::collective::of_first;
 use crate::diffusion::{Conditioning, DenoisingTask, Sampler, Samples, noise};
 use crate::error::Error;
 use crate::gradient::TARGET;
@@ -53,8 +54,7 @@ impl Clean {
         let ranks = &*settings.options.ranks;
         let (fitted, held_out) = match &options.gradients.data {
             Some(path) => {
-                let available = || Samples::available(path, &network.roles().sample.name);
-                let available = number_of_first(ranks, available)?;
+                let available = of_first(ranks, || Samples::available(path, &network.roles().sample.name))?;
                 let held_out = settings.held_out.min((available / 5).max(usize::from(available > 1)));
                 (noisy.min(available - held_out), held_out)
             }

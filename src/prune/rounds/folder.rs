@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::collective::Collective;
+use crate::collective::{Collective, of_first};
 use crate::error::Error;
 use crate::files::{read_text, write_file};
 
@@ -45,17 +45,9 @@ impl RoundFolder {
         ranks: &dyn Collective,
     ) -> Result<Self, Error> {
         let path = path.into();
-        let unread = |error: serde_json::Error| Error::unreadable(&path, error.to_string());
-        if ranks.rank() > 0 {
-            let mut told = Vec::new();
-            ranks.broadcast(&mut told, 0)?;
-            let state = serde_json::from_slice(&told).map_err(unread)?;
-            return Ok(Self { path, state, writes: false });
-        }
-        let folder = Self::open_first(path.clone(), fingerprint, resumes)?;
-        let mut told = serde_json::to_vec(&folder.state).map_err(unread)?;
-        ranks.broadcast(&mut told, 0)?;
-        Ok(folder)
+        let state =
+            of_first(ranks, || Self::open_first(path.clone(), fingerprint, resumes).map(|folder| folder.state))?;
+        Ok(Self { path, state, writes: ranks.rank() == 0 })
     }
 
     fn open_first(path: PathBuf, fingerprint: &str, resumes: bool) -> Result<Self, Error> {
