@@ -84,6 +84,11 @@ impl Objective {
         if self.jacobian > 0.0 { 3 } else { 1 }
     }
 
+    /// Whether the teacher runs at every step, for its output, its inner values where there are any, or derivatives.
+    pub fn asks_teacher(&self, has_features: bool) -> bool {
+        self.distill > 0.0 || self.jacobian > 0.0 || has_features
+    }
+
     /// Whether samples count by their timestep.
     fn is_weighted(&self, process: &Process) -> bool {
         let first = process.schedule.levels().first();

@@ -166,6 +166,16 @@ impl Update {
     }
 }
 
+/// Adds a share of the gradient of run `run` to the sum over the runs of a step, which the first begins.
+fn add_run(sum: &mut Vec<f32>, gradient: &[f32], run: usize, share: f32) {
+    if run == 0 {
+        sum.clear();
+        sum.extend(gradient.iter().map(|value| share * value));
+    } else {
+        sum.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += share * value);
+    }
+}
+
 fn unmet(error: RuntimeError) -> Error {
     let hint = error.hint();
     let unmet = Error::unmet(format!("the optimizer's update does not run: {error}"));

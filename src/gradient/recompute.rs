@@ -18,6 +18,7 @@ use std::ops::Range;
 
 use super::Network;
 use crate::graph::fact::Fact;
+use crate::macs::memory::float32_bytes;
 use crate::onnx::NodeProto;
 use crate::onnx::builder::{gives, needed, reads};
 use crate::operator::Folding;
@@ -63,10 +64,7 @@ fn values(
     outputs: &[String],
 ) -> Values {
     let Network { graph, operators, facts, .. } = *network;
-    let size = |name: &str| -> Option<u64> {
-        let shape = network.shape(graph.value(name)?)?;
-        Some(4 * shape.iter().product::<i64>().max(0) as u64)
-    };
+    let size = |name: &str| Some(float32_bytes(&network.shape(graph.value(name)?)?));
     let is_number =
         |name: &str| graph.value(name).is_none_or(|value| facts.values[value].as_ref().is_none_or(Fact::is_float));
     let mut values = Values::new(forward.len());

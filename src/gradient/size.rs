@@ -1,26 +1,22 @@
 //! Bytes of what a gradient graph reads and gives.
 
 use super::GradientGraph;
+use crate::macs::memory::float32_bytes;
 use crate::onnx::{ValueInfoProto, tensor_shape_proto, type_proto};
 
 impl GradientGraph {
     /// Bytes of its constants, in float32.
     pub fn weight_bytes(&self) -> u64 {
         let graph = self.model.graph.as_ref();
-        let sizes = graph.into_iter().flat_map(|graph| &graph.initializer).map(|tensor| bytes(&tensor.dims));
+        let sizes = graph.into_iter().flat_map(|graph| &graph.initializer).map(|tensor| float32_bytes(&tensor.dims));
         sizes.fold(0, u64::saturating_add)
     }
 
     /// Bytes of the outputs that hold gradients, or sums of them.
     pub fn gradient_bytes(&self) -> u64 {
         let outputs = self.model.graph.as_ref().into_iter().flat_map(|graph| &graph.output);
-        outputs.map(|output| bytes(&dims(output))).fold(0, u64::saturating_add)
+        outputs.map(|output| float32_bytes(&dims(output))).fold(0, u64::saturating_add)
     }
-}
-
-/// Bytes of float32 elements.
-fn bytes(dims: &[i64]) -> u64 {
-    dims.iter().fold(4, |product, size| product.saturating_mul(u64::try_from(*size).unwrap_or(0)))
 }
 
 /// The sizes of a value, all of which a gradient graph fixes.

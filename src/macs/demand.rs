@@ -49,6 +49,16 @@ impl Demand {
             error.hint(format!("it needs {parts}"))
         })
     }
+
+    /// The error of a run that does not fit, with all parts and `advice` in its hint.
+    pub fn refusal(&self, available: Option<u64>, what: &str, advice: &str) -> Error {
+        let error = match self.refuse_beyond(available, what) {
+            Ok(()) => Error::unmet(format!("{what} does not fit into memory")),
+            Err(error) => error,
+        };
+        let parts = error.advice().unwrap_or_default().to_owned();
+        error.hint(format!("{parts}; {advice}"))
+    }
 }
 
 impl Serialize for Demand {
@@ -60,6 +70,14 @@ impl Serialize for Demand {
         }
         map.serialize_entry("total", &self.total())?;
         map.end()
+    }
+}
+
+/// Runs of so many samples in words: `training with runs of one sample`.
+pub fn runs_of(what: &str, samples: usize) -> String {
+    match samples {
+        1 => format!("{what} of one sample"),
+        count => format!("{what} of {count} samples"),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::sizes::{Sizes, sizes_for};
 use crate::graph::{Graph, ValueId};
+use crate::operator::gradient::signed_shape;
 use crate::operator::macs::elements;
 
 /// What a network takes at given sizes, in bytes.
@@ -26,6 +27,17 @@ pub struct Footprint {
     pub weights: u64,
     /// The number of its nodes.
     pub nodes: u64,
+}
+
+/// Bytes of float32 elements of this shape.
+pub fn float32_bytes(dims: &[i64]) -> u64 {
+    dims.iter().fold(4, |product, size| product.saturating_mul(u64::try_from(*size).unwrap_or(0)))
+}
+
+/// Bytes of a value in float32; those of one element where its shape is not known.
+pub fn float32_bytes_of(facts: &Facts, value: ValueId) -> u64 {
+    let shape = facts.values[value].as_ref().and_then(|fact| signed_shape(fact.shape.as_deref()?));
+    float32_bytes(&shape.unwrap_or_default())
 }
 
 /// What ONNX Runtime takes as soon as it is loaded.

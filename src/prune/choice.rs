@@ -88,14 +88,14 @@ pub(super) struct Choice {
     pub(super) ratio: f64,
 }
 
-/// What criteria look at, and the groups of all groupings; weights of groups that may shrink are computed where the graph
-/// computes them.
+/// What criteria look at, and the groups of all these groupings; weights of groups that may shrink are computed where the
+/// graph computes them.
 ///
 /// # Errors
 /// A weight that can't be computed.
 pub(super) fn members<'a>(
     analysis: &'a Analysis,
-    options: &ScoreOptions,
+    groupings: &[Grouping],
     runtime: Option<&Runtime>,
 ) -> Result<(ScoreCx<'a>, Vec<ChannelGroup>), Error> {
     let cx = ScoreCx {
@@ -105,8 +105,7 @@ pub(super) fn members<'a>(
         fold: &analysis.fold,
         coupling: &analysis.coupling,
     };
-    let groupings = analysis.groupings(options.attention, options.norm_groups);
-    let all: Vec<_> = groupings.into_iter().flat_map(|grouping| grouping.groups).collect();
+    let all: Vec<_> = groupings.iter().flat_map(|grouping| grouping.groups.iter().cloned()).collect();
     let shrinking = all.iter().filter(|group| group.fixed.is_none()).flat_map(|group| &group.members);
     let shrinking: BTreeSet<usize> = shrinking.map(|member| analysis.coupling.uses[member.weight].value).collect();
     analysis.fold.evaluate(&analysis.model, &analysis.graph, runtime, &|value| shrinking.contains(&value))?;
@@ -124,7 +123,7 @@ pub(super) fn score(
     runtime: Option<&Runtime>,
 ) -> Result<Scoring, Error> {
     let groupings = analysis.groupings(options.attention, options.norm_groups);
-    let (cx, all) = members(analysis, options, runtime)?;
+    let (cx, all) = members(analysis, &groupings, runtime)?;
     let criterion = criterion(&cx, &all, options, gradients)?;
     let mut passes: Vec<Scored> = Vec::new();
     let mut unranked = Vec::new();

@@ -3,17 +3,11 @@
 use onnx_diffprune::refit::RefitOptions;
 use regex::Regex;
 
-use super::{half, network, options, refitted};
+use super::{half, half_with_a_sum, network, options, refitted};
 
 #[test]
 fn two_refits_are_the_same_and_so_is_one_with_little_memory() {
-    let pruned = half(&network(false, |b, y| {
-        let y = b.conv(y, 8, 8, 3, 1);
-        let y = b.silu(&y);
-        let z = b.conv(&y, 8, 8, 1, 1);
-        let y = b.op("Add", &[&y, &z], &[]);
-        b.conv(&y, 8, 4, 3, 1)
-    }));
+    let pruned = half_with_a_sum();
     let bytes = |options: &RefitOptions| std::fs::read(refitted(&pruned, options).path).unwrap();
     let first = bytes(&options());
     assert!(first == bytes(&options()));

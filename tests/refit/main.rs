@@ -82,6 +82,17 @@ fn half(model: &ModelProto) -> Pruned {
     prune_model(model, &PruneOptions::by_magnitude(Target::Ratio(0.5)))
 }
 
+/// A network with convolutions of 3x3 and 1x1 kernels and a sum of two values, half of it cut.
+fn half_with_a_sum() -> Pruned {
+    half(&network(false, |b, y| {
+        let y = b.conv(y, 8, 8, 3, 1);
+        let y = b.silu(&y);
+        let z = b.conv(&y, 8, 8, 1, 1);
+        let y = b.op("Add", &[&y, &z], &[]);
+        b.conv(&y, 8, 4, 3, 1)
+    }))
+}
+
 /// What a refit did.
 struct Outcome {
     layers: Vec<RefitLayer>,

@@ -11,7 +11,7 @@ use onnx_diffprune::onnx::{DataType, TensorProto};
 use onnx_diffprune::prune::{Model, Ratio, RefitSettings, Runtime, ScoreOptions};
 use onnx_diffprune::refit::RefitOptions;
 
-use super::{half, network, options, refitted_on};
+use super::{half_with_a_sum, options, refitted_on};
 use crate::support::fixtures::fixture;
 
 /// All weights of a file in one row.
@@ -34,13 +34,7 @@ fn apart(found: &[f32], expected: &[f32], before: &[f32]) -> f64 {
 
 #[test]
 fn sums_and_rows_of_all_ranks_make_the_fit_of_one_process() {
-    let pruned = half(&network(false, |b, y| {
-        let y = b.conv(y, 8, 8, 3, 1);
-        let y = b.silu(&y);
-        let z = b.conv(&y, 8, 8, 1, 1);
-        let y = b.op("Add", &[&y, &z], &[]);
-        b.conv(&y, 8, 4, 3, 1)
-    }));
+    let pruned = half_with_a_sum();
     let before = weights(&pruned.path);
     // With little memory the rows are held and not their products; of 16 chunks some are held back.
     for (chunks, memory) in [(8, 1_500_000_000), (8, 40_000), (16, 1_500_000_000)] {

@@ -2,7 +2,7 @@
 
 use super::super::optimizer::{OptimizerOptions, WeightState, norm};
 use super::super::pass::TrainingPass;
-use super::At;
+use super::{At, add_run};
 use crate::runtime::RuntimeError;
 
 /// The state of the optimizer in the memory of the processor.
@@ -28,12 +28,7 @@ impl KernelUpdate {
         let share = 1.0 / runs as f32;
         for (sum, gradient) in self.sums.iter_mut().zip(gradients) {
             let values = gradient.values_mut()?;
-            if run == 0 {
-                sum.clear();
-                sum.extend(values.iter().map(|value| share * value));
-            } else {
-                sum.iter_mut().zip(values.iter()).for_each(|(sum, value)| *sum += share * value);
-            }
+            add_run(sum, values, run, share);
             if run + 1 == runs {
                 values.copy_from_slice(sum);
             }

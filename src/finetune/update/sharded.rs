@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::super::optimizer::{OptimizerOptions, WeightState};
 use super::super::pass::TrainingPass;
 use super::super::shards::Shards;
-use super::{At, unmet};
+use super::{At, add_run, unmet};
 use crate::collective::Collective;
 use crate::error::Error;
 use crate::runtime::{Device, RuntimeError};
@@ -49,12 +49,7 @@ impl ShardedUpdate {
         let of = pass.tensors();
         self.sums.resize(of.gradients.len(), Vec::new());
         for (sum, gradient) in self.sums.iter_mut().zip(&*of.gradients) {
-            let values = of.transfer.read(gradient)?;
-            if run == 0 {
-                sum.clear();
-                sum.resize(values.len(), 0.0);
-            }
-            sum.iter_mut().zip(&values).for_each(|(sum, value)| *sum += share * value);
+            add_run(sum, &of.transfer.read(gradient)?, run, share);
         }
         Ok(())
     }

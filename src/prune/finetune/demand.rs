@@ -8,9 +8,8 @@ use crate::error::Error;
 use crate::finetune::graph::TrainingGraph;
 use crate::finetune::update::UpdateKind;
 use crate::gradient::GradientOptions;
-use crate::macs::demand::Demand;
-use crate::macs::memory::{Footprint, HELD, LIBRARY, OF_NODE, fitting_batch, gibibytes};
-use crate::operator::gradient::signed_shape;
+use crate::macs::demand::{Demand, runs_of};
+use crate::macs::memory::{Footprint, HELD, LIBRARY, OF_NODE, fitting_batch, float32_bytes_of, gibibytes};
 use crate::runtime::{Device, available_memory};
 use crate::training::trained_weights;
 
@@ -22,10 +21,10 @@ const OF_STEP: u64 = 5;
 
 /// What decides how much a run takes.
 pub(super) struct Taking<'a> {
-    pub(super) network: Denoising<'a>,
-    pub(super) analysis: &'a Analysis,
-    pub(super) teacher: Option<&'a Analysis>,
-    pub(super) settings: &'a FinetuneSettings,
+    network: Denoising<'a>,
+    analysis: &'a Analysis,
+    teacher: Option<&'a Analysis>,
+    settings: &'a FinetuneSettings,
     /// Of the bytes of all activations, how many are held at a time.
     kept: f64,
 }
@@ -90,21 +89,12 @@ impl<'a> Taking<'a> {
             return Ok((samples, of(samples)?));
         }
         let least = sizes.first().map_or(wanted, |(size, _)| *size);
-        let what = match least {
-            1 => "training with runs of one sample".to_owned(),
-            count => format!("training with runs of {count} samples"),
-        };
-        let demand = of(least)?;
-        let error = match demand.refuse_beyond(available, &what) {
-            Ok(()) => Error::unmet(format!("{what} does not fit into memory")),
-            Err(error) => error,
-        };
         let advice = match may_shrink || least == 1 {
             true => "train a part of the weights (--train REGEX), or smaller sizes (--size)".to_owned(),
             false => format!("a smaller --micro-batch needs less: runs of one sample {}", gibibytes(of(1)?.total())),
         };
-        let parts = error.advice().unwrap_or_default().to_owned();
-        Err(error.in_file(self.analysis.model.path()).hint(format!("{parts}; {advice}")))
+        let error = of(least)?.refusal(available, &runs_of("training with runs", least), &advice);
+        Err(error.in_file(self.analysis.model.path()))
     }
 
     /// What a run needs with so many samples in a run of the graph, of a rank's `batch`.
@@ -122,10 +112,7 @@ impl<'a> Taking<'a> {
         let average = if settings.optimizer.ema.is_some() { trained } else { 0 };
         let sums = if samples < batch { trained } else { 0 };
         let kind = settings.update.unwrap_or(UpdateKind::of_device(settings.device));
-        let teacher = match self
-            .teacher
-            .filter(|_| objective.distill > 0.0 || objective.jacobian > 0.0 || settings.features.is_some())
-        {
+        let teacher = match self.teacher.filter(|_| objective.asks_teacher(settings.features.is_some())) {
             Some(of) => footprint(of, parts * samples)?.run().saturating_sub(LIBRARY),
             None => 0,
         };
@@ -163,14 +150,7 @@ impl<'a> Taking<'a> {
 
     /// The bytes of every trained weight in float32.
     fn sizes(&self) -> Result<Vec<u64>, Error> {
-        let bytes = |value: usize| {
-            let shape =
-                self.analysis.facts.values[value].as_ref().and_then(|fact| signed_shape(fact.shape.as_deref()?));
-            shape
-                .unwrap_or_default()
-                .iter()
-                .fold(4, |product: u64, size| product.saturating_mul(u64::try_from(*size).unwrap_or(0)))
-        };
+        let bytes = |value| float32_bytes_of(&self.analysis.facts, value);
         Ok(trained_weights(self.analysis, &self.settings.trained)?.into_iter().map(bytes).collect())
     }
 }

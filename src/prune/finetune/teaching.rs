@@ -102,13 +102,12 @@ impl Lessons {
         session: &SessionOptions,
         data: &mut dyn FnMut() -> Result<Box<dyn CleanSamples + 'd>, Error>,
     ) -> Result<Option<Teaching>, Error> {
-        let Objective { distill, jacobian, .. } = self.objective;
-        let is_asked = distill > 0.0 || jacobian > 0.0 || !self.features.is_empty();
+        let is_asked = self.objective.asks_teacher(!self.features.is_empty());
         let Some(of) = self.teacher.as_ref().filter(|_| is_asked) else { return Ok(None) };
         let sizes = network.roles().sizes(&of.0.facts, network.sizes(), self.batch);
         let teacher = Teacher::new(runtime, &of.0, (network.roles(), sizes), &self.features, session)?;
         let teaching = Teaching::new(teacher, self.features.clone());
-        if jacobian == 0.0 {
+        if self.objective.jacobian == 0.0 {
             return Ok(Some(teaching));
         }
         teaching.compare_slopes((noising, draws), &mut *data()?).map(Some)

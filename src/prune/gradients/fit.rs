@@ -4,7 +4,7 @@
 use crate::error::Error;
 use crate::gradient::GradientGraph;
 use crate::graph::ValueId;
-use crate::macs::demand::{Demand, divided};
+use crate::macs::demand::{Demand, divided, runs_of};
 use crate::macs::memory::{HELD, LIBRARY, OF_NODE, fitting_batch, gibibytes};
 
 /// What a gradient graph takes, at the samples that it was built for.
@@ -95,10 +95,6 @@ pub(super) fn fitted(
     let of_each: Vec<u64> = weights.iter().map(|(_, bytes)| *bytes).collect();
     let parts = (sizes.within == 0).then(|| divided(&of_each, room)).flatten();
     let Some(parts) = parts else {
-        let what = match samples {
-            1 => "a gradient run of one sample".to_owned(),
-            count => format!("a gradient run of {count} samples"),
-        };
         // With all weights in one pass, and as little as is possible.
         let largest = of_each.iter().copied().max().unwrap_or(0);
         let least = if sizes.within > 0 { sizes.gradients } else { largest };
@@ -107,10 +103,9 @@ pub(super) fn fitted(
             true => "--criterion magnitude needs no gradients; smaller sizes (--size) need less".to_owned(),
             false => format!("a smaller --micro-batch than {samples} needs less; without one it is chosen to fit"),
         };
-        let refused = sizes.demand(samples, sizes.gradients).refuse_beyond(available, &what);
-        let error = refused.err().unwrap_or_else(|| Error::unmet(format!("{what} does not fit into memory")));
-        let parts = error.advice().unwrap_or_default().to_owned();
-        return Err(error.hint(format!("{parts}; one weight after the other it needs {least}; {hint}")));
+        let advice = format!("one weight after the other it needs {least}; {hint}");
+        let what = runs_of("a gradient run", samples);
+        return Err(sizes.demand(samples, sizes.gradients).refusal(available, &what, &advice));
     };
     let bytes = |range: &std::ops::Range<usize>| of_each[range.clone()].iter().sum::<u64>();
     let largest = parts.iter().map(bytes).max().unwrap_or(0);

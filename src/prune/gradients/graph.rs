@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::gradient::{GradientGraph, GradientOptions};
 use crate::graph::{Reader, ValueId};
 use crate::macs::demand::Demand;
-use crate::operator::gradient::signed_shape;
+use crate::macs::memory::float32_bytes_of;
 use crate::runtime::{Device, available_memory};
 use crate::score::scoring_axes;
 
@@ -86,10 +86,8 @@ pub(super) fn differentiated(
 /// The wanted weights with the bytes of their gradients.
 fn bytes_of_weights(analysis: &Analysis, options: &GradientOptions) -> Vec<(ValueId, u64)> {
     let bytes = |value: ValueId| {
-        let shape = analysis.facts.values[value].as_ref().and_then(|fact| signed_shape(fact.shape.as_deref()?));
         let uses = analysis.coupling.uses.iter().filter(|of| of.value == value).count().max(1) as u64;
-        let elements = shape.unwrap_or_default().iter().map(|size| u64::try_from(*size).unwrap_or(0)).product::<u64>();
-        uses.saturating_mul(elements).saturating_mul(4)
+        uses.saturating_mul(float32_bytes_of(&analysis.facts, value))
     };
     options.wanted.iter().map(|value| (*value, bytes(*value))).collect()
 }

@@ -121,7 +121,8 @@ impl Summation<'_> {
             checkpoints.extend(checkpoint);
             if parts.len() > 1 {
                 // All that the criterion needs of this part; the sums themselves go.
-                let (cx, groups) = members(self.analysis, self.options, Some(self.runtime))?;
+                let groupings = self.analysis.groupings(self.options.attention, self.options.norm_groups);
+                let (cx, groups) = members(self.analysis, &groupings, Some(self.runtime))?;
                 self.options.gradient_form(sample_elements).reduce(&cx, &groups, &mut summed.sum)?;
             }
             whole = Some(match whole {
