@@ -36,6 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             _ => return Err(format!("{option}: there is no such option").into()),
         }
     }
+    options.as_deployed = true;
     let runtime = Runtime::open(library.as_deref())?;
     let model = onnx_diffprune::load::load(original.as_ref())?;
     let analysis = analyse(&model)?;

@@ -1,7 +1,8 @@
 //! Trains a network step by step on request, so that another program can take turns with it: `scripts/bench_finetune.py`.
 //!
 //! ```text
-//! training_step MODEL.onnx TEACHER.onnx [--batch B] [--threads N] [--device D] [--update kernel|graph] [--onnxruntime PATH]
+//! training_step MODEL.onnx TEACHER.onnx [--batch B] [--threads N] [--device D] [--update kernel|graph]
+//!     [--precision float32|float16] [--provider-option NAME=VALUE]... [--onnxruntime PATH]
 //! ```
 //!
 //! For every line that it reads it makes one step of training (the teacher's output, forward and backward pass, clipping,
@@ -30,8 +31,8 @@ use onnx_diffprune::finetune::schedule::{Rate, RateSchedule};
 use onnx_diffprune::finetune::teacher::Teacher;
 use onnx_diffprune::finetune::teaching::Teaching;
 use onnx_diffprune::finetune::trainer::{CleanBatch, CleanSamples, StepOptions, Trainer};
-use onnx_diffprune::gradient::GradientOptions;
 use onnx_diffprune::gradient::pass::PassOptions;
+use onnx_diffprune::gradient::{GradientOptions, Precision};
 use onnx_diffprune::graph::sizes::Sizes;
 use onnx_diffprune::load::load;
 use onnx_diffprune::runtime::{Device, Runtime, SessionOptions};
@@ -73,11 +74,12 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
     let [model, teacher, options @ ..] = arguments else {
         return Err(
             "usage: training_step MODEL.onnx TEACHER.onnx [--batch B] [--threads N] [--device D] [--update kernel|graph] \
-             [--losses N] [--onnxruntime PATH]".into()
+             [--precision float32|float16] [--provider-option NAME=VALUE]... [--losses N] [--onnxruntime PATH]".into()
         );
     };
     let (mut batch, mut threads, mut library) = (32, None, None);
     let (mut device, mut update, mut losses) = (Device::Cpu, None, None);
+    let (mut provider_options, mut precision) = (Vec::new(), Precision::Float32);
     for pair in options.chunks(2) {
         match pair {
             [name, value] if name == "--batch" => batch = value.parse()?,
@@ -85,10 +87,15 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
             [name, value] if name == "--onnxruntime" => library = Some(PathBuf::from(value)),
             [name, value] if name == "--device" => device = value.parse::<Device>()?,
             [name, value] if name == "--update" => update = Some(serde_json::from_value(value.as_str().into())?),
+            [name, value] if name == "--provider-option" => {
+                provider_options.extend(value.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())));
+            }
+            [name, value] if name == "--precision" => precision = serde_json::from_value(value.as_str().into())?,
             [name, value] if name == "--losses" => losses = Some(value.parse::<usize>()?),
             other => return Err(format!("unknown option {other:?}").into()),
         }
     }
+    Runtime::set_provider_options(provider_options);
     let runtime = Runtime::open(library.as_deref())?;
     println!("onnxruntime {}\nbase {}", runtime.version(), resident());
     let (analysis, of_teacher) = (opened(model)?, opened(teacher)?);
@@ -101,6 +108,7 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
     let options = GradientOptions {
         sizes: sizes.clone(),
         loss: objective.terms(&process, (&roles.prediction.name, None), &[], 1.0),
+        precision,
         wanted: trained_weights(&analysis, &[])?,
         ..GradientOptions::default()
     };

@@ -94,7 +94,7 @@ say "## Device"
 say ""
 ready=1
 if usable "$device"; then
-    say "Execution providers of the library: $(grep -a -m 1 '^uses' "$work/runtime" | sed 's/.*execution providers: //')."
+    say "Execution providers of the library: $(sed -n 's/^ONNX Runtime .*execution providers: //p' "$work/runtime" | head -n 1)."
     verdict PASS
 else
     ready=0
@@ -279,7 +279,7 @@ else
         [ $ready = 0 ] && place=cpu
         touch "$work/running"
         peak "$work/running" >"$work/torch.peak" &
-        (cd "$here/scripts" && yes | head -n "$steps_of_training" |
+        (cd "$here/scripts" && seq "$steps_of_training" |
             "$python" bench_finetune.py --serve ddpm_fashion16 "$batch" "$(nproc 2>/dev/null || echo 1)" eager --device "$place") \
             >"$work/torch_steps.txt" 2>"$work/torch_steps.log"
         code=$?

@@ -73,6 +73,7 @@ pub(super) fn run() -> ExitCode {
         Err(error) => return refuse_arguments(&error),
     };
     let printer = Printer::new(cli.format, cli.quiet).listing_all(cli.verbose);
+    Runtime::set_provider_options(cli.provider_options.clone());
     // MPI comes before ONNX Runtime.
     let ranks = match onnx_diffprune::ranks::open() {
         Ok(ranks) => ranks,

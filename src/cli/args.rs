@@ -44,6 +44,11 @@ pub(super) struct Cli {
     #[arg(long, global = true, value_name = "PATH")]
     pub(super) onnxruntime: Option<PathBuf>,
 
+    /// An option of ONNX Runtime for the execution provider of `--device`, such as use_tf32=1 or gpu_mem_limit=8000000000 for
+    /// cuda; may be repeated.
+    #[arg(long = "provider-option", global = true, value_name = "NAME=VALUE", value_parser = provider_option)]
+    pub(super) provider_options: Vec<(String, String)>,
+
     /// Print errors only.
     #[arg(long, short, global = true)]
     pub(super) quiet: bool,
@@ -51,6 +56,14 @@ pub(super) struct Cli {
     /// List all values of which verification proves nothing.
     #[arg(long, short, global = true, conflicts_with = "quiet")]
     pub(super) verbose: bool,
+}
+
+/// `NAME=VALUE`.
+fn provider_option(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE, as in use_tf32=1".to_owned()),
+    }
 }
 
 /// How results are printed.

@@ -24,6 +24,13 @@ impl Runtime {
         Ok(Self(runtime::Runtime::open(library)?))
     }
 
+    /// Gives options to the execution provider of every device but the CPU, by the names of ONNX Runtime, such as
+    /// `gpu_mem_limit` or `use_tf32` of CUDA. They hold for all that this process runs on a device afterwards and overrule what
+    /// the tool sets itself; an option that the provider does not know makes the device unavailable.
+    pub fn set_provider_options(options: Vec<(String, String)>) {
+        runtime::Runtime::set_provider_options(options);
+    }
+
     /// The version that the library reports, for example `1.31.1`.
     pub fn version(&self) -> &str {
         self.0.version()

@@ -68,6 +68,9 @@ pub struct SessionOptions {
     /// Whether threads sleep while there is nothing for them to do. Otherwise they spin for some time, which makes the nodes
     /// of a network that runs often a little faster, and costs a third of the processor's time where sessions run once.
     pub waits_asleep: bool,
+    /// Whether the execution provider of a device keeps its own settings, as where a network is deployed: on CUDA, factors
+    /// rounded to TensorFloat-32, and convolutions that may take gigabytes beside the network.
+    pub as_deployed: bool,
 }
 
 /// An input or output of a model.
@@ -315,7 +318,7 @@ fn on(
     }
     if device != Device::Cpu {
         provider::prepare(&runtime.library, device)?;
-        builder = provider::register(builder, &runtime.version, device)?;
+        builder = provider::register(builder, &runtime.version, device, options.as_deployed)?;
     }
     let inner = load(builder).map_err(|error| match error {
         RuntimeError::ModelRejected { message } if device != Device::Cpu => {

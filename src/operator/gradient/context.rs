@@ -152,6 +152,11 @@ impl GradientCx<'_> {
         self.tape.slice(value, axis as i64, start, end, step)
     }
 
+    /// Elements `start..end` by `step` along several axes: `(axis, start, end, step)`, with `step > 0`.
+    pub fn slices(&mut self, value: &str, cuts: &[(usize, i64, i64, i64)]) -> String {
+        self.tape.slices(value, cuts)
+    }
+
     /// Zeros before and after every axis.
     pub fn pad(&mut self, value: &str, before: &[i64], after: &[i64]) -> String {
         if before.iter().chain(after).all(|count| *count == 0) {

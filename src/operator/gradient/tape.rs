@@ -131,6 +131,22 @@ impl Tape {
         self.builder.add("Slice", &[value, &start, &end, &axis, &step], vec![])
     }
 
+    /// Elements `start..end` by `step` along several axes: `(axis, start, end, step)`, with `step > 0`; one node where the
+    /// opset lets it be.
+    pub(crate) fn slices(&mut self, value: &str, cuts: &[(usize, i64, i64, i64)]) -> String {
+        if self.builder.opset() < 10 || cuts.is_empty() {
+            return cuts.iter().fold(value.to_owned(), |value, (axis, start, end, step)| {
+                self.slice(&value, *axis as i64, *start, *end, *step)
+            });
+        }
+        let starts: Vec<i64> = cuts.iter().map(|cut| cut.1).collect();
+        let ends: Vec<i64> = cuts.iter().map(|cut| cut.2).collect();
+        let axes: Vec<i64> = cuts.iter().map(|cut| cut.0 as i64).collect();
+        let steps: Vec<i64> = cuts.iter().map(|cut| cut.3).collect();
+        let [starts, ends, axes, steps] = [starts, ends, axes, steps].map(|values| self.builder.int_vector(&values));
+        self.builder.add("Slice", &[value, &starts, &ends, &axes, &steps], vec![])
+    }
+
     /// Zeros before and after every axis.
     pub(crate) fn pad(&mut self, value: &str, before: &[i64], after: &[i64]) -> String {
         let pads = [before, after].concat();
@@ -147,9 +163,12 @@ impl Tape {
         self.builder.add("Reshape", &[value, &shape], vec![])
     }
 
-    /// The sum over `axes`.
+    /// The sum over `axes`, in ascending order: the last run of neighbouring axes first, since ONNX Runtime has fast kernels
+    /// for one run on every device; its CUDA provider leaves others to cuDNN, which takes much longer.
     pub(crate) fn reduce_sum(&mut self, value: &str, axes: &[usize], keepdims: bool) -> String {
-        self.reduce("ReduceSum", 13, value, axes, keepdims)
+        let first = (1..axes.len()).rev().find(|at| axes[*at] != axes[*at - 1] + 1).unwrap_or(0);
+        let inner = self.reduce("ReduceSum", 13, value, &axes[first..], keepdims);
+        if first == 0 { inner } else { self.reduce_sum(&inner, &axes[..first], keepdims) }
     }
 
     /// The mean over `axes`.

@@ -110,6 +110,13 @@ impl Geometry {
         self.dilations[axis] * (self.kernel[axis] - 1) + 1
     }
 
+    /// The places in the kernel, the last axis fastest.
+    fn places(&self) -> Vec<Vec<i64>> {
+        self.kernel.iter().fold(vec![vec![]], |places, size| {
+            places.iter().flat_map(|place| (0..*size).map(move |at| [&place[..], &[at]].concat())).collect()
+        })
+    }
+
     fn pads(&self) -> Vec<i64> {
         [self.before.as_slice(), &self.after].concat()
     }
@@ -213,8 +220,13 @@ fn through(cx: &mut GradientCx<'_>, geometry: &Geometry, weight: &str, dy: &str,
     cx.op_with("ConvTranspose", &[dy, weight], attributes)
 }
 
-/// `dW[o, i, k]`: the sum over n and p of `g[n, o, p] X[n, i, p * stride + k * dilation - pad]`, one product for each
-/// place k in the kernel over all images at once. `w` is the shape of the weight, `[O, I / group, k...]`.
+/// Elements of a matrix of columns, at most: 256 MiB in float32.
+const COLUMNS: i64 = 1 << 26;
+
+/// `dW[o, i, k]`: the sum over n and p of `g[n, o, p] X[n, i, p * stride + k * dilation - pad]`: the columns that the
+/// convolution multiplies (im2col), one block of rows for each place k in the kernel, and one product with g over all images
+/// at once, or several where the columns would be larger than [`COLUMNS`]. `w` is the shape of the weight,
+/// `[O, I / group, k...]`.
 fn weight(
     cx: &mut GradientCx<'_>,
     geometry: &Geometry,
@@ -233,52 +245,70 @@ fn weight(
         let sum = cx.reduce_sum(&product, &[0], false);
         return cx.reshape(&sum, w);
     }
-    // One row per channel over all images, `[O, N L]`; the input with channels last, so that what is sliced out of it
-    // lies in long runs. Grouped channels go before the images: `[group, O / group, N L]`, `[group, N L, I / group]`.
+    // Channels before images, `[C, N, L...]`, in blocks where they are grouped: `[group, C / group, N, L...]`.
     let length = images * spots;
-    let mut swapped: Vec<usize> = (0..g_shape.len()).collect();
-    swapped.swap(0, 1);
-    let g = cx.transpose(g, &swapped);
-    let (x, padded, first) = if group == 1 {
-        let last: Vec<usize> = std::iter::once(0).chain(2..x_shape.len()).chain([1]).collect();
-        (cx.transpose(x, &last), [&[0][..], &geometry.before, &[0]].concat(), 1)
-    } else {
-        let blocks = [&[images, group, inputs / group], &x_shape[2..]].concat();
-        let x = cx.reshape(x, &blocks);
-        let last: Vec<usize> = [1, 0].into_iter().chain(3..blocks.len()).chain([2]).collect();
-        (cx.transpose(&x, &last), [&[0, 0][..], &geometry.before, &[0]].concat(), 2)
-    };
-    let mut after = vec![0; padded.len()];
-    after[first..first + geometry.after.len()].copy_from_slice(&geometry.after);
-    let x = cx.pad(&x, &padded, &after);
-    let g =
-        if group == 1 { cx.reshape(&g, &[outputs, length]) } else { cx.reshape(&g, &[group, outputs / group, length]) };
-    let mut products = Vec::new();
-    let places: i64 = geometry.kernel.iter().product();
-    for place in 0..places {
-        let mut rest = place;
-        let mut starts = vec![0; geometry.kernel.len()];
-        for axis in (0..geometry.kernel.len()).rev() {
-            starts[axis] = (rest % geometry.kernel[axis]) * geometry.dilations[axis];
-            rest /= geometry.kernel[axis];
-        }
-        let mut taken = x.clone();
-        for (axis, start) in starts.iter().enumerate() {
-            let end = start + (g_shape[axis + 2] - 1) * geometry.strides[axis] + 1;
-            let whole = x_shape[axis + 2] + geometry.before[axis] + geometry.after[axis];
-            if *start != 0 || end != whole || geometry.strides[axis] != 1 {
-                taken = cx.slice(&taken, axis + first, *start, end, geometry.strides[axis]);
+    let leading = if group == 1 { vec![] } else { vec![group] };
+    let g = channels_first(cx, g, g_shape, group);
+    let g = cx.reshape(&g, &[&leading[..], &[outputs / group, length]].concat());
+    let x = channels_first(cx, x, x_shape, group);
+    let first = leading.len() + 2;
+    let mut before = vec![0; first + geometry.before.len()];
+    let mut after = before.clone();
+    before[first..].copy_from_slice(&geometry.before);
+    after[first..].copy_from_slice(&geometry.after);
+    let x = cx.pad(&x, &before, &after);
+    let blocks: Vec<String> =
+        geometry.places().iter().map(|place| under(cx, geometry, place, (&x, x_shape), g_shape, first)).collect();
+    let at_once = (COLUMNS / (inputs * length).max(1)).clamp(1, blocks.len() as i64);
+    let products: Vec<String> = blocks
+        .chunks(usize::try_from(at_once).unwrap_or(1))
+        .map(|blocks| {
+            let columns = cx.concat(blocks, leading.len());
+            let rows = blocks.len() as i64 * (inputs / group);
+            let columns = cx.reshape(&columns, &[&leading[..], &[rows, length]].concat());
+            if group == 1 {
+                return cx.gemm(&g, &columns, false, true);
             }
-        }
-        let product = if group == 1 {
-            let taken = cx.reshape(&taken, &[length, inputs]);
-            cx.gemm(&g, &taken, false, false)
-        } else {
-            let taken = cx.reshape(&taken, &[group, length, inputs / group]);
-            cx.op("MatMul", &[&g, &taken])
-        };
-        products.push(cx.reshape(&product, &[w[0], w[1], 1]));
+            let columns = cx.matrix_transpose(&columns, 3);
+            cx.op("MatMul", &[&g, &columns])
+        })
+        .collect();
+    let joined = cx.concat(&products, leading.len() + 1);
+    let by_place = cx.reshape(&joined, &[w[0], blocks.len() as i64, w[1]]);
+    let by_channel = cx.matrix_transpose(&by_place, 3);
+    cx.reshape(&by_channel, w)
+}
+
+/// A value `[N, C, L...]` as `[C, N, L...]`, or as `[group, C / group, N, L...]` where there are groups.
+fn channels_first(cx: &mut GradientCx<'_>, value: &str, shape: &[i64], group: i64) -> String {
+    if group == 1 {
+        let mut perm: Vec<usize> = (0..shape.len()).collect();
+        perm.swap(0, 1);
+        return cx.transpose(value, &perm);
     }
-    let joined = cx.concat(&products, 2);
-    cx.reshape(&joined, w)
+    let blocks = [&[shape[0], group, shape[1] / group], &shape[2..]].concat();
+    let value = cx.reshape(value, &blocks);
+    let perm: Vec<usize> = [1, 2, 0].into_iter().chain(3..blocks.len()).collect();
+    cx.transpose(&value, &perm)
+}
+
+/// The elements of the padded input that one place in the kernel takes, over all windows; spatial axes begin at `first`.
+fn under(
+    cx: &mut GradientCx<'_>,
+    geometry: &Geometry,
+    place: &[i64],
+    (x, x_shape): (&str, &[i64]),
+    g_shape: &[i64],
+    first: usize,
+) -> String {
+    let mut cuts = Vec::new();
+    for (axis, at) in place.iter().enumerate() {
+        let start = at * geometry.dilations[axis];
+        let end = start + (g_shape[axis + 2] - 1) * geometry.strides[axis] + 1;
+        let whole = x_shape[axis + 2] + geometry.before[axis] + geometry.after[axis];
+        if start != 0 || end != whole || geometry.strides[axis] != 1 {
+            cuts.push((axis + first, start, end, geometry.strides[axis]));
+        }
+    }
+    cx.slices(x, &cuts)
 }
