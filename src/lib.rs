@@ -233,6 +233,12 @@ mod finetune;
 
 #[cfg(feature = "internals")]
 #[doc(hidden)]
+pub mod pipeline;
+#[cfg(not(feature = "internals"))]
+mod pipeline;
+
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod prune;
 #[cfg(not(feature = "internals"))]
 mod prune;
@@ -360,6 +366,11 @@ pub mod devices {
 /// What programs around the library need: their files compared before a run, and nothing temporary left after one.
 pub mod program {
     pub use crate::files::{Ending, RunFiles, end};
+}
+
+/// Folders of pipelines: a denoiser with its encoders, its decoder and its scheduler.
+pub mod pipelines {
+    pub use crate::pipeline::{Around, Component, ComponentConfig, Part, Pipeline};
 }
 
 /// What a training session of ONNX Runtime loads.
