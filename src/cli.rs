@@ -25,6 +25,8 @@ mod finetune;
 
 mod finetune_args;
 
+mod folder;
+
 mod gradient_args;
 
 mod inspect;
@@ -52,6 +54,8 @@ mod runtime;
 mod sample;
 
 mod signals;
+
+mod surroundings;
 
 mod verify;
 

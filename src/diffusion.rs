@@ -47,3 +47,4 @@ pub use sampler::{SampleOptions, Sampler, StepInput, Trajectory, generate, noise
 pub use schedule::{
     BetaSchedule, DiscreteOptions, FlowOptions, Level, NoiseSchedule, SigmaOptions, SigmaSpacing, Skip, Spacing,
 };
+pub use sizes::UsualSizes;

@@ -274,7 +274,7 @@ pub mod options {
 pub mod networks {
     pub use crate::diffusion::{
         PreconditioningPlace, PredictionType, ProcessOptions, RoleNames, RoleSummary, SampleOptions, Sampler,
-        ScheduleName, Skip, TimeScale, VarianceType,
+        ScheduleName, Skip, TimeScale, UsualSizes, VarianceType,
     };
     pub use crate::prune::{Drawn, LossOptions, LossReport, Network, NetworkOptions};
 }
@@ -332,7 +332,7 @@ pub mod plans {
     pub use crate::changed::{AddedBias, ChangedWeight, ChangedWeights, CutDigest};
     pub use crate::graph::digest::DigestKind;
     pub use crate::plan::{GroupPlan, MemberPlan, RefitPlan, TensorPlan};
-    pub use crate::prune::{data_path, plan_path};
+    pub use crate::prune::plan_path;
 }
 
 /// What a cut costs and saves, how it was verified, and the page that shows it.
@@ -370,7 +370,7 @@ pub mod program {
 
 /// Folders of pipelines: a denoiser with its encoders, its decoder and its scheduler.
 pub mod pipelines {
-    pub use crate::pipeline::{Around, Component, ComponentConfig, Part, Pipeline};
+    pub use crate::pipeline::{Around, Component, ComponentConfig, Part, Pipeline, PipelineOutput, WrittenPipeline};
 }
 
 /// What a training session of ONNX Runtime loads.

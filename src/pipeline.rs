@@ -14,6 +14,8 @@ mod hub;
 
 mod index;
 
+mod output;
+
 mod tokenizers;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +27,7 @@ pub use component::{Component, Part};
 use component::{Found, network_of};
 pub use config::ComponentConfig;
 use index::Index;
+pub use output::{PipelineOutput, WrittenPipeline};
 
 /// Where diffusers keeps the configuration of the scheduler.
 const SCHEDULER: &str = "scheduler/scheduler_config.json";
@@ -125,6 +128,13 @@ impl Pipeline {
             self.tokenizers.iter().find(|(own, _)| *own == name).map(|(_, folder)| folder.as_path())
         };
         encoders.filter_map(|component| Some((component, tokenizer(component)?))).collect()
+    }
+
+    /// Tokens of a caption, where all tokenizers agree on how many there are.
+    pub fn most_tokens(&self) -> Option<usize> {
+        let mut lengths = self.tokenizers.iter().map(|(_, folder)| tokenizers::length(folder));
+        let first = lengths.next()??;
+        lengths.all(|length| length == Some(first)).then_some(first)
     }
 
     /// Pixels along an edge of the image that one latent along it stands for, by the VAE's configuration; 1 where there is no

@@ -59,4 +59,4 @@ pub use progress::{Progress, Stage, Watch};
 pub use refit::{RefitLosses, RefitPictures, RefitReport, RefitSettings};
 pub use rounds::RoundFolder;
 pub use runtime::Runtime;
-pub use staged::{Staged, Written, data_path, plan_path};
+pub use staged::{Staged, Written, plan_path};

@@ -142,7 +142,7 @@ fn overlay(base: &mut toml::Table, over: toml::Table) {
     }
 }
 
-fn check_ratio(name: &str, ratio: f64) -> Result<f64, Error> {
+pub(super) fn check_ratio(name: &str, ratio: f64) -> Result<f64, Error> {
     if (0.0..1.0).contains(&ratio) {
         return Ok(ratio);
     }

@@ -127,7 +127,7 @@ pub(super) fn score_options(
         adaptive: of.adaptive.then(|| cut.clone()),
         draw_sampler: of.draw_sampler.unwrap_or(defaults.draw_sampler),
         draw_steps: of.draw_steps.or(defaults.draw_steps),
-        checkpoint: args.output.as_deref().filter(|_| !args.dry_run).map(checkpoint_path),
+        checkpoint: args.base().filter(|_| args.output.is_some() && !args.dry_run).map(checkpoint_path),
         resume: of.resume,
         keeps_checkpoint: refits,
         ranks: ranks.clone(),

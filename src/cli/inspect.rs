@@ -12,11 +12,12 @@ use serde_json::json;
 use super::args::InspectArgs;
 use super::config::parse_sizes;
 use super::printer::{Printer, human, percent, table, wrapped};
+use super::surroundings::network_of;
 
 pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> {
     let progress = printer.progress(3);
     progress.step("reading");
-    let model = Model::open(&args.input)?;
+    let model = Model::open(network_of(&args.input)?)?;
     progress.pause(|| printer.notes(&model));
     progress.step("coupling channels");
     let analysis = model.analyse()?;

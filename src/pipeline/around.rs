@@ -39,6 +39,18 @@ impl Around {
         Ok(Some(around))
     }
 
+    /// What stands around the denoiser of a pipeline.
+    pub fn as_denoiser(pipeline: &super::Pipeline) -> Self {
+        let denoiser = pipeline.denoiser();
+        let config = denoiser.config_path.clone().map(|path| (path, denoiser.config.clone()));
+        Self {
+            folder: pipeline.folder.clone(),
+            component: denoiser.name.clone(),
+            scheduler: pipeline.scheduler.clone(),
+            config,
+        }
+    }
+
     /// The pipeline in which a folder lies.
     pub(super) fn of_folder(folder: &Path) -> Option<Self> {
         // A name without a folder has one above all the same.

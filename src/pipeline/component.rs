@@ -61,7 +61,9 @@ pub struct Component {
     pub folder: PathBuf,
     /// The network.
     pub model: PathBuf,
-    /// What its `config.json` says.
+    /// Its `config.json`, if it has one.
+    pub config_path: Option<PathBuf>,
+    /// What that says.
     pub config: ComponentConfig,
 }
 
@@ -71,9 +73,10 @@ impl Component {
     pub(super) fn read(name: &str, folder: &Path, model: PathBuf) -> Result<Self, Error> {
         // Networks in folders of their own keep theirs beside them, or above.
         let beside = crate::files::parent(&model).join("config.json");
-        let config = [beside, folder.join("config.json")].into_iter().find(|file| file.is_file());
-        let config = config.map(|file| ComponentConfig::read(&file)).transpose()?.unwrap_or_default();
-        Ok(Self { name: name.to_owned(), part: Part::of(name), folder: folder.to_owned(), model, config })
+        let config_path = [beside, folder.join("config.json")].into_iter().find(|file| file.is_file());
+        let config = config_path.as_deref().map(ComponentConfig::read).transpose()?.unwrap_or_default();
+        let (part, folder) = (Part::of(name), folder.to_owned());
+        Ok(Self { name: name.to_owned(), part, folder, model, config_path, config })
     }
 }
 

@@ -176,7 +176,7 @@ pub(super) fn recognise(analysis: &Analysis, options: &ScoreOptions) -> Result<F
         let own = error.advice().map(|own| format!("{own}; {advice}"));
         error.hint(own.unwrap_or_else(|| advice.to_owned()))
     })?;
-    Findings::new(roles, &settings.network, &options.sizes, settings.data.as_deref())
+    Findings::new(roles, known.2, &settings.network, &options.sizes, settings.data.as_deref())
 }
 
 /// Says what was taken for what, and refuses settings that make no sense.

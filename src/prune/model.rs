@@ -7,11 +7,13 @@ use super::apply::apply;
 use super::choice::score;
 use super::cut::{Cut, Scores};
 use super::gradients::gradients;
+use super::network::{NetworkOptions, sizes_of};
 use super::options::ScoreOptions;
 use super::progress::{Progress, Stage, Watch, tell, unwatched};
 use super::refit::measure;
 use super::runtime::{Runtime, needed};
 use crate::array::Array;
+use crate::diffusion::{Roles, UsualSizes};
 use crate::error::Error;
 use crate::graph::digest::DigestKind;
 use crate::graph::facts::Facts;
@@ -89,6 +91,12 @@ impl Model {
         write::check_destination(&self.0, output)
     }
 
+    /// Where the external data of an output goes, if it has some: beside it, under its name with `.data` after it, or under
+    /// that of this model's single data file where the output has this model's name in another folder.
+    pub fn data_path(&self, output: &Path) -> PathBuf {
+        output.with_file_name(write::data_name(&self.0, output))
+    }
+
     /// Refuses a plan that was made for another model; `file` names the plan in messages.
     ///
     /// # Errors
@@ -149,6 +157,20 @@ impl Analysis {
     pub fn sizes(&self, given: &Sizes) -> Result<Sizes, Error> {
         check_sizes(given, &self.0.facts, self.0.model.path())?;
         Ok(sizes_for(&self.0.facts, given))
+    }
+
+    /// The sizes that are given, those that the arrays of `data` and of the conditioning fix, and the usual ones of a pipeline:
+    /// what costs, verification and latency are of where the pipeline is known. Without usual ones, and of a network that is
+    /// no denoiser, those that are given.
+    ///
+    /// # Errors
+    /// Data that can't be read.
+    pub fn usual_sizes(&self, network: &NetworkOptions, given: &Sizes, data: Option<&Path>) -> Result<Sizes, Error> {
+        let (model, graph, facts) = (&self.0.model, &self.0.graph, &self.0.facts);
+        match Roles::recognise(model, graph, facts, &network.names) {
+            Ok(roles) if network.usual_sizes != UsualSizes::default() => sizes_of(&roles, facts, network, given, data),
+            _ => Ok(given.clone()),
+        }
     }
 
     /// What the network costs at these sizes of symbolic dimensions, and small ones of others.
