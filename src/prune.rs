@@ -36,6 +36,8 @@ mod options;
 
 mod progress;
 
+mod prompts;
+
 mod refit;
 
 mod rounds;

@@ -25,7 +25,11 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
     let diffusion = &surroundings.diffusion;
     let mut files = run_files::of_run(cli);
     run_files::reads_model(&mut files, "IN.onnx", &model);
-    let given = [("--inputs", args.inputs.as_deref()), ("--scheduler-config", diffusion.scheduler_config.as_deref())];
+    let given = [
+        ("--inputs", args.inputs.as_deref()),
+        ("--scheduler-config", diffusion.scheduler_config.as_deref()),
+        ("--prompts", diffusion.prompts.as_deref()),
+    ];
     run_files::reads_given(&mut files, &given);
     run_files::reads_data(&mut files, args.data.data.as_deref())?;
     run_files::writes_pruned(files.reads("PLAN.json", &args.plan), &model, &args.output);
@@ -97,7 +101,7 @@ fn repeat_refit(
     recorded: &RefitPlan,
     (runtime, staged): (&Runtime, Staged),
 ) -> Result<bool, Error> {
-    let inputs = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
+    let inputs = surroundings.inputs(model, args.inputs.as_deref(), Some(runtime))?;
     let options = VerifyOptions { inputs: inputs.clone(), sizes: recorded.sizes.clone(), ..VerifyOptions::default() };
     let gradients = surroundings.diffusion.gradient_settings(&args.data, inputs.unwrap_or_default())?;
     let score = ScoreOptions {

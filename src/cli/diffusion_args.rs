@@ -134,6 +134,12 @@ pub(super) struct DiffusionArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) pipeline: Option<PathBuf>,
 
+    /// A text file with a prompt on each line: the text encoders of the pipeline make the conditioning of it, sample i taking
+    /// prompt i. What --inputs gives takes precedence.
+    #[arg(long, value_name = "FILE.txt", help_heading = "Diffusion")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) prompts: Option<PathBuf>,
+
     /// The sizes at which the network is usually run, as its pipeline says.
     #[arg(skip)]
     #[serde(skip)]

@@ -164,7 +164,10 @@ pub(super) fn run(
         run_files::reads_model(&mut files, "--features", model);
     }
     let (inputs, scheduler) = (args.inputs.as_deref(), diffusion.scheduler_config.as_deref());
-    run_files::reads_given(&mut files, &[("--inputs", inputs), ("--scheduler-config", scheduler)]);
+    run_files::reads_given(
+        &mut files,
+        &[("--inputs", inputs), ("--scheduler-config", scheduler), ("--prompts", diffusion.prompts.as_deref())],
+    );
     run_files::reads_data(&mut files, Some(data))?;
     if let Some(report) = &args.report {
         files.writes("--report", report);
@@ -174,7 +177,7 @@ pub(super) fn run(
     surroundings.tell(printer);
     printer.notes(&original);
     networks.iter().chain(&features).for_each(|model| printer.notes(model));
-    let given = inputs.map(|path| original.read_inputs(path)).transpose()?.unwrap_or_default();
+    let given = surroundings.inputs(&original, inputs, Some(&runtime))?.unwrap_or_default();
     let options = EvaluateOptions {
         network: diffusion.network_options(given)?,
         sizes: parse_sizes(&args.size)?,

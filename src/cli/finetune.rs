@@ -101,6 +101,7 @@ pub(super) fn run(
     let given = [
         ("--inputs", args.inputs.as_deref()),
         ("--scheduler-config", diffusion.scheduler_config.as_deref()),
+        ("--prompts", diffusion.prompts.as_deref()),
         ("--empty-conditioning", args.training.empty_conditioning.as_deref()),
     ];
     run_files::reads_given(&mut files, &given);
@@ -109,7 +110,7 @@ pub(super) fn run(
     let new_plan = plan_path(&args.output);
     files.writes("the plan of OUT.onnx", &new_plan);
     files.check()?;
-    let inputs = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
+    let inputs = surroundings.inputs(&model, args.inputs.as_deref(), Some(&runtime))?;
     let (training, batch) = (&args.training, args.diffusion.batch);
     let mut settings = training.settings((data, &folder), batch, teacher.is_some(), &**ranks)?;
     settings.network = diffusion.network_options(inputs.clone().unwrap_or_default())?;

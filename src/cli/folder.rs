@@ -133,8 +133,8 @@ fn job(
         (job.ratio, job.target_macs, job.target_params) = (of.ratio, None, None);
     }
     if component.part != Part::Denoiser {
-        // Both are of the denoiser.
-        (job.inputs, job.finetune_steps) = (None, None);
+        // All of the denoiser.
+        (job.inputs, job.diffusion.prompts, job.finetune_steps) = (None, None, None);
     }
     let of_component = |path: &Path| match is_one_of_several && component.name != pipeline.denoiser().name {
         true => with_name(path, &component.name),

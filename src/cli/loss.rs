@@ -56,7 +56,7 @@ pub(super) fn run(args: &LossArgs, cli: &Cli, ranks: &Arc<dyn Collective>, print
     surroundings.tell(printer);
     let model = Model::open(&input)?;
     printer.notes(&model);
-    let given = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?.unwrap_or_default();
+    let given = surroundings.inputs(&model, args.inputs.as_deref(), Some(&runtime))?.unwrap_or_default();
     let network_options = surroundings.diffusion.network_options(given)?;
     let network = Network::open(&model, &network_options, &parse_sizes(&args.size)?, Some(data))?.over(ranks.clone());
     network.notes().iter().for_each(|note| printer.warning(note));

@@ -61,7 +61,7 @@ pub(super) fn job(
     surroundings.tell(printer);
     let args = &PruneArgs { diffusion: surroundings.diffusion.clone(), ..args.clone() };
     if args.rounds.is_some() || args.finetune_steps.is_some() {
-        return rounds::run(args, (&cut, score, config), &surroundings.json, cli, ranks, printer);
+        return rounds::run(args, (&cut, score, config), &surroundings, cli, ranks, printer);
     }
     let refits = args.refits(score.criterion);
     if !score.criterion.needs_gradients() && !refits && ranks.size() > 1 {
@@ -91,9 +91,10 @@ pub(super) fn job(
         printer.warning("--resume has no effect: this criterion takes no gradients, and nothing is refitted");
     }
     let measures = score.criterion.needs_gradients() || cut.scope == Scope::Global && args.data.data.is_some();
-    let needs_runtime = measures || refits || !(args.dry_run || args.no_verify);
+    let has_prompts = args.diffusion.prompts.is_some();
+    let needs_runtime = measures || refits || has_prompts || !(args.dry_run || args.no_verify);
     let runtime = if needs_runtime { Some(open_runtime(cli)?) } else { None };
-    let given = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
+    let given = surroundings.inputs(&model, args.inputs.as_deref(), runtime.as_ref())?;
     progress.step("coupling channels");
     let analysis = model.analyse()?;
     analysis.check_inputs(given.as_deref().unwrap_or_default())?;
@@ -212,7 +213,12 @@ pub(super) fn check_files(
     let mut files = run_files::of_run(cli);
     run_files::reads_model(&mut files, "IN.onnx", model);
     let (inputs, scheduler) = (args.inputs.as_deref(), args.diffusion.scheduler_config.as_deref());
-    let given = [("--config", config), ("--inputs", inputs), ("--scheduler-config", scheduler)];
+    let given = [
+        ("--config", config),
+        ("--inputs", inputs),
+        ("--scheduler-config", scheduler),
+        ("--prompts", args.diffusion.prompts.as_deref()),
+    ];
     run_files::reads_given(&mut files, &given);
     run_files::reads_data(&mut files, args.data.data.as_deref())?;
     run_files::writes_of_pruning(&mut files, model, args, checkpoints);
@@ -223,7 +229,7 @@ pub(super) fn check_files(
 /// business.
 pub(super) fn recorded(args: &PruneArgs) -> Result<serde_json::Value, Error> {
     let mut diffusion = args.diffusion.clone();
-    (diffusion.scheduler_config, diffusion.pipeline) = (None, None);
+    (diffusion.scheduler_config, diffusion.pipeline, diffusion.prompts) = (None, None, None);
     let record = (serde_json::to_value(&args.gradients), serde_json::to_value(&diffusion));
     match record {
         (Ok(gradients), Ok(diffusion)) => Ok(json!({"gradients": gradients, "diffusion": diffusion})),

@@ -90,7 +90,11 @@ pub(super) fn run(
     run_files::reads_model(&mut files, "ORIGINAL.onnx", &model);
     run_files::reads_model(&mut files, "PRUNED.onnx", &pruned);
     files.reads("the plan of PRUNED.onnx", &path);
-    let given = [("--inputs", args.inputs.as_deref()), ("--scheduler-config", diffusion.scheduler_config.as_deref())];
+    let given = [
+        ("--inputs", args.inputs.as_deref()),
+        ("--scheduler-config", diffusion.scheduler_config.as_deref()),
+        ("--prompts", diffusion.prompts.as_deref()),
+    ];
     run_files::reads_given(&mut files, &given);
     run_files::reads_data(&mut files, args.data.data.as_deref())?;
     run_files::writes_pruned(&mut files, &model, &args.output);
@@ -106,7 +110,7 @@ pub(super) fn run(
     })?;
     model.check_plan(&plan, &path)?;
     progress.pause(|| printer.notes(&model));
-    let inputs = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
+    let inputs = surroundings.inputs(&model, args.inputs.as_deref(), Some(&runtime))?;
     progress.step("coupling channels");
     let analysis = model.analyse()?;
     let network = diffusion.network_options(inputs.clone().unwrap_or_default())?;

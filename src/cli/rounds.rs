@@ -20,13 +20,14 @@ use super::ending::{Before, Ending};
 use super::gradient_args::{self, checkpoint_path};
 use super::printer::{Printer, Watcher, human, percent};
 use super::prune::{check_files, recorded};
+use super::surroundings::Surroundings;
 use super::{finetune, open_runtime, refit_args};
 
 /// Runs all rounds. Of several ranks, each takes part in gradients and training, and the first does everything else.
 pub(super) fn run(
     args: &PruneArgs,
     (cut, mut score, config): (&CutOptions, ScoreOptions, Option<&Path>),
-    around: &Value,
+    surroundings: &Surroundings,
     cli: &Cli,
     ranks: &Arc<dyn Collective>,
     printer: &Printer,
@@ -51,7 +52,7 @@ pub(super) fn run(
         check_files(args, config, &model, cli, (needs_gradients, refits))?;
     }
     let runtime = open_runtime(cli)?;
-    let given = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
+    let given = surroundings.inputs(&model, args.inputs.as_deref(), Some(&runtime))?;
     let original = model.analyse()?;
     original.check_inputs(given.as_deref().unwrap_or_default())?;
     let verify = args.verify_options(&score, given.as_deref());
@@ -76,7 +77,7 @@ pub(super) fn run(
         places: (input, output),
         plan: args.plan.clone().unwrap_or_else(|| plan_path(output)),
         shown_plan: args.plan.clone().unwrap_or_else(|| plan_path(args.shown_output().unwrap_or(output))),
-        around,
+        around: &surroundings.json,
         original,
         verify,
         runtime,

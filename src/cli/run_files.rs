@@ -30,8 +30,9 @@ pub(super) fn reads_model(files: &mut RunFiles, what: &str, model: &Model) {
 /// Adds files that are read where they are given.
 pub(super) fn reads_given(files: &mut RunFiles, given: &[(&str, Option<&Path>)]) {
     for (what, path) in given {
-        if let Some(path) = path {
-            files.reads(*what, *path);
+        // The folder of arrays that a pipeline was run on.
+        if let Some(path) = path.filter(|path| !path.is_dir()) {
+            files.reads(*what, path);
         }
     }
 }

@@ -65,7 +65,10 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     let mut files = run_files::of_run(cli);
     run_files::reads_model(&mut files, "MODEL.onnx", &model);
     let (inputs, scheduler) = (args.inputs.as_deref(), diffusion.scheduler_config.as_deref());
-    run_files::reads_given(&mut files, &[("--inputs", inputs), ("--scheduler-config", scheduler)]);
+    run_files::reads_given(
+        &mut files,
+        &[("--inputs", inputs), ("--scheduler-config", scheduler), ("--prompts", diffusion.prompts.as_deref())],
+    );
     for (what, path) in [("--output", &args.output), ("--save-npy", &args.save_npy)] {
         if let Some(path) = path {
             files.writes(what, path);
@@ -75,7 +78,7 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     let runtime = open_runtime(cli)?;
     surroundings.tell(printer);
     printer.notes(&model);
-    let given = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?.unwrap_or_default();
+    let given = surroundings.inputs(&model, args.inputs.as_deref(), Some(&runtime))?.unwrap_or_default();
     let network_options = diffusion.network_options(given)?;
     let network = Network::open(&model, &network_options, &parse_sizes(&args.size)?, None)?.over(ranks.clone());
     network.notes().iter().for_each(|note| printer.warning(note));

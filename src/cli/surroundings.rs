@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use onnx_diffprune::Error;
+use onnx_diffprune::data::{Array, read_text};
 use onnx_diffprune::networks::UsualSizes;
 use onnx_diffprune::pipelines::{Around, Pipeline};
+use onnx_diffprune::{Error, Model, Runtime};
 use serde_json::{Value, json};
 
 use super::diffusion_args::DiffusionArgs;
@@ -26,6 +27,8 @@ pub(super) struct Surroundings {
     pub(super) diffusion: DiffusionArgs,
     /// What was taken from where, one line each.
     lines: Vec<String>,
+    /// The folder of the pipeline.
+    folder: Option<PathBuf>,
     /// The same for machines; null where there is no pipeline.
     pub(super) json: Value,
 }
@@ -33,7 +36,7 @@ pub(super) struct Surroundings {
 impl Surroundings {
     /// None.
     pub(super) fn none(diffusion: &DiffusionArgs) -> Self {
-        Self { diffusion: diffusion.clone(), lines: Vec::new(), json: Value::Null }
+        Self { diffusion: diffusion.clone(), lines: Vec::new(), folder: None, json: Value::Null }
     }
 
     /// Looks around the network in a file. The scheduler is told of where something `denoises`.
@@ -73,6 +76,12 @@ impl Surroundings {
         if !sizes.is_empty() {
             found.lines.push(format!("usual sizes:  {}", sizes.join(", ")));
         }
+        if let Some(prompts) = &diffusion.prompts {
+            let encoders = pipeline.as_ref().map(Pipeline::text_encoders).unwrap_or_default();
+            let names: Vec<&str> = encoders.iter().map(|(encoder, _)| encoder.name.as_str()).collect();
+            found.lines.push(format!("prompts:      {}, encoded by {}", prompts.display(), names.join(" and ")));
+        }
+        found.folder = Some(around.folder.clone());
         found.json = json!({
             "folder": around.folder,
             "component": around.component,
@@ -81,8 +90,41 @@ impl Surroundings {
             "config": around.config.as_ref().map(|(path, _)| path),
             "sample_size": sample.map(|(_, size)| size),
             "tokens": tokens,
+            "prompts": diffusion.prompts,
         });
         Ok(found)
+    }
+
+    /// The arrays for the network's inputs: those that are given, and those that the text encoders of the pipeline make of the
+    /// prompts.
+    ///
+    /// # Errors
+    /// Files that can't be read, arrays that do not fit; prompts without a pipeline or with encoders that fail.
+    pub(super) fn inputs(
+        &self,
+        model: &Model,
+        given: Option<&Path>,
+        runtime: Option<&Runtime>,
+    ) -> Result<Option<Vec<(String, Array)>>, Error> {
+        let mut inputs = given.map(|path| model.read_inputs(path)).transpose()?;
+        let (Some(path), Some(runtime)) = (&self.diffusion.prompts, runtime) else { return Ok(inputs) };
+        let Some(folder) = &self.folder else {
+            let text = "--prompts: the network belongs to no pipeline whose text encoders could read them";
+            return Err(Error::usage(text)
+                .in_file(model.path())
+                .hint("name the folder of the pipeline with --pipeline"));
+        };
+        let text = read_text(path)?;
+        let prompts: Vec<String> =
+            text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
+        let encoded = model.encode_prompts(&Pipeline::open(folder)?, &prompts, runtime)?;
+        let inputs = inputs.get_or_insert_default();
+        for (name, array) in encoded {
+            if !inputs.iter().any(|(own, _)| *own == name) {
+                inputs.push((name, array));
+            }
+        }
+        Ok(Some(std::mem::take(inputs)))
     }
 
     /// Says what was taken from where.
