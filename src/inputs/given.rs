@@ -65,7 +65,7 @@ pub fn check_size(file: &ArrayFile) -> Result<(), Error> {
 /// # Errors
 /// A name that is no input of the model, sizes that the input does not have (the first aside, which counts rows), more
 /// than fits into memory; a file that can't be read.
-pub fn read(model: &Model, path: &Path) -> Result<Vec<(String, Array)>, Error> {
+pub(super) fn read(model: &Model, path: &Path) -> Result<Vec<(String, Array)>, Error> {
     let fail = |error: NpzError| Error::unreadable(path, error.to_string()).caused_by(error);
     let mut file = ArrayFile::open(path).map_err(fail)?;
     let graph = model.graph();
