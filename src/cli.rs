@@ -10,6 +10,8 @@ mod config;
 
 mod cut_result;
 
+mod decoder;
+
 mod diffusion_args;
 
 mod encode;

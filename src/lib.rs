@@ -254,8 +254,8 @@ pub use error::{Error, ErrorKind};
 pub use graph::sizes::Sizes;
 pub use plan::Plan;
 pub use prune::{
-    Analysis, CriterionOption, Cut, CutOptions, GradientSettings, Model, Progress, Ratio, RefitSettings, Runtime,
-    ScoreOptions, Scores, Stage, Staged, Target, Watch, Written,
+    Analysis, CriterionOption, Cut, CutOptions, GradientSettings, Model, OutputSamples, Progress, Ratio, RefitSettings,
+    Runtime, ScoreOptions, Scores, Stage, Staged, Target, Task, Watch, Written,
 };
 pub use runtime::Device;
 pub use verify::{VerifyOptions, VerifyReport};
@@ -342,7 +342,7 @@ pub mod reports {
     pub use crate::macs::demand::Demand;
     pub use crate::onnx::names::printable;
     pub use crate::onnx::tool_name;
-    pub use crate::prune::{GradientReport, RefitLosses, RefitPictures, RefitReport};
+    pub use crate::prune::{GradientReport, LossKind, RefitLosses, RefitPictures, RefitReport};
     pub use crate::refit::RefitLayer;
     pub use crate::report::{EvaluationPage, FigureTable, Losses, Report};
     pub use crate::rewrite::Unfused;

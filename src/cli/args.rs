@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use onnx_diffprune::CriterionOption;
 use onnx_diffprune::options::{AttentionOption, GroupReduction, Norm, NormGroups, Scope};
+use onnx_diffprune::{CriterionOption, Task};
 use serde::{Deserialize, Serialize};
 
 use super::diffusion_args::{DataArgs, DiffusionArgs};
@@ -282,6 +282,16 @@ pub(super) struct PruneArgs {
     #[arg(long, help_heading = "Configuration")]
     #[serde(skip)]
     pub(super) print_config: bool,
+
+    /// Whether the network is one of several components, so that a size may be that of another.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub(super) is_component: bool,
+
+    /// What the network is for; it denoises where nothing is said.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub(super) task: Option<Task>,
 
     /// Where the output goes in the end, where it is prepared elsewhere.
     #[arg(skip)]

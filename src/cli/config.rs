@@ -83,6 +83,7 @@ impl PruneArgs {
                 mode: of.threshold_mode.unwrap_or_default(),
                 ..defaults
             },
+            task: self.task.clone().unwrap_or_default(),
             compares_groups: self.scope == Some(Scope::Global),
         })
     }

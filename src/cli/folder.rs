@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::args::{Cli, Placed, PruneArgs};
 use super::config::check_ratio;
 use super::printer::Printer;
-use super::prune;
+use super::{open_runtime, prune};
 
 /// A component that is cut, with its ratio where it has one of its own.
 struct Chosen<'p> {
@@ -51,6 +51,7 @@ pub(super) fn run(
             printer.note(&format!("component {}", of.component.name));
         }
         let job = job(args, &pipeline, of, output.as_mut(), components.len() > 1);
+        let job = adapted(job, args, &pipeline, of.component, cli, printer)?;
         let done = prune::job(&job, config, cli, ranks, &holding);
         passed &= done.map_err(|error| match &output {
             // Nobody knows the hidden folder that all is prepared in.
@@ -119,6 +120,39 @@ fn chosen<'p>(pipeline: &'p Pipeline, args: &PruneArgs) -> Result<Vec<Chosen<'p>
     Ok(chosen)
 }
 
+/// The job as it is for a component that does not denoise.
+fn adapted(
+    job: PruneArgs,
+    args: &PruneArgs,
+    pipeline: &Pipeline,
+    component: &Component,
+    cli: &Cli,
+    printer: &Printer,
+) -> Result<PruneArgs, Error> {
+    if component.part == Part::Denoiser {
+        return Ok(job);
+    }
+    let criterion = job.criterion.unwrap_or_default();
+    let mut job = match component.part {
+        Part::VaeDecoder => job.of_decoder(pipeline, component, || open_runtime(cli), printer)?,
+        _ if criterion.needs_gradients() || args.refit => {
+            let text =
+                format!("{}: no loss is known of this component; expected the denoiser or vae_decoder", component.name);
+            return Err(Error::usage(text)
+                .in_file(&component.model)
+                .hint("give --criterion magnitude, and leave out --refit"));
+        }
+        _ => PruneArgs { no_refit: true, data: Default::default(), ..job },
+    };
+    if job.rounds.is_some() || job.finetune_steps.is_some() {
+        let text = format!("{}: only the denoiser is pruned in rounds or trained", component.name);
+        return Err(Error::usage(text).hint("cut the others in a run of their own"));
+    }
+    // Both are the denoiser's.
+    (job.inputs, job.diffusion.prompts) = (None, None);
+    Ok(job)
+}
+
 /// The job of one component.
 fn job(
     args: &PruneArgs,
@@ -128,13 +162,9 @@ fn job(
     is_one_of_several: bool,
 ) -> PruneArgs {
     let (component, model) = (of.component, &of.component.model);
-    let mut job = PruneArgs { input: Some(model.clone()), output: None, ..args.clone() };
+    let mut job = PruneArgs { input: Some(model.clone()), output: None, is_component: is_one_of_several, ..args.clone() };
     if of.ratio.is_some() {
         (job.ratio, job.target_macs, job.target_params) = (of.ratio, None, None);
-    }
-    if component.part != Part::Denoiser {
-        // All of the denoiser.
-        (job.inputs, job.diffusion.prompts, job.finetune_steps) = (None, None, None);
     }
     let of_component = |path: &Path| match is_one_of_several && component.name != pipeline.denoiser().name {
         true => with_name(path, &component.name),

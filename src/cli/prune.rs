@@ -9,7 +9,9 @@ use onnx_diffprune::options::Scope;
 use onnx_diffprune::pipelines::Pipeline;
 use onnx_diffprune::plans::plan_path;
 use onnx_diffprune::ranks::{Collective, told};
-use onnx_diffprune::{Analysis, CriterionOption, Error, Model, RefitSettings, Runtime, ScoreOptions, VerifyOptions};
+use onnx_diffprune::{
+    Analysis, CriterionOption, Error, Model, RefitSettings, Runtime, ScoreOptions, Sizes, VerifyOptions,
+};
 use serde_json::json;
 
 use super::args::{Cli, PruneArgs};
@@ -100,6 +102,10 @@ pub(super) fn job(
     analysis.check_inputs(given.as_deref().unwrap_or_default())?;
     drop(progress);
     let mut score = gradient_args::score_options(score, args, (&cut, refits), given.as_deref(), ranks)?;
+    if args.is_component {
+        let known = analysis.sizes(&Sizes::new())?;
+        score.sizes.retain(|name, _| known.contains_key(name));
+    }
     score.sizes = analysis.usual_sizes(&score.gradients.network, &score.sizes, args.data.data.as_deref())?;
     let base = args.base().filter(|_| output.is_some());
     let refit = base.filter(|_| refits).map(|base| args.refit_settings(&score, base)).transpose()?;

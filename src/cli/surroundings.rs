@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use onnx_diffprune::data::{Array, read_text};
 use onnx_diffprune::networks::UsualSizes;
-use onnx_diffprune::pipelines::{Around, Pipeline};
+use onnx_diffprune::pipelines::{Around, Part, Pipeline};
 use onnx_diffprune::{Error, Model, Runtime};
 use serde_json::{Value, json};
 
@@ -19,6 +19,28 @@ pub(super) fn network_of(path: &Path) -> Result<PathBuf, Error> {
     match Pipeline::is_meant(path) {
         true => Ok(Pipeline::open(path)?.denoiser().model.clone()),
         false => Ok(path.to_owned()),
+    }
+}
+
+/// Whether a component takes samples alone, without captions.
+fn sample_is_all(around: &Around) -> bool {
+    matches!(Part::of(&around.component), Part::VaeDecoder | Part::VaeEncoder)
+}
+
+/// The usual height and width of what a component takes, and the configuration that says so: that of a VAE speaks of images,
+/// and its decoder takes latents as the denoiser does.
+fn usual_sample<'a>(around: &'a Around, pipeline: Option<&'a Pipeline>) -> Option<(&'a Path, (usize, usize))> {
+    let of_denoiser = || {
+        let denoiser = pipeline?.denoiser();
+        Some((denoiser.config_path.as_deref()?, denoiser.config.sample_size?))
+    };
+    match Part::of(&around.component) {
+        Part::VaeDecoder => of_denoiser(),
+        Part::VaeEncoder => {
+            let ((path, (height, width)), scale) = (of_denoiser()?, pipeline?.scale()?);
+            Some((path, (height * scale, width * scale)))
+        }
+        _ => around.config.as_ref().and_then(|(path, config)| Some((path.as_path(), config.sample_size?))),
     }
 }
 
@@ -66,8 +88,8 @@ impl Surroundings {
             }
             (None, _) => {}
         }
-        let sample = around.config.as_ref().and_then(|(path, config)| Some((path, config.sample_size?)));
-        let tokens = pipeline.as_ref().and_then(Pipeline::most_tokens);
+        let sample = usual_sample(&around, pipeline.as_ref());
+        let tokens = pipeline.as_ref().and_then(Pipeline::most_tokens).filter(|_| !sample_is_all(&around));
         found.diffusion.usual_sizes = UsualSizes { sample: sample.map(|(_, size)| size), tokens };
         let of_sample =
             sample.map(|(path, (height, width))| format!("samples {height}x{width} from {}", path.display()));
