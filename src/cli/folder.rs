@@ -53,11 +53,16 @@ pub(super) fn run(
         let job = job(args, &pipeline, of, output.as_mut(), components.len() > 1);
         let job = adapted(job, args, &pipeline, of.component, cli, printer)?;
         let done = prune::job(&job, config, cli, ranks, &holding);
-        passed &= done.map_err(|error| match &output {
-            // Nobody knows the hidden folder that all is prepared in.
-            Some(output) => error.told_elsewhere(output.roots()),
-            None => error,
-        })?;
+        match (done, output.take()) {
+            (Ok(done), taken) => (passed, output) = (passed && done, taken),
+            (Err(error), None) => return Err(error),
+            (Err(error), Some(output)) => {
+                // Nobody knows the hidden folder that all is prepared in.
+                let error = error.told_elsewhere(output.roots());
+                output.publish_beside()?;
+                return Err(error);
+            }
+        }
     }
     if let (Some(output), true, true) = (&output, is_first, passed)
         && let Some(missing) = components.iter().find(|component| !output.staged(&component.model).is_file())
@@ -162,7 +167,8 @@ fn job(
     is_one_of_several: bool,
 ) -> PruneArgs {
     let (component, model) = (of.component, &of.component.model);
-    let mut job = PruneArgs { input: Some(model.clone()), output: None, is_component: is_one_of_several, ..args.clone() };
+    let mut job =
+        PruneArgs { input: Some(model.clone()), output: None, is_component: is_one_of_several, ..args.clone() };
     if of.ratio.is_some() {
         (job.ratio, job.target_macs, job.target_params) = (of.ratio, None, None);
     }

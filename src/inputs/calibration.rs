@@ -42,8 +42,11 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 pub(super) fn read_folder(model: &Model, folder: &Path) -> Result<Vec<(String, Array)>, Error> {
     let files = files(folder)?;
     let [first, others @ ..] = files.as_slice() else {
-        return Err(Error::unreadable(folder, "expected files such as 0_unet_input.npz, found none")
-            .hint("name the folder that Olive saved the inputs of the pipeline into, or one .npz file"));
+        return Err(Error::unreadable(
+            folder,
+            "expected a folder with files such as 0_unet_input.npz, found none of them",
+        )
+        .hint("name the folder that Olive saved the inputs of the pipeline into, or one .npz file"));
     };
     let mut all: Vec<(String, Vec<Array>)> =
         read(model, first)?.into_iter().map(|(name, array)| (name, vec![array])).collect();

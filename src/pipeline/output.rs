@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Component, Pipeline, hub, names};
 use crate::error::Error;
-use crate::files::{OutputFolder, is_same_file};
+use crate::files::{OutputFolder, Outputs, is_same_file};
 use crate::graph::located::named_data_files;
 
 /// Folders within each other that are copied, at most: links may lead in a circle.
@@ -95,6 +95,16 @@ impl PipelineOutput {
         let path = self.folder.room().join(format!("beside-{}", self.beside.len()));
         self.beside.push((path.clone(), place.to_owned()));
         path
+    }
+
+    /// Moves the files beside the folder to their places, without the folder: a report of a run that failed.
+    ///
+    /// # Errors
+    /// A place can't be taken.
+    pub fn publish_beside(self) -> Result<(), Error> {
+        let mut outputs = Outputs::default();
+        self.beside.iter().filter(|(from, _)| from.exists()).for_each(|(from, place)| outputs.add(from, place));
+        outputs.publish(&[])
     }
 
     /// Copies all that is not changed and moves the folder to its place, with the files beside it.
