@@ -10,6 +10,8 @@ mod config;
 
 mod cut_result;
 
+mod decoder;
+
 mod diffusion_args;
 
 mod encode;
@@ -24,6 +26,8 @@ mod features_args;
 mod finetune;
 
 mod finetune_args;
+
+mod folder;
 
 mod gradient_args;
 
@@ -52,6 +56,8 @@ mod runtime;
 mod sample;
 
 mod signals;
+
+mod surroundings;
 
 mod verify;
 
