@@ -1,8 +1,9 @@
 //! Values for the inputs that are neither sample nor time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::data::Samples;
+use super::data::{SampleSource, Samples};
 use super::roles::Roles;
 use crate::array::{Array, ArrayData, each_type, element_count};
 use crate::error::Error;
@@ -24,6 +25,8 @@ struct Values {
     /// Whether there is one row per sample; else the array serves all.
     per_sample: bool,
     given: bool,
+    /// The data whose rows stand for those of the array.
+    beside: Option<Arc<SampleSource>>,
 }
 
 /// Rows that are drawn for an input that is not given; further samples take them in turn.
@@ -61,9 +64,31 @@ impl Conditioning {
                         .map_or_else(|| draw_input((model, graph, facts), &port.name, &rows, seed), Ok)?
                 }
             };
-            inputs.insert(port.name.clone(), Values { array, per_sample, given: given.is_some() });
+            inputs.insert(port.name.clone(), Values { array, per_sample, given: given.is_some(), beside: None });
         }
         Ok(Self { inputs })
+    }
+
+    /// Takes the rows that lie beside the samples for the inputs that were not given: sample `i` takes row `i`.
+    ///
+    /// # Errors
+    /// Rows of another shape than the network takes.
+    pub fn with_rows_of(mut self, data: Arc<SampleSource>) -> Result<Self, Error> {
+        for name in data.conditioning_names() {
+            let Some(values) = self.inputs.get_mut(name).filter(|values| !values.given && values.per_sample) else {
+                continue;
+            };
+            let found = data.rows(name, &[0])?.dims;
+            let expected = &values.array.dims;
+            if found.get(1..) != expected.get(1..) {
+                let text =
+                    format!("array {name:?}: expected rows of shape {:?}, found {:?}", &expected[1..], &found[1..]);
+                let error = Error::unreadable(data.path(), text);
+                return Err(error.hint("symbolic sizes are set with --size NAME=N"));
+            }
+            (values.given, values.beside) = (true, Some(Arc::clone(&data)));
+        }
+        Ok(self)
     }
 
     /// Whether the values of this input are the user's.
@@ -76,7 +101,8 @@ impl Conditioning {
     pub fn unpaired(&self, samples: &Samples) -> Vec<String> {
         let Some(total) = samples.total else { return Vec::new() };
         let rows = |values: &Values| values.array.dims.first().copied().filter(|rows| ![1, total].contains(rows));
-        let given = self.inputs.iter().filter(|(_, values)| values.given && values.per_sample);
+        let is_array = |values: &Values| values.given && values.per_sample && values.beside.is_none();
+        let given = self.inputs.iter().filter(|(_, values)| is_array(values));
         given
             .filter_map(|(name, values)| {
                 let rows = rows(values)?;
@@ -105,6 +131,10 @@ impl Conditioning {
         let values = self.inputs.get(input)?;
         if !values.per_sample {
             return Some(values.array.clone());
+        }
+        if let Some(data) = &values.beside {
+            let numbers: Vec<usize> = samples.iter().map(|sample| sample % data.len().max(1)).collect();
+            return Some(data.rows(input, &numbers).ok()?.cast(values.array.element_type()));
         }
         let rows = values.array.dims.first().copied().filter(|rows| *rows > 0)?;
         let length = values.array.data.len() / rows;

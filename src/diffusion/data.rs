@@ -52,6 +52,19 @@ pub(crate) fn array_dims(path: &Path, input: &str) -> Result<Option<Vec<usize>>,
     folder::Found::at(path, input)?.dims()
 }
 
+/// The sizes of the arrays with these names that lie beside the samples, where there are any.
+///
+/// # Errors
+/// The data can't be read.
+pub(crate) fn dims_beside(path: &Path, input: &str, names: &[&str]) -> Result<Vec<(String, Vec<usize>)>, Error> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let found = folder::Found::at(path, input)?;
+    let dims_of = |name: &&str| Ok(found.dims_of(name)?.map(|dims| ((*name).to_owned(), dims)));
+    names.iter().filter_map(|name| dims_of(name).transpose()).collect()
+}
+
 /// Clean samples, `x_0`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Samples {

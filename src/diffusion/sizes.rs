@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::data::array_dims;
+use super::data::{array_dims, dims_beside};
 use super::roles::{Port, Roles};
 use crate::array::Array;
 use crate::error::Error;
@@ -42,8 +42,8 @@ impl Roles {
     }
 
     /// `given`, and sizes for those symbols of samples and conditioning that it lacks and that arrays fix: the samples
-    /// in arrays at `data` (not images, which are resized), and the arrays `inputs` by name. What contradicts
-    /// the network is left for whoever reads the arrays.
+    /// in arrays at `data` (not images, which are resized), the arrays `inputs` by name, and those beside the samples.
+    /// What contradicts the network is left for whoever reads the arrays.
     ///
     /// # Errors
     /// The data can't be read.
@@ -60,10 +60,14 @@ impl Roles {
         {
             self.adopt(&mut sizes, &self.sample, &in_order(&self.sample, dims));
         }
+        let names: Vec<&str> = self.conditioning_ports().map(|port| port.name.as_str()).collect();
+        let beside = data.map(|path| dims_beside(path, &self.sample.name, &names)).transpose()?.unwrap_or_default();
         for port in self.conditioning_ports() {
-            if let Some((_, array)) = inputs.iter().find(|(name, _)| *name == port.name) {
-                self.adopt(&mut sizes, port, &array.dims);
-            }
+            let given = inputs.iter().map(|(name, array)| (name, &array.dims));
+            let all = given.chain(beside.iter().map(|(name, dims)| (name, dims)));
+            all.filter(|(name, _)| **name == port.name)
+                .take(1)
+                .for_each(|(_, dims)| self.adopt(&mut sizes, port, dims));
         }
         Ok(sizes)
     }

@@ -13,8 +13,8 @@ use super::runtime::Runtime;
 use crate::array::Array;
 use crate::collective::{Alone, Collective, least};
 use crate::diffusion::{
-    Conditioning, ConfiguredProcess, Denoiser, ProcessOptions, Ranges, RoleNames, Roles, SampleOptions, Samples,
-    UsualSizes, denoising_losses, generate, noise,
+    Conditioning, ConfiguredProcess, Denoiser, ProcessOptions, Ranges, RoleNames, Roles, SampleOptions, SampleSource,
+    Samples, SourceOptions, UsualSizes, denoising_losses, generate, noise,
 };
 use crate::error::Error;
 use crate::graph::facts::Facts;
@@ -54,6 +54,8 @@ pub(super) struct Findings {
     /// The sizes that are given, and those that arrays fix.
     sizes: Sizes,
     inputs: Vec<(String, Array)>,
+    /// The clean samples, beside which conditioning may lie.
+    data: Option<PathBuf>,
 }
 
 impl Findings {
@@ -70,7 +72,7 @@ impl Findings {
     ) -> Result<Self, Error> {
         let configured = options.process.configure(&roles)?;
         let sizes = sizes_of(&roles, facts, options, sizes, data)?;
-        Ok(Self { roles, configured, sizes, inputs: options.inputs.clone() })
+        Ok(Self { roles, configured, sizes, inputs: options.inputs.clone(), data: data.map(Path::to_owned) })
     }
 }
 
@@ -130,8 +132,17 @@ impl<'a> Denoising<'a> {
     /// The values of the inputs that are neither sample nor time.
     pub(super) fn conditioning(&self, batch: usize, seed: u64) -> Result<Conditioning, Error> {
         let given = Some(self.found.inputs.as_slice());
-        Conditioning::new(self.known, self.roles(), given, (self.sizes(), batch), seed)
-            .map_err(|error| error.in_file(self.path()))
+        let conditioning = Conditioning::new(self.known, self.roles(), given, (self.sizes(), batch), seed)
+            .map_err(|error| error.in_file(self.path()))?;
+        let Some(data) = &self.found.data else { return Ok(conditioning) };
+        let names: Vec<String> = self.roles().conditioning_ports().map(|port| port.name.clone()).collect();
+        if names.is_empty() {
+            return Ok(conditioning);
+        }
+        // Values of samples do not matter here, nor do their ranges.
+        let (dims, options) = (self.sample_dims(1)?, SourceOptions { inputs: Some(names), ..SourceOptions::default() });
+        let source = SampleSource::open(data, (&self.roles().sample.name, &dims), &Ranges::default(), &options)?;
+        conditioning.with_rows_of(Arc::new(source))
     }
 
     /// Bytes of a run with this many samples.

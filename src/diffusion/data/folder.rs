@@ -54,6 +54,17 @@ impl Found {
         }
     }
 
+    /// The sizes of another array, in the first file of several; `None` where there is none of that name.
+    ///
+    /// # Errors
+    /// Its header can't be read.
+    pub(super) fn dims_of(&self, name: &str) -> Result<Option<Vec<usize>>, Error> {
+        let Self::Arrays(files) = self else { return Ok(None) };
+        let Some((file, _)) = files.first() else { return Ok(None) };
+        let at = file.names().iter().position(|found| *found == name);
+        at.map(|at| Ok(file.header(at)?.0.to_vec())).transpose()
+    }
+
     /// The number of samples.
     ///
     /// # Errors
