@@ -228,15 +228,16 @@ fn files_of(model: &Model) -> RunFiles {
     files
 }
 
-/// The name of the file with the external data of `out`, a changed form of `model`: its own name with `.data` after it. An
-/// output that has the name of the input, in another folder, keeps the name of the input's data file where there is one such
-/// file: loaders of a pipeline look for `model.onnx_data` or `weights.pb`.
+/// The name of the file with the external data of `out`, a changed form of `model`: its own name with `.data` after it. Where
+/// the model is a part of a pipeline and the output has its name, the name of its data file stays too if there is one such
+/// file: loaders look for `model.onnx_data` or `weights.pb`.
 pub fn data_name(model: &Model, out: &Path) -> String {
     let name = out.file_name().map_or("model.onnx".into(), std::ffi::OsStr::to_string_lossy);
     let own = || {
         let [file] = model.external_files().try_into().ok()?;
-        let lies_beside = parent(&file) == parent(model.path()) && model.path().file_name() == out.file_name();
-        file.file_name().filter(|_| lies_beside)?.to_str().map(str::to_owned)
+        let lies_beside = parent(&file) == parent(model.path());
+        let keeps = model.keeps_data_name && lies_beside && model.path().file_name() == out.file_name();
+        file.file_name().filter(|_| keeps)?.to_str().map(str::to_owned)
     };
     own().unwrap_or_else(|| format!("{name}.data"))
 }

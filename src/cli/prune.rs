@@ -85,6 +85,7 @@ pub(super) fn job(
     let progress = printer.progress(2);
     progress.step("reading");
     let model = Model::open(input)?;
+    let model = if args.placed.is_some() { model.keeping_data_name() } else { model };
     // What would fail at the end fails at the start.
     if is_first {
         check_files(args, config, &model, cli, (score.criterion.needs_gradients(), refits))?;

@@ -46,6 +46,7 @@ pub(super) fn run(
     let is_first = ranks.rank() == 0;
     score.compares_groups &= is_first;
     let model = Model::open(input)?;
+    let model = if args.placed.is_some() { model.keeping_data_name() } else { model };
     let refits = args.refits(score.criterion);
     let needs_gradients = score.criterion.needs_gradients();
     if is_first {

@@ -92,8 +92,15 @@ impl Model {
         write::check_destination(&self.0, output)
     }
 
-    /// Where the external data of an output goes, if it has some: beside it, under its name with `.data` after it, or under
-    /// that of this model's single data file where the output has this model's name in another folder.
+    /// The same as a part of a pipeline: an output with its name keeps that of its data file too, where there is one.
+    #[must_use]
+    pub fn keeping_data_name(mut self) -> Self {
+        self.0.keeps_data_name = true;
+        self
+    }
+
+    /// Where the external data of an output goes, if it has some: beside it, under its name with `.data` after it, or under the
+    /// [name](Self::keeping_data_name) that it has.
     pub fn data_path(&self, output: &Path) -> PathBuf {
         output.with_file_name(write::data_name(&self.0, output))
     }
