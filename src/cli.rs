@@ -6,6 +6,8 @@ mod args;
 
 mod artifacts;
 
+mod bench;
+
 mod config;
 
 mod cut_result;
@@ -93,6 +95,7 @@ pub(super) fn run() -> ExitCode {
         Some(Command::Sample(args)) => sample::run(args, &cli, &ranks, &printer),
         Some(Command::Encode(args)) => encode::run(args, &cli, &printer),
         Some(Command::Artifacts(args)) => artifacts::run(args, &cli, &printer),
+        Some(Command::Bench(args)) => bench::run(args, &cli, &printer),
         Some(Command::Runtime) => runtime::run(&cli, &printer),
         None => prune::run(&cli.prune, &cli, &ranks, &printer),
     });

@@ -283,6 +283,12 @@ pub mod evaluation {
     };
 }
 
+/// How long networks take beside each other: [`benchmarks::bench`].
+pub mod benchmarks {
+    pub use crate::prune::{BenchNetwork, BenchOptions, BenchPoint, BenchReport, bench};
+    pub use crate::runtime::{Latency, OperatorTime};
+}
+
 /// Training of a network's weights.
 pub mod finetuning {
     pub use crate::finetune::draw::TimestepDraw;
@@ -336,7 +342,7 @@ pub mod reports {
     pub use crate::macs::demand::Demand;
     pub use crate::onnx::names::printable;
     pub use crate::onnx::tool_name;
-    pub use crate::prune::{GradientReport, RefitLosses, RefitPictures, RefitReport};
+    pub use crate::prune::{CutLatency, GradientReport, RefitLosses, RefitPictures, RefitReport};
     pub use crate::refit::RefitLayer;
     pub use crate::report::{EvaluationPage, FigureTable, Losses, Report};
     pub use crate::rewrite::Unfused;

@@ -9,6 +9,8 @@ mod artifacts;
 
 mod barriers;
 
+mod bench;
+
 mod choice;
 
 mod cut;
@@ -45,6 +47,7 @@ mod runtime;
 mod staged;
 
 pub use artifacts::{ArtifactOptions, WrittenArtifacts};
+pub use bench::{BenchNetwork, BenchOptions, BenchPoint, BenchReport, bench};
 pub use cut::{Cut, Scores};
 pub use data::{library_providers, read_npz, read_text, sample_files};
 pub use encode::{EncodeOptions, Encoded, LatentChoice, TextOptions, encode};
@@ -59,4 +62,4 @@ pub use progress::{Progress, Stage, Watch};
 pub use refit::{RefitLosses, RefitPictures, RefitReport, RefitSettings};
 pub use rounds::RoundFolder;
 pub use runtime::Runtime;
-pub use staged::{Staged, Written, data_path, plan_path};
+pub use staged::{CutLatency, Staged, Written, data_path, plan_path};

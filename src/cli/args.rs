@@ -7,6 +7,7 @@ use onnx_diffprune::CriterionOption;
 use onnx_diffprune::options::{AttentionOption, GroupReduction, Norm, NormGroups, Scope};
 use serde::{Deserialize, Serialize};
 
+use super::bench::BenchArgs;
 use super::diffusion_args::{DataArgs, DiffusionArgs};
 use super::encode::EncodeArgs;
 use super::evaluate::EvaluateArgs;
@@ -85,6 +86,8 @@ pub(super) enum Command {
     Encode(Box<EncodeArgs>),
     /// Write what a training session of ONNX Runtime loads: training, eval and optimizer model, checkpoint.
     Artifacts(ArtifactsArgs),
+    /// Time networks beside each other at the sizes that they are deployed at, with the time by operator.
+    Bench(Box<BenchArgs>),
     /// Show which ONNX Runtime libraries are found and which one is used.
     Runtime,
 }

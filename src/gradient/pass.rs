@@ -96,6 +96,7 @@ impl GradientPass {
             has_kernels: graph.has_kernels,
             seeks_no_places: false,
             waits_asleep: false,
+            profile: None,
         };
         let session = runtime
             .session_from_bytes(&model.located(&graph.model).encode_to_vec(), &session_options)

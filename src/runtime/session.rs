@@ -68,6 +68,9 @@ pub struct SessionOptions {
     /// Whether threads sleep while there is nothing for them to do. Otherwise they spin for some time, which makes the nodes
     /// of a network that runs often a little faster, and costs a third of the processor's time where sessions run once.
     pub waits_asleep: bool,
+    /// What the name of the file begins with in which the library notes when every node ran and how long; see
+    /// [`super::operator_times`].
+    pub profile: Option<PathBuf>,
 }
 
 /// An input or output of a model.
@@ -367,6 +370,9 @@ pub(super) fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Resul
     }
     if options.keeps_arithmetic {
         builder = builder.with_config_entry("session.disable_quant_qdq", "1")?;
+    }
+    if let Some(prefix) = &options.profile {
+        builder = builder.with_profiling(prefix)?;
     }
     if options.has_kernels {
         builder = builder.with_operators(crate::kernels::domain()?)?;

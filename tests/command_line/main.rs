@@ -1,6 +1,7 @@
 //! The built program as its users run it: exit codes, messages, what is printed where, what is written.
 #![allow(clippy::unwrap_used)]
 
+mod bench;
 #[cfg(unix)]
 mod cache;
 mod desk;
