@@ -12,6 +12,8 @@ mod config;
 
 mod cut_result;
 
+mod deploy;
+
 mod diffusion_args;
 
 mod encode;
@@ -95,6 +97,7 @@ pub(super) fn run() -> ExitCode {
         Some(Command::Sample(args)) => sample::run(args, &cli, &ranks, &printer),
         Some(Command::Encode(args)) => encode::run(args, &cli, &printer),
         Some(Command::Artifacts(args)) => artifacts::run(args, &cli, &printer),
+        Some(Command::Deploy(args)) => deploy::run(args, &cli, &printer),
         Some(Command::Bench(args)) => bench::run(args, &cli, &printer),
         Some(Command::Runtime) => runtime::run(&cli, &printer),
         None => prune::run(&cli.prune, &cli, &ranks, &printer),

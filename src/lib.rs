@@ -233,6 +233,12 @@ mod finetune;
 
 #[cfg(feature = "internals")]
 #[doc(hidden)]
+pub mod deploy;
+#[cfg(not(feature = "internals"))]
+mod deploy;
+
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod prune;
 #[cfg(not(feature = "internals"))]
 mod prune;
@@ -287,6 +293,15 @@ pub mod evaluation {
 pub mod benchmarks {
     pub use crate::prune::{BenchNetwork, BenchOptions, BenchPoint, BenchReport, bench};
     pub use crate::runtime::{Latency, OperatorTime};
+}
+
+/// Networks made ready for a runtime: [`deployment::deploy`].
+pub mod deployment {
+    pub use crate::deploy::{
+        Calibration, DeployPrecision, DeployTarget, Extent, HalfReport, InputShapes, KeptNode, LayerCost, Profile,
+        QuantizeReport,
+    };
+    pub use crate::prune::{DeployOptions, DeployReport, OutputDistance, deploy};
 }
 
 /// Training of a network's weights.

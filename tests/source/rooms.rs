@@ -43,6 +43,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("training", "artifacts for training sessions"),
     ("evaluate", "similarity of images, distances between sets of features"),
     ("finetune", "training of a network by its denoising loss and a teacher"),
+    ("deploy", "networks in the form in which runtimes run them"),
     ("prune", "all stages in order, as callers of the library see them"),
     ("report", "the page with costs, losses and kept channels"),
     ("cli", "the command line"),
