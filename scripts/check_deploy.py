@@ -116,7 +116,7 @@ def main() -> int:
     parser.add_argument("--tool", required=True)
     parser.add_argument("models", nargs="*", type=Path)
     args = parser.parse_args()
-    models = args.models or [FIXTURES / "ddpm_fashion16.onnx", FIXTURES / "dit_tiny.onnx"]
+    models = args.models or [FIXTURES / "ddpm_fashion16.onnx", FIXTURES / "dit_fashion16.onnx"]
     passed = True
     for path in models:
         for target, precision, most in BUNDLES:

@@ -45,8 +45,8 @@ pub(super) struct DeployArgs {
     /// How the ranges of activations in int8 are chosen.
     #[arg(long, value_enum, default_value = "min-max")]
     calibration: Calibration,
-    /// The share of the denoising loss by which int8 may raise it: the layers that cost most stay in float32. Of other
-    /// networks, the squared error relative to the mean square of the first output.
+    /// The largest mean squared error of int8, as a share of the denoising loss or of the mean square of the prediction,
+    /// whichever is less: the layers that cost most stay in float32.
     #[arg(long, value_name = "SHARE", default_value_t = 0.01, allow_hyphen_values = true)]
     budget: f64,
     /// The number of clean samples on which the network is run.

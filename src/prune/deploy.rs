@@ -46,8 +46,9 @@ pub struct DeployOptions {
     pub keep: Vec<Regex>,
     /// How the ranges of activations in int8 are chosen.
     pub calibration: Calibration,
-    /// The share of the denoising loss by which int8 may raise it: the layers that cost most stay in float32. Of a network that
-    /// does not denoise, the squared error relative to the mean square of its first output.
+    /// The largest mean squared error of int8, as a share of the denoising loss or of the mean square of the prediction, whichever
+    /// is less: the layers that cost most stay in float32. Of a network that does not denoise, a share of the mean square
+    /// of its first output.
     pub budget: f64,
     /// What the network's inputs stand for and how it was trained, for samples and loss.
     pub network: NetworkOptions,
@@ -247,16 +248,13 @@ fn convert(
         return Ok(Converted { form, half: Some(report), int8: None, note: None });
     }
     let output = subject.prediction()?;
-    // Where rounding is independent of the error that the network has, the loss grows by the mean square of what it adds.
-    let scale = match loss {
-        Some(loss) => loss,
-        None => {
-            let outputs = outputs(runtime.0, subject.model.path(), &material.batches)?;
-            let of_output = outputs.iter().flatten().filter(|(name, _)| *name == output);
-            let values: Vec<f64> = of_output.flat_map(|(_, array)| array.to_f64()).collect();
-            values.iter().map(|value| value * value).sum::<f64>() / values.len().max(1) as f64
-        }
-    };
+    let given = outputs(runtime.0, subject.model.path(), &material.batches)?;
+    let of_output = given.iter().flatten().filter(|(name, _)| *name == output);
+    let values: Vec<f64> = of_output.flat_map(|(_, array)| array.to_f64()).collect();
+    let square = values.iter().map(|value| value * value).sum::<f64>() / values.len().max(1) as f64;
+    // Where rounding is independent of the error that the network has, the loss grows by the mean square of what it adds. That
+    // of a network that predicts little says nothing of what it predicts.
+    let scale = loss.map_or(square, |loss| loss.min(square));
     let quantized = QuantizeOptions {
         style: options.target.quantized_style(),
         calibration: options.calibration,
