@@ -6,11 +6,14 @@ mod args;
 
 mod artifacts;
 
+mod bench;
+
 mod config;
 
 mod cut_result;
 
 mod decoder;
+mod deploy;
 
 mod diffusion_args;
 
@@ -100,6 +103,8 @@ pub(super) fn run() -> ExitCode {
         Some(Command::Sample(args)) => sample::run(args, &cli, &ranks, &printer),
         Some(Command::Encode(args)) => encode::run(args, &cli, &printer),
         Some(Command::Artifacts(args)) => artifacts::run(args, &cli, &printer),
+        Some(Command::Deploy(args)) => deploy::run(args, &cli, &printer),
+        Some(Command::Bench(args)) => bench::run(args, &cli, &printer),
         Some(Command::Runtime) => runtime::run(&cli, &printer),
         None => prune::run(&cli.prune, &cli, &ranks, &printer),
     });

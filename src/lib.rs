@@ -239,6 +239,12 @@ mod pipeline;
 
 #[cfg(feature = "internals")]
 #[doc(hidden)]
+pub mod deploy;
+#[cfg(not(feature = "internals"))]
+mod deploy;
+
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod prune;
 #[cfg(not(feature = "internals"))]
 mod prune;
@@ -287,6 +293,21 @@ pub mod evaluation {
     pub use crate::prune::{
         Consistency, Distances, Drawing, EvaluateOptions, EvaluatedNetwork, Evaluation, EvaluationLimits,
     };
+}
+
+/// How long networks take beside each other: [`benchmarks::bench`].
+pub mod benchmarks {
+    pub use crate::prune::{BenchNetwork, BenchOptions, BenchPoint, BenchReport, bench};
+    pub use crate::runtime::{Latency, OperatorTime};
+}
+
+/// Networks made ready for a runtime: [`deployment::deploy`].
+pub mod deployment {
+    pub use crate::deploy::{
+        Calibration, DeployPrecision, DeployTarget, Extent, HalfReport, InputShapes, KeptNode, LayerCost, Profile,
+        QuantizeReport,
+    };
+    pub use crate::prune::{DeployOptions, DeployReport, OutputDistance, deploy};
 }
 
 /// Training of a network's weights.
@@ -342,7 +363,7 @@ pub mod reports {
     pub use crate::macs::demand::Demand;
     pub use crate::onnx::names::printable;
     pub use crate::onnx::tool_name;
-    pub use crate::prune::{GradientReport, LossKind, RefitLosses, RefitPictures, RefitReport};
+    pub use crate::prune::{CutLatency, GradientReport, LossKind, RefitLosses, RefitPictures, RefitReport};
     pub use crate::refit::RefitLayer;
     pub use crate::report::{EvaluationPage, FigureTable, Losses, Report};
     pub use crate::rewrite::Unfused;

@@ -103,6 +103,19 @@ pub struct Dequantization {
     pub block: usize,
 }
 
+/// What of a node is quantised where it computes in integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quantized {
+    /// The input slot of the activations.
+    pub data: usize,
+    /// The input slot of the weight.
+    pub weight: usize,
+    /// The axis of the weight along which its outputs lie: each has a scale of its own.
+    pub channels: usize,
+    /// The input slot of the bias, a vector along the outputs.
+    pub bias: usize,
+}
+
 /// What becomes of a node that reads nothing but constants ([`crate::fold`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Folding {
@@ -254,6 +267,12 @@ pub trait Operator: std::fmt::Debug + Send + Sync {
 
     /// The node as a linear map of one input by a constant weight, which a refit can change.
     fn linear(&self, _cx: &LinearCx<'_>) -> Option<Linear> {
+        None
+    }
+
+    /// What of the node is quantised where it computes in integers, for a weight of this rank; `None` where runtimes have no
+    /// such form of it.
+    fn quantized(&self, _weight_rank: usize) -> Option<Quantized> {
         None
     }
 

@@ -1,6 +1,7 @@
 //! The registry of operators. Each stands in one file, under `standard` or `fused`.
 
 mod assigned;
+pub mod element_types;
 mod fused;
 mod indexed;
 mod sequences;

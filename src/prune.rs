@@ -9,6 +9,8 @@ mod artifacts;
 
 mod barriers;
 
+mod bench;
+
 mod choice;
 
 mod cut;
@@ -16,6 +18,8 @@ mod cut;
 pub mod cutting;
 
 mod data;
+
+mod deploy;
 
 mod describe;
 
@@ -49,8 +53,10 @@ mod runtime;
 mod staged;
 
 pub use artifacts::{ArtifactOptions, WrittenArtifacts};
+pub use bench::{BenchNetwork, BenchOptions, BenchPoint, BenchReport, bench};
 pub use cut::{Cut, Scores};
 pub use data::{library_providers, read_npz, read_text, sample_files};
+pub use deploy::{DeployOptions, DeployReport, OutputDistance, deploy};
 pub use encode::{EncodeOptions, Encoded, LatentChoice, TextOptions, encode};
 pub use evaluate::{Consistency, Distances, Drawing, EvaluateOptions, EvaluatedNetwork, Evaluation, EvaluationLimits};
 pub use finetune::{FinetuneReport, FinetuneSettings, Recipe, StepEvaluation, Tuned};
@@ -64,4 +70,4 @@ pub use progress::{Progress, Stage, Watch};
 pub use refit::{LossKind, RefitLosses, RefitPictures, RefitReport, RefitSettings};
 pub use rounds::RoundFolder;
 pub use runtime::Runtime;
-pub use staged::{Staged, Written, plan_path};
+pub use staged::{CutLatency, Staged, Written, plan_path};

@@ -21,6 +21,8 @@ mod places;
 mod preload;
 mod probe;
 
+mod profile;
+
 mod provider;
 pub mod random_inputs;
 mod session;
@@ -37,8 +39,10 @@ pub use execution::{DeviceStatus, Execution};
 pub use latency::{Latency, interleaved_latency};
 pub use locate::{Candidate, LibraryFound, candidates, find_library};
 pub use memory::available_memory;
+pub(crate) use memory::peak_of;
 pub use placement::{Placement, ProviderNodes};
 pub use probe::{MINIMUM_VERSION, library_providers, probe};
+pub use profile::{OperatorTime, operator_times};
 pub use session::{IoInfo, Optimization, Session, SessionOptions};
 #[cfg(feature = "ort-training")]
 pub use training::{TrainingModels, TrainingSession};

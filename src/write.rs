@@ -32,7 +32,7 @@ use prost::Message as _;
 use crate::error::{Error, ErrorKind};
 use crate::files::{Outputs, RunFiles, TemporaryFolder, parent, unwritable};
 use crate::graph::model::Model;
-use crate::onnx::{DataLocation, NodeProto, TensorProto};
+use crate::onnx::{DataLocation, GraphProto, NodeProto, TensorProto};
 
 pub use edits::{DimOut, Edits, InitializerOut, NodeOut};
 pub use slice::slice_bytes;
@@ -95,16 +95,46 @@ const EXTERNAL_ALIGNMENT: u64 = 4096;
 /// # Errors
 /// `out` is the input or one of its data files, can't be written, or the disk is full; nothing is left behind then.
 pub fn write(model: &Model, edits: &Edits, out: &Path) -> Result<WriteReport, Error> {
+    write_chunks(model, out, &|external| message::model_chunks(model, edits, external))
+}
+
+/// A model with a graph that was made anew in memory; everything but the graph is that of the file it was made of, whose
+/// external data the graph may name.
+#[derive(Clone, Debug)]
+pub struct Made<'a> {
+    /// The graph, of which initializers are not written.
+    pub graph: &'a GraphProto,
+    /// All initializers: new or streamed ones.
+    pub initializers: &'a [InitializerOut],
+    /// Metadata entries to add or replace.
+    pub metadata: &'a [(String, String)],
+}
+
+/// As [`stage()`], of a graph that was made anew.
+///
+/// # Errors
+/// As [`stage()`].
+pub fn stage_made(model: &Model, made: &Made<'_>, out: &Path) -> Result<Staged, Error> {
+    let initializers = (made.graph, made.initializers);
+    stage_by(model, out, &|file| {
+        write_chunks(model, file, &|external| message::made_chunks(model, initializers, made.metadata, external))
+    })
+}
+
+/// The chunks of a file, with what goes to external data where there is any.
+type Chunks<'m, 'c> = dyn Fn(Option<&mut ExternalData<'m>>) -> Result<Vec<Chunk<'m>>, Error> + 'c;
+
+fn write_chunks<'m>(model: &Model, out: &Path, make: &Chunks<'m, '_>) -> Result<WriteReport, Error> {
     refuse_overwriting_input(model, out)?;
     let is_external = |tensor: &TensorProto| tensor.data_location == DataLocation::External as i32;
     let mut uses_external = model.graph().initializer.iter().any(is_external);
     let data_name = data_name(model, out);
     let mut external = uses_external.then(|| ExternalData::new(&data_name));
-    let mut chunks = message::model_chunks(model, edits, external.as_mut())?;
+    let mut chunks = make(external.as_mut())?;
     if !uses_external && total(&chunks) > PROTOBUF_LIMIT {
         uses_external = true;
         external = Some(ExternalData::new(&data_name));
-        chunks = message::model_chunks(model, edits, external.as_mut())?;
+        chunks = make(external.as_mut())?;
     }
     if total(&chunks) > PROTOBUF_LIMIT {
         let text = format!("expected a model file below 2 GiB, found {} bytes beside external data", total(&chunks));
@@ -150,11 +180,15 @@ pub struct Staged {
 /// # Errors
 /// As [`write()`].
 pub fn stage(model: &Model, edits: &Edits, out: &Path) -> Result<Staged, Error> {
+    stage_by(model, out, &|file| write(model, edits, file))
+}
+
+fn stage_by(model: &Model, out: &Path, write: &dyn Fn(&Path) -> Result<WriteReport, Error>) -> Result<Staged, Error> {
     check_destination(model, out)?;
     let folder = TemporaryFolder::inside(parent(out)).map_err(|error| unwritable(out, error))?;
     let name = out.file_name().ok_or_else(|| Error::io(out, "expected a path for a file"))?;
     let file = folder.path().join(name);
-    let report = write(model, edits, &file).map_err(|error| error.instead_of_file(&file, out))?;
+    let report = write(&file).map_err(|error| error.instead_of_file(&file, out))?;
     let external = report.external.and_then(|data| {
         let destination = out.with_file_name(data.file_name()?);
         Some((data, destination))

@@ -7,6 +7,8 @@ use onnx_diffprune::options::{AttentionOption, GroupReduction, Norm, NormGroups,
 use onnx_diffprune::{CriterionOption, Task};
 use serde::{Deserialize, Serialize};
 
+use super::bench::BenchArgs;
+use super::deploy::DeployArgs;
 use super::diffusion_args::{DataArgs, DiffusionArgs};
 use super::encode::EncodeArgs;
 use super::evaluate::EvaluateArgs;
@@ -99,6 +101,10 @@ pub(super) enum Command {
     Encode(Box<EncodeArgs>),
     /// Write what a training session of ONNX Runtime loads: training, eval and optimizer model, checkpoint.
     Artifacts(ArtifactsArgs),
+    /// Make a network ready for a runtime: half precision, profiles of sizes, commands, in a folder.
+    Deploy(Box<DeployArgs>),
+    /// Time networks beside each other at the sizes that they are deployed at, with the time by operator.
+    Bench(Box<BenchArgs>),
     /// Show which ONNX Runtime libraries are found and which one is used.
     Runtime,
 }
@@ -166,6 +172,13 @@ pub(super) struct PruneArgs {
     #[arg(long, value_name = "N", help_heading = "How much")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) round_to: Option<usize>,
+
+    /// Keep widths that a runtime is fast at: tensorrt or ort-cuda (8), openvino or cpu (16), with :int8 after any of them (32).
+    /// As --round-to with that number, and an even number of channels in every norm group where that comes out. The run says
+    /// what each of the two costs in MACs.
+    #[arg(long, value_name = "TARGET[:int8]", conflicts_with = "round_to", help_heading = "How much")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) align: Option<String>,
 
     /// Take the same share from every group, or have groups compete: what loses least per operation saved goes first, and
     /// every share of the MACs can be met [default: local].

@@ -45,7 +45,7 @@ impl PruneArgs {
         let score = self.score_options()?;
         let spelled = PruneArgs {
             max_ratio: Some(cut.max_ratio),
-            round_to: Some(cut.round_to),
+            round_to: self.align.is_none().then_some(cut.round_to),
             scope: Some(cut.scope),
             criterion: Some(score.criterion),
             norm: Some(score.norm),
@@ -119,6 +119,12 @@ impl PruneArgs {
             }
             other => other.unwrap_or(1),
         };
+        if let Some(align) = &self.align {
+            if self.round_to.is_some_and(|multiple| multiple > 1) {
+                return Err(Error::usage("--align and --round-to both say how wide axes are: give one of them"));
+            }
+            (options.round_to, options.evens_norm_groups) = (aligned_width(align)?, true);
+        }
         options.scope = self.scope.unwrap_or_default();
         options.keep = self.keep.iter().map(|text| pattern("--keep", text)).collect::<Result<_, _>>()?;
         for text in &self.ratio_for {
@@ -149,6 +155,25 @@ pub(super) fn check_ratio(name: &str, ratio: f64) -> Result<f64, Error> {
     }
     Err(Error::usage(format!("{name}: expected a share of channels in [0, 1), found {ratio}"))
         .hint("0.5 removes half of the channels of every group"))
+}
+
+/// The multiple that widths are for a runtime: eights fill the tensor cores of GPUs in half precision, 32 those in int8; ONNX
+/// Runtime and OpenVINO block channels by the width of the processor's registers, 16 numbers in AVX-512.
+fn aligned_width(text: &str) -> Result<usize, Error> {
+    let (target, precision) =
+        text.split_once(':').map_or((text, None), |(target, precision)| (target, Some(precision)));
+    let width = match target {
+        "tensorrt" | "ort-cuda" => 8,
+        "openvino" | "cpu" => 16,
+        _ => 0,
+    };
+    match precision {
+        None if width > 0 => Ok(width),
+        Some("int8") if width > 0 => Ok(32),
+        _ => Err(Error::usage(format!(
+            "--align: expected tensorrt, ort-cuda, openvino or cpu, with :int8 after it or without, found {text:?}"
+        ))),
+    }
 }
 
 pub(super) fn pattern(name: &str, text: &str) -> Result<Regex, Error> {

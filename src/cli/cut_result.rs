@@ -7,7 +7,7 @@ use onnx_diffprune::finetuning::FinetuneReport;
 use onnx_diffprune::plans::GroupPlan;
 use onnx_diffprune::reports::ValuesReport;
 use onnx_diffprune::reports::{
-    GradientReport, Latency, OutputError, RefitReport, Report, RunReport, StandIn, printable, tool_name,
+    CutLatency, GradientReport, Latency, OutputError, RefitReport, Report, RunReport, StandIn, printable, tool_name,
 };
 use onnx_diffprune::{Cut, Error, VerifyReport};
 use serde_json::json;
@@ -30,7 +30,7 @@ pub(super) struct Shown<'a> {
     pub(super) cut_verification: Option<&'a VerifyReport>,
     pub(super) verification: Option<&'a VerifyReport>,
     /// Of original and pruned file.
-    pub(super) latencies: Option<&'a [Latency]>,
+    pub(super) latencies: Option<&'a CutLatency>,
     /// Where the pruned file and its plan are.
     pub(super) written: Option<(&'a Path, Option<&'a Path>)>,
     /// Bytes of the pruned file and its external data.
@@ -92,9 +92,10 @@ impl<'a> Shown<'a> {
             "after": cut.after(),
             "file_bytes": {"before": model.total_bytes().ok(), "after": self.bytes},
             "latency_ms": latencies.map(|latencies| json!({
-                "before": latencies.first().map(|latency| latency.median_ms),
-                "after": latencies.get(1).map(|latency| latency.median_ms),
-                "runs": latencies.first().map(|latency| latency.run_count),
+                "before": latencies.networks.first().map(|latency| latency.median_ms),
+                "after": latencies.networks.get(1).map(|latency| latency.median_ms),
+                "runs": latencies.networks.first().map(|latency| latency.run_count),
+                "sizes": latencies.sizes,
             })),
             "groups": groups,
             "frozen": cut.frozen(),
@@ -124,9 +125,15 @@ impl<'a> Shown<'a> {
         if let (Ok(a), Some(b)) = (self.cut.model().total_bytes(), self.bytes) {
             rows.push(count("file", a as f64, b as f64, "B"));
         }
-        if let Some([a, b, ..]) = self.latencies {
+        if let Some(latencies) = self.latencies
+            && let [a, b, ..] = latencies.networks.as_slice()
+        {
             let ms = |latency: &Latency| format!("{:.2} ms", latency.median_ms);
-            rows.push(vec!["latency (median)".to_owned(), ms(a), ms(b), percent(b.median_ms, a.median_ms)]);
+            // Sizes decide which operators take the time, so that small ones that nobody gave must not pass for the network's.
+            let sizes = latencies.sizes.iter().filter(|(name, size)| **size > 1 && !name.starts_with('?'));
+            let sizes: Vec<String> = sizes.map(|(name, size)| format!("{name}={size}")).collect();
+            let at = if sizes.is_empty() { String::new() } else { format!(" at {}", sizes.join(", ")) };
+            rows.push(vec![format!("latency (median){at}"), ms(a), ms(b), percent(b.median_ms, a.median_ms)]);
         }
         rows
     }

@@ -86,7 +86,7 @@ impl Ending<'_> {
             training: self.before.training,
             cut_verification: cut_verification.as_ref(),
             verification: verification.as_ref(),
-            latencies: latencies.as_deref(),
+            latencies: latencies.as_ref(),
             written: passed.then_some((self.output, self.plan)),
             bytes: passed.then(|| staged.bytes()),
             verbose: printer.is_verbose(),

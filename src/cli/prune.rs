@@ -10,7 +10,8 @@ use onnx_diffprune::pipelines::Pipeline;
 use onnx_diffprune::plans::plan_path;
 use onnx_diffprune::ranks::{Collective, told};
 use onnx_diffprune::{
-    Analysis, CriterionOption, Error, Model, RefitSettings, Runtime, ScoreOptions, Sizes, VerifyOptions,
+    Analysis, CriterionOption, CutOptions, Error, Model, RefitSettings, Runtime, ScoreOptions, Scores, Sizes,
+    VerifyOptions,
 };
 use serde_json::json;
 
@@ -18,7 +19,7 @@ use super::args::{Cli, PruneArgs};
 use super::cut_result::{Shown, write_report};
 use super::ending::{Before, Ending};
 use super::gradient_args::{self, checkpoint_path, refit_checkpoint_path, text_of};
-use super::printer::{Printer, Watcher};
+use super::printer::{Printer, Watcher, percent};
 use super::surroundings::Surroundings;
 use super::{folder, open_runtime, open_runtime_to_fold, rounds, run_files};
 
@@ -127,7 +128,11 @@ pub(super) fn job(
     let gradients = scores.gradients();
     let progress = printer.progress(2);
     progress.step("selecting");
+    let aligned = args.align.as_deref().map(|align| alignment(&scores, &cut, align)).transpose()?;
     let mut cut = scores.cut(cut)?;
+    if let Some(text) = &aligned {
+        progress.pause(|| printer.note(text));
+    }
     progress.pause(|| cut.warnings().iter().for_each(|warning| printer.warning(warning)));
     let Some(output) = output.filter(|_| !args.dry_run) else {
         drop(progress);
@@ -166,6 +171,22 @@ pub(super) fn job(
     };
     drop(progress);
     ending.run(staged)
+}
+
+/// What an alignment costs: the MACs that are kept without it, with widths alone and with even norm groups too.
+fn alignment(scores: &Scores, cut: &CutOptions, align: &str) -> Result<String, Error> {
+    let share = |options: CutOptions| {
+        let cut = scores.cut(options)?;
+        Ok::<_, Error>(percent(cut.after().macs, cut.before().macs))
+    };
+    let free = share(CutOptions { round_to: 1, evens_norm_groups: false, ..cut.clone() })?;
+    let widths = share(CutOptions { evens_norm_groups: false, ..cut.clone() })?;
+    let both = share(cut.clone())?;
+    Ok(format!(
+        "aligned to {align}: widths in multiples of {} keep {widths} of the MACs, with an even number of channels in norm groups \
+         {both}; without alignment it is {free}",
+        cut.round_to
+    ))
 }
 
 /// What a rank but the first does after the scores: its part of the fit, of the cut that the first tells.

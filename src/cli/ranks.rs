@@ -27,6 +27,8 @@ pub(super) fn check(cli: &Cli, ranks: &dyn Collective) -> Result<(), Error> {
         Some(Command::Inspect(_)) => "inspect",
         Some(Command::Encode(_)) => "encode",
         Some(Command::Artifacts(_)) => "artifacts",
+        Some(Command::Bench(_)) => "bench",
+        Some(Command::Deploy(_)) => "deploy",
         Some(Command::Runtime) => "runtime",
     };
     let text = format!("{alone} is the work of one process, {} were started", ranks.size());

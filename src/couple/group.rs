@@ -56,7 +56,7 @@ pub struct Component {
     /// Every cell holds a multiple of this many channels, of which the same number goes. The number of channels of
     /// the group where no norm asks for anything.
     pub unit: usize,
-    /// Blocks of which kernels take only some sizes.
+    /// Blocks of channels from which equally many go, with the sizes that kernels take.
     pub liked: Vec<LikedBlock>,
 }
 
@@ -67,7 +67,7 @@ pub struct LikedBlock {
     pub size: usize,
     /// How many go with each channel that goes from every unit.
     pub per_step: usize,
-    /// What stays should be a multiple of this.
+    /// What stays should be a multiple of this; one where any size is as good.
     pub multiple: usize,
 }
 
@@ -287,11 +287,9 @@ fn fix_unmet(grouping: &mut Grouping, demanded: Demanded) -> Vec<EqualBlocks> {
         let is_even = free.iter().all(|count| *count == free[0]);
         if is_even && component.unit > 1 {
             let multiple = grouping.spaces.liked_multiple(demand.space, demand.block);
-            if multiple > 1 {
-                let (size, per_step) = (demand.block, free[0] / component.unit);
-                let number = grouping.groups[*first].component;
-                grouping.components[number].liked.push(LikedBlock { size, per_step, multiple });
-            }
+            let (size, per_step) = (demand.block, free[0] / component.unit);
+            let number = grouping.groups[*first].component;
+            grouping.components[number].liked.push(LikedBlock { size, per_step, multiple });
             continue;
         }
         let text = if is_even {

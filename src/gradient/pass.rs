@@ -97,6 +97,7 @@ impl GradientPass {
             seeks_no_places: false,
             waits_asleep: false,
             as_deployed: false,
+            profile: None,
         };
         let session = runtime
             .session_from_bytes(&model.located(&graph.model).encode_to_vec(), &session_options)

@@ -102,7 +102,7 @@ fn options_record(options: &PruneOptions) -> BTreeMap<String, Value> {
         task: _,
         compares_groups: _,
     } = &options.score;
-    let CutOptions { target, scope, round_to, max_ratio, keep, ratio_for } = &options.cut;
+    let CutOptions { target, scope, round_to, evens_norm_groups, max_ratio, keep, ratio_for } = &options.cut;
     let target = match target {
         Target::Ratio(ratio) => ("ratio", json!(ratio)),
         Target::Macs(share) => ("target-macs", json!(share)),
@@ -128,5 +128,9 @@ fn options_record(options: &PruneOptions) -> BTreeMap<String, Value> {
         ("members", json!(members)),
         ("reference", json!(reference)),
     ];
-    record.map(|(name, value)| (name.to_owned(), value)).into()
+    let mut record: BTreeMap<String, Value> = record.map(|(name, value)| (name.to_owned(), value)).into();
+    if *evens_norm_groups {
+        record.insert("evens-norm-groups".to_owned(), json!(true));
+    }
+    record
 }

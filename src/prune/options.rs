@@ -74,6 +74,8 @@ pub struct CutOptions {
     pub scope: Scope,
     /// What survives of every axis of a weight is a multiple of this many indices, where that comes out.
     pub round_to: usize,
+    /// Whether an even number of channels survives of every norm group, where that comes out.
+    pub evens_norm_groups: bool,
     /// No group loses a larger share.
     pub max_ratio: f64,
     /// Groups with a weight or node of a matching name stay.
@@ -89,6 +91,7 @@ impl CutOptions {
             target: target.into(),
             scope: Scope::Local,
             round_to: 1,
+            evens_norm_groups: false,
             max_ratio: 1.0,
             keep: Vec::new(),
             ratio_for: Vec::new(),

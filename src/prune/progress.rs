@@ -34,6 +34,8 @@ pub enum Stage {
     Features,
     /// Distances between sets of features are computed.
     Distances,
+    /// A network is brought to another form and compared with what it was.
+    Converting,
     /// Images and captions are encoded.
     Encoding,
 }

@@ -7,6 +7,7 @@ use super::progress::{Progress, Stage, Watch, tell, unwatched};
 use super::refit::RefitReport;
 use super::runtime::Runtime;
 use crate::error::Error;
+use crate::graph::sizes::Sizes;
 use crate::inputs::{InputOptions, Purpose, input_variants};
 use crate::load::load;
 use crate::lower;
@@ -29,6 +30,16 @@ pub struct Staged {
     beside: Vec<(PathBuf, Vec<u8>)>,
     verification: Option<VerifyReport>,
     refit: Option<RefitReport>,
+}
+
+/// How long original and pruned file take.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct CutLatency {
+    /// The sizes of the inputs' symbolic dimensions: those that are given, and small ones by their names.
+    pub sizes: Sizes,
+    /// Of the original and of the pruned file.
+    pub networks: Vec<Latency>,
 }
 
 /// What was written.
@@ -133,20 +144,22 @@ impl Staged {
         Ok(self.verification.insert(report))
     }
 
-    /// The latencies of original and pruned file on the processor, in turn on the same inputs.
+    /// The latencies of original and pruned file on the processor, in turn on the same inputs, at the sizes of `options`.
     ///
     /// # Errors
     /// A network that does not run.
-    pub fn latency(&self, runtime: &Runtime, options: &VerifyOptions) -> Result<Vec<Latency>, Error> {
+    pub fn latency(&self, runtime: &Runtime, options: &VerifyOptions) -> Result<CutLatency, Error> {
         let fail = |error: RuntimeError| Error::unmet(error.to_string());
         let analysis = &self.cut.analysis().0;
         let timing = InputOptions { purpose: Purpose::Timing, ..options.inputs() };
-        let (_, inputs) = input_variants(analysis, &timing)?.into_iter().next().unwrap_or_default();
+        let (sizes, inputs) = input_variants(analysis, &timing)?.into_iter().next().unwrap_or_default();
         let options = SessionOptions::default();
         let mut original = lower::session(runtime.0, &analysis.model, &options)?;
         let mut pruned = lower::session(runtime.0, &load(self.staged.path())?, &options)?;
-        interleaved_latency(&mut [&mut original, &mut pruned], &[&inputs, &inputs], LATENCY_RUNS, 3, LATENCY_SECONDS)
-            .map_err(fail)
+        let both = [inputs.as_slice(), inputs.as_slice()];
+        let networks = interleaved_latency(&mut [&mut original, &mut pruned], &both, LATENCY_RUNS, 3, LATENCY_SECONDS)
+            .map_err(fail)?;
+        Ok(CutLatency { sizes, networks })
     }
 
     /// The error of a pruned file whose verification failed.

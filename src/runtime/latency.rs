@@ -15,6 +15,8 @@ pub struct Latency {
     pub median_ms: f64,
     /// The shortest run in milliseconds.
     pub min_ms: f64,
+    /// What nine of ten runs take at most, in milliseconds.
+    pub p90_ms: f64,
     /// The number of runs that were measured; fewer than asked for if the time was up.
     pub run_count: usize,
 }
@@ -77,13 +79,14 @@ impl Session {
     }
 }
 
-/// The median and the minimum of the times.
+/// The median, the minimum and the 90th percentile (the nearest rank) of the times.
 fn summary(mut times: Vec<f64>) -> Latency {
     times.sort_by(f64::total_cmp);
     let middle = times.len() / 2;
     let at = |index: usize| times.get(index).copied().unwrap_or(f64::NAN);
     let median_ms = if times.len() % 2 == 1 { at(middle) } else { (at(middle.saturating_sub(1)) + at(middle)) / 2.0 };
-    Latency { median_ms, min_ms: at(0), run_count: times.len() }
+    let p90_ms = at((9 * times.len()).div_ceil(10).saturating_sub(1));
+    Latency { median_ms, min_ms: at(0), p90_ms, run_count: times.len() }
 }
 
 #[cfg(test)]
@@ -92,7 +95,9 @@ mod tests {
 
     #[test]
     fn the_median_is_the_middle_or_between_two() {
-        assert_eq!(summary(vec![3.0, 1.0, 2.0]), Latency { median_ms: 2.0, min_ms: 1.0, run_count: 3 });
+        let expected = Latency { median_ms: 2.0, min_ms: 1.0, p90_ms: 3.0, run_count: 3 };
+        assert_eq!(summary(vec![3.0, 1.0, 2.0]), expected);
+        assert_eq!(summary((1..=20).map(f64::from).collect()).p90_ms, 18.0);
         assert_eq!(summary(vec![4.0, 1.0, 2.0, 3.0]).median_ms, 2.5);
         assert!(summary(Vec::new()).median_ms.is_nan());
     }

@@ -10,6 +10,20 @@ pub fn available_memory() -> Option<u64> {
     bounds.into_iter().flatten().min()
 }
 
+/// Bytes of memory that `work` takes at its worst, beyond what the process holds before it; `None` where the system does not
+/// tell. Pages of files that are mapped count as long as they are in memory. Only one may be measured at a time, and what
+/// other threads take meanwhile counts too.
+pub(crate) fn peak_of<T>(work: impl FnOnce() -> T) -> (T, Option<u64>) {
+    super::release_free_memory();
+    // "5" sets the peak that the system notes to what the process holds now: proc_pid_clear_refs(5).
+    let is_reset = std::fs::write("/proc/self/clear_refs", "5").is_ok();
+    let noted = |name: &str| field(&read_to_string("/proc/self/status").ok()?, name);
+    let before = if is_reset { noted("VmRSS:") } else { None };
+    let done = work();
+    let peak = before.zip(noted("VmHWM:")).map(|(before, peak)| peak.saturating_sub(before));
+    (done, peak)
+}
+
 fn of_machine() -> Option<u64> {
     field(&read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
 }

@@ -71,6 +71,9 @@ pub struct SessionOptions {
     /// Whether the execution provider of a device keeps its own settings, as where a network is deployed: on CUDA, factors
     /// rounded to TensorFloat-32, and convolutions that may take gigabytes beside the network.
     pub as_deployed: bool,
+    /// What the name of the file begins with in which the library notes when every node ran and how long; see
+    /// [`super::operator_times`].
+    pub profile: Option<PathBuf>,
 }
 
 /// An input or output of a model.
@@ -370,6 +373,9 @@ pub(super) fn builder(runtime: &Runtime, options: &SessionOptions) -> ort::Resul
     }
     if options.keeps_arithmetic {
         builder = builder.with_config_entry("session.disable_quant_qdq", "1")?;
+    }
+    if let Some(prefix) = &options.profile {
+        builder = builder.with_profiling(prefix)?;
     }
     if options.has_kernels {
         builder = builder.with_operators(crate::kernels::domain()?)?;

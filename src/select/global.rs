@@ -132,6 +132,7 @@ mod tests {
             ratios: vec![ratio; scores.len()],
             scope: Scope::Global,
             round_to: 1,
+            evens_blocks: false,
             max_ratio: 1.0,
             across: across.clone(),
         };

@@ -31,6 +31,8 @@ type Size<'a> = &'a dyn Fn(usize, &Share) -> usize;
 /// The widths of the axes that the channels of a network make up.
 pub(super) struct Widths {
     multiple: usize,
+    /// What the members of every block that stay should be a multiple of.
+    of_block: usize,
     /// For every group the axes whose widths count.
     shares: Vec<Vec<Share>>,
 }
@@ -39,7 +41,7 @@ impl Widths {
     /// The widths that are to be multiples of `multiple`; of groups of which a share of zero is to go (`ratios`) all stays.
     pub(super) fn of(grouping: &Grouping, ratios: &[f64], multiple: usize) -> Self {
         if multiple <= 1 {
-            return Self { multiple, shares: Vec::new() };
+            return Self { multiple, of_block: 1, shares: Vec::new() };
         }
         let key = |member: &Member| (member.weight, member.axis);
         let stays = |(group, ratio): (&ChannelGroup, &f64)| {
@@ -64,7 +66,12 @@ impl Widths {
             shares.dedup();
             shares
         });
-        Self { multiple, shares: shares.collect() }
+        Self { multiple, of_block: 1, shares: shares.collect() }
+    }
+
+    /// The same, where an even number of every block stays if it is asked for: kernels take them in pairs.
+    pub(super) fn evening(self, is_asked: bool) -> Self {
+        Self { of_block: if is_asked { 2 } else { 1 }, ..self }
     }
 
     /// The largest number of steps, up to `most`, after which the axes of every group of a component are multiples wide.
@@ -79,7 +86,7 @@ impl Widths {
                 groups.iter().all(|(channels, shares)| {
                     let kept = channels - steps * (channels / component.unit.max(1));
                     shares.iter().all(|share| size(kept, share).is_multiple_of(self.multiple))
-                }) && (!likes || component.liked.iter().all(|block| block.is_liked_after(*steps)))
+                }) && (!likes || component.liked.iter().all(|block| block.is_liked_after(*steps, self.of_block)))
             };
             (1..=most).rev().find(fits)
         };
@@ -95,8 +102,9 @@ impl Widths {
 }
 
 impl LikedBlock {
-    fn is_liked_after(&self, steps: usize) -> bool {
-        self.size.saturating_sub(steps * self.per_step).is_multiple_of(self.multiple)
+    fn is_liked_after(&self, steps: usize, multiple: usize) -> bool {
+        let left = self.size.saturating_sub(steps * self.per_step);
+        left.is_multiple_of(self.multiple) && left.is_multiple_of(multiple)
     }
 }
 
@@ -198,6 +206,20 @@ mod tests {
         let mut norm = grouping(10, &[(Role::Producer, &run(1))]);
         norm.components[0].liked.push(LikedBlock { size: 10, per_step: 1, multiple: 2 });
         assert_eq!((kept(&norm, 1, 5), kept(&norm, 1, 4), kept(&norm, 1, 9)), (6, 4, 9));
+    }
+
+    #[test]
+    fn norm_groups_stay_even_where_that_is_asked_and_comes_out() {
+        let mut norm = grouping(10, &[(Role::Producer, &run(1))]);
+        norm.components[0].liked.push(LikedBlock { size: 10, per_step: 1, multiple: 1 });
+        let kept = |norm: &Grouping, evens: bool, asked: usize| {
+            let widths = Widths::of(norm, &[0.5; 2], 1).evening(evens);
+            10 - widths.rounded(norm, &norm.components[0], 10 - asked)
+        };
+        assert_eq!((kept(&norm, false, 5), kept(&norm, true, 5), kept(&norm, true, 4)), (5, 6, 4));
+        // Ten channels of which two go with every step: an odd block stays odd.
+        norm.components[0].liked[0] = LikedBlock { size: 9, per_step: 2, multiple: 1 };
+        assert_eq!(kept(&norm, true, 5), 5);
     }
 
     #[test]

@@ -11,7 +11,9 @@ use super::wire::{Field, delimited, fields, header, text, varint};
 use super::{Chunk, DimOut, EXTERNAL_MINIMUM, Edits, ExternalData, InitializerOut, NodeOut, total};
 use crate::error::Error;
 use crate::graph::model::Model;
-use crate::onnx::{AttributeProto, DataLocation, DataType, StringStringEntryProto, TensorProto};
+use crate::onnx::{
+    AttributeProto, DataLocation, DataType, GraphProto, ModelProto, StringStringEntryProto, TensorProto,
+};
 
 /// Field numbers of `proto/onnx.proto`.
 mod number {
@@ -86,6 +88,31 @@ pub(super) fn model_chunks<'m>(
     Ok(chunks)
 }
 
+/// All chunks of a model whose graph was made anew, its initializers apart: those of `graph` itself are not written.
+///
+/// # Errors
+/// A tensor that can't be read, an initializer that is one of the file by its position.
+pub(super) fn made_chunks<'m>(
+    model: &'m Model,
+    (graph, initializers): (&GraphProto, &'m [InitializerOut]),
+    metadata: &[(String, String)],
+    external: Option<&mut ExternalData<'m>>,
+) -> Result<Vec<Chunk<'m>>, Error> {
+    let mut rest = ModelProto { graph: None, functions: Vec::new(), ..model.proto().clone() };
+    rest.metadata_props.retain(|entry| metadata.iter().all(|(key, _)| *key != entry.key));
+    let entry = |(key, value): &(String, String)| StringStringEntryProto { key: key.clone(), value: value.clone() };
+    rest.metadata_props.extend(metadata.iter().map(entry));
+    let bare = GraphProto { initializer: Vec::new(), ..graph.clone() };
+    let mut inner = Vec::new();
+    push(&mut inner, embedded(model, Message::Graph, &bare.encode_to_vec().into())?);
+    write_tensors(&mut inner, model, initializers, &[], external)?;
+    let mut chunks = Vec::new();
+    push(&mut chunks, rest.encode_to_vec().into());
+    push(&mut chunks, header(number::MODEL_GRAPH, total(&inner)));
+    chunks.extend(inner);
+    Ok(chunks)
+}
+
 fn graph_chunks<'m>(
     model: &'m Model,
     edits: &'m Edits,
@@ -107,7 +134,7 @@ fn graph_chunks<'m>(
             }
             number::GRAPH_INITIALIZER => {
                 if !std::mem::replace(&mut wrote_tensors, true) {
-                    write_tensors(&mut chunks, model, edits, &tensors, external.as_deref_mut())?;
+                    write_tensors(&mut chunks, model, &edits.initializers, &tensors, external.as_deref_mut())?;
                 }
             }
             number::GRAPH_SPARSE_INITIALIZER => {
@@ -124,7 +151,7 @@ fn graph_chunks<'m>(
         }
     }
     if !wrote_tensors {
-        write_tensors(&mut chunks, model, edits, &tensors, external)?;
+        write_tensors(&mut chunks, model, &edits.initializers, &tensors, external)?;
     }
     Ok(chunks)
 }
@@ -192,7 +219,7 @@ fn missing(model: &Model, what: &str, index: usize, count: usize) -> Error {
 fn write_tensors<'m>(
     chunks: &mut Vec<Chunk<'m>>,
     model: &'m Model,
-    edits: &'m Edits,
+    initializers: &'m [InitializerOut],
     tensors: &[&Field],
     mut external: Option<&mut ExternalData<'m>>,
 ) -> Result<(), Error> {
@@ -200,7 +227,7 @@ fn write_tensors<'m>(
         let found = tensors.get(index).copied().zip(model.graph().initializer.get(index));
         found.ok_or_else(|| missing(model, "initializer", index, tensors.len()))
     };
-    for initializer in &edits.initializers {
+    for initializer in initializers {
         let parts = match initializer {
             InitializerOut::New(tensor) => {
                 let message = tensor.encode_to_vec().into();

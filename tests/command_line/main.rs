@@ -1,9 +1,12 @@
 //! The built program as its users run it: exit codes, messages, what is printed where, what is written.
 #![allow(clippy::unwrap_used)]
 
+mod align;
+mod bench;
 mod beside_samples;
 #[cfg(unix)]
 mod cache;
+mod deploy;
 mod desk;
 mod encode;
 #[cfg(unix)]

@@ -24,7 +24,7 @@ use crate::operator::macs::{MacsCx, elements};
 use crate::operator::part::{Part, PartCx};
 use crate::operator::patch::PatchCx;
 use crate::operator::reference::ReferenceCx;
-use crate::operator::{OpType, Operator, Registration, RuleError, microsoft, onnx};
+use crate::operator::{OpType, Operator, Quantized, Registration, RuleError, microsoft, onnx};
 
 use groups::couple_groups;
 pub(in crate::ops) use window::{Spatial, Window};
@@ -183,6 +183,10 @@ impl Operator for Conv {
         }
         let dy = cx.dy()?;
         gradient::of_conv(&self.spatial, self.group, cx, &dy)
+    }
+
+    fn quantized(&self, _weight_rank: usize) -> Option<Quantized> {
+        (!self.is_fused).then_some(Quantized { data: 0, weight: 1, channels: 0, bias: 2 })
     }
 
     fn linear(&self, cx: &LinearCx<'_>) -> Option<Linear> {

@@ -11,8 +11,8 @@ use crate::operator::couple::layout::Layout;
 use crate::operator::linear::{Linear, LinearBias, LinearCx};
 use crate::operator::lower::{Activation, LowerCx};
 use crate::operator::{
-    CoupleCx, Folding, GradientCx, InferCx, MacsCx, OpType, Operator, ReferenceCx, Registration, RuleError, microsoft,
-    onnx,
+    CoupleCx, Folding, GradientCx, InferCx, MacsCx, OpType, Operator, Quantized, ReferenceCx, Registration, RuleError,
+    microsoft, onnx,
 };
 
 fn types_gemm() -> &'static [OpType] {
@@ -119,6 +119,11 @@ impl Operator for Gemm {
         let y = cx.activated(&y, self.activation.as_ref())?;
         cx.emit(0, &y);
         Ok(true)
+    }
+
+    fn quantized(&self, _weight_rank: usize) -> Option<Quantized> {
+        let is_plain = !self.is_fused && !self.trans_a && self.alpha == 1.0 && self.beta == 1.0;
+        is_plain.then_some(Quantized { data: 0, weight: 1, channels: if self.trans_b { 0 } else { 1 }, bias: 2 })
     }
 
     fn linear(&self, cx: &LinearCx<'_>) -> Option<Linear> {

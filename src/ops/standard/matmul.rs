@@ -8,8 +8,8 @@ use crate::graph::Node;
 use crate::graph::fact::Fact;
 use crate::operator::couple::layout::{Axis, Layout};
 use crate::operator::{
-    CoupleCx, Folding, GradientCx, InferCx, Linear, LinearCx, LowerCx, MacsCx, OpType, Operator, ReferenceCx,
-    Registration, RuleError, microsoft, onnx,
+    CoupleCx, Folding, GradientCx, InferCx, Linear, LinearCx, LowerCx, MacsCx, OpType, Operator, Quantized,
+    ReferenceCx, Registration, RuleError, microsoft, onnx,
 };
 
 fn types_matmul() -> &'static [OpType] {
@@ -154,6 +154,12 @@ impl Operator for MatMul {
         }
         cx.emit(0, &y);
         Ok(true)
+    }
+
+    fn quantized(&self, weight_rank: usize) -> Option<Quantized> {
+        let is_plain = !self.is_fused && weight_rank == 2;
+        // There is no bias: the slot is one that the operator does not have.
+        is_plain.then_some(Quantized { data: 0, weight: 1, channels: 1, bias: 2 })
     }
 
     fn linear(&self, cx: &LinearCx<'_>) -> Option<Linear> {

@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""Make bundles of networks and look at them with the onnx checker, ONNX Runtime, and OpenVINO where it is installed.
+
+Every bundle's model must pass the checker with its shapes inferred anew, keep names and symbolic sizes of inputs and
+outputs, load in ONNX Runtime, and give what the original gives, within the error of its precision. The exit code is 0
+when all do, else 1.
+
+    check_deploy.py --tool target/debug/onnx-diffprune [MODEL.onnx ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy
+import onnx
+import onnxruntime
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+# Target and precision, with the largest relative error of an output (root mean square) that is right.
+BUNDLES = [
+    ("cpu", "float32", 1e-6),
+    ("ort-cuda", "float16", 1e-2),
+    ("cpu", "int8", 0.25),
+    ("tensorrt", "int8", 0.25),
+    ("openvino", "int8", 0.25),
+]
+
+
+def size_of(dimension, axis: int) -> int:
+    if dimension.HasField("dim_value"):
+        return dimension.dim_value
+    return 2 if axis == 0 else 16 if axis > 1 else 7
+
+
+def drawn(model: onnx.ModelProto, seed: int) -> dict[str, numpy.ndarray]:
+    """Inputs of the shapes that the model declares."""
+    random = numpy.random.default_rng(seed)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = {}
+    for value in model.graph.input:
+        if value.name in constants:
+            continue
+        tensor = value.type.tensor_type
+        shape = [size_of(dimension, axis) for axis, dimension in enumerate(tensor.shape.dim)]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        is_time = "time" in value.name or value.name == "t"
+        values = random.integers(0, 9, shape) if dtype.kind == "i" else random.normal(size=shape)
+        inputs[value.name] = (random.integers(0, 1000, shape) if is_time else values).astype(dtype)
+    return inputs
+
+
+def of_onnxruntime(path: Path, inputs: dict[str, numpy.ndarray]) -> list[numpy.ndarray]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, inputs)
+
+
+def of_openvino(path: Path, inputs: dict[str, numpy.ndarray]) -> list[numpy.ndarray] | None:
+    try:
+        import openvino
+    except ImportError:
+        return None
+    # In float32, so that what differs is the file's own.
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    network = openvino.Core().compile_model(str(path), "CPU", settings)
+    return list(network(inputs).values())
+
+
+def distance(wanted: list[numpy.ndarray], found: list[numpy.ndarray]) -> float:
+    pairs = list(zip(wanted, found, strict=True))
+    square = sum(float(((a.astype(float) - b.astype(float)) ** 2).sum()) for a, b in pairs)
+    return (square / max(sum(float((a.astype(float) ** 2).sum()) for a, _ in pairs), 1e-30)) ** 0.5
+
+
+def interface(model: onnx.ModelProto) -> list[bytes]:
+    constants = {tensor.name for tensor in model.graph.initializer}
+    values = [value for value in model.graph.input if value.name not in constants]
+    return [value.SerializeToString(deterministic=True) for value in [*values, *model.graph.output]]
+
+
+def check(tool: str, path: Path, target: str, precision: str, most: float) -> dict:
+    original = onnx.load(path)
+    inputs = drawn(original, 0)
+    wanted = of_onnxruntime(path, inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder) / "bundle"
+        command = [tool, "deploy", str(path), str(bundle), "--target", target, "--precision", precision]
+        command += ["--count", "4", "--timesteps", "5", "--format", "json"]
+        data = path.with_suffix("") / "train_images.npy"
+        if data.exists():
+            command += ["--data", str(data), "--scheduler-config", str(data.with_name("scheduler_config.json"))]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ran.returncode != 0:
+            return {"failed": ran.stderr.strip()[-300:]}
+        written = bundle / "model.onnx"
+        onnx.checker.check_model(str(written), full_check=True)
+        made = onnx.load(written)
+        result = {"figures": {key: json.loads(ran.stdout)[key] for key in ("loss", "bytes")}}
+        result["interface_kept"] = interface(original) == interface(made)
+        result["onnxruntime"] = distance(wanted, of_onnxruntime(written, inputs))
+        in_openvino = of_openvino(written, inputs)
+        if in_openvino is not None:
+            result["openvino"] = distance(wanted, in_openvino)
+    errors = [result["onnxruntime"], result.get("openvino", 0.0)]
+    result["passed"] = result["interface_kept"] and all(error <= most for error in errors)
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tool", required=True)
+    parser.add_argument("models", nargs="*", type=Path)
+    args = parser.parse_args()
+    models = args.models or [FIXTURES / "ddpm_fashion16.onnx", FIXTURES / "dit_fashion16.onnx"]
+    passed = True
+    for path in models:
+        for target, precision, most in BUNDLES:
+            try:
+                result = check(args.tool, path, target, precision, most)
+            except Exception as error:
+                result = {"failed": f"{type(error).__name__}: {error}"}
+            passed &= result.get("passed", False)
+            print(f"{path.name} {target} {precision}: {json.dumps(result)}", flush=True)
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+//! Times networks beside each other at the sizes that they are deployed at.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Args;
+use onnx_diffprune::benchmarks::{BenchOptions, BenchPoint, BenchReport, bench};
+use onnx_diffprune::{Error, Model, Stage};
+
+use super::args::Cli;
+use super::config::parse_sizes;
+use super::open_runtime;
+use super::printer::{Printer, Watcher, human, percent, table};
+use super::ranks::device;
+
+/// Operators of which the times are printed without --verbose.
+const OPERATORS_SHOWN: usize = 12;
+
+#[derive(Args, Debug)]
+pub(super) struct BenchArgs {
+    /// The networks, for instance an original and what was cut from it; the others are compared with the first.
+    #[arg(value_name = "MODEL.onnx", required = true)]
+    networks: Vec<PathBuf>,
+    /// The size of a symbolic dimension, as the networks are deployed; may be given again.
+    #[arg(long, value_name = "NAME=N")]
+    size: Vec<String>,
+    /// Sizes of the batch to measure at, one after the other, such as 1,2,4.
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',', value_parser = clap::value_parser!(i64).range(1..))]
+    batch: Vec<i64>,
+    /// Rounds in which every network runs once; five more come before any is measured.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    runs: usize,
+    /// No further round begins after this time, for each size of the batch.
+    #[arg(long, value_name = "S", default_value_t = 60.0)]
+    seconds: f64,
+    /// Where the networks run: cpu, cuda, cuda:1 or tensorrt [default: cpu].
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// Let the processor run what the device can't, instead of failing.
+    #[arg(long)]
+    allow_fallback: bool,
+    /// Threads within an operator [default: ONNX Runtime's choice].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Seed of the inputs, which are drawn.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Do not measure the time by operator.
+    #[arg(long)]
+    no_operators: bool,
+}
+
+pub(super) fn run(args: &BenchArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
+    let networks: Vec<Model> = args.networks.iter().map(Model::open).collect::<Result<_, _>>()?;
+    let options = BenchOptions {
+        sizes: parse_sizes(&args.size)?,
+        batches: args.batch.clone(),
+        runs: args.runs,
+        seconds: args.seconds,
+        device: args.device.as_deref().map(device).transpose()?.unwrap_or_default(),
+        allow_fallback: args.allow_fallback,
+        threads: args.threads,
+        seed: args.seed,
+        by_operator: !args.no_operators,
+    };
+    let runtime = open_runtime(cli)?;
+    networks.iter().for_each(|model| printer.notes(model));
+    let mut watcher = Watcher::new(printer, |stage| (stage == Stage::Timing).then_some("measuring"));
+    let report = bench(&networks, &runtime, &options, &mut |progress| watcher.see(progress))?;
+    drop(watcher);
+    if !report.assumed.is_empty() {
+        let sizes: Vec<String> = report.assumed.iter().map(|(name, size)| format!("{name}={size}")).collect();
+        printer.warning(&format!(
+            "measured at {}, which are not the sizes of a deployment: give those with --size",
+            sizes.join(", ")
+        ));
+    }
+    printer.result(&report, || text(&report, printer.is_verbose()));
+    Ok(true)
+}
+
+fn text(report: &BenchReport, is_verbose: bool) -> String {
+    let mut parts = vec![format!("ran on: {}", report.execution)];
+    for point in &report.points {
+        let shapes: Vec<String> = point.inputs.iter().map(|(name, dims)| format!("{name} {dims:?}")).collect();
+        parts.push(format!("{}\n{}", shapes.join(", "), latencies(report, point)));
+        let times = operators(report, point, is_verbose);
+        if !times.is_empty() {
+            parts.push(times);
+        }
+    }
+    parts.join("\n\n")
+}
+
+/// The networks, a row each.
+fn latencies(report: &BenchReport, point: &BenchPoint) -> String {
+    let of_first = point.networks.first().map_or(f64::NAN, |network| network.latency.median_ms);
+    let row = |(path, network): (&PathBuf, &onnx_diffprune::benchmarks::BenchNetwork)| {
+        let latency = &network.latency;
+        vec![
+            path.display().to_string(),
+            format!("{:.2} ms", latency.median_ms),
+            format!("{:.2} ms", latency.p90_ms),
+            percent(latency.median_ms, of_first),
+            network.peak_memory.map_or("-".to_owned(), |bytes| format!("{}B", human(bytes as f64))),
+            latency.run_count.to_string(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = report.networks.iter().zip(&point.networks).map(row).collect();
+    table(&["network", "median", "p90", "of the first", "peak memory", "runs"], &rows)
+}
+
+/// Times by operator, a column for each network, and what the last takes of the first.
+fn operators(report: &BenchReport, point: &BenchPoint, is_verbose: bool) -> String {
+    // The largest time that any network has.
+    let mut largest: BTreeMap<&str, f64> = BTreeMap::new();
+    for time in point.networks.iter().flat_map(|network| &network.operators) {
+        let entry = largest.entry(&time.operator).or_default();
+        *entry = entry.max(time.median_ms);
+    }
+    if largest.is_empty() {
+        return String::new();
+    }
+    let mut names: Vec<(&str, f64)> = largest.into_iter().collect();
+    names.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let shown = if is_verbose { names.len() } else { names.len().min(OPERATORS_SHOWN) };
+    let time_of = |at: usize, name: &str| point.networks[at].operators.iter().find(|time| time.operator == name);
+    let rows: Vec<Vec<String>> = names[..shown]
+        .iter()
+        .map(|(name, _)| {
+            let mut row = vec![(*name).to_owned()];
+            for at in 0..point.networks.len() {
+                row.push(time_of(at, name).map_or("-".to_owned(), |time| format!("{:.3} ms", time.median_ms)));
+                row.push(time_of(at, name).map_or("-".to_owned(), |time| time.count.to_string()));
+            }
+            if point.networks.len() > 1 {
+                let ms = |at: usize| time_of(at, name).map_or(0.0, |time| time.median_ms);
+                row.push(percent(ms(point.networks.len() - 1), ms(0)));
+            }
+            row
+        })
+        .collect();
+    let mut header = vec!["operator".to_owned()];
+    for path in &report.networks {
+        header.push(path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned());
+        header.push("nodes".to_owned());
+    }
+    if point.networks.len() > 1 {
+        header.push("last of first".to_owned());
+    }
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    let mut text = table(&header, &rows);
+    if shown < names.len() {
+        let rest: f64 = names[shown..].iter().map(|(_, ms)| ms).sum();
+        text += &format!("\n({} more of {rest:.3} ms together at most: --verbose lists them)", names.len() - shown);
+    }
+    text
+}

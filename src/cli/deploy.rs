@@ -1,0 +1,204 @@
+//! Makes a network ready for a runtime.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use onnx_diffprune::deployment::{Calibration, DeployOptions, DeployPrecision, DeployReport, DeployTarget, deploy};
+use onnx_diffprune::{Error, Model, Stage};
+
+use super::args::Cli;
+use super::config::{parse_sizes, pattern};
+use super::diffusion_args::{DataArgs, DiffusionArgs};
+use super::printer::{Printer, Watcher, human, percent, table};
+use super::{open_runtime, run_files};
+
+/// Nodes that stay in float32 that are printed without --verbose.
+const KEPT_SHOWN: usize = 12;
+
+#[derive(Args, Debug)]
+pub(super) struct DeployArgs {
+    /// The network.
+    #[arg(value_name = "IN.onnx")]
+    input: PathBuf,
+    /// The folder for the network, a README with commands, and what the target's tools read; made where there is none.
+    #[arg(value_name = "BUNDLE")]
+    output: PathBuf,
+    /// What runs the network.
+    #[arg(long, value_enum)]
+    target: DeployTarget,
+    /// The precision [default: float16; float32 for openvino and cpu].
+    #[arg(long, value_enum)]
+    precision: Option<DeployPrecision>,
+    /// The type of the network's inputs and outputs; float16 stands for half precision of either kind.
+    #[arg(long, value_enum, default_value = "float32")]
+    io_precision: Interface,
+    /// Sizes of symbolic dimensions: NAME=N, NAME=MIN..MAX or NAME=MIN..OPT..MAX, several with commas between. Engines are
+    /// built for them [default: a batch of 1..2..8, latents of 64 x 64, 77 tokens].
+    #[arg(long, value_name = "NAME=SIZES,...", value_delimiter = ',')]
+    profile: Vec<String>,
+    /// The size of a symbolic dimension, where the profile does not say it; may be given again.
+    #[arg(long, value_name = "NAME=N")]
+    size: Vec<String>,
+    /// Keep the nodes whose name matches in float32; in int8 also layers by the names of their weights. May be given again.
+    #[arg(long, value_name = "REGEX")]
+    keep: Vec<String>,
+    /// How the ranges of activations in int8 are chosen.
+    #[arg(long, value_enum, default_value = "min-max")]
+    calibration: Calibration,
+    /// The largest mean squared error of int8, as a share of the denoising loss or of the mean square of the prediction,
+    /// whichever is less: the layers that cost most stay in float32.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, allow_hyphen_values = true)]
+    budget: f64,
+    /// The number of clean samples on which the network is run.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    count: usize,
+    /// The number of timesteps, spread evenly over the schedule.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    timesteps: usize,
+    /// Seed of the choice of samples and of all noise.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Conditioning, or inputs of a network that does not denoise: arrays by the names of the network's inputs. What is not
+    /// given is drawn.
+    #[arg(long, value_name = "FILE.npz")]
+    inputs: Option<PathBuf>,
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    diffusion: DiffusionArgs,
+}
+
+/// The type of inputs and outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Interface {
+    #[value(alias = "fp32")]
+    Float32,
+    #[value(alias = "fp16", alias = "bfloat16", alias = "bf16")]
+    Float16,
+}
+
+impl DeployArgs {
+    fn budget(&self) -> Result<f64, Error> {
+        match self.budget.is_finite() && self.budget >= 0.0 {
+            true => Ok(self.budget),
+            false => Err(Error::usage(format!("--budget: expected a share of at least 0, found {}", self.budget))),
+        }
+    }
+
+    fn options(&self, model: &Model) -> Result<DeployOptions, Error> {
+        let given = self.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?.unwrap_or_default();
+        Ok(DeployOptions {
+            precision: self.precision,
+            halves_interface: self.io_precision == Interface::Float16,
+            profile: self.profile.iter().map(|text| named_size(text)).collect::<Result<_, _>>()?,
+            sizes: parse_sizes(&self.size)?,
+            keep: self.keep.iter().map(|text| pattern("--keep", text)).collect::<Result<_, _>>()?,
+            calibration: self.calibration,
+            budget: self.budget()?,
+            network: self.diffusion.network_options(given)?,
+            data: self.data.data.clone(),
+            data_range: self.data.range()?,
+            count: self.count,
+            timesteps: self.timesteps,
+            seed: self.seed,
+            ..DeployOptions::to(self.target)
+        })
+    }
+}
+
+/// A dimension with its sizes, `batch=1..4`.
+fn named_size(text: &str) -> Result<(String, String), Error> {
+    let form = || Error::usage(format!("--profile: expected NAME=SIZES, found {text:?}"));
+    let (name, sizes) = text.rsplit_once('=').ok_or_else(form)?;
+    Ok((name.trim().to_owned(), sizes.trim().to_owned()))
+}
+
+fn text_of(stage: Stage) -> Option<&'static str> {
+    match stage {
+        Stage::Sampling => Some("drawing samples"),
+        Stage::Converting => Some("converting"),
+        _ => None,
+    }
+}
+
+pub(super) fn run(args: &DeployArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
+    let model = Model::open(&args.input)?;
+    let options = args.options(&model)?;
+    // What would fail at the end fails at the start.
+    let mut files = run_files::of_run(cli);
+    run_files::reads_model(&mut files, "IN.onnx", &model);
+    let (inputs, scheduler) = (args.inputs.as_deref(), args.diffusion.scheduler_config.as_deref());
+    run_files::reads_given(&mut files, &[("--inputs", inputs), ("--scheduler-config", scheduler)]);
+    run_files::reads_data(&mut files, args.data.data.as_deref())?;
+    files.writes_into("a file of BUNDLE", &args.output, &["model.onnx", "model.onnx.data", "README.md"]);
+    files.check()?;
+    let runtime = open_runtime(cli)?;
+    printer.notes(&model);
+    let mut watcher = Watcher::new(printer, text_of);
+    let report = deploy(&model, &args.output, &runtime, &options, &mut |progress| watcher.see(progress))?;
+    drop(watcher);
+    report.warnings.iter().for_each(|warning| printer.warning(warning));
+    printer.result(&report, || text(&report, printer.is_verbose()));
+    Ok(true)
+}
+
+fn text(report: &DeployReport, is_verbose: bool) -> String {
+    let (before, after) = report.bytes;
+    let mut rows = vec![vec![
+        "file".to_owned(),
+        format!("{}B", human(before as f64)),
+        format!("{}B", human(after as f64)),
+        percent(after as f64, before as f64),
+    ]];
+    if let Some((before, after)) = report.loss {
+        rows.push(vec![
+            "denoising loss".to_owned(),
+            format!("{before:.5}"),
+            format!("{after:.5}"),
+            format!("{:+.2} %", 100.0 * (after / before - 1.0)),
+        ]);
+    }
+    let mut parts = vec![table(&["", "before", report.precision.name(), "of before"], &rows)];
+    let distances: Vec<String> = report
+        .distances
+        .iter()
+        .map(|distance| {
+            format!("{}: relative error {:.2e}, at worst {:.2e}", distance.output, distance.relative, distance.worst)
+        })
+        .collect();
+    parts.push(format!("{}\non {}", distances.join("\n"), report.samples));
+    if let Some(half) = &report.half {
+        let mut text = format!("{} nodes in {}, {} casts", half.half, report.precision.name(), half.casts);
+        let shown = if is_verbose { half.kept.len() } else { half.kept.len().min(KEPT_SHOWN) };
+        if !half.kept.is_empty() {
+            text += &format!("; in float32 stay {}:", half.kept.len());
+        }
+        for kept in &half.kept[..shown] {
+            text += &format!("\n  {} ({}): {}", kept.node, kept.op, kept.reason);
+        }
+        if shown < half.kept.len() {
+            text += &format!("\n  and {} more: --verbose lists them", half.kept.len() - shown);
+        }
+        parts.push(text);
+    }
+    if let Some(int8) = &report.int8 {
+        let mut text = format!(
+            "{} layers in int8; the output moves by {:.2e} (mean square), by {:.2e} with all layers in int8",
+            int8.quantized, int8.difference, int8.difference_of_all
+        );
+        if !int8.kept.is_empty() {
+            text += &format!("; in float32 stay {}:", int8.kept.len());
+        }
+        let shown = if is_verbose { int8.kept.len() } else { int8.kept.len().min(KEPT_SHOWN) };
+        for kept in &int8.kept[..shown] {
+            text += &format!("\n  {} ({}): {}", kept.node, kept.op, kept.reason);
+        }
+        if shown < int8.kept.len() {
+            text += &format!("\n  and {} more: --verbose lists them", int8.kept.len() - shown);
+        }
+        parts.push(text);
+    }
+    let files: Vec<String> = report.files.iter().map(|path| format!("wrote {}", path.display())).collect();
+    parts.push(files.join("\n"));
+    parts.join("\n\n")
+}

@@ -1,0 +1,22 @@
+//! A network in the form in which a runtime runs it best: other precisions, the files that the runtime asks for.
+//!
+//! Forms are made of the graph in memory ([`Form`]); weights stay where they are and are converted while they are written.
+
+pub mod form;
+
+pub mod half;
+
+pub mod profile;
+
+pub mod quantize;
+
+pub mod ranges;
+
+pub mod target;
+
+pub use form::Form;
+pub use half::{HalfOptions, HalfReport, KeptNode, halve, is_half};
+pub use profile::{Extent, InputShapes, Profile};
+pub use quantize::{Calibration, LayerCost, QuantizeOptions, QuantizeReport, Style, quantize};
+pub use ranges::{Range, Ranges, watch_ranges};
+pub use target::{DeployPrecision, DeployTarget};

@@ -1,0 +1,289 @@
+//! How long networks take beside each other at the sizes that they are deployed at, and which operators take it.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::model::{Model, check_sizes};
+use super::progress::{Progress, Stage, Watch, tell};
+use super::runtime::Runtime;
+use crate::array::Array;
+use crate::error::Error;
+use crate::graph::dim::Dim;
+use crate::graph::facts::Facts;
+use crate::graph::sizes::{Sizes, has_telling_name, sizes_for};
+use crate::graph::{Graph, ValueId};
+use crate::infer::infer;
+use crate::inputs::draw_input;
+use crate::runtime::{
+    Device, Latency, OperatorTime, RuntimeError, Session, SessionOptions, interleaved_latency, operator_times, peak_of,
+};
+use crate::{graph, lower, ops};
+
+/// Runs before any is measured.
+const WARMUP: usize = 5;
+
+/// Runs of which the times by operator are medians, at most.
+const PROFILED: usize = 20;
+
+/// How networks are timed.
+#[derive(Clone, Debug)]
+pub struct BenchOptions {
+    /// Sizes of symbolic dimensions, by name; a network need not have all of them.
+    pub sizes: Sizes,
+    /// Sizes of the batch that are tried in turn; where there are none, that of `sizes`, or one.
+    pub batches: Vec<i64>,
+    /// Rounds in which every network runs once.
+    pub runs: usize,
+    /// No further round begins after this time, in seconds, for each size of the batch.
+    pub seconds: f64,
+    /// Where the networks run.
+    pub device: Device,
+    /// Whether the processor may run what the device can't.
+    pub allow_fallback: bool,
+    /// Threads within an operator; the library decides where none are given.
+    pub threads: Option<usize>,
+    /// Seed of the inputs, which are drawn.
+    pub seed: u64,
+    /// Whether the times by operator are measured, in runs of their own.
+    pub by_operator: bool,
+}
+
+impl Default for BenchOptions {
+    fn default() -> Self {
+        Self {
+            sizes: Sizes::new(),
+            batches: Vec::new(),
+            runs: 50,
+            seconds: 60.0,
+            device: Device::default(),
+            allow_fallback: false,
+            threads: None,
+            seed: 0,
+            by_operator: true,
+        }
+    }
+}
+
+/// How long networks took.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct BenchReport {
+    /// The networks, in the order of all lists below.
+    pub networks: Vec<PathBuf>,
+    /// Where the first ran, in words.
+    pub execution: String,
+    /// What was measured at each size of the batch.
+    pub points: Vec<BenchPoint>,
+    /// Symbolic dimensions whose sizes were neither given nor follow, with what was taken.
+    pub assumed: Sizes,
+}
+
+/// What was measured at one size of the batch.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct BenchPoint {
+    /// The size of the batch, where it was asked for.
+    pub batch: Option<i64>,
+    /// The inputs of the first network with their shapes.
+    pub inputs: Vec<(String, Vec<usize>)>,
+    /// The networks.
+    pub networks: Vec<BenchNetwork>,
+}
+
+/// How long one network took.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct BenchNetwork {
+    /// Of runs in turn with the other networks.
+    pub latency: Latency,
+    /// Bytes of the processor's memory that loading the network and running it take at their worst, beyond what the process
+    /// held before; `None` where the system does not tell.
+    pub peak_memory: Option<u64>,
+    /// Time by operator, the longest first; empty where it was not asked for.
+    pub operators: Vec<OperatorTime>,
+}
+
+/// A network that is timed.
+struct Candidate {
+    model: graph::model::Model,
+    graph: Graph,
+    facts: Facts,
+}
+
+impl Candidate {
+    fn new(model: &Model) -> Result<Self, Error> {
+        let model = model.0.clone();
+        let graph = Graph::new(&model)?;
+        let facts = infer(&model, &graph, &ops::parse(&graph))?;
+        Ok(Self { model, graph, facts })
+    }
+
+    fn shape(&self, input: ValueId) -> Option<&Vec<Dim>> {
+        self.facts.values[input].as_ref()?.shape.as_ref()
+    }
+
+    /// The symbols of first axes that no name says to count something else.
+    fn batch_symbols(&self) -> BTreeSet<String> {
+        let first = |input: &ValueId| self.shape(*input)?.first()?.as_symbol();
+        self.graph.inputs.iter().filter_map(first).filter(|symbol| !has_telling_name(symbol)).collect()
+    }
+
+    /// Those of the given sizes that this network has, with a batch of that size.
+    ///
+    /// # Errors
+    /// The network fixes another batch; sizes that contradict a weight or each other.
+    fn given(&self, given: &Sizes, batch: Option<i64>) -> Result<Sizes, Error> {
+        let known = sizes_for(&self.facts, &Sizes::new());
+        let mut own: Sizes = given.clone();
+        own.retain(|name, _| known.contains_key(name));
+        if let Some(batch) = batch {
+            let symbols = self.batch_symbols();
+            let fixed = self.graph.inputs.iter().filter_map(|input| self.shape(*input)?.first()?.as_const()).max();
+            if symbols.is_empty() && fixed != Some(batch) {
+                let found = fixed.map_or("no batch".to_owned(), |fixed| format!("a batch of {fixed}"));
+                return Err(Error::usage(format!("--batch: asked for {batch}, the network fixes {found}"))
+                    .in_file(self.model.path()));
+            }
+            own.extend(symbols.into_iter().map(|symbol| (symbol, batch)));
+        }
+        check_sizes(&own, &self.facts, self.model.path())?;
+        Ok(own)
+    }
+
+    fn inputs(&self, given: &Sizes, seed: u64) -> Result<Vec<(String, Array)>, Error> {
+        let sizes = sizes_for(&self.facts, given);
+        let known = (&self.model, &self.graph, &self.facts);
+        let draw = |input: &ValueId| {
+            let name = &self.graph.values[*input].name;
+            let unknown = || Error::invalid(self.model.path(), format!("graph input {name:?} declares no shape"));
+            let dims = self.shape(*input).ok_or_else(unknown)?.iter();
+            let dims: Option<Vec<usize>> = dims.map(|dim| usize::try_from(dim.eval(&sizes)?).ok()).collect();
+            Ok((name.clone(), draw_input(known, name, &dims.ok_or_else(unknown)?, seed)?))
+        };
+        self.graph.inputs.iter().map(draw).collect()
+    }
+
+    /// Symbolic sizes of inputs that are not given.
+    fn assumed(&self, given: &Sizes) -> Sizes {
+        let mut names = BTreeSet::new();
+        let shapes = self.graph.inputs.iter().filter_map(|input| self.shape(*input)).flatten();
+        shapes.for_each(|dim| dim.symbols(&mut names));
+        let follows = |name: &String| {
+            self.facts.fixed.contains_key(name) || self.facts.ties.iter().any(|tie| tie.symbol == *name)
+        };
+        let mut sizes = sizes_for(&self.facts, given);
+        sizes.retain(|name, _| names.contains(name) && !given.contains_key(name) && !follows(name));
+        sizes
+    }
+}
+
+/// Measures how long networks take, in turn.
+///
+/// # Errors
+/// No network; a size that none has or that contradicts one; a network that does not run; the caller stopped.
+pub fn bench(
+    networks: &[Model],
+    runtime: &Runtime,
+    options: &BenchOptions,
+    watch: &mut Watch<'_>,
+) -> Result<BenchReport, Error> {
+    let candidates: Vec<Candidate> = networks.iter().map(Candidate::new).collect::<Result<_, _>>()?;
+    let first = candidates.first().ok_or_else(|| Error::usage("no network is given"))?;
+    for (name, size) in &options.sizes {
+        if !candidates.iter().any(|one| sizes_for(&one.facts, &Sizes::new()).contains_key(name)) {
+            check_sizes(&Sizes::from([(name.clone(), *size)]), &first.facts, first.model.path())?;
+        }
+    }
+    if options.runs == 0 {
+        return Err(Error::usage("--runs: expected at least 1, found 0"));
+    }
+    let batches = match options.batches.is_empty() {
+        true => vec![None],
+        false => options.batches.iter().copied().map(Some).collect(),
+    };
+    let sessions = SessionOptions {
+        device: options.device,
+        allow_fallback: options.allow_fallback,
+        threads: options.threads,
+        record_placement: true,
+        ..SessionOptions::default()
+    };
+    let bench = Bench { runtime, sessions: &sessions, options, candidates: &candidates };
+    let (mut points, mut execution) = (Vec::new(), String::new());
+    for (at, batch) in batches.iter().enumerate() {
+        tell(watch, Progress::At { stage: Stage::Timing, done: at, total: batches.len() })?;
+        let (point, of_first) = bench.point(*batch)?;
+        points.push(point);
+        execution = of_first;
+    }
+    // A batch that is not given is one, as everyone expects.
+    let mut assumed = first.assumed(&first.given(&options.sizes, batches.first().copied().flatten())?);
+    assumed.retain(|name, _| !first.batch_symbols().contains(name));
+    let networks = networks.iter().map(|model| model.path().to_owned()).collect();
+    Ok(BenchReport { networks, execution, points, assumed })
+}
+
+/// What stays the same from batch to batch.
+struct Bench<'a> {
+    runtime: &'a Runtime,
+    sessions: &'a SessionOptions,
+    options: &'a BenchOptions,
+    candidates: &'a [Candidate],
+}
+
+impl Bench<'_> {
+    /// Measures at one size of the batch; also says where the first network ran.
+    fn point(&self, batch: Option<i64>) -> Result<(BenchPoint, String), Error> {
+        let options = self.options;
+        let inputs: Vec<Vec<(String, Array)>> = self
+            .candidates
+            .iter()
+            .map(|candidate| candidate.inputs(&candidate.given(&options.sizes, batch)?, options.seed))
+            .collect::<Result<_, _>>()?;
+        // What the library loads once must not count as the first network's.
+        if let Some(first) = self.candidates.first() {
+            drop(self.open(first, self.sessions)?);
+        }
+        let mut peaks = Vec::new();
+        for (candidate, inputs) in self.candidates.iter().zip(&inputs) {
+            let fail = |error: RuntimeError| Error::unmet(error.to_string()).in_file(candidate.model.path());
+            let (done, peak) = peak_of(|| -> Result<(), Error> {
+                let mut session = self.open(candidate, self.sessions)?;
+                // The second run is in the memory that the first one asked for.
+                (0..2).try_for_each(|_| session.run(inputs).map(drop)).map_err(fail)
+            });
+            done?;
+            peaks.push(peak);
+        }
+        let mut sessions: Vec<Session> =
+            self.candidates.iter().map(|candidate| self.open(candidate, self.sessions)).collect::<Result<_, _>>()?;
+        let execution = sessions.first().map(|session| session.execution().to_string()).unwrap_or_default();
+        let mut all: Vec<&mut Session> = sessions.iter_mut().collect();
+        let given: Vec<&[(String, Array)]> = inputs.iter().map(Vec::as_slice).collect();
+        let fail = |error: RuntimeError| Error::unmet(error.to_string()).caused_by(error);
+        let latencies = interleaved_latency(&mut all, &given, options.runs, WARMUP, options.seconds).map_err(fail)?;
+        drop(sessions);
+        let mut networks = Vec::new();
+        for (((candidate, inputs), latency), peak_memory) in
+            self.candidates.iter().zip(&inputs).zip(latencies).zip(peaks)
+        {
+            let operators = match options.by_operator {
+                true => {
+                    let runs = options.runs.min(PROFILED);
+                    operator_times(self.sessions, |options| self.open(candidate, options), inputs, (WARMUP, runs))?
+                }
+                false => Vec::new(),
+            };
+            networks.push(BenchNetwork { latency, peak_memory, operators });
+        }
+        let of_first = inputs.into_iter().next().unwrap_or_default();
+        let inputs = of_first.into_iter().map(|(name, array)| (name, array.dims)).collect();
+        Ok((BenchPoint { batch, inputs, networks }, execution))
+    }
+
+    fn open(&self, candidate: &Candidate, options: &SessionOptions) -> Result<Session, Error> {
+        lower::session(self.runtime.0, &candidate.model, options)
+    }
+}
