@@ -208,6 +208,7 @@ pub fn bench(
         allow_fallback: options.allow_fallback,
         threads: options.threads,
         record_placement: true,
+        as_deployed: true,
         ..SessionOptions::default()
     };
     let bench = Bench { runtime, sessions: &sessions, options, candidates: &candidates };
