@@ -1,6 +1,6 @@
 //! The arguments; their comments are the help text.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use onnx_diffprune::options::{AttentionOption, GroupReduction, Norm, NormGroups, Scope};
@@ -13,6 +13,7 @@ use super::diffusion_args::{DataArgs, DiffusionArgs};
 use super::encode::EncodeArgs;
 use super::evaluate::EvaluateArgs;
 use super::finetune::FinetuneArgs;
+use super::folder::Placed;
 use super::gradient_args::GradientArgs;
 use super::loss::LossArgs;
 use super::refit::RefitCommandArgs;
@@ -323,34 +324,6 @@ pub(super) struct PruneArgs {
     #[arg(skip)]
     #[serde(skip)]
     pub(super) placed: Option<Placed>,
-}
-
-/// Where what is prepared in a hidden folder goes in the end.
-#[derive(Clone, Debug)]
-pub(super) struct Placed {
-    /// The place of the pruned network.
-    pub(super) output: PathBuf,
-    /// What checkpoints are named after.
-    pub(super) base: PathBuf,
-    /// The place of the report.
-    pub(super) report: Option<PathBuf>,
-}
-
-impl PruneArgs {
-    /// The report as it is told of.
-    pub(super) fn shown_report(&self) -> Option<PathBuf> {
-        self.placed.as_ref().map_or_else(|| self.report.clone(), |placed| placed.report.clone())
-    }
-
-    /// The output as it is told of.
-    pub(super) fn shown_output(&self) -> Option<&Path> {
-        self.placed.as_ref().map(|placed| placed.output.as_path()).or(self.output.as_deref())
-    }
-
-    /// What checkpoints are named after.
-    pub(super) fn base(&self) -> Option<&Path> {
-        self.placed.as_ref().map(|placed| placed.base.as_path()).or(self.output.as_deref())
-    }
 }
 
 #[derive(Args, Debug)]

@@ -8,10 +8,38 @@ use onnx_diffprune::pipelines::{Component, Part, Pipeline, PipelineOutput, Writt
 use onnx_diffprune::ranks::Collective;
 use serde_json::{Map, Value, json};
 
-use super::args::{Cli, Placed, PruneArgs};
+use super::args::{Cli, PruneArgs};
 use super::config::check_ratio;
 use super::printer::Printer;
 use super::{open_runtime, prune};
+
+/// Where what is prepared in a hidden folder goes in the end.
+#[derive(Clone, Debug)]
+pub(super) struct Placed {
+    /// The place of the pruned network.
+    pub(super) output: PathBuf,
+    /// What checkpoints are named after.
+    pub(super) base: PathBuf,
+    /// The place of the report.
+    pub(super) report: Option<PathBuf>,
+}
+
+impl PruneArgs {
+    /// The report as it is told of.
+    pub(super) fn shown_report(&self) -> Option<PathBuf> {
+        self.placed.as_ref().map_or_else(|| self.report.clone(), |placed| placed.report.clone())
+    }
+
+    /// The output as it is told of.
+    pub(super) fn shown_output(&self) -> Option<&Path> {
+        self.placed.as_ref().map(|placed| placed.output.as_path()).or(self.output.as_deref())
+    }
+
+    /// What checkpoints are named after.
+    pub(super) fn base(&self) -> Option<&Path> {
+        self.placed.as_ref().map(|placed| placed.base.as_path()).or(self.output.as_deref())
+    }
+}
 
 /// A component that is cut, with its ratio where it has one of its own.
 struct Chosen<'p> {
