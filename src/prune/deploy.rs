@@ -181,7 +181,15 @@ pub fn deploy(
             warnings.push(format!("what bfloat16 costs is not measured: it does not run on this processor ({error})"));
             (Vec::new(), None)
         }
-        Err(error) => return Err(error.instead_of_file(staged.path(), &place)),
+        Err(error) => {
+            let error = error.instead_of_file(staged.path(), &place);
+            return Err(match error.advice() {
+                None => error.hint(
+                    "a node for which ONNX Runtime has no kernel in this precision stays in float32 with --keep REGEX",
+                ),
+                Some(_) => error,
+            });
+        }
     };
     let mut report = DeployReport {
         target: options.target,

@@ -176,14 +176,11 @@ fn bodies_read_float32_and_bfloat16_needs_a_version_that_has_it() {
         let sum = net.op("ReduceSum", &[&y], &[attr_int("keepdims", 0)]);
         let zero = net.float(0.0);
         let is_positive = net.op("Greater", &[&sum, &zero], &[]);
-        let branch = |name: &str, op: &str| {
-            let body = onnx_diffprune::onnx::GraphProto {
-                name: name.to_owned(),
-                node: vec![node(name, op, &[&y], &[&format!("{name}_out")])],
-                output: vec![value(&format!("{name}_out"), &[2, 8, 8, 8])],
-                ..Default::default()
-            };
-            body
+        let branch = |name: &str, op: &str| onnx_diffprune::onnx::GraphProto {
+            name: name.to_owned(),
+            node: vec![node(name, op, &[&y], &[&format!("{name}_out")])],
+            output: vec![value(&format!("{name}_out"), &[2, 8, 8, 8])],
+            ..Default::default()
         };
         let attributes = [
             onnx_diffprune::onnx::attr_graph("then_branch", branch("then", "Relu")),
