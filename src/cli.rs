@@ -12,6 +12,8 @@ mod config;
 
 mod cut_result;
 
+mod decoder;
+
 mod deploy;
 
 mod diffusion_args;
@@ -28,6 +30,8 @@ mod features_args;
 mod finetune;
 
 mod finetune_args;
+
+mod folder;
 
 mod gradient_args;
 
@@ -56,6 +60,8 @@ mod runtime;
 mod sample;
 
 mod signals;
+
+mod surroundings;
 
 mod verify;
 

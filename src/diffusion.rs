@@ -32,6 +32,7 @@ mod sizes;
 
 pub use conditioning::Conditioning;
 pub use config::{ConfiguredProcess, VarianceType, read_scheduler_config};
+pub(crate) use data::array_dims;
 pub use data::{
     Batch, Loader, LoaderOptions, Ranges, SampleOrder, SampleSource, Samples, SourceOptions, captions, image_files,
     refuse_more_unreadable, replace_dropped, sample_files,
@@ -47,3 +48,4 @@ pub use sampler::{SampleOptions, Sampler, StepInput, Trajectory, generate, noise
 pub use schedule::{
     BetaSchedule, DiscreteOptions, FlowOptions, Level, NoiseSchedule, SigmaOptions, SigmaSpacing, Skip, Spacing,
 };
+pub use sizes::UsualSizes;

@@ -128,6 +128,18 @@ impl Error {
         self
     }
 
+    /// The same of a file that was prepared in one folder and has its place in another: the error speaks of the place.
+    #[must_use]
+    pub fn told_elsewhere(mut self, (prepared, place): (&Path, &Path)) -> Self {
+        if let Some(inside) = self.file.as_ref().and_then(|file| file.strip_prefix(prepared).ok()) {
+            self.file = Some(place.join(inside));
+        }
+        let [from, to] = [prepared, place].map(|path| path.display().to_string());
+        self.message = self.message.replace(&from, &to);
+        self.hint = self.hint.map(|hint| hint.replace(&from, &to));
+        self
+    }
+
     /// Says what to do.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

@@ -5,6 +5,8 @@ mod appended;
 
 mod declared;
 
+mod folder;
+
 mod identity;
 
 mod outputs;
@@ -15,6 +17,7 @@ mod temporary;
 
 pub(crate) use appended::Appended;
 pub use declared::RunFiles;
+pub(crate) use folder::OutputFolder;
 pub(crate) use identity::parent;
 pub use outputs::write_file;
 pub(crate) use outputs::{Outputs, is_same_file, unwritable};

@@ -1,5 +1,6 @@
 //! What a network is run on: inputs that are given, and random ones from what the graph itself says of them.
 
+mod calibration;
 mod drawn;
 mod given;
 mod sizes;
@@ -9,13 +10,16 @@ mod tests;
 use drawn::draw_where;
 pub use drawn::{draw_input, draw_inputs};
 use given::some_rows;
-pub use given::{check_names, check_size, read};
+pub use given::{check_names, check_size, declared};
 use sizes::shape_of;
 pub use sizes::{affordable_sizes, size_variants};
+
+use std::path::Path;
 
 use crate::analysis::Analysis;
 use crate::array::Array;
 use crate::error::Error;
+use crate::graph::model::Model;
 use crate::graph::sizes::Sizes;
 use crate::macs::memory::Footprint;
 
@@ -43,6 +47,14 @@ impl Purpose {
             Self::Timing => "timing",
         }
     }
+}
+
+/// Reads arrays by the names of a model's inputs: those of a file, or of the files of a folder as Olive saves them.
+///
+/// # Errors
+/// What no input takes; a file that can't be read; a folder without such files.
+pub fn read(model: &Model, path: &Path) -> Result<Vec<(String, Array)>, Error> {
+    if path.is_dir() { calibration::read_folder(model, path) } else { given::read(model, path) }
 }
 
 /// What decides the inputs of a network.

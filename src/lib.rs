@@ -239,6 +239,12 @@ mod deploy;
 
 #[cfg(feature = "internals")]
 #[doc(hidden)]
+pub mod pipeline;
+#[cfg(not(feature = "internals"))]
+mod pipeline;
+
+#[cfg(feature = "internals")]
+#[doc(hidden)]
 pub mod prune;
 #[cfg(not(feature = "internals"))]
 mod prune;
@@ -254,8 +260,8 @@ pub use error::{Error, ErrorKind};
 pub use graph::sizes::Sizes;
 pub use plan::Plan;
 pub use prune::{
-    Analysis, CriterionOption, Cut, CutOptions, GradientSettings, Model, Progress, Ratio, RefitSettings, Runtime,
-    ScoreOptions, Scores, Stage, Staged, Target, Watch, Written,
+    Analysis, CriterionOption, Cut, CutOptions, GradientSettings, Model, OutputSamples, Progress, Ratio, RefitSettings,
+    Runtime, ScoreOptions, Scores, Stage, Staged, Target, Task, Watch, Written,
 };
 pub use runtime::Device;
 pub use verify::{VerifyOptions, VerifyReport};
@@ -274,7 +280,7 @@ pub mod options {
 pub mod networks {
     pub use crate::diffusion::{
         PreconditioningPlace, PredictionType, ProcessOptions, RoleNames, RoleSummary, SampleOptions, Sampler,
-        ScheduleName, Skip, TimeScale, VarianceType,
+        ScheduleName, Skip, TimeScale, UsualSizes, VarianceType,
     };
     pub use crate::prune::{Drawn, LossOptions, LossReport, Network, NetworkOptions};
 }
@@ -347,7 +353,7 @@ pub mod plans {
     pub use crate::changed::{AddedBias, ChangedWeight, ChangedWeights, CutDigest};
     pub use crate::graph::digest::DigestKind;
     pub use crate::plan::{GroupPlan, MemberPlan, RefitPlan, TensorPlan};
-    pub use crate::prune::{data_path, plan_path};
+    pub use crate::prune::plan_path;
 }
 
 /// What a cut costs and saves, how it was verified, and the page that shows it.
@@ -357,7 +363,7 @@ pub mod reports {
     pub use crate::macs::demand::Demand;
     pub use crate::onnx::names::printable;
     pub use crate::onnx::tool_name;
-    pub use crate::prune::{CutLatency, GradientReport, RefitLosses, RefitPictures, RefitReport};
+    pub use crate::prune::{CutLatency, GradientReport, LossKind, RefitLosses, RefitPictures, RefitReport};
     pub use crate::refit::RefitLayer;
     pub use crate::report::{EvaluationPage, FigureTable, Losses, Report};
     pub use crate::rewrite::Unfused;
@@ -381,6 +387,11 @@ pub mod devices {
 /// What programs around the library need: their files compared before a run, and nothing temporary left after one.
 pub mod program {
     pub use crate::files::{Ending, RunFiles, end};
+}
+
+/// Folders of pipelines: a denoiser with its encoders, its decoder and its scheduler.
+pub mod pipelines {
+    pub use crate::pipeline::{Around, Component, ComponentConfig, Part, Pipeline, PipelineOutput, WrittenPipeline};
 }
 
 /// What a training session of ONNX Runtime loads.

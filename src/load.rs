@@ -73,6 +73,7 @@ pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Model, Error> {
         inlined,
         external: Arc::default(),
         digests: Arc::default(),
+        keeps_data_name: false,
         notes: Arc::default(),
     };
     model.external = Arc::new(model.map_external_files()?);

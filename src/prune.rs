@@ -38,7 +38,11 @@ mod network;
 
 mod options;
 
+mod output;
+
 mod progress;
+
+mod prompts;
 
 mod refit;
 
@@ -61,8 +65,9 @@ pub use inspection::{BarrierInfo, GroupInfo, Inspection, MemberInfo, NodeInfo};
 pub use model::{Analysis, Model};
 pub use network::{Drawn, LossOptions, LossReport, Network, NetworkOptions};
 pub use options::{CriterionOption, CutOptions, GradientSettings, PruneOptions, Ratio, ScoreOptions, Target};
+pub use output::{OutputSamples, Task};
 pub use progress::{Progress, Stage, Watch};
-pub use refit::{RefitLosses, RefitPictures, RefitReport, RefitSettings};
+pub use refit::{LossKind, RefitLosses, RefitPictures, RefitReport, RefitSettings};
 pub use rounds::RoundFolder;
 pub use runtime::Runtime;
-pub use staged::{CutLatency, Staged, Written, data_path, plan_path};
+pub use staged::{CutLatency, Staged, Written, plan_path};

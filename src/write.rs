@@ -128,7 +128,7 @@ fn write_chunks<'m>(model: &Model, out: &Path, make: &Chunks<'m, '_>) -> Result<
     refuse_overwriting_input(model, out)?;
     let is_external = |tensor: &TensorProto| tensor.data_location == DataLocation::External as i32;
     let mut uses_external = model.graph().initializer.iter().any(is_external);
-    let data_name = data_name(out);
+    let data_name = data_name(model, out);
     let mut external = uses_external.then(|| ExternalData::new(&data_name));
     let mut chunks = make(external.as_mut())?;
     if !uses_external && total(&chunks) > PROTOBUF_LIMIT {
@@ -249,7 +249,9 @@ pub struct Published {
 /// See above; also an output that is a folder or a device, or that can't be written.
 pub fn check_destination(model: &Model, out: &Path) -> Result<(), Error> {
     let mut files = files_of(model);
-    files.writes("the output", out).writes("the external data of the output", out.with_file_name(data_name(out)));
+    files
+        .writes("the output", out)
+        .writes("the external data of the output", out.with_file_name(data_name(model, out)));
     files.check()
 }
 
@@ -260,9 +262,18 @@ fn files_of(model: &Model) -> RunFiles {
     files
 }
 
-/// The name of the file with the external data of `out`.
-pub fn data_name(out: &Path) -> String {
-    format!("{}.data", out.file_name().map_or("model.onnx".into(), std::ffi::OsStr::to_string_lossy))
+/// The name of the file with the external data of `out`, a changed form of `model`: its own name with `.data` after it. Where
+/// the model is a part of a pipeline and the output has its name, the name of its data file stays too if there is one such
+/// file: loaders look for `model.onnx_data` or `weights.pb`.
+pub fn data_name(model: &Model, out: &Path) -> String {
+    let name = out.file_name().map_or("model.onnx".into(), std::ffi::OsStr::to_string_lossy);
+    let own = || {
+        let [file] = model.external_files().try_into().ok()?;
+        let lies_beside = parent(&file) == parent(model.path());
+        let keeps = model.keeps_data_name && lies_beside && model.path().file_name() == out.file_name();
+        file.file_name().filter(|_| keeps)?.to_str().map(str::to_owned)
+    };
+    own().unwrap_or_else(|| format!("{name}.data"))
 }
 
 fn refuse_overwriting_input(model: &Model, out: &Path) -> Result<(), Error> {

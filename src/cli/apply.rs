@@ -12,22 +12,29 @@ use super::args::{ApplyArgs, Cli};
 use super::cut_result::{removed_text, verification_text};
 use super::ending::{Before, Ending};
 use super::printer::Printer;
+use super::surroundings::{Surroundings, network_of};
 use super::{open_runtime, open_runtime_to_fold, run_files};
 
 pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     let progress = printer.progress(4);
     progress.step("reading");
-    let model = Model::open(&args.input)?;
+    let model = Model::open(network_of(&args.input)?)?;
+    let fits = args.refit || args.data.data.is_some();
+    let surroundings = Surroundings::of(&args.diffusion, model.path(), fits)?;
+    progress.pause(|| surroundings.tell(printer));
+    let diffusion = &surroundings.diffusion;
     let mut files = run_files::of_run(cli);
     run_files::reads_model(&mut files, "IN.onnx", &model);
-    let given =
-        [("--inputs", args.inputs.as_deref()), ("--scheduler-config", args.diffusion.scheduler_config.as_deref())];
+    let given = [
+        ("--inputs", args.inputs.as_deref()),
+        ("--scheduler-config", diffusion.scheduler_config.as_deref()),
+        ("--prompts", diffusion.prompts.as_deref()),
+    ];
     run_files::reads_given(&mut files, &given);
     run_files::reads_data(&mut files, args.data.data.as_deref())?;
-    run_files::writes_pruned(files.reads("PLAN.json", &args.plan), &args.output);
+    run_files::writes_pruned(files.reads("PLAN.json", &args.plan), &model, &args.output);
     files.check()?;
     let mut plan = Plan::read(&args.plan)?;
-    let fits = args.refit || args.data.data.is_some();
     let (changed, refit) = (plan.changed.take(), plan.refit.take());
     if fits && refit.is_none() {
         return Err(Error::usage("the plan says of no refit, so there is none to repeat")
@@ -58,7 +65,7 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
     let mut staged = cut.stage(&args.output)?.with_plan(None);
     if let (Some(recorded), Some(runtime), true) = (&refit, &runtime, fits) {
         drop(progress);
-        return repeat_refit(args, printer, &model, recorded, (runtime, staged));
+        return repeat_refit(args, &surroundings, printer, &model, recorded, (runtime, staged));
     }
     if let Some(runtime) = &runtime {
         progress.step("verifying");
@@ -88,14 +95,15 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
 /// Fits the weights of the cut as the plan says they were fitted.
 fn repeat_refit(
     args: &ApplyArgs,
+    surroundings: &Surroundings,
     printer: &Printer,
     model: &Model,
     recorded: &RefitPlan,
     (runtime, staged): (&Runtime, Staged),
 ) -> Result<bool, Error> {
-    let inputs = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
+    let inputs = surroundings.inputs(model, args.inputs.as_deref(), Some(runtime))?;
     let options = VerifyOptions { inputs: inputs.clone(), sizes: recorded.sizes.clone(), ..VerifyOptions::default() };
-    let gradients = args.diffusion.gradient_settings(&args.data, inputs.unwrap_or_default())?;
+    let gradients = surroundings.diffusion.gradient_settings(&args.data, inputs.unwrap_or_default())?;
     let score = ScoreOptions {
         seed: recorded.seed,
         sizes: recorded.sizes.clone(),
@@ -125,6 +133,7 @@ fn repeat_refit(
         measures_latency: false,
         refit: Some((&score, &settings)),
         gradients: None,
+        around: &surroundings.json,
         before: Before::default(),
         checkpoint: None,
         advice: "without --refit and --data the cut is written as it is",

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use onnx_diffprune::CriterionOption;
 use onnx_diffprune::options::{AttentionOption, GroupReduction, Norm, NormGroups, Scope};
+use onnx_diffprune::{CriterionOption, Task};
 use serde::{Deserialize, Serialize};
 
 use super::bench::BenchArgs;
@@ -13,6 +13,7 @@ use super::diffusion_args::{DataArgs, DiffusionArgs};
 use super::encode::EncodeArgs;
 use super::evaluate::EvaluateArgs;
 use super::finetune::FinetuneArgs;
+use super::folder::Placed;
 use super::gradient_args::GradientArgs;
 use super::loss::LossArgs;
 use super::refit::RefitCommandArgs;
@@ -22,7 +23,8 @@ use super::sample::SampleArgs;
 /// Prune channels of an exported diffusion network on its ONNX graph and prove that the cut is correct.
 ///
 /// Reads IN.onnx, removes the least important channels of every coupled channel group, writes OUT.onnx with the plan
-/// of the cut beside it, and verifies OUT.onnx against the original in ONNX Runtime.
+/// of the cut beside it, and verifies OUT.onnx against the original in ONNX Runtime. The folder of a pipeline, as optimum
+/// writes it, is read and written as a whole: its denoiser is cut, everything else is copied.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, max_term_width = 100)]
 #[command(
@@ -99,15 +101,26 @@ pub(super) enum Command {
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct PruneArgs {
-    /// The exported network.
+    /// The exported network, or the folder of a pipeline.
     #[arg(value_name = "IN.onnx")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) input: Option<PathBuf>,
 
-    /// Where the pruned network goes.
+    /// Where the pruned network goes. For a pipeline a folder: one that is not there, is empty, or was written by this tool,
+    /// which is replaced.
     #[arg(value_name = "OUT.onnx")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) output: Option<PathBuf>,
+
+    /// The components of a pipeline that are cut, by the names of their folders [default: the denoiser, unet or transformer].
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', help_heading = "Pipelines")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) components: Vec<String>,
+
+    /// A ratio of its own for a component of a pipeline; may be given again.
+    #[arg(long, value_name = "NAME=R", help_heading = "Pipelines")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) component_ratio: Vec<String>,
 
     /// Share of the channels that is removed from every channel group, in [0, 1), as in the Diff-Pruning paper and in
     /// Torch-Pruning. MACs and parameters fall faster: about 1 - (1 - R)^2 of them go, 75 % at 0.5.
@@ -283,6 +296,21 @@ pub(super) struct PruneArgs {
     #[arg(long, help_heading = "Configuration")]
     #[serde(skip)]
     pub(super) print_config: bool,
+
+    /// Whether the network is one of several components, so that a size may be that of another.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub(super) is_component: bool,
+
+    /// What the network is for; it denoises where nothing is said.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub(super) task: Option<Task>,
+
+    /// Where the output goes in the end, where it is prepared elsewhere.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub(super) placed: Option<Placed>,
 }
 
 #[derive(Args, Debug)]

@@ -10,6 +10,7 @@ use super::args::{ArtifactsArgs, Cli};
 use super::config::{parse_sizes, pattern};
 use super::printer::{Printer, human};
 use super::run_files;
+use super::surroundings::network_of;
 
 pub(super) fn run(args: &ArtifactsArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     let options = ArtifactOptions {
@@ -20,7 +21,7 @@ pub(super) fn run(args: &ArtifactsArgs, cli: &Cli, printer: &Printer) -> Result<
     };
     let progress = printer.progress(4);
     progress.step("reading");
-    let model = Model::open(&args.input)?;
+    let model = Model::open(network_of(&args.input)?)?;
     progress.pause(|| printer.notes(&model));
     let mut files = run_files::of_run(cli);
     run_files::reads_model(&mut files, "IN.onnx", &model);

@@ -83,6 +83,7 @@ impl PruneArgs {
                 mode: of.threshold_mode.unwrap_or_default(),
                 ..defaults
             },
+            task: self.task.clone().unwrap_or_default(),
             compares_groups: self.scope == Some(Scope::Global),
         })
     }
@@ -148,7 +149,7 @@ fn overlay(base: &mut toml::Table, over: toml::Table) {
     }
 }
 
-fn check_ratio(name: &str, ratio: f64) -> Result<f64, Error> {
+pub(super) fn check_ratio(name: &str, ratio: f64) -> Result<f64, Error> {
     if (0.0..1.0).contains(&ratio) {
         return Ok(ratio);
     }

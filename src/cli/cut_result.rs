@@ -39,6 +39,8 @@ pub(super) struct Shown<'a> {
     pub(super) verbose: bool,
     /// Data files that the replaced file named and that are gone with it.
     pub(super) removed: &'a [PathBuf],
+    /// The pipeline that the network belongs to, as it is told of; null where there is none.
+    pub(super) around: &'a serde_json::Value,
 }
 
 impl<'a> Shown<'a> {
@@ -55,6 +57,7 @@ impl<'a> Shown<'a> {
             bytes: None,
             verbose: false,
             removed: &[],
+            around: &serde_json::Value::Null,
         }
     }
 
@@ -81,6 +84,7 @@ impl<'a> Shown<'a> {
             "output": self.written.map(|(output, _)| output),
             "plan": self.written.and_then(|(_, plan)| plan),
             "removed": self.removed,
+            "pipeline": self.around,
             "ratio": cut.ratio(),
             "criterion": cut.plan().criterion,
             "sizes": cut.sizes(),

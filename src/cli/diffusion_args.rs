@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use onnx_diffprune::data::Array;
 use onnx_diffprune::networks::{
     NetworkOptions, PreconditioningPlace, PredictionType, ProcessOptions, RoleNames, ScheduleName, TimeScale,
+    UsualSizes,
 };
 use onnx_diffprune::{Error, GradientSettings};
 
@@ -15,7 +16,8 @@ use onnx_diffprune::{Error, GradientSettings};
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct DiffusionArgs {
-    /// The scheduler_config.json of a diffusers model, instead of the options for the schedule.
+    /// The scheduler_config.json of a diffusers model, instead of the options for the schedule [default: that of the pipeline
+    /// that the network belongs to, where it has one and no option for the schedule is given].
     #[arg(long, value_name = "FILE.json", help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) scheduler_config: Option<PathBuf>,
@@ -125,6 +127,23 @@ pub(super) struct DiffusionArgs {
     #[arg(long, value_name = "N", help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) batch: Option<usize>,
+
+    /// The folder of the pipeline that the network belongs to: its scheduler and its usual sizes are taken where nothing else
+    /// is given [default: found around the network].
+    #[arg(long, value_name = "FOLDER", help_heading = "Diffusion")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pipeline: Option<PathBuf>,
+
+    /// A text file with a prompt on each line: the text encoders of the pipeline make the conditioning of it, sample i taking
+    /// prompt i. What --inputs gives takes precedence.
+    #[arg(long, value_name = "FILE.txt", help_heading = "Diffusion")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) prompts: Option<PathBuf>,
+
+    /// The sizes at which the network is usually run, as its pipeline says.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub(super) usual_sizes: UsualSizes,
 }
 
 /// The clean samples that a network is evaluated on; also the keys of a configuration file.
@@ -176,6 +195,23 @@ impl DiffusionArgs {
         self.sample_range.as_deref().map_or(Ok((-1.0, 1.0)), |text| parse_range("--sample-range", text))
     }
 
+    /// The option by which something is said of the schedule, if one is given: then no scheduler is looked for.
+    pub(super) fn said_of_schedule(&self) -> Option<&'static str> {
+        let said = [
+            ("--scheduler-config", self.scheduler_config.is_some()),
+            ("--schedule", self.schedule.is_some()),
+            ("--beta-start", self.beta_start.is_some()),
+            ("--beta-end", self.beta_end.is_some()),
+            ("--train-timesteps", self.train_timesteps.is_some()),
+            ("--rescale-betas-zero-snr", self.rescale_betas_zero_snr),
+            ("--shift", self.shift.is_some()),
+            ("--sigma-min", self.sigma_min.is_some()),
+            ("--sigma-max", self.sigma_max.is_some()),
+            ("--sigma-data", self.sigma_data.is_some()),
+        ];
+        said.into_iter().find(|(_, is_given)| *is_given).map(|(option, _)| option)
+    }
+
     /// How the network was trained, as the library takes it.
     fn process_options(&self) -> Result<ProcessOptions, Error> {
         Ok(ProcessOptions {
@@ -213,6 +249,12 @@ impl DiffusionArgs {
 
     /// The network that is evaluated; `inputs` is its conditioning.
     pub(super) fn network_options(&self, inputs: Vec<(String, Array)>) -> Result<NetworkOptions, Error> {
-        Ok(NetworkOptions { names: self.role_names(), process: self.process_options()?, batch: self.batch, inputs })
+        Ok(NetworkOptions {
+            names: self.role_names(),
+            process: self.process_options()?,
+            batch: self.batch,
+            inputs,
+            usual_sizes: self.usual_sizes,
+        })
     }
 }

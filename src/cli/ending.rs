@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use onnx_diffprune::finetuning::FinetuneReport;
 use onnx_diffprune::reports::{GradientReport, RefitReport};
 use onnx_diffprune::{Error, RefitSettings, Runtime, ScoreOptions, Staged, VerifyOptions};
+use serde_json::Value;
 
 use super::cut_result::{Shown, report, write_report};
 use super::printer::{Printer, Watcher};
@@ -28,6 +29,8 @@ pub(super) struct Ending<'a> {
     pub(super) before: Before<'a>,
     /// The checkpoint of the gradients, which has done its work once all is saved.
     pub(super) checkpoint: Option<PathBuf>,
+    /// The pipeline that the network belongs to, as it is told of; null where there is none.
+    pub(super) around: &'a Value,
     /// What to do instead where the refit fails.
     pub(super) advice: &'a str,
 }
@@ -87,6 +90,7 @@ impl Ending<'_> {
             written: passed.then_some((self.output, self.plan)),
             bytes: passed.then(|| staged.bytes()),
             verbose: printer.is_verbose(),
+            around: self.around,
             ..Shown::new(&cut)
         };
         match self.report {

@@ -16,6 +16,7 @@ use super::evaluate_result::Shown;
 use super::features_args::FeaturesArgs;
 use super::printer::{Printer, Watcher};
 use super::ranks::device_of_option;
+use super::surroundings::{Surroundings, network_of};
 use super::{open_runtime, run_files};
 
 /// Samples of every picture of a report.
@@ -150,8 +151,10 @@ pub(super) fn run(
     };
     let limits = args.limits()?;
     let feature_options = args.features.options()?;
-    let original = Model::open(&args.original)?;
-    let networks: Vec<Model> = args.networks.iter().map(Model::open).collect::<Result<_, _>>()?;
+    let original = Model::open(network_of(&args.original)?)?;
+    let networks = args.networks.iter().map(|path| Model::open(network_of(path)?)).collect::<Result<Vec<_>, _>>()?;
+    let surroundings = Surroundings::of(&args.diffusion, original.path(), true)?;
+    let diffusion = &surroundings.diffusion;
     let features = args.features.features.as_ref().map(Model::open).transpose()?;
     // What would fail at the end fails at the start.
     let mut files = run_files::of_run(cli);
@@ -160,19 +163,23 @@ pub(super) fn run(
     if let Some(model) = &features {
         run_files::reads_model(&mut files, "--features", model);
     }
-    let (inputs, scheduler) = (args.inputs.as_deref(), args.diffusion.scheduler_config.as_deref());
-    run_files::reads_given(&mut files, &[("--inputs", inputs), ("--scheduler-config", scheduler)]);
+    let (inputs, scheduler) = (args.inputs.as_deref(), diffusion.scheduler_config.as_deref());
+    run_files::reads_given(
+        &mut files,
+        &[("--inputs", inputs), ("--scheduler-config", scheduler), ("--prompts", diffusion.prompts.as_deref())],
+    );
     run_files::reads_data(&mut files, Some(data))?;
     if let Some(report) = &args.report {
         files.writes("--report", report);
     }
     files.check()?;
     let runtime = open_runtime(cli)?;
+    surroundings.tell(printer);
     printer.notes(&original);
     networks.iter().chain(&features).for_each(|model| printer.notes(model));
-    let given = inputs.map(|path| original.read_inputs(path)).transpose()?.unwrap_or_default();
+    let given = surroundings.inputs(&original, inputs, Some(&runtime))?.unwrap_or_default();
     let options = EvaluateOptions {
-        network: args.diffusion.network_options(given)?,
+        network: diffusion.network_options(given)?,
         sizes: parse_sizes(&args.size)?,
         data_range: args.data.range()?,
         count: args.count,

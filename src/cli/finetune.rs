@@ -17,6 +17,7 @@ use super::config::parse_sizes;
 use super::diffusion_args::{DataArgs, DiffusionArgs};
 use super::finetune_args::TrainingArgs;
 use super::printer::{Printer, Watcher};
+use super::surroundings::{Surroundings, network_of};
 use super::{open_runtime, open_runtime_to_fold, run_files, signals};
 
 #[derive(Args, Debug)]
@@ -80,11 +81,15 @@ pub(super) fn run(
         return Err(Error::usage("no data is given").hint("name the clean samples to train on with --data"));
     };
     let runtime = open_runtime(cli)?;
-    let model = Model::open(&args.input)?;
+    let input = network_of(&args.input)?;
+    let surroundings = Surroundings::of(&args.diffusion, &input, true)?;
+    let diffusion = &surroundings.diffusion;
+    surroundings.tell(printer);
+    let model = Model::open(&input)?;
     printer.notes(&model);
-    let teacher = args.teacher.as_ref().map(Model::open).transpose()?;
+    let teacher = args.teacher.as_deref().map(|path| Model::open(network_of(path)?)).transpose()?;
     let folder = args.run_folder.clone().unwrap_or_else(|| args.output.with_extension("finetune"));
-    let plan_file = args.plan.clone().or_else(|| Some(plan_path(&args.input)).filter(|path| path.exists()));
+    let plan_file = args.plan.clone().or_else(|| Some(plan_path(&input)).filter(|path| path.exists()));
     let mut files = run_files::of_run(cli);
     run_files::reads_model(&mut files, "IN.onnx", &model);
     if let Some(teacher) = &teacher {
@@ -95,19 +100,20 @@ pub(super) fn run(
     }
     let given = [
         ("--inputs", args.inputs.as_deref()),
-        ("--scheduler-config", args.diffusion.scheduler_config.as_deref()),
+        ("--scheduler-config", diffusion.scheduler_config.as_deref()),
+        ("--prompts", diffusion.prompts.as_deref()),
         ("--empty-conditioning", args.training.empty_conditioning.as_deref()),
     ];
     run_files::reads_given(&mut files, &given);
     run_files::reads_data(&mut files, Some(data))?;
-    run_files::writes_pruned(&mut files, &args.output);
+    run_files::writes_pruned(&mut files, &model, &args.output);
     let new_plan = plan_path(&args.output);
     files.writes("the plan of OUT.onnx", &new_plan);
     files.check()?;
-    let inputs = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
+    let inputs = surroundings.inputs(&model, args.inputs.as_deref(), Some(&runtime))?;
     let (training, batch) = (&args.training, args.diffusion.batch);
     let mut settings = training.settings((data, &folder), batch, teacher.is_some(), &**ranks)?;
-    settings.network = args.diffusion.network_options(inputs.clone().unwrap_or_default())?;
+    settings.network = diffusion.network_options(inputs.clone().unwrap_or_default())?;
     settings.data_range = args.data.range()?;
     if let Some(path) = &args.training.empty_conditioning {
         settings.empty = model.read_inputs(path)?;
@@ -158,6 +164,7 @@ pub(super) fn run(
     let json = json!({
         "input": args.input,
         "output": args.output,
+        "pipeline": surroundings.json,
         "folder": folder,
         "training": tuned.report,
         "verification": verification,

@@ -8,7 +8,7 @@ use onnx_diffprune::data::Array;
 use onnx_diffprune::networks::Sampler;
 use onnx_diffprune::options::{Precision, Published, ScoringMembers, ThresholdMode};
 use onnx_diffprune::ranks::Collective;
-use onnx_diffprune::reports::{GradientReport, Losses};
+use onnx_diffprune::reports::{GradientReport, LossKind, Losses};
 use onnx_diffprune::{CutOptions, Error, GradientSettings, ScoreOptions, Stage};
 use serde::{Deserialize, Serialize};
 
@@ -127,7 +127,7 @@ pub(super) fn score_options(
         adaptive: of.adaptive.then(|| cut.clone()),
         draw_sampler: of.draw_sampler.unwrap_or(defaults.draw_sampler),
         draw_steps: of.draw_steps.or(defaults.draw_steps),
-        checkpoint: args.output.as_deref().filter(|_| !args.dry_run).map(checkpoint_path),
+        checkpoint: args.base().filter(|_| args.output.is_some() && !args.dry_run).map(checkpoint_path),
         resume: of.resume,
         keeps_checkpoint: refits,
         ranks: ranks.clone(),
@@ -149,13 +149,21 @@ pub(super) fn text_of(stage: Stage) -> Option<&'static str> {
 
 /// One or two lines for the result.
 pub(super) fn text(run: &GradientReport) -> String {
-    let mut text = format!(
-        "gradients of {} samples over {} of {} timesteps in {:.1} s",
-        run.batch,
-        run.kept(),
-        run.timesteps,
-        run.seconds
-    );
+    let mut text = match run.loss {
+        LossKind::Output => format!(
+            "squared gradients of the output on {} samples, in {} passes, in {:.1} s",
+            run.batch * run.timesteps,
+            run.timesteps,
+            run.seconds
+        ),
+        _ => format!(
+            "gradients of {} samples over {} of {} timesteps in {:.1} s",
+            run.batch,
+            run.kept(),
+            run.timesteps,
+            run.seconds
+        ),
+    };
     if let Some(threshold) = run.threshold
         && let Some(point) = run.curve.last().filter(|point| !point.kept)
     {
@@ -179,7 +187,9 @@ pub(super) fn losses(run: &GradientReport) -> Losses<'_> {
     let mut lines = run.network.clone();
     lines.push(format!("process:      {}", run.process));
     lines.push(format!("samples:      {}", run.source));
-    Losses { curve: &run.curve, threshold: run.threshold.unwrap_or(0.0), lines }
+    // Inner products with random directions say nothing.
+    let curve = if run.loss == LossKind::Output { &[] } else { run.curve.as_slice() };
+    Losses { curve, threshold: run.threshold.unwrap_or(0.0), lines }
 }
 
 /// The same for machines.
@@ -187,6 +197,7 @@ pub(super) fn json(run: &GradientReport) -> serde_json::Value {
     serde_json::json!({
         "network": run.network,
         "process": run.process,
+        "loss": run.loss,
         "execution": run.execution,
         "precision": run.precision,
         "loss_scale": run.loss_scale,

@@ -11,16 +11,20 @@ use serde_json::json;
 
 use super::args::InspectArgs;
 use super::config::parse_sizes;
+use super::diffusion_args::DiffusionArgs;
 use super::printer::{Printer, human, percent, table, wrapped};
+use super::surroundings::{Surroundings, network_of};
 
 pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> {
     let progress = printer.progress(3);
     progress.step("reading");
-    let model = Model::open(&args.input)?;
+    let model = Model::open(network_of(&args.input)?)?;
+    let surroundings = Surroundings::of(&DiffusionArgs::default(), model.path(), false)?;
     progress.pause(|| printer.notes(&model));
     progress.step("coupling channels");
     let analysis = model.analyse()?;
-    let given = parse_sizes(&args.size)?;
+    let network = surroundings.diffusion.network_options(Vec::new())?;
+    let given = analysis.usual_sizes(&network, &parse_sizes(&args.size)?, None)?;
     progress.step("grouping");
     let inspection = analysis.inspect(args.attention, args.norm_groups, &given)?;
     drop(progress);
@@ -41,6 +45,7 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
         inspection.nodes.iter().zip(&texts).filter_map(|(node, text)| Some((node, (*text)?))).collect();
     let json = json!({
         "model": args.input,
+        "pipeline": surroundings.json,
         "opset": inspection.opset,
         "inputs": inputs,
         "outputs": outputs,

@@ -14,6 +14,7 @@ use super::config::parse_sizes;
 use super::diffusion_args::{DataArgs, DiffusionArgs};
 use super::open_runtime;
 use super::printer::{Printer, Watcher};
+use super::surroundings::{Surroundings, network_of};
 
 /// Samples that are evaluated where nothing is said.
 const COUNT: usize = 256;
@@ -50,10 +51,13 @@ pub(super) fn run(args: &LossArgs, cli: &Cli, ranks: &Arc<dyn Collective>, print
             .hint("name clean samples, best ones that were not trained on, with --data"));
     };
     let runtime = open_runtime(cli)?;
-    let model = Model::open(&args.input)?;
+    let input = network_of(&args.input)?;
+    let surroundings = Surroundings::of(&args.diffusion, &input, true)?;
+    surroundings.tell(printer);
+    let model = Model::open(&input)?;
     printer.notes(&model);
-    let given = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?.unwrap_or_default();
-    let network_options = args.diffusion.network_options(given)?;
+    let given = surroundings.inputs(&model, args.inputs.as_deref(), Some(&runtime))?.unwrap_or_default();
+    let network_options = surroundings.diffusion.network_options(given)?;
     let network = Network::open(&model, &network_options, &parse_sizes(&args.size)?, Some(data))?.over(ranks.clone());
     network.notes().iter().for_each(|note| printer.warning(note));
     let options = LossOptions {
@@ -69,6 +73,7 @@ pub(super) fn run(args: &LossArgs, cli: &Cli, ranks: &Arc<dyn Collective>, print
     let (curve, mean) = (&report.losses, report.mean());
     let json = json!({
         "input": args.input,
+        "pipeline": surroundings.json,
         "samples": report.source,
         "process": report.process,
         "seed": args.seed,

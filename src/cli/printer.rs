@@ -4,9 +4,10 @@
 //! would obey in it is written out: names come from files.
 
 use std::borrow::Cow;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::rc::Rc;
 
 use onnx_diffprune::reports::printable;
 use onnx_diffprune::{self as library, Error, Model, Stage};
@@ -24,12 +25,14 @@ pub(super) struct Printer {
     /// Which of several ranks prints, where it is not the first: that one speaks for all, others of their errors alone.
     rank: Option<usize>,
     /// Whether it has said why the request failed.
-    has_failed: Cell<bool>,
+    has_failed: Rc<Cell<bool>>,
+    /// Results that are held instead of printed.
+    held: Option<RefCell<Vec<(Value, String)>>>,
 }
 
 impl Printer {
     pub(super) fn new(format: Format, quiet: bool) -> Self {
-        Self { format, quiet, verbose: false, rank: None, has_failed: Cell::new(false) }
+        Self { format, quiet, verbose: false, rank: None, has_failed: Rc::default(), held: None }
     }
 
     /// The same, with whether lists are printed whole.
@@ -55,8 +58,23 @@ impl Printer {
         self.format == Format::Json
     }
 
+    /// One that prints the same but for results, which it holds for a result of several.
+    pub(super) fn holding(&self) -> Self {
+        let Self { format, quiet, verbose, rank, .. } = *self;
+        Self { format, quiet, verbose, rank, has_failed: self.has_failed.clone(), held: Some(RefCell::default()) }
+    }
+
+    /// The results that were held.
+    pub(super) fn held(&self) -> Vec<(Value, String)> {
+        self.held.as_ref().map(RefCell::take).unwrap_or_default()
+    }
+
     /// Prints a result: the JSON form, or the text that `text` makes.
     pub(super) fn result(&self, json: &impl Serialize, text: impl FnOnce() -> String) {
+        if let Some(held) = &self.held {
+            held.borrow_mut().push((serde_json::to_value(json).unwrap_or_default(), text()));
+            return;
+        }
         match self.format {
             Format::Json => self.json(json),
             Format::Text if self.quiet => {}

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use onnx_diffprune::data::Array;
 use onnx_diffprune::options::Scope;
+use onnx_diffprune::pipelines::Pipeline;
 use onnx_diffprune::plans::plan_path;
 use onnx_diffprune::ranks::{Collective, told};
 use onnx_diffprune::{
-    Analysis, CriterionOption, CutOptions, Error, Model, RefitSettings, Runtime, ScoreOptions, Scores, VerifyOptions,
+    Analysis, CriterionOption, CutOptions, Error, Model, RefitSettings, Runtime, ScoreOptions, Scores, Sizes,
+    VerifyOptions,
 };
 use serde_json::json;
 
@@ -18,7 +20,8 @@ use super::cut_result::{Shown, write_report};
 use super::ending::{Before, Ending};
 use super::gradient_args::{self, checkpoint_path, refit_checkpoint_path, text_of};
 use super::printer::{Printer, Watcher, percent};
-use super::{open_runtime, open_runtime_to_fold, rounds, run_files};
+use super::surroundings::Surroundings;
+use super::{folder, open_runtime, open_runtime_to_fold, rounds, run_files};
 
 /// Runs the job; of several ranks, each takes part in the gradients, and the first does everything else.
 pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, printer: &Printer) -> Result<bool, Error> {
@@ -30,9 +33,38 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
         }
         return Ok(true);
     }
+    let config = given.config.as_deref();
+    if args.input.as_deref().is_some_and(Pipeline::is_meant) {
+        return folder::run(&args, config, cli, ranks, printer);
+    }
+    if !args.components.is_empty() || !args.component_ratio.is_empty() {
+        let text = "--components and --component-ratio: expected the folder of a pipeline as the input";
+        return Err(Error::usage(text).hint("a single network takes --ratio"));
+    }
+    job(&args, config, cli, ranks, printer)
+}
+
+/// The job on one network.
+pub(super) fn job(
+    args: &PruneArgs,
+    config: Option<&Path>,
+    cli: &Cli,
+    ranks: &Arc<dyn Collective>,
+    printer: &Printer,
+) -> Result<bool, Error> {
+    let is_first = ranks.rank() == 0;
     let (cut, mut score) = (args.cut_options()?, args.score_options()?);
+    let surroundings = match args.input.as_deref() {
+        Some(input) => {
+            let denoises = score.criterion.needs_gradients() || args.refits(score.criterion);
+            Surroundings::of(&args.diffusion, input, denoises)?
+        }
+        None => Surroundings::none(&args.diffusion),
+    };
+    surroundings.tell(printer);
+    let args = &PruneArgs { diffusion: surroundings.diffusion.clone(), ..args.clone() };
     if args.rounds.is_some() || args.finetune_steps.is_some() {
-        return rounds::run(&args, (&cut, score, given.config.as_deref()), cli, ranks, printer);
+        return rounds::run(args, (&cut, score, config), &surroundings, cli, ranks, printer);
     }
     let refits = args.refits(score.criterion);
     if !score.criterion.needs_gradients() && !refits && ranks.size() > 1 {
@@ -54,23 +86,31 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     let progress = printer.progress(2);
     progress.step("reading");
     let model = Model::open(input)?;
+    let model = if args.placed.is_some() { model.keeping_data_name() } else { model };
     // What would fail at the end fails at the start.
     if is_first {
-        check_files(&args, given.config.as_deref(), &model, cli, (score.criterion.needs_gradients(), refits))?;
+        check_files(args, config, &model, cli, (score.criterion.needs_gradients(), refits))?;
     }
     if args.gradients.resume && !score.criterion.needs_gradients() && !refits {
         printer.warning("--resume has no effect: this criterion takes no gradients, and nothing is refitted");
     }
     let measures = score.criterion.needs_gradients() || cut.scope == Scope::Global && args.data.data.is_some();
-    let needs_runtime = measures || refits || !(args.dry_run || args.no_verify);
+    let has_prompts = args.diffusion.prompts.is_some();
+    let needs_runtime = measures || refits || has_prompts || !(args.dry_run || args.no_verify);
     let runtime = if needs_runtime { Some(open_runtime(cli)?) } else { None };
-    let given = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
+    let given = surroundings.inputs(&model, args.inputs.as_deref(), runtime.as_ref())?;
     progress.step("coupling channels");
     let analysis = model.analyse()?;
     analysis.check_inputs(given.as_deref().unwrap_or_default())?;
     drop(progress);
-    let score = gradient_args::score_options(score, &args, (&cut, refits), given.as_deref(), ranks)?;
-    let refit = output.filter(|_| refits).map(|output| args.refit_settings(&score, output)).transpose()?;
+    let mut score = gradient_args::score_options(score, args, (&cut, refits), given.as_deref(), ranks)?;
+    if args.is_component {
+        let known = analysis.sizes(&Sizes::new())?;
+        score.sizes.retain(|name, _| known.contains_key(name));
+    }
+    score.sizes = analysis.usual_sizes(&score.gradients.network, &score.sizes, args.data.data.as_deref())?;
+    let base = args.base().filter(|_| output.is_some());
+    let refit = base.filter(|_| refits).map(|base| args.refit_settings(&score, base)).transpose()?;
     let options = args.verify_options(&score, given.as_deref());
     if is_first && runtime.is_some() && output.is_some() && !args.dry_run && !args.no_verify {
         analysis.check_memory(&options)?;
@@ -96,7 +136,7 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     progress.pause(|| cut.warnings().iter().for_each(|warning| printer.warning(warning)));
     let Some(output) = output.filter(|_| !args.dry_run) else {
         drop(progress);
-        let shown = Shown { gradients, ..Shown::new(&cut) };
+        let shown = Shown { gradients, around: &surroundings.json, ..Shown::new(&cut) };
         if let Some(path) = &args.report {
             write_report(path, &shown)?;
         }
@@ -105,17 +145,20 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     };
     progress.step("writing");
     if score.criterion.needs_gradients() || refits {
-        cut.record("run", recorded(&args)?);
+        cut.record("run", recorded(args)?);
     }
     if refits {
         told(&**ranks, Some(cut.plan()))?;
     }
     let plan = args.plan.clone().unwrap_or_else(|| plan_path(output));
     let staged = cut.stage(output)?.with_plan(Some(plan.clone()));
+    let shown_output = args.shown_output().unwrap_or(output);
+    let shown_plan = args.plan.clone().unwrap_or_else(|| plan_path(shown_output));
     let ending = Ending {
         printer,
-        output,
-        plan: Some(&plan),
+        output: shown_output,
+        plan: Some(&shown_plan),
+        around: &surroundings.json,
         report: args.report.as_deref(),
         runtime: runtime.as_ref(),
         verify: (!args.no_verify).then_some(&options),
@@ -123,7 +166,7 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
         refit: refit.as_ref().map(|settings| (&score, settings)),
         gradients,
         before: Before::default(),
-        checkpoint: refits.then(|| checkpoint_path(output)),
+        checkpoint: base.filter(|_| refits).map(checkpoint_path),
         advice: "--no-refit writes the cut as it is",
     };
     drop(progress);
@@ -160,10 +203,10 @@ fn follow(
 }
 
 impl PruneArgs {
-    /// How a fit for this output is made.
-    pub(super) fn refit_settings(&self, score: &ScoreOptions, output: &Path) -> Result<RefitSettings, Error> {
+    /// How a fit is made whose checkpoint is named after `base`.
+    pub(super) fn refit_settings(&self, score: &ScoreOptions, base: &Path) -> Result<RefitSettings, Error> {
         Ok(RefitSettings {
-            checkpoint: Some(refit_checkpoint_path(output)),
+            checkpoint: Some(refit_checkpoint_path(base)),
             resume: self.gradients.resume,
             ..self.refitting.settings(&score.gradients, self.report.is_some())?
         })
@@ -198,10 +241,15 @@ pub(super) fn check_files(
     let mut files = run_files::of_run(cli);
     run_files::reads_model(&mut files, "IN.onnx", model);
     let (inputs, scheduler) = (args.inputs.as_deref(), args.diffusion.scheduler_config.as_deref());
-    let given = [("--config", config), ("--inputs", inputs), ("--scheduler-config", scheduler)];
+    let given = [
+        ("--config", config),
+        ("--inputs", inputs),
+        ("--scheduler-config", scheduler),
+        ("--prompts", args.diffusion.prompts.as_deref()),
+    ];
     run_files::reads_given(&mut files, &given);
     run_files::reads_data(&mut files, args.data.data.as_deref())?;
-    run_files::writes_of_pruning(&mut files, args, checkpoints);
+    run_files::writes_of_pruning(&mut files, model, args, checkpoints);
     files.check()
 }
 
@@ -209,7 +257,7 @@ pub(super) fn check_files(
 /// business.
 pub(super) fn recorded(args: &PruneArgs) -> Result<serde_json::Value, Error> {
     let mut diffusion = args.diffusion.clone();
-    diffusion.scheduler_config = None;
+    (diffusion.scheduler_config, diffusion.pipeline, diffusion.prompts) = (None, None, None);
     let record = (serde_json::to_value(&args.gradients), serde_json::to_value(&diffusion));
     match record {
         (Ok(gradients), Ok(diffusion)) => Ok(json!({"gradients": gradients, "diffusion": diffusion})),

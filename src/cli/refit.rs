@@ -17,6 +17,7 @@ use super::gradient_args::refit_checkpoint_path;
 use super::printer::Printer;
 use super::ranks::device_of_option;
 use super::refit_args::RefitArgs;
+use super::surroundings::{Surroundings, network_of};
 use super::{open_runtime, open_runtime_to_fold, run_files};
 
 #[derive(Args, Debug)]
@@ -76,20 +77,27 @@ pub(super) fn run(
     printer: &Printer,
 ) -> Result<bool, Error> {
     let runtime = open_runtime(cli)?;
-    let path = args.plan.clone().unwrap_or_else(|| plan_path(&args.pruned));
+    let (input, of_pruned) = (network_of(&args.input)?, network_of(&args.pruned)?);
+    let path = args.plan.clone().unwrap_or_else(|| plan_path(&of_pruned));
     let new_plan = plan_path(&args.output);
     let progress = printer.progress(3);
     progress.step("reading");
-    let (model, pruned) = (Model::open(&args.input)?, Model::open(&args.pruned)?);
+    let (model, pruned) = (Model::open(&input)?, Model::open(&of_pruned)?);
+    let surroundings = Surroundings::of(&args.diffusion, &input, true)?;
+    progress.pause(|| surroundings.tell(printer));
+    let diffusion = &surroundings.diffusion;
     let mut files = run_files::of_run(cli);
     run_files::reads_model(&mut files, "ORIGINAL.onnx", &model);
     run_files::reads_model(&mut files, "PRUNED.onnx", &pruned);
     files.reads("the plan of PRUNED.onnx", &path);
-    let given =
-        [("--inputs", args.inputs.as_deref()), ("--scheduler-config", args.diffusion.scheduler_config.as_deref())];
+    let given = [
+        ("--inputs", args.inputs.as_deref()),
+        ("--scheduler-config", diffusion.scheduler_config.as_deref()),
+        ("--prompts", diffusion.prompts.as_deref()),
+    ];
     run_files::reads_given(&mut files, &given);
     run_files::reads_data(&mut files, args.data.data.as_deref())?;
-    run_files::writes_pruned(&mut files, &args.output);
+    run_files::writes_pruned(&mut files, &model, &args.output);
     files.writes("the plan of OUT.onnx", &new_plan);
     let checkpoint = refit_checkpoint_path(&args.output);
     files.writes("the checkpoint of OUT.onnx", &checkpoint);
@@ -102,13 +110,14 @@ pub(super) fn run(
     })?;
     model.check_plan(&plan, &path)?;
     progress.pause(|| printer.notes(&model));
-    let inputs = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
+    let inputs = surroundings.inputs(&model, args.inputs.as_deref(), Some(&runtime))?;
     progress.step("coupling channels");
     let analysis = model.analyse()?;
+    let network = diffusion.network_options(inputs.clone().unwrap_or_default())?;
     let options = VerifyOptions {
         seed: args.seed,
         inputs: inputs.clone(),
-        sizes: parse_sizes(&args.size)?,
+        sizes: analysis.usual_sizes(&network, &parse_sizes(&args.size)?, args.data.data.as_deref())?,
         ..VerifyOptions::default()
     };
     let is_first = ranks.rank() == 0;
@@ -128,7 +137,7 @@ pub(super) fn run(
             device: device_of_option(args.device.as_deref(), &**ranks)?,
             allow_fallback: args.allow_fallback,
             ranks: ranks.clone(),
-            ..args.diffusion.gradient_settings(&args.data, inputs.unwrap_or_default())?
+            ..diffusion.gradient_settings(&args.data, inputs.unwrap_or_default())?
         },
         ..ScoreOptions::default()
     };
@@ -159,6 +168,7 @@ pub(super) fn run(
         measures_latency: !args.no_latency,
         refit: Some((&score, &settings)),
         gradients: None,
+        around: &surroundings.json,
         before: Before::default(),
         checkpoint: None,
         advice: "the pruned network stays as it is",

@@ -116,11 +116,10 @@ pub(super) fn text_of(stage: Stage) -> Option<&'static str> {
 /// The result of a refit in a few lines; with a table of all layers where they are to be listed.
 pub(super) fn text(report: &RefitReport, all: bool) -> String {
     let mut lines = vec![format!(
-        "refit: {} of {} layers fitted on {} noisy samples over {} timesteps in {:.1} s\nsamples: {}",
+        "refit: {} of {} layers fitted on {} in {:.1} s\nsamples: {}",
         report.fitted(),
         report.layers.len(),
-        report.samples,
-        report.timesteps,
+        report.extent(),
         report.seconds,
         printable(&report.source)
     )];
@@ -134,8 +133,9 @@ pub(super) fn text(report: &RefitReport, all: bool) -> String {
                 String::new()
             };
             lines.push(format!(
-                "denoising loss on {} samples that nothing was fitted to: original {original:.4}, cut {cut:.4}, refitted \
+                "{} on {} samples that nothing was fitted to: original {original:.4}, cut {cut:.4}, refitted \
                  {refitted:.4}{share}",
+                report.loss.describe(),
                 losses.samples
             ));
         }

@@ -13,19 +13,21 @@ use onnx_diffprune::rounds::RoundFolder;
 use onnx_diffprune::{
     Analysis, CutOptions, Error, Model, Plan, Runtime, ScoreOptions, Scores, Staged, Target, VerifyOptions,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::args::{Cli, PruneArgs};
 use super::ending::{Before, Ending};
 use super::gradient_args::{self, checkpoint_path};
 use super::printer::{Printer, Watcher, human, percent};
 use super::prune::{check_files, recorded};
+use super::surroundings::Surroundings;
 use super::{finetune, open_runtime, refit_args};
 
 /// Runs all rounds. Of several ranks, each takes part in gradients and training, and the first does everything else.
 pub(super) fn run(
     args: &PruneArgs,
     (cut, mut score, config): (&CutOptions, ScoreOptions, Option<&Path>),
+    surroundings: &Surroundings,
     cli: &Cli,
     ranks: &Arc<dyn Collective>,
     printer: &Printer,
@@ -44,23 +46,30 @@ pub(super) fn run(
     let is_first = ranks.rank() == 0;
     score.compares_groups &= is_first;
     let model = Model::open(input)?;
+    let model = if args.placed.is_some() { model.keeping_data_name() } else { model };
     let refits = args.refits(score.criterion);
     let needs_gradients = score.criterion.needs_gradients();
     if is_first {
         check_files(args, config, &model, cli, (needs_gradients, refits))?;
     }
     let runtime = open_runtime(cli)?;
-    let given = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
+    let given = surroundings.inputs(&model, args.inputs.as_deref(), Some(&runtime))?;
     let original = model.analyse()?;
     original.check_inputs(given.as_deref().unwrap_or_default())?;
     let verify = args.verify_options(&score, given.as_deref());
     if is_first && !args.no_verify {
         original.check_memory(&verify)?;
     }
-    let fingerprint = format!("{} {} {}", DigestKind::default().name(), model.digest(), args.to_config()?);
-    let folder = RoundFolder::open(output.with_extension("rounds"), &fingerprint, args.gradients.resume, &**ranks)?;
+    let base = args.base().unwrap_or(output);
+    // Another run prepares its output elsewhere.
+    let of_run = PruneArgs { output: Some(base.to_owned()), report: args.shown_report(), ..args.clone() };
+    let fingerprint = format!("{} {} {}", DigestKind::default().name(), model.digest(), of_run.to_config()?);
+    let folder = RoundFolder::open(base.with_extension("rounds"), &fingerprint, args.gradients.resume, &**ranks)?;
     let done = folder.done();
     let given = given.unwrap_or_default();
+    let network = args.diffusion.network_options(given.clone())?;
+    score.sizes = original.usual_sizes(&network, &score.sizes, args.data.data.as_deref())?;
+    let verify = VerifyOptions { sizes: score.sizes.clone(), ..verify };
     let mut run = Rounds {
         args,
         asked: (cut, score),
@@ -68,6 +77,8 @@ pub(super) fn run(
         extent: (rounds, steps),
         places: (input, output),
         plan: args.plan.clone().unwrap_or_else(|| plan_path(output)),
+        shown_plan: args.plan.clone().unwrap_or_else(|| plan_path(args.shown_output().unwrap_or(output))),
+        around: &surroundings.json,
         original,
         verify,
         runtime,
@@ -104,8 +115,11 @@ struct Rounds<'a> {
     extent: (usize, u64),
     /// Where the original is, and where the last network goes.
     places: (&'a Path, &'a Path),
-    /// Where the plan of the last network goes.
+    /// Where the plan of the last network goes, and where as it is told of.
     plan: PathBuf,
+    shown_plan: PathBuf,
+    /// The pipeline that the network belongs to, as it is told of.
+    around: &'a Value,
     original: Analysis,
     verify: VerifyOptions,
     runtime: Runtime,
@@ -168,11 +182,13 @@ impl Rounds<'_> {
         let options = self.options(round, &analysis)?;
         let is_end = round == self.extent.0 && self.extent.1 == 0;
         let output = if is_end { self.places.1.to_owned() } else { self.folder.cut(round) };
-        let args = PruneArgs { output: Some(output.clone()), ..self.args.clone() };
+        let placed = self.args.placed.clone().filter(|_| is_end);
+        let args = PruneArgs { output: Some(output.clone()), placed, ..self.args.clone() };
+        let base = args.base().unwrap_or(&output);
         let (criterion, refits) = (self.asked.1.criterion, args.refits(self.asked.1.criterion));
         let score = (self.asked.1.clone(), Some(self.given));
         let score = gradient_args::score_options(score.0, &args, (&options, refits), score.1, self.ranks)?;
-        let refit = refits.then(|| args.refit_settings(&score, &output)).transpose()?;
+        let refit = refits.then(|| args.refit_settings(&score, base)).transpose()?;
         let stage = |cut: &onnx_diffprune::Cut| match round {
             1 => cut.stage(&output),
             _ => {
@@ -207,7 +223,7 @@ impl Rounds<'_> {
         if is_end {
             let refit = refit.as_ref().map(|settings| (&score, settings));
             let staged = staged.with_plan(Some(self.plan.clone()));
-            return self.ending(refit, Some(checkpoint_path(&output)), None).run(staged).map(drop);
+            return self.ending(refit, Some(checkpoint_path(base)), None).run(staged).map(drop);
         }
         let mut staged = self.check(staged)?;
         if let Some(settings) = &refit {
@@ -220,7 +236,7 @@ impl Rounds<'_> {
         self.tell(round, &staged, None);
         staged.save()?;
         // There is none after a short run.
-        let _ = std::fs::remove_file(checkpoint_path(&output));
+        let _ = std::fs::remove_file(checkpoint_path(base));
         Ok(())
     }
 
@@ -315,8 +331,9 @@ impl Rounds<'_> {
     ) -> Ending<'e> {
         Ending {
             printer: self.printer,
-            output: self.places.1,
-            plan: Some(&self.plan),
+            output: self.args.shown_output().unwrap_or(self.places.1),
+            plan: Some(&self.shown_plan),
+            around: self.around,
             report: self.args.report.as_deref(),
             runtime: Some(&self.runtime),
             verify: (!self.args.no_verify).then_some(&self.verify),

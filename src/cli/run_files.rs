@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use onnx_diffprune::data::sample_files;
-use onnx_diffprune::plans::{data_path, plan_path};
+use onnx_diffprune::plans::plan_path;
 use onnx_diffprune::program::RunFiles;
 use onnx_diffprune::{Error, Model};
 
@@ -30,8 +30,9 @@ pub(super) fn reads_model(files: &mut RunFiles, what: &str, model: &Model) {
 /// Adds files that are read where they are given.
 pub(super) fn reads_given(files: &mut RunFiles, given: &[(&str, Option<&Path>)]) {
     for (what, path) in given {
-        if let Some(path) = path {
-            files.reads(*what, *path);
+        // The folder of arrays that a pipeline was run on.
+        if let Some(path) = path.filter(|path| !path.is_dir()) {
+            files.reads(*what, path);
         }
     }
 }
@@ -51,23 +52,29 @@ pub(super) fn reads_data(files: &mut RunFiles, data: Option<&Path>) -> Result<()
 }
 
 /// Adds a pruned network that is written, with its external data.
-pub(super) fn writes_pruned(files: &mut RunFiles, output: &Path) {
-    files.writes("OUT.onnx", output).writes("the external data of OUT.onnx", data_path(output));
+pub(super) fn writes_pruned(files: &mut RunFiles, model: &Model, output: &Path) {
+    files.writes("OUT.onnx", output).writes("the external data of OUT.onnx", model.data_path(output));
 }
 
 /// What pruning writes beside the network.
-pub(super) fn writes_of_pruning(files: &mut RunFiles, args: &PruneArgs, (of_gradients, of_refit): (bool, bool)) {
+pub(super) fn writes_of_pruning(
+    files: &mut RunFiles,
+    model: &Model,
+    args: &PruneArgs,
+    (of_gradients, of_refit): (bool, bool),
+) {
     if let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) {
-        writes_pruned(files, output);
+        writes_pruned(files, model, output);
         match &args.plan {
             Some(plan) => files.writes("--plan", plan),
             None => files.writes("the plan of OUT.onnx", plan_path(output)),
         };
+        let base = args.base().unwrap_or(output);
         if of_gradients {
-            files.writes("the checkpoint of OUT.onnx", checkpoint_path(output));
+            files.writes("the checkpoint of OUT.onnx", checkpoint_path(base));
         }
         if of_refit {
-            files.writes("the checkpoint of the refit of OUT.onnx", refit_checkpoint_path(output));
+            files.writes("the checkpoint of the refit of OUT.onnx", refit_checkpoint_path(base));
         }
     }
     if let Some(report) = &args.report {

@@ -14,6 +14,7 @@ use super::args::Cli;
 use super::config::parse_sizes;
 use super::diffusion_args::DiffusionArgs;
 use super::printer::{Printer, Watcher};
+use super::surroundings::{Surroundings, network_of};
 use super::{open_runtime, run_files};
 
 #[derive(Args, Debug)]
@@ -56,12 +57,18 @@ pub(super) struct SampleArgs {
 }
 
 pub(super) fn run(args: &SampleArgs, cli: &Cli, ranks: &Arc<dyn Collective>, printer: &Printer) -> Result<bool, Error> {
-    let model = Model::open(&args.input)?;
+    let input = network_of(&args.input)?;
+    let surroundings = Surroundings::of(&args.diffusion, &input, true)?;
+    let diffusion = &surroundings.diffusion;
+    let model = Model::open(&input)?;
     // What would fail at the end fails at the start.
     let mut files = run_files::of_run(cli);
     run_files::reads_model(&mut files, "MODEL.onnx", &model);
-    let (inputs, scheduler) = (args.inputs.as_deref(), args.diffusion.scheduler_config.as_deref());
-    run_files::reads_given(&mut files, &[("--inputs", inputs), ("--scheduler-config", scheduler)]);
+    let (inputs, scheduler) = (args.inputs.as_deref(), diffusion.scheduler_config.as_deref());
+    run_files::reads_given(
+        &mut files,
+        &[("--inputs", inputs), ("--scheduler-config", scheduler), ("--prompts", diffusion.prompts.as_deref())],
+    );
     for (what, path) in [("--output", &args.output), ("--save-npy", &args.save_npy)] {
         if let Some(path) = path {
             files.writes(what, path);
@@ -69,9 +76,10 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     }
     files.check()?;
     let runtime = open_runtime(cli)?;
+    surroundings.tell(printer);
     printer.notes(&model);
-    let given = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?.unwrap_or_default();
-    let network_options = args.diffusion.network_options(given)?;
+    let given = surroundings.inputs(&model, args.inputs.as_deref(), Some(&runtime))?.unwrap_or_default();
+    let network_options = diffusion.network_options(given)?;
     let network = Network::open(&model, &network_options, &parse_sizes(&args.size)?, None)?.over(ranks.clone());
     network.notes().iter().for_each(|note| printer.warning(note));
     if args.output.is_some() {
@@ -98,6 +106,7 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     let (mean, deviation) = statistics(samples);
     let json = json!({
         "input": args.input,
+        "pipeline": surroundings.json,
         "output": args.output,
         "npy": args.save_npy,
         "roles": drawn.roles,

@@ -10,17 +10,19 @@ use super::config::parse_sizes;
 use super::cut_result::verification_text;
 use super::open_runtime;
 use super::printer::{Printer, table};
+use super::surroundings::network_of;
 
 pub(super) fn run(args: &VerifyArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     let runtime = open_runtime(cli)?;
-    let path = args.plan.clone().unwrap_or_else(|| plan_path(&args.output));
+    let (input, output) = (network_of(&args.input)?, network_of(&args.output)?);
+    let path = args.plan.clone().unwrap_or_else(|| plan_path(&output));
     let progress = printer.progress(3);
     progress.step("reading");
     let plan = Plan::read(&path).map_err(|error| {
         if args.plan.is_none() { error.hint("name the plan of the cut with --plan") } else { error }
     })?;
-    let model = Model::open(&args.input)?;
-    let pruned = Model::open(&args.output)?;
+    let model = Model::open(&input)?;
+    let pruned = Model::open(&output)?;
     model.check_plan(&plan, &path)?;
     progress.pause(|| printer.notes(&model));
     progress.step("reading the graph");

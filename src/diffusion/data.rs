@@ -48,7 +48,7 @@ use crate::error::Error;
 ///
 /// # Errors
 /// The data can't be read.
-pub(super) fn array_dims(path: &Path, input: &str) -> Result<Option<Vec<usize>>, Error> {
+pub(crate) fn array_dims(path: &Path, input: &str) -> Result<Option<Vec<usize>>, Error> {
     folder::Found::at(path, input)?.dims()
 }
 

@@ -9,7 +9,38 @@ use crate::error::Error;
 use crate::graph::dim::Dim;
 use crate::graph::sizes::Sizes;
 
+/// The sizes at which a network is usually run, as the pipeline that it belongs to says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UsualSizes {
+    /// Height and width of a sample.
+    pub sample: Option<(usize, usize)>,
+    /// Tokens of a caption.
+    pub tokens: Option<usize>,
+}
+
 impl Roles {
+    /// `sizes`, and the usual ones for those symbols that it lacks: height and width for the last two axes of a sample that has
+    /// channels besides, tokens for the second axis of states `[batch, tokens, width]`.
+    #[must_use]
+    pub fn with_usual_sizes(&self, mut sizes: Sizes, usual: &UsualSizes) -> Sizes {
+        let mut set = |dim: Option<&Dim>, size: usize| {
+            if let (Some(name), Ok(size)) = (dim.and_then(Dim::as_symbol), i64::try_from(size)) {
+                sizes.entry(name).or_insert(size);
+            }
+        };
+        if let (Some((height, width)), [_, .., of_height, of_width]) = (usual.sample, self.sample.shape.as_slice())
+            && self.sample.shape.len() >= 4
+        {
+            set(Some(of_height), height);
+            set(Some(of_width), width);
+        }
+        let is_states = |port: &&Port| port.shape.len() == 3 && port.element_type.is_float() && self.is_batched(port);
+        for port in self.conditioning.iter().filter(is_states) {
+            usual.tokens.iter().for_each(|tokens| set(port.shape.get(1), *tokens));
+        }
+        sizes
+    }
+
     /// `given`, and sizes for those symbols of samples and conditioning that it lacks and that arrays fix: the samples
     /// in arrays at `data` (not images, which are resized), and the arrays `inputs` by name. What contradicts
     /// the network is left for whoever reads the arrays.

@@ -23,13 +23,15 @@ enum Source {
     File(TemporaryFile),
     /// In a folder that someone else holds.
     At(PathBuf),
+    /// A folder that someone else holds.
+    Folder(PathBuf),
 }
 
 impl Source {
     fn path(&self) -> &Path {
         match self {
             Source::File(file) => file.path(),
-            Source::At(path) => path,
+            Source::At(path) | Source::Folder(path) => path,
         }
     }
 }
@@ -58,14 +60,21 @@ impl Outputs {
         self.files.push((Source::At(from.to_owned()), place.to_owned()));
     }
 
+    /// Adds a folder that is complete, on the file system of its place. What is in the place goes with all that is in it.
+    pub(super) fn add_folder(&mut self, from: &Path, place: &Path) {
+        self.files.push((Source::Folder(from.to_owned()), place.to_owned()));
+    }
+
     /// Moves all outputs to their places, in the order in which they were given; then removes `stale` files.
     ///
     /// # Errors
     /// Two outputs have one place, or one can't take its place: then all places are as they were.
     pub(crate) fn publish(self, stale: &[PathBuf]) -> Result<(), Error> {
         let identities: Vec<Identity> = self.files.iter().map(|(_, place)| Identity::of(place)).collect();
-        for (at, (_, place)) in self.files.iter().enumerate() {
-            refuse_special(place)?;
+        for (at, (source, place)) in self.files.iter().enumerate() {
+            if !matches!(source, Source::Folder(_)) {
+                refuse_special(place)?;
+            }
             if identities[..at].iter().any(|other| other.is_same(&identities[at])) {
                 return Err(Error::usage("two outputs would be this one file").in_file(place));
             }
@@ -125,18 +134,25 @@ impl Taken {
     fn undo(self) {
         match self.before {
             Some(_) => self.restore(),
-            None => drop(std::fs::remove_file(&self.place)),
+            None => remove(&self.place),
         }
     }
 
     fn settle(self) {
         if let Some(before) = self.before {
-            let _ = std::fs::remove_file(before);
+            remove(&before);
         }
     }
 }
 
-/// Gives a file a second, hidden name beside its own; where the file system has no second names, another name.
+/// Removes a file or a folder; what can't be removed stays.
+fn remove(path: &Path) {
+    let is_folder = path.symlink_metadata().is_ok_and(|found| found.is_dir());
+    let _ = if is_folder { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+}
+
+/// Gives a file a second, hidden name beside its own; where the file system has no second names, and to a folder, another
+/// name.
 fn set_aside(path: &Path) -> std::io::Result<PathBuf> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".onnx-diffprune-").suffix(".old");

@@ -26,6 +26,8 @@ pub struct Model {
     pub(crate) external: Arc<BTreeMap<String, ExternalFile>>,
     pub(crate) digests: Arc<Digests>,
     pub(crate) notes: Arc<Vec<String>>,
+    /// Whether a changed form of it keeps the name of its data file, because loaders know it by that.
+    pub(crate) keeps_data_name: bool,
 }
 
 /// Every tensor of a graph, its nodes and their subgraphs, with the node that carries it.

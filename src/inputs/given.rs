@@ -39,6 +39,14 @@ fn declared_dims(input: &ValueInfoProto) -> Option<Vec<Option<i64>>> {
     Some(dims.collect())
 }
 
+/// The inputs of a model that declare a rank, by name, with the sizes that they fix.
+pub fn declared(model: &Model) -> Vec<(String, Vec<Option<i64>>)> {
+    let graph = model.graph();
+    let is_input = |name: &str| graph.initializer.iter().all(|tensor| tensor.name != name);
+    let inputs = graph.input.iter().filter(|input| is_input(&input.name));
+    inputs.filter_map(|input| Some((input.name.clone(), declared_dims(input)?))).collect()
+}
+
 /// Refuses arrays that would take more memory than there is: once packed as bytes, once as elements.
 ///
 /// # Errors
@@ -57,7 +65,7 @@ pub fn check_size(file: &ArrayFile) -> Result<(), Error> {
 /// # Errors
 /// A name that is no input of the model, sizes that the input does not have (the first aside, which counts rows), more
 /// than fits into memory; a file that can't be read.
-pub fn read(model: &Model, path: &Path) -> Result<Vec<(String, Array)>, Error> {
+pub(super) fn read(model: &Model, path: &Path) -> Result<Vec<(String, Array)>, Error> {
     let fail = |error: NpzError| Error::unreadable(path, error.to_string()).caused_by(error);
     let mut file = ArrayFile::open(path).map_err(fail)?;
     let graph = model.graph();
@@ -75,6 +83,10 @@ pub fn read(model: &Model, path: &Path) -> Result<Vec<(String, Array)>, Error> {
         let fits = |(axis, (size, found)): (usize, (&Option<i64>, &usize))| {
             axis == 0 || size.is_none_or(|size| usize::try_from(size) == Ok(*found))
         };
+        // One number in an axis of its own is as good as without.
+        if expected.is_empty() && *found == [1] {
+            continue;
+        }
         if expected.len() != found.len() || !expected.iter().zip(found).enumerate().all(fits) {
             let sizes = expected.iter().map(|size| size.map_or("?".to_owned(), |size| size.to_string()));
             let text = format!(
@@ -86,7 +98,14 @@ pub fn read(model: &Model, path: &Path) -> Result<Vec<(String, Array)>, Error> {
         }
     }
     check_size(&file).map_err(|error| error.in_file(path))?;
-    file.read_all().map_err(fail)
+    let mut arrays = file.read_all().map_err(fail)?;
+    for (name, array) in &mut arrays {
+        let is_scalar = inputs.iter().any(|input| input.name == *name && declared_dims(input) == Some(Vec::new()));
+        if is_scalar && array.dims == [1] {
+            array.dims.clear();
+        }
+    }
+    Ok(arrays)
 }
 
 /// `count` rows of an array, spread over it; all of them where it has no more, or no number is given.

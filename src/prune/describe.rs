@@ -99,6 +99,7 @@ fn options_record(options: &PruneOptions) -> BTreeMap<String, Value> {
         // The caller records what it wants of these.
         gradients: _,
         // Follows from the scope.
+        task: _,
         compares_groups: _,
     } = &options.score;
     let CutOptions { target, scope, round_to, evens_norm_groups, max_ratio, keep, ratio_for } = &options.cut;

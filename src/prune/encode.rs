@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use self::cache::Cache;
 pub use self::latents::LatentChoice;
 use self::latents::LatentEncoder;
-use self::text::TextEncoder;
+pub(super) use self::text::TextEncoder;
 use super::model::Model;
 use super::progress::{Progress, Stage, Watch, tell};
 use super::runtime::Runtime;

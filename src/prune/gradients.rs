@@ -13,6 +13,7 @@ use std::time::Instant;
 use super::network::{Denoising, Findings};
 use super::options::ScoreOptions;
 use super::progress::{Progress, Watch, tell};
+use super::refit::LossKind;
 use crate::analysis::Analysis;
 use crate::diffusion::{DenoisingTask, Roles, Samples, noise};
 use crate::error::Error;
@@ -20,12 +21,11 @@ use crate::gradient::Precision;
 use crate::gradient::accumulate::{Accumulated, Denoising as _, LossPoint};
 use crate::macs::demand::Demand;
 use crate::runtime::{Device, Runtime};
-pub(super) use graph::channels;
-use graph::{Differentiated, differentiated};
+pub(super) use graph::{Differentiated, Interface, channels, differentiated};
 pub use ranks::threads;
 pub(super) use ranks::{of_first as samples_of_first, share_of_memory};
 pub(super) use samples::samples as clean_samples;
-use summation::Summation;
+pub(super) use summation::{Fed, Summation};
 
 /// Samples of a batch where nothing is said.
 const BATCH: usize = 16;
@@ -41,6 +41,8 @@ pub struct GradientReport {
     pub network: Vec<String>,
     /// How the network was trained, in words.
     pub process: String,
+    /// What the gradients are of: the denoising loss, or the output in random directions.
+    pub loss: LossKind,
     /// Where the samples come from, in words.
     pub source: String,
     /// Samples of the batch.
@@ -108,10 +110,19 @@ pub(super) fn gradients(
     announce(network, &lines, options, watch)?;
     // Sizes that the data has are those of the gradients alone: costs and verification keep their own.
     let sized = ScoreOptions { sizes: network.sizes().clone(), ..options.clone() };
-    let differentiated = differentiated(analysis, network, batch, options)?;
+    let roles = network.roles();
+    let at = |samples: usize| roles.sizes(&analysis.facts, network.sizes(), samples);
+    let interface = Interface {
+        prediction: &roles.prediction.name,
+        channels: channels(roles).map_err(|error| error.in_file(network.path()))?,
+        fixed_batch: roles.fixed_batch(),
+        loss: Vec::new(),
+        sizes: &at,
+    };
+    let differentiated = differentiated(analysis, &interface, batch, options)?;
     let (micro_batch, passes, memory) =
         (differentiated.micro_batch, differentiated.parts.len(), differentiated.demand.clone());
-    tell(watch, Progress::Note(&plan_of(&differentiated)))?;
+    announce_plan(&differentiated, watch)?;
     let started = Instant::now();
     let samples = ranks::of_first(&*settings.ranks, || {
         samples::samples(network, runtime, &conditioning, options, (batch, micro_batch), watch)
@@ -128,13 +139,19 @@ pub(super) fn gradients(
         noise(&dims, samples.len(), options.seed.wrapping_add(1)),
         settings.timesteps,
     )?;
-    let summation =
-        Summation { analysis, runtime, options: &sized, task: &task, process, of: (&samples, &conditioning) };
+    let fed = Fed {
+        process: process.describe(),
+        samples: samples.len(),
+        sum: samples.values.iter().map(|value| f64::from(*value)).sum(),
+        conditioning: conditioning.digest(&samples.numbers),
+    };
+    let summation = Summation { analysis, runtime, options: &sized, task: &task, fed };
     let summed = summation.run(differentiated, sample_elements as f64, watch)?;
     let threshold = options.accumulate_options(1).threshold;
     let report = GradientReport {
         network: lines,
         process: process.describe(),
+        loss: LossKind::Denoising,
         source: samples.source.clone(),
         batch: samples.len(),
         micro_batch,
@@ -155,8 +172,8 @@ pub(super) fn gradients(
     Ok((summed.sum, report, samples))
 }
 
-/// What will be done with how much memory, in words.
-fn plan_of(of: &Differentiated) -> String {
+/// Says what will be done with how much memory.
+pub(super) fn announce_plan(of: &Differentiated, watch: &mut Watch<'_>) -> Result<(), Error> {
     let mut text = format!("memory:       {}", of.demand.describe());
     if of.micro_batch < of.wanted {
         text += &format!("; {} samples a run, for {} there is too little", of.micro_batch, of.wanted);
@@ -164,7 +181,7 @@ fn plan_of(of: &Differentiated) -> String {
     if of.parts.len() > 1 {
         text += &format!("; {} passes, each for a part of the weights", of.parts.len());
     }
-    text
+    tell(watch, Progress::Note(&text))
 }
 
 /// What the network's inputs stand for, and how it was trained.
@@ -176,7 +193,7 @@ pub(super) fn recognise(analysis: &Analysis, options: &ScoreOptions) -> Result<F
         let own = error.advice().map(|own| format!("{own}; {advice}"));
         error.hint(own.unwrap_or_else(|| advice.to_owned()))
     })?;
-    Findings::new(roles, &settings.network, &options.sizes, settings.data.as_deref())
+    Findings::new(roles, known.2, &settings.network, &options.sizes, settings.data.as_deref())
 }
 
 /// Says what was taken for what, and refuses settings that make no sense.

@@ -7,11 +7,14 @@ use super::apply::apply;
 use super::choice::score;
 use super::cut::{Cut, Scores};
 use super::gradients::gradients;
+use super::network::{NetworkOptions, sizes_of};
 use super::options::ScoreOptions;
+use super::output::{self, Task};
 use super::progress::{Progress, Stage, Watch, tell, unwatched};
 use super::refit::measure;
 use super::runtime::{Runtime, needed};
 use crate::array::Array;
+use crate::diffusion::{Roles, UsualSizes};
 use crate::error::Error;
 use crate::graph::digest::DigestKind;
 use crate::graph::facts::Facts;
@@ -89,6 +92,19 @@ impl Model {
         write::check_destination(&self.0, output)
     }
 
+    /// The same as a part of a pipeline: an output with its name keeps that of its data file too, where there is one.
+    #[must_use]
+    pub fn keeping_data_name(mut self) -> Self {
+        self.0.keeps_data_name = true;
+        self
+    }
+
+    /// Where the external data of an output goes, if it has some: beside it, under its name with `.data` after it, or under the
+    /// [name](Self::keeping_data_name) that it has.
+    pub fn data_path(&self, output: &Path) -> PathBuf {
+        output.with_file_name(write::data_name(&self.0, output))
+    }
+
     /// Refuses a plan that was made for another model; `file` names the plan in messages.
     ///
     /// # Errors
@@ -151,6 +167,24 @@ impl Analysis {
         Ok(sizes_for(&self.0.facts, given))
     }
 
+    /// The sizes that are given, those that the arrays of `data` and of the conditioning fix, and the usual ones of a pipeline:
+    /// what costs, verification and latency are of where the pipeline is known. Of a network that is no denoiser only the
+    /// last two axes of its one input have usual sizes.
+    ///
+    /// # Errors
+    /// Data that can't be read.
+    pub fn usual_sizes(&self, network: &NetworkOptions, given: &Sizes, data: Option<&Path>) -> Result<Sizes, Error> {
+        let (model, graph, facts) = (&self.0.model, &self.0.graph, &self.0.facts);
+        if network.usual_sizes == UsualSizes::default() {
+            return Ok(given.clone());
+        }
+        match (Roles::recognise(model, graph, facts, &network.names), network.usual_sizes.sample) {
+            (Ok(roles), _) => sizes_of(&roles, facts, network, given, data),
+            (Err(_), Some(edges)) => Ok(output::with_edges(&self.0, given, edges)),
+            (Err(_), None) => Ok(given.clone()),
+        }
+    }
+
     /// What the network costs at these sizes of symbolic dimensions, and small ones of others.
     ///
     /// # Errors
@@ -209,7 +243,13 @@ impl Analysis {
         }
         self.check_inputs(&options.gradients.network.inputs)?;
         let gradients = match options.criterion.needs_gradients() {
-            true => Some(gradients(&self.0, needed(runtime, "a gradient criterion")?, options, watch)?),
+            true => {
+                let runtime = needed(runtime, "a gradient criterion")?;
+                Some(match &options.task {
+                    Task::Denoising => gradients(&self.0, runtime, options, watch)?,
+                    Task::Output(samples) => output::gradients(&self.0, runtime, options, samples, watch)?,
+                })
+            }
             false => None,
         };
         tell(watch, Progress::At { stage: Stage::Scoring, done: 0, total: 1 })?;

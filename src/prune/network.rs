@@ -14,7 +14,7 @@ use crate::array::Array;
 use crate::collective::{Alone, Collective, least};
 use crate::diffusion::{
     Conditioning, ConfiguredProcess, Denoiser, ProcessOptions, Ranges, RoleNames, Roles, SampleOptions, Samples,
-    denoising_losses, generate, noise,
+    UsualSizes, denoising_losses, generate, noise,
 };
 use crate::error::Error;
 use crate::graph::facts::Facts;
@@ -39,6 +39,8 @@ pub struct NetworkOptions {
     pub batch: Option<usize>,
     /// Conditioning: arrays by the names of the network's inputs; sample i takes row i. What is not given is drawn.
     pub inputs: Vec<(String, Array)>,
+    /// The sizes at which it is usually run, for symbolic dimensions that neither sizes nor arrays give.
+    pub usual_sizes: UsualSizes,
 }
 
 /// A model in memory, its graph and what is known of its values.
@@ -61,14 +63,38 @@ impl Findings {
     /// A process that does not fit the network, data that can't be read.
     pub(super) fn new(
         roles: Roles,
+        facts: &Facts,
         options: &NetworkOptions,
         sizes: &Sizes,
         data: Option<&Path>,
     ) -> Result<Self, Error> {
         let configured = options.process.configure(&roles)?;
-        let sizes = roles.sizes_with_arrays(sizes, data, &options.inputs)?;
+        let sizes = sizes_of(&roles, facts, options, sizes, data)?;
         Ok(Self { roles, configured, sizes, inputs: options.inputs.clone() })
     }
+}
+
+/// The sizes that are given, then those that arrays fix, then usual ones, as far as the network takes them.
+///
+/// # Errors
+/// Data that can't be read.
+pub(super) fn sizes_of(
+    roles: &Roles,
+    facts: &Facts,
+    options: &NetworkOptions,
+    given: &Sizes,
+    data: Option<&Path>,
+) -> Result<Sizes, Error> {
+    let fixed = roles.sizes_with_arrays(given, data, &options.inputs)?;
+    let mut sizes = fixed.clone();
+    for (name, size) in roles.with_usual_sizes(fixed, &options.usual_sizes) {
+        let before = sizes.insert(name.clone(), size);
+        // A configuration that contradicts the weights is of another network.
+        if before.is_none() && check_sizes(&sizes, facts, Path::new("")).is_err() {
+            sizes.remove(&name);
+        }
+    }
+    Ok(sizes)
 }
 
 /// A denoising network with what was found out about it.
@@ -237,7 +263,7 @@ impl Network {
         let facts = infer(&model, &graph, &ops::parse(&graph))?;
         check_sizes(sizes, &facts, model.path())?;
         let roles = Roles::recognise(&model, &graph, &facts, &options.names)?;
-        let found = Findings::new(roles, options, sizes, data)?;
+        let found = Findings::new(roles, &facts, options, sizes, data)?;
         let sample_range = options.process.sample_range;
         Ok(Self { model, graph, facts, batch: options.batch, sample_range, found, ranks: Arc::new(Alone) })
     }

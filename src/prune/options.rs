@@ -7,6 +7,7 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use super::network::NetworkOptions;
+use super::output::Task;
 use crate::collective::{Alone, Collective};
 use crate::couple::options::{AttentionOption, NormGroups};
 use crate::diffusion::Sampler;
@@ -156,6 +157,8 @@ pub struct ScoreOptions {
     pub sizes: Sizes,
     /// How the gradient criteria compute their gradients.
     pub gradients: GradientSettings,
+    /// What the network is for, and so what its loss is.
+    pub task: Task,
     /// Measure what a fit would leave of each layer's output, by which cuts of [`Scope::Global`] compare groups. It takes
     /// samples: those of the gradients, or [`GradientSettings::data`]. Without, cuts compare scores.
     pub compares_groups: bool,

@@ -4,6 +4,8 @@ mod across;
 
 pub(super) mod judge;
 
+mod output;
+
 mod repeat;
 
 mod samples;
@@ -16,6 +18,7 @@ use serde::Serialize;
 use super::gradients::recognise;
 use super::network::Denoising;
 use super::options::ScoreOptions;
+use super::output::Task;
 use super::progress::{Progress, Stage, Watch, tell};
 use super::runtime::Runtime;
 use super::staged::Staged;
@@ -103,6 +106,27 @@ impl Default for RefitSettings {
     }
 }
 
+/// By which loss a network is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum LossKind {
+    /// The denoising loss.
+    Denoising,
+    /// The mean squared difference of the output to the original's.
+    Output,
+}
+
+impl LossKind {
+    /// The loss in words.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Denoising => "denoising loss",
+            Self::Output => "squared error to the original's output",
+        }
+    }
+}
+
 /// How a refit went.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
@@ -111,6 +135,8 @@ pub struct RefitReport {
     pub source: String,
     /// The process, in words.
     pub process: String,
+    /// What the losses are.
+    pub loss: LossKind,
     /// Noisy samples of the fit.
     pub samples: usize,
     /// Clean samples that they were made of.
@@ -133,6 +159,14 @@ pub struct RefitReport {
 }
 
 impl RefitReport {
+    /// On what the layers were fitted, in words.
+    pub fn extent(&self) -> String {
+        match self.loss {
+            LossKind::Denoising => format!("{} noisy samples over {} timesteps", self.samples, self.timesteps),
+            LossKind::Output => format!("{} samples", self.samples),
+        }
+    }
+
     /// The number of layers that were fitted.
     pub fn fitted(&self) -> usize {
         self.layers.iter().filter(|layer| layer.errors.is_some()).count()
@@ -157,10 +191,7 @@ impl Extent {
         if let Some(timesteps) = settings.timesteps.filter(|count| !(1..=steps).contains(count)) {
             return Err(Error::usage(format!("--refit-timesteps: expected 1 to {steps} timesteps, found {timesteps}")));
         }
-        let by_time = MACS / (sample.macs + sample.attention_macs).max(1.0);
-        let by_space = SPILLED / (2.0 * sample.activation_bytes.max(1) as f64);
-        let affordable = (by_time.min(by_space) as usize).clamp(SAMPLES.1, SAMPLES.0);
-        let wanted = settings.samples.unwrap_or(affordable);
+        let wanted = settings.samples.unwrap_or_else(|| affordable(sample));
         let chunks = settings.timesteps.unwrap_or(CHUNKS).min(wanted);
         let batch = match network.roles().fixed_batch().or(settings.batch) {
             Some(fixed) => fixed.max(1),
@@ -170,6 +201,27 @@ impl Extent {
         let timesteps = settings.timesteps.unwrap_or(chunks).min(chunks).min(steps);
         Ok(Self { batch, samples: chunks * batch, timesteps })
     }
+}
+
+/// Samples that a network affords, by what one costs.
+fn affordable(sample: &Cost) -> usize {
+    let by_time = MACS / (sample.macs + sample.attention_macs).max(1.0);
+    let by_space = SPILLED / (2.0 * sample.activation_bytes.max(1) as f64);
+    (by_time.min(by_space) as usize).clamp(SAMPLES.1, SAMPLES.0)
+}
+
+/// The cut with the weights that were fitted, if any were; the plan says so then.
+fn adopt(staged: Staged, fitted: &Refitted, pruned: &Model, plan: &mut Plan) -> Result<Staged, Error> {
+    if fitted.is_empty() {
+        return Ok(staged);
+    }
+    let analysis = staged.cut().analysis().0.clone();
+    let before = plan.changed.as_ref().map(|changed| (changed, pruned));
+    let (mut edits, changed) = fitted.changes(&analysis, staged.cut().rewritten(), before)?.finish(pruned)?;
+    plan.changed = Some(changed);
+    plan.record_in(&analysis.model, &mut edits);
+    let file = crate::write::stage(&analysis.model, &edits, staged.output())?;
+    Ok(staged.replaced(plan.clone(), file))
 }
 
 impl Staged {
@@ -189,6 +241,9 @@ impl Staged {
         settings: &RefitSettings,
         watch: &mut Watch<'_>,
     ) -> Result<Self, Error> {
+        if let Task::Output(samples) = &options.task {
+            return output::refit_output(self, runtime, (options, settings), samples, watch);
+        }
         let analysis = self.cut().analysis().0.clone();
         let found = recognise(&analysis, options)?;
         let network = Denoising { known: (&analysis.model, &analysis.graph, &analysis.facts), found: &found };
@@ -225,6 +280,7 @@ impl Staged {
         let mut report = RefitReport {
             source: clean.fit.source.clone(),
             process,
+            loss: LossKind::Denoising,
             samples: extent.samples,
             clean_samples: clean.fit.len().min(extent.samples),
             timesteps: extent.timesteps,
@@ -237,16 +293,7 @@ impl Staged {
         };
         let mut plan = Plan::clone(self.cut().plan());
         let had_changed = plan.changed.is_some();
-        let mut staged = self;
-        if !fitted.is_empty() {
-            let rewritten = staged.cut().rewritten();
-            let before = plan.changed.as_ref().map(|changed| (changed, &pruned));
-            let (mut edits, changed) = fitted.changes(&analysis, rewritten, before)?.finish(&pruned)?;
-            plan.changed = Some(changed);
-            plan.record_in(&analysis.model, &mut edits);
-            let file = crate::write::stage(&analysis.model, &edits, staged.output())?;
-            staged = staged.replaced(plan.clone(), file);
-        }
+        let staged = adopt(self, &fitted, &pruned, &mut plan)?;
         let refitted = judge.judge(&load(staged.path())?, held_out, settings.pictures, watch)?;
         report.losses = losses(held_out.and_then(|samples| judge.extent(samples)), [&original, &cut, &refitted]);
         report.pictures = pictures([original, cut, refitted], options.gradients.network.process.sample_range);

@@ -184,11 +184,6 @@ impl Staged {
     }
 }
 
-/// The path of the external data of an output that has some: the output's name with `.data` after it.
-pub fn data_path(output: &Path) -> PathBuf {
-    output.with_file_name(write::data_name(output))
-}
-
 /// The default path of the plan: the output's name with `.plan.json` for its extension.
 pub fn plan_path(output: &Path) -> PathBuf {
     output.with_extension("plan.json")

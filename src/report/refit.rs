@@ -9,16 +9,15 @@ use crate::prune::{RefitLosses, RefitReport};
 /// The section of a refit.
 pub(super) fn section(refit: &RefitReport) -> String {
     let mut section = format!(
-        "<h2>Refit</h2>\n<p>{} of {} layers were fitted by least squares on {} noisy samples over {} timesteps, so that they \
+        "<h2>Refit</h2>\n<p>{} of {} layers were fitted by least squares on {}, so that they \
          compute what the original does. <span class='soft'>{}</span></p>\n",
         refit.fitted(),
         refit.layers.len(),
-        refit.samples,
-        refit.timesteps,
+        refit.extent(),
         escape(&refit.source)
     );
     match &refit.losses {
-        Some(losses) => section += &loss_table(losses),
+        Some(losses) => section += &loss_table(losses, refit.loss.describe()),
         None => section += "<p>There were too few samples to hold some out: the losses were not measured.</p>\n",
     }
     for note in &refit.notes {
@@ -43,10 +42,10 @@ pub(super) fn section(refit: &RefitReport) -> String {
     section + "</table></details>\n"
 }
 
-fn loss_table(losses: &RefitLosses) -> String {
+fn loss_table(losses: &RefitLosses, judged_by: &str) -> String {
     let [original, cut, refitted] = losses.means();
     let mut text = format!(
-        "<p>The denoising loss on {} samples that nothing was fitted to:</p>\n<table><tr><th></th><th class='n'>mean</th>\
+        "<p>The {judged_by} on {} samples that nothing was fitted to:</p>\n<table><tr><th></th><th class='n'>mean</th>\
          <th class='n'>above the original</th></tr>\n",
         losses.samples
     );
@@ -55,7 +54,8 @@ fn loss_table(losses: &RefitLosses) -> String {
         let _ = writeln!(text, "<tr><td>{name}</td><td class='n'>{mean:.4}</td><td class='n'>{above}</td></tr>");
     }
     text += "</table>\n";
-    text + &plot(losses)
+    // A curve takes two points.
+    if losses.timesteps.len() > 1 { text + &plot(losses) } else { text }
 }
 
 /// The three losses over timesteps.

@@ -13,6 +13,7 @@ mod endings;
 mod evaluate;
 mod failures;
 mod finetune;
+mod folders;
 mod gradient_criteria;
 #[cfg(target_os = "linux")]
 mod hostile;

@@ -68,7 +68,7 @@ fn paths_that_cannot_work_are_refused_with_code_2() {
     let missing = desk.text("missing.onnx");
     for (from, to, message) in [
         (missing.as_str(), output.as_str(), "missing.onnx"),
-        (folder, &output, "found a folder"),
+        (folder, &output, "expected a pipeline with unet/model.onnx or transformer/model.onnx, found in.onnx"),
         (&input, &input, "OUT.onnx would replace IN.onnx"),
         (&input, folder, "found a folder"),
         (&input, &desk.out("no/such/folder/out.onnx"), "can't be written"),

@@ -4,6 +4,7 @@
 mod labels;
 mod multistep;
 mod network;
+mod prompts;
 mod samples;
 mod schedulers;
 

@@ -44,6 +44,7 @@ const ROOMS: &[(&str, &str)] = &[
     ("evaluate", "similarity of images, distances between sets of features"),
     ("finetune", "training of a network by its denoising loss and a teacher"),
     ("deploy", "networks in the form in which runtimes run them"),
+    ("pipeline", "folders of pipelines: components, configurations, what stands around a network"),
     ("prune", "all stages in order, as callers of the library see them"),
     ("report", "the page with costs, losses and kept channels"),
     ("cli", "the command line"),

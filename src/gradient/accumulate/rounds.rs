@@ -76,7 +76,12 @@ impl<'a> Rule<'a> {
 
     /// Whether a timestep is known not to count.
     pub(super) fn skips(&self, at: usize) -> bool {
-        self.known.is_some_and(|(losses, largest)| losses[at] < self.options.threshold * largest)
+        self.known.is_some_and(|(losses, largest)| self.is_below(losses[at], largest))
+    }
+
+    /// Whether a loss is below the threshold. A loss that is no mean of squares may be negative: without a threshold it counts.
+    fn is_below(&self, loss: f64, largest: f64) -> bool {
+        self.options.threshold > 0.0 && loss < self.options.threshold * largest
     }
 
     /// Judges the timesteps of a round in their order, `largest` being the largest loss before it.
@@ -86,8 +91,7 @@ impl<'a> Rule<'a> {
             let (loss, kept) = match self.known {
                 Some((known, _)) if self.skips(at) => (known[at], false),
                 _ => {
-                    judged.ends =
-                        self.options.mode == ThresholdMode::Prefix && loss < self.options.threshold * largest.max(loss);
+                    judged.ends = self.options.mode == ThresholdMode::Prefix && self.is_below(loss, largest.max(loss));
                     (loss, loss.is_finite() && (!judged.ends || self.options.sums_last))
                 }
             };
@@ -126,6 +130,14 @@ mod tests {
         assert!(judge(&AccumulateOptions { sums_last: true, ..OPTIONS }).keeps(2));
         let found = judge(&AccumulateOptions { threshold: 0.0, ..OPTIONS });
         assert!(found.keeps(3) && !found.ends);
+    }
+
+    #[test]
+    fn losses_of_any_sign_count_without_a_threshold() {
+        let options = AccumulateOptions { threshold: 0.0, ..OPTIONS };
+        let found = Rule::new(&options, None).judge(&(0..3), vec![1.0, -2.0, -3.0], 0.0);
+        assert!((0..3).all(|at| found.keeps(at)) && !found.ends);
+        assert!(!Rule::new(&options, Some(&[1.0, -2.0])).skips(1));
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl<'a> Subject<'a> {
         let operators = ops::parse(&graph);
         let facts = infer(&model, &graph, &operators)?;
         let found = Roles::recognise(&model, &graph, &facts, &options.network.names)
-            .and_then(|roles| Findings::new(roles, &options.network, &sizes, options.data.as_deref()));
+            .and_then(|roles| Findings::new(roles, &facts, &options.network, &sizes, options.data.as_deref()));
         let (found, other) = match found {
             Ok(found) => (Some(found), None),
             // What was said of a denoising network must hold.

@@ -18,17 +18,44 @@ enum Takes {
 
 /// A text encoder with its tokenizer.
 #[derive(Debug)]
-pub(super) struct TextEncoder {
+pub(in crate::prune) struct TextEncoder {
     session: Session,
     inputs: Vec<(IoInfo, Takes)>,
-    /// The place of the states among the outputs.
-    output: usize,
+    /// The places of what is taken among the outputs.
+    outputs: Vec<usize>,
     tokenizer: CaptionTokenizer,
     path: PathBuf,
 }
 
 impl TextEncoder {
+    /// One whose states are taken: the output that `options` name, or the first with three axes.
+    ///
+    /// # Errors
+    /// Inputs that are no text's, no such output, a tokenizer that can't be read.
     pub(super) fn new(session: Session, options: &TextOptions) -> Result<Self, Error> {
+        let outputs = session.outputs();
+        let output = outputs.iter().position(|output| match &options.output {
+            Some(name) => output.name == *name,
+            None => output.dims.len() == 3,
+        });
+        let output = output.ok_or_else(|| {
+            let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
+            Error::usage(format!("expected an output [batch, length, width], found [{}]", names.join(", ")))
+                .in_file(&options.encoder)
+                .hint("name the output with --text-output")
+        })?;
+        Self::giving(session, options, vec![output])
+    }
+
+    /// One of which these outputs are taken, by their places.
+    ///
+    /// # Errors
+    /// Inputs that are no text's, a tokenizer that can't be read.
+    pub(in crate::prune) fn giving(
+        session: Session,
+        options: &TextOptions,
+        outputs: Vec<usize>,
+    ) -> Result<Self, Error> {
         let path = options.encoder.clone();
         let fail = |text: String| Error::usage(text).in_file(&path);
         let takes = |input: &IoInfo| {
@@ -44,25 +71,16 @@ impl TextEncoder {
             Ok((input.clone(), takes))
         };
         let inputs: Vec<(IoInfo, Takes)> = session.inputs().iter().map(takes).collect::<Result<_, _>>()?;
-        let outputs = session.outputs();
-        let output = outputs.iter().position(|output| match &options.output {
-            Some(name) => output.name == *name,
-            None => output.dims.len() == 3,
-        });
-        let output = output.ok_or_else(|| {
-            let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
-            fail(format!("expected an output [batch, length, width], found [{}]", names.join(", ")))
-                .hint("name the output with --text-output")
-        })?;
         let fixed = inputs.iter().find_map(|(input, _)| *input.dims.get(1)?);
         let fixed = fixed.and_then(|length| usize::try_from(length).ok());
         let tokenizer = CaptionTokenizer::open(&options.tokenizer, options.length.or(fixed))?;
-        Ok(Self { session, inputs, output, tokenizer, path })
+        Ok(Self { session, inputs, outputs, tokenizer, path })
     }
 
     /// What decides the values beside the file.
     pub(super) fn described(&self) -> String {
-        format!("{} {}", self.tokenizer.digest(), self.output)
+        let outputs: Vec<String> = self.outputs.iter().map(usize::to_string).collect();
+        format!("{} {}", self.tokenizer.digest(), outputs.join(" "))
     }
 
     /// The states of captions, `[captions, length, width]`, of which `batch` are encoded at once.
@@ -70,9 +88,18 @@ impl TextEncoder {
     /// # Errors
     /// The tokenizer or the encoder fails, or its output is not what it was taken for.
     pub(super) fn encode(&mut self, captions: &[String], batch: usize) -> Result<Array, Error> {
+        let states = self.encode_all(captions, batch)?.into_iter().next().filter(|states| states.dims.len() == 3);
+        states.ok_or_else(|| Error::unmet("expected states [captions, length, width]").in_file(&self.path))
+    }
+
+    /// All that is taken of captions, each `[captions, ...]` in float32, of which `batch` are encoded at once.
+    ///
+    /// # Errors
+    /// The tokenizer or the encoder fails, or its outputs are not finite or not of these captions.
+    pub(in crate::prune) fn encode_all(&mut self, captions: &[String], batch: usize) -> Result<Vec<Array>, Error> {
         let fixed = self.inputs.iter().find_map(|(input, _)| *input.dims.first()?);
         let fixed = fixed.and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
-        let mut all = Vec::new();
+        let mut all: Vec<Vec<Array>> = vec![Vec::new(); self.outputs.len()];
         for chunk in captions.chunks(fixed.unwrap_or(batch).max(1)) {
             let mut tokens = self.tokenizer.encode(chunk)?;
             // A fixed batch is filled up with the last caption.
@@ -80,20 +107,28 @@ impl TextEncoder {
             let inputs: Vec<(String, Array)> =
                 self.inputs.iter().map(|(input, takes)| (input.name.clone(), array(&tokens, input, *takes))).collect();
             let outputs = self.session.run(&inputs).map_err(|error| Error::from(error).in_file(&self.path))?;
-            let Some((name, states)) = outputs.into_iter().nth(self.output) else { continue };
-            let is_valid = states.dims.len() == 3 && states.dims[0] == tokens.len();
-            let states = states.rows(&(0..chunk.len()).collect::<Vec<_>>()).cast(ElementType::F32);
-            if !is_valid || states.to_f64().iter().any(|value| !value.is_finite()) {
-                let text = format!(
-                    "output {name:?}: expected finite states [{}, length, width], found {:?}",
-                    tokens.len(),
-                    states.dims
-                );
-                return Err(Error::unmet(text).in_file(&self.path));
+            for (place, all) in self.outputs.iter().zip(&mut all) {
+                let Some((name, states)) = outputs.get(*place) else { continue };
+                let found = states.dims.clone();
+                let fail = || {
+                    let text = format!(
+                        "output {name:?}: expected finite numbers of {} captions, found {found:?}",
+                        tokens.len()
+                    );
+                    Error::unmet(text).in_file(&self.path)
+                };
+                if found.len() < 2 || found[0] != tokens.len() {
+                    return Err(fail());
+                }
+                let states = states.rows(&(0..chunk.len()).collect::<Vec<_>>()).cast(ElementType::F32);
+                if states.to_f64().iter().any(|value| !value.is_finite()) {
+                    return Err(fail());
+                }
+                all.push(states);
             }
-            all.push(states);
         }
-        joined(all).ok_or_else(|| Error::unmet("the text encoder gave no states").in_file(&self.path))
+        let none = || Error::unmet("the text encoder gave no states").in_file(&self.path);
+        all.into_iter().map(|states| joined(states).ok_or_else(none)).collect()
     }
 }
 

@@ -128,6 +128,15 @@ fn clip(folder: &Path, config: &Value) -> Result<Value, Error> {
         Ok::<_, Error>((token, id))
     };
     let (start, end) = (special("bos_token", "<|startoftext|>")?, special("eos_token", "<|endoftext|>")?);
+    // The padding of Stable Diffusion XL's second tokenizer is "!", which is cut out of words for that.
+    let padding =
+        content(config.get("pad_token")).and_then(|token| Some((token.clone(), words.get(&token)?.as_u64()?)));
+    let mut kept = vec![start.clone(), end.clone()];
+    kept.extend(padding);
+    let further = config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten();
+    kept.extend(further.filter_map(|(id, token)| Some((content(Some(token))?, id.parse().ok()?))));
+    kept.sort_by_key(|(_, id)| *id);
+    kept.dedup();
     let added = |(token, id): &(String, u64)| {
         json!({
             "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
@@ -140,7 +149,7 @@ fn clip(folder: &Path, config: &Value) -> Result<Value, Error> {
         "version": "1.0",
         "truncation": null,
         "padding": null,
-        "added_tokens": [added(&start), added(&end)],
+        "added_tokens": kept.iter().map(added).collect::<Vec<_>>(),
         "normalizer": {
             "type": "Sequence",
             "normalizers": [
@@ -224,6 +233,21 @@ mod tests {
         let empty = tokenizer.encode(&[String::new()]).unwrap().remove(0);
         assert_eq!(empty.ids, [&[512], [513; 15].as_slice()].concat());
         assert_eq!(empty.mask, [&[1, 1], [0; 14].as_slice()].concat());
+    }
+
+    /// What `CLIPTokenizer` of transformers 5.24.0 gives for the tokenizer of the committed pipeline
+    /// (`scripts/make_pipeline_fixture.py`).
+    #[test]
+    fn the_tokenizer_of_a_pipeline_gives_the_numbers_of_transformers() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/pipelines");
+        let tokenizer = CaptionTokenizer::open(&folder.join("sd_tiny/tokenizer"), None).unwrap();
+        let reference: Value = read(&folder.join("tokens.json")).unwrap();
+        let prompts: Vec<String> = serde_json::from_value(reference["prompts"].clone()).unwrap();
+        let expected: Vec<Vec<u32>> = serde_json::from_value(reference["ids"].clone()).unwrap();
+        assert!(prompts.len() > 5 && expected.iter().all(|ids| ids.len() == 77));
+        for (prompt, expected) in prompts.iter().zip(expected) {
+            assert_eq!(ids(&tokenizer, prompt), expected, "{prompt:?}");
+        }
     }
 
     #[test]

@@ -2,41 +2,55 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::network::Denoising;
 use super::super::options::{GradientSettings, ScoreOptions};
 use super::fit::{Sizes, fitted};
 use super::ranks::share_of_memory;
 use crate::analysis::Analysis;
 use crate::diffusion::Roles;
 use crate::error::Error;
+use crate::gradient::loss::LossTerm;
 use crate::gradient::{GradientGraph, GradientOptions};
-use crate::graph::{Reader, ValueId};
+use crate::graph::{self, Reader, ValueId};
 use crate::macs::demand::Demand;
 use crate::macs::memory::float32_bytes_of;
 use crate::runtime::{Device, available_memory};
 use crate::score::scoring_axes;
 
 /// The gradient graph at the samples of one run, with what it was made from.
-pub(super) struct Differentiated {
-    pub(super) graph: GradientGraph,
+pub(in crate::prune) struct Differentiated {
+    pub(in crate::prune) graph: GradientGraph,
     pub(super) options: GradientOptions,
     /// Samples in one run.
-    pub(super) micro_batch: usize,
+    pub(in crate::prune) micro_batch: usize,
     /// Samples in one run if there were memory for them.
     pub(super) wanted: usize,
     /// The weights of every pass; all of them where one pass fits into memory.
-    pub(super) parts: Vec<Vec<ValueId>>,
+    pub(in crate::prune) parts: Vec<Vec<ValueId>>,
     /// What a pass needs.
-    pub(super) demand: Demand,
+    pub(in crate::prune) demand: Demand,
+}
+
+/// What the gradients of a network are taken of.
+pub(in crate::prune) struct Interface<'a> {
+    /// The output that the loss looks at.
+    pub(in crate::prune) prediction: &'a str,
+    /// Its channels that count; all where `None`.
+    pub(in crate::prune) channels: Option<i64>,
+    /// The batch that the network fixes.
+    pub(in crate::prune) fixed_batch: Option<usize>,
+    /// The terms of the loss; none for the squared difference to a target.
+    pub(in crate::prune) loss: Vec<LossTerm>,
+    /// The sizes of all symbols for this many samples.
+    pub(in crate::prune) sizes: &'a dyn Fn(usize) -> graph::sizes::Sizes,
 }
 
 /// Differentiates the network by all weights that may shrink, at sizes whose runs fit into memory.
 ///
 /// # Errors
 /// Batches that don't fit each other, an operator without a gradient, too little memory.
-pub(super) fn differentiated(
+pub(in crate::prune) fn differentiated(
     analysis: &Analysis,
-    network: Denoising<'_>,
+    of: &Interface<'_>,
     batch: usize,
     options: &ScoreOptions,
 ) -> Result<Differentiated, Error> {
@@ -45,20 +59,20 @@ pub(super) fn differentiated(
     let GradientSettings { micro_batch: asked, precision, device, ranks, .. } = settings;
     let (asked, device, ranks) = (*asked, *device, &**ranks);
     let in_file = |error: Error| error.in_file(analysis.model.path());
-    let roles = network.roles();
-    let wanted = micro_batch(roles, batch, asked).map_err(in_file)?;
-    let at = |samples: usize| roles.sizes(&analysis.facts, network.sizes(), samples);
+    let wanted = micro_batch(of.fixed_batch, batch, asked).map_err(in_file)?;
+    let at = of.sizes;
     let mut options = GradientOptions {
         sizes: at(wanted),
-        channels: channels(roles).map_err(in_file)?,
-        prediction: Some(roles.prediction.name.clone()),
+        channels: of.channels,
+        prediction: Some(of.prediction.to_owned()),
+        loss: of.loss.clone(),
         wanted: analysis.prunable_weights(),
         precision: *precision,
         by_index,
         ..GradientOptions::default()
     };
     let mut graph = GradientGraph::build_for(analysis, &options, device)?;
-    let may_shrink = asked.is_none() && roles.fixed_batch().is_none();
+    let may_shrink = asked.is_none() && of.fixed_batch.is_none();
     let by_value = bytes_of_weights(analysis, &options);
     // On a device a sum is written to one place while it is read from another, those of a timestep as well as all.
     let sums = if device == Device::Cpu { 1 } else { 4 };
@@ -102,11 +116,11 @@ fn axes_of_uses(analysis: &Analysis, options: &ScoreOptions) -> BTreeMap<Reader,
 }
 
 /// The samples of one run: at most what is asked for, and a divisor of the batch, since the graph has fixed sizes.
-fn micro_batch(roles: &Roles, batch: usize, asked: Option<usize>) -> Result<usize, Error> {
+fn micro_batch(fixed: Option<usize>, batch: usize, asked: Option<usize>) -> Result<usize, Error> {
     if batch == 0 || asked == Some(0) {
         return Err(Error::usage("--batch and --micro-batch: expected at least 1, found 0"));
     }
-    if let Some(fixed) = roles.fixed_batch() {
+    if let Some(fixed) = fixed {
         return match batch.is_multiple_of(fixed) {
             true => Ok(fixed),
             false => Err(Error::usage(format!(

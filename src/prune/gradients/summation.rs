@@ -13,7 +13,6 @@ use super::{CHECKPOINT_SECONDS, ranks};
 use crate::analysis::Analysis;
 use crate::array::Array;
 use crate::collective::first_says;
-use crate::diffusion::{Conditioning, DenoisingTask, Process, Samples};
 use crate::error::Error;
 use crate::gradient::accumulate::{
     AccumulateOptions, Accumulated, Denoising, LossPoint, Rounds, ThresholdMode, Visited, accumulate_over, losses,
@@ -25,24 +24,34 @@ use crate::graph::digest::DigestKind;
 use crate::runtime::Runtime;
 
 /// What is summed, and on what.
-pub(super) struct Summation<'a> {
-    pub(super) analysis: &'a Analysis,
-    pub(super) runtime: &'a Runtime,
-    pub(super) options: &'a ScoreOptions,
-    pub(super) task: &'a DenoisingTask<'a>,
-    pub(super) process: &'a Process,
-    /// The samples and what belongs to them.
-    pub(super) of: (&'a Samples, &'a Conditioning),
+pub(in crate::prune) struct Summation<'a> {
+    pub(in crate::prune) analysis: &'a Analysis,
+    pub(in crate::prune) runtime: &'a Runtime,
+    pub(in crate::prune) options: &'a ScoreOptions,
+    pub(in crate::prune) task: &'a dyn Denoising,
+    pub(in crate::prune) fed: Fed,
+}
+
+/// What a network is fed, as far as a checkpoint has to know it.
+pub(in crate::prune) struct Fed {
+    /// The process, in words.
+    pub(in crate::prune) process: String,
+    /// Samples of the batch.
+    pub(in crate::prune) samples: usize,
+    /// The sum of all their elements.
+    pub(in crate::prune) sum: f64,
+    /// The digest of what belongs to them.
+    pub(in crate::prune) conditioning: String,
 }
 
 /// Sums, and how they were computed.
-pub(super) struct Summed {
-    pub(super) sum: Accumulated,
-    pub(super) settled: bool,
-    pub(super) resumed: usize,
-    pub(super) loss_scale: Option<f32>,
-    pub(super) execution: String,
-    pub(super) seconds: f64,
+pub(in crate::prune) struct Summed {
+    pub(in crate::prune) sum: Accumulated,
+    pub(in crate::prune) settled: bool,
+    pub(in crate::prune) resumed: usize,
+    pub(in crate::prune) loss_scale: Option<f32>,
+    pub(in crate::prune) execution: String,
+    pub(in crate::prune) seconds: f64,
 }
 
 /// A pass: which of how many, and what it sums.
@@ -89,7 +98,16 @@ impl Denoising for Kept<'_> {
 }
 
 impl Summation<'_> {
-    pub(super) fn run(&self, of: Differentiated, sample_elements: f64, watch: &mut Watch<'_>) -> Result<Summed, Error> {
+    /// Sums.
+    ///
+    /// # Errors
+    /// A loss that is not a number, a checkpoint of another run; the caller stopped.
+    pub(in crate::prune) fn run(
+        &self,
+        of: Differentiated,
+        sample_elements: f64,
+        watch: &mut Watch<'_>,
+    ) -> Result<Summed, Error> {
         let Differentiated { graph, options, micro_batch, parts, .. } = of;
         let how = self.options.accumulate_options(micro_batch);
         let known = match how.mode == ThresholdMode::Mask && how.threshold > 0.0 {
@@ -228,7 +246,7 @@ impl Summation<'_> {
     /// The checkpoint of a pass.
     fn checkpoint(&self, at: usize, of: usize) -> Result<Option<Checkpoint>, Error> {
         let Some(path) = &self.options.gradients.checkpoint else { return Ok(None) };
-        let mut fingerprint = fingerprint(self.analysis, self.process, self.options, self.of)?;
+        let mut fingerprint = fingerprint(self.analysis, self.options, &self.fed);
         if of > 1 {
             fingerprint += &format!(" pass {at} of {of}");
         }
@@ -253,19 +271,12 @@ impl Summed {
 }
 
 /// What must be equal for a checkpoint to be continued.
-fn fingerprint(
-    analysis: &Analysis,
-    process: &Process,
-    options: &ScoreOptions,
-    (samples, conditioning): (&Samples, &Conditioning),
-) -> Result<String, Error> {
-    let sum: f64 = samples.values.iter().map(|value| f64::from(*value)).sum();
+fn fingerprint(analysis: &Analysis, options: &ScoreOptions, fed: &Fed) -> String {
+    let Fed { process, samples, sum, conditioning } = fed;
     let how = options.accumulate_options(1);
-    Ok(format!(
-        "{} {} {} {:?} {:?} {:?} {} {} {} {} {} {sum:e} {}",
+    format!(
+        "{} {process} {samples} {:?} {:?} {:?} {} {} {} {} {} {sum:e} {conditioning}",
         analysis.model.digest(DigestKind::default()),
-        process.describe(),
-        samples.len(),
         options.gradients.timesteps,
         how.threshold,
         how.mode,
@@ -275,6 +286,5 @@ fn fingerprint(
         options.gradient_form(1.0).is_linear(),
         options.seed,
         options.gradients.precision,
-        conditioning.digest(&samples.numbers),
-    ))
+    )
 }

@@ -1,0 +1,260 @@
+//! The main job on the folder of a pipeline: some of its networks are cut, everything else is copied.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use onnx_diffprune::Error;
+use onnx_diffprune::pipelines::{Component, Part, Pipeline, PipelineOutput, WrittenPipeline};
+use onnx_diffprune::ranks::Collective;
+use serde_json::{Map, Value, json};
+
+use super::args::{Cli, PruneArgs};
+use super::config::check_ratio;
+use super::printer::Printer;
+use super::{open_runtime, prune};
+
+/// Where what is prepared in a hidden folder goes in the end.
+#[derive(Clone, Debug)]
+pub(super) struct Placed {
+    /// The place of the pruned network.
+    pub(super) output: PathBuf,
+    /// What checkpoints are named after.
+    pub(super) base: PathBuf,
+    /// The place of the report.
+    pub(super) report: Option<PathBuf>,
+}
+
+impl PruneArgs {
+    /// The report as it is told of.
+    pub(super) fn shown_report(&self) -> Option<PathBuf> {
+        self.placed.as_ref().map_or_else(|| self.report.clone(), |placed| placed.report.clone())
+    }
+
+    /// The output as it is told of.
+    pub(super) fn shown_output(&self) -> Option<&Path> {
+        self.placed.as_ref().map(|placed| placed.output.as_path()).or(self.output.as_deref())
+    }
+
+    /// What checkpoints are named after.
+    pub(super) fn base(&self) -> Option<&Path> {
+        self.placed.as_ref().map(|placed| placed.base.as_path()).or(self.output.as_deref())
+    }
+}
+
+/// A component that is cut, with its ratio where it has one of its own.
+struct Chosen<'p> {
+    component: &'p Component,
+    ratio: Option<f64>,
+}
+
+/// Cuts the components of a pipeline, one after another, into a folder that takes its place when all is done.
+pub(super) fn run(
+    args: &PruneArgs,
+    config: Option<&Path>,
+    cli: &Cli,
+    ranks: &Arc<dyn Collective>,
+    printer: &Printer,
+) -> Result<bool, Error> {
+    let input = args.input.as_deref().unwrap_or(Path::new("."));
+    let pipeline = Pipeline::open(input)?;
+    let chosen = chosen(&pipeline, args)?;
+    if args.plan.is_some() {
+        return Err(Error::usage("--plan: the plan of every component lies beside its network, as model.plan.json"));
+    }
+    let components: Vec<&Component> = chosen.iter().map(|of| of.component).collect();
+    let mut output = match args.output.as_deref().filter(|_| !args.dry_run) {
+        Some(place) => Some(PipelineOutput::beside(&pipeline, place, &components)?),
+        None if args.dry_run => None,
+        None => {
+            return Err(
+                Error::usage("no output is given").hint("name a folder for the pruned pipeline, or pass --dry-run")
+            );
+        }
+    };
+    let is_first = ranks.rank() == 0;
+    let holding = printer.holding();
+    let mut passed = true;
+    for of in &chosen {
+        if components.len() > 1 {
+            printer.note(&format!("component {}", of.component.name));
+        }
+        let job = job(args, &pipeline, of, output.as_mut(), components.len() > 1);
+        let job = adapted(job, args, &pipeline, of.component, cli, printer)?;
+        let done = prune::job(&job, config, cli, ranks, &holding);
+        match (done, output.take()) {
+            (Ok(done), taken) => (passed, output) = (passed && done, taken),
+            (Err(error), None) => return Err(error),
+            (Err(error), Some(output)) => {
+                // Nobody knows the hidden folder that all is prepared in.
+                let error = error.told_elsewhere(output.roots());
+                output.publish_beside()?;
+                return Err(error);
+            }
+        }
+    }
+    if let (Some(output), true, true) = (&output, is_first, passed)
+        && let Some(missing) = components.iter().find(|component| !output.staged(&component.model).is_file())
+    {
+        let text = format!("{} was not written: its rounds were done before", missing.name);
+        return Err(Error::unmet(text).hint("leave out --resume"));
+    }
+    let written = match output {
+        Some(output) if is_first && passed => {
+            let progress = printer.progress(1);
+            progress.step("copying");
+            Some(output.publish()?)
+        }
+        _ => None,
+    };
+    if !is_first {
+        return Ok(passed);
+    }
+    let shown = Shown { pipeline: &pipeline, args, chosen: &chosen, written: written.as_ref() };
+    let results = holding.held();
+    if let Some(written) = &written {
+        for file in &written.unchanged_weights {
+            let text = format!("{} is copied as it was: weights of the network before the cut", file.display());
+            printer.warning(&text);
+        }
+    }
+    let json = shown.json(results.iter().map(|(json, _)| json.clone()));
+    printer.result(&json, || shown.text(results.iter().map(|(_, text)| text.as_str())));
+    Ok(passed)
+}
+
+/// The components that are asked for: those that are named, else those with a ratio of their own, else the denoiser.
+fn chosen<'p>(pipeline: &'p Pipeline, args: &PruneArgs) -> Result<Vec<Chosen<'p>>, Error> {
+    let mut ratios: Vec<(&str, f64)> = Vec::new();
+    for text in &args.component_ratio {
+        let form = || Error::usage(format!("--component-ratio: expected COMPONENT=R, found {text:?}"));
+        let (name, ratio) = text.rsplit_once('=').ok_or_else(form)?;
+        let ratio = ratio.trim().parse().map_err(|_| form())?;
+        ratios.push((name.trim(), check_ratio("--component-ratio", ratio)?));
+    }
+    let has_target = args.ratio.is_some() || args.target_macs.is_some() || args.target_params.is_some();
+    let denoiser = pipeline.denoiser().name.as_str();
+    let mut names: Vec<&str> = args.components.iter().map(|name| name.trim()).collect();
+    if names.is_empty() {
+        names.extend(Some(denoiser).filter(|_| has_target || ratios.is_empty()));
+        names.extend(ratios.iter().map(|(name, _)| *name));
+    } else if let Some((name, _)) = ratios.iter().find(|(name, _)| !names.contains(name)) {
+        let text = format!("--component-ratio: {name} is none of --components {}", names.join(","));
+        return Err(Error::usage(text));
+    }
+    let mut chosen: Vec<Chosen<'p>> = Vec::new();
+    for name in names {
+        let component = pipeline.component(name)?;
+        if chosen.iter().any(|of| of.component.name == component.name) {
+            continue;
+        }
+        let ratio = ratios.iter().rev().find(|(of, _)| *of == name).map(|(_, ratio)| *ratio);
+        chosen.push(Chosen { component, ratio });
+    }
+    Ok(chosen)
+}
+
+/// The job as it is for a component that does not denoise.
+fn adapted(
+    job: PruneArgs,
+    args: &PruneArgs,
+    pipeline: &Pipeline,
+    component: &Component,
+    cli: &Cli,
+    printer: &Printer,
+) -> Result<PruneArgs, Error> {
+    if component.part == Part::Denoiser {
+        return Ok(job);
+    }
+    let criterion = job.criterion.unwrap_or_default();
+    let mut job = match component.part {
+        Part::VaeDecoder => job.of_decoder(pipeline, component, || open_runtime(cli), printer)?,
+        _ if criterion.needs_gradients() || args.refit => {
+            let text =
+                format!("{}: no loss is known of this component; expected the denoiser or vae_decoder", component.name);
+            return Err(Error::usage(text)
+                .in_file(&component.model)
+                .hint("give --criterion magnitude, and leave out --refit"));
+        }
+        _ => PruneArgs { no_refit: true, data: Default::default(), ..job },
+    };
+    if job.rounds.is_some() || job.finetune_steps.is_some() {
+        let text = format!("{}: only the denoiser is pruned in rounds or trained", component.name);
+        return Err(Error::usage(text).hint("cut the others in a run of their own"));
+    }
+    // Both are the denoiser's.
+    (job.inputs, job.diffusion.prompts) = (None, None);
+    Ok(job)
+}
+
+/// The job of one component.
+fn job(
+    args: &PruneArgs,
+    pipeline: &Pipeline,
+    of: &Chosen<'_>,
+    output: Option<&mut PipelineOutput>,
+    is_one_of_several: bool,
+) -> PruneArgs {
+    let (component, model) = (of.component, &of.component.model);
+    let mut job =
+        PruneArgs { input: Some(model.clone()), output: None, is_component: is_one_of_several, ..args.clone() };
+    if of.ratio.is_some() {
+        (job.ratio, job.target_macs, job.target_params) = (of.ratio, None, None);
+    }
+    let of_component = |path: &Path| match is_one_of_several && component.name != pipeline.denoiser().name {
+        true => with_name(path, &component.name),
+        false => path.to_owned(),
+    };
+    let Some(output) = output else { return job };
+    let place = args.output.clone().unwrap_or_default();
+    job.output = Some(output.staged(model));
+    let report = args.report.as_deref().map(of_component);
+    job.report = report.as_deref().map(|report| output.room_for(report));
+    let base = base_beside(&place, &component.name);
+    job.placed = Some(Placed { output: output.place_of(model), base, report });
+    job
+}
+
+/// `report.html` as `report.vae_decoder.html`.
+fn with_name(path: &Path, name: &str) -> PathBuf {
+    let extension = path.extension().map_or_else(String::new, |kind| format!(".{}", kind.to_string_lossy()));
+    path.with_extension(format!("{name}{extension}"))
+}
+
+/// What checkpoints of a component are named after: they lie beside the output folder, which is not there yet.
+fn base_beside(place: &Path, component: &str) -> PathBuf {
+    let mut name = place.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{component}.onnx"));
+    place.with_file_name(name)
+}
+
+/// What is told of a run.
+struct Shown<'a> {
+    pipeline: &'a Pipeline,
+    args: &'a PruneArgs,
+    chosen: &'a [Chosen<'a>],
+    written: Option<&'a WrittenPipeline>,
+}
+
+impl Shown<'_> {
+    fn json(&self, results: impl Iterator<Item = Value>) -> Value {
+        let names = self.chosen.iter().map(|of| of.component.name.clone());
+        json!({
+            "input": self.args.input,
+            "output": self.written.and(self.args.output.as_ref()),
+            "class": self.pipeline.class,
+            "components": names.zip(results).collect::<Map<String, Value>>(),
+            "copied": self.written.map(|written| &written.copied),
+            "unchanged_weights": self.written.map(|written| &written.unchanged_weights),
+        })
+    }
+
+    fn text<'t>(&self, results: impl Iterator<Item = &'t str>) -> String {
+        let mut parts: Vec<String> = results.map(str::to_owned).collect();
+        if let (Some(written), Some(output)) = (self.written, &self.args.output) {
+            let names: Vec<&str> = self.chosen.iter().map(|of| of.component.name.as_str()).collect();
+            let (cut, copied) = (names.join(" and "), written.copied.len());
+            parts.push(format!("wrote {}: {cut} cut, {copied} files copied", output.display()));
+        }
+        parts.join("\n\n")
+    }
+}

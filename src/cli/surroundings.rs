@@ -1,0 +1,158 @@
+//! What is taken of the pipeline that a network belongs to.
+
+use std::path::{Path, PathBuf};
+
+use onnx_diffprune::data::{Array, read_text};
+use onnx_diffprune::networks::UsualSizes;
+use onnx_diffprune::pipelines::{Around, Part, Pipeline};
+use onnx_diffprune::{Error, Model, Runtime};
+use serde_json::{Value, json};
+
+use super::diffusion_args::DiffusionArgs;
+use super::printer::Printer;
+
+/// The network that a path stands for: a file itself, of a pipeline's folder the denoiser.
+///
+/// # Errors
+/// A folder that is no pipeline.
+pub(super) fn network_of(path: &Path) -> Result<PathBuf, Error> {
+    match Pipeline::is_meant(path) {
+        true => Ok(Pipeline::open(path)?.denoiser().model.clone()),
+        false => Ok(path.to_owned()),
+    }
+}
+
+/// Whether a component takes samples alone, without captions.
+fn sample_is_all(around: &Around) -> bool {
+    matches!(Part::of(&around.component), Part::VaeDecoder | Part::VaeEncoder)
+}
+
+/// The usual height and width of what a component takes, and the configuration that says so: that of a VAE speaks of images,
+/// and its decoder takes latents as the denoiser does.
+fn usual_sample<'a>(around: &'a Around, pipeline: Option<&'a Pipeline>) -> Option<(&'a Path, (usize, usize))> {
+    let of_denoiser = || {
+        let denoiser = pipeline?.denoiser();
+        Some((denoiser.config_path.as_deref()?, denoiser.config.sample_size?))
+    };
+    match Part::of(&around.component) {
+        Part::VaeDecoder => of_denoiser(),
+        Part::VaeEncoder => {
+            let ((path, (height, width)), scale) = (of_denoiser()?, pipeline?.scale()?);
+            Some((path, (height * scale, width * scale)))
+        }
+        _ => around.config.as_ref().and_then(|(path, config)| Some((path.as_path(), config.sample_size?))),
+    }
+}
+
+/// The arguments with what stands around a network, which its pipeline says and the user does not.
+pub(super) struct Surroundings {
+    pub(super) diffusion: DiffusionArgs,
+    /// What was taken from where, one line each.
+    lines: Vec<String>,
+    /// The folder of the pipeline.
+    folder: Option<PathBuf>,
+    /// The same for machines; null where there is no pipeline.
+    pub(super) json: Value,
+}
+
+impl Surroundings {
+    /// None.
+    pub(super) fn none(diffusion: &DiffusionArgs) -> Self {
+        Self { diffusion: diffusion.clone(), lines: Vec::new(), folder: None, json: Value::Null }
+    }
+
+    /// Looks around the network in a file. The scheduler is told of where something `denoises`.
+    ///
+    /// # Errors
+    /// A configuration that can't be read.
+    pub(super) fn of(diffusion: &DiffusionArgs, network: &Path, denoises: bool) -> Result<Self, Error> {
+        let mut found = Self::none(diffusion);
+        let around = match &diffusion.pipeline {
+            Some(folder) => Some(Around::as_denoiser(&Pipeline::open(folder)?)),
+            None => Around::of(network)?,
+        };
+        let Some(around) = around else { return Ok(found) };
+        let pipeline = Pipeline::open(&around.folder).ok();
+        let class = pipeline.as_ref().and_then(|pipeline| pipeline.class.clone());
+        let described = class.as_ref().map_or_else(String::new, |class| format!(" ({class})"));
+        found.lines.push(format!("pipeline:     {}{described}, {}", around.folder.display(), around.component));
+        let scheduler = around.scheduler.as_ref().filter(|_| denoises);
+        let said = diffusion.said_of_schedule();
+        match (scheduler, said) {
+            (Some(path), None) => {
+                found.diffusion.scheduler_config = Some(path.clone());
+                found.lines.push(format!("scheduler:    {}", path.display()));
+            }
+            (Some(path), Some(option)) => {
+                found.lines.push(format!("scheduler:    {} is not used, {option} is given", path.display()));
+            }
+            (None, _) => {}
+        }
+        let sample = usual_sample(&around, pipeline.as_ref());
+        let tokens = pipeline.as_ref().and_then(Pipeline::most_tokens).filter(|_| !sample_is_all(&around));
+        found.diffusion.usual_sizes = UsualSizes { sample: sample.map(|(_, size)| size), tokens };
+        let of_sample =
+            sample.map(|(path, (height, width))| format!("samples {height}x{width} from {}", path.display()));
+        let of_tokens = tokens.map(|tokens| format!("captions of {tokens} tokens"));
+        let sizes: Vec<String> = of_sample.into_iter().chain(of_tokens).collect();
+        if !sizes.is_empty() {
+            found.lines.push(format!("usual sizes:  {}", sizes.join(", ")));
+        }
+        if let Some(prompts) = &diffusion.prompts {
+            let encoders = pipeline.as_ref().map(Pipeline::text_encoders).unwrap_or_default();
+            let names: Vec<&str> = encoders.iter().map(|(encoder, _)| encoder.name.as_str()).collect();
+            found.lines.push(format!("prompts:      {}, encoded by {}", prompts.display(), names.join(" and ")));
+        }
+        found.folder = Some(around.folder.clone());
+        found.json = json!({
+            "folder": around.folder,
+            "component": around.component,
+            "class": class,
+            "scheduler_config": scheduler.filter(|_| said.is_none()),
+            "config": around.config.as_ref().map(|(path, _)| path),
+            "sample_size": sample.map(|(_, size)| size),
+            "tokens": tokens,
+            "prompts": diffusion.prompts,
+        });
+        Ok(found)
+    }
+
+    /// The arrays for the network's inputs: those that are given, and those that the text encoders of the pipeline make of the
+    /// prompts.
+    ///
+    /// # Errors
+    /// Files that can't be read, arrays that do not fit; prompts without a pipeline or with encoders that fail.
+    pub(super) fn inputs(
+        &self,
+        model: &Model,
+        given: Option<&Path>,
+        runtime: Option<&Runtime>,
+    ) -> Result<Option<Vec<(String, Array)>>, Error> {
+        let mut inputs = given.map(|path| model.read_inputs(path)).transpose()?;
+        let (Some(path), Some(runtime)) = (&self.diffusion.prompts, runtime) else { return Ok(inputs) };
+        let Some(folder) = &self.folder else {
+            let text = "--prompts: the network belongs to no pipeline whose text encoders could read them";
+            return Err(Error::usage(text)
+                .in_file(model.path())
+                .hint("name the folder of the pipeline with --pipeline"));
+        };
+        let text = read_text(path)?;
+        let prompts: Vec<String> =
+            text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
+        let encoded = model.encode_prompts(&Pipeline::open(folder)?, &prompts, runtime)?;
+        let inputs = inputs.get_or_insert_default();
+        for (name, array) in encoded {
+            if !inputs.iter().any(|(own, _)| *own == name) {
+                inputs.push((name, array));
+            }
+        }
+        Ok(Some(std::mem::take(inputs)))
+    }
+
+    /// Says what was taken from where.
+    pub(super) fn tell(&self, printer: &Printer) {
+        if !self.lines.is_empty() {
+            printer.note(&self.lines.join("\n"));
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What stands around a network that is given alone.
+
+use std::path::{Path, PathBuf};
+
+use super::SCHEDULER;
+use super::component::Part;
+use super::config::ComponentConfig;
+use crate::error::Error;
+use crate::files::parent;
+
+/// Folders above a network that are searched: the component's, and those in which AMD's and TensorRT's networks lie.
+const MOST_ABOVE: usize = 4;
+
+/// The pipeline that a network belongs to, as far as it can be told from its place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Around {
+    /// The folder of the pipeline.
+    pub folder: PathBuf,
+    /// The name of the component that the network is.
+    pub component: String,
+    /// The scheduler of the pipeline, where the network may be its denoiser.
+    pub scheduler: Option<PathBuf>,
+    /// The `config.json` of the component, and what it says.
+    pub config: Option<(PathBuf, ComponentConfig)>,
+}
+
+impl Around {
+    /// What stands around a network: in a folder above its own there is a `model_index.json` or the configuration of a
+    /// scheduler.
+    ///
+    /// # Errors
+    /// A configuration that can't be read.
+    pub fn of(model: &Path) -> Result<Option<Self>, Error> {
+        let Some(mut around) = Self::of_folder(parent(model)) else { return Ok(None) };
+        // That of the network itself, or of the component.
+        let between = parent(model).ancestors().take_while(|folder| **folder != *around.folder);
+        let config = between.map(|folder| folder.join("config.json")).find(|file| file.is_file());
+        around.config = config.map(|file| ComponentConfig::read(&file).map(|config| (file, config))).transpose()?;
+        Ok(Some(around))
+    }
+
+    /// What stands around the denoiser of a pipeline.
+    pub fn as_denoiser(pipeline: &super::Pipeline) -> Self {
+        let denoiser = pipeline.denoiser();
+        let config = denoiser.config_path.clone().map(|path| (path, denoiser.config.clone()));
+        Self {
+            folder: pipeline.folder.clone(),
+            component: denoiser.name.clone(),
+            scheduler: pipeline.scheduler.clone(),
+            config,
+        }
+    }
+
+    /// The pipeline in which a folder lies.
+    pub(super) fn of_folder(folder: &Path) -> Option<Self> {
+        // A name without a folder has one above all the same.
+        let whole = std::path::absolute(folder).ok()?;
+        let is_pipeline = |folder: &Path| folder.join("model_index.json").is_file() || folder.join(SCHEDULER).is_file();
+        let above = whole.ancestors().skip(1).take(MOST_ABOVE).find(|folder| is_pipeline(folder))?;
+        let component = whole.strip_prefix(above).ok()?.components().next()?;
+        let component = component.as_os_str().to_string_lossy().into_owned();
+        // The path as the user wrote it, where it has that folder.
+        let ups = whole.strip_prefix(above).ok()?.components().count();
+        let written = folder.ancestors().nth(ups).filter(|path| !path.as_os_str().is_empty());
+        let is_same = |path: &Path| std::path::absolute(path).is_ok_and(|path| path == above);
+        let folder = written.filter(|path| is_same(path)).unwrap_or(above).to_owned();
+        let may_denoise = matches!(Part::of(&component), Part::Denoiser | Part::Other);
+        let scheduler = Some(folder.join(SCHEDULER)).filter(|file| may_denoise && file.is_file());
+        Some(Self { folder, component, scheduler, config: None })
+    }
+}

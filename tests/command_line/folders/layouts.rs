@@ -1,0 +1,157 @@
+//! Layouts: what is copied, what is new, and what stays as loaders know it.
+
+use std::fs;
+use std::path::Path;
+
+use onnx_diffprune::onnx::ModelProto;
+use prost::Message;
+use serde_json::json;
+
+use super::{BY_MAGNITUDE, OF_UNET, Room, files, shape};
+use crate::support::external::externalised;
+use crate::support::files::listing;
+use crate::tool::{run, succeed};
+
+#[test]
+fn a_folder_becomes_a_folder_that_loads() {
+    let room = Room::with("sd_tiny");
+    let result = room.prune(&[&BY_MAGNITUDE[..], &["--components", "unet,vae_decoder"]].concat());
+    let (before, after) = (files(&room.path("sd")), files(&room.path("slim")));
+    let new = ["unet/model.plan.json", "vae_decoder/model.plan.json"];
+    let names: Vec<&String> = after.keys().filter(|name| !new.contains(&name.as_str())).collect();
+    assert_eq!(names, before.keys().collect::<Vec<_>>());
+    for (name, content) in
+        before.iter().filter(|(name, _)| !["unet/model.onnx", "vae_decoder/model.onnx"].contains(&name.as_str()))
+    {
+        assert!(after[name] == *content, "{name}");
+    }
+    for component in ["unet", "vae_decoder"] {
+        let of = &result["components"][component];
+        assert_eq!(of["verification"]["passed"], true);
+        assert!(of["after"]["parameters"].as_f64() < of["before"]["parameters"].as_f64(), "{of}");
+        assert_eq!(of["output"], json!(room.path("slim").join(component).join("model.onnx")));
+        assert_eq!(of["sizes"][if component == "unet" { "height" } else { "latent_height" }], 16);
+    }
+    assert_eq!(result["copied"].as_array().unwrap().len(), before.len() - 2);
+    assert_eq!(shape(&room.path("slim/unet/model.onnx"), &OF_UNET), [2, 4, 16, 16]);
+    let of_decoder: (&str, &[usize]) = ("latent_sample", &[1, 4, 8, 8]);
+    assert_eq!(shape(&room.path("slim/vae_decoder/model.onnx"), &[of_decoder]), [1, 3, 16, 16]);
+    assert_eq!(listing(room.folder.path()), ["sd", "slim"]);
+    // The commands take the folders where they take their denoisers.
+    let (sd, slim, samples) = (room.text("sd"), room.text("slim"), room.text("samples.npy"));
+    succeed(&["verify", &sd, &slim]);
+    assert!(succeed(&["inspect", &slim]).out.contains("sample: float32[batch_size, 4, height, width]"));
+    let drawn = ["sample", &slim, "--count", "1", "--steps", "2", "--save-npy", &samples, "--format", "json"];
+    let drawn = succeed(&drawn).json();
+    assert_eq!((&drawn["shape"], &drawn["pipeline"]["component"]), (&json!([1, 4, 16, 16]), &json!("unet")));
+    assert!(drawn["process"].as_str().unwrap().contains("scaled_linear"), "{drawn}");
+    succeed(&["apply", &sd, &room.text("slim/unet/model.plan.json"), &room.text("again.onnx")]);
+    assert!(fs::read(room.path("again.onnx")).unwrap() == after["unet/model.onnx"]);
+}
+
+#[test]
+fn without_components_the_denoiser_alone_is_cut() {
+    let room = Room::with("sd_tiny");
+    let result = room.prune(&BY_MAGNITUDE);
+    assert_eq!(result["components"].as_object().unwrap().keys().collect::<Vec<_>>(), ["unet"]);
+    let (before, after) = (files(&room.path("sd")), files(&room.path("slim")));
+    assert!(before["vae_decoder/model.onnx"] == after["vae_decoder/model.onnx"]);
+    assert!(before["unet/model.onnx"].len() > after["unet/model.onnx"].len());
+}
+
+#[test]
+fn what_this_tool_wrote_is_replaced_as_a_whole() {
+    let room = Room::with("sd_tiny");
+    fs::create_dir(room.path("slim")).unwrap();
+    room.prune(&BY_MAGNITUDE);
+    fs::write(room.path("slim/unet/stale"), "").unwrap();
+    fs::remove_file(room.path("sd/vae_encoder/model.onnx")).unwrap();
+    room.prune(&BY_MAGNITUDE);
+    assert!(!room.path("slim/unet/stale").exists() && !room.path("slim/vae_encoder/model.onnx").exists());
+    assert_eq!(listing(room.folder.path()), ["sd", "slim"]);
+    // A pruned pipeline is a pipeline; its plan makes room for that of the new cut.
+    let (input, output) = (room.text("slim"), room.text("slimmer"));
+    succeed(&[&[input.as_str(), &output, "--no-latency"], &BY_MAGNITUDE[..]].concat());
+    assert!(
+        fs::read(room.path("slim/unet/model.plan.json")).unwrap()
+            != fs::read(room.path("slimmer/unet/model.plan.json")).unwrap()
+    );
+    succeed(&["verify", &input, &output]);
+}
+
+/// Stores the weights of a network in `model.onnx_data` beside it.
+fn externalise(model: &Path, data: &Path) {
+    let proto = ModelProto::decode(fs::read(model).unwrap().as_slice()).unwrap();
+    let (bytes, of_data) = externalised(&proto, "model.onnx_data");
+    fs::write(model, bytes).unwrap();
+    fs::write(data, of_data).unwrap();
+}
+
+#[test]
+fn the_data_file_keeps_the_name_that_loaders_know() {
+    let room = Room::with("sd_tiny");
+    let data = room.path("sd/unet/model.onnx_data");
+    externalise(&room.path("sd/unet/model.onnx"), &data);
+    fs::write(room.path("sd/unet/diffusion_pytorch_model.safetensors"), "").unwrap();
+    let result = room.prune(&BY_MAGNITUDE);
+    let names =
+        ["config.json", "diffusion_pytorch_model.safetensors", "model.onnx", "model.onnx_data", "model.plan.json"];
+    assert_eq!(listing(&room.path("slim/unet")), names);
+    assert_eq!(result["unchanged_weights"], json!(["unet/diffusion_pytorch_model.safetensors"]));
+    let length = |path: &Path| path.metadata().unwrap().len();
+    assert!(length(&room.path("slim/unet/model.onnx_data")) < length(&data));
+    assert_eq!(shape(&room.path("slim/unet/model.onnx"), &OF_UNET), [2, 4, 16, 16]);
+    succeed(&["verify", &room.text("sd"), &room.text("slim")]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_cache_of_the_hub_is_followed_and_not_linked_to() {
+    let room = Room::with("sd_tiny");
+    externalise(&room.path("sd/unet/model.onnx"), &room.path("sd/unet/model.onnx_data"));
+    // Every file is a link to one whose name says nothing.
+    let (cache, snapshot) = (room.path("models--a--b"), room.path("models--a--b/snapshots/abc"));
+    fs::create_dir_all(cache.join("blobs")).unwrap();
+    fs::create_dir_all(cache.join("refs")).unwrap();
+    fs::write(cache.join("refs/main"), "abc").unwrap();
+    let originals = files(&room.path("sd"));
+    for (number, (name, content)) in originals.iter().enumerate() {
+        let (blob, link) = (cache.join("blobs").join(number.to_string()), snapshot.join(name));
+        fs::write(&blob, content).unwrap();
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(&blob, link).unwrap();
+    }
+    let before = files(&cache);
+    for (input, output) in [(&cache, "of_cache"), (&snapshot, "of_snapshot")] {
+        let arguments = [input.to_str().unwrap(), &room.text(output), "--no-latency"];
+        succeed(&[&arguments, &BY_MAGNITUDE[..]].concat());
+        let output = room.path(output);
+        let after = files(&output);
+        assert_eq!(after.len(), originals.len() + 1);
+        assert!(after.keys().all(|name| output.join(name).symlink_metadata().unwrap().is_file()));
+        assert!(after["tokenizer/vocab.json"] == originals["tokenizer/vocab.json"]);
+        assert_eq!(shape(&output.join("unet/model.onnx"), &OF_UNET), [2, 4, 16, 16]);
+    }
+    assert!(files(&cache) == before);
+}
+
+#[test]
+fn a_transformer_without_an_index_is_a_pipeline_too() {
+    let room = Room::with("sd_tiny");
+    fs::rename(room.path("sd/unet"), room.path("sd/transformer")).unwrap();
+    fs::remove_file(room.path("sd/model_index.json")).unwrap();
+    let result = room.prune(&["--component-ratio", "transformer=0.5", "--criterion", "magnitude"]);
+    assert_eq!((&result["class"], &result["components"]["transformer"]["ratio"]), (&json!(null), &json!(0.5)));
+    assert_eq!(shape(&room.path("slim/transformer/model.onnx"), &OF_UNET), [2, 4, 16, 16]);
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let room = Room::with("sd_tiny");
+    let (sd, slim) = (room.text("sd"), room.text("slim"));
+    for output in [&[][..], &[slim.as_str()]] {
+        let ran = run(&[&[sd.as_str()], output, &["--dry-run"], &BY_MAGNITUDE[..]].concat());
+        assert!(ran.code == 0 && ran.out.contains("dry run: nothing was written"), "{}", ran.err);
+    }
+    assert_eq!(listing(room.folder.path()), ["sd"]);
+}

@@ -1,0 +1,98 @@
+//! Folders and options that are refused, before anything is written.
+
+use std::fs;
+
+use super::{Room, files};
+use crate::support::files::listing;
+use crate::tool::run;
+
+/// Runs with these arguments, which must be refused with these words; nothing is left behind.
+fn refused(room: &Room, arguments: &[&str], words: &[&str]) {
+    let before = files(room.folder.path());
+    let ran = run(arguments);
+    assert!(ran.code == 1 || ran.code == 2, "{arguments:?}: {}", ran.code);
+    for word in words {
+        assert!(ran.err.contains(word), "{arguments:?}: expected {word:?} in {}", ran.err);
+    }
+    assert!(!ran.err.contains(".onnx-diffprune"), "{}", ran.err);
+    assert!(files(room.folder.path()) == before, "{arguments:?} left something");
+}
+
+#[test]
+fn places_in_the_way_are_told() {
+    let room = Room::with("sd_tiny");
+    fs::create_dir_all(room.path("other/kept")).unwrap();
+    fs::write(room.path("other/kept/file"), "mine").unwrap();
+    fs::write(room.path("file"), "mine").unwrap();
+    let sd = room.text("sd");
+    let to = |output: &str, words: &[&str]| {
+        refused(&room, &[&sd, &room.text(output), "--ratio", "0.3", "--criterion", "magnitude"], words);
+    };
+    to("sd", &["the output is the pipeline that is read", "choose a folder of its own"]);
+    to("other/../sd", &["the output is the pipeline that is read"]);
+    to("sd/slim", &["the output lies in the pipeline that is read"]);
+    to("", &["the output holds the pipeline that is read"]);
+    to("other", &["expected a place for a folder, found a folder that this tool did not write"]);
+    to("file", &["expected a place for a folder, found a file"]);
+    to("none/slim", &["there is no folder"]);
+    refused(&room, &[&sd, "--ratio", "0.3"], &["no output is given", "name a folder"]);
+    // A file can't become a folder.
+    refused(&room, &[&room.text("sd/unet/model.onnx"), &room.text("other"), "--ratio", "0.3"], &["found a folder"]);
+}
+
+#[test]
+fn components_that_are_not_there_are_told() {
+    let room = Room::with("sd_tiny");
+    let (sd, slim) = (room.text("sd"), room.text("slim"));
+    let with = |options: &[&str], words: &[&str]| {
+        refused(&room, &[&[sd.as_str(), &slim, "--ratio", "0.3"], options].concat(), words);
+    };
+    let names = "its components with a network: text_encoder, unet, vae_decoder, vae_encoder";
+    with(&["--components", "transformer"], &["expected a component \"transformer\"", "found no such folder", names]);
+    with(&["--components", "unet,scheduler"], &["a folder scheduler without an .onnx file"]);
+    with(&["--component-ratio", "vae=0.2"], &["expected a component \"vae\""]);
+    with(
+        &["--components", "unet", "--component-ratio", "vae_decoder=0.2"],
+        &["vae_decoder is none of --components unet"],
+    );
+    with(&["--component-ratio", "unet"], &["expected COMPONENT=R, found \"unet\""]);
+    with(&["--component-ratio", "unet=1.5"], &["expected a share of channels in [0, 1), found 1.5"]);
+    with(&["--components", "text_encoder"], &["no loss is known of this component", "--criterion magnitude"]);
+    with(&["--components", "vae_decoder", "--rounds", "2"], &["only the denoiser is pruned in rounds"]);
+    with(&["--plan", "x.json"], &["the plan of every component lies beside its network"]);
+    with(&["--size", "heigth=8", "--criterion", "magnitude"], &["no symbolic dimension \"heigth\""]);
+    let unet = room.text("sd/unet/model.onnx");
+    refused(
+        &room,
+        &[&unet, &room.text("a.onnx"), "--ratio", "0.3", "--components", "unet"],
+        &["expected the folder of a pipeline"],
+    );
+}
+
+#[test]
+fn folders_that_are_no_pipelines_are_told() {
+    let room = Room::with("sd_tiny");
+    let (sd, slim) = (room.text("sd"), room.text("slim"));
+    refused(
+        &room,
+        &[&room.text("sd/unet"), &slim, "--ratio", "0.3"],
+        &["expected a pipeline with unet/model.onnx", "name the folder of the pipeline"],
+    );
+    fs::rename(room.path("sd/unet"), room.path("unet")).unwrap();
+    let found = "found model_index.json, scheduler, text_encoder, tokenizer, vae_decoder, vae_encoder";
+    refused(
+        &room,
+        &[&sd, &slim, "--ratio", "0.3"],
+        &["expected a pipeline with unet/model.onnx or transformer/model.onnx", found],
+    );
+    for command in ["inspect", "sample"] {
+        let more = if command == "sample" { &["--save-npy", &slim][..] } else { &[] };
+        refused(&room, &[&[command, sd.as_str()], more].concat(), &[found]);
+    }
+    // Prompts need encoders.
+    fs::write(room.path("prompts.txt"), "a cat\n").unwrap();
+    let arguments =
+        [&room.text("unet/model.onnx"), &room.text("a.onnx"), "--ratio", "0.3", "--prompts", &room.text("prompts.txt")];
+    refused(&room, &arguments.map(|text| text as &str), &["belongs to no pipeline", "--pipeline"]);
+    assert_eq!(listing(room.folder.path()), ["prompts.txt", "sd", "unet"]);
+}
