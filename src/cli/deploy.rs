@@ -1,15 +1,17 @@
 //! Makes a network ready for a runtime.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use onnx_diffprune::deployment::{Calibration, DeployOptions, DeployPrecision, DeployReport, DeployTarget, deploy};
+use onnx_diffprune::pipelines::{Pipeline, PipelineOutput};
 use onnx_diffprune::{Error, Model, Stage};
 
 use super::args::Cli;
 use super::config::{parse_sizes, pattern};
 use super::diffusion_args::{DataArgs, DiffusionArgs};
 use super::printer::{Printer, Watcher, human, percent, table};
+use super::surroundings::{Surroundings, network_of};
 use super::{open_runtime, run_files};
 
 /// Nodes that stay in float32 that are printed without --verbose.
@@ -17,8 +19,8 @@ const KEPT_SHOWN: usize = 12;
 
 #[derive(Args, Debug)]
 pub(super) struct DeployArgs {
-    /// The network.
-    #[arg(value_name = "IN.onnx")]
+    /// The network, or the folder of a pipeline: its denoiser is made ready and everything else copied.
+    #[arg(value_name = "IN")]
     input: PathBuf,
     /// The folder for the network, a README with commands, and what the target's tools read; made where there is none.
     #[arg(value_name = "BUNDLE")]
@@ -85,8 +87,7 @@ impl DeployArgs {
         }
     }
 
-    fn options(&self, model: &Model) -> Result<DeployOptions, Error> {
-        let given = self.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?.unwrap_or_default();
+    fn options(&self, diffusion: &DiffusionArgs) -> Result<DeployOptions, Error> {
         Ok(DeployOptions {
             precision: self.precision,
             halves_interface: self.io_precision == Interface::Float16,
@@ -95,7 +96,7 @@ impl DeployArgs {
             keep: self.keep.iter().map(|text| pattern("--keep", text)).collect::<Result<_, _>>()?,
             calibration: self.calibration,
             budget: self.budget()?,
-            network: self.diffusion.network_options(given)?,
+            network: diffusion.network_options(Vec::new())?,
             data: self.data.data.clone(),
             data_range: self.data.range()?,
             count: self.count,
@@ -122,21 +123,47 @@ fn text_of(stage: Stage) -> Option<&'static str> {
 }
 
 pub(super) fn run(args: &DeployArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
-    let model = Model::open(&args.input)?;
-    let options = args.options(&model)?;
+    let pipeline = Pipeline::is_meant(&args.input).then(|| Pipeline::open(&args.input)).transpose()?;
+    let input = network_of(&args.input)?;
+    let surroundings = Surroundings::of(&args.diffusion, &input, true)?;
+    surroundings.tell(printer);
+    let model = Model::open(&input)?;
     // What would fail at the end fails at the start.
     let mut files = run_files::of_run(cli);
     run_files::reads_model(&mut files, "IN.onnx", &model);
     let (inputs, scheduler) = (args.inputs.as_deref(), args.diffusion.scheduler_config.as_deref());
     run_files::reads_given(&mut files, &[("--inputs", inputs), ("--scheduler-config", scheduler)]);
     run_files::reads_data(&mut files, args.data.data.as_deref())?;
-    files.writes_into("a file of BUNDLE", &args.output, &["model.onnx", "model.onnx.data", "README.md"]);
+    if pipeline.is_none() {
+        files.writes_into("a file of BUNDLE", &args.output, &["model.onnx", "model.onnx.data", "README.md"]);
+    }
     files.check()?;
+    let mut options = args.options(&surroundings.diffusion)?;
     let runtime = open_runtime(cli)?;
+    options.network.inputs = surroundings.inputs(&model, inputs, Some(&runtime))?.unwrap_or_default();
     printer.notes(&model);
+    let output = match &pipeline {
+        Some(pipeline) => Some(PipelineOutput::beside(pipeline, &args.output, &[pipeline.denoiser()])?),
+        None => None,
+    };
+    let staged = output.as_ref().map(|output| output.staged(&input));
+    let folder = staged.as_deref().and_then(Path::parent).unwrap_or(&args.output).to_owned();
+    if let Some(name) = staged.as_deref().and_then(Path::file_name) {
+        options.name = name.to_string_lossy().into_owned();
+    }
     let mut watcher = Watcher::new(printer, text_of);
-    let report = deploy(&model, &args.output, &runtime, &options, &mut |progress| watcher.see(progress))?;
+    let made = deploy(&model, &folder, &runtime, &options, &mut |progress| watcher.see(progress));
     drop(watcher);
+    let mut report = made.map_err(|error| match &output {
+        Some(output) => error.told_elsewhere(output.roots()),
+        None => error,
+    })?;
+    if let Some(output) = output {
+        let (prepared, place) = output.roots();
+        let moved = |path: &PathBuf| path.strip_prefix(prepared).map_or_else(|_| path.clone(), |path| place.join(path));
+        report.files = report.files.iter().map(moved).collect();
+        report.files.extend(output.publish()?.copied.iter().map(|name| args.output.join(name)));
+    }
     report.warnings.iter().for_each(|warning| printer.warning(warning));
     printer.result(&report, || text(&report, printer.is_verbose()));
     Ok(true)

@@ -11,7 +11,7 @@ use regex::Regex;
 use serde::Serialize;
 
 use super::model::{Model, check_sizes};
-use super::network::NetworkOptions;
+use super::network::{NetworkOptions, sizes_of};
 use super::progress::{Progress, Stage, Watch, tell};
 use super::runtime::Runtime;
 use crate::deploy::ranges::Inputs;
@@ -19,6 +19,7 @@ use crate::deploy::{
     Calibration, DeployPrecision, DeployTarget, Form, HalfOptions, HalfReport, Profile, QuantizeOptions,
     QuantizeReport, halve, is_half, quantize, watch_ranges,
 };
+use crate::diffusion::Roles;
 use crate::error::Error;
 use crate::graph::Graph;
 use crate::graph::sizes::Sizes;
@@ -26,14 +27,13 @@ use crate::infer::infer;
 use crate::{files, ops};
 use subject::{Material, Subject, outputs};
 
-/// The network's name in a bundle.
-pub(crate) const MODEL: &str = "model.onnx";
-
 /// How a network is made ready.
 #[derive(Clone, Debug)]
 pub struct DeployOptions {
     /// What runs it.
     pub target: DeployTarget,
+    /// The name of the network's file in the bundle.
+    pub name: String,
     /// The precision; what suits the target where `None`.
     pub precision: Option<DeployPrecision>,
     /// Whether inputs and outputs are in half precision too.
@@ -69,6 +69,7 @@ impl DeployOptions {
     pub fn to(target: DeployTarget) -> Self {
         Self {
             target,
+            name: "model.onnx".to_owned(),
             precision: None,
             halves_interface: false,
             profile: Vec::new(),
@@ -146,7 +147,11 @@ pub fn deploy(
     let graph = Graph::new(&model.0)?;
     let facts = infer(&model.0, &graph, &ops::parse(&graph))?;
     check_sizes(&options.sizes, &facts, model.path())?;
-    let profile = match Profile::new((&graph, &facts), &options.profile, &options.sizes) {
+    // What the pipeline says, where nothing else does.
+    let roles = Roles::recognise(&model.0, &graph, &facts, &options.network.names);
+    let usual = roles.map(|roles| sizes_of(&roles, &facts, &options.network, &options.sizes, options.data.as_deref()));
+    let usual = usual.and_then(|sizes| sizes).unwrap_or_else(|_| options.sizes.clone());
+    let profile = match Profile::new((&graph, &facts), &options.profile, &usual) {
         Ok(profile) => profile,
         Err(error) if options.target.builds_engine() || !options.profile.is_empty() => return Err(error),
         // Nothing is built for sizes there: samples get small ones of what is not known.
@@ -162,7 +167,7 @@ pub fn deploy(
         warnings.push(format!("there is no denoising loss to compare: {why}"));
     }
     let made = files::NewFolder::at(folder).map_err(|error| files::unwritable(folder, error))?;
-    let place = folder.join(MODEL);
+    let place = folder.join(&options.name);
     let material = subject.material(runtime.0, watch)?;
     tell(watch, Progress::At { stage: Stage::Converting, done: 0, total: 3 })?;
     let before = subject.loss(runtime.0, &material, model.path())?;

@@ -255,3 +255,32 @@ fn a_network_in_half_precision_stays_as_it_is_in_an_order_that_all_take() {
     in_order(&bundle.join("model.onnx"));
     assert_eq!(listing(&bundle), ["README.md", "model.onnx"]);
 }
+
+#[test]
+fn a_pipeline_is_copied_around_its_denoiser_in_half_precision() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pipeline, bundle) = (fixture("pipelines").join("sd_tiny"), folder.path().join("bundle"));
+    let arguments = ["deploy", pipeline.to_str().unwrap(), bundle.to_str().unwrap(), "--target", "tensorrt"];
+    let ran = succeed(&[&arguments[..], &["--count", "2", "--timesteps", "2", "--format", "json"]].concat());
+    let json = ran.json();
+    assert!(ran.err.contains("scheduler:"), "{}", ran.err);
+    assert!(json["distances"][0]["relative"].as_f64().unwrap() < 1e-2, "{}", json["distances"]);
+    for name in json["files"].as_array().unwrap() {
+        let path = Path::new(name.as_str().unwrap());
+        assert!(path.starts_with(&bundle) && path.is_file(), "{name}");
+    }
+    let same = |name: &str| std::fs::read(pipeline.join(name)).unwrap() == std::fs::read(bundle.join(name)).unwrap();
+    assert!(same("scheduler/scheduler_config.json") && same("unet/config.json"));
+    let halves = decoded(&bundle.join("unet/model.onnx"))
+        .graph
+        .initializer
+        .iter()
+        .filter(|tensor| tensor.data_type == 10)
+        .count();
+    assert!(halves > 20, "{halves}");
+    let script = std::fs::read_to_string(bundle.join("unet/trtexec_11.sh")).unwrap();
+    // The sizes of the pipeline's configuration, and guidance.
+    let config: Value = serde_json::from_slice(&std::fs::read(pipeline.join("unet/config.json")).unwrap()).unwrap();
+    let size = config["sample_size"].as_i64().unwrap();
+    assert!(script.contains(&format!("--optShapes=sample:2x4x{size}x{size},")), "{script}");
+}

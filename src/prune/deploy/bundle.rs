@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::super::model::Model;
-use super::{DeployOptions, DeployReport, MODEL};
+use super::{DeployOptions, DeployReport};
 use crate::deploy::DeployTarget;
 use crate::error::Error;
 use crate::onnx::names::printable;
@@ -64,14 +64,14 @@ pub(super) fn files(
         DeployTarget::Tensorrt => {
             let engine = "--saveEngine=model.engine".to_owned();
             let cache = "--timingCacheFile=timing.cache".to_owned();
-            let common = [vec![format!("--onnx={MODEL}"), engine, cache], profile.trtexec()].concat();
+            let common = [vec![format!("--onnx={}", options.name), engine, cache], profile.trtexec()].concat();
             // TensorRT 10 chooses types by itself unless it is told not to; 11 always takes those of the file.
             let typed = [common.as_slice(), &["--stronglyTyped".to_owned()]].concat();
             files.push(("trtexec_10.sh", script("TensorRT 10", "trtexec", &typed)));
             files.push(("trtexec_11.sh", script("TensorRT 11", "trtexec", &common)));
             let arguments = [
                 vec![
-                    MODEL.to_owned(),
+                    options.name.clone(),
                     "--convert-to trt".to_owned(),
                     "--strongly-typed".to_owned(),
                     "-o model.engine".to_owned(),
@@ -95,7 +95,7 @@ pub(super) fn files(
             files.push(("onnxruntime_tensorrt.json", pretty(&json!(provider))));
         }
         DeployTarget::TensorrtRtx => {
-            let common = [format!("--onnx={MODEL}"), "--saveEngine=model.engine".to_owned()];
+            let common = [format!("--onnx={}", options.name), "--saveEngine=model.engine".to_owned()];
             let arguments = [common.as_slice(), &profile.trtexec()].concat();
             files.push((
                 "tensorrt_rtx.sh",
@@ -206,43 +206,45 @@ fn readme(model: &Model, options: &DeployOptions, report: &DeployReport) -> Stri
         }
         text += "\n";
     }
-    text + &commands(options.target, report)
+    text + &commands(options, report)
 }
 
 /// The commands of the target.
-fn commands(target: DeployTarget, report: &DeployReport) -> String {
+fn commands(options: &DeployOptions, report: &DeployReport) -> String {
+    let (target, name) = (options.target, printable(&options.name));
     let overrides: Vec<(String, i64)> =
         report.profile.symbols.iter().map(|(name, extent)| (name.clone(), extent.opt)).collect();
     let block = |language: &str, text: &str| format!("```{language}\n{text}\n```\n\n");
     let python = |provider: &str| {
         block(
             "python",
-            &format!(
-                "import onnxruntime as ort\n\nsession = ort.InferenceSession(\"{MODEL}\", providers=[{provider}])"
-            ),
+            &format!("import onnxruntime as ort\n\nsession = ort.InferenceSession(\"{name}\", providers=[{provider}])"),
         )
     };
     match target {
         DeployTarget::Tensorrt => {
-            let provider = "import json\nimport onnxruntime as ort\n\noptions = json.load(open(\"onnxruntime_tensorrt.json\"))\n\
+            let provider =
+                "import json\nimport onnxruntime as ort\n\noptions = json.load(open(\"onnxruntime_tensorrt.json\"))\n\
                 providers = [(\"TensorrtExecutionProvider\", options), \"CUDAExecutionProvider\"]\n\
-                session = ort.InferenceSession(\"model.onnx\", providers=providers)";
+                session = ort.InferenceSession(\"NAME\", providers=providers)"
+                    .replace("NAME", &name);
             format!(
                 "## Commands\n\nAn engine is good for the GPU and the TensorRT version that built it. One of:\n\n{}\
                  ONNX Runtime builds the engine when it first runs, and keeps it in `engines`:\n\n{}\
                  Time it: `trtexec --loadEngine=model.engine --useCudaGraph`.\n",
                 block("sh", "sh trtexec_10.sh    # TensorRT 10\nsh trtexec_11.sh    # TensorRT 11\nsh polygraphy.sh"),
-                block("python", provider)
+                block("python", &provider)
             )
         }
         DeployTarget::TensorrtRtx => {
             let provider = "import json\nimport onnxruntime as ort\n\noptions = json.load(open(\"onnxruntime_tensorrt_rtx.json\"))\n\
-                session = ort.InferenceSession(\"model.onnx\", providers=[(\"NvTensorRTRTXExecutionProvider\", options)])";
+                session = ort.InferenceSession(\"NAME\", providers=[(\"NvTensorRTRTXExecutionProvider\", options)])"
+                .replace("NAME", &name);
             format!(
                 "## Commands\n\nThe engine is built without a GPU and runs on RTX cards of compute capability 8.0 and later:\n\n{}\
                  Or ONNX Runtime builds it in memory:\n\n{}",
                 block("sh", "sh tensorrt_rtx.sh"),
-                block("python", provider)
+                block("python", &provider)
             )
         }
         DeployTarget::OrtCuda => format!("## Commands\n\n{}", python("\"CUDAExecutionProvider\"")),
@@ -258,7 +260,7 @@ fn commands(target: DeployTarget, report: &DeployReport) -> String {
                 lines.push(format!("options.add_free_dimension_override_by_name({name:?}, {size})"));
             }
             lines.push(format!(
-                "session = ort.InferenceSession(\"{MODEL}\", options, providers=[\"DmlExecutionProvider\"])"
+                "session = ort.InferenceSession(\"{name}\", options, providers=[\"DmlExecutionProvider\"])"
             ));
             format!(
                 "## Commands\n\nDirectML is fastest where all sizes are fixed:\n\n{}",
@@ -267,18 +269,18 @@ fn commands(target: DeployTarget, report: &DeployReport) -> String {
         }
         DeployTarget::Openvino => {
             let text = format!(
-                "import openvino as ov\n\nnetwork = ov.Core().compile_model(\"{MODEL}\", \"CPU\")  # or \"GPU\", \"NPU\""
+                "import openvino as ov\n\nnetwork = ov.Core().compile_model(\"{name}\", \"CPU\")  # or \"GPU\", \"NPU\""
             );
             format!(
                 "## Commands\n\n{}{}",
                 block("python", &text),
-                block("sh", &format!("ovc {MODEL} --output_model model.xml    # the network in OpenVINO's own files"))
+                block("sh", &format!("ovc {name} --output_model model.xml    # the network in OpenVINO's own files"))
             )
         }
         DeployTarget::Web => {
             let sizes: Vec<String> = overrides.iter().map(|(name, size)| format!("{name:?}: {size}")).collect();
             let text = format!(
-                "const session = await ort.InferenceSession.create(\"{MODEL}\", {{\n  executionProviders: [\"webgpu\"],\n  \
+                "const session = await ort.InferenceSession.create(\"{name}\", {{\n  executionProviders: [\"webgpu\"],\n  \
                  freeDimensionOverrides: {{ {} }},\n}});",
                 sizes.join(", ")
             );
@@ -288,7 +290,7 @@ fn commands(target: DeployTarget, report: &DeployReport) -> String {
             )
         }
         DeployTarget::Cpu => {
-            format!("## Commands\n\n{}Time it: `onnx-diffprune bench {MODEL}`.\n", python("\"CPUExecutionProvider\""))
+            format!("## Commands\n\n{}Time it: `onnx-diffprune bench {name}`.\n", python("\"CPUExecutionProvider\""))
         }
     }
 }
