@@ -35,7 +35,8 @@ const MOST_ROUNDS: usize = 64;
 /// The file can't be read, is no ONNX model, or contradicts itself; the message names file and place.
 pub fn load(path: &Path) -> Result<Model, Error> {
     if path.is_dir() {
-        return Err(Error::unreadable(path, "expected an ONNX file, found a folder"));
+        return Err(Error::unreadable(path, "expected an ONNX file, found a folder")
+            .hint("of a pipeline, name the network's own file, such as unet/model.onnx in it"));
     }
     let bytes =
         map(path).map_err(|error| Error::unreadable(path, format!("can't be read: {error}")).caused_by(error))?;

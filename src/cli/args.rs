@@ -355,10 +355,10 @@ pub(super) struct ApplyArgs {
 
 #[derive(Args, Debug)]
 pub(super) struct VerifyArgs {
-    /// The original network.
+    /// The original network, or the folder of its pipeline.
     #[arg(value_name = "IN.onnx")]
     pub(super) input: PathBuf,
-    /// The pruned network.
+    /// The pruned network; of a pipeline's folder every component that was cut is checked.
     #[arg(value_name = "OUT.onnx")]
     pub(super) output: PathBuf,
     /// The plan of the cut [default: OUT.plan.json].

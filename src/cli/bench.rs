@@ -12,6 +12,7 @@ use super::config::parse_sizes;
 use super::open_runtime;
 use super::printer::{Printer, Watcher, human, percent, table};
 use super::ranks::device;
+use super::surroundings::network_of;
 
 /// Operators of which the times are printed without --verbose.
 const OPERATORS_SHOWN: usize = 12;
@@ -51,7 +52,8 @@ pub(super) struct BenchArgs {
 }
 
 pub(super) fn run(args: &BenchArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
-    let networks: Vec<Model> = args.networks.iter().map(Model::open).collect::<Result<_, _>>()?;
+    let networks: Vec<Model> =
+        args.networks.iter().map(|path| Model::open(network_of(path)?)).collect::<Result<_, _>>()?;
     let options = BenchOptions {
         sizes: parse_sizes(&args.size)?,
         batches: args.batch.clone(),

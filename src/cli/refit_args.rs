@@ -127,7 +127,10 @@ pub(super) fn text(report: &RefitReport, all: bool) -> String {
         Some(losses) => {
             let [original, cut, refitted] = losses.means();
             let gain = (cut - refitted) / (cut - original);
-            let share = if gain.is_finite() && cut > original {
+            let share = if refitted > cut {
+                "; the fit made it worse: give it more samples (--data, --refit-samples), or keep the cut (--no-refit)"
+                    .to_owned()
+            } else if gain.is_finite() && cut > original {
                 format!(" ({:.0} % of what the cut added is gone)", 100.0 * gain)
             } else {
                 String::new()

@@ -1,9 +1,13 @@
-//! Checks a pruned file against its original.
+//! Checks a pruned file against its original, or all that was cut of a pipeline.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
+use onnx_diffprune::pipelines::Pipeline;
 use onnx_diffprune::plans::plan_path;
-use onnx_diffprune::{Error, Model, Plan, Progress, VerifyOptions};
+use onnx_diffprune::{Error, Model, Plan, Progress, Runtime, VerifyOptions, VerifyReport};
+use serde_json::json;
 
 use super::args::{Cli, VerifyArgs};
 use super::config::parse_sizes;
@@ -12,51 +16,98 @@ use super::open_runtime;
 use super::printer::{Printer, table};
 use super::surroundings::network_of;
 
+/// A network and what was cut of it.
+struct Pair {
+    /// The component of a pipeline.
+    component: Option<String>,
+    original: PathBuf,
+    pruned: PathBuf,
+}
+
 pub(super) fn run(args: &VerifyArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     let runtime = open_runtime(cli)?;
-    let (input, output) = (network_of(&args.input)?, network_of(&args.output)?);
-    let path = args.plan.clone().unwrap_or_else(|| plan_path(&output));
+    let pairs = pairs(args)?;
+    let mut reports = Vec::new();
+    for pair in &pairs {
+        reports.push(verified(args, pair, runtime, printer)?);
+    }
+    let passed = reports.iter().all(|report| report.passed);
+    match reports.as_slice() {
+        [report] => printer.result(report, || text(report, printer)),
+        _ => {
+            let names = || pairs.iter().filter_map(|pair| pair.component.as_deref());
+            let components: BTreeMap<&str, &VerifyReport> = names().zip(&reports).collect();
+            printer.result(&json!({ "passed": passed, "components": components }), || {
+                let of = |(name, report)| format!("{name}:\n{}", text(report, printer));
+                names().zip(&reports).map(of).collect::<Vec<_>>().join("\n\n")
+            });
+        }
+    }
+    Ok(passed)
+}
+
+/// The file and its original; of two pipelines every component that has a plan beside it, and the denoiser where none has.
+fn pairs(args: &VerifyArgs) -> Result<Vec<Pair>, Error> {
+    if args.plan.is_none() && [&args.input, &args.output].into_iter().all(|path| Pipeline::is_meant(path)) {
+        let (original, pruned) = (Pipeline::open(&args.input)?, Pipeline::open(&args.output)?);
+        let cut = pruned.components.iter().filter(|component| plan_path(&component.model).is_file());
+        let pair = |component: &onnx_diffprune::pipelines::Component| {
+            let original = original.component(&component.name)?.model.clone();
+            Ok(Pair { component: Some(component.name.clone()), original, pruned: component.model.clone() })
+        };
+        let pairs: Vec<Pair> = cut.map(pair).collect::<Result<_, Error>>()?;
+        if !pairs.is_empty() {
+            return Ok(pairs);
+        }
+    }
+    let (original, pruned) = (network_of(&args.input)?, network_of(&args.output)?);
+    Ok(vec![Pair { component: None, original, pruned }])
+}
+
+fn verified(args: &VerifyArgs, pair: &Pair, runtime: Runtime, printer: &Printer) -> Result<VerifyReport, Error> {
+    let path = args.plan.clone().unwrap_or_else(|| plan_path(&pair.pruned));
     let progress = printer.progress(3);
     progress.step("reading");
     let plan = Plan::read(&path).map_err(|error| {
         if args.plan.is_none() { error.hint("name the plan of the cut with --plan") } else { error }
     })?;
-    let model = Model::open(&input)?;
-    let pruned = Model::open(&output)?;
+    let model = Model::open(&pair.original)?;
+    let pruned = Model::open(&pair.pruned)?;
     model.check_plan(&plan, &path)?;
     progress.pause(|| printer.notes(&model));
     progress.step("reading the graph");
     let analysis = model.analyse()?;
+    let read = |path: &Path| model.read_inputs(path);
     let options = VerifyOptions {
         rtol: args.rtol,
         atol: args.atol,
         seed: args.seed,
-        inputs: args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?,
+        inputs: args.inputs.as_deref().map(read).transpose()?,
         sizes: parse_sizes(&args.size)?,
     };
     progress.step("verifying");
     let unwatched = &mut |_: Progress<'_>| ControlFlow::Continue(());
-    let report = analysis.verify(&pruned, (&plan, &path), &runtime, &options, unwatched)?;
-    drop(progress);
-    printer.result(&report, || {
-        let mut rows = Vec::new();
-        for (number, run) in report.runs.iter().enumerate() {
-            for output in &run.outputs {
-                rows.push(vec![
-                    format!("run {} {}", number + 1, output.output),
-                    format!("{:.2e}", output.absolute),
-                    format!("{:.2e}", output.relative),
-                    match (output.passed, output.moved_by_rounding) {
-                        (true, None) => "ok",
-                        (true, Some(_)) => "inconclusive",
-                        (false, _) => "WRONG",
-                    }
-                    .to_owned(),
-                ]);
-            }
+    analysis.verify(&pruned, (&plan, &path), &runtime, &options, unwatched)
+}
+
+/// The errors of all outputs, and what was compared.
+fn text(report: &VerifyReport, printer: &Printer) -> String {
+    let mut rows = Vec::new();
+    for (number, run) in report.runs.iter().enumerate() {
+        for output in &run.outputs {
+            rows.push(vec![
+                format!("run {} {}", number + 1, output.output),
+                format!("{:.2e}", output.absolute),
+                format!("{:.2e}", output.relative),
+                match (output.passed, output.moved_by_rounding) {
+                    (true, None) => "ok",
+                    (true, Some(_)) => "inconclusive",
+                    (false, _) => "WRONG",
+                }
+                .to_owned(),
+            ]);
         }
-        let errors = table(&["output", "worst absolute error", "relative", "result"], &rows);
-        format!("{errors}\n\n{}", verification_text(&report, printer.is_verbose()))
-    });
-    Ok(report.passed)
+    }
+    let errors = table(&["output", "worst absolute error", "relative", "result"], &rows);
+    format!("{errors}\n\n{}", verification_text(report, printer.is_verbose()))
 }

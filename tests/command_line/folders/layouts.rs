@@ -5,7 +5,7 @@ use std::path::Path;
 
 use onnx_diffprune::onnx::ModelProto;
 use prost::Message;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{BY_MAGNITUDE, OF_UNET, Room, files, shape};
 use crate::support::external::externalised;
@@ -39,7 +39,10 @@ fn a_folder_becomes_a_folder_that_loads() {
     assert_eq!(listing(room.folder.path()), ["sd", "slim"]);
     // The commands take the folders where they take their denoisers.
     let (sd, slim, samples) = (room.text("sd"), room.text("slim"), room.text("samples.npy"));
-    succeed(&["verify", &sd, &slim]);
+    let verified = succeed(&["verify", &sd, &slim, "--format", "json"]).json();
+    let components: Vec<(&String, &Value)> =
+        verified["components"].as_object().unwrap().iter().map(|(name, report)| (name, &report["passed"])).collect();
+    assert_eq!(components, [(&"unet".to_owned(), &json!(true)), (&"vae_decoder".to_owned(), &json!(true))]);
     assert!(succeed(&["inspect", &slim]).out.contains("sample: float32[batch_size, 4, height, width]"));
     let drawn = ["sample", &slim, "--count", "1", "--steps", "2", "--save-npy", &samples, "--format", "json"];
     let drawn = succeed(&drawn).json();
@@ -47,6 +50,9 @@ fn a_folder_becomes_a_folder_that_loads() {
     assert!(drawn["process"].as_str().unwrap().contains("scaled_linear"), "{drawn}");
     succeed(&["apply", &sd, &room.text("slim/unet/model.plan.json"), &room.text("again.onnx")]);
     assert!(fs::read(room.path("again.onnx")).unwrap() == after["unet/model.onnx"]);
+    // Every component counts.
+    fs::write(room.path("slim/vae_decoder/model.onnx"), &before["vae_decoder/model.onnx"]).unwrap();
+    assert_eq!(run(&["verify", &sd, &slim]).code, 1);
 }
 
 #[test]
