@@ -136,6 +136,7 @@ pub(super) fn run(args: &DeployArgs, cli: &Cli, printer: &Printer) -> Result<boo
     run_files::reads_data(&mut files, args.data.data.as_deref())?;
     if pipeline.is_none() {
         files.writes_into("a file of BUNDLE", &args.output, &["model.onnx", "model.onnx.data", "README.md"]);
+        refuse_foreign(&args.output)?;
     }
     files.check()?;
     let mut options = args.options(&surroundings.diffusion)?;
@@ -167,6 +168,19 @@ pub(super) fn run(args: &DeployArgs, cli: &Cli, printer: &Printer) -> Result<boo
     report.warnings.iter().for_each(|warning| printer.warning(warning));
     printer.result(&report, || text(&report, printer.is_verbose()));
     Ok(true)
+}
+
+/// Refuses a folder whose README is not that of an earlier bundle: it would be replaced.
+fn refuse_foreign(bundle: &Path) -> Result<(), Error> {
+    let readme = bundle.join("README.md");
+    match std::fs::read(&readme) {
+        Ok(bytes) if !String::from_utf8_lossy(&bytes).contains("onnx-diffprune") => {
+            let text = "expected no file, or that of an earlier bundle; it would be replaced".to_owned();
+            Err(Error::usage(format!("{}: {text}", readme.display()))
+                .hint("name another folder, or move the file away"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn text(report: &DeployReport, is_verbose: bool) -> String {

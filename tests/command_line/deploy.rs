@@ -284,3 +284,16 @@ fn a_pipeline_is_copied_around_its_denoiser_in_half_precision() {
     let size = config["sample_size"].as_i64().unwrap();
     assert!(script.contains(&format!("--optShapes=sample:2x4x{size}x{size},")), "{script}");
 }
+
+#[test]
+fn a_readme_of_others_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, bundle) = (fixture("sd15_tiny_fp16.onnx"), folder.path().join("bundle"));
+    std::fs::create_dir(&bundle).unwrap();
+    std::fs::write(bundle.join("README.md"), "mine").unwrap();
+    let ran = run(&["deploy", model.to_str().unwrap(), bundle.to_str().unwrap(), "--target", "web"]);
+    assert_eq!(ran.code, 2, "{}", ran.err);
+    assert!(ran.err.contains("README.md"), "{}", ran.err);
+    assert_eq!(listing(&bundle), ["README.md"]);
+    assert_eq!(std::fs::read(bundle.join("README.md")).unwrap(), b"mine");
+}
