@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use onnx_diffprune::data::read_text;
 use onnx_diffprune::deployment::{Calibration, DeployOptions, DeployPrecision, DeployReport, DeployTarget, deploy};
 use onnx_diffprune::pipelines::{Pipeline, PipelineOutput};
 use onnx_diffprune::{Error, Model, Stage};
@@ -173,14 +174,12 @@ pub(super) fn run(args: &DeployArgs, cli: &Cli, printer: &Printer) -> Result<boo
 /// Refuses a folder whose README is not that of an earlier bundle: it would be replaced.
 fn refuse_foreign(bundle: &Path) -> Result<(), Error> {
     let readme = bundle.join("README.md");
-    match std::fs::read(&readme) {
-        Ok(bytes) if !String::from_utf8_lossy(&bytes).contains("onnx-diffprune") => {
-            let text = "expected no file, or that of an earlier bundle; it would be replaced".to_owned();
-            Err(Error::usage(format!("{}: {text}", readme.display()))
-                .hint("name another folder, or move the file away"))
-        }
-        _ => Ok(()),
+    let is_ours = |text: String| text.contains("onnx-diffprune");
+    if !readme.exists() || read_text(&readme).is_ok_and(is_ours) {
+        return Ok(());
     }
+    let text = "expected no file, or that of an earlier bundle; it would be replaced";
+    Err(Error::usage(format!("{}: {text}", readme.display())).hint("name another folder, or move the file away"))
 }
 
 fn text(report: &DeployReport, is_verbose: bool) -> String {

@@ -141,11 +141,10 @@ fn readme(model: &Model, options: &DeployOptions, report: &DeployReport) -> Stri
     let name = model.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let (before, after) = report.bytes;
     let mut text = format!(
-        "# {} for {}\n\nMade by {} {} from `{}` (BLAKE3 of model and data `{}`).\n\n",
+        "# {} for {}\n\nMade by {} from `{}` (BLAKE3 of model and data `{}`).\n\n",
         printable(&name),
         options.target.name(),
         tool_name(),
-        env!("CARGO_PKG_VERSION"),
         printable(&name),
         model.digest()
     );
