@@ -32,7 +32,7 @@ mod sizes;
 
 pub use conditioning::Conditioning;
 pub use config::{ConfiguredProcess, VarianceType, read_scheduler_config};
-pub(crate) use data::array_dims;
+pub(crate) use data::ArrayDims;
 pub use data::{
     Batch, Loader, LoaderOptions, Ranges, SampleOrder, SampleSource, Samples, SourceOptions, captions, image_files,
     refuse_more_unreadable, replace_dropped, sample_files,

@@ -44,25 +44,26 @@ use super::sampler::{SampleOptions, generate};
 use crate::collective::Alone;
 use crate::error::Error;
 
-/// The sizes of the array of samples in a file, or in the first of a folder of files; `None` for images.
-///
-/// # Errors
-/// The data can't be read.
-pub(crate) fn array_dims(path: &Path, input: &str) -> Result<Option<Vec<usize>>, Error> {
-    folder::Found::at(path, input)?.dims()
+/// The sizes of arrays in a file, or in the first of a folder of files.
+#[derive(Debug, Default)]
+pub(crate) struct ArrayDims {
+    /// Those of the array of samples; `None` for images.
+    pub(crate) samples: Option<Vec<usize>>,
+    /// Those of the arrays beside it that were asked for, by name.
+    pub(crate) beside: Vec<(String, Vec<usize>)>,
 }
 
-/// The sizes of the arrays with these names that lie beside the samples, where there are any.
-///
-/// # Errors
-/// The data can't be read.
-pub(crate) fn dims_beside(path: &Path, input: &str, names: &[&str]) -> Result<Vec<(String, Vec<usize>)>, Error> {
-    if names.is_empty() {
-        return Ok(Vec::new());
+impl ArrayDims {
+    /// Reads the headers: of the array of samples for the input of this name, and of those with these names.
+    ///
+    /// # Errors
+    /// The data can't be read.
+    pub(crate) fn read(path: &Path, input: &str, names: &[&str]) -> Result<Self, Error> {
+        let found = folder::Found::at(path, input)?;
+        let dims_of = |name: &&str| Ok(found.dims_of(name)?.map(|dims| ((*name).to_owned(), dims)));
+        let beside = names.iter().filter_map(|name| dims_of(name).transpose()).collect::<Result<_, Error>>()?;
+        Ok(Self { samples: found.dims()?, beside })
     }
-    let found = folder::Found::at(path, input)?;
-    let dims_of = |name: &&str| Ok(found.dims_of(name)?.map(|dims| ((*name).to_owned(), dims)));
-    names.iter().filter_map(|name| dims_of(name).transpose()).collect()
 }
 
 /// Clean samples, `x_0`.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::data::{array_dims, dims_beside};
+use super::data::ArrayDims;
 use super::roles::{Port, Roles};
 use crate::array::Array;
 use crate::error::Error;
@@ -54,17 +54,18 @@ impl Roles {
         inputs: &[(String, Array)],
     ) -> Result<Sizes, Error> {
         let mut sizes = given.clone();
-        if let Some(path) = data
-            && self.sample.shape.iter().skip(1).any(|dim| is_open(dim, given))
-            && let Some(dims) = array_dims(path, &self.sample.name)?
-        {
+        let names: Vec<&str> = self.conditioning_ports().map(|port| port.name.as_str()).collect();
+        let takes_samples = self.sample.shape.iter().skip(1).any(|dim| is_open(dim, given));
+        let found = match data.filter(|_| takes_samples || !names.is_empty()) {
+            Some(path) => ArrayDims::read(path, &self.sample.name, &names)?,
+            None => ArrayDims::default(),
+        };
+        if let Some(dims) = found.samples.filter(|_| takes_samples) {
             self.adopt(&mut sizes, &self.sample, &in_order(&self.sample, dims));
         }
-        let names: Vec<&str> = self.conditioning_ports().map(|port| port.name.as_str()).collect();
-        let beside = data.map(|path| dims_beside(path, &self.sample.name, &names)).transpose()?.unwrap_or_default();
         for port in self.conditioning_ports() {
             let given = inputs.iter().map(|(name, array)| (name, &array.dims));
-            let all = given.chain(beside.iter().map(|(name, dims)| (name, dims)));
+            let all = given.chain(found.beside.iter().map(|(name, dims)| (name, dims)));
             all.filter(|(name, _)| **name == port.name)
                 .take(1)
                 .for_each(|(_, dims)| self.adopt(&mut sizes, port, dims));

@@ -16,7 +16,7 @@ pub(super) use network::{OutputNetwork, with_edges};
 pub(super) use scored::{gradients, samples};
 
 use crate::array::{Array, ArrayData};
-use crate::diffusion::{Ranges, Samples, array_dims};
+use crate::diffusion::{ArrayDims, Ranges, Samples};
 use crate::error::Error;
 
 /// What the network of a run is for, and so what its loss is.
@@ -62,7 +62,9 @@ impl OutputSamples {
         most: usize,
         seed: u64,
     ) -> Result<Option<Self>, Error> {
-        let Some(dims) = array_dims(data, name)?.filter(|dims| dims.len() >= 3) else { return Ok(None) };
+        let Some(dims) = ArrayDims::read(data, name, &[])?.samples.filter(|dims| dims.len() >= 3) else {
+            return Ok(None);
+        };
         let count = Samples::available(data, name)?.min(most);
         let samples = Samples::load(data, (name, &dims), &Ranges::default(), count, seed)?;
         let shape = samples.values.shape().to_vec();
