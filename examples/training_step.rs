@@ -117,8 +117,8 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
         TrainingPass::new(runtime, &analysis, &graph, &PassOptions { threads, device, ..PassOptions::default() })?;
     drop(graph);
     let session = SessionOptions { threads, device, ..SessionOptions::default() };
-    let of = (&roles, roles.sizes(&of_teacher.facts, &given, batch));
-    let teacher = Teaching::new(Teacher::new(runtime, &of_teacher, of, &[], &session)?, Vec::new());
+    let teacher =
+        Teaching::new(Teacher::new(runtime, &of_teacher, (&roles, &given, batch), &[], &session)?, Vec::new());
     if let Some(threads) = threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }

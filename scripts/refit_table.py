@@ -2,13 +2,13 @@
 
     python scripts/refit_table.py TOOL [--model M.onnx] [--train DATA] [--heldout DATA] [--scheduler-config FILE]
         [--ratios 0.2,0.3,0.5] [--macs 0.57,0.34] [--criteria diff-pruning,magnitude,random] [--seeds 3] [--refit=ARGS]
-        [--more=ARGS]
+        [--more=ARGS] [--count N] [--loss-timesteps N]
 
 Prunes a trained network by every criterion, once as it is and once with the refit, and measures the mean denoising loss of
-both on images that nothing was trained on or fitted to: 256 images, 25 timesteps, seed 0 (`onnx-diffprune loss`). Every run
-has one CPU core to itself, so that its CPU seconds compare between machines; they count all of a run: gradients, cut,
-both verifications, the refit and the losses by which it is judged. `--more` goes to the cut and to `loss` alike (such as
-the options of the process), `--refit` to the refit. Prints Markdown: loss above the unpruned network's.
+both on images that nothing was trained on or fitted to: 256 images and 25 timesteps unless given, seed 0 (`onnx-diffprune
+loss`). Every run has one CPU core to itself, so that its CPU seconds compare between machines; they count all of a run:
+gradients, cut, both verifications, the refit and the losses by which it is judged. `--more` goes to the cut and to `loss`
+alike (such as the options of the process), `--refit` to the refit. Prints Markdown: loss above the unpruned network's.
 """
 
 import argparse
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--criteria", default="diff-pruning,magnitude,random")
     parser.add_argument("--seeds", type=int, default=3, help="of criteria and refit")
     parser.add_argument("--count", default="256", help="held-out images")
+    parser.add_argument("--loss-timesteps", default="25", help="timesteps of the loss on held-out images")
     parser.add_argument("--refit", default="", help="options of the refit")
     parser.add_argument("--more", default="", help="options of the network, for every command")
     parser.add_argument("--cut", default="--timesteps 100", help="options of the cut")
@@ -69,7 +70,7 @@ def main() -> None:
         command = [options.tool, "loss", model, "--data", options.heldout, *network]
         if options.heldout_inputs:
             command += ["--inputs", options.heldout_inputs]
-        return run([*command, "--count", options.count, "--timesteps", "25", "--seed", "0"])[0]["mean"]
+        return run([*command, "--count", options.count, "--timesteps", options.loss_timesteps, "--seed", "0"])[0]["mean"]
 
     targets = [(f"ratio {ratio}", ["--ratio", ratio]) for ratio in options.ratios.split(",") if ratio]
     targets += [(f"{float(share):.0%} of the MACs", ["--target-macs", share]) for share in options.macs.split(",") if share]

@@ -37,14 +37,12 @@ pub(crate) const SILU_GRADIENT: &str = "SiluGradient";
 /// The gradient of a softmax along the last axis. Inputs y (its output) and dy; output dx.
 pub(crate) const SOFTMAX_GRADIENT: &str = "SoftmaxGradient";
 
-/// Tiles of images as matrices. Input x `[N, C, H, W]`; output `[36, P, C]` (see [`winograd`]).
-pub(crate) const WINOGRAD_INPUT: &str = "WinogradInput";
+/// A convolution by a kernel of 3 x 3 places. Inputs x `[N, C, H, W]`, the kernel as matrices `[36, C, O]` (see [`winograd`])
+/// and, where there is one, the bias; output y `[N, O, height, width]`.
+pub(crate) const WINOGRAD_CONV: &str = "WinogradConv";
 
-/// Matrices as images. Inputs m `[36, P, O]` and, where there is one, the bias; output y `[N, O, height, width]`.
-pub(crate) const WINOGRAD_OUTPUT: &str = "WinogradOutput";
-
-/// The gradient by the output as matrices. Input dy `[N, O, H, W]`; output `[36, P, O]`.
-pub(crate) const WINOGRAD_OUTPUT_GRADIENT: &str = "WinogradOutputGradient";
+/// What the gradient by its weights is made of. Inputs x `[N, C, H, W]` and dy `[N, O, H', W']`; output `[36, O, C]`.
+pub(crate) const WINOGRAD_PRODUCTS: &str = "WinogradProducts";
 
 /// Weights as matrices. Input w `[O, C, 3, 3]`; output `[36, C, O]` or, flipped, `[36, O, C]`.
 pub(crate) const WINOGRAD_FILTER: &str = "WinogradFilter";

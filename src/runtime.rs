@@ -176,6 +176,26 @@ pub(crate) fn release_free_memory() {
     }
 }
 
+/// Lets the C library keep what is freed for what is allocated next, also large blocks, which it otherwise asks of the system
+/// and hands back each time; [`release_free_memory`] still gives it back. Returns whether the library does so (glibc).
+pub(crate) fn keep_free_memory() -> bool {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        #[expect(
+            unsafe_code,
+            reason = "calling the C library; it takes no pointers and changes when memory is returned"
+        )]
+        // Versions that bound the threshold refuse it, and then may make no large blocks at all.
+        unsafe {
+            let is_kept =
+                libc::mallopt(libc::M_MMAP_THRESHOLD, i32::MAX) == 1 || libc::mallopt(libc::M_MMAP_MAX, 0) == 1;
+            is_kept && libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX) == 1
+        }
+    }
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    false
+}
+
 /// Refuses to read this many bytes where there is no memory for them, in words.
 ///
 /// # Errors

@@ -96,6 +96,7 @@ impl TrainingPass {
             bound.bind_input(&weight.name, &tensor).map_err(failed)?;
             weights.push(tensor);
         }
+        model.set_aside();
         Ok(Self { pass, model, weights, gradients, losses, transfer })
     }
 

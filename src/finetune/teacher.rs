@@ -20,10 +20,16 @@ use crate::onnx::builder::reads;
 use crate::runtime::{Device, Runtime, RuntimeError, Session, SessionOptions};
 use crate::training::trained_weights;
 
+/// Elements of the largest value of a run on the CPU: the samples of a step are divided into runs below that, since what
+/// a run takes stays with its session while the network that learns runs.
+const LARGEST: i64 = 1 << 22;
+
 /// A network that is asked for its output.
 #[derive(Debug)]
 pub struct Teacher {
     session: Session,
+    /// Rows of a run, and the inputs that have a row for every sample; without it, a run takes all.
+    run: Option<(usize, HashSet<String>)>,
     /// The place of the output, and those of the inner values that are asked for.
     places: Vec<usize>,
     /// Axis and size to which the output is cut where it holds a variance as well.
@@ -87,20 +93,24 @@ pub fn check_interface(teacher: &Analysis, student: &Analysis, prediction: &str)
 }
 
 impl Teacher {
-    /// Loads the network for runs at these sizes, which also give the inner values `features`; see [`check_interface`].
+    /// Loads the network for `batch` samples, of which it also gives the inner values `features`; see [`check_interface`].
     ///
     /// # Errors
     /// ONNX Runtime refuses it.
     pub fn new(
         runtime: &Runtime,
         analysis: &Analysis,
-        (roles, sizes): (&Roles, Sizes),
+        (roles, given, batch): (&Roles, &Sizes, usize),
         features: &[Feature],
         options: &SessionOptions,
     ) -> Result<Self, Error> {
         let model = &analysis.model;
         let mut names = vec![roles.prediction.name.as_str()];
         names.extend(features.iter().map(|feature| feature.name.as_str()));
+        let rows = if options.device == Device::Cpu { rows_of_run(analysis, roles, given, batch) } else { batch };
+        let is_on_cpu = options.device == Device::Cpu;
+        let options = &SessionOptions { takes_memory_late: is_on_cpu, has_no_arena: is_on_cpu, ..options.clone() };
+        let sizes = roles.sizes(&analysis.facts, given, rows);
         let with_kernels = match options.device {
             Device::Cpu => Self::with_kernels(runtime, analysis, &names, sizes, options).ok(),
             _ => None,
@@ -112,7 +122,12 @@ impl Teacher {
         };
         let place = |name: &&str| session.outputs().iter().position(|output| output.name == **name).unwrap_or(0);
         let places = names.iter().map(place).collect();
-        Ok(Self { session, places, kept: roles.variance_axis.map(|axis| (axis, 2)) })
+        crate::runtime::release_free_memory();
+        model.set_aside();
+        let ports = [&roles.sample, &roles.time].into_iter().chain(&roles.conditioning);
+        let batched = ports.filter(|port| roles.is_batched(port)).map(|port| port.name.clone()).collect();
+        let run = (rows < batch).then_some((rows, batched));
+        Ok(Self { session, run, places, kept: roles.variance_axis.map(|axis| (axis, 2)) })
     }
 
     /// The forward pass of a gradient graph, whose convolutions run in kernels of ours where that takes less time.
@@ -161,6 +176,34 @@ impl Teacher {
     /// # Errors
     /// The network fails.
     pub fn predict(&mut self, inputs: &[(String, Array)]) -> Result<Taught, Error> {
+        let Some((rows, batched)) = &self.run else { return self.predict_at_once(inputs) };
+        let count = |(name, array): &(String, Array)| batched.contains(name).then(|| array.dims.first().copied());
+        let all = inputs.iter().find_map(count).flatten().unwrap_or(1);
+        // An input of one row holds for all samples.
+        let is_divided = |name: &str, array: &Array| batched.contains(name) && array.dims.first() == Some(&all);
+        let of_run = |first: usize| -> Vec<(String, Array)> {
+            let chosen: Vec<usize> = (first..all.min(first + rows)).collect();
+            let part = |(name, array): &(String, Array)| {
+                (name.clone(), if is_divided(name, array) { array.rows(&chosen) } else { array.clone() })
+            };
+            inputs.iter().map(part).collect()
+        };
+        let runs: Vec<Vec<(String, Array)>> = (0..all).step_by(*rows).map(of_run).collect();
+        let mut taught = Taught::default();
+        for inputs in runs {
+            let Taught { output, features } = self.predict_at_once(&inputs)?;
+            taught.output.extend(output);
+            for (at, feature) in features.into_iter().enumerate() {
+                match taught.features.get_mut(at) {
+                    None => taught.features.push(feature),
+                    Some(joined) => *joined = one_after_another(joined, feature),
+                }
+            }
+        }
+        Ok(taught)
+    }
+
+    fn predict_at_once(&mut self, inputs: &[(String, Array)]) -> Result<Taught, Error> {
         let declared = self.session.inputs();
         let given: Vec<(String, Array)> = inputs
             .iter()
@@ -182,6 +225,34 @@ impl Teacher {
         let output = values.chunks(run.max(1)).flat_map(|run| run[..run.len() / parts].iter().copied()).collect();
         Ok(Taught { output, features })
     }
+}
+
+/// Samples of a run whose values stay below [`LARGEST`], where the batch can be divided.
+fn rows_of_run(analysis: &Analysis, roles: &Roles, given: &Sizes, batch: usize) -> usize {
+    if roles.fixed_batch().is_some() {
+        return batch;
+    }
+    let sizes = roles.sizes(&analysis.facts, given, batch);
+    let elements = |value: ValueId| {
+        let shape = analysis.facts.values[value].as_ref()?.shape.as_ref()?;
+        shape.iter().try_fold(1i64, |product, dim| product.checked_mul(dim.eval(&sizes)?))
+    };
+    let computed = analysis.graph.nodes.iter().flat_map(|node| node.outputs.iter().flatten().copied());
+    let largest = computed.filter_map(elements).max().unwrap_or(0);
+    let is_enough = |parts: &usize| largest / i64::try_from(*parts).unwrap_or(i64::MAX) <= LARGEST;
+    let parts = (1..=batch).filter(|parts| batch.is_multiple_of(*parts)).find(is_enough);
+    batch / parts.unwrap_or(batch).max(1)
+}
+
+/// The rows of both, in float32.
+fn one_after_another(first: &mut Array, second: Array) -> Array {
+    let mut dims = std::mem::take(&mut first.dims);
+    if let (Some(rows), Some(more)) = (dims.first_mut(), second.dims.first()) {
+        *rows += more;
+    }
+    let mut values = floats(std::mem::replace(first, Array { dims: vec![0], data: ArrayData::F32(Vec::new()) }));
+    values.extend(floats(second));
+    Array { dims, data: ArrayData::F32(values) }
 }
 
 fn floats(array: Array) -> Vec<f32> {

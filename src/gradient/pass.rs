@@ -92,6 +92,7 @@ impl GradientPass {
             allow_fallback: options.allow_fallback,
             record_placement: false,
             takes_memory_late: options.device == Device::Cpu,
+            has_no_arena: options.device == Device::Cpu,
             keeps_arithmetic: true,
             has_kernels: graph.has_kernels,
             seeks_no_places: false,

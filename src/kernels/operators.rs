@@ -10,8 +10,8 @@ use super::norm::NormForm;
 use super::proof::{self, ProofOperator};
 use super::winograd::WinogradNode;
 use super::{
-    NORM, NORM_GRADIENT, SILU_GRADIENT, SOFTMAX_GRADIENT, TASK_ELEMENTS, WINOGRAD_FILTER, WINOGRAD_FILTER_GRADIENT,
-    WINOGRAD_INPUT, WINOGRAD_OUTPUT, WINOGRAD_OUTPUT_GRADIENT, activation, norm, rows_of, softmax, tasks,
+    NORM, NORM_GRADIENT, SILU_GRADIENT, SOFTMAX_GRADIENT, TASK_ELEMENTS, WINOGRAD_CONV, WINOGRAD_FILTER,
+    WINOGRAD_FILTER_GRADIENT, WINOGRAD_PRODUCTS, activation, norm, rows_of, softmax, tasks,
 };
 
 /// The operators of [`super::DOMAIN`].
@@ -26,9 +26,8 @@ pub(crate) fn domain() -> ort::Result<OperatorDomain> {
         .add(name(NORM_GRADIENT))?
         .add(name(SILU_GRADIENT))?
         .add(name(SOFTMAX_GRADIENT))?
-        .add(name(WINOGRAD_INPUT))?
-        .add(name(WINOGRAD_OUTPUT))?
-        .add(name(WINOGRAD_OUTPUT_GRADIENT))?
+        .add(name(WINOGRAD_CONV))?
+        .add(name(WINOGRAD_PRODUCTS))?
         .add(name(WINOGRAD_FILTER))?
         .add(name(WINOGRAD_FILTER_GRADIENT))
 }
@@ -48,8 +47,8 @@ impl Operator for KernelOperator {
         let (required, optional) = match self.op_type {
             NORM => (3, 0),
             NORM_GRADIENT => (4, 0),
-            WINOGRAD_OUTPUT => (1, 1),
-            WINOGRAD_INPUT | WINOGRAD_OUTPUT_GRADIENT | WINOGRAD_FILTER | WINOGRAD_FILTER_GRADIENT => (1, 0),
+            WINOGRAD_CONV => (2, 1),
+            WINOGRAD_FILTER | WINOGRAD_FILTER_GRADIENT => (1, 0),
             _ => (2, 0),
         };
         let required = (0..required).map(|_| OperatorInput::required(Float32));

@@ -3,19 +3,26 @@
 //! Winograd's minimal filtering `F(4 x 4, 3 x 3)` (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
 //! 2015): a tile of 4 x 4 outputs is `Y = A^T [(G g G^T) * (B^T d B)] A` of a tile `d` of 6 x 6 inputs, `*` being the
 //! product of elements. It takes 36 products where the sum takes 144. Over all input channels and tiles, each of the 36
-//! places is a matrix product, which ONNX Runtime computes; the kernels here are the transforms before and after it.
-//! The gradient by the weights is the same form read backwards, `dg = G^T [(B^T d B) * (A dY A^T)] G`.
+//! places is a matrix product. The gradient by the weights is the same form read backwards,
+//! `dg = G^T [(B^T d B) * (A dY A^T)] G`. Transforms take little arithmetic and, over whole tensors, much memory: they are
+//! made of a few tiles at a time, which stay in the cache until their products are done ([`products`]).
 //!
 //! The five finite points are 0, ±3/4 and ±3/2: their powers and the coefficients of B are exact, and with 256 channels
 //! the worst error is about a fifth of that with the usual points 0, ±1 and ±2, and six times that of the plain sum.
 //!
 //! Matrices lie as `[36, P, C]` with P tiles in the order of image, row, column. Channels are the lanes of vectors.
 
+use std::sync::Mutex;
+
 use pulp::Simd;
+
+use super::rows_of;
 
 mod filters;
 
 mod node;
+
+mod products;
 
 mod tiles;
 
@@ -197,6 +204,20 @@ fn both<V: Copy, const N: usize, const T: usize>(
 
 /// The rows of 36 matrices that a task computes, one slice of each matrix.
 type Rows<'a> = [&'a mut [f32]; PLACES];
+
+/// Matrices `[36, rows, columns]`, for every task the rows of all of them.
+fn in_parts(matrices: &mut [f32], [rows, columns]: [usize; 2], tasks: usize) -> Vec<Mutex<Vec<&mut [f32]>>> {
+    let mut parts: Vec<Vec<&mut [f32]>> = (0..tasks).map(|_| Vec::with_capacity(PLACES)).collect();
+    for matrix in matrices.chunks_exact_mut((rows * columns).max(1)) {
+        let mut rest = matrix;
+        for (at, own) in parts.iter_mut().enumerate() {
+            let (part, after) = rest.split_at_mut(rows_of(at, tasks, rows).len() * columns);
+            own.push(part);
+            rest = after;
+        }
+    }
+    parts.into_iter().map(Mutex::new).collect()
+}
 
 #[cfg(test)]
 mod tests {

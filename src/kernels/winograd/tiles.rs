@@ -20,6 +20,11 @@ impl Tiling {
         self.height.div_ceil(TILE)
     }
 
+    /// Rows of the output above row `tile_row` of tiles of an image.
+    pub(super) fn above(&self, tile_row: usize) -> usize {
+        (TILE * tile_row).min(self.height)
+    }
+
     /// Tiles in a row.
     pub(super) fn columns(&self) -> usize {
         self.width.div_ceil(TILE)
@@ -30,6 +35,7 @@ impl Tiling {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Images<'a> {
     pub(super) values: &'a [f32],
+    pub(super) count: usize,
     pub(super) channels: usize,
     pub(super) height: usize,
     pub(super) width: usize,
@@ -139,38 +145,42 @@ impl Spread<'_, '_, '_> {
     }
 }
 
-/// The outputs of some channels of an image, from the matrices `[36, P, channels]` of all tiles.
-pub(super) struct Gather<'a> {
+/// The outputs of some rows of tiles, from their matrices `[36, P, channels]`.
+pub(super) struct Gather<'a, 'b> {
     pub(super) matrices: &'a [f32],
     pub(super) channels: usize,
     pub(super) tiling: Tiling,
-    /// The image and the first of its channels; as many are computed as `outputs` has room for.
-    pub(super) image: usize,
-    pub(super) first: usize,
+    /// Rows of tiles, counted over all images.
+    pub(super) tile_rows: Range<usize>,
     pub(super) bias: Option<&'a [f32]>,
-    pub(super) outputs: &'a mut [f32],
+    /// For every image that the rows of tiles touch, for every channel, what of it these rows compute.
+    pub(super) outputs: &'a mut [&'b mut [f32]],
 }
 
-impl WithSimd for Gather<'_> {
+impl WithSimd for Gather<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let vectors = Vectors(simd);
-        let Self { matrices, channels, tiling, image, first: start, bias, outputs } = self;
+        let Self { matrices, channels, tiling, tile_rows, bias, outputs } = self;
         let matrix = matrices.len() / PLACES;
-        let plane = tiling.height * tiling.width;
         let mut places = [[[0.0; BLOCK]; TILE]; TILE];
-        for tile_row in 0..tiling.rows() {
-            for (block, outputs) in outputs.chunks_mut(BLOCK * plane).enumerate() {
-                let first = start + block * BLOCK;
+        let above = tile_rows.start;
+        for (at, tile_row) in tile_rows.enumerate() {
+            let image = tile_row / tiling.rows() - above / tiling.rows();
+            let below = tiling.height - tile_row % tiling.rows() * TILE;
+            // The outputs of the first image begin with the first of the rows.
+            let top = TILE * if image == 0 { at } else { tile_row % tiling.rows() };
+            for first in (0..channels).step_by(BLOCK) {
                 let count = BLOCK.min(channels - first);
+                let outputs = &mut outputs[image * channels + first..][..count];
                 let mut offset = [0.0; BLOCK];
                 if let Some(bias) = bias {
                     offset[..count].copy_from_slice(&bias[first..first + count]);
                 }
                 for column in 0..tiling.columns() {
-                    let start = ((image * tiling.rows() + tile_row) * tiling.columns() + column) * channels + first;
+                    let start = (at * tiling.columns() + column) * channels + first;
                     for sub in 0..count.div_ceil(S::F32_LANES) {
                         let from = sub * S::F32_LANES;
                         let to = count.min(from + S::F32_LANES);
@@ -189,12 +199,12 @@ impl WithSimd for Gather<'_> {
                             },
                         );
                     }
-                    let (top, left) = (tile_row * TILE, column * TILE);
+                    let left = column * TILE;
                     let across = TILE.min(tiling.width - left);
-                    for (row, places) in places.iter().enumerate().take(tiling.height - top) {
-                        for lane in 0..count {
-                            let start = lane * plane + (top + row) * tiling.width + left;
-                            for (value, lanes) in outputs[start..start + across].iter_mut().zip(places) {
+                    for (lane, output) in outputs.iter_mut().enumerate() {
+                        for (row, places) in places.iter().enumerate().take(below) {
+                            let start = (top + row) * tiling.width + left;
+                            for (value, lanes) in output[start..start + across].iter_mut().zip(places) {
                                 *value = lanes[lane];
                             }
                         }
@@ -228,7 +238,7 @@ mod tests {
     fn convolved(is_scalar: bool) -> Vec<f32> {
         let (inputs, outputs, height, width) = (19, 21, 7, 10);
         let (x, w, bias) = (counting(2 * inputs * height * width), counting(outputs * inputs * 9), counting(outputs));
-        let images = Images { values: &x, channels: inputs, height, width, top: 1, left: 1 };
+        let images = Images { values: &x, count: 2, channels: inputs, height, width, top: 1, left: 1 };
         let tiling = Tiling { height, width };
         let tiles = 2 * tiling.rows() * tiling.columns();
         let v = matrices(tiles, inputs, |matrices| {
@@ -249,9 +259,11 @@ mod tests {
             *sum = (0..inputs).map(|input| v[input] * u[(place * inputs + input) * outputs + output]).sum();
         }
         let mut y = vec![f32::NAN; 2 * outputs * height * width];
-        for (image, outputs_of) in y.chunks_exact_mut(outputs * height * width).enumerate() {
-            let bias = Some(bias.as_slice());
-            let gather = Gather { matrices: &m, channels: outputs, tiling, image, first: 0, bias, outputs: outputs_of };
+        {
+            let mut planes: Vec<&mut [f32]> = y.chunks_exact_mut(height * width).collect();
+            let (bias, tile_rows) = (Some(bias.as_slice()), 0..2 * tiling.rows());
+            let gather =
+                Gather { matrices: &m, channels: outputs, tiling, tile_rows, bias, outputs: planes.as_mut_slice() };
             if is_scalar { gather.with_simd(Scalar::new()) } else { Arch::new().dispatch(gather) }
         }
         for (at, y) in y.iter().enumerate() {

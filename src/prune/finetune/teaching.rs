@@ -104,8 +104,8 @@ impl Lessons {
     ) -> Result<Option<Teaching>, Error> {
         let is_asked = self.objective.asks_teacher(!self.features.is_empty());
         let Some(of) = self.teacher.as_ref().filter(|_| is_asked) else { return Ok(None) };
-        let sizes = network.roles().sizes(&of.0.facts, network.sizes(), self.batch);
-        let teacher = Teacher::new(runtime, &of.0, (network.roles(), sizes), &self.features, session)?;
+        let at = (network.roles(), network.sizes(), self.batch);
+        let teacher = Teacher::new(runtime, &of.0, at, &self.features, session)?;
         let teaching = Teaching::new(teacher, self.features.clone());
         if self.objective.jacobian == 0.0 {
             return Ok(Some(teaching));
