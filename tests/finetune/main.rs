@@ -5,6 +5,7 @@ mod distillation;
 mod pytorch;
 mod ranks;
 mod runs;
+mod teacher;
 mod updates;
 
 #[path = "../support/mod.rs"]
