@@ -45,11 +45,14 @@ pub(super) struct Images<'a> {
 }
 
 impl Images<'_> {
-    /// Row `y` of an image, counted with the padding, with the channels from `first` on side by side.
+    /// Row `y` of an image, counted with the padding, with the channels from `first` on side by side. What of `row` is
+    /// beyond the image stays zero.
     #[inline(always)]
     fn read_row(&self, image: usize, first: usize, y: usize, row: &mut [Lanes]) {
-        row.fill([0.0; BLOCK]);
-        let Some(y) = y.checked_sub(self.top).filter(|y| *y < self.height) else { return };
+        let Some(y) = y.checked_sub(self.top).filter(|y| *y < self.height) else {
+            row.fill([0.0; BLOCK]);
+            return;
+        };
         let row = row.get_mut(self.left..).unwrap_or_default();
         for lane in 0..BLOCK.min(self.channels - first) {
             let start = ((image * self.channels + first + lane) * self.height + y) * self.width;
@@ -111,12 +114,16 @@ impl Spread<'_, '_, '_> {
         let width = TILE * tiling.columns() + N - TILE;
         let mut strip = vec![[0.0; BLOCK]; N * width];
         let mut tile = [[0.0; BLOCK]; PLACES];
-        // Channels within tiles: what is written at a time is close together in every matrix.
-        for (at, tile_row) in tile_rows.enumerate() {
-            let (image, top) = (tile_row / tiling.rows(), tile_row % tiling.rows() * TILE);
-            for first in (0..images.channels).step_by(BLOCK) {
-                let count = BLOCK.min(images.channels - first);
-                for (row, strip) in strip.chunks_exact_mut(width).enumerate() {
+        let above = tile_rows.start;
+        for first in (0..images.channels).step_by(BLOCK) {
+            let count = BLOCK.min(images.channels - first);
+            strip.fill([0.0; BLOCK]);
+            for (at, tile_row) in tile_rows.clone().enumerate() {
+                let (image, top) = (tile_row / tiling.rows(), tile_row % tiling.rows() * TILE);
+                // The first rows are the last ones of the tiles above.
+                let known = if top > 0 && tile_row > above { N - TILE } else { 0 };
+                strip.copy_within((N - known) * width.., 0);
+                for (row, strip) in strip.chunks_exact_mut(width).enumerate().skip(known) {
                     images.read_row(image, first, top + row, strip);
                 }
                 for column in 0..tiling.columns() {
