@@ -6,6 +6,8 @@ pub mod form;
 
 pub mod half;
 
+pub mod interface;
+
 pub mod profile;
 
 pub mod quantize;
@@ -16,6 +18,7 @@ pub mod target;
 
 pub use form::Form;
 pub use half::{HalfOptions, HalfReport, KeptNode, halve, is_half};
+pub use interface::{Adapted, Bridge, Fed, Loader, Wanted, adapt};
 pub use profile::{Extent, InputShapes, Profile};
 pub use quantize::{Calibration, LayerCost, QuantizeOptions, QuantizeReport, Style, quantize};
 pub use ranges::{Range, Ranges, watch_ranges};

@@ -304,8 +304,8 @@ pub mod benchmarks {
 /// Networks made ready for a runtime: [`deployment::deploy`].
 pub mod deployment {
     pub use crate::deploy::{
-        Calibration, DeployPrecision, DeployTarget, Extent, HalfReport, InputShapes, KeptNode, LayerCost, Profile,
-        QuantizeReport,
+        Calibration, DeployPrecision, DeployTarget, Extent, HalfReport, InputShapes, KeptNode, LayerCost, Loader,
+        Profile, QuantizeReport,
     };
     pub use crate::prune::{DeployOptions, DeployReport, OutputDistance, deploy};
 }

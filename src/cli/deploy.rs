@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use onnx_diffprune::data::read_text;
-use onnx_diffprune::deployment::{Calibration, DeployOptions, DeployPrecision, DeployReport, DeployTarget, deploy};
+use onnx_diffprune::deployment::{
+    Calibration, DeployOptions, DeployPrecision, DeployReport, DeployTarget, Loader, deploy,
+};
 use onnx_diffprune::pipelines::{Pipeline, PipelineOutput};
 use onnx_diffprune::{Error, Model, Stage};
 
@@ -32,9 +34,13 @@ pub(super) struct DeployArgs {
     /// The precision [default: float16; float32 for openvino and cpu].
     #[arg(long, value_enum)]
     precision: Option<DeployPrecision>,
-    /// The type of the network's inputs and outputs; float16 stands for half precision of either kind.
-    #[arg(long, value_enum, default_value = "float32")]
-    io_precision: Interface,
+    /// The type of the network's inputs and outputs; float16 stands for half precision of either kind [default: float32; that of
+    /// the network with --io demodiffusion and webnn].
+    #[arg(long, value_enum)]
+    io_precision: Option<Interface>,
+    /// The names, ranks and types of inputs and outputs that a program expects [default: those of the network].
+    #[arg(long, value_enum)]
+    io: Option<Loader>,
     /// Sizes of symbolic dimensions: NAME=N, NAME=MIN..MAX or NAME=MIN..OPT..MAX, several with commas between. Engines are
     /// built for them [default: a batch of 1..2..8, latents of 64 x 64, 77 tokens].
     #[arg(long, value_name = "NAME=SIZES,...", value_delimiter = ',')]
@@ -91,7 +97,8 @@ impl DeployArgs {
     fn options(&self, diffusion: &DiffusionArgs) -> Result<DeployOptions, Error> {
         Ok(DeployOptions {
             precision: self.precision,
-            halves_interface: self.io_precision == Interface::Float16,
+            halves_interface: self.io_precision.map(|asked| asked == Interface::Float16),
+            loader: self.io,
             profile: self.profile.iter().map(|text| named_size(text)).collect::<Result<_, _>>()?,
             sizes: parse_sizes(&self.size)?,
             keep: self.keep.iter().map(|text| pattern("--keep", text)).collect::<Result<_, _>>()?,
@@ -152,6 +159,9 @@ pub(super) fn run(args: &DeployArgs, cli: &Cli, printer: &Printer) -> Result<boo
     let folder = staged.as_deref().and_then(Path::parent).unwrap_or(&args.output).to_owned();
     if let Some(name) = staged.as_deref().and_then(Path::file_name) {
         options.name = name.to_string_lossy().into_owned();
+    }
+    if let Some(name) = args.io.and_then(Loader::file_name) {
+        name.clone_into(&mut options.name);
     }
     let mut watcher = Watcher::new(printer, text_of);
     let made = deploy(&model, &folder, &runtime, &options, &mut |progress| watcher.see(progress));

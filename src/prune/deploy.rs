@@ -1,6 +1,8 @@
 //! A network made ready for a runtime: brought to a precision, compared with what it was, in a folder with what the runtime
 //! asks for.
 
+mod adapted;
+
 mod bundle;
 
 mod subject;
@@ -16,7 +18,7 @@ use super::progress::{Progress, Stage, Watch, tell};
 use super::runtime::Runtime;
 use crate::deploy::ranges::Inputs;
 use crate::deploy::{
-    Calibration, DeployPrecision, DeployTarget, Form, HalfOptions, HalfReport, Profile, QuantizeOptions,
+    Calibration, DeployPrecision, DeployTarget, Form, HalfOptions, HalfReport, Loader, Profile, QuantizeOptions,
     QuantizeReport, halve, is_half, quantize, watch_ranges,
 };
 use crate::diffusion::Roles;
@@ -36,8 +38,10 @@ pub struct DeployOptions {
     pub name: String,
     /// The precision; what suits the target where `None`.
     pub precision: Option<DeployPrecision>,
-    /// Whether inputs and outputs are in half precision too.
-    pub halves_interface: bool,
+    /// Whether inputs and outputs are in half precision too; where `None`, they are if `loader` is one that feeds them so.
+    pub halves_interface: Option<bool>,
+    /// The program whose names, ranks and types inputs and outputs get; those of the network where `None`.
+    pub loader: Option<Loader>,
     /// Sizes of symbolic dimensions, `("batch", "1..4")`: engines are built for them, and samples have the usual ones.
     pub profile: Vec<(String, String)>,
     /// Sizes of symbolic dimensions of which the profile says nothing.
@@ -71,7 +75,8 @@ impl DeployOptions {
             target,
             name: "model.onnx".to_owned(),
             precision: None,
-            halves_interface: false,
+            halves_interface: None,
+            loader: None,
             profile: Vec::new(),
             sizes: Sizes::new(),
             keep: Vec::new(),
@@ -84,6 +89,11 @@ impl DeployOptions {
             timesteps: 10,
             seed: 0,
         }
+    }
+
+    /// Whether a network in half precision has inputs and outputs in it too.
+    fn has_half_interface(&self) -> bool {
+        self.halves_interface.unwrap_or_else(|| self.loader.is_some_and(Loader::halves_interface))
     }
 
     /// The precision that the network is brought to.
@@ -112,6 +122,8 @@ pub struct DeployReport {
     pub target: DeployTarget,
     /// Its precision.
     pub precision: DeployPrecision,
+    /// The program whose inputs and outputs it has.
+    pub loader: Option<Loader>,
     /// The files of the bundle.
     pub files: Vec<PathBuf>,
     /// Bytes of the network as it was and as it is, with external data.
@@ -151,9 +163,12 @@ pub fn deploy(
     let roles = Roles::recognise(&model.0, &graph, &facts, &options.network.names);
     let usual = roles.map(|roles| sizes_of(&roles, &facts, &options.network, &options.sizes, options.data.as_deref()));
     let usual = usual.and_then(|sizes| sizes).unwrap_or_else(|_| options.sizes.clone());
-    let profile = match Profile::new((&graph, &facts), &options.profile, &usual) {
+    let needs_sizes = options.target.builds_engine()
+        || !options.profile.is_empty()
+        || options.loader.is_some_and(Loader::fixes_sizes);
+    let mut profile = match Profile::new((&graph, &facts), &options.profile, &usual) {
         Ok(profile) => profile,
-        Err(error) if options.target.builds_engine() || !options.profile.is_empty() => return Err(error),
+        Err(error) if needs_sizes => return Err(error),
         // Nothing is built for sizes there: samples get small ones of what is not known.
         Err(_) => Profile::default(),
     };
@@ -161,6 +176,9 @@ pub fn deploy(
     // The batch of samples is a matter of how many there are.
     let batches = batch_symbols(&graph, &facts);
     sizes.extend(profile.usual().into_iter().filter(|(name, _)| !batches.contains(name)));
+    if let Some(loader) = options.loader {
+        adapted::check((&model.0, &graph, &facts), options, loader, &profile)?;
+    }
     let subject = Subject::new(model, options, sizes)?;
     let mut warnings: Vec<String> = Vec::new();
     if let Some(why) = &subject.other {
@@ -174,7 +192,7 @@ pub fn deploy(
     let converted = convert(&subject, runtime, &material, before, options)?;
     warnings.extend(converted.note);
     let metadata = bundle::metadata(model, options);
-    let staged = converted.form.stage(&place, &metadata)?;
+    let mut staged = converted.form.stage(&place, &metadata)?;
     tell(watch, Progress::At { stage: Stage::Converting, done: 1, total: 3 })?;
     let compared = compare(runtime, model.path(), staged.path(), &material.batches);
     tell(watch, Progress::At { stage: Stage::Converting, done: 2, total: 3 })?;
@@ -196,9 +214,17 @@ pub fn deploy(
             });
         }
     };
+    if let Some(loader) = options.loader {
+        let from = (&staged, place.as_path());
+        let given = (material.batches.as_slice(), &usual);
+        let dressed = adapted::dress(runtime.0, from, (options, loader), given, &profile, &metadata)?;
+        warnings.extend(dressed.notes);
+        (staged, profile) = (dressed.staged, dressed.profile);
+    }
     let mut report = DeployReport {
         target: options.target,
         precision: options.precision(),
+        loader: options.loader,
         files: Vec::new(),
         bytes: (model.total_bytes()?, staged.bytes()),
         half: converted.half,
@@ -256,7 +282,7 @@ fn convert(
     let ranges = watch_ranges(runtime.0, known, &material.batches)?;
     if let Some(dtype) = precision.half_type() {
         let half =
-            HalfOptions { dtype, halves_interface: options.halves_interface, keep: &options.keep, ranges: &ranges };
+            HalfOptions { dtype, halves_interface: options.has_half_interface(), keep: &options.keep, ranges: &ranges };
         let (form, report) = halve(network, &half)?;
         return Ok(Converted { form, half: Some(report), int8: None, note: None });
     }

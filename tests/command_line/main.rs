@@ -18,6 +18,7 @@ mod folders;
 mod gradient_criteria;
 #[cfg(target_os = "linux")]
 mod hostile;
+mod loaders;
 mod paths;
 mod plans;
 mod prune;

@@ -203,7 +203,7 @@ impl<'a> Subject<'a> {
 }
 
 /// As many rows of an array as an input takes, other ones in every run.
-fn rows(array: &Array, dims: &[usize], run: u64) -> Result<Array, Error> {
+pub(super) fn rows(array: &Array, dims: &[usize], run: u64) -> Result<Array, Error> {
     let (Some(count), Some(wanted)) = (array.dims.first().copied(), dims.first().copied()) else {
         return Ok(array.clone());
     };
