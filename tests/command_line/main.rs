@@ -4,6 +4,7 @@
 mod align;
 mod bench;
 mod beside_samples;
+mod bundles;
 #[cfg(unix)]
 mod cache;
 mod deploy;

@@ -154,9 +154,9 @@ fn compare(
             *array = array.cast(rounded).cast(array.element_type());
         }
     }
-    let wanted = outputs(runtime, before.path(), &given)?;
+    let wanted = outputs(runtime, before.path(), &given, &mut |_, _| Ok(()))?;
     let mapped = mapped(runtime, (before, made), &given)?;
-    let found = outputs(runtime, after.path(), &mapped)?;
+    let found = outputs(runtime, after.path(), &mapped, &mut |_, _| Ok(()))?;
     let (mut difference, mut square) = (0.0, 0.0);
     for (wanted, found) in wanted.iter().zip(&found) {
         for (before, after) in &made.outputs {
