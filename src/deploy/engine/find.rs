@@ -52,6 +52,10 @@ impl EngineBuilder {
             }
         }
         let pythons = match python {
+            // The build runs in the folder of the bundle. A name without a folder is looked for on the PATH by the system.
+            Some(python) if python.components().count() > 1 => {
+                vec![std::path::absolute(python).unwrap_or_else(|_| python.to_owned())]
+            }
             Some(python) => vec![python.to_owned()],
             None => ["python3", "python"].iter().filter_map(|name| on_path(name)).take(1).collect(),
         };
@@ -65,6 +69,13 @@ impl EngineBuilder {
             }
         }
         Err(Error::unmet(format!("--engine: nothing here builds engines of {}: {}", target.name(), looked.join("; "))))
+    }
+
+    /// The builder without its place, which is nobody's business who gets the engine.
+    pub(super) fn label(&self) -> String {
+        let (Tool::Program(path) | Tool::Python(path)) = &self.tool;
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        format!("{} {} ({name})", self.target.name(), self.version)
     }
 
     /// The builder in words.

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::deploy::ranges::Steps;
 use crate::error::Error;
+use crate::files::Outputs;
 
 /// How often the caller is asked whether to go on.
 const PERIOD: Duration = Duration::from_millis(200);
@@ -58,9 +59,11 @@ impl EngineBuilder {
         let capability = self.capability(request.capabilities, of_gpu);
         let file = request.folder.join(file_name(self.target, request.digest, &self.version, &capability));
         let fail = |error: std::io::Error| Error::io(&file, format!("can't be written: {error}"));
-        std::fs::rename(&built, &file).map_err(fail)?;
+        let mut outputs = Outputs::default();
+        outputs.add(&built, &file);
+        outputs.publish(&[])?;
         let bytes = file.metadata().map_err(fail)?.len();
-        Ok(Engine { bytes, builder: self.describe(), seconds: started.elapsed().as_secs_f64(), file })
+        Ok(Engine { bytes, builder: self.label(), seconds: started.elapsed().as_secs_f64(), file })
     }
 
     /// For what an engine is: the capabilities that are named, the GPU's, or what TensorRT for RTX takes by itself.
