@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Make bundles of networks and look at them with the onnx checker, ONNX Runtime, and OpenVINO where it is installed.
 
+With `--io`, the names, ranks and types are those that the loader feeds, which is tried by feeding them.
+
 Every bundle's model must pass the checker with its shapes inferred anew, keep names and symbolic sizes of inputs and
 outputs, load in ONNX Runtime, and give what the original gives, within the error of its precision. The exit code is 0
 when all do, else 1.
@@ -29,6 +31,20 @@ BUNDLES = [
     ("cpu", "int8", 0.25),
     ("tensorrt", "int8", 0.25),
     ("openvino", "int8", 0.25),
+]
+
+
+# Networks with the loaders that take them: what each feeds, by name, as (rank, kind of the elements).
+PIPELINES = FIXTURES / "pipelines"
+STATES = {"encoder_hidden_states": (3, "f")}
+POOLED = {"text_embeds": (2, "f"), "time_ids": (2, "f")}
+LOADERS = [
+    ("optimum", "sd_tiny", {"sample": (4, "f"), "timestep": (0, "f"), **STATES}, "out_sample"),
+    ("optimum", "sdxl_tiny", {"sample": (4, "f"), "timestep": (0, "f"), **STATES, **POOLED}, "out_sample"),
+    ("demodiffusion", "sdxl_tiny", {"sample": (4, "f"), "timestep": (1, "f"), **STATES, **POOLED}, "latent"),
+    ("comfyui", "sd_tiny", {"x": (4, "f"), "timesteps": (1, "f"), "context": (3, "f")}, "h"),
+    ("comfyui", "sdxl_tiny", {"x": (4, "f"), "timesteps": (1, "f"), "context": (3, "f"), "y": (2, "f")}, "h"),
+    ("webnn", "sd_tiny", {"sample": (4, "f"), "timestep": (1, "f"), **STATES}, "out_sample"),
 ]
 
 
@@ -111,6 +127,34 @@ def check(tool: str, path: Path, target: str, precision: str, most: float) -> di
     return result
 
 
+def check_loader(tool: str, loader: str, pipeline: str, expected: dict, output: str) -> dict:
+    """A network with the inputs of a loader: valid, and it runs on what the loader feeds."""
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder) / "bundle"
+        target = "web" if loader == "webnn" else "ort-cuda"
+        network = PIPELINES / pipeline / "unet" / "model.onnx"
+        command = [tool, "deploy", str(network), str(bundle), "--target", target, "--io", loader]
+        ran = subprocess.run(
+            [*command, "--count", "2", "--timesteps", "2", "--format", "json"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if ran.returncode != 0:
+            return {"failed": ran.stderr.strip()[-300:]}
+        written = bundle / ("model_optimized.onnx" if loader == "demodiffusion" else "model.onnx")
+        onnx.checker.check_model(str(written), full_check=True)
+        made = onnx.load(written)
+        inputs = drawn(made, 0)
+        found = {name: (array.ndim, array.dtype.kind) for name, array in inputs.items()}
+        outputs = of_onnxruntime(written, inputs)
+        is_static = all(dim.HasField("dim_value") for dim in made.graph.input[0].type.tensor_type.shape.dim)
+        passed = list(found.items()) == list(expected.items())
+        passed &= [value.name for value in made.graph.output] == [output]
+        passed &= is_static == (loader == "webnn") and bool(numpy.isfinite(outputs[0]).all())
+        return {"inputs": found, "passed": passed}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tool", required=True)
@@ -126,6 +170,13 @@ def main() -> int:
                 result = {"failed": f"{type(error).__name__}: {error}"}
             passed &= result.get("passed", False)
             print(f"{path.name} {target} {precision}: {json.dumps(result)}", flush=True)
+    for loader, pipeline, expected, output in [] if args.models else LOADERS:
+        try:
+            result = check_loader(args.tool, loader, pipeline, expected, output)
+        except Exception as error:
+            result = {"failed": f"{type(error).__name__}: {error}"}
+        passed &= result.get("passed", False)
+        print(f"{pipeline} --io {loader}: {json.dumps(result)}", flush=True)
     return 0 if passed else 1
 
 

@@ -7,6 +7,7 @@ else 1.
 
     check_tensorrt.py --setup
     check_tensorrt.py MODEL.onnx [...] [--min batch=1 --opt batch=2,height=32 --max batch=4] [--format json]
+    check_tensorrt.py --tool target/debug/onnx-diffprune    # engines by `deploy --engine`, of a U-Net and of a pipeline
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import ctypes
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import venv
 from pathlib import Path
@@ -172,6 +175,39 @@ def build_engine(trt, path: Path, overrides: dict[str, dict[str, int]]) -> dict:
     return result(True, engine.nbytes)
 
 
+def deployed(tool: str) -> bool:
+    """Build engines by the tool's own command; whether each is there, under the name that it should have."""
+    fixtures = Path(__file__).resolve().parent.parent / "fixtures"
+    capabilities = "8.9,12.0"
+    passed = True
+    for source, loader in (
+        (fixtures / "ddpm_fashion16.onnx", None),
+        (fixtures / "pipelines" / "sd_tiny", None),
+        (fixtures / "pipelines" / "sdxl_tiny", "comfyui"),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = Path(folder) / "bundle"
+            command = [tool, "deploy", str(source), str(bundle), "--target", "tensorrt-rtx", "--engine"]
+            command += ["--compute-capability", capabilities, "--python", str(environment_python())]
+            command += ["--count", "2", "--timesteps", "2", "--format", "json"]
+            command += ["--io", loader] if loader else []
+            ran = subprocess.run(command, capture_output=True, text=True, check=False)
+            if ran.returncode != 0:
+                print(f"{source.name}: failed: {ran.stderr.strip()[-600:]}", flush=True)
+                passed = False
+                continue
+            engine = json.loads(ran.stdout)["engine"]
+            file = Path(engine["file"])
+            manifest = json.loads((file.parent / "bundle.json").read_text())
+            fits = file.is_file() and file.stat().st_size == engine["bytes"] > 0
+            fits &= re.fullmatch(r"[0-9a-f]{16}_rtx1[0-9.]+_sm89-sm120\.engine", file.name) is not None
+            fits &= file.name in manifest["files"]
+            passed &= fits
+            state = "ok" if fits else "failed"
+            print(f"{source.name}: {state}: {file.name}, {engine['bytes']} bytes, {engine['seconds']:.1f} s", flush=True)
+    return passed
+
+
 def parse_sizes(text: str) -> dict[str, int]:
     pairs = [entry.split("=") for entry in text.split(",") if entry]
     return {name: int(size) for name, size in pairs}
@@ -206,6 +242,7 @@ def parse_arguments() -> argparse.Namespace:
         parser.add_argument(f"--{kind}", default="", metavar="NAME=SIZE,...", help=f"{kind} sizes of symbolic axes")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write all results as JSON too")
     parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--tool", metavar="PATH", help="build engines by this onnx-diffprune's deploy --engine")
     parser.add_argument("--isolated", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -224,6 +261,8 @@ def main() -> int:
             os._exit(0)
         if not environment_python().exists():
             raise Unavailable("the TensorRT-RTX wheels are not installed; run with --setup")
+        if options.tool:
+            return 0 if deployed(options.tool) else 1
         passed_on = [f"--{kind}={getattr(options, kind)}" for kind in overrides]
         results = []
         for path in options.models:

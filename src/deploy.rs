@@ -2,9 +2,13 @@
 //!
 //! Forms are made of the graph in memory ([`Form`]); weights stay where they are and are converted while they are written.
 
+pub mod engine;
+
 pub mod form;
 
 pub mod half;
+
+pub mod interface;
 
 pub mod profile;
 
@@ -14,9 +18,11 @@ pub mod ranges;
 
 pub mod target;
 
+pub use engine::{Capability, Engine, EngineBuilder, EngineRequest};
 pub use form::Form;
 pub use half::{HalfOptions, HalfReport, KeptNode, halve, is_half};
+pub use interface::{Adapted, Bridge, Fed, Loader, Wanted, adapt};
 pub use profile::{Extent, InputShapes, Profile};
 pub use quantize::{Calibration, LayerCost, QuantizeOptions, QuantizeReport, Style, quantize};
-pub use ranges::{Range, Ranges, watch_ranges};
+pub use ranges::{Range, Ranges, Steps, watch_ranges};
 pub use target::{DeployPrecision, DeployTarget};

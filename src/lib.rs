@@ -304,10 +304,10 @@ pub mod benchmarks {
 /// Networks made ready for a runtime: [`deployment::deploy`].
 pub mod deployment {
     pub use crate::deploy::{
-        Calibration, DeployPrecision, DeployTarget, Extent, HalfReport, InputShapes, KeptNode, LayerCost, Profile,
-        QuantizeReport,
+        Calibration, Capability, DeployPrecision, DeployTarget, Engine, Extent, HalfReport, InputShapes, KeptNode,
+        LayerCost, Loader, Profile, QuantizeReport,
     };
-    pub use crate::prune::{DeployOptions, DeployReport, OutputDistance, deploy};
+    pub use crate::prune::{DeployOptions, DeployReport, EngineOptions, OutputDistance, deploy};
 }
 
 /// Training of a network's weights.

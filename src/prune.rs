@@ -56,7 +56,7 @@ pub use artifacts::{ArtifactOptions, WrittenArtifacts};
 pub use bench::{BenchNetwork, BenchOptions, BenchPoint, BenchReport, bench};
 pub use cut::{Cut, Scores};
 pub use data::{library_providers, read_npz, read_text, sample_files};
-pub use deploy::{DeployOptions, DeployReport, OutputDistance, deploy};
+pub use deploy::{DeployOptions, DeployReport, EngineOptions, OutputDistance, deploy};
 pub use encode::{EncodeOptions, Encoded, LatentChoice, TextOptions, encode};
 pub use evaluate::{Consistency, Distances, Drawing, EvaluateOptions, EvaluatedNetwork, Evaluation, EvaluationLimits};
 pub use finetune::{FinetuneReport, FinetuneSettings, Recipe, StepEvaluation, Tuned};

@@ -171,6 +171,41 @@ fn wrong_cut(folder: &Path) -> Result<(), Error> {
 }
 
 #[test]
+fn a_deployment_tells_how_far_it_is() {
+    use onnx_diffprune::deployment::{DeployOptions, DeployPrecision, DeployTarget, deploy};
+    let folder = tempfile::tempdir().unwrap();
+    let model = Model::open(fixture("ddpm_fashion16.onnx")).unwrap();
+    let mut options = DeployOptions::to(DeployTarget::Cpu);
+    options.precision = Some(DeployPrecision::Int8);
+    options.data = Some(fixture("ddpm_fashion16/train_images.npy"));
+    options.network.process.scheduler_config = Some(fixture("ddpm_fashion16/scheduler_config.json"));
+    (options.count, options.timesteps) = (4, 3);
+    let mut seen: Vec<(Stage, usize, usize)> = Vec::new();
+    let place = folder.path().join("bundle");
+    deploy(&model, &place, &runtime(), &options, &mut |progress| {
+        if let Progress::At { stage, done, total } = progress {
+            seen.push((stage, done, total));
+        }
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    for stage in [Stage::Losses, Stage::Converting, Stage::Comparing, Stage::Verifying] {
+        let own: Vec<usize> = seen.iter().filter(|(of, ..)| *of == stage).map(|(_, done, _)| *done).collect();
+        assert!(own.iter().max() > own.iter().min(), "{stage:?}: {own:?}");
+    }
+    assert!(seen.iter().all(|(_, done, total)| done <= total));
+    // One that is stopped leaves nothing.
+    let stopped = folder.path().join("stopped");
+    let stop = |progress: Progress<'_>| match progress {
+        Progress::At { stage: Stage::Comparing, done: 5, .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    let error = error(deploy(&model, &stopped, &runtime(), &options, &mut { stop }));
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert_eq!(listing(folder.path()), ["bundle"]);
+}
+
+#[test]
 fn a_call_that_is_stopped_leaves_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("pruned.onnx");

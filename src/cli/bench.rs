@@ -5,14 +5,19 @@ use std::path::PathBuf;
 
 use clap::Args;
 use onnx_diffprune::benchmarks::{BenchOptions, BenchPoint, BenchReport, bench};
+use onnx_diffprune::networks::UsualSizes;
 use onnx_diffprune::{Error, Model, Stage};
 
 use super::args::Cli;
 use super::config::parse_sizes;
+use super::diffusion_args::DiffusionArgs;
 use super::open_runtime;
 use super::printer::{Printer, Watcher, human, percent, table};
 use super::ranks::device;
-use super::surroundings::network_of;
+use super::surroundings::{Surroundings, network_of};
+
+/// Tokens of a caption of CLIP's text encoder.
+const TOKENS: usize = 77;
 
 /// Operators of which the times are printed without --verbose.
 const OPERATORS_SHOWN: usize = 12;
@@ -54,8 +59,20 @@ pub(super) struct BenchArgs {
 pub(super) fn run(args: &BenchArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     let networks: Vec<Model> =
         args.networks.iter().map(|path| Model::open(network_of(path)?)).collect::<Result<_, _>>()?;
+    // What the pipeline of the first says that has one; captions have 77 tokens where nothing does.
+    let mut usual_sizes = UsualSizes { sample: None, tokens: Some(TOKENS) };
+    for network in &networks {
+        let around = Surroundings::of(&DiffusionArgs::default(), network.path(), false)?;
+        let found = around.diffusion.usual_sizes;
+        if found != UsualSizes::default() {
+            around.tell(printer);
+            usual_sizes = UsualSizes { tokens: found.tokens.or(usual_sizes.tokens), ..found };
+            break;
+        }
+    }
     let options = BenchOptions {
         sizes: parse_sizes(&args.size)?,
+        usual_sizes,
         batches: args.batch.clone(),
         runs: args.runs,
         seconds: args.seconds,

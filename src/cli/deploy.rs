@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use onnx_diffprune::data::read_text;
-use onnx_diffprune::deployment::{Calibration, DeployOptions, DeployPrecision, DeployReport, DeployTarget, deploy};
+use onnx_diffprune::deployment::{
+    Calibration, Capability, DeployOptions, DeployPrecision, DeployReport, DeployTarget, EngineOptions, Loader, deploy,
+};
 use onnx_diffprune::pipelines::{Pipeline, PipelineOutput};
 use onnx_diffprune::{Error, Model, Stage};
 
@@ -32,9 +33,13 @@ pub(super) struct DeployArgs {
     /// The precision [default: float16; float32 for openvino and cpu].
     #[arg(long, value_enum)]
     precision: Option<DeployPrecision>,
-    /// The type of the network's inputs and outputs; float16 stands for half precision of either kind.
-    #[arg(long, value_enum, default_value = "float32")]
-    io_precision: Interface,
+    /// The type of the network's inputs and outputs; float16 stands for half precision of either kind [default: float32; that of
+    /// the network with --io demodiffusion and webnn].
+    #[arg(long, value_enum)]
+    io_precision: Option<Interface>,
+    /// The names, ranks and types of inputs and outputs that a program expects [default: those of the network].
+    #[arg(long, value_enum)]
+    io: Option<Loader>,
     /// Sizes of symbolic dimensions: NAME=N, NAME=MIN..MAX or NAME=MIN..OPT..MAX, several with commas between. Engines are
     /// built for them [default: a batch of 1..2..8, latents of 64 x 64, 77 tokens].
     #[arg(long, value_name = "NAME=SIZES,...", value_delimiter = ',')]
@@ -42,6 +47,16 @@ pub(super) struct DeployArgs {
     /// The size of a symbolic dimension, where the profile does not say it; may be given again.
     #[arg(long, value_name = "NAME=N")]
     size: Vec<String>,
+    /// Build the engine into the bundle, for tensorrt and tensorrt-rtx: with trtexec or tensorrt_rtx on the PATH, or a Python that
+    /// has the bindings.
+    #[arg(long)]
+    engine: bool,
+    /// The compute capabilities that an engine of TensorRT for RTX is for, such as 8.9,12.0 [default: 8.0 and later].
+    #[arg(long, value_name = "N.N,...", value_delimiter = ',', requires = "engine")]
+    compute_capability: Vec<Capability>,
+    /// The Python whose tensorrt or tensorrt_rtx builds the engine [default: programs and the Python on the PATH].
+    #[arg(long, value_name = "PATH", requires = "engine")]
+    python: Option<PathBuf>,
     /// Keep the nodes whose name matches in float32; in int8 also layers by the names of their weights. May be given again.
     #[arg(long, value_name = "REGEX")]
     keep: Vec<String>,
@@ -88,10 +103,21 @@ impl DeployArgs {
         }
     }
 
+    fn engine(&self) -> Result<Option<EngineOptions>, Error> {
+        if !self.compute_capability.is_empty() && self.target != DeployTarget::TensorrtRtx {
+            return Err(Error::usage("--compute-capability: engines of TensorRT are for the GPU that builds them")
+                .hint("--target tensorrt-rtx builds for others"));
+        }
+        let (capabilities, python) = (self.compute_capability.clone(), self.python.clone());
+        Ok(self.engine.then_some(EngineOptions { capabilities, python }))
+    }
+
     fn options(&self, diffusion: &DiffusionArgs) -> Result<DeployOptions, Error> {
         Ok(DeployOptions {
             precision: self.precision,
-            halves_interface: self.io_precision == Interface::Float16,
+            halves_interface: self.io_precision.map(|asked| asked == Interface::Float16),
+            loader: self.io,
+            engine: self.engine()?,
             profile: self.profile.iter().map(|text| named_size(text)).collect::<Result<_, _>>()?,
             sizes: parse_sizes(&self.size)?,
             keep: self.keep.iter().map(|text| pattern("--keep", text)).collect::<Result<_, _>>()?,
@@ -118,7 +144,11 @@ fn named_size(text: &str) -> Result<(String, String), Error> {
 fn text_of(stage: Stage) -> Option<&'static str> {
     match stage {
         Stage::Sampling => Some("drawing samples"),
-        Stage::Converting => Some("converting"),
+        Stage::Losses => Some("measuring the denoising loss"),
+        Stage::Converting => Some("watching values"),
+        Stage::Comparing => Some("measuring what each layer costs in int8"),
+        Stage::Verifying => Some("comparing outputs"),
+        Stage::Building => Some("building the engine"),
         _ => None,
     }
 }
@@ -137,7 +167,6 @@ pub(super) fn run(args: &DeployArgs, cli: &Cli, printer: &Printer) -> Result<boo
     run_files::reads_data(&mut files, args.data.data.as_deref())?;
     if pipeline.is_none() {
         files.writes_into("a file of BUNDLE", &args.output, &["model.onnx", "model.onnx.data", "README.md"]);
-        refuse_foreign(&args.output)?;
     }
     files.check()?;
     let mut options = args.options(&surroundings.diffusion)?;
@@ -153,6 +182,9 @@ pub(super) fn run(args: &DeployArgs, cli: &Cli, printer: &Printer) -> Result<boo
     if let Some(name) = staged.as_deref().and_then(Path::file_name) {
         options.name = name.to_string_lossy().into_owned();
     }
+    if let Some(name) = args.io.and_then(Loader::file_name) {
+        name.clone_into(&mut options.name);
+    }
     let mut watcher = Watcher::new(printer, text_of);
     let made = deploy(&model, &folder, &runtime, &options, &mut |progress| watcher.see(progress));
     drop(watcher);
@@ -164,22 +196,12 @@ pub(super) fn run(args: &DeployArgs, cli: &Cli, printer: &Printer) -> Result<boo
         let (prepared, place) = output.roots();
         let moved = |path: &PathBuf| path.strip_prefix(prepared).map_or_else(|_| path.clone(), |path| place.join(path));
         report.files = report.files.iter().map(moved).collect();
+        report.engine = report.engine.take().map(|engine| engine.in_place(moved));
         report.files.extend(output.publish()?.copied.iter().map(|name| args.output.join(name)));
     }
     report.warnings.iter().for_each(|warning| printer.warning(warning));
     printer.result(&report, || text(&report, printer.is_verbose()));
     Ok(true)
-}
-
-/// Refuses a folder whose README is not that of an earlier bundle: it would be replaced.
-fn refuse_foreign(bundle: &Path) -> Result<(), Error> {
-    let readme = bundle.join("README.md");
-    let is_ours = |text: String| text.contains("onnx-diffprune");
-    if !readme.exists() || read_text(&readme).is_ok_and(is_ours) {
-        return Ok(());
-    }
-    let text = "expected no file, or that of an earlier bundle; it would be replaced";
-    Err(Error::usage(format!("{}: {text}", readme.display())).hint("name another folder, or move the file away"))
 }
 
 fn text(report: &DeployReport, is_verbose: bool) -> String {
@@ -237,6 +259,10 @@ fn text(report: &DeployReport, is_verbose: bool) -> String {
             text += &format!("\n  and {} more: --verbose lists them", int8.kept.len() - shown);
         }
         parts.push(text);
+    }
+    if let Some(engine) = &report.engine {
+        let bytes = human(engine.bytes as f64);
+        parts.push(format!("engine of {bytes}B in {:.0} s by {}", engine.seconds, engine.builder));
     }
     let files: Vec<String> = report.files.iter().map(|path| format!("wrote {}", path.display())).collect();
     parts.push(files.join("\n"));

@@ -171,6 +171,13 @@ impl Profile {
         self.symbols.iter().map(|(name, extent)| (name.clone(), extent.opt)).collect()
     }
 
+    /// The least and the largest sizes, and the usual ones.
+    pub fn ends(&self) -> [Sizes; 3] {
+        let of =
+            |end: fn(&Extent) -> i64| self.symbols.iter().map(|(name, extent)| (name.clone(), end(extent))).collect();
+        [of(|extent| extent.min), of(|extent| extent.opt), of(|extent| extent.max)]
+    }
+
     /// The shapes as `trtexec`, `tensorrt_rtx` and ONNX Runtime take them: `sample:1x4x64x64,...`.
     pub fn shapes(&self, of: impl Fn(&InputShapes) -> &Vec<i64>) -> String {
         let input = |input: &InputShapes| format!("{}:{}", input.name, joined(of(input), "x"));

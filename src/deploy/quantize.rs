@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use super::form::Form;
 use super::half::KeptNode;
-use super::ranges::{Inputs, Ranges};
+use super::ranges::{Inputs, Ranges, Steps};
 use crate::error::Error;
 use crate::graph::Graph;
 use crate::graph::facts::Facts;
@@ -88,7 +88,7 @@ pub struct QuantizeReport {
     pub difference_of_all: f64,
 }
 
-/// The network in int8.
+/// The network in int8. `steps` counts the layers that were measured.
 ///
 /// # Errors
 /// An operator set before version 13, which has no scales by channel; nothing to quantise; a network that can't be run.
@@ -97,6 +97,7 @@ pub fn quantize(
     (model, graph, operators, facts): (&Model, &Graph, &Operators, &Facts),
     batches: &[Inputs],
     options: &QuantizeOptions<'_>,
+    steps: &mut Steps<'_>,
 ) -> Result<(Form, QuantizeReport), Error> {
     if graph.opset < 13 {
         let text = format!("expected version 13 or later of the standard operators, found {}", graph.opset);
@@ -110,7 +111,7 @@ pub fn quantize(
         return Err(Error::unmet("int8: there is no linear layer with a weight to quantise").in_file(model.path()));
     }
     let ranges = calibrate::ranges(runtime, known, &found, batches, options)?;
-    let (chosen, report) = switches::choose(runtime, known, (&found, &ranges), batches, options)?;
+    let (chosen, report) = switches::choose(runtime, known, (&found, &ranges), batches, options, steps)?;
     kept.extend(report.kept.iter().cloned());
     let form = emit::emit(known, &chosen, &ranges, options)?;
     Ok((form, QuantizeReport { quantized: chosen.len(), kept, ..report }))

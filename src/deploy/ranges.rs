@@ -51,14 +51,18 @@ pub type Ranges = BTreeMap<String, Range>;
 /// One run's inputs, by name.
 pub type Inputs = Vec<(String, Array)>;
 
+/// Called with the runs that are done, and all; an error ends the work.
+pub type Steps<'a> = dyn FnMut(usize, usize) -> Result<(), Error> + 'a;
+
 /// The ranges of all float32 values that nodes compute or the network takes, over runs on these inputs.
 ///
 /// # Errors
-/// A network that can't be run.
+/// A network that can't be run; what `steps` says.
 pub fn watch_ranges(
     runtime: &Runtime,
     (model, graph, facts): (&Model, &Graph, &Facts),
     batches: &[Inputs],
+    steps: &mut Steps<'_>,
 ) -> Result<Ranges, Error> {
     let is_watched = |value: &ValueId| {
         let fact = facts.values[*value].as_ref().filter(|fact| fact.dtype == DataType::Float);
@@ -81,7 +85,8 @@ pub fn watch_ranges(
         ranges.entry(name.to_owned()).and_modify(|known: &mut Range| *known = known.union(range)).or_insert(range);
     };
     let mut session = session_giving(runtime, &model.with_graph(watched), &names, &SessionOptions::default())?;
-    for inputs in batches {
+    for (at, inputs) in batches.iter().enumerate() {
+        steps(at, batches.len())?;
         for (name, array) in inputs {
             let values = array.to_f64();
             let (low, high) = values

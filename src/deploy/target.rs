@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::quantize::Style;
+use crate::error::Error;
 use crate::onnx::DataType;
 
 /// What runs the network.
@@ -60,6 +61,21 @@ impl DeployTarget {
             Self::Directml | Self::Web | Self::Cpu => {
                 Style { is_symmetric: false, quantizes_outputs: true, quantizes_biases: true }
             }
+        }
+    }
+
+    /// Refuses a precision that the target computes nowhere: WebGPU's shading language has no bfloat16 (WGSL, section 6.2, has f32
+    /// and f16), nor has WebNN's `MLOperandDataType`, and DirectML's `DML_TENSOR_DATA_TYPE` has none either.
+    ///
+    /// # Errors
+    /// See above.
+    pub fn check_precision(self, precision: DeployPrecision) -> Result<(), Error> {
+        match (self, precision) {
+            (Self::Web | Self::Directml, DeployPrecision::Bfloat16) => {
+                Err(Error::usage(format!("--precision bfloat16: {} does not compute in it", self.name()))
+                    .hint("take float16"))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::NodeId;
 use super::dim::Dim;
 use super::fact::Fact;
-use super::sizes::Sizes;
+use super::sizes::{Sizes, sizes_for};
 
 /// What inference knows of every value, by [`super::ValueId`].
 #[derive(Clone, Debug)]
@@ -67,7 +67,68 @@ pub struct Equation {
     pub relation: Relation,
 }
 
+/// A size at which a network can't run: two lengths that must be equal are not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contradiction {
+    /// The symbol whose size it is.
+    pub symbol: String,
+    /// The lengths that meet.
+    pub lengths: (i64, i64),
+    /// The number of whose multiples all were tried that work, if there is one.
+    pub multiple: Option<i64>,
+}
+
+/// The largest factor between sizes that is tried: no network halves its sample more often.
+const MOST_HALVED: i64 = 256;
+
+/// Multiples of a number that are tried.
+const TRIED: i64 = 8;
+
+impl Equation {
+    /// The lengths that meet at these sizes, if they may not.
+    fn broken(&self, sizes: &Sizes) -> Option<(i64, i64)> {
+        let (a, b) = (self.a.eval(sizes)?, self.b.eval(sizes)?);
+        let fits = match self.relation {
+            Relation::Equal => a == b,
+            Relation::Broadcast => a == b || a == 1 || b == 1,
+            // What is cut off where it does not reach is still something.
+            Relation::Reaches => true,
+        };
+        (!fits).then_some((a, b))
+    }
+
+    /// Whether it holds a symbol, and none of which nothing is known.
+    fn speaks_of(&self, symbol: &str) -> bool {
+        let mut names = std::collections::BTreeSet::new();
+        self.a.symbols(&mut names);
+        self.b.symbols(&mut names);
+        names.contains(symbol) && !names.iter().any(|name| name.starts_with('?'))
+    }
+}
+
 impl Facts {
+    /// The first of some sizes at which the network can't run, such as a height that it does not halve and double back.
+    pub fn contradiction(&self, given: &Sizes) -> Option<Contradiction> {
+        let sizes = sizes_for(self, given);
+        for symbol in given.keys() {
+            let own: Vec<&Equation> = self.equations.iter().filter(|equation| equation.speaks_of(symbol)).collect();
+            let Some(lengths) = own.iter().find_map(|equation| equation.broken(&sizes)) else { continue };
+            let works = |size: i64| {
+                let sizes = sizes_for(
+                    self,
+                    &Sizes::from_iter(
+                        given.iter().map(|(name, own)| (name.clone(), if name == symbol { size } else { *own })),
+                    ),
+                );
+                own.iter().all(|equation| equation.broken(&sizes).is_none())
+            };
+            let factors = std::iter::successors(Some(2), |factor| Some(2 * factor)).take_while(|it| *it <= MOST_HALVED);
+            let multiple = factors.into_iter().find(|factor| (1..=TRIED).all(|times| works(factor * times)));
+            return Some(Contradiction { symbol: symbol.clone(), lengths, multiple });
+        }
+        None
+    }
+
     /// Nothing yet of `count` values.
     pub(crate) fn unknown(count: usize) -> Self {
         Self {

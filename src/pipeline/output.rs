@@ -14,6 +14,9 @@ const DEPTH: usize = 16;
 /// What the plan of a changed network is called, beside `model.onnx`; also the sign of a folder that was written here.
 const PLAN: &str = "plan.json";
 
+/// What lies beside a network that was made ready for a runtime.
+const BUNDLE: &str = "bundle.json";
+
 /// Kinds of files that hold weights.
 const WEIGHTS: [&str; 6] = ["onnx", "safetensors", "bin", "pt", "xml", "engine"];
 
@@ -167,9 +170,12 @@ impl PipelineOutput {
     }
 }
 
-/// Whether a folder is a pipeline that was written here: the plan of a cut lies beside one of its networks.
+/// Whether a folder is a pipeline that was written here: the plan of a cut lies beside one of its networks, or what a bundle
+/// says of itself.
 fn was_written_here(folder: &Path) -> bool {
-    let is_ours = |component: &Component| component.model.with_extension(PLAN).is_file();
+    let is_ours = |component: &Component| {
+        component.model.with_extension(PLAN).is_file() || component.model.with_file_name(BUNDLE).is_file()
+    };
     hub::snapshot(folder).is_ok_and(|snapshot| snapshot == folder)
         && Pipeline::open(folder).is_ok_and(|pipeline| pipeline.components.iter().any(is_ours))
 }

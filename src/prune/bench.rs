@@ -9,6 +9,7 @@ use super::model::{Model, check_sizes};
 use super::progress::{Progress, Stage, Watch, tell};
 use super::runtime::Runtime;
 use crate::array::Array;
+use crate::diffusion::{RoleNames, Roles, UsualSizes};
 use crate::error::Error;
 use crate::graph::dim::Dim;
 use crate::graph::facts::Facts;
@@ -32,6 +33,8 @@ const PROFILED: usize = 20;
 pub struct BenchOptions {
     /// Sizes of symbolic dimensions, by name; a network need not have all of them.
     pub sizes: Sizes,
+    /// The sizes at which the networks are usually run, for symbolic dimensions that `sizes` does not give.
+    pub usual_sizes: UsualSizes,
     /// Sizes of the batch that are tried in turn; where there are none, that of `sizes`, or one.
     pub batches: Vec<i64>,
     /// Rounds in which every network runs once.
@@ -54,6 +57,7 @@ impl Default for BenchOptions {
     fn default() -> Self {
         Self {
             sizes: Sizes::new(),
+            usual_sizes: UsualSizes::default(),
             batches: Vec::new(),
             runs: 50,
             seconds: 60.0,
@@ -134,7 +138,7 @@ impl Candidate {
     ///
     /// # Errors
     /// The network fixes another batch; sizes that contradict a weight or each other.
-    fn given(&self, given: &Sizes, batch: Option<i64>) -> Result<Sizes, Error> {
+    fn given(&self, given: &Sizes, usual: &UsualSizes, batch: Option<i64>) -> Result<Sizes, Error> {
         let known = sizes_for(&self.facts, &Sizes::new());
         let mut own: Sizes = given.clone();
         own.retain(|name, _| known.contains_key(name));
@@ -149,7 +153,10 @@ impl Candidate {
             own.extend(symbols.into_iter().map(|symbol| (symbol, batch)));
         }
         check_sizes(&own, &self.facts, self.model.path())?;
-        Ok(own)
+        // What is usual contradicts the weights where it is another network's.
+        let roles = Roles::recognise(&self.model, &self.graph, &self.facts, &RoleNames::default());
+        let usual = roles.map(|roles| roles.with_usual_sizes(own.clone(), usual)).unwrap_or_else(|_| own.clone());
+        Ok(if check_sizes(&usual, &self.facts, self.model.path()).is_ok() { usual } else { own })
     }
 
     fn inputs(&self, given: &Sizes, seed: u64) -> Result<Vec<(String, Array)>, Error> {
@@ -220,7 +227,8 @@ pub fn bench(
         execution = of_first;
     }
     // A batch that is not given is one, as everyone expects.
-    let mut assumed = first.assumed(&first.given(&options.sizes, batches.first().copied().flatten())?);
+    let mut assumed =
+        first.assumed(&first.given(&options.sizes, &options.usual_sizes, batches.first().copied().flatten())?);
     assumed.retain(|name, _| !first.batch_symbols().contains(name));
     let networks = networks.iter().map(|model| model.path().to_owned()).collect();
     Ok(BenchReport { networks, execution, points, assumed })
@@ -241,7 +249,9 @@ impl Bench<'_> {
         let inputs: Vec<Vec<(String, Array)>> = self
             .candidates
             .iter()
-            .map(|candidate| candidate.inputs(&candidate.given(&options.sizes, batch)?, options.seed))
+            .map(|candidate| {
+                candidate.inputs(&candidate.given(&options.sizes, &options.usual_sizes, batch)?, options.seed)
+            })
             .collect::<Result<_, _>>()?;
         // What the library loads once must not count as the first network's.
         if let Some(first) = self.candidates.first() {

@@ -1,7 +1,13 @@
 //! A network made ready for a runtime: brought to a precision, compared with what it was, in a folder with what the runtime
 //! asks for.
 
+mod adapted;
+
 mod bundle;
+
+mod convert;
+
+mod place;
 
 mod subject;
 
@@ -10,22 +16,23 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 use serde::Serialize;
 
-use super::model::{Model, check_sizes};
+use super::model::{Model, check_lengths, check_sizes};
 use super::network::{NetworkOptions, sizes_of};
-use super::progress::{Progress, Stage, Watch, tell};
+use super::progress::Watch;
 use super::runtime::Runtime;
-use crate::deploy::ranges::Inputs;
 use crate::deploy::{
-    Calibration, DeployPrecision, DeployTarget, Form, HalfOptions, HalfReport, Profile, QuantizeOptions,
-    QuantizeReport, halve, is_half, quantize, watch_ranges,
+    Calibration, Capability, DeployPrecision, DeployTarget, Engine, EngineBuilder, HalfReport, Loader, Profile,
+    QuantizeReport,
 };
 use crate::diffusion::Roles;
 use crate::error::Error;
+use crate::files::OutputFolder;
 use crate::graph::Graph;
 use crate::graph::sizes::Sizes;
 use crate::infer::infer;
 use crate::{files, ops};
-use subject::{Material, Subject, outputs};
+use convert::{compare, convert};
+use subject::Subject;
 
 /// How a network is made ready.
 #[derive(Clone, Debug)]
@@ -36,8 +43,12 @@ pub struct DeployOptions {
     pub name: String,
     /// The precision; what suits the target where `None`.
     pub precision: Option<DeployPrecision>,
-    /// Whether inputs and outputs are in half precision too.
-    pub halves_interface: bool,
+    /// Whether inputs and outputs are in half precision too; where `None`, they are if `loader` is one that feeds them so.
+    pub halves_interface: Option<bool>,
+    /// The program whose names, ranks and types inputs and outputs get; those of the network where `None`.
+    pub loader: Option<Loader>,
+    /// The engine that is built into the bundle, if one is.
+    pub engine: Option<EngineOptions>,
     /// Sizes of symbolic dimensions, `("batch", "1..4")`: engines are built for them, and samples have the usual ones.
     pub profile: Vec<(String, String)>,
     /// Sizes of symbolic dimensions of which the profile says nothing.
@@ -71,7 +82,9 @@ impl DeployOptions {
             target,
             name: "model.onnx".to_owned(),
             precision: None,
-            halves_interface: false,
+            halves_interface: None,
+            loader: None,
+            engine: None,
             profile: Vec::new(),
             sizes: Sizes::new(),
             keep: Vec::new(),
@@ -86,10 +99,24 @@ impl DeployOptions {
         }
     }
 
+    /// Whether a network in half precision has inputs and outputs in it too.
+    fn has_half_interface(&self) -> bool {
+        self.halves_interface.unwrap_or_else(|| self.loader.is_some_and(Loader::halves_interface))
+    }
+
     /// The precision that the network is brought to.
     pub fn precision(&self) -> DeployPrecision {
         self.precision.unwrap_or_else(|| self.target.default_precision())
     }
+}
+
+/// How an engine is built.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// The compute capabilities that TensorRT for RTX builds for; those that it chooses where there is none.
+    pub capabilities: Vec<Capability>,
+    /// The Python whose bindings build; NVIDIA's programs and the Python on the PATH are looked for where `None`.
+    pub python: Option<PathBuf>,
 }
 
 /// How far outputs are from those of the network as it was.
@@ -112,6 +139,8 @@ pub struct DeployReport {
     pub target: DeployTarget,
     /// Its precision.
     pub precision: DeployPrecision,
+    /// The program whose inputs and outputs it has.
+    pub loader: Option<Loader>,
     /// The files of the bundle.
     pub files: Vec<PathBuf>,
     /// Bytes of the network as it was and as it is, with external data.
@@ -128,15 +157,18 @@ pub struct DeployReport {
     pub loss: Option<(f64, f64)>,
     /// The sizes that an engine is built for.
     pub profile: Profile,
+    /// The engine, where one was asked for.
+    pub engine: Option<Engine>,
     /// Things that the user should know.
     pub warnings: Vec<String>,
 }
 
-/// Makes a network ready for a runtime, in a folder that is made where there is none. Files take their places together.
+/// Makes a network ready for a runtime, in a folder that is made where there is none: complete beside its place first, then in
+/// its place as a whole, which may be empty or hold an earlier bundle.
 ///
 /// # Errors
-/// A size that makes no sense, a network that can't be run or whose form gives values that are not finite, a folder that
-/// can't be written; the caller stopped.
+/// A size that makes no sense, a network that can't be run or whose form gives values that are not finite, an engine that can't be
+/// built, a folder that holds other files or can't be written; the caller stopped.
 pub fn deploy(
     model: &Model,
     folder: &Path,
@@ -144,79 +176,159 @@ pub fn deploy(
     options: &DeployOptions,
     watch: &mut Watch<'_>,
 ) -> Result<DeployReport, Error> {
-    let graph = Graph::new(&model.0)?;
-    let facts = infer(&model.0, &graph, &ops::parse(&graph))?;
-    check_sizes(&options.sizes, &facts, model.path())?;
-    // What the pipeline says, where nothing else does.
-    let roles = Roles::recognise(&model.0, &graph, &facts, &options.network.names);
-    let usual = roles.map(|roles| sizes_of(&roles, &facts, &options.network, &options.sizes, options.data.as_deref()));
-    let usual = usual.and_then(|sizes| sizes).unwrap_or_else(|_| options.sizes.clone());
-    let profile = match Profile::new((&graph, &facts), &options.profile, &usual) {
-        Ok(profile) => profile,
-        Err(error) if options.target.builds_engine() || !options.profile.is_empty() => return Err(error),
-        // Nothing is built for sizes there: samples get small ones of what is not known.
-        Err(_) => Profile::default(),
-    };
-    let mut sizes = options.sizes.clone();
-    // The batch of samples is a matter of how many there are.
-    let batches = batch_symbols(&graph, &facts);
-    sizes.extend(profile.usual().into_iter().filter(|(name, _)| !batches.contains(name)));
-    let subject = Subject::new(model, options, sizes)?;
-    let mut warnings: Vec<String> = Vec::new();
-    if let Some(why) = &subject.other {
-        warnings.push(format!("there is no denoising loss to compare: {why}"));
+    place::refuse_foreign(folder)?;
+    place::refuse_input_inside(model, folder)?;
+    let plan = Plan::new(model, options)?;
+    let output = OutputFolder::beside(folder, |_| true)?;
+    if options.target == DeployTarget::Tensorrt {
+        place::keep_timing_cache(&output, folder)?;
     }
-    let made = files::NewFolder::at(folder).map_err(|error| files::unwritable(folder, error))?;
-    let place = folder.join(&options.name);
-    let material = subject.material(runtime.0, watch)?;
-    tell(watch, Progress::At { stage: Stage::Converting, done: 0, total: 3 })?;
-    let before = subject.loss(runtime.0, &material, model.path())?;
-    let converted = convert(&subject, runtime, &material, before, options)?;
-    warnings.extend(converted.note);
-    let metadata = bundle::metadata(model, options);
-    let staged = converted.form.stage(&place, &metadata)?;
-    tell(watch, Progress::At { stage: Stage::Converting, done: 1, total: 3 })?;
-    let compared = compare(runtime, model.path(), staged.path(), &material.batches);
-    tell(watch, Progress::At { stage: Stage::Converting, done: 2, total: 3 })?;
-    let measured = compared.and_then(|distances| Ok((distances, subject.loss(runtime.0, &material, staged.path())?)));
-    let (distances, after) = match measured {
-        Ok(measured) => measured,
-        // ONNX Runtime has kernels in bfloat16 for few operators on the processor.
-        Err(error) if options.precision() == DeployPrecision::Bfloat16 => {
-            warnings.push(format!("what bfloat16 costs is not measured: it does not run on this processor ({error})"));
-            (Vec::new(), None)
-        }
-        Err(error) => {
-            let error = error.instead_of_file(staged.path(), &place);
-            return Err(match error.advice() {
-                None => error.hint(
-                    "a node for which ONNX Runtime has no kernel in this precision stays in float32 with --keep REGEX",
-                ),
-                Some(_) => error,
-            });
-        }
-    };
-    let mut report = DeployReport {
-        target: options.target,
-        precision: options.precision(),
-        files: Vec::new(),
-        bytes: (model.total_bytes()?, staged.bytes()),
-        half: converted.half,
-        int8: converted.int8,
-        samples: material.source,
-        distances,
-        loss: before.zip(after),
-        profile,
-        warnings,
-    };
-    let beside = bundle::files(model, folder, options, &report)?;
-    let published = staged.publish(&beside)?;
-    drop(made);
-    report.files = std::iter::once(place)
-        .chain(published.report.external)
-        .chain(beside.into_iter().map(|(path, _)| path))
-        .collect();
+    let made = plan.made(output.root(), runtime, watch);
+    let mut report = made.map_err(|error| error.told_elsewhere((output.root(), folder)))?;
+    let placed = |path: &PathBuf| folder.join(path.strip_prefix(output.root()).unwrap_or(path));
+    report.files = report.files.iter().map(placed).collect();
+    report.engine = report.engine.take().map(|engine| engine.in_place(placed));
+    output.publish(&[])?;
     Ok(report)
+}
+
+/// What is found out before anything is measured or written.
+struct Plan<'a> {
+    model: &'a Model,
+    options: &'a DeployOptions,
+    subject: Subject<'a>,
+    profile: Profile,
+    /// The sizes that are given, and the usual ones.
+    usual: Sizes,
+    builder: Option<EngineBuilder>,
+}
+
+impl<'a> Plan<'a> {
+    fn new(model: &'a Model, options: &'a DeployOptions) -> Result<Self, Error> {
+        let graph = Graph::new(&model.0)?;
+        let facts = infer(&model.0, &graph, &ops::parse(&graph))?;
+        check_sizes(&options.sizes, &facts, model.path())?;
+        options.target.check_precision(options.precision()).map_err(|error| error.in_file(model.path()))?;
+        // What the pipeline says, where nothing else does.
+        let roles = Roles::recognise(&model.0, &graph, &facts, &options.network.names);
+        let usual =
+            roles.map(|roles| sizes_of(&roles, &facts, &options.network, &options.sizes, options.data.as_deref()));
+        let usual = usual.and_then(|sizes| sizes).unwrap_or_else(|_| options.sizes.clone());
+        let needs_sizes = options.target.builds_engine()
+            || !options.profile.is_empty()
+            || options.loader.is_some_and(Loader::fixes_sizes);
+        let profile = match Profile::new((&graph, &facts), &options.profile, &usual) {
+            Ok(profile) => profile,
+            Err(error) if needs_sizes => return Err(error),
+            // Nothing is built for sizes there: samples get small ones of what is not known.
+            Err(_) => Profile::default(),
+        };
+        for sizes in profile.ends() {
+            check_lengths("--profile", &sizes, &facts, model.path())?;
+        }
+        let mut sizes = options.sizes.clone();
+        // The batch of samples is a matter of how many there are.
+        let batches = batch_symbols(&graph, &facts);
+        sizes.extend(profile.usual().into_iter().filter(|(name, _)| !batches.contains(name)));
+        if let Some(loader) = options.loader {
+            adapted::check((&model.0, &graph, &facts), options, loader, &profile)?;
+        }
+        let builder = match &options.engine {
+            Some(asked) => Some(asked.find(options, &profile)?),
+            None => None,
+        };
+        Ok(Self { model, options, subject: Subject::new(model, options, sizes)?, profile, usual, builder })
+    }
+
+    /// The bundle, in a folder that is empty but for what an earlier one left for this.
+    fn made(mut self, folder: &Path, runtime: &Runtime, watch: &mut Watch<'_>) -> Result<DeployReport, Error> {
+        let (model, options) = (self.model, self.options);
+        let mut warnings: Vec<String> = Vec::new();
+        if let Some(why) = &self.subject.other {
+            warnings.push(format!("there is no denoising loss to compare: {why}"));
+        }
+        let place = folder.join(&options.name);
+        let material = self.subject.material(runtime.0, watch)?;
+        let before = self.subject.loss(runtime.0, &material, model.path(), watch)?;
+        warnings.extend(self.subject.doubt(before));
+        if options.precision() == DeployPrecision::Int8 && options.data.is_none() && before.is_some() {
+            let text = "int8 was calibrated on samples that the network drew itself: what it draws badly, and what it never draws, \
+                        it was not measured on; --data gives real ones";
+            warnings.push(text.to_owned());
+        }
+        let converted = convert(&self.subject, runtime, &material, before, options, watch)?;
+        warnings.extend(converted.note);
+        let metadata = bundle::metadata(model, options);
+        let mut staged = converted.form.stage(&place, &metadata)?;
+        let compared = compare(runtime, model.path(), staged.path(), &material.batches, watch);
+        let measured =
+            compared.and_then(|found| Ok((found, self.subject.loss(runtime.0, &material, staged.path(), watch)?)));
+        let (distances, after) = match measured {
+            Ok(measured) => measured,
+            Err(error) => (Vec::new(), unmeasured(error, (staged.path(), &place), options, &mut warnings)?),
+        };
+        if let Some(loader) = options.loader {
+            let given = (material.batches.as_slice(), &self.usual);
+            let from = (&staged, place.as_path());
+            let dressed = adapted::dress(runtime.0, from, (options, loader), given, &self.profile, &metadata)?;
+            warnings.extend(dressed.notes);
+            (staged, self.profile) = (dressed.staged, dressed.profile);
+        }
+        let mut report = DeployReport {
+            target: options.target,
+            precision: options.precision(),
+            loader: options.loader,
+            files: Vec::new(),
+            bytes: (model.total_bytes()?, staged.bytes()),
+            half: converted.half,
+            int8: converted.int8,
+            samples: material.source,
+            distances,
+            loss: before.zip(after),
+            profile: self.profile,
+            engine: None,
+            warnings,
+        };
+        let published = staged.publish(&[])?;
+        if let Some(builder) = &self.builder {
+            report.engine = Some(place::engine(builder, (folder, options), &report.profile, watch)?);
+        }
+        let written: Vec<PathBuf> = std::iter::once(place)
+            .chain(published.report.external)
+            .chain(report.engine.iter().map(|engine| engine.file.clone()))
+            .collect();
+        let beside = bundle::files(model, folder, options, &report, &written)?;
+        for (path, content) in &beside {
+            files::write_file(path, content)?;
+        }
+        report.files = written.into_iter().chain(beside.into_iter().map(|(path, _)| path)).collect();
+        Ok(report)
+    }
+}
+
+/// What becomes of a network that can't be run in its precision here.
+fn unmeasured(
+    error: Error,
+    (staged, place): (&Path, &Path),
+    options: &DeployOptions,
+    warnings: &mut Vec<String>,
+) -> Result<Option<f64>, Error> {
+    // ONNX Runtime has kernels in bfloat16 for few operators on the processor.
+    if options.precision() == DeployPrecision::Bfloat16 && options.target != DeployTarget::Cpu {
+        warnings.push(format!("what bfloat16 costs is not measured: it does not run on this processor ({error})"));
+        return Ok(None);
+    }
+    let error = error.instead_of_file(staged, place);
+    if options.precision() == DeployPrecision::Bfloat16 {
+        return Err(Error::unmet(format!("--precision bfloat16 does not run on the processor: {error}")).hint(
+            "ONNX Runtime has few kernels in bfloat16 there: take float32 or int8, or keep nodes in float32 with --keep REGEX",
+        ));
+    }
+    Err(match error.advice() {
+        Some(_) => error,
+        None => error
+            .hint("a node for which ONNX Runtime has no kernel in this precision stays in float32 with --keep REGEX"),
+    })
 }
 
 /// The symbols of first axes.
@@ -224,90 +336,4 @@ fn batch_symbols(graph: &Graph, facts: &crate::graph::facts::Facts) -> Vec<Strin
     let first = |input: &usize| facts.values[*input].as_ref()?.shape.as_ref()?.first()?.as_symbol();
     let symbols = graph.inputs.iter().filter_map(first);
     symbols.filter(|name| !crate::graph::sizes::has_telling_name(name)).collect()
-}
-
-/// A network in another precision.
-struct Converted {
-    form: Form,
-    half: Option<HalfReport>,
-    int8: Option<QuantizeReport>,
-    note: Option<String>,
-}
-
-/// The network in the precision that is asked for.
-fn convert(
-    subject: &Subject<'_>,
-    runtime: &Runtime,
-    material: &Material,
-    loss: Option<f64>,
-    options: &DeployOptions,
-) -> Result<Converted, Error> {
-    let as_it_is = || Form::of(&subject.model, &subject.graph);
-    let precision = options.precision();
-    let known = (&subject.model, &subject.graph, &subject.facts);
-    let network = (&subject.model, &subject.graph, &subject.operators, &subject.facts);
-    if precision == DeployPrecision::Float32 {
-        return Ok(Converted { form: as_it_is(), half: None, int8: None, note: None });
-    }
-    if is_half(&subject.facts) && (options.precision.is_none() || precision == DeployPrecision::Float16) {
-        let note = Some("the network is in half precision already and stays as it is".to_owned());
-        return Ok(Converted { form: as_it_is(), half: None, int8: None, note });
-    }
-    let ranges = watch_ranges(runtime.0, known, &material.batches)?;
-    if let Some(dtype) = precision.half_type() {
-        let half =
-            HalfOptions { dtype, halves_interface: options.halves_interface, keep: &options.keep, ranges: &ranges };
-        let (form, report) = halve(network, &half)?;
-        return Ok(Converted { form, half: Some(report), int8: None, note: None });
-    }
-    let output = subject.prediction()?;
-    let given = outputs(runtime.0, subject.model.path(), &material.batches)?;
-    let of_output = given.iter().flatten().filter(|(name, _)| *name == output);
-    let values: Vec<f64> = of_output.flat_map(|(_, array)| array.to_f64()).collect();
-    let square = values.iter().map(|value| value * value).sum::<f64>() / values.len().max(1) as f64;
-    // Where rounding is independent of the error that the network has, the loss grows by the mean square of what it adds. That
-    // of a network that predicts little says nothing of what it predicts.
-    let scale = loss.map_or(square, |loss| loss.min(square));
-    let quantized = QuantizeOptions {
-        style: options.target.quantized_style(),
-        calibration: options.calibration,
-        keep: &options.keep,
-        ranges: &ranges,
-        output: &output,
-        most: Some(options.budget * scale),
-    };
-    let (form, report) = quantize(runtime.0, network, &material.batches, &quantized)?;
-    Ok(Converted { form, half: None, int8: Some(report), note: None })
-}
-
-/// How far the outputs of a file are from those of another, over all runs.
-fn compare(runtime: &Runtime, before: &Path, after: &Path, batches: &[Inputs]) -> Result<Vec<OutputDistance>, Error> {
-    let wanted = outputs(runtime.0, before, batches)?;
-    let found = outputs(runtime.0, after, batches)?;
-    let names: Vec<&String> = wanted.first().into_iter().flatten().map(|(name, _)| name).collect();
-    let mut distances = Vec::new();
-    for (at, name) in names.into_iter().enumerate() {
-        let (mut difference, mut square, mut largest, mut magnitude) = (0.0, 0.0, 0.0f64, 0.0f64);
-        for (wanted, found) in wanted.iter().zip(&found) {
-            let of = |outputs: &Inputs| outputs.get(at).map(|(_, array)| array.to_f64()).unwrap_or_default();
-            for (a, b) in of(wanted).into_iter().zip(of(found)) {
-                if !a.is_finite() {
-                    continue;
-                }
-                if !b.is_finite() {
-                    return Err(Error::unmet(format!("output {name:?} holds {b} in this precision, where it was {a}"))
-                        .in_file(before)
-                        .hint("name nodes that stay in float32 with --keep, or take bfloat16"));
-                }
-                difference += (a - b).powi(2);
-                square += a * a;
-                largest = largest.max((a - b).abs());
-                magnitude = magnitude.max(a.abs());
-            }
-        }
-        let relative = if square > 0.0 { (difference / square).sqrt() } else { difference.sqrt() };
-        let worst = if magnitude > 0.0 { largest / magnitude } else { largest };
-        distances.push(OutputDistance { output: name.clone(), relative, worst });
-    }
-    Ok(distances)
 }

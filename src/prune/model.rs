@@ -145,7 +145,28 @@ pub(super) fn check_sizes(given: &Sizes, facts: &Facts, path: &Path) -> Result<(
             return Err(Error::usage(text).hint("give both the same size, or leave one out"));
         }
     }
-    Ok(())
+    check_lengths("--size", given, facts, path)
+}
+
+/// Refuses sizes at which lengths meet in the network that are not equal, and says which would do.
+pub(super) fn check_lengths(option: &str, given: &Sizes, facts: &Facts, path: &Path) -> Result<(), Error> {
+    let Some(found) = facts.contradiction(given) else { return Ok(()) };
+    let size = given.get(&found.symbol).copied().unwrap_or_default();
+    let (a, b) = found.lengths;
+    let text = format!(
+        "{option} {}={size}: {} can't run at this size, lengths of {a} and {b} meet in it",
+        found.symbol,
+        path.display()
+    );
+    let hint = match found.multiple {
+        Some(multiple) => {
+            let (below, above) = (size / multiple * multiple, (size / multiple + 1) * multiple);
+            let near = if below > 0 { format!("{below} and {above}") } else { above.to_string() };
+            format!("multiples of {multiple} work, such as {near}")
+        }
+        None => "give a size that the network was exported for".to_owned(),
+    };
+    Err(Error::usage(text).hint(hint))
 }
 
 /// A model with its graph, shapes and coupling. A clone shares it.

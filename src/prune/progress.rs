@@ -36,6 +36,8 @@ pub enum Stage {
     Distances,
     /// A network is brought to another form and compared with what it was.
     Converting,
+    /// An engine is built by another program.
+    Building,
     /// Images and captions are encoded.
     Encoding,
 }

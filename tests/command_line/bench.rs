@@ -57,6 +57,8 @@ fn sizes_that_nobody_gave_are_told_and_wrong_ones_refused() {
     let ran = succeed(&short);
     assert!(ran.err.contains("give those with --size"), "{}", ran.err);
     let assumed = ran.json()["assumed"].as_object().unwrap().clone();
+    // Captions have 77 tokens, unless a pipeline says otherwise.
+    assert!(ran.json()["points"][0]["inputs"][2][1][1] == 77 && !assumed.contains_key("seq"), "{assumed:?}");
     assert!(!assumed.is_empty() && !assumed.contains_key("batch"), "{assumed:?}");
     let sizes: Vec<String> = assumed.keys().map(|name| format!("{name}=8")).collect();
     let given: Vec<&str> = sizes.iter().flat_map(|size| ["--size", size.as_str()]).collect();
@@ -66,6 +68,19 @@ fn sizes_that_nobody_gave_are_told_and_wrong_ones_refused() {
     let wrong = run(&[&short[..], &["--size", "nothing=8"]].concat());
     assert_eq!(wrong.code, 2);
     assert!(wrong.err.contains("nothing"), "{}", wrong.err);
+}
+
+#[test]
+fn sizes_are_those_of_the_pipeline_around_a_network() {
+    let network = fixture("pipelines/sd_tiny/unet/model.onnx");
+    let config = std::fs::read(fixture("pipelines/sd_tiny/unet/config.json")).unwrap();
+    let edge = serde_json::from_slice::<Value>(&config).unwrap()["sample_size"].clone();
+    let arguments = ["bench", network.to_str().unwrap(), "--runs", "2", "--no-operators", "--format", "json"];
+    let ran = succeed(&arguments);
+    let inputs = &ran.json()["points"][0]["inputs"];
+    assert_eq!(inputs[0], serde_json::json!(["sample", [1, 4, edge, edge]]));
+    assert_eq!(inputs[2][1][1], 77);
+    assert!(!ran.err.contains("--size"), "{}", ran.err);
 }
 
 #[test]

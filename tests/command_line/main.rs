@@ -4,6 +4,7 @@
 mod align;
 mod bench;
 mod beside_samples;
+mod bundles;
 #[cfg(unix)]
 mod cache;
 mod deploy;
@@ -18,6 +19,7 @@ mod folders;
 mod gradient_criteria;
 #[cfg(target_os = "linux")]
 mod hostile;
+mod loaders;
 mod paths;
 mod plans;
 mod prune;

@@ -10,7 +10,7 @@ use super::numbers::{Affine, Weight};
 use super::{LayerCost, QuantizeOptions, QuantizeReport};
 use crate::array::{Array, ArrayData};
 use crate::deploy::half::KeptNode;
-use crate::deploy::ranges::{Inputs, Range, failed, taken};
+use crate::deploy::ranges::{Inputs, Range, Steps, failed, taken};
 use crate::error::Error;
 use crate::graph::facts::Facts;
 use crate::graph::model::Model;
@@ -31,6 +31,7 @@ pub(super) fn choose<'l>(
     (layers, ranges): (&'l [Layer], &BTreeMap<ValueId, Range>),
     batches: &[Inputs],
     options: &QuantizeOptions<'_>,
+    steps: &mut Steps<'_>,
 ) -> Result<(Vec<&'l Layer>, QuantizeReport), Error> {
     let mut network = Switched::new(runtime, (model, graph, facts), (layers, ranges), options)?;
     let wanted = network.outputs(&vec![0.0; layers.len()], batches)?;
@@ -43,6 +44,7 @@ pub(super) fn choose<'l>(
     let few_wanted = of_few(&wanted);
     let mut costs = Vec::with_capacity(layers.len());
     for at in 0..layers.len() {
+        steps(at, layers.len())?;
         let mut switches = vec![0.0; layers.len()];
         switches[at] = 1.0;
         costs.push((difference(&few_wanted, &network.outputs(&switches, &few_batches)?), at));

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::super::model::Model;
+use super::place::MANIFEST;
 use super::{DeployOptions, DeployReport};
 use crate::deploy::DeployTarget;
 use crate::error::Error;
@@ -52,6 +53,7 @@ pub(super) fn files(
     folder: &Path,
     options: &DeployOptions,
     report: &DeployReport,
+    written: &[PathBuf],
 ) -> Result<Vec<(PathBuf, Vec<u8>)>, Error> {
     let mut files: Vec<(&str, String)> = Vec::new();
     let profile = &report.profile;
@@ -110,6 +112,23 @@ pub(super) fn files(
     let mut files: Vec<(PathBuf, Vec<u8>)> =
         files.into_iter().map(|(name, text)| (folder.join(name), text.into_bytes())).collect();
     files.push((folder.join("README.md"), readme(model, options, report).into_bytes()));
+    let names = written.iter().chain(files.iter().map(|(path, _)| path));
+    let names: Vec<String> = names.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect();
+    let manifest = json!({
+        "tool": tool_name(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "source": model.path().file_name().map(|name| name.to_string_lossy()),
+        "source_blake3": model.digest(),
+        "target": options.target,
+        "precision": options.precision(),
+        "io": options.loader,
+        "profile": report.profile,
+        "loss": report.loss,
+        "distances": report.distances,
+        "engine": report.engine.as_ref().map(|engine| &engine.builder),
+        "files": names,
+    });
+    files.push((folder.join(MANIFEST), pretty(&manifest).into_bytes()));
     Ok(files)
 }
 
@@ -204,6 +223,13 @@ fn readme(model: &Model, options: &DeployOptions, report: &DeployReport) -> Stri
             text += &format!("| `{}` | {} | {} | {} |\n", printable(name), extent.min, extent.opt, extent.max);
         }
         text += "\n";
+    }
+    if let Some(loader) = report.loader {
+        text += &format!("Inputs and outputs are named and shaped for {}.\n\n", loader.name());
+    }
+    if let Some(engine) = &report.engine {
+        let name = engine.file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        text += &format!("`{}` was built by {} of this network.\n\n", printable(&name), printable(&engine.builder));
     }
     text + &commands(options, report)
 }

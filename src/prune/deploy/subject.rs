@@ -6,12 +6,12 @@ use super::super::gradients::clean_samples;
 use super::super::model::Model;
 use super::super::network::{Denoising, Findings, Network};
 use super::super::options::{GradientSettings, ScoreOptions};
-use super::super::progress::{Progress, Watch, tell};
+use super::super::progress::{Progress, Stage, Watch, tell};
 use super::DeployOptions;
 use crate::array::Array;
 use crate::collective::Alone;
-use crate::deploy::ranges::{Inputs, taken};
-use crate::diffusion::{Conditioning, DenoisingTask, Roles, Samples, denoising_losses, noise};
+use crate::deploy::ranges::{Inputs, Steps, taken};
+use crate::diffusion::{Conditioning, DenoisingTask, PredictionType, Roles, Samples, denoising_losses, noise};
 use crate::error::Error;
 use crate::gradient::TARGET;
 use crate::gradient::accumulate::Denoising as _;
@@ -26,6 +26,9 @@ use crate::{lower, ops};
 
 /// Samples of one run.
 const BATCH: usize = 4;
+
+/// The denoising loss above which a network seems to have learnt nothing.
+const UNTRAINED: f64 = 0.9;
 
 /// Runs on inputs that are drawn, of networks that do not denoise.
 const DRAWN_RUNS: u64 = 8;
@@ -75,6 +78,19 @@ impl<'a> Subject<'a> {
     fn denoising(&self) -> Option<Denoising<'_>> {
         let found = self.found.as_ref()?;
         Some(Denoising { known: (&self.model, &self.graph, &self.facts), found })
+    }
+
+    /// What the loss says of a network that has learnt nothing, if it is about that of one that predicts zero: noise has a mean
+    /// square of one, and so has nearly what the other kinds of prediction stand for.
+    pub(super) fn doubt(&self, loss: Option<f64>) -> Option<String> {
+        let (loss, network) = (loss.filter(|loss| *loss > UNTRAINED)?, self.denoising()?);
+        let prediction = network.configured().process.prediction;
+        (prediction != PredictionType::Sample).then(|| {
+            format!(
+                "the denoising loss is {loss:.3}, about that of a network that predicts nothing (1): if it is not trained, or \
+                 samples or schedule are not its own, what was measured here says nothing of a trained one"
+            )
+        })
     }
 
     /// The name of the output that counts: the prediction, or the first.
@@ -167,7 +183,13 @@ impl<'a> Subject<'a> {
     ///
     /// # Errors
     /// A network that fails; the caller stopped.
-    pub(super) fn loss(&self, runtime: &Runtime, material: &Material, form: &Path) -> Result<Option<f64>, Error> {
+    pub(super) fn loss(
+        &self,
+        runtime: &Runtime,
+        material: &Material,
+        form: &Path,
+        watch: &mut Watch<'_>,
+    ) -> Result<Option<f64>, Error> {
         let (Some((samples, conditioning)), Some(own)) = (&material.clean, self.denoising()) else { return Ok(None) };
         let network = Network::open(&Model::open(form)?, &self.options.network, own.sizes(), None)?;
         let view = network.view();
@@ -196,14 +218,14 @@ impl<'a> Subject<'a> {
             (samples, &noise),
             material.batches.len(),
             &Alone,
-            &mut |_, _| Ok(()),
+            &mut |done, total| tell(watch, Progress::At { stage: Stage::Losses, done, total }),
         )?;
         Ok(Some(losses.iter().map(|(_, loss)| loss).sum::<f64>() / losses.len().max(1) as f64))
     }
 }
 
 /// As many rows of an array as an input takes, other ones in every run.
-fn rows(array: &Array, dims: &[usize], run: u64) -> Result<Array, Error> {
+pub(super) fn rows(array: &Array, dims: &[usize], run: u64) -> Result<Array, Error> {
     let (Some(count), Some(wanted)) = (array.dims.first().copied(), dims.first().copied()) else {
         return Ok(array.clone());
     };
@@ -218,12 +240,18 @@ fn rows(array: &Array, dims: &[usize], run: u64) -> Result<Array, Error> {
 ///
 /// # Errors
 /// A network that can't be run.
-pub(super) fn outputs(runtime: &Runtime, file: &Path, batches: &[Inputs]) -> Result<Vec<Inputs>, Error> {
+pub(super) fn outputs(
+    runtime: &Runtime,
+    file: &Path,
+    batches: &[Inputs],
+    steps: &mut Steps<'_>,
+) -> Result<Vec<Inputs>, Error> {
     let model = crate::load::load(file)?;
     let fail = |error: RuntimeError| Error::unmet(error.to_string()).in_file(file).caused_by(error);
     let mut session = lower::session(runtime, &model, &SessionOptions::default())?;
     let mut all = Vec::with_capacity(batches.len());
-    for inputs in batches {
+    for (at, inputs) in batches.iter().enumerate() {
+        steps(at, batches.len())?;
         let mut given = taken(&session, inputs);
         for (name, array) in &mut given {
             if let Some(declared) = session.inputs().iter().find(|input| input.name == *name)
