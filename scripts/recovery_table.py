@@ -94,14 +94,16 @@ class Bench:
             part.rename(path)
         return json.loads(path.read_text())
 
-    def quality(self, name: str) -> dict:
-        """Loss, SSIM, FD and KID of a network of the folder."""
+    def quality(self, group: str, names: list[str]) -> dict[str, dict]:
+        """Loss, SSIM, FD and KID of networks of the folder, by name, and of the original: one run for all of them."""
         options = self.options
-        command = ["evaluate", str(self.folder / f"{name}.onnx"), "--original", MODEL, *HELDOUT, "--no-latency"]
+        networks = [str(self.folder / f"{name}.onnx") for name in names]
+        command = ["evaluate", *networks, "--original", MODEL, *HELDOUT, "--no-latency"]
         command += ["--samples", str(options.samples), "--steps", "25", "--count", "256", "--timesteps", "25", "--seed", "0"]
         if options.features:
             command += ["--features", options.features, "--kid-subset-size", str(min(options.samples // 2, 1000))]
-        return self.known(f"{name}.quality", lambda: self.run(*command))
+        found = self.known(f"{group}.quality", lambda: self.run(*command))
+        return {**dict(zip(names, found["networks"])), "original": found["original"]}
 
     def cut(self, name: str, ratio: str, criterion: str, is_refitted: bool) -> None:
         """A cut network."""
@@ -164,14 +166,12 @@ def main() -> None:
         cut, trainings = job
         if cut:
             bench.cut(*cut)
-            bench.quality(cut[0])
         for start, name, steps, is_distilled in trainings:
             if start.startswith("scratch") and not (bench.folder / f"{start}.onnx").exists():
                 ratio = start.removeprefix("scratch-")
                 bench.cut(f"scratch-shape-{ratio}", ratio, "diff-pruning", False)
                 randomise(bench.folder / f"scratch-shape-{ratio}.onnx", bench.folder / f"{start}.onnx", 0)
             bench.train(start, name, steps, is_distilled)
-            bench.quality(name)
             print(f"{name} done", file=sys.stderr, flush=True)
 
     # The longest first, so that no core waits at the end.
@@ -179,11 +179,15 @@ def main() -> None:
     free = sorted(os.sched_getaffinity(0))[: options.jobs]
     with concurrent.futures.ThreadPoolExecutor(len(free), initializer=bench.take_core, initargs=(free,)) as pool:
         list(pool.map(work, jobs))
-    print(table(bench, rows))
+        groups = [(cut, [name for other, _, names in rows if other == cut for name in names]) for cut, *_ in rows]
+        qualities = {}
+        for quality in pool.map(lambda group: bench.quality(*group), dict(groups).items()):
+            qualities |= quality
+    print(table(options, rows, qualities))
 
 
-def table(bench: Bench, rows: list[tuple[str, str, list[str]]]) -> str:
-    steps, has_features = bench.options.steps, bool(bench.options.features)
+def table(options: argparse.Namespace, rows: list[tuple[str, str, list[str]]], qualities: dict[str, dict]) -> str:
+    steps, has_features = options.steps, bool(options.features)
     figures = ["SSIM", *(["FD", "KID x 1000"] if has_features else [])]
     lines = ["| cut | network | training | loss above | " + " | ".join(figures) + " |"]
     lines.append("|---" * (4 + len(figures)) + "|")
@@ -192,9 +196,7 @@ def table(bench: Bench, rows: list[tuple[str, str, list[str]]]) -> str:
             *_, tail = name.split("-")
             trained = name.endswith(f"-{steps}") or kind == "from scratch"
             training = f"{tail} steps, {'distilled' if 'distilled' in name else 'MSE'}" if trained else "none"
-            quality = bench.quality(name)
-            network = quality["networks"][0]
-            original = quality["original"]
+            network, original = qualities[name], qualities["original"]
             cells = [cut, kind, training, f"{network['mean_loss'] - original['mean_loss']:+.4f}"]
             cells.append(f"{network['consistency']['ssim']['mean']:.3f}")
             if has_features:

@@ -207,19 +207,18 @@ def main() -> None:
                 check=True,
                 preexec_fn=lambda: os.sched_setaffinity(0, {core}),
             )
-        for name in names:
-            bench.quality(name)
 
     free = sorted(os.sched_getaffinity(0))[: options.jobs]
     with concurrent.futures.ThreadPoolExecutor(len(free), initializer=bench.take_core, initargs=(free,)) as pool:
         list(pool.map(work, pairs))
+        names = [name for pair in pairs for name in row(*pair, int(options.steps))]
+        qualities = pool.submit(bench.quality, "torch-pruning", names).result()
     rows = []
     for criterion, share in pairs:
         names = row(criterion, share, int(options.steps))
-        quality = bench.quality(names[0])
-        left = quality["networks"][0]["macs"] / quality["original"]["macs"]
+        left = qualities[names[0]]["macs"] / qualities["original"]["macs"]
         rows.append((f"{left:.1%} of the MACs", f"Torch-Pruning, {criterion}", names))
-    print(recovery_table.table(bench, rows))
+    print(recovery_table.table(options, rows, qualities))
 
 
 if __name__ == "__main__":

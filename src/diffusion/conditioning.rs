@@ -116,32 +116,39 @@ impl Conditioning {
     }
 
     /// The BLAKE3 digest of what these samples are given, in hexadecimal: other labels for the same images differ.
-    pub fn digest(&self, samples: &[usize]) -> String {
+    ///
+    /// # Errors
+    /// Rows that can't be read.
+    pub fn digest(&self, samples: &[usize]) -> Result<String, Error> {
         let mut hash = blake3::Hasher::new();
         for name in self.inputs.keys() {
             hash.update(name.as_bytes());
-            let values = self.rows(name, samples).map(|rows| rows.to_f64()).unwrap_or_default();
+            let values = self.rows(name, samples)?.to_f64();
             values.iter().for_each(|value| _ = hash.update(&value.to_le_bytes()));
         }
-        hash.finalize().to_hex().as_str().to_owned()
+        Ok(hash.finalize().to_hex().as_str().to_owned())
     }
 
     /// The values of an input for these samples.
-    pub fn rows(&self, input: &str, samples: &[usize]) -> Option<Array> {
-        let values = self.inputs.get(input)?;
+    ///
+    /// # Errors
+    /// There are none for the input, or rows beside the samples can't be read.
+    pub fn rows(&self, input: &str, samples: &[usize]) -> Result<Array, Error> {
+        let missing = || Error::usage(format!("there is no conditioning for input {input:?}"));
+        let values = self.inputs.get(input).ok_or_else(missing)?;
         if !values.per_sample {
-            return Some(values.array.clone());
+            return Ok(values.array.clone());
         }
         if let Some(data) = &values.beside {
             let numbers: Vec<usize> = samples.iter().map(|sample| sample % data.len().max(1)).collect();
-            return Some(data.rows(input, &numbers).ok()?.cast(values.array.element_type()));
+            return Ok(data.rows(input, &numbers)?.cast(values.array.element_type()));
         }
-        let rows = values.array.dims.first().copied().filter(|rows| *rows > 0)?;
+        let rows = values.array.dims.first().copied().filter(|rows| *rows > 0).ok_or_else(missing)?;
         let length = values.array.data.len() / rows;
         let mut dims = values.array.dims.clone();
         dims[0] = samples.len();
         let data = gather(&values.array.data, samples.iter().map(|sample| sample % rows), length);
-        Some(Array { dims, data })
+        Ok(Array { dims, data })
     }
 }
 

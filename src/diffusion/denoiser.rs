@@ -98,9 +98,7 @@ impl Denoiser {
         let skipped = |at: usize| at == TIME || at == SAMPLE && !joined;
         let inputs = self.inputs.iter_mut().enumerate().filter(|(at, _)| !skipped(*at)).map(|(_, input)| input);
         for (name, array) in inputs {
-            let values = conditioning
-                .rows(name, samples)
-                .ok_or_else(|| Error::usage(format!("there is no conditioning for input {name:?}")))?;
+            let values = conditioning.rows(name, samples)?;
             if values.dims != array.dims || values.element_type() != array.element_type() {
                 return Err(Error::usage(format!(
                     "conditioning input {name:?}: expected {}{:?}, found {}{:?}",

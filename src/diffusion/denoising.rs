@@ -73,10 +73,7 @@ impl Denoising for DenoisingTask<'_> {
     fn inputs(&self, at: usize, samples: Range<usize>) -> Result<Vec<(String, Array)>, Error> {
         let (x0, noise) = (self.rows(&self.samples.values, &samples), self.rows(&self.noise, &samples));
         let numbers: Vec<usize> = self.samples.numbers[samples].to_vec();
-        let rows = |port: &Port| {
-            let rows = self.conditioning.rows(&port.name, &numbers);
-            rows.ok_or_else(|| Error::usage(format!("there is no conditioning for input {:?}", port.name)))
-        };
+        let rows = |port: &Port| self.conditioning.rows(&port.name, &numbers);
         let Self { process, roles, facts, sizes, .. } = *self;
         Noising { process, roles, facts, sizes }.inputs(&x0, &noise, &self.levels[at..=at], &rows)
     }

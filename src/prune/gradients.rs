@@ -143,7 +143,7 @@ pub(super) fn gradients(
         process: process.describe(),
         samples: samples.len(),
         sum: samples.values.iter().map(|value| f64::from(*value)).sum(),
-        conditioning: conditioning.digest(&samples.numbers),
+        conditioning: conditioning.digest(&samples.numbers)?,
     };
     let summation = Summation { analysis, runtime, options: &sized, task: &task, fed };
     let summed = summation.run(differentiated, sample_elements as f64, watch)?;

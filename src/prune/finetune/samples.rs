@@ -87,10 +87,8 @@ impl RunSamples {
         for name in names {
             if beside.contains(name) {
                 given.push((name.clone(), self.source.rows(name, &held_out.numbers)?));
-            } else if conditioning.is_given(name)
-                && let Some(rows) = conditioning.rows(name, &held_out.numbers)
-            {
-                given.push((name.clone(), rows));
+            } else if conditioning.is_given(name) {
+                given.push((name.clone(), conditioning.rows(name, &held_out.numbers)?));
             }
         }
         let batch = network.roles().fixed_batch().unwrap_or(1);
@@ -172,8 +170,7 @@ impl TrainingSamples<'_> {
                 let rows = match batch.conditioning.iter().find(|(given, _)| given == name) {
                     Some((_, rows)) => rows.rows(&places),
                     None => {
-                        let missing = || Error::usage(format!("there is no conditioning for input {name:?}"));
-                        let mut rows = self.conditioning.rows(name, &numbers).ok_or_else(missing)?;
+                        let mut rows = self.conditioning.rows(name, &numbers)?;
                         if rows.dims.first() == Some(&numbers.len()) {
                             let empty = self.empty.iter().find(|(given, _)| given == name).map(|(_, row)| row);
                             replace_dropped(name, &mut rows, &dropped, empty);
