@@ -170,7 +170,7 @@ pub(crate) fn unwritable(path: &Path, error: std::io::Error) -> Error {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     let error = match error.downcast::<Error>() {
         Ok(of_tensor) => return of_tensor.in_file(path),
-        Err(error) => error,
+        Err(error) => without_path(error),
     };
     let hint = match error.kind() {
         StorageFull | QuotaExceeded => "free some space or write to another disk",
@@ -178,6 +178,13 @@ pub(crate) fn unwritable(path: &Path, error: std::io::Error) -> Error {
         _ => "check that the folder exists and can be written to",
     };
     Error::io(path, format!("can't be written: {error}")).hint(hint).caused_by(error)
+}
+
+/// What the system said, without the path of a temporary file that was put before it: nobody knows that.
+fn without_path(error: std::io::Error) -> std::io::Error {
+    let inner = error.get_ref().and_then(std::error::Error::source);
+    let code = inner.and_then(|inner| inner.downcast_ref::<std::io::Error>()).and_then(std::io::Error::raw_os_error);
+    code.map_or(error, std::io::Error::from_raw_os_error)
 }
 
 /// Refuses a path that is no place for a file: the rename that ends all writing would put one in the place of
