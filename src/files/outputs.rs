@@ -295,6 +295,22 @@ mod tests {
         files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
     }
 
+    #[test]
+    fn errors_name_no_temporary_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("none/slim");
+        for error in [
+            TemporaryFolder::inside(parent(&place)).map(drop).unwrap_err(),
+            TemporaryFile::inside(parent(&place), |_| Ok(())).map(drop).unwrap_err(),
+        ] {
+            // The system's error has it before.
+            assert!(error.to_string().contains(".onnx-diffprune"), "{error}");
+            let told = unwritable(&place, error);
+            assert!(told.to_string().contains("slim: can't be written: No such file"), "{told}");
+            assert!(!told.to_string().contains(".onnx-diffprune"), "{told}");
+        }
+    }
+
     /// Outputs `new`, `old` and `away/last` in a folder in which `old` is there before.
     fn outputs(folder: &Path) -> Outputs {
         std::fs::create_dir(folder.join("away")).unwrap();
