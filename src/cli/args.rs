@@ -176,8 +176,8 @@ pub(super) struct PruneArgs {
     pub(super) round_to: Option<usize>,
 
     /// Keep widths that a runtime is fast at: tensorrt or ort-cuda (8), openvino or cpu (16), with :int8 after any of them (32).
-    /// As --round-to with that number, and an even number of channels in every norm group where that comes out. The run says
-    /// what each of the two costs in MACs.
+    /// As --round-to with that number, head sizes in eights, and an even number of channels in every norm group, where that comes
+    /// out. The run says what each costs in MACs.
     #[arg(long, value_name = "TARGET[:int8]", conflicts_with = "round_to", help_heading = "How much")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) align: Option<String>,

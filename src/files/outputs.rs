@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::identity::{Identity, parent};
 use super::read::kind;
-use super::temporary::{TemporaryFile, TemporaryFolder, undisturbed};
+use super::temporary::{PREFIX, TemporaryFile, TemporaryFolder, undisturbed};
 use crate::error::Error;
 
 /// Bytes that are collected before they are written.
@@ -180,11 +180,12 @@ pub(crate) fn unwritable(path: &Path, error: std::io::Error) -> Error {
     Error::io(path, format!("can't be written: {error}")).hint(hint).caused_by(error)
 }
 
-/// What the system said, without the path of a temporary file that was put before it: nobody knows that.
+/// What the system said, without the path of a temporary file that was put after it: nobody knows that.
 fn without_path(error: std::io::Error) -> std::io::Error {
-    let inner = error.get_ref().and_then(std::error::Error::source);
-    let code = inner.and_then(|inner| inner.downcast_ref::<std::io::Error>()).and_then(std::io::Error::raw_os_error);
-    code.map_or(error, std::io::Error::from_raw_os_error)
+    match error.to_string().split_once(" at path ") {
+        Some((said, path)) if path.contains(PREFIX) => std::io::Error::new(error.kind(), said),
+        _ => error,
+    }
 }
 
 /// Refuses a path that is no place for a file: the rename that ends all writing would put one in the place of
