@@ -183,8 +183,8 @@ fn alignment(scores: &Scores, cut: &CutOptions, align: &str) -> Result<String, E
     let widths = share(CutOptions { evens_norm_groups: false, ..cut.clone() })?;
     let both = share(cut.clone())?;
     Ok(format!(
-        "aligned to {align}: widths in multiples of {} keep {widths} of the MACs (head sizes in {}), with an even number of \
-         channels in norm groups {both}; without alignment it is {free}",
+        "aligned to {align}: widths in multiples of {} keep {widths} of the MACs (head sizes in multiples of {}), with an even \
+         number of channels in norm groups {both}; without alignment it is {free}",
         cut.round_to, cut.round_heads_to
     ))
 }
