@@ -4,7 +4,10 @@ PYTHON ?= python3
 TOOL = target/release/onnx-diffprune
 SCHEDULER = --scheduler-config fixtures/ddpm_fashion16/scheduler_config.json
 
-.PHONY: venv demo test check-training clean
+# The programs in which `make check-clients` runs pruned pipelines.
+CLIENTS ?= openvino,web,optimum
+
+.PHONY: venv demo test check-training check-clients clean
 
 venv: .venv/.stamp
 
@@ -49,6 +52,14 @@ check-training:
 	$(PYTHON) scripts/check_training.py --tool target/debug/onnx-diffprune \
 		--gradient-graph target/debug/examples/gradient_graph
 
+# Pruned pipelines in the programs that load them, installed into .clients; those that can't be had are left out.
+check-clients: venv
+	@$(PYTHON) scripts/check_clients.py --setup --clients $(CLIENTS); code=$$?; \
+	if [ $$code -eq 3 ]; then echo "check-clients was skipped: none of $(CLIENTS) can be had here"; exit 0; fi; \
+	if [ $$code -ne 0 ]; then exit $$code; fi; \
+	cargo build --bin onnx-diffprune && \
+	$(PYTHON) scripts/check_clients.py --tool target/debug/onnx-diffprune --clients $(CLIENTS)
+
 clean:
 	cargo clean
-	rm -rf .venv .venv-trt .venv-training demo-output
+	rm -rf .venv .venv-trt .venv-training .clients demo-output

@@ -15,6 +15,8 @@ mod cut_result;
 mod decoder;
 mod deploy;
 
+mod destination;
+
 mod diffusion_args;
 
 mod encode;

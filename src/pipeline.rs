@@ -6,6 +6,8 @@
 
 mod around;
 
+pub mod bundle;
+
 mod component;
 
 mod config;
@@ -66,7 +68,7 @@ impl Pipeline {
         let names = names(folder)?;
         let (mut components, mut unclear) = (Vec::new(), Vec::new());
         for name in names.iter().filter(|name| folder.join(name).is_dir()) {
-            match network_of(&folder.join(name), name) {
+            match network_of(&folder.join(name), name)? {
                 Found::One(model) => components.push(Component::read(name, &folder.join(name), model)?),
                 Found::Several(models) => unclear.push((name.clone(), models)),
                 Found::None => {}

@@ -41,6 +41,8 @@ pub struct Budget {
     pub scope: Scope,
     /// What survives of the axes of a group is a multiple of this many indices.
     pub round_to: usize,
+    /// What survives of every head is a multiple of this many dimensions; 0 as `round_to`.
+    pub round_heads_to: usize,
     /// Whether what survives of every norm group is an even number of channels, where that comes out.
     pub evens_blocks: bool,
     /// No group loses a larger share.
@@ -54,7 +56,8 @@ pub type Removed = Vec<Vec<bool>>;
 
 /// Chooses the channels to remove.
 pub fn select(grouping: &Grouping, scores: &[Vec<f64>], budget: &Budget) -> Removed {
-    let widths = Widths::of(grouping, &budget.ratios, budget.round_to).evening(budget.evens_blocks);
+    let widths = Widths::of(grouping, &budget.ratios, budget.round_to);
+    let widths = widths.with_heads(budget.round_heads_to).evening(budget.evens_blocks);
     let steps = match budget.scope {
         Scope::Local => local_steps(grouping, &widths, budget),
         Scope::Global => global_steps(grouping, &widths, scores, budget),

@@ -2,7 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use onnx_diffprune::plans::RefitPlan;
+use onnx_diffprune::pipelines::Pipeline;
+use onnx_diffprune::plans::{RefitPlan, plan_path};
 use onnx_diffprune::{
     Error, GradientSettings, Model, Plan, RefitSettings, Runtime, ScoreOptions, Staged, VerifyOptions,
 };
@@ -10,15 +11,26 @@ use serde_json::json;
 
 use super::args::{ApplyArgs, Cli};
 use super::cut_result::{removed_text, verification_text};
+use super::destination::Destination;
 use super::ending::{Before, Ending};
 use super::printer::Printer;
 use super::surroundings::{Surroundings, network_of};
 use super::{open_runtime, open_runtime_to_fold, run_files};
 
 pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
+    let plan = match Pipeline::is_meant(&args.plan) {
+        true => plan_path(&network_of(&args.plan)?),
+        false => args.plan.clone(),
+    };
+    let args = &ApplyArgs { plan, ..args.clone() };
+    let to = Destination::of(&args.input, &args.output, None)?;
+    to.fill(printer, true, |to, printer| apply(args, to, cli, printer))
+}
+
+fn apply(args: &ApplyArgs, to: &Destination, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     let progress = printer.progress(4);
     progress.step("reading");
-    let model = Model::open(network_of(&args.input)?)?;
+    let model = to.named(Model::open(network_of(&args.input)?)?);
     let fits = args.refit || args.data.data.is_some();
     let surroundings = Surroundings::of(&args.diffusion, model.path(), fits)?;
     progress.pause(|| surroundings.tell(printer));
@@ -32,7 +44,7 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
     ];
     run_files::reads_given(&mut files, &given);
     run_files::reads_data(&mut files, args.data.data.as_deref())?;
-    run_files::writes_pruned(files.reads("PLAN.json", &args.plan), &model, &args.output);
+    run_files::writes_pruned(files.reads("PLAN.json", &args.plan), &model, &to.network);
     files.check()?;
     let mut plan = Plan::read(&args.plan)?;
     let (changed, refit) = (plan.changed.take(), plan.refit.take());
@@ -62,10 +74,11 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
     let to_fold = open_runtime_to_fold(&analysis, runtime, cli)?;
     let cut = analysis.repeat(&plan, &args.plan, to_fold.as_ref())?;
     progress.step("writing");
-    let mut staged = cut.stage(&args.output)?.with_plan(None);
+    // Of a file the plan is there already; in a folder it lies beside the network, as `verify` looks for it.
+    let mut staged = cut.stage(&to.network)?.with_plan(to.is_folder().then(|| plan_path(&to.network)));
     if let (Some(recorded), Some(runtime), true) = (&refit, &runtime, fits) {
         drop(progress);
-        return repeat_refit(args, &surroundings, printer, &model, recorded, (runtime, staged));
+        return repeat_refit(args, to, &surroundings, printer, &model, recorded, (runtime, staged));
     }
     if let Some(runtime) = &runtime {
         progress.step("verifying");
@@ -82,10 +95,10 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
             return Err(error);
         }
     };
-    printer.result(&json!({"output": args.output, "removed": written.removed, "verification": report}), || {
+    printer.result(&json!({"output": to.shown, "removed": written.removed, "verification": report}), || {
         let mut lines: Vec<String> =
             report.as_ref().map(|report| verification_text(report, printer.is_verbose())).into_iter().collect();
-        lines.push(format!("wrote {}", args.output.display()));
+        lines.push(format!("wrote {}", to.shown.display()));
         lines.extend(written.removed.iter().map(|path| removed_text(path)));
         lines.join("\n")
     });
@@ -95,6 +108,7 @@ pub(super) fn run(args: &ApplyArgs, cli: &Cli, printer: &Printer) -> Result<bool
 /// Fits the weights of the cut as the plan says they were fitted.
 fn repeat_refit(
     args: &ApplyArgs,
+    to: &Destination,
     surroundings: &Surroundings,
     printer: &Printer,
     model: &Model,
@@ -125,7 +139,7 @@ fn repeat_refit(
     let settings = RefitSettings::repeated(recorded)?;
     let ending = Ending {
         printer,
-        output: &args.output,
+        output: &to.shown,
         plan: None,
         report: None,
         runtime: Some(runtime),

@@ -130,7 +130,8 @@ pub(super) struct PruneArgs {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) components: Vec<String>,
 
-    /// A ratio of its own for a component of a pipeline; may be given again.
+    /// A ratio of its own for a component of a pipeline; may be given again. Where neither --components nor a share for all
+    /// (--ratio, --target-macs, --target-params) is given, the components that are named here are cut, and no other.
     #[arg(long, value_name = "NAME=R", help_heading = "Pipelines")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) component_ratio: Vec<String>,
@@ -175,8 +176,8 @@ pub(super) struct PruneArgs {
     pub(super) round_to: Option<usize>,
 
     /// Keep widths that a runtime is fast at: tensorrt or ort-cuda (8), openvino or cpu (16), with :int8 after any of them (32).
-    /// As --round-to with that number, and an even number of channels in every norm group where that comes out. The run says
-    /// what each of the two costs in MACs.
+    /// As --round-to with that number, head sizes in eights, and an even number of channels in every norm group, where that comes
+    /// out. The run says what each costs in MACs.
     #[arg(long, value_name = "TARGET[:int8]", conflicts_with = "round_to", help_heading = "How much")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) align: Option<String>,
@@ -326,15 +327,15 @@ pub(super) struct PruneArgs {
     pub(super) placed: Option<Placed>,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(super) struct ApplyArgs {
-    /// The network that the plan was made for.
+    /// The network that the plan was made for, or the folder of its pipeline.
     #[arg(value_name = "IN.onnx")]
     pub(super) input: PathBuf,
-    /// The plan.
+    /// The plan, or the folder of a pipeline whose denoiser has one beside it.
     #[arg(value_name = "PLAN.json")]
     pub(super) plan: PathBuf,
-    /// Where the pruned network goes.
+    /// Where the pruned network goes: a file, or of a folder IN a folder, in which all else is copied.
     #[arg(value_name = "OUT.onnx")]
     pub(super) output: PathBuf,
     /// Write the output without verifying it.

@@ -124,6 +124,7 @@ impl PruneArgs {
                 return Err(Error::usage("--align and --round-to both say how wide axes are: give one of them"));
             }
             (options.round_to, options.evens_norm_groups) = (aligned_width(align)?, true);
+            options.round_heads_to = ALIGNED_HEADS;
         }
         options.scope = self.scope.unwrap_or_default();
         options.keep = self.keep.iter().map(|text| pattern("--keep", text)).collect::<Result<_, _>>()?;
@@ -156,6 +157,10 @@ pub(super) fn check_ratio(name: &str, ratio: f64) -> Result<f64, Error> {
     Err(Error::usage(format!("{name}: expected a share of channels in [0, 1), found {ratio}"))
         .hint("0.5 removes half of the channels of every group"))
 }
+
+/// Dimensions of a head in every alignment: products of attention are in half precision also where layers are in int8, and
+/// registers of eight numbers are all that they fill.
+const ALIGNED_HEADS: usize = 8;
 
 /// The multiple that widths are for a runtime: eights fill the tensor cores of GPUs in half precision, 32 those in int8; ONNX
 /// Runtime and OpenVINO block channels by the width of the processor's registers, 16 numbers in AVX-512.

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::args::Cli;
 use super::config::parse_sizes;
+use super::destination::Destination;
 use super::diffusion_args::{DataArgs, DiffusionArgs};
 use super::finetune_args::TrainingArgs;
 use super::printer::{Printer, Watcher};
@@ -22,10 +23,10 @@ use super::{open_runtime, open_runtime_to_fold, run_files, signals};
 
 #[derive(Args, Debug)]
 pub(super) struct FinetuneArgs {
-    /// The network that is trained.
+    /// The network that is trained, or the folder of its pipeline.
     #[arg(value_name = "IN.onnx")]
     input: PathBuf,
-    /// Where the trained network goes.
+    /// Where the trained network goes: a file, or of a folder IN a folder, in which all else is copied.
     #[arg(value_name = "OUT.onnx")]
     output: PathBuf,
     /// The network whose output is learnt beside the data: the original of a pruned network.
@@ -77,6 +78,17 @@ pub(super) fn run(
     ranks: &Arc<dyn Collective>,
     printer: &Printer,
 ) -> Result<bool, Error> {
+    let to = Destination::of(&args.input, &args.output, None)?;
+    to.fill(printer, ranks.rank() == 0, |to, printer| finetune(args, to, cli, ranks, printer))
+}
+
+fn finetune(
+    args: &FinetuneArgs,
+    to: &Destination,
+    cli: &Cli,
+    ranks: &Arc<dyn Collective>,
+    printer: &Printer,
+) -> Result<bool, Error> {
     let Some(data) = &args.data.data else {
         return Err(Error::usage("no data is given").hint("name the clean samples to train on with --data"));
     };
@@ -85,10 +97,11 @@ pub(super) fn run(
     let surroundings = Surroundings::of(&args.diffusion, &input, true)?;
     let diffusion = &surroundings.diffusion;
     surroundings.tell(printer);
-    let model = Model::open(&input)?;
+    let model = to.named(Model::open(&input)?);
     printer.notes(&model);
-    let teacher = args.teacher.as_deref().map(|path| Model::open(network_of(path)?)).transpose()?;
-    let folder = args.run_folder.clone().unwrap_or_else(|| args.output.with_extension("finetune"));
+    let teacher = args.teacher.as_deref().map(|path| Model::open(network_of(path)?).map(|model| to.named(model)));
+    let teacher = teacher.transpose()?;
+    let folder = args.run_folder.clone().unwrap_or_else(|| to.base.with_extension("finetune"));
     let plan_file = args.plan.clone().or_else(|| Some(plan_path(&input)).filter(|path| path.exists()));
     let mut files = run_files::of_run(cli);
     run_files::reads_model(&mut files, "IN.onnx", &model);
@@ -106,8 +119,8 @@ pub(super) fn run(
     ];
     run_files::reads_given(&mut files, &given);
     run_files::reads_data(&mut files, Some(data))?;
-    run_files::writes_pruned(&mut files, &model, &args.output);
-    let new_plan = plan_path(&args.output);
+    run_files::writes_pruned(&mut files, &model, &to.network);
+    let new_plan = plan_path(&to.network);
     files.writes("the plan of OUT.onnx", &new_plan);
     files.check()?;
     let inputs = surroundings.inputs(&model, args.inputs.as_deref(), Some(&runtime))?;
@@ -138,7 +151,7 @@ pub(super) fn run(
     }
     let verification = match origin {
         None => {
-            let staged = tuned.stage(&args.output)?;
+            let staged = tuned.stage(&to.network)?;
             if !args.no_verify {
                 let progress = printer.progress(1);
                 progress.step("verifying");
@@ -148,7 +161,7 @@ pub(super) fn run(
             Value::Null
         }
         Some((cut, changed)) => {
-            let mut staged = tuned.stage_cut(&cut, changed.as_ref(), &args.output)?;
+            let mut staged = tuned.stage_cut(&cut, changed.as_ref(), &to.network)?;
             let mut result = Value::Null;
             if !args.no_verify {
                 let progress = printer.progress(1);
@@ -163,13 +176,13 @@ pub(super) fn run(
     };
     let json = json!({
         "input": args.input,
-        "output": args.output,
+        "output": to.shown,
         "pipeline": surroundings.json,
         "folder": folder,
         "training": tuned.report,
         "verification": verification,
     });
-    printer.result(&json, || text(&tuned, args));
+    printer.result(&json, || format!("{}\nwrote {}", report_text(&tuned.report), to.shown.display()));
     Ok(true)
 }
 
@@ -211,10 +224,6 @@ fn origin(
     let plan = Plan::read(path)?;
     teacher.check_plan(&plan, path)?;
     Ok(Some((teacher.clone(), plan, path.to_owned())))
-}
-
-fn text(tuned: &Tuned, args: &FinetuneArgs) -> String {
-    format!("{}\nwrote {}", report_text(&tuned.report), args.output.display())
 }
 
 /// How the training went, in a few lines.

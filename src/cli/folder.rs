@@ -1,15 +1,16 @@
 //! The main job on the folder of a pipeline: some of its networks are cut, everything else is copied.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use onnx_diffprune::Error;
 use onnx_diffprune::pipelines::{Component, Part, Pipeline, PipelineOutput, WrittenPipeline};
 use onnx_diffprune::ranks::Collective;
+use onnx_diffprune::{Error, Model, Sizes};
 use serde_json::{Map, Value, json};
 
 use super::args::{Cli, PruneArgs};
-use super::config::check_ratio;
+use super::config::{check_ratio, parse_sizes};
 use super::printer::Printer;
 use super::{open_runtime, prune};
 
@@ -62,6 +63,19 @@ pub(super) fn run(
         return Err(Error::usage("--plan: the plan of every component lies beside its network, as model.plan.json"));
     }
     let components: Vec<&Component> = chosen.iter().map(|of| of.component).collect();
+    if let Some(place) = args.output.as_deref().filter(|place| is_file_name(place)) {
+        return Err(Error::usage("the input is the folder of a pipeline, and the output has the name of a file")
+            .in_file(place)
+            .hint(format!(
+                "name a folder for the pruned pipeline, or give {} alone",
+                pipeline.denoiser().model.display()
+            )));
+    }
+    check_sizes(&parse_sizes(&args.size)?, components.iter().map(|of| (of.name.as_str(), of.model.as_path())))?;
+    let denoiser = pipeline.denoiser();
+    if args.components.is_empty() && !components.iter().any(|component| component.name == denoiser.name) {
+        printer.note(&format!("{} is copied as it is: no --ratio is given for it", denoiser.name));
+    }
     let mut output = match args.output.as_deref().filter(|_| !args.dry_run) {
         Some(place) => Some(PipelineOutput::beside(&pipeline, place, &components)?),
         None if args.dry_run => None,
@@ -133,7 +147,12 @@ fn chosen<'p>(pipeline: &'p Pipeline, args: &PruneArgs) -> Result<Vec<Chosen<'p>
     }
     let has_target = args.ratio.is_some() || args.target_macs.is_some() || args.target_params.is_some();
     let denoiser = pipeline.denoiser().name.as_str();
-    let mut names: Vec<&str> = args.components.iter().map(|name| name.trim()).collect();
+    let mut names: Vec<&str> = args.components.iter().map(|name| name.trim()).filter(|name| !name.is_empty()).collect();
+    if names.is_empty() && !args.components.is_empty() {
+        let known: Vec<&str> = pipeline.components.iter().map(|component| component.name.as_str()).collect();
+        return Err(Error::usage("--components: expected names with commas between them, found none")
+            .hint(format!("the components with a network: {}", known.join(", "))));
+    }
     if names.is_empty() {
         names.extend(Some(denoiser).filter(|_| has_target || ratios.is_empty()));
         names.extend(ratios.iter().map(|(name, _)| *name));
@@ -151,6 +170,31 @@ fn chosen<'p>(pipeline: &'p Pipeline, args: &PruneArgs) -> Result<Vec<Chosen<'p>
         chosen.push(Chosen { component, ratio });
     }
     Ok(chosen)
+}
+
+/// Whether a path that is not there has the name of a model's file.
+pub(super) fn is_file_name(place: &Path) -> bool {
+    !place.is_dir() && place.extension().is_some_and(|kind| kind.eq_ignore_ascii_case("onnx"))
+}
+
+/// Refuses a size for a dimension that none of several networks has; each takes those that it has.
+///
+/// # Errors
+/// See above; a network that can't be read.
+pub(super) fn check_sizes<'n>(given: &Sizes, networks: impl Iterator<Item = (&'n str, &'n Path)>) -> Result<(), Error> {
+    let (mut known, mut names) = (BTreeSet::new(), Vec::new());
+    if given.is_empty() {
+        return Ok(());
+    }
+    for (name, model) in networks {
+        known.extend(Model::open(model)?.analyse()?.sizes(&Sizes::new())?.into_keys());
+        names.push(name);
+    }
+    let Some(name) = given.keys().find(|name| !known.contains(*name)) else { return Ok(()) };
+    // Names that the tool made up begin with a question mark.
+    let known: Vec<&str> = known.iter().map(String::as_str).filter(|name| !name.starts_with('?')).collect();
+    let text = format!("--size: no symbolic dimension {name:?} in {}", names.join(" or "));
+    Err(Error::usage(text).hint(format!("there are {}", known.join(", "))))
 }
 
 /// The job as it is for a component that does not denoise.
@@ -221,7 +265,7 @@ fn with_name(path: &Path, name: &str) -> PathBuf {
 }
 
 /// What checkpoints of a component are named after: they lie beside the output folder, which is not there yet.
-fn base_beside(place: &Path, component: &str) -> PathBuf {
+pub(super) fn base_beside(place: &Path, component: &str) -> PathBuf {
     let mut name = place.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{component}.onnx"));
     place.with_file_name(name)

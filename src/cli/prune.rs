@@ -179,13 +179,13 @@ fn alignment(scores: &Scores, cut: &CutOptions, align: &str) -> Result<String, E
         let cut = scores.cut(options)?;
         Ok::<_, Error>(percent(cut.after().macs, cut.before().macs))
     };
-    let free = share(CutOptions { round_to: 1, evens_norm_groups: false, ..cut.clone() })?;
+    let free = share(CutOptions { round_to: 1, round_heads_to: 0, evens_norm_groups: false, ..cut.clone() })?;
     let widths = share(CutOptions { evens_norm_groups: false, ..cut.clone() })?;
     let both = share(cut.clone())?;
     Ok(format!(
-        "aligned to {align}: widths in multiples of {} keep {widths} of the MACs, with an even number of channels in norm groups \
-         {both}; without alignment it is {free}",
-        cut.round_to
+        "aligned to {align}: widths in multiples of {} keep {widths} of the MACs (head sizes in multiples of {}), with an even \
+         number of channels in norm groups {both}; without alignment it is {free}",
+        cut.round_to, cut.round_heads_to
     ))
 }
 

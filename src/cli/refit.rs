@@ -11,6 +11,7 @@ use onnx_diffprune::{Error, GradientSettings, Model, Plan, RefitSettings, ScoreO
 
 use super::args::Cli;
 use super::config::parse_sizes;
+use super::destination::Destination;
 use super::diffusion_args::{DataArgs, DiffusionArgs};
 use super::ending::{Before, Ending};
 use super::gradient_args::refit_checkpoint_path;
@@ -22,13 +23,13 @@ use super::{open_runtime, open_runtime_to_fold, run_files};
 
 #[derive(Args, Debug)]
 pub(super) struct RefitCommandArgs {
-    /// The original network.
+    /// The original network, or the folder of its pipeline.
     #[arg(value_name = "ORIGINAL.onnx")]
     input: PathBuf,
-    /// The pruned network.
+    /// The pruned network, or the folder of its pipeline.
     #[arg(value_name = "PRUNED.onnx")]
     pruned: PathBuf,
-    /// Where the refitted network goes.
+    /// Where the refitted network goes: a file, or of a folder PRUNED a folder, in which all else is copied from there.
     #[arg(value_name = "OUT.onnx")]
     output: PathBuf,
     /// The plan of the cut [default: PRUNED.plan.json].
@@ -76,13 +77,24 @@ pub(super) fn run(
     ranks: &Arc<dyn Collective>,
     printer: &Printer,
 ) -> Result<bool, Error> {
+    let to = Destination::of(&args.pruned, &args.output, args.report.as_deref())?;
+    to.fill(printer, ranks.rank() == 0, |to, printer| refit(args, to, cli, ranks, printer))
+}
+
+fn refit(
+    args: &RefitCommandArgs,
+    to: &Destination,
+    cli: &Cli,
+    ranks: &Arc<dyn Collective>,
+    printer: &Printer,
+) -> Result<bool, Error> {
     let runtime = open_runtime(cli)?;
     let (input, of_pruned) = (network_of(&args.input)?, network_of(&args.pruned)?);
     let path = args.plan.clone().unwrap_or_else(|| plan_path(&of_pruned));
-    let new_plan = plan_path(&args.output);
+    let new_plan = plan_path(&to.network);
     let progress = printer.progress(3);
     progress.step("reading");
-    let (model, pruned) = (Model::open(&input)?, Model::open(&of_pruned)?);
+    let (model, pruned) = (to.named(Model::open(&input)?), to.named(Model::open(&of_pruned)?));
     let surroundings = Surroundings::of(&args.diffusion, &input, true)?;
     progress.pause(|| surroundings.tell(printer));
     let diffusion = &surroundings.diffusion;
@@ -97,9 +109,9 @@ pub(super) fn run(
     ];
     run_files::reads_given(&mut files, &given);
     run_files::reads_data(&mut files, args.data.data.as_deref())?;
-    run_files::writes_pruned(&mut files, &model, &args.output);
+    run_files::writes_pruned(&mut files, &model, &to.network);
     files.writes("the plan of OUT.onnx", &new_plan);
-    let checkpoint = refit_checkpoint_path(&args.output);
+    let checkpoint = refit_checkpoint_path(&to.base);
     files.writes("the checkpoint of OUT.onnx", &checkpoint);
     if let Some(report) = &args.report {
         files.writes("--report", report);
@@ -151,8 +163,8 @@ pub(super) fn run(
     plan.refit = None;
     let cut = analysis.repeat(&plan, &path, to_fold.as_ref())?;
     let staged = match &changed {
-        Some(changed) => cut.stage_changed(&pruned, changed, &args.output)?,
-        None => cut.stage(&args.output)?,
+        Some(changed) => cut.stage_changed(&pruned, changed, &to.network)?,
+        None => cut.stage(&to.network)?,
     };
     drop(progress);
     if !is_first {
@@ -160,9 +172,9 @@ pub(super) fn run(
     }
     let ending = Ending {
         printer,
-        output: &args.output,
-        plan: Some(&new_plan),
-        report: args.report.as_deref(),
+        output: &to.shown,
+        plan: Some(&plan_path(&to.shown)),
+        report: to.report.as_deref(),
         runtime: Some(&runtime),
         verify: (!args.no_verify).then_some(&options),
         measures_latency: !args.no_latency,

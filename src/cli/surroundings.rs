@@ -49,6 +49,8 @@ pub(super) struct Surroundings {
     pub(super) diffusion: DiffusionArgs,
     /// What was taken from where, one line each.
     lines: Vec<String>,
+    /// What is not there, or not as it should be.
+    warnings: Vec<String>,
     /// The folder of the pipeline.
     folder: Option<PathBuf>,
     /// The same for machines; null where there is no pipeline.
@@ -58,7 +60,7 @@ pub(super) struct Surroundings {
 impl Surroundings {
     /// None.
     pub(super) fn none(diffusion: &DiffusionArgs) -> Self {
-        Self { diffusion: diffusion.clone(), lines: Vec::new(), folder: None, json: Value::Null }
+        Self { diffusion: diffusion.clone(), lines: Vec::new(), warnings: Vec::new(), folder: None, json: Value::Null }
     }
 
     /// Looks around the network in a file. The scheduler is told of where something `denoises`.
@@ -86,7 +88,20 @@ impl Surroundings {
             (Some(path), Some(option)) => {
                 found.lines.push(format!("scheduler:    {} is not used, {option} is given", path.display()));
             }
+            (None, None) if denoises && pipeline.is_some() && around.may_denoise() => found.warnings.push(format!(
+                "{} has no scheduler/scheduler_config.json: the noise schedule is the default of the options; name that of the \
+                 training with --scheduler-config or --schedule",
+                around.folder.display()
+            )),
             (None, _) => {}
+        }
+        if let Some((path, size)) =
+            around.config.as_ref().and_then(|(path, of)| Some((path, of.odd_sample_size.as_ref()?)))
+        {
+            found.warnings.push(format!(
+                "{}: sample_size {size} is not used, it is no size of a sample; give sizes with --size",
+                path.display()
+            ));
         }
         let sample = usual_sample(&around, pipeline.as_ref());
         let tokens = pipeline.as_ref().and_then(Pipeline::most_tokens).filter(|_| !sample_is_all(&around));
@@ -136,9 +151,13 @@ impl Surroundings {
                 .in_file(model.path())
                 .hint("name the folder of the pipeline with --pipeline"));
         };
-        let text = read_text(path)?;
+        let advice = "--prompts takes a text file in UTF-8 with a prompt on each line";
+        let text = read_text(path).map_err(|error| error.hint(advice))?;
         let prompts: Vec<String> =
             text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
+        if prompts.is_empty() {
+            return Err(Error::unreadable(path, "expected a prompt on each line, found none").hint(advice));
+        }
         let encoded = model.encode_prompts(&Pipeline::open(folder)?, &prompts, runtime)?;
         let inputs = inputs.get_or_insert_default();
         for (name, array) in encoded {
@@ -154,5 +173,6 @@ impl Surroundings {
         if !self.lines.is_empty() {
             printer.note(&self.lines.join("\n"));
         }
+        self.warnings.iter().for_each(|warning| printer.warning(warning));
     }
 }

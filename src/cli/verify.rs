@@ -2,19 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use onnx_diffprune::pipelines::Pipeline;
 use onnx_diffprune::plans::plan_path;
-use onnx_diffprune::{Error, Model, Plan, Progress, Runtime, VerifyOptions, VerifyReport};
+use onnx_diffprune::{Analysis, Error, Model, Plan, Progress, Runtime, Sizes, VerifyOptions, VerifyReport};
 use serde_json::json;
 
 use super::args::{Cli, VerifyArgs};
 use super::config::parse_sizes;
 use super::cut_result::verification_text;
+use super::diffusion_args::DiffusionArgs;
+use super::folder::check_sizes;
 use super::open_runtime;
 use super::printer::{Printer, table};
-use super::surroundings::network_of;
+use super::surroundings::{Surroundings, network_of};
 
 /// A network and what was cut of it.
 struct Pair {
@@ -27,6 +29,10 @@ struct Pair {
 pub(super) fn run(args: &VerifyArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     let runtime = open_runtime(cli)?;
     let pairs = pairs(args)?;
+    let components = pairs.iter().filter_map(|pair| Some((pair.component.as_deref()?, pair.original.as_path())));
+    if pairs.iter().any(|pair| pair.component.is_some()) {
+        check_sizes(&parse_sizes(&args.size)?, components)?;
+    }
     let mut reports = Vec::new();
     for pair in &pairs {
         reports.push(verified(args, pair, runtime, printer)?);
@@ -64,6 +70,15 @@ fn pairs(args: &VerifyArgs) -> Result<Vec<Pair>, Error> {
     Ok(vec![Pair { component: None, original, pruned }])
 }
 
+/// Of the sizes that are given for a pipeline, those that one of several components has.
+fn sizes_of_component(pair: &Pair, analysis: &Analysis, given: Sizes) -> Result<Sizes, Error> {
+    if pair.component.is_none() || given.is_empty() {
+        return Ok(given);
+    }
+    let known = analysis.sizes(&Sizes::new())?;
+    Ok(given.into_iter().filter(|(name, _)| known.contains_key(name)).collect())
+}
+
 fn verified(args: &VerifyArgs, pair: &Pair, runtime: Runtime, printer: &Printer) -> Result<VerifyReport, Error> {
     let path = args.plan.clone().unwrap_or_else(|| plan_path(&pair.pruned));
     let progress = printer.progress(3);
@@ -77,14 +92,12 @@ fn verified(args: &VerifyArgs, pair: &Pair, runtime: Runtime, printer: &Printer)
     progress.pause(|| printer.notes(&model));
     progress.step("reading the graph");
     let analysis = model.analyse()?;
-    let read = |path: &Path| model.read_inputs(path);
-    let options = VerifyOptions {
-        rtol: args.rtol,
-        atol: args.atol,
-        seed: args.seed,
-        inputs: args.inputs.as_deref().map(read).transpose()?,
-        sizes: parse_sizes(&args.size)?,
-    };
+    let inputs = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
+    let surroundings = Surroundings::of(&DiffusionArgs::default(), &pair.original, false)?;
+    let network = surroundings.diffusion.network_options(inputs.clone().unwrap_or_default())?;
+    let sizes = sizes_of_component(pair, &analysis, parse_sizes(&args.size)?)?;
+    let sizes = analysis.usual_sizes(&network, &sizes, None)?;
+    let options = VerifyOptions { rtol: args.rtol, atol: args.atol, seed: args.seed, inputs, sizes };
     progress.step("verifying");
     let unwatched = &mut |_: Progress<'_>| ControlFlow::Continue(());
     analysis.verify(&pruned, (&plan, &path), &runtime, &options, unwatched)

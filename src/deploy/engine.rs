@@ -14,10 +14,8 @@ use serde::Serialize;
 
 use super::profile::Profile;
 use super::target::DeployTarget;
+use crate::pipeline::bundle::TIMING_CACHE;
 pub use find::EngineBuilder;
-
-/// The name of the timing cache in a bundle: what kernels took on this GPU, so that a later build is quick.
-pub const TIMING_CACHE: &str = "timing.cache";
 
 /// A compute capability, 8.9 as `89`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::identity::{Identity, parent};
 use super::read::kind;
-use super::temporary::{TemporaryFile, TemporaryFolder, undisturbed};
+use super::temporary::{PREFIX, TemporaryFile, TemporaryFolder, undisturbed};
 use crate::error::Error;
 
 /// Bytes that are collected before they are written.
@@ -170,7 +170,7 @@ pub(crate) fn unwritable(path: &Path, error: std::io::Error) -> Error {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     let error = match error.downcast::<Error>() {
         Ok(of_tensor) => return of_tensor.in_file(path),
-        Err(error) => error,
+        Err(error) => without_path(error),
     };
     let hint = match error.kind() {
         StorageFull | QuotaExceeded => "free some space or write to another disk",
@@ -178,6 +178,14 @@ pub(crate) fn unwritable(path: &Path, error: std::io::Error) -> Error {
         _ => "check that the folder exists and can be written to",
     };
     Error::io(path, format!("can't be written: {error}")).hint(hint).caused_by(error)
+}
+
+/// What the system said, without the path of a temporary file that was put after it: nobody knows that.
+fn without_path(error: std::io::Error) -> std::io::Error {
+    match error.to_string().split_once(" at path ") {
+        Some((said, path)) if path.contains(PREFIX) => std::io::Error::new(error.kind(), said),
+        _ => error,
+    }
 }
 
 /// Refuses a path that is no place for a file: the rename that ends all writing would put one in the place of
@@ -286,6 +294,22 @@ mod tests {
 
     fn named(files: &[(&str, &str)]) -> Vec<(String, String)> {
         files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+    }
+
+    #[test]
+    fn errors_name_no_temporary_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("none/slim");
+        for error in [
+            TemporaryFolder::inside(parent(&place)).map(drop).unwrap_err(),
+            TemporaryFile::inside(parent(&place), |_| Ok(())).map(drop).unwrap_err(),
+        ] {
+            // The system's error has it before.
+            assert!(error.to_string().contains(".onnx-diffprune"), "{error}");
+            let told = unwritable(&place, error);
+            assert!(told.to_string().contains("slim: can't be written: No such file"), "{told}");
+            assert!(!told.to_string().contains(".onnx-diffprune"), "{told}");
+        }
     }
 
     /// Outputs `new`, `old` and `away/last` in a folder in which `old` is there before.

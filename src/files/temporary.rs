@@ -9,7 +9,7 @@ use std::time::Duration;
 use tempfile::{Builder, TempDir, TempPath};
 
 /// What the names of temporary files and folders begin with.
-const PREFIX: &str = ".onnx-diffprune-";
+pub(super) const PREFIX: &str = ".onnx-diffprune-";
 
 /// Tries to remove a folder in which another thread is still making files, and the pause between two.
 const TRIES: usize = 50;

@@ -64,8 +64,13 @@ impl Around {
         let written = folder.ancestors().nth(ups).filter(|path| !path.as_os_str().is_empty());
         let is_same = |path: &Path| std::path::absolute(path).is_ok_and(|path| path == above);
         let folder = written.filter(|path| is_same(path)).unwrap_or(above).to_owned();
-        let may_denoise = matches!(Part::of(&component), Part::Denoiser | Part::Other);
-        let scheduler = Some(folder.join(SCHEDULER)).filter(|file| may_denoise && file.is_file());
-        Some(Self { folder, component, scheduler, config: None })
+        let mut around = Self { folder, component, scheduler: None, config: None };
+        around.scheduler = Some(around.folder.join(SCHEDULER)).filter(|file| around.may_denoise() && file.is_file());
+        Some(around)
+    }
+
+    /// Whether the network may be the one that removes noise.
+    pub fn may_denoise(&self) -> bool {
+        matches!(Part::of(&self.component), Part::Denoiser | Part::Other)
     }
 }

@@ -93,18 +93,26 @@ const DEPTH: usize = 2;
 
 /// The network in the folder of a component: `model.onnx`, `model_optimized.onnx` as TensorRT's demonstration names it, the
 /// component's own name as AMD does, else the only one.
-pub(super) fn network_of(folder: &Path, name: &str) -> Found {
+///
+/// # Errors
+/// A folder that can't be read.
+pub(super) fn network_of(folder: &Path, name: &str) -> Result<Found, Error> {
     let usual = ["model.onnx".to_owned(), "model_optimized.onnx".to_owned(), format!("{}.onnx", plain(name))];
     if let Some(file) = usual.iter().map(|file| folder.join(file)).find(|file| file.is_file()) {
-        return Found::One(file);
+        return Ok(Found::One(file));
     }
+    let fail = |folder: &Path, error: std::io::Error| {
+        Error::unreadable(folder, format!("can't be read: {error}"))
+            .hint("check the permissions of the folder")
+            .caused_by(error)
+    };
     let mut folders = vec![folder.to_owned()];
     for _ in 0..=DEPTH {
         let mut models = Vec::new();
         let mut below = Vec::new();
         for folder in folders {
-            let mut paths: Vec<PathBuf> =
-                folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+            let entries = folder.read_dir().map_err(|error| fail(&folder, error))?;
+            let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
             paths.sort();
             for path in paths {
                 let is_model = path.extension().is_some_and(|kind| kind.eq_ignore_ascii_case("onnx"));
@@ -117,9 +125,9 @@ pub(super) fn network_of(folder: &Path, name: &str) -> Found {
         }
         match models.len() {
             0 => folders = below,
-            1 => return models.pop().map_or(Found::None, Found::One),
-            _ => return Found::Several(models),
+            1 => return Ok(models.pop().map_or(Found::None, Found::One)),
+            _ => return Ok(Found::Several(models)),
         }
     }
-    Found::None
+    Ok(Found::None)
 }

@@ -11,6 +11,9 @@ use crate::files::read_text;
 /// Bytes of a configuration, at most.
 pub(super) const MOST_BYTES: u64 = 1 << 24;
 
+/// Pixels or latents along an edge of a sample, at most: more than any network takes.
+const MOST_PIXELS: usize = 1 << 16;
+
 /// The parts of a component's configuration that matter here, by diffusers' and transformers' names. A key that is not there,
 /// or holds something else than these keys do, is `None`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -20,6 +23,8 @@ pub struct ComponentConfig {
     pub class: Option<String>,
     /// Height and width of a sample.
     pub sample_size: Option<(usize, usize)>,
+    /// What stands in the place of a sample size and can be none: a number below 1, or beyond what any network takes.
+    pub odd_sample_size: Option<String>,
     /// Channels of the input.
     pub in_channels: Option<usize>,
     /// Channels of the output.
@@ -40,8 +45,8 @@ pub struct ComponentConfig {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Size {
-    One(usize),
-    Two(usize, usize),
+    One(f64),
+    Two(f64, f64),
 }
 
 impl ComponentConfig {
@@ -51,14 +56,19 @@ impl ComponentConfig {
         let config = object(path)?;
         let text = |key: &str| config.get(key).and_then(Value::as_str).map(str::to_owned);
         let count = |key: &str| config.get(key).and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok());
-        let size = config.get("sample_size").and_then(|size| Size::deserialize(size).ok());
-        let size = size.map(|size| match size {
+        let given = config.get("sample_size");
+        let size = given.and_then(|size| Size::deserialize(size).ok()).map(|size| match size {
             Size::One(size) => (size, size),
             Size::Two(height, width) => (height, width),
         });
+        let is_edge = |edge: f64| (1.0..=MOST_PIXELS as f64).contains(&edge);
+        let is_odd = size.is_some_and(|(height, width)| !is_edge(height) || !is_edge(width));
+        let whole = |edge: f64| (edge.fract() == 0.0).then_some(edge as usize);
+        let sample_size = size.filter(|_| !is_odd).and_then(|(height, width)| Some((whole(height)?, whole(width)?)));
         Ok(Self {
             class: text("_class_name"),
-            sample_size: size.filter(|(height, width)| *height > 0 && *width > 0),
+            sample_size,
+            odd_sample_size: given.filter(|_| is_odd).map(Value::to_string),
             in_channels: count("in_channels"),
             out_channels: count("out_channels"),
             latent_channels: count("latent_channels"),

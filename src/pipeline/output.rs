@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{Component, Pipeline, hub, names};
+use super::{Component, Pipeline, bundle, hub, names};
 use crate::error::Error;
 use crate::files::{OutputFolder, Outputs, is_same_file};
 use crate::graph::located::named_data_files;
@@ -14,8 +14,8 @@ const DEPTH: usize = 16;
 /// What the plan of a changed network is called, beside `model.onnx`; also the sign of a folder that was written here.
 const PLAN: &str = "plan.json";
 
-/// What lies beside a network that was made ready for a runtime.
-const BUNDLE: &str = "bundle.json";
+/// Files of the user's own that a message lists, at most.
+const FOREIGN_SHOWN: usize = 5;
 
 /// Kinds of files that hold weights.
 const WEIGHTS: [&str; 6] = ["onnx", "safetensors", "bin", "pt", "xml", "engine"];
@@ -47,7 +47,8 @@ impl PipelineOutput {
     /// folder, or a pipeline that was written here before, which is replaced as a whole.
     ///
     /// # Errors
-    /// A place that is the pipeline, lies in it or holds it; anything else in the place.
+    /// A place that is the pipeline, lies in it or holds it; anything else in the place, also a file in a pipeline that was
+    /// written here before which is none of it.
     pub fn beside(pipeline: &Pipeline, place: &Path, changed: &[&Component]) -> Result<Self, Error> {
         let whole = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or(path.to_owned());
         let above = crate::files::parent(place);
@@ -64,6 +65,7 @@ impl PipelineOutput {
                 .hint("choose a folder of its own for the output"));
         }
         let folder = OutputFolder::beside(place, was_written_here)?;
+        refuse_foreign(place, &pipeline.folder)?;
         let output = Self {
             folder,
             place: place.to_owned(),
@@ -170,11 +172,55 @@ impl PipelineOutput {
     }
 }
 
+/// Refuses a place with files that no run has written there: of what an earlier run wrote, each has its name in the pipeline
+/// that is read, or is a network with its plan, its data and its
+/// configuration, or belongs to a bundle.
+fn refuse_foreign(place: &Path, from: &Path) -> Result<(), Error> {
+    let Ok(earlier) = Pipeline::open(place) else { return Ok(()) };
+    let mut own = BTreeSet::new();
+    for Component { model, config_path, .. } in &earlier.components {
+        own.extend(named_data_files(model).into_iter().flatten());
+        own.extend([model.clone(), model.with_extension(PLAN)]);
+        own.extend(config_path.clone());
+    }
+    let fail = |path: &Path, error: std::io::Error| Error::unreadable(path, format!("can't be read: {error}"));
+    let mut foreign = Vec::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        let path = place.join(&folder);
+        for entry in path.read_dir().map_err(|error| fail(&path, error))? {
+            let entry = entry.map_err(|error| fail(&path, error))?;
+            let name = folder.join(entry.file_name());
+            match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                // A folder that is hidden is never copied.
+                true if !entry.file_name().as_encoded_bytes().starts_with(b".") => folders.push(name),
+                _ if from.join(&name).is_file()
+                    || own.contains(&entry.path())
+                    || bundle::is_own(&path, &entry.file_name()) => {}
+                _ => foreign.push(name.display().to_string()),
+            }
+        }
+    }
+    if foreign.is_empty() {
+        return Ok(());
+    }
+    foreign.sort();
+    let shown = foreign.len().min(FOREIGN_SHOWN);
+    let more = foreign.len() - shown;
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let text = format!(
+        "expected a place for a folder, found a pipeline of an earlier run with files that are none of it: {}{more}",
+        foreign[..shown].join(", ")
+    );
+    Err(Error::io(place, text)
+        .hint("an earlier pipeline is replaced as a whole: move these files elsewhere, or choose another place"))
+}
+
 /// Whether a folder is a pipeline that was written here: the plan of a cut lies beside one of its networks, or what a bundle
 /// says of itself.
 fn was_written_here(folder: &Path) -> bool {
     let is_ours = |component: &Component| {
-        component.model.with_extension(PLAN).is_file() || component.model.with_file_name(BUNDLE).is_file()
+        component.model.with_extension(PLAN).is_file() || component.model.with_file_name(bundle::MANIFEST).is_file()
     };
     hub::snapshot(folder).is_ok_and(|snapshot| snapshot == folder)
         && Pipeline::open(folder).is_ok_and(|pipeline| pipeline.components.iter().any(is_ours))

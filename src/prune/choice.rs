@@ -39,8 +39,12 @@ impl Scored {
         }
         let (scope, round_to, max_ratio) = (options.scope, options.round_to, options.max_ratio);
         let across = across.clone();
-        let evens_blocks = options.evens_norm_groups;
-        select(&self.grouping, &self.scores, &Budget { ratios, scope, round_to, evens_blocks, max_ratio, across })
+        let (evens_blocks, round_heads_to) = (options.evens_norm_groups, options.round_heads_to);
+        select(
+            &self.grouping,
+            &self.scores,
+            &Budget { ratios, scope, round_to, round_heads_to, evens_blocks, max_ratio, across },
+        )
     }
 
     /// What groups are compared by: losses, and by component what its first step saves of what the target counts.

@@ -102,7 +102,8 @@ fn options_record(options: &PruneOptions) -> BTreeMap<String, Value> {
         task: _,
         compares_groups: _,
     } = &options.score;
-    let CutOptions { target, scope, round_to, evens_norm_groups, max_ratio, keep, ratio_for } = &options.cut;
+    let CutOptions { target, scope, round_to, round_heads_to, evens_norm_groups, max_ratio, keep, ratio_for } =
+        &options.cut;
     let target = match target {
         Target::Ratio(ratio) => ("ratio", json!(ratio)),
         Target::Macs(share) => ("target-macs", json!(share)),
@@ -129,6 +130,9 @@ fn options_record(options: &PruneOptions) -> BTreeMap<String, Value> {
         ("reference", json!(reference)),
     ];
     let mut record: BTreeMap<String, Value> = record.map(|(name, value)| (name.to_owned(), value)).into();
+    if *round_heads_to > 0 {
+        record.insert("round-heads-to".to_owned(), json!(round_heads_to));
+    }
     if *evens_norm_groups {
         record.insert("evens-norm-groups".to_owned(), json!(true));
     }

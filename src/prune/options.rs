@@ -74,6 +74,9 @@ pub struct CutOptions {
     pub scope: Scope,
     /// What survives of every axis of a weight is a multiple of this many indices, where that comes out.
     pub round_to: usize,
+    /// What survives of every head is a multiple of this many dimensions, all heads together one of `round_to`, where that
+    /// comes out; 0 as `round_to`. Products of attention are not quantised where the layers around them are.
+    pub round_heads_to: usize,
     /// Whether an even number of channels survives of every norm group, where that comes out.
     pub evens_norm_groups: bool,
     /// No group loses a larger share.
@@ -91,6 +94,7 @@ impl CutOptions {
             target: target.into(),
             scope: Scope::Local,
             round_to: 1,
+            round_heads_to: 0,
             evens_norm_groups: false,
             max_ratio: 1.0,
             keep: Vec::new(),

@@ -132,6 +132,7 @@ mod tests {
             ratios: vec![ratio; scores.len()],
             scope: Scope::Global,
             round_to: 1,
+            round_heads_to: 0,
             evens_blocks: false,
             max_ratio: 1.0,
             across: across.clone(),

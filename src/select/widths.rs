@@ -25,12 +25,14 @@ impl Share {
     }
 }
 
-/// What is to be a multiple of one axis, of the channels that are kept of a group.
-type Size<'a> = &'a dyn Fn(usize, &Share) -> usize;
+/// Whether one axis is as wide as it should be with so many channels of a group kept.
+type Fits<'a> = &'a dyn Fn(usize, &Share) -> bool;
 
 /// The widths of the axes that the channels of a network make up.
 pub(super) struct Widths {
     multiple: usize,
+    /// What the dimensions of every head should be a multiple of, where those of all heads together are one of `multiple`.
+    of_head: usize,
     /// What the members of every block that stay should be a multiple of.
     of_block: usize,
     /// For every group the axes whose widths count.
@@ -41,7 +43,7 @@ impl Widths {
     /// The widths that are to be multiples of `multiple`; of groups of which a share of zero is to go (`ratios`) all stays.
     pub(super) fn of(grouping: &Grouping, ratios: &[f64], multiple: usize) -> Self {
         if multiple <= 1 {
-            return Self { multiple, of_block: 1, shares: Vec::new() };
+            return Self { multiple, of_head: multiple, of_block: 1, shares: Vec::new() };
         }
         let key = |member: &Member| (member.weight, member.axis);
         let stays = |(group, ratio): (&ChannelGroup, &f64)| {
@@ -66,7 +68,12 @@ impl Widths {
             shares.dedup();
             shares
         });
-        Self { multiple, of_block: 1, shares: shares.collect() }
+        Self { multiple, of_head: multiple, of_block: 1, shares: shares.collect() }
+    }
+
+    /// The same with another multiple for the dimensions of heads, if that is not zero.
+    pub(super) fn with_heads(self, multiple: usize) -> Self {
+        Self { of_head: if multiple > 0 { multiple } else { self.of_head }, ..self }
     }
 
     /// The same, where an even number of every block stays if it is asked for: kernels take them in pairs.
@@ -81,22 +88,29 @@ impl Widths {
     pub(super) fn rounded(&self, grouping: &Grouping, component: &Component, most: usize) -> usize {
         let shares = |group: &usize| Some((grouping.groups[*group].channels.len(), self.shares.get(*group)?));
         let groups: Vec<(usize, &Vec<Share>)> = component.groups.iter().filter_map(shares).collect();
-        let largest = |size: Size<'_>, likes: bool| {
+        let largest = |fits_axis: Fits<'_>, likes: bool| {
             let fits = |steps: &usize| {
                 groups.iter().all(|(channels, shares)| {
                     let kept = channels - steps * (channels / component.unit.max(1));
-                    shares.iter().all(|share| size(kept, share).is_multiple_of(self.multiple))
+                    shares.iter().all(|share| fits_axis(kept, share))
                 }) && (!likes || component.liked.iter().all(|block| block.is_liked_after(*steps, self.of_block)))
             };
             (1..=most).rev().find(fits)
         };
-        let sizes: [Size<'_>; 4] = [
-            &|kept, share| kept * share.run + share.stay,
-            &|kept, share| kept * share.whole + share.stay,
-            &|kept, share| kept * share.run,
-            &|kept, share| kept * share.whole,
+        let whole = |kept: usize, share: &Share, stay: usize| (kept * share.whole + stay).is_multiple_of(self.multiple);
+        // Heads that stand side by side lie along an axis of all of them.
+        let each =
+            |kept: usize, share: &Share, stay: usize| match share.run < share.whole && self.of_head < self.multiple {
+                true => (kept * share.run + stay).is_multiple_of(self.of_head) && whole(kept, share, stay),
+                false => (kept * share.run + stay).is_multiple_of(self.multiple),
+            };
+        let ways: [Fits<'_>; 4] = [
+            &|kept, share| each(kept, share, share.stay),
+            &|kept, share| whole(kept, share, share.stay),
+            &|kept, share| each(kept, share, 0),
+            &|kept, share| whole(kept, share, 0),
         ];
-        let of = |likes: bool| sizes.iter().find_map(|size| largest(size, likes));
+        let of = |likes: bool| ways.iter().find_map(|fits_axis| largest(fits_axis, likes));
         of(true).or_else(|| of(false)).unwrap_or(0)
     }
 }
@@ -196,6 +210,12 @@ mod tests {
         let dims = |channel: usize| (0..8).map(|head| (head * 40 + channel) as u32).collect::<Vec<_>>();
         let attention = grouping(40, &[(Role::Producer, &dims), (Role::Consumer, &dims)]);
         assert_eq!(kept(&attention, 8, 20), 24);
+        // Heads in eights, all of them together in 32.
+        let in_eights = |attention: &Grouping, asked: usize| {
+            let widths = Widths::of(attention, &[0.5; 2], 32).with_heads(8);
+            40 - widths.rounded(attention, &attention.components[0], 40 - asked)
+        };
+        assert_eq!((kept(&attention, 32, 20), in_eights(&attention, 20), in_eights(&attention, 25)), (32, 24, 32));
         let small = |channel: usize| (0..8).map(|head| (head * 12 + channel) as u32).collect::<Vec<_>>();
         let attention = grouping(12, &[(Role::Producer, &small), (Role::Consumer, &small)]);
         assert_eq!(kept(&attention, 16, 5), 6);

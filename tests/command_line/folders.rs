@@ -1,5 +1,7 @@
 //! Folders of pipelines as users give them.
 
+mod commands;
+
 mod layouts;
 
 mod parts;

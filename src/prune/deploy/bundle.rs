@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::super::model::Model;
-use super::place::MANIFEST;
 use super::{DeployOptions, DeployReport};
 use crate::deploy::DeployTarget;
 use crate::error::Error;
 use crate::onnx::names::printable;
 use crate::onnx::tool_name;
+use crate::pipeline::bundle::MANIFEST;
 
 /// Keys of the metadata that a network in a bundle has.
 const KEY: &str = "onnx_diffprune.deploy";

@@ -5,21 +5,13 @@ use std::path::{Path, PathBuf};
 use super::super::model::Model;
 use super::super::progress::{Progress, Stage, Watch, tell};
 use super::{DeployOptions, EngineOptions};
-use crate::deploy::engine::{TIMING_CACHE, command};
+use crate::deploy::engine::command;
 use crate::deploy::{Engine, EngineBuilder, EngineRequest, Profile};
 use crate::error::Error;
-use crate::files::{OutputFolder, read_text};
+use crate::files::OutputFolder;
 use crate::graph::digest::DigestKind;
 use crate::load;
-
-/// The file that marks a folder as a bundle and lists its files.
-pub(super) const MANIFEST: &str = "bundle.json";
-
-/// Bytes of it that are read, at most.
-const MANIFEST_LIMIT: u64 = 1 << 20;
-
-/// What the commands of a bundle make in it: engines, caches, OpenVINO's own files.
-const MADE_LATER: [&str; 6] = [TIMING_CACHE, "engines", "cache", "model.xml", "model.bin", "model.engine"];
+use crate::pipeline::bundle::{self, TIMING_CACHE};
 
 /// Names that a message lists.
 const SHOWN: usize = 4;
@@ -27,15 +19,9 @@ const SHOWN: usize = 4;
 /// Refuses a folder with files that no earlier bundle has: they would be lost.
 pub(super) fn refuse_foreign(folder: &Path) -> Result<(), Error> {
     let Ok(entries) = folder.read_dir() else { return Ok(()) };
-    let listed = listed(folder);
-    let is_own = |name: &String| {
-        let is_engine = Path::new(name).extension().is_some_and(|kind| kind == "engine");
-        let is_listed =
-            |listed: &Vec<String>| listed.contains(name) || MADE_LATER.contains(&name.as_str()) || is_engine;
-        listed.as_ref().is_some_and(is_listed)
-    };
-    let names = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
-    let mut foreign: Vec<String> = names.filter(|name| !is_own(name)).collect();
+    let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
+    let foreign = names.filter(|name| !bundle::is_own(folder, name));
+    let mut foreign: Vec<String> = foreign.map(|name| name.to_string_lossy().into_owned()).collect();
     if foreign.is_empty() {
         return Ok(());
     }
@@ -43,22 +29,17 @@ pub(super) fn refuse_foreign(folder: &Path) -> Result<(), Error> {
     let more = foreign.len().saturating_sub(SHOWN);
     foreign.truncate(SHOWN);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let what = if listed.is_some() { "an earlier bundle with other files" } else { "a folder that is no bundle" };
+    let what = if bundle::listed(folder).is_some() {
+        "an earlier bundle with other files"
+    } else {
+        "a folder that is no bundle"
+    };
     Err(Error::usage(format!(
         "expected an empty folder or an earlier bundle, found {what}: {}{more}",
         foreign.join(", ")
     ))
     .in_file(folder)
     .hint("name another folder, or move these files away: a bundle is replaced as a whole"))
-}
-
-/// The files of the bundle in a folder, itself among them; `None` where there is none.
-fn listed(folder: &Path) -> Option<Vec<String>> {
-    let manifest: serde_json::Value =
-        serde_json::from_str(&read_text(&folder.join(MANIFEST), MANIFEST_LIMIT).ok()?).ok()?;
-    manifest.get("tool")?.as_str().filter(|tool| tool.starts_with(env!("CARGO_PKG_NAME")))?;
-    let files = manifest.get("files")?.as_array()?.iter();
-    Some(files.filter_map(|name| Some(name.as_str()?.to_owned())).chain([MANIFEST.to_owned()]).collect())
 }
 
 /// Refuses a network that lies in the folder that is replaced.

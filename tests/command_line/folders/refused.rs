@@ -35,6 +35,7 @@ fn places_in_the_way_are_told() {
     to("other", &["expected a place for a folder, found a folder that this tool did not write"]);
     to("file", &["expected a place for a folder, found a file"]);
     to("none/slim", &["there is no folder"]);
+    to("out.onnx", &["the output has the name of a file", "name a folder"]);
     refused(&room, &[&sd, "--ratio", "0.3"], &["no output is given", "name a folder"]);
     // A file can't become a folder.
     refused(&room, &[&room.text("sd/unet/model.onnx"), &room.text("other"), "--ratio", "0.3"], &["found a folder"]);
@@ -55,6 +56,8 @@ fn components_that_are_not_there_are_told() {
         &["--components", "unet", "--component-ratio", "vae_decoder=0.2"],
         &["vae_decoder is none of --components unet"],
     );
+    with(&["--components", ""], &["expected names with commas between them, found none", "text_encoder, unet"]);
+    with(&["--components", "unet,vae_decoder", "--size", "nam=3"], &["no symbolic dimension \"nam\"", "batch_size"]);
     with(&["--component-ratio", "unet"], &["expected COMPONENT=R, found \"unet\""]);
     with(&["--component-ratio", "unet=1.5"], &["expected a share of channels in [0, 1), found 1.5"]);
     with(&["--components", "text_encoder"], &["no loss is known of this component", "--criterion magnitude"]);
@@ -67,6 +70,83 @@ fn components_that_are_not_there_are_told() {
         &[&unet, &room.text("a.onnx"), "--ratio", "0.3", "--components", "unet"],
         &["expected the folder of a pipeline"],
     );
+}
+
+#[test]
+fn prompts_that_are_none_are_told_with_their_file() {
+    let room = Room::with("sd_tiny");
+    fs::write(room.path("empty.txt"), "\n \n").unwrap();
+    fs::write(room.path("bytes.txt"), b"a photo of a caf\xe9\n").unwrap();
+    let (sd, slim) = (room.text("sd"), room.text("slim"));
+    for (name, found) in [("empty.txt", "found none"), ("bytes.txt", "UTF-8")] {
+        let prompts = room.text(name);
+        let arguments = [&sd, &slim, "--ratio", "0.3", "--prompts", &prompts];
+        refused(&room, &arguments, &[name, found, "a text file in UTF-8 with a prompt on each line"]);
+    }
+}
+
+#[test]
+fn files_of_the_users_own_are_not_replaced() {
+    let room = Room::with("sd_tiny");
+    room.prune(&["--no-verify", "--ratio", "0.3", "--criterion", "magnitude"]);
+    let again = [&room.text("sd"), &room.text("slim"), "--ratio", "0.4", "--criterion", "magnitude", "--no-verify"];
+    let again: Vec<&str> = again.iter().map(|text| text as &str).collect();
+    for (name, shown) in [("unet/notes.txt", "unet/notes.txt"), (".git/config", ".git")] {
+        let place = room.path(&format!("slim/{name}"));
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        fs::write(&place, "mine").unwrap();
+        refused(&room, &again, &["files that are none of it: ", shown, "move these files elsewhere"]);
+        fs::remove_file(&place).unwrap();
+    }
+    fs::remove_dir(room.path("slim/.git")).unwrap();
+    crate::tool::succeed(&again);
+}
+
+/// Takes all permissions of a folder while it lives. Root does not need any.
+#[cfg(unix)]
+struct Closed(std::path::PathBuf);
+
+#[cfg(unix)]
+impl Closed {
+    /// `None` for a user who may do anything.
+    fn at(path: std::path::PathBuf, mode: u32) -> Option<Self> {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let closed = Self(path);
+        let is_closed = match mode {
+            0 => closed.0.read_dir().is_err(),
+            _ => fs::write(closed.0.join("probe"), "").is_err(),
+        };
+        is_closed.then_some(closed)
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Closed {
+    fn drop(&mut self) {
+        use std::os::unix::fs::PermissionsExt;
+        let _ = fs::set_permissions(&self.0, fs::Permissions::from_mode(0o755));
+        let _ = fs::remove_file(self.0.join("probe"));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn permissions_that_lack_are_told_of_what_the_user_knows() {
+    let room = Room::with("sd_tiny");
+    let (sd, slim) = (room.text("sd"), room.text("shut/slim"));
+    let arguments = [&sd, &slim, "--ratio", "0.3", "--criterion", "magnitude"].map(|text| text as &str);
+    fs::create_dir(room.path("shut")).unwrap();
+    if let Some(_closed) = Closed::at(room.path("shut"), 0o555) {
+        let ran = run(&arguments);
+        assert!(ran.code == 2 && ran.err.contains("Permission denied"), "{}", ran.err);
+        assert!(ran.err.contains("slim") && !ran.err.contains(".onnx-diffprune"), "{}", ran.err);
+    }
+    if let Some(_closed) = Closed::at(room.path("sd/unet"), 0) {
+        let ran = run(&arguments);
+        assert!(ran.code == 2 && ran.err.contains("sd/unet: can't be read"), "{}", ran.err);
+        assert!(ran.err.contains("check the permissions"), "{}", ran.err);
+    }
 }
 
 #[test]
