@@ -40,12 +40,12 @@ use crate::onnx::DataType;
 pub enum Loader {
     /// optimum's pipelines: sample, timestep (a scalar), encoder_hidden_states[, text_embeds, time_ids] -> out_sample.
     Optimum,
-    /// TensorRT's demo/Diffusion: sample, timestep [1], encoder_hidden_states[, text_embeds, time_ids] -> latent, in
+    /// TensorRT's demo/Diffusion: `sample, timestep[1], encoder_hidden_states[, text_embeds, time_ids]` -> `latent`, in
     /// model_optimized.onnx.
     Demodiffusion,
     /// ComfyUI's node for TensorRT: x, timesteps, context[, y] -> h.
     Comfyui,
-    /// Web demos with WebNN: as optimum's, with fixed sizes and timestep [1].
+    /// Web demos with WebNN: as optimum's, with fixed sizes and `timestep[1]`.
     Webnn,
 }
 
