@@ -118,13 +118,16 @@ class Bench:
         target = self.folder / f"{name}.onnx"
         if target.exists():
             return
-        command = ["finetune", str(self.folder / f"{start}.onnx"), str(target), "--steps", steps, *TRAINED]
+        # A run that is interrupted writes its file as well: only one that has ended well gets the name.
+        part = self.folder / f"{name}.part.onnx"
+        command = ["finetune", str(self.folder / f"{start}.onnx"), str(part), "--steps", steps, *TRAINED]
         command += ["--eval-samples", "0", "--threads", "1", "--seed", "0", *shlex.split(self.options.finetune)]
         if is_distilled:
             command += ["--teacher", MODEL]
-        if (self.folder / f"{name}.finetune").exists():
+        if (self.folder / f"{name}.part.finetune").exists():
             command += ["--resume", "latest"]
         self.run(*command)
+        part.rename(target)
 
 
 def main() -> None:
