@@ -161,22 +161,18 @@ def main() -> int:
     parser.add_argument("models", nargs="*", type=Path)
     args = parser.parse_args()
     models = args.models or [FIXTURES / "ddpm_fashion16.onnx", FIXTURES / "dit_fashion16.onnx"]
-    passed = True
-    for path in models:
-        for target, precision, most in BUNDLES:
-            try:
-                result = check(args.tool, path, target, precision, most)
-            except Exception as error:
-                result = {"failed": f"{type(error).__name__}: {error}"}
-            passed &= result.get("passed", False)
-            print(f"{path.name} {target} {precision}: {json.dumps(result)}", flush=True)
+    bundles = [(path, *bundle) for path in models for bundle in BUNDLES]
+    jobs = [(f"{path.name} {target} {precision}", check, (path, target, precision, most)) for path, target, precision, most in bundles]
     for loader, pipeline, expected, output in [] if args.models else LOADERS:
+        jobs.append((f"{pipeline} --io {loader}", check_loader, (loader, pipeline, expected, output)))
+    passed = True
+    for name, run, of in jobs:
         try:
-            result = check_loader(args.tool, loader, pipeline, expected, output)
+            result = run(args.tool, *of)
         except Exception as error:
             result = {"failed": f"{type(error).__name__}: {error}"}
         passed &= result.get("passed", False)
-        print(f"{pipeline} --io {loader}: {json.dumps(result)}", flush=True)
+        print(f"{name}: {json.dumps(result)}", flush=True)
     return 0 if passed else 1
 
 
