@@ -1,7 +1,7 @@
 """What a cut network becomes by its criterion, its refit and its training: the tables of docs/quality.md.
 
     python scripts/recovery_table.py TOOL [--ratios 0.3,0.5] [--criteria diff-pruning,magnitude,random] [--steps 300]
-        [--scratch 300,3000] [--features NET.onnx] [--samples 512] [--jobs 2] [--out FOLDER] [--finetune=ARGS]
+        [--scratch 300,3000] [--features NET.onnx] [--samples 512] [--jobs 2] [--out FOLDER] [--finetune=ARGS] [--curve 50]
 
 Cuts fixtures/ddpm_fashion16.onnx by every criterion, leaves the cut as it is or fits it, and trains it by the default recipe,
 on clean images alone (MSE) or with the original as teacher as well (distilled). A network of the same architecture as the cut
@@ -10,6 +10,9 @@ them: the mean denoising loss above the unpruned network's on images that nothin
 timesteps, seed 0), and at the end SSIM with the original's samples from the same noise and, with `--features`, FD and KID to
 the held-out images (`onnx-diffprune evaluate`). No run chooses weights by held-out images: the last ones count. Every run has
 one CPU core to itself. What was measured is kept in `--out`, so that a run that is interrupted goes on. Prints Markdown.
+
+With `--curve N` it prints instead the loss every N steps of the networks that `--steps` makes, from the same starts, above the
+unpruned network's, on 128 of the held-out images.
 
 Needs onnx and numpy (`requirements.txt`).
 """
@@ -22,6 +25,7 @@ import pathlib
 import shlex
 import subprocess
 import sys
+import tempfile
 import threading
 
 import numpy as np
@@ -113,6 +117,24 @@ class Bench:
         command = [MODEL, str(target), "--ratio", ratio, "--criterion", criterion, *TRAINED, "--timesteps", "100"]
         self.run(*command, "--seed", "0", "--no-latency", "--refit" if is_refitted else "--no-refit")
 
+    def curve(self, start: str, steps: str, is_distilled: bool) -> dict[int, float]:
+        """The held-out loss of a training by its step; the file's own is that of step 0."""
+        every = self.options.curve
+        source = MODEL if start == "original" else str(self.folder / f"{start}.onnx")
+
+        def measure() -> dict:
+            with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+                command = ["finetune", source, f"{folder}/tuned.onnx", "--steps", steps, *TRAINED]
+                command += ["--eval-data", str(FASHION / "heldout_images.npy"), "--eval-samples", "128"]
+                command += ["--eval-every", str(every), "--threads", "1", "--seed", "0"]
+                command += shlex.split(self.options.finetune)
+                if is_distilled:
+                    command += ["--teacher", MODEL]
+                return self.run(*command)["training"]
+
+        found = self.known(f"{start}-{'distilled' if is_distilled else 'mse'}-{steps}.curve{every}", measure)
+        return {evaluation["step"]: evaluation["loss"] for evaluation in found["evaluations"]}
+
     def train(self, start: str, name: str, steps: str, is_distilled: bool) -> None:
         """Trains a network of the folder."""
         target = self.folder / f"{name}.onnx"
@@ -142,6 +164,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on one core")
     parser.add_argument("--finetune", default="", help="more options of the training")
     parser.add_argument("--out", default=str(ROOT / "target/recovery"))
+    parser.add_argument("--curve", type=int, help="print the loss every so many steps instead")
     options = parser.parse_args()
     bench = Bench(options)
 
@@ -177,6 +200,10 @@ def main() -> None:
             bench.train(start, name, steps, is_distilled)
             print(f"{name} done", file=sys.stderr, flush=True)
 
+    if options.curve:
+        print(curves(bench, rows))
+        return
+
     # The longest first, so that no core waits at the end.
     jobs.sort(key=lambda job: -sum(int(steps) for _, _, steps, _ in job[1]))
     free = sorted(os.sched_getaffinity(0))[: options.jobs]
@@ -187,6 +214,24 @@ def main() -> None:
         for quality in pool.map(lambda group: bench.quality(*group), dict(groups).items()):
             qualities |= quality
     print(table(options, rows, qualities))
+
+
+def curves(bench: Bench, rows: list[tuple[str, str, list[str]]]) -> str:
+    """The loss above the original's by the step, of every start and training of the rows."""
+    steps = bench.options.steps
+    runs = [("original", "", "original", "1", False)]
+    for cut, kind, names in rows:
+        starts = [(names[0], False), (names[0], True)] if kind != "from scratch" else [(f"scratch-{cut.split()[1]}", False)]
+        runs += [(cut, kind, start, steps, is_distilled) for start, is_distilled in starts]
+    free = sorted(os.sched_getaffinity(0))[: bench.options.jobs]
+    with concurrent.futures.ThreadPoolExecutor(len(free), initializer=bench.take_core, initargs=(free,)) as pool:
+        (original, *found) = pool.map(lambda run: bench.curve(*run[2:]), runs)
+    at = sorted(found[0])
+    lines = ["| cut | network | training | " + " | ".join(map(str, at)) + " |", "|---" * (3 + len(at)) + "|"]
+    for (cut, kind, _, _, is_distilled), losses in zip(runs[1:], found):
+        above = [f"{losses[step] - original[0]:+.4f}" for step in at]
+        lines.append(f"| {cut} | {kind} | {'distilled' if is_distilled else 'MSE'} | {' | '.join(above)} |")
+    return "\n".join(lines)
 
 
 def table(options: argparse.Namespace, rows: list[tuple[str, str, list[str]]], qualities: dict[str, dict]) -> str:
