@@ -35,6 +35,7 @@ test: venv
 	.venv/bin/python scripts/check_lowering.py --lowered target/debug/examples/lowered --allow-unlowered
 	.venv/bin/python scripts/element_types.py --check
 	.venv/bin/python scripts/check_deploy.py --tool target/debug/onnx-diffprune
+	.venv/bin/python scripts/check_action.py --tool target/debug/onnx-diffprune
 	mkdir -p target/checked
 	.venv/bin/python scripts/check_models.py --tool target/debug/onnx-diffprune --models fixtures \
 		--ratios 0.25,0.5,0.75 --out target/checked --save target/checked.json

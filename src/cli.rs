@@ -38,7 +38,11 @@ mod gradient_args;
 
 mod inspect;
 
+mod junit;
+
 mod loss;
+
+mod manual;
 
 mod printer;
 
@@ -94,7 +98,7 @@ pub(super) fn run() -> ExitCode {
         }
     };
     let printer = printer.of_rank(ranks.rank());
-    let done = ranks::check(&cli, &*ranks).and_then(|()| match &cli.command {
+    let done = junit::check(&cli).and_then(|()| ranks::check(&cli, &*ranks)).and_then(|()| match &cli.command {
         Some(Command::Apply(args)) => apply::run(args, &cli, &printer),
         Some(Command::Refit(args)) => refit::run(args, &cli, &ranks, &printer),
         Some(Command::Finetune(args)) => finetune::run(args, &cli, &ranks, &printer),
@@ -108,6 +112,8 @@ pub(super) fn run() -> ExitCode {
         Some(Command::Deploy(args)) => deploy::run(args, &cli, &printer),
         Some(Command::Bench(args)) => bench::run(args, &cli, &printer),
         Some(Command::Runtime) => runtime::run(&cli, &printer),
+        Some(Command::Completions { shell }) => manual::completions(*shell, &printer),
+        Some(Command::Man { command }) => manual::page(command.as_deref(), &printer),
         None => prune::run(&cli.prune, &cli, &ranks, &printer),
     });
     signals::settle();
@@ -124,13 +130,16 @@ pub(super) fn run() -> ExitCode {
 /// Prints what is wrong with the arguments, or the help that they ask for.
 fn refuse_arguments(error: &clap::Error) -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
-    let asks_json = arguments.iter().any(|argument| argument == "--format=json")
-        || arguments.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json");
-    if error.use_stderr() && asks_json {
+    let asks = |format: &str| {
+        arguments.iter().any(|argument| argument.strip_prefix("--format=") == Some(format))
+            || arguments.windows(2).any(|pair| pair[0] == "--format" && pair[1] == format)
+    };
+    let asked = [Format::Json, Format::Junit].into_iter().zip(["json", "junit"]).find(|(_, name)| asks(name));
+    if let Some((format, _)) = asked.filter(|_| error.use_stderr()) {
         let text = error.to_string();
         let text = text.trim_start_matches("error: ").lines().take_while(|line| !line.is_empty());
         let error = Error::usage(text.map(str::trim).collect::<Vec<_>>().join(" ")).hint("--help lists all options");
-        Printer::new(Format::Json, false).error(&error);
+        Printer::new(format, false).error(&error);
     } else {
         // A closed pipe is no error.
         let _ = error.print();

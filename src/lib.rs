@@ -291,7 +291,7 @@ pub mod evaluation {
         ChannelOrder, Distribution, FeatureLayout, FeatureOptions, FeatureSummary, KernelDistance, KernelOptions,
     };
     pub use crate::prune::{
-        Consistency, Distances, Drawing, EvaluateOptions, EvaluatedNetwork, Evaluation, EvaluationLimits,
+        Consistency, Distances, Drawing, EvaluateOptions, EvaluatedNetwork, Evaluation, EvaluationLimits, LimitCheck,
     };
 }
 

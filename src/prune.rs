@@ -58,7 +58,9 @@ pub use cut::{Cut, Scores};
 pub use data::{library_providers, read_npz, read_text, sample_files};
 pub use deploy::{DeployOptions, DeployReport, EngineOptions, OutputDistance, deploy};
 pub use encode::{EncodeOptions, Encoded, LatentChoice, TextOptions, encode};
-pub use evaluate::{Consistency, Distances, Drawing, EvaluateOptions, EvaluatedNetwork, Evaluation, EvaluationLimits};
+pub use evaluate::{
+    Consistency, Distances, Drawing, EvaluateOptions, EvaluatedNetwork, Evaluation, EvaluationLimits, LimitCheck,
+};
 pub use finetune::{FinetuneReport, FinetuneSettings, Recipe, StepEvaluation, Tuned};
 pub use gradients::{GradientReport, threads as threads_of_rank};
 pub use inspection::{BarrierInfo, GroupInfo, Inspection, MemberInfo, NodeInfo};

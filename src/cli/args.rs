@@ -78,6 +78,8 @@ pub(super) enum Format {
     Text,
     /// One JSON object on standard output.
     Json,
+    /// A JUnit report on standard output, for continuous integration: of verify and evaluate.
+    Junit,
 }
 
 #[derive(Debug, Subcommand)]
@@ -108,6 +110,17 @@ pub(super) enum Command {
     Bench(Box<BenchArgs>),
     /// Show which ONNX Runtime libraries are found and which one is used.
     Runtime,
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page of the tool or of one of its commands.
+    Man {
+        /// The command.
+        #[arg(value_name = "COMMAND")]
+        command: Option<String>,
+    },
 }
 
 /// The options that decide a cut; also the keys of a configuration file.

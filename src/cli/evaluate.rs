@@ -14,6 +14,7 @@ use super::config::parse_sizes;
 use super::diffusion_args::{DataArgs, DiffusionArgs};
 use super::evaluate_result::Shown;
 use super::features_args::FeaturesArgs;
+use super::junit;
 use super::printer::{Printer, Watcher};
 use super::ranks::device_of_option;
 use super::surroundings::{Surroundings, network_of};
@@ -215,7 +216,12 @@ pub(super) fn run(
     if let Some(path) = &args.report {
         shown.page(failure.as_ref()).write(path)?;
     }
+    if printer.is_junit() {
+        let networks: Vec<String> = evaluation.networks.iter().map(|of| of.path.display().to_string()).collect();
+        printer.checks(&junit::of_evaluation(&evaluation.checks(&limits), &networks, &shown.text()));
+    }
     match failure {
+        None if printer.is_junit() => Ok(true),
         None => {
             printer.result(&shown.json(), || shown.text());
             Ok(true)

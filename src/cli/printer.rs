@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::args::Format;
+use super::junit::{self, Check};
 use super::progress::Progress;
 
 /// Where everything is printed.
@@ -26,13 +27,23 @@ pub(super) struct Printer {
     rank: Option<usize>,
     /// Whether it has said why the request failed.
     has_failed: Rc<Cell<bool>>,
+    /// Whether it has printed a JUnit report.
+    has_report: Rc<Cell<bool>>,
     /// Results that are held instead of printed.
     held: Option<RefCell<Vec<(Value, String)>>>,
 }
 
 impl Printer {
     pub(super) fn new(format: Format, quiet: bool) -> Self {
-        Self { format, quiet, verbose: false, rank: None, has_failed: Rc::default(), held: None }
+        Self {
+            format,
+            quiet,
+            verbose: false,
+            rank: None,
+            has_failed: Rc::default(),
+            has_report: Rc::default(),
+            held: None,
+        }
     }
 
     /// The same, with whether lists are printed whole.
@@ -61,7 +72,8 @@ impl Printer {
     /// One that prints the same but for results, which it holds for a result of several.
     pub(super) fn holding(&self) -> Self {
         let Self { format, quiet, verbose, rank, .. } = *self;
-        Self { format, quiet, verbose, rank, has_failed: self.has_failed.clone(), held: Some(RefCell::default()) }
+        let (has_failed, has_report) = (self.has_failed.clone(), self.has_report.clone());
+        Self { format, quiet, verbose, rank, has_failed, has_report, held: Some(RefCell::default()) }
     }
 
     /// The results that were held.
@@ -78,7 +90,7 @@ impl Printer {
         match self.format {
             Format::Json => self.json(json),
             Format::Text if self.quiet => {}
-            Format::Text => self.raw(&text()),
+            Format::Text | Format::Junit => self.raw(&text()),
         }
     }
 
@@ -86,6 +98,22 @@ impl Printer {
     pub(super) fn raw(&self, text: &str) {
         let mut out = std::io::stdout().lock();
         let _ = writeln!(out, "{}", screened(text.trim_end_matches('\n')));
+    }
+
+    /// Prints a file of another language to standard output, byte for byte. A closed pipe is no error.
+    pub(super) fn exact(&self, text: &str) {
+        let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    }
+
+    /// Whether checks are printed as a JUnit report.
+    pub(super) fn is_junit(&self) -> bool {
+        self.format == Format::Junit
+    }
+
+    /// Prints checks as a JUnit report.
+    pub(super) fn checks(&self, checks: &[Check]) {
+        self.has_report.set(true);
+        self.exact(&junit::document(checks));
     }
 
     /// Prints JSON to standard output. A closed pipe is no error.
@@ -137,6 +165,10 @@ impl Printer {
             body["hint"] = json!(error.advice());
             body["exit_code"] = json!(error.exit_code());
             self.json(&body);
+        } else if self.is_junit() {
+            if !self.has_report.get() {
+                self.exact(&junit::of_error(error));
+            }
         } else if !self.quiet {
             let text = text();
             if !text.is_empty() {

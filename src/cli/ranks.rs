@@ -30,6 +30,8 @@ pub(super) fn check(cli: &Cli, ranks: &dyn Collective) -> Result<(), Error> {
         Some(Command::Bench(_)) => "bench",
         Some(Command::Deploy(_)) => "deploy",
         Some(Command::Runtime) => "runtime",
+        Some(Command::Completions { .. }) => "completions",
+        Some(Command::Man { .. }) => "man",
     };
     let text = format!("{alone} is the work of one process, {} were started", ranks.size());
     Err(Error::usage(text).hint("start it without mpirun or srun"))

@@ -14,6 +14,7 @@ use super::config::parse_sizes;
 use super::cut_result::verification_text;
 use super::diffusion_args::DiffusionArgs;
 use super::folder::check_sizes;
+use super::junit::{self, Check};
 use super::open_runtime;
 use super::printer::{Printer, table};
 use super::surroundings::{Surroundings, network_of};
@@ -38,6 +39,15 @@ pub(super) fn run(args: &VerifyArgs, cli: &Cli, printer: &Printer) -> Result<boo
         reports.push(verified(args, pair, runtime, printer)?);
     }
     let passed = reports.iter().all(|report| report.passed);
+    if printer.is_junit() {
+        let of = |(pair, report): (&Pair, &VerifyReport)| {
+            let class = pair.component.clone().unwrap_or_else(|| pair.pruned.display().to_string());
+            junit::of_verification(&class, report, &text(report, printer))
+        };
+        let checks: Vec<Check> = pairs.iter().zip(&reports).flat_map(of).collect();
+        printer.checks(&checks);
+        return Ok(passed);
+    }
     match reports.as_slice() {
         [report] => printer.result(report, || text(report, printer)),
         _ => {

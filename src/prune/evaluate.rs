@@ -23,7 +23,7 @@ use crate::evaluate::{FeatureOptions, KernelOptions};
 use crate::graph::sizes::Sizes;
 use crate::runtime::Device;
 use candidates::Candidates;
-pub use report::{Consistency, Distances, Drawing, EvaluatedNetwork, Evaluation, EvaluationLimits};
+pub use report::{Consistency, Distances, Drawing, EvaluatedNetwork, Evaluation, EvaluationLimits, LimitCheck};
 use run::Run;
 
 /// How networks are evaluated.

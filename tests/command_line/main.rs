@@ -19,6 +19,7 @@ mod folders;
 mod gradient_criteria;
 #[cfg(target_os = "linux")]
 mod hostile;
+mod integration;
 mod loaders;
 mod paths;
 mod plans;

@@ -125,6 +125,20 @@ pub struct EvaluationLimits {
     pub min_ssim: Option<f64>,
 }
 
+/// A network beside one limit.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct LimitCheck {
+    /// The network's file.
+    pub network: PathBuf,
+    /// The limit, by the name of its option.
+    pub limit: &'static str,
+    /// Whether the network reaches it.
+    pub passed: bool,
+    /// The figure beside the limit.
+    pub text: String,
+}
+
 /// A share in per cent, as short as it is exact to a tenth of a percent.
 fn percent(share: f64) -> String {
     let text = format!("{:.1}", 100.0 * share);
@@ -137,42 +151,52 @@ impl Evaluation {
         std::iter::once(&self.original).chain(&self.networks)
     }
 
+    /// Every network beside every limit that is given, networks in turn.
+    pub fn checks(&self, limits: &EvaluationLimits) -> Vec<LimitCheck> {
+        let of = |network: &EvaluatedNetwork| {
+            let loss = limits.max_loss_increase.map(|limit| self.check_loss(network, limit));
+            let ssim = limits.min_ssim.map(|limit| check_ssim(network, limit));
+            [loss, ssim]
+        };
+        self.networks.iter().flat_map(of).flatten().collect()
+    }
+
+    fn check_loss(&self, network: &EvaluatedNetwork, limit: f64) -> LimitCheck {
+        let (loss, whole) = (network.mean_loss, self.original.mean_loss);
+        let found = match network.loss_increase.filter(|increase| increase.is_finite()) {
+            Some(increase) => format!("mean denoising loss {loss:.5} is {} above", percent(increase)),
+            None => format!("mean denoising loss {loss} can't be compared with"),
+        };
+        LimitCheck {
+            network: network.path.clone(),
+            limit: "max-loss-increase",
+            passed: network.loss_increase.is_some_and(|increase| increase <= limit),
+            text: format!("{found} the original's {whole:.5}, allowed {}", percent(limit)),
+        }
+    }
+
     /// Refuses networks that do not reach the limits. A figure that is no number reaches none.
     ///
     /// # Errors
     /// See above; the message names every figure beside its limit.
     pub fn check(&self, limits: &EvaluationLimits) -> Result<(), Error> {
-        let mut failures = Vec::new();
-        for network in &self.networks {
-            let name = network.path.display();
-            let reaches = |limit: f64| network.loss_increase.is_some_and(|increase| increase <= limit);
-            if let Some(limit) = limits.max_loss_increase.filter(|limit| !reaches(*limit)) {
-                let above = match network.loss_increase.filter(|increase| increase.is_finite()) {
-                    Some(increase) => format!("{:.5} is {} above", network.mean_loss, percent(increase)),
-                    None => format!("{} can't be compared with", network.mean_loss),
-                };
-                let whole = self.original.mean_loss;
-                failures.push(format!(
-                    "{name}: mean denoising loss {above} the original's {whole:.5}, allowed {}",
-                    percent(limit)
-                ));
-            }
-            let Some(limit) = limits.min_ssim else { continue };
-            let ssim = network.consistency.and_then(|consistency| consistency.ssim).map(|ssim| ssim.mean);
-            if network.broken_samples > 0 {
-                let broken = network.broken_samples;
-                failures.push(format!(
-                    "{name}: {broken} samples have values that are not finite, SSIM of {limit} is asked for"
-                ));
-            } else if !ssim.is_some_and(|ssim| ssim >= limit) {
-                let found = ssim.map_or_else(|| "was not measured".to_owned(), |ssim| format!("is {ssim:.4}"));
-                failures.push(format!(
-                    "{name}: mean SSIM to the original's samples {found}, at least {limit} is asked for"
-                ));
-            }
-        }
-        if failures.is_empty() { Ok(()) } else { Err(Error::unmet(failures.join("\n"))) }
+        let failed = self.checks(limits).into_iter().filter(|check| !check.passed);
+        let texts: Vec<String> = failed.map(|check| format!("{}: {}", check.network.display(), check.text)).collect();
+        if texts.is_empty() { Ok(()) } else { Err(Error::unmet(texts.join("\n"))) }
     }
+}
+
+fn check_ssim(network: &EvaluatedNetwork, limit: f64) -> LimitCheck {
+    let ssim = network.consistency.and_then(|consistency| consistency.ssim).map(|ssim| ssim.mean);
+    let text = match (network.broken_samples, ssim) {
+        (0, Some(ssim)) => {
+            format!("mean SSIM to the original's samples is {ssim:.4}, at least {limit} is asked for")
+        }
+        (0, None) => format!("mean SSIM to the original's samples was not measured, at least {limit} is asked for"),
+        (broken, _) => format!("{broken} samples have values that are not finite, SSIM of {limit} is asked for"),
+    };
+    let passed = network.broken_samples == 0 && ssim.is_some_and(|ssim| ssim >= limit);
+    LimitCheck { network: network.path.clone(), limit: "min-ssim", passed, text }
 }
 
 #[cfg(test)]

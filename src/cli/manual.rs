@@ -1,0 +1,42 @@
+//! Completions for shells, and the manual pages.
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+use onnx_diffprune::Error;
+
+use super::args::Cli;
+use super::printer::Printer;
+
+/// The tool's name, and the first part of its pages' names.
+const NAME: &str = "onnx-diffprune";
+
+/// Prints the completion script of a shell.
+pub(super) fn completions(shell: Shell, printer: &Printer) -> Result<bool, Error> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), NAME, &mut script);
+    printer.exact(&String::from_utf8_lossy(&script));
+    Ok(true)
+}
+
+/// Prints the manual page of a command, or of the whole tool, as roff.
+///
+/// # Errors
+/// There is no such command.
+pub(super) fn page(name: Option<&str>, printer: &Printer) -> Result<bool, Error> {
+    let mut whole = Cli::command().flatten_help(false);
+    whole.build();
+    let command = match name {
+        None => whole,
+        Some(name) => {
+            let known: Vec<String> = whole.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+            whole.find_subcommand(name).cloned().ok_or_else(|| {
+                Error::usage(format!("there is no command {name:?}, but there are {}", known.join(", ")))
+            })?
+        }
+    };
+    let mut text = Vec::new();
+    let rendered = clap_mangen::Man::new(command).render(&mut text);
+    rendered.map_err(|error| Error::unmet(format!("the manual page can't be made: {error}")))?;
+    printer.exact(&String::from_utf8_lossy(&text));
+    Ok(true)
+}
