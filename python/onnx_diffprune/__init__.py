@@ -1,0 +1,3 @@
+"""x"""
+from . import _packages as _p
+_p.tell()
