@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import _native, _packages
+from . import _native
 
 __all__ = ["main"]
 
@@ -16,7 +16,6 @@ def main() -> None:
     The exit code is 0 where all is done, 1 where the request can't be met or verification failed, 2 for wrong use or
     broken input. A signal ends the process as it ends any other program, after temporary files are removed.
     """
-    _packages.tell()
     name = os.path.basename(sys.argv[0])
     if name in ("__main__.py", "-m"):
         name = "onnx-diffprune"

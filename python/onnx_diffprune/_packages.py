@@ -20,4 +20,4 @@ def tell() -> None:
         found = None
     folders = list(found.submodule_search_locations or []) if found is not None else []
     capi = next((Path(folder) for folder in folders if os.path.isdir(os.path.join(folder, "capi"))), None)
-    _native.set_python_packages((capi or Path(__file__).resolve().parent).parent)
+    _native.set_python_packages(str((capi or Path(__file__).resolve().parent).parent))

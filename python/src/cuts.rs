@@ -11,7 +11,6 @@ use pythonize::{depythonize, pythonize};
 use serde_json::json;
 
 use crate::arrays::named;
-use crate::models::Analysis;
 use crate::runtime::Runtime;
 use crate::tool::cli::embedded;
 use crate::watching::{detached, watched};
@@ -43,10 +42,6 @@ impl Cut {
 
 #[pymethods]
 impl Cut {
-    fn analysis(&self) -> Analysis {
-        Analysis(self.0.analysis().clone())
-    }
-
     fn plan<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         Ok(pythonize(py, self.0.plan())?)
     }
