@@ -51,7 +51,7 @@ TYPES = {
 # Those that say more than the name of their value.
 OWN_TYPES = {"data": "Data", "eval_data": "Data", "max_loss_increase": "float | str"}
 # Whose result is no report, or which the functions take by themselves.
-LEFT_OUT = {"print_config", "dot", "format", "quiet", "verbose"}
+LEFT_OUT = {"print_config", "dot", "format", "quiet", "verbose", "output"}
 
 # The options of the steps of a cut, which are those of the main job.
 CUT = ["ratio", "target_macs", "target_params", "max_ratio", "round_to", "align", "scope", "keep", "ratio_for"]
@@ -92,7 +92,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, runtime_checkable
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -101,6 +101,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@runtime_checkable
 class SerializableModel(Protocol):
     """A model in memory that can be written into bytes, such as `onnx.ModelProto`."""
 

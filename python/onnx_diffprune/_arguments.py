@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from . import _native
-from .options import ModelLike
+from .options import ModelLike, SerializableModel
 
 
 class Files:
@@ -49,8 +50,11 @@ def model_path(model: ModelLike, files: Files, name: str = "model") -> str:
     """The path of a model; one in memory is written first."""
     if isinstance(model, (str, os.PathLike)):
         return os.fspath(model)
-    content = model if isinstance(model, bytes) else getattr(model, "SerializeToString", lambda: None)()
-    if not isinstance(content, bytes):
+    if isinstance(model, bytes):
+        content = model
+    elif isinstance(model, SerializableModel):
+        content = model.SerializeToString()
+    else:
         raise TypeError(f"{name}: expected a path, an onnx.ModelProto or bytes, found {type(model).__name__}")
     path = files.path(f"{name}.onnx")
     Path(path).write_bytes(content)
@@ -74,12 +78,16 @@ def _texts(name: str, value: object, option: Mapping[str, Any], files: Files) ->
         yield path
     elif isinstance(value, Mapping) and option["value"] == "FILE.npz":
         path = files.path(f"{name}.npz")
-        numpy.savez(path, **{str(key): numpy.asarray(array) for key, array in value.items()})
+        # Not by `savez`, whose own arguments some names would be.
+        with zipfile.ZipFile(path, "w") as archive:
+            for key, array in value.items():
+                with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                    numpy.lib.format.write_array(member, numpy.asarray(array), allow_pickle=False)
         yield path
     elif isinstance(value, Mapping):
         yield from (f"{key}={_text(item)}" for key, item in value.items())
-    elif isinstance(value, bytes) or hasattr(value, "SerializeToString"):
-        yield model_path(value, files, name)  # type: ignore[arg-type]
+    elif isinstance(value, (bytes, SerializableModel)):
+        yield model_path(value, files, name)
     elif isinstance(value, Sequence) and not isinstance(value, str):
         texts = [_text(item) for item in value]
         yield from texts if option["repeats"] else [",".join(texts)]
@@ -135,6 +143,8 @@ def step_arguments(function: str, options: Mapping[str, object]) -> Iterator[lis
         yield given(function, "prune", options, files)
 
 
-def paths(models: Iterable[ModelLike], files: Files) -> list[str]:
-    """The paths of several models."""
-    return [model_path(model, files) for model in models]
+def model_paths(models: ModelLike | Sequence[ModelLike], files: Files) -> list[str]:
+    """The paths of one or several models."""
+    if isinstance(models, Sequence) and not isinstance(models, (str, bytes)):
+        return [model_path(model, files) for model in models]
+    return [model_path(models, files)]

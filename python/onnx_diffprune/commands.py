@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import _native
-from ._arguments import Files, given, model_path, paths
+from ._arguments import Files, given, model_path, model_paths
 from .options import ModelLike, StrPath
 from .progress import ProgressFunction, _watching
 
@@ -250,9 +250,8 @@ def evaluate(
     Raises:
         UnmetError: A network is beyond ``max_loss_increase`` or ``min_ssim``; its ``report`` says by how much.
     """
-    several = list(networks) if isinstance(networks, (list, tuple)) else [networks]
     with Files() as files:
-        report: dict[str, Any] = _run("evaluate", paths(several, files), options, progress, files)
+        report: dict[str, Any] = _run("evaluate", model_paths(networks, files), options, progress, files)
         return report
 
 
@@ -271,10 +270,9 @@ def sample(
         progress: Gets what there is to tell.
         **options: See `onnx_diffprune.options.SampleOptions`.
     """
-    if output is not None:
-        options["output"] = output
+    extra = [] if output is None else [f"--output={_path(output)}"]
     with Files() as files:
-        report: dict[str, Any] = _run("sample", [model_path(model, files)], options, progress, files)
+        report: dict[str, Any] = _run("sample", [model_path(model, files)], options, progress, files, extra)
         return report
 
 
@@ -345,9 +343,8 @@ def bench(
         progress: Gets what there is to tell.
         **options: See `onnx_diffprune.options.BenchOptions`.
     """
-    several = list(networks) if isinstance(networks, (list, tuple)) else [networks]
     with Files() as files:
-        report: dict[str, Any] = _run("bench", paths(several, files), options, progress, files)
+        report: dict[str, Any] = _run("bench", model_paths(networks, files), options, progress, files)
         return report
 
 

@@ -142,10 +142,9 @@ class Staged:
         """The cut; after a refit its plan says how the weights were fitted."""
         return Cut(self._native.cut(), self._cut.analysis)
 
-    @property
-    def bytes(self) -> int:
+    def total_bytes(self) -> int:
         """Bytes of the pruned file and its external data."""
-        return self._native.bytes()
+        return self._native.total_bytes()
 
     @property
     def verification(self) -> dict[str, Any] | None:

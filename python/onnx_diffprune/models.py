@@ -43,7 +43,7 @@ class Model:
     @property
     def path(self) -> Path:
         """Where the model was read from."""
-        return Path(self._native.path)
+        return self._native.path
 
     @property
     def notes(self) -> list[str]:
@@ -53,7 +53,7 @@ class Model:
     @property
     def external_files(self) -> list[Path]:
         """The external data files that the model names."""
-        return [Path(path) for path in self._native.external_files]
+        return self._native.external_files
 
     def total_bytes(self) -> int:
         """Bytes of the model file and of the external files it uses."""
@@ -77,7 +77,7 @@ class Model:
 
     def data_path(self, output: StrPath) -> Path:
         """Where the external data of an output goes, if it has some."""
-        return Path(self._native.data_path(os.fspath(output)))
+        return self._native.data_path(os.fspath(output))
 
     def check_plan(self, plan: StrPath) -> None:
         """Refuse a plan file that was made for another model."""

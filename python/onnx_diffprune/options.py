@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, runtime_checkable
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@runtime_checkable
 class SerializableModel(Protocol):
     """A model in memory that can be written into bytes, such as `onnx.ModelProto`."""
 
@@ -1075,9 +1076,6 @@ class RuntimeOptions(CommonOptions, total=False):
 
 class SampleOptions(CommonOptions, DiffusionOptions, total=False):
     """Draw samples from a network, by DDIM, DDPM or DPM-Solver++: the keywords of `sample`."""
-
-    output: StrPath
-    """Where the samples go as one PNG image."""
 
     save_npy: StrPath
     """Where the samples go as they are, as a NumPy array [count, channels, height, width]"""

@@ -40,7 +40,7 @@ class Runtime:
     @property
     def library(self) -> Path:
         """The file that the library was loaded from."""
-        return Path(self._native.library)
+        return self._native.library
 
     @property
     def how(self) -> str:

@@ -108,7 +108,7 @@ fn gone() -> PyErr {
 
 #[pymethods]
 impl Staged {
-    fn bytes(&self) -> PyResult<u64> {
+    fn total_bytes(&self) -> PyResult<u64> {
         Ok(self.held()?.bytes())
     }
 
