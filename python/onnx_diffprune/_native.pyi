@@ -28,7 +28,7 @@ __all__ = [
 
 __version__: str
 
-_Watch: TypeAlias = Callable[..., bool]
+_Watch: TypeAlias = Callable[..., None]
 _Arrays: TypeAlias = dict[str, NDArray[Any]]
 _Report: TypeAlias = dict[str, Any]
 

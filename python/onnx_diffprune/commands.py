@@ -5,8 +5,8 @@ A model is a path, an `onnx.ModelProto` or the bytes of one; the folder of a pip
 ``inputs`` are a path or arrays by the names of the network's inputs, of which row ``i`` belongs to sample ``i``. What is in
 memory is written into temporary files for the time of the call.
 
-All of them raise `DiffpruneError`. They stop on Ctrl-C with `KeyboardInterrupt`, and on what ``progress`` raises or
-returns (see `Progress`); no output is left then. Other threads of Python run while they work.
+All of them raise `DiffpruneError`. They stop on Ctrl-C with `KeyboardInterrupt`, and on what ``progress``
+raises (see `Progress`); no output is left then. Other threads of Python run while they work.
 """
 
 from __future__ import annotations

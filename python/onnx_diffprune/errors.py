@@ -96,7 +96,18 @@ class UsageError(DiffpruneError, ValueError):
 
 
 class CancelledError(DiffpruneError):
-    """The progress function returned `False`."""
+    """What a progress function may raise to stop a call; any other exception does too, and comes out as it is."""
+
+    def __init__(
+        self,
+        message: str = "cancelled",
+        hint: str | None = None,
+        exit_code: int = 1,
+        causes: Sequence[str] = (),
+        report: dict[str, Any] | None = None,
+    ) -> None:
+        """Make an exception, which needs no text."""
+        super().__init__(message, hint, exit_code, causes, report)
 
 
 class DiffpruneWarning(UserWarning):

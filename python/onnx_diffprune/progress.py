@@ -20,8 +20,8 @@ class Progress:
     """One thing that a long call tells.
 
     Every call that may take long has an argument ``progress``: a function that gets one of these each time. It is called
-    on the thread that made the call. A function that returns `False` stops the call, which then raises
-    `CancelledError`; an exception in it stops the call and is raised. No output is left in either case.
+    on the thread that made the call. An exception in it stops the call and comes out of it, and no output is left: raise
+    `CancelledError`, or any other.
     """
 
     kind: Literal["stage", "step", "evaluation", "network", "note", "warning"]
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     ProgressFunction: TypeAlias = Callable[[Progress], object]
-    _Watch: TypeAlias = Callable[..., bool]
+    _Watch: TypeAlias = Callable[..., None]
 else:
     ProgressFunction = object
 
@@ -61,13 +61,12 @@ else:
 def _watching(progress: ProgressFunction | None) -> _Watch:
     """What the extension module calls: passes all on to ``progress``, warnings also to `warnings`, notes to `logging`."""
 
-    def watch(kind: Any, **fields: Any) -> bool:
+    def watch(kind: Any, **fields: Any) -> None:
         if kind == "warning":
             warnings.warn(fields["text"], DiffpruneWarning, stacklevel=4)
         elif kind in ("note", "network"):
             _LOGGER.info("%s", fields["text"])
-        if progress is None:
-            return True
-        return progress(Progress(kind, **fields)) is not False
+        if progress is not None:
+            progress(Progress(kind, **fields))
 
     return watch

@@ -34,10 +34,10 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    /// Tells Python of the progress, if there is some; whether the call goes on.
-    fn tell(&mut self, py: Python<'_>, progress: Option<Progress<'_>>) -> PyResult<bool> {
+    /// Tells Python of the progress, if there is some.
+    fn tell(&mut self, py: Python<'_>, progress: Option<Progress<'_>>) -> PyResult<()> {
         py.check_signals()?;
-        let Some(progress) = progress else { return Ok(true) };
+        let Some(progress) = progress else { return Ok(()) };
         let told = PyDict::new(py);
         let kind = match progress {
             Progress::At { stage, done, total } => {
@@ -73,11 +73,10 @@ impl Watcher {
                 "evaluation"
             }
             // Kinds that are added later.
-            _ => return Ok(true),
+            _ => return Ok(()),
         };
-        let answer: bool = self.callback.bind(py).call((kind,), Some(&told))?.extract()?;
-        py.check_signals()?;
-        Ok(answer)
+        self.callback.call(py, (kind,), Some(&told))?;
+        py.check_signals()
     }
 
     /// As if the steps that are left took as long as those before.
@@ -94,8 +93,7 @@ impl Watcher {
     /// Hears of progress on whatever thread the library works.
     pub(crate) fn hear(&mut self, progress: Option<Progress<'_>>) -> ControlFlow<()> {
         Python::attach(|py| match self.tell(py, progress) {
-            Ok(true) => ControlFlow::Continue(()),
-            Ok(false) => ControlFlow::Break(()),
+            Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 self.raised.set(error);
                 ControlFlow::Break(())
