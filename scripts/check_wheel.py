@@ -6,7 +6,7 @@ package with the command, NumPy and ONNX Runtime; mypy and pyright on the packag
 of its documentation. Everything lies in target/wheel. Exit code 3 where the packages can't be had.
 
 By default the wheel is built with the dev profile, for this machine alone. With --manylinux it is built with the release
-profile by ziglang for manylinux_2_28, and its tag is checked by auditwheel.
+profile by ziglang for manylinux2014 (glibc 2.17), and its tag is checked by auditwheel.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def build(tools: Path, is_portable: bool) -> Path:
     out = FOLDER / "dist"
     shutil.rmtree(out, ignore_errors=True)
     if is_portable:
-        kind = ["--release", "--zig", "--compatibility", "manylinux_2_28"]
+        kind = ["--release", "--zig", "--compatibility", "manylinux2014"]
     else:
         kind = ["--profile", "dev", "--compatibility", "linux"]
     # maturin looks for ziglang in the Python on the PATH.
@@ -75,8 +75,8 @@ def build(tools: Path, is_portable: bool) -> Path:
     (wheel,) = out.glob("*.whl")
     if is_portable:
         run(tools / "auditwheel", "show", wheel)
-        if "manylinux_2_28" not in wheel.name and "manylinux_2_17" not in wheel.name:
-            sys.exit(f"check_wheel.py: {wheel.name} is for newer systems than manylinux_2_28")
+        if "manylinux_2_17" not in wheel.name:
+            sys.exit(f"check_wheel.py: {wheel.name} is for newer systems than manylinux2014")
     return wheel
 
 

@@ -16,7 +16,7 @@ FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 SCHEDULER = FIXTURES / "ddpm_fashion16/scheduler_config.json"
 
 # Small amounts of everything: the library's own tests look at what comes out.
-FEW: dict[str, Any] = {"timesteps": 3, "scheduler_config": SCHEDULER}
+FEW: dict[str, Any] = {"timesteps": 2, "batch": 4, "scheduler_config": SCHEDULER}
 
 
 def command(*arguments: object, code: int = 0, cwd: Path | None = None) -> Any:
@@ -60,6 +60,6 @@ def unet() -> Path:
 
 @pytest.fixture(scope="session")
 def images() -> numpy.ndarray[Any, numpy.dtype[numpy.uint8]]:
-    """Clean samples of it: [16, 1, 16, 16], bytes."""
-    found: numpy.ndarray[Any, numpy.dtype[numpy.uint8]] = numpy.load(FIXTURES / "ddpm_fashion16/train_images.npy")[:16]
+    """Clean samples of it: [8, 1, 16, 16], bytes."""
+    found: numpy.ndarray[Any, numpy.dtype[numpy.uint8]] = numpy.load(FIXTURES / "ddpm_fashion16/train_images.npy")[:8]
     return found

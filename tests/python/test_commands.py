@@ -60,17 +60,17 @@ def test_a_pruned_network_is_refitted_repeated_verified_and_evaluated(unet: Path
     onnx_diffprune.apply(unet, tmp_path / "cut.plan.json", tmp_path / "again.onnx")
     assert cut.read_bytes() == (tmp_path / "again.onnx").read_bytes()
     fit = onnx_diffprune.refit(
-        unet, cut, out, data=images, refit_samples=16, refit_weights="uniform", scheduler_config=SCHEDULER, no_latency=True, no_verify=True
+        unet, cut, out, data=images, refit_samples=8, refit_weights="uniform", scheduler_config=SCHEDULER, no_latency=True, no_verify=True
     )
     assert fit["refit"]["fitted"] > 0
     assert onnx_diffprune.verify(unet, out)["passed"] is True
     told = onnx_diffprune.evaluate(
-        [cut, out], original=unet, data=images, count=16, timesteps=2, samples=0, scheduler_config=SCHEDULER, no_latency=True
+        [cut, out], original=unet, data=images, count=8, timesteps=2, samples=0, scheduler_config=SCHEDULER, no_latency=True
     )
     assert len(told["networks"]) == 2
     with pytest.raises(onnx_diffprune.UnmetError, match="loss") as failure:
         onnx_diffprune.evaluate(
-            cut, original=unet, data=images, count=16, timesteps=2, samples=0, scheduler_config=SCHEDULER,
+            cut, original=unet, data=images, count=8, timesteps=2, samples=0, scheduler_config=SCHEDULER,
             no_latency=True, max_loss_increase="1%",
         )
     assert failure.value.report is not None and failure.value.exit_code == 1
@@ -79,11 +79,11 @@ def test_a_pruned_network_is_refitted_repeated_verified_and_evaluated(unet: Path
 def test_other_commands_return_their_reports(unet: Path, dit: Path, images: Any, tmp_path: Path) -> None:
     alike(onnx_diffprune.inspect(dit), command("inspect", dit))
     assert onnx_diffprune.structure(dit).startswith("digraph")
-    few: dict[str, Any] = {"count": 16, "timesteps": 2, "scheduler_config": SCHEDULER}
+    few: dict[str, Any] = {"count": 8, "timesteps": 2, "scheduler_config": SCHEDULER}
     loss = onnx_diffprune.loss(unet, data=images, **few)
     numpy.save(tmp_path / "images.npy", images)
     network = onnx_diffprune.Network(onnx_diffprune.Model(unet), scheduler_config=SCHEDULER)
-    again = network.loss(images, onnx_diffprune.Runtime(), count=16, timesteps=2)
+    again = network.loss(images, onnx_diffprune.Runtime(), count=8, timesteps=2)
     assert again["losses"] == loss["losses"]
     drawn = onnx_diffprune.sample(unet, tmp_path / "x.png", count=2, steps=2, scheduler_config=SCHEDULER)
     assert drawn["shape"] == [2, 1, 16, 16] and (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")

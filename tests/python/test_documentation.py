@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import typing
 from pathlib import Path
@@ -25,11 +26,13 @@ def undocumented(module: pdoc.doc.Module) -> list[str]:
         if not is_inherited and not member.docstring.strip():
             found.append(member.fullname)
         if isinstance(member, pdoc.doc.Class):
-            # What comes from a class above has its text there; a typed dictionary repeats the keys of those above it.
+            # What comes from a class above has its text there; a typed dictionary repeats the keys of those above it, so
+            # that only its source tells which are its own.
             own = set(vars(member.obj).get("__annotations__", {})) | set(vars(member.obj))
             if typing.is_typeddict(member.obj):
-                for base in vars(member.obj)["__orig_bases__"]:
-                    own -= set(vars(base).get("__annotations__", {}))
+                (source,) = ast.parse(inspect.getsource(member.obj)).body
+                assert isinstance(source, ast.ClassDef)
+                own = {line.target.id for line in source.body if isinstance(line, ast.AnnAssign)}
             for inner in member.members.values():
                 if inner.name in own:
                     look(inner)

@@ -34,7 +34,7 @@ def test_the_steps_do_what_the_command_does(unet: Path, images: Any, runtime: Ru
     with cut.stage(tmp_path / "steps.onnx") as staged:
         report = staged.check(runtime, rtol=1e-3)
         assert report["passed"] is True and staged.verification == report
-        fit = staged.refit(runtime, data=images, refit_samples=16, refit_weights="uniform", scheduler_config=SCHEDULER)
+        fit = staged.refit(runtime, data=images, refit_samples=8, refit_weights="uniform", scheduler_config=SCHEDULER)
         assert fit["layers"] and staged.verification is None
         written = staged.verify(runtime).save()
     assert written["bytes"] == (tmp_path / "steps.onnx").stat().st_size
