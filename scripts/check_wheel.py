@@ -17,6 +17,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import venv
 from pathlib import Path
@@ -93,6 +94,23 @@ def session(programs: Path) -> None:
         sys.exit("check_wheel.py: slim.png is no picture")
 
 
+def without_runtime(wheel: Path) -> None:
+    """Without ONNX Runtime the command says which package brings it, and does what needs none."""
+    programs = environment("bare", [str(wheel)])
+    command = [str(programs / "onnx-diffprune"), str(ROOT / "fixtures/dit_tiny.onnx"), "out.onnx", "--ratio", "0.5"]
+    with tempfile.TemporaryDirectory() as folder:
+        # Nothing of the machine is to be found but what lies in the system's own folders.
+        bare = {"HOME": folder, "PATH": str(programs)}
+        done = subprocess.run(command, cwd=folder, env=bare, check=False, capture_output=True, text=True)
+        if done.returncode == 0:
+            print("left out: the system has an ONNX Runtime of its own")
+            return
+        if done.returncode != 2 or 'pip install "onnx-diffprune[cpu]"' not in done.stderr:
+            sys.exit(f"check_wheel.py: no ONNX Runtime, exit code {done.returncode}: {done.stderr}")
+        needs_none = ["--criterion", "magnitude", "--no-verify"]
+        subprocess.run([*command, *needs_none], cwd=folder, env=bare, check=True, stdout=subprocess.DEVNULL)
+
+
 def types(programs: Path) -> None:
     """The package, its stubs and an example as mypy and pyright read them."""
     tests, python = ROOT / "tests/python", programs / "python"
@@ -127,6 +145,8 @@ def main() -> None:
     programs = environment("venv", [f"{wheel}[cpu]"])
     stage("session")
     session(programs)
+    stage("without ONNX Runtime")
+    without_runtime(wheel)
     stage("tests")
     install(programs, "-r", str(ROOT / "tests/python/requirements.txt"))
     run(programs / "python", ROOT / "scripts/python_options.py", "--check")
