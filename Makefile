@@ -7,7 +7,7 @@ SCHEDULER = --scheduler-config fixtures/ddpm_fashion16/scheduler_config.json
 # The programs in which `make check-clients` runs pruned pipelines.
 CLIENTS ?= openvino,web,optimum
 
-.PHONY: venv demo test check-training check-clients clean
+.PHONY: venv demo test check-training check-clients check-wheel clean
 
 venv: .venv/.stamp
 
@@ -60,6 +60,12 @@ check-clients: venv
 	if [ $$code -ne 0 ]; then exit $$code; fi; \
 	cargo build --bin onnx-diffprune && \
 	$(PYTHON) scripts/check_clients.py --tool target/debug/onnx-diffprune --clients $(CLIENTS)
+
+# The Python package as its users have it, in target/wheel; skipped where the packages can't be had.
+check-wheel:
+	@$(PYTHON) scripts/check_wheel.py; code=$$?; \
+	if [ $$code -eq 3 ]; then echo "check-wheel was skipped: its packages can't be had here"; exit 0; fi; \
+	exit $$code
 
 clean:
 	cargo clean

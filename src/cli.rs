@@ -19,6 +19,9 @@ mod destination;
 
 mod diffusion_args;
 
+#[cfg(feature = "python")]
+pub(crate) mod embedded;
+
 mod encode;
 
 mod ending;
@@ -37,6 +40,8 @@ mod folder;
 mod gradient_args;
 
 mod inspect;
+
+mod invocation;
 
 mod junit;
 
@@ -70,20 +75,23 @@ mod surroundings;
 
 mod verify;
 
-use std::process::ExitCode;
+use std::ffi::OsString;
+use std::sync::Arc;
 
 use clap::Parser;
+use onnx_diffprune::ranks::Collective;
 use onnx_diffprune::{Analysis, Error, Runtime};
 
 use args::{Cli, Command, Format};
 use printer::Printer;
 
-/// Runs the command line tool. Exit codes: 0 done, 1 the request can't be met or verification failed, 2 wrong use or
-/// broken input.
-pub(super) fn run() -> ExitCode {
+/// Runs the command line tool with these arguments, of which the first is its own name. Exit codes: 0 done, 1 the request
+/// can't be met or verification failed, 2 wrong use or broken input.
+pub(super) fn run(arguments: Vec<OsString>) -> u8 {
     outlive_file_size_limits();
     signals::watch();
-    let cli = match Cli::try_parse() {
+    invocation::begin(&arguments);
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => return refuse_arguments(&error),
     };
@@ -94,31 +102,15 @@ pub(super) fn run() -> ExitCode {
         Ok(ranks) => ranks,
         Err(error) => {
             printer.error(&error);
-            return ExitCode::from(error.exit_code());
+            return error.exit_code();
         }
     };
     let printer = printer.of_rank(ranks.rank());
-    let done = junit::check(&cli).and_then(|()| ranks::check(&cli, &*ranks)).and_then(|()| match &cli.command {
-        Some(Command::Apply(args)) => apply::run(args, &cli, &printer),
-        Some(Command::Refit(args)) => refit::run(args, &cli, &ranks, &printer),
-        Some(Command::Finetune(args)) => finetune::run(args, &cli, &ranks, &printer),
-        Some(Command::Verify(args)) => verify::run(args, &cli, &printer),
-        Some(Command::Inspect(args)) => inspect::run(args, &printer),
-        Some(Command::Loss(args)) => loss::run(args, &cli, &ranks, &printer),
-        Some(Command::Evaluate(args)) => evaluate::run(args, &cli, &ranks, &printer),
-        Some(Command::Sample(args)) => sample::run(args, &cli, &ranks, &printer),
-        Some(Command::Encode(args)) => encode::run(args, &cli, &printer),
-        Some(Command::Artifacts(args)) => artifacts::run(args, &cli, &printer),
-        Some(Command::Deploy(args)) => deploy::run(args, &cli, &printer),
-        Some(Command::Bench(args)) => bench::run(args, &cli, &printer),
-        Some(Command::Runtime) => runtime::run(&cli, &printer),
-        Some(Command::Completions { shell }) => manual::completions(*shell, &printer),
-        Some(Command::Man { command }) => manual::page(command.as_deref(), &printer),
-        None => prune::run(&cli.prune, &cli, &ranks, &printer),
-    });
+    let checked = junit::check(&cli).and_then(|()| ranks::check(&cli, &*ranks));
+    let done = checked.and_then(|()| command(&cli, &ranks, &printer));
     signals::settle();
     match done {
-        Ok(passed) => ExitCode::from(if passed { 0 } else { 1 }),
+        Ok(passed) => u8::from(!passed),
         Err(error) => {
             ranks::wait_for_first(&*ranks);
             printer.error(&error);
@@ -127,24 +119,50 @@ pub(super) fn run() -> ExitCode {
     }
 }
 
+/// Does what the arguments ask for; whether that passed.
+fn command(cli: &Cli, ranks: &Arc<dyn Collective>, printer: &Printer) -> Result<bool, Error> {
+    match &cli.command {
+        Some(Command::Apply(args)) => apply::run(args, cli, printer),
+        Some(Command::Refit(args)) => refit::run(args, cli, ranks, printer),
+        Some(Command::Finetune(args)) => finetune::run(args, cli, ranks, printer),
+        Some(Command::Verify(args)) => verify::run(args, cli, printer),
+        Some(Command::Inspect(args)) => inspect::run(args, printer),
+        Some(Command::Loss(args)) => loss::run(args, cli, ranks, printer),
+        Some(Command::Evaluate(args)) => evaluate::run(args, cli, ranks, printer),
+        Some(Command::Sample(args)) => sample::run(args, cli, ranks, printer),
+        Some(Command::Encode(args)) => encode::run(args, cli, printer),
+        Some(Command::Artifacts(args)) => artifacts::run(args, cli, printer),
+        Some(Command::Deploy(args)) => deploy::run(args, cli, printer),
+        Some(Command::Bench(args)) => bench::run(args, cli, printer),
+        Some(Command::Runtime) => runtime::run(cli, printer),
+        Some(Command::Completions { shell }) => manual::completions(*shell, printer),
+        Some(Command::Man { command }) => manual::page(command.as_deref(), printer),
+        None => prune::run(&cli.prune, cli, ranks, printer),
+    }
+}
+
 /// Prints what is wrong with the arguments, or the help that they ask for.
-fn refuse_arguments(error: &clap::Error) -> ExitCode {
-    let arguments: Vec<String> = std::env::args().collect();
+fn refuse_arguments(error: &clap::Error) -> u8 {
+    let arguments = invocation::arguments();
     let asks = |format: &str| {
         arguments.iter().any(|argument| argument.strip_prefix("--format=") == Some(format))
             || arguments.windows(2).any(|pair| pair[0] == "--format" && pair[1] == format)
     };
     let asked = [Format::Json, Format::Junit].into_iter().zip(["json", "junit"]).find(|(_, name)| asks(name));
     if let Some((format, _)) = asked.filter(|_| error.use_stderr()) {
-        let text = error.to_string();
-        let text = text.trim_start_matches("error: ").lines().take_while(|line| !line.is_empty());
-        let error = Error::usage(text.map(str::trim).collect::<Vec<_>>().join(" ")).hint("--help lists all options");
-        Printer::new(format, false).error(&error);
+        Printer::new(format, false).error(&usage(error));
     } else {
         // A closed pipe is no error.
         let _ = error.print();
     }
-    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+    if error.use_stderr() { 2 } else { 0 }
+}
+
+/// What is wrong with the arguments, as an error of the library.
+fn usage(error: &clap::Error) -> Error {
+    let text = error.to_string();
+    let text = text.trim_start_matches("error: ").lines().take_while(|line| !line.is_empty());
+    Error::usage(text.map(str::trim).collect::<Vec<_>>().join(" ")).hint("--help lists all options")
 }
 
 /// Lets a write beyond `ulimit -f` fail with an error that can be reported, where the signal would end the process

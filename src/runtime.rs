@@ -109,6 +109,12 @@ impl Runtime {
         provider::set_given(options);
     }
 
+    /// Says that this process runs in Python, whose packages lie in this folder: ONNX Runtime is looked for there first.
+    /// The first call counts.
+    pub fn set_python_packages(folder: PathBuf) {
+        places::set_own_packages(folder);
+    }
+
     /// The version that the library reports, for example `1.31.1`.
     pub fn version(&self) -> &str {
         &self.version

@@ -1,7 +1,5 @@
 //! Repeats the cut of a plan.
 
-use std::ops::ControlFlow;
-
 use onnx_diffprune::pipelines::Pipeline;
 use onnx_diffprune::plans::{RefitPlan, plan_path};
 use onnx_diffprune::{
@@ -82,11 +80,12 @@ fn apply(args: &ApplyArgs, to: &Destination, cli: &Cli, printer: &Printer) -> Re
     }
     if let Some(runtime) = &runtime {
         progress.step("verifying");
-        staged.check(runtime, &VerifyOptions::default(), &mut |_| ControlFlow::Continue(()))?;
+        staged.check(runtime, &VerifyOptions::default(), &mut |progress| printer.pass(progress))?;
     }
     drop(progress);
     let report = staged.verification().cloned();
     let passed = report.as_ref().is_none_or(|report| report.passed);
+    printer.go_on()?;
     let written = match staged.save() {
         Ok(written) => written,
         Err(error) if passed => return Err(error),

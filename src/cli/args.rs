@@ -26,7 +26,13 @@ use super::sample::SampleArgs;
 /// of the cut beside it, and verifies OUT.onnx against the original in ONNX Runtime. The folder of a pipeline, as optimum
 /// writes it, is read and written as a whole: its denoiser is cut, everything else is copied.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, max_term_width = 100)]
+#[command(
+    name = "onnx-diffprune",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    max_term_width = 100
+)]
 #[command(
     after_help = "Exit codes: 0 done; 1 the request can't be met, or verification failed; 2 wrong use or broken input.\n\
         Files: no file that is read is overwritten, no two outputs may be one file, and all outputs take their places \

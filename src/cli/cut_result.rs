@@ -12,6 +12,7 @@ use onnx_diffprune::reports::{
 use onnx_diffprune::{Cut, Error, VerifyReport};
 use serde_json::json;
 
+use super::invocation::command_line;
 use super::printer::{human, percent, table};
 use super::{finetune, gradient_args, refit_args};
 
@@ -197,15 +198,6 @@ pub(super) fn write_report(path: &Path, shown: &Shown<'_>) -> Result<(), Error> 
 /// The report that the arguments ask for.
 pub(super) fn report(shown: &Shown<'_>) -> String {
     page(shown, |report| report.html())
-}
-
-/// The command line, as it can be run again.
-pub(super) fn command_line() -> String {
-    let quoted = |argument: String| match argument.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,".contains(c)) {
-        true => argument,
-        false => format!("'{}'", argument.replace('\'', "'\\''")),
-    };
-    std::env::args().map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 fn page<T>(shown: &Shown<'_>, of: impl FnOnce(&Report<'_>) -> T) -> T {

@@ -193,6 +193,7 @@ pub(super) fn run(args: &DeployArgs, cli: &Cli, printer: &Printer) -> Result<boo
         None => error,
     })?;
     if let Some(output) = output {
+        printer.go_on()?;
         let (prepared, place) = output.roots();
         let moved = |path: &PathBuf| path.strip_prefix(prepared).map_or_else(|_| path.clone(), |path| place.join(path));
         report.files = report.files.iter().map(moved).collect();

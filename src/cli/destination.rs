@@ -86,6 +86,7 @@ impl Destination {
         }
         let progress = printer.progress(1);
         progress.step("copying");
+        printer.go_on()?;
         let written = folder.publish()?;
         drop(progress);
         for file in &written.unchanged_weights {

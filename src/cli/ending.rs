@@ -1,6 +1,5 @@
 //! What comes after a cut is staged: verification, the refit, latency, and the files in their places.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use onnx_diffprune::finetuning::FinetuneReport;
@@ -47,7 +46,7 @@ impl Ending<'_> {
         let (Some(runtime), Some(options)) = (self.runtime, self.verify) else { return Ok(true) };
         let progress = self.printer.progress(1);
         progress.step("verifying");
-        let report = staged.check(runtime, options, &mut |_| ControlFlow::Continue(()))?;
+        let report = staged.check(runtime, options, &mut |progress| self.printer.pass(progress))?;
         Ok(report.passed)
     }
 
@@ -99,6 +98,7 @@ impl Ending<'_> {
             Some(path) => write_report(path, &shown)?,
             None => {}
         }
+        printer.go_on()?;
         match staged.save() {
             Ok(written) => {
                 if let Some(path) = &self.checkpoint {

@@ -157,6 +157,7 @@ fn finetune(
                 progress.step("verifying");
                 tuned.check(staged.path(), &runtime)?;
             }
+            printer.go_on()?;
             staged.publish(&[])?;
             Value::Null
         }
@@ -167,9 +168,10 @@ fn finetune(
                 let progress = printer.progress(1);
                 progress.step("verifying");
                 let options = VerifyOptions { inputs, sizes: settings.sizes.clone(), ..VerifyOptions::default() };
-                let report = staged.check(&runtime, &options, &mut |_| ControlFlow::Continue(()))?;
+                let report = staged.check(&runtime, &options, &mut |progress| printer.pass(progress))?;
                 result = json!(report);
             }
+            printer.go_on()?;
             staged.save()?;
             result
         }

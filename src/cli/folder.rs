@@ -116,6 +116,7 @@ pub(super) fn run(
         Some(output) if is_first && passed => {
             let progress = printer.progress(1);
             progress.step("copying");
+            printer.go_on()?;
             Some(output.publish()?)
         }
         _ => None,

@@ -18,6 +18,9 @@ use super::args::Format;
 use super::junit::{self, Check};
 use super::progress::Progress;
 
+/// Who hears of a run instead of standard error, and may stop it; also asked where there is nothing to tell.
+pub(super) type Listener = Rc<RefCell<dyn FnMut(Option<library::Progress<'_>>) -> ControlFlow<()>>>;
+
 /// Where everything is printed.
 pub(super) struct Printer {
     format: Format,
@@ -31,6 +34,9 @@ pub(super) struct Printer {
     has_report: Rc<Cell<bool>>,
     /// Results that are held instead of printed.
     held: Option<RefCell<Vec<(Value, String)>>>,
+    listener: Option<Listener>,
+    /// Whether the listener asked to stop.
+    is_stopped: Rc<Cell<bool>>,
 }
 
 impl Printer {
@@ -43,6 +49,45 @@ impl Printer {
             has_failed: Rc::default(),
             has_report: Rc::default(),
             held: None,
+            listener: None,
+            is_stopped: Rc::default(),
+        }
+    }
+
+    /// One that prints nothing at all: results are held, everything else is told to `listener`.
+    #[cfg(feature = "python")]
+    pub(super) fn telling(listener: Listener) -> Self {
+        let listener = Some(listener);
+        Self { held: Some(RefCell::default()), listener, ..Self::new(Format::Json, true) }
+    }
+
+    /// Tells the listener, if there is one; nothing is printed then.
+    fn told(&self, progress: library::Progress<'_>) -> Option<ControlFlow<()>> {
+        self.ask(Some(progress))
+    }
+
+    /// Whether the listener, if there is one, lets the run go on.
+    fn ask(&self, progress: Option<library::Progress<'_>>) -> Option<ControlFlow<()>> {
+        let listener = self.listener.as_ref()?;
+        if (listener.borrow_mut())(progress).is_break() {
+            self.is_stopped.set(true);
+        }
+        Some(if self.is_stopped.get() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+
+    /// What a stage of the library tells that nobody is shown: it stops where the listener has asked for it.
+    pub(super) fn pass(&self, progress: library::Progress<'_>) -> ControlFlow<()> {
+        self.told(progress).unwrap_or(ControlFlow::Continue(()))
+    }
+
+    /// Refuses to go on where the listener has asked to stop: before what can't be taken back.
+    ///
+    /// # Errors
+    /// See above.
+    pub(super) fn go_on(&self) -> Result<(), Error> {
+        match self.ask(None) {
+            Some(ControlFlow::Break(())) => Err(Error::unmet("cancelled").of_kind(library::ErrorKind::Cancelled)),
+            _ => Ok(()),
         }
     }
 
@@ -72,8 +117,17 @@ impl Printer {
     /// One that prints the same but for results, which it holds for a result of several.
     pub(super) fn holding(&self) -> Self {
         let Self { format, quiet, verbose, rank, .. } = *self;
-        let (has_failed, has_report) = (self.has_failed.clone(), self.has_report.clone());
-        Self { format, quiet, verbose, rank, has_failed, has_report, held: Some(RefCell::default()) }
+        Self {
+            format,
+            quiet,
+            verbose,
+            rank,
+            has_failed: self.has_failed.clone(),
+            has_report: self.has_report.clone(),
+            held: Some(RefCell::default()),
+            listener: self.listener.clone(),
+            is_stopped: self.is_stopped.clone(),
+        }
     }
 
     /// The results that were held.
@@ -96,6 +150,10 @@ impl Printer {
 
     /// Prints text to standard output whatever the format. A closed pipe is no error.
     pub(super) fn raw(&self, text: &str) {
+        if self.listener.is_some() {
+            self.result(&text, String::new);
+            return;
+        }
         let mut out = std::io::stdout().lock();
         let _ = writeln!(out, "{}", screened(text.trim_end_matches('\n')));
     }
@@ -125,7 +183,7 @@ impl Printer {
 
     /// Prints what a reader may want to know before the result, to standard error.
     pub(super) fn note(&self, text: &str) {
-        if !self.quiet {
+        if self.told(library::Progress::Note(text)).is_none() && !self.quiet {
             let _ = writeln!(std::io::stderr().lock(), "{}", screened(text));
         }
     }
@@ -137,7 +195,7 @@ impl Printer {
 
     /// Prints a warning.
     pub(super) fn warning(&self, text: &str) {
-        if !self.quiet {
+        if self.told(library::Progress::Warning(text)).is_none() && !self.quiet {
             let _ = writeln!(std::io::stderr().lock(), "warning: {}", indented(text));
         }
     }
@@ -164,6 +222,10 @@ impl Printer {
             body["causes"] = json!(causes);
             body["hint"] = json!(error.advice());
             body["exit_code"] = json!(error.exit_code());
+            if let (Some(held), true) = (&self.held, self.listener.is_some()) {
+                held.borrow_mut().push((body, String::new()));
+                return;
+            }
             self.json(&body);
         } else if self.is_junit() {
             if !self.has_report.get() {
@@ -230,8 +292,11 @@ impl<'p> Watcher<'p> {
         self.print(|| self.printer.note(text));
     }
 
-    /// Prints; never stops the library.
+    /// Prints, and never stops the library; where there is a listener, it hears and decides instead.
     pub(super) fn see(&mut self, progress: library::Progress<'_>) -> ControlFlow<()> {
+        if let Some(answer) = self.printer.told(progress) {
+            return answer;
+        }
         match progress {
             library::Progress::At { stage, done, total } => self.show(stage, done, total),
             library::Progress::Network(text) if !self.printer.is_json() => self.print(|| self.printer.note(text)),

@@ -1,6 +1,5 @@
 //! Several processes that work as one: started by `mpirun` or `srun`.
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 use onnx_diffprune::ranks::Collective;
@@ -65,6 +64,6 @@ pub(super) fn wait_for_first(ranks: &dyn Collective) {
 }
 
 /// Ends all ranks: others may be waiting for this one.
-pub(super) fn end(ranks: &dyn Collective, code: u8) -> ExitCode {
-    if ranks.size() > 1 { ranks.abort(code) } else { ExitCode::from(code) }
+pub(super) fn end(ranks: &dyn Collective, code: u8) -> u8 {
+    if ranks.size() > 1 { ranks.abort(code) } else { code }
 }

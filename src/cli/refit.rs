@@ -135,8 +135,8 @@ fn refit(
     let is_first = ranks.rank() == 0;
     if !args.no_verify && is_first {
         progress.step("verifying the pruned network");
-        let unwatched = &mut |_: onnx_diffprune::Progress<'_>| ControlFlow::Continue(());
-        let report = analysis.verify(&pruned, (&plan, &path), &runtime, &options, unwatched)?;
+        let watch = &mut |progress: onnx_diffprune::Progress<'_>| printer.pass(progress);
+        let report = analysis.verify(&pruned, (&plan, &path), &runtime, &options, watch)?;
         if let Some(failure) = report.failure_text() {
             let text = format!("{} is not the cut of its plan: {failure}", args.pruned.display());
             return Err(Error::verification_failed(text));

@@ -301,7 +301,7 @@ impl Rounds<'_> {
         if !self.args.no_verify {
             let progress = self.printer.progress(1);
             progress.step("verifying");
-            staged.check(&self.runtime, &self.verify, &mut |_| ControlFlow::Continue(()))?;
+            staged.check(&self.runtime, &self.verify, &mut |progress| self.printer.pass(progress))?;
         }
         Ok(staged)
     }

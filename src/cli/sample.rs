@@ -101,6 +101,7 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     if ranks.rank() > 0 {
         return Ok(true);
     }
+    printer.go_on()?;
     drawn.save(args.output.as_deref(), args.save_npy.as_deref())?;
     let (samples, seconds) = (&drawn.values, drawn.seconds);
     let (mean, deviation) = statistics(samples);

@@ -1,12 +1,11 @@
 //! Checks a pruned file against its original, or all that was cut of a pipeline.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use onnx_diffprune::pipelines::Pipeline;
 use onnx_diffprune::plans::plan_path;
-use onnx_diffprune::{Analysis, Error, Model, Plan, Progress, Runtime, Sizes, VerifyOptions, VerifyReport};
+use onnx_diffprune::{Analysis, Error, Model, Plan, Runtime, Sizes, VerifyOptions, VerifyReport};
 use serde_json::json;
 
 use super::args::{Cli, VerifyArgs};
@@ -109,8 +108,7 @@ fn verified(args: &VerifyArgs, pair: &Pair, runtime: Runtime, printer: &Printer)
     let sizes = analysis.usual_sizes(&network, &sizes, None)?;
     let options = VerifyOptions { rtol: args.rtol, atol: args.atol, seed: args.seed, inputs, sizes };
     progress.step("verifying");
-    let unwatched = &mut |_: Progress<'_>| ControlFlow::Continue(());
-    analysis.verify(&pruned, (&plan, &path), &runtime, &options, unwatched)
+    analysis.verify(&pruned, (&plan, &path), &runtime, &options, &mut |progress| printer.pass(progress))
 }
 
 /// The errors of all outputs, and what was compared.

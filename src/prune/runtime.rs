@@ -1,6 +1,6 @@
 //! ONNX Runtime as callers of the library hold it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::runtime::{self, Device, DeviceStatus};
@@ -29,6 +29,12 @@ impl Runtime {
     /// the tool sets itself; an option that the provider does not know makes the device unavailable.
     pub fn set_provider_options(options: Vec<(String, String)>) {
         runtime::Runtime::set_provider_options(options);
+    }
+
+    /// Says that this process runs in Python, whose packages lie in this folder (`site-packages`): where no library is named,
+    /// ONNX Runtime is looked for there first, and messages name the package that brings it. The first call counts.
+    pub fn set_python_packages(folder: impl Into<PathBuf>) {
+        runtime::Runtime::set_python_packages(folder.into());
     }
 
     /// The version that the library reports, for example `1.31.1`.

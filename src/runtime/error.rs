@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::device::Device;
 use super::locate::Candidate;
+use super::places;
 use crate::array::ElementType;
 use crate::error::Error;
 
@@ -156,6 +157,10 @@ impl RuntimeError {
     /// What the user can do about it, for a line of its own.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::LibraryMissing { .. } | Self::LibraryRefused { .. } if places::has_own_packages() => Some(
+                "`pip install \"onnx-diffprune[cpu]\"` installs ONNX Runtime beside this package, [gpu] in place of [cpu] the one \
+                 for CUDA; or name the library with ORT_DYLIB_PATH",
+            ),
             Self::LibraryMissing { .. } | Self::LibraryRefused { .. } => Some(
                 "`pip install onnxruntime` in a virtual environment `.venv` of the project, or name the library with \
                  --onnxruntime or ORT_DYLIB_PATH",

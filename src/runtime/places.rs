@@ -2,6 +2,20 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// The packages of the Python that this process runs in, where it does.
+static OWN_PACKAGES: OnceLock<PathBuf> = OnceLock::new();
+
+/// Says that this process runs in Python, whose packages lie in this folder; the first call counts.
+pub(super) fn set_own_packages(folder: PathBuf) {
+    let _ = OWN_PACKAGES.set(folder);
+}
+
+/// Whether this process runs in Python, from whose packages it was installed.
+pub(super) fn has_own_packages() -> bool {
+    OWN_PACKAGES.get().is_some()
+}
 
 /// A folder to look into.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +36,9 @@ pub(super) fn searched() -> Vec<Place> {
             }
         }
     };
+    if let Some(packages) = OWN_PACKAGES.get() {
+        add("packages of this Python", vec![packages.join("onnxruntime").join("capi")]);
+    }
     if let Some(folder) = env::current_exe().ok().as_deref().and_then(Path::parent) {
         add("beside the executable", vec![folder.to_owned(), folder.join("lib")]);
     }

@@ -1,0 +1,100 @@
+//! Arrays of NumPy as arrays of the library, and back.
+
+use half::{bf16, f16};
+use ndarray::ArrayD;
+use numpy::{
+    Element, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArray, PyUntypedArrayMethods, ToPyArray,
+};
+use onnx_diffprune::data::{Array, ArrayData};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+/// The elements of an array of this type, in row-major order.
+fn elements<T: Element + Copy>(array: &Bound<'_, PyAny>) -> PyResult<Vec<T>> {
+    let array: PyReadonlyArrayDyn<'_, T> = array.extract()?;
+    Ok(array.as_array().iter().copied().collect())
+}
+
+/// An array of NumPy as one of the library; a copy. Of any memory layout and byte order that NumPy calls native.
+pub(crate) fn array(name: &str, given: &Bound<'_, PyAny>) -> PyResult<Array> {
+    let untyped = given
+        .cast::<PyUntypedArray>()
+        .map_err(|_| PyTypeError::new_err(format!("{name}: expected an array of NumPy, found {}", given.get_type())))?;
+    let dtype: String = untyped.dtype().getattr("name")?.extract()?;
+    let data = match dtype.as_str() {
+        "float32" => ArrayData::F32(elements(given)?),
+        "float64" => ArrayData::F64(elements(given)?),
+        "float16" => ArrayData::F16(elements::<f16>(given)?),
+        // The type of ml_dtypes, of which NumPy knows nothing but the bits.
+        "bfloat16" => {
+            let bits = given.call_method1("view", ("uint16",))?;
+            ArrayData::BF16(elements::<u16>(&bits)?.into_iter().map(bf16::from_bits).collect())
+        }
+        "int64" => ArrayData::I64(elements(given)?),
+        "int32" => ArrayData::I32(elements(given)?),
+        "int16" => ArrayData::I16(elements(given)?),
+        "int8" => ArrayData::I8(elements(given)?),
+        "uint64" => ArrayData::U64(elements(given)?),
+        "uint32" => ArrayData::U32(elements(given)?),
+        "uint16" => ArrayData::U16(elements(given)?),
+        "uint8" => ArrayData::U8(elements(given)?),
+        "bool" => ArrayData::Bool(elements(given)?),
+        other => {
+            let text = format!("{name}: arrays of {other} are not taken; floats, integers and truth values are");
+            return Err(PyTypeError::new_err(text));
+        }
+    };
+    Array::new(untyped.shape().to_vec(), data).map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
+/// Arrays by the names of a network's inputs.
+pub(crate) fn named(given: Option<&Bound<'_, PyDict>>) -> PyResult<Option<Vec<(String, Array)>>> {
+    let Some(given) = given else { return Ok(None) };
+    let mut arrays = Vec::new();
+    for (name, value) in given.iter() {
+        let name: String = name.extract()?;
+        let value = array(&name, &value)?;
+        arrays.push((name, value));
+    }
+    Ok(Some(arrays))
+}
+
+fn shaped<'py, T: Element>(py: Python<'py>, dims: &[usize], values: Vec<T>) -> PyResult<Bound<'py, PyAny>> {
+    let array = numpy::PyArray1::from_vec(py, values);
+    Ok(array.reshape(dims.to_vec())?.into_any())
+}
+
+/// An array of the library as one of NumPy; `bfloat16` comes as `float32`, which holds its values exactly.
+pub(crate) fn numpy<'py>(py: Python<'py>, array: Array) -> PyResult<Bound<'py, PyAny>> {
+    let dims = array.dims;
+    match array.data {
+        ArrayData::F32(values) => shaped(py, &dims, values),
+        ArrayData::F64(values) => shaped(py, &dims, values),
+        ArrayData::F16(values) => shaped(py, &dims, values),
+        ArrayData::BF16(values) => shaped(py, &dims, values.into_iter().map(f32::from).collect()),
+        ArrayData::I64(values) => shaped(py, &dims, values),
+        ArrayData::I32(values) => shaped(py, &dims, values),
+        ArrayData::I16(values) => shaped(py, &dims, values),
+        ArrayData::I8(values) => shaped(py, &dims, values),
+        ArrayData::U8(values) => shaped(py, &dims, values),
+        ArrayData::U16(values) => shaped(py, &dims, values),
+        ArrayData::U32(values) => shaped(py, &dims, values),
+        ArrayData::U64(values) => shaped(py, &dims, values),
+        ArrayData::Bool(values) => shaped(py, &dims, values),
+    }
+}
+
+/// The same of several with names.
+pub(crate) fn dict<'py>(py: Python<'py>, arrays: Vec<(String, Array)>) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for (name, array) in arrays {
+        dict.set_item(name, numpy(py, array)?)?;
+    }
+    Ok(dict)
+}
+
+/// Samples as an array of NumPy.
+pub(crate) fn samples<'py>(py: Python<'py>, values: &ArrayD<f32>) -> Bound<'py, PyArrayDyn<f32>> {
+    values.to_pyarray(py)
+}

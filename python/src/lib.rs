@@ -1,0 +1,43 @@
+//! The extension module `onnx_diffprune._native`: the library and its command line for Python.
+//!
+//! Nothing here is public. What users see is the package around it, `python/onnx_diffprune`, which gives arguments their
+//! types and documents them; this module turns values of one language into those of the other, lets go of Python's lock
+//! while the library works, and hears of Ctrl-C.
+
+mod arrays;
+mod commands;
+mod cuts;
+mod errors;
+mod models;
+mod network;
+mod runtime;
+mod watching;
+
+/// The command line is compiled from where it is: it is no part of the library, of which it uses what every caller can.
+#[path = "../../src"]
+mod tool {
+    pub(crate) mod cli;
+}
+
+use pyo3::prelude::*;
+
+/// See `_native.pyi`.
+#[pymodule]
+mod _native {
+    #[pymodule_export]
+    use crate::commands::{call, commands, main};
+    #[pymodule_export]
+    use crate::cuts::{Cut, Scores, Staged};
+    #[pymodule_export]
+    use crate::models::{Analysis, Model};
+    #[pymodule_export]
+    use crate::network::{Drawn, Network};
+    #[pymodule_export]
+    use crate::runtime::{Runtime, candidates, library_providers, set_provider_options, set_python_packages};
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}
