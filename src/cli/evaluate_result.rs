@@ -7,8 +7,8 @@ use onnx_diffprune::evaluation::{Distribution, EvaluatedNetwork, Evaluation, Fea
 use onnx_diffprune::reports::{EvaluationPage, FigureTable, printable, tool_name};
 use serde_json::{Value, json};
 
-use super::cut_result::command_line;
 use super::printer::{human, percent, table};
+use super::report_page::command_line;
 
 /// A column of a table: its name, and what a network has there.
 type Column<'a> = (&'a str, &'a dyn Fn(&EvaluatedNetwork) -> Option<String>);

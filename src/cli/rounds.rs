@@ -19,7 +19,8 @@ use super::args::{Cli, PruneArgs};
 use super::ending::{Before, Ending};
 use super::gradient_args::{self, checkpoint_path};
 use super::printer::{Printer, Watcher, human, percent};
-use super::prune::{check_files, recorded};
+use super::prune::{check_files, draws, recorded};
+use super::report_page::sources;
 use super::surroundings::Surroundings;
 use super::{finetune, open_runtime, refit_args};
 
@@ -343,6 +344,8 @@ impl Rounds<'_> {
             before: Before { refit: self.refit.as_ref(), training },
             checkpoint,
             advice: "--no-refit writes the cut as it is",
+            sources: sources(&self.args.diffusion, self.around, &self.args.data, self.asked.1.seed),
+            draws: draws(self.args, &self.asked.1),
         }
     }
 }

@@ -10,6 +10,8 @@ mod repeat;
 
 mod samples;
 
+mod unfitted;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -34,6 +36,7 @@ use crate::refit::{RefitCut, RefitLayer, RefitOptions, Refitted, Weighting, refi
 pub(super) use across::measure;
 use judge::{Judge, Judged};
 pub use judge::{RefitLosses, RefitPictures};
+pub use unfitted::CutJudgement;
 use repeat::{checkpoint, refuse_other};
 use samples::{Clean, NoisySamples};
 
