@@ -40,8 +40,8 @@ pub(super) struct Ending<'a> {
     pub(super) draws: Result<&'a ScoreOptions, &'static str>,
 }
 
-/// Samples of each network in a report.
-const PICTURES: usize = 16;
+/// Samples of each network in a report, where nothing else is asked for.
+pub(super) const PICTURES: usize = 16;
 
 /// Milliseconds of a run of the original up to which the times of its blocks are measured as well.
 const TIMED: f64 = 2000.0;
@@ -83,7 +83,7 @@ impl Ending<'_> {
             parts.times = staged.block_times(runtime, options, &outline).ok().flatten();
         }
         parts.outline = Some(outline);
-        if staged.refit_report().or(self.before.refit).is_some() || !passed {
+        if staged.refit_report().or(self.before.refit).is_some() || self.before.training.is_some() || !passed {
             return Ok(Some(parts));
         }
         match (self.draws, self.runtime) {

@@ -98,6 +98,9 @@ fn page<T>(shown: &Shown<'_>, of: impl FnOnce(&Report<'_>) -> T) -> T {
 
 /// What the networks of a cut draw, or why they do not.
 fn drawings(shown: &Shown<'_>) -> Drawings {
+    if let Some(training) = shown.training {
+        return Drawings::of_training(training);
+    }
     let mut drawings = Drawings::default();
     let judged = shown.page.and_then(|parts| parts.judged.as_ref());
     if let Some(refit) = shown.refit {
@@ -155,7 +158,7 @@ fn used(shown: &Shown<'_>) -> Vec<[String; 2]> {
         .map(|(name, size)| format!("{name}={size}"))
         .collect();
     rows.push(row("sizes", if sizes.is_empty() { "fixed by the network".to_owned() } else { sizes.join(", ") }));
-    rows.extend(gradients.map(|of| row("device", of.execution.to_string())));
+    rows.extend(gradients.map(|of| row("ran on", of.execution.trim_start_matches("device ").to_owned())));
     rows.extend(runtime_and_date(shown.verification.map(|of| of.onnxruntime.as_str())));
     rows
 }
@@ -177,15 +180,14 @@ pub(super) fn used_in_training(
     (network, teacher): (&Path, Option<&Path>),
     sources: Vec<[String; 2]>,
     report: &FinetuneReport,
-    runtime: Option<&str>,
 ) -> Vec<[String; 2]> {
     let mut rows = vec![row("network", network.display().to_string())];
     rows.extend(teacher.map(|path| row("teacher", path.display().to_string())));
     rows.push(row("process", report.process.clone()));
     rows.extend(sources);
     rows.push(row("samples", report.source.clone()));
-    rows.push(row("device", report.execution.clone()));
-    rows.extend(runtime_and_date(runtime));
+    rows.push(row("ran on", report.execution.trim_start_matches("device ").to_owned()));
+    rows.extend(runtime_and_date(None));
     rows
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::drawing::{change, heads};
 use super::plots::{importance, kept_bar, short};
-use super::style::{escape, table};
+use super::style::{escape, name, table};
 use crate::plan::{GroupPlan, Plan};
 use crate::prune::{BlockTimes, Change, Outline};
 
@@ -12,7 +12,7 @@ use crate::prune::{BlockTimes, Change, Outline};
 const BARS: usize = 24_000;
 const LEAST_BARS: usize = 24;
 
-/// Groups up to which all of them are shown at once.
+/// Groups up to which all of them are shown at once, and printed.
 const OPEN: usize = 12;
 
 /// A number of operations with a unit prefix.
@@ -43,7 +43,10 @@ pub(super) fn block_table(outline: &Outline, times: Option<&BlockTimes>) -> Stri
     }
     let bar = |(before, after): (f64, f64)| {
         let share = |part: f64, whole: f64| if whole > 0.0 { (1000.0 * part / whole) as usize } else { 0 };
-        kept_bar(share(after, before), 1000, share(most, before).max(1000))
+        match before > 0.0 {
+            true => kept_bar(share(after, before), 1000, share(most, before).max(1000)),
+            false => String::new(),
+        }
     };
     let ms = |times: (f64, f64)| [format!("{:.2}", times.0), format!("{:.2}", times.1)];
     let mut rows = Vec::new();
@@ -56,9 +59,9 @@ pub(super) fn block_table(outline: &Outline, times: Option<&BlockTimes>) -> Stri
             false => format!("<br/><span class='soft'>{}</span>", escape(&detail.join(", "))),
         };
         let mut row = vec![
-            escape(&block.name),
+            name(&block.name),
             escape(level),
-            change(block.channels) + &detail,
+            format!("<span class='nowrap'>{}</span>{detail}", change(block.channels)),
             human(block.macs.0),
             human(block.macs.1),
             bar(block.macs),
@@ -115,13 +118,13 @@ pub(super) fn groups(plan: &Plan, outline: Option<&Outline>) -> String {
     }
     let rest: Vec<&GroupPlan> = all.iter().zip(&is_placed).filter(|(_, placed)| !**placed).map(|(of, _)| of).collect();
     if !rest.is_empty() {
-        let name = if blocks.is_empty() { "All groups" } else { "Elsewhere" };
-        section += &folded(name, &rest, &heads_of, all.len());
+        let title = if blocks.is_empty() { "All groups" } else { "Elsewhere" };
+        section += &folded(title, &rest, &heads_of, all.len());
     }
     section
 }
 
-fn folded(name: &str, of: &[&GroupPlan], heads: &dyn Fn(&GroupPlan) -> Option<Change>, all: usize) -> String {
+fn folded(title: &str, of: &[&GroupPlan], heads: &dyn Fn(&GroupPlan) -> Option<Change>, all: usize) -> String {
     let widest = of.iter().map(|group| group.channels).max().unwrap_or(1);
     let (kept, whole) =
         of.iter().fold((0, 0), |(kept, whole), group| (kept + group.kept.len(), whole + group.channels));
@@ -132,12 +135,12 @@ fn folded(name: &str, of: &[&GroupPlan], heads: &dyn Fn(&GroupPlan) -> Option<Ch
     format!(
         "<details{}{}><summary><strong>{}</strong> <span class='soft'>{} group{}, {kept} of {whole} kept</span></summary>\n\
          {}</details>\n",
-        if all > 60 { " class='long'" } else { "" },
+        if all > OPEN { " class='long'" } else { "" },
         if all <= OPEN { " open='open'" } else { "" },
-        escape(name),
+        escape(title),
         of.len(),
         if of.len() == 1 { "" } else { "s" },
-        table(&format!("Channel groups of {name}"), &columns, &rows)
+        table(&format!("Channel groups of {title}"), &columns, &rows)
     )
 }
 
@@ -163,7 +166,7 @@ fn row(
     };
     let unit = if group.channels == 1 { one } else { many };
     let mut row = vec![
-        format!("{}{notes}", escape(&group.name)),
+        format!("{}{notes}", name(&group.name)),
         format!("{} of {} {unit}", group.kept.len(), group.channels),
         kept_bar(group.kept.len(), group.channels, widest),
     ];

@@ -79,7 +79,9 @@ fn shortened(name: &str, letters: usize) -> String {
 /// A bar in two colours around the middle: what is kept, and what is gone at both of its ends.
 fn bar(svg: &mut String, (before, after): Change, longest: usize, (y, height): (f64, f64)) {
     let half = |channels: usize| HALF * channels as f64 / longest.max(1) as f64;
-    let (whole, kept) = (half(before).max(0.6), half(after));
+    // One that does not fit is drawn as long as the longest.
+    let fits = (HALF / half(before).max(0.1)).min(1.0);
+    let (whole, kept) = ((half(before) * fits).max(0.6), half(after) * fits);
     let _ = write!(
         svg,
         "<rect class='cut' x='{:.1}' y='{y:.1}' width='{:.1}' height='{height}' rx='1'/>\
@@ -123,8 +125,13 @@ pub(super) fn network(outline: &Outline) -> String {
         return String::new();
     }
     let mut rows = rows(outline);
-    let longest = outline.blocks.iter().map(|block| block.channels.0).max().unwrap_or(1);
-    let widest = outline.blocks.iter().map(|block| block.widest.0).max().unwrap_or(1);
+    let most = |of: fn(&OutlineBlock) -> usize| {
+        // Vectors, such as the time's, are often wider than what flows.
+        let positions = |block: &OutlineBlock| outline.levels.get(block.level).map_or(1.0, |level| level.positions);
+        let flowing = outline.blocks.iter().filter(|block| positions(block) > 1.0).map(of).max();
+        flowing.or(outline.blocks.iter().map(of).max()).unwrap_or(1)
+    };
+    let (longest, widest) = (most(|block| block.channels.0), most(|block| block.widest.0));
     let (mut y, mut bands, mut level) = (4.0, Vec::new(), None);
     for row in &mut rows {
         if level != Some(row.first.level) {

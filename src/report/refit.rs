@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::plots::{Curve, curves_over_time, short};
-use super::style::{escape, table};
+use super::style::{escape, name, table};
 use crate::prune::{CutJudgement, RefitLosses, RefitReport};
 use crate::refit::RefitLayer;
 
@@ -47,8 +47,8 @@ pub(super) fn section(refit: &RefitReport) -> String {
     let of = |error: Option<f64>| error.map_or_else(String::new, short);
     let row = |layer: &RefitLayer| {
         vec![
-            escape(&layer.node),
-            escape(&layer.weight),
+            name(&layer.node),
+            name(&layer.weight),
             of(layer.errors.map(|(before, _)| before)),
             of(layer.errors.map(|(_, after)| after)),
             escape(layer.reason.as_deref().unwrap_or_default()),

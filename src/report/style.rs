@@ -23,16 +23,17 @@ p { margin: .4rem 0; max-width: 75ch; overflow-wrap: anywhere; } .soft { color: 
 code, pre { font: 13px/1.5 ui-monospace, 'DejaVu Sans Mono', monospace; overflow-wrap: anywhere; }
 pre { background: var(--panel); padding: .75rem 1rem; border-radius: 6px; white-space: pre-wrap; }
 .scroll { overflow-x: auto; } .scroll:focus-visible, summary:focus-visible { outline: 2px solid var(--kept); outline-offset: 2px; }
-table { border-collapse: collapse; width: 100%; } caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
+table { border-collapse: collapse; min-width: min(100%, 480px); } table.full { width: 100%; } caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
 th, td { padding: .3rem .75rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: middle; }
 th { color: var(--soft); font-weight: 500; } tbody th { color: inherit; font-weight: 400; }
 tr { break-inside: avoid; } thead { display: table-header-group; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.name { overflow-wrap: anywhere; min-width: 8em; } .wide { width: 34%; min-width: 90px; }
+.name { overflow-wrap: break-word; min-width: 9em; max-width: 32em; } .wide { width: 22%; min-width: 80px; }
+.nowrap { white-space: nowrap; }
 .used th { width: 11em; vertical-align: top; } .used td { overflow-wrap: anywhere; }
 .badge { display: inline-block; padding: .1rem .6rem; border-radius: 1rem; color: var(--paper); font-weight: 600; }
 .good { background: var(--good); } .bad { background: var(--bad); } .none { background: var(--soft); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(135px, 1fr)); gap: .75rem; margin: 1rem 0; padding: 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(125px, 1fr)); gap: .75rem; margin: 1rem 0; padding: 0; }
 .tiles div { background: var(--panel); border-radius: 6px; padding: .6rem .8rem; break-inside: avoid; }
 .tiles dt { color: var(--soft); font-size: 13px; } .tiles dd { margin: 0; } .tiles .big { font-size: 1.3rem; font-weight: 600; }
 .samples { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 1rem; }
@@ -69,7 +70,7 @@ circle.n4 { fill: var(--n4); } circle.n5 { fill: var(--n5); }
   .rank, .less { display: none; } .samples { grid-template-columns: repeat(2, 1fr); } .used th { width: 8em; } }
 @media print { @page { size: A4; margin: 14mm; }
   body { font-size: 10.5pt; padding: 0; max-width: none; } * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  .scroll { overflow: visible; } svg.network { max-height: 255mm; } .samples { grid-template-columns: repeat(4, 1fr); }
+  .scroll { overflow: visible; } svg.network { max-height: 255mm; } .samples, .samples.many { grid-template-columns: repeat(auto-fit, minmax(40mm, 1fr)); }
   details:not(.long)::details-content { content-visibility: visible; block-size: auto; } details.long { display: none; } }
 ";
 
@@ -97,6 +98,16 @@ pub(super) fn escape(text: &str) -> String {
     safe
 }
 
+/// A name of the file, which may break where its parts end.
+pub(super) fn name(text: &str) -> String {
+    let mut safe = String::new();
+    for part in escape(text).split_inclusive(['.', '/', '_']) {
+        safe.push_str(part);
+        safe.push_str("<wbr/>");
+    }
+    safe
+}
+
 /// The beginning of a page, with its title.
 pub(super) fn head(title: &str) -> String {
     format!(
@@ -118,7 +129,8 @@ pub(super) type Column<'a> = (&'a str, &'a str);
 pub(super) fn table(caption: &str, columns: &[Column<'_>], rows: &[Vec<String>]) -> String {
     let label = escape(caption);
     let mut text = format!(
-        "<div class='scroll' role='region' tabindex='0' aria-label='{label}'><table><caption>{label}</caption><thead><tr>"
+        "<div class='scroll' role='region' tabindex='0' aria-label='{label}'><table{}><caption>{label}</caption><thead><tr>",
+        if columns.iter().any(|(_, class)| *class == "wide") { " class='full'" } else { "" }
     );
     for (name, class) in columns {
         let _ = write!(text, "<th scope='col' class='{class}'>{}</th>", escape(name));

@@ -77,8 +77,8 @@ impl TrainingPage<'_> {
 }
 
 impl Drawings {
-    /// What teacher, network and tuned network drew in a training; `range` are the values that become black and white.
-    pub fn of_training(report: &FinetuneReport, range: (f64, f64)) -> Self {
+    /// What teacher, network and tuned network drew in a training.
+    pub fn of_training(report: &FinetuneReport) -> Self {
         let before = report.evaluations.first();
         let best = report.evaluations.iter().find(|of| of.step == report.best_step).or(report.evaluations.last());
         let of = [("teacher", report.teacher.as_ref()), ("before", before), ("tuned", best.filter(|of| of.step > 0))];
@@ -86,7 +86,7 @@ impl Drawings {
         for (name, evaluation) in of {
             let Some((evaluation, values)) = evaluation.and_then(|of| Some((of, of.drawn.as_ref()?))) else { continue };
             let loss = (!evaluation.losses.is_empty()).then_some(evaluation.loss);
-            drawings.add(name, (values, range), loss);
+            drawings.add(name, (values, report.sample_range), loss);
         }
         drawings
     }

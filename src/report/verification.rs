@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::Report;
 use super::plots::short;
-use super::style::{escape, table};
+use super::style::{escape, name, table};
 use crate::verify::{StandIn, VerifyReport};
 
 /// Whether the cut is proved, as a badge.
@@ -38,7 +38,7 @@ pub(super) fn section(report: &Report<'_>) -> String {
         let _ = writeln!(section, "<ul>{notes}</ul>");
     }
     if !result.stand_ins.is_empty() {
-        let row = |StandIn { node, op }: &StandIn| vec![escape(node), escape(op)];
+        let row = |StandIn { node, op }: &StandIn| vec![name(node), escape(op)];
         let rows: Vec<Vec<String>> = result.stand_ins.iter().map(row).collect();
         let caption = "Nodes for which standard operators stood in, as ONNX Runtime has no kernel for them on the processor";
         let _ = writeln!(
@@ -97,7 +97,7 @@ fn values(result: &VerifyReport) -> String {
             .iter()
             .map(|of| {
                 let node = format!("{} ({})", escape(&of.node), escape(&of.op));
-                vec![escape(&of.value), node, escape(&of.reason)]
+                vec![name(&of.value), node, escape(&of.reason)]
             })
             .collect();
         let columns = [("value", "name"), ("node", "name"), ("why nothing is proved of it", "name")];
