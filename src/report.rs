@@ -24,7 +24,7 @@ mod verification;
 
 use std::path::Path;
 
-use ndarray::ArrayD;
+use ndarray::{ArrayD, Axis, Slice};
 
 pub use evaluation::{EvaluationPage, FigureTable};
 
@@ -83,6 +83,9 @@ pub struct Drawings {
     pub lines: Vec<String>,
 }
 
+/// Latents that are shown, each as a row of its channels.
+const LATENTS: usize = 4;
+
 /// What one network draws.
 #[derive(Clone, Debug)]
 pub struct Drawing {
@@ -98,13 +101,15 @@ impl Drawings {
     /// Adds what a network draws, `[count, ...]`, with the values that become black and white. Of what is no image a line says
     /// so.
     pub fn add(&mut self, name: &str, (values, range): (&ArrayD<f32>, (f64, f64)), loss: Option<f64>) {
-        // A cut that draws noise may draw what is no number.
-        let finite = values.mapv(|value| if value.is_finite() { value } else { range.0 as f32 });
         let channels = values.shape().get(1).copied().unwrap_or(0);
+        let is_latent = values.ndim() == 4 && !matches!(channels, 1 | 3);
+        let most = if is_latent { LATENTS } else { usize::MAX };
+        let shown = values.slice_axis(Axis(0), Slice::from(..values.len_of(Axis(0)).min(most)));
+        // A cut that draws noise may draw what is no number.
+        let finite = shown.mapv(|value| if value.is_finite() { value } else { range.0 as f32 });
         let line = match grid_png(&finite, range) {
             Ok(png) => {
                 self.of.push(Drawing { name: name.to_owned(), png, loss });
-                let is_latent = !matches!(channels, 1 | 3);
                 is_latent.then(|| format!("Latents, not images: a row for each sample, a tile for each of its {channels} channels."))
             }
             Err(_) => Some(format!(

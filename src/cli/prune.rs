@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use onnx_diffprune::data::Array;
 use onnx_diffprune::options::Scope;
-use onnx_diffprune::pipelines::Pipeline;
+use onnx_diffprune::pipelines::{Part, Pipeline};
 use onnx_diffprune::plans::plan_path;
 use onnx_diffprune::ranks::{Collective, told};
 use onnx_diffprune::{
@@ -174,14 +174,21 @@ pub(super) fn job(
         checkpoint: base.filter(|_| refits).map(checkpoint_path),
         advice: "--no-refit writes the cut as it is",
         sources: sources(&args.diffusion, &surroundings.json, &args.data, score.seed),
-        draws: draws(args, &score),
+        draws: draws(args, &score, &surroundings.json),
     };
     drop(progress);
     ending.run(staged)
 }
 
 /// By what original and cut are drawn where nothing is fitted: as the criterion took the process, or as it is given.
-pub(super) fn draws<'s>(args: &PruneArgs, score: &'s ScoreOptions) -> Result<&'s ScoreOptions, &'static str> {
+pub(super) fn draws<'s>(
+    args: &PruneArgs,
+    score: &'s ScoreOptions,
+    around: &serde_json::Value,
+) -> Result<&'s ScoreOptions, &'static str> {
+    if around["component"].as_str().is_some_and(|component| Part::of(component) != Part::Denoiser) {
+        return Err("this component does not denoise");
+    }
     match score.criterion.needs_gradients() || args.diffusion.said_of_schedule().is_some() {
         true => Ok(score),
         false => Err("no noise schedule is given or found (--scheduler-config, --pipeline)"),

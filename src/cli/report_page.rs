@@ -73,10 +73,9 @@ pub(super) fn report(shown: &Shown<'_>) -> String {
 
 fn page<T>(shown: &Shown<'_>, of: impl FnOnce(&Report<'_>) -> T) -> T {
     let (cut, parts) = (shown.cut, shown.page);
-    let name = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let own = parts.is_none_or(|parts| parts.outline.is_none()).then(|| cut.outline());
     let report = Report {
-        title: format!("{} pruned", name(cut.model().path())),
+        title: format!("{} pruned", title(shown)),
         tool: tool_name(),
         command: command_line(),
         costs: shown.cost_rows().into_iter().filter_map(|row| row.try_into().ok()).collect(),
@@ -94,6 +93,15 @@ fn page<T>(shown: &Shown<'_>, of: impl FnOnce(&Report<'_>) -> T) -> T {
         used: used(shown),
     };
     of(&report)
+}
+
+/// What is pruned: the file, or the component of a pipeline.
+fn title(shown: &Shown<'_>) -> String {
+    let name = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    match (shown.around["component"].as_str(), shown.around["folder"].as_str()) {
+        (Some(component), Some(folder)) => format!("{component} of {}", name(Path::new(folder))),
+        _ => name(shown.cut.model().path()),
+    }
 }
 
 /// What the networks of a cut draw, or why they do not.

@@ -70,10 +70,12 @@ pub(super) fn samples(drawings: &Drawings) -> String {
 fn costs(costs: &[[String; 4]]) -> String {
     let mut text = String::from("<dl class='tiles'>\n");
     for [name, before, after, kept] in costs {
+        // Sizes are told below the number that is of them.
+        let (name, at) = name.split_once(" at ").map_or((name.as_str(), None), |(name, at)| (name, Some(at)));
+        let at = at.map_or_else(String::new, |at| format!("<dd class='soft small'>at {}</dd>", escape(at)));
         let _ = writeln!(
             text,
-            "<div><dt>{}</dt><dd><span class='big'>{}</span><br/><span class='soft'>of {}</span></dd>\
-             <dd>{}</dd></div>",
+            "<div><dt>{}</dt><dd><span class='big'>{}</span><br/><span class='soft'>of {}</span></dd><dd>{}</dd>{at}</div>",
             escape(name),
             escape(after),
             escape(before),

@@ -35,7 +35,7 @@ tr { break-inside: avoid; } thead { display: table-header-group; }
 .good { background: var(--good); } .bad { background: var(--bad); } .none { background: var(--soft); }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(125px, 1fr)); gap: .75rem; margin: 1rem 0; padding: 0; }
 .tiles div { background: var(--panel); border-radius: 6px; padding: .6rem .8rem; break-inside: avoid; }
-.tiles dt { color: var(--soft); font-size: 13px; } .tiles dd { margin: 0; } .tiles .big { font-size: 1.3rem; font-weight: 600; }
+  .tiles div { overflow-wrap: anywhere; } .tiles dt { color: var(--soft); font-size: 13px; } .tiles dd { margin: 0; } .small { font-size: 12px; } .tiles .big { white-space: nowrap; font-size: 1.2rem; font-weight: 600; }
 .samples { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 1rem; }
 .samples.many { grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); }
 figure { margin: 0; min-width: 0; break-inside: avoid; } figcaption { font-size: 14px; padding-top: .3rem; }

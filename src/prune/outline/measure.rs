@@ -106,6 +106,15 @@ impl Measure<'_> {
                     return Some(divided(space, (extent, inner)));
                 }
             }
+            // What chose one of several projections has the digits as spaces of their own.
+            let whole = |space: SpaceId| pieces.iter().find(|piece| piece.space() == Some(space));
+            for division in self.analysis.coupling.spaces.divisions() {
+                let mut digits = division.digits.iter().flatten().filter_map(|space| whole(*space));
+                if let (Some(heads), Some(inner)) = (digits.next(), digits.next_back()) {
+                    let change = |piece: &Piece| (piece.size().as_const().map_or(0, count), size(piece));
+                    return Some((change(heads), change(inner)));
+                }
+            }
         }
         // A fused node divides its channels itself.
         let own = self.analysis.coupling.spaces.divisions().find(|division| division.node == node.name)?;

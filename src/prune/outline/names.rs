@@ -55,17 +55,26 @@ fn path_of_layer(analysis: &Analysis, layer: &Layer) -> Vec<String> {
     if !own.is_empty() {
         return own;
     }
-    let uses = (0..node.inputs.len()).filter_map(|slot| analysis.coupling.weight_use(node.id, slot));
-    let constants = uses.flat_map(|weight| std::iter::once(weight.value).chain(analysis.fold.sources(weight.value)));
-    let paths = constants.map(|value| analysis.graph.values[value].name.as_str()).filter(|name| !name.contains("::"));
-    paths.map(parts).find(|path| !path.is_empty()).unwrap_or_default()
+    // Where the weight was transposed, its name is gone; that of the bias, which the next node adds, is not.
+    let readers = node.outputs.iter().flatten().map(|value| &analysis.graph.values[*value].consumers);
+    let next = readers.filter(|readers| readers.len() == 1).flatten().map(|(reader, _)| *reader);
+    std::iter::once(node.id).chain(next).find_map(|node| path_of_constants(analysis, node)).unwrap_or_default()
 }
 
-/// The blocks, where most layers have names that tell some; layers in the order of the graph.
+/// The modules that the constants of a node belong to.
+fn path_of_constants(analysis: &Analysis, node: NodeId) -> Option<Vec<String>> {
+    let slots = 0..analysis.graph.nodes[node].inputs.len();
+    let uses = slots.filter_map(|slot| analysis.coupling.weight_use(node, slot));
+    let constants = uses.flat_map(|weight| std::iter::once(weight.value).chain(analysis.fold.sources(weight.value)));
+    let names = constants.map(|value| analysis.graph.values[value].name.as_str()).filter(|name| !name.contains("::"));
+    names.map(parts).find(|path| !path.is_empty())
+}
+
+/// The blocks, where half of the layers have names that tell some; layers in the order of the graph.
 pub(super) fn blocks(analysis: &Analysis, layers: &[Layer]) -> Option<Blocks> {
     let paths: Vec<(NodeId, Vec<String>)> =
         layers.iter().map(|layer| (layer.node, path_of_layer(analysis, layer))).filter(|(_, path)| !path.is_empty()).collect();
-    if paths.len() * 3 < layers.len() * 2 {
+    if paths.len() * 2 < layers.len() {
         return None;
     }
     let mut prefixes: Vec<Vec<String>> = Vec::new();
