@@ -95,7 +95,7 @@ fn outline(analysis: &Analysis, kept: &Kept, sizes: &Sizes, plan: &Plan) -> Outl
     let layers: Vec<Layer> = (0..analysis.graph.nodes.len()).filter(works).filter_map(|at| measure.layer(at)).collect();
     let named = names::blocks(analysis, &layers);
     let is_named = named.is_some();
-    let blocks = named.unwrap_or_else(|| flow::runs(analysis, &layers, &macs[0]));
+    let blocks = named.unwrap_or_else(|| flow::runs(analysis, &layers));
     let flow = Flow::new(analysis, &measure, &blocks, &layers, &macs[0]);
     let mut outline = Outline { is_named, skips: flow.skips, levels: flow.levels, ..Outline::default() };
     let mut members: BTreeMap<usize, Vec<&Layer>> = BTreeMap::new();

@@ -52,16 +52,13 @@ pub(super) fn block_table(outline: &Outline, times: Option<&BlockTimes>) -> Stri
     let mut rows = Vec::new();
     for (at, block) in outline.blocks.iter().enumerate() {
         let level = outline.levels.get(block.level).map_or("", |level| level.size.as_str());
-        let inner = (block.widest != block.channels).then(|| format!("widest layer {}", change(block.widest)));
-        let detail: Vec<String> = inner.into_iter().chain(heads(block)).collect();
-        let detail = match detail.is_empty() {
-            true => String::new(),
-            false => format!("<br/><span class='soft'>{}</span>", escape(&detail.join(", "))),
-        };
+        let inner = (block.widest != block.channels).then(|| format!("widest {}", change(block.widest)));
+        let line = |text: String| format!("<br/><span class='soft'>{}</span>", escape(&text));
+        let detail: String = inner.into_iter().chain(heads(block)).map(line).collect();
         let mut row = vec![
             name(&block.name),
             escape(level),
-            format!("<span class='nowrap'>{}</span>{detail}", change(block.channels)),
+            format!("<span class='nowrap'>{}{detail}</span>", change(block.channels)),
             human(block.macs.0),
             human(block.macs.1),
             bar(block.macs),

@@ -24,8 +24,16 @@ pub(super) struct Blocks {
 
 /// The parts of a path, without its last one: the operator, or the role of a weight in its layer.
 fn parts(path: &str) -> Vec<String> {
+    let mut scopes: Vec<&str> = Vec::new();
+    for scope in path.split('/').filter(|scope| !scope.is_empty()) {
+        // Some repeat the scope before: `/down.1/down.1.0/conv/Conv`.
+        if scopes.last().is_some_and(|last| scope.strip_prefix(last).is_some_and(|rest| rest.starts_with('.'))) {
+            scopes.pop();
+        }
+        scopes.push(scope);
+    }
     let mut parts: Vec<String> =
-        path.split(['/', '.']).filter(|part| !part.is_empty()).map(str::to_owned).collect();
+        scopes.iter().flat_map(|scope| scope.split('.')).filter(|part| !part.is_empty()).map(str::to_owned).collect();
     parts.pop();
     parts
 }
@@ -66,7 +74,9 @@ fn path_of_constants(analysis: &Analysis, node: NodeId) -> Option<Vec<String>> {
     let slots = 0..analysis.graph.nodes[node].inputs.len();
     let uses = slots.filter_map(|slot| analysis.coupling.weight_use(node, slot));
     let constants = uses.flat_map(|weight| std::iter::once(weight.value).chain(analysis.fold.sources(weight.value)));
-    let names = constants.map(|value| analysis.graph.values[value].name.as_str()).filter(|name| !name.contains("::"));
+    // Exporters share equal constants, such as norms that were not trained, under one of their names.
+    let own = constants.map(|value| &analysis.graph.values[value]).filter(|value| value.consumers.len() == 1);
+    let names = own.map(|value| value.name.as_str()).filter(|name| !name.contains("::"));
     names.map(parts).find(|path| !path.is_empty())
 }
 
@@ -85,7 +95,11 @@ pub(super) fn blocks(analysis: &Analysis, layers: &[Layer]) -> Option<Blocks> {
     }
     let at: BTreeMap<&[String], usize> = prefixes.iter().enumerate().map(|(at, prefix)| (prefix.as_slice(), at)).collect();
     let of = |path: &[String]| (0..=path.len()).rev().find_map(|length| at.get(&path[..length]).copied());
-    let mut of_node: Vec<Option<usize>> = analysis.graph.nodes.iter().map(|node| of(&path_of_node(node))).collect();
+    let path = |node: &Node| match path_of_node(node) {
+        path if path.is_empty() => path_of_constants(analysis, node.id).unwrap_or_default(),
+        path => path,
+    };
+    let mut of_node: Vec<Option<usize>> = analysis.graph.nodes.iter().map(|node| of(&path(node))).collect();
     paths.iter().for_each(|(node, path)| of_node[*node] = of(path));
     let shared = (0..).take_while(|at| {
         let first = prefixes[0].get(*at);
@@ -198,6 +212,7 @@ mod tests {
 
     #[test]
     fn notes_of_an_exporter_are_read() {
+        assert_eq!(parts("/down.1/down.1.0/conv/Conv"), ["down", "1", "0", "conv"]);
         assert_eq!(scope("['', 'down.0', 'down.0.conv', 'conv2d_1']"), ["down", "0", "conv"]);
         assert!(scope("x").is_empty() && scope("").is_empty() && scope("['']").is_empty());
     }
