@@ -150,6 +150,3 @@ fn outline(analysis: &Analysis, kept: &Kept, sizes: &Sizes, plan: &Plan) -> Outl
     }
     outline
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,7 +1,5 @@
 //! Blocks in numbers, and channel groups folded below them.
 
-use std::fmt::Write;
-
 use super::drawing::{change, heads};
 use super::plots::{importance, kept_bar, short};
 use super::style::{escape, name, table};

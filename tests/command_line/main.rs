@@ -20,11 +20,13 @@ mod gradient_criteria;
 #[cfg(target_os = "linux")]
 mod hostile;
 mod loaders;
+mod page;
 mod paths;
 mod plans;
 mod prune;
 mod refit;
 mod replaced;
+mod reports;
 mod rounds;
 mod sample;
 mod strangers;
