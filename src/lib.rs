@@ -364,7 +364,9 @@ pub mod reports {
     pub use crate::onnx::names::printable;
     pub use crate::onnx::tool_name;
     pub use crate::prune::{BlockTimes, Change, Outline, OutlineBlock, OutlineLevel};
-    pub use crate::prune::{CutJudgement, CutLatency, GradientReport, LossKind, RefitLosses, RefitPictures, RefitReport};
+    pub use crate::prune::{
+        CutJudgement, CutLatency, GradientReport, LossKind, RefitLosses, RefitPictures, RefitReport,
+    };
     pub use crate::refit::RefitLayer;
     pub use crate::report::{Drawing, Drawings, EvaluationPage, FigureTable, Losses, Report, TrainingPage};
     pub use crate::rewrite::Unfused;

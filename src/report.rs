@@ -110,7 +110,9 @@ impl Drawings {
         let line = match grid_png(&finite, range) {
             Ok(png) => {
                 self.of.push(Drawing { name: name.to_owned(), png, loss });
-                is_latent.then(|| format!("Latents, not images: a row for each sample, a tile for each of its {channels} channels."))
+                is_latent.then(|| {
+                    format!("Latents, not images: a row for each sample, a tile for each of its {channels} channels.")
+                })
             }
             Err(_) => Some(format!(
                 "No samples are shown: the network draws values of shape {:?}, which are no images.",

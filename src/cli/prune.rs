@@ -58,8 +58,7 @@ pub(super) fn job(
     let surroundings = match args.input.as_deref() {
         Some(input) => {
             // A report shows samples.
-            let denoises =
-                score.criterion.needs_gradients() || args.refits(score.criterion) || args.report.is_some();
+            let denoises = score.criterion.needs_gradients() || args.refits(score.criterion) || args.report.is_some();
             Surroundings::of(&args.diffusion, input, denoises)?
         }
         None => Surroundings::none(&args.diffusion),
@@ -140,7 +139,8 @@ pub(super) fn job(
     let Some(output) = output.filter(|_| !args.dry_run) else {
         drop(progress);
         let sources = sources(&args.diffusion, &surroundings.json, &args.data, score.seed);
-        let page = PageParts { sources, undrawn: Some("a dry run writes no network".to_owned()), ..PageParts::default() };
+        let page =
+            PageParts { sources, undrawn: Some("a dry run writes no network".to_owned()), ..PageParts::default() };
         let shown = Shown { gradients, around: &surroundings.json, page: Some(&page), ..Shown::new(&cut) };
         if let Some(path) = &args.report {
             write_report(path, &shown)?;

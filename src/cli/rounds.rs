@@ -224,7 +224,10 @@ impl Rounds<'_> {
         if is_end {
             let refit = refit.as_ref().map(|settings| (&score, settings));
             let staged = staged.with_plan(Some(self.plan.clone()));
-            return self.ending(refit, draws(self.args, &score, self.around), Some(checkpoint_path(base)), None).run(staged).map(drop);
+            return self
+                .ending(refit, draws(self.args, &score, self.around), Some(checkpoint_path(base)), None)
+                .run(staged)
+                .map(drop);
         }
         let mut staged = self.check(staged)?;
         if let Some(settings) = &refit {

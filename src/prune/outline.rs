@@ -139,7 +139,9 @@ fn outline(analysis: &Analysis, kept: &Kept, sizes: &Sizes, plan: &Plan) -> Outl
     for (at, group) in plan.groups.iter().enumerate() {
         let producer = group.members.iter().find(|member| member.role == "producer").or(group.members.first());
         let read = producer.and_then(|member| measure.reader(&member.tensor, member.axis));
-        let Some((block, length)) = read.and_then(|(node, length)| Some((flow.of_node[node]?, length))) else { continue };
+        let Some((block, length)) = read.and_then(|(node, length)| Some((flow.of_node[node]?, length))) else {
+            continue;
+        };
         outline.blocks[block].groups.push(at);
         let is_heads = |(count, size): (Change, Change)| {
             count.0 == group.channels && count.0 > 1 && length.is_multiple_of(count.0 * size.0)

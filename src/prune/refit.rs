@@ -36,9 +36,9 @@ use crate::refit::{RefitCut, RefitLayer, RefitOptions, Refitted, Weighting, refi
 pub(super) use across::measure;
 use judge::{Judge, Judged};
 pub use judge::{RefitLosses, RefitPictures};
-pub use unfitted::CutJudgement;
 use repeat::{checkpoint, refuse_other};
 use samples::{Clean, NoisySamples};
+pub use unfitted::CutJudgement;
 
 /// Noisy samples of a fit, where nothing is said: at most, and at least.
 const SAMPLES: (usize, usize) = (512, 32);

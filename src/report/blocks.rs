@@ -139,12 +139,7 @@ fn folded(title: &str, of: &[&GroupPlan], heads: &dyn Fn(&GroupPlan) -> Option<C
     )
 }
 
-fn row(
-    group: &GroupPlan,
-    heads: Option<Change>,
-    (widest, all): (usize, usize),
-    is_ranked: bool,
-) -> Vec<String> {
+fn row(group: &GroupPlan, heads: Option<Change>, (widest, all): (usize, usize), is_ranked: bool) -> Vec<String> {
     let mut notes: Vec<String> = Vec::new();
     let (one, many) = match heads {
         Some(size) => {

@@ -170,7 +170,12 @@ pub(super) fn network(outline: &Outline) -> String {
         let detail = [Some(format!("channels {}", change(block.channels))), heads(block)];
         let detail: Vec<String> = detail.into_iter().flatten().collect();
         let _ = write!(svg, "<g><title>{}: {}</title>", escape(&name), detail.join(", "));
-        let _ = write!(svg, "<text class='block' x='{x}' y='{:.1}'>{}</text>", row.y + 9.0, escape(&shortened(&name, letters)));
+        let _ = write!(
+            svg,
+            "<text class='block' x='{x}' y='{:.1}'>{}</text>",
+            row.y + 9.0,
+            escape(&shortened(&name, letters))
+        );
         bar(&mut svg, block.channels, longest, (row.y + 2.0, 9.0));
         let mut below = row.y + 12.5;
         if block.widest != block.channels {
@@ -233,7 +238,12 @@ mod tests {
     fn long_names_keep_both_ends() {
         assert_eq!(shortened("down.0.resnets.1", 30), "down.0.resnets.1");
         let name = shortened("a_very_long_module.with_a_long_child.and.one.more", 20);
-        assert!(name.chars().count() == 20 && name.starts_with("a_very_lo…") && name.ends_with("and.one.more".split_at(2).1), "{name}");
+        assert!(
+            name.chars().count() == 20
+                && name.starts_with("a_very_lo…")
+                && name.ends_with("and.one.more".split_at(2).1),
+            "{name}"
+        );
     }
 
     #[test]

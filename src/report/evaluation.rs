@@ -83,7 +83,8 @@ impl EvaluationPage<'_> {
         );
         if self.evaluation.networks.len() > 1 {
             let points: Vec<(f64, f64)> = self.evaluation.all().map(|of| (of.cost.macs, of.mean_loss)).collect();
-            let _ = writeln!(text, "<h2>Loss against operations</h2>\n{}<figure>{}</figure>", names(), trade_off(&points));
+            let _ =
+                writeln!(text, "<h2>Loss against operations</h2>\n{}<figure>{}</figure>", names(), trade_off(&points));
         }
         text
     }

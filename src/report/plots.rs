@@ -31,7 +31,8 @@ pub(super) fn losses(curve: &[LossPoint], threshold: f64) -> String {
     }
     let x = |t: f64| left + (width - left - right) * if last > 0.0 { t / last } else { 0.5 };
     let y = |loss: f64| height - bottom - (height - bottom - top) * loss / largest;
-    let mut svg = format!("<svg class='plot' viewBox='0 0 {width} {height}' role='img' aria-label='Loss over timesteps'>");
+    let mut svg =
+        format!("<svg class='plot' viewBox='0 0 {width} {height}' role='img' aria-label='Loss over timesteps'>");
     for step in 0..=4 {
         let loss = largest * f64::from(step) / 4.0;
         let at = y(loss);
@@ -133,7 +134,8 @@ pub(super) fn trade_off(points: &[(f64, f64)]) -> String {
     let most = points.iter().map(|(macs, _)| macs / whole).fold(1.0, f64::max);
     let x = |share: f64| left + (width - left - right) * share / most;
     let y = |loss: f64| height - bottom - (height - bottom - top) * (loss - low) / (high - low);
-    let mut svg = format!("<svg class='plot' viewBox='0 0 {width} {height}' role='img' aria-label='Loss against operations'>");
+    let mut svg =
+        format!("<svg class='plot' viewBox='0 0 {width} {height}' role='img' aria-label='Loss against operations'>");
     for step in 0..=4 {
         let loss = low + (high - low) * f64::from(step) / 4.0;
         let at = y(loss);
@@ -208,7 +210,11 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_not_plotted() {
-        let svg = curves_over_time(("timestep t", "losses"), &[0.0, 10.0], &[("", "n0", &[1.0, f64::NAN]), ("", "n1", &[0.1, 0.2])]);
+        let svg = curves_over_time(
+            ("timestep t", "losses"),
+            &[0.0, 10.0],
+            &[("", "n0", &[1.0, f64::NAN]), ("", "n1", &[0.1, 0.2])],
+        );
         assert!(svg.matches("<polyline").count() == 2 && !svg.contains("NaN"), "{svg}");
         assert!(curves_over_time(("timestep t", "losses"), &[0.0, 10.0], &[("", "n0", &[f64::NAN; 2])]).is_empty());
         let svg = trade_off(&[(100.0, 0.05), (50.0, 0.06), (25.0, f64::NAN)]);

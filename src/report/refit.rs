@@ -85,5 +85,8 @@ fn plot(losses: &RefitLosses) -> String {
         ("cut", "of-cut", &losses.cut),
         ("cut and refitted", "of-refitted", &losses.refitted),
     ];
-    format!("<figure>{}</figure>\n", curves_over_time(("timestep t", "Losses over timesteps"), &losses.timesteps, &curves))
+    format!(
+        "<figure>{}</figure>\n",
+        curves_over_time(("timestep t", "Losses over timesteps"), &losses.timesteps, &curves)
+    )
 }

@@ -85,7 +85,12 @@ pub(super) fn escape(text: &str) -> String {
             '\'' => safe.push_str("&#39;"),
             '"' => safe.push_str("&quot;"),
             '\n' | '\t' => safe.push(letter),
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' | '\u{fffe}'
+            '\u{200e}'
+            | '\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}'
+            | '\u{feff}'
+            | '\u{fffe}'
             | '\u{ffff}' => {
                 let _ = write!(safe, "{}", letter.escape_unicode());
             }
@@ -156,7 +161,12 @@ pub(super) fn used(rows: &[[String; 2]]) -> String {
     }
     let mut text = String::from("<table class='used'><tbody>\n");
     for [name, value] in rows {
-        let _ = writeln!(text, "<tr><th scope='row'>{}</th><td>{}</td></tr>", escape(name), escape(value).replace('\n', "<br/>"));
+        let _ = writeln!(
+            text,
+            "<tr><th scope='row'>{}</th><td>{}</td></tr>",
+            escape(name),
+            escape(value).replace('\n', "<br/>")
+        );
     }
     text + "</tbody></table>\n"
 }

@@ -19,9 +19,10 @@ pub(crate) fn page(path: &Path) -> Page {
         if open.last() != Some(&"style") {
             check_text(before);
             text.push_str(before);
-            text.push(' ');
         }
         let (tag, after) = after.split_once('>').expect("a tag ends");
+        // Where a word may break there is no space.
+        text.push_str(if tag == "wbr/" { "" } else { " " });
         rest = after;
         if let Some(name) = tag.strip_prefix('/') {
             assert_eq!(open.pop(), Some(name), "a tag that was not the last one ends in {before:?}");

@@ -26,11 +26,12 @@ fn agrees(json: &Value, page: &Page) {
     let groups = json["groups"].as_array().unwrap();
     for group in groups {
         let (name, kept) = (group["name"].as_str().unwrap(), format!("{} of {}", group["kept"], group["channels"]));
-        // Names may break at their dots.
-        let compact: String = page.text.split(' ').collect();
-        let compact_row = format!("{name}{}", kept.replace(' ', ""));
-        let row = compact.contains(&compact_row) || compact.contains(name) && page.text.contains(&kept);
-        assert!(row, "{name}: {kept}");
+        assert!(
+            page.text.contains(&format!("{name} {kept} channel"))
+                || page.text.contains(&format!("{kept} head"))
+                || page.text.contains(name) && group["reason"].is_string(),
+            "{name}: {kept}"
+        );
     }
     let pruned = groups.iter().filter(|group| group["kept"].as_u64() < group["channels"].as_u64()).count();
     assert!(page.text.contains(&format!("{pruned} of {} channel groups pruned", groups.len())));
@@ -49,7 +50,7 @@ fn a_page_has_the_numbers_of_its_run_and_says_why_nothing_is_drawn() {
     assert_eq!(page.html.matches("<img").count(), 0);
     assert!(page.text.contains("pruned verified 47 of 47"), "{}", page.text);
     assert!(page.html.contains("30 blocks at 4 levels, 9 skip connections"));
-    for fact in ["Operations and latency by block", "down_blocks. 1. attentions. 0", "BLAKE3", "ONNX Runtime", " UTC"] {
+    for fact in ["Operations and latency by block", "down_blocks.1.attentions.0", "BLAKE3", "ONNX Runtime", " UTC"] {
         assert!(page.text.contains(fact), "{fact}");
     }
     let date = std::process::Command::new("date").args(["-u", "+%Y-%m-%d"]).output().unwrap();
@@ -87,7 +88,9 @@ fn names_of_a_model_stay_names() {
     assert!(json["groups"].as_array().unwrap().iter().any(|group| group["name"] == evil));
     // The checks of `page` have found no tag but its own.
     assert!(page.html.contains("&lt;script&gt;"));
-    assert!(!page.html.contains("onerror=alert(1)>") && !page.html.contains('\u{202e}') && !page.html.contains('\u{1b}'));
+    assert!(
+        !page.html.contains("onerror=alert(1)>") && !page.html.contains('\u{202e}') && !page.html.contains('\u{1b}')
+    );
     assert!(page.html.contains("<title>&lt;i&gt;&amp;&#39;.onnx pruned</title>"));
 }
 

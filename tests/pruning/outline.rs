@@ -9,10 +9,7 @@ use crate::support::files::decoded;
 use crate::support::fixtures::{FIXTURES, fixture, runtime};
 
 fn cut(model: &Model) -> Cut {
-    let options = ScoreOptions {
-        criterion: onnx_diffprune::CriterionOption::Magnitude,
-        ..ScoreOptions::default()
-    };
+    let options = ScoreOptions { criterion: onnx_diffprune::CriterionOption::Magnitude, ..ScoreOptions::default() };
     // One that is open already.
     runtime();
     let runtime = onnx_diffprune::Runtime::open(None).unwrap();

@@ -173,7 +173,11 @@ impl Flow {
         }
         let most = |levels: &BTreeMap<u64, f64>| {
             let by_macs = |is_it: &dyn Fn(&u64) -> bool| {
-                levels.iter().filter(|(level, _)| is_it(level)).max_by(|a, b| a.1.total_cmp(b.1)).map(|(level, _)| *level)
+                levels
+                    .iter()
+                    .filter(|(level, _)| is_it(level))
+                    .max_by(|a, b| a.1.total_cmp(b.1))
+                    .map(|(level, _)| *level)
             };
             by_macs(&|level| main.contains(level)).or(by_macs(&|_| true)).unwrap_or(1)
         };
@@ -183,9 +187,8 @@ impl Flow {
             let of_level = layers.iter().filter(|layer| layer.positions as u64 == *positions);
             // Some layers see an image as a list of positions.
             let sizes = of_level.map(|layer| &layer.sizes).max_by_key(|sizes| sizes.len());
-            let size = sizes.map_or_else(String::new, |sizes| {
-                sizes.iter().map(i64::to_string).collect::<Vec<_>>().join("×")
-            });
+            let size =
+                sizes.map_or_else(String::new, |sizes| sizes.iter().map(i64::to_string).collect::<Vec<_>>().join("×"));
             // The fewest are one for each sample of the batch.
             let is_vector = Some(positions) == all.last();
             let size = if size.is_empty() && !is_vector { positions.to_string() } else { size };
@@ -226,9 +229,7 @@ impl Flow {
         let is_passed = |(from, to): &(usize, usize)| {
             edges.iter().any(|(start, next)| start == from && next < to && ways[*next].contains(to))
         };
-        let is_level = |edge: &&(usize, usize)| {
-            self.block_levels[edge.0] == self.block_levels[edge.1]
-        };
+        let is_level = |edge: &&(usize, usize)| self.block_levels[edge.0] == self.block_levels[edge.1];
         self.skips = edges.iter().filter(is_level).filter(|edge| is_passed(edge)).copied().collect();
     }
 

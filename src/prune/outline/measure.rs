@@ -51,10 +51,16 @@ impl Measure<'_> {
     /// Elements of a value for each of its channels, and the sizes of the axes without channels.
     fn positions_of(&self, value: ValueId, is_channel: &[bool]) -> Option<(f64, Vec<i64>)> {
         let whole = self.whole(value)?;
-        let fixed: Vec<(usize, i64)> =
-            whole.into_iter().enumerate().filter(|(axis, _)| !is_channel.get(*axis).copied().unwrap_or(false)).collect();
+        let fixed: Vec<(usize, i64)> = whole
+            .into_iter()
+            .enumerate()
+            .filter(|(axis, _)| !is_channel.get(*axis).copied().unwrap_or(false))
+            .collect();
         let positions = fixed.iter().map(|(_, size)| *size as f64).product();
-        Some((positions, fixed.into_iter().filter(|(axis, size)| *axis > 0 && *size > 1).map(|(_, size)| size).collect()))
+        Some((
+            positions,
+            fixed.into_iter().filter(|(axis, size)| *axis > 0 && *size > 1).map(|(_, size)| size).collect(),
+        ))
     }
 
     /// Elements of a value for each of its channels; `None` where its shape is not known.

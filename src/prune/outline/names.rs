@@ -44,7 +44,9 @@ fn scope(text: &str) -> Vec<String> {
     let scopes = if text.contains('\'') { quoted('\'') } else { quoted('"') };
     // The last is the operation itself.
     let modules = scopes.iter().rev().skip(1).find(|scope| !scope.is_empty());
-    modules.map_or_else(Vec::new, |path| path.split(['/', '.']).filter(|part| !part.is_empty()).map(str::to_owned).collect())
+    modules.map_or_else(Vec::new, |path| {
+        path.split(['/', '.']).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+    })
 }
 
 /// The modules that a node belongs to, as far as its name tells.
@@ -82,8 +84,11 @@ fn path_of_constants(analysis: &Analysis, node: NodeId) -> Option<Vec<String>> {
 
 /// The blocks, where half of the layers have names that tell some; layers in the order of the graph.
 pub(super) fn blocks(analysis: &Analysis, layers: &[Layer]) -> Option<Blocks> {
-    let paths: Vec<(NodeId, Vec<String>)> =
-        layers.iter().map(|layer| (layer.node, path_of_layer(analysis, layer))).filter(|(_, path)| !path.is_empty()).collect();
+    let paths: Vec<(NodeId, Vec<String>)> = layers
+        .iter()
+        .map(|layer| (layer.node, path_of_layer(analysis, layer)))
+        .filter(|(_, path)| !path.is_empty())
+        .collect();
     if paths.len() * 2 < layers.len() {
         return None;
     }
@@ -93,7 +98,8 @@ pub(super) fn blocks(analysis: &Analysis, layers: &[Layer]) -> Option<Blocks> {
     if prefixes.len() < 3 {
         return None;
     }
-    let at: BTreeMap<&[String], usize> = prefixes.iter().enumerate().map(|(at, prefix)| (prefix.as_slice(), at)).collect();
+    let at: BTreeMap<&[String], usize> =
+        prefixes.iter().enumerate().map(|(at, prefix)| (prefix.as_slice(), at)).collect();
     let of = |path: &[String]| (0..=path.len()).rev().find_map(|length| at.get(&path[..length]).copied());
     let path = |node: &Node| match path_of_node(node) {
         path if path.is_empty() => path_of_constants(analysis, node.id).unwrap_or_default(),
@@ -194,14 +200,22 @@ mod tests {
             "mid.first.conv1.weight",
             "mid.first.out.0.weight",
         ]);
-        let expected =
-            ["conv_in", "time", "down.0.resnets.0", "down.0.resnets.1", "down.0.shrink", "down.1.resnets.0", "mid.first"];
+        let expected = [
+            "conv_in",
+            "time",
+            "down.0.resnets.0",
+            "down.0.resnets.1",
+            "down.0.shrink",
+            "down.1.resnets.0",
+            "mid.first",
+        ];
         assert_eq!(found, expected);
     }
 
     #[test]
     fn a_row_of_blocks_is_found_behind_a_wrapper() {
-        let layers = |at: usize| ["attn.qkv", "attn.proj.0", "mlp.0", "mlp.2"].map(|of| format!("net.blocks.{at}.{of}.w"));
+        let layers =
+            |at: usize| ["attn.qkv", "attn.proj.0", "mlp.0", "mlp.2"].map(|of| format!("net.blocks.{at}.{of}.w"));
         let mut names: Vec<String> = (0..3).flat_map(layers).collect();
         names.insert(0, "net.embed.proj.w".to_owned());
         names.push("net.final.w".to_owned());
