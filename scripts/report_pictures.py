@@ -34,9 +34,9 @@ PAGES = {
                      "--report {}/unfitted.html",
     "pipeline.html": "fixtures/pipelines/sd_tiny {}/slim --components unet,vae_decoder --ratio 0.3 --criterion magnitude "
                      "--no-refit --report {}/pipeline.html",
-    "many.html": "{}/many.onnx {}/many-cut.onnx --ratio 0.3 --criterion magnitude --report {}/many.html",
+    "many.html": "{}/many.onnx {}/many-cut.onnx --ratio 0.3 --criterion magnitude --no-verify --report {}/many.html",
     "evaluation.html": f"evaluate {{}}/pruned.onnx {{}}/tuned.onnx --original {FASHION}.onnx --data {FASHION}/heldout_images.npy "
-                       f"--scheduler-config {FASHION}/scheduler_config.json --samples 32 --count 64 "
+                       f"--scheduler-config {FASHION}/scheduler_config.json --samples 32 --steps 20 --count 64 "
                        "--report {}/evaluation.html",
 }
 MANY = "--widths 32,64,128,128 --attention 3 --layers 5 --heads 4 --context 64"

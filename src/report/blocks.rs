@@ -34,7 +34,7 @@ pub(super) fn block_table(outline: &Outline, times: Option<&BlockTimes>) -> Stri
         ("channels", ""),
         ("MACs before", "n"),
         ("after", "n"),
-        ("kept", "wide"),
+        ("kept", if times.is_some() { "wide less" } else { "wide" }),
     ];
     if times.is_some() {
         columns.extend([("ms before", "n"), ("after", "n")]);
@@ -98,6 +98,9 @@ pub(super) fn groups(plan: &Plan, outline: Option<&Outline>) -> String {
          scale. Where norm groups keep their number, the same number goes from each of them, so that a removed channel may \
          stand before a kept one.</p>\n",
     );
+    if all.len() > OPEN {
+        section += "<p class='printed soft'>The lists are folded and not printed.</p>\n";
+    }
     let mut is_placed = vec![false; all.len()];
     let heads_of = |group: &GroupPlan| -> Option<Change> {
         let outline = outline?;

@@ -68,7 +68,8 @@ circle.n4 { fill: var(--n4); } circle.n5 { fill: var(--n5); }
 .key i:first-child { margin-left: 0; } .key i.outline { border: 1.5px solid var(--gone); }
 @media (max-width: 620px) { body { padding: 1rem .75rem 3rem; } th, td { padding-right: .5rem; font-size: 14px; }
   .rank, .less { display: none; } .samples { grid-template-columns: repeat(2, 1fr); } .used th { width: 8em; } }
-@media print { @page { size: A4; margin: 14mm; }
+pre { break-inside: avoid; } .printed { display: none; }
+@media print { .printed { display: block; } @page { size: A4; margin: 14mm; }
   body { font-size: 10.5pt; padding: 0; max-width: none; } * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   .scroll { overflow: visible; } svg.network { max-height: 255mm; } .samples, .samples.many { grid-template-columns: repeat(auto-fit, minmax(40mm, 1fr)); }
   details:not(.long)::details-content { content-visibility: visible; block-size: auto; } details.long { display: none; } }
@@ -135,7 +136,7 @@ pub(super) fn table(caption: &str, columns: &[Column<'_>], rows: &[Vec<String>])
     let label = escape(caption);
     let mut text = format!(
         "<div class='scroll' role='region' tabindex='0' aria-label='{label}'><table{}><caption>{label}</caption><thead><tr>",
-        if columns.iter().any(|(_, class)| *class == "wide") { " class='full'" } else { "" }
+        if columns.iter().any(|(_, class)| class.contains("wide")) { " class='full'" } else { "" }
     );
     for (name, class) in columns {
         let _ = write!(text, "<th scope='col' class='{class}'>{}</th>", escape(name));
