@@ -28,7 +28,7 @@ ON_DIT = f"--data {DIT}/train_images.npy --scheduler-config {DIT}/scheduler_conf
 # The pages of docs/report.md, with the commands that write them; {} is the folder.
 PAGES = {
     "refitted.html": f"{FASHION}.onnx {{}}/pruned.onnx --ratio 0.3 --timesteps 20 {ON_FASHION} --report {{}}/refitted.html",
-    "tuned.html": f"finetune {{}}/pruned.onnx {{}}/tuned.onnx --teacher {FASHION}.onnx --steps 40 --eval-every 20 {ON_FASHION} "
+    "tuned.html": f"finetune {{}}/pruned.onnx {{}}/tuned.onnx --teacher {FASHION}.onnx --steps 200 {ON_FASHION} "
                   "--report {}/tuned.html",
     "unfitted.html": f"{DIT}.onnx {{}}/dit.onnx --ratio 0.4 --criterion taylor --no-refit --timesteps 8 {ON_DIT} "
                      "--report {}/unfitted.html",
@@ -159,7 +159,7 @@ def shrink(file):
         from PIL import Image
     except ImportError:
         return
-    image = Image.open(file).convert("RGB").quantize(160, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    image = Image.open(file).convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     image.save(file, optimize=True)
 
 

@@ -83,6 +83,11 @@ pub(super) fn key<'n>(names: impl Iterator<Item = &'n str>) -> String {
     format!("<p class='key soft'>{}</p>\n", names.enumerate().map(entry).collect::<String>())
 }
 
+/// A place on an axis of steps: a whole number where it is one.
+fn place(t: f64) -> String {
+    if t.fract() == 0.0 { format!("{t:.0}") } else { short(t) }
+}
+
 /// Losses over timesteps or steps, on a logarithmic axis: `axis` is what stands below it, and what the plot shows. Up to three
 /// curves are named in the plot.
 pub(super) fn curves_over_time(axis: (&str, &str), timesteps: &[f64], curves: &[Curve<'_>]) -> String {
@@ -104,7 +109,7 @@ pub(super) fn curves_over_time(axis: (&str, &str), timesteps: &[f64], curves: &[
         let _ = write!(svg, "<line class='grid' x1='{left}' x2='{}' y1='{at:.1}' y2='{at:.1}'/>", width - right);
         let _ = write!(svg, "<text x='{}' y='{:.1}' class='end'>{}</text>", left - 6.0, at + 4.0, short(loss));
         let t = last * f64::from(step) / 4.0;
-        let _ = write!(svg, "<text x='{:.1}' y='{}' class='middle'>{}</text>", x(t), height - bottom + 16.0, short(t));
+        let _ = write!(svg, "<text x='{:.1}' y='{}' class='middle'>{}</text>", x(t), height - bottom + 16.0, place(t));
     }
     let _ = write!(svg, "<text x='{:.1}' y='{}' class='middle'>{}</text>", x(last / 2.0), height - 3.0, axis.0);
     for (at, (name, class, curve)) in curves.iter().enumerate() {

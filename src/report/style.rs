@@ -23,7 +23,7 @@ p { margin: .4rem 0; max-width: 75ch; overflow-wrap: anywhere; } .soft { color: 
 code, pre { font: 13px/1.5 ui-monospace, 'DejaVu Sans Mono', monospace; overflow-wrap: anywhere; }
 pre { background: var(--panel); padding: .75rem 1rem; border-radius: 6px; white-space: pre-wrap; }
 .scroll { overflow-x: auto; } .scroll:focus-visible, summary:focus-visible { outline: 2px solid var(--kept); outline-offset: 2px; }
-table { border-collapse: collapse; min-width: min(100%, 480px); } table.full { width: 100%; } caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
+table { border-collapse: collapse; min-width: min(100%, 480px); font-size: 14px; } table.full { width: 100%; } caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
 th, td { padding: .3rem .75rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: middle; }
 th { color: var(--soft); font-weight: 500; } tbody th { color: inherit; font-weight: 400; }
 tr { break-inside: avoid; } thead { display: table-header-group; }

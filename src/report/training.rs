@@ -88,6 +88,11 @@ impl Drawings {
             let loss = (!evaluation.losses.is_empty()).then_some(evaluation.loss);
             drawings.add(name, (values, report.sample_range), loss);
         }
+        if report.best_step == 0 && before.is_some_and(|of| !of.losses.is_empty()) {
+            drawings
+                .lines
+                .push("No step of the training lowered the loss: the weights are those from before.".to_owned());
+        }
         drawings
     }
 }
