@@ -63,6 +63,8 @@ mod refit;
 
 mod refit_args;
 
+mod report_page;
+
 mod run_files;
 
 mod runtime;

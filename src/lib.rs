@@ -363,9 +363,12 @@ pub mod reports {
     pub use crate::macs::demand::Demand;
     pub use crate::onnx::names::printable;
     pub use crate::onnx::tool_name;
-    pub use crate::prune::{CutLatency, GradientReport, LossKind, RefitLosses, RefitPictures, RefitReport};
+    pub use crate::prune::{BlockTimes, Change, Outline, OutlineBlock, OutlineLevel};
+    pub use crate::prune::{
+        CutJudgement, CutLatency, GradientReport, LossKind, RefitLosses, RefitPictures, RefitReport,
+    };
     pub use crate::refit::RefitLayer;
-    pub use crate::report::{EvaluationPage, FigureTable, Losses, Report};
+    pub use crate::report::{Drawing, Drawings, EvaluationPage, FigureTable, Losses, Report, TrainingPage};
     pub use crate::rewrite::Unfused;
     pub use crate::runtime::Latency;
     pub use crate::verify::{

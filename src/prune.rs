@@ -38,6 +38,8 @@ mod network;
 
 mod options;
 
+mod outline;
+
 mod output;
 
 mod progress;
@@ -67,9 +69,10 @@ pub use inspection::{BarrierInfo, GroupInfo, Inspection, MemberInfo, NodeInfo};
 pub use model::{Analysis, Model};
 pub use network::{Drawn, LossOptions, LossReport, Network, NetworkOptions};
 pub use options::{CriterionOption, CutOptions, GradientSettings, PruneOptions, Ratio, ScoreOptions, Target};
+pub use outline::{BlockTimes, Change, Outline, OutlineBlock, OutlineLevel};
 pub use output::{OutputSamples, Task};
 pub use progress::{Progress, Stage, Watch};
-pub use refit::{LossKind, RefitLosses, RefitPictures, RefitReport, RefitSettings};
+pub use refit::{CutJudgement, LossKind, RefitLosses, RefitPictures, RefitReport, RefitSettings};
 pub use rounds::RoundFolder;
 pub use runtime::Runtime;
 pub use staged::{CutLatency, Staged, Written, plan_path};

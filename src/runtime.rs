@@ -42,7 +42,7 @@ pub use memory::available_memory;
 pub(crate) use memory::peak_of;
 pub use placement::{Placement, ProviderNodes};
 pub use probe::{MINIMUM_VERSION, library_providers, probe};
-pub use profile::{OperatorTime, operator_times};
+pub use profile::{OperatorTime, node_times, operator_times};
 pub use session::{IoInfo, Optimization, Session, SessionOptions};
 #[cfg(feature = "ort-training")]
 pub use training::{TrainingModels, TrainingSession};

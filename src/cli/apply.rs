@@ -150,6 +150,8 @@ fn repeat_refit(
         before: Before::default(),
         checkpoint: None,
         advice: "without --refit and --data the cut is written as it is",
+        sources: Vec::new(),
+        draws: Err("the cut is refitted"),
     };
     ending.run(staged)
 }

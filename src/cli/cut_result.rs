@@ -7,13 +7,13 @@ use onnx_diffprune::finetuning::FinetuneReport;
 use onnx_diffprune::plans::GroupPlan;
 use onnx_diffprune::reports::ValuesReport;
 use onnx_diffprune::reports::{
-    CutLatency, GradientReport, Latency, OutputError, RefitReport, Report, RunReport, StandIn, printable, tool_name,
+    CutLatency, GradientReport, Latency, OutputError, RefitReport, RunReport, StandIn, printable,
 };
-use onnx_diffprune::{Cut, Error, VerifyReport};
+use onnx_diffprune::{Cut, VerifyReport};
 use serde_json::json;
 
-use super::invocation::command_line;
 use super::printer::{human, percent, table};
+use super::report_page::PageParts;
 use super::{finetune, gradient_args, refit_args};
 
 /// Reasons for which channel groups stay whole that are listed, and groups that are named for each.
@@ -42,6 +42,8 @@ pub(super) struct Shown<'a> {
     pub(super) removed: &'a [PathBuf],
     /// The pipeline that the network belongs to, as it is told of; null where there is none.
     pub(super) around: &'a serde_json::Value,
+    /// What a page shows beside.
+    pub(super) page: Option<&'a PageParts>,
 }
 
 impl<'a> Shown<'a> {
@@ -59,6 +61,7 @@ impl<'a> Shown<'a> {
             verbose: false,
             removed: &[],
             around: &serde_json::Value::Null,
+            page: None,
         }
     }
 
@@ -111,7 +114,7 @@ impl<'a> Shown<'a> {
     }
 
     /// Quantities before and after, as the tables show them.
-    fn cost_rows(&self) -> Vec<Vec<String>> {
+    pub(super) fn cost_rows(&self) -> Vec<Vec<String>> {
         let (before, after) = (self.cut.before(), self.cut.after());
         let count = |name: &str, a: f64, b: f64, unit: &str| {
             vec![name.to_owned(), format!("{}{unit}", human(a)), format!("{}{unit}", human(b)), percent(b, a)]
@@ -188,35 +191,6 @@ impl<'a> Shown<'a> {
 /// Says that a data file is gone with the file that named it.
 pub(super) fn removed_text(path: &Path) -> String {
     format!("removed {}, which only the replaced file named", path.display())
-}
-
-/// Writes the report that the arguments ask for by itself.
-pub(super) fn write_report(path: &Path, shown: &Shown<'_>) -> Result<(), Error> {
-    page(shown, |report| report.write(path))
-}
-
-/// The report that the arguments ask for.
-pub(super) fn report(shown: &Shown<'_>) -> String {
-    page(shown, |report| report.html())
-}
-
-fn page<T>(shown: &Shown<'_>, of: impl FnOnce(&Report<'_>) -> T) -> T {
-    let cut = shown.cut;
-    let name = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let costs = shown.cost_rows();
-    let report = Report {
-        title: format!("{} pruned", name(cut.model().path())),
-        tool: tool_name(),
-        command: command_line(),
-        costs: costs.into_iter().filter_map(|row| row.try_into().ok()).collect(),
-        plan: cut.plan(),
-        ratio: cut.ratio(),
-        losses: shown.gradients.map(gradient_args::losses),
-        refit: shown.refit,
-        verification: shown.verification,
-        warnings: cut.warnings(),
-    };
-    of(&report)
 }
 
 /// The channel groups that stay whole, by their reasons.

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use onnx_diffprune::finetuning::FinetuneReport;
-use onnx_diffprune::reports::{GradientReport, RefitReport};
-use onnx_diffprune::{Error, RefitSettings, Runtime, ScoreOptions, Staged, VerifyOptions};
+use onnx_diffprune::reports::{CutLatency, GradientReport, RefitReport};
+use onnx_diffprune::{Error, ErrorKind, RefitSettings, Runtime, ScoreOptions, Staged, VerifyOptions};
 use serde_json::Value;
 
-use super::cut_result::{Shown, report, write_report};
+use super::cut_result::Shown;
 use super::printer::{Printer, Watcher};
 use super::refit_args;
+use super::report_page::{PageParts, report, write_report};
 
 /// How a staged cut is brought to its place.
 pub(super) struct Ending<'a> {
@@ -32,7 +33,17 @@ pub(super) struct Ending<'a> {
     pub(super) around: &'a Value,
     /// What to do instead where the refit fails.
     pub(super) advice: &'a str,
+    /// What a report tells of where things come from.
+    pub(super) sources: Vec<[String; 2]>,
+    /// By what original and cut are drawn for a report where nothing is fitted, or why they are not.
+    pub(super) draws: Result<&'a ScoreOptions, &'static str>,
 }
+
+/// Samples of each network in a report, where nothing else is asked for.
+pub(super) const PICTURES: usize = 16;
+
+/// Milliseconds of a run of the original up to which the times of its blocks are measured as well.
+const TIMED: f64 = 2000.0;
 
 /// What was done to the weights before.
 #[derive(Clone, Copy, Default)]
@@ -48,6 +59,45 @@ impl Ending<'_> {
         progress.step("verifying");
         let report = staged.check(runtime, options, &mut |progress| self.printer.pass(progress))?;
         Ok(report.passed)
+    }
+
+    /// What the report shows beside the cut, if one is asked for.
+    fn page_parts(
+        &self,
+        staged: &Staged,
+        latencies: Option<&CutLatency>,
+        passed: bool,
+    ) -> Result<Option<PageParts>, Error> {
+        if self.report.is_none() {
+            return Ok(None);
+        }
+        let outline = staged.cut().outline();
+        let mut parts = PageParts { sources: self.sources.clone(), ..PageParts::default() };
+        let is_quick = latencies
+            .and_then(|latencies| latencies.networks.first())
+            .is_some_and(|original| original.median_ms <= TIMED);
+        if let (Some(runtime), Some(options), true) = (self.runtime, self.verify, is_quick) {
+            let progress = self.printer.progress(1);
+            progress.step("measuring latency by block");
+            parts.times = staged.block_times(runtime, options, &outline).ok().flatten();
+        }
+        parts.outline = Some(outline);
+        if staged.refit_report().or(self.before.refit).is_some() || self.before.training.is_some() || !passed {
+            return Ok(Some(parts));
+        }
+        match (self.draws, self.runtime) {
+            (Err(why), _) => parts.undrawn = Some(why.to_owned()),
+            (Ok(_), None) => parts.undrawn = Some("nothing was run".to_owned()),
+            (Ok(options), Some(runtime)) => {
+                let mut watcher = Watcher::new(self.printer, refit_args::text_of);
+                match staged.judge(runtime, options, PICTURES, &mut |progress| watcher.see(progress)) {
+                    Ok(judged) => parts.judged = Some(judged),
+                    Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+                    Err(error) => parts.undrawn = Some(error.to_string()),
+                }
+            }
+        }
+        Ok(Some(parts))
     }
 
     /// Verifies, fits, verifies again, measures, shows and saves.
@@ -79,6 +129,7 @@ impl Ending<'_> {
         };
         let (cut, refit) = (staged.cut().clone(), staged.refit_report().or(self.before.refit).cloned());
         let verification = staged.verification().cloned();
+        let page = self.page_parts(&staged, latencies.as_ref(), passed)?;
         let mut shown = Shown {
             gradients: self.gradients,
             refit: refit.as_ref(),
@@ -90,6 +141,7 @@ impl Ending<'_> {
             bytes: passed.then(|| staged.bytes()),
             verbose: printer.is_verbose(),
             around: self.around,
+            page: page.as_ref(),
             ..Shown::new(&cut)
         };
         match self.report {

@@ -8,16 +8,19 @@ use clap::Args;
 use onnx_diffprune::finetuning::{FinetuneReport, FinetuneSettings, Tuned};
 use onnx_diffprune::plans::plan_path;
 use onnx_diffprune::ranks::Collective;
-use onnx_diffprune::reports::printable;
-use onnx_diffprune::{Analysis, Error, Model, Plan, Progress, Runtime, Stage, VerifyOptions};
+use onnx_diffprune::reports::{Drawings, TrainingPage, printable, tool_name};
+use onnx_diffprune::{Analysis, Cut, Error, Model, Plan, Progress, Runtime, Stage, VerifyOptions};
 use serde_json::{Value, json};
 
 use super::args::Cli;
 use super::config::parse_sizes;
 use super::destination::Destination;
 use super::diffusion_args::{DataArgs, DiffusionArgs};
+use super::ending::PICTURES;
 use super::finetune_args::TrainingArgs;
+use super::invocation::command_line;
 use super::printer::{Printer, Watcher};
+use super::report_page::{sources, used_in_training};
 use super::surroundings::{Surroundings, network_of};
 use super::{open_runtime, open_runtime_to_fold, run_files, signals};
 
@@ -42,6 +45,9 @@ pub(super) struct FinetuneArgs {
     /// Go on from the last checkpoint in the folder.
     #[arg(long)]
     resume: bool,
+    /// Write a report: one HTML page with samples of teacher, network and trained network, and the losses.
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
     /// Do not verify the trained network.
     #[arg(long)]
     no_verify: bool,
@@ -78,7 +84,7 @@ pub(super) fn run(
     ranks: &Arc<dyn Collective>,
     printer: &Printer,
 ) -> Result<bool, Error> {
-    let to = Destination::of(&args.input, &args.output, None)?;
+    let to = Destination::of(&args.input, &args.output, args.report.as_deref())?;
     to.fill(printer, ranks.rank() == 0, |to, printer| finetune(args, to, cli, ranks, printer))
 }
 
@@ -122,6 +128,9 @@ fn finetune(
     run_files::writes_pruned(&mut files, &model, &to.network);
     let new_plan = plan_path(&to.network);
     files.writes("the plan of OUT.onnx", &new_plan);
+    if let Some(report) = &to.report {
+        files.writes("--report", report);
+    }
     files.check()?;
     let inputs = surroundings.inputs(&model, args.inputs.as_deref(), Some(&runtime))?;
     let (training, batch) = (&args.training, args.diffusion.batch);
@@ -144,11 +153,30 @@ fn finetune(
         }
     };
     settings.cut = origin.as_ref().map(|(cut, _)| cut.clone());
+    if to.report.is_some() {
+        settings.pictures = training.pictures().unwrap_or(PICTURES);
+    }
     let analysis = model.analyse()?;
     let tuned = train(&analysis, &runtime, &settings, printer)?;
     if ranks.rank() > 0 {
         return Ok(true);
     }
+    let page = |cut: Option<&Cut>| {
+        let path = to.report.clone()?;
+        let sources = sources(diffusion, &surroundings.json, &args.data, args.seed);
+        let networks = (args.input.as_path(), args.teacher.as_deref());
+        let outline = cut.map(Cut::outline);
+        let page = TrainingPage {
+            title: format!("{} trained", input.file_name().unwrap_or_default().to_string_lossy()),
+            tool: tool_name(),
+            command: command_line(),
+            drawings: Drawings::of_training(&tuned.report),
+            report: &tuned.report,
+            cut: cut.map(Cut::plan).zip(outline.as_ref()),
+            used: used_in_training(networks, sources, &tuned.report),
+        };
+        Some((path, page.html().into_bytes()))
+    };
     let verification = match origin {
         None => {
             let staged = tuned.stage(&to.network)?;
@@ -158,7 +186,7 @@ fn finetune(
                 tuned.check(staged.path(), &runtime)?;
             }
             printer.go_on()?;
-            staged.publish(&[])?;
+            staged.publish(&page(None).into_iter().collect::<Vec<_>>())?;
             Value::Null
         }
         Some((cut, changed)) => {
@@ -171,6 +199,9 @@ fn finetune(
                 let report = staged.check(&runtime, &options, &mut |progress| printer.pass(progress))?;
                 result = json!(report);
             }
+            if let Some((path, html)) = page(Some(staged.cut())) {
+                staged = staged.with_file(path, html);
+            }
             printer.go_on()?;
             staged.save()?;
             result
@@ -182,6 +213,7 @@ fn finetune(
         "pipeline": surroundings.json,
         "folder": folder,
         "training": tuned.report,
+        "report": args.report,
         "verification": verification,
     });
     printer.result(&json, || format!("{}\nwrote {}", report_text(&tuned.report), to.shown.display()));

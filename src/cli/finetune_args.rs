@@ -135,6 +135,11 @@ pub(super) struct TrainingArgs {
 }
 
 impl TrainingArgs {
+    /// Samples that are drawn at every evaluation, where that is said.
+    pub(super) fn pictures(&self) -> Option<usize> {
+        self.eval_pictures
+    }
+
     /// The settings, on these data and in this folder, with `--batch`.
     pub(super) fn settings(
         &self,

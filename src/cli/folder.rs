@@ -58,6 +58,8 @@ pub(super) fn run(
 ) -> Result<bool, Error> {
     let input = args.input.as_deref().unwrap_or(Path::new("."));
     let pipeline = Pipeline::open(input)?;
+    let given = args;
+    let args = &args.with_usual_ratio();
     let chosen = chosen(&pipeline, args)?;
     if args.plan.is_some() {
         return Err(Error::usage("--plan: the plan of every component lies beside its network, as model.plan.json"));
@@ -86,6 +88,9 @@ pub(super) fn run(
         }
     };
     let is_first = ranks.rank() == 0;
+    if is_first {
+        printer.note(&told(given, &pipeline, &chosen));
+    }
     let holding = printer.holding();
     let mut passed = true;
     for of in &chosen {
@@ -135,6 +140,48 @@ pub(super) fn run(
     let json = shown.json(results.iter().map(|(json, _)| json.clone()));
     printer.result(&json, || shown.text(results.iter().map(|(_, text)| text.as_str())));
     Ok(passed)
+}
+
+/// Share of the channels that goes where nothing is said.
+const USUAL_RATIO: f64 = 0.3;
+
+impl PruneArgs {
+    /// The same with a ratio where nothing says how much goes.
+    fn with_usual_ratio(&self) -> Self {
+        let is_said = self.ratio.is_some()
+            || self.target_macs.is_some()
+            || self.target_params.is_some()
+            || !self.component_ratio.is_empty()
+            || !self.ratio_for.is_empty();
+        Self { ratio: if is_said { self.ratio } else { Some(USUAL_RATIO) }, ..self.clone() }
+    }
+}
+
+/// What is cut by how much, what is copied, and on what data: what of a pipeline the user need not say.
+fn told(given: &PruneArgs, pipeline: &Pipeline, chosen: &[Chosen<'_>]) -> String {
+    let much = |of: &Chosen<'_>| match (of.ratio, given.ratio, given.target_macs, given.target_params) {
+        (Some(ratio), ..) => format!("at ratio {ratio} (--component-ratio)"),
+        (None, Some(ratio), ..) => format!("at ratio {ratio} (--ratio)"),
+        (None, None, Some(share), _) => format!("to {share} of its MACs (--target-macs)"),
+        (None, None, None, Some(share)) => format!("to {share} of its parameters (--target-params)"),
+        _ if given.ratio_for.is_empty() => format!("at ratio {USUAL_RATIO} (no --ratio is given)"),
+        _ => "as --ratio-for says".to_owned(),
+    };
+    let cut: Vec<String> = chosen.iter().map(|of| format!("{} is cut {}", of.component.name, much(of))).collect();
+    let is_cut = |name: &str| chosen.iter().any(|of| of.component.name == name);
+    let names = pipeline.components.iter().map(|component| component.name.as_str());
+    let copied: Vec<&str> = names.filter(|name| !is_cut(name)).collect();
+    let copied = match copied.as_slice() {
+        [] => String::new(),
+        names => format!("; copied: {}", names.join(", ")),
+    };
+    let needs_data = given.criterion.unwrap_or_default().needs_gradients() || given.refit;
+    let data = match (&given.data.data, needs_data) {
+        (Some(path), _) => format!("{} (--data)", path.display()),
+        (None, true) => "none is given (--data, --prompts): the networks draw their samples themselves".to_owned(),
+        (None, false) => "none is needed".to_owned(),
+    };
+    format!("components:   {}{copied}\ndata:         {data}", cut.join(", "))
 }
 
 /// The components that are asked for: those that are named, else those with a ratio of their own, else the denoiser.

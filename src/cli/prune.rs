@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use onnx_diffprune::data::Array;
 use onnx_diffprune::options::Scope;
-use onnx_diffprune::pipelines::Pipeline;
+use onnx_diffprune::pipelines::{Part, Pipeline};
 use onnx_diffprune::plans::plan_path;
 use onnx_diffprune::ranks::{Collective, told};
 use onnx_diffprune::{
@@ -16,10 +16,11 @@ use onnx_diffprune::{
 use serde_json::json;
 
 use super::args::{Cli, PruneArgs};
-use super::cut_result::{Shown, write_report};
+use super::cut_result::Shown;
 use super::ending::{Before, Ending};
 use super::gradient_args::{self, checkpoint_path, refit_checkpoint_path, text_of};
 use super::printer::{Printer, Watcher, percent};
+use super::report_page::{PageParts, sources, write_report};
 use super::surroundings::Surroundings;
 use super::{folder, open_runtime, open_runtime_to_fold, rounds, run_files};
 
@@ -56,7 +57,8 @@ pub(super) fn job(
     let (cut, mut score) = (args.cut_options()?, args.score_options()?);
     let surroundings = match args.input.as_deref() {
         Some(input) => {
-            let denoises = score.criterion.needs_gradients() || args.refits(score.criterion);
+            // A report shows samples.
+            let denoises = score.criterion.needs_gradients() || args.refits(score.criterion) || args.report.is_some();
             Surroundings::of(&args.diffusion, input, denoises)?
         }
         None => Surroundings::none(&args.diffusion),
@@ -136,7 +138,10 @@ pub(super) fn job(
     progress.pause(|| cut.warnings().iter().for_each(|warning| printer.warning(warning)));
     let Some(output) = output.filter(|_| !args.dry_run) else {
         drop(progress);
-        let shown = Shown { gradients, around: &surroundings.json, ..Shown::new(&cut) };
+        let sources = sources(&args.diffusion, &surroundings.json, &args.data, score.seed);
+        let page =
+            PageParts { sources, undrawn: Some("a dry run writes no network".to_owned()), ..PageParts::default() };
+        let shown = Shown { gradients, around: &surroundings.json, page: Some(&page), ..Shown::new(&cut) };
         if let Some(path) = &args.report {
             write_report(path, &shown)?;
         }
@@ -168,9 +173,26 @@ pub(super) fn job(
         before: Before::default(),
         checkpoint: base.filter(|_| refits).map(checkpoint_path),
         advice: "--no-refit writes the cut as it is",
+        sources: sources(&args.diffusion, &surroundings.json, &args.data, score.seed),
+        draws: draws(args, &score, &surroundings.json),
     };
     drop(progress);
     ending.run(staged)
+}
+
+/// By what original and cut are drawn where nothing is fitted: as the criterion took the process, or as it is given.
+pub(super) fn draws<'s>(
+    args: &PruneArgs,
+    score: &'s ScoreOptions,
+    around: &serde_json::Value,
+) -> Result<&'s ScoreOptions, &'static str> {
+    if around["component"].as_str().is_some_and(|component| Part::of(component) != Part::Denoiser) {
+        return Err("this component does not denoise");
+    }
+    match score.criterion.needs_gradients() || args.diffusion.said_of_schedule().is_some() {
+        true => Ok(score),
+        false => Err("no noise schedule is given or found (--scheduler-config, --pipeline)"),
+    }
 }
 
 /// What an alignment costs: the MACs that are kept without it, with widths alone and with even norm groups too.

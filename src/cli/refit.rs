@@ -18,6 +18,7 @@ use super::gradient_args::refit_checkpoint_path;
 use super::printer::Printer;
 use super::ranks::device_of_option;
 use super::refit_args::RefitArgs;
+use super::report_page::sources;
 use super::surroundings::{Surroundings, network_of};
 use super::{open_runtime, open_runtime_to_fold, run_files};
 
@@ -184,6 +185,8 @@ fn refit(
         before: Before::default(),
         checkpoint: None,
         advice: "the pruned network stays as it is",
+        sources: sources(&surroundings.diffusion, &surroundings.json, &args.data, score.seed),
+        draws: Ok(&score),
     };
     ending.run(staged)
 }

@@ -16,10 +16,11 @@ use onnx_diffprune::{
 use serde_json::{Value, json};
 
 use super::args::{Cli, PruneArgs};
-use super::ending::{Before, Ending};
+use super::ending::{Before, Ending, PICTURES};
 use super::gradient_args::{self, checkpoint_path};
 use super::printer::{Printer, Watcher, human, percent};
-use super::prune::{check_files, recorded};
+use super::prune::{check_files, draws, recorded};
+use super::report_page::sources;
 use super::surroundings::Surroundings;
 use super::{finetune, open_runtime, refit_args};
 
@@ -223,7 +224,10 @@ impl Rounds<'_> {
         if is_end {
             let refit = refit.as_ref().map(|settings| (&score, settings));
             let staged = staged.with_plan(Some(self.plan.clone()));
-            return self.ending(refit, Some(checkpoint_path(base)), None).run(staged).map(drop);
+            return self
+                .ending(refit, draws(self.args, &score, self.around), Some(checkpoint_path(base)), None)
+                .run(staged)
+                .map(drop);
         }
         let mut staged = self.check(staged)?;
         if let Some(settings) = &refit {
@@ -272,6 +276,7 @@ impl Rounds<'_> {
             seed: score.seed,
             resume: self.args.gradients.resume,
             ranks: self.ranks.clone(),
+            pictures: if self.args.report.is_some() && round == rounds { PICTURES } else { 0 },
             ..FinetuneSettings::new(data, self.folder.training(round), Recipe::Quick)
         };
         let tuned = finetune::train(&analysis, &self.runtime, &settings, self.printer)?;
@@ -289,7 +294,7 @@ impl Rounds<'_> {
         let staged = tuned.stage_cut(&cut, changed.as_ref(), &output)?;
         if round == rounds {
             let staged = staged.with_plan(Some(self.plan.clone()));
-            return self.ending(None, None, Some(&tuned.report)).run(staged).map(drop);
+            return self.ending(None, Err("it was trained"), None, Some(&tuned.report)).run(staged).map(drop);
         }
         let staged = self.check(staged)?;
         self.tell(round, &staged, Some(&tuned.report));
@@ -326,6 +331,7 @@ impl Rounds<'_> {
     fn ending<'e>(
         &'e self,
         refit: Option<(&'e ScoreOptions, &'e onnx_diffprune::RefitSettings)>,
+        draws: Result<&'e ScoreOptions, &'static str>,
         checkpoint: Option<PathBuf>,
         training: Option<&'e FinetuneReport>,
     ) -> Ending<'e> {
@@ -343,6 +349,8 @@ impl Rounds<'_> {
             before: Before { refit: self.refit.as_ref(), training },
             checkpoint,
             advice: "--no-refit writes the cut as it is",
+            sources: sources(&self.args.diffusion, self.around, &self.args.data, self.asked.1.seed),
+            draws,
         }
     }
 }

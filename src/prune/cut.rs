@@ -53,7 +53,7 @@ impl Scores {
     pub fn cut(&self, options: impl Into<CutOptions>) -> Result<Cut, Error> {
         let options = PruneOptions { score: self.options.clone(), cut: options.into() };
         options.cut.check()?;
-        let Cutting { rewritten, mut plan, before, after, sizes, warnings, ratio: _, kept: _ } =
+        let Cutting { rewritten, mut plan, before, after, sizes, warnings, ratio: _, kept } =
             cut_scored(&self.analysis.0, &self.scoring, &options)?;
         if let Some(gradients) = self.gradients() {
             plan.options.insert("process".to_owned(), Value::from(gradients.process.as_str()));
@@ -61,6 +61,7 @@ impl Scores {
         Ok(Cut {
             analysis: self.analysis.clone(),
             rewritten: Arc::new(rewritten),
+            kept: Arc::new(kept),
             plan: Arc::new(plan),
             before,
             after,
@@ -75,6 +76,7 @@ impl Scores {
 pub struct Cut {
     analysis: Analysis,
     rewritten: Arc<Rewritten>,
+    kept: Arc<Kept>,
     plan: Arc<Plan>,
     before: Cost,
     after: Cost,
@@ -83,14 +85,14 @@ pub struct Cut {
 }
 
 impl Cut {
-    pub(super) fn repeated(analysis: Analysis, plan: Plan, kept: &Kept, rewritten: Rewritten) -> Self {
+    pub(super) fn repeated(analysis: Analysis, plan: Plan, kept: Kept, rewritten: Rewritten) -> Self {
         let sizes = sizes_for(&analysis.0.facts, &Sizes::new());
         let cost = |kept: Option<&Kept>| analysis.0.count(|counter| counter.cost(kept, &sizes));
-        let (before, after) = (cost(None), cost(Some(kept)));
-        let (rewritten, plan) = (Arc::new(rewritten), Arc::new(plan));
+        let (before, after) = (cost(None), cost(Some(&kept)));
+        let (rewritten, plan, kept) = (Arc::new(rewritten), Arc::new(plan), Arc::new(kept));
         let mut warnings = analysis.0.model.notes().to_vec();
         warnings.extend(rewritten.warnings());
-        Self { analysis, rewritten, plan, before, after, sizes, warnings }
+        Self { analysis, rewritten, kept, plan, before, after, sizes, warnings }
     }
 
     /// What is cut.
@@ -110,6 +112,11 @@ impl Cut {
 
     pub(super) fn rewritten(&self) -> &Rewritten {
         &self.rewritten
+    }
+
+    /// What survives of every index space.
+    pub(super) fn kept(&self) -> &Kept {
+        &self.kept
     }
 
     pub(super) fn with_plan(self, plan: Plan) -> Self {

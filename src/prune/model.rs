@@ -291,7 +291,7 @@ impl Analysis {
     /// The plan belongs to another model or contradicts its coupling.
     pub fn repeat<'r>(&self, plan: &Plan, file: &Path, runtime: impl Into<Option<&'r Runtime>>) -> Result<Cut, Error> {
         let (kept, rewritten) = apply(&self.0, plan, file, runtime.into().map(|runtime| runtime.0))?;
-        Ok(Cut::repeated(self.clone(), plan.clone(), &kept, rewritten))
+        Ok(Cut::repeated(self.clone(), plan.clone(), kept, rewritten))
     }
 
     /// Compares a pruned file with this model, its original, under a plan; `file` names the plan in messages. A pruned

@@ -10,6 +10,8 @@ mod repeat;
 
 mod samples;
 
+mod unfitted;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -36,6 +38,7 @@ use judge::{Judge, Judged};
 pub use judge::{RefitLosses, RefitPictures};
 use repeat::{checkpoint, refuse_other};
 use samples::{Clean, NoisySamples};
+pub use unfitted::CutJudgement;
 
 /// Noisy samples of a fit, where nothing is said: at most, and at least.
 const SAMPLES: (usize, usize) = (512, 32);

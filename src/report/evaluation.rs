@@ -3,8 +3,9 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::page::{escape, head, pictures};
+use super::page::figures;
 use super::plots::{Curve, colour, curves_over_time, key, trade_off};
+use super::style::{END, escape, head, list, pictures};
 use crate::error::Error;
 use crate::prune::Evaluation;
 
@@ -52,23 +53,20 @@ impl EvaluationPage<'_> {
     /// The page.
     pub fn html(&self) -> String {
         let mut page = head(&self.title);
-        let _ = writeln!(page, "<p><span class='soft'>{}</span></p>", escape(&self.tool));
+        let _ = writeln!(page, "<p class='soft'>{}</p>", escape(&self.tool));
         if let Some(failure) = &self.failure {
-            let text = escape(failure).replace('\n', "<br>");
+            let text = escape(failure).replace('\n', "<br/>");
             let _ = writeln!(page, "<p><span class='badge bad'>limits not reached</span> {text}</p>");
         }
-        for table in &self.tables {
-            page += &html_of(table);
+        page += &self.samples();
+        for FigureTable { title, header, rows } in &self.tables {
+            let _ = write!(page, "<h2>{}</h2>\n{}", escape(title), figures(title, header, rows));
         }
         page += &self.plots();
-        page += &self.samples();
-        let notes: String = self.evaluation.notes.iter().map(|note| format!("<li>{}</li>", escape(note))).collect();
-        if !notes.is_empty() {
-            let _ = writeln!(page, "<h2>Notes</h2>\n<ul>{notes}</ul>");
-        }
+        page += &list("Notes", &self.evaluation.notes);
         let _ = writeln!(page, "<h2>Measured on</h2>\n<pre>{}</pre>", escape(&self.lines.join("\n")));
         let _ = writeln!(page, "<h2>Command</h2>\n<pre>{}</pre>", escape(&self.command));
-        page + "</body></html>\n"
+        page + END
     }
 
     fn plots(&self) -> String {
@@ -79,41 +77,34 @@ impl EvaluationPage<'_> {
             self.evaluation.all().zip(&classes).map(|(of, class)| ("", class.as_str(), of.losses.as_slice())).collect();
         curves.reverse();
         let mut text = format!(
-            "<h2>Denoising loss by timestep</h2>\n{}{}\n",
+            "<h2>Denoising loss by timestep</h2>\n{}<figure>{}</figure>\n",
             names(),
-            curves_over_time(&self.evaluation.timesteps, &curves)
+            curves_over_time(("timestep t", "Losses over timesteps"), &self.evaluation.timesteps, &curves)
         );
         if self.evaluation.networks.len() > 1 {
             let points: Vec<(f64, f64)> = self.evaluation.all().map(|of| (of.cost.macs, of.mean_loss)).collect();
-            let _ = writeln!(text, "<h2>Loss against operations</h2>\n{}{}", names(), trade_off(&points));
+            let _ =
+                writeln!(text, "<h2>Loss against operations</h2>\n{}<figure>{}</figure>", names(), trade_off(&points));
         }
         text
     }
 
     fn samples(&self) -> String {
-        let drawn = self.evaluation.all().zip(&self.names);
-        let drawn = drawn.filter_map(|(of, name)| Some((name.as_str(), of.picture.as_deref()?)));
-        let drawn: Vec<(&str, &[u8])> = drawn.collect();
+        let first = self.evaluation.original.mean_loss;
+        let drawn: Vec<(&str, &[u8], String)> = self
+            .evaluation
+            .all()
+            .zip(&self.names)
+            .enumerate()
+            .filter_map(|(at, (of, name))| {
+                let above = if at > 0 { format!(" ({:+.4})", of.mean_loss - first) } else { String::new() };
+                let note = format!("<br/><span class='soft'>denoising loss {:.4}{above}</span>", of.mean_loss);
+                Some((name.as_str(), of.picture.as_deref()?, note))
+            })
+            .collect();
         if drawn.is_empty() {
             return String::new();
         }
-        format!("<h2>Samples from the same noise</h2>\n{}", pictures(&drawn))
+        format!("<h2>Samples from the same noise</h2>\n{}", pictures(drawn.into_iter()))
     }
-}
-
-fn html_of(table: &FigureTable) -> String {
-    let class = |column: usize| if column == 0 { "name" } else { "n" };
-    let mut text = format!("<h2>{}</h2>\n<table><tr>", escape(&table.title));
-    for (column, name) in table.header.iter().enumerate() {
-        let _ = write!(text, "<th class='{}'>{}</th>", class(column), escape(name));
-    }
-    text += "</tr>\n";
-    for row in &table.rows {
-        text += "<tr>";
-        for (column, cell) in row.iter().enumerate() {
-            let _ = write!(text, "<td class='{}'>{}</td>", class(column), escape(cell));
-        }
-        text += "</tr>\n";
-    }
-    text + "</table>\n"
 }

@@ -2,11 +2,8 @@
 
 use std::fmt::Write;
 
-use super::page::escape;
+use super::style::escape;
 use crate::gradient::accumulate::LossPoint;
-
-/// Bars of a small plot, at most; larger groups show every n-th of their ordered channels.
-const BARS: usize = 192;
 
 /// A number with few digits.
 pub(super) fn short(value: f64) -> String {
@@ -26,7 +23,7 @@ pub(super) fn short(value: f64) -> String {
 
 /// The loss over timesteps: kept and dropped timesteps, and the line that parts them.
 pub(super) fn losses(curve: &[LossPoint], threshold: f64) -> String {
-    let (width, height, left, bottom, top, right) = (760.0, 260.0, 58.0, 34.0, 12.0, 12.0);
+    let (width, height, left, bottom, top, right) = (520.0, 230.0, 58.0, 34.0, 12.0, 12.0);
     let last = curve.iter().map(|point| point.t).fold(0.0, f64::max);
     let largest = curve.iter().map(|point| point.loss).fold(0.0, f64::max);
     if curve.is_empty() || largest <= 0.0 {
@@ -34,7 +31,8 @@ pub(super) fn losses(curve: &[LossPoint], threshold: f64) -> String {
     }
     let x = |t: f64| left + (width - left - right) * if last > 0.0 { t / last } else { 0.5 };
     let y = |loss: f64| height - bottom - (height - bottom - top) * loss / largest;
-    let mut svg = format!("<svg viewBox='0 0 {width} {height}' role='img' aria-label='Loss over timesteps'>");
+    let mut svg =
+        format!("<svg class='plot' viewBox='0 0 {width} {height}' role='img' aria-label='Loss over timesteps'>");
     for step in 0..=4 {
         let loss = largest * f64::from(step) / 4.0;
         let at = y(loss);
@@ -85,9 +83,15 @@ pub(super) fn key<'n>(names: impl Iterator<Item = &'n str>) -> String {
     format!("<p class='key soft'>{}</p>\n", names.enumerate().map(entry).collect::<String>())
 }
 
-/// Losses over timesteps, on a logarithmic axis. Up to three curves are named in the plot.
-pub(super) fn curves_over_time(timesteps: &[f64], curves: &[Curve<'_>]) -> String {
-    let (width, height, left, bottom, top, right) = (760.0, 260.0, 58.0, 34.0, 22.0, 12.0);
+/// A place on an axis of steps: a whole number where it is one.
+fn place(t: f64) -> String {
+    if t.fract() == 0.0 { format!("{t:.0}") } else { short(t) }
+}
+
+/// Losses over timesteps or steps, on a logarithmic axis: `axis` is what stands below it, and what the plot shows. Up to three
+/// curves are named in the plot.
+pub(super) fn curves_over_time(axis: (&str, &str), timesteps: &[f64], curves: &[Curve<'_>]) -> String {
+    let (width, height, left, bottom, top, right) = (520.0, 230.0, 58.0, 34.0, 22.0, 12.0);
     let logarithms = curves.iter().flat_map(|(_, _, curve)| curve.iter()).map(|loss| loss.log10());
     let finite: Vec<f64> = logarithms.filter(|loss| loss.is_finite()).collect();
     let low = finite.iter().copied().fold(f64::INFINITY, f64::min);
@@ -98,16 +102,16 @@ pub(super) fn curves_over_time(timesteps: &[f64], curves: &[Curve<'_>]) -> Strin
     }
     let x = |t: f64| left + (width - left - right) * t / last;
     let y = |loss: f64| height - bottom - (height - bottom - top) * (loss.log10() - low) / (high - low);
-    let mut svg = format!("<svg viewBox='0 0 {width} {height}' role='img' aria-label='Losses over timesteps'>");
+    let mut svg = format!("<svg class='plot' viewBox='0 0 {width} {height}' role='img' aria-label='{}'>", axis.1);
     for step in 0..=4 {
         let loss = 10f64.powf(low + (high - low) * f64::from(step) / 4.0);
         let at = y(loss);
         let _ = write!(svg, "<line class='grid' x1='{left}' x2='{}' y1='{at:.1}' y2='{at:.1}'/>", width - right);
         let _ = write!(svg, "<text x='{}' y='{:.1}' class='end'>{}</text>", left - 6.0, at + 4.0, short(loss));
         let t = last * f64::from(step) / 4.0;
-        let _ = write!(svg, "<text x='{:.1}' y='{}' class='middle'>{}</text>", x(t), height - bottom + 16.0, short(t));
+        let _ = write!(svg, "<text x='{:.1}' y='{}' class='middle'>{}</text>", x(t), height - bottom + 16.0, place(t));
     }
-    let _ = write!(svg, "<text x='{:.1}' y='{}' class='middle'>timestep t</text>", x(last / 2.0), height - 3.0);
+    let _ = write!(svg, "<text x='{:.1}' y='{}' class='middle'>{}</text>", x(last / 2.0), height - 3.0, axis.0);
     for (at, (name, class, curve)) in curves.iter().enumerate() {
         let points = timesteps.iter().zip(*curve).filter(|(_, loss)| loss.log10().is_finite());
         let points: String = points.map(|(t, loss)| format!("{:.1},{:.1} ", x(*t), y(*loss))).collect();
@@ -123,7 +127,7 @@ pub(super) fn curves_over_time(timesteps: &[f64], curves: &[Curve<'_>]) -> Strin
 
 /// Losses of networks against what they cost, as shares of the first one's operations.
 pub(super) fn trade_off(points: &[(f64, f64)]) -> String {
-    let (width, height, left, bottom, top, right) = (760.0, 260.0, 58.0, 34.0, 12.0, 24.0);
+    let (width, height, left, bottom, top, right) = (520.0, 230.0, 58.0, 34.0, 12.0, 24.0);
     let Some((whole, _)) = points.first().copied().filter(|(macs, _)| *macs > 0.0) else { return String::new() };
     let finite = || points.iter().map(|(_, loss)| *loss).filter(|loss| loss.is_finite());
     let (low, high) = (finite().fold(f64::INFINITY, f64::min), finite().fold(f64::NEG_INFINITY, f64::max));
@@ -135,7 +139,8 @@ pub(super) fn trade_off(points: &[(f64, f64)]) -> String {
     let most = points.iter().map(|(macs, _)| macs / whole).fold(1.0, f64::max);
     let x = |share: f64| left + (width - left - right) * share / most;
     let y = |loss: f64| height - bottom - (height - bottom - top) * (loss - low) / (high - low);
-    let mut svg = format!("<svg viewBox='0 0 {width} {height}' role='img' aria-label='Loss against operations'>");
+    let mut svg =
+        format!("<svg class='plot' viewBox='0 0 {width} {height}' role='img' aria-label='Loss against operations'>");
     for step in 0..=4 {
         let loss = low + (high - low) * f64::from(step) / 4.0;
         let at = y(loss);
@@ -153,16 +158,16 @@ pub(super) fn trade_off(points: &[(f64, f64)]) -> String {
     svg + "</svg>"
 }
 
-/// The scores of a group in descending order: channels that stay and channels that go.
-pub(super) fn importance(scores: &[f64], is_kept: &dyn Fn(usize) -> bool) -> String {
+/// The scores of a group in descending order: channels that stay and channels that go. Of more than `bars`, every n-th is shown.
+pub(super) fn importance(scores: &[f64], bars: usize, is_kept: &dyn Fn(usize) -> bool) -> String {
     let (width, height) = (200.0, 56.0);
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
     let largest = order.first().map_or(0.0, |first| scores[*first]);
-    let every = order.len().div_ceil(BARS).max(1);
+    let every = order.len().div_ceil(bars).max(1);
     let shown: Vec<usize> = order.into_iter().step_by(every).collect();
     let step = width / shown.len().max(1) as f64;
-    let bars = |wanted: bool| -> String {
+    let path = |wanted: bool| -> String {
         let mut path = String::new();
         for (at, channel) in shown.iter().enumerate().filter(|(_, channel)| is_kept(**channel) == wanted) {
             let share = if largest > 0.0 { (scores[*channel] / largest).clamp(0.0, 1.0) } else { 0.0 };
@@ -175,8 +180,8 @@ pub(super) fn importance(scores: &[f64], is_kept: &dyn Fn(usize) -> bool) -> Str
     format!(
         "<svg viewBox='0 0 {width} {height}' role='img' aria-label='Importance of the channels'>\
          <path class='kept bar' stroke-width='{stroke:.1}' d='{}'/><path class='gone bar' stroke-width='{stroke:.1}' d='{}'/></svg>",
-        bars(true),
-        bars(false)
+        path(true),
+        path(false)
     )
 }
 
@@ -193,7 +198,7 @@ mod tests {
 
     #[test]
     fn every_channel_is_a_bar_of_its_fate() {
-        let svg = importance(&[3.0, 1.0, 2.0], &|channel| channel != 1);
+        let svg = importance(&[3.0, 1.0, 2.0], 192, &|channel| channel != 1);
         let (kept, gone) = svg.split_once("gone").unwrap_or_default();
         assert_eq!((kept.matches('M').count(), gone.matches('M').count()), (2, 1));
         // The lowest is the last.
@@ -210,9 +215,13 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_not_plotted() {
-        let svg = curves_over_time(&[0.0, 10.0], &[("", "n0", &[1.0, f64::NAN]), ("", "n1", &[0.1, 0.2])]);
+        let svg = curves_over_time(
+            ("timestep t", "losses"),
+            &[0.0, 10.0],
+            &[("", "n0", &[1.0, f64::NAN]), ("", "n1", &[0.1, 0.2])],
+        );
         assert!(svg.matches("<polyline").count() == 2 && !svg.contains("NaN"), "{svg}");
-        assert!(curves_over_time(&[0.0, 10.0], &[("", "n0", &[f64::NAN; 2])]).is_empty());
+        assert!(curves_over_time(("timestep t", "losses"), &[0.0, 10.0], &[("", "n0", &[f64::NAN; 2])]).is_empty());
         let svg = trade_off(&[(100.0, 0.05), (50.0, 0.06), (25.0, f64::NAN)]);
         assert!(svg.matches("<circle").count() == 2 && !svg.contains("NaN"), "{svg}");
         assert!(trade_off(&[(0.0, 1.0)]).is_empty() && trade_off(&[(1.0, f64::NAN)]).is_empty());

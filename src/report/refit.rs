@@ -1,10 +1,35 @@
-//! What the page shows of a refit: losses by timestep, samples side by side, and the error of every layer.
+//! What the page shows of a refit: losses by timestep, and the error of every layer.
 
 use std::fmt::Write;
 
-use super::page::{self, escape};
 use super::plots::{Curve, curves_over_time, short};
-use crate::prune::{RefitLosses, RefitReport};
+use super::style::{escape, name, table};
+use crate::prune::{CutJudgement, RefitLosses, RefitReport};
+use crate::refit::RefitLayer;
+
+/// The section of the losses.
+pub(super) fn losses(refit: &RefitReport) -> String {
+    let Some(losses) = &refit.losses else {
+        return "<h2>Loss by timestep</h2>\n<p>There were too few samples to hold some out: the losses were not \
+                measured.</p>\n"
+            .to_owned();
+    };
+    format!("<h2>Loss by timestep</h2>\n{}", loss_table(losses, refit.loss.describe()))
+}
+
+/// The section of the losses of a cut that nothing was fitted to.
+pub(super) fn losses_of_cut(of: &CutJudgement) -> String {
+    let (Some([original, cut]), Some(source)) = (of.means(), &of.source) else { return String::new() };
+    let rows = [("original", original, String::new()), ("cut", cut, format!("{:+.4}", cut - original))]
+        .map(|(name, mean, above)| vec![name.to_owned(), format!("{mean:.4}"), above]);
+    let columns = [("network", "name"), ("mean", "n"), ("above the original", "n")];
+    let text = table("The denoising loss on clean samples", &columns, &rows);
+    let timesteps: Vec<f64> = of.losses[0].iter().map(|(t, _)| *t).collect();
+    let losses = of.losses.each_ref().map(|losses| losses.iter().map(|(_, loss)| *loss).collect::<Vec<f64>>());
+    let curves: [Curve<'_>; 2] = [("original", "of-original", &losses[0]), ("cut", "of-cut", &losses[1])];
+    let plot = curves_over_time(("timestep t", "Losses over timesteps"), &timesteps, &curves);
+    format!("<h2>Loss by timestep</h2>\n<figure>{plot}</figure>\n{text}<p class='soft'>{}</p>\n", escape(source))
+}
 
 /// The section of a refit.
 pub(super) fn section(refit: &RefitReport) -> String {
@@ -16,46 +41,41 @@ pub(super) fn section(refit: &RefitReport) -> String {
         refit.extent(),
         escape(&refit.source)
     );
-    match &refit.losses {
-        Some(losses) => section += &loss_table(losses, refit.loss.describe()),
-        None => section += "<p>There were too few samples to hold some out: the losses were not measured.</p>\n",
-    }
     for note in &refit.notes {
         let _ = writeln!(section, "<p>{}</p>", escape(note));
     }
-    section += &pictures(refit);
-    section += "<details><summary>Errors by layer: what is left of the original's values, as a share of their squares\
-                </summary>\n<table><tr><th>layer</th><th>weight</th><th class='n'>before</th><th class='n'>after</th>\
-                <th></th></tr>\n";
-    for layer in &refit.layers {
-        let of = |error: Option<f64>| error.map_or_else(String::new, short);
-        let _ = writeln!(
-            section,
-            "<tr><td class='name'>{}</td><td class='name'>{}</td><td class='n'>{}</td><td class='n'>{}</td><td>{}</td></tr>",
-            escape(&layer.node),
-            escape(&layer.weight),
+    let of = |error: Option<f64>| error.map_or_else(String::new, short);
+    let row = |layer: &RefitLayer| {
+        vec![
+            name(&layer.node),
+            name(&layer.weight),
             of(layer.errors.map(|(before, _)| before)),
             of(layer.errors.map(|(_, after)| after)),
-            escape(layer.reason.as_deref().unwrap_or_default())
-        );
-    }
-    section + "</table></details>\n"
+            escape(layer.reason.as_deref().unwrap_or_default()),
+        ]
+    };
+    let rows: Vec<Vec<String>> = refit.layers.iter().map(row).collect();
+    let columns = [("layer", "name"), ("weight", "name"), ("before", "n"), ("after", "n"), ("not fitted, since", "")];
+    let caption = "What is left of the original's values, as a share of their squares";
+    section
+        + &format!(
+            "<details class='long'><summary>Errors by layer</summary>\n{}</details>\n",
+            table(caption, &columns, &rows)
+        )
 }
 
 fn loss_table(losses: &RefitLosses, judged_by: &str) -> String {
     let [original, cut, refitted] = losses.means();
-    let mut text = format!(
-        "<p>The {judged_by} on {} samples that nothing was fitted to:</p>\n<table><tr><th></th><th class='n'>mean</th>\
-         <th class='n'>above the original</th></tr>\n",
-        losses.samples
-    );
-    for (name, mean) in [("original", original), ("cut", cut), ("cut and refitted", refitted)] {
+    let named = [("original", original), ("cut", cut), ("cut and refitted", refitted)];
+    let rows = named.map(|(name, mean)| {
         let above = if name == "original" { String::new() } else { format!("{:+.4}", mean - original) };
-        let _ = writeln!(text, "<tr><td>{name}</td><td class='n'>{mean:.4}</td><td class='n'>{above}</td></tr>");
-    }
-    text += "</table>\n";
+        vec![name.to_owned(), format!("{mean:.4}"), above]
+    });
+    let columns = [("network", "name"), ("mean", "n"), ("above the original", "n")];
+    let caption = format!("The {judged_by} on {} samples that nothing was fitted to", losses.samples);
+    let text = table(&caption, &columns, &rows);
     // A curve takes two points.
-    if losses.timesteps.len() > 1 { text + &plot(losses) } else { text }
+    if losses.timesteps.len() > 1 { plot(losses) + &text } else { text }
 }
 
 /// The three losses over timesteps.
@@ -65,12 +85,8 @@ fn plot(losses: &RefitLosses) -> String {
         ("cut", "of-cut", &losses.cut),
         ("cut and refitted", "of-refitted", &losses.refitted),
     ];
-    curves_over_time(&losses.timesteps, &curves) + "\n"
-}
-
-fn pictures(refit: &RefitReport) -> String {
-    let Some(Ok(pngs)) = refit.pictures.as_ref().map(crate::prune::RefitPictures::pngs) else { return String::new() };
-    let names = ["original", "cut", "cut and refitted"];
-    let pictures: Vec<(&str, &[u8])> = names.into_iter().zip(pngs.iter().map(Vec::as_slice)).collect();
-    format!("<p>Samples of the three networks from the same noise:</p>\n{}", page::pictures(&pictures))
+    format!(
+        "<figure>{}</figure>\n",
+        curves_over_time(("timestep t", "Losses over timesteps"), &losses.timesteps, &curves)
+    )
 }

@@ -34,7 +34,31 @@ pub fn operator_times<E: From<RuntimeError>>(
     options: &SessionOptions,
     open: impl FnOnce(&SessionOptions) -> Result<Session, E>,
     inputs: &[(String, Array)],
+    extent: (usize, usize),
+) -> Result<Vec<OperatorTime>, E> {
+    times_by(options, open, inputs, extent, |event| &event.args.op_name)
+}
+
+/// As [`operator_times`], by the names of nodes, which stand in the place of operators: those that the library gives to the
+/// nodes it runs, of which most are the file's.
+///
+/// # Errors
+/// As [`operator_times`].
+pub fn node_times<E: From<RuntimeError>>(
+    options: &SessionOptions,
+    open: impl FnOnce(&SessionOptions) -> Result<Session, E>,
+    inputs: &[(String, Array)],
+    extent: (usize, usize),
+) -> Result<Vec<OperatorTime>, E> {
+    times_by(options, open, inputs, extent, |event| event.name.trim_end_matches(KERNEL))
+}
+
+fn times_by<E: From<RuntimeError>>(
+    options: &SessionOptions,
+    open: impl FnOnce(&SessionOptions) -> Result<Session, E>,
+    inputs: &[(String, Array)],
     (warmup, runs): (usize, usize),
+    key: fn(&Event) -> &str,
 ) -> Result<Vec<OperatorTime>, E> {
     let fail = |text: String| RuntimeError::RunFailed { message: format!("the profile of a session: {text}") };
     let folder = TemporaryFolder::anywhere().map_err(|error| fail(error.to_string()))?;
@@ -46,7 +70,7 @@ pub fn operator_times<E: From<RuntimeError>>(
     }
     let path = session.inner.end_profiling().map_err(|error| failed(&error))?;
     let text = std::fs::read_to_string(&path).map_err(|error| fail(format!("{path}: {error}")))?;
-    Ok(times(&text, runs.max(1)).map_err(fail)?)
+    Ok(times(&text, runs.max(1), key).map_err(fail)?)
 }
 
 /// What is read of an event.
@@ -70,8 +94,11 @@ struct Arguments {
     op_name: String,
 }
 
-/// The times in the last `runs` runs of the model.
-fn times(text: &str, runs: usize) -> Result<Vec<OperatorTime>, String> {
+/// How the events of kernels end.
+const KERNEL: &str = "_kernel_time";
+
+/// The times in the last `runs` runs of the model, by what `key` takes of an event.
+fn times(text: &str, runs: usize, key: fn(&Event) -> &str) -> Result<Vec<OperatorTime>, String> {
     let events: Vec<Event> = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let mut spans: Vec<(u64, u64)> = events
         .iter()
@@ -85,10 +112,10 @@ fn times(text: &str, runs: usize) -> Result<Vec<OperatorTime>, String> {
     }
     // Of every operator, the count and the microseconds in each run.
     let mut by_operator: BTreeMap<&str, Vec<(usize, u64)>> = BTreeMap::new();
-    for event in events.iter().filter(|event| event.cat == "Node" && event.name.ends_with("_kernel_time")) {
+    for event in events.iter().filter(|event| event.cat == "Node" && event.name.ends_with(KERNEL)) {
         let run = spans.iter().position(|(start, end)| (*start..=*end).contains(&event.ts));
         let Some(run) = run else { continue };
-        let of_runs = by_operator.entry(&event.args.op_name).or_insert_with(|| vec![(0, 0); spans.len()]);
+        let of_runs = by_operator.entry(key(event)).or_insert_with(|| vec![(0, 0); spans.len()]);
         of_runs[run].0 += 1;
         of_runs[run].1 += event.dur;
     }
@@ -132,7 +159,8 @@ mod tests {
             median_ms,
         };
         // The first run is not among the last three, of which the second is the median.
-        assert_eq!(times(&text, 3), Ok(vec![expected("Mul", 1, 0.3), expected("Conv", 2, 0.13)]));
-        assert!(times("[]", 3).is_err() && times("{", 3).is_err());
+        let by_operator: fn(&Event) -> &str = |event| &event.args.op_name;
+        assert_eq!(times(&text, 3, by_operator), Ok(vec![expected("Mul", 1, 0.3), expected("Conv", 2, 0.13)]));
+        assert!(times("[]", 3, by_operator).is_err() && times("{", 3, by_operator).is_err());
     }
 }

@@ -8,6 +8,7 @@ mod converted;
 mod counted_outputs;
 mod inconclusive;
 mod mutations;
+mod outline;
 mod quantized;
 mod random_graphs;
 mod replaced;

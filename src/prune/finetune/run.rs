@@ -82,6 +82,9 @@ pub struct FinetuneReport {
     pub evaluations: Vec<StepEvaluation>,
     /// The teacher by the same measure.
     pub teacher: Option<StepEvaluation>,
+    /// The values that become black and white in what networks drew.
+    #[serde(skip)]
+    pub sample_range: (f64, f64),
     /// The step whose weights are written.
     pub best_step: u64,
     /// What ran the steps, in words.
@@ -251,6 +254,7 @@ pub(super) fn train(
         training_loss: outcome.training_loss,
         evaluations: run.evaluations,
         teacher,
+        sample_range: settings.network.process.sample_range,
         best_step,
         execution: trainer.execution(),
         seconds: outcome.seconds,
