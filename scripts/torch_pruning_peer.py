@@ -216,7 +216,7 @@ def main() -> None:
     rows = []
     for criterion, share in pairs:
         names = row(criterion, share, int(options.steps))
-        left = qualities[names[0]]["macs"] / qualities["original"]["macs"]
+        left = qualities[names[0]]["cost"]["macs"] / qualities["original"]["cost"]["macs"]
         rows.append((f"{left:.1%} of the MACs", f"Torch-Pruning, {criterion}", names))
     print(recovery_table.table(options, rows, qualities))
 
