@@ -4,7 +4,7 @@
 //! latency ORIGINAL.onnx PRUNED.onnx [--device D] [--allow-fallback] [--batch B] [--runs N] [--onnxruntime PATH]
 //! ```
 //!
-//! Prints lines of a name and a value. Runs begin and end in the processor's memory, so copies of inputs and outputs to
+//! Prints lines of a name and a value. Runs begin and end in the CPU's memory, so copies of inputs and outputs to
 //! and from the device are within the time.
 
 use std::path::PathBuf;

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Cut a network with one alignment after another, and measure what each costs and gives: a table in Markdown.
 
-The shares are those of the original: its MACs, products of activations counted, and the processor time of a run in ONNX
+The shares are those of the original: its MACs, products of activations counted, and the CPU time of a run in ONNX
 Runtime at 64 x 64 latents. Networks take turns, each run is compared with the original's of the same turn, and the
-median of these shares stands in the table; processor time, summed over threads, matters less to other work on the machine
+median of these shares stands in the table; CPU time, summed over threads, matters less to other work on the machine
 than time on the clock does.
 
     make_sd_unet.py /tmp/unet.onnx --widths 320,640,1280 --no-middle
@@ -82,7 +82,7 @@ def main() -> None:
         for _ in range(args.runs + 1):
             for network in networks:
                 network.run()
-    print(f"{networks[0].seconds[-1]:.2f} s of processor time for a run of the original, {args.threads} threads\n")
+    print(f"{networks[0].seconds[-1]:.2f} s of CPU time for a run of the original, {args.threads} threads\n")
     print("| alignment | MACs | time | time / MACs |\n|---|---|---|---|")
     for (alignment, macs), network in zip(rows, networks[1:], strict=True):
         shares = [own / original for own, original in zip(network.seconds[1:], networks[0].seconds[1:], strict=True)]

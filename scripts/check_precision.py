@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks gradients in half precision where halves are really rounded.
 
-ONNX Runtime computes float16 in float32 on the processor. The reference evaluator of the onnx package does not, so it
+ONNX Runtime computes float16 in float32 on the CPU. The reference evaluator of the onnx package does not, so it
 runs the gradient graph of a small network here, in float32 and in float16 with several loss scales. All graphs pass the
 onnx checker; gradients are compared with PyTorch's (MODEL.grads.npz), and a scale at which they overflow must be told.
 

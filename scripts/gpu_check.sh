@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the tool on a GPU and writes what it finds as Markdown: gradients on the device against the processor, the time
-# of a timestep, PyTorch for comparison, steps of fine-tuning on the device against the processor and PyTorch, pruned against
+# Checks the tool on a GPU and writes what it finds as Markdown: gradients on the device against the CPU, the time
+# of a timestep, PyTorch for comparison, steps of fine-tuning on the device against the CPU and PyTorch, pruned against
 # original latency, TensorRT. Needs no network.
 #
 #   scripts/gpu_check.sh OUT_FOLDER
@@ -87,7 +87,7 @@ say "# GPU check"
 say ""
 say "Written by \`scripts/gpu_check.sh\` on $(date -u +%Y-%m-%d), device \`$device\`, $("$tool" --version)."
 gpu=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null | head -n 1 || true)
-say "GPU (name, driver, memory): ${gpu:-none found by nvidia-smi}. Processor: $(nproc 2>/dev/null || echo '?') cores of $(awk -F': ' '/model name/ { print $2; exit }' /proc/cpuinfo 2>/dev/null)."
+say "GPU (name, driver, memory): ${gpu:-none found by nvidia-smi}. CPU: $(nproc 2>/dev/null || echo '?') cores of $(awk -F': ' '/model name/ { print $2; exit }' /proc/cpuinfo 2>/dev/null)."
 
 say ""
 say "## Device"
@@ -174,9 +174,9 @@ else
     done
     if [ -n "$on_device" ]; then
         say ""
-        say "The device takes 1/$(ratio "$on_cpu" "$on_device") of the processor's time."
+        say "The device takes 1/$(ratio "$on_cpu" "$on_device") of the CPU's time."
     elif [ $outcome = PASS ] && [ "$device" != cpu ]; then
-        outcome=SKIPPED why="only the processor was measured, the device can't be used"
+        outcome=SKIPPED why="only the CPU was measured, the device can't be used"
     fi
     verdict $outcome "$why"
 fi
@@ -244,7 +244,7 @@ say ""
 say "\`training_step ddpm_fashion16.onnx --losses $steps_of_training\`: $steps_of_training steps (the teacher's output, forward, backward, clipping, AdamW,"
 say "average) of $batch samples, from the same weights, samples and noise. Difference: the largest of the losses, relative;"
 say "it must be below $loss_tolerance. \`graph\`: the update by graphs of standard operators,"
-say "\`kernel\`: by the kernel for the processor. PyTorch: \`scripts/bench_finetune.py --serve\`, float32, the same architecture."
+say "\`kernel\`: by the kernel for the CPU. PyTorch: \`scripts/bench_finetune.py --serve\`, float32, the same architecture."
 if [ ! -f "$trained" ]; then
     verdict SKIPPED "ddpm_fashion16.onnx is not there"
 elif ! training kernel --update kernel; then
@@ -295,7 +295,7 @@ else
     if [ $good = 0 ]; then
         verdict FAIL "see the table"
     elif [ $ready = 0 ]; then
-        verdict SKIPPED "only the processor was measured, the device can't be used"
+        verdict SKIPPED "only the CPU was measured, the device can't be used"
     else
         verdict PASS
     fi
@@ -328,7 +328,7 @@ latencies() {
 say ""
 say "## Latency of pruned models: $device"
 say ""
-say "Original and pruned (\`--criterion magnitude\`) in turn, batch $batch, median of 100 runs that begin and end in the processor's memory."
+say "Original and pruned (\`--criterion magnitude\`) in turn, batch $batch, median of 100 runs that begin and end in the CPU's memory."
 say "Nothing is asked of the speedup: small networks do not fill a GPU."
 if [ $ready = 0 ]; then
     verdict SKIPPED "the device can't be used"

@@ -3,7 +3,7 @@
 
 PyTorch's exporter writes Reshape, InstanceNormalization, Reshape, Mul and Add; since version 21 of the operator set one node
 can do the same. Two networks of convolutions, group norms and SiLU at the sizes of Stable Diffusion's first and last blocks are
-timed in turn in ONNX Runtime and, where it is installed, OpenVINO, both on the processor, and their outputs are compared. The exit
+timed in turn in ONNX Runtime and, where it is installed, OpenVINO, both on the CPU, and their outputs are compared. The exit
 code is 0 when the outputs agree, else 1.
 
     group_norm.py [--runs 10] [--threads 1]

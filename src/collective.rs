@@ -46,7 +46,7 @@ pub trait Collective: Send + Sync + fmt::Debug {
     /// The number of this rank among those of its machine: which device it takes.
     fn local_rank(&self) -> usize;
 
-    /// How many ranks this machine has: what they share its processors with.
+    /// How many ranks this machine has: what they share its CPUs with.
     fn local_size(&self) -> usize;
 
     /// Sums in place over all ranks; every rank gets bit for bit the same result.

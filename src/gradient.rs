@@ -166,7 +166,7 @@ pub struct GradientGraph {
     /// Bytes of all values of the forward pass: about what a run needs beside weights and gradients, since the backward
     /// pass reads most of them and frees them as it goes. Where some are computed again, of those that are there at once.
     pub activation_bytes: u64,
-    /// Whether operators of ours are among the nodes, which only this tool's own sessions on the processor can run.
+    /// Whether operators of ours are among the nodes, which only this tool's own sessions on the CPU can run.
     pub has_kernels: bool,
     /// The precision of convolutions and matrix products.
     pub precision: Precision,
@@ -184,7 +184,7 @@ impl GradientGraph {
         Self::built(analysis, options, false)
     }
 
-    /// As [`GradientGraph::build`], for [`pass::GradientPass`] on a device. On the processor, norms and activations run in
+    /// As [`GradientGraph::build`], for [`pass::GradientPass`] on a device. On the CPU, norms and activations run in
     /// kernels of ours, which take less time and memory; in float32 alone.
     ///
     /// # Errors

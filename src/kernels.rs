@@ -1,9 +1,9 @@
-//! Kernels of our own for the processor, as operators that ONNX Runtime calls in a gradient graph.
+//! Kernels of our own for the CPU, as operators that ONNX Runtime calls in a gradient graph.
 //!
 //! Norms and activations move much memory and compute little. Their gradients in standard operators read and write every
 //! value a dozen times and keep what the forward pass left for them; a kernel reads the input and the gradient once and
 //! computes the rest again. Convolutions by kernels of 3 x 3 places take a quarter of the products in tiles; see
-//! [`winograd`]. A graph with these operators runs on the processor alone; for other devices the same gradients are
+//! [`winograd`]. A graph with these operators runs on the CPU alone; for other devices the same gradients are
 //! emitted in standard operators (see [`crate::gradient::GradientGraph::build_for`]).
 //!
 //! All values are float32. Sums are taken in an order that does not depend on the number of threads.

@@ -245,7 +245,7 @@ class Staged:
         inputs: Mapping[str, NDArray[Any]] | None = None,
         **options: Unpack[CheckOptions],
     ) -> dict[str, Any]:
-        """Time original and pruned file on the processor, in turn on the same inputs.
+        """Time original and pruned file on the CPU, in turn on the same inputs.
 
         Returns:
             ``sizes`` of the inputs, and for both ``networks`` the median and other figures in milliseconds.

@@ -307,7 +307,7 @@ class ScoreOptions(DiffusionOptions, DataOptions, CutOptions, total=False):
     else in float32."""
 
     allow_fallback: bool
-    """Let the processor run what the device can't, instead of failing."""
+    """Let the CPU run what the device can't, instead of failing."""
 
     adaptive: bool
     """Stop once the channels that would go have not changed for three checks, one every ten timesteps."""
@@ -347,7 +347,7 @@ class FitOptions(DiffusionOptions, DataOptions, RefittingOptions, total=False):
     """Where gradients are computed: cpu, cuda, cuda:N, tensorrt or tensorrt:N [default: cpu]"""
 
     allow_fallback: bool
-    """Let the processor run what the device can't, instead of failing."""
+    """Let the CPU run what the device can't, instead of failing."""
 
 
 class NetworkOptions(DiffusionOptions, DataOptions, total=False):
@@ -410,7 +410,7 @@ class BenchOptions(CommonOptions, total=False):
     """Where the networks run: cpu, cuda, cuda:1 or tensorrt [default: cpu]"""
 
     allow_fallback: bool
-    """Let the processor run what the device can't, instead of failing."""
+    """Let the CPU run what the device can't, instead of failing."""
 
     threads: int
     """Threads within an operator [default: ONNX Runtime's choice]"""
@@ -430,7 +430,7 @@ class DeployOptions(CommonOptions, DiffusionOptions, DataOptions, total=False):
     """What runs the network. Choices: ``tensorrt``: NVIDIA TensorRT: an engine that is built on the machine with the
     GPU, or ONNX Runtime's TensorRT provider; ``tensorrt-rtx``: TensorRT for RTX: an engine that is built on any
     machine; ``ort-cuda``: ONNX Runtime's CUDA provider; ``directml``: ONNX Runtime's DirectML provider on Windows;
-    ``openvino``: OpenVINO; ``web``: ONNX Runtime Web, with WebGPU or WebNN; ``cpu``: ONNX Runtime on the processor."""
+    ``openvino``: OpenVINO; ``web``: ONNX Runtime Web, with WebGPU or WebNN; ``cpu``: ONNX Runtime on the CPU."""
 
     precision: Literal["float32", "float16", "bfloat16", "int8"]
     """The precision [default: float16; float32 for openvino and cpu] Choices: ``float32``: As the file has it;
@@ -551,7 +551,7 @@ class EncodeOptions(CommonOptions, total=False):
     """Where the encoders run: cpu, cuda[:N] or tensorrt[:N] [default: cpu]"""
 
     allow_fallback: bool
-    """Let the processor run what the device can't, instead of failing."""
+    """Let the CPU run what the device can't, instead of failing."""
 
 
 class EvaluateOptions(CommonOptions, DiffusionOptions, DataOptions, total=False):
@@ -581,7 +581,7 @@ class EvaluateOptions(CommonOptions, DiffusionOptions, DataOptions, total=False)
     """Where the networks run: cpu, cuda, cuda:1 or tensorrt [default: cpu]"""
 
     allow_fallback: bool
-    """Let the processor run what the device can't, instead of failing."""
+    """Let the CPU run what the device can't, instead of failing."""
 
     inputs: Inputs
     """Conditioning: arrays by the names of the network's inputs; sample i takes row i. What is not given is drawn."""
@@ -779,7 +779,7 @@ class FinetuneOptions(CommonOptions, DiffusionOptions, DataOptions, total=False)
     update: Literal["kernel", "graph"]
     """What makes the optimizer's step: a kernel of ours on the CPU, or graphs of standard operators in the memory of
     any device [default: kernel on the CPU, graph elsewhere] Choices: ``kernel``: A fused kernel of ours, on the
-    processor alone; ``graph``: Graphs of standard operators, on any device."""
+    CPU alone; ``graph``: Graphs of standard operators, on any device."""
 
     allow_fallback: bool
     """Let the CPU run what the device can't, instead of failing."""
@@ -1022,7 +1022,7 @@ class PruneOptions(CommonOptions, DiffusionOptions, DataOptions, RefittingOption
     else in float32."""
 
     allow_fallback: bool
-    """Let the processor run what the device can't, instead of failing."""
+    """Let the CPU run what the device can't, instead of failing."""
 
     adaptive: bool
     """Stop once the channels that would go have not changed for three checks, one every ten timesteps."""
@@ -1064,7 +1064,7 @@ class RefitOptions(CommonOptions, DiffusionOptions, DataOptions, RefittingOption
     """Where the networks run: cpu, cuda, cuda:1 or tensorrt [default: cpu]"""
 
     allow_fallback: bool
-    """Let the processor run what the device can't, instead of failing."""
+    """Let the CPU run what the device can't, instead of failing."""
 
     resume: bool
     """Go on from the checkpoint that a killed run left beside the output."""

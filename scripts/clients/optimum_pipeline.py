@@ -17,7 +17,7 @@ from optimum.onnxruntime import ORTDiffusionPipeline
 
 STEPS = 3
 PROMPT = "a photo of a cat"
-# The session of the pipeline and that beside it are the same program on the same processor.
+# The session of the pipeline and that beside it are the same program on the same CPU.
 TOLERANCE = 1e-6
 
 

@@ -42,7 +42,7 @@ pub(super) struct BenchArgs {
     /// Where the networks run: cpu, cuda, cuda:1 or tensorrt [default: cpu].
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Let the processor run what the device can't, instead of failing.
+    /// Let the CPU run what the device can't, instead of failing.
     #[arg(long)]
     allow_fallback: bool,
     /// Threads within an operator [default: ONNX Runtime's choice].

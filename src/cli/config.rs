@@ -100,7 +100,7 @@ impl PruneArgs {
             (None, None, Some(params)) => Target::Params(share("target-params", params)?),
             (None, None, None) if !self.ratio_for.is_empty() => Target::Ratio(0.0),
             (None, None, None) => {
-                return Err(Error::usage("how much is to be removed is not said").hint(
+                return Err(Error::usage("no pruning target given").hint(
                     "give --ratio (share of channels to remove), --target-macs or --target-params (share to keep)",
                 ));
             }
@@ -163,7 +163,7 @@ pub(super) fn check_ratio(name: &str, ratio: f64) -> Result<f64, Error> {
 const ALIGNED_HEADS: usize = 8;
 
 /// The multiple that widths are for a runtime: eights fill the tensor cores of GPUs in half precision, 32 those in int8; ONNX
-/// Runtime and OpenVINO block channels by the width of the processor's registers, 16 numbers in AVX-512.
+/// Runtime and OpenVINO block channels by the width of the CPU's registers, 16 numbers in AVX-512.
 fn aligned_width(text: &str) -> Result<usize, Error> {
     let (target, precision) =
         text.split_once(':').map_or((text, None), |(target, precision)| (target, Some(precision)));

@@ -296,7 +296,7 @@ fn stand_ins_text(nodes: &[StandIn], all: bool) -> Option<String> {
     let listed: Vec<String> = by_op.into_iter().map(of_op).collect();
     (!listed.is_empty()).then(|| {
         format!(
-            "standard operators stood in for {} nodes for which ONNX Runtime has no kernel on the processor: {}",
+            "standard operators stood in for {} nodes for which ONNX Runtime has no kernel on the CPU: {}",
             nodes.len(),
             listed.join(", ")
         )

@@ -70,7 +70,7 @@ pub(super) struct EncodeArgs {
     /// Where the encoders run: cpu, cuda[:N] or tensorrt[:N] [default: cpu].
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Let the processor run what the device can't, instead of failing.
+    /// Let the CPU run what the device can't, instead of failing.
     #[arg(long)]
     allow_fallback: bool,
 }

@@ -49,7 +49,7 @@ pub(super) struct EvaluateArgs {
     /// Where the networks run: cpu, cuda, cuda:1 or tensorrt [default: cpu].
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Let the processor run what the device can't, instead of failing.
+    /// Let the CPU run what the device can't, instead of failing.
     #[arg(long)]
     allow_fallback: bool,
     /// Conditioning: arrays by the names of the network's inputs; sample i takes row i. What is not given is drawn.

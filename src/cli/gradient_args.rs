@@ -79,7 +79,7 @@ pub(super) struct GradientArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) precision: Option<Precision>,
 
-    /// Let the processor run what the device can't, instead of failing.
+    /// Let the CPU run what the device can't, instead of failing.
     #[arg(long, help_heading = "Gradients")]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) allow_fallback: bool,

@@ -41,7 +41,7 @@ pub(super) fn device(text: &str) -> Result<Device, Error> {
     text.parse().map_err(|error| Error::usage(format!("--device: {error}")))
 }
 
-/// The device of a rank where one is given, else the processor.
+/// The device of a rank where one is given, else the CPU.
 pub(super) fn device_of_option(text: Option<&str>, ranks: &dyn Collective) -> Result<Device, Error> {
     text.map(|text| device_of_rank(text, ranks)).transpose().map(Option::unwrap_or_default)
 }

@@ -58,7 +58,7 @@ pub(super) struct RefitCommandArgs {
     /// Where the networks run: cpu, cuda, cuda:1 or tensorrt [default: cpu].
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Let the processor run what the device can't, instead of failing.
+    /// Let the CPU run what the device can't, instead of failing.
     #[arg(long)]
     allow_fallback: bool,
     /// Go on from the checkpoint that a killed run left beside the output.

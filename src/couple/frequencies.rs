@@ -9,7 +9,7 @@ use crate::operator::couple::Coupling;
 
 /// The constants from which, with the network's inputs, the angles of sines and cosines are computed: the frequencies of
 /// an embedding of timesteps or positions. Channels go through them as through a weight, but they say nothing about
-/// how much a channel matters: the slope of a sine by its frequency is as large as the timestep. Where a
+/// how much a channel matters: the derivative of a sine with respect to its frequency is as large as the timestep. Where a
 /// contraction with a weight stands before the angle, the network may have learned all of it.
 pub fn frequencies(graph: &Graph, operators: &Operators, coupling: &Coupling) -> BTreeSet<ValueId> {
     let spaces = coupling.spaces.all();

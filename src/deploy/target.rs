@@ -23,7 +23,7 @@ pub enum DeployTarget {
     Openvino,
     /// ONNX Runtime Web, with WebGPU or WebNN.
     Web,
-    /// ONNX Runtime on the processor.
+    /// ONNX Runtime on the CPU.
     Cpu,
 }
 

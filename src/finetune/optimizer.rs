@@ -1,4 +1,4 @@
-//! The step of the optimizer on the processor: clipping by the global norm, Adam or AdamW, and the moving average of the
+//! The step of the optimizer on the CPU: clipping by the global norm, Adam or AdamW, and the moving average of the
 //! weights, in one pass over the memory.
 //!
 //! As PyTorch computes them: `torch.nn.utils.clip_grad_norm_`, `torch.optim.Adam` and `AdamW`, and the moving average with

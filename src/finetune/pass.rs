@@ -30,11 +30,11 @@ pub struct PassTensors<'a> {
     pub weights: &'a mut [DeviceTensor],
     /// The gradients of the last run.
     pub gradients: &'a mut [DeviceTensor],
-    /// Copies between these and the memory of the processor.
+    /// Copies between these and the memory of the CPU.
     pub transfer: &'a mut Transfer,
 }
 
-/// The scalars of a run, in the memory of the processor.
+/// The scalars of a run, in the memory of the CPU.
 #[derive(Debug)]
 struct Losses {
     loss: DeviceTensor,

@@ -1,7 +1,7 @@
-//! The update of the weights by their gradients: a fused kernel in the memory of the processor, graphs of standard
+//! The update of the weights by their gradients: a fused kernel in the memory of the CPU, graphs of standard
 //! operators in that of a device, or with several ranks the kernel on each for its shard.
 //!
-//! The first two keep moments and averages where they compute, and compute the same: [`super::optimizer`] says what. On the processor
+//! The first two keep moments and averages where they compute, and compute the same: [`super::optimizer`] says what. On the CPU
 //! they agree to the last bits; the norm of all gradients is summed in double precision in both.
 
 mod graph;
@@ -27,7 +27,7 @@ use sharded::ShardedUpdate;
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum UpdateKind {
-    /// A fused kernel of ours, on the processor alone.
+    /// A fused kernel of ours, on the CPU alone.
     Kernel,
     /// Graphs of standard operators, on any device.
     Graph,
@@ -87,7 +87,7 @@ impl Update {
         }
         let kind = kind.unwrap_or(UpdateKind::of_device(device));
         if kind == UpdateKind::Kernel && device != Device::Cpu {
-            let text = format!("the update by the kernel runs on the processor, the steps run on {device}");
+            let text = format!("the update by the kernel runs on the CPU, the steps run on {device}");
             return Err(Error::usage(text).hint("leave out --update, or give --update graph"));
         }
         let place = match kind {
@@ -138,7 +138,7 @@ impl Update {
         }
     }
 
-    /// The state in the memory of the processor, whole, on the first rank; `None` on others. Called by all ranks.
+    /// The state in the memory of the CPU, whole, on the first rank; `None` on others. Called by all ranks.
     ///
     /// # Errors
     /// A copy from the device fails; a rank has ended.

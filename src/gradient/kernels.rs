@@ -1,4 +1,4 @@
-//! The choice of our own kernels for the processor, after differentiation.
+//! The choice of our own kernels for the CPU, after differentiation.
 //!
 //! Differentiation emits standard operators alone, and its tape says what it gave to every input of every node. Each pattern
 //! finds regions of the network that a kernel of [`crate::kernels`] computes; what the region was given by the standard

@@ -30,7 +30,7 @@ pub struct GradientPass {
     loss_scale: Option<LossScale>,
 }
 
-/// A session, with gradients that come to the processor or stay on the device.
+/// A session, with gradients that come to the CPU or stay on the device.
 #[derive(Debug)]
 enum Runner {
     Direct(Session),
@@ -40,13 +40,13 @@ enum Runner {
 /// Where and how a gradient graph runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PassOptions {
-    /// The number of threads within an operator on the processor; ONNX Runtime decides if there is none given.
+    /// The number of threads within an operator on the CPU; ONNX Runtime decides if there is none given.
     pub threads: Option<usize>,
     /// The device.
     pub device: Device,
-    /// Whether the processor may run what the device can't.
+    /// Whether the CPU may run what the device can't.
     pub allow_fallback: bool,
-    /// Whether gradients and their sums stay in the memory of the device; by default on every device but the processor,
+    /// Whether gradients and their sums stay in the memory of the device; by default on every device but the CPU,
     /// where it costs copies instead of sparing them.
     pub keeps_on_device: Option<bool>,
 }
@@ -65,7 +65,7 @@ pub struct Gradients {
 }
 
 impl GradientPass {
-    /// Loads the graph on the processor; `model` is the file that it was made from, beside which external data is found.
+    /// Loads the graph on the CPU; `model` is the file that it was made from, beside which external data is found.
     ///
     /// # Errors
     /// ONNX Runtime refuses the graph.
@@ -267,7 +267,7 @@ impl GradientPass {
     }
 }
 
-/// Runs a pass whose loss, and what tells of an overflow, are bound to these scalars in the memory of the processor. In half
+/// Runs a pass whose loss, and what tells of an overflow, are bound to these scalars in the memory of the CPU. In half
 /// precision, a run that overflows is repeated with a smaller scale. Returns the loss.
 ///
 /// # Errors

@@ -77,7 +77,7 @@ impl Tape {
         }
         let mut before = vec![0; found.shape.len()];
         if let Distance::SquaredSlope { .. } = term.distance {
-            // What raises the second part lowers the third; the first has no slope.
+            // What raises the second part lowers the third; the derivative of the first is zero.
             let opposite = self.builder.add("Neg", &[&seed], vec![]);
             seed = self.builder.add("Concat", &[&seed, &opposite], vec![attr_int("axis", 0)]);
             before[0] = target_shape[0];

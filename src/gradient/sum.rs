@@ -1,7 +1,7 @@
-//! Summing gradients where they are computed: in the processor's memory without copies, or in the memory of a device.
+//! Summing gradients where they are computed: in the CPU's memory without copies, or in the memory of a device.
 //!
 //! On a device the sums are made by small graphs of standard operators over tensors that stay there (see
-//! [`crate::runtime::BoundSession`]); weights, gradients and sums never cross to the processor, only the loss does. The
+//! [`crate::runtime::BoundSession`]); weights, gradients and sums never cross to the CPU, only the loss does. The
 //! order of all additions is the same in both places.
 
 mod graphs;
@@ -161,9 +161,9 @@ fn add_squares(total: &mut Vec<f32>, values: &[f32], share: f32) {
 struct DeviceSum {
     /// What the pass writes, and the sizes of it.
     gradients: Vec<DeviceTensor>,
-    /// In the processor's memory.
+    /// In the CPU's memory.
     loss: DeviceTensor,
-    /// Whether the gradients of the last run are finite, in the processor's memory; in half precision alone.
+    /// Whether the gradients of the last run are finite, in the CPU's memory; in half precision alone.
     overflow: Option<DeviceTensor>,
     /// The share of the last run, whose gradients are not added yet.
     pending: Option<f32>,

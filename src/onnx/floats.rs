@@ -51,7 +51,7 @@ pub(crate) fn of_f64(bytes: [u8; 8]) -> f32 {
     f64::from_le_bytes(bytes) as f32
 }
 
-/// In steps that a compiler vectorises: `half` asks what the processor can do at every element.
+/// In steps that a compiler vectorises: `half` asks what the CPU can do at every element.
 #[inline(always)]
 pub(crate) fn of_f16(bytes: [u8; 2]) -> f32 {
     let half = u32::from(u16::from_le_bytes(bytes));

@@ -43,7 +43,7 @@ pub struct BenchOptions {
     pub seconds: f64,
     /// Where the networks run.
     pub device: Device,
-    /// Whether the processor may run what the device can't.
+    /// Whether the CPU may run what the device can't.
     pub allow_fallback: bool,
     /// Threads within an operator; the library decides where none are given.
     pub threads: Option<usize>,
@@ -102,7 +102,7 @@ pub struct BenchPoint {
 pub struct BenchNetwork {
     /// Of runs in turn with the other networks.
     pub latency: Latency,
-    /// Bytes of the processor's memory that loading the network and running it take at their worst, beyond what the process
+    /// Bytes of the CPU's memory that loading the network and running it take at their worst, beyond what the process
     /// held before; `None` where the system does not tell.
     pub peak_memory: Option<u64>,
     /// Time by operator, the longest first; empty where it was not asked for.

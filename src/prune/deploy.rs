@@ -313,14 +313,14 @@ fn unmeasured(
     options: &DeployOptions,
     warnings: &mut Vec<String>,
 ) -> Result<Option<f64>, Error> {
-    // ONNX Runtime has kernels in bfloat16 for few operators on the processor.
+    // ONNX Runtime has kernels in bfloat16 for few operators on the CPU.
     if options.precision() == DeployPrecision::Bfloat16 && options.target != DeployTarget::Cpu {
-        warnings.push(format!("what bfloat16 costs is not measured: it does not run on this processor ({error})"));
+        warnings.push(format!("what bfloat16 costs is not measured: it does not run on this CPU ({error})"));
         return Ok(None);
     }
     let error = error.instead_of_file(staged, place);
     if options.precision() == DeployPrecision::Bfloat16 {
-        return Err(Error::unmet(format!("--precision bfloat16 does not run on the processor: {error}")).hint(
+        return Err(Error::unmet(format!("--precision bfloat16 does not run on the CPU: {error}")).hint(
             "ONNX Runtime has few kernels in bfloat16 there: take float32 or int8, or keep nodes in float32 with --keep REGEX",
         ));
     }

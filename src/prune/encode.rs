@@ -73,7 +73,7 @@ pub struct EncodeOptions {
     pub most_unreadable: usize,
     /// Where the encoders run.
     pub device: Device,
-    /// Whether the processor may run what the device can't.
+    /// Whether the CPU may run what the device can't.
     pub allow_fallback: bool,
 }
 

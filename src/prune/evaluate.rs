@@ -67,7 +67,7 @@ pub struct EvaluateOptions {
     pub ranks: Arc<dyn Collective>,
     /// Where networks run.
     pub device: Device,
-    /// Whether the processor may run what the device can't.
+    /// Whether the CPU may run what the device can't.
     pub allow_fallback: bool,
 }
 

@@ -220,7 +220,7 @@ fn announce(
         )));
     }
     if (settings.precision, settings.device) == (Precision::Float16, Device::Cpu) {
-        let text = "on the processor, ONNX Runtime computes float16 in float32: --precision float16 is slower there";
+        let text = "on the CPU, ONNX Runtime computes float16 in float32: --precision float16 is slower there";
         tell(watch, Progress::Warning(text))?;
     }
     Ok(())

@@ -253,7 +253,7 @@ pub struct GradientSettings {
     pub mode: ThresholdMode,
     /// Where the gradients are computed.
     pub device: Device,
-    /// Whether the processor may run what the device can't.
+    /// Whether the CPU may run what the device can't.
     pub allow_fallback: bool,
     /// The precision of convolutions and matrix products.
     pub precision: Precision,

@@ -1,6 +1,6 @@
 //! Networks that do not denoise: a function of one input, such as the decoder of a pipeline, which is to give what it gave.
 //!
-//! The loss is `L = E |f(z) - f_0(z)|^2` with `f_0` the original. It is 0 at the original and has no slope there; what counts is
+//! The loss is `L = E |f(z) - f_0(z)|^2` with `f_0` the original. It is 0 at the original, and so is its gradient; what counts is
 //! its curvature. To second order, taking a weight w away costs `w^2 E |df/dw|^2`, the diagonal of the Gauss-Newton matrix. For
 //! v normal, `E (v^T df/dw)^2 = |df/dw|^2`: squared gradients of the inner product of the output with v, one draw of v for
 //! every sample, are its estimate.

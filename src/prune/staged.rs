@@ -144,7 +144,7 @@ impl Staged {
         Ok(self.verification.insert(report))
     }
 
-    /// The latencies of original and pruned file on the processor, in turn on the same inputs, at the sizes of `options`.
+    /// The latencies of original and pruned file on the CPU, in turn on the same inputs, at the sizes of `options`.
     ///
     /// # Errors
     /// A network that does not run.

@@ -40,8 +40,7 @@ pub(super) fn section(report: &Report<'_>) -> String {
     if !result.stand_ins.is_empty() {
         let row = |StandIn { node, op }: &StandIn| vec![name(node), escape(op)];
         let rows: Vec<Vec<String>> = result.stand_ins.iter().map(row).collect();
-        let caption =
-            "Nodes for which standard operators stood in, as ONNX Runtime has no kernel for them on the processor";
+        let caption = "Nodes for which standard operators stood in, as ONNX Runtime has no kernel for them on the CPU";
         let _ = writeln!(
             section,
             "<details class='long'><summary>Standard operators stood in for {} nodes</summary>{}</details>",

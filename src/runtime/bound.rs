@@ -1,8 +1,8 @@
 //! Sessions whose inputs and outputs stay in the memory of the device between runs (ONNX Runtime's `IoBinding`).
 //!
 //! An input that is bound is copied to the device once and stays until it is bound again. An output that is bound to a
-//! [`DeviceTensor`] stays on the device, where another session can read it. On the processor the same works without
-//! copies, with the processor's memory as the device's.
+//! [`DeviceTensor`] stays on the device, where another session can read it. On the CPU the same works without
+//! copies, with the CPU's memory as the device's.
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::IoBinding;
@@ -28,7 +28,7 @@ impl DeviceTensor {
         &self.dims
     }
 
-    /// The elements, if the tensor is in the processor's memory (see [`BoundSession::host_tensor`]).
+    /// The elements, if the tensor is in the CPU's memory (see [`BoundSession::host_tensor`]).
     ///
     /// # Errors
     /// The tensor is in another memory.
@@ -98,7 +98,7 @@ impl BoundSession {
         Ok(DeviceTensor { dims: dims.to_vec(), value, is_readable: self.device == Device::Cpu })
     }
 
-    /// A tensor in the processor's memory, for outputs that are read after every run; its elements are not set.
+    /// A tensor in the CPU's memory, for outputs that are read after every run; its elements are not set.
     ///
     /// # Errors
     /// There is not enough memory.

@@ -8,7 +8,7 @@ use std::str::FromStr;
 /// Written `cpu`, `cuda`, `cuda:1`, `tensorrt` or `tensorrt:1`; the number is the GPU's, 0 if there is none given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Device {
-    /// The processor.
+    /// The CPU.
     #[default]
     Cpu,
     /// The GPU of this number, by CUDA and cuDNN.
@@ -17,7 +17,7 @@ pub enum Device {
     TensorRt(u32),
 }
 
-/// The name of ONNX Runtime's provider for the processor.
+/// The name of ONNX Runtime's provider for the CPU.
 pub(super) const CPU_PROVIDER: &str = "CPUExecutionProvider";
 /// The name of ONNX Runtime's provider for CUDA.
 pub(super) const CUDA_PROVIDER: &str = "CUDAExecutionProvider";
@@ -29,7 +29,7 @@ impl Device {
     pub const KINDS: [Self; 3] = [Self::Cpu, Self::Cuda(0), Self::TensorRt(0)];
 
     /// Names of the execution providers that a session on this device registers, the preferred one first. The provider
-    /// for the processor is always there and is not among them, unless it is the only one.
+    /// for the CPU is always there and is not among them, unless it is the only one.
     pub fn providers(self) -> &'static [&'static str] {
         match self {
             Self::Cpu => &[CPU_PROVIDER],
@@ -38,7 +38,7 @@ impl Device {
         }
     }
 
-    /// The number of the GPU; `None` for the processor.
+    /// The number of the GPU; `None` for the CPU.
     pub fn index(self) -> Option<u32> {
         match self {
             Self::Cpu => None,

@@ -167,9 +167,9 @@ impl RuntimeError {
             ),
             Self::DeviceUnavailable { .. } => Some(
                 "`onnx-diffprune runtime` shows what each device lacks; --device cpu needs nothing, --allow-fallback lets \
-                 the processor take over",
+                 the CPU take over",
             ),
-            Self::FellBack { .. } => Some("--allow-fallback lets the processor run what the device does not"),
+            Self::FellBack { .. } => Some("--allow-fallback lets the CPU run what the device does not"),
             #[cfg(feature = "ort-training")]
             Self::NoTraining { .. } => Some(
                 "name a build of ONNX Runtime 1.19 with training enabled (--enable_training_apis) with \

@@ -22,7 +22,7 @@ use crate::onnx::{
 pub struct Execution {
     /// The device that was asked for.
     pub requested: Device,
-    /// The device that is used; where it is not the one asked for, all nodes run on the processor.
+    /// The device that is used; where it is not the one asked for, all nodes run on the CPU.
     pub used: Device,
     /// Why it is another one than asked for.
     pub reason: Option<String>,
@@ -72,7 +72,7 @@ pub(super) fn verdict(device: Device, placement: Option<&Placement>) -> Result<(
     };
     let fallen = placement.fallen_back(device);
     if !fallen.is_empty() {
-        return fell_back(format!("on the processor run {} [{placement}]", counted(&fallen)));
+        return fell_back(format!("on the CPU run {} [{placement}]", counted(&fallen)));
     }
     if !placement.uses(device) {
         return fell_back(format!("nothing runs on it [{placement}]"));

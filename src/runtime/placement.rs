@@ -2,7 +2,7 @@
 //!
 //! ONNX Runtime decides this while it makes a session and says so in its log at the level "verbose"
 //! (`VerifyEachNodeIsAssignedToAnEp`); an interface for it exists since version 1.24 only. The session option
-//! `session.disable_cpu_ep_fallback` would make any node on the processor an error, also the arithmetic on shapes that
+//! `session.disable_cpu_ep_fallback` would make any node on the CPU an error, also the arithmetic on shapes that
 //! ONNX Runtime itself puts there to spare copies, so it is not used.
 
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ pub struct ProviderNodes {
     pub operators: BTreeMap<String, usize>,
 }
 
-/// Operators that compute shapes from shapes. ONNX Runtime keeps them on the processor where their inputs are there. All
+/// Operators that compute shapes from shapes. ONNX Runtime keeps them on the CPU where their inputs are there. All
 /// of them exist for floating point numbers on CUDA, so one that works on activations is not among those left behind.
 const SHAPE_ARITHMETIC: [&str; 41] = [
     "Abs",
@@ -87,7 +87,7 @@ impl Placement {
         self.providers.iter().filter(|on| on.provider == provider).map(|on| on.nodes).sum()
     }
 
-    /// Operator types and numbers of the nodes that run on the processor although another device was wanted, without
+    /// Operator types and numbers of the nodes that run on the CPU although another device was wanted, without
     /// arithmetic on shapes. The type is `(all)` where nothing runs on the device.
     pub fn fallen_back(&self, device: Device) -> BTreeMap<String, usize> {
         let mut fallen = BTreeMap::new();
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_on_the_processor_are_no_fallback() {
+    fn shapes_on_the_cpu_are_no_fallback() {
         let placement = read(&[
             "Saving initialized tensors",
             "Node placements",
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn work_on_the_processor_is_a_fallback() {
+    fn work_on_the_cpu_is_a_fallback() {
         let placement = read(&[
             " Node(s) placed on [CUDAExecutionProvider]. Number of nodes: 2",
             "  Conv (a)",

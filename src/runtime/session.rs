@@ -28,7 +28,7 @@ pub enum Optimization {
     None,
     /// Rewrites that keep the meaning exactly, such as constant folding.
     Basic,
-    /// Everything, with fused kernels and layouts for the processor. This is what applications run.
+    /// Everything, with fused kernels and layouts for the CPU. This is what applications run.
     #[default]
     All,
 }
@@ -47,10 +47,10 @@ pub struct SessionOptions {
     pub external_data_folder: Option<PathBuf>,
     /// Where the session runs.
     pub device: Device,
-    /// Whether the session may run on the processor, wholly or in part, if the device can't run it; otherwise that is an
+    /// Whether the session may run on the CPU, wholly or in part, if the device can't run it; otherwise that is an
     /// error. [`Session::execution`] tells what came of it.
     pub allow_fallback: bool,
-    /// Whether [`Session::execution`] tells which provider runs which nodes also for a session on the processor. It
+    /// Whether [`Session::execution`] tells which provider runs which nodes also for a session on the CPU. It
     /// always does for other devices.
     pub record_placement: bool,
     /// Whether values get their memory when they are computed, instead of places in one block that is planned ahead. The
@@ -63,14 +63,14 @@ pub struct SessionOptions {
     /// Whether nodes keep the arithmetic that the file gives them. Otherwise the library turns float operators between
     /// DequantizeLinear and QuantizeLinear into ones of integers, which round activations that the file does not.
     pub keeps_arithmetic: bool,
-    /// Whether the model has operators of `src/kernels`. The processor only.
+    /// Whether the model has operators of `src/kernels`. The CPU only.
     pub has_kernels: bool,
     /// Whether no value takes the place of an earlier one that is no longer needed. For a graph of thousands of nodes whose
     /// sizes are symbolic, the search for such places takes a time that grows with the square of their number, and longer
     /// than a run. The library offers no other switch than to run nodes side by side, which one thread does as well.
     pub seeks_no_places: bool,
     /// Whether threads sleep while there is nothing for them to do. Otherwise they spin for some time, which makes the nodes
-    /// of a network that runs often a little faster, and costs a third of the processor's time where sessions run once.
+    /// of a network that runs often a little faster, and costs a third of the CPU's time where sessions run once.
     pub waits_asleep: bool,
     /// Whether the execution provider of a device keeps its own settings, as where a network is deployed: on CUDA, factors
     /// rounded to TensorFloat-32, and convolutions that may take gigabytes beside the network.
@@ -274,7 +274,7 @@ fn from_file_beside(
 /// Whether ONNX Runtime has made a session with the operators of `src/kernels` in this process.
 static KNOWS_KERNELS: Mutex<bool> = Mutex::new(false);
 
-/// Makes a session on the device that is asked for, or if that fails and is allowed to, on the processor.
+/// Makes a session on the device that is asked for, or if that fails and is allowed to, on the CPU.
 fn on_device(
     runtime: &Runtime,
     options: &SessionOptions,

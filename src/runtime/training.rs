@@ -124,7 +124,7 @@ impl TrainingSession {
         }
         let outputs = outputs.into_iter().map(|output| {
             let output = NonNull::new(output).ok_or_else(|| ort::Error::new("a training step left out an output"))?;
-            // SAFETY: the library has made this value for us; the sessions run on the processor, whose default
+            // SAFETY: the library has made this value for us; the sessions run on the CPU, whose default
             // allocator this is.
             Ok(unsafe { DynValue::from_ptr(output, Some(&self.allocator)) })
         });

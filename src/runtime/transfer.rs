@@ -19,7 +19,7 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// Copies for the tensors of a device. On the processor no graph is needed.
+    /// Copies for the tensors of a device. On the CPU no graph is needed.
     ///
     /// # Errors
     /// The device can't be used.
@@ -30,7 +30,7 @@ impl Transfer {
         }
     }
 
-    /// As [`Transfer::new`], by the graph on the processor too.
+    /// As [`Transfer::new`], by the graph on the CPU too.
     ///
     /// # Errors
     /// As [`Transfer::new`].
@@ -41,7 +41,7 @@ impl Transfer {
         Ok(Self { graph: Some(BoundSession::new(session)?) })
     }
 
-    /// Copies elements from the processor's memory.
+    /// Copies elements from the CPU's memory.
     ///
     /// # Errors
     /// The tensor has another number of elements; the copy fails.

@@ -207,7 +207,7 @@ fn sums_over<E: Copy + Sync>(
 
 /// Adds the elements of every block to its place in `along`, row by row; returns the sum of every row where that is
 /// asked for. The loops over elements have no index arithmetic and no chain of additions, so that the compiler
-/// vectorises them for the processor at hand; the order of additions is the same on all.
+/// vectorises them for the CPU at hand; the order of additions is the same on all.
 #[inline(always)]
 fn row_sums<E: Copy>(
     elements: &[E],

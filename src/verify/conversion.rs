@@ -349,7 +349,7 @@ fn run_as_it_is(
     let mut as_it_is = match lower::session(runtime, file, &how) {
         Ok(session) => session,
         Err(error) => {
-            report.notes.push(format!("ONNX Runtime does not load the converted file on the processor: {error}"));
+            report.notes.push(format!("ONNX Runtime does not load the converted file on the CPU: {error}"));
             return Ok(());
         }
     };

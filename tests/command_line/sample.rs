@@ -128,7 +128,7 @@ fn channels_last() -> onnx_diffprune::onnx::ModelProto {
 }
 
 #[test]
-fn operators_without_a_kernel_on_the_processor_run_lowered() {
+fn operators_without_a_kernel_on_the_cpu_run_lowered() {
     let folder = tempfile::tempdir().unwrap();
     let model = save(folder.path(), &channels_last());
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();

@@ -1,4 +1,4 @@
-//! Kernels for the processor against the standard operators that they stand in for, in ONNX Runtime.
+//! Kernels for the CPU against the standard operators that they stand in for, in ONNX Runtime.
 
 use std::collections::BTreeMap;
 use std::path::Path;

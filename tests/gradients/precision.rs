@@ -1,5 +1,5 @@
 //! Gradients with factors in half precision. `scripts/check_precision.py` runs such a graph where halves are really
-//! rounded; ONNX Runtime computes them in float32 on the processor.
+//! rounded; ONNX Runtime computes them in float32 on the CPU.
 
 use std::ops::{ControlFlow, Range};
 use std::path::Path;

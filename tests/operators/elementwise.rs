@@ -64,7 +64,7 @@ fn activation(op: &str, opsets: &[i64], attributes: &[AttributeProto], domain: O
     });
 }
 
-/// All elements lie between two steps: at a step the loss has no slope.
+/// All elements lie between two steps: at a step the loss has no derivative.
 #[test]
 fn steps_are_flat() {
     for (op, middle) in [("Ceil", 0.5), ("Floor", 0.5), ("Round", 0.0), ("Sign", 0.5)] {

@@ -11,8 +11,8 @@ use crate::support::slopes::Slopes;
 
 /// Networks that have no gradient, by the name that their test gives them, and the cause.
 const WITHOUT: &[(&str, &str)] = &[
-    ("one scale", "rounding to integers has no slope"),
-    ("a scale per channel", "rounding to integers has no slope"),
+    ("one scale", "derivative of rounding to integers"),
+    ("a scale per channel", "derivative of rounding to integers"),
     ("Det", "the operator has no gradient"),
     ("SequenceAt at a computed position", "the operator has no gradient"),
     ("SequenceAt twice", "the operator has no gradient"),

@@ -20,7 +20,7 @@ fn cuts() -> Vec<(&'static str, &'static Pruned)> {
     for name in FIXTURES {
         cuts.push((name, halved(name)));
         if name.contains("fp16") {
-            // Slow: ONNX Runtime's processor kernels convert around every node.
+            // Slow: ONNX Runtime's CPU kernels convert around every node.
             continue;
         }
         cuts.push((name, halved_across_groups(name)));

@@ -1,4 +1,4 @@
-//! Nodes without a kernel on the processor: results name them, since their own kernels have not run.
+//! Nodes without a kernel on the CPU: results name them, since their own kernels have not run.
 
 use onnx_diffprune::prune::{PruneOptions, Target};
 use onnx_diffprune::verify::StandIn;

@@ -1,5 +1,5 @@
 //! Devices without a GPU: what is refused and why, where nodes run, and sums of gradients by bound tensors, which work on
-//! the processor's memory as they do on a device's.
+//! the CPU's memory as they do on a device's.
 
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
@@ -166,7 +166,7 @@ fn assert_same(one: &Accumulated, other: &Accumulated) {
 }
 
 #[test]
-fn sums_on_the_device_equal_sums_on_the_processor() {
+fn sums_on_the_device_equal_sums_on_the_cpu() {
     let task = Task { timesteps: vec![3.0, 200.0, 700.0], batch: 2 };
     // One run a timestep, then two.
     for micro_batch in [2, 1] {

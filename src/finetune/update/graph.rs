@@ -1,7 +1,7 @@
 //! The update in the memory of a device.
 //!
 //! Every tensor is bound once, as the input and as the output that replaces it: states exist once. What crosses to the
-//! processor in a step is the norm; weights and states do for evaluations and checkpoints alone.
+//! CPU in a step is the norm; weights and states do for evaluations and checkpoints alone.
 
 use super::super::optimizer::{OptimizerOptions, WeightState};
 use super::super::pass::{PassTensors, TrainingPass};
@@ -18,7 +18,7 @@ use crate::runtime::{BoundSession, DeviceTensor, RuntimeError};
 pub(super) struct GraphUpdate {
     sums: Option<Sums>,
     norm: BoundSession,
-    /// In the memory of the processor.
+    /// In the memory of the CPU.
     norm_value: DeviceTensor,
     step: BoundSession,
     first: Vec<DeviceTensor>,

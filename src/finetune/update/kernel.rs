@@ -1,11 +1,11 @@
-//! The update in the memory of the processor, by the fused kernel.
+//! The update in the memory of the CPU, by the fused kernel.
 
 use super::super::optimizer::{OptimizerOptions, WeightState, norm};
 use super::super::pass::TrainingPass;
 use super::{At, add_run};
 use crate::runtime::RuntimeError;
 
-/// The state of the optimizer in the memory of the processor.
+/// The state of the optimizer in the memory of the CPU.
 #[derive(Debug)]
 pub(super) struct KernelUpdate {
     pub(super) states: Vec<WeightState>,

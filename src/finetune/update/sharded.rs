@@ -1,7 +1,7 @@
-//! The update of several ranks: each makes that of its shard, by the fused kernel in the memory of the processor.
+//! The update of several ranks: each makes that of its shard, by the fused kernel in the memory of the CPU.
 //!
 //! What ranks exchange passes through that memory anyway, so that on devices gradients are copied from there and weights back
-//! at every step, and moments and averages stay with the processor.
+//! at every step, and moments and averages stay with the CPU.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ fn slices(of: &[Vec<f32>]) -> Vec<&[f32]> {
     of.iter().map(Vec::as_slice).collect()
 }
 
-/// The gradients of the last run, in the memory of the processor.
+/// The gradients of the last run, in the memory of the CPU.
 fn gradients(pass: &mut TrainingPass) -> Result<Vec<Vec<f32>>, RuntimeError> {
     let of = pass.tensors();
     of.gradients.iter().map(|gradient| of.transfer.read(gradient)).collect()

@@ -2,7 +2,7 @@
 //! Products and sums over named axes, `bhid,bhjd->bhij`.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Einsum.html>. Opsets 12 and later.
 //!
-//! Coupling: axes of one letter are one axis; those of an ellipsis are letters like others, counted from the right.
+//! Coupling: axes with the same letter are the same axis. Axes of an ellipsis are treated as letters, counted from the right.
 
 use std::collections::BTreeMap;
 

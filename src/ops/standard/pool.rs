@@ -170,7 +170,7 @@ impl Operator for Pool {
                 let (x, y) = (cx.input(0), cx.output(0));
                 let y_power = cx.op("Pow", &[&y, &less]);
                 let mut share = cx.op("Div", &[&dy, &y_power]);
-                // A window of nothing but zeros has no slope.
+                // The gradient of a window of zeros is zero.
                 let zero = cx.scalar(0.0);
                 let is_some = cx.op("Greater", &[&y, &zero]);
                 share = cx.op("Where", &[&is_some, &share, &zero]);

@@ -198,7 +198,7 @@ impl Operator for QuantizeLinear {
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         if self.direction == Direction::ToIntegers || cx.wants(0) {
-            return Err(RuleError::unsupported("rounding to integers has no slope"));
+            return Err(RuleError::unsupported("the derivative of rounding to integers is zero"));
         }
         if self.block.is_some() {
             return Err(RuleError::unsupported("it is quantised in blocks"));

@@ -96,7 +96,7 @@ impl Operator for Unary {
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let dy = cx.dy()?;
         let dx = match self.function {
-            // Steps are flat wherever they have a slope.
+            // The derivative of a step function is zero wherever it exists.
             Function::Ceil | Function::Floor | Function::Round | Function::Sign => return Ok(()),
             Function::Neg => cx.op("Neg", &[&dy]),
             _ => {

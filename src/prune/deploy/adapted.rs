@@ -104,7 +104,7 @@ pub(super) fn dress(
                 return Err(Error::verification_failed(text).in_file(place));
             }
         }
-        // ONNX Runtime has kernels in bfloat16 for few operators on the processor.
+        // ONNX Runtime has kernels in bfloat16 for few operators on the CPU.
         Err(_) if options.precision() == DeployPrecision::Bfloat16 => {
             notes.push(format!("that --io {} changes no output was not measured", loader.name()));
         }

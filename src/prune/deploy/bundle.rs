@@ -187,9 +187,9 @@ fn readme(model: &Model, options: &DeployOptions, report: &DeployReport) -> Stri
         );
     }
     if report.distances.is_empty() {
-        text += "What this precision costs was not measured: ONNX Runtime does not run it on the processor.\n\n";
+        text += "What this precision costs was not measured: ONNX Runtime does not run it on the CPU.\n\n";
     }
-    text += &format!("Measured in ONNX Runtime on the processor, on {}.\n\n", printable(&report.samples));
+    text += &format!("Measured in ONNX Runtime on the CPU, on {}.\n\n", printable(&report.samples));
     if let Some(half) = &report.half {
         text += &format!(
             "{} nodes compute in {}, {} stay in float32 for these reasons, with {} casts between:\n\n",

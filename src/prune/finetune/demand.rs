@@ -134,7 +134,7 @@ impl<'a> Taking<'a> {
             Device::Cpu => of_device
                 .with("evaluations and checkpoints", beside)
                 .with("library", LIBRARY + OF_STEP * OF_NODE * own.nodes),
-            // Those are made in the memory of the processor.
+            // Those are made in the memory of the CPU.
             _ => of_device,
         })
     }

@@ -87,7 +87,7 @@ pub struct FinetuneSettings {
     pub seed: u64,
     /// Where the steps run.
     pub device: Device,
-    /// Whether the processor may run what the device can't.
+    /// Whether the CPU may run what the device can't.
     pub allow_fallback: bool,
     /// Threads within an operator; ONNX Runtime decides where `None`.
     pub threads: Option<usize>,

@@ -31,7 +31,7 @@ pub struct BlockTimes {
 }
 
 impl Staged {
-    /// How long the blocks of original and pruned file take on the processor, at the sizes of `options`; `None` where too few
+    /// How long the blocks of original and pruned file take on the CPU, at the sizes of `options`; `None` where too few
     /// of the nodes that run have names of the file. Runs are slower than usual, as the library notes the time of every node.
     ///
     /// # Errors

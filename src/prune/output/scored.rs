@@ -114,7 +114,7 @@ pub(in crate::prune) fn gradients(
     watch: &mut Watch<'_>,
 ) -> Result<(Accumulated, GradientReport, Samples), Error> {
     if options.criterion != CriterionOption::Hessian {
-        let text = "the loss of an output beside itself has no slope: a criterion by its curvature is expected";
+        let text = "the gradient of an output's loss beside itself is zero: expected a criterion by curvature, such as hessian";
         return Err(Error::usage(text).in_file(analysis.model.path()).hint("give --criterion hessian or magnitude"));
     }
     let settings = &options.gradients;

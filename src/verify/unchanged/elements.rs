@@ -6,7 +6,7 @@ use crate::onnx::floats::Floats;
 use crate::onnx::{DataType, TensorProto};
 use crate::operator::reference::KeptAxes;
 
-/// Relative to the largest element: by how much weights that the graph computes may differ, since another processor
+/// Relative to the largest element: by how much weights that the graph computes may differ, since another CPU
 /// computes them in another order.
 const COMPUTED: f64 = 1e-5;
 
