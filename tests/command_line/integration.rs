@@ -22,7 +22,8 @@ fn bash_takes_its_completion_script() {
 
     let script = format!(
         "{}\nCOMP_WORDS=(onnx-diffprune verify --rt); COMP_CWORD=2\n\
-         _onnx__diffprune onnx-diffprune --rt verify\necho \"${{COMPREPLY[@]}}\"\n",
+         call=$(complete -p onnx-diffprune); call=${{call#*-F }}\n\
+         ${{call%% *}} onnx-diffprune --rt verify\necho \"${{COMPREPLY[@]}}\"\n",
         succeed(&["completions", "bash"]).out
     );
     let mut bash = Command::new("bash").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

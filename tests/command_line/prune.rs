@@ -22,7 +22,7 @@ fn wrong_use_is_refused_with_code_2() {
     desk.refuses(&run(&[]), 2, "--ratio");
     for (arguments, message) in [
         (vec!["--no-such-flag"], "--no-such-flag"),
-        (vec![], "how much"),
+        (vec![], "no pruning target"),
         (vec!["--ratio", "1.0"], "[0, 1)"),
         (vec!["--ratio=-0.1"], "[0, 1)"),
         (vec!["--ratio", "nan"], "[0, 1)"),
