@@ -48,6 +48,8 @@ class Run:
             "GITHUB_OUTPUT": str(folder / "github-output"),
             "GITHUB_STEP_SUMMARY": str(folder / "github-summary"),
             "ONNX_DIFFPRUNE": str(tool),
+            # The environment that the step before has installed into.
+            "VIRTUAL_ENV": sys.prefix,
         }
         assert not any("${{" in text for text in environment.values()), "an expression is left"
         done = subprocess.run(

@@ -670,6 +670,9 @@ class FinetuneOptions(CommonOptions, DiffusionOptions, DataOptions, total=False)
     resume: bool
     """Go on from the last checkpoint in the folder."""
 
+    report: StrPath
+    """Write a report: one HTML page with samples of teacher, network and trained network, and the losses."""
+
     no_verify: bool
     """Do not verify the trained network."""
 
@@ -778,8 +781,8 @@ class FinetuneOptions(CommonOptions, DiffusionOptions, DataOptions, total=False)
 
     update: Literal["kernel", "graph"]
     """What makes the optimizer's step: a kernel of ours on the CPU, or graphs of standard operators in the memory of
-    any device [default: kernel on the CPU, graph elsewhere] Choices: ``kernel``: A fused kernel of ours, on the
-    CPU alone; ``graph``: Graphs of standard operators, on any device."""
+    any device [default: kernel on the CPU, graph elsewhere] Choices: ``kernel``: A fused kernel of ours, on the CPU
+    alone; ``graph``: Graphs of standard operators, on any device."""
 
     allow_fallback: bool
     """Let the CPU run what the device can't, instead of failing."""
