@@ -74,7 +74,9 @@ except KeyboardInterrupt:
 
 def interrupted(program: list[str], first: str) -> tuple[int, str]:
     """The exit code and output of a process that gets SIGINT once it has printed a line with `first`."""
-    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # What starts the tests in the background may ignore the signal, which programs inherit.
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heard)
     assert process.stdout is not None
     lines = []
     for line in process.stdout:
