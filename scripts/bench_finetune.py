@@ -1,13 +1,14 @@
 """A whole step of fine-tuning: the tool against PyTorch, eager and compiled, on the same networks, batch and threads.
 
     python scripts/bench_finetune.py [--networks ddpm_fashion16,ddpm_cifar10] [--batches 32,128] [--threads 2] [--steps 7]
-        [--no-compile]
+        [--no-compile] [--apart]
 
 A step is the teacher's output, forward and backward pass, clipping by the global norm, AdamW and a moving average of the
 weights; the network that learns and its teacher have the same architecture (diffusers' UNet2DModel, random weights). Three
 processes take turns: the example `training_step`, PyTorch in eager mode, and PyTorch with both networks under
 `torch.compile`. Prints Markdown: median time of a step of each, the median of the ratios of neighbouring steps, and the peaks
-of resident memory.
+of resident memory. With `--apart` every turn starts its process anew, runs one step to warm up and one that counts, so that
+only one process takes memory at a time.
 
 Needs torch and diffusers (`requirements-export.txt`) and `cargo build --release --example training_step`.
 """
@@ -57,22 +58,41 @@ def serve_pytorch(name: str, batch: int, threads: int, is_compiled: bool, device
         print(f"{(time.perf_counter() - started) * 1e3:.3f}", flush=True)
 
 
-def measure(example: str, models: list[str], name: str, batch: int, threads: int, options) -> str:
-    commands = [[example, *models, "--batch", str(batch), "--threads", str(threads)]]
-    kinds = ["eager"] if options.no_compile else ["eager", "compiled"]
-    commands += [[sys.executable, __file__, "--serve", name, str(batch), str(threads), kind] for kind in kinds]
+def together(commands: list[list[str]], steps: int) -> tuple[list[list[float]], list[int], list[int]]:
+    """Times of steps, peaks of memory, and what memory grew by, of processes that run at the same time."""
     servers = [Server(command) for command in commands]
     for server in servers:
         server.step()
         server.step()
     times: list[list[float]] = [[] for _ in servers]
-    for _ in range(options.steps):
+    for _ in range(steps):
         for server, each in zip(servers, times):
             # The threads of the other processes may still be spinning.
             time.sleep(0.05)
             each.append(server.step())
     peaks = [server.end() for server in servers]
-    own = [peak - server.base for peak, server in zip(peaks, servers)]
+    return times, peaks, [peak - server.base for peak, server in zip(peaks, servers)]
+
+
+def apart(commands: list[list[str]], steps: int) -> tuple[list[list[float]], list[int], list[int]]:
+    """The same, of processes that run one after the other."""
+    times: list[list[float]] = [[] for _ in commands]
+    peaks, own = [0] * len(commands), [0] * len(commands)
+    for _ in range(steps):
+        for at, command in enumerate(commands):
+            server = Server(command)
+            server.step()
+            times[at].append(server.step())
+            peak = server.end()
+            peaks[at], own[at] = max(peaks[at], peak), max(own[at], peak - server.base)
+    return times, peaks, own
+
+
+def measure(example: str, models: list[str], name: str, batch: int, threads: int, options) -> str:
+    commands = [[example, *models, "--batch", str(batch), "--threads", str(threads)]]
+    kinds = ["eager"] if options.no_compile else ["eager", "compiled"]
+    commands += [[sys.executable, __file__, "--serve", name, str(batch), str(threads), kind] for kind in kinds]
+    times, peaks, own = (apart if options.apart else together)(commands, options.steps)
     cells = [name, str(batch), str(threads)] + [f"{statistics.median(each):.0f} ms" for each in times]
     cells += [f"**{statistics.median(a / b for a, b in zip(times[0], each)):.2f}**" for each in times[1:]]
     cells += [f"{peak / 1e6:.0f} MB ({grown / 1e6:.0f})" for peak, grown in zip(peaks, own)]
@@ -86,6 +106,7 @@ def main() -> None:
     parser.add_argument("--threads", default="2")
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--apart", action="store_true", help="one process at a time, started anew for every turn")
     parser.add_argument("--example", default=str(ROOT / "target/release/examples/training_step"))
     parser.add_argument("--serve", nargs=4, metavar=("NETWORK", "BATCH", "THREADS", "KIND"), help=argparse.SUPPRESS)
     parser.add_argument("--device", default="cpu", help="where a served PyTorch runs")

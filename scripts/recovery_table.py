@@ -188,26 +188,31 @@ def main() -> None:
             jobs.append((None, [(f"scratch-{ratio}", names[-1], steps, False)]))
         rows.append((f"ratio {ratio}", "from scratch", names))
 
-    def work(job) -> None:
+    def prepare(job) -> None:
         cut, trainings = job
         if cut:
             bench.cut(*cut)
-        for start, name, steps, is_distilled in trainings:
+        for start, *_ in trainings:
             if start.startswith("scratch") and not (bench.folder / f"{start}.onnx").exists():
                 ratio = start.removeprefix("scratch-")
                 bench.cut(f"scratch-shape-{ratio}", ratio, "diff-pruning", False)
                 randomise(bench.folder / f"scratch-shape-{ratio}.onnx", bench.folder / f"{start}.onnx", 0)
+
+    def work(job) -> None:
+        prepare(job)
+        for start, name, steps, is_distilled in job[1]:
             bench.train(start, name, steps, is_distilled)
             print(f"{name} done", file=sys.stderr, flush=True)
-
-    if options.curve:
-        print(curves(bench, rows))
-        return
 
     # The longest first, so that no core waits at the end.
     jobs.sort(key=lambda job: -sum(int(steps) for _, _, steps, _ in job[1]))
     free = sorted(os.sched_getaffinity(0))[: options.jobs]
     with concurrent.futures.ThreadPoolExecutor(len(free), initializer=bench.take_core, initargs=(free,)) as pool:
+        if options.curve:
+            # One job a start: the trainings from scratch of a ratio share theirs.
+            list(pool.map(prepare, {job[1][0][0]: job for job in jobs}.values()))
+            print(curves(bench, pool, rows))
+            return
         list(pool.map(work, jobs))
         groups = [(cut, [name for other, _, names in rows if other == cut for name in names]) for cut, *_ in rows]
         qualities = {}
@@ -216,16 +221,14 @@ def main() -> None:
     print(table(options, rows, qualities))
 
 
-def curves(bench: Bench, rows: list[tuple[str, str, list[str]]]) -> str:
+def curves(bench: Bench, pool: concurrent.futures.Executor, rows: list[tuple[str, str, list[str]]]) -> str:
     """The loss above the original's by the step, of every start and training of the rows."""
     steps = bench.options.steps
     runs = [("original", "", "original", "1", False)]
     for cut, kind, names in rows:
         starts = [(names[0], False), (names[0], True)] if kind != "from scratch" else [(f"scratch-{cut.split()[1]}", False)]
         runs += [(cut, kind, start, steps, is_distilled) for start, is_distilled in starts]
-    free = sorted(os.sched_getaffinity(0))[: bench.options.jobs]
-    with concurrent.futures.ThreadPoolExecutor(len(free), initializer=bench.take_core, initargs=(free,)) as pool:
-        (original, *found) = pool.map(lambda run: bench.curve(*run[2:]), runs)
+    (original, *found) = pool.map(lambda run: bench.curve(*run[2:]), runs)
     at = sorted(found[0])
     lines = ["| cut | network | training | " + " | ".join(map(str, at)) + " |", "|---" * (3 + len(at)) + "|"]
     for (cut, kind, _, _, is_distilled), losses in zip(runs[1:], found):
