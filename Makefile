@@ -1,5 +1,5 @@
-# The two set-up commands: `make demo` and `make test`. They need Rust, Python 3 and pip, and install what else they
-# need into this folder (.venv).
+# The main targets are `make demo` and `make test`. They need Rust, Python 3 and pip, and install all other requirements
+# into .venv of this folder.
 PYTHON ?= python3
 TOOL = target/release/onnx-diffprune
 SCHEDULER = --scheduler-config fixtures/ddpm_fashion16/scheduler_config.json
@@ -43,35 +43,35 @@ test: venv
 		--ratios 0.5 --jobs 2 --expected fixtures/architectures/shares.json \
 		--out target/skeletons --save target/skeletons.json
 
-# The artifacts of training sessions against the last release of ONNX Runtime that trains, in .venv-training; skipped
-# where its wheel can't be had.
+# Checks the training artifacts with the last release of ONNX Runtime that has a training API, in .venv-training. Skipped if its
+# wheel is not available.
 check-training:
 	@$(PYTHON) scripts/check_training.py --setup; code=$$?; \
-	if [ $$code -eq 3 ]; then echo "check-training was skipped: the wheel can't be had here"; exit 0; fi; \
+	if [ $$code -eq 3 ]; then echo "check-training was skipped: pip can't install the wheel here"; exit 0; fi; \
 	if [ $$code -ne 0 ]; then exit $$code; fi; \
 	cargo build --bin onnx-diffprune --example gradient_graph && \
 	$(PYTHON) scripts/check_training.py --tool target/debug/onnx-diffprune \
 		--gradient-graph target/debug/examples/gradient_graph
 
-# Pruned pipelines in the programs that load them, installed into .clients; those that can't be had are left out.
+# Runs pruned pipelines in the programs that load them, installed into .clients. Programs that can't be installed are skipped.
 check-clients: venv
 	@$(PYTHON) scripts/check_clients.py --setup --clients $(CLIENTS); code=$$?; \
-	if [ $$code -eq 3 ]; then echo "check-clients was skipped: none of $(CLIENTS) can be had here"; exit 0; fi; \
+	if [ $$code -eq 3 ]; then echo "check-clients was skipped: none of $(CLIENTS) can be installed here"; exit 0; fi; \
 	if [ $$code -ne 0 ]; then exit $$code; fi; \
 	cargo build --bin onnx-diffprune && \
 	$(PYTHON) scripts/check_clients.py --tool target/debug/onnx-diffprune --clients $(CLIENTS)
 
-# The Python package as its users have it, in target/wheel; skipped where the packages can't be had.
+# Builds the Python package, installs it as users do, and tests it, in target/wheel. Skipped if its packages are not available.
 check-wheel:
 	@$(PYTHON) scripts/check_wheel.py; code=$$?; \
-	if [ $$code -eq 3 ]; then echo "check-wheel was skipped: its packages can't be had here"; exit 0; fi; \
+	if [ $$code -eq 3 ]; then echo "check-wheel was skipped: its packages can't be installed here"; exit 0; fi; \
 	exit $$code
 
-# The wheel of `make check-wheel`, or WHEEL, in Olive and optimum, installed into .clients as for check-clients: 4.4 GB, so
-# that .ci/run leaves it out; skipped where the packages can't be had.
+# Tests the wheel of `make check-wheel`, or WHEEL, in Olive and optimum, installed into .clients as for check-clients. This takes
+# 4.4 GB, so .ci/run does not run it. Skipped if the packages are not available.
 check-integrations:
 	@$(PYTHON) scripts/check_integrations.py $(if $(WHEEL),--wheel $(WHEEL)); code=$$?; \
-	if [ $$code -eq 3 ]; then echo "check-integrations was skipped: its packages can't be had here"; exit 0; fi; \
+	if [ $$code -eq 3 ]; then echo "check-integrations was skipped: its packages can't be installed here"; exit 0; fi; \
 	exit $$code
 
 clean:
