@@ -2,7 +2,7 @@
 //! The bits of a value read as another element type of the same width.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__BitCast.html>. Opsets 26 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::onnx::DataType;

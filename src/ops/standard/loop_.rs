@@ -2,7 +2,7 @@
 //! Runs a body again and again, as a count and a condition say, with values that it hands on.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Loop.html>. Opsets 11 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use super::branch::merged;
 use crate::graph::Node;

@@ -3,7 +3,7 @@
 //! Spec: <https://onnx.ai/onnx/operators/onnx__LSTM.html>, <https://onnx.ai/onnx/operators/onnx__GRU.html>,
 //! <https://onnx.ai/onnx/operators/onnx__RNN.html>. Opsets 7 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;

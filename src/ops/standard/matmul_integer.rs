@@ -4,7 +4,7 @@
 //! <https://onnx.ai/onnx/operators/onnx__QLinearMatMul.html>. Opsets 10 and later; ONNX Runtime's contrib operators, domain
 //! com.microsoft.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::onnx::DataType;

@@ -2,7 +2,7 @@
 //! The boxes that are left once those that overlap better ones are dropped.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__NonMaxSuppression.html>. Opsets 10 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::dim::Dim;
 use crate::onnx::DataType;

@@ -4,7 +4,7 @@
 //! <https://onnx.ai/onnx/operators/onnx__OptionalGetElement.html>,
 //! <https://onnx.ai/onnx/operators/onnx__OptionalHasElement.html>. Opsets 15 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::graph::fact::Fact;

@@ -2,7 +2,7 @@
 //! Runs a body on every slice of sequences, with values that it hands on.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Scan.html>. Opsets 9 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use super::loop_::{handed_on, not_refused, without_axis};
 use crate::graph::Node;

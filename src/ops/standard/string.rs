@@ -4,7 +4,7 @@
 //! <https://onnx.ai/onnx/operators/onnx__StringSplit.html>, <https://onnx.ai/onnx/operators/onnx__RegexFullMatch.html>,
 //! <https://onnx.ai/onnx/operators/onnx__StringNormalizer.html>. Opsets 10 (StringNormalizer) and 20 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::onnx::DataType;

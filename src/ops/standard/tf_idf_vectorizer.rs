@@ -2,7 +2,7 @@
 //! Counts of word sequences in a text, or weights that follow from them.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__TfIdfVectorizer.html>. Opsets 9 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
