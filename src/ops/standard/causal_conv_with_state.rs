@@ -1,5 +1,6 @@
 //! # CausalConvWithState
-//! A depthwise convolution over past positions, `[batch, channels, length]`, that hands on the last ones.
+//! A depthwise convolution over past positions, `[batch, channels, length]`, that also returns the last positions as
+//! state.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__CausalConvWithState.html>. Opsets 27 and later, and ONNX Runtime's contrib
 //! operator.
 //!

@@ -23,7 +23,7 @@ pub(super) static RULES: &[Registration] =
 struct ConvInteger {
     spatial: Spatial,
     group: i64,
-    /// The inputs that hold W and, where it decides the type of Y, the zero point of Y.
+    /// The inputs that hold W and, if it determines the type of Y, the zero point of Y.
     slots: (usize, Option<usize>),
     is_channels_last: bool,
 }

@@ -1,14 +1,14 @@
-//! The gradients of a sampled image: by its pixels, and by the places.
+//! The gradients of a sampled image, with respect to its pixels and to the sampling positions.
 //!
-//! What is read at a place `p` is the sum over the pixels around it, the taps, of `Π w(p) x`: along each axis the taps are
-//! the whole numbers next to `p`, and their weights are polynomials of what `p` is beyond the whole number below. A tap
-//! outside of the image counts nothing, or is the pixel that stands in for it.
+//! The sample at a position `p` is the sum over the surrounding pixels, the taps, of `Π w(p) x`. Along each axis, the
+//! taps are the integers next to `p`, and their weights are polynomials in the fractional part of `p`. A tap outside
+//! the image is ignored, or replaced by another pixel.
 
 use crate::graph::Node;
 use crate::onnx::{DataType, attr_int, attr_string};
 use crate::operator::{GradientCx, RuleError};
 
-/// How what lies between pixels follows from them.
+/// The interpolation between pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     Nearest,
@@ -16,7 +16,7 @@ pub(super) enum Mode {
     Cubic,
 }
 
-/// What stands outside of an image.
+/// What replaces pixels outside the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Padding {
     Zeros,
@@ -24,7 +24,7 @@ pub(super) enum Padding {
     Reflection,
 }
 
-/// The attributes that decide what is read at a place.
+/// The attributes that determine the sample at a position.
 #[derive(Clone, Debug)]
 pub(super) struct Sampling {
     mode: Option<Mode>,
@@ -33,12 +33,12 @@ pub(super) struct Sampling {
     aligns_corners: bool,
 }
 
-/// The parameter of the cubic interpolation, which ONNX fixes.
+/// The parameter of the cubic interpolation, fixed by ONNX.
 const CUBIC: f64 = -0.75;
 
 impl Mode {
-    /// The weights of the taps, as coefficients of 1, f, f² and f³ by the share `f` of the way to the next pixel, with the
-    /// distance of each tap from the pixel below.
+    /// Returns the taps: the distance of each from the pixel below, and its weight as coefficients of 1, f, f² and f³,
+    /// where `f` is the fractional part of the position.
     fn taps(self) -> Vec<(i64, [f64; 4])> {
         let a = CUBIC;
         match self {
@@ -54,23 +54,23 @@ impl Mode {
     }
 }
 
-/// A tap along one axis, for every place: `[N, 1, places]`.
+/// A tap along one axis, for every position: `[N, 1, positions]`.
 struct Tap {
     /// The index along the axis, int64.
     index: String,
-    /// Its weight; zero where it counts nothing.
+    /// Its weight; zero where it is ignored.
     weight: String,
-    /// How the weight changes with the place in pixels.
+    /// The derivative of the weight with respect to the position in pixels.
     slope: String,
 }
 
 /// The sizes of a sampling.
 struct Sizes {
-    /// The image's sizes without batch and channels.
+    /// The sizes of the image without batch and channels.
     image: Vec<i64>,
     batch: i64,
     channels: i64,
-    /// Places in one image of the batch.
+    /// The number of sampling positions in one image of the batch.
     places: i64,
 }
 
@@ -94,14 +94,14 @@ impl Sampling {
         }
     }
 
-    /// The gradients by the image and by the places, as far as they are wanted.
+    /// Computes the gradients with respect to the image and to the positions, if they are wanted.
     pub(super) fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (Some(mode), Some(padding)) = (self.mode, self.padding) else {
-            return Err(RuleError::unsupported("its mode or its padding is not known"));
+            return Err(RuleError::unsupported("this version does not know its mode or padding_mode"));
         };
         let (dy, x, y) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
         let sizes = Sizes { image: x[2..].to_vec(), batch: x[0], channels: x[1], places: y[2..].iter().product() };
-        // Without interpolation the places only choose.
+        // Without interpolation, the positions only select pixels.
         let wants_places = cx.wants(1) && mode != Mode::Nearest;
         if !cx.wants(0) && !wants_places {
             return Ok(());
@@ -152,9 +152,10 @@ impl Sampling {
         Ok(())
     }
 
-    /// The gradient by the places `[N, places, axes]`, from what each tap adds along each axis.
+    /// Computes the gradient with respect to the positions `[N, positions, axes]`, from the contribution of each tap
+    /// along each axis.
     fn by_places(&self, cx: &mut GradientCx<'_>, sizes: &Sizes, by_axis: &[Vec<String>]) -> String {
-        // The first number of a place is that of the last axis.
+        // The first coordinate of a position belongs to the last axis.
         let parts: Vec<String> = (0..by_axis.len())
             .rev()
             .map(|axis| {
@@ -167,12 +168,12 @@ impl Sampling {
         cx.concat(&parts, 2)
     }
 
-    /// Pixels along an axis of this size by which a place moves as its number grows by one.
+    /// Returns the number of pixels along an axis of this size that correspond to a coordinate of one.
     fn pixels_per_unit(&self, size: i64) -> f64 {
         if self.aligns_corners { (size - 1) as f64 / 2.0 } else { size as f64 / 2.0 }
     }
 
-    /// The taps along an axis of the image.
+    /// Returns the taps along an axis of the image.
     fn taps(&self, cx: &mut GradientCx<'_>, (mode, padding): (Mode, Padding), sizes: &Sizes, axis: usize) -> Vec<Tap> {
         let size = sizes.image[axis];
         let rank = sizes.image.len();
@@ -180,7 +181,7 @@ impl Sampling {
         let places = cx.reshape(&grid, &[sizes.batch, sizes.places, rank as i64]);
         let place = cx.slice(&places, 2, column, column + 1, 1);
         let place = cx.reshape(&place, &[sizes.batch, 1, sizes.places]);
-        // In pixels: from -1 to 1 becomes 0 to size - 1, or -0.5 to size - 0.5; both have (size - 1) / 2 in the middle.
+        // In pixels: -1 to 1 becomes 0 to size - 1, or -0.5 to size - 0.5; both have their centre at (size - 1) / 2.
         let scaled = cx.scaled(&place, self.pixels_per_unit(size));
         let middle = cx.scalar((size - 1) as f64 / 2.0);
         let place = cx.op("Add", &[&scaled, &middle]);
@@ -203,10 +204,11 @@ impl Sampling {
         taps.collect()
     }
 
-    /// The index of the pixel that stands for a tap, as a whole float, and where a tap counts at all: 1 there, else 0.
+    /// Returns the index of the pixel that replaces a tap, as an integer-valued float, and where the tap counts at
+    /// all: 1 there, else 0.
     fn inside(&self, cx: &mut GradientCx<'_>, padding: Padding, tap: &str, size: i64) -> (String, Option<String>) {
         if padding == Padding::Reflection {
-            // Back and forth between the centres of the outermost pixels, or their outer edges.
+            // Reflected between the centres of the outermost pixels, or their outer edges.
             let (period, last) =
                 if self.aligns_corners { (2 * (size - 1), 2 * (size - 1)) } else { (2 * size, 2 * size - 1) };
             let (period, last) = (cx.scalar(period.max(1) as f64), cx.scalar(last as f64));
@@ -232,7 +234,7 @@ impl Sampling {
 }
 
 impl Sizes {
-    /// The position of a pixel in its image, for every channel and place: `[N, C, places]`, int64.
+    /// Computes the flat index of a pixel in its image, for every channel and position: `[N, C, positions]`, int64.
     fn flat_index(&self, cx: &mut GradientCx<'_>, taps: &[&Tap]) -> String {
         let mut index: Option<String> = None;
         for (axis, tap) in taps.iter().enumerate() {
@@ -248,7 +250,7 @@ impl Sizes {
     }
 }
 
-/// Every choice of one tap for each axis.
+/// Lists every combination of one tap per axis.
 fn combinations(taps: &[Vec<Tap>]) -> Vec<Vec<&Tap>> {
     let mut chosen: Vec<Vec<&Tap>> = vec![Vec::new()];
     for of_axis in taps {
@@ -266,12 +268,12 @@ fn product<'n>(cx: &mut GradientCx<'_>, mut factors: impl Iterator<Item = &'n st
     factors.fold(first, |product, factor| cx.mul(&product, factor))
 }
 
-/// A polynomial of degree three at most, by Horner's rule.
+/// Evaluates a polynomial of degree at most three by Horner's rule.
 fn polynomial(cx: &mut GradientCx<'_>, coefficients: &[f64; 4], at: &str) -> String {
     let degree = coefficients.iter().rposition(|factor| *factor != 0.0).unwrap_or(0);
     let highest = cx.scalar(coefficients[degree]);
     if degree == 0 {
-        // Of the shape of the places.
+        // Of the shape of the positions.
         let zero = cx.scalar(0.0);
         let zeros = cx.mul(at, &zero);
         return cx.op("Add", &[&zeros, &highest]);
@@ -295,18 +297,19 @@ mod tests {
     }
 
     #[test]
-    fn weights_add_up_to_one_and_meet_at_pixels() {
+    fn weights_add_up_to_one_and_select_the_pixel_at_its_position() {
         for mode in [Mode::Nearest, Mode::Linear, Mode::Cubic] {
             for share in [0.0, 0.2, 0.5, 0.9] {
                 let sum: f64 = mode.taps().iter().map(|(_, weights)| value(*weights, share)).sum();
                 assert!((sum - 1.0).abs() < 1e-12, "{mode:?} at {share}");
             }
-            // At a pixel, it alone counts.
+            // At the position of a pixel, only that pixel counts.
             let at_pixel =
                 |(distance, weights): &(i64, [f64; 4])| value(*weights, 0.0) == f64::from(*distance as i32 == 0);
             assert!(mode.taps().iter().all(at_pixel), "{mode:?}");
         }
-        // Keys 1981: between the two nearest pixels 5/8 of their sum less 1/8 of the outer two, at a = -0.5; here -0.75.
+        // Keys 1981: halfway between pixels, 5/8 of the sum of the two nearest less 1/8 of that of the outer two, at a
+        // = -0.5; here a = -0.75.
         let middle: Vec<f64> = Mode::Cubic.taps().iter().map(|(_, weights)| value(*weights, 0.5)).collect();
         assert_eq!(middle, [-0.09375, 0.59375, 0.59375, -0.09375]);
     }
