@@ -45,7 +45,7 @@ pub(super) fn merged(cx: &mut InferCx<'_>, a: Option<Fact>, b: Option<Fact>) -> 
     }
 }
 
-const CAUSE: &str = "it depends on the input which branch runs";
+const CAUSE: &str = "which branch runs is only known at run time";
 
 impl Operator for If {
     fn decided_body(&self, known: &dyn Fn(usize) -> Option<i64>) -> Option<&GraphProto> {

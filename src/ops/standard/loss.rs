@@ -16,7 +16,7 @@ pub(super) static RULES: &[Registration] = &[Registration::new(types_lo, |node| 
 
 #[derive(Debug)]
 struct Loss {
-    /// Whether every place has a loss of its own.
+    /// Whether every position has its own loss.
     is_unreduced: bool,
 }
 

@@ -1,5 +1,5 @@
 //! # MaxUnpool
-//! Puts values back to where a MaxPool took them from.
+//! Puts values back to the positions from which a MaxPool took them.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__MaxUnpool.html>. Opsets 9 and later.
 //!
 //! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.

@@ -1,5 +1,5 @@
 //! # Optional, OptionalHasElement and OptionalGetElement
-//! A value that may be absent. A tensor inside is followed; sequences are not.
+//! A value that may be absent. Shapes are inferred for a tensor inside, not for sequences.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Optional.html>,
 //! <https://onnx.ai/onnx/operators/onnx__OptionalGetElement.html>,
 //! <https://onnx.ai/onnx/operators/onnx__OptionalHasElement.html>. Opsets 15 and later.
@@ -20,7 +20,7 @@ pub(super) static RULES: &[Registration] =
 
 #[derive(Debug)]
 struct Optional {
-    /// Whether it only tells if the value is there.
+    /// Whether the node only returns if the value is present.
     is_question: bool,
 }
 

@@ -2,7 +2,7 @@
 //! MaxPool, AveragePool and LpPool over windows, and their global forms.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__AveragePool.html>. All opsets.
 //!
-//! Coupling: batch and channels pass through; spatial axes stay.
+//! Coupling: batch and channels pass through; spatial axes are kept.
 
 use super::conv::Window;
 use crate::graph::Node;
@@ -34,16 +34,16 @@ pub(super) static RULES: &[Registration] = &[Registration::new(types_pool, |node
 struct Pool {
     kind: Kind,
     extent: Extent,
-    /// Whether the places of the maxima are read.
+    /// Whether the indices of the maxima are used.
     gives_places: bool,
 }
 
-/// What one element of the output is of the elements in its window.
+/// How an element of the output follows from the elements in its window.
 #[derive(Debug)]
 enum Kind {
     Max,
     Average {
-        /// Whether zeros of the padding count as elements.
+        /// Whether the zeros of the padding count as elements.
         counts_padding: bool,
     },
     /// `(sum of |x|^p)^(1 / p)`.
@@ -52,7 +52,7 @@ enum Kind {
     },
 }
 
-/// What one element of the output is computed from.
+/// The elements from which one element of the output is computed.
 #[derive(Debug)]
 enum Extent {
     /// All elements of a channel.
@@ -72,7 +72,10 @@ impl Pool {
         let extent = if op_type.starts_with("Global") {
             Extent::Global
         } else {
-            let kernel = node.proto.ints("kernel_shape").ok_or_else(|| RuleError::invalid("it has no kernel_shape"))?;
+            let kernel = node
+                .proto
+                .ints("kernel_shape")
+                .ok_or_else(|| RuleError::invalid("it has no attribute kernel_shape"))?;
             Extent::Window(Window::of(node, &[], kernel.len())?, kernel.len())
         };
         Ok(Self { kind, extent, gives_places: node.gives(1) })
@@ -104,12 +107,12 @@ impl Operator for Pool {
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         if self.gives_places {
-            return Err(RuleError::unsupported("the places of the maxima are read"));
+            return Err(RuleError::unsupported("the output with the indices of the maxima is used"));
         }
         let x = cx.separated(0)?;
         let shape = cx.output_shape(0)?;
         for axis in x.axes.iter().skip(2) {
-            cx.keep(axis, "is a spatial axis of a pooling");
+            cx.keep(axis, "the axis is a spatial axis of a pooling");
         }
         let mut axes: Vec<_> = x.axes.iter().take(2).cloned().collect();
         axes.extend(shape.iter().skip(2).map(fixed_axis));
@@ -119,7 +122,7 @@ impl Operator for Pool {
     }
 
     fn macs(&self, cx: &MacsCx<'_>) -> f64 {
-        // Averages add one term per element of the window; maxima multiply nothing.
+        // Averages count one per element of the window; maxima multiply nothing.
         match (&self.kind, &self.extent) {
             (Kind::Max, _) => 0.0,
             (_, Extent::Global) => cx.input(0).map_or(0.0, elements),
@@ -129,7 +132,7 @@ impl Operator for Pool {
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         if let Some(mask) = cx.mask(0) {
-            // Channels are masked as a whole; what is left along the spatial axes is one value.
+            // Channels are masked whole; along the spatial axes, the mask has size one.
             let rank = cx.rank(0)? as i64;
             let axes: Vec<i64> = (2..rank).collect();
             let mask = cx.reduce("ReduceMax", &mask, &axes);
@@ -193,8 +196,9 @@ impl Operator for Pool {
     }
 }
 
-/// Every window gives its gradient to the elements that reach its maximum, in equal parts. For each place in the
-/// window, the elements at that place are taken from X, compared, and what they get is put back where they lie.
+/// Distributes the gradient of every window equally over the elements that are equal to its maximum. For each position
+/// in the window, it takes the elements at that position from X, compares them with the maximum, and puts their
+/// gradients back at their positions.
 fn max_pool_gradient(
     cx: &mut GradientCx<'_>,
     window: &Window,

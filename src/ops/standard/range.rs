@@ -2,7 +2,7 @@
 //! The numbers from `start` to `limit` in steps of `delta`.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Range.html>. Opsets 11 and later.
 //!
-//! Coupling: none; positions stay.
+//! Coupling: none; the numbers are kept.
 
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, KNOWN_LIMIT, Known};
@@ -60,7 +60,7 @@ impl Operator for Range {
     }
 
     fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
-        // What it counts stays, even where its limits are computed from a size that shrinks.
+        // The number of values is kept, even if a limit is computed from a size that shrinks.
         for slot in 0..3 {
             let number = cx.old_ints(slot).and_then(|numbers| numbers.first()?.as_const());
             cx.set_input_ints(slot, &[number])?;

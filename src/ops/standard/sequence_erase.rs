@@ -1,8 +1,9 @@
 //! # SequenceErase
-//! A sequence without one of its tensors, that at a position or the last.
+//! Removes one tensor from a sequence, at a position or the last.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__SequenceErase.html>. Opsets 11 and later.
 //!
-//! Coupling: where all that reads the sequence is known when the file is read, the node goes. Any other is a barrier.
+//! Coupling: if all uses of the sequence are known when the file is loaded, the node is removed. Otherwise it is a
+//! barrier.
 
 use crate::operator::sequence::{Sequence, place};
 use crate::operator::{CoupleCx, InferCx, OpType, Operator, Registration, RuleError, SequenceCx, onnx};

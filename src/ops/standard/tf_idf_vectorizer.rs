@@ -1,5 +1,5 @@
 //! # TfIdfVectorizer
-//! Counts of word sequences in a text, or weights that follow from them.
+//! Counts of n-grams in a text, or weights computed from them.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__TfIdfVectorizer.html>. Opsets 9 and later.
 //!
 //! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
@@ -18,7 +18,7 @@ pub(super) static RULES: &[Registration] =
 
 #[derive(Debug)]
 struct TfIdfVectorizer {
-    /// The number of word sequences that are counted.
+    /// The number of n-grams that are counted.
     size: i64,
 }
 

@@ -27,7 +27,7 @@ pub(super) static RULES: &[Registration] = &[Registration::new(types_unary, |nod
 #[derive(Debug)]
 struct Unary {
     function: Function,
-    /// Whether it is an operator of ONNX Runtime's own, which the standard may not have in this version.
+    /// Whether it is an operator of ONNX Runtime's domain, which the standard may lack in this version.
     is_own: bool,
 }
 

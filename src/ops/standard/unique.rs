@@ -1,5 +1,5 @@
 //! # Unique
-//! The different elements of a value, or slices along an axis, in order.
+//! The distinct elements of a value, or slices along an axis, in order.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Unique.html>. Opsets 11 and later, and ONNX Runtime's contrib operator.
 //!
 //! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.

@@ -3,10 +3,10 @@
 use super::function::Function;
 use crate::operator::{GradientCx, RuleError};
 
-/// The derivative of a function at every element of its input x, with y its output.
+/// Computes the derivative of a function at every element of its input x; y is its output.
 ///
 /// # Errors
-/// It has none.
+/// No derivative is implemented.
 pub(super) fn of(function: Function, cx: &mut GradientCx<'_>) -> Result<String, RuleError> {
     let (x, y) = (cx.input(0), cx.output(0));
     let one = cx.scalar(1.0);
@@ -105,7 +105,7 @@ pub(super) fn of(function: Function, cx: &mut GradientCx<'_>) -> Result<String, 
             cx.op("Where", &[&above, &one, &zero])
         }
         Function::HardSigmoid { alpha } => {
-            // Flat where it is cut off at 0 and 1.
+            // The derivative is zero where the function is clipped to 0 or 1.
             let low = cx.op("Greater", &[&y, &zero]);
             let high = cx.op("Less", &[&y, &one]);
             let inside = cx.op("And", &[&low, &high]);
@@ -151,6 +151,6 @@ pub(super) fn of(function: Function, cx: &mut GradientCx<'_>) -> Result<String, 
             cx.op("Add", &[&s, &rest])
         }
         Function::Gelu { is_tanh } => cx.gelu_slope(&x, is_tanh),
-        _ => return Err(RuleError::unsupported("it has no derivative")),
+        _ => return Err(RuleError::unsupported("the operator has no derivative")),
     })
 }
