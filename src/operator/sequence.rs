@@ -132,7 +132,7 @@ impl SequenceCx<'_> {
     /// There is no such tensor, or the length of the sequence is needed and not known.
     pub fn element(&mut self, slot: usize, position: i64) -> Result<String, RuleError> {
         match self.sequence(slot)?.clone() {
-            Sequence::List(list) => Ok(list[place(position, list.len() as i64)?].clone()),
+            Sequence::List(list) => Ok(list[from_front(position, list.len() as i64)?].clone()),
             Sequence::Parts(parts) => self.part(&parts, position),
         }
     }
@@ -140,7 +140,7 @@ impl SequenceCx<'_> {
     /// Returns part `position` of a tensor.
     fn part(&mut self, parts: &Parts, position: i64) -> Result<String, RuleError> {
         let position = match parts.count {
-            Some(count) => place(position, count)? as i64,
+            Some(count) => from_front(position, count)? as i64,
             None if position >= 0 || parts.size == 1 => position,
             None => return Err(RuleError::unsupported("the length of a sequence is not known")),
         };
@@ -221,7 +221,7 @@ impl SequenceCx<'_> {
 ///
 /// # Errors
 /// The sequence has no such position.
-pub fn place(position: i64, length: i64) -> Result<usize, RuleError> {
+pub fn from_front(position: i64, length: i64) -> Result<usize, RuleError> {
     let length = usize::try_from(length).unwrap_or(0);
     axis_index(position, length).map_err(|_| {
         RuleError::invalid(format!("position {position} does not exist in a sequence of {length} tensors"))

@@ -7,7 +7,7 @@
 
 use crate::graph::dim::Dim;
 use crate::onnx::attr_int;
-use crate::operator::couple::grid::Places;
+use crate::operator::couple::grid::Positions;
 use crate::operator::couple::layout::{Axis, Layout, Piece};
 use crate::operator::couple::space::axis_size;
 use crate::operator::{CoupleCx, PatchCx, RuleError};
@@ -28,7 +28,7 @@ pub(super) struct Block {
     /// The axis.
     pub(super) axis: usize,
     /// The positions at which the updates are written.
-    pub(super) places: Places,
+    pub(super) positions: Positions,
 }
 
 /// Couples data (input 0), updates (input 2) and output 0. The updates are written at `block`; `None`: everywhere.
@@ -43,7 +43,7 @@ pub(super) fn couple(cx: &mut CoupleCx<'_>, block: Option<&Block>) -> Result<(),
     let mut axes = Vec::new();
     for (at, (old, new)) in data.axes.iter().zip(&updates.axes).enumerate() {
         axes.push(match block.filter(|block| block.axis == at) {
-            Some(block) => joined(cx, old, new, &block.places)?,
+            Some(block) => joined(cx, old, new, &block.positions)?,
             None => cx.tie(old, new),
         });
     }
@@ -52,11 +52,11 @@ pub(super) fn couple(cx: &mut CoupleCx<'_>, block: Option<&Block>) -> Result<(),
 }
 
 /// Returns the axis of the result along which a block is written.
-fn joined(cx: &mut CoupleCx<'_>, old: &Axis, new: &Axis, places: &Places) -> Result<Axis, RuleError> {
+fn joined(cx: &mut CoupleCx<'_>, old: &Axis, new: &Axis, positions: &Positions) -> Result<Axis, RuleError> {
     if old.iter().chain(new).all(|piece| matches!(piece, Piece::Fixed(_))) {
         return Ok(old.clone());
     }
-    let taken = axis_size(old).and_then(|len| Some((len, places.distinct(len)?)));
+    let taken = axis_size(old).and_then(|len| Some((len, positions.distinct(len)?)));
     let Some((len, taken)) = taken.filter(|(_, taken)| axis_size(new) == Some(taken.len())) else {
         cx.keep(old, "the axis is written at indices that are not known, or that repeat");
         cx.keep(new, "the axis is written at indices that are not known, or that repeat");
@@ -66,11 +66,11 @@ fn joined(cx: &mut CoupleCx<'_>, old: &Axis, new: &Axis, places: &Places) -> Res
     let (from_data, from_updates) = (cx.single(old), cx.single(new));
     let text = "the index comes from an axis that never shrinks";
     let mut is_taken = vec![false; len];
-    for (at, place) in taken.into_iter().enumerate() {
-        is_taken[place] = true;
+    for (at, position) in taken.into_iter().enumerate() {
+        is_taken[position] = true;
         match from_updates {
-            Some(space) => cx.unite(space, at, result, place),
-            None => cx.keep_range(result, place..place + 1, text),
+            Some(space) => cx.unite(space, at, result, position),
+            None => cx.keep_range(result, position..position + 1, text),
         }
     }
     for at in (0..len).filter(|at| !is_taken[*at]) {
@@ -91,7 +91,7 @@ pub(super) fn patch(cx: &mut PatchCx<'_>, block: Option<&Block>, named: usize) -
     if !(0..named).any(shrinks) {
         return Ok(());
     }
-    let Some(Block { axis, places }) = block else {
+    let Some(Block { axis, positions }) = block else {
         let updates = cx.name_of(UPDATES);
         cx.replace("Identity", &[updates], vec![]);
         return Ok(());
@@ -99,17 +99,17 @@ pub(super) fn patch(cx: &mut PatchCx<'_>, block: Option<&Block>, named: usize) -
     let axis = *axis;
     let size = |slot: usize| cx.old_size(slot, axis).and_then(|size| usize::try_from(size).ok());
     let (old, new) = (size(DATA).ok_or(RuleError::UnknownShape)?, size(UPDATES).ok_or(RuleError::UnknownShape)?);
-    let taken = places.distinct(old).ok_or(RuleError::UnknownShape)?;
+    let taken = positions.distinct(old).ok_or(RuleError::UnknownShape)?;
     let all = |kept: Option<Vec<usize>>, size: usize| kept.unwrap_or_else(|| (0..size).collect());
     let (left, written) = (all(cx.kept_input(DATA, axis), old), all(cx.kept_input(UPDATES, axis), new));
     // The position of every kept index of the result in the concatenation of the data and then the updates.
     let mut joined = Vec::new();
     for index in all(cx.kept_output(0, axis), old) {
-        let place = match taken.iter().position(|place| *place == index) {
+        let position = match taken.iter().position(|position| *position == index) {
             Some(at) => written.binary_search(&at).ok().map(|at| left.len() + at),
             None => left.binary_search(&index).ok(),
         };
-        joined.push(place.ok_or_else(|| RuleError::invalid("the block and the result lose different indices"))?);
+        joined.push(position.ok_or_else(|| RuleError::invalid("the block and the result lose different indices"))?);
     }
     let is_end = |at: usize| {
         let (here, next) = (joined[at], joined.get(at + 1));
@@ -119,10 +119,10 @@ pub(super) fn patch(cx: &mut PatchCx<'_>, block: Option<&Block>, named: usize) -
     let (data, updates) = (cx.name_of(DATA), cx.name_of(UPDATES));
     if ends.len() > RUNS {
         let both = cx.insert("Concat", &[data, updates], vec![attr_int("axis", axis as i64)]);
-        let places: Vec<i64> = joined.iter().map(|place| *place as i64).collect();
-        let places = cx.constant(&places);
+        let positions: Vec<i64> = joined.iter().map(|position| *position as i64).collect();
+        let positions = cx.constant(&positions);
         let fact = cx.resized(DATA, axis, Dim::from((left.len() + written.len()) as i64));
-        cx.replace("Gather", &[(both, fact), places], vec![attr_int("axis", axis as i64)]);
+        cx.replace("Gather", &[(both, fact), positions], vec![attr_int("axis", axis as i64)]);
         return Ok(());
     }
     let mut parts = Vec::new();

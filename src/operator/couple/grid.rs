@@ -13,7 +13,7 @@ use crate::operator::couple::space::LONGEST_AXIS;
 
 /// Positions along an axis, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Places {
+pub enum Positions {
     /// `start`, `start + step`, and so on; their number may be a symbol.
     Run {
         /// The first position.
@@ -27,12 +27,14 @@ pub enum Places {
     List(Vec<i64>),
 }
 
-impl Places {
+impl Positions {
     /// Whether they are all positions of an axis of `size` indices, in ascending order.
     pub fn is_whole(&self, size: &Dim) -> bool {
         match self {
             Self::Run { start, step, count } => *start == 0 && (*step == 1 || count.is(1)) && count == size,
-            Self::List(places) => size.is(places.len() as i64) && places.iter().copied().eq(0..places.len() as i64),
+            Self::List(positions) => {
+                size.is(positions.len() as i64) && positions.iter().copied().eq(0..positions.len() as i64)
+            }
         }
     }
 
@@ -44,7 +46,7 @@ impl Places {
                     count.as_const().filter(|count| (0..=crate::graph::fact::KNOWN_LIMIT as i64).contains(count))?;
                 Some((0..count).map(|at| start.saturating_add(at.saturating_mul(*step))).collect())
             }
-            Self::List(places) => Some(places.clone()),
+            Self::List(positions) => Some(positions.clone()),
         }
     }
 
@@ -54,15 +56,16 @@ impl Places {
         if size > LONGEST_AXIS {
             return None;
         }
-        let from_front = |place: i64| usize::try_from(if place < 0 { place + size as i64 } else { place }).ok();
-        let places: Vec<usize> = self.list()?.into_iter().map(from_front).collect::<Option<_>>()?;
+        let from_front =
+            |position: i64| usize::try_from(if position < 0 { position + size as i64 } else { position }).ok();
+        let positions: Vec<usize> = self.list()?.into_iter().map(from_front).collect::<Option<_>>()?;
         let mut is_taken = vec![false; size];
-        for place in &places {
-            if std::mem::replace(is_taken.get_mut(*place)?, true) {
+        for position in &positions {
+            if std::mem::replace(is_taken.get_mut(*position)?, true) {
                 return None;
             }
         }
-        Some(places)
+        Some(positions)
     }
 }
 
@@ -72,7 +75,7 @@ pub struct Column {
     /// The axis along which they differ; `None` if all are equal.
     pub axis: Option<usize>,
     /// The integers along that axis.
-    pub places: Places,
+    pub positions: Positions,
 }
 
 impl Column {
@@ -88,14 +91,14 @@ impl Column {
         };
         let mut axes = (0..shape.len()).filter(|axis| shape[*axis] > 1 && varies(*axis));
         let (axis, None) = (axes.next(), axes.next()) else { return None };
-        let places = match axis {
+        let positions = match axis {
             None => vec![first],
             Some(axis) => {
                 let inner: usize = shape[axis + 1..].iter().product();
                 (0..shape[axis]).map(|at| elements[at * inner]).collect()
             }
         };
-        Some(Self { axis, places: Places::List(places) })
+        Some(Self { axis, positions: Positions::List(positions) })
     }
 }
 
@@ -191,7 +194,7 @@ mod tests {
     #[test]
     fn elements_that_differ_along_one_axis_are_a_column() {
         let column = Column::of(&[3, 3, 5, 5], &[1, 2, 2]).expect("along axis 1");
-        assert_eq!((column.axis, column.places), (Some(1), Places::List(vec![3, 5])));
+        assert_eq!((column.axis, column.positions), (Some(1), Positions::List(vec![3, 5])));
         assert_eq!(Column::of(&[4, 4], &[2, 1]).expect("one value").axis, None);
         assert_eq!(Column::of(&[0, 1, 1, 2], &[2, 2]), None);
         assert_eq!(Column::of(&[], &[0, 2]), None);
@@ -200,12 +203,12 @@ mod tests {
     #[test]
     fn a_run_is_compared_and_listed_even_if_its_length_is_a_symbol() {
         let size = Dim::symbol("N");
-        let run = |start, count: &Dim| Places::Run { start, step: 1, count: count.clone() };
+        let run = |start, count: &Dim| Positions::Run { start, step: 1, count: count.clone() };
         assert!(run(0, &size).is_whole(&size) && !run(1, &size).is_whole(&size));
         assert_eq!(run(0, &size).list(), None);
         assert_eq!(run(2, &Dim::from(3)).distinct(5), Some(vec![2, 3, 4]));
         assert_eq!(run(3, &Dim::from(3)).distinct(5), None);
-        assert_eq!(Places::List(vec![-1, 0]).distinct(3), Some(vec![2, 0]));
-        assert_eq!(Places::List(vec![-1, 2]).distinct(3), None);
+        assert_eq!(Positions::List(vec![-1, 0]).distinct(3), Some(vec![2, 0]));
+        assert_eq!(Positions::List(vec![-1, 2]).distinct(3), None);
     }
 }

@@ -79,7 +79,7 @@ impl LowerCx<'_> {
     /// # Errors
     /// The opset of the model has no Range to count positions with.
     pub fn causal_term(&mut self, q: &str, k: &str, last_sees_all: bool) -> Result<String, RuleError> {
-        let (at_row, at_column) = (self.places(q, 2)?, self.places(k, 2)?);
+        let (at_row, at_column) = (self.positions(q, 2)?, self.positions(k, 2)?);
         let at_row = self.unsqueezed(&at_row, &[1]);
         let mut is_later = self.add("Less", &[&at_row, &at_column], vec![]);
         if last_sees_all {
@@ -105,7 +105,7 @@ impl LowerCx<'_> {
     /// # Errors
     /// [`RuleError::UnknownShape`].
     pub fn lengths_term(&mut self, slot: usize, k: &str) -> Result<String, RuleError> {
-        let (lengths, at_column) = (self.input(slot), self.places(k, 2)?);
+        let (lengths, at_column) = (self.input(slot), self.positions(k, 2)?);
         let lengths = self.unsqueezed(&lengths, &[1, 2, 3]);
         let counts = self.add("Less", &[&at_column, &lengths], vec![]);
         let (zero, hidden) = (self.scalar(0.0), self.scalar(HIDDEN));
@@ -173,7 +173,7 @@ impl LowerCx<'_> {
 
     /// Computes the term of a mask of positions. `batch` is given if the mask holds two positions for each sample.
     fn length_term(&mut self, terms: &ScoreTerms, k: &str, batch: Option<i64>) -> Result<String, RuleError> {
-        let at = self.places(k, 2)?;
+        let at = self.positions(k, 2)?;
         let mask = self.input(terms.mask);
         let mask = self.cast(&mask, DataType::Int64);
         let bound = |cx: &mut Self, range: Option<(i64, i64)>| {

@@ -38,8 +38,8 @@ impl LowerCx<'_> {
         }
         if self.opset() < 10 {
             // Before opset 10, Slice has no steps.
-            let places: Vec<i64> = (start..end).step_by(usize::try_from(step).unwrap_or(1)).collect();
-            return self.gathered(value, axis, &places);
+            let positions: Vec<i64> = (start..end).step_by(usize::try_from(step).unwrap_or(1)).collect();
+            return self.gathered(value, axis, &positions);
         }
         let (starts, ends, axes) = (self.ints(&[start], &[1]), self.ints(&[end], &[1]), self.ints(&[axis], &[1]));
         if step == 1 {
@@ -49,10 +49,10 @@ impl LowerCx<'_> {
         self.add("Slice", &[value, &starts, &ends, &axes, &steps], vec![])
     }
 
-    /// Selects the elements at the positions `places` of a value along an axis.
-    pub fn gathered(&mut self, value: &str, axis: i64, places: &[i64]) -> String {
-        let places = self.ints(places, &[places.len() as i64]);
-        self.add("Gather", &[value, &places], vec![attr_int("axis", axis)])
+    /// Selects the elements at the positions `positions` of a value along an axis.
+    pub fn gathered(&mut self, value: &str, axis: i64, positions: &[i64]) -> String {
+        let positions = self.ints(positions, &[positions.len() as i64]);
+        self.add("Gather", &[value, &positions], vec![attr_int("axis", axis)])
     }
 
     /// Joins values along an axis.
@@ -71,7 +71,7 @@ impl LowerCx<'_> {
     ///
     /// # Errors
     /// The opset of the model has no Range.
-    pub fn places(&mut self, value: &str, axis: i64) -> Result<String, RuleError> {
+    pub fn positions(&mut self, value: &str, axis: i64) -> Result<String, RuleError> {
         if self.opset() < 11 {
             let text = format!(
                 "opset {} has no Range to count positions with; convert the model to opset 11 or later",

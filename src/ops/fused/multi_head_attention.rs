@@ -54,7 +54,7 @@ enum Form {
 
 impl Form {
     /// Returns the inputs that hold Q, K and V, with their positions in packed ones.
-    fn places(self) -> [(usize, Option<i64>); 3] {
+    fn sources(self) -> [(usize, Option<i64>); 3] {
         match self {
             Form::Separate => [(0, None), (1, None), (2, None)],
             Form::PackedKv => [(0, None), (1, Some(0)), (1, Some(1))],
@@ -206,11 +206,11 @@ impl Operator for MultiHeadAttention {
         let mut parts = Vec::new();
         // The position in the bias at which the channels of each part start.
         let mut start = 0;
-        for place in self.form.places() {
-            parts.push(lowered_part(cx, place, heads, start)?);
-            start += channels(cx, place.0)?;
+        for source in self.form.sources() {
+            parts.push(lowered_part(cx, source, heads, start)?);
+            start += channels(cx, source.0)?;
         }
-        let dims = channels(cx, self.form.places()[0].0)? / heads;
+        let dims = channels(cx, self.form.sources()[0].0)? / heads;
         let scale = match self.scale {
             0.0 => 1.0 / (dims as f64).sqrt(),
             scale => f64::from(scale),
@@ -242,7 +242,7 @@ fn channels(cx: &LowerCx<'_>, slot: usize) -> Result<i64, RuleError> {
 /// Returns one of Q, K and V, plus its bias, which starts at `start`, as `[B, heads, length, D]`.
 fn lowered_part(
     cx: &mut LowerCx<'_>,
-    (slot, place): (usize, Option<i64>),
+    (slot, position): (usize, Option<i64>),
     heads: i64,
     start: i64,
 ) -> Result<String, RuleError> {
@@ -253,8 +253,8 @@ fn lowered_part(
             false => Ok(value),
         };
     }
-    if let Some(place) = place {
-        let part = cx.span(&value, 3, place, place + 1);
+    if let Some(position) = position {
+        let part = cx.span(&value, 3, position, position + 1);
         value = cx.reshaped(&part, &[0, 0, -1]);
     }
     if cx.has(BIAS) {
@@ -276,10 +276,10 @@ fn flat(cx: &mut CoupleCx<'_>, axes: &[Axis], count: i64) -> Result<Part, RuleEr
 
 /// Returns the heads and dimensions of `[B, L, heads, 2 or 3, D]`.
 fn packed(cx: &mut CoupleCx<'_>, axes: &[Axis]) -> Result<Part, RuleError> {
-    let [_, _, heads, places, dims] = axes else {
+    let [_, _, heads, positions, dims] = axes else {
         return Err(RuleError::invalid(format!("expected rank 5, found {}", axes.len())));
     };
-    cx.keep(places, "the axis holds the packed queries, keys and values");
+    cx.keep(positions, "the axis holds the packed queries, keys and values");
     Ok(Part { heads: heads.clone(), dims: dims.clone(), flat: None })
 }
 

@@ -74,7 +74,7 @@ impl RotaryEmbedding {
             if cx.rank(self.positions)? < 2 {
                 // The input is the position of the first token; the others follow.
                 let x = cx.input(0);
-                let counts = cx.places(&x, if cx.rank(0)? == 4 { 2 } else { 1 })?;
+                let counts = cx.positions(&x, if cx.rank(0)? == 4 { 2 } else { 1 })?;
                 let counts = cx.unsqueezed(&counts, &[0]);
                 positions = cx.add("Add", &[&counts, &positions], vec![]);
             }

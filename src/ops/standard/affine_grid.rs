@@ -53,13 +53,13 @@ impl Operator for AffineGrid {
         let mut size = vec![columns, 1];
         size.extend_from_slice(&grid[1..grid.len() - 1]);
         let size = cx.ints(&size);
-        let places: i64 = grid[1..grid.len() - 1].iter().product();
+        let positions: i64 = grid[1..grid.len() - 1].iter().product();
         let own = cx.same_op(&[&unit, &size]);
-        let own = cx.reshape(&own, &[columns, places, axes]);
+        let own = cx.reshape(&own, &[columns, positions, axes]);
         let own = cx.slice(&own, 2, 0, 1, 1);
-        let own = cx.reshape(&own, &[columns, places]);
+        let own = cx.reshape(&own, &[columns, positions]);
         let own = cx.matrix_transpose(&own, 2);
-        let dy = cx.reshape(&dy, &[grid[0], places, axes]);
+        let dy = cx.reshape(&dy, &[grid[0], positions, axes]);
         let dy = cx.matrix_transpose(&dy, 3);
         let by_theta = cx.op("MatMul", &[&dy, &own]);
         cx.give(0, by_theta);

@@ -74,8 +74,8 @@ impl Operator for BatchNormalization {
         let deviation = cx.reshape(&deviation, &per_channel);
         if cx.wants(0) {
             let scale = cx.reshape(&cx.input(1), &per_channel);
-            let slope = cx.op("Div", &[&scale, &deviation]);
-            let dx = cx.mul(&dy, &slope);
+            let derivative = cx.op("Div", &[&scale, &deviation]);
+            let dx = cx.mul(&dy, &derivative);
             cx.give(0, dx);
         }
         if cx.wants(1) || cx.wants(4) {
@@ -85,18 +85,18 @@ impl Operator for BatchNormalization {
             let product = cx.mul(&dy, &normalized);
             let dscale = cx.reduce_sum(&product, &others, false);
             // With respect to the variance: -scale / (2 (variance + epsilon)) times the same sum.
-            let slope = cx.op("Div", &[&cx.input(1), &variance]);
-            let slope = cx.scaled(&slope, -0.5);
-            let dvariance = cx.mul(&slope, &dscale);
+            let derivative = cx.op("Div", &[&cx.input(1), &variance]);
+            let derivative = cx.scaled(&derivative, -0.5);
+            let dvariance = cx.mul(&derivative, &dscale);
             cx.give(4, dvariance);
             cx.give(1, dscale);
         }
         if cx.wants(2) || cx.wants(3) {
             let db = cx.reduce_sum(&dy, &others, false);
             // With respect to the mean: -scale / deviation times the same sum.
-            let slope = cx.op("Sqrt", &[&variance]);
-            let slope = cx.op("Div", &[&cx.input(1), &slope]);
-            let dmean = cx.mul(&slope, &db);
+            let derivative = cx.op("Sqrt", &[&variance]);
+            let derivative = cx.op("Div", &[&cx.input(1), &derivative]);
+            let dmean = cx.mul(&derivative, &db);
             let dmean = cx.op("Neg", &[&dmean]);
             cx.give(3, dmean);
             cx.give(2, db);

@@ -239,23 +239,23 @@ fn derivative(kind: Arithmetic, slot: usize, count: usize, dy: &str, cx: &mut Gr
             Some([exponent]) => {
                 let less = cx.scalar(exponent - 1.0);
                 let power = cx.op("Pow", &[&a, &less]);
-                let slope = cx.scaled(&power, *exponent);
-                cx.mul(dy, &slope)
+                let derivative = cx.scaled(&power, *exponent);
+                cx.mul(dy, &derivative)
             }
             _ => {
                 let b = cx.op_with("Cast", &[&b], vec![attr_int("to", DataType::Float as i64)]);
                 let one = cx.scalar(1.0);
                 let less = cx.op("Sub", &[&b, &one]);
                 let power = cx.op("Pow", &[&a, &less]);
-                let slope = cx.mul(&power, &b);
-                cx.mul(dy, &slope)
+                let derivative = cx.mul(&power, &b);
+                cx.mul(dy, &derivative)
             }
         },
         (Arithmetic::Pow, _) => {
             let y = cx.output(0);
             let log = cx.op("Log", &[&a]);
-            let slope = cx.mul(&y, &log);
-            cx.mul(dy, &slope)
+            let derivative = cx.mul(&y, &log);
+            cx.mul(dy, &derivative)
         }
         (Arithmetic::Mean, _) => cx.scaled(dy, 1.0 / count as f64),
         (Arithmetic::Max | Arithmetic::Min, _) => {
@@ -276,8 +276,8 @@ fn derivative(kind: Arithmetic, slot: usize, count: usize, dy: &str, cx: &mut Gr
             // y = a - b q with an integer q.
             let y = cx.output(0);
             let multiple = cx.op("Sub", &[&y, &a]);
-            let slope = cx.op("Div", &[&multiple, &b]);
-            cx.mul(dy, &slope)
+            let derivative = cx.op("Div", &[&multiple, &b]);
+            cx.mul(dy, &derivative)
         }
     }
 }

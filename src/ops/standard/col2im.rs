@@ -106,10 +106,10 @@ impl Operator for Col2Im {
         let (before, after) = pads.split_at(spatial);
         let padded = cx.pad(&dy, &[&[0, 0], before].concat(), &[&[0, 0], after].concat());
         // Every row of the columns is a slice of the image: one slice for each position in the block.
-        let places: i64 = block.iter().product();
+        let positions: i64 = block.iter().product();
         let mut parts = Vec::new();
-        for place in 0..places {
-            let mut rest = place;
+        for position in 0..positions {
+            let mut rest = position;
             let mut part = padded.clone();
             for axis in (0..spatial).rev() {
                 let start = (rest % block[axis]) * dilations[axis];

@@ -88,8 +88,8 @@ impl Operator for Compress {
         let (before, mut after) = (vec![0; rank], vec![0; rank]);
         after[axis] = 1;
         dy = cx.pad(&dy, &before, &after);
-        let place = |at: i64| chosen.iter().position(|index| *index == at).unwrap_or(chosen.len()) as i64;
-        let indices: Vec<i64> = (0..size).map(place).collect();
+        let position = |at: i64| chosen.iter().position(|index| *index == at).unwrap_or(chosen.len()) as i64;
+        let indices: Vec<i64> = (0..size).map(position).collect();
         let indices = cx.ints(&indices);
         let dx = cx.op_with("Gather", &[&dy, &indices], vec![attr_int("axis", axis as i64)]);
         let dx = if rank == shape.len() { dx } else { cx.reshape(&dx, &shape) };

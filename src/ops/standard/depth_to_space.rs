@@ -30,7 +30,7 @@ struct DepthToSpace {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
     /// Channels to blocks of pixels; the positions in a block are the outer digit.
-    PlacesFirst,
+    PositionsFirst,
     /// Channels to blocks of pixels; the shallow channels are the outer digit.
     ChannelsFirst,
     /// Blocks of pixels to channels; the positions in a block are the outer digit.
@@ -46,7 +46,7 @@ impl DepthToSpace {
         let order = match (node.proto.op_type.as_str(), node.proto.string("mode")) {
             ("SpaceToDepth", _) => Order::Deepening,
             (_, Some("CRD")) => Order::ChannelsFirst,
-            _ => Order::PlacesFirst,
+            _ => Order::PositionsFirst,
         };
         Ok(Self { block, order })
     }
@@ -129,7 +129,7 @@ impl Operator for DepthToSpace {
             // Y is [N, (b, b, C), H / b, W / b].
             Order::Deepening => (vec![out[0], b, b, shape[1], out[2], out[3]], vec![0, 3, 4, 1, 5, 2]),
             Order::ChannelsFirst => (vec![out[0], out[1], shape[2], b, shape[3], b], vec![0, 1, 3, 5, 2, 4]),
-            Order::PlacesFirst => (vec![out[0], out[1], shape[2], b, shape[3], b], vec![0, 3, 5, 1, 2, 4]),
+            Order::PositionsFirst => (vec![out[0], out[1], shape[2], b, shape[3], b], vec![0, 3, 5, 1, 2, 4]),
         };
         let dx = cx.reshape(&dy, &split);
         let dx = cx.transpose(&dx, &perm);

@@ -136,8 +136,8 @@ impl Operator for Gather {
         let dy = cx.reshape(&dy, &flat);
         // Row i of the map is one where the i-th element was read. Indices may repeat, and may be known only at run
         // time.
-        let places = cx.reshape(&cx.input(1), &[count]);
-        let rows = one_hot(cx, &places, data[axis], 0);
+        let positions = cx.reshape(&cx.input(1), &[count]);
+        let rows = one_hot(cx, &positions, data[axis], 0);
         let dx = cx.along_axis(&dy, axis, data.len(), &rows);
         cx.give(0, dx);
         Ok(())

@@ -101,14 +101,14 @@ fn add_up_tuples(cx: &mut GradientCx<'_>, dy: &str, shape: &[i64], batch: usize)
     let strides: Vec<i64> = (1..=length).map(|from| indexed[from..].iter().product()).collect();
     let (sizes, strides) = (cx.ints(indexed), cx.ints(&strides));
     // Negative indices count from the end.
-    let places = cx.op("Mod", &[&indices, &sizes]);
-    let places = cx.op("Mul", &[&places, &strides]);
-    let places = cx.reduce_sum(&places, &[rank - 1], false);
+    let positions = cx.op("Mod", &[&indices, &sizes]);
+    let positions = cx.op("Mul", &[&positions, &strides]);
+    let positions = cx.reduce_sum(&positions, &[rank - 1], false);
     let batches: i64 = shape[..batch].iter().product();
     let count: i64 = tuples[batch..rank - 1].iter().product();
     let (all, rest): (i64, i64) = (indexed.iter().product(), shape[batch + length..].iter().product());
-    let places = cx.reshape(&places, &[batches, count]);
-    let rows = one_hot(cx, &places, all, 1);
+    let positions = cx.reshape(&positions, &[batches, count]);
+    let rows = one_hot(cx, &positions, all, 1);
     let dy = cx.reshape(dy, &[batches, count, rest]);
     let sums = cx.op("MatMul", &[&rows, &dy]);
     Ok(cx.reshape(&sums, shape))

@@ -64,7 +64,7 @@ impl Operator for GridSample {
         if cx.opset() >= SCATTER_ADDS {
             return self.sampling.gradient(cx);
         }
-        image::require_constant_places(cx, self.input_count)?;
+        image::require_constant_positions(cx, self.input_count)?;
         let (dy, x, y) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
         let unit = image::unit_images(cx, &x);
         // Every image of the batch has its own grid.
@@ -72,7 +72,7 @@ impl Operator for GridSample {
         batch.extend_from_slice(&x[2..]);
         let unit = cx.expand(&unit, &batch);
         let sampled = cx.same_op(&[&unit, &cx.input(1)]);
-        let dx = image::by_pixels(cx, &dy, &sampled, &x, &y);
+        let dx = image::pixel_gradient(cx, &dy, &sampled, &x, &y);
         let dx = cx.reshape(&dx, &x);
         cx.give(0, dx);
         Ok(())

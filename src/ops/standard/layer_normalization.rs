@@ -42,7 +42,7 @@ struct LayerNormalization {
     /// Whether there is a B.
     has_offset: bool,
     /// Whether the mean or deviation output is used.
-    gives_moments: bool,
+    has_moments: bool,
     /// The number of inputs.
     inputs: usize,
 }
@@ -54,7 +54,7 @@ impl LayerNormalization {
             epsilon: node.float("epsilon", 1e-5),
             is_centred: node.proto.op_type == "LayerNormalization",
             has_offset: node.input(2).is_some(),
-            gives_moments: node.gives(1) || node.gives(2),
+            has_moments: node.gives(1) || node.gives(2),
             inputs: node.inputs.len(),
         }
     }
@@ -77,7 +77,7 @@ impl Operator for LayerNormalization {
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        if self.gives_moments {
+        if self.has_moments {
             return Err(RuleError::unsupported("its mean or deviation output is used"));
         }
         let slots: Vec<usize> = (0..self.inputs).collect();
@@ -131,7 +131,7 @@ impl Operator for LayerNormalization {
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        if self.gives_moments {
+        if self.has_moments {
             return Err(RuleError::unsupported("its mean or deviation output is used"));
         }
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);

@@ -21,18 +21,18 @@ pub(super) static RULES: &[Registration] =
 #[derive(Debug)]
 struct Optional {
     /// Whether the node only returns if the value is present.
-    is_question: bool,
+    tests_presence: bool,
 }
 
 impl Optional {
     fn parse(node: &Node) -> Self {
-        Self { is_question: node.proto.op_type == "OptionalHasElement" }
+        Self { tests_presence: node.proto.op_type == "OptionalHasElement" }
     }
 }
 
 impl Operator for Optional {
     fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
-        let fact = match self.is_question {
+        let fact = match self.tests_presence {
             true => Fact::new(DataType::Bool, vec![]),
             false => Fact { known: None, ..cx.input(0)?.clone() },
         };

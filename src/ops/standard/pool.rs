@@ -35,7 +35,7 @@ struct Pool {
     kind: Kind,
     extent: Extent,
     /// Whether the indices of the maxima are used.
-    gives_places: bool,
+    returns_indices: bool,
 }
 
 /// How an element of the output follows from the elements in its window.
@@ -78,7 +78,7 @@ impl Pool {
                 .ok_or_else(|| RuleError::invalid("it has no attribute kernel_shape"))?;
             Extent::Window(Window::of(node, &[], kernel.len())?, kernel.len())
         };
-        Ok(Self { kind, extent, gives_places: node.gives(1) })
+        Ok(Self { kind, extent, returns_indices: node.gives(1) })
     }
 }
 
@@ -106,7 +106,7 @@ impl Operator for Pool {
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        if self.gives_places {
+        if self.returns_indices {
             return Err(RuleError::unsupported("the output with the indices of the maxima is used"));
         }
         let x = cx.separated(0)?;
@@ -187,8 +187,8 @@ impl Operator for Pool {
                 }
                 let (magnitude, sign) = (cx.op("Abs", &[&x]), cx.op("Sign", &[&x]));
                 let x_power = cx.op("Pow", &[&magnitude, &less]);
-                let slope = cx.mul(&sign, &x_power);
-                cx.mul(&slope, &share)
+                let derivative = cx.mul(&sign, &x_power);
+                cx.mul(&derivative, &share)
             }
         };
         cx.give(0, dx);
@@ -208,18 +208,18 @@ fn max_pool_gradient(
 ) -> Result<String, RuleError> {
     let (x, y) = (cx.input(0), cx.output(0));
     let spatial = shape.len() - 2;
-    let places = window.places()?;
+    let taps = window.taps()?;
     let mut taken = Vec::new();
-    for place in &places {
+    for tap in &taps {
         let mut rows = Vec::new();
-        let mut at_place = x.clone();
+        let mut at_tap = x.clone();
         let mut inside: Option<String> = None;
         for axis in 0..spatial {
             let (size, count) = (shape[axis + 2], out[axis + 2]);
-            let from: Vec<Option<i64>> = window.positions(axis, place[axis], size, count)?;
+            let from: Vec<Option<i64>> = window.positions(axis, tap[axis], size, count)?;
             let indices: Vec<i64> = from.iter().map(|at| at.unwrap_or(0)).collect();
             let indices = cx.ints(&indices);
-            at_place = cx.op_with("Gather", &[&at_place, &indices], vec![attr_int("axis", axis as i64 + 2)]);
+            at_tap = cx.op_with("Gather", &[&at_tap, &indices], vec![attr_int("axis", axis as i64 + 2)]);
             let mut matrix = vec![0.0; (size * count) as usize];
             let mut valid = vec![0.0; count as usize];
             for (o, at) in from.iter().enumerate() {
@@ -237,7 +237,7 @@ fn max_pool_gradient(
             });
             rows.push(cx.floats(&matrix, &[size, count]));
         }
-        let hits = cx.equal(&at_place, &y);
+        let hits = cx.equal(&at_tap, &y);
         let hits = match inside {
             Some(inside) => cx.mul(&hits, &inside),
             None => hits,

@@ -108,9 +108,9 @@ impl QuantizeLinear {
             ..TensorProto::default()
         };
         let ones = cx.add("ConstantOfShape", &[&shape], vec![attr_tensor("value", one)]);
-        let is_place = |attribute: &&AttributeProto| matches!(attribute.name.as_str(), "axis" | "block_size");
-        let places = cx.attributes().iter().filter(is_place).cloned().collect();
-        cx.add_in(self.domain, "DequantizeLinear", &[&ones, &parameter], places)
+        let is_block_attribute = |attribute: &&AttributeProto| matches!(attribute.name.as_str(), "axis" | "block_size");
+        let block_attributes = cx.attributes().iter().filter(is_block_attribute).cloned().collect();
+        cx.add_in(self.domain, "DequantizeLinear", &[&ones, &parameter], block_attributes)
     }
 }
 

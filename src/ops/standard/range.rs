@@ -6,7 +6,7 @@
 
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, KNOWN_LIMIT, Known};
-use crate::operator::couple::grid::{Column, Grid, GridCx, Places};
+use crate::operator::couple::grid::{Column, Grid, GridCx, Positions};
 use crate::operator::{CoupleCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_range() -> &'static [OpType] {
@@ -52,7 +52,7 @@ impl Operator for Range {
     fn grid(&self, cx: &GridCx<'_>) -> Option<Grid> {
         let number = |slot: usize| cx.ints(slot)?.first()?.as_const();
         let (start, step, count) = (number(0)?, number(2)?, cx.output_shape()?.first()?.clone());
-        Some(vec![Column { axis: Some(0), places: Places::Run { start, step, count } }])
+        Some(vec![Column { axis: Some(0), positions: Positions::Run { start, step, count } }])
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {

@@ -241,8 +241,8 @@ impl Operator for Reduce {
             }
             Kind::L2 => {
                 let y = keep(cx, &y);
-                let slope = cx.op("Div", &[&dy, &y]);
-                cx.mul(&x, &slope)
+                let share = cx.op("Div", &[&dy, &y]);
+                cx.mul(&x, &share)
             }
             Kind::SumOfSquares => {
                 let twice = cx.scaled(&dy, 2.0);
@@ -251,8 +251,8 @@ impl Operator for Reduce {
             Kind::LogOfSum => {
                 let y = keep(cx, &y);
                 let sum = cx.op("Exp", &[&y]);
-                let slope = cx.op("Div", &[&dy, &sum]);
-                cx.expand(&slope, &shape)
+                let share = cx.op("Div", &[&dy, &sum]);
+                cx.expand(&share, &shape)
             }
             Kind::LogOfSumOfExp => {
                 let y = keep(cx, &y);

@@ -31,7 +31,7 @@ struct Resize {
     repeats_blocks: bool,
     /// Whether the sizes of the output are those that the node lists, or the sizes of the input times the scales. They
     /// are not if the listed sizes are only limits, or if the output shows a region of interest.
-    gives_sizes_as_listed: bool,
+    has_listed_sizes: bool,
     /// All attributes of the node, for nodes with the same interpolation.
     attributes: Vec<AttributeProto>,
     input_count: usize,
@@ -75,17 +75,17 @@ impl Resize {
             _ => Form::OptionalRegion,
         };
         let text = |name: &str, default: &'static str| node.proto.string(name).unwrap_or(default).to_owned();
-        let place = text("coordinate_transformation_mode", "half_pixel");
+        let coordinate_mode = text("coordinate_transformation_mode", "half_pixel");
         let rounding = text("nearest_mode", "round_prefer_floor");
-        let rounds_down = (place == "asymmetric" && rounding == "floor")
-            || (place.ends_with("half_pixel") && !rounding.ends_with("ceil"));
+        let rounds_down = (coordinate_mode == "asymmetric" && rounding == "floor")
+            || (coordinate_mode.ends_with("half_pixel") && !rounding.ends_with("ceil"));
         Self {
             form,
             axes: node.proto.ints("axes").map(<[i64]>::to_vec),
             scales: node.proto.attr("scales").map(|scales| scales.floats.clone()),
             repeats_blocks: text("mode", "nearest") == "nearest" && (form.sizes_slot().is_none() || rounds_down),
-            gives_sizes_as_listed: text("keep_aspect_ratio_policy", "stretch") == "stretch"
-                && place != "tf_crop_and_resize",
+            has_listed_sizes: text("keep_aspect_ratio_policy", "stretch") == "stretch"
+                && coordinate_mode != "tf_crop_and_resize",
             attributes: node.proto.attribute.clone(),
             input_count: node.proto.input.len(),
         }
@@ -126,7 +126,7 @@ impl Operator for Resize {
         let mut shape = cx.shape(0)?;
         let dtype = cx.input(0)?.dtype;
         let axes = self.listed(shape.len())?;
-        if !self.gives_sizes_as_listed {
+        if !self.has_listed_sizes {
             axes.into_iter().for_each(|axis| shape[axis] = cx.fresh());
             cx.set(0, Fact::new(dtype, shape));
             return Ok(());
@@ -161,7 +161,7 @@ impl Operator for Resize {
         let listed = self.listed(shape.len())?;
         let mut result = Vec::new();
         for (at, (old, new)) in input.iter().zip(&shape).enumerate() {
-            if !listed.contains(&at) || (old == new && self.gives_sizes_as_listed) {
+            if !listed.contains(&at) || (old == new && self.has_listed_sizes) {
                 result.push(layout.axes[at].clone());
             } else {
                 cx.keep(&layout.axes[at], "Resize or Upsample interpolates along this axis");
@@ -201,7 +201,7 @@ impl Operator for Resize {
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        if !self.gives_sizes_as_listed {
+        if !self.has_listed_sizes {
             return Err(RuleError::unsupported(
                 "no gradient is implemented for a region of interest or an aspect ratio policy",
             ));
@@ -219,7 +219,7 @@ impl Operator for Resize {
         }
         let listed = self.listed(from.len())?;
         let sizes = self.form.sizes_slot().and_then(|slot| cx.known_ints(slot));
-        let gives_sizes = sizes.is_some_and(|sizes| !sizes.is_empty());
+        let has_sizes = sizes.is_some_and(|sizes| !sizes.is_empty());
         for axis in 0..from.len() {
             let is_resized = from[axis] != to[axis];
             let at = listed.iter().position(|listed| *listed == axis);
@@ -235,7 +235,7 @@ impl Operator for Resize {
                     scales.and_then(|scales| scales.get(at).map(|scale| *scale as f32))
                 }
             };
-            let scales = match scale.filter(|_| !gives_sizes) {
+            let scales = match scale.filter(|_| !has_sizes) {
                 Some(scale) => cx.floats(&[1.0, 1.0, 1.0, scale], &[4]),
                 None => String::new(),
             };

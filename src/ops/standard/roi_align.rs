@@ -61,7 +61,7 @@ impl Operator for RoiAlign {
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        image::require_constant_places(cx, self.input_count)?;
+        image::require_constant_positions(cx, self.input_count)?;
         if self.takes_largest {
             return Err(RuleError::unsupported("no gradient is implemented for mode max"));
         }
@@ -70,7 +70,7 @@ impl Operator for RoiAlign {
         // All regions are of one image.
         let batch = cx.ints(&vec![0; usize::try_from(y[0]).unwrap_or(0)]);
         let sampled = cx.same_op(&[&unit, &cx.input(1), &batch]);
-        let dx = image::by_pixels(cx, &dy, &sampled, &x, &y);
+        let dx = image::pixel_gradient(cx, &dy, &sampled, &x, &y);
         // The gradients of regions of the same image add up.
         let images: Vec<i64> = (0..x[0]).collect();
         let images = cx.ints(&images);

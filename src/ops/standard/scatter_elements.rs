@@ -43,7 +43,7 @@ impl ScatterElements {
     /// other axes are written whole; the inner `None`: everything is written. The outer `None`: the indices are of
     /// another form, or the elements are not replaced.
     fn block(&self, column: Option<Column>, indices: &[Dim], data: &[Dim]) -> Option<Option<Block>> {
-        let Column { axis: along, places } = column?;
+        let Column { axis: along, positions } = column?;
         let axis = axis_index(self.axis, data.len()).ok()?;
         let is_along = along == Some(axis) || along.is_none() && indices.get(axis)?.is(1);
         let is_whole = |at: usize| at == axis || indices[at] == data[at];
@@ -54,7 +54,7 @@ impl ScatterElements {
         {
             return None;
         }
-        Some((!places.is_whole(&data[axis])).then_some(Block { axis, places }))
+        Some((!positions.is_whole(&data[axis])).then_some(Block { axis, positions }))
     }
 }
 

@@ -47,7 +47,9 @@ impl ScatterNd {
             if !is_along {
                 return None;
             }
-            if !column.places.is_whole(&data[axis]) && block.replace(Block { axis, places: column.places }).is_some() {
+            if !column.positions.is_whole(&data[axis])
+                && block.replace(Block { axis, positions: column.positions }).is_some()
+            {
                 return None;
             }
         }
@@ -127,8 +129,8 @@ impl Operator for ScatterNd {
             && let Some(rows) = cx.new_size(2, 0)
         {
             let tuple = tuple_length(&indices)?;
-            let places: Vec<i64> = (0..rows).flat_map(|row| std::iter::repeat_n(row, tuple)).collect();
-            cx.set_input_tensor(1, &places, &[rows, tuple as i64]);
+            let positions: Vec<i64> = (0..rows).flat_map(|row| std::iter::repeat_n(row, tuple)).collect();
+            cx.set_input_tensor(1, &positions, &[rows, tuple as i64]);
             return Ok(());
         }
         match self.block(cx.tuples(1), &indices, &data) {

@@ -5,7 +5,7 @@
 //! Coupling: if all uses of the sequence are known when the file is loaded, the node is removed. Otherwise it is a
 //! barrier.
 
-use crate::operator::sequence::{Sequence, place};
+use crate::operator::sequence::{Sequence, from_front};
 use crate::operator::{CoupleCx, InferCx, OpType, Operator, Registration, RuleError, SequenceCx, onnx};
 use crate::ops::sequences::CAUSE;
 
@@ -31,7 +31,7 @@ impl Operator for SequenceErase {
     fn in_tensors(&self, cx: &mut SequenceCx<'_>) -> Result<(), RuleError> {
         let mut list = cx.list(0)?;
         let position = if cx.has(1) { cx.int(1)? } else { -1 };
-        list.remove(place(position, list.len() as i64)?);
+        list.remove(from_front(position, list.len() as i64)?);
         cx.give_sequence(0, Sequence::List(list));
         Ok(())
     }

@@ -32,11 +32,11 @@ impl Operator for SequenceInsert {
         let mut list = cx.list(0)?;
         let length = list.len() as i64;
         let position = if cx.has(2) { cx.int(2)? } else { length };
-        let place = if position < 0 { position + length } else { position };
-        let place = usize::try_from(place).ok().filter(|place| *place <= list.len()).ok_or_else(|| {
+        let at = if position < 0 { position + length } else { position };
+        let at = usize::try_from(at).ok().filter(|at| *at <= list.len()).ok_or_else(|| {
             RuleError::invalid(format!("position {position} does not exist in a sequence of {length} tensors"))
         })?;
-        list.insert(place, cx.input(1));
+        list.insert(at, cx.input(1));
         cx.give_sequence(0, Sequence::List(list));
         Ok(())
     }

@@ -3,12 +3,12 @@
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Slice.html>. All opsets (inputs instead of attributes from 10).
 //!
 //! Coupling: the output holds some of the input's indices; starts and ends are patched to the new positions of the
-//! kept ones. With a step, that many neighbouring indices are removed together, so that the step is unchanged.
+//! kept ones. With a step of n, n neighbouring indices are removed together, so that the step is unchanged.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known, static_shape, take_along};
-use crate::operator::couple::grid::{Grid, GridCx, Places};
+use crate::operator::couple::grid::{Grid, GridCx, Positions};
 use crate::operator::couple::layout::{Layout, fixed_axis};
 use crate::operator::couple::space::axis_size;
 use crate::operator::{
@@ -48,7 +48,7 @@ struct Clamped {
 
 impl Clamped {
     /// Lists the selected indices, in order.
-    fn places(&self) -> impl Iterator<Item = i64> {
+    fn positions(&self) -> impl Iterator<Item = i64> {
         let (start, step) = (self.start, self.step);
         (0..self.count).map(move |at| start + at * step)
     }
@@ -164,15 +164,15 @@ impl Operator for Slice {
                 continue;
             }
             let at = span.clamp(shape[span.axis].as_const()?)?;
-            column.places = match column.places {
-                Places::Run { start, step, .. } => Places::Run {
+            column.positions = match column.positions {
+                Positions::Run { start, step, .. } => Positions::Run {
                     start: start.checked_add(at.start.checked_mul(step)?)?,
                     step: step.checked_mul(at.step)?,
                     count: Dim::from(at.count),
                 },
-                Places::List(places) => {
-                    let pick = |place: i64| places.get(usize::try_from(place).ok()?).copied();
-                    Places::List(at.places().map(pick).collect::<Option<_>>()?)
+                Positions::List(positions) => {
+                    let pick = |position: i64| positions.get(usize::try_from(position).ok()?).copied();
+                    Positions::List(at.positions().map(pick).collect::<Option<_>>()?)
                 }
             };
         }
@@ -196,13 +196,13 @@ impl Operator for Slice {
                 (Some(size), Some(at)) => match cx.single(&axis) {
                     Some(space) => {
                         let part = cx.new_space(at.count as usize)?;
-                        at.places().enumerate().for_each(|(i, place)| cx.unite(space, place as usize, part, i));
+                        at.positions().enumerate().for_each(|(i, index)| cx.unite(space, index as usize, part, i));
                         let apart = if at.count > 1 { at.step.unsigned_abs() } else { 1 };
                         let stride = usize::try_from(apart).unwrap_or(1).max(1);
-                        for place in at.places().map(|place| place as usize) {
-                            let start = place - place % stride;
+                        for index in at.positions().map(|index| index as usize) {
+                            let start = index - index % stride;
                             let run = start..start.saturating_add(stride).min(size);
-                            run.for_each(|other| cx.unite(space, place, space, other));
+                            run.for_each(|other| cx.unite(space, index, space, other));
                         }
                         if at.count == 1 {
                             cx.keep_range(part, 0..1, "Slice selects only this index");
@@ -229,22 +229,18 @@ impl Operator for Slice {
         for span in &spans {
             let kept = cx.kept_input(0, span.axis);
             let clamped = cx.old_size(0, span.axis).and_then(|size| span.clamp(size));
-            let limits =
-                match (kept, clamped) {
-                    (Some(kept), Some(at)) if !span.is_whole() => {
-                        let left =
-                            |place: i64| kept.binary_search(&(usize::try_from(place).ok()?)).ok().map(|at| at as i64);
-                        let places: Vec<i64> = at.places().filter_map(left).collect();
-                        let before = kept.iter().filter(|index| (**index as i64) < at.start).count() as i64;
-                        let limits = progression(&places, before, at.step, kept.len() as i64);
-                        Some(limits.ok_or_else(|| {
-                            RuleError::unsupported("the kept indices of the slice are not evenly spaced")
-                        })?)
-                    }
-                    _ => None,
-                };
-            // The limits along an axis that does not shrink remain unchanged, even if they are computed from a size
-            // that shrinks.
+            let limits = match (kept, clamped) {
+                (Some(kept), Some(at)) if !span.is_whole() => {
+                    let left =
+                        |position: i64| kept.binary_search(&(usize::try_from(position).ok()?)).ok().map(|at| at as i64);
+                    let positions: Vec<i64> = at.positions().filter_map(left).collect();
+                    let before = kept.iter().filter(|index| (**index as i64) < at.start).count() as i64;
+                    let limits = progression(&positions, before, at.step, kept.len() as i64);
+                    Some(limits.ok_or_else(|| RuleError::unsupported("the kept indices are not evenly spaced"))?)
+                }
+                _ => None,
+            };
+            // Limits along an axis that does not shrink are kept, even if they are computed from a size that shrinks.
             let stays = |limit: &Option<Dim>| limit.as_ref().and_then(Dim::as_const).filter(|_| limits.is_none());
             is_cut |= limits.is_some();
             starts.push(limits.map(|(start, _, _)| start).or_else(|| stays(&span.start)));
@@ -302,14 +298,14 @@ impl Operator for Slice {
 
 /// Returns start, end and step of a slice that selects these positions of an axis of `size` indices; `None` if they
 /// are not evenly spaced. If there are no positions, the slice starts at `before`.
-fn progression(places: &[i64], before: i64, step: i64, size: i64) -> Option<(i64, i64, i64)> {
-    let (first, last) = match places {
+fn progression(positions: &[i64], before: i64, step: i64, size: i64) -> Option<(i64, i64, i64)> {
+    let (first, last) = match positions {
         [] => return Some((before, before, step)),
         [only] => (*only, *only),
         [first, .., last] => (*first, *last),
     };
-    let step = places.get(1).map_or(step.signum(), |second| second - first);
-    let is_even = places.windows(2).all(|pair| pair[1] - pair[0] == step);
+    let step = positions.get(1).map_or(step.signum(), |second| second - first);
+    let is_even = positions.windows(2).all(|pair| pair[1] - pair[0] == step);
     // An end before the first index counts from the end, unless it is far below zero.
     let end = if step > 0 {
         last + 1
@@ -322,7 +318,7 @@ fn progression(places: &[i64], before: i64, step: i64, size: i64) -> Option<(i64
 }
 
 fn take(known: &Known, sizes: &[usize], axis: usize, at: &Clamped) -> Option<Known> {
-    let indices: Option<Vec<usize>> = at.places().map(|place| usize::try_from(place).ok()).collect();
+    let indices: Option<Vec<usize>> = at.positions().map(|position| usize::try_from(position).ok()).collect();
     take_along(known, sizes, axis, &indices?)
 }
 
@@ -357,7 +353,7 @@ mod tests {
 
     fn indices(size: i64, start: i64, end: i64, step: i64) -> Option<Vec<i64>> {
         let span = Span { axis: 0, start: Some(start.into()), end: Some(end.into()), step: Some(step) };
-        span.clamp(size).map(|at| at.places().collect())
+        span.clamp(size).map(|at| at.positions().collect())
     }
 
     #[test]

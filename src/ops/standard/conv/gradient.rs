@@ -87,23 +87,23 @@ impl Geometry {
     /// Returns, for each of the `count` windows along an axis of `size` elements, the element at each kernel position;
     /// `None` in the padding.
     pub(in crate::ops) fn elements(&self, axis: usize, size: i64, count: i64) -> Vec<Vec<Option<usize>>> {
-        let at = |window: i64, place: i64| {
-            let at = window * self.strides[axis] + place * self.dilations[axis] - self.before[axis];
+        let at = |window: i64, tap: i64| {
+            let at = window * self.strides[axis] + tap * self.dilations[axis] - self.before[axis];
             usize::try_from(at).ok().filter(|_| at < size)
         };
-        (0..count).map(|window| (0..self.kernel[axis]).map(|place| at(window, place)).collect()).collect()
+        (0..count).map(|window| (0..self.kernel[axis]).map(|tap| at(window, tap)).collect()).collect()
     }
 
     /// The same for a transposed convolution: for each of the `count` positions of the output, the input element that
     /// each kernel position multiplies; `None` if there is none.
     pub(in crate::ops) fn transposed_elements(&self, axis: usize, size: i64, count: i64) -> Vec<Vec<Option<usize>>> {
-        let at = |position: i64, place: i64| {
-            let steps = position + self.before[axis] - place * self.dilations[axis];
+        let at = |position: i64, tap: i64| {
+            let steps = position + self.before[axis] - tap * self.dilations[axis];
             let at = steps.div_euclid(self.strides[axis]);
             let is_one = steps.rem_euclid(self.strides[axis]) == 0 && (0..size).contains(&at);
             is_one.then(|| usize::try_from(at).ok()).flatten()
         };
-        (0..count).map(|position| (0..self.kernel[axis]).map(|place| at(position, place)).collect()).collect()
+        (0..count).map(|position| (0..self.kernel[axis]).map(|tap| at(position, tap)).collect()).collect()
     }
 
     /// Returns the extent of the dilated kernel.
@@ -112,9 +112,9 @@ impl Geometry {
     }
 
     /// Lists the kernel positions, the last axis fastest.
-    fn places(&self) -> Vec<Vec<i64>> {
-        self.kernel.iter().fold(vec![vec![]], |places, size| {
-            places.iter().flat_map(|place| (0..*size).map(move |at| [&place[..], &[at]].concat())).collect()
+    fn taps(&self) -> Vec<Vec<i64>> {
+        self.kernel.iter().fold(vec![vec![]], |taps, size| {
+            taps.iter().flat_map(|tap| (0..*size).map(move |at| [&tap[..], &[at]].concat())).collect()
         })
     }
 
@@ -260,7 +260,7 @@ fn weight(
     after[first..].copy_from_slice(&geometry.after);
     let x = cx.pad(&x, &before, &after);
     let blocks: Vec<String> =
-        geometry.places().iter().map(|place| under(cx, geometry, place, (&x, x_shape), g_shape, first)).collect();
+        geometry.taps().iter().map(|tap| under(cx, geometry, tap, (&x, x_shape), g_shape, first)).collect();
     let at_once = (COLUMNS / (inputs * length).max(1)).clamp(1, blocks.len() as i64);
     let products: Vec<String> = blocks
         .chunks(usize::try_from(at_once).unwrap_or(1))
@@ -276,8 +276,8 @@ fn weight(
         })
         .collect();
     let joined = cx.concat(&products, leading.len() + 1);
-    let by_place = cx.reshape(&joined, &[w[0], blocks.len() as i64, w[1]]);
-    let by_channel = cx.matrix_transpose(&by_place, 3);
+    let by_tap = cx.reshape(&joined, &[w[0], blocks.len() as i64, w[1]]);
+    let by_channel = cx.matrix_transpose(&by_tap, 3);
     cx.reshape(&by_channel, w)
 }
 
@@ -299,13 +299,13 @@ fn channels_first(cx: &mut GradientCx<'_>, value: &str, shape: &[i64], group: i6
 fn under(
     cx: &mut GradientCx<'_>,
     geometry: &Geometry,
-    place: &[i64],
+    tap: &[i64],
     (x, x_shape): (&str, &[i64]),
     g_shape: &[i64],
     first: usize,
 ) -> String {
     let mut cuts = Vec::new();
-    for (axis, at) in place.iter().enumerate() {
+    for (axis, at) in tap.iter().enumerate() {
         let start = at * geometry.dilations[axis];
         let end = start + (g_shape[axis + 2] - 1) * geometry.strides[axis] + 1;
         let whole = x_shape[axis + 2] + geometry.before[axis] + geometry.after[axis];

@@ -141,14 +141,14 @@ impl Window {
     }
 
     /// Lists the offsets of all positions in the window, the last axis fastest.
-    pub(in crate::ops) fn places(&self) -> Result<Vec<Vec<i64>>, RuleError> {
-        let mut places = vec![vec![]];
+    pub(in crate::ops) fn taps(&self) -> Result<Vec<Vec<i64>>, RuleError> {
+        let mut taps = vec![vec![]];
         for size in &self.kernel {
             let size = size.as_const().ok_or(RuleError::UnknownShape)?;
-            let longer = |place: &Vec<i64>| (0..size).map(|at| [place.as_slice(), &[at]].concat()).collect::<Vec<_>>();
-            places = places.iter().flat_map(longer).collect();
+            let longer = |tap: &Vec<i64>| (0..size).map(|at| [tap.as_slice(), &[at]].concat()).collect::<Vec<_>>();
+            taps = taps.iter().flat_map(longer).collect();
         }
-        Ok(places)
+        Ok(taps)
     }
 
     /// Returns the padding before and after an axis of `size` elements that has `count` windows.
@@ -166,17 +166,17 @@ impl Window {
         }
     }
 
-    /// Returns, for each of the `count` windows along an axis of `size` elements, the element at `place`; `None` in
+    /// Returns, for each of the `count` windows along an axis of `size` elements, the element at `tap`; `None` in
     /// the padding.
     pub(in crate::ops) fn positions(
         &self,
         axis: usize,
-        place: i64,
+        tap: i64,
         size: i64,
         count: i64,
     ) -> Result<Vec<Option<i64>>, RuleError> {
         let (before, _) = self.static_pads(axis, size, count)?;
-        let at = |window: i64| window * self.strides[axis] + place * self.dilations[axis] - before;
+        let at = |window: i64| window * self.strides[axis] + tap * self.dilations[axis] - before;
         Ok((0..count).map(at).map(|at| (0..size).contains(&at).then_some(at)).collect())
     }
 
@@ -184,8 +184,8 @@ impl Window {
     pub(in crate::ops) fn sum_rows(&self, axis: usize, size: i64, count: i64) -> Result<Vec<f32>, RuleError> {
         let kernel = self.kernel[axis].as_const().ok_or(RuleError::UnknownShape)?;
         let mut rows = vec![0.0; usize::try_from(size * count).unwrap_or(0)];
-        for place in 0..kernel {
-            for (window, at) in self.positions(axis, place, size, count)?.into_iter().enumerate() {
+        for tap in 0..kernel {
+            for (window, at) in self.positions(axis, tap, size, count)?.into_iter().enumerate() {
                 if let Some(at) = at {
                     rows[(at * count) as usize + window] = 1.0;
                 }
@@ -206,7 +206,7 @@ impl Window {
         let kernel = self.kernel[axis].as_const().ok_or(RuleError::UnknownShape)?;
         let mut rows = vec![0.0; usize::try_from(size * count).unwrap_or(0)];
         for window in 0..count {
-            let at = |place: i64| window * self.strides[axis] + place * self.dilations[axis] - before;
+            let at = |tap: i64| window * self.strides[axis] + tap * self.dilations[axis] - before;
             let inside: Vec<i64> = (0..kernel).map(at).filter(|at| (0..size).contains(at)).collect();
             // Elements that a last window covers beyond the padding never count.
             let padded = (0..kernel).map(at).filter(|at| (-before..size + after).contains(at)).count();

@@ -61,7 +61,7 @@ struct Tap {
     /// Its weight; zero where it is ignored.
     weight: String,
     /// The derivative of the weight with respect to the position in pixels.
-    slope: String,
+    derivative: String,
 }
 
 /// The sizes of a sampling.
@@ -71,7 +71,7 @@ struct Sizes {
     batch: i64,
     channels: i64,
     /// The number of sampling positions in one image of the batch.
-    places: i64,
+    positions: i64,
 }
 
 impl Sampling {
@@ -100,16 +100,16 @@ impl Sampling {
             return Err(RuleError::unsupported("this version does not know its mode or padding_mode"));
         };
         let (dy, x, y) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
-        let sizes = Sizes { image: x[2..].to_vec(), batch: x[0], channels: x[1], places: y[2..].iter().product() };
+        let sizes = Sizes { image: x[2..].to_vec(), batch: x[0], channels: x[1], positions: y[2..].iter().product() };
         // Without interpolation, the positions only select pixels.
-        let wants_places = cx.wants(1) && mode != Mode::Nearest;
-        if !cx.wants(0) && !wants_places {
+        let wants_positions = cx.wants(1) && mode != Mode::Nearest;
+        if !cx.wants(0) && !wants_positions {
             return Ok(());
         }
-        let dy = cx.reshape(&dy, &[sizes.batch, sizes.channels, sizes.places]);
+        let dy = cx.reshape(&dy, &[sizes.batch, sizes.channels, sizes.positions]);
         let taps: Vec<Vec<Tap>> =
             (0..sizes.image.len()).map(|axis| self.taps(cx, (mode, padding), &sizes, axis)).collect();
-        let image = (wants_places).then(|| {
+        let image = (wants_positions).then(|| {
             let image = cx.input(0);
             cx.reshape(&image, &[sizes.batch, sizes.channels, sizes.image.iter().product()])
         });
@@ -117,7 +117,7 @@ impl Sampling {
             let zero = cx.scalar(0.0);
             cx.expand(&zero, &[sizes.batch, sizes.channels, sizes.image.iter().product()])
         });
-        let mut by_place: Vec<Vec<String>> = vec![Vec::new(); sizes.image.len()];
+        let mut by_position: Vec<Vec<String>> = vec![Vec::new(); sizes.image.len()];
         for chosen in combinations(&taps) {
             let index = sizes.flat_index(cx, &chosen);
             if let Some(sum) = dx.take() {
@@ -130,12 +130,13 @@ impl Sampling {
                 let pixel = cx.op_with("GatherElements", &[image, &index], vec![attr_int("axis", 2)]);
                 let share = cx.mul(&pixel, &dy);
                 let share = cx.reduce_sum(&share, &[1], true);
-                for (axis, sums) in by_place.iter_mut().enumerate() {
-                    let factor =
-                        |(at, tap): (usize, &&Tap)| if at == axis { tap.slope.clone() } else { tap.weight.clone() };
+                for (axis, sums) in by_position.iter_mut().enumerate() {
+                    let factor = |(at, tap): (usize, &&Tap)| {
+                        if at == axis { tap.derivative.clone() } else { tap.weight.clone() }
+                    };
                     let factors: Vec<String> = chosen.iter().enumerate().map(factor).collect();
-                    let slope = product(cx, factors.iter().map(String::as_str));
-                    sums.push(cx.mul(&share, &slope));
+                    let derivative = product(cx, factors.iter().map(String::as_str));
+                    sums.push(cx.mul(&share, &derivative));
                 }
             }
         }
@@ -144,7 +145,7 @@ impl Sampling {
             cx.give(0, dx);
         }
         if image.is_some() {
-            let gradient = self.by_places(cx, &sizes, &by_place);
+            let gradient = self.position_gradient(cx, &sizes, &by_position);
             let grid = cx.shape(1)?;
             let gradient = cx.reshape(&gradient, &grid);
             cx.give(1, gradient);
@@ -154,7 +155,7 @@ impl Sampling {
 
     /// Computes the gradient with respect to the positions `[N, positions, axes]`, from the contribution of each tap
     /// along each axis.
-    fn by_places(&self, cx: &mut GradientCx<'_>, sizes: &Sizes, by_axis: &[Vec<String>]) -> String {
+    fn position_gradient(&self, cx: &mut GradientCx<'_>, sizes: &Sizes, by_axis: &[Vec<String>]) -> String {
         // The first coordinate of a position belongs to the last axis.
         let parts: Vec<String> = (0..by_axis.len())
             .rev()
@@ -162,7 +163,7 @@ impl Sampling {
                 let terms: Vec<&str> = by_axis[axis].iter().map(String::as_str).collect();
                 let sum = cx.op("Sum", &terms);
                 let sum = cx.scaled(&sum, self.pixels_per_unit(sizes.image[axis]));
-                cx.reshape(&sum, &[sizes.batch, sizes.places, 1])
+                cx.reshape(&sum, &[sizes.batch, sizes.positions, 1])
             })
             .collect();
         cx.concat(&parts, 2)
@@ -178,28 +179,32 @@ impl Sampling {
         let size = sizes.image[axis];
         let rank = sizes.image.len();
         let (grid, column) = (cx.input(1), (rank - 1 - axis) as i64);
-        let places = cx.reshape(&grid, &[sizes.batch, sizes.places, rank as i64]);
-        let place = cx.slice(&places, 2, column, column + 1, 1);
-        let place = cx.reshape(&place, &[sizes.batch, 1, sizes.places]);
+        let positions = cx.reshape(&grid, &[sizes.batch, sizes.positions, rank as i64]);
+        let position = cx.slice(&positions, 2, column, column + 1, 1);
+        let position = cx.reshape(&position, &[sizes.batch, 1, sizes.positions]);
         // In pixels: -1 to 1 becomes 0 to size - 1, or -0.5 to size - 0.5; both have their centre at (size - 1) / 2.
-        let scaled = cx.scaled(&place, self.pixels_per_unit(size));
+        let scaled = cx.scaled(&position, self.pixels_per_unit(size));
         let middle = cx.scalar((size - 1) as f64 / 2.0);
-        let place = cx.op("Add", &[&scaled, &middle]);
-        let below = cx.op(if mode == Mode::Nearest { "Round" } else { "Floor" }, &[&place]);
-        let share = cx.op("Sub", &[&place, &below]);
+        let position = cx.op("Add", &[&scaled, &middle]);
+        let below = cx.op(if mode == Mode::Nearest { "Round" } else { "Floor" }, &[&position]);
+        let share = cx.op("Sub", &[&position, &below]);
         let taps = mode.taps().into_iter().map(|(distance, coefficients)| {
             let distance = cx.scalar(distance as f64);
             let tap = cx.op("Add", &[&below, &distance]);
             let (index, counts) = self.inside(cx, padding, &tap, size);
             let [_, b, c, d] = coefficients;
-            let (weight, slope) =
+            let (weight, derivative) =
                 (polynomial(cx, &coefficients, &share), polynomial(cx, &[b, 2.0 * c, 3.0 * d, 0.0], &share));
             let counted = |cx: &mut GradientCx<'_>, value: String| match &counts {
                 None => value,
                 Some(counts) => cx.mul(&value, counts),
             };
-            let (weight, slope) = (counted(cx, weight), counted(cx, slope));
-            Tap { index: cx.op_with("Cast", &[&index], vec![attr_int("to", DataType::Int64 as i64)]), weight, slope }
+            let (weight, derivative) = (counted(cx, weight), counted(cx, derivative));
+            Tap {
+                index: cx.op_with("Cast", &[&index], vec![attr_int("to", DataType::Int64 as i64)]),
+                weight,
+                derivative,
+            }
         });
         taps.collect()
     }
@@ -246,7 +251,7 @@ impl Sizes {
                 Some(sum) => cx.op("Add", &[&sum, &part]),
             });
         }
-        cx.expand(&index.unwrap_or_default(), &[self.batch, self.channels, self.places])
+        cx.expand(&index.unwrap_or_default(), &[self.batch, self.channels, self.positions])
     }
 }
 

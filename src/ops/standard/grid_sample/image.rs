@@ -10,8 +10,8 @@ pub(in crate::ops::standard) fn couple(cx: &mut CoupleCx<'_>, input_count: usize
         cx.keep(axis, if at == 0 { "the axis is the batch of a sampled image" } else { "the axis is a spatial axis" });
     }
     for slot in 1..input_count {
-        let places = cx.separated(slot)?;
-        places
+        let positions = cx.separated(slot)?;
+        positions
             .axes
             .iter()
             .for_each(|axis| cx.keep(axis, "the axis belongs to the positions at which an image is sampled"));
@@ -35,7 +35,7 @@ pub(in crate::ops::standard) fn reference(cx: &mut ReferenceCx<'_>) -> Result<()
 }
 
 /// Refuses positions that depend on a weight: only the image has a gradient.
-pub(in crate::ops::standard) fn require_constant_places(
+pub(in crate::ops::standard) fn require_constant_positions(
     cx: &GradientCx<'_>,
     input_count: usize,
 ) -> Result<(), RuleError> {
@@ -56,7 +56,7 @@ pub(in crate::ops::standard) fn unit_images(cx: &mut GradientCx<'_>, x: &[i64]) 
 
 /// Computes the gradient with respect to the pixels of every sampled image, `[samplings, C, pixels]`. `sampled` is the
 /// result of the operator for the unit images; `x` and `y` are the shapes of X and Y.
-pub(in crate::ops::standard) fn by_pixels(
+pub(in crate::ops::standard) fn pixel_gradient(
     cx: &mut GradientCx<'_>,
     dy: &str,
     sampled: &str,

@@ -145,7 +145,7 @@ impl Function {
     }
 
     /// Whether the result is boolean instead of the input's type.
-    pub(super) fn gives_truth(self) -> bool {
+    pub(super) fn is_boolean(self) -> bool {
         matches!(self, Self::IsInf | Self::IsNaN)
     }
 
