@@ -108,17 +108,17 @@ fn couple_from(
     coupling.uses.sort_by_key(|weight| (weight.node, weight.slot));
     for value in &graph.outputs {
         let name = &graph.values[*value].name;
-        keep_value(&mut coupling, *value, "is an output of the network", name);
+        keep_value(&mut coupling, *value, "the value is an output of the network", name);
         for counted in sizes_behind(graph, operators, is_constant, *value) {
-            keep_value(&mut coupling, counted, "has sizes that are an output of the network", name);
+            keep_value(&mut coupling, counted, "the sizes of the value are an output of the network", name);
         }
     }
     for (id, value) in graph.values.iter().enumerate() {
         if let Some(node) = value.captured_by.first() {
             let name = &graph.nodes[*node].name;
-            keep_value(&mut coupling, id, "is read by a subgraph", name);
+            keep_value(&mut coupling, id, "a subgraph reads the value", name);
             for counted in sizes_behind(graph, operators, is_constant, id) {
-                keep_value(&mut coupling, counted, "has sizes that are read by a subgraph", name);
+                keep_value(&mut coupling, counted, "a subgraph reads the sizes of the value", name);
             }
         }
     }
@@ -183,7 +183,8 @@ fn apply_rule(mut cx: CoupleCx<'_>, operators: &Operators) {
         }),
         Some(value) => {
             let name = &cx.graph.values[value].name;
-            Err(RuleError::unsupported(format!("reads {name}, a sparse initializer; a dense one could lose channels")))
+            let text = format!("the node reads {name}, a sparse initializer; a dense one could lose channels");
+            Err(RuleError::unsupported(text))
         }
     };
     if let Err(cause) = result {

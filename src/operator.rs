@@ -1,8 +1,8 @@
 //! What the pipeline asks of an operator.
 //!
-//! Everything that is known about an operator stands in one file under `ops/`, as one implementation of
-//! [`Operator`]. The framework never names an operator. An operator that is not registered is a barrier: its channels
-//! are kept and the run says so.
+//! One file under `ops/` holds everything that is known about an operator, as one implementation of [`Operator`]. The
+//! framework never names an operator. An operator that is not registered is a barrier: its channels are kept and the
+//! run reports it.
 
 pub mod couple;
 
@@ -48,12 +48,12 @@ pub use preimage::PreimageCx;
 pub use reference::ReferenceCx;
 pub use sequence::SequenceCx;
 
-/// Why a rule could not be applied. Rules give the bare cause; the stage that called them adds file, node, operator
+/// Why a rule could not be applied. A rule states the cause alone; the stage that called it adds file, node, operator
 /// and input shapes.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum RuleError {
-    /// An input's rank or a size that the rule needs is not known; the node becomes a barrier.
-    #[error("needs a shape that is not known")]
+    /// The rule needs the rank or a size of an input, and it is not known; the node becomes a barrier.
+    #[error("a shape or size that its rule needs is not known")]
     UnknownShape,
     /// The node contradicts the operator's specification.
     #[error("{0}")]
@@ -64,112 +64,113 @@ pub enum RuleError {
 }
 
 impl RuleError {
-    /// The node contradicts the operator's specification.
+    /// Makes the error of a node that contradicts the operator's specification.
     pub fn invalid(text: impl Into<String>) -> Self {
         Self::Invalid(text.into())
     }
 
-    /// This form of the node is not supported.
+    /// Makes the error of a node whose form is valid but not supported.
     pub fn unsupported(text: impl Into<String>) -> Self {
         Self::Unsupported(text.into())
     }
 }
 
-/// The name of an operator: domain (empty for the standard one) and type.
+/// The name of an operator: its domain and type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OpType {
-    /// Domain; empty for `ai.onnx`.
+    /// The domain; empty for `ai.onnx`.
     pub domain: &'static str,
-    /// Operator type.
+    /// The operator type.
     pub name: &'static str,
 }
 
-/// A standard operator.
+/// Names an operator of the ONNX standard.
 pub const fn onnx(name: &'static str) -> OpType {
     OpType { domain: "", name }
 }
 
-/// An operator of ONNX Runtime's own domain.
+/// Names an operator of ONNX Runtime's own domain.
 pub const fn microsoft(name: &'static str) -> OpType {
     OpType { domain: "com.microsoft", name }
 }
 
-/// How quantised numbers and their scales go together, where there is more than one scale.
+/// Which scale belongs to which quantised number, where there is more than one scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dequantization {
-    /// The axis along which scales differ; counted from the end where negative.
+    /// The axis along which the scales differ; negative: counted from the end.
     pub axis: i64,
-    /// Indices along the axis that share a scale.
+    /// The number of neighbouring indices along the axis that share a scale.
     pub block: usize,
 }
 
-/// What of a node is quantised where it computes in integers.
+/// The inputs that a node quantises when it computes in integers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quantized {
     /// The input slot of the activations.
     pub data: usize,
     /// The input slot of the weight.
     pub weight: usize,
-    /// The axis of the weight along which its outputs lie: each has a scale of its own.
+    /// The axis of the weight that holds its output channels: each has a scale of its own.
     pub channels: usize,
-    /// The input slot of the bias, a vector along the outputs.
+    /// The input slot of the bias, a vector over the output channels.
     pub bias: usize,
 }
 
-/// What becomes of a node that reads nothing but constants ([`crate::fold`]).
+/// How folding treats a node that takes only constants as input ([`crate::fold`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Folding {
-    /// It is never computed ahead: its output differs from run to run.
+    /// It is never computed ahead of time: its output differs from run to run.
     Never,
-    /// It moves elements or treats each by itself, so that indices can be removed from what it reads.
+    /// It moves elements or treats each on its own, so that indices can be removed from its inputs.
     Passes,
-    /// What it makes of one index depends on the others: it is computed ahead, and indices are removed from the result.
+    /// Its result at one index depends on the other indices: it is computed ahead of time, and indices are removed
+    /// from the result.
     Mixes,
 }
 
 /// The rules of an operator, in the order of the pipeline.
 ///
-/// Silence never means that channels pass through: `infer` has no default, without `couple` the node is a barrier, and
-/// without `lower` or `reference` verification fails.
+/// A missing rule never lets channels pass through unseen: `infer` has no default, a node without `couple` is a
+/// barrier, and verification fails without `lower` or `reference`.
 pub trait Operator: std::fmt::Debug + Send + Sync {
-    /// Element types, shapes and known small values of the outputs.
+    /// Infers element types, shapes and known small values of the outputs.
     ///
     /// # Errors
-    /// [`RuleError::UnknownShape`] leaves the outputs to the file's own `value_info`; [`RuleError::Invalid`] refuses
-    /// the model.
+    /// After [`RuleError::UnknownShape`], the outputs have the shapes that the file's `value_info` states.
+    /// [`RuleError::Invalid`] refuses the model.
     fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError>;
 
-    /// What becomes of the node where it reads nothing but constants.
+    /// Returns how folding treats the node when it takes only constants as input.
     fn folding(&self) -> Folding {
         Folding::Passes
     }
 
-    /// Which indices of the inputs and outputs live or die together. Operators of which only the shapes are known leave it
-    /// out.
+    /// States which indices of the inputs and outputs must be removed together. Operators of which only the shapes are
+    /// known omit it.
     ///
     /// # Errors
     /// Any error makes the node a barrier.
     fn couple(&self, _cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::unsupported("which channels depend on which is not known of this operator"))
+        Err(RuleError::unsupported("no coupling rule is known for this operator"))
     }
 
-    /// The integers of output 0 as a grid of indices, where they are one.
+    /// Returns the integers of output 0 as a grid of indices; `None` where they are no grid.
     fn grid(&self, _cx: &GridCx<'_>) -> Option<Grid> {
         None
     }
 
-    /// Whether the outputs follow from the sizes of the inputs alone, as a Shape's does. Its inputs may shrink; where it is
-    /// an output of the network, or computes one, they stay.
+    /// Whether the outputs follow from the sizes of the inputs alone, as those of Shape do. The inputs may shrink,
+    /// unless the result is an output of the network or computes one: then they are kept.
     fn reads_sizes_alone(&self) -> bool {
         false
     }
 
-    /// Multiply-accumulate operations at the given shapes; zero for operators that only move or compare data.
+    /// Counts multiply-accumulate operations at the given shapes; zero for operators that only move or compare data.
     fn macs(&self, _cx: &MacsCx<'_>) -> f64 {
         0.0
     }
 
-    /// Attributes and constants that name a size which shrinks.
+    /// Rewrites attributes and constants that state a size which shrinks.
     ///
     /// # Errors
     /// The cut can't be expressed; the run fails before anything is written.
@@ -177,33 +178,33 @@ pub trait Operator: std::fmt::Debug + Send + Sync {
         Ok(())
     }
 
-    /// The standard operators as one of which a cut may write the node ([`PatchCx::replace`]).
+    /// The standard operators with which a cut may replace the node ([`PatchCx::replace`]).
     fn replacements(&self) -> &'static [&'static str] {
         &[]
     }
 
-    /// Writes the node in standard operators ([`crate::lower`]); `false` if it is one. The reference and gradients see
-    /// what it is lowered to, so that a fused operator needs no rules for them.
+    /// Writes the node in standard operators ([`crate::lower`]); returns `false` if it is one. The reference and the
+    /// gradients use the lowered form, so that a fused operator needs no rules for them.
     ///
     /// # Errors
-    /// This form of the node can't be lowered; it stays as it is.
+    /// This form of the node can't be lowered; it remains unchanged.
     fn lower(&self, _cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
         Ok(false)
     }
 
-    /// Whether ONNX Runtime has no kernel for it on the CPU; it runs there only lowered.
+    /// Whether ONNX Runtime has no CPU kernel for it; on the CPU, it runs only when lowered.
     fn lacks_cpu_kernel(&self) -> bool {
         false
     }
 
-    /// Whether the kernel that ONNX Runtime has for it on a GPU takes these sizes, as far as they are known. A node that no
-    /// longer fits its kernel after a cut is written in standard operators.
+    /// Whether ONNX Runtime's GPU kernel for it accepts these sizes, as far as they are known. A node that no longer
+    /// fits its kernel after a cut is written in standard operators.
     fn kernel_takes(&self, _cx: &KernelCx<'_>) -> bool {
         true
     }
 
-    /// The node in the reference graph, where removed indices are masked instead of removed. Operators that are lowered
-    /// have none.
+    /// Writes the node into the reference graph, where removed indices are masked instead of removed. Operators that
+    /// are lowered need no such rule.
     ///
     /// # Errors
     /// The node can't be masked; verification fails with this cause.
@@ -211,7 +212,7 @@ pub trait Operator: std::fmt::Debug + Send + Sync {
         Err(RuleError::unsupported("the operator has no masked form"))
     }
 
-    /// Whether a constant at input `slot` multiplies channel by channel, as the scale of a norm does.
+    /// Whether a constant at input `slot` multiplies each channel, as the scale of a norm does.
     fn scales(&self, _slot: usize) -> bool {
         false
     }
@@ -221,43 +222,44 @@ pub trait Operator: std::fmt::Debug + Send + Sync {
         false
     }
 
-    /// The body that runs in every case, where what is `known` of the scalar at an input slot decides; it then takes the
-    /// node's place.
+    /// Returns the body that runs in every case, if the scalar at an input slot decides that and `known` has its
+    /// value. The body then replaces the node.
     fn decided_body(&self, _known: &dyn Fn(usize) -> Option<i64>) -> Option<&GraphProto> {
         None
     }
 
-    /// What the outputs of a node that makes, changes or reads sequences stand for: tensors and lists of tensors. Where it
-    /// is known, they take the node's place.
+    /// States which tensors and lists of tensors the outputs of a node that builds, changes or reads sequences stand
+    /// for. Where they are known, they replace the node.
     ///
     /// # Errors
-    /// It is not known before the network runs; the node stays as it is.
+    /// They are not known before the network runs; the node remains unchanged.
     fn in_tensors(&self, _cx: &mut SequenceCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::unsupported("it reads a sequence"))
+        Err(RuleError::unsupported("the node takes a sequence as input"))
     }
 
-    /// Whether outputs of integers stand for floating point numbers, as those of QuantizeLinear do: a gradient would
-    /// have to pass the node. Other integers (indices, sizes) are taken not to change with a weight.
+    /// Whether integer outputs stand for floating point numbers, as those of QuantizeLinear do: a gradient would have
+    /// to pass through the node. Other integers (indices, sizes) are assumed not to change with a weight.
     fn quantizes(&self) -> bool {
         false
     }
 
-    /// Of an operator that makes floating point numbers of quantised ones, `(x - zero_point) * scale` with the inputs 0, 2
-    /// and 1, which indices of input 0 have a scale of their own.
+    /// For an operator that turns quantised numbers into floating point ones, `(x - zero_point) * scale` with inputs
+    /// 0, 2 and 1: which indices of input 0 share a scale. `None` for other operators.
     fn dequantization(&self) -> Option<Dequantization> {
         None
     }
 
-    /// Writes the node in standard operators that compute the same in float32 without rounding to integers; `false` if it
-    /// does not round. Verification compares networks with quantised activations in this form as well.
+    /// Writes the node in standard operators that compute the same in float32, without rounding to integers; returns
+    /// `false` if the node does not round. Verification also compares networks with quantised activations in this
+    /// form.
     ///
     /// # Errors
-    /// This form of the node can't be written so; it stays as it is.
+    /// This form of the node can't be written without rounding; it remains unchanged.
     fn without_rounding(&self, _cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
         Ok(false)
     }
 
-    /// The gradients of the loss by the inputs, from those by the outputs.
+    /// Computes the gradients of the loss with respect to the inputs, from those with respect to the outputs.
     ///
     /// # Errors
     /// The operator has no gradient in this form; a run that needs one fails and names the node.
@@ -265,35 +267,36 @@ pub trait Operator: std::fmt::Debug + Send + Sync {
         Err(RuleError::unsupported("the operator has no gradient"))
     }
 
-    /// The node as a linear map of one input by a constant weight, which a refit can change.
+    /// Describes the node as a linear map of one input by a constant weight, which a refit can change; `None` if it is
+    /// none.
     fn linear(&self, _cx: &LinearCx<'_>) -> Option<Linear> {
         None
     }
 
-    /// What of the node is quantised where it computes in integers, for a weight of this rank; `None` where runtimes have no
-    /// such form of it.
+    /// Returns which inputs the node quantises when it computes in integers, for a weight of this rank; `None` if
+    /// runtimes have no integer form of it.
     fn quantized(&self, _weight_rank: usize) -> Option<Quantized> {
         None
     }
 
-    /// What the inputs of a node that reads only constants must be, so that its outputs are what is wanted.
+    /// Computes which inputs a node that takes only constants needs, for its outputs to have the wanted values.
     ///
     /// # Errors
     /// The operator does not merely move or scale elements.
     fn preimage(&self, _cx: &mut PreimageCx<'_>) -> Result<(), RuleError> {
-        Err(RuleError::unsupported("what it computes can't be taken back"))
+        Err(RuleError::unsupported("the operator can't be inverted"))
     }
 
-    /// What the node is to the choice of kernels: a part of a pattern that one computes.
+    /// Describes the node as a part of a pattern that one kernel computes; `None` if it is none.
     fn part(&self, _cx: &PartCx<'_>) -> Option<Part> {
         None
     }
 }
 
-/// How a node becomes an operator.
+/// The function that parses a node into an operator.
 type Parse = fn(&Node) -> Result<Box<dyn Operator>, RuleError>;
 
-/// An entry of the registry: the operators that one implementation covers, and how it parses a node.
+/// An entry of the registry: the operators that one implementation covers, and how a node of theirs is parsed.
 pub struct Registration {
     op_types: fn() -> &'static [OpType],
     parse: Parse,
@@ -302,41 +305,41 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Operators whose nodes `parse` reads once. It fails with [`RuleError::Invalid`] where the node contradicts its
-    /// specification, and with another error where this form of it is a barrier.
+    /// Registers operators whose nodes `parse` reads, each once. It fails with [`RuleError::Invalid`] if the node
+    /// contradicts its specification, and with another error if this form of the node is a barrier.
     pub const fn new(op_types: fn() -> &'static [OpType], parse: Parse) -> Self {
         Self { op_types, parse, sums_products: false, handles_sequences: false }
     }
 
-    /// The same, of operators whose work is sums of products (a convolution, a matrix product), which devices compute
-    /// fastest from factors in half precision; see [`crate::gradient::precision`].
+    /// Marks operators that compute sums of products (a convolution, a matrix product), which devices compute fastest
+    /// from factors in half precision; see [`crate::gradient::precision`].
     #[must_use]
     pub const fn summing_products(self) -> Self {
         Self { sums_products: true, ..self }
     }
 
-    /// The same, of operators that make, change or read sequences ([`Operator::in_tensors`]).
+    /// Marks operators that build, change or read sequences ([`Operator::in_tensors`]).
     #[must_use]
     pub const fn of_sequences(self) -> Self {
         Self { handles_sequences: true, ..self }
     }
 
-    /// Whether the operators make, change or read sequences.
+    /// Whether the operators build, change or read sequences.
     pub fn handles_sequences(&self) -> bool {
         self.handles_sequences
     }
 
-    /// Whether the operators' work is sums of products.
+    /// Whether the operators compute sums of products.
     pub fn sums_products(&self) -> bool {
         self.sums_products
     }
 
-    /// The operators that the implementation covers.
+    /// Returns the operators that the implementation covers.
     pub fn op_types(&self) -> &'static [OpType] {
         (self.op_types)()
     }
 
-    /// The operator of a node.
+    /// Parses a node into its operator.
     ///
     /// # Errors
     /// The node contradicts its specification, or has a form that is not supported.
@@ -352,15 +355,15 @@ pub struct Operators {
 }
 
 impl Operators {
-    /// Parses every node with `parse`.
+    /// Parses every node of a graph with `parse`.
     pub fn parse(graph: &Graph, parse: impl Fn(&Node) -> Result<Box<dyn Operator>, RuleError>) -> Self {
         Self { by_node: graph.nodes.iter().map(parse).collect() }
     }
 
-    /// The operator of a node.
+    /// Returns the operator of a node.
     ///
     /// # Errors
-    /// It is not known, or the node could not be parsed.
+    /// The operator is not known, or the node could not be parsed.
     pub fn of(&self, node: NodeId) -> Result<&dyn Operator, RuleError> {
         match self.by_node.get(node) {
             Some(Ok(operator)) => Ok(operator.as_ref()),
@@ -369,13 +372,13 @@ impl Operators {
         }
     }
 
-    /// The operator of a node, if it is known and could be parsed.
+    /// Returns the operator of a node; `None` if it is not known or could not be parsed.
     pub fn get(&self, node: NodeId) -> Option<&dyn Operator> {
         self.by_node.get(node)?.as_ref().ok().map(Box::as_ref)
     }
 }
 
-/// An axis attribute counted from the end where negative.
+/// Returns the index of an axis, which an attribute may count from the end with a negative number.
 ///
 /// # Errors
 /// The axis does not exist.
@@ -385,10 +388,10 @@ pub fn axis_index(axis: i64, rank: usize) -> Result<usize, RuleError> {
     usize::try_from(from_front)
         .ok()
         .filter(|axis| *axis < rank)
-        .ok_or_else(|| RuleError::invalid(format!("axis {axis} does not exist in a value of rank {rank}")))
+        .ok_or_else(|| RuleError::invalid(format!("axis {axis} does not exist in a tensor of rank {rank}")))
 }
 
-/// The shape that numpy broadcasting gives; symbolic sizes that differ are taken to agree at run time.
+/// Computes the shape after numpy broadcasting. Symbolic sizes that differ are assumed to be equal at run time.
 ///
 /// # Errors
 /// Two static sizes differ and neither is one.
@@ -403,7 +406,7 @@ pub fn broadcast(shapes: &[Vec<Dim>]) -> Result<Vec<Dim>, RuleError> {
             match (target.as_const(), size.as_const()) {
                 (Some(1), _) | (None, Some(_)) => *target = size.clone(),
                 (Some(a), Some(b)) => {
-                    return Err(RuleError::invalid(format!("sizes {a} and {b} do not broadcast")));
+                    return Err(RuleError::invalid(format!("sizes {a} and {b} can't be broadcast: neither is 1")));
                 }
                 _ => {}
             }

@@ -1,4 +1,4 @@
-//! The registry of operators. Each stands in one file, under `standard` or `fused`.
+//! The registry of operators. Each operator has one file, under `standard` or `fused`.
 
 mod assigned;
 pub mod element_types;
@@ -18,7 +18,7 @@ pub fn all() -> impl Iterator<Item = &'static Registration> {
     fused::BY_FILE.iter().chain(standard::BY_FILE).flat_map(|rules| rules.iter())
 }
 
-/// The registration of an operator, if it has one.
+/// Returns the registration of an operator; `None` if it is not registered.
 pub fn find(domain: &str, op_type: &str) -> Option<&'static Registration> {
     static BY_NAME: OnceLock<HashMap<(&'static str, &'static str), &'static Registration>> = OnceLock::new();
     let by_name = BY_NAME.get_or_init(|| {
@@ -28,18 +28,19 @@ pub fn find(domain: &str, op_type: &str) -> Option<&'static Registration> {
     by_name.get(&(domain, op_type)).copied()
 }
 
-/// The operator of one node.
+/// Parses a node into its operator.
 ///
 /// # Errors
-/// It is not registered, or the node contradicts its specification or has a form that is not supported.
+/// The operator is not registered, the node contradicts its specification, or the node has a form that is not
+/// supported.
 pub fn parse_node(node: &Node) -> Result<Box<dyn Operator>, RuleError> {
     match find(&node.proto.domain, &node.proto.op_type) {
         Some(registration) => registration.parse(node),
-        None => Err(RuleError::unsupported("the operator is not known to this version")),
+        None => Err(RuleError::unsupported("this version does not know the operator")),
     }
 }
 
-/// The operators of all nodes of a graph, each parsed once.
+/// Parses every node of a graph into its operator, once.
 pub fn parse(graph: &Graph) -> Operators {
     Operators::parse(graph, parse_node)
 }

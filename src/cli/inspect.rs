@@ -144,7 +144,7 @@ impl GroupRow {
             channels: group.channels,
             unit: group.equal_blocks,
             members: members.collect(),
-            kept: group.kept.as_ref().map(|(reason, node)| format!("stays: {reason} ({node})")),
+            kept: group.kept.as_ref().map(|(reason, node)| format!("kept: {reason} (node {node:?})")),
             nodes: group.nodes.clone(),
         }
     }

@@ -293,9 +293,9 @@ fn fix_unmet(grouping: &mut Grouping, demanded: Demanded) -> Vec<EqualBlocks> {
             continue;
         }
         let text = if is_even {
-            format!("no equal number of channels can go from every block of {}", demand.block)
+            format!("no equal number of channels can be removed from every block of {}", demand.block)
         } else {
-            format!("some blocks of {} channels hold channels that stay", demand.block)
+            format!("some blocks of {} channels hold channels that are kept", demand.block)
         };
         let reason = Reason { text, node: demand.node.clone() };
         for g in &component.groups {

@@ -37,7 +37,7 @@ pub fn resolve(spaces: &mut Spaces, attention: HeadDigit, drop_all: bool, droppe
         if drop_all || dropped.contains(&(division.space, block)) {
             apply(spaces, &division, Free::Digit(0));
         } else {
-            let text = "the number of norm groups stays".to_owned();
+            let text = "the number of norm groups is kept".to_owned();
             spaces.freeze_space(groups, &Reason { text, node: division.node.clone() });
             spaces.require_equal_blocks(division.space, block, &division.node);
         }
@@ -185,9 +185,9 @@ fn why_nothing(spaces: &Spaces, division: &Division) -> Reason {
     let parts = std::iter::once(division.space).chain(division.digits.iter().flatten().copied());
     parts.filter_map(of).find(|reason| reason.text != OTHER_PART).cloned().unwrap_or_else(|| {
         let text = match division.shrinks {
-            Shrinks::Nothing => "is divided by two operators that would cut it differently",
-            Shrinks::Only(_) => "is divided, and the part that could shrink has one index",
-            Shrinks::Any | Shrinks::Preferably(_) => "is divided as attention heads are, which stay whole",
+            Shrinks::Nothing => "two operators divide the axis and would cut it differently",
+            Shrinks::Only(_) => "the axis is divided, and the part that could shrink has one index",
+            Shrinks::Any | Shrinks::Preferably(_) => "the axis is divided into heads and dimensions, and both are kept",
         };
         Reason { text: text.to_owned(), node: division.node.clone() }
     })
@@ -275,14 +275,14 @@ mod tests {
         let mut spaces = Spaces::default();
         let channels = spaces.add(24);
         let digits = spaces.digits(channels, &[3, 8], Shrinks::Any, "reshape");
-        for (digit, text) in digits.iter().zip(["is chosen by an index", "is interpolated"]) {
+        for (digit, text) in digits.iter().zip(["the node reads one index", "the node interpolates the axis"]) {
             spaces.freeze_space(*digit, &Reason { text: text.to_owned(), node: "gather".to_owned() });
         }
         resolve(&mut spaces, HeadDigit::Heads, false, &DroppedNorms::new());
         let classes = spaces.classes();
         let frozen = spaces.frozen_classes(&classes);
         let reason = frozen[classes[spaces.all()[channels].start] as usize].cloned();
-        assert_eq!(reason, Some(Reason { text: "is chosen by an index".to_owned(), node: "gather".to_owned() }));
+        assert_eq!(reason, Some(Reason { text: "the node reads one index".to_owned(), node: "gather".to_owned() }));
         // Where the user keeps heads and their dimensions, nothing else does.
         let mut spaces = Spaces::default();
         let channels = spaces.add(24);

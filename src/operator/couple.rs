@@ -1,5 +1,5 @@
-//! What coupling offers to an operator, and what it collects: the pieces of axes ([`layout`]), united and frozen indices
-//! of [`space`]s.
+//! The interface of coupling to an operator, and what coupling collects: the pieces of axes ([`layout`]), and the
+//! united and frozen indices of [`space`]s.
 
 pub mod layout;
 
@@ -16,32 +16,32 @@ pub use cx::CoupleCx;
 use layout::{Layout, SpaceId};
 use space::Spaces;
 
-/// One use of a constant tensor by a node. Exporters share equal constants, so every use has axes of its own.
+/// One use of a constant tensor by a node. Exporters share equal constants, so every use has its own axes.
 #[derive(Clone, Debug)]
 pub struct WeightUse {
     /// The constant.
     pub value: ValueId,
-    /// The node that reads it.
+    /// The node that takes it as input.
     pub node: NodeId,
-    /// At which input.
+    /// The input slot.
     pub slot: usize,
     /// The space of every axis; `None` for an axis of size one.
     pub axes: Vec<Option<SpaceId>>,
 }
 
 impl WeightUse {
-    /// The input that reads it.
+    /// Returns the input that takes the constant.
     pub fn reader(&self) -> Reader {
         Reader { node: self.node, slot: self.slot }
     }
 }
 
-/// Something that stops channels from being removed, for the user to read.
+/// A node that keeps channels from being removed, as shown to the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Barrier {
     /// The node.
     pub node: NodeId,
-    /// Why.
+    /// Why it keeps them.
     pub cause: String,
 }
 
@@ -52,19 +52,19 @@ pub struct Coupling {
     pub spaces: Spaces,
     /// The pieces of every value's axes; `None` where the rank is not known.
     pub layouts: Vec<Option<Layout>>,
-    /// Every use of a constant that an operator's rule looked at.
+    /// Every use of a constant whose axes an operator's rule asked for.
     pub uses: Vec<WeightUse>,
-    /// The input of the network that a value is, or that alone it follows from without weights, or the sparse initializer
-    /// that it is computed with; its axes never shrink.
+    /// For every value, the input of the network from which alone, and without weights, it is computed, or the sparse
+    /// initializer that it is computed with. The axes of such a value never shrink. `None` for all other values.
     pub origins: Vec<Option<ValueId>>,
-    /// The integers of every value that are a grid of indices.
+    /// The integers of every value that form a grid of indices.
     pub grids: grid::Grids,
     /// Nodes that keep all their channels because no rule covers them.
     pub barriers: Vec<Barrier>,
 }
 
 impl Coupling {
-    /// The use of a constant by input `slot` of a node.
+    /// Returns the use of a constant by input `slot` of a node.
     pub fn weight_use(&self, node: NodeId, slot: usize) -> Option<&WeightUse> {
         let at = self.uses.binary_search_by_key(&(node, slot), |weight| (weight.node, weight.slot)).ok()?;
         self.uses.get(at)

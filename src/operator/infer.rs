@@ -1,4 +1,4 @@
-//! What shape inference offers to an operator.
+//! The interface of shape inference to an operator.
 
 use super::RuleError;
 use crate::graph::Node;
@@ -7,7 +7,7 @@ use crate::graph::fact::{Fact, Known};
 use crate::graph::facts::{Equation, Relation};
 use crate::onnx::{DataType, GraphProto};
 
-/// What shape inference offers to an operator.
+/// The interface of shape inference to an operator.
 pub struct InferCx<'a> {
     pub(crate) node: &'a Node,
     pub(crate) inputs: Vec<Option<&'a Fact>>,
@@ -17,34 +17,34 @@ pub struct InferCx<'a> {
     pub(crate) run_body: &'a mut RunBody<'a>,
 }
 
-/// Infers the outputs of a body, see [`InferCx::body`].
+/// Infers the outputs of a body; see [`InferCx::body`].
 pub(crate) type RunBody<'a> =
     dyn FnMut(&GraphProto, Vec<Option<Fact>>, &mut usize) -> Result<Vec<Option<Fact>>, RuleError> + 'a;
 
 impl InferCx<'_> {
-    /// The fact of input `slot`.
+    /// Returns the fact of input `slot`.
     ///
     /// # Errors
-    /// The node has no such input.
+    /// The node has no such input, or nothing is known of it.
     pub fn input(&self, slot: usize) -> Result<&Fact, RuleError> {
         self.optional(slot).ok_or_else(|| match self.node.input(slot) {
-            // The input is there, but nothing is known of it.
+            // The node has the input, but nothing is known of it.
             Some(_) => RuleError::UnknownShape,
             None => RuleError::invalid(format!("input {slot} is missing")),
         })
     }
 
-    /// The fact of an optional input.
+    /// Returns the fact of an optional input.
     pub fn optional(&self, slot: usize) -> Option<&Fact> {
         self.inputs.get(slot).copied().flatten()
     }
 
-    /// The number of inputs, omitted ones counted.
+    /// Returns the number of inputs, including omitted ones.
     pub fn input_count(&self) -> usize {
         self.inputs.len()
     }
 
-    /// The shape of input `slot`.
+    /// Returns the shape of input `slot`.
     ///
     /// # Errors
     /// [`RuleError::UnknownShape`] if its rank is not known.
@@ -52,7 +52,7 @@ impl InferCx<'_> {
         self.input(slot)?.shape.clone().ok_or(RuleError::UnknownShape)
     }
 
-    /// Requires that input `slot`, if it is there, is a vector, of `size` elements where that is given.
+    /// Requires that input `slot`, if present, is a vector, with `size` elements if that is given.
     ///
     /// # Errors
     /// It has another rank or size.
@@ -70,7 +70,7 @@ impl InferCx<'_> {
         }
     }
 
-    /// Notes that the network only runs where two sizes are equal, such as the channels that a convolution reads and
+    /// Records that the network only runs if two sizes are equal, such as the input channels of a convolution and
     /// those of its weight: symbolic sizes of the network's inputs follow from it. Returns whether they can be equal.
     pub fn equal(&mut self, a: &Dim, b: &Dim) -> bool {
         match (a.as_const(), b.as_const()) {
@@ -82,8 +82,8 @@ impl InferCx<'_> {
         }
     }
 
-    /// The shape that numpy broadcasting gives, as [`super::broadcast`] has it. Sizes that meet are taken to be equal where
-    /// nothing else says what they are.
+    /// Computes the shape after numpy broadcasting, as [`super::broadcast`] does. Sizes that meet are assumed to be
+    /// equal unless something else determines them.
     ///
     /// # Errors
     /// Two static sizes differ and neither is one.
@@ -97,12 +97,12 @@ impl InferCx<'_> {
         Ok(result)
     }
 
-    /// Notes that two sizes meet, of which one may be one: numpy broadcasting repeats that.
+    /// Records that two sizes meet. One of them may be one: numpy broadcasting then repeats it.
     pub fn meet(&mut self, a: &Dim, b: &Dim) {
         self.note(a, b, Relation::Broadcast);
     }
 
-    /// Notes that a node reads the first `least` indices of an axis of size `size`.
+    /// Records that a node reads the first `least` indices of an axis of size `size`.
     pub fn reaches(&mut self, size: &Dim, least: &Dim) {
         self.note(size, least, Relation::Reaches);
     }
@@ -114,21 +114,21 @@ impl InferCx<'_> {
         }
     }
 
-    /// The facts of the outputs of a graph that an attribute of the node holds, from those of its own inputs. It sees the
-    /// values around the node.
+    /// Infers the facts of the outputs of a graph in an attribute of the node, from the facts of its own inputs. The
+    /// graph also sees the values around the node.
     ///
     /// # Errors
-    /// A node of the body contradicts its specification; bodies are nested or repeated without bound.
+    /// A node of the body contradicts its specification, or bodies are nested or repeated without bound.
     pub fn body(&mut self, body: &GraphProto, inputs: Vec<Option<Fact>>) -> Result<Vec<Option<Fact>>, RuleError> {
         (self.run_body)(body, inputs, self.fresh)
     }
 
-    /// The known integers of input `slot`.
+    /// Returns the known integers of input `slot`.
     pub fn ints(&self, slot: usize) -> Option<&[Dim]> {
         self.optional(slot)?.known.as_ref().and_then(Known::ints)
     }
 
-    /// The known floats of input `slot`.
+    /// Returns the known floats of input `slot`.
     pub fn floats(&self, slot: usize) -> Option<&[f64]> {
         match self.optional(slot)?.known.as_ref()? {
             Known::Floats(values) => Some(values),
@@ -136,19 +136,19 @@ impl InferCx<'_> {
         }
     }
 
-    /// Sets the fact of output `slot`; ignored where the node omits that output.
+    /// Sets the fact of output `slot`; does nothing if the node omits that output.
     pub fn set(&mut self, slot: usize, fact: Fact) {
         if let Some(output) = self.outputs.get_mut(slot) {
             *output = Some(fact);
         }
     }
 
-    /// Sets output `slot` by type and shape.
+    /// Sets element type and shape of output `slot`.
     pub fn set_shape(&mut self, slot: usize, dtype: DataType, shape: Vec<Dim>) {
         self.set(slot, Fact::new(dtype, shape));
     }
 
-    /// A size that nothing is known of, equal only to itself.
+    /// Makes a size of which nothing is known, equal only to itself.
     pub fn fresh(&mut self) -> Dim {
         *self.fresh += 1;
         Dim::symbol(&format!("?{}", self.fresh))

@@ -1,9 +1,9 @@
 //! A node as a linear map of one input by a weight, which least squares can fit.
 //!
-//! An operator describes its node in these terms ([`crate::operator::Operator::linear`]): for every axis of input, weight
-//! and output, which indices it is made of. An index that input and output share numbers *rows*, one that input and weight
-//! share is summed over and numbers *columns*, one that weight and output share numbers *outputs*, one that all three share
-//! *groups*, in each of which a matrix of its own is fitted.
+//! An operator describes its node in these terms ([`crate::operator::Operator::linear`]): for every axis of input,
+//! weight and output, the indices that the axis is a product of. An index that input and output share numbers *rows*.
+//! One that input and weight share is summed over and numbers *columns*. One that weight and output share numbers
+//! *outputs*. One that all three share numbers *groups*, each of which has its own matrix to fit.
 
 use crate::graph::Node;
 use crate::graph::facts::Facts;
@@ -13,28 +13,28 @@ use super::gradient::signed_shape;
 /// An index: a position in [`Linear::sizes`].
 pub type IndexId = usize;
 
-/// What an axis of the input, the weight or the output is made of.
+/// An axis of the input, the weight or the output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinearAxis {
     /// A product of indices, outermost first; none for an axis of size one.
     Indices(Vec<IndexId>),
     /// An axis of the input under a sliding window.
     Window {
-        /// The index of the output's position.
+        /// The index of the output position.
         position: IndexId,
-        /// The index of the kernel's element.
+        /// The index of the kernel element.
         tap: IndexId,
-        /// By position and tap, the element of the axis; `None` in the padding.
+        /// For every position and kernel element, the element of the axis; `None` in the padding.
         elements: Vec<Vec<Option<usize>>>,
     },
 }
 
-/// A bias of a linear map: a vector along the outputs.
+/// A bias of a linear map: a vector over the outputs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LinearBias {
-    /// The input slot of the node, where a bias stands or may be added.
+    /// The input slot of the node that holds a bias or may get one.
     pub slot: usize,
-    /// What the bias is multiplied by.
+    /// The factor of the bias.
     pub scale: f64,
 }
 
@@ -47,7 +47,7 @@ pub struct Linear {
     pub weight: usize,
     /// The factor of the product.
     pub scale: f64,
-    /// The bias that the operator itself adds, if it can.
+    /// The bias that the operator itself adds; `None` if it can't add one.
     pub bias: Option<LinearBias>,
     /// The sizes of all indices.
     pub sizes: Vec<usize>,
@@ -60,8 +60,9 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// The map of a node that multiplies the constant at `weight`, named by the letters of an Einsum. `None` where a letter
-    /// occurs in one of the three alone, which no linear map of this form has, or sizes don't fit.
+    /// Describes a node that multiplies the constant at `weight`, with its axes named by the letters of an Einsum.
+    /// `None` if a letter occurs in only one of the three, which no linear map of this form has, or if sizes don't
+    /// fit.
     pub(crate) fn of_letters(
         (input, weight): (usize, usize),
         letters: [&[char]; 3],
@@ -100,7 +101,7 @@ impl Linear {
     }
 }
 
-/// What is known where a node describes itself.
+/// What is known while a node describes itself.
 pub struct LinearCx<'a> {
     pub(crate) node: &'a Node,
     pub(crate) facts: &'a Facts,
@@ -114,17 +115,17 @@ impl LinearCx<'_> {
         self.node.input(slot).is_some()
     }
 
-    /// The shape of input `slot`, if all sizes are known.
+    /// Returns the shape of input `slot`, if all sizes are known.
     pub fn shape(&self, slot: usize) -> Option<Vec<i64>> {
         signed_shape(self.facts.values[self.node.input(slot)?].as_ref()?.shape.as_deref()?)
     }
 
-    /// The shape of output 0, if all sizes are known.
+    /// Returns the shape of output 0, if all sizes are known.
     pub fn output_shape(&self) -> Option<Vec<i64>> {
         signed_shape(self.facts.values[self.node.output(0)?].as_ref()?.shape.as_deref()?)
     }
 
-    /// Of two inputs the one that is a constant, if just one is: `(input, weight)`.
+    /// Returns `(input, weight)` if exactly one of two inputs is a constant: the weight.
     pub fn weight_of(&self, a: usize, b: usize) -> Option<(usize, usize)> {
         match ((self.is_constant)(a), (self.is_constant)(b)) {
             (false, true) => Some((a, b)),
@@ -134,8 +135,8 @@ impl LinearCx<'_> {
     }
 }
 
-/// The axes of a convolution `[N, C, input...]` by `[O, C / group, kernel...]` (or `[C, O / group, kernel...]`, transposed)
-/// with the elements under its windows by axis, position and tap.
+/// Describes a convolution of `[N, C, input...]` by `[O, C / group, kernel...]` (or `[C, O / group, kernel...]`,
+/// transposed). `elements` holds the elements under its windows by axis, position and kernel element.
 pub(crate) fn of_windows(
     group: usize,
     [x, w, y]: [&[i64]; 3],

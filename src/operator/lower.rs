@@ -1,7 +1,7 @@
-//! What lowering offers to an operator: the parts of which fused operators are made, in standard operators.
+//! The interface of lowering to an operator: the parts of fused operators, in standard operators.
 //!
-//! Everything is computed in float32, as ONNX Runtime's own fused kernels compute it; [`LowerCx::emit`] gives results
-//! the element type of input 0.
+//! Everything is computed in float32, as ONNX Runtime's own fused kernels do; [`LowerCx::emit`] casts results to the
+//! element type of input 0.
 
 mod activation;
 
@@ -24,21 +24,21 @@ pub struct LowerCx<'a> {
     node: &'a Node,
     facts: &'a Facts,
     builder: &'a mut Builder,
-    /// Nodes of the builder before this one's.
+    /// The number of nodes that the builder held before this node.
     start: usize,
-    /// The position in the builder of the Identity through which an input is read, by its slot: where the node reads one
-    /// value at several inputs.
+    /// For every input slot whose value the node takes at several inputs, the position in the builder of the Identity
+    /// that renames it.
     read_through: Vec<(usize, usize)>,
 }
 
 impl<'a> LowerCx<'a> {
-    /// Nothing of `node` yet; what is added goes to `builder`.
+    /// Starts to lower `node`; nodes are added to `builder`.
     pub(crate) fn new(node: &'a Node, facts: &'a Facts, builder: &'a mut Builder) -> Self {
         let start = builder.nodes.len();
         Self { node, facts, builder, start, read_through: Vec::new() }
     }
 
-    /// The inputs that are read through an Identity: slot, and position of that node in the builder.
+    /// Returns the inputs that are renamed by an Identity: slot, and position of that node in the builder.
     pub(crate) fn read_through(self) -> Vec<(usize, usize)> {
         self.read_through
     }
@@ -53,13 +53,13 @@ impl<'a> LowerCx<'a> {
         self.node.output(slot).is_some()
     }
 
-    /// The number of inputs, omitted ones counted.
+    /// Returns the number of inputs, including omitted ones.
     pub fn input_count(&self) -> usize {
         self.node.inputs.len()
     }
 
-    /// The name under which input `slot` is read, in its own element type; empty if the node omits it. A value that the
-    /// node reads at several inputs has a name for each, so that its uses can be told apart.
+    /// Returns the name of input `slot`, in its own element type; empty if the node omits it. A value that the node
+    /// takes at several inputs has one name for each, so that its uses can be told apart.
     pub fn input(&mut self, slot: usize) -> String {
         let Some(value) = self.node.input(slot) else { return String::new() };
         let name = self.node.proto.input[slot].clone();
@@ -73,23 +73,23 @@ impl<'a> LowerCx<'a> {
         self.add("Identity", &[&name], vec![])
     }
 
-    /// Input `slot` in float32.
+    /// Returns input `slot` in float32.
     pub fn float(&mut self, slot: usize) -> String {
         let input = self.input(slot);
         self.cast_to_float(&input, slot)
     }
 
-    /// The attributes of the node.
+    /// Returns the attributes of the node.
     pub fn attributes(&self) -> &[AttributeProto] {
         &self.node.proto.attribute
     }
 
-    /// The fact of input `slot`.
+    /// Returns the fact of input `slot`.
     pub fn fact(&self, slot: usize) -> Option<&Fact> {
         self.facts.values[self.node.input(slot)?].as_ref()
     }
 
-    /// The shape of input `slot`.
+    /// Returns the shape of input `slot`.
     ///
     /// # Errors
     /// [`RuleError::UnknownShape`].
@@ -97,7 +97,7 @@ impl<'a> LowerCx<'a> {
         self.fact(slot).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)
     }
 
-    /// The rank of input `slot`.
+    /// Returns the rank of input `slot`.
     ///
     /// # Errors
     /// [`RuleError::UnknownShape`].
@@ -105,27 +105,27 @@ impl<'a> LowerCx<'a> {
         self.fact(slot).and_then(Fact::rank).ok_or(RuleError::UnknownShape)
     }
 
-    /// The size of input `slot` along an axis; the last one where `axis` is `None`.
+    /// Returns the size of an axis of input `slot`; of the last axis if `axis` is `None`.
     ///
     /// # Errors
-    /// [`RuleError::UnknownShape`] if it is not known or has no number.
+    /// [`RuleError::UnknownShape`] if the size is not known or symbolic.
     pub fn size(&self, slot: usize, axis: Option<usize>) -> Result<i64, RuleError> {
         let shape = self.shape(slot)?;
         let at = axis.unwrap_or(shape.len().saturating_sub(1));
         shape.get(at).and_then(Dim::as_const).ok_or(RuleError::UnknownShape)
     }
 
-    /// The version of the standard operator set.
+    /// Returns the version of the standard operator set.
     pub fn opset(&self) -> i64 {
         self.builder.opset()
     }
 
-    /// Adds a node of the standard domain with one output, whose name it returns.
+    /// Adds a node of the standard domain with one output and returns the output's name.
     pub fn add(&mut self, op_type: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
         self.builder.add(op_type, inputs, attributes)
     }
 
-    /// As [`LowerCx::add`], of two inputs and the bias that the node itself has as input 2, if it has one.
+    /// Adds a node as [`LowerCx::add`] does, with two inputs and the bias that the node has as input 2, if it has one.
     pub fn add_biased(&mut self, op_type: &str, [x, w]: [&str; 2], attributes: Vec<AttributeProto>) -> String {
         if !self.has(2) {
             return self.add(op_type, &[x, w], attributes);
@@ -134,32 +134,32 @@ impl<'a> LowerCx<'a> {
         self.add(op_type, &[x, w, &bias], attributes)
     }
 
-    /// As [`LowerCx::add`], of another domain.
+    /// Adds a node as [`LowerCx::add`] does, of another domain.
     pub fn add_in(&mut self, domain: &str, op_type: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
         self.builder.add_in(domain, op_type, inputs, attributes)
     }
 
-    /// An int64 constant.
+    /// Adds an int64 constant.
     pub fn ints(&mut self, values: &[i64], dims: &[i64]) -> String {
         self.builder.ints(values, dims)
     }
 
-    /// A float32 constant.
+    /// Adds a float32 constant.
     pub fn floats(&mut self, values: &[f32], dims: &[i64]) -> String {
         self.builder.floats(values, dims)
     }
 
-    /// A float32 scalar.
+    /// Adds a float32 scalar.
     pub fn scalar(&mut self, value: f64) -> String {
         self.floats(&[value as f32], &[])
     }
 
-    /// A value in another element type.
+    /// Casts a value to another element type.
     pub fn cast(&mut self, value: &str, dtype: DataType) -> String {
         self.builder.cast(value, dtype)
     }
 
-    /// A value of the element type of input `slot` in float32.
+    /// Casts a value that has the element type of input `slot` to float32.
     pub fn cast_to_float(&mut self, value: &str, slot: usize) -> String {
         match self.fact(slot).map(|fact| fact.dtype) {
             Some(DataType::Float) => value.to_owned(),
@@ -167,14 +167,14 @@ impl<'a> LowerCx<'a> {
         }
     }
 
-    /// Gives a value of any element type the name of output `slot`. Nothing happens where the node omits that output.
+    /// Renames a value of any element type to output `slot`. Does nothing if the node omits that output.
     pub fn give(&mut self, slot: usize, value: &str) {
         let Some(output) = self.node.proto.output.get(slot).filter(|name| !name.is_empty()).cloned() else { return };
         self.builder.rename(value, &output);
     }
 
-    /// Gives a float32 value the name of output `slot` and the element type of input 0. Nothing happens where the node
-    /// omits that output.
+    /// Renames a float32 value to output `slot`, cast to the element type of input 0. Does nothing if the node omits
+    /// that output.
     pub fn emit(&mut self, slot: usize, value: &str) {
         let Some(output) = self.node.proto.output.get(slot).filter(|name| !name.is_empty()).cloned() else { return };
         let value = match self.fact(0).map(|fact| fact.dtype) {
@@ -182,7 +182,7 @@ impl<'a> LowerCx<'a> {
             Some(dtype) => self.cast(value, dtype),
         };
         match self.builder.nodes[self.start..].last_mut().map(|last| &mut last.output) {
-            // Nothing has read the last value yet, so that it can bear the name itself.
+            // Nothing has used the last value yet, so it can have the name itself.
             Some(outputs) if outputs.len() == 1 && outputs[0] == value => outputs[0] = output,
             _ => self.builder.rename(&value, &output),
         }

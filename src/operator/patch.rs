@@ -1,4 +1,4 @@
-//! What rewriting offers to an operator whose attributes or constants name a size.
+//! The interface of rewriting to an operator whose attributes or constants state a size.
 
 use std::collections::BTreeMap;
 
@@ -43,48 +43,48 @@ impl PatchCx<'_> {
         self.coupling.layouts[self.node.output(slot)?].as_ref()?.axes.get(axis)
     }
 
-    /// The fact of input `slot` before the cut.
+    /// Returns the fact of input `slot` before the cut.
     pub fn fact(&self, slot: usize) -> Option<&Fact> {
         self.before.values[self.node.input(slot)?].as_ref()
     }
 
-    /// The rank of input `slot`, zero if not known.
+    /// Returns the rank of input `slot`; zero if not known.
     pub fn rank(&self, slot: usize) -> usize {
         self.fact(slot).and_then(Fact::rank).unwrap_or(0)
     }
 
-    /// The rank of output `slot`, zero if not known.
+    /// Returns the rank of output `slot`; zero if not known.
     pub fn output_rank(&self, slot: usize) -> usize {
         let value = self.node.output(slot);
         value.and_then(|value| self.before.values[value].as_ref()).and_then(Fact::rank).unwrap_or(0)
     }
 
-    /// Size of an axis of input `slot` before the cut, where static.
+    /// Returns the size of an axis of input `slot` before the cut; `None` unless static.
     pub fn old_size(&self, slot: usize, axis: usize) -> Option<i64> {
         self.fact(slot)?.shape.as_ref()?.get(axis)?.as_const()
     }
 
-    /// Size of an axis of output `slot` before the cut, where static.
+    /// Returns the size of an axis of output `slot` before the cut; `None` unless static.
     pub fn old_output_size(&self, slot: usize, axis: usize) -> Option<i64> {
         self.before.values[self.node.output(slot)?].as_ref()?.shape.as_ref()?.get(axis)?.as_const()
     }
 
-    /// Size of an axis of input `slot` after the cut, where static.
+    /// Returns the size of an axis of input `slot` after the cut; `None` unless static.
     pub fn new_size(&self, slot: usize, axis: usize) -> Option<i64> {
         self.kept.axis_size(&self.input_axis(slot, axis)?).as_const()
     }
 
-    /// Size of an axis of output `slot` after the cut, where static.
+    /// Returns the size of an axis of output `slot` after the cut; `None` unless static.
     pub fn new_output_size(&self, slot: usize, axis: usize) -> Option<i64> {
         self.kept.axis_size(self.output_axis(slot, axis)?).as_const()
     }
 
-    /// Size of an axis of output `slot` after the cut, symbolic where it is.
+    /// Returns the size of an axis of output `slot` after the cut, which may be symbolic.
     pub fn new_output_dim(&self, slot: usize, axis: usize) -> Option<Dim> {
         Some(self.kept.axis_size(self.output_axis(slot, axis)?))
     }
 
-    /// Size of an axis of output `slot` before the cut as the product of its pieces.
+    /// Returns the size of an axis of output `slot` before the cut as the product of its pieces.
     pub fn whole_output_dim(&self, slot: usize, axis: usize) -> Option<Dim> {
         let pieces = self.output_axis(slot, axis)?;
         Some(pieces.iter().fold(Dim::from(1), |size, piece| &size * &piece.size()))
@@ -100,22 +100,22 @@ impl PatchCx<'_> {
         self.output_axis(slot, axis).is_some_and(|axis| self.kept.shrinks(axis))
     }
 
-    /// The indices that an axis of input `slot` keeps, `None` if all.
+    /// Returns the indices that an axis of input `slot` keeps; `None` if all.
     pub fn kept_input(&self, slot: usize, axis: usize) -> Option<Vec<usize>> {
         self.kept.axis_indices(&self.input_axis(slot, axis)?)
     }
 
-    /// The indices that an axis of output `slot` keeps, `None` if all.
+    /// Returns the indices that an axis of output `slot` keeps; `None` if all.
     pub fn kept_output(&self, slot: usize, axis: usize) -> Option<Vec<usize>> {
         self.kept.axis_indices(self.output_axis(slot, axis)?)
     }
 
-    /// The known integers of input `slot` before the cut.
+    /// Returns the known integers of input `slot` before the cut.
     pub fn old_ints(&self, slot: usize) -> Option<Vec<Dim>> {
         self.fact(slot)?.known.as_ref().and_then(Known::ints).map(<[Dim]>::to_vec)
     }
 
-    /// The known integers of input `slot` as the rewritten graph computes them.
+    /// Returns the known integers of input `slot` as the rewritten graph computes them.
     pub fn new_ints(&self, slot: usize) -> Option<Vec<Dim>> {
         if let Some(fact) = self.overrides.get(&slot) {
             return fact.known.as_ref().and_then(Known::ints).map(<[Dim]>::to_vec);
@@ -124,12 +124,13 @@ impl PatchCx<'_> {
         self.after.values[value].as_ref()?.known.as_ref().and_then(Known::ints).map(<[Dim]>::to_vec)
     }
 
-    /// The index tuples along the last axis of input `slot` before the cut, where they are grids.
+    /// Returns the index tuples along the last axis of input `slot` before the cut; `None` if they are no grid.
     pub fn tuples(&self, slot: usize) -> Option<Grid> {
         tuples(&self.coupling.grids, self.before, self.node.input(slot)?)
     }
 
-    /// The integers of input `slot` before the cut as one column, where they differ along one axis at most.
+    /// Returns the integers of input `slot` before the cut as one column; `None` if they differ along more than one
+    /// axis.
     pub fn column(&self, slot: usize) -> Option<Column> {
         column(&self.coupling.grids, self.before, self.node.input(slot)?)
     }
@@ -163,18 +164,18 @@ impl PatchCx<'_> {
         self.changed = true;
     }
 
-    /// A name for what input `slot` reads instead.
+    /// Makes a name for the value that replaces input `slot`.
     fn input_name(&mut self, slot: usize) -> String {
         let output = self.proto.output.first().map_or("", String::as_str);
         self.names.fresh(&format!("{output}/pruned_input_{slot}"))
     }
 
-    /// Makes elements of the int64 input `slot` (a vector or scalar) what the cut needs; `None` leaves an element as
-    /// the graph computes it. Nothing changes where the graph computes the right value already. The input gets a
-    /// constant of its own where all elements are static, else a Where that overrides the ones that are given.
+    /// Gives elements of the int64 input `slot` (a vector or scalar) the values that the cut needs; `None` leaves an
+    /// element as the graph computes it. Nothing changes if the graph already computes the right values. If all
+    /// elements are static, the input becomes a constant; otherwise a Where overrides the given elements.
     ///
     /// # Errors
-    /// The rank of the input is not known.
+    /// The node lacks the input.
     pub fn set_input_ints(&mut self, slot: usize, values: &[Option<i64>]) -> Result<(), RuleError> {
         let computed = self.new_ints(slot);
         let is_right = |at: usize, value: i64| {
@@ -230,7 +231,7 @@ impl PatchCx<'_> {
         Ok(())
     }
 
-    /// Makes input `slot` the given int64 tensor.
+    /// Replaces input `slot` by the given int64 tensor.
     pub fn set_input_tensor(&mut self, slot: usize, values: &[i64], dims: &[i64]) {
         let name = self.input_name(slot);
         self.tensors.push(TensorProto::of_ints(&name, values, dims));
@@ -245,13 +246,13 @@ impl PatchCx<'_> {
         self.changed = true;
     }
 
-    /// Name and fact of input `slot` as the rewritten node reads it.
+    /// Returns name and fact of input `slot` of the rewritten node.
     pub fn name_of(&self, slot: usize) -> (String, Option<Fact>) {
         let known = self.node.input(slot).and_then(|value| self.after.values[value].as_ref());
         (self.proto.input.get(slot).cloned().unwrap_or_default(), self.overrides.get(&slot).or(known).cloned())
     }
 
-    /// The fact of input `slot` with another size of one axis.
+    /// Returns the fact of input `slot` with another size of one axis.
     pub fn resized(&self, slot: usize, axis: usize, size: Dim) -> Option<Fact> {
         let Fact { dtype, shape, .. } = self.name_of(slot).1?;
         let mut shape = shape?;
@@ -259,7 +260,7 @@ impl PatchCx<'_> {
         Some(Fact::new(dtype, shape))
     }
 
-    /// A constant vector of int64, its name and fact.
+    /// Adds a constant int64 vector and returns its name and fact.
     pub fn constant(&mut self, values: &[i64]) -> (String, Option<Fact>) {
         let output = self.proto.output.first().map_or("", String::as_str);
         let name = self.names.fresh(&format!("{output}/pruned_constant"));
@@ -267,7 +268,7 @@ impl PatchCx<'_> {
         (name, Some(Fact::int_vector(values.iter().copied().map(Dim::from).collect())))
     }
 
-    /// Puts a node with one output before the node; returns the name of its output.
+    /// Inserts a node with one output before the node and returns the output's name.
     pub fn insert(
         &mut self,
         op_type: &str,
@@ -287,7 +288,7 @@ impl PatchCx<'_> {
         name
     }
 
-    /// Makes the node one of another standard operator, with these inputs.
+    /// Replaces the node by one of another standard operator, with these inputs.
     pub fn replace(&mut self, op_type: &str, inputs: &[(String, Option<Fact>)], attribute: Vec<AttributeProto>) {
         self.proto.op_type = op_type.to_owned();
         self.proto.domain = String::new();
@@ -302,7 +303,8 @@ impl PatchCx<'_> {
         self.changed = true;
     }
 
-    /// The number of norm groups that survive of `count` groups of consecutive channels along an axis of input `slot`.
+    /// Returns the number of norm groups that are kept of `count` groups of consecutive channels along an axis of
+    /// input `slot`.
     pub fn norm_group_count(&self, slot: usize, axis: usize, count: i64) -> Option<i64> {
         let kept = self.kept_input(slot, axis)?;
         let size = self.old_size(slot, axis)?;

@@ -1,9 +1,9 @@
-//! What a constant must be so that a node which reads only constants gives what is wanted.
+//! Which constants a node that takes only constants needs, for its outputs to have wanted values.
 //!
-//! Weights are often stored in another form than a layer reads them: transposed, cast, scaled, quantised, several in one.
-//! An operator that moves or scales elements says how its inputs follow from its outputs
-//! ([`crate::operator::Operator::preimage`]), without rounding; the stored constant is rounded once, at the end. Whether the
-//! network then computes what is wanted is for the caller to check.
+//! Weights are often stored in another form than a layer uses: transposed, cast, scaled, quantised, several in one
+//! tensor. An operator that moves or scales elements computes its inputs from its outputs
+//! ([`crate::operator::Operator::preimage`]), without rounding; the stored constant is rounded once, at the end. The
+//! caller checks whether the network then computes the wanted values.
 
 use ndarray::{ArrayD, Axis, IxDyn};
 
@@ -11,60 +11,60 @@ use super::{RuleError, axis_index};
 
 /// The inputs and outputs of a node whose inputs are to change.
 pub struct PreimageCx<'a> {
-    /// What the inputs are now, numbers of any type as float32; `None` where an input is omitted.
+    /// The present inputs, numbers of any type as float32; `None` if an input is omitted.
     pub(crate) inputs: &'a [Option<ArrayD<f32>>],
-    /// What the outputs are to be.
+    /// The wanted outputs.
     pub(crate) outputs: &'a [Option<ArrayD<f32>>],
     pub(crate) given: Vec<(usize, ArrayD<f32>)>,
 }
 
 impl PreimageCx<'_> {
-    /// The number of inputs.
+    /// Returns the number of inputs.
     pub fn input_count(&self) -> usize {
         self.inputs.len()
     }
 
-    /// The number of outputs.
+    /// Returns the number of outputs.
     pub fn output_count(&self) -> usize {
         self.outputs.len()
     }
 
-    /// What input `slot` is now.
+    /// Returns the present input `slot`.
     ///
     /// # Errors
     /// The node omits it.
     pub fn input(&self, slot: usize) -> Result<&ArrayD<f32>, RuleError> {
         let input = self.inputs.get(slot).and_then(Option::as_ref);
-        input.ok_or_else(|| RuleError::unsupported(format!("input {slot} is not given")))
+        input.ok_or_else(|| RuleError::unsupported(format!("the node omits input {slot}")))
     }
 
-    /// What output `slot` is to be.
+    /// Returns the wanted output `slot`.
     ///
     /// # Errors
     /// The node omits it.
     pub fn wanted(&self, slot: usize) -> Result<ArrayD<f32>, RuleError> {
         let output = self.outputs.get(slot).and_then(Clone::clone);
-        output.ok_or_else(|| RuleError::unsupported(format!("output {slot} is not given")))
+        output.ok_or_else(|| RuleError::unsupported(format!("the node omits output {slot}")))
     }
 
-    /// Input `slot` is to be `value`, which has the shape of what it is now.
+    /// Sets input `slot` to `value`, which must have the shape of the present input.
     ///
     /// # Errors
     /// It has another shape.
     pub fn give(&mut self, slot: usize, value: ArrayD<f32>) -> Result<(), RuleError> {
         let shape = self.input(slot)?.shape();
         if shape != value.shape() {
-            let text = format!("input {slot} has shape {shape:?}, what it should be has {:?}", value.shape());
+            let text = format!("input {slot} has shape {shape:?}, but the wanted value has shape {:?}", value.shape());
             return Err(RuleError::unsupported(text));
         }
         self.given.push((slot, value));
         Ok(())
     }
 
-    /// Input 0 has the elements of output 0 in the same order.
+    /// Sets input 0 to the elements of output 0, in the same order.
     ///
     /// # Errors
-    /// They differ in number.
+    /// The numbers of elements differ.
     pub fn same_elements(&mut self) -> Result<(), RuleError> {
         let shape = self.input(0)?.shape().to_vec();
         let elements: Vec<f32> = self.wanted(0)?.iter().copied().collect();
@@ -72,8 +72,8 @@ impl PreimageCx<'_> {
         self.give(0, value.map_err(|error| RuleError::unsupported(error.to_string()))?)
     }
 
-    /// The elements of `values` spread over the shape of `like`: one for all, one for every index of `axis`, or, of the
-    /// same rank, one for every block of `block` indices of it.
+    /// Spreads `values` over the shape of `like`: one value for all elements, one for every index of `axis`, or, if
+    /// the ranks are equal, one for every block of `block` indices of `axis`.
     ///
     /// # Errors
     /// The shapes don't fit.

@@ -1,4 +1,4 @@
-//! What the construction of the reference graph offers to an operator.
+//! The interface of an operator to the construction of the reference graph.
 
 mod norms;
 mod values;
@@ -12,26 +12,26 @@ use crate::graph::{Graph, Node, Reader};
 use crate::onnx::builder::Builder;
 use crate::onnx::{AttributeProto, DataType, attr_int, attr_ints};
 
-/// Kept indices per axis of the constant that one input of one node reads; axes that are kept whole are absent.
+/// Kept indices per axis of the constant at one input of one node; axes that are kept whole are absent.
 pub type KeptAxes = BTreeMap<usize, Vec<usize>>;
 
 /// The reference graph under construction.
 #[derive(Debug)]
 pub struct Reference {
-    /// All nodes in topological order, the original ones (some replaced) and those of the masks, and new constants.
+    /// All nodes in topological order: the original ones (some replaced), those of the masks, and new constants.
     pub builder: Builder,
-    /// Names of the masks of values that lost something.
+    /// Names of the masks of values that lost indices.
     pub masks: HashMap<String, String>,
 }
 
 impl Reference {
-    /// Nothing yet of a graph.
+    /// Makes an empty reference of a graph.
     pub fn new(graph: &Graph) -> Self {
         Self { builder: Builder::new("__mask", graph.opset, graph.names()), masks: HashMap::new() }
     }
 }
 
-/// What the construction of the reference offers to an operator.
+/// The interface of the construction of the reference to an operator.
 pub struct ReferenceCx<'a> {
     pub(crate) node: &'a Node,
     pub(crate) graph: &'a Graph,
@@ -42,27 +42,27 @@ pub struct ReferenceCx<'a> {
 }
 
 impl ReferenceCx<'_> {
-    /// The name of input `slot`; empty if the node omits it.
+    /// Returns the name of input `slot`; empty if the node omits it.
     pub fn input(&self, slot: usize) -> String {
         self.node.proto.input.get(slot).cloned().unwrap_or_default()
     }
 
-    /// The name of output `slot`; empty if the node omits it.
+    /// Returns the name of output `slot`; empty if the node omits it.
     pub fn output(&self, slot: usize) -> String {
         self.node.proto.output.get(slot).cloned().unwrap_or_default()
     }
 
-    /// The fact of input `slot`.
+    /// Returns the fact of input `slot`.
     pub fn fact(&self, slot: usize) -> Option<&Fact> {
         self.facts.values[self.node.input(slot)?].as_ref()
     }
 
-    /// The known integers of input `slot`.
+    /// Returns the known integers of input `slot`.
     pub fn known_ints(&self, slot: usize) -> Option<Vec<crate::graph::dim::Dim>> {
         self.fact(slot)?.known.as_ref().and_then(crate::graph::fact::Known::ints).map(<[_]>::to_vec)
     }
 
-    /// The rank of input `slot`.
+    /// Returns the rank of input `slot`.
     ///
     /// # Errors
     /// [`RuleError::UnknownShape`].
@@ -70,7 +70,7 @@ impl ReferenceCx<'_> {
         self.fact(slot).and_then(Fact::rank).ok_or(RuleError::UnknownShape)
     }
 
-    /// The rank of output `slot`.
+    /// Returns the rank of output `slot`.
     ///
     /// # Errors
     /// [`RuleError::UnknownShape`].
@@ -111,8 +111,8 @@ impl ReferenceCx<'_> {
         self.reference.builder.floats(values, dims)
     }
 
-    /// The mask of input `slot`: float32, of the input's rank, every size the input's own or one. `None` where nothing
-    /// was removed.
+    /// Returns the mask of input `slot`: float32, of the input's rank, with every size either the input's or one.
+    /// `None` if nothing was removed.
     pub fn mask(&mut self, slot: usize) -> Option<String> {
         if let Some(kept) = self.kept.get(&Reader { node: self.node.id, slot }) {
             let rank = self.fact(slot).and_then(Fact::rank)?;
@@ -137,7 +137,7 @@ impl ReferenceCx<'_> {
         self.reference.masks.get(&self.graph.values[value].name).cloned()
     }
 
-    /// The mask of input `slot` at the input's full shape, ones where nothing was removed.
+    /// Returns the mask of input `slot` at the input's full shape; ones if nothing was removed.
     pub fn full_mask(&mut self, slot: usize) -> String {
         let mask = match self.mask(slot) {
             Some(mask) => mask,
@@ -156,7 +156,7 @@ impl ReferenceCx<'_> {
         }
     }
 
-    /// Input `slot` with zeros at the removed places.
+    /// Returns input `slot` with zeros at the removed positions.
     pub fn zeroed(&mut self, slot: usize) -> String {
         let input = self.input(slot);
         match self.mask(slot) {
@@ -165,7 +165,7 @@ impl ReferenceCx<'_> {
         }
     }
 
-    /// `input`, of the element type of input `slot`, with `value` at the places where `mask` is zero.
+    /// Returns `input`, of the element type of input `slot`, with `value` where `mask` is zero.
     pub fn filled(&mut self, input: &str, mask: &str, value: f32, slot: usize) -> String {
         let kept = self.add("Cast", &[mask], vec![attr_int("to", DataType::Bool as i64)]);
         let fill = self.floats(&[value], &[]);
@@ -179,13 +179,13 @@ impl ReferenceCx<'_> {
         let chosen = self.add("Where", &[&kept, &input, &fill], vec![]);
         let mut to_own = vec![attr_int("to", own as i64)];
         if own.bit_size().is_some_and(|bits| bits == 8) && wide == DataType::Float {
-            // What is infinite stays so.
+            // Infinite elements remain infinite.
             to_own.push(attr_int("saturate", 0));
         }
         self.add("Cast", &[&chosen], to_own)
     }
 
-    /// A float32 value in the element type of input `slot`.
+    /// Casts a float32 value to the element type of input `slot`.
     pub fn cast_to_input(&mut self, value: &str, slot: usize) -> String {
         match self.fact(slot).map(|fact| fact.dtype) {
             Some(dtype) if dtype != DataType::Float => self.add("Cast", &[value], vec![attr_int("to", dtype as i64)]),
@@ -193,7 +193,7 @@ impl ReferenceCx<'_> {
         }
     }
 
-    /// A value of the element type of input `slot` in float32.
+    /// Casts a value that has the element type of input `slot` to float32.
     pub fn cast_to_float(&mut self, value: &str, slot: usize) -> String {
         match self.fact(slot).map(|fact| fact.dtype) {
             Some(dtype) if dtype != DataType::Float => {
@@ -203,7 +203,7 @@ impl ReferenceCx<'_> {
         }
     }
 
-    /// A reduction of the standard operator `op_type` over static `axes`, sizes kept as one.
+    /// Adds a reduction by the standard operator `op_type` over static `axes`, which keep size one.
     pub fn reduce(&mut self, op_type: &str, input: &str, axes: &[i64]) -> String {
         let opset = self.opset();
         let as_input = if op_type == "ReduceSum" { opset >= 13 } else { opset >= 18 };
@@ -215,13 +215,13 @@ impl ReferenceCx<'_> {
         }
     }
 
-    /// The version of the standard operator set of the model.
+    /// Returns the version of the standard operator set of the model.
     pub fn opset(&self) -> i64 {
         self.graph.opset
     }
 
-    /// Emits the node itself with some inputs replaced (slot, name). Constants that the plan names are read with zeros
-    /// at the entries that the plan removes: those meet removed places only, unless the plan contradicts itself.
+    /// Emits the node itself with some inputs replaced (slot, name). In constants that the plan names, the entries
+    /// that the plan removes are zero: they only meet removed positions, unless the plan contradicts itself.
     pub fn emit(&mut self, replaced: &[(usize, String)]) {
         let mut proto = self.node.proto.clone();
         for slot in 0..proto.input.len() {
@@ -239,15 +239,15 @@ impl ReferenceCx<'_> {
         self.emitted = true;
     }
 
-    /// Emits, instead of the node, an Identity that gives `value` the name of output `slot`.
+    /// Emits, instead of the node, an Identity that renames `value` to output `slot`.
     pub fn emit_as(&mut self, slot: usize, value: &str) {
         let output = self.output(slot);
         self.reference.builder.rename(value, &output);
         self.emitted = true;
     }
 
-    /// The rule of operators that only move data: the node acts on the full masks of the inputs `data` as it does on
-    /// the values; its other inputs are shared.
+    /// Applies the rule of operators that only move data: the node acts on the full masks of the inputs `data` as it
+    /// does on their values; its other inputs are shared.
     pub fn moves(&mut self, data: &[usize]) {
         let masks: Vec<(usize, String)> = data
             .iter()
@@ -267,7 +267,7 @@ impl ReferenceCx<'_> {
         }
     }
 
-    /// The product of the masks of several inputs, aligned as broadcasting aligns the inputs.
+    /// Computes the product of the masks of several inputs, aligned as broadcasting aligns the inputs.
     pub fn common_mask(&mut self, slots: &[usize]) -> Option<String> {
         let mut common: Option<String> = None;
         for slot in slots {
@@ -282,7 +282,7 @@ impl ReferenceCx<'_> {
         common
     }
 
-    /// The rule of elementwise operators: an element is kept where the elements of all `slots` are.
+    /// Applies the rule of elementwise operators: an element is kept if the elements of all `slots` are.
     ///
     /// # Errors
     /// [`RuleError::UnknownShape`].
@@ -294,7 +294,7 @@ impl ReferenceCx<'_> {
         Ok(())
     }
 
-    /// Gives a broadcast mask of `slots` the rank of output 0 by leading ones.
+    /// Gives a broadcast mask of `slots` the rank of output 0 by leading axes of size one.
     fn unsqueeze_to_output(&mut self, mask: String, slots: &[usize]) -> Result<String, RuleError> {
         let Ok(rank) = self.output_rank(0) else {
             return Ok(mask);
@@ -312,12 +312,12 @@ impl ReferenceCx<'_> {
         Ok(self.add("Expand", &[&mask, &ones], vec![]))
     }
 
-    /// Whether the plan names input `slot`: a weight or parameter.
+    /// Whether the plan names input `slot`, a weight or parameter.
     pub fn is_planned(&self, slot: usize) -> bool {
         self.kept.contains_key(&Reader { node: self.node.id, slot })
     }
 
-    /// `value` with an axis of size one inserted.
+    /// Inserts an axis of size one into `value`.
     pub fn unsqueeze(&mut self, value: &str, axis: i64) -> String {
         if self.opset() >= 13 {
             let axes = self.ints(&[axis], &[1]);
@@ -328,8 +328,8 @@ impl ReferenceCx<'_> {
     }
 }
 
-/// The type in which ONNX Runtime chooses between elements of a type for which it has no Where. It holds all of them, so
-/// that casting there and back changes none. `None` where there is a Where.
+/// Returns the type in which Where chooses between elements of a type for which ONNX Runtime has no Where. It holds
+/// all values of that type, so that casting there and back changes none. `None` if there is a Where for the type.
 fn wider_to_choose(dtype: DataType) -> Option<DataType> {
     Some(match dtype {
         DataType::Bool => DataType::Uint8,

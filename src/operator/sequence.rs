@@ -1,5 +1,5 @@
-//! Sequences: lists of tensors as one value. Where their lengths and the positions that are read are known, a file is read
-//! as if its sequences were the tensors that they hold, so that no later stage knows of them.
+//! Sequences: lists of tensors as one value. If their lengths and the positions read from them are known, the file is
+//! loaded as if its sequences were the tensors that they hold, so that no later stage handles sequences.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::graph::{Node, ValueId};
 use crate::onnx::names::Names;
 use crate::onnx::{AttributeProto, NodeProto, TensorProto, attr_int, attr_ints, attr_tensor};
 
-/// Sequences of more tensors than this stay sequences.
+/// Maximum number of tensors of a sequence that is resolved; longer ones remain sequences.
 const LONGEST: i64 = 4096;
 
 /// What is known of a sequence.
@@ -23,38 +23,38 @@ pub enum Sequence {
     Parts(Parts),
 }
 
-/// Parts of a tensor along an axis, one after the other.
+/// Consecutive parts of a tensor along an axis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parts {
     /// The tensor.
     pub value: String,
     /// The axis.
     pub axis: usize,
-    /// Sizes of the parts; the last may be smaller.
+    /// The size of every part; the last may be smaller.
     pub size: i64,
-    /// Whether parts have the axis; those without it have a size of one.
+    /// Whether parts keep the axis; if not, their size along it is one.
     pub keeps_axis: bool,
-    /// The number of parts, where the size of the axis is known.
+    /// The number of parts; `None` if the size of the axis is not known.
     pub count: Option<i64>,
 }
 
-/// What an output of a node stands for.
+/// What replaces an output of a node.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Given {
     Tensor(String),
     Sequence(Sequence),
 }
 
-/// What reading a file offers to an operator of sequences. It adds nodes that make or read single tensors.
+/// The interface of loading to an operator of sequences. It adds nodes whose inputs and outputs are single tensors.
 pub struct SequenceCx<'a> {
     pub(crate) node: &'a Node,
     pub(crate) facts: &'a Facts,
     pub(crate) opset: i64,
     pub(crate) known: &'a BTreeMap<ValueId, Sequence>,
     pub(crate) names: &'a mut Names,
-    /// The nodes that were added.
+    /// The added nodes.
     pub(crate) nodes: Vec<NodeProto>,
-    /// What the outputs stand for.
+    /// What replaces the outputs.
     pub(crate) given: BTreeMap<usize, Given>,
 }
 
@@ -64,7 +64,7 @@ impl SequenceCx<'_> {
         self.node.input(slot).is_some()
     }
 
-    /// The name of input `slot`; empty if the node omits it.
+    /// Returns the name of input `slot`; empty if the node omits it.
     pub fn input(&self, slot: usize) -> String {
         self.node.proto.input.get(slot).cloned().unwrap_or_default()
     }
@@ -73,7 +73,7 @@ impl SequenceCx<'_> {
         self.facts.values[self.node.input(slot)?].as_ref()
     }
 
-    /// The shape of the tensor at input `slot`.
+    /// Returns the shape of the tensor at input `slot`.
     ///
     /// # Errors
     /// [`RuleError::UnknownShape`].
@@ -81,20 +81,20 @@ impl SequenceCx<'_> {
         self.fact(slot).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)
     }
 
-    /// The integers at input `slot`.
+    /// Returns the integers at input `slot`.
     ///
     /// # Errors
     /// They are not known.
     pub fn ints(&self, slot: usize) -> Result<Vec<i64>, RuleError> {
         let known = self.fact(slot).and_then(|fact| fact.known.as_ref()).and_then(Known::ints);
         let ints = known.and_then(|known| known.iter().map(Dim::as_const).collect());
-        ints.ok_or_else(|| RuleError::unsupported("a position in a sequence, or a size, is computed"))
+        ints.ok_or_else(|| RuleError::unsupported("a position in a sequence, or a size, is computed at run time"))
     }
 
-    /// The one integer at input `slot`.
+    /// Returns the one integer at input `slot`.
     ///
     /// # Errors
-    /// It is not known, or there is not one.
+    /// It is not known, or the input does not have exactly one element.
     pub fn int(&self, slot: usize) -> Result<i64, RuleError> {
         match self.ints(slot)?.as_slice() {
             [one] => Ok(*one),
@@ -102,16 +102,16 @@ impl SequenceCx<'_> {
         }
     }
 
-    /// What is known of the sequence at input `slot`.
+    /// Returns what is known of the sequence at input `slot`.
     ///
     /// # Errors
-    /// Nothing is.
+    /// Nothing is known of it.
     pub fn sequence(&self, slot: usize) -> Result<&Sequence, RuleError> {
         let known = self.node.input(slot).and_then(|value| self.known.get(&value));
         known.ok_or_else(|| RuleError::unsupported("the tensors of a sequence are not known"))
     }
 
-    /// The tensors of the sequence at input `slot`.
+    /// Returns the tensors of the sequence at input `slot`.
     ///
     /// # Errors
     /// They are not known, or too many.
@@ -126,21 +126,21 @@ impl SequenceCx<'_> {
         }
     }
 
-    /// The tensor at a position of the sequence at input `slot`; negative positions count from the end.
+    /// Returns the tensor at a position of the sequence at input `slot`; negative positions count from the end.
     ///
     /// # Errors
-    /// There is none, or the length of the sequence is needed and not known.
+    /// There is no such tensor, or the length of the sequence is needed and not known.
     pub fn element(&mut self, slot: usize, position: i64) -> Result<String, RuleError> {
         match self.sequence(slot)?.clone() {
-            Sequence::List(list) => Ok(list[place(position, list.len() as i64)?].clone()),
+            Sequence::List(list) => Ok(list[from_front(position, list.len() as i64)?].clone()),
             Sequence::Parts(parts) => self.part(&parts, position),
         }
     }
 
-    /// Part `position` of a tensor.
+    /// Returns part `position` of a tensor.
     fn part(&mut self, parts: &Parts, position: i64) -> Result<String, RuleError> {
         let position = match parts.count {
-            Some(count) => place(position, count)? as i64,
+            Some(count) => from_front(position, count)? as i64,
             None if position >= 0 || parts.size == 1 => position,
             None => return Err(RuleError::unsupported("the length of a sequence is not known")),
         };
@@ -155,7 +155,7 @@ impl SequenceCx<'_> {
         Ok(self.add("Slice", &[&parts.value, &start, &end, &axis], vec![]))
     }
 
-    /// The parts of a tensor of these sizes.
+    /// Splits a tensor into parts of these sizes.
     pub fn split(&mut self, value: &str, axis: usize, sizes: &[i64]) -> Vec<String> {
         let outputs: Vec<String> = sizes.iter().map(|_| self.fresh("part")).collect();
         let axis = attr_int("axis", axis as i64);
@@ -168,7 +168,7 @@ impl SequenceCx<'_> {
         outputs
     }
 
-    /// A value with an axis of size one inserted.
+    /// Inserts an axis of size one into a value.
     pub fn unsqueeze(&mut self, value: &str, axis: i64) -> String {
         if self.opset < 13 {
             return self.add("Unsqueeze", &[value], vec![attr_ints("axes", &[axis])]);
@@ -177,12 +177,12 @@ impl SequenceCx<'_> {
         self.add("Unsqueeze", &[value, &axes], vec![])
     }
 
-    /// A constant of integers.
+    /// Adds a constant of integers.
     pub fn ints_of(&mut self, values: &[i64], dims: &[i64]) -> String {
         self.add("Constant", &[], vec![attr_tensor("value", TensorProto::of_ints("", values, dims))])
     }
 
-    /// Adds a node of the standard domain with one output, whose name it returns.
+    /// Adds a node of the standard domain with one output and returns the output's name.
     pub fn add(&mut self, op_type: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
         let output = self.fresh(op_type);
         self.push(op_type, inputs, vec![output.clone()], attributes);
@@ -200,28 +200,28 @@ impl SequenceCx<'_> {
         });
     }
 
-    /// A name that nothing has, after that of the node.
+    /// Makes an unused name, derived from the name of the node's first output.
     fn fresh(&mut self, hint: &str) -> String {
         let prefix = format!("{}/{hint}_", self.node.proto.first_output());
         self.names.numbered(&prefix, 0)
     }
 
-    /// Output `slot` stands for a tensor.
+    /// Replaces output `slot` by a tensor.
     pub fn give(&mut self, slot: usize, value: String) {
         self.given.insert(slot, Given::Tensor(value));
     }
 
-    /// Output `slot` stands for a sequence.
+    /// Replaces output `slot` by a sequence.
     pub fn give_sequence(&mut self, slot: usize, sequence: Sequence) {
         self.given.insert(slot, Given::Sequence(sequence));
     }
 }
 
-/// A position counted from the front, in a sequence of this length.
+/// Returns a position of a sequence of this length, counted from the front.
 ///
 /// # Errors
 /// The sequence has no such position.
-pub fn place(position: i64, length: i64) -> Result<usize, RuleError> {
+pub fn from_front(position: i64, length: i64) -> Result<usize, RuleError> {
     let length = usize::try_from(length).unwrap_or(0);
     axis_index(position, length).map_err(|_| {
         RuleError::invalid(format!("position {position} does not exist in a sequence of {length} tensors"))

@@ -1,36 +1,37 @@
-//! A block of one value put in place of a block of another along one axis, as `x[:, 2:5] = y` does: what operators are that
-//! write at grids of indices.
+//! Assignment of a block along one axis, as `x[:, 2:5] = y` does: the common part of operators that write at grids of
+//! indices.
 //!
-//! Coupling: along the axis, the result holds the indices of the data, and those of the updates where they are written;
-//! every other axis is shared. The result is written as a Concat where axes shrink, or as a Gather of one.
+//! Coupling: along the written axis, the result holds the indices of the data and, where they are written, those of
+//! the updates; every other axis is shared. If such axes shrink, the result is written as a Concat, or as a Gather of
+//! one.
 
 use crate::graph::dim::Dim;
 use crate::onnx::attr_int;
-use crate::operator::couple::grid::Places;
+use crate::operator::couple::grid::Positions;
 use crate::operator::couple::layout::{Axis, Layout, Piece};
 use crate::operator::couple::space::axis_size;
 use crate::operator::{CoupleCx, PatchCx, RuleError};
 
-/// The input that is written to.
+/// The input that is overwritten.
 const DATA: usize = 0;
-/// The input that is written.
+/// The input with the new elements.
 const UPDATES: usize = 2;
 
-/// What the node may be written as.
+/// The operators that may replace the node.
 pub(super) const REPLACEMENTS: &[&str] = &["Concat", "Gather", "Identity"];
 
-/// Runs of neighbouring indices up to this number are joined by a Concat.
+/// Maximum number of runs of neighbouring indices that a Concat joins; more become a Gather.
 const RUNS: usize = 4;
 
-/// What is written along the one axis that is not written whole.
+/// The block that is written along the one axis that is not overwritten whole.
 pub(super) struct Block {
     /// The axis.
     pub(super) axis: usize,
-    /// Where the indices of the updates go.
-    pub(super) places: Places,
+    /// The positions at which the updates are written.
+    pub(super) positions: Positions,
 }
 
-/// Couples data (input 0), updates (input 2), which are written at `block` or everywhere, and output 0.
+/// Couples data (input 0), updates (input 2) and output 0. The updates are written at `block`; `None`: everywhere.
 ///
 /// # Errors
 /// [`RuleError::UnknownShape`] if a rank is not known.
@@ -42,7 +43,7 @@ pub(super) fn couple(cx: &mut CoupleCx<'_>, block: Option<&Block>) -> Result<(),
     let mut axes = Vec::new();
     for (at, (old, new)) in data.axes.iter().zip(&updates.axes).enumerate() {
         axes.push(match block.filter(|block| block.axis == at) {
-            Some(block) => joined(cx, old, new, &block.places)?,
+            Some(block) => joined(cx, old, new, &block.positions)?,
             None => cx.tie(old, new),
         });
     }
@@ -50,26 +51,26 @@ pub(super) fn couple(cx: &mut CoupleCx<'_>, block: Option<&Block>) -> Result<(),
     Ok(())
 }
 
-/// The axis of the result along which a block is written.
-fn joined(cx: &mut CoupleCx<'_>, old: &Axis, new: &Axis, places: &Places) -> Result<Axis, RuleError> {
+/// Returns the axis of the result along which a block is written.
+fn joined(cx: &mut CoupleCx<'_>, old: &Axis, new: &Axis, positions: &Positions) -> Result<Axis, RuleError> {
     if old.iter().chain(new).all(|piece| matches!(piece, Piece::Fixed(_))) {
         return Ok(old.clone());
     }
-    let taken = axis_size(old).and_then(|len| Some((len, places.distinct(len)?)));
+    let taken = axis_size(old).and_then(|len| Some((len, positions.distinct(len)?)));
     let Some((len, taken)) = taken.filter(|(_, taken)| axis_size(new) == Some(taken.len())) else {
-        cx.keep(old, "is written at indices");
-        cx.keep(new, "is written at indices");
+        cx.keep(old, "the axis is written at indices that are not known, or that repeat");
+        cx.keep(new, "the axis is written at indices that are not known, or that repeat");
         return Ok(old.clone());
     };
     let result = cx.new_space(len)?;
     let (from_data, from_updates) = (cx.single(old), cx.single(new));
-    let text = "is joined from values that stay";
+    let text = "the index comes from an axis that never shrinks";
     let mut is_taken = vec![false; len];
-    for (at, place) in taken.into_iter().enumerate() {
-        is_taken[place] = true;
+    for (at, position) in taken.into_iter().enumerate() {
+        is_taken[position] = true;
         match from_updates {
-            Some(space) => cx.unite(space, at, result, place),
-            None => cx.keep_range(result, place..place + 1, text),
+            Some(space) => cx.unite(space, at, result, position),
+            None => cx.keep_range(result, position..position + 1, text),
         }
     }
     for at in (0..len).filter(|at| !is_taken[*at]) {
@@ -81,7 +82,7 @@ fn joined(cx: &mut CoupleCx<'_>, old: &Axis, new: &Axis, places: &Places) -> Res
     Ok(cx.whole(result))
 }
 
-/// Writes the node in other operators where one of the axes shrinks that the indices name.
+/// Writes the node in other operators if one of the first `named` axes, to which the indices refer, shrinks.
 ///
 /// # Errors
 /// A size along the axis is not known.
@@ -90,7 +91,7 @@ pub(super) fn patch(cx: &mut PatchCx<'_>, block: Option<&Block>, named: usize) -
     if !(0..named).any(shrinks) {
         return Ok(());
     }
-    let Some(Block { axis, places }) = block else {
+    let Some(Block { axis, positions }) = block else {
         let updates = cx.name_of(UPDATES);
         cx.replace("Identity", &[updates], vec![]);
         return Ok(());
@@ -98,17 +99,17 @@ pub(super) fn patch(cx: &mut PatchCx<'_>, block: Option<&Block>, named: usize) -
     let axis = *axis;
     let size = |slot: usize| cx.old_size(slot, axis).and_then(|size| usize::try_from(size).ok());
     let (old, new) = (size(DATA).ok_or(RuleError::UnknownShape)?, size(UPDATES).ok_or(RuleError::UnknownShape)?);
-    let taken = places.distinct(old).ok_or(RuleError::UnknownShape)?;
+    let taken = positions.distinct(old).ok_or(RuleError::UnknownShape)?;
     let all = |kept: Option<Vec<usize>>, size: usize| kept.unwrap_or_else(|| (0..size).collect());
     let (left, written) = (all(cx.kept_input(DATA, axis), old), all(cx.kept_input(UPDATES, axis), new));
-    // The place of every kept index of the result among the inputs as they are joined: the data, then the updates.
+    // The position of every kept index of the result in the concatenation of the data and then the updates.
     let mut joined = Vec::new();
     for index in all(cx.kept_output(0, axis), old) {
-        let place = match taken.iter().position(|place| *place == index) {
+        let position = match taken.iter().position(|position| *position == index) {
             Some(at) => written.binary_search(&at).ok().map(|at| left.len() + at),
             None => left.binary_search(&index).ok(),
         };
-        joined.push(place.ok_or_else(|| RuleError::invalid("the block loses other indices than the result"))?);
+        joined.push(position.ok_or_else(|| RuleError::invalid("the block and the result lose different indices"))?);
     }
     let is_end = |at: usize| {
         let (here, next) = (joined[at], joined.get(at + 1));
@@ -118,10 +119,10 @@ pub(super) fn patch(cx: &mut PatchCx<'_>, block: Option<&Block>, named: usize) -
     let (data, updates) = (cx.name_of(DATA), cx.name_of(UPDATES));
     if ends.len() > RUNS {
         let both = cx.insert("Concat", &[data, updates], vec![attr_int("axis", axis as i64)]);
-        let places: Vec<i64> = joined.iter().map(|place| *place as i64).collect();
-        let places = cx.constant(&places);
+        let positions: Vec<i64> = joined.iter().map(|position| *position as i64).collect();
+        let positions = cx.constant(&positions);
         let fact = cx.resized(DATA, axis, Dim::from((left.len() + written.len()) as i64));
-        cx.replace("Gather", &[(both, fact), places], vec![attr_int("axis", axis as i64)]);
+        cx.replace("Gather", &[(both, fact), positions], vec![attr_int("axis", axis as i64)]);
         return Ok(());
     }
     let mut parts = Vec::new();

@@ -1,32 +1,33 @@
-//! Which inputs and outputs of an operator may be in half precision, as the operators' schemas say.
+//! Which inputs and outputs of an operator may be in half precision, according to the operators' schemas.
 //!
-//! The table `element_types.txt` is written by `scripts/element_types.py` from the schemas of the onnx package and of ONNX
-//! Runtime. Operators that it does not name take and give what they do in the file.
+//! `scripts/element_types.py` writes the table `element_types.txt` from the schemas of the onnx package and of ONNX
+//! Runtime. Operators that the table lacks keep the types that the file states.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use crate::onnx::DataType;
 
-/// An input or output in a schema.
+/// A formal input or output of a schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Formal {
-    /// The type variable; formals with one variable have one type. `None` where float32 is no type of it.
+    /// The type variable; formals with the same variable have the same type. `None` if the schema does not allow
+    /// float32.
     pub variable: Option<char>,
     /// Whether it may be float16 instead of float32.
     float16: bool,
     /// Whether it may be bfloat16 instead of float32.
     bfloat16: bool,
-    /// How the last one of a list repeats.
+    /// How the last formal of a list repeats.
     repeats: Repeats,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Repeats {
     Once,
-    /// All of one type.
+    /// Any number, all of the same type.
     Alike,
-    /// Each of a type of its own.
+    /// Any number, each of its own type.
     Independent,
 }
 
@@ -42,7 +43,7 @@ impl Formal {
         Self { variable: letter, float16: flags.contains('h'), bfloat16: flags.contains('b'), repeats }
     }
 
-    /// Whether it may be of this type instead of float32.
+    /// Whether it may have this type instead of float32.
     pub fn takes(&self, dtype: DataType) -> bool {
         self.variable.is_some()
             && match dtype {
@@ -52,7 +53,7 @@ impl Formal {
             }
     }
 
-    /// Whether its type is tied to that of another.
+    /// Whether its type is tied to the type of another formal.
     pub fn is_tied_to(&self, other: &Self) -> bool {
         self.variable.is_some()
             && self.variable == other.variable
@@ -61,7 +62,7 @@ impl Formal {
     }
 }
 
-/// The inputs and outputs of an operator from one version on.
+/// The inputs and outputs of an operator since one version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ElementTypes {
     since: i64,
@@ -70,12 +71,12 @@ pub struct ElementTypes {
 }
 
 impl ElementTypes {
-    /// What input `slot` may be.
+    /// Returns the types of input `slot`.
     pub fn input(&self, slot: usize) -> Option<Formal> {
         formal(&self.inputs, slot)
     }
 
-    /// What output `slot` may be.
+    /// Returns the types of output `slot`.
     pub fn output(&self, slot: usize) -> Option<Formal> {
         formal(&self.outputs, slot)
     }
@@ -86,7 +87,7 @@ fn formal(formals: &[Formal], slot: usize) -> Option<Formal> {
     formals.get(slot).or(last).copied()
 }
 
-/// By operator, with the domain.
+/// The table by operator type; every entry holds the domain.
 type Table = HashMap<&'static str, Vec<(&'static str, ElementTypes)>>;
 
 fn parse(text: &'static str) -> Table {
@@ -103,8 +104,8 @@ fn parse(text: &'static str) -> Table {
     table
 }
 
-/// The element types of an operator at a version of its domain; `None` where the schemas name no such operator, or
-/// float32 is no type of anything that it takes or gives.
+/// Returns the element types of an operator at a version of its domain; `None` if the schemas have no such operator,
+/// or allow float32 for none of its inputs and outputs.
 pub fn element_types(domain: &str, op_type: &str, version: i64) -> Option<&'static ElementTypes> {
     static TABLE: OnceLock<Table> = OnceLock::new();
     let table = TABLE.get_or_init(|| parse(include_str!("element_types.txt")));
@@ -119,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn types_are_those_of_the_version() {
+    fn element_types_depend_on_the_version() {
         let conv = |version| element_types("", "Conv", version).unwrap().input(1).unwrap();
         assert!(conv(17).takes(DataType::Float16) && !conv(17).takes(DataType::Bfloat16));
         assert!(conv(22).takes(DataType::Bfloat16));
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_a_list_repeats() {
+    fn the_last_formal_of_a_list_repeats() {
         let concat = element_types("", "Concat", 13).unwrap();
         assert!(concat.input(7).unwrap().is_tied_to(&concat.output(0).unwrap()));
         assert_eq!(element_types("", "NoSuchOperator", 20), None);

@@ -1,4 +1,4 @@
-//! What operators share that read or write at indices.
+//! The common part of operators that read or write at indices.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -6,7 +6,7 @@ use crate::onnx::attr_int;
 use crate::operator::couple::layout::{Axis, fixed_axis};
 use crate::operator::{CoupleCx, GradientCx, RuleError, axis_index};
 
-/// The number of axes that an index tuple names, for indices of this shape.
+/// Returns the number of axes to which an index tuple refers, for indices of this shape.
 ///
 /// # Errors
 /// [`RuleError::UnknownShape`] if the last size is not known.
@@ -15,12 +15,12 @@ pub(super) fn tuple_length(indices: &[Dim]) -> Result<usize, RuleError> {
     usize::try_from(size).map_err(|_| RuleError::UnknownShape)
 }
 
-/// The axes of the result of an operator that finds elements along `axis` at indices (input 1): all stay there; along any
-/// other, where the inputs `slots` have one size, they share the axis. The first of `slots` is read or written, and the
-/// result has its axes along the others, and along `axis` those of the last.
-///
+/// Returns the axes of the result of an operator that reads or writes elements along `axis` at indices (input 1). All
+/// indices along `axis` are kept. Along every other axis where the inputs `slots` have the same size, they share it.
+/// The first of `slots` is read or written; the result has its axes along the others, and along `axis` that of the
+/// last of `slots`.
 /// # Errors
-/// [`RuleError::UnknownShape`] if a shape is not known, and an axis that there is not.
+/// [`RuleError::UnknownShape`] if a shape is not known; another error if `axis` does not exist.
 pub(super) fn along_other_axes(cx: &mut CoupleCx<'_>, axis: i64, slots: &[usize]) -> Result<Vec<Axis>, RuleError> {
     let shape = |cx: &CoupleCx<'_>, slot: usize| cx.fact(slot).and_then(|fact| fact.shape.clone());
     let shapes =
@@ -44,28 +44,29 @@ pub(super) fn along_other_axes(cx: &mut CoupleCx<'_>, axis: i64, slots: &[usize]
             axes.push(shared);
             continue;
         }
-        let text = if at == axis { "is read or written at indices" } else { "is read or written in part" };
+        let text =
+            if at == axis { "the axis is read or written at indices" } else { "the axis is read or written in part" };
         layouts.iter().for_each(|layout| cx.keep(&layout.axes[at], text));
         axes.push(fixed_axis(&cx.output_shape(0)?[at]));
     }
     Ok(axes)
 }
 
-/// Ones where an index names a place among `depth` along a new axis, zeros elsewhere.
+/// Computes one-hot vectors of length `depth` along a new axis: one at the index, zeros elsewhere.
 pub(super) fn one_hot(cx: &mut GradientCx<'_>, indices: &str, depth: i64, axis: usize) -> String {
     let depth = cx.ints(&[depth]);
     let values = cx.floats(&[0.0, 1.0], &[2]);
     cx.op_with("OneHot", &[indices, &depth, &values], vec![attr_int("axis", axis as i64)])
 }
 
-/// What a scatter does with an element that is there already.
+/// What a scatter does with the element that it overwrites.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Reduction {
-    /// It overwrites it.
+    /// It replaces the element.
     None,
-    /// It adds to it.
+    /// It adds to the element.
     Add,
-    /// Something of this name.
+    /// Another reduction, by name.
     Other(String),
 }
 
@@ -78,18 +79,20 @@ impl Reduction {
         }
     }
 
-    /// Refuses what has no gradient.
+    /// Refuses reductions without a gradient.
     ///
     /// # Errors
-    /// Elements are neither overwritten nor added up.
+    /// Elements are neither replaced nor added up.
     pub(super) fn check_gradient(&self) -> Result<(), RuleError> {
         match self {
             Self::None | Self::Add => Ok(()),
-            Self::Other(name) => Err(RuleError::unsupported(format!("reduction {name:?} has no gradient"))),
+            Self::Other(name) => {
+                Err(RuleError::unsupported(format!("the gradient of reduction {name:?} is not supported")))
+            }
         }
     }
 
-    /// The gradient by the data of a scatter (inputs: data, indices, updates).
+    /// Computes the gradient with respect to the data of a scatter (inputs: data, indices, updates).
     ///
     /// # Errors
     /// [`RuleError::UnknownShape`] if the shape of the updates is not known.
@@ -97,7 +100,7 @@ impl Reduction {
         if *self == Self::Add {
             return Ok(dy.to_owned());
         }
-        // What was overwritten has no part in the loss.
+        // The loss does not depend on the elements that were replaced.
         let updates = cx.shape(2)?;
         let zero = cx.scalar(0.0);
         let zeros = cx.expand(&zero, &updates);

@@ -17,7 +17,7 @@ const WITHOUT: &[(&str, &str)] = &[
     ("SequenceAt at a computed position", "the operator has no gradient"),
     ("SequenceAt twice", "the operator has no gradient"),
     ("SequenceInsert read twice", "the operator has no gradient"),
-    ("GridSample of com.microsoft at learned places", "its places depend on a weight"),
+    ("GridSample of com.microsoft at learned places", "positions depend on a weight"),
     ("MaxRoiPool", "the operator has no gradient"),
 ];
 

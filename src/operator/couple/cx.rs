@@ -1,4 +1,4 @@
-//! What coupling offers to an operator.
+//! The interface of coupling to an operator.
 
 mod broadcast;
 
@@ -15,7 +15,7 @@ use crate::graph::{Graph, Node, ValueId};
 use crate::onnx::DataType;
 use crate::operator::RuleError;
 
-/// What coupling offers to an operator.
+/// The interface of coupling to the rule of an operator.
 pub struct CoupleCx<'a> {
     pub(crate) node: &'a Node,
     pub(crate) graph: &'a Graph,
@@ -27,17 +27,17 @@ pub struct CoupleCx<'a> {
 }
 
 impl CoupleCx<'_> {
-    /// The fact of input `slot`, if the node has that input.
+    /// Returns the fact of input `slot`; `None` if the node lacks that input or nothing is known of it.
     pub fn fact(&self, slot: usize) -> Option<&Fact> {
         self.facts.values[self.node.input(slot)?].as_ref()
     }
 
-    /// The fact of output `slot`.
+    /// Returns the fact of output `slot`.
     pub fn output_fact(&self, slot: usize) -> Option<&Fact> {
         self.facts.values[self.node.output(slot)?].as_ref()
     }
 
-    /// The shape of output `slot`.
+    /// Returns the shape of output `slot`.
     ///
     /// # Errors
     /// [`RuleError::UnknownShape`].
@@ -45,17 +45,17 @@ impl CoupleCx<'_> {
         self.output_fact(slot).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)
     }
 
-    /// The known integers of input `slot`.
+    /// Returns the known integers of input `slot`.
     pub fn ints(&self, slot: usize) -> Option<&[Dim]> {
         self.fact(slot)?.known.as_ref().and_then(Known::ints)
     }
 
-    /// The index tuples along the last axis of input `slot`, where they are grids.
+    /// Returns the index tuples along the last axis of input `slot`; `None` if they are no grid.
     pub fn tuples(&self, slot: usize) -> Option<Grid> {
         tuples(&self.coupling.grids, self.facts, self.node.input(slot)?)
     }
 
-    /// The integers of input `slot` as one column, where they differ along one axis at most.
+    /// Returns the integers of input `slot` as one column; `None` if they differ along more than one axis.
     pub fn column(&self, slot: usize) -> Option<Column> {
         column(&self.coupling.grids, self.facts, self.node.input(slot)?)
     }
@@ -70,7 +70,7 @@ impl CoupleCx<'_> {
         self.node.input(slot).is_some_and(|value| (self.is_constant)(value))
     }
 
-    /// Whether input `slot` is a weight: computed from constants alone, through any chain of nodes.
+    /// Whether input `slot` is a weight: computed from constants alone, by any chain of nodes.
     pub fn is_weight(&self, slot: usize) -> bool {
         let Some(value) = self.node.input(slot) else {
             return false;
@@ -89,10 +89,10 @@ impl CoupleCx<'_> {
         true
     }
 
-    /// The axes of input `slot`. A constant gets spaces of its own for this use.
+    /// Returns the axes of input `slot`. A constant gets spaces of its own for this use.
     ///
-    /// Digits of one space may stand side by side, as a reshape leaves them; use [`CoupleCx::separated`] unless the
-    /// rule is content with that.
+    /// Digits of one space may still be adjacent, as a reshape leaves them. Use [`CoupleCx::separated`] unless the
+    /// rule can handle that.
     ///
     /// # Errors
     /// [`RuleError::UnknownShape`] if the rank is not known or the input is missing.
@@ -103,15 +103,15 @@ impl CoupleCx<'_> {
             return self.coupling.layouts[value].clone().ok_or(RuleError::UnknownShape);
         }
         let fact = self.facts.values[value].as_ref().ok_or(RuleError::UnknownShape)?;
-        // Sizes, indices and words.
+        // Sizes, indices and text.
         if matches!(fact.dtype, DataType::Int64 | DataType::Int32 | DataType::String) {
             return fact.shape.as_deref().map(Layout::fixed).ok_or(RuleError::UnknownShape);
         }
         self.constant_layout(value, slot)
     }
 
-    /// The axes of input `slot`, which holds indices, with every cut axis divided into independent digits. A constant may
-    /// shrink as a weight does: what an element of it says does not depend on the others.
+    /// Returns the axes of input `slot`, which holds indices, with every divided axis split into independent digits. A
+    /// constant may shrink like a weight: the meaning of one element does not depend on the others.
     ///
     /// # Errors
     /// As [`CoupleCx::layout`].
@@ -120,8 +120,9 @@ impl CoupleCx<'_> {
         Ok(self.separate(&layout))
     }
 
-    /// The axes of input `slot` where it stands for other numbers, as what a DequantizeLinear reads does: a constant of
-    /// 32 bit integers, a bias, is then a weight as well. Else as [`CoupleCx::layout`].
+    /// Returns the axes of input `slot` if its integers stand for other numbers, as the input of a DequantizeLinear
+    /// does: a constant of 32-bit integers, such as a bias, then counts as a weight too. Otherwise the same as
+    /// [`CoupleCx::layout`].
     ///
     /// # Errors
     /// As [`CoupleCx::layout`].
@@ -131,13 +132,16 @@ impl CoupleCx<'_> {
         if (self.is_constant)(value) { self.constant_layout(value, slot) } else { self.layout(slot) }
     }
 
-    /// The axes of a constant that input `slot` reads: spaces of its own for this use.
+    /// Returns the axes of a constant at input `slot`: spaces of its own for this use.
     fn constant_layout(&mut self, value: ValueId, slot: usize) -> Result<Layout, RuleError> {
         let fact = self.facts.values[value].as_ref().ok_or(RuleError::UnknownShape)?;
         let shape = fact.shape.as_ref().ok_or(RuleError::UnknownShape)?;
         let is_long = |size: &Dim| size.as_const().is_some_and(|size| size > space::LONGEST_AXIS as i64);
         if let Some(size) = shape.iter().find(|size| is_long(size)) {
-            return Err(RuleError::unsupported(format!("an axis of {size} indices is too long to be divided")));
+            return Err(RuleError::unsupported(format!(
+                "an axis of {size} indices is longer than the maximum of {}",
+                space::LONGEST_AXIS
+            )));
         }
         let (node, spaces) = (self.node.id, &mut self.coupling.spaces);
         let known = self.coupling.uses.iter().rev().take_while(|weight| weight.node == node);
@@ -147,7 +151,10 @@ impl CoupleCx<'_> {
             let new: Vec<Option<SpaceId>> =
                 sizes.map(|size| size.filter(|size| *size != 1).map(|size| spaces.add(size))).collect();
             if fact.dtype.bit_size().is_some_and(|bits| bits < 8) {
-                let text = format!("has elements of {}, of which several share a byte", fact.dtype.spec_name());
+                let text = format!(
+                    "the weight has elements of type {}, several of which share a byte",
+                    fact.dtype.spec_name()
+                );
                 let reason = Reason { text, node: self.node.name.clone() };
                 new.iter().flatten().for_each(|space| {
                     let whole = spaces.whole(*space);
@@ -162,7 +169,7 @@ impl CoupleCx<'_> {
         Ok(Layout { axes: axes.iter().map(|space| space.map_or_else(Axis::new, |s| spaces.whole(s))).collect() })
     }
 
-    /// The axes of input `slot` with every cut axis divided into independent digits.
+    /// Returns the axes of input `slot` with every divided axis split into independent digits.
     ///
     /// # Errors
     /// As [`CoupleCx::layout`].
@@ -171,16 +178,16 @@ impl CoupleCx<'_> {
         Ok(self.separate(&layout))
     }
 
-    /// A layout with every cut axis divided into independent digits.
+    /// Returns a layout with every divided axis split into independent digits.
     pub fn separate(&mut self, layout: &Layout) -> Layout {
         Layout { axes: self.coupling.spaces.separate(&layout.axes, &self.node.name) }
     }
 
-    /// As [`CoupleCx::separated`], of an input of `rank` axes. Where nothing is known of it, what comes from a node that is
-    /// a barrier, its axes stay.
+    /// The same as [`CoupleCx::separated`], for an input of `rank` axes. If nothing is known of the input, because a
+    /// barrier computes it, its axes never shrink.
     ///
     /// # Errors
-    /// As [`CoupleCx::layout`], of an input that is missing.
+    /// As [`CoupleCx::layout`], if the input is missing.
     pub fn separated_of_rank(&mut self, slot: usize, rank: usize) -> Result<Layout, RuleError> {
         match self.separated(slot) {
             Err(RuleError::UnknownShape) if self.has(slot) => {
@@ -191,9 +198,9 @@ impl CoupleCx<'_> {
         }
     }
 
-    /// The axes of input `slot` for an operator that mixes what lies along the axes `mixed`. Digits of one space may stand
-    /// side by side where the inner ones are mixed: every block is mixed by itself, whatever it has lost. Else what
-    /// meets must be the same of every block.
+    /// Returns the axes of input `slot` for an operator that mixes elements along the axes `mixed`. Digits of one
+    /// space may be adjacent if the inner ones are mixed: the operator mixes each block on its own, whatever the block
+    /// has lost. Otherwise the mixed elements must be the same in every block, and the axes are separated.
     ///
     /// # Errors
     /// As [`CoupleCx::layout`].
@@ -212,7 +219,7 @@ impl CoupleCx<'_> {
         Ok(layout)
     }
 
-    /// Sets the axes of output `slot`. Digits that no longer stand side by side become spaces of their own.
+    /// Sets the axes of output `slot`. Digits that are no longer adjacent become spaces of their own.
     pub fn set(&mut self, slot: usize, mut layout: Layout) {
         let Some(value) = self.node.output(slot) else {
             return;
@@ -224,7 +231,7 @@ impl CoupleCx<'_> {
         self.coupling.layouts[value] = Some(layout);
     }
 
-    /// Sets output `slot` to axes that never shrink.
+    /// Gives output `slot` axes that never shrink.
     ///
     /// # Errors
     /// [`RuleError::UnknownShape`].
@@ -236,13 +243,13 @@ impl CoupleCx<'_> {
         Ok(())
     }
 
-    /// Ties two axes that hold the same indices; returns the axis that stands for both.
+    /// Ties two axes that hold the same indices and returns the axis that stands for both.
     pub fn tie(&mut self, a: &Axis, b: &Axis) -> Axis {
         let reason = self.reason_to_stay(a, b);
         self.coupling.spaces.tie(a, b, &reason)
     }
 
-    /// Why indices stay if one axis shrinks and the other does not.
+    /// States why indices are kept if one of two tied axes can shrink and the other can't.
     fn reason_to_stay(&self, a: &Axis, b: &Axis) -> Reason {
         let reason = |text: String| Reason { text, node: self.node.name.clone() };
         if !a.iter().chain(b).any(|piece| matches!(piece, Piece::Fixed(_))) {
@@ -253,25 +260,25 @@ impl CoupleCx<'_> {
             Some(origin) => {
                 let kind =
                     if self.graph.is_sparse(origin) { "a sparse initializer" } else { "an input of the network" };
-                reason(format!("reads {}, {kind}", self.graph.values[origin].name))
+                reason(format!("the node reads {}, {kind}", self.graph.values[origin].name))
             }
-            None => reason("meets an axis of positions that stay".to_owned()),
+            None => reason("the axis meets an axis that never shrinks".to_owned()),
         }
     }
 
-    /// Keeps every index of an axis.
+    /// Keeps every index of an axis. `text` is a clause with a subject that tells the user why.
     pub fn keep(&mut self, axis: &Axis, text: &str) {
         let reason = Reason { text: text.to_owned(), node: self.node.name.clone() };
         self.coupling.spaces.freeze_axis(axis, &reason);
     }
 
-    /// Keeps some indices of a space.
+    /// Keeps a range of indices of a space.
     pub fn keep_range(&mut self, space: SpaceId, range: std::ops::Range<usize>, text: &str) {
         let reason = Reason { text: text.to_owned(), node: self.node.name.clone() };
         self.coupling.spaces.freeze(space, range, &reason);
     }
 
-    /// Keeps everything that the node reads.
+    /// Keeps everything that the node takes as input.
     pub fn keep_inputs(&mut self, text: &str) {
         for slot in 0..self.node.inputs.len() {
             if let Ok(layout) = self.layout(slot) {
@@ -282,7 +289,7 @@ impl CoupleCx<'_> {
         }
     }
 
-    /// Keeps everything that the node reads of values that nodes compute.
+    /// Keeps every input of the node that other nodes compute.
     pub fn keep_known_inputs(&mut self, text: &str) {
         for value in self.node.inputs.iter().flatten() {
             for axis in self.coupling.layouts[*value].clone().unwrap_or_default().axes {
@@ -291,7 +298,7 @@ impl CoupleCx<'_> {
         }
     }
 
-    /// Says that nothing of input `slot` but its type matters: its axes are free.
+    /// Declares that only the type of input `slot` matters: its axes are free.
     pub fn ignore(&mut self, slot: usize) {
         self.asked.insert(slot);
     }
@@ -304,34 +311,38 @@ impl CoupleCx<'_> {
                 && !self.asked.contains(&slot)
                 && let Ok(layout) = self.layout(slot)
             {
-                layout.axes.iter().for_each(|axis| self.keep(axis, "is read whole"));
+                layout.axes.iter().for_each(|axis| self.keep(axis, "the node needs every index of this axis"));
             }
         }
     }
 
-    /// The number of indices of a space.
+    /// Returns the number of indices of a space.
     pub fn size_of(&self, space: SpaceId) -> usize {
         self.coupling.spaces.all()[space].len
     }
 
-    /// A space of `len` free indices.
+    /// Makes a space of `len` free indices.
     ///
     /// # Errors
-    /// The axis is longer than any network's.
+    /// The axis is longer than [`space::LONGEST_AXIS`].
     pub fn new_space(&mut self, len: usize) -> Result<SpaceId, RuleError> {
         if len > space::LONGEST_AXIS {
-            return Err(RuleError::unsupported(format!("an axis of {len} indices is too long to be divided")));
+            return Err(RuleError::unsupported(format!(
+                "an axis of {len} indices is longer than the maximum of {}",
+                space::LONGEST_AXIS
+            )));
         }
         Ok(self.coupling.spaces.add(len))
     }
 
-    /// An axis of copies of one value. They follow the channels that they meet; where they meet none, they stay. The
-    /// axis never shrinks where its size is not known, or larger than any network's.
+    /// Makes an axis of copies of one value. The copies are removed together with the channels that they meet; copies
+    /// that meet no channels are kept. The axis never shrinks if its size is unknown or larger than in any network.
     pub fn repeated_axis(&mut self, size: &Dim) -> Axis {
         match space::new_axis_size(size) {
             Some(len) => {
                 let space = self.coupling.spaces.add(len);
-                let reason = Reason { text: "are copies of one value".to_owned(), node: self.node.name.clone() };
+                let reason =
+                    Reason { text: "the axis holds copies of one value".to_owned(), node: self.node.name.clone() };
                 self.coupling.spaces.mark_repeated(space, reason);
                 self.whole(space)
             }
@@ -339,12 +350,12 @@ impl CoupleCx<'_> {
         }
     }
 
-    /// The axis that is one whole space.
+    /// Returns the axis that is one whole space.
     pub fn whole(&self, space: SpaceId) -> Axis {
         self.coupling.spaces.whole(space)
     }
 
-    /// One whole space for an axis, or `None` for an axis that never shrinks.
+    /// Returns one whole space for an axis; `None` for an axis that never shrinks.
     pub fn single(&mut self, axis: &Axis) -> Option<SpaceId> {
         self.coupling.spaces.single(axis, &self.node.name)
     }
@@ -354,8 +365,8 @@ impl CoupleCx<'_> {
         self.coupling.spaces.unite(a, a_at, b, b_at);
     }
 
-    /// The digits of a space, outermost first, of the given sizes (ones are dropped). `shrinks` says which may shrink, by
-    /// positions in `sizes`.
+    /// Divides a space into digits of the given sizes, outermost first (digits of size one are dropped). `shrinks`
+    /// states which may shrink, by position in `sizes`.
     pub fn digits(&mut self, space: SpaceId, sizes: &[usize], shrinks: Shrinks) -> Vec<Axis> {
         let real: Vec<usize> = sizes.iter().copied().filter(|size| *size > 1).collect();
         if real.is_empty() {
@@ -369,14 +380,14 @@ impl CoupleCx<'_> {
             .collect()
     }
 
-    /// The outermost digit of a channel axis that a norm divides into `count` groups of consecutive channels.
+    /// Returns the outermost digit of a channel axis that a norm divides into `count` groups of consecutive channels.
     ///
-    /// Selection either removes equally many channels from every group, or whole groups.
+    /// Selection removes either equally many channels from every group, or whole groups.
     pub fn norm_groups(&mut self, axis: &Axis, count: usize) -> Axis {
         self.norm_groups_of(axis, count, 1)
     }
 
-    /// The same of a norm whose kernel takes groups of a multiple of `multiple` channels alone.
+    /// The same for a norm whose kernel only accepts groups with a multiple of `multiple` channels.
     pub fn norm_groups_of(&mut self, axis: &Axis, count: usize, multiple: usize) -> Axis {
         let Some(space) = self.single(axis) else {
             return fixed_axis(&Dim::from(count as i64));
@@ -390,12 +401,12 @@ impl CoupleCx<'_> {
         self.whole(outer)
     }
 
-    /// Demands that every block of `block` consecutive indices of a space loses equally many, whatever the options.
+    /// Requires that every block of `block` consecutive indices of a space loses equally many, whatever the options.
     pub fn equal_blocks(&mut self, space: SpaceId, block: usize) {
         self.coupling.spaces.require_equal_blocks(space, block, &self.node.name);
     }
 
-    /// Marks an axis of a weight whose indices a contraction computes.
+    /// Marks an axis of a weight as produced: a contraction computes its indices.
     pub fn produces(&mut self, axis: &Axis) {
         for piece in axis {
             if let Piece::Part { space, .. } = piece {
@@ -404,7 +415,7 @@ impl CoupleCx<'_> {
         }
     }
 
-    /// Marks an axis of a weight over which a contraction sums.
+    /// Marks an axis of a weight as consumed: a contraction sums over its indices.
     pub fn consumes(&mut self, axis: &Axis) {
         for piece in axis {
             if let Piece::Part { space, .. } = piece {

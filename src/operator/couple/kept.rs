@@ -1,4 +1,4 @@
-//! What a selection keeps of every index space, and the sizes that follow.
+//! Which indices of every index space a selection keeps, and the sizes that follow.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use crate::operator::couple::space::{self, Spaces};
 /// Kept indices by axis; axes that are kept whole are absent.
 pub type Slices = BTreeMap<usize, Vec<usize>>;
 
-/// Which indices of every space survive.
+/// Which indices of every space are kept.
 #[derive(Clone, Debug)]
 pub struct Kept {
     alive: Vec<Vec<bool>>,
 }
 
 impl Kept {
-    /// Everything but the classes for which `removed` holds; classes are representative elements of
+    /// Keeps everything but the classes for which `removed` holds; classes are representative elements of
     /// [`Spaces::classes`].
     pub fn without(spaces: &Spaces, classes: &[u32], removed: &dyn Fn(u32) -> bool) -> Self {
         let alive = spaces
@@ -26,19 +26,19 @@ impl Kept {
         Self { alive: alive.collect() }
     }
 
-    /// What survives both.
+    /// Keeps what both keep.
     #[must_use]
     pub fn and(&self, other: &Kept) -> Self {
         let both = |(a, b): (&Vec<bool>, &Vec<bool>)| a.iter().zip(b).map(|(a, b)| *a && *b).collect();
         Self { alive: self.alive.iter().zip(&other.alive).map(both).collect() }
     }
 
-    /// Which indices of a space survive.
+    /// Returns for every index of a space whether it is kept.
     pub fn of_space(&self, space: SpaceId) -> &[bool] {
         &self.alive[space]
     }
 
-    /// The surviving indices of a space in ascending order, or `None` if all do.
+    /// Returns the kept indices of a space in ascending order; `None` if all are kept.
     pub fn indices(&self, space: SpaceId) -> Option<Vec<usize>> {
         let alive = &self.alive[space];
         if alive.iter().all(|alive| *alive) {
@@ -47,13 +47,13 @@ impl Kept {
         Some(alive.iter().enumerate().filter(|(_, alive)| **alive).map(|(at, _)| at).collect())
     }
 
-    /// The number of values of `k / inner` over the surviving indices `k`.
+    /// Counts the values of `k / inner` over the kept indices `k`.
     fn distinct(&self, space: SpaceId, inner: usize) -> usize {
         self.alive[space].chunks(inner).filter(|chunk| chunk.iter().any(|alive| *alive)).count()
     }
 
-    /// The size of a piece afterwards. A digit's size is the number of its surviving values for each surviving value
-    /// of the digits outside it, so blocks that lose different indices but equally many count right.
+    /// Returns the size of a piece after the cut. The size of a digit is the number of its kept values for each kept
+    /// value of the digits outside it: blocks that lose different indices, but equally many, give the correct size.
     pub fn piece_size(&self, piece: &Piece) -> Dim {
         match piece {
             Piece::Fixed(size) => size.clone(),
@@ -65,8 +65,8 @@ impl Kept {
         }
     }
 
-    /// Whether every digit of a value's axes has equally many values left wherever it has any, so that
-    /// [`Kept::piece_size`] is the size.
+    /// Whether every digit of a value's axes keeps equally many values in every block that keeps any, so that
+    /// [`Kept::piece_size`] is its size.
     pub fn is_even(&self, layout: &Layout) -> bool {
         layout.axes.iter().flatten().all(|piece| match piece {
             Piece::Fixed(_) => true,
@@ -79,12 +79,12 @@ impl Kept {
         })
     }
 
-    /// The size of an axis afterwards.
+    /// Returns the size of an axis after the cut.
     pub fn axis_size(&self, axis: &Axis) -> Dim {
         axis.iter().fold(Dim::from(1), |size, piece| &size * &self.piece_size(piece))
     }
 
-    /// Whether an axis loses anything.
+    /// Whether an axis loses indices.
     pub fn shrinks(&self, axis: &Axis) -> bool {
         axis.iter().any(|piece| match piece {
             Piece::Fixed(_) => false,
@@ -92,7 +92,7 @@ impl Kept {
         })
     }
 
-    /// The surviving indices of an axis in ascending order; `None` if it loses nothing or is not of static size.
+    /// Returns the kept indices of an axis in ascending order; `None` if it loses nothing or its size is not static.
     pub fn axis_indices(&self, axis: &Axis) -> Option<Vec<usize>> {
         if !self.shrinks(axis) || space::axis_size(axis)? > space::LONGEST_AXIS {
             return None;
@@ -114,7 +114,7 @@ impl Kept {
         Some(alive.iter().enumerate().filter(|(_, alive)| **alive).map(|(at, _)| at).collect())
     }
 
-    /// The sizes of a value afterwards.
+    /// Returns the sizes of a value after the cut.
     pub fn shape(&self, layout: &Layout) -> Vec<Dim> {
         layout.axes.iter().map(|axis| self.axis_size(axis)).collect()
     }

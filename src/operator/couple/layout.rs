@@ -1,10 +1,10 @@
-//! How the axes of a value are made of index spaces.
+//! How the axes of a value are composed of index spaces.
 //!
-//! An axis is a product of pieces, outermost first. A [`Piece::Part`] names a digit of the mixed-radix index of a
+//! An axis is a product of pieces, outermost first. A [`Piece::Part`] is a digit of the mixed-radix index of a
 //! [space](super::space): after `[B, 512, L]` is reshaped to `[B, 8, 64, L]`, axis 1 is the digit `(k / 64) % 8` and
-//! axis 2 the digit `k % 64` of the same 512 indices. Keeping digits instead of making new indices at once lets a
-//! group norm written as Reshape → InstanceNormalization → Reshape remove different offsets from every group, which
-//! no product of two independent axes could express.
+//! axis 2 the digit `k % 64` of the same 512 indices. Because a reshape keeps digits instead of making new indices at
+//! once, a group norm written as Reshape → InstanceNormalization → Reshape can lose different offsets in every group,
+//! which no product of two independent axes could express.
 
 use crate::graph::dim::Dim;
 
@@ -14,7 +14,7 @@ pub type SpaceId = usize;
 /// A factor of an axis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// Indices that always stay: batch, spatial positions, sequence positions, axes of unknown size.
+    /// Indices that are always kept: batch, spatial positions, sequence positions, axes of unknown size.
     Fixed(Dim),
     /// The digit `(k / inner) % extent` of the index `k` of a space.
     Part {
@@ -28,7 +28,7 @@ pub enum Piece {
 }
 
 impl Piece {
-    /// The space of which it is a digit; none where it never shrinks.
+    /// Returns the space of which it is a digit; `None` if it never shrinks.
     pub fn space(&self) -> Option<SpaceId> {
         match self {
             Piece::Fixed(_) => None,
@@ -36,7 +36,7 @@ impl Piece {
         }
     }
 
-    /// The number of values.
+    /// Returns the number of values.
     pub fn size(&self) -> Dim {
         match self {
             Piece::Fixed(size) => size.clone(),
@@ -44,7 +44,8 @@ impl Piece {
         }
     }
 
-    /// Divides the piece into an outer one of `outer` values and the inner rest, where that comes out even.
+    /// Divides the piece into an outer one of `outer` values and the inner rest; `None` if that does not come out
+    /// even.
     pub fn cut(&self, outer: &Dim) -> Option<(Piece, Piece)> {
         match self {
             Piece::Fixed(size) => {
@@ -74,7 +75,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// A layout of axes that never shrink.
+    /// Makes a layout of axes that never shrink.
     pub fn fixed(shape: &[Dim]) -> Self {
         Self { axes: shape.iter().map(fixed_axis).collect() }
     }
@@ -84,18 +85,18 @@ impl Layout {
         self.axes.iter().flatten().all(|piece| matches!(piece, Piece::Fixed(_)))
     }
 
-    /// The number of axes.
+    /// Returns the number of axes.
     pub fn rank(&self) -> usize {
         self.axes.len()
     }
 }
 
-/// The pieces of an axis that never shrinks.
+/// Returns the pieces of an axis that never shrinks.
 pub fn fixed_axis(size: &Dim) -> Axis {
     if size.is(1) { Vec::new() } else { vec![Piece::Fixed(size.clone())] }
 }
 
-/// Appends a piece to an axis; neighbouring digits of one space become one.
+/// Appends a piece to an axis; adjacent digits of one space are merged.
 pub fn push_piece(axis: &mut Axis, piece: Piece) {
     if piece.size().is(1) {
         return;
@@ -112,11 +113,10 @@ pub fn push_piece(axis: &mut Axis, piece: Piece) {
     }
 }
 
-/// The axes after a reshape of `axes` to `shape`, or `None` where the new borders do not fall between or evenly
-/// within pieces.
+/// Computes the axes after a reshape of `axes` to `shape`; `None` if a new border falls unevenly within a piece.
 ///
-/// One size of the new shape may be opaque (not comparable to the pieces): it takes what its neighbours leave. Several
-/// may where none of the pieces between their neighbours can shrink.
+/// One size of the new shape may be opaque (not comparable to the pieces): it gets the pieces that its neighbours
+/// leave. Several sizes may be opaque if none of the pieces between their neighbours can shrink.
 pub fn reshape(axes: &[Axis], shape: &[Dim]) -> Option<Vec<Axis>> {
     let mut pieces: std::collections::VecDeque<Piece> = axes.iter().flatten().cloned().collect();
     let mut front = Vec::with_capacity(shape.len());
@@ -143,8 +143,8 @@ pub fn reshape(axes: &[Axis], shape: &[Dim]) -> Option<Vec<Axis>> {
         end -= 1;
     }
     if end > at + 1 {
-        // Several sizes that could not be matched, such as a batch of 2 that an exporter froze: harmless where all
-        // that is left stays anyway.
+        // Several sizes could not be matched, such as a batch of 2 that an exporter froze: harmless if none of the
+        // remaining pieces can shrink.
         if pieces.iter().any(|piece| matches!(piece, Piece::Part { .. })) {
             return None;
         }
@@ -152,7 +152,7 @@ pub fn reshape(axes: &[Axis], shape: &[Dim]) -> Option<Vec<Axis>> {
         front.extend(back.into_iter().rev());
         return Some(front);
     }
-    // What is left belongs to the one size that could not be matched.
+    // The remaining pieces belong to the one size that could not be matched.
     let mut middle = Axis::new();
     for piece in pieces {
         push_piece(&mut middle, piece);
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn group_norm_reshape_cuts_the_channels_and_back_restores_them() {
+    fn a_group_norm_reshape_divides_the_channels_and_the_reshape_back_restores_them() {
         let (b, h, w) = (Dim::symbol("B"), Dim::symbol("H"), Dim::symbol("W"));
         let axes = vec![fixed_axis(&b), whole(0, 64), fixed_axis(&h), fixed_axis(&w)];
         let rest = &(&Dim::from(2) * &h) * &w;
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn one_opaque_size_takes_the_rest() {
+    fn one_opaque_size_gets_the_remaining_pieces() {
         let b = Dim::symbol("B");
         let axes = vec![fixed_axis(&b), whole(0, 64), fixed_axis(&Dim::symbol("L"))];
         let reshaped = reshape(&axes, &[b, Dim::symbol("unknown"), Dim::from(8), Dim::symbol("L")]).expect("even");

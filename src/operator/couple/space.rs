@@ -1,8 +1,8 @@
-//! Index spaces, and which of their indices live or die together.
+//! Index spaces, and which of their indices must be removed together.
 //!
-//! Every prunable axis of every use of a weight is a space; concatenations, splits and products of axes make further
-//! ones. Indices are united (petgraph's union-find) when removing one without the other would be wrong. A class of
-//! united indices is what selection later calls a channel. A frozen index keeps its whole class.
+//! Every prunable axis of every use of a weight is a space; concatenations, splits and products of axes add further
+//! ones. Indices are united (petgraph's union-find) if removing one without the other would be wrong. Selection later
+//! treats a class of united indices as one channel. A frozen index keeps its whole class.
 
 mod digits;
 
@@ -18,9 +18,9 @@ use crate::graph::dim::Dim;
 /// Why an index can't be removed, as shown to the user.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Reason {
-    /// What keeps it.
+    /// The reason: a clause with a subject.
     pub text: String,
-    /// The node that does.
+    /// The node that keeps it.
     pub node: String,
 }
 
@@ -37,22 +37,22 @@ pub struct Space {
     pub consumed: bool,
 }
 
-/// Which digits of a divided space may shrink, as its divider says.
+/// Which digits of a divided space may shrink, as stated by the operator that divides it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Shrinks {
     /// Any one of them.
     #[default]
     Any,
-    /// Any one of them; the one at this position where it can.
+    /// Any one of them; preferably the one at this position.
     Preferably(usize),
-    /// The one at this position alone.
+    /// Only the one at this position.
     Only(usize),
-    /// None: two operators allow one each, and not the same.
+    /// None: two operators allow one digit each, and not the same.
     Nothing,
 }
 
 impl Shrinks {
-    /// What two operators allow that divide a space in the same way.
+    /// Combines what two operators allow that divide a space in the same way.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         match (self, other) {
@@ -65,7 +65,7 @@ impl Shrinks {
         }
     }
 
-    /// The same with the digits at other positions; `None` for a digit that is no more.
+    /// The same with the digits at other positions; `to` returns `None` for a digit that no longer exists.
     fn moved(self, to: impl Fn(usize) -> Option<usize>) -> Self {
         match self {
             Self::Only(at) => to(at).map_or(Self::Nothing, Self::Only),
@@ -74,7 +74,7 @@ impl Shrinks {
         }
     }
 
-    /// The same where the digits of the given sizes that have one value are left out.
+    /// The same without the digits that have only one value; `sizes` are the sizes of all digits.
     pub(super) fn without_ones(self, sizes: &[usize]) -> Self {
         self.moved(|at| (sizes[at] > 1).then(|| sizes[..at].iter().filter(|size| **size > 1).count()))
     }
@@ -87,30 +87,30 @@ pub struct Division {
     pub space: SpaceId,
     /// Number of values of each digit; their product is the size of the space.
     pub sizes: Vec<usize>,
-    /// The spaces of the digits that stand alone somewhere. If only the first does, the division is ragged: the others
-    /// are seen only together with it, as in a group norm, and different indices may go from every block.
+    /// The spaces of the digits that occur alone somewhere. If only the first does, the division is ragged: the others
+    /// occur only together with it, as in a group norm, and different indices may be removed from every block.
     pub digits: Vec<Option<SpaceId>>,
-    /// Which digits may shrink, as the operators say.
+    /// Which digits may shrink, as the operators state.
     pub shrinks: Shrinks,
     /// The node that divides it.
     pub node: String,
 }
 
 impl Division {
-    /// Whether only the outermost digit stands alone.
+    /// Whether only the outermost digit occurs alone.
     pub fn is_ragged(&self) -> bool {
         self.digits.iter().skip(1).all(Option::is_none) && self.shrinks == Shrinks::Any
     }
 }
 
-/// Blocks of equally many consecutive indices of which each must lose the same number.
+/// Blocks of consecutive indices, equal in size, each of which must lose the same number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EqualBlocks {
     /// The space.
     pub space: SpaceId,
     /// Indices in a block.
     pub block: usize,
-    /// The node that asks for it.
+    /// The node that requires it.
     pub node: String,
 }
 
@@ -158,7 +158,7 @@ impl Spaces {
         self.spaces.len() - 1
     }
 
-    /// An axis that is one whole space; an axis of one index, or of none, has nothing that could shrink.
+    /// Returns the axis that is one whole space. An axis of one index or of none can't shrink.
     pub fn whole(&self, space: SpaceId) -> Axis {
         match self.spaces[space].len {
             0 => vec![Piece::Fixed(Dim::from(0))],
@@ -167,51 +167,52 @@ impl Spaces {
         }
     }
 
-    /// All spaces in the order of their creation.
+    /// Returns all spaces in the order of their creation.
     pub fn all(&self) -> &[Space] {
         &self.spaces
     }
 
-    /// The number of elements of all spaces.
+    /// Returns the number of elements of all spaces.
     pub fn element_count(&self) -> usize {
         self.frozen.len()
     }
 
-    /// All divisions, by space and sizes.
+    /// Returns all divisions, by space and sizes.
     pub fn divisions(&self) -> impl Iterator<Item = &Division> {
         self.divisions.values()
     }
 
-    /// All demands for equally many removals per block.
+    /// Returns all requirements that blocks lose equally many indices.
     pub fn equal_blocks(&self) -> impl Iterator<Item = &EqualBlocks> {
         self.equal_blocks.iter()
     }
 
-    /// Demands that every block of `block` consecutive indices of the space loses equally many.
+    /// Requires that every block of `block` consecutive indices of the space loses equally many.
     pub fn require_equal_blocks(&mut self, space: SpaceId, block: usize, node: &str) {
         self.equal_blocks.insert(EqualBlocks { space, block, node: node.to_owned() });
     }
 
-    /// Says that a kernel takes the blocks of `block` consecutive indices of a space only where a multiple of `multiple`
-    /// stays of each.
+    /// Notes that a kernel accepts the blocks of `block` consecutive indices of a space only if each keeps a multiple
+    /// of `multiple`.
     pub fn like_multiples(&mut self, space: SpaceId, block: usize, multiple: usize) {
         if multiple > 1 && block.is_multiple_of(multiple) {
             self.liked.insert((space, block), multiple);
         }
     }
 
-    /// The multiple of what stays of each block of `block` consecutive indices that a kernel likes; 1 where none does.
+    /// Returns the multiple of kept indices per block of `block` consecutive indices that a kernel accepts; 1 if none
+    /// asks for any.
     pub fn liked_multiple(&self, space: SpaceId, block: usize) -> usize {
         self.liked.get(&(space, block)).copied().unwrap_or(1)
     }
 
-    /// Where axes end within a space: the space, the number of indices of the blocks that lie between two borders, and the
-    /// first node whose output has it. What is left of the blocks must be equally many, or whole blocks.
+    /// Returns where axes end within a space: the space, the number of indices in the block between two borders, and
+    /// the first node whose output has the border. The blocks must keep equally many indices, or be removed whole.
     pub fn borders(&self) -> impl Iterator<Item = (SpaceId, usize, &str)> {
         self.borders.iter().map(|((space, block), node)| (*space, *block, node.as_str()))
     }
 
-    /// Notes where axes end within a space.
+    /// Records where axes end within a space.
     pub fn mark_borders(&mut self, axes: &[Axis], node: &str) {
         for axis in axes {
             if let Some(Piece::Part { space, inner, extent }) = axis.first()
@@ -222,7 +223,7 @@ impl Spaces {
         }
     }
 
-    /// The representative of every element's class.
+    /// Returns the representative of every element's class.
     pub fn classes(&self) -> Vec<u32> {
         self.united.clone().into_labeling()
     }
@@ -238,7 +239,7 @@ impl Spaces {
         u32::try_from(self.spaces[space].start + at).unwrap_or(u32::MAX)
     }
 
-    /// Unites two whole spaces of one size index by index.
+    /// Unites two whole spaces of the same size, index by index.
     pub fn unite_spaces(&mut self, a: SpaceId, b: SpaceId) {
         if a != b {
             for at in 0..self.spaces[a].len.min(self.spaces[b].len) {
@@ -247,12 +248,14 @@ impl Spaces {
         }
     }
 
-    /// Marks that the indices of a space hold copies of one value: they go only with channels that a weight computes.
+    /// Marks that the indices of a space hold copies of one value: they are removed only with channels that a weight
+    /// computes.
     pub fn mark_repeated(&mut self, space: SpaceId, reason: Reason) {
         self.repeated.insert(space, reason);
     }
 
-    /// Why the indices of a space do not go by themselves, if they are copies of one value.
+    /// Returns why the indices of a space can't be removed alone if they are copies of one value; `None` if they are
+    /// not.
     pub fn repeated(&self, space: SpaceId) -> Option<&Reason> {
         self.repeated.get(&space)
     }
@@ -267,7 +270,7 @@ impl Spaces {
         self.spaces[space].consumed = true;
     }
 
-    /// Keeps indices `range` of a space; the first reason that is given stands.
+    /// Keeps the indices `range` of a space. The first reason given for an index is the one shown.
     pub fn freeze(&mut self, space: SpaceId, range: std::ops::Range<usize>, reason: &Reason) {
         let id = match self.reason_ids.get(reason) {
             Some(id) => *id,
@@ -291,7 +294,7 @@ impl Spaces {
         self.freeze(space, 0..self.spaces[space].len, reason);
     }
 
-    /// Keeps everything that an axis is made of.
+    /// Keeps every index of every space in an axis.
     pub fn freeze_axis(&mut self, axis: &Axis, reason: &Reason) {
         for piece in axis {
             if let Piece::Part { space, .. } = piece {
@@ -300,7 +303,7 @@ impl Spaces {
         }
     }
 
-    /// The reason that keeps each class, by representative element; the smallest element's reason wins.
+    /// Returns the reason that keeps each class, by representative element; the reason of the smallest element wins.
     pub fn frozen_classes(&self, classes: &[u32]) -> Vec<Option<&Reason>> {
         let mut by_class = vec![None; classes.len()];
         for (class, frozen) in classes.iter().zip(&self.frozen) {
@@ -316,18 +319,20 @@ impl Spaces {
 /// this size: a file can claim any size in a few bytes.
 const NEW_AXIS_LIMIT: usize = 1 << 20;
 
-/// Axes of more indices than this are not divided into them, wherever they come from.
+/// Maximum number of indices into which an axis is divided, wherever the axis comes from.
 pub const LONGEST_AXIS: usize = 1 << 21;
 
-/// Indices of all spaces of a network; nodes beyond are barriers. The largest networks of today have some ten million.
+/// Maximum number of indices of all spaces of a network; nodes beyond it are barriers. Today's largest networks have
+/// about ten million.
 pub const MOST_INDICES: usize = 1 << 25;
 
-/// The size of an axis that may be made of new indices: static, more than one, and not larger than any network's.
+/// Returns the size of an axis that may consist of new indices: static, more than one, and at most the limit for new
+/// axes. `None` otherwise.
 pub fn new_axis_size(size: &Dim) -> Option<usize> {
     usize::try_from(size.as_const()?).ok().filter(|size| (2..=NEW_AXIS_LIMIT).contains(size))
 }
 
-/// The size of an axis when all its pieces are static.
+/// Returns the size of an axis; `None` unless all its pieces are static.
 pub fn axis_size(axis: &Axis) -> Option<usize> {
     let size = crate::graph::dim::product(axis.iter().map(Piece::size).collect::<Vec<Dim>>().iter());
     usize::try_from(size.as_const()?).ok()
@@ -338,7 +343,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn axes_of_one_index_or_none_have_nothing_that_could_shrink() {
+    fn axes_of_one_index_or_none_never_shrink() {
         let mut spaces = Spaces::default();
         let (none, one, two) = (spaces.add(0), spaces.add(1), spaces.add(2));
         assert_eq!(spaces.whole(none), vec![Piece::Fixed(Dim::from(0))]);
@@ -347,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_statistic_of_every_block_meets_the_outermost_digit() {
+    fn a_statistic_per_block_meets_the_outermost_digit() {
         let mut spaces = Spaces::default();
         let channels = spaces.add(12);
         let divided = vec![Piece::Part { space: channels, inner: 4, extent: 3 }];
@@ -359,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_a_file_only_claims_are_not_divided_into_indices() {
+    fn huge_and_symbolic_sizes_are_not_divided_into_indices() {
         assert_eq!(new_axis_size(&Dim::from(1280)), Some(1280));
         assert_eq!(new_axis_size(&Dim::from(1)), None);
         assert_eq!(new_axis_size(&Dim::from(1 << 40)), None);

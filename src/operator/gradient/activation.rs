@@ -1,10 +1,11 @@
-//! Slopes of activations that several operators contain.
+//! Derivatives of activations that several operators contain.
 
 use super::GradientCx;
 
 impl GradientCx<'_> {
-    /// The derivative of GELU: `phi(x) + x phi'(x)` with the normal distribution `phi`, or that of its tanh form.
-    pub fn gelu_slope(&mut self, x: &str, is_tanh: bool) -> String {
+    /// Computes the derivative of GELU: `phi(x) + x phi'(x)` with the distribution function `phi` of the normal
+    /// distribution, or that of the tanh approximation.
+    pub fn gelu_derivative(&mut self, x: &str, is_tanh: bool) -> String {
         use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
         let (one, half) = (self.scalar(1.0), self.scalar(0.5));
         let square = self.mul(x, x);

@@ -1,4 +1,4 @@
-//! What differentiation offers to an operator.
+//! The interface of differentiation to an operator.
 
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known};
@@ -9,11 +9,11 @@ use crate::operator::RuleError;
 
 use super::{Tape, signed_shape};
 
-/// What differentiation offers to the gradient rule of an operator.
+/// The interface of differentiation to the gradient rule of an operator.
 ///
-/// All names are those of values in the gradient graph. Shapes are static. A rule reads the gradient of the loss by
-/// its outputs ([`GradientCx::dy`]) and gives that by its inputs ([`GradientCx::give`]), for the inputs that are wanted
-/// ([`GradientCx::wants`]).
+/// All names are names of values in the gradient graph. Shapes are static. A rule takes the gradient of the loss with
+/// respect to its outputs ([`GradientCx::dy`]) and passes on the gradient with respect to its inputs
+/// ([`GradientCx::give`]), for the inputs whose gradient is wanted ([`GradientCx::wants`]).
 pub struct GradientCx<'a> {
     pub(crate) node: &'a Node,
     pub(crate) facts: &'a Facts,
@@ -23,27 +23,28 @@ pub struct GradientCx<'a> {
 }
 
 impl GradientCx<'_> {
-    /// Whether the gradient by input `slot` is asked for.
+    /// Whether the gradient with respect to input `slot` is wanted.
     pub fn wants(&self, slot: usize) -> bool {
         self.node.input(slot).is_some_and(|value| self.depends[value])
     }
 
-    /// The gradient of the loss by output 0.
+    /// Returns the gradient of the loss with respect to output 0.
     ///
     /// # Errors
-    /// Only another output of the node leads to the loss.
+    /// The loss depends on another output of the node only.
     pub fn dy(&self) -> Result<String, RuleError> {
-        self.dy_of(0).ok_or_else(|| RuleError::unsupported("the loss depends on a secondary output"))
+        self.dy_of(0)
+            .ok_or_else(|| RuleError::unsupported("the loss depends on an output of the node other than the first"))
     }
 
-    /// The gradient of the loss by output `slot`; `None` where the loss does not depend on it.
+    /// Returns the gradient of the loss with respect to output `slot`; `None` if the loss does not depend on it.
     pub fn dy_of(&self, slot: usize) -> Option<String> {
         self.upstream.get(slot).cloned().flatten()
     }
 
-    /// Gives a gradient, of the shape of input `slot`, to that input. Nothing happens where it is not wanted.
+    /// Passes a gradient, of the shape of input `slot`, to that input. Does nothing if it is not wanted.
     pub fn give(&mut self, slot: usize, gradient: String) {
-        // A value without elements, such as the frames after the only one, has no gradient.
+        // A value without elements has no gradient, such as the later frames of a single frame.
         let is_empty = |value: &ValueId| {
             let shape = self.facts.values[*value].as_ref().and_then(|fact| fact.shape.as_deref());
             shape.is_some_and(|shape| shape.iter().any(|size| size.is(0)))
@@ -53,7 +54,7 @@ impl GradientCx<'_> {
         }
     }
 
-    /// Gives input `slot` a gradient of the shape of output 0, summed over the axes along which the input was
+    /// Passes to input `slot` a gradient of the shape of output 0, summed over the axes along which the input was
     /// broadcast.
     ///
     /// # Errors
@@ -65,12 +66,12 @@ impl GradientCx<'_> {
         Ok(())
     }
 
-    /// The name of input `slot`; empty if the node omits it.
+    /// Returns the name of input `slot`; empty if the node omits it.
     pub fn input(&self, slot: usize) -> String {
         self.node.proto.input.get(slot).cloned().unwrap_or_default()
     }
 
-    /// The name of output `slot`; empty if the node omits it.
+    /// Returns the name of output `slot`; empty if the node omits it.
     pub fn output(&self, slot: usize) -> String {
         self.node.proto.output.get(slot).cloned().unwrap_or_default()
     }
@@ -79,7 +80,7 @@ impl GradientCx<'_> {
         self.facts.values[self.node.input(slot)?].as_ref()
     }
 
-    /// The shape of input `slot`.
+    /// Returns the shape of input `slot`.
     ///
     /// # Errors
     /// [`RuleError::UnknownShape`].
@@ -88,7 +89,7 @@ impl GradientCx<'_> {
         shape.and_then(signed_shape).ok_or(RuleError::UnknownShape)
     }
 
-    /// The shape of output `slot`.
+    /// Returns the shape of output `slot`.
     ///
     /// # Errors
     /// [`RuleError::UnknownShape`].
@@ -98,12 +99,12 @@ impl GradientCx<'_> {
         shape.and_then(signed_shape).ok_or(RuleError::UnknownShape)
     }
 
-    /// The known integers of input `slot`.
+    /// Returns the known integers of input `slot`.
     pub fn known_ints(&self, slot: usize) -> Option<Vec<Dim>> {
         self.fact(slot)?.known.as_ref().and_then(Known::ints).map(<[Dim]>::to_vec)
     }
 
-    /// The known floats of input `slot`.
+    /// Returns the known floats of input `slot`.
     pub fn known_floats(&self, slot: usize) -> Option<Vec<f64>> {
         match self.fact(slot)?.known.as_ref()? {
             Known::Floats(values) => Some(values.clone()),
@@ -111,7 +112,7 @@ impl GradientCx<'_> {
         }
     }
 
-    /// The version of the standard operator set.
+    /// Returns the version of the standard operator set.
     pub fn opset(&self) -> i64 {
         self.tape.builder.opset()
     }
@@ -121,43 +122,44 @@ impl GradientCx<'_> {
         self.op_with(op_type, inputs, vec![])
     }
 
-    /// As [`GradientCx::op`], with attributes.
+    /// Adds a node as [`GradientCx::op`] does, with attributes.
     pub fn op_with(&mut self, op_type: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
         self.tape.builder.add(op_type, inputs, attributes)
     }
 
-    /// The node itself on other inputs: its operator, domain and attributes.
+    /// Adds the same node with other inputs: its operator, domain and attributes.
     pub fn same_op(&mut self, inputs: &[&str]) -> String {
         let (domain, op_type) = (self.node.proto.domain.clone(), self.node.proto.op_type.clone());
         self.tape.builder.add_in(&domain, &op_type, inputs, self.node.proto.attribute.clone())
     }
 
-    /// A vector of integers.
+    /// Adds a vector of integers.
     pub fn ints(&mut self, values: &[i64]) -> String {
         self.tape.builder.int_vector(values)
     }
 
-    /// A float constant.
+    /// Adds a float constant.
     pub fn floats(&mut self, values: &[f32], dims: &[i64]) -> String {
         self.tape.builder.floats(values, dims)
     }
 
-    /// A float scalar.
+    /// Adds a float scalar.
     pub fn scalar(&mut self, value: f64) -> String {
         self.tape.scalar(value as f32)
     }
 
-    /// Elements `start..end` by `step` along an axis.
+    /// Adds a slice of the elements `start..end` along an axis, in steps of `step`.
     pub fn slice(&mut self, value: &str, axis: usize, start: i64, end: i64, step: i64) -> String {
         self.tape.slice(value, axis as i64, start, end, step)
     }
 
-    /// Elements `start..end` by `step` along several axes: `(axis, start, end, step)`, with `step > 0`.
+    /// Adds a slice of the elements `start..end` along several axes, in steps of `step`: `(axis, start, end, step)`,
+    /// with `step > 0`.
     pub fn slices(&mut self, value: &str, cuts: &[(usize, i64, i64, i64)]) -> String {
         self.tape.slices(value, cuts)
     }
 
-    /// Zeros before and after every axis.
+    /// Pads every axis with zeros before and after.
     pub fn pad(&mut self, value: &str, before: &[i64], after: &[i64]) -> String {
         if before.iter().chain(after).all(|count| *count == 0) {
             return value.to_owned();

@@ -1,4 +1,4 @@
-//! Gradients of normalisations, which all differ only in the axes of their moments.
+//! Gradients of normalisations, which differ only in the axes of their moments.
 
 use super::GradientCx;
 
@@ -6,14 +6,14 @@ use super::GradientCx;
 pub struct Normalized {
     /// `y = (x - mean) / deviation`, or `x / root mean square`.
     pub y: String,
-    /// `1 / deviation`, sizes one along the normalised axes.
+    /// `1 / deviation`, of size one along the normalised axes.
     inverse: String,
     is_centred: bool,
 }
 
 impl GradientCx<'_> {
-    /// `(x - mean) / sqrt(variance + epsilon)` along `axes`, or without the mean where not `is_centred`. `own` is the
-    /// result where the graph already holds it.
+    /// Computes `(x - mean) / sqrt(variance + epsilon)` along `axes`, without the mean unless `is_centred`. `own` is
+    /// the result if the graph already has it.
     pub fn normalized(
         &mut self,
         x: &str,
@@ -43,8 +43,8 @@ impl GradientCx<'_> {
         Normalized { y, inverse, is_centred }
     }
 
-    /// The gradient by x, given the gradient `g` by the normalised value:
-    /// `(g - mean(g) - y mean(g y)) / deviation`, without the first mean where x was not centred.
+    /// Computes the gradient with respect to x from the gradient `g` with respect to the normalised value: `(g -
+    /// mean(g) - y mean(g y)) / deviation`, without the first mean if x was not centred.
     pub fn through_norm(&mut self, norm: &Normalized, g: &str, axes: &[usize]) -> String {
         let product = self.mul(g, &norm.y);
         let share = self.reduce_mean(&product, axes, true);

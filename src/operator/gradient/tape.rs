@@ -7,39 +7,39 @@ use crate::graph::{NodeId, Reader, ValueId};
 use crate::onnx::builder::Builder;
 use crate::onnx::{NodeProto, attr_int, attr_ints};
 
-/// The nodes emitted so far and the gradients that they give.
+/// The nodes emitted so far and the gradients that they compute.
 pub struct Tape {
     pub(crate) builder: Builder,
-    /// What was given to each value. Once its gradient was asked for, that alone.
+    /// The gradients passed to each value. Once their sum was asked for, the sum alone.
     pub(crate) contributions: HashMap<ValueId, Vec<String>>,
-    /// Weights: the gradient by every use is kept apart.
+    /// Weights: the gradient of every use is kept separate.
     pub(crate) wanted: BTreeSet<ValueId>,
-    /// Values whose whole gradient is wanted.
+    /// Values whose total gradient is wanted.
     pub(crate) wanted_values: BTreeSet<ValueId>,
     /// Values that the loss compares.
     pub(crate) compared: BTreeSet<ValueId>,
-    /// What each node and input slot gives a wanted weight.
+    /// The gradient that each node and input slot passes to a wanted weight.
     pub(crate) uses: BTreeMap<Reader, (ValueId, String)>,
-    /// The differentiated nodes, the last of the network first.
+    /// The differentiated nodes, the last node of the network first.
     pub(crate) steps: Vec<Step>,
-    /// The place of the node that sums what was given to a value.
+    /// The position of the node that sums the gradients passed to a value.
     pub(crate) totals: HashMap<ValueId, usize>,
 }
 
-/// What differentiating a node read and gave.
+/// Inputs and results of differentiating one node.
 #[derive(Clone, Debug)]
 pub struct Step {
     /// The node.
     pub(crate) node: NodeId,
-    /// The gradients of the loss by its outputs.
+    /// The gradients of the loss with respect to its outputs.
     pub(crate) upstream: Vec<Option<String>>,
-    /// What it gave.
+    /// The gradients that it passed to its inputs.
     pub(crate) given: Vec<Given>,
-    /// The places of the nodes that it emitted.
+    /// The positions of the nodes that it emitted.
     pub(crate) nodes: Range<usize>,
 }
 
-/// A gradient that a node gave to the value at one of its inputs.
+/// A gradient that a node passed to the value at one of its inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Given {
     pub(crate) slot: usize,
@@ -48,7 +48,7 @@ pub(crate) struct Given {
 }
 
 impl Tape {
-    /// Nothing yet.
+    /// Makes an empty tape.
     pub(crate) fn new(builder: Builder, wanted: &[ValueId], wanted_values: &[ValueId]) -> Self {
         Self {
             builder,
@@ -62,20 +62,20 @@ impl Tape {
         }
     }
 
-    /// Begins to differentiate a node.
+    /// Starts to differentiate a node.
     pub(crate) fn begin(&mut self, node: NodeId, upstream: Vec<Option<String>>) {
         let at = self.builder.nodes.len();
         self.steps.push(Step { node, upstream, given: Vec::new(), nodes: at..at });
     }
 
-    /// Ends what [`Tape::begin`] began.
+    /// Finishes the node that [`Tape::begin`] started.
     pub(crate) fn end(&mut self) {
         if let Some(step) = self.steps.last_mut() {
             step.nodes.end = self.builder.nodes.len();
         }
     }
 
-    /// Gives the value at input `slot` of a node a gradient.
+    /// Passes a gradient to the value at input `slot` of a node.
     pub(crate) fn give(&mut self, node: NodeId, slot: usize, value: ValueId, name: String) {
         if let Some(step) = self.steps.last_mut() {
             step.given.push(Given { slot, value, name: name.clone() });
@@ -89,7 +89,7 @@ impl Tape {
         }
     }
 
-    /// The sum of all that was given to a value; the sum is emitted once.
+    /// Returns the sum of all gradients passed to a value; the sum is emitted once.
     pub(crate) fn gradient(&mut self, value: ValueId) -> Option<String> {
         let given = self.contributions.remove(&value)?;
         let total = match given.as_slice() {
@@ -104,7 +104,7 @@ impl Tape {
         Some(total)
     }
 
-    /// Gives a node that sums the operator for the number of its inputs.
+    /// Sets the operator of a node that sums by the number of its inputs.
     pub(crate) fn name_sum(node: &mut NodeProto) {
         sum_of(node.input.len()).clone_into(&mut node.op_type);
     }
@@ -113,8 +113,8 @@ impl Tape {
         self.builder.floats(&[value], &[])
     }
 
-    /// Elements `start..end` by `step` along an axis. Before opset 10, steps other than one must be positive and `end` a
-    /// place in the axis.
+    /// Adds a slice of the elements `start..end` along an axis, in steps of `step`. Before opset 10, a step other than
+    /// one must be positive and `end` a position within the axis.
     pub(crate) fn slice(&mut self, value: &str, axis: i64, start: i64, end: i64, step: i64) -> String {
         if self.builder.opset() < 10 && step == 1 {
             let attributes = [("starts", start), ("ends", end), ("axes", axis)];
@@ -131,8 +131,8 @@ impl Tape {
         self.builder.add("Slice", &[value, &start, &end, &axis, &step], vec![])
     }
 
-    /// Elements `start..end` by `step` along several axes: `(axis, start, end, step)`, with `step > 0`; one node where the
-    /// opset lets it be.
+    /// Adds a slice of the elements `start..end` along several axes, in steps of `step`: `(axis, start, end, step)`,
+    /// with `step > 0`. It is one node if the opset allows it.
     pub(crate) fn slices(&mut self, value: &str, cuts: &[(usize, i64, i64, i64)]) -> String {
         if self.builder.opset() < 10 || cuts.is_empty() {
             return cuts.iter().fold(value.to_owned(), |value, (axis, start, end, step)| {
@@ -147,7 +147,7 @@ impl Tape {
         self.builder.add("Slice", &[value, &starts, &ends, &axes, &steps], vec![])
     }
 
-    /// Zeros before and after every axis.
+    /// Pads every axis with zeros before and after.
     pub(crate) fn pad(&mut self, value: &str, before: &[i64], after: &[i64]) -> String {
         let pads = [before, after].concat();
         if self.builder.opset() < 11 {
@@ -157,21 +157,22 @@ impl Tape {
         self.builder.add("Pad", &[value, &pads], vec![])
     }
 
-    /// The value with another shape.
+    /// Gives the value another shape.
     pub(crate) fn reshape(&mut self, value: &str, shape: &[i64]) -> String {
         let shape = self.builder.int_vector(shape);
         self.builder.add("Reshape", &[value, &shape], vec![])
     }
 
-    /// The sum over `axes`, in ascending order: the last run of neighbouring axes first, since ONNX Runtime has fast kernels
-    /// for one run on every device; its CUDA provider leaves others to cuDNN, which takes much longer.
+    /// Computes the sum over `axes`, in ascending order. It sums the last run of adjacent axes first, because ONNX
+    /// Runtime has fast kernels for one run on every device; its CUDA provider leaves other sums to cuDNN, which takes
+    /// much longer.
     pub(crate) fn reduce_sum(&mut self, value: &str, axes: &[usize], keepdims: bool) -> String {
         let first = (1..axes.len()).rev().find(|at| axes[*at] != axes[*at - 1] + 1).unwrap_or(0);
         let inner = self.reduce("ReduceSum", 13, value, &axes[first..], keepdims);
         if first == 0 { inner } else { self.reduce_sum(&inner, &axes[..first], keepdims) }
     }
 
-    /// The mean over `axes`.
+    /// Computes the mean over `axes`.
     pub(crate) fn reduce_mean(&mut self, value: &str, axes: &[usize], keepdims: bool) -> String {
         self.reduce("ReduceMean", 18, value, axes, keepdims)
     }
@@ -191,7 +192,7 @@ impl Tape {
     }
 }
 
-/// The operator that sums this many values.
+/// Returns the operator that sums this many values.
 fn sum_of(count: usize) -> &'static str {
     match count {
         1 => "Identity",

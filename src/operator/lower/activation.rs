@@ -5,33 +5,34 @@ use crate::graph::Node;
 use crate::onnx::{AttributeProto, attr_float};
 use crate::operator::RuleError;
 
-/// What a fused operator does to its result.
+/// The activation that a fused operator applies to its result.
 #[derive(Clone, Debug)]
 pub struct Activation {
-    /// The operator, of the standard.
+    /// The standard operator.
     pub name: String,
     /// Alpha and beta, or the limits of Clip.
     pub parameters: Vec<f32>,
 }
 
 impl Activation {
-    /// The activation of a node that names one in its attribute `activation`, with these parameters.
+    /// Reads the activation that the attribute `activation` of a node names, with these parameters; `None` if there is
+    /// none.
     pub fn parse(node: &Node, parameters: impl FnOnce() -> Vec<f32>) -> Option<Self> {
         node.proto.string("activation").map(|name| Self { name: name.to_owned(), parameters: parameters() })
     }
 }
 
 impl LowerCx<'_> {
-    /// The attributes of the node that a standard operator has too: all but those of the activation.
+    /// Returns the attributes of the node that the standard operator has too: all but those of the activation.
     pub fn attributes_without_activation(&self) -> Vec<AttributeProto> {
         let is_own = |attribute: &&AttributeProto| !attribute.name.starts_with("activation");
         self.attributes().iter().filter(is_own).cloned().collect()
     }
 
-    /// A value after the activation of a fused operator; the value itself where there is none.
+    /// Applies the activation of a fused operator to a value; without one, returns the value itself.
     ///
     /// # Errors
-    /// An activation that the fused operators do not have.
+    /// The fused operators have no such activation.
     pub fn activated(&mut self, value: &str, activation: Option<&Activation>) -> Result<String, RuleError> {
         let Some(Activation { name, parameters }) = activation else { return Ok(value.to_owned()) };
         let given = |names: &[&str]| -> Vec<AttributeProto> {
@@ -47,7 +48,7 @@ impl LowerCx<'_> {
                 let inputs: Vec<&str> = std::iter::once(value).chain(limits.iter().map(String::as_str)).collect();
                 self.add(name, &inputs, vec![])
             }
-            other => return Err(RuleError::unsupported(format!("a fused {other} can't be lowered"))),
+            other => return Err(RuleError::unsupported(format!("the fused activation {other} can't be lowered"))),
         })
     }
 }

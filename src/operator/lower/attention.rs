@@ -5,7 +5,7 @@ use crate::graph::dim::Dim;
 use crate::onnx::{DataType, attr_int, attr_ints};
 use crate::operator::RuleError;
 
-/// Queries, keys and values by head, and what is added to the scores.
+/// Queries, keys and values by head, and the terms added to the scores.
 #[derive(Debug)]
 pub struct Attention {
     /// `[B, heads, L, D]`.
@@ -14,45 +14,45 @@ pub struct Attention {
     pub k: String,
     /// `[B, heads, S, E]`.
     pub v: String,
-    /// What the scores are multiplied with.
+    /// The factor of the scores.
     pub scale: f64,
-    /// What the scores are kept below by a tanh; not at all where it is zero.
+    /// The limit of the scores, applied by a tanh; zero: no limit.
     pub softcap: f64,
-    /// Values that broadcast to the scores, `[B, heads, L, S]`, and are added to them.
+    /// Values that are added to the scores and broadcast to them, `[B, heads, L, S]`.
     pub added: Vec<String>,
 }
 
-/// What ONNX Runtime's attentions add to the scores.
+/// The terms that ONNX Runtime's attentions add to the scores.
 #[derive(Clone, Copy, Debug)]
 pub struct ScoreTerms {
-    /// The input that hides positions, if the node has it.
+    /// The input slot of the mask that hides positions.
     pub mask: usize,
-    /// The input that is added as it is, if the node has it.
+    /// The input slot of the attention bias, which is added as it is.
     pub bias: usize,
-    /// Whether later positions are hidden.
+    /// Whether a query does not see later positions.
     pub is_causal: bool,
-    /// What is added where the mask hides a position.
+    /// The value that is added where the mask hides a position.
     pub filter_value: f32,
 }
 
-/// What is added to a score that must not count: more than any score, and yet finite in float32.
+/// The value that is added to a score to hide it: far below any score, yet finite in float32.
 const HIDDEN: f64 = -1e30;
 
 impl LowerCx<'_> {
-    /// `[B, L, heads * D]` as `[B, heads, L, D]`.
+    /// Converts `[B, L, heads * D]` to `[B, heads, L, D]`.
     pub fn by_head(&mut self, value: &str, heads: i64) -> String {
         let divided = self.reshaped(value, &[0, 0, heads, -1]);
         self.transposed(&divided, &[0, 2, 1, 3])
     }
 
-    /// `[B, heads, L, D]` as `[B, L, heads * D]`.
+    /// Converts `[B, heads, L, D]` to `[B, L, heads * D]`.
     #[allow(clippy::wrong_self_convention, reason = "the context is not what it converts")]
     pub fn from_heads(&mut self, value: &str) -> String {
         let moved = self.transposed(value, &[0, 2, 1, 3]);
         self.reshaped(&moved, &[0, 0, -1])
     }
 
-    /// The result of an attention, `[B, heads, L, E]`.
+    /// Computes the result of an attention, `[B, heads, L, E]`.
     pub fn attention(&mut self, attention: &Attention) -> String {
         let Attention { q, k, v, scale, softcap, added } = attention;
         let k = self.transposed(k, &[0, 1, 3, 2]);
@@ -66,19 +66,20 @@ impl LowerCx<'_> {
         for term in added {
             scores = self.add("Add", &[&scores, term], vec![]);
         }
-        // Before opset 13 the axes from the given one on are one; the last is the same in all.
+        // Before opset 13, Softmax flattens the axes from the given one on; for the last axis, that makes no
+        // difference.
         let shares = self.add("Softmax", &[&scores], vec![attr_int("axis", 3)]);
         self.add("MatMul", &[&shares, v], vec![])
     }
 
-    /// What hides later positions from earlier ones: `[L, S]` for queries `q` and keys `k`, `[B, heads, length, D]`. Row i
-    /// sees the first `i + 1` columns; where `last_sees_all`, the last row sees every column, as in ONNX Runtime's CPU
-    /// kernels, which matters where there are more keys than queries.
+    /// Computes the causal term, which hides later positions: `[L, S]` for queries `q` and keys `k`, `[B, heads,
+    /// length, D]`. Row i sees the first `i + 1` columns. With `last_sees_all`, the last row sees every column, as in
+    /// ONNX Runtime's CPU kernels; this matters if there are more keys than queries.
     ///
     /// # Errors
-    /// The model's operators can't count positions.
+    /// The opset of the model has no Range to count positions with.
     pub fn causal_term(&mut self, q: &str, k: &str, last_sees_all: bool) -> Result<String, RuleError> {
-        let (at_row, at_column) = (self.places(q, 2)?, self.places(k, 2)?);
+        let (at_row, at_column) = (self.positions(q, 2)?, self.positions(k, 2)?);
         let at_row = self.unsqueezed(&at_row, &[1]);
         let mut is_later = self.add("Less", &[&at_row, &at_column], vec![]);
         if last_sees_all {
@@ -91,27 +92,28 @@ impl LowerCx<'_> {
         Ok(self.scaled(&is_later, HIDDEN))
     }
 
-    /// What a boolean mask at input `slot`, true where a position counts, adds to the scores.
+    /// Computes the term of a boolean mask at input `slot`, which is true for visible positions.
     pub fn boolean_term(&mut self, slot: usize) -> String {
         let mask = self.input(slot);
         let (zero, hidden) = (self.scalar(0.0), self.scalar(HIDDEN));
         self.add("Where", &[&mask, &zero, &hidden], vec![])
     }
 
-    /// What the number of keys that count of every sample, `[B]` at input `slot`, adds to the scores by keys `k`.
+    /// Computes the term that hides all but the first keys of every sample; input `slot`, `[B]`, holds their numbers.
+    /// The scores have keys `k`.
     ///
     /// # Errors
     /// [`RuleError::UnknownShape`].
     pub fn lengths_term(&mut self, slot: usize, k: &str) -> Result<String, RuleError> {
-        let (lengths, at_column) = (self.input(slot), self.places(k, 2)?);
+        let (lengths, at_column) = (self.input(slot), self.positions(k, 2)?);
         let lengths = self.unsqueezed(&lengths, &[1, 2, 3]);
         let counts = self.add("Less", &[&at_column, &lengths], vec![]);
         let (zero, hidden) = (self.scalar(0.0), self.scalar(HIDDEN));
         Ok(self.add("Where", &[&counts, &zero, &hidden], vec![]))
     }
 
-    /// For each query, one where any key counts after the sum of `terms`, else zero; the axis of keys has size one. At
-    /// least one term is given.
+    /// Computes, for each query, one if the sum of `terms` leaves any key visible, else zero; the axis of keys has
+    /// size one. At least one term must be given.
     pub fn has_visible(&mut self, terms: &[String]) -> String {
         let terms: Vec<&str> = terms.iter().map(String::as_str).collect();
         let sum = if let [one] = terms.as_slice() { (*one).to_owned() } else { self.add("Sum", &terms, vec![]) };
@@ -126,10 +128,11 @@ impl LowerCx<'_> {
         self.cast(&counts, DataType::Float)
     }
 
-    /// All that ONNX Runtime's attentions add to the scores of queries `q` by keys `k`, `[B, heads, length, D]`.
+    /// Computes all terms that ONNX Runtime's attentions add to the scores of queries `q` and keys `k`, `[B, heads,
+    /// length, D]`.
     ///
     /// # Errors
-    /// A mask of a form that is not supported.
+    /// The mask has a form that is not supported.
     pub fn score_terms(&mut self, terms: &ScoreTerms, q: &str, k: &str) -> Result<Vec<String>, RuleError> {
         let mut added = Vec::new();
         if self.has(terms.mask) {
@@ -144,8 +147,9 @@ impl LowerCx<'_> {
         Ok(added)
     }
 
-    /// What a mask of ONNX Runtime's attentions adds: `[B, S]` or `[B, L, S]`, above zero where a position counts; or `[B]`, the
-    /// first position that is, or `[2 B]`, after those also the first that is not.
+    /// Computes the term of a mask of ONNX Runtime's attentions. The mask is `[B, S]` or `[B, L, S]`, above zero for
+    /// visible positions; or `[B]`, the first hidden position; or `[2 B]`, the same and then the first visible
+    /// position.
     fn mask_term(&mut self, terms: &ScoreTerms, k: &str) -> Result<String, RuleError> {
         let (shape, of_batch) = (self.shape(terms.mask)?, self.shape(0)?.first().cloned());
         let batch = of_batch.as_ref().and_then(Dim::as_const);
@@ -167,9 +171,9 @@ impl LowerCx<'_> {
         Ok(self.unless(&counts, terms))
     }
 
-    /// `batch` is given where the mask holds two positions for each sample.
+    /// Computes the term of a mask of positions. `batch` is given if the mask holds two positions for each sample.
     fn length_term(&mut self, terms: &ScoreTerms, k: &str, batch: Option<i64>) -> Result<String, RuleError> {
-        let at = self.places(k, 2)?;
+        let at = self.positions(k, 2)?;
         let mask = self.input(terms.mask);
         let mask = self.cast(&mask, DataType::Int64);
         let bound = |cx: &mut Self, range: Option<(i64, i64)>| {
@@ -188,7 +192,7 @@ impl LowerCx<'_> {
         Ok(self.unless(&counts, terms))
     }
 
-    /// What is added to the scores where `counts` is zero instead of one.
+    /// Computes the term that is added to the scores where `counts` is zero instead of one.
     fn unless(&mut self, counts: &str, terms: &ScoreTerms) -> String {
         let one = self.scalar(1.0);
         let hidden = self.add("Sub", &[&one, counts], vec![]);

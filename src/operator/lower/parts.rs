@@ -5,18 +5,18 @@ use crate::onnx::{attr_float, attr_int, attr_ints};
 use crate::operator::RuleError;
 
 impl LowerCx<'_> {
-    /// The value with its axes permuted.
+    /// Permutes the axes of the value.
     pub fn transposed(&mut self, value: &str, perm: &[i64]) -> String {
         self.add("Transpose", &[value], vec![attr_ints("perm", perm)])
     }
 
-    /// The value with another shape, of which 0 keeps a size and -1 is what is left.
+    /// Gives the value another shape; as in Reshape, 0 keeps a size and -1 is inferred.
     pub fn reshaped(&mut self, value: &str, shape: &[i64]) -> String {
         let shape = self.ints(shape, &[shape.len() as i64]);
         self.add("Reshape", &[value, &shape], vec![])
     }
 
-    /// The value with axes of size one inserted.
+    /// Inserts axes of size one.
     pub fn unsqueezed(&mut self, value: &str, axes: &[i64]) -> String {
         if self.opset() >= 13 {
             let axes = self.ints(axes, &[axes.len() as i64]);
@@ -25,21 +25,21 @@ impl LowerCx<'_> {
         self.add("Unsqueeze", &[value], vec![attr_ints("axes", axes)])
     }
 
-    /// Elements `start..end` of a value along an axis.
+    /// Selects the elements `start..end` of a value along an axis.
     pub fn span(&mut self, value: &str, axis: i64, start: i64, end: i64) -> String {
         self.strided(value, axis, (start, end), 1)
     }
 
-    /// Elements `start`, `start + step`, ... before `end` of a value along an axis; `step` is positive.
+    /// Selects the elements `start`, `start + step`, ... before `end` of a value along an axis; `step` is positive.
     pub fn strided(&mut self, value: &str, axis: i64, (start, end): (i64, i64), step: i64) -> String {
         if self.opset() < 10 && step == 1 {
             let attributes = vec![attr_ints("axes", &[axis]), attr_ints("starts", &[start]), attr_ints("ends", &[end])];
             return self.add("Slice", &[value], attributes);
         }
         if self.opset() < 10 {
-            // Slice has no steps before opset 10.
-            let places: Vec<i64> = (start..end).step_by(usize::try_from(step).unwrap_or(1)).collect();
-            return self.gathered(value, axis, &places);
+            // Before opset 10, Slice has no steps.
+            let positions: Vec<i64> = (start..end).step_by(usize::try_from(step).unwrap_or(1)).collect();
+            return self.gathered(value, axis, &positions);
         }
         let (starts, ends, axes) = (self.ints(&[start], &[1]), self.ints(&[end], &[1]), self.ints(&[axis], &[1]));
         if step == 1 {
@@ -49,31 +49,34 @@ impl LowerCx<'_> {
         self.add("Slice", &[value, &starts, &ends, &axes, &steps], vec![])
     }
 
-    /// Elements at `places` of a value along an axis.
-    pub fn gathered(&mut self, value: &str, axis: i64, places: &[i64]) -> String {
-        let places = self.ints(places, &[places.len() as i64]);
-        self.add("Gather", &[value, &places], vec![attr_int("axis", axis)])
+    /// Selects the elements at the positions `positions` of a value along an axis.
+    pub fn gathered(&mut self, value: &str, axis: i64, positions: &[i64]) -> String {
+        let positions = self.ints(positions, &[positions.len() as i64]);
+        self.add("Gather", &[value, &positions], vec![attr_int("axis", axis)])
     }
 
-    /// Values joined along an axis.
+    /// Joins values along an axis.
     pub fn joined(&mut self, values: &[&str], axis: i64) -> String {
         self.add("Concat", values, vec![attr_int("axis", axis)])
     }
 
-    /// The size of a value along an axis, a scalar.
+    /// Returns the size of a value along an axis, a scalar.
     pub(super) fn length(&mut self, value: &str, axis: i64) -> String {
         let shape = self.add("Shape", &[value], vec![]);
         let axis = self.ints(&[axis], &[]);
         self.add("Gather", &[&shape, &axis], vec![attr_int("axis", 0)])
     }
 
-    /// The places of a value along an axis: 0, 1, 2, ...
+    /// Returns the positions of a value along an axis: 0, 1, 2, ...
     ///
     /// # Errors
-    /// The model's operators can't count.
-    pub fn places(&mut self, value: &str, axis: i64) -> Result<String, RuleError> {
+    /// The opset of the model has no Range.
+    pub fn positions(&mut self, value: &str, axis: i64) -> Result<String, RuleError> {
         if self.opset() < 11 {
-            let text = format!("opset {} has no Range, by which positions are counted", self.opset());
+            let text = format!(
+                "opset {} has no Range to count positions with; convert the model to opset 11 or later",
+                self.opset()
+            );
             return Err(RuleError::unsupported(text));
         }
         let length = self.length(value, axis);
@@ -81,13 +84,13 @@ impl LowerCx<'_> {
         Ok(self.add("Range", &[&zero, &length, &one], vec![]))
     }
 
-    /// A value times a number.
+    /// Multiplies a value by a number.
     pub fn scaled(&mut self, value: &str, factor: f64) -> String {
         let factor = self.scalar(factor);
         self.add("Mul", &[value, &factor], vec![])
     }
 
-    /// The sum of float32 inputs; those that the node omits are skipped, but not the first.
+    /// Computes the sum of inputs in float32. Inputs that the node omits are skipped; the first must be present.
     pub fn sum_of(&mut self, slots: &[usize]) -> String {
         let mut sum = String::new();
         for slot in slots.iter().copied() {
@@ -100,13 +103,13 @@ impl LowerCx<'_> {
         sum
     }
 
-    /// `value * sigmoid(value)`.
+    /// Computes `value * sigmoid(value)`.
     pub fn silu(&mut self, value: &str) -> String {
         let sigmoid = self.add("Sigmoid", &[value], vec![]);
         self.add("Mul", &[value, &sigmoid], vec![])
     }
 
-    /// `value * (1 + erf(value / sqrt(2))) / 2`.
+    /// Computes `value * (1 + erf(value / sqrt(2))) / 2`.
     pub fn gelu(&mut self, value: &str) -> String {
         let root = self.scalar(std::f64::consts::SQRT_2);
         let divided = self.add("Div", &[value, &root], vec![]);
@@ -117,7 +120,7 @@ impl LowerCx<'_> {
         self.scaled(&product, 0.5)
     }
 
-    /// `value * (1 + tanh(sqrt(2 / pi) (value + 0.044715 value^3))) / 2`.
+    /// Computes `value * (1 + tanh(sqrt(2 / pi) (value + 0.044715 value^3))) / 2`.
     pub fn gelu_by_tanh(&mut self, value: &str) -> String {
         let square = self.add("Mul", &[value, value], vec![]);
         let cubic = self.scaled(&square, 0.044_715);
@@ -131,7 +134,7 @@ impl LowerCx<'_> {
         self.scaled(&product, 0.5)
     }
 
-    /// The mean along static `axes`, sizes kept as one.
+    /// Computes the mean along static `axes`, which keep size one.
     fn mean(&mut self, value: &str, axes: &[i64]) -> String {
         let keeps = attr_int("keepdims", 1);
         if self.opset() >= 18 {
@@ -141,8 +144,8 @@ impl LowerCx<'_> {
         self.add("ReduceMean", &[value], vec![attr_ints("axes", axes), keeps])
     }
 
-    /// `gamma * (value - mean) / sqrt(variance + epsilon) + beta` along the last of `rank` axes; without an offset where
-    /// `beta` is `None`.
+    /// Computes `gamma * (value - mean) / sqrt(variance + epsilon) + beta` along the last of `rank` axes. `None` as
+    /// `beta`: no offset.
     pub fn layer_norm(&mut self, value: &str, rank: usize, epsilon: f32, gamma: &str, beta: Option<&str>) -> String {
         if self.opset() >= 17 {
             let inputs: Vec<&str> = [value, gamma].into_iter().chain(beta).collect();
@@ -160,7 +163,7 @@ impl LowerCx<'_> {
         }
     }
 
-    /// `gamma * value / sqrt(mean(value^2) + epsilon)` along the last of `rank` axes.
+    /// Computes `gamma * value / sqrt(mean(value^2) + epsilon)` along the last of `rank` axes.
     pub fn root_mean_square_norm(&mut self, value: &str, rank: usize, epsilon: f32, gamma: &str) -> String {
         let y = self.over_root_mean_square(value, value, &[rank.saturating_sub(1) as i64], epsilon);
         self.add("Mul", &[&y, gamma], vec![])
@@ -175,8 +178,8 @@ impl LowerCx<'_> {
         self.add("Div", &[value, &root], vec![])
     }
 
-    /// A value `[N, C, ...]` normalised over the members of each of `groups` groups of consecutive channels, as exporters
-    /// write it: as a norm of instances between two reshapes.
+    /// Normalises a value `[N, C, ...]` over the members of each of `groups` groups of consecutive channels, in the
+    /// form that exporters write: an instance norm between two reshapes.
     pub fn group_norm(&mut self, value: &str, groups: i64, epsilon: f32) -> String {
         let shape = self.add("Shape", &[value], vec![]);
         let rows = self.reshaped(value, &[0, groups, -1]);

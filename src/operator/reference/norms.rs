@@ -4,13 +4,14 @@ use super::ReferenceCx;
 use crate::operator::RuleError;
 
 impl ReferenceCx<'_> {
-    /// The number of kept elements along static `axes` of input `slot`, float32, sizes kept as one.
+    /// Computes the number of kept elements along static `axes` of input `slot`, float32; the axes keep size one.
     pub fn kept_count(&mut self, slot: usize, axes: &[i64]) -> String {
         let mask = self.full_mask(slot);
         self.reduce("ReduceSum", &mask, axes)
     }
 
-    /// Mean and variance of the kept elements of input `slot` along static `axes`, float32, sizes kept as one.
+    /// Computes mean and variance of the kept elements of input `slot` along static `axes`, float32; the axes keep
+    /// size one.
     pub fn kept_moments(&mut self, slot: usize, axes: &[i64]) -> (String, String) {
         let count = self.kept_count(slot, axes);
         let x = self.zeroed(slot);
@@ -26,8 +27,8 @@ impl ReferenceCx<'_> {
         (mean, variance)
     }
 
-    /// `(x - mean) / sqrt(variance + epsilon)` of the kept elements of input `slot` along static `axes`, in the
-    /// input's own element type.
+    /// Computes `(x - mean) / sqrt(variance + epsilon)` of the kept elements of input `slot` along static `axes`, in
+    /// the element type of the input.
     pub fn normalized(&mut self, slot: usize, axes: &[i64], epsilon: f32) -> String {
         let (mean, variance) = self.kept_moments(slot, axes);
         let input = self.input(slot);
@@ -40,8 +41,8 @@ impl ReferenceCx<'_> {
         self.cast_to_input(&normalized, slot)
     }
 
-    /// `y * scale + bias` where inputs `scale` and `bias` are vectors along `axis` of a value of rank `rank`; a slot
-    /// that the node omits is skipped. Removed entries of the parameters meet removed places only.
+    /// Computes `y * scale + bias`, where inputs `scale` and `bias` are vectors along `axis` of a value of rank
+    /// `rank`; a slot that the node omits is skipped. Removed entries of the parameters only meet removed positions.
     pub fn scaled(&mut self, y: &str, scale: usize, bias: usize, axis: i64, rank: i64) -> String {
         let mut result = y.to_owned();
         for (slot, op_type) in [(scale, "Mul"), (bias, "Add")] {
@@ -60,7 +61,7 @@ impl ReferenceCx<'_> {
         result
     }
 
-    /// Input `slot`, `[N, C, ...]`, normalised over the kept members of each of `groups` groups of consecutive
+    /// Normalises input `slot`, `[N, C, ...]`, over the kept members of each of `groups` groups of consecutive
     /// channels.
     pub fn group_normalized(&mut self, slot: usize, groups: i64, epsilon: f32) -> String {
         let input = self.input(slot);
@@ -87,7 +88,7 @@ impl ReferenceCx<'_> {
         self.cast_to_input(&y, slot)
     }
 
-    /// `y * scale + bias` where inputs `scale` and `bias` have one entry per norm group of axis 1.
+    /// Computes `y * scale + bias`, where inputs `scale` and `bias` have one entry per norm group of axis 1.
     ///
     /// # Errors
     /// [`RuleError::UnknownShape`] if the number of channels is not known.
@@ -119,8 +120,8 @@ impl ReferenceCx<'_> {
         Ok(result)
     }
 
-    /// `x / sqrt(mean(x^2) + epsilon)` of the kept elements of input `slot` along static `axes`, in the input's own
-    /// element type.
+    /// Computes `x / sqrt(mean(x^2) + epsilon)` of the kept elements of input `slot` along static `axes`, in the
+    /// element type of the input.
     pub fn root_mean_square(&mut self, slot: usize, axes: &[i64], epsilon: f32) -> String {
         let count = self.kept_count(slot, axes);
         let x = self.zeroed(slot);

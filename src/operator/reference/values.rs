@@ -1,6 +1,6 @@
-//! Norms and layouts of values that stand inside a node instead of at one of its inputs.
+//! Norms and layouts of values within a node, which are not at one of its inputs.
 //!
-//! All values here are float32; [`ReferenceCx::cast_to_input`] gives a result the type of an input.
+//! All values here are float32; [`ReferenceCx::cast_to_input`] casts a result to the type of an input.
 
 use super::ReferenceCx;
 use crate::graph::dim::Dim;
@@ -8,22 +8,22 @@ use crate::onnx::{DataType, attr_int, attr_ints};
 use crate::operator::RuleError;
 
 impl ReferenceCx<'_> {
-    /// `mask` at the shape of `value`; ones where there is no mask.
+    /// Expands `mask` to the shape of `value`; ones if there is no mask.
     pub fn mask_of(&mut self, value: &str, mask: Option<&str>) -> String {
         let shape = self.add("Shape", &[value], vec![]);
         let ones = self.floats(&[1.0], &[]);
         self.add("Expand", &[mask.unwrap_or(&ones), &shape], vec![])
     }
 
-    /// `value` with zeros where its full mask `kept` is zero, whatever stands there.
+    /// Returns `value` with zeros where its full mask `kept` is zero, whatever the element was.
     fn zeroed_by(&mut self, value: &str, kept: &str) -> String {
         let kept = self.add("Cast", &[kept], vec![attr_int("to", DataType::Bool as i64)]);
         let zero = self.floats(&[0.0], &[]);
         self.add("Where", &[&kept, value, &zero], vec![])
     }
 
-    /// `value` normalised over its kept elements along static `axes`: `(x - mean) / sqrt(variance + epsilon)`, or
-    /// `x / sqrt(mean(x^2) + epsilon)` where it is not `centred`.
+    /// Normalises `value` over its kept elements along static `axes`: `(x - mean) / sqrt(variance + epsilon)`, or `x /
+    /// sqrt(mean(x^2) + epsilon)` unless `centred`.
     pub fn norm_of(&mut self, value: &str, mask: Option<&str>, axes: &[i64], epsilon: f32, centred: bool) -> String {
         let kept = self.mask_of(value, mask);
         let count = self.reduce("ReduceSum", &kept, axes);
@@ -43,7 +43,7 @@ impl ReferenceCx<'_> {
         self.add("Div", &[&x, &deviation], vec![])
     }
 
-    /// A value without a static axis of size one.
+    /// Removes a static axis of size one from a value.
     pub fn without_axis(&mut self, value: &str, axis: i64) -> String {
         if self.opset() >= 13 {
             let axes = self.ints(&[axis], &[1]);
@@ -53,7 +53,7 @@ impl ReferenceCx<'_> {
         }
     }
 
-    /// Elements `start..end` of `value` along an axis.
+    /// Selects the elements `start..end` of `value` along an axis.
     pub fn span(&mut self, value: &str, axis: i64, start: i64, end: i64) -> String {
         if self.opset() < 10 {
             let attributes = vec![attr_ints("axes", &[axis]), attr_ints("starts", &[start]), attr_ints("ends", &[end])];
@@ -63,8 +63,8 @@ impl ReferenceCx<'_> {
         self.add("Slice", &[value, &starts, &ends, &axes], vec![])
     }
 
-    /// Emits, instead of the node, casts that give float32 values the names of outputs (slot, value) in the element
-    /// type of input 0. Outputs that the node omits are skipped.
+    /// Emits, instead of the node, casts of float32 values to the element type of input 0, renamed to outputs (slot,
+    /// value). Outputs that the node omits are skipped.
     pub fn emit_floats(&mut self, outputs: &[(usize, String)]) {
         for (slot, value) in outputs {
             if !self.output(*slot).is_empty() {
@@ -74,13 +74,13 @@ impl ReferenceCx<'_> {
         }
     }
 
-    /// Input `slot` in float32 with zeros at the removed places.
+    /// Returns input `slot` in float32 with zeros at the removed positions.
     pub fn zeroed_float(&mut self, slot: usize) -> String {
         let zeroed = self.zeroed(slot);
         self.cast_to_float(&zeroed, slot)
     }
 
-    /// The shape of output `slot`.
+    /// Returns the shape of output `slot`.
     ///
     /// # Errors
     /// [`RuleError::UnknownShape`].

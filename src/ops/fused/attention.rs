@@ -2,8 +2,9 @@
 //! `Y = softmax(scale * Q K^T + mask) V` per head; Q, K and V are `[B, heads, L, D]` or `[B, L, heads * D]`.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Attention.html>. Opsets 23 and later.
 //!
-//! Coupling: heads of Q, K, V and Y are one axis; where several heads of Q share one of K and V, they go with it. D of Q
-//! and K is one, D of V and Y is one; the positions of K and V stay. A scale that is implied by D is written out where D shrinks.
+//! Coupling: the heads of Q, K, V and Y are one axis; if several heads of Q share one of K and V, they are removed
+//! with it. D of Q and K is one, D of V and Y is one; the positions of K and V are kept. If D shrinks, a scale that
+//! follows from D is written as an attribute.
 
 use super::multi_head_attention::couple_positions;
 use crate::graph::Node;
@@ -25,21 +26,21 @@ fn types_standardattention() -> &'static [OpType] {
 pub(super) static RULES: &[Registration] = &[Registration::new(types_standardattention, StandardAttention::parse)];
 
 const MASK: usize = 3;
-/// The input with the number of keys of every sample that count (`nonpad_kv_seqlen`, opset 24).
+/// The input with the number of valid keys of every sample (`nonpad_kv_seqlen`, opset 24).
 const LENGTHS: usize = 6;
 
 #[derive(Debug)]
 struct StandardAttention {
-    /// Heads of the queries, where the inputs have three axes.
+    /// The number of query heads, if the inputs have three axes.
     heads: i64,
-    /// Heads of keys and values, where the inputs have three axes.
+    /// The number of heads of keys and values, if the inputs have three axes.
     kv_heads: i64,
     scale: Option<f32>,
     softcap: f32,
     is_causal: bool,
-    /// Whether outputs for later steps are read.
+    /// Whether the node returns keys and values for later steps, or scores.
     has_caches: bool,
-    /// Whether positions see only those near them.
+    /// Whether each position sees only positions nearby.
     has_window: bool,
 }
 
@@ -56,7 +57,7 @@ impl StandardAttention {
         }))
     }
 
-    /// Q, K or V as `[B, heads, length, D]`.
+    /// Returns Q, K or V as `[B, heads, length, D]`.
     fn by_head(&self, cx: &mut LowerCx<'_>, slot: usize, heads: i64) -> Result<String, RuleError> {
         let value = cx.float(slot);
         Ok(if cx.rank(slot)? == 3 { cx.by_head(&value, heads) } else { value })
@@ -75,7 +76,9 @@ impl Operator for StandardAttention {
                 shape[2] = &each * &Dim::from(heads);
             }
             (a, b) => {
-                return Err(RuleError::invalid(format!("Q and V have ranks {a} and {b}")));
+                return Err(RuleError::invalid(format!(
+                    "expected Q and V both of rank 3 or both of rank 4, found ranks {a} and {b}"
+                )));
             }
         }
         let dtype = cx.input(0)?.dtype;
@@ -89,7 +92,7 @@ impl Operator for StandardAttention {
         }
         if cx.has(3) {
             let mask = cx.separated(3)?;
-            mask.axes.iter().for_each(|axis| cx.keep(axis, "is an axis of an attention mask"));
+            mask.axes.iter().for_each(|axis| cx.keep(axis, "the axis belongs to an attention mask"));
         }
         let (q, k, v) = (cx.separated(0)?.axes, cx.separated(1)?.axes, cx.separated(2)?.axes);
         let batch = cx.tie(&q[0], &k[0]);
@@ -157,10 +160,12 @@ impl Operator for StandardAttention {
 
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
         if self.has_caches || (4..6).any(|slot| cx.has(slot)) || self.has_window {
-            return Err(RuleError::unsupported("caches and windows of positions can't be lowered"));
+            return Err(RuleError::unsupported(
+                "attention with a cache of keys and values or a sliding window can't be lowered",
+            ));
         }
         if self.is_causal && cx.has(LENGTHS) {
-            return Err(RuleError::unsupported("lengths of caches in the order of positions can't be lowered"));
+            return Err(RuleError::unsupported("causal attention with nonpad_kv_seqlen can't be lowered"));
         }
         let is_flat = cx.rank(0)? == 3;
         if cx.has(MASK)
@@ -180,7 +185,7 @@ impl Operator for StandardAttention {
         let q = self.by_head(cx, 0, heads)?;
         let (mut k, mut v) = (self.by_head(cx, 1, kv_heads)?, self.by_head(cx, 2, kv_heads)?);
         if heads != kv_heads {
-            // Neighbouring heads of queries share keys and values.
+            // Adjacent query heads share keys and values.
             let shared: Vec<i64> = (0..heads).map(|head| head / (heads / kv_heads)).collect();
             (k, v) = (cx.gathered(&k, 1, &shared), cx.gathered(&v, 1, &shared));
         }
@@ -195,7 +200,8 @@ impl Operator for StandardAttention {
         if cx.has(LENGTHS) {
             added.push(cx.lengths_term(LENGTHS, &k)?);
         }
-        // Boolean masks, lengths of zero, with or without the order of positions, can hide all keys of a query. Its result is zero.
+        // Boolean masks and zero lengths, also combined with the causal mask, can hide all keys of a query. Its result
+        // is zero.
         let hides = cx.has(LENGTHS) || cx.has(MASK) && !cx.fact(MASK).is_some_and(Fact::is_float);
         let counts = hides.then(|| cx.has_visible(&added));
         let scale = self.scale.map_or(1.0 / (dims as f64).sqrt(), f64::from);
@@ -209,8 +215,8 @@ impl Operator for StandardAttention {
     }
 }
 
-/// Ties the heads of Q, K and V and returns those of the output: `[heads of K and V, heads of Q that share one]` where
-/// there are fewer of K and V.
+/// Ties the heads of Q, K and V and returns those of the output: `[heads of K and V, query heads per head of K and V]`
+/// if K and V have fewer heads.
 fn share_heads(cx: &mut CoupleCx<'_>, q: &Axis, k: &Axis, v: &Axis, v_dims: &Axis) -> Result<Axis, RuleError> {
     let (Some(heads), Some(kv_heads)) = (axis_size(q), axis_size(k)) else {
         return Ok(tie_heads(cx, q, k, v, v_dims));
@@ -219,30 +225,30 @@ fn share_heads(cx: &mut CoupleCx<'_>, q: &Axis, k: &Axis, v: &Axis, v_dims: &Axi
         return Ok(tie_heads(cx, q, k, v, v_dims));
     }
     let (shared, sharing) = divide(cx, q, kv_heads as i64)?;
-    cx.keep(&sharing, "is the number of heads that share keys and values");
+    cx.keep(&sharing, "the axis counts the query heads that share one head of keys and values");
     let shared = cx.tie(&shared, k);
     let shared = cx.tie(&shared, v);
     Ok(shared.into_iter().chain(sharing).collect())
 }
 
-/// Ties the heads of Q, K and V. Where K and V have fewer, heads stay, and so do the dimensions of V.
+/// Ties the heads of Q, K and V. If they differ in number, all heads are kept, and so are the dimensions of V.
 pub(super) fn tie_heads(cx: &mut CoupleCx<'_>, q: &Axis, k: &Axis, v: &Axis, v_dims: &Axis) -> Axis {
     if axis_size(q) == axis_size(k) && axis_size(k) == axis_size(v) {
         let heads = cx.tie(q, k);
         return cx.tie(&heads, v);
     }
     for axis in [q, k, v, v_dims] {
-        cx.keep(axis, "belongs to heads that share keys and values");
+        cx.keep(axis, "queries, keys and values differ in their number of heads");
     }
     q.clone()
 }
 
-/// The heads and dimensions of an axis `[heads * D]`.
+/// Divides an axis `[heads * D]` into heads and dimensions.
 pub(super) fn divide(cx: &mut CoupleCx<'_>, axis: &Axis, heads: i64) -> Result<(Axis, Axis), RuleError> {
     let heads = usize::try_from(heads).unwrap_or(1);
     let size = axis_size(axis).ok_or(RuleError::UnknownShape)?;
     if !size.is_multiple_of(heads) {
-        return Err(RuleError::invalid(format!("{size} channels can't be divided among {heads} heads")));
+        return Err(RuleError::invalid(format!("{size} channels can't be divided into {heads} heads")));
     }
     match cx.single(axis) {
         Some(space) => {

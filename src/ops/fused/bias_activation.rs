@@ -1,9 +1,9 @@
 //! # Fused activations of ONNX Runtime
 //! BiasGelu, FastGelu, Gelu and BiasAdd: an elementwise function of a sum.
-//! Spec: ONNX Runtime's contrib operators, domain com.microsoft. BiasAdd has no CPU kernel; that for CUDA takes 320, 640 and
-//! 1280 channels.
+//! Spec: ONNX Runtime's contrib operators, domain com.microsoft. BiasAdd has no CPU kernel; its CUDA kernel takes 320,
+//! 640 and 1280 channels.
 //!
-//! Coupling: the bias broadcasts to X (and to the skip connection of BiasAdd).
+//! Coupling: the bias is broadcast to X (and to the skip connection of BiasAdd).
 
 use crate::graph::Node;
 use crate::operator::couple::CoupleCx;
@@ -30,15 +30,16 @@ pub(super) static RULES: &[Registration] = &[
     Registration::new(types_bias_add, |node| BiasActivation::parse(node, Function::None)),
 ];
 
-/// Channels for which the CUDA kernel of BiasAdd is compiled (`onnxruntime/contrib_ops/cuda/diffusion/bias_add.cc`).
+/// The numbers of channels for which the CUDA kernel of BiasAdd is compiled
+/// (`onnxruntime/contrib_ops/cuda/diffusion/bias_add.cc`).
 const BIAS_ADD_WIDTHS: [i64; 3] = [320, 640, 1280];
 
-/// What becomes of the sum.
+/// The function applied to the sum.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Function {
     None,
     Gelu,
-    /// The approximation of it by a tanh.
+    /// GELU, approximated with a tanh.
     GeluByTanh,
 }
 

@@ -1,7 +1,7 @@
 //! # BiasSplitGelu
 //! `Y = left * gelu(right)` where left and right are the halves of `X + bias` along the last axis.
-//! Spec: ONNX Runtime's contrib operators, domain com.microsoft. It has no CPU kernel; that for CUDA takes halves of 1280,
-//! 2560 and 5120.
+//! Spec: ONNX Runtime's contrib operators, domain com.microsoft. It has no CPU kernel; its CUDA kernel takes halves of
+//! 1280, 2560 and 5120.
 //!
 //! Coupling: index i of Y is index i of both halves of X and of the bias.
 
@@ -21,7 +21,7 @@ fn types_biassplitgelu() -> &'static [OpType] {
 pub(super) static RULES: &[Registration] =
     &[Registration::new(types_biassplitgelu, |_node| Ok(Box::new(BiasSplitGelu)))];
 
-/// Sizes of X along the last axis for which the CUDA kernel is compiled
+/// The sizes of X along the last axis for which the CUDA kernel is compiled
 /// (`onnxruntime/contrib_ops/cuda/diffusion/bias_split_gelu.cc`).
 const WIDTHS: [i64; 3] = [2560, 5120, 10240];
 

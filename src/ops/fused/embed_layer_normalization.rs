@@ -1,8 +1,8 @@
 //! # EmbedLayerNormalization
-//! The norm of a sum of embeddings of words, positions and segments.
+//! The norm of a sum of word, position and segment embeddings.
 //! Spec: ONNX Runtime's contrib operators, domain com.microsoft.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::onnx::DataType;
 use crate::operator::{Folding, InferCx, OpType, Operator, Registration, RuleError, microsoft};
@@ -21,7 +21,7 @@ impl Operator for EmbedLayerNormalization {
     fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, ids, table) = (cx.input(2)?.dtype, cx.shape(0)?, cx.shape(2)?);
         let ([batch, length], [_, size]) = (ids.as_slice(), table.as_slice()) else {
-            return Err(RuleError::invalid("word indices and their table must have rank 2"));
+            return Err(RuleError::invalid("input_ids and word_embedding must have rank 2"));
         };
         let shape = vec![batch.clone(), length.clone(), size.clone()];
         cx.set_shape(0, dtype, shape.clone());

@@ -1,8 +1,8 @@
 //! # ExpandDims
-//! A new axis of size one at a given place.
+//! Inserts an axis of size one at a given position.
 //! Spec: ONNX Runtime's contrib operators, domain com.microsoft.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::dim::Dim;
 use crate::operator::{InferCx, OpType, Operator, Registration, RuleError, axis_index, microsoft};

@@ -1,11 +1,11 @@
 //! # Attention of com.microsoft
-//! `[Q, K, V] = X W + bias`, `Y = softmax(scale * Q K^T + mask) V` per head; X is `[B, L, I]`, W `[I, Q's, K's and V's
-//! channels]`.
+//! `[Q, K, V] = X W + bias`, `Y = softmax(scale * Q K^T + mask) V` per head; X is `[B, L, I]`, W `[I, channels of Q, K
+//! and V]`.
 //! Spec: ONNX Runtime's contrib operators, domain com.microsoft.
 //!
-//! Coupling: the last axis of X is axis 0 of W. Heads of Q, K, V and Y are one axis; D of Q and K is one, D of V and Y is
-//! one. The bias is the columns of W. A scale that is implied by D is written out where D shrinks. The positions of keys and
-//! values stay.
+//! Coupling: the last axis of X is axis 0 of W. The heads of Q, K, V and Y are one axis; D of Q and K is one, D of V
+//! and Y is one. The bias has the columns of W. If D shrinks, a scale that follows from D is written as an attribute.
+//! The positions of keys and values are kept.
 
 use super::attention::tie_heads;
 use super::multi_head_attention::{couple_attention_bias, couple_positions, write_scale};
@@ -33,14 +33,14 @@ const ATTENTION_BIAS: usize = 5;
 #[derive(Debug)]
 struct FusedAttention {
     heads: i64,
-    /// The channels of Q, K and V, where they are named.
+    /// The numbers of channels of Q, K and V; `None`: a third of W each.
     sizes: Option<Vec<i64>>,
-    /// What the scores are multiplied with; where it is zero, it follows from the dimensions of a head.
+    /// The factor of the scores; zero: it follows from the dimensions of a head.
     scale: f32,
     is_causal: bool,
     filter_value: f32,
     is_rotary: bool,
-    /// Whether it gives keys and values to later steps.
+    /// Whether the node returns keys and values for later steps.
     has_present: bool,
 }
 
@@ -57,20 +57,24 @@ impl FusedAttention {
         }))
     }
 
-    /// The number of channels of Q, K and V in a weight of `columns` columns.
+    /// Returns the numbers of channels of Q, K and V in a weight of `columns` columns.
     fn hidden_sizes(&self, columns: i64) -> Result<[i64; 3], RuleError> {
         let sizes = match self.sizes.as_deref() {
             Some([q, k, v]) => [*q, *k, *v],
             Some(sizes) => {
-                return Err(RuleError::invalid(format!("qkv_hidden_sizes has {} entries, not 3", sizes.len())));
+                return Err(RuleError::invalid(format!(
+                    "expected 3 entries in qkv_hidden_sizes, found {}",
+                    sizes.len()
+                )));
             }
             None => [columns / 3; 3],
         };
         let heads = self.heads;
         let is_wrong = |size: &i64| *size <= 0 || heads <= 0 || size % heads != 0;
         if sizes.iter().any(is_wrong) || sizes.iter().fold(0i64, |sum, size| sum.saturating_add(*size)) != columns {
-            let text =
-                format!("{columns} columns of W can't be divided into Q, K and V of {sizes:?} and {heads} heads");
+            let text = format!(
+                "the {columns} columns of W can't be divided into Q, K and V of {sizes:?} channels with {heads} heads"
+            );
             return Err(RuleError::invalid(text));
         }
         Ok(sizes)
@@ -102,7 +106,7 @@ impl Operator for FusedAttention {
         }
         if cx.has(3) {
             let mask = cx.separated(3)?;
-            mask.axes.iter().for_each(|axis| cx.keep(axis, "is an axis of an attention mask"));
+            mask.axes.iter().for_each(|axis| cx.keep(axis, "the axis belongs to an attention mask"));
         }
         let (x, w) = (cx.separated(0)?.axes, cx.separated(1)?.axes);
         cx.tie(&x[2], &w[0]);
@@ -145,7 +149,7 @@ impl Operator for FusedAttention {
     }
 
     fn macs(&self, cx: &MacsCx<'_>) -> f64 {
-        // The projection and, as it is part of it, the products of activations.
+        // The projection, and the products of activations, which belong to the same node.
         let (Some([b, l, inputs]), Some([_, columns])) = (cx.input(0), cx.input(1)) else {
             return 0.0;
         };
@@ -188,7 +192,7 @@ impl Operator for FusedAttention {
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
         if cx.has(4) || cx.has(6) || self.has_present || self.is_rotary {
             return Err(RuleError::unsupported(
-                "keys and values of earlier steps and rotary embedding can't be lowered",
+                "attention with keys and values of earlier steps or rotary embedding can't be lowered",
             ));
         }
         let sizes = self.hidden_sizes(cx.size(1, Some(1))?)?;

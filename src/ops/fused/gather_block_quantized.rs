@@ -1,8 +1,8 @@
 //! # GatherBlockQuantized
-//! Rows of a table that is stored in few bits, with a scale for every block.
+//! Looks up rows of a table stored in few bits, with one scale per block.
 //! Spec: ONNX Runtime's contrib operators, domain com.microsoft.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;

@@ -1,9 +1,9 @@
 //! # GroupNorm and SkipGroupNorm
-//! `S = X + skip + bias` (the skip form alone), `Y = activation(gamma * (S - mean) / sqrt(variance + epsilon) + beta)`,
-//! moments over the members of each of `groups` groups of consecutive channels. Values are `[N, H, W, C]`, or
-//! `[N, C, H, W]` where `channels_last` is 0.
-//! Spec: ONNX Runtime's contrib operators, domain com.microsoft. They have no CPU kernel; that for CUDA takes an even number
-//! of channels in a group, 512 at most.
+//! `S = X + skip + bias` (only SkipGroupNorm), `Y = activation(gamma * (S - mean) / sqrt(variance + epsilon) + beta)`,
+//! with moments over the members of each of `groups` groups of consecutive channels. Values are `[N, H, W, C]`, or
+//! `[N, C, H, W]` if `channels_last` is 0.
+//! Spec: ONNX Runtime's contrib operators, domain com.microsoft. They have no CPU kernel; their CUDA kernel takes an
+//! even number of channels per group, 512 at most.
 //!
 //! Coupling: the channels of X, gamma, beta, skip, bias, Y and S are one; the other axes pass through.
 
@@ -22,8 +22,8 @@ fn types_groupnorm() -> &'static [OpType] {
 
 pub(super) static RULES: &[Registration] = &[Registration::new(types_groupnorm, GroupNorm::parse)];
 
-/// The CUDA kernel takes channels last alone; a thread of it two channels of one norm group, and all threads of a block
-/// together at least one whole group (`onnxruntime/contrib_ops/cuda/diffusion/group_norm_impl.cu`).
+/// The CUDA kernel takes channels last only. Each of its threads processes two channels of one norm group, and the
+/// threads of a block together at least one whole group (`onnxruntime/contrib_ops/cuda/diffusion/group_norm_impl.cu`).
 const CHANNELS_AT_ONCE: i64 = 2;
 const MOST_MEMBERS: i64 = 512;
 
@@ -42,7 +42,7 @@ impl GroupNorm {
     fn parse(node: &Node) -> Result<Box<dyn Operator>, RuleError> {
         let groups = node.int("groups", 1);
         if groups < 1 {
-            return Err(RuleError::invalid(format!("expected one norm group or more, found {groups}")));
+            return Err(RuleError::invalid(format!("expected groups of 1 or more, found {groups}")));
         }
         Ok(Box::new(Self {
             groups,
@@ -52,18 +52,18 @@ impl GroupNorm {
         }))
     }
 
-    /// The axis of the channels in a value of rank `rank`.
+    /// Returns the axis of the channels in a value of rank `rank`.
     fn channel_axis(&self, rank: usize) -> usize {
         if self.is_channels_last { rank - 1 } else { 1 }
     }
 
-    /// Parameter `slot`, `[C]`, in float32 and of a shape that broadcasts to X.
+    /// Returns parameter `slot`, `[C]`, in float32 with a shape that broadcasts to X.
     fn parameter(&self, cx: &mut LowerCx<'_>, slot: usize) -> String {
         let parameter = cx.float(slot);
         if self.is_channels_last { parameter } else { cx.reshaped(&parameter, &[1, -1, 1, 1]) }
     }
 
-    /// What is normalised.
+    /// Computes the input of the norm.
     fn sum(&self, cx: &mut LowerCx<'_>) -> Result<String, RuleError> {
         let mut sum = cx.float(0);
         if cx.has(SKIP) {
@@ -129,7 +129,7 @@ impl Operator for GroupNorm {
 
     fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
         let (axis, groups) = (self.channel_axis(cx.rank(0)), self.groups);
-        // Where whole groups go, their size is what stays.
+        // If whole groups are removed, the size of the kept ones remains unchanged.
         if let (Some(left), Some(channels)) = (cx.norm_group_count(0, axis, groups), cx.new_size(0, axis))
             && left != groups
             && channels % left.max(1) == 0
@@ -155,7 +155,7 @@ impl Operator for GroupNorm {
         let sum = self.sum(cx)?;
         let mut y = if self.is_channels_last { cx.transposed(&sum, &[0, 3, 1, 2]) } else { sum.clone() };
         y = cx.group_norm(&y, self.groups, self.epsilon);
-        // Scale and offset stand where exporters put them, on channels first.
+        // Scale and offset are applied where exporters apply them, on channels first.
         for (slot, op_type) in [(1, "Mul"), (2, "Add")] {
             let parameter = cx.float(slot);
             let parameter = cx.reshaped(&parameter, &[-1, 1, 1]);

@@ -2,7 +2,7 @@
 //! Attention of text models with keys and values of earlier steps.
 //! Spec: ONNX Runtime's contrib operators, domain com.microsoft.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -19,7 +19,7 @@ pub(super) static RULES: &[Registration] =
 struct GroupQueryAttention {
     heads: i64,
     kv_heads: i64,
-    /// Whether queries, keys and values are one input where the second is omitted.
+    /// Whether input 0 holds queries, keys and values packed, which it does if input 1 is omitted.
     may_be_packed: bool,
 }
 

@@ -1,8 +1,8 @@
 //! # MatMulFpQ4
-//! The product with a matrix that is stored in 4 bits; an input says its rows and columns.
+//! The product with a matrix stored in 4 bits; an input holds its numbers of rows and columns.
 //! Spec: ONNX Runtime's contrib operators, domain com.microsoft.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::dim::Dim;
 use crate::operator::{Folding, InferCx, OpType, Operator, Registration, RuleError, microsoft};

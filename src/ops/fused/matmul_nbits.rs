@@ -1,8 +1,8 @@
 //! # MatMulNBits and MatMulBnb4
-//! The product with a matrix of K rows and N columns that is stored in few bits, with a scale for every block.
+//! The product with a matrix of K rows and N columns stored in few bits, with one scale per block.
 //! Spec: ONNX Runtime's contrib operators, domain com.microsoft.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -32,7 +32,7 @@ impl Operator for MatMulNBits {
         let (dtype, mut shape) = (cx.input(0)?.dtype, cx.shape(0)?);
         let k = shape.pop().ok_or_else(|| RuleError::invalid("A has rank 0"))?;
         if !cx.equal(&k, &Dim::from(self.k)) {
-            return Err(RuleError::invalid(format!("A has {k} columns, B has {} rows", self.k)));
+            return Err(RuleError::invalid(format!("A has {k} columns, but B has {} rows", self.k)));
         }
         shape.push(Dim::from(self.n));
         cx.set_shape(0, dtype, shape);

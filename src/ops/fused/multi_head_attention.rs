@@ -4,9 +4,9 @@
 //! `[B, L, heads, 3, D]` and holds all.
 //! Spec: ONNX Runtime's contrib operators, domain com.microsoft. The packed forms have no CPU kernel.
 //!
-//! Coupling: heads of Q, K, V and Y are one axis; D of Q and K is one, D of V and Y is one (all are one where they are
-//! packed). The bias is Q's, K's and V's channels in a row. A scale that is implied by D is written out where D shrinks. The positions of keys and
-//! values stay.
+//! Coupling: the heads of Q, K, V and Y are one axis; D of Q and K is one, D of V and Y is one (all are one in packed
+//! forms). The bias holds the channels of Q, K and V, one after the other. If D shrinks, a scale that follows from D
+//! is written as an attribute. The positions of keys and values are kept.
 
 use super::attention::{divide, tie_heads};
 use crate::graph::Node;
@@ -33,15 +33,15 @@ const ATTENTION_BIAS: usize = 5;
 struct MultiHeadAttention {
     form: Form,
     heads: i64,
-    /// What the scores are multiplied with; where it is zero, it follows from the dimensions of a head.
+    /// The factor of the scores; zero: it follows from the dimensions of a head.
     scale: f32,
     is_causal: bool,
     filter_value: f32,
-    /// Whether it gives keys and values to later steps.
+    /// Whether the node returns keys and values for later steps.
     has_present: bool,
 }
 
-/// Where Q, K and V come from.
+/// Which inputs hold Q, K and V.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Form {
     /// Three inputs.
@@ -53,8 +53,8 @@ enum Form {
 }
 
 impl Form {
-    /// The inputs that hold Q, K and V, and their places in packed ones.
-    fn places(self) -> [(usize, Option<i64>); 3] {
+    /// Returns the inputs that hold Q, K and V, with their positions in packed ones.
+    fn sources(self) -> [(usize, Option<i64>); 3] {
         match self {
             Form::Separate => [(0, None), (1, None), (2, None)],
             Form::PackedKv => [(0, None), (1, Some(0)), (1, Some(1))],
@@ -68,7 +68,7 @@ impl Form {
 struct Part {
     heads: Axis,
     dims: Axis,
-    /// The axis `[heads * D]`, where it is one.
+    /// The axis `[heads * D]`, if there is one.
     flat: Option<Axis>,
 }
 
@@ -93,7 +93,7 @@ impl MultiHeadAttention {
 impl Operator for MultiHeadAttention {
     fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, q) = (cx.input(0)?.dtype, cx.shape(0)?);
-        let refuse = |what: &str, rank: usize| RuleError::invalid(format!("{what} of rank {rank} is not allowed"));
+        let refuse = |what: &str, rank: usize| RuleError::invalid(format!("{what} can't have rank {rank}"));
         let flat_v = match self.form {
             Form::PackedQkv => match q.as_slice() {
                 [_, _, heads, _, dims] => heads * dims,
@@ -122,7 +122,7 @@ impl Operator for MultiHeadAttention {
         }
         if cx.has(4) {
             let mask = cx.separated(4)?;
-            mask.axes.iter().for_each(|axis| cx.keep(axis, "is an axis of an attention mask"));
+            mask.axes.iter().for_each(|axis| cx.keep(axis, "the axis belongs to an attention mask"));
         }
         let count = self.heads;
         let q = cx.separated(0)?.axes;
@@ -204,13 +204,13 @@ impl Operator for MultiHeadAttention {
         }
         let heads = self.heads.max(1);
         let mut parts = Vec::new();
-        // Where the channels of each part start in the bias.
+        // The position in the bias at which the channels of each part start.
         let mut start = 0;
-        for place in self.form.places() {
-            parts.push(lowered_part(cx, place, heads, start)?);
-            start += channels(cx, place.0)?;
+        for source in self.form.sources() {
+            parts.push(lowered_part(cx, source, heads, start)?);
+            start += channels(cx, source.0)?;
         }
-        let dims = channels(cx, self.form.places()[0].0)? / heads;
+        let dims = channels(cx, self.form.sources()[0].0)? / heads;
         let scale = match self.scale {
             0.0 => 1.0 / (dims as f64).sqrt(),
             scale => f64::from(scale),
@@ -230,7 +230,7 @@ impl Operator for MultiHeadAttention {
     }
 }
 
-/// `heads * D` of an input that holds some of Q, K and V.
+/// Returns `heads * D` of an input that holds some of Q, K and V.
 fn channels(cx: &LowerCx<'_>, slot: usize) -> Result<i64, RuleError> {
     match cx.rank(slot)? {
         4 => Ok(cx.size(slot, Some(1))? * cx.size(slot, Some(3))?),
@@ -239,22 +239,22 @@ fn channels(cx: &LowerCx<'_>, slot: usize) -> Result<i64, RuleError> {
     }
 }
 
-/// One of Q, K and V with its bias, which starts at `start`, as `[B, heads, length, D]`.
+/// Returns one of Q, K and V, plus its bias, which starts at `start`, as `[B, heads, length, D]`.
 fn lowered_part(
     cx: &mut LowerCx<'_>,
-    (slot, place): (usize, Option<i64>),
+    (slot, position): (usize, Option<i64>),
     heads: i64,
     start: i64,
 ) -> Result<String, RuleError> {
     let mut value = cx.float(slot);
     if cx.rank(slot)? == 4 {
         return match cx.has(BIAS) {
-            true => Err(RuleError::unsupported("a bias of keys or values by head can't be lowered")),
+            true => Err(RuleError::unsupported("a bias for keys or values of rank 4 can't be lowered")),
             false => Ok(value),
         };
     }
-    if let Some(place) = place {
-        let part = cx.span(&value, 3, place, place + 1);
+    if let Some(position) = position {
+        let part = cx.span(&value, 3, position, position + 1);
         value = cx.reshaped(&part, &[0, 0, -1]);
     }
     if cx.has(BIAS) {
@@ -265,7 +265,7 @@ fn lowered_part(
     Ok(cx.by_head(&value, heads))
 }
 
-/// The heads and dimensions of `[B, L, heads * D]`.
+/// Returns the heads and dimensions of `[B, L, heads * D]`.
 fn flat(cx: &mut CoupleCx<'_>, axes: &[Axis], count: i64) -> Result<Part, RuleError> {
     let [_, _, flat] = axes else {
         return Err(RuleError::invalid(format!("expected rank 3, found {}", axes.len())));
@@ -274,16 +274,16 @@ fn flat(cx: &mut CoupleCx<'_>, axes: &[Axis], count: i64) -> Result<Part, RuleEr
     Ok(Part { heads, dims, flat: Some(flat.clone()) })
 }
 
-/// The heads and dimensions of `[B, L, heads, 2 or 3, D]`.
+/// Returns the heads and dimensions of `[B, L, heads, 2 or 3, D]`.
 fn packed(cx: &mut CoupleCx<'_>, axes: &[Axis]) -> Result<Part, RuleError> {
-    let [_, _, heads, places, dims] = axes else {
+    let [_, _, heads, positions, dims] = axes else {
         return Err(RuleError::invalid(format!("expected rank 5, found {}", axes.len())));
     };
-    cx.keep(places, "counts queries, keys and values");
+    cx.keep(positions, "the axis holds the packed queries, keys and values");
     Ok(Part { heads: heads.clone(), dims: dims.clone(), flat: None })
 }
 
-/// Unites the bias, `[Q's, K's and V's channels]`, with the channels of Q, K and V.
+/// Unites the bias, `[channels of Q, K and V]`, with the channels of Q, K and V.
 fn couple_bias(cx: &mut CoupleCx<'_>, parts: &[Part; 3]) -> Result<(), RuleError> {
     let bias = cx.separated(BIAS)?.axes;
     let flat: Option<Vec<Axis>> = parts.iter().map(|part| part.flat.clone()).collect();
@@ -296,32 +296,32 @@ fn couple_bias(cx: &mut CoupleCx<'_>, parts: &[Part; 3]) -> Result<(), RuleError
         return Err(RuleError::unsupported(format!("the bias does not fit channels of sizes {sizes:?}")));
     }
     let Some(space) = cx.single(bias) else {
-        flat.iter().for_each(|axis| cx.keep(axis, "meets a bias that stays"));
+        flat.iter().for_each(|axis| cx.keep(axis, "the bias of queries, keys and values never shrinks"));
         return Ok(());
     };
     let mut start = 0;
     for (axis, size) in flat.iter().zip(sizes) {
         match cx.single(axis) {
             Some(part) => (0..size).for_each(|at| cx.unite(space, start + at, part, at)),
-            None => cx.keep_range(space, start..start + size, "meets channels that stay"),
+            None => cx.keep_range(space, start..start + size, "the bias is added to channels that never shrink"),
         }
         start += size;
     }
     Ok(())
 }
 
-/// Keeps the positions of keys or values, which are of one batch with the queries: a position that is zero still takes
-/// part in the softmax, one that is gone does not.
+/// Keeps the positions of keys or values, whose batch is that of the queries: a position that is zero still takes part
+/// in the softmax, one that is removed does not.
 pub(super) fn couple_positions(cx: &mut CoupleCx<'_>, batch: &Axis, of: Option<&Axis>, positions: Option<&Axis>) {
     if let Some(of) = of {
         cx.tie(batch, of);
     }
     if let Some(positions) = positions {
-        cx.keep(positions, "counts keys and values");
+        cx.keep(positions, "the axis holds the positions of keys and values");
     }
 }
 
-/// Ties the heads of what is added to the scores, `[B or 1, heads or 1, L, S]`; its other axes stay.
+/// Ties the heads of the attention bias, `[B or 1, heads or 1, L, S]`; its other axes are kept.
 pub(super) fn couple_attention_bias(cx: &mut CoupleCx<'_>, slot: usize, heads: &Axis) -> Result<(), RuleError> {
     let bias = cx.separated(slot)?.axes;
     for (at, axis) in bias.iter().enumerate() {
@@ -330,13 +330,14 @@ pub(super) fn couple_attention_bias(cx: &mut CoupleCx<'_>, slot: usize, heads: &
                 cx.tie(axis, heads);
             }
         } else {
-            cx.keep(axis, "is an axis of an attention mask");
+            cx.keep(axis, "the axis belongs to an attention mask");
         }
     }
     Ok(())
 }
 
-/// Writes out the scale that follows from `old` dimensions of a head where `new` ones are left and `scale` names none.
+/// Writes the scale as an attribute if it follows from the number of dimensions of a head and a cut leaves `new` of
+/// `old`. A scale that the node states remains unchanged.
 pub(super) fn write_scale(scale: f32, cx: &mut PatchCx<'_>, old: Option<i64>, new: Option<i64>) {
     if let (Some(old), Some(new)) = (old, new)
         && old != new

@@ -64,7 +64,7 @@ impl Operator for NhwcConv {
         let shape = cx.output_shape(0)?;
         let last = x.len() - 1;
         for axis in x[1..last].iter().chain(&w[1..last]) {
-            cx.keep(axis, "is a spatial axis of a convolution");
+            cx.keep(axis, "the axis is a spatial axis of a convolution");
         }
         let group = usize::try_from(self.group).unwrap_or(1).max(1);
         let out = couple_groups(cx, group, &x[last], &w[0], &w[last]);

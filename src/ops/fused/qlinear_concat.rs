@@ -1,8 +1,8 @@
 //! # QLinearConcat
-//! Joins quantised values along `axis`, each with a scale and a zero point of its own.
+//! Joins quantised values along `axis`, each with its own scale and zero point.
 //! Spec: ONNX Runtime's contrib operators, domain com.microsoft.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::operator::{InferCx, OpType, Operator, Registration, RuleError, axis_index, microsoft};
@@ -33,7 +33,11 @@ impl Operator for QLinearConcat {
         for slot in (5..cx.input_count()).step_by(3) {
             let other = cx.shape(slot)?;
             if other.len() != shape.len() {
-                return Err(RuleError::invalid(format!("ranks {} and {} differ", shape.len(), other.len())));
+                return Err(RuleError::invalid(format!(
+                    "expected all inputs of rank {}, found rank {}",
+                    shape.len(),
+                    other.len()
+                )));
             }
             shape[axis] = &shape[axis] + &other[axis];
         }

@@ -1,8 +1,8 @@
 //! # QLinearAdd, QLinearMul, QLinearWhere, QLinearSigmoid, QLinearLeakyRelu and QLinearSoftmax
-//! Elementwise operators, and a softmax, of quantised values.
+//! Elementwise operators and a softmax of quantised values.
 //! Spec: ONNX Runtime's contrib operators, domain com.microsoft.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::operator::{Folding, InferCx, OpType, Operator, Registration, RuleError, microsoft};
@@ -27,7 +27,7 @@ pub(super) static RULES: &[Registration] =
 struct QLinear {
     /// The inputs that hold values; the others are their scales and zero points.
     slots: &'static [usize],
-    /// The input whose element type the output has.
+    /// The input that determines the element type of the output.
     typed: usize,
 }
 

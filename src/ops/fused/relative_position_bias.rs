@@ -1,8 +1,8 @@
 //! # RelativePositionBias and GatedRelativePositionBias
-//! What distances between positions add to attention scores, `[batch, heads, queries, keys]`.
+//! The term of attention scores that depends on the distance between positions, `[batch, heads, queries, keys]`.
 //! Spec: ONNX Runtime's contrib operators, domain com.microsoft.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -17,7 +17,7 @@ pub(super) static RULES: &[Registration] =
 
 #[derive(Debug)]
 struct RelativePositionBias {
-    /// The number of heads, where the node is the gated form.
+    /// The number of heads of the gated form; `None` in the other.
     gated: Option<i64>,
 }
 

@@ -1,11 +1,11 @@
 //! # RotaryEmbedding
-//! Turns pairs of dimensions of every head by an angle that depends on the position. X is `[B, heads, L, D]` or
-//! `[B, L, heads * D]`; the pairs are `(i, i + D / 2)`, or `(2 i, 2 i + 1)` where `interleaved`.
+//! Rotates pairs of dimensions of every head by an angle that depends on the position. X is `[B, heads, L, D]` or `[B,
+//! L, heads * D]`; the pairs are `(i, i + D / 2)`, or `(2 i, 2 i + 1)` if `interleaved`.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__RotaryEmbedding.html>. Opsets 23 and later, and ONNX Runtime's contrib
 //! operator.
 //!
-//! Coupling: heads pass through. Dimensions go in pairs, with their columns of the caches of sines and cosines; where
-//! only a part of the dimensions is turned, all stay.
+//! Coupling: heads pass through. Dimensions are removed in pairs, together with their columns of the sine and cosine
+//! caches; if only a part of the dimensions is rotated, all are kept.
 
 use super::attention::divide;
 use crate::graph::Node;
@@ -33,16 +33,16 @@ pub(super) static RULES: &[Registration] = &[
 
 #[derive(Debug)]
 struct RotaryEmbedding {
-    /// Heads of a value of rank 3, or 0.
+    /// The number of heads of a value of rank 3; 0 if not given.
     heads: i64,
-    /// Dimensions of a head that are turned; all where it is 0.
+    /// The number of dimensions of a head that are rotated; 0: all.
     turned: i64,
     is_interleaved: bool,
     /// The inputs of positions and caches.
     positions: usize,
     cos: usize,
     sin: usize,
-    /// What the result is multiplied with.
+    /// The factor of the result.
     scale: f32,
 }
 
@@ -59,21 +59,22 @@ impl RotaryEmbedding {
         }))
     }
 
-    /// The dimensions of a head of a value whose last axis has `channels`, where its rank is 3; `pairs` columns of a cache.
+    /// Returns the dimensions of a head of a rank 3 value whose last axis has `channels`; `pairs` is the number of
+    /// columns of a cache.
     fn head_dims(&self, channels: i64, pairs: Option<i64>) -> Option<i64> {
         let dims = if self.heads > 0 { channels / self.heads } else { pairs?.checked_mul(2)? };
         (dims > 0 && channels % dims == 0).then_some(dims)
     }
 
-    /// What each pair is turned by, of a cache: `[B or 1, L, 1, pairs]`.
+    /// Returns the rows of a cache, one per position: `[B or 1, L, 1, pairs]`.
     fn rows(&self, cx: &mut LowerCx<'_>, slot: usize) -> Result<String, RuleError> {
         let cache = cx.float(slot);
         let rows = if cx.has(self.positions) {
             let mut positions = cx.input(self.positions);
             if cx.rank(self.positions)? < 2 {
-                // The position of the first token; the others follow.
+                // The input is the position of the first token; the others follow.
                 let x = cx.input(0);
-                let counts = cx.places(&x, if cx.rank(0)? == 4 { 2 } else { 1 })?;
+                let counts = cx.positions(&x, if cx.rank(0)? == 4 { 2 } else { 1 })?;
                 let counts = cx.unsqueezed(&counts, &[0]);
                 positions = cx.add("Add", &[&counts, &positions], vec![]);
             }
@@ -101,7 +102,7 @@ impl Operator for RotaryEmbedding {
         let mut columns = Vec::new();
         for mut axes in tables {
             columns.push(axes.pop().ok_or(RuleError::UnknownShape)?);
-            axes.iter().for_each(|axis| cx.keep(axis, "counts positions"));
+            axes.iter().for_each(|axis| cx.keep(axis, "the axis holds the positions of a rotary embedding"));
         }
         let dims: Axis = match x.axes.as_slice() {
             [_, _, _, dims] => dims.clone(),
@@ -111,7 +112,7 @@ impl Operator for RotaryEmbedding {
                 let pairs = axis_size(&columns[0]).and_then(|size| i64::try_from(size).ok());
                 let dims = self
                     .head_dims(channels, pairs)
-                    .ok_or_else(|| RuleError::invalid(format!("{channels} channels can't be divided among heads")))?;
+                    .ok_or_else(|| RuleError::invalid(format!("{channels} channels can't be divided into heads")))?;
                 divide(cx, flat, channels / dims)?.1
             }
             axes => return Err(RuleError::invalid(format!("X must have rank 3 or 4, found {}", axes.len()))),
@@ -129,7 +130,7 @@ impl Operator for RotaryEmbedding {
             }
             _ => {
                 for axis in columns.iter().chain([&dims]) {
-                    cx.keep(axis, "is turned by a rotary embedding in part");
+                    cx.keep(axis, "RotaryEmbedding rotates only a part of these dimensions");
                 }
             }
         }

@@ -2,7 +2,7 @@
 //! Operators whose result has the type and shape of their first input.
 //! Spec: ONNX Runtime's contrib operators, domain com.microsoft.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::operator::{Folding, InferCx, OpType, Operator, Registration, RuleError, microsoft};
 

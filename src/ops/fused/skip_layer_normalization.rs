@@ -3,7 +3,7 @@
 //! `Y = gamma * S / sqrt(mean(S^2) + epsilon)` for the simplified form, over the last axis.
 //! Spec: ONNX Runtime's contrib operators, domain com.microsoft.
 //!
-//! Coupling: all inputs broadcast to Y and S. The norm acts on the kept channels.
+//! Coupling: all inputs are broadcast to Y and S. The norm acts on the kept channels.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -33,12 +33,12 @@ const GAMMA: usize = 2;
 #[derive(Debug)]
 struct SkipLayerNormalization {
     epsilon: f32,
-    /// The input that is added to the result; the simplified form, which does not subtract the mean, has none.
+    /// The input that is added to the result; `None` for the simplified form, which does not subtract the mean either.
     beta: Option<usize>,
-    /// The input that is added to what is normalised.
+    /// The input that is added before the norm.
     bias: usize,
     inputs: usize,
-    /// Whether mean or deviation are read.
+    /// Whether the mean or the deviation output is used.
     has_moments: bool,
 }
 
@@ -75,7 +75,7 @@ impl Operator for SkipLayerNormalization {
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         if self.has_moments {
-            return Err(RuleError::unsupported("its mean or deviation is read"));
+            return Err(RuleError::unsupported("its mean or deviation output is used"));
         }
         let slots: Vec<usize> = (0..self.inputs).collect();
         let layout = cx.broadcast(&slots)?;
@@ -91,7 +91,7 @@ impl Operator for SkipLayerNormalization {
 
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<bool, RuleError> {
         if self.has_moments {
-            return Err(RuleError::unsupported("its mean or deviation is read"));
+            return Err(RuleError::unsupported("its mean or deviation output is used"));
         }
         let rank = cx.rank(0)?;
         let sum = cx.sum_of(&[0, SKIP, self.bias]);

@@ -1,8 +1,8 @@
 //! # AffineGrid
-//! A grid of places `[N, H, W, 2]` or `[N, D, H, W, 3]` from affine matrices.
+//! A grid of sampling positions `[N, H, W, 2]` or `[N, D, H, W, 3]` from affine matrices.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__AffineGrid.html>. Opsets 20 and later.
 //!
-//! Coupling: every input stays.
+//! Coupling: every input is kept.
 
 use crate::graph::dim::Dim;
 use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
@@ -31,7 +31,7 @@ impl Operator for AffineGrid {
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        cx.keep_inputs("is a matrix of places");
+        cx.keep_inputs("the axis belongs to the affine matrices of AffineGrid");
         cx.set_fixed(0)
     }
 
@@ -40,8 +40,8 @@ impl Operator for AffineGrid {
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        // A place is `theta [x, y, 1]` with coordinates of its own: what the operator makes of matrices of one 1 in their
-        // first row are these coordinates, one after the other.
+        // A position is `theta [x, y, 1]` with its own coordinates. For matrices with a single 1 in their first row,
+        // the operator returns these coordinates, one after the other.
         let (dy, theta, grid) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
         let (axes, columns) = (theta[1], theta[2]);
         let mut unit = vec![0.0; usize::try_from(columns * axes * columns).unwrap_or(0)];
@@ -53,13 +53,13 @@ impl Operator for AffineGrid {
         let mut size = vec![columns, 1];
         size.extend_from_slice(&grid[1..grid.len() - 1]);
         let size = cx.ints(&size);
-        let places: i64 = grid[1..grid.len() - 1].iter().product();
+        let positions: i64 = grid[1..grid.len() - 1].iter().product();
         let own = cx.same_op(&[&unit, &size]);
-        let own = cx.reshape(&own, &[columns, places, axes]);
+        let own = cx.reshape(&own, &[columns, positions, axes]);
         let own = cx.slice(&own, 2, 0, 1, 1);
-        let own = cx.reshape(&own, &[columns, places]);
+        let own = cx.reshape(&own, &[columns, positions]);
         let own = cx.matrix_transpose(&own, 2);
-        let dy = cx.reshape(&dy, &[grid[0], places, axes]);
+        let dy = cx.reshape(&dy, &[grid[0], positions, axes]);
         let dy = cx.matrix_transpose(&dy, 3);
         let by_theta = cx.op("MatMul", &[&dy, &own]);
         cx.give(0, by_theta);

@@ -1,8 +1,8 @@
 //! # ArgMax and ArgMin
-//! The places of the largest or smallest elements along `axis`.
+//! The indices of the largest or smallest elements along `axis`.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__ArgMax.html>, <https://onnx.ai/onnx/operators/onnx__ArgMin.html>. All opsets.
 //!
-//! Coupling: every input stays.
+//! Coupling: every input is kept.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -41,12 +41,12 @@ impl Operator for ArgMax {
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        cx.keep_inputs("is counted by indices");
+        cx.keep_inputs("the indices that ArgMax or ArgMin returns refer to this value");
         cx.set_fixed(0)
     }
 
     fn reference(&self, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        // What is counted has lost nothing; a plan that removes some of it gives other indices and fails.
+        // The input has lost nothing; a plan that removes some of it changes the indices, and verification fails.
         Ok(())
     }
 }

@@ -41,7 +41,7 @@ impl Operator for BatchNormalization {
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         if self.is_training {
-            return Err(RuleError::unsupported("it is in training mode"));
+            return Err(RuleError::unsupported("the node is in training mode; export the model for inference"));
         }
         let x = cx.separated(0)?;
         for slot in 1..5 {
@@ -53,7 +53,7 @@ impl Operator for BatchNormalization {
     }
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        // Every channel is normalised for itself by stored moments, so that nothing but the mask has to follow.
+        // Every channel is normalised on its own with stored moments, so only the mask is passed on.
         cx.elementwise(&[0])
     }
 
@@ -63,7 +63,7 @@ impl Operator for BatchNormalization {
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         if self.is_training {
-            return Err(RuleError::unsupported("it is in training mode"));
+            return Err(RuleError::unsupported("the node is in training mode; export the model for inference"));
         }
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
         let per_channel: Vec<i64> = (0..shape.len()).map(|axis| if axis == 1 { shape[1] } else { 1 }).collect();
@@ -74,8 +74,8 @@ impl Operator for BatchNormalization {
         let deviation = cx.reshape(&deviation, &per_channel);
         if cx.wants(0) {
             let scale = cx.reshape(&cx.input(1), &per_channel);
-            let slope = cx.op("Div", &[&scale, &deviation]);
-            let dx = cx.mul(&dy, &slope);
+            let derivative = cx.op("Div", &[&scale, &deviation]);
+            let dx = cx.mul(&dy, &derivative);
             cx.give(0, dx);
         }
         if cx.wants(1) || cx.wants(4) {
@@ -84,19 +84,19 @@ impl Operator for BatchNormalization {
             let normalized = cx.op("Div", &[&centred, &deviation]);
             let product = cx.mul(&dy, &normalized);
             let dscale = cx.reduce_sum(&product, &others, false);
-            // By the variance: -scale / (2 (variance + epsilon)) times the same sum.
-            let slope = cx.op("Div", &[&cx.input(1), &variance]);
-            let slope = cx.scaled(&slope, -0.5);
-            let dvariance = cx.mul(&slope, &dscale);
+            // With respect to the variance: -scale / (2 (variance + epsilon)) times the same sum.
+            let derivative = cx.op("Div", &[&cx.input(1), &variance]);
+            let derivative = cx.scaled(&derivative, -0.5);
+            let dvariance = cx.mul(&derivative, &dscale);
             cx.give(4, dvariance);
             cx.give(1, dscale);
         }
         if cx.wants(2) || cx.wants(3) {
             let db = cx.reduce_sum(&dy, &others, false);
-            // By the mean: -scale / deviation times the same sum.
-            let slope = cx.op("Sqrt", &[&variance]);
-            let slope = cx.op("Div", &[&cx.input(1), &slope]);
-            let dmean = cx.mul(&slope, &db);
+            // With respect to the mean: -scale / deviation times the same sum.
+            let derivative = cx.op("Sqrt", &[&variance]);
+            let derivative = cx.op("Div", &[&cx.input(1), &derivative]);
+            let dmean = cx.mul(&derivative, &db);
             let dmean = cx.op("Neg", &[&dmean]);
             cx.give(3, dmean);
             cx.give(2, db);

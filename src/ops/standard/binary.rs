@@ -2,7 +2,7 @@
 //! Add, Sub, Mul, Div, Pow and their like, with numpy broadcasting.
 //! Spec: <https://onnx.ai/onnx/operators/>. Opsets 7 and later (before, broadcasting was an attribute).
 //!
-//! Coupling: axes that broadcast against each other are one axis.
+//! Coupling: axes that are broadcast against each other are one axis.
 
 use std::borrow::Cow;
 
@@ -69,7 +69,7 @@ impl Binary {
             "Max" => Arithmetic::Max,
             "Mean" => Arithmetic::Mean,
             "Sum" => Arithmetic::Sum,
-            other => return Err(RuleError::unsupported(format!("{other} is not one of these operators"))),
+            other => return Err(RuleError::unsupported(format!("{other} is not an operator of this file"))),
         };
         Ok(Self { kind, inputs: node.inputs.len() })
     }
@@ -116,11 +116,11 @@ impl Operator for Binary {
         let is_larger = self.kind == Arithmetic::Mul && cx.input(1)?.len() > cx.input(0)?.len();
         let (slot, other) = if is_larger { (1, 0) } else { (0, 1) };
         let (before, by) = (cx.input(slot)?, cx.input(other)?);
-        let unfit = || RuleError::unsupported("it spreads the elements of a weight");
+        let unfit = || RuleError::unsupported("it broadcasts the weight");
         let by = by.broadcast(wanted.raw_dim()).ok_or_else(unfit)?;
         let mut value = wanted.clone();
         match self.kind {
-            // Where an element is lost in a factor of zero, it stays as it is.
+            // An element multiplied by zero can't be recovered and remains unchanged.
             Arithmetic::Mul if before.shape() == wanted.shape() => {
                 ndarray::Zip::from(&mut value).and(&by).and(before).for_each(|value, by, before| {
                     *value = if *by == 0.0 { *before } else { *value / by };
@@ -129,7 +129,7 @@ impl Operator for Binary {
             Arithmetic::Div => value *= &by,
             Arithmetic::Add => value -= &by,
             Arithmetic::Sub => value += &by,
-            _ => return Err(RuleError::unsupported("what it computes can't be taken back")),
+            _ => return Err(RuleError::unsupported("the operator can't be inverted")),
         }
         cx.give(slot, value)
     }
@@ -144,7 +144,7 @@ impl Operator for Binary {
     }
 }
 
-/// The elements of the result where those of both inputs, of these shapes, are known.
+/// Computes the elements of the result if those of both inputs, of these shapes, are known.
 pub(super) fn known(
     cx: &InferCx<'_>,
     shapes: &[Vec<Dim>],
@@ -186,7 +186,7 @@ fn int_result(kind: Arithmetic, a: &Dim, b: &Dim) -> Option<Dim> {
         Arithmetic::Add => Some(a + b),
         Arithmetic::Sub => Some(a - b),
         Arithmetic::Mul => Some(a * b),
-        // ONNX divides integers towards zero, which is the floor where neither is negative.
+        // ONNX divides integers towards zero, which equals the floor if neither is negative.
         Arithmetic::Div => match (a.as_const(), b.as_const()) {
             (Some(a), Some(b)) => a.checked_div(b).map(Dim::from),
             (_, Some(b)) if b < 0 => None,
@@ -213,7 +213,7 @@ fn float_result(kind: Arithmetic, a: f64, b: f64) -> Option<f64> {
     })
 }
 
-/// The gradient by input `slot` before it is summed over broadcast axes.
+/// Computes the gradient with respect to input `slot` before it is summed over broadcast axes.
 fn derivative(kind: Arithmetic, slot: usize, count: usize, dy: &str, cx: &mut GradientCx<'_>) -> String {
     let (a, b) = (cx.input(0), cx.input(1));
     match (kind, slot) {
@@ -239,27 +239,27 @@ fn derivative(kind: Arithmetic, slot: usize, count: usize, dy: &str, cx: &mut Gr
             Some([exponent]) => {
                 let less = cx.scalar(exponent - 1.0);
                 let power = cx.op("Pow", &[&a, &less]);
-                let slope = cx.scaled(&power, *exponent);
-                cx.mul(dy, &slope)
+                let derivative = cx.scaled(&power, *exponent);
+                cx.mul(dy, &derivative)
             }
             _ => {
                 let b = cx.op_with("Cast", &[&b], vec![attr_int("to", DataType::Float as i64)]);
                 let one = cx.scalar(1.0);
                 let less = cx.op("Sub", &[&b, &one]);
                 let power = cx.op("Pow", &[&a, &less]);
-                let slope = cx.mul(&power, &b);
-                cx.mul(dy, &slope)
+                let derivative = cx.mul(&power, &b);
+                cx.mul(dy, &derivative)
             }
         },
         (Arithmetic::Pow, _) => {
             let y = cx.output(0);
             let log = cx.op("Log", &[&a]);
-            let slope = cx.mul(&y, &log);
-            cx.mul(dy, &slope)
+            let derivative = cx.mul(&y, &log);
+            cx.mul(dy, &derivative)
         }
         (Arithmetic::Mean, _) => cx.scaled(dy, 1.0 / count as f64),
         (Arithmetic::Max | Arithmetic::Min, _) => {
-            // Where several inputs reach the extreme, they share the gradient.
+            // If several inputs are equal to the extreme, they share the gradient equally.
             let y = cx.output(0);
             let mut hits = Vec::new();
             for other in 0..count {
@@ -273,11 +273,11 @@ fn derivative(kind: Arithmetic, slot: usize, count: usize, dy: &str, cx: &mut Gr
         }
         (Arithmetic::Mod, 0) => dy.to_owned(),
         (Arithmetic::Mod, _) => {
-            // y = a - b q with a whole number q.
+            // y = a - b q with an integer q.
             let y = cx.output(0);
             let multiple = cx.op("Sub", &[&y, &a]);
-            let slope = cx.op("Div", &[&multiple, &b]);
-            cx.mul(dy, &slope)
+            let derivative = cx.op("Div", &[&multiple, &b]);
+            cx.mul(dy, &derivative)
         }
     }
 }

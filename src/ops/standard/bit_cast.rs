@@ -1,8 +1,8 @@
 //! # BitCast
-//! The bits of a value read as another element type of the same width.
+//! Reinterprets the bits of a value as another element type of the same width.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__BitCast.html>. Opsets 26 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::onnx::DataType;
@@ -17,7 +17,7 @@ pub(super) static RULES: &[Registration] =
 
 #[derive(Debug)]
 struct BitCast {
-    /// The element type that the bits are read as.
+    /// The element type of the output; `None` if this version does not know it.
     to: Option<DataType>,
 }
 

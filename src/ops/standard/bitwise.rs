@@ -2,7 +2,7 @@
 //! BitShift, BitwiseAnd, BitwiseOr and BitwiseXor of integers, with numpy broadcasting.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__BitShift.html>. Opsets 11 (BitShift) and 18 and later.
 //!
-//! Coupling: axes that broadcast against each other are one axis.
+//! Coupling: axes that are broadcast against each other are one axis.
 
 use crate::operator::{CoupleCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 

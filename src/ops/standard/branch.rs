@@ -1,9 +1,9 @@
 //! # If
-//! Runs one of two graphs, as a condition says.
+//! Runs one of two graphs, depending on a condition.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__If.html>. Opsets 1 and later.
 //!
-//! Coupling: an If whose condition follows from known sizes and constants is replaced by its branch when the file is read.
-//! Any other is a barrier, whose outputs have the sizes that both branches give.
+//! Coupling: when the file is loaded, an If whose condition follows from known sizes and constants is replaced by its
+//! branch. Any other is a barrier, whose outputs have the sizes on which both branches agree.
 
 use crate::graph::Node;
 use crate::graph::fact::Fact;
@@ -29,7 +29,7 @@ impl If {
     }
 }
 
-/// What is known of a value that is one or the other: where their sizes differ, nothing.
+/// Returns what is known of a value that is either `a` or `b`: a size on which they differ is unknown.
 pub(super) fn merged(cx: &mut InferCx<'_>, a: Option<Fact>, b: Option<Fact>) -> Option<Fact> {
     let (a, b) = (a?, b?);
     if a == b {
@@ -45,7 +45,7 @@ pub(super) fn merged(cx: &mut InferCx<'_>, a: Option<Fact>, b: Option<Fact>) -> 
     }
 }
 
-const CAUSE: &str = "which branch runs is not known before the network does";
+const CAUSE: &str = "which branch runs is only known at run time";
 
 impl Operator for If {
     fn decided_body(&self, known: &dyn Fn(usize) -> Option<i64>) -> Option<&GraphProto> {
@@ -54,7 +54,7 @@ impl Operator for If {
 
     fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let bodies = [&self.then_branch, &self.else_branch].into_iter().flatten();
-        // A branch that contradicts itself at these sizes is never taken.
+        // A branch that contradicts itself at these sizes never runs.
         let given: Vec<Vec<Option<Fact>>> = bodies.filter_map(|body| cx.body(body, Vec::new()).ok()).collect();
         let Some(first) = given.first() else { return Err(RuleError::unsupported(CAUSE)) };
         for (slot, fact) in first.iter().enumerate() {

@@ -1,5 +1,5 @@
 //! # Cast and CastLike
-//! The same elements in another type: one that an attribute names, or that of a second input.
+//! Casts the elements to another type: that of an attribute, or that of a second input.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Cast.html>, <https://onnx.ai/onnx/operators/onnx__CastLike.html>. All opsets.
 //!
 //! Coupling: every axis passes through.
@@ -19,10 +19,10 @@ fn types_cast() -> &'static [OpType] {
 
 pub(super) static RULES: &[Registration] = &[Registration::new(types_cast, |node| Ok(Box::new(Cast::parse(node))))];
 
-/// What elements are cast to.
+/// The type to which elements are cast.
 #[derive(Debug)]
 enum Cast {
-    /// A type, `None` if it is not known to this version.
+    /// The type of an attribute; `None` if this version does not know it.
     To(Option<DataType>),
     /// The type of input 1.
     Like,
@@ -44,7 +44,8 @@ impl Operator for Cast {
             Self::To(to) => *to,
             Self::Like => cx.optional(1).map(|like| like.dtype),
         };
-        let dtype = dtype.ok_or_else(|| RuleError::invalid("casts to a type that is not known"))?;
+        let dtype =
+            dtype.ok_or_else(|| RuleError::invalid("the attribute to is no element type that this version knows"))?;
         let known = input.known.and_then(|known| cast(known, dtype));
         cx.set(0, Fact { dtype, shape: input.shape, known: None }.with_known(known));
         Ok(())
@@ -56,7 +57,7 @@ impl Operator for Cast {
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.layout(0)?;
-        // What CastLike casts to is the type of an input.
+        // CastLike takes only the element type from this input.
         cx.ignore(1);
         cx.set(0, layout);
         Ok(())
@@ -77,7 +78,7 @@ impl Operator for Cast {
     }
 }
 
-/// Known elements in another type.
+/// Casts known elements to another type.
 fn cast(known: Known, dtype: DataType) -> Option<Known> {
     let to_float = is_float(dtype);
     match known {
@@ -95,7 +96,7 @@ fn cast(known: Known, dtype: DataType) -> Option<Known> {
             Some(Known::Ints(values.iter().map(|value| Dim::from(i64::from(*value != 0.0))).collect()))
         }
         Known::Floats(values) if !to_float => {
-            // ONNX truncates towards zero; what does not fit is undefined.
+            // ONNX truncates towards zero; values out of range are undefined.
             Some(Known::Ints(values.iter().map(|value| Dim::from(*value as i64)).collect()))
         }
         other => Some(other),
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_values_survive_casts_where_they_can() {
+    fn known_values_are_cast_unless_the_result_is_undetermined() {
         let half = || Known::Floats(vec![0.5, -1.5, 0.0]);
         let ints = |values: &[i64]| Some(Known::Ints(values.iter().copied().map(Dim::from).collect()));
         assert_eq!(cast(half(), DataType::Int64), ints(&[0, -1, 0]));

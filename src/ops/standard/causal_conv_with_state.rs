@@ -1,9 +1,10 @@
 //! # CausalConvWithState
-//! A depthwise convolution over past positions, `[batch, channels, length]`, that hands on the last ones.
+//! A depthwise convolution over past positions, `[batch, channels, length]`, that also returns the last positions as
+//! state.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__CausalConvWithState.html>. Opsets 27 and later, and ONNX Runtime's contrib
 //! operator.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::dim::Dim;
 use crate::operator::{Folding, InferCx, OpType, Operator, Registration, RuleError, microsoft, onnx};

@@ -1,8 +1,8 @@
 //! # CenterCropPad
-//! Crops or pads axes around their middles to given sizes.
+//! Crops or pads axes around their centres to given sizes.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__CenterCropPad.html>. Opsets 18 and later.
 //!
-//! Coupling: axes that are not named pass through, and so do named ones that keep their size; the others stay.
+//! Coupling: axes that are not named pass through, as do named ones that keep their size; the others are kept.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -20,7 +20,7 @@ pub(super) static RULES: &[Registration] =
 
 #[derive(Debug)]
 struct CenterCropPad {
-    /// The axes that are named, all where none is.
+    /// The axes to crop or pad; `None`: all.
     axes: Option<Vec<i64>>,
 }
 
@@ -29,7 +29,7 @@ impl CenterCropPad {
         Self { axes: node.proto.ints("axes").map(<[i64]>::to_vec) }
     }
 
-    /// The axes that the sizes are of, in their order.
+    /// Returns the axes to which the sizes belong, in order.
     fn axes(&self, rank: usize) -> Result<Vec<usize>, RuleError> {
         match &self.axes {
             Some(axes) => axes.iter().map(|axis| axis_index(*axis, rank)).collect(),
@@ -44,7 +44,11 @@ impl Operator for CenterCropPad {
         let axes = self.axes(shape.len())?;
         let sizes = cx.ints(1).map(<[Dim]>::to_vec);
         if let Some(sizes) = sizes.as_ref().filter(|sizes| sizes.len() != axes.len()) {
-            return Err(RuleError::invalid(format!("{} sizes for {} axes", sizes.len(), axes.len())));
+            return Err(RuleError::invalid(format!(
+                "expected {} sizes, one per axis, found {}",
+                axes.len(),
+                sizes.len()
+            )));
         }
         for (at, axis) in axes.into_iter().enumerate() {
             shape[axis] = sizes.as_ref().map_or_else(|| cx.fresh(), |sizes| sizes[at].clone());
@@ -60,7 +64,7 @@ impl Operator for CenterCropPad {
         for axis in self.axes(y.rank())? {
             if old[axis] != new[axis] {
                 let cropped: Axis = std::mem::replace(&mut y.axes[axis], fixed_axis(&new[axis]));
-                cx.keep(&cropped, "is cropped or padded");
+                cx.keep(&cropped, "CenterCropPad crops or pads this axis");
             }
         }
         cx.set(0, Layout { axes: y.axes });
@@ -78,7 +82,7 @@ impl Operator for CenterCropPad {
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         if let Some(mask) = cx.mask(0) {
-            // Axes that are cropped or padded lose nothing, so that their masks are of size one or all ones.
+            // Axes that are cropped or padded lose nothing, so their masks are of size one or all ones.
             let (old, new) = (cx.fact(0).and_then(|fact| fact.shape.clone()), cx.output_shape(0)?);
             let old = old.ok_or(RuleError::UnknownShape)?;
             let changed = old.iter().zip(&new).enumerate().filter(|(_, (old, new))| old != new);
@@ -94,7 +98,7 @@ impl Operator for CenterCropPad {
         let mut before = vec![0; from.len()];
         let mut after = vec![0; from.len()];
         for axis in self.axes(from.len())? {
-            // The middle of what is cut or added is rounded towards the front.
+            // The number of elements removed or added before the centre is rounded down.
             let less = (from[axis] - to[axis]).abs() / 2;
             if from[axis] < to[axis] {
                 dx = cx.slice(&dx, axis, less, less + from[axis], 1);

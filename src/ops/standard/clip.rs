@@ -17,7 +17,7 @@ pub(super) static RULES: &[Registration] = &[Registration::new(types_clip, |node
 
 #[derive(Debug)]
 struct Clip {
-    /// The limits that are attributes, as before opset 11.
+    /// The limits as attributes, before opset 11.
     min: Option<f32>,
     max: Option<f32>,
 }
@@ -74,7 +74,7 @@ impl Operator for Clip {
     }
 }
 
-/// A size or index within limits, the upper one last as the specification has it.
+/// Clips a size or index, with the upper limit last, as specified.
 fn limited(value: &Dim, min: Option<&Dim>, max: Option<&Dim>) -> Dim {
     let raised = min.map_or_else(|| value.clone(), |min| Dim::max(value, min));
     max.map_or_else(|| raised.clone(), |max| Dim::min(&raised, max))

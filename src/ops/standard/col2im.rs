@@ -1,8 +1,9 @@
 //! # Col2Im
-//! Adds the columns `[N, C * block, L]` up to an image `[N, C, ...]`.
+//! Adds up the columns `[N, C * block, L]` to an image `[N, C, ...]`.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Col2Im.html>. Opsets 18 and later.
 //!
-//! Coupling: axis 1 of the input is a product of the channels of the image and the places in a block, which stay.
+//! Coupling: axis 1 of the input is a product of the channels of the image and the positions in a block; the positions
+//! are kept.
 
 use crate::graph::Node;
 use crate::graph::dim::{Dim, product};
@@ -20,7 +21,7 @@ pub(super) static RULES: &[Registration] = &[Registration::new(types_col2im, |no
 struct Col2Im {
     strides: Option<Vec<i64>>,
     dilations: Option<Vec<i64>>,
-    /// Those before every spatial axis, then those after it.
+    /// The padding before every spatial axis, then after every one.
     pads: Option<Vec<i64>>,
 }
 
@@ -41,7 +42,7 @@ impl Operator for Col2Im {
         let block = cx.ints(2).map(<[Dim]>::to_vec).ok_or(RuleError::UnknownShape)?;
         let channels = deep.div_exact(&product(&block));
         if let (None, Some(deep)) = (&channels, deep.as_const()) {
-            return Err(RuleError::invalid(format!("{deep} channels are not a multiple of the block")));
+            return Err(RuleError::invalid(format!("expected a multiple of the block size on axis 1, found {deep}")));
         }
         let mut shape = vec![batch.clone(), channels.unwrap_or_else(|| cx.fresh())];
         shape.extend(image);
@@ -52,7 +53,7 @@ impl Operator for Col2Im {
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let x = cx.separated(0)?.axes;
         let shape = cx.output_shape(0)?;
-        cx.keep(&x[2], "counts blocks of an image");
+        cx.keep(&x[2], "the axis holds the blocks of an image");
         let size = axis_size(&x[1]);
         let channels = shape[1].as_const().and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
         let channels = match (cx.single(&x[1]), size, channels) {
@@ -78,7 +79,7 @@ impl Operator for Col2Im {
         let channels = channels.ok_or(RuleError::UnknownShape)?;
         let x = cx.zeroed(0);
         cx.emit(&[(0, x)]);
-        // Channels are masked as a whole: [N, C * block, L] to [N, C, 1, ...].
+        // Channels are masked whole: [N, C * block, L] to [N, C, 1, ...].
         let full = cx.full_mask(0);
         let target = cx.ints(&[0, channels, -1], &[3]);
         let full = cx.add("Reshape", &[&full, &target], vec![]);
@@ -104,11 +105,11 @@ impl Operator for Col2Im {
         let pads = listed(&self.pads, 0, 2 * spatial);
         let (before, after) = pads.split_at(spatial);
         let padded = cx.pad(&dy, &[&[0, 0], before].concat(), &[&[0, 0], after].concat());
-        // Every column is a block of the image: one slice for each place in the block.
-        let places: i64 = block.iter().product();
+        // Every row of the columns is a slice of the image: one slice for each position in the block.
+        let positions: i64 = block.iter().product();
         let mut parts = Vec::new();
-        for place in 0..places {
-            let mut rest = place;
+        for position in 0..positions {
+            let mut rest = position;
             let mut part = padded.clone();
             for axis in (0..spatial).rev() {
                 let start = (rest % block[axis]) * dilations[axis];

@@ -2,7 +2,7 @@
 //! Equal, Greater, Less, And, Or and their like, with numpy broadcasting.
 //! Spec: <https://onnx.ai/onnx/operators/>. Opsets 7 and later (before, broadcasting was an attribute).
 //!
-//! Coupling: axes that broadcast against each other are one axis.
+//! Coupling: axes that are broadcast against each other are one axis.
 
 use super::binary::known;
 use crate::graph::Node;
@@ -29,7 +29,8 @@ fn types_comparison() -> &'static [OpType] {
 pub(super) static RULES: &[Registration] =
     &[Registration::new(types_comparison, |node| Ok(Box::new(Comparison::parse(node)?)))];
 
-/// Floats that differ by more than this share of the larger, or of one, compare alike in every precision.
+/// Floats that differ by more than this share of the larger one, or of one if that is larger, compare the same in
+/// every precision.
 const APART: f64 = 1e-2;
 
 #[derive(Clone, Copy, Debug)]
@@ -55,17 +56,17 @@ impl Comparison {
             "And" => Self::And,
             "Or" => Self::Or,
             "Xor" => Self::Xor,
-            other => return Err(RuleError::unsupported(format!("{other} is not one of these operators"))),
+            other => return Err(RuleError::unsupported(format!("{other} is not an operator of this file"))),
         })
     }
 
-    /// One or zero for two integers or booleans, where it is known.
+    /// Compares two integers or booleans: one or zero; `None` if the result is not known.
     fn result(self, a: &Dim, b: &Dim) -> Option<Dim> {
         if let Self::Equal = self {
             if a == b {
                 return Some(Dim::from(1));
             }
-            // A size is never negative, so it differs from the -1 that marks a size to be found out.
+            // A size is never negative, so it differs from the -1 that marks a size to be inferred.
             if a.is(-1) || b.is(-1) {
                 return Some(Dim::from(0));
             }
@@ -84,8 +85,8 @@ impl Comparison {
         Some(Dim::from(i64::from(holds)))
     }
 
-    /// The same for two floats that are clearly apart: what is known of floats was computed in double precision, and the
-    /// network may round otherwise.
+    /// The same for two floats that clearly differ: known floats were computed in double precision, and the network
+    /// may round differently.
     fn result_of_floats(self, a: f64, b: f64) -> Option<f64> {
         let is_apart = (a - b).abs() > APART * a.abs().max(b.abs()).max(1.0);
         let holds = match self {
@@ -129,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn floats_are_compared_where_rounding_decides_nothing() {
+    fn floats_are_compared_only_if_rounding_can_not_change_the_result() {
         let of = |kind: Comparison, a, b| kind.result_of_floats(a, b);
         assert_eq!(of(Comparison::Greater, 2.5, 1.0), Some(1.0));
         assert_eq!(of(Comparison::Less, 2.5, 1.0), Some(0.0));

@@ -1,8 +1,8 @@
 //! # Compress
-//! The entries along `axis`, or of all elements, for which a condition holds.
+//! Selects the entries along `axis`, or of all elements, for which a condition is true.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Compress.html>. Opsets 9 and later.
 //!
-//! Coupling: the axis stays; all others pass through. Without an axis, everything stays.
+//! Coupling: the axis is kept; all others pass through. Without an axis, everything is kept.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -21,7 +21,7 @@ pub(super) static RULES: &[Registration] =
 
 #[derive(Debug)]
 struct Compress {
-    /// Without it, the entries are those of all elements.
+    /// The axis of the entries; `None`: the entries are all elements.
     axis: Option<i64>,
 }
 
@@ -49,14 +49,14 @@ impl Operator for Compress {
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let Some(axis) = self.axis else {
-            cx.keep_inputs("is chosen by a condition");
+            cx.keep_inputs("Compress selects elements of this value by a condition");
             return cx.set_fixed(0);
         };
         let mut y = cx.separated(0)?;
         let axis = axis_index(axis, y.rank())?;
-        cx.keep(&y.axes[axis].clone(), "is chosen by a condition");
+        cx.keep(&y.axes[axis].clone(), "Compress selects entries of this axis by a condition");
         let condition = cx.separated(1)?;
-        condition.axes.iter().for_each(|axis| cx.keep(axis, "is a condition"));
+        condition.axes.iter().for_each(|axis| cx.keep(axis, "the axis belongs to the condition of Compress"));
         y.axes[axis] = fixed_axis(&cx.output_shape(0)?[axis]);
         cx.set(0, Layout { axes: y.axes });
         Ok(())
@@ -74,7 +74,9 @@ impl Operator for Compress {
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (mut dy, shape) = (cx.dy()?, cx.shape(0)?);
         let chosen = cx.known_ints(1).and_then(|condition| chosen(&condition));
-        let chosen = chosen.ok_or_else(|| RuleError::unsupported("a condition that is computed has no gradient"))?;
+        let chosen = chosen.ok_or_else(|| {
+            RuleError::unsupported("no gradient is implemented for a condition that is computed at run time")
+        })?;
         let (axis, size, rank) = match self.axis {
             Some(axis) => {
                 let axis = axis_index(axis, shape.len())?;
@@ -82,12 +84,12 @@ impl Operator for Compress {
             }
             None => (0, shape.iter().product(), 1),
         };
-        // Every element reads the gradient of its place among the chosen, or the zero behind them.
+        // Every element takes the gradient at its position among the selected ones, or the zero appended after them.
         let (before, mut after) = (vec![0; rank], vec![0; rank]);
         after[axis] = 1;
         dy = cx.pad(&dy, &before, &after);
-        let place = |at: i64| chosen.iter().position(|index| *index == at).unwrap_or(chosen.len()) as i64;
-        let indices: Vec<i64> = (0..size).map(place).collect();
+        let position = |at: i64| chosen.iter().position(|index| *index == at).unwrap_or(chosen.len()) as i64;
+        let indices: Vec<i64> = (0..size).map(position).collect();
         let indices = cx.ints(&indices);
         let dx = cx.op_with("Gather", &[&dy, &indices], vec![attr_int("axis", axis as i64)]);
         let dx = if rank == shape.len() { dx } else { cx.reshape(&dx, &shape) };
@@ -96,7 +98,7 @@ impl Operator for Compress {
     }
 }
 
-/// The places where a condition holds; `None` where it is not known.
+/// Returns the indices at which a condition is true; `None` if it is not known.
 fn chosen(condition: &[Dim]) -> Option<Vec<i64>> {
     let values: Option<Vec<i64>> = condition.iter().map(Dim::as_const).collect();
     Some(values?.iter().enumerate().filter(|(_, value)| **value != 0).map(|(at, _)| at as i64).collect())

@@ -40,7 +40,7 @@ impl Operator for Concat {
         for slot in 1..cx.input_count() {
             let other = cx.shape(slot)?;
             if other.len() != shape.len() {
-                let text = format!("input {slot} has rank {}, input 0 has {}", other.len(), shape.len());
+                let text = format!("input {slot} has rank {}, but input 0 has rank {}", other.len(), shape.len());
                 return Err(RuleError::invalid(text));
             }
             for (at, size) in other.iter().enumerate() {
@@ -61,7 +61,7 @@ impl Operator for Concat {
     }
 
     fn grid(&self, cx: &GridCx<'_>) -> Option<Grid> {
-        // Single indices that are joined to tuples.
+        // Single indices that are joined into tuples.
         let last = cx.output_shape()?.len().checked_sub(1)?;
         let is_joined = axis_index(self.axis, last + 1).ok()? == last;
         let column = |slot: usize| cx.shape(slot)?.last()?.is(1).then(|| cx.column(slot)).flatten();
@@ -83,13 +83,13 @@ impl Operator for Concat {
                 continue;
             }
             if layouts.iter().all(|layout| layout.axes[at].iter().all(|piece| piece.space().is_none())) {
-                // Positions and sizes, of which there may be any number.
+                // Positions and sizes, whose number is arbitrary.
                 axes.push(fixed_axis(size));
                 continue;
             }
             let Some(total) = size.as_const().and_then(|size| usize::try_from(size).ok()) else {
                 for layout in &layouts {
-                    cx.keep(&layout.axes[at], "is joined to an axis of unknown size");
+                    cx.keep(&layout.axes[at], "Concat joins this axis to one of unknown size");
                 }
                 axes.push(fixed_axis(size));
                 continue;
@@ -104,7 +104,11 @@ impl Operator for Concat {
                 let len = axis_size(&layout.axes[at]).ok_or(RuleError::UnknownShape)?;
                 match cx.single(&layout.axes[at]) {
                     Some(space) => (0..len).for_each(|i| cx.unite(space, i, joined, start + i)),
-                    None => cx.keep_range(joined, start..start + len, "is joined from values that stay"),
+                    None => cx.keep_range(
+                        joined,
+                        start..start + len,
+                        "the index comes from an input of Concat that never shrinks",
+                    ),
                 }
                 start += len;
             }

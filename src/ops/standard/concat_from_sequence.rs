@@ -1,8 +1,8 @@
 //! # ConcatFromSequence
-//! The tensors of a sequence joined along an axis, or stacked along a new one.
+//! Joins the tensors of a sequence along an axis, or stacks them along a new one.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__ConcatFromSequence.html>. Opsets 11 and later.
 //!
-//! Coupling: where the tensors are known when the file is read, Concat takes the node's place. Any other is a barrier.
+//! Coupling: if the tensors are known when the file is loaded, Concat replaces the node. Otherwise it is a barrier.
 
 use crate::graph::Node;
 use crate::onnx::attr_int;
@@ -39,10 +39,10 @@ impl Operator for ConcatFromSequence {
     }
 
     fn in_tensors(&self, cx: &mut SequenceCx<'_>) -> Result<(), RuleError> {
-        let axis = self.axis.ok_or_else(|| RuleError::invalid("it names no axis"))?;
+        let axis = self.axis.ok_or_else(|| RuleError::invalid("it has no attribute axis"))?;
         let mut list = cx.list(0)?;
         if list.is_empty() {
-            return Err(RuleError::unsupported("it joins no tensors"));
+            return Err(RuleError::unsupported("the sequence is empty"));
         }
         if self.is_new_axis {
             list = list.iter().map(|tensor| cx.unsqueeze(tensor, axis)).collect();

@@ -1,8 +1,8 @@
 //! # Constant
-//! A tensor, number or list that stands in the node itself.
+//! A tensor, number or list stored in the node itself.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Constant.html>. All opsets.
 //!
-//! Coupling: none here; every reader of a constant tensor has axes of its own.
+//! Coupling: none here; every use of a constant tensor has its own axes.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -17,7 +17,7 @@ fn types_constant() -> &'static [OpType] {
 pub(super) static RULES: &[Registration] =
     &[Registration::new(types_constant, |node| Ok(Box::new(Constant::parse(node))))];
 
-/// What the node holds; a tensor is read where the model's data is at hand.
+/// The value of the node; a tensor is read elsewhere, where the model's data is available.
 #[derive(Debug)]
 enum Constant {
     Int(i64),

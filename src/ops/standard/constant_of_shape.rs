@@ -1,8 +1,9 @@
 //! # ConstantOfShape
-//! A tensor of a given shape filled with one value.
+//! A tensor of a given shape, filled with one value.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__ConstantOfShape.html>. Opsets 9 and later.
 //!
-//! Coupling: static axes are free; they follow whatever the tensor meets, and the shape is patched.
+//! Coupling: static axes are free. They lose the same indices as the axes that the tensor meets, and the shape is
+//! patched.
 
 use crate::graph::Node;
 use crate::graph::dim::{Dim, product};
@@ -22,7 +23,7 @@ pub(super) static RULES: &[Registration] =
 #[derive(Debug)]
 struct ConstantOfShape {
     dtype: DataType,
-    /// The value, where it is an integer.
+    /// The value, if it is an integer.
     value: Option<Dim>,
 }
 
@@ -71,7 +72,7 @@ impl Operator for ConstantOfShape {
     }
 
     fn reference(&self, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        // Every element is the same, so none has to be masked.
+        // All elements are equal, so none has to be masked.
         Ok(())
     }
 }

@@ -3,7 +3,8 @@
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Conv.html>. Opsets 1 and later; 1, 2 and 3 spatial axes.
 //!
 //! Coupling: axis 1 of X is axis 1 of W; axis 0 of W, B and axis 1 of Y are one. With groups, a depthwise convolution
-//! loses whole groups; any other loses equally many channels of every group. What a FusedConv adds is one with Y.
+//! loses whole groups; any other loses equally many channels of every group. The input that a FusedConv adds has the
+//! axes of Y.
 
 pub(in crate::ops) mod gradient;
 
@@ -36,13 +37,13 @@ fn types_conv() -> &'static [OpType] {
 pub(super) static RULES: &[Registration] =
     &[Registration::new(types_conv, |node| Ok(Box::new(Conv::parse(node)))).summing_products()];
 
-/// A convolution, with what a fused form does to its result.
+/// A convolution, with the sum and activation of the fused form.
 #[derive(Debug)]
 struct Conv {
     spatial: Spatial,
-    /// Groups as the node has them, one where it names none.
+    /// The number of groups; 1 if the node states none.
     group: i64,
-    /// Whether it adds to its result, or has an activation: a FusedConv.
+    /// Whether it is a FusedConv, which may add an input and apply an activation.
     is_fused: bool,
     activation: Option<Activation>,
 }
@@ -55,13 +56,13 @@ impl Conv {
     }
 }
 
-/// What a FusedConv adds before its activation, of the shape of Y.
+/// The input that a FusedConv adds before its activation, of the shape of Y.
 const SUM: usize = 3;
 
 impl Operator for Conv {
     fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let w = cx.shape(1)?;
-        // What comes from an operator of which nothing is known has the rank of the weight.
+        // If nothing is known of X, its rank is that of the weight.
         let x = match cx.shape(0) {
             Err(RuleError::UnknownShape) => w.iter().map(|_| cx.fresh()).collect(),
             known => known?,
@@ -89,7 +90,7 @@ impl Operator for Conv {
         let shape = cx.output_shape(0)?;
         let (x, w) = (cx.separated_of_rank(0, shape.len())?, cx.separated(1)?);
         for axis in x.axes.iter().skip(2).chain(w.axes.iter().skip(2)) {
-            cx.keep(axis, "is a spatial axis of a convolution");
+            cx.keep(axis, "the axis is a spatial axis of a convolution");
         }
         let group = usize::try_from(self.group).unwrap_or(1).max(1);
         let out = couple_groups(cx, group, &x.axes[1], &w.axes[0], &w.axes[1]);
@@ -113,7 +114,7 @@ impl Operator for Conv {
     }
 
     fn macs(&self, cx: &MacsCx<'_>) -> f64 {
-        // One multiply-accumulate per output element and weight of one filter; the bias counts as one more.
+        // One multiply-accumulate per output element and weight of one filter, and one more for the bias.
         let per_output = cx.input(1).map_or(0.0, |w| elements(&w[1..]));
         let bias = if cx.input(2).is_some() { 1.0 } else { 0.0 };
         cx.output_elements(0) * (per_output + bias)
@@ -148,7 +149,7 @@ impl Operator for Conv {
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         if self.is_fused {
-            return Err(RuleError::unsupported("a fused form is lowered first"));
+            return Err(RuleError::unsupported("the fused form must be lowered first"));
         }
         let x = cx.zeroed(0);
         cx.emit(&[(0, x)]);
@@ -179,7 +180,7 @@ impl Operator for Conv {
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         if self.is_fused {
-            return Err(RuleError::unsupported("a fused form is lowered first"));
+            return Err(RuleError::unsupported("the fused form must be lowered first"));
         }
         let dy = cx.dy()?;
         gradient::of_conv(&self.spatial, self.group, cx, &dy)

@@ -3,7 +3,7 @@
 //! Spec: <https://onnx.ai/onnx/operators/onnx__ConvInteger.html>, <https://onnx.ai/onnx/operators/onnx__QLinearConv.html>.
 //! Opsets 10 and later; QLinearConv of ONNX Runtime's domain may have its channels last.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use super::conv::Spatial;
 use crate::graph::Node;
@@ -23,7 +23,7 @@ pub(super) static RULES: &[Registration] =
 struct ConvInteger {
     spatial: Spatial,
     group: i64,
-    /// The inputs that hold W and, where it decides the type of Y, the zero point of Y.
+    /// The inputs that hold W and, if it determines the type of Y, the zero point of Y.
     slots: (usize, Option<usize>),
     is_channels_last: bool,
 }

@@ -31,10 +31,10 @@ pub(super) static RULES: &[Registration] =
 #[derive(Debug)]
 struct ConvTranspose {
     spatial: Spatial,
-    /// Groups as the node has them, one where it names none.
+    /// The number of groups; 1 if the node states none.
     group: i64,
     output_padding: Vec<i64>,
-    /// The size of the output where the node names it.
+    /// The spatial sizes of the output, if the node states them.
     output_shape: Option<Vec<i64>>,
 }
 
@@ -78,7 +78,7 @@ impl Operator for ConvTranspose {
         let (x, w) = (cx.separated(0)?, cx.separated(1)?);
         let shape = cx.output_shape(0)?;
         for axis in x.axes.iter().skip(2).chain(w.axes.iter().skip(2)) {
-            cx.keep(axis, "is a spatial axis of a convolution");
+            cx.keep(axis, "the axis is a spatial axis of a convolution");
         }
         let group = usize::try_from(self.group).unwrap_or(1).max(1);
         let out = couple_transposed_groups(cx, group, &x.axes[1], &w.axes[0], &w.axes[1])?;
@@ -98,7 +98,7 @@ impl Operator for ConvTranspose {
     }
 
     fn macs(&self, cx: &MacsCx<'_>) -> f64 {
-        // Every input element meets every weight of its row once.
+        // Every input element is multiplied by every weight of its row once.
         let per_input = cx.input(1).map_or(0.0, |w| elements(&w[1..]));
         let bias = if cx.input(2).is_some() { cx.output_elements(0) } else { 0.0 };
         cx.input(0).map_or(0.0, elements) * per_input + bias
@@ -139,13 +139,13 @@ impl Operator for ConvTranspose {
                 let others: Vec<i64> = (0..rank).filter(|axis| *axis != 1).collect();
                 out = Some(cx.reduce("ReduceMax", &mask, &others));
             } else {
-                // [C, O / g, ...]: the channels of group i are kept where any of its rows and the column are.
+                // [C, O / g, ...]: a channel of group i is kept if any of the rows of the group and its column are.
                 let kernel: Vec<i64> = (2..rank).collect();
                 let flat = if kernel.is_empty() { mask } else { cx.reduce("ReduceMax", &mask, &kernel) };
                 let w = cx.input(1);
                 let shape = cx.add("Shape", &[&w], vec![]);
                 let matrix = cx.span(&shape, 0, 0, 2);
-                // Copies the first two sizes and drops the kernel's ones.
+                // Copies the first two sizes and drops the kernel's axes of size one.
                 let target = cx.ints(&[0, 0], &[2]);
                 let flat = cx.add("Reshape", &[&flat, &target], vec![]);
                 let flat = cx.add("Expand", &[&flat, &matrix], vec![]);

@@ -3,7 +3,7 @@
 //! Spec: <https://onnx.ai/onnx/operators/onnx__CumSum.html>, <https://onnx.ai/onnx/operators/onnx__CumProd.html>. All
 //! opsets.
 //!
-//! Coupling: the axis that it goes along stays; all others pass through.
+//! Coupling: the axis of accumulation is kept; all others pass through.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -23,9 +23,9 @@ pub(super) static RULES: &[Registration] =
 #[derive(Debug)]
 struct Cumulative {
     of: Of,
-    /// Whether an element itself does not count.
+    /// Whether an element itself is excluded.
     is_exclusive: bool,
-    /// Whether it goes from the end to the start.
+    /// Whether it accumulates from the end to the start.
     is_reverse: bool,
 }
 
@@ -44,7 +44,7 @@ impl Cumulative {
         }
     }
 
-    /// The sums of known integers along a vector, as repeat_interleave counts its indices.
+    /// Computes the sums of known integers along a vector, as exports of repeat_interleave need them.
     fn known_sums(&self, cx: &InferCx<'_>, shape: &[Dim]) -> Option<Known> {
         if self.of != Of::Sums || shape.len() != 1 || self.is_exclusive || self.is_reverse {
             return None;
@@ -69,7 +69,7 @@ impl Operator for Cumulative {
         let layout = cx.separated(0)?;
         let axis = cx.ints(1).and_then(|axis| axis.first()).and_then(Dim::as_const);
         let axis = axis_index(axis.ok_or(RuleError::UnknownShape)?, layout.rank())?;
-        cx.keep(&layout.axes[axis], "counts positions");
+        cx.keep(&layout.axes[axis], "CumSum or CumProd accumulates along this axis");
         cx.set(0, layout);
         Ok(())
     }
@@ -82,10 +82,10 @@ impl Operator for Cumulative {
         let dy = cx.dy()?;
         let dy = match self.of {
             Of::Sums => dy,
-            // What holds of sums holds of products by their logarithms: dx = (sum of dy y) / x.
+            // A product is the exponential of a sum of logarithms: dx = (sum of dy y) / x.
             Of::Products => cx.mul(&dy, &cx.output(0)),
         };
-        // Every element is summed into all later ones, so its gradient is the sum of theirs.
+        // Every element contributes to all later ones, so its gradient is the sum of theirs.
         let attributes =
             vec![attr_int("reverse", i64::from(!self.is_reverse)), attr_int("exclusive", i64::from(self.is_exclusive))];
         let sum = cx.op_with("CumSum", &[&dy, &cx.input(1)], attributes);

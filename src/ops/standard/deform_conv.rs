@@ -1,8 +1,8 @@
 //! # DeformConv
-//! A convolution whose taps are moved by offsets that the network computes.
+//! A convolution whose sampling positions are shifted by offsets that the network computes.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__DeformConv.html>. Opsets 19 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use super::conv::Spatial;
 use crate::graph::Node;

@@ -1,9 +1,9 @@
 //! # DepthToSpace and SpaceToDepth
-//! Move blocks of channels to blocks of pixels and back.
+//! Moves blocks of channels to blocks of pixels, and back.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__DepthToSpace.html>. All opsets.
 //!
-//! Coupling: the deep axis is a product of the shallow one and the places in a block, which stay: `[block, block, C]`
-//! in DCR mode and for SpaceToDepth, `[C, block, block]` in CRD mode.
+//! Coupling: the deep axis is a product of the shallow one and the positions in a block, which are kept: `[block,
+//! block, C]` in DCR mode and for SpaceToDepth, `[C, block, block]` in CRD mode.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -21,19 +21,19 @@ pub(super) static RULES: &[Registration] =
 
 #[derive(Debug)]
 struct DepthToSpace {
-    /// The side of a block of pixels.
+    /// The side length of a block of pixels.
     block: i64,
     order: Order,
 }
 
-/// What moves where, and which digit of the deep axis is the outer one.
+/// The direction, and which digit of the deep axis is the outer one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
-    /// To blocks of pixels; the places in a block are the outer digit.
-    PlacesFirst,
-    /// To blocks of pixels; the shallow channels are the outer digit.
+    /// Channels to blocks of pixels; the positions in a block are the outer digit.
+    PositionsFirst,
+    /// Channels to blocks of pixels; the shallow channels are the outer digit.
     ChannelsFirst,
-    /// From blocks of pixels; the places in a block are the outer digit.
+    /// Blocks of pixels to channels; the positions in a block are the outer digit.
     Deepening,
 }
 
@@ -41,12 +41,12 @@ impl DepthToSpace {
     fn parse(node: &Node) -> Result<Self, RuleError> {
         let block = node.int("blocksize", 1);
         if !(1..1 << 15).contains(&block) {
-            return Err(RuleError::invalid(format!("blocksize is {block}")));
+            return Err(RuleError::invalid(format!("expected a blocksize of 1 to 32767, found {block}")));
         }
         let order = match (node.proto.op_type.as_str(), node.proto.string("mode")) {
             ("SpaceToDepth", _) => Order::Deepening,
             (_, Some("CRD")) => Order::ChannelsFirst,
-            _ => Order::PlacesFirst,
+            _ => Order::PositionsFirst,
         };
         Ok(Self { block, order })
     }
@@ -66,8 +66,8 @@ impl Operator for DepthToSpace {
         let area = &block * &block;
         let fail = || {
             RuleError::invalid(format!(
-                "{} does not divide evenly",
-                if self.is_deepening() { "the image" } else { "the channels" }
+                "{} can't be divided into blocks of this blocksize",
+                if self.is_deepening() { "the image size" } else { "the number of channels" }
             ))
         };
         let sizes = if self.is_deepening() {
@@ -84,7 +84,7 @@ impl Operator for DepthToSpace {
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let x = cx.separated(0)?;
         let shape = cx.output_shape(0)?;
-        x.axes.iter().skip(2).for_each(|axis| cx.keep(axis, "is a spatial axis"));
+        x.axes.iter().skip(2).for_each(|axis| cx.keep(axis, "the axis is a spatial axis"));
         let area = usize::try_from(self.block * self.block).unwrap_or(1);
         let is_crd = self.order == Order::ChannelsFirst;
         let channels = if self.is_deepening() {
@@ -98,7 +98,7 @@ impl Operator for DepthToSpace {
                     cx.whole(deep)
                 }
                 None => {
-                    cx.keep(&x.axes[1], "is spread over an axis of unknown size");
+                    cx.keep(&x.axes[1], "SpaceToDepth moves these channels to an axis of unknown size");
                     fixed_axis(&shape[1])
                 }
             }
@@ -129,7 +129,7 @@ impl Operator for DepthToSpace {
             // Y is [N, (b, b, C), H / b, W / b].
             Order::Deepening => (vec![out[0], b, b, shape[1], out[2], out[3]], vec![0, 3, 4, 1, 5, 2]),
             Order::ChannelsFirst => (vec![out[0], out[1], shape[2], b, shape[3], b], vec![0, 1, 3, 5, 2, 4]),
-            Order::PlacesFirst => (vec![out[0], out[1], shape[2], b, shape[3], b], vec![0, 3, 5, 1, 2, 4]),
+            Order::PositionsFirst => (vec![out[0], out[1], shape[2], b, shape[3], b], vec![0, 3, 5, 1, 2, 4]),
         };
         let dx = cx.reshape(&dy, &split);
         let dx = cx.transpose(&dx, &perm);

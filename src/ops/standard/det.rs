@@ -1,8 +1,8 @@
 //! # Det
-//! The determinants of matrices that stand in the last two axes.
+//! The determinants of the matrices in the last two axes.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Det.html>. Opsets 11 and later.
 //!
-//! Coupling: the last two axes stay; the others pass through.
+//! Coupling: the last two axes are kept; the others pass through.
 
 use crate::operator::couple::layout::Layout;
 use crate::operator::{CoupleCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
@@ -30,7 +30,7 @@ impl Operator for Det {
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let mut axes = cx.separated(0)?.axes;
         for axis in axes.split_off(axes.len().saturating_sub(2)) {
-            cx.keep(&axis, "is an axis of matrices");
+            cx.keep(&axis, "the axis belongs to the matrices of Det");
         }
         cx.set(0, Layout { axes });
         Ok(())

@@ -2,7 +2,7 @@
 //! The discrete Fourier transform along one axis; the last axis holds real and imaginary parts.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__DFT.html>. Opsets 17 and later (the axis is an input from 20).
 //!
-//! Coupling: the transformed axis and the last one stay; the others pass through.
+//! Coupling: the transformed axis and the last one are kept; the others pass through.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -20,18 +20,18 @@ pub(super) static RULES: &[Registration] = &[Registration::new(types_dft, |node|
 #[derive(Debug)]
 struct Dft {
     axis: TransformedAxis,
-    /// Whether an input gives the length of the transform.
+    /// Whether an input states the length of the transform.
     has_length: bool,
     is_inverse: bool,
     is_onesided: bool,
 }
 
-/// Where the node says which axis is transformed.
+/// Which axis is transformed.
 #[derive(Debug)]
 enum TransformedAxis {
     Attribute(i64),
     Input,
-    /// Nowhere: the last one before real and imaginary parts.
+    /// Not stated: the last axis before that of real and imaginary parts.
     Default,
 }
 
@@ -50,7 +50,7 @@ impl Dft {
         }
     }
 
-    /// The transformed axis; `given` are the integers of the input that names it.
+    /// Returns the transformed axis; `given` holds the integers of the input that states it.
     fn axis(&self, rank: usize, given: Option<&[Dim]>) -> Result<usize, RuleError> {
         let axis = match self.axis {
             TransformedAxis::Attribute(axis) => axis,
@@ -77,7 +77,7 @@ impl Operator for Dft {
         shape[last] = Dim::from(if self.is_onesided && self.is_inverse { 1 } else { 2 });
         if self.is_onesided {
             shape[axis] = if self.is_inverse {
-                // The inverse of half a spectrum is as long as is asked for.
+                // The output of an inverse one-sided transform has the requested length.
                 if self.has_length { shape[axis].clone() } else { cx.fresh() }
             } else {
                 let half = shape[axis].floor_div(&Dim::from(2));
@@ -92,7 +92,7 @@ impl Operator for Dft {
         let mut y = cx.separated(0)?;
         let shape = cx.output_shape(0)?;
         for at in [self.axis(y.rank(), cx.ints(2))?, y.rank() - 1] {
-            cx.keep(&y.axes[at].clone(), "is transformed");
+            cx.keep(&y.axes[at].clone(), "DFT mixes the elements along this axis");
             y.axes[at] = fixed_axis(&shape[at]);
         }
         cx.set(0, Layout { axes: y.axes });
@@ -114,13 +114,13 @@ impl Operator for Dft {
         let rank = from.len();
         let axis = self.axis(rank, cx.known_ints(2).as_deref())?;
         if self.is_inverse && self.is_onesided {
-            return Err(RuleError::unsupported("the inverse of half a spectrum has no gradient"));
+            return Err(RuleError::unsupported("no gradient is implemented for the inverse of a one-sided spectrum"));
         }
-        // The length of the transform: half a spectrum does not tell it.
+        // The length of the transform: it does not follow from a one-sided spectrum.
         let named = cx.known_ints(1).and_then(|length| length.first().and_then(Dim::as_const));
         let length = if self.has_length { named.ok_or(RuleError::UnknownShape)? } else { from[axis] };
         let last = rank - 1;
-        // Linear in the real and imaginary parts of the axis: one matrix [outputs * 2, inputs * parts].
+        // Linear in the real and imaginary parts along the axis: one matrix [outputs * 2, inputs * parts].
         let matrix = transform(from[axis], from[last], to[axis], length, self.is_inverse);
         let matrix = cx.floats(&matrix, &[to[axis] * 2, from[axis] * from[last]]);
         let mut perm: Vec<usize> = (0..last).filter(|at| *at != axis).collect();
@@ -139,8 +139,8 @@ impl Operator for Dft {
     }
 }
 
-/// What a transform of `length` elements makes of the real (and imaginary, where `parts` is 2) parts of `inputs`
-/// elements, row-major: rows are the real and imaginary parts of `outputs` frequencies.
+/// Computes the matrix of a transform of `length` elements, row-major. Columns are the real (and imaginary, if `parts`
+/// is 2) parts of `inputs` elements; rows are the real and imaginary parts of `outputs` frequencies.
 fn transform(inputs: i64, parts: i64, outputs: i64, length: i64, inverse: bool) -> Vec<f32> {
     let (sign, scale) = if inverse { (1.0, 1.0 / length.max(1) as f64) } else { (-1.0, 1.0) };
     let mut matrix = Vec::new();
@@ -148,7 +148,7 @@ fn transform(inputs: i64, parts: i64, outputs: i64, length: i64, inverse: bool) 
         for is_imaginary in [false, true] {
             for at in 0..inputs {
                 let turns = (frequency * at).rem_euclid(length.max(1)) as f64 / length.max(1) as f64;
-                // (x + i y) (cos + i sin); elements beyond the length are cut off.
+                // (x + i y) (cos + i sin); elements beyond the length are ignored.
                 let (sine, cosine) = (sign * std::f64::consts::TAU * turns).sin_cos();
                 let pair = if is_imaginary { [sine, cosine] } else { [cosine, -sine] };
                 let scale = if at < length { scale } else { 0.0 };

@@ -1,5 +1,5 @@
 //! # Dropout
-//! Nothing at inference; in training mode, random elements become zero.
+//! The identity at inference; in training mode, random elements become zero.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Dropout.html>. All opsets (`training_mode` is an input from 12).
 //!
 //! Coupling: every axis passes through. Training mode is a barrier.
@@ -20,7 +20,7 @@ pub(super) static RULES: &[Registration] =
 
 #[derive(Debug)]
 struct Dropout {
-    /// Whether an input says if the network is being trained.
+    /// Whether an input states the training mode.
     may_train: bool,
 }
 
@@ -44,7 +44,7 @@ impl Operator for Dropout {
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         if cx.ints(2).and_then(|training| training.first()).is_some_and(|training| !training.is(0)) {
-            return Err(RuleError::unsupported("it is in training mode"));
+            return Err(RuleError::unsupported("the node is in training mode; export the model for inference"));
         }
         let layout = cx.layout(0)?;
         cx.set(1, layout.clone());
@@ -57,7 +57,7 @@ impl Operator for Dropout {
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        // The mask is the second output; at inference it lets everything pass.
+        // The mask is the second output; at inference it is true everywhere.
         let dy = cx.dy()?;
         cx.give(0, dy);
         Ok(())

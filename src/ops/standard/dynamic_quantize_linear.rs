@@ -1,8 +1,8 @@
 //! # DynamicQuantizeLinear
-//! Integers, and the scale and zero point that follow from the range of the values.
+//! Quantises values to integers, with a scale and zero point computed from their range.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__DynamicQuantizeLinear.html>. Opsets 11 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::onnx::DataType;
 use crate::operator::{Folding, InferCx, OpType, Operator, Registration, RuleError, onnx};

@@ -2,7 +2,8 @@
 //! Products and sums over named axes, `bhid,bhjd->bhij`.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Einsum.html>. Opsets 12 and later.
 //!
-//! Coupling: axes with the same letter are the same axis. Axes of an ellipsis are treated as letters, counted from the right.
+//! Coupling: axes with the same letter are the same axis. The axes of an ellipsis are treated as letters, counted from
+//! the right.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +24,7 @@ fn types_einsum() -> &'static [OpType] {
 pub(super) static RULES: &[Registration] =
     &[Registration::new(types_einsum, |node| Ok(Box::new(Einsum::parse(node)?))).summing_products()];
 
-/// What `...` is read as: one character, so that a term is as long as it names axes.
+/// The character that stands for `...`, so that a term has one character per axis that it names.
 const ELLIPSIS: char = '*';
 
 #[derive(Debug)]
@@ -38,7 +39,7 @@ struct Einsum {
 
 impl Einsum {
     fn parse(node: &Node) -> Result<Self, RuleError> {
-        let text = node.proto.string("equation").ok_or_else(|| RuleError::invalid("it has no equation"))?;
+        let text = node.proto.string("equation").ok_or_else(|| RuleError::invalid("it has no attribute equation"))?;
         let text: String = text.chars().filter(|letter| !letter.is_whitespace()).collect();
         let text = text.replace("...", &ELLIPSIS.to_string());
         let (left, right) = match text.split_once("->") {
@@ -49,14 +50,15 @@ impl Einsum {
         Ok(Self { operands, result: right.map(|right| right.chars().collect()), inputs: node.inputs.len() })
     }
 
-    /// The letters of the operands, of these ranks, and of the result. The axes of an ellipsis get letters that the
-    /// equation does not use, from the right.
+    /// Returns the letters of the operands, which have these ranks, and of the result. The axes of an ellipsis get
+    /// letters that the equation does not use, from the right.
     fn letters(&self, ranks: &[usize]) -> Result<(Vec<Vec<char>>, Vec<char>), RuleError> {
         if self.operands.len() != ranks.len() {
-            let text = format!("the equation has {} operands, found {}", self.operands.len(), ranks.len());
+            let text =
+                format!("the equation has {} operands, but the node has {} inputs", self.operands.len(), ranks.len());
             return Err(RuleError::invalid(text));
         }
-        // How many axes the ellipsis of every operand stands for.
+        // The number of axes that the ellipsis of every operand stands for.
         let lengths = self.operands.iter().zip(ranks).map(|(operand, rank)| {
             let named = operand.iter().filter(|letter| **letter != ELLIPSIS).count();
             if operand.contains(&ELLIPSIS) { rank.saturating_sub(named) } else { 0 }
@@ -66,7 +68,7 @@ impl Einsum {
         let is_used = |letter: &char| self.operands.iter().chain(&self.result).any(|term| term.contains(letter));
         let unused: Vec<char> = ('a'..='z').chain('A'..='Z').filter(|letter| !is_used(letter)).take(longest).collect();
         if unused.len() < longest {
-            return Err(RuleError::unsupported("more axes than letters"));
+            return Err(RuleError::unsupported("the operands have more axes than there are letters"));
         }
         let expanded = |term: &[char], length: usize| -> Vec<char> {
             let of = |letter: &char| match *letter {
@@ -82,13 +84,13 @@ impl Einsum {
             letters.sort_unstable();
             letters.dedup();
             if letters.len() != operand.len() {
-                return Err(RuleError::unsupported("a letter stands twice in one operand"));
+                return Err(RuleError::unsupported("a letter occurs twice in one operand"));
             }
         }
         let result = match &self.result {
             Some(result) => expanded(result, longest),
             None => {
-                // The ellipsis, then letters that occur once, in alphabetical order.
+                // The ellipsis, then the letters that occur once, in alphabetical order.
                 let mut counts: BTreeMap<char, usize> = BTreeMap::new();
                 operands.iter().flatten().for_each(|letter| *counts.entry(*letter).or_default() += 1);
                 let once = counts.into_iter().filter(|(letter, count)| *count == 1 && !unused.contains(letter));
@@ -99,7 +101,7 @@ impl Einsum {
     }
 }
 
-/// What the letters stand for, and the letters of the result in order.
+/// Joins the entries of every letter over all operands.
 fn by_letter<T: Clone>(
     operands: &[Vec<char>],
     entries: &[Vec<T>],
@@ -108,7 +110,7 @@ fn by_letter<T: Clone>(
     let mut letters: BTreeMap<char, T> = BTreeMap::new();
     for (operand, entries) in operands.iter().zip(entries) {
         if operand.len() != entries.len() {
-            let text = format!("the equation names {} axes of a value of rank {}", operand.len(), entries.len());
+            let text = format!("the equation has {} axes for a value of rank {}", operand.len(), entries.len());
             return Err(RuleError::invalid(text));
         }
         for (letter, entry) in operand.iter().zip(entries) {
@@ -124,7 +126,7 @@ fn ranks<T>(entries: &[Vec<T>]) -> Vec<usize> {
 }
 
 fn pick<T: Clone>(letters: &BTreeMap<char, T>, result: &[char]) -> Result<Vec<T>, RuleError> {
-    let missing = |letter: &char| RuleError::invalid(format!("the result names axis {letter:?}, which no operand has"));
+    let missing = |letter: &char| RuleError::invalid(format!("the result has axis {letter:?}, which no operand has"));
     result.iter().map(|letter| letters.get(letter).cloned().ok_or_else(|| missing(letter))).collect()
 }
 
@@ -220,7 +222,7 @@ impl Operator for Einsum {
             if cx.mask(slot).is_none() {
                 continue;
             }
-            // The operand's mask, summed over what the result lacks, in the order of the result.
+            // The mask of the operand, summed over the letters that the result lacks, in the order of the result.
             let mask = cx.full_mask(slot);
             let left: String = operand.iter().collect();
             let kept: String = result.iter().filter(|letter| operand.contains(letter)).collect();
@@ -236,7 +238,7 @@ impl Operator for Einsum {
             });
         }
         if let Some(sum) = out {
-            // Sums count kept elements; a mask says whether there are any.
+            // The sums count kept elements; the mask is one where there are any.
             let one = cx.floats(&[1.0], &[]);
             let mask = cx.add("Min", &[&sum, &one], vec![]);
             cx.set_mask(0, mask);
@@ -260,13 +262,13 @@ impl Operator for Einsum {
                 terms.push(operands[other].clone());
             }
             let is_known = |letter: &char| terms.iter().any(|term| term.contains(letter));
-            // A letter of this operand alone was summed over: its gradient is the same all along.
+            // A letter of this operand alone was summed over: its gradient is constant along it.
             let found: Vec<char> = operands[slot].iter().copied().filter(is_known).collect();
             let terms: Vec<String> = terms.iter().map(|term| term.iter().collect()).collect();
             let text = format!("{}->{}", terms.join(","), found.iter().collect::<String>());
             let names: Vec<&str> = inputs.iter().map(String::as_str).collect();
             let mut dx = cx.op_with("Einsum", &names, vec![attr_string("equation", &text)]);
-            // An axis of size one meets others by broadcasting.
+            // An axis of size one is broadcast.
             let of = |letter: &char, size: i64| if found.contains(letter) { sizes[letter] } else { size };
             let full: Vec<i64> = operands[slot].iter().zip(&shapes[slot]).map(|(l, size)| of(l, *size)).collect();
             if found.len() < full.len() {

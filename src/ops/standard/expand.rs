@@ -2,7 +2,8 @@
 //! Repeats axes of size one, with numpy broadcasting against a shape.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Expand.html>. Opsets 8 and later.
 //!
-//! Coupling: an axis that keeps its size passes through; one that is repeated is free and follows what it meets.
+//! Coupling: an axis that keeps its size passes through. One that is repeated is free: it loses the same indices as
+//! the axis that it meets.
 
 use crate::graph::dim::{Dim, product};
 use crate::graph::fact::{Fact, KNOWN_LIMIT, Known};
@@ -63,7 +64,7 @@ impl Operator for Expand {
         let shape = cx.output_shape(0)?;
         let offset = shape.len().saturating_sub(input.len());
         if cx.ints(1).is_none() {
-            let text = "is expanded to sizes that are computed at run time";
+            let text = "Expand computes its sizes at run time";
             layout.axes.iter().for_each(|axis| cx.keep(axis, text));
         }
         let mut axes: Vec<Axis> = Vec::new();

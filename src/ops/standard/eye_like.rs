@@ -2,7 +2,7 @@
 //! A matrix of the input's shape with ones on a diagonal and zeros elsewhere.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__EyeLike.html>. Opsets 9 and later.
 //!
-//! Coupling: every input stays.
+//! Coupling: every input is kept.
 
 use crate::graph::Node;
 use crate::onnx::DataType;
@@ -17,7 +17,7 @@ pub(super) static RULES: &[Registration] =
 
 #[derive(Debug)]
 struct EyeLike {
-    /// The element type, that of the input where the node names none.
+    /// The element type; `None`: that of the input.
     dtype: Option<DataType>,
 }
 
@@ -36,12 +36,12 @@ impl Operator for EyeLike {
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        cx.keep_inputs("is counted by indices");
+        cx.keep_inputs("the diagonal of EyeLike follows from the sizes of this value");
         cx.set_fixed(0)
     }
 
     fn reference(&self, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        // What is counted has lost nothing; a plan that removes some of it gives other indices and fails.
+        // The input has lost nothing; a plan that removes some of it changes the indices, and verification fails.
         Ok(())
     }
 }

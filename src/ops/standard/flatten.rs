@@ -1,5 +1,5 @@
 //! # Flatten
-//! Joins the axes before `axis` to one and the others to a second one.
+//! Joins the axes before `axis` into one and the others into a second one.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Flatten.html>. All opsets.
 //!
 //! Coupling: as Reshape.
@@ -36,7 +36,9 @@ impl Operator for Flatten {
         let rank = shape.len() as i64;
         let axis = if self.axis < 0 { self.axis + rank } else { self.axis };
         let axis = usize::try_from(axis).ok().filter(|axis| *axis <= shape.len());
-        let axis = axis.ok_or_else(|| RuleError::invalid("axis does not exist"))?;
+        let axis = axis.ok_or_else(|| {
+            RuleError::invalid(format!("axis {} does not exist in a tensor of rank {rank}", self.axis))
+        })?;
         let dtype = cx.input(0)?.dtype;
         cx.set(0, Fact::new(dtype, vec![product(&shape[..axis]), product(&shape[axis..])]));
         Ok(())
@@ -45,8 +47,8 @@ impl Operator for Flatten {
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.layout(0)?;
         let shape = cx.output_shape(0)?;
-        let axes =
-            reshape(&layout.axes, &shape).ok_or_else(|| RuleError::unsupported("the sizes do not divide evenly"))?;
+        let axes = reshape(&layout.axes, &shape)
+            .ok_or_else(|| RuleError::unsupported("the new sizes do not divide the old ones evenly"))?;
         cx.set(0, Layout { axes });
         Ok(())
     }

@@ -1,9 +1,9 @@
 //! # Gather
-//! `Y = X[..., indices, ...]` along `axis`: a lookup in a table, the choice of one entry, or a permutation.
+//! `Y = X[..., indices, ...]` along `axis`: a table lookup, the selection of one entry, or a permutation.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Gather.html>. All opsets.
 //!
-//! Coupling: other axes pass through. Constant indices unite the chosen places with the output's; indices that are
-//! computed at run time keep the axis.
+//! Coupling: other axes pass through. Constant indices unite the selected indices with those of the output; for
+//! indices that are computed at run time, the axis is kept.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -32,7 +32,7 @@ impl Gather {
     }
 }
 
-/// The constant indices, counted from the front.
+/// Returns the constant indices, counted from the front.
 fn constant_indices(known: Option<&[Dim]>, size: usize) -> Option<Vec<usize>> {
     let size = i64::try_from(size).ok()?;
     let from_front = |index: &Dim| {
@@ -70,7 +70,7 @@ impl Operator for Gather {
         let along = data.axes[axis].clone();
         let known = axis_size(&along).and_then(|size| constant_indices(cx.ints(1), size.max(1)));
         let mut inserted = Layout::fixed(&indices_shape).axes;
-        // All of the axis in its order, as a repeat_interleave by one leaves it.
+        // The whole axis in order, as repeat_interleave by one leaves it.
         let is_whole = indices_shape.len() == 1 && known.as_ref().is_some_and(|known| is_identity(known, &along));
         let space = if is_whole { None } else { cx.single(&along) };
         if is_whole {
@@ -80,7 +80,7 @@ impl Operator for Gather {
             (None, _) => {}
             (Some(space), Some(known)) if indices_shape.is_empty() => {
                 let index = known.first().copied().ok_or(RuleError::UnknownShape)?;
-                cx.keep_range(space, index..index + 1, "is chosen by a constant index");
+                cx.keep_range(space, index..index + 1, "Gather selects this index with a constant");
             }
             (Some(space), Some(known)) if indices_shape.len() == 1 && known.len() > 1 => {
                 let chosen = cx.new_space(known.len())?;
@@ -89,13 +89,13 @@ impl Operator for Gather {
             }
             (Some(space), Some(known)) => {
                 for index in known {
-                    cx.keep_range(space, index..index + 1, "is chosen by a constant index");
+                    cx.keep_range(space, index..index + 1, "Gather selects this index with a constant");
                 }
             }
-            (Some(_), None) => cx.keep(&along, "is looked up by indices that are computed at run time"),
+            (Some(_), None) => cx.keep(&along, "Gather reads this axis with indices that are computed at run time"),
         }
         if cx.is_weight(0) && !cx.is_weight(1) {
-            // Rows of a table that are looked up produce channels as the rows of a linear layer do.
+            // The rows of a lookup table produce channels as the rows of a linear layer do.
             data.axes.iter().enumerate().filter(|(at, _)| *at != axis).for_each(|(_, other)| cx.produces(other));
         }
         let axes = [&data.axes[..axis], &inserted[..], &data.axes[axis + 1..]].concat();
@@ -134,10 +134,10 @@ impl Operator for Gather {
         let count: i64 = indices.iter().product();
         let flat = [&data[..axis], &[count], &data[axis + 1..]].concat();
         let dy = cx.reshape(&dy, &flat);
-        // Row i of the map holds a one where the i-th element was taken; indices may repeat and may be known only when
-        // the graph runs.
-        let places = cx.reshape(&cx.input(1), &[count]);
-        let rows = one_hot(cx, &places, data[axis], 0);
+        // Row i of the map is one where the i-th element was read. Indices may repeat, and may be known only at run
+        // time.
+        let positions = cx.reshape(&cx.input(1), &[count]);
+        let rows = one_hot(cx, &positions, data[axis], 0);
         let dx = cx.along_axis(&dy, axis, data.len(), &rows);
         cx.give(0, dx);
         Ok(())

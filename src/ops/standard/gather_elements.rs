@@ -2,7 +2,8 @@
 //! Reads elements at indices along `axis`.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__GatherElements.html>. Opsets 11 and later.
 //!
-//! Coupling: along `axis` everything stays; every other axis is shared by the data, the indices and Y where it has one size.
+//! Coupling: along `axis` everything is kept; every other axis is shared by the data, the indices and Y if their sizes
+//! are equal.
 
 use crate::graph::Node;
 use crate::onnx::{attr_int, attr_string};
@@ -57,7 +58,8 @@ impl Operator for GatherElements {
     }
 }
 
-/// Adds up what a GatherElements took of a value of this shape, at the indices of input 1.
+/// Adds up the gradients of the elements that a GatherElements read from a value of this shape, at the indices of
+/// input 1.
 fn add_up_elements(cx: &mut GradientCx<'_>, dy: &str, shape: &[i64], axis: usize) -> Result<String, RuleError> {
     let (indices, taken) = (cx.input(1), cx.shape(1)?);
     if cx.opset() >= 16 {
@@ -71,7 +73,7 @@ fn add_up_elements(cx: &mut GradientCx<'_>, dy: &str, shape: &[i64], axis: usize
     let dy = cx.reshape(dy, &apart);
     let product = cx.mul(&marks, &dy);
     let sums = cx.reduce_sum(&product, &[axis + 1], false);
-    // Along the other axes, the indices may end before the data does.
+    // Along the other axes, the indices may be shorter than the data.
     let after = (0..shape.len()).map(|at| if at == axis { 0 } else { shape[at] - taken[at] }).collect::<Vec<i64>>();
     Ok(cx.pad(&sums, &vec![0; shape.len()], &after))
 }

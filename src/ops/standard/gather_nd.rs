@@ -2,7 +2,7 @@
 //! Reads slices at tuples of indices.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__GatherND.html>. Opsets 11 and later (`batch_dims` from 12).
 //!
-//! Coupling: axes that are indexed stay; the axes of whole slices pass through.
+//! Coupling: axes that the index tuples refer to are kept; the axes of whole slices pass through.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -38,7 +38,8 @@ impl Operator for GatherNd {
         let length = tuple_length(&indices)?;
         let known = if self.batch == 0 { known_rows(cx, &data, length) } else { None };
         let rest = data.get(self.batch + length..);
-        let rest = rest.ok_or_else(|| RuleError::invalid("an index names more axes than there are"))?;
+        let rest =
+            rest.ok_or_else(|| RuleError::invalid("the index tuples have more entries than the data has axes"))?;
         let shape = [&indices[..indices.len() - 1], rest].concat();
         cx.set(0, Fact::new(dtype, shape).with_known(known));
         Ok(())
@@ -49,7 +50,7 @@ impl Operator for GatherNd {
         let indices = cx.fact(1).and_then(|fact| fact.shape.clone()).ok_or(RuleError::UnknownShape)?;
         let first = self.batch + tuple_length(&indices)?;
         let rest = data.axes.get(first..).ok_or(RuleError::UnknownShape)?;
-        data.axes[..first].iter().for_each(|axis| cx.keep(axis, "is indexed"));
+        data.axes[..first].iter().for_each(|axis| cx.keep(axis, "GatherND reads this axis with indices"));
         let leading = Layout::fixed(&indices[..indices.len() - 1]).axes;
         cx.set(0, Layout { axes: [&leading[..], rest].concat() });
         Ok(())
@@ -68,7 +69,7 @@ impl Operator for GatherNd {
     }
 }
 
-/// The elements that known indices take of known data, with `length` indices in a tuple.
+/// Returns the elements that known indices read from known data, with `length` indices per tuple.
 fn known_rows(cx: &InferCx<'_>, data: &[Dim], length: usize) -> Option<Known> {
     let (sizes, indices) = (static_shape(data)?, cx.ints(1)?);
     let (named, rest) = sizes.split_at_checked(length)?;
@@ -86,7 +87,7 @@ fn known_rows(cx: &InferCx<'_>, data: &[Dim], length: usize) -> Option<Known> {
     take_along(cx.optional(0)?.known.as_ref()?, &[named.iter().product(), row], 0, &rows)
 }
 
-/// Adds up what a GatherND took of a value of this shape, at the tuples of input 1.
+/// Adds up the gradients of the slices that a GatherND read from a value of this shape, at the tuples of input 1.
 fn add_up_tuples(cx: &mut GradientCx<'_>, dy: &str, shape: &[i64], batch: usize) -> Result<String, RuleError> {
     let (indices, tuples) = (cx.input(1), cx.shape(1)?);
     if cx.opset() >= 16 && batch == 0 {
@@ -94,20 +95,20 @@ fn add_up_tuples(cx: &mut GradientCx<'_>, dy: &str, shape: &[i64], batch: usize)
         let zeros = cx.expand(&zero, shape);
         return Ok(cx.op_with("ScatterND", &[&zeros, &indices, dy], vec![attr_string("reduction", "add")]));
     }
-    // Tuples as places in the indexed axes taken as one; for every batch a map `[places, tuples]`.
+    // Tuples as positions in the flattened indexed axes; for every batch a map `[positions, tuples]`.
     let (length, rank) = (tuples.last().map_or(1, |length| *length as usize), tuples.len());
     let indexed = &shape[batch..batch + length];
     let strides: Vec<i64> = (1..=length).map(|from| indexed[from..].iter().product()).collect();
     let (sizes, strides) = (cx.ints(indexed), cx.ints(&strides));
-    // Indices may count from the end.
-    let places = cx.op("Mod", &[&indices, &sizes]);
-    let places = cx.op("Mul", &[&places, &strides]);
-    let places = cx.reduce_sum(&places, &[rank - 1], false);
+    // Negative indices count from the end.
+    let positions = cx.op("Mod", &[&indices, &sizes]);
+    let positions = cx.op("Mul", &[&positions, &strides]);
+    let positions = cx.reduce_sum(&positions, &[rank - 1], false);
     let batches: i64 = shape[..batch].iter().product();
     let count: i64 = tuples[batch..rank - 1].iter().product();
     let (all, rest): (i64, i64) = (indexed.iter().product(), shape[batch + length..].iter().product());
-    let places = cx.reshape(&places, &[batches, count]);
-    let rows = one_hot(cx, &places, all, 1);
+    let positions = cx.reshape(&positions, &[batches, count]);
+    let rows = one_hot(cx, &positions, all, 1);
     let dy = cx.reshape(dy, &[batches, count, rest]);
     let sums = cx.op("MatMul", &[&rows, &dy]);
     Ok(cx.reshape(&sums, shape))

@@ -2,7 +2,7 @@
 //! `Y = alpha * A' * B' + beta * C`, matrices only.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Gemm.html>. Opsets 7 and later.
 //!
-//! Coupling: the columns of A' are the rows of B'; C broadcasts to Y.
+//! Coupling: the columns of A' are the rows of B'; C is broadcast to Y.
 
 use crate::graph::Node;
 use crate::graph::fact::Fact;
@@ -28,7 +28,7 @@ struct Gemm {
     trans_b: bool,
     alpha: f32,
     beta: f32,
-    /// What a FusedGemm applies to the sum, with the parameters that it names.
+    /// The activation that a FusedGemm applies to the sum, with its parameters; `None` if there is none.
     activation: Option<Activation>,
     /// Whether it is a FusedGemm.
     is_fused: bool,
@@ -49,7 +49,7 @@ impl Gemm {
     }
 }
 
-/// The positions of rows and columns of an operand of a Gemm.
+/// Returns the positions of rows and columns of an operand of a Gemm.
 fn rows_columns(transposed: bool) -> (usize, usize) {
     if transposed { (1, 0) } else { (0, 1) }
 }
@@ -58,16 +58,12 @@ impl Operator for Gemm {
     fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (a, b) = (cx.shape(0)?, cx.shape(1)?);
         if a.len() != 2 || b.len() != 2 {
-            return Err(RuleError::invalid(format!(
-                "A and B must be matrices, their ranks are {} and {}",
-                a.len(),
-                b.len()
-            )));
+            return Err(RuleError::invalid(format!("A and B must have rank 2, found {} and {}", a.len(), b.len())));
         }
         let ((m, k), (l, n)) = (rows_columns(self.trans_a), rows_columns(self.trans_b));
         if !cx.equal(&a[k], &b[l]) {
             let (k, l) = (&a[k], &b[l]);
-            return Err(RuleError::invalid(format!("A' has {k} columns, B' has {l} rows")));
+            return Err(RuleError::invalid(format!("A' has {k} columns, but B' has {l} rows")));
         }
         let dtype = cx.input(0)?.dtype;
         let shape = vec![a[m].clone(), b[n].clone()];
@@ -131,7 +127,7 @@ impl Operator for Gemm {
             return None;
         }
         let slots = cx.weight_of(0, 1)?;
-        // C lies along the columns of Y, which are outputs only where B is the weight.
+        // C has the columns of Y, which are outputs only if B is the weight.
         if slots.1 == 0 && cx.has(2) {
             return None;
         }
@@ -148,7 +144,7 @@ impl Operator for Gemm {
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         if self.is_fused {
-            return Err(RuleError::unsupported("a fused form is lowered first"));
+            return Err(RuleError::unsupported("the fused form must be lowered first"));
         }
         let replaced = [(0, cx.zeroed(0)), (1, cx.zeroed(1))];
         cx.emit(&replaced);
@@ -172,7 +168,7 @@ impl Operator for Gemm {
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (trans_a, trans_b) = (self.trans_a, self.trans_b);
         if self.is_fused {
-            return Err(RuleError::unsupported("a fused form is lowered first"));
+            return Err(RuleError::unsupported("the fused form must be lowered first"));
         }
         let (a, b, dy) = (cx.input(0), cx.input(1), cx.dy()?);
         let scaled = cx.scaled(&dy, f64::from(self.alpha));

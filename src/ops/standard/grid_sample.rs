@@ -1,8 +1,8 @@
 //! # GridSample
-//! Reads an image `[N, C, H, W]` at the places that a grid gives.
+//! Samples an image `[N, C, H, W]` at the positions of a grid.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__GridSample.html>. All opsets.
 //!
-//! Coupling: axis 1 of X passes through; everything else stays.
+//! Coupling: axis 1 of X passes through; everything else is kept.
 
 mod gradient;
 pub(in crate::ops::standard) mod image;
@@ -26,7 +26,8 @@ struct GridSample {
     sampling: Sampling,
 }
 
-/// The opset from which on ScatterElements adds up; the operator of ONNX Runtime's own domain is older.
+/// The first opset in which ScatterElements adds up; the operator of ONNX Runtime's own domain also occurs in older
+/// ones.
 const SCATTER_ADDS: i64 = 16;
 
 impl GridSample {
@@ -39,10 +40,10 @@ impl Operator for GridSample {
     fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, x, grid) = (cx.input(0)?.dtype, cx.shape(0)?, cx.shape(1)?);
         if x.len() < 3 {
-            return Err(RuleError::invalid(format!("X of rank {} can't be sampled", x.len())));
+            return Err(RuleError::invalid(format!("X must have rank 3 or more, found {}", x.len())));
         }
         if grid.len() != x.len() {
-            let text = format!("X of rank {} and a grid of rank {} do not fit", x.len(), grid.len());
+            let text = format!("X and the grid must have the same rank, found {} and {}", x.len(), grid.len());
             return Err(RuleError::invalid(text));
         }
         let mut shape = x[..2].to_vec();
@@ -63,15 +64,15 @@ impl Operator for GridSample {
         if cx.opset() >= SCATTER_ADDS {
             return self.sampling.gradient(cx);
         }
-        image::require_constant_places(cx, self.input_count)?;
+        image::require_constant_positions(cx, self.input_count)?;
         let (dy, x, y) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
         let unit = image::unit_images(cx, &x);
-        // Every image of the batch has a grid of its own.
+        // Every image of the batch has its own grid.
         let mut batch = vec![x[0], x[2..].iter().product()];
         batch.extend_from_slice(&x[2..]);
         let unit = cx.expand(&unit, &batch);
         let sampled = cx.same_op(&[&unit, &cx.input(1)]);
-        let dx = image::by_pixels(cx, &dy, &sampled, &x, &y);
+        let dx = image::pixel_gradient(cx, &dy, &sampled, &x, &y);
         let dx = cx.reshape(&dx, &x);
         cx.give(0, dx);
         Ok(())

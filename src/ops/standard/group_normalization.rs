@@ -1,6 +1,6 @@
 //! # GroupNormalization
-//! `Y = scale * (X - mean) / sqrt(variance + epsilon) + bias`, moments over the members of each of `num_groups` groups
-//! of consecutive channels.
+//! `Y = scale * (X - mean) / sqrt(variance + epsilon) + bias`, with moments over the members of each of `num_groups`
+//! groups of consecutive channels.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__GroupNormalization.html>. Opset 18 with a scale per group, 21 and later
 //! with a scale per channel.
 //!
@@ -24,7 +24,7 @@ pub(super) static RULES: &[Registration] =
 struct GroupNormalization {
     groups: i64,
     epsilon: f32,
-    /// Whether scale and bias have an element per channel, as from opset 21 on, instead of one per group.
+    /// Whether scale and bias have one element per channel (opset 21 and later) or one per group.
     is_per_channel: bool,
 }
 
@@ -45,7 +45,7 @@ impl Operator for GroupNormalization {
             return Err(RuleError::invalid(format!("X must have rank 3 or more, found {}", shape.len())));
         }
         for slot in [1, 2] {
-            // Before opset 21 it has an element per group, afterwards one per channel.
+            // Before opset 21 it has one element per group, afterwards one per channel.
             cx.expect_vector(slot, None)?;
         }
         cx.set_shape(0, dtype, shape);
@@ -69,7 +69,7 @@ impl Operator for GroupNormalization {
     }
 
     fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
-        // Where whole groups go, their size is what stays.
+        // If whole groups are removed, the size of the kept ones remains unchanged.
         if let (Some(groups), Some(channels)) = (cx.norm_group_count(0, 1, self.groups), cx.new_size(0, 1))
             && groups != self.groups
             && channels % groups.max(1) == 0

@@ -1,5 +1,5 @@
 //! # Identity
-//! The same elements.
+//! Returns its input unchanged.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Identity.html>. All opsets.
 //!
 //! Coupling: every axis passes through.

@@ -2,7 +2,7 @@
 //! The pixels of an encoded image, `[height, width, channels]`.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__ImageDecoder.html>. Opsets 20 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;

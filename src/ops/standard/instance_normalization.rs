@@ -2,9 +2,9 @@
 //! `Y = scale * (X - mean) / sqrt(variance + epsilon) + B`, moments over all axes after the second.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__InstanceNormalization.html>. Opsets 6 and later.
 //!
-//! Coupling: axis 1 of X, scale and B are one; the other axes pass through. This is also the middle of a group norm
-//! (Reshape → InstanceNormalization → Reshape), where axis 1 counts norm groups and the axes after it hold their
-//! members.
+//! Coupling: axis 1 of X, scale and B are one; the other axes pass through. The operator also occurs in the middle of
+//! a group norm (Reshape → InstanceNormalization → Reshape), where axis 1 numbers the norm groups and the axes after
+//! it hold their members.
 
 use crate::graph::Node;
 use crate::operator::couple::CoupleCx;
@@ -21,7 +21,7 @@ fn types_instancenormalization() -> &'static [OpType] {
 pub(super) static RULES: &[Registration] =
     &[Registration::new(types_instancenormalization, |node| Ok(Box::new(InstanceNormalization::parse(node))))];
 
-/// A norm of every image and channel.
+/// A norm of every channel of every image.
 #[derive(Debug)]
 struct InstanceNormalization {
     epsilon: f32,
@@ -85,7 +85,8 @@ impl Operator for InstanceNormalization {
         let is_all = |values: Option<Vec<f64>>, wanted: f64| {
             values.is_some_and(|values| !values.is_empty() && values.iter().all(|value| *value == wanted))
         };
-        // The middle of a group norm has no scale of its own: its output is what the gradient needs.
+        // In the middle of a group norm, the scale is one and the bias zero: the output is the normalised value that
+        // the gradient needs.
         let is_plain = is_all(cx.known_floats(1), 1.0) && is_all(cx.known_floats(2), 0.0);
         let own = is_plain.then(|| cx.output(0));
         let epsilon = f64::from(self.epsilon);

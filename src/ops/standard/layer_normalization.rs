@@ -3,7 +3,7 @@
 //! from `axis` on.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__LayerNormalization.html>, opsets 17 and later; RMSNormalization from 23.
 //!
-//! Coupling: every axis passes through; scale and B broadcast to X. A normalisation over channels acts on the kept
+//! Coupling: every axis passes through; scale and B are broadcast to X. A normalisation over channels acts on the kept
 //! ones.
 
 use crate::graph::Node;
@@ -22,7 +22,8 @@ fn types_layernormalization() -> &'static [OpType] {
         &[
             onnx("LayerNormalization"),
             onnx("RMSNormalization"),
-            // ONNX Runtime registers its form in the standard domain, older exports in its own.
+            // ONNX Runtime registers its own form in the standard domain; older exports have it in ONNX Runtime's
+            // domain.
             onnx("SimplifiedLayerNormalization"),
             microsoft("SimplifiedLayerNormalization"),
         ]
@@ -40,8 +41,8 @@ struct LayerNormalization {
     is_centred: bool,
     /// Whether there is a B.
     has_offset: bool,
-    /// Whether the mean or the deviation is read.
-    gives_moments: bool,
+    /// Whether the mean or deviation output is used.
+    has_moments: bool,
     /// The number of inputs.
     inputs: usize,
 }
@@ -53,7 +54,7 @@ impl LayerNormalization {
             epsilon: node.float("epsilon", 1e-5),
             is_centred: node.proto.op_type == "LayerNormalization",
             has_offset: node.input(2).is_some(),
-            gives_moments: node.gives(1) || node.gives(2),
+            has_moments: node.gives(1) || node.gives(2),
             inputs: node.inputs.len(),
         }
     }
@@ -76,8 +77,8 @@ impl Operator for LayerNormalization {
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        if self.gives_moments {
-            return Err(RuleError::unsupported("its mean or deviation is read"));
+        if self.has_moments {
+            return Err(RuleError::unsupported("its mean or deviation output is used"));
         }
         let slots: Vec<usize> = (0..self.inputs).collect();
         let layout = cx.broadcast(&slots)?;
@@ -103,7 +104,7 @@ impl Operator for LayerNormalization {
         } else {
             cx.root_mean_square(0, &axes, self.epsilon)
         };
-        // The parameters have the shape of the normalised axes, so that they broadcast by themselves.
+        // The parameters have the shape of the normalised axes, so they broadcast as they are.
         for (slot, op_type) in [(1, "Mul"), (2, "Add")] {
             if !cx.input(slot).is_empty() {
                 let parameter = cx.zeroed(slot);
@@ -130,8 +131,8 @@ impl Operator for LayerNormalization {
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        if self.gives_moments {
-            return Err(RuleError::unsupported("its mean or deviation is read"));
+        if self.has_moments {
+            return Err(RuleError::unsupported("its mean or deviation output is used"));
         }
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
         let axis = axis_index(self.axis, shape.len())?;

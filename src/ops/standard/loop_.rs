@@ -1,8 +1,8 @@
 //! # Loop
-//! Runs a body again and again, as a count and a condition say, with values that it hands on.
+//! Runs a body repeatedly, up to a number of iterations and while a condition is true, with loop-carried values.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Loop.html>. Opsets 11 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use super::branch::merged;
 use crate::graph::Node;
@@ -29,11 +29,11 @@ impl Loop {
     }
 }
 
-/// The facts of what a body hands on after a round, from those before it.
+/// Infers the facts of the loop-carried values after an iteration from those before it.
 pub(super) type Round<'a> = dyn FnMut(&mut InferCx<'_>, &[Option<Fact>]) -> Result<Vec<Option<Fact>>, RuleError> + 'a;
 
-/// The values that a body hands on: the facts that hold in every round, from those before the first one. `round` gives those
-/// after a round.
+/// Infers the facts of the loop-carried values that are true in every iteration, from those before the first one.
+/// `round` returns the facts after one iteration.
 ///
 /// # Errors
 /// The body can't be inferred.
@@ -44,7 +44,8 @@ pub(super) fn handed_on(
 ) -> Result<Vec<Option<Fact>>, RuleError> {
     let mut state: Vec<Option<Fact>> =
         first.into_iter().map(|fact| fact.map(|fact| Fact { known: None, ..fact })).collect();
-    // Sizes that change in a round are not known afterwards; what they make unknown shows in the next one.
+    // Sizes that change in one iteration are unknown afterwards; sizes that depend on them become unknown in the next
+    // one.
     for _ in 0..2 {
         let after = round(cx, &state)?;
         let mut next = Vec::new();
@@ -65,7 +66,7 @@ pub(super) fn handed_on(
         .collect())
 }
 
-/// Whether two facts have the same rank, and the same numbers where sizes are numbers.
+/// Whether two facts have the same rank, and the same static sizes.
 fn same_shape(a: &Option<Fact>, b: &Option<Fact>) -> bool {
     match (a.as_ref().and_then(|fact| fact.shape.as_ref()), b.as_ref().and_then(|fact| fact.shape.as_ref())) {
         (Some(a), Some(b)) => {
@@ -91,7 +92,7 @@ impl Operator for Loop {
             let inputs = [counter, condition].into_iter().chain(state.iter().cloned()).collect();
             let mut outputs = cx.body(&self.body, inputs).map_err(not_refused)?;
             if outputs.len() < count + 1 {
-                return Err(RuleError::unsupported("its body gives fewer values than it is handed"));
+                return Err(RuleError::unsupported("its body returns fewer values than the loop carries"));
             }
             scanned = outputs.split_off(count + 1);
             goes_on = is_true(outputs.remove(0).as_ref());
@@ -119,12 +120,13 @@ impl Operator for Loop {
     }
 }
 
-/// A body that contradicts itself at these sizes may never run, so that it does not refuse the model.
+/// Turns the cause into one that does not refuse the model: a body that contradicts itself at these sizes may never
+/// run.
 pub(super) fn not_refused(cause: RuleError) -> RuleError {
     RuleError::unsupported(cause.to_string())
 }
 
-/// The sizes without the one at `axis`.
+/// Removes the size at `axis`.
 pub(super) fn without_axis(mut shape: Vec<Dim>, axis: usize) -> Vec<Dim> {
     shape.remove(axis);
     shape

@@ -3,7 +3,7 @@
 //! Spec: <https://onnx.ai/onnx/operators/onnx__NegativeLogLikelihoodLoss.html>,
 //! <https://onnx.ai/onnx/operators/onnx__SoftmaxCrossEntropyLoss.html>. Opsets 12 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::operator::{Folding, InferCx, OpType, Operator, Registration, RuleError, onnx};
@@ -16,7 +16,7 @@ pub(super) static RULES: &[Registration] = &[Registration::new(types_lo, |node| 
 
 #[derive(Debug)]
 struct Loss {
-    /// Whether every place has a loss of its own.
+    /// Whether every position has its own loss.
     is_unreduced: bool,
 }
 

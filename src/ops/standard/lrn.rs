@@ -2,7 +2,7 @@
 //! `Y = X / (bias + alpha / size * sum of X^2 over neighbouring channels)^beta`.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__LRN.html>. All opsets.
 //!
-//! Coupling: axis 1 stays, because neighbours would become others; the other axes pass through.
+//! Coupling: axis 1 is kept, because a cut would change the neighbours of each channel; the other axes pass through.
 
 use crate::graph::Node;
 use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
@@ -45,7 +45,7 @@ impl Operator for Lrn {
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let x = cx.separated(0)?;
-        cx.keep(x.axes.get(1).ok_or(RuleError::UnknownShape)?, "is normalised with its neighbours");
+        cx.keep(x.axes.get(1).ok_or(RuleError::UnknownShape)?, "LRN normalises every channel with its neighbours");
         cx.set(0, x);
         Ok(())
     }
@@ -72,7 +72,7 @@ impl Operator for Lrn {
         let exponent = cx.scalar(-beta);
         let power = cx.op("Pow", &[&s, &exponent]);
         let direct = cx.mul(&dy, &power);
-        // By s: -beta dy x s^-beta / s, and from there by every x of the window.
+        // With respect to s: -beta dy x s^-beta / s, and from there to every x of the window.
         let by_s = cx.mul(&direct, &x);
         let by_s = cx.op("Div", &[&by_s, &s]);
         let spread = cx.along_axis(&by_s, 1, shape.len(), &reversed);

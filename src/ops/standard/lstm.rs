@@ -3,7 +3,7 @@
 //! Spec: <https://onnx.ai/onnx/operators/onnx__LSTM.html>, <https://onnx.ai/onnx/operators/onnx__GRU.html>,
 //! <https://onnx.ai/onnx/operators/onnx__RNN.html>. Opsets 7 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -19,11 +19,11 @@ pub(super) static RULES: &[Registration] =
 
 #[derive(Debug)]
 struct Recurrent {
-    /// Whether the batch comes first, and not the sequence.
+    /// Whether the batch is the first axis, not the sequence.
     is_batch_first: bool,
-    /// Elements of the state, where the node names them.
+    /// The hidden size, if the node states it.
     hidden: Option<i64>,
-    /// Whether W is stored with its rows and columns swapped.
+    /// Whether W is stored with rows and columns swapped.
     is_transposed: bool,
 }
 
@@ -47,7 +47,7 @@ impl Operator for Recurrent {
         };
         let (read, state) = if self.is_transposed { (rows, r_rows) } else { (columns, r_columns) };
         if !cx.equal(size, read) {
-            return Err(RuleError::invalid(format!("X has {size} features, W reads {read}")));
+            return Err(RuleError::invalid(format!("X has {size} features, but W expects {read}")));
         }
         let hidden = self.hidden.map_or_else(|| state.clone(), Dim::from);
         let (sequence, batch) = if self.is_batch_first { (second, first) } else { (first, second) };
@@ -68,7 +68,7 @@ impl Operator for Recurrent {
     }
 
     fn macs(&self, cx: &MacsCx<'_>) -> f64 {
-        // Every step of every sample multiplies with all of W and R once.
+        // Every step of every sample multiplies by all of W and R once.
         let steps = cx.input(0).map_or(0.0, |x| elements(&x[..x.len().min(2)]));
         steps * [1, 2].into_iter().filter_map(|slot| cx.input(slot)).map(elements).sum::<f64>()
     }

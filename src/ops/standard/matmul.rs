@@ -2,7 +2,7 @@
 //! `Y[..., m, n] = sum over k of A[..., m, k] * B[..., k, n]`, as numpy.matmul.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__MatMul.html>. All opsets.
 //!
-//! Coupling: the last axis of A is the second to last of B; the others pass through, leading ones broadcast.
+//! Coupling: the last axis of A is the second to last of B; the others pass through, and leading ones are broadcast.
 
 use crate::graph::Node;
 use crate::graph::fact::Fact;
@@ -23,7 +23,7 @@ pub(super) static RULES: &[Registration] =
 struct MatMul {
     a: Operand,
     b: Operand,
-    /// What a fused form multiplies the product by.
+    /// The factor of the product in a fused form.
     alpha: f32,
     /// Whether it is a FusedMatMul or TransposeMatMul.
     is_fused: bool,
@@ -41,7 +41,7 @@ impl MatMul {
     }
 }
 
-/// How a fused form reads A or B.
+/// How a fused form transposes A or B.
 #[derive(Clone, Copy, Debug)]
 struct Operand {
     /// Whether its last two axes are swapped.
@@ -51,7 +51,7 @@ struct Operand {
 }
 
 impl Operand {
-    /// `[first, leading..., last]` as `[leading..., first, last]`, where the first axis moves.
+    /// Arranges `[first, leading..., last]` as `[leading..., first, last]`, if the first axis moves.
     fn arranged<T: Clone>(self, sizes: &[T]) -> Vec<T> {
         let mut sizes = sizes.to_vec();
         if self.moves_first && sizes.len() > 2 {
@@ -61,7 +61,7 @@ impl Operand {
         sizes
     }
 
-    /// Input `slot` as the product reads it.
+    /// Returns input `slot` as the product uses it.
     fn matrix(self, cx: &mut LowerCx<'_>, slot: usize) -> Result<String, RuleError> {
         let (value, rank) = (cx.float(slot), cx.rank(slot)?);
         let own: Vec<i64> = (0..rank as i64).collect();
@@ -72,7 +72,8 @@ impl Operand {
         Ok(if perm == own { value } else { cx.transposed(&value, &perm) })
     }
 
-    /// An arranged shape as (leading sizes, rows, columns); a vector gets the missing row or column as `None`.
+    /// Splits an arranged shape into (leading sizes, rows, columns); a vector gets `None` for the row or column that
+    /// it lacks.
     fn split<T: Clone>(self, sizes: &[T], is_left: bool) -> Option<(Vec<T>, Option<T>, Option<T>)> {
         match sizes {
             [] => None,
@@ -88,14 +89,14 @@ impl Operand {
 
 impl Operator for MatMul {
     fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
-        let scalar = || RuleError::invalid("a scalar can't be multiplied as a matrix");
+        let scalar = || RuleError::invalid("A and B must have rank 1 or more, found a scalar");
         let (a, b) = (self.a.arranged(&cx.shape(0)?), self.b.arranged(&cx.shape(1)?));
         let (a_leading, rows, k) = self.a.split(&a, true).ok_or_else(scalar)?;
         let (b_leading, l, columns) = self.b.split(&b, false).ok_or_else(scalar)?;
         if let (Some(k), Some(l)) = (&k, &l)
             && !cx.equal(k, l)
         {
-            return Err(RuleError::invalid(format!("A has {k} columns, B has {l} rows")));
+            return Err(RuleError::invalid(format!("A has {k} columns, but B has {l} rows")));
         }
         let mut shape = cx.broadcast(&[a_leading, b_leading])?;
         shape.extend(rows);
@@ -110,7 +111,7 @@ impl Operator for MatMul {
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        let scalar = || RuleError::invalid("a scalar can't be multiplied as a matrix");
+        let scalar = || RuleError::invalid("A and B must have rank 1 or more, found a scalar");
         let a: Vec<Axis> = self.a.arranged(&cx.separated(0)?.axes);
         let b: Vec<Axis> = self.b.arranged(&cx.separated(1)?.axes);
         let (a_leading, rows, k) = self.a.split(&a, true).ok_or_else(scalar)?;
@@ -158,7 +159,7 @@ impl Operator for MatMul {
 
     fn quantized(&self, weight_rank: usize) -> Option<Quantized> {
         let is_plain = !self.is_fused && weight_rank == 2;
-        // There is no bias: the slot is one that the operator does not have.
+        // There is no bias: this slot does not exist for the operator.
         is_plain.then_some(Quantized { data: 0, weight: 1, channels: 1, bias: 2 })
     }
 
@@ -168,7 +169,8 @@ impl Operator for MatMul {
         }
         let slots = cx.weight_of(0, 1)?;
         let (a, b, y) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape()?);
-        // Leading axes are numbered from the right, as they broadcast; m, k and n are rows, columns and outputs of a product.
+        // Leading axes are numbered from the right, as they are broadcast; m, k and n are rows, columns and outputs of
+        // a product.
         let leading = |rank: usize| (0..rank.saturating_sub(2)).rev().filter_map(|at| char::from_digit(at as u32, 36));
         let ends = |rank: usize, pair: [char; 2], vector: char| if rank == 1 { vec![vector] } else { pair.to_vec() };
         let a_letters: Vec<char> = leading(a.len()).chain(ends(a.len(), ['M', 'K'], 'K')).collect();
@@ -183,7 +185,7 @@ impl Operator for MatMul {
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         if self.is_fused {
-            return Err(RuleError::unsupported("a fused form is lowered first"));
+            return Err(RuleError::unsupported("the fused form must be lowered first"));
         }
         let replaced = [(0, cx.zeroed(0)), (1, cx.zeroed(1))];
         cx.emit(&replaced);
@@ -193,15 +195,15 @@ impl Operator for MatMul {
                 continue;
             };
             let rank = cx.rank(slot)? as i64;
-            // What is left of a row of A or a column of B once the common axis is summed over.
+            // The axis that is summed over; the other axis remains, the rows of A or the columns of B.
             let summed = if is_left || rank == 1 { rank - 1 } else { rank - 2 };
             if rank == 1 {
-                // All of a vector is summed over; nothing of the product depends on where it has zeros.
+                // A vector is summed over completely, so its zeros mask nothing of the product.
                 continue;
             }
             mask = cx.reduce("ReduceMax", &mask, &[summed]);
             if cx.rank(1 - slot)? == 1 {
-                // The product with a vector has no axis in the place of the vector's.
+                // The product with a vector lacks this axis.
                 mask = cx.without_axis(&mask, summed);
             }
             out = Some(match out {
@@ -220,11 +222,11 @@ impl Operator for MatMul {
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         if self.is_fused {
-            return Err(RuleError::unsupported("a fused form is lowered first"));
+            return Err(RuleError::unsupported("the fused form must be lowered first"));
         }
         let (a_shape, b_shape, y_shape) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape(0)?);
         let dy = cx.dy()?;
-        // Vectors are matrices of one row or column.
+        // Vectors are matrices with one row or column.
         let as_matrix = |shape: &[i64], is_left: bool| match shape {
             [one] if is_left => vec![1, *one],
             [one] => vec![*one, 1],

@@ -1,10 +1,10 @@
 //! # MatMulInteger and QLinearMatMul
-//! Matrix products of quantised values; ONNX Runtime's own take or give floats.
+//! Matrix products of quantised values; the operators of ONNX Runtime's domain also take or return floats.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__MatMulInteger.html>,
 //! <https://onnx.ai/onnx/operators/onnx__QLinearMatMul.html>. Opsets 10 and later; ONNX Runtime's contrib operators, domain
 //! com.microsoft.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::onnx::DataType;
@@ -55,11 +55,11 @@ impl Operator for MatMulInteger {
     fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (a, b) = (cx.shape(0)?, cx.shape(self.b)?);
         let (Some((k, a_rest)), false) = (a.split_last(), b.is_empty()) else {
-            return Err(RuleError::invalid("a scalar can't be multiplied as a matrix"));
+            return Err(RuleError::invalid("A and B must have rank 1 or more, found a scalar"));
         };
         let rows = &b[b.len().saturating_sub(2)];
         if !cx.equal(k, rows) {
-            return Err(RuleError::invalid(format!("A has {k} columns, B has {rows} rows")));
+            return Err(RuleError::invalid(format!("A has {k} columns, but B has {rows} rows")));
         }
         let (a_leading, m) = a_rest.split_at(a_rest.len().saturating_sub(1));
         let (b_leading, n) = if b.len() > 1 { (&b[..b.len() - 2], &b[b.len() - 1..]) } else { (&b[..0], &b[..0]) };

@@ -1,8 +1,8 @@
 //! # MaxRoiPool
-//! Takes the largest elements of regions of an image `[N, C, H, W]`, each divided into a grid of the same size.
+//! Max pooling over regions of an image `[N, C, H, W]`, each divided into a grid of the same size.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__MaxRoiPool.html>. All opsets.
 //!
-//! Coupling: axis 1 of X passes through; everything else stays.
+//! Coupling: axis 1 of X passes through; everything else is kept.
 
 use super::grid_sample::image;
 use crate::graph::Node;
@@ -34,7 +34,11 @@ impl Operator for MaxRoiPool {
     fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, x, regions) = (cx.input(0)?.dtype, cx.shape(0)?, cx.shape(1)?);
         if x.len() < 3 || regions.is_empty() {
-            return Err(RuleError::invalid(format!("X of rank {} can't be sampled", x.len())));
+            return Err(RuleError::invalid(format!(
+                "X must have rank 3 or more and the regions rank 1 or more, found {} and {}",
+                x.len(),
+                regions.len()
+            )));
         }
         let mut shape = vec![regions[0].clone(), x[1].clone()];
         shape.extend(self.pooled_shape.iter().copied().map(Dim::from));

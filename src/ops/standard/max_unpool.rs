@@ -1,8 +1,8 @@
 //! # MaxUnpool
-//! Puts values back to where a MaxPool took them from.
+//! Puts values back to the positions from which a MaxPool took them.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__MaxUnpool.html>. Opsets 9 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;

@@ -1,5 +1,5 @@
 //! # MeanVarianceNormalization
-//! `Y = (X - mean) / (deviation + 1e-9)`, moments over `axes`.
+//! `Y = (X - mean) / (deviation + 1e-9)`, with moments over `axes`.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__MeanVarianceNormalization.html>. Opsets 9 and later.
 //!
 //! Coupling: every axis passes through; a normalisation over channels acts on the kept ones.
@@ -26,7 +26,7 @@ impl MeanVarianceNormalization {
         Self { axes: node.proto.ints("axes").unwrap_or(&[0, 2, 3]).to_vec() }
     }
 
-    /// The axes over which moments are taken, counted from the front.
+    /// Returns the axes of the moments, counted from the front.
     fn axes(&self, rank: usize) -> Result<Vec<usize>, RuleError> {
         self.axes.iter().map(|axis| axis_index(*axis, rank)).collect()
     }
@@ -52,7 +52,7 @@ impl Operator for MeanVarianceNormalization {
             return Ok(());
         };
         let axes: Vec<i64> = self.axes(cx.rank(0)?)?.into_iter().map(|axis| axis as i64).collect();
-        // The small term of the specification, added to the deviation, has this square.
+        // The specification adds 1e-9 to the deviation; this is its square.
         let x = cx.zeroed_float(0);
         let y = cx.norm_of(&x, Some(&mask), &axes, 1e-18, true);
         cx.emit_floats(&[(0, y)]);

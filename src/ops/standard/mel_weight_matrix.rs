@@ -1,8 +1,8 @@
 //! # MelWeightMatrix
-//! The matrix that takes a spectrum to mel bins: `[dft_length / 2 + 1, num_mel_bins]`.
+//! The matrix that converts a spectrum to mel bins: `[dft_length / 2 + 1, num_mel_bins]`.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__MelWeightMatrix.html>. Opsets 17 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;

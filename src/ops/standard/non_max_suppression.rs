@@ -1,8 +1,8 @@
 //! # NonMaxSuppression
-//! The boxes that are left once those that overlap better ones are dropped.
+//! Selects boxes, dropping those that overlap boxes with a higher score.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__NonMaxSuppression.html>. Opsets 10 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::dim::Dim;
 use crate::onnx::DataType;

@@ -1,8 +1,8 @@
 //! # NonZero
-//! The places of the elements that are not zero, a column for each.
+//! The indices of the elements that are not zero, one column per element.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__NonZero.html>. Opsets 9 and later.
 //!
-//! Coupling: every input stays.
+//! Coupling: every input is kept.
 
 use crate::graph::dim::Dim;
 use crate::onnx::DataType;
@@ -26,12 +26,12 @@ impl Operator for NonZero {
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        cx.keep_inputs("is counted by indices");
+        cx.keep_inputs("the indices that NonZero returns refer to this value");
         cx.set_fixed(0)
     }
 
     fn reference(&self, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        // What is counted has lost nothing; a plan that removes some of it gives other indices and fails.
+        // The input has lost nothing; a plan that removes some of it changes the indices, and verification fails.
         Ok(())
     }
 }

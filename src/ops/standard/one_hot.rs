@@ -1,8 +1,8 @@
 //! # OneHot
-//! A new axis in which each index is marked by one value and all other places by another.
+//! Adds an axis along which one value marks each index and another value fills the other positions.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__OneHot.html>. Opsets 9 and later.
 //!
-//! Coupling: every input stays.
+//! Coupling: every input is kept.
 
 use crate::graph::Node;
 use crate::graph::fact::{Fact, KNOWN_LIMIT, Known};
@@ -17,7 +17,7 @@ pub(super) static RULES: &[Registration] = &[Registration::new(types_onehot, |no
 
 #[derive(Debug)]
 struct OneHot {
-    /// The place of the new axis.
+    /// The position of the new axis.
     axis: i64,
 }
 
@@ -35,24 +35,24 @@ impl Operator for OneHot {
         let depth = depth.unwrap_or_else(|| cx.fresh());
         shape.insert(axis, depth);
         let dtype = cx.optional(2).map_or(DataType::Float, |values| values.dtype);
-        // Exporters write counts of repetitions this way.
+        // Exporters write repetition counts this way.
         let known = if axis + 1 == shape.len() { marked(cx) } else { None };
         cx.set(0, Fact::new(dtype, shape).with_known(known));
         Ok(())
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        cx.keep_inputs("is counted by indices");
+        cx.keep_inputs("OneHot takes this value as indices");
         cx.set_fixed(0)
     }
 
     fn reference(&self, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        // What is counted has lost nothing; a plan that removes some of it gives other indices and fails.
+        // The input has lost nothing; a plan that removes some of it changes the indices, and verification fails.
         Ok(())
     }
 }
 
-/// The elements of the result, integers, along the last axis, where all that it reads is known.
+/// Computes the elements of the result, integers, along the last axis, if all inputs are known.
 fn marked(cx: &InferCx<'_>) -> Option<Known> {
     let (indices, depth, values) = (cx.ints(0)?, cx.ints(1)?.first()?.as_const()?, cx.ints(2)?);
     let [off, on] = values else { return None };

@@ -1,10 +1,10 @@
 //! # Optional, OptionalHasElement and OptionalGetElement
-//! A value that may be absent. A tensor inside is followed; sequences are not.
+//! A value that may be absent. Shapes are inferred for a tensor inside, not for sequences.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Optional.html>,
 //! <https://onnx.ai/onnx/operators/onnx__OptionalGetElement.html>,
 //! <https://onnx.ai/onnx/operators/onnx__OptionalHasElement.html>. Opsets 15 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::graph::fact::Fact;
@@ -20,19 +20,19 @@ pub(super) static RULES: &[Registration] =
 
 #[derive(Debug)]
 struct Optional {
-    /// Whether it only tells if the value is there.
-    is_question: bool,
+    /// Whether the node only returns if the value is present.
+    tests_presence: bool,
 }
 
 impl Optional {
     fn parse(node: &Node) -> Self {
-        Self { is_question: node.proto.op_type == "OptionalHasElement" }
+        Self { tests_presence: node.proto.op_type == "OptionalHasElement" }
     }
 }
 
 impl Operator for Optional {
     fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
-        let fact = match self.is_question {
+        let fact = match self.tests_presence {
             true => Fact::new(DataType::Bool, vec![]),
             false => Fact { known: None, ..cx.input(0)?.clone() },
         };

@@ -2,8 +2,8 @@
 //! Extends axes by a constant, by reflection or by their edges.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Pad.html>. All opsets (`pads` is an input from 11, `axes` from 18).
 //!
-//! Coupling: an axis that is not padded passes through. A padded one holds its old indices as a span; the padded
-//! places stay. Other modes than a constant repeat indices, so the axis stays.
+//! Coupling: an axis that is not padded passes through. The old indices of a padded axis are a span of the new ones,
+//! and the padding is kept. Modes other than a constant repeat indices, so the axis is kept.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -24,18 +24,18 @@ pub(super) static RULES: &[Registration] = &[Registration::new(types_pad, |node|
 #[derive(Debug)]
 struct Pad {
     mode: Mode,
-    /// Padding before all axes, then after them, where an attribute gives it.
+    /// The padding before all axes, then after them, as an attribute; `None` if it is an input.
     pads: Option<Vec<i64>>,
     has_pads_input: bool,
     has_axes_input: bool,
 }
 
-/// What stands in the padded places.
+/// What fills the padding.
 #[derive(Debug)]
 enum Mode {
     /// One value.
     Constant,
-    /// The input's own values, in the mode of this name.
+    /// Values of the input, in the mode of this name.
     Own(String),
 }
 
@@ -52,8 +52,8 @@ impl Pad {
         }
     }
 
-    /// Padding before and after every axis; `None` where it is not known. `pads` and `axes` are what is known of the
-    /// inputs that give them.
+    /// Returns the padding before and after every axis; `None` if it is not known. `pads` and `axes` are the known
+    /// integers of the inputs of that name.
     fn of_axes(
         &self,
         rank: usize,
@@ -74,7 +74,11 @@ impl Pad {
             None => (0..rank).collect(),
         };
         if pads.len() != 2 * axes.len() {
-            return Err(RuleError::invalid(format!("{} pads for {} axes", pads.len(), axes.len())));
+            return Err(RuleError::invalid(format!(
+                "expected {} pads, two per axis, found {}",
+                2 * axes.len(),
+                pads.len()
+            )));
         }
         for (at, axis) in axes.iter().enumerate() {
             result[*axis] = (pads[at].clone(), pads[at + axes.len()].clone());
@@ -82,7 +86,7 @@ impl Pad {
         Ok(Some(result))
     }
 
-    /// The rows of a matrix padded in the mode of this name.
+    /// Pads the rows of a matrix in the mode of this name.
     fn padded_rows(&self, cx: &mut GradientCx<'_>, mode: &str, matrix: &str, before: i64, after: i64) -> String {
         let mode = attr_string("mode", mode);
         let pads = [0, before, 0, after];
@@ -94,8 +98,8 @@ impl Pad {
     }
 }
 
-/// A mask after padding, where `pad` pads what is removed by zeros: new places are kept. Where only `axis` is padded, they
-/// are kept where anything along it is, so that all of a removed channel stays removed.
+/// Computes a mask after padding, where `pad` pads the removed positions with zeros: the padding is kept. If only
+/// `axis` is padded, the padding is kept where anything along that axis is, so that a removed channel remains removed.
 fn padded_mask(
     cx: &mut ReferenceCx<'_>,
     mask: &str,
@@ -149,15 +153,15 @@ impl Operator for Pad {
                             let before = before as usize;
                             let padded = cx.new_space(total)?;
                             (0..len).for_each(|i| cx.unite(space, i, padded, before + i));
-                            cx.keep_range(padded, 0..before, "is padding");
-                            cx.keep_range(padded, before + len..total, "is padding");
+                            cx.keep_range(padded, 0..before, "the index is padding");
+                            cx.keep_range(padded, before + len..total, "the index is padding");
                             cx.whole(padded)
                         }
                         None => fixed_axis(size),
                     }
                 }
                 _ => {
-                    cx.keep(axis, "is padded by its own values");
+                    cx.keep(axis, "Pad crops this axis, or extends it by its own values or by an unknown number");
                     fixed_axis(size)
                 }
             });
@@ -167,7 +171,7 @@ impl Operator for Pad {
     }
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        // Padded places are kept: their mask is one, which an edge or reflection of the mask gives by itself.
+        // The padding is kept: its mask is one. The edge and reflection modes pad the mask correctly.
         if let Mode::Own(_) = self.mode {
             cx.moves(&[0]);
             return Ok(());
@@ -230,13 +234,13 @@ impl Operator for Pad {
                 Mode::Constant => {
                     let (start, end) = (before.max(0), padded - after.max(0));
                     dx = cx.slice(&dx, axis, start, end, 1);
-                    // Negative padding cuts elements off, which get no gradient.
+                    // Negative padding removes elements, which get no gradient.
                     let mut cut = (vec![0; shape.len()], vec![0; shape.len()]);
                     (cut.0[axis], cut.1[axis]) = ((-before).max(0), (-after).max(0));
                     dx = cx.pad(&dx, &cut.0, &cut.1);
                 }
                 Mode::Own(mode) => {
-                    // Row i of the map is the padded i-th unit vector, made by a Pad along one axis.
+                    // Row i of the map is the padded i-th unit vector, computed by a Pad along one axis.
                     let identity = cx.identity(shape[axis], &[shape[axis], shape[axis]]);
                     let rows = self.padded_rows(cx, mode, &identity, before, after);
                     dx = cx.along_axis(&dx, axis, shape.len(), &rows);

@@ -2,7 +2,7 @@
 //! MaxPool, AveragePool and LpPool over windows, and their global forms.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__AveragePool.html>. All opsets.
 //!
-//! Coupling: batch and channels pass through; spatial axes stay.
+//! Coupling: batch and channels pass through; spatial axes are kept.
 
 use super::conv::Window;
 use crate::graph::Node;
@@ -34,16 +34,16 @@ pub(super) static RULES: &[Registration] = &[Registration::new(types_pool, |node
 struct Pool {
     kind: Kind,
     extent: Extent,
-    /// Whether the places of the maxima are read.
-    gives_places: bool,
+    /// Whether the indices of the maxima are used.
+    returns_indices: bool,
 }
 
-/// What one element of the output is of the elements in its window.
+/// How an element of the output follows from the elements in its window.
 #[derive(Debug)]
 enum Kind {
     Max,
     Average {
-        /// Whether zeros of the padding count as elements.
+        /// Whether the zeros of the padding count as elements.
         counts_padding: bool,
     },
     /// `(sum of |x|^p)^(1 / p)`.
@@ -52,7 +52,7 @@ enum Kind {
     },
 }
 
-/// What one element of the output is computed from.
+/// The elements from which one element of the output is computed.
 #[derive(Debug)]
 enum Extent {
     /// All elements of a channel.
@@ -72,10 +72,13 @@ impl Pool {
         let extent = if op_type.starts_with("Global") {
             Extent::Global
         } else {
-            let kernel = node.proto.ints("kernel_shape").ok_or_else(|| RuleError::invalid("it has no kernel_shape"))?;
+            let kernel = node
+                .proto
+                .ints("kernel_shape")
+                .ok_or_else(|| RuleError::invalid("it has no attribute kernel_shape"))?;
             Extent::Window(Window::of(node, &[], kernel.len())?, kernel.len())
         };
-        Ok(Self { kind, extent, gives_places: node.gives(1) })
+        Ok(Self { kind, extent, returns_indices: node.gives(1) })
     }
 }
 
@@ -103,13 +106,13 @@ impl Operator for Pool {
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        if self.gives_places {
-            return Err(RuleError::unsupported("the places of the maxima are read"));
+        if self.returns_indices {
+            return Err(RuleError::unsupported("the output with the indices of the maxima is used"));
         }
         let x = cx.separated(0)?;
         let shape = cx.output_shape(0)?;
         for axis in x.axes.iter().skip(2) {
-            cx.keep(axis, "is a spatial axis of a pooling");
+            cx.keep(axis, "the axis is a spatial axis of a pooling");
         }
         let mut axes: Vec<_> = x.axes.iter().take(2).cloned().collect();
         axes.extend(shape.iter().skip(2).map(fixed_axis));
@@ -119,7 +122,7 @@ impl Operator for Pool {
     }
 
     fn macs(&self, cx: &MacsCx<'_>) -> f64 {
-        // Averages add one term per element of the window; maxima multiply nothing.
+        // Averages count one per element of the window; maxima multiply nothing.
         match (&self.kind, &self.extent) {
             (Kind::Max, _) => 0.0,
             (_, Extent::Global) => cx.input(0).map_or(0.0, elements),
@@ -129,7 +132,7 @@ impl Operator for Pool {
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         if let Some(mask) = cx.mask(0) {
-            // Channels are masked as a whole; what is left along the spatial axes is one value.
+            // Channels are masked whole; along the spatial axes, the mask has size one.
             let rank = cx.rank(0)? as i64;
             let axes: Vec<i64> = (2..rank).collect();
             let mask = cx.reduce("ReduceMax", &mask, &axes);
@@ -184,8 +187,8 @@ impl Operator for Pool {
                 }
                 let (magnitude, sign) = (cx.op("Abs", &[&x]), cx.op("Sign", &[&x]));
                 let x_power = cx.op("Pow", &[&magnitude, &less]);
-                let slope = cx.mul(&sign, &x_power);
-                cx.mul(&slope, &share)
+                let derivative = cx.mul(&sign, &x_power);
+                cx.mul(&derivative, &share)
             }
         };
         cx.give(0, dx);
@@ -193,8 +196,9 @@ impl Operator for Pool {
     }
 }
 
-/// Every window gives its gradient to the elements that reach its maximum, in equal parts. For each place in the
-/// window, the elements at that place are taken from X, compared, and what they get is put back where they lie.
+/// Distributes the gradient of every window equally over the elements that are equal to its maximum. For each position
+/// in the window, it takes the elements at that position from X, compares them with the maximum, and puts their
+/// gradients back at their positions.
 fn max_pool_gradient(
     cx: &mut GradientCx<'_>,
     window: &Window,
@@ -204,18 +208,18 @@ fn max_pool_gradient(
 ) -> Result<String, RuleError> {
     let (x, y) = (cx.input(0), cx.output(0));
     let spatial = shape.len() - 2;
-    let places = window.places()?;
+    let taps = window.taps()?;
     let mut taken = Vec::new();
-    for place in &places {
+    for tap in &taps {
         let mut rows = Vec::new();
-        let mut at_place = x.clone();
+        let mut at_tap = x.clone();
         let mut inside: Option<String> = None;
         for axis in 0..spatial {
             let (size, count) = (shape[axis + 2], out[axis + 2]);
-            let from: Vec<Option<i64>> = window.positions(axis, place[axis], size, count)?;
+            let from: Vec<Option<i64>> = window.positions(axis, tap[axis], size, count)?;
             let indices: Vec<i64> = from.iter().map(|at| at.unwrap_or(0)).collect();
             let indices = cx.ints(&indices);
-            at_place = cx.op_with("Gather", &[&at_place, &indices], vec![attr_int("axis", axis as i64 + 2)]);
+            at_tap = cx.op_with("Gather", &[&at_tap, &indices], vec![attr_int("axis", axis as i64 + 2)]);
             let mut matrix = vec![0.0; (size * count) as usize];
             let mut valid = vec![0.0; count as usize];
             for (o, at) in from.iter().enumerate() {
@@ -233,7 +237,7 @@ fn max_pool_gradient(
             });
             rows.push(cx.floats(&matrix, &[size, count]));
         }
-        let hits = cx.equal(&at_place, &y);
+        let hits = cx.equal(&at_tap, &y);
         let hits = match inside {
             Some(inside) => cx.mul(&hits, &inside),
             None => hits,

@@ -2,7 +2,7 @@
 //! `Y = X where X >= 0, else slope * X`.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__PRelu.html>. Opsets 7 and later.
 //!
-//! Coupling: the slope broadcasts to X.
+//! Coupling: the slope is broadcast to X.
 
 use crate::operator::{CoupleCx, GradientCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 

@@ -2,7 +2,8 @@
 //! `y = saturate(round(x / scale) + zero_point)` and back, with one scale or one per index of `axis`.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html>. Opsets 10 and later, with blocks (21).
 //!
-//! Coupling: every axis passes through; a scale per index is coupled to `axis`, a scale per block to whole blocks of it.
+//! Coupling: every axis passes through; a scale per index has the indices of `axis`, a scale per block is removed with
+//! whole blocks of it.
 
 use crate::graph::Node;
 use crate::graph::fact::Fact;
@@ -30,9 +31,9 @@ struct QuantizeLinear {
     /// The domain of the operator.
     domain: &'static str,
     axis: i64,
-    /// Indices along the axis that share a scale, where every block of them has one of its own.
+    /// The number of indices along the axis that share a scale; `None` unless every block has its own scale.
     block: Option<usize>,
-    /// The element type of the output, where the node names it.
+    /// The element type of the output, if the node states it.
     output_type: Option<DataType>,
 }
 
@@ -59,10 +60,15 @@ impl QuantizeLinear {
 }
 
 impl QuantizeLinear {
-    /// Ties the axes of a scale or zero point per block to those of `x`: of the blocked axis, a block goes as a whole.
+    /// Ties the axes of a scale or zero point per block to those of `x`; along the blocked axis, blocks are removed
+    /// whole.
     fn tie_blocks(&self, cx: &mut CoupleCx<'_>, x: &Layout, parameter: &Layout, block: usize) -> Result<(), RuleError> {
         if parameter.rank() != x.rank() {
-            return Err(RuleError::unsupported("the scales of its blocks have another rank than what they scale"));
+            return Err(RuleError::unsupported(format!(
+                "the scales of its blocks have rank {}, but the quantised value has rank {}",
+                parameter.rank(),
+                x.rank()
+            )));
         }
         let blocked = axis_index(self.axis, x.rank())?;
         for (axis, (whole, entries)) in x.axes.iter().zip(&parameter.axes).enumerate() {
@@ -78,16 +84,16 @@ impl QuantizeLinear {
                     cx.tie(&digits[0], entries);
                 }
                 None => {
-                    cx.keep(whole, "has a scale for each of its blocks");
-                    cx.keep(entries, "has a scale for each of its blocks");
+                    cx.keep(whole, "every block of this axis has its own scale");
+                    cx.keep(entries, "every block of this axis has its own scale");
                 }
             }
         }
         Ok(())
     }
 
-    /// Scale or zero point in float32, one for every element of input 0; empty if the node omits it. A DequantizeLinear of
-    /// ones spreads it, along the axis or over blocks, whatever the rank.
+    /// Returns scale or zero point in float32, one for every element of input 0; empty if the node omits it. A
+    /// DequantizeLinear of ones spreads it along the axis or over blocks, whatever the rank.
     fn spread(&self, cx: &mut LowerCx<'_>, slot: usize) -> String {
         if !cx.has(slot) {
             return String::new();
@@ -102,9 +108,9 @@ impl QuantizeLinear {
             ..TensorProto::default()
         };
         let ones = cx.add("ConstantOfShape", &[&shape], vec![attr_tensor("value", one)]);
-        let is_place = |attribute: &&AttributeProto| matches!(attribute.name.as_str(), "axis" | "block_size");
-        let places = cx.attributes().iter().filter(is_place).cloned().collect();
-        cx.add_in(self.domain, "DequantizeLinear", &[&ones, &parameter], places)
+        let is_block_attribute = |attribute: &&AttributeProto| matches!(attribute.name.as_str(), "axis" | "block_size");
+        let block_attributes = cx.attributes().iter().filter(is_block_attribute).cloned().collect();
+        cx.add_in(self.domain, "DequantizeLinear", &[&ones, &parameter], block_attributes)
     }
 }
 
@@ -198,12 +204,12 @@ impl Operator for QuantizeLinear {
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         if self.direction == Direction::ToIntegers || cx.wants(0) {
-            return Err(RuleError::unsupported("the derivative of rounding to integers is zero"));
+            return Err(RuleError::unsupported("the derivative of rounding to integers is zero wherever it exists"));
         }
         if self.block.is_some() {
-            return Err(RuleError::unsupported("it is quantised in blocks"));
+            return Err(RuleError::unsupported("no gradient is implemented for scales per block"));
         }
-        // y = (x - zero_point) * scale, with a scale and a zero point for all or per index of the axis.
+        // y = (x - zero_point) * scale, with one scale and zero point for all elements or one per index of the axis.
         let (dy, x, scale) = (cx.dy()?, cx.shape(0)?, cx.shape(1)?);
         let axis = if scale.is_empty() { None } else { Some(axis_index(self.axis, x.len())?) };
         let float = || vec![attr_int("to", DataType::Float as i64)];

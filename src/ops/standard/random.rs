@@ -3,7 +3,8 @@
 //! Spec: <https://onnx.ai/onnx/operators/onnx__RandomNormalLike.html>, <https://onnx.ai/onnx/operators/onnx__Bernoulli.html>.
 //! All opsets.
 //!
-//! Coupling: every input stays. Fewer numbers drawn would be other numbers, which could not be compared.
+//! Coupling: every input is kept. Generating fewer numbers would change them all, so that results could not be
+//! compared.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -28,16 +29,16 @@ pub(super) static RULES: &[Registration] =
 
 #[derive(Debug)]
 struct Random {
-    /// The element type, where the node names it.
+    /// The element type, if the node states it.
     dtype: Option<DataType>,
     shape: Shape,
 }
 
-/// The shape of what is drawn.
+/// The shape of the generated numbers.
 #[derive(Debug)]
 enum Shape {
     Given(Vec<i64>),
-    /// That of the input.
+    /// The shape of the input.
     Like,
     /// This number of samples for every row of the input.
     Samples(i64),
@@ -47,7 +48,7 @@ impl Random {
     fn parse(node: &Node) -> Result<Self, RuleError> {
         let shape = match node.proto.op_type.as_str() {
             "RandomNormal" | "RandomUniform" => {
-                let sizes = node.proto.ints("shape").ok_or_else(|| RuleError::invalid("it has no shape"))?;
+                let sizes = node.proto.ints("shape").ok_or_else(|| RuleError::invalid("it has no attribute shape"))?;
                 Shape::Given(sizes.to_vec())
             }
             "Multinomial" => Shape::Samples(node.int("sample_size", 1)),
@@ -63,7 +64,11 @@ impl Operator for Random {
         let (dtype, shape) = match &self.shape {
             Shape::Given(sizes) => (DataType::Float, sizes.iter().copied().map(Dim::from).collect()),
             Shape::Samples(count) => {
-                let batch = cx.shape(0)?.first().cloned().ok_or_else(|| RuleError::invalid("X must have rank 2"))?;
+                let batch = cx
+                    .shape(0)?
+                    .first()
+                    .cloned()
+                    .ok_or_else(|| RuleError::invalid("X must have rank 2, found a scalar"))?;
                 (DataType::Int32, vec![batch, Dim::from(*count)])
             }
             Shape::Like => (cx.input(0)?.dtype, cx.shape(0)?),
@@ -77,12 +82,12 @@ impl Operator for Random {
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        cx.keep_inputs("gives the shape of random numbers");
+        cx.keep_inputs("the random numbers depend on the shape of this value");
         cx.set_fixed(0)
     }
 
     fn reference(&self, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        // What is read has lost nothing.
+        // The input has lost nothing.
         Ok(())
     }
 }

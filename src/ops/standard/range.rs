@@ -2,11 +2,11 @@
 //! The numbers from `start` to `limit` in steps of `delta`.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Range.html>. Opsets 11 and later.
 //!
-//! Coupling: none; positions stay.
+//! Coupling: none; the numbers are kept.
 
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, KNOWN_LIMIT, Known};
-use crate::operator::couple::grid::{Column, Grid, GridCx, Places};
+use crate::operator::couple::grid::{Column, Grid, GridCx, Positions};
 use crate::operator::{CoupleCx, InferCx, OpType, Operator, PatchCx, ReferenceCx, Registration, RuleError, onnx};
 
 fn types_range() -> &'static [OpType] {
@@ -52,7 +52,7 @@ impl Operator for Range {
     fn grid(&self, cx: &GridCx<'_>) -> Option<Grid> {
         let number = |slot: usize| cx.ints(slot)?.first()?.as_const();
         let (start, step, count) = (number(0)?, number(2)?, cx.output_shape()?.first()?.clone());
-        Some(vec![Column { axis: Some(0), places: Places::Run { start, step, count } }])
+        Some(vec![Column { axis: Some(0), positions: Positions::Run { start, step, count } }])
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
@@ -60,7 +60,7 @@ impl Operator for Range {
     }
 
     fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
-        // What it counts stays, even where its limits are computed from a size that shrinks.
+        // The number of values is kept, even if a limit is computed from a size that shrinks.
         for slot in 0..3 {
             let number = cx.old_ints(slot).and_then(|numbers| numbers.first()?.as_const());
             cx.set_input_ints(slot, &[number])?;

@@ -37,7 +37,7 @@ const TABLE: &[(&str, Kind)] = &[
     ("ReduceLogSumExp", Kind::LogOfSumOfExp),
 ];
 
-/// What is made of the elements that are reduced to one.
+/// How elements are reduced to one.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Mean,
@@ -55,12 +55,12 @@ enum Kind {
 #[derive(Debug)]
 struct Reduce {
     kind: Kind,
-    /// The axes, where an attribute names them.
+    /// The axes as an attribute; `None`: an input or all.
     axes: Option<Vec<i64>>,
     has_axes_input: bool,
-    /// Whether reduced axes keep their place, with size one.
+    /// Whether reduced axes are kept, with size one.
     keeps_axes: bool,
-    /// Whether the node does nothing where it names no axes.
+    /// Whether the node does nothing if no axes are given.
     is_noop_without_axes: bool,
 }
 
@@ -70,7 +70,7 @@ impl Reduce {
         let (_, kind) = TABLE
             .iter()
             .find(|(name, _)| *name == op_type)
-            .ok_or_else(|| RuleError::unsupported("the reduction is not known"))?;
+            .ok_or_else(|| RuleError::unsupported("this version does not know the reduction"))?;
         Ok(Self {
             kind: *kind,
             axes: node.proto.ints("axes").map(<[i64]>::to_vec),
@@ -80,8 +80,8 @@ impl Reduce {
         })
     }
 
-    /// The axes of an input of rank `rank` that are reduced; `known` is what is known of the input that names them.
-    /// None given means all, unless the node says that it then does nothing.
+    /// Returns the reduced axes of an input of rank `rank`; `known` holds the known integers of the input that states
+    /// them. No axes means all, unless the node then does nothing.
     fn reduced(&self, rank: usize, known: Option<&[Dim]>) -> Result<Vec<usize>, RuleError> {
         let attribute = self.axes.as_ref().map(|axes| axes.iter().copied().map(Dim::from).collect());
         let axes: Option<Vec<Dim>> = attribute.or_else(|| known.map(<[Dim]>::to_vec));
@@ -95,7 +95,7 @@ impl Reduce {
         }
     }
 
-    /// Removes reduced axes of size one where the node does not keep them.
+    /// Removes reduced axes of size one unless the node keeps them.
     fn drop_axes(&self, cx: &mut ReferenceCx<'_>, value: &str, axes: &[i64]) -> String {
         if self.keeps_axes {
             return value.to_owned();
@@ -109,7 +109,7 @@ impl Reduce {
     }
 }
 
-/// The known elements of the result.
+/// Computes the known elements of the result.
 fn reduced_known(kind: Kind, known: &Known, sizes: &[usize], axes: &[usize]) -> Option<Known> {
     let places = reduced_places(sizes, axes);
     match known {
@@ -137,7 +137,7 @@ fn reduced_known(kind: Kind, known: &Known, sizes: &[usize], axes: &[usize]) -> 
     }
 }
 
-/// What is left of a list with one entry per axis.
+/// Removes the reduced axes from a list with one entry per axis, or replaces their entries by `one` if they are kept.
 fn without<T: Clone>(entries: &[T], axes: &[usize], keeps: bool, one: &T) -> Vec<T> {
     entries
         .iter()
@@ -180,7 +180,7 @@ impl Operator for Reduce {
         let rank = cx.rank(0)?;
         let axes = self.reduced(rank, cx.known_ints(1).as_deref())?;
         if axes.is_empty() {
-            // Nothing is reduced, so that every element stands for itself.
+            // Nothing is reduced: the operator acts element by element.
             return cx.elementwise(&[0]);
         }
         let signed: Vec<i64> = axes.iter().map(|axis| *axis as i64).collect();
@@ -223,7 +223,7 @@ impl Operator for Reduce {
         let axes = self.reduced(shape.len(), cx.known_ints(1).as_deref())?;
         let count: i64 = axes.iter().map(|axis| shape[*axis]).product();
         let kept = without(&shape, &axes, true, &1);
-        // Where the reduced axes are gone, they come back with size one.
+        // Axes that the node removed are restored with size one.
         let keep = |cx: &mut GradientCx<'_>, value: &str| {
             if self.keeps_axes { value.to_owned() } else { cx.reshape(value, &kept) }
         };
@@ -241,8 +241,8 @@ impl Operator for Reduce {
             }
             Kind::L2 => {
                 let y = keep(cx, &y);
-                let slope = cx.op("Div", &[&dy, &y]);
-                cx.mul(&x, &slope)
+                let share = cx.op("Div", &[&dy, &y]);
+                cx.mul(&x, &share)
             }
             Kind::SumOfSquares => {
                 let twice = cx.scaled(&dy, 2.0);
@@ -251,8 +251,8 @@ impl Operator for Reduce {
             Kind::LogOfSum => {
                 let y = keep(cx, &y);
                 let sum = cx.op("Exp", &[&y]);
-                let slope = cx.op("Div", &[&dy, &sum]);
-                cx.expand(&slope, &shape)
+                let share = cx.op("Div", &[&dy, &sum]);
+                cx.expand(&share, &shape)
             }
             Kind::LogOfSumOfExp => {
                 let y = keep(cx, &y);
@@ -266,7 +266,7 @@ impl Operator for Reduce {
                 cx.op("Div", &[&product, &x])
             }
             Kind::Max | Kind::Min => {
-                // A maximum or minimum passes its gradient to the elements that reach it, in equal parts.
+                // The elements that are equal to the maximum or minimum share its gradient equally.
                 let y = keep(cx, &y);
                 let hits = cx.equal(&x, &y);
                 let total = cx.reduce_sum(&hits, &axes, true);

@@ -2,7 +2,7 @@
 //! Gives a tensor a new shape without moving elements.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Reshape.html>. Opsets 5 and later (`allowzero` from 14).
 //!
-//! Coupling: axes are cut into digits and joined into products; see [`crate::operator::couple::layout`].
+//! Coupling: axes are divided into digits and joined into products; see [`crate::operator::couple::layout`].
 
 use crate::graph::Node;
 use crate::graph::dim::{Dim, product};
@@ -39,7 +39,7 @@ impl Operator for Reshape {
         let (dtype, known) = (fact.dtype, fact.known.clone());
         let input = fact.shape.clone();
         let Some(target) = cx.ints(1).map(<[Dim]>::to_vec) else {
-            // The number of target sizes is the rank even where the sizes are not known.
+            // The number of target sizes is the rank, even if the sizes are not known.
             let count = cx.shape(1)?.first().and_then(Dim::as_const).ok_or(RuleError::UnknownShape)?;
             let shape = (0..count.clamp(0, 64)).map(|_| cx.fresh()).collect();
             cx.set(0, Fact::new(dtype, shape));
@@ -64,7 +64,7 @@ impl Operator for Reshape {
                 && at == 0
                 && last.as_const().is_none()
             {
-                // Rows of a matrix, as before a Gemm: the columns are most likely those that were the last axis.
+                // Rows of a matrix, as before a Gemm: the number of columns is most likely the size of the last axis.
                 cx.meet(last, columns);
             }
             shape[at] = rest.unwrap_or_else(|| cx.fresh());
@@ -72,7 +72,7 @@ impl Operator for Reshape {
             && let (from, to) = (product(input), product(&shape))
             && !cx.equal(&from, &to)
         {
-            let text = format!("{from} elements can't be reshaped to {to}");
+            let text = format!("a value of {from} elements can't be reshaped to one of {to}");
             return Err(RuleError::invalid(text));
         }
         cx.set(0, Fact::new(dtype, shape).with_known(known));
@@ -121,7 +121,7 @@ impl Operator for Reshape {
     }
 }
 
-/// Patches the sizes that input `slot` of a Reshape or its like gives, where they shrink.
+/// Patches the sizes at input `slot` of a Reshape or similar operator, if they shrink.
 pub(super) fn patch_target(cx: &mut PatchCx<'_>, slot: usize) -> Result<(), RuleError> {
     let Some(old) = cx.old_ints(slot) else {
         return Ok(());
@@ -132,12 +132,13 @@ pub(super) fn patch_target(cx: &mut PatchCx<'_>, slot: usize) -> Result<(), Rule
     for (axis, size) in old.iter().enumerate() {
         let expected = cx.new_output_dim(0, axis);
         sizes.push(match (size.as_const(), &expected) {
-            // -1 and 0 follow the input by themselves.
+            // -1 and 0 follow the input automatically.
             (Some(size), Some(expected)) if size > 0 => expected.as_const(),
             (Some(_), _) | (_, None) => None,
             (None, Some(expected)) => {
                 let found = computed.as_ref().and_then(|computed| computed.get(axis));
-                // Only where the pieces of the axis spell its size as the shape chain does can the two be compared.
+                // The two can only be compared if the pieces of the axis express its size as the shape arithmetic
+                // does.
                 let is_comparable = cx.whole_output_dim(0, axis).as_ref() == Some(size);
                 if is_comparable && found.is_some_and(|found| found != expected) {
                     unsettled.push(axis);
@@ -146,7 +147,8 @@ pub(super) fn patch_target(cx: &mut PatchCx<'_>, slot: usize) -> Result<(), Rule
             }
         });
     }
-    // A size that is computed at run time from one that shrank, such as batch times heads, follows from the others.
+    // A size that is computed at run time from one that shrank, such as batch times heads, is inferred from the
+    // others.
     match unsettled.as_slice() {
         [] => {}
         [axis] => {

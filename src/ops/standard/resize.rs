@@ -1,9 +1,9 @@
 //! # Resize and Upsample
-//! Interpolates along axes to other sizes.
+//! Resizes axes by interpolation.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Resize.html>. Resize 10 and later, Upsample 7 to 9.
 //!
-//! Coupling: an axis whose size stays passes through; one that is interpolated stays. Sizes that the node lists for
-//! all axes are patched.
+//! Coupling: an axis that keeps its size passes through; one that is interpolated is kept. Sizes that the node lists
+//! for all axes are patched.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -23,30 +23,30 @@ pub(super) static RULES: &[Registration] = &[Registration::new(types_resize, |no
 #[derive(Debug)]
 struct Resize {
     form: Form,
-    /// The axes that scales and sizes are listed for; all where the node names none.
+    /// The axes of the scales and sizes; `None`: all.
     axes: Option<Vec<i64>>,
-    /// The scales, where an attribute gives them.
+    /// The scales as an attribute; `None` if they are an input.
     scales: Option<Vec<f32>>,
-    /// Whether every element is repeated over a block, wherever a size grows by a whole number.
+    /// Whether the node repeats every element over a block, if all sizes grow by an integer factor.
     repeats_blocks: bool,
-    /// Whether the output's sizes are those that the node lists, or the input's times the scales: not so where the
-    /// sizes are only limits, or where the output shows a region of interest.
-    gives_sizes_as_listed: bool,
-    /// All attributes of the node, for nodes that interpolate as it does.
+    /// Whether the sizes of the output are those that the node lists, or the sizes of the input times the scales. They
+    /// are not if the listed sizes are only limits, or if the output shows a region of interest.
+    has_listed_sizes: bool,
+    /// All attributes of the node, for nodes with the same interpolation.
     attributes: Vec<AttributeProto>,
     input_count: usize,
 }
 
-/// The inputs moved when Resize 11 inserted the region of interest.
+/// The position of the inputs, which moved when Resize 11 added the region of interest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     /// Upsample: X and scales.
     Upsample,
     /// Resize 10: X and scales.
     Scales,
-    /// Resize 11 and 12: X, a region of interest, scales and sizes; unused ones are empty.
+    /// Resize 11 and 12: X, a region of interest, scales and sizes; unused ones are empty tensors.
     Region,
-    /// Resize 13 and later: the same, where unused inputs may be omitted.
+    /// Resize 13 and later: the same, but unused inputs may be omitted.
     OptionalRegion,
 }
 
@@ -55,12 +55,12 @@ impl Form {
         if self == Self::Upsample { "Upsample" } else { "Resize" }
     }
 
-    /// The input that holds the scales.
+    /// Returns the input that holds the scales.
     fn scales_slot(self) -> usize {
         if self.sizes_slot().is_some() { 2 } else { 1 }
     }
 
-    /// The input that holds the sizes.
+    /// Returns the input that holds the sizes; `None` if there is none.
     fn sizes_slot(self) -> Option<usize> {
         matches!(self, Self::Region | Self::OptionalRegion).then_some(3)
     }
@@ -75,23 +75,23 @@ impl Resize {
             _ => Form::OptionalRegion,
         };
         let text = |name: &str, default: &'static str| node.proto.string(name).unwrap_or(default).to_owned();
-        let place = text("coordinate_transformation_mode", "half_pixel");
+        let coordinate_mode = text("coordinate_transformation_mode", "half_pixel");
         let rounding = text("nearest_mode", "round_prefer_floor");
-        let rounds_down = (place == "asymmetric" && rounding == "floor")
-            || (place.ends_with("half_pixel") && !rounding.ends_with("ceil"));
+        let rounds_down = (coordinate_mode == "asymmetric" && rounding == "floor")
+            || (coordinate_mode.ends_with("half_pixel") && !rounding.ends_with("ceil"));
         Self {
             form,
             axes: node.proto.ints("axes").map(<[i64]>::to_vec),
             scales: node.proto.attr("scales").map(|scales| scales.floats.clone()),
             repeats_blocks: text("mode", "nearest") == "nearest" && (form.sizes_slot().is_none() || rounds_down),
-            gives_sizes_as_listed: text("keep_aspect_ratio_policy", "stretch") == "stretch"
-                && place != "tf_crop_and_resize",
+            has_listed_sizes: text("keep_aspect_ratio_policy", "stretch") == "stretch"
+                && coordinate_mode != "tf_crop_and_resize",
             attributes: node.proto.attribute.clone(),
             input_count: node.proto.input.len(),
         }
     }
 
-    /// The axes that scales and sizes are listed for, in an input of rank `rank`.
+    /// Returns the axes of the scales and sizes, in an input of rank `rank`.
     fn listed(&self, rank: usize) -> Result<Vec<usize>, RuleError> {
         match &self.axes {
             Some(axes) => axes.iter().map(|axis| axis_index(*axis, rank)).collect(),
@@ -99,16 +99,17 @@ impl Resize {
         }
     }
 
-    /// The attributes without those named.
+    /// Returns the attributes except those named.
     fn attributes_without(&self, names: [&str; 2]) -> Vec<AttributeProto> {
         self.attributes.iter().filter(|attribute| !names.contains(&attribute.name.as_str())).cloned().collect()
     }
 }
 
-/// `floor(size * scale)`; of symbolic sizes for the scales that networks use, whole numbers and their reciprocals.
+/// Computes `floor(size * scale)`; for symbolic sizes only with integer scales and their reciprocals, which networks
+/// use.
 fn scaled(size: &Dim, scale: f64) -> Option<Dim> {
     if let Some(size) = size.as_const() {
-        // In float32, as ONNX and its runtimes do: 10 * 0.7 is 7 there, and less in float64.
+        // In float32, as ONNX and its runtimes do: 10 * 0.7 is 7 there, but less in float64.
         return Some(Dim::from((size as f32 * scale as f32).floor() as i64));
     }
     if scale.fract() == 0.0 && (1.0..1e6).contains(&scale) {
@@ -125,7 +126,7 @@ impl Operator for Resize {
         let mut shape = cx.shape(0)?;
         let dtype = cx.input(0)?.dtype;
         let axes = self.listed(shape.len())?;
-        if !self.gives_sizes_as_listed {
+        if !self.has_listed_sizes {
             axes.into_iter().for_each(|axis| shape[axis] = cx.fresh());
             cx.set(0, Fact::new(dtype, shape));
             return Ok(());
@@ -143,7 +144,7 @@ impl Operator for Resize {
             let size = match (&sizes, &scales) {
                 (Some(sizes), _) => sizes.get(at).cloned(),
                 (None, Some(scales)) => scales.get(at).and_then(|scale| scaled(&shape[axis], *scale)),
-                // Nothing is interpolated along batch and channels.
+                // Batch and channels are not interpolated.
                 (None, None) if axis < 2 => Some(shape[axis].clone()),
                 (None, None) => None,
             };
@@ -160,10 +161,10 @@ impl Operator for Resize {
         let listed = self.listed(shape.len())?;
         let mut result = Vec::new();
         for (at, (old, new)) in input.iter().zip(&shape).enumerate() {
-            if !listed.contains(&at) || (old == new && self.gives_sizes_as_listed) {
+            if !listed.contains(&at) || (old == new && self.has_listed_sizes) {
                 result.push(layout.axes[at].clone());
             } else {
-                cx.keep(&layout.axes[at], "is interpolated");
+                cx.keep(&layout.axes[at], "Resize or Upsample interpolates along this axis");
                 result.push(fixed_axis(new));
             }
         }
@@ -188,7 +189,7 @@ impl Operator for Resize {
     }
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        // Channels are masked as a whole, so that the nearest element's mask is the mask.
+        // Channels are masked whole, so the mask of the nearest element is the mask.
         let mask = cx.full_mask(0);
         let others: Vec<String> = (1..self.input_count).map(|slot| cx.input(slot)).collect();
         let inputs: Vec<&str> = [mask.as_str()].into_iter().chain(others.iter().map(String::as_str)).collect();
@@ -200,13 +201,15 @@ impl Operator for Resize {
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        if !self.gives_sizes_as_listed {
-            return Err(RuleError::unsupported("a region of interest or a policy on the aspect ratio has no gradient"));
+        if !self.has_listed_sizes {
+            return Err(RuleError::unsupported(
+                "no gradient is implemented for a region of interest or an aspect ratio policy",
+            ));
         }
         let (mut dx, from, to) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
         let whole = |axis: usize| to[axis] % from[axis].max(1) == 0;
         if self.repeats_blocks && from.len() > 2 && from[..2] == to[..2] && (2..from.len()).all(whole) {
-            // Every element was repeated over a block, whose gradients add up.
+            // Every element was repeated over a block: the gradients of the block add up.
             let blocks: Vec<i64> = (2..from.len()).map(|axis| to[axis] / from[axis]).collect();
             let attributes = vec![attr_ints("kernel_shape", &blocks), attr_ints("strides", &blocks)];
             let mean = cx.op_with("AveragePool", &[&dx], attributes);
@@ -216,12 +219,12 @@ impl Operator for Resize {
         }
         let listed = self.listed(from.len())?;
         let sizes = self.form.sizes_slot().and_then(|slot| cx.known_ints(slot));
-        let gives_sizes = sizes.is_some_and(|sizes| !sizes.is_empty());
+        let has_sizes = sizes.is_some_and(|sizes| !sizes.is_empty());
         for axis in 0..from.len() {
             let is_resized = from[axis] != to[axis];
             let at = listed.iter().position(|listed| *listed == axis);
             let Some(at) = at.filter(|_| is_resized) else { continue };
-            // The operator itself says what it makes of every unit vector: it is linear along each axis.
+            // The operator is linear along each axis, so its result for every unit vector states its effect.
             let (m, n) = (from[axis], to[axis]);
             let unit = cx.identity(m, &[1, m, 1, m]);
             let attributes = self.attributes_without(["axes", "scales"]);
@@ -232,7 +235,7 @@ impl Operator for Resize {
                     scales.and_then(|scales| scales.get(at).map(|scale| *scale as f32))
                 }
             };
-            let scales = match scale.filter(|_| !gives_sizes) {
+            let scales = match scale.filter(|_| !has_sizes) {
                 Some(scale) => cx.floats(&[1.0, 1.0, 1.0, scale], &[4]),
                 None => String::new(),
             };
@@ -259,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_scaled_as_runtimes_do() {
+    fn sizes_are_scaled_in_float32_as_runtimes_do() {
         let size = |size: i64, scale: f32| scaled(&Dim::from(size), f64::from(scale)).and_then(|size| size.as_const());
         assert_eq!(size(10, 0.7), Some(7));
         assert_eq!(size(7, 0.5), Some(3));

@@ -1,8 +1,8 @@
 //! # ReverseSequence
-//! Reverses the first entries along `time_axis`, their number given per entry of `batch_axis`.
+//! Reverses the first entries along `time_axis`; their number is given per entry of `batch_axis`.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__ReverseSequence.html>. Opsets 10 and later.
 //!
-//! Coupling: both axes stay; all others pass through.
+//! Coupling: both axes are kept; all others pass through.
 
 use crate::graph::Node;
 use crate::operator::{
@@ -42,7 +42,7 @@ impl Operator for ReverseSequence {
         let layout = cx.separated(0)?;
         for axis in [self.time_axis, self.batch_axis] {
             let axis = axis_index(axis, layout.rank())?;
-            cx.keep(&layout.axes[axis], "is reversed in part");
+            cx.keep(&layout.axes[axis], "the axis is the time or batch axis of ReverseSequence");
         }
         cx.set(0, layout);
         Ok(())
@@ -53,7 +53,7 @@ impl Operator for ReverseSequence {
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        // Reversing twice changes nothing, so the node is its own transposed map.
+        // Reversing twice changes nothing, so the node is its own transpose.
         let dy = cx.dy()?;
         let dx = cx.same_op(&[&dy, &cx.input(1)]);
         cx.give(0, dx);

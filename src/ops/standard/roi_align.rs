@@ -1,8 +1,8 @@
 //! # RoiAlign
-//! Reads regions of an image `[N, C, H, W]` by interpolation, each at a grid of the same size.
+//! Samples regions of an image `[N, C, H, W]` by interpolation, each on a grid of the same size.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__RoiAlign.html>. Opsets 10 and later.
 //!
-//! Coupling: axis 1 of X passes through; everything else stays.
+//! Coupling: axis 1 of X passes through; everything else is kept.
 
 use super::grid_sample::image;
 use crate::graph::Node;
@@ -21,7 +21,7 @@ pub(super) static RULES: &[Registration] =
 struct RoiAlign {
     /// Height and width of the output.
     sizes: [i64; 2],
-    /// Whether the largest of the samples counts, not their mean.
+    /// Whether the maximum of the samples is taken, not their mean.
     takes_largest: bool,
     input_count: usize,
 }
@@ -40,7 +40,11 @@ impl Operator for RoiAlign {
     fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let (dtype, x, regions) = (cx.input(0)?.dtype, cx.shape(0)?, cx.shape(1)?);
         if x.len() < 3 || regions.is_empty() {
-            return Err(RuleError::invalid(format!("X of rank {} can't be sampled", x.len())));
+            return Err(RuleError::invalid(format!(
+                "X must have rank 3 or more and the regions rank 1 or more, found {} and {}",
+                x.len(),
+                regions.len()
+            )));
         }
         let mut shape = vec![regions[0].clone(), x[1].clone()];
         shape.extend(self.sizes.map(Dim::from));
@@ -57,17 +61,17 @@ impl Operator for RoiAlign {
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
-        image::require_constant_places(cx, self.input_count)?;
+        image::require_constant_positions(cx, self.input_count)?;
         if self.takes_largest {
-            return Err(RuleError::unsupported("the largest of a region has no gradient"));
+            return Err(RuleError::unsupported("no gradient is implemented for mode max"));
         }
         let (dy, x, y) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
         let unit = image::unit_images(cx, &x);
-        // All regions of one image.
+        // All regions are of one image.
         let batch = cx.ints(&vec![0; usize::try_from(y[0]).unwrap_or(0)]);
         let sampled = cx.same_op(&[&unit, &cx.input(1), &batch]);
-        let dx = image::by_pixels(cx, &dy, &sampled, &x, &y);
-        // Regions of the same image add up.
+        let dx = image::pixel_gradient(cx, &dy, &sampled, &x, &y);
+        // The gradients of regions of the same image add up.
         let images: Vec<i64> = (0..x[0]).collect();
         let images = cx.ints(&images);
         let images = cx.reshape(&images, &[x[0], 1]);

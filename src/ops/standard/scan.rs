@@ -1,8 +1,8 @@
 //! # Scan
-//! Runs a body on every slice of sequences, with values that it hands on.
+//! Runs a body on every slice of sequences, with loop-carried values.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Scan.html>. Opsets 9 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use super::loop_::{handed_on, not_refused, without_axis};
 use crate::graph::Node;
@@ -20,7 +20,7 @@ pub(super) static RULES: &[Registration] = &[Registration::new(types_scan, |node
 #[derive(Debug)]
 struct Scan {
     body: GraphProto,
-    /// How many of the inputs are sequences: the last.
+    /// How many of the inputs, at the end, are sequences.
     sequences: usize,
     input_axes: Vec<i64>,
     output_axes: Vec<i64>,
@@ -31,7 +31,10 @@ impl Scan {
         let body = node.proto.attr("body").and_then(|attribute| attribute.g.clone());
         let sequences = usize::try_from(node.int("num_scan_inputs", 0)).unwrap_or(0);
         if sequences == 0 || sequences > node.inputs.len() {
-            return Err(RuleError::invalid(format!("num_scan_inputs is {sequences} for {} inputs", node.inputs.len())));
+            return Err(RuleError::invalid(format!(
+                "num_scan_inputs must be at least 1 and at most the number of inputs, found {sequences} for {} inputs",
+                node.inputs.len()
+            )));
         }
         let axes = |name: &str| node.proto.ints(name).unwrap_or_default().to_vec();
         Ok(Self {
@@ -54,7 +57,10 @@ impl Operator for Scan {
             let axis = axis_index(self.input_axes.get(at).copied().unwrap_or(0), shape.len())?;
             match &length {
                 Some(length) if !cx.equal(length, &shape[axis]) => {
-                    return Err(RuleError::invalid(format!("sequences of {length} and {} elements", shape[axis])));
+                    return Err(RuleError::invalid(format!(
+                        "sequences must have one length, found {length} and {}",
+                        shape[axis]
+                    )));
                 }
                 Some(length) if length.as_const().is_some() => {}
                 _ => length = Some(shape[axis].clone()),
@@ -68,7 +74,7 @@ impl Operator for Scan {
             let inputs = state.iter().cloned().chain(slices.clone()).collect();
             let mut outputs = cx.body(&self.body, inputs).map_err(not_refused)?;
             if outputs.len() < handed {
-                return Err(RuleError::unsupported("its body gives fewer values than it is handed"));
+                return Err(RuleError::unsupported("its body returns fewer values than the loop carries"));
             }
             scanned = outputs.split_off(handed);
             Ok(outputs)

@@ -3,8 +3,9 @@
 //! Spec: <https://onnx.ai/onnx/operators/onnx__ScatterElements.html>, <https://onnx.ai/onnx/operators/onnx__Scatter.html>.
 //! Opsets 9 and later; Scatter is the name before opset 11.
 //!
-//! Coupling: along `axis` everything stays; every other axis is shared by the data, the indices, the updates and Y where it
-//! has one size. Indices that are the same everywhere along `axis` write a block, a Concat ([`crate::ops::assigned`]).
+//! Coupling: along `axis` everything is kept; every other axis is shared by the data, the indices, the updates and Y
+//! if their sizes are equal. Indices that only depend on the position along `axis` write a block, as a Concat does
+//! ([`crate::ops::assigned`]).
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -28,7 +29,7 @@ pub(super) static RULES: &[Registration] =
 struct ScatterElements {
     axis: i64,
     reduction: Reduction,
-    /// Whether the node has the name before opset 11, when there is no GatherElements either.
+    /// Whether the operator is Scatter, from before opset 11, when there is no GatherElements either.
     is_old: bool,
 }
 
@@ -38,10 +39,11 @@ impl ScatterElements {
         Self { axis: node.int("axis", 0), reduction: Reduction::parse(node), is_old }
     }
 
-    /// What is written, where the indices are the same wherever they stand along `axis`, and everything is written along
-    /// the others: a block along `axis`, or all. None where they are something else, or what is there is not overwritten.
+    /// Returns the block that is written along `axis`, if the indices only depend on the position along it and the
+    /// other axes are written whole; the inner `None`: everything is written. The outer `None`: the indices are of
+    /// another form, or the elements are not replaced.
     fn block(&self, column: Option<Column>, indices: &[Dim], data: &[Dim]) -> Option<Option<Block>> {
-        let Column { axis: along, places } = column?;
+        let Column { axis: along, positions } = column?;
         let axis = axis_index(self.axis, data.len()).ok()?;
         let is_along = along == Some(axis) || along.is_none() && indices.get(axis)?.is(1);
         let is_whole = |at: usize| at == axis || indices[at] == data[at];
@@ -52,7 +54,7 @@ impl ScatterElements {
         {
             return None;
         }
-        Some((!places.is_whole(&data[axis])).then_some(Block { axis, places }))
+        Some((!positions.is_whole(&data[axis])).then_some(Block { axis, positions }))
     }
 }
 
@@ -92,7 +94,7 @@ impl Operator for ScatterElements {
     }
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        // A mask is overwritten even where the values are added up.
+        // A mask is overwritten even if the values are added up.
         let (data, updates) = (cx.full_mask(0), cx.full_mask(2));
         let op_type = if self.is_old { "Scatter" } else { "ScatterElements" };
         let mask = cx.add(op_type, &[&data, &cx.input(1), &updates], vec![attr_int("axis", self.axis)]);
@@ -119,7 +121,7 @@ impl Operator for ScatterElements {
     }
 }
 
-/// The elements of a value of this shape at the indices of input 1, as GatherElements takes them from opset 11 on.
+/// Selects the elements of a value of this shape at the indices of input 1, as GatherElements does from opset 11 on.
 fn elements_at(cx: &mut GradientCx<'_>, value: &str, shape: &[i64], axis: usize) -> Result<String, RuleError> {
     let (indices, taken) = (cx.input(1), cx.shape(1)?);
     let marks = one_hot(cx, &indices, shape[axis], axis);

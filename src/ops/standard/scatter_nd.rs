@@ -2,9 +2,9 @@
 //! Writes slices at tuples of indices.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__ScatterND.html>. Opsets 11 and later (`reduction` from 16).
 //!
-//! Coupling: axes that are indexed stay; the axes of whole slices pass through. One that writes along the diagonal of its
-//! first axes, as in a depthwise kernel, ties them to the updates. Indices that are a grid write a block, as
-//! `x[:, 2:5] = y` does: a Concat ([`crate::ops::assigned`]).
+//! Coupling: axes that the index tuples refer to are kept; the axes of whole slices pass through. A ScatterND that
+//! writes along the diagonal of its first axes, as for a depthwise kernel, ties these to the updates. Indices that are
+//! a grid write a block, as `x[:, 2:5] = y` does: a Concat ([`crate::ops::assigned`]).
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -33,8 +33,9 @@ impl ScatterNd {
         Self { reduction: Reduction::parse(node) }
     }
 
-    /// What is written, where the indices are a grid of the first axes of `data`: a block along one of them, or all. None
-    /// where they are something else, or what is there is not overwritten.
+    /// Returns the block that is written, if the indices are a grid over the first axes of `data`: along one of these
+    /// axes; the inner `None`: everything is written. The outer `None`: the indices are of another form, or the
+    /// elements are not replaced.
     fn block(&self, grid: Option<Grid>, shape: &[Dim], data: &[Dim]) -> Option<Option<Block>> {
         let (grid, tuple) = (grid?, tuple_length(shape).ok()?);
         if self.reduction != Reduction::None || grid.len() != tuple || shape.len() != tuple + 1 || data.len() < tuple {
@@ -46,15 +47,17 @@ impl ScatterNd {
             if !is_along {
                 return None;
             }
-            if !column.places.is_whole(&data[axis]) && block.replace(Block { axis, places: column.places }).is_some() {
+            if !column.positions.is_whole(&data[axis])
+                && block.replace(Block { axis, positions: column.positions }).is_some()
+            {
                 return None;
             }
         }
         Some(block)
     }
 
-    /// Whether `known` indices of shape `shape` are (0, 0, ...), (1, 1, ...), ... along all of the first axes of `data`,
-    /// and what is there is overwritten.
+    /// Whether `known` indices of shape `shape` are (0, 0, ...), (1, 1, ...), ... along all of the first axes of
+    /// `data`, and elements are replaced.
     fn is_diagonal(&self, known: Option<&[Dim]>, shape: &[Dim], data: &[Dim]) -> bool {
         let (Some(known), [rows, tuple]) = (known, shape) else {
             return false;
@@ -99,13 +102,15 @@ impl Operator for ScatterNd {
         if let Some(block) = self.block(cx.tuples(1), &indices, &sizes) {
             return couple(cx, block.as_ref());
         }
-        data.axes[..first].iter().for_each(|axis| cx.keep(axis, "is indexed"));
+        data.axes[..first].iter().for_each(|axis| cx.keep(axis, "ScatterND writes this axis at indices"));
         let updates = cx.separated(2)?;
         for (axis, update) in rest.iter().rev().zip(updates.axes.iter().rev()) {
             cx.tie(axis, update);
         }
         let others = updates.rank().saturating_sub(rest.len());
-        updates.axes[..others].iter().for_each(|axis| cx.keep(axis, "is written at indices"));
+        updates.axes[..others]
+            .iter()
+            .for_each(|axis| cx.keep(axis, "the axis holds the updates that ScatterND writes at indices"));
         cx.set(0, data);
         Ok(())
     }
@@ -124,8 +129,8 @@ impl Operator for ScatterNd {
             && let Some(rows) = cx.new_size(2, 0)
         {
             let tuple = tuple_length(&indices)?;
-            let places: Vec<i64> = (0..rows).flat_map(|row| std::iter::repeat_n(row, tuple)).collect();
-            cx.set_input_tensor(1, &places, &[rows, tuple as i64]);
+            let positions: Vec<i64> = (0..rows).flat_map(|row| std::iter::repeat_n(row, tuple)).collect();
+            cx.set_input_tensor(1, &positions, &[rows, tuple as i64]);
             return Ok(());
         }
         match self.block(cx.tuples(1), &indices, &data) {
@@ -140,7 +145,7 @@ impl Operator for ScatterNd {
         if self.is_diagonal(cx.known_ints(1).as_deref(), &indices, &data) {
             return diagonal_mask(cx, tuple_length(&indices)?, data.len());
         }
-        // A mask is overwritten even where the values are added up.
+        // A mask is overwritten even if the values are added up.
         let (data, updates) = (cx.full_mask(0), cx.full_mask(2));
         let mask = cx.add("ScatterND", &[&data, &cx.input(1), &updates], vec![]);
         cx.set_mask(0, mask);
@@ -162,8 +167,9 @@ impl Operator for ScatterNd {
     }
 }
 
-/// The mask of a value of rank `rank` of which the updates fill the diagonal of the first `tuple` axes: what the
-/// updates lose of their first axis is gone from each of them, zeros off the diagonal included.
+/// Sets the mask of a value of rank `rank` in which the updates fill the diagonal of the first `tuple` axes. The
+/// indices that the updates lose along their first axis are removed from each of these axes, including zeros off the
+/// diagonal.
 fn diagonal_mask(cx: &mut ReferenceCx<'_>, tuple: usize, rank: usize) -> Result<(), RuleError> {
     if cx.mask(2).is_none() {
         return Ok(());

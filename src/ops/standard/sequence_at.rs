@@ -2,7 +2,7 @@
 //! One tensor of a sequence.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__SequenceAt.html>. Opsets 11 and later.
 //!
-//! Coupling: where sequence and position are known, the tensor takes the node's place when the file is read. Any other is
+//! Coupling: if sequence and position are known when the file is loaded, the tensor replaces the node. Otherwise it is
 //! a barrier.
 
 use crate::operator::{CoupleCx, InferCx, OpType, Operator, Registration, RuleError, SequenceCx, onnx};

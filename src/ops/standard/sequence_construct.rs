@@ -1,8 +1,9 @@
 //! # SequenceConstruct and SequenceEmpty
-//! The sequence of some tensors, or of none.
+//! Makes a sequence of tensors, or an empty one.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__SequenceConstruct.html>. Opsets 11 and later.
 //!
-//! Coupling: where all that reads the sequence is known when the file is read, the node goes. Any other is a barrier.
+//! Coupling: if all uses of the sequence are known when the file is loaded, the node is removed. Otherwise it is a
+//! barrier.
 
 use crate::operator::sequence::Sequence;
 use crate::operator::{CoupleCx, InferCx, OpType, Operator, Registration, RuleError, SequenceCx, onnx};

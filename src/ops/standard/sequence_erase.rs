@@ -1,10 +1,11 @@
 //! # SequenceErase
-//! A sequence without one of its tensors, that at a position or the last.
+//! Removes one tensor from a sequence, at a position or the last.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__SequenceErase.html>. Opsets 11 and later.
 //!
-//! Coupling: where all that reads the sequence is known when the file is read, the node goes. Any other is a barrier.
+//! Coupling: if all uses of the sequence are known when the file is loaded, the node is removed. Otherwise it is a
+//! barrier.
 
-use crate::operator::sequence::{Sequence, place};
+use crate::operator::sequence::{Sequence, from_front};
 use crate::operator::{CoupleCx, InferCx, OpType, Operator, Registration, RuleError, SequenceCx, onnx};
 use crate::ops::sequences::CAUSE;
 
@@ -30,7 +31,7 @@ impl Operator for SequenceErase {
     fn in_tensors(&self, cx: &mut SequenceCx<'_>) -> Result<(), RuleError> {
         let mut list = cx.list(0)?;
         let position = if cx.has(1) { cx.int(1)? } else { -1 };
-        list.remove(place(position, list.len() as i64)?);
+        list.remove(from_front(position, list.len() as i64)?);
         cx.give_sequence(0, Sequence::List(list));
         Ok(())
     }

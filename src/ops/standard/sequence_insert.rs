@@ -1,8 +1,9 @@
 //! # SequenceInsert
-//! A sequence with one tensor more, at a position or at the end.
+//! Inserts a tensor into a sequence, at a position or at the end.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__SequenceInsert.html>. Opsets 11 and later.
 //!
-//! Coupling: where all that reads the sequence is known when the file is read, the node goes. Any other is a barrier.
+//! Coupling: if all uses of the sequence are known when the file is loaded, the node is removed. Otherwise it is a
+//! barrier.
 
 use crate::operator::sequence::Sequence;
 use crate::operator::{CoupleCx, InferCx, OpType, Operator, Registration, RuleError, SequenceCx, onnx};
@@ -31,11 +32,11 @@ impl Operator for SequenceInsert {
         let mut list = cx.list(0)?;
         let length = list.len() as i64;
         let position = if cx.has(2) { cx.int(2)? } else { length };
-        let place = if position < 0 { position + length } else { position };
-        let place = usize::try_from(place).ok().filter(|place| *place <= list.len()).ok_or_else(|| {
+        let at = if position < 0 { position + length } else { position };
+        let at = usize::try_from(at).ok().filter(|at| *at <= list.len()).ok_or_else(|| {
             RuleError::invalid(format!("position {position} does not exist in a sequence of {length} tensors"))
         })?;
-        list.insert(place, cx.input(1));
+        list.insert(at, cx.input(1));
         cx.give_sequence(0, Sequence::List(list));
         Ok(())
     }

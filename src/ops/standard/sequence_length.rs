@@ -2,7 +2,7 @@
 //! The number of tensors in a sequence.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__SequenceLength.html>. Opsets 11 and later.
 //!
-//! Coupling: where the length is known when the file is read, a constant takes the node's place. Any other is a barrier.
+//! Coupling: if the length is known when the file is loaded, a constant replaces the node. Otherwise it is a barrier.
 
 use crate::onnx::DataType;
 use crate::operator::sequence::Sequence;

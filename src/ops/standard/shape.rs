@@ -2,7 +2,7 @@
 //! The sizes of a tensor as integers.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Shape.html>. All opsets (`start` and `end` from 15).
 //!
-//! Coupling: none; the result counts axes, and sizes that shrink follow by themselves.
+//! Coupling: none; the result numbers axes, and sizes that shrink are updated when the network runs.
 
 use crate::graph::Node;
 use crate::graph::fact::Fact;
@@ -14,11 +14,11 @@ fn types_shape() -> &'static [OpType] {
 
 pub(super) static RULES: &[Registration] = &[Registration::new(types_shape, |node| Ok(Box::new(Shape::parse(node))))];
 
-/// The sizes of the axes `start..end`, counted from the end where negative.
+/// The range of axes whose sizes are returned, `start..end`; negative numbers count from the end.
 #[derive(Debug)]
 struct Shape {
     start: i64,
-    /// None for all that follow.
+    /// The end of the range; `None`: the rank.
     end: Option<i64>,
 }
 

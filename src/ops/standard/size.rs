@@ -2,7 +2,7 @@
 //! The number of elements of a tensor.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Size.html>. All opsets.
 //!
-//! Coupling: none; the number follows by itself where sizes shrink.
+//! Coupling: none; the number is updated when the network runs.
 
 use crate::graph::dim::product;
 use crate::graph::fact::{Fact, Known};

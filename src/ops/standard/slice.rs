@@ -1,14 +1,14 @@
 //! # Slice
-//! Takes `start..end` in steps along some axes.
+//! Selects `start..end` in steps along some axes.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Slice.html>. All opsets (inputs instead of attributes from 10).
 //!
-//! Coupling: the output holds some of the input's indices; starts and ends are patched to where the kept ones lie. As many
-//! neighbours as the step is long go together, so that steps stay.
+//! Coupling: the output holds some of the input's indices; starts and ends are patched to the new positions of the
+//! kept ones. With a step of n, n neighbouring indices are removed together, so that the step is unchanged.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known, static_shape, take_along};
-use crate::operator::couple::grid::{Grid, GridCx, Places};
+use crate::operator::couple::grid::{Grid, GridCx, Positions};
 use crate::operator::couple::layout::{Layout, fixed_axis};
 use crate::operator::couple::space::axis_size;
 use crate::operator::{
@@ -23,7 +23,7 @@ pub(super) static RULES: &[Registration] = &[Registration::new(types_slice, |nod
 
 #[derive(Debug)]
 struct Slice {
-    /// Limits and axes, where attributes give them.
+    /// Limits and axes as attributes; `None` if they are inputs.
     starts: Option<Vec<i64>>,
     ends: Option<Vec<i64>>,
     axes: Option<Vec<i64>>,
@@ -31,7 +31,7 @@ struct Slice {
     has_steps_input: bool,
 }
 
-/// A slice along one axis, as the node writes it.
+/// A slice along one axis, as the node states it.
 struct Span {
     axis: usize,
     start: Option<Dim>,
@@ -39,7 +39,7 @@ struct Span {
     step: Option<i64>,
 }
 
-/// A slice along one axis of static size, as the specification clamps it.
+/// A slice along one axis of static size, clamped as specified.
 struct Clamped {
     start: i64,
     count: i64,
@@ -47,8 +47,8 @@ struct Clamped {
 }
 
 impl Clamped {
-    /// The indices that the slice takes, in its order.
-    fn places(&self) -> impl Iterator<Item = i64> {
+    /// Lists the selected indices, in order.
+    fn positions(&self) -> impl Iterator<Item = i64> {
         let (start, step) = (self.start, self.step);
         (0..self.count).map(move |at| start + at * step)
     }
@@ -61,14 +61,14 @@ impl Span {
         let from_end = |at: i64| if at < 0 { at.saturating_add(size) } else { at };
         let (low, high) = if step > 0 { (0, size) } else { (-1, size - 1) };
         let start = from_end(start).clamp(if step > 0 { 0 } else { 0.min(size - 1) }, high.max(0));
-        // An end far below zero means "to the very beginning" of a backward slice.
+        // An end far below zero means the very beginning, for a backward slice.
         let end = from_end(end).clamp(low, size);
         let distance = if step > 0 { end - start } else { start - end };
         let count = distance.saturating_add(step.abs() - 1).div_euclid(step.abs()).max(0);
         Some(Clamped { start, count, step })
     }
 
-    /// Whether the slice takes the whole axis, whatever its size.
+    /// Whether the slice selects the whole axis, whatever its size.
     fn is_whole(&self) -> bool {
         let starts_at_zero = self.start.as_ref().is_some_and(|start| start.is(0));
         let ends_late = self.end.as_ref().and_then(Dim::as_const).is_some_and(|end| end >= LATE);
@@ -90,8 +90,8 @@ impl Slice {
         }
     }
 
-    /// The spans over a value of rank `rank`; `ints` gives the known integers of an input, and `count` the number of
-    /// spans where nothing is known of their limits and axes.
+    /// Returns the spans over a value of rank `rank`. `ints` returns the known integers of an input; `count` is the
+    /// number of spans if neither limits nor axes are known.
     fn spans(&self, rank: usize, ints: Ints<'_>, count: Option<usize>) -> Result<Vec<Span>, RuleError> {
         let given = |attribute: &Option<Vec<i64>>, slot: usize| match attribute {
             Some(values) => Some(values.iter().copied().map(Dim::from).collect::<Vec<_>>()),
@@ -164,15 +164,15 @@ impl Operator for Slice {
                 continue;
             }
             let at = span.clamp(shape[span.axis].as_const()?)?;
-            column.places = match column.places {
-                Places::Run { start, step, .. } => Places::Run {
+            column.positions = match column.positions {
+                Positions::Run { start, step, .. } => Positions::Run {
                     start: start.checked_add(at.start.checked_mul(step)?)?,
                     step: step.checked_mul(at.step)?,
                     count: Dim::from(at.count),
                 },
-                Places::List(places) => {
-                    let pick = |place: i64| places.get(usize::try_from(place).ok()?).copied();
-                    Places::List(at.places().map(pick).collect::<Option<_>>()?)
+                Positions::List(positions) => {
+                    let pick = |position: i64| positions.get(usize::try_from(position).ok()?).copied();
+                    Positions::List(at.positions().map(pick).collect::<Option<_>>()?)
                 }
             };
         }
@@ -196,23 +196,23 @@ impl Operator for Slice {
                 (Some(size), Some(at)) => match cx.single(&axis) {
                     Some(space) => {
                         let part = cx.new_space(at.count as usize)?;
-                        at.places().enumerate().for_each(|(i, place)| cx.unite(space, place as usize, part, i));
+                        at.positions().enumerate().for_each(|(i, index)| cx.unite(space, index as usize, part, i));
                         let apart = if at.count > 1 { at.step.unsigned_abs() } else { 1 };
                         let stride = usize::try_from(apart).unwrap_or(1).max(1);
-                        for place in at.places().map(|place| place as usize) {
-                            let start = place - place % stride;
+                        for index in at.positions().map(|index| index as usize) {
+                            let start = index - index % stride;
                             let run = start..start.saturating_add(stride).min(size);
-                            run.for_each(|other| cx.unite(space, place, space, other));
+                            run.for_each(|other| cx.unite(space, index, space, other));
                         }
                         if at.count == 1 {
-                            cx.keep_range(part, 0..1, "is the only index of a slice");
+                            cx.keep_range(part, 0..1, "Slice selects only this index");
                         }
                         cx.whole(part)
                     }
                     None => fixed_axis(&shape[span.axis]),
                 },
                 _ => {
-                    cx.keep(&axis, "is sliced at places that are not known");
+                    cx.keep(&axis, "the range that Slice selects along this axis is not known");
                     fixed_axis(&shape[span.axis])
                 }
             };
@@ -232,15 +232,15 @@ impl Operator for Slice {
             let limits = match (kept, clamped) {
                 (Some(kept), Some(at)) if !span.is_whole() => {
                     let left =
-                        |place: i64| kept.binary_search(&(usize::try_from(place).ok()?)).ok().map(|at| at as i64);
-                    let places: Vec<i64> = at.places().filter_map(left).collect();
+                        |position: i64| kept.binary_search(&(usize::try_from(position).ok()?)).ok().map(|at| at as i64);
+                    let positions: Vec<i64> = at.positions().filter_map(left).collect();
                     let before = kept.iter().filter(|index| (**index as i64) < at.start).count() as i64;
-                    let limits = progression(&places, before, at.step, kept.len() as i64);
-                    Some(limits.ok_or_else(|| RuleError::unsupported("what is left of it does not lie evenly"))?)
+                    let limits = progression(&positions, before, at.step, kept.len() as i64);
+                    Some(limits.ok_or_else(|| RuleError::unsupported("the kept indices are not evenly spaced"))?)
                 }
                 _ => None,
             };
-            // Limits along an axis that stays are what they were, even where they are computed from a size that shrinks.
+            // Limits along an axis that does not shrink are kept, even if they are computed from a size that shrinks.
             let stays = |limit: &Option<Dim>| limit.as_ref().and_then(Dim::as_const).filter(|_| limits.is_none());
             is_cut |= limits.is_some();
             starts.push(limits.map(|(start, _, _)| start).or_else(|| stays(&span.start)));
@@ -281,7 +281,7 @@ impl Operator for Slice {
                 before[span.axis] = clamped.start;
                 after[span.axis] = size - clamped.start - clamped.count;
             } else {
-                // Row i of the map is what the slice makes of the i-th unit vector.
+                // Row i of the map is the slice of the i-th unit vector.
                 let mut rows = vec![0.0; usize::try_from(size * clamped.count).unwrap_or(0)];
                 for at in 0..clamped.count {
                     rows[((clamped.start + at * clamped.step) * clamped.count + at) as usize] = 1.0;
@@ -296,17 +296,17 @@ impl Operator for Slice {
     }
 }
 
-/// Start, end and step of a slice that takes these places of an axis of `size` indices, `None` where they do not lie
-/// evenly. Of no places at all, the slice begins at `before`.
-fn progression(places: &[i64], before: i64, step: i64, size: i64) -> Option<(i64, i64, i64)> {
-    let (first, last) = match places {
+/// Returns start, end and step of a slice that selects these positions of an axis of `size` indices; `None` if they
+/// are not evenly spaced. If there are no positions, the slice starts at `before`.
+fn progression(positions: &[i64], before: i64, step: i64, size: i64) -> Option<(i64, i64, i64)> {
+    let (first, last) = match positions {
         [] => return Some((before, before, step)),
         [only] => (*only, *only),
         [first, .., last] => (*first, *last),
     };
-    let step = places.get(1).map_or(step.signum(), |second| second - first);
-    let is_even = places.windows(2).all(|pair| pair[1] - pair[0] == step);
-    // An end before the first index counts as one from the end, unless it lies far below zero.
+    let step = positions.get(1).map_or(step.signum(), |second| second - first);
+    let is_even = positions.windows(2).all(|pair| pair[1] - pair[0] == step);
+    // An end before the first index counts from the end, unless it is far below zero.
     let end = if step > 0 {
         last + 1
     } else if last > 0 {
@@ -318,14 +318,14 @@ fn progression(places: &[i64], before: i64, step: i64, size: i64) -> Option<(i64
 }
 
 fn take(known: &Known, sizes: &[usize], axis: usize, at: &Clamped) -> Option<Known> {
-    let indices: Option<Vec<usize>> = at.places().map(|place| usize::try_from(place).ok()).collect();
+    let indices: Option<Vec<usize>> = at.positions().map(|position| usize::try_from(position).ok()).collect();
     take_along(known, sizes, axis, &indices?)
 }
 
-/// Ends from here on are no sizes, but the end of the axis, whatever that is.
+/// Ends from this value on are not sizes: they stand for the end of the axis.
 const LATE: i64 = i32::MAX as i64;
 
-/// The size of a slice of an axis whose size is not a number, where it can be told.
+/// Returns the size of a slice of an axis of symbolic size; `None` if it is not known.
 fn symbolic(span: &Span, size: &Dim) -> Option<Dim> {
     let (start, end) = (span.start.as_ref()?, span.end.as_ref()?);
     if span.step != Some(1) {
@@ -343,7 +343,7 @@ fn symbolic(span: &Span, size: &Dim) -> Option<Dim> {
     } else {
         end.clone()
     };
-    // Limits beyond the axis would be clamped; sizes that are given in symbols are taken to lie within.
+    // Limits beyond the axis would be clamped; symbolic limits are assumed to lie within.
     Some(&end - &start)
 }
 
@@ -353,7 +353,7 @@ mod tests {
 
     fn indices(size: i64, start: i64, end: i64, step: i64) -> Option<Vec<i64>> {
         let span = Span { axis: 0, start: Some(start.into()), end: Some(end.into()), step: Some(step) };
-        span.clamp(size).map(|at| at.places().collect())
+        span.clamp(size).map(|at| at.positions().collect())
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Softmax.html>. All opsets; before 13 the input is flattened to a matrix
 //! at `axis`.
 //!
-//! Coupling: every axis passes through; a softmax over channels acts on the kept ones. Where axes are digits of channels,
-//! what is left of every row is equally many.
+//! Coupling: every axis passes through; a softmax over channels acts on the kept ones. If axes are digits of channels,
+//! every row keeps equally many.
 
 use crate::graph::Node;
 use crate::operator::part::{Part, PartCx};
@@ -23,7 +23,7 @@ pub(super) static RULES: &[Registration] =
 struct Softmax {
     kind: Kind,
     axis: i64,
-    /// Whether everything from the axis on is one row, as before opset 13.
+    /// Whether a row consists of all axes from `axis` on, as before opset 13.
     flattens: bool,
 }
 
@@ -31,7 +31,7 @@ struct Softmax {
 enum Kind {
     Softmax,
     Logarithm,
-    /// One at the first largest element, else zero.
+    /// One at the first maximum, else zero.
     Hard,
 }
 
@@ -46,7 +46,7 @@ impl Softmax {
         Self { kind, axis: node.int("axis", if flattens { 1 } else { -1 }), flattens }
     }
 
-    /// The axes that make up a row.
+    /// Returns the axes of a row.
     fn axes(&self, rank: usize) -> Result<Vec<usize>, RuleError> {
         let axis = axis_index(self.axis, rank)?;
         Ok(if self.flattens { (axis..rank).collect() } else { vec![axis] })
@@ -73,7 +73,8 @@ impl Operator for Softmax {
 
     fn reference(&self, cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
         if let Some(mask) = cx.mask(0) {
-            // Far below any activation, yet finite in float16, so that a row without kept elements gives no NaN.
+            // Far below any activation, yet finite in float16, so that a row without kept elements does not become
+            // NaN.
             let x = cx.filled(&cx.input(0), &mask, -60_000.0, 0);
             cx.emit(&[(0, x)]);
             cx.set_mask(0, mask);
@@ -106,7 +107,7 @@ impl Operator for Softmax {
                 let product = cx.mul(&share, &sum);
                 cx.op("Sub", &[&dy, &product])
             }
-            // Flat wherever it has a slope.
+            // The derivative is zero wherever it exists.
             Kind::Hard => return Ok(()),
         };
         cx.give(0, dx);

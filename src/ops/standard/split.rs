@@ -24,14 +24,14 @@ pub(super) static RULES: &[Registration] = &[Registration::new(types_split, |nod
 #[derive(Debug)]
 struct Split {
     axis: i64,
-    /// The sizes of the outputs, where an attribute gives them.
+    /// The sizes of the outputs as an attribute; `None` if it is absent.
     sizes: Option<Vec<i64>>,
     has_sizes_input: bool,
-    /// The number of equal parts where no sizes are given.
+    /// The number of equal parts if no sizes are given.
     count: i64,
-    /// For every output whether it is there, or omitted.
+    /// For every output, whether it is present.
     outputs: Vec<bool>,
-    /// Whether the node's opset takes sizes as input 1, not as an attribute.
+    /// Whether the node's version takes the sizes as input 1, not as an attribute.
     takes_sizes_as_input: bool,
 }
 
@@ -47,19 +47,19 @@ impl Split {
         }
     }
 
-    /// The sizes of the outputs along the axis of size `size`; `given` are those of input 1, where known.
+    /// Returns the sizes of the outputs along the axis of size `size`; `given` holds those of input 1, if known.
     fn sizes(&self, given: Option<&[Dim]>, size: &Dim) -> Option<Vec<Dim>> {
         if let Some(sizes) = &self.sizes {
             return Some(sizes.iter().copied().map(Dim::from).collect());
         }
-        // A patched node has sizes even where the original has none.
+        // A patched node has an input for the sizes even if the original has none.
         if given.is_some() || self.has_sizes_input {
             return given.map(<[Dim]>::to_vec);
         }
         let each = size.ceil_div(&Dim::from(self.count))?;
         let mut sizes = vec![each.clone(); usize::try_from(self.count).ok()?.min(4096)];
         if size.as_const().is_some() {
-            // The last one is smaller where it does not come out even.
+            // The last part is smaller if the size is no multiple.
             let others = &each * &Dim::from(self.count - 1);
             *sizes.last_mut()? = size - &others;
         }
@@ -67,10 +67,10 @@ impl Split {
     }
 }
 
-/// The parts must make up the whole, or channels would be coupled that do not exist.
+/// Checks that the parts make up the whole axis; otherwise channels that do not exist would be coupled.
 fn check_sizes(sizes: &[Dim], outputs: usize, whole: &Dim) -> Result<(), RuleError> {
     if sizes.len() < outputs {
-        return Err(RuleError::invalid(format!("expected sizes for {outputs} outputs, found {}", sizes.len())));
+        return Err(RuleError::invalid(format!("expected {outputs} sizes, one per output, found {}", sizes.len())));
     }
     let known: Vec<i64> = sizes.iter().filter_map(Dim::as_const).collect();
     if let Some(size) = known.iter().find(|size| **size < 0) {
@@ -79,7 +79,9 @@ fn check_sizes(sizes: &[Dim], outputs: usize, whole: &Dim) -> Result<(), RuleErr
     let sum = known.iter().fold(0i64, |sum, size| sum.saturating_add(*size));
     let is_wrong = |whole| sum > whole || (known.len() == sizes.len() && sum != whole);
     if whole.as_const().is_some_and(is_wrong) || sum > i64::from(u32::MAX) {
-        return Err(RuleError::invalid(format!("outputs of sizes {known:?} do not make up an axis of size {whole}")));
+        return Err(RuleError::invalid(format!(
+            "outputs of sizes {known:?} do not add up to the axis of size {whole}"
+        )));
     }
     Ok(())
 }
@@ -131,7 +133,7 @@ impl Operator for Split {
                     let part = cx.new_space(count)?;
                     (0..count).for_each(|i| cx.unite(space, start + i, part, i));
                     if count == 1 {
-                        cx.keep_range(part, 0..1, "is the only index of an output");
+                        cx.keep_range(part, 0..1, "an output of Split holds only this index");
                     }
                     start += count;
                     cx.whole(part)

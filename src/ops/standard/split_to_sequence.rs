@@ -1,9 +1,9 @@
 //! # SplitToSequence
-//! The sequence of the parts of a tensor along `axis`.
+//! Splits a tensor along `axis` into a sequence of parts.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__SplitToSequence.html>. Opsets 11 and later.
 //!
-//! Coupling: where all that reads the sequence is known when the file is read, the parts are made by Split, Gather and
-//! Slice. Any other is a barrier.
+//! Coupling: if all uses of the sequence are known when the file is loaded, Split, Gather and Slice compute the parts.
+//! Otherwise it is a barrier.
 
 use crate::graph::Node;
 use crate::operator::sequence::{Parts, Sequence};
@@ -17,13 +17,13 @@ fn types_split_to_sequence() -> &'static [OpType] {
 pub(super) static RULES: &[Registration] =
     &[Registration::new(types_split_to_sequence, |node| Ok(Box::new(SplitToSequence::parse(node)))).of_sequences()];
 
-/// Parts up to this many are made by one Split.
+/// Maximum number of parts that a single Split computes.
 const MOST_AT_ONCE: i64 = 256;
 
 #[derive(Debug)]
 struct SplitToSequence {
     axis: i64,
-    /// Whether parts of size one keep the axis, where no sizes are given.
+    /// Whether parts of size one keep the axis, if no sizes are given.
     keeps_axis: bool,
 }
 
@@ -33,12 +33,12 @@ impl SplitToSequence {
     }
 }
 
-/// The number of parts of `size` each, the last of which may be smaller.
+/// Returns the number of parts of size `size`; the last may be smaller.
 fn count(whole: i64, size: i64) -> i64 {
     whole / size + i64::from(whole % size != 0)
 }
 
-/// The sizes of parts of `size` each; the last may be smaller.
+/// Returns the sizes of parts of size `size`; the last may be smaller.
 fn equal_sizes(whole: i64, size: i64) -> Vec<i64> {
     (0..count(whole, size)).map(|at| size.min(whole - at * size)).collect()
 }
@@ -63,7 +63,7 @@ impl Operator for SplitToSequence {
             if sizes.iter().any(|size| *size < 0) || whole.is_some_and(|whole| whole != sum) {
                 let size = &shape[axis];
                 return Err(RuleError::invalid(format!(
-                    "parts of sizes {sizes:?} do not make up an axis of size {size}"
+                    "parts of sizes {sizes:?} do not add up to the axis of size {size}"
                 )));
             }
             let list = cx.split(&value, axis, &sizes);
@@ -72,7 +72,7 @@ impl Operator for SplitToSequence {
         }
         let size = sizes.first().copied().filter(|size| *size > 0);
         let size = size.ok_or_else(|| RuleError::invalid("the size of a part must be positive"))?;
-        // Where sizes are given, parts keep the axis.
+        // If sizes are given, parts keep the axis.
         let keeps_axis = cx.has(1) || self.keeps_axis;
         let count = whole.map(|whole| count(whole, size));
         let sequence = match (whole, count) {

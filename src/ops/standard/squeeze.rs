@@ -2,7 +2,7 @@
 //! Removes axes of size one.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Squeeze.html>. All opsets (`axes` is an input from 13).
 //!
-//! Coupling: every axis passes through to its new place.
+//! Coupling: every axis passes through to its new position.
 
 pub(in crate::ops::standard) mod axes;
 
@@ -25,7 +25,7 @@ pub(super) static RULES: &[Registration] =
 
 #[derive(Debug)]
 struct Squeeze {
-    /// All axes of size one where the node names none.
+    /// The axes to remove; if the node states none, all of size one.
     axes: Axes,
 }
 
@@ -43,7 +43,10 @@ impl Operator for Squeeze {
         if let Some(size) =
             shape.iter().enumerate().find(|(at, size)| goes(*at, size) && size.as_const().is_some_and(|s| s != 1))
         {
-            return Err(RuleError::invalid(format!("axis {} of size {} can't be removed", size.0, size.1)));
+            return Err(RuleError::invalid(format!(
+                "axis {} has size {}: only axes of size 1 can be removed",
+                size.0, size.1
+            )));
         }
         let rest = shape.iter().enumerate().filter(|(at, size)| !goes(*at, size)).map(|(_, size)| size.clone());
         let input = cx.input(0)?;

@@ -2,7 +2,7 @@
 //! Fourier transforms of windows of a signal; the last axis holds real and imaginary parts.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__STFT.html>. Opsets 17 and later.
 //!
-//! Coupling: every input stays.
+//! Coupling: every input is kept.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -47,7 +47,7 @@ impl Operator for Stft {
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        cx.keep_inputs("is transformed");
+        cx.keep_inputs("STFT transforms this value");
         cx.set_fixed(0)
     }
 

@@ -1,10 +1,10 @@
 //! # RegexFullMatch, StringConcat, StringNormalizer and StringSplit
-//! Texts.
+//! Operators on strings.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__StringConcat.html>,
 //! <https://onnx.ai/onnx/operators/onnx__StringSplit.html>, <https://onnx.ai/onnx/operators/onnx__RegexFullMatch.html>,
 //! <https://onnx.ai/onnx/operators/onnx__StringNormalizer.html>. Opsets 10 (StringNormalizer) and 20 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::onnx::DataType;
@@ -33,7 +33,7 @@ impl Text {
     }
 }
 
-/// What becomes of texts.
+/// The operation on strings.
 #[derive(Clone, Copy, Debug)]
 enum Form {
     Matches,
@@ -53,7 +53,7 @@ impl Operator for Text {
                 cx.set_shape(0, DataType::String, shape);
             }
             Form::Normalizes => {
-                // Words on a list are dropped.
+                // Stop words are dropped.
                 let mut shape = shape;
                 if let Some(size) = shape.last_mut() {
                     *size = cx.fresh();

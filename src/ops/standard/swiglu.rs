@@ -2,7 +2,7 @@
 //! `Y = A * sigmoid(alpha * A) * B`, element by element.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__SwiGLU.html>. Opsets 28 and later.
 //!
-//! Coupling: axes that broadcast against each other are one axis.
+//! Coupling: axes that are broadcast against each other are one axis.
 
 use crate::operator::{CoupleCx, InferCx, OpType, Operator, ReferenceCx, Registration, RuleError, onnx};
 

@@ -2,7 +2,7 @@
 //! Writes new positions into a cache.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__TensorScatter.html>. Opsets 24 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::operator::{InferCx, OpType, Operator, Registration, RuleError, onnx};
 

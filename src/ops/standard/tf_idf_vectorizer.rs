@@ -1,8 +1,8 @@
 //! # TfIdfVectorizer
-//! Counts of word sequences in a text, or weights that follow from them.
+//! Counts of n-grams in a text, or weights computed from them.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__TfIdfVectorizer.html>. Opsets 9 and later.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
@@ -18,7 +18,7 @@ pub(super) static RULES: &[Registration] =
 
 #[derive(Debug)]
 struct TfIdfVectorizer {
-    /// The number of word sequences that are counted.
+    /// The number of n-grams that are counted.
     size: i64,
 }
 

@@ -2,8 +2,9 @@
 //! Repeats a tensor along its axes.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Tile.html>. Opsets 6 and later.
 //!
-//! Coupling: an axis that is repeated is a product of the repetitions, which stay, and its old indices. What an axis of one
-//! index is repeated to stays; in a tensor of indices, it is free and follows what it meets.
+//! Coupling: a repeated axis is a product of the repetitions, which are kept, and its old indices. The repetitions of
+//! an axis of one index are kept; in a tensor of indices, the axis is free and loses the same indices as the axis that
+//! it meets.
 
 use crate::graph::fact::Fact;
 use crate::operator::couple::layout::{Layout, fixed_axis};
@@ -29,7 +30,11 @@ impl Operator for Tile {
         let sizes = match repeats {
             Some(repeats) if repeats.len() == shape.len() => shape.iter().zip(&repeats).map(|(a, b)| a * b).collect(),
             Some(repeats) => {
-                return Err(RuleError::invalid(format!("{} repeats for {} axes", repeats.len(), shape.len())));
+                return Err(RuleError::invalid(format!(
+                    "expected {} repeats, one per axis, found {}",
+                    shape.len(),
+                    repeats.len()
+                )));
             }
             None => shape.iter().map(|_| cx.fresh()).collect(),
         };
@@ -48,7 +53,7 @@ impl Operator for Tile {
             let times = count.and_then(|count| usize::try_from(count).ok()).filter(|count| *count > 0);
             match (times, axis_size(axis)) {
                 (Some(1), _) => axes.push(axis.clone()),
-                // Positions and sizes, of which there may be any number.
+                // Positions and sizes, whose number is arbitrary.
                 (_, Some(2..)) if axis.iter().all(|piece| piece.space().is_none()) => axes.push(fixed_axis(size)),
                 (Some(_), Some(1)) if !is_float => axes.push(cx.repeated_axis(size)),
                 (Some(times), Some(len))
@@ -60,7 +65,7 @@ impl Operator for Tile {
                     axes.push(cx.whole(space));
                 }
                 _ => {
-                    cx.keep(axis, "is repeated a number of times that is not known");
+                    cx.keep(axis, "the number of times that Tile repeats this axis is not known");
                     axes.push(fixed_axis(size));
                 }
             }
@@ -70,7 +75,7 @@ impl Operator for Tile {
     }
 
     fn patch(&self, cx: &mut PatchCx<'_>) -> Result<(), RuleError> {
-        // An axis of one index is as long afterwards as it is repeated.
+        // An axis of one index is repeated to its new size.
         let is_repeated = |at: usize| cx.old_size(0, at) == Some(1) && cx.output_shrinks(0, at);
         let repeats: Vec<Option<i64>> =
             (0..cx.rank(0)).map(|at| is_repeated(at).then(|| cx.new_output_size(0, at)).flatten()).collect();

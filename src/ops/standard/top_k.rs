@@ -1,8 +1,8 @@
 //! # TopK
-//! The largest or smallest elements along `axis`, and their places.
+//! The largest or smallest elements along `axis`, and their indices.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__TopK.html>. All opsets (`k` is an input from 10).
 //!
-//! Coupling: every input stays.
+//! Coupling: every input is kept.
 
 use crate::graph::Node;
 use crate::onnx::{DataType, attr_int};
@@ -39,19 +39,21 @@ impl Operator for TopK {
     }
 
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
-        cx.keep_inputs("is counted by indices");
+        cx.keep_inputs("the indices that TopK returns refer to this value");
         (0..2).try_for_each(|slot| cx.set_fixed(slot))
     }
 
     fn reference(&self, _cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
-        // What is counted has lost nothing; a plan that removes some of it gives other indices and fails.
+        // The input has lost nothing; a plan that removes some of it changes the indices, and verification fails.
         Ok(())
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, shape, indices) = (cx.dy()?, cx.shape(0)?, cx.output(1));
         if indices.is_empty() {
-            return Err(RuleError::unsupported("it does not say which elements it chose: give it its second output"));
+            return Err(RuleError::unsupported(
+                "it has no output for the indices of the elements: add the second output of TopK to the node",
+            ));
         }
         let axis = axis_index(self.axis, shape.len())? as i64;
         let zero = cx.scalar(0.0);

@@ -2,7 +2,7 @@
 //! Permutes the axes of a tensor.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Transpose.html>. All opsets.
 //!
-//! Coupling: every axis passes through to its new place.
+//! Coupling: every axis passes through to its new position.
 
 use crate::graph::Node;
 use crate::graph::fact::{Fact, permute, static_shape};
@@ -22,7 +22,7 @@ pub(super) static RULES: &[Registration] =
 
 #[derive(Debug)]
 struct Transpose {
-    /// The axis of the input that stands at each place of the output; they are reversed where the node names none.
+    /// The axis of the input at each position of the output; `None`: the axes are reversed.
     perm: Option<Vec<i64>>,
 }
 
@@ -31,7 +31,7 @@ impl Transpose {
         Self { perm: node.proto.ints("perm").map(<[i64]>::to_vec) }
     }
 
-    /// The axis of an input of rank `rank` that stands at each place of the output.
+    /// Returns the axis of an input of rank `rank` at each position of the output.
     fn permutation(&self, rank: usize) -> Result<Vec<usize>, RuleError> {
         let Some(perm) = &self.perm else {
             return Ok((0..rank).rev().collect());
@@ -40,7 +40,7 @@ impl Transpose {
         let mut seen = perm.clone();
         seen.sort_unstable();
         if seen != (0..rank).collect::<Vec<_>>() {
-            return Err(RuleError::invalid(format!("perm {perm:?} is no permutation of {rank} axes")));
+            return Err(RuleError::invalid(format!("perm {perm:?} is not a permutation of {rank} axes")));
         }
         Ok(perm)
     }

@@ -2,7 +2,7 @@
 //! The triangle above or below a diagonal of matrices; the rest is zero.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Trilu.html>. Opsets 14 and later.
 //!
-//! Coupling: the last two axes stay, for the order of their positions matters; all others pass through.
+//! Coupling: the last two axes are kept, because the order of their positions matters; all others pass through.
 
 use crate::graph::Node;
 use crate::operator::{
@@ -36,7 +36,9 @@ impl Operator for Trilu {
     fn couple(&self, cx: &mut CoupleCx<'_>) -> Result<(), RuleError> {
         let layout = cx.separated(0)?;
         let rows = layout.rank().saturating_sub(2);
-        layout.axes[rows..].iter().for_each(|axis| cx.keep(axis, "counts positions"));
+        layout.axes[rows..]
+            .iter()
+            .for_each(|axis| cx.keep(axis, "Trilu selects elements by their positions along this axis"));
         cx.set(0, layout);
         Ok(())
     }

@@ -4,8 +4,8 @@
 //!
 //! Coupling: every axis passes through.
 
+mod derivative;
 mod function;
-mod slope;
 
 use std::sync::OnceLock;
 
@@ -27,7 +27,7 @@ pub(super) static RULES: &[Registration] = &[Registration::new(types_unary, |nod
 #[derive(Debug)]
 struct Unary {
     function: Function,
-    /// Whether it is an operator of ONNX Runtime's own, which the standard may not have in this version.
+    /// Whether it is an operator of ONNX Runtime's domain, which the standard may lack in this version.
     is_own: bool,
 }
 
@@ -40,7 +40,7 @@ impl Unary {
 impl Operator for Unary {
     fn infer(&self, cx: &mut InferCx<'_>) -> Result<(), RuleError> {
         let input = cx.input(0)?;
-        let dtype = if self.function.gives_truth() { DataType::Bool } else { input.dtype };
+        let dtype = if self.function.is_boolean() { DataType::Bool } else { input.dtype };
         let known = match &input.known {
             Some(Known::Floats(values)) => {
                 self.function.of_floats().map(|of| Known::Floats(values.iter().copied().map(of).collect()))
@@ -100,8 +100,8 @@ impl Operator for Unary {
             Function::Ceil | Function::Floor | Function::Round | Function::Sign => return Ok(()),
             Function::Neg => cx.op("Neg", &[&dy]),
             _ => {
-                let slope = slope::of(self.function, cx)?;
-                cx.mul(&dy, &slope)
+                let derivative = derivative::of(self.function, cx)?;
+                cx.mul(&dy, &derivative)
             }
         };
         cx.give(0, dx);

@@ -1,8 +1,8 @@
 //! # Unique
-//! The different elements of a value, or slices along an axis, in order.
+//! The distinct elements of a value, or slices along an axis, in order.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Unique.html>. Opsets 11 and later, and ONNX Runtime's contrib operator.
 //!
-//! Coupling: a barrier: only shapes are known, and all that it touches stays.
+//! Coupling: a barrier: only shapes are known, and all channels that it touches are kept.
 
 use crate::graph::Node;
 use crate::graph::dim::product;

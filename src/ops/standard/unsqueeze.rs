@@ -2,7 +2,7 @@
 //! Inserts axes of size one.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Unsqueeze.html>. All opsets (`axes` is an input from 13).
 //!
-//! Coupling: every axis passes through to its new place.
+//! Coupling: every axis passes through to its new position.
 
 use super::squeeze::axes::{Axes, ascending};
 use crate::graph::Node;
@@ -23,7 +23,7 @@ pub(super) static RULES: &[Registration] =
 
 #[derive(Debug)]
 struct Unsqueeze {
-    /// Places in the output.
+    /// The positions of the new axes in the output.
     axes: Axes,
 }
 
@@ -33,7 +33,7 @@ impl Unsqueeze {
     }
 }
 
-/// Inserts `new` at the named places of the output.
+/// Inserts `new` at the stated positions of the output.
 fn insert<T: Clone>(old: &[T], named: &[Dim], new: &T) -> Result<Vec<T>, RuleError> {
     let rank = old.len() + named.len();
     let axes = ascending(named, rank)?;

@@ -2,7 +2,7 @@
 //! `Y = condition ? X : Y`, with numpy broadcasting.
 //! Spec: <https://onnx.ai/onnx/operators/onnx__Where.html>. Opsets 9 and later.
 //!
-//! Coupling: axes that broadcast against each other are one axis.
+//! Coupling: axes that are broadcast against each other are one axis.
 
 use crate::graph::dim::Dim;
 use crate::graph::fact::{Fact, Known};
@@ -51,7 +51,7 @@ impl Operator for Where {
     }
 }
 
-/// The elements of the result where the condition is known; scalars and vectors of one length.
+/// Computes the elements of the result if the condition is known; for scalars and vectors of one length.
 fn selected(cx: &InferCx<'_>) -> Option<Known> {
     let (condition, a, b) = (cx.ints(0)?, cx.ints(1)?, cx.ints(2)?);
     let count = condition.len().max(a.len()).max(b.len());

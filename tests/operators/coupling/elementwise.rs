@@ -55,7 +55,7 @@ pub(super) fn cases() -> Vec<Vec<Case>> {
         // Fewer numbers drawn would be other numbers.
         case("RandomNormalLike RandomUniformLike Bernoulli", &[x], &[], "[a! b! c!] -> [. . .]"),
         case("Multinomial", &[X(&[2, 6])], &[attr_int("sample_size", 3)], "[a! b!] -> [. .]"),
-        network("If", "[] -> [. .] {barrier: which branch runs is not known before the network does}", |net| {
+        network("If", "[] -> [. .] {barrier: which branch runs is only known at run time}", |net| {
             net.graph.input = vec![value_of("condition", 9, Some(&[])), value_of("x", 1, Some(&["2", "6"]))];
             let branches = [body("then_branch", "Relu", &["x"]), body("else_branch", "Exp", &["x"])];
             net.op("If", &["condition"], &branches);

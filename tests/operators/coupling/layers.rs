@@ -107,7 +107,7 @@ fn products() -> Vec<Vec<Case>> {
             "Einsum",
             &[X(&[5, 5])],
             &equation("ii->i"),
-            "[a! b!] -> ? {barrier: a letter stands twice in one operand}",
+            "[a! b!] -> ? {barrier: a letter occurs twice in one operand}",
         ),
         // Without `->`, letters that occur once, in alphabetical order.
         case("Einsum", &[X(&[5, 6]), W(&[6, 4])], &equation("cb,ba"), "[a b], [b c] -> [c a]"),

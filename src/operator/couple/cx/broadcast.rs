@@ -1,4 +1,4 @@
-//! Ties between values that broadcast against each other.
+//! Ties between values that are broadcast against each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,8 @@ use crate::operator::couple::layout::{Axis, Layout, Piece, SpaceId};
 use crate::operator::couple::space::Spaces;
 
 impl CoupleCx<'_> {
-    /// The common axes of inputs that broadcast against each other, tied. Missing inputs are skipped.
+    /// Ties the axes of inputs that are broadcast against each other and returns the common axes. Missing inputs are
+    /// skipped.
     ///
     /// # Errors
     /// [`RuleError::UnknownShape`] if a rank is not known.
@@ -22,7 +23,7 @@ impl CoupleCx<'_> {
         Ok(self.tie_broadcast(&layouts))
     }
 
-    /// The common axes of layouts that broadcast against each other, tied.
+    /// Ties the axes of layouts that are broadcast against each other and returns the common axes.
     pub fn tie_broadcast(&mut self, layouts: &[Layout]) -> Layout {
         let rank = layouts.iter().map(Layout::rank).max().unwrap_or(0);
         let mut result = Layout { axes: vec![Axis::new(); rank] };
@@ -32,7 +33,7 @@ impl CoupleCx<'_> {
                 if axis.is_empty() || self.coupling.spaces.is_outer_digit(other, axis) {
                     axis.clone_from(other);
                 } else if self.coupling.spaces.is_outer_digit(axis, other) {
-                    // A statistic of every block meets its block; the cut may stay ragged.
+                    // A statistic per block meets its block; the cut may remain ragged.
                 } else if !other.is_empty() && axis != other && !same_digits(axis, other, &tied) {
                     let reason = self.reason_to_stay(axis, other);
                     *axis = self.coupling.spaces.tie(axis, other, &reason);
@@ -42,8 +43,8 @@ impl CoupleCx<'_> {
         result
     }
 
-    /// Where both layouts hold the same digits of two spaces at the same axes, the spaces are tied as wholes, so that
-    /// a cut may stay ragged through elementwise operators.
+    /// Ties two spaces as wholes if both layouts hold the same digits of them at the same axes, so that a cut may
+    /// remain ragged through elementwise operators. Returns the pairs of spaces tied.
     fn tie_divided_spaces(&mut self, a: &Layout, b: &Layout) -> BTreeSet<(SpaceId, SpaceId)> {
         let mut pairs: BTreeMap<(SpaceId, SpaceId), usize> = BTreeMap::new();
         for (x, y) in a.axes.iter().rev().zip(b.axes.iter().rev()) {
@@ -68,7 +69,7 @@ impl CoupleCx<'_> {
     }
 }
 
-/// Whether two axes are the same digits of spaces that are one or have been tied as wholes.
+/// Whether two axes are the same digits of one space, or of two spaces that have been tied as wholes.
 fn same_digits(a: &Axis, b: &Axis, tied: &BTreeSet<(SpaceId, SpaceId)>) -> bool {
     a.len() == b.len()
         && a.iter().zip(b).all(|pair| match pair {

@@ -1,4 +1,4 @@
-//! Cutting spaces into digits, and tying axes that are made of them.
+//! Division of spaces into digits, and ties between axes composed of digits.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,8 @@ use super::{Division, LONGEST_AXIS, Reason, Shrinks, Spaces};
 use crate::operator::couple::layout::{Axis, Piece, SpaceId, push_piece};
 
 impl Spaces {
-    /// The space of the outermost digit of a division into blocks of `block` indices, not claiming anything of the rest.
+    /// Returns the space of the outermost digit of a division into blocks of `block` indices. It does not divide the
+    /// blocks.
     pub fn outer_digit(&mut self, space: SpaceId, block: usize, node: &str) -> SpaceId {
         let len = self.spaces[space].len;
         if block == 1 {
@@ -28,7 +29,8 @@ impl Spaces {
         outer
     }
 
-    /// Whether `digit` is the space that [`Spaces::outer_digit`] gave for the outermost digit of a division, which is `axis`.
+    /// Whether `axis` is the outermost digit of a division and `digit` the space that [`Spaces::outer_digit`] returned
+    /// for it.
     pub fn is_outer_digit(&self, axis: &Axis, digit: &Axis) -> bool {
         let ([Piece::Part { space, inner, extent }], [Piece::Part { space: other, inner: 1, extent: count }]) =
             (axis.as_slice(), digit.as_slice())
@@ -45,12 +47,13 @@ impl Spaces {
                 .is_some_and(|division| division.digits[0] == Some(*other))
     }
 
-    /// The spaces of all digits of a division into `sizes` (outermost first; sizes above one, their product the space's).
-    /// What may shrink of them is what all that divide the space so allow.
+    /// Returns the spaces of all digits of a division into `sizes` (outermost first; every size is above one, their
+    /// product is the size of the space). A digit may shrink if every operator that divides the space in this way
+    /// allows it.
     pub fn digits(&mut self, space: SpaceId, sizes: &[usize], shrinks: Shrinks, node: &str) -> Vec<SpaceId> {
         if sizes.len() == 1 {
             if shrinks == Shrinks::Nothing {
-                let text = format!("holds {} values for each index that may go", sizes[0]);
+                let text = format!("the axis holds {} values of the only index that could be removed", sizes[0]);
                 self.freeze_space(space, &Reason { text, node: node.to_owned() });
             }
             return vec![space];
@@ -72,9 +75,9 @@ impl Spaces {
         digits
     }
 
-    /// The axis with every digit that is not a whole space replaced by a space of its own.
+    /// Replaces every digit that is not a whole space by a space of its own.
     ///
-    /// All digits of a space that occur in `axes` are made in one division, so that `[3, heads, 64]` is one decision.
+    /// All digits of one space that occur in `axes` get one common division, so that `[3, heads, 64]` is one decision.
     pub fn separate(&mut self, axes: &[Axis], node: &str) -> Vec<Axis> {
         let mut parts: BTreeMap<SpaceId, Vec<(usize, usize)>> = BTreeMap::new();
         for piece in axes.iter().flatten() {
@@ -131,7 +134,7 @@ impl Spaces {
         separated
     }
 
-    /// Whether the digits of every divided space stand side by side and complete, as right after a reshape.
+    /// Whether the digits of every divided space are adjacent and complete, as right after a reshape.
     pub fn is_contiguous(&self, axes: &[Axis]) -> bool {
         let mut open: Option<(SpaceId, usize)> = None;
         for piece in axes.iter().flatten() {
@@ -155,7 +158,7 @@ impl Spaces {
         open.is_none()
     }
 
-    /// One whole space for an axis of several pieces; `None` for an axis that never shrinks. Pieces that never
+    /// Returns one whole space for an axis of several pieces; `None` for an axis that never shrinks. Pieces that never
     /// shrink inside a product become frozen digits.
     pub fn single(&mut self, axis: &Axis, node: &str) -> Option<SpaceId> {
         let axis = self.separate(std::slice::from_ref(axis), node).pop()?;
@@ -167,8 +170,10 @@ impl Spaces {
         let mut sizes = Vec::new();
         for piece in &axis {
             let Some(size) = piece.size().as_const().and_then(|size| usize::try_from(size).ok()) else {
-                let reason =
-                    Reason { text: "shares an axis with a size that is not known".to_owned(), node: node.to_owned() };
+                let reason = Reason {
+                    text: "the axis is a product with a size that is not known".to_owned(),
+                    node: node.to_owned(),
+                };
                 self.freeze_axis(&axis, &reason);
                 return None;
             };
@@ -176,8 +181,10 @@ impl Spaces {
         }
         let whole = sizes.iter().try_fold(1usize, |whole, size| whole.checked_mul(*size));
         let Some(whole) = whole.filter(|whole| *whole <= LONGEST_AXIS) else {
-            let reason =
-                Reason { text: "shares an axis that is too long to be divided".to_owned(), node: node.to_owned() };
+            let reason = Reason {
+                text: "the axis is a product that is too long to be divided".to_owned(),
+                node: node.to_owned(),
+            };
             self.freeze_axis(&axis, &reason);
             return None;
         };
@@ -187,7 +194,7 @@ impl Spaces {
             match piece {
                 Piece::Part { space, .. } => self.unite_spaces(digit, *space),
                 Piece::Fixed(size) => {
-                    let text = format!("an axis of {size} positions that stay");
+                    let text = format!("this factor of the axis has {size} positions that never shrink");
                     self.freeze_space(digit, &Reason { text, node: node.to_owned() });
                 }
             }
@@ -195,17 +202,17 @@ impl Spaces {
         Some(space)
     }
 
-    /// Ties two axes that hold the same indices and returns the axis that stands for both. `stays` says why indices stay
-    /// that are tied to positions.
+    /// Ties two axes that hold the same indices and returns the axis that stands for both. `stays` is the reason for
+    /// indices that are kept because the other axis never shrinks.
     ///
-    /// Axes of different factors are refined to common digits; where that does not come out even, both are kept.
+    /// Axes of different factors are refined to common digits; if that does not come out even, both are kept.
     pub fn tie(&mut self, a: &Axis, b: &Axis, stays: &Reason) -> Axis {
         if a == b {
             return a.clone();
         }
         let node = stays.node.as_str();
         let Some((a_digits, b_digits)) = refine(a, b) else {
-            let text = "meets an axis that never shrinks or that is divided differently".to_owned();
+            let text = "the axis meets an axis that never shrinks or that is divided differently".to_owned();
             let reason = Reason { text, node: node.to_owned() };
             self.freeze_axis(a, &reason);
             self.freeze_axis(b, &reason);
@@ -230,7 +237,7 @@ impl Spaces {
     }
 }
 
-/// Both axes cut into digits of the same sizes, one digit an axis.
+/// Divides both axes into digits of the same sizes, one digit per axis; `None` if they do not come out even.
 fn refine(a: &Axis, b: &Axis) -> Option<(Vec<Axis>, Vec<Axis>)> {
     let mut left: std::collections::VecDeque<Piece> = a.iter().cloned().collect();
     let mut right: std::collections::VecDeque<Piece> = b.iter().cloned().collect();
@@ -254,7 +261,7 @@ fn refine(a: &Axis, b: &Axis) -> Option<(Vec<Axis>, Vec<Axis>)> {
                 b_digits.push(vec![y]);
             }
             (Some(Piece::Fixed(_)), None) | (None, Some(Piece::Fixed(_))) if left.is_empty() && right.is_empty() => {
-                // A symbolic size that equals one; nothing to tie.
+                // A symbolic size that equals one: there is nothing to tie.
                 return Some((a_digits, b_digits));
             }
             _ => return None,

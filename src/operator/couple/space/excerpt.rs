@@ -1,4 +1,4 @@
-//! Some spaces of many, as if nothing had been said of them yet.
+//! An excerpt of some spaces, as they were before any rule applied to them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,8 +6,8 @@ use super::{Division, Spaces};
 use crate::operator::couple::layout::SpaceId;
 
 impl Spaces {
-    /// The given spaces alone, free and not united, and what they are called there. A division of one comes along, with
-    /// all its digits, where a digit is given too: a statistic of every block still meets its block.
+    /// Returns the given spaces alone, free and not united, and their new ids. A division of one of them is included
+    /// with all its digits if a digit is given too, so that a statistic per block still meets its block.
     pub fn excerpt(&self, wanted: &BTreeSet<SpaceId>) -> (Spaces, BTreeMap<SpaceId, SpaceId>) {
         let is_met = |division: &&Division| {
             let mut digits = division.digits.iter().flatten();
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn divisions_come_along_with_their_digits() {
+    fn an_excerpt_includes_divisions_with_their_digits() {
         let mut spaces = Spaces::default();
         let (other, channels) = (spaces.add(3), spaces.add(12));
         let groups = spaces.outer_digit(channels, 4, "norm");

@@ -1,5 +1,5 @@
-//! Gradients of convolutions, direct and transposed: each is made of the other and of one product per place in the
-//! kernel.
+//! Gradients of convolutions, direct and transposed: each consists of the other and of one product per kernel
+//! position.
 
 use super::window::{AutoPad, Spatial};
 use crate::onnx::{attr_int, attr_ints};
@@ -18,7 +18,7 @@ pub(in crate::ops) struct Geometry {
 }
 
 impl Geometry {
-    /// Of a direct convolution from spatial sizes `input` to `output`.
+    /// Computes the geometry of a direct convolution from spatial sizes `input` to `output`.
     pub(super) fn of_conv(
         spatial: &Spatial,
         group: i64,
@@ -36,8 +36,8 @@ impl Geometry {
         Ok(geometry)
     }
 
-    /// Of a transposed convolution from spatial sizes `input` to `output`; its output may name its own size, from which the
-    /// padding follows.
+    /// Computes the geometry of a transposed convolution from spatial sizes `input` to `output`. The node may state
+    /// the size of its output, from which the padding then follows.
     pub(in crate::ops) fn of_transposed(
         spatial: &Spatial,
         group: i64,
@@ -70,50 +70,51 @@ impl Geometry {
         })
     }
 
-    /// Padding of `total` along an axis; the specification gives the odd one to the end for SAME_UPPER alone.
+    /// Divides a padding of `total` along an axis; the specification puts the odd element at the end for SAME_UPPER
+    /// only.
     fn share(&mut self, auto_pad: AutoPad, axis: usize, total: i64) {
         let less = total / 2;
         let is_upper = auto_pad == AutoPad::SameUpper;
         (self.before[axis], self.after[axis]) = if is_upper { (less, total - less) } else { (total - less, less) };
     }
 
-    /// What is described to the choice of kernels.
+    /// Describes the convolution to the choice of kernels.
     pub(super) fn convolution(self) -> Convolution {
         let Self { kernel, strides, dilations, before, group, .. } = self;
         Convolution { kernel, strides, dilations, before, group }
     }
 
-    /// For each of the `count` windows along an axis of `size` elements, the element at each place of the kernel; `None` in
-    /// the padding.
+    /// Returns, for each of the `count` windows along an axis of `size` elements, the element at each kernel position;
+    /// `None` in the padding.
     pub(in crate::ops) fn elements(&self, axis: usize, size: i64, count: i64) -> Vec<Vec<Option<usize>>> {
-        let at = |window: i64, place: i64| {
-            let at = window * self.strides[axis] + place * self.dilations[axis] - self.before[axis];
+        let at = |window: i64, tap: i64| {
+            let at = window * self.strides[axis] + tap * self.dilations[axis] - self.before[axis];
             usize::try_from(at).ok().filter(|_| at < size)
         };
-        (0..count).map(|window| (0..self.kernel[axis]).map(|place| at(window, place)).collect()).collect()
+        (0..count).map(|window| (0..self.kernel[axis]).map(|tap| at(window, tap)).collect()).collect()
     }
 
-    /// The same of a transposed convolution: the element that each place of the kernel takes to each of the `count`
-    /// positions of the output; `None` where it takes none there.
+    /// The same for a transposed convolution: for each of the `count` positions of the output, the input element that
+    /// each kernel position multiplies; `None` if there is none.
     pub(in crate::ops) fn transposed_elements(&self, axis: usize, size: i64, count: i64) -> Vec<Vec<Option<usize>>> {
-        let at = |position: i64, place: i64| {
-            let steps = position + self.before[axis] - place * self.dilations[axis];
+        let at = |position: i64, tap: i64| {
+            let steps = position + self.before[axis] - tap * self.dilations[axis];
             let at = steps.div_euclid(self.strides[axis]);
             let is_one = steps.rem_euclid(self.strides[axis]) == 0 && (0..size).contains(&at);
             is_one.then(|| usize::try_from(at).ok()).flatten()
         };
-        (0..count).map(|position| (0..self.kernel[axis]).map(|place| at(position, place)).collect()).collect()
+        (0..count).map(|position| (0..self.kernel[axis]).map(|tap| at(position, tap)).collect()).collect()
     }
 
-    /// The extent of the dilated kernel.
+    /// Returns the extent of the dilated kernel.
     fn reach(&self, axis: usize) -> i64 {
         self.dilations[axis] * (self.kernel[axis] - 1) + 1
     }
 
-    /// The places in the kernel, the last axis fastest.
-    fn places(&self) -> Vec<Vec<i64>> {
-        self.kernel.iter().fold(vec![vec![]], |places, size| {
-            places.iter().flat_map(|place| (0..*size).map(move |at| [&place[..], &[at]].concat())).collect()
+    /// Lists the kernel positions, the last axis fastest.
+    fn taps(&self) -> Vec<Vec<i64>> {
+        self.kernel.iter().fold(vec![vec![]], |taps, size| {
+            taps.iter().flat_map(|tap| (0..*size).map(move |at| [&tap[..], &[at]].concat())).collect()
         })
     }
 
@@ -129,7 +130,7 @@ impl Geometry {
     }
 }
 
-/// The gradient rule of Conv, given the gradient `dy` by the convolution.
+/// Applies the gradient rule of Conv to the gradient `dy` with respect to its output.
 pub(super) fn of_conv(spatial: &Spatial, group: i64, cx: &mut GradientCx<'_>, dy: &str) -> Result<(), RuleError> {
     let (x, w, y) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape(0)?);
     let geometry = Geometry::of_conv(spatial, group, &w[2..], &x[2..], &y[2..])?;
@@ -147,7 +148,7 @@ pub(super) fn of_conv(spatial: &Spatial, group: i64, cx: &mut GradientCx<'_>, dy
     Ok(())
 }
 
-/// The gradient rule of ConvTranspose: the same products with X and dY in each other's place.
+/// Applies the gradient rule of ConvTranspose: the same products with X and dY swapped.
 pub(in crate::ops) fn of_conv_transpose(cx: &mut GradientCx<'_>, geometry: &Geometry) -> Result<(), RuleError> {
     let (x, w, y) = (cx.shape(0)?, cx.shape(1)?, cx.output_shape(0)?);
     let dy = cx.dy()?;
@@ -178,7 +179,8 @@ fn bias(cx: &mut GradientCx<'_>, dy: &str, rank: usize) {
     cx.give(2, db);
 }
 
-/// `dX[n, i, q]`: the sum over o and k of `dY[n, o, p] W[o, i, k]` with `q = p * stride + k * dilation - pad`.
+/// Computes `dX[n, i, q]`: the sum over o and k of `dY[n, o, p] W[o, i, k]` with `q = p * stride + k * dilation -
+/// pad`.
 fn through(cx: &mut GradientCx<'_>, geometry: &Geometry, weight: &str, dy: &str, [x, w, y]: [&[i64]; 3]) -> String {
     let spatial = geometry.kernel.len();
     let around: Vec<i64> = (0..spatial).map(|axis| geometry.reach(axis) - 1 - geometry.before[axis]).collect();
@@ -202,7 +204,7 @@ fn through(cx: &mut GradientCx<'_>, geometry: &Geometry, weight: &str, dy: &str,
             return cx.op_with("Conv", &[dy, &flipped], attributes);
         }
     }
-    // What the strides left over at the end gets no gradient.
+    // Elements at the end that no window covers get no gradient.
     let extra: Vec<i64> = (0..spatial)
         .map(|axis| {
             let covered = (y[axis + 2] - 1) * geometry.strides[axis] + geometry.reach(axis);
@@ -220,13 +222,13 @@ fn through(cx: &mut GradientCx<'_>, geometry: &Geometry, weight: &str, dy: &str,
     cx.op_with("ConvTranspose", &[dy, weight], attributes)
 }
 
-/// Elements of a matrix of columns, at most: 256 MiB in float32.
+/// Maximum number of elements of a matrix of columns: 256 MiB in float32.
 const COLUMNS: i64 = 1 << 26;
 
-/// `dW[o, i, k]`: the sum over n and p of `g[n, o, p] X[n, i, p * stride + k * dilation - pad]`: the columns that the
-/// convolution multiplies (im2col), one block of rows for each place k in the kernel, and one product with g over all images
-/// at once, or several where the columns would be larger than [`COLUMNS`]. `w` is the shape of the weight,
-/// `[O, I / group, k...]`.
+/// Computes `dW[o, i, k]`: the sum over n and p of `g[n, o, p] X[n, i, p * stride + k * dilation - pad]`. It builds
+/// the columns that the convolution multiplies (im2col), one block of rows for each kernel position k, and multiplies
+/// them by g for all images at once, in several products if the columns would exceed [`COLUMNS`]. `w` is the shape of
+/// the weight, `[O, I / group, k...]`.
 fn weight(
     cx: &mut GradientCx<'_>,
     geometry: &Geometry,
@@ -245,7 +247,7 @@ fn weight(
         let sum = cx.reduce_sum(&product, &[0], false);
         return cx.reshape(&sum, w);
     }
-    // Channels before images, `[C, N, L...]`, in blocks where they are grouped: `[group, C / group, N, L...]`.
+    // Channels before images, `[C, N, L...]`, in blocks if they are grouped: `[group, C / group, N, L...]`.
     let length = images * spots;
     let leading = if group == 1 { vec![] } else { vec![group] };
     let g = channels_first(cx, g, g_shape, group);
@@ -258,7 +260,7 @@ fn weight(
     after[first..].copy_from_slice(&geometry.after);
     let x = cx.pad(&x, &before, &after);
     let blocks: Vec<String> =
-        geometry.places().iter().map(|place| under(cx, geometry, place, (&x, x_shape), g_shape, first)).collect();
+        geometry.taps().iter().map(|tap| under(cx, geometry, tap, (&x, x_shape), g_shape, first)).collect();
     let at_once = (COLUMNS / (inputs * length).max(1)).clamp(1, blocks.len() as i64);
     let products: Vec<String> = blocks
         .chunks(usize::try_from(at_once).unwrap_or(1))
@@ -274,12 +276,12 @@ fn weight(
         })
         .collect();
     let joined = cx.concat(&products, leading.len() + 1);
-    let by_place = cx.reshape(&joined, &[w[0], blocks.len() as i64, w[1]]);
-    let by_channel = cx.matrix_transpose(&by_place, 3);
+    let by_tap = cx.reshape(&joined, &[w[0], blocks.len() as i64, w[1]]);
+    let by_channel = cx.matrix_transpose(&by_tap, 3);
     cx.reshape(&by_channel, w)
 }
 
-/// A value `[N, C, L...]` as `[C, N, L...]`, or as `[group, C / group, N, L...]` where there are groups.
+/// Permutes a value `[N, C, L...]` to `[C, N, L...]`, or to `[group, C / group, N, L...]` if there are groups.
 fn channels_first(cx: &mut GradientCx<'_>, value: &str, shape: &[i64], group: i64) -> String {
     if group == 1 {
         let mut perm: Vec<usize> = (0..shape.len()).collect();
@@ -292,17 +294,18 @@ fn channels_first(cx: &mut GradientCx<'_>, value: &str, shape: &[i64], group: i6
     cx.transpose(&value, &perm)
 }
 
-/// The elements of the padded input that one place in the kernel takes, over all windows; spatial axes begin at `first`.
+/// Selects the elements of the padded input under one kernel position, over all windows; spatial axes start at
+/// `first`.
 fn under(
     cx: &mut GradientCx<'_>,
     geometry: &Geometry,
-    place: &[i64],
+    tap: &[i64],
     (x, x_shape): (&str, &[i64]),
     g_shape: &[i64],
     first: usize,
 ) -> String {
     let mut cuts = Vec::new();
-    for (axis, at) in place.iter().enumerate() {
+    for (axis, at) in tap.iter().enumerate() {
         let start = at * geometry.dilations[axis];
         let end = start + (g_shape[axis + 2] - 1) * geometry.strides[axis] + 1;
         let whole = x_shape[axis + 2] + geometry.before[axis] + geometry.after[axis];

@@ -1,4 +1,4 @@
-//! Coupling of the channels of convolutions with groups.
+//! Coupling of the channels of grouped convolutions.
 
 use crate::operator::RuleError;
 use crate::operator::couple::CoupleCx;
@@ -6,7 +6,7 @@ use crate::operator::couple::layout::Axis;
 use crate::operator::couple::space::{Shrinks, axis_size};
 
 /// Couples the channels of a convolution in `group` groups and returns the axis of its output channels: the `rows` of
-/// W, counted over all groups. Its `columns` are the input channels within a group.
+/// W, over all groups. Its `columns` are the input channels within a group.
 pub(in crate::ops) fn couple_groups(
     cx: &mut CoupleCx<'_>,
     group: usize,
@@ -26,34 +26,35 @@ pub(in crate::ops) fn couple_groups(
                 let digits = cx.digits(space, &[group, per_group], Shrinks::Only(1));
                 cx.tie(&digits[1], columns);
             }
-            None => cx.keep(columns, "reads channels that stay"),
+            None => cx.keep(columns, "the input channels of the convolution never shrink"),
         }
         return rows.clone();
     }
     match (cx.single(rows), cx.single(x)) {
-        // One filter for the channels of each group: either whole groups go, or the same channels of every group.
+        // One filter for the channels of each group: either whole groups are removed, or the same channels of every
+        // group.
         (Some(_), Some(space)) if rows_per_group == 1 => {
             let digits = cx.digits(space, &[group, per_group], Shrinks::Preferably(0));
             cx.tie(rows, &digits[0]);
             cx.tie(&digits[1], columns);
         }
-        // Several filters for the one channel of each group.
+        // Several filters for the single channel of each group.
         (Some(row_space), Some(space)) => {
             let row_groups = cx.digits(row_space, &[group, rows_per_group], Shrinks::Only(0)).swap_remove(0);
             cx.tie(&row_groups, &cx.whole(space));
         }
         (_, None) if rows_per_group > 1 => keep_group_rows(cx, rows, rows_per_group),
         _ => {
-            cx.keep(rows, "belongs to the groups of channels that stay");
-            cx.keep(columns, "reads channels that stay");
-            cx.keep(x, "belongs to groups of filters that stay");
+            cx.keep(rows, "the groups of the convolution have input channels that never shrink");
+            cx.keep(columns, "the input channels of the convolution never shrink");
+            cx.keep(x, "the groups of the convolution have filters that never shrink");
         }
     }
     rows.clone()
 }
 
-/// The same of a transposed convolution: the `rows` of W are the input channels, counted over all groups; its `columns`
-/// are the output channels within a group.
+/// The same for a transposed convolution: the `rows` of W are the input channels, over all groups; its `columns` are
+/// the output channels within a group.
 pub(in crate::ops) fn couple_transposed_groups(
     cx: &mut CoupleCx<'_>,
     group: usize,
@@ -79,17 +80,17 @@ pub(in crate::ops) fn couple_transposed_groups(
         let row_groups = cx.digits(row_space, &[group, rows_per_group], Shrinks::Only(0)).swap_remove(0);
         cx.tie(&row_groups, &cx.whole(out));
     } else {
-        cx.keep(&cx.whole(out), "belongs to groups of channels that stay");
+        cx.keep(&cx.whole(out), "the groups of the convolution have input channels that never shrink");
     }
     Ok(cx.whole(out))
 }
 
-/// How many rows of W a group has, and how many columns.
+/// Returns the number of rows of W per group, and the number of columns.
 fn group_sizes(group: usize, rows: &Axis, columns: &Axis) -> (usize, usize) {
     (axis_size(rows).unwrap_or(group) / group, axis_size(columns).unwrap_or(1))
 }
 
-/// Every group keeps its place and loses equally many rows, and the same columns as all others.
+/// Keeps every group; each loses equally many rows, and the same columns as all others.
 fn keep_group_rows(cx: &mut CoupleCx<'_>, rows: &Axis, rows_per_group: usize) {
     if let Some(rows) = cx.single(rows) {
         cx.equal_blocks(rows, rows_per_group);

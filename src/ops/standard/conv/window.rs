@@ -4,7 +4,7 @@ use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::operator::{InferCx, RuleError};
 
-/// The attributes of a node that slides a window, before the number of its axes is known.
+/// The attributes of a node with a sliding window, before the number of its axes is known.
 #[derive(Clone, Debug)]
 pub(in crate::ops) struct Spatial {
     kernel: Option<Vec<i64>>,
@@ -15,16 +15,16 @@ pub(in crate::ops) struct Spatial {
     ceil: bool,
 }
 
-/// Where padding comes from.
+/// The source of the padding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::ops) enum AutoPad {
     /// The attribute `pads`.
     Explicit,
-    /// There is none.
+    /// There is no padding.
     Valid,
-    /// The size of the output; the odd one is at the end.
+    /// The size of the output; the odd element is at the end.
     SameUpper,
-    /// The size of the output; the odd one is at the beginning.
+    /// The size of the output; the odd element is at the beginning.
     SameLower,
 }
 
@@ -55,7 +55,7 @@ impl Spatial {
         }
     }
 
-    /// The window along `count` axes; `kernel` is its size where the node names none.
+    /// Returns the window along `count` axes; `kernel` is its size if the node states none.
     ///
     /// # Errors
     /// An attribute has another number of entries.
@@ -95,12 +95,12 @@ pub(in crate::ops) struct Window {
 }
 
 impl Window {
-    /// Reads the attributes of a node with `count` spatial axes; `kernel` is used where the node names no shape.
+    /// Reads the attributes of a node with `count` spatial axes; `kernel` is the kernel size if the node states none.
     pub(in crate::ops) fn of(node: &Node, kernel: &[Dim], count: usize) -> Result<Self, RuleError> {
         Spatial::parse(node).window(kernel, count)
     }
 
-    /// The size of the output along an axis, `None` where it can't be expressed.
+    /// Computes the size of the output along an axis; `None` if it can't be expressed.
     pub(in crate::ops) fn output(&self, axis: usize, input: &Dim) -> Option<Dim> {
         let stride = Dim::from(self.strides[axis]);
         if self.auto_pad.is_same() {
@@ -117,19 +117,19 @@ impl Window {
         Some(&steps + &one)
     }
 
-    /// The sizes of the output along all axes; new ones where they can't be expressed.
+    /// Computes the sizes of the output along all axes; new symbols for those that can't be expressed.
     pub(in crate::ops) fn outputs(&self, cx: &mut InferCx<'_>, input: &[Dim]) -> Vec<Dim> {
         let of = |(axis, size)| self.output(axis, size).unwrap_or_else(|| cx.fresh());
         input.iter().enumerate().map(of).collect()
     }
 
-    /// The size of the output of a transposed convolution along an axis.
+    /// Computes the size of the output of a transposed convolution along an axis.
     pub(in crate::ops) fn transposed_output(&self, axis: usize, input: &Dim, output_padding: i64) -> Dim {
         let one = Dim::from(1);
         let stride = Dim::from(self.strides[axis]);
         let reach = &(&Dim::from(self.dilations[axis]) * &(&self.kernel[axis] - &one)) + &one;
         if self.auto_pad.is_same() {
-            // Where the kernel is shorter than the stride, ONNX Runtime pads nothing instead of less than nothing.
+            // If the kernel is shorter than the stride, ONNX Runtime uses a padding of zero, not a negative one.
             let missing = reach.as_const().map_or(0, |reach| (reach + output_padding - self.strides[axis]).min(0));
             return &(input * &stride) + &Dim::from(missing);
         }
@@ -140,18 +140,18 @@ impl Window {
         &(&(&(input - &one) * &stride) + &reach) + &Dim::from(output_padding.saturating_sub(pads))
     }
 
-    /// The offsets of all places in the window, last axis fastest.
-    pub(in crate::ops) fn places(&self) -> Result<Vec<Vec<i64>>, RuleError> {
-        let mut places = vec![vec![]];
+    /// Lists the offsets of all positions in the window, the last axis fastest.
+    pub(in crate::ops) fn taps(&self) -> Result<Vec<Vec<i64>>, RuleError> {
+        let mut taps = vec![vec![]];
         for size in &self.kernel {
             let size = size.as_const().ok_or(RuleError::UnknownShape)?;
-            let longer = |place: &Vec<i64>| (0..size).map(|at| [place.as_slice(), &[at]].concat()).collect::<Vec<_>>();
-            places = places.iter().flat_map(longer).collect();
+            let longer = |tap: &Vec<i64>| (0..size).map(|at| [tap.as_slice(), &[at]].concat()).collect::<Vec<_>>();
+            taps = taps.iter().flat_map(longer).collect();
         }
-        Ok(places)
+        Ok(taps)
     }
 
-    /// Padding before and after an axis of `size` elements that has `count` windows.
+    /// Returns the padding before and after an axis of `size` elements that has `count` windows.
     fn static_pads(&self, axis: usize, size: i64, count: i64) -> Result<(i64, i64), RuleError> {
         let kernel = self.kernel[axis].as_const().ok_or(RuleError::UnknownShape)?;
         if self.auto_pad.is_same() {
@@ -166,25 +166,26 @@ impl Window {
         }
     }
 
-    /// For each of the `count` windows along an axis of `size` elements, which element lies at `place`, if any does.
+    /// Returns, for each of the `count` windows along an axis of `size` elements, the element at `tap`; `None` in
+    /// the padding.
     pub(in crate::ops) fn positions(
         &self,
         axis: usize,
-        place: i64,
+        tap: i64,
         size: i64,
         count: i64,
     ) -> Result<Vec<Option<i64>>, RuleError> {
         let (before, _) = self.static_pads(axis, size, count)?;
-        let at = |window: i64| window * self.strides[axis] + place * self.dilations[axis] - before;
+        let at = |window: i64| window * self.strides[axis] + tap * self.dilations[axis] - before;
         Ok((0..count).map(at).map(|at| (0..size).contains(&at).then_some(at)).collect())
     }
 
-    /// The sums of all unit vectors of an axis over its windows: `[size, count]`, row-major.
+    /// Sums every unit vector of an axis over each window: `[size, count]`, row-major.
     pub(in crate::ops) fn sum_rows(&self, axis: usize, size: i64, count: i64) -> Result<Vec<f32>, RuleError> {
         let kernel = self.kernel[axis].as_const().ok_or(RuleError::UnknownShape)?;
         let mut rows = vec![0.0; usize::try_from(size * count).unwrap_or(0)];
-        for place in 0..kernel {
-            for (window, at) in self.positions(axis, place, size, count)?.into_iter().enumerate() {
+        for tap in 0..kernel {
+            for (window, at) in self.positions(axis, tap, size, count)?.into_iter().enumerate() {
                 if let Some(at) = at {
                     rows[(at * count) as usize + window] = 1.0;
                 }
@@ -193,7 +194,7 @@ impl Window {
         Ok(rows)
     }
 
-    /// The averages of all unit vectors of an axis: `[size, count]`, row-major.
+    /// Averages every unit vector of an axis over each window: `[size, count]`, row-major.
     pub(in crate::ops) fn average_rows(
         &self,
         axis: usize,
@@ -205,9 +206,9 @@ impl Window {
         let kernel = self.kernel[axis].as_const().ok_or(RuleError::UnknownShape)?;
         let mut rows = vec![0.0; usize::try_from(size * count).unwrap_or(0)];
         for window in 0..count {
-            let at = |place: i64| window * self.strides[axis] + place * self.dilations[axis] - before;
+            let at = |tap: i64| window * self.strides[axis] + tap * self.dilations[axis] - before;
             let inside: Vec<i64> = (0..kernel).map(at).filter(|at| (0..size).contains(at)).collect();
-            // What a last window reaches beyond the padding never counts.
+            // Elements that a last window covers beyond the padding never count.
             let padded = (0..kernel).map(at).filter(|at| (-before..size + after).contains(at)).count();
             let divisor = if counts_padding { padded } else { inside.len() };
             for at in inside {
@@ -217,7 +218,7 @@ impl Window {
         Ok(rows)
     }
 
-    /// The number of elements of the kernel, where static.
+    /// Returns the number of elements of the kernel; sizes that are not static count as one.
     pub(in crate::ops) fn kernel_elements(&self) -> f64 {
         self.kernel.iter().map(|size| size.as_const().unwrap_or(1) as f64).product()
     }

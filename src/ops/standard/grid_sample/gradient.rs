@@ -1,14 +1,14 @@
-//! The gradients of a sampled image: by its pixels, and by the places.
+//! The gradients of a sampled image, with respect to its pixels and to the sampling positions.
 //!
-//! What is read at a place `p` is the sum over the pixels around it, the taps, of `Π w(p) x`: along each axis the taps are
-//! the whole numbers next to `p`, and their weights are polynomials of what `p` is beyond the whole number below. A tap
-//! outside of the image counts nothing, or is the pixel that stands in for it.
+//! The sample at a position `p` is the sum over the surrounding pixels, the taps, of `Π w(p) x`. Along each axis, the
+//! taps are the integers next to `p`, and their weights are polynomials in the fractional part of `p`. A tap outside
+//! the image is ignored, or replaced by another pixel.
 
 use crate::graph::Node;
 use crate::onnx::{DataType, attr_int, attr_string};
 use crate::operator::{GradientCx, RuleError};
 
-/// How what lies between pixels follows from them.
+/// The interpolation between pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     Nearest,
@@ -16,7 +16,7 @@ pub(super) enum Mode {
     Cubic,
 }
 
-/// What stands outside of an image.
+/// What replaces pixels outside the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Padding {
     Zeros,
@@ -24,7 +24,7 @@ pub(super) enum Padding {
     Reflection,
 }
 
-/// The attributes that decide what is read at a place.
+/// The attributes that determine the sample at a position.
 #[derive(Clone, Debug)]
 pub(super) struct Sampling {
     mode: Option<Mode>,
@@ -33,12 +33,12 @@ pub(super) struct Sampling {
     aligns_corners: bool,
 }
 
-/// The parameter of the cubic interpolation, which ONNX fixes.
+/// The parameter of the cubic interpolation, fixed by ONNX.
 const CUBIC: f64 = -0.75;
 
 impl Mode {
-    /// The weights of the taps, as coefficients of 1, f, f² and f³ by the share `f` of the way to the next pixel, with the
-    /// distance of each tap from the pixel below.
+    /// Returns the taps: the distance of each from the pixel below, and its weight as coefficients of 1, f, f² and f³,
+    /// where `f` is the fractional part of the position.
     fn taps(self) -> Vec<(i64, [f64; 4])> {
         let a = CUBIC;
         match self {
@@ -54,24 +54,24 @@ impl Mode {
     }
 }
 
-/// A tap along one axis, for every place: `[N, 1, places]`.
+/// A tap along one axis, for every position: `[N, 1, positions]`.
 struct Tap {
     /// The index along the axis, int64.
     index: String,
-    /// Its weight; zero where it counts nothing.
+    /// Its weight; zero where it is ignored.
     weight: String,
-    /// How the weight changes with the place in pixels.
-    slope: String,
+    /// The derivative of the weight with respect to the position in pixels.
+    derivative: String,
 }
 
 /// The sizes of a sampling.
 struct Sizes {
-    /// The image's sizes without batch and channels.
+    /// The sizes of the image without batch and channels.
     image: Vec<i64>,
     batch: i64,
     channels: i64,
-    /// Places in one image of the batch.
-    places: i64,
+    /// The number of sampling positions in one image of the batch.
+    positions: i64,
 }
 
 impl Sampling {
@@ -94,22 +94,22 @@ impl Sampling {
         }
     }
 
-    /// The gradients by the image and by the places, as far as they are wanted.
+    /// Computes the gradients with respect to the image and to the positions, if they are wanted.
     pub(super) fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (Some(mode), Some(padding)) = (self.mode, self.padding) else {
-            return Err(RuleError::unsupported("its mode or its padding is not known"));
+            return Err(RuleError::unsupported("this version does not know its mode or padding_mode"));
         };
         let (dy, x, y) = (cx.dy()?, cx.shape(0)?, cx.output_shape(0)?);
-        let sizes = Sizes { image: x[2..].to_vec(), batch: x[0], channels: x[1], places: y[2..].iter().product() };
-        // Without interpolation the places only choose.
-        let wants_places = cx.wants(1) && mode != Mode::Nearest;
-        if !cx.wants(0) && !wants_places {
+        let sizes = Sizes { image: x[2..].to_vec(), batch: x[0], channels: x[1], positions: y[2..].iter().product() };
+        // Without interpolation, the positions only select pixels.
+        let wants_positions = cx.wants(1) && mode != Mode::Nearest;
+        if !cx.wants(0) && !wants_positions {
             return Ok(());
         }
-        let dy = cx.reshape(&dy, &[sizes.batch, sizes.channels, sizes.places]);
+        let dy = cx.reshape(&dy, &[sizes.batch, sizes.channels, sizes.positions]);
         let taps: Vec<Vec<Tap>> =
             (0..sizes.image.len()).map(|axis| self.taps(cx, (mode, padding), &sizes, axis)).collect();
-        let image = (wants_places).then(|| {
+        let image = (wants_positions).then(|| {
             let image = cx.input(0);
             cx.reshape(&image, &[sizes.batch, sizes.channels, sizes.image.iter().product()])
         });
@@ -117,7 +117,7 @@ impl Sampling {
             let zero = cx.scalar(0.0);
             cx.expand(&zero, &[sizes.batch, sizes.channels, sizes.image.iter().product()])
         });
-        let mut by_place: Vec<Vec<String>> = vec![Vec::new(); sizes.image.len()];
+        let mut by_position: Vec<Vec<String>> = vec![Vec::new(); sizes.image.len()];
         for chosen in combinations(&taps) {
             let index = sizes.flat_index(cx, &chosen);
             if let Some(sum) = dx.take() {
@@ -130,12 +130,13 @@ impl Sampling {
                 let pixel = cx.op_with("GatherElements", &[image, &index], vec![attr_int("axis", 2)]);
                 let share = cx.mul(&pixel, &dy);
                 let share = cx.reduce_sum(&share, &[1], true);
-                for (axis, sums) in by_place.iter_mut().enumerate() {
-                    let factor =
-                        |(at, tap): (usize, &&Tap)| if at == axis { tap.slope.clone() } else { tap.weight.clone() };
+                for (axis, sums) in by_position.iter_mut().enumerate() {
+                    let factor = |(at, tap): (usize, &&Tap)| {
+                        if at == axis { tap.derivative.clone() } else { tap.weight.clone() }
+                    };
                     let factors: Vec<String> = chosen.iter().enumerate().map(factor).collect();
-                    let slope = product(cx, factors.iter().map(String::as_str));
-                    sums.push(cx.mul(&share, &slope));
+                    let derivative = product(cx, factors.iter().map(String::as_str));
+                    sums.push(cx.mul(&share, &derivative));
                 }
             }
         }
@@ -144,7 +145,7 @@ impl Sampling {
             cx.give(0, dx);
         }
         if image.is_some() {
-            let gradient = self.by_places(cx, &sizes, &by_place);
+            let gradient = self.position_gradient(cx, &sizes, &by_position);
             let grid = cx.shape(1)?;
             let gradient = cx.reshape(&gradient, &grid);
             cx.give(1, gradient);
@@ -152,61 +153,67 @@ impl Sampling {
         Ok(())
     }
 
-    /// The gradient by the places `[N, places, axes]`, from what each tap adds along each axis.
-    fn by_places(&self, cx: &mut GradientCx<'_>, sizes: &Sizes, by_axis: &[Vec<String>]) -> String {
-        // The first number of a place is that of the last axis.
+    /// Computes the gradient with respect to the positions `[N, positions, axes]`, from the contribution of each tap
+    /// along each axis.
+    fn position_gradient(&self, cx: &mut GradientCx<'_>, sizes: &Sizes, by_axis: &[Vec<String>]) -> String {
+        // The first coordinate of a position belongs to the last axis.
         let parts: Vec<String> = (0..by_axis.len())
             .rev()
             .map(|axis| {
                 let terms: Vec<&str> = by_axis[axis].iter().map(String::as_str).collect();
                 let sum = cx.op("Sum", &terms);
                 let sum = cx.scaled(&sum, self.pixels_per_unit(sizes.image[axis]));
-                cx.reshape(&sum, &[sizes.batch, sizes.places, 1])
+                cx.reshape(&sum, &[sizes.batch, sizes.positions, 1])
             })
             .collect();
         cx.concat(&parts, 2)
     }
 
-    /// Pixels along an axis of this size by which a place moves as its number grows by one.
+    /// Returns the number of pixels along an axis of this size that correspond to a coordinate of one.
     fn pixels_per_unit(&self, size: i64) -> f64 {
         if self.aligns_corners { (size - 1) as f64 / 2.0 } else { size as f64 / 2.0 }
     }
 
-    /// The taps along an axis of the image.
+    /// Returns the taps along an axis of the image.
     fn taps(&self, cx: &mut GradientCx<'_>, (mode, padding): (Mode, Padding), sizes: &Sizes, axis: usize) -> Vec<Tap> {
         let size = sizes.image[axis];
         let rank = sizes.image.len();
         let (grid, column) = (cx.input(1), (rank - 1 - axis) as i64);
-        let places = cx.reshape(&grid, &[sizes.batch, sizes.places, rank as i64]);
-        let place = cx.slice(&places, 2, column, column + 1, 1);
-        let place = cx.reshape(&place, &[sizes.batch, 1, sizes.places]);
-        // In pixels: from -1 to 1 becomes 0 to size - 1, or -0.5 to size - 0.5; both have (size - 1) / 2 in the middle.
-        let scaled = cx.scaled(&place, self.pixels_per_unit(size));
+        let positions = cx.reshape(&grid, &[sizes.batch, sizes.positions, rank as i64]);
+        let position = cx.slice(&positions, 2, column, column + 1, 1);
+        let position = cx.reshape(&position, &[sizes.batch, 1, sizes.positions]);
+        // In pixels: -1 to 1 becomes 0 to size - 1, or -0.5 to size - 0.5; both have their centre at (size - 1) / 2.
+        let scaled = cx.scaled(&position, self.pixels_per_unit(size));
         let middle = cx.scalar((size - 1) as f64 / 2.0);
-        let place = cx.op("Add", &[&scaled, &middle]);
-        let below = cx.op(if mode == Mode::Nearest { "Round" } else { "Floor" }, &[&place]);
-        let share = cx.op("Sub", &[&place, &below]);
+        let position = cx.op("Add", &[&scaled, &middle]);
+        let below = cx.op(if mode == Mode::Nearest { "Round" } else { "Floor" }, &[&position]);
+        let share = cx.op("Sub", &[&position, &below]);
         let taps = mode.taps().into_iter().map(|(distance, coefficients)| {
             let distance = cx.scalar(distance as f64);
             let tap = cx.op("Add", &[&below, &distance]);
             let (index, counts) = self.inside(cx, padding, &tap, size);
             let [_, b, c, d] = coefficients;
-            let (weight, slope) =
+            let (weight, derivative) =
                 (polynomial(cx, &coefficients, &share), polynomial(cx, &[b, 2.0 * c, 3.0 * d, 0.0], &share));
             let counted = |cx: &mut GradientCx<'_>, value: String| match &counts {
                 None => value,
                 Some(counts) => cx.mul(&value, counts),
             };
-            let (weight, slope) = (counted(cx, weight), counted(cx, slope));
-            Tap { index: cx.op_with("Cast", &[&index], vec![attr_int("to", DataType::Int64 as i64)]), weight, slope }
+            let (weight, derivative) = (counted(cx, weight), counted(cx, derivative));
+            Tap {
+                index: cx.op_with("Cast", &[&index], vec![attr_int("to", DataType::Int64 as i64)]),
+                weight,
+                derivative,
+            }
         });
         taps.collect()
     }
 
-    /// The index of the pixel that stands for a tap, as a whole float, and where a tap counts at all: 1 there, else 0.
+    /// Returns the index of the pixel that replaces a tap, as an integer-valued float, and where the tap counts at
+    /// all: 1 there, else 0.
     fn inside(&self, cx: &mut GradientCx<'_>, padding: Padding, tap: &str, size: i64) -> (String, Option<String>) {
         if padding == Padding::Reflection {
-            // Back and forth between the centres of the outermost pixels, or their outer edges.
+            // Reflected between the centres of the outermost pixels, or their outer edges.
             let (period, last) =
                 if self.aligns_corners { (2 * (size - 1), 2 * (size - 1)) } else { (2 * size, 2 * size - 1) };
             let (period, last) = (cx.scalar(period.max(1) as f64), cx.scalar(last as f64));
@@ -232,7 +239,7 @@ impl Sampling {
 }
 
 impl Sizes {
-    /// The position of a pixel in its image, for every channel and place: `[N, C, places]`, int64.
+    /// Computes the flat index of a pixel in its image, for every channel and position: `[N, C, positions]`, int64.
     fn flat_index(&self, cx: &mut GradientCx<'_>, taps: &[&Tap]) -> String {
         let mut index: Option<String> = None;
         for (axis, tap) in taps.iter().enumerate() {
@@ -244,11 +251,11 @@ impl Sizes {
                 Some(sum) => cx.op("Add", &[&sum, &part]),
             });
         }
-        cx.expand(&index.unwrap_or_default(), &[self.batch, self.channels, self.places])
+        cx.expand(&index.unwrap_or_default(), &[self.batch, self.channels, self.positions])
     }
 }
 
-/// Every choice of one tap for each axis.
+/// Lists every combination of one tap per axis.
 fn combinations(taps: &[Vec<Tap>]) -> Vec<Vec<&Tap>> {
     let mut chosen: Vec<Vec<&Tap>> = vec![Vec::new()];
     for of_axis in taps {
@@ -266,12 +273,12 @@ fn product<'n>(cx: &mut GradientCx<'_>, mut factors: impl Iterator<Item = &'n st
     factors.fold(first, |product, factor| cx.mul(&product, factor))
 }
 
-/// A polynomial of degree three at most, by Horner's rule.
+/// Evaluates a polynomial of degree at most three by Horner's rule.
 fn polynomial(cx: &mut GradientCx<'_>, coefficients: &[f64; 4], at: &str) -> String {
     let degree = coefficients.iter().rposition(|factor| *factor != 0.0).unwrap_or(0);
     let highest = cx.scalar(coefficients[degree]);
     if degree == 0 {
-        // Of the shape of the places.
+        // Of the shape of the positions.
         let zero = cx.scalar(0.0);
         let zeros = cx.mul(at, &zero);
         return cx.op("Add", &[&zeros, &highest]);
@@ -295,18 +302,19 @@ mod tests {
     }
 
     #[test]
-    fn weights_add_up_to_one_and_meet_at_pixels() {
+    fn weights_add_up_to_one_and_select_the_pixel_at_its_position() {
         for mode in [Mode::Nearest, Mode::Linear, Mode::Cubic] {
             for share in [0.0, 0.2, 0.5, 0.9] {
                 let sum: f64 = mode.taps().iter().map(|(_, weights)| value(*weights, share)).sum();
                 assert!((sum - 1.0).abs() < 1e-12, "{mode:?} at {share}");
             }
-            // At a pixel, it alone counts.
+            // At the position of a pixel, only that pixel counts.
             let at_pixel =
                 |(distance, weights): &(i64, [f64; 4])| value(*weights, 0.0) == f64::from(*distance as i32 == 0);
             assert!(mode.taps().iter().all(at_pixel), "{mode:?}");
         }
-        // Keys 1981: between the two nearest pixels 5/8 of their sum less 1/8 of the outer two, at a = -0.5; here -0.75.
+        // Keys 1981: halfway between pixels, 5/8 of the sum of the two nearest less 1/8 of that of the outer two, at a
+        // = -0.5; here a = -0.75.
         let middle: Vec<f64> = Mode::Cubic.taps().iter().map(|(_, weights)| value(*weights, 0.5)).collect();
         assert_eq!(middle, [-0.09375, 0.59375, 0.59375, -0.09375]);
     }

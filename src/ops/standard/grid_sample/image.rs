@@ -1,17 +1,20 @@
-//! What operators that sample an image `[N, C, H, W]` at computed places have in common.
+//! The common part of operators that sample an image `[N, C, H, W]` at computed positions.
 
 use crate::operator::couple::layout::Layout;
 use crate::operator::{CoupleCx, GradientCx, ReferenceCx, RuleError};
 
-/// Couples axis 1 of X and Y; all else stays, that of the inputs that give places too.
+/// Couples axis 1 of X and Y; everything else is kept, including the inputs that hold positions.
 pub(in crate::ops::standard) fn couple(cx: &mut CoupleCx<'_>, input_count: usize) -> Result<(), RuleError> {
     let x = cx.separated(0)?.axes;
     for (at, axis) in x.iter().enumerate().filter(|(at, _)| *at != 1) {
-        cx.keep(axis, if at == 0 { "is chosen by places" } else { "is a spatial axis" });
+        cx.keep(axis, if at == 0 { "the axis is the batch of a sampled image" } else { "the axis is a spatial axis" });
     }
     for slot in 1..input_count {
-        let places = cx.separated(slot)?;
-        places.axes.iter().for_each(|axis| cx.keep(axis, "gives places in an image"));
+        let positions = cx.separated(slot)?;
+        positions
+            .axes
+            .iter()
+            .for_each(|axis| cx.keep(axis, "the axis belongs to the positions at which an image is sampled"));
     }
     let mut y = Layout::fixed(&cx.output_shape(0)?);
     y.axes[1].clone_from(&x[1]);
@@ -19,10 +22,10 @@ pub(in crate::ops::standard) fn couple(cx: &mut CoupleCx<'_>, input_count: usize
     Ok(())
 }
 
-/// The mask of Y.
+/// Sets the mask of Y.
 pub(in crate::ops::standard) fn reference(cx: &mut ReferenceCx<'_>) -> Result<(), RuleError> {
     if let Some(mask) = cx.mask(0) {
-        // Channels are masked as a whole.
+        // Channels are masked whole.
         let rank = cx.rank(0)? as i64;
         let axes: Vec<i64> = (0..rank).filter(|axis| *axis != 1).collect();
         let mask = cx.reduce("ReduceMax", &mask, &axes);
@@ -31,19 +34,19 @@ pub(in crate::ops::standard) fn reference(cx: &mut ReferenceCx<'_>) -> Result<()
     Ok(())
 }
 
-/// Only the image has a gradient, not the places.
-pub(in crate::ops::standard) fn require_constant_places(
+/// Refuses positions that depend on a weight: only the image has a gradient.
+pub(in crate::ops::standard) fn require_constant_positions(
     cx: &GradientCx<'_>,
     input_count: usize,
 ) -> Result<(), RuleError> {
     if (1..input_count).any(|slot| cx.wants(slot)) {
-        return Err(RuleError::unsupported("its places depend on a weight"));
+        return Err(RuleError::unsupported("the sampling positions depend on a weight"));
     }
     Ok(())
 }
 
-/// An image `[1, pixels, H, W]` of which every channel is a unit image, one at one of the pixels: the operators are
-/// linear in the image, and tell by it themselves what they make of every pixel. `x` is the shape of X.
+/// Makes an image `[1, pixels, H, W]` in which every channel is a unit image, one at one of the pixels. The operators
+/// are linear in the image, so their result for it states the effect of every pixel. `x` is the shape of X.
 pub(in crate::ops::standard) fn unit_images(cx: &mut GradientCx<'_>, x: &[i64]) -> String {
     let pixels: i64 = x[2..].iter().product();
     let mut shape = vec![1, pixels];
@@ -51,9 +54,9 @@ pub(in crate::ops::standard) fn unit_images(cx: &mut GradientCx<'_>, x: &[i64]) 
     cx.identity(pixels, &shape)
 }
 
-/// The gradient by the pixels of every image that was sampled, `[samplings, C, pixels]`. `sampled` is what the operator
-/// makes of the unit images; `x` and `y` are the shapes of X and Y.
-pub(in crate::ops::standard) fn by_pixels(
+/// Computes the gradient with respect to the pixels of every sampled image, `[samplings, C, pixels]`. `sampled` is the
+/// result of the operator for the unit images; `x` and `y` are the shapes of X and Y.
+pub(in crate::ops::standard) fn pixel_gradient(
     cx: &mut GradientCx<'_>,
     dy: &str,
     sampled: &str,

@@ -1,10 +1,10 @@
-//! The axes that Squeeze and Unsqueeze name: an attribute before opset 13, input 1 from there on.
+//! The axes of Squeeze and Unsqueeze: an attribute before opset 13, input 1 from there on.
 
 use crate::graph::Node;
 use crate::graph::dim::Dim;
 use crate::operator::{InferCx, RuleError, axis_index};
 
-/// The attribute, where the node has it.
+/// The attribute; `None` if the node lacks it.
 #[derive(Debug)]
 pub(in crate::ops::standard) struct Axes {
     attribute: Option<Vec<i64>>,
@@ -15,13 +15,13 @@ impl Axes {
         Self { attribute: node.proto.ints("axes").map(<[i64]>::to_vec) }
     }
 
-    /// The axes as the node names them; `input` is what is known of input 1.
+    /// Returns the axes as the node states them; `input` holds the known integers of input 1.
     pub(in crate::ops::standard) fn named(&self, input: Option<&[Dim]>) -> Option<Vec<Dim>> {
         let attribute = self.attribute.as_ref().map(|axes| axes.iter().copied().map(Dim::from).collect());
         attribute.or_else(|| input.map(<[Dim]>::to_vec))
     }
 
-    /// The axes as the node names them, `None` if it names none.
+    /// Returns the axes as the node states them; `None` if it states none.
     ///
     /// # Errors
     /// [`RuleError::UnknownShape`] if input 1 is there but its elements are not known.
@@ -31,10 +31,10 @@ impl Axes {
     }
 }
 
-/// Named axes of a value of rank `rank`, in ascending order.
+/// Returns the stated axes of a value of rank `rank`, in ascending order.
 ///
 /// # Errors
-/// One of them is not known, does not exist or is named twice.
+/// One of them is not known, does not exist or occurs twice.
 pub(in crate::ops::standard) fn ascending(named: &[Dim], rank: usize) -> Result<Vec<usize>, RuleError> {
     let mut axes = Vec::new();
     for axis in named {
@@ -42,7 +42,7 @@ pub(in crate::ops::standard) fn ascending(named: &[Dim], rank: usize) -> Result<
     }
     axes.sort_unstable();
     if axes.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Err(RuleError::invalid(format!("axes {axes:?} name an axis twice")));
+        return Err(RuleError::invalid(format!("axes {axes:?} contain an axis twice")));
     }
     Ok(axes)
 }

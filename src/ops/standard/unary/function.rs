@@ -1,4 +1,4 @@
-//! The functions of one value, with their parameters, by the operators that compute them.
+//! Functions of one value, with their parameters, and the operators that compute them.
 
 use crate::graph::Node;
 use crate::operator::{OpType, RuleError, microsoft, onnx};
@@ -28,7 +28,7 @@ pub(super) enum Function {
     Erf,
     Exp,
     Floor,
-    /// `x Phi(x)` with the normal distribution's Phi, or its approximation by a hyperbolic tangent.
+    /// `x Phi(x)` with Phi the distribution function of the normal distribution, or its tanh approximation.
     Gelu {
         is_tanh: bool,
     },
@@ -55,7 +55,7 @@ pub(super) enum Function {
         alpha: f64,
         gamma: f64,
     },
-    /// Zero where |x| is at most `limit`, else moved towards zero by a bias.
+    /// Zero where |x| is at most `limit`, else shifted towards zero by a bias.
     Shrink {
         limit: f64,
     },
@@ -78,7 +78,7 @@ pub(super) enum Function {
     },
 }
 
-/// How a node becomes a function.
+/// The function that reads a node.
 type Parse = fn(&Node) -> Function;
 
 /// All operators with the function that a node of each computes.
@@ -140,16 +140,16 @@ impl Function {
         let (_, parse) = TABLE
             .iter()
             .find(|(op_type, _)| op_type.name == node.proto.op_type)
-            .ok_or_else(|| RuleError::unsupported("the function is not known"))?;
+            .ok_or_else(|| RuleError::unsupported("this version does not know the function"))?;
         Ok(parse(node))
     }
 
-    /// Whether the result is true or false, not of the input's type.
-    pub(super) fn gives_truth(self) -> bool {
+    /// Whether the result is boolean instead of the input's type.
+    pub(super) fn is_boolean(self) -> bool {
         matches!(self, Self::IsInf | Self::IsNaN)
     }
 
-    /// The function of a known float; for most, shape arithmetic never needs it.
+    /// Returns the function for a known float; `None` for most, which shape arithmetic never needs.
     pub(super) fn of_floats(self) -> Option<fn(f64) -> f64> {
         Some(match self {
             Self::Abs => f64::abs,

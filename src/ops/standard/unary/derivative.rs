@@ -3,10 +3,10 @@
 use super::function::Function;
 use crate::operator::{GradientCx, RuleError};
 
-/// The derivative of a function at every element of its input x, with y its output.
+/// Computes the derivative of a function at every element of its input x; y is its output.
 ///
 /// # Errors
-/// It has none.
+/// No derivative is implemented.
 pub(super) fn of(function: Function, cx: &mut GradientCx<'_>) -> Result<String, RuleError> {
     let (x, y) = (cx.input(0), cx.output(0));
     let one = cx.scalar(1.0);
@@ -45,8 +45,8 @@ pub(super) fn of(function: Function, cx: &mut GradientCx<'_>) -> Result<String, 
             let square = cx.mul(&x, &x);
             let rest = cx.op("Sub", &[&one, &square]);
             let root = cx.op("Sqrt", &[&rest]);
-            let slope = cx.op("Reciprocal", &[&root]);
-            if function == Function::Acos { cx.op("Neg", &[&slope]) } else { slope }
+            let derivative = cx.op("Reciprocal", &[&root]);
+            if function == Function::Acos { cx.op("Neg", &[&derivative]) } else { derivative }
         }
         Function::Atan => {
             let square = cx.mul(&x, &x);
@@ -105,12 +105,12 @@ pub(super) fn of(function: Function, cx: &mut GradientCx<'_>) -> Result<String, 
             cx.op("Where", &[&above, &one, &zero])
         }
         Function::HardSigmoid { alpha } => {
-            // Flat where it is cut off at 0 and 1.
+            // The derivative is zero where the function is clipped to 0 or 1.
             let low = cx.op("Greater", &[&y, &zero]);
             let high = cx.op("Less", &[&y, &one]);
             let inside = cx.op("And", &[&low, &high]);
-            let slope = cx.scalar(alpha);
-            cx.op("Where", &[&inside, &slope, &zero])
+            let derivative = cx.scalar(alpha);
+            cx.op("Where", &[&inside, &derivative, &zero])
         }
         Function::HardSwish => {
             // x max(0, min(1, x / 6 + 1 / 2)): x / 3 + 1 / 2 between -3 and 3.
@@ -150,7 +150,7 @@ pub(super) fn of(function: Function, cx: &mut GradientCx<'_>) -> Result<String, 
             let rest = cx.scaled(&rest, alpha);
             cx.op("Add", &[&s, &rest])
         }
-        Function::Gelu { is_tanh } => cx.gelu_slope(&x, is_tanh),
-        _ => return Err(RuleError::unsupported("it has no derivative")),
+        Function::Gelu { is_tanh } => cx.gelu_derivative(&x, is_tanh),
+        _ => return Err(RuleError::unsupported("the operator has no derivative")),
     })
 }
