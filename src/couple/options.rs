@@ -12,7 +12,7 @@ pub enum AttentionOption {
     Heads,
     /// Head dimensions, the same ones in every head.
     Dims,
-    /// Heads and head dimensions, each by the ratio.
+    /// Heads and head dimensions, each at the given ratio.
     Both,
     /// Nothing.
     None,

@@ -178,7 +178,7 @@ fn digits_of_layers(spaces: &Spaces, division: &Division) -> Vec<bool> {
         .collect()
 }
 
-/// Returns why nothing of a divided axis may shrink: the reason of the first part that is kept for a reason of its own.
+/// Returns why a divided axis may not shrink: the reason of the first part that is not kept because of another part.
 fn why_nothing(spaces: &Spaces, division: &Division) -> Reason {
     let classes = spaces.classes();
     let frozen = spaces.frozen_classes(&classes);

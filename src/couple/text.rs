@@ -10,14 +10,17 @@
 //! | `.`, `1` | An axis that never shrinks; one of size one. Within a product or sum, a static size replaces the dot. |
 //! | `a!` | The node keeps every index of the axis. `a![0:2]`: it keeps these. |
 //! | `a*` | Copies of one value: they follow the axis that they meet. |
-//! | `(a b)` | A product, outermost first: index `i` of `a` and `j` of `b` is index `i * size of b + j` of the axis. Either factor may shrink, and loses the same indices wherever it occurs. |
-//! | `(a\|b)`, `a\|b` | A product that is not separated yet: different indices of `b` may be removed for every index of `a`, but the same number for each, or whole indices of `a`. The parts may be on adjacent axes. |
+//! | `(a b)` | A product, outermost first. Either factor may shrink, and loses the same indices wherever it occurs. |
+//! | `(a\|b)`, `a\|b` | A product that is not separated yet; its parts may be on adjacent axes. See below. |
 //! | `a+b` | A sum, the result of a Concat: the indices of `a`, then those of `b`. |
 //! | `a[0:4]`, `a[8:0:-2]`, `a[5,3]` | Some indices of `a`, as Python slices and lists; `…` if there are many runs. |
 //! | `a=(b c)`, `(a b)=(c d)` | One axis in several forms. |
 //! | `a4` | `a` has 4 indices. The size follows the first occurrence of a letter, unless it is a whole axis there. |
 //! | `-`, `?`, `[]` | An omitted input or output; a value of unknown rank; a scalar. |
 //! | `{barrier: why}` | No rule covers the node: all channels of its inputs are kept. |
+//!
+//! In `(a b)`, index `i` of `a` and `j` of `b` is index `i * size of b + j` of the axis. In `(a|b)`, different indices
+//! of `b` may be removed for every index of `a`, but the same number for each, or whole indices of `a`.
 //!
 //! Letters run from `a` to `z`, then `aa` and so on, in the order in which they occur in the text of one node. The same
 //! letter in the texts of two nodes has no common meaning.

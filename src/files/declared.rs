@@ -108,7 +108,7 @@ impl Declared {
 
     fn would_replace(&self, what: &str, path: &Path) -> Error {
         let at = if self.path == path { String::new() } else { format!(" ({})", path.display()) };
-        Error::usage(format!("{} would overwrite {what}{at}", self.what))
+        Error::usage(format!("{} would replace {what}{at}", self.what))
             .in_file(&self.path)
             .hint(format!("choose another path for {}", self.what))
     }

@@ -44,7 +44,7 @@ impl OutputFolder {
         }
         let above = parent(place);
         if !above.is_dir() {
-            let text = format!("can't be written: the folder {} does not exist", above.display());
+            let text = format!("can't be written: there is no folder {}", above.display());
             return Err(Error::io(place, text).hint("create the folder, or choose another path"));
         }
         let fail = |error| unwritable(place, error);

@@ -232,7 +232,7 @@ pub(crate) fn check_output(path: &Path) -> Result<(), Error> {
     refuse_special(path)?;
     let folder = parent(path);
     if !folder.is_dir() {
-        let text = format!("can't be written: the folder {} does not exist", folder.display());
+        let text = format!("can't be written: there is no folder {}", folder.display());
         return Err(Error::io(path, text).hint("create the folder, or choose another path"));
     }
     TemporaryFile::inside(folder, |_| Ok(())).map(drop).map_err(|error| unwritable(path, error))
@@ -258,7 +258,7 @@ pub(crate) fn check_output_folder(folder: &Path, files: &[PathBuf]) -> Result<()
     }
     let above = parent(folder);
     if !above.is_dir() {
-        let text = format!("can't be written: the folder {} does not exist", above.display());
+        let text = format!("can't be written: there is no folder {}", above.display());
         return Err(Error::io(folder, text).hint("create the folder, or choose another path"));
     }
     TemporaryFolder::inside(above).map(drop).map_err(|error| unwritable(folder, error))

@@ -30,10 +30,7 @@ impl Checkpoint {
         if !folder.is_dir() {
             return Err(Error::io(
                 path,
-                format!(
-                    "can't be written: the folder {} does not exist; create it or choose another path",
-                    folder.display()
-                ),
+                format!("can't be written: there is no folder {}; create it or choose another path", folder.display()),
             ));
         }
         Ok(Self { path: path.to_owned(), fingerprint: fingerprint.as_bytes().to_vec() })
@@ -62,7 +59,7 @@ impl Checkpoint {
     /// Loads the saved sums. Leaves `sum` unchanged if the file does not exist.
     ///
     /// # Errors
-    /// The file can't be read or belongs to another run.
+    /// The file can't be read, or was written by another run.
     pub fn load(&self, sum: &mut Accumulated) -> Result<(), Error> {
         if !self.path.exists() {
             return Ok(());
