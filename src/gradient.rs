@@ -363,7 +363,7 @@ fn refuse_own_names(network: &Network<'_>) -> Result<(), Error> {
         Some(name) => {
             Err(Error::unmet(format!("the model has a value named {name:?}; this name is reserved for the loss"))
                 .in_file(network.model.path())
-                .hint("rename the value in the model, or use --criterion magnitude, which needs no gradients"))
+                .hint("rename the value in the model, or prune with --criterion magnitude, which needs no gradients"))
         }
     }
 }
