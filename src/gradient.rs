@@ -194,7 +194,7 @@ impl GradientGraph {
     /// activations run in kernels of this tool, which take less time and memory.
     ///
     /// # Errors
-    /// As [`GradientGraph::build`].
+    /// As for [`GradientGraph::build`].
     pub fn build_for(analysis: &Analysis, options: &GradientOptions, device: Device) -> Result<Self, Error> {
         Self::built(analysis, options, device == Device::Cpu && options.precision == Precision::Float32)
     }

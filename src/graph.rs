@@ -151,7 +151,7 @@ impl Graph {
     /// ids.
     ///
     /// # Errors
-    /// As [`Graph::new`].
+    /// As for [`Graph::new`].
     pub fn following(model: &Model, earlier: &Graph) -> Result<Self, Error> {
         Self::with_values_of(model, Some(earlier))
     }

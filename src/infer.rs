@@ -106,7 +106,7 @@ impl Facts {
     /// Like [`Facts::infer_node`], with facts that replace those of some input slots.
     ///
     /// # Errors
-    /// As [`Facts::infer_node`].
+    /// As for [`Facts::infer_node`].
     pub fn infer_patched(
         &mut self,
         model: &Model,

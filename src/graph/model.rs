@@ -148,7 +148,7 @@ impl Model {
     /// Like [`Model::tensor_bytes`], but returns a handle that shares the mapped file instead of borrowing the model.
     ///
     /// # Errors
-    /// As [`Model::tensor_bytes`].
+    /// As for [`Model::tensor_bytes`].
     pub fn tensor_view(&self, tensor: &TensorProto) -> Result<Bytes, Error> {
         if tensor.data_location == DataLocation::External as i32 {
             let (file, range) = self.external_place(tensor)?;
