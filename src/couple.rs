@@ -1,8 +1,9 @@
-//! Coupling: which indices of which axes live or die together.
+//! Coupling: which indices of which axes must be removed together or not at all.
 //!
-//! Operators state their rules through [`CoupleCx`] on the pieces of axes ([`crate::operator::couple::layout`]); the rules end up as united or
-//! frozen indices of [`crate::operator::couple::space`]s. [`resolve`] then decides every cut axis (heads or head dimensions, norm groups or
-//! their members), and [`group`] reads the channel groups off the united indices.
+//! Operators state their rules through [`CoupleCx`] on the pieces of axes ([`crate::operator::couple::layout`]). The
+//! rules unite or freeze indices of [`crate::operator::couple::space`]s. Then [`resolve`] decides what every divided
+//! axis may lose (heads or head dimensions, norm groups or their members), and [`group`] collects the channel groups
+//! from the united indices.
 
 pub mod resolve;
 
@@ -39,8 +40,9 @@ pub fn couple(
     couple_from(graph, operators, facts, fold, is_constant, &|_, _, shape| Layout::fixed(shape))
 }
 
-/// The same where every axis of every input of the network may shrink, as if a layer had made it: what the rules say of
-/// all axes, not of channels alone. Integers stay: they are indices and sizes. No network can be pruned so; it is for looking at the rules ([`text`]).
+/// Like [`couple`], but every axis of every input of the network may shrink, as if a layer had computed it. This shows
+/// what the rules state about all axes instead of only channels. Integer inputs do not shrink, because they are indices
+/// and sizes. No network can be pruned this way; it serves to display the rules ([`text`]).
 pub fn couple_freely(
     graph: &Graph,
     operators: &Operators,
@@ -125,8 +127,8 @@ fn couple_from(
     coupling
 }
 
-/// The values whose sizes, and nothing else but constants, a value is computed from; none where it is computed from more
-/// than sizes.
+/// Returns the values whose sizes a value is computed from, if it is computed only from sizes and constants. Returns an
+/// empty set if it is computed from anything else.
 fn sizes_behind(
     graph: &Graph,
     operators: &Operators,
@@ -150,7 +152,7 @@ fn sizes_behind(
     counted
 }
 
-/// The grids of indices among the values of a graph.
+/// Returns the grids of indices among the values of a graph.
 fn grids(graph: &Graph, operators: &Operators, facts: &Facts) -> Grids {
     let mut grids: Grids = vec![None; graph.values.len()];
     for node in &graph.nodes {
@@ -160,12 +162,13 @@ fn grids(graph: &Graph, operators: &Operators, facts: &Facts) -> Grids {
     grids
 }
 
-/// Whether no rule is asked: what a node computes ahead of time is a constant to those that read it.
+/// Returns whether a node has no coupling rule applied because its outputs are constants: a Constant node, or a node
+/// that is computed ahead of time.
 fn is_constant_node(node: &Node, fold: &Fold) -> bool {
     node.proto.op_type == "Constant" || fold.is_interior(node.id)
 }
 
-/// Applies the rule of one node, which becomes a barrier where there is none.
+/// Applies the rule of one node. The node becomes a barrier if it has none.
 fn apply_rule(mut cx: CoupleCx<'_>, operators: &Operators) {
     let node = cx.node;
     let has_room = cx.coupling.spaces.element_count() <= MOST_INDICES;
@@ -183,12 +186,13 @@ fn apply_rule(mut cx: CoupleCx<'_>, operators: &Operators) {
         }),
         Some(value) => {
             let name = &cx.graph.values[value].name;
-            let text = format!("the node reads {name}, a sparse initializer; a dense one could lose channels");
-            Err(RuleError::unsupported(text))
+            Err(RuleError::unsupported(format!(
+                "the input {name} is a sparse initializer; store it as a dense one to prune its channels"
+            )))
         }
     };
     if let Err(cause) = result {
-        // Constants that only this node reads have no indices yet, and need none.
+        // Constants that only this node uses have no indices yet, and need none.
         if has_room {
             cx.keep_inputs(&cause.to_string());
         } else {
@@ -202,7 +206,8 @@ fn apply_rule(mut cx: CoupleCx<'_>, operators: &Operators) {
     }
 }
 
-/// The input of the network that the outputs of a node follow from, if that is one input alone and no axis can shrink.
+/// Returns the input of the network from which the outputs of a node are computed, if it is a single input and no axis
+/// of the outputs can shrink.
 fn origin(coupling: &Coupling, node: &Node, is_constant: &dyn Fn(ValueId) -> bool) -> Option<ValueId> {
     let mut read = node.inputs.iter().flatten().filter(|value| !is_constant(**value));
     let origin = coupling.origins[*read.next()?]?;

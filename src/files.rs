@@ -1,5 +1,5 @@
-//! Files of a run: read where they are regular, written beside their destination, moved there together, and never one in
-//! the place of another.
+//! The files of a run. Inputs must be regular files. Outputs are written to temporary files next to their destination,
+//! and moved there together. No output replaces an input or another output.
 
 mod appended;
 

@@ -1,14 +1,15 @@
 //! Weights that the graph itself computes from constants, such as a kernel divided by its norm.
 //!
-//! A node whose every input is constant gives the same output in every run. Where such nodes *mix* the indices of a
-//! weight ([`Folding::Mixes`]: a norm, a mean, a product), no index could go without changing what becomes of the
-//! others. So what they give is computed once and taken for a constant of its own: channels are removed from the
-//! normalised weight, and what is kept stays as it was. Constants that nodes only move, scale or cast are coupled
-//! through those nodes instead.
+//! A node whose inputs are all constant has the same output in every run. If such nodes *mix* the indices of a weight
+//! ([`Folding::Mixes`]: a norm, a mean, a product), removing an index before them would change the result for the other
+//! indices. Their output is therefore computed once and treated as a constant: channels are removed from the normalised
+//! weight, and the kept elements do not change. Constants that nodes only move, scale or cast are coupled through those
+//! nodes instead.
 //!
 //! [`Fold::find`] decides from shapes alone what to compute. A value is folded as late as possible, where it enters the
-//! network; earlier where it would there take more bytes than the constants it replaces. [`Fold::evaluate`] computes
-//! it in ONNX Runtime. A cut that removes nothing of a part leaves its nodes as they are ([`Fold::replaced`]).
+//! network. It is folded earlier if it would take more bytes there than the constants that it replaces.
+//! [`Fold::evaluate`] computes it in ONNX Runtime. A part from which a cut removes nothing keeps its nodes
+//! ([`Fold::replaced`]).
 
 mod evaluate;
 
@@ -28,34 +29,35 @@ use crate::operator::couple::Coupling;
 use crate::operator::couple::kept::Kept;
 use crate::operator::{Folding, Operator, Operators};
 
-/// Constants up to this many bytes may be shared by parts that are otherwise independent: epsilons, exponents, axes.
+/// Maximum size in bytes of constants that otherwise independent parts may share: epsilons, exponents, axes.
 const SHARED_BYTES: u64 = 256;
 
-/// A value that takes at most this fraction of its sources may be folded although they stay: a norm beside its weight.
+/// A value of at most this fraction of its sources' size may be folded although the sources are kept: a norm in
+/// addition to its weight.
 const SMALL_FRACTION: u64 = 8;
 
-/// No value on the way may take more than this many times the bytes of all constants of the graph.
+/// Maximum size of an intermediate value, as a multiple of the size of all constants of the graph.
 const GROWTH: u64 = 16;
 
-/// Values that are computed from the same constants; a cut replaces all of them or none.
+/// Values that are computed from the same constants. A cut replaces all of them or none.
 #[derive(Debug, Default)]
 struct Part {
     values: BTreeSet<ValueId>,
-    /// Initializers that they are computed from.
+    /// Initializers from which they are computed.
     sources: BTreeSet<ValueId>,
     tensors: OnceLock<BTreeMap<ValueId, TensorProto>>,
 }
 
-/// What is computed ahead of time.
+/// The values that are computed ahead of time.
 #[derive(Debug, Default)]
 pub struct Fold {
     parts: Vec<Part>,
     part_of: HashMap<ValueId, usize>,
-    /// Nodes that nothing needs once every folded value is a constant.
+    /// Nodes that are not needed if every folded value is a constant.
     interior: Vec<bool>,
 }
 
-/// What a cut replaces.
+/// The values that a cut replaces.
 #[derive(Clone, Debug, Default)]
 pub struct Replaced {
     /// Folded values that become initializers.
@@ -64,18 +66,18 @@ pub struct Replaced {
 }
 
 impl Replaced {
-    /// Whether nothing needs this node any more.
+    /// Returns whether this node is no longer needed.
     pub fn is_gone(&self, node: NodeId) -> bool {
         self.nodes.get(node).copied().unwrap_or(false)
     }
 
-    /// Whether a value becomes an initializer although its node stays, for the sake of another output.
+    /// Returns whether a value becomes an initializer although its node is kept for another output.
     pub fn is_computed_too(&self, graph: &Graph, value: ValueId) -> bool {
         let producer = graph.values[value].producer;
         self.values.contains(&value) && producer.is_some_and(|(node, _)| !self.is_gone(node))
     }
 
-    /// Whether an initializer was read by nodes that are gone, and by nothing else.
+    /// Returns whether only nodes that are no longer needed used an initializer.
     fn is_unread(&self, graph: &Graph, value: ValueId) -> bool {
         let value = &graph.values[value];
         let is_held = value.is_output || !value.captured_by.is_empty() || value.consumers.is_empty();
@@ -83,19 +85,19 @@ impl Replaced {
     }
 }
 
-/// The bytes of a value of known type and static shape.
+/// Returns the size in bytes of a value with known type and static shape.
 fn byte_count(fact: &Fact) -> Option<u64> {
     let element = fact.dtype.byte_size()? as u64;
     let shape = static_shape(fact.shape.as_ref()?)?;
     shape.iter().try_fold(element, |bytes, size| bytes.checked_mul(*size as u64))
 }
 
-/// The nodes that nothing needs if the values for which `is_replaced` holds are constants.
+/// Returns for every node whether it is not needed if the values for which `is_replaced` holds are constants.
 fn unneeded(graph: &Graph, is_replaced: &dyn Fn(ValueId) -> bool) -> Vec<bool> {
     let nodes = graph.nodes.iter().map(|node| {
         let reads = node.inputs.iter().flatten().copied().filter(|value| !is_replaced(*value)).collect();
         let gives: Vec<ValueId> = node.outputs.iter().flatten().copied().collect();
-        // A node that nothing reads in the file either stays there.
+        // A node whose outputs are not used in the file either is kept.
         let was_read = |value: &ValueId| is_replaced(*value) || !graph.values[*value].consumers.is_empty();
         let is_held = !gives.iter().any(was_read);
         (reads, gives, is_held)
@@ -108,7 +110,7 @@ fn unneeded(graph: &Graph, is_replaced: &dyn Fn(ValueId) -> bool) -> Vec<bool> {
     needed.into_iter().map(|needed| !needed).collect()
 }
 
-/// What a value is computed from.
+/// The nodes and sources from which a value is computed.
 #[derive(Clone, Debug, Default)]
 struct Origin {
     nodes: BTreeSet<NodeId>,
@@ -116,15 +118,15 @@ struct Origin {
     sources: BTreeSet<ValueId>,
 }
 
-/// The search for what to fold.
+/// The search for values to fold.
 struct Search<'a> {
     graph: &'a Graph,
     facts: &'a Facts,
-    /// Values that are constants or computed from constants alone.
+    /// Values that are constants, or computed only from constants.
     is_constant: Vec<bool>,
-    /// Those of them that a mixing node has had a part in.
+    /// Those that depend on a mixing node.
     is_mixed: Vec<bool>,
-    /// Nodes that read constants alone.
+    /// Nodes that use only constants.
     is_region: Vec<bool>,
 }
 
@@ -188,15 +190,16 @@ impl<'a> Search<'a> {
         origin
     }
 
-    /// Values that enter the network: mixed, and read by a node that reads more than constants.
+    /// Returns the values that enter the network: they depend on a mixing node, and a node that does not use only
+    /// constants uses them.
     fn frontier(&self) -> Vec<ValueId> {
         let enters =
             |value: &ValueId| self.graph.values[*value].consumers.iter().any(|(node, _)| !self.is_region[*node]);
         (0..self.graph.values.len()).filter(|value| self.is_mixed[*value] && enters(value)).collect()
     }
 
-    /// Values to fold instead of `open` or of what these are computed from: not `rejected`, foldable, and no larger than
-    /// their sources.
+    /// Chooses the values to fold, starting from `open` and going back to their inputs: foldable values that are not
+    /// `rejected` and no larger than their sources.
     fn choose(&self, mut open: Vec<ValueId>, rejected: &BTreeSet<ValueId>) -> BTreeSet<ValueId> {
         let mut chosen = BTreeSet::new();
         let mut seen: BTreeSet<ValueId> = open.iter().copied().collect();
@@ -220,7 +223,7 @@ impl<'a> Search<'a> {
         chosen
     }
 
-    /// Chosen values by what they have in common: nodes and large constants.
+    /// Sorts the chosen values into parts that share nodes or large constants.
     fn parts(&self, chosen: &BTreeSet<ValueId>) -> Vec<Part> {
         let origins: Vec<Origin> = chosen.iter().map(|value| self.origin(*value)).collect();
         let mut joined: UnionFind<usize> = UnionFind::new(origins.len());
@@ -243,7 +246,7 @@ impl<'a> Search<'a> {
         parts.into_values().collect()
     }
 
-    /// Whether the file would grow although nothing of the part is removed.
+    /// Returns whether the file would grow even if the cut removes nothing from the part.
     fn grows(&self, part: &Part, gone: &Replaced) -> bool {
         let bytes = |values: &mut dyn Iterator<Item = &ValueId>| values.map(|value| self.bytes(*value)).sum::<u64>();
         let folded = bytes(&mut part.values.iter());
@@ -251,7 +254,8 @@ impl<'a> Search<'a> {
         folded > saved && folded > bytes(&mut part.sources.iter()) / SMALL_FRACTION
     }
 
-    /// Whether a constant is no longer in the file: an initializer that nothing reads, or the output of such a node.
+    /// Returns whether a constant is no longer in the file: an initializer that nothing uses, or the output of a node
+    /// that is no longer needed.
     fn vanishes(&self, source: ValueId, gone: &Replaced) -> bool {
         match self.graph.values[source].producer {
             Some((node, _)) => gone.is_gone(node),
@@ -266,7 +270,7 @@ impl Fold {
         let search = Search::new(graph, operators, facts);
         let mut chosen = search.choose(search.frontier(), &BTreeSet::new());
         let mut rejected = BTreeSet::new();
-        // A part that would grow is folded earlier; every round rejects values that were chosen.
+        // If a part would grow, earlier values are folded. Every round rejects values that were chosen.
         let parts = loop {
             let gone = Replaced { values: BTreeSet::new(), nodes: unneeded(graph, &|value| chosen.contains(&value)) };
             let parts = search.parts(&chosen);
@@ -284,44 +288,45 @@ impl Fold {
         Fold { part_of: part_of.collect(), parts, interior }
     }
 
-    /// Whether nothing is computed ahead of time.
+    /// Returns whether no value is computed ahead of time.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
 
-    /// Whether a value is taken for a constant although nodes compute it.
+    /// Returns whether a value is treated as a constant although nodes compute it.
     pub fn contains(&self, value: ValueId) -> bool {
         self.part_of.contains_key(&value)
     }
 
-    /// Whether a node only serves to compute folded values.
+    /// Returns whether a node only serves to compute folded values.
     pub fn is_interior(&self, node: NodeId) -> bool {
         self.interior.get(node).copied().unwrap_or(false)
     }
 
-    /// Whether a value counts as a constant: it has a tensor, or will have one once it is computed ahead of time.
+    /// Returns whether a value counts as a constant: it has a tensor, or will have one after it is computed ahead of
+    /// time.
     pub fn is_constant(&self, model: &Model, graph: &Graph, value: ValueId) -> bool {
         self.contains(value) || graph.tensor(model, value).is_some()
     }
 
-    /// The tensor of a value that is an initializer, the output of a Constant node, or computed ahead of time
+    /// Returns the tensor of a value that is an initializer, the output of a Constant node, or computed ahead of time
     /// ([`Fold::evaluate`]).
     pub fn constant<'m>(&'m self, model: &'m Model, graph: &'m Graph, value: ValueId) -> Option<&'m TensorProto> {
         if self.contains(value) { self.tensor(value) } else { graph.tensor(model, value) }
     }
 
-    /// The elements of a folded value, once it has been computed.
+    /// Returns the elements of a folded value. `None`: not computed yet.
     pub fn tensor(&self, value: ValueId) -> Option<&TensorProto> {
         self.parts[*self.part_of.get(&value)?].tensors.get()?.get(&value)
     }
 
-    /// The constants that a folded value is computed from.
+    /// Returns the constants from which a folded value is computed.
     pub fn sources(&self, value: ValueId) -> impl Iterator<Item = ValueId> {
         let part = self.part_of.get(&value).map(|part| &self.parts[*part]);
         part.into_iter().flat_map(|part| part.sources.iter().copied())
     }
 
-    /// What the file no longer needs once a cut removes something of the values for which `is_cut` holds.
+    /// Returns what is replaced if a cut removes channels from the values for which `is_cut` holds.
     fn replaced_where(&self, graph: &Graph, is_cut: &dyn Fn(ValueId) -> bool) -> Replaced {
         let cut = self.parts.iter().filter(|part| part.values.iter().any(|value| is_cut(*value)));
         let mut values: BTreeSet<ValueId> = cut.flat_map(|part| part.values.iter().copied()).collect();
@@ -333,7 +338,7 @@ impl Fold {
         Replaced { values, nodes }
     }
 
-    /// What a cut replaces: the parts of which it removes something.
+    /// Returns what a cut replaces: the parts from which it removes channels.
     pub fn replaced(&self, graph: &Graph, coupling: &Coupling, kept: &Kept) -> Replaced {
         if self.is_empty() {
             return Replaced::default();

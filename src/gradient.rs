@@ -1,13 +1,13 @@
 //! Gradients: reverse-mode differentiation from ONNX graph to ONNX graph.
 //!
-//! [`GradientGraph::build`] makes one graph of the forward pass, a loss (the denoising loss
-//! `L = mean((prediction - target)^2)` unless other terms are asked for, see [`loss`]) and the gradients of the wanted
-//! weights and values as outputs, in standard ONNX operators of the model's own opset, so that any execution provider runs
-//! it; fused nodes are lowered first ([`crate::lower`]). Where the graph is for the CPU, kernels of ours then take the
-//! place of some of them. Every operator's gradient stands in its own file under `ops/`; see
-//! [`crate::operator::Operator::gradient`]. The graph is made for fixed sizes: every shape is known
-//! while it is built. Weights of any precision are differentiated in float32, or with factors in half precision where
-//! [`Precision`] says so.
+//! [`GradientGraph::build`] builds one graph with the forward pass, a loss and the gradients of the wanted weights and
+//! values as outputs. The loss is the denoising loss `L = mean((prediction - target)^2)` unless the options name other
+//! terms (see [`loss`]). The graph consists of standard ONNX operators of the model's opset, so that every execution
+//! provider runs it. Fused nodes are lowered first ([`crate::lower`]). In a graph for the CPU, kernels of this tool
+//! then replace some of the nodes. The gradient of every operator is implemented in the operator's file under `ops/`,
+//! see [`crate::operator::Operator::gradient`]. The graph is built for fixed sizes, so every shape is known while it is
+//! built. Weights of any precision are differentiated in float32, or with factors in half precision if [`Precision`]
+//! asks for it.
 
 pub mod accumulate;
 
@@ -61,89 +61,92 @@ pub(crate) use forward::{widened_node, widened_tensor, widened_type};
 
 pub use precision::Precision;
 
-/// Name of the graph input that takes the target of the loss.
+/// Name of the graph input for the target of the loss.
 pub const TARGET: &str = "__target";
 
-/// Name of the scalar output that holds the loss, the sum of all terms.
+/// Name of the scalar output with the loss, the sum of all terms.
 pub const LOSS: &str = "__loss";
 
-/// What is differentiated.
+/// The settings of a gradient graph.
 #[derive(Clone, Debug, Default)]
 pub struct GradientOptions {
     /// A size for every symbolic dimension of the graph's inputs.
     pub sizes: Sizes,
-    /// The output that predicts; the first where `None`.
+    /// The output that is the prediction. `None`: the first output.
     pub prediction: Option<String>,
-    /// Channels of the prediction that the loss compares: the first of axis 1; all where `None`. Networks that also
-    /// predict a variance have twice as many.
+    /// Number of channels of the prediction that the loss compares: the first channels of axis 1. `None`: all channels.
+    /// Networks that also predict a variance have twice as many.
     pub channels: Option<i64>,
-    /// The terms of the loss; where there are none, the mean squared difference of the prediction's channels to [`TARGET`].
+    /// The terms of the loss. Empty: the mean squared difference between the prediction's channels and [`TARGET`].
     pub loss: Vec<LossTerm>,
-    /// The weights whose gradients are wanted: initializers or outputs of Constant nodes.
+    /// The weights whose gradients are computed: initializers or outputs of Constant nodes.
     pub wanted: Vec<ValueId>,
-    /// Values whose gradients are wanted, each as a whole: those within the network, or its inputs.
+    /// The values whose gradients are computed, each summed over all its uses: values within the network, or its
+    /// inputs.
     pub wanted_values: Vec<ValueId>,
-    /// Weights that are inputs of the graph under their own names, float32, instead of constants in it: those that change
-    /// between runs.
+    /// Weights that change between runs. They become float32 inputs of the graph under their own names instead of
+    /// constants.
     pub fed: Vec<ValueId>,
     /// The precision of convolutions and matrix products.
     pub precision: Precision,
-    /// Where given, the products of these uses of weights with their gradients are summed in the graph, over all axes but
-    /// those named, one after the other: what is linear in the gradient needs no more of it. Other uses have no output.
+    /// If set, the graph outputs sums of weight times gradient for these uses of weights, instead of the gradients: for
+    /// each of the listed axes in turn, a vector of sums over all other axes. This suffices for criteria that are
+    /// linear in the gradient. Other uses have no output. `None`: the graph outputs the gradients.
     pub by_index: Option<BTreeMap<Reader, Vec<usize>>>,
-    /// Whether the backward pass computes activations again instead of keeping them: less memory, more time, the same
-    /// results.
+    /// Whether the backward pass recomputes activations instead of keeping them. This takes less memory and more time.
+    /// The results are the same.
     pub recomputes: bool,
 }
 
-/// The gradient by one use of a weight. Exporters share equal weights among nodes; each use has a gradient of its own.
+/// The gradient with respect to one use of a weight. Exporters share equal weights among nodes; each use has its own
+/// gradient.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UseGradient {
     /// The weight.
     pub value: ValueId,
-    /// The node that reads it.
+    /// The node that takes it as input.
     pub node: NodeId,
-    /// At which input.
+    /// The index of the input.
     pub slot: usize,
-    /// The output of the gradient graph, float32: the gradient, of the weight's own shape; or where `axes` has any, a vector
-    /// of sums.
+    /// The output of the gradient graph, float32. It has the shape of the weight, or is a vector of sums if `axes` is
+    /// not empty.
     pub output: String,
-    /// The axes for each of whose indices there is a sum over the others of weight times gradient
-    /// ([`GradientOptions::by_index`]), or what else a criterion sums; none where it is the gradient itself.
+    /// The axes of the sums: for each index of each axis, a sum of weight times gradient over the other axes
+    /// ([`GradientOptions::by_index`]), or another sum that a criterion uses. Empty: the output is the gradient itself.
     pub axes: Vec<usize>,
 }
 
-/// The gradient by a value of the network, over all its uses.
+/// The gradient with respect to a value of the network, summed over all uses of the value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValueGradient {
     /// The value.
     pub value: ValueId,
-    /// The output of the gradient graph: the value's own shape, float32.
+    /// The output of the gradient graph, float32, with the shape of the value.
     pub output: String,
 }
 
-/// What is differentiated: a graph with its operators, and what is known of its values at fixed sizes. `model` holds the
-/// constants.
+/// The network that is differentiated: a graph with its operators, and the facts of its values at fixed sizes. `model`
+/// holds the constants.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Network<'a> {
     pub(crate) model: &'a Model,
     pub(crate) graph: &'a Graph,
     pub(crate) operators: &'a Operators,
     pub(crate) facts: &'a Facts,
-    /// The network with fused nodes, of whose lowered form all this is.
+    /// The network with fused nodes. The other fields describe its lowered form.
     pub(crate) original: &'a Graph,
-    /// Where the nodes of the lowered form stem from.
+    /// Maps the nodes of the lowered form to the nodes of the original.
     pub(crate) lowered: &'a Lowered,
 }
 
 impl<'a> Network<'a> {
-    /// The lowered form of a network whose graph is `original`.
+    /// Returns the lowered form of a network whose graph is `original`.
     pub(crate) fn of(lowered: &'a Lowered, original: &'a Graph) -> Self {
         let Lowered { model, graph, operators, facts, .. } = lowered;
         Self { model, graph, operators, facts, original, lowered }
     }
 
-    /// The shape of a value, if all sizes are known.
+    /// Returns the shape of a value, if all sizes are known.
     pub(crate) fn shape(&self, value: ValueId) -> Option<Vec<i64>> {
         signed_shape(self.facts.values[value].as_ref()?.shape.as_deref()?)
     }
@@ -152,43 +155,46 @@ impl<'a> Network<'a> {
 /// A graph that computes the loss and its gradients.
 #[derive(Debug)]
 pub struct GradientGraph {
-    /// The model: inputs of the original network and of the loss, such as [`TARGET`]; outputs [`LOSS`], the value of every
-    /// term where the loss was given as terms, and the gradients.
+    /// The model. Inputs: those of the original network and of the loss, such as [`TARGET`]. Outputs: [`LOSS`], the
+    /// value of every term if the loss was given as terms, and the gradients.
     pub model: ModelProto,
-    /// The gradients by every use of a wanted weight that the loss depends on. The gradient by any other use is zero.
+    /// The gradients with respect to every use of a wanted weight on which the loss depends. For other uses, the
+    /// gradient is zero.
     pub gradients: Vec<UseGradient>,
-    /// The gradients by the wanted values that the loss depends on. That by any other is zero.
+    /// The gradients with respect to the wanted values on which the loss depends. For other values, the gradient is
+    /// zero.
     pub value_gradients: Vec<ValueGradient>,
     /// The terms of the loss, in the order of [`GradientOptions::loss`].
     pub terms: Vec<TermInput>,
     /// The shape of the target of the first term.
     pub target_shape: Vec<i64>,
-    /// Bytes of all values of the forward pass: about what a run needs beside weights and gradients, since the backward
-    /// pass reads most of them and frees them as it goes. Where some are computed again, of those that are there at once.
+    /// Size in bytes of all values of the forward pass. This is about what a run needs in addition to weights and
+    /// gradients, because the backward pass uses most of these values and frees them as it goes. With recomputation:
+    /// the estimated maximum size of the activations that are in memory at the same time.
     pub activation_bytes: u64,
-    /// Whether operators of ours are among the nodes, which only this tool's own sessions on the CPU can run.
+    /// Whether the graph contains operators of this tool, which only its own sessions on the CPU can run.
     pub has_kernels: bool,
     /// The precision of convolutions and matrix products.
     pub precision: Precision,
-    /// What the loss is multiplied by at first, where gradients could vanish in half precision.
+    /// The initial loss scale. `None`: nothing is computed in half precision, so gradients do not underflow.
     loss_scale: Option<LossScale>,
 }
 
 impl GradientGraph {
-    /// Differentiates a network, in standard operators that any execution provider runs.
+    /// Builds the gradient graph of a network from standard operators, which every execution provider runs.
     ///
     /// # Errors
-    /// An operator between a wanted weight and the loss has no gradient, a shape on the way is not known, or a constant
+    /// An operator between a wanted weight and the loss has no gradient, a shape in between is not known, or a constant
     /// can't be read.
     pub fn build(analysis: &Analysis, options: &GradientOptions) -> Result<Self, Error> {
         Self::built(analysis, options, false)
     }
 
-    /// As [`GradientGraph::build`], for [`pass::GradientPass`] on a device. On the CPU, norms and activations run in
-    /// kernels of ours, which take less time and memory; in float32 alone.
+    /// Like [`GradientGraph::build`], for a [`pass::GradientPass`] on a device. On the CPU in float32, norms and
+    /// activations run in kernels of this tool, which take less time and memory.
     ///
     /// # Errors
-    /// As [`GradientGraph::build`].
+    /// As for [`GradientGraph::build`].
     pub fn build_for(analysis: &Analysis, options: &GradientOptions, device: Device) -> Result<Self, Error> {
         Self::built(analysis, options, device == Device::Cpu && options.precision == Precision::Float32)
     }
@@ -202,7 +208,7 @@ impl GradientGraph {
         Self::of(&Network::of(&lowered, &analysis.graph), options, has_kernels)
     }
 
-    /// Differentiates `network`, whose values the options name.
+    /// Differentiates `network`. The options refer to values of its lowered form.
     pub(crate) fn of(network: &Network<'_>, options: &GradientOptions, has_kernels: bool) -> Result<Self, Error> {
         let Network { model, graph, facts, .. } = *network;
         let terms = terms(network, options)?;
@@ -211,7 +217,7 @@ impl GradientGraph {
         refuse_own_names(network)?;
         let builder = Builder::new("__grad", graph.opset, graph.names());
         let mut tape = Tape::new(builder, &options.wanted, &options.wanted_values);
-        // A weight that is fed may have been the output of a Constant node.
+        // A fed weight may be the output of a Constant node.
         let is_fed = |node: &Node| node.outputs.iter().flatten().any(|value| options.fed.contains(value));
         for node in graph.nodes.iter().filter(|node| needed.contains(&node.id) && !is_fed(node)) {
             tape.builder.nodes.push(forward::widened_node(model, &node.proto)?);
@@ -267,7 +273,7 @@ impl GradientGraph {
         let (proto, nodes) = (model.proto(), tape.builder.nodes);
         let mut assembled = GraphProto { name: "gradients".to_owned(), node: nodes, ..GraphProto::default() };
         assembled.output = self.outputs(network);
-        // Nodes for which a kernel stands in.
+        // Removes the nodes that a kernel replaces.
         assembled.drop_dead();
         let read: BTreeSet<String> = assembled.node.iter().flat_map(reads).map(str::to_owned).collect();
         let fed: Vec<ValueId> = fed.iter().copied().filter(|value| read.contains(&graph.values[*value].name)).collect();
@@ -306,7 +312,7 @@ impl GradientGraph {
         Ok(self)
     }
 
-    /// The loss first, then what tells of an overflow, the terms, and the gradients.
+    /// Returns the outputs in order: the loss, the overflow flag, the terms, and the gradients.
     fn outputs(&self, network: &Network<'_>) -> Vec<ValueInfoProto> {
         let scalars = std::iter::once(LOSS)
             .chain(self.loss_scale.map(|_| OVERFLOW))
@@ -328,7 +334,7 @@ impl GradientGraph {
     }
 }
 
-/// Forgets the elements of weights that are fed, and of what is computed from them: they change between runs.
+/// Marks the elements of fed weights and of everything computed from them as unknown, because they change between runs.
 fn forget_fed(graph: &Graph, facts: &mut Facts, fed: &[ValueId]) {
     let mut changes = vec![false; graph.values.len()];
     fed.iter().for_each(|value| changes[*value] = true);
@@ -344,25 +350,25 @@ fn forget_fed(graph: &Graph, facts: &mut Facts, fed: &[ValueId]) {
     }
 }
 
-/// The names of the weights that are fed.
+/// Returns the names of the fed weights.
 fn fed_names<'g>(graph: &'g Graph, options: &GradientOptions) -> BTreeSet<&'g str> {
     options.fed.iter().map(|value| graph.values[*value].name.as_str()).collect()
 }
 
-/// Refuses a network with a value that bears a name of the loss, under which callers feed and fetch.
+/// Rejects a network with a value whose name is used for an input or output of the loss.
 fn refuse_own_names(network: &Network<'_>) -> Result<(), Error> {
     let own = [TARGET, LOSS, LOSS_SCALE, OVERFLOW];
     match own.into_iter().find(|name| network.graph.value(name).is_some()) {
         None => Ok(()),
         Some(name) => {
-            Err(Error::unmet(format!("the model has a value {name:?}, a name that the loss of gradients uses"))
+            Err(Error::unmet(format!("the model has a value named {name:?}; this name is reserved for the loss"))
                 .in_file(network.model.path())
-                .hint("rename the value in the model, or choose a criterion that takes no gradients"))
+                .hint("rename the value in the model, or prune with --criterion magnitude, which needs no gradients"))
         }
     }
 }
 
-/// The terms of the loss that the options ask for.
+/// Returns the terms of the loss that the options ask for.
 fn terms(network: &Network<'_>, options: &GradientOptions) -> Result<Vec<FoundTerm>, Error> {
     let is_default = options.loss.is_empty();
     let terms = if is_default {
@@ -373,14 +379,18 @@ fn terms(network: &Network<'_>, options: &GradientOptions) -> Result<Vec<FoundTe
     };
     let found = loss::find(network, &terms, is_default)?;
     if let Some(term) = found.iter().find(|term| options.wanted.contains(&term.value)) {
-        let text =
-            format!("the loss compares the weight {:?} itself, of which only uses are differentiated", term.term.value);
-        return Err(Error::usage(text).in_file(network.model.path()).hint("ask for its gradient as that by a value"));
+        let text = format!(
+            "the loss compares the weight {:?} directly, but gradients of weights are computed for their uses only",
+            term.term.value
+        );
+        return Err(Error::usage(text)
+            .in_file(network.model.path())
+            .hint("list it in `wanted_values` instead of `wanted`"));
     }
     Ok(found)
 }
 
-/// The output that the loss compares.
+/// Returns the output that the loss compares.
 fn prediction(network: &Network<'_>, options: &GradientOptions) -> Result<ValueId, Error> {
     let graph = network.graph;
     match &options.prediction {
@@ -395,14 +405,14 @@ fn prediction(network: &Network<'_>, options: &GradientOptions) -> Result<ValueI
     })
 }
 
-/// Bytes of all float values that the needed nodes compute.
+/// Returns the size in bytes of all float values that the needed nodes compute.
 fn forward_bytes(graph: &Graph, facts: &Facts, needed: &BTreeSet<NodeId>) -> u64 {
     let outputs = needed.iter().flat_map(|node| graph.nodes[*node].outputs.iter().flatten());
     let shapes = outputs.filter_map(|value| signed_shape(facts.values[*value].as_ref()?.shape.as_ref()?));
     shapes.map(|shape| 4 * shape.iter().product::<i64>().max(0) as u64).sum()
 }
 
-/// The declaration of a graph input or output.
+/// Returns the declaration of a graph input or output.
 pub(crate) fn value_info(name: &str, dtype: DataType, shape: &[i64]) -> ValueInfoProto {
     use tensor_shape_proto::{Dimension, dimension::Value};
     let dim = shape.iter().map(|size| Dimension { value: Some(Value::DimValue(*size)), ..Dimension::default() });

@@ -1,9 +1,9 @@
 //! The graph of a model: nodes, values, and who produces and consumes what.
 //!
-//! Nodes name their values, and values the node that produces them and those that read them; ids are positions in the
-//! two lists. Nodes are kept in a topological order even where the file's own order is not one, so that most passes
-//! are one loop over them. The searches that go elsewhere stop at what they look for and need no graph library;
-//! petgraph serves for united sets and for `inspect --dot`.
+//! Nodes name their values. Values name the node that produces them and the nodes that consume them. Ids are positions
+//! in the two lists. Nodes are kept in a topological order even if the file does not store them in one, so most passes
+//! are one loop over the nodes. The other searches stop at the node or value that they look for and need no graph
+//! library. petgraph serves for union-find and for `inspect --dot`.
 
 pub mod digest;
 
@@ -36,39 +36,39 @@ pub type NodeId = usize;
 /// Index of a value in [`Graph::values`].
 pub type ValueId = usize;
 
-/// An input of a node, as the reader of the value that it takes. Exporters share equal constants, so that what is kept
-/// of one is a matter of its reader.
+/// An input of a node, seen as a reader of the value at that input. Exporters share equal constants between nodes, so
+/// which indices of a constant are kept is decided per reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Reader {
     /// The node.
     pub node: NodeId,
-    /// At which input.
+    /// The index of the input.
     pub slot: usize,
 }
 
-/// A node of the graph; its attributes are those of the [`NodeProto`].
+/// A node of the graph. Its attributes are those of the [`NodeProto`].
 #[derive(Clone, Debug)]
 pub struct Node {
     /// Position in [`Graph::nodes`].
     pub id: NodeId,
-    /// Position in the file's own list of nodes.
+    /// Position in the file's list of nodes.
     pub index: usize,
-    /// The node as the file has it.
+    /// The node as the file stores it.
     pub proto: NodeProto,
-    /// The name, or `<op_type> producing <first output>` where the exporter gave none.
+    /// The name, or `<op_type> producing <first output>` if the exporter set none.
     pub name: String,
-    /// Inputs in order; an omitted optional input is `None`.
+    /// Inputs in order. `None`: the optional input is omitted.
     pub inputs: Vec<Option<ValueId>>,
-    /// Outputs in order; an omitted optional output is `None`.
+    /// Outputs in order. `None`: the optional output is omitted.
     pub outputs: Vec<Option<ValueId>>,
-    /// For every output, whether anything reads it: a node, a subgraph, or the user of the network.
+    /// For every output, whether anything uses it: a node, a subgraph, or the caller of the network (a graph output).
     pub read: Vec<bool>,
-    /// Opset version of the node's domain in this model.
+    /// Opset version of the node's domain that the model imports.
     pub version: i64,
 }
 
 impl Node {
-    /// The operator, with its domain where that is not the standard one.
+    /// Returns the operator, with its domain unless that is the standard one.
     pub fn op(&self) -> String {
         match self.proto.domain.as_str() {
             "" | "ai.onnx" => self.proto.op_type.clone(),
@@ -76,27 +76,28 @@ impl Node {
         }
     }
 
-    /// An integer attribute, or `default`.
+    /// Returns an integer attribute, or `default`.
     pub fn int(&self, name: &str, default: i64) -> i64 {
         self.proto.int(name).unwrap_or(default)
     }
 
-    /// A float attribute, or `default`.
+    /// Returns a float attribute, or `default`.
     pub fn float(&self, name: &str, default: f32) -> f32 {
         self.proto.float(name).unwrap_or(default)
     }
 
-    /// The value at input `slot`, if the node has one there.
+    /// Returns the value at input `slot`. `None`: the node has no such input.
     pub fn input(&self, slot: usize) -> Option<ValueId> {
         self.inputs.get(slot).copied().flatten()
     }
 
-    /// The value at output `slot`, if the node has one there.
+    /// Returns the value at output `slot`. `None`: the node has no such output.
     pub fn output(&self, slot: usize) -> Option<ValueId> {
         self.outputs.get(slot).copied().flatten()
     }
 
-    /// Whether the node has an output at `slot` and anything reads it. Exporters name optional outputs that nothing does.
+    /// Returns whether the node has an output at `slot` that anything uses. Exporters also name optional outputs that
+    /// nothing uses.
     pub fn gives(&self, slot: usize) -> bool {
         self.output(slot).is_some() && self.read.get(slot).copied().unwrap_or(false)
     }
@@ -107,28 +108,28 @@ impl Node {
 pub struct Value {
     /// The name, unique in the graph.
     pub name: String,
-    /// The node that produces it and at which output.
+    /// The node that produces it, and the index of the output.
     pub producer: Option<(NodeId, usize)>,
-    /// Index of the initializer that holds it.
+    /// Index of the initializer with its elements.
     pub initializer: Option<usize>,
-    /// Whether the graph takes it as an input (and no initializer gives a default).
+    /// Whether it is an input of the graph without a default value from an initializer.
     pub is_input: bool,
     /// Whether it is an output of the graph.
     pub is_output: bool,
-    /// The nodes that read it, and at which input.
+    /// The nodes that take it as input, and the index of the input.
     pub consumers: Vec<(NodeId, usize)>,
-    /// The nodes with a subgraph that reads it.
+    /// The nodes that have a subgraph in which it is used.
     pub captured_by: Vec<NodeId>,
 }
 
-/// Nodes and values of a model.
+/// The nodes and values of a model.
 #[derive(Debug)]
 pub struct Graph {
     /// Nodes in a topological order.
     pub nodes: Vec<Node>,
     /// All values.
     pub values: Vec<Value>,
-    /// Graph inputs that no initializer backs, in the file's order.
+    /// Graph inputs without an initializer of the same name, in the file's order.
     pub inputs: Vec<ValueId>,
     /// Graph outputs in the file's order.
     pub outputs: Vec<ValueId>,
@@ -141,15 +142,16 @@ impl Graph {
     /// Builds the graph of a loaded model.
     ///
     /// # Errors
-    /// A cycle, which [`crate::load::load`] refuses already.
+    /// The graph has a cycle. [`crate::load::load`] rejects such models already.
     pub fn new(model: &Model) -> Result<Self, Error> {
         Self::with_values_of(model, None)
     }
 
-    /// As [`Graph::new`], of a model that another was made into: values of `earlier` keep their ids.
+    /// Like [`Graph::new`], for a model that was derived from the model of `earlier`: values of `earlier` keep their
+    /// ids.
     ///
     /// # Errors
-    /// As [`Graph::new`].
+    /// As for [`Graph::new`].
     pub fn following(model: &Model, earlier: &Graph) -> Result<Self, Error> {
         Self::with_values_of(model, Some(earlier))
     }
@@ -159,7 +161,8 @@ impl Graph {
             .map_err(|at| Error::invalid(model.path(), format!("the graph has a cycle through node {at}")))
     }
 
-    /// The graph of a body that a node of the model holds; names from outside are values that nothing produces.
+    /// Builds the graph of the body of a node (If, Loop, Scan). Names from the outer graph become values without a
+    /// producer.
     ///
     /// # Errors
     /// The position of a node on a cycle.
@@ -248,25 +251,26 @@ impl Graph {
         self.nodes.push(node);
     }
 
-    /// The value of this name.
+    /// Returns the value with this name.
     pub fn value(&self, name: &str) -> Option<ValueId> {
         self.by_name.get(name).copied()
     }
 
-    /// All names that are taken: of values and nodes, those in subgraphs too.
+    /// Returns all names in use: of values and of nodes, including those in subgraphs.
     pub fn names(&self) -> Names {
         let mut names = Names::of(self.values.iter().map(|value| value.name.as_str()));
         self.nodes.iter().for_each(|node| names.add_node(&node.proto));
         names
     }
 
-    /// Whether a value is a sparse initializer: nothing else has neither a producer nor a tensor of its own.
+    /// Returns whether a value is a sparse initializer. Only such a value has neither a producer nor an initializer and
+    /// is no input.
     pub fn is_sparse(&self, value: ValueId) -> bool {
         let value = &self.values[value];
         value.producer.is_none() && value.initializer.is_none() && !value.is_input
     }
 
-    /// The tensor of a value that is an initializer or the output of a Constant node.
+    /// Returns the tensor of a value that is an initializer or the output of a Constant node.
     pub fn tensor<'m>(&'m self, model: &'m Model, value: ValueId) -> Option<&'m TensorProto> {
         let value = &self.values[value];
         if let Some(index) = value.initializer {
@@ -278,7 +282,7 @@ impl Graph {
     }
 }
 
-/// The name, or what identifies a node that has none.
+/// Returns the name of a node, or a description of a node without a name.
 fn display_name(proto: &NodeProto) -> String {
     if proto.name.is_empty() {
         format!("{} producing {}", proto.op_type, proto.output.first().map_or("nothing", String::as_str))

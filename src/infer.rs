@@ -17,24 +17,25 @@ use crate::onnx::{DataType, GraphProto, TensorProto, TypeProto, tensor_shape_pro
 use crate::operator::infer::InferCx;
 use crate::operator::{Operator, Operators, RuleError};
 
-/// Float constants with more elements than this are weights, not parameters of shape arithmetic.
+/// Float constants with more elements than this are treated as weights, not as parameters of shape arithmetic.
 const FLOATS_LIMIT: i64 = 64;
 
-/// Values of more axes than this are refused: no runtime has such tensors, and a file claims them in a few bytes.
+/// Maximum number of axes of a value. No runtime supports more, and a file can declare them in a few bytes.
 const MOST_AXES: usize = 64;
 
-/// Known values up to this many elements are always tracked; larger ones only up to [`KNOWN_TOTAL`] elements in all.
+/// Known values of at most this many elements are always tracked. Larger ones are tracked up to a total of
+/// [`KNOWN_TOTAL`].
 const SMALL_KNOWN: usize = 64;
 
-/// How often sizes that weights fix may bring further ones to light.
+/// Maximum number of rounds in which sizes that weights fix may reveal further fixed sizes.
 const MOST_ROUNDS: usize = 8;
 
 impl Facts {
-    /// The facts of everything that no node computes: graph inputs, initializers, outer names. Sizes that weights fix are
-    /// those of `fixed`.
+    /// Returns the facts of all values that no node computes: graph inputs, initializers, names of outer graphs. Sizes
+    /// that weights fix are taken from `fixed`.
     ///
     /// # Errors
-    /// An initializer whose data can't be read.
+    /// The data of an initializer can't be read.
     pub fn of_sources(model: &Model, graph: &Graph, fixed: &BTreeMap<String, Fixed>) -> Result<Self, Error> {
         let mut facts = Facts { fixed: fixed.clone(), ..Facts::unknown(graph.values.len()) };
         for tensor in &model.graph().initializer {
@@ -73,7 +74,7 @@ impl Facts {
         }
     }
 
-    /// Stores a fact; elements that are too many are forgotten.
+    /// Stores a fact. Discards its elements if there are too many in total.
     fn put(&mut self, value: usize, mut fact: Option<Fact>) {
         let count = fact.as_ref().and_then(|fact| fact.known.as_ref()).map_or(0, Known::len);
         if count > SMALL_KNOWN {
@@ -91,7 +92,7 @@ impl Facts {
     /// Infers the outputs of one node from the facts of its inputs.
     ///
     /// # Errors
-    /// The node contradicts its operator's specification.
+    /// The node violates its operator's specification.
     pub fn infer_node(
         &mut self,
         model: &Model,
@@ -102,10 +103,10 @@ impl Facts {
         self.infer_patched(model, graph, node, operators.of(node.id), &BTreeMap::new())
     }
 
-    /// As [`Facts::infer_node`], with facts that stand for those of some input slots.
+    /// Like [`Facts::infer_node`], with facts that replace those of some input slots.
     ///
     /// # Errors
-    /// As [`Facts::infer_node`].
+    /// As for [`Facts::infer_node`].
     pub fn infer_patched(
         &mut self,
         model: &Model,
@@ -119,7 +120,7 @@ impl Facts {
             .map_err(|text| Error::invalid(model.path(), text).at_node(&node.name, node.op()))
     }
 
-    /// Infers the outputs of a node of a graph or of a body in it; what is wrong is told as text.
+    /// Infers the outputs of a node of a graph or of a body in it. Errors are text.
     fn infer_within(
         &mut self,
         scope: &bodies::Scope<'_>,
@@ -166,7 +167,7 @@ impl Facts {
                     .iter()
                     .map(|v| v.and_then(|v| self.values[v].as_ref()).map_or("-".to_owned(), Fact::describe))
                     .collect();
-                return Err(format!("{text}; inputs: {}", inputs.join(", ")));
+                return Err(format!("{text}; its inputs are: {}", inputs.join(", ")));
             }
             Err(cause) => {
                 self.equations.truncate(noted);
@@ -184,7 +185,7 @@ impl Facts {
         Ok(())
     }
 
-    /// Takes what the file itself says of a value where inference found less.
+    /// Takes over the type that the file declares for a value if inference found no shape.
     fn complete(&mut self, declared: &[(usize, TypeProto)], node: &Node) {
         for value in node.outputs.iter().flatten() {
             let known = self.values[*value].as_ref();
@@ -202,11 +203,11 @@ impl Facts {
     }
 }
 
-/// Infers the facts of all values. A symbolic size of the network's inputs that a weight fixes is that number
-/// ([`Facts::fixed`]); others are tied where they meet ([`Facts::ties`]).
+/// Infers the facts of all values. A symbolic size of the network's inputs that a weight fixes is replaced by that
+/// number ([`Facts::fixed`]). Other symbols are tied where they meet ([`Facts::ties`]).
 ///
 /// # Errors
-/// A node contradicts its operator's specification, or a constant can't be read.
+/// A node violates its operator's specification, or a constant can't be read.
 pub fn infer(model: &Model, graph: &Graph, operators: &Operators) -> Result<Facts, Error> {
     let mut facts = infer_with(model, graph, operators, BTreeMap::new())?;
     for _ in 0..MOST_ROUNDS {
@@ -215,11 +216,12 @@ pub fn infer(model: &Model, graph: &Graph, operators: &Operators) -> Result<Fact
             let fixed: BTreeMap<_, _> = facts.fixed.into_iter().chain(fixed).collect();
             let list: Vec<String> =
                 fixed.iter().map(|(name, by)| format!("{name} = {} ({})", by.size, by.node)).collect();
-            facts = infer_with(model, graph, operators, fixed)
-                .map_err(|error| error.hint(format!("symbolic sizes that weights fix: {}", list.join(", "))))?;
+            facts = infer_with(model, graph, operators, fixed).map_err(|error| {
+                error.hint(format!("these symbolic sizes are fixed by weights: {}", list.join(", ")))
+            })?;
             continue;
         }
-        // What broadcasts could be one as well: such a size is taken where the network then still makes sense.
+        // A size that broadcasts could also be one. The likely size is used if the network is still consistent with it.
         let likely = equations::fixed(&facts, graph, Relation::Broadcast);
         if likely.is_empty() {
             break;
@@ -250,10 +252,11 @@ fn infer_with(
 }
 
 impl Facts {
-    /// The facts of all values where every symbolic size of the inputs is replaced: `sizes` gives it by name.
+    /// Infers the facts of all values with a number for every symbolic size of the inputs. `sizes` maps names to
+    /// numbers.
     ///
     /// # Errors
-    /// A node contradicts its operator's specification at these sizes, or a constant can't be read.
+    /// A node violates its operator's specification at these sizes, or a constant can't be read.
     pub fn at_sizes(
         model: &Model,
         graph: &Graph,
@@ -266,7 +269,7 @@ impl Facts {
             let shape = facts.values[*input].as_ref().and_then(|fact| fact.shape.as_ref());
             shape.into_iter().flatten().for_each(|dim| dim.symbols(&mut names));
         }
-        // Sizes that inference itself could not name are not to be found in the list, whatever it says.
+        // Ignores entries of the list that are not symbols of the inputs, such as names that inference made up.
         let sizes = sizes.iter().filter(|(name, _)| names.contains(*name));
         let sizes = sizes.map(|(name, size)| (name.clone(), *size)).collect();
         graph.inputs.iter().for_each(|input| facts.replace_sizes(*input, &sizes));
@@ -293,7 +296,7 @@ fn declared_types(model: &Model, graph: &Graph) -> Vec<(usize, TypeProto)> {
     types_of(model.graph(), graph)
 }
 
-/// The types that a graph, or a body, declares of its values.
+/// Returns the types that a graph or a body declares for its values.
 fn types_of(proto: &GraphProto, graph: &Graph) -> Vec<(usize, TypeProto)> {
     let mut declared: Vec<(usize, TypeProto)> = proto
         .value_info
@@ -306,7 +309,7 @@ fn types_of(proto: &GraphProto, graph: &Graph) -> Vec<(usize, TypeProto)> {
     declared
 }
 
-/// The fact of a constant tensor; small integer tensors and few floats with their elements.
+/// Returns the fact of a constant tensor. Includes the elements of small integer tensors and of a few floats.
 ///
 /// # Errors
 /// The data can't be read.

@@ -1,7 +1,7 @@
-//! Reading model files.
+//! Reading and checking of model files.
 //!
-//! The file is mapped into memory and decoded without copying tensor data: `raw_data` stays a view of the map.
-//! External data is mapped too, and read where a tensor is asked for. What comes out is checked: names, edges, shapes of constants.
+//! The file is mapped into memory and decoded without copying tensor data: `raw_data` is a view of the map. External
+//! data is mapped too, and read when a tensor is used. The decoded model is checked: names, edges, shapes of constants.
 
 mod branches;
 
@@ -26,17 +26,18 @@ use crate::files::map;
 use crate::graph::model::Model;
 use crate::onnx::ModelProto;
 
-/// What a sequence tells may decide a branch, and a branch give a sequence; real exports have one after the other.
+/// Maximum number of rounds. A known sequence may decide a branch, and a branch may contain a sequence; real exports
+/// need one round of each.
 const MOST_ROUNDS: usize = 64;
 
 /// Reads and checks a model file.
 ///
 /// # Errors
-/// The file can't be read, is no ONNX model, or contradicts itself; the message names file and place.
+/// The file can't be read, is not an ONNX model, or is inconsistent. The error names the file, and the node or tensor.
 pub fn load(path: &Path) -> Result<Model, Error> {
     if path.is_dir() {
         return Err(Error::unreadable(path, "expected an ONNX file, found a folder")
-            .hint("of a pipeline, name the network's own file, such as unet/model.onnx in it"));
+            .hint("for a pipeline folder, pass the network's file in it, such as unet/model.onnx"));
     }
     let bytes =
         map(path).map_err(|error| Error::unreadable(path, format!("can't be read: {error}")).caused_by(error))?;
@@ -45,18 +46,18 @@ pub fn load(path: &Path) -> Result<Model, Error> {
 
 /// Checks a model file that is in memory already.
 ///
-/// `path` names the model in messages; external data is read from the folder it lies in.
+/// `path` names the model in messages. External data is read from the folder of `path`.
 ///
 /// # Errors
-/// The bytes are no ONNX model, or one that contradicts itself; the message names file and place.
+/// The bytes are not an ONNX model, or the model is inconsistent. The error names the file, and the node or tensor.
 pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Model, Error> {
     let fail = |message: String| Error::invalid(path, message);
     if bytes.is_empty() {
         return Err(fail("expected an ONNX model, found an empty file".to_owned()));
     }
     let mut proto = ModelProto::decode(bytes.clone()).map_err(|error| {
-        fail(format!("not an ONNX model, or a truncated one: {error}"))
-            .hint("check that the file was copied whole and is not a git-lfs pointer")
+        fail(format!("not an ONNX model, or the file is truncated: {error}"))
+            .hint("check that the file was copied completely and is not a git-lfs pointer")
             .caused_by(error)
     })?;
     let inlined = !proto.functions.is_empty();
@@ -64,7 +65,8 @@ pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Model, Error> {
         inline::inline_functions(&mut proto).map_err(fail)?;
     }
     let graph = proto.graph.take().ok_or_else(|| {
-        fail("not an ONNX model: it has no graph".to_owned()).hint("check that the file is an ONNX model, copied whole")
+        fail("not an ONNX model: it has no graph".to_owned())
+            .hint("check that the file is an ONNX model and was copied completely")
     })?;
     let mut model = Model {
         path: path.to_owned(),

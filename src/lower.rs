@@ -1,8 +1,8 @@
-//! Lowering: fused nodes in standard operators.
+//! Lowering: fused nodes expressed in standard operators.
 //!
-//! What an operator means is written once, as its [`crate::operator::Operator::lower`]; the reference, gradients and
-//! sessions on a CPU without the operator's kernel all take the network in this form. Values of the original keep their
-//! names, ids and facts; only what stands inside of a fused node is new.
+//! The meaning of an operator is defined once, in its [`crate::operator::Operator::lower`]. The reference, gradients,
+//! and sessions on a CPU without a kernel for the operator all use the network in this form. Values of the original
+//! keep their names, ids and facts. Only values inside a fused node are new.
 
 mod foreign;
 
@@ -23,7 +23,7 @@ use crate::ops;
 use crate::runtime::{Device, Runtime, RuntimeError, Session, SessionOptions};
 pub use foreign::foreign;
 
-/// Names of new values and constants begin with this.
+/// Prefix of the names of new values and constants.
 const PREFIX: &str = "__lower";
 
 /// Which nodes are lowered.
@@ -35,41 +35,41 @@ pub enum Extent {
     WithoutCpuKernel,
 }
 
-/// A network with fused nodes in standard operators.
+/// A network whose fused nodes are expressed in standard operators.
 #[derive(Debug)]
 pub struct Lowered {
-    /// The model, whose weights stay where they are.
+    /// The model. Its weights are not copied.
     pub model: Model,
     /// Its graph. Values of the original have the original's ids.
     pub graph: Graph,
     /// Its operators.
     pub operators: Operators,
-    /// What is known of its values; of those of the original, what was known before.
+    /// The facts of its values. Values of the original keep their facts.
     pub facts: Facts,
-    /// The original node that each node stems from.
+    /// The original node of each node.
     pub origins: Vec<NodeId>,
-    /// Why fused nodes of the original were left as they are.
+    /// The fused nodes of the original that could not be lowered, with the reason.
     pub refused: BTreeMap<NodeId, RuleError>,
-    /// Where each input of an original node is read now; inputs of which only the shape counts may be read nowhere.
+    /// The inputs that now use each input of an original node. Empty for inputs of which only the shape matters.
     uses: BTreeMap<Reader, Vec<Reader>>,
 }
 
-/// The nodes of one original node.
+/// The nodes that replace one original node.
 struct Part {
     origin: NodeId,
     is_lowered: bool,
-    /// Where its nodes start and end in the list of all.
+    /// The range of its nodes in the list of all nodes.
     start: usize,
     end: usize,
-    /// Inputs that are read through an Identity: slot, and position of that node in the list of all.
+    /// Inputs that pass through an Identity: the slot, and the position of the Identity in the list of all nodes.
     read_through: Vec<(usize, usize)>,
 }
 
 impl Lowered {
-    /// Lowers a network of which `facts` are known, at symbolic sizes or fixed ones.
+    /// Lowers a network whose `facts` are known, at symbolic or fixed sizes.
     ///
     /// # Errors
-    /// A lowered node contradicts its operator's specification.
+    /// A lowered node violates its operator's specification.
     pub fn new(
         model: &Model,
         graph: &Graph,
@@ -85,7 +85,7 @@ impl Lowered {
             let operator = operators.get(node.id).filter(|op| extent == Extent::All || op.lacks_cpu_kernel());
             let read_through = match operator.map_or(Ok(None), |op| lower_node(node, op, facts, &mut builder)) {
                 Ok(read_through) => read_through,
-                // It runs where there is a kernel; gradients that need it fail and say why.
+                // The node can still run where a kernel exists. Gradients that need it fail with this cause.
                 Err(cause) => {
                     refused.insert(node.id, cause);
                     None
@@ -114,30 +114,31 @@ impl Lowered {
         Ok(Self { model, graph: lowered, operators, facts, origins, refused, uses })
     }
 
-    /// Where input `slot` of an original node is read now.
+    /// Returns the inputs that now use input `slot` of an original node.
     pub fn uses_of(&self, of: Reader) -> &[Reader] {
         self.uses.get(&of).map_or(&[], Vec::as_slice)
     }
 
-    /// The input of an original node that each input of a node stands for; the others are values inside of one.
+    /// Returns the input of an original node for each input of a node. Inputs with values inside a fused node are
+    /// omitted.
     pub fn origin_uses(&self) -> BTreeMap<Reader, Reader> {
         self.uses.iter().flat_map(|(origin, uses)| uses.iter().map(|of| (*of, *origin))).collect()
     }
 
-    /// What is given by use of the original, by use of the lowered network.
+    /// Converts data per use of the original network to data per use of the lowered network.
     pub fn by_lowered_use<T: Clone>(&self, of_original: impl IntoIterator<Item = (Reader, T)>) -> Vec<(Reader, T)> {
         let of = of_original.into_iter();
         of.flat_map(|(origin, what)| self.uses_of(origin).iter().map(move |of| (*of, what.clone()))).collect()
     }
 
-    /// The network as a file that ONNX Runtime can load from the folder of the original.
+    /// Returns the network as a file that ONNX Runtime can load from the folder of the original.
     pub fn to_proto(&self) -> ModelProto {
         let graph = self.model.graph().clone();
         ModelProto { graph: Some(graph), functions: Vec::new(), ..self.model.proto().clone() }
     }
 }
 
-/// Adds a node in standard operators. Returns the inputs that are read through an Identity; `None` where the node is a
+/// Adds a node in standard operators. Returns the inputs that pass through an Identity, or `None` if the node is a
 /// standard one already.
 fn lower_node(
     node: &Node,
@@ -164,7 +165,7 @@ fn lower_node(
     result.map(|_| None)
 }
 
-/// The facts of the original for its values, which come first, and what follows from them for the new ones.
+/// Returns the facts of the original for its values, which come first, and inferred facts for the new values.
 fn infer_new(model: &Model, graph: &Graph, operators: &Operators, known: &Facts, count: usize) -> Result<Facts, Error> {
     let mut facts = Facts::of_sources(model, graph, &known.fixed)?;
     facts.ties.clone_from(&known.ties);
@@ -183,7 +184,7 @@ fn infer_new(model: &Model, graph: &Graph, operators: &Operators, known: &Facts,
     Ok(facts)
 }
 
-/// Where each input of the original nodes is read.
+/// Returns the inputs that now use each input of the original nodes.
 fn uses(graph: &Graph, lowered: &Graph, parts: &[Part], by_index: &[NodeId]) -> BTreeMap<Reader, Vec<Reader>> {
     let mut uses: BTreeMap<Reader, Vec<Reader>> = BTreeMap::new();
     for part in parts {
@@ -207,27 +208,27 @@ fn uses(graph: &Graph, lowered: &Graph, parts: &[Part], by_index: &[NodeId]) -> 
     uses
 }
 
-/// A network with every fused node in standard operators, as a file that ONNX Runtime can load from the folder of the
-/// original.
+/// Returns a network with every fused node in standard operators, as a file that ONNX Runtime can load from the folder
+/// of the original.
 ///
 /// # Errors
-/// The model contradicts itself.
+/// The model is inconsistent.
 pub fn lowered_model(model: &Model) -> Result<ModelProto, Error> {
     lowered_to(model, Extent::All).map(|lowered| lowered.to_proto())
 }
 
-/// A network in the form in which ONNX Runtime runs it on the CPU; `None` where that is the file itself.
+/// Returns a network in the form in which ONNX Runtime runs it on the CPU, or `None` if that is the file itself.
 ///
 /// # Errors
-/// The model contradicts itself.
+/// The model is inconsistent.
 pub fn runnable_on_cpu(model: &Model) -> Result<Option<ModelProto>, Error> {
     Ok(lowered_for_cpu(model)?.map(|(lowered, _)| lowered.to_proto()))
 }
 
-/// The nodes for which others stand in the network that [`runnable_on_cpu`] gives: name and operator.
+/// Returns the nodes that [`runnable_on_cpu`] replaces with standard operators, as name and operator.
 ///
 /// # Errors
-/// The model contradicts itself.
+/// The model is inconsistent.
 pub fn stand_ins(model: &Model) -> Result<Vec<(String, String)>, Error> {
     let graph = Graph::new(model)?;
     let operators = ops::parse(&graph);
@@ -242,10 +243,10 @@ pub fn stand_ins(model: &Model) -> Result<Vec<(String, String)>, Error> {
     Ok(nodes.map(|node| (node.name.clone(), node.op())).collect())
 }
 
-/// As [`runnable_on_cpu`], with the first output of the file's node from which each node stems.
+/// Like [`runnable_on_cpu`]. Also returns, for each node, the first output of its original node in the file.
 ///
 /// # Errors
-/// The model contradicts itself.
+/// The model is inconsistent.
 pub(crate) fn lowered_for_cpu(model: &Model) -> Result<Option<(Lowered, Vec<String>)>, Error> {
     let graph = Graph::new(model)?;
     let operators = ops::parse(&graph);
@@ -257,11 +258,11 @@ pub(crate) fn lowered_for_cpu(model: &Model) -> Result<Option<(Lowered, Vec<Stri
     Ok(Some((lowered, owners)))
 }
 
-/// A session of a network. On the CPU, nodes for which ONNX Runtime has no kernel run in standard operators, so that every
-/// network that is understood runs.
+/// Creates a session of a network. On the CPU, nodes for which ONNX Runtime has no kernel run in standard operators, so
+/// that every supported network runs.
 ///
 /// # Errors
-/// The model contradicts itself, or ONNX Runtime does not load it.
+/// The model is inconsistent, or ONNX Runtime can't load it.
 pub fn session(runtime: &Runtime, model: &Model, options: &SessionOptions) -> Result<Session, Error> {
     let lowered = if options.device == Device::Cpu { runnable_on_cpu(model)? } else { None };
     let session = match lowered {
@@ -271,11 +272,11 @@ pub fn session(runtime: &Runtime, model: &Model, options: &SessionOptions) -> Re
     session.map_err(|error| refused(model, error))
 }
 
-/// A session that gives some values of a network, outputs or any others, in place of its outputs. Inputs that they do not
-/// need fall away.
+/// Creates a session that outputs the given values of a network, which may be outputs or inner values, instead of its
+/// outputs. Inputs that these values do not need are removed.
 ///
 /// # Errors
-/// As [`session`]; also a network that has no such value.
+/// As for [`session`], or the network has no such value.
 pub fn session_giving(
     runtime: &Runtime,
     model: &Model,
@@ -287,7 +288,10 @@ pub fn session_giving(
     let mut output = Vec::with_capacity(values.len());
     for value in values {
         let place = graph.values.iter().position(|found| found.name == *value && found.producer.is_some());
-        let missing = || Error::usage(format!("no node gives a value {value:?}")).in_file(model.path());
+        let missing = || {
+            Error::usage(format!("no node outputs a value named {value:?}; use the name of a node's output"))
+                .in_file(model.path())
+        };
         let elem_type =
             facts.values[place.ok_or_else(missing)?].as_ref().map_or(DataType::Float, |fact| fact.dtype) as i32;
         let tensor = type_proto::Tensor { elem_type, shape: None };
@@ -305,19 +309,21 @@ pub fn session_giving(
     session_from_memory(runtime, &part, &proto, options).map_err(|error| refused(model, error))
 }
 
-/// Why ONNX Runtime does not load a network.
+/// Returns the error for a network that ONNX Runtime can't load.
 fn refused(model: &Model, error: RuntimeError) -> Error {
     match foreign(model, &error, "the network can't be run") {
-        Some(unknown) => unknown
-            .hint("it runs where the operator comes from; here, only what needs no run works: magnitude, --no-verify"),
+        Some(unknown) => unknown.hint(
+            "run the network in the runtime that provides the operator; \
+             here, use --criterion magnitude with --no-verify, which does not run it",
+        ),
         None => Error::invalid(model.path(), error.to_string()).caused_by(error),
     }
 }
 
-/// A session of a network as its file has it.
+/// Creates a session of a network as stored in its file.
 ///
 /// # Errors
-/// ONNX Runtime does not load it.
+/// ONNX Runtime can't load it.
 pub(crate) fn session_as_stored(
     runtime: &Runtime,
     model: &Model,
@@ -327,12 +333,12 @@ pub(crate) fn session_as_stored(
     if stored.is_ok() || !model.has_linked_data() {
         return stored;
     }
-    // ONNX Runtime 1.24.1 follows no link of external data out of a folder.
+    // ONNX Runtime 1.24.1 rejects external data behind a link that leads out of the folder.
     let proto = ModelProto { graph: Some(model.graph().clone()), functions: Vec::new(), ..model.proto().clone() };
     session_from_memory(runtime, model, &proto, options).or(stored)
 }
 
-/// A session of a form of a network, with the external data of its file.
+/// Creates a session of a form of a network, with the external data of its file.
 fn session_from_memory(
     runtime: &Runtime,
     model: &Model,

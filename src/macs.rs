@@ -1,4 +1,4 @@
-//! Counting: parameters, multiply-accumulate operations and activation memory, before and after a cut.
+//! Costs of a network before and after a cut: parameters, multiply-accumulate operations and activation memory.
 
 pub mod demand;
 pub mod memory;
@@ -20,42 +20,42 @@ use crate::operator::couple::kept::Kept;
 use crate::operator::macs::{MacsCx, elements};
 use crate::operator::{Operator, Operators};
 
-/// What a network costs at given sizes.
+/// The costs of a network at given sizes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Cost {
-    /// Elements of all floating point and quantised constants that nodes read, without the scales and zero points of
-    /// quantised ones and without tables of zeros.
+    /// Number of elements of all floating-point and quantised constants that nodes take as input. Excludes the scales
+    /// and zero points of quantised constants, and tables of zeros.
     pub parameters: u64,
-    /// Multiply-accumulate operations of layers with weights, biases counted as one each, as the paper and
-    /// Torch-Pruning count.
+    /// Multiply-accumulate operations of layers with weights. A bias counts as one operation, as in the paper and in
+    /// Torch-Pruning.
     pub macs: f64,
     /// Multiply-accumulate operations of products of activations, as in attention.
     pub attention_macs: f64,
-    /// Largest sum of the bytes of values alive at one time, if nodes run in order.
+    /// Maximum total size in bytes of the values that are alive at the same time, if nodes run in order.
     pub activation_bytes: u64,
 }
 
-/// Counts a network, or what a cut leaves of it.
+/// Counts the costs of a network, or of its kept part after a cut.
 #[derive(Clone, Copy)]
 pub struct Counter<'a> {
     /// The graph.
     pub graph: &'a Graph,
     /// Its operators.
     pub operators: &'a Operators,
-    /// What is computed ahead of time.
+    /// The values that are computed ahead of time.
     pub fold: &'a Fold,
-    /// What is known of its values.
+    /// The facts of its values.
     pub facts: &'a Facts,
     /// Its coupling.
     pub coupling: &'a Coupling,
-    /// Which values are constants.
+    /// Returns whether a value is a constant.
     pub is_constant: &'a dyn Fn(ValueId) -> bool,
-    /// Constants that are no parameters: see [`zero_tables`].
+    /// Constants that are not parameters, see [`zero_tables`].
     pub zero_tables: &'a BTreeSet<ValueId>,
 }
 
-/// The outputs of Constant nodes that hold nothing but zeros: what exporters write for a result before it is filled in. An
-/// initializer of zeros is a parameter that has not been trained.
+/// Returns the outputs of Constant nodes that contain only zeros: exporters write them as buffers that are filled
+/// later. An initializer of zeros is a parameter that is not trained yet.
 pub fn zero_tables(model: &Model, graph: &Graph) -> BTreeSet<ValueId> {
     let is_table = |value: &ValueId| {
         let of_node = graph.values[*value].producer.and_then(|_| graph.tensor(model, *value));
@@ -65,7 +65,7 @@ pub fn zero_tables(model: &Model, graph: &Graph) -> BTreeSet<ValueId> {
     (0..graph.values.len()).filter(is_table).collect()
 }
 
-/// Whether elements of this type may be weights, wherever they are read: sizes and indices have other types.
+/// Returns whether a constant of this type may be a weight. Sizes and indices have other types.
 fn may_be_weight(dtype: DataType) -> bool {
     let is_wide = matches!(dtype, DataType::Bool | DataType::String | DataType::Undefined);
     is_float(dtype) || (!is_wide && dtype.bit_size().is_some_and(|bits| bits <= 16))
@@ -78,7 +78,7 @@ impl Counter<'_> {
             (Some(kept), Some(layout)) => kept.shape(layout),
             _ => shape.clone(),
         };
-        // The pieces of an axis may be named otherwise than its size; the size counts where nothing shrinks.
+        // The pieces of an axis may use other symbols than its size. If nothing shrinks, the size counts.
         dims.iter().zip(shape).map(|(dim, old)| dim.eval(sizes).or_else(|| old.eval(sizes))).collect()
     }
 
@@ -95,12 +95,12 @@ impl Counter<'_> {
         shape.iter().enumerate().map(size).collect()
     }
 
-    /// The computed weights that a cut makes constants.
+    /// Returns the computed weights that a cut turns into constants.
     fn replaced(&self, kept: Option<&Kept>) -> Replaced {
         kept.map_or_else(Replaced::default, |kept| self.fold.replaced(self.graph, self.coupling, kept))
     }
 
-    /// The operations of every node.
+    /// Returns the number of operations of every node.
     pub fn macs_by_node(&self, kept: Option<&Kept>, sizes: &Sizes) -> Vec<f64> {
         let replaced = self.replaced(kept);
         self.graph
@@ -123,7 +123,8 @@ impl Counter<'_> {
             .collect()
     }
 
-    /// Whether a constant counts at an input of a node. Of what is quantised, input 0 holds the numbers.
+    /// Returns whether a constant counts as a parameter at an input of a node. Input 0 of a quantisation operator holds
+    /// the numbers.
     fn is_parameter(&self, node: &Node, slot: usize, fact: &Fact) -> bool {
         match self.operators.get(node.id).is_some_and(<dyn Operator>::quantizes) {
             true => slot == 0,
@@ -131,7 +132,8 @@ impl Counter<'_> {
         }
     }
 
-    /// Elements of the constants that nodes read as weights; different slices of one constant count each.
+    /// Returns the number of elements of the constants that nodes use as weights. Different slices of one constant
+    /// count separately.
     pub fn parameters(&self, kept: Option<&Kept>) -> u64 {
         let mut forms: BTreeSet<(usize, crate::operator::couple::kept::Slices)> = BTreeSet::new();
         let mut total = 0;
@@ -168,7 +170,7 @@ impl Counter<'_> {
         total
     }
 
-    /// Which nodes read a weight: a constant, or what is computed from constants alone.
+    /// Returns for every node whether it uses a weight: a constant, or a value computed only from constants.
     fn has_weight(&self) -> Vec<bool> {
         let mut is_weight: Vec<bool> = (0..self.graph.values.len()).map(|value| (self.is_constant)(value)).collect();
         self.graph
@@ -184,7 +186,7 @@ impl Counter<'_> {
             .collect()
     }
 
-    /// The operations of all layers with weights, and of all products of activations.
+    /// Returns the number of operations of all layers with weights, and of all products of activations.
     pub fn macs(&self, kept: Option<&Kept>, sizes: &Sizes) -> (f64, f64) {
         let (mut weights, mut activations) = (0.0, 0.0);
         for (macs, has_weight) in self.macs_by_node(kept, sizes).into_iter().zip(self.has_weight()) {
@@ -193,7 +195,7 @@ impl Counter<'_> {
         (weights, activations)
     }
 
-    /// All costs.
+    /// Returns all costs.
     pub fn cost(&self, kept: Option<&Kept>, sizes: &Sizes) -> Cost {
         let (macs, attention_macs) = self.macs(kept, sizes);
         Cost {
@@ -214,7 +216,7 @@ impl Counter<'_> {
                 }
                 let element = self.facts.values[value].as_ref().and_then(|fact: &Fact| fact.dtype.byte_size());
                 let count = self.shape_of(value, kept, sizes).map_or(0.0, |shape| elements(&shape));
-                // A model may declare sizes that no memory holds.
+                // A model may declare sizes that exceed any memory.
                 (count.max(0.0) as u64).saturating_mul(element.unwrap_or(0) as u64)
             })
             .collect();

@@ -20,49 +20,49 @@ pub use generated::tensor_proto::{DataLocation, DataType};
 
 use attribute_proto::AttributeType;
 
-/// The name and version that files carry.
+/// Returns the name and version of this tool, which written files carry.
 pub fn tool_name() -> String {
     format!("{} {}", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
 }
 
 impl NodeProto {
-    /// The first output that has a name, by which a node is known; empty where it has none.
+    /// Returns the first non-empty output name, which identifies a node. Returns an empty string if there is none.
     pub fn first_output(&self) -> &str {
         self.output.iter().map(String::as_str).find(|name| !name.is_empty()).unwrap_or_default()
     }
 
-    /// The attribute of this name.
+    /// Returns the attribute with this name.
     pub fn attr(&self, name: &str) -> Option<&AttributeProto> {
         self.attribute.iter().find(|attribute| attribute.name == name)
     }
 
-    /// The attribute of this name, if it holds this type of value; files of the first format revision name no types.
+    /// Returns the attribute with this name if it has this type. Files of the first IR version store no types.
     fn attr_of(&self, name: &str, wanted: AttributeType) -> Option<&AttributeProto> {
         self.attr(name).filter(|found| [wanted as i32, AttributeType::Undefined as i32].contains(&found.r#type))
     }
 
-    /// An integer attribute.
+    /// Returns an integer attribute.
     pub fn int(&self, name: &str) -> Option<i64> {
         self.attr_of(name, AttributeType::Int).map(|attribute| attribute.i.unwrap_or_default())
     }
 
-    /// A float attribute.
+    /// Returns a float attribute.
     pub fn float(&self, name: &str) -> Option<f32> {
         self.attr_of(name, AttributeType::Float).map(|attribute| attribute.f.unwrap_or_default())
     }
 
-    /// An attribute that is a list of integers.
+    /// Returns an attribute that is a list of integers.
     pub fn ints(&self, name: &str) -> Option<&[i64]> {
         self.attr_of(name, AttributeType::Ints).map(|attribute| attribute.ints.as_slice())
     }
 
-    /// A string attribute, if it is valid UTF-8.
+    /// Returns a string attribute, if it is valid UTF-8.
     pub fn string(&self, name: &str) -> Option<&str> {
         let found = self.attr_of(name, AttributeType::String)?;
         std::str::from_utf8(found.s.as_deref().unwrap_or_default()).ok()
     }
 
-    /// A tensor attribute.
+    /// Returns a tensor attribute.
     pub fn tensor(&self, name: &str) -> Option<&TensorProto> {
         self.attr(name).and_then(|attribute| attribute.t.as_ref())
     }
@@ -72,38 +72,38 @@ fn attribute(name: &str, r#type: AttributeType) -> AttributeProto {
     AttributeProto { name: name.to_owned(), r#type: r#type as i32, ..AttributeProto::default() }
 }
 
-/// An integer attribute.
+/// Creates an integer attribute.
 pub fn attr_int(name: &str, value: i64) -> AttributeProto {
     AttributeProto { i: Some(value), ..attribute(name, AttributeType::Int) }
 }
 
-/// A float attribute.
+/// Creates a float attribute.
 pub fn attr_float(name: &str, value: f32) -> AttributeProto {
     AttributeProto { f: Some(value), ..attribute(name, AttributeType::Float) }
 }
 
-/// An attribute that is a list of integers.
+/// Creates an attribute that is a list of integers.
 pub fn attr_ints(name: &str, values: &[i64]) -> AttributeProto {
     AttributeProto { ints: values.to_vec(), ..attribute(name, AttributeType::Ints) }
 }
 
-/// A string attribute.
+/// Creates a string attribute.
 pub fn attr_string(name: &str, value: &str) -> AttributeProto {
     AttributeProto { s: Some(value.as_bytes().to_vec().into()), ..attribute(name, AttributeType::String) }
 }
 
-/// A graph attribute.
+/// Creates a graph attribute.
 pub fn attr_graph(name: &str, value: GraphProto) -> AttributeProto {
     AttributeProto { g: Some(value), ..attribute(name, AttributeType::Graph) }
 }
 
-/// A tensor attribute.
+/// Creates a tensor attribute.
 pub fn attr_tensor(name: &str, value: TensorProto) -> AttributeProto {
     AttributeProto { t: Some(value), ..attribute(name, AttributeType::Tensor) }
 }
 
 impl TensorProto {
-    /// A tensor of these bytes, little-endian.
+    /// Creates a tensor from little-endian bytes.
     pub(crate) fn of_raw(name: &str, data_type: DataType, dims: &[i64], raw: Vec<u8>) -> Self {
         Self {
             name: name.to_owned(),
@@ -114,35 +114,35 @@ impl TensorProto {
         }
     }
 
-    /// An int64 tensor.
+    /// Creates an int64 tensor.
     pub fn of_ints(name: &str, values: &[i64], dims: &[i64]) -> Self {
         Self::of_raw(name, DataType::Int64, dims, values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
-    /// An int32 tensor; values out of range are clamped.
+    /// Creates an int32 tensor. Values out of range are clamped.
     pub fn of_int32s(name: &str, values: &[i64], dims: &[i64]) -> Self {
         let narrow = |value: &i64| *value.clamp(&i64::from(i32::MIN), &i64::from(i32::MAX)) as i32;
         Self::of_raw(name, DataType::Int32, dims, values.iter().flat_map(|value| narrow(value).to_le_bytes()).collect())
     }
 
-    /// A float32 tensor.
+    /// Creates a float32 tensor.
     pub fn of_floats(name: &str, values: &[f32], dims: &[i64]) -> Self {
         Self::of_raw(name, DataType::Float, dims, values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
-    /// A tensor of booleans.
+    /// Creates a tensor of booleans.
     pub fn of_bools(name: &str, values: &[bool], dims: &[i64]) -> Self {
         Self::of_raw(name, DataType::Bool, dims, values.iter().map(|value| u8::from(*value)).collect())
     }
 
-    /// The element type; `Undefined` for one that this version does not know.
+    /// Returns the element type, or `Undefined` for a type that this version does not know.
     pub fn element_type(&self) -> DataType {
         DataType::try_from(self.data_type).unwrap_or(DataType::Undefined)
     }
 }
 
 impl DataType {
-    /// Bytes of one element; `None` for strings, undefined types and types of less than a byte.
+    /// Returns the size of one element in bytes. `None`: a string, an undefined type, or a type of less than a byte.
     pub fn byte_size(self) -> Option<usize> {
         Some(match self {
             Self::Uint8 | Self::Int8 | Self::Bool => 1,
@@ -155,7 +155,8 @@ impl DataType {
         })
     }
 
-    /// Bits of one element; `None` for strings, undefined types and types whose packing is not settled.
+    /// Returns the size of one element in bits. `None`: a string, an undefined type, or a type without a specified
+    /// packing.
     pub fn bit_size(self) -> Option<u64> {
         match self {
             Self::Uint4 | Self::Int4 | Self::Float4e2m1 => Some(4),
@@ -164,7 +165,7 @@ impl DataType {
         }
     }
 
-    /// The name as the specification writes it, `float16`.
+    /// Returns the name as the ONNX specification writes it, such as `float16`.
     pub fn spec_name(self) -> String {
         match self {
             Self::Float => "float32".to_owned(),

@@ -1,7 +1,7 @@
 //! Rewriting: from kept indices to a smaller model.
 //!
-//! Nothing is sliced here. The result names, for the writer, which initializers keep which indices, which nodes are
-//! patched and which shapes change; weights are sliced while they are written.
+//! Nothing is sliced here. The result tells the writer which indices of which initializers to keep, which nodes to
+//! patch and which shapes to change. Weights are sliced while they are written.
 
 pub(crate) mod unread;
 
@@ -34,22 +34,23 @@ use crate::write::{DimOut, Edits, InitializerOut, NodeOut};
 /// A rewritten model, ready to be written.
 #[derive(Debug)]
 pub struct Rewritten {
-    /// What the writer changes.
+    /// The changes for the writer.
     pub edits: Edits,
-    /// What is known of every value afterwards.
+    /// The facts of every value after the cut.
     pub facts: Facts,
-    /// What survives of every index space.
+    /// The kept indices of every index space.
     pub kept: Kept,
-    /// What every use of a constant keeps.
+    /// The slice of every use of a constant.
     pub slices: WeightSlices,
-    /// Values computed from shapes that were frozen at their old values, such as an attention scale.
+    /// Values computed from sizes that were frozen at their old values, such as an attention scale.
     pub frozen: Vec<String>,
-    /// Fused nodes that are written in standard operators, because ONNX Runtime's kernel does not take their new sizes.
+    /// Fused nodes that are written in standard operators, because ONNX Runtime's kernel does not support their new
+    /// sizes.
     pub unfused: Vec<Unfused>,
 }
 
 impl Rewritten {
-    /// What the user should know of it.
+    /// Returns warnings for the user.
     pub fn warnings(&self) -> Vec<String> {
         let mut by_operator: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for Unfused { node, operator } in &self.unfused {
@@ -59,8 +60,8 @@ impl Rewritten {
             let (first, others) = (nodes[0], nodes.len() - 1);
             let others = if others == 0 { String::new() } else { format!(" and {others} more") };
             format!(
-                "{operator}: node {first:?}{others} written in standard operators; ONNX Runtime's kernel takes other sizes \
-                 alone"
+                "{operator}: wrote node {first:?}{others} in standard operators, because ONNX Runtime's kernel does \
+                 not support the sizes after the cut"
             )
         };
         by_operator.into_iter().map(text).collect()
@@ -70,16 +71,16 @@ impl Rewritten {
 /// A fused node that is written in standard operators.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Unfused {
-    /// The node, as messages name it.
+    /// The name of the node in messages.
     pub node: String,
-    /// Its operator, with the domain.
+    /// Its operator with the domain.
     pub operator: String,
 }
 
-/// Rewrites a model so that only kept indices remain.
+/// Rewrites a model so that only the kept indices remain. Nothing is written to disk.
 ///
 /// # Errors
-/// A node can't express the cut, or a shape does not come out as the cut asks for; nothing has been written then.
+/// A node can't express the cut, or its output has another shape than the cut requires.
 pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
     let Analysis { model, graph, operators, facts, fold, coupling, zero_tables: _ } = analysis;
     let mut names = Names::of_graph(model.graph());
@@ -115,9 +116,9 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
         }
         let mut tensors = Vec::new();
         let mut inserted = Vec::new();
-        // What is wrong with the node counts only if it stays: it may have computed sizes or indices that no one reads now.
+        // A fault of the node counts only if the node is kept. It may compute sizes or indices that are no longer used.
         let mut fault = None;
-        // What a barrier touches does not shrink, so that nothing of it has to be patched.
+        // Inputs and outputs of a barrier do not shrink, so nothing has to be patched.
         let is_barrier = coupling.barriers.iter().any(|barrier| barrier.node == node.id);
         let op = operators.get(node.id).filter(|_| !is_barrier);
         if let Some(op) = op {
@@ -172,7 +173,9 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
         {
             let parts = in_standard_operators(&patched, operator, &mut after, &overrides, (graph.opset, &mut names));
             let mut parts = parts.map_err(|cause| {
-                let text = format!("no kernel takes its sizes after the cut, nor can it be written without: {cause}");
+                let text = format!(
+                    "no kernel supports its sizes after the cut, and it can't be written in standard operators: {cause}"
+                );
                 Error::unsupported(text).in_file(model.path()).at_node(&node.name, node.op())
             })?;
             edits.initializers.extend(parts.initializers.drain(..).map(InitializerOut::New));
@@ -198,13 +201,13 @@ pub fn rewrite(analysis: &Analysis, kept: &Kept) -> Result<Rewritten, Error> {
     Ok(Rewritten { edits, facts: after, kept: kept.clone(), slices, frozen, unfused })
 }
 
-/// What is known of the inputs of a node.
+/// Returns the facts of the inputs of a node.
 fn inputs<'f>(facts: &'f Facts, node: &Node) -> Vec<Option<&'f Fact>> {
     node.inputs.iter().map(|value| facts.values[(*value)?].as_ref()).collect()
 }
 
-/// A node in standard operators, at the sizes after the cut; `overrides` are the facts of inputs that are read in a form of
-/// their own.
+/// Expresses a node in standard operators, at the sizes after the cut. `overrides` are the facts of inputs that the
+/// node uses in a sliced form.
 fn in_standard_operators(
     node: &Node,
     operator: &dyn Operator,
@@ -238,8 +241,8 @@ fn patched_node(node: &Node, proto: &NodeProto) -> NodeOut {
     }
 }
 
-/// A float that the graph computes from sizes, where the cut would change it: pruning must not change what is kept,
-/// so the value becomes a constant.
+/// Returns the constant that replaces a float computed from sizes, if the cut would change its value. Pruning must not
+/// change the results for kept channels.
 fn frozen_scalar(graph: &Graph, before: &Facts, after: &Facts, node: &Node) -> Option<TensorProto> {
     let (output, None) = (node.output(0)?, node.output(1)) else {
         return None;
@@ -255,7 +258,7 @@ fn frozen_scalar(graph: &Graph, before: &Facts, after: &Facts, node: &Node) -> O
     TensorProto::of_numbers(&graph.values[output].name, old.dtype, old_values, &dims)
 }
 
-/// The shapes that the rewritten nodes infer must be those that the cut asks for.
+/// Checks that the rewritten node infers the shapes that the cut requires.
 fn check_shapes(
     model: &Model,
     before: &Facts,
@@ -271,11 +274,11 @@ fn check_shapes(
             continue;
         };
         if !kept.is_even(layout) {
-            let text = "the cut can't be written: blocks of channels that an axis divides lose different numbers";
+            let text = "the cut can't be written: it removes different numbers of channels from the blocks of one axis";
             return Err(Error::unmet(text)
                 .in_file(model.path())
                 .at_node(&node.name, node.op())
-                .hint("pass --keep with the name of the layer to leave it whole, and report the model"));
+                .hint("exclude the layer with --keep and its name, and please report the model"));
         }
         let expected = kept.shape(layout);
         let differs = expected.len() != found.len()
@@ -286,20 +289,20 @@ fn check_shapes(
             let show = |shape: &[Dim]| shape.iter().map(Dim::to_string).collect::<Vec<_>>().join(", ");
             let old = before.values[*value].as_ref().map_or("unknown".to_owned(), Fact::describe);
             let text = format!(
-                "the cut can't be written: expected output [{}], the rewritten node gives [{}] (before: {old})",
+                "the cut can't be written: expected the output shape [{}], found [{}] after the rewrite (before: {old})",
                 show(&expected),
                 show(found)
             );
             return Err(Error::unmet(text)
                 .in_file(model.path())
                 .at_node(&node.name, node.op())
-                .hint("pass --keep with the name of the layer to leave it whole, and report the model"));
+                .hint("exclude the layer with --keep and its name, and please report the model"));
         }
     }
     Ok(())
 }
 
-/// New shapes of the values that the file declares, where they shrink.
+/// Returns the new shapes of declared values that shrink.
 fn new_shapes(
     model: &Model,
     graph: &Graph,
@@ -324,7 +327,7 @@ fn new_shapes(
             shapes.insert(info.name.clone(), dims.collect());
         }
     }
-    // Initializers that are graph inputs too, as old files list them, and those that value_info repeats.
+    // Includes sliced initializers that are also graph inputs, as in old files, or that value_info lists again.
     for (name, dims) in slices.renamed_in_place(graph) {
         shapes.insert(name, dims.into_iter().map(|size| DimOut::Value(size as i64)).collect());
     }

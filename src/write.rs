@@ -1,8 +1,8 @@
-//! Writing: the original file with the parts that change replaced, field by field.
+//! Writing: copies the original file and replaces the parts that change, field by field.
 //!
-//! The writer works on the protobuf encoding itself. Whatever it does not have to change is copied as bytes, so that
-//! fields this version does not know, metadata, names and order survive. Weights are sliced while they stream to the
-//! file, and those that come from elsewhere ([`WeightSource`]) stream through it too. Files are written beside their
+//! The writer works on the protobuf encoding itself. Everything that does not change is copied as bytes, so that
+//! unknown fields, metadata, names and order are kept. Weights are sliced while they are streamed to the file. Weights
+//! from other sources ([`WeightSource`]) are streamed too. Files are written to temporary files next to their
 //! destination and renamed when complete.
 
 mod edits;
@@ -39,23 +39,23 @@ pub use slice::slice_bytes;
 pub use source::{FileWeight, MemoryWeight, WeightSource, safetensors_weights};
 pub use stream::Streamed;
 
-/// What was written.
+/// The size and the external data file of a written model.
 #[derive(Clone, Debug)]
 pub struct WriteReport {
-    /// Bytes of the model file and its external data.
+    /// Size in bytes of the model file and its external data.
     pub bytes: u64,
-    /// The external data file, if there is one.
+    /// The external data file. `None`: the model has none.
     pub external: Option<PathBuf>,
 }
 
 /// A piece of the output file.
 #[derive(Debug)]
 pub(crate) enum Chunk<'m> {
-    /// Bytes of the original or new ones.
+    /// Bytes of the original, or new ones.
     Bytes(Bytes),
     /// A tensor that is sliced while it is written.
     Sliced(slice::Sliced<'m>),
-    /// A tensor whose elements come from elsewhere, and the bytes that they take.
+    /// A tensor whose elements come from another source, and its size in bytes.
     Streamed(&'m Streamed, u64),
 }
 
@@ -81,39 +81,39 @@ fn total(chunks: &[Chunk<'_>]) -> u64 {
     chunks.iter().map(Chunk::len).sum()
 }
 
-/// The largest protobuf message; beyond it, weights go to an external file.
+/// Maximum size in bytes of a protobuf message. Weights of larger models are written to an external file.
 const PROTOBUF_LIMIT: u64 = i32::MAX as u64;
 
-/// Tensors of fewer bytes stay in the model file even where weights are external.
+/// Tensors of fewer bytes are kept in the model file even if weights are external.
 const EXTERNAL_MINIMUM: u64 = 1024;
 
-/// External tensors start at multiples of a page.
+/// Alignment in bytes of external tensors: they start at a page boundary.
 const EXTERNAL_ALIGNMENT: u64 = 4096;
 
 /// Writes the edited model to `out`.
 ///
 /// # Errors
-/// `out` is the input or one of its data files, can't be written, or the disk is full; nothing is left behind then.
+/// `out` is the input or one of its data files, can't be written, or the disk is full. No file is left behind.
 pub fn write(model: &Model, edits: &Edits, out: &Path) -> Result<WriteReport, Error> {
     write_chunks(model, out, &|external| message::model_chunks(model, edits, external))
 }
 
-/// A model with a graph that was made anew in memory; everything but the graph is that of the file it was made of, whose
-/// external data the graph may name.
+/// A model with a new graph in memory. Everything except the graph comes from the file of the original model, whose
+/// external data the graph may use.
 #[derive(Clone, Debug)]
 pub struct Made<'a> {
-    /// The graph, of which initializers are not written.
+    /// The graph. Its own initializers are not written.
     pub graph: &'a GraphProto,
-    /// All initializers: new or streamed ones.
+    /// All initializers: new or streamed.
     pub initializers: &'a [InitializerOut],
     /// Metadata entries to add or replace.
     pub metadata: &'a [(String, String)],
 }
 
-/// As [`stage()`], of a graph that was made anew.
+/// Like [`stage()`], for a model with a new graph.
 ///
 /// # Errors
-/// As [`stage()`].
+/// As for [`stage()`].
 pub fn stage_made(model: &Model, made: &Made<'_>, out: &Path) -> Result<Staged, Error> {
     let initializers = (made.graph, made.initializers);
     stage_by(model, out, &|file| {
@@ -121,7 +121,7 @@ pub fn stage_made(model: &Model, made: &Made<'_>, out: &Path) -> Result<Staged, 
     })
 }
 
-/// The chunks of a file, with what goes to external data where there is any.
+/// A function that returns the chunks of a file. It moves large tensors to the external data, if given.
 type Chunks<'m, 'c> = dyn Fn(Option<&mut ExternalData<'m>>) -> Result<Vec<Chunk<'m>>, Error> + 'c;
 
 fn write_chunks<'m>(model: &Model, out: &Path, make: &Chunks<'m, '_>) -> Result<WriteReport, Error> {
@@ -137,7 +137,7 @@ fn write_chunks<'m>(model: &Model, out: &Path, make: &Chunks<'m, '_>) -> Result<
         chunks = make(external.as_mut())?;
     }
     if total(&chunks) > PROTOBUF_LIMIT {
-        let text = format!("expected a model file below 2 GiB, found {} bytes beside external data", total(&chunks));
+        let text = format!("expected a model file below 2 GiB, found {} bytes without external data", total(&chunks));
         return Err(Error::invalid(model.path(), text)
             .of_kind(ErrorKind::Unsupported)
             .hint("store large constants of nodes as initializers"));
@@ -161,24 +161,24 @@ fn write_chunks<'m>(model: &Model, out: &Path, make: &Chunks<'m, '_>) -> Result<
     Ok(WriteReport { bytes, external: external.map(|_| data_path) })
 }
 
-/// An output that is complete but not yet in its place, so that it can be verified first.
+/// An output that is complete but not at its destination yet, so that it can be verified first.
 #[derive(Debug)]
 pub struct Staged {
-    /// Holds the files until they are published.
+    /// Owns the files until they are published.
     #[expect(dead_code, reason = "held, not read")]
     folder: TemporaryFolder,
     file: PathBuf,
     destination: PathBuf,
     external: Option<(PathBuf, PathBuf)>,
     bytes: u64,
-    /// The files of the input, none of which may go.
+    /// The files of the input, which must not be removed.
     inputs: Vec<PathBuf>,
 }
 
-/// Writes the edited model into a hidden folder beside `out`, which disappears unless the output is published.
+/// Writes the edited model into a hidden folder next to `out`. The folder is removed unless the output is published.
 ///
 /// # Errors
-/// As [`write()`].
+/// As for [`write()`].
 pub fn stage(model: &Model, edits: &Edits, out: &Path) -> Result<Staged, Error> {
     stage_by(model, out, &|file| write(model, edits, file))
 }
@@ -197,27 +197,27 @@ fn stage_by(model: &Model, out: &Path, write: &dyn Fn(&Path) -> Result<WriteRepo
 }
 
 impl Staged {
-    /// Where the output is for now.
+    /// Returns the current path of the output.
     pub fn path(&self) -> &Path {
         &self.file
     }
 
-    /// Bytes of the model file and its external data.
+    /// Returns the size in bytes of the model file and its external data.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Moves the output to its place together with `beside`, files with their contents: all of them or none. Data files
-    /// that only the file in its place before named are removed.
+    /// Moves the output to its destination together with `beside`, further files with their contents: all of them or
+    /// none. Removes data files that only the replaced model used.
     ///
     /// # Errors
-    /// A place can't be written, or is that of another file of these or of the input.
+    /// A destination can't be written, or is the same as another of these files or a file of the input.
     pub fn publish(self, beside: &[(PathBuf, Vec<u8>)]) -> Result<Published, Error> {
         let mut outputs = Outputs::default();
         let mut files = RunFiles::new();
         files.reads_all("the input", self.inputs.clone());
         for (place, content) in beside {
-            files.writes("the file that goes beside the output", place);
+            files.writes("the file written with the output", place);
             outputs.write(place, |file| file.write_all(content)).map_err(|error| unwritable(place, error))?;
         }
         files.check()?;
@@ -234,19 +234,19 @@ impl Staged {
     }
 }
 
-/// What has taken its place.
+/// An output that was published.
 #[derive(Clone, Debug)]
 pub struct Published {
-    /// What was written.
+    /// The size and the external data file of the model.
     pub report: WriteReport,
-    /// Data files that only the replaced file named, and that are gone.
+    /// The data files that only the replaced model used. They were removed.
     pub removed: Vec<PathBuf>,
 }
 
-/// Refuses an output that would replace the input or one of its data files.
+/// Checks that an output would not replace the input or one of its data files.
 ///
 /// # Errors
-/// See above; also an output that is a folder or a device, or that can't be written.
+/// It would, is a folder or a device, or can't be written.
 pub fn check_destination(model: &Model, out: &Path) -> Result<(), Error> {
     let mut files = files_of(model);
     files
@@ -255,16 +255,16 @@ pub fn check_destination(model: &Model, out: &Path) -> Result<(), Error> {
     files.check()
 }
 
-/// The files of a model, as what is read.
+/// Returns the files of a model, declared as inputs.
 fn files_of(model: &Model) -> RunFiles {
     let mut files = RunFiles::new();
     files.reads("the input", model.path()).reads_all("the external data of the input", model.external_files());
     files
 }
 
-/// The name of the file with the external data of `out`, a changed form of `model`: its own name with `.data` after it. Where
-/// the model is a part of a pipeline and the output has its name, the name of its data file stays too if there is one such
-/// file: loaders look for `model.onnx_data` or `weights.pb`.
+/// Returns the name of the external data file for `out`, a changed form of `model`: the name of `out` followed by
+/// `.data`. If the model is part of a pipeline, the output has its name, and it has exactly one data file, that file's
+/// name is kept instead: runtimes look for `model.onnx_data` or `weights.pb`.
 pub fn data_name(model: &Model, out: &Path) -> String {
     let name = out.file_name().map_or("model.onnx".into(), std::ffi::OsStr::to_string_lossy);
     let own = || {
@@ -292,7 +292,7 @@ impl<'m> ExternalData<'m> {
         Self { location: location.to_owned(), tensors: Vec::new(), end: 0 }
     }
 
-    /// Adds a tensor; returns location, offset and length.
+    /// Adds a tensor. Returns location, offset and length.
     fn add(&mut self, chunk: Chunk<'m>) -> (String, u64, u64) {
         let offset = self.end.next_multiple_of(EXTERNAL_ALIGNMENT);
         let length = chunk.len();
@@ -313,7 +313,7 @@ impl<'m> ExternalData<'m> {
     }
 }
 
-/// A constant with some axes sliced, its elements in `raw_data`.
+/// Returns a constant with some axes sliced. Its elements are in `raw_data`.
 ///
 /// # Errors
 /// The element type can't be sliced, or the data can't be read.
@@ -331,10 +331,10 @@ pub fn constant_slice(model: &Model, tensor: &TensorProto, axes: &[(usize, Vec<u
     })
 }
 
-/// A node as the output stores it, with the external data of its tensors in it.
+/// Returns a node as the output stores it: external data of its tensors is embedded.
 ///
 /// # Errors
-/// External data that can't be read.
+/// External data can't be read.
 pub(crate) fn whole_node(model: &Model, node: &NodeProto) -> Result<Bytes, Error> {
     embed::embedded(model, embed::Message::Node, &node.encode_to_vec().into())
 }

@@ -1,4 +1,4 @@
-//! Tables of frequencies: constants that no training has touched.
+//! Frequency tables: constants that were not trained.
 
 use std::collections::BTreeSet;
 
@@ -7,10 +7,11 @@ use crate::operator::{Operator, Operators};
 
 use crate::operator::couple::Coupling;
 
-/// The constants from which, with the network's inputs, the angles of sines and cosines are computed: the frequencies of
-/// an embedding of timesteps or positions. Channels go through them as through a weight, but they say nothing about
-/// how much a channel matters: the derivative of a sine with respect to its frequency is as large as the timestep. Where a
-/// contraction with a weight stands before the angle, the network may have learned all of it.
+/// Returns the constants from which, together with the network's inputs, the angles of sines and cosines are computed:
+/// the frequencies of an embedding of timesteps or positions. Channels pass through them as through a weight, but they
+/// do not show how important a channel is: the derivative of a sine with respect to its frequency is as large as the
+/// timestep. If a contraction with a weight precedes the angle, the network may have learned all of these constants, so
+/// none is returned.
 pub fn frequencies(graph: &Graph, operators: &Operators, coupling: &Coupling) -> BTreeSet<ValueId> {
     let spaces = coupling.spaces.all();
     let contracts = |node: usize| {

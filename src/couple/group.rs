@@ -9,14 +9,14 @@ use crate::operator::couple::layout::SpaceId;
 use crate::operator::couple::space::{EqualBlocks, Reason, Spaces};
 use crate::operator::couple::{Coupling, WeightUse};
 
-/// What a constant does for the channels of a group.
+/// How a constant relates to the channels of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     /// A contraction computes the channels with it (rows of a weight).
     Producer,
     /// A contraction sums over the channels with it (columns of a weight).
     Consumer,
-    /// It is applied channel by channel: biases, norm scales and offsets.
+    /// It is applied per channel: biases, norm scales and offsets.
     Parameter,
 }
 
@@ -27,47 +27,47 @@ pub struct Member {
     pub weight: usize,
     /// The axis.
     pub axis: usize,
-    /// What the constant does.
+    /// The role of the constant.
     pub role: Role,
     /// For every channel of the group, in the group's order, its indices along the axis.
     pub indices: Vec<Vec<u32>>,
 }
 
-/// Channels that are ranked together: every one has indices in the same axes.
+/// Channels that are ranked together: all have indices in the same axes.
 #[derive(Clone, Debug)]
 pub struct ChannelGroup {
-    /// The representative of every channel, in the order of their first indices.
+    /// The representative of every channel, sorted by first index.
     pub channels: Vec<u32>,
-    /// The axes of constants that the channels go through.
+    /// The axes of constants to which the channels belong.
     pub members: Vec<Member>,
-    /// For every channel the cell that it lies in: channels of one cell lie in the same blocks of every norm.
+    /// The cell of every channel. Channels of one cell are in the same blocks of every norm.
     pub cells: Vec<usize>,
-    /// Groups of one component lose the same share, because norms span them.
+    /// The component of the group. Groups of one component lose the same share, because norms span them.
     pub component: usize,
-    /// Why the group can't shrink, if it can't.
+    /// Why the group can't shrink. `None`: it can.
     pub fixed: Option<Reason>,
 }
 
 /// Groups whose channels share norms.
 #[derive(Clone, Debug, Default)]
 pub struct Component {
-    /// Positions of the groups.
+    /// Indices of the groups.
     pub groups: Vec<usize>,
-    /// Every cell holds a multiple of this many channels, of which the same number goes. The number of channels of
-    /// the group where no norm asks for anything.
+    /// Every cell holds a multiple of this many channels, and the same number is removed from every unit. It is the
+    /// number of channels of the group if no norm demands anything.
     pub unit: usize,
-    /// Blocks of channels from which equally many go, with the sizes that kernels take.
+    /// Blocks from which the same number of channels is removed, with the sizes that kernels support.
     pub liked: Vec<LikedBlock>,
 }
 
-/// The members of a norm group, of which a kernel takes a multiple.
+/// The channels of a norm group, of which a kernel requires a multiple.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LikedBlock {
-    /// How many there are.
+    /// Number of channels in the block.
     pub size: usize,
-    /// How many go with each channel that goes from every unit.
+    /// Number of channels removed from the block for each channel that is removed from every unit.
     pub per_step: usize,
-    /// What stays should be a multiple of this; one where any size is as good.
+    /// The number of kept channels should be a multiple of this. One: every number is equally good.
     pub multiple: usize,
 }
 
@@ -82,14 +82,14 @@ pub struct Grouping {
     pub spaces: Spaces,
     /// The class of every element of the spaces.
     pub classes: Vec<u32>,
-    /// Norms that lose whole groups because equal numbers of channels could not go from every group.
+    /// Norms that lose whole groups because the same number of channels could not be removed from every group.
     pub dropped: Vec<String>,
 }
 
-/// Reads the channel groups off a coupled graph.
+/// Collects the channel groups of a coupled graph.
 ///
-/// Norms keep their number of groups unless `drop_norm_groups`; where no equal number of channels can go from every
-/// norm group, whole groups go instead.
+/// Norms keep their number of groups unless `drop_norm_groups`. If the same number of channels can't be removed from
+/// every norm group, whole groups are removed instead.
 pub fn group(coupling: &Coupling, attention: HeadDigit, drop_norm_groups: bool) -> Grouping {
     let mut dropped = DroppedNorms::new();
     let mut names = Vec::new();
@@ -117,7 +117,7 @@ pub fn group(coupling: &Coupling, attention: HeadDigit, drop_norm_groups: bool) 
     }
 }
 
-/// Where a class occurs: pairs of space and index, in ascending order.
+/// The indices of a class: pairs of space and index, in ascending order.
 type Places = Vec<(SpaceId, u32)>;
 
 fn read(coupling: &Coupling, spaces: Spaces) -> Grouping {
@@ -137,7 +137,8 @@ fn read(coupling: &Coupling, spaces: Spaces) -> Grouping {
             }
         }
     }
-    // Channels with the same number of indices in the same spaces, and the same fate, are ranked together.
+    // Channels are ranked together if they have the same number of indices in the same spaces, and the same reason to
+    // be kept.
     let mut by_signature: BTreeMap<(Vec<SpaceId>, Option<&Reason>), Vec<u32>> = BTreeMap::new();
     for (class, places) in places.iter().enumerate() {
         let is_weight = |(space, _): &(SpaceId, u32)| {
@@ -147,7 +148,7 @@ fn read(coupling: &Coupling, spaces: Spaces) -> Grouping {
         if places.iter().any(is_weight) {
             let signature = places.iter().map(|(space, _)| *space).collect();
             let class = u32::try_from(class).unwrap_or(u32::MAX);
-            // Copies of one value that only weights read: without one of them, the sum would be another.
+            // Copies of one value that only consumers use. Removing one of them would change the consumer's sum.
             let is_source = |(space, _): &(SpaceId, u32)| {
                 let is_consumer = spaces.all()[*space].consumed && !spaces.all()[*space].produced;
                 by_space.contains_key(space) && !is_consumer
@@ -161,7 +162,7 @@ fn read(coupling: &Coupling, spaces: Spaces) -> Grouping {
     for ((mut signature, reason), mut channels) in by_signature {
         signature.dedup();
         channels.sort_by_key(|class| places[*class as usize].first().copied());
-        // By space, the indices of every channel; places lie in the order of spaces, as the signature does.
+        // For every space, the indices of every channel. Both places and the signature are sorted by space.
         let mut indices: Vec<Vec<Vec<u32>>> = vec![Vec::with_capacity(channels.len()); signature.len()];
         for class in &channels {
             let mut rest = places[*class as usize].as_slice();
@@ -195,8 +196,8 @@ fn read(coupling: &Coupling, spaces: Spaces) -> Grouping {
     Grouping { groups, components: Vec::new(), spaces, classes, dropped: Vec::new() }
 }
 
-/// Sorts channels into cells and groups into components. Returns the demands for equal blocks that no removal can
-/// meet; the groups they concern are fixed.
+/// Sorts channels into cells and groups into components. Returns the demands for equal blocks that no removal can meet.
+/// Their groups are fixed.
 fn assign_components(grouping: &mut Grouping) -> Vec<EqualBlocks> {
     let demanded = Demanded::of(grouping);
     for (group, blocks) in grouping.groups.iter_mut().zip(&demanded.blocks) {
@@ -210,12 +211,12 @@ fn assign_components(grouping: &mut Grouping) -> Vec<EqualBlocks> {
     fix_unmet(grouping, demanded)
 }
 
-/// Which channels the demands for equal blocks concern.
+/// The channels to which the demands for equal blocks apply.
 struct Demanded {
     demands: Vec<EqualBlocks>,
-    /// For every group and channel, the demands and the blocks of theirs in which the channel lies.
+    /// For every group and channel: the demands that apply, each with the block of the channel.
     blocks: Vec<Vec<Vec<(usize, usize)>>>,
-    /// For every demand, the groups with a channel in one of its blocks.
+    /// For every demand: the groups with a channel in one of its blocks.
     groups: Vec<BTreeSet<usize>>,
 }
 
@@ -243,7 +244,7 @@ impl Demanded {
     }
 }
 
-/// The components of groups that demands tie; every group learns the number of its own.
+/// Returns the components of groups that demands tie together. Sets the component of every group.
 fn components(groups: &mut [ChannelGroup], tied: &[BTreeSet<usize>]) -> Vec<Component> {
     let mut united: UnionFind<usize> = UnionFind::new(groups.len());
     for tied in tied {
@@ -269,7 +270,7 @@ fn components(groups: &mut [ChannelGroup], tied: &[BTreeSet<usize>]) -> Vec<Comp
     components
 }
 
-/// The demands that no removal can meet. Every group of their components is fixed.
+/// Fixes every group of the components whose demands no removal can meet. Returns these demands.
 fn fix_unmet(grouping: &mut Grouping, demanded: Demanded) -> Vec<EqualBlocks> {
     let mut unmet = Vec::new();
     for (d, (demand, touched)) in demanded.demands.into_iter().zip(&demanded.groups).enumerate() {
@@ -293,9 +294,9 @@ fn fix_unmet(grouping: &mut Grouping, demanded: Demanded) -> Vec<EqualBlocks> {
             continue;
         }
         let text = if is_even {
-            format!("no equal number of channels can be removed from every block of {}", demand.block)
+            format!("the same number of channels can't be removed from every block of {}", demand.block)
         } else {
-            format!("some blocks of {} channels hold channels that are kept", demand.block)
+            format!("some blocks of {} channels contain channels that must be kept", demand.block)
         };
         let reason = Reason { text, node: demand.node.clone() };
         for g in &component.groups {
@@ -312,7 +313,7 @@ fn cell_sizes(cells: &[usize]) -> Vec<usize> {
     sizes
 }
 
-/// The greatest common divisor; that of zero and a number is the number.
+/// Returns the greatest common divisor. That of zero and a number is the number.
 pub fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }

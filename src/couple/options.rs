@@ -1,31 +1,31 @@
-//! What the user decides of coupling.
+//! The user's settings of coupling.
 
 use serde::{Deserialize, Serialize};
 
-/// What may shrink in attention.
+/// What may be removed from attention.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum AttentionOption {
-    /// Whole heads where there is more than one, else head dimensions.
+    /// Whole heads if there is more than one, else head dimensions.
     #[default]
     Heads,
-    /// Head dimensions, the same of every head.
+    /// Head dimensions, the same ones in every head.
     Dims,
-    /// Heads and dimensions, each by the ratio.
+    /// Heads and head dimensions, each at the given ratio.
     Both,
     /// Nothing.
     None,
 }
 
-/// What happens to norm groups.
+/// How norm groups are pruned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum NormGroups {
-    /// Their number stays; each loses equally many channels.
+    /// Keeps their number. The same number of channels is removed from each.
     #[default]
     Keep,
-    /// Their size stays; whole groups go.
+    /// Keeps their size. Whole groups are removed.
     Drop,
 }

@@ -1,8 +1,9 @@
 //! Decides what every divided axis may lose.
 //!
-//! An axis that is read as a product of digits can lose values of one digit only, if one selection is to hold for all
-//! of it: whole heads or head dimensions, not both at once. A ragged division, the norm groups of a channel axis, either
-//! keeps the number of groups (equally many channels go from each) or loses whole groups.
+//! An axis that is used as a product of digits can lose values of only one digit, because one selection must apply to
+//! the whole axis: whole heads or head dimensions, not both at once. A ragged division (the norm groups of a channel
+//! axis) either keeps the number of groups, in which case the same number of channels is removed from each, or loses
+//! whole groups.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,15 +16,15 @@ use crate::operator::couple::space::{Division, Reason, Shrinks, Spaces};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HeadDigit {
-    /// Whole heads where there is more than one, else head dimensions.
+    /// Whole heads if there is more than one, else head dimensions.
     Heads,
-    /// Head dimensions, the same ones of every head.
+    /// Head dimensions, the same ones in every head.
     Dims,
     /// Neither.
     None,
 }
 
-/// Norm groups, by the space of the channels and the number of channels in a group, of which whole groups go.
+/// Norms that lose whole groups, as the space of the channels and the number of channels in a group.
 pub type DroppedNorms = BTreeSet<(SpaceId, usize)>;
 
 /// Unites or freezes the indices of every divided axis.
@@ -57,7 +58,8 @@ pub fn resolve(spaces: &mut Spaces, attention: HeadDigit, drop_all: bool, droppe
         }
         let division = open.remove(0);
         let frozen = frozen_digits(spaces, &division);
-        // Tokens that a linear layer makes of one vector, say: their channels are those of the layers that read them.
+        // For example, a linear layer may compute tokens from one vector. Their channels are those of the layers that
+        // use them.
         let read = digits_of_layers(spaces, &division);
         let mut of_layers = (0..frozen.len()).filter(|at| read[*at] && !frozen[*at]);
         let free = match (division.shrinks, attention, of_layers.next(), of_layers.next()) {
@@ -75,8 +77,9 @@ pub fn resolve(spaces: &mut Spaces, attention: HeadDigit, drop_all: bool, droppe
     settle_borders(spaces, dropped);
 }
 
-/// Demands equally many indices of the blocks between the borders of axes, where classes do not bring that about by
-/// themselves: as they do where each has equally many in every block, or whole blocks alone.
+/// Demands that the same number of indices is removed from each block between the borders of axes, unless the classes
+/// ensure this already. They do if every class has the same number of indices in every block, or consists of whole
+/// blocks.
 fn settle_borders(spaces: &mut Spaces, dropped: &DroppedNorms) {
     let classes = spaces.classes();
     let frozen = spaces.frozen_classes(&classes);
@@ -109,7 +112,7 @@ fn settle_borders(spaces: &mut Spaces, dropped: &DroppedNorms) {
     }
 }
 
-/// What of a divided space may shrink.
+/// The part of a divided space that may shrink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Free {
     /// The digit at this position, and no other.
@@ -118,7 +121,7 @@ enum Free {
     Nothing,
 }
 
-/// For every division what may shrink, where at most one digit still can; `None` where there is a choice.
+/// Returns for every division what may shrink, if at most one digit still can. `None`: more than one digit can.
 fn forced_digits(spaces: &Spaces, divisions: &[Division]) -> Vec<Option<Free>> {
     let classes = spaces.classes();
     let frozen = spaces.frozen_classes(&classes);
@@ -156,7 +159,8 @@ fn frozen_digits(spaces: &Spaces, division: &Division) -> Vec<bool> {
     division.digits.iter().map(|digit| digit.is_none_or(is_frozen)).collect()
 }
 
-/// Whether a digit of a divided axis is a whole axis of a weight that produces or consumes channels, and no digit there.
+/// Returns for each digit of a divided axis whether it is a whole, undivided axis of a weight that produces or consumes
+/// channels.
 fn digits_of_layers(spaces: &Spaces, division: &Division) -> Vec<bool> {
     let classes = spaces.classes();
     let of = |space: SpaceId| {
@@ -174,7 +178,7 @@ fn digits_of_layers(spaces: &Spaces, division: &Division) -> Vec<bool> {
         .collect()
 }
 
-/// Why nothing of a divided axis may shrink: what keeps the first of its parts that stays for a reason of its own.
+/// Returns why a divided axis may not shrink: the reason of the first part that is not kept because of another part.
 fn why_nothing(spaces: &Spaces, division: &Division) -> Reason {
     let classes = spaces.classes();
     let frozen = spaces.frozen_classes(&classes);
@@ -193,11 +197,11 @@ fn why_nothing(spaces: &Spaces, division: &Division) -> Reason {
     })
 }
 
-/// Why one part of a divided axis stays where another shrinks.
+/// The reason why one part of a divided axis is kept if another shrinks.
 const OTHER_PART: &str = "the axis shrinks along its other factor";
 
-/// Whether something of the space can go, and not all at once, where a digit of its division may shrink: other divisions
-/// may unite all its values, and an equal number of indices of blocks must go that would go as wholes.
+/// Returns whether some but not all of the space can be removed if a digit of its division may shrink. Other divisions
+/// may unite all its values, and a demand for equal blocks can't be met if whole blocks are removed.
 fn leaves_a_choice(spaces: &Spaces, division: &Division, digit: usize) -> bool {
     let mut tried = spaces.clone();
     apply(&mut tried, division, Free::Digit(digit));
@@ -213,7 +217,7 @@ fn leaves_a_choice(spaces: &Spaces, division: &Division, digit: usize) -> bool {
         && !tried.equal_blocks().any(|demand| demand.block <= inner && of(demand.space) == of(division.space))
 }
 
-/// Lets what is `free` of a division shrink and keeps all else.
+/// Lets the `free` part of a division shrink, and freezes the rest.
 fn apply(spaces: &mut Spaces, division: &Division, free: Free) {
     let reason = match free {
         Free::Digit(_) => Reason { text: OTHER_PART.to_owned(), node: division.node.clone() },
@@ -261,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn the_factor_that_can_not_shrink_leaves_the_other() {
+    fn if_one_factor_can_not_shrink_the_other_does() {
         let mut spaces = Spaces::default();
         let channels = spaces.add(24);
         let digits = spaces.digits(channels, &[3, 8], Shrinks::Any, "split of q, k and v");
@@ -271,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn an_axis_of_which_nothing_may_shrink_tells_what_keeps_it() {
+    fn an_axis_that_can_not_shrink_names_the_reason() {
         let mut spaces = Spaces::default();
         let channels = spaces.add(24);
         let digits = spaces.digits(channels, &[3, 8], Shrinks::Any, "reshape");
@@ -295,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn norm_groups_stay_or_go_whole() {
+    fn norm_groups_are_kept_or_removed_as_a_whole() {
         let mut spaces = Spaces::default();
         let channels = spaces.add(64);
         spaces.outer_digit(channels, 2, "norm");

@@ -1,26 +1,29 @@
-//! The coupling of one node as text, in the manner of einsum and einops.
+//! The coupling of one node as text, in the style of einsum and einops.
 //!
-//! A text lists the node's inputs, `->` and its outputs, each as its axes in square brackets. A convolution with bias is
-//! `[. a . .], [b a . .], [b] -> [. b . .]`. It shows what this node's rule says: which axes are one, how they are
-//! divided, and what stays. What other nodes say of the same axes is not in it.
+//! The text lists the node's inputs, `->` and its outputs, each as its axes in square brackets. A convolution with bias
+//! is `[. a . .], [b a . .], [b] -> [. b . .]`. The text shows the rule of this node: which axes are the same, how they
+//! are divided, and what is kept. It does not show what other nodes state about the same axes.
 //!
 //! | Text | Meaning |
 //! | --- | --- |
-//! | `a` | An axis that may shrink. Axes with one letter lose the same indices; other letters, others. |
-//! | `.`, `1` | An axis that never shrinks; one of size one. Within a product or sum, a static size stands for the dot. |
+//! | `a` | An axis that may shrink. Axes with the same letter lose the same indices. Different letters are independent. |
+//! | `.`, `1` | An axis that never shrinks; one of size one. Within a product or sum, a static size replaces the dot. |
 //! | `a!` | The node keeps every index of the axis. `a![0:2]`: it keeps these. |
 //! | `a*` | Copies of one value: they follow the axis that they meet. |
-//! | `(a b)` | A product, outermost first: index `i` of `a` and `j` of `b` is index `i * size of b + j` of the axis. Either may shrink, and loses the same indices wherever it stands. |
-//! | `(a\|b)`, `a\|b` | A product whose parts are not apart yet: other indices of `b` may go for every index of `a`, but equally many, or whole indices of `a`. The parts may stand on neighbouring axes. |
-//! | `a+b` | A sum, as a Concat makes: the indices of `a`, then those of `b`. |
-//! | `a[0:4]`, `a[8:0:-2]`, `a[5,3]` | Some indices of `a`, as Python slices and lists; `…` where there are many runs. |
-//! | `a=(b c)`, `(a b)=(c d)` | One axis in several ways. |
-//! | `a4` | `a` has 4 indices. The size stands where a letter first occurs, unless it is a whole axis there. |
-//! | `-`, `?`, `[]` | An omitted input or output; a value whose rank is not known; a scalar. |
-//! | `{barrier: why}` | No rule covers the node: all that it reads stays. |
+//! | `(a b)` | A product, outermost first. Either factor may shrink, and loses the same indices wherever it occurs. |
+//! | `(a\|b)`, `a\|b` | A product that is not separated yet; its parts may be on adjacent axes. See below. |
+//! | `a+b` | A sum, the result of a Concat: the indices of `a`, then those of `b`. |
+//! | `a[0:4]`, `a[8:0:-2]`, `a[5,3]` | Some indices of `a`, as Python slices and lists; `…` if there are many runs. |
+//! | `a=(b c)`, `(a b)=(c d)` | One axis in several forms. |
+//! | `a4` | `a` has 4 indices. The size follows the first occurrence of a letter, unless it is a whole axis there. |
+//! | `-`, `?`, `[]` | An omitted input or output; a value of unknown rank; a scalar. |
+//! | `{barrier: why}` | No rule covers the node: all channels of its inputs are kept. |
 //!
-//! Letters go from `a` to `z`, then `aa`, in the order in which they occur in the text of one node; they mean nothing
-//! between nodes.
+//! In `(a b)`, index `i` of `a` and `j` of `b` is index `i * size of b + j` of the axis. In `(a|b)`, different indices
+//! of `b` may be removed for every index of `a`, but the same number for each, or whole indices of `a`.
+//!
+//! Letters run from `a` to `z`, then `aa` and so on, in the order in which they occur in the text of one node. The same
+//! letter in the texts of two nodes has no common meaning.
 
 mod notation;
 
@@ -36,26 +39,26 @@ use crate::operator::couple::space::Spaces;
 use crate::operator::couple::{CoupleCx, Coupling};
 use notation::{Operand, write};
 
-/// What the texts of a network's nodes follow from.
+/// The input for the texts of a network's nodes.
 pub struct Texts<'a> {
     /// The graph.
     pub graph: &'a Graph,
     /// Its operators.
     pub operators: &'a Operators,
-    /// What is known of its values.
+    /// The facts of its values.
     pub facts: &'a Facts,
-    /// What is computed ahead of time.
+    /// The values that are computed ahead of time.
     pub fold: &'a Fold,
-    /// Whether a value counts as a constant.
+    /// Returns whether a value counts as a constant.
     pub is_constant: &'a dyn Fn(ValueId) -> bool,
-    /// How the axes of the values are made of spaces.
+    /// The coupling, which maps the axes of the values to spaces.
     pub coupling: &'a Coupling,
 }
 
 impl Texts<'_> {
-    /// The text of every node; `None` where no rule is asked because the node is computed ahead of time.
+    /// Returns the text of every node. `None`: no rule is applied because the node is computed ahead of time.
     pub fn all(&self) -> Vec<Option<String>> {
-        // One for all nodes: each leaves the layouts as empty as it found them.
+        // One scratch coupling for all nodes: each node leaves the layouts empty again.
         let mut scratch = Coupling {
             spaces: Spaces::default(),
             layouts: vec![None; self.graph.values.len()],
@@ -68,7 +71,7 @@ impl Texts<'_> {
         self.graph.nodes.iter().map(text).collect()
     }
 
-    /// Applies the node's rule to its inputs alone: their axes are free there, and not united.
+    /// Applies the node's rule to its inputs alone. Their axes are free here, and not united.
     fn text(&self, node: &Node, scratch: &mut Coupling) -> String {
         let read: Vec<ValueId> =
             node.inputs.iter().flatten().copied().filter(|value| !(self.is_constant)(*value)).collect();
@@ -109,14 +112,14 @@ impl Texts<'_> {
         text
     }
 
-    /// The axes of an input once the rule has been applied. A constant that the rule does not look at never shrinks.
+    /// Returns the axes of an input after the rule was applied. A constant that the rule does not use never shrinks.
     fn input(&self, node: &Node, slot: usize, coupling: &Coupling) -> Operand {
         let Some(value) = node.input(slot) else { return Operand::Omitted };
         if !(self.is_constant)(value) {
             return Operand::of(Some(coupling.layouts[value].clone()));
         }
-        let looked_at = coupling.uses.iter().find(|weight| weight.node == node.id && weight.slot == slot);
-        let layout = match looked_at {
+        let used = coupling.uses.iter().find(|weight| weight.node == node.id && weight.slot == slot);
+        let layout = match used {
             Some(weight) => {
                 let axis = |space: &Option<_>| space.map_or_else(Axis::new, |space| coupling.spaces.whole(space));
                 Some(Layout { axes: weight.axes.iter().map(axis).collect() })

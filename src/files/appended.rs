@@ -1,4 +1,4 @@
-//! Files that grow record by record, for what a long run tells of itself.
+//! Files that grow record by record, for the metrics of a long run.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use super::outputs::{check_output, unwritable};
 use crate::error::Error;
 
-/// A file that grows at its end. A record is with the system once it is written: a program that is killed leaves at most
-/// the last one in part.
+/// A file to which records are appended. Each record is passed to the system when it is written, so that a killed
+/// program leaves at most the last record incomplete.
 #[derive(Debug)]
 pub(crate) struct Appended {
     file: File,
@@ -16,10 +16,10 @@ pub(crate) struct Appended {
 }
 
 impl Appended {
-    /// Goes on at the end of a file; makes it where there is none.
+    /// Opens a file for appending. Creates it if it does not exist.
     ///
     /// # Errors
-    /// The place can't be written.
+    /// The path can't be written to.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         check_output(path)?;
         let file = OpenOptions::new().append(true).create(true).open(path);
@@ -29,7 +29,7 @@ impl Appended {
     /// Writes a record in one piece.
     ///
     /// # Errors
-    /// What the system says.
+    /// The write fails.
     pub(crate) fn write(&mut self, record: &[u8]) -> Result<(), Error> {
         self.file.write_all(record).map_err(|error| unwritable(&self.path, error))
     }

@@ -1,4 +1,4 @@
-//! What a run reads and writes, compared before it starts.
+//! The inputs and outputs of a run, compared before it starts.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use super::identity::Identity;
 use super::outputs::{check_output, check_output_folder};
 use crate::error::Error;
 
-/// A path with the words in which messages speak of it, such as the option that names it.
+/// A path and its name in messages, such as the option that sets it.
 #[derive(Clone, Debug)]
 struct Declared {
     what: String,
@@ -16,43 +16,43 @@ struct Declared {
 
 /// The files that a run reads and writes.
 ///
-/// No output may be an input, and no two outputs may be one file: whatever links, hard links and detours their paths
-/// take. What a program reads and writes is declared here first, and nothing is started before [`RunFiles::check`].
+/// No output may be an input, and no two outputs may be the same file, even through symbolic links, hard links or
+/// different paths. A program declares its inputs and outputs here, and starts nothing before [`RunFiles::check`].
 #[derive(Clone, Debug, Default)]
 pub struct RunFiles {
     read: Vec<Declared>,
     /// Many files of one kind, such as the images of a folder.
     read_together: Vec<(String, Vec<PathBuf>)>,
     written: Vec<Declared>,
-    /// Folders that are made where there are none, with the files that are written into them.
+    /// Folders that are created if they do not exist, with the files that are written into them.
     folders: Vec<(PathBuf, Vec<PathBuf>)>,
 }
 
 impl RunFiles {
-    /// Nothing yet.
+    /// Creates an empty declaration.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Declares a file that is read; `what` is what messages call it, such as the option that names it.
+    /// Declares an input file. `what` is its name in messages, such as the option that sets it.
     pub fn reads(&mut self, what: impl Into<String>, path: impl Into<PathBuf>) -> &mut Self {
         self.read.push(Declared::new(what, path));
         self
     }
 
-    /// Declares many files that are read for one purpose.
+    /// Declares many input files that are read for one purpose.
     pub fn reads_all(&mut self, what: impl Into<String>, paths: Vec<PathBuf>) -> &mut Self {
         self.read_together.push((what.into(), paths));
         self
     }
 
-    /// Declares a file that is written.
+    /// Declares an output file.
     pub fn writes(&mut self, what: impl Into<String>, path: impl Into<PathBuf>) -> &mut Self {
         self.written.push(Declared::new(what, path));
         self
     }
 
-    /// Declares files that are written into a folder, which is made where there is none.
+    /// Declares output files in a folder, which is created if it does not exist.
     pub fn writes_into(&mut self, what: &str, folder: impl Into<PathBuf>, names: &[&str]) -> &mut Self {
         let folder = folder.into();
         let files: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
@@ -61,11 +61,11 @@ impl RunFiles {
         self
     }
 
-    /// Compares all that is declared, and makes sure that every output can be written where it is to be.
+    /// Compares all declared files, and checks that every output can be written to its path.
     ///
     /// # Errors
-    /// An output that is an input or another output (both are named), that is a folder or a device, or that lies in a
-    /// folder that is not there or can't be written to.
+    /// An output is an input or another output (the error names both), is a folder or a device, or is in a folder that
+    /// does not exist or can't be written to.
     pub fn check(&self) -> Result<(), Error> {
         for (at, output) in self.written.iter().enumerate() {
             if let Some(input) = self.read.iter().find(|input| input.is_same(output)) {
@@ -73,7 +73,7 @@ impl RunFiles {
             }
             if let Some(other) = self.written[..at].iter().find(|other| other.is_same(output)) {
                 let (a, b) = (&other.what, &output.what);
-                let text = format!("{a} and {b}{} would be one file", other.elsewhere(&output.path));
+                let text = format!("{a} and {b}{} are the same file", other.elsewhere(&output.path));
                 return Err(Error::usage(text).in_file(&output.path).hint(format!("choose another path for {b}")));
             }
         }
@@ -101,7 +101,7 @@ impl Declared {
         self.identity.is_same(&other.identity)
     }
 
-    /// The path in brackets, where it is written differently.
+    /// Returns both paths in parentheses if they are spelled differently.
     fn elsewhere(&self, path: &Path) -> String {
         if self.path == path { String::new() } else { format!(" ({} and {})", self.path.display(), path.display()) }
     }

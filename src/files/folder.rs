@@ -1,4 +1,4 @@
-//! A folder as an output: complete beside its place first, then in its place as a whole.
+//! A folder as an output: built completely in a temporary folder, then moved to its destination as a whole.
 
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
@@ -9,7 +9,7 @@ use super::read::{kind, open};
 use super::temporary::TemporaryFolder;
 use crate::error::Error;
 
-/// A folder that is complete but not yet in its place; it disappears unless it is published.
+/// An output folder under construction. It is deleted unless it is published.
 #[derive(Debug)]
 pub(crate) struct OutputFolder {
     temporary: TemporaryFolder,
@@ -19,19 +19,19 @@ pub(crate) struct OutputFolder {
 }
 
 impl OutputFolder {
-    /// An empty folder beside its place. What is in the place already is replaced if it is an empty folder, or one of which
-    /// `is_own` says that an earlier run wrote it.
+    /// Creates an empty temporary folder next to `place`, the destination. An existing destination is replaced later if
+    /// it is an empty folder, or a folder for which `is_own` returns that an earlier run wrote it.
     ///
     /// # Errors
-    /// Anything else in the place; a folder above it that is not there or can't be written to.
+    /// The destination is anything else, or its parent folder does not exist or can't be written to.
     pub(crate) fn beside(place: &Path, is_own: impl FnOnce(&Path) -> bool) -> Result<Self, Error> {
         let Some(Component::Normal(name)) = place.components().next_back() else {
-            return Err(Error::io(place, "expected a path for a folder, found one without a name"));
+            return Err(Error::io(place, "expected the path of an output folder, found a path without a name"));
         };
         if let Ok(found) = place.symlink_metadata() {
             let fail = |found: &str| {
-                Error::io(place, format!("expected a place for a folder, found {found}"))
-                    .hint("choose another place, or remove what is there")
+                Error::io(place, format!("expected a path for a new folder, found {found}"))
+                    .hint("choose another path, or remove what is there")
             };
             let is_empty = || place.read_dir().is_ok_and(|mut entries| entries.next().is_none());
             match found.file_type() {
@@ -45,7 +45,7 @@ impl OutputFolder {
         let above = parent(place);
         if !above.is_dir() {
             let text = format!("can't be written: there is no folder {}", above.display());
-            return Err(Error::io(place, text).hint("check that the folder it lies in exists and can be written to"));
+            return Err(Error::io(place, text).hint("create the folder, or choose another path"));
         }
         let fail = |error| unwritable(place, error);
         let temporary = TemporaryFolder::inside(above).map_err(fail)?;
@@ -54,25 +54,26 @@ impl OutputFolder {
         Ok(Self { temporary, root, place: place.to_owned() })
     }
 
-    /// Where the folder is for now.
+    /// Returns the current path of the folder.
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// A place beside the folder, on its file system, that disappears with it.
+    /// Returns a folder next to it, on the same file system, that is deleted with it.
     pub(crate) fn room(&self) -> &Path {
         self.temporary.path()
     }
 
-    /// Makes a folder in it, and those above.
+    /// Creates a folder in it, including parent folders.
     ///
     /// # Errors
-    /// What the system says.
+    /// The folder can't be created.
     pub(crate) fn make_folder(&self, name: &Path) -> Result<(), Error> {
         std::fs::create_dir_all(self.root.join(name)).map_err(|error| unwritable(&self.place.join(name), error))
     }
 
-    /// Copies a regular file into it, what it holds and nothing else: links become files, and permissions those of a new file.
+    /// Copies the contents of a regular file into it. Links become files, and the copy gets the permissions of a new
+    /// file.
     ///
     /// # Errors
     /// The file can't be read, or its copy can't be written.
@@ -86,11 +87,11 @@ impl OutputFolder {
         file.flush().map_err(fail)
     }
 
-    /// Moves the folder to its place, in the place of what is there, and `beside`, complete files of [`OutputFolder::room`],
-    /// to theirs: all of them or none.
+    /// Moves the folder to its destination, replacing what is there. Also moves the files of `beside`, complete files
+    /// in [`OutputFolder::room`], to theirs. Moves all of them or none.
     ///
     /// # Errors
-    /// A place can't be taken: then all are as they were.
+    /// A destination can't be replaced. Then all destinations remain unchanged.
     pub(crate) fn publish(self, beside: &[(PathBuf, PathBuf)]) -> Result<(), Error> {
         let mut outputs = Outputs::default();
         beside.iter().for_each(|(from, place)| outputs.add(from, place));
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_takes_its_place_as_a_whole() {
+    fn a_folder_is_published_as_a_whole() {
         let outer = tempfile::tempdir().unwrap();
         let place = outer.path().join("out");
         let folder = staged(&place);
@@ -130,7 +131,7 @@ mod tests {
         folder.publish(&[(report, outer.path().join("report.html"))]).unwrap();
         assert_eq!(names(outer.path()), ["out", "report.html"]);
         assert_eq!(std::fs::read_to_string(place.join("a/b")).unwrap(), "copied");
-        // One that was written before is replaced with all that is in it.
+        // A folder from an earlier run is replaced with everything in it.
         std::fs::write(place.join("stale"), "").unwrap();
         staged(&place).publish(&[]).unwrap();
         assert_eq!(
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_folder_is_taken_and_another_is_not() {
+    fn an_empty_folder_is_replaced_and_a_foreign_one_is_not() {
         let outer = tempfile::tempdir().unwrap();
         let place = outer.path().join("out");
         std::fs::create_dir(&place).unwrap();
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn where_it_fails_all_is_as_it_was() {
+    fn a_failed_publish_changes_nothing() {
         let outer = tempfile::tempdir().unwrap();
         let place = outer.path().join("out");
         staged(&place).publish(&[]).unwrap();

@@ -1,17 +1,17 @@
-//! When two paths are one file.
+//! The identity of files: whether two paths are the same file.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Links that are followed from a path before they count as a circle.
+/// Maximum number of links that are followed from a path before they count as a cycle.
 const MOST_LINKS: usize = 40;
 
-/// The folder that a path lies in.
+/// Returns the parent folder of a path, or `.`.
 pub(crate) fn parent(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// What the system knows a file by.
+/// The system's identifier of a file.
 #[cfg(unix)]
 type FileId = (u64, u64);
 #[cfg(not(unix))]
@@ -28,22 +28,22 @@ fn file_id(path: &Path) -> Option<FileId> {
     path.canonicalize().ok()
 }
 
-/// A folder and a name in it: where a file is or would be.
+/// A folder and a name in it: the location of a file that exists or may be created.
 type Place = (FileId, OsString);
 
 fn place(path: &Path) -> Option<Place> {
     let name = path.file_name()?;
-    // Where names differ by more than their case.
+    // On these systems, file names that differ only in case are the same.
     let name = if cfg!(any(windows, target_os = "macos")) { name.to_ascii_lowercase() } else { name.to_owned() };
     Some((file_id(parent(path))?, name))
 }
 
-/// What makes two paths one file: the file itself, or the place where there is none yet, by whatever links, hard links
-/// and detours a path leads there.
+/// The identity of a path: the existing file, or the location if there is none yet, independent of symbolic links, hard
+/// links and detours in the path.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     file: Option<FileId>,
-    /// That of the path, and those that it links to.
+    /// The location of the path, and those of all links on the way.
     places: Vec<Place>,
 }
 
@@ -61,7 +61,7 @@ impl Identity {
         Self { file: file_id(path), places }
     }
 
-    /// Whether there is a file.
+    /// Returns whether the file exists.
     pub(super) fn exists(&self) -> bool {
         self.file.is_some()
     }

@@ -1,4 +1,5 @@
-//! Outputs: complete beside their places first, then all in their places or none.
+//! Output files: first written completely to temporary files next to their destination, then all of them moved there,
+//! or none.
 
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -8,22 +9,22 @@ use super::read::kind;
 use super::temporary::{PREFIX, TemporaryFile, TemporaryFolder, undisturbed};
 use crate::error::Error;
 
-/// Bytes that are collected before they are written.
+/// Size of the write buffer in bytes.
 const BUFFER: usize = 1 << 20;
 
-/// Outputs that are complete but not yet in their places; they disappear unless they are published.
+/// Outputs that are complete but not at their destination yet. They are deleted unless they are published.
 #[derive(Debug, Default)]
 pub(crate) struct Outputs {
     files: Vec<(Source, PathBuf)>,
 }
 
-/// Where an output lies for now.
+/// The current location of an output.
 #[derive(Debug)]
 enum Source {
     File(TemporaryFile),
-    /// In a folder that someone else holds.
+    /// A file in a folder that the caller owns.
     At(PathBuf),
-    /// A folder that someone else holds.
+    /// A folder that the caller owns.
     Folder(PathBuf),
 }
 
@@ -37,10 +38,10 @@ impl Source {
 }
 
 impl Outputs {
-    /// Writes an output beside its place.
+    /// Writes an output to a temporary file next to its destination.
     ///
     /// # Errors
-    /// What the system or `content` says.
+    /// The system or `content` returns an error.
     pub(crate) fn write(
         &mut self,
         place: &Path,
@@ -55,20 +56,20 @@ impl Outputs {
         Ok(())
     }
 
-    /// Adds a file that is complete, on the file system of its place.
+    /// Adds a complete file on the file system of its destination.
     pub(crate) fn add(&mut self, from: &Path, place: &Path) {
         self.files.push((Source::At(from.to_owned()), place.to_owned()));
     }
 
-    /// Adds a folder that is complete, on the file system of its place. What is in the place goes with all that is in it.
+    /// Adds a complete folder on the file system of its destination. It replaces the destination with everything in it.
     pub(super) fn add_folder(&mut self, from: &Path, place: &Path) {
         self.files.push((Source::Folder(from.to_owned()), place.to_owned()));
     }
 
-    /// Moves all outputs to their places, in the order in which they were given; then removes `stale` files.
+    /// Moves all outputs to their destinations, in the order in which they were added. Then removes the `stale` files.
     ///
     /// # Errors
-    /// Two outputs have one place, or one can't take its place: then all places are as they were.
+    /// Two outputs have the same destination, or one can't be moved. Then all destinations remain unchanged.
     pub(crate) fn publish(self, stale: &[PathBuf]) -> Result<(), Error> {
         let identities: Vec<Identity> = self.files.iter().map(|(_, place)| Identity::of(place)).collect();
         for (at, (source, place)) in self.files.iter().enumerate() {
@@ -76,7 +77,9 @@ impl Outputs {
                 refuse_special(place)?;
             }
             if identities[..at].iter().any(|other| other.is_same(&identities[at])) {
-                return Err(Error::usage("two outputs would be this one file").in_file(place));
+                return Err(
+                    Error::usage("two outputs have this same path; choose another path for one of them").in_file(place)
+                );
             }
         }
         undisturbed(|| {
@@ -92,7 +95,7 @@ impl Outputs {
             }
             done.into_iter().for_each(Taken::settle);
             for path in stale {
-                // One that stays does no harm.
+                // A stale file that can't be removed does no harm.
                 let _ = std::fs::remove_file(path);
             }
             Ok(())
@@ -100,10 +103,10 @@ impl Outputs {
     }
 }
 
-/// A place that an output has taken.
+/// A destination to which an output was moved.
 struct Taken {
     place: PathBuf,
-    /// What was there before, under a hidden name beside it.
+    /// The earlier content, under a hidden name next to it. `None`: there was none.
     before: Option<PathBuf>,
 }
 
@@ -120,13 +123,13 @@ impl Taken {
         }
     }
 
-    /// Puts back what was there before.
+    /// Restores the earlier content.
     fn restore(&self) {
-        // Nothing more can be done about what can't be put back: it is under its hidden name.
+        // If this fails, nothing more can be done. The earlier content remains under its hidden name.
         if let Some(before) = &self.before
             && std::fs::rename(before, &self.place).is_ok()
         {
-            // Renaming a file to another name of itself does nothing, so that both are left.
+            // Renaming a file to another hard link of itself does nothing, so both names remain.
             let _ = std::fs::remove_file(before);
         }
     }
@@ -145,14 +148,14 @@ impl Taken {
     }
 }
 
-/// Removes a file or a folder; what can't be removed stays.
+/// Removes a file or a folder, and ignores errors.
 fn remove(path: &Path) {
     let is_folder = path.symlink_metadata().is_ok_and(|found| found.is_dir());
     let _ = if is_folder { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
 }
 
-/// Gives a file a second, hidden name beside its own; where the file system has no second names, and to a folder, another
-/// name.
+/// Creates a hidden hard link to a file next to it. Renames the file instead if the file system has no hard links, or
+/// if it is a folder.
 fn set_aside(path: &Path) -> std::io::Result<PathBuf> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".onnx-diffprune-").suffix(".old");
@@ -164,8 +167,8 @@ fn set_aside(path: &Path) -> std::io::Result<PathBuf> {
     name.keep().map_err(|error| error.error)
 }
 
-/// What the system said of a file that can't be written, and what can be done about it; or what was wrong with a tensor
-/// that was to be written.
+/// Converts the system's error for a file that can't be written, and adds a hint. An error of a tensor that was to be
+/// written is passed on.
 pub(crate) fn unwritable(path: &Path, error: std::io::Error) -> Error {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     let error = match error.downcast::<Error>() {
@@ -175,12 +178,12 @@ pub(crate) fn unwritable(path: &Path, error: std::io::Error) -> Error {
     let hint = match error.kind() {
         StorageFull | QuotaExceeded => "free some space or write to another disk",
         FileTooLarge => "raise the limit of file sizes (ulimit -f) or write to another file system",
-        _ => "check that the folder exists and can be written to",
+        _ => "check that the folder exists and that you may write to it",
     };
     Error::io(path, format!("can't be written: {error}")).hint(hint).caused_by(error)
 }
 
-/// What the system said, without the path of a temporary file that was put after it: nobody knows that.
+/// Removes the path of a temporary file from the system's error, because it means nothing to the user.
 fn without_path(error: std::io::Error) -> std::io::Error {
     match error.to_string().split_once(" at path ") {
         Some((said, path)) if path.contains(PREFIX) => std::io::Error::new(error.kind(), said),
@@ -188,10 +191,11 @@ fn without_path(error: std::io::Error) -> std::io::Error {
     }
 }
 
-/// Refuses a path that is no place for a file: the rename that ends all writing would put one in the place of
-/// `/dev/null`.
+/// Rejects a path that is not one of a regular file. Without this check, the final rename would replace `/dev/null`.
 fn refuse_special(path: &Path) -> Result<(), Error> {
-    let fail = |found: &str| Err(Error::io(path, format!("expected a path for a file, found {found}")));
+    let fail = |found: &str| {
+        Err(Error::io(path, format!("expected a path for a file, found {found}")).hint("choose another path"))
+    };
     let ends_as_folder =
         path.as_os_str().as_encoded_bytes().last().is_some_and(|last| std::path::is_separator(char::from(*last)));
     if path.is_dir() || ends_as_folder {
@@ -205,9 +209,9 @@ fn refuse_special(path: &Path) -> Result<(), Error> {
         Ok(_) | Err(_) => {}
     }
     match path.symlink_metadata() {
-        // Standard output by a name of its own: not even a link to a file may be replaced there.
-        Ok(data) if data.is_symlink() && is_of_system(parent(path)) => fail("a link of the system"),
-        // What the folder lacks is said of it.
+        // A system link to standard output, such as `/dev/stdout`. Not even a link to a file may be replaced there.
+        Ok(data) if data.is_symlink() && is_of_system(parent(path)) => fail("a system link"),
+        // Errors of the folder are reported with the folder.
         Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             Err(unwritable(path, error))
         }
@@ -220,50 +224,50 @@ fn is_of_system(folder: &Path) -> bool {
     real == Path::new("/dev") || real.starts_with("/proc") || real.starts_with("/sys")
 }
 
-/// Makes sure that a file can be written at a path, as far as can be known without writing it.
+/// Checks that a file can be written to a path, as far as possible without writing it.
 ///
 /// # Errors
-/// The path is a folder or a device, or lies in a folder that is not there or can't be written to.
+/// The path is a folder or a device, or is in a folder that does not exist or can't be written to.
 pub(crate) fn check_output(path: &Path) -> Result<(), Error> {
     refuse_special(path)?;
     let folder = parent(path);
     if !folder.is_dir() {
         let text = format!("can't be written: there is no folder {}", folder.display());
-        return Err(Error::io(path, text).hint("check that the folder exists and can be written to"));
+        return Err(Error::io(path, text).hint("create the folder, or choose another path"));
     }
     TemporaryFile::inside(folder, |_| Ok(())).map(drop).map_err(|error| unwritable(path, error))
 }
 
-/// As [`check_output`], of files in a folder that is made where there is none.
+/// Like [`check_output`], for files in a folder that is created if it does not exist.
 ///
 /// # Errors
-/// As [`check_output`]; something else in the place of the folder.
+/// As for [`check_output`], or `folder` is not a folder.
 pub(crate) fn check_output_folder(folder: &Path, files: &[PathBuf]) -> Result<(), Error> {
     if folder.is_dir() {
         return files.iter().try_for_each(|file| check_output(file));
     }
     if let Ok(found) = folder.symlink_metadata() {
         let found = if found.is_symlink() {
-            "a link to nothing"
+            "a broken link"
         } else if found.is_file() {
             "a file"
         } else {
             kind(found.file_type())
         };
-        return Err(Error::io(folder, format!("expected a folder, found {found}")));
+        return Err(Error::io(folder, format!("expected a folder, found {found}")).hint("choose another path"));
     }
     let above = parent(folder);
     if !above.is_dir() {
         let text = format!("can't be written: there is no folder {}", above.display());
-        return Err(Error::io(folder, text).hint("check that the folder it lies in exists and can be written to"));
+        return Err(Error::io(folder, text).hint("create the folder, or choose another path"));
     }
     TemporaryFolder::inside(above).map(drop).map_err(|error| unwritable(folder, error))
 }
 
-/// Writes bytes beside their place and renames them into it.
+/// Writes bytes to a temporary file and renames it to its destination.
 ///
 /// # Errors
-/// The place can't be written; nothing is left behind then.
+/// The destination can't be written. No file is left behind.
 pub fn write_file(path: &Path, content: &[u8]) -> Result<(), Error> {
     refuse_special(path)?;
     let mut outputs = Outputs::default();
@@ -271,7 +275,7 @@ pub fn write_file(path: &Path, content: &[u8]) -> Result<(), Error> {
     outputs.publish(&[])
 }
 
-/// Whether two paths lead to one file, or to one place where there is none.
+/// Returns whether two paths are the same file, or the same location if there is none.
 pub(crate) fn is_same_file(a: &Path, b: &Path) -> bool {
     Identity::of(a).is_same(&Identity::of(b))
 }
@@ -304,15 +308,15 @@ mod tests {
             TemporaryFolder::inside(parent(&place)).map(drop).unwrap_err(),
             TemporaryFile::inside(parent(&place), |_| Ok(())).map(drop).unwrap_err(),
         ] {
-            // The system's error has it before.
+            // The system's error contains the name.
             assert!(error.to_string().contains(".onnx-diffprune"), "{error}");
-            let told = unwritable(&place, error);
-            assert!(told.to_string().contains("slim: can't be written: No such file"), "{told}");
-            assert!(!told.to_string().contains(".onnx-diffprune"), "{told}");
+            let converted = unwritable(&place, error);
+            assert!(converted.to_string().contains("slim: can't be written: No such file"), "{converted}");
+            assert!(!converted.to_string().contains(".onnx-diffprune"), "{converted}");
         }
     }
 
-    /// Outputs `new`, `old` and `away/last` in a folder in which `old` is there before.
+    /// Writes the outputs `new`, `old` and `away/last` for a folder in which `old` exists before.
     fn outputs(folder: &Path) -> Outputs {
         std::fs::create_dir(folder.join("away")).unwrap();
         std::fs::write(folder.join("old"), "before").unwrap();
@@ -324,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn all_outputs_take_their_places_and_stale_files_go() {
+    fn all_outputs_are_published_and_stale_files_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         let outputs = outputs(folder.path());
         assert_eq!(content(folder.path()).iter().filter(|(name, _)| !name.starts_with('.')).count(), 1);
@@ -335,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn where_one_fails_all_places_are_as_they_were() {
+    fn if_one_output_fails_no_destination_changes() {
         let folder = tempfile::tempdir().unwrap();
         let outputs = outputs(folder.path());
         std::fs::write(folder.path().join("stale"), "").unwrap();
@@ -347,7 +351,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn links_are_replaced_and_put_back_as_links() {
+    fn links_are_replaced_and_restored_as_links() {
         let folder = tempfile::tempdir().unwrap();
         let (link, target) = (folder.path().join("link"), folder.path().join("target"));
         std::fs::write(&target, "before").unwrap();
@@ -368,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn outputs_that_are_dropped_leave_nothing() {
+    fn outputs_that_are_dropped_leave_no_files() {
         let folder = tempfile::tempdir().unwrap();
         let outputs = outputs(folder.path());
         drop(outputs);
@@ -378,7 +382,7 @@ mod tests {
         let twice = folder.path().join("twice");
         outputs.write(&twice, |_| Ok(())).unwrap();
         outputs.write(&folder.path().join("./twice"), |_| Ok(())).unwrap();
-        assert!(outputs.publish(&[]).unwrap_err().to_string().contains("one file"));
+        assert!(outputs.publish(&[]).unwrap_err().to_string().contains("two outputs"));
         assert_eq!(content(folder.path()), named(&[("old", "before")]));
     }
 }

@@ -1,4 +1,4 @@
-//! Regular files, read.
+//! Reading of regular files.
 
 use std::fs::{File, FileType, Metadata};
 use std::io::{Error as IoError, ErrorKind, Read};
@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::error::Error;
 
-/// What stands at a path that is no regular file, in words.
+/// Describes a path that is not a regular file.
 pub(super) fn kind(of: FileType) -> &'static str {
     #[cfg(unix)]
     {
@@ -26,13 +26,12 @@ pub(super) fn kind(of: FileType) -> &'static str {
     if of.is_dir() { "a folder" } else { "something else" }
 }
 
-/// Opens a regular file, and nothing else: opening a pipe would wait for someone to write to it, a device may have no
-/// end.
+/// Opens a regular file, and nothing else: opening a pipe would wait for a writer, and a device may have no end.
 ///
 /// # Errors
-/// What the system says; anything but a regular file.
+/// The file can't be opened, or is not a regular file.
 pub(crate) fn open(path: &Path) -> std::io::Result<(File, Metadata)> {
-    // Asked before it is opened, for that is what would wait.
+    // Checked before opening, because opening may block.
     let found = path.metadata()?;
     if !found.is_file() {
         let text = format!("expected a regular file, found {}", kind(found.file_type()));
@@ -43,10 +42,10 @@ pub(crate) fn open(path: &Path) -> std::io::Result<(File, Metadata)> {
     Ok((file, found))
 }
 
-/// The text of a regular file of at most `most` bytes.
+/// Reads the text of a regular file of at most `most` bytes.
 ///
 /// # Errors
-/// As [`open`]; a larger file; one that is no text. The message names the file.
+/// As for [`open`], or the file is larger or is not UTF-8 text. The error names the file.
 pub(crate) fn read_text(path: &Path, most: u64) -> Result<String, Error> {
     let fail = |error: IoError| Error::unreadable(path, format!("can't be read: {error}")).caused_by(error);
     let (file, found) = open(path).map_err(fail)?;
@@ -55,22 +54,22 @@ pub(crate) fn read_text(path: &Path, most: u64) -> Result<String, Error> {
         return Err(too_large());
     }
     let mut text = String::new();
-    // Files of the system claim no bytes and have some.
+    // Files of the system, such as those in `/proc`, report a size of zero but have content.
     file.take(most + 1).read_to_string(&mut text).map_err(fail)?;
     if text.len() as u64 > most { Err(too_large()) } else { Ok(text) }
 }
 
-/// Maps a whole regular file into memory; an empty one gives no bytes.
+/// Maps a whole regular file into memory. An empty file yields no bytes.
 ///
 /// # Errors
-/// As [`open`]; a file that can't be mapped.
+/// As for [`open`], or the file can't be mapped.
 pub(crate) fn map(path: &Path) -> std::io::Result<Bytes> {
     let (file, found) = open(path)?;
     if found.len() == 0 {
         return Ok(Bytes::new());
     }
-    // SAFETY: the map is only read. Someone else could truncate the file while it is mapped, which no program can
-    // rule out; this one never writes to an existing file, it renames complete ones into place.
+    // SAFETY: the map is only read. Another program could truncate the file while it is mapped, which no program can
+    // prevent. This program never writes to an existing file: it renames complete files to their destination.
     #[allow(unsafe_code)]
     let map = unsafe { memmap2::Mmap::map(&file)? };
     Ok(Bytes::from_owner(map))

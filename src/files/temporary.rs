@@ -1,4 +1,4 @@
-//! Temporary files and folders: gone when they are dropped, and when a signal ends the process.
+//! Temporary files and folders. They are removed when they are dropped, and when a signal ends the process.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -8,33 +8,34 @@ use std::time::Duration;
 
 use tempfile::{Builder, TempDir, TempPath};
 
-/// What the names of temporary files and folders begin with.
+/// The prefix of the names of temporary files and folders.
 pub(super) const PREFIX: &str = ".onnx-diffprune-";
 
-/// Tries to remove a folder in which another thread is still making files, and the pause between two.
-const TRIES: usize = 50;
+/// Number of attempts to remove a folder in which another thread still creates files, and the pause between two
+/// attempts.
+const ATTEMPTS: usize = 50;
 const PAUSE: Duration = Duration::from_millis(4);
 
-/// How something temporary is removed.
+/// How a temporary file or folder is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     File,
-    /// With all that is in it.
+    /// A folder with everything in it.
     Folder,
-    /// If nothing is in it.
+    /// A folder, only if it is empty.
     EmptyFolder,
 }
 
 type Open = BTreeMap<PathBuf, Kind>;
 
-/// Everything temporary that this process has made and not yet removed.
+/// All temporary files and folders that this process created and did not remove yet.
 static OPEN: Mutex<Open> = Mutex::new(Open::new());
 
 fn open() -> MutexGuard<'static, Open> {
     OPEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes something temporary and notes it, in one step as [`end`] sees it.
+/// Creates something temporary and registers it. Both happen as one step with respect to [`end`].
 fn noted<T>(
     kind: Kind,
     make: impl FnOnce() -> std::io::Result<T>,
@@ -47,15 +48,17 @@ fn noted<T>(
     Ok((made, path))
 }
 
-/// What [`end`] returns: while it lives, nothing temporary is made and no output takes its place.
+/// A guard returned by [`end`]: while it exists, no temporary file is created and no output is moved to its
+/// destination.
 #[derive(Debug)]
-#[must_use = "what is temporary may be made again once this is dropped"]
+#[must_use = "temporary files may be created again after this is dropped"]
 pub struct Ending(#[expect(dead_code, reason = "held, not read")] MutexGuard<'static, Open>);
 
-/// Removes everything temporary that this process has made, for a program that is about to end: on a signal, say.
+/// Removes all temporary files and folders of this process, for a program that is about to end, for example on a
+/// signal.
 ///
-/// Outputs that are just taking their places do so first, all of them. As long as the result lives, threads that would
-/// make something temporary, remove it or write an output wait.
+/// Outputs that are being moved to their destinations are all moved first. While the result exists, threads that create
+/// or remove temporary files or publish outputs wait.
 pub fn end() -> Ending {
     let mut open = open();
     for (path, kind) in std::mem::take(&mut *open) {
@@ -64,13 +67,13 @@ pub fn end() -> Ending {
     Ending(open)
 }
 
-/// What can't be removed stays; there is nobody left to tell.
+/// Removes a temporary file or folder. Errors are ignored, because the process ends.
 fn remove(path: &Path, kind: Kind) {
     let _ = match kind {
         Kind::File => std::fs::remove_file(path),
         Kind::EmptyFolder => std::fs::remove_dir(path),
         Kind::Folder => {
-            for _ in 0..TRIES {
+            for _ in 0..ATTEMPTS {
                 if std::fs::remove_dir_all(path).is_ok() || !path.exists() {
                     return;
                 }
@@ -81,16 +84,16 @@ fn remove(path: &Path, kind: Kind) {
     };
 }
 
-/// Runs `work` as one step as [`end`] sees it: it comes before or after.
+/// Runs `work` as one step with respect to [`end`], which waits until it is done.
 pub(super) fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
     let _open = open();
     work()
 }
 
-/// A folder that disappears with all that is in it.
+/// A temporary folder that is removed with everything in it.
 ///
-/// A lock in it tells other runs that somebody is at work. Where the system was asked to kill a run and gave it no time,
-/// the lock is gone and the folder is not: the next run removes it.
+/// A lock file in it shows other runs that it is in use. If a run was killed, the lock is released but the folder
+/// remains: the next run removes it.
 #[derive(Debug)]
 pub(crate) struct TemporaryFolder {
     folder: Option<TempDir>,
@@ -99,12 +102,12 @@ pub(crate) struct TemporaryFolder {
 }
 
 impl TemporaryFolder {
-    /// A hidden folder in another one.
+    /// Creates a hidden folder in another folder.
     pub(crate) fn inside(folder: &Path) -> std::io::Result<Self> {
         Self::made(folder, PREFIX)
     }
 
-    /// A folder where the system has its temporary ones.
+    /// Creates a folder in the system's folder for temporary files.
     pub(crate) fn anywhere() -> std::io::Result<Self> {
         Self::made(&std::env::temp_dir(), PREFIX.trim_start_matches('.'))
     }
@@ -112,7 +115,8 @@ impl TemporaryFolder {
     fn made(place: &Path, prefix: &str) -> std::io::Result<Self> {
         remove_abandoned(place, prefix);
         let (folder, path) = noted(Kind::Folder, || Builder::new().prefix(prefix).tempdir_in(place), TempDir::path)?;
-        // Without a lock, as on some file systems of a network, the folder is not known as abandoned, and that is all.
+        // Some network file systems have no locks. There, the only drawback is that an abandoned folder is not
+        // recognised.
         let lock = lock(&path).ok();
         Ok(Self { folder: Some(folder), lock, path })
     }
@@ -121,7 +125,7 @@ impl TemporaryFolder {
         &self.path
     }
 
-    /// A new file in it.
+    /// Creates a new file in it.
     pub(crate) fn create(&self, name: &str) -> std::io::Result<File> {
         File::create_new(self.path.join(name))
     }
@@ -136,14 +140,15 @@ impl Drop for TemporaryFolder {
     }
 }
 
-/// Where the lock of a temporary folder is: under a name that nothing else in it has.
+/// Returns the path of a temporary folder's lock file. No other file in it has this name.
 fn lock_path(folder: &Path) -> Option<PathBuf> {
     let mut name = folder.file_name()?.to_owned();
     name.push(".lock");
     Some(folder.join(name))
 }
 
-/// Locks a temporary folder. The lock has its name only once it is taken, so that no one finds it open.
+/// Locks a temporary folder. The lock file gets its name only after it is locked, so that no other run finds it
+/// unlocked.
 fn lock(folder: &Path) -> std::io::Result<File> {
     let path = lock_path(folder).ok_or(std::io::ErrorKind::InvalidInput)?;
     let before = path.with_extension("new");
@@ -153,7 +158,8 @@ fn lock(folder: &Path) -> std::io::Result<File> {
     Ok(file)
 }
 
-/// Removes temporary folders whose runs are gone; what can't be told or removed stays.
+/// Removes temporary folders of runs that no longer exist. Ignores folders that are in use, have no lock, or can't be
+/// removed.
 fn remove_abandoned(place: &Path, prefix: &str) {
     for entry in place.read_dir().into_iter().flatten().flatten() {
         let path = entry.path();
@@ -168,7 +174,7 @@ fn remove_abandoned(place: &Path, prefix: &str) {
     }
 }
 
-/// A file that disappears.
+/// A file that is removed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct TemporaryFile {
     file: Option<TempPath>,
@@ -176,7 +182,7 @@ pub(crate) struct TemporaryFile {
 }
 
 impl TemporaryFile {
-    /// A hidden file in a folder, with the permissions of any file that the user makes, and its content.
+    /// Creates a hidden file in a folder, with the default permissions of the user's files, and writes its content.
     pub(crate) fn inside(
         folder: &Path,
         content: impl FnOnce(&mut File) -> std::io::Result<()>,
@@ -185,12 +191,12 @@ impl TemporaryFile {
         builder.prefix(PREFIX).suffix(".tmp");
         #[cfg(unix)]
         {
-            // Temporary files are private by default; an output is as readable as any file.
+            // Temporary files are private by default, but an output should be as readable as any file.
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(std::fs::Permissions::from_mode(0o666));
         }
         let (named, path) = noted(Kind::File, || builder.tempfile_in(folder), |file| file.path())?;
-        // Nobody can read or rename a file on Windows that is open for writing here.
+        // On Windows, nobody can read or rename a file that is open for writing here.
         let (mut file, named) = named.into_parts();
         let made = Self { file: Some(named), path };
         content(&mut file)?;
@@ -210,12 +216,12 @@ impl Drop for TemporaryFile {
     }
 }
 
-/// A folder that this process made and that goes again if nothing comes to lie in it.
+/// A new folder that is removed when dropped if it is empty.
 #[derive(Debug)]
 pub(crate) struct NewFolder(PathBuf);
 
 impl NewFolder {
-    /// Makes a folder where there is none.
+    /// Creates a folder. Returns `None` if it exists already.
     pub(crate) fn at(path: &Path) -> std::io::Result<Option<Self>> {
         if path.is_dir() {
             return Ok(None);

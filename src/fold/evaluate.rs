@@ -1,4 +1,4 @@
-//! Computing folded values in ONNX Runtime.
+//! Computation of folded values in ONNX Runtime.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +13,11 @@ use crate::onnx::{DataType, GraphProto, ModelProto, TensorProto, ValueInfoProto}
 use crate::runtime::{Optimization, Runtime, SessionOptions};
 
 impl Fold {
-    /// Computes the values for which `is_wanted` holds, and those of the same parts, where that has not been done.
-    /// ONNX Runtime is needed only if there are any.
+    /// Computes the values for which `is_wanted` holds and the other values of their parts, unless they are computed
+    /// already. ONNX Runtime is needed only if there are any.
     ///
     /// # Errors
-    /// ONNX Runtime is not found or refuses the nodes.
+    /// ONNX Runtime is not found or can't run the nodes.
     pub fn evaluate(
         &self,
         model: &Model,
@@ -31,7 +31,7 @@ impl Fold {
             }
             let runtime = runtime.ok_or_else(|| missing(model))?;
             let tensors = compute(model, graph, part, runtime)?;
-            // Another thread may have been faster; it computed the same.
+            // Another thread may have been faster. It computed the same values.
             let _ = part.tensors.set(tensors);
         }
         Ok(())
@@ -39,10 +39,10 @@ impl Fold {
 }
 
 fn missing(model: &Model) -> Error {
-    let text = "the network computes weights from constants, which needs ONNX Runtime; none is given";
+    let text = "the network computes weights from constants, which needs ONNX Runtime, but no runtime was found";
     Error::runtime_missing(text)
         .in_file(model.path())
-        .hint("install it with pip install onnxruntime, or name its library with --onnxruntime")
+        .hint("install it with `pip install onnxruntime`, or set the path of its library with --onnxruntime")
 }
 
 fn compute(
@@ -83,14 +83,14 @@ fn compute(
         ..ModelProto::default()
     };
     let options = SessionOptions {
-        // The nodes as they are, so that the weights are those that the network has computed all along.
+        // The nodes run as stored, so that the weights are exactly those that the original network computes.
         optimization: Optimization::None,
         external_data_folder: Some(model.data_folder()),
         ..SessionOptions::default()
     };
     let first = part.values.first().map(name).unwrap_or_default();
     let fail = |cause: String| {
-        let text = format!("weight {first:?}, which nodes compute from constants, can't be computed ahead: {cause}");
+        let text = format!("can't compute the weight {first:?} from constants ahead of time: {cause}");
         Error::unmet(text).in_file(model.path())
     };
     let mut session = runtime
@@ -102,12 +102,15 @@ fn compute(
         let name = name(value);
         let array = outputs.iter().find(|(output, _)| *output == name).map(|(_, array)| array);
         let tensor = array.and_then(|array| tensor_of(&name, array));
-        tensors.insert(*value, tensor.ok_or_else(|| fail("expected floating point numbers".to_owned()))?);
+        tensors.insert(
+            *value,
+            tensor.ok_or_else(|| fail("expected a floating-point result, found another type or none".to_owned()))?,
+        );
     }
     Ok(tensors)
 }
 
-/// A tensor of floating point numbers with the elements of an array.
+/// Converts an array to a floating-point tensor.
 fn tensor_of(name: &str, array: &Array) -> Option<TensorProto> {
     let dtype = match array.element_type() {
         ElementType::F32 => DataType::Float,

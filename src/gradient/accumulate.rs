@@ -1,12 +1,12 @@
 //! The sum of gradients over timesteps, with the loss threshold of Diff-Pruning.
 //!
-//! For t from small noise to large: `L_t` is the denoising loss at t with fixed `x_0` and noise, and
-//! `G = sum over the kept t of dL_t / dW`. A timestep is kept while its loss is at least `threshold` times the largest
-//! ("Structural Pruning for Diffusion Models", 2023, equation 8: `L_t / L_max > T`).
+//! For t from small noise to large, `L_t` is the denoising loss at t with fixed `x_0` and noise, and `G = sum over the
+//! kept t of dL_t / dW`. A timestep is kept if its loss is at least `threshold` times the largest ("Structural Pruning
+//! for Diffusion Models", 2023, equation 8: `L_t / L_max > T`).
 //!
-//! Over several ranks, each takes one timestep of a round of as many timesteps as there are ranks. They share the losses of
-//! the round before any of them adds its gradient, so that the threshold keeps what it keeps in one process, by losses of
-//! the same bits; only the sums, each of the timesteps of one rank, are grouped differently.
+//! With several ranks, timesteps are processed in rounds of one timestep per rank. The ranks share the losses of a
+//! round before any of them adds its gradient. The threshold therefore keeps the same timesteps as in one process,
+//! based on bit-identical losses. Only the grouping of the sums differs: each rank sums its own timesteps.
 
 mod rounds;
 
@@ -26,23 +26,23 @@ use super::{Precision, UseGradient};
 pub use rounds::Rounds;
 use rounds::{Judged, Rule, shared};
 
-/// What the loss is taken of: the network's inputs and the target at every timestep.
+/// The inputs of the loss: the network's inputs and the target at every timestep.
 pub trait Denoising {
-    /// The timesteps in the order in which they are visited, from small noise to large.
+    /// Returns the timesteps in the order in which they are visited, from small noise to large.
     fn timesteps(&self) -> &[f64];
 
-    /// The number of samples of the batch.
+    /// Returns the number of samples of the batch.
     fn batch(&self) -> usize;
 
-    /// What loss and gradient at the `at`-th timestep are multiplied with; 1 for networks that predict the noise.
+    /// Returns the factor of loss and gradient at the `at`-th timestep: 1 for networks that predict the noise.
     fn weight(&self, _at: usize) -> f64 {
         1.0
     }
 
-    /// All inputs of the gradient graph (the target among them) for some samples at the `at`-th timestep.
+    /// Returns all inputs of the gradient graph, including the target, for some samples at the `at`-th timestep.
     ///
     /// # Errors
-    /// An input that can't be made.
+    /// An input can't be generated.
     fn inputs(&self, at: usize, samples: Range<usize>) -> Result<Vec<(String, Array)>, Error>;
 }
 
@@ -51,25 +51,26 @@ pub trait Denoising {
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum ThresholdMode {
-    /// All before the first whose loss falls below the threshold times the largest so far, as the published code does.
+    /// All timesteps before the first whose loss is below the threshold times the largest loss so far, as in the
+    /// published code.
     #[default]
     Prefix,
-    /// Every one whose loss is not below the threshold times the largest of all, as the paper's formula says.
+    /// Every timestep whose loss is at least the threshold times the largest loss of all, as in the paper's formula.
     Mask,
 }
 
-/// How gradients are summed.
+/// The settings of a sum of gradients over timesteps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AccumulateOptions {
-    /// The threshold T; zero keeps every timestep.
+    /// The threshold T. Zero keeps every timestep.
     pub threshold: f64,
-    /// What the threshold keeps.
+    /// Which timesteps the threshold keeps.
     pub mode: ThresholdMode,
-    /// Whether the step at which a prefix ends is still summed, as in the published `ddpm_prune.py`.
+    /// Whether the timestep at which a prefix ends is still added, as in the published `ddpm_prune.py`.
     pub sums_last: bool,
-    /// Whether the squares of the gradients of every timestep are summed instead (the diagonal of the Fisher matrix).
+    /// Whether to sum the squares of each timestep's gradients instead (the diagonal of the Fisher matrix).
     pub squared: bool,
-    /// Samples in one run; the batch is divided into runs of this many.
+    /// Number of samples per run. The batch is divided into runs of this size.
     pub micro_batch: usize,
 }
 
@@ -80,43 +81,43 @@ pub struct LossPoint {
     pub t: f64,
     /// `L_t`, the mean over all elements of the batch.
     pub loss: f64,
-    /// Whether its gradient is in the sum.
+    /// Whether its gradient is part of the sum.
     pub kept: bool,
 }
 
 /// Gradients summed over timesteps.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Accumulated {
-    /// What the sums are the gradients by.
+    /// The uses of weights to which the sums belong.
     pub uses: Vec<UseGradient>,
-    /// `G` of every use, of the weight's own shape.
+    /// `G` of every use, with the shape of the weight.
     pub sums: Vec<Vec<f32>>,
     /// The losses in the order of the timesteps.
     pub curve: Vec<LossPoint>,
-    /// The timesteps that were visited, whether kept or not.
+    /// Number of timesteps that were visited, including those that were not kept.
     pub visited: usize,
-    /// Whether the sum is complete: all timesteps visited, or the prefix at its end.
+    /// Whether the sum is complete: all timesteps were visited, or the prefix has ended.
     pub complete: bool,
 }
 
 impl Accumulated {
-    /// Nothing summed yet.
+    /// Returns empty sums.
     pub fn new(uses: &[UseGradient]) -> Self {
         let sums = vec![Vec::new(); uses.len()];
         Self { uses: uses.to_vec(), sums, curve: Vec::new(), visited: 0, complete: false }
     }
 
-    /// The largest loss so far.
+    /// Returns the largest loss so far.
     pub fn largest_loss(&self) -> f64 {
         self.curve.iter().map(|point| point.loss).fold(0.0, f64::max)
     }
 
-    /// The number of timesteps in the sum.
+    /// Returns the number of timesteps in the sum.
     pub fn kept(&self) -> usize {
         self.curve.iter().filter(|point| point.kept).count()
     }
 
-    /// Adds the sums of all ranks; each gets the same.
+    /// Replaces the sums of every rank by the total over all ranks.
     ///
     /// # Errors
     /// A rank has ended.
@@ -124,7 +125,7 @@ impl Accumulated {
         if ranks.size() == 1 {
             return Ok(());
         }
-        // A rank that kept no timestep knows no lengths.
+        // A rank that kept no timestep does not know the lengths.
         let lengths: Vec<f64> = self.sums.iter().map(|values| values.len() as f64).collect();
         let all = shared(ranks, &lengths)?;
         for (at, values) in self.sums.iter_mut().enumerate() {
@@ -136,37 +137,37 @@ impl Accumulated {
     }
 }
 
-/// A sum at a timestep that was just visited.
+/// The state of a sum after a visited timestep.
 #[derive(Debug)]
 pub struct Visited<'a> {
     sum: &'a mut Accumulated,
     gradients: &'a mut GradientSum,
     model: &'a Model,
     ranks: &'a dyn Collective,
-    /// The sum of all ranks, once it was asked for.
+    /// The total over all ranks, after [`Visited::sum`] was called.
     total: Option<Accumulated>,
 }
 
 impl Visited<'_> {
-    /// The number of timesteps that were visited.
+    /// Returns the number of timesteps that were visited.
     pub fn visited(&self) -> usize {
         self.sum.visited
     }
 
-    /// The losses up to here.
+    /// Returns the losses so far.
     pub fn curve(&self) -> &[LossPoint] {
         &self.sum.curve
     }
 
-    /// The number of timesteps in the sum.
+    /// Returns the number of timesteps in the sum.
     pub fn kept(&self) -> usize {
         self.sum.kept()
     }
 
-    /// The sum up to here. If it is on a device, all of it is copied from there. All ranks ask for it, or none.
+    /// Returns the sum so far. Copies it from the device if it is kept there. Either all ranks call this or none.
     ///
     /// # Errors
-    /// The copy fails; a rank has ended.
+    /// The copy fails, or a rank has ended.
     pub fn sum(&mut self) -> Result<&Accumulated, Error> {
         self.gradients.read(self.model, &mut self.sum.sums)?;
         if self.ranks.size() == 1 {
@@ -178,11 +179,11 @@ impl Visited<'_> {
     }
 }
 
-/// Computes losses alone: a gradient graph without wanted weights gives them at the price of a forward pass. Every rank
-/// takes one timestep of each round, and gets the losses of all.
+/// Computes only losses. A gradient graph without wanted weights computes them at the cost of a forward pass. Every
+/// rank computes one timestep of each round, and gets the losses of all ranks.
 ///
 /// # Errors
-/// A run fails, or a loss is not a number; a rank has ended.
+/// A run fails, a loss is not finite, or a rank has ended.
 pub fn losses(
     ranks: &dyn Collective,
     pass: &mut GradientPass,
@@ -215,10 +216,10 @@ pub fn losses(
     Ok(losses)
 }
 
-/// Sums gradients over timesteps in one process: [`accumulate_over`] without others.
+/// Sums gradients over timesteps in one process, see [`accumulate_over`].
 ///
 /// # Errors
-/// A run fails, or a loss is not a number.
+/// A run fails, or a loss is not finite.
 pub fn accumulate(
     pass: &mut GradientPass,
     model: &Model,
@@ -231,15 +232,16 @@ pub fn accumulate(
     accumulate_over(&Rounds { ranks: &Alone, ends_at: None }, pass, model, task, (options, known), sum, step)
 }
 
-/// Sums gradients over timesteps, from where `sum` stands. The options come with the losses of all timesteps where there
-/// are any, for [`ThresholdMode::Mask`]. `step` is called after every round of timesteps, one for each rank, and may end
-/// the sum, on all ranks alike. Where the pass keeps gradients on a device, the sum is made there and copied at the end, or
-/// when `step` asks for it.
+/// Sums gradients over timesteps, starting from the state of `sum`. `options` comes with the losses of all timesteps if
+/// they are known, as [`ThresholdMode::Mask`] needs. `step` is called after every round of timesteps, one per rank, and
+/// may stop the sum on all ranks. If the pass keeps gradients on a device, they are summed there. The sum is copied at
+/// the end, and whenever `step` calls [`Visited::sum`].
 ///
-/// At the end every rank has the losses of all timesteps, and the sum of its own: [`Accumulated::reduce`] adds them.
+/// At the end, every rank has the losses of all timesteps and the sum of its own timesteps. [`Accumulated::reduce`]
+/// adds up the sums.
 ///
 /// # Errors
-/// A run fails, or a loss is not a number; a rank has ended.
+/// A run fails, a loss is not finite, or a rank has ended.
 pub fn accumulate_over(
     rounds: &Rounds<'_>,
     pass: &mut GradientPass,
@@ -258,7 +260,8 @@ pub fn accumulate_over(
         let own = at - round.start;
         let largest = sum.largest_loss();
         let judged = OnceCell::new();
-        // Shares the losses of the round, when the own one is known; only then it is known what counts.
+        // Shares the losses of the round once this rank's loss is known. Only then is it known which timesteps are
+        // kept.
         let judge = |loss: f64| -> &Result<Judged, Error> {
             judged.get_or_init(|| Ok(rule.judge(&round, rounds.share(&round, loss)?, largest)))
         };
@@ -266,7 +269,7 @@ pub fn accumulate_over(
         gradients.begin_step();
         let mut loss = 0.0;
         if !round.contains(&at) || rule.skips(at) {
-            // There is nothing to compute.
+            // This rank has nothing to compute.
         } else if options.micro_batch >= task.batch() {
             let inputs = pass.needed(task.inputs(at, 0..task.batch())?);
             let (share, squared) = (task.weight(at) as f32, options.squared);
@@ -301,7 +304,7 @@ pub fn accumulate_over(
     gradients.read(model, &mut sum.sums)
 }
 
-/// A batch in runs of at most `size` samples.
+/// Divides a batch into runs of at most `size` samples.
 fn micro_batches(batch: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
     let size = size.clamp(1, batch.max(1));
     (0..batch).step_by(size).map(move |start| start..(start + size).min(batch))
@@ -312,8 +315,8 @@ fn checked(pass: &GradientPass, model: &Model, t: f64, loss: f64) -> Result<f64,
         return Ok(loss);
     }
     let hint = match pass.precision() {
-        Precision::Float32 => "check which input was taken for what, the range of the data and the noise schedule",
-        Precision::Float16 => "values of the network may be too large for float16: run with --precision float32",
+        Precision::Float32 => "check the roles of the inputs, the value range of the data and the noise schedule",
+        Precision::Float16 => "activations may be too large for float16; run with --precision float32",
     };
     Err(Error::unmet(format!("the denoising loss at timestep {t} is {loss}")).in_file(model.path()).hint(hint))
 }
@@ -323,7 +326,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_is_divided_into_whole_runs_and_a_rest() {
+    fn the_last_run_of_a_batch_holds_the_remaining_samples() {
         let ranges: Vec<_> = micro_batches(5, 2).collect();
         assert_eq!(ranges, [0..2, 2..4, 4..5]);
         assert_eq!(micro_batches(3, 8).next(), Some(0..3));

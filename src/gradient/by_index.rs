@@ -1,7 +1,9 @@
-//! Sums over all that a channel holds, in the graph: what is linear in the gradient leaves the graph as a vector.
+//! Sums per channel within the gradient graph. A criterion that is linear in the gradient needs only a vector from the
+//! graph.
 //!
-//! With `G_i` the gradient at timestep i, a criterion that needs `sum over elements of w (sum over i of G_i)` alone gets the
-//! same from `sum over i of (sum over elements of w G_i)`. What takes absolute values or squares of elements does not.
+//! Let `G_i` be the gradient at timestep i. A criterion that needs only `sum over elements of w (sum over i of G_i)`
+//! gets the same result from `sum over i of (sum over elements of w G_i)`. This does not hold for absolute values or
+//! squares of elements.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +12,9 @@ use crate::onnx::attr_int;
 use crate::operator::gradient::Tape;
 
 impl Tape {
-    /// Replaces the gradient by every use in `wanted` by the sums of weight times gradient over all axes but one, for each of
-    /// the axes named; drops those by other uses. `shape` tells the shape of a weight.
+    /// Replaces the gradient with respect to every use in `wanted` by sums of weight times gradient: for each of the
+    /// use's axes, the sums over all other axes. Drops the gradients of other uses. `shape` returns the shape of a
+    /// weight.
     pub(super) fn sum_by_index(
         &mut self,
         graph: &Graph,
@@ -22,7 +25,7 @@ impl Tape {
             let Some(axes) = wanted.get(&reader) else { continue };
             let rank = shape(value).len();
             let product = self.builder.add("Mul", &[&graph.values[value].name, &gradient], vec![]);
-            // What no axis keeps is summed once for all of them.
+            // Axes that no result keeps are summed once for all results.
             let others: Vec<usize> = (0..rank).filter(|axis| !axes.contains(axis)).collect();
             let kept = self.reduce_sum(&product, &others, false);
             let sums: Vec<String> = axes

@@ -1,7 +1,7 @@
-//! Checkpoints: the sums of a long run, saved so that it can go on after a kill.
+//! Checkpoints: the sums of a long run, saved so that the run can be resumed after a kill.
 //!
-//! A checkpoint is an `.npz` file: `fingerprint` (bytes of a text that names model, data and options), `curve`
-//! (`[visited, 3]`: t, loss, kept), and one array per weight use.
+//! A checkpoint is an `.npz` file with `fingerprint` (the bytes of a text that describes model, data and options),
+//! `curve` (`[visited, 3]`: t, loss, kept), `complete` (whether the run is done), and one array per weight use.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::npz::ArrayFile;
 
 use super::accumulate::{Accumulated, LossPoint};
 
-/// Where a run saves its sums.
+/// The file in which a run saves its sums.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
@@ -21,19 +21,22 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// A checkpoint at `path` of the run that `fingerprint` describes.
+    /// Returns a checkpoint at `path` for the run that `fingerprint` describes.
     ///
     /// # Errors
     /// The folder does not exist.
     pub fn new(path: &Path, fingerprint: &str) -> Result<Self, Error> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         if !folder.is_dir() {
-            return Err(Error::io(path, format!("can't be written: there is no folder {}", folder.display())));
+            return Err(Error::io(
+                path,
+                format!("can't be written: there is no folder {}; create it or choose another path", folder.display()),
+            ));
         }
         Ok(Self { path: path.to_owned(), fingerprint: fingerprint.as_bytes().to_vec() })
     }
 
-    /// Saves the sums, beside the old checkpoint first and then in its place.
+    /// Saves the sums to a temporary file, which then replaces the old checkpoint.
     ///
     /// # Errors
     /// The file can't be written.
@@ -53,17 +56,17 @@ impl Checkpoint {
         crate::files::write_file(&self.path, &bytes)
     }
 
-    /// Continues from the saved sums; starts from nothing where there are none.
+    /// Loads the saved sums. Leaves `sum` unchanged if the file does not exist.
     ///
     /// # Errors
-    /// The file can't be read or belongs to another run.
+    /// The file can't be read, or was written by another run.
     pub fn load(&self, sum: &mut Accumulated) -> Result<(), Error> {
         if !self.path.exists() {
             return Ok(());
         }
         let fail = |text: &str| {
             Error::unreadable(&self.path, text.to_owned())
-                .hint("run without --resume, or with the options of the first run")
+                .hint("run without --resume, or with the model, data and options of the run that wrote the checkpoint")
         };
         let mut file = ArrayFile::open(&self.path).map_err(|error| Error::unreadable(&self.path, error.to_string()))?;
         check_size(&file).map_err(|error| error.in_file(&self.path))?;
@@ -72,14 +75,16 @@ impl Checkpoint {
         let of = |name: &str| arrays.get(name).map(|array| &array.data);
         match of("fingerprint") {
             Some(ArrayData::U8(found)) if *found == self.fingerprint => {}
-            Some(_) => return Err(fail("the checkpoint belongs to another model, other data or other options")),
-            None => return Err(fail("not a checkpoint")),
+            Some(_) => return Err(fail("the checkpoint was written with another model, other data or other options")),
+            None => return Err(fail("not a checkpoint: the array `fingerprint` is missing")),
         }
-        let Some(curve) = arrays.get("curve").map(Array::to_f64) else { return Err(fail("not a checkpoint")) };
+        let Some(curve) = arrays.get("curve").map(Array::to_f64) else {
+            return Err(fail("not a checkpoint: the array `curve` is missing"));
+        };
         let mut sums = Vec::new();
         for at in 0..sum.uses.len() {
             let Some(ArrayData::F32(values)) = of(&format!("sum_{at}")) else {
-                return Err(fail("the checkpoint lacks a gradient"));
+                return Err(fail(&format!("not a checkpoint of this run: the float32 array `sum_{at}` is missing")));
             };
             sums.push(values.clone());
         }
@@ -95,9 +100,9 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Removes the file; the run is done.
+    /// Removes the file at the end of a run.
     pub fn remove(&self) {
-        // One that is not there needs no removing, and one that stays does no harm.
+        // A missing file needs no removal, and a file that can't be removed does no harm.
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -114,7 +119,7 @@ mod tests {
     use crate::gradient::UseGradient;
 
     #[test]
-    fn a_run_goes_on_where_it_was_saved_and_refuses_another() {
+    fn a_run_resumes_from_its_checkpoint_and_rejects_that_of_another_run() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sums.npz");
         let uses = [UseGradient { value: 3, node: 1, slot: 1, output: "g".to_owned(), axes: Vec::new() }];

@@ -9,7 +9,7 @@ use crate::graph::{Graph, Node, NodeId, ValueId};
 use crate::operator::Operator;
 use crate::operator::gradient::{GradientCx, Tape};
 
-/// Nodes that some values are computed from.
+/// Returns the nodes on which some values depend.
 pub(super) fn ancestors(graph: &Graph, values: &[ValueId]) -> BTreeSet<NodeId> {
     let mut nodes = BTreeSet::new();
     let mut open = values.to_vec();
@@ -18,14 +18,14 @@ pub(super) fn ancestors(graph: &Graph, values: &[ValueId]) -> BTreeSet<NodeId> {
             && nodes.insert(node)
         {
             open.extend(graph.nodes[node].inputs.iter().flatten());
-            // What a subgraph reads from outside is an input of its node as well.
+            // Values that a subgraph captures are inputs of its node as well.
             open.extend((0..graph.values.len()).filter(|value| graph.values[*value].captured_by.contains(&node)));
         }
     }
     nodes
 }
 
-/// Differentiates the needed nodes from the last to the first, from the gradients that the loss has given its values.
+/// Differentiates the needed nodes from last to first, starting with the gradients that the loss has seeded.
 pub(super) fn differentiate(network: &Network<'_>, tape: &mut Tape, needed: &BTreeSet<NodeId>) -> Result<(), Error> {
     let depends = depends(network, tape);
     for node in network.graph.nodes.iter().rev().filter(|node| needed.contains(&node.id)) {
@@ -34,7 +34,8 @@ pub(super) fn differentiate(network: &Network<'_>, tape: &mut Tape, needed: &BTr
     Ok(())
 }
 
-/// Whether a value changes, as a floating point number or what stands for one, with a wanted weight or value.
+/// Returns for each value whether it depends on a wanted weight or value, as a floating-point number or its quantised
+/// form.
 fn depends(network: &Network<'_>, tape: &Tape) -> Vec<bool> {
     let Network { graph, operators, facts, .. } = *network;
     let mut depends = vec![false; graph.values.len()];
@@ -69,7 +70,7 @@ fn differentiate_node(network: &Network<'_>, depends: &[bool], tape: &mut Tape, 
     let result = operators.of(node.id).and_then(|op| op.gradient(&mut cx));
     tape.end();
     result.map_err(|cause| {
-        // Of a fused node, why it could not be lowered says more.
+        // For a fused node, the reason why it could not be lowered is more informative.
         let origin = network.lowered.origins[node.id];
         let cause = network.lowered.refused.get(&origin).unwrap_or(&cause);
         let node = &network.original.nodes[origin];
@@ -78,9 +79,9 @@ fn differentiate_node(network: &Network<'_>, depends: &[bool], tape: &mut Tape, 
             .iter()
             .map(|value| value.and_then(|v| facts.values[v].as_ref()).map_or("-".to_owned(), |fact| fact.describe()))
             .collect();
-        Error::unsupported(format!("no gradient passes this node: {cause}; inputs: {}", shapes.join(", ")))
+        Error::unsupported(format!("can't differentiate this node: {cause}; its inputs are: {}", shapes.join(", ")))
             .in_file(model.path())
             .at_node(&node.name, node.op())
-            .hint("score with --criterion magnitude, or exclude what lies before the node with --keep")
+            .hint("use --criterion magnitude, or exclude the weights before the node with --keep")
     })
 }

@@ -1,7 +1,7 @@
-//! The forward pass in float32: half and double precision weights, constants and casts are read as float32.
+//! The forward pass in float32: weights, constants and casts of half or double precision become float32.
 //!
-//! Sums of products of half precision gradients lose most of their digits, and not every execution provider has
-//! half precision kernels, so gradients are taken in float32 unless [`super::Precision`] asks for other factors.
+//! Sums of products of half precision gradients lose most of their digits, and not every execution provider has half
+//! precision kernels. Gradients are therefore computed in float32 unless [`super::Precision`] asks for other factors.
 
 use crate::error::Error;
 use crate::graph::fact::is_float;
@@ -9,16 +9,16 @@ use crate::graph::model::Model;
 use crate::onnx::floats::Floats;
 use crate::onnx::{DataType, GraphProto, NodeProto, TensorProto, type_proto};
 
-/// The element type in which values of type `dtype` are computed.
+/// Returns the element type in which values of type `dtype` are computed.
 pub(crate) fn widened_type(dtype: DataType) -> DataType {
     if is_float(dtype) { DataType::Float } else { dtype }
 }
 
-/// The node with every tensor and every element type among its attributes, those of its bodies included, in float32.
+/// Returns the node with every tensor and element type in its attributes converted to float32, including its bodies.
 pub(crate) fn widened_node(model: &Model, node: &NodeProto) -> Result<NodeProto, Error> {
     let mut node = node.clone();
     for attribute in &mut node.attribute {
-        // `to` and `dtype` hold element types in every operator of the standard that has them.
+        // In every standard operator that has them, `to` and `dtype` hold element types.
         if let (true, Some(code)) = (["to", "dtype"].contains(&attribute.name.as_str()), attribute.i) {
             let dtype = i32::try_from(code).ok().and_then(|code| DataType::try_from(code).ok());
             attribute.i = Some(dtype.map_or(code, |dtype| widened_type(dtype) as i64));
@@ -33,7 +33,7 @@ pub(crate) fn widened_node(model: &Model, node: &NodeProto) -> Result<NodeProto,
     Ok(node)
 }
 
-/// Everything in the body of an If, Loop or Scan in float32.
+/// Converts everything in the body of an If, Loop or Scan to float32.
 fn widen_body(model: &Model, body: &mut GraphProto) -> Result<(), Error> {
     for node in &mut body.node {
         *node = widened_node(model, node)?;
@@ -52,8 +52,8 @@ fn widen_body(model: &Model, body: &mut GraphProto) -> Result<(), Error> {
     Ok(())
 }
 
-/// The tensor in float32 if its elements are floating point numbers of another size; external data that is float32
-/// stays where it is.
+/// Converts a tensor to float32 if it has another floating-point type. External data that is float32 already is not
+/// copied.
 pub(crate) fn widened_tensor(model: &Model, tensor: &TensorProto) -> Result<TensorProto, Error> {
     let dtype = tensor.element_type();
     if widened_type(dtype) == dtype {
@@ -63,7 +63,7 @@ pub(crate) fn widened_tensor(model: &Model, tensor: &TensorProto) -> Result<Tens
         .map_or_else(|| tensor.clone(), |values| TensorProto::of_floats(&tensor.name, &values, &tensor.dims)))
 }
 
-/// The elements of a tensor of floating point numbers; `None` for other types.
+/// Returns the elements of a floating-point tensor. `None`: the tensor has another type.
 pub(super) fn floats(model: &Model, tensor: &TensorProto) -> Result<Option<Vec<f32>>, Error> {
     let bytes = model.tensor_bytes(tensor)?;
     Ok(Floats::of(tensor.element_type(), &bytes).map(Floats::to_f32))

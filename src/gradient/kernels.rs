@@ -1,10 +1,10 @@
-//! The choice of our own kernels for the CPU, after differentiation.
+//! The choice of this tool's CPU kernels, after differentiation.
 //!
-//! Differentiation emits standard operators alone, and its tape says what it gave to every input of every node. Each pattern
-//! finds regions of the network that a kernel of [`crate::kernels`] computes; what the region was given by the standard
-//! operators then comes from the kernel, under the same name, and so does what the region computes in the forward pass.
-//! What nothing reads any more goes when the graph is assembled. Operators describe themselves as [`Part`]s, so that no
-//! pattern names one.
+//! Differentiation emits only standard operators. Its tape records the gradient that each input of every node got. Each
+//! pattern finds regions of the network that a kernel of [`crate::kernels`] can compute. The kernel then computes the
+//! region's gradients under the same names, instead of the standard operators, and the region's output in the forward
+//! pass. Nodes without readers are dropped when the graph is assembled. Operators describe themselves as [`Part`]s, so
+//! that no pattern names an operator.
 
 mod chain;
 mod norm;
@@ -21,7 +21,8 @@ use crate::onnx::{AttributeProto, NodeProto};
 use crate::operator::gradient::{Given, Step, Tape};
 use crate::operator::part::{Part, PartCx};
 
-/// Patterns in the order in which they are tried at every node: a chain that ends there before its last part alone.
+/// The patterns in the order in which they are tested at every node: a whole chain that ends at the node before its
+/// last part.
 const PATTERNS: &[fn(&mut Choice<'_, '_>, &Step) -> Option<()>] = &[
     chain::with_silu,
     silu::of_product,
@@ -32,8 +33,8 @@ const PATTERNS: &[fn(&mut Choice<'_, '_>, &Step) -> Option<()>] = &[
     winograd::tiles,
 ];
 
-/// Puts kernels in the place of what standard operators compute. The first `forward` nodes of the tape are the forward
-/// pass. Returns how many are that now.
+/// Replaces computations of standard operators with kernels. The first `forward` nodes of the tape are the forward
+/// pass. Returns the number of nodes in the new forward pass.
 pub(super) fn choose(network: &Network<'_>, tape: &mut Tape, forward: usize) -> usize {
     let step_of = tape.steps.iter().enumerate().map(|(at, step)| (step.node, at)).collect();
     let mut choice = Choice {
@@ -51,21 +52,21 @@ pub(super) fn choose(network: &Network<'_>, tape: &mut Tape, forward: usize) -> 
             let _ = PATTERNS.iter().find_map(|pattern| pattern(&mut choice, &step));
         }
     }
-    choice.put_in(forward)
+    choice.insert_nodes(forward)
 }
 
 struct Choice<'n, 't> {
     network: &'n Network<'n>,
     tape: &'t mut Tape,
-    /// The place of every differentiated node among the steps of the tape.
+    /// The index of every differentiated node's step on the tape.
     step_of: HashMap<NodeId, usize>,
-    /// Nodes of regions for which kernels stand in.
+    /// Nodes of regions that kernels replace.
     covered: HashSet<NodeId>,
-    /// New nodes, by the place on the tape in front of which they go.
+    /// New nodes, by the position on the tape before which they are inserted.
     inserted: BTreeMap<usize, Vec<NodeProto>>,
-    /// New nodes of the forward pass, by the name of the value that they compute in place of the node that did.
+    /// New nodes of the forward pass, by the name of the value whose node they replace.
     computed: HashMap<String, Vec<NodeProto>>,
-    /// Where on the tape the nodes begin that are being emitted.
+    /// Position on the tape of the first node that the current pattern emits.
     start: usize,
 }
 
@@ -82,13 +83,13 @@ impl<'n> Choice<'n, '_> {
         self.network.shape(value)
     }
 
-    /// What a node is to the patterns.
+    /// Returns how the patterns see a node.
     fn part(&self, node: NodeId) -> Option<Part> {
         let cx = PartCx { node: self.node(node), facts: self.network.facts };
         self.network.operators.get(node)?.part(&cx)
     }
 
-    /// The node that computes a value as its output 0.
+    /// Returns the node that computes a value as its output 0.
     fn producer(&self, value: ValueId) -> Option<&'n Node> {
         match self.network.graph.values[value].producer {
             Some((node, 0)) => Some(self.node(node)),
@@ -96,7 +97,7 @@ impl<'n> Choice<'n, '_> {
         }
     }
 
-    /// Whether these nodes alone read a value: neither others nor the loss, and its gradient is not asked for.
+    /// Returns whether only these nodes use a value: no other node, not the loss, and no request for its gradient.
     fn is_read_only_by(&self, value: ValueId, nodes: &[NodeId]) -> bool {
         let of_graph = &self.network.graph.values[value];
         let is_inner = !of_graph.is_output && of_graph.captured_by.is_empty();
@@ -104,14 +105,14 @@ impl<'n> Choice<'n, '_> {
         is_inner && is_free && of_graph.consumers.iter().all(|(node, _)| nodes.contains(node))
     }
 
-    /// What input `slot` of a node was given.
+    /// Returns the gradient that input `slot` of a node got.
     fn given(&self, node: NodeId, slot: usize) -> Option<&Given> {
         self.tape.steps[*self.step_of.get(&node)?].given.iter().find(|given| given.slot == slot)
     }
 
-    /// Emits, in front of what `step` emitted, nodes that give what these nodes gave. Within `emit`,
-    /// [`Choice::take_over`] says what of it.
-    fn stand_in(&mut self, step: &Step, region: &[NodeId], emit: impl FnOnce(&mut Self)) {
+    /// Replaces the gradients of the nodes in `region` with nodes that `emit` adds, inserted before the nodes that
+    /// `step` emitted. `emit` calls [`Choice::take_over`] for every gradient that it replaces.
+    fn replace(&mut self, step: &Step, region: &[NodeId], emit: impl FnOnce(&mut Self)) {
         self.start = self.tape.builder.nodes.len();
         emit(self);
         let nodes = self.tape.builder.nodes.split_off(self.start);
@@ -119,8 +120,8 @@ impl<'n> Choice<'n, '_> {
         self.covered.extend(region);
     }
 
-    /// Lets `output`, of a node just emitted, take the name of what input `slot` of a node was given, if one of the `region`
-    /// computed that. Where it passed on what something else computes, that remains.
+    /// Renames `output`, of a node just emitted, to the gradient of input `slot` of a node, if a step of the `region`
+    /// computed that gradient. A gradient that was only passed on from another node remains unchanged.
     fn take_over(&mut self, region: &[NodeId], node: NodeId, slot: usize, output: &str) {
         let Some(name) = self.given(node, slot).map(|given| given.name.clone()) else { return };
         let steps = region.iter().filter_map(|node| self.step_of.get(node));
@@ -135,7 +136,7 @@ impl<'n> Choice<'n, '_> {
         }
     }
 
-    /// Takes what input `slot` of a node was given out of the sum that it entered.
+    /// Removes the gradient of input `slot` of a node from the sum to which it was added.
     fn withdraw(&mut self, node: NodeId, slot: usize) {
         let Some(Given { value, name, .. }) = self.given(node, slot).cloned() else { return };
         let Some(total) = self.tape.totals.get(&value).copied() else { return };
@@ -146,8 +147,8 @@ impl<'n> Choice<'n, '_> {
         }
     }
 
-    /// Lets the forward pass compute the value `output` by the nodes that `emit` adds, the last of which computes the value
-    /// whose name `emit` returns.
+    /// Replaces the forward computation of the value `output` with the nodes that `emit` adds. `emit` returns the name
+    /// of the value that its last node computes.
     fn compute(&mut self, output: &str, emit: impl FnOnce(&mut Self) -> String) {
         let start = self.tape.builder.nodes.len();
         let value = emit(self);
@@ -168,8 +169,8 @@ impl<'n> Choice<'n, '_> {
         outputs
     }
 
-    /// Writes all new nodes to the tape. Returns how many of the nodes are the forward pass now.
-    fn put_in(mut self, forward: usize) -> usize {
+    /// Writes all new nodes to the tape. Returns the number of nodes in the new forward pass.
+    fn insert_nodes(mut self, forward: usize) -> usize {
         let mut nodes = Vec::with_capacity(self.tape.builder.nodes.len());
         let mut now_forward = 0;
         for (at, node) in std::mem::take(&mut self.tape.builder.nodes).into_iter().enumerate() {

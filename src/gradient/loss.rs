@@ -1,4 +1,4 @@
-//! What is differentiated: a loss made of terms.
+//! The loss that is differentiated, as a sum of terms.
 
 use std::collections::BTreeMap;
 
@@ -8,59 +8,61 @@ use crate::error::Error;
 use crate::graph::ValueId;
 use crate::operator::gradient::signed_shape;
 
-/// A term of a loss: a value of the network compared with a given one.
+/// A term of a loss: the distance between a value of the network and a target.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LossTerm {
     /// The name of the value: an output of the network, or any value within it.
     pub value: String,
-    /// Channels that are compared: the first of axis 1; all where `None`.
+    /// Number of channels that are compared: the first channels of axis 1. `None`: all channels.
     pub channels: Option<i64>,
-    /// Axis 0 has as many equal parts of neighbouring rows, of which only the first is compared (but see
-    /// [`Distance::SquaredSlope`]); at least one.
+    /// Number of equal parts of consecutive rows into which axis 0 is divided, at least one. Only the first part is
+    /// compared (but see [`Distance::SquaredSlope`]).
     pub parts: i64,
-    /// The graph input that takes what the value is compared with: float32, of the shape of what is compared. Terms may
-    /// share an input.
+    /// The graph input for the target: float32, with the shape of the compared part of the value. Terms may share an
+    /// input.
     pub target: String,
-    /// How the two are compared.
+    /// The distance between the two.
     pub distance: Distance,
-    /// What the term is multiplied by.
+    /// The factor of the term.
     pub weight: f64,
-    /// The graph input that takes a weight for every sample, float32 `[N]` with N the size of axis 0; each sample's mean
-    /// (or inner product) is multiplied by its weight before the mean (or sum) over samples.
+    /// The graph input for one weight per sample: float32 `[N]`, where N is the size of axis 0. Each sample's mean (or
+    /// inner product) is multiplied by its weight before the mean (or sum) over samples. `None`: all samples have
+    /// weight one.
     pub sample_weights: Option<String>,
 }
 
-/// How a value v is compared with a given one y.
+/// A distance between a value v and a target y.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Distance {
     /// The mean of `(v - y)^2` over all elements.
     Squared,
-    /// The mean over all elements of `d^2 / 2` where `|d| <= delta`, else `delta (|d| - delta / 2)`, with `d = v - y` (Huber,
-    /// 1964).
+    /// The mean over all elements of `d^2 / 2` if `|d| <= delta`, else of `delta (|d| - delta / 2)`, with `d = v - y`
+    /// (Huber, 1964).
     Huber {
-        /// Where the square turns into a line; more than zero.
+        /// The difference at which the quadratic part ends and the linear part begins. Greater than zero.
         delta: f32,
     },
     /// The sum of `v y` over all elements. Its gradient is the product of the transposed Jacobian with y.
     InnerProduct,
-    /// How much the value changes with what it is computed from. It has three parts, `v(x)`, `v(x + h u)` and `v(x - h u)`, of N
-    /// rows each: the mean over rows of `(|s|^2 - y)^2`, with `s = (v(x + h u) - v(x - h u)) / (2 h)` and one number y for every
-    /// row. The target is `[N]`; the first part is not looked at.
+    /// The deviation of a squared directional derivative from a target. The value has three parts of N rows each:
+    /// `v(x)`, `v(x + h u)` and `v(x - h u)`. The distance is the mean over rows of `(|s|^2 - y)^2`, with the central
+    /// difference `s = (v(x + h u) - v(x - h u)) / (2 h)` and one number y per row. The target has shape `[N]`. The
+    /// first part is ignored.
     SquaredSlope {
-        /// `h`, more than zero.
+        /// The step size `h`, greater than zero.
         step: f32,
     },
 }
 
 impl Distance {
-    /// Whether this is [`Distance::SquaredSlope`].
-    fn is_of_slopes(self) -> bool {
+    /// Returns whether this is [`Distance::SquaredSlope`].
+    fn is_squared_slope(self) -> bool {
         matches!(self, Self::SquaredSlope { .. })
     }
 }
 
 impl LossTerm {
-    /// The mean squared difference of a value to the input [`TARGET`].
+    /// Returns the mean squared difference between a value and the input [`TARGET`].
     pub fn squared(value: impl Into<String>) -> Self {
         Self {
             value: value.into(),
@@ -77,18 +79,18 @@ impl LossTerm {
 /// A term in a gradient graph.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TermInput {
-    /// The scalar output that holds the term, times its weight; [`LOSS`] where the loss was not given as terms.
+    /// The scalar output with the term times its weight. It is [`LOSS`] if the loss was not given as terms.
     pub output: String,
-    /// The input that the value is compared with.
+    /// The graph input for the target.
     pub target: String,
-    /// Its shape.
+    /// The shape of the target.
     pub target_shape: Vec<i64>,
-    /// The input with a weight for every sample.
+    /// The graph input for one weight per sample. `None`: all samples have weight one.
     pub sample_weights: Option<String>,
 }
 
 impl TermInput {
-    /// All inputs that the terms add to a graph, with their shapes, each once.
+    /// Returns all inputs that the terms add to a graph, with their shapes, each once.
     pub(super) fn inputs(terms: &[Self]) -> Vec<(String, Vec<i64>)> {
         let mut inputs: Vec<(String, Vec<i64>)> = Vec::new();
         for term in terms {
@@ -104,33 +106,33 @@ impl TermInput {
     }
 }
 
-/// A term whose value has been found in the network.
+/// A term whose value was found in the network.
 #[derive(Clone, Debug)]
 pub(super) struct FoundTerm {
     pub(super) term: LossTerm,
     pub(super) value: ValueId,
     /// The shape of the value.
     pub(super) shape: Vec<i64>,
-    /// The shape of what is looked at of it: the first channels, the first rows.
+    /// The shape of the part that the loss uses: the first channels and the first rows.
     pub(super) compared: Vec<i64>,
     pub(super) input: TermInput,
 }
 
 impl FoundTerm {
-    /// Elements that are compared.
+    /// Returns the number of elements that are compared.
     pub(super) fn count(&self) -> i64 {
         self.input.target_shape.iter().product::<i64>().max(1)
     }
 
-    /// What the gradient of the whole by the value is divided by, about: the scale at which it does not vanish.
+    /// Returns the estimated loss scale that prevents underflow: about the inverse of the gradient with respect to the
+    /// value.
     pub(super) fn scale(&self) -> f64 {
         let count = if self.term.distance == Distance::InnerProduct { 1.0 } else { self.count() as f64 };
         if self.term.weight == 0.0 { count } else { count / self.term.weight.abs() }
     }
 }
 
-/// Finds the values of some terms, and checks that what they need can be had. `is_default` where the caller gave no
-/// terms.
+/// Finds the values of some terms and checks the terms. `is_default`: the caller gave no terms.
 pub(super) fn find(network: &Network<'_>, terms: &[LossTerm], is_default: bool) -> Result<Vec<FoundTerm>, Error> {
     let in_file = |error: Error| error.in_file(network.model.path());
     let mut found = Vec::with_capacity(terms.len());
@@ -140,14 +142,15 @@ pub(super) fn find(network: &Network<'_>, terms: &[LossTerm], is_default: bool) 
         let term = found_term(network, term, output).map_err(in_file)?;
         for (name, shape) in TermInput::inputs(std::slice::from_ref(&term.input)) {
             if network.graph.value(&name).is_some() {
-                let text = format!("expected a name for an input of the loss that no value has, found {name:?}");
+                let text = format!("the input {name:?} of the loss has the name of a value of the network");
                 return Err(in_file(Error::usage(text).hint("choose another name")));
             }
             match shapes.get(&name) {
                 Some(other) if *other != shape => {
-                    let text =
-                        format!("input {name:?} of the loss has shape {other:?} in one term, {shape:?} in another");
-                    return Err(in_file(Error::usage(text).hint("give every shape a name of its own")));
+                    let text = format!(
+                        "the input {name:?} of the loss has shape {other:?} in one term and {shape:?} in another"
+                    );
+                    return Err(in_file(Error::usage(text).hint("use a different name for each shape")));
                 }
                 _ => shapes.insert(name, shape),
             };
@@ -160,12 +163,12 @@ pub(super) fn find(network: &Network<'_>, terms: &[LossTerm], is_default: bool) 
 fn found_term(network: &Network<'_>, term: &LossTerm, output: String) -> Result<FoundTerm, Error> {
     let (name, graph) = (&term.value, network.graph);
     let value = graph.value(name).ok_or_else(|| {
-        Error::usage(format!("expected a value of the network in the loss, found {name:?}"))
-            .hint("inspect lists the names of nodes and values")
+        Error::usage(format!("the loss names the value {name:?}, which the network does not have"))
+            .hint("run `onnx-diffprune inspect` to list the names of nodes and values")
     })?;
     let fact = network.facts.values[value].as_ref();
     if let Some(fact) = fact.filter(|fact| !fact.is_float()) {
-        let text = format!("expected floating point numbers in the loss, found value {name:?}: {}", fact.describe());
+        let text = format!("expected a floating-point value in the loss, found {name:?} with {}", fact.describe());
         return Err(Error::usage(text));
     }
     let what = if graph.values[value].is_output { "output" } else { "value" };
@@ -174,10 +177,10 @@ fn found_term(network: &Network<'_>, term: &LossTerm, output: String) -> Result<
         let gap = network.facts.gaps.iter().find(|(node, _)| before.contains(node));
         let text = format!("the shape of {what} {name:?} is not known");
         match gap.map(|(node, cause)| (&graph.nodes[*node], cause)) {
-            None => Error::unmet(text).hint("give the sizes of the network's inputs with --size NAME=N"),
+            None => Error::unmet(text).hint("set the sizes of the network's inputs with --size NAME=N"),
             Some((node, cause)) => Error::unmet(format!("{text}, because of this node: {cause}"))
                 .at_node(&node.name, node.op())
-                .hint("score with --criterion magnitude, or give the sizes of the network's inputs with --size NAME=N"),
+                .hint("use --criterion magnitude, or set the sizes of the network's inputs with --size NAME=N"),
         }
     })?;
     let mut compared = shape.clone();
@@ -188,19 +191,22 @@ fn found_term(network: &Network<'_>, term: &LossTerm, output: String) -> Result<
     if term.channels.is_some_and(|channels| channels < 1) {
         return Err(Error::usage(format!("expected at least one channel of {name:?}, found {:?}", term.channels)));
     }
-    let (what_is, number) = match term.distance {
-        Distance::Huber { delta } => ("a Huber distance with delta", delta),
-        Distance::SquaredSlope { step } => ("slopes over a step", step),
+    let (setting, number) = match term.distance {
+        Distance::Huber { delta } => ("the delta of a Huber distance to be", delta),
+        Distance::SquaredSlope { step } => ("the step size of a directional derivative to be", step),
         Distance::Squared | Distance::InnerProduct => ("", 1.0),
     };
     if !(number > 0.0 && number.is_finite()) {
-        return Err(Error::usage(format!("expected {what_is} above 0, found {number}")));
+        return Err(Error::usage(format!("expected {setting} finite and greater than 0, found {number}")));
     }
     if !term.weight.is_finite() {
-        return Err(Error::usage(format!("expected a finite weight of the term of {name:?}, found {}", term.weight)));
+        return Err(Error::usage(format!(
+            "expected a finite weight for the loss term of {name:?}, found {}",
+            term.weight
+        )));
     }
     if term.sample_weights.is_some() && shape.is_empty() {
-        let text = format!("expected a value with samples on axis 0 for weights per sample, found the scalar {name:?}");
+        let text = format!("weights per sample need a value with samples on axis 0, found the scalar {name:?}");
         return Err(Error::usage(text));
     }
     let (target, sample_weights) = (term.target.clone(), term.sample_weights.clone());
@@ -208,18 +214,21 @@ fn found_term(network: &Network<'_>, term: &LossTerm, output: String) -> Result<
     Ok(FoundTerm { term: term.clone(), value, shape, compared, input })
 }
 
-/// Takes off what is not compared of a value of this shape. Returns the shape of what it is compared with.
+/// Removes the rows that are not compared from the shape `compared`. Returns the shape of the target.
 fn split(term: &LossTerm, compared: &mut [i64]) -> Result<Vec<i64>, Error> {
-    let parts = if term.distance.is_of_slopes() { 3 } else { term.parts };
+    let parts = if term.distance.is_squared_slope() { 3 } else { term.parts };
     let rows = match compared.first() {
         Some(rows) if parts > 0 && rows % parts == 0 => rows / parts,
         None if parts == 1 => return Ok(Vec::new()),
         _ => {
-            let text = format!("expected {parts} equal parts of value {:?}, found shape {compared:?}", term.value);
+            let text = format!(
+                "expected axis 0 of value {:?} to divide into {parts} equal parts, found shape {compared:?}",
+                term.value
+            );
             return Err(Error::usage(text));
         }
     };
-    if term.distance.is_of_slopes() {
+    if term.distance.is_squared_slope() {
         return Ok(vec![rows]);
     }
     compared[0] = rows;

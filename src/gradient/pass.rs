@@ -1,4 +1,4 @@
-//! Running a gradient graph.
+//! Execution of a gradient graph.
 
 use std::collections::HashMap;
 
@@ -13,24 +13,24 @@ use crate::runtime::{
 use super::precision::{LOSS_SCALE, LossScale, OVERFLOW};
 use super::{GradientGraph, LOSS, Precision, UseGradient, ValueGradient};
 
-/// A gradient graph that ONNX Runtime has loaded.
+/// A gradient graph loaded in ONNX Runtime.
 #[derive(Debug)]
 pub struct GradientPass {
-    /// What it runs in.
+    /// The runtime of the session.
     runtime: Runtime,
     runner: Runner,
     gradients: Vec<UseGradient>,
     value_gradients: Vec<ValueGradient>,
     /// The outputs of the terms of the loss.
     terms: Vec<String>,
-    /// The place of every gradient, by the name of its output.
+    /// The index of every gradient by the name of its output.
     places: HashMap<String, usize>,
     precision: Precision,
-    /// What the next run multiplies its loss by, where factors are in half precision.
+    /// The loss scale of the next run. `None`: not in half precision.
     loss_scale: Option<LossScale>,
 }
 
-/// A session, with gradients that come to the CPU or stay on the device.
+/// A session whose gradients are copied to the CPU, or remain on the device.
 #[derive(Debug)]
 enum Runner {
     Direct(Session),
@@ -40,43 +40,44 @@ enum Runner {
 /// Where and how a gradient graph runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PassOptions {
-    /// The number of threads within an operator on the CPU; ONNX Runtime decides if there is none given.
+    /// Number of threads within an operator on the CPU. `None`: ONNX Runtime decides.
     pub threads: Option<usize>,
     /// The device.
     pub device: Device,
-    /// Whether the CPU may run what the device can't.
+    /// Whether nodes that the device can't run may run on the CPU.
     pub allow_fallback: bool,
-    /// Whether gradients and their sums stay in the memory of the device; by default on every device but the CPU,
-    /// where it costs copies instead of sparing them.
+    /// Whether gradients and their sums remain in the memory of the device. `None`: yes on every device except the CPU,
+    /// where it would add copies instead of saving them.
     pub keeps_on_device: Option<bool>,
 }
 
-/// Loss and gradients of one run.
+/// The loss and gradients of one run.
 #[derive(Clone, Debug, Default)]
 pub struct Gradients {
-    /// The loss, the sum of all terms; that of a denoising loss is the mean over all elements of the prediction.
+    /// The loss, the sum of all terms. A denoising loss is the mean over all elements of the prediction.
     pub loss: f64,
-    /// Every term, times its weight, in the order of [`GradientGraph::terms`].
+    /// Every term times its weight, in the order of [`GradientGraph::terms`].
     pub terms: Vec<f64>,
-    /// One array for each of [`GradientGraph::gradients`], in that order.
+    /// One array for each of [`GradientGraph::gradients`], in the same order.
     pub uses: Vec<Vec<f32>>,
-    /// One array for each of [`GradientGraph::value_gradients`], in that order.
+    /// One array for each of [`GradientGraph::value_gradients`], in the same order.
     pub values: Vec<Vec<f32>>,
 }
 
 impl GradientPass {
-    /// Loads the graph on the CPU; `model` is the file that it was made from, beside which external data is found.
+    /// Loads the graph on the CPU. `model` is the file from which the graph was built; its folder contains the external
+    /// data.
     ///
     /// # Errors
-    /// ONNX Runtime refuses the graph.
+    /// ONNX Runtime can't load the graph.
     pub fn new(runtime: &Runtime, graph: &GradientGraph, model: &Model, threads: Option<usize>) -> Result<Self, Error> {
         Self::with_options(runtime, graph, model, &PassOptions { threads, ..PassOptions::default() })
     }
 
-    /// As [`GradientPass::new`], on any device.
+    /// Like [`GradientPass::new`], on any device.
     ///
     /// # Errors
-    /// ONNX Runtime refuses the graph, or the device can't be used or does not run all of it.
+    /// ONNX Runtime can't load the graph, or the device is not usable or does not run the whole graph.
     pub fn with_options(
         runtime: &Runtime,
         graph: &GradientGraph,
@@ -103,7 +104,7 @@ impl GradientPass {
         let session = runtime
             .session_from_bytes(&model.located(&graph.model).encode_to_vec(), &session_options)
             .map_err(|error| unmet(model, "load", error))?;
-        // Reading the weights and writing them in other layouts has left as much free as is in use.
+        // Loading and repacking the weights has left about as much free memory in the allocator as is in use.
         crate::runtime::release_free_memory();
         model.set_aside();
         let places = graph.gradients.iter().enumerate().map(|(at, gradient)| (gradient.output.clone(), at)).collect();
@@ -124,7 +125,7 @@ impl GradientPass {
         })
     }
 
-    /// What the pass runs in.
+    /// Returns the runtime of the session.
     pub(crate) fn runtime(&self) -> &Runtime {
         &self.runtime
     }
@@ -136,7 +137,7 @@ impl GradientPass {
         }
     }
 
-    /// The session with bound outputs and the scale of its loss, if gradients stay on the device.
+    /// Returns the session with bound outputs and its loss scale. `None`: gradients are copied to the CPU.
     pub(crate) fn bound_mut(&mut self) -> Option<(&mut BoundSession, Option<&mut LossScale>)> {
         match &mut self.runner {
             Runner::Direct(_) => None,
@@ -144,37 +145,38 @@ impl GradientPass {
         }
     }
 
-    /// The precision of convolutions and matrix products.
+    /// Returns the precision of convolutions and matrix products.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// What the loss is multiplied by before it is differentiated in half precision; gradients are divided by it.
+    /// Returns the factor of the loss in half precision; gradients are divided by it. `None`: not in half precision.
     pub fn loss_scale(&self) -> Option<f32> {
         self.loss_scale.map(LossScale::value)
     }
 
-    /// Where the pass runs, as against what was asked for.
+    /// Returns the requested device and the one in use.
     pub fn execution(&self) -> &Execution {
         self.session().execution()
     }
 
-    /// The names of the inputs that a run needs: those of the network that the loss depends on, and those of the loss.
+    /// Returns the names of the inputs that a run needs: the network's inputs on which the loss depends, and those of
+    /// the loss.
     pub fn input_names(&self) -> Vec<&str> {
         self.session().inputs().iter().map(|input| input.name.as_str()).collect()
     }
 
-    /// Those of the inputs that a run needs; a loss may not depend on all inputs of the network.
+    /// Returns the inputs that a run needs. The loss may not depend on all inputs of the network.
     pub fn needed(&self, mut inputs: Vec<(String, Array)>) -> Vec<(String, Array)> {
         let names = self.session().inputs();
         inputs.retain(|(name, _)| names.iter().any(|input| input.name == *name));
         inputs
     }
 
-    /// Computes the loss and all gradients. Inputs of half or double precision are given as float32.
+    /// Computes the loss and all gradients. Inputs of half or double precision are passed as float32.
     ///
     /// # Errors
-    /// The run fails; the model is named.
+    /// The run fails. The error names the model.
     pub fn run(&mut self, model: &Model, inputs: &[(String, Array)]) -> Result<Gradients, Error> {
         let mut found = Gradients {
             uses: vec![Vec::new(); self.gradients.len()],
@@ -198,11 +200,12 @@ impl GradientPass {
         Ok(found)
     }
 
-    /// Computes the loss and shows with it the gradient of every use, by its place in [`GradientGraph::gradients`],
-    /// without copying it. Returns the loss. In half precision, a run that overflows is repeated with a smaller scale.
+    /// Computes the loss. Calls `each` with the loss and the gradient of every use, identified by its index in
+    /// [`GradientGraph::gradients`], without copying it. Returns the loss. In half precision, a run that overflows is
+    /// repeated with a smaller loss scale.
     ///
     /// # Errors
-    /// The run fails, or gradients overflow half precision at any scale; the model is named.
+    /// The run fails, or gradients overflow half precision at any loss scale. The error names the model.
     pub fn run_each(
         &mut self,
         model: &Model,
@@ -219,7 +222,8 @@ impl GradientPass {
         loss
     }
 
-    /// Runs the graph, and shows every output but the overflow with the loss, which comes first. Returns the loss.
+    /// Runs the graph. Calls `each` with the loss and every output except the overflow flag; the loss comes first.
+    /// Returns the loss.
     fn run_outputs(
         &mut self,
         model: &Model,
@@ -232,7 +236,7 @@ impl GradientPass {
         };
         loop {
             let (mut loss, mut overflow) = (f64::NAN, 0.0);
-            // The loss is the first output, the overflow the second.
+            // The loss is the first output, the overflow flag the second.
             let see = |name: &str, values: &[f32]| match name {
                 OVERFLOW => overflow = first(values),
                 _ => {
@@ -261,17 +265,17 @@ impl GradientPass {
         }
     }
 
-    /// What the entries of [`Gradients::uses`] are the gradients by.
+    /// Returns the uses of weights to which the entries of [`Gradients::uses`] belong.
     pub fn uses(&self) -> &[UseGradient] {
         &self.gradients
     }
 }
 
-/// Runs a pass whose loss, and what tells of an overflow, are bound to these scalars in the memory of the CPU. In half
-/// precision, a run that overflows is repeated with a smaller scale. Returns the loss.
+/// Runs a pass whose loss and overflow flag are bound to these scalars in CPU memory. In half precision, a run that
+/// overflows is repeated with a smaller loss scale. Returns the loss.
 ///
 /// # Errors
-/// The run fails, or gradients overflow half precision at any scale.
+/// The run fails, or gradients overflow half precision at any loss scale.
 pub(crate) fn run_scaled(
     bound: &mut BoundSession,
     mut scale: Option<&mut LossScale>,
@@ -279,7 +283,7 @@ pub(crate) fn run_scaled(
     (loss, overflow): (&DeviceTensor, Option<&DeviceTensor>),
 ) -> Result<f64, RuntimeError> {
     for (name, array) in inputs {
-        // The loss need not depend on every input of the network.
+        // The loss may not depend on every input of the network.
         if bound.session().inputs().iter().any(|input| input.name == *name) {
             bound.set_input(name, array)?;
         }
@@ -299,18 +303,18 @@ pub(crate) fn run_scaled(
     }
 }
 
-/// The value of a scalar output.
+/// Returns the value of a scalar output, or NaN if it is empty.
 pub(crate) fn first(values: &[f32]) -> f64 {
     values.first().copied().map_or(f64::NAN, f64::from)
 }
 
-/// The error of a gradient graph that does not `what` (a verb).
+/// Returns the error for a failure to `what` (a verb such as "run") the gradient graph.
 pub(crate) fn unmet(model: &Model, what: &str, error: RuntimeError) -> Error {
     if let Some(unknown) = lower::foreign(model, &error, "the gradients can't be computed") {
-        return unknown.hint("--criterion magnitude with --no-verify needs no run of the network");
+        return unknown.hint("use --criterion magnitude with --no-verify, which does not run the network");
     }
     let hint = error.hint();
-    let text = format!("the gradient graph does not {what} in ONNX Runtime: {error}");
+    let text = format!("ONNX Runtime can't {what} the gradient graph: {error}");
     let unmet = Error::unmet(text).in_file(model.path());
     match hint {
         Some(hint) => unmet.hint(hint),

@@ -1,10 +1,10 @@
 //! The precision in which gradients are computed.
 //!
-//! In float16, every operator that sums products ([`crate::operator::Registration::sums_products`]) reads its weights and
-//! values in half precision; everything between (norms, activations, sums, the loss) and the gradients themselves stay
-//! float32. Small gradients would vanish in half precision, so the loss is multiplied by a scale first and the
-//! gradients are divided by it, as in "Mixed Precision Training" (Micikevicius and others, 2018), section 3.2. A run
-//! whose gradients overflow at the scale is repeated at half of it.
+//! With float16, every operator that sums products ([`crate::operator::Registration::sums_products`]) takes its weights
+//! and values in half precision. Everything in between (norms, activations, sums, the loss) and the gradients
+//! themselves stay float32. Small gradients would underflow in half precision. The loss is therefore multiplied by a
+//! scale first and the gradients are divided by it, as in "Mixed Precision Training" (Micikevicius et al., 2018),
+//! section 3.2. A run whose gradients overflow is repeated with half the scale.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -20,10 +20,10 @@ use crate::operator::gradient::Tape;
 use crate::ops;
 use crate::runtime::RuntimeError;
 
-/// Name of the graph input that takes what the loss is multiplied by before it is differentiated.
+/// Name of the graph input for the loss scale: the factor of the loss before it is differentiated.
 pub(crate) const LOSS_SCALE: &str = "__loss_scale";
 
-/// Name of the scalar output that is zero, or not a number if a gradient is not finite.
+/// Name of the scalar output that is zero, or NaN if a gradient is not finite.
 pub(crate) const OVERFLOW: &str = "__overflow";
 
 /// The precision in which gradients are computed.
@@ -31,7 +31,7 @@ pub(crate) const OVERFLOW: &str = "__overflow";
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Precision {
-    /// Everything in float32; weights of another precision are cast to it.
+    /// Everything in float32. Weights of another precision are cast to it.
     #[default]
     #[serde(alias = "fp32")]
     #[cfg_attr(feature = "cli", value(alias = "fp32"))]
@@ -51,31 +51,31 @@ impl std::fmt::Display for Precision {
     }
 }
 
-/// What the loss of a graph in half precision is multiplied by.
+/// The factor of the loss of a graph in half precision.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct LossScale(f32);
 
 impl LossScale {
-    /// Below this, the gradients themselves do not fit.
+    /// Minimum scale. If gradients overflow at it, they do not fit into half precision.
     const LEAST: f32 = 1.0 / 1024.0;
 
-    /// The scale to begin with where the gradient of the loss by a value is about `1 / size`, such as a mean over that many
-    /// elements: it makes the gradient about as large as the difference to the target.
+    /// Returns the initial scale for a gradient of about `1 / size`, as for a mean over `size` elements. The scale
+    /// makes the gradient about as large as the difference to the target.
     pub(super) fn of_size(size: f64) -> Self {
         Self(size.clamp(1.0, (1_i64 << 40) as f64) as f32).rounded()
     }
 
-    /// Powers of two leave all digits as they are.
+    /// Rounds up to a power of two, which does not change the digits of a scaled number.
     fn rounded(self) -> Self {
         Self(self.0.log2().ceil().exp2())
     }
 
-    /// The scale.
+    /// Returns the scale.
     pub(super) fn value(self) -> f32 {
         self.0
     }
 
-    /// The input of a run.
+    /// Returns the scale as the input of a run.
     pub(crate) fn array(self) -> Array {
         Array { dims: Vec::new(), data: ArrayData::F32(vec![self.0]) }
     }
@@ -87,16 +87,19 @@ impl LossScale {
     pub(crate) fn lower(&mut self) -> Result<(), RuntimeError> {
         self.0 /= 2.0;
         if self.0 < Self::LEAST {
-            let message = format!("gradients are not finite in float16 at a loss scale of {}", 2.0 * self.0);
+            let message = format!(
+                "gradients in float16 are not finite, even at a loss scale of {}; run with --precision float32",
+                2.0 * self.0
+            );
             return Err(RuntimeError::RunFailed { message });
         }
         Ok(())
     }
 }
 
-/// Casts what operators that sum products read to float16, and what they give back to float32. `skips` says which
-/// nodes compute integers. What such an operator reads of the weights (`initializers` are those of the network that stay as they are) is stored
-/// in float16.
+/// Casts the inputs of operators that sum products to float16, and their outputs back to float32. `skips` returns
+/// whether a node computes integers. Constant inputs of such operators are stored in float16. `initializers` are the
+/// network's initializers that do not change between runs.
 pub(super) fn halve_products<'t>(
     model: &Model,
     tape: &mut Tape,
@@ -107,7 +110,7 @@ pub(super) fn halve_products<'t>(
     for tensor in initializers.cloned().chain(tape.builder.initializers.iter().cloned()) {
         by_name.insert(tensor.name.clone(), tensor);
     }
-    // The float16 form of a value, by the value's name.
+    // The name of the float16 form of every value.
     let mut halves: HashMap<String, String> = HashMap::new();
     let mut nodes = Vec::with_capacity(tape.builder.nodes.len());
     for mut node in std::mem::take(&mut tape.builder.nodes) {
@@ -154,7 +157,7 @@ fn cast(from: &str, to: &str, dtype: DataType) -> NodeProto {
     }
 }
 
-/// The tensor in float16 under another name; one that is float16 already stays where it is stored.
+/// Returns the tensor in float16 under another name. A tensor that is float16 already is not copied.
 fn half_tensor(model: &Model, tensor: &TensorProto, name: &str) -> Result<TensorProto, Error> {
     if tensor.element_type() == DataType::Float16 {
         return Ok(TensorProto { name: name.to_owned(), ..tensor.clone() });
@@ -168,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scale_is_a_power_of_two_and_is_halved_until_it_can_not_be_the_cause() {
+    fn a_scale_is_a_power_of_two_and_is_halved_down_to_the_minimum() {
         let mut scale = LossScale::of_size(12_544.0);
         assert_eq!(scale.value(), 16_384.0);
         let mut count = 0;

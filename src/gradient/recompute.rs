@@ -1,15 +1,16 @@
-//! Time for memory: activations that the backward pass reads are computed again when it comes to them, instead of being kept
-//! ("Training Deep Nets with Sublinear Memory Cost", Chen and others, 2016).
+//! Recomputation of activations: the backward pass computes activations again when it needs them, instead of keeping
+//! them. This saves memory and costs time ("Training Deep Nets with Sublinear Memory Cost", Chen et al., 2016).
 //!
-//! The forward pass is divided into segments ([`segments`]). What a later segment reads stays, as does what the loss compares.
-//! Of the rest, what the backward pass reads is computed again from what stays, when the gradient has come down to the
-//! segment.
+//! The forward pass is divided into segments ([`segments`]). Values that a later segment takes as input are kept, as
+//! are the values that the loss compares. The other values that the backward pass needs are recomputed from the kept
+//! ones when the backward pass reaches their segment.
 //!
-//! ONNX Runtime would undo that: it computes equal expressions once and keeps their values, it may run a node as soon as its
-//! inputs are there, and it leaves the gradients by weights, which nothing else waits for, to the very end, with all that they
-//! read. So all that a segment starts from is read through a sum with zero times an element of every gradient that has been
-//! computed since the last segment: another expression, which can't be had before these gradients. The sum changes nothing, so
-//! that all results stay the same, unless a gradient is not finite, which no step survives in any case.
+//! ONNX Runtime would undo this. It computes equal expressions once and keeps their values. It may run a node as soon
+//! as its inputs are available. It also runs the nodes for the gradients of weights last, since no other node depends
+//! on them, and keeps all their inputs until then. To prevent this, every input of a recomputed segment is replaced by
+//! its sum with zero times an element of every gradient that was computed since the last segment. This is a different
+//! expression, which can't be computed before these gradients. The sum does not change the results unless a gradient is
+//! not finite, in which case the step fails anyway.
 
 mod segments;
 
@@ -25,13 +26,14 @@ use crate::operator::Folding;
 use crate::operator::gradient::Tape;
 use segments::Values;
 
-/// Name of the second computation of a value.
+/// Returns the name of the recomputed value.
 fn again(name: &str) -> String {
     format!("{name}/again")
 }
 
-/// Lets the backward pass compute activations again. The first `forward` nodes of the tape are the forward pass, the next
-/// `seeds` the loss; `outputs` are what the graph gives. Returns the bytes of activations that are there at once, about.
+/// Inserts the recomputation of activations into the backward pass. The first `forward` nodes of the tape are the
+/// forward pass, and the next `seeds` nodes the loss. `outputs` are the outputs of the graph. Returns the estimated
+/// maximum size in bytes of the activations that are in memory at the same time.
 pub(super) fn insert(
     network: &Network<'_>,
     tape: &mut Tape,
@@ -55,7 +57,7 @@ pub(super) fn insert(
     bytes
 }
 
-/// What is to be known of the values of the forward pass.
+/// Collects the properties of the forward pass's values that the choice of segments needs.
 fn values(
     network: &Network<'_>,
     forward: &[NodeProto],
@@ -68,7 +70,7 @@ fn values(
     let is_number =
         |name: &str| graph.value(name).is_none_or(|value| facts.values[value].as_ref().is_none_or(Fact::is_float));
     let mut values = Values::new(forward.len());
-    // What changes with the inputs of the network; a weight does not change within a run.
+    // Values that change with the network's inputs. Weights do not change within a run.
     let inputs = graph.inputs.iter().map(|value| graph.values[*value].name.as_str());
     let mut changing: HashSet<&str> = inputs.collect();
     for (at, node) in forward.iter().enumerate() {
@@ -79,7 +81,7 @@ fn values(
             .and_then(|(node, _)| operators.get(node))
             .is_some_and(|operator| operator.folding() == Folding::Never);
         let changes = is_random || read.iter().any(|name| changing.contains(name));
-        // A kernel's values have no shapes here: as large as what it reads.
+        // Outputs of a kernel have no known shapes here. They are assumed to be as large as the kernel's largest input.
         let largest = read.iter().filter_map(|name| size(name)).max().unwrap_or(0);
         for name in &read {
             values.read(name, at);
@@ -101,7 +103,7 @@ fn values(
     for node in &backward[seeds..] {
         reads(node).into_iter().for_each(|name| values.read_back(name));
     }
-    // Only numbers in float32 with axes can be added to.
+    // The zero can be added only to float32 values with at least one axis.
     let has_axes = |name: &&str| {
         is_number(name)
             && graph.value(name).and_then(|value| network.shape(value)).is_some_and(|shape| !shape.is_empty())
@@ -110,7 +112,7 @@ fn values(
     values
 }
 
-/// A forward pass in segments that begin at nodes `starts`, and the backward pass that reads its values.
+/// A forward pass in segments that begin at the nodes `starts`, and the backward pass that uses its values.
 struct Again<'a> {
     values: &'a Values,
     forward: &'a [NodeProto],
@@ -120,10 +122,11 @@ struct Again<'a> {
 }
 
 impl Again<'_> {
-    /// The backward pass with the nodes that compute activations again, each segment in front of its first reader.
+    /// Returns the backward pass with the nodes that recompute activations. The nodes of each segment precede their
+    /// first reader.
     fn write(&self, tape: &mut Tape) -> Vec<NodeProto> {
         let kept = self.values.kept(self.starts);
-        // By value that is computed again, its segment.
+        // The segment of every value that is recomputed.
         let mut segment_of: HashMap<&str, usize> = HashMap::new();
         for (segment, start) in self.starts.iter().enumerate().take(self.starts.len().saturating_sub(1)) {
             let nodes = &self.forward[*start..self.starts[segment + 1]];
@@ -136,9 +139,9 @@ impl Again<'_> {
         }
         let mut is_done = vec![false; self.starts.len()];
         let mut written = Vec::with_capacity(self.backward.len());
-        // Gradients: what follows from the loss.
+        // Gradients: all values that depend on the seeds of the loss.
         let mut gradients: HashSet<&str> = self.backward[..self.seeds].iter().flat_map(gives).collect();
-        // Those since the last segment.
+        // The gradients that were computed since the last segment.
         let mut new: Vec<&str> = Vec::new();
         for (at, original) in self.backward.iter().enumerate() {
             let mut node = original.clone();
@@ -160,7 +163,7 @@ impl Again<'_> {
         written
     }
 
-    /// The nodes that compute again what the backward pass reads of a segment, once these gradients are there.
+    /// Returns the nodes that recompute the values of a segment for the backward pass, after `gradients` are computed.
     fn segment(
         &self,
         segment: usize,

@@ -1,4 +1,4 @@
-//! The loss from which differentiation starts, and the gradients as outputs.
+//! The loss at which differentiation starts, and the gradients as graph outputs.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use crate::onnx::{attr_float, attr_int};
 use crate::operator::gradient::Tape;
 
 impl Tape {
-    /// Emits the terms of the loss and their sum, and gives every value that one compares its gradient, times [`LOSS_SCALE`]
-    /// where `is_scaled`.
+    /// Emits the terms of the loss and their sum. Seeds the gradient of every value that a term compares, times
+    /// [`LOSS_SCALE`] if `is_scaled`.
     pub(super) fn seed(&mut self, graph: &Graph, terms: &[FoundTerm], is_scaled: bool) {
         for term in terms {
             self.seed_term(graph, term, is_scaled);
@@ -34,8 +34,8 @@ impl Tape {
                 compared = self.slice(&compared, axis as i64, 0, *size, 1);
             }
         }
-        // Of every element: what it adds to the loss, and the derivative of that up to a factor.
-        let (mut part, mut slope, factor) = match term.distance {
+        // For every element: its contribution to the loss, and the derivative of that contribution up to a factor.
+        let (mut part, mut derivative, factor) = match term.distance {
             Distance::Squared => {
                 let difference = self.builder.add("Sub", &[&compared, target], vec![]);
                 (self.builder.add("Mul", &[&difference, &difference], vec![]), difference, 2.0)
@@ -50,17 +50,19 @@ impl Tape {
                 (self.builder.add("Mul", &[&clipped, &rest], vec![]), clipped, 1.0)
             }
             Distance::InnerProduct => (self.builder.add("Mul", &[&compared, target], vec![]), target.clone(), 1.0),
-            Distance::SquaredSlope { step } => self.squared_slopes(&compared, &found.compared, target, step),
+            Distance::SquaredSlope { step } => {
+                self.squared_directional_derivatives(&compared, &found.compared, target, step)
+            }
         };
         if let Some(weights) = sample_weights {
             let column = |rank: usize| (0..rank).map(|axis| if axis == 0 { -1 } else { 1 }).collect::<Vec<i64>>();
             let of_rows = self.reshape(weights, &column(target_shape.len()));
             part = self.builder.add("Mul", &[&part, &of_rows], vec![]);
             let of_rows = self.reshape(weights, &column(found.shape.len()));
-            slope = self.builder.add("Mul", &[&slope, &of_rows], vec![]);
+            derivative = self.builder.add("Mul", &[&derivative, &of_rows], vec![]);
         }
         let is_sum = term.distance == Distance::InnerProduct;
-        // All axes are reduced where none is named; every opset agrees on that.
+        // Without `axes`, all axes are reduced, in every opset.
         let reduction = if is_sum { "ReduceSum" } else { "ReduceMean" };
         let mut value = self.builder.add(reduction, &[&part], vec![attr_int("keepdims", 0)]);
         if term.weight != 1.0 {
@@ -68,16 +70,16 @@ impl Tape {
             value = self.builder.add("Mul", &[&value, &weight], vec![]);
         }
         self.builder.rename(&value, output);
-        // In single precision, as the mean divides.
+        // The count is rounded to float32, as in the division of ReduceMean.
         let count = if is_sum { 1.0 } else { f64::from(found.count() as f32) };
         let factor = self.scalar((factor * term.weight / count) as f32);
-        let mut seed = self.builder.add("Mul", &[&slope, &factor], vec![]);
+        let mut seed = self.builder.add("Mul", &[&derivative, &factor], vec![]);
         if is_scaled {
             seed = self.builder.add("Mul", &[&seed, LOSS_SCALE], vec![]);
         }
         let mut before = vec![0; found.shape.len()];
         if let Distance::SquaredSlope { .. } = term.distance {
-            // What raises the second part lowers the third; the derivative of the first is zero.
+            // The derivative for the third part is the negative of that for the second. For the first part it is zero.
             let opposite = self.builder.add("Neg", &[&seed], vec![]);
             seed = self.builder.add("Concat", &[&seed, &opposite], vec![attr_int("axis", 0)]);
             before[0] = target_shape[0];
@@ -90,28 +92,35 @@ impl Tape {
         self.contributions.entry(found.value).or_default().push(seed);
     }
 
-    /// Of a value of this shape in three parts, see [`Distance::SquaredSlope`]: what every row adds, the derivative of that by
-    /// the elements of the second part up to a factor, and the factor.
-    fn squared_slopes(&mut self, value: &str, shape: &[i64], target: &str, step: f32) -> (String, String, f64) {
+    /// Emits the loss of a value of this shape in three parts, see [`Distance::SquaredSlope`]. Returns each row's
+    /// contribution, the derivative of the contribution with respect to the elements of the second part up to a factor,
+    /// and the factor.
+    fn squared_directional_derivatives(
+        &mut self,
+        value: &str,
+        shape: &[i64],
+        target: &str,
+        step: f32,
+    ) -> (String, String, f64) {
         let rows = shape[0] / 3;
         let [above, below] = [1, 2].map(|part| self.slice(value, 0, part * rows, (part + 1) * rows, 1));
         let difference = self.builder.add("Sub", &[&above, &below], vec![]);
         let per_step = 0.5 / f64::from(step);
         let scale = self.scalar(per_step as f32);
-        let slopes = self.builder.add("Mul", &[&difference, &scale], vec![]);
-        let squares = self.builder.add("Mul", &[&slopes, &slopes], vec![]);
+        let quotients = self.builder.add("Mul", &[&difference, &scale], vec![]);
+        let squares = self.builder.add("Mul", &[&quotients, &quotients], vec![]);
         let axes: Vec<usize> = (1..shape.len()).collect();
         let norms = self.reduce_sum(&squares, &axes, false);
         let excess = self.builder.add("Sub", &[&norms, target], vec![]);
         let part = self.builder.add("Mul", &[&excess, &excess], vec![]);
         let column: Vec<i64> = (0..shape.len()).map(|axis| if axis == 0 { rows } else { 1 }).collect();
         let column = self.reshape(&excess, &column);
-        let slope = self.builder.add("Mul", &[&slopes, &column], vec![]);
-        // The square of the excess gives 2, that of the slope another.
-        (part, slope, 4.0 * per_step)
+        let derivative = self.builder.add("Mul", &[&quotients, &column], vec![]);
+        // One factor 2 comes from the square of the excess, another from the square of the difference quotient.
+        (part, derivative, 4.0 * per_step)
     }
 
-    /// Every element between -limit and limit.
+    /// Clips every element to the range from -limit to limit.
     fn clipped(&mut self, value: &str, limit: f32) -> String {
         if self.builder.opset() < 11 {
             let limits = vec![attr_float("min", -limit), attr_float("max", limit)];
@@ -121,8 +130,8 @@ impl Tape {
         self.builder.add("Clip", &[value, &limits[0], &limits[1]], vec![])
     }
 
-    /// Names uses after the inputs of the original network that they stand for: where several nodes of a fused one read a
-    /// weight, their gradients are summed.
+    /// Maps the uses to inputs of the original network. If several nodes of a lowered fused node use a weight, their
+    /// gradients are summed.
     pub(super) fn join_uses(&mut self, origins: &BTreeMap<Reader, Reader>) {
         let mut of_origins: BTreeMap<Reader, (ValueId, Vec<String>)> = BTreeMap::new();
         for (of, (value, gradient)) in std::mem::take(&mut self.uses) {
@@ -139,8 +148,8 @@ impl Tape {
         }
     }
 
-    /// Makes the gradient by every use of a wanted weight, and that by every wanted value, a graph output. Those of a loss
-    /// that was multiplied by a scale are divided by it, and one more output tells whether all are finite.
+    /// Makes the gradients with respect to every use of a wanted weight and to every wanted value graph outputs. If
+    /// `is_scaled`, divides them by the loss scale and adds an output that shows whether all are finite.
     pub(super) fn name_gradients(
         &mut self,
         graph: &Graph,
@@ -176,10 +185,10 @@ impl Tape {
 
     fn name_gradient(&mut self, gradient: &str, output: &str, is_scaled: bool, zeros: &mut Vec<String>) {
         if is_scaled {
-            // Zero times anything but a finite number is not a number, which a sum keeps.
+            // Zero times a value that is not finite is NaN, and a sum keeps NaN.
             let zero = self.scalar(0.0);
             let product = self.builder.add("Mul", &[gradient, &zero], vec![]);
-            // All axes are reduced where none is named; every opset agrees on that.
+            // Without `axes`, all axes are reduced, in every opset.
             zeros.push(self.builder.add("ReduceSum", &[&product], vec![attr_int("keepdims", 0)]));
             self.builder.push("", "Div", &[gradient, LOSS_SCALE], vec![output.to_owned()], vec![]);
         } else {

@@ -1,8 +1,9 @@
-//! Summing gradients where they are computed: in the CPU's memory without copies, or in the memory of a device.
+//! Sums of gradients, kept where the gradients are computed: in CPU memory without copies, or in the memory of a
+//! device.
 //!
-//! On a device the sums are made by small graphs of standard operators over tensors that stay there (see
-//! [`crate::runtime::BoundSession`]); weights, gradients and sums never cross to the CPU, only the loss does. The
-//! order of all additions is the same in both places.
+//! On a device, small graphs of standard operators compute the sums on tensors that remain in device memory (see
+//! [`crate::runtime::BoundSession`]). Weights, gradients and sums are never copied to the CPU; only the loss is. The
+//! order of all additions is the same in both cases.
 
 mod graphs;
 
@@ -16,7 +17,7 @@ use super::pass::{GradientPass, run_scaled, unmet};
 use super::precision::{LossScale, OVERFLOW};
 use graphs::{Graphs, SCALE, SumForm, addend_name, fixed, scalar, sum_name, value_name};
 
-/// The gradients of the runs of one timestep, and how they enter the sums.
+/// The gradients of the runs of one timestep, and their accumulation into the totals.
 #[derive(Debug)]
 pub struct GradientSum(Place);
 
@@ -28,11 +29,11 @@ enum Place {
 }
 
 impl GradientSum {
-    /// Sums for the gradients of a pass, in the place where the pass leaves them. `totals` are sums to go on from; empty
-    /// ones count as zero.
+    /// Creates sums for the gradients of a pass, in the memory where the pass leaves them. `totals` are the sums to
+    /// continue from; empty ones count as zero.
     ///
     /// # Errors
-    /// There is not enough memory on the device.
+    /// The device does not have enough memory.
     pub fn new(pass: &mut GradientPass, model: &Model, totals: &[Vec<f32>]) -> Result<Self, Error> {
         let names: Vec<String> = pass.uses().iter().map(|gradient| gradient.output.clone()).collect();
         let runtime = pass.runtime().clone();
@@ -40,11 +41,11 @@ impl GradientSum {
             return Ok(Self(Place::Host(vec![Vec::new(); names.len()])));
         };
         let device = DeviceSum::new(runtime, bound, scale.is_some(), &names, totals)
-            .map_err(|error| unmet(model, "sum", error))?;
+            .map_err(|error| unmet(model, "sum the outputs of", error))?;
         Ok(Self(Place::Device(Box::new(device))))
     }
 
-    /// Forgets the runs of the last timestep.
+    /// Discards the runs of the last timestep.
     pub fn begin_step(&mut self) {
         match &mut self.0 {
             Place::Host(step) => step.iter_mut().for_each(|values| values.fill(0.0)),
@@ -55,7 +56,7 @@ impl GradientSum {
     /// Runs the pass and adds `share` times its gradients to those of the timestep. Returns the loss of the run.
     ///
     /// # Errors
-    /// The run fails; the model is named.
+    /// The run fails. The error names the model.
     pub fn add_run(
         &mut self,
         pass: &mut GradientPass,
@@ -69,19 +70,21 @@ impl GradientSum {
                 Some((bound, scale)) => {
                     device.add_run(bound, scale, inputs, share).map_err(|error| unmet(model, "run", error))
                 }
-                None => {
-                    Err(Error::unmet("sums on a device were given a pass that is not on one").in_file(model.path()))
-                }
+                None => Err(Error::unmet(
+                    "sums in device memory need a pass that runs on the device; found one that runs on the CPU",
+                )
+                .in_file(model.path())),
             },
         }
     }
 
-    /// Runs the pass on all samples of the timestep at once, and adds `share` times its gradients (or the squares of that) to
-    /// the sums if the loss `keeps` them; no copy is made of what one run computes. Returns `share` times the loss.
+    /// Runs the pass on all samples of the timestep at once. If `keeps` returns true for the loss, adds `share` times the
+    /// gradients (or the squares of that) to the totals. What one run computes is not copied. Returns `share` times the
+    /// loss.
     ///
     /// # Errors
-    /// The run fails; the model is named.
-    #[expect(clippy::too_many_arguments, reason = "what a run needs, and what becomes of it")]
+    /// The run fails. The error names the model.
+    #[expect(clippy::too_many_arguments, reason = "the inputs of a run, and how its gradients are accumulated")]
     pub fn keep_run(
         &mut self,
         pass: &mut GradientPass,
@@ -108,8 +111,8 @@ impl GradientSum {
         Ok(loss)
     }
 
-    /// Adds the gradients of the timestep, or their squares, to the sums. Sums on a device are written to `totals` by
-    /// [`GradientSum::read`] only.
+    /// Adds the gradients of the timestep, or their squares, to the totals. Only [`GradientSum::read`] copies totals
+    /// from a device to `totals`.
     ///
     /// # Errors
     /// A run on the device fails.
@@ -125,17 +128,19 @@ impl GradientSum {
                 }
                 Ok(())
             }
-            Place::Device(device) => device.keep_step(squared).map_err(|error| unmet(model, "sum", error)),
+            Place::Device(device) => {
+                device.keep_step(squared).map_err(|error| unmet(model, "sum the outputs of", error))
+            }
         }
     }
 
-    /// Brings the sums up to date.
+    /// Copies the totals from the device to `totals`. Does nothing on the CPU, where they are up to date.
     ///
     /// # Errors
     /// A copy from the device fails.
     pub fn read(&mut self, model: &Model, totals: &mut Vec<Vec<f32>>) -> Result<(), Error> {
         let Place::Device(device) = &mut self.0 else { return Ok(()) };
-        if let Some(values) = device.read().map_err(|error| unmet(model, "read", error))? {
+        if let Some(values) = device.read().map_err(|error| unmet(model, "read the outputs of", error))? {
             *totals = values;
         }
         Ok(())
@@ -156,27 +161,29 @@ fn add_squares(total: &mut Vec<f32>, values: &[f32], share: f32) {
     }
 }
 
-/// Sums on a device.
+/// Sums in the memory of a device.
 #[derive(Debug)]
 struct DeviceSum {
-    /// What the pass writes, and the sizes of it.
+    /// The output tensors of the pass.
     gradients: Vec<DeviceTensor>,
-    /// In the CPU's memory.
+    /// The loss, in CPU memory.
     loss: DeviceTensor,
-    /// Whether the gradients of the last run are finite, in the CPU's memory; in half precision alone.
+    /// The overflow flag: not zero if gradients of the last run are not finite. In CPU memory. `None`: not in half
+    /// precision.
     overflow: Option<DeviceTensor>,
-    /// The share of the last run, whose gradients are not added yet.
+    /// The share of the last run, if its gradients are not added yet.
     pending: Option<f32>,
-    /// Runs of the timestep that are in `step`.
+    /// Number of runs of the timestep that `step` contains.
     step_runs: usize,
     step: Running,
     totals: Running,
-    /// Whether `totals` holds anything.
+    /// Whether `totals` has any values.
     has_totals: bool,
     graphs: Graphs,
 }
 
-/// A sum that is written to one set of tensors while it is read from the other: a graph's outputs must not be its inputs.
+/// A sum with two sets of tensors: one is read while the other is written, because a graph's outputs must not be its
+/// inputs.
 #[derive(Debug, Default)]
 struct Running {
     current: Vec<DeviceTensor>,
@@ -184,7 +191,7 @@ struct Running {
 }
 
 impl DeviceSum {
-    /// Binds the loss and the outputs of these names.
+    /// Binds the loss and the outputs with these names.
     fn new(
         runtime: Runtime,
         pass: &mut BoundSession,
@@ -194,9 +201,9 @@ impl DeviceSum {
     ) -> Result<Self, RuntimeError> {
         let dims_of = |pass: &BoundSession, name: &str| {
             let output = pass.session().outputs().iter().find(|output| output.name == name);
-            output
-                .map(|output| fixed(&output.dims))
-                .ok_or_else(|| RuntimeError::RunFailed { message: format!("no output {name:?}") })
+            output.map(|output| fixed(&output.dims)).ok_or_else(|| RuntimeError::RunFailed {
+                message: format!("the gradient graph has no output {name:?}"),
+            })
         };
         let mut loss = pass.host_tensor(&dims_of(pass, LOSS)?)?;
         pass.bind_output(LOSS, &mut loss)?;
@@ -269,7 +276,7 @@ impl DeviceSum {
     fn keep_step(&mut self, squares: bool) -> Result<(), RuntimeError> {
         let form = SumForm { adds: self.has_totals, squares };
         if let (0, Some(share)) = (self.step_runs, self.pending) {
-            // A single run needs no sum of its own.
+            // A single run is added to the totals directly.
             self.totals.take(self.graphs.get(form)?, form, &self.gradients, share)?;
             self.pending = None;
         } else {
@@ -283,7 +290,7 @@ impl DeviceSum {
         Ok(())
     }
 
-    /// The sums; `None` if there are none yet.
+    /// Returns the totals, or `None` if there are none yet.
     fn read(&mut self) -> Result<Option<Vec<Vec<f32>>>, RuntimeError> {
         if !self.has_totals {
             return Ok(None);
@@ -303,7 +310,7 @@ impl DeviceSum {
 }
 
 impl Running {
-    /// Adds `scale` times the values (or begins with them).
+    /// Adds `scale` times the values to the sum, or starts the sum with them.
     fn take(
         &mut self,
         graph: &mut BoundSession,
@@ -323,7 +330,7 @@ impl Running {
         self.write(graph)
     }
 
-    /// Runs the graph into the spare tensors, which become the current ones.
+    /// Runs the graph with the spare tensors as outputs. They then become the current ones.
     fn write(&mut self, graph: &mut BoundSession) -> Result<(), RuntimeError> {
         if self.spare.is_empty() {
             let shapes: Vec<Vec<usize>> = graph.session().outputs().iter().map(|output| fixed(&output.dims)).collect();
@@ -343,7 +350,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn squares_are_summed_after_the_batch() {
+    fn the_share_is_applied_before_squaring() {
         let mut total = Vec::new();
         add_squares(&mut total, &[2.0, -1.0], 1.0);
         add_squares(&mut total, &[2.0, 6.0], 0.5);

@@ -1,4 +1,4 @@
-//! Digests by which a plan knows its input.
+//! Digests by which a plan identifies its input.
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
@@ -9,15 +9,15 @@ use sha2::{Digest as _, Sha256};
 /// How a digest is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DigestKind {
-    /// SHA-256, which runs on one core; plans of schema 1 name it.
+    /// SHA-256, which uses one core. Plans of schema 1 use it.
     Sha256,
-    /// BLAKE3, which runs on all cores.
+    /// BLAKE3, which uses all cores.
     #[default]
     Blake3,
 }
 
 impl DigestKind {
-    /// What people call it.
+    /// Returns the common name of the algorithm.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sha256 => "SHA-256",
@@ -25,7 +25,7 @@ impl DigestKind {
         }
     }
 
-    /// The digest of all parts in a row, in hexadecimal.
+    /// Returns the digest of all parts in sequence, in hexadecimal.
     fn of<'b>(self, parts: impl Iterator<Item = &'b Bytes>) -> String {
         match self {
             Self::Sha256 => {
@@ -42,7 +42,7 @@ impl DigestKind {
     }
 }
 
-/// Digests of one input that have been computed.
+/// The digests of one input, each computed on first use.
 #[derive(Debug, Default)]
 pub(crate) struct Digests {
     sha256: OnceLock<String>,
@@ -50,7 +50,7 @@ pub(crate) struct Digests {
 }
 
 impl Digests {
-    /// The digest of a kind, computed of `parts` when it is first asked for.
+    /// Returns the digest of a kind. Computes it from `parts` on first use.
     pub(crate) fn get<'b>(&self, kind: DigestKind, parts: impl Iterator<Item = &'b Bytes>) -> Cow<'_, str> {
         let known = match kind {
             DigestKind::Sha256 => &self.sha256,

@@ -2,11 +2,11 @@
 //!
 //! A [`Dim`] is the size of one axis, or one element of a shape computation. It is kept in a canonical form, so that
 //! two expressions that are equal as polynomials compare equal: `H*W*20` from a shape chain matches `20*H*W` from a
-//! product of sizes. What is no polynomial (a rounded division, a maximum) becomes an opaque [`Atom`] that is equal
-//! only to the same expression.
+//! product of sizes. An expression that is no polynomial (a rounded division, a maximum) becomes an opaque [`Atom`]
+//! that is equal only to the same expression.
 //!
-//! A file of a few nodes can square a sum of sizes as often as it likes. An expression of more than [`MOST_PARTS`] parts
-//! is therefore given up: what stands for it is equal only to the same expression and has no value.
+//! A file of a few nodes can square a sum of sizes many times. An expression of more than [`MOST_PARTS`] parts is
+//! therefore replaced by a digest. The digest is equal only to that of the same expression and has no value.
 
 mod division;
 mod equation;
@@ -31,18 +31,18 @@ pub enum Atom {
     Max(Arc<Dim>, Arc<Dim>),
     /// The smaller of two sizes.
     Min(Arc<Dim>, Arc<Dim>),
-    /// An expression that was too large to keep, by its digest.
+    /// An expression that is too large to keep, as a digest.
     TooLarge([u8; 16]),
 }
 
-/// Expressions of more parts (terms, and the factors in them, those of nested expressions counted) are given up. Real
-/// networks need some hundred: the tokens of all levels of a U-Net in one sum.
+/// Maximum number of parts of an expression: its terms, their factors, and those of nested expressions. Real networks
+/// need some hundred, for a sum of the tokens of all levels of a U-Net.
 const MOST_PARTS: usize = 512;
 
-/// Products of sums are expanded only up to this many products of their terms.
+/// Maximum number of products of terms when a product of two sums is expanded.
 const MOST_PRODUCTS: usize = 256;
 
-/// Monomial (its factors, sorted) to coefficient; no coefficient is zero.
+/// A map from monomials (sorted factors) to coefficients. No coefficient is zero.
 type Terms = BTreeMap<Vec<Atom>, i64>;
 
 /// A polynomial with integer coefficients over [`Atom`]s, in canonical form.
@@ -51,11 +51,11 @@ type Terms = BTreeMap<Vec<Atom>, i64>;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Dim(Form);
 
-/// Most sizes are numbers, of which constants hold many.
+/// The two forms of a size. Most sizes are numbers, and constants hold many of them.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Form {
     Number(i64),
-    /// No number: some term has a factor.
+    /// Not a number: at least one term has a factor.
     Sum(Arc<Sum>),
 }
 
@@ -66,7 +66,7 @@ struct Sum {
     parts: usize,
 }
 
-/// Feeds what is hashed to SHA-256.
+/// A hasher that feeds its input to SHA-256.
 struct Sha(Sha256);
 
 impl Hasher for Sha {
@@ -79,7 +79,7 @@ impl Hasher for Sha {
     }
 }
 
-/// What stands for an expression that is too large.
+/// Returns the placeholder for an expression that is too large.
 fn too_large(expression: impl Hash) -> Dim {
     let mut hasher = Sha(Sha256::new());
     expression.hash(&mut hasher);
@@ -122,7 +122,7 @@ impl Dim {
         Self(Form::Sum(Arc::new(Sum { parts, terms })))
     }
 
-    /// The parts of which it is made, one for a number.
+    /// Returns the number of parts. A number has one.
     pub(crate) fn parts(&self) -> usize {
         match &self.0 {
             Form::Number(_) => 1,
@@ -130,7 +130,7 @@ impl Dim {
         }
     }
 
-    /// Its terms; a number is the coefficient of the empty monomial.
+    /// Returns the terms. A number is the coefficient of the empty monomial.
     fn terms(&self) -> Terms {
         match &self.0 {
             Form::Number(0) => BTreeMap::new(),
@@ -139,7 +139,7 @@ impl Dim {
         }
     }
 
-    /// The number of terms, one for a number.
+    /// Returns the number of terms. A number has one.
     fn term_count(&self) -> usize {
         match &self.0 {
             Form::Number(_) => 1,
@@ -147,7 +147,7 @@ impl Dim {
         }
     }
 
-    /// The value, where it does not depend on any symbol.
+    /// Returns the value if it does not depend on any symbol.
     pub fn as_const(&self) -> Option<i64> {
         match self.0 {
             Form::Number(value) => Some(value),
@@ -155,7 +155,7 @@ impl Dim {
         }
     }
 
-    /// The name of a size that is a symbol and no expression.
+    /// Returns the name if the size is a single symbol.
     pub fn as_symbol(&self) -> Option<String> {
         let Form::Sum(sum) = &self.0 else { return None };
         match sum.terms.first_key_value() {
@@ -167,7 +167,7 @@ impl Dim {
         }
     }
 
-    /// Whether this is the constant `value`.
+    /// Returns whether this is the constant `value`.
     pub fn is(&self, value: i64) -> bool {
         self.as_const() == Some(value)
     }
@@ -176,7 +176,7 @@ impl Dim {
         Self::of_terms(BTreeMap::from([(factors, coefficient)]))
     }
 
-    /// The larger of the two.
+    /// Returns the larger of two sizes.
     pub fn max(&self, other: &Dim) -> Dim {
         match (self.as_const(), other.as_const()) {
             (Some(a), Some(b)) => Dim::from(a.max(b)),
@@ -185,7 +185,7 @@ impl Dim {
         }
     }
 
-    /// The smaller of the two.
+    /// Returns the smaller of two sizes.
     pub fn min(&self, other: &Dim) -> Dim {
         match (self.as_const(), other.as_const()) {
             (Some(a), Some(b)) => Dim::from(a.min(b)),
@@ -194,7 +194,7 @@ impl Dim {
         }
     }
 
-    /// An expression of two sizes that is no polynomial.
+    /// Combines two sizes into an expression that is no polynomial.
     fn joined(&self, other: &Dim, name: &str, atom: impl Fn(Arc<Dim>, Arc<Dim>) -> Atom) -> Dim {
         if self.parts() + other.parts() >= MOST_PARTS {
             return too_large((name, self, other));
@@ -202,8 +202,8 @@ impl Dim {
         Dim::atom(atom(self.into(), other.into()))
     }
 
-    /// The value when every symbol is bound, `None` when one is not, a division by zero arises, or the expression was too
-    /// large to keep.
+    /// Evaluates the size with a number for every symbol. Returns `None` if a symbol has no number, on a division by
+    /// zero, and for an expression that was too large to keep.
     pub fn eval(&self, bindings: &BTreeMap<String, i64>) -> Option<i64> {
         let sum = match &self.0 {
             Form::Number(value) => return Some(*value),
@@ -293,7 +293,8 @@ impl std::ops::Mul for &Dim {
             (_, Some(1)) => return self.clone(),
             _ => {}
         }
-        // Every term meets every other: as many copies of the parts of one as the other has terms.
+        // Every term is multiplied with every other, so the parts of each operand are copied once per term of the
+        // other.
         let (m, n) = (self.term_count(), other.term_count());
         if m * n > MOST_PRODUCTS && m > 1 && n > 1 || m * other.parts() + n * self.parts() > 2 * MOST_PARTS {
             let (a, b) = if self <= other { (self, other) } else { (other, self) };
@@ -353,7 +354,7 @@ impl fmt::Display for Dim {
     }
 }
 
-/// The product of sizes: the number of elements of a shape.
+/// Multiplies sizes: the number of elements of a shape.
 pub fn product<'a>(dims: impl IntoIterator<Item = &'a Dim>) -> Dim {
     dims.into_iter().fold(Dim::from(1), |product, dim| &product * dim)
 }

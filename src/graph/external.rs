@@ -1,4 +1,4 @@
-//! Where the external data of a tensor is.
+//! The location of a tensor's external data.
 
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
@@ -11,14 +11,14 @@ use crate::onnx::TensorProto;
 /// A mapped file of external data.
 #[derive(Clone, Debug)]
 pub(crate) struct ExternalFile {
-    /// In the folder of the model.
+    /// The path in the model's folder.
     pub(crate) path: PathBuf,
-    /// Without links.
+    /// The path with links resolved.
     pub(crate) real: PathBuf,
     pub(crate) bytes: Bytes,
 }
 
-/// File, offset and length of a tensor's external data.
+/// The file, offset and length of a tensor's external data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Location {
     file: String,
@@ -33,31 +33,35 @@ impl Location {
         let number = |key: &str| {
             value(key)
                 .map(|text| {
-                    text.trim().parse::<u64>().map_err(|_| format!("external {key} {text:?} is not a size in bytes"))
+                    text.trim()
+                        .parse::<u64>()
+                        .map_err(|_| format!("its external data has the {key} {text:?}; expected a number of bytes"))
                 })
                 .transpose()
         };
-        let file = value("location").ok_or("it is external but names no location")?.clone();
+        let file = value("location").ok_or("it is stored as external data but has no `location`")?.clone();
         Ok(Self { file, offset: number("offset")?.unwrap_or(0), length: number("length")? })
     }
 
-    /// The file as the tensor names it.
+    /// Returns the file as the tensor names it.
     pub(crate) fn file(&self) -> &str {
         &self.file
     }
 
-    /// The file of a model at `model`: its path in the folder of the model, and where that really is.
+    /// Returns the file for a model at `model`: its path in the model's folder, and its real path.
     ///
-    /// As ONNX Runtime has it, the real file lies in the folder of the model's path, or in the real folder of the file
-    /// that this path links to: caches of downloads keep all files in one folder, with links to them elsewhere.
+    /// As in ONNX Runtime, the real file must be in the folder of the model's path, or in the real folder of the file
+    /// that this path links to. Download caches keep all files in one folder and link to them from elsewhere.
     pub(crate) fn resolve(&self, model: &Path) -> Result<(PathBuf, PathBuf), String> {
         let relative = Path::new(&self.file);
         let stays = relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
         if !stays || self.file.is_empty() {
             let file = &self.file;
-            return Err(format!("external location {file:?} must be a path inside the folder of the model"));
+            return Err(format!(
+                "its external data location {file:?} must be a relative path inside the folder of the model"
+            ));
         }
-        // `./data` and `data` are one file.
+        // `./data` and `data` are the same file.
         let parts = relative.components().filter(|part| matches!(part, Component::Normal(_)));
         let folder = parent(model);
         let path = folder.join(parts.collect::<PathBuf>());
@@ -69,12 +73,15 @@ impl Location {
             || model.canonicalize().is_ok_and(|model| model.parent().is_some_and(|root| real.starts_with(root)));
         if !real.starts_with(&root) && !is_in_real_folder() {
             let file = &self.file;
-            return Err(format!("external location {file:?} leads out of the folder of the model through a link"));
+            return Err(format!(
+                "its external data location {file:?} is a link that leads out of the folder of the model"
+            ));
         }
         Ok((path, real))
     }
 
-    /// The tensor's bytes in a file of `size` bytes; `needed` is what its shape asks for.
+    /// Returns the range of the tensor's bytes in a file of `size` bytes. `needed` is the size that follows from its
+    /// shape.
     pub(crate) fn range(&self, size: u64, needed: Option<u64>) -> Result<Range<usize>, String> {
         let length = self.length.or(needed).unwrap_or(size.saturating_sub(self.offset));
         if let Some(needed) = needed

@@ -1,9 +1,10 @@
-//! What is known of a value before anything runs: element type, shape, and small values that shape arithmetic needs.
+//! What is known of a value before inference: element type, shape, and the elements of small values that shape
+//! arithmetic needs.
 
 use crate::graph::dim::Dim;
 use crate::onnx::DataType;
 
-/// The elements of a value that is known before anything runs.
+/// The elements of a value that are known before inference.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Known {
     /// Integers or booleans (0 and 1) in row-major order, possibly symbolic.
@@ -13,7 +14,7 @@ pub enum Known {
 }
 
 impl Known {
-    /// The integers, if these are integers.
+    /// Returns the integers. `None`: the elements are floats.
     pub fn ints(&self) -> Option<&[Dim]> {
         match self {
             Known::Ints(values) => Some(values),
@@ -21,7 +22,7 @@ impl Known {
         }
     }
 
-    /// The number of elements.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         match self {
             Known::Ints(values) => values.len(),
@@ -29,7 +30,7 @@ impl Known {
         }
     }
 
-    /// The number of elements, symbolic ones counted by the parts of their expressions.
+    /// Returns the number of elements. A symbolic element counts once for every part of its expression.
     fn parts(&self) -> usize {
         match self {
             Known::Ints(values) => values.iter().map(Dim::parts).sum(),
@@ -37,17 +38,17 @@ impl Known {
         }
     }
 
-    /// Whether there are no elements.
+    /// Returns whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Values with more elements than this are not tracked by constant propagation.
+/// Constant propagation does not track values with more elements than this.
 pub const KNOWN_LIMIT: usize = 65_536;
 
-/// Larger known values together have at most this many elements, so that a file of many small nodes can't fill the memory
-/// with what they compute.
+/// Maximum total number of elements of all larger known values, so that a file of many small nodes can't exhaust the
+/// memory.
 pub const KNOWN_TOTAL: usize = 1 << 22;
 
 /// What is known of one value.
@@ -55,30 +56,30 @@ pub const KNOWN_TOTAL: usize = 1 << 22;
 pub struct Fact {
     /// Element type.
     pub dtype: DataType,
-    /// Sizes, outermost first; `None` where not even the rank is known.
+    /// Sizes, outermost first. `None`: not even the rank is known.
     pub shape: Option<Vec<Dim>>,
-    /// The elements, where shape arithmetic may need them.
+    /// The elements, if they are known and shape arithmetic may need them.
     pub known: Option<Known>,
 }
 
 impl Fact {
-    /// A value of known type and shape.
+    /// Returns a fact with known type and shape.
     pub fn new(dtype: DataType, shape: Vec<Dim>) -> Self {
         Self { dtype, shape: Some(shape), known: None }
     }
 
-    /// A value of which only the type is known.
+    /// Returns a fact with known type and unknown rank.
     pub fn unranked(dtype: DataType) -> Self {
         Self { dtype, shape: None, known: None }
     }
 
-    /// A vector of integers (int64), as shape arithmetic makes them.
+    /// Returns the fact of an int64 vector, the form that shape arithmetic uses.
     pub fn int_vector(values: Vec<Dim>) -> Self {
         let shape = vec![Dim::from(i64::try_from(values.len()).unwrap_or(i64::MAX))];
         Self { dtype: DataType::Int64, shape: Some(shape), known: Some(Known::Ints(values)) }
     }
 
-    /// The same value with known elements; dropped if they are too many or do not fill the shape.
+    /// Returns the same fact with known elements. Drops them if there are too many or if they do not fill the shape.
     #[must_use]
     pub fn with_known(mut self, known: Option<Known>) -> Self {
         let count = self.shape.as_ref().and_then(|shape| crate::graph::dim::product(shape).as_const());
@@ -88,17 +89,17 @@ impl Fact {
         self
     }
 
-    /// The rank, where known.
+    /// Returns the rank, if it is known.
     pub fn rank(&self) -> Option<usize> {
         self.shape.as_ref().map(Vec::len)
     }
 
-    /// Whether elements are floating point numbers.
+    /// Returns whether the elements are floating-point numbers.
     pub fn is_float(&self) -> bool {
         is_float(self.dtype)
     }
 
-    /// The type and shape as messages print them, `float32[2, C, 16]`.
+    /// Returns the type and shape as messages print them, such as `float32[2, C, 16]`.
     pub fn describe(&self) -> String {
         let name = self.dtype.spec_name();
         match &self.shape {
@@ -111,19 +112,19 @@ impl Fact {
     }
 }
 
-/// Whether elements of this type are floating point numbers that a weight may have.
+/// Returns whether this is a floating-point type that a weight may have.
 pub fn is_float(dtype: DataType) -> bool {
     matches!(dtype, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
 }
 
-/// Whether a value of this shape may have known elements: not more than [`KNOWN_LIMIT`]. A value without elements may not
-/// claim large sizes besides, so that products of sizes are small too.
+/// Returns whether a value of this shape may have known elements: at most [`KNOWN_LIMIT`]. An empty value with
+/// otherwise large sizes is rejected too, so that products of sizes stay small.
 pub fn is_trackable(shape: &[usize]) -> bool {
     let count = shape.iter().try_fold(1usize, |count, size| count.checked_mul((*size).max(1)));
     count.is_some_and(|count| count <= KNOWN_LIMIT)
 }
 
-/// The elements at `indices` along `axis` of known elements of shape `shape`.
+/// Takes the elements at `indices` along `axis` from known elements of shape `shape`.
 pub fn take_along(known: &Known, shape: &[usize], axis: usize, indices: &[usize]) -> Option<Known> {
     let inner: usize = shape.get(axis + 1..)?.iter().product();
     let outer: usize = shape.get(..axis)?.iter().product();
@@ -131,12 +132,12 @@ pub fn take_along(known: &Known, shape: &[usize], axis: usize, indices: &[usize]
     if !is_trackable(&[outer, indices.len(), inner]) {
         return None;
     }
-    let places = (0..outer)
+    let positions = (0..outer)
         .flat_map(|o| indices.iter().flat_map(move |index| (0..inner).map(move |i| (o * size + index) * inner + i)));
-    pick(known, places)
+    pick(known, positions)
 }
 
-/// Known elements of shape `shape` with their axes permuted; `perm` names the old axis at every new place.
+/// Permutes the axes of known elements of shape `shape`. `perm[i]` is the old axis at the new position `i`.
 pub fn permute(known: &Known, shape: &[usize], perm: &[usize]) -> Option<Known> {
     if !is_trackable(shape) {
         return None;
@@ -144,18 +145,18 @@ pub fn permute(known: &Known, shape: &[usize], perm: &[usize]) -> Option<Known> 
     let count: usize = shape.iter().product();
     let stride = |axis: usize| -> usize { shape[axis + 1..].iter().product() };
     let sizes: Vec<usize> = perm.iter().map(|axis| shape.get(*axis).copied()).collect::<Option<_>>()?;
-    let places = (0..count).map(|mut at| {
-        let mut place = 0;
+    let positions = (0..count).map(|mut at| {
+        let mut position = 0;
         for (new, axis) in perm.iter().enumerate().rev() {
-            place += (at % sizes[new]) * stride(*axis);
+            position += (at % sizes[new]) * stride(*axis);
             at /= sizes[new];
         }
-        place
+        position
     });
-    pick(known, places)
+    pick(known, positions)
 }
 
-/// Known elements of shape `from`, repeated so that they fill shape `to`; `None` where `from` does not broadcast to it.
+/// Broadcasts known elements of shape `from` to shape `to`. Returns `None` if `from` does not broadcast to `to`.
 pub fn broadcast_to(known: &Known, from: &[usize], to: &[usize]) -> Option<Known> {
     let missing = to.len().checked_sub(from.len())?;
     if !is_trackable(to) {
@@ -164,21 +165,22 @@ pub fn broadcast_to(known: &Known, from: &[usize], to: &[usize]) -> Option<Known
     if from.iter().zip(&to[missing..]).any(|(size, wanted)| size != wanted && *size != 1) {
         return None;
     }
-    let places = (0..to.iter().product()).map(|mut at| {
-        let (mut place, mut stride) = (0, 1);
+    let positions = (0..to.iter().product()).map(|mut at| {
+        let (mut position, mut stride) = (0, 1);
         for (axis, size) in to.iter().enumerate().rev() {
             if let Some(own) = axis.checked_sub(missing).map(|axis| from[axis]) {
-                place += (at % size).min(own - 1) * stride;
+                position += (at % size).min(own - 1) * stride;
                 stride *= own;
             }
             at /= size;
         }
-        place
+        position
     });
-    pick(known, places)
+    pick(known, positions)
 }
 
-/// The elements of shape `shape` that fall together where `axes` are reduced, in the order of the result.
+/// Returns, for every element of a reduction over `axes`, the positions of the elements of shape `shape` that it
+/// combines.
 pub fn reduced_places(shape: &[usize], axes: &[usize]) -> Vec<Vec<usize>> {
     let kept: usize = (0..shape.len()).filter(|axis| !axes.contains(axis)).map(|axis| shape[axis]).product();
     let mut places = vec![Vec::new(); kept];
@@ -196,16 +198,16 @@ pub fn reduced_places(shape: &[usize], axes: &[usize]) -> Vec<Vec<usize>> {
     places
 }
 
-fn pick(known: &Known, mut places: impl Iterator<Item = usize>) -> Option<Known> {
+fn pick(known: &Known, mut positions: impl Iterator<Item = usize>) -> Option<Known> {
     match known {
         Known::Ints(values) => {
-            places.by_ref().map(|at| values.get(at).cloned()).collect::<Option<_>>().map(Known::Ints)
+            positions.by_ref().map(|at| values.get(at).cloned()).collect::<Option<_>>().map(Known::Ints)
         }
-        Known::Floats(values) => places.map(|at| values.get(at).copied()).collect::<Option<_>>().map(Known::Floats),
+        Known::Floats(values) => positions.map(|at| values.get(at).copied()).collect::<Option<_>>().map(Known::Floats),
     }
 }
 
-/// The sizes of a shape as numbers, if all are.
+/// Returns the sizes of a shape as numbers, if none is symbolic.
 pub fn static_shape(shape: &[Dim]) -> Option<Vec<usize>> {
     shape.iter().map(|size| usize::try_from(size.as_const()?).ok()).collect()
 }
@@ -215,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_elements_are_repeated_and_reduced() {
+    fn known_elements_are_broadcast_and_reduced() {
         let known = Known::Floats(vec![1.0, 2.0]);
         let rows = broadcast_to(&known, &[2, 1], &[2, 3]);
         assert_eq!(rows, Some(Known::Floats(vec![1.0, 1.0, 1.0, 2.0, 2.0, 2.0])));
@@ -227,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_tracked_that_is_large_or_claims_to_be() {
+    fn large_values_and_empty_values_with_large_sizes_are_not_tracked() {
         let known = Known::Floats(vec![1.0; 60_000]);
         assert_eq!(take_along(&known, &[1, 60_000], 0, &[0; 60_000]), None);
         assert_eq!(broadcast_to(&known, &[60_000, 1], &[60_000, 60_000]), None);

@@ -1,4 +1,4 @@
-//! What is known of all values.
+//! What inference knows of all values.
 
 use std::collections::BTreeMap;
 
@@ -7,21 +7,21 @@ use super::dim::Dim;
 use super::fact::Fact;
 use super::sizes::{Sizes, sizes_for};
 
-/// What inference knows of every value, by [`super::ValueId`].
+/// The facts of every value, indexed by [`super::ValueId`].
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// One entry per value; `None` where not even the element type is known.
+    /// One entry per value. `None`: not even the element type is known.
     pub values: Vec<Option<Fact>>,
-    /// Nodes whose operator is not registered or whose shapes could not be inferred, with the cause.
+    /// Nodes whose operator is not registered or whose shapes could not be inferred, with the reason.
     pub gaps: Vec<(usize, String)>,
     /// Symbolic sizes of the network's inputs that its weights fix.
     pub fixed: BTreeMap<String, Fixed>,
-    /// Symbolic sizes of the network's inputs that follow from others, in the order in which they are derived.
+    /// Symbolic sizes of the network's inputs that follow from other sizes, in the order in which they are derived.
     pub ties: Vec<Tie>,
     pub(crate) fresh: usize,
-    /// What nodes demand of symbolic sizes.
+    /// The constraints of nodes on symbolic sizes.
     pub(crate) equations: Vec<Equation>,
-    /// Elements of large known values, see [`crate::graph::fact::KNOWN_TOTAL`].
+    /// Number of elements in large known values, see [`crate::graph::fact::KNOWN_TOTAL`].
     pub(crate) known_elements: usize,
 }
 
@@ -30,75 +30,75 @@ pub struct Facts {
 pub struct Fixed {
     /// The size.
     pub size: i64,
-    /// The node that runs at this size only, as messages show it.
+    /// The node that requires this size, as messages show it.
     pub node: String,
 }
 
-/// A symbolic size that another one decides, unless the user gives it.
+/// A symbolic size that follows from another size, unless the user sets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tie {
     /// The symbol.
     pub symbol: String,
-    /// The size that it gets.
+    /// The size that the symbol gets.
     pub size: Dim,
 }
 
-/// How two sizes are related that meet at a node.
+/// The relation of two sizes that meet at a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Relation {
     /// They are equal.
     Equal,
     /// They are equal, or one of them is one.
     Broadcast,
-    /// The first is not less than the second.
+    /// The first is at least the second.
     Reaches,
 }
 
-/// What a node says of two sizes.
+/// A constraint of a node on two sizes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Equation {
     /// One size.
     pub a: Dim,
-    /// The other.
+    /// The other size.
     pub b: Dim,
     /// The node.
     pub node: NodeId,
-    /// How they are related.
+    /// Their relation.
     pub relation: Relation,
 }
 
-/// A size at which a network can't run: two lengths that must be equal are not.
+/// A size at which a network can't run: two lengths must be equal but are not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contradiction {
-    /// The symbol whose size it is.
+    /// The symbol with this size.
     pub symbol: String,
     /// The lengths that meet.
     pub lengths: (i64, i64),
-    /// The number of whose multiples all were tried that work, if there is one.
+    /// The number whose multiples work, if one is found: every tested multiple works.
     pub multiple: Option<i64>,
 }
 
-/// The largest factor between sizes that is tried: no network halves its sample more often.
-const MOST_HALVED: i64 = 256;
+/// Maximum factor that is tested as [`Contradiction::multiple`]: no network divides the size of its sample by more.
+const MAX_FACTOR: i64 = 256;
 
-/// Multiples of a number that are tried.
-const TRIED: i64 = 8;
+/// Number of multiples of a factor that are tested.
+const TESTED_MULTIPLES: i64 = 8;
 
 impl Equation {
-    /// The lengths that meet at these sizes, if they may not.
+    /// Returns the two lengths at these sizes, if they violate the relation.
     fn broken(&self, sizes: &Sizes) -> Option<(i64, i64)> {
         let (a, b) = (self.a.eval(sizes)?, self.b.eval(sizes)?);
         let fits = match self.relation {
             Relation::Equal => a == b,
             Relation::Broadcast => a == b || a == 1 || b == 1,
-            // What is cut off where it does not reach is still something.
+            // A slice that does not reach its end is still valid.
             Relation::Reaches => true,
         };
         (!fits).then_some((a, b))
     }
 
-    /// Whether it holds a symbol, and none of which nothing is known.
-    fn speaks_of(&self, symbol: &str) -> bool {
+    /// Returns whether the equation contains `symbol`, and no symbol that inference made up (`?...`).
+    fn mentions(&self, symbol: &str) -> bool {
         let mut names = std::collections::BTreeSet::new();
         self.a.symbols(&mut names);
         self.b.symbols(&mut names);
@@ -107,11 +107,12 @@ impl Equation {
 }
 
 impl Facts {
-    /// The first of some sizes at which the network can't run, such as a height that it does not halve and double back.
+    /// Returns the first given size at which the network can't run, such as a height that is not restored after being
+    /// halved and doubled.
     pub fn contradiction(&self, given: &Sizes) -> Option<Contradiction> {
         let sizes = sizes_for(self, given);
         for symbol in given.keys() {
-            let own: Vec<&Equation> = self.equations.iter().filter(|equation| equation.speaks_of(symbol)).collect();
+            let own: Vec<&Equation> = self.equations.iter().filter(|equation| equation.mentions(symbol)).collect();
             let Some(lengths) = own.iter().find_map(|equation| equation.broken(&sizes)) else { continue };
             let works = |size: i64| {
                 let sizes = sizes_for(
@@ -122,14 +123,14 @@ impl Facts {
                 );
                 own.iter().all(|equation| equation.broken(&sizes).is_none())
             };
-            let factors = std::iter::successors(Some(2), |factor| Some(2 * factor)).take_while(|it| *it <= MOST_HALVED);
-            let multiple = factors.into_iter().find(|factor| (1..=TRIED).all(|times| works(factor * times)));
+            let factors = std::iter::successors(Some(2), |factor| Some(2 * factor)).take_while(|it| *it <= MAX_FACTOR);
+            let multiple = factors.into_iter().find(|factor| (1..=TESTED_MULTIPLES).all(|times| works(factor * times)));
             return Some(Contradiction { symbol: symbol.clone(), lengths, multiple });
         }
         None
     }
 
-    /// Nothing yet of `count` values.
+    /// Returns facts in which nothing is known of `count` values.
     pub(crate) fn unknown(count: usize) -> Self {
         Self {
             values: vec![None; count],
@@ -142,7 +143,7 @@ impl Facts {
         }
     }
 
-    /// The sizes that weights fix.
+    /// Returns the sizes that weights fix.
     pub fn fixed_sizes(&self) -> Sizes {
         self.fixed.iter().map(|(name, fixed)| (name.clone(), fixed.size)).collect()
     }

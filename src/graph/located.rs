@@ -1,5 +1,5 @@
-//! External data for ONNX Runtime, which takes a model from memory and looks for its data in one folder, without links out
-//! of it.
+//! External data for ONNX Runtime. The runtime takes a model from memory, resolves its data against one folder, and
+//! rejects links that lead out of that folder.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -26,14 +26,14 @@ fn each_tensor(graph: &mut GraphProto, change: &mut dyn FnMut(&mut TensorProto))
 }
 
 impl Model {
-    /// Whether a link leads from the folder of the model to data elsewhere.
+    /// Returns whether a link leads from the model's folder to data elsewhere.
     pub(crate) fn has_linked_data(&self) -> bool {
         let root = self.folder().canonicalize();
         root.is_ok_and(|root| self.external.values().any(|file| !file.real.starts_with(&root)))
     }
 
-    /// The folder against which [`Model::located`] names it: that of the model, or where links lead to data
-    /// elsewhere, one that holds all of it.
+    /// Returns the folder for the locations of [`Model::located`]: the model's folder, or if links lead to data
+    /// elsewhere, the closest folder that contains all data.
     pub fn data_folder(&self) -> PathBuf {
         if !self.has_linked_data() {
             return self.folder().to_owned();
@@ -45,7 +45,8 @@ impl Model {
         })
     }
 
-    /// `proto`, a form of this model, with its external data named as it is found from [`Model::data_folder`].
+    /// Returns `proto`, a form of this model, with the locations of its external data relative to
+    /// [`Model::data_folder`].
     pub fn located<'p>(&self, proto: &'p ModelProto) -> Cow<'p, ModelProto> {
         if !self.has_linked_data() {
             return Cow::Borrowed(proto);
@@ -67,7 +68,7 @@ impl Model {
     }
 }
 
-/// The data files that the model in a file names in its own folder, as far as they are there; `None` where the file is no
+/// Returns the data files in the model's own folder that a model file names and that exist. `None`: the file is no
 /// model.
 pub(crate) fn named_data_files(path: &Path) -> Option<Vec<PathBuf>> {
     let proto = ModelProto::decode(map(path).ok()?).ok()?;

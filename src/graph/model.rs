@@ -1,4 +1,4 @@
-//! A model file in memory: mapped, decoded without copying tensor data, with its external data.
+//! A model file in memory: mapped, decoded without copying tensor data, together with its external data.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::files::{map, parent};
 use crate::onnx::{DataLocation, DataType, GraphProto, ModelProto, NodeProto, TensorProto};
 
-/// A model file in memory; a clone shares it.
+/// A model file in memory. Clones share the data.
 #[derive(Clone, Debug)]
 pub struct Model {
     pub(crate) path: PathBuf,
@@ -22,15 +22,15 @@ pub struct Model {
     pub(crate) proto: Arc<ModelProto>,
     pub(crate) graph: Arc<GraphProto>,
     pub(crate) inlined: bool,
-    /// The external files by the location that tensors name.
+    /// The external files, by the location that tensors name.
     pub(crate) external: Arc<BTreeMap<String, ExternalFile>>,
     pub(crate) digests: Arc<Digests>,
     pub(crate) notes: Arc<Vec<String>>,
-    /// Whether a changed form of it keeps the name of its data file, because loaders know it by that.
+    /// Whether a rewritten model keeps the name of its data file, because runtimes expect that name.
     pub(crate) keeps_data_name: bool,
 }
 
-/// Every tensor of a graph, its nodes and their subgraphs, with the node that carries it.
+/// Returns every tensor of a graph, its nodes and their subgraphs, with the node that carries it.
 pub(crate) fn all_tensors(graph: &GraphProto) -> Vec<(&TensorProto, Option<&NodeProto>)> {
     fn collect<'g>(
         graph: &'g GraphProto,
@@ -56,45 +56,49 @@ pub(crate) fn all_tensors(graph: &GraphProto) -> Vec<(&TensorProto, Option<&Node
 }
 
 impl Model {
-    /// Where the model was read from.
+    /// Returns the path from which the model was read.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The folder against which external data is resolved.
+    /// Returns the folder against which external data locations are resolved.
     pub fn folder(&self) -> &Path {
         parent(&self.path)
     }
 
-    /// What of the file is not as the format asks for, in words.
+    /// Returns notes on what in the file violates the ONNX format.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// Adds to what of the file is not as the format asks for.
+    /// Adds a note on what in the file violates the ONNX format.
     pub(crate) fn note(&mut self, text: String) {
         Arc::make_mut(&mut self.notes).push(text);
     }
 
-    /// Everything in the file but the graph.
+    /// Returns everything in the file except the graph.
     pub fn proto(&self) -> &ModelProto {
         &self.proto
     }
 
-    /// The main graph, with model-local functions inlined and branches that are always taken in place of their nodes.
+    /// Returns the main graph. Model-local functions are inlined, and an If whose branch is known is replaced by that
+    /// branch.
     pub fn graph(&self) -> &GraphProto {
         &self.graph
     }
 
-    /// The same model with another graph in memory, which may name the same external data.
+    /// Returns the same model with another graph in memory. The graph may refer to the same external data.
     pub(crate) fn with_graph(&self, graph: GraphProto) -> Self {
         Self { graph: Arc::new(graph), ..self.clone() }
     }
 
-    /// Tells the system that the model file will not be read for a while, so that its pages leave memory.
+    /// Advises the system that the model file will not be read for a while, so that its pages can leave memory.
     pub(crate) fn set_aside(&self) {
         #[cfg(target_os = "linux")]
-        #[expect(unsafe_code, reason = "advice that keeps what the pages hold, on pages that the slice covers whole")]
+        #[expect(
+            unsafe_code,
+            reason = "madvise with MADV_PAGEOUT keeps the contents of pages, and all of these pages lie in the slice"
+        )]
         unsafe {
             let page = usize::try_from(libc::sysconf(libc::_SC_PAGESIZE)).unwrap_or(4096).max(1);
             let skipped = self.bytes.as_ptr().align_offset(page);
@@ -105,17 +109,17 @@ impl Model {
         }
     }
 
-    /// The bytes of the model file.
+    /// Returns the bytes of the model file.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// Whether functions or branches were inlined, so that the nodes are no longer those of the file.
+    /// Returns whether functions or branches were inlined. If so, the nodes differ from those of the file.
     pub fn is_inlined(&self) -> bool {
         self.inlined
     }
 
-    /// The version of a domain's operators, if the model imports them.
+    /// Returns the opset version of a domain. `None`: the model does not import the domain.
     pub fn opset(&self, domain: &str) -> Option<i64> {
         let standard = |domain: &str| domain.is_empty() || domain == "ai.onnx";
         let mut imports = self.proto.opset_import.iter();
@@ -124,11 +128,11 @@ impl Model {
             .map(|import| import.version)
     }
 
-    /// The elements of a tensor as little-endian bytes in row-major order: borrowed from the mapped files, or made
-    /// from a typed field.
+    /// Returns the elements of a tensor as little-endian bytes in row-major order: borrowed from the mapped files, or
+    /// converted from a typed field.
     ///
     /// # Errors
-    /// External data that is missing, outside the model's folder, or shorter than the tensor; strings.
+    /// External data that is missing, outside the model's folder, or of another size than the tensor; string tensors.
     pub fn tensor_bytes<'m>(&'m self, tensor: &'m TensorProto) -> Result<Cow<'m, [u8]>, Error> {
         let fail = |message: String| Error::invalid(&self.path, format!("tensor {:?}: {message}", tensor.name));
         if tensor.data_location == DataLocation::External as i32 {
@@ -136,15 +140,15 @@ impl Model {
             return Ok(Cow::Borrowed(&file.bytes[range]));
         }
         if tensor.element_type() == DataType::String {
-            return Err(fail("its strings have no fixed size in bytes".to_owned()));
+            return Err(fail("strings have no fixed size in bytes; expected a numeric element type".to_owned()));
         }
         Ok(tensor::stored_bytes(tensor))
     }
 
-    /// As [`Model::tensor_bytes`], as a handle that shares the mapped file instead of borrowing the model.
+    /// Like [`Model::tensor_bytes`], but returns a handle that shares the mapped file instead of borrowing the model.
     ///
     /// # Errors
-    /// As [`Model::tensor_bytes`].
+    /// As for [`Model::tensor_bytes`].
     pub fn tensor_view(&self, tensor: &TensorProto) -> Result<Bytes, Error> {
         if tensor.data_location == DataLocation::External as i32 {
             let (file, range) = self.external_place(tensor)?;
@@ -156,20 +160,19 @@ impl Model {
         Ok(Bytes::from(self.tensor_bytes(tensor)?.into_owned()))
     }
 
-    /// The file and the range in it where a tensor's external data is.
+    /// Returns the file that holds a tensor's external data, and the range in it.
     fn external_place(&self, tensor: &TensorProto) -> Result<(&ExternalFile, std::ops::Range<usize>), Error> {
         let fail = |message: String| Error::invalid(&self.path, format!("tensor {:?}: {message}", tensor.name));
         let location = Location::of(tensor).map_err(fail)?;
-        let file = self
-            .external
-            .get(location.file())
-            .ok_or_else(|| fail(format!("its external data file {:?} is not one of this model's", location.file())))?;
+        let file = self.external.get(location.file()).ok_or_else(|| {
+            fail(format!("its external data file {:?} is not mapped for this model", location.file()))
+        })?;
         let needed = tensor::byte_length(tensor).map_err(fail)?;
         let range = location.range(file.bytes.len() as u64, needed);
         Ok((file, range.map_err(|message| fail(format!("{}: {message}", file.path.display())))?))
     }
 
-    /// Maps the files that any tensor of the model names.
+    /// Maps the files that the model's tensors name as external data.
     pub(crate) fn map_external_files(&self) -> Result<BTreeMap<String, ExternalFile>, Error> {
         let mut files = BTreeMap::new();
         for (tensor, _) in all_tensors(&self.graph) {
@@ -195,32 +198,32 @@ impl Model {
         Ok(files)
     }
 
-    /// Whether any tensor of the model is in another file.
+    /// Returns whether any tensor of the model is in another file.
     pub fn has_external_files(&self) -> bool {
         !self.external.is_empty()
     }
 
-    /// The external data files that the model names, in the order of their paths.
+    /// Returns the external data files that the model names, sorted by path.
     pub fn external_files(&self) -> Vec<PathBuf> {
         let paths: BTreeSet<&PathBuf> = self.external.values().map(|file| &file.path).collect();
         paths.into_iter().cloned().collect()
     }
 
-    /// The digest of the model file followed by its external data files in the order of their paths, in hexadecimal.
+    /// Returns the digest of the model file followed by its external data files sorted by path, in hexadecimal.
     pub fn digest(&self, kind: DigestKind) -> String {
         let external: BTreeMap<&PathBuf, &Bytes> =
             self.external.values().map(|file| (&file.path, &file.bytes)).collect();
         self.digests.get(kind, std::iter::once(&self.bytes).chain(external.into_values())).into_owned()
     }
 
-    /// The model file and its external data files.
+    /// Returns the model file and its external data files.
     pub fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.path.clone()];
         files.extend(self.external_files());
         files
     }
 
-    /// Bytes of the model file and of the external files it uses.
+    /// Returns the total size in bytes of the model file and its external data files.
     ///
     /// # Errors
     /// An external file has disappeared.

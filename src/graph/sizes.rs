@@ -1,4 +1,4 @@
-//! Sizes that stand for symbolic dimensions.
+//! The sizes used for symbolic dimensions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,15 +7,16 @@ use super::facts::Facts;
 /// Sizes for the symbolic dimensions of a model.
 pub type Sizes = BTreeMap<String, i64>;
 
-/// A size for every symbolic dimension: what a weight fixes, what the user gives, what follows from others, else a small one
-/// by name; the network halves height and width a few times, so theirs is a multiple of eight.
+/// Chooses a size for every symbolic dimension: the size that a weight fixes, the size that the user gives, the size
+/// that follows from others, or else a small default by name. The default height and width are multiples of eight
+/// because networks halve them a few times.
 pub fn sizes_for(facts: &Facts, given: &Sizes) -> Sizes {
     let mut names = BTreeSet::new();
     for dim in facts.values.iter().flatten().filter_map(|fact| fact.shape.as_ref()).flatten() {
         dim.symbols(&mut names);
     }
     let mut given = given.clone();
-    // A size that is given for one of two symbols that meet is that of both.
+    // If two symbols meet and a size is given for one, it holds for both.
     for tie in facts.ties.iter().rev() {
         if let (Some(size), Some(other)) = (given.get(&tie.symbol).copied(), tie.size.as_symbol()) {
             given.entry(other).or_insert(size);
@@ -33,7 +34,7 @@ pub fn sizes_for(facts: &Facts, given: &Sizes) -> Sizes {
     sizes
 }
 
-/// Sets the sizes that follow from others, but those that are given.
+/// Sets the sizes that follow from others, except those in `given`.
 pub fn follow(facts: &Facts, given: &Sizes, sizes: &mut Sizes) {
     for tie in facts.ties.iter().filter(|tie| !given.contains_key(&tie.symbol)) {
         if let Some(size) = tie.size.eval(sizes).filter(|size| *size > 0) {
@@ -42,13 +43,13 @@ pub fn follow(facts: &Facts, given: &Sizes, sizes: &mut Sizes) {
     }
 }
 
-/// Whether the name of a symbol says what it counts, so that it is no batch.
+/// Returns whether the name of a symbol shows what it counts, so that it is no batch.
 pub fn has_telling_name(name: &str) -> bool {
     let name = name.to_lowercase();
     ["seq", "len", "token", "text", "height", "width"].iter().any(|word| name.contains(word))
 }
 
-/// The size of a symbol of which nothing but the name is known.
+/// Returns the default size of a symbol of which only the name is known.
 pub fn default_size(name: &str) -> i64 {
     let name = name.to_lowercase();
     let is = |words: &[&str]| words.iter().any(|word| name.contains(word));

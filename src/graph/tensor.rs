@@ -1,4 +1,4 @@
-//! The elements of a tensor as bytes, wherever the file keeps them.
+//! The elements of a tensor as bytes, from whichever field of the file stores them.
 
 use std::borrow::Cow;
 
@@ -7,10 +7,10 @@ use super::fact::Known;
 use crate::onnx::floats::Floats;
 use crate::onnx::{DataType, TensorProto};
 
-/// Bytes that the elements of a tensor take; `None` for types without a fixed size.
+/// Returns the size of a tensor's elements in bytes. `None`: the type has no fixed size.
 ///
 /// # Errors
-/// A negative size, or more bytes than can be counted.
+/// A negative size, or a size in bytes beyond `u64`.
 pub(crate) fn byte_length(tensor: &TensorProto) -> Result<Option<u64>, String> {
     let dims = &tensor.dims;
     let mut count = 1_u64;
@@ -25,7 +25,7 @@ pub(crate) fn byte_length(tensor: &TensorProto) -> Result<Option<u64>, String> {
     Ok(Some(total.div_ceil(8)))
 }
 
-/// Bytes that a tensor stores in the model file itself.
+/// Returns how many bytes of a tensor the model file itself stores.
 pub(crate) fn stored_length(tensor: &TensorProto) -> u64 {
     if !tensor.raw_data.is_empty() {
         return tensor.raw_data.len() as u64;
@@ -36,16 +36,16 @@ pub(crate) fn stored_length(tensor: &TensorProto) -> u64 {
         DataType::Int64 => (tensor.int64_data.len(), 8),
         DataType::Uint64 => (tensor.uint64_data.len(), 8),
         DataType::Uint32 => (tensor.uint64_data.len(), 4),
-        // An entry holds one element, or one byte of packed ones.
+        // An entry holds one element, or one byte of packed elements.
         other => (tensor.int32_data.len(), other.byte_size().unwrap_or(1)),
     };
     count as u64 * bytes as u64
 }
 
-/// The size of one element in bytes, for types that fill whole bytes.
+/// Returns the size of one element in bytes, for types that fill whole bytes.
 ///
 /// # Errors
-/// Strings, types of less than a byte and unknown types.
+/// Strings, types of less than a byte, and unknown types.
 pub fn element_size(tensor: &TensorProto) -> Result<usize, String> {
     let dtype = tensor.element_type();
     dtype.byte_size().ok_or_else(|| match dtype {
@@ -54,7 +54,7 @@ pub fn element_size(tensor: &TensorProto) -> Result<usize, String> {
     })
 }
 
-/// A typed field as little-endian bytes: the field itself where that is how memory holds it.
+/// Returns a typed field as little-endian bytes, without a copy if memory is little-endian.
 fn cast<T: bytemuck::NoUninit>(values: &[T], bytes: impl Fn(&T) -> Vec<u8>) -> Cow<'_, [u8]> {
     if cfg!(target_endian = "little") {
         Cow::Borrowed(bytemuck::cast_slice(values))
@@ -63,7 +63,7 @@ fn cast<T: bytemuck::NoUninit>(values: &[T], bytes: impl Fn(&T) -> Vec<u8>) -> C
     }
 }
 
-/// The elements of a tensor that is not external, little-endian and row-major.
+/// Returns the elements of a tensor that is not external, little-endian and row-major.
 pub(crate) fn stored_bytes(tensor: &TensorProto) -> Cow<'_, [u8]> {
     if !tensor.raw_data.is_empty() {
         return Cow::Borrowed(&tensor.raw_data);
@@ -79,7 +79,7 @@ pub(crate) fn stored_bytes(tensor: &TensorProto) -> Cow<'_, [u8]> {
     }
 }
 
-/// The low bytes of every entry: small types are stored one element an entry.
+/// Returns the low bytes of every entry: typed fields store small types as one element per entry.
 fn narrow<T, const N: usize>(values: &[T], bytes: impl Fn(&T) -> [u8; N], size: usize) -> Cow<'static, [u8]> {
     let mut result = Vec::with_capacity(values.len() * size);
     for value in values {
@@ -88,7 +88,7 @@ fn narrow<T, const N: usize>(values: &[T], bytes: impl Fn(&T) -> [u8; N], size: 
     Cow::Owned(result)
 }
 
-/// The elements of little-endian raw data, for the types that shape arithmetic uses.
+/// Decodes the elements of little-endian raw data, for the types that shape arithmetic uses.
 pub fn elements(dtype: DataType, bytes: &[u8]) -> Option<Known> {
     fn each<const N: usize, T>(bytes: &[u8], of: impl Fn([u8; N]) -> T) -> Vec<T> {
         bytes.as_chunks::<N>().0.iter().map(|chunk| of(*chunk)).collect()
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn typed_fields_give_the_same_bytes_as_raw_data() {
+    fn typed_fields_have_the_same_bytes_as_raw_data() {
         let floats = TensorProto { float_data: vec![1.5, -2.0], ..of(DataType::Float, &[2]) };
         assert_eq!(*stored_bytes(&floats), [1.5_f32.to_le_bytes(), (-2.0_f32).to_le_bytes()].concat());
         let halves = TensorProto { int32_data: vec![0x3c00, 0xc000], ..of(DataType::Float16, &[2]) };
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_that_cannot_be_counted_are_refused() {
+    fn negative_and_overflowing_shapes_are_errors() {
         assert!(byte_length(&of(DataType::Float, &[2, -1])).unwrap_err().contains("negative size -1"));
         assert!(byte_length(&of(DataType::Float, &[i64::MAX, i64::MAX])).unwrap_err().contains("too many"));
     }

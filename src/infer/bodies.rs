@@ -1,4 +1,4 @@
-//! Bodies: the graphs that attributes of control flow hold (If, Loop, Scan).
+//! Bodies: the graphs in the attributes of control flow operators (If, Loop, Scan).
 
 use std::collections::BTreeMap;
 
@@ -11,32 +11,32 @@ use crate::onnx::GraphProto;
 use crate::operator::RuleError;
 use crate::ops;
 
-/// Nodes of bodies that are inferred for one node around them. A loop infers its body more than once, so that nested
-/// loops would grow without bound.
+/// Maximum number of nodes of bodies that are inferred for one outer node. A loop infers its body more than once, so
+/// that nested loops would grow without bound.
 pub(super) const MOST_NODES: usize = 10_000;
 
-/// The fact of a value by its name.
+/// Returns the fact of an outer value by its name.
 type Outer<'a> = dyn Fn(&str) -> Option<Fact> + 'a;
 
-/// Where a node stands: its graph, and the values around that.
+/// The scope of a node: its graph, and the values of the enclosing graphs.
 #[derive(Clone, Copy)]
 pub(super) struct Scope<'a> {
     pub(super) model: &'a Model,
     pub(super) graph: &'a Graph,
-    /// What is known of the values that a body of the node sees.
+    /// Returns the facts of the outer values that a body of the node can use.
     pub(super) outer: Option<&'a Outer<'a>>,
 }
 
 impl<'a> Scope<'a> {
-    /// The graph of the model itself.
+    /// Returns the scope of the model's main graph.
     pub(super) fn outermost(model: &'a Model, graph: &'a Graph) -> Self {
         Self { model, graph, outer: None }
     }
 
-    /// The facts of the outputs of a body.
+    /// Infers the facts of the outputs of a body.
     ///
     /// # Errors
-    /// As [`crate::operator::InferCx::body`].
+    /// As for [`crate::operator::InferCx::body`].
     pub(super) fn infer_body(
         &self,
         body: &GraphProto,
@@ -46,9 +46,9 @@ impl<'a> Scope<'a> {
     ) -> Result<Vec<Option<Fact>>, RuleError> {
         *budget = budget
             .checked_sub(body.node.len().max(1))
-            .ok_or_else(|| RuleError::unsupported(format!("its bodies take more than {MOST_NODES} nodes")))?;
+            .ok_or_else(|| RuleError::unsupported(format!("its bodies have more than {MOST_NODES} nodes")))?;
         let graph = Graph::of_body(self.model, body)
-            .map_err(|at| RuleError::invalid(format!("a body has a cycle through its node {at}")))?;
+            .map_err(|at| RuleError::invalid(format!("a body has a cycle through the node at position {at}")))?;
         let operators = ops::parse(&graph);
         let mut facts = Facts { fresh: *fresh, ..Facts::unknown(graph.values.len()) };
         for tensor in &body.initializer {

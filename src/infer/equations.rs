@@ -1,8 +1,8 @@
-//! What the demands of nodes say of symbolic sizes of the network's inputs.
+//! Conclusions about symbolic sizes of the network's inputs from the constraints of nodes.
 //!
-//! A convolution runs at the channels of its weight only, so that a symbolic size that meets it, through whatever shape
-//! arithmetic lies between, is that number ([`fixed`]). Symbols that meet each other, such as the rows of a time embedding
-//! and the batch that it is added to, get one size ([`ties`]).
+//! A convolution runs only with the number of channels of its weight. A symbolic size that meets it, even after shape
+//! arithmetic, is therefore that number ([`fixed`]). Symbols that meet each other, such as the rows of a time embedding
+//! and the batch to which it is added, get the same size ([`ties`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,13 +11,13 @@ use crate::graph::dim::Dim;
 use crate::graph::facts::{Equation, Facts, Fixed, Relation, Tie};
 use crate::graph::sizes::{default_size, has_telling_name};
 
-/// Sizes of the shape of an input of the network.
+/// Returns the sizes in the shape of an input of the network.
 fn shape(facts: &Facts, input: usize) -> &[Dim] {
     facts.values[input].as_ref().and_then(|fact| fact.shape.as_deref()).unwrap_or_default()
 }
 
-/// The symbolic sizes of the network's inputs, the most telling first: those of the inputs with the most axes, which are
-/// the samples, then in the order of inputs and axes.
+/// Returns the symbolic sizes of the network's inputs, the most informative first: those of the inputs with the most
+/// axes, which are the samples, then in the order of inputs and axes.
 fn symbols(facts: &Facts, graph: &Graph) -> Vec<String> {
     let mut inputs = graph.inputs.clone();
     inputs.sort_by_key(|input| std::cmp::Reverse(shape(facts, *input).len()));
@@ -30,7 +30,8 @@ fn symbols(facts: &Facts, graph: &Graph) -> Vec<String> {
     names
 }
 
-/// Numbers that symbolic sizes of the inputs must be, or are likely to be where one could be broadcast.
+/// Returns the numbers that symbolic sizes of the inputs must be. For [`Relation::Broadcast`], the numbers are only
+/// likely.
 pub(super) fn fixed(facts: &Facts, graph: &Graph, relation: Relation) -> BTreeMap<String, Fixed> {
     let mut found = BTreeMap::new();
     let names = symbols(facts, graph);
@@ -63,7 +64,7 @@ impl Ties {
         self.names.iter().position(|own| own == name)
     }
 
-    /// The symbol or expression at the end of a chain of ties.
+    /// Follows a chain of ties to the symbol or expression at its end.
     fn resolve(&self, size: &Dim) -> Dim {
         let mut size = size.clone();
         while let Some(next) = size.as_symbol().and_then(|name| self.of.get(&name)) {
@@ -72,7 +73,7 @@ impl Ties {
         size
     }
 
-    /// Whether the value of `size` depends on `name`.
+    /// Returns whether the value of `size` depends on `name`.
     fn depends(&self, size: &Dim, name: &str) -> bool {
         let (mut open, mut seen) = (BTreeSet::new(), BTreeSet::new());
         size.symbols(&mut open);
@@ -106,7 +107,7 @@ impl Ties {
     fn meet(&mut self, equation: &Equation) {
         let (a, b) = (self.resolve(&equation.a), self.resolve(&equation.b));
         let mut solutions = a.solutions(&b);
-        // The less telling symbol follows the other.
+        // The less informative symbol follows the other.
         solutions.sort_by_key(|(name, _)| std::cmp::Reverse(self.rank(name)));
         for (name, size) in solutions {
             if self.tie(&name, &size) {
@@ -116,7 +117,7 @@ impl Ties {
     }
 }
 
-/// What slices need of symbols that would otherwise get smaller sizes.
+/// Returns the minimum sizes that slices require of symbols whose default size is smaller.
 fn least(facts: &Facts, ties: &Ties) -> BTreeMap<String, i64> {
     let mut found = BTreeMap::new();
     for equation in facts.equations.iter().filter(|equation| equation.relation == Relation::Reaches) {
@@ -130,7 +131,7 @@ fn least(facts: &Facts, ties: &Ties) -> BTreeMap<String, i64> {
     found
 }
 
-/// Symbolic sizes of the inputs that get their sizes from others.
+/// Returns the symbolic sizes of the inputs that follow from others.
 pub(super) fn ties(facts: &Facts, graph: &Graph) -> Vec<Tie> {
     let names = symbols(facts, graph);
     let mut ties = Ties { names, of: BTreeMap::new(), order: Vec::new() };
@@ -145,7 +146,8 @@ pub(super) fn ties(facts: &Facts, graph: &Graph) -> Vec<Tie> {
     for (name, size) in least(facts, &ties) {
         ties.tie(&name, &Dim::from(size));
     }
-    // One number per sample, as a time step is, where nothing else says how many: as many as there are samples.
+    // An input with one number per sample, such as a timestep, has as many elements as there are samples, unless its
+    // size is determined otherwise.
     let batch = graph.inputs.iter().max_by_key(|input| (shape(facts, **input).len(), std::cmp::Reverse(**input)));
     let batch = batch.map(|input| shape(facts, *input)).filter(|shape| shape.len() > 1).and_then(<[Dim]>::first);
     for input in &graph.inputs {
@@ -162,7 +164,7 @@ pub(super) fn ties(facts: &Facts, graph: &Graph) -> Vec<Tie> {
             ties.tie(&name, batch);
         }
     }
-    // A tie may follow one that was found later.
+    // Sorts the ties, because a tie may depend on one that was found later.
     let mut ordered: Vec<Tie> = Vec::new();
     let mut open = std::mem::take(&mut ties.order);
     while !open.is_empty() {

@@ -1,7 +1,7 @@
-//! Branches that are always taken.
+//! Inlining of branches whose condition is known.
 //!
-//! TorchScript writes `squeeze` as an If that asks whether a size is one. Where shape inference knows the answer, the
-//! branch takes the node's place: its nodes become nodes of the graph, as those of a function do, and its initializers
+//! TorchScript exports `squeeze` as an If that tests whether a size is one. If shape inference knows the condition, the
+//! branch replaces the node. Its nodes become nodes of the graph, like those of a function, and its initializers become
 //! Constant nodes.
 
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use crate::onnx::order::captured;
 use crate::onnx::{DataLocation, FunctionProto, GraphProto, ModelProto, NodeProto, attr_tensor};
 use crate::ops;
 
-/// The domain of the functions that branches are called as while they are inlined.
+/// The domain of the temporary functions that represent branches while they are inlined.
 const DOMAIN: &str = "onnx_diffprune.branches";
 
-/// What one branch decides may decide the next; real exports nest a handful.
+/// Maximum number of rounds. An inlined branch may make the next condition known; real exports nest a handful.
 const MOST_ROUNDS: usize = 64;
 
-/// Replaces every node of which one body always runs by that body.
+/// Replaces every node that always runs the same body with that body.
 ///
 /// # Errors
-/// A body that contradicts itself.
+/// A body is inconsistent.
 pub(super) fn take_decided(model: &mut Model) -> Result<(), Error> {
     for _ in 0..MOST_ROUNDS {
         let bodies = decided(model);
@@ -55,13 +55,13 @@ pub(super) fn take_decided(model: &mut Model) -> Result<(), Error> {
     Ok(())
 }
 
-/// The nodes of which one body always runs, by their position in the file, with that body.
+/// Returns the nodes that always run the same body, as their position in the file and the body.
 fn decided(model: &Model) -> Vec<(usize, GraphProto)> {
     let has_bodies = |node: &NodeProto| node.attribute.iter().any(|attribute| attribute.g.is_some());
     if !model.graph.node.iter().any(has_bodies) {
         return Vec::new();
     }
-    // What is wrong with the graph is told by those who read it next.
+    // Errors of the graph are reported by later passes.
     let Ok(graph) = Graph::new(model) else { return Vec::new() };
     let operators = ops::parse(&graph);
     let Ok(facts) = infer(model, &graph, &operators) else { return Vec::new() };
@@ -79,14 +79,14 @@ fn decided(model: &Model) -> Vec<(usize, GraphProto)> {
     bodies
 }
 
-/// Whether a body can stand in a graph as it is.
+/// Returns whether a body can become part of a graph unchanged.
 fn is_plain(body: &GraphProto) -> bool {
     body.input.is_empty()
         && body.sparse_initializer.is_empty()
         && body.initializer.iter().all(|tensor| tensor.data_location != DataLocation::External as i32)
 }
 
-/// The body as a function of what it reads from outside.
+/// Returns the body as a function whose inputs are the outer values that it uses.
 fn function(index: usize, body: &GraphProto) -> FunctionProto {
     let constants = body.initializer.iter().map(|tensor| NodeProto {
         op_type: "Constant".to_owned(),

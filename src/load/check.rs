@@ -1,4 +1,4 @@
-//! Checks of a decoded model: operator sets that the rules describe, names, constants that fill their shapes.
+//! Checks of a decoded model: supported opset, names, and constants whose data fills their shape.
 
 use super::names;
 use crate::error::Error;
@@ -6,10 +6,10 @@ use crate::graph::model::{Model, all_tensors};
 use crate::graph::tensor;
 use crate::onnx::{DataLocation, NodeProto, TensorProto};
 
-/// The oldest opset whose operators the rules describe.
+/// The oldest opset that the operator rules cover.
 const OLDEST_OPSET: i64 = 9;
 
-/// The largest product of the other sizes of a tensor without elements.
+/// Maximum product of the other sizes of a tensor without elements.
 const LARGEST_EMPTY: i64 = 1 << 20;
 
 pub(super) fn check(model: &Model) -> Result<(), Error> {
@@ -32,7 +32,7 @@ pub(super) fn check(model: &Model) -> Result<(), Error> {
     Ok(())
 }
 
-/// The name of a node, or what it produces if it has none.
+/// Returns the name of a node, or what it produces if it has no name.
 fn node_name(node: &NodeProto) -> String {
     match node.output.first() {
         Some(output) if node.name.is_empty() => format!("producing {output}"),
@@ -44,8 +44,8 @@ fn check_operator_sets(model: &Model) -> Result<(), Error> {
     let fail = |message: String| Error::invalid(model.path(), message);
     match model.opset("") {
         None => {
-            return Err(fail("the model imports no standard operator set (domain ai.onnx)".to_owned()).hint(
-                "what its operators mean depends on the version: add the opset that it was exported for to opset_import, \
+            return Err(fail("the model does not import the standard operator set (domain ai.onnx)".to_owned()).hint(
+                "the version decides what its operators mean: add the opset that it was exported for to opset_import, \
                  or export it again",
             ));
         }
@@ -61,13 +61,13 @@ fn check_operator_sets(model: &Model) -> Result<(), Error> {
 fn check_tensor(model: &Model, tensor: &TensorProto) -> Result<(), Error> {
     let fail = |message: String| Error::invalid(model.path(), format!("tensor {:?}: {message}", tensor.name));
     if tensor.segment.is_some() {
-        return Err(fail("it is stored in segments, which is not supported".to_owned()));
+        return Err(fail("it is stored in segments, which are not supported".to_owned()));
     }
     let expected = tensor::byte_length(tensor).map_err(fail)?;
-    // Only the data bounds the sizes, and where one size is zero there is none.
+    // Only the stored data bounds the sizes, and a tensor with a size of zero has no data.
     let others = tensor.dims.iter().fold(1i64, |product, size| product.saturating_mul(*size.max(&1)));
     if tensor.dims.contains(&0) && others > LARGEST_EMPTY {
-        return Err(fail(format!("its shape {:?} names a large size but no elements", tensor.dims)));
+        return Err(fail(format!("its shape {:?} has a size of zero and other sizes that are too large", tensor.dims)));
     }
     if tensor.data_location == DataLocation::External as i32 {
         let bytes = model.tensor_bytes(tensor)?;
@@ -86,11 +86,11 @@ fn check_tensor(model: &Model, tensor: &TensorProto) -> Result<(), Error> {
     Ok(())
 }
 
-/// A tensor whose type has no size in bytes still can't have more elements than its data has bits.
+/// Checks a tensor whose type has no size in whole bytes: it can't have more elements than its data has bits.
 fn check_count(tensor: &TensorProto, most: usize) -> Result<(), String> {
     let count = tensor.dims.iter().try_fold(1usize, |count, size| count.checked_mul(usize::try_from(*size).ok()?));
     match count {
         Some(count) if count <= most => Ok(()),
-        _ => Err(format!("its data is too short for the elements of shape {:?}", tensor.dims)),
+        _ => Err(format!("its data is too short for shape {:?}", tensor.dims)),
     }
 }

@@ -1,6 +1,6 @@
-//! Operator sets that a model uses and does not import.
+//! Imports of operator sets that a model uses without importing them.
 //!
-//! The format asks for an import of every operator set. ONNX Runtime adds those that it knows, but for the standard one,
+//! ONNX requires an import of every operator set. ONNX Runtime adds the sets that it knows, except the standard one,
 //! whose version decides what its operators mean.
 
 use std::collections::BTreeSet;
@@ -9,11 +9,11 @@ use std::sync::Arc;
 use crate::graph::model::Model;
 use crate::onnx::{GraphProto, OperatorSetIdProto};
 
-/// Operator sets of ONNX Runtime, of which there is but one version.
+/// Operator sets of ONNX Runtime that have only one version.
 const OF_ONE_VERSION: [&str; 4] =
     ["com.microsoft", "com.microsoft.experimental", "com.microsoft.nchwc", "com.ms.internal.nhwc"];
 
-/// Imports what is used and has but one version. Says what was not imported.
+/// Imports the used operator sets that have only one version. Adds a note for every missing import.
 pub(super) fn complete(model: &mut Model) {
     let mut used = BTreeSet::new();
     domains(model.graph(), &mut used);
@@ -24,15 +24,17 @@ pub(super) fn complete(model: &mut Model) {
             true => {
                 let import = OperatorSetIdProto { domain: domain.clone(), version: 1 };
                 Arc::make_mut(&mut model.proto).opset_import.push(import);
-                format!("the model uses operators of {domain:?} without importing the set; version 1 is taken")
+                format!("the model uses operators of {domain:?} without importing the set; assuming version 1")
             }
-            false => format!("the model uses operators of {domain:?} without importing the set"),
+            false => {
+                format!("the model uses operators of {domain:?} without importing the set; add it to opset_import")
+            }
         };
         model.note(note);
     }
 }
 
-/// The domains of all nodes, those of subgraphs too; the standard one has no name.
+/// Collects the domains of all nodes, including those of subgraphs. The standard domain is the empty string.
 fn domains<'g>(graph: &'g GraphProto, found: &mut BTreeSet<&'g str>) {
     for node in &graph.node {
         found.insert(node.domain.as_str());

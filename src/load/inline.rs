@@ -1,19 +1,21 @@
-//! Inlining of model-local functions: every call becomes the nodes of the function, under names of their own.
+//! Inlining of model-local functions: the nodes of the function, with unique names, replace every call.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::onnx::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto};
 
-/// Calls that may be nested; real exports nest modules some ten deep.
+/// Maximum depth of nested calls. Real exports nest modules about ten deep.
 const DEEPEST_CALL: usize = 100;
 
-/// Subgraphs that may be nested; the protobuf decoders of ONNX give up at 100 messages, three to a subgraph.
+/// Maximum depth of nested subgraphs. The protobuf decoders of ONNX stop at 100 nested messages, and a subgraph takes
+/// three.
 const DEEPEST_SUBGRAPH: usize = 32;
 
-/// Nodes that inlining may touch. A few functions that call each other twice would grow without bound.
+/// Maximum number of nodes that inlining may process. A few functions that call each other twice would grow without
+/// bound.
 const MOST_NODES: usize = 250_000;
 
-/// Domain, name and overload, by which a node names its function.
+/// Domain, name and overload: a node refers to its function by these.
 type Key = (String, String, String);
 
 fn plain_domain(domain: &str) -> &str {
@@ -29,10 +31,11 @@ fn show(function: &FunctionProto) -> String {
     format!("function {:?}", format!("{}::{}{overload}", function.domain, function.name))
 }
 
-/// Replaces all calls of model-local functions by the functions' nodes and drops the functions.
+/// Replaces all calls of model-local functions with the functions' nodes, and removes the functions.
 ///
 /// # Errors
-/// A function that calls itself, calls that do not fit their function, operator sets that contradict the model's.
+/// A function calls itself, a call does not match its function, or a function imports another opset version than the
+/// model.
 pub(super) fn inline_functions(proto: &mut ModelProto) -> Result<(), String> {
     let functions = std::mem::take(&mut proto.functions);
     let mut by_key: HashMap<Key, &FunctionProto> = HashMap::new();
@@ -59,7 +62,7 @@ pub(super) fn inline_functions(proto: &mut ModelProto) -> Result<(), String> {
     Ok(())
 }
 
-/// What a call gives the function's body.
+/// A call of a function.
 struct Call<'a> {
     function: &'a FunctionProto,
     node: &'a NodeProto,
@@ -67,14 +70,14 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// The attribute to which a reference resolves: the call's, else the function's default.
+    /// Returns the attribute to which a reference resolves: that of the call, or else the function's default.
     fn attribute(&self, name: &str) -> Option<&AttributeProto> {
         let default = || self.function.attribute_proto.iter().find(|attribute| attribute.name == name);
         self.node.attr(name).or_else(default)
     }
 }
 
-/// Names of a function's body with the names they get in the graph.
+/// Maps names in a function's body to names in the graph.
 type Names = BTreeMap<String, String>;
 
 struct Inliner<'a> {
@@ -88,7 +91,7 @@ struct Inliner<'a> {
     open: Vec<Key>,
 }
 
-/// A name that is not in the set: the wanted one, or the wanted one with a number.
+/// Returns a name that is not in the set, and adds it: `wanted`, or `wanted` with a number.
 fn unique(taken: &mut HashSet<String>, wanted: String) -> String {
     if taken.insert(wanted.clone()) {
         return wanted;
@@ -114,10 +117,10 @@ impl Inliner<'_> {
         }
     }
 
-    /// The nodes with all calls replaced, in their subgraphs too.
+    /// Returns the nodes with all calls replaced, including those in subgraphs.
     fn expand(&mut self, nodes: Vec<NodeProto>, depth: usize) -> Result<Vec<NodeProto>, String> {
         if depth > DEEPEST_SUBGRAPH {
-            return Err(format!("subgraphs are nested more than {DEEPEST_SUBGRAPH} deep"));
+            return Err(format!("subgraphs are nested more than {DEEPEST_SUBGRAPH} levels deep"));
         }
         let mut result = Vec::with_capacity(nodes.len());
         for mut node in nodes {
@@ -139,7 +142,10 @@ impl Inliner<'_> {
                 return Err(format!("{} calls itself, at node {:?}", show(function), node.name));
             }
             if self.open.len() == DEEPEST_CALL {
-                return Err(format!("function calls are nested more than {DEEPEST_CALL} deep, at {}", show(function)));
+                return Err(format!(
+                    "function calls are nested more than {DEEPEST_CALL} levels deep, at {}",
+                    show(function)
+                ));
             }
             self.agree_on_opsets(function)?;
             let body = self
@@ -152,7 +158,8 @@ impl Inliner<'_> {
         Ok(result)
     }
 
-    /// The body's operators must mean the same in the graph.
+    /// Checks that a function and the model import the same version of every operator set. Adds imports that the model
+    /// lacks.
     fn agree_on_opsets(&mut self, function: &FunctionProto) -> Result<(), String> {
         for import in &function.opset_import {
             let known = self.opsets.iter().find(|known| plain_domain(&known.domain) == plain_domain(&import.domain));
@@ -161,7 +168,7 @@ impl Inliner<'_> {
                 Some(known) if known.version != import.version => {
                     let domain = if import.domain.is_empty() { "ai.onnx" } else { &import.domain };
                     return Err(format!(
-                        "{} is written for opset {} of domain {domain}, the model imports opset {}",
+                        "{} imports opset {} of domain {domain}, but the model imports opset {}",
                         show(function),
                         import.version,
                         known.version
@@ -173,7 +180,7 @@ impl Inliner<'_> {
         Ok(())
     }
 
-    /// The nodes that stand for one call.
+    /// Returns the nodes that replace one call.
     fn body(&mut self, function: &FunctionProto, node: &NodeProto) -> Result<Vec<NodeProto>, String> {
         for (what, given, declared) in
             [("inputs", node.input.len(), function.input.len()), ("outputs", node.output.len(), function.output.len())]
@@ -191,7 +198,7 @@ impl Inliner<'_> {
         }
         let mut passed_on = Vec::new();
         for (name, actual) in function.output.iter().zip(&node.output).filter(|(_, actual)| !actual.is_empty()) {
-            // What the name stands for already, an input or an earlier output, needs a node to get a second name.
+            // A name that stands for an input or an earlier output already needs an Identity node to get a second name.
             match names.get(name) {
                 Some(source) => passed_on.push((source.clone(), actual.clone())),
                 None => {
@@ -212,7 +219,7 @@ impl Inliner<'_> {
         }
         for (name, _) in function.output.iter().zip(&node.output).filter(|(_, actual)| !actual.is_empty()) {
             if !function.input.contains(name) && !defined.contains(name) {
-                return Err(format!("nothing in it defines its output {name:?}"));
+                return Err(format!("none of its nodes defines its output {name:?}"));
             }
         }
         let mut result = Vec::with_capacity(function.node.len() + passed_on.len());
@@ -221,7 +228,7 @@ impl Inliner<'_> {
         }
         for (source, actual) in passed_on {
             if source.is_empty() {
-                return Err(format!("it passes on as {actual:?} an input that the call omits"));
+                return Err(format!("it returns an input that the call omits as {actual:?}"));
             }
             result.push(NodeProto {
                 name: unique(&mut self.nodes, format!("{}/Identity", call.prefix)),
@@ -238,7 +245,7 @@ impl Inliner<'_> {
         unique(&mut self.values, format!("{}/{name}", call.prefix))
     }
 
-    /// One node of the body with the names of the graph and with its attribute references resolved.
+    /// Returns a node of the body with the names of the graph and with its attribute references resolved.
     fn node(&mut self, call: &Call<'_>, names: &Names, at: usize, inner: &NodeProto) -> Result<NodeProto, String> {
         let mut node = inner.clone();
         let own = if inner.name.is_empty() { format!("{}_{at}", inner.op_type) } else { inner.name.clone() };
@@ -249,7 +256,7 @@ impl Inliner<'_> {
         let mut attributes = Vec::with_capacity(inner.attribute.len());
         for mut attribute in std::mem::take(&mut node.attribute) {
             if !attribute.ref_attr_name.is_empty() {
-                // An attribute that neither the call nor a default gives is absent from the inner node too.
+                // An attribute that has no value in the call and no default is absent from the inner node too.
                 if let Some(given) = call.attribute(&attribute.ref_attr_name) {
                     attributes.push(AttributeProto { name: attribute.name, ..given.clone() });
                 }
@@ -264,12 +271,12 @@ impl Inliner<'_> {
         Ok(node)
     }
 
-    /// Renames what a subgraph of the body defines and what it reads from the body.
+    /// Renames the values that a subgraph of the body defines, and those that it uses from the body.
     fn subgraph(&mut self, call: &Call<'_>, outer: &Names, graph: &mut GraphProto) -> Result<(), String> {
         let mut names = outer.clone();
         let mut own = HashSet::new();
         for name in defined_names(graph).filter(|name| !name.is_empty()) {
-            // An old subgraph may list an initializer among its inputs: one value, one name.
+            // Subgraphs of old models may list an initializer as an input too. It is one value and gets one name.
             if own.insert(name.clone()) {
                 let fresh = self.fresh(call, name);
                 names.insert(name.clone(), fresh);
@@ -303,7 +310,9 @@ fn rename(names: &Names, name: &mut String) -> Result<(), String> {
     if name.is_empty() {
         return Ok(());
     }
-    let new = names.get(name).ok_or_else(|| format!("it reads value {name:?}, which nothing in it defines"))?;
+    let new = names
+        .get(name)
+        .ok_or_else(|| format!("it uses the value {name:?}, which neither its inputs nor its nodes define"))?;
     name.clone_from(new);
     Ok(())
 }
@@ -312,7 +321,7 @@ fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
     node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
 }
 
-/// The names that a graph itself defines, not those of its subgraphs.
+/// Returns the names that a graph itself defines, without those of its subgraphs.
 fn defined_names(graph: &GraphProto) -> impl Iterator<Item = &String> {
     let sparse = graph.sparse_initializer.iter().filter_map(|sparse| sparse.values.as_ref());
     let tensors = graph.initializer.iter().chain(sparse).map(|tensor| &tensor.name);

@@ -1,16 +1,16 @@
-//! Checks of names: every value is defined once, everything that is read is defined, and nothing waits for itself.
+//! Checks of names: every value is defined once, every used value is defined, and there are no cycles.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::onnx::order::topological_order;
 use crate::onnx::{GraphProto, NodeProto};
 
-/// What is wrong, and the node at which it shows.
+/// A message, and the node to which it applies.
 pub(super) type Fault<'a> = (String, Option<&'a NodeProto>);
 
-/// The names that are visible in a graph: its own and those of the graphs around it.
+/// The names that are visible in a graph: its own and those of the enclosing graphs.
 struct Scope<'a> {
-    /// What defines each name.
+    /// The definition of each name of this graph.
     own: HashMap<&'a str, Definition<'a>>,
     outer: Option<&'a Scope<'a>>,
 }
@@ -32,7 +32,7 @@ impl Definition<'_> {
     }
 }
 
-/// A node as messages show it.
+/// Returns the description of a node for messages.
 pub(super) fn describe(node: &NodeProto) -> String {
     if node.name.is_empty() {
         let output = node.output.first().map_or("nothing", String::as_str);
@@ -65,28 +65,31 @@ fn check_graph<'g>(graph: &'g GraphProto, outer: Option<&Scope<'_>>) -> Result<(
         if !inputs.insert(&input.name) {
             return Err((format!("two graph inputs are named {:?}", input.name), None));
         }
-        // An initializer that is listed as input too is the default of that input.
+        // An initializer that is also listed as an input is the default value of that input.
         own.entry(&input.name).or_insert(Definition::Input);
     }
     for node in &graph.node {
         for output in node.output.iter().filter(|name| !name.is_empty()) {
             if let Some(other) = own.insert(output, Definition::Node(node)) {
                 let other = other.describe();
-                return Err((format!("value {output:?} is defined a second time, after {other}"), Some(node)));
+                return Err((
+                    format!("value {output:?} is defined twice; the first definition is {other}"),
+                    Some(node),
+                ));
             }
         }
     }
     let scope = Scope { own, outer };
     for node in &graph.node {
         if let Some(name) = node.input.iter().find(|name| !name.is_empty() && !scope.contains(name)) {
-            return Err((format!("reads value {name:?}, which nothing defines"), Some(node)));
+            return Err((format!("it uses the value {name:?}, which is not defined"), Some(node)));
         }
         for inner in node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs)) {
             check_graph(inner, Some(&scope))?;
         }
     }
     if let Some(output) = graph.output.iter().find(|output| !scope.contains(&output.name)) {
-        return Err((format!("nothing defines graph output {:?}", output.name), None));
+        return Err((format!("the graph output {:?} is not defined", output.name), None));
     }
     topological_order(graph)
         .map_err(|at| ("the graph has a cycle through this node".to_owned(), graph.node.get(at)))?;
@@ -122,7 +125,7 @@ mod tests {
         GraphProto { node: nodes, input: vec![value("x")], output: vec![value("y")], ..GraphProto::default() }
     }
 
-    /// The message, and the name of the node at which it shows.
+    /// Returns the message, and the name of the node to which it applies.
     fn fault(graph: &GraphProto) -> (String, String) {
         let (message, node) = check_names(graph).unwrap_err();
         (message, node.map(|node| node.name.clone()).unwrap_or_default())
@@ -134,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_may_stand_in_any_order_and_inputs_may_have_defaults() {
+    fn nodes_may_be_in_any_order_and_inputs_may_have_defaults() {
         let mut good = graph(vec![node("b", &["t", "w"], &["y"]), node("a", &["x", ""], &["t", ""])]);
         good.initializer.push(tensor("w"));
         good.input.push(value("w"));
@@ -142,15 +145,15 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_defined_twice_or_not_at_all_are_refused() {
+    fn names_that_are_undefined_or_defined_twice_are_errors() {
         let (message, at) = fault(&graph(vec![node("a", &["x"], &["y"]), node("b", &["x"], &["y"])]));
-        assert!(message.contains("\"y\" is defined a second time") && message.contains("\"a\" (Add)"), "{message}");
+        assert!(message.contains("\"y\" is defined twice") && message.contains("\"a\" (Add)"), "{message}");
         assert_eq!(at, "b");
         let (message, at) = fault(&graph(vec![node("a", &["x", "gone"], &["y"])]));
-        assert!(message.contains("\"gone\", which nothing defines") && at == "a", "{message}");
+        assert!(message.contains("\"gone\", which is not defined") && at == "a", "{message}");
         let mut clash = graph(vec![node("a", &["x"], &["y"])]);
         clash.initializer.push(tensor("y"));
-        assert!(fault(&clash).0.contains("after an initializer"));
+        assert!(fault(&clash).0.contains("is an initializer"));
         clash.initializer.push(tensor("y"));
         assert!(fault(&clash).0.contains("two initializers"));
         let mut inputs = graph(vec![node("a", &["x"], &["y"])]);
@@ -160,17 +163,17 @@ mod tests {
     }
 
     #[test]
-    fn a_cycle_is_refused_at_one_of_its_nodes() {
+    fn a_cycle_is_an_error_at_one_of_its_nodes() {
         let nodes = vec![node("in", &["x"], &["s"]), node("a", &["s", "u"], &["t"]), node("b", &["t"], &["u", "y"])];
         let (message, at) = fault(&graph(nodes));
         assert!(message.contains("cycle") && (at == "a" || at == "b"), "{message} at {at}");
-        // A node whose subgraph reads its own output waits for itself too.
+        // A node whose subgraph uses the node's output is a cycle too.
         let branch = GraphProto { output: vec![value("y")], ..GraphProto::default() };
         assert!(fault(&graph(vec![with_branch(node("if", &["x"], &["y"]), branch)])).0.contains("cycle"));
     }
 
     #[test]
-    fn subgraphs_see_the_values_around_them() {
+    fn subgraphs_can_use_values_of_the_enclosing_graph() {
         let inner =
             GraphProto { node: vec![node("n", &["t"], &["o"])], output: vec![value("o")], ..GraphProto::default() };
         let nodes = |inner: GraphProto| vec![with_branch(node("if", &["x"], &["y"]), inner), node("a", &["x"], &["t"])];

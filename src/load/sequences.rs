@@ -1,7 +1,8 @@
-//! Sequences in tensors.
+//! Replacement of sequences by tensors.
 //!
-//! `split` and `unbind` are written as SplitToSequence and SequenceAt. Where lengths and positions are known, the tensors
-//! that are read take the place of the sequence: its nodes go, or stay for what else reads it.
+//! `split` and `unbind` are exported as SplitToSequence and SequenceAt. If lengths and positions are known, tensors
+//! replace the elements that are taken from the sequence. The nodes of the sequence are removed, or kept for other
+//! users of it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -17,15 +18,15 @@ use crate::operator::RuleError;
 use crate::operator::sequence::{Given, Sequence, SequenceCx};
 use crate::ops;
 
-/// A node that stands for tensors alone.
+/// The replacement of a node that handles sequences: nodes that use only tensors.
 struct Resolved {
-    /// The nodes that make them.
+    /// The nodes that compute these tensors.
     nodes: Vec<NodeProto>,
-    /// Whether one of its outputs is a tensor.
+    /// Whether one of the node's outputs is a tensor.
     gives_tensor: bool,
 }
 
-/// Replaces the reading of sequences by the tensors that are read. Returns whether something was replaced.
+/// Replaces elements that are taken from sequences with tensors. Returns whether anything was replaced.
 ///
 /// # Errors
 /// A position that a sequence does not have.
@@ -35,7 +36,7 @@ pub(super) fn take_tensors(model: &mut Model) -> Result<bool, Error> {
     if !model.graph.node.iter().any(is_of_sequences) {
         return Ok(false);
     }
-    // What is wrong with the graph is told by those who read it next.
+    // Errors of the graph are reported by later passes.
     let Ok(graph) = Graph::new(model) else { return Ok(false) };
     let operators = ops::parse(&graph);
     let Ok(facts) = infer(model, &graph, &operators) else { return Ok(false) };
@@ -61,7 +62,7 @@ pub(super) fn take_tensors(model: &mut Model) -> Result<bool, Error> {
             Err(RuleError::Invalid(text)) => {
                 return Err(Error::invalid(model.path(), text).at_node(&node.name, node.op()));
             }
-            // It stays, and is a barrier.
+            // The node is kept and is a barrier.
             Err(_) => continue,
         }
         let SequenceCx { nodes, given, .. } = cx;
@@ -76,7 +77,7 @@ pub(super) fn take_tensors(model: &mut Model) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Notes the sequences that a node gives, and gives its tensors their names; `None` where an output is not known.
+/// Records the sequences that a node outputs, and names its output tensors. Returns `None` if an output is not known.
 fn outputs(
     node: &Node,
     mut nodes: Vec<NodeProto>,
@@ -109,24 +110,25 @@ fn outputs(
     Some(Resolved { nodes, gives_tensor })
 }
 
-/// Puts the nodes of tensors in the place of those of sequences. What nothing reads any more goes with them.
+/// Replaces the nodes of sequences with those of tensors. Removes new nodes that nothing uses.
 fn replace(model: &mut Model, graph: &Graph, resolved: BTreeMap<usize, Resolved>, known: &BTreeMap<ValueId, Sequence>) {
-    // A sequence that something else reads stays beside the tensors, and so does what it is made of.
-    let mut stays = vec![false; graph.nodes.len()];
+    // A sequence that other nodes use is kept in addition to the tensors, together with the nodes from which it is
+    // built.
+    let mut is_kept = vec![false; graph.nodes.len()];
     for node in graph.nodes.iter().rev() {
         let is_read = |value: &ValueId| {
             let value = &graph.values[*value];
             let mut readers = value.consumers.iter().map(|(node, _)| *node).chain(value.captured_by.iter().copied());
-            value.is_output || readers.any(|node| stays[node] || !resolved.contains_key(&graph.nodes[node].index))
+            value.is_output || readers.any(|node| is_kept[node] || !resolved.contains_key(&graph.nodes[node].index))
         };
-        stays[node.id] = node.outputs.iter().flatten().any(|value| known.contains_key(value) && is_read(value));
+        is_kept[node.id] = node.outputs.iter().flatten().any(|value| known.contains_key(value) && is_read(value));
     }
-    let stays: HashSet<usize> = graph.nodes.iter().filter(|node| stays[node.id]).map(|node| node.index).collect();
+    let kept: HashSet<usize> = graph.nodes.iter().filter(|node| is_kept[node.id]).map(|node| node.index).collect();
     let mut is_new = Vec::new();
     let mut nodes = Vec::new();
     for (index, proto) in model.graph.node.iter().enumerate() {
         let done = resolved.get(&index);
-        if done.is_none() || stays.contains(&index) {
+        if done.is_none() || kept.contains(&index) {
             nodes.push(proto.clone());
             is_new.push(false);
         }
@@ -137,7 +139,7 @@ fn replace(model: &mut Model, graph: &Graph, resolved: BTreeMap<usize, Resolved>
     let mut read: HashSet<String> = model.graph.output.iter().map(|output| output.name.clone()).collect();
     let old = nodes.iter().zip(&is_new).filter(|(_, is_new)| !**is_new);
     read.extend(old.flat_map(|(node, _)| reads(node)).map(str::to_owned));
-    // Nodes may stand in any order in the file.
+    // Nodes may be in any order in the file.
     loop {
         let before = read.len();
         for (node, _) in nodes.iter().zip(&is_new).rev().filter(|(_, is_new)| **is_new) {

@@ -1,4 +1,4 @@
-//! Operators that neither this version nor ONNX Runtime knows: plugins of other engines.
+//! Operators that neither this version nor ONNX Runtime supports, such as plugins of other engines.
 
 use crate::error::Error;
 use crate::graph::model::Model;
@@ -6,11 +6,11 @@ use crate::onnx::NodeProto;
 use crate::ops;
 use crate::runtime::RuntimeError;
 
-/// The error of a network that ONNX Runtime refuses because of an operator that it does not have; `None` where something
-/// else is the matter. `what` says what can't be done without running it.
+/// Returns the error for a network that ONNX Runtime rejects because it lacks an operator. Returns `None` if the cause
+/// is a different one. `what` states what can't be done without running the network.
 pub fn foreign(model: &Model, error: &RuntimeError, what: &str) -> Option<Error> {
     let RuntimeError::ModelRejected { message } = error else { return None };
-    // ONNX Runtime names the first operator, or domain, that it does not find.
+    // ONNX Runtime names the first operator or domain that it does not find.
     let names = |name: &str| !name.is_empty() && message.contains(name);
     let is_unknown = |node: &&NodeProto| ops::find(&node.domain, &node.op_type).is_none();
     let unknown: Vec<&NodeProto> = model.graph().node.iter().filter(is_unknown).collect();
@@ -26,11 +26,11 @@ pub fn foreign(model: &Model, error: &RuntimeError, what: &str) -> Option<Error>
     };
     let others = match model.graph().node.iter().filter(is_same).count() {
         0 | 1 => String::new(),
-        2 => " and of another node".to_owned(),
-        count => format!(" and of {} other nodes", count - 1),
+        2 => " and another node".to_owned(),
+        count => format!(" and {} other nodes", count - 1),
     };
     let output = node.first_output();
     let name = if node.name.is_empty() { format!("producing {output}") } else { node.name.clone() };
-    let text = format!("{what}: ONNX Runtime has no {operator}, the operator of node {name:?}{others}");
+    let text = format!("{what}: ONNX Runtime has no {operator}, which is the operator of node {name:?}{others}");
     Some(Error::unsupported(text).in_file(model.path()))
 }

@@ -1,4 +1,4 @@
-//! What a run needs of memory, part by part, so that it can be said before the run starts.
+//! The memory that a run needs, itemised, so that it can be reported before the run starts.
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -6,14 +6,14 @@ use serde::{Serialize, Serializer};
 use super::memory::{gibibytes, refuse_beyond};
 use crate::error::Error;
 
-/// Bytes of memory by what takes them.
+/// Memory in bytes by purpose.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Demand {
     parts: Vec<(&'static str, u64)>,
 }
 
 impl Demand {
-    /// Adds a part; one that takes nothing is left out.
+    /// Adds a part, unless it is zero.
     #[must_use]
     pub fn with(mut self, what: &'static str, bytes: u64) -> Self {
         if bytes > 0 {
@@ -22,27 +22,27 @@ impl Demand {
         self
     }
 
-    /// The parts.
+    /// Returns the parts.
     pub fn parts(&self) -> &[(&'static str, u64)] {
         &self.parts
     }
 
-    /// The bytes of all parts.
+    /// Returns the total in bytes.
     pub fn total(&self) -> u64 {
         self.parts.iter().fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes))
     }
 
-    /// All parts in words: `about 1.2 GiB: weights 0.4 GiB, ...`.
+    /// Formats the total and all parts: `about 1.2 GiB: weights 0.4 GiB, ...`.
     pub fn describe(&self) -> String {
         let parts: Vec<String> =
             self.parts.iter().map(|(what, bytes)| format!("{what} {}", gibibytes(*bytes))).collect();
         format!("about {}: {}", gibibytes(self.total()), parts.join(", "))
     }
 
-    /// Refuses a run that needs more than `available`; `None` where that is not known. `what` begins the message.
+    /// Returns an error if a run needs more than `available`. `None`: not known. `what` is the subject of the message.
     ///
     /// # Errors
-    /// See above; the message has all parts.
+    /// The total exceeds `available`. The hint lists all parts.
     pub fn refuse_beyond(&self, available: Option<u64>, what: &str) -> Result<(), Error> {
         refuse_beyond(available, self.total(), what).map_err(|error| {
             let parts = self.describe();
@@ -50,7 +50,7 @@ impl Demand {
         })
     }
 
-    /// The error of a run that does not fit, with all parts and `advice` in its hint.
+    /// Returns the error of a run that does not fit into memory, with all parts and `advice` as its hint.
     pub fn refusal(&self, available: Option<u64>, what: &str, advice: &str) -> Error {
         let error = match self.refuse_beyond(available, what) {
             Ok(()) => Error::unmet(format!("{what} does not fit into memory")),
@@ -62,7 +62,7 @@ impl Demand {
 }
 
 impl Serialize for Demand {
-    /// A map of the parts and their `total`.
+    /// Serialises the parts and their `total` as a map.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.parts.len() + 1))?;
         for (what, bytes) in &self.parts {
@@ -73,7 +73,7 @@ impl Serialize for Demand {
     }
 }
 
-/// Runs of so many samples in words: `training with runs of one sample`.
+/// Describes a run with this number of samples: `training with runs of one sample`.
 pub fn runs_of(what: &str, samples: usize) -> String {
     match samples {
         1 => format!("{what} of one sample"),
@@ -81,8 +81,8 @@ pub fn runs_of(what: &str, samples: usize) -> String {
     }
 }
 
-/// Divides things of these sizes into the fewest runs of neighbours of which none is larger than `most`; `None` where one
-/// thing is.
+/// Divides items of these sizes into the fewest runs of consecutive items with at most `most` bytes each. Returns
+/// `None` if a single item is larger.
 pub fn divided(sizes: &[u64], most: u64) -> Option<Vec<std::ops::Range<usize>>> {
     let mut parts = Vec::new();
     let (mut start, mut sum) = (0, 0_u64);
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_share_a_run_while_they_fit() {
+    fn consecutive_items_share_a_run_while_they_fit() {
         assert_eq!(divided(&[3, 3, 4, 9, 1], 10), Some(vec![0..3, 3..5]));
         assert_eq!(divided(&[3, 3, 4, 9, 1], 9), Some(vec![0..2, 2..3, 3..4, 4..5]));
         assert_eq!(divided(&[3, 11], 10), None);

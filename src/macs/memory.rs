@@ -1,10 +1,11 @@
-//! How much memory runs take, known before they start.
+//! Estimates of the memory that runs need, known before they start.
 //!
-//! These are estimates: what a network computes, at the sizes of a run, if every value lives from the node that makes it to
-//! the last that reads it, and its weights as often as a run holds them. A verification holds nearly all values at once, as
-//! those of both networks meet in comparisons. Values of unknown size are not counted. The shares per node and of the
-//! library were measured with ONNX Runtime 1.31 over networks of 0.7 to 7 MB, those of weights on a U-Net of the layout of
-//! Stable Diffusion 1.5 (859 M parameters): its verification takes 8.7 GB at 16x16 and 18.1 GB at 64x64.
+//! A run needs memory for the values that a network computes at the given sizes, if every value lives from the node
+//! that computes it to the last node that uses it, and for all copies of the weights that the run keeps. A verification
+//! keeps nearly all values at the same time, because comparisons take the values of both networks. Values of unknown
+//! size are not counted. The memory per node and of the library was measured with ONNX Runtime 1.31 on networks of 0.7
+//! to 7 MB. The memory of weights was measured on a U-Net with the layout of Stable Diffusion 1.5 (859 M parameters),
+//! whose verification takes 8.7 GB at 16x16 and 18.1 GB at 64x64.
 
 use crate::error::Error;
 use crate::graph::facts::Facts;
@@ -14,55 +15,55 @@ use crate::graph::{Graph, ValueId};
 use crate::operator::gradient::signed_shape;
 use crate::operator::macs::elements;
 
-/// What a network takes at given sizes, in bytes.
+/// The sizes in bytes of a network's parts, at given sizes of its inputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Footprint {
     /// Its inputs.
     pub inputs: u64,
-    /// The largest sum of the values that live at one time, inputs among them.
+    /// Maximum total size of the values that are alive at the same time, including inputs.
     pub activations: u64,
-    /// The sum of all values, as if none went before the run ends.
+    /// Total size of all values, if none is freed before the run ends.
     pub values: u64,
-    /// Its file, with external data.
+    /// Size of its file, with external data.
     pub weights: u64,
     /// The number of its nodes.
     pub nodes: u64,
 }
 
-/// Bytes of float32 elements of this shape.
+/// Returns the size in bytes of float32 elements with this shape.
 pub fn float32_bytes(dims: &[i64]) -> u64 {
     dims.iter().fold(4, |product, size| product.saturating_mul(u64::try_from(*size).unwrap_or(0)))
 }
 
-/// Bytes of a value in float32; those of one element where its shape is not known.
+/// Returns the size in bytes of a value in float32. A value of unknown shape counts as one element.
 pub fn float32_bytes_of(facts: &Facts, value: ValueId) -> u64 {
     let shape = facts.values[value].as_ref().and_then(|fact| signed_shape(fact.shape.as_deref()?));
     float32_bytes(&shape.unwrap_or_default())
 }
 
-/// What ONNX Runtime takes as soon as it is loaded.
+/// Memory of ONNX Runtime after it is loaded, in bytes.
 pub const LIBRARY: u64 = 32 << 20;
 
-/// What a session takes of each node.
+/// Memory of a session per node, in bytes.
 pub const OF_NODE: u64 = 8 << 10;
 
-/// The part of the values of a forward pass that forward and backward pass hold at once, with the gradients of values and the
-/// gaps of the arena. Measured as the growth of resident memory with the batch: 0.31 of `ddpm_fashion16` (0.54 with
-/// factors in half precision), 0.56 of `dit_fashion16`.
+/// The fraction of the forward pass's values that forward and backward pass keep in memory at the same time, including
+/// the gradients of values and the gaps of the arena. Measured as the growth of resident memory with the batch: 0.31
+/// for `ddpm_fashion16` (0.54 with factors in half precision), 0.56 for `dit_fashion16`.
 pub const HELD: f64 = 0.6;
 
-/// What a verification takes of each node: its form in the reference, its mask, the node of the pruned network and the
-/// comparison of what they give.
+/// Memory of a verification per node, in bytes: its form in the reference, its mask, the node of the pruned network and
+/// the comparison of their outputs.
 const OF_COMPARED_NODE: u64 = 45 << 10;
 
-/// Nodes of a network whose comparison is one session, about.
+/// Approximate number of nodes whose comparison is one session.
 const OF_PIECE: u64 = 250;
 
-/// Parts of the activations that ONNX Runtime takes on top: for layouts of its own, and for the gaps of its arena.
+/// Factor for the additional memory of ONNX Runtime: its own layouts, and the gaps of its arena.
 const OVERHEAD: f64 = 1.5;
 
 impl Footprint {
-    /// The footprint of a network; `given` are sizes of symbolic dimensions, others follow by their names.
+    /// Computes the footprint of a network. `given` are sizes of symbolic dimensions. Other sizes follow from names.
     ///
     /// # Errors
     /// An external file has disappeared.
@@ -78,9 +79,9 @@ impl Footprint {
         Ok(Self { inputs, activations: peak(graph, &bytes), values, weights: model.total_bytes()?, nodes })
     }
 
-    /// Bytes of a run of the network in one session.
+    /// Returns the memory in bytes of a run of the network in one session.
     pub fn run(&self) -> u64 {
-        // The library holds the weights in the order that its kernels like, beside those of the file.
+        // The library keeps a copy of the weights in the layout of its kernels, in addition to those of the file.
         let parts = [
             scaled(self.activations, OVERHEAD),
             self.weights.saturating_mul(2),
@@ -91,10 +92,12 @@ impl Footprint {
         parts.into_iter().fold(0, u64::saturating_add)
     }
 
-    /// Bytes of a verification: a reference that keeps all channels, with its masks, and the nodes of the pruned network
-    /// beside it, whose values are kept until they are compared; then the pruned network itself.
+    /// Returns the memory in bytes of a verification: first a reference that keeps all channels, with its masks,
+    /// together with the nodes of the pruned network, all of whose values are kept until they are compared; then the
+    /// pruned network itself.
     pub fn verification(&self) -> u64 {
-        // A piece of the comparison holds both networks' values of its nodes, and those of the reference that later ones read.
+        // A piece of the comparison keeps the values of its nodes in both networks, and values of the reference that
+        // later pieces use.
         let pieces = (self.nodes / OF_PIECE).max(1) as f64;
         let parts = [
             scaled(self.values, 1.0 + 1.0 / pieces).max(scaled(self.activations, 2.0 * OVERHEAD)),
@@ -106,27 +109,27 @@ impl Footprint {
         parts.into_iter().fold(0, u64::saturating_add)
     }
 
-    /// Bytes of inputs while they are drawn, in double precision first.
+    /// Returns the memory in bytes of inputs while they are generated, first in double precision.
     fn drawn(&self) -> u64 {
         self.inputs.saturating_mul(3)
     }
 }
 
 fn scaled(bytes: u64, factor: f64) -> u64 {
-    // Beyond 2^53 bytes the last digits do not matter.
+    // Beyond 2^53 bytes, rounding errors do not matter.
     (bytes as f64 * factor) as u64
 }
 
-/// Bytes of a value; zero where its size is not known.
+/// Returns the size of a value in bytes, or zero if it is not known.
 fn value_bytes(facts: &Facts, value: ValueId, sizes: &Sizes) -> u64 {
     let Some(fact) = &facts.values[value] else { return 0 };
     let shape: Option<Vec<i64>> = fact.shape.iter().flatten().map(|dim| dim.eval(sizes)).collect();
     let count = shape.map_or(0.0, |shape| elements(&shape));
-    // A model may declare sizes that no memory holds.
+    // A model may declare sizes that exceed any memory.
     (count.max(0.0) as u64).saturating_mul(fact.dtype.byte_size().unwrap_or(1) as u64)
 }
 
-/// The largest sum of the bytes of values that live at one time, if nodes run in order.
+/// Returns the maximum total size in bytes of the values that are alive at the same time, if nodes run in order.
 pub fn peak(graph: &Graph, bytes: &dyn Fn(ValueId) -> u64) -> u64 {
     let bytes: Vec<u64> = (0..graph.values.len()).map(bytes).collect();
     let last_read: Vec<usize> = graph
@@ -155,28 +158,33 @@ pub fn peak(graph: &Graph, bytes: &dyn Fn(ValueId) -> u64) -> u64 {
     peak
 }
 
-/// Refuses a run that needs more memory than is `available`; `None` where that is not known. `what` begins the message.
+/// Returns an error if a run needs more memory than is `available`. `None`: not known. `what` is the subject of the
+/// message.
 ///
 /// # Errors
-/// See above, of the kind [`crate::error::ErrorKind::Unmet`].
+/// An error of kind [`crate::error::ErrorKind::Unmet`] if `needed` exceeds `available`.
 pub fn refuse_beyond(available: Option<u64>, needed: u64, what: &str) -> Result<(), Error> {
     match available.filter(|available| needed > *available) {
         None => Ok(()),
         Some(available) => {
-            let text = format!("{what} needs about {} of memory, {} are free", gibibytes(needed), gibibytes(available));
+            let text = format!(
+                "{what} needs about {} of memory, but only {} are free",
+                gibibytes(needed),
+                gibibytes(available)
+            );
             Err(Error::unmet(text))
         }
     }
 }
 
-/// The largest number of samples for which `needed` bytes are `available`, of those that divide `batch`; `None` where one
-/// sample is too much.
+/// Returns the largest divisor of `batch` for which the `needed` bytes of so many samples are `available`. Returns
+/// `None` if even one sample needs too much.
 pub fn fitting_batch(available: Option<u64>, batch: usize, needed: impl Fn(usize) -> u64) -> Option<usize> {
     let fits = |size: &usize| available.is_none_or(|available| needed(*size) <= available);
     (1..=batch).rev().filter(|size| batch.is_multiple_of(*size)).find(fits)
 }
 
-/// A number of bytes as messages show it.
+/// Formats a number of bytes for messages.
 pub fn gibibytes(bytes: u64) -> String {
     let gibibytes = bytes as f64 / f64::from(1 << 30);
     if gibibytes < 0.1 { format!("{:.1} MiB", gibibytes * 1024.0) } else { format!("{gibibytes:.1} GiB") }
@@ -198,11 +206,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_is_refused_with_both_numbers() {
+    fn the_error_for_too_little_memory_names_both_numbers() {
         assert!(refuse_beyond(None, u64::MAX, "a run").is_ok());
         assert!(refuse_beyond(Some(1 << 31), 1 << 30, "a run").is_ok());
         let error = refuse_beyond(Some(1 << 30), 3 << 29, "a run").unwrap_err();
-        assert_eq!(error.to_string(), "a run needs about 1.5 GiB of memory, 1.0 GiB are free");
+        assert_eq!(error.to_string(), "a run needs about 1.5 GiB of memory, but only 1.0 GiB are free");
         assert_eq!(error.exit_code(), 1);
     }
 

@@ -1,4 +1,4 @@
-//! Emitting nodes and constants beside those of a file.
+//! A builder for new nodes and constants in a graph.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -7,34 +7,34 @@ use super::names::Names;
 use super::order::captured;
 use super::{AttributeProto, GraphProto, NodeProto, TensorProto, attr_int};
 
-/// Nodes and constants under construction, with names that no value of the file has.
+/// Nodes and constants under construction. Their names differ from all names in the file.
 #[derive(Debug, Default)]
 pub struct Builder {
     /// Nodes in a topological order.
     pub nodes: Vec<NodeProto>,
-    /// Constants that the nodes read.
+    /// Constants that the nodes use.
     pub initializers: Vec<TensorProto>,
     prefix: String,
     opset: i64,
     names: Names,
-    /// Constants by their contents, so that equal ones are stored once.
+    /// Names of constants by type, shape and content, so that equal constants are stored once.
     constants: HashMap<(i32, Vec<i64>, Vec<u8>), String>,
     next: usize,
 }
 
 impl Builder {
-    /// Nothing yet. All names begin with `prefix`, and differ from all in `names`; `opset` is the version of the standard
-    /// operators.
+    /// Creates an empty builder. All new names begin with `prefix` and differ from `names`. `opset` is the version of
+    /// the standard operators.
     pub fn new(prefix: &str, opset: i64, names: Names) -> Self {
         Self { prefix: prefix.to_owned(), opset, names, ..Self::default() }
     }
 
-    /// The version of the standard operators.
+    /// Returns the version of the standard operators.
     pub fn opset(&self) -> i64 {
         self.opset
     }
 
-    /// A name that nothing has, made of the prefix, a number and `hint`.
+    /// Returns an unused name: the prefix, a number and `hint`.
     pub fn fresh(&mut self, hint: &str) -> String {
         loop {
             self.next += 1;
@@ -45,7 +45,7 @@ impl Builder {
         }
     }
 
-    /// Adds a node with these outputs; its name is that of the first.
+    /// Adds a node with these outputs. The node gets the name of its first output.
     pub fn push(
         &mut self,
         domain: &str,
@@ -65,19 +65,19 @@ impl Builder {
         });
     }
 
-    /// Adds a node of the standard domain with one output, whose name it returns.
+    /// Adds a node of the standard domain with one output. Returns the name of the output.
     pub fn add(&mut self, op_type: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
         self.add_in("", op_type, inputs, attributes)
     }
 
-    /// As [`Builder::add`], of another domain.
+    /// Like [`Builder::add`], for an operator of another domain.
     pub fn add_in(&mut self, domain: &str, op_type: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
         let output = self.fresh(op_type);
         self.push(domain, op_type, inputs, vec![output.clone()], attributes);
         output
     }
 
-    /// Adds a node with `count` outputs, whose names it returns.
+    /// Adds a node with `count` outputs. Returns their names.
     pub fn add_outputs(
         &mut self,
         domain: &str,
@@ -91,12 +91,12 @@ impl Builder {
         outputs
     }
 
-    /// Adds an Identity that gives `value` the name `name`.
+    /// Adds an Identity node that outputs `value` under the name `name`.
     pub fn rename(&mut self, value: &str, name: &str) {
         self.push("", "Identity", &[value], vec![name.to_owned()], vec![]);
     }
 
-    /// Adds a constant; one of the same type, shape and elements is stored once.
+    /// Adds a constant and returns its name. Constants of equal type, shape and elements are stored once.
     pub fn constant(&mut self, tensor: TensorProto) -> String {
         let key = (tensor.data_type, tensor.dims.clone(), tensor.raw_data.to_vec());
         if let Some(name) = self.constants.get(&key) {
@@ -108,32 +108,32 @@ impl Builder {
         name
     }
 
-    /// An int64 constant.
+    /// Adds an int64 constant.
     pub fn ints(&mut self, values: &[i64], dims: &[i64]) -> String {
         self.constant(TensorProto::of_ints("", values, dims))
     }
 
-    /// A vector of int64.
+    /// Adds a vector of int64.
     pub fn int_vector(&mut self, values: &[i64]) -> String {
         self.ints(values, &[values.len() as i64])
     }
 
-    /// A float32 constant.
+    /// Adds a float32 constant.
     pub fn floats(&mut self, values: &[f32], dims: &[i64]) -> String {
         self.constant(TensorProto::of_floats("", values, dims))
     }
 
-    /// A cast to an element type.
+    /// Adds a Cast to an element type.
     pub fn cast(&mut self, value: &str, dtype: super::DataType) -> String {
         self.add("Cast", &[value], vec![attr_int("to", dtype as i64)])
     }
 }
 
-/// Which of some nodes, in a topological order, something needs: `outputs` is what is wanted in the end. A node is given
-/// by the values that it reads and those that it gives; where `is_held` it stays, whatever reads it. Values are known by
-/// names or numbers.
+/// Finds the needed nodes among nodes in topological order: those from which `outputs` are computed. A node is given as
+/// the values that it takes as input, the values that it outputs, and whether it is kept in any case. Values are
+/// identified by names or numbers.
 ///
-/// Returns with the nodes the values that are read.
+/// Returns whether each node is needed, and the set of values that are used.
 pub fn needed<V: Copy + Eq + Hash>(
     nodes: impl DoubleEndedIterator<Item = (Vec<V>, Vec<V>, bool)>,
     outputs: impl IntoIterator<Item = V>,
@@ -151,18 +151,18 @@ pub fn needed<V: Copy + Eq + Hash>(
     (needed, read)
 }
 
-/// All that a node reads: its inputs, and what its subgraphs read from outside.
+/// Returns all values that a node uses: its inputs, and the outer values that its subgraphs use.
 pub fn reads(node: &NodeProto) -> Vec<&str> {
     node.input.iter().map(String::as_str).filter(|name| !name.is_empty()).chain(captured(node)).collect()
 }
 
-/// All that a node gives.
+/// Returns all values that a node outputs.
 pub fn gives(node: &NodeProto) -> Vec<&str> {
     node.output.iter().map(String::as_str).filter(|name| !name.is_empty()).collect()
 }
 
 impl GraphProto {
-    /// Removes the nodes and initializers from which no output is computed. Nodes stand in a topological order.
+    /// Removes nodes and initializers on which no output depends. The nodes must be in topological order.
     pub fn drop_dead(&mut self) {
         let outputs = self.output.iter().map(|output| output.name.as_str());
         let (needed, read) = needed(self.node.iter().map(|node| (reads(node), gives(node), false)), outputs);
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_output_needs_is_dropped() {
+    fn nodes_that_no_output_needs_are_removed() {
         let mut builder = Builder::new("__b", 17, Names::default());
         let one = builder.floats(&[1.0], &[]);
         let kept = builder.add("Add", &["x", &one], vec![]);

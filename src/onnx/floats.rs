@@ -1,10 +1,10 @@
-//! The elements of floating point tensors: from the bytes of a file to numbers, and back.
+//! The elements of floating-point tensors: decoding from the bytes of a file, and encoding.
 
 use half::{bf16, f16};
 
 use super::{DataType, TensorProto};
 
-/// Elements of a floating point type, little-endian and row-major, that are not decoded yet.
+/// Encoded elements of a floating-point type, little-endian and row-major.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Floats<'a> {
     F32(&'a [[u8; 4]]),
@@ -14,7 +14,7 @@ pub(crate) enum Floats<'a> {
 }
 
 /// Evaluates `$body` with `$elements` bound to the encoded elements of `$floats`, and `$decode` to the function that
-/// makes a float32 of one. A loop in `$body` is compiled once for every type.
+/// decodes one element to float32. A loop in `$body` is compiled once for every type.
 macro_rules! each_float {
     ($floats:expr, $elements:ident, $decode:ident => $body:expr) => {{
         use $crate::onnx::floats::{Floats, of_bf16, of_f16, of_f32, of_f64};
@@ -45,17 +45,18 @@ pub(crate) fn of_f32(bytes: [u8; 4]) -> f32 {
     f32::from_le_bytes(bytes)
 }
 
-/// Rounded to the nearest float32.
+/// Decodes a float64, rounded to the nearest float32.
 #[inline(always)]
 pub(crate) fn of_f64(bytes: [u8; 8]) -> f32 {
     f64::from_le_bytes(bytes) as f32
 }
 
-/// In steps that a compiler vectorises: `half` asks what the CPU can do at every element.
+/// Decodes a float16 in steps that the compiler can vectorise. The `half` crate checks the features of the CPU at every
+/// element.
 #[inline(always)]
 pub(crate) fn of_f16(bytes: [u8; 2]) -> f32 {
     let half = u32::from(u16::from_le_bytes(bytes));
-    // The digits where those of a float32 are; the exponent is 112 too small, also of numbers below the normal ones.
+    // Shifts the mantissa to its position in a float32. The exponent is then 112 too small, also for subnormal numbers.
     let finite = f32::from_bits((half & 0x7FFF) << 13) * f32::from_bits((112 + 127) << 23);
     let special = if half & 0x7C00 == 0x7C00 { 0xFF << 23 } else { 0 };
     f32::from_bits(finite.to_bits() | special | (half & 0x8000) << 16)
@@ -67,8 +68,8 @@ pub(crate) fn of_bf16(bytes: [u8; 2]) -> f32 {
 }
 
 impl<'a> Floats<'a> {
-    /// Bytes as elements of `dtype`; `None` where that is no floating point type that a weight may have. Bytes that do
-    /// not fill an element are ignored.
+    /// Interprets bytes as elements of `dtype`. Returns `None` if that is not a floating-point type that a weight may
+    /// have. Trailing bytes that do not fill an element are ignored.
     pub(crate) fn of(dtype: DataType, bytes: &'a [u8]) -> Option<Self> {
         Some(match dtype {
             DataType::Float => Self::F32(bytes.as_chunks().0),
@@ -79,12 +80,12 @@ impl<'a> Floats<'a> {
         })
     }
 
-    /// The numbers in single precision; those of double precision are rounded.
+    /// Returns the numbers in single precision. Double precision is rounded.
     pub(crate) fn to_f32(self) -> Vec<f32> {
         each_float!(self, elements, decode => elements.iter().map(|bytes| decode(*bytes)).collect())
     }
 
-    /// The numbers in double precision.
+    /// Returns the numbers in double precision.
     pub(crate) fn to_f64(self) -> Vec<f64> {
         if let Self::F64(elements) = self {
             return elements.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
@@ -94,14 +95,14 @@ impl<'a> Floats<'a> {
 }
 
 impl TensorProto {
-    /// A float16 tensor; values are rounded to the nearest.
+    /// Creates a float16 tensor. Values are rounded to the nearest.
     pub(crate) fn of_halves(name: &str, values: &[f32], dims: &[i64]) -> Self {
         let raw = values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect();
         Self::of_raw(name, DataType::Float16, dims, raw)
     }
 
-    /// A tensor of a floating point type; `None` for other types. Values are rounded to float32 before they are to
-    /// float16 or bfloat16.
+    /// Creates a tensor of a floating-point type. Returns `None` for other types. For float16 and bfloat16, values are
+    /// rounded to float32 first.
     pub(crate) fn of_numbers(name: &str, dtype: DataType, values: &[f64], dims: &[i64]) -> Option<Self> {
         let single = || values.iter().map(|value| *value as f32);
         Some(match dtype {
@@ -126,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_come_back_from_every_type_that_holds_them() {
+    fn numbers_survive_encoding_and_decoding_in_every_type() {
         let values = [1.5, -2.0, 0.0, 65_504.0, f64::INFINITY];
         for dtype in [DataType::Float, DataType::Double, DataType::Float16] {
             let tensor = TensorProto::of_numbers("w", dtype, &values, &[5]).unwrap();
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn every_half_has_the_value_that_half_gives_it() {
+    fn every_half_precision_number_is_decoded_as_by_the_half_crate() {
         for bits in 0..=u16::MAX {
             let bytes = bits.to_le_bytes();
             let pairs =

@@ -1,36 +1,37 @@
-//! Names that nothing in a graph has yet.
+//! Allocation of unused names in a graph.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::{GraphProto, NodeProto};
 
-/// The names of values and nodes that are taken. The two may share a name, but what is new bears one that is neither.
+/// The names of values and nodes that are in use. A value and a node of a file may have the same name; a new name
+/// differs from all.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     taken: HashSet<String>,
 }
 
 impl Names {
-    /// These names are taken.
+    /// Creates a set with these names in use.
     pub fn of<'n>(names: impl IntoIterator<Item = &'n str>) -> Self {
         Self { taken: names.into_iter().map(str::to_owned).collect() }
     }
 
-    /// All that a graph and the subgraphs of its nodes name: values, which must not hide those outside, values that are
-    /// only declared, whose types would be taken for those of new ones, and nodes.
+    /// Collects all names in a graph and in the subgraphs of its nodes: of values, so that new ones do not shadow them;
+    /// of values that are only declared in `value_info`, whose types would apply to new values; and of nodes.
     pub fn of_graph(graph: &GraphProto) -> Self {
         let mut names = Self::default();
         names.add_graph(graph);
         names
     }
 
-    /// Those of the names that begin with `prefix`.
+    /// Returns the names that begin with `prefix`.
     pub fn beginning_with(&self, prefix: &str) -> Self {
         Self::of(self.taken.iter().map(String::as_str).filter(|name| name.starts_with(prefix)))
     }
 
-    /// Takes all that a graph names.
+    /// Adds all names of a graph.
     pub fn add_graph(&mut self, graph: &GraphProto) {
         let sparse = graph.sparse_initializer.iter().flat_map(|sparse| sparse.values.iter().chain(&sparse.indices));
         self.taken.extend(graph.initializer.iter().chain(sparse).map(|tensor| tensor.name.clone()));
@@ -40,7 +41,7 @@ impl Names {
         graph.node.iter().for_each(|node| self.add_node(node));
     }
 
-    /// Takes all that a node and its subgraphs name.
+    /// Adds all names of a node and of its subgraphs.
     pub fn add_node(&mut self, node: &NodeProto) {
         self.taken.insert(node.name.clone());
         self.taken.extend(node.input.iter().chain(&node.output).cloned());
@@ -49,17 +50,17 @@ impl Names {
         }
     }
 
-    /// Takes a name; `false` if it is taken already.
+    /// Adds a name. Returns `false` if it is in use already.
     pub fn claim(&mut self, name: &str) -> bool {
         self.taken.insert(name.to_owned())
     }
 
-    /// Takes `name` if it is free, else the first free of `name_1`, `name_2`, …
+    /// Returns `name` if it is not in use, else the first unused name of `name_1`, `name_2`, …, and adds it.
     pub fn fresh(&mut self, name: &str) -> String {
         if self.claim(name) { name.to_owned() } else { self.numbered(&format!("{name}_"), 1) }
     }
 
-    /// Takes the first free name of `prefix` and a number, which starts at `first`.
+    /// Returns the first unused name that consists of `prefix` and a number from `first` on, and adds it.
     pub fn numbered(&mut self, prefix: &str, first: usize) -> String {
         let mut number = first;
         loop {
@@ -72,18 +73,18 @@ impl Names {
     }
 }
 
-/// Text as a terminal can show it in one line: what terminals obey (control characters, escapes, line ends, marks that
-/// turn the direction of writing) is written out, `\u{1b}`. Names in a file may hold any of it.
+/// Returns text that a terminal can print in one line. Characters that control a terminal (control characters, escapes,
+/// line ends, marks of writing direction) are escaped, such as `\u{1b}`. Names in a file may contain any of them.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    let is_obeyed = |c: char| {
+    let is_control = |c: char| {
         c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
-    if !text.contains(is_obeyed) {
+    if !text.contains(is_control) {
         return Cow::Borrowed(text);
     }
     let mut safe = String::with_capacity(text.len() + 8);
     for c in text.chars() {
-        if is_obeyed(c) { safe.extend(c.escape_default()) } else { safe.push(c) }
+        if is_control(c) { safe.extend(c.escape_default()) } else { safe.push(c) }
     }
     Cow::Owned(safe)
 }
@@ -103,13 +104,13 @@ mod tests {
     }
 
     #[test]
-    fn what_terminals_obey_is_written_out() {
+    fn characters_that_control_terminals_are_escaped() {
         assert_eq!(printable("a\u{1b}[2Jb\nc\td\u{9b}e\u{202e}f"), r"a\u{1b}[2Jb\nc\td\u{9b}e\u{202e}f");
         assert!(matches!(printable("ein Name \u{fc} 名前"), Cow::Borrowed(_)));
     }
 
     #[test]
-    fn a_name_is_given_once_and_never_one_of_a_subgraph() {
+    fn a_fresh_name_is_returned_once_and_differs_from_names_in_subgraphs() {
         let inner = GraphProto {
             node: vec![NodeProto { output: vec!["inner".to_owned()], ..NodeProto::default() }],
             ..GraphProto::default()

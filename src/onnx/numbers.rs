@@ -1,10 +1,10 @@
-//! The elements of tensors of any numbers, decoded and encoded: integers and floating point types of eight bits too.
+//! The elements of tensors of any numeric type, decoded and encoded, including integers and 8-bit floating-point types.
 
 use super::floats::Floats;
 use super::{DataType, TensorProto};
 
-/// The elements of little-endian, row-major data, rounded to float32; `None` for types that hold no numbers, and for
-/// those of which several share a byte.
+/// Decodes the elements of little-endian, row-major data, rounded to float32. Returns `None` for types that are not
+/// numeric and for types of less than a byte.
 pub(crate) fn numbers(dtype: DataType, bytes: &[u8]) -> Option<Vec<f32>> {
     fn each<const N: usize>(bytes: &[u8], of: impl Fn([u8; N]) -> f32) -> Vec<f32> {
         bytes.as_chunks::<N>().0.iter().map(|chunk| of(*chunk)).collect()
@@ -28,7 +28,8 @@ pub(crate) fn numbers(dtype: DataType, bytes: &[u8]) -> Option<Vec<f32>> {
     })
 }
 
-/// As [`numbers`], of types too of which two elements share a byte, the first in its lower half; there are `count` elements.
+/// Like [`numbers`], but also decodes types with two elements per byte, the first in the lower half. There are `count`
+/// elements.
 pub(crate) fn packed_numbers(dtype: DataType, bytes: &[u8], count: usize) -> Option<Vec<f32>> {
     let of: fn(u8) -> f32 = match dtype {
         DataType::Uint4 => |half| f32::from(half),
@@ -38,9 +39,10 @@ pub(crate) fn packed_numbers(dtype: DataType, bytes: &[u8], count: usize) -> Opt
     Some(bytes.iter().flat_map(|byte| [byte & 0xF, byte >> 4]).take(count).map(of).collect())
 }
 
-/// A tensor of these numbers, each rounded to the nearest that the type holds; `None` for types that hold none.
+/// Creates a tensor of these numbers, each rounded to the nearest value of the type. Returns `None` for types that are
+/// not numeric.
 pub(crate) fn rounded(name: &str, dtype: DataType, values: &[f32], dims: &[i64]) -> Option<TensorProto> {
-    // As ONNX rounds: halves to the even neighbour.
+    // ONNX rounds halves to the nearest even number.
     let whole = |value: &f32| value.round_ties_even();
     let raw = match dtype {
         DataType::Int8 => values.iter().map(|value| (whole(value) as i8).cast_unsigned()).collect(),
@@ -69,7 +71,7 @@ pub(crate) fn rounded(name: &str, dtype: DataType, values: &[f32], dims: &[i64])
     Some(TensorProto::of_raw(name, dtype, dims, raw))
 }
 
-/// The code of the nearest of numbers in ascending order; the even one of two that are as near.
+/// Returns the code of the nearest of `codes`, which are in ascending order. In a tie, returns the even code.
 fn nearest(codes: &[(f32, u8)], value: f32) -> u8 {
     let after = codes.partition_point(|(code, _)| *code < value).min(codes.len() - 1);
     let before = after.saturating_sub(1);
@@ -78,25 +80,24 @@ fn nearest(codes: &[(f32, u8)], value: f32) -> u8 {
     if above < below || above == below && high.1 & 1 == 0 { high.1 } else { low.1 }
 }
 
-/// A floating point format of eight bits.
-/// Source: <https://onnx.ai/onnx/technical/float8.html>.
+/// An 8-bit floating-point format. Source: <https://onnx.ai/onnx/technical/float8.html>.
 #[derive(Clone, Copy)]
 struct EightBits {
     /// Bits of the mantissa.
     mantissa: u32,
-    /// What the exponent is stored with.
+    /// The bias of the exponent.
     bias: i32,
     special: Special,
 }
 
-/// How a format writes what is not finite.
+/// The encoding of values that are not finite.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Special {
-    /// Ones throughout are not a number; nothing is infinite.
+    /// All ones is NaN. There are no infinities.
     LastIsNan,
-    /// What would be minus zero is not a number; nothing is infinite.
+    /// The code of minus zero is NaN. There are no infinities.
     NegativeZeroIsNan,
-    /// As IEEE 754: the largest exponent.
+    /// As in IEEE 754: the largest exponent.
     Infinity,
 }
 
@@ -129,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn eight_bit_floats_are_those_of_the_specification() {
+    fn eight_bit_floats_match_the_specification() {
         let of = |dtype: DataType, bytes: &[u8]| numbers(dtype, bytes).unwrap();
         assert_eq!(of(DataType::Float8e4m3fn, &[0x38, 0x7E, 0x01, 0xB8]), [1.0, 448.0, f32::powi(2.0, -9), -1.0]);
         assert!(of(DataType::Float8e4m3fn, &[0x7F])[0].is_nan());
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn every_number_of_a_type_is_stored_as_itself() {
+    fn every_number_of_a_type_survives_encoding_and_decoding() {
         for dtype in [
             DataType::Int8,
             DataType::Uint8,
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_between_is_rounded_and_what_lies_beyond_is_cut_off() {
+    fn numbers_are_rounded_to_the_type_and_clamped_to_its_range() {
         let of = |dtype: DataType, values: &[f32]| {
             let tensor = rounded("w", dtype, values, &[values.len() as i64]).unwrap();
             packed_numbers(dtype, &tensor.raw_data, values.len()).unwrap()
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_are_numbers_and_words_are_none() {
+    fn integers_are_decoded_and_strings_are_not() {
         assert_eq!(numbers(DataType::Int8, &[0xFF, 0x7F]).unwrap(), [-1.0, 127.0]);
         assert_eq!(numbers(DataType::Uint8, &[0xFF]).unwrap(), [255.0]);
         assert_eq!(numbers(DataType::Int16, &[0xFE, 0xFF]).unwrap(), [-2.0]);

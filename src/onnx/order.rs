@@ -1,10 +1,10 @@
-//! The order in which nodes can run, and what their subgraphs read from outside.
+//! The order in which nodes can run, and the outer values that their subgraphs use.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::onnx::{GraphProto, NodeProto};
 
-/// The names of outer values that the subgraphs of a node read (If, Loop, Scan).
+/// Returns the names of outer values that the subgraphs of a node (If, Loop, Scan) use.
 pub(crate) fn captured(node: &NodeProto) -> BTreeSet<&str> {
     let mut names = BTreeSet::new();
     for graph in node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs)) {
@@ -16,7 +16,7 @@ pub(crate) fn captured(node: &NodeProto) -> BTreeSet<&str> {
     names
 }
 
-/// The names that a graph itself defines: inputs, constants, outputs of its nodes.
+/// Returns the names that a graph itself defines: inputs, constants, outputs of its nodes.
 fn defined(graph: &GraphProto) -> impl Iterator<Item = &str> {
     let sparse = graph.sparse_initializer.iter().filter_map(|sparse| sparse.values.as_ref());
     let constants = graph.initializer.iter().chain(sparse).map(|tensor| tensor.name.as_str());
@@ -25,7 +25,7 @@ fn defined(graph: &GraphProto) -> impl Iterator<Item = &str> {
     constants.chain(inputs).chain(outputs)
 }
 
-/// Positions of the nodes in a topological order that stays as close to the file's as possible.
+/// Returns the positions of the nodes in a topological order that is as close to the file's order as possible.
 ///
 /// # Errors
 /// The position of a node on a cycle.
@@ -50,7 +50,7 @@ pub(crate) fn topological_order(graph: &GraphProto) -> Result<Vec<usize>, usize>
         .collect();
     let mut marks = vec![Mark::New; graph.node.len()];
     let mut order = Vec::with_capacity(graph.node.len());
-    // Depth-first with an explicit stack: deep graphs must not exhaust the thread's own.
+    // Depth-first search with an explicit stack, because deep graphs could overflow the stack of the thread.
     for root in 0..graph.node.len() {
         let mut stack = vec![(root, 0)];
         while let Some((at, next)) = stack.pop() {

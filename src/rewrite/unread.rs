@@ -1,4 +1,4 @@
-//! What nothing reads once the graph is rewritten.
+//! Nodes and initializers that are not used after the graph is rewritten.
 
 use std::collections::HashSet;
 
@@ -9,20 +9,20 @@ use crate::onnx::NodeProto;
 use crate::onnx::builder::{gives, needed, reads};
 use crate::write::{Edits, NodeOut};
 
-/// The nodes of the output beside what they read and give.
+/// The nodes of the output, with their inputs and outputs.
 #[derive(Debug, Default)]
 pub(crate) struct NewNodes {
     nodes: Vec<NodeOut>,
-    /// Names that the node at the same place reads, and those that it gives.
+    /// The names that each node takes as input, and those that it outputs.
     names: Vec<(Vec<String>, Vec<String>)>,
-    /// Whether something read the outputs of the node in the original.
+    /// Whether the outputs of each node were used in the original.
     was_read: Vec<bool>,
-    /// What is wrong with the node at a place. It may be one that nothing reads any more.
+    /// Errors of nodes by position. Such a node may no longer be used.
     faults: Vec<(usize, Error)>,
 }
 
 impl NewNodes {
-    /// Adds a node; `original` is the one that it stands for, if there is one.
+    /// Adds a node. `original` is the node that it replaces, if any.
     pub(crate) fn push(&mut self, node: NodeOut, proto: &NodeProto, graph: &Graph, original: Option<&Node>) {
         let is_read = |value: &usize| {
             let value = &graph.values[*value];
@@ -34,14 +34,14 @@ impl NewNodes {
         self.was_read.push(original.is_none_or(|node| node.outputs.iter().flatten().any(is_read)));
     }
 
-    /// Notes what is wrong with the last node.
+    /// Records an error of the last node.
     pub(crate) fn faulty(&mut self, fault: Error) {
         self.faults.push((self.nodes.len() - 1, fault));
     }
 
-    /// Puts the nodes into the edits, without those that nothing reads any more, and takes initializers away that
-    /// nothing reads any more. What nothing read in the original is not ours to judge and stays.
-    /// Returns what is wrong with the first node that stays, if anything is.
+    /// Adds the nodes to the edits, except those that are no longer used, and removes initializers that are no longer
+    /// used. Nodes and initializers that were not used in the original either are kept. Returns the error of the first
+    /// kept node that has one.
     pub(crate) fn settle(self, model: &Model, graph: &Graph, edits: &mut Edits) -> Option<Error> {
         fn borrowed(names: &[String]) -> Vec<&str> {
             names.iter().map(String::as_str).collect()
@@ -58,7 +58,7 @@ impl NewNodes {
                 let value = &graph.values[value];
                 !value.consumers.is_empty() || !value.captured_by.is_empty()
             });
-            // An initializer that is a graph input too is the input's default.
+            // An initializer that is also a graph input is the default value of the input.
             read.contains(name) || !was_read || is_input.contains(name)
         });
         fault

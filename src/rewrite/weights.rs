@@ -1,4 +1,4 @@
-//! What every use of a constant keeps, and under which name it is written.
+//! The slice of every use of a constant, and the name under which it is written.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -13,7 +13,7 @@ use crate::operator::couple::kept::Kept;
 use crate::operator::couple::kept::Slices;
 use crate::write::{InitializerOut, constant_slice};
 
-/// One form of a constant: what it keeps and the name it gets.
+/// One form of a constant: its kept indices, its name and its sizes.
 #[derive(Clone, Debug)]
 struct Variant {
     slices: Slices,
@@ -21,21 +21,21 @@ struct Variant {
     dims: Vec<usize>,
 }
 
-/// The forms of every constant that loses something.
+/// The forms of every constant from which indices are removed.
 #[derive(Clone, Debug, Default)]
 pub struct WeightSlices {
-    /// By value, the distinct forms; the first has the original name.
+    /// The distinct forms by value.
     variants: BTreeMap<ValueId, Vec<Variant>>,
-    /// By node and input slot, which form of which value is read.
+    /// The value and the form that each input of a node uses.
     reads: HashMap<Reader, (ValueId, usize)>,
-    /// Weights that nodes computed and the nodes that go with them.
+    /// Computed weights that become constants, and the nodes that are no longer needed.
     replaced: Replaced,
 }
 
 impl WeightSlices {
-    /// Collects the distinct slices of every constant. A constant whose users need different slices gets one form for
-    /// each; if a user needs all of it, that form keeps the name, else the first form does. The others get names of
-    /// their own from `names`.
+    /// Collects the distinct slices of every constant. If uses of a constant need different slices, each slice becomes
+    /// a form. The name is kept for the whole constant if any use needs it, else for the first form. The other forms
+    /// get new names from `names`.
     pub fn new(model: &Model, graph: &Graph, fold: &Fold, coupling: &Coupling, kept: &Kept, names: &mut Names) -> Self {
         let replaced = fold.replaced(graph, coupling, kept);
         let mut result = Self { replaced, ..Self::default() };
@@ -71,7 +71,8 @@ impl WeightSlices {
             }
             for (reader, slices) in uses {
                 let at = variants.iter().position(|variant| variant.slices == slices).unwrap_or_else(|| {
-                    // A Constant node keeps its output, and so does one that stays for the sake of another output.
+                    // The output of a Constant node keeps its name, and so does a folded value whose node is kept for
+                    // another output.
                     let is_own = graph.values[value].initializer.is_some()
                         || (fold.contains(value) && !result.replaced.is_computed_too(graph, value));
                     let is_original = variants.is_empty() && is_own;
@@ -92,25 +93,25 @@ impl WeightSlices {
         result
     }
 
-    /// Name and sizes of the form that input `slot` of a node reads, if the constant has changed at all.
+    /// Returns the name and sizes of the form that input `slot` of a node uses. `None`: the constant has not changed.
     pub fn of(&self, node: NodeId, slot: usize) -> Option<(&String, &[usize])> {
         let (value, at) = self.reads.get(&Reader { node, slot })?;
         let variant = self.variants.get(value)?.get(*at)?;
         Some((&variant.name, &variant.dims))
     }
 
-    /// What input `slot` of a node keeps of the constant it reads.
+    /// Returns the slices of the constant that input `slot` of a node uses.
     pub fn kept(&self, node: NodeId, slot: usize) -> Option<&Slices> {
         let (value, at) = self.reads.get(&Reader { node, slot })?;
         self.variants.get(value)?.get(*at).map(|variant| &variant.slices)
     }
 
-    /// Weights that nodes computed and the nodes that go with them.
+    /// Returns the computed weights that become constants, and the nodes that are no longer needed.
     pub fn replaced(&self) -> &Replaced {
         &self.replaced
     }
 
-    /// All reads of sliced constants: reader, value and slices, in the order of nodes.
+    /// Returns all uses of sliced constants as reader, value and slices, in the order of nodes.
     pub fn reads(&self) -> Vec<(Reader, ValueId, &Slices)> {
         let mut reads: Vec<_> = self
             .reads
@@ -122,10 +123,10 @@ impl WeightSlices {
         reads
     }
 
-    /// The initializers to write, in the file's order, new forms after their original.
+    /// Returns the initializers to write in the file's order. New forms follow their original.
     ///
     /// # Errors
-    /// A tensor that can't be sliced.
+    /// A tensor can't be sliced.
     pub fn initializers(&self, model: &Model, graph: &Graph, fold: &Fold) -> Result<Vec<InitializerOut>, Error> {
         let mut result = Vec::new();
         for (index, tensor) in model.graph().initializer.iter().enumerate() {
@@ -162,11 +163,12 @@ impl WeightSlices {
         Ok(result)
     }
 
-    /// Constant nodes for the new forms of what Constant nodes hold. They stay nodes, because what an exporter wrote as
-    /// a node is not a trained weight: a table of frequencies, or the scale of a norm that has none.
+    /// Returns Constant nodes for the new forms of the outputs of Constant nodes. They remain nodes, because a constant
+    /// that an exporter wrote as a node is not a trained weight: for example, a table of frequencies, or the scale of a
+    /// norm without one.
     ///
     /// # Errors
-    /// A tensor that can't be sliced.
+    /// A tensor can't be sliced.
     pub fn constant_nodes(&self, model: &Model, graph: &Graph, fold: &Fold) -> Result<Vec<NodeProto>, Error> {
         let mut result = Vec::new();
         for (value, variants) in &self.variants {
@@ -176,7 +178,7 @@ impl WeightSlices {
             let Some(tensor) = fold.constant(model, graph, *value) else {
                 continue;
             };
-            // What is read whole of a Constant node's output is still that output.
+            // Uses of the whole output of a Constant node still use that output.
             for variant in variants.iter().filter(|variant| !variant.slices.is_empty()) {
                 let axes: Vec<(usize, Vec<usize>)> = variant.slices.clone().into_iter().collect();
                 result.push(NodeProto {
@@ -191,7 +193,7 @@ impl WeightSlices {
         Ok(result)
     }
 
-    /// Initializers that are sliced under their own name, with their new sizes.
+    /// Returns the initializers that are sliced and keep their name, with their new sizes.
     pub fn renamed_in_place(&self, graph: &Graph) -> Vec<(String, Vec<usize>)> {
         let mut result = Vec::new();
         for (value, variants) in &self.variants {

@@ -1,4 +1,4 @@
-//! What changes between the input model and the output.
+//! The changes between the input model and the output.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::onnx::{AttributeProto, DataType, NodeProto, TensorProto};
 /// A node of the output.
 #[derive(Clone, Debug)]
 pub enum NodeOut {
-    /// The node at this position of the file, untouched.
+    /// The node at this position of the file, unchanged.
     Original(usize),
     /// The node at this position with other inputs and attributes.
     Patched {
@@ -31,38 +31,38 @@ pub enum NodeOut {
 
 /// An initializer of the output.
 #[derive(Clone, Debug)]
-// Few are new; a box for each would only burden their makers.
+// Few are new, and boxing them would only complicate the code that creates them.
 #[allow(clippy::large_enum_variant)]
 pub enum InitializerOut {
-    /// The initializer at this position of the file, untouched.
+    /// The initializer at this position of the file, unchanged.
     Original(usize),
-    /// The initializer at this position, of which some axes keep only some indices.
+    /// The initializer at this position, sliced along some axes.
     Sliced {
         /// Position in the file.
         index: usize,
-        /// The name it gets.
+        /// The name in the output.
         name: String,
-        /// Axes with their kept indices.
+        /// The sliced axes with their kept indices.
         axes: Vec<(usize, Vec<usize>)>,
     },
     /// A new initializer.
     New(TensorProto),
-    /// An initializer whose elements come from elsewhere.
+    /// An initializer whose elements come from another source.
     Streamed(Streamed),
 }
 
 /// A size of a declared shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DimOut {
-    /// What the file says.
+    /// The size in the file.
     Same,
-    /// A number.
+    /// A new size.
     Value(i64),
-    /// Not known.
+    /// An unknown size.
     Unknown,
 }
 
-/// What changes between the input model and the output.
+/// The changes between the input model and the output.
 #[derive(Clone, Debug, Default)]
 pub struct Edits {
     /// All nodes in a topological order.
@@ -73,12 +73,12 @@ pub struct Edits {
     pub shapes: BTreeMap<String, Vec<DimOut>>,
     /// Metadata entries to add or replace.
     pub metadata: Vec<(String, String)>,
-    /// Metadata entries of the file whose keys begin with one of these go, unless they are replaced.
+    /// Prefixes of keys: metadata entries of the file with such a key are removed, unless they are replaced.
     pub dropped_metadata: Vec<String>,
 }
 
 impl InitializerOut {
-    /// The name it has in the output; empty for a position that the model does not have.
+    /// Returns the name in the output. Empty: the model has no initializer at the position.
     pub fn name<'e>(&'e self, model: &'e Model) -> &'e str {
         match self {
             Self::Original(index) => model.graph().initializer.get(*index).map_or("", |tensor| &tensor.name),
@@ -88,8 +88,8 @@ impl InitializerOut {
         }
     }
 
-    /// Position in the file of the initializer that it is, or stands for, with the element type and sizes that it has
-    /// in the output.
+    /// Returns the position in the file of the initializer that it is or replaces, and the element type and sizes in
+    /// the output.
     fn form(&self, model: &Model) -> Option<(Option<usize>, DataType, Vec<i64>)> {
         let original = |index: usize| model.graph().initializer.get(index);
         Some(match self {
@@ -108,7 +108,7 @@ impl InitializerOut {
 }
 
 impl NodeOut {
-    /// The node as it stands in the model or is new, without its patches.
+    /// Returns the node as stored in the model, or the new node, without its patches.
     fn proto<'e>(&'e self, model: &'e Model) -> Option<&'e NodeProto> {
         match self {
             Self::Original(index) | Self::Patched { index, .. } => model.graph().node.get(*index),
@@ -118,18 +118,19 @@ impl NodeOut {
 }
 
 impl Edits {
-    /// Lets the elements of a weight of the output come from elsewhere: of an initializer, whole or sliced or new, or of
-    /// the output of a Constant node, in whose place an initializer of that name comes. The element type of the output
-    /// stays; floating point elements of another type are converted.
+    /// Streams the elements of a weight of the output from another source. The weight is an initializer (whole, sliced
+    /// or new), or the output of a Constant node, which is then replaced by an initializer of the same name. The
+    /// element type of the output does not change. Floating-point elements of another type are converted.
     ///
     /// # Errors
-    /// The output has no such weight, or one of another shape, or of a type to which those elements can't be converted.
+    /// The output has no such weight, or it has another shape, or a type to which the elements can't be converted.
     pub fn stream(&mut self, model: &Model, name: &str, source: Arc<dyn WeightSource>) -> Result<(), Error> {
         let fail = |text: String| Error::usage(text).in_file(model.path());
         let streamed = |(index, data_type, dims)| Streamed { index, name: name.to_owned(), data_type, dims, source };
         if let Some(at) = self.initializers.iter().position(|known| known.name(model) == name) {
             let form = self.initializers[at].form(model);
-            let form = form.ok_or_else(|| fail(format!("tensor {name:?} stands at a position that is not there")))?;
+            let form =
+                form.ok_or_else(|| fail(format!("tensor {name:?}: the model has no initializer at its position")))?;
             let streamed = streamed(form);
             streamed.check().map_err(fail)?;
             self.initializers[at] = InitializerOut::Streamed(streamed);
@@ -143,7 +144,7 @@ impl Edits {
         };
         let found = self.nodes.iter().enumerate().find_map(|(at, node)| Some((at, constant(node)?)));
         let Some((at, form)) = found else {
-            return Err(fail(format!("expected a weight {name:?} in the output, found none of this name")));
+            return Err(fail(format!("expected a weight {name:?} in the output, found none with this name")));
         };
         let streamed = streamed(form);
         streamed.check().map_err(fail)?;
@@ -152,7 +153,7 @@ impl Edits {
         Ok(())
     }
 
-    /// Adds an initializer whose elements come from elsewhere.
+    /// Adds an initializer whose elements come from another source.
     ///
     /// # Errors
     /// The source has another shape, or a type that can't be converted.
@@ -162,16 +163,16 @@ impl Edits {
         Ok(())
     }
 
-    /// Gives the node whose first named output is `output` the input `name` in an empty slot; the slots before it that the
-    /// node does not have are left out.
+    /// Connects the value `name` to an empty input slot of the node whose first named output is `output`. Missing slots
+    /// before it are left empty.
     ///
     /// # Errors
-    /// The output has no such node, or the slot is taken.
+    /// The output has no such node, or the slot is in use.
     pub fn add_input(&mut self, model: &Model, output: &str, slot: usize, name: &str) -> Result<(), Error> {
         let fail = |text: String| Error::usage(text).in_file(model.path());
         let gives = |node: &NodeOut| node.proto(model).is_some_and(|proto| proto.first_output() == output);
         let node = self.nodes.iter_mut().find(|node| gives(node));
-        let node = node.ok_or_else(|| fail(format!("expected a node that gives {output:?}, found none")))?;
+        let node = node.ok_or_else(|| fail(format!("expected a node with the output {output:?}, found none")))?;
         if let NodeOut::Original(index) = *node {
             let inputs = model.graph().node[index].input.clone();
             *node = NodeOut::Patched { index, inputs, attributes: Vec::new(), removed_attributes: Vec::new() };
@@ -179,11 +180,11 @@ impl Edits {
         let inputs = match node {
             NodeOut::Patched { inputs, .. } => inputs,
             NodeOut::New(proto) => &mut proto.input,
-            // Made a patched one above.
+            // Converted to a patched node above.
             NodeOut::Original(_) => return Ok(()),
         };
         if let Some(taken) = inputs.get(slot).filter(|input| !input.is_empty()) {
-            let text = format!("expected no input {slot} of the node that gives {output:?}, found {taken:?}");
+            let text = format!("expected no input {slot} of the node with the output {output:?}, found {taken:?}");
             return Err(fail(text));
         }
         if inputs.len() <= slot {

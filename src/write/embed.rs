@@ -1,7 +1,7 @@
-//! External data of tensors other than initializers, brought into the file.
+//! Embedding of external data of tensors other than initializers.
 //!
-//! Constants of nodes, of subgraphs and sparse initializers may point to files beside the input. The output may lie in
-//! another folder and has one data file of its own, so such a tensor carries its elements itself there.
+//! Constants of nodes and subgraphs, and sparse initializers, may refer to data files of the input. The output may be
+//! in another folder and has its own data file, so their elements are embedded in the output's model file.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -13,7 +13,7 @@ use crate::files::unwritable;
 use crate::graph::model::Model;
 use crate::onnx::{DataLocation, TensorProto};
 
-/// The messages in which tensors can be.
+/// The types of messages that can contain tensors.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Message {
     Node,
@@ -24,7 +24,7 @@ pub(super) enum Message {
 }
 
 impl Message {
-    /// What the field `tag` of this message holds, if tensors can be in it.
+    /// Returns the message type of the field `tag`, if it can contain tensors.
     fn field(self, tag: u32) -> Option<Self> {
         match (self, tag) {
             (Message::Node, 5) => Some(Message::Attribute),
@@ -40,10 +40,10 @@ impl Message {
     }
 }
 
-/// The message with the external data of its tensors in it; as it is where there is none.
+/// Returns the message with the external data of its tensors embedded, or unchanged if there is none.
 ///
 /// # Errors
-/// External data that can't be read.
+/// External data can't be read.
 pub(super) fn embedded(model: &Model, kind: Message, message: &Bytes) -> Result<Bytes, Error> {
     if !model.has_external_files() {
         return Ok(message.clone());

@@ -1,4 +1,4 @@
-//! The output file as a list of chunks: original bytes where nothing changes, patched fields elsewhere.
+//! The output file as a list of chunks: original bytes if nothing changes, patched fields otherwise.
 
 use std::collections::BTreeMap;
 
@@ -41,10 +41,10 @@ fn push(chunks: &mut Vec<Chunk<'_>>, bytes: Bytes) {
     chunks.push(Chunk::Bytes(bytes));
 }
 
-/// All chunks of the output model.
+/// Returns all chunks of the output model.
 ///
 /// # Errors
-/// A tensor that can't be read or sliced, a position that the model does not have.
+/// A tensor can't be read or sliced, or the model has no node or initializer at a position.
 pub(super) fn model_chunks<'m>(
     model: &'m Model,
     edits: &'m Edits,
@@ -53,10 +53,10 @@ pub(super) fn model_chunks<'m>(
     let mut chunks = Vec::new();
     let all = fields(model.bytes());
     let count = |tag: u32| all.iter().filter(|field| field.tag == tag).count();
-    // Decoders merge a graph that comes in parts; positions in the parts would be ambiguous.
+    // Decoders merge a graph that is stored in several parts. Positions would be ambiguous.
     let parts = count(number::MODEL_GRAPH);
     if parts != 1 {
-        let text = format!("expected one graph in the file, found {parts} parts of one");
+        let text = format!("expected one graph in the file, found a graph in {parts} parts");
         return Err(Error::invalid(model.path(), text).hint("load and save the model with the onnx package first"));
     }
     for field in &all {
@@ -77,7 +77,7 @@ pub(super) fn model_chunks<'m>(
             _ => push(&mut chunks, field.whole.clone()),
         }
     }
-    // Inlined functions bring the operator sets that their nodes are written for.
+    // Inlined functions add the operator sets that their nodes need.
     for import in model.proto().opset_import.iter().skip(count(number::MODEL_OPSET_IMPORT)) {
         push(&mut chunks, delimited(number::MODEL_OPSET_IMPORT, &import.encode_to_vec()));
     }
@@ -88,10 +88,10 @@ pub(super) fn model_chunks<'m>(
     Ok(chunks)
 }
 
-/// All chunks of a model whose graph was made anew, its initializers apart: those of `graph` itself are not written.
+/// Returns all chunks of a model with a new graph. `initializers` are written instead of those of `graph`.
 ///
 /// # Errors
-/// A tensor that can't be read, an initializer that is one of the file by its position.
+/// A tensor can't be read, or an initializer refers to a position in the file.
 pub(super) fn made_chunks<'m>(
     model: &'m Model,
     (graph, initializers): (&GraphProto, &'m [InitializerOut]),
@@ -157,7 +157,7 @@ fn graph_chunks<'m>(
 }
 
 fn write_nodes(chunks: &mut Vec<Chunk<'_>>, model: &Model, edits: &Edits, nodes: &[&Field]) -> Result<(), Error> {
-    // Where functions were inlined, the nodes of the file are not those of the model.
+    // If functions were inlined, the nodes of the file differ from those of the model.
     let original = |index: usize| -> Result<Bytes, Error> {
         let node = model.graph().node.get(index);
         let node = node.ok_or_else(|| missing(model, "node", index, model.graph().node.len()))?;
@@ -181,7 +181,7 @@ fn write_nodes(chunks: &mut Vec<Chunk<'_>>, model: &Model, edits: &Edits, nodes:
     Ok(())
 }
 
-/// A node message with other inputs and attributes, each at the place of the old ones.
+/// Returns a node message with other inputs and attributes, each at the position of the old ones.
 fn patch_node(message: &Bytes, inputs: &[String], attributes: &[AttributeProto], removed: &[String]) -> Bytes {
     let mut bytes = Vec::with_capacity(message.len());
     let mut inputs = Some(inputs);
@@ -204,7 +204,7 @@ fn patch_node(message: &Bytes, inputs: &[String], attributes: &[AttributeProto],
             _ => bytes.extend_from_slice(&part.whole),
         }
     }
-    // A node that had no inputs.
+    // The node had no inputs before.
     write_inputs(inputs.unwrap_or_default(), &mut bytes);
     for attribute in open.into_values() {
         bytes.extend_from_slice(&delimited(number::NODE_ATTRIBUTE, &attribute.encode_to_vec()));
@@ -213,7 +213,7 @@ fn patch_node(message: &Bytes, inputs: &[String], attributes: &[AttributeProto],
 }
 
 fn missing(model: &Model, what: &str, index: usize, count: usize) -> Error {
-    Error::invalid(model.path(), format!("expected a {what} below position {count}, found {index}"))
+    Error::invalid(model.path(), format!("expected the position of a {what} below {count}, found {index}"))
 }
 
 fn write_tensors<'m>(
@@ -270,7 +270,7 @@ fn write_tensors<'m>(
     Ok(())
 }
 
-/// A tensor message with other sizes and elements; all fields that do not hold those are copied.
+/// Returns a tensor message with other sizes and elements. All other fields are copied.
 pub(super) fn tensor_chunks<'m>(
     model: &'m Model,
     tensor: &'m TensorProto,
@@ -284,7 +284,7 @@ pub(super) fn tensor_chunks<'m>(
     Ok(with_elements(message, name, &dims, Chunk::Sliced(sliced), external))
 }
 
-/// A tensor message with this name, these sizes and elements; its other fields are copied.
+/// Returns a tensor message with this name, these sizes and elements. All other fields are copied.
 fn with_elements<'m>(
     message: &Bytes,
     name: &str,
@@ -328,7 +328,7 @@ fn with_elements<'m>(
     chunks
 }
 
-/// A ValueInfoProto whose tensor type has another shape: `type` (2) → `tensor_type` (1) → `shape` (2) → `dim` (1).
+/// Replaces the shape in the tensor type of a ValueInfoProto: `type` (2) → `tensor_type` (1) → `shape` (2) → `dim` (1).
 fn patch_type(message: &Bytes, shape: &[DimOut]) -> Vec<u8> {
     patch_path(message, &[2, 1, 2], &|shape_message| {
         let mut bytes = Vec::new();
@@ -341,7 +341,7 @@ fn patch_type(message: &Bytes, shape: &[DimOut]) -> Vec<u8> {
             match shape.get(axis) {
                 None | Some(DimOut::Same) => bytes.extend_from_slice(&field.whole),
                 Some(size) => {
-                    // The denotation (3) and unknown fields stay; value (1) and name (2) go.
+                    // Keeps the denotation (3) and unknown fields, and removes value (1) and name (2).
                     let mut dim: Vec<u8> = fields(&field.payload)
                         .iter()
                         .filter(|part| part.tag > 2)

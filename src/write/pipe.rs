@@ -1,22 +1,21 @@
-//! Gathering on one thread, writing on another: kept elements are read and put in a row while the system stores what came
-//! before.
+//! Writing on two threads: one gathers the kept elements, while the other writes the earlier ones to the file.
 
 use std::io::{Error as IoError, ErrorKind, Write};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
-/// Bytes that are handed over at a time.
+/// Size in bytes of a buffer that is passed to the writing thread.
 const BUFFER: usize = 1 << 20;
 
-/// Buffers that wait to be written.
+/// Maximum number of buffers that wait to be written.
 const WAITING: usize = 4;
 
-/// Outputs of fewer bytes are not worth a thread.
+/// Outputs of fewer bytes are written on one thread.
 const LARGE: u64 = 16 << 20;
 
-/// Gives `out` what `content` writes, about `length` bytes.
+/// Writes what `content` writes, about `length` bytes, to `out`.
 ///
 /// # Errors
-/// What `out` or `content` says.
+/// `out` or `content` returns an error.
 pub(super) fn piped(
     length: u64,
     out: &mut dyn Write,
@@ -34,24 +33,24 @@ pub(super) fn piped(
             pipe.flush()
         });
         let stored = store(written, &empty, out);
-        // The gathering thread ends by itself: a receiver that is gone is an error to it.
+        // The gathering thread ends on its own, because a disconnected receiver is an error for it.
         let gathered = gathering.join().map_err(|_| IoError::other("the thread that gathers weights has panicked"));
         stored.and(gathered?)
     })
 }
 
-/// Writes every buffer and hands it back.
+/// Writes every buffer and returns it for reuse.
 fn store(written: Receiver<Vec<u8>>, empty: &Sender<Vec<u8>>, out: &mut dyn Write) -> std::io::Result<()> {
     for mut buffer in written {
         out.write_all(&buffer)?;
         buffer.clear();
-        // Nobody may want another one.
+        // The gathering thread may have ended already.
         let _ = empty.send(buffer);
     }
     Ok(())
 }
 
-/// What the gathering thread writes to.
+/// The writer of the gathering thread.
 struct Pipe {
     buffer: Vec<u8>,
     full: SyncSender<Vec<u8>>,
@@ -100,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_wrong_on_either_side_ends_both() {
+    fn an_error_on_either_thread_ends_both() {
         struct Full(usize);
         impl Write for Full {
             fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {

@@ -1,8 +1,8 @@
-//! Slicing of tensors: kept indices along some axes, streamed.
+//! Slicing of tensors: streams the kept indices along some axes.
 //!
-//! The kept bytes of a tensor are runs of equal length wherever two axes are cut, and the runs are short: an element
-//! of a matrix, the nine weights of a kernel. So neighbouring axes that are kept whole are first merged, then rows are
-//! gathered into one buffer with copies whose length the compiler knows.
+//! If two axes are cut, the kept bytes of a tensor are short runs of equal length: an element of a matrix, the nine
+//! weights of a 3x3 kernel. Therefore, adjacent axes that are kept whole are merged first. Then rows are gathered into
+//! one buffer with copies whose length the compiler knows.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -12,7 +12,7 @@ use crate::graph::model::Model;
 use crate::graph::tensor::element_size;
 use crate::onnx::TensorProto;
 
-/// Bytes that are gathered before they are handed to the file.
+/// Size in bytes of the buffer that is passed to the file.
 const BUFFER: usize = 1 << 20;
 
 /// A tensor with kept indices, not yet sliced.
@@ -22,15 +22,15 @@ pub(crate) struct Sliced<'m> {
     tensor: &'m TensorProto,
     dims: Vec<i64>,
     bytes: u64,
-    /// What is cut; `None` copies everything.
+    /// The cut. `None`: everything is copied.
     cut: Option<Cut>,
 }
 
 impl<'m> Sliced<'m> {
-    /// Prepares to slice a tensor; elements of less than a byte can be copied but not sliced.
+    /// Prepares the slicing of a tensor. Elements of less than a byte can be copied but not sliced.
     ///
     /// # Errors
-    /// An element type that can't be sliced, unreadable data, an axis or index that does not exist.
+    /// The element type can't be sliced, the data can't be read, or an axis or index does not exist.
     pub(crate) fn new(model: &'m Model, tensor: &'m TensorProto, axes: &[(usize, Vec<usize>)]) -> Result<Self, Error> {
         let fail = |message: String| Error::invalid(model.path(), format!("tensor {:?}: {message}", tensor.name));
         let found = model.tensor_bytes(tensor)?.len();
@@ -48,19 +48,19 @@ impl<'m> Sliced<'m> {
         }
         let cut = Cut::new(&sizes, element, axes);
         if cut.source_bytes() != Some(found) {
-            let text = format!("its {found} bytes do not fill its shape {:?}", tensor.dims);
+            let text = format!("its data of {found} bytes does not fill its shape {:?}", tensor.dims);
             return Err(fail(text));
         }
         let dims = sliced_dims(&tensor.dims, axes);
         Ok(Self { model, tensor, dims, bytes: cut.kept_bytes(), cut: Some(cut) })
     }
 
-    /// The sizes after slicing.
+    /// Returns the sizes after slicing.
     pub(crate) fn dims(&self) -> &[i64] {
         &self.dims
     }
 
-    /// Bytes after slicing.
+    /// Returns the size in bytes after slicing.
     pub(crate) fn len(&self) -> u64 {
         self.bytes
     }
@@ -75,7 +75,7 @@ impl<'m> Sliced<'m> {
     }
 }
 
-/// The sizes of a tensor of which some axes keep only some indices.
+/// Returns the sizes of a tensor after slicing.
 pub(super) fn sliced_dims(dims: &[i64], axes: &[(usize, Vec<usize>)]) -> Vec<i64> {
     let mut dims = dims.to_vec();
     for (axis, indices) in axes {
@@ -89,9 +89,10 @@ pub(super) fn sliced_dims(dims: &[i64], axes: &[(usize, Vec<usize>)]) -> Vec<i64
 /// Kept indices along the axes of row-major data.
 #[derive(Debug)]
 struct Cut {
-    /// Outer axes first; neighbours that are kept whole are one axis, and those below the last cut are in `block`.
+    /// Outer axes first. Adjacent axes that are kept whole are merged, and those below the last cut are part of
+    /// `block`.
     axes: Vec<Axis>,
-    /// Bytes that always stay together.
+    /// Size in bytes of the blocks that are always kept together.
     block: usize,
 }
 
@@ -115,7 +116,7 @@ impl Cut {
     fn new(sizes: &[usize], element: usize, cuts: &[(usize, Vec<usize>)]) -> Self {
         let mut axes: Vec<Axis> = Vec::new();
         for (axis, &size) in sizes.iter().enumerate() {
-            // Of an axis that is named twice, the last word counts.
+            // If an axis is listed twice, the last entry counts.
             let kept = cuts.iter().rfind(|(at, _)| *at == axis).map(|(_, kept)| kept.clone());
             match (axes.last_mut(), kept) {
                 (Some(Axis { size: outer, kept: None }), None) => *outer = outer.saturating_mul(size),
@@ -149,7 +150,7 @@ impl Cut {
         loop {
             let at = outer.iter().zip(&counters).fold(0, |at, (axis, &counter)| at * axis.size + axis.index(counter));
             self.gather(&data[at * row_bytes..(at + 1) * row_bytes], &indices, &runs, &mut buffer, out)?;
-            // The next row: the innermost counter runs fastest.
+            // Advances to the next row. The innermost counter changes fastest.
             let Some(axis) = (0..outer.len()).rev().find(|&axis| counters[axis] + 1 < outer[axis].count()) else {
                 return out.write_all(&buffer);
             };
@@ -158,7 +159,7 @@ impl Cut {
         }
     }
 
-    /// Appends the kept blocks of one row, writing the buffer out whenever it is full.
+    /// Appends the kept blocks of one row. Writes the buffer out whenever it is full.
     fn gather(
         &self,
         row: &[u8],
@@ -167,7 +168,7 @@ impl Cut {
         buffer: &mut Vec<u8>,
         out: &mut dyn Write,
     ) -> std::io::Result<()> {
-        // Long runs are copied as they are; short ones block by block, in copies of known length.
+        // Long runs are copied as a whole, short ones block by block in copies of known length.
         let is_long = runs.len() * 4 <= indices.len() || self.block >= 128;
         if is_long {
             for &(start, length) in runs {
@@ -192,7 +193,7 @@ impl Cut {
                 4 => blocks::<4>(row, part, buffer),
                 8 => blocks::<8>(row, part, buffer),
                 16 => blocks::<16>(row, part, buffer),
-                // Kernels of 3×3 in half and single precision.
+                // 3x3 kernels in half and single precision.
                 18 => blocks::<18>(row, part, buffer),
                 36 => blocks::<36>(row, part, buffer),
                 block => part.iter().for_each(|&at| buffer.extend_from_slice(&row[at * block..(at + 1) * block])),
@@ -208,7 +209,7 @@ fn flush(buffer: &mut Vec<u8>, out: &mut dyn Write) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Neighbouring indices as start and length in bytes.
+/// Returns runs of consecutive indices as start and length in bytes.
 fn runs(indices: &[usize], block: usize) -> Vec<(usize, usize)> {
     let mut runs: Vec<(usize, usize)> = Vec::new();
     for &index in indices {
@@ -231,7 +232,7 @@ fn blocks<const N: usize>(row: &[u8], indices: &[usize], buffer: &mut Vec<u8>) {
     }
 }
 
-/// The kept elements of row-major data; `axes` names kept indices by axis.
+/// Returns the kept elements of row-major data. `axes` lists the kept indices by axis.
 ///
 /// # Panics
 /// If an axis or index does not exist or the data does not fill its shape.
@@ -247,7 +248,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Kept elements one by one, from the definition.
+    /// Returns the kept elements one by one, following the definition.
     fn naive(data: &[u8], dims: &[usize], element: usize, axes: &[(usize, Vec<usize>)]) -> Vec<u8> {
         let all: Vec<Vec<usize>> = (0..dims.len())
             .map(|axis| axes.iter().find(|(at, _)| *at == axis).map_or((0..dims[axis]).collect(), |(_, k)| k.clone()))

@@ -1,4 +1,4 @@
-//! Where the elements of a weight come from that are not the original's: memory, or a part of a file.
+//! Sources for the elements of weights that differ from the original: memory, or a part of a file.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -12,24 +12,24 @@ use crate::error::Error;
 use crate::files::{map, open};
 use crate::onnx::DataType;
 
-/// Bytes that a file is read in at a time.
+/// Number of bytes that are read from a file at a time.
 const CHUNK: usize = 1 << 20;
 
-/// Elements of one tensor, given on demand.
+/// The elements of one tensor, provided on demand.
 pub trait WeightSource: Debug + Send + Sync {
-    /// The type of the elements.
+    /// Returns the type of the elements.
     fn data_type(&self) -> DataType;
 
-    /// The sizes of the tensor.
+    /// Returns the sizes of the tensor.
     fn dims(&self) -> &[i64];
 
-    /// What messages call the source, such as a path.
+    /// Returns the name of the source in messages, such as a path.
     fn origin(&self) -> String;
 
     /// Writes all elements to `out` in row-major order, little-endian, in chunks of any length. May be called again.
     ///
     /// # Errors
-    /// What `out` says; what is wrong with the source is an [`Error`] within [`std::io::Error::other`].
+    /// `out` returns an error. Errors of the source are [`Error`]s within [`std::io::Error::other`].
     fn write(&self, out: &mut dyn Write) -> std::io::Result<()>;
 }
 
@@ -42,18 +42,18 @@ pub struct MemoryWeight {
 }
 
 impl MemoryWeight {
-    /// Elements of any type as little-endian bytes in row-major order.
+    /// Creates a weight from elements of any type, as little-endian bytes in row-major order.
     pub fn new(data_type: DataType, dims: &[i64], bytes: Bytes) -> Self {
         Self { data_type, dims: dims.to_vec(), bytes }
     }
 
-    /// Elements of float32.
+    /// Creates a float32 weight.
     pub fn of_floats(dims: &[i64], values: &[f32]) -> Self {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         Self::new(DataType::Float, dims, bytes.into())
     }
 
-    /// Elements of float64.
+    /// Creates a float64 weight.
     pub fn of_doubles(dims: &[i64], values: &[f64]) -> Self {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         Self::new(DataType::Double, dims, bytes.into())
@@ -78,7 +78,8 @@ impl WeightSource for MemoryWeight {
     }
 }
 
-/// A weight whose elements are a part of a file, read when they are written. The file must not change until then.
+/// A weight whose elements are a part of a file. They are read when they are written, so the file must not change
+/// before.
 #[derive(Clone, Debug)]
 pub struct FileWeight {
     path: PathBuf,
@@ -89,7 +90,7 @@ pub struct FileWeight {
 }
 
 impl FileWeight {
-    /// The `length` bytes of a file from `offset` on: little-endian elements in row-major order.
+    /// Creates a weight from `length` bytes of a file at `offset`: little-endian elements in row-major order.
     pub fn new(path: &Path, offset: u64, length: u64, data_type: DataType, dims: &[i64]) -> Self {
         Self { path: path.to_owned(), offset, length, data_type, dims: dims.to_vec() }
     }
@@ -121,7 +122,8 @@ impl WeightSource for FileWeight {
             let count = file.read(&mut buffer[..wanted]).map_err(fail)?;
             if count == 0 {
                 let (found, at) = (self.length - left, self.offset);
-                let text = format!("expected {} bytes of a weight at offset {at}, found {found}", self.length);
+                let text =
+                    format!("expected a weight of {} bytes at offset {at}, found only {found} bytes", self.length);
                 return Err(IoError::other(Error::unreadable(&self.path, text)));
             }
             out.write_all(&buffer[..count])?;
@@ -131,17 +133,17 @@ impl WeightSource for FileWeight {
     }
 }
 
-/// The weights of a safetensors file by their names; only its header is read now. Tensors of types that ONNX does not
-/// have are left out.
+/// Returns the weights of a safetensors file by name. Reads only the header. Skips tensors of types that ONNX does not
+/// have.
 ///
 /// # Errors
-/// The file can't be read or is no safetensors file.
+/// The file can't be read or is not a safetensors file.
 pub fn safetensors_weights(path: &Path) -> Result<BTreeMap<String, FileWeight>, Error> {
     let fail = |text: String| Error::unreadable(path, text);
     let bytes = map(path).map_err(|error| fail(format!("can't be read: {error}")).caused_by(error))?;
     let (header, metadata) = SafeTensors::read_metadata(&bytes)
         .map_err(|error| fail(format!("not a readable safetensors file: {error}")).caused_by(error))?;
-    // The length of the header stands before it, in eight bytes.
+    // The header is preceded by its length, in eight bytes.
     let data = header as u64 + 8;
     let weights = metadata.tensors().into_iter().filter_map(|(name, info)| {
         let dims: Option<Vec<i64>> = info.shape.iter().map(|size| i64::try_from(*size).ok()).collect();

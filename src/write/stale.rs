@@ -1,15 +1,15 @@
-//! External data that nothing names once a model is replaced.
+//! External data that is no longer used after a model is replaced.
 
 use std::path::{Path, PathBuf};
 
 use crate::files::{is_same_file, parent};
 use crate::graph::located::named_data_files;
 
-/// The data files beside the model at `path` that it alone names, but for `needed` ones: what would be left over when
-/// another file takes its place.
+/// Returns the data files in the folder of the model at `path` that only this model uses, except `needed` ones: they
+/// would be left over when another file replaces the model.
 ///
-/// A file stays if any other model of the folder names it, or might: one that can't be read does. So does whatever is no
-/// regular file, such as a link into a cache.
+/// A file is kept if another model in the folder uses it, or might use it because that model can't be read. Files that
+/// are not regular, such as links into a cache, are kept too.
 pub(super) fn stale_data(path: &Path, needed: &[PathBuf]) -> Vec<PathBuf> {
     let Some(named) = named_data_files(path) else { return Vec::new() };
     let is_plain = |file: &PathBuf| file.symlink_metadata().is_ok_and(|found| found.is_file());

@@ -1,4 +1,4 @@
-//! Weights that stream to the output from elsewhere, in the element type that the output stores.
+//! Weights that are streamed to the output from another source, converted to the element type that the output stores.
 
 use std::io::{Error as IoError, Write};
 use std::sync::Arc;
@@ -10,31 +10,31 @@ use crate::error::Error;
 use crate::graph::tensor::byte_length;
 use crate::onnx::{DataType, TensorProto};
 
-/// Bytes that are converted before they are handed on.
+/// Number of bytes that are converted before they are written.
 const BUFFER: usize = 1 << 16;
 
-/// An initializer whose elements come from elsewhere.
+/// An initializer whose elements come from another source.
 #[derive(Clone, Debug)]
 pub struct Streamed {
-    /// Position in the file of the initializer in whose place it stands; what its message says beside type, sizes and
-    /// elements is copied.
+    /// Position in the file of the initializer that it replaces. Fields of its message other than type, sizes and
+    /// elements are copied. `None`: it replaces none.
     pub index: Option<usize>,
-    /// The name it gets.
+    /// The name in the output.
     pub name: String,
     /// The element type in the output.
     pub data_type: DataType,
     /// The sizes in the output.
     pub dims: Vec<i64>,
-    /// Where the elements come from.
+    /// The source of the elements.
     pub source: Arc<dyn WeightSource>,
 }
 
 impl Streamed {
-    /// Checks that the source has the sizes of the output, and a type that can be stored there. Returns the bytes that the
-    /// elements take in the output.
+    /// Checks that the source has the sizes of the output and a type that can be stored there. Returns the size of the
+    /// elements in the output in bytes.
     ///
     /// # Errors
-    /// See above; the message names tensor, expected and found.
+    /// It does not. The message names the tensor, and what was expected and found.
     pub(super) fn check(&self) -> Result<u64, String> {
         let (name, origin) = (&self.name, self.source.origin());
         if self.source.dims() != self.dims {
@@ -56,12 +56,12 @@ impl Streamed {
         }
     }
 
-    /// The tensor without elements.
+    /// Returns the tensor without elements.
     pub(super) fn header(&self) -> TensorProto {
         TensorProto::of_raw(&self.name, self.data_type, &self.dims, Vec::new())
     }
 
-    /// The bytes that the source must give.
+    /// Returns the number of bytes that the source must provide.
     fn source_bytes(&self) -> Option<u64> {
         byte_length(&TensorProto { data_type: self.source.data_type() as i32, ..self.header() }).ok().flatten()
     }
@@ -69,7 +69,7 @@ impl Streamed {
     /// Writes the elements, converted to the type of the output.
     ///
     /// # Errors
-    /// The source gives another number of elements; what it or `out` says.
+    /// The source provides another number of elements, or the source or `out` returns an error.
     pub(super) fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
         let expected = self.source_bytes().unwrap_or(0);
         let (from, to) = (self.source.data_type(), self.data_type);
@@ -92,10 +92,10 @@ impl Streamed {
     }
 }
 
-/// Takes an element from the front of its bytes.
+/// The size of an element in bytes, and a function that decodes the first element.
 type Decode = (usize, fn(&[u8]) -> f64);
 
-/// Appends an element.
+/// A function that appends an encoded element.
 type Encode = fn(f64, &mut Vec<u8>);
 
 fn decoder(data_type: DataType) -> Option<Decode> {
@@ -121,9 +121,9 @@ fn encoder(data_type: DataType) -> Option<Encode> {
     })
 }
 
-/// A float64 in float32, rounded to odd: what is not exact ends in an odd bit. Rounding that to half precision gives the
-/// same as rounding the float64 once, which two roundings to nearest do not. `half` rounds float64 by way of float32 on
-/// processors that convert only that.
+/// Converts a float64 to float32, rounded to odd: an inexact result has an odd last bit. Rounding it to half precision
+/// then equals rounding the float64 once, which is not true for two roundings to nearest. On CPUs that convert only
+/// float32, the `half` crate rounds float64 by way of float32.
 fn odd(value: f64) -> f32 {
     let nearest = value as f32;
     if f64::from(nearest) == value || value.is_nan() {
@@ -133,13 +133,13 @@ fn odd(value: f64) -> f32 {
     f32::from_bits((nearest.to_bits() - u32::from(is_too_large)) | 1)
 }
 
-/// Converts what is written to it, and counts it.
+/// A writer that converts and counts the bytes written to it.
 struct Sink<'o> {
     out: &'o mut dyn Write,
     convert: Option<(Decode, Encode)>,
     expected: u64,
     found: u64,
-    /// The first bytes of an element whose others are still to come.
+    /// The first bytes of an incomplete element.
     rest: Vec<u8>,
     buffer: Vec<u8>,
 }
@@ -201,7 +201,8 @@ mod tests {
 
     #[test]
     fn half_precision_is_rounded_once() {
-        // Just above the middle of two float16, by less than float32 can tell: rounding twice gives 1.0.
+        // Just above the midpoint of two float16 numbers, by less than the precision of float32: rounding twice would
+        // return 1.0.
         let value = 1.0 + 2f64.powi(-11) + 2f64.powi(-40);
         assert_eq!(f16::from_f32(value as f32), f16::from_f32(1.0));
         let expected = f16::from_bits(f16::from_f32(1.0).to_bits() + 1);
@@ -209,14 +210,14 @@ mod tests {
         let value = 1.0 + 2f64.powi(-8) + 2f64.powi(-40);
         let expected = bf16::from_bits(bf16::from_f32(1.0).to_bits() + 1);
         assert_eq!(stored(&[value], DataType::Bfloat16), expected.to_le_bytes());
-        // The middle itself goes to the even neighbour; what is too large, to infinity.
+        // The midpoint itself is rounded to the even neighbour, and numbers that are too large to infinity.
         let middle = 1.0 + 2f64.powi(-11);
         let expected = [f16::ONE, f16::INFINITY, f16::ZERO, f16::NEG_INFINITY].map(f16::to_le_bytes).concat();
         assert_eq!(stored(&[middle, 1e300, 1e-300, -7e4], DataType::Float16), expected);
     }
 
     #[test]
-    fn elements_may_come_in_pieces() {
+    fn elements_may_be_written_in_pieces() {
         #[derive(Debug)]
         struct Pieces(MemoryWeight);
         impl WeightSource for Pieces {

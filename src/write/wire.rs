@@ -1,4 +1,4 @@
-//! The protobuf encoding: walking the fields of a message without decoding them.
+//! The protobuf encoding: iteration over the fields of a message without decoding them.
 
 use bytes::{Buf, Bytes};
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field};
@@ -7,15 +7,15 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode
 pub(super) struct Field {
     /// Field number.
     pub(super) tag: u32,
-    /// Key and payload as they stand in the file.
+    /// Key and payload as stored in the file.
     pub(super) whole: Bytes,
-    /// The payload of a length-delimited field; empty for others.
+    /// The payload of a length-delimited field. Empty for other fields.
     pub(super) payload: Bytes,
 }
 
-/// The fields of an encoded message in order.
+/// Returns the fields of an encoded message in order.
 ///
-/// The message has been decoded before, so that it is well-formed; what is not ends the list.
+/// The message was decoded before, so it is well-formed. An invalid field would end the list.
 pub(super) fn fields(message: &Bytes) -> Vec<Field> {
     let mut rest = message.clone();
     let mut result = Vec::new();
@@ -42,7 +42,7 @@ pub(super) fn fields(message: &Bytes) -> Vec<Field> {
     result
 }
 
-/// The key and length that precede a length-delimited payload.
+/// Encodes the key and length that precede a length-delimited payload.
 pub(super) fn header(tag: u32, length: u64) -> Bytes {
     let mut bytes = Vec::with_capacity(12);
     encode_key(tag, WireType::LengthDelimited, &mut bytes);
@@ -50,7 +50,7 @@ pub(super) fn header(tag: u32, length: u64) -> Bytes {
     bytes.into()
 }
 
-/// A length-delimited field.
+/// Encodes a length-delimited field.
 pub(super) fn delimited(tag: u32, payload: &[u8]) -> Bytes {
     let mut bytes = Vec::with_capacity(payload.len() + 12);
     encode_key(tag, WireType::LengthDelimited, &mut bytes);
@@ -59,7 +59,7 @@ pub(super) fn delimited(tag: u32, payload: &[u8]) -> Bytes {
     bytes.into()
 }
 
-/// A variable-length integer field.
+/// Encodes a variable-length integer field.
 pub(super) fn varint(tag: u32, value: i64) -> Bytes {
     let mut bytes = Vec::with_capacity(12);
     encode_key(tag, WireType::Varint, &mut bytes);
@@ -67,7 +67,8 @@ pub(super) fn varint(tag: u32, value: i64) -> Bytes {
     bytes.into()
 }
 
-/// The payload of the last length-delimited field `tag` as text: a repeated single field counts by its last value.
+/// Returns the payload of the last length-delimited field `tag` as text. If a non-repeated field occurs several times,
+/// its last value counts.
 pub(super) fn text(message: &Bytes, tag: u32) -> Option<String> {
     let field = fields(message).into_iter().rfind(|field| field.tag == tag)?;
     String::from_utf8(field.payload.to_vec()).ok()
@@ -80,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_of_field_is_walked_over_whole() {
+    fn every_kind_of_field_is_returned_whole() {
         // Field 30, whose key takes two bytes, as a group that holds a number.
         let group = vec![0xf3, 0x01, 0x08, 5, 0xf4, 0x01];
         let parts: Vec<Vec<u8>> = vec![

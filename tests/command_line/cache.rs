@@ -131,7 +131,7 @@ fn relink(cache: &Cache, target: &str) {
 #[test]
 fn links_out_of_both_folders_stay_refused() {
     let move_out = |cache: &Cache| std::fs::rename(cache.path("blobs/a2c1"), cache.path("outside/a2c1")).unwrap();
-    let out = "leads out of the folder of the model through a link";
+    let out = "leads out of the folder of the model";
     let ran = refused(|cache| {
         move_out(cache);
         relink(cache, "../../../outside/a2c1");
@@ -161,7 +161,7 @@ fn links_out_of_both_folders_stay_refused() {
             let (model, _) = externalised(&two_convolutions(), location);
             std::fs::write(cache.path("blobs/8d7f"), model).unwrap();
         });
-        assert!(ran.err.contains("must be a path inside the folder of the model"), "{location}: {}", ran.err);
+        assert!(ran.err.contains("inside the folder of the model"), "{location}: {}", ran.err);
     }
 }
 

@@ -82,7 +82,7 @@ fn a_fixed_batch_is_filled_up_and_an_inner_value_taken() {
     assert!(refused.to_string().contains("one output, found map"), "{refused}");
     options.output = Some("elsewhere".to_owned());
     let refused = open(&model, &options, &[3, 2, 2]).unwrap_err();
-    assert!(refused.to_string().contains("no node gives a value \"elsewhere\""), "{refused}");
+    assert!(refused.to_string().contains("a value named \"elsewhere\""), "{refused}");
 }
 
 #[test]

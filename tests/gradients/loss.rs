@@ -355,18 +355,18 @@ fn a_loss_that_can_not_be_had_is_refused() {
     };
     let squared = |value: &str, target: &str| term(value, Distance::Squared, target);
     for (loss, expected) in [
-        (vec![squared("nothing", "t")], "expected a value of the network in the loss, found \"nothing\""),
-        (vec![squared("y", "x")], "expected a name for an input of the loss that no value has, found \"x\""),
-        (vec![squared("y", "t"), squared(&inner, "t")], "has shape [3, 4, 2] in one term, [3, 8] in another"),
-        (vec![term("y", Distance::Huber { delta: 0.0 }, "t")], "expected a Huber distance with delta above 0, found 0"),
+        (vec![squared("nothing", "t")], "the value \"nothing\""),
+        (vec![squared("y", "x")], "the input \"x\" of the loss has the name of a value"),
+        (vec![squared("y", "t"), squared(&inner, "t")], "shape [3, 4, 2] in one term and [3, 8] in another"),
+        (vec![term("y", Distance::Huber { delta: 0.0 }, "t")], "delta of a Huber distance"),
         (vec![LossTerm { weight: f64::NAN, ..squared("y", "t") }], "expected a finite weight"),
         (vec![LossTerm { channels: Some(0), ..squared("y", "t") }], "expected at least one channel"),
         (
             vec![LossTerm { parts: 2, ..squared("y", "t") }],
-            "expected 2 equal parts of value \"y\", found shape [3, 4, 2]",
+            "value \"y\" to divide into 2 equal parts, found shape [3, 4, 2]",
         ),
-        (vec![LossTerm { parts: 0, ..squared("y", "t") }], "expected 0 equal parts"),
-        (vec![term("y", Distance::SquaredSlope { step: 0.0 }, "t")], "expected slopes over a step above 0, found 0"),
+        (vec![LossTerm { parts: 0, ..squared("y", "t") }], "0 equal parts"),
+        (vec![term("y", Distance::SquaredSlope { step: 0.0 }, "t")], "step size of a directional derivative"),
     ] {
         let found = error(loss);
         assert!(found.contains(expected), "{found}");

@@ -1,4 +1,4 @@
-//! Writes layouts over united, kept and divided spaces as text.
+//! Formatting of layouts over united, kept and divided spaces as text.
 
 mod letters;
 
@@ -11,7 +11,7 @@ use letters::Letters;
 
 /// An input or output of a node.
 pub(super) enum Operand {
-    /// It is left out.
+    /// The input or output is omitted.
     Omitted,
     /// Its rank is not known.
     Unknown,
@@ -20,7 +20,7 @@ pub(super) enum Operand {
 }
 
 impl Operand {
-    /// A value's layout, if there is a value.
+    /// Returns the operand for a value's layout, if there is a value.
     pub(super) fn of(value: Option<Option<Layout>>) -> Self {
         match value {
             None => Operand::Omitted,
@@ -37,7 +37,7 @@ impl Operand {
     }
 }
 
-/// The text of a node whose rule left these spaces and layouts.
+/// Formats a node whose rule left these spaces and layouts.
 pub(super) fn write(mut spaces: Spaces, inputs: Vec<Operand>, outputs: Vec<Operand>) -> String {
     unite_digits(&mut spaces);
     let operands = || inputs.iter().chain(&outputs);
@@ -53,7 +53,7 @@ pub(super) fn write(mut spaces: Spaces, inputs: Vec<Operand>, outputs: Vec<Opera
     format!("{inputs} -> {outputs}").trim_start().to_owned()
 }
 
-/// Where two spaces are one and are divided in the same way, their digits are one too.
+/// Unites the digits of spaces that are united and divided in the same way.
 fn unite_digits(spaces: &mut Spaces) {
     let divisions: Vec<_> = spaces.divisions().cloned().collect();
     loop {
@@ -76,7 +76,7 @@ fn unite_digits(spaces: &mut Spaces) {
     }
 }
 
-/// For every space the first one with the same indices.
+/// Returns for every space the first one with the same indices.
 fn same_spaces(spaces: &Spaces) -> Vec<SpaceId> {
     let classes = spaces.classes();
     let mut first: BTreeMap<&[u32], SpaceId> = BTreeMap::new();
@@ -90,14 +90,14 @@ fn same_spaces(spaces: &Spaces) -> Vec<SpaceId> {
 struct Product {
     /// Sizes of the digits, outermost first.
     sizes: Vec<usize>,
-    /// The spaces of digits that have one.
+    /// The space of every digit, if it has one.
     digits: Vec<Option<SpaceId>>,
-    /// Whether other indices may go from every block.
+    /// Whether different indices may be removed from every block.
     is_ragged: bool,
 }
 
 impl Product {
-    /// Which digit is `(k / inner) % extent`.
+    /// Returns the position of the digit `(k / inner) % extent`.
     fn position(&self, inner: usize, extent: usize) -> Option<usize> {
         let mut rest = self.sizes.iter().product::<usize>();
         self.sizes.iter().position(|size| {
@@ -108,7 +108,7 @@ impl Product {
 }
 
 struct Notation {
-    /// For every space the one that stands for it.
+    /// For every space, the representative with the same indices.
     same: Vec<SpaceId>,
     products: BTreeMap<SpaceId, Vec<Product>>,
     letters: Letters,
@@ -161,7 +161,7 @@ impl Notation {
                 None => letters.keep_digit((space, sizes[at + 1..].iter().product(), sizes[at])),
             }
         }
-        // What stays whole loses none of its factors. A factor may be a product itself.
+        // A space that is kept keeps all its factors. A factor may be a product itself.
         for _ in 0..products.len() {
             for (space, product) in
                 products.iter().flat_map(|(space, of)| of.iter().map(move |product| (space, product)))
@@ -174,7 +174,7 @@ impl Notation {
         Self { same, products, letters }
     }
 
-    /// Gives a space and its digits their letters.
+    /// Assigns letters to a space and its digits.
     fn meet(&mut self, space: SpaceId) {
         let space = self.same[space];
         for part in self.parts(space) {
@@ -195,7 +195,8 @@ impl Notation {
         }
     }
 
-    /// The shorter spaces that are products and lie whole within a space, as the queries within a joint projection.
+    /// Returns the shorter spaces that are products and contained in a space, such as the queries in a joint
+    /// projection.
     fn parts(&self, space: SpaceId) -> Vec<SpaceId> {
         let whole = self.letters.of(space);
         let place = |part: &SpaceId| {
@@ -208,7 +209,7 @@ impl Notation {
         parts.into_iter().map(|(_, part)| part).collect()
     }
 
-    /// A space as a sum of letters and products; `is_axis` where it is a whole axis.
+    /// Formats a space as a sum of letters and products. `is_axis`: it is a whole axis.
     fn sum(&mut self, space: SpaceId, is_axis: bool) -> String {
         let terms = self.letters.terms(space);
         let is_alone = terms.len() == 1;
@@ -241,7 +242,7 @@ impl Notation {
         format!("[{text}]")
     }
 
-    /// Whether two neighbouring pieces are digits of one space that are not apart.
+    /// Returns whether two adjacent pieces are digits of one space that are not separated.
     fn are_ragged(&self, sides: (Option<&Piece>, Option<&Piece>)) -> bool {
         let (
             Some(Piece::Part { space, inner, extent }),
@@ -282,7 +283,7 @@ impl Notation {
         }
     }
 
-    /// A piece that may shrink; `is_axis` where it is a whole axis.
+    /// Formats a piece that may shrink. `is_axis`: it is a whole axis.
     fn piece(&mut self, piece: &Piece, is_axis: bool) -> String {
         let Piece::Part { space, inner, extent } = piece else { return ".".to_owned() };
         let space = self.same[*space];
@@ -297,7 +298,7 @@ impl Notation {
         }
     }
 
-    /// A whole space: its letter, a sum of others, or products.
+    /// Formats a whole space: its letter, a sum of others, or products.
     fn space(&mut self, space: SpaceId, is_axis: bool) -> String {
         let products: Vec<(Vec<usize>, Vec<Option<SpaceId>>, bool)> = self
             .products
@@ -332,12 +333,12 @@ impl Notation {
     }
 }
 
-/// A size within a product.
+/// Formats a size within a product.
 fn fixed(size: &Dim) -> String {
     size.as_const().map_or_else(|| ".".to_owned(), |size| size.to_string())
 }
 
-/// The spaces of which digits stand side by side in a layout, with the sizes of these digits.
+/// Returns the spaces whose digits are adjacent in a layout, with the sizes of these digits.
 fn side_by_side(spaces: &Spaces, axes: &[Axis]) -> Vec<(SpaceId, Vec<usize>)> {
     let mut found: Vec<(SpaceId, Vec<usize>)> = Vec::new();
     let mut rest = 1;

@@ -6,17 +6,18 @@ use super::{AccumulateOptions, ThresholdMode};
 use crate::collective::Collective;
 use crate::error::Error;
 
-/// How timesteps are divided over ranks: rank `i` takes the `i`-th of every round.
+/// The division of timesteps over ranks: rank `i` processes the `i`-th timestep of every round.
 #[derive(Clone, Copy, Debug)]
 pub struct Rounds<'a> {
     /// The ranks.
     pub ranks: &'a dyn Collective,
-    /// A round ends wherever a multiple of this many timesteps was visited, for a step that looks at the sum there.
+    /// If set, a round also ends at every multiple of this number of visited timesteps, for a step that reads the sum
+    /// there.
     pub ends_at: Option<usize>,
 }
 
 impl Rounds<'_> {
-    /// The round that begins after `visited` timesteps.
+    /// Returns the round that begins after `visited` timesteps.
     pub(super) fn next(&self, visited: usize, total: usize) -> Range<usize> {
         let end = (visited + self.ranks.size()).min(total);
         match self.ends_at {
@@ -25,7 +26,7 @@ impl Rounds<'_> {
         }
     }
 
-    /// The losses of a round; ranks beyond it have none.
+    /// Shares the losses of a round among all ranks. Ranks beyond the end of the round have none.
     pub(super) fn share(&self, round: &Range<usize>, loss: f64) -> Result<Vec<f64>, Error> {
         if self.ranks.size() == 1 {
             return Ok(vec![loss]);
@@ -34,35 +35,35 @@ impl Rounds<'_> {
     }
 }
 
-/// What every rank knows, in their order.
+/// Shares numbers among all ranks. Returns those of every rank, in rank order.
 pub(super) fn shared(ranks: &dyn Collective, own: &[f64]) -> Result<Vec<Vec<f64>>, Error> {
     let length = own.len();
     let mut all = vec![0.0; length * ranks.size()];
     all[ranks.rank() * length..][..length].copy_from_slice(own);
-    // Nothing but zeros is added.
+    // Every rank adds only zeros to the numbers of the others.
     ranks.sum_f64(&mut all)?;
     Ok((0..ranks.size()).map(|rank| all[rank * length..][..length].to_vec()).collect())
 }
 
-/// Which timesteps count.
+/// The rule that decides which timesteps are kept.
 #[derive(Debug)]
 pub(super) struct Rule<'a> {
     options: &'a AccumulateOptions,
-    /// The losses of all timesteps, and the largest.
+    /// The losses of all timesteps, and the largest of them. `None`: not known in advance.
     known: Option<(&'a [f64], f64)>,
 }
 
-/// The timesteps of a round, each with its loss and whether it is in the sum; those after the end of a prefix are left
-/// out.
+/// The decision on the timesteps of a round: the loss of each, and whether it is kept. Timesteps after the end of a
+/// prefix are omitted.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Judged {
     pub(super) losses: Vec<(f64, bool)>,
-    /// Whether the sum ends here.
+    /// Whether the sum ends in this round.
     pub(super) ends: bool,
 }
 
 impl Judged {
-    /// Whether the timestep at this place of the round is in the sum.
+    /// Returns whether the timestep at this position of the round is kept.
     pub(super) fn keeps(&self, at: usize) -> bool {
         self.losses.get(at).is_some_and(|(_, kept)| *kept)
     }
@@ -74,17 +75,18 @@ impl<'a> Rule<'a> {
         Self { options, known: known.map(|losses| (losses, largest(losses))) }
     }
 
-    /// Whether a timestep is known not to count.
+    /// Returns whether it is known in advance that a timestep is not kept.
     pub(super) fn skips(&self, at: usize) -> bool {
         self.known.is_some_and(|(losses, largest)| self.is_below(losses[at], largest))
     }
 
-    /// Whether a loss is below the threshold. A loss that is no mean of squares may be negative: without a threshold it counts.
+    /// Returns whether a loss is below the threshold. Without a threshold none is, because a loss that is no mean of
+    /// squares may be negative.
     fn is_below(&self, loss: f64, largest: f64) -> bool {
         self.options.threshold > 0.0 && loss < self.options.threshold * largest
     }
 
-    /// Judges the timesteps of a round in their order, `largest` being the largest loss before it.
+    /// Decides on the timesteps of a round in order. `largest` is the largest loss before the round.
     pub(super) fn judge(&self, round: &Range<usize>, losses: Vec<f64>, mut largest: f64) -> Judged {
         let mut judged = Judged::default();
         for (at, loss) in round.clone().zip(losses) {
@@ -121,7 +123,7 @@ mod tests {
     };
 
     #[test]
-    fn a_prefix_ends_inside_of_a_round() {
+    fn a_prefix_may_end_within_a_round() {
         let judge =
             |options: &AccumulateOptions| Rule::new(options, None).judge(&(4..8), vec![2.0, 4.0, 1.0, 4.0], 3.0);
         let found = judge(&OPTIONS);
@@ -141,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_goes_by_the_losses_that_are_known() {
+    fn a_mask_uses_the_losses_that_are_known_in_advance() {
         let options = AccumulateOptions { mode: ThresholdMode::Mask, ..OPTIONS };
         let known = [1.0, 4.0, 2.0];
         let rule = Rule::new(&options, Some(&known));
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn rounds_end_where_the_sum_is_looked_at() {
+    fn rounds_end_where_the_sum_is_read() {
         for found in Threads::run(4, |ranks| {
             let rounds = Rounds { ranks: &*ranks, ends_at: Some(10) };
             assert_eq!(rounds.next(4, 100), 4..8);

@@ -1,7 +1,7 @@
-//! The chain in which exporters write a group norm, with or without SiLU after it: a value in groups, normalised, back in
-//! its own shape, scaled, with an offset [, times its sigmoid].
+//! The node chain with which exporters express a group norm, with or without SiLU: reshape into groups, normalise,
+//! reshape back, multiply by the scale, add the offset [, multiply by the sigmoid of the result].
 //!
-//! One kernel gives the gradients of all of it, and one computes it in the forward pass; what lies between is not kept.
+//! One kernel computes all gradients of the chain, and one computes its forward pass. Values in between are not kept.
 
 use super::Choice;
 use super::silu::{Silu, silu};
@@ -10,15 +10,15 @@ use crate::graph::{NodeId, ValueId};
 use crate::operator::gradient::Step;
 use crate::operator::part::{Part, RowNorm};
 
-/// A group norm.
+/// The nodes of a group norm.
 struct Chain {
     x: ValueId,
-    /// The node that brings x into groups.
+    /// The node that reshapes x into groups.
     first: NodeId,
     norm: RowNorm,
-    /// The node that normalises, with ones and zeros for every group.
+    /// The node that normalises, with scale one and offset zero for every group.
     normalizing: NodeId,
-    /// The node that goes back.
+    /// The node that reshapes back.
     back: NodeId,
     /// The node that scales, and the slot of the scale.
     scale: (NodeId, usize),
@@ -26,7 +26,7 @@ struct Chain {
     offset: (NodeId, usize),
 }
 
-/// A group norm with SiLU that ends at this node.
+/// Matches a group norm with SiLU that ends at this node.
 pub(super) fn with_silu(choice: &mut Choice<'_, '_>, step: &Step) -> Option<()> {
     let Silu { z, sigmoid, .. } = silu(choice, step.node)?;
     if !choice.is_read_only_by(z, &[sigmoid, step.node]) {
@@ -34,28 +34,28 @@ pub(super) fn with_silu(choice: &mut Choice<'_, '_>, step: &Step) -> Option<()> 
     }
     let mut chain = chain(choice, choice.producer(z)?.id)?;
     chain.norm.has_silu = true;
-    stand_in(choice, step, &chain, &[step.node, sigmoid])
+    replace(choice, step, &chain, &[step.node, sigmoid])
 }
 
-/// A group norm that ends at this node.
+/// Matches a group norm that ends at this node.
 pub(super) fn without_silu(choice: &mut Choice<'_, '_>, step: &Step) -> Option<()> {
     let chain = chain(choice, step.node)?;
-    stand_in(choice, step, &chain, &[])
+    replace(choice, step, &chain, &[])
 }
 
-/// The group norm whose offset the node `last` adds.
+/// Finds the group norm whose offset the node `last` adds.
 fn chain(choice: &Choice<'_, '_>, last: NodeId) -> Option<Chain> {
     let Part::Sum = choice.part(last)? else { return None };
     let shape = choice.shape(choice.node(last).output(0)?)?;
     let channels = *shape.get(1)?;
-    // One element per channel, whatever the leading axes of size one.
+    // One element per channel. Leading axes of size one are allowed.
     let is_per_channel = |value: ValueId| {
         choice.shape(value).is_some_and(|own| {
             let expected = (0..own.len()).map(|at| if shape.len() - own.len() + at == 1 { channels } else { 1 });
             (shape.len() - 1..=shape.len()).contains(&own.len()) && own.iter().copied().eq(expected)
         })
     };
-    // The operand that another node computes, and the slot of the other.
+    // Returns the node that computes one operand, and the slot of the other operand.
     let operands = |node: NodeId, wanted: &Part| {
         (0..2).find_map(|slot| {
             let (value, parameter) = (choice.node(node).input(slot)?, choice.node(node).input(1 - slot)?);
@@ -98,7 +98,7 @@ fn chain(choice: &Choice<'_, '_>, last: NodeId) -> Option<Chain> {
     })
 }
 
-fn stand_in(choice: &mut Choice<'_, '_>, step: &Step, chain: &Chain, silu: &[NodeId]) -> Option<()> {
+fn replace(choice: &mut Choice<'_, '_>, step: &Step, chain: &Chain, silu: &[NodeId]) -> Option<()> {
     let dy = step.upstream.first()?.as_deref()?;
     let parameter = |(node, slot): (NodeId, usize)| choice.node(node).input(slot);
     let (scale, offset) = (parameter(chain.scale)?, parameter(chain.offset)?);
@@ -110,9 +110,9 @@ fn stand_in(choice: &mut Choice<'_, '_>, step: &Step, chain: &Chain, silu: &[Nod
     let output = choice.name(choice.node(step.node).output(0)?);
     let chain_nodes = [chain.first, chain.normalizing, chain.back, chain.scale.0, chain.offset.0];
     let region = [silu, &chain_nodes].concat();
-    choice.stand_in(step, &region, |choice| {
+    choice.replace(step, &region, |choice| {
         let [dx, by_scale, by_offset] = choice.norm_gradient(&chain.norm, x, dy, (scale, offset));
-        // The norm's own scale and offset, ones and zeros for every norm group, may be asked for as well.
+        // The gradients of the norm's own scale and offset (one and zero for every norm group) may be wanted as well.
         for (slot, gradient) in [(1, &by_scale), (2, &by_offset)] {
             if choice.given(chain.normalizing, slot).is_some() {
                 let vector = choice.tape.reshape(scale, &[channels]);

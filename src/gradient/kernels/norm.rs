@@ -1,4 +1,4 @@
-//! The gradients of norms over rows.
+//! Kernels for the gradients of norms over rows.
 
 use super::Choice;
 use crate::kernels::{NORM, NORM_GRADIENT};
@@ -6,7 +6,7 @@ use crate::onnx::{AttributeProto, attr_float, attr_int};
 use crate::operator::gradient::Step;
 use crate::operator::part::{Part, RowNorm};
 
-/// A norm in one node. Its forward pass stays as it is.
+/// Matches a norm in one node. Its forward pass remains unchanged.
 pub(super) fn rows(choice: &mut Choice<'_, '_>, step: &Step) -> Option<()> {
     let Part::Norm(norm) = choice.part(step.node)? else { return None };
     let dy = step.upstream.first()?.as_deref()?;
@@ -17,7 +17,7 @@ pub(super) fn rows(choice: &mut Choice<'_, '_>, step: &Step) -> Option<()> {
         let count = norm.parameters();
         choice.tape.builder.floats(&vec![0.0; usize::try_from(count).unwrap_or(0)], &[count])
     });
-    choice.stand_in(step, &[step.node], |choice| {
+    choice.replace(step, &[step.node], |choice| {
         let [dx, by_scale, by_offset] = choice.norm_gradient(&norm, &x, dy, (&scale, &offset));
         choice.take_over(&[step.node], step.node, 0, &dx);
         for (slot, gradient) in [(1, by_scale), (2, by_offset)] {
@@ -30,8 +30,8 @@ pub(super) fn rows(choice: &mut Choice<'_, '_>, step: &Step) -> Option<()> {
 }
 
 impl Choice<'_, '_> {
-    /// The gradients `[dx, dscale, doffset]` of a norm. Scale and offset have [`RowNorm::parameters`] elements in any shape,
-    /// their gradients are vectors.
+    /// Emits the gradients `[dx, dscale, doffset]` of a norm. Scale and offset have [`RowNorm::parameters`] elements in
+    /// any shape. Their gradients are vectors.
     pub(super) fn norm_gradient(
         &mut self,
         norm: &RowNorm,
@@ -42,7 +42,7 @@ impl Choice<'_, '_> {
         self.kernel(NORM_GRADIENT, &[x, dy, scale, offset], attributes(norm))
     }
 
-    /// The norm itself, in the forward pass, as the value `output`.
+    /// Replaces the forward computation of the value `output` with the norm kernel.
     pub(super) fn compute_as_norm(&mut self, output: &str, norm: &RowNorm, inputs: [&str; 3]) {
         self.compute(output, |choice| {
             let [y] = choice.kernel(NORM, &inputs, attributes(norm));
@@ -50,7 +50,7 @@ impl Choice<'_, '_> {
         });
     }
 
-    /// A vector in the shape of a parameter.
+    /// Reshapes a vector to the shape of a parameter.
     pub(super) fn shaped(&mut self, vector: &str, shape: &[i64]) -> String {
         if shape.len() == 1 { vector.to_owned() } else { self.tape.reshape(vector, shape) }
     }

@@ -1,5 +1,5 @@
-//! Convolutions by kernels of 3 x 3 places, tile by tile, where that takes less time: in the forward pass, and in the
-//! gradients by the weights and by the input.
+//! Convolutions with a 3x3 kernel by Winograd tiles, where these take less time: in the forward pass, and in the
+//! gradients with respect to the weights and to the input.
 
 use super::Choice;
 use crate::graph::NodeId;
@@ -8,45 +8,47 @@ use crate::onnx::attr_int;
 use crate::operator::gradient::Step;
 use crate::operator::part::{Convolution, Part};
 
-/// What is computed in another way otherwise.
+/// The computation that tiles replace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Instead {
     /// A convolution.
     Conv,
-    /// The gradient by the weights: a slice of the input and a matrix product for every place of the kernel.
+    /// The gradient with respect to the weights: a slice of the input and a matrix product for every position of the
+    /// kernel.
     Products,
 }
 
-/// Products of a tile for every pair of channels: 36, and what a matrix product of this form takes longer than a
-/// convolution of as many.
+/// Cost of a tile per pair of channels: 36 products, and the extra time of this form of matrix product compared to a
+/// convolution of as many products.
 const PRODUCTS: f64 = 39.0;
 
-/// What transforming a tile of one channel takes, in products that take as long. Measured on an AMD EPYC with vectors of 256
-/// bits, tiles staying in the cache: 16 to 20 ns, at 44 products per nanosecond.
+/// Cost of transforming a tile of one channel, in products of the same duration. Measured on an AMD EPYC with 256-bit
+/// vectors and tiles in the cache: 16 to 20 ns, at 44 products per nanosecond.
 const TILE: f64 = 900.0;
 
-/// What the transforms of the filter for a pair of channels take, and packing its matrices; measured likewise, 36 to 41 ns.
+/// Cost of the filter transforms and of packing the matrices per pair of channels. Measured in the same way: 36 to 41
+/// ns.
 const FILTER: f64 = 1700.0;
 
-/// What taking an element of a slice takes, likewise.
+/// Cost of taking one element of a slice, measured in the same way.
 const SLICE: f64 = 40.0;
 
-/// A convolution, as far as tiles are concerned.
+/// The padding and the output size of a convolution in tiles.
 #[derive(Clone, Copy, Debug)]
 struct Tiles {
-    /// Rows of zeros above the input.
+    /// Rows of zero padding above the input.
     top: i64,
-    /// Columns of zeros to its left.
+    /// Columns of zero padding to its left.
     left: i64,
-    /// Size of the output; what its tiles read beyond the input is zero.
+    /// Size of the output. Tiles are padded with zeros beyond the input.
     height: i64,
     width: i64,
 }
 
 impl Tiles {
-    /// The convolution of images `[N, C, H, W]` with `inputs` channels to `[N, O, H', W']`, given as `output`, in tiles, if
-    /// that is possible and takes less time than the sum over the places of the kernel. `before` are the zeros above and
-    /// on the left.
+    /// Returns the tiles for the convolution of images `[N, C, H, W]` with `inputs` channels to the shape `output`,
+    /// `[N, O, H', W']`. `before` is the padding above and on the left. Returns `None` if tiles are not possible or
+    /// take more time than the sum over kernel positions.
     fn of(of: &Convolution, inputs: i64, output: &[i64], before: &[i64], instead: Instead) -> Option<Self> {
         let is_one = |values: &[i64]| values.iter().all(|value| *value == 1);
         let fits = of.kernel == [3, 3] && is_one(&of.strides) && is_one(&of.dilations) && of.group == 1;
@@ -56,7 +58,7 @@ impl Tiles {
     }
 }
 
-/// A convolution that was differentiated.
+/// Matches a convolution that was differentiated.
 pub(super) fn tiles(choice: &mut Choice<'_, '_>, step: &Step) -> Option<()> {
     let Part::Convolution(of) = choice.part(step.node)? else { return None };
     let node = choice.node(step.node);
@@ -72,28 +74,28 @@ pub(super) fn tiles(choice: &mut Choice<'_, '_>, step: &Step) -> Option<()> {
     if choice.given(step.node, 1).is_some()
         && let Some(tiles) = Tiles::of(&of, x[1], &y, &of.before, Instead::Products)
     {
-        choice.stand_in_for(step, step.node, 1, |choice| choice.by_weight(tiles, from, dy));
+        choice.replace_gradient(step, step.node, 1, |choice| choice.by_weight(tiles, from, dy));
     }
-    // The gradient by the input is a convolution with the kernel turned round.
+    // The gradient with respect to the input is a convolution with the flipped kernel.
     let around = (0..of.before.len()).map(|axis| of.dilations[axis] * (of.kernel[axis] - 1) - of.before[axis]);
     if choice.given(step.node, 0).is_some()
         && let Some(tiles) = Tiles::of(&of, y[1], &x, &around.collect::<Vec<_>>(), Instead::Conv)
     {
-        choice.stand_in_for(step, step.node, 0, |choice| choice.in_tiles(tiles, dy, (weight, true), None));
+        choice.replace_gradient(step, step.node, 0, |choice| choice.in_tiles(tiles, dy, (weight, true), None));
     }
     Some(())
 }
 
 impl Choice<'_, '_> {
-    fn stand_in_for(&mut self, step: &Step, node: NodeId, slot: usize, emit: impl FnOnce(&mut Self) -> String) {
-        self.stand_in(step, &[node], |choice| {
+    fn replace_gradient(&mut self, step: &Step, node: NodeId, slot: usize, emit: impl FnOnce(&mut Self) -> String) {
+        self.replace(step, &[node], |choice| {
             let gradient = emit(choice);
             choice.take_over(&[node], node, slot, &gradient);
         });
     }
 
-    /// The convolution of `x` `[N, C, H, W]` by `w`: `[O, C, 3, 3]`, or where flipped, `[C, O, 3, 3]` with its places
-    /// turned round.
+    /// Emits the convolution of `x`, `[N, C, H, W]`, with `w`: `[O, C, 3, 3]`, or if flipped, `[C, O, 3, 3]` with its
+    /// kernel positions reversed.
     fn in_tiles(&mut self, tiles: Tiles, x: &str, (w, is_flipped): (&str, bool), bias: Option<&str>) -> String {
         let [filters] = self.kernel(WINOGRAD_FILTER, &[w], vec![attr_int("flipped", i64::from(is_flipped))]);
         let inputs: Vec<&str> = [x, &filters].into_iter().chain(bias).collect();
@@ -102,8 +104,8 @@ impl Choice<'_, '_> {
         y
     }
 
-    /// The gradient by the weights, `[O, C, 3, 3]`, of the convolution of `x` `[N, C, H, W]` whose output has the gradient
-    /// `dy` `[N, O, height, width]`.
+    /// Emits the gradient with respect to the weights, `[O, C, 3, 3]`, of the convolution of `x` `[N, C, H, W]`, whose
+    /// output has the gradient `dy` `[N, O, height, width]`.
     fn by_weight(&mut self, tiles: Tiles, x: &str, dy: &str) -> String {
         let padding = vec![attr_int("top", tiles.top), attr_int("left", tiles.left)];
         let [products] = self.kernel(WINOGRAD_PRODUCTS, &[x, dy], padding);
@@ -112,7 +114,7 @@ impl Choice<'_, '_> {
     }
 }
 
-/// Whether tiles take less time than the plain sum.
+/// Returns whether tiles take less time than the plain sum.
 fn is_less_work([images, inputs, outputs]: [i64; 3], [height, width]: [i64; 2], instead: Instead) -> bool {
     let tiles = (images * ((height + 3) / 4) * ((width + 3) / 4)) as f64;
     let pairs = (inputs * outputs) as f64;
@@ -130,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_channels_and_many_tiles_are_worth_it() {
+    fn tiles_are_faster_with_many_channels_and_many_tiles() {
         assert!(is_less_work([8, 256, 256], [16, 16], Conv));
         assert!(!is_less_work([8, 256, 256], [4, 4], Conv), "transforming the filters takes longer than all else");
         assert!(is_less_work([32, 32, 32], [16, 16], Products), "slices take longer than products");

@@ -1,14 +1,14 @@
-//! Where a forward pass is divided.
+//! The division of a forward pass into segments.
 
 use std::collections::{HashMap, HashSet};
 
-/// Values of a forward pass, by the nodes that compute and read them.
+/// The values of a forward pass, with the nodes that compute and use them.
 pub(super) struct Values {
-    /// The number of its nodes.
+    /// The number of nodes of the forward pass.
     nodes: usize,
     places: HashMap<String, usize>,
     values: Vec<Value>,
-    /// Values that change between runs and to which a number can be added, inputs of the network among them.
+    /// Values that change between runs and to which a number can be added, including inputs of the network.
     pub(super) sources: HashSet<String>,
 }
 
@@ -16,11 +16,11 @@ struct Value {
     name: String,
     bytes: u64,
     producer: usize,
-    /// The last node that reads it.
+    /// The last node of the forward pass that uses it.
     last: usize,
-    /// Whether it stays, wherever the pass is divided.
+    /// Whether it is kept for every division.
     is_kept: bool,
-    /// Whether the backward pass reads it.
+    /// Whether the backward pass uses it.
     is_read_back: bool,
 }
 
@@ -29,7 +29,7 @@ impl Values {
         Self { nodes, places: HashMap::new(), values: Vec::new(), sources: HashSet::new() }
     }
 
-    /// Adds what node `at` computes.
+    /// Adds a value that node `at` computes.
     pub(super) fn add(&mut self, name: &str, at: usize, bytes: u64) {
         self.places.insert(name.to_owned(), self.values.len());
         let name = name.to_owned();
@@ -40,40 +40,40 @@ impl Values {
         self.places.get(name).map(|at| &mut self.values[*at])
     }
 
-    /// Notes that node `at` reads a value.
+    /// Records that node `at` uses a value.
     pub(super) fn read(&mut self, name: &str, at: usize) {
         if let Some(value) = self.get(name) {
             value.last = value.last.max(at);
         }
     }
 
-    /// Notes that a value stays.
+    /// Records that a value is kept.
     pub(super) fn keep(&mut self, name: &str) {
         if let Some(value) = self.get(name) {
             value.is_kept = true;
         }
     }
 
-    /// Notes that the backward pass reads a value.
+    /// Records that the backward pass uses a value.
     pub(super) fn read_back(&mut self, name: &str) {
         if let Some(value) = self.get(name) {
             value.is_read_back = true;
         }
     }
 
-    /// The names of the values that stay where segments begin at the nodes `starts`: those that later segments read, and all
-    /// of the last segment.
+    /// Returns the names of the values that are kept if segments begin at the nodes `starts`: the values that later
+    /// segments use, and all values of the last segment.
     pub(super) fn kept(&self, starts: &[usize]) -> HashSet<&str> {
-        let stays = self.values.iter().filter(|value| value.stays(starts));
-        stays.map(|value| value.name.as_str()).collect()
+        let kept = self.values.iter().filter(|value| value.is_kept_for(starts));
+        kept.map(|value| value.name.as_str()).collect()
     }
 
-    /// The bytes that are there at once when the backward pass is at its worst segment, about.
+    /// Estimates the maximum number of bytes that are in memory at the same time during the backward pass.
     fn peak(&self, starts: &[usize]) -> u64 {
         let (mut kept, mut again) = (vec![0; starts.len()], vec![0; starts.len()]);
         for value in &self.values {
             let segment = segment_of(starts, value.producer);
-            if value.stays(starts) && segment + 1 < starts.len() {
+            if value.is_kept_for(starts) && segment + 1 < starts.len() {
                 kept[segment] += value.bytes;
             } else if value.is_read_back {
                 again[segment] += value.bytes;
@@ -89,7 +89,7 @@ impl Values {
 }
 
 impl Value {
-    fn stays(&self, starts: &[usize]) -> bool {
+    fn is_kept_for(&self, starts: &[usize]) -> bool {
         let segment = segment_of(starts, self.producer);
         self.is_kept || segment + 1 == starts.len() || segment_of(starts, self.last) > segment
     }
@@ -99,10 +99,12 @@ fn segment_of(starts: &[usize], node: usize) -> usize {
     starts.partition_point(|start| *start <= node).saturating_sub(1)
 }
 
-/// The nodes at which segments begin, the first included, and the bytes that are there at once, about. Segments whose
-/// activations have about the same size are tried in several sizes; each ends where the fewest bytes go on to the next.
+/// Chooses the nodes at which segments begin, including the first node. Returns them with the estimated peak memory in
+/// bytes. Tests several segment sizes. In each division, the segments have activations of about the same size, and each
+/// ends where the fewest bytes cross to the next.
 pub(super) fn choose(values: &Values) -> (Vec<usize>, u64) {
-    // Bytes that the backward pass reads of every node, and that go from the nodes before to the nodes after.
+    // The bytes of every node's outputs that the backward pass uses, and the bytes that cross from earlier to later
+    // nodes.
     let mut read = vec![0_u64; values.nodes];
     let mut change = vec![0_i64; values.nodes + 1];
     for value in &values.values {
@@ -134,7 +136,7 @@ pub(super) fn choose(values: &Values) -> (Vec<usize>, u64) {
     best
 }
 
-/// Segments of at most `size` bytes, each ending in its second half where least goes across.
+/// Divides the nodes into segments of at most `size` bytes. Each ends in its second half, where the fewest bytes cross.
 fn divide(read: &[u64], crossing: &[i64], size: u64) -> Vec<usize> {
     let mut starts = vec![0];
     let (mut start, mut middle, mut bytes) = (0, 0, 0);
@@ -148,8 +150,8 @@ fn divide(read: &[u64], crossing: &[i64], size: u64) -> Vec<usize> {
             at += 1;
             continue;
         }
-        let places = middle.max(start + 1)..=at;
-        let Some(next) = places.min_by_key(|place| (crossing[*place], usize::MAX - place)) else { break };
+        let candidates = middle.max(start + 1)..=at;
+        let Some(next) = candidates.min_by_key(|next| (crossing[*next], usize::MAX - next)) else { break };
         starts.push(next);
         (start, middle, bytes, at) = (next, next, 0, next);
     }
@@ -160,7 +162,8 @@ fn divide(read: &[u64], crossing: &[i64], size: u64) -> Vec<usize> {
 mod tests {
     use super::*;
 
-    /// A chain of nodes whose values of 4 bytes the backward pass reads, with one that all later nodes read.
+    /// Returns a chain of nodes with values of 4 bytes. The backward pass uses all values, and all later nodes use the
+    /// first.
     fn chain(nodes: usize) -> Values {
         let mut values = Values::new(nodes);
         for at in 0..nodes {
@@ -175,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_needs_memory_as_the_square_root_of_its_length() {
+    fn the_memory_of_a_chain_grows_with_the_square_root_of_its_length() {
         let values = chain(100);
         let (starts, bytes) = choose(&values);
         assert!((7..16).contains(&starts.len()), "{starts:?}");
@@ -188,8 +191,8 @@ mod tests {
     }
 
     #[test]
-    fn segments_end_where_little_goes_across() {
-        // Values of 100 bytes between nodes but after every fifth node.
+    fn segments_end_where_few_bytes_cross() {
+        // The values have 100 bytes, except those of every fifth node.
         let mut values = Values::new(20);
         for at in 0..20 {
             values.add(&format!("{at}"), at, if at % 5 == 4 { 1 } else { 100 });
@@ -203,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_division_makes_smaller_stays_whole() {
+    fn a_pass_that_no_division_makes_smaller_is_not_divided() {
         let mut values = chain(4);
         (0..4).for_each(|at| values.keep(&format!("{at}")));
         assert_eq!(choose(&values), (vec![0], 16));

@@ -7,19 +7,19 @@ use crate::array::{Array, ArrayData};
 use crate::onnx::{DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto};
 use crate::runtime::{BoundSession, Device, Optimization, Runtime, RuntimeError, SessionOptions};
 
-/// What a graph for summing does with every tensor.
+/// The form of a summing graph: what it does with every tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SumForm {
-    /// Whether there is a sum to add to.
+    /// Whether it adds to an earlier sum.
     pub(super) adds: bool,
-    /// Whether squares are taken.
+    /// Whether it squares the values.
     pub(super) squares: bool,
 }
 
-/// The graphs for summing, made when they are first needed.
+/// The sessions of the summing graphs, created on first use.
 #[derive(Debug)]
 pub(super) struct Graphs {
-    /// The one that the pass runs in.
+    /// The runtime of the pass.
     runtime: Runtime,
     options: SessionOptions,
     shapes: Vec<Vec<usize>>,
@@ -27,14 +27,14 @@ pub(super) struct Graphs {
 }
 
 impl Graphs {
-    /// No graph made yet, for tensors of these shapes on the device of a session.
+    /// Returns no sessions yet, for tensors of these shapes on the device of a session.
     pub(super) fn new(runtime: Runtime, device: Device, shapes: Vec<Vec<usize>>) -> Self {
-        // Nothing is to be gained by optimising, and the arithmetic stays as it is written.
+        // Optimisation would gain nothing here, and could change the arithmetic.
         let options = SessionOptions { optimization: Optimization::None, device, ..SessionOptions::default() };
         Self { runtime, options, shapes, sessions: Vec::new() }
     }
 
-    /// The session of the graph of this form.
+    /// Returns the session of the graph of this form.
     pub(super) fn get(&mut self, form: SumForm) -> Result<&mut BoundSession, RuntimeError> {
         let at = match self.sessions.iter().position(|(known, _)| *known == form) {
             Some(at) => at,
@@ -68,12 +68,12 @@ pub(super) fn scalar(value: f32) -> Array {
     Array { dims: Vec::new(), data: ArrayData::F32(vec![value]) }
 }
 
-/// The sizes of an output of a graph whose sizes are all fixed.
+/// Returns the sizes of an output whose sizes are all fixed.
 pub(super) fn fixed(dims: &[Option<i64>]) -> Vec<usize> {
     dims.iter().map(|dim| dim.and_then(|size| usize::try_from(size).ok()).unwrap_or(0)).collect()
 }
 
-/// For every shape `sum = [addend +] (scale value)[^2]`.
+/// Builds the graph that computes `sum = [addend +] (scale value)[^2]` for every shape.
 fn summing_graph(shapes: &[Vec<usize>], form: SumForm) -> ModelProto {
     let info = |name: &str, dims: &[usize]| -> ValueInfoProto {
         let dims: Vec<i64> = dims.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect();

@@ -2,11 +2,11 @@
 
 use super::{Atom, Dim, Terms, equation};
 
-/// Steps of a long division; one is needed for every term of the quotient.
+/// Maximum number of steps of a long division, which needs one step per term of the quotient.
 const MOST_STEPS: usize = 64;
 
 impl Dim {
-    /// The quotient where `divisor` divides this polynomial without a remainder, else `None`.
+    /// Returns the quotient if `divisor` divides this polynomial without a remainder, else `None`.
     pub fn div_exact(&self, divisor: &Dim) -> Option<Dim> {
         if let (Some(a), Some(b)) = (self.as_const(), divisor.as_const()) {
             return exact(a, b).map(Dim::from);
@@ -15,7 +15,7 @@ impl Dim {
         let (factors, coefficient) = leading(&by)?;
         let mut quotient = Dim::from(0);
         let mut rest = self.clone();
-        // Polynomial long division; every step removes the leading term of what is left.
+        // Polynomial long division: every step removes the leading term of the rest.
         for _ in 0..MOST_STEPS {
             let terms = rest.terms();
             let Some((monomial, value)) = leading(&terms) else {
@@ -28,7 +28,8 @@ impl Dim {
         rest.is(0).then_some(quotient)
     }
 
-    /// `self / divisor` rounded towards minus infinity; sizes and divisors of shape arithmetic are not negative.
+    /// Returns `self / divisor` rounded towards minus infinity. Sizes and divisors in shape arithmetic are not
+    /// negative.
     pub fn floor_div(&self, divisor: &Dim) -> Option<Dim> {
         if divisor.is(0) {
             return None;
@@ -43,12 +44,12 @@ impl Dim {
         Some(dividend.joined(&divisor, "//", Atom::FloorDiv))
     }
 
-    /// `self / divisor` rounded up.
+    /// Returns `self / divisor` rounded up.
     pub fn ceil_div(&self, divisor: &Dim) -> Option<Dim> {
         (self + &(divisor - &Dim::from(1))).floor_div(divisor)
     }
 
-    /// The remainder of [`Dim::floor_div`].
+    /// Returns the remainder of [`Dim::floor_div`].
     pub fn modulo(&self, divisor: &Dim) -> Option<Dim> {
         if divisor.is(0) {
             return None;
@@ -63,7 +64,7 @@ impl Dim {
     }
 }
 
-/// The leading term in graded lexicographic order, which products respect; `None` for zero.
+/// Returns the leading term in graded lexicographic order, which products respect. Returns `None` for zero.
 fn leading(terms: &Terms) -> Option<(&Vec<Atom>, i64)> {
     let order = |a: &Vec<Atom>, b: &Vec<Atom>| a.len().cmp(&b.len()).then_with(|| b.cmp(a));
     terms.iter().max_by(|(a, _), (b, _)| order(a, b)).map(|(monomial, value)| (monomial, *value))
@@ -73,7 +74,8 @@ fn exact(a: i64, b: i64) -> Option<i64> {
     (b != 0 && a.checked_rem(b)? == 0).then(|| a / b)
 }
 
-/// The sorted multiset `from` without the sorted multiset `factors`, where it contains all of them.
+/// Removes the sorted multiset `factors` from the sorted multiset `from`. Returns `None` if `from` does not contain all
+/// of them.
 pub(super) fn remove_factors(from: &[Atom], factors: &[Atom]) -> Option<Vec<Atom>> {
     let mut rest = from.to_vec();
     for factor in factors {

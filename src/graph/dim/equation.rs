@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::division::remove_factors;
 use super::{Atom, Dim, Form, Sum, Terms};
 
-/// Dividend and divisor without the factors that all their terms have in common; sizes are positive.
+/// Cancels the factors that all terms of the dividend and the divisor share. Sizes are positive, so this keeps the
+/// quotient.
 pub(super) fn reduced(dividend: &Dim, divisor: &Dim) -> (Dim, Dim) {
     let (a, b) = (dividend.terms(), divisor.terms());
     let both: Vec<(&Vec<Atom>, i64)> = a.iter().chain(&b).map(|(factors, value)| (factors, *value)).collect();
@@ -15,7 +16,7 @@ pub(super) fn reduced(dividend: &Dim, divisor: &Dim) -> (Dim, Dim) {
     (without(&a, &factors, number), without(&b, &factors, number))
 }
 
-/// The factors that all monomials contain, and the greatest common divisor of their coefficients.
+/// Returns the factors that all monomials share, and the greatest common divisor of the coefficients.
 fn common(terms: &[(&Vec<Atom>, i64)]) -> (Vec<Atom>, u64) {
     let mut factors = terms.first().map(|(factors, _)| (*factors).clone()).unwrap_or_default();
     let mut number = 0;
@@ -40,7 +41,7 @@ fn gcd(mut a: u64, mut b: u64) -> u64 {
     a
 }
 
-/// A polynomial divided by a monomial that divides each of its terms.
+/// Divides a polynomial by a monomial that divides each of its terms.
 fn without(terms: &Terms, factors: &[Atom], number: i64) -> Dim {
     let divided = |(monomial, value): (&Vec<Atom>, &i64)| {
         let rest = remove_factors(monomial, factors).unwrap_or_else(|| monomial.clone());
@@ -50,14 +51,14 @@ fn without(terms: &Terms, factors: &[Atom], number: i64) -> Dim {
 }
 
 impl Dim {
-    /// What single symbols must be so that the two sizes are equal: each symbol that can be isolated, with what it then
-    /// equals. Where a symbol is divided with rounding, it is taken for a multiple of the divisor: networks are made for
-    /// sizes that come out even.
+    /// Solves `self = other` for single symbols. Returns each symbol that can be isolated, with its value. A symbol in
+    /// a rounded division is taken to be a multiple of the divisor, because networks are designed for sizes that divide
+    /// evenly.
     pub fn solutions(&self, other: &Dim) -> Vec<(Arc<str>, Dim)> {
         let difference = self - other;
         let Form::Sum(sum) = &difference.0 else { return Vec::new() };
         let Sum { terms, .. } = sum.as_ref();
-        // Sizes are positive, so that a common factor is none that makes the difference zero.
+        // Sizes are positive, so a common factor can't make the difference zero.
         let all: Vec<(&Vec<Atom>, i64)> = terms.iter().map(|(factors, value)| (factors, *value)).collect();
         let (factors, _) = common(&all);
         let terms = without(terms, &factors, 1).terms();
@@ -87,22 +88,23 @@ fn contains(dim: &Dim, symbol: &str) -> bool {
     names.contains(symbol)
 }
 
-/// The multiple of the divisor that a symbol must be so that `dividend // divisor` is `quotient`, all numbers.
+/// Returns the size of a symbol for which `dividend // divisor` is `quotient` (all constants), preferably a multiple of
+/// the divisor.
 fn undivided(dividend: &Dim, divisor: &Dim, quotient: &Dim) -> Option<(Arc<str>, Dim)> {
     let (divisor, quotient) = (divisor.as_const().filter(|divisor| *divisor > 0)?, quotient.as_const()?);
     let terms = dividend.terms();
     let mut symbols = terms.keys().filter(|factors| !factors.is_empty());
     let (factors, None) = (symbols.next()?, symbols.next()) else { return None };
     let [Atom::Symbol(name)] = factors.as_slice() else { return None };
-    let slope = *terms.get(factors)?;
+    let coefficient = *terms.get(factors)?;
     let at = |size: i64| dividend.eval(&BTreeMap::from([(name.to_string(), size)]));
-    // slope * size + offset lies in [divisor * quotient, divisor * (quotient + 1)).
+    // coefficient * size + offset is in [divisor * quotient, divisor * (quotient + 1)).
     let offset = at(0)?;
-    let lowest = divisor.checked_mul(quotient)?.checked_sub(offset)?.checked_div(slope)?;
+    let lowest = divisor.checked_mul(quotient)?.checked_sub(offset)?.checked_div(coefficient)?;
     let multiple = lowest.checked_div_euclid(divisor)?.checked_mul(divisor)?;
-    let tries = [multiple, multiple.checked_add(divisor)?, lowest, lowest.checked_add(1)?];
+    let candidates = [multiple, multiple.checked_add(divisor)?, lowest, lowest.checked_add(1)?];
     let fits = |size: &i64| at(*size).and_then(|value| value.checked_div_euclid(divisor)) == Some(quotient);
-    tries.into_iter().find(fits).map(|size| (name.clone(), Dim::from(size)))
+    candidates.into_iter().find(fits).map(|size| (name.clone(), Dim::from(size)))
 }
 
 #[cfg(test)]
@@ -126,7 +128,7 @@ mod tests {
         assert_eq!(solved(&(&c * &n(4)), &n(16)), is("C", "4"));
         // The other factors cancel.
         assert_eq!(solved(&(&(&c * &h) * &n(2)), &(&h * &n(640))), is("C", "320"));
-        // Nothing says how large which one is.
+        // Nothing determines how the product is divided between the two symbols.
         assert_eq!(solved(&(&c * &h), &n(640)), []);
         assert_eq!(solved(&(&c * &n(4)), &n(15)), []);
         assert_eq!(solved(&(&c * &c), &n(16)), []);
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_are_divided_come_out_even() {
+    fn a_symbol_in_a_rounded_division_is_a_multiple_of_the_divisor() {
         let c = Dim::symbol("C");
         let n = Dim::from;
         let half = c.floor_div(&n(2)).unwrap();
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn divisions_lose_common_factors() {
+    fn divisions_cancel_common_factors() {
         let (c, h) = (Dim::symbol("C"), Dim::symbol("H"));
         let n = Dim::from;
         let quotient = (&(&c * &h) * &n(2)).floor_div(&(&h * &n(8))).unwrap();

@@ -34,7 +34,7 @@ fn extreme_values_do_not_panic() {
 }
 
 #[test]
-fn expressions_that_grow_without_bound_are_given_up() {
+fn expressions_that_grow_without_bound_are_replaced_by_a_digest() {
     let mut square = &Dim::symbol("a") + &Dim::symbol("b");
     let mut nested = Dim::symbol("a");
     for _ in 0..200 {
@@ -45,7 +45,7 @@ fn expressions_that_grow_without_bound_are_given_up() {
     }
     let bindings = BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 1)]);
     assert_eq!((square.eval(&bindings), nested.eval(&bindings)), (None, None));
-    // It is still equal to itself, and to nothing else.
+    // The placeholder is equal to itself and to nothing else.
     let (twice, thrice) = (&square * &square, &(&square * &square) * &square);
     assert_eq!(twice, &square * &square);
     assert_ne!(twice, thrice);
@@ -53,7 +53,7 @@ fn expressions_that_grow_without_bound_are_given_up() {
 }
 
 #[test]
-fn divisions_end_where_they_do_not_come_out_even() {
+fn long_divisions_with_a_remainder_end() {
     let (h, w) = (Dim::symbol("H"), Dim::symbol("W"));
     let power = (0..60).fold(Dim::from(1), |power, _| &power * &h);
     assert_eq!(power.div_exact(&(&h - &w)), None);
@@ -62,7 +62,7 @@ fn divisions_end_where_they_do_not_come_out_even() {
 }
 
 #[test]
-fn prints_like_arithmetic() {
+fn sizes_print_like_arithmetic() {
     let d = &(&Dim::symbol("H") * &Dim::from(2)) - &Dim::from(1);
     assert_eq!(d.to_string(), "-1 + 2*H");
 }

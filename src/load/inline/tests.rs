@@ -53,7 +53,7 @@ fn inlined(mut model: ModelProto) -> Result<ModelProto, String> {
     inline_functions(&mut model).map(|()| model)
 }
 
-/// `name: op(inputs) -> outputs` of every node.
+/// Formats every node as `name: op(inputs) -> outputs`.
 fn lines(nodes: &[NodeProto]) -> Vec<String> {
     let line = |node: &NodeProto| {
         format!("{}: {}({}) -> {}", node.name, node.op_type, node.input.join(", "), node.output.join(", "))
@@ -75,7 +75,7 @@ fn reference(name: &str, to: &str) -> AttributeProto {
 }
 
 #[test]
-fn nested_calls_get_names_of_their_own() {
+fn nested_calls_get_unique_names() {
     let silu = function(
         "silu",
         &["a"],
@@ -106,7 +106,7 @@ fn nested_calls_get_names_of_their_own() {
 }
 
 #[test]
-fn names_that_are_taken_get_a_number() {
+fn names_that_are_in_use_get_a_number() {
     let f = function(
         "f",
         &["a"],
@@ -126,7 +126,7 @@ fn names_that_are_taken_get_a_number() {
 }
 
 #[test]
-fn attributes_come_from_the_call_then_from_the_default_then_not_at_all() {
+fn attributes_come_from_the_call_or_the_default_or_are_absent() {
     let mut relu = node("r", ("", "LeakyRelu"), &["a"], &["b"]);
     relu.attribute = vec![reference("alpha", "slope"), reference("beta", "other"), attr_int("axis", 2)];
     let mut f = function("f", &["a"], &["b"], vec![relu]);
@@ -192,7 +192,7 @@ fn calls_in_subgraphs_and_subgraphs_in_functions_are_inlined() {
 }
 
 #[test]
-fn overloads_and_domains_decide_which_function_is_meant() {
+fn functions_are_found_by_domain_name_and_overload() {
     let mut a = function("f", &["a"], &["b"], vec![node("n", ("", "Relu"), &["a"], &["b"])]);
     let mut b = function("f", &["a"], &["b"], vec![node("n", ("", "Abs"), &["a"], &["b"])]);
     a.overload = "one".to_owned();
@@ -239,7 +239,7 @@ fn contradictions_are_errors_that_name_the_function() {
 }
 
 #[test]
-fn functions_that_grow_without_bound_are_refused() {
+fn functions_that_grow_without_bound_are_errors() {
     let name = |at: usize| format!("f{at}");
     let doubling = |at: usize| {
         let calls = |slot: usize| {

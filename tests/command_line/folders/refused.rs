@@ -32,8 +32,8 @@ fn places_in_the_way_are_told() {
     to("other/../sd", &["the output is the pipeline that is read"]);
     to("sd/slim", &["the output lies in the pipeline that is read"]);
     to("", &["the output holds the pipeline that is read"]);
-    to("other", &["expected a place for a folder, found a folder that this tool did not write"]);
-    to("file", &["expected a place for a folder, found a file"]);
+    to("other", &["found a folder that this tool did not write"]);
+    to("file", &["found a file"]);
     to("none/slim", &["there is no folder"]);
     to("out.onnx", &["the output has the name of a file", "name a folder"]);
     refused(&room, &[&sd, "--ratio", "0.3"], &["no output is given", "name a folder"]);

@@ -1,31 +1,31 @@
-//! Letters for spaces and their digits, and sums of them.
+//! Letters for spaces and their digits, and sums of letters.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::operator::couple::layout::SpaceId;
 use crate::operator::couple::space::Spaces;
 
-/// Runs of indices that are written out, at most.
+/// Maximum number of runs of indices that are written out.
 const RUNS: usize = 8;
 
 /// A digit of a space: `(k / inner) % extent`.
 pub(super) type Digit = (SpaceId, usize, usize);
 
 struct Letter {
-    /// The space that it is the whole of.
+    /// The space that consists of exactly this letter.
     space: Option<SpaceId>,
     len: usize,
-    /// Which indices the node keeps.
+    /// For every index, whether the node keeps it.
     kept: Vec<bool>,
     /// Whether the indices are copies of one value.
     is_repeated: bool,
-    /// Whether other axes name some of its indices.
+    /// Whether other axes consist of some of its indices.
     is_named: bool,
-    /// Its position in the alphabet, once it has been written.
+    /// Its position in the alphabet. `None`: not written yet.
     place: Option<usize>,
 }
 
-/// A part of a sum: indices of a letter in their order.
+/// A part of a sum: some indices of a letter in order.
 #[derive(Clone)]
 pub(super) struct Term {
     letter: usize,
@@ -40,7 +40,7 @@ pub(super) struct Letters {
     kept: Vec<bool>,
     repeated: BTreeSet<u32>,
     letters: Vec<Letter>,
-    /// The letter and the index of it that stand for a class of united indices.
+    /// The letter and the index in it for every class of united indices.
     owners: BTreeMap<u32, (usize, usize)>,
     sums: BTreeMap<SpaceId, Vec<Term>>,
     digits: BTreeMap<Digit, usize>,
@@ -49,7 +49,7 @@ pub(super) struct Letters {
 }
 
 impl Letters {
-    /// No space has been met yet.
+    /// Creates the letters of a text. No space has been met yet.
     pub(super) fn new(spaces: &Spaces) -> Self {
         let classes = spaces.classes();
         let frozen = spaces.frozen_classes(&classes);
@@ -72,12 +72,12 @@ impl Letters {
         }
     }
 
-    /// The number of indices of a space.
+    /// Returns the number of indices of a space.
     pub(super) fn len(&self, space: SpaceId) -> usize {
         self.lens[space]
     }
 
-    /// Keeps a whole space.
+    /// Marks a whole space as kept.
     pub(super) fn keep(&mut self, space: SpaceId) {
         let classes: BTreeSet<u32> = self.of(space).iter().copied().collect();
         for (kept, class) in self.kept.iter_mut().zip(&self.classes) {
@@ -85,23 +85,24 @@ impl Letters {
         }
     }
 
-    /// Keeps a digit that is no space of its own.
+    /// Marks a digit without a space as kept.
     pub(super) fn keep_digit(&mut self, digit: Digit) {
         self.kept_digits.insert(digit);
     }
 
-    /// The classes of the indices of a space.
+    /// Returns the classes of the indices of a space.
     pub(super) fn of(&self, space: SpaceId) -> &[u32] {
         &self.classes[self.starts[space]..][..self.lens[space]]
     }
 
-    /// Finds which letters the indices of a space are of, and gives new ones to the rest. False if it has been met.
+    /// Finds the letters of the indices of a space, and assigns new letters to the rest. Returns `false` if the space
+    /// has been met before.
     pub(super) fn meet(&mut self, space: SpaceId) -> bool {
         if self.sums.contains_key(&space) {
             return false;
         }
         let mut terms: Vec<Term> = Vec::new();
-        // The letter that the indices just before got.
+        // The new letter of the previous index, if it got one.
         let mut new: Option<usize> = None;
         for (at, class) in self.of(space).to_vec().into_iter().enumerate() {
             let owner = self.owners.get(&class).copied();
@@ -148,7 +149,8 @@ impl Letters {
         self.letters.len() - 1
     }
 
-    /// Whether a space needs a name beside the products that it is: others name indices of it, or the node keeps some.
+    /// Returns whether a space needs a name in addition to its products: because others name some of its indices, or
+    /// because the node keeps only some.
     pub(super) fn is_named(&self, space: SpaceId) -> bool {
         let terms = self.sums.get(&space).map_or(&[][..], Vec::as_slice);
         let is_partly_kept = |term: &Term| {
@@ -158,28 +160,28 @@ impl Letters {
         terms.len() > 1 || terms.iter().any(|term| self.letters[term.letter].is_named || is_partly_kept(term))
     }
 
-    /// Whether the node keeps the whole of a space.
+    /// Returns whether the node keeps a whole space.
     pub(super) fn is_kept(&self, space: SpaceId) -> bool {
         self.kept[self.starts[space]..][..self.lens[space]].iter().all(|kept| *kept)
     }
 
-    /// Whether all letters of a space stand in the text already.
+    /// Returns whether all letters of a space were written already.
     pub(super) fn is_written(&self, space: SpaceId) -> bool {
         self.sums.get(&space).is_some_and(|terms| terms.iter().all(|term| self.letters[term.letter].place.is_some()))
     }
 
-    /// The letters of which a space is the sum.
+    /// Returns the terms whose sum is the space.
     pub(super) fn terms(&self, space: SpaceId) -> Vec<Term> {
         self.sums.get(&space).cloned().unwrap_or_default()
     }
 
-    /// The space of which a term is the whole, if that is another than `sum`, which has no name.
+    /// Returns the space that consists of exactly this term, if it is not `sum` and has no name.
     pub(super) fn unnamed_space(&self, term: &Term, sum: SpaceId) -> Option<SpaceId> {
         let letter = &self.letters[term.letter];
         letter.space.filter(|space| *space != sum && !self.is_named(*space))
     }
 
-    /// A digit that is no space of its own.
+    /// Formats a digit without a space.
     pub(super) fn digit(&mut self, digit: Digit, is_axis: bool) -> String {
         let letter = match self.digits.get(&digit) {
             Some(letter) => *letter,
@@ -194,7 +196,7 @@ impl Letters {
         self.term(&Term { letter, indices: (0..digit.2).collect() }, is_axis)
     }
 
-    /// Indices of a letter; `is_axis` where they are a whole axis.
+    /// Formats indices of a letter. `is_axis`: they are a whole axis.
     pub(super) fn term(&mut self, term: &Term, is_axis: bool) -> String {
         let letter = &mut self.letters[term.letter];
         let is_new = letter.place.is_none();
@@ -219,7 +221,7 @@ impl Letters {
     }
 }
 
-/// The letter at a place of the alphabet: `a` to `z`, then `aa`, `ab`, …
+/// Returns the letter at a position of the alphabet: `a` to `z`, then `aa`, `ab`, …
 fn name(place: usize) -> String {
     let last = char::from(b'a' + u8::try_from(place % 26).unwrap_or(0));
     match place / 26 {
@@ -228,7 +230,7 @@ fn name(place: usize) -> String {
     }
 }
 
-/// Indices of `len` as slices: runs with one step.
+/// Formats indices of a letter with `len` indices as slices: runs with a constant step.
 fn runs(indices: &[usize], len: usize) -> String {
     let mut texts = Vec::new();
     let mut rest = indices;
@@ -239,8 +241,8 @@ fn runs(indices: &[usize], len: usize) -> String {
         }
         let step = rest.get(1).map_or(1, |second| second.abs_diff(*first));
         let falls = rest.get(1).is_some_and(|second| second < first);
-        let goes_on = |pair: &&[usize]| (pair[1] < pair[0]) == falls && pair[0].abs_diff(pair[1]) == step && step > 0;
-        let mut count = 1 + rest.windows(2).take_while(goes_on).count();
+        let continues = |pair: &&[usize]| (pair[1] < pair[0]) == falls && pair[0].abs_diff(pair[1]) == step && step > 0;
+        let mut count = 1 + rest.windows(2).take_while(continues).count();
         if count < 3 && (falls || step != 1) {
             count = 1;
         }
@@ -264,7 +266,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn indices_are_written_as_slices() {
+    fn indices_are_formatted_as_slices() {
         assert_eq!(runs(&[0, 1, 2, 3], 8), "0:4");
         assert_eq!(runs(&[0, 2, 4, 6], 8), "0:8:2");
         assert_eq!(runs(&[5, 4, 3], 8), "5:2:-1");
@@ -274,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_do_not_end() {
+    fn names_continue_after_z() {
         assert_eq!([0, 25, 26, 51, 52, 701, 702].map(name), ["a", "z", "aa", "az", "ba", "zz", "aaa"]);
     }
 }
