@@ -34,7 +34,8 @@ use super::sample::SampleArgs;
     max_term_width = 100
 )]
 #[command(
-    after_help = "Exit codes: 0 success; 1 the request can't be met, or verification failed; 2 wrong use or invalid input.\n\
+    after_help = "Exit codes: 0 success; 1 the request can't be met, or verification failed; 2 wrong use or \
+        invalid input.\n\
         Files: a run never overwrites a file that it reads, and refuses two outputs with the same path. Either all \
         outputs are written or none, also when a signal ends the run."
 /// Prune channels of an exported diffusion network on its ONNX graph and verify the cut.

@@ -52,8 +52,8 @@ impl From<Error> for Failure {
     }
 }
 
-/// Runs a command. Nothing is printed and no signal is handled. `listener` receives all messages and progress, is called once
-/// more before outputs are moved to their final paths, and stops the command by returning `Break`.
+/// Runs a command. Nothing is printed and no signal is handled. `listener` receives all messages and progress, is called
+/// once more before outputs are moved to their final paths, and stops the command by returning `Break`.
 ///
 /// # Errors
 /// The error of the command; arguments that it does not accept.

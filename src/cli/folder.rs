@@ -64,7 +64,8 @@ pub(super) fn run(
     let chosen = chosen(&pipeline, args)?;
     if args.plan.is_some() {
         return Err(Error::usage(
-            "--plan can't be used with a pipeline: the plan of every component is written beside its network, as model.plan.json",
+            "--plan can't be used with a pipeline: the plan of every component is written beside its network, as \
+             model.plan.json",
         ));
     }
     let components: Vec<&Component> = chosen.iter().map(|of| of.component).collect();

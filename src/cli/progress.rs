@@ -17,7 +17,8 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Returns progress over a number of steps. The bar is shown if standard error is a terminal and the result is not JSON.
+    /// Returns progress over a number of steps. The bar is shown if standard error is a terminal and the result is not
+    /// JSON.
     pub(super) fn new(steps: u64, is_json: bool) -> Self {
         let bar = ProgressBar::new(steps);
         let is_terminal = std::io::stderr().is_terminal();

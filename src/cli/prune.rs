@@ -39,7 +39,8 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
         return folder::run(&args, config, cli, ranks, printer);
     }
     if !args.components.is_empty() || !args.component_ratio.is_empty() {
-        let text = "--components and --component-ratio: expected the folder of a pipeline as the input, found a single network";
+        let text = "--components and --component-ratio: expected the folder of a pipeline as the input, found a single \
+                    network";
         return Err(Error::usage(text).hint("use --ratio for a single network"));
     }
     job(&args, config, cli, ranks, printer)
@@ -208,8 +209,8 @@ fn alignment(scores: &Scores, cut: &CutOptions, align: &str) -> Result<String, E
     let widths = share(CutOptions { evens_norm_groups: false, ..cut.clone() })?;
     let both = share(cut.clone())?;
     Ok(format!(
-        "aligned to {align}: widths in multiples of {} keep {widths} of the MACs (head sizes in multiples of {}), and {both} \
-         with an even number of channels per norm group; without alignment, {free}",
+        "aligned to {align}: widths in multiples of {} keep {widths} of the MACs (head sizes in multiples of {}), and \
+         {both} with an even number of channels per norm group; without alignment, {free}",
         cut.round_to, cut.round_heads_to
     ))
 }

@@ -40,8 +40,8 @@ pub(super) fn run(
         return Err(Error::usage("--rounds: expected at least 1, found 0"));
     }
     let (Some(input), Some(output), false) = (&args.input, &args.output, args.dry_run) else {
-        let text = "--rounds and --finetune-steps: expected IN.onnx, OUT.onnx and no --dry-run, as a round cuts the network that \
-                    the round before wrote";
+        let text = "--rounds and --finetune-steps: expected IN.onnx, OUT.onnx and no --dry-run, as a round cuts the \
+                    network that the round before wrote";
         return Err(Error::usage(text));
     };
     if steps > 0 && args.data.data.is_none() {

@@ -19,8 +19,8 @@ pub(super) fn was_received() -> bool {
     WAS_RECEIVED.load(Ordering::SeqCst)
 }
 
-/// Installs handlers that remove temporary files before SIGINT, SIGTERM, SIGHUP, SIGQUIT or SIGXCPU ends the program. A second
-/// signal ends it at once.
+/// Installs handlers that remove temporary files before SIGINT, SIGTERM, SIGHUP, SIGQUIT or SIGXCPU ends the program. A
+/// second signal ends it at once.
 ///
 /// The program then dies of the signal, which shells show as exit code 128 + its number. A signal that is ignored from the
 /// start, as under `nohup`, remains ignored.

@@ -89,8 +89,8 @@ impl Surroundings {
                 found.lines.push(format!("scheduler:    {} is not used, as {option} is given", path.display()));
             }
             (None, None) if denoises && pipeline.is_some() && around.may_denoise() => found.warnings.push(format!(
-                "{} has no scheduler/scheduler_config.json, so the default noise schedule is used: give that of the training \
-                 with --scheduler-config or --schedule",
+                "{} has no scheduler/scheduler_config.json, so the default noise schedule is used: give that of the \
+                 training with --scheduler-config or --schedule",
                 around.folder.display()
             )),
             (None, _) => {}
@@ -132,8 +132,8 @@ impl Surroundings {
         Ok(found)
     }
 
-    /// Returns the arrays for the network's inputs: the given ones, and the prompts as the text encoders of the pipeline encode
-    /// them.
+    /// Returns the arrays for the network's inputs: the given ones, and the prompts as the text encoders of the pipeline
+    /// encode them.
     ///
     /// # Errors
     /// Files that can't be read, arrays that do not fit; prompts without a pipeline, or text encoders that fail.
