@@ -20,11 +20,12 @@ use super::refit::RefitCommandArgs;
 use super::refit_args::RefitArgs;
 use super::sample::SampleArgs;
 
-/// Prune channels of an exported diffusion network on its ONNX graph and prove that the cut is correct.
+/// Prune channels of an exported diffusion network on its ONNX graph and verify the cut.
 ///
-/// Reads IN.onnx, removes the least important channels of every coupled channel group, writes OUT.onnx with the plan
-/// of the cut beside it, and verifies OUT.onnx against the original in ONNX Runtime. The folder of a pipeline, as optimum
-/// writes it, is read and written as a whole: its denoiser is cut, everything else is copied.
+/// Takes IN.onnx as input, removes the least important channels of every group of coupled channels, writes OUT.onnx
+/// with the plan of the cut beside it, and verifies OUT.onnx against the original in ONNX Runtime. IN.onnx may also be
+/// the folder of a pipeline, as optimum writes it: the output is then a complete pipeline folder with a pruned denoiser
+/// and copies of all other files.
 #[derive(Debug, Parser)]
 #[command(
     name = "onnx-diffprune",
@@ -38,12 +39,6 @@ use super::sample::SampleArgs;
         invalid input.\n\
         Files: a run never overwrites a file that it reads, and refuses two outputs with the same path. Either all \
         outputs are written or none, also when a signal ends the run."
-/// Prune channels of an exported diffusion network on its ONNX graph and verify the cut.
-///
-/// Takes IN.onnx as input, removes the least important channels of every group of coupled channels, writes OUT.onnx
-/// with the plan of the cut beside it, and verifies OUT.onnx against the original in ONNX Runtime. IN.onnx may also be
-/// the folder of a pipeline, as optimum writes it: the output is then a complete pipeline folder with a pruned denoiser
-/// and copies of all other files.
 )]
 pub(super) struct Cli {
     #[command(subcommand)]

@@ -50,7 +50,7 @@ fn a_page_has_the_numbers_of_its_run_and_says_why_nothing_is_drawn() {
     assert_eq!(page.html.matches("<img").count(), 0);
     assert!(page.text.contains("pruned verified 47 of 47"), "{}", page.text);
     assert!(page.html.contains("30 blocks at 4 levels, 9 skip connections"));
-    for fact in ["Operations and latency by block", "down_blocks.1.attentions.0", "BLAKE3", "ONNX Runtime", " UTC"] {
+    for fact in ["MACs and latency by block", "down_blocks.1.attentions.0", "BLAKE3", "ONNX Runtime", " UTC"] {
         assert!(page.text.contains(fact), "{fact}");
     }
     let date = std::process::Command::new("date").args(["-u", "+%Y-%m-%d"]).output().unwrap();
