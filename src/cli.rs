@@ -170,7 +170,7 @@ fn usage(error: &clap::Error) -> Error {
 /// Ignores SIGXFSZ, so that a write beyond `ulimit -f` fails with an error that can be reported. Otherwise the signal
 /// would end the process and leave a partial output behind.
 fn outlive_file_size_limits() {
-    // SAFETY: ignoring a signal installs no handler, so no code can run at a bad moment.
+    // SAFETY: a signal that is ignored runs no handler.
     #[cfg(unix)]
     #[allow(unsafe_code)]
     unsafe {

@@ -34,12 +34,10 @@ use super::sample::SampleArgs;
     subcommand_negates_reqs = true,
     max_term_width = 100
 )]
-#[command(
-    after_help = "Exit codes: 0 success; 1 the request can't be met, or verification failed; 2 wrong use or \
+#[command(after_help = "Exit codes: 0 success; 1 the request can't be met, or verification failed; 2 wrong use or \
         invalid input.\n\
         Files: a run never overwrites a file that it reads, and refuses two outputs with the same path. Either all \
-        outputs are written or none, also when a signal ends the run."
-)]
+        outputs are written or none, also when a signal ends the run.")]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Option<Command>,
@@ -108,7 +106,7 @@ pub(super) enum Command {
     Evaluate(Box<EvaluateArgs>),
     /// Generate samples with a network, by DDIM, DDPM or DPM-Solver++.
     Sample(Box<SampleArgs>),
-    /// Encode images and captions for a latent network, into arrays that `--data` accepts.
+    /// Encode images and captions for a latent network, into arrays that --data accepts.
     Encode(Box<EncodeArgs>),
     /// Write the training artifacts of ONNX Runtime: training, eval and optimizer model, checkpoint.
     Artifacts(ArtifactsArgs),
@@ -140,8 +138,8 @@ pub(super) struct PruneArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) input: Option<PathBuf>,
 
-    /// Path of the pruned network. For a pipeline, a folder: it must not exist, be empty, or have been written by this
-    /// tool, in which case it is replaced.
+    /// Path of the pruned network. For a pipeline, a folder that does not exist yet, is empty, or was written by this
+    /// tool and is then replaced.
     #[arg(value_name = "OUT.onnx")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) output: Option<PathBuf>,

@@ -70,7 +70,7 @@ pub(super) struct DeployArgs {
     /// whichever is smaller. The layers with the largest errors are kept in float32.
     #[arg(long, value_name = "SHARE", default_value_t = 0.01, allow_hyphen_values = true)]
     budget: f64,
-    /// Number of clean samples to run the network on, for calibration and for the comparison of outputs.
+    /// Number of clean samples to run the network on, to find the ranges of values and to compare outputs.
     #[arg(long, value_name = "N", default_value_t = 16)]
     count: usize,
     /// Number of timesteps to run, spread evenly over the schedule.
@@ -234,7 +234,7 @@ fn text(report: &DeployReport, is_verbose: bool) -> String {
             format!("{}: relative error {:.2e}, worst {:.2e}", distance.output, distance.relative, distance.worst)
         })
         .collect();
-    parts.push(format!("{}\non {}", distances.join("\n"), report.samples));
+    parts.push(format!("{}\nmeasured on {}", distances.join("\n"), report.samples));
     if let Some(half) = &report.half {
         let mut text = format!("{} nodes in {}, {} casts", half.half, report.precision.name(), half.casts);
         let shown = if is_verbose { half.kept.len() } else { half.kept.len().min(KEPT_SHOWN) };

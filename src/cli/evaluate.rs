@@ -135,7 +135,7 @@ fn parse_share(text: &str) -> Result<f64, Error> {
 /// Returns the progress text of a stage. `None`: the stage is not shown.
 fn text_of(stage: Stage) -> Option<&'static str> {
     match stage {
-        Stage::Counting => Some("counting operations"),
+        Stage::Counting => Some("counting MACs"),
         Stage::Timing => Some("measuring latency"),
         Stage::Losses => Some("measuring the denoising loss"),
         Stage::Sampling => Some("generating samples"),

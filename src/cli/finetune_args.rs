@@ -137,7 +137,7 @@ pub(super) struct TrainingArgs {
     /// Number of steps between checkpoints [default: a checkpoint every ten minutes].
     #[arg(long, value_name = "N", help_heading = "Training")]
     checkpoint_every: Option<u64>,
-    /// Number of checkpoints to keep [default: 2].
+    /// Number of checkpoints to keep in addition to the best one [default: 2].
     #[arg(long, value_name = "N", help_heading = "Training")]
     keep_checkpoints: Option<usize>,
 }

@@ -187,7 +187,7 @@ pub(super) fn importance(scores: &[f64], bars: usize, is_kept: &dyn Fn(usize) ->
     )
 }
 
-/// A bar of kept and removed channels, `share` of the width of the widest.
+/// Returns a bar of kept and removed channels; its width is proportional to the number of channels.
 pub(super) fn kept_bar(kept: usize, channels: usize, widest: usize) -> String {
     let width = 100.0 * channels as f64 / widest.max(1) as f64;
     let inner = 100.0 * kept as f64 / channels.max(1) as f64;
@@ -203,7 +203,7 @@ mod tests {
         let svg = importance(&[3.0, 1.0, 2.0], 192, &|channel| channel != 1);
         let (kept, gone) = svg.split_once("gone").unwrap_or_default();
         assert_eq!((kept.matches('M').count(), gone.matches('M').count()), (2, 1));
-        // The lowest is the last.
+        // The lowest score is the last.
         assert!(gone.contains("M166.7"), "{svg}");
     }
 
