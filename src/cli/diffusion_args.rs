@@ -29,12 +29,12 @@ pub(super) struct DiffusionArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) schedule: Option<ScheduleName>,
 
-    /// beta of the first training step [default: 0.0001; scaled_linear: 0.00085].
+    /// beta of the first timestep of the schedule [default: 0.0001; scaled_linear: 0.00085].
     #[arg(long, value_name = "X", help_heading = "Diffusion", conflicts_with = "scheduler_config")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) beta_start: Option<f64>,
 
-    /// beta of the last training step [default: 0.02; scaled_linear: 0.012].
+    /// beta of the last timestep of the schedule [default: 0.02; scaled_linear: 0.012].
     #[arg(long, value_name = "X", help_heading = "Diffusion", conflicts_with = "scheduler_config")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) beta_end: Option<f64>,
