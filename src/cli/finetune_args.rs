@@ -18,8 +18,8 @@ use super::refit_args::bytes;
 /// The training options.
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct TrainingArgs {
-    /// The recipe that sets the defaults: quick (distillation, some hundred or thousand steps), diff-pruning (that of the paper on
-    /// CIFAR-10) or bk-sdm. The defaults shown for the other options are those of quick [default: quick].
+    /// The recipe that sets the defaults: quick (distillation, some hundred or thousand steps), diff-pruning (that of
+    /// the paper on CIFAR-10) or bk-sdm. The defaults shown for the other options are those of quick [default: quick].
     #[arg(long, value_enum, help_heading = "Training")]
     recipe: Option<Recipe>,
     /// Number of optimizer steps [default: 1000].
