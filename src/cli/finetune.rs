@@ -253,8 +253,8 @@ fn origin(
     let (Some(path), Some(teacher)) = (plan, teacher) else {
         if plan.is_some() {
             printer.warning(
-                "the plan of the cut is not used, as no --teacher is given: OUT.onnx gets no plan and is not verified against \
-                 its original. Give the original with --teacher ORIGINAL.onnx",
+                "the plan of the cut is not used, as no --teacher is given: OUT.onnx gets no plan and is not verified \
+                 against its original. Give the original with --teacher ORIGINAL.onnx",
             );
         }
         return Ok(None);

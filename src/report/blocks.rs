@@ -80,8 +80,8 @@ pub(super) fn block_table(outline: &Outline, times: Option<&BlockTimes>) -> Stri
         None => String::new(),
     };
     format!(
-        "<h2>MACs{} by block</h2>\n<p class='soft'>MACs include those between activations, at the sizes listed below.{timed}\
-         </p>\n{}",
+        "<h2>MACs{} by block</h2>\n<p class='soft'>MACs include those between activations, at the sizes listed \
+         below.{timed}</p>\n{}",
         if times.is_some() { " and latency" } else { "" },
         table("Blocks in the order of the data flow", &columns, &rows)
     )
@@ -97,8 +97,8 @@ pub(super) fn groups(plan: &Plan, outline: Option<&Outline>) -> String {
         "<h2>Channel groups</h2>\n<p class='key soft'><i style='background:var(--kept)'></i>kept\
          <i style='background:var(--gone)'></i>removed</p>\n<p class='soft'>Groups of coupled channels, listed by the \
          block whose weights produce them. The importance plot shows the channels of a group from the most to the least \
-         important; every group has its own scale. If the number of norm groups is kept, equally many channels are removed from each \
-         norm group, so a removed channel can be more important than a kept one.</p>\n",
+         important; every group has its own scale. If the number of norm groups is kept, equally many channels are \
+         removed from each norm group, so a removed channel can be more important than a kept one.</p>\n",
     );
     if all.len() > OPEN {
         section += "<p class='printed soft'>The lists are collapsed and not printed.</p>\n";
