@@ -76,7 +76,7 @@ run 300 "$tool" $model.onnx "$folder/two.onnx" "${cut[@]}"
 [ "$(grep -c '^wrote ' "$output")" -eq 1 ] && grep -q 'on 2 ranks' "$output" || fail "one rank prints for all"
 cmp "$folder/one.onnx" "$folder/two.onnx" || fail "two ranks make another cut than one process"
 run 60 "$tool" inspect $model.onnx
-[ "$code" -eq 2 ] && [ "$(grep -c 'is the work of one process' "$output")" -eq 1 ] || fail "inspect on two ranks: $code"
+[ "$code" -eq 2 ] && [ "$(grep -c 'runs in one process' "$output")" -eq 1 ] || fail "inspect on two ranks: $code"
 echo "two ranks make the cut of one process"
 
 train=(--teacher $model.onnx --data $model/train_images.npy --scheduler-config $model/scheduler_config.json --batch 8

@@ -1,4 +1,4 @@
-//! The command line: arguments in, files, tables and exit codes out.
+//! The command line: converts arguments into files, tables and exit codes.
 
 mod apply;
 
@@ -87,8 +87,8 @@ use onnx_diffprune::{Analysis, Error, Runtime};
 use args::{Cli, Command, Format};
 use printer::Printer;
 
-/// Runs the command line tool with these arguments, of which the first is its own name. Exit codes: 0 done, 1 the request
-/// can't be met or verification failed, 2 wrong use or broken input.
+/// Runs the command line tool with these arguments; the first is the name of the program. Returns the exit code: 0
+/// success, 1 the request can't be met or verification failed, 2 wrong use or invalid input.
 pub(super) fn run(arguments: Vec<OsString>) -> u8 {
     outlive_file_size_limits();
     signals::watch();
@@ -99,7 +99,7 @@ pub(super) fn run(arguments: Vec<OsString>) -> u8 {
     };
     let printer = Printer::new(cli.format, cli.quiet).listing_all(cli.verbose);
     Runtime::set_provider_options(cli.provider_options.clone());
-    // MPI comes before ONNX Runtime.
+    // MPI must be initialised before ONNX Runtime is loaded.
     let ranks = match onnx_diffprune::ranks::open() {
         Ok(ranks) => ranks,
         Err(error) => {
@@ -121,7 +121,7 @@ pub(super) fn run(arguments: Vec<OsString>) -> u8 {
     }
 }
 
-/// Does what the arguments ask for; whether that passed.
+/// Runs the command. Returns whether its checks passed.
 fn command(cli: &Cli, ranks: &Arc<dyn Collective>, printer: &Printer) -> Result<bool, Error> {
     match &cli.command {
         Some(Command::Apply(args)) => apply::run(args, cli, printer),
@@ -143,7 +143,7 @@ fn command(cli: &Cli, ranks: &Arc<dyn Collective>, printer: &Printer) -> Result<
     }
 }
 
-/// Prints what is wrong with the arguments, or the help that they ask for.
+/// Prints what is wrong with the arguments, or the help if they ask for it.
 fn refuse_arguments(error: &clap::Error) -> u8 {
     let arguments = invocation::arguments();
     let asks = |format: &str| {
@@ -154,23 +154,23 @@ fn refuse_arguments(error: &clap::Error) -> u8 {
     if let Some((format, _)) = asked.filter(|_| error.use_stderr()) {
         Printer::new(format, false).error(&usage(error));
     } else {
-        // A closed pipe is no error.
+        // A closed pipe is not an error.
         let _ = error.print();
     }
     if error.use_stderr() { 2 } else { 0 }
 }
 
-/// What is wrong with the arguments, as an error of the library.
+/// Converts an error of the argument parser into one of the library.
 fn usage(error: &clap::Error) -> Error {
     let text = error.to_string();
     let text = text.trim_start_matches("error: ").lines().take_while(|line| !line.is_empty());
     Error::usage(text.map(str::trim).collect::<Vec<_>>().join(" ")).hint("--help lists all options")
 }
 
-/// Lets a write beyond `ulimit -f` fail with an error that can be reported, where the signal would end the process
-/// and leave a part of the output behind.
+/// Ignores SIGXFSZ, so that a write beyond `ulimit -f` fails with an error that can be reported. Otherwise the signal
+/// would end the process and leave a partial output behind.
 fn outlive_file_size_limits() {
-    // SAFETY: ignoring a signal installs no handler, so no code can run at a bad moment.
+    // SAFETY: a signal that is ignored runs no handler.
     #[cfg(unix)]
     #[allow(unsafe_code)]
     unsafe {
@@ -178,12 +178,12 @@ fn outlive_file_size_limits() {
     }
 }
 
-/// Opens ONNX Runtime where weights are computed ahead of time, or where it is open already.
+/// Opens ONNX Runtime if the model computes weights that must be folded, unless it is open already.
 fn open_runtime_to_fold(analysis: &Analysis, opened: Option<Runtime>, cli: &Cli) -> Result<Option<Runtime>, Error> {
     if opened.is_some() || !analysis.computes_weights() { Ok(opened) } else { open_runtime(cli).map(Some) }
 }
 
-/// Opens ONNX Runtime as the options say.
+/// Opens the ONNX Runtime library that the options select.
 fn open_runtime(cli: &Cli) -> Result<Runtime, Error> {
     Runtime::open(cli.onnxruntime.as_deref())
 }

@@ -1,37 +1,37 @@
-//! The error of the library: what was expected, what was found, what to do.
+//! The error of the library: what happened, where, and what to do.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// What kind of failure an [`Error`] is, for callers that act on it.
+/// The kind of an [`Error`], for callers that handle kinds differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A file can't be read, or is not what it is given as: a plan, samples, a scheduler's configuration.
+    /// A file can't be read, or its contents are not of the expected kind: a plan, samples, a scheduler configuration.
     Unreadable,
-    /// The file is no ONNX model, or one that contradicts itself or its operators' specifications.
+    /// The file is not an ONNX model, or the model contradicts itself or the specification of an operator.
     InvalidModel,
-    /// The model or a configuration is sound, but needs something that this version does not know.
+    /// The model or configuration is valid, but needs something that this version does not support.
     Unsupported,
-    /// The request is sound but can't be met: nothing to prune, a target out of reach, too little memory.
+    /// The request is valid but can't be met: nothing to prune, a target out of reach, too little memory.
     Unmet,
     /// A pruned file does not compute what the original computes under the cut; it was not written.
     VerificationFailed,
-    /// ONNX Runtime is needed and can't be used: there is none, or not the one that was named.
+    /// ONNX Runtime is needed but can't be used: no library was found, or the given one does not work.
     RuntimeMissing,
     /// A file can't be written.
     Io,
-    /// An argument makes no sense, by itself or for this model.
+    /// An argument is invalid, by itself or for this model.
     Usage,
     /// The caller's progress function asked to stop.
     Cancelled,
 }
 
-/// A failure with everything that a user needs to act on it.
+/// An error, with everything that a user needs to act on it.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
-    /// Whether what was given is at fault and not the request: decides the exit code.
+    /// Whether the input is at fault, not the request: determines the exit code.
     is_input: bool,
     file: Option<PathBuf>,
     node: Option<Box<(String, String)>>,
@@ -53,73 +53,73 @@ impl Error {
         Self { kind, is_input, file: None, node: None, message: message.into(), hint: None, source: None }
     }
 
-    /// A file that can't be read or is not what it is given as (exit code 2).
+    /// Creates the error of a file that can't be read or has the wrong kind of contents (exit code 2).
     pub fn unreadable(file: &Path, message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unreadable, message).in_file(file)
     }
 
-    /// A model that contradicts itself (exit code 2).
+    /// Creates the error of an invalid model (exit code 2).
     pub(crate) fn invalid(file: &Path, message: impl Into<String>) -> Self {
         Self::new(ErrorKind::InvalidModel, message).in_file(file)
     }
 
-    /// A file that can't be written (exit code 2).
+    /// Creates the error of a file that can't be written (exit code 2).
     pub(crate) fn io(file: &Path, message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Io, message).in_file(file)
     }
 
-    /// An argument that makes no sense (exit code 2).
+    /// Creates the error of an invalid argument (exit code 2).
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Usage, message)
     }
 
-    /// A sound request that can't be met (exit code 1).
+    /// Creates the error of a valid request that can't be met (exit code 1).
     pub fn unmet(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unmet, message)
     }
 
-    /// A sound request that needs what this version does not know (exit code 1).
+    /// Creates the error of a valid request that this version does not support (exit code 1).
     pub(crate) fn unsupported(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unsupported, message)
     }
 
-    /// A pruned file that does not compute what it must (exit code 1).
+    /// Creates the error of a failed verification (exit code 1).
     pub fn verification_failed(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::VerificationFailed, message)
     }
 
-    /// ONNX Runtime is needed and can't be used (exit code 2).
+    /// Creates the error of a missing or unusable ONNX Runtime (exit code 2).
     pub(crate) fn runtime_missing(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::RuntimeMissing, message)
     }
 
-    /// The caller's progress function asked to stop (exit code 1).
+    /// Creates the error of a run that the caller's progress function stopped (exit code 1).
     pub(crate) fn cancelled() -> Self {
         Self::new(ErrorKind::Cancelled, "cancelled")
     }
 
-    /// Another kind with the same exit code: for a file or argument that asks for something unsupported, say.
+    /// Changes the kind but not the exit code, for instance for a file or argument that asks for something unsupported.
     #[must_use]
     pub fn of_kind(mut self, kind: ErrorKind) -> Self {
         self.kind = kind;
         self
     }
 
-    /// Names the node at which it failed.
+    /// Adds the node that caused the error.
     #[must_use]
     pub fn at_node(mut self, name: &str, op_type: impl Into<String>) -> Self {
         self.node = Some(Box::new((name.to_owned(), op_type.into())));
         self
     }
 
-    /// Names the file at which it failed, if none is named yet.
+    /// Adds the file that caused the error, unless the error has one already.
     #[must_use]
     pub fn in_file(mut self, file: &Path) -> Self {
         self.file.get_or_insert_with(|| file.to_owned());
         self
     }
 
-    /// Names `file` where the error names `staged`, the place where it was prepared.
+    /// Replaces the file `staged`, a temporary path, by its final path `file`.
     #[must_use]
     pub fn instead_of_file(mut self, staged: &Path, file: &Path) -> Self {
         if self.file.as_deref() == Some(staged) {
@@ -128,7 +128,7 @@ impl Error {
         self
     }
 
-    /// The same of a file that was prepared in one folder and has its place in another: the error speaks of the place.
+    /// Replaces the folder `prepared` by its final path `place` in the file, the message and the hint.
     #[must_use]
     pub fn told_elsewhere(mut self, (prepared, place): (&Path, &Path)) -> Self {
         if let Some(inside) = self.file.as_ref().and_then(|file| file.strip_prefix(prepared).ok()) {
@@ -140,31 +140,32 @@ impl Error {
         self
     }
 
-    /// Says what to do.
+    /// Adds a hint: what the user can do.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Keeps the error that caused this one.
+    /// Adds the error that caused this one.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// The kind of failure.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// What to do about it, where there is something.
+    /// Returns the hint. `None`: there is no advice.
     pub fn advice(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
-    /// The exit code of a run that ends with this error: 1 if the request can't be met, 2 for wrong use or broken input.
+    /// Returns the exit code of a run that ends with this error: 1 if the request can't be met, 2 for wrong use or invalid
+    /// input.
     pub fn exit_code(&self) -> u8 {
         if self.is_input { 2 } else { 1 }
     }

@@ -8,17 +8,18 @@
 //! let scores = model.analyse()?.score(&ScoreOptions::diff_pruning("images"), &runtime)?;
 //! let cut = scores.cut(Ratio(0.5))?;
 //! let written = cut.stage("pruned.onnx")?.verify(&runtime)?.save()?;
-//! println!("{} of {} parameters are left", cut.after().parameters, cut.before().parameters);
+//! println!("{} of {} parameters are kept", cut.after().parameters, cut.before().parameters);
 //! # Ok::<(), onnx_diffprune::Error>(())
 //! ```
 //!
-//! The output lies in a hidden folder until [`Staged::save`] moves it to its place, with its plan beside it: a run that
-//! fails, or is stopped by its [`Watch`], leaves nothing behind. Everything else is on the types themselves:
-//! [`Analysis::repeat`] cuts by a plan, [`Analysis::verify`] compares two files, [`Analysis::inspect`] shows what could be
-//! pruned, [`Analysis::write_artifacts`] prepares training, [`networks::Network`] measures the denoising loss and draws
-//! samples, and [`Model::evaluate`] says how good networks are beside their original.
+//! The output is written to a hidden folder. [`Staged::save`] moves it to its final path, with its plan beside it. A run
+//! that fails, or that its [`Watch`] stops, leaves no files behind. The other features are methods of the types:
+//! [`Analysis::repeat`] repeats the cut of a plan, [`Analysis::verify`] verifies a pruned file against its original,
+//! [`Analysis::inspect`] shows what can be pruned, [`Analysis::write_artifacts`] writes training artifacts,
+//! [`networks::Network`] measures the denoising loss and generates samples, and [`Model::evaluate`] compares networks with
+//! their original.
 //!
-//! The magnitude criterion needs neither data nor, for most networks, ONNX Runtime:
+//! The magnitude criterion needs no data and, for most networks, no ONNX Runtime:
 //!
 //! ```
 //! use onnx_diffprune::{Model, Ratio, ScoreOptions};
@@ -32,11 +33,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-// What is below the front page is public for the tests, the examples and the benchmarks alone: with the feature
-// `internals`, on which these lints are of use.
+// The modules are private; only the items re-exported below are public. The feature `internals` makes the modules
+// public for the tests, the examples and the benchmarks. The lints below are only useful with it.
 #![cfg_attr(not(feature = "internals"), allow(unreachable_pub, dead_code, unused_imports))]
 
-// Rooms, lowest first: a room imports only rooms above it in this list.
+// Rooms, lowest first: a room only imports rooms above it in this list.
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod error;
@@ -255,7 +256,7 @@ pub mod report;
 #[cfg(not(feature = "internals"))]
 mod report;
 
-// The front page.
+// The public API.
 pub use error::{Error, ErrorKind};
 pub use graph::sizes::Sizes;
 pub use plan::Plan;
@@ -266,7 +267,7 @@ pub use prune::{
 pub use runtime::Device;
 pub use verify::{VerifyOptions, VerifyReport};
 
-/// The choices of [`ScoreOptions`], [`CutOptions`] and [`GradientSettings`].
+/// The values of the choices in [`ScoreOptions`], [`CutOptions`] and [`GradientSettings`].
 pub mod options {
     pub use crate::couple::options::{AttentionOption, NormGroups};
     pub use crate::gradient::Precision;
@@ -276,7 +277,7 @@ pub mod options {
     pub use crate::select::Scope;
 }
 
-/// Networks that denoise: how they were trained, what their inputs stand for, their loss, and samples from them.
+/// Denoising networks: how they were trained, the roles of their inputs, their loss, and samples from them.
 pub mod networks {
     pub use crate::diffusion::{
         PreconditioningPlace, PredictionType, ProcessOptions, RoleNames, RoleSummary, SampleOptions, Sampler,
@@ -285,7 +286,7 @@ pub mod networks {
     pub use crate::prune::{Drawn, LossOptions, LossReport, Network, NetworkOptions};
 }
 
-/// How good networks are beside the original that they stem from: what [`Model::evaluate`] takes and gives.
+/// Comparison of networks with their original: the arguments and the result of [`Model::evaluate`].
 pub mod evaluation {
     pub use crate::evaluate::{
         ChannelOrder, Distribution, FeatureLayout, FeatureOptions, FeatureSummary, KernelDistance, KernelOptions,
@@ -295,13 +296,13 @@ pub mod evaluation {
     };
 }
 
-/// How long networks take beside each other: [`benchmarks::bench`].
+/// Latency of networks side by side: [`benchmarks::bench`].
 pub mod benchmarks {
     pub use crate::prune::{BenchNetwork, BenchOptions, BenchPoint, BenchReport, bench};
     pub use crate::runtime::{Latency, OperatorTime};
 }
 
-/// Networks made ready for a runtime: [`deployment::deploy`].
+/// Preparation of networks for a runtime: [`deployment::deploy`].
 pub mod deployment {
     pub use crate::deploy::{
         Calibration, Capability, DeployPrecision, DeployTarget, Engine, Extent, HalfReport, InputShapes, KeptNode,
@@ -310,7 +311,7 @@ pub mod deployment {
     pub use crate::prune::{DeployOptions, DeployReport, EngineOptions, OutputDistance, deploy};
 }
 
-/// Training of a network's weights.
+/// Training of the weights of a network.
 pub mod finetuning {
     pub use crate::finetune::draw::TimestepDraw;
     pub use crate::finetune::features::FeatureChoice;
@@ -322,7 +323,7 @@ pub mod finetuning {
     pub use crate::prune::{FinetuneReport, FinetuneSettings, Recipe, StepEvaluation, Tuned};
 }
 
-/// Arrays in memory and their files, and clean samples that need not fit there.
+/// Arrays in memory and in files, and clean samples, which need not fit in memory.
 pub mod data {
     pub use crate::array::{Array, ArrayData, ElementType};
     pub use crate::diffusion::{
@@ -332,12 +333,13 @@ pub mod data {
     pub use crate::prune::{read_npz, read_text, sample_files};
 }
 
-/// Images and captions as what a latent network is trained on.
+/// Encoding of images and captions into the inputs of a latent network.
 pub mod encoding {
     pub use crate::prune::{EncodeOptions, Encoded, LatentChoice, TextOptions, encode};
 }
 
-/// Pruning in rounds, each told as one cut of the first original: [`Cut::stage_after`] and [`CutOptions::of_round`].
+/// Pruning in rounds. The plan of every round describes one cut of the first original: [`Cut::stage_after`] and
+/// [`CutOptions::of_round`].
 pub mod rounds {
     pub use crate::prune::RoundFolder;
 }
@@ -356,7 +358,7 @@ pub mod plans {
     pub use crate::prune::plan_path;
 }
 
-/// What a cut costs and saves, how it was verified, and the page that shows it.
+/// The costs and savings of a cut, the result of its verification, and the HTML report.
 pub mod reports {
     pub use crate::gradient::accumulate::LossPoint;
     pub use crate::macs::Cost;
@@ -376,18 +378,18 @@ pub mod reports {
     };
 }
 
-/// What a network is made of and what could be pruned: what [`Analysis::inspect`] shows.
+/// The structure of a network and what can be pruned: the result of [`Analysis::inspect`].
 pub mod inspection {
     pub use crate::prune::{BarrierInfo, GroupInfo, Inspection, MemberInfo, NodeInfo};
 }
 
-/// Libraries of ONNX Runtime and what they can run on.
+/// Libraries of ONNX Runtime and the devices that they can use.
 pub mod devices {
     pub use crate::prune::library_providers;
     pub use crate::runtime::{Candidate, DeviceStatus, MINIMUM_VERSION, candidates};
 }
 
-/// What programs around the library need: their files compared before a run, and nothing temporary left after one.
+/// Helpers for programs: check the files of a run for conflicts, and remove temporary files at the end.
 pub mod program {
     pub use crate::files::{Ending, RunFiles, end};
 }
@@ -397,7 +399,7 @@ pub mod pipelines {
     pub use crate::pipeline::{Around, Component, ComponentConfig, Part, Pipeline, PipelineOutput, WrittenPipeline};
 }
 
-/// What a training session of ONNX Runtime loads.
+/// The files that a training session of ONNX Runtime loads.
 pub mod artifacts {
     pub use crate::prune::{ArtifactOptions, WrittenArtifacts};
     pub use crate::training::FILES;

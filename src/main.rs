@@ -1,5 +1,5 @@
-//! The command line tool: arguments in, files, tables and exit codes out. Everything it does is in the library, of which it
-//! uses what every caller can.
+//! The command line tool: converts arguments into files, tables and exit codes. It only uses the public API of the
+//! library.
 
 mod cli;
 

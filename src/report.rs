@@ -1,8 +1,8 @@
-//! Reports: HTML pages that need nothing else.
+//! HTML reports: single pages without external files.
 //!
-//! Of a cut: samples from the same noise, costs, a drawing of the network in blocks and levels, losses by timestep, operations
-//! and times by block, channel groups with their importance, the result of verification, and what was used. Of a training and
-//! of an evaluation: the same as far as they have it.
+//! The report of a cut has samples from the same noise, costs, a drawing of the network in blocks and levels, losses by
+//! timestep, MACs and latency by block, channel groups with their importance, the result of verification, and what was
+//! used. The reports of a training and of an evaluation have the same parts as far as they apply.
 
 mod blocks;
 
@@ -35,87 +35,89 @@ use crate::plan::Plan;
 use crate::prune::{BlockTimes, CutJudgement, FinetuneReport, Outline, RefitReport};
 use crate::verify::VerifyReport;
 
-/// What a report shows.
+/// The contents of the report of a cut.
 #[derive(Clone, Debug)]
 pub struct Report<'a> {
-    /// The pruned network's name.
+    /// The title: the name of the pruned network.
     pub title: String,
     /// Program and version.
     pub tool: String,
     /// The command line, as it can be run again.
     pub command: String,
-    /// Quantities before and after: name, before, after, share that is kept.
+    /// The costs: name, value before, value after, share that is kept.
     pub costs: Vec<[String; 4]>,
-    /// What original, cut, refitted and tuned network draw.
+    /// Samples of the original, cut, refitted and fine-tuned network.
     pub drawings: Drawings,
     /// The plan of the cut.
     pub plan: &'a Plan,
-    /// The network in blocks.
+    /// The network in blocks. `None`: not shown.
     pub outline: Option<&'a Outline>,
-    /// How long the blocks take, where it was measured.
+    /// The latency of the blocks. `None`: not measured.
     pub block_times: Option<&'a BlockTimes>,
-    /// The channel ratio that was used.
+    /// The ratio of removed channels.
     pub ratio: f64,
-    /// Losses over timesteps, where the criterion takes gradients.
+    /// The losses by timestep. `None`: the criterion computes no gradients.
     pub losses: Option<Losses<'a>>,
-    /// Original and cut by the same measure, where nothing was fitted.
+    /// Losses and samples of original and cut. `None`: the cut was refitted, or it was not evaluated.
     pub judged: Option<&'a CutJudgement>,
-    /// How the weights were fitted, if they were.
+    /// The report of the refit. `None`: there was none.
     pub refit: Option<&'a RefitReport>,
-    /// How the weights were trained, if they were.
+    /// The report of the training. `None`: there was none.
     pub training: Option<&'a FinetuneReport>,
-    /// The result of verification, if it ran.
+    /// The result of verification. `None`: it was not run.
     pub verification: Option<&'a VerifyReport>,
-    /// Things that the user should know.
+    /// Warnings.
     pub warnings: &'a [String],
-    /// What was used: names and what they stand for.
+    /// What was used: names and values.
     pub used: Vec<[String; 2]>,
 }
 
-/// What networks draw from the same noise.
+/// Samples of networks from the same noise.
 #[derive(Clone, Debug, Default)]
 pub struct Drawings {
-    /// One for each network.
+    /// The samples of each network.
     pub of: Vec<Drawing>,
-    /// What the losses beside them are.
+    /// The name of the losses shown with the samples.
     pub loss_name: String,
-    /// What they show, or why there are none, one line each.
+    /// What the images show, or why there are none, one line each.
     pub lines: Vec<String>,
 }
 
-/// Latents that are shown, each as a row of its channels.
+/// Number of latent samples to show; each is a row with one tile per channel.
 const LATENTS: usize = 4;
 
-/// What one network draws.
+/// The samples of one network.
 #[derive(Clone, Debug)]
 pub struct Drawing {
-    /// Which network it is.
+    /// The name of the network.
     pub name: String,
-    /// A PNG file.
+    /// The samples as a PNG file.
     pub png: Vec<u8>,
-    /// Its loss, where that was measured.
+    /// The loss of the network. `None`: not measured.
     pub loss: Option<f64>,
 }
 
 impl Drawings {
-    /// Adds what a network draws, `[count, ...]`, with the values that become black and white. Of what is no image a line says
-    /// so.
+    /// Adds the samples of a network, `[count, ...]`; `range` holds the values of black and white. If the samples are no
+    /// images, a line reports that instead.
     pub fn add(&mut self, name: &str, (values, range): (&ArrayD<f32>, (f64, f64)), loss: Option<f64>) {
         let channels = values.shape().get(1).copied().unwrap_or(0);
         let is_latent = values.ndim() == 4 && !matches!(channels, 1 | 3);
         let most = if is_latent { LATENTS } else { usize::MAX };
         let shown = values.slice_axis(Axis(0), Slice::from(..values.len_of(Axis(0)).min(most)));
-        // A cut that draws noise may draw what is no number.
+        // The samples of a cut without refit may contain values that are not finite.
         let finite = shown.mapv(|value| if value.is_finite() { value } else { range.0 as f32 });
         let line = match grid_png(&finite, range) {
             Ok(png) => {
                 self.of.push(Drawing { name: name.to_owned(), png, loss });
                 is_latent.then(|| {
-                    format!("Latents, not images: a row for each sample, a tile for each of its {channels} channels.")
+                    format!(
+                        "The samples are latents, not images: one row per sample, one tile per channel ({channels})."
+                    )
                 })
             }
             Err(_) => Some(format!(
-                "No samples are shown: the network draws values of shape {:?}, which are no images.",
+                "No samples: the network generates values of shape {:?}, which are no images.",
                 values.shape().get(1..).unwrap_or_default()
             )),
         };
@@ -126,7 +128,7 @@ impl Drawings {
     }
 }
 
-/// What the page of a training shows.
+/// The contents of the report of a training.
 #[derive(Clone, Debug)]
 pub struct TrainingPage<'a> {
     /// The title.
@@ -135,29 +137,29 @@ pub struct TrainingPage<'a> {
     pub tool: String,
     /// The command line, as it can be run again.
     pub command: String,
-    /// What teacher, network and tuned network draw.
+    /// Samples of the teacher, and of the network before and after training.
     pub drawings: Drawings,
-    /// How the training went.
+    /// The report of the training.
     pub report: &'a FinetuneReport,
-    /// The cut of the teacher that the network is, where that is known.
+    /// The cut of the teacher that produced the network. `None`: the plan is not known.
     pub cut: Option<(&'a Plan, &'a Outline)>,
-    /// What was used: names and what they stand for.
+    /// What was used: names and values.
     pub used: Vec<[String; 2]>,
 }
 
-/// The loss at every timestep that was visited.
+/// The loss at every timestep that was evaluated.
 #[derive(Clone, Debug)]
 pub struct Losses<'a> {
     /// The losses in the order of the timesteps.
     pub curve: &'a [LossPoint],
-    /// Share of the largest loss below which timesteps do not count; zero where all do.
+    /// Share of the largest loss below which timesteps are not used; zero: all are used.
     pub threshold: f64,
-    /// What was taken for what, where samples come from, one line each.
+    /// The roles of inputs and outputs, the process and the source of the samples, one line each.
     pub lines: Vec<String>,
 }
 
 impl Report<'_> {
-    /// Writes the page.
+    /// Writes the page to a file.
     ///
     /// # Errors
     /// The file can't be written.
@@ -165,7 +167,7 @@ impl Report<'_> {
         crate::files::write_file(path, self.html().as_bytes())
     }
 
-    /// The page.
+    /// Returns the page as HTML.
     pub fn html(&self) -> String {
         page::html(self)
     }

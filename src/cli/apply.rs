@@ -1,4 +1,4 @@
-//! Repeats the cut of a plan.
+//! The command `apply`: repeats the cut of a plan.
 
 use onnx_diffprune::pipelines::Pipeline;
 use onnx_diffprune::plans::{RefitPlan, plan_path};
@@ -31,7 +31,7 @@ fn apply(args: &ApplyArgs, to: &Destination, cli: &Cli, printer: &Printer) -> Re
     let model = to.named(Model::open(network_of(&args.input)?)?);
     let fits = args.refit || args.data.data.is_some();
     let surroundings = Surroundings::of(&args.diffusion, model.path(), fits)?;
-    progress.pause(|| surroundings.tell(printer));
+    progress.pause(|| surroundings.print(printer));
     let diffusion = &surroundings.diffusion;
     let mut files = run_files::of_run(cli);
     run_files::reads_model(&mut files, "IN.onnx", &model);
@@ -47,18 +47,18 @@ fn apply(args: &ApplyArgs, to: &Destination, cli: &Cli, printer: &Printer) -> Re
     let mut plan = Plan::read(&args.plan)?;
     let (changed, refit) = (plan.changed.take(), plan.refit.take());
     if fits && refit.is_none() {
-        return Err(Error::usage("the plan says of no refit, so there is none to repeat")
+        return Err(Error::usage("the plan records no refit that could be repeated")
             .in_file(&args.plan)
-            .hint("the command refit fits a pruned network; apply repeats the cut alone without --refit and --data"));
+            .hint("leave out --refit and --data to repeat the cut alone; the command refit fits a pruned network"));
     }
     let runtime = if args.no_verify && !fits { None } else { Some(open_runtime(cli)?) };
     let note = match (&refit, &changed) {
         (Some(_), _) if !fits => Some(
-            "the weights of the plan were fitted after the cut; what is written is the cut before that (--refit with the \
-             same --data fits again)",
+            "the plan records a refit, which is not repeated: the output is the cut before the refit (to repeat it, give \
+             --refit with the same --data)",
         ),
         (None, Some(_)) => {
-            Some("the plan is of a file whose weights have changed since; what is written is the cut before that")
+            Some("the plan is of a network whose weights were changed after the cut: the output is the cut before that")
         }
         _ => None,
     };
@@ -72,7 +72,7 @@ fn apply(args: &ApplyArgs, to: &Destination, cli: &Cli, printer: &Printer) -> Re
     let to_fold = open_runtime_to_fold(&analysis, runtime, cli)?;
     let cut = analysis.repeat(&plan, &args.plan, to_fold.as_ref())?;
     progress.step("writing");
-    // Of a file the plan is there already; in a folder it lies beside the network, as `verify` looks for it.
+    // A plan file exists already. In a folder, the plan is written beside the network, where `verify` looks for it.
     let mut staged = cut.stage(&to.network)?.with_plan(to.is_folder().then(|| plan_path(&to.network)));
     if let (Some(recorded), Some(runtime), true) = (&refit, &runtime, fits) {
         drop(progress);
@@ -104,7 +104,7 @@ fn apply(args: &ApplyArgs, to: &Destination, cli: &Cli, printer: &Printer) -> Re
     Ok(true)
 }
 
-/// Fits the weights of the cut as the plan says they were fitted.
+/// Repeats the refit that the plan records.
 fn repeat_refit(
     args: &ApplyArgs,
     to: &Destination,
@@ -129,10 +129,10 @@ fn repeat_refit(
     };
     if recorded.drawn.is_some() == score.gradients.data.is_some() {
         let text = match recorded.drawn.is_some() {
-            true => "the weights of the plan were fitted on samples that the network drew",
-            false => "the weights of the plan were fitted on data, and none is given",
+            true => "the refit of the plan used samples that the network generated, but --data is given",
+            false => "the refit of the plan used data, but none is given",
         };
-        let hint = if recorded.drawn.is_some() { "leave out --data" } else { "give the same data with --data" };
+        let hint = if recorded.drawn.is_some() { "leave out --data" } else { "give the same samples with --data" };
         return Err(Error::usage(text).in_file(&args.plan).hint(hint));
     }
     let settings = RefitSettings::repeated(recorded)?;
@@ -149,7 +149,7 @@ fn repeat_refit(
         around: &surroundings.json,
         before: Before::default(),
         checkpoint: None,
-        advice: "without --refit and --data the cut is written as it is",
+        advice: "leave out --refit and --data to write the cut without a refit",
         sources: Vec::new(),
         draws: Err("the cut is refitted"),
     };

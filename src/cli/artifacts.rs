@@ -1,4 +1,4 @@
-//! Writes the artifacts of a training session.
+//! The command `artifacts`: writes the artifacts of a training session.
 
 use std::ops::ControlFlow;
 
@@ -46,8 +46,12 @@ pub(super) fn run(args: &ArtifactsArgs, cli: &Cli, printer: &Printer) -> Result<
         "trained_elements": elements,
     });
     printer.result(&json, || {
-        let mut out = format!("{} weights are trained, {} elements\n", names.len(), human(elements as f64));
-        out += &format!("inputs of a step: {}; target {:?}\n", artifacts.inputs.join(", "), artifacts.target_shape);
+        let mut out = format!("trained weights: {}, with {} elements\n", names.len(), human(elements as f64));
+        out += &format!(
+            "inputs of a training step: {}; shape of the target: {:?}\n",
+            artifacts.inputs.join(", "),
+            artifacts.target_shape
+        );
         files.iter().for_each(|file| out += &format!("wrote {}\n", file.display()));
         out
     });

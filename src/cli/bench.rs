@@ -1,4 +1,4 @@
-//! Times networks beside each other at the sizes that they are deployed at.
+//! The command `bench`: measures the latency of networks side by side, at the sizes of their deployment.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,39 +16,40 @@ use super::printer::{Printer, Watcher, human, percent, table};
 use super::ranks::device;
 use super::surroundings::{Surroundings, network_of};
 
-/// Tokens of a caption of CLIP's text encoder.
+/// Number of tokens in a caption of the CLIP text encoder.
 const TOKENS: usize = 77;
 
-/// Operators of which the times are printed without --verbose.
+/// Number of operators to list without `--verbose`.
 const OPERATORS_SHOWN: usize = 12;
 
 #[derive(Args, Debug)]
 pub(super) struct BenchArgs {
-    /// The networks, for instance an original and what was cut from it; the others are compared with the first.
+    /// The networks to measure, for instance an original and its pruned version. The first is the baseline.
     #[arg(value_name = "MODEL.onnx", required = true)]
     networks: Vec<PathBuf>,
-    /// The size of a symbolic dimension, as the networks are deployed; may be given again.
+    /// The size of a symbolic dimension in the deployment. Can be given several times.
     #[arg(long, value_name = "NAME=N")]
     size: Vec<String>,
-    /// Sizes of the batch to measure at, one after the other, such as 1,2,4.
+    /// Batch sizes to measure, one after the other, such as 1,2,4 [default: that of --size, else 1 for a symbolic
+    /// batch].
     #[arg(long, value_name = "N,N,...", value_delimiter = ',', value_parser = clap::value_parser!(i64).range(1..))]
     batch: Vec<i64>,
-    /// Rounds in which every network runs once; five more come before any is measured.
+    /// Number of measured rounds; every network runs once per round. Five warm-up rounds come first.
     #[arg(long, value_name = "N", default_value_t = 50)]
     runs: usize,
-    /// No further round begins after this time, for each size of the batch.
+    /// Time limit in seconds for each batch size: no round begins after it.
     #[arg(long, value_name = "S", default_value_t = 60.0)]
     seconds: f64,
-    /// Where the networks run: cpu, cuda, cuda:1 or tensorrt [default: cpu].
+    /// The device to run on: cpu, cuda, cuda:1 or tensorrt [default: cpu].
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Let the CPU run what the device can't, instead of failing.
+    /// Run nodes on the CPU that the device does not support, instead of failing.
     #[arg(long)]
     allow_fallback: bool,
-    /// Threads within an operator [default: ONNX Runtime's choice].
+    /// Number of threads within an operator [default: chosen by ONNX Runtime].
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Seed of the inputs, which are drawn.
+    /// Seed of the random inputs.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Do not measure the time by operator.
@@ -59,13 +60,13 @@ pub(super) struct BenchArgs {
 pub(super) fn run(args: &BenchArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     let networks: Vec<Model> =
         args.networks.iter().map(|path| Model::open(network_of(path)?)).collect::<Result<_, _>>()?;
-    // What the pipeline of the first says that has one; captions have 77 tokens where nothing does.
+    // Usual sizes come from the pipeline of the first network that has one; captions have 77 tokens by default.
     let mut usual_sizes = UsualSizes { sample: None, tokens: Some(TOKENS) };
     for network in &networks {
         let around = Surroundings::of(&DiffusionArgs::default(), network.path(), false)?;
         let found = around.diffusion.usual_sizes;
         if found != UsualSizes::default() {
-            around.tell(printer);
+            around.print(printer);
             usual_sizes = UsualSizes { tokens: found.tokens.or(usual_sizes.tokens), ..found };
             break;
         }
@@ -90,7 +91,7 @@ pub(super) fn run(args: &BenchArgs, cli: &Cli, printer: &Printer) -> Result<bool
     if !report.assumed.is_empty() {
         let sizes: Vec<String> = report.assumed.iter().map(|(name, size)| format!("{name}={size}")).collect();
         printer.warning(&format!(
-            "measured at {}, which are not the sizes of a deployment: give those with --size",
+            "measured at assumed sizes, {}: give the sizes of the deployment with --size",
             sizes.join(", ")
         ));
     }
@@ -111,7 +112,7 @@ fn text(report: &BenchReport, is_verbose: bool) -> String {
     parts.join("\n\n")
 }
 
-/// The networks, a row each.
+/// Returns the table of latencies, with one row per network.
 fn latencies(report: &BenchReport, point: &BenchPoint) -> String {
     let of_first = point.networks.first().map_or(f64::NAN, |network| network.latency.median_ms);
     let row = |(path, network): (&PathBuf, &onnx_diffprune::benchmarks::BenchNetwork)| {
@@ -129,9 +130,9 @@ fn latencies(report: &BenchReport, point: &BenchPoint) -> String {
     table(&["network", "median", "p90", "of the first", "peak memory", "runs"], &rows)
 }
 
-/// Times by operator, a column for each network, and what the last takes of the first.
+/// Returns the table of times by operator: columns for each network, and the time of the last relative to the first.
 fn operators(report: &BenchReport, point: &BenchPoint, is_verbose: bool) -> String {
-    // The largest time that any network has.
+    // The largest time of each operator in any network.
     let mut largest: BTreeMap<&str, f64> = BTreeMap::new();
     for time in point.networks.iter().flat_map(|network| &network.operators) {
         let entry = largest.entry(&time.operator).or_default();
@@ -171,7 +172,8 @@ fn operators(report: &BenchReport, point: &BenchPoint, is_verbose: bool) -> Stri
     let mut text = table(&header, &rows);
     if shown < names.len() {
         let rest: f64 = names[shown..].iter().map(|(_, ms)| ms).sum();
-        text += &format!("\n({} more of {rest:.3} ms together at most: --verbose lists them)", names.len() - shown);
+        text +=
+            &format!("\n({} more operators, at most {rest:.3} ms in total: --verbose lists them)", names.len() - shown);
     }
     text
 }

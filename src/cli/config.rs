@@ -1,4 +1,4 @@
-//! From arguments and a configuration file to the options of a cut.
+//! Converts arguments and a configuration file into the options of a cut.
 
 use onnx_diffprune::data::read_text;
 use onnx_diffprune::options::Scope;
@@ -9,18 +9,18 @@ use super::args::PruneArgs;
 use super::gradient_args::GradientArgs;
 
 impl PruneArgs {
-    /// These arguments, completed by those of the configuration file they name.
+    /// Returns these arguments, completed from the configuration file that they name.
     pub(super) fn with_config(&self) -> Result<PruneArgs, Error> {
         let Some(path) = &self.config else {
             return Ok(self.clone());
         };
         let text = read_text(path)?;
         let fail = |error: toml::de::Error| {
-            Error::unreadable(path, format!("not a configuration file: {}", error.message()))
-                .hint("--print-config shows the form")
+            Error::unreadable(path, format!("not a valid configuration file: {}", error.message()))
+                .hint("--print-config prints a file in the expected form")
         };
         let mut merged: toml::Table = toml::from_str(&text).map_err(fail)?;
-        // Checked for itself, so that a mistake in the file is not taken for one on the command line.
+        // The file is checked by itself first, so that an error in it is not reported as one on the command line.
         let _: PruneArgs = merged.clone().try_into().map_err(fail)?;
         let own =
             toml::Table::try_from(self).map_err(|error| Error::usage(format!("the options can't be read: {error}")))?;
@@ -37,7 +37,7 @@ impl PruneArgs {
         Ok(merged)
     }
 
-    /// The arguments as a configuration file, defaults spelled out; a target that was not given stays open.
+    /// Returns the arguments as a configuration file with all defaults. A target that is not given is left out.
     pub(super) fn to_config(&self) -> Result<String, Error> {
         let has_target = self.ratio.is_some() || self.target_macs.is_some() || self.target_params.is_some();
         let ratio = if has_target { self.ratio } else { Some(0.0) };
@@ -64,7 +64,7 @@ impl PruneArgs {
         toml::to_string(&spelled).map_err(|error| Error::usage(format!("the options can't be printed: {error}")))
     }
 
-    /// How channels are scored, but for what the gradients are taken of.
+    /// Returns how channels are scored, without the network and the data of the gradients.
     pub(super) fn score_options(&self) -> Result<ScoreOptions, Error> {
         let of = &self.gradients;
         let defaults = GradientSettings::default();
@@ -88,7 +88,7 @@ impl PruneArgs {
         })
     }
 
-    /// Which channels go.
+    /// Returns which channels are removed.
     pub(super) fn cut_options(&self) -> Result<CutOptions, Error> {
         let share = |name: &str, value: f64| match value > 0.0 && value <= 1.0 {
             true => Ok(value),
@@ -105,7 +105,9 @@ impl PruneArgs {
                 ));
             }
             _ => {
-                return Err(Error::usage("expected one of ratio, target-macs and target-params, found several"));
+                return Err(Error::usage(
+                    "expected only one of --ratio, --target-macs and --target-params, found several",
+                ));
             }
         };
         let mut options = CutOptions::new(target);
@@ -121,7 +123,7 @@ impl PruneArgs {
         };
         if let Some(align) = &self.align {
             if self.round_to.is_some_and(|multiple| multiple > 1) {
-                return Err(Error::usage("--align and --round-to both say how wide axes are: give one of them"));
+                return Err(Error::usage("--align and --round-to both set the widths of axes: give only one of them"));
             }
             (options.round_to, options.evens_norm_groups) = (aligned_width(align)?, true);
             options.round_heads_to = ALIGNED_HEADS;
@@ -138,7 +140,7 @@ impl PruneArgs {
     }
 }
 
-/// Puts the entries of one table over those of another, tables within tables.
+/// Merges the entries of `over` into `base`, which they replace; tables are merged recursively.
 fn overlay(base: &mut toml::Table, over: toml::Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
@@ -150,6 +152,7 @@ fn overlay(base: &mut toml::Table, over: toml::Table) {
     }
 }
 
+/// Checks that `ratio` is a share of channels in [0, 1); `name` is the option that an error names.
 pub(super) fn check_ratio(name: &str, ratio: f64) -> Result<f64, Error> {
     if (0.0..1.0).contains(&ratio) {
         return Ok(ratio);
@@ -158,12 +161,14 @@ pub(super) fn check_ratio(name: &str, ratio: f64) -> Result<f64, Error> {
         .hint("0.5 removes half of the channels of every group"))
 }
 
-/// Dimensions of a head in every alignment: products of attention are in half precision also where layers are in int8, and
-/// registers of eight numbers are all that they fill.
+/// The multiple of head sizes in every alignment. The matrix products of attention run in half precision even if the
+/// layers are in int8, and half precision only needs multiples of eight.
 const ALIGNED_HEADS: usize = 8;
 
-/// The multiple that widths are for a runtime: eights fill the tensor cores of GPUs in half precision, 32 those in int8; ONNX
-/// Runtime and OpenVINO block channels by the width of the CPU's registers, 16 numbers in AVX-512.
+/// Returns the multiple of widths that suits a runtime.
+///
+/// Multiples of 8 fill the tensor cores of GPUs in half precision, multiples of 32 those in int8. ONNX Runtime and
+/// OpenVINO block channels by the register width of the CPU: 16 numbers in AVX-512.
 fn aligned_width(text: &str) -> Result<usize, Error> {
     let (target, precision) =
         text.split_once(':').map_or((text, None), |(target, precision)| (target, Some(precision)));
@@ -176,16 +181,17 @@ fn aligned_width(text: &str) -> Result<usize, Error> {
         None if width > 0 => Ok(width),
         Some("int8") if width > 0 => Ok(32),
         _ => Err(Error::usage(format!(
-            "--align: expected tensorrt, ort-cuda, openvino or cpu, with :int8 after it or without, found {text:?}"
+            "--align: expected tensorrt, ort-cuda, openvino or cpu, optionally with :int8 appended, found {text:?}"
         ))),
     }
 }
 
+/// Parses the regular expression of the option `name`.
 pub(super) fn pattern(name: &str, text: &str) -> Result<Regex, Error> {
     Regex::new(text).map_err(|error| Error::usage(format!("{name}: {text:?} is not a regular expression: {error}")))
 }
 
-/// Sizes of symbolic dimensions, given as NAME=N.
+/// Parses sizes of symbolic dimensions, given as NAME=N.
 pub(super) fn parse_sizes(texts: &[String]) -> Result<Sizes, Error> {
     texts
         .iter()

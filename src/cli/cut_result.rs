@@ -1,4 +1,4 @@
-//! What a cut and its verification are shown as: text, JSON, and the page of `--report`.
+//! Shows a cut and its verification: as text, as JSON, and on the page of `--report`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,33 +16,33 @@ use super::printer::{human, percent, table};
 use super::report_page::PageParts;
 use super::{finetune, gradient_args, refit_args};
 
-/// Reasons for which channel groups stay whole that are listed, and groups that are named for each.
+/// Number of reasons for keeping channel groups whole to list, and of groups to name for each.
 const REASONS_SHOWN: usize = 12;
 const NAMES_SHOWN: usize = 2;
 
-/// A cut, as far as it got.
+/// A cut with the results of the stages that have run.
 #[derive(Clone, Copy)]
 pub(super) struct Shown<'a> {
     pub(super) cut: &'a Cut,
     pub(super) gradients: Option<&'a GradientReport>,
     pub(super) refit: Option<&'a RefitReport>,
     pub(super) training: Option<&'a FinetuneReport>,
-    /// That of the cut, before weights were fitted.
+    /// The verification of the cut before its weights were fitted.
     pub(super) cut_verification: Option<&'a VerifyReport>,
     pub(super) verification: Option<&'a VerifyReport>,
-    /// Of original and pruned file.
+    /// The latencies of original and pruned network.
     pub(super) latencies: Option<&'a CutLatency>,
-    /// Where the pruned file and its plan are.
+    /// The paths of the pruned file and its plan. `None`: nothing was written.
     pub(super) written: Option<(&'a Path, Option<&'a Path>)>,
-    /// Bytes of the pruned file and its external data.
+    /// Bytes of the pruned file with its external data.
     pub(super) bytes: Option<u64>,
-    /// Whether lists are printed whole.
+    /// Whether lists are printed in full.
     pub(super) verbose: bool,
-    /// Data files that the replaced file named and that are gone with it.
+    /// External data files that only the replaced file named, and that were removed with it.
     pub(super) removed: &'a [PathBuf],
-    /// The pipeline that the network belongs to, as it is told of; null where there is none.
+    /// The pipeline that the network belongs to, as JSON; null if there is none.
     pub(super) around: &'a serde_json::Value,
-    /// What a page shows beside.
+    /// The parts of the HTML page besides the cut.
     pub(super) page: Option<&'a PageParts>,
 }
 
@@ -65,7 +65,7 @@ impl<'a> Shown<'a> {
         }
     }
 
-    /// The cut as JSON.
+    /// Returns the cut as JSON.
     pub(super) fn summary(&self) -> serde_json::Value {
         let (cut, latencies) = (self.cut, self.latencies);
         let model = cut.model();
@@ -113,7 +113,7 @@ impl<'a> Shown<'a> {
         })
     }
 
-    /// Quantities before and after, as the tables show them.
+    /// Returns the rows of the cost table: name, value before, value after, share that is kept.
     pub(super) fn cost_rows(&self) -> Vec<Vec<String>> {
         let (before, after) = (self.cut.before(), self.cut.after());
         let count = |name: &str, a: f64, b: f64, unit: &str| {
@@ -133,7 +133,8 @@ impl<'a> Shown<'a> {
             && let [a, b, ..] = latencies.networks.as_slice()
         {
             let ms = |latency: &Latency| format!("{:.2} ms", latency.median_ms);
-            // Sizes decide which operators take the time, so that small ones that nobody gave must not pass for the network's.
+            // Latency depends on sizes. Sizes above 1 are shown, so that no reader takes a latency at small default
+            // sizes for that of the deployment.
             let sizes = latencies.sizes.iter().filter(|(name, size)| **size > 1 && !name.starts_with('?'));
             let sizes: Vec<String> = sizes.map(|(name, size)| format!("{name}={size}")).collect();
             let at = if sizes.is_empty() { String::new() } else { format!(" at {}", sizes.join(", ")) };
@@ -142,7 +143,7 @@ impl<'a> Shown<'a> {
         rows
     }
 
-    /// The cut as text.
+    /// Returns the cut as text.
     pub(super) fn text(&self) -> String {
         let cut = self.cut;
         let rows = self.cost_rows();
@@ -166,7 +167,7 @@ impl<'a> Shown<'a> {
             costs += &format!("\n(counted at {})", sizes.join(", "));
         }
         parts.push(costs);
-        parts.extend(staying_text(&cut.plan().groups));
+        parts.extend(kept_groups_text(&cut.plan().groups));
         if let Some(gradients) = self.gradients {
             parts.push(gradient_args::text(gradients));
         }
@@ -188,18 +189,18 @@ impl<'a> Shown<'a> {
     }
 }
 
-/// Says that a data file is gone with the file that named it.
+/// Reports that an external data file was removed with the file that named it.
 pub(super) fn removed_text(path: &Path) -> String {
-    format!("removed {}, which only the replaced file named", path.display())
+    format!("removed {}: only the replaced file used it", path.display())
 }
 
-/// The channel groups that stay whole, by their reasons.
-fn staying_text(groups: &[GroupPlan]) -> Option<String> {
+/// Lists the channel groups that keep all channels, by reason.
+fn kept_groups_text(groups: &[GroupPlan]) -> Option<String> {
     let mut by_reason: Vec<(&str, Vec<String>)> = Vec::new();
     let mut count = 0;
     for group in groups {
         let Some(reason) = &group.reason else { continue };
-        // The reason ends with the node, by which it differs from group to group.
+        // The reason ends with the node, which differs between groups.
         let reason = reason.rsplit_once(" (node ").map_or(reason.as_str(), |(text, _)| text);
         let plural = if group.channels == 1 { "" } else { "s" };
         let name = format!("{} ({} channel{plural})", printable(&group.name), group.channels);
@@ -212,7 +213,7 @@ fn staying_text(groups: &[GroupPlan]) -> Option<String> {
     if by_reason.is_empty() {
         return None;
     }
-    let mut text = format!("channel groups that stay whole ({count}; inspect lists all):");
+    let mut text = format!("channel groups that keep all channels ({count}; inspect lists all):");
     for (reason, names) in by_reason.iter().take(REASONS_SHOWN) {
         text += &format!("\n  {}: {}", printable(reason), names[..names.len().min(NAMES_SHOWN)].join(", "));
         if names.len() > NAMES_SHOWN {
@@ -225,8 +226,8 @@ fn staying_text(groups: &[GroupPlan]) -> Option<String> {
     Some(text)
 }
 
-/// The worst errors of runs that passed, each beside what it is allowed: outputs too small for the relative tolerance are
-/// within the absolute one.
+/// Describes the worst errors of runs that passed, each with its tolerance. Outputs too small for the relative
+/// tolerance are held to the absolute one.
 fn errors_text(runs: &[&RunReport], rtol: f64, atol: f64) -> String {
     let outputs = || runs.iter().flat_map(|run| &run.outputs).filter(|output| output.moved_by_rounding.is_none());
     let worst = |errors: &mut dyn Iterator<Item = f64>| errors.reduce(f64::max);
@@ -239,19 +240,19 @@ fn errors_text(runs: &[&RunReport], rtol: f64, atol: f64) -> String {
     texts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
-/// What the comparison of single values amounts to.
+/// Describes the comparison of single values.
 fn values_text(values: &ValuesReport, all: bool) -> String {
     let mut text = format!(
-        "every node on the original's values: {} values, worst relative error {:.1e}",
+        "every node run on the original's values: {} values compared, worst relative error {:.1e}",
         values.compared, values.worst_relative
     );
     if values.opened > 0 {
-        text += &format!("; {} of them had to be shown on noise", values.opened);
+        text += &format!("; {} of them on random inputs of their nodes", values.opened);
     }
     let unproven = values.unproven.len();
     if unproven > 0 {
         text += &format!(
-            "\nnothing is proved of {unproven} of them: constant, not finite, or of a size that follows from others"
+            "\n{unproven} of them prove nothing: they are constant, not finite, or of a size that follows from others"
         );
         if all {
             for value in &values.unproven {
@@ -264,9 +265,9 @@ fn values_text(values: &ValuesReport, all: bool) -> String {
     text
 }
 
-/// The outputs whose agreement proves nothing in some run.
+/// Names the outputs whose agreement proves nothing in some run.
 fn open_outputs_text(runs: &[RunReport]) -> Option<String> {
-    // A note tells of those that differ as rounding does.
+    // A note of the report names the outputs that differ by no more than rounding.
     let is_open = |output: &&OutputError| !output.conclusive && output.moved_by_rounding.is_none();
     let open = runs.iter().flat_map(|run| &run.outputs).filter(is_open);
     let open: BTreeSet<String> = open.map(|output| printable(&output.output).into_owned()).collect();
@@ -280,10 +281,10 @@ fn open_outputs_text(runs: &[RunReport]) -> Option<String> {
     }
 }
 
-/// Nodes that are named for each operator, where not all are asked for.
+/// Number of nodes to name for each operator without `--verbose`.
 const STAND_INS_SHOWN: usize = 3;
 
-/// The nodes for which standard operators stood in, by operator.
+/// Names the nodes that were replaced by standard operators, by operator.
 fn stand_ins_text(nodes: &[StandIn], all: bool) -> Option<String> {
     let mut by_op: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     nodes.iter().for_each(|node| by_op.entry(&node.op).or_default().push(printable(&node.node).into_owned()));
@@ -296,14 +297,14 @@ fn stand_ins_text(nodes: &[StandIn], all: bool) -> Option<String> {
     let listed: Vec<String> = by_op.into_iter().map(of_op).collect();
     (!listed.is_empty()).then(|| {
         format!(
-            "standard operators stood in for {} nodes for which ONNX Runtime has no kernel on the CPU: {}",
+            "standard operators replaced {} nodes in the run, as ONNX Runtime has no CPU kernel for them: {}",
             nodes.len(),
             listed.join(", ")
         )
     })
 }
 
-/// The result of verification in a few lines; all values of which nothing is proved, where `all` are to be listed.
+/// Describes the result of verification in a few lines; if `all` is set, with all values that prove nothing.
 pub(super) fn verification_text(report: &VerifyReport, all: bool) -> String {
     if let Some(failure) = report.failure_text() {
         let notes = report.notes.iter().map(|note| format!("note: {note}"));
@@ -316,7 +317,7 @@ pub(super) fn verification_text(report: &VerifyReport, all: bool) -> String {
         ((true, false, false), " computed in float32"),
         ((false, true, false), " without rounding of activations"),
         ((true, true, false), " computed in float32 without rounding of activations"),
-        ((false, false, true), " as it was converted"),
+        ((false, false, true), " in the converted form"),
     ];
     for (form, precision) in forms {
         let is_it = |run: &&RunReport| (run.widened, run.unrounded, run.converted) == form;
@@ -344,8 +345,8 @@ pub(super) fn verification_text(report: &VerifyReport, all: bool) -> String {
     lines.extend(stand_ins_text(&report.stand_ins, all));
     if let Some(unchanged) = &report.unchanged {
         lines.push(format!(
-            "compared without a run: {} nodes are the original's ({} of them with other sizes), {} constants the original's \
-             or their kept part",
+            "compared without a run: {} nodes equal the original's ({} of them with other sizes), {} constants equal the \
+             original's or their kept part",
             unchanged.nodes, unchanged.edited, unchanged.constants
         ));
     }
@@ -398,13 +399,13 @@ mod tests {
         nodes.push(node(9, "m.BiasAdd"));
         let text = |all: bool| stand_ins_text(&nodes, all).unwrap_or_default();
         assert!(text(false).ends_with("m.BiasAdd (n9), m.GroupNorm (n0, n1, n2 and 2 more)"), "{}", text(false));
-        assert!(text(false).contains("for 6 nodes"), "{}", text(false));
+        assert!(text(false).contains(" 6 nodes"), "{}", text(false));
         assert!(text(true).ends_with("m.GroupNorm (n0, n1, n2, n3, n4)"), "{}", text(true));
         assert_eq!(stand_ins_text(&[], true), None);
     }
 
     #[test]
-    fn no_error_is_shown_beside_what_it_exceeds() {
+    fn no_error_is_shown_with_a_tolerance_that_it_exceeds() {
         let text = |errors: &[(f64, f64)]| errors_text(&[&run(errors)], 1e-4, 1e-6);
         assert_eq!(text(&[(2e-7, 1e-7), (3e-6, 1e-5)]), "worst relative error 3.0e-6 (allowed 1e-4)");
         assert_eq!(text(&[(1.0, 5e-8)]), "worst absolute error of tiny outputs 5.0e-8 (allowed 1e-6)");

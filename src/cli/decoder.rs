@@ -1,4 +1,4 @@
-//! What the decoder of a pipeline is scored and fitted on: latents as its denoiser makes them.
+//! The samples that the decoder of a pipeline is scored and fitted on: latents as its denoiser generates them.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -12,25 +12,27 @@ use super::args::PruneArgs;
 use super::printer::{Printer, Watcher};
 use super::surroundings::Surroundings;
 
-/// Latents that are drawn from the denoiser, and steps for each.
+/// Number of latents to generate with the denoiser, and of sampling steps for each.
 const DRAWN: usize = 40;
 const STEPS: usize = 10;
 
-/// Latents of the data that are taken where nothing is said, at most.
+/// Default maximum number of latents to take from the data.
 const MOST_LATENTS: usize = 512;
 
-/// Latents along an edge, at most: a decoder is the same at every place, and a smaller image shows it enough of them.
+/// Maximum height and width of generated latents. A decoder computes the same at every position, so a smaller image
+/// shows enough of them.
 const MOST_EDGE: usize = 32;
 
-/// The factor of Stable Diffusion 1 and 2, which diffusers takes where a configuration says nothing.
+/// The scaling factor of Stable Diffusion 1 and 2, which diffusers uses if the configuration has none.
 const USUAL_FACTOR: f64 = 0.18215;
 
 impl PruneArgs {
-    /// The arguments for a decoder: scored by curvature, on latents of `--data` or of the pipeline's own denoiser.
+    /// Returns the arguments for a decoder. It is scored by curvature, on latents of `--data` or of the denoiser of the
+    /// pipeline.
     ///
     /// # Errors
     /// Data that can't be read.
-    pub(super) fn of_decoder(
+    pub(super) fn for_decoder(
         mut self,
         pipeline: &Pipeline,
         decoder: &Component,
@@ -43,13 +45,13 @@ impl PruneArgs {
             self.criterion = Some(CriterionOption::Hessian);
             if criterion != CriterionOption::Hessian {
                 printer.note(&format!(
-                    "criterion:    hessian for {}: the loss of a decoder, its output beside what it gave, has curvature \
-                     and no slope",
+                    "criterion:    hessian for {}: the loss of a decoder, the difference to its original output, has \
+                     curvature but no gradient",
                     decoder.name
                 ));
             }
         }
-        // Latents cost the denoiser some work: there are none where nothing needs them.
+        // Generating latents takes time, so it is skipped if no stage needs them.
         let samples = match criterion.needs_gradients() || refits {
             true => latents(&self, pipeline, decoder, runtime()?, printer)?,
             false => drawn(pipeline, scale(decoder)),
@@ -61,24 +63,25 @@ impl PruneArgs {
     }
 }
 
-/// What latents are multiplied by before they are given to the denoiser, and what is subtracted before.
+/// Returns the scaling factor and the shift of latents: the denoiser works on `(latent - shift) * factor`.
 fn scale(decoder: &Component) -> (f64, f64) {
     let factor = decoder.config.scaling_factor.filter(|factor| *factor != 0.0 && factor.is_finite());
     (factor.unwrap_or(USUAL_FACTOR), decoder.config.shift_factor.unwrap_or(0.0))
 }
 
-/// The size of latents that are drawn.
+/// Returns height and width of generated latents.
 fn edges(pipeline: &Pipeline) -> Option<(usize, usize)> {
     let (height, width) = pipeline.denoiser().config.sample_size?;
     Some((height.min(MOST_EDGE), width.min(MOST_EDGE)))
 }
 
-/// Normally distributed latents.
+/// Returns normally distributed latents.
 fn drawn(pipeline: &Pipeline, (factor, shift): (f64, f64)) -> OutputSamples {
     OutputSamples::Drawn { mean: 0.0, deviation: 1.0, edges: edges(pipeline) }.as_decoded(factor, shift)
 }
 
-/// The latents of the data; else those that the denoiser draws; else normally distributed ones, where it can't.
+/// Returns the latents of the data. Without data, they are generated with the denoiser, or normally distributed if that
+/// fails.
 fn latents(
     args: &PruneArgs,
     pipeline: &Pipeline,
@@ -99,14 +102,14 @@ fn latents(
         Ok((values, source)) => Ok(OutputSamples::Given { values: Arc::new(values), source }.as_decoded(factor, shift)),
         Err(error) => {
             printer.warning(&format!(
-                "the denoiser draws no latents for the decoder, normal ones take their place: {error}"
+                "the denoiser could not generate latents for the decoder, normally distributed latents are used: {error}"
             ));
             Ok(drawn(pipeline, (factor, shift)))
         }
     }
 }
 
-/// Latents that the denoiser of the pipeline draws, with the prompts if there are any.
+/// Generates latents with the denoiser of the pipeline, with the prompts if there are any.
 fn sampled(
     args: &PruneArgs,
     pipeline: &Pipeline,
@@ -128,13 +131,14 @@ fn sampled(
         ..SampleOptions::default()
     };
     let mut watcher =
-        Watcher::new(printer, |stage| (stage == Stage::Sampling).then_some("drawing latents for the decoder"));
+        Watcher::new(printer, |stage| (stage == Stage::Sampling).then_some("generating latents for the decoder"));
     let drawn = network.sample(&runtime, &sampling, &mut |progress| match progress {
-        // What is told of the denoiser was told before.
+        // The lines about the denoiser were printed before.
         Progress::Network(_) => ControlFlow::Continue(()),
         other => watcher.see(other),
     })?;
     let (dims, values) = (drawn.values.shape().to_vec(), drawn.values.iter().copied().collect());
-    let source = format!("{DRAWN} latents drawn from {} by DPM-Solver++ 2M ({STEPS} steps)", pipeline.denoiser().name);
+    let source =
+        format!("{DRAWN} latents generated with {} by DPM-Solver++ 2M ({STEPS} steps)", pipeline.denoiser().name);
     Ok((Array { dims, data: ArrayData::F32(values) }, source))
 }

@@ -1,4 +1,4 @@
-//! Makes a network ready for a runtime.
+//! The command `deploy`: prepares a network for a runtime.
 
 use std::path::{Path, PathBuf};
 
@@ -16,68 +16,71 @@ use super::printer::{Printer, Watcher, human, percent, table};
 use super::surroundings::{Surroundings, network_of};
 use super::{open_runtime, run_files};
 
-/// Nodes that stay in float32 that are printed without --verbose.
+/// Number of nodes kept in float32 to list without `--verbose`.
 const KEPT_SHOWN: usize = 12;
 
 #[derive(Args, Debug)]
 pub(super) struct DeployArgs {
-    /// The network, or the folder of a pipeline: its denoiser is made ready and everything else copied.
+    /// The network, or the folder of a pipeline: its denoiser is prepared and all other files are copied.
     #[arg(value_name = "IN")]
     input: PathBuf,
-    /// The folder for the network, a README with commands, and what the target's tools read; made where there is none.
+    /// The folder for the network, a README with commands, and files for the tools of the target; created if it does
+    /// not exist.
     #[arg(value_name = "BUNDLE")]
     output: PathBuf,
-    /// What runs the network.
+    /// The runtime that will run the network.
     #[arg(long, value_enum)]
     target: DeployTarget,
-    /// The precision [default: float16; float32 for openvino and cpu].
+    /// Precision of the network [default: float16; float32 for openvino and cpu].
     #[arg(long, value_enum)]
     precision: Option<DeployPrecision>,
-    /// The type of the network's inputs and outputs; float16 stands for half precision of either kind [default: float32; that of
-    /// the network with --io demodiffusion and webnn].
+    /// Element type of the network's floating point inputs and outputs; float16 means half precision of either kind
+    /// [default: float32; with --io demodiffusion and webnn, that of the network].
     #[arg(long, value_enum)]
     io_precision: Option<Interface>,
-    /// The names, ranks and types of inputs and outputs that a program expects [default: those of the network].
+    /// The program whose names, ranks and types the inputs and outputs follow [default: those of the network].
     #[arg(long, value_enum)]
     io: Option<Loader>,
-    /// Sizes of symbolic dimensions: NAME=N, NAME=MIN..MAX or NAME=MIN..OPT..MAX, several with commas between. Engines are
-    /// built for them [default: a batch of 1..2..8, latents of 64 x 64, 77 tokens].
+    /// Sizes of symbolic dimensions: NAME=N, NAME=MIN..MAX or NAME=MIN..OPT..MAX, with commas between several. Engines
+    /// are built for them [default: a batch of 1..2..8, latents of 64 x 64, 77 tokens].
     #[arg(long, value_name = "NAME=SIZES,...", value_delimiter = ',')]
     profile: Vec<String>,
-    /// The size of a symbolic dimension, where the profile does not say it; may be given again.
+    /// The size of a symbolic dimension that the profile does not set. Can be given several times.
     #[arg(long, value_name = "NAME=N")]
     size: Vec<String>,
-    /// Build the engine into the bundle, for tensorrt and tensorrt-rtx: with trtexec or tensorrt_rtx on the PATH, or a Python that
-    /// has the bindings.
+    /// Build the engine into the bundle (tensorrt and tensorrt-rtx only). This needs trtexec or tensorrt_rtx on the
+    /// PATH, or a Python with the bindings.
     #[arg(long)]
     engine: bool,
-    /// The compute capabilities that an engine of TensorRT for RTX is for, such as 8.9,12.0 [default: 8.0 and later].
+    /// Compute capabilities to build an engine of TensorRT for RTX for, such as 8.9,12.0 [default: 8.0 and later].
     #[arg(long, value_name = "N.N,...", value_delimiter = ',', requires = "engine")]
     compute_capability: Vec<Capability>,
-    /// The Python whose tensorrt or tensorrt_rtx builds the engine [default: programs and the Python on the PATH].
+    /// The Python whose tensorrt or tensorrt_rtx package builds the engine [default: programs and the Python on the
+    /// PATH].
     #[arg(long, value_name = "PATH", requires = "engine")]
     python: Option<PathBuf>,
-    /// Keep the nodes whose name matches in float32; in int8 also layers by the names of their weights. May be given again.
+    /// Keep the nodes whose name matches in float32; with int8, also layers whose weight has a matching name. Can be
+    /// given several times.
     #[arg(long, value_name = "REGEX")]
     keep: Vec<String>,
-    /// How the ranges of activations in int8 are chosen.
+    /// How the ranges of activations are calibrated for int8.
     #[arg(long, value_enum, default_value = "min-max")]
     calibration: Calibration,
-    /// The largest mean squared error of int8, as a share of the denoising loss or of the mean square of the prediction,
-    /// whichever is less: the layers that cost most stay in float32.
+    /// Largest mean squared error of int8, relative to the denoising loss or to the mean square of the prediction,
+    /// whichever is smaller. The layers with the largest errors are kept in float32.
     #[arg(long, value_name = "SHARE", default_value_t = 0.01, allow_hyphen_values = true)]
     budget: f64,
-    /// The number of clean samples on which the network is run.
+    /// Number of clean samples to run the network on, to find the ranges of values and to compare outputs.
     #[arg(long, value_name = "N", default_value_t = 16)]
     count: usize,
-    /// The number of timesteps, spread evenly over the schedule.
+    /// Number of timesteps to run, spread evenly over the schedule.
     #[arg(long, value_name = "N", default_value_t = 10)]
     timesteps: usize,
     /// Seed of the choice of samples and of all noise.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Conditioning, or inputs of a network that does not denoise: arrays by the names of the network's inputs. What is not
-    /// given is drawn.
+    /// Conditioning, or the inputs of a network that does not denoise: arrays with the names of the network's inputs.
+    /// Inputs that are not given are random.
     #[arg(long, value_name = "FILE.npz")]
     inputs: Option<PathBuf>,
     #[command(flatten)]
@@ -86,7 +89,7 @@ pub(super) struct DeployArgs {
     diffusion: DiffusionArgs,
 }
 
-/// The type of inputs and outputs.
+/// The element type of inputs and outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Interface {
     #[value(alias = "fp32")]
@@ -105,8 +108,10 @@ impl DeployArgs {
 
     fn engine(&self) -> Result<Option<EngineOptions>, Error> {
         if !self.compute_capability.is_empty() && self.target != DeployTarget::TensorrtRtx {
-            return Err(Error::usage("--compute-capability: engines of TensorRT are for the GPU that builds them")
-                .hint("--target tensorrt-rtx builds for others"));
+            return Err(Error::usage(
+                "--compute-capability: an engine of TensorRT only runs on the kind of GPU that builds it",
+            )
+            .hint("use --target tensorrt-rtx to build for other GPUs, or leave out --compute-capability"));
         }
         let (capabilities, python) = (self.compute_capability.clone(), self.python.clone());
         Ok(self.engine.then_some(EngineOptions { capabilities, python }))
@@ -134,7 +139,7 @@ impl DeployArgs {
     }
 }
 
-/// A dimension with its sizes, `batch=1..4`.
+/// Parses a dimension with its sizes, such as `batch=1..4`.
 fn named_size(text: &str) -> Result<(String, String), Error> {
     let form = || Error::usage(format!("--profile: expected NAME=SIZES, found {text:?}"));
     let (name, sizes) = text.rsplit_once('=').ok_or_else(form)?;
@@ -143,10 +148,10 @@ fn named_size(text: &str) -> Result<(String, String), Error> {
 
 fn text_of(stage: Stage) -> Option<&'static str> {
     match stage {
-        Stage::Sampling => Some("drawing samples"),
+        Stage::Sampling => Some("generating samples"),
         Stage::Losses => Some("measuring the denoising loss"),
-        Stage::Converting => Some("watching values"),
-        Stage::Comparing => Some("measuring what each layer costs in int8"),
+        Stage::Converting => Some("observing the ranges of values"),
+        Stage::Comparing => Some("measuring the error of each layer in int8"),
         Stage::Verifying => Some("comparing outputs"),
         Stage::Building => Some("building the engine"),
         _ => None,
@@ -157,9 +162,9 @@ pub(super) fn run(args: &DeployArgs, cli: &Cli, printer: &Printer) -> Result<boo
     let pipeline = Pipeline::is_meant(&args.input).then(|| Pipeline::open(&args.input)).transpose()?;
     let input = network_of(&args.input)?;
     let surroundings = Surroundings::of(&args.diffusion, &input, true)?;
-    surroundings.tell(printer);
+    surroundings.print(printer);
     let model = Model::open(&input)?;
-    // What would fail at the end fails at the start.
+    // Conflicts between files are reported before anything is computed.
     let mut files = run_files::of_run(cli);
     run_files::reads_model(&mut files, "IN.onnx", &model);
     let (inputs, scheduler) = (args.inputs.as_deref(), args.diffusion.scheduler_config.as_deref());
@@ -226,15 +231,15 @@ fn text(report: &DeployReport, is_verbose: bool) -> String {
         .distances
         .iter()
         .map(|distance| {
-            format!("{}: relative error {:.2e}, at worst {:.2e}", distance.output, distance.relative, distance.worst)
+            format!("{}: relative error {:.2e}, worst {:.2e}", distance.output, distance.relative, distance.worst)
         })
         .collect();
-    parts.push(format!("{}\non {}", distances.join("\n"), report.samples));
+    parts.push(format!("{}\nmeasured on {}", distances.join("\n"), report.samples));
     if let Some(half) = &report.half {
         let mut text = format!("{} nodes in {}, {} casts", half.half, report.precision.name(), half.casts);
         let shown = if is_verbose { half.kept.len() } else { half.kept.len().min(KEPT_SHOWN) };
         if !half.kept.is_empty() {
-            text += &format!("; in float32 stay {}:", half.kept.len());
+            text += &format!("; {} kept in float32:", half.kept.len());
         }
         for kept in &half.kept[..shown] {
             text += &format!("\n  {} ({}): {}", kept.node, kept.op, kept.reason);
@@ -246,11 +251,11 @@ fn text(report: &DeployReport, is_verbose: bool) -> String {
     }
     if let Some(int8) = &report.int8 {
         let mut text = format!(
-            "{} layers in int8; the output moves by {:.2e} (mean square), by {:.2e} with all layers in int8",
+            "{} layers in int8; mean squared error of the output {:.2e}, and {:.2e} with all layers in int8",
             int8.quantized, int8.difference, int8.difference_of_all
         );
         if !int8.kept.is_empty() {
-            text += &format!("; in float32 stay {}:", int8.kept.len());
+            text += &format!("; {} kept in float32:", int8.kept.len());
         }
         let shown = if is_verbose { int8.kept.len() } else { int8.kept.len().min(KEPT_SHOWN) };
         for kept in &int8.kept[..shown] {

@@ -1,4 +1,5 @@
-//! Where a command writes its network: a file, or the folder of a pipeline, in which the denoiser is new and all else a copy.
+//! Where a command writes its network: to a file, or into the folder of a pipeline, in which the denoiser is new and
+//! all other files are copies.
 
 use std::path::{Path, PathBuf};
 
@@ -9,26 +10,26 @@ use serde_json::json;
 use super::folder::{base_beside, is_file_name};
 use super::printer::Printer;
 
-/// The place of a network that is written.
+/// The paths that a command writes a network to.
 pub(super) struct Destination {
-    /// The file that is written, in a hidden folder where a pipeline is.
+    /// The file that is written. For a pipeline, it is in a hidden folder.
     pub(super) network: PathBuf,
-    /// The same in its place.
+    /// The final path of the same file, which messages show.
     pub(super) shown: PathBuf,
-    /// What checkpoints are named after.
+    /// The path that checkpoints are named after.
     pub(super) base: PathBuf,
-    /// The report, if there is one.
+    /// The path of the report. `None`: no report is written.
     pub(super) report: Option<PathBuf>,
-    /// The folder, with its place.
+    /// The output folder of a pipeline with its final path. `None`: the output is a file.
     folder: Option<(PipelineOutput, PathBuf)>,
 }
 
 impl Destination {
-    /// The place of a network that is made of the one in `from`, a file or the folder of a pipeline. Of a folder the output
-    /// is a folder too, unless it has the name of a model's file.
+    /// Returns the destination of a network that is computed from the one in `from`, a file or the folder of a pipeline. If
+    /// `from` is a folder, the output is a folder too, unless its name ends with `.onnx`.
     ///
     /// # Errors
-    /// A folder that is no pipeline; a place that is taken.
+    /// `from` is a folder but no pipeline, or the output folder can't be used.
     pub(super) fn of(from: &Path, output: &Path, report: Option<&Path>) -> Result<Self, Error> {
         if !Pipeline::is_meant(from) || is_file_name(output) {
             let [network, shown, base] = [(); 3].map(|()| output.to_owned());
@@ -46,21 +47,21 @@ impl Destination {
         })
     }
 
-    /// Whether it is the folder of a pipeline.
+    /// Whether the output is the folder of a pipeline.
     pub(super) fn is_folder(&self) -> bool {
         self.folder.is_some()
     }
 
-    /// The model whose data file keeps its name in a pipeline.
+    /// Returns the model; in a pipeline, its external data file will keep its name.
     pub(super) fn named(&self, model: Model) -> Model {
         if self.is_folder() { model.keeping_data_name() } else { model }
     }
 
-    /// Has `write` write the network, then copies what else is in the pipeline and moves the folder to its place. The
-    /// results are told when all is there.
+    /// Calls `write` to write the network, then copies the other files of the pipeline and moves the folder to its final
+    /// path. The results are printed after that.
     ///
     /// # Errors
-    /// What `write` says, with the places of files in the end; a file that can't be copied.
+    /// The error of `write`, with final paths in its message; a file that can't be copied.
     pub(super) fn fill(
         self,
         printer: &Printer,
@@ -90,7 +91,10 @@ impl Destination {
         let written = folder.publish()?;
         drop(progress);
         for file in &written.unchanged_weights {
-            let text = format!("{} is copied as it was: weights of the network before", file.display());
+            let text = format!(
+                "{}: copied unchanged, so it holds the weights of the network before this command",
+                file.display()
+            );
             printer.warning(&text);
         }
         for (mut json, text) in holding.held() {

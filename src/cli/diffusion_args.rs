@@ -1,4 +1,5 @@
-//! The arguments that say how a network was trained and on what it is evaluated, and what they make.
+//! The arguments that describe how a network was trained and what it is evaluated on, and their conversion into options
+//! of the library.
 
 use std::path::PathBuf;
 
@@ -12,12 +13,12 @@ use onnx_diffprune::networks::{
 };
 use onnx_diffprune::{Error, GradientSettings};
 
-/// How the network was trained and on what it is evaluated; also the keys of a configuration file.
+/// How the network was trained and what it is evaluated on; also the keys of a configuration file.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct DiffusionArgs {
-    /// The scheduler_config.json of a diffusers model, instead of the options for the schedule [default: that of the pipeline
-    /// that the network belongs to, where it has one and no option for the schedule is given].
+    /// The scheduler_config.json of a diffusers model; replaces the options for the schedule [default: that of the
+    /// network's pipeline, if it has one and no option for the schedule is given].
     #[arg(long, value_name = "FILE.json", help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) scheduler_config: Option<PathBuf>,
@@ -28,37 +29,37 @@ pub(super) struct DiffusionArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) schedule: Option<ScheduleName>,
 
-    /// beta of the first step [default: 0.0001; scaled_linear: 0.00085].
+    /// beta of the first timestep of the schedule [default: 0.0001; scaled_linear: 0.00085].
     #[arg(long, value_name = "X", help_heading = "Diffusion", conflicts_with = "scheduler_config")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) beta_start: Option<f64>,
 
-    /// beta of the last step [default: 0.02; scaled_linear: 0.012].
+    /// beta of the last timestep of the schedule [default: 0.02; scaled_linear: 0.012].
     #[arg(long, value_name = "X", help_heading = "Diffusion", conflicts_with = "scheduler_config")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) beta_end: Option<f64>,
 
-    /// The number of steps of training, T [default: 1000].
+    /// T, the number of timesteps of the noise schedule in training [default: 1000].
     #[arg(long, value_name = "T", help_heading = "Diffusion", conflicts_with = "scheduler_config")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) train_timesteps: Option<usize>,
 
-    /// Stretch the schedule so that the last step has no signal.
+    /// Rescale the schedule to zero terminal SNR: the last timestep has no signal.
     #[arg(long, help_heading = "Diffusion", conflicts_with = "scheduler_config")]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) rescale_betas_zero_snr: bool,
 
-    /// The shift of a flow schedule [default: 1].
+    /// The timestep shift of a flow schedule [default: 1].
     #[arg(long, value_name = "X", help_heading = "Diffusion", conflicts_with = "scheduler_config")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) shift: Option<f64>,
 
-    /// The least noise level of a karras schedule [default: 0.002].
+    /// The smallest noise level of a karras schedule [default: 0.002].
     #[arg(long, value_name = "X", help_heading = "Diffusion", conflicts_with = "scheduler_config")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sigma_min: Option<f64>,
 
-    /// The greatest noise level of a karras schedule [default: 80].
+    /// The largest noise level of a karras schedule [default: 80].
     #[arg(long, value_name = "X", help_heading = "Diffusion", conflicts_with = "scheduler_config")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sigma_max: Option<f64>,
@@ -68,13 +69,14 @@ pub(super) struct DiffusionArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sigma_data: Option<f64>,
 
-    /// Where the scalings of a network with noise levels are [default: inside; outside if the time input is named noise;
-    /// as the scheduler says, if one is given and the time input is not named sigma].
+    /// Whether the graph of a network with noise levels contains the preconditioning of Karras et al. [default: inside;
+    /// outside if the time input is named noise; as in the scheduler configuration, if there is one and the time input
+    /// is not named sigma].
     #[arg(long, value_enum, help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) preconditioning: Option<PreconditioningPlace>,
 
-    /// What the network's output stands for [default: epsilon; flow for a flow schedule; sample for noise levels].
+    /// What the network predicts [default: epsilon; flow for a flow schedule; sample for noise levels].
     #[arg(long, value_enum, help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) prediction_type: Option<PredictionType>,
@@ -85,62 +87,63 @@ pub(super) struct DiffusionArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) time_input: Option<TimeScale>,
 
-    /// Clip estimates of the clean sample to the sample range [default: as the scheduler says; else for 1 or 3
-    /// channels with a discrete schedule].
+    /// Clip estimates of the clean sample to the sample range [default: as in the scheduler configuration; without one,
+    /// true for 1 or 3 channels with a discrete schedule].
     #[arg(long, value_name = "BOOL", help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) clip_sample: Option<bool>,
 
-    /// The values of samples that the network was trained on [default: -1,1].
+    /// Range of the sample values that the network was trained on [default: -1,1].
     #[arg(long, value_name = "LOW,HIGH", allow_hyphen_values = true, help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sample_range: Option<String>,
 
-    /// The input that takes the noisy sample.
+    /// Name of the input for the noisy sample [default: found by names and shapes].
     #[arg(long, value_name = "NAME", help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sample_input: Option<String>,
 
-    /// The sample is only the first N channels of its input; what follows is conditioning [default: as many as the
-    /// prediction has].
+    /// Number of channels of the sample input that hold the noisy sample; the channels after them are conditioning
+    /// [default: as many as the prediction has].
     #[arg(long, value_name = "N", help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sample_channels: Option<i64>,
 
-    /// The sample begins at this channel of its input; what stands before is conditioning, as in SR3, where the image to
-    /// enlarge comes first [default: 0].
+    /// First channel of the sample input that holds the noisy sample; the channels before it are conditioning, such as
+    /// the low-resolution image in SR3 [default: 0].
     #[arg(long, value_name = "N", help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sample_offset: Option<i64>,
 
-    /// The input that takes the time step or noise level.
+    /// Name of the input for the timestep or noise level [default: found by names and shapes].
     #[arg(long, value_name = "NAME", help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) timestep_input: Option<String>,
 
-    /// The output that is the prediction.
+    /// Name of the output with the prediction [default: found by names and shapes].
     #[arg(long, value_name = "NAME", help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) prediction_output: Option<String>,
 
-    /// The number of samples that are evaluated together.
+    /// Batch size, in samples [default: the batch size that the network fixes, else chosen by the command; finetune: by
+    /// the recipe].
     #[arg(long, value_name = "N", help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) batch: Option<usize>,
 
-    /// The folder of the pipeline that the network belongs to: its scheduler and its usual sizes are taken where nothing else
-    /// is given [default: found around the network].
+    /// The folder of the network's pipeline. Its scheduler and its usual sizes are used unless options set them
+    /// [default: found around the network].
     #[arg(long, value_name = "FOLDER", help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) pipeline: Option<PathBuf>,
 
-    /// A text file with a prompt on each line: the text encoders of the pipeline make the conditioning of it, sample i taking
-    /// prompt i. What --inputs gives takes precedence.
+    /// A UTF-8 text file with one prompt per line. The text encoders of the pipeline encode them as conditioning:
+    /// sample i uses prompt i. Arrays in --inputs take precedence.
     #[arg(long, value_name = "FILE.txt", help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) prompts: Option<PathBuf>,
 
-    /// The sizes at which the network is usually run, as its pipeline says.
+    /// The sizes at which the network is usually run, according to its pipeline.
     #[arg(skip)]
     #[serde(skip)]
     pub(super) usual_sizes: UsualSizes,
@@ -151,19 +154,19 @@ pub(super) struct DiffusionArgs {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct DataArgs {
     /// Clean samples: a folder of PNG or JPEG images, a .npy, .npz or .safetensors file, or a folder of such files.
-    /// Without it samples are drawn from the network itself.
+    /// Without it, criteria and refit use samples that the network itself generates.
     #[arg(long, value_name = "PATH", help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) data: Option<PathBuf>,
 
-    /// The values of the data that stand for the ends of the sample range [default: 0,255 for images and bytes; floats
-    /// are taken as they are].
+    /// The data values that correspond to the ends of the sample range [default: 0,255 for images and bytes; floats are
+    /// used as they are].
     #[arg(long, value_name = "LOW,HIGH", allow_hyphen_values = true, help_heading = "Diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) data_range: Option<String>,
 }
 
-/// A range given as LOW,HIGH.
+/// Parses a range given as LOW,HIGH.
 pub(super) fn parse_range(option: &str, text: &str) -> Result<(f64, f64), Error> {
     let form = || Error::usage(format!("{option}: expected LOW,HIGH with LOW below HIGH, found {text:?}"));
     let (low, high) = text.split_once(',').ok_or_else(form)?;
@@ -172,14 +175,14 @@ pub(super) fn parse_range(option: &str, text: &str) -> Result<(f64, f64), Error>
 }
 
 impl DataArgs {
-    /// The values of the data that stand for the ends of the sample range.
+    /// Parses `--data-range`.
     pub(super) fn range(&self) -> Result<Option<(f64, f64)>, Error> {
         self.data_range.as_deref().map(|text| parse_range("--data-range", text)).transpose()
     }
 }
 
 impl DiffusionArgs {
-    /// The names of inputs and outputs that are given.
+    /// Returns the names of inputs and outputs that are given.
     fn role_names(&self) -> RoleNames {
         RoleNames {
             sample: self.sample_input.clone(),
@@ -190,14 +193,15 @@ impl DiffusionArgs {
         }
     }
 
-    /// The values of samples that the network was trained on.
+    /// Returns the range of the sample values that the network was trained on.
     fn sample_range(&self) -> Result<(f64, f64), Error> {
         self.sample_range.as_deref().map_or(Ok((-1.0, 1.0)), |text| parse_range("--sample-range", text))
     }
 
-    /// The option by which something is said of the schedule, if one is given: then no scheduler is looked for.
-    pub(super) fn said_of_schedule(&self) -> Option<&'static str> {
-        let said = [
+    /// Returns the first given option that sets the schedule. If there is one, no scheduler configuration is searched
+    /// for.
+    pub(super) fn schedule_option(&self) -> Option<&'static str> {
+        let options = [
             ("--scheduler-config", self.scheduler_config.is_some()),
             ("--schedule", self.schedule.is_some()),
             ("--beta-start", self.beta_start.is_some()),
@@ -209,10 +213,10 @@ impl DiffusionArgs {
             ("--sigma-max", self.sigma_max.is_some()),
             ("--sigma-data", self.sigma_data.is_some()),
         ];
-        said.into_iter().find(|(_, is_given)| *is_given).map(|(option, _)| option)
+        options.into_iter().find(|(_, is_given)| *is_given).map(|(option, _)| option)
     }
 
-    /// How the network was trained, as the library takes it.
+    /// Returns the description of the training process for the library.
     fn process_options(&self) -> Result<ProcessOptions, Error> {
         Ok(ProcessOptions {
             scheduler_config: self.scheduler_config.clone(),
@@ -233,7 +237,7 @@ impl DiffusionArgs {
         })
     }
 
-    /// What gradients and fits are taken of: this network with its conditioning, on these clean samples.
+    /// Returns settings for gradients and refits: this network with its conditioning, on these clean samples.
     pub(super) fn gradient_settings(
         &self,
         data: &DataArgs,
@@ -247,7 +251,7 @@ impl DiffusionArgs {
         })
     }
 
-    /// The network that is evaluated; `inputs` is its conditioning.
+    /// Returns the options of the network that is evaluated; `inputs` is its conditioning.
     pub(super) fn network_options(&self, inputs: Vec<(String, Array)>) -> Result<NetworkOptions, Error> {
         Ok(NetworkOptions {
             names: self.role_names(),

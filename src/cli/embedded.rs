@@ -1,5 +1,5 @@
-//! The command line as programs in another language hold it: commands are called with arguments and give what they print as
-//! JSON, and the arguments of `prune` make the options of the library's own calls.
+//! The command line for programs in another language. Commands are called with arguments and return as JSON what they
+//! would print. The arguments of `prune` are converted into the options of the library.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -23,23 +23,23 @@ use super::printer::Printer;
 use super::surroundings::Surroundings;
 use super::{command, gradient_args, invocation, refit_args, usage};
 
-/// Arrays by the names of a network's inputs.
+/// Arrays with the names of a network's inputs.
 pub(crate) type Inputs = Vec<(String, Array)>;
 
-/// The program itself: runs as the main program of a process does, and returns its exit code.
+/// Runs as the main program of a process does, and returns its exit code.
 pub(crate) fn program(arguments: Vec<OsString>) -> u8 {
     super::run(arguments)
 }
 
-/// What a command came to: the JSON that `--format json` prints.
+/// The result of a command: the JSON that `--format json` prints.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) report: Value,
-    /// Whether what it checks holds; the exit code is 1 where it does not.
+    /// Whether the checks of the command passed; if not, the exit code is 1.
     pub(crate) passed: bool,
 }
 
-/// Why a command failed, with what it would have printed.
+/// The error of a command, with the JSON that it would have printed.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) error: Box<Error>,
@@ -52,11 +52,11 @@ impl From<Error> for Failure {
     }
 }
 
-/// Runs a command. Nothing is printed and no signal is caught: `listener` hears what there is to tell, is asked whether to go
-/// on before outputs take their places, and stops the command by `Break`.
+/// Runs a command. Nothing is printed and no signal is handled. `listener` receives all messages and progress, is called
+/// once more before outputs are moved to their final paths, and stops the command by returning `Break`.
 ///
 /// # Errors
-/// What the command says; arguments that it does not take.
+/// The error of the command; arguments that it does not accept.
 pub(crate) fn call(
     arguments: Vec<OsString>,
     listener: impl FnMut(Option<Progress<'_>>) -> ControlFlow<()> + 'static,
@@ -66,7 +66,7 @@ pub(crate) fn call(
     if !cli.provider_options.is_empty() {
         Runtime::set_provider_options(cli.provider_options.clone());
     }
-    let printer = Printer::telling(Rc::new(RefCell::new(listener)));
+    let printer = Printer::for_listener(Rc::new(RefCell::new(listener)));
     let ranks = onnx_diffprune::ranks::open()?;
     let done = super::ranks::check(&cli, &*ranks).and_then(|()| command(&cli, &ranks, &printer));
     let report = printer.held().pop().map(|(report, _)| report);
@@ -76,8 +76,8 @@ pub(crate) fn call(
     }
 }
 
-/// What every command takes, for the sources of typed bindings: `{name: {about, arguments: [...]}}`; the main job, which
-/// has no name, is `prune`.
+/// Returns the arguments of every command, to generate typed bindings from: `{name: {about, arguments: [...]}}`. The main
+/// command, which has no name, is called `prune`.
 pub(crate) fn commands() -> Value {
     let mut main = Cli::command();
     main.build();
@@ -117,19 +117,21 @@ pub(crate) fn commands() -> Value {
         let arguments: Vec<Value> = shown.map(argument).collect();
         (name, json!({"about": text(command.get_about()), "arguments": arguments}))
     };
-    // These print files of other languages, no JSON.
+    // These print files in other formats, not JSON.
     let printing = ["help", "completions", "man"];
     Value::Object(all.filter(|(name, _)| !printing.contains(&name.as_str())).map(of).collect())
 }
 
-/// The arguments of the main job, with its configuration file; `options` are those that begin with dashes.
+/// Parses the options of the main command, and completes them from its configuration file. `options` are those that
+/// begin with dashes.
 fn prune_args(options: Vec<OsString>) -> Result<PruneArgs, Error> {
     let arguments = std::iter::once(OsString::from("onnx-diffprune")).chain(options);
     let cli = Cli::try_parse_from(arguments).map_err(|error| usage(&error))?;
     cli.prune.with_config()
 }
 
-/// The arguments with what the pipeline around the model says, and the arrays for the network's inputs.
+/// Completes the arguments from the pipeline of the model, and returns them with the arrays for the inputs of the
+/// network.
 fn around(
     args: PruneArgs,
     model: &Model,
@@ -151,10 +153,10 @@ fn around(
     Ok((PruneArgs { diffusion: surroundings.diffusion, ..args }, inputs))
 }
 
-/// How `Analysis::score` scores, by the options of the main job.
+/// Returns the settings of `Analysis::score` for options of the main command.
 ///
 /// # Errors
-/// Options that make no sense, files that can't be read.
+/// Invalid options; files that can't be read.
 pub(crate) fn score_options(
     options: Vec<OsString>,
     analysis: &Analysis,
@@ -165,7 +167,7 @@ pub(crate) fn score_options(
     let score = args.score_options()?;
     let denoises = score.criterion.needs_gradients();
     let (args, inputs) = around(args, &analysis.model(), inputs, runtime, denoises)?;
-    // What a run would stop by once it has settled.
+    // The cut by which an adaptive run decides whether the selection still changes.
     let cut = if args.gradients.adaptive { args.cut_options()? } else { CutOptions::new(Ratio(0.0)) };
     let ranks = onnx_diffprune::ranks::open()?;
     let mut score = gradient_args::score_options(score, &args, (&cut, false), inputs.as_deref(), &ranks)?;
@@ -173,18 +175,18 @@ pub(crate) fn score_options(
     Ok(score)
 }
 
-/// How `Scores::cut` cuts, by the options of the main job.
+/// Returns the settings of `Scores::cut` for options of the main command.
 ///
 /// # Errors
-/// Options that make no sense.
+/// Invalid options.
 pub(crate) fn cut_options(options: Vec<OsString>) -> Result<CutOptions, Error> {
     prune_args(options)?.cut_options()
 }
 
-/// How a file is verified, by the options of the main job.
+/// Returns the settings of a verification for options of the main command.
 ///
 /// # Errors
-/// Options that make no sense, files that can't be read.
+/// Invalid options; files that can't be read.
 pub(crate) fn verify_options(
     options: Vec<OsString>,
     analysis: &Analysis,
@@ -199,7 +201,7 @@ pub(crate) fn verify_options(
     Ok(args.verify_options(&score, inputs.as_deref()))
 }
 
-/// On what `Staged::refit` fits weights, and how, by the options of the main job.
+/// Returns the samples and the settings of `Staged::refit` for options of the main command.
 ///
 /// # Errors
 /// As [`score_options`].
@@ -215,10 +217,10 @@ pub(crate) fn refit_options(
     Ok((score, settings))
 }
 
-/// A network that denoises, by the options of the main job.
+/// Opens a denoising network with options of the main command.
 ///
 /// # Errors
-/// A network that does not denoise, options that do not fit it, files that can't be read.
+/// The network does not denoise, or the options do not fit it; files that can't be read.
 pub(crate) fn network(
     options: Vec<OsString>,
     model: &Model,
@@ -232,17 +234,17 @@ pub(crate) fn network(
     Network::open(model, &options, &sizes, args.data.data.as_deref())
 }
 
-/// How gradients came about, as the commands print it.
+/// Returns the report of the gradients as the commands print it.
 pub(crate) fn gradients_json(report: &GradientReport) -> Value {
     gradient_args::json(report)
 }
 
-/// How a refit went, as the commands print it.
+/// Returns the report of a refit as the commands print it.
 pub(crate) fn refit_json(report: &RefitReport) -> Value {
     refit_args::json(report)
 }
 
-/// Whether this is the error of a call that was stopped.
+/// Whether this is the error of a call that its listener stopped.
 pub(crate) fn is_cancelled(error: &Error) -> bool {
     error.kind() == ErrorKind::Cancelled
 }

@@ -1,4 +1,4 @@
-//! Encodes images and captions for a latent network, into a cache of shards.
+//! The command `encode`: encodes images and captions for a latent network, into a folder of shards.
 
 use std::path::PathBuf;
 
@@ -14,63 +14,66 @@ use super::{open_runtime, run_files};
 
 #[derive(Args, Debug)]
 pub(super) struct EncodeArgs {
-    /// A folder of PNG and JPEG images. With --text-encoder each has a caption: a line of metadata.jsonl in the folder
-    /// (file_name and text), or a .txt file beside it.
+    /// A folder of PNG and JPEG images. With --text-encoder, every image needs a caption: a line of metadata.jsonl in
+    /// the folder (file_name and text), or a .txt file beside it.
     #[arg(value_name = "IMAGES")]
     images: PathBuf,
-    /// The folder for the shards latents-00000.safetensors, ... Those of an earlier run with the same inputs are kept.
+    /// The folder for the shards latents-00000.safetensors and so on. Shards of an earlier run with the same inputs are
+    /// kept.
     #[arg(value_name = "CACHE")]
     cache: PathBuf,
-    /// The VAE encoder in ONNX.
+    /// The VAE encoder as an ONNX file.
     #[arg(long, value_name = "MODEL.onnx")]
     vae_encoder: PathBuf,
-    /// The text encoder in ONNX; without one, captions are left out.
+    /// The text encoder as an ONNX file. Without it, captions are not encoded.
     #[arg(long, value_name = "MODEL.onnx", requires = "tokenizer")]
     text_encoder: Option<PathBuf>,
     /// The folder of the tokenizer: tokenizer.json, or vocab.json and merges.txt of CLIP.
     #[arg(long, value_name = "FOLDER", requires = "text_encoder")]
     tokenizer: Option<PathBuf>,
-    /// Height and width to which images are cut and resized.
+    /// Height and width in pixels to which images are cropped and resized.
     #[arg(long, value_name = "N", default_value_t = 512)]
     size: usize,
-    /// What latents are multiplied by [default: that of config.json beside the VAE encoder, else 0.18215].
+    /// Factor that latents are multiplied by [default: that of config.json beside the VAE encoder, else 0.18215].
     #[arg(long, value_name = "X")]
     scaling_factor: Option<f64>,
-    /// What is taken of the VAE encoder's output: the means or draws of its moments, or the output itself [default: by its
-    /// name, the means of latent_parameters or latent_sample itself].
+    /// What to use of the output of the VAE encoder: the means of the distribution that it describes, random samples
+    /// from it, or the output itself [default: by the name of the output: the means for latent_parameters, the output
+    /// itself for latent_sample].
     #[arg(long, value_enum)]
     latents: Option<LatentChoice>,
-    /// The output of the text encoder that is taken [default: the first with three axes].
+    /// Name of the text encoder's output to use [default: the first with three axes].
     #[arg(long, value_name = "NAME", requires = "text_encoder")]
     text_output: Option<String>,
-    /// Tokens to which captions are cut or padded [default: what the encoder fixes, else the tokenizer's configuration].
+    /// Number of tokens to which captions are truncated or padded [default: the length that the encoder fixes, else
+    /// that of the tokenizer's configuration].
     #[arg(long, value_name = "N", requires = "text_encoder")]
     text_length: Option<usize>,
-    /// The name of the latents: the network's sample input.
+    /// Name of the latents in the shards: the network's input for the noisy sample.
     #[arg(long, value_name = "NAME", default_value = "sample")]
     sample_name: String,
-    /// The name of the captions' states: the network's input for them.
+    /// Name of the encoded captions in the shards: the network's input for them.
     #[arg(long, value_name = "NAME", default_value = "encoder_hidden_states")]
     text_name: String,
-    /// Write half precision.
+    /// Write float16 instead of float32.
     #[arg(long)]
     half: bool,
-    /// Images that are encoded at once.
+    /// Batch size of the encoders, in images.
     #[arg(long, value_name = "N", default_value_t = 4)]
     batch: usize,
-    /// Images of a shard.
+    /// Number of images per shard.
     #[arg(long, value_name = "N", default_value_t = 256)]
     shard: usize,
-    /// Images that can't be read and are left out, at most.
+    /// Largest number of unreadable images to skip; with more, the run fails.
     #[arg(long, value_name = "N", default_value_t = 16)]
     most_unreadable: usize,
-    /// Seed of latents that are drawn.
+    /// Seed of latents that are sampled at random.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Where the encoders run: cpu, cuda[:N] or tensorrt[:N] [default: cpu].
+    /// The device to run the encoders on: cpu, cuda[:N] or tensorrt[:N] [default: cpu].
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Let the CPU run what the device can't, instead of failing.
+    /// Run nodes on the CPU that the device does not support, instead of failing.
     #[arg(long)]
     allow_fallback: bool,
 }
@@ -104,7 +107,7 @@ impl EncodeArgs {
 
 pub(super) fn run(args: &EncodeArgs, cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     let options = args.options()?;
-    // What would fail at the end fails at the start.
+    // Conflicts between files are reported before anything is computed.
     let mut files = run_files::of_run(cli);
     run_files::reads_model(&mut files, "--vae-encoder", &Model::open(&args.vae_encoder)?);
     if let Some(encoder) = &args.text_encoder {
@@ -132,7 +135,7 @@ pub(super) fn run(args: &EncodeArgs, cli: &Cli, printer: &Printer) -> Result<boo
         "shift_factor": done.shift_factor,
     });
     printer.result(&json, || {
-        let kept = if done.kept > 0 { format!(" ({} more were there)", done.kept) } else { String::new() };
+        let kept = if done.kept > 0 { format!(" ({} more existed already)", done.kept) } else { String::new() };
         let empty = empty.map_or(String::new(), |path| format!(", and {}", path.display()));
         format!(
             "{} images encoded\nwrote {} shards to {}{kept}{empty}",

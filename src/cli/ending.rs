@@ -1,4 +1,4 @@
-//! What comes after a cut is staged: verification, the refit, latency, and the files in their places.
+//! The stages after a cut is staged: verification, refit, latency, and saving the files.
 
 use std::path::{Path, PathBuf};
 
@@ -12,40 +12,40 @@ use super::printer::{Printer, Watcher};
 use super::refit_args;
 use super::report_page::{PageParts, report, write_report};
 
-/// How a staged cut is brought to its place.
+/// How a staged cut is finished and saved.
 pub(super) struct Ending<'a> {
     pub(super) printer: &'a Printer,
     pub(super) output: &'a Path,
     pub(super) plan: Option<&'a Path>,
     pub(super) report: Option<&'a Path>,
     pub(super) runtime: Option<&'a Runtime>,
-    /// How it is verified, if it is.
+    /// How the cut is verified. `None`: not at all.
     pub(super) verify: Option<&'a VerifyOptions>,
     pub(super) measures_latency: bool,
-    /// On what its weights are fitted, and how, if they are.
+    /// The samples that the weights are fitted on, and how. `None`: no refit.
     pub(super) refit: Option<(&'a ScoreOptions, &'a RefitSettings)>,
     pub(super) gradients: Option<&'a GradientReport>,
-    /// How an earlier fit of these weights went, and their training.
+    /// The refit and the training that these weights already went through.
     pub(super) before: Before<'a>,
-    /// The checkpoint of the gradients, which has done its work once all is saved.
+    /// The checkpoint of the gradients, which is deleted once all files are saved.
     pub(super) checkpoint: Option<PathBuf>,
-    /// The pipeline that the network belongs to, as it is told of; null where there is none.
+    /// The pipeline that the network belongs to, as JSON; null if there is none.
     pub(super) around: &'a Value,
-    /// What to do instead where the refit fails.
+    /// What to do if the refit fails.
     pub(super) advice: &'a str,
-    /// What a report tells of where things come from.
+    /// Where the inputs of the run come from, for the report.
     pub(super) sources: Vec<[String; 2]>,
-    /// By what original and cut are drawn for a report where nothing is fitted, or why they are not.
+    /// How original and cut generate samples for the report of a cut without refit, or why they do not.
     pub(super) draws: Result<&'a ScoreOptions, &'static str>,
 }
 
-/// Samples of each network in a report, where nothing else is asked for.
+/// Default number of samples of each network in a report.
 pub(super) const PICTURES: usize = 16;
 
-/// Milliseconds of a run of the original up to which the times of its blocks are measured as well.
+/// Maximum latency of the original, in milliseconds, for which the report also measures the latency by block.
 const TIMED: f64 = 2000.0;
 
-/// What was done to the weights before.
+/// The earlier changes to the weights.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Before<'a> {
     pub(super) refit: Option<&'a RefitReport>,
@@ -61,7 +61,7 @@ impl Ending<'_> {
         Ok(report.passed)
     }
 
-    /// What the report shows beside the cut, if one is asked for.
+    /// Computes the parts of the report besides the cut. `None`: no report is written.
     fn page_parts(
         &self,
         staged: &Staged,
@@ -87,7 +87,7 @@ impl Ending<'_> {
         }
         match (self.draws, self.runtime) {
             (Err(why), _) => parts.undrawn = Some(why.to_owned()),
-            (Ok(_), None) => parts.undrawn = Some("nothing was run".to_owned()),
+            (Ok(_), None) => parts.undrawn = Some("ONNX Runtime was not used (--no-verify)".to_owned()),
             (Ok(options), Some(runtime)) => {
                 let mut watcher = Watcher::new(self.printer, refit_args::text_of);
                 match staged.judge(runtime, options, PICTURES, &mut |progress| watcher.see(progress)) {
@@ -100,10 +100,10 @@ impl Ending<'_> {
         Ok(Some(parts))
     }
 
-    /// Verifies, fits, verifies again, measures, shows and saves.
+    /// Verifies, refits, verifies again, measures latency, saves, and prints the result.
     ///
     /// # Errors
-    /// What one of them says; verification failed.
+    /// The error of a stage; a failed verification.
     pub(super) fn run(&self, mut staged: Staged) -> Result<bool, Error> {
         let printer = self.printer;
         let mut passed = self.verify(&mut staged)?;
@@ -145,7 +145,7 @@ impl Ending<'_> {
             ..Shown::new(&cut)
         };
         match self.report {
-            // It takes its place together with what it reports on.
+            // The report is saved together with the network that it describes.
             Some(path) if passed => staged = staged.with_file(path, report(&shown)),
             Some(path) => write_report(path, &shown)?,
             None => {}
@@ -154,7 +154,7 @@ impl Ending<'_> {
         match staged.save() {
             Ok(written) => {
                 if let Some(path) = &self.checkpoint {
-                    // There is none after a short run.
+                    // A short run writes no checkpoint, so that this may fail.
                     let _ = std::fs::remove_file(path);
                 }
                 shown.removed = &written.removed;

@@ -1,4 +1,4 @@
-//! Says how good networks are beside the original that they stem from.
+//! The command `evaluate`: compares networks with the original that they were pruned from.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,77 +20,80 @@ use super::ranks::device_of_option;
 use super::surroundings::{Surroundings, network_of};
 use super::{open_runtime, run_files};
 
-/// Samples of every picture of a report.
+/// Number of samples of each network in a report.
 const PICTURES: usize = 16;
 
 #[derive(Args, Debug)]
 pub(super) struct EvaluateArgs {
-    /// The networks to evaluate: pruned, refitted or tuned.
+    /// The networks to evaluate: pruned, refitted or fine-tuned.
     #[arg(value_name = "TUNED.onnx", required = true)]
     networks: Vec<PathBuf>,
-    /// The network that they stem from.
+    /// The original network, with which they are compared.
     #[arg(long, value_name = "ORIGINAL.onnx")]
     original: PathBuf,
     /// Write a report: one HTML page with figures, losses by timestep, and samples side by side.
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
-    /// Fail (exit code 1) where the mean denoising loss is above the original's by more than this share, such as 5% or 0.05.
+    /// Fail (exit code 1) if the mean denoising loss exceeds that of the original by more than this share, such as 5%
+    /// or 0.05.
     #[arg(long, value_name = "SHARE")]
     max_loss_increase: Option<String>,
-    /// Fail (exit code 1) where the mean SSIM to the original's samples is below this.
+    /// Fail (exit code 1) if the mean SSIM between samples and those of the original is below this value, from -1 to 1.
     #[arg(long, value_name = "X", allow_hyphen_values = true)]
     min_ssim: Option<f64>,
-    /// Seed of the choice of clean samples, of all noise, and of the subsets of the kernel distance.
+    /// Seed of the choice of clean samples, of all noise, and of the subsets for KID.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Do not measure latency.
     #[arg(long)]
     no_latency: bool,
-    /// Where the networks run: cpu, cuda, cuda:1 or tensorrt [default: cpu].
+    /// The device to run on: cpu, cuda, cuda:1 or tensorrt [default: cpu].
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Let the CPU run what the device can't, instead of failing.
+    /// Run nodes on the CPU that the device does not support, instead of failing.
     #[arg(long)]
     allow_fallback: bool,
-    /// Conditioning: arrays by the names of the network's inputs; sample i takes row i. What is not given is drawn.
+    /// Conditioning: arrays with the names of the network's inputs; sample i uses row i. Inputs that are not given are
+    /// random.
     #[arg(long, value_name = "FILE.npz")]
     inputs: Option<PathBuf>,
-    /// The size of a symbolic dimension; may be given again.
+    /// The size of a symbolic dimension. Can be given several times.
     #[arg(long, value_name = "NAME=N")]
     size: Vec<String>,
 
-    /// Clean samples of the denoising loss [default: 256, or as many whole batches as the data has].
+    /// Number of clean samples for the denoising loss [default: 256, or as many whole batches as the data has].
     #[arg(long, value_name = "N", help_heading = "Denoising loss")]
     count: Option<usize>,
-    /// The number of timesteps, spread evenly over the schedule.
+    /// Number of timesteps, spread evenly over the schedule.
     #[arg(long, value_name = "N", default_value_t = 25, help_heading = "Denoising loss")]
     timesteps: usize,
 
-    /// Samples that every network draws from the same noise; none with 0 [default: 2048 with --features, else 256].
+    /// Number of samples that every network generates from the same noise; 0 for none [default: 2048 with --features,
+    /// else 256].
     #[arg(long, value_name = "N", help_heading = "Samples")]
     samples: Option<usize>,
-    /// The number of evaluations of the network per sample [default: 50; dpm++2m: 20].
+    /// Number of network evaluations per sample [default: 50; dpm++2m: 20].
     #[arg(long, value_name = "N", help_heading = "Samples")]
     steps: Option<usize>,
     /// The sampler.
     #[arg(long, value_enum, default_value = "ddim", help_heading = "Samples")]
     sampler: Sampler,
-    /// Which steps of a discrete schedule are visited.
+    /// Which timesteps of a discrete schedule the sampler uses.
     #[arg(long, value_enum, default_value = "uniform", help_heading = "Samples")]
     skip: Skip,
-    /// DDIM's share of the noise that DDPM would add, from 0 to 1.
+    /// Stochasticity of DDIM, from 0 (deterministic) to 1 (as much noise as DDPM adds).
     #[arg(long, value_name = "X", default_value_t = 0.0, help_heading = "Samples")]
     eta: f64,
 
     #[command(flatten)]
     features: FeaturesArgs,
-    /// Samples of the data that features are taken of [default: as many as are drawn, or all].
+    /// Number of data samples to compute features of [default: as many as are generated, or all].
     #[arg(long, value_name = "N", help_heading = "Features", requires = "features")]
     data_samples: Option<usize>,
-    /// Random subsets over which the kernel distance is averaged.
+    /// Number of random subsets over which KID, the kernel distance, is averaged.
     #[arg(long, value_name = "N", default_value_t = 100, help_heading = "Features")]
     kid_subsets: usize,
-    /// Samples in each of them [default: 1000, or as many as there are].
+    /// Number of samples in each subset for KID [default: 1000, or as many as there are].
     #[arg(long, value_name = "N", help_heading = "Features")]
     kid_subset_size: Option<usize>,
 
@@ -106,18 +109,20 @@ impl EvaluateArgs {
             return Err(Error::usage(format!("--min-ssim: expected a number from -1 to 1, found {ssim}")));
         }
         if self.min_ssim.is_some() && self.samples == Some(0) {
-            return Err(Error::usage("--min-ssim needs samples, --samples 0 draws none"));
+            return Err(Error::usage(
+                "--min-ssim needs samples, but --samples 0 generates none: leave out one of the two",
+            ));
         }
         let max_loss_increase = self.max_loss_increase.as_deref().map(parse_share).transpose()?;
         Ok(EvaluationLimits { max_loss_increase, min_ssim: self.min_ssim })
     }
 }
 
-/// A share given as 5% or 0.05.
+/// Parses a share given as 5% or 0.05.
 fn parse_share(text: &str) -> Result<f64, Error> {
     let form = || {
         Error::usage(format!("--max-loss-increase: expected a share such as 5% or 0.05, found {text:?}"))
-            .hint("5 without the sign would be 500 %: write 5% or 500%")
+            .hint("a number without % must be below 1: write 5% or 500%")
     };
     let number = |text: &str| text.trim().parse::<f64>().ok().filter(|number| number.is_finite() && *number >= 0.0);
     match text.trim().strip_suffix('%') {
@@ -127,13 +132,13 @@ fn parse_share(text: &str) -> Result<f64, Error> {
     .ok_or_else(form)
 }
 
-/// What is shown of the stages.
+/// Returns the progress text of a stage. `None`: the stage is not shown.
 fn text_of(stage: Stage) -> Option<&'static str> {
     match stage {
-        Stage::Counting => Some("counting operations"),
+        Stage::Counting => Some("counting MACs"),
         Stage::Timing => Some("measuring latency"),
-        Stage::Losses => Some("denoising"),
-        Stage::Sampling => Some("drawing samples"),
+        Stage::Losses => Some("measuring the denoising loss"),
+        Stage::Sampling => Some("generating samples"),
         Stage::Features => Some("computing features"),
         Stage::Distances => Some("computing distances"),
         _ => None,
@@ -148,7 +153,7 @@ pub(super) fn run(
 ) -> Result<bool, Error> {
     let Some(data) = &args.data.data else {
         return Err(Error::usage("no data is given")
-            .hint("name clean samples, best ones that were not trained on, with --data"));
+            .hint("give clean samples with --data, best ones that the network was not trained on"));
     };
     let limits = args.limits()?;
     let feature_options = args.features.options()?;
@@ -157,7 +162,7 @@ pub(super) fn run(
     let surroundings = Surroundings::of(&args.diffusion, original.path(), true)?;
     let diffusion = &surroundings.diffusion;
     let features = args.features.features.as_ref().map(Model::open).transpose()?;
-    // What would fail at the end fails at the start.
+    // Conflicts between files are reported before anything is computed.
     let mut files = run_files::of_run(cli);
     run_files::reads_model(&mut files, "--original", &original);
     networks.iter().for_each(|model| run_files::reads_model(&mut files, "TUNED.onnx", model));
@@ -175,7 +180,7 @@ pub(super) fn run(
     }
     files.check()?;
     let runtime = open_runtime(cli)?;
-    surroundings.tell(printer);
+    surroundings.print(printer);
     printer.notes(&original);
     networks.iter().chain(&features).for_each(|model| printer.notes(model));
     let given = surroundings.inputs(&original, inputs, Some(&runtime))?.unwrap_or_default();
@@ -238,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_are_read_with_and_without_the_sign() {
+    fn shares_are_read_with_and_without_a_percent_sign() {
         let of = |text: &str| parse_share(text).ok();
         assert_eq!([of("5%"), of("0.05"), of("150 %"), of("0")], [Some(0.05), Some(0.05), Some(1.5), Some(0.0)]);
         for wrong in ["5", "-1%", "", "%", "x", "nan%", "inf"] {

@@ -1,4 +1,4 @@
-//! What an evaluation is shown as: text, JSON, and the page of `--report`.
+//! Shows an evaluation: as text, as JSON, and on the page of `--report`.
 
 use std::path::Path;
 
@@ -10,20 +10,20 @@ use serde_json::{Value, json};
 use super::invocation::command_line;
 use super::printer::{human, percent, table};
 
-/// A column of a table: its name, and what a network has there.
+/// A column of a table: its name, and the value of a network. `None`: the network has no value.
 type Column<'a> = (&'a str, &'a dyn Fn(&EvaluatedNetwork) -> Option<String>);
 
 /// An evaluation and how it is shown.
 pub(super) struct Shown<'a> {
     pub(super) evaluation: &'a Evaluation,
-    /// Where the page goes.
+    /// The path of the page. `None`: no page is written.
     pub(super) report: Option<&'a Path>,
     /// Whether losses by timestep are printed.
     pub(super) verbose: bool,
 }
 
 impl Shown<'_> {
-    /// The networks' names, the original first: those of their files, with folders where these are the same.
+    /// Returns the names of the networks, the original first: their file names, or full paths if file names are equal.
     fn names(&self) -> Vec<String> {
         let short = |network: &EvaluatedNetwork| {
             network.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
@@ -36,11 +36,11 @@ impl Shown<'_> {
             .collect()
     }
 
-    /// A table with a row for every network; empty cells for what it lacks.
+    /// Returns a table with a row for every network; a missing value is `-`, and a column without values is left out.
     fn of_networks(&self, title: String, columns: &[Column<'_>]) -> Option<FigureTable> {
         let rows: Vec<Vec<Option<String>>> =
             self.evaluation.all().map(|network| columns.iter().map(|(_, of)| of(network)).collect()).collect();
-        // What no network has is no column.
+        // A column in which no network has a value is left out.
         let kept: Vec<usize> = (0..columns.len()).filter(|at| rows.iter().any(|row| row[*at].is_some())).collect();
         let cells = |row: &Vec<Option<String>>| {
             kept.iter().map(|at| row[*at].clone().unwrap_or_else(|| "-".to_owned())).collect()
@@ -82,7 +82,7 @@ impl Shown<'_> {
             "Quality and costs".to_owned(),
             &[
                 ("loss", &loss),
-                ("above", &above),
+                ("increase", &above),
                 ("SSIM", &ssim),
                 ("PSNR", &psnr),
                 ("MACs", &macs),
@@ -102,7 +102,7 @@ impl Shown<'_> {
             let (a, b) = (format!("FD ({name}) to original"), format!("KID ({name}) to original"));
             let (c, d) = (format!("FD ({name}) to data"), format!("KID ({name}) to data"));
             tables.extend(self.of_networks(
-                format!("Distances between samples by the features of {name}"),
+                format!("Distances between sets of samples, by the features of {name}"),
                 &[
                     (&a, &|network| fd(network.distances?.fd_to_original)),
                     (&b, &|network| kid(network.distances?.kid_to_original)),
@@ -114,7 +114,7 @@ impl Shown<'_> {
         tables
     }
 
-    /// Quantiles of similarity over samples, two rows for every network that was compared.
+    /// Returns the quantiles of similarity over samples: the rows SSIM and PSNR for every network but the original.
     fn quantiles(&self) -> Option<FigureTable> {
         let mut rows = Vec::new();
         for (network, name) in self.evaluation.networks.iter().zip(self.names().into_iter().skip(1)) {
@@ -127,19 +127,19 @@ impl Shown<'_> {
             of.ssim.into_iter().for_each(|ssim| row("SSIM", ssim, 4));
             of.psnr.into_iter().for_each(|psnr| row("PSNR in dB", psnr, 2));
             if of.identical > 0 {
-                let equal = vec![name.clone(), format!("{} equal samples", of.identical)];
+                let equal = vec![name.clone(), format!("{} identical samples", of.identical)];
                 rows.push([equal, vec![String::new(); 5]].concat());
             }
         }
         let header = ["network", "figure", "5 %", "25 %", "median", "75 %", "95 %"];
         (!rows.is_empty()).then(|| FigureTable {
-            title: "Samples beside the original's from the same noise, quantiles".to_owned(),
+            title: "Similarity to the original's samples from the same noise, quantiles".to_owned(),
             header: header.map(str::to_owned).to_vec(),
             rows,
         })
     }
 
-    /// The losses by timestep.
+    /// Returns the table of losses by timestep.
     fn losses(&self) -> FigureTable {
         let of = self.evaluation;
         let row = |(at, t): (usize, &f64)| {
@@ -153,7 +153,7 @@ impl Shown<'_> {
         }
     }
 
-    /// On what was measured.
+    /// Describes the samples, noise and sizes of the measurements, one line each.
     fn lines(&self) -> Vec<String> {
         let of = self.evaluation;
         let mut lines = vec![format!(
@@ -164,7 +164,7 @@ impl Shown<'_> {
         if let Some(drawing) = &of.drawing {
             let seed = drawing.seed;
             lines.push(format!(
-                "samples: {} of every network from the same noise by {} ({} steps, seed {seed}), values over {}",
+                "samples: {} of every network from the same noise by {} ({} steps, seed {seed}), value range {}",
                 drawing.count,
                 drawing.sampler.describe(),
                 drawing.steps,
@@ -187,7 +187,7 @@ impl Shown<'_> {
         lines
     }
 
-    /// The evaluation as text.
+    /// Returns the evaluation as text.
     pub(super) fn text(&self) -> String {
         let mut tables = self.tables();
         if self.verbose {
@@ -204,18 +204,18 @@ impl Shown<'_> {
         parts.join("\n\n")
     }
 
-    /// The same for machines.
+    /// Returns the evaluation as JSON.
     pub(super) fn json(&self) -> Value {
         let mut value = json!(self.evaluation);
         value["report"] = json!(self.report);
         value
     }
 
-    /// The page of `--report`.
+    /// Returns the page of `--report`.
     pub(super) fn page(&self, failure: Option<&Error>) -> EvaluationPage<'_> {
         let names = self.names();
         EvaluationPage {
-            title: format!("{} beside {}", names.get(1..).unwrap_or_default().join(", "), names[0]),
+            title: format!("{} compared with {}", names.get(1..).unwrap_or_default().join(", "), names[0]),
             tool: tool_name(),
             command: command_line(),
             evaluation: self.evaluation,
@@ -227,7 +227,7 @@ impl Shown<'_> {
     }
 }
 
-/// The mean peak signal-to-noise ratio of a network's samples.
+/// Returns the mean peak signal-to-noise ratio of a network's samples.
 fn peak(network: &EvaluatedNetwork) -> Option<String> {
     let consistency = network.consistency?;
     match consistency.psnr {
@@ -237,7 +237,7 @@ fn peak(network: &EvaluatedNetwork) -> Option<String> {
     }
 }
 
-/// What the feature network was fed and what was taken from it.
+/// Describes the input and the output of the feature network.
 fn features_lines(of: &FeatureSummary) -> Vec<String> {
     let list = |values: &[f64]| match values {
         [first, rest @ ..] if rest.iter().all(|value| value == first) => first.to_string(),
@@ -246,7 +246,7 @@ fn features_lines(of: &FeatureSummary) -> Vec<String> {
     let order = if of.channels == 3 { format!(", {:?}", of.order).to_uppercase() } else { String::new() };
     let mut lines = vec![
         format!(
-            "features: {} gets {} as {:?}{order}, resized to {} x {}, pixels from {} to {}, less {}, over {}",
+            "features: {} takes input {} as {:?}{order}, resized to {} x {}, pixels from {} to {}, mean {}, std {}",
             printable(&of.name),
             printable(&of.input),
             of.layout,

@@ -1,4 +1,4 @@
-//! The arguments of the network whose features samples are compared by.
+//! The arguments for the network that computes the features by which samples are compared.
 
 use std::path::PathBuf;
 
@@ -8,47 +8,49 @@ use onnx_diffprune::evaluation::{ChannelOrder, FeatureLayout, FeatureOptions};
 
 use super::diffusion_args::parse_range;
 
-/// The network whose features samples are compared by, and how it is fed.
+/// The network that computes features of samples, and how images are fed to it.
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct FeaturesArgs {
-    /// A network that computes features of images, for distances between samples (FD and KID): any ONNX file with one input
-    /// of images.
+    /// A network that computes features of images, for distances between sets of samples (FD and KID): any ONNX file
+    /// with one image input.
     #[arg(long, value_name = "NET.onnx", help_heading = "Features")]
     pub(super) features: Option<PathBuf>,
 
-    /// The value that holds the features, an output or any other value of the graph; spatial axes are averaged [default: the
-    /// only output].
+    /// Name of the value with the features: an output or any other value of the graph. Spatial axes are averaged
+    /// [default: the only output].
     #[arg(long, value_name = "NAME", help_heading = "Features", requires = "features")]
     features_output: Option<String>,
 
-    /// What black and white are [default: as the metadata Image.NominalPixelRange says; 0,255 for bytes, else 0,1].
+    /// Pixel values of black and white [default: from the metadata Image.NominalPixelRange; 0,255 for bytes, else 0,1].
     #[arg(long, value_name = "LOW,HIGH", allow_hyphen_values = true, help_heading = "Features", requires = "features")]
     features_range: Option<String>,
 
-    /// What is subtracted from pixels in that range: one number, or one for each channel in the network's order [default:
-    /// 0].
+    /// Mean that is subtracted from the pixels, in the units of --features-range: one number, or one per channel in the
+    /// channel order of the network [default: 0].
     #[arg(long, value_name = "X,...", allow_hyphen_values = true, help_heading = "Features", requires = "features")]
     features_mean: Option<String>,
 
-    /// By what is divided then [default: 1].
+    /// Standard deviation that the pixels are divided by after the mean is subtracted: one number, or one per channel
+    /// [default: 1].
     #[arg(long, value_name = "X,...", help_heading = "Features", requires = "features")]
     features_std: Option<String>,
 
-    /// The order of colours [default: as the metadata Image.BitmapPixelFormat says, else rgb].
+    /// Order of the colour channels [default: from the metadata Image.BitmapPixelFormat, else rgb].
     #[arg(long, value_enum, help_heading = "Features", requires = "features")]
     features_order: Option<ChannelOrder>,
 
-    /// Where the channels stand [default: on the axis of size 1 or 3].
+    /// Position of the channel axis [default: the axis of size 1 or 3].
     #[arg(long, value_enum, help_heading = "Features", requires = "features")]
     features_layout: Option<FeatureLayout>,
 
-    /// The size of images where the graph leaves it open, one number or height and width [default: that of the samples].
+    /// Image size in pixels if the graph does not fix it: one number, or height and width [default: the size of the
+    /// samples].
     #[arg(long, value_name = "N or HxW", help_heading = "Features", requires = "features")]
     features_size: Option<String>,
 }
 
 impl FeaturesArgs {
-    /// How the network is fed.
+    /// Returns the options of the feature network for the library.
     pub(super) fn options(&self) -> Result<FeatureOptions, Error> {
         let numbers =
             |option: &str, text: &Option<String>| text.as_deref().map(|text| parse_numbers(option, text)).transpose();
@@ -64,11 +66,13 @@ impl FeaturesArgs {
     }
 }
 
+/// Parses numbers with commas between them.
 fn parse_numbers(option: &str, text: &str) -> Result<Vec<f64>, Error> {
     let form = || Error::usage(format!("{option}: expected numbers such as 0.5 or 0.485,0.456,0.406, found {text:?}"));
     text.split(',').map(|number| number.trim().parse().map_err(|_| form())).collect()
 }
 
+/// Parses a size given as N or HxW.
 fn parse_size(text: &str) -> Result<(usize, usize), Error> {
     let form = || Error::usage(format!("--features-size: expected a size such as 224 or 224x320, found {text:?}"));
     let (height, width) = text.split_once('x').unwrap_or((text, text));

@@ -1,4 +1,4 @@
-//! Trains the weights of a network, pruned or not, on its own graph.
+//! The command `finetune`: trains the weights of a network, pruned or not, on its own graph.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -26,26 +26,27 @@ use super::{open_runtime, open_runtime_to_fold, run_files, signals};
 
 #[derive(Args, Debug)]
 pub(super) struct FinetuneArgs {
-    /// The network that is trained, or the folder of its pipeline.
+    /// The network to train, or the folder of its pipeline.
     #[arg(value_name = "IN.onnx")]
     input: PathBuf,
-    /// Where the trained network goes: a file, or of a folder IN a folder, in which all else is copied.
+    /// Path of the trained network: a file or, if IN is a folder, a folder that also gets copies of all other files.
     #[arg(value_name = "OUT.onnx")]
     output: PathBuf,
-    /// The network whose output is learnt beside the data: the original of a pruned network.
+    /// The teacher, whose output the network learns besides the data: the original of a pruned network.
     #[arg(long, value_name = "ORIGINAL.onnx")]
     teacher: Option<PathBuf>,
-    /// The plan of the cut [default: IN.plan.json, where it is there]. With --teacher, OUT.onnx gets a plan of its own, by
-    /// which it is verified against its original.
+    /// The plan of the cut. With --teacher, OUT.onnx also gets a plan, by which it is verified against its original
+    /// [default: IN.plan.json, if it exists].
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
-    /// Where checkpoints, metrics and pictures are kept [default: OUT.finetune].
+    /// The folder for checkpoints, metrics and generated samples [default: OUT.finetune].
     #[arg(long, value_name = "FOLDER")]
     run_folder: Option<PathBuf>,
-    /// Go on from the last checkpoint in the folder.
+    /// Continue from the last checkpoint in the run folder.
     #[arg(long)]
     resume: bool,
-    /// Write a report: one HTML page with samples of teacher, network and trained network, and the losses.
+    /// Write a report: one HTML page with samples of the teacher and of the network before and after training, and the
+    /// losses.
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
     /// Do not verify the trained network.
@@ -54,11 +55,11 @@ pub(super) struct FinetuneArgs {
     /// Seed of the order of samples, their timesteps and their noise.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Conditioning of the samples, arrays by the names of the network's inputs; sample i takes row i. What is not given is
-    /// drawn.
+    /// Conditioning of the samples: arrays with the names of the network's inputs; sample i uses row i. Inputs that are
+    /// not given are random.
     #[arg(long, value_name = "FILE.npz")]
     inputs: Option<PathBuf>,
-    /// The size of a symbolic dimension; may be given again.
+    /// The size of a symbolic dimension. Can be given several times.
     #[arg(long, value_name = "NAME=N")]
     size: Vec<String>,
     #[command(flatten)]
@@ -73,7 +74,7 @@ fn text_of(stage: Stage) -> Option<&'static str> {
     match stage {
         Stage::Training => Some("training"),
         Stage::Losses => Some("losses on held-out samples"),
-        Stage::Sampling => Some("drawing samples"),
+        Stage::Sampling => Some("generating samples"),
         _ => None,
     }
 }
@@ -96,13 +97,13 @@ fn finetune(
     printer: &Printer,
 ) -> Result<bool, Error> {
     let Some(data) = &args.data.data else {
-        return Err(Error::usage("no data is given").hint("name the clean samples to train on with --data"));
+        return Err(Error::usage("no data is given").hint("give the clean samples to train on with --data"));
     };
     let runtime = open_runtime(cli)?;
     let input = network_of(&args.input)?;
     let surroundings = Surroundings::of(&args.diffusion, &input, true)?;
     let diffusion = &surroundings.diffusion;
-    surroundings.tell(printer);
+    surroundings.print(printer);
     let model = to.named(Model::open(&input)?);
     printer.notes(&model);
     let teacher = args.teacher.as_deref().map(|path| Model::open(network_of(path)?).map(|model| to.named(model)));
@@ -220,30 +221,30 @@ fn finetune(
     Ok(true)
 }
 
-/// Trains, with progress. What is reached when a signal comes is saved.
+/// Trains, with progress. After the first signal, training stops and its state is saved.
 pub(super) fn train(
     analysis: &Analysis,
     runtime: &Runtime,
     settings: &FinetuneSettings,
     printer: &Printer,
 ) -> Result<Tuned, Error> {
-    signals::leave_first(true);
+    signals::defer_first(true);
     let mut watcher = Watcher::new(printer, text_of);
     let tuned = analysis.finetune(runtime, settings, &mut |progress| {
         if let Progress::Evaluated(evaluation) = progress {
             watcher
                 .note(&format!("step {}: denoising loss {:.4} on held-out samples", evaluation.step, evaluation.loss));
         }
-        if signals::has_come() && !matches!(progress, Progress::Evaluated(_)) {
+        if signals::was_received() && !matches!(progress, Progress::Evaluated(_)) {
             return ControlFlow::Break(());
         }
         watcher.see(progress)
     });
-    signals::leave_first(false);
+    signals::defer_first(false);
     tuned
 }
 
-/// The original with the plan of the cut, where both are given.
+/// Returns the original with the plan of the cut. `None`: one of them is not given.
 fn origin(
     plan: Option<&Path>,
     teacher: Option<&Model>,
@@ -251,7 +252,10 @@ fn origin(
 ) -> Result<Option<(Model, Plan, PathBuf)>, Error> {
     let (Some(path), Some(teacher)) = (plan, teacher) else {
         if plan.is_some() {
-            printer.warning("without --teacher ORIGINAL.onnx the plan of the cut is not carried on: OUT.onnx can't be verified against its original");
+            printer.warning(
+                "the plan of the cut is not used, as no --teacher is given: OUT.onnx gets no plan and is not verified \
+                 against its original. Give the original with --teacher ORIGINAL.onnx",
+            );
         }
         return Ok(None);
     };
@@ -260,7 +264,7 @@ fn origin(
     Ok(Some((teacher.clone(), plan, path.to_owned())))
 }
 
-/// How the training went, in a few lines.
+/// Describes the training in a few lines.
 pub(super) fn report_text(report: &FinetuneReport) -> String {
     let rate = (report.steps * report.batch as u64) as f64 / report.seconds.max(1e-9);
     let mut lines = vec![format!(
@@ -269,10 +273,13 @@ pub(super) fn report_text(report: &FinetuneReport) -> String {
     )];
     lines.push(format!("samples: {}", printable(&report.source)));
     if report.is_stopped {
-        lines.push("stopped before the last step; --resume goes on from here".to_owned());
+        lines.push("stopped before the last step; continue with --resume".to_owned());
     }
     if report.skipped_steps > 0 {
-        lines.push(format!("{} steps were skipped: loss or gradients were not finite", report.skipped_steps));
+        lines.push(format!(
+            "{} steps were skipped, as loss or gradients were not finite; a lower learning rate (--lr) may help",
+            report.skipped_steps
+        ));
     }
     if let (Some(first), Some(best)) =
         (report.evaluations.first(), report.evaluations.iter().find(|evaluation| evaluation.step == report.best_step))

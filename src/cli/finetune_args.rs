@@ -1,4 +1,4 @@
-//! How a network is trained: the options of `finetune` by their usual names.
+//! The training options of `finetune`, under their usual names.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,33 +15,34 @@ use super::config::pattern;
 use super::ranks::device_of_option;
 use super::refit_args::bytes;
 
-/// How a network is trained.
+/// The training options.
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct TrainingArgs {
-    /// The recipe that gives every option its default: quick (distillation for some hundred steps), diff-pruning (the paper's
-    /// on CIFAR-10) or bk-sdm [default: quick].
+    /// The recipe that sets the defaults: quick (distillation, some hundred or thousand steps), diff-pruning (that of
+    /// the paper on CIFAR-10) or bk-sdm. The defaults shown for the other options are those of quick [default: quick].
     #[arg(long, value_enum, help_heading = "Training")]
     recipe: Option<Recipe>,
-    /// Steps of the optimizer [default: 1000].
+    /// Number of optimizer steps [default: 1000].
     #[arg(long, value_name = "N", help_heading = "Training")]
     steps: Option<u64>,
-    /// Samples of one run of the network, a divisor of the batch: less memory, the same result [default: the batch].
+    /// Number of samples in one run of the network, a divisor of the batch size. Smaller values use less memory and
+    /// give the same result [default: the batch size].
     #[arg(long, value_name = "N", help_heading = "Training")]
     micro_batch: Option<usize>,
-    /// Bytes that the run may take, such as 8G [default: what is free]. Where it needs more, runs of the network have fewer
-    /// samples.
+    /// Memory limit in bytes, such as 8G. If the run needs more, the micro-batch is reduced [default: the free memory].
     #[arg(long, value_name = "BYTES", help_heading = "Training")]
     memory: Option<String>,
-    /// Batches whose gradients are summed for one step of the optimizer [default: 1].
+    /// Number of batches whose gradients are summed for one optimizer step [default: 1].
     #[arg(long, value_name = "N", help_heading = "Training")]
     accumulate: Option<usize>,
     /// Learning rate [default: 1e-3].
     #[arg(long, value_name = "X", help_heading = "Training")]
     lr: Option<f64>,
-    /// How the learning rate falls after the warm-up [default: cosine].
+    /// How the learning rate changes after the warm-up [default: cosine].
     #[arg(long, value_enum, help_heading = "Training")]
     lr_schedule: Option<RateSchedule>,
-    /// Steps over which the learning rate grows from zero [default: a tenth of all, but at most 100].
+    /// Number of warm-up steps, in which the learning rate grows linearly from zero [default: a tenth of all steps, at
+    /// most 100].
     #[arg(long, value_name = "N", help_heading = "Training")]
     warmup: Option<u64>,
     /// The optimizer [default: adamw].
@@ -50,97 +51,104 @@ pub(super) struct TrainingArgs {
     /// Weight decay [default: 0].
     #[arg(long, value_name = "X", help_heading = "Training")]
     weight_decay: Option<f64>,
-    /// Decay of the moving average of the weights (EMA), which is what is written; 0 for none [default: 0.999].
+    /// Decay of the exponential moving average (EMA) of the weights. The averaged weights are the ones written; 0 turns
+    /// averaging off [default: 0.999].
     #[arg(long, value_name = "X", help_heading = "Training")]
     ema: Option<f64>,
-    /// Largest norm of all gradients together; larger ones are scaled down; 0 for none [default: 1].
+    /// Gradient clipping: gradients whose global norm is larger are scaled down to this norm; 0 turns clipping off
+    /// [default: 1].
     #[arg(long, value_name = "X", help_heading = "Training")]
     clip: Option<f64>,
-    /// Share of the teacher's output in the loss, from 0 to 1 [default: 0.7 with --teacher].
+    /// Weight of the teacher's output in the loss, from 0 to 1; the rest is the weight of the target [default: 0.7 with
+    /// --teacher, else 0].
     #[arg(long, value_name = "X", help_heading = "Training")]
     distill: Option<f64>,
-    /// Compare inner values with the teacher's, of the channels that were kept: those of nodes or values whose name matches, or
-    /// auto for a few of the residual stream.
+    /// Also compare features, the values inside of the network, with those of the teacher at the kept channels: the
+    /// values or nodes whose name matches, or auto for a few values of the residual stream [default: none].
     #[arg(long, value_name = "REGEX|auto", help_heading = "Training")]
     distill_features: Option<String>,
-    /// Weight of the inner values in the loss [default: 0.1].
+    /// Weight of the feature comparison in the loss [default: 0.1].
     #[arg(long, value_name = "X", help_heading = "Training", requires = "distill_features")]
     distill_features_weight: Option<f64>,
-    /// Weight of the difference between how strongly output and teacher's output change with the noisy samples (2ndMatch), for
-    /// example 0.1; takes three times the time and memory [default: 0].
+    /// Weight of a Jacobian term in the loss (2ndMatch), for example 0.1: it compares how strongly the outputs of
+    /// network and teacher change with the noisy samples. Takes three times the time and memory [default: 0].
     #[arg(long, value_name = "X", help_heading = "Training")]
     distill_jacobian: Option<f64>,
-    /// Use the Huber loss: differences beyond this count by their absolute value.
+    /// Use the Huber loss with this threshold: larger differences count linearly [default: the squared loss].
     #[arg(long, value_name = "X", help_heading = "Training")]
     huber: Option<f32>,
-    /// Weigh timesteps by min(SNR, X) (Min-SNR weighting).
+    /// Weight timesteps by min(SNR, X) (Min-SNR weighting) [default: all timesteps equally].
     #[arg(long, value_name = "X", help_heading = "Training")]
     snr_gamma: Option<f64>,
-    /// How timesteps are drawn [default: stratified].
+    /// How the timesteps of samples are chosen [default: stratified].
     #[arg(long, value_enum, help_heading = "Training")]
     timestep_sampling: Option<TimestepDraw>,
-    /// Mirror half of the images from left to right.
+    /// Mirror half of the images horizontally.
     #[arg(long, help_heading = "Training")]
     flip: bool,
-    /// Leave out the conditioning of a sample with this probability, for classifier-free guidance [default: 0].
+    /// Probability of dropping the conditioning of a sample, for classifier-free guidance [default: 0].
     #[arg(long, value_name = "X", help_heading = "Training")]
     drop_conditioning: Option<f64>,
-    /// What stands for no conditioning, arrays of one row by the names of the inputs [default: zeros].
+    /// The empty conditioning that replaces a dropped one: arrays of one row with the names of the inputs [default:
+    /// zeros].
     #[arg(long, value_name = "FILE.npz", help_heading = "Training")]
     pub(super) empty_conditioning: Option<PathBuf>,
-    /// Train the floating point constants whose name matches; may be given again [default: the weights of all channel groups
-    /// and their biases].
+    /// Train the floating point constants whose name matches. Can be given several times [default: the weights of all
+    /// channel groups, with their biases].
     #[arg(long, value_name = "REGEX", help_heading = "Training")]
     train: Vec<String>,
-    /// Precision of convolutions and matrix products; weights and optimizer are float32 [default: float32].
+    /// Precision of convolutions and matrix products. Weights and optimizer state are always float32 [default:
+    /// float32].
     #[arg(long, value_enum, help_heading = "Training")]
     precision: Option<Precision>,
-    /// Compute activations again in the backward pass instead of keeping them: less memory, more time, the same result.
+    /// Recompute activations in the backward pass instead of storing them (gradient checkpointing): less memory, more
+    /// time, the same result.
     #[arg(long, help_heading = "Training")]
     checkpoint_activations: bool,
-    /// Where the steps run: cpu, cuda or cuda:N [default: cpu].
+    /// The device to train on: cpu, cuda or cuda:N [default: cpu].
     #[arg(long, value_name = "DEVICE", help_heading = "Training")]
     device: Option<String>,
-    /// What makes the optimizer's step: a kernel of ours on the CPU, or graphs of standard operators in the memory of any
-    /// device [default: kernel on the CPU, graph elsewhere].
+    /// What computes the optimizer step: a fused kernel of this tool, on the CPU only, or graphs of standard operators
+    /// in the memory of the device [default: kernel on the CPU, graph elsewhere].
     #[arg(long, value_enum, help_heading = "Training")]
     update: Option<UpdateKind>,
-    /// Let the CPU run what the device can't, instead of failing.
+    /// Run nodes on the CPU that the device does not support, instead of failing.
     #[arg(long, help_heading = "Training")]
     allow_fallback: bool,
-    /// Threads within an operator [default: as many as ONNX Runtime takes].
+    /// Number of threads within an operator [default: chosen by ONNX Runtime].
     #[arg(long, value_name = "N", help_heading = "Training")]
     threads: Option<usize>,
-    /// Begin no further step after this time.
+    /// Time limit in hours: no step begins after it.
     #[arg(long, value_name = "HOURS", help_heading = "Training")]
     max_hours: Option<f64>,
-    /// Clean samples by which the network is judged during training [default: up to 32 of the data, which are not trained on].
+    /// Held-out clean samples for the evaluations during training [default: up to 32 samples of --data, which are then
+    /// not trained on].
     #[arg(long, value_name = "PATH", help_heading = "Training")]
     eval_data: Option<PathBuf>,
-    /// Samples by which the network is judged, at most [default: 32].
+    /// Maximum number of samples in an evaluation [default: 32].
     #[arg(long, value_name = "N", help_heading = "Training")]
     eval_samples: Option<usize>,
-    /// Steps between two evaluations [default: a tenth of all, but at least 100].
+    /// Number of steps between evaluations [default: a tenth of all steps, at least 100].
     #[arg(long, value_name = "N", help_heading = "Training")]
     eval_every: Option<u64>,
-    /// Samples that are drawn from fixed noise at every evaluation, as one PNG [default: 0].
+    /// Number of samples to generate from fixed noise at every evaluation, saved as one PNG image [default: 0].
     #[arg(long, value_name = "N", help_heading = "Training")]
     eval_pictures: Option<usize>,
-    /// Steps between two checkpoints [default: one every ten minutes].
+    /// Number of steps between checkpoints [default: a checkpoint every ten minutes].
     #[arg(long, value_name = "N", help_heading = "Training")]
     checkpoint_every: Option<u64>,
-    /// Checkpoints that are kept [default: 2].
+    /// Number of checkpoints to keep in addition to the best one [default: 2].
     #[arg(long, value_name = "N", help_heading = "Training")]
     keep_checkpoints: Option<usize>,
 }
 
 impl TrainingArgs {
-    /// Samples that are drawn at every evaluation, where that is said.
+    /// Returns the number of samples to generate at every evaluation, if it is given.
     pub(super) fn pictures(&self) -> Option<usize> {
         self.eval_pictures
     }
 
-    /// The settings, on these data and in this folder, with `--batch`.
+    /// Returns the settings of a training on these data and in this run folder, with the value of `--batch`.
     pub(super) fn settings(
         &self,
         (data, folder): (&Path, &Path),
@@ -170,8 +178,8 @@ impl TrainingArgs {
         objective.distill = self.distill.unwrap_or(if has_teacher { objective.distill } else { 0.0 });
         (objective.huber, objective.snr_gamma) = (self.huber, self.snr_gamma);
         if objective.distill > 0.0 && !has_teacher {
-            return Err(Error::usage(format!("--distill {}: there is no teacher", objective.distill))
-                .hint("name the network whose output is learnt with --teacher, or give --distill 0"));
+            return Err(Error::usage(format!("--distill {}: no teacher is given", objective.distill))
+                .hint("name the original network with --teacher, or use --distill 0"));
         }
         objective.features = self.distill_features_weight.unwrap_or(objective.features);
         objective.jacobian = self.distill_jacobian.unwrap_or(objective.jacobian);

@@ -1,4 +1,4 @@
-//! The main job on the folder of a pipeline: some of its networks are cut, everything else is copied.
+//! The main command on the folder of a pipeline: prunes some of its networks and copies everything else.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,41 +14,42 @@ use super::config::{check_ratio, parse_sizes};
 use super::printer::Printer;
 use super::{open_runtime, prune};
 
-/// Where what is prepared in a hidden folder goes in the end.
+/// The final paths of files that are prepared in a hidden folder.
 #[derive(Clone, Debug)]
 pub(super) struct Placed {
-    /// The place of the pruned network.
+    /// The final path of the pruned network.
     pub(super) output: PathBuf,
-    /// What checkpoints are named after.
+    /// The path that checkpoints are named after.
     pub(super) base: PathBuf,
-    /// The place of the report.
+    /// The final path of the report. `None`: no report is written.
     pub(super) report: Option<PathBuf>,
 }
 
 impl PruneArgs {
-    /// The report as it is told of.
+    /// Returns the final path of the report.
     pub(super) fn shown_report(&self) -> Option<PathBuf> {
         self.placed.as_ref().map_or_else(|| self.report.clone(), |placed| placed.report.clone())
     }
 
-    /// The output as it is told of.
+    /// Returns the final path of the output.
     pub(super) fn shown_output(&self) -> Option<&Path> {
         self.placed.as_ref().map(|placed| placed.output.as_path()).or(self.output.as_deref())
     }
 
-    /// What checkpoints are named after.
+    /// Returns the path that checkpoints are named after.
     pub(super) fn base(&self) -> Option<&Path> {
         self.placed.as_ref().map(|placed| placed.base.as_path()).or(self.output.as_deref())
     }
 }
 
-/// A component that is cut, with its ratio where it has one of its own.
+/// A component to prune. `ratio` is the ratio that is given for it alone, if any.
 struct Chosen<'p> {
     component: &'p Component,
     ratio: Option<f64>,
 }
 
-/// Cuts the components of a pipeline, one after another, into a folder that takes its place when all is done.
+/// Prunes the components of a pipeline one after another, in a hidden folder that is moved to its final path at the
+/// end.
 pub(super) fn run(
     args: &PruneArgs,
     config: Option<&Path>,
@@ -62,34 +63,39 @@ pub(super) fn run(
     let args = &args.with_usual_ratio();
     let chosen = chosen(&pipeline, args)?;
     if args.plan.is_some() {
-        return Err(Error::usage("--plan: the plan of every component lies beside its network, as model.plan.json"));
+        return Err(Error::usage(
+            "--plan can't be used with a pipeline: the plan of every component is written beside its network, as \
+             model.plan.json",
+        ));
     }
     let components: Vec<&Component> = chosen.iter().map(|of| of.component).collect();
     if let Some(place) = args.output.as_deref().filter(|place| is_file_name(place)) {
-        return Err(Error::usage("the input is the folder of a pipeline, and the output has the name of a file")
-            .in_file(place)
-            .hint(format!(
-                "name a folder for the pruned pipeline, or give {} alone",
-                pipeline.denoiser().model.display()
-            )));
+        return Err(Error::usage(
+            "expected a folder as the output, as the input is the folder of a pipeline; found the name of a file",
+        )
+        .in_file(place)
+        .hint(format!(
+            "give a folder for the pruned pipeline, or {} as the input to prune the denoiser alone",
+            pipeline.denoiser().model.display()
+        )));
     }
     check_sizes(&parse_sizes(&args.size)?, components.iter().map(|of| (of.name.as_str(), of.model.as_path())))?;
     let denoiser = pipeline.denoiser();
     if args.components.is_empty() && !components.iter().any(|component| component.name == denoiser.name) {
-        printer.note(&format!("{} is copied as it is: no --ratio is given for it", denoiser.name));
+        printer.note(&format!("{} is copied without pruning: no --ratio is given for it", denoiser.name));
     }
     let mut output = match args.output.as_deref().filter(|_| !args.dry_run) {
         Some(place) => Some(PipelineOutput::beside(&pipeline, place, &components)?),
         None if args.dry_run => None,
         None => {
             return Err(
-                Error::usage("no output is given").hint("name a folder for the pruned pipeline, or pass --dry-run")
+                Error::usage("no output is given").hint("give a folder for the pruned pipeline, or pass --dry-run")
             );
         }
     };
     let is_first = ranks.rank() == 0;
     if is_first {
-        printer.note(&told(given, &pipeline, &chosen));
+        printer.note(&summary(given, &pipeline, &chosen));
     }
     let holding = printer.holding();
     let mut passed = true;
@@ -104,7 +110,7 @@ pub(super) fn run(
             (Ok(done), taken) => (passed, output) = (passed && done, taken),
             (Err(error), None) => return Err(error),
             (Err(error), Some(output)) => {
-                // Nobody knows the hidden folder that all is prepared in.
+                // Messages show final paths: users do not know the hidden folder.
                 let error = error.told_elsewhere(output.roots());
                 output.publish_beside()?;
                 return Err(error);
@@ -114,7 +120,7 @@ pub(super) fn run(
     if let (Some(output), true, true) = (&output, is_first, passed)
         && let Some(missing) = components.iter().find(|component| !output.staged(&component.model).is_file())
     {
-        let text = format!("{} was not written: its rounds were done before", missing.name);
+        let text = format!("{} was not written: all of its rounds were completed by an earlier run", missing.name);
         return Err(Error::unmet(text).hint("leave out --resume"));
     }
     let written = match output {
@@ -133,7 +139,8 @@ pub(super) fn run(
     let results = holding.held();
     if let Some(written) = &written {
         for file in &written.unchanged_weights {
-            let text = format!("{} is copied as it was: weights of the network before the cut", file.display());
+            let text =
+                format!("{}: copied unchanged, so it holds the weights of the network before the cut", file.display());
             printer.warning(&text);
         }
     }
@@ -142,32 +149,32 @@ pub(super) fn run(
     Ok(passed)
 }
 
-/// Share of the channels that goes where nothing is said.
+/// Default share of the channels to remove.
 const USUAL_RATIO: f64 = 0.3;
 
 impl PruneArgs {
-    /// The same with a ratio where nothing says how much goes.
+    /// Returns the same arguments, with the default ratio if no pruning target is given.
     fn with_usual_ratio(&self) -> Self {
-        let is_said = self.ratio.is_some()
+        let has_target = self.ratio.is_some()
             || self.target_macs.is_some()
             || self.target_params.is_some()
             || !self.component_ratio.is_empty()
             || !self.ratio_for.is_empty();
-        Self { ratio: if is_said { self.ratio } else { Some(USUAL_RATIO) }, ..self.clone() }
+        Self { ratio: if has_target { self.ratio } else { Some(USUAL_RATIO) }, ..self.clone() }
     }
 }
 
-/// What is cut by how much, what is copied, and on what data: what of a pipeline the user need not say.
-fn told(given: &PruneArgs, pipeline: &Pipeline, chosen: &[Chosen<'_>]) -> String {
+/// Describes the run: which components are pruned and by how much, which are copied, and what data is used.
+fn summary(given: &PruneArgs, pipeline: &Pipeline, chosen: &[Chosen<'_>]) -> String {
     let much = |of: &Chosen<'_>| match (of.ratio, given.ratio, given.target_macs, given.target_params) {
         (Some(ratio), ..) => format!("at ratio {ratio} (--component-ratio)"),
         (None, Some(ratio), ..) => format!("at ratio {ratio} (--ratio)"),
         (None, None, Some(share), _) => format!("to {share} of its MACs (--target-macs)"),
         (None, None, None, Some(share)) => format!("to {share} of its parameters (--target-params)"),
         _ if given.ratio_for.is_empty() => format!("at ratio {USUAL_RATIO} (no --ratio is given)"),
-        _ => "as --ratio-for says".to_owned(),
+        _ => "by --ratio-for".to_owned(),
     };
-    let cut: Vec<String> = chosen.iter().map(|of| format!("{} is cut {}", of.component.name, much(of))).collect();
+    let cut: Vec<String> = chosen.iter().map(|of| format!("{} is pruned {}", of.component.name, much(of))).collect();
     let is_cut = |name: &str| chosen.iter().any(|of| of.component.name == name);
     let names = pipeline.components.iter().map(|component| component.name.as_str());
     let copied: Vec<&str> = names.filter(|name| !is_cut(name)).collect();
@@ -178,13 +185,13 @@ fn told(given: &PruneArgs, pipeline: &Pipeline, chosen: &[Chosen<'_>]) -> String
     let needs_data = given.criterion.unwrap_or_default().needs_gradients() || given.refit;
     let data = match (&given.data.data, needs_data) {
         (Some(path), _) => format!("{} (--data)", path.display()),
-        (None, true) => "none is given (--data, --prompts): the networks draw their samples themselves".to_owned(),
+        (None, true) => "none is given (--data, --prompts): the networks generate their own samples".to_owned(),
         (None, false) => "none is needed".to_owned(),
     };
     format!("components:   {}{copied}\ndata:         {data}", cut.join(", "))
 }
 
-/// The components that are asked for: those that are named, else those with a ratio of their own, else the denoiser.
+/// Returns the components to prune: those in --components, else those with a --component-ratio, else the denoiser.
 fn chosen<'p>(pipeline: &'p Pipeline, args: &PruneArgs) -> Result<Vec<Chosen<'p>>, Error> {
     let mut ratios: Vec<(&str, f64)> = Vec::new();
     for text in &args.component_ratio {
@@ -199,13 +206,13 @@ fn chosen<'p>(pipeline: &'p Pipeline, args: &PruneArgs) -> Result<Vec<Chosen<'p>
     if names.is_empty() && !args.components.is_empty() {
         let known: Vec<&str> = pipeline.components.iter().map(|component| component.name.as_str()).collect();
         return Err(Error::usage("--components: expected names with commas between them, found none")
-            .hint(format!("the components with a network: {}", known.join(", "))));
+            .hint(format!("the components with a network are {}", known.join(", "))));
     }
     if names.is_empty() {
         names.extend(Some(denoiser).filter(|_| has_target || ratios.is_empty()));
         names.extend(ratios.iter().map(|(name, _)| *name));
     } else if let Some((name, _)) = ratios.iter().find(|(name, _)| !names.contains(name)) {
-        let text = format!("--component-ratio: {name} is none of --components {}", names.join(","));
+        let text = format!("--component-ratio: {name} is not in --components {}", names.join(","));
         return Err(Error::usage(text));
     }
     let mut chosen: Vec<Chosen<'p>> = Vec::new();
@@ -220,15 +227,15 @@ fn chosen<'p>(pipeline: &'p Pipeline, args: &PruneArgs) -> Result<Vec<Chosen<'p>
     Ok(chosen)
 }
 
-/// Whether a path that is not there has the name of a model's file.
+/// Whether a path that is not a folder ends with `.onnx`.
 pub(super) fn is_file_name(place: &Path) -> bool {
     !place.is_dir() && place.extension().is_some_and(|kind| kind.eq_ignore_ascii_case("onnx"))
 }
 
-/// Refuses a size for a dimension that none of several networks has; each takes those that it has.
+/// Refuses the size of a dimension that no network has. Each network uses the sizes of its own dimensions.
 ///
 /// # Errors
-/// See above; a network that can't be read.
+/// An unknown dimension; a network that can't be read.
 pub(super) fn check_sizes<'n>(given: &Sizes, networks: impl Iterator<Item = (&'n str, &'n Path)>) -> Result<(), Error> {
     let (mut known, mut names) = (BTreeSet::new(), Vec::new());
     if given.is_empty() {
@@ -239,13 +246,13 @@ pub(super) fn check_sizes<'n>(given: &Sizes, networks: impl Iterator<Item = (&'n
         names.push(name);
     }
     let Some(name) = given.keys().find(|name| !known.contains(*name)) else { return Ok(()) };
-    // Names that the tool made up begin with a question mark.
+    // Generated names begin with a question mark.
     let known: Vec<&str> = known.iter().map(String::as_str).filter(|name| !name.starts_with('?')).collect();
     let text = format!("--size: no symbolic dimension {name:?} in {}", names.join(" or "));
-    Err(Error::usage(text).hint(format!("there are {}", known.join(", "))))
+    Err(Error::usage(text).hint(format!("the symbolic dimensions are {}", known.join(", "))))
 }
 
-/// The job as it is for a component that does not denoise.
+/// Adapts the arguments to a component that does not denoise.
 fn adapted(
     job: PruneArgs,
     args: &PruneArgs,
@@ -259,26 +266,29 @@ fn adapted(
     }
     let criterion = job.criterion.unwrap_or_default();
     let mut job = match component.part {
-        Part::VaeDecoder => job.of_decoder(pipeline, component, || open_runtime(cli), printer)?,
+        Part::VaeDecoder => job.for_decoder(pipeline, component, || open_runtime(cli), printer)?,
         _ if criterion.needs_gradients() || args.refit => {
-            let text =
-                format!("{}: no loss is known of this component; expected the denoiser or vae_decoder", component.name);
+            let text = format!(
+                "{}: this component has no loss to compute gradients of; expected the denoiser or vae_decoder",
+                component.name
+            );
             return Err(Error::usage(text)
                 .in_file(&component.model)
-                .hint("give --criterion magnitude, and leave out --refit"));
+                .hint("use --criterion magnitude, and leave out --refit"));
         }
         _ => PruneArgs { no_refit: true, data: Default::default(), ..job },
     };
     if job.rounds.is_some() || job.finetune_steps.is_some() {
         let text = format!("{}: only the denoiser is pruned in rounds or trained", component.name);
-        return Err(Error::usage(text).hint("cut the others in a run of their own"));
+        return Err(Error::usage(text)
+            .hint("prune the other components in a separate run, without --rounds and --finetune-steps"));
     }
-    // Both are the denoiser's.
+    // Inputs and prompts are for the denoiser.
     (job.inputs, job.diffusion.prompts) = (None, None);
     Ok(job)
 }
 
-/// The job of one component.
+/// Returns the arguments for one component.
 fn job(
     args: &PruneArgs,
     pipeline: &Pipeline,
@@ -306,20 +316,21 @@ fn job(
     job
 }
 
-/// `report.html` as `report.vae_decoder.html`.
+/// Inserts a component into a file name: `report.html` becomes `report.vae_decoder.html`.
 fn with_name(path: &Path, name: &str) -> PathBuf {
     let extension = path.extension().map_or_else(String::new, |kind| format!(".{}", kind.to_string_lossy()));
     path.with_extension(format!("{name}{extension}"))
 }
 
-/// What checkpoints of a component are named after: they lie beside the output folder, which is not there yet.
+/// Returns the path that checkpoints of a component are named after: beside the output folder, which does not exist
+/// yet.
 pub(super) fn base_beside(place: &Path, component: &str) -> PathBuf {
     let mut name = place.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{component}.onnx"));
     place.with_file_name(name)
 }
 
-/// What is told of a run.
+/// The result of a run, for printing.
 struct Shown<'a> {
     pipeline: &'a Pipeline,
     args: &'a PruneArgs,
@@ -345,7 +356,7 @@ impl Shown<'_> {
         if let (Some(written), Some(output)) = (self.written, &self.args.output) {
             let names: Vec<&str> = self.chosen.iter().map(|of| of.component.name.as_str()).collect();
             let (cut, copied) = (names.join(" and "), written.copied.len());
-            parts.push(format!("wrote {}: {cut} cut, {copied} files copied", output.display()));
+            parts.push(format!("wrote {}: {cut} pruned, {copied} files copied", output.display()));
         }
         parts.join("\n\n")
     }

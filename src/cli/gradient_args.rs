@@ -1,4 +1,4 @@
-//! The arguments of the gradient criteria, and the run that they ask for.
+//! The arguments of the gradient criteria, and how a gradient run is shown.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,96 +16,99 @@ use super::args::PruneArgs;
 use super::ranks::device_of_option;
 use super::refit_args::bytes;
 
-/// How gradients are computed and what they make of a channel; also the keys of a configuration file.
+/// How gradients are computed and how they score a channel; also the keys of a configuration file.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct GradientArgs {
-    /// Timesteps count while their loss is at least X times the largest: the paper's threshold [default: 0.05].
+    /// Use the timesteps whose loss is at least X times the largest loss: the threshold of the paper [default: 0.05].
     #[arg(long, value_name = "X", help_heading = "Gradients")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) threshold: Option<f64>,
 
-    /// Which timesteps the threshold keeps: all before the first below it, as published, or every one above it, as in
-    /// the paper's formula [default: prefix].
+    /// Which timesteps the threshold keeps: all before the first one below it, as in the published code, or every one
+    /// above it, as in the formula of the paper [default: prefix].
     #[arg(long, value_enum, help_heading = "Gradients")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) threshold_mode: Option<ThresholdMode>,
 
-    /// The number of timesteps that are visited, spread evenly over the schedule [default: all].
+    /// Number of timesteps to evaluate, spread evenly over the schedule [default: all].
     #[arg(long, value_name = "N", help_heading = "Gradients")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) timesteps: Option<usize>,
 
-    /// Samples in one run; bounds the memory of activations [default: the batch].
+    /// Number of samples in one run of the network; smaller values use less memory for activations [default: the batch
+    /// size].
     #[arg(long, value_name = "N", help_heading = "Gradients")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) micro_batch: Option<usize>,
 
-    /// Bytes that the gradients may take, such as 8G [default: what is free]. Where they need more, runs have fewer samples,
-    /// and then the weights are divided over several passes, each over all timesteps; the scores stay.
+    /// Memory limit for the gradients in bytes, such as 8G. If they need more, the micro-batch is reduced; then the
+    /// weights are divided over several passes, each over all timesteps. The scores do not change [default: the free
+    /// memory].
     #[arg(long, value_name = "BYTES", help_heading = "Gradients")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) memory: Option<String>,
 
-    /// How samples are drawn from the network itself where there is no data [default: dpm++2m].
+    /// Sampler that generates samples with the network itself if no data is given [default: dpm++2m].
     #[arg(long, value_enum, help_heading = "Gradients")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) draw_sampler: Option<Sampler>,
 
-    /// Evaluations of the network for a sample that is drawn from it; 1 suits consistency models [default: 10, and at most
-    /// one more than --timesteps; ddim and ddpm: 50].
+    /// Number of network evaluations per generated sample; use 1 for consistency models [default: 10, and at most one
+    /// more than --timesteps; ddim and ddpm: 50].
     #[arg(long, value_name = "N", help_heading = "Gradients")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) draw_steps: Option<usize>,
 
-    /// Which weights of a channel group score [default: all].
+    /// Which weights of a channel group contribute to its scores [default: all].
     #[arg(long, value_enum, help_heading = "Gradients")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) members: Option<ScoringMembers>,
 
-    /// Score exactly as a published implementation does instead of by the paper's formula.
+    /// Score exactly as a published implementation does, instead of by the formula of the paper.
     #[arg(long, value_enum, help_heading = "Gradients")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reference: Option<Published>,
 
-    /// Where gradients are computed: cpu, cuda, cuda:N, tensorrt or tensorrt:N [default: cpu].
+    /// The device to compute gradients on: cpu, cuda, cuda:N, tensorrt or tensorrt:N [default: cpu].
     #[arg(long, value_name = "DEVICE", help_heading = "Gradients")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) device: Option<String>,
 
-    /// The precision of convolutions and matrix products in the gradients, whatever that of the network; float16 is for
-    /// devices that are faster in it and scales the loss [default: float32].
+    /// Precision of convolutions and matrix products in the gradients, independent of the precision of the network.
+    /// float16 uses loss scaling; it is for devices that are faster in half precision [default: float32].
     #[arg(long, value_enum, help_heading = "Gradients")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) precision: Option<Precision>,
 
-    /// Let the CPU run what the device can't, instead of failing.
+    /// Run nodes on the CPU that the device does not support, instead of failing.
     #[arg(long, help_heading = "Gradients")]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) allow_fallback: bool,
 
-    /// Stop once the channels that would go have not changed for three checks, one every ten timesteps.
+    /// Stop the gradients early: once the channels to be removed are the same in three consecutive checks, one every
+    /// ten timesteps.
     #[arg(long, help_heading = "Gradients")]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) adaptive: bool,
 
-    /// Go on from the checkpoints of gradients and refit that a killed run left beside the output.
+    /// Continue from the checkpoints of gradients and refit that an interrupted run left beside the output.
     #[arg(long, help_heading = "Gradients")]
     #[serde(skip)]
     pub(super) resume: bool,
 }
 
-/// The default path of the checkpoint: the output's name with `.gradients.npz` for its extension.
+/// Returns the default path of the gradient checkpoint: the output path with the extension `.gradients.npz`.
 pub(super) fn checkpoint_path(output: &Path) -> PathBuf {
     output.with_extension("gradients.npz")
 }
 
-/// The default path of the checkpoint of a refit: the output's name with `.refit.npz` for its extension.
+/// Returns the default path of the refit checkpoint: the output path with the extension `.refit.npz`.
 pub(super) fn refit_checkpoint_path(output: &Path) -> PathBuf {
     output.with_extension("refit.npz")
 }
 
-/// The options of scoring, with what the gradients are taken of and how.
+/// Completes the options of scoring with the settings of the gradients.
 pub(super) fn score_options(
     mut options: ScoreOptions,
     args: &PruneArgs,
@@ -136,22 +139,22 @@ pub(super) fn score_options(
     Ok(options)
 }
 
-/// What is shown of the stages of a gradient run.
+/// Returns the progress text of a stage of a gradient run. `None`: the stage is not shown.
 pub(super) fn text_of(stage: Stage) -> Option<&'static str> {
     match stage {
-        Stage::Sampling => Some("drawing samples"),
+        Stage::Sampling => Some("generating samples"),
         Stage::Losses => Some("losses by timestep"),
         Stage::Gradients => Some("gradients by timestep"),
-        Stage::Comparing => Some("comparing groups"),
+        Stage::Comparing => Some("comparing channel groups"),
         _ => None,
     }
 }
 
-/// One or two lines for the result.
+/// Describes a gradient run in a few lines.
 pub(super) fn text(run: &GradientReport) -> String {
     let mut text = match run.loss {
         LossKind::Output => format!(
-            "squared gradients of the output on {} samples, in {} passes, in {:.1} s",
+            "squared gradients of the output on {} samples in {} passes, in {:.1} s",
             run.batch * run.timesteps,
             run.timesteps,
             run.seconds
@@ -168,31 +171,32 @@ pub(super) fn text(run: &GradientReport) -> String {
         && let Some(point) = run.curve.last().filter(|point| !point.kept)
     {
         text += &format!(
-            "; at t = {} the loss fell below {threshold} times the largest ({:.4} of {:.4})",
+            "; at t = {} the loss is below {threshold} times the largest ({:.4} of {:.4})",
             point.t,
             point.loss,
             run.largest_loss()
         );
     }
     if run.settled {
-        text += "; the selection had settled";
+        text += "; stopped early: the selection no longer changed (--adaptive)";
     }
     let scale = run.loss_scale.map(|scale| format!(", {} at a loss scale of {scale}", run.precision));
     let drawn = run.drawing_seconds.map(|seconds| format!(", in {seconds:.1} s")).unwrap_or_default();
     format!("{text}\nran on: {}{}\nsamples: {}{drawn}", run.execution, scale.unwrap_or_default(), run.source)
 }
 
-/// The losses for a report.
+/// Returns the losses for the HTML report.
 pub(super) fn losses(run: &GradientReport) -> Losses<'_> {
     let mut lines = run.network.clone();
     lines.push(format!("process:      {}", run.process));
     lines.push(format!("samples:      {}", run.source));
-    // Inner products with random directions say nothing.
+    // The curve of an output loss is left out: it holds inner products with random directions, which mean nothing to a
+    // reader.
     let curve = if run.loss == LossKind::Output { &[] } else { run.curve.as_slice() };
     Losses { curve, threshold: run.threshold.unwrap_or(0.0), lines }
 }
 
-/// The same for machines.
+/// Returns the gradient run as JSON.
 pub(super) fn json(run: &GradientReport) -> serde_json::Value {
     serde_json::json!({
         "network": run.network,

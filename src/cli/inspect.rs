@@ -1,4 +1,4 @@
-//! Shows what a network is made of and what could be pruned.
+//! The command `inspect`: shows the operators, costs and channel groups of a network.
 
 use std::collections::BTreeMap;
 
@@ -94,7 +94,7 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
                     group.channels.to_string(),
                     group.unit.map_or_else(|| "-".to_owned(), |unit| unit.to_string()),
                     group.members.len().to_string(),
-                    group.kept.clone().unwrap_or_else(|| "can shrink".to_owned()),
+                    group.kept.clone().unwrap_or_else(|| "prunable".to_owned()),
                 ]
             })
             .collect();
@@ -121,15 +121,16 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<bool, Error> 
     Ok(true)
 }
 
-/// One channel group as it is shown.
+/// A channel group, for printing.
 struct GroupRow {
     name: String,
     channels: usize,
-    /// The same number of channels goes from every block of this many; nothing where no norm asks for it.
+    /// Block size: the same number of channels is removed from every block of this many. `None`: no norm requires equal
+    /// blocks.
     unit: Option<usize>,
     members: Vec<String>,
     kept: Option<String>,
-    /// The nodes that the channels go through.
+    /// The nodes that the channels pass through.
     nodes: Vec<usize>,
 }
 
@@ -161,10 +162,10 @@ impl GroupRow {
     }
 }
 
-/// Names of nodes with one text that are written out.
+/// Number of nodes with the same coupling text to name.
 const NAMES: usize = 2;
 
-/// The coupling of nodes as lines; those of one operator and one text share a line, at the place of the first.
+/// Lists the coupling of nodes. Nodes with the same operator and text share one line, at the position of the first.
 fn nodes_by_text<'a>(nodes: impl Iterator<Item = (&'a NodeInfo, &'a str)>) -> String {
     let mut rows: Vec<(&str, &str, Vec<&str>)> = Vec::new();
     for (node, text) in nodes {
@@ -189,7 +190,7 @@ fn nodes_by_text<'a>(nodes: impl Iterator<Item = (&'a NodeInfo, &'a str)>) -> St
     format!("\n  through{lines}")
 }
 
-/// The first two levels of a node's name, as exporters write module paths.
+/// Returns the first two levels of a node's name, which exporters write as a module path.
 fn block_of(name: &str) -> String {
     let separator = if name.starts_with('/') { '/' } else { '.' };
     let parts: Vec<&str> = name.split(separator).filter(|part| !part.is_empty()).collect();
@@ -200,7 +201,7 @@ fn block_of(name: &str) -> String {
     }
 }
 
-/// Channel groups and the nodes whose weights they tie, as a graph.
+/// Returns the channel groups and the nodes whose weights belong to them as a graph in the DOT language.
 fn dot(inspection: &Inspection, groups: &[GroupInfo]) -> String {
     let mut graph: DiGraph<String, String> = DiGraph::new();
     let mut nodes = BTreeMap::new();
@@ -221,7 +222,7 @@ fn dot(inspection: &Inspection, groups: &[GroupInfo]) -> String {
     };
     let label = |_: &DiGraph<String, String>, (_, text): (petgraph::graph::NodeIndex, &String)| {
         let shape = if text.contains(" channels") { "ellipse" } else { "box" };
-        // Names may hold line ends, and what terminals obey.
+        // Names may contain line breaks and terminal control characters.
         format!("label=\"{}\", shape={shape}", printable(&text.replace('"', "'")))
     };
     let config = [Config::NodeNoLabel, Config::EdgeNoLabel];

@@ -1,4 +1,4 @@
-//! How this run was called. The arguments need not be those of the process: a program in another language may hold the
+//! How this run was called. The arguments need not be those of the process: a program in another language may embed the
 //! command line.
 
 use std::cell::RefCell;
@@ -9,18 +9,18 @@ thread_local! {
     static ARGUMENTS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Begins a run on this thread with these arguments, of which the first is the name of the program.
+/// Begins a run on this thread with these arguments; the first is the name of the program.
 pub(super) fn begin(arguments: &[OsString]) {
     let arguments = arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
     ARGUMENTS.with(|held| held.replace(arguments));
 }
 
-/// The arguments of the run on this thread; what is no text in them is replaced.
+/// Returns the arguments of the run on this thread. Bytes that are not valid Unicode are replaced.
 pub(super) fn arguments() -> Vec<String> {
     ARGUMENTS.with_borrow(Vec::clone)
 }
 
-/// The command line, as it can be run again in a shell.
+/// Returns the command line, quoted so that it can be run again in a shell.
 pub(super) fn command_line() -> String {
     let quoted = |argument: String| match argument.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,".contains(c)) {
         true => argument,
@@ -38,6 +38,6 @@ mod tests {
         begin(&["onnx-diffprune", "a b.onnx", "--keep=it's"].map(OsString::from));
         assert_eq!(command_line(), r"onnx-diffprune 'a b.onnx' '--keep=it'\''s'");
         let elsewhere = std::thread::spawn(arguments).join();
-        assert_eq!(elsewhere.unwrap_or_default(), [""; 0], "another thread's run is another");
+        assert_eq!(elsewhere.unwrap_or_default(), [""; 0], "another thread has another run");
     }
 }

@@ -1,4 +1,4 @@
-//! Checks as a JUnit report, which systems of continuous integration read.
+//! Writes checks as a JUnit report for continuous integration.
 
 use onnx_diffprune::evaluation::LimitCheck;
 use onnx_diffprune::{Error, VerifyReport};
@@ -6,34 +6,34 @@ use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use super::args::{Cli, Command, Format};
 
-/// One check: a case of the report.
+/// A check, which is one test case of the report.
 #[derive(Clone, Debug)]
 pub(super) struct Check {
-    /// What it is part of: the command.
+    /// The test suite: the command.
     pub(super) suite: String,
-    /// What is checked: a file.
+    /// The class name: the file that is checked.
     pub(super) class: String,
     pub(super) name: String,
-    /// Why it failed, if it did.
+    /// Why the check failed. `None`: it passed.
     pub(super) failure: Option<String>,
-    /// What was found.
+    /// The measured values.
     pub(super) output: String,
 }
 
-/// Refuses the format where there are no checks to report.
+/// Refuses `--format junit` for commands without checks.
 ///
 /// # Errors
-/// Another command than verify and evaluate.
+/// The command is neither verify nor evaluate.
 pub(super) fn check(cli: &Cli) -> Result<(), Error> {
     let has_checks = matches!(cli.command, Some(Command::Verify(_) | Command::Evaluate(_)));
     if cli.format != Format::Junit || has_checks {
         return Ok(());
     }
-    Err(Error::usage("--format junit: only verify and evaluate make checks that it could report")
-        .hint("use text or json"))
+    Err(Error::usage("--format junit: only the commands verify and evaluate have checks to report")
+        .hint("use --format text or --format json"))
 }
 
-/// The checks of a verification: every output of every run, and the whole.
+/// Returns the checks of a verification: every output of every run, and the result as a whole.
 pub(super) fn of_verification(class: &str, report: &VerifyReport, text: &str) -> Vec<Check> {
     let check = |name: String, failure: Option<String>, output: String| Check {
         suite: "verify".to_owned(),
@@ -56,7 +56,8 @@ pub(super) fn of_verification(class: &str, report: &VerifyReport, text: &str) ->
     checks
 }
 
-/// The checks of an evaluation: every network beside every limit; one that passes for each network where no limit is given.
+/// Returns the checks of an evaluation: every network with every limit or, if no limit is given, one passing check per
+/// network.
 pub(super) fn of_evaluation(checks: &[LimitCheck], networks: &[String], text: &str) -> Vec<Check> {
     let check = |class: String, name: &str, failure: Option<String>, output: String| Check {
         suite: "evaluate".to_owned(),
@@ -75,7 +76,7 @@ pub(super) fn of_evaluation(checks: &[LimitCheck], networks: &[String], text: &s
     checks.iter().map(of).collect()
 }
 
-/// The report of checks: one suite for every command.
+/// Returns the JUnit report of checks, with one suite per command.
 pub(super) fn document(checks: &[Check]) -> String {
     let mut report = Report::new("onnx-diffprune");
     let mut suites: Vec<TestSuite> = Vec::new();
@@ -106,7 +107,7 @@ pub(super) fn document(checks: &[Check]) -> String {
     report.to_string().unwrap_or_default()
 }
 
-/// The report of a run that ended before any check: one case, in error.
+/// Returns the report of a run that failed before any check: one test case with an error.
 pub(super) fn of_error(error: &Error) -> String {
     let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
     status.set_message(error.to_string());

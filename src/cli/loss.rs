@@ -1,4 +1,4 @@
-//! Measures the denoising loss of a network: how much a cut costs before anything is trained.
+//! The command `loss`: measures the denoising loss of a network, for instance after a cut and before training.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::open_runtime;
 use super::printer::{Printer, Watcher};
 use super::surroundings::{Surroundings, network_of};
 
-/// Samples that are evaluated where nothing is said.
+/// Default number of samples.
 const COUNT: usize = 256;
 
 #[derive(Args, Debug)]
@@ -24,19 +24,20 @@ pub(super) struct LossArgs {
     /// The network, pruned or not.
     #[arg(value_name = "MODEL.onnx")]
     input: PathBuf,
-    /// The number of samples.
+    /// Number of clean samples.
     #[arg(long, value_name = "N", default_value_t = COUNT)]
     count: usize,
-    /// The number of timesteps, spread evenly over the schedule.
+    /// Number of timesteps, spread evenly over the schedule.
     #[arg(long, value_name = "N", default_value_t = 25)]
     timesteps: usize,
     /// Seed of the choice of samples and of the noise, which is the same at every timestep.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Conditioning: arrays by the names of the network's inputs; sample i takes row i. What is not given is drawn.
+    /// Conditioning: arrays with the names of the network's inputs; sample i uses row i. Inputs that are not given are
+    /// random.
     #[arg(long, value_name = "FILE.npz")]
     inputs: Option<PathBuf>,
-    /// The size of a symbolic dimension; may be given again.
+    /// The size of a symbolic dimension. Can be given several times.
     #[arg(long, value_name = "NAME=N")]
     size: Vec<String>,
     #[command(flatten)]
@@ -48,12 +49,12 @@ pub(super) struct LossArgs {
 pub(super) fn run(args: &LossArgs, cli: &Cli, ranks: &Arc<dyn Collective>, printer: &Printer) -> Result<bool, Error> {
     let Some(data) = &args.data.data else {
         return Err(Error::usage("no data is given")
-            .hint("name clean samples, best ones that were not trained on, with --data"));
+            .hint("give clean samples with --data, best ones that the network was not trained on"));
     };
     let runtime = open_runtime(cli)?;
     let input = network_of(&args.input)?;
     let surroundings = Surroundings::of(&args.diffusion, &input, true)?;
-    surroundings.tell(printer);
+    surroundings.print(printer);
     let model = Model::open(&input)?;
     printer.notes(&model);
     let given = surroundings.inputs(&model, args.inputs.as_deref(), Some(&runtime))?.unwrap_or_default();
@@ -67,7 +68,7 @@ pub(super) fn run(args: &LossArgs, cli: &Cli, ranks: &Arc<dyn Collective>, print
         timesteps: args.timesteps,
         seed: args.seed,
     };
-    let mut watcher = Watcher::new(printer, |stage| (stage == Stage::Losses).then_some("denoising"));
+    let mut watcher = Watcher::new(printer, |stage| (stage == Stage::Losses).then_some("measuring the denoising loss"));
     let report = network.loss(&runtime, &options, &mut |progress| watcher.see(progress))?;
     drop(watcher);
     let (curve, mean) = (&report.losses, report.mean());

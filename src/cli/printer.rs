@@ -1,7 +1,7 @@
 //! Standard output and standard error.
 //!
-//! Results go to standard output, everything else to standard error. All text leaves the program here, and what a terminal
-//! would obey in it is written out: names come from files.
+//! Results go to standard output, everything else to standard error. All text of the program is printed here. Control
+//! characters are escaped, as names come from files and could otherwise control the terminal.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -18,21 +18,23 @@ use super::args::Format;
 use super::junit::{self, Check};
 use super::progress::Progress;
 
-/// Who hears of a run instead of standard error, and may stop it; also asked where there is nothing to tell.
+/// A callback that receives messages and progress instead of standard error, and may stop the run. `None` asks only
+/// whether to continue.
 pub(super) type Listener = Rc<RefCell<dyn FnMut(Option<library::Progress<'_>>) -> ControlFlow<()>>>;
 
-/// Where everything is printed.
+/// Prints everything.
 pub(super) struct Printer {
     format: Format,
     quiet: bool,
     verbose: bool,
-    /// Which of several ranks prints, where it is not the first: that one speaks for all, others of their errors alone.
+    /// The rank of this process, for messages, unless it is the first. The first rank prints everything, others only
+    /// their errors.
     rank: Option<usize>,
-    /// Whether it has said why the request failed.
+    /// Whether an error was printed.
     has_failed: Rc<Cell<bool>>,
-    /// Whether it has printed a JUnit report.
+    /// Whether a JUnit report was printed.
     has_report: Rc<Cell<bool>>,
-    /// Results that are held instead of printed.
+    /// Results that are collected instead of printed. `None`: results are printed.
     held: Option<RefCell<Vec<(Value, String)>>>,
     listener: Option<Listener>,
     /// Whether the listener asked to stop.
@@ -54,19 +56,19 @@ impl Printer {
         }
     }
 
-    /// One that prints nothing at all: results are held, everything else is told to `listener`.
+    /// Returns a printer that prints nothing: results are collected, everything else is passed to `listener`.
     #[cfg(feature = "python")]
-    pub(super) fn telling(listener: Listener) -> Self {
+    pub(super) fn for_listener(listener: Listener) -> Self {
         let listener = Some(listener);
         Self { held: Some(RefCell::default()), listener, ..Self::new(Format::Json, true) }
     }
 
-    /// Tells the listener, if there is one; nothing is printed then.
-    fn told(&self, progress: library::Progress<'_>) -> Option<ControlFlow<()>> {
+    /// Passes progress to the listener. `None`: there is no listener, so the caller prints.
+    fn notify(&self, progress: library::Progress<'_>) -> Option<ControlFlow<()>> {
         self.ask(Some(progress))
     }
 
-    /// Whether the listener, if there is one, lets the run go on.
+    /// Asks the listener whether to continue. `None`: there is no listener.
     fn ask(&self, progress: Option<library::Progress<'_>>) -> Option<ControlFlow<()>> {
         let listener = self.listener.as_ref()?;
         if (listener.borrow_mut())(progress).is_break() {
@@ -75,15 +77,15 @@ impl Printer {
         Some(if self.is_stopped.get() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
 
-    /// What a stage of the library tells that nobody is shown: it stops where the listener has asked for it.
+    /// Passes progress that is not printed to the listener. Stops the stage if the listener asked for it.
     pub(super) fn pass(&self, progress: library::Progress<'_>) -> ControlFlow<()> {
-        self.told(progress).unwrap_or(ControlFlow::Continue(()))
+        self.notify(progress).unwrap_or(ControlFlow::Continue(()))
     }
 
-    /// Refuses to go on where the listener has asked to stop: before what can't be taken back.
+    /// Checks that the listener has not asked to stop. Called before outputs are written, which can't be undone.
     ///
     /// # Errors
-    /// See above.
+    /// The listener asked to stop.
     pub(super) fn go_on(&self) -> Result<(), Error> {
         match self.ask(None) {
             Some(ControlFlow::Break(())) => Err(Error::unmet("cancelled").of_kind(library::ErrorKind::Cancelled)),
@@ -91,12 +93,12 @@ impl Printer {
         }
     }
 
-    /// The same, with whether lists are printed whole.
+    /// Sets whether lists are printed in full.
     pub(super) fn listing_all(self, verbose: bool) -> Self {
         Self { verbose, ..self }
     }
 
-    /// The printer of this rank.
+    /// Returns the printer for this rank.
     pub(super) fn of_rank(self, rank: usize) -> Self {
         match rank {
             0 => self,
@@ -104,7 +106,7 @@ impl Printer {
         }
     }
 
-    /// Whether lists are printed whole.
+    /// Whether lists are printed in full.
     pub(super) fn is_verbose(&self) -> bool {
         self.verbose
     }
@@ -114,7 +116,7 @@ impl Printer {
         self.format == Format::Json
     }
 
-    /// One that prints the same but for results, which it holds for a result of several.
+    /// Returns a printer that collects results, to be merged into one, and prints everything else.
     pub(super) fn holding(&self) -> Self {
         let Self { format, quiet, verbose, rank, .. } = *self;
         Self {
@@ -130,12 +132,12 @@ impl Printer {
         }
     }
 
-    /// The results that were held.
+    /// Returns the collected results.
     pub(super) fn held(&self) -> Vec<(Value, String)> {
         self.held.as_ref().map(RefCell::take).unwrap_or_default()
     }
 
-    /// Prints a result: the JSON form, or the text that `text` makes.
+    /// Prints a result: as JSON, or the text that `text` returns.
     pub(super) fn result(&self, json: &impl Serialize, text: impl FnOnce() -> String) {
         if let Some(held) = &self.held {
             held.borrow_mut().push((serde_json::to_value(json).unwrap_or_default(), text()));
@@ -148,7 +150,7 @@ impl Printer {
         }
     }
 
-    /// Prints text to standard output whatever the format. A closed pipe is no error.
+    /// Prints text to standard output in every format. A closed pipe is not an error.
     pub(super) fn raw(&self, text: &str) {
         if self.listener.is_some() {
             self.result(&text, String::new);
@@ -158,7 +160,7 @@ impl Printer {
         let _ = writeln!(out, "{}", screened(text.trim_end_matches('\n')));
     }
 
-    /// Prints a file of another language to standard output, byte for byte. A closed pipe is no error.
+    /// Prints text in another file format to standard output, byte for byte. A closed pipe is not an error.
     pub(super) fn exact(&self, text: &str) {
         let _ = std::io::stdout().lock().write_all(text.as_bytes());
     }
@@ -174,33 +176,33 @@ impl Printer {
         self.exact(&junit::document(checks));
     }
 
-    /// Prints JSON to standard output. A closed pipe is no error.
+    /// Prints JSON to standard output. A closed pipe is not an error.
     fn json(&self, json: &impl Serialize) {
         let text = serde_json::to_string_pretty(json).unwrap_or_default();
         let mut out = std::io::stdout().lock();
         let _ = writeln!(out, "{}", in_json(&text));
     }
 
-    /// Prints what a reader may want to know before the result, to standard error.
+    /// Prints information to standard error before the result.
     pub(super) fn note(&self, text: &str) {
-        if self.told(library::Progress::Note(text)).is_none() && !self.quiet {
+        if self.notify(library::Progress::Note(text)).is_none() && !self.quiet {
             let _ = writeln!(std::io::stderr().lock(), "{}", screened(text));
         }
     }
 
-    /// Prints what of a model's file is not as the format asks for.
+    /// Prints warnings for the parts of a model's file that do not follow the ONNX format.
     pub(super) fn notes(&self, model: &Model) {
         model.notes().iter().for_each(|note| self.warning(note));
     }
 
     /// Prints a warning.
     pub(super) fn warning(&self, text: &str) {
-        if self.told(library::Progress::Warning(text)).is_none() && !self.quiet {
+        if self.notify(library::Progress::Warning(text)).is_none() && !self.quiet {
             let _ = writeln!(std::io::stderr().lock(), "warning: {}", indented(text));
         }
     }
 
-    /// Prints an error, its causes and what to do, unless [`Printer::failure`] has.
+    /// Prints an error with its causes and its hint, unless [`Printer::failure`] has printed it.
     pub(super) fn error(&self, error: &Error) {
         if self.has_failed.get() {
             return;
@@ -208,7 +210,7 @@ impl Printer {
         self.failure(json!({}), String::new, error);
     }
 
-    /// Prints what came of a request that failed, and why it did: in JSON as one object.
+    /// Prints the results of a request that failed, with the error; in JSON as one object.
     pub(super) fn failure(&self, mut body: Value, text: impl FnOnce() -> String, error: &Error) {
         self.has_failed.set(true);
         if self.is_json() {
@@ -245,23 +247,23 @@ impl Printer {
         }
     }
 
-    /// Progress over a number of steps: a bar on a terminal, elsewhere a line from time to time; nothing under `--quiet`.
+    /// Returns progress over a number of steps: a bar on a terminal, else lines at intervals; nothing with `--quiet`.
     pub(super) fn progress(&self, steps: u64) -> Progress {
         if self.quiet { Progress::hidden() } else { Progress::new(steps, self.is_json()) }
     }
 }
 
-/// What the library says while it works, printed.
+/// Prints progress and messages of the library.
 pub(super) struct Watcher<'p> {
     printer: &'p Printer,
     text_of: fn(Stage) -> Option<&'static str>,
     shown: Option<(Stage, Progress)>,
-    /// Progress while no stage is shown: networks are differentiated and loaded before the first.
+    /// The progress shown before the first stage, while networks are differentiated and loaded.
     waiting: Option<Progress>,
 }
 
 impl<'p> Watcher<'p> {
-    /// Shows the stages that `text_of` has a text for.
+    /// Returns a watcher that shows the stages for which `text_of` returns a text.
     pub(super) fn new(printer: &'p Printer, text_of: fn(Stage) -> Option<&'static str>) -> Self {
         let mut watcher = Self { printer, text_of, shown: None, waiting: None };
         watcher.wait("preparing");
@@ -274,12 +276,12 @@ impl<'p> Watcher<'p> {
         self.waiting = Some(progress);
     }
 
-    /// Shows nothing until the library says more.
+    /// Hides the progress until the next message of the library.
     pub(super) fn rest(&mut self) {
         (self.shown, self.waiting) = (None, None);
     }
 
-    /// Prints something while the progress is out of the way.
+    /// Hides the progress while `print` prints.
     fn print(&self, print: impl FnOnce()) {
         match self.waiting.as_ref().or(self.shown.as_ref().map(|(_, progress)| progress)) {
             Some(progress) => progress.pause(print),
@@ -287,14 +289,14 @@ impl<'p> Watcher<'p> {
         }
     }
 
-    /// Prints a note while the progress is out of the way.
+    /// Prints a note above the progress.
     pub(super) fn note(&self, text: &str) {
         self.print(|| self.printer.note(text));
     }
 
-    /// Prints, and never stops the library; where there is a listener, it hears and decides instead.
+    /// Prints, and never stops the library. With a listener, passes the progress on and returns its answer instead.
     pub(super) fn see(&mut self, progress: library::Progress<'_>) -> ControlFlow<()> {
-        if let Some(answer) = self.printer.told(progress) {
+        if let Some(answer) = self.printer.notify(progress) {
             return answer;
         }
         match progress {
@@ -326,7 +328,7 @@ impl<'p> Watcher<'p> {
     }
 }
 
-/// Text of several lines in which a terminal obeys nothing but the ends of lines.
+/// Escapes all control characters except line ends.
 pub(super) fn screened(text: &str) -> Cow<'_, str> {
     let is_plain = text.lines().all(|line| matches!(printable(line), Cow::Borrowed(_)));
     match is_plain && !text.contains('\r') {
@@ -335,12 +337,13 @@ pub(super) fn screened(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The same of one message: what follows its first line is indented, so that no name can pass for a message.
+/// Escapes control characters in one message, and indents all lines but the first, so that no name can pass for a
+/// message.
 fn indented(text: &str) -> String {
     screened(text).replace('\n', "\n  ")
 }
 
-/// JSON in which a terminal obeys nothing either. Outside of strings it has none of these characters.
+/// Escapes control characters in JSON. They occur only within its strings.
 fn in_json(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
@@ -355,7 +358,7 @@ fn in_json(text: &str) -> String {
     safe
 }
 
-/// A number of things with a unit prefix, `35.75 M`.
+/// Formats a number with a unit prefix, `35.75 M`.
 pub(super) fn human(value: f64) -> String {
     let units = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
     match units.iter().find(|(size, _)| value.abs() >= *size) {
@@ -364,12 +367,12 @@ pub(super) fn human(value: f64) -> String {
     }
 }
 
-/// A share in per cent.
+/// Formats a share in per cent.
 pub(super) fn percent(part: f64, whole: f64) -> String {
     if whole > 0.0 { format!("{:.1} %", 100.0 * part / whole) } else { "-".to_owned() }
 }
 
-/// Words in lines of at most 100 characters with an indentation of two.
+/// Joins words with commas, in lines of at most 100 characters with an indentation of two.
 pub(super) fn wrapped(words: &[String]) -> String {
     let mut lines: Vec<String> = Vec::new();
     for (at, word) in words.iter().enumerate() {
@@ -385,7 +388,7 @@ pub(super) fn wrapped(words: &[String]) -> String {
     lines.join("\n")
 }
 
-/// A table with a header; numbers are aligned to the right, text to the left.
+/// Formats a table with a header. Columns of numbers are aligned to the right, others to the left.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_header(header.to_vec());
@@ -411,7 +414,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_name_reaches_a_terminal_as_it_is() {
+    fn control_characters_in_names_are_escaped() {
         assert_eq!(screened("a\nb"), "a\nb");
         assert_eq!(screened("a\u{1b}]0;x\u{7}\nb\r"), "a\\u{1b}]0;x\\u{7}\nb\\r");
         assert_eq!(indented("node a\nerror: b"), "node a\n  error: b");
@@ -420,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn json_stays_json() {
+    fn escaped_json_is_valid_and_unchanged() {
         let name = "a\u{1b}[2J\u{7f}\u{9b}\u{202e}\nb";
         let text = in_json(&serde_json::to_string_pretty(&serde_json::json!({ "name": name })).unwrap());
         assert!(text.chars().all(|c| c == '\n' || !c.is_control() && c != '\u{202e}'), "{text:?}");

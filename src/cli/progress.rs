@@ -1,4 +1,4 @@
-//! Progress of a run: a bar on a terminal, elsewhere a line from time to time.
+//! Progress of a run: a bar on a terminal, else lines at intervals.
 
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How often a line is printed where there is no terminal.
+/// The interval between lines without a terminal.
 const PERIOD: Duration = Duration::from_secs(30);
 
 /// Progress of a run; disappears when dropped.
@@ -17,14 +17,15 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Progress over a number of steps. The bar shows where standard error is a terminal and standard output has no JSON.
+    /// Returns progress over a number of steps. The bar is shown if standard error is a terminal and the result is not
+    /// JSON.
     pub(super) fn new(steps: u64, is_json: bool) -> Self {
         let bar = ProgressBar::new(steps);
         let is_terminal = std::io::stderr().is_terminal();
         if is_json || !is_terminal {
             bar.set_draw_target(ProgressDrawTarget::hidden());
         }
-        if let Ok(style) = ProgressStyle::with_template("{spinner} [{pos}/{len}] {msg} {elapsed} (left about {eta})") {
+        if let Ok(style) = ProgressStyle::with_template("{spinner} [{pos}/{len}] {msg} {elapsed} (about {eta} left)") {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(120));
@@ -35,7 +36,7 @@ impl Progress {
         Self { bar, lines }
     }
 
-    /// Progress that is not shown.
+    /// Returns progress that is not shown.
     pub(super) fn hidden() -> Self {
         Self { bar: ProgressBar::hidden(), lines: None }
     }
@@ -47,12 +48,12 @@ impl Progress {
         self.follow(what, false);
     }
 
-    /// Prints something while the progress is out of the way.
+    /// Hides the progress while `print` prints.
     pub(super) fn pause(&self, print: impl FnOnce()) {
         self.bar.suspend(print);
     }
 
-    /// Says that `done` steps are done.
+    /// Sets the number of completed steps.
     pub(super) fn at(&self, done: u64, what: &'static str) {
         self.bar.set_message(what);
         self.bar.set_position(done);
@@ -72,18 +73,18 @@ impl Drop for Progress {
     }
 }
 
-/// How far a run is.
+/// How far a run has come.
 #[derive(Default)]
 struct State {
     what: &'static str,
     done: u64,
-    /// Where steps take about as long as each other: how many were done when the first was seen (those of a run that
-    /// goes on took no time here), and after what time.
+    /// The number of completed steps when the first progress was reported, and the time then, to estimate the time
+    /// left: steps of a resumed run took no time here. `None`: the steps differ in duration, so there is no estimate.
     from: Option<(u64, Duration)>,
     has_ended: bool,
 }
 
-/// Prints a line from time to time, from a thread of its own, until it is dropped.
+/// Prints a line at intervals, from a separate thread, until it is dropped.
 struct Lines {
     started: Instant,
     shared: Arc<(Mutex<State>, Condvar)>,
@@ -136,8 +137,8 @@ impl Drop for Lines {
     }
 }
 
-/// How far a run is, `[12/50] drawing samples, 1:30, about 4:45 left`: as if the steps that are left took as long as
-/// those before.
+/// Formats a line of progress, such as `[12/50] generating samples, 1:30, about 4:45 left`. The estimate assumes that
+/// the remaining steps take as long as those before.
 fn line(state: &State, total: u64, elapsed: Duration) -> String {
     let what = if state.what.is_empty() { "working" } else { state.what };
     let left = state.from.filter(|(from, _)| *from < state.done && state.done < total).map(|(from, since)| {
@@ -147,7 +148,7 @@ fn line(state: &State, total: u64, elapsed: Duration) -> String {
     format!("[{}/{total}] {what}, {}{}", state.done, minutes(elapsed), left.unwrap_or_default())
 }
 
-/// A duration as minutes and seconds, `1:30`.
+/// Formats a duration as minutes and seconds, `1:30`.
 fn minutes(duration: Duration) -> String {
     let seconds = duration.as_secs();
     format!("{}:{:02}", seconds / 60, seconds % 60)
@@ -160,20 +161,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_comes_from_time_to_time_and_none_after_the_end() {
+    fn lines_are_printed_at_intervals_until_the_end() {
         let (sender, receiver) = channel();
         let print = move |line: &str| {
             let _ = sender.send(line.to_owned());
         };
         let lines = Lines::start(50, Duration::from_millis(20), print).unwrap();
-        lines.set("drawing samples", 12, true);
+        lines.set("generating samples", 12, true);
         let first = receiver.recv_timeout(Duration::from_secs(20)).unwrap();
-        assert_eq!(first, "[12/50] drawing samples, 0:00");
+        assert_eq!(first, "[12/50] generating samples, 0:00");
         lines.set("verifying", 13, false);
         let mut found = receiver.iter().take(200);
         assert!(found.any(|line| line.starts_with("[13/50] verifying")), "further lines follow");
         drop(lines);
-        // The thread has ended, and with it the sender: nothing more can come.
+        // The thread has ended and dropped the sender, so no more lines can follow.
         receiver.try_iter().for_each(drop);
         assert!(receiver.recv().is_err());
     }
@@ -187,7 +188,7 @@ mod tests {
         assert_eq!(text(0, from), "[0/10] gradients by timestep, 12:34");
         assert_eq!(text(4, from), "[4/10] gradients by timestep, 12:34, about 18:51 left");
         assert_eq!(text(10, from), "[10/10] gradients by timestep, 12:34");
-        // Six of eight came from a checkpoint, and it took 354 s to the first of the others.
+        // Six of the eight steps come from a checkpoint; the first of the others began after 354 s.
         assert_eq!(
             text(8, Some((6, Duration::from_secs(354)))),
             "[8/10] gradients by timestep, 12:34, about 6:40 left"

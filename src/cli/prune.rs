@@ -1,4 +1,4 @@
-//! The main job: prune, write, verify, measure.
+//! The main command: prunes, writes, verifies and measures.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -24,7 +24,7 @@ use super::report_page::{PageParts, sources, write_report};
 use super::surroundings::Surroundings;
 use super::{folder, open_runtime, open_runtime_to_fold, rounds, run_files};
 
-/// Runs the job; of several ranks, each takes part in the gradients, and the first does everything else.
+/// Runs the main command. With several ranks, all of them compute gradients, and the first one does everything else.
 pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, printer: &Printer) -> Result<bool, Error> {
     let args = given.with_config()?;
     let is_first = ranks.rank() == 0;
@@ -39,13 +39,14 @@ pub(super) fn run(given: &PruneArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
         return folder::run(&args, config, cli, ranks, printer);
     }
     if !args.components.is_empty() || !args.component_ratio.is_empty() {
-        let text = "--components and --component-ratio: expected the folder of a pipeline as the input";
-        return Err(Error::usage(text).hint("a single network takes --ratio"));
+        let text = "--components and --component-ratio: expected the folder of a pipeline as the input, found a single \
+                    network";
+        return Err(Error::usage(text).hint("use --ratio for a single network"));
     }
     job(&args, config, cli, ranks, printer)
 }
 
-/// The job on one network.
+/// Prunes one network.
 pub(super) fn job(
     args: &PruneArgs,
     config: Option<&Path>,
@@ -57,13 +58,13 @@ pub(super) fn job(
     let (cut, mut score) = (args.cut_options()?, args.score_options()?);
     let surroundings = match args.input.as_deref() {
         Some(input) => {
-            // A report shows samples.
+            // A report shows samples, so it needs the scheduler.
             let denoises = score.criterion.needs_gradients() || args.refits(score.criterion) || args.report.is_some();
             Surroundings::of(&args.diffusion, input, denoises)?
         }
         None => Surroundings::none(&args.diffusion),
     };
-    surroundings.tell(printer);
+    surroundings.print(printer);
     let args = &PruneArgs { diffusion: surroundings.diffusion.clone(), ..args.clone() };
     if args.rounds.is_some() || args.finetune_steps.is_some() {
         return rounds::run(args, (&cut, score, config), &surroundings, cli, ranks, printer);
@@ -71,7 +72,7 @@ pub(super) fn job(
     let refits = args.refits(score.criterion);
     if !score.criterion.needs_gradients() && !refits && ranks.size() > 1 {
         printer.warning(
-            "this criterion takes no gradients, which ranks could divide: all but the first have nothing to do",
+            "this criterion computes no gradients that several ranks could share: all ranks but the first are idle",
         );
         if !is_first {
             return Ok(true);
@@ -79,22 +80,23 @@ pub(super) fn job(
     }
     score.compares_groups &= is_first;
     let input = args.input.as_deref().ok_or_else(|| {
-        Error::usage("no input is given").hint("onnx-diffprune IN.onnx OUT.onnx --ratio 0.5; --help shows more")
+        Error::usage("no input is given")
+            .hint("usage: onnx-diffprune IN.onnx OUT.onnx --ratio 0.5; --help lists all options")
     })?;
     let output = args.output.as_deref();
     if output.is_none() && !args.dry_run {
-        return Err(Error::usage("no output is given").hint("name a file for the pruned network, or pass --dry-run"));
+        return Err(Error::usage("no output is given").hint("give a path for the pruned network, or pass --dry-run"));
     }
     let progress = printer.progress(2);
     progress.step("reading");
     let model = Model::open(input)?;
     let model = if args.placed.is_some() { model.keeping_data_name() } else { model };
-    // What would fail at the end fails at the start.
+    // Conflicts between files are reported before anything is computed.
     if is_first {
         check_files(args, config, &model, cli, (score.criterion.needs_gradients(), refits))?;
     }
     if args.gradients.resume && !score.criterion.needs_gradients() && !refits {
-        printer.warning("--resume has no effect: this criterion takes no gradients, and nothing is refitted");
+        printer.warning("--resume has no effect: this criterion computes no gradients, and there is no refit");
     }
     let measures = score.criterion.needs_gradients() || cut.scope == Scope::Global && args.data.data.is_some();
     let has_prompts = args.diffusion.prompts.is_some();
@@ -172,7 +174,7 @@ pub(super) fn job(
         gradients,
         before: Before::default(),
         checkpoint: base.filter(|_| refits).map(checkpoint_path),
-        advice: "--no-refit writes the cut as it is",
+        advice: "use --no-refit to write the cut without a refit",
         sources: sources(&args.diffusion, &surroundings.json, &args.data, score.seed),
         draws: draws(args, &score, &surroundings.json),
     };
@@ -180,7 +182,8 @@ pub(super) fn job(
     ending.run(staged)
 }
 
-/// By what original and cut are drawn where nothing is fitted: as the criterion took the process, or as it is given.
+/// Returns how original and cut generate samples for the report of a cut without refit: by the process of the
+/// criterion, or the given one. An error says why they do not.
 pub(super) fn draws<'s>(
     args: &PruneArgs,
     score: &'s ScoreOptions,
@@ -189,13 +192,14 @@ pub(super) fn draws<'s>(
     if around["component"].as_str().is_some_and(|component| Part::of(component) != Part::Denoiser) {
         return Err("this component does not denoise");
     }
-    match score.criterion.needs_gradients() || args.diffusion.said_of_schedule().is_some() {
+    match score.criterion.needs_gradients() || args.diffusion.schedule_option().is_some() {
         true => Ok(score),
-        false => Err("no noise schedule is given or found (--scheduler-config, --pipeline)"),
+        false => Err("no noise schedule is given or found (give --scheduler-config or --pipeline)"),
     }
 }
 
-/// What an alignment costs: the MACs that are kept without it, with widths alone and with even norm groups too.
+/// Describes the cost of an alignment: the MACs that are kept without it, with aligned widths, and with even norm
+/// groups in addition.
 fn alignment(scores: &Scores, cut: &CutOptions, align: &str) -> Result<String, Error> {
     let share = |options: CutOptions| {
         let cut = scores.cut(options)?;
@@ -205,13 +209,14 @@ fn alignment(scores: &Scores, cut: &CutOptions, align: &str) -> Result<String, E
     let widths = share(CutOptions { evens_norm_groups: false, ..cut.clone() })?;
     let both = share(cut.clone())?;
     Ok(format!(
-        "aligned to {align}: widths in multiples of {} keep {widths} of the MACs (head sizes in multiples of {}), with an even \
-         number of channels in norm groups {both}; without alignment it is {free}",
+        "aligned to {align}: widths in multiples of {} keep {widths} of the MACs (head sizes in multiples of {}), and \
+         {both} with an even number of channels per norm group; without alignment, {free}",
         cut.round_to, cut.round_heads_to
     ))
 }
 
-/// What a rank but the first does after the scores: its part of the fit, of the cut that the first tells.
+/// Runs the part of every rank but the first after the scores: its share of the refit, of the cut that the first rank
+/// sends.
 fn follow(
     analysis: &Analysis,
     runtime: Option<&Runtime>,
@@ -225,7 +230,7 @@ fn follow(
 }
 
 impl PruneArgs {
-    /// How a fit is made whose checkpoint is named after `base`.
+    /// Returns the settings of a refit whose checkpoint is named after `base`.
     pub(super) fn refit_settings(&self, score: &ScoreOptions, base: &Path) -> Result<RefitSettings, Error> {
         Ok(RefitSettings {
             checkpoint: Some(refit_checkpoint_path(base)),
@@ -234,7 +239,7 @@ impl PruneArgs {
         })
     }
 
-    /// How the output is verified.
+    /// Returns how the output is verified.
     pub(super) fn verify_options(&self, score: &ScoreOptions, given: Option<&[(String, Array)]>) -> VerifyOptions {
         VerifyOptions {
             rtol: self.rtol,
@@ -245,14 +250,14 @@ impl PruneArgs {
         }
     }
 
-    /// Whether the weights are fitted after the cut: as asked, else where there are clean samples anyway.
+    /// Whether the weights are fitted after the cut: as the options say, else if there are clean samples.
     pub(super) fn refits(&self, criterion: CriterionOption) -> bool {
         let has_samples = self.data.data.is_some() || criterion.needs_gradients();
         self.output.is_some() && !self.dry_run && !self.no_refit && (self.refit || has_samples)
     }
 }
 
-/// Compares what the run reads and writes.
+/// Checks that the files that the run reads and writes do not conflict.
 pub(super) fn check_files(
     args: &PruneArgs,
     config: Option<&Path>,
@@ -275,8 +280,7 @@ pub(super) fn check_files(
     files.check()
 }
 
-/// How the gradients of a run were computed, as plan and metadata record it: without paths, which are the user's own
-/// business.
+/// Returns the options of the gradients for plan and metadata. Paths are left out, as they are private to the user.
 pub(super) fn recorded(args: &PruneArgs) -> Result<serde_json::Value, Error> {
     let mut diffusion = args.diffusion.clone();
     (diffusion.scheduler_config, diffusion.pipeline, diffusion.prompts) = (None, None, None);

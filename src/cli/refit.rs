@@ -1,4 +1,4 @@
-//! Fits the weights of a file that was pruned before.
+//! The command `refit`: fits the weights of a network that was pruned before.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -30,16 +30,17 @@ pub(super) struct RefitCommandArgs {
     /// The pruned network, or the folder of its pipeline.
     #[arg(value_name = "PRUNED.onnx")]
     pruned: PathBuf,
-    /// Where the refitted network goes: a file, or of a folder PRUNED a folder, in which all else is copied from there.
+    /// Path of the refitted network: a file or, if PRUNED is a folder, a folder that also gets copies of all other
+    /// files of PRUNED.
     #[arg(value_name = "OUT.onnx")]
     output: PathBuf,
     /// The plan of the cut [default: PRUNED.plan.json].
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
-    /// Write a report: one HTML page.
+    /// Write a report: one HTML page with samples, losses and the errors of all layers before and after the refit.
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
-    /// Verify neither the pruned network nor the refitted one, and measure no latency.
+    /// Verify neither the pruned network nor the refitted one, and do not measure latency.
     #[arg(long)]
     no_verify: bool,
     /// Do not measure latency.
@@ -48,20 +49,20 @@ pub(super) struct RefitCommandArgs {
     /// Seed of samples, noise and the inputs of verification.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Inputs for verification and conditioning of the samples, arrays by the names of the network's inputs; sample i takes
-    /// row i. What is not given is drawn.
+    /// Inputs for verification and conditioning of the samples: arrays with the names of the network's inputs; sample i
+    /// uses row i. Inputs that are not given are random.
     #[arg(long, value_name = "FILE.npz")]
     inputs: Option<PathBuf>,
-    /// The size of a symbolic dimension; may be given again.
+    /// The size of a symbolic dimension. Can be given several times.
     #[arg(long, value_name = "NAME=N")]
     size: Vec<String>,
-    /// Where the networks run: cpu, cuda, cuda:1 or tensorrt [default: cpu].
+    /// The device to run on: cpu, cuda, cuda:1 or tensorrt [default: cpu].
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Let the CPU run what the device can't, instead of failing.
+    /// Run nodes on the CPU that the device does not support, instead of failing.
     #[arg(long)]
     allow_fallback: bool,
-    /// Go on from the checkpoint that a killed run left beside the output.
+    /// Continue from the checkpoint that an interrupted run left beside the output.
     #[arg(long)]
     resume: bool,
     #[command(flatten)]
@@ -97,7 +98,7 @@ fn refit(
     progress.step("reading");
     let (model, pruned) = (to.named(Model::open(&input)?), to.named(Model::open(&of_pruned)?));
     let surroundings = Surroundings::of(&args.diffusion, &input, true)?;
-    progress.pause(|| surroundings.tell(printer));
+    progress.pause(|| surroundings.print(printer));
     let diffusion = &surroundings.diffusion;
     let mut files = run_files::of_run(cli);
     run_files::reads_model(&mut files, "ORIGINAL.onnx", &model);
@@ -119,7 +120,7 @@ fn refit(
     }
     files.check()?;
     let mut plan = Plan::read(&path).map_err(|error| {
-        if args.plan.is_none() { error.hint("name the plan of the cut with --plan") } else { error }
+        if args.plan.is_none() { error.hint("give the plan of the cut with --plan") } else { error }
     })?;
     model.check_plan(&plan, &path)?;
     progress.pause(|| printer.notes(&model));
@@ -139,7 +140,7 @@ fn refit(
         let watch = &mut |progress: onnx_diffprune::Progress<'_>| printer.pass(progress);
         let report = analysis.verify(&pruned, (&plan, &path), &runtime, &options, watch)?;
         if let Some(failure) = report.failure_text() {
-            let text = format!("{} is not the cut of its plan: {failure}", args.pruned.display());
+            let text = format!("{} is not the cut that its plan describes: {failure}", args.pruned.display());
             return Err(Error::verification_failed(text));
         }
     }
@@ -184,7 +185,7 @@ fn refit(
         around: &surroundings.json,
         before: Before::default(),
         checkpoint: None,
-        advice: "the pruned network stays as it is",
+        advice: "the pruned network is unchanged",
         sources: sources(&surroundings.diffusion, &surroundings.json, &args.data, score.seed),
         draws: Ok(&score),
     };

@@ -12,53 +12,53 @@ use onnx_diffprune::ranks::threads_of_rank;
 use super::config::pattern;
 use super::printer::{percent, table};
 
-/// Samples of every picture of a report.
+/// Number of generated samples of each network in a report.
 const PICTURES: usize = 16;
 
-/// Layers of each reason that are named, where not all are asked for.
+/// Number of layers to list for each reason without `--verbose`.
 const NAMES_SHOWN: usize = 3;
 
 /// How weights are fitted after the cut; also the keys of a configuration file.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct RefitArgs {
-    /// Noisy samples that the weights are fitted on; clean ones are used again with other noise where there are fewer
-    /// [default: 512, fewer where one run takes more than 39 GMACs or 8 MiB of activations].
+    /// Number of noisy samples to fit the weights on. If there are fewer clean samples, they are reused with other
+    /// noise [default: 512, or fewer if one run takes more than 39 GMACs or 8 MiB of activations].
     #[arg(long, value_name = "N", help_heading = "Refit")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refit_samples: Option<usize>,
 
-    /// Timesteps that these samples are spread over [default: one for every chunk of samples, 64 or more].
+    /// Number of timesteps over which these samples are spread [default: one per chunk of samples, at least 64].
     #[arg(long, value_name = "N", help_heading = "Refit")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refit_timesteps: Option<usize>,
 
-    /// How much samples count by their timestep: all alike, or by how much an error at the layer moves the output there
-    /// [default: gauss-newton].
+    /// How samples are weighted by timestep: all equally, or by how strongly an error at the layer changes the output
+    /// at that timestep [default: gauss-newton].
     #[arg(long, value_enum, help_heading = "Refit")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refit_weights: Option<Weighting>,
 
-    /// Bytes that the refit holds beside the two networks, such as 500M or 4G; what goes beyond is spilled to disk
-    /// [default: 1.5G].
+    /// Memory limit of the refit in bytes, such as 500M or 4G, in addition to the two networks. Data beyond it is
+    /// spilled to disk [default: 1.5G].
     #[arg(long, value_name = "BYTES", help_heading = "Refit")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refit_memory: Option<String>,
 
-    /// What is added to the diagonal of every Gram matrix, over its mean: how much the fit keeps to the old weights
-    /// [default: 0.001].
+    /// Ridge regularisation: the value added to the diagonal of every Gram matrix, relative to the mean of the
+    /// diagonal. Larger values keep the fit closer to the old weights [default: 0.001].
     #[arg(long, value_name = "X", help_heading = "Refit")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refit_ridge: Option<f64>,
 
-    /// Keep the weights of the layers whose weight or node has a matching name.
+    /// Do not refit the layers whose weight or node has a matching name.
     #[arg(long, value_name = "REGEX", help_heading = "Refit")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refit_exclude: Option<String>,
 }
 
 impl RefitArgs {
-    /// How the refit is made, on the device of the gradients. Pictures are drawn where something will show them.
+    /// Returns the settings of the refit, on the device of the gradients. Samples are generated if a report `shows` them.
     pub(super) fn settings(&self, gradients: &GradientSettings, shows: bool) -> Result<RefitSettings, Error> {
         let mut settings = RefitSettings {
             samples: self.refit_samples,
@@ -85,7 +85,7 @@ impl RefitArgs {
     }
 }
 
-/// A number of bytes with an optional unit: K, M, G or T, decimal, or Ki to Ti, binary, with or without a B.
+/// Parses a number of bytes with an optional unit: K, M, G or T (decimal) or Ki to Ti (binary), with or without a B.
 pub(super) fn bytes(option: &str, text: &str) -> Result<u64, Error> {
     let form = || Error::usage(format!("{option}: expected bytes such as 500M or 1.5G, found {text:?}"));
     let end = text.find(|letter: char| !(letter.is_ascii_digit() || letter == '.')).unwrap_or(text.len());
@@ -103,17 +103,17 @@ pub(super) fn bytes(option: &str, text: &str) -> Result<u64, Error> {
     if bytes.is_finite() && bytes >= 1.0 { Ok(bytes as u64) } else { Err(form()) }
 }
 
-/// What is shown of the stages of a refit.
+/// Returns the progress text of a stage of a refit. `None`: the stage is not shown.
 pub(super) fn text_of(stage: Stage) -> Option<&'static str> {
     match stage {
-        Stage::Sampling => Some("drawing samples"),
+        Stage::Sampling => Some("generating samples"),
         Stage::Losses => Some("losses on held-out samples"),
         Stage::Refitting => Some("fitting weights"),
         _ => None,
     }
 }
 
-/// The result of a refit in a few lines; with a table of all layers where they are to be listed.
+/// Describes the result of a refit in a few lines; if `all` is set, with a table of all layers.
 pub(super) fn text(report: &RefitReport, all: bool) -> String {
     let mut lines = vec![format!(
         "refit: {} of {} layers fitted on {} in {:.1} s\nsamples: {}",
@@ -128,21 +128,23 @@ pub(super) fn text(report: &RefitReport, all: bool) -> String {
             let [original, cut, refitted] = losses.means();
             let gain = (cut - refitted) / (cut - original);
             let share = if refitted > cut {
-                "; the fit made it worse: give it more samples (--data, --refit-samples), or keep the cut (--no-refit)"
+                "; the refit increased the loss: use more samples (--data, --refit-samples), or skip the refit (--no-refit)"
                     .to_owned()
             } else if gain.is_finite() && cut > original {
-                format!(" ({:.0} % of what the cut added is gone)", 100.0 * gain)
+                format!(" (the refit removes {:.0} % of the increase)", 100.0 * gain)
             } else {
                 String::new()
             };
             lines.push(format!(
-                "{} on {} samples that nothing was fitted to: original {original:.4}, cut {cut:.4}, refitted \
-                 {refitted:.4}{share}",
+                "{} on {} held-out samples: original {original:.4}, cut {cut:.4}, refitted {refitted:.4}{share}",
                 report.loss.describe(),
                 losses.samples
             ));
         }
-        None => lines.push("too few samples to hold some out: the losses of the refit were not measured".to_owned()),
+        None => lines.push(
+            "too few samples to hold some out: the loss after the refit was not measured (use more samples: --data)"
+                .to_owned(),
+        ),
     }
     lines.extend(report.notes.iter().map(|note| format!("note: {}", printable(note))));
     if all {
@@ -160,14 +162,14 @@ pub(super) fn text(report: &RefitReport, all: bool) -> String {
             ]
         };
         let rows: Vec<Vec<String>> = report.layers.iter().map(row).collect();
-        lines.push(table(&["layer", "weight", "error before", "after", "left"], &rows));
+        lines.push(table(&["layer", "weight", "error before", "after", "of before"], &rows));
     } else {
         lines.extend(kept_text(report));
     }
     lines.join("\n")
 }
 
-/// The layers that keep their weights, by reason.
+/// Lists the layers that were not fitted, by reason.
 fn kept_text(report: &RefitReport) -> Vec<String> {
     let mut by_reason: Vec<(&str, Vec<String>)> = Vec::new();
     for layer in &report.layers {
@@ -187,7 +189,7 @@ fn kept_text(report: &RefitReport) -> Vec<String> {
     by_reason.into_iter().map(line).collect()
 }
 
-/// The same for machines.
+/// Returns the refit as JSON.
 pub(super) fn json(report: &RefitReport) -> Value {
     let mut value = json!(report);
     value["fitted"] = json!(report.fitted());

@@ -1,4 +1,4 @@
-//! The page of `--report` of a cut or a training: what the library's page is given.
+//! Collects the contents of the page of `--report` for a cut or a training.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,19 +13,19 @@ use super::diffusion_args::{DataArgs, DiffusionArgs};
 use super::gradient_args;
 use super::invocation::command_line;
 
-/// What a page shows beside the cut itself.
+/// The parts of a page besides the cut itself.
 #[derive(Debug, Default)]
 pub(super) struct PageParts {
     pub(super) outline: Option<Outline>,
     pub(super) times: Option<BlockTimes>,
     pub(super) judged: Option<CutJudgement>,
-    /// Why nothing was drawn of a cut that was not refitted.
+    /// Why a cut without refit has no samples.
     pub(super) undrawn: Option<String>,
-    /// What was taken from where.
+    /// Where process, data and conditioning come from: names and values.
     pub(super) sources: Vec<[String; 2]>,
 }
 
-/// Where process, data and conditioning come from.
+/// Describes where process, data and conditioning come from.
 pub(super) fn sources(diffusion: &DiffusionArgs, around: &Value, data: &DataArgs, seed: u64) -> Vec<[String; 2]> {
     let mut rows: Vec<[String; 2]> = Vec::new();
     let mut add = |name: &str, value: String| rows.push([name.to_owned(), value]);
@@ -36,11 +36,11 @@ pub(super) fn sources(diffusion: &DiffusionArgs, around: &Value, data: &DataArgs
     let of_pipeline = around["scheduler_config"].as_str();
     add(
         "noise schedule from",
-        match (of_pipeline, &diffusion.scheduler_config, diffusion.said_of_schedule()) {
+        match (of_pipeline, &diffusion.scheduler_config, diffusion.schedule_option()) {
             (Some(path), _, _) => format!("{path} of the pipeline"),
             (None, Some(path), _) => path.display().to_string(),
             (None, None, Some(option)) => format!("options ({option})"),
-            (None, None, None) => "the defaults of the options".to_owned(),
+            (None, None, None) => "default options".to_owned(),
         },
     );
     if let Some(path) = &data.data {
@@ -53,12 +53,12 @@ pub(super) fn sources(diffusion: &DiffusionArgs, around: &Value, data: &DataArgs
     rows
 }
 
-/// Writes the report that the arguments ask for by itself.
+/// Writes the report as a separate file, not together with the network.
 pub(super) fn write_report(path: &Path, shown: &Shown<'_>) -> Result<(), Error> {
     page(shown, |report| report.write(path))
 }
 
-/// The report that the arguments ask for.
+/// Returns the report as HTML.
 pub(super) fn report(shown: &Shown<'_>) -> String {
     page(shown, |report| report.html())
 }
@@ -87,7 +87,7 @@ fn page<T>(shown: &Shown<'_>, of: impl FnOnce(&Report<'_>) -> T) -> T {
     of(&report)
 }
 
-/// What is pruned: the file, or the component of a pipeline.
+/// Returns the name of the pruned network: the file, or the component of a pipeline.
 fn title(shown: &Shown<'_>) -> String {
     let name = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     match (shown.around["component"].as_str(), shown.around["folder"].as_str()) {
@@ -96,7 +96,7 @@ fn title(shown: &Shown<'_>) -> String {
     }
 }
 
-/// What the networks of a cut draw, or why they do not.
+/// Returns the samples of the networks of a cut, or why there are none.
 fn drawings(shown: &Shown<'_>) -> Drawings {
     if let Some(training) = shown.training {
         return Drawings::of_training(training);
@@ -113,17 +113,14 @@ fn drawings(shown: &Shown<'_>) -> Drawings {
         drawings.lines.push("The cut was not refitted.".to_owned());
     } else {
         let why = shown.page.and_then(|parts| parts.undrawn.clone());
-        drawings.lines.push(format!(
-            "No samples are shown: {}.",
-            why.unwrap_or_else(|| "nothing was written that could draw".to_owned())
-        ));
+        drawings.lines.push(format!("No samples: {}.", why.unwrap_or_else(|| "no network was written".to_owned())));
     }
     drawings
 }
 
 fn of_refit(refit: &RefitReport, drawings: &mut Drawings) {
     let Some(pictures) = &refit.pictures else {
-        drawings.lines.push("No samples are shown: the network draws none, it does not denoise.".to_owned());
+        drawings.lines.push("No samples: the network does not denoise, so it can't generate any.".to_owned());
         return;
     };
     let means = refit.losses.as_ref().map(|losses| losses.means());
@@ -133,7 +130,7 @@ fn of_refit(refit: &RefitReport, drawings: &mut Drawings) {
     drawings.loss_name = refit.loss.describe().to_owned();
 }
 
-/// The table of what was used.
+/// Returns the table of what was used: names and values.
 fn used(shown: &Shown<'_>) -> Vec<[String; 2]> {
     let cut = shown.cut;
     let judged = shown.page.and_then(|parts| parts.judged.as_ref());
@@ -167,7 +164,7 @@ fn row(name: &str, value: String) -> [String; 2] {
     [name.to_owned(), value]
 }
 
-/// Versions, and when the page was made.
+/// Returns rows with the versions and the date of the page.
 fn runtime_and_date(runtime: Option<&str>) -> Vec<[String; 2]> {
     let mut rows = vec![row("tool", tool_name())];
     rows.extend(runtime.map(|version| row("ONNX Runtime", version.to_owned())));
@@ -175,7 +172,7 @@ fn runtime_and_date(runtime: Option<&str>) -> Vec<[String; 2]> {
     rows
 }
 
-/// What went into a training, as rows of the table.
+/// Returns the table of what was used in a training.
 pub(super) fn used_in_training(
     (network, teacher): (&Path, Option<&Path>),
     sources: Vec<[String; 2]>,
@@ -191,14 +188,14 @@ pub(super) fn used_in_training(
     rows
 }
 
-/// Day and time in UTC, or what `SOURCE_DATE_EPOCH` sets for files that are made anew.
+/// Returns the date and time in UTC, or those in `SOURCE_DATE_EPOCH`, which makes the page reproducible.
 fn date() -> String {
-    let said = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
+    let given = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    date_of(said.unwrap_or_else(now))
+    date_of(given.unwrap_or_else(now))
 }
 
-/// Seconds since 1970 as a date of the Gregorian calendar, `2026-11-26 23:17 UTC`.
+/// Formats seconds since 1970 as a date of the Gregorian calendar, `2026-11-26 23:17 UTC`.
 fn date_of(seconds: u64) -> String {
     let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let (mut days, mut year) = (seconds / 86_400, 1970);

@@ -1,4 +1,5 @@
-//! Pruning in rounds: each cuts the network of the last one, fits and trains it; all are cuts of the first original.
+//! Pruning in rounds: each round cuts the network of the round before, fits it and trains it. All of them are cuts of
+//! the first original.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -24,7 +25,8 @@ use super::report_page::sources;
 use super::surroundings::Surroundings;
 use super::{finetune, open_runtime, refit_args};
 
-/// Runs all rounds. Of several ranks, each takes part in gradients and training, and the first does everything else.
+/// Runs all rounds. With several ranks, all of them compute gradients and train, and the first one does everything
+/// else.
 pub(super) fn run(
     args: &PruneArgs,
     (cut, mut score, config): (&CutOptions, ScoreOptions, Option<&Path>),
@@ -38,11 +40,12 @@ pub(super) fn run(
         return Err(Error::usage("--rounds: expected at least 1, found 0"));
     }
     let (Some(input), Some(output), false) = (&args.input, &args.output, args.dry_run) else {
-        let text = "expected IN.onnx and OUT.onnx and no --dry-run: a round cuts the network that the last one wrote";
+        let text = "--rounds and --finetune-steps: expected IN.onnx, OUT.onnx and no --dry-run, as a round cuts the \
+                    network that the round before wrote";
         return Err(Error::usage(text));
     };
     if steps > 0 && args.data.data.is_none() {
-        return Err(Error::usage("--finetune-steps: no data is given").hint("name the clean samples with --data"));
+        return Err(Error::usage("--finetune-steps: no data is given").hint("give the clean samples with --data"));
     }
     let is_first = ranks.rank() == 0;
     score.compares_groups &= is_first;
@@ -62,7 +65,7 @@ pub(super) fn run(
         original.check_memory(&verify)?;
     }
     let base = args.base().unwrap_or(output);
-    // Another run prepares its output elsewhere.
+    // The output is excluded from the fingerprint, as another run prepares it under another path.
     let of_run = PruneArgs { output: Some(base.to_owned()), report: args.shown_report(), ..args.clone() };
     let fingerprint = format!("{} {} {}", DigestKind::default().name(), model.digest(), of_run.to_config()?);
     let folder = RoundFolder::open(base.with_extension("rounds"), &fingerprint, args.gradients.resume, &**ranks)?;
@@ -90,17 +93,17 @@ pub(super) fn run(
         scores: None,
     };
     if done >= rounds {
-        let text = format!("all {rounds} rounds are done: {} was written before", output.display());
+        let text = format!("all {rounds} rounds are complete: an earlier run wrote {}", output.display());
         printer.result(&json!({"output": output, "rounds": rounds, "done": done}), || text);
         return Ok(true);
     }
     if done > 0 {
-        printer.note(&format!("{done} of {rounds} rounds are done already"));
+        printer.note(&format!("resuming: {done} of {rounds} rounds are complete"));
     }
     for round in done + 1..=rounds {
         printer.note(&format!("round {round} of {rounds}"));
         run.round(round)?;
-        // The next round of all ranks reads what the first wrote.
+        // In the next round, all ranks read what the first rank wrote.
         ranks.barrier()?;
     }
     Ok(true)
@@ -109,17 +112,17 @@ pub(super) fn run(
 /// A run of several rounds.
 struct Rounds<'a> {
     args: &'a PruneArgs,
-    /// What goes in all rounds together, and how channels are scored.
+    /// What all rounds together remove, and how channels are scored.
     asked: (&'a CutOptions, ScoreOptions),
     given: &'a [(String, Array)],
-    /// Rounds, and steps of training in each.
+    /// Number of rounds, and of training steps in each.
     extent: (usize, u64),
-    /// Where the original is, and where the last network goes.
+    /// Paths of the original and of the final network.
     places: (&'a Path, &'a Path),
-    /// Where the plan of the last network goes, and where as it is told of.
+    /// Path to which the plan of the final network is written, and its final path for messages.
     plan: PathBuf,
     shown_plan: PathBuf,
-    /// The pipeline that the network belongs to, as it is told of.
+    /// The pipeline that the network belongs to, as JSON.
     around: &'a Value,
     original: Analysis,
     verify: VerifyOptions,
@@ -127,7 +130,7 @@ struct Rounds<'a> {
     ranks: &'a Arc<dyn Collective>,
     printer: &'a Printer,
     folder: RoundFolder,
-    /// How the last fit went.
+    /// The report of the last refit.
     refit: Option<RefitReport>,
     /// The last scores.
     scores: Option<Scores>,
@@ -138,7 +141,7 @@ impl Rounds<'_> {
         self.ranks.rank() == 0
     }
 
-    /// Where the network lies that a round ends with; before the first, the original.
+    /// Returns the path of the network that a round ends with; for round 0, the original.
     fn result(&self, round: usize) -> PathBuf {
         let (rounds, steps) = self.extent;
         match round {
@@ -162,7 +165,7 @@ impl Rounds<'_> {
         self.folder.mark_done(round)
     }
 
-    /// What goes in a round of the network that it begins with.
+    /// Returns what a round removes from the network that it begins with.
     fn options(&self, round: usize, analysis: &Analysis) -> Result<CutOptions, Error> {
         let sizes = &self.asked.1.sizes;
         let (before, now) = (self.original.cost(sizes)?, analysis.cost(sizes)?);
@@ -173,7 +176,7 @@ impl Rounds<'_> {
         Ok(self.asked.0.of_round(round, self.extent.0, left))
     }
 
-    /// Cuts and fits: into the folder, or where nothing follows, into its place.
+    /// Cuts and refits. Writes to the folder of the rounds or, if nothing follows, to the final path.
     fn cut(&mut self, round: usize) -> Result<(), Error> {
         let before = self.result(round - 1);
         let analysis = match round {
@@ -198,7 +201,7 @@ impl Rounds<'_> {
             }
         };
         let follow = || -> Result<(), Error> {
-            // The part of this rank in the fit, of the cut that the first tells.
+            // The share of this rank in the refit, of the cut that the first rank sends.
             let Some(settings) = &refit else { return Ok(()) };
             let plan = told(&**self.ranks, None)?;
             let cut = analysis.repeat(&plan, &plan_path(&output), Some(&self.runtime))?;
@@ -237,14 +240,14 @@ impl Rounds<'_> {
             staged = self.check(staged)?;
             self.refit = staged.refit_report().cloned();
         }
-        self.tell(round, &staged, None);
+        self.summarise(round, &staged, None);
         staged.save()?;
-        // There is none after a short run.
+        // A short run writes no checkpoint, so that this may fail.
         let _ = std::fs::remove_file(checkpoint_path(base));
         Ok(())
     }
 
-    /// What the plan tells of the whole run.
+    /// Records the options of the whole run in the plan.
     fn record(&self, cut: &mut onnx_diffprune::Cut) -> Result<(), Error> {
         let (name, asked) = match self.asked.0.target {
             Target::Ratio(ratio) => ("ratio", ratio),
@@ -259,7 +262,7 @@ impl Rounds<'_> {
         Ok(())
     }
 
-    /// Trains what was cut: into the folder, or after the last round, into its place.
+    /// Trains the cut. Writes to the folder of the rounds or, after the last round, to the final path.
     fn train(&mut self, round: usize) -> Result<(), Error> {
         let (rounds, steps) = self.extent;
         let (file, output) = (self.folder.cut(round), self.result(round));
@@ -282,7 +285,7 @@ impl Rounds<'_> {
         let tuned = finetune::train(&analysis, &self.runtime, &settings, self.printer)?;
         if tuned.report.is_stopped {
             let text = format!("stopped in round {round} of {rounds}, after {} of {steps} steps", tuned.report.steps);
-            return Err(Error::unmet(text).hint("--resume goes on from there"));
+            return Err(Error::unmet(text).hint("continue with --resume"));
         }
         if !self.is_first() {
             return Ok(());
@@ -294,14 +297,14 @@ impl Rounds<'_> {
         let staged = tuned.stage_cut(&cut, changed.as_ref(), &output)?;
         if round == rounds {
             let staged = staged.with_plan(Some(self.plan.clone()));
-            return self.ending(None, Err("it was trained"), None, Some(&tuned.report)).run(staged).map(drop);
+            return self.ending(None, Err("the network was trained"), None, Some(&tuned.report)).run(staged).map(drop);
         }
         let staged = self.check(staged)?;
-        self.tell(round, &staged, Some(&tuned.report));
+        self.summarise(round, &staged, Some(&tuned.report));
         staged.save().map(drop)
     }
 
-    /// Verifies against the original, where that is asked for.
+    /// Verifies against the original, unless `--no-verify` is given.
     fn check(&self, mut staged: Staged) -> Result<Staged, Error> {
         if !self.args.no_verify {
             let progress = self.printer.progress(1);
@@ -311,15 +314,15 @@ impl Rounds<'_> {
         Ok(staged)
     }
 
-    /// Says in a line what a round has reached.
-    fn tell(&self, round: usize, staged: &Staged, training: Option<&FinetuneReport>) {
+    /// Prints the result of a round in one line.
+    fn summarise(&self, round: usize, staged: &Staged, training: Option<&FinetuneReport>) {
         let (before, after) = (staged.cut().before().macs, staged.cut().after().macs);
         let mut text = format!("round {round}: {} MACs ({})", human(after), percent(after, before));
         if training.is_none()
             && let Some(losses) = self.refit.as_ref().and_then(|refit| refit.losses.as_ref())
         {
             let [original, cut, refitted] = losses.means();
-            text += &format!("; denoising loss of the original {original:.4}, cut {cut:.4}, refitted {refitted:.4}");
+            text += &format!("; denoising loss: original {original:.4}, cut {cut:.4}, refitted {refitted:.4}");
         }
         let last = training.and_then(|training| training.evaluations.iter().find(|of| of.step == training.best_step));
         if let Some(evaluation) = last {
@@ -348,7 +351,7 @@ impl Rounds<'_> {
             gradients: self.scores.as_ref().and_then(Scores::gradients),
             before: Before { refit: self.refit.as_ref(), training },
             checkpoint,
-            advice: "--no-refit writes the cut as it is",
+            advice: "use --no-refit to write the cut without a refit",
             sources: sources(&self.args.diffusion, self.around, &self.args.data, self.asked.1.seed),
             draws,
         }

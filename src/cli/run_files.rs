@@ -1,4 +1,4 @@
-//! What each command reads and writes, by the words of its arguments.
+//! The files that each command reads and writes, by the names of its arguments.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use onnx_diffprune::{Error, Model};
 use super::args::{Cli, PruneArgs};
 use super::gradient_args::{checkpoint_path, refit_checkpoint_path};
 
-/// The files of a run, with the library of ONNX Runtime if one is named.
+/// Returns the files of a run, with the ONNX Runtime library if one is given.
 pub(super) fn of_run(cli: &Cli) -> RunFiles {
     let mut files = RunFiles::new();
     if let Some(library) = &cli.onnxruntime {
@@ -22,15 +22,15 @@ pub(super) fn of_run(cli: &Cli) -> RunFiles {
     files
 }
 
-/// Adds a network that is read, with its external data.
+/// Adds a network to be read, with its external data.
 pub(super) fn reads_model(files: &mut RunFiles, what: &str, model: &Model) {
     files.reads(what, model.path()).reads_all(format!("the external data of {what}"), model.external_files());
 }
 
-/// Adds files that are read where they are given.
+/// Adds the files to be read that are given.
 pub(super) fn reads_given(files: &mut RunFiles, given: &[(&str, Option<&Path>)]) {
     for (what, path) in given {
-        // The folder of arrays that a pipeline was run on.
+        // A folder of arrays that a pipeline was run on is not a single file.
         if let Some(path) = path.filter(|path| !path.is_dir()) {
             files.reads(*what, path);
         }
@@ -51,12 +51,12 @@ pub(super) fn reads_data(files: &mut RunFiles, data: Option<&Path>) -> Result<()
     Ok(())
 }
 
-/// Adds a pruned network that is written, with its external data.
+/// Adds a pruned network to be written, with its external data.
 pub(super) fn writes_pruned(files: &mut RunFiles, model: &Model, output: &Path) {
     files.writes("OUT.onnx", output).writes("the external data of OUT.onnx", model.data_path(output));
 }
 
-/// What pruning writes beside the network.
+/// Adds the files that pruning writes: the network, its plan, its checkpoints and the report.
 pub(super) fn writes_of_pruning(
     files: &mut RunFiles,
     model: &Model,

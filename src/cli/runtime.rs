@@ -1,4 +1,4 @@
-//! Shows where ONNX Runtime is looked for and what is found.
+//! The command `runtime`: shows where ONNX Runtime is searched for, and what is found.
 
 use std::path::{Path, PathBuf};
 
@@ -52,16 +52,16 @@ pub(super) fn run(cli: &Cli, printer: &Printer) -> Result<bool, Error> {
                 runtime.execution_providers().join(", ")
             ),
             Err(error) => {
-                format!("no library can be used (ONNX Runtime {MINIMUM_VERSION} or newer is needed): {error}\n")
+                format!("no usable library found (ONNX Runtime {MINIMUM_VERSION} or newer is needed): {error}\n")
             }
         };
-        out += "\nplaces, in this order:\n";
+        out += "\nsearched places, in this order:\n";
         for place in &places {
             let used = opened.as_ref().ok().map(|runtime| runtime.library());
             let found = match (&place.library, &place.refused) {
                 (Some(library), None) if used == Some(library) => format!("used{}", inside(library, &place.place)),
                 (Some(library), None) => format!("found{}", inside(library, &place.place)),
-                (Some(library), Some(why)) => format!("can't use{}: {why}", inside(library, &place.place)),
+                (Some(library), Some(why)) => format!("not usable{}: {why}", inside(library, &place.place)),
                 (None, Some(why)) => why.clone(),
                 (None, None) => "nothing".to_owned(),
             };
@@ -76,10 +76,10 @@ pub(super) fn run(cli: &Cli, printer: &Printer) -> Result<bool, Error> {
     opened.map(|_| true)
 }
 
-/// What became of looking at a library: its version and execution providers, or why it can't be used.
+/// A library, with its version and execution providers, or why it can't be used.
 type Library = (PathBuf, Result<(String, Vec<String>), String>);
 
-/// Every library that was found, once.
+/// Returns every library that was found, once.
 fn libraries(places: &[Candidate]) -> Vec<Library> {
     let mut libraries: Vec<Library> = Vec::new();
     for library in places.iter().filter_map(|place| place.library.as_ref()) {
@@ -117,7 +117,7 @@ fn describe(libraries: &[Library], devices: &[DeviceStatus]) -> String {
     out
 }
 
-/// The library as seen from the place where it was found; nothing where it is that place.
+/// Returns the path of the library relative to the place where it was found; empty if the place is the library.
 fn inside(library: &Path, place: &Path) -> String {
     match library.strip_prefix(place) {
         Ok(rest) if rest.as_os_str().is_empty() => String::new(),

@@ -1,4 +1,4 @@
-//! Draws samples from a network.
+//! The command `sample`: generates samples with a network.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,34 +22,35 @@ pub(super) struct SampleArgs {
     /// The network.
     #[arg(value_name = "MODEL.onnx")]
     input: PathBuf,
-    /// Where the samples go as one PNG image.
+    /// Path for the samples as one PNG image.
     #[arg(long, short, value_name = "FILE.png", required_unless_present = "save_npy")]
     output: Option<PathBuf>,
-    /// Where the samples go as they are, as a NumPy array [count, channels, height, width].
+    /// Path for the sample values as a NumPy array [count, channels, height, width].
     #[arg(long, value_name = "FILE.npy")]
     save_npy: Option<PathBuf>,
-    /// The number of samples.
+    /// Number of samples.
     #[arg(long, value_name = "N", default_value_t = 16)]
     count: usize,
-    /// The number of evaluations of the network per sample [default: 50; dpm++2m: 20].
+    /// Number of network evaluations per sample [default: 50; dpm++2m: 20].
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
     /// The sampler.
     #[arg(long, value_enum, default_value = "ddim")]
     sampler: Sampler,
-    /// Which steps of a discrete schedule are visited.
+    /// Which timesteps of a discrete schedule the sampler uses.
     #[arg(long, value_enum, default_value = "uniform")]
     skip: Skip,
-    /// DDIM's share of the noise that DDPM would add, from 0 to 1.
+    /// Stochasticity of DDIM, from 0 (deterministic) to 1 (as much noise as DDPM adds).
     #[arg(long, value_name = "X", default_value_t = 0.0)]
     eta: f64,
     /// Seed of all noise.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Conditioning: arrays by the names of the network's inputs; sample i takes row i. What is not given is drawn.
+    /// Conditioning: arrays with the names of the network's inputs; sample i uses row i. Inputs that are not given are
+    /// random.
     #[arg(long, value_name = "FILE.npz")]
     inputs: Option<PathBuf>,
-    /// The size of a symbolic dimension; may be given again.
+    /// The size of a symbolic dimension. Can be given several times.
     #[arg(long, value_name = "NAME=N")]
     size: Vec<String>,
     #[command(flatten)]
@@ -61,7 +62,7 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     let surroundings = Surroundings::of(&args.diffusion, &input, true)?;
     let diffusion = &surroundings.diffusion;
     let model = Model::open(&input)?;
-    // What would fail at the end fails at the start.
+    // Conflicts between files are reported before anything is computed.
     let mut files = run_files::of_run(cli);
     run_files::reads_model(&mut files, "MODEL.onnx", &model);
     let (inputs, scheduler) = (args.inputs.as_deref(), diffusion.scheduler_config.as_deref());
@@ -76,7 +77,7 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     }
     files.check()?;
     let runtime = open_runtime(cli)?;
-    surroundings.tell(printer);
+    surroundings.print(printer);
     printer.notes(&model);
     let given = surroundings.inputs(&model, args.inputs.as_deref(), Some(&runtime))?.unwrap_or_default();
     let network_options = diffusion.network_options(given)?;
@@ -95,7 +96,7 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
         seed: args.seed,
         ..SampleOptions::default()
     };
-    let mut watcher = Watcher::new(printer, |stage| (stage == Stage::Sampling).then_some("sampling"));
+    let mut watcher = Watcher::new(printer, |stage| (stage == Stage::Sampling).then_some("generating samples"));
     let drawn = network.sample(&runtime, &options, &mut |progress| watcher.see(progress))?;
     drop(watcher);
     if ranks.rank() > 0 {
@@ -136,6 +137,7 @@ pub(super) fn run(args: &SampleArgs, cli: &Cli, ranks: &Arc<dyn Collective>, pri
     Ok(true)
 }
 
+/// Returns mean and standard deviation.
 fn statistics(samples: &ArrayD<f32>) -> (f64, f64) {
     let count = samples.len().max(1) as f64;
     let mean = samples.iter().map(|value| f64::from(*value)).sum::<f64>() / count;

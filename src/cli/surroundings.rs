@@ -1,4 +1,4 @@
-//! What is taken of the pipeline that a network belongs to.
+//! Settings that come from the pipeline that a network belongs to.
 
 use std::path::{Path, PathBuf};
 
@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use super::diffusion_args::DiffusionArgs;
 use super::printer::Printer;
 
-/// The network that a path stands for: a file itself, of a pipeline's folder the denoiser.
+/// Returns the network that a path stands for: the file itself or, for the folder of a pipeline, its denoiser.
 ///
 /// # Errors
-/// A folder that is no pipeline.
+/// The folder is no pipeline.
 pub(super) fn network_of(path: &Path) -> Result<PathBuf, Error> {
     match Pipeline::is_meant(path) {
         true => Ok(Pipeline::open(path)?.denoiser().model.clone()),
@@ -22,13 +22,13 @@ pub(super) fn network_of(path: &Path) -> Result<PathBuf, Error> {
     }
 }
 
-/// Whether a component takes samples alone, without captions.
+/// Whether a component takes only samples as input, without captions.
 fn sample_is_all(around: &Around) -> bool {
     matches!(Part::of(&around.component), Part::VaeDecoder | Part::VaeEncoder)
 }
 
-/// The usual height and width of what a component takes, and the configuration that says so: that of a VAE speaks of images,
-/// and its decoder takes latents as the denoiser does.
+/// Returns the usual height and width of the input of a component, with the configuration that they come from. The
+/// configuration of a VAE describes images, but its decoder takes latents as the denoiser does.
 fn usual_sample<'a>(around: &'a Around, pipeline: Option<&'a Pipeline>) -> Option<(&'a Path, (usize, usize))> {
     let of_denoiser = || {
         let denoiser = pipeline?.denoiser();
@@ -44,26 +44,26 @@ fn usual_sample<'a>(around: &'a Around, pipeline: Option<&'a Pipeline>) -> Optio
     }
 }
 
-/// The arguments with what stands around a network, which its pipeline says and the user does not.
+/// The arguments, completed with settings from the pipeline of the network.
 pub(super) struct Surroundings {
     pub(super) diffusion: DiffusionArgs,
-    /// What was taken from where, one line each.
+    /// Where settings come from, one line each.
     lines: Vec<String>,
-    /// What is not there, or not as it should be.
+    /// Files of the pipeline that are missing or invalid.
     warnings: Vec<String>,
-    /// The folder of the pipeline.
+    /// The folder of the pipeline. `None`: the network belongs to no pipeline.
     folder: Option<PathBuf>,
-    /// The same for machines; null where there is no pipeline.
+    /// The same as JSON; null if there is no pipeline.
     pub(super) json: Value,
 }
 
 impl Surroundings {
-    /// None.
+    /// Returns the arguments unchanged, without a pipeline.
     pub(super) fn none(diffusion: &DiffusionArgs) -> Self {
         Self { diffusion: diffusion.clone(), lines: Vec::new(), warnings: Vec::new(), folder: None, json: Value::Null }
     }
 
-    /// Looks around the network in a file. The scheduler is told of where something `denoises`.
+    /// Searches for the pipeline of a network file. The scheduler is used and reported only if a stage `denoises`.
     ///
     /// # Errors
     /// A configuration that can't be read.
@@ -79,17 +79,17 @@ impl Surroundings {
         let described = class.as_ref().map_or_else(String::new, |class| format!(" ({class})"));
         found.lines.push(format!("pipeline:     {}{described}, {}", around.folder.display(), around.component));
         let scheduler = around.scheduler.as_ref().filter(|_| denoises);
-        let said = diffusion.said_of_schedule();
-        match (scheduler, said) {
+        let option = diffusion.schedule_option();
+        match (scheduler, option) {
             (Some(path), None) => {
                 found.diffusion.scheduler_config = Some(path.clone());
                 found.lines.push(format!("scheduler:    {}", path.display()));
             }
             (Some(path), Some(option)) => {
-                found.lines.push(format!("scheduler:    {} is not used, {option} is given", path.display()));
+                found.lines.push(format!("scheduler:    {} is not used, as {option} is given", path.display()));
             }
             (None, None) if denoises && pipeline.is_some() && around.may_denoise() => found.warnings.push(format!(
-                "{} has no scheduler/scheduler_config.json: the noise schedule is the default of the options; name that of the \
+                "{} has no scheduler/scheduler_config.json, so the default noise schedule is used: give that of the \
                  training with --scheduler-config or --schedule",
                 around.folder.display()
             )),
@@ -99,7 +99,7 @@ impl Surroundings {
             around.config.as_ref().and_then(|(path, of)| Some((path, of.odd_sample_size.as_ref()?)))
         {
             found.warnings.push(format!(
-                "{}: sample_size {size} is not used, it is no size of a sample; give sizes with --size",
+                "{}: sample_size {size} is not a valid sample size and is not used: give sizes with --size",
                 path.display()
             ));
         }
@@ -123,7 +123,7 @@ impl Surroundings {
             "folder": around.folder,
             "component": around.component,
             "class": class,
-            "scheduler_config": scheduler.filter(|_| said.is_none()),
+            "scheduler_config": scheduler.filter(|_| option.is_none()),
             "config": around.config.as_ref().map(|(path, _)| path),
             "sample_size": sample.map(|(_, size)| size),
             "tokens": tokens,
@@ -132,11 +132,11 @@ impl Surroundings {
         Ok(found)
     }
 
-    /// The arrays for the network's inputs: those that are given, and those that the text encoders of the pipeline make of the
-    /// prompts.
+    /// Returns the arrays for the network's inputs: the given ones, and the prompts as the text encoders of the pipeline
+    /// encode them.
     ///
     /// # Errors
-    /// Files that can't be read, arrays that do not fit; prompts without a pipeline or with encoders that fail.
+    /// Files that can't be read, arrays that do not fit; prompts without a pipeline, or text encoders that fail.
     pub(super) fn inputs(
         &self,
         model: &Model,
@@ -146,17 +146,17 @@ impl Surroundings {
         let mut inputs = given.map(|path| model.read_inputs(path)).transpose()?;
         let (Some(path), Some(runtime)) = (&self.diffusion.prompts, runtime) else { return Ok(inputs) };
         let Some(folder) = &self.folder else {
-            let text = "--prompts: the network belongs to no pipeline whose text encoders could read them";
+            let text = "--prompts: the network belongs to no pipeline with text encoders for the prompts";
             return Err(Error::usage(text)
                 .in_file(model.path())
-                .hint("name the folder of the pipeline with --pipeline"));
+                .hint("give the folder of the pipeline with --pipeline"));
         };
-        let advice = "--prompts takes a text file in UTF-8 with a prompt on each line";
+        let advice = "--prompts takes a UTF-8 text file with one prompt per line";
         let text = read_text(path).map_err(|error| error.hint(advice))?;
         let prompts: Vec<String> =
             text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
         if prompts.is_empty() {
-            return Err(Error::unreadable(path, "expected a prompt on each line, found none").hint(advice));
+            return Err(Error::unreadable(path, "expected one prompt per line, found no prompt").hint(advice));
         }
         let encoded = model.encode_prompts(&Pipeline::open(folder)?, &prompts, runtime)?;
         let inputs = inputs.get_or_insert_default();
@@ -168,8 +168,8 @@ impl Surroundings {
         Ok(Some(std::mem::take(inputs)))
     }
 
-    /// Says what was taken from where.
-    pub(super) fn tell(&self, printer: &Printer) {
+    /// Prints where settings come from, and the warnings.
+    pub(super) fn print(&self, printer: &Printer) {
         if !self.lines.is_empty() {
             printer.note(&self.lines.join("\n"));
         }

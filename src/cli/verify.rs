@@ -1,4 +1,4 @@
-//! Checks a pruned file against its original, or all that was cut of a pipeline.
+//! The command `verify`: verifies a pruned network against its original, or all pruned components of a pipeline.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,9 +18,9 @@ use super::open_runtime;
 use super::printer::{Printer, table};
 use super::surroundings::{Surroundings, network_of};
 
-/// A network and what was cut of it.
+/// A network and its pruned version.
 struct Pair {
-    /// The component of a pipeline.
+    /// The component of a pipeline. `None`: a single network.
     component: Option<String>,
     original: PathBuf,
     pruned: PathBuf,
@@ -61,7 +61,8 @@ pub(super) fn run(args: &VerifyArgs, cli: &Cli, printer: &Printer) -> Result<boo
     Ok(passed)
 }
 
-/// The file and its original; of two pipelines every component that has a plan beside it, and the denoiser where none has.
+/// Returns the networks to verify: the two files or, for two pipelines, every component with a plan beside it. If no
+/// component has one, the denoiser.
 fn pairs(args: &VerifyArgs) -> Result<Vec<Pair>, Error> {
     if args.plan.is_none() && [&args.input, &args.output].into_iter().all(|path| Pipeline::is_meant(path)) {
         let (original, pruned) = (Pipeline::open(&args.input)?, Pipeline::open(&args.output)?);
@@ -79,7 +80,7 @@ fn pairs(args: &VerifyArgs) -> Result<Vec<Pair>, Error> {
     Ok(vec![Pair { component: None, original, pruned }])
 }
 
-/// Of the sizes that are given for a pipeline, those that one of several components has.
+/// Returns those of the given sizes that belong to this component.
 fn sizes_of_component(pair: &Pair, analysis: &Analysis, given: Sizes) -> Result<Sizes, Error> {
     if pair.component.is_none() || given.is_empty() {
         return Ok(given);
@@ -93,13 +94,13 @@ fn verified(args: &VerifyArgs, pair: &Pair, runtime: Runtime, printer: &Printer)
     let progress = printer.progress(3);
     progress.step("reading");
     let plan = Plan::read(&path).map_err(|error| {
-        if args.plan.is_none() { error.hint("name the plan of the cut with --plan") } else { error }
+        if args.plan.is_none() { error.hint("give the plan of the cut with --plan") } else { error }
     })?;
     let model = Model::open(&pair.original)?;
     let pruned = Model::open(&pair.pruned)?;
     model.check_plan(&plan, &path)?;
     progress.pause(|| printer.notes(&model));
-    progress.step("reading the graph");
+    progress.step("analysing the graph");
     let analysis = model.analyse()?;
     let inputs = args.inputs.as_deref().map(|path| model.read_inputs(path)).transpose()?;
     let surroundings = Surroundings::of(&DiffusionArgs::default(), &pair.original, false)?;
@@ -111,7 +112,7 @@ fn verified(args: &VerifyArgs, pair: &Pair, runtime: Runtime, printer: &Printer)
     analysis.verify(&pruned, (&plan, &path), &runtime, &options, &mut |progress| printer.pass(progress))
 }
 
-/// The errors of all outputs, and what was compared.
+/// Describes the errors of all outputs and what was compared.
 fn text(report: &VerifyReport, printer: &Printer) -> String {
     let mut rows = Vec::new();
     for (number, run) in report.runs.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Blocks in numbers, and channel groups folded below them.
+//! The table of blocks, and the channel groups in collapsible lists below it.
 
 use super::drawing::{change, heads};
 use super::plots::{importance, kept_bar, short};
@@ -6,14 +6,15 @@ use super::style::{escape, name, table};
 use crate::plan::{GroupPlan, Plan};
 use crate::prune::{BlockTimes, Change, Outline};
 
-/// Bars of importance on a page, about, and of one group at least: a page of hundreds of groups must not weigh megabytes.
+/// Approximate number of importance bars on a page, and minimum number for one group: this limits the size of a page with
+/// hundreds of groups.
 const BARS: usize = 24_000;
 const LEAST_BARS: usize = 24;
 
-/// Groups up to which all of them are shown at once, and printed.
+/// Maximum number of groups for which all lists are open and printed.
 const OPEN: usize = 12;
 
-/// A number of operations with a unit prefix.
+/// Formats a number with a unit prefix.
 fn human(value: f64) -> String {
     let units = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
     match units.iter().find(|(size, _)| value >= *size) {
@@ -22,7 +23,7 @@ fn human(value: f64) -> String {
     }
 }
 
-/// Channels, operations and, where they were measured, times of every block.
+/// Returns the table of channels, MACs and, if measured, latency by block.
 pub(super) fn block_table(outline: &Outline, times: Option<&BlockTimes>) -> String {
     if outline.blocks.is_empty() {
         return String::new();
@@ -73,19 +74,20 @@ pub(super) fn block_table(outline: &Outline, times: Option<&BlockTimes>) -> Stri
     }
     let timed = match times {
         Some(times) => format!(
-            " Times are medians over {} runs with ONNX Runtime's notes on, which take time themselves.",
+            " Times are medians over {} runs with the profiler of ONNX Runtime, which adds some time itself.",
             times.runs
         ),
         None => String::new(),
     };
     format!(
-        "<h2>Operations{} by block</h2>\n<p class='soft'>MACs with those between activations, at the sizes below.{timed}</p>\n{}",
+        "<h2>MACs{} by block</h2>\n<p class='soft'>MACs include those between activations, at the sizes listed \
+         below.{timed}</p>\n{}",
         if times.is_some() { " and latency" } else { "" },
         table("Blocks in the order of the data flow", &columns, &rows)
     )
 }
 
-/// The channel groups, folded by block.
+/// Returns the section of the channel groups, with a collapsible list for every block.
 pub(super) fn groups(plan: &Plan, outline: Option<&Outline>) -> String {
     let all = &plan.groups;
     if all.is_empty() {
@@ -93,13 +95,13 @@ pub(super) fn groups(plan: &Plan, outline: Option<&Outline>) -> String {
     }
     let mut section = String::from(
         "<h2>Channel groups</h2>\n<p class='key soft'><i style='background:var(--kept)'></i>kept\
-         <i style='background:var(--gone)'></i>removed</p>\n<p class='soft'>Channels that go together, by the block whose \
-         weights make them. Importance shows those of a group from the most to the least important, each group on its own \
-         scale. Where norm groups keep their number, the same number goes from each of them, so that a removed channel may \
-         stand before a kept one.</p>\n",
+         <i style='background:var(--gone)'></i>removed</p>\n<p class='soft'>Groups of coupled channels, listed by the \
+         block whose weights produce them. The importance plot shows the channels of a group from the most to the least \
+         important; every group has its own scale. If the number of norm groups is kept, equally many channels are \
+         removed from each norm group, so a removed channel can be more important than a kept one.</p>\n",
     );
     if all.len() > OPEN {
-        section += "<p class='printed soft'>The lists are folded and not printed.</p>\n";
+        section += "<p class='printed soft'>The lists are collapsed and not printed.</p>\n";
     }
     let mut is_placed = vec![false; all.len()];
     let heads_of = |group: &GroupPlan| -> Option<Change> {
@@ -112,17 +114,17 @@ pub(super) fn groups(plan: &Plan, outline: Option<&Outline>) -> String {
     for block in blocks.iter().filter(|block| !block.groups.is_empty()) {
         block.groups.iter().for_each(|at| is_placed[*at] = true);
         let of: Vec<&GroupPlan> = block.groups.iter().filter_map(|at| all.get(*at)).collect();
-        section += &folded(&block.name, &of, &heads_of, all.len());
+        section += &list_of_groups(&block.name, &of, &heads_of, all.len());
     }
     let rest: Vec<&GroupPlan> = all.iter().zip(&is_placed).filter(|(_, placed)| !**placed).map(|(of, _)| of).collect();
     if !rest.is_empty() {
         let title = if blocks.is_empty() { "All groups" } else { "Elsewhere" };
-        section += &folded(title, &rest, &heads_of, all.len());
+        section += &list_of_groups(title, &rest, &heads_of, all.len());
     }
     section
 }
 
-fn folded(title: &str, of: &[&GroupPlan], heads: &dyn Fn(&GroupPlan) -> Option<Change>, all: usize) -> String {
+fn list_of_groups(title: &str, of: &[&GroupPlan], heads: &dyn Fn(&GroupPlan) -> Option<Change>, all: usize) -> String {
     let widest = of.iter().map(|group| group.channels).max().unwrap_or(1);
     let (kept, whole) =
         of.iter().fold((0, 0), |(kept, whole), group| (kept + group.kept.len(), whole + group.channels));

@@ -1,27 +1,28 @@
-//! The drawing of a network: blocks in the order of the data flow, in bands of one level each.
+//! The drawing of a network: blocks in the order of the data flow, in one band per level.
 //!
-//! A thick bar is the channels that leave a block, a thin one those of its widest layer, squares are heads; what is filled is
-//! kept. Lines at the right lead past blocks.
+//! A thick bar shows the channels that leave a block, a thin bar those of its widest layer, and squares show heads. The
+//! filled part is kept. Lines at the right are skip connections.
 
 use std::fmt::Write;
 
 use super::style::escape;
 use crate::prune::{Change, Outline, OutlineBlock};
 
-/// Blocks from which on neighbours that look the same share a row.
+/// Maximum number of blocks that each have a row; with more, similar neighbours share a row.
 const MOST_ROWS: usize = 40;
 
-/// The width of the drawing, where bars have their middle, their longest half, and where lines begin.
+/// The layout: the width of the drawing, the middle and half the maximum length of bars, and the left ends of the numbers
+/// and of the lines of skip connections.
 const WIDTH: f64 = 480.0;
 const MIDDLE: f64 = 254.0;
 const HALF: f64 = 80.0;
 const NUMBERS: f64 = 342.0;
 const SKIPS: f64 = 412.0;
 
-/// Letters of a name that fit.
+/// Maximum number of letters of a name.
 const LETTERS: usize = 30;
 
-/// A row: a block, or several that look the same.
+/// A row: one block, or several similar ones.
 struct Row<'a> {
     first: &'a OutlineBlock,
     /// Positions of the blocks.
@@ -36,7 +37,7 @@ impl Row<'_> {
     }
 }
 
-/// The rows of a drawing, each of one block, or where there are many of several that look the same.
+/// Returns the rows of a drawing. If there are many blocks, similar neighbours share a row.
 fn rows(outline: &Outline) -> Vec<Row<'_>> {
     let merges = outline.blocks.len() > MOST_ROWS;
     let look = |block: &OutlineBlock| (block.level, block.channels, block.widest, block.heads, block.layers);
@@ -53,12 +54,12 @@ fn rows(outline: &Outline) -> Vec<Row<'_>> {
     rows
 }
 
-/// A change in words, `64 → 45`.
+/// Formats a change, such as `64 → 45`.
 pub(super) fn change((before, after): Change) -> String {
     if before == after { before.to_string() } else { format!("{before} → {after}") }
 }
 
-/// The heads of a block in words.
+/// Describes the heads of a block.
 pub(super) fn heads(of: &OutlineBlock) -> Option<String> {
     let (count, size) = of.heads?;
     let plural = if count.0 == 1 { "head" } else { "heads" };
@@ -76,10 +77,10 @@ fn shortened(name: &str, letters: usize) -> String {
     format!("{start}…{end}")
 }
 
-/// A bar in two colours around the middle: what is kept, and what is gone at both of its ends.
+/// Draws a centred bar in two colours: the kept part, and the removed part at both of its ends.
 fn bar(svg: &mut String, (before, after): Change, longest: usize, (y, height): (f64, f64)) {
     let half = |channels: usize| HALF * channels as f64 / longest.max(1) as f64;
-    // One that does not fit is drawn as long as the longest.
+    // A bar that does not fit is drawn at the maximum length.
     let fits = (HALF / half(before).max(0.1)).min(1.0);
     let (whole, kept) = ((half(before) * fits).max(0.6), half(after) * fits);
     let _ = write!(
@@ -104,7 +105,7 @@ fn squares(svg: &mut String, (before, after): Change, y: f64) {
     }
 }
 
-/// The key to a drawing.
+/// Returns the legend of a drawing.
 fn key(outline: &Outline) -> String {
     let inner = outline.blocks.iter().any(|block| block.widest != block.channels);
     let heads = outline.blocks.iter().any(|block| block.heads.is_some());
@@ -112,21 +113,25 @@ fn key(outline: &Outline) -> String {
         "<p class='key soft'><i style='background:var(--kept)'></i>kept\
          <i style='background:var(--gone);opacity:.45'></i>removed. Thick bars: channels that leave a block, before and after.",
     );
-    text += if inner { " Thin bars: its widest layer, on a scale of their own." } else { "" };
+    text += if inner { " Thin bars: the widest layer of the block, on a separate scale." } else { "" };
     text += if heads { " Squares: heads of attention." } else { "" };
     text += if outline.skips.is_empty() { "" } else { " Lines at the right: skip connections." };
-    text += if outline.is_named { "" } else { " The file names no blocks: they are runs of layers at one level." };
+    text += if outline.is_named {
+        ""
+    } else {
+        " The names in the file show no blocks: each block is a run of layers at one level."
+    };
     text + "</p>\n"
 }
 
-/// The drawing with its key.
+/// Returns the drawing with its legend.
 pub(super) fn network(outline: &Outline) -> String {
     if outline.blocks.is_empty() {
         return String::new();
     }
     let mut rows = rows(outline);
     let most = |of: fn(&OutlineBlock) -> usize| {
-        // Vectors, such as the time's, are often wider than what flows.
+        // Vectors, such as the time embedding, are often wider than the spatial activations.
         let positions = |block: &OutlineBlock| outline.levels.get(block.level).map_or(1.0, |level| level.positions);
         let flowing = outline.blocks.iter().filter(|block| positions(block) > 1.0).map(of).max();
         flowing.or(outline.blocks.iter().map(of).max()).unwrap_or(1)
@@ -195,14 +200,14 @@ fn last_part(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or(name)
 }
 
-/// Lines past blocks: the longest are the outermost.
+/// Draws the lines of skip connections, the longest on the outside.
 fn skips(svg: &mut String, outline: &Outline, rows: &[Row<'_>]) {
     let row = |block: usize| rows.iter().position(|row| row.blocks.contains(&block)).unwrap_or(0);
     let mut lines: Vec<(usize, usize)> = outline.skips.iter().map(|(from, to)| (row(*from), row(*to))).collect();
     lines.retain(|(from, to)| from < to);
     lines.sort_by_key(|(from, to)| to - from);
     lines.dedup();
-    // Two lines may share a lane where they do not meet.
+    // Two lines may share a lane if they do not overlap.
     let mut lanes: Vec<Vec<(usize, usize)>> = Vec::new();
     let placed: Vec<(usize, (usize, usize))> = lines
         .into_iter()
@@ -247,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_change_is_one_number() {
+    fn an_unchanged_count_is_one_number() {
         assert_eq!((change((3, 3)), change((64, 45))), ("3".to_owned(), "64 → 45".to_owned()));
     }
 }

@@ -1,4 +1,4 @@
-//! The page of an evaluation: figures, losses by timestep, the trade-off, and samples side by side.
+//! The page of an evaluation: figures, losses by timestep, loss against MACs, and samples side by side.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -12,15 +12,15 @@ use crate::prune::Evaluation;
 /// A table of figures.
 #[derive(Clone, Debug)]
 pub struct FigureTable {
-    /// What it shows.
+    /// The title.
     pub title: String,
     /// The names of the columns.
     pub header: Vec<String>,
-    /// A row for every network, its name first.
+    /// A row for every network; the first cell is its name.
     pub rows: Vec<Vec<String>>,
 }
 
-/// What the page of an evaluation shows.
+/// The contents of the page of an evaluation.
 #[derive(Clone, Debug)]
 pub struct EvaluationPage<'a> {
     /// The title.
@@ -35,14 +35,14 @@ pub struct EvaluationPage<'a> {
     pub names: Vec<String>,
     /// The figures.
     pub tables: Vec<FigureTable>,
-    /// On what was measured, one line each.
+    /// The samples, noise and sizes of the measurements, one line each.
     pub lines: Vec<String>,
-    /// Which networks do not reach the limits that were asked for, if limits were and some do not.
+    /// The networks that do not meet the limits. `None`: all do, or no limits are given.
     pub failure: Option<String>,
 }
 
 impl EvaluationPage<'_> {
-    /// Writes the page.
+    /// Writes the page to a file.
     ///
     /// # Errors
     /// The file can't be written.
@@ -50,13 +50,13 @@ impl EvaluationPage<'_> {
         crate::files::write_file(path, self.html().as_bytes())
     }
 
-    /// The page.
+    /// Returns the page as HTML.
     pub fn html(&self) -> String {
         let mut page = head(&self.title);
         let _ = writeln!(page, "<p class='soft'>{}</p>", escape(&self.tool));
         if let Some(failure) = &self.failure {
             let text = escape(failure).replace('\n', "<br/>");
-            let _ = writeln!(page, "<p><span class='badge bad'>limits not reached</span> {text}</p>");
+            let _ = writeln!(page, "<p><span class='badge bad'>limits not met</span> {text}</p>");
         }
         page += &self.samples();
         for FigureTable { title, header, rows } in &self.tables {
@@ -64,7 +64,7 @@ impl EvaluationPage<'_> {
         }
         page += &self.plots();
         page += &list("Notes", &self.evaluation.notes);
-        let _ = writeln!(page, "<h2>Measured on</h2>\n<pre>{}</pre>", escape(&self.lines.join("\n")));
+        let _ = writeln!(page, "<h2>How it was measured</h2>\n<pre>{}</pre>", escape(&self.lines.join("\n")));
         let _ = writeln!(page, "<h2>Command</h2>\n<pre>{}</pre>", escape(&self.command));
         page + END
     }
@@ -72,7 +72,7 @@ impl EvaluationPage<'_> {
     fn plots(&self) -> String {
         let names = || key(self.names.iter().map(String::as_str));
         let classes: Vec<String> = (0..self.names.len()).map(colour).collect();
-        // The original lies over the others.
+        // The original is drawn last, on top of the others.
         let mut curves: Vec<Curve<'_>> =
             self.evaluation.all().zip(&classes).map(|(of, class)| ("", class.as_str(), of.losses.as_slice())).collect();
         curves.reverse();
@@ -83,8 +83,7 @@ impl EvaluationPage<'_> {
         );
         if self.evaluation.networks.len() > 1 {
             let points: Vec<(f64, f64)> = self.evaluation.all().map(|of| (of.cost.macs, of.mean_loss)).collect();
-            let _ =
-                writeln!(text, "<h2>Loss against operations</h2>\n{}<figure>{}</figure>", names(), trade_off(&points));
+            let _ = writeln!(text, "<h2>Loss against MACs</h2>\n{}<figure>{}</figure>", names(), trade_off(&points));
         }
         text
     }

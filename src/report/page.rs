@@ -49,7 +49,7 @@ pub(super) fn html(report: &Report<'_>) -> String {
     page + END
 }
 
-/// Samples side by side on top of a page, or a line that says why there are none.
+/// Returns the samples side by side, or a line that says why there are none.
 pub(super) fn samples(drawings: &Drawings) -> String {
     let lines: String = drawings.lines.iter().map(|line| format!("<p class='soft'>{}</p>\n", escape(line))).collect();
     if drawings.of.is_empty() {
@@ -66,11 +66,11 @@ pub(super) fn samples(drawings: &Drawings) -> String {
     format!("<h2>Samples from the same noise</h2>\n{}{lines}", super::style::pictures(of))
 }
 
-/// Quantities before and after, as tiles and as a table.
+/// Returns the costs before and after as tiles.
 fn costs(costs: &[[String; 4]]) -> String {
     let mut text = String::from("<dl class='tiles'>\n");
     for [name, before, after, kept] in costs {
-        // Sizes are told below the number that is of them.
+        // Sizes are shown below the number that they belong to.
         let (name, at) = name.split_once(" at ").map_or((name.as_str(), None), |(name, at)| (name, Some(at)));
         let at = at.map_or_else(String::new, |at| format!("<dd class='soft small'>at {}</dd>", escape(at)));
         let _ = writeln!(
@@ -87,12 +87,13 @@ fn costs(costs: &[[String; 4]]) -> String {
 
 fn loss_section(of: &Losses<'_>) -> String {
     let kept = of.curve.iter().filter(|point| point.kept).count();
-    let mut section = String::from("<h2>What channels are ranked by</h2>\n");
+    let mut section = String::from("<h2>How channels are ranked</h2>\n");
     let plot = losses(of.curve, of.threshold);
     if !plot.is_empty() {
         let _ = writeln!(
             section,
-            "<p>The original's denoising loss at {} timesteps; the gradients of {kept} of them are summed (solid line).</p>\n\
+            "<p>The denoising loss of the original at {} timesteps. The gradients of {kept} of them are summed (solid \
+             line).</p>\n\
              <figure>{plot}</figure>",
             of.curve.len()
         );
@@ -101,7 +102,7 @@ fn loss_section(of: &Losses<'_>) -> String {
     section
 }
 
-/// What went into a page: the table, the command, and the digest of the input.
+/// Returns the table of what was used, the digest of the input, and the command.
 pub(super) fn what_was_used(rows: &[[String; 2]], command: &str, plan: Option<&Plan>) -> String {
     let mut text = format!("<h2>What was used</h2>\n{}", used(rows));
     if let Some(plan) = plan {
@@ -112,7 +113,7 @@ pub(super) fn what_was_used(rows: &[[String; 2]], command: &str, plan: Option<&P
     text
 }
 
-/// A table of numbers: a name and its figures by row.
+/// Returns a table of numbers; the first column is a name.
 pub(super) fn figures(caption: &str, header: &[String], rows: &[Vec<String>]) -> String {
     let columns: Vec<(&str, &str)> =
         header.iter().enumerate().map(|(at, name)| (name.as_str(), if at == 0 { "name" } else { "n" })).collect();

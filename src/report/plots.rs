@@ -1,11 +1,11 @@
-//! Plots as inline SVG. Colours come from the page's style sheet by class.
+//! Plots as inline SVG. Classes in the style sheet of the page set the colours.
 
 use std::fmt::Write;
 
 use super::style::escape;
 use crate::gradient::accumulate::LossPoint;
 
-/// A number with few digits.
+/// Formats a number with few digits.
 pub(super) fn short(value: f64) -> String {
     let size = value.abs();
     if value == 0.0 {
@@ -21,7 +21,7 @@ pub(super) fn short(value: f64) -> String {
     }
 }
 
-/// The loss over timesteps: kept and dropped timesteps, and the line that parts them.
+/// Plots the loss by timestep, with kept and dropped timesteps and the threshold between them.
 pub(super) fn losses(curve: &[LossPoint], threshold: f64) -> String {
     let (width, height, left, bottom, top, right) = (520.0, 230.0, 58.0, 34.0, 12.0, 12.0);
     let last = curve.iter().map(|point| point.t).fold(0.0, f64::max);
@@ -46,7 +46,7 @@ pub(super) fn losses(curve: &[LossPoint], threshold: f64) -> String {
         points.iter().map(|point| format!("{:.1},{:.1} ", x(point.t), y(point.loss))).collect()
     };
     let _ = write!(svg, "<polyline class='dropped line' points='{}'/>", polyline(curve));
-    // Runs of kept timesteps lie over the whole curve.
+    // Runs of kept timesteps are drawn on top of the whole curve.
     for run in curve.chunk_by(|a, b| a.kept == b.kept).filter(|run| run[0].kept) {
         let _ = write!(svg, "<polyline class='kept line' points='{}'/>", polyline(run));
         if let [one] = run {
@@ -57,7 +57,7 @@ pub(super) fn losses(curve: &[LossPoint], threshold: f64) -> String {
         let at = y(threshold * largest);
         let end = width - right;
         let _ = write!(svg, "<line class='threshold' x1='{left}' x2='{end}' y1='{at:.1}' y2='{at:.1}'/>");
-        // In the corner that a falling curve leaves free.
+        // The legend is in the upper right corner, which a falling curve leaves free.
         let (from, to, high) = (end - 218.0, end - 190.0, top + 8.0);
         let _ = write!(svg, "<line class='threshold' x1='{from}' x2='{to}' y1='{high}' y2='{high}'/>");
         let text = format!("threshold: {threshold} of the largest loss");
@@ -66,30 +66,30 @@ pub(super) fn losses(curve: &[LossPoint], threshold: f64) -> String {
     svg + "</svg>"
 }
 
-/// A curve over timesteps: its name, the class that gives its colour, and its values.
+/// A curve: its name, the class that sets its colour, and its values.
 pub(super) type Curve<'a> = (&'a str, &'a str, &'a [f64]);
 
-/// The colours of the page that tell networks apart.
+/// Number of colours for networks on a page.
 const COLOURS: usize = 6;
 
-/// The class of the colour of a network; more than there are colours begin anew.
+/// Returns the colour class of a network. The colours repeat after the last one.
 pub(super) fn colour(at: usize) -> String {
     format!("n{}", at % COLOURS)
 }
 
-/// Which colour is which network.
+/// Returns the legend: the colour of every network.
 pub(super) fn key<'n>(names: impl Iterator<Item = &'n str>) -> String {
     let entry = |(at, name): (usize, &str)| format!("<i style='background:var(--{})'></i>{}", colour(at), escape(name));
     format!("<p class='key soft'>{}</p>\n", names.enumerate().map(entry).collect::<String>())
 }
 
-/// A place on an axis of steps: a whole number where it is one.
+/// Formats a position on an axis of steps: whole numbers without decimals.
 fn place(t: f64) -> String {
     if t.fract() == 0.0 { format!("{t:.0}") } else { short(t) }
 }
 
-/// Losses over timesteps or steps, on a logarithmic axis: `axis` is what stands below it, and what the plot shows. Up to three
-/// curves are named in the plot.
+/// Plots losses by timestep or step on a logarithmic axis. `axis` is the label of the horizontal axis and the
+/// description of the plot. Up to three curves can have names in the plot.
 pub(super) fn curves_over_time(axis: (&str, &str), timesteps: &[f64], curves: &[Curve<'_>]) -> String {
     let (width, height, left, bottom, top, right) = (520.0, 230.0, 58.0, 34.0, 22.0, 12.0);
     let logarithms = curves.iter().flat_map(|(_, _, curve)| curve.iter()).map(|loss| loss.log10());
@@ -125,7 +125,7 @@ pub(super) fn curves_over_time(axis: (&str, &str), timesteps: &[f64], curves: &[
     svg + "</svg>"
 }
 
-/// Losses of networks against what they cost, as shares of the first one's operations.
+/// Plots the losses of networks against their MACs, as shares of those of the first network.
 pub(super) fn trade_off(points: &[(f64, f64)]) -> String {
     let (width, height, left, bottom, top, right) = (520.0, 230.0, 58.0, 34.0, 12.0, 24.0);
     let Some((whole, _)) = points.first().copied().filter(|(macs, _)| *macs > 0.0) else { return String::new() };
@@ -140,7 +140,7 @@ pub(super) fn trade_off(points: &[(f64, f64)]) -> String {
     let x = |share: f64| left + (width - left - right) * share / most;
     let y = |loss: f64| height - bottom - (height - bottom - top) * (loss - low) / (high - low);
     let mut svg =
-        format!("<svg class='plot' viewBox='0 0 {width} {height}' role='img' aria-label='Loss against operations'>");
+        format!("<svg class='plot' viewBox='0 0 {width} {height}' role='img' aria-label='Loss against MACs'>");
     for step in 0..=4 {
         let loss = low + (high - low) * f64::from(step) / 4.0;
         let at = y(loss);
@@ -151,14 +151,16 @@ pub(super) fn trade_off(points: &[(f64, f64)]) -> String {
         let _ = write!(svg, "<text x='{:.1}' y='{}' class='middle'>{text}</text>", x(share), height - bottom + 16.0);
     }
     let middle = x(most / 2.0);
-    let _ = write!(svg, "<text x='{middle:.1}' y='{}' class='middle'>MACs of the original's</text>", height - 3.0);
+    let _ =
+        write!(svg, "<text x='{middle:.1}' y='{}' class='middle'>MACs, relative to the original</text>", height - 3.0);
     for (at, (macs, loss)) in points.iter().enumerate().filter(|(_, (_, loss))| loss.is_finite()) {
         let _ = write!(svg, "<circle class='{}' cx='{:.1}' cy='{:.1}' r='5'/>", colour(at), x(macs / whole), y(*loss));
     }
     svg + "</svg>"
 }
 
-/// The scores of a group in descending order: channels that stay and channels that go. Of more than `bars`, every n-th is shown.
+/// Plots the scores of a group in descending order, with kept and removed channels. If there are more than `bars`
+/// channels, only every n-th is shown.
 pub(super) fn importance(scores: &[f64], bars: usize, is_kept: &dyn Fn(usize) -> bool) -> String {
     let (width, height) = (200.0, 56.0);
     let mut order: Vec<usize> = (0..scores.len()).collect();
@@ -185,7 +187,7 @@ pub(super) fn importance(scores: &[f64], bars: usize, is_kept: &dyn Fn(usize) ->
     )
 }
 
-/// A bar of kept and removed channels, `share` of the width of the widest.
+/// Returns a bar of kept and removed channels; its width is proportional to the number of channels.
 pub(super) fn kept_bar(kept: usize, channels: usize, widest: usize) -> String {
     let width = 100.0 * channels as f64 / widest.max(1) as f64;
     let inner = 100.0 * kept as f64 / channels.max(1) as f64;
@@ -201,7 +203,7 @@ mod tests {
         let svg = importance(&[3.0, 1.0, 2.0], 192, &|channel| channel != 1);
         let (kept, gone) = svg.split_once("gone").unwrap_or_default();
         assert_eq!((kept.matches('M').count(), gone.matches('M').count()), (2, 1));
-        // The lowest is the last.
+        // The lowest score is the last.
         assert!(gone.contains("M166.7"), "{svg}");
     }
 
@@ -214,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_not_plotted() {
+    fn nan_is_not_plotted() {
         let svg = curves_over_time(
             ("timestep t", "losses"),
             &[0.0, 10.0],

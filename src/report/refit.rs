@@ -1,4 +1,4 @@
-//! What the page shows of a refit: losses by timestep, and the error of every layer.
+//! The parts of the page about a refit: losses by timestep, and the error of every layer.
 
 use std::fmt::Write;
 
@@ -7,17 +7,17 @@ use super::style::{escape, name, table};
 use crate::prune::{CutJudgement, RefitLosses, RefitReport};
 use crate::refit::RefitLayer;
 
-/// The section of the losses.
+/// Returns the section of the losses.
 pub(super) fn losses(refit: &RefitReport) -> String {
     let Some(losses) = &refit.losses else {
-        return "<h2>Loss by timestep</h2>\n<p>There were too few samples to hold some out: the losses were not \
-                measured.</p>\n"
+        return "<h2>Loss by timestep</h2>\n<p>The losses were not measured: there were too few samples to hold some \
+                out.</p>\n"
             .to_owned();
     };
     format!("<h2>Loss by timestep</h2>\n{}", loss_table(losses, refit.loss.describe()))
 }
 
-/// The section of the losses of a cut that nothing was fitted to.
+/// Returns the section of the losses of a cut without refit.
 pub(super) fn losses_of_cut(of: &CutJudgement) -> String {
     let (Some([original, cut]), Some(source)) = (of.means(), &of.source) else { return String::new() };
     let rows = [("original", original, String::new()), ("cut", cut, format!("{:+.4}", cut - original))]
@@ -31,11 +31,11 @@ pub(super) fn losses_of_cut(of: &CutJudgement) -> String {
     format!("<h2>Loss by timestep</h2>\n<figure>{plot}</figure>\n{text}<p class='soft'>{}</p>\n", escape(source))
 }
 
-/// The section of a refit.
+/// Returns the section of a refit.
 pub(super) fn section(refit: &RefitReport) -> String {
     let mut section = format!(
-        "<h2>Refit</h2>\n<p>{} of {} layers were fitted by least squares on {}, so that they \
-         compute what the original does. <span class='soft'>{}</span></p>\n",
+        "<h2>Refit</h2>\n<p>{} of {} layers were fitted by least squares on {}, to reproduce the \
+         outputs of the original's layers. <span class='soft'>{}</span></p>\n",
         refit.fitted(),
         refit.layers.len(),
         refit.extent(),
@@ -55,8 +55,9 @@ pub(super) fn section(refit: &RefitReport) -> String {
         ]
     };
     let rows: Vec<Vec<String>> = refit.layers.iter().map(row).collect();
-    let columns = [("layer", "name"), ("weight", "name"), ("before", "n"), ("after", "n"), ("not fitted, since", "")];
-    let caption = "What is left of the original's values, as a share of their squares";
+    let columns = [("layer", "name"), ("weight", "name"), ("before", "n"), ("after", "n"), ("not fitted, because", "")];
+    let caption =
+        "Squared error of each layer's output before and after the refit, relative to the original's output squared";
     section
         + &format!(
             "<details class='long'><summary>Errors by layer</summary>\n{}</details>\n",
@@ -72,13 +73,13 @@ fn loss_table(losses: &RefitLosses, judged_by: &str) -> String {
         vec![name.to_owned(), format!("{mean:.4}"), above]
     });
     let columns = [("network", "name"), ("mean", "n"), ("above the original", "n")];
-    let caption = format!("The {judged_by} on {} samples that nothing was fitted to", losses.samples);
+    let caption = format!("The {judged_by} on {} held-out samples", losses.samples);
     let text = table(&caption, &columns, &rows);
-    // A curve takes two points.
+    // A curve needs two points.
     if losses.timesteps.len() > 1 { plot(losses) + &text } else { text }
 }
 
-/// The three losses over timesteps.
+/// Plots the losses of the three networks by timestep.
 fn plot(losses: &RefitLosses) -> String {
     let curves: [Curve<'_>; 3] = [
         ("original", "of-original", &losses.original),

@@ -1,6 +1,6 @@
-//! What all pages share: their style, text made safe, tables, pictures.
+//! Shared parts of all pages: style sheet, escaping, tables, images.
 //!
-//! Pages are one file each that asks for nothing else: no script, no font, no link. They are well-formed XML too.
+//! Every page is one file without scripts, external fonts or links. It is also well-formed XML.
 
 use std::fmt::Write;
 
@@ -75,7 +75,7 @@ pre { break-inside: avoid; } .printed { display: none; }
   details:not(.long)::details-content { content-visibility: visible; block-size: auto; } details.long { display: none; } }
 ";
 
-/// Text as HTML shows it; what would command a terminal or turn the direction of writing is written out.
+/// Escapes text for HTML. Control characters and characters that change the writing direction are written as escapes.
 pub(super) fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for letter in text.chars() {
@@ -104,7 +104,7 @@ pub(super) fn escape(text: &str) -> String {
     safe
 }
 
-/// A name of the file, which may break where its parts end.
+/// Escapes a name from the file, with possible line breaks after its parts.
 pub(super) fn name(text: &str) -> String {
     let mut safe = String::new();
     for part in escape(text).split_inclusive(['.', '/', '_']) {
@@ -114,7 +114,7 @@ pub(super) fn name(text: &str) -> String {
     safe
 }
 
-/// The beginning of a page, with its title.
+/// Returns the beginning of a page with its title.
 pub(super) fn head(title: &str) -> String {
     format!(
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'/>\
@@ -130,8 +130,8 @@ pub(super) const END: &str = "</main>\n</body></html>\n";
 /// A column of a table: its name, and the class of its cells (`n` for numbers).
 pub(super) type Column<'a> = (&'a str, &'a str);
 
-/// A table with heads; cells are HTML already. The first cell of every row is its head. It scrolls by itself where the page is
-/// too narrow.
+/// Returns a table with a header; cells are HTML. The first cell of every row is its header. The table scrolls
+/// horizontally if the page is too narrow.
 pub(super) fn table(caption: &str, columns: &[Column<'_>], rows: &[Vec<String>]) -> String {
     let label = escape(caption);
     let mut text = format!(
@@ -155,7 +155,7 @@ pub(super) fn table(caption: &str, columns: &[Column<'_>], rows: &[Vec<String>])
     text + "</tbody></table></div>\n"
 }
 
-/// A table of what was used: names and what they stand for.
+/// Returns the table of what was used: names and values.
 pub(super) fn used(rows: &[[String; 2]]) -> String {
     if rows.is_empty() {
         return String::new();
@@ -172,7 +172,7 @@ pub(super) fn used(rows: &[[String; 2]]) -> String {
     text + "</tbody></table>\n"
 }
 
-/// A list of paragraphs that the user should see; none where there are none.
+/// Returns a list of paragraphs with a title; empty if there are none.
 pub(super) fn list(title: &str, lines: &[String]) -> String {
     if lines.is_empty() {
         return String::new();
@@ -181,7 +181,7 @@ pub(super) fn list(title: &str, lines: &[String]) -> String {
     format!("<h2>{title}</h2>\n<ul>{lines}</ul>\n")
 }
 
-/// Pictures side by side: names, PNG files, and what is said of each as HTML.
+/// Returns images side by side: names, PNG files, and captions as HTML.
 pub(super) fn pictures<'p>(of: impl ExactSizeIterator<Item = (&'p str, &'p [u8], String)>) -> String {
     let many = if of.len() > 3 { " many" } else { "" };
     let mut text = format!("<div class='samples{many}'>");

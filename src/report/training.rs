@@ -1,4 +1,4 @@
-//! What a page shows of a training, and the page of one.
+//! The parts of a page about a training, and the page of a training.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use super::style::{END, escape, head};
 use super::{Drawings, TrainingPage, blocks, drawing};
 use crate::prune::{FinetuneReport, StepEvaluation};
 
-/// The section of a training: the loss over its steps, and by timestep before and after.
+/// Returns the section of a training: the loss by step, and by timestep before and after.
 pub(super) fn section(report: &FinetuneReport) -> String {
     let mut text = format!(
         "<h2>Training</h2>\n<p>{} of {} steps of {} samples on {} weights ({} elements). \
@@ -23,12 +23,12 @@ pub(super) fn section(report: &FinetuneReport) -> String {
     let steps: Vec<&StepEvaluation> = report.evaluations.iter().filter(|of| !of.losses.is_empty()).collect();
     let best = steps.iter().find(|of| of.step == report.best_step);
     let (Some(first), Some(best)) = (steps.first(), best) else {
-        return text + "<p>There were too few samples to hold some out: the losses were not measured.</p>\n";
+        return text + "<p>The losses were not measured: there were too few samples to hold some out.</p>\n";
     };
     let teacher = report.teacher.as_ref().filter(|of| !of.losses.is_empty());
     let _ = writeln!(
         text,
-        "<p>Denoising loss on samples that nothing was trained on: before {:.4}, after {:.4} (step {}){}.</p>",
+        "<p>Denoising loss on held-out samples: before {:.4}, after {:.4} (step {}){}.</p>",
         first.loss,
         best.loss,
         best.step,
@@ -60,7 +60,7 @@ fn by_timestep(teacher: Option<&StepEvaluation>, first: &StepEvaluation, best: &
 }
 
 impl TrainingPage<'_> {
-    /// The page.
+    /// Returns the page as HTML.
     pub fn html(&self) -> String {
         let mut page = head(&self.title);
         let _ = writeln!(page, "<p class='soft'>{}</p>", escape(&self.tool));
@@ -77,7 +77,7 @@ impl TrainingPage<'_> {
 }
 
 impl Drawings {
-    /// What teacher, network and tuned network drew in a training.
+    /// Returns the samples of the teacher, and of the network before and after training.
     pub fn of_training(report: &FinetuneReport) -> Self {
         let before = report.evaluations.first();
         let best = report.evaluations.iter().find(|of| of.step == report.best_step).or(report.evaluations.last());
@@ -89,9 +89,9 @@ impl Drawings {
             drawings.add(name, (values, report.sample_range), loss);
         }
         if report.best_step == 0 && before.is_some_and(|of| !of.losses.is_empty()) {
-            drawings
-                .lines
-                .push("No step of the training lowered the loss: the weights are those from before.".to_owned());
+            drawings.lines.push(
+                "No training step lowered the loss, so the weights are those from before the training.".to_owned(),
+            );
         }
         drawings
     }

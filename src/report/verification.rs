@@ -1,4 +1,4 @@
-//! What a page shows of a verification.
+//! The parts of a page about a verification.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use super::plots::short;
 use super::style::{escape, name, table};
 use crate::verify::{StandIn, VerifyReport};
 
-/// Whether the cut is proved, as a badge.
+/// Returns a badge with the result of verification.
 pub(super) fn badge(report: &Report<'_>) -> &'static str {
     match report.verification {
         Some(result) if result.passed => "<span class='badge good'>verified</span>",
@@ -16,16 +16,16 @@ pub(super) fn badge(report: &Report<'_>) -> &'static str {
     }
 }
 
-/// The section of a verification.
+/// Returns the section of a verification.
 pub(super) fn section(report: &Report<'_>) -> String {
     let mut section = String::from("<h2>Verification</h2>\n");
     let Some(result) = report.verification else {
-        return section + "<p>The pruned file was not compared with the original.</p>\n";
+        return section + "<p>The pruned file was not verified against the original.</p>\n";
     };
     let _ = writeln!(
         section,
-        "<p>The pruned file against the original with every removed channel masked, in ONNX Runtime {}. \
-         Allowed relative error: {}.</p>",
+        "<p>The pruned file was compared with the original in which every removed channel is masked, in ONNX \
+         Runtime {}. Allowed relative error: {}.</p>",
         escape(&result.onnxruntime),
         short(result.rtol)
     );
@@ -40,10 +40,11 @@ pub(super) fn section(report: &Report<'_>) -> String {
     if !result.stand_ins.is_empty() {
         let row = |StandIn { node, op }: &StandIn| vec![name(node), escape(op)];
         let rows: Vec<Vec<String>> = result.stand_ins.iter().map(row).collect();
-        let caption = "Nodes for which standard operators stood in, as ONNX Runtime has no kernel for them on the CPU";
+        let caption =
+            "Nodes that were replaced by standard operators in the run, as ONNX Runtime has no CPU kernel for them";
         let _ = writeln!(
             section,
-            "<details class='long'><summary>Standard operators stood in for {} nodes</summary>{}</details>",
+            "<details class='long'><summary>Standard operators replaced {} nodes</summary>{}</details>",
             rows.len(),
             table(caption, &[("node", "name"), ("operator", "")], &rows)
         );
@@ -51,8 +52,8 @@ pub(super) fn section(report: &Report<'_>) -> String {
     if let Some(unchanged) = &result.unchanged {
         let _ = writeln!(
             section,
-            "<p>Compared without a run: {} nodes are the original's, {} of them with other sizes; {} constants are the \
-             original's or their kept part.</p>",
+            "<p>Compared without a run: {} nodes equal the original's, {} of them with other sizes; {} constants equal \
+             the original's or their kept part.</p>",
             unchanged.nodes, unchanged.edited, unchanged.constants
         );
     }
@@ -66,8 +67,8 @@ fn runs(result: &VerifyReport) -> String {
         for output in &run.outputs {
             let verdict = match (output.passed, output.conclusive) {
                 (true, true) => "equal",
-                (true, false) if output.moved_by_rounding.is_some() => "different as rounding is, inconclusive",
-                (true, false) => "equal, which alone proves nothing",
+                (true, false) if output.moved_by_rounding.is_some() => "differs by no more than rounding, inconclusive",
+                (true, false) => "equal, but proves nothing by itself",
                 (false, _) => "different",
             };
             rows.push(vec![
@@ -84,8 +85,8 @@ fn runs(result: &VerifyReport) -> String {
 fn values(result: &VerifyReport) -> String {
     let Some(values) = &result.values else { return String::new() };
     let mut text = format!(
-        "<p>Every node on the original's values: {} values, worst relative error {}; {} of them were shown on noise. \
-         Nothing is proved of {}.</p>\n",
+        "<p>Every node was run on the original's values: {} values compared, worst relative error {}; {} of them on \
+         random inputs of their nodes. {} prove nothing.</p>\n",
         values.compared,
         short(values.worst_relative),
         values.opened,
@@ -100,11 +101,11 @@ fn values(result: &VerifyReport) -> String {
                 vec![name(&of.value), node, escape(&of.reason)]
             })
             .collect();
-        let columns = [("value", "name"), ("node", "name"), ("why nothing is proved of it", "name")];
+        let columns = [("value", "name"), ("node", "name"), ("why it proves nothing", "name")];
         let _ = writeln!(
             text,
-            "<details class='long'><summary>Values of which nothing is proved</summary>{}</details>",
-            table("Values of which nothing is proved", &columns, &rows)
+            "<details class='long'><summary>Values that prove nothing</summary>{}</details>",
+            table("Values that prove nothing", &columns, &rows)
         );
     }
     text

@@ -198,7 +198,7 @@ fn limits_end_the_run_with_figure_and_limit() {
     assert!(failed.out.contains("Quality and costs"), "{}", failed.out);
     let page = fs::read_to_string(report).unwrap();
     assert_eq!(page.matches("data:image/png;base64,").count(), 3);
-    assert!(page.contains("limits not reached") && page.contains("Loss against operations"));
+    assert!(page.contains("limits not met") && page.contains("Loss against MACs"));
     assert_eq!(page.matches("<circle").count(), 3);
     let failed = evaluate(&[&cut], &[&limits[..], &["--format", "json"]].concat());
     assert_eq!((failed.code, failed.json()["exit_code"].as_i64()), (1, Some(1)));

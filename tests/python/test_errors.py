@@ -61,7 +61,7 @@ def test_a_file_that_is_not_the_cut_of_its_plan_is_told(dit: Path, unet: Path, i
     assert report["passed"] is False
     # The command says it by its exit code.
     assert command("verify", unet, cut, code=1)["passed"] is False
-    with pytest.raises(errors.VerificationFailedError, match="is not the cut of its plan"):
+    with pytest.raises(errors.VerificationFailedError, match="is not the cut that its plan describes"):
         onnx_diffprune.refit(unet, cut, tmp_path / "out.onnx", data=images, scheduler_config=SCHEDULER)
 
 

@@ -101,7 +101,7 @@ fn a_decoder_is_fitted_to_its_own_output() {
     let mean = &refit["losses"]["mean"];
     let (cut, fitted) = (mean["cut"].as_f64().unwrap(), mean["refitted"].as_f64().unwrap());
     assert!(mean["original"] == 0.0 && fitted < 0.7 * cut, "{mean}");
-    assert!(refit["source"].as_str().unwrap().contains("latents drawn from unet"), "{refit}");
+    assert!(refit["source"].as_str().unwrap().contains("latents generated with unet"), "{refit}");
     assert_eq!(
         (&decoder["verification"]["passed"], &decoder["cut_verification"]["passed"]),
         (&json!(true), &json!(true))
