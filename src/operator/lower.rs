@@ -168,7 +168,7 @@ impl<'a> LowerCx<'a> {
     }
 
     /// Renames a value of any element type to output `slot`. Does nothing if the node omits that output.
-    pub fn give(&mut self, slot: usize, value: &str) {
+    pub fn set_output(&mut self, slot: usize, value: &str) {
         let Some(output) = self.node.proto.output.get(slot).filter(|name| !name.is_empty()).cloned() else { return };
         self.builder.rename(value, &output);
     }

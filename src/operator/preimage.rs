@@ -51,7 +51,7 @@ impl PreimageCx<'_> {
     ///
     /// # Errors
     /// It has another shape.
-    pub fn give(&mut self, slot: usize, value: ArrayD<f32>) -> Result<(), RuleError> {
+    pub fn set_input(&mut self, slot: usize, value: ArrayD<f32>) -> Result<(), RuleError> {
         let shape = self.input(slot)?.shape();
         if shape != value.shape() {
             let text = format!("input {slot} has shape {shape:?}, but the wanted value has shape {:?}", value.shape());
@@ -69,7 +69,7 @@ impl PreimageCx<'_> {
         let shape = self.input(0)?.shape().to_vec();
         let elements: Vec<f32> = self.wanted(0)?.iter().copied().collect();
         let value = ArrayD::from_shape_vec(IxDyn(&shape), elements);
-        self.give(0, value.map_err(|error| RuleError::unsupported(error.to_string()))?)
+        self.set_input(0, value.map_err(|error| RuleError::unsupported(error.to_string()))?)
     }
 
     /// Spreads `values` over the shape of `like`: one value for all elements, one for every index of `axis`, or, if

@@ -207,12 +207,12 @@ impl SequenceCx<'_> {
     }
 
     /// Replaces output `slot` by a tensor.
-    pub fn give(&mut self, slot: usize, value: String) {
+    pub fn set_output(&mut self, slot: usize, value: String) {
         self.given.insert(slot, Given::Tensor(value));
     }
 
     /// Replaces output `slot` by a sequence.
-    pub fn give_sequence(&mut self, slot: usize, sequence: Sequence) {
+    pub fn set_sequence(&mut self, slot: usize, sequence: Sequence) {
         self.given.insert(slot, Given::Sequence(sequence));
     }
 }

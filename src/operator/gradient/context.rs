@@ -43,14 +43,14 @@ impl GradientCx<'_> {
     }
 
     /// Passes a gradient, of the shape of input `slot`, to that input. Does nothing if it is not wanted.
-    pub fn give(&mut self, slot: usize, gradient: String) {
+    pub fn add_gradient(&mut self, slot: usize, gradient: String) {
         // A value without elements has no gradient, such as the later frames of a single frame.
         let is_empty = |value: &ValueId| {
             let shape = self.facts.values[*value].as_ref().and_then(|fact| fact.shape.as_deref());
             shape.is_some_and(|shape| shape.iter().any(|size| size.is(0)))
         };
         if let Some(value) = self.node.input(slot).filter(|value| self.depends[*value] && !is_empty(value)) {
-            self.tape.give(self.node.id, slot, value, gradient);
+            self.tape.add_gradient(self.node.id, slot, value, gradient);
         }
     }
 
@@ -59,10 +59,10 @@ impl GradientCx<'_> {
     ///
     /// # Errors
     /// [`RuleError::UnknownShape`].
-    pub fn give_broadcast(&mut self, slot: usize, gradient: &str) -> Result<(), RuleError> {
+    pub fn add_broadcast_gradient(&mut self, slot: usize, gradient: &str) -> Result<(), RuleError> {
         let (from, to) = (self.output_shape(0)?, self.shape(slot)?);
         let gradient = self.sum_to(gradient, &from, &to);
-        self.give(slot, gradient);
+        self.add_gradient(slot, gradient);
         Ok(())
     }
 

@@ -62,7 +62,7 @@ impl Operator for AffineGrid {
         let dy = cx.reshape(&dy, &[grid[0], positions, axes]);
         let dy = cx.matrix_transpose(&dy, 3);
         let by_theta = cx.op("MatMul", &[&dy, &own]);
-        cx.give(0, by_theta);
+        cx.add_gradient(0, by_theta);
         Ok(())
     }
 }

@@ -76,7 +76,7 @@ impl Operator for BatchNormalization {
             let scale = cx.reshape(&cx.input(1), &per_channel);
             let derivative = cx.op("Div", &[&scale, &deviation]);
             let dx = cx.mul(&dy, &derivative);
-            cx.give(0, dx);
+            cx.add_gradient(0, dx);
         }
         if cx.wants(1) || cx.wants(4) {
             let mean = cx.reshape(&cx.input(3), &per_channel);
@@ -88,8 +88,8 @@ impl Operator for BatchNormalization {
             let derivative = cx.op("Div", &[&cx.input(1), &variance]);
             let derivative = cx.scaled(&derivative, -0.5);
             let dvariance = cx.mul(&derivative, &dscale);
-            cx.give(4, dvariance);
-            cx.give(1, dscale);
+            cx.add_gradient(4, dvariance);
+            cx.add_gradient(1, dscale);
         }
         if cx.wants(2) || cx.wants(3) {
             let db = cx.reduce_sum(&dy, &others, false);
@@ -98,8 +98,8 @@ impl Operator for BatchNormalization {
             let derivative = cx.op("Div", &[&cx.input(1), &derivative]);
             let dmean = cx.mul(&derivative, &db);
             let dmean = cx.op("Neg", &[&dmean]);
-            cx.give(3, dmean);
-            cx.give(2, db);
+            cx.add_gradient(3, dmean);
+            cx.add_gradient(2, db);
         }
         Ok(())
     }

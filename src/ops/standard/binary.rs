@@ -131,14 +131,14 @@ impl Operator for Binary {
             Arithmetic::Sub => value += &by,
             _ => return Err(RuleError::unsupported("the operator can't be inverted")),
         }
-        cx.give(slot, value)
+        cx.set_input(slot, value)
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let dy = cx.dy()?;
         for slot in (0..self.inputs).filter(|slot| cx.wants(*slot)).collect::<Vec<_>>() {
             let dx = derivative(self.kind, slot, self.inputs, &dy, cx);
-            cx.give_broadcast(slot, &dx)?;
+            cx.add_broadcast_gradient(slot, &dx)?;
         }
         Ok(())
     }

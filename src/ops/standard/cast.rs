@@ -73,7 +73,7 @@ impl Operator for Cast {
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let dy = cx.dy()?;
-        cx.give(0, dy);
+        cx.add_gradient(0, dy);
         Ok(())
     }
 }

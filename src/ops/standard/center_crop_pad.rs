@@ -108,7 +108,7 @@ impl Operator for CenterCropPad {
             }
         }
         let dx = cx.pad(&dx, &before, &after);
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

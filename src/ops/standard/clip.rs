@@ -69,7 +69,7 @@ impl Operator for Clip {
             let outside = cx.op(op_type, &[&x, &limit]);
             dx = cx.op("Where", &[&outside, &zero, &dx]);
         }
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

@@ -122,7 +122,7 @@ impl Operator for Col2Im {
         }
         let columns = cx.concat(&parts, 2);
         let dx = cx.reshape(&columns, &shape);
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

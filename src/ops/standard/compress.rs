@@ -93,7 +93,7 @@ impl Operator for Compress {
         let indices = cx.ints(&indices);
         let dx = cx.op_with("Gather", &[&dy, &indices], vec![attr_int("axis", axis as i64)]);
         let dx = if rank == shape.len() { dx } else { cx.reshape(&dx, &shape) };
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

@@ -133,7 +133,7 @@ impl Operator for Concat {
         for slot in 0..cx.input_count() {
             let size = cx.input(slot)?.shape().get(axis).copied().unwrap_or(0);
             let indices: Vec<usize> = (first..(first + size).min(wanted.shape()[axis])).collect();
-            cx.give(slot, wanted.select(ndarray::Axis(axis), &indices))?;
+            cx.set_input(slot, wanted.select(ndarray::Axis(axis), &indices))?;
             first += size;
         }
         Ok(())
@@ -147,7 +147,7 @@ impl Operator for Concat {
             let size = cx.shape(slot)?[axis];
             if cx.wants(slot) {
                 let dx = cx.slice(&dy, axis, start, start + size, 1);
-                cx.give(slot, dx);
+                cx.add_gradient(slot, dx);
             }
             start += size;
         }

@@ -49,7 +49,7 @@ impl Operator for ConcatFromSequence {
         }
         let tensors: Vec<&str> = list.iter().map(String::as_str).collect();
         let joined = cx.add("Concat", &tensors, vec![attr_int("axis", axis)]);
-        cx.give(0, joined);
+        cx.set_output(0, joined);
         Ok(())
     }
 }

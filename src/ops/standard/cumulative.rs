@@ -93,7 +93,7 @@ impl Operator for Cumulative {
             Of::Sums => sum,
             Of::Products => cx.op("Div", &[&sum, &cx.input(0)]),
         };
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

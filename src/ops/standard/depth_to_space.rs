@@ -134,7 +134,7 @@ impl Operator for DepthToSpace {
         let dx = cx.reshape(&dy, &split);
         let dx = cx.transpose(&dx, &perm);
         let dx = cx.reshape(&dx, &shape);
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

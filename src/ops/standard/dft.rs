@@ -134,7 +134,7 @@ impl Operator for Dft {
         let mut back = vec![0; rank];
         perm.iter().enumerate().for_each(|(at, axis)| back[*axis] = at);
         let dx = cx.transpose(&dx, &back);
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

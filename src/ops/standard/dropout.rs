@@ -59,7 +59,7 @@ impl Operator for Dropout {
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         // The mask is the second output; at inference it is true everywhere.
         let dy = cx.dy()?;
-        cx.give(0, dy);
+        cx.add_gradient(0, dy);
         Ok(())
     }
 }

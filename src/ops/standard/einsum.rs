@@ -277,7 +277,7 @@ impl Operator for Einsum {
                 dx = cx.expand(&dx, &full);
             }
             dx = cx.sum_to(&dx, &full, &shapes[slot]);
-            cx.give(slot, dx);
+            cx.add_gradient(slot, dx);
         }
         Ok(())
     }

@@ -102,6 +102,6 @@ impl Operator for Expand {
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let dy = cx.dy()?;
-        cx.give_broadcast(0, &dy)
+        cx.add_broadcast_gradient(0, &dy)
     }
 }

@@ -139,7 +139,7 @@ impl Operator for Gather {
         let positions = cx.reshape(&cx.input(1), &[count]);
         let rows = one_hot(cx, &positions, data[axis], 0);
         let dx = cx.along_axis(&dy, axis, data.len(), &rows);
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

@@ -53,7 +53,7 @@ impl Operator for GatherElements {
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
         let dx = add_up_elements(cx, &dy, &shape, axis_index(self.axis, shape.len())?)?;
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

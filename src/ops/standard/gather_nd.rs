@@ -64,7 +64,7 @@ impl Operator for GatherNd {
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let (dy, shape) = (cx.dy()?, cx.shape(0)?);
         let dx = add_up_tuples(cx, &dy, &shape, self.batch)?;
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

@@ -174,15 +174,15 @@ impl Operator for Gemm {
         let scaled = cx.scaled(&dy, f64::from(self.alpha));
         if cx.wants(0) {
             let da = if trans_a { cx.gemm(&b, &scaled, trans_b, true) } else { cx.gemm(&scaled, &b, false, !trans_b) };
-            cx.give(0, da);
+            cx.add_gradient(0, da);
         }
         if cx.wants(1) {
             let db = if trans_b { cx.gemm(&scaled, &a, true, trans_a) } else { cx.gemm(&a, &scaled, !trans_a, false) };
-            cx.give(1, db);
+            cx.add_gradient(1, db);
         }
         if cx.wants(2) {
             let dc = cx.scaled(&dy, f64::from(self.beta));
-            cx.give_broadcast(2, &dc)?;
+            cx.add_broadcast_gradient(2, &dc)?;
         }
         Ok(())
     }

@@ -74,7 +74,7 @@ impl Operator for GridSample {
         let sampled = cx.same_op(&[&unit, &cx.input(1)]);
         let dx = image::pixel_gradient(cx, &dy, &sampled, &x, &y);
         let dx = cx.reshape(&dx, &x);
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

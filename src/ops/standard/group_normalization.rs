@@ -128,12 +128,12 @@ impl Operator for GroupNormalization {
             let product = cx.mul(&dy, &norm.y);
             let sum = cx.reduce_sum(&product, others, true);
             let dscale = cx.reshape(&sum, &parameter_shape);
-            cx.give(1, dscale);
+            cx.add_gradient(1, dscale);
         }
         if cx.wants(2) {
             let sum = cx.reduce_sum(&dy, others, true);
             let db = cx.reshape(&sum, &parameter_shape);
-            cx.give(2, db);
+            cx.add_gradient(2, db);
         }
         if cx.wants(0) {
             let column = [1, groups, if is_per_channel { per_group } else { 1 }, 1];
@@ -141,7 +141,7 @@ impl Operator for GroupNormalization {
             let g = cx.mul(&dy, &scale);
             let dx = cx.through_norm(&norm, &g, &axes);
             let dx = cx.reshape(&dx, &shape);
-            cx.give(0, dx);
+            cx.add_gradient(0, dx);
         }
         Ok(())
     }

@@ -41,7 +41,7 @@ impl Operator for Identity {
 
     fn in_tensors(&self, cx: &mut SequenceCx<'_>) -> Result<(), RuleError> {
         let sequence = cx.sequence(0)?.clone();
-        cx.give_sequence(0, sequence);
+        cx.set_sequence(0, sequence);
         Ok(())
     }
 
@@ -51,7 +51,7 @@ impl Operator for Identity {
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
         let dy = cx.dy()?;
-        cx.give(0, dy);
+        cx.add_gradient(0, dy);
         Ok(())
     }
 }

@@ -95,11 +95,11 @@ impl Operator for InstanceNormalization {
         if cx.wants(1) {
             let product = cx.mul(&dy, &norm.y);
             let dscale = cx.reduce_sum(&product, &others, false);
-            cx.give(1, dscale);
+            cx.add_gradient(1, dscale);
         }
         if cx.wants(2) {
             let db = cx.reduce_sum(&dy, &others, false);
-            cx.give(2, db);
+            cx.add_gradient(2, db);
         }
         if cx.wants(0) {
             let mut g = dy;
@@ -108,7 +108,7 @@ impl Operator for InstanceNormalization {
                 g = cx.mul(&g, &scale);
             }
             let dx = cx.through_norm(&norm, &g, &axes);
-            cx.give(0, dx);
+            cx.add_gradient(0, dx);
         }
         Ok(())
     }

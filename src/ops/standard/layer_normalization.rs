@@ -141,16 +141,16 @@ impl Operator for LayerNormalization {
         let norm = cx.normalized(&cx.input(0), &shape, &axes, epsilon, self.is_centred, None);
         if cx.wants(1) {
             let product = cx.mul(&dy, &norm.y);
-            cx.give_broadcast(1, &product)?;
+            cx.add_broadcast_gradient(1, &product)?;
         }
         if cx.wants(2) {
-            cx.give_broadcast(2, &dy)?;
+            cx.add_broadcast_gradient(2, &dy)?;
         }
         if cx.wants(0) {
             let scale = cx.input(1);
             let g = if scale.is_empty() { dy } else { cx.mul(&dy, &scale) };
             let dx = cx.through_norm(&norm, &g, &axes);
-            cx.give(0, dx);
+            cx.add_gradient(0, dx);
         }
         Ok(())
     }

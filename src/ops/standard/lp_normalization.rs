@@ -75,7 +75,7 @@ impl Operator for LpNormalization {
         let along = cx.mul(&direction, &sum);
         let difference = cx.op("Sub", &[&dy, &along]);
         let dx = cx.op("Div", &[&difference, &norm]);
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

@@ -79,7 +79,7 @@ impl Operator for Lrn {
         let spread = cx.mul(&spread, &x);
         let spread = cx.scaled(&spread, -2.0 * beta * share);
         let dx = cx.op("Add", &[&direct, &spread]);
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

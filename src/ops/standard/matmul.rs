@@ -255,7 +255,7 @@ impl Operator for MatMul {
             let from = [leading, &a2[a2.len() - 2..]].concat();
             let da = cx.sum_to(&da, &from, &a2);
             let da = reshaped(cx, da, &a2, &a_shape);
-            cx.give(0, da);
+            cx.add_gradient(0, da);
         }
         if cx.wants(1) {
             let [.., m, k] = a2[..] else { return Err(RuleError::UnknownShape) };
@@ -272,7 +272,7 @@ impl Operator for MatMul {
                 cx.sum_to(&db, &from, &b2)
             };
             let db = reshaped(cx, db, &b2, &b_shape);
-            cx.give(1, db);
+            cx.add_gradient(1, db);
         }
         Ok(())
     }

@@ -65,7 +65,7 @@ impl Operator for MeanVarianceNormalization {
         let axes = self.axes(shape.len())?;
         let norm = cx.normalized(&cx.input(0), &shape, &axes, 1e-18, true, Some(cx.output(0)));
         let dx = cx.through_norm(&norm, &dy, &axes);
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

@@ -247,7 +247,7 @@ impl Operator for Pad {
                 }
             }
         }
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

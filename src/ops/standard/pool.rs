@@ -191,7 +191,7 @@ impl Operator for Pool {
                 cx.mul(&derivative, &share)
             }
         };
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

@@ -38,12 +38,12 @@ impl Operator for PRelu {
         if cx.wants(0) {
             let leak = cx.mul(&dy, &slope);
             let dx = cx.where_positive(&x, &dy, &leak);
-            cx.give(0, dx);
+            cx.add_gradient(0, dx);
         }
         if cx.wants(1) {
             let product = cx.mul(&dy, &x);
             let below = cx.where_positive(&x, &zero, &product);
-            cx.give_broadcast(1, &below)?;
+            cx.add_broadcast_gradient(1, &below)?;
         }
         Ok(())
     }

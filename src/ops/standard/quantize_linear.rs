@@ -177,7 +177,7 @@ impl Operator for QuantizeLinear {
                 y = cx.add("Mul", &[&y, &scale], vec![]);
             }
         }
-        cx.give(0, &y);
+        cx.set_output(0, &y);
         Ok(true)
     }
 
@@ -199,7 +199,7 @@ impl Operator for QuantizeLinear {
                 value *= &scale;
             }
         }
-        cx.give(0, value)
+        cx.set_input(0, value)
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
@@ -224,7 +224,7 @@ impl Operator for QuantizeLinear {
         let others: Vec<usize> = (0..x.len()).filter(|at| axis != Some(*at)).collect();
         let sum = cx.reduce_sum(&product, &others, false);
         let sum = cx.reshape(&sum, &scale);
-        cx.give(1, sum);
+        cx.add_gradient(1, sum);
         Ok(())
     }
 }

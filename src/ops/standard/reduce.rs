@@ -274,7 +274,7 @@ impl Operator for Reduce {
                 cx.mul(&hits, &share)
             }
         };
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

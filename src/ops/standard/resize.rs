@@ -214,7 +214,7 @@ impl Operator for Resize {
             let attributes = vec![attr_ints("kernel_shape", &blocks), attr_ints("strides", &blocks)];
             let mean = cx.op_with("AveragePool", &[&dx], attributes);
             let sum = cx.scaled(&mean, blocks.iter().product::<i64>() as f64);
-            cx.give(0, sum);
+            cx.add_gradient(0, sum);
             return Ok(());
         }
         let listed = self.listed(from.len())?;
@@ -252,7 +252,7 @@ impl Operator for Resize {
             let rows = cx.reshape(&rows, &[m, n]);
             dx = cx.along_axis(&dx, axis, from.len(), &rows);
         }
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

@@ -56,7 +56,7 @@ impl Operator for ReverseSequence {
         // Reversing twice changes nothing, so the node is its own transpose.
         let dy = cx.dy()?;
         let dx = cx.same_op(&[&dy, &cx.input(1)]);
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

@@ -81,7 +81,7 @@ impl Operator for RoiAlign {
         let flat = cx.reshape(&dx, &[y[0], y[1] * pixels]);
         let dx = cx.op("MatMul", &[&own, &flat]);
         let dx = cx.reshape(&dx, &x);
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

@@ -111,11 +111,11 @@ impl Operator for ScatterElements {
             } else {
                 cx.op_with("GatherElements", &[&dy, &cx.input(1)], vec![attr_int("axis", self.axis)])
             };
-            cx.give(2, dupdates);
+            cx.add_gradient(2, dupdates);
         }
         if cx.wants(0) {
             let ddata = self.reduction.data_gradient(cx, &dy)?;
-            cx.give(0, ddata);
+            cx.add_gradient(0, ddata);
         }
         Ok(())
     }

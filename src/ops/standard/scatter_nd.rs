@@ -157,11 +157,11 @@ impl Operator for ScatterNd {
         self.reduction.check_gradient()?;
         if cx.wants(2) {
             let dupdates = cx.op("GatherND", &[&dy, &cx.input(1)]);
-            cx.give(2, dupdates);
+            cx.add_gradient(2, dupdates);
         }
         if cx.wants(0) {
             let ddata = self.reduction.data_gradient(cx, &dy)?;
-            cx.give(0, ddata);
+            cx.add_gradient(0, ddata);
         }
         Ok(())
     }

@@ -30,7 +30,7 @@ impl Operator for SequenceAt {
     fn in_tensors(&self, cx: &mut SequenceCx<'_>) -> Result<(), RuleError> {
         let position = cx.int(1)?;
         let tensor = cx.element(0, position)?;
-        cx.give(0, tensor);
+        cx.set_output(0, tensor);
         Ok(())
     }
 }

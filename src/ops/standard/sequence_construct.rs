@@ -33,7 +33,7 @@ impl Operator for SequenceConstruct {
 
     fn in_tensors(&self, cx: &mut SequenceCx<'_>) -> Result<(), RuleError> {
         let list = (0..self.count).map(|slot| cx.input(slot)).collect();
-        cx.give_sequence(0, Sequence::List(list));
+        cx.set_sequence(0, Sequence::List(list));
         Ok(())
     }
 }

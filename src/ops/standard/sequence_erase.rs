@@ -32,7 +32,7 @@ impl Operator for SequenceErase {
         let mut list = cx.list(0)?;
         let position = if cx.has(1) { cx.int(1)? } else { -1 };
         list.remove(from_front(position, list.len() as i64)?);
-        cx.give_sequence(0, Sequence::List(list));
+        cx.set_sequence(0, Sequence::List(list));
         Ok(())
     }
 }

@@ -37,7 +37,7 @@ impl Operator for SequenceInsert {
             RuleError::invalid(format!("position {position} does not exist in a sequence of {length} tensors"))
         })?;
         list.insert(at, cx.input(1));
-        cx.give_sequence(0, Sequence::List(list));
+        cx.set_sequence(0, Sequence::List(list));
         Ok(())
     }
 }

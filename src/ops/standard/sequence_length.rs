@@ -36,7 +36,7 @@ impl Operator for SequenceLength {
         };
         let length = length.ok_or_else(|| RuleError::unsupported("the length of a sequence is not known"))?;
         let length = cx.ints_of(&[length], &[]);
-        cx.give(0, length);
+        cx.set_output(0, length);
         Ok(())
     }
 }

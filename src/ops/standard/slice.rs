@@ -291,7 +291,7 @@ impl Operator for Slice {
             }
         }
         let dx = cx.pad(&dx, &before, &after);
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

@@ -110,7 +110,7 @@ impl Operator for Softmax {
             // The derivative is zero wherever it exists.
             Kind::Hard => return Ok(()),
         };
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

@@ -182,7 +182,7 @@ impl Operator for Split {
         let axis = axis_index(self.axis, cx.input(0)?.ndim())?;
         let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
         let whole = ndarray::concatenate(ndarray::Axis(axis), &views);
-        cx.give(0, whole.map_err(|error| RuleError::unsupported(error.to_string()))?)
+        cx.set_input(0, whole.map_err(|error| RuleError::unsupported(error.to_string()))?)
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
@@ -200,7 +200,7 @@ impl Operator for Split {
             });
         }
         let dx = cx.concat(&parts, axis);
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

@@ -67,7 +67,7 @@ impl Operator for SplitToSequence {
                 )));
             }
             let list = cx.split(&value, axis, &sizes);
-            cx.give_sequence(0, Sequence::List(list));
+            cx.set_sequence(0, Sequence::List(list));
             return Ok(());
         }
         let size = sizes.first().copied().filter(|size| *size > 0);
@@ -81,7 +81,7 @@ impl Operator for SplitToSequence {
             }
             _ => Sequence::Parts(Parts { value, axis, size, keeps_axis, count }),
         };
-        cx.give_sequence(0, sequence);
+        cx.set_sequence(0, sequence);
         Ok(())
     }
 }

@@ -97,7 +97,7 @@ impl Operator for Tile {
         }
         let dy = cx.reshape(&dy, &split);
         let dx = cx.reduce_sum(&dy, &axes, false);
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

@@ -60,7 +60,7 @@ impl Operator for TopK {
         let zeros = cx.expand(&zero, &shape);
         let scatter = if cx.opset() < 11 { "Scatter" } else { "ScatterElements" };
         let dx = cx.op_with(scatter, &[&zeros, &indices, &dy], vec![attr_int("axis", axis)]);
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

@@ -85,7 +85,7 @@ impl Operator for Transpose {
         for (new, old) in self.permutation(wanted.ndim())?.into_iter().enumerate() {
             inverse[old] = new;
         }
-        cx.give(0, wanted.permuted_axes(inverse))
+        cx.set_input(0, wanted.permuted_axes(inverse))
     }
 
     fn gradient(&self, cx: &mut GradientCx<'_>) -> Result<(), RuleError> {
@@ -96,7 +96,7 @@ impl Operator for Transpose {
             inverse[*old] = new;
         }
         let dx = cx.transpose(&dy, &inverse);
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

@@ -52,7 +52,7 @@ impl Operator for Trilu {
         inputs.extend((1..self.input_count).map(|slot| cx.input(slot)));
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
         let dx = cx.same_op(&inputs);
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

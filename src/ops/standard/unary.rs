@@ -104,7 +104,7 @@ impl Operator for Unary {
                 cx.mul(&dy, &derivative)
             }
         };
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
         Ok(())
     }
 }

@@ -41,11 +41,11 @@ impl Operator for Where {
         let (dy, condition, zero) = (cx.dy()?, cx.input(0), cx.scalar(0.0));
         if cx.wants(1) {
             let chosen = cx.op("Where", &[&condition, &dy, &zero]);
-            cx.give_broadcast(1, &chosen)?;
+            cx.add_broadcast_gradient(1, &chosen)?;
         }
         if cx.wants(2) {
             let chosen = cx.op("Where", &[&condition, &zero, &dy]);
-            cx.give_broadcast(2, &chosen)?;
+            cx.add_broadcast_gradient(2, &chosen)?;
         }
         Ok(())
     }

@@ -139,11 +139,11 @@ pub(super) fn of_conv(spatial: &Spatial, group: i64, cx: &mut GradientCx<'_>, dy
     }
     if cx.wants(1) {
         let dw = weight(cx, &geometry, (&cx.input(0), &x), (dy, &y), &w);
-        cx.give(1, dw);
+        cx.add_gradient(1, dw);
     }
     if cx.wants(0) {
         let dx = through(cx, &geometry, &cx.input(1), dy, [&x, &w, &y]);
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
     }
     Ok(())
 }
@@ -157,7 +157,7 @@ pub(in crate::ops) fn of_conv_transpose(cx: &mut GradientCx<'_>, geometry: &Geom
     }
     if cx.wants(1) {
         let dw = weight(cx, geometry, (&dy, &y), (&cx.input(0), &x), &w);
-        cx.give(1, dw);
+        cx.add_gradient(1, dw);
     }
     if cx.wants(0) {
         let attributes = vec![
@@ -168,7 +168,7 @@ pub(in crate::ops) fn of_conv_transpose(cx: &mut GradientCx<'_>, geometry: &Geom
             attr_int("group", geometry.group),
         ];
         let dx = cx.op_with("Conv", &[&dy, &cx.input(1)], attributes);
-        cx.give(0, dx);
+        cx.add_gradient(0, dx);
     }
     Ok(())
 }
@@ -176,7 +176,7 @@ pub(in crate::ops) fn of_conv_transpose(cx: &mut GradientCx<'_>, geometry: &Geom
 fn bias(cx: &mut GradientCx<'_>, dy: &str, rank: usize) {
     let axes: Vec<usize> = (0..rank).filter(|axis| *axis != 1).collect();
     let db = cx.reduce_sum(dy, &axes, false);
-    cx.give(2, db);
+    cx.add_gradient(2, db);
 }
 
 /// Computes `dX[n, i, q]`: the sum over o and k of `dY[n, o, p] W[o, i, k]` with `q = p * stride + k * dilation -

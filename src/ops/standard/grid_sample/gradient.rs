@@ -142,13 +142,13 @@ impl Sampling {
         }
         if let Some(dx) = dx {
             let dx = cx.reshape(&dx, &x);
-            cx.give(0, dx);
+            cx.add_gradient(0, dx);
         }
         if image.is_some() {
             let gradient = self.position_gradient(cx, &sizes, &by_position);
             let grid = cx.shape(1)?;
             let gradient = cx.reshape(&gradient, &grid);
-            cx.give(1, gradient);
+            cx.add_gradient(1, gradient);
         }
         Ok(())
     }
