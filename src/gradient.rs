@@ -46,7 +46,7 @@ use crate::graph::sizes::Sizes;
 use crate::graph::{Graph, Node, NodeId, Reader, ValueId};
 use crate::kernels::DOMAIN;
 use crate::lower::{Extent, Lowered};
-use crate::onnx::builder::{Builder, reads};
+use crate::onnx::builder::{Builder, inputs_of};
 use crate::onnx::{
     DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
     ValueInfoProto, tensor_shape_proto, type_proto,
@@ -275,7 +275,7 @@ impl GradientGraph {
         assembled.output = self.outputs(network);
         // Removes the nodes that a kernel replaces.
         assembled.drop_dead();
-        let read: BTreeSet<String> = assembled.node.iter().flat_map(reads).map(str::to_owned).collect();
+        let read: BTreeSet<String> = assembled.node.iter().flat_map(inputs_of).map(str::to_owned).collect();
         let fed: Vec<ValueId> = fed.iter().copied().filter(|value| read.contains(&graph.values[*value].name)).collect();
         let is_fed = |name: &str| fed.iter().any(|value| graph.values[*value].name == name);
         let is_constant = |tensor: &&TensorProto| read.contains(&tensor.name) && !is_fed(&tensor.name);

@@ -98,7 +98,7 @@ impl Node {
 
     /// Returns whether the node has an output at `slot` that anything uses. Exporters also name optional outputs that
     /// nothing uses.
-    pub fn gives(&self, slot: usize) -> bool {
+    pub fn uses_output(&self, slot: usize) -> bool {
         self.output(slot).is_some() && self.read.get(slot).copied().unwrap_or(false)
     }
 }

@@ -15,7 +15,7 @@ use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::{Graph, Node, NodeId, Reader};
 use crate::infer::infer;
-use crate::onnx::builder::{Builder, reads};
+use crate::onnx::builder::{Builder, inputs_of};
 use crate::onnx::names::Names;
 use crate::onnx::{DataType, GraphProto, ModelProto, TypeProto, ValueInfoProto, type_proto};
 use crate::operator::{LowerCx, Operator, Operators, RuleError};
@@ -300,7 +300,7 @@ pub fn session_giving(
     }
     let mut part = GraphProto { output, ..model.graph().clone() };
     part.drop_dead();
-    let read: BTreeSet<String> = part.node.iter().flat_map(reads).map(str::to_owned).collect();
+    let read: BTreeSet<String> = part.node.iter().flat_map(inputs_of).map(str::to_owned).collect();
     part.input.retain(|input| read.contains(&input.name));
     let part = model.with_graph(part);
     let lowered = if options.device == Device::Cpu { runnable_on_cpu(&part)? } else { None };

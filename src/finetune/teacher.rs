@@ -16,7 +16,7 @@ use crate::graph::dim::Dim;
 use crate::graph::sizes::Sizes;
 use crate::lower;
 use crate::onnx::ValueInfoProto;
-use crate::onnx::builder::reads;
+use crate::onnx::builder::inputs_of;
 use crate::runtime::{Device, Runtime, RuntimeError, Session, SessionOptions};
 use crate::training::trained_weights;
 
@@ -156,7 +156,7 @@ impl Teacher {
         let output = |name: &&str| ValueInfoProto { name: (*name).to_owned(), ..ValueInfoProto::default() };
         graph.output = wanted.iter().map(output).collect();
         graph.drop_dead();
-        let read: HashSet<String> = graph.node.iter().flat_map(reads).map(str::to_owned).collect();
+        let read: HashSet<String> = graph.node.iter().flat_map(inputs_of).map(str::to_owned).collect();
         graph.initializer.retain(|tensor| read.contains(&tensor.name));
         graph.input.retain(|input| read.contains(&input.name));
         let model = &analysis.model;

@@ -21,7 +21,7 @@ use super::Network;
 use crate::graph::fact::Fact;
 use crate::macs::memory::float32_bytes;
 use crate::onnx::NodeProto;
-use crate::onnx::builder::{gives, needed, reads};
+use crate::onnx::builder::{inputs_of, needed, outputs_of};
 use crate::operator::Folding;
 use crate::operator::gradient::Tape;
 use segments::Values;
@@ -42,7 +42,7 @@ pub(super) fn insert(
 ) -> u64 {
     let nodes = std::mem::take(&mut tape.builder.nodes);
     let wanted = outputs.iter().map(String::as_str);
-    let (is_needed, _) = needed(nodes.iter().map(|node| (reads(node), gives(node), false)), wanted);
+    let (is_needed, _) = needed(nodes.iter().map(|node| (inputs_of(node), outputs_of(node), false)), wanted);
     let count = |range: Range<usize>| is_needed[range].iter().filter(|is_needed| **is_needed).count();
     let (forward, seeds) = (count(0..forward), count(forward..forward + seeds));
     let mut is_needed = is_needed.into_iter();
@@ -74,9 +74,9 @@ fn values(
     let inputs = graph.inputs.iter().map(|value| graph.values[*value].name.as_str());
     let mut changing: HashSet<&str> = inputs.collect();
     for (at, node) in forward.iter().enumerate() {
-        let read = reads(node);
+        let read = inputs_of(node);
         let has_body = node.attribute.iter().any(|attribute| attribute.g.is_some() || !attribute.graphs.is_empty());
-        let of_network = gives(node).iter().find_map(|name| graph.values[graph.value(name)?].producer);
+        let of_network = outputs_of(node).iter().find_map(|name| graph.values[graph.value(name)?].producer);
         let is_random = of_network
             .and_then(|(node, _)| operators.get(node))
             .is_some_and(|operator| operator.folding() == Folding::Never);
@@ -89,7 +89,7 @@ fn values(
                 values.keep(name);
             }
         }
-        for name in gives(node) {
+        for name in outputs_of(node) {
             changing.extend(changes.then_some(name));
             values.add(name, at, size(name).unwrap_or(largest));
             if has_body || is_random || !changes || !is_number(name) {
@@ -97,11 +97,11 @@ fn values(
             }
         }
     }
-    for name in backward[..seeds].iter().flat_map(reads).chain(outputs.iter().map(String::as_str)) {
+    for name in backward[..seeds].iter().flat_map(inputs_of).chain(outputs.iter().map(String::as_str)) {
         values.keep(name);
     }
     for node in &backward[seeds..] {
-        reads(node).into_iter().for_each(|name| values.read_back(name));
+        inputs_of(node).into_iter().for_each(|name| values.read_back(name));
     }
     // The zero can be added only to float32 values with at least one axis.
     let has_axes = |name: &&str| {
@@ -130,17 +130,17 @@ impl Again<'_> {
         let mut segment_of: HashMap<&str, usize> = HashMap::new();
         for (segment, start) in self.starts.iter().enumerate().take(self.starts.len().saturating_sub(1)) {
             let nodes = &self.forward[*start..self.starts[segment + 1]];
-            let computed = nodes.iter().flat_map(gives).filter(|name| !kept.contains(*name));
+            let computed = nodes.iter().flat_map(outputs_of).filter(|name| !kept.contains(*name));
             segment_of.extend(computed.map(|name| (name, segment)));
         }
         let mut last_reader: HashMap<&str, usize> = HashMap::new();
         for (at, node) in self.backward.iter().enumerate() {
-            last_reader.extend(reads(node).into_iter().map(|name| (name, at)));
+            last_reader.extend(inputs_of(node).into_iter().map(|name| (name, at)));
         }
         let mut is_done = vec![false; self.starts.len()];
         let mut written = Vec::with_capacity(self.backward.len());
         // Gradients: all values that depend on the seeds of the loss.
-        let mut gradients: HashSet<&str> = self.backward[..self.seeds].iter().flat_map(gives).collect();
+        let mut gradients: HashSet<&str> = self.backward[..self.seeds].iter().flat_map(outputs_of).collect();
         // The gradients that were computed since the last segment.
         let mut new: Vec<&str> = Vec::new();
         for (at, original) in self.backward.iter().enumerate() {
@@ -154,10 +154,10 @@ impl Again<'_> {
                 }
                 *name = again(name);
             }
-            if reads(original).iter().any(|name| gradients.contains(name)) {
-                gradients.extend(gives(original));
+            if inputs_of(original).iter().any(|name| gradients.contains(name)) {
+                gradients.extend(outputs_of(original));
             }
-            new.extend(gives(original).into_iter().filter(|name| gradients.contains(name)));
+            new.extend(outputs_of(original).into_iter().filter(|name| gradients.contains(name)));
             written.push(node);
         }
         written
@@ -173,10 +173,10 @@ impl Again<'_> {
     ) -> Vec<NodeProto> {
         let range = self.starts[segment]..self.starts[segment + 1];
         let is_own = |name: &str| segment_of.get(name) == Some(&segment);
-        let wanted = self.backward[self.seeds..].iter().flat_map(reads).filter(|name| is_own(name));
-        let parts = self.forward[range]
-            .iter()
-            .map(|node| (reads(node), gives(node).into_iter().filter(|name| is_own(name)).collect::<Vec<_>>(), false));
+        let wanted = self.backward[self.seeds..].iter().flat_map(inputs_of).filter(|name| is_own(name));
+        let parts = self.forward[range].iter().map(|node| {
+            (inputs_of(node), outputs_of(node).into_iter().filter(|name| is_own(name)).collect::<Vec<_>>(), false)
+        });
         let (is_needed, _) = needed(parts.collect::<Vec<_>>().into_iter(), wanted);
         let nodes: Vec<&NodeProto> = self.forward[self.starts[segment]..self.starts[segment + 1]]
             .iter()
@@ -185,7 +185,7 @@ impl Again<'_> {
             .collect();
         let is_source = |name: &str| !is_own(name) && self.values.sources.contains(name);
         let sources: BTreeSet<&str> =
-            nodes.iter().flat_map(|node| reads(node)).filter(|name| is_source(name)).collect();
+            nodes.iter().flat_map(|node| inputs_of(node)).filter(|name| is_source(name)).collect();
         let before = tape.builder.nodes.len();
         let element = |name: &&str| {
             let flat = tape.reshape(name, &[-1]);

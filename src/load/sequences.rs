@@ -12,7 +12,7 @@ use crate::graph::model::Model;
 use crate::graph::{Graph, Node, ValueId};
 use crate::infer::infer;
 use crate::onnx::NodeProto;
-use crate::onnx::builder::{gives, reads};
+use crate::onnx::builder::{inputs_of, outputs_of};
 use crate::onnx::names::Names;
 use crate::operator::RuleError;
 use crate::operator::sequence::{Given, Sequence, SequenceCx};
@@ -138,13 +138,13 @@ fn replace(model: &mut Model, graph: &Graph, resolved: BTreeMap<usize, Resolved>
     }
     let mut read: HashSet<String> = model.graph.output.iter().map(|output| output.name.clone()).collect();
     let old = nodes.iter().zip(&is_new).filter(|(_, is_new)| !**is_new);
-    read.extend(old.flat_map(|(node, _)| reads(node)).map(str::to_owned));
+    read.extend(old.flat_map(|(node, _)| inputs_of(node)).map(str::to_owned));
     // Nodes may be in any order in the file.
     loop {
         let before = read.len();
         for (node, _) in nodes.iter().zip(&is_new).rev().filter(|(_, is_new)| **is_new) {
-            if gives(node).iter().any(|name| read.contains(*name)) {
-                read.extend(reads(node).into_iter().map(str::to_owned));
+            if outputs_of(node).iter().any(|name| read.contains(*name)) {
+                read.extend(inputs_of(node).into_iter().map(str::to_owned));
             }
         }
         if read.len() == before {
@@ -154,10 +154,10 @@ fn replace(model: &mut Model, graph: &Graph, resolved: BTreeMap<usize, Resolved>
     let mut at = 0;
     nodes.retain(|node| {
         at += 1;
-        !is_new[at - 1] || gives(node).iter().any(|name| read.contains(*name))
+        !is_new[at - 1] || outputs_of(node).iter().any(|name| read.contains(*name))
     });
     let proto = Arc::make_mut(&mut model.graph);
-    let given: HashSet<&str> = nodes.iter().flat_map(gives).collect();
+    let given: HashSet<&str> = nodes.iter().flat_map(outputs_of).collect();
     let gone: HashSet<&str> = known.keys().map(|value| graph.values[*value].name.as_str()).collect();
     proto.value_info.retain(|info| given.contains(info.name.as_str()) || !gone.contains(info.name.as_str()));
     proto.node = nodes;

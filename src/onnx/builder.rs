@@ -140,10 +140,10 @@ pub fn needed<V: Copy + Eq + Hash>(
 ) -> (Vec<bool>, HashSet<V>) {
     let mut read: HashSet<V> = outputs.into_iter().collect();
     let mut needed = Vec::new();
-    for (reads, gives, is_held) in nodes.rev() {
-        let is_needed = is_held || gives.iter().any(|value| read.contains(value));
+    for (inputs, outputs, is_held) in nodes.rev() {
+        let is_needed = is_held || outputs.iter().any(|value| read.contains(value));
         if is_needed {
-            read.extend(reads);
+            read.extend(inputs);
         }
         needed.push(is_needed);
     }
@@ -152,12 +152,12 @@ pub fn needed<V: Copy + Eq + Hash>(
 }
 
 /// Returns all values that a node uses: its inputs, and the outer values that its subgraphs use.
-pub fn reads(node: &NodeProto) -> Vec<&str> {
+pub fn inputs_of(node: &NodeProto) -> Vec<&str> {
     node.input.iter().map(String::as_str).filter(|name| !name.is_empty()).chain(captured(node)).collect()
 }
 
 /// Returns all values that a node outputs.
-pub fn gives(node: &NodeProto) -> Vec<&str> {
+pub fn outputs_of(node: &NodeProto) -> Vec<&str> {
     node.output.iter().map(String::as_str).filter(|name| !name.is_empty()).collect()
 }
 
@@ -165,7 +165,7 @@ impl GraphProto {
     /// Removes nodes and initializers on which no output depends. The nodes must be in topological order.
     pub fn drop_dead(&mut self) {
         let outputs = self.output.iter().map(|output| output.name.as_str());
-        let (needed, read) = needed(self.node.iter().map(|node| (reads(node), gives(node), false)), outputs);
+        let (needed, read) = needed(self.node.iter().map(|node| (inputs_of(node), outputs_of(node), false)), outputs);
         let is_read: Vec<bool> = self.initializer.iter().map(|tensor| read.contains(tensor.name.as_str())).collect();
         let (mut nodes, mut tensors) = (needed.into_iter(), is_read.into_iter());
         self.node.retain(|_| nodes.next().unwrap_or(true));

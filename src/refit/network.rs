@@ -8,7 +8,7 @@ use crate::graph::facts::Facts;
 use crate::graph::model::Model;
 use crate::graph::{Graph, Node, NodeId, ValueId};
 use crate::lower::{Extent, Lowered};
-use crate::onnx::builder::reads;
+use crate::onnx::builder::inputs_of;
 use crate::operator::linear::{Linear, LinearCx};
 use crate::operator::part::{Part, PartCx};
 use crate::operator::{Folding, Operators};
@@ -34,7 +34,7 @@ impl Network {
         lowered.graph.inputs.iter().for_each(|input| is_computed[*input] = true);
         for node in &lowered.graph.nodes {
             let is_random = lowered.operators.get(node.id).is_none_or(|op| op.folding() == Folding::Never);
-            let mut read = reads(&node.proto).into_iter().filter_map(|name| lowered.graph.value(name));
+            let mut read = inputs_of(&node.proto).into_iter().filter_map(|name| lowered.graph.value(name));
             if is_random || read.any(|value| is_computed[value]) {
                 node.outputs.iter().flatten().for_each(|output| is_computed[*output] = true);
             }
@@ -69,7 +69,7 @@ impl Network {
 
     /// The values that a node reads, those read by its subgraphs included.
     pub(super) fn read_by(&self, node: &Node) -> Vec<ValueId> {
-        reads(&node.proto).into_iter().filter_map(|name| self.graph().value(name)).collect()
+        inputs_of(&node.proto).into_iter().filter_map(|name| self.graph().value(name)).collect()
     }
 
     /// A node as a linear map by a constant.

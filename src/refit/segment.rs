@@ -8,7 +8,7 @@ use super::network::Network;
 use crate::error::Error;
 use crate::gradient::{value_info, widened_node, widened_tensor, widened_type};
 use crate::graph::{NodeId, ValueId};
-use crate::onnx::builder::gives;
+use crate::onnx::builder::outputs_of;
 use crate::onnx::{GraphProto, ModelProto, NodeProto, TensorProto};
 use crate::runtime::{Device, Optimization, Runtime, Session, SessionOptions};
 
@@ -90,7 +90,7 @@ impl Network {
             if let Some((slot, name)) = changed.biases.get(id) {
                 add_input(&mut proto, *slot, name);
             }
-            for name in crate::onnx::builder::reads(&proto).into_iter().map(str::to_owned).collect::<Vec<_>>() {
+            for name in crate::onnx::builder::inputs_of(&proto).into_iter().map(str::to_owned).collect::<Vec<_>>() {
                 if !known.insert(name.clone()) {
                     continue;
                 }
@@ -117,7 +117,7 @@ impl Network {
             value.is_output || value.consumers.iter().map(|(node, _)| node).chain(&value.captured_by).any(later)
         };
         for id in &nodes {
-            for name in gives(&graph.nodes[*id].proto) {
+            for name in outputs_of(&graph.nodes[*id].proto) {
                 let Some(value) = graph.value(name) else { continue };
                 // What follows from constants is computed again where it is read.
                 if wanted.contains(&value) || self.is_computed(value) && is_read_later(value) {

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::graph::model::Model;
 use crate::graph::{Graph, Node};
 use crate::onnx::NodeProto;
-use crate::onnx::builder::{gives, needed, reads};
+use crate::onnx::builder::{inputs_of, needed, outputs_of};
 use crate::write::{Edits, NodeOut};
 
 /// The nodes of the output, with their inputs and outputs.
@@ -30,7 +30,7 @@ impl NewNodes {
         };
         let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
         self.nodes.push(node);
-        self.names.push((owned(reads(proto)), owned(gives(proto))));
+        self.names.push((owned(inputs_of(proto)), owned(outputs_of(proto))));
         self.was_read.push(original.is_none_or(|node| node.outputs.iter().flatten().any(is_read)));
     }
 

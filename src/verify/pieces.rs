@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use prost::Message;
 
 use crate::array::Array;
-use crate::onnx::builder::{gives, reads};
+use crate::onnx::builder::{inputs_of, outputs_of};
 use crate::onnx::tensor_shape_proto::{Dimension, dimension};
 use crate::onnx::type_proto::{Tensor, Value};
 use crate::onnx::{
@@ -182,11 +182,11 @@ fn cut(graph: GraphProto) -> Vec<Piece> {
     let mut bound: Vec<&NodeProto> = Vec::new();
     let mut depths: HashMap<&str, usize> = HashMap::new();
     for (at, node) in graph.node.iter().enumerate() {
-        let read = reads(node);
+        let read = inputs_of(node);
         let depth = 1 + read.iter().filter_map(|name| depths.get(name)).max().unwrap_or(&0);
         let is_free = read.iter().all(|name| is_initializer(name) || free.contains_key(name));
         if is_free && depth <= REPEATED {
-            for name in gives(node) {
+            for name in outputs_of(node) {
                 free.insert(name, at);
                 depths.insert(name, depth);
             }
@@ -203,11 +203,11 @@ fn cut(graph: GraphProto) -> Vec<Piece> {
     // The last piece that reads each value.
     let mut last_read: HashMap<&str, usize> = HashMap::new();
     for (at, chunk) in chunks.iter().enumerate() {
-        chunk.iter().flat_map(|node| reads(node)).for_each(|name| _ = last_read.insert(name, at));
+        chunk.iter().flat_map(|node| inputs_of(node)).for_each(|name| _ = last_read.insert(name, at));
     }
     let piece = |at: usize, chunk: &[&NodeProto]| {
-        let given: HashSet<&str> = chunk.iter().flat_map(|node| gives(node)).collect();
-        let mut open: Vec<&str> = chunk.iter().flat_map(|node| reads(node)).collect();
+        let given: HashSet<&str> = chunk.iter().flat_map(|node| outputs_of(node)).collect();
+        let mut open: Vec<&str> = chunk.iter().flat_map(|node| inputs_of(node)).collect();
         if at + 1 == chunks.len() {
             open.extend(wanted.iter().filter(|name| is_initializer(name) || free.contains_key(*name)));
         }
@@ -217,14 +217,14 @@ fn cut(graph: GraphProto) -> Vec<Piece> {
                 constants.insert(name);
             } else if let Some(place) = free.get(name) {
                 if places.insert(*place) {
-                    open.extend(reads(&graph.node[*place]));
+                    open.extend(inputs_of(&graph.node[*place]));
                 }
             } else if !given.contains(name) {
                 taken.insert(name);
             }
         }
         let is_output = |name: &&str| wanted.contains(name) || last_read.get(name).is_some_and(|last| *last > at);
-        let here = given.iter().copied().chain(places.iter().flat_map(|place| gives(&graph.node[*place])));
+        let here = given.iter().copied().chain(places.iter().flat_map(|place| outputs_of(&graph.node[*place])));
         let outputs: BTreeSet<&str> = given
             .iter()
             .copied()
@@ -257,8 +257,9 @@ fn by_depth<'g>(nodes: &[&'g NodeProto]) -> Vec<&'g NodeProto> {
     let mut depth_of: HashMap<&str, usize> = HashMap::new();
     let mut sorted: Vec<(usize, &NodeProto)> = Vec::with_capacity(nodes.len());
     for node in nodes {
-        let depth = reads(node).into_iter().filter_map(|name| depth_of.get(name)).max().map_or(0, |depth| depth + 1);
-        gives(node).into_iter().for_each(|name| _ = depth_of.insert(name, depth));
+        let depth =
+            inputs_of(node).into_iter().filter_map(|name| depth_of.get(name)).max().map_or(0, |depth| depth + 1);
+        outputs_of(node).into_iter().for_each(|name| _ = depth_of.insert(name, depth));
         sorted.push((depth, node));
     }
     sorted.sort_by_key(|(depth, _)| *depth);

@@ -76,7 +76,7 @@ impl Tape {
     }
 
     /// Passes a gradient to the value at input `slot` of a node.
-    pub(crate) fn give(&mut self, node: NodeId, slot: usize, value: ValueId, name: String) {
+    pub(crate) fn add_gradient(&mut self, node: NodeId, slot: usize, value: ValueId, name: String) {
         if let Some(step) = self.steps.last_mut() {
             step.given.push(Given { slot, value, name: name.clone() });
         }

@@ -52,7 +52,7 @@ impl StandardAttention {
             scale: node.proto.float("scale"),
             softcap: node.float("softcap", 0.0),
             is_causal: node.int("is_causal", 0) != 0,
-            has_caches: (1..4).any(|slot| node.gives(slot)),
+            has_caches: (1..4).any(|slot| node.uses_output(slot)),
             has_window: ["left_window_size", "right_window_size"].iter().any(|name| node.int(name, -1) != -1),
         }))
     }

@@ -53,7 +53,7 @@ impl FusedAttention {
             is_causal: node.int("unidirectional", 0) != 0,
             filter_value: node.float("mask_filter_value", -10_000.0),
             is_rotary: node.int("do_rotary", 0) != 0,
-            has_present: node.gives(1),
+            has_present: node.uses_output(1),
         }))
     }
 

@@ -85,7 +85,7 @@ impl MultiHeadAttention {
             scale: node.float("scale", 0.0),
             is_causal: node.int("unidirectional", 0) != 0,
             filter_value: node.float("mask_filter_value", -10_000.0),
-            has_present: (1..4).any(|slot| node.gives(slot)),
+            has_present: (1..4).any(|slot| node.uses_output(slot)),
         }))
     }
 }

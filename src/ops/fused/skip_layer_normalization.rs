@@ -49,7 +49,7 @@ impl SkipLayerNormalization {
             beta,
             bias,
             inputs: node.inputs.len(),
-            has_moments: node.gives(1) || node.gives(2),
+            has_moments: node.uses_output(1) || node.uses_output(2),
         }))
     }
 }

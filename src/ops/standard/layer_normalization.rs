@@ -54,7 +54,7 @@ impl LayerNormalization {
             epsilon: node.float("epsilon", 1e-5),
             is_centred: node.proto.op_type == "LayerNormalization",
             has_offset: node.input(2).is_some(),
-            has_moments: node.gives(1) || node.gives(2),
+            has_moments: node.uses_output(1) || node.uses_output(2),
             inputs: node.inputs.len(),
         }
     }

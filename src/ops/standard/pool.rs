@@ -78,7 +78,7 @@ impl Pool {
                 .ok_or_else(|| RuleError::invalid("it has no attribute kernel_shape"))?;
             Extent::Window(Window::of(node, &[], kernel.len())?, kernel.len())
         };
-        Ok(Self { kind, extent, returns_indices: node.gives(1) })
+        Ok(Self { kind, extent, returns_indices: node.uses_output(1) })
     }
 }
 

@@ -14,7 +14,7 @@ use super::subgraph::rename_captured;
 use crate::graph::{NodeId, ValueId};
 use crate::kernels::DOMAIN;
 use crate::kernels::proof::{KEPT, NOISE};
-use crate::onnx::builder::{Builder, reads};
+use crate::onnx::builder::{Builder, inputs_of};
 use crate::onnx::order::captured;
 use crate::onnx::{
     DataLocation, DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
@@ -25,7 +25,7 @@ use crate::verify::reference::{self, Unmasked};
 
 /// Leaves out the kept parts that nothing reads, so that only numbers come of those comparisons.
 fn leave_out_unread(graph: &mut GraphProto) {
-    let read: HashSet<String> = graph.node.iter().flat_map(reads).map(str::to_owned).collect();
+    let read: HashSet<String> = graph.node.iter().flat_map(inputs_of).map(str::to_owned).collect();
     let comparisons = graph.node.iter_mut().filter(|node| node.domain == DOMAIN && node.op_type.starts_with(KEPT));
     for kept in comparisons.filter_map(|node| node.output.first_mut()).filter(|kept| !read.contains(*kept)) {
         kept.clear();
