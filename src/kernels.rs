@@ -41,8 +41,8 @@ pub(crate) const SOFTMAX_GRADIENT: &str = "SoftmaxGradient";
 /// optionally the bias; output y `[N, O, height, width]`.
 pub(crate) const WINOGRAD_CONV: &str = "WinogradConv";
 
-/// The gradient with respect to the weights, still in the transformed domain. Inputs x `[N, C, H, W]` and dy `[N, O,
-/// H', W']`; output `[36, O, C]`.
+/// The gradient with respect to the weights, still in the transformed domain. Inputs x `[N, C, H, W]` and dy
+/// `[N, O, H', W']`; output `[36, O, C]`.
 pub(crate) const WINOGRAD_PRODUCTS: &str = "WinogradProducts";
 
 /// Transforms weights to matrices. Input w `[O, C, 3, 3]`; output `[36, C, O]` or, flipped, `[36, O, C]`.

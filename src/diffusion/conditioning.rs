@@ -112,8 +112,8 @@ impl Conditioning {
                     false => format!("the last {} rows are not used", rows - total),
                 };
                 Some(format!(
-                    "--inputs: array {name:?} has {rows} rows, but the data has {total} samples: {so}. Give one row per \
-                     sample, or a single row for all samples"
+                    "--inputs: array {name:?} has {rows} rows, but the data has {total} samples: {so}. Give one row \
+                     per sample, or a single row for all samples"
                 ))
             })
             .collect()

@@ -103,8 +103,8 @@ fn parse(text: &str) -> Result<ConfiguredProcess, Error> {
     config.process()
 }
 
-/// Replaces values that Python writes but JSON does not allow by `null`. diffusers saves `"lambda_min_clipped":
-/// -Infinity`, which means no limit.
+/// Replaces values that Python writes but JSON does not allow by `null`. diffusers saves
+/// `"lambda_min_clipped": -Infinity`, which means no limit.
 fn without_infinities(text: &str) -> String {
     let mut text = text.to_owned();
     for value in ["-Infinity", "Infinity", "NaN"] {

@@ -156,8 +156,8 @@ impl ProcessOptions {
             && roles.time.element_type.is_float()
         {
             configured.notes.push(format!(
-                "input {:?} has the name of a noise level, but is fed the step t. If the network expects another value, \
-                 choose it with --time-input: networks like SR3 take sqrt_alpha_bar",
+                "input {:?} has the name of a noise level, but is fed the step t. If the network expects another \
+                 value, choose it with --time-input: networks like SR3 take sqrt_alpha_bar",
                 roles.time.name
             ));
         }
@@ -197,8 +197,8 @@ impl ProcessOptions {
             return Ok(configured);
         }
         if process.preconditioning.is_some() {
-            let note = "the graph takes sigma as input: its preconditioning is assumed to be inside the graph. If it is not, \
-                        use --preconditioning outside";
+            let note = "the graph takes sigma as input: its preconditioning is assumed to be inside the graph. If it is \
+                        not, use --preconditioning outside";
             configured.notes.push(note.to_owned());
         }
         let process = configured.process;

@@ -170,7 +170,7 @@ impl Process {
         let no_signal = schedule.levels().last().is_some_and(|level| level.signal <= 0.0);
         if no_signal && prediction == PredictionType::Epsilon && preconditioning.is_none() {
             return Err(Error::usage(
-                "a network that predicts the noise (epsilon) can't be used with a schedule without signal at its last step",
+                "a network that predicts the noise (epsilon) can't use a schedule without signal at its last step",
             )
             .hint("use --prediction-type v_prediction or sample, or a schedule without rescaling to zero SNR"));
         }
@@ -247,8 +247,8 @@ impl Process {
         self.preconditioning.map_or(1.0, |scalings| scalings.c_in(level.sigma()))
     }
 
-    /// Returns the weight `λ` that makes the squared error of a noise-level network comparable between levels: `1 /
-    /// c_out²` for a network that returns the clean sample (Karras et al. 2022, with `sigma_data` 0.5), else 1.
+    /// Returns the weight `λ` that makes the squared error of a noise-level network comparable between levels:
+    /// `1 / c_out²` for a network that returns the clean sample (Karras et al. 2022, with `sigma_data` 0.5), else 1.
     pub fn loss_weight(&self, level: &Level) -> f64 {
         let returns_sample = self.prediction == PredictionType::Sample && self.preconditioning.is_none();
         match returns_sample && self.schedule.is_sigma() {

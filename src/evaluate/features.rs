@@ -213,8 +213,8 @@ impl FeatureNetwork {
         Ok(())
     }
 
-    /// Computes the features of samples `[count, channels, height, width]` with values in `range`, as rows `[count,
-    /// features]`.
+    /// Computes the features of samples `[count, channels, height, width]` with values in `range`, as rows
+    /// `[count, features]`.
     ///
     /// Samples are clipped to `range` and rounded to bytes, as in an image file. `progress` gets the number of finished
     /// samples and their total. An error that it returns ends the run.

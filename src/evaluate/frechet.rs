@@ -66,7 +66,7 @@ fn square_root(centred: &Mat<f64>) -> Result<Mat<f64>, Error> {
     let mut covariance = Mat::zeros(width, width);
     product(&mut covariance, centred, &centred.transpose().to_owned());
     let eigen = covariance.self_adjoint_eigen(Side::Lower).map_err(|error| {
-        Error::unmet(format!("the covariance of {width} features has no eigendecomposition: {error:?}"))
+        Error::unmet(format!("the eigendecomposition of the covariance of {width} features failed: {error:?}"))
     })?;
     let (vectors, values) = (eigen.U(), eigen.S());
     // Rounding can turn an eigenvalue of zero into a tiny negative one.
@@ -98,9 +98,9 @@ pub fn frechet_distance(a: &Statistics, b: &Statistics) -> Result<f64, Error> {
     let means: f64 = a.mean.iter().zip(&b.mean).map(|(a, b)| (a - b).powi(2)).sum();
     let mut mixed = Mat::zeros(a.factor.ncols(), b.factor.ncols());
     product(&mut mixed, &a.factor.transpose().to_owned(), &b.factor);
-    let values = mixed
-        .singular_values()
-        .map_err(|error| Error::unmet(format!("the product of two covariances has no singular values: {error:?}")))?;
+    let values = mixed.singular_values().map_err(|error| {
+        Error::unmet(format!("the singular values of the product of two covariances can't be computed: {error:?}"))
+    })?;
     // Rounding can turn a distance of zero into a tiny negative one.
     Ok((means + a.trace + b.trace - 2.0 * values.iter().sum::<f64>()).max(0.0))
 }

@@ -1,8 +1,9 @@
 //! Directions in which derivatives are compared: the leading directions of the teacher's differences over time.
 //!
-//! With the teacher's output f and noisy samples `x_t` of one clean sample and one noise, the differences are `f(x_t',
-//! t') - f(x_t, t)` for neighbouring timesteps t and t'. Their leading directions are the eigenvectors of `sum d dᵀ`
-//! with the largest eigenvalues. Every sample of a run gets one of them at random, determined by its position.
+//! With the teacher's output f and noisy samples `x_t` of one clean sample and one noise, the differences are
+//! `f(x_t', t') - f(x_t, t)` for neighbouring timesteps t and t'. Their leading directions are the eigenvectors of
+//! `sum d dᵀ` with the largest eigenvalues. Every sample of a run gets one of them at random, determined by its
+//! position.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par, Side};

@@ -120,8 +120,8 @@ pub(super) fn forward(form: &NormForm, first: usize, x: &[f32], scale: &[f32], o
 /// Computes the gradients of the rows in `x`, of which the first has index `first`. Overwrites `dx` and adds to
 /// `dscale` and `doffset`.
 ///
-/// With `n` the normalised row and `g` the gradient with respect to `scale n + offset`: `dx = (scale g - mean(scale g)
-/// - n mean(scale g n)) / deviation`, `dscale = sum of g n`, `doffset = sum of g`.
+/// With `n` the normalised row and `g` the gradient with respect to `scale n + offset`:
+/// `dx = (scale g - mean(scale g) - n mean(scale g n)) / deviation`, `dscale = sum of g n`, `doffset = sum of g`.
 #[inline(always)]
 pub(super) fn gradient(
     form: &NormForm,

@@ -3,9 +3,10 @@
 //! This is Winograd's minimal filtering `F(4 x 4, 3 x 3)` (Lavin and Gray, "Fast Algorithms for Convolutional Neural
 //! Networks", 2015). A tile of 4x4 outputs is `Y = A^T [(G g G^T) * (B^T d B)] A`, where `d` is a tile of 6x6 inputs
 //! and `*` the elementwise product. It takes 36 multiplications instead of 144. Over all input channels and tiles, each
-//! of the 36 positions is a matrix product. The gradient with respect to the weights is the transposed form, `dg = G^T
-//! [(B^T d B) * (A dY A^T)] G`. The transforms take little arithmetic but, over whole tensors, much memory. They are
-//! therefore computed for a few tiles at a time, which stay in the cache until their products are done ([`products`]).
+//! of the 36 positions is a matrix product. The gradient with respect to the weights is the transposed form,
+//! `dg = G^T [(B^T d B) * (A dY A^T)] G`. The transforms take little arithmetic but, over whole tensors, much memory.
+//! They are therefore computed for a few tiles at a time, which stay in the cache until their products are done
+//! ([`products`]).
 //!
 //! The five finite points are 0, ±3/4 and ±3/2: their powers and the coefficients of B are exact. With 256 channels the
 //! worst error is about a fifth of that with the usual points 0, ±1 and ±2, and six times that of the direct sum.

@@ -117,8 +117,8 @@ fn joined_at(input: &Port, outputs: &[Port], names: &RoleNames) -> Result<Option
         let axis = axes.find(|axis| channels > 0 && fits(&with_size(&input.shape, *axis, channels)));
         return axis.map(|axis| Some((axis, channels))).ok_or_else(|| {
             Error::usage(format!(
-                "--sample-channels {channels}: expected fewer channels than {} has, and an output with as many or twice \
-                 as many channels",
+                "--sample-channels {channels}: expected fewer channels than {} has, and an output with as many or \
+                 twice as many channels",
                 input.text
             ))
             .hint(format!("the outputs are {}", list(outputs.iter().copied())))
@@ -174,14 +174,16 @@ fn sample_port<'p>(inputs: &'p [Port], outputs: &[Port], names: &RoleNames) -> R
     match best(candidates.into_iter().map(|port| (port, sample_score(&port.name)))).as_slice() {
         [one] => Ok(one),
         [] => Err(Error::usage(format!(
-            "no input was recognised as the noisy sample: expected a float input with the shape of an output, with half \
-             its channels, or with additional channels; found inputs {} and outputs {}",
+            "no input was recognised as the noisy sample: expected a float input with the shape of an output, with \
+             half its channels, or with additional channels; found inputs {} and outputs {}",
             list(inputs),
             list(outputs)
         ))
         .hint("name it with --sample-input and --sample-channels. A network that takes tokens can't be sampled")),
-        several => Err(Error::usage(format!("several inputs could be the noisy sample: {}", list(several.iter().copied())))
-            .hint("name it with --sample-input")),
+        several => {
+            Err(Error::usage(format!("several inputs could be the noisy sample: {}", list(several.iter().copied())))
+                .hint("name it with --sample-input"))
+        }
     }
 }
 
@@ -212,13 +214,15 @@ fn time_port<'p>(inputs: &'p [Port], sample: &Port, names: &RoleNames) -> Result
     match found.as_slice() {
         [one] => Ok(one),
         [] => Err(Error::usage(format!(
-            "no input was recognised as the timestep: expected one number per sample with a name such as timestep, t or \
-             sigma, found {}",
+            "no input was recognised as the timestep: expected one number per sample with a name such as timestep, t \
+             or sigma, found {}",
             list(others())
         ))
         .hint("name it with --timestep-input")),
-        several => Err(Error::usage(format!("several inputs could be the timestep: {}", list(several.iter().copied())))
-            .hint("name it with --timestep-input")),
+        several => {
+            Err(Error::usage(format!("several inputs could be the timestep: {}", list(several.iter().copied())))
+                .hint("name it with --timestep-input"))
+        }
     }
 }
 
@@ -228,7 +232,7 @@ fn prediction_port<'p>(outputs: &'p [Port], sample: &Port, names: &RoleNames) ->
         let fit = fit(&sample.shape, &port.shape).filter(|_| port.element_type.is_float());
         return fit.map(|fit| (port, fit)).ok_or_else(|| {
             Error::usage(format!(
-                "--prediction-output: expected a float output with the shape of the sample {} or twice its channels, found {}",
+                "--prediction-output: expected a float output with the shape of sample {} or twice its channels, found {}",
                 sample.text, port.text
             ))
         });

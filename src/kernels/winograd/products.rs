@@ -129,8 +129,8 @@ fn convolve_block(
     Arch::new().dispatch(Gather { matrices, channels, tiling, tile_rows, bias, outputs });
 }
 
-/// Writes the sum over all tiles of the product of output gradient and input, for each of the 36 positions: `[36, O,
-/// C]`. Tiles are added in blocks whose size does not depend on the number of threads.
+/// Writes the sum over all tiles of the product of output gradient and input, for each of the 36 positions:
+/// `[36, O, C]`. Tiles are added in blocks whose size does not depend on the number of threads.
 pub(super) fn multiply(
     context: &ComputeContext,
     images: &Images<'_>,
