@@ -1,8 +1,8 @@
-//! Everything that is particular to diffusion: noise schedules, what a network's inputs and outputs stand for, data,
-//! and sampling.
+//! Everything specific to diffusion: noise schedules, the roles of a network's inputs and outputs, data, and sampling.
 //!
-//! A [`Process`] says how a network was trained, [`Roles`] which of its inputs is what. A [`Denoiser`] is a network in
-//! ONNX Runtime that is fed accordingly; [`Samples`] are what it is evaluated on, and [`generate`] draws new ones.
+//! A [`Process`] describes how a network was trained, [`Roles`] the meaning of its inputs and outputs. A [`Denoiser`]
+//! is a network in ONNX Runtime that is fed accordingly. [`Samples`] are the data that it is evaluated on, and
+//! [`generate`] samples new images.
 
 mod conditioning;
 

@@ -1,7 +1,7 @@
-//! Judging networks by what they draw: similarity of images, and distances between sets of features.
+//! Evaluation of networks by their samples: similarity of images, and distances between sets of features.
 //!
-//! All numbers are computed in double precision. Images have shape `[channels, height, width]`; features are rows of a
-//! matrix `[samples, features]`.
+//! All metrics are computed in float64. Images have shape `[channels, height, width]`. Features are rows of a matrix
+//! `[samples, features]`.
 
 mod distribution;
 

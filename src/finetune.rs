@@ -1,9 +1,11 @@
-//! Fine-tuning: training the weights of a network on its own graph, by its denoising loss and the output of a teacher.
+//! Fine-tuning: training the weights of a network on its own graph, with the denoising loss and the outputs of a
+//! teacher.
 //!
-//! A step is one graph of ours: forward pass, loss and gradients ([`graph`]), run in an ordinary session whose weights and
-//! gradients are bound once ([`pass`]), then the optimizer's update ([`optimizer`]). What every sample of a run is given, its
-//! place in the data, its timestep and its noise, follows from its global position alone ([`draw`]). A teacher is asked for its
-//! output and whatever else is compared ([`teaching`]): inner values ([`features`]), derivatives ([`directions`]).
+//! A step runs one gradient graph with forward pass, loss and gradients ([`graph`]) in an ordinary session, whose
+//! weights and gradients are bound once ([`pass`]). Then the optimizer updates the weights ([`optimizer`]). The data,
+//! timestep and noise of a sample depend only on its global position ([`draw`]). A teacher provides its output and the
+//! other values that are compared ([`teaching`]): intermediate values ([`features`]) and directional derivatives
+//! ([`directions`]).
 
 pub mod directions;
 pub mod draw;

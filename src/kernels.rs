@@ -1,12 +1,12 @@
-//! Kernels of our own for the CPU, as operators that ONNX Runtime calls in a gradient graph.
+//! CPU kernels of this tool, as custom operators that ONNX Runtime calls in a gradient graph.
 //!
-//! Norms and activations move much memory and compute little. Their gradients in standard operators read and write every
-//! value a dozen times and keep what the forward pass left for them; a kernel reads the input and the gradient once and
-//! computes the rest again. Convolutions by kernels of 3 x 3 places take a quarter of the products in tiles; see
-//! [`winograd`]. A graph with these operators runs on the CPU alone; for other devices the same gradients are
-//! emitted in standard operators (see [`crate::gradient::GradientGraph::build_for`]).
+//! Norms and activations move much memory and compute little. In standard operators, their gradients read and write
+//! every value about a dozen times and keep intermediate values of the forward pass. A kernel here reads the input and
+//! the gradient once and recomputes the rest. Convolutions with a 3x3 kernel are computed in tiles with a quarter of
+//! the multiplications; see [`winograd`]. A graph with these operators runs on the CPU only. For other devices, the
+//! same gradients are emitted in standard operators (see [`crate::gradient::GradientGraph::build_for`]).
 //!
-//! All values are float32. Sums are taken in an order that does not depend on the number of threads.
+//! All values are float32. The order of summation does not depend on the number of threads.
 
 mod activation;
 
@@ -25,40 +25,41 @@ pub(crate) use operators::domain;
 /// The domain of the operators.
 pub(crate) const DOMAIN: &str = "onnx_diffprune.kernels";
 
-/// Normalisation with scale and offset, and SiLU on top where asked for. Inputs x, scale, offset; output y.
+/// Normalisation with scale and offset, optionally followed by SiLU. Inputs x, scale, offset; output y.
 pub(crate) const NORM: &str = "Norm";
 
 /// The gradients of [`NORM`]. Inputs x, dy, scale, offset; outputs dx, dscale, doffset.
 pub(crate) const NORM_GRADIENT: &str = "NormGradient";
 
-/// The gradient of `x sigmoid(x)`. Inputs x, dy; output dx.
+/// The gradient of SiLU, `x sigmoid(x)`. Inputs x, dy; output dx.
 pub(crate) const SILU_GRADIENT: &str = "SiluGradient";
 
 /// The gradient of a softmax along the last axis. Inputs y (its output) and dy; output dx.
 pub(crate) const SOFTMAX_GRADIENT: &str = "SoftmaxGradient";
 
-/// A convolution by a kernel of 3 x 3 places. Inputs x `[N, C, H, W]`, the kernel as matrices `[36, C, O]` (see [`winograd`])
-/// and, where there is one, the bias; output y `[N, O, height, width]`.
+/// A convolution with a 3x3 kernel. Inputs x `[N, C, H, W]`, the kernel as matrices `[36, C, O]` (see [`winograd`]) and
+/// optionally the bias; output y `[N, O, height, width]`.
 pub(crate) const WINOGRAD_CONV: &str = "WinogradConv";
 
-/// What the gradient by its weights is made of. Inputs x `[N, C, H, W]` and dy `[N, O, H', W']`; output `[36, O, C]`.
+/// The gradient with respect to the weights, still in the transformed domain. Inputs x `[N, C, H, W]` and dy
+/// `[N, O, H', W']`; output `[36, O, C]`.
 pub(crate) const WINOGRAD_PRODUCTS: &str = "WinogradProducts";
 
-/// Weights as matrices. Input w `[O, C, 3, 3]`; output `[36, C, O]` or, flipped, `[36, O, C]`.
+/// Transforms weights to matrices. Input w `[O, C, 3, 3]`; output `[36, C, O]` or, flipped, `[36, O, C]`.
 pub(crate) const WINOGRAD_FILTER: &str = "WinogradFilter";
 
-/// Matrices as the gradient by the weights. Input `[36, O, C]`; output dw `[O, C, 3, 3]`.
+/// Transforms matrices to the gradient with respect to the weights. Input `[36, O, C]`; output dw `[O, C, 3, 3]`.
 pub(crate) const WINOGRAD_FILTER_GRADIENT: &str = "WinogradFilterGradient";
 
-/// Elements that one task of a parallel loop gets at least.
+/// Minimum number of elements for one task of a parallel loop.
 const TASK_ELEMENTS: usize = 1 << 14;
 
-/// Tasks that `rows` rows of `row` elements are divided into: the same number on every machine.
+/// Returns the number of tasks for `rows` rows of `row` elements. It is the same on every machine.
 fn tasks(rows: usize, row: usize) -> usize {
     rows.min((rows * row).div_ceil(TASK_ELEMENTS)).clamp(1, 64)
 }
 
-/// The rows of task `at` of `tasks`.
+/// Returns the rows of task `at` of `tasks`.
 fn rows_of(at: usize, tasks: usize, rows: usize) -> std::ops::Range<usize> {
     at * rows / tasks..(at + 1) * rows / tasks
 }

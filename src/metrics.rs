@@ -1,7 +1,7 @@
-//! What a long run tells of itself while it goes on: lines of JSON and TensorBoard's event files.
+//! Metrics of a long run, written while it continues: lines of JSON and TensorBoard event files.
 //!
-//! Both grow record by record, each with the system once it is written. A program that is killed leaves at most its last
-//! record in part, which readers skip.
+//! Both files grow record by record, and each record is handed to the operating system once it is written. If the
+//! program is killed, at most the last record is incomplete. Readers skip it.
 
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]
 #[rustfmt::skip]

@@ -1,8 +1,8 @@
-//! Folders of pipelines: a denoiser with what stands around it, as exporters and loaders lay them out.
+//! Pipeline folders: a denoiser and the other components of its pipeline, in the layouts of exporters and loaders.
 //!
-//! A [`Pipeline`] is a folder with a network for each component: `unet/model.onnx` or `transformer/model.onnx`, the encoder
-//! and the decoder of its images, text encoders, and beside them the scheduler and the tokenizers. [`Around`] is what
-//! stands around a network that is given alone.
+//! A [`Pipeline`] is a folder with a network for each component: `unet/model.onnx` or `transformer/model.onnx`, the VAE
+//! encoder and decoder, and text encoders, together with the scheduler and the tokenizers. [`Around`] is the pipeline
+//! that surrounds a network which is given alone.
 
 mod around;
 
@@ -31,18 +31,18 @@ pub use config::ComponentConfig;
 use index::Index;
 pub use output::{PipelineOutput, WrittenPipeline};
 
-/// Where diffusers keeps the configuration of the scheduler.
+/// The path of the scheduler configuration in diffusers' layout.
 const SCHEDULER: &str = "scheduler/scheduler_config.json";
 
-/// Names of a folder that a message lists, at most.
+/// Maximum number of names in a folder that a message lists.
 const NAMES_SHOWN: usize = 12;
 
 /// A pipeline in a folder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pipeline {
-    /// The folder, where a cache of the hub is given that of the snapshot.
+    /// The folder. For a repository in the Hugging Face cache, that of the snapshot.
     pub folder: PathBuf,
-    /// The class that `model_index.json` names, such as `StableDiffusionPipeline`.
+    /// The class in `model_index.json`, such as `StableDiffusionPipeline`.
     pub class: Option<String>,
     /// The components that have a network, in the order of their names.
     pub components: Vec<Component>,
@@ -50,18 +50,18 @@ pub struct Pipeline {
     pub scheduler: Option<PathBuf>,
     /// The folders of tokenizers with their names, `tokenizer` and `tokenizer_2`.
     pub tokenizers: Vec<(String, PathBuf)>,
-    /// Folders in which several networks could be meant, with these.
+    /// Folders with several networks of which none is clearly the component, and these networks.
     unclear: Vec<(String, Vec<PathBuf>)>,
-    /// The place of the denoiser.
+    /// The index of the denoiser among the components.
     denoiser: usize,
 }
 
 impl Pipeline {
-    /// Reads the layout of a folder: that of diffusers and optimum, with or without `model_index.json`, that of Olive and of
-    /// AMD, whose networks have other names, or a folder of the hub's cache.
+    /// Reads the layout of a folder. Supported are those of diffusers and optimum, with or without `model_index.json`,
+    /// those of Olive and AMD, whose networks have other names, and a repository in the Hugging Face cache.
     ///
     /// # Errors
-    /// No folder, or one without a denoiser, or with several; a configuration that can't be read.
+    /// The path is not a folder, the folder has no denoiser or several, or a configuration can't be read.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let folder = &hub::snapshot(folder)?;
         let index = Index::read(folder)?;
@@ -81,20 +81,20 @@ impl Pipeline {
         Ok(Self { folder: folder.clone(), class, components, scheduler, tokenizers, unclear, denoiser })
     }
 
-    /// Whether a path is to be taken for a pipeline and not for a network: it is a folder.
+    /// Returns whether a path means a pipeline instead of a network, that is, whether it is a folder.
     pub fn is_meant(path: &Path) -> bool {
         path.is_dir()
     }
 
-    /// The network that removes noise.
+    /// Returns the network that removes noise.
     pub fn denoiser(&self) -> &Component {
         &self.components[self.denoiser]
     }
 
-    /// The component of this name.
+    /// Returns the component of this name.
     ///
     /// # Errors
-    /// There is none, or it is not clear which of its files is the network.
+    /// There is none, or it is ambiguous which of its files is the network.
     pub fn component(&self, name: &str) -> Result<&Component, Error> {
         if let Some(component) = self.components.iter().find(|component| component.name == name) {
             return Ok(component);
@@ -112,17 +112,18 @@ impl Pipeline {
             .hint(format!("its components with a network: {}", names.join(", "))))
     }
 
-    /// The component in whose folder a file lies.
+    /// Returns the component whose folder contains a file.
     pub fn component_of(&self, file: &Path) -> Option<&Component> {
         self.components.iter().find(|component| file.starts_with(&component.folder))
     }
 
-    /// The first component that is this part.
+    /// Returns the first component with this role.
     pub fn part(&self, part: Part) -> Option<&Component> {
         self.components.iter().find(|component| component.part == part)
     }
 
-    /// The text encoders with their tokenizers, in the order of their numbers. One without a tokenizer of its own is left out.
+    /// Returns the text encoders with their tokenizers, in the order of their numbers. Encoders without a tokenizer are
+    /// left out.
     pub fn text_encoders(&self) -> Vec<(&Component, &Path)> {
         let encoders = self.components.iter().filter(|component| component.part == Part::TextEncoder);
         let tokenizer = |component: &Component| {
@@ -132,35 +133,34 @@ impl Pipeline {
         encoders.filter_map(|component| Some((component, tokenizer(component)?))).collect()
     }
 
-    /// Tokens of a caption, where all tokenizers agree on how many there are.
+    /// Returns the maximum number of tokens of a caption. `None` if it is unknown or the tokenizers disagree.
     pub fn most_tokens(&self) -> Option<usize> {
         let mut lengths = self.tokenizers.iter().map(|(_, folder)| tokenizers::length(folder));
         let first = lengths.next()??;
         lengths.all(|length| length == Some(first)).then_some(first)
     }
 
-    /// Pixels along an edge of the image that one latent along it stands for, by the VAE's configuration; 1 where there is no
-    /// VAE.
+    /// Returns the number of pixels per latent along an edge, from the VAE's configuration. 1 if there is no VAE.
     pub fn scale(&self) -> Option<usize> {
         let vae = [Part::VaeDecoder, Part::VaeEncoder].into_iter().find_map(|part| self.part(part));
         vae.map_or(Some(1), |vae| vae.config.scale())
     }
 }
 
-/// The names in a folder, in order.
+/// Returns the names in a folder, in order.
 fn names(folder: &Path) -> Result<Vec<String>, Error> {
     let fail = |error: std::io::Error| Error::unreadable(folder, format!("can't be read: {error}")).caused_by(error);
     let mut names = Vec::new();
     for entry in folder.read_dir().map_err(fail)? {
         let name = entry.map_err(fail)?.file_name();
-        // A name that is no text is none of a component.
+        // Names of components are valid Unicode.
         names.extend(name.to_str().map(str::to_owned));
     }
     names.sort();
     Ok(names)
 }
 
-/// The place of the denoiser among the components.
+/// Returns the index of the denoiser among the components.
 fn denoiser(
     folder: &Path,
     index: &Option<Index>,
@@ -170,11 +170,11 @@ fn denoiser(
     let is_denoiser = |name: &str| Part::of(name) == Part::Denoiser;
     let is_named = |name: &str| index.as_ref().is_none_or(|index| index.names(name));
     let mut found: Vec<usize> = (0..components.len()).filter(|at| is_denoiser(&components[*at].name)).collect();
-    // What the index leaves out may lie there from before.
+    // Prefer components in the index: others may be leftovers.
     if found.iter().any(|at| is_named(&components[*at].name)) {
         found.retain(|at| is_named(&components[*at].name));
     }
-    // The second transformer of some pipelines takes over at low noise.
+    // Some pipelines have a second transformer for low noise levels.
     if found.iter().any(|at| !component::is_second(&components[*at].name)) {
         found.retain(|at| !component::is_second(&components[*at].name));
     }
@@ -187,12 +187,12 @@ fn denoiser(
         several => {
             let names: Vec<&str> = several.iter().map(|at| components[*at].name.as_str()).collect();
             let text = format!("expected one denoiser in the pipeline, found {}", names.join(" and "));
-            Err(Error::usage(text).in_file(folder).hint("name its .onnx file instead of the folder"))
+            Err(Error::usage(text).in_file(folder).hint("give the .onnx file of one denoiser instead of the folder"))
         }
     }
 }
 
-/// Says that a folder is no pipeline, what it holds, and what it takes to be one.
+/// Returns the error for a folder without a denoiser: what it holds, and what was expected.
 fn no_denoiser(folder: &Path, names: &[String]) -> Error {
     let shown = names.len().min(NAMES_SHOWN);
     let more = names.len() - shown;
@@ -206,24 +206,24 @@ fn no_denoiser(folder: &Path, names: &[String]) -> Error {
     let denoisers = names.iter().filter(|name| Part::of(name) == Part::Denoiser);
     let hint = match Around::of_folder(folder) {
         Some(around) => {
-            format!("name the folder of the pipeline, {}, or the .onnx file in it", around.folder.display())
+            format!("give the folder of the pipeline, {}, or the .onnx file in it", around.folder.display())
         }
         None if denoisers.into_iter().any(|name| is_torch(name)) => {
-            "the networks are PyTorch's; export them first, for example by optimum-cli export onnx".to_owned()
+            "the networks are in PyTorch format: export them first, for example with optimum-cli export onnx".to_owned()
         }
-        None => "name a folder as optimum writes it, or the .onnx file of a network".to_owned(),
+        None => "give a folder as optimum exports it, or the .onnx file of a network".to_owned(),
     };
     let text = format!("expected a pipeline with unet/model.onnx or transformer/model.onnx, found {found}");
     Error::usage(text).in_file(folder).hint(hint)
 }
 
-/// Says that several networks could be meant.
+/// Returns the error for a component folder with several networks.
 fn several(folder: &Path, models: &[PathBuf]) -> Error {
     let name = |path: &PathBuf| path.strip_prefix(folder).unwrap_or(path).display().to_string();
     let names: Vec<String> = models.iter().map(name).collect();
     Error::usage(format!("expected model.onnx or a single .onnx file, found {}", names.join(", ")))
         .in_file(folder)
-        .hint("name the .onnx file that is meant instead of the folder, or leave only that one")
+        .hint("give the .onnx file instead of the folder, or remove the other .onnx files")
 }
 
 #[cfg(test)]

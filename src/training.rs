@@ -1,10 +1,10 @@
 //! Artifacts for training sessions of ONNX Runtime: training model, eval model, optimizer model and checkpoint.
 //!
-//! They are laid out as `onnxruntime.training.artifacts.generate_artifacts` of ONNX Runtime 1.19 lays them out: weights
-//! are graph inputs whose values the checkpoint holds; every trained weight `w` has an input
-//! `w_grad.accumulation.buffer`, to which a com.microsoft `InPlaceAccumulatorV2` node adds the gradient of a step, or
-//! which it replaces where the input `lazy_reset_grad` is true. The gradients are those of
-//! [`crate::gradient::GradientGraph`], so they need no gradient rules of ONNX Runtime's own.
+//! The layout is that of `onnxruntime.training.artifacts.generate_artifacts` in ONNX Runtime 1.19. Weights are graph
+//! inputs whose values are in the checkpoint. Every trained weight `w` has an input `w_grad.accumulation.buffer`. A
+//! com.microsoft `InPlaceAccumulatorV2` node adds the gradient of a step to it, or overwrites it where the input
+//! `lazy_reset_grad` is true. The gradients come from [`crate::gradient::GradientGraph`], so ONNX Runtime needs no
+//! gradient rules.
 
 mod checkpoint;
 mod models;
@@ -30,25 +30,25 @@ use crate::onnx::ModelProto;
 #[cfg(feature = "ort-training")]
 pub use pass::TrainingPass;
 
-/// The names of the files, as training sessions look for them in a folder.
+/// The file names that training sessions look for in a folder.
 pub const FILES: [&str; 4] = ["training_model.onnx", "eval_model.onnx", "optimizer_model.onnx", "checkpoint"];
 
-/// The newest standard operator set that ONNX Runtime 1.19 reads, the last release with a training API.
+/// The newest standard opset that ONNX Runtime 1.19 supports, the last release with a training API.
 pub const NEWEST_OPSET: i64 = 21;
 
-/// What is trained, and on which loss.
+/// The settings of training artifacts: the trained weights and the loss.
 #[derive(Clone, Debug)]
 pub struct TrainingOptions {
     /// A size for every symbolic dimension of the graph's inputs.
     pub sizes: Sizes,
-    /// The output that predicts; the first where `None`.
+    /// The output that is the prediction. `None`: the first output.
     pub prediction: Option<String>,
-    /// Channels of the prediction that the loss compares; see [`GradientOptions::channels`].
+    /// The number of channels of the prediction that the loss compares; see [`GradientOptions::channels`].
     pub channels: Option<i64>,
-    /// The constants to be trained; those that the loss does not depend on stay as they are.
+    /// The constants to train. Those that the loss does not depend on remain unchanged.
     pub trained: Vec<ValueId>,
-    /// Whether the training model also gives the gradient by every use of a weight as an output. The C API can't read
-    /// gradients in any other way; Python reads them from the checkpoint state.
+    /// Whether the training model also has an output for the gradient with respect to every use of a weight. The C API
+    /// can't read gradients in any other way. Python reads them from the checkpoint state.
     pub gives_gradients: bool,
 }
 
@@ -63,7 +63,7 @@ pub struct Parameter {
     pub values: Bytes,
 }
 
-/// What a training session loads.
+/// The artifacts that a training session loads.
 #[derive(Clone, Debug)]
 pub struct Artifacts {
     /// Forward pass, loss, gradients and their accumulation.
@@ -76,23 +76,23 @@ pub struct Artifacts {
     pub checkpoint: Vec<u8>,
     /// The trained weights.
     pub parameters: Vec<Parameter>,
-    /// What every step is given, in this order: the inputs of the network that the loss depends on, and the target.
+    /// The inputs of every step, in this order: the inputs of the network that the loss depends on, then the target.
     pub inputs: Vec<String>,
     /// The shape of the target.
     pub target_shape: Vec<i64>,
     /// The gradients among the outputs of the training model; see [`TrainingOptions::gives_gradients`].
     pub gradients: Vec<UseGradient>,
-    /// Things that the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
-/// The constants that are trained where nobody says otherwise: all initializers that a channel group goes through,
-/// whether it may shrink or not, and the other initializers of the nodes that read them (biases of the last layer).
-/// Outputs of Constant nodes are what an exporter did not take for a weight, such as the scale of a norm without one.
-/// With patterns, all floating point constants whose names match one.
+/// Returns the constants to train. Without patterns, these are all initializers that a channel group passes through,
+/// whether it may shrink or not, and the other initializers of the nodes that read those (such as biases of the last
+/// layer). Outputs of Constant nodes are excluded: the exporter did not treat them as weights, for example the scale of
+/// a norm that has no learned scale. With patterns, these are all floating point constants whose names match one.
 ///
 /// # Errors
-/// A pattern matches nothing.
+/// A pattern matches no such constant.
 pub fn trained_weights(analysis: &Analysis, patterns: &[Regex]) -> Result<Vec<ValueId>, Error> {
     let graph = &analysis.graph;
     let is_trainable = |value: ValueId| {
@@ -113,7 +113,8 @@ pub fn trained_weights(analysis: &Analysis, patterns: &[Regex]) -> Result<Vec<Va
         let is_match = |value: &ValueId| is_trainable(*value) && pattern.is_match(&graph.values[*value].name);
         let found: Vec<ValueId> = (0..graph.values.len()).filter(is_match).collect();
         if found.is_empty() {
-            let text = format!("--train: {:?} matches no floating point constant with axes", pattern.as_str());
+            let text =
+                format!("--train: {:?} matches no floating point constant with at least one axis", pattern.as_str());
             return Err(Error::usage(text).in_file(analysis.model.path()));
         }
         trained.extend(found);
@@ -122,11 +123,11 @@ pub fn trained_weights(analysis: &Analysis, patterns: &[Regex]) -> Result<Vec<Va
 }
 
 impl Artifacts {
-    /// Makes the artifacts.
+    /// Builds the artifacts.
     ///
     /// # Errors
-    /// As [`GradientGraph::build`]; also where the loss depends on none of the weights, a weight can't be read, a name
-    /// is taken that training sessions give a meaning, or an artifact would be larger than its format allows.
+    /// As [`GradientGraph::build`]. Also where the loss depends on none of the weights, a weight can't be read, the
+    /// model uses a name that training sessions reserve, or an artifact would be larger than its format allows.
     pub fn build(analysis: &Analysis, options: &TrainingOptions) -> Result<Self, Error> {
         let graph_of = |wanted: Vec<ValueId>| {
             let (sizes, prediction) = (options.sizes.clone(), options.prediction.clone());
@@ -143,8 +144,10 @@ impl Artifacts {
         for (name, model) in FILES.iter().zip([&training_model, &eval_model]) {
             let bytes = model.encoded_len();
             if bytes > i32::MAX as usize {
-                let text = format!("{name}: expected less than 2 GiB beside the trained weights, found {bytes} bytes");
-                return Err(Error::unmet(text).in_file(analysis.model.path()).hint("train more of the weights"));
+                let text = format!("{name}: expected less than 2 GiB without the trained weights, found {bytes} bytes");
+                return Err(Error::unmet(text)
+                    .in_file(analysis.model.path())
+                    .hint("train more of the weights with --train REGEX: the checkpoint stores trained weights"));
             }
         }
         let checkpoint = checkpoint::encode(&parameters).map_err(|error| error.in_file(analysis.model.path()))?;
@@ -153,7 +156,9 @@ impl Artifacts {
         let mut warnings = Vec::new();
         if analysis.graph.opset > NEWEST_OPSET {
             let found = analysis.graph.opset;
-            warnings.push(format!("the model has opset {found}; ONNX Runtime 1.19 reads up to {NEWEST_OPSET}"));
+            let text =
+                format!("the model has opset {found}, but ONNX Runtime 1.19 supports opsets up to {NEWEST_OPSET}");
+            warnings.push(format!("{text}: export it with a lower opset"));
         }
         let gradients = if options.gives_gradients { backward.gradients } else { Vec::new() };
         let target_shape = backward.target_shape;
@@ -170,16 +175,17 @@ impl Artifacts {
         })
     }
 
-    /// The number of trained elements.
+    /// Returns the number of trained elements.
     pub fn trained_elements(&self) -> u64 {
         self.parameters.iter().map(|parameter| parameter.values.len() as u64 / 4).sum()
     }
 
-    /// Writes the four files into `folder`, which is made where there is none. All are complete before the first takes
-    /// its place. Returns their paths.
+    /// Writes the four files into `folder`, which is created if there is none. No file is moved into place before all
+    /// of them are complete. Returns their paths.
     ///
     /// # Errors
-    /// The folder or a file in it can't be written, or a file would replace the input; everything is as it was then.
+    /// The folder or a file in it can't be written, or a file would replace the input. Existing files are unchanged
+    /// then.
     pub fn write(&self, analysis: &Analysis, folder: &Path) -> Result<Vec<PathBuf>, Error> {
         let mut files = RunFiles::new();
         files.reads_all("the input", analysis.model.files()).writes_into("an artifact", folder, &FILES);
@@ -196,13 +202,13 @@ impl Artifacts {
     }
 }
 
-/// The weights that have a gradient, in the order of the graph's values, with their values.
+/// Returns the weights that have a gradient, with their values, in the order of the graph's values.
 fn parameters(analysis: &Analysis, gradients: &[UseGradient]) -> Result<Vec<Parameter>, Error> {
     let (model, graph) = (&analysis.model, &analysis.graph);
     let values: BTreeSet<ValueId> = gradients.iter().map(|gradient| gradient.value).collect();
     if values.is_empty() {
-        let text = "expected weights that the loss depends on, found none among those to be trained";
-        return Err(Error::unmet(text).in_file(model.path()).hint("name others with --train REGEX"));
+        let text = "the loss depends on none of the weights to train";
+        return Err(Error::unmet(text).in_file(model.path()).hint("choose other weights with --train REGEX"));
     }
     let mut parameters = Vec::new();
     for value in values {

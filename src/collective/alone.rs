@@ -6,7 +6,7 @@ use super::Collective;
 use super::ranks::check_parts;
 use crate::error::Error;
 
-/// A single process: the only rank, whose sums are its own values.
+/// A single process: the only rank. A sum over all ranks is its own values.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Alone;
 

@@ -1,16 +1,16 @@
-//! What the first rank finds, decides or makes, at all of them.
+//! Values that the first rank computes or decides, shared with all ranks.
 
 use serde::{Deserialize, Serialize};
 
 use super::Collective;
 use crate::error::Error;
 
-/// The error of a message of the first rank that makes no sense.
+/// The error for a message of the first rank that can't be decoded.
 pub(crate) fn unshared(error: impl std::fmt::Display) -> Error {
-    Error::unmet(format!("what the first rank tells the others can't be read: {error}"))
+    Error::unmet(format!("a message from rank 0 to the other ranks can't be decoded: {error}"))
 }
 
-/// What the first rank has `made`; the others give `None`.
+/// Returns `made` of the first rank on all ranks. The other ranks pass `None`.
 ///
 /// # Errors
 /// A rank has ended.
@@ -20,10 +20,10 @@ pub fn told<T: Serialize + for<'a> Deserialize<'a>>(ranks: &dyn Collective, made
     serde_json::from_slice(&bytes).map_err(unshared)
 }
 
-/// What `make` makes on the first rank, at all of them.
+/// Runs `make` on the first rank and returns its result on all ranks.
 ///
 /// # Errors
-/// That of `make`; a rank has ended.
+/// The error of `make`, or a rank has ended.
 pub fn of_first<T: Serialize + for<'a> Deserialize<'a>>(
     ranks: &dyn Collective,
     make: impl FnOnce() -> Result<T, Error>,
@@ -35,7 +35,8 @@ pub fn of_first<T: Serialize + for<'a> Deserialize<'a>>(
     told(ranks, made.as_ref())
 }
 
-/// What the first rank decides, by its clock or its arithmetic.
+/// Returns the decision of the first rank on all ranks. Clocks and arithmetic of the ranks may differ, so only its
+/// `own` counts.
 ///
 /// # Errors
 /// A rank has ended.

@@ -1,25 +1,29 @@
-//! How this process was started, by what launchers of MPI leave in the environment.
+//! Detects from the environment whether an MPI launcher started this process.
 
-/// Variables that hold the number of processes, the closest to the process first: an `mpirun` may run inside a step of
-/// Slurm. Open MPI and its PRRTE; Hydra of MPICH and Intel MPI, PALS; MVAPICH; a step of Slurm, whose `srun` without a PMI
-/// sets no other (`SLURM_NTASKS` is there for the batch script too, which is one process).
+/// Variables that hold the number of processes, innermost launcher first: an `mpirun` may run inside a Slurm step.
+///
+/// - `OMPI_COMM_WORLD_SIZE`: Open MPI and its PRRTE
+/// - `PMI_SIZE`: Hydra of MPICH and Intel MPI, and PALS
+/// - `MV2_COMM_WORLD_SIZE`: MVAPICH
+/// - `SLURM_STEP_NUM_TASKS`: a Slurm step, for which `srun` without a PMI sets no other variable (`SLURM_NTASKS` is
+///   also set for the batch script, which is one process)
 const SIZES: [&str; 4] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"];
 
-/// Variables that hold the number of this process, of launchers that may give no size.
+/// Variables that hold the rank of this process, for launchers that may not set the number of processes.
 const RANKS: [&str; 3] = ["PMIX_RANK", "PMI_RANK", "PALS_RANKID"];
 
-/// What a launcher left in the environment.
+/// The traces of an MPI launcher in the environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
-    /// The variable that says so.
+    /// The variable that was found.
     pub variable: &'static str,
     /// Its value.
     pub value: String,
-    /// How many processes there are; `None` where the launcher does not say.
+    /// The number of processes. `None`: the launcher does not set it.
     pub size: Option<usize>,
 }
 
-/// What a launcher of MPI left in the environment, which `variable` looks up; `None` where there was none.
+/// Looks for the variables of MPI launchers with `variable`. Returns `None` where none of them is set.
 pub fn launch(variable: impl Fn(&str) -> Option<String>) -> Option<Launch> {
     let of = |name: &'static str| {
         let value = variable(name)?;
@@ -43,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn launchers_are_told_from_programs_started_by_hand() {
+    fn launched_processes_differ_from_programs_started_by_hand() {
         assert_eq!(found(&[]), None);
         assert_eq!(found(&[("SLURM_NTASKS", "8"), ("SLURM_PROCID", "0")]), None);
         assert_eq!(

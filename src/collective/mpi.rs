@@ -14,16 +14,16 @@ use super::Launch;
 use super::ranks::Transport;
 use crate::error::Error;
 
-/// The ranks of MPI's world.
+/// The ranks of MPI's `MPI_COMM_WORLD`.
 ///
-/// Errors inside of MPI end all ranks, with MPI's own message, as its standard says where nothing else is asked for.
+/// An error inside MPI ends all ranks with MPI's message: this is the default error handler of the MPI standard.
 pub(super) struct Mpi {
-    /// Dropped on the way out only if this rank did not panic: MPI is ended by all ranks together, and others may be
-    /// waiting for this one elsewhere.
+    /// Dropped on exit only if this rank did not panic. All ranks finalise MPI together, and others may be waiting for
+    /// this one in another call.
     universe: ManuallyDrop<Universe>,
-    /// One thread at a time may call.
+    /// Held during a call: only one thread at a time may call MPI.
     calls: Mutex<()>,
-    /// The only thread that may call, where the library says so.
+    /// The only thread that may call MPI. `None`: any thread may, one at a time.
     caller: Option<ThreadId>,
     rank: usize,
     size: usize,
@@ -37,7 +37,7 @@ impl std::fmt::Debug for Mpi {
     }
 }
 
-/// A count of MPI, none of which is negative.
+/// Converts a count of MPI, which is never negative.
 fn counted(count: i32) -> usize {
     usize::try_from(count).unwrap_or(0)
 }
@@ -45,28 +45,30 @@ fn counted(count: i32) -> usize {
 impl Mpi {
     pub(super) fn open(started: &Launch) -> Result<Self, Error> {
         let Some((universe, threading)) = mpi::initialize_with_threading(Threading::Serialized) else {
-            return Err(Error::usage("MPI was initialised before in this process: it can be only once"));
+            return Err(Error::usage(
+                "MPI is already initialised in this process, and it can be initialised only once",
+            ));
         };
         if threading < Threading::Funneled {
             let text = "the MPI library allows no other threads in the process (MPI_THREAD_SINGLE)";
-            return Err(Error::usage(text).hint("use an MPI library that is built with threads"));
+            return Err(Error::usage(text).hint("use an MPI library that is built with thread support"));
         }
         let world = universe.world();
         let (rank, size) = (counted(world.rank()), counted(world.size()));
         let is_whole = match started.size {
             Some(expected) => expected == size,
-            // What is known then is a rank.
+            // The value is then the rank of this process.
             None => started.value.trim().parse() == Ok(rank),
         };
         if !is_whole {
             let text = format!(
-                "{} is {}, but the MPI library of this build sees {size} of the processes ({})",
+                "{} is {}, but the MPI library of this build ({}) sees {size} of the processes",
                 started.variable,
                 started.value,
                 mpi::environment::library_version().unwrap_or_default().split(',').next().unwrap_or_default()
             );
             return Err(Error::usage(text).hint(
-                "start it with the mpirun of the MPI library that it was built with, or srun --mpi=pmix or pmi2",
+                "start it with the mpirun of the MPI library that it was built with, or with srun --mpi=pmix or pmi2",
             ));
         }
         let local = world.split_shared(world.rank());
@@ -83,12 +85,12 @@ impl Mpi {
         })
     }
 
-    /// The right to call MPI, and what to call.
+    /// Locks MPI for this thread and returns its world.
     fn world(&self) -> Result<(MutexGuard<'_, ()>, SimpleCommunicator), Error> {
         if self.caller.is_some_and(|caller| caller != std::thread::current().id()) {
-            return Err(Error::usage("this MPI library may be called by the thread that initialised it only"));
+            return Err(Error::usage("with this MPI library, only the thread that initialised it may call it"));
         }
-        // A panic while it was held leaves nothing half done here.
+        // The lock guards no data, so a panic of its holder leaves nothing inconsistent.
         let call = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         Ok((call, self.universe.world()))
     }
@@ -104,19 +106,20 @@ impl Drop for Mpi {
     }
 }
 
-/// Empty slices of bytes may have any address, 1 too: Open MPI takes that for `MPI_IN_PLACE`.
+/// Replaces an empty slice by one with a valid address. Empty slices may have any address, even 1, which Open MPI takes
+/// for `MPI_IN_PLACE`.
 fn addressed(bytes: &[u8]) -> &[u8] {
     if bytes.is_empty() { &[0; 1][..0] } else { bytes }
 }
 
-/// As [`addressed`], where `place` is the address of no bytes.
+/// Does what [`addressed`] does. An empty slice gets the address of `place`.
 fn addressed_mut<'a>(bytes: &'a mut [u8], place: &'a mut [u8; 1]) -> &'a mut [u8] {
     if bytes.is_empty() { &mut place[..0] } else { bytes }
 }
 
-/// Lengths as MPI counts them, with where each piece begins.
+/// Returns lengths as MPI counts, and the offset at which each piece begins.
 fn counts(lengths: &[usize]) -> Result<(Vec<i32>, Vec<i32>), Error> {
-    let too_long = |_| Error::unmet("a message for MPI is longer than its counts go");
+    let too_long = |_| Error::unmet("a message is too long for MPI: its counts and offsets end at 2^31 - 1");
     let counts: Vec<i32> =
         lengths.iter().map(|length| i32::try_from(*length)).collect::<Result<_, _>>().map_err(too_long)?;
     let mut start = 0_usize;
@@ -174,7 +177,7 @@ impl Transport for Mpi {
     }
 
     fn abort(&self, code: u8) -> ! {
-        // Not through the lock: another thread may be waiting in a call for good.
+        // This does not take the lock: another thread may be blocked in a call forever.
         self.universe.world().abort(code.into())
     }
 }

@@ -1,4 +1,4 @@
-//! What ranks do together, in terms of bytes that get from rank to rank.
+//! The collective operations, implemented on a transport of bytes between ranks.
 
 use std::fmt;
 use std::ops::{AddAssign, Range};
@@ -8,14 +8,14 @@ use bytemuck::Pod;
 use super::{Collective, parts};
 use crate::error::Error;
 
-/// Bytes that a rank sends or receives at once, at most: far below the counts of MPI, which end at 2^31, and what the
-/// copies that it takes cost in memory.
+/// The maximum number of bytes that a rank sends or receives at once. It is far below the limit of MPI's counts (2^31),
+/// and it bounds the memory for the copies.
 const BUCKET: usize = 16 << 20;
 
-/// Sums of which all ranks' values together have at most this many bytes take one message and not two.
+/// The maximum size in bytes of all ranks' values together for a sum in one message instead of two.
 const SMALL: usize = 64 << 10;
 
-/// How bytes get from rank to rank. All ranks call the same in the same order; no message is longer than [`BUCKET`].
+/// Moves bytes between ranks. All ranks make the same calls in the same order. No message is longer than [`BUCKET`].
 pub(super) trait Transport: Send + Sync + fmt::Debug {
     fn rank(&self) -> usize;
 
@@ -25,19 +25,20 @@ pub(super) trait Transport: Send + Sync + fmt::Debug {
 
     fn local_size(&self) -> usize;
 
-    /// `sent` in pieces of these lengths, one for each rank; the pieces for this rank come in the order of the ranks.
+    /// Sends the pieces of `sent`, of the lengths given, one to each rank. Receives the pieces for this rank in the
+    /// order of the ranks.
     fn exchange(&self, sent: (&[u8], &[usize]), received: (&mut [u8], &[usize])) -> Result<(), Error>;
 
-    /// What all ranks send, in pieces of these lengths, comes in the order of the ranks.
+    /// Sends `sent` to all ranks. Receives the bytes of all ranks, of the lengths given, in the order of the ranks.
     fn collect(&self, sent: &[u8], received: (&mut [u8], &[usize])) -> Result<(), Error>;
 
-    /// Every rank gets the bytes of rank `root`.
+    /// Copies the bytes of rank `root` to every rank.
     fn spread(&self, bytes: &mut [u8], root: usize) -> Result<(), Error>;
 
     fn abort(&self, code: u8) -> !;
 }
 
-/// What the ranks are called to do.
+/// The collective operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operation {
     Sum,
@@ -53,7 +54,7 @@ impl Operation {
     const ALL: [Self; 7] =
         [Self::Sum, Self::SumF64, Self::ReduceScatter, Self::AllGather, Self::Broadcast, Self::Gather, Self::Barrier];
 
-    /// In words.
+    /// The name of the operation in messages.
     fn name(self) -> &'static str {
         match self {
             Self::Sum => "sum",
@@ -67,7 +68,8 @@ impl Operation {
     }
 }
 
-/// One part per rank, inside of the values, in order and apart.
+/// Checks that there is one part per rank, that the parts are in order and do not overlap, and that they are inside the
+/// values.
 pub(super) fn check_parts(parts: &[Range<usize>], size: usize, length: usize) -> Result<(), Error> {
     let mut end = 0;
     let are_apart = parts.iter().all(|part| {
@@ -78,7 +80,7 @@ pub(super) fn check_parts(parts: &[Range<usize>], size: usize, length: usize) ->
     match parts.len() == size && are_apart {
         true => Ok(()),
         false => Err(Error::usage(format!(
-            "parts: expected {size} ranges of {length} values, one after the other, found {parts:?}"
+            "parts: expected {size} ranges within {length} values, in order and not overlapping, found {parts:?}"
         ))),
     }
 }
@@ -90,7 +92,7 @@ pub(super) fn check_root(root: usize, size: usize) -> Result<(), Error> {
     }
 }
 
-/// A [`Collective`] of ranks between which bytes can be sent.
+/// A [`Collective`] on top of a [`Transport`].
 #[derive(Debug)]
 pub(super) struct Ranks<T> {
     transport: T,
@@ -102,12 +104,12 @@ impl<T: Transport> Ranks<T> {
         Self::with_bucket(transport, BUCKET)
     }
 
-    /// With another length of messages, in bytes.
+    /// Creates ranks with another maximum length of messages, in bytes.
     pub(super) fn with_bucket(transport: T, bucket: usize) -> Self {
         Self { transport, bucket }
     }
 
-    /// Makes sure that all ranks mean the same; gives the lengths that they named.
+    /// Checks that all ranks make the same call. Returns the length that each rank passed.
     fn agree(&self, operation: Operation, length: usize, detail: u64) -> Result<Vec<usize>, Error> {
         let own = [operation as u64, length as u64, detail];
         let mut all = vec![[0_u64; 3]; self.size()];
@@ -130,17 +132,17 @@ impl<T: Transport> Ranks<T> {
                 return fail(rank, of(&all[0]), of(other));
             }
             if other[2] != all[0][2] {
-                let text = format!("{} with other parts or another root", name(other));
+                let text = format!("{} with different parts or another root", name(other));
                 return fail(rank, name(&all[0]), text);
             }
         }
         all.iter()
             .map(|[_, length, _]| usize::try_from(*length))
             .collect::<Result<_, _>>()
-            .map_err(|_| Error::unmet("the ranks are of different machines: a length of one is none of another"))
+            .map_err(|_| Error::unmet("a length from another rank exceeds the address space of this machine"))
     }
 
-    /// Values of type `V` of each rank that a message holds.
+    /// Returns how many values of type `V` of each rank fit into one message.
     fn share<V>(&self) -> usize {
         (self.bucket / self.size() / size_of::<V>().max(1)).max(1)
     }
@@ -198,7 +200,7 @@ impl<T: Transport> Ranks<T> {
     }
 }
 
-/// Pieces of at most `share` values of every part, until all parts are through.
+/// Iterates over pieces of at most `share` values of every part, until all parts are covered.
 fn buckets(parts: &[Range<usize>], share: usize) -> impl Iterator<Item = Vec<Range<usize>>> {
     let longest = parts.iter().map(Range::len).max().unwrap_or(0);
     (0..longest).step_by(share).map(move |start| {
@@ -214,7 +216,7 @@ fn byte_lengths<V>(pieces: &[Range<usize>]) -> Vec<usize> {
     pieces.iter().map(|piece| piece.len() * size_of::<V>()).collect()
 }
 
-/// The sum of what came from all ranks, in their order.
+/// Adds the values received from all ranks, in the order of the ranks.
 fn add_in_order<V: Pod + AddAssign>(sum: &mut [V], received: &[V]) {
     if sum.is_empty() {
         return;
@@ -230,7 +232,7 @@ fn add_in_order<V: Pod + AddAssign>(sum: &mut [V], received: &[V]) {
     }
 }
 
-/// A number that tells parts from others (FNV-1a, 64 bit).
+/// Returns a hash of the parts (FNV-1a, 64 bit).
 fn digest(parts: &[Range<usize>]) -> u64 {
     let bounds = parts.iter().flat_map(|part| [part.start as u64, part.end as u64]);
     bounds

@@ -7,7 +7,7 @@ use super::Collective;
 use super::ranks::{Ranks, Transport};
 use crate::error::Error;
 
-/// What a rank sends in one round, in pieces of these lengths: one for each rank.
+/// The bytes that a rank sends in one round, in pieces of these lengths: one for each rank.
 #[derive(Debug)]
 struct Sent {
     bytes: Vec<u8>,
@@ -21,12 +21,12 @@ impl Sent {
     }
 }
 
-/// A round of messages: it begins when a rank sends and ends when all ranks have what all ranks sent.
+/// A round of messages. It begins when the first rank sends and ends when all ranks have received what all ranks sent.
 #[derive(Debug, Default)]
 struct Round {
     sent: Vec<Option<Arc<Sent>>>,
     taken: usize,
-    /// The first rank that ended, and the code if it aborted.
+    /// The first rank that ended, and the exit code if it aborted.
     ended: Option<(usize, Option<u8>)>,
 }
 
@@ -38,7 +38,7 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Round> {
-        // Nothing panics while it is held.
+        // No thread panics while it holds the lock.
         self.round.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -51,14 +51,14 @@ pub struct Threads {
     shared: Arc<Shared>,
 }
 
-/// What an abort unwinds with.
+/// The panic payload of an abort: the exit code.
 struct Aborted(u8);
 
 impl Threads {
-    /// Runs `work` on `size` ranks, each a thread of its own; gives their results in the order of the ranks.
+    /// Runs `work` on `size` ranks, each in a thread of its own. Returns their results in the order of the ranks.
     ///
-    /// A rank that returns, with an error or not, panics or aborts has ended: others that wait for it, then or later, get
-    /// an error. A panic becomes an error.
+    /// A rank ends when it returns, with an error or not, panics or aborts. Other ranks that wait for it, then or
+    /// later, get an error. A panic becomes an error.
     pub fn run<T: Send>(
         size: usize,
         work: impl Fn(Arc<dyn Collective>) -> Result<T, Error> + Sync,
@@ -66,7 +66,7 @@ impl Threads {
         Self::run_ranks(size, &|threads| work(Arc::new(Ranks::new(threads))))
     }
 
-    /// As [`Threads::run`], with messages of at most `bucket` bytes.
+    /// Does what [`Threads::run`] does, with messages of at most `bucket` bytes.
     pub fn run_with_bucket<T: Send>(
         size: usize,
         bucket: usize,
@@ -81,7 +81,7 @@ impl Threads {
         std::thread::scope(|scope| {
             let start = |rank: usize| {
                 let threads = Self { rank, size, shared: shared.clone() };
-                // The panic of a rank is caught in its own thread, after what it holds of the ranks is gone.
+                // The panic of a rank is caught in its own thread, after its handle to the ranks is dropped.
                 scope.spawn(move || catch_unwind(AssertUnwindSafe(|| work(threads))))
             };
             let ranks: Vec<_> = (0..size).map(start).collect();
@@ -103,11 +103,11 @@ impl Threads {
         })
     }
 
-    /// Sends, and gets what all ranks sent.
+    /// Sends, and returns what all ranks sent.
     fn round(&self, sent: Sent) -> Result<Vec<Arc<Sent>>, Error> {
         let mut round = self.shared.lock();
         let wait = |round| self.shared.changed.wait(round).unwrap_or_else(PoisonError::into_inner);
-        // The last round may not be over for others.
+        // Other ranks may not have received all of the last round yet.
         while round.sent[self.rank].is_some() {
             round = wait(round);
         }

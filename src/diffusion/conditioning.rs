@@ -1,4 +1,4 @@
-//! Values for the inputs that are neither sample nor time.
+//! Values for the inputs other than sample and timestep.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,25 +22,25 @@ pub struct Conditioning {
 #[derive(Clone, Debug)]
 struct Values {
     array: Array,
-    /// Whether there is one row per sample; else the array serves all.
+    /// Whether there is one row per sample. Otherwise all samples share the array.
     per_sample: bool,
     given: bool,
-    /// The data whose rows stand for those of the array.
+    /// The data that has a row for each sample, to be used instead of the array. `None`: the array is used.
     beside: Option<Arc<SampleSource>>,
 }
 
-/// Rows that are drawn for an input that is not given; further samples take them in turn.
+/// Number of random rows for an input that is not given. More samples reuse them in turn.
 const DRAWN_ROWS: usize = 64;
 
 impl Conditioning {
-    /// Takes the values that the user gives, by the names of the inputs, and draws the others.
+    /// Takes the values that the user gives, by the names of the inputs, and generates random values for the others.
     ///
-    /// Given arrays have as many rows as they like; sample `i` takes row `i` and starts over at the end. Drawn integers
-    /// are rows of the table that they index, drawn floats are normally distributed. Masks are all true and self
-    /// conditioning is zero, which is what networks are fed that make no use of them.
+    /// A given array may have any number of rows: sample `i` uses row `i` and starts over at the end. Random integers
+    /// are valid indices into the table that they index. Random floats are normally distributed. Masks are all true and
+    /// self-conditioning inputs are zero: networks that do not use these inputs are fed such values.
     ///
     /// # Errors
-    /// A given array has the wrong shape, or an input can't be drawn.
+    /// A given array has the wrong shape, or no values can be generated for an input.
     pub fn new(
         (model, graph, facts): (&Model, &Graph, &Facts),
         roles: &Roles,
@@ -69,10 +69,10 @@ impl Conditioning {
         Ok(Self { inputs })
     }
 
-    /// Takes the rows that lie beside the samples for the inputs that were not given: sample `i` takes row `i`.
+    /// Uses the rows stored with the samples for the inputs that were not given: sample `i` uses row `i`.
     ///
     /// # Errors
-    /// Rows of another shape than the network takes.
+    /// The rows have another shape than the network expects.
     pub fn with_rows_of(mut self, data: Arc<SampleSource>) -> Result<Self, Error> {
         for name in data.conditioning_names() {
             let Some(values) = self.inputs.get_mut(name).filter(|values| !values.given && values.per_sample) else {
@@ -84,20 +84,21 @@ impl Conditioning {
                 let text =
                     format!("array {name:?}: expected rows of shape {:?}, found {:?}", &expected[1..], &found[1..]);
                 let error = Error::unreadable(data.path(), text);
-                return Err(error.hint("symbolic sizes are set with --size NAME=N"));
+                return Err(error.hint("if the shape depends on symbolic sizes, set them with --size NAME=N"));
             }
             (values.given, values.beside) = (true, Some(Arc::clone(&data)));
         }
         Ok(self)
     }
 
-    /// Whether the values of this input are the user's.
+    /// Returns whether the user gave values for this input.
     pub fn is_given(&self, input: &str) -> bool {
         self.inputs.get(input).is_some_and(|values| values.given)
     }
 
-    /// Given inputs that have another number of rows than the data has samples, so that rows may belong to other samples
-    /// than they meet, in words. One row is meant for all; of samples that were drawn any number is right.
+    /// Returns a warning for every given input whose number of rows differs from the number of samples, so that rows
+    /// may be paired with the wrong samples. A single row is meant for all samples. With generated samples, any number
+    /// of rows is right.
     pub fn unpaired(&self, samples: &Samples) -> Vec<String> {
         let Some(total) = samples.total else { return Vec::new() };
         let rows = |values: &Values| values.array.dims.first().copied().filter(|rows| ![1, total].contains(rows));
@@ -107,18 +108,22 @@ impl Conditioning {
             .filter_map(|(name, values)| {
                 let rows = rows(values)?;
                 let so = match rows < total {
-                    true => format!("sample {rows} takes row 0 again"),
-                    false => format!("the last {} belong to none", rows - total),
+                    true => format!("sample {rows} uses row 0 again"),
+                    false => format!("the last {} rows are not used", rows - total),
                 };
-                Some(format!("--inputs: array {name:?} has {rows} rows, the data {total} samples: {so}"))
+                Some(format!(
+                    "--inputs: array {name:?} has {rows} rows, but the data has {total} samples: {so}. Give one row \
+                     per sample, or a single row for all samples"
+                ))
             })
             .collect()
     }
 
-    /// The BLAKE3 digest of what these samples are given, in hexadecimal: other labels for the same images differ.
+    /// Returns the BLAKE3 digest, in hexadecimal, of the conditioning of these samples. The same images with other
+    /// labels have another digest.
     ///
     /// # Errors
-    /// Rows that can't be read.
+    /// Rows can't be read.
     pub fn digest(&self, samples: &[usize]) -> Result<String, Error> {
         let mut hash = blake3::Hasher::new();
         for name in self.inputs.keys() {
@@ -129,10 +134,10 @@ impl Conditioning {
         Ok(hash.finalize().to_hex().as_str().to_owned())
     }
 
-    /// The values of an input for these samples.
+    /// Returns the values of an input for these samples.
     ///
     /// # Errors
-    /// There are none for the input, or rows beside the samples can't be read.
+    /// The input has no values, or rows stored with the samples can't be read.
     pub fn rows(&self, input: &str, samples: &[usize]) -> Result<Array, Error> {
         let missing = || Error::usage(format!("there is no conditioning for input {input:?}"));
         let values = self.inputs.get(input).ok_or_else(missing)?;
@@ -152,7 +157,7 @@ impl Conditioning {
     }
 }
 
-/// The rows of `length` elements at these places.
+/// Gathers the rows of `length` elements with these indices.
 pub(super) fn gather(data: &ArrayData, rows: impl Iterator<Item = usize>, length: usize) -> ArrayData {
     fn copy<T: Copy>(values: &[T], rows: impl Iterator<Item = usize>, length: usize) -> Vec<T> {
         rows.flat_map(|row| values[row * length..(row + 1) * length].iter().copied()).collect()
@@ -167,7 +172,7 @@ pub(super) fn gather(data: &ArrayData, rows: impl Iterator<Item = usize>, length
     same_type!(F32, F64, F16, BF16, I64, I32, I16, I8, U8, U16, U32, U64, Bool)
 }
 
-/// A given array, if its shape fits: any number of rows where there is one per sample.
+/// Returns a given array if its shape fits: any number of rows where there is one per sample.
 fn check(name: &str, array: &Array, dims: &[usize], per_sample: bool) -> Result<Array, Error> {
     let skip = usize::from(per_sample);
     let same = array.dims.len() == dims.len() && array.dims.get(skip..) == dims.get(skip..);
@@ -185,10 +190,10 @@ fn check(name: &str, array: &Array, dims: &[usize], per_sample: bool) -> Result<
         expected.join(", "),
         array.dims
     ))
-    .hint("symbolic sizes are set with --size NAME=N"))
+    .hint("if the shape depends on symbolic sizes, set them with --size NAME=N"))
 }
 
-/// The values of inputs for which random ones would be wrong.
+/// Returns the values of inputs for which random ones would be wrong: masks and self-conditioning.
 fn neutral(name: &str, element_type: crate::array::ElementType, dims: &[usize]) -> Option<Array> {
     let name = name.to_ascii_lowercase();
     let value = if name.contains("mask") {

@@ -1,4 +1,4 @@
-//! The `scheduler_config.json` of diffusers.
+//! Reads the `scheduler_config.json` of diffusers.
 
 use std::path::Path;
 
@@ -9,7 +9,8 @@ use super::schedule::{BetaSchedule, DiscreteOptions, FlowOptions, NoiseSchedule,
 use crate::error::{Error, ErrorKind};
 use crate::files::read_text;
 
-/// The keys that matter here. Which of them a file has depends on its class; absent ones have the class's defaults.
+/// The keys that are used here. The class determines which of them a file has. An absent key has the default of its
+/// class.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct SchedulerConfig {
@@ -53,7 +54,7 @@ enum SigmaScheduleName {
     Exponential,
 }
 
-/// How the variance of a DDPM step is chosen, by diffusers' names.
+/// The variance of a DDPM step, by diffusers' names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum VarianceType {
     /// The variance of the posterior, `β̃_t`.
@@ -61,38 +62,38 @@ pub enum VarianceType {
     FixedSmall,
     /// `β_t`.
     FixedLarge,
-    /// Between the two in the logarithm, as the second half of the output's channels says.
+    /// Interpolated between the two in the logarithm, by the second half of the output's channels.
     LearnedRange,
 }
 
-/// A process as a configuration describes it.
+/// A process as described by a configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConfiguredProcess {
     /// The process.
     pub process: Process,
     /// The variance of DDPM steps.
     pub variance: VarianceType,
-    /// What of the configuration has no effect here, in words.
+    /// Warnings about settings of the configuration that have no effect here.
     pub notes: Vec<String>,
 }
 
-/// Bytes of a configuration, at most.
+/// Maximum size of a configuration file in bytes.
 const MOST_BYTES: u64 = 1 << 24;
 
 /// Reads a `scheduler_config.json`.
 ///
-/// Schedulers that differ only in how they step share a configuration; the class decides the family: names with
-/// `FlowMatch` are flows, `EDM` and `CMStochastic` noise levels with preconditioning outside the graph, everything with
-/// a `beta_schedule` discrete.
+/// Schedulers that differ only in their sampling steps share a configuration. The class decides the family: names with
+/// `FlowMatch` are flows, `EDM` and `CMStochastic` are noise levels with preconditioning outside the graph, and
+/// everything with a `beta_schedule` is discrete.
 ///
 /// # Errors
-/// The file can't be read, or describes a process that this version does not know.
+/// The file can't be read, or it describes a process that this version does not support.
 pub fn read_scheduler_config(path: &Path) -> Result<ConfiguredProcess, Error> {
     let text = read_text(path, MOST_BYTES)?;
     parse(&text).map_err(|error| error.in_file(path))
 }
 
-/// The process of a configuration's text.
+/// Parses the text of a configuration.
 fn parse(text: &str) -> Result<ConfiguredProcess, Error> {
     let config: SchedulerConfig = serde_json::from_str(&without_infinities(text)).map_err(|error| {
         Error::usage(format!("not a scheduler configuration: {error}"))
@@ -102,8 +103,8 @@ fn parse(text: &str) -> Result<ConfiguredProcess, Error> {
     config.process()
 }
 
-/// The text with `null` for the values that Python writes and JSON does not know: diffusers saves
-/// `"lambda_min_clipped": -Infinity`, which is no limit.
+/// Replaces values that Python writes but JSON does not allow by `null`. diffusers saves
+/// `"lambda_min_clipped": -Infinity`, which means no limit.
 fn without_infinities(text: &str) -> String {
     let mut text = text.to_owned();
     for value in ["-Infinity", "Infinity", "NaN"] {
@@ -134,7 +135,7 @@ impl SchedulerConfig {
                 .hint("describe the process with --schedule and --prediction-type instead"));
         };
         let mut notes = Vec::new();
-        // What the classes do by themselves; the ODE solvers that know no clipping leave the key away.
+        // The defaults of the classes. ODE solvers without clipping do not have the key.
         let clips = self
             .clip_sample
             .or(self.clip_denoised)
@@ -144,11 +145,11 @@ impl SchedulerConfig {
             process.clip = Some((-range, range));
         }
         if self.thresholding {
-            notes.push("thresholding is ignored; estimates of the clean sample are clipped instead".to_owned());
+            notes.push("thresholding is ignored: estimates of the clean sample are clipped instead".to_owned());
             process.clip.get_or_insert((-1.0, 1.0));
         }
         if self.use_dynamic_shifting {
-            notes.push("use_dynamic_shifting is ignored: the shift of the noise levels is taken as fixed".to_owned());
+            notes.push("use_dynamic_shifting is ignored: the shift of the noise levels is fixed".to_owned());
         }
         let variance = match self.variance_type.as_deref() {
             None | Some("fixed_small" | "fixed_small_log") => VarianceType::FixedSmall,
@@ -280,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_named() {
+    fn unsupported_settings_are_named() {
         let message = |text: &str| parse(text).unwrap_err().to_string();
         assert!(message(r#"{"beta_schedule": "laplace"}"#).contains("laplace"));
         assert!(message(r#"{"_class_name": "VQDiffusionScheduler"}"#).contains("VQDiffusionScheduler"));

@@ -1,7 +1,7 @@
-//! Clean samples: images of a folder, or arrays.
+//! Clean samples: images in a folder, or arrays.
 //!
-//! [`SampleSource`] gives any of them by number, read when it is asked for; [`Samples`] are some that are in memory, and
-//! [`Loader`] brings batch after batch in an order of its own, for data that does not fit there.
+//! [`SampleSource`] reads single samples by number, on demand. [`Samples`] are held in memory. [`Loader`] reads batch
+//! after batch in a random order, for data that does not fit into memory.
 
 mod arrays;
 
@@ -44,17 +44,18 @@ use super::sampler::{SampleOptions, generate};
 use crate::collective::Alone;
 use crate::error::Error;
 
-/// The sizes of arrays in a file, or in the first of a folder of files.
+/// The shapes of the arrays in a file, or in the first file of a folder.
 #[derive(Debug, Default)]
 pub(crate) struct ArrayDims {
-    /// Those of the array of samples; `None` for images.
+    /// The shape of the array of samples. `None`: the data are images.
     pub(crate) samples: Option<Vec<usize>>,
-    /// Those of the arrays beside it that were asked for, by name.
+    /// The shapes of the other arrays that were requested, by name.
     pub(crate) beside: Vec<(String, Vec<usize>)>,
 }
 
 impl ArrayDims {
-    /// Reads the headers: of the array of samples for the input of this name, and of those with these names.
+    /// Reads array headers: that of the samples, for the input called `input`, and those of the arrays with these
+    /// names.
     ///
     /// # Errors
     /// The data can't be read.
@@ -69,27 +70,27 @@ impl ArrayDims {
 /// Clean samples, `x_0`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Samples {
-    /// The samples, one per row; the other sizes are those of the network.
+    /// The samples, one per row. The other sizes are those of the network.
     pub values: ArrayD<f32>,
-    /// The number of every sample in its source, which is the row of conditioning that belongs to it.
+    /// The number of every sample in its source: the row of conditioning that belongs to it.
     pub numbers: Vec<usize>,
-    /// The samples of the source, from which these were chosen; `None` where they were drawn, which has no end.
+    /// The number of samples in the source. `None`: the samples were generated, in any number.
     pub total: Option<usize>,
-    /// Where they come from, in words.
+    /// The origin of the samples, for messages.
     pub source: String,
 }
 
 impl Samples {
-    /// Chooses `count` samples at random from data as [`SampleSource::open`] takes it.
+    /// Chooses `count` random samples from data in the form that [`SampleSource::open`] accepts.
     ///
-    /// `dims` is the shape of a batch of the network (its first size does not matter), `name` that of its sample input,
-    /// which chooses among several arrays of a file. Images are cropped at their centre and resized where their size
-    /// differs. Equal seeds choose equal samples.
+    /// `of` holds the name of the network's sample input, which chooses among several arrays of a file, and the shape
+    /// of a batch, whose first size is ignored. Images are cropped at the centre and resized where their size differs.
+    /// Equal seeds choose equal samples.
     ///
     /// # Errors
-    /// The data can't be read, has other sizes than the network takes, or holds fewer samples than asked for.
+    /// The data can't be read, has other sizes than the network expects, or holds fewer samples than requested.
     pub fn load(path: &Path, of: (&str, &[usize]), ranges: &Ranges, count: usize, seed: u64) -> Result<Self, Error> {
-        // Nothing beside the samples is looked at.
+        // Other arrays in the data are not needed.
         let options = SourceOptions { inputs: Some(Vec::new()), ..SourceOptions::default() };
         let source = SampleSource::open(path, of, ranges, &options)?;
         let kind = source.kind();
@@ -109,7 +110,7 @@ impl Samples {
         Ok(Self { values, numbers, total: Some(source.len()), source: source_text })
     }
 
-    /// The number of samples in the data; `name` is that of the network's sample input.
+    /// Returns the number of samples in the data. `name` is the name of the network's sample input.
     ///
     /// # Errors
     /// The data can't be read.
@@ -117,13 +118,13 @@ impl Samples {
         folder::Found::at(path, name)?.count()
     }
 
-    /// The samples at these places, which may be named more than once.
+    /// Returns the samples at these indices, which may repeat.
     pub fn select(&self, places: &[usize]) -> Self {
         let numbers = places.iter().map(|place| self.numbers[*place]).collect();
         Self { values: self.values.select(Axis(0), places), numbers, total: self.total, source: self.source.clone() }
     }
 
-    /// Draws samples from the network itself, for when there is no data.
+    /// Generates samples with the network itself, for use without data.
     ///
     /// # Errors
     /// As [`generate`].
@@ -137,25 +138,27 @@ impl Samples {
         let values = generate(denoiser, process, conditioning, options, &Alone, progress)?;
         let SampleOptions { count, steps, seed, sampler, .. } = options;
         let sampler = sampler.describe();
-        let source = format!("{count} samples drawn from the network itself by {sampler} ({steps} steps, seed {seed})");
+        let source =
+            format!("{count} samples generated by the network itself with {sampler} ({steps} steps, seed {seed})");
         Ok(Self { values, numbers: (0..*count).collect(), total: None, source })
     }
 
-    /// The number of samples.
+    /// Returns the number of samples.
     pub fn len(&self) -> usize {
         self.numbers.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no samples.
     pub fn is_empty(&self) -> bool {
         self.numbers.is_empty()
     }
 }
 
-/// Samples of which all numbers are listed and shuffled, at most: of more, the list would take too much memory.
+/// Maximum number of samples for which all numbers are listed and shuffled: beyond it, the list would take too much
+/// memory.
 const MOST_LISTED: usize = 1 << 24;
 
-/// `count` of `total` numbers in ascending order, all of them or chosen at random.
+/// Returns `count` random numbers below `total`, or all of them, in ascending order.
 fn choose(total: usize, count: usize, seed: u64) -> Result<Vec<usize>, String> {
     if count > total {
         return Err(format!("expected at least {count} (--batch), found {total}"));
@@ -172,7 +175,7 @@ fn choose(total: usize, count: usize, seed: u64) -> Result<Vec<usize>, String> {
     Ok(numbers)
 }
 
-/// Sizes as text, `3 x 32 x 32`.
+/// Formats sizes, such as `3 x 32 x 32`.
 fn text(sizes: &[usize]) -> String {
     sizes.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ")
 }

@@ -1,4 +1,4 @@
-//! A network in ONNX Runtime that is fed as its process asks.
+//! A network in ONNX Runtime with the inputs that its process expects.
 
 use std::ops::Range;
 
@@ -15,43 +15,47 @@ use crate::graph::facts::Facts;
 use crate::graph::sizes::Sizes;
 use crate::runtime::{RuntimeError, Session};
 
-/// A network with its inputs laid out once; every evaluation reuses them.
+/// A network whose inputs are allocated once and reused by every evaluation.
 #[derive(Debug)]
 pub struct Denoiser {
     session: Session,
     roles: Roles,
-    /// All inputs: the sample first (with what is joined to it), the time second, then conditioning.
+    /// All inputs: the sample first (with the values joined to it), the timestep second, then the conditioning.
     inputs: Vec<(String, Array)>,
     /// The shape of the sample, the batch first.
     dims: Vec<usize>,
     prediction: usize,
 }
 
-/// Arrays with more elements than this are refused: they can only come from a mistaken size.
+/// Maximum number of elements of an array. More can only come from a wrong size.
 pub(super) const ELEMENT_LIMIT: usize = 1 << 31;
 
-/// The inputs of `inputs` that hold the sample and the time.
+/// The indices in `inputs` of the sample and the timestep.
 const SAMPLE: usize = 0;
 const TIME: usize = 1;
 
 impl Denoiser {
-    /// Lays out the inputs for batches of `batch` samples.
+    /// Allocates the inputs for batches of `batch` samples.
     ///
     /// # Errors
-    /// The graph fixes another batch, a size is not known, or the session lacks an input.
+    /// The graph has another fixed batch size, a size is unknown, or the session lacks an output.
     pub fn new(session: Session, roles: &Roles, facts: &Facts, given: &Sizes, batch: usize) -> Result<Self, Error> {
         if let Some(fixed) = roles.fixed_batch().filter(|fixed| *fixed != batch) {
-            return Err(Error::usage(format!("the network takes batches of {fixed}, asked for {batch}"))
-                .hint(format!("give --batch {fixed}, or leave it out")));
+            return Err(Error::usage(format!(
+                "the network has a fixed batch size of {fixed}, but {batch} was requested"
+            ))
+            .hint(format!("use --batch {fixed}, or leave it out")));
         }
         let sizes = roles.sizes(facts, given, batch);
         let mut inputs = Vec::with_capacity(2 + roles.conditioning.len());
         let sample = roles.joined.as_ref().map_or(&roles.sample, |joined| &joined.port);
         for port in [sample, &roles.time].into_iter().chain(&roles.conditioning) {
             let dims = port.dims(&sizes)?;
-            let count = crate::array::element_count(&dims)
-                .filter(|count| *count <= ELEMENT_LIMIT)
-                .ok_or_else(|| Error::usage(format!("{} is too large at {dims:?}", port.describe())))?;
+            let count =
+                crate::array::element_count(&dims).filter(|count| *count <= ELEMENT_LIMIT).ok_or_else(|| {
+                    let text = format!("{} is too large: shape {dims:?} has more than 2^31 elements", port.describe());
+                    Error::usage(text).hint("check the sizes given with --size and --batch")
+                })?;
             let data = ArrayData::from_f64(port.element_type, &vec![0.0; count]);
             inputs.push((port.name.clone(), Array { dims, data }));
         }
@@ -64,32 +68,32 @@ impl Denoiser {
         Ok(Self { session, roles: roles.clone(), inputs, dims, prediction })
     }
 
-    /// The shape of a batch of samples.
+    /// Returns the shape of a batch of samples.
     pub fn dims(&self) -> &[usize] {
         &self.dims
     }
 
-    /// The number of samples in a batch.
+    /// Returns the number of samples in a batch.
     pub fn batch(&self) -> usize {
         self.dims.first().copied().unwrap_or(1)
     }
 
-    /// The session alone.
+    /// Returns the session and drops the rest.
     pub fn into_session(self) -> Session {
         self.session
     }
 
-    /// What the inputs and outputs are for.
+    /// Returns the roles of the inputs and outputs.
     pub fn roles(&self) -> &Roles {
         &self.roles
     }
 
-    /// The shapes of the conditioning inputs at this batch.
+    /// Returns the shapes of the conditioning inputs at this batch size.
     pub fn conditioning_dims(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.inputs.iter().skip(TIME + 1).map(|(name, array)| (name.as_str(), array.dims.as_slice()))
     }
 
-    /// Sets the conditioning of the next evaluations: that of these samples, one index per sample of the batch.
+    /// Sets the conditioning for the next evaluations to that of these samples, one index per sample of the batch.
     ///
     /// # Errors
     /// The conditioning was made for other inputs.
@@ -113,8 +117,8 @@ impl Denoiser {
         Ok(())
     }
 
-    /// The inputs of an evaluation at `x_t`, in the graph's own types: the sample scaled as the process asks, the
-    /// time, and the conditioning that was set.
+    /// Prepares and returns the inputs of an evaluation at `x_t`, in the graph's element types: the sample scaled as
+    /// the process requires, the timestep, and the conditioning that was set.
     ///
     /// # Errors
     /// `x_t` has another shape than the batch.
@@ -127,7 +131,8 @@ impl Denoiser {
                 x_t.shape()
             )));
         }
-        // All of the input, or a part of every run along the axis of what is joined to the sample.
+        // The whole input, or the part of every run that holds the sample if other values are joined to it along an
+        // axis.
         let (axis, offset) = self.roles.joined.as_ref().map_or((0, 0), |joined| (joined.axis, joined.offset));
         let sample = &mut self.inputs[SAMPLE].1;
         let count = |dims: &[usize]| dims.iter().product::<usize>();
@@ -140,8 +145,8 @@ impl Denoiser {
         Ok(&self.inputs)
     }
 
-    /// Evaluates the network at `x_t` and writes its prediction to `out`, and what it says of the variance to
-    /// `variance`, where it does; all have the shape of the batch.
+    /// Evaluates the network at `x_t`. Writes the prediction to `out` and, if the network predicts the variance, that
+    /// to `variance`. All have the shape of the batch.
     ///
     /// # Errors
     /// `x_t` has another shape than the batch, the network fails, or its output has another shape than the sample.
@@ -163,7 +168,7 @@ impl Denoiser {
         }
         if output.dims != expected {
             return Err(Error::unmet(format!(
-                "output {name:?}: expected {expected:?} for samples of shape {:?}, found {:?}",
+                "output {name:?}: expected shape {expected:?} for samples of shape {:?}, found {:?}",
                 self.dims, output.dims
             )));
         }
@@ -177,7 +182,8 @@ impl Denoiser {
     }
 }
 
-/// Copies samples into an array of any float type, scaled: to these elements of every run of so many.
+/// Copies samples into an array of any float type and scales them. `place` is the part to fill in every run, and the
+/// length of a run.
 fn fill(data: &mut ArrayData, place: (Range<usize>, usize), from: &ArrayD<f32>, scale: f32) {
     fn copy<T>(into: &mut [T], (part, run): (Range<usize>, usize), from: &ArrayD<f32>, convert: impl Fn(f32) -> T) {
         let places = into.chunks_exact_mut(run.max(1)).flat_map(|run| run[part.clone()].iter_mut());
@@ -188,13 +194,13 @@ fn fill(data: &mut ArrayData, place: (Range<usize>, usize), from: &ArrayD<f32>, 
         ArrayData::F64(into) => copy(into, place, from, |v| f64::from(v * scale)),
         ArrayData::F16(into) => copy(into, place, from, |v| f16::from_f32(v * scale)),
         ArrayData::BF16(into) => copy(into, place, from, |v| bf16::from_f32(v * scale)),
-        // Roles are only given to float inputs.
+        // Only float inputs can have the role of the sample.
         _ => {}
     }
 }
 
-/// Copies the parts of `block` elements at `offset` in every run of `stride` elements to `out`. The block and the run
-/// are given as shapes.
+/// Copies the part of `block` elements at `offset` of every run of `stride` elements to `out`. `block` and `stride` are
+/// given as shapes.
 fn take(data: &ArrayData, block: &[usize], stride: &[usize], offset: usize, out: &mut ArrayD<f32>) {
     fn copy<T: Copy>(
         from: &[T],

@@ -1,4 +1,4 @@
-//! The denoising loss at every timestep, as the gradient pass takes it: fixed clean samples and fixed noise.
+//! The denoising loss at every timestep for the gradient pass: fixed clean samples and fixed noise.
 
 use std::ops::Range;
 
@@ -18,7 +18,7 @@ use crate::gradient::accumulate::Denoising;
 use crate::graph::facts::Facts;
 use crate::graph::sizes::Sizes;
 
-/// A batch of clean samples with the noise that is added to it at every timestep.
+/// A batch of clean samples, with the noise that is added to them at every timestep.
 ///
 /// The paper fixes both, so that the loss is a function of t alone.
 #[derive(Debug)]
@@ -35,11 +35,11 @@ pub struct DenoisingTask<'a> {
 }
 
 impl<'a> DenoisingTask<'a> {
-    /// A task over `count` timesteps that are spread evenly over the schedule, from small noise to large; all of them
-    /// where `None`.
+    /// Creates a task over `count` timesteps that are spread evenly over the schedule, from small noise to large.
+    /// `None`: all timesteps.
     ///
     /// # Errors
-    /// More timesteps than the schedule has, or none.
+    /// `count` is zero, or the schedule has fewer timesteps.
     pub fn new(
         (process, roles, conditioning): (&'a Process, &'a Roles, &'a Conditioning),
         (facts, sizes): (&'a Facts, &'a Sizes),
@@ -79,14 +79,15 @@ impl Denoising for DenoisingTask<'_> {
     }
 }
 
-/// The denoising loss of a network at `count` timesteps that are spread evenly over the schedule: pairs of t and the
-/// mean over all elements of all samples, with the same noise at every timestep.
+/// Computes the denoising loss of a network at `count` timesteps that are spread evenly over the schedule. Returns
+/// pairs of t and the mean over all elements of all samples. The noise is the same at every timestep.
 ///
-/// The number of samples must be a multiple of the denoiser's batch. `ranks` divide the batches, whose sums are then added in
-/// the order of one process: the losses are the same, if the ranks compute the same. `progress` gets the evaluations so far and in all; its error ends the run.
+/// The number of samples must be a multiple of the denoiser's batch. `ranks` divide the batches among them. The sums
+/// are then added in the order of a single process: if the ranks compute the same values, the losses are the same as
+/// well. `progress` gets the number of finished evaluations and their total. An error that it returns ends the run.
 ///
 /// # Errors
-/// More timesteps than the schedule has, or a network that fails.
+/// `count` is zero, the schedule has fewer timesteps, or the network fails.
 pub fn denoising_losses(
     denoiser: &mut Denoiser,
     process: &Process,
@@ -126,7 +127,7 @@ pub fn denoising_losses(
     Ok(levels.iter().enumerate().map(loss).collect())
 }
 
-/// Some timesteps of a schedule, spread evenly, from small noise to large; all of them where `None`.
+/// Returns `count` levels of a schedule, spread evenly, from small noise to large. `None`: all levels.
 fn spread(process: &Process, count: Option<usize>) -> Result<Vec<Level>, Error> {
     let all = process.schedule.levels();
     let count = count.unwrap_or(all.len());

@@ -1,4 +1,4 @@
-//! How a network was trained, as a user describes it.
+//! The options with which a user describes how a network was trained.
 
 use std::path::PathBuf;
 
@@ -17,19 +17,19 @@ use crate::error::Error;
 pub enum ScheduleName {
     /// beta grows linearly (DDPM).
     Linear,
-    /// The root of beta grows linearly (latent diffusion, Stable Diffusion).
+    /// The square root of beta grows linearly (latent diffusion, Stable Diffusion).
     ScaledLinear,
-    /// A squared cosine (improved diffusion).
+    /// Squared cosine (improved diffusion).
     #[serde(rename = "squaredcos_cap_v2")]
     #[cfg_attr(feature = "cli", value(name = "squaredcos_cap_v2"))]
     SquaredcosCapV2,
-    /// A straight line from sample to noise (flow matching).
+    /// Straight line from sample to noise (flow matching).
     Flow,
-    /// Noise levels as Karras et al. space them (EDM, consistency models).
+    /// Noise levels with the spacing of Karras et al. (EDM, consistency models).
     Karras,
 }
 
-/// Where the scalings of Karras et al. are.
+/// Where the preconditioning of Karras et al. is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
@@ -52,41 +52,44 @@ impl ScheduleName {
     }
 }
 
-/// How a network was trained; everything that is left out has a default, which may depend on the network.
+/// How a network was trained. Options that are not set have defaults, some of which depend on the network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProcessOptions {
-    /// The `scheduler_config.json` of a diffusers model, instead of the options for the schedule.
+    /// The `scheduler_config.json` of a diffusers model, instead of the options for the schedule. `None`: the options
+    /// apply.
     pub scheduler_config: Option<PathBuf>,
-    /// The noise schedule: linear; flow for flow predictions; karras if the time input is named sigma or noise.
+    /// The noise schedule. `None`: karras if the time input is named sigma or noise, flow for flow predictions, else
+    /// linear.
     pub schedule: Option<ScheduleName>,
-    /// beta of the first step: 0.0001; scaled_linear: 0.00085.
+    /// beta of the first step. `None`: 0.0001, or 0.00085 for scaled_linear.
     pub beta_start: Option<f64>,
-    /// beta of the last step: 0.02; scaled_linear: 0.012.
+    /// beta of the last step. `None`: 0.02, or 0.012 for scaled_linear.
     pub beta_end: Option<f64>,
-    /// The number of steps of training: 1000.
+    /// The number of timesteps in training. `None`: 1000.
     pub train_timesteps: Option<usize>,
-    /// Stretch the schedule so that the last step has no signal.
+    /// Whether to rescale the schedule so that the last step has no signal.
     pub rescale_betas_zero_snr: bool,
-    /// The shift of a flow schedule: 1.
+    /// The shift of a flow schedule. `None`: 1.
     pub shift: Option<f64>,
-    /// The least noise level of a karras schedule: 0.002.
+    /// The minimum noise level of a karras schedule. `None`: 0.002.
     pub sigma_min: Option<f64>,
-    /// The greatest noise level of a karras schedule: 80.
+    /// The maximum noise level of a karras schedule. `None`: 80.
     pub sigma_max: Option<f64>,
-    /// The standard deviation of the data, for preconditioning outside the graph: 0.5.
+    /// The standard deviation of the data, for preconditioning outside the graph. `None`: 0.5.
     pub sigma_data: Option<f64>,
-    /// Where the scalings of a network with noise levels are: inside; outside if the time input is named noise; as the
-    /// scheduler says, if one is given and the time input is not named sigma.
+    /// Where the preconditioning of a network with noise levels is applied. `None`: as the scheduler configuration
+    /// describes it, if there is one and the time input is not named sigma; else outside if the time input is named
+    /// noise, else inside.
     pub preconditioning: Option<PreconditioningPlace>,
-    /// What the network's output stands for: epsilon; flow for a flow schedule; sample for noise levels.
+    /// What the network predicts. `None`: flow for a flow schedule, sample for noise levels, else epsilon.
     pub prediction_type: Option<PredictionType>,
-    /// What the time input expects: step; sigma or c_noise with noise levels; fraction if it is named a ratio; log_snr if
-    /// it is named so.
+    /// The value that the time input expects. `None`: sigma or c_noise with noise levels, fraction or log_snr if the
+    /// time input is named so, else step.
     pub time_input: Option<TimeScale>,
-    /// Clip estimates of the clean sample to the sample range: as the scheduler says; else for 1 or 3 channels with a
-    /// discrete schedule.
+    /// Whether to clip estimates of the clean sample to the sample range. `None`: as in the scheduler configuration;
+    /// without one, only for 1 or 3 channels with a discrete schedule.
     pub clip_sample: Option<bool>,
-    /// The values of samples that the network was trained on: -1 and 1.
+    /// The minimum and maximum value of the samples that the network was trained on. Default: -1 and 1.
     pub sample_range: (f64, f64),
 }
 
@@ -113,11 +116,11 @@ impl Default for ProcessOptions {
 }
 
 impl ProcessOptions {
-    /// The process, from a scheduler's configuration or from the options; what is not said follows from the names of the
-    /// network's inputs.
+    /// Returns the process, from a scheduler configuration or from the options. Settings that are missing follow from
+    /// the names of the network's inputs.
     ///
     /// # Errors
-    /// A configuration that can't be read, options that contradict each other or the network.
+    /// The configuration can't be read, or options contradict each other or the network.
     pub fn configure(&self, roles: &Roles) -> Result<ConfiguredProcess, Error> {
         let mut configured = match &self.scheduler_config {
             Some(path) => {
@@ -140,12 +143,11 @@ impl ProcessOptions {
         if process.time.needs_alpha_bar() && !process.schedule.is_discrete() {
             let text =
                 format!("--time-input {}: {} has no alpha_bar", process.time.name(), process.schedule.describe());
-            return Err(Error::usage(text).hint("give a discrete schedule, such as --schedule linear"));
+            return Err(Error::usage(text).hint("use a discrete schedule, such as --schedule linear"));
         }
         if process.time != TimeScale::Step && !roles.time.element_type.is_float() {
-            let text =
-                format!("can't put {} into the integer input {}", process.time.describe(), roles.time.describe());
-            return Err(Error::usage(text).hint("give --time-input step, or another input with --timestep-input"));
+            let text = format!("can't feed {} to the integer input {}", process.time.describe(), roles.time.describe());
+            return Err(Error::usage(text).hint("use --time-input step, or choose another input with --timestep-input"));
         }
         let is_level = words.contains("noise") || words.contains("gamma") || words.contains("alpha");
         if self.time_input.is_none()
@@ -154,8 +156,8 @@ impl ProcessOptions {
             && roles.time.element_type.is_float()
         {
             configured.notes.push(format!(
-                "input {:?} is named as a noise level, but gets the step t; networks as SR3 take sqrt_alpha_bar: \
-                 --time-input says which",
+                "input {:?} has the name of a noise level, but is fed the step t. If the network expects another \
+                 value, choose it with --time-input: networks like SR3 take sqrt_alpha_bar",
                 roles.time.name
             ));
         }
@@ -175,25 +177,29 @@ impl ProcessOptions {
         Ok(configured)
     }
 
-    /// What the arguments change of a scheduler's configuration.
+    /// Applies the options that override a scheduler configuration.
     fn with_overrides(&self, mut configured: ConfiguredProcess, roles: &Roles) -> Result<ConfiguredProcess, Error> {
         let process = &configured.process;
-        // A graph that takes sigma does the scaling itself; scheduler configurations do not tell.
+        // A graph that takes sigma scales its input itself. Scheduler configurations do not record this.
         let inside = self.preconditioning == Some(PreconditioningPlace::Inside)
             || self.preconditioning.is_none() && roles.takes_sigma();
         if self.preconditioning == Some(PreconditioningPlace::Outside) && process.preconditioning.is_none() {
             return Err(Error::usage(
-                "--preconditioning outside: the scheduler has no noise levels and data deviation",
-            ));
+                "--preconditioning outside: the scheduler configuration has no noise levels to precondition with",
+            )
+            .hint("leave it out, or use --schedule karras instead of --scheduler-config"));
         }
         if process.preconditioning.is_some() && !inside {
             if self.prediction_type.is_some() {
-                return Err(Error::usage("--prediction-type has no meaning under preconditioning outside the graph"));
+                return Err(Error::usage("--prediction-type has no effect with preconditioning outside the graph")
+                    .hint("leave it out, or use --preconditioning inside"));
             }
             return Ok(configured);
         }
         if process.preconditioning.is_some() {
-            configured.notes.push("the graph takes sigma: its preconditioning is taken to be inside".to_owned());
+            let note = "the graph takes sigma as input: its preconditioning is assumed to be inside the graph. If it is \
+                        not, use --preconditioning outside";
+            configured.notes.push(note.to_owned());
         }
         let process = configured.process;
         let prediction = self.prediction_type.unwrap_or(process.prediction);
@@ -203,7 +209,7 @@ impl ProcessOptions {
     }
 
     fn described(&self, roles: &Roles) -> Result<ConfiguredProcess, Error> {
-        // An alpha_bar stands for a discrete schedule, whatever the input is called.
+        // With a time input that needs alpha_bar the schedule is discrete, whatever the name of the input.
         let is_discrete = self.time_input.is_some_and(TimeScale::needs_alpha_bar);
         let by_name = self.preconditioning.is_none()
             && !is_discrete
@@ -257,7 +263,7 @@ impl ProcessOptions {
         Ok(ConfiguredProcess { process, variance: VarianceType::FixedSmall, notes: Vec::new() })
     }
 
-    /// The options for the schedule that are given, by the schedules that know them.
+    /// Returns the options for the schedule: whether each is given, and the schedules that use it.
     fn schedule_options(&self) -> [(&'static str, bool, &'static [ScheduleName]); 9] {
         use ScheduleName::{Flow, Karras, Linear, ScaledLinear, SquaredcosCapV2};
         let all: &[ScheduleName] = &[Linear, ScaledLinear, SquaredcosCapV2, Flow, Karras];
@@ -275,7 +281,8 @@ impl ProcessOptions {
         ]
     }
 
-    /// The command line refuses these by itself; a configuration file does not.
+    /// Refuses schedule options next to a scheduler configuration. The command line does so itself; configuration files
+    /// do not.
     fn refuse_schedule_options(&self) -> Result<(), Error> {
         match self.schedule_options().into_iter().find(|(_, given, _)| *given) {
             Some((option, ..)) => Err(Error::usage(format!("{option} can't be used with --scheduler-config"))),
@@ -290,7 +297,8 @@ impl ProcessOptions {
         }
         match self.schedule_options().into_iter().find(unused) {
             Some((option, ..)) => {
-                Err(Error::usage(format!("{option} has no effect on the noise schedule {}", schedule.name())))
+                let text = format!("{option} has no effect with the noise schedule {}", schedule.name());
+                Err(Error::usage(text).hint("leave it out"))
             }
             None => Ok(()),
         }

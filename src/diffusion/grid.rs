@@ -1,4 +1,4 @@
-//! Samples as one image.
+//! Samples as one image of tiles.
 
 use std::io::Cursor;
 
@@ -9,12 +9,12 @@ use crate::error::Error;
 
 /// Pixels between tiles.
 const GAP: usize = 2;
-/// Tiles with smaller sides are enlarged by a whole factor.
+/// Minimum side of a tile in pixels: smaller tiles are enlarged by an integer factor.
 const LEGIBLE: usize = 64;
-/// The sides of the image that PNG readers take.
+/// Maximum side of the image in pixels that PNG readers accept.
 const SIDE_LIMIT: usize = 1 << 15;
 
-/// How the tiles of an image stand.
+/// The layout of the tiles in an image.
 struct Layout {
     columns: usize,
     tiles: usize,
@@ -40,14 +40,17 @@ impl Layout {
             tiles.saturating_mul(side.saturating_mul(zoom).saturating_add(GAP)).saturating_add(GAP)
         });
         if sides.iter().any(|side| *side > SIDE_LIMIT) || tiles == 0 {
-            return Err(Error::unmet(format!("an image of {} x {} pixels is too large", sides[0], sides[1]))
-                .hint("lower --count, or write the samples with --save-npy"));
+            return Err(Error::unmet(format!(
+                "an image of {} x {} pixels is empty or too large (at most {SIDE_LIMIT} per side)",
+                sides[0], sides[1]
+            ))
+            .hint("lower --count, or write the samples with --save-npy"));
         }
         Ok(Self { columns, tiles, zoom, sides })
     }
 }
 
-/// Refuses samples of a shape that [`grid_png`] does not take.
+/// Returns an error for samples of a shape that [`grid_png`] does not accept.
 ///
 /// # Errors
 /// As [`grid_png`].
@@ -55,23 +58,23 @@ pub fn check_grid(shape: &[usize]) -> Result<(), Error> {
     Layout::of(shape).map(drop)
 }
 
-/// Samples of shape `[count, channels, height, width]` as the bytes of a PNG file of tiles; the ends of `range` become
-/// black and white.
+/// Encodes samples of shape `[count, channels, height, width]` as a PNG file of tiles. The ends of `range` become black
+/// and white.
 ///
-/// One channel is grey and three are red, green and blue. Samples with other numbers of channels are latents: every
-/// channel becomes a grey tile, one row per sample.
+/// One channel is grey, and three are red, green and blue. Samples with other numbers of channels are latents: every
+/// channel becomes a grey tile, with one row per sample.
 ///
 /// # Errors
-/// Samples of another rank, or an image that would be too large.
+/// The samples have another rank, or the image would be empty or too large.
 pub fn grid_png(samples: &ArrayD<f32>, range: (f64, f64)) -> Result<Vec<u8>, Error> {
     let Layout { columns, tiles, zoom, sides } = Layout::of(samples.shape())?;
     let &[_, channels, height, width] = samples.shape() else { return Ok(Vec::new()) };
     let value = |sample: usize, channel: usize, y: usize, x: usize| {
         let share = (f64::from(samples[[sample, channel, y, x].as_slice()]) - range.0) / (range.1 - range.0);
-        // Not-a-number becomes black.
+        // NaN becomes black.
         (share * 255.0).round().clamp(0.0, 255.0) as u8
     };
-    // Which tile, and where in it; `None` between tiles.
+    // The tile and the position in it. `None`: between tiles.
     let place = |x: u32, y: u32| {
         let along = |at: u32, side: usize| {
             let at = (at as usize).checked_sub(GAP)?;
@@ -107,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tiles_stand_in_rows() {
+    fn tiles_are_arranged_in_rows() {
         let read = |samples: &ArrayD<f32>, range| {
             image::load_from_memory(&grid_png(samples, range).unwrap()).unwrap().into_luma8()
         };

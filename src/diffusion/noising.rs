@@ -1,4 +1,4 @@
-//! The inputs of a network for clean samples to which noise is added, each sample at a level of its own.
+//! The inputs of a network for clean samples with added noise, where each sample may have its own noise level.
 
 use ndarray::{ArrayD, Axis, Slice};
 
@@ -11,35 +11,36 @@ use crate::gradient::TARGET;
 use crate::graph::facts::Facts;
 use crate::graph::sizes::Sizes;
 
-/// What turns clean samples into the inputs of a gradient graph.
+/// Converts clean samples to the inputs of a gradient graph.
 #[derive(Clone, Copy, Debug)]
 pub struct Noising<'a> {
     /// How the network was trained.
     pub process: &'a Process,
-    /// What its inputs are for.
+    /// The roles of its inputs and outputs.
     pub roles: &'a Roles,
-    /// What is known of its values.
+    /// The known facts about its values, such as shapes.
     pub facts: &'a Facts,
-    /// The sizes that are given.
+    /// The sizes that were given.
     pub sizes: &'a Sizes,
 }
 
 impl Noising<'_> {
-    /// Whether every sample of a batch may have a level of its own; otherwise the time input takes one number for all.
+    /// Returns whether every sample of a batch may have its own noise level. Otherwise the time input takes one number
+    /// for all.
     ///
     /// # Errors
-    /// The shape of the time input is not known.
+    /// The shape of the time input is unknown.
     pub fn has_level_per_sample(&self, batch: usize) -> Result<bool, Error> {
         let dims = self.roles.time.dims(&self.roles.sizes(self.facts, self.sizes, batch))?;
         Ok(dims.iter().product::<usize>() == batch)
     }
 
-    /// All inputs of the network and the target, for clean samples `x_0` with noise of the same shape, the batch first, and
-    /// a level for every sample, or one for all. `rows` returns the values of a conditioning input. Numbers of half and double
-    /// precision are float32, as gradient graphs take them.
+    /// Returns all inputs of the network and the target, for clean samples `x_0` and noise of the same shape, batch
+    /// first. `levels` has one level per sample, or a single one for all. `rows` returns the values of a conditioning
+    /// input. Half and double precision inputs are float32, as gradient graphs expect them.
     ///
     /// # Errors
-    /// A conditioning input without values; different levels where the time input takes one number.
+    /// A conditioning input has no values, or the levels differ where the time input takes one number.
     pub fn inputs(
         &self,
         x0: &ArrayD<f32>,
@@ -101,7 +102,7 @@ impl Noising<'_> {
             levels if levels.len() == count => levels.iter().map(value).collect(),
             levels => {
                 return Err(Error::usage(format!(
-                    "time input {:?} of shape {dims:?} takes {count} numbers, found {} levels",
+                    "time input {:?} of shape {dims:?}: expected {count} noise levels or equal ones, found {} levels",
                     port.name,
                     levels.len()
                 )));

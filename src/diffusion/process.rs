@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::schedule::{Level, NoiseSchedule};
 use crate::error::Error;
 
-/// What the network's output stands for.
+/// What the network predicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
@@ -25,7 +25,7 @@ pub enum PredictionType {
 }
 
 impl PredictionType {
-    /// The name that diffusers uses.
+    /// Returns the name that diffusers uses.
     pub fn name(self) -> &'static str {
         match self {
             Self::Epsilon => "epsilon",
@@ -36,47 +36,47 @@ impl PredictionType {
     }
 }
 
-/// What the network's time input expects.
+/// The value that the network's time input expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[cfg_attr(feature = "cli", value(rename_all = "snake_case"))]
 pub enum TimeScale {
-    /// The step `t`, from 0 to `T - 1`; of a flow `σ T`.
+    /// The step `t`, from 0 to `T - 1`; for a flow, `σ T`.
     Step,
-    /// The step as a share of `T`, from 0 to 1.
+    /// The step as a fraction of `T`, from 0 to 1.
     Fraction,
     /// The noise level `σ`.
     Sigma,
-    /// `ln(σ) / 4`, as EDM networks take it without their preconditioning.
+    /// `ln(σ) / 4`: the input of EDM networks without their preconditioning.
     CNoise,
-    /// The scale of the signal `sqrt(ᾱ)`, which SR3 and WaveGrad call the noise level; 1 where there is no noise.
+    /// The signal scale `sqrt(ᾱ)`, which SR3 and WaveGrad call the noise level; 1 where there is no noise.
     SqrtAlphaBar,
     /// `ᾱ`, which Palette calls gamma.
     AlphaBar,
     /// The variance of the noise `1 - ᾱ`.
     NoiseVariance,
-    /// The logarithm of the signal-to-noise ratio, `ln(a² / s²)`, as variational diffusion models take it; from -20 to
+    /// The logarithm of the signal-to-noise ratio, `ln(a² / s²)`, as in variational diffusion models, clipped to -20 to
     /// 20.
     LogSnr,
 }
 
 impl TimeScale {
-    /// What goes in, in words.
+    /// Describes the value of the time input for messages.
     pub fn describe(self) -> &'static str {
         match self {
             Self::Step => "the step t",
-            Self::Fraction => "the share t / T",
+            Self::Fraction => "the fraction t / T",
             Self::Sigma => "the noise level sigma",
             Self::CNoise => "ln(sigma) / 4",
-            Self::SqrtAlphaBar => "the scale of the signal sqrt(alpha_bar)",
+            Self::SqrtAlphaBar => "the signal scale sqrt(alpha_bar)",
             Self::AlphaBar => "alpha_bar",
             Self::NoiseVariance => "the variance of the noise 1 - alpha_bar",
             Self::LogSnr => "the logarithm of the signal-to-noise ratio",
         }
     }
 
-    /// The name on the command line.
+    /// Returns the name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Step => "step",
@@ -90,76 +90,78 @@ impl TimeScale {
         }
     }
 
-    /// Whether it only has a meaning where the schedule has an `ᾱ`: a discrete one.
+    /// Returns whether the value needs a schedule with `ᾱ`, that is, a discrete one.
     pub fn needs_alpha_bar(self) -> bool {
         matches!(self, Self::SqrtAlphaBar | Self::AlphaBar | Self::NoiseVariance)
     }
 }
 
-/// The scalings around a network of Karras et al. 2022 ("Elucidating the Design Space of Diffusion-Based Generative
-/// Models"), where they are not part of the graph: `D(x, σ) = c_skip x + c_out F(c_in x, c_noise)`.
+/// Preconditioning around a network (Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative
+/// Models") that is not part of the graph: `D(x, σ) = c_skip x + c_out F(c_in x, c_noise)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Preconditioning {
     /// The standard deviation of the data.
     pub sigma_data: f64,
-    /// The least noise level where the boundary condition of consistency models holds: `D` is the identity there.
+    /// The minimum noise level, where the boundary condition of consistency models makes `D` the identity. `None`: EDM,
+    /// without a boundary condition.
     pub boundary: Option<f64>,
-    /// The factor on `ln σ` in `c_noise`: 1/4, for consistency models 250.
+    /// The factor of `ln σ` in `c_noise`: 1/4 for EDM, 250 for consistency models.
     pub noise_scale: f64,
     /// Whether `c_out` is negative (diffusers' `v_prediction`).
     pub negative: bool,
 }
 
 impl Preconditioning {
-    /// The scalings of EDM.
+    /// Returns the preconditioning of EDM.
     pub fn edm(sigma_data: f64) -> Self {
         Self { sigma_data, boundary: None, noise_scale: 0.25, negative: false }
     }
 
-    /// `c_in`, the scale of the noisy input.
+    /// Returns `c_in`, the scale of the noisy input.
     pub fn c_in(&self, sigma: f64) -> f64 {
         1.0 / sigma.hypot(self.sigma_data)
     }
 
-    /// `c_skip`, the share of the noisy sample in the result.
+    /// Returns `c_skip`, the weight of the noisy sample in the result.
     pub fn c_skip(&self, sigma: f64) -> f64 {
         let data = self.sigma_data * self.sigma_data;
         data / ((sigma - self.boundary.unwrap_or(0.0)).powi(2) + data)
     }
 
-    /// `c_out`, the scale of the network's output in the result.
+    /// Returns `c_out`, the weight of the network's output in the result.
     pub fn c_out(&self, sigma: f64) -> f64 {
         let c_out = (sigma - self.boundary.unwrap_or(0.0)) * self.sigma_data / sigma.hypot(self.sigma_data);
         if self.negative { -c_out } else { c_out }
     }
 
-    /// `c_noise`, what the time input gets.
+    /// Returns `c_noise`, the value of the time input.
     pub fn c_noise(&self, sigma: f64) -> f64 {
         self.noise_scale * sigma.max(1e-44).ln()
     }
 }
 
-/// How a network was trained: enough to make its inputs and targets at any time, and to sample from it.
+/// How a network was trained: all that is needed to compute its inputs and targets at any timestep and to sample from
+/// it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Process {
-    /// Signal and noise at every step.
+    /// Signal and noise scales at every step.
     pub schedule: NoiseSchedule,
-    /// What the output stands for; without effect under preconditioning.
+    /// What the network predicts. Ignored with preconditioning.
     pub prediction: PredictionType,
-    /// What the time input expects.
+    /// The value that the time input expects.
     pub time: TimeScale,
-    /// Scalings that are not part of the graph.
+    /// Preconditioning that is not part of the graph. `None`: there is none, or the graph contains it.
     pub preconditioning: Option<Preconditioning>,
-    /// The range to which sampling clips estimates of the clean sample.
+    /// The range to which sampling clips estimates of the clean sample. `None`: no clipping.
     pub clip: Option<(f32, f32)>,
 }
 
 impl Process {
-    /// A process with the time input that goes with its schedule, and no clipping.
+    /// Creates a process with the time input that matches its schedule, and without clipping.
     ///
     /// # Errors
-    /// A network that predicts the noise, where the schedule leaves no signal at the last step: the clean sample can't
-    /// be told from its output.
+    /// The network predicts the noise, but the schedule leaves no signal at the last step: the clean sample can't be
+    /// computed from such an output.
     pub fn new(
         schedule: NoiseSchedule,
         prediction: PredictionType,
@@ -168,9 +170,9 @@ impl Process {
         let no_signal = schedule.levels().last().is_some_and(|level| level.signal <= 0.0);
         if no_signal && prediction == PredictionType::Epsilon && preconditioning.is_none() {
             return Err(Error::usage(
-                "a network that predicts the noise can't have been trained on a schedule without signal at its last step",
+                "a network that predicts the noise (epsilon) can't use a schedule without signal at its last step",
             )
-            .hint("give --prediction-type v_prediction or sample, or a schedule without rescaling to zero SNR"));
+            .hint("use --prediction-type v_prediction or sample, or a schedule without rescaling to zero SNR"));
         }
         let time = match (&preconditioning, schedule.is_sigma()) {
             (Some(_), _) => TimeScale::CNoise,
@@ -180,7 +182,7 @@ impl Process {
         Ok(Self { schedule, prediction, time, preconditioning, clip: None })
     }
 
-    /// Schedule, prediction and clipping in words.
+    /// Describes schedule, prediction and clipping for messages.
     pub fn describe(&self) -> String {
         let prediction = match self.preconditioning {
             Some(scalings) => {
@@ -194,19 +196,19 @@ impl Process {
             None => format!("predicts {}", self.prediction.name()),
         };
         let clip = match self.clip {
-            Some((low, high)) => format!("clips x_0 to {low} to {high}"),
-            None => "clips nothing".to_owned(),
+            Some((low, high)) => format!("clips x_0 to [{low}, {high}]"),
+            None => "no clipping".to_owned(),
         };
         format!("{}, {prediction}, {clip}", self.schedule.describe())
     }
 
-    /// The noisy sample `x_t` at a level, written to `out`; all three have the same shape.
+    /// Writes the noisy sample `x_t` at a level to `out`. All three arrays have the same shape.
     pub fn add_noise(&self, x0: &ArrayD<f32>, noise: &ArrayD<f32>, level: &Level, out: &mut ArrayD<f32>) {
         let (a, s) = (level.signal as f32, level.noise as f32);
         Zip::from(out).and(x0).and(noise).for_each(|out, x0, noise| *out = a * x0 + s * noise);
     }
 
-    /// What the network's output should be for the sample that [`Process::add_noise`] makes, written to `out`.
+    /// Writes the target of the network for the sample from [`Process::add_noise`] to `out`.
     pub fn target(&self, x0: &ArrayD<f32>, noise: &ArrayD<f32>, level: &Level, out: &mut ArrayD<f32>) {
         let (from_x0, from_noise) = match &self.preconditioning {
             // F = (x0 - c_skip (a x0 + s ε)) / c_out
@@ -225,7 +227,7 @@ impl Process {
         Zip::from(out).and(x0).and(noise).for_each(|out, x0, noise| *out = from_x0 * x0 + from_noise * noise);
     }
 
-    /// The number that the time input gets at a level, before it is rounded to the input's type.
+    /// Returns the number for the time input at a level, before it is rounded to the element type of the input.
     pub fn time_value(&self, level: &Level) -> f64 {
         match self.time {
             TimeScale::Step => level.t,
@@ -240,13 +242,13 @@ impl Process {
         }
     }
 
-    /// The factor on the noisy sample before it goes into the network.
+    /// Returns the factor by which the noisy sample is scaled before it is fed to the network.
     pub fn input_scale(&self, level: &Level) -> f64 {
         self.preconditioning.map_or(1.0, |scalings| scalings.c_in(level.sigma()))
     }
 
-    /// The weight `λ` that makes the squared error of a noise-level network comparable between levels: `1 / c_out²`
-    /// for one that returns the clean sample (Karras et al. 2022, with `sigma_data` 0.5), else 1.
+    /// Returns the weight `λ` that makes the squared error of a noise-level network comparable between levels:
+    /// `1 / c_out²` for a network that returns the clean sample (Karras et al. 2022, with `sigma_data` 0.5), else 1.
     pub fn loss_weight(&self, level: &Level) -> f64 {
         let returns_sample = self.prediction == PredictionType::Sample && self.preconditioning.is_none();
         match returns_sample && self.schedule.is_sigma() {
@@ -255,8 +257,7 @@ impl Process {
         }
     }
 
-    /// How the estimate of the clean sample follows from the noisy one and the output: its factors `(p, q)` in
-    /// `p x_t + q output`.
+    /// Returns the factors `(p, q)` of the estimate of the clean sample, `p x_t + q output`.
     pub(super) fn clean_factors(&self, level: &Level) -> (f64, f64) {
         let Level { signal: a, noise: s, .. } = *level;
         if let Some(scalings) = &self.preconditioning {
@@ -273,10 +274,11 @@ impl Process {
     }
 }
 
-/// Where logarithms of the signal-to-noise ratio end, as in Kingma et al. 2021: beyond is all signal or all noise.
+/// Limit of the logarithm of the signal-to-noise ratio, as in Kingma et al. 2021: beyond it there is only signal or
+/// only noise.
 const LARGEST_LOG_SNR: f64 = 20.0;
 
-/// The value, or a tiny one where it is zero, to divide by.
+/// Returns the value as a divisor: a tiny one instead of zero.
 fn nonzero(value: f64) -> f64 {
     if value == 0.0 { f64::MIN_POSITIVE.sqrt() } else { value }
 }

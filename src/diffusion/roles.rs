@@ -1,7 +1,7 @@
-//! Which graph input is the noisy sample, which the time, and which output is the prediction.
+//! The roles of a network's inputs and outputs: noisy sample, timestep, conditioning, prediction.
 //!
-//! Recognised by name, type and shape: the sample is a float input of the shape of an output; the time is an input of
-//! one number per sample with a name for a time or a noise level. What remains is conditioning.
+//! They are recognised by name, type and shape. The sample is a float input with the shape of an output. The timestep
+//! is an input with one number per sample, named like a time or a noise level. All other inputs are conditioning.
 
 mod names;
 
@@ -24,7 +24,7 @@ use crate::onnx::names::printable;
 use names::words;
 use recognise::roles;
 
-/// Names that the user gives instead of having them recognised.
+/// Names that the user gives for roles. `None`: the role is recognised.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RoleNames {
     /// The input that takes the noisy sample.
@@ -33,51 +33,52 @@ pub struct RoleNames {
     pub time: Option<String>,
     /// The output that is the prediction.
     pub prediction: Option<String>,
-    /// How many channels of the sample's input are the noisy sample: the first, or those from `sample_offset` on.
+    /// The number of channels of the sample's input that are the noisy sample: the first ones, or those from
+    /// `sample_offset` on.
     pub sample_channels: Option<i64>,
-    /// The channel of the sample's input at which the noisy sample begins; what stands before is conditioning.
+    /// The channel of the sample's input at which the noisy sample begins. The channels before it are conditioning.
     pub sample_offset: Option<i64>,
 }
 
-/// An input or output of the graph with its role's sizes.
+/// An input or output of the graph, with the shape for its role.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Port {
     /// The name.
     pub name: String,
-    /// The type of its elements.
+    /// The element type.
     pub element_type: ElementType,
-    /// Its sizes, the batch first; none for a scalar.
+    /// The shape, batch first. Empty for a scalar.
     pub shape: Vec<Dim>,
     text: String,
 }
 
-/// What the inputs and outputs of a network are for.
+/// The roles of a network's inputs and outputs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Roles {
-    /// The input that takes the noisy sample, `x_t`, with the sizes of the sample.
+    /// The input for the noisy sample, `x_t`, with the shape of the sample.
     pub sample: Port,
-    /// Where that input takes more than the sample.
+    /// Set if that input holds conditioning besides the sample.
     pub joined: Option<Joined>,
-    /// The input that takes the time.
+    /// The input for the timestep.
     pub time: Port,
     /// All other inputs.
     pub conditioning: Vec<Port>,
     /// The output that is the prediction.
     pub prediction: Port,
-    /// The axis on which the output is twice as long as the sample, because the network predicts a variance as well:
-    /// the first half is the prediction.
+    /// The axis on which the output has twice the size of the sample, because the network predicts a variance as well.
+    /// The first half is the prediction. `None`: no variance is predicted.
     pub variance_axis: Option<usize>,
 }
 
-/// An input that takes the noisy sample and conditioning in one: a mask and a masked image for inpainting, the image to
-/// edit, the first frame.
+/// An input that holds the noisy sample and conditioning, concatenated: a mask and a masked image for inpainting, the
+/// image to edit, or the first frame.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Joined {
-    /// The axis along which they are joined.
+    /// The axis of the concatenation.
     pub axis: usize,
-    /// Where on the axis the sample begins.
+    /// The index on that axis at which the sample begins.
     pub offset: usize,
-    /// The input with all its sizes.
+    /// The input with its full shape.
     pub port: Port,
 }
 
@@ -85,14 +86,14 @@ impl Roles {
     /// Recognises the roles.
     ///
     /// # Errors
-    /// Nothing or several things fit, or a name is not in the graph.
+    /// No input or output, or several, fit a role, or a given name is not in the graph.
     pub fn recognise(model: &Model, graph: &Graph, facts: &Facts, names: &RoleNames) -> Result<Self, Error> {
         let ports = |ids: &[ValueId]| -> Vec<Port> { ids.iter().filter_map(|id| port(graph, facts, *id)).collect() };
         let (inputs, outputs) = (ports(&graph.inputs), ports(&graph.outputs));
         roles(&inputs, &outputs, names).map_err(|error| error.in_file(model.path()))
     }
 
-    /// What was taken for what, one line each. `given` tells of a conditioning input whether its values are the user's.
+    /// Describes the roles, one line each. `given` returns whether the user gave the values of a conditioning input.
     pub fn lines(&self, process: &Process, given: impl Fn(&str) -> bool) -> Vec<String> {
         let whole = |scale: TimeScale| match self.time.element_type.is_float() {
             true => scale.describe().to_owned(),
@@ -101,24 +102,24 @@ impl Roles {
         let first = match &self.joined {
             None => String::new(),
             Some(Joined { axis, offset: 0, .. }) => {
-                format!(", of which the first {} of axis {axis}", self.sample.shape[*axis])
+                format!(", the first {} indices of axis {axis}", self.sample.shape[*axis])
             }
             Some(Joined { axis, offset, .. }) => {
-                format!(", of which {} from {offset} on of axis {axis}", self.sample.shape[*axis])
+                format!(", {} indices of axis {axis} from {offset} on", self.sample.shape[*axis])
             }
         };
         let mut lines = vec![
             format!("sample:       {}{first}", self.sample.text),
-            format!("time:         {}, gets {}", self.time.text, whole(process.time)),
+            format!("time:         {}, is fed {}", self.time.text, whole(process.time)),
         ];
         for input in self.conditioning_ports() {
             let is_joined = self.joined.as_ref().is_some_and(|joined| joined.port.name == input.name);
-            let rest = if is_joined { ", the rest of it" } else { "" };
+            let rest = if is_joined { ", the remaining indices" } else { "" };
             let from = if given(&input.name) { "given" } else { "drawn at random" };
             lines.push(format!("conditioning: {}{rest}, {from}", input.text));
         }
         let half = match self.variance_axis {
-            Some(axis) => format!(", first half of axis {axis} (the rest is a variance)"),
+            Some(axis) => format!(", first half of axis {axis} (the second half is a variance)"),
             None => String::new(),
         };
         let what = match process.preconditioning {
@@ -129,12 +130,13 @@ impl Roles {
         lines
     }
 
-    /// The inputs that conditioning is made for: all but sample and time, and one that takes more than the sample.
+    /// Returns the inputs that hold conditioning: all except sample and timestep, but including a sample input with
+    /// joined conditioning.
     pub fn conditioning_ports(&self) -> impl Iterator<Item = &Port> {
         self.conditioning.iter().chain(self.joined.as_ref().map(|joined| &joined.port))
     }
 
-    /// The roles by name, for output in JSON.
+    /// Returns the roles by name, for JSON output.
     pub fn summary(&self) -> RoleSummary {
         RoleSummary {
             sample: self.sample.name.clone(),
@@ -145,12 +147,13 @@ impl Roles {
         }
     }
 
-    /// Whether the time input is a noise level by its name.
+    /// Returns whether the time input is named like a noise level.
     pub fn takes_sigma(&self) -> bool {
         words(&self.time.name).iter().any(|word| matches!(word.as_str(), "sigma" | "sigmas"))
     }
 
-    /// Whether the time input takes EDM's `c_noise` by its name, so that the scalings are outside the graph.
+    /// Returns whether the time input is named like EDM's `c_noise`, which means that the preconditioning is outside
+    /// the graph.
     pub fn takes_c_noise(&self) -> bool {
         self.time.element_type.is_float()
             && matches!(
@@ -159,15 +162,15 @@ impl Roles {
             )
     }
 
-    /// The batch that the graph fixes, if it does.
+    /// Returns the batch size that the graph fixes. `None`: it is symbolic.
     pub fn fixed_batch(&self) -> Option<usize> {
         let fixed = |port: &Port| usize::try_from(port.shape.first()?.as_const()?).ok();
-        // Some exports declare a symbolic batch, but only run at one: inference finds it in the output.
+        // Some exports declare a symbolic batch but run only at batch size one: shape inference finds it in the output.
         fixed(&self.sample).or_else(|| fixed(&self.prediction))
     }
 
-    /// The symbol of an input's first axis, if that is the batch. Exporters name the batch anew for every input, or not
-    /// at all: it is a symbol that stands nowhere but first.
+    /// Returns the symbol of an input's first axis if that axis is the batch. Exporters use a new symbol for the batch
+    /// of every input, or none. A batch symbol therefore is one that occurs on first axes only.
     fn batch_symbol(&self, port: &Port) -> Option<String> {
         let mut inner = BTreeSet::new();
         let inputs = [&self.sample, &self.time].into_iter().chain(&self.conditioning);
@@ -175,7 +178,7 @@ impl Roles {
         port.shape.first()?.as_symbol().filter(|name| !inner.contains(name))
     }
 
-    /// Whether an input has one row per sample of a batch.
+    /// Returns whether an input has one row per sample of a batch.
     pub fn is_batched(&self, port: &Port) -> bool {
         match port.shape.first().and_then(Dim::as_const) {
             Some(size) => self.fixed_batch().is_some_and(|batch| usize::try_from(size) == Ok(batch)),
@@ -183,7 +186,7 @@ impl Roles {
         }
     }
 
-    /// Sizes for every symbolic dimension, the batch among them.
+    /// Returns sizes for all symbolic dimensions, including the batch.
     pub fn sizes(&self, facts: &Facts, given: &Sizes, batch: usize) -> Sizes {
         let mut sizes = sizes_for(facts, given);
         for symbol in
@@ -196,7 +199,7 @@ impl Roles {
     }
 }
 
-/// The roles by name.
+/// The roles by name, for JSON output.
 #[derive(Clone, Debug, Serialize)]
 pub struct RoleSummary {
     sample: String,
@@ -207,21 +210,21 @@ pub struct RoleSummary {
 }
 
 impl Port {
-    /// The sizes as numbers.
+    /// Returns the shape as numbers.
     ///
     /// # Errors
-    /// A size that is not known or not positive.
+    /// A size is unknown or not positive.
     pub fn dims(&self, sizes: &Sizes) -> Result<Vec<usize>, Error> {
         let size = |dim: &Dim| {
             let size = dim.eval(sizes).and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
             size.ok_or_else(|| {
-                Error::usage(format!("the size {dim} of {} is not known", self.text)).hint("give it with --size NAME=N")
+                Error::usage(format!("the size {dim} of {} is unknown", self.text)).hint("set it with --size NAME=N")
             })
         };
         self.shape.iter().map(size).collect()
     }
 
-    /// Name, type and shape as messages show them.
+    /// Returns name, element type and shape for messages.
     pub fn describe(&self) -> &str {
         &self.text
     }

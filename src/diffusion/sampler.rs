@@ -1,7 +1,8 @@
-//! Drawing samples: DDPM, DDIM and DPM-Solver++ over any schedule.
+//! Sampling: DDPM, DDIM and DPM-Solver++ for any schedule.
 //!
-//! All are written for `x_t = a x_0 + s ε`, so the same step serves discrete, flow and sigma schedules. Without added
-//! noise DDIM's step `a' x̂_0 + s' ε̂` is Euler's step of the probability-flow equation of a flow or sigma network.
+//! All samplers are written for `x_t = a x_0 + s ε`, so the same step works for discrete, flow and sigma schedules.
+//! Without added noise, DDIM's step `a' x̂_0 + s' ε̂` is an Euler step of the probability flow ODE of a flow or sigma
+//! network.
 
 mod trajectory;
 
@@ -22,24 +23,24 @@ use super::schedule::Skip;
 use crate::collective::{Collective, parts};
 use crate::error::Error;
 
-/// How samples are drawn.
+/// The sampling algorithm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Sampler {
-    /// Song et al. 2021, "Denoising Diffusion Implicit Models"; no noise is added unless `eta` says so.
+    /// Song et al. 2021, "Denoising Diffusion Implicit Models"; adds no noise unless `eta` is above 0.
     #[default]
     Ddim,
-    /// Ho et al. 2020, "Denoising Diffusion Probabilistic Models"; noise is added at every step.
+    /// Ho et al. 2020, "Denoising Diffusion Probabilistic Models"; adds noise at every step.
     Ddpm,
-    /// Lu et al. 2022, "DPM-Solver++", second-order multistep with midpoints: fewer steps, no noise is added.
+    /// Lu et al. 2022, "DPM-Solver++", second-order multistep with midpoints; needs fewer steps and adds no noise.
     #[serde(rename = "dpm++2m")]
     #[cfg_attr(feature = "cli", value(name = "dpm++2m"))]
     DpmSolver2M,
 }
 
 impl Sampler {
-    /// The name in words.
+    /// Returns the name for messages.
     pub fn describe(self) -> &'static str {
         match self {
             Self::Ddim => "DDIM",
@@ -48,7 +49,7 @@ impl Sampler {
         }
     }
 
-    /// The number of steps for samples to be looked at, where none is given.
+    /// Returns the default number of steps for samples to look at.
     pub fn default_steps(self) -> usize {
         match self {
             Self::Ddim | Self::Ddpm => 50,
@@ -57,22 +58,22 @@ impl Sampler {
     }
 }
 
-/// What is drawn and how.
+/// The settings of sampling.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SampleOptions {
     /// The number of evaluations of the network per sample.
     pub steps: usize,
     /// The sampler.
     pub sampler: Sampler,
-    /// DDIM's share of the noise that DDPM would add, from 0 to 1.
+    /// DDIM's fraction of the noise that DDPM would add, from 0 to 1.
     pub eta: f64,
-    /// Which steps are visited.
+    /// The choice of timesteps.
     pub skip: Skip,
     /// The variance of DDPM steps.
     pub variance: VarianceType,
     /// The number of samples.
     pub count: usize,
-    /// Seed of all noise.
+    /// The seed of all noise.
     pub seed: u64,
 }
 
@@ -90,7 +91,7 @@ impl Default for SampleOptions {
     }
 }
 
-/// The noise of every sample comes from a generator of its own, so that samples do not depend on the batch.
+/// Returns a random generator for each sample, so that samples do not depend on the batch size.
 fn generators(seed: u64, samples: std::ops::Range<usize>) -> Vec<Pcg64> {
     samples.map(|sample| Pcg64::new(u128::from(seed), sample as u128)).collect()
 }
@@ -101,7 +102,8 @@ fn draw(generators: &mut [Pcg64], out: &mut ArrayD<f32>) {
     }
 }
 
-/// Standard normal noise for samples 0 to `count`: that of a sample depends on the seed and its number alone.
+/// Returns standard normal noise for samples 0 to `count`. The noise of a sample depends only on the seed and its
+/// number.
 ///
 /// `dims` is the shape of a batch; its first size is replaced by `count`.
 pub fn noise(dims: &[usize], count: usize, seed: u64) -> ArrayD<f32> {
@@ -114,14 +116,16 @@ pub fn noise(dims: &[usize], count: usize, seed: u64) -> ArrayD<f32> {
     out
 }
 
-/// Draws `options.count` samples, batch after batch; their shape is that of a batch with this count first.
+/// Generates `options.count` samples, batch after batch. The result has the shape of a batch with this count as first
+/// size.
 ///
-/// Sample `i` takes row `i` of the conditioning, and noise that follows from its number. `ranks` divide the batches; all get
-/// all samples. `progress` is called before the first and after every evaluation of the
-/// network with the number of evaluations so far and in all; its error ends the run.
+/// Sample `i` uses row `i` of the conditioning, and noise that depends on its number. `ranks` divide the batches, and
+/// all ranks get all samples. `progress` is called before the first evaluation of the network and after each one, with
+/// the number of finished evaluations and their total. An error that it returns ends the run.
 ///
 /// # Errors
-/// A number of steps that the schedule does not have, noise for a sampler that adds none, or a network that fails.
+/// The schedule does not have this number of steps, `eta` is set for a sampler that adds no noise, or the network
+/// fails.
 pub fn generate(
     denoiser: &mut Denoiser,
     process: &Process,
@@ -131,17 +135,19 @@ pub fn generate(
     progress: &mut dyn FnMut(usize, usize) -> Result<(), Error>,
 ) -> Result<ArrayD<f32>, Error> {
     if !(0.0..=1.0).contains(&options.eta) {
-        return Err(Error::usage(format!("--eta: expected a share from 0 to 1, found {}", options.eta)));
+        return Err(Error::usage(format!("--eta: expected a number from 0 to 1, found {}", options.eta)));
     }
     if options.eta > 0.0 && options.sampler == Sampler::DpmSolver2M {
-        return Err(Error::usage(format!("--eta: DPM-Solver++ 2M adds no noise, found {}", options.eta))
-            .hint("leave --eta out, or give --sampler ddim"));
+        return Err(Error::usage(format!("--eta {} has no effect: DPM-Solver++ 2M adds no noise", options.eta))
+            .hint("leave --eta out, or use --sampler ddim"));
     }
     let mut trajectory = Trajectory::new(process, options)?;
     let learned = options.sampler == Sampler::Ddpm && options.variance == VarianceType::LearnedRange;
     if learned && denoiser.roles().variance_axis.is_none() {
-        return Err(Error::usage("the configuration asks for a learned variance, but the network predicts none")
-            .hint("expected an output with twice the channels of the sample"));
+        return Err(Error::usage(
+            "the scheduler configuration has variance_type learned_range, but the network predicts no variance",
+        )
+        .hint("use --sampler ddim, or a network whose output has twice the channels of the sample"));
     }
     let dims = denoiser.dims().to_vec();
     let batch = denoiser.batch();
@@ -149,7 +155,8 @@ pub fn generate(
     let mut all = dims.clone();
     all[0] = options.count;
     if crate::array::element_count(&all).is_none_or(|count| count > ELEMENT_LIMIT) {
-        return Err(Error::usage(format!("{} samples of shape {:?} are too many", options.count, &dims[1..])));
+        let text = format!("{} samples of shape {:?} have more than 2^31 elements", options.count, &dims[1..]);
+        return Err(Error::usage(text).hint("lower the number of samples"));
     }
     let mut samples = ArrayD::<f32>::zeros(all);
     let (mut x, mut output, mut fresh) =

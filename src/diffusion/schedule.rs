@@ -1,4 +1,4 @@
-//! Noise schedules: how much of the image and how much noise there is at every time.
+//! Noise schedules: the scales of signal and noise at every timestep.
 //!
 //! All families are written as `x_t = a x_0 + s ε` with a signal scale `a` and a noise scale `s`:
 //!
@@ -18,10 +18,10 @@ use options::linspace;
 
 pub use options::{BetaSchedule, DiscreteOptions, FlowOptions, SigmaOptions, SigmaSpacing, Skip, Spacing};
 
-/// Signal and noise at one time.
+/// The scales of signal and noise at one timestep.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Level {
-    /// The time on the scale of the steps the network was trained with, from 0 to about `T`.
+    /// The time on the scale of the training steps, from 0 to about `T`.
     pub t: f64,
     /// The scale of the clean sample, `a`.
     pub signal: f64,
@@ -30,16 +30,16 @@ pub struct Level {
 }
 
 impl Level {
-    /// No noise at all: where sampling ends.
+    /// No noise: the level at which sampling ends.
     pub const CLEAN: Level = Level { t: 0.0, signal: 1.0, noise: 0.0 };
 
-    /// The noise level relative to the signal, `σ = s / a`; infinite where there is no signal.
+    /// Returns the noise level relative to the signal, `σ = s / a`. Infinite if there is no signal.
     pub fn sigma(&self) -> f64 {
         self.noise / self.signal
     }
 }
 
-/// A noise schedule of `T` steps, from little noise at `t = 0` to almost nothing else at `t = T - 1`.
+/// A noise schedule of `T` steps, from little noise at `t = 0` to almost pure noise at `t = T - 1`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NoiseSchedule {
     family: Family,
@@ -49,33 +49,33 @@ pub struct NoiseSchedule {
 #[derive(Clone, Debug, PartialEq)]
 enum Family {
     Discrete {
-        /// What the betas were made from; `None` where they were given.
+        /// The form of the betas and whether they are rescaled to zero SNR. `None`: the betas were given.
         form: Option<(BetaSchedule, bool)>,
         betas: Vec<f64>,
         alphas_cumprod: Vec<f64>,
-        /// `None` where every sampler has its own.
+        /// `None`: every sampler has its default.
         spacing: Option<Spacing>,
         offset: usize,
         last_is_clean: bool,
-        /// The least `ln(a / s)` that multistep solvers visit.
+        /// The minimum `ln(a / s)` at which multistep solvers evaluate the network.
         least_half_log_snr: f64,
     },
     Flow(FlowOptions),
     Sigma(SigmaOptions),
 }
 
-/// Schedules with more steps than this are refused: they can only come from a mistake.
+/// Maximum number of steps of a schedule. More can only come from a mistake.
 const STEP_LIMIT: usize = 1_000_000;
 
 fn check_steps(steps: usize) -> Result<(), Error> {
     match steps {
         2..=STEP_LIMIT => Ok(()),
-        _ => Err(Error::usage(format!("a noise schedule has from 2 to {STEP_LIMIT} steps, found {steps}"))),
+        _ => Err(Error::usage(format!("noise schedule: expected 2 to {STEP_LIMIT} steps, found {steps}"))),
     }
 }
 
 impl NoiseSchedule {
-    /// A discrete schedule by its form.
+    /// Creates a discrete schedule from its form.
     ///
     /// # Errors
     /// Fewer than 2 steps, or `β` outside (0, 1).
@@ -100,10 +100,10 @@ impl NoiseSchedule {
         Ok(made)
     }
 
-    /// A discrete schedule of these `β_t`.
+    /// Creates a discrete schedule from the values of `β_t`.
     ///
     /// # Errors
-    /// Fewer than 2 steps, or a `β` outside (0, 1); the last may be 1.
+    /// Fewer than 2 steps, or a `β` outside (0, 1). The last `β` may be 1.
     pub fn from_betas(betas: Vec<f64>) -> Result<Self, Error> {
         check_steps(betas.len())?;
         let last = betas.len() - 1;
@@ -135,11 +135,11 @@ impl NoiseSchedule {
         Ok(Self { family, levels })
     }
 
-    /// How a discrete schedule chooses steps when it samples; no effect on others.
+    /// Sets how sampling chooses timesteps of a discrete schedule. Has no effect on other schedules.
     ///
-    /// Without a `spacing`, DDIM and DDPM have [`Spacing::Leading`] and multistep solvers [`Spacing::Linspace`]. `offset`
-    /// is added to the steps of [`Spacing::Leading`]. If `last_is_clean` is false, DDIM ends at the noise of step 0
-    /// (diffusers' `set_alpha_to_one: false`).
+    /// Without a `spacing`, DDIM and DDPM use [`Spacing::Leading`] and multistep solvers [`Spacing::Linspace`].
+    /// `offset` is added to the steps of [`Spacing::Leading`]. If `last_is_clean` is false, DDIM ends at the noise
+    /// level of step 0 (diffusers' `set_alpha_to_one: false`).
     #[must_use]
     pub fn with_spacing(mut self, spacing: Option<Spacing>, offset: usize, last_is_clean: bool) -> Self {
         if let Family::Discrete { spacing: s, offset: o, last_is_clean: l, .. } = &mut self.family {
@@ -148,8 +148,8 @@ impl NoiseSchedule {
         self
     }
 
-    /// The least `λ = ln(a / s)` of a discrete schedule at which multistep solvers evaluate the network (diffusers'
-    /// `lambda_min_clipped`); no effect on others.
+    /// Sets the minimum `λ = ln(a / s)` of a discrete schedule at which multistep solvers evaluate the network
+    /// (diffusers' `lambda_min_clipped`). Has no effect on other schedules.
     #[must_use]
     pub fn with_least_half_log_snr(mut self, least: f64) -> Self {
         if let Family::Discrete { least_half_log_snr, .. } = &mut self.family {
@@ -158,24 +158,24 @@ impl NoiseSchedule {
         self
     }
 
-    /// A flow schedule: `σ` from `1 / T` to 1, shifted.
+    /// Creates a flow schedule: `σ` from `1 / T` to 1, shifted.
     ///
     /// # Errors
-    /// Fewer than 2 steps, or a shift that is not positive.
+    /// Fewer than 2 steps, a shift that is not positive, or a `shift_terminal` outside [0, 1).
     pub fn flow(options: FlowOptions) -> Result<Self, Error> {
         check_steps(options.steps)?;
         if !(options.shift.is_finite() && options.shift > 0.0) {
             return Err(Error::usage(format!("flow schedule: expected a positive shift, found {}", options.shift)));
         }
         if options.shift_terminal.is_some_and(|level| !(0.0..1.0).contains(&level)) {
-            return Err(Error::usage("flow schedule: expected a terminal level in [0, 1)"));
+            return Err(Error::usage("flow schedule: expected a shift_terminal in [0, 1)"));
         }
         let count = options.steps;
         let levels = (1..=count).map(|t| flow_level(options.shifted(t as f64 / count as f64), count)).collect();
         Ok(Self { family: Family::Flow(options), levels })
     }
 
-    /// A schedule of noise levels from `sigma_min` to `sigma_max`.
+    /// Creates a schedule of noise levels from `sigma_min` to `sigma_max`.
     ///
     /// # Errors
     /// Fewer than 2 steps, or levels that are not positive and increasing.
@@ -193,22 +193,22 @@ impl NoiseSchedule {
         Ok(Self { levels: levels.collect(), family: Family::Sigma(options) })
     }
 
-    /// The number of steps, `T`.
+    /// Returns the number of steps, `T`.
     pub fn step_count(&self) -> usize {
         self.levels.len()
     }
 
-    /// Signal and noise at step `t`, if the schedule has it.
+    /// Returns the scales of signal and noise at step `t`, if the schedule has this step.
     pub fn level(&self, t: usize) -> Option<Level> {
         self.levels.get(t).copied()
     }
 
-    /// Every step in the order of growing noise.
+    /// Returns the levels of all steps, in the order of increasing noise.
     pub fn levels(&self) -> &[Level] {
         &self.levels
     }
 
-    /// The `β_t` of a discrete schedule; empty for others.
+    /// Returns the `β_t` of a discrete schedule. Empty for others.
     pub fn betas(&self) -> &[f64] {
         match &self.family {
             Family::Discrete { betas, .. } => betas,
@@ -216,7 +216,7 @@ impl NoiseSchedule {
         }
     }
 
-    /// The `ᾱ_t` of a discrete schedule; empty for others.
+    /// Returns the `ᾱ_t` of a discrete schedule. Empty for others.
     pub fn alphas_cumprod(&self) -> &[f64] {
         match &self.family {
             Family::Discrete { alphas_cumprod, .. } => alphas_cumprod,
@@ -224,7 +224,7 @@ impl NoiseSchedule {
         }
     }
 
-    /// Family and extent in words.
+    /// Describes the family and range of the schedule for messages.
     pub fn describe(&self) -> String {
         let count = self.step_count();
         match &self.family {
@@ -238,7 +238,7 @@ impl NoiseSchedule {
                 format!("discrete schedule {name}{rescaled}, T = {count}, beta {first:.2e} to {last:.2e}")
             }
             Family::Flow(options) => {
-                let terminal = options.shift_terminal.map(|level| format!(", stretched to {level} at the end"));
+                let terminal = options.shift_terminal.map(|level| format!(", shift_terminal {level}"));
                 format!("flow schedule, T = {count}, shift {}{}", options.shift, terminal.unwrap_or_default())
             }
             Family::Sigma(options) => {
@@ -252,41 +252,43 @@ impl NoiseSchedule {
         }
     }
 
-    /// Whether this is a schedule of `β_t`.
+    /// Returns whether this is a discrete schedule, given by `β_t`.
     pub fn is_discrete(&self) -> bool {
         matches!(self.family, Family::Discrete { .. })
     }
 
-    /// Whether this is a flow schedule.
+    /// Returns whether this is a flow schedule.
     pub fn is_flow(&self) -> bool {
         matches!(self.family, Family::Flow(_))
     }
 
-    /// Whether this is a schedule of noise levels.
+    /// Returns whether this is a schedule of noise levels.
     pub fn is_sigma(&self) -> bool {
         matches!(self.family, Family::Sigma(_))
     }
 
-    /// Refuses no steps, or more than a discrete schedule has.
+    /// Checks that the number of sampling steps is positive, and for a discrete schedule not above the number in
+    /// training.
     fn check_count(&self, count: usize) -> Result<(), Error> {
         if count == 0 {
-            return Err(Error::usage("sampling needs at least 1 step, found 0"));
+            return Err(Error::usage("sampling: expected at least 1 step, found 0").hint("raise --steps"));
         }
         let total = self.step_count();
         if self.is_discrete() && count > total {
-            let text = format!("sampling takes at most the {total} steps of training, found {count}");
+            let text = format!("sampling: expected at most {total} steps, the number in training, found {count}");
             return Err(Error::usage(text).hint("lower --steps"));
         }
         Ok(())
     }
 
-    /// The levels that sampling visits, from the most noise to the least, and after them the level at which it ends.
+    /// Returns the levels that sampling visits, from the most noise to the least, followed by the level at which it
+    /// ends.
     ///
-    /// Of a discrete schedule quadratic skip may visit fewer than `count` steps, because the first fall together. Flow
-    /// and sigma schedules have a spacing of their own and take no skip.
+    /// For a discrete schedule, quadratic skip may visit fewer than `count` steps: the first ones may coincide. Flow
+    /// and sigma schedules have their own spacing and ignore `skip`.
     ///
     /// # Errors
-    /// No steps, or more than a discrete schedule has.
+    /// `count` is zero, or above the number of steps of a discrete schedule.
     pub fn sampling_levels(&self, count: usize, skip: Skip) -> Result<Vec<Level>, Error> {
         self.check_count(count)?;
         let mut levels: Vec<Level>;
@@ -302,7 +304,7 @@ impl NoiseSchedule {
             }
             Family::Flow(options) => {
                 let (first, last) = (self.levels[self.levels.len() - 1].noise, self.levels[0].noise);
-                // The shift acts a second time on the shifted ends, as it does in diffusers.
+                // The shift is applied again to the shifted ends, as in diffusers.
                 let mut sigmas: Vec<f64> = linspace(first, last, count).map(|sigma| options.shifted(sigma)).collect();
                 if let (Some(terminal), Some(last)) = (options.shift_terminal, sigmas.last().copied()) {
                     let scale = (1.0 - last) / (1.0 - terminal);
@@ -338,12 +340,12 @@ fn flow_level(sigma: f64, steps: usize) -> Level {
     Level { t: sigma * steps as f64, signal: 1.0 - sigma, noise: sigma }
 }
 
-/// A step of the schedule from one in between, as NumPy rounds.
+/// Rounds to a step of the schedule, half to even like NumPy.
 fn rounded(value: f64) -> usize {
     value.round_ties_even() as usize
 }
 
-/// The steps of diffusers' three spacings, ascending.
+/// Returns the steps of diffusers' three spacings, ascending.
 fn spaced_steps(spacing: Spacing, offset: usize, total: usize, count: usize) -> Vec<usize> {
     let mut steps: Vec<usize> = match spacing {
         Spacing::Leading => (0..count).map(|at| at * (total / count) + offset).collect(),
@@ -358,7 +360,7 @@ fn spaced_steps(spacing: Spacing, offset: usize, total: usize, count: usize) -> 
     steps
 }
 
-/// The steps of the DDIM paper's quadratic skip, ascending and without repetition.
+/// Returns the steps of the DDIM paper's quadratic skip, ascending and without repetition.
 fn quadratic_steps(total: usize, count: usize) -> Vec<usize> {
     let mut steps: Vec<usize> =
         linspace(0.0, (total as f64 * 0.8).sqrt(), count).map(|root| ((root * root) as usize).min(total - 1)).collect();
@@ -366,7 +368,7 @@ fn quadratic_steps(total: usize, count: usize) -> Vec<usize> {
     steps
 }
 
-/// The `β_t` stretched so that nothing of the signal is left at the last step (Lin et al. 2023, algorithm 1).
+/// Rescales `β_t` so that no signal is left at the last step (Lin et al. 2023, algorithm 1).
 fn without_terminal_signal(betas: &[f64]) -> Vec<f64> {
     let mut product = 1.0;
     let roots: Vec<f64> = betas

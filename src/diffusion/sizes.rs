@@ -1,4 +1,4 @@
-//! Sizes of a network that follow from arrays given to it.
+//! Symbolic sizes of a network that follow from given arrays.
 
 use std::path::Path;
 
@@ -9,18 +9,18 @@ use crate::error::Error;
 use crate::graph::dim::Dim;
 use crate::graph::sizes::Sizes;
 
-/// The sizes at which a network is usually run, as the pipeline that it belongs to says.
+/// The sizes at which a network usually runs, from the configuration of its pipeline. `None`: unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UsualSizes {
     /// Height and width of a sample.
     pub sample: Option<(usize, usize)>,
-    /// Tokens of a caption.
+    /// Number of tokens of a caption.
     pub tokens: Option<usize>,
 }
 
 impl Roles {
-    /// `sizes`, and the usual ones for those symbols that it lacks: height and width for the last two axes of a sample that has
-    /// channels besides, tokens for the second axis of states `[batch, tokens, width]`.
+    /// Returns `sizes`, extended by the usual sizes for missing symbols: height and width for the last two axes of a
+    /// sample that also has channels, and tokens for the second axis of states `[batch, tokens, hidden size]`.
     #[must_use]
     pub fn with_usual_sizes(&self, mut sizes: Sizes, usual: &UsualSizes) -> Sizes {
         let mut set = |dim: Option<&Dim>, size: usize| {
@@ -41,9 +41,9 @@ impl Roles {
         sizes
     }
 
-    /// `given`, and sizes for those symbols of samples and conditioning that it lacks and that arrays fix: the samples
-    /// in arrays at `data` (not images, which are resized), the arrays `inputs` by name, and those beside the samples.
-    /// What contradicts the network is left for whoever reads the arrays.
+    /// Returns `given`, extended by sizes for missing symbols of sample and conditioning inputs, as far as arrays fix
+    /// them: arrays of samples at `data` (not images, which are resized), the arrays `inputs` by name, and arrays
+    /// stored with the samples. Contradictions to the network are not checked here, but when the arrays are read.
     ///
     /// # Errors
     /// The data can't be read.
@@ -77,7 +77,7 @@ impl Roles {
         if dims.len() != port.shape.len() {
             return;
         }
-        // The batch is not the array's: samples are chosen from it, conditioning is repeated.
+        // The batch size does not follow from the array: samples are chosen from it, and conditioning is repeated.
         let first = usize::from(self.is_batched(port));
         for (dim, size) in port.shape.iter().zip(dims).skip(first) {
             if let (Some(name), Ok(size)) = (dim.as_symbol(), i64::try_from(*size)) {
@@ -91,7 +91,7 @@ fn is_open(dim: &Dim, given: &Sizes) -> bool {
     dim.as_symbol().is_some_and(|name| !given.contains_key(&name))
 }
 
-/// The sizes of an array of images in the network's order; channels may come last.
+/// Returns the sizes of an array of images in the network's order. The channels of the array may come last.
 fn in_order(sample: &Port, dims: Vec<usize>) -> Vec<usize> {
     let channels = sample.shape.get(1).and_then(Dim::as_const).and_then(|channels| usize::try_from(channels).ok());
     match (dims.as_slice(), channels) {
@@ -100,7 +100,7 @@ fn in_order(sample: &Port, dims: Vec<usize>) -> Vec<usize> {
         {
             vec![count, channels, height, width]
         }
-        // One channel may be left out.
+        // The axis of a single channel may be missing.
         (&[count, height, width], Some(1)) if sample.shape.len() == 4 => vec![count, 1, height, width],
         _ => dims,
     }

@@ -1,8 +1,8 @@
-//! Mean and quantiles of a figure that every sample has.
+//! Mean and quantiles of a metric over samples.
 
 use serde::{Deserialize, Serialize};
 
-/// Mean and quantiles of a figure over samples.
+/// Mean and quantiles of a metric over samples.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Distribution {
@@ -21,7 +21,7 @@ pub struct Distribution {
 }
 
 impl Distribution {
-    /// Of these values, with quantiles between two of them by linear interpolation, as NumPy has them; `None` where there
+    /// Computes mean and quantiles of these values. Quantiles are interpolated linearly, as in NumPy. `None` if there
     /// are no values.
     pub fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_lie_between_values() {
+    fn quantiles_are_interpolated_between_values() {
         let of = Distribution::of((0..=10).rev().map(f64::from).collect()).unwrap();
         assert_eq!([of.mean, of.q05, of.q25, of.median, of.q75, of.q95], [5.0, 0.5, 2.5, 5.0, 7.5, 9.5]);
         assert_eq!(Distribution::of(vec![3.0]).unwrap().q95, 3.0);

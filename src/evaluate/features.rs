@@ -1,4 +1,4 @@
-//! Features of images: what a network of the user's computes of them.
+//! Features of images, computed by a network that the user provides.
 
 mod interface;
 
@@ -18,10 +18,10 @@ use pooling::Pooling;
 
 use super::pixels::{resize, to_bytes, with_channels};
 
-/// Images that are evaluated together where the graph does not fix it.
+/// Batch size where the graph does not fix it.
 const BATCH: usize = 32;
 
-/// Where the channels of images stand.
+/// The layout of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
@@ -33,7 +33,7 @@ pub enum FeatureLayout {
 }
 
 impl FeatureLayout {
-    /// The axes of channels, height and width.
+    /// Returns the axes of channels, height and width.
     fn axes(self) -> [usize; 3] {
         match self {
             Self::Nchw => [1, 2, 3],
@@ -53,55 +53,55 @@ pub enum ChannelOrder {
     Bgr,
 }
 
-/// How a feature network is fed and what is taken from it; what is left out follows from the graph.
+/// The input and output settings of a feature network.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FeatureOptions {
-    /// The value that holds the features, an output or any other value of the graph: the only output.
+    /// The value that holds the features: an output or any other value of the graph. `None`: the only output.
     pub output: Option<String>,
-    /// The values that stand for black and white: as the metadata `Image.NominalPixelRange` says; 0 and 255 for inputs of
-    /// bytes, else 0 and 1.
+    /// The input values for black and white. `None`: from the metadata `Image.NominalPixelRange`; without it, 0 and 255
+    /// for byte inputs, else 0 and 1.
     pub range: Option<(f64, f64)>,
-    /// What is subtracted after that, one number or one for each channel in the network's order: 0.
+    /// The mean to subtract after that: one number, or one per channel in the network's order. `None`: 0.
     pub mean: Option<Vec<f64>>,
-    /// By what is divided then: 1.
+    /// The standard deviation to divide by after that, in the same form. `None`: 1.
     pub deviation: Option<Vec<f64>>,
-    /// The order of colours: as the metadata `Image.BitmapPixelFormat` says, else red, green, blue.
+    /// The order of colour channels. `None`: from the metadata `Image.BitmapPixelFormat`; without it, red, green, blue.
     pub order: Option<ChannelOrder>,
-    /// Where the channels stand: on the axis of size 1 or 3.
+    /// The layout of the input. `None`: the channel axis is the one of size 1 or 3.
     pub layout: Option<FeatureLayout>,
-    /// Height and width of the images: as the graph fixes them, else those of the samples.
+    /// Height and width of the input. `None`: the sizes that the graph fixes, else those of the samples.
     pub size: Option<(usize, usize)>,
 }
 
-/// What a feature network is fed and what is taken from it.
+/// The interface of a feature network, as it is used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct FeatureSummary {
-    /// The name of the file without its ending, by which the distances are called.
+    /// The file name without extension. It names the distances.
     pub name: String,
-    /// The input that takes the images, with type and shape.
+    /// The image input with its type and shape.
     pub input: String,
-    /// Where the channels stand.
+    /// The layout of the input.
     pub layout: FeatureLayout,
     /// The number of channels.
     pub channels: usize,
     /// Height and width to which images are resized.
     pub size: (usize, usize),
-    /// The values that stand for black and white.
+    /// The input values for black and white.
     pub range: (f64, f64),
-    /// What is subtracted, channel by channel.
+    /// The mean that is subtracted, per channel.
     pub mean: Vec<f64>,
-    /// By what is divided, channel by channel.
+    /// The standard deviation that is divided by, per channel.
     pub deviation: Vec<f64>,
-    /// The order of colours.
+    /// The order of colour channels.
     pub order: ChannelOrder,
     /// The value that holds the features.
     pub output: String,
     /// The number of features.
     pub width: usize,
-    /// What of the output is averaged, in words; nothing where nothing is.
+    /// Describes the axes of the output that are averaged. `None`: the output is not averaged.
     pub pooling: Option<String>,
-    /// What could not be found out from the graph and was assumed, in words.
+    /// Descriptions of settings that the graph does not determine and that were assumed.
     pub assumed: Vec<String>,
 }
 
@@ -116,10 +116,10 @@ pub struct FeatureNetwork {
 }
 
 impl FeatureNetwork {
-    /// Opens a network for samples of shape `[channels, height, width]`, and runs it once.
+    /// Opens a network for samples of shape `[channels, height, width]` and runs it once.
     ///
     /// # Errors
-    /// Samples that are no images, a network that takes none or does not run, options that contradict it.
+    /// The samples are not images, the network takes no images or fails, or options contradict it.
     pub fn open(
         runtime: &Runtime,
         model: &Model,
@@ -130,9 +130,9 @@ impl FeatureNetwork {
         let path = model.path();
         let &[1 | 3, height, width] = sample else {
             return Err(Error::usage(format!(
-                "--features: expected samples of [1 or 3, height, width], which are images, found {sample:?}"
+                "--features: expected images, samples of shape [1 or 3, height, width], found shape {sample:?}"
             ))
-            .hint("leave --features out: features of latents are those of other images"));
+            .hint("leave --features out: a network for images has no meaningful features for latents"));
         };
         let session = match &options.output {
             Some(value) => lower::session_giving(runtime, model, &[value.as_str()], sessions)?,
@@ -144,11 +144,11 @@ impl FeatureNetwork {
             all => {
                 let names: Vec<String> = all.iter().map(describe).collect();
                 let text = format!("expected a network with one output, found {}", names.join(", "));
-                return Err(Error::usage(text).in_file(path).hint("name the one with features by --features-output"));
+                return Err(Error::usage(text).in_file(path).hint("name one with --features-output"));
             }
         };
         if !output.element_type.is_float() {
-            return Err(Error::usage(format!("expected features of floats, found {}", describe(&output))).in_file(path));
+            return Err(Error::usage(format!("expected float features, found {}", describe(&output))).in_file(path));
         }
         let (range, mut assumed) = (range(model, options, &input)?, Vec::new());
         let of_channels = |option: &str, given: &Option<Vec<f64>>, own: f64| per_channel(option, given, own, &input);
@@ -162,7 +162,7 @@ impl FeatureNetwork {
         }
         if options.mean.is_none() && options.deviation.is_none() {
             assumed.push(
-                "nothing subtracted or divided by outside the graph (--features-mean, --features-std)".to_owned(),
+                "no mean and no standard deviation outside the graph (--features-mean, --features-std)".to_owned(),
             );
         }
         if options.size.is_none() && ImageInput::has_open_size(session.inputs(), input.layout) {
@@ -190,12 +190,12 @@ impl FeatureNetwork {
         Ok(network)
     }
 
-    /// What is fed and taken.
+    /// Returns the interface of the network.
     pub fn summary(&self) -> &FeatureSummary {
         &self.summary
     }
 
-    /// Runs the network on black images to see what comes out.
+    /// Runs the network on black images to find the shape of its output.
     fn try_out(&mut self) -> Result<(), Error> {
         let batch = self.input.fixed_batch.unwrap_or(1);
         let image = ndarray::Array3::zeros((1, self.input.height, self.input.width));
@@ -206,27 +206,28 @@ impl FeatureNetwork {
                 "output {:?}: expected one row, sequence or map of features for each of {batch} images, found {:?}",
                 self.summary.output, output.dims
             ))
-            .hint("name another value by --features-output"));
+            .hint("name another value with --features-output"));
         };
         (self.summary.width, self.summary.pooling) = (pooling.width(), pooling.describe());
         self.pooling = pooling;
         Ok(())
     }
 
-    /// The features of samples `[count, channels, height, width]` with values in `range`, as rows `[count, features]`.
+    /// Computes the features of samples `[count, channels, height, width]` with values in `range`, as rows
+    /// `[count, features]`.
     ///
-    /// Samples are clipped to `range` and rounded to bytes, as in a file. `progress` gets the samples that are done and all;
-    /// its error ends the run.
+    /// Samples are clipped to `range` and rounded to bytes, as in an image file. `progress` gets the number of finished
+    /// samples and their total. An error that it returns ends the run.
     ///
     /// # Errors
-    /// A network that fails or gives features that are not finite.
+    /// The samples are not images, the network fails, or features are not finite.
     pub fn features(
         &mut self,
         samples: &ArrayD<f32>,
         range: (f64, f64),
         progress: &mut dyn FnMut(usize, usize) -> Result<(), Error>,
     ) -> Result<Array2<f64>, Error> {
-        let fail = |error: ndarray::ShapeError| Error::usage(format!("samples are no images: {error}"));
+        let fail = |error: ndarray::ShapeError| Error::usage(format!("the samples are not images: {error}"));
         let samples = samples.view().into_dimensionality::<Ix4>().map_err(fail)?;
         let (count, width) = (samples.dim().0, self.summary.width);
         let mut rows = Vec::with_capacity(count * width);
@@ -245,7 +246,7 @@ impl FeatureNetwork {
         Array2::from_shape_vec((count, width), rows).map_err(fail)
     }
 
-    /// Runs the network on these images; a batch that the graph fixes is filled up with zeros.
+    /// Runs the network on these images. A batch of fixed size is padded with zeros.
     fn run(&mut self, images: &[ArrayView3<'_, f32>], batch: usize, range: (f64, f64)) -> Result<Array, Error> {
         let dims = self.input.dims(batch);
         let length: usize = dims[1..].iter().product();
@@ -258,10 +259,10 @@ impl FeatureNetwork {
         let fail = |error: RuntimeError| Error::unmet(error.to_string()).caused_by(error);
         let outputs = self.session.run(&[(self.input.name.clone(), Array { dims, data })]).map_err(fail)?;
         let output = outputs.into_iter().next();
-        output.map(|(_, array)| array).ok_or_else(|| Error::unmet("the network gave no output"))
+        output.map(|(_, array)| array).ok_or_else(|| Error::unmet("the feature network returned no output"))
     }
 
-    /// Writes an image as the network takes it.
+    /// Writes an image in the form that the network expects.
     fn prepare(&self, image: &ArrayView3<'_, f32>, range: (f64, f64), out: &mut [f32]) {
         let (input, summary) = (&self.input, &self.summary);
         let bytes = with_channels(to_bytes(image.view(), range), input.channels);
@@ -282,7 +283,7 @@ impl FeatureNetwork {
     }
 }
 
-/// The values that stand for black and white.
+/// Returns the input values for black and white.
 fn range(model: &Model, options: &FeatureOptions, input: &ImageInput) -> Result<(f64, f64), Error> {
     let own = if input.element_type == ElementType::U8 { (0.0, 255.0) } else { (0.0, 1.0) };
     let (low, high) = options.range.or_else(|| declared_range(model)).unwrap_or(own);
@@ -292,7 +293,7 @@ fn range(model: &Model, options: &FeatureOptions, input: &ImageInput) -> Result<
     Err(Error::usage(format!("--features-range: expected LOW,HIGH with LOW below HIGH, found {low},{high}")))
 }
 
-/// One number for every channel.
+/// Returns one number per channel.
 fn per_channel(option: &str, given: &Option<Vec<f64>>, own: f64, input: &ImageInput) -> Result<Vec<f64>, Error> {
     let channels = input.channels;
     match given.as_deref() {

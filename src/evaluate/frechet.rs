@@ -1,4 +1,4 @@
-//! The Fréchet distance between two sets of features, each taken as a normal distribution.
+//! The Fréchet distance between two sets of features, each modelled as a normal distribution.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par, Side, get_global_parallelism};
@@ -11,13 +11,13 @@ use crate::error::Error;
 pub struct Statistics {
     count: usize,
     mean: Vec<f64>,
-    /// `F` of the covariance `F Fᵀ`, `[features, rank]`.
+    /// `F` in the factorisation `F Fᵀ` of the covariance, `[features, rank]`.
     factor: Mat<f64>,
     /// The trace of the covariance.
     trace: f64,
 }
 
-/// Refuses features of which no statistics can be taken.
+/// Returns an error for features without statistics.
 pub(super) fn check(features: ArrayView2<'_, f64>) -> Result<(), Error> {
     let (count, width) = features.dim();
     if count < 2 || width == 0 {
@@ -32,7 +32,8 @@ pub(super) fn check(features: ArrayView2<'_, f64>) -> Result<(), Error> {
 }
 
 impl Statistics {
-    /// Of the rows of `[samples, features]`; the covariance has samples less one in the denominator.
+    /// Computes the statistics of the rows of `[samples, features]`. The covariance has `samples - 1` in the
+    /// denominator.
     ///
     /// # Errors
     /// Fewer than two samples, no features, or features that are not finite.
@@ -43,32 +44,32 @@ impl Statistics {
         let scale = ((count - 1) as f64).sqrt().recip();
         let centred = Mat::from_fn(width, count, |at, row| (features[[row, at]] - mean[at]) * scale);
         let trace = centred.col_iter().map(|column| column.squared_norm_l2()).sum();
-        // Of few samples, the samples themselves are a factor, and the smaller one.
+        // With few samples, the centred samples themselves are a factor, and the smaller one.
         let factor = if count <= width { centred } else { square_root(&centred)? };
         Ok(Self { count, mean, factor, trace })
     }
 
-    /// The number of samples.
+    /// Returns the number of samples.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// The number of features.
+    /// Returns the number of features.
     pub fn width(&self) -> usize {
         self.mean.len()
     }
 }
 
-/// A factor `F`, as wide as high, of the covariance of centred columns.
+/// Returns a square factor `F` of the covariance of centred columns.
 fn square_root(centred: &Mat<f64>) -> Result<Mat<f64>, Error> {
     let width = centred.nrows();
     let mut covariance = Mat::zeros(width, width);
     product(&mut covariance, centred, &centred.transpose().to_owned());
-    let eigen = covariance
-        .self_adjoint_eigen(Side::Lower)
-        .map_err(|error| Error::unmet(format!("the covariance of {width} features has no decomposition: {error:?}")))?;
+    let eigen = covariance.self_adjoint_eigen(Side::Lower).map_err(|error| {
+        Error::unmet(format!("the eigendecomposition of the covariance of {width} features failed: {error:?}"))
+    })?;
     let (vectors, values) = (eigen.U(), eigen.S());
-    // Rounding makes an eigenvalue of zero a tiny negative one.
+    // Rounding can turn an eigenvalue of zero into a tiny negative one.
     Ok(Mat::from_fn(width, width, |row, column| vectors[(row, column)] * values[column].max(0.0).sqrt()))
 }
 
@@ -77,26 +78,30 @@ fn product(out: &mut Mat<f64>, left: &Mat<f64>, right: &Mat<f64>) {
     matmul(out.as_mut(), Accum::Replace, left, right, 1.0, par);
 }
 
-/// The squared Fréchet distance `|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½)`, as Heusel et al. 2017 ("GANs Trained by a Two
-/// Time-Scale Update Rule") have it for features of Inception and `pytorch-fid` computes it.
+/// Computes the squared Fréchet distance `|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½)`, as in Heusel et al. 2017 ("GANs
+/// Trained by a Two Time-Scale Update Rule") for Inception features, and as `pytorch-fid` computes it.
 ///
-/// With `Σ = F Fᵀ`, the trace of `(Σ₁ Σ₂)^½` is the sum of the singular values of `F₁ᵀ F₂`. No square root of a matrix that is
-/// not symmetric is taken, so that the result is real and right also where covariances are singular: of fewer samples than
-/// features, or of features that are constant.
+/// With `Σ = F Fᵀ`, the trace of `(Σ₁ Σ₂)^½` is the sum of the singular values of `F₁ᵀ F₂`. This avoids the square root
+/// of a matrix that is not symmetric. The result is therefore real, and right even where covariances are singular: with
+/// fewer samples than features, or with constant features.
 ///
 /// # Errors
-/// Different numbers of features; a decomposition that fails.
+/// The numbers of features differ, or a decomposition fails.
 pub fn frechet_distance(a: &Statistics, b: &Statistics) -> Result<f64, Error> {
     if a.width() != b.width() {
-        return Err(Error::usage(format!("expected equally many features, found {} and {}", a.width(), b.width())));
+        return Err(Error::usage(format!(
+            "expected the same number of features, found {} and {}",
+            a.width(),
+            b.width()
+        )));
     }
     let means: f64 = a.mean.iter().zip(&b.mean).map(|(a, b)| (a - b).powi(2)).sum();
     let mut mixed = Mat::zeros(a.factor.ncols(), b.factor.ncols());
     product(&mut mixed, &a.factor.transpose().to_owned(), &b.factor);
-    let values = mixed
-        .singular_values()
-        .map_err(|error| Error::unmet(format!("the product of two covariances has no decomposition: {error:?}")))?;
-    // Rounding makes a distance of zero a tiny negative one.
+    let values = mixed.singular_values().map_err(|error| {
+        Error::unmet(format!("the singular values of the product of two covariances can't be computed: {error:?}"))
+    })?;
+    // Rounding can turn a distance of zero into a tiny negative one.
     Ok((means + a.trace + b.trace - 2.0 * values.iter().sum::<f64>()).max(0.0))
 }
 
@@ -117,7 +122,7 @@ mod tests {
         // Means 2 and 1.25, deviations 2 and sqrt(1/8).
         let expected = 0.75f64.powi(2) + (2.0 - 0.125f64.sqrt()).powi(2);
         assert!((distance(&a, &b) - expected).abs() < 1e-12);
-        // Few samples of many features take the other way: the same feature beside constant ones.
+        // Fewer samples than features use the other factor: the same feature among constant ones.
         let widened = |features: &Array2<f64>| {
             Array2::from_shape_fn((features.nrows(), 9), |(row, at)| if at == 4 { features[[row, 0]] } else { 7.0 })
         };
@@ -130,7 +135,7 @@ mod tests {
         assert!(distance(&many, &many) < 1e-12);
         let constant = Array2::from_elem((9, 5), 3.0);
         assert_eq!(distance(&constant, &constant), 0.0);
-        // A set without spread: the squared distance of the means, and the trace of the other.
+        // For a set without variance: the squared distance of the means, plus the trace of the other.
         let zero = Statistics::of(Array2::zeros((2, 5)).view()).unwrap();
         let of = Statistics::of(many.view()).unwrap();
         let means: f64 = many.mean_axis(Axis(0)).unwrap().iter().map(|mean| mean * mean).sum();
@@ -138,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_statistics_is_refused() {
+    fn features_without_statistics_are_refused() {
         let refused = |features: Array2<f64>| Statistics::of(features.view()).unwrap_err().to_string();
         assert!(refused(Array2::zeros((1, 3))).contains("at least two samples"));
         assert!(refused(Array2::zeros((3, 0))).contains("one feature"));

@@ -10,17 +10,18 @@ use serde::{Deserialize, Serialize};
 use super::frechet::check;
 use crate::error::Error;
 
-/// Sets of at most this many samples have the kernel of all pairs computed at once: 134 MB for each of three matrices.
+/// Maximum number of samples per set for which the kernel of all pairs is computed at once: 134 MB for each of three
+/// matrices.
 const WHOLE: usize = 4096;
 
-/// How the kernel distance is estimated.
+/// The settings of the kernel distance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelOptions {
-    /// The number of random subsets; the distance is the mean over them.
+    /// The number of random subsets. The distance is the mean over them.
     pub subsets: usize,
-    /// Samples of either set in a subset: 1000, or all of the smaller set where it has fewer.
+    /// The number of samples of each set in a subset. `None`: 1000, or all samples of the smaller set if it has fewer.
     pub subset_size: Option<usize>,
-    /// Seed of the choice of subsets.
+    /// The seed that chooses the subsets.
     pub seed: u64,
 }
 
@@ -40,19 +41,19 @@ pub struct KernelDistance {
     pub deviation: f64,
     /// The number of subsets.
     pub subsets: usize,
-    /// Samples of either set in a subset.
+    /// The number of samples of each set in a subset.
     pub subset_size: usize,
 }
 
-/// The kernel distance of Bińkowski et al. 2018 ("Demystifying MMD GANs", KID for features of Inception): the unbiased
-/// estimate of the squared maximum mean discrepancy with the kernel `(x·y / d + 1)³` of `d` features, over random subsets.
-/// It may be negative.
+/// Computes the kernel distance of Bińkowski et al. 2018 ("Demystifying MMD GANs"; KID for Inception features). It is
+/// the unbiased estimate of the squared maximum mean discrepancy with the kernel `(x·y / d + 1)³` of `d` features, over
+/// random subsets. It may be negative.
 ///
-/// Where a subset is all of both sets, there is one.
+/// If a subset has all samples of both sets, only one is used.
 ///
 /// # Errors
-/// Different numbers of features, fewer than two samples, features that are not finite, no subsets, or subsets that are larger
-/// than a set.
+/// The numbers of features differ, there are fewer than two samples, features are not finite, there are no subsets, or
+/// subsets are larger than a set.
 pub fn kernel_distance(
     a: ArrayView2<'_, f64>,
     b: ArrayView2<'_, f64>,
@@ -74,10 +75,10 @@ pub fn kernel_distance(
     kernel_distance_on(a, b, &subsets)
 }
 
-/// As [`kernel_distance`], over these subsets: rows of `a` and rows of `b`, equally many.
+/// Does what [`kernel_distance`] does, over given subsets: equally many rows of `a` and of `b`.
 ///
 /// # Errors
-/// As [`kernel_distance`]; also a row that does not exist.
+/// As [`kernel_distance`], or a row does not exist.
 pub fn kernel_distance_on(
     a: ArrayView2<'_, f64>,
     b: ArrayView2<'_, f64>,
@@ -86,14 +87,18 @@ pub fn kernel_distance_on(
     check(a)?;
     check(b)?;
     if a.ncols() != b.ncols() {
-        return Err(Error::usage(format!("expected equally many features, found {} and {}", a.ncols(), b.ncols())));
+        return Err(Error::usage(format!(
+            "expected the same number of features, found {} and {}",
+            a.ncols(),
+            b.ncols()
+        )));
     }
     let size = subsets.first().map_or(0, |(rows, _)| rows.len());
     let exists = |(of_a, of_b): &(Vec<usize>, Vec<usize>)| {
         of_a.iter().all(|row| *row < a.nrows()) && of_b.iter().all(|row| *row < b.nrows())
     };
     if size < 2 || subsets.iter().any(|of| of.0.len() != size || of.1.len() != size || !exists(of)) {
-        return Err(Error::usage("expected subsets of equally many rows of either set, at least two"));
+        return Err(Error::usage("expected subsets with the same number of rows of both sets, at least two"));
     }
     let kernels = Kernels::of(a, b);
     let distances: Vec<f64> = subsets.iter().map(|(of_a, of_b)| kernels.distance(of_a, of_b)).collect();
@@ -103,7 +108,7 @@ pub fn kernel_distance_on(
     Ok(KernelDistance { mean, deviation: variance.sqrt(), subsets: distances.len(), subset_size: size })
 }
 
-/// The kernel between all rows of two sets, `[a, a]`, `[b, b]` and `[a, b]`, or how it is computed of some.
+/// The kernel between all rows of two sets, `[a, a]`, `[b, b]` and `[a, b]`, or the rows to compute it from.
 enum Kernels<'a> {
     Whole([Mat<f64>; 3]),
     Rows(ArrayView2<'a, f64>, ArrayView2<'a, f64>),
@@ -119,7 +124,7 @@ impl<'a> Kernels<'a> {
         Self::Whole([kernel(&a, &a), kernel(&b, &b), kernel(&a, &b)])
     }
 
-    /// The squared discrepancy between some rows of one set and as many of the other.
+    /// Computes the squared discrepancy between rows of one set and equally many of the other.
     fn distance(&self, of_a: &[usize], of_b: &[usize]) -> f64 {
         let count = of_a.len() as f64;
         let [within_a, within_b, between] = match self {
@@ -143,12 +148,12 @@ impl<'a> Kernels<'a> {
     }
 }
 
-/// Some rows as columns of a matrix.
+/// Returns the chosen rows as columns of a matrix.
 fn rows(of: ArrayView2<'_, f64>, chosen: &[usize]) -> Mat<f64> {
     Mat::from_fn(of.ncols(), chosen.len(), |at, row| of[[chosen[row], at]])
 }
 
-/// `(x·y / d + 1)³` between all columns of two matrices.
+/// Computes `(x·y / d + 1)³` between all columns of two matrices.
 fn kernel(a: &Mat<f64>, b: &Mat<f64>) -> Mat<f64> {
     let mut out = Mat::zeros(a.ncols(), b.ncols());
     let scale = (a.nrows() as f64).recip();
@@ -177,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ways_of_computing_agree() {
+    fn whole_kernels_and_kernels_of_subsets_agree() {
         let (a, b) = (features(40, 0.0), features(30, 0.2));
         let subsets = vec![((5..15).collect(), (0..10).collect()), ((20..30).collect(), (20..30).collect())];
         let whole = kernel_distance_on(a.view(), b.view(), &subsets).unwrap();
@@ -188,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn subsets_follow_the_seed_and_scatter_about_the_whole() {
+    fn subsets_follow_the_seed_and_scatter_around_the_whole() {
         let (a, b) = (features(60, 0.0), features(60, 0.2));
         let of = |subset_size, seed| {
             kernel_distance(a.view(), b.view(), &KernelOptions { subsets: 400, subset_size, seed }).unwrap()
@@ -201,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_and_constant_sets_are_at_no_distance() {
+    fn equal_and_constant_sets_have_no_distance() {
         let constant = Array2::from_elem((8, 3), 2.0);
         let found = kernel_distance(constant.view(), constant.view(), &KernelOptions::default()).unwrap();
         assert!(found.mean.abs() < 1e-9, "{found:?}");

@@ -1,18 +1,18 @@
-//! Images as feature networks take them: bytes, other channels, other sizes.
+//! Conversion of images for feature networks: to bytes, to another number of channels, to another size.
 
 use ndarray::{Array3, ArrayView3, Axis};
 
-/// The share of red, green and blue in grey (ITU-R BT.601), as image libraries have it.
+/// The weights of red, green and blue in grey (ITU-R BT.601), as in image libraries.
 const GREY: [f32; 3] = [0.299, 0.587, 0.114];
 
-/// Pixels from 0 to 255 of an image whose values lie in `range`, clipped and rounded as in a file of bytes.
+/// Converts an image with values in `range` to pixels from 0 to 255, clipped and rounded as in an image file.
 pub(super) fn to_bytes(image: ArrayView3<'_, f32>, range: (f64, f64)) -> Array3<f32> {
     let (low, high) = range;
-    // The cast clips, and makes not-a-number black.
+    // The cast clips, and turns NaN into black.
     image.mapv(|value| f32::from(((f64::from(value) - low) / (high - low) * 255.0).round() as u8))
 }
 
-/// The image in one or three channels: grey is repeated, colours are mixed to grey.
+/// Converts an image to one or three channels: grey is repeated, colours are averaged to grey by weight.
 pub(super) fn with_channels(image: Array3<f32>, channels: usize) -> Array3<f32> {
     match (image.dim().0, channels) {
         (1, 3) => {
@@ -29,16 +29,17 @@ pub(super) fn with_channels(image: Array3<f32>, channels: usize) -> Array3<f32> 
     }
 }
 
-/// An image `[channels, height, width]` in another size by linear interpolation along each side.
+/// Resizes an image `[channels, height, width]` by linear interpolation along each side.
 ///
-/// The centre of a pixel is at half; beyond the border there is nothing, so that the weights of what is inside add up to one.
-/// Where a side shrinks, the triangle is as wide as the pixels that fall together, so that nothing is skipped. So does
-/// Pillow's `resize` with `BILINEAR`; PyTorch's `interpolate` with `antialias` too, and without it where sides grow.
+/// The centre of a pixel is at half. Outside the image nothing counts: the weights of the pixels inside are normalised
+/// to sum to one. Where a side shrinks, the triangle filter is wide enough to cover all pixels (antialiasing). This
+/// equals Pillow's `resize` with `BILINEAR` and PyTorch's `interpolate` with `antialias`, and also without `antialias`
+/// where sides grow.
 pub fn resize(image: ArrayView3<'_, f32>, height: usize, width: usize) -> Array3<f32> {
     along(along(image.to_owned(), 2, width), 1, height)
 }
 
-/// For every new place, the first old one that counts, and the weights from there on.
+/// Returns, for every new pixel, the index of the first old pixel that counts, and the weights from there on.
 fn weights(from: usize, to: usize) -> Vec<(usize, Vec<f64>)> {
     let scale = from as f64 / to as f64;
     let reach = scale.max(1.0);
@@ -79,14 +80,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pixels_are_those_of_a_file() {
+    fn pixels_equal_those_of_an_image_file() {
         let image = array![[[-1.0, 1.0], [0.0, 3.0]], [[f32::NAN, -7.0], [0.5, 1.0]]];
         let expected = array![[[0.0, 255.0], [128.0, 255.0]], [[0.0, 0.0], [191.0, 255.0]]];
         assert_eq!(to_bytes(image.view(), (-1.0, 1.0)), expected);
     }
 
     #[test]
-    fn channels_are_repeated_or_mixed() {
+    fn channels_are_repeated_or_averaged() {
         let grey = with_channels(array![[[10.0, 20.0]]], 3);
         assert_eq!(grey, array![[[10.0, 20.0]], [[10.0, 20.0]], [[10.0, 20.0]]]);
         assert!((with_channels(grey, 1)[[0, 0, 1]] - 20.0).abs() < 1e-4);
@@ -95,10 +96,10 @@ mod tests {
     }
 
     #[test]
-    fn sides_grow_and_shrink_linearly() {
+    fn sides_are_interpolated_when_they_grow_and_shrink() {
         let line = array![[[0.0, 4.0]]];
         assert_eq!(resize(line.view(), 1, 4), array![[[0.0, 1.0, 3.0, 4.0]]]);
-        // Of four pixels, the two that fall together count three times as much as their neighbour.
+        // Of four pixels, the two that are merged count three times as much as their neighbour.
         let halved = resize(array![[[0.0, 0.0, 8.0, 8.0]]].view(), 1, 2);
         assert!((halved[[0, 0, 0]] - 8.0 / 7.0).abs() < 1e-6, "{halved}");
         assert_eq!(resize(line.view(), 3, 2).shape(), [1, 3, 2]);

@@ -1,18 +1,18 @@
-//! How much two images are alike: SSIM and PSNR.
+//! The similarity of two images: SSIM and PSNR.
 
 use ndarray::{ArrayView2, ArrayView3, Axis};
 
-/// The side of the window in which statistics are taken.
+/// The side of the window for local statistics, in pixels.
 pub(super) const WINDOW: usize = 7;
 
-/// Structural similarity of two images `[channels, height, width]`, 1 where they are equal.
+/// Computes the structural similarity of two images `[channels, height, width]`. Equal images have 1.
 ///
 /// Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity", with the defaults of
-/// `skimage.metrics.structural_similarity`: every window of 7 x 7 pixels that lies inside the image counts alike, sample
-/// covariances (48 in the denominator), K1 = 0.01, K2 = 0.03, the mean over windows and then over channels. `range` is
-/// the difference between the largest and the smallest value that a pixel may have.
+/// `skimage.metrics.structural_similarity`: uniform windows of 7x7 pixels inside the image, sample covariances (48 in
+/// the denominator), K1 = 0.01, K2 = 0.03, the mean over windows and then over channels. `range` is the difference
+/// between the largest and the smallest possible value of a pixel.
 ///
-/// `None` where the images have different shapes, no channels, or sides below 7.
+/// `None` if the images have different shapes, no channels, or sides below 7.
 pub fn ssim(a: ArrayView3<'_, f64>, b: ArrayView3<'_, f64>, range: f64) -> Option<f64> {
     let (channels, height, width) = a.dim();
     if a.dim() != b.dim() || channels == 0 || height < WINDOW || width < WINDOW {
@@ -22,18 +22,18 @@ pub fn ssim(a: ArrayView3<'_, f64>, b: ArrayView3<'_, f64>, range: f64) -> Optio
     Some((0..channels).map(channel).sum::<f64>() / channels as f64)
 }
 
-/// The sums over all windows along one axis of a row-major image, as `windows` such sums of every line.
+/// Returns the sums over all windows along one axis of a row-major image: `windows` sums for every line.
 fn sums(values: &[f64], lines: usize, length: usize) -> Vec<f64> {
     let windows = length + 1 - WINDOW;
     let mut out = Vec::with_capacity(lines * windows);
     for line in values.chunks_exact(length) {
-        // Each window is summed by itself: a running sum would carry the rounding of large values into small ones.
+        // Each window is summed separately: a running sum would carry rounding errors of large values into small ones.
         out.extend(line.windows(WINDOW).map(|window| window.iter().sum::<f64>()));
     }
     out
 }
 
-/// The means over all windows of an image, window by window.
+/// Returns the means over all windows of an image.
 fn means(values: &[f64], (height, width): (usize, usize)) -> Vec<f64> {
     let columns = width + 1 - WINDOW;
     let across = sums(values, height, width);
@@ -60,16 +60,16 @@ fn of_channel(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>, range: f64) -> f64
         let (va, vb) = (correction * (square_a[at] - ua * ua), correction * (square_b[at] - ub * ub));
         let cov = correction * (mixed[at] - ua * ub);
         let (top, bottom) = ((2.0 * ua * ub + c1) * (2.0 * cov + c2), (ua * ua + ub * ub + c1) * (va + vb + c2));
-        // Only where the range is zero and both windows are dark.
+        // Only if the range is zero and both windows are black.
         if bottom == 0.0 { 1.0 } else { top / bottom }
     };
     (0..mean_a.len()).map(of_window).sum::<f64>() / mean_a.len() as f64
 }
 
-/// Peak signal-to-noise ratio of two lists of values in decibels, as `skimage.metrics.peak_signal_noise_ratio`: infinite
-/// where they are equal. `range` as in [`ssim`].
+/// Computes the peak signal-to-noise ratio of two lists of values in decibels, as in
+/// `skimage.metrics.peak_signal_noise_ratio`. Infinite if they are equal. `range` as in [`ssim`].
 ///
-/// `None` where they have different lengths or no elements.
+/// `None` if they have different lengths or no elements.
 pub fn psnr<'v>(
     a: impl ExactSizeIterator<Item = &'v f64>,
     b: impl ExactSizeIterator<Item = &'v f64>,
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_images_are_alike_and_small_ones_have_no_windows() {
+    fn equal_images_have_similarity_one_and_small_images_none() {
         let image = Array3::from_shape_fn((2, 9, 8), |(c, y, x)| (c + 3 * y + x * x) as f64 / 50.0);
         assert_eq!(ssim(image.view(), image.view(), 2.0), Some(1.0));
         assert_eq!(psnr(image.iter(), image.iter(), 2.0), Some(f64::INFINITY));
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn constant_images_differ_by_their_means_alone() {
+    fn constant_images_differ_only_by_their_means() {
         let of = |value: f64| Array3::from_elem((1, 7, 7), value);
         let found = ssim(of(0.5).view(), of(0.25).view(), 1.0).unwrap();
         let c1 = 0.01f64.powi(2);

@@ -1,8 +1,9 @@
-//! Directions in which derivatives are compared: the leading ones of the teacher's differences over time.
+//! Directions in which derivatives are compared: the leading directions of the teacher's differences over time.
 //!
-//! With the teacher's output f and the noisy samples `x_t` of a clean sample and one noise, the differences are `f(x_t', t') -
-//! f(x_t, t)` for neighbouring timesteps t and t'. Their leading directions are the eigenvectors of `sum d dᵀ` with the largest
-//! eigenvalues. Every sample of a run has one of them, drawn from its position.
+//! With the teacher's output f and noisy samples `x_t` of one clean sample and one noise, the differences are
+//! `f(x_t', t') - f(x_t, t)` for neighbouring timesteps t and t'. Their leading directions are the eigenvectors of
+//! `sum d dᵀ` with the largest eigenvalues. Every sample of a run gets one of them at random, determined by its
+//! position.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, Mat, Par, Side};
@@ -14,36 +15,38 @@ use crate::array::{Array, ArrayData};
 use crate::diffusion::{Level, Noising};
 use crate::error::Error;
 
-/// Directions that are taken, at most.
+/// Maximum number of directions.
 const COUNT: usize = 8;
 
-/// Differences over time of one sample.
+/// Number of differences over time per sample.
 pub(super) const DIFFERENCES: usize = 2;
 
-/// The share of the schedule between two timesteps of a difference: one in this many.
+/// The distance between the two timesteps of a difference: one part in this many of the schedule.
 const APART: usize = 20;
 
-/// How far a sample is moved along its direction, for every square root of its elements: their root mean square.
+/// The distance by which a sample is moved along its direction, divided by the square root of its number of elements:
+/// the root mean square of the change.
 const STEP: f64 = 0.01;
 
-/// The step over which the derivative by a sample of this many elements is taken.
+/// Returns the step length of the finite difference for a sample of this many elements.
 pub fn step(elements: usize) -> f32 {
     (STEP * (elements.max(1) as f64).sqrt()) as f32
 }
 
-/// Directions of length one, each of the shape of a sample.
+/// Directions of unit length, each with the elements of a sample.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Directions {
     rows: Vec<Vec<f32>>,
 }
 
 impl Directions {
-    /// The leading directions of some differences, all of one length.
+    /// Returns the leading directions of differences, which have equal length.
     ///
     /// # Errors
-    /// The differences are all zero, or not finite.
+    /// All differences are zero, or some are not finite.
     pub fn leading(differences: &[Vec<f32>]) -> Result<Self, Error> {
-        let fail = || Error::unmet("--distill-jacobian: the teacher's differences over time have no directions");
+        let fail =
+            || Error::unmet("--distill-jacobian: the teacher's differences over time are all zero or not finite");
         let width = differences.first().map_or(0, Vec::len);
         let is_finite = |row: &Vec<f32>| row.iter().all(|value| value.is_finite());
         if width == 0 || !differences.iter().all(is_finite) {
@@ -55,7 +58,7 @@ impl Directions {
         let eigen = products.self_adjoint_eigen(Side::Lower).map_err(|_| fail())?;
         let (values, vectors) = (eigen.S().column_vector(), eigen.U());
         let mut rows = Vec::new();
-        // In ascending order.
+        // Eigenvalues are in ascending order.
         let largest = values.iter().copied().fold(0.0, f64::max);
         for at in (0..values.nrows()).rev().take(COUNT).take_while(|at| values[*at] > 1e-9 * largest) {
             let mut row: Vec<f64> = (0..width)
@@ -68,39 +71,39 @@ impl Directions {
         if rows.is_empty() { Err(fail()) } else { Ok(Self { rows }) }
     }
 
-    /// The direction of the sample at a position.
+    /// Returns the direction of the sample at a position.
     pub fn of(&self, draws: &Draws, position: u64) -> &[f32] {
         &self.rows[draws.direction(position, self.rows.len())]
     }
 
-    /// The elements of a sample.
+    /// Returns the number of elements of a sample.
     pub fn elements(&self) -> usize {
         self.rows.first().map_or(0, Vec::len)
     }
 }
 
-/// The levels of the noise of a sample at the ends of its differences; its timestep is `at` of the schedule.
+/// Returns the noise levels at the ends of a sample's differences. `at` is the index of its timestep in the schedule.
 pub(super) fn levels(noising: &Noising<'_>, at: usize) -> Vec<Level> {
     let all = noising.process.schedule.levels();
     let apart = (all.len() / APART).max(1);
     let last = all.len().saturating_sub(1);
-    // The first of them, over what is left of the schedule.
+    // Maps `at` to the first timestep, so that the last one is within the schedule.
     let free = last.saturating_sub(DIFFERENCES * apart);
     let first = (at * free).checked_div(last).unwrap_or(0);
     (0..=DIFFERENCES).map(|step| all[(first + step * apart).min(last)]).collect()
 }
 
-/// Where the noisy sample lies within its input.
+/// The position of the noisy sample within its input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SamplePlace {
     /// The name of the input.
     pub input: String,
-    /// Axis and offset, where the input holds more than the sample.
+    /// Axis and offset of the sample. `None`: the input holds nothing besides the sample.
     pub within: Option<(usize, usize)>,
 }
 
 impl SamplePlace {
-    /// Of the network whose inputs are made so.
+    /// Returns the position for a network with these roles.
     pub fn of(noising: &Noising<'_>) -> Self {
         let within = noising.roles.joined.as_ref().map(|joined| (joined.axis, joined.offset));
         Self { input: noising.roles.sample.name.clone(), within }
@@ -119,11 +122,11 @@ impl SamplePlace {
         moved
     }
 
-    /// Adds two parts to every input that has a row for each sample: one with the samples moved along their directions, one with
-    /// them moved against.
+    /// Adds two parts to every input that has a row for each sample: one with the samples moved along their directions,
+    /// and one with the samples moved in the opposite direction.
     ///
     /// # Errors
-    /// Samples that do not fit the directions.
+    /// The samples do not fit the directions.
     pub(super) fn stack(
         &self,
         inputs: &mut [(String, Array)],
@@ -164,7 +167,7 @@ mod tests {
     use crate::finetune::draw::TimestepDraw;
 
     #[test]
-    fn the_leading_directions_are_those_along_which_differences_are_long() {
+    fn the_leading_directions_are_those_of_the_longest_differences() {
         let differences = [vec![3.0, 4.0, 0.0], vec![-6.0, -8.0, 0.0], vec![0.0, 0.0, 0.5], vec![0.0, 0.0, 0.0]];
         let directions = Directions::leading(&differences).unwrap();
         assert_eq!(directions.rows.len(), 2, "{directions:?}");
@@ -176,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_are_moved_both_ways_and_other_inputs_repeated() {
+    fn samples_are_moved_both_ways_and_other_inputs_are_repeated() {
         let directions = Directions { rows: vec![vec![1.0, 0.0]] };
         let draws = Draws { seed: 0, timesteps: TimestepDraw::Uniform, steps: 10, batch: 2 };
         let floats =

@@ -1,5 +1,5 @@
-//! The timestep and the noise of every sample of a run, by its global position: what a position is given depends neither on
-//! the positions before it nor on how many processes share the work.
+//! The timestep and noise of every sample of a run, determined by its global position. They do not depend on earlier
+//! positions, nor on the number of processes that share the work.
 
 use ndarray::{ArrayD, Axis};
 use rand::{RngExt, SeedableRng};
@@ -7,34 +7,34 @@ use rand_distr::{Distribution, StandardNormal};
 use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
 
-/// How timesteps are drawn.
+/// The distribution of timesteps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum TimestepDraw {
-    /// Each for itself, all equally likely.
+    /// Independent, all timesteps equally likely.
     #[default]
     Uniform,
-    /// In pairs t and T - 1 - t, as the published code of DDIM and Diff-Pruning draws them.
+    /// In pairs t and T - 1 - t, as in the published code of DDIM and Diff-Pruning.
     Antithetic,
-    /// One from each of as many parts of the schedule as a batch has samples.
+    /// One timestep from each of N equal parts of the schedule, where N is the batch size.
     Stratified,
 }
 
-/// What gives every position its timestep and noise.
+/// The settings that determine timestep and noise of every position.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Draws {
-    /// Seed of the run.
+    /// The seed of the run.
     pub seed: u64,
-    /// How timesteps are drawn.
+    /// The distribution of timesteps.
     pub timesteps: TimestepDraw,
-    /// Timesteps of the schedule.
+    /// The number of timesteps in the schedule.
     pub steps: usize,
-    /// Samples of a step of the optimizer.
+    /// The number of samples in an optimizer step.
     pub batch: usize,
 }
 
-/// Streams of random numbers of one position.
+/// The streams of random numbers of a position.
 const OF_TIME: u64 = 0x5851_f42d_4c95_7f2d;
 const OF_NOISE: u64 = 0x1405_7b7e_f767_814f;
 const OF_DIRECTION: u64 = 0x2545_f491_4f6c_dd1d;
@@ -48,7 +48,7 @@ impl Draws {
         Pcg64Mcg::seed_from_u64(mixed ^ (mixed >> 31))
     }
 
-    /// The place of the timestep of a position in the schedule.
+    /// Returns the index in the schedule of the timestep of a position.
     pub fn timestep(&self, position: u64) -> usize {
         let steps = self.steps.max(1);
         let uniform = |position: u64| self.random(position, OF_TIME).random_range(0..steps);
@@ -65,12 +65,13 @@ impl Draws {
         }
     }
 
-    /// Which of `count` directions a position is given; `count` is at least one.
+    /// Returns the index of the direction of a position, below `count`, which is at least one.
     pub fn direction(&self, position: u64, count: usize) -> usize {
         self.random(position, OF_DIRECTION).random_range(0..count.max(1))
     }
 
-    /// Normally distributed noise for samples at these positions; `dims` is the shape, the number of positions first.
+    /// Returns normally distributed noise for the samples at these positions. `dims` is the shape, with the number of
+    /// positions first.
     pub fn noise(&self, positions: &[u64], dims: &[usize]) -> ArrayD<f32> {
         let mut noise = ArrayD::zeros(dims);
         for (mut row, position) in noise.axis_iter_mut(Axis(0)).zip(positions) {
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn timesteps_cover_the_schedule_as_they_are_drawn() {
+    fn timesteps_cover_the_schedule_for_every_distribution() {
         for kind in [TimestepDraw::Uniform, TimestepDraw::Antithetic, TimestepDraw::Stratified] {
             let drawn: Vec<usize> = (0..3200).map(|position| draws(kind).timestep(position)).collect();
             let mean = drawn.iter().sum::<usize>() as f64 / drawn.len() as f64;
@@ -100,7 +101,7 @@ mod tests {
         let pairs = draws(TimestepDraw::Antithetic);
         assert!((0..100).all(|at| pairs.timestep(2 * at) + pairs.timestep(2 * at + 1) == 999));
         let parts = draws(TimestepDraw::Stratified);
-        // A part begins within a timestep.
+        // The border of a part may be within a timestep.
         let is_in_part = |at: u64| {
             let (step, at) = (parts.timestep(64 + at) as f64, at as f64);
             (step + 1.0) * 0.032 > at && step * 0.032 < at + 1.0
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_has_its_noise_wherever_it_is_drawn() {
+    fn a_position_has_the_same_noise_in_any_batch() {
         let all = draws(TimestepDraw::Uniform).noise(&[4, 5, 6], &[3, 8]);
         let one = draws(TimestepDraw::Uniform).noise(&[5], &[1, 8]);
         assert_eq!(all.index_axis(Axis(0), 1), one.index_axis(Axis(0), 0));

@@ -1,4 +1,4 @@
-//! Inner values that a network shares with the one that it was cut from: what the plan kept of each.
+//! Intermediate values that a network shares with its teacher, and the part of each that the plan kept.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -15,31 +15,31 @@ use crate::graph::{Node, ValueId};
 use crate::operator::couple::kept::Kept;
 use crate::operator::part::{Part, PartCx};
 
-/// Values that are chosen without a word from the caller, at least and at most, where there are as many.
+/// Minimum and maximum number of automatically chosen values, if the network has as many.
 const BORDERS: (usize, usize) = (4, 8);
 
-/// Values that an error lists.
+/// Maximum number of values that an error lists.
 const LISTED: usize = 12;
 
-/// Which inner values are compared with the teacher's.
+/// The choice of intermediate values that are compared with the teacher's.
 #[derive(Clone, Debug)]
 pub enum FeatureChoice {
-    /// A few of the residual stream, where its shape changes and in between.
+    /// A few values of the residual stream, where its shape changes and in between.
     Auto,
-    /// Those whose name matches, and those that a node computes whose name matches.
+    /// All values whose name, or whose node's name, matches.
     Matching(Regex),
 }
 
-/// An inner value of a network that is the kept part of one of its teacher.
+/// An intermediate value of a network that is the kept part of a value of its teacher.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Feature {
-    /// Its name, the same in both.
+    /// Its name, the same in both networks.
     pub name: String,
-    /// The indices that the cut kept of every axis of the teacher's value; `None` for axes that are whole.
+    /// The indices that the cut kept on every axis of the teacher's value. `None`: all indices.
     pub kept: Vec<Option<Vec<usize>>>,
 }
 
-/// A network, its values at fixed sizes.
+/// A network with the facts about its values at fixed sizes.
 struct AtSizes<'a> {
     of: &'a Analysis,
     facts: Facts,
@@ -58,7 +58,7 @@ impl<'a> AtSizes<'a> {
         self.facts.values[value].as_ref().is_some_and(Fact::is_float)
     }
 
-    /// By value, whether it is a floating point number that changes with the inputs.
+    /// Returns, by value, whether it is a floating point value that depends on the inputs.
     fn computed(&self) -> Vec<bool> {
         let mut changes = vec![false; self.of.graph.values.len()];
         self.of.graph.inputs.iter().for_each(|input| changes[*input] = true);
@@ -72,18 +72,18 @@ impl<'a> AtSizes<'a> {
     }
 }
 
-/// A network and the one that it was cut from.
+/// The correspondence between a network (student) and the network that it was cut from (teacher).
 pub struct Kinship<'a> {
     teacher: AtSizes<'a>,
     student: AtSizes<'a>,
     kept: Option<&'a Kept>,
-    /// By value of the student, whether it is computed from the inputs.
+    /// By value of the student: whether it is computed from the inputs.
     computed: Vec<bool>,
 }
 
 impl<'a> Kinship<'a> {
-    /// Two networks at the sizes of a run. `kept` is what the plan of the cut keeps of the teacher's channels; without a plan,
-    /// values that have the same shape correspond.
+    /// Creates the correspondence at the sizes of a run. `kept` holds the teacher's channels that the plan of the cut
+    /// keeps. Without a plan, values of the same shape correspond.
     ///
     /// # Errors
     /// A node contradicts its operator's specification at these sizes.
@@ -97,10 +97,10 @@ impl<'a> Kinship<'a> {
         Ok(Self { teacher, student, kept, computed })
     }
 
-    /// The values to compare, in the order of the graph.
+    /// Returns the values to compare, in the order of the graph.
     ///
     /// # Errors
-    /// Nothing matches, or a value that does has no counterpart in the teacher.
+    /// Nothing matches, or a matching value has no counterpart in the teacher.
     pub fn features(&self, choice: &FeatureChoice) -> Result<Vec<Feature>, Error> {
         let fail = |text: String| Error::usage(text).in_file(self.student.of.model.path()).hint(self.advice());
         let values = match choice {
@@ -110,14 +110,14 @@ impl<'a> Kinship<'a> {
         match (values.is_empty(), choice) {
             (true, FeatureChoice::Auto) => Err(fail("--distill-features auto: found no residual stream".to_owned())),
             (true, FeatureChoice::Matching(pattern)) => Err(fail(format!(
-                "--distill-features {:?}: no node or value that follows from the inputs has such a name",
+                "--distill-features {:?}: matches no name of a node or value that is computed from the inputs",
                 pattern.as_str()
             ))),
             _ => values.into_iter().map(|value| self.feature(value).map_err(fail)).collect(),
         }
     }
 
-    /// What an error says of the values that can be compared.
+    /// Returns the hint of an error: which values can be compared.
     fn advice(&self) -> String {
         let all = self.computed().filter(|value| self.feature(*value).is_ok()).count();
         let borders = self.borders();
@@ -128,8 +128,10 @@ impl<'a> Kinship<'a> {
         };
         let names: Vec<&str> = chosen.iter().map(|value| self.name(*value)).collect();
         match names.as_slice() {
-            [] => "no value of the network has a counterpart in the teacher: give the network that it was cut from, and its plan with --plan".to_owned(),
-            names => format!("{all} values can be compared, for example {}", names.join(", ")),
+            [] => "no value of the network has a counterpart in the teacher: use the network that it was cut from as \
+                   --teacher, and its plan as --plan"
+                .to_owned(),
+            names => format!("choose from the {all} values that can be compared, for example {}", names.join(", ")),
         }
     }
 
@@ -137,7 +139,7 @@ impl<'a> Kinship<'a> {
         &self.student.of.graph.values[value].name
     }
 
-    /// The values that follow from the inputs, in the order of the graph.
+    /// Iterates over the values that are computed from the inputs, in the order of the graph.
     fn computed(&self) -> impl Iterator<Item = ValueId> {
         let outputs = self.student.of.graph.nodes.iter().flat_map(|node| node.outputs.iter().flatten().copied());
         outputs.filter(|value| self.computed[*value])
@@ -153,12 +155,12 @@ impl<'a> Kinship<'a> {
         self.computed().filter(is_meant).collect()
     }
 
-    /// The counterpart of a value; what is missing where there is none.
+    /// Returns the counterpart of a value, or the reason why there is none.
     fn feature(&self, value: ValueId) -> Result<Feature, String> {
         let name = self.name(value).to_owned();
         let lacks = |why: String| Err(format!("--distill-features: value {name:?} {why}"));
         let Some(original) = self.teacher.of.graph.value(&name).filter(|value| self.teacher.is_float(*value)) else {
-            return lacks("is not in the teacher".to_owned());
+            return lacks("does not exist in the teacher".to_owned());
         };
         let (Some(before), Some(after)) = (self.teacher.shape(original), self.student.shape(value)) else {
             return lacks("has an unknown shape".to_owned());
@@ -173,16 +175,18 @@ impl<'a> Kinship<'a> {
         };
         let has_rank = kept.len() == before.len() && before.len() == after.len() && !after.is_empty();
         if !(has_rank && kept.iter().zip(&before).zip(&after).all(fits)) {
-            let what = if self.kept.is_some() { "what the plan keeps of it" } else { "there is no plan of the cut" };
-            return lacks(format!(
-                "has shape {after:?}, that of the teacher {before:?}; {what} does not say which part"
-            ));
+            let what = match self.kept {
+                Some(_) => "this is not the part of it that the plan keeps",
+                None => "without the plan of the cut (--plan), the kept part is unknown",
+            };
+            return lacks(format!("has shape {after:?}, in the teacher {before:?}: {what}"));
         }
         Ok(Feature { name, kept })
     }
 
-    /// Values of the residual stream: sums of two values of one shape, one of which a layer gives, or which more than one node
-    /// reads. Those after which the shape of the teacher's changes, and as many in between as are needed.
+    /// Returns values of the residual stream: sums of two values of the same shape, where one summand is the output of
+    /// a layer, or several nodes take the sum as input. Chooses the last values before the teacher's shape changes, and
+    /// further ones in between up to the minimum number.
     fn borders(&self) -> Vec<ValueId> {
         let graph = &self.student.of.graph;
         let mut stream: Vec<ValueId> = Vec::new();
@@ -203,7 +207,7 @@ impl<'a> Kinship<'a> {
         chosen.into_iter().map(|at| stream[at]).collect()
     }
 
-    /// The value that a node computes as the sum of two computed values of its own shape.
+    /// Returns the output of a node that adds two computed values of the output's shape.
     fn sum(&self, node: &Node) -> Option<ValueId> {
         let AtSizes { of, facts } = &self.student;
         let part = of.operators.get(node.id)?.part(&PartCx { node, facts })?;
@@ -215,8 +219,8 @@ impl<'a> Kinship<'a> {
         (node.inputs.len() == 2 && node.inputs.iter().all(is_whole)).then_some(output)
     }
 
-    /// Whether one of the two summands of a value is what a layer gives, up to a bias, a scale and its shape, and neither is so
-    /// made of the other, as in approximations of activations.
+    /// Returns whether one of the two summands of a value is the output of a layer, up to a bias, a scale and a
+    /// reshape. Neither summand may be computed from the other in this way, as in approximations of activations.
     fn adds_layer(&self, sum: ValueId) -> bool {
         let graph = &self.student.of.graph;
         let Some((node, _)) = graph.values[sum].producer else { return false };
@@ -226,8 +230,8 @@ impl<'a> Kinship<'a> {
         is_apart && (first.1 || second.1)
     }
 
-    /// Follows a value back through nodes that combine one computed value with numbers or vectors alone. Returns the values on
-    /// the way, and whether a layer gives the first.
+    /// Follows a value back through nodes that combine a single computed value with scalars or vectors only. Returns
+    /// the values on the way, and whether the first of them is the output of a layer.
     fn back(&self, value: ValueId) -> (Vec<ValueId>, bool) {
         let graph = &self.student.of.graph;
         let mut way = vec![value];
@@ -252,14 +256,15 @@ impl<'a> Kinship<'a> {
         (way, false)
     }
 
-    /// The nodes that compute floating point numbers from a value.
+    /// Returns the nodes that compute floating point values from a value.
     fn readers(&self, value: ValueId) -> BTreeSet<usize> {
         let graph = &self.student.of.graph;
         let gives = |node: &usize| graph.nodes[*node].outputs.iter().flatten().any(|output| self.computed[*output]);
         graph.values[value].consumers.iter().map(|(node, _)| *node).filter(gives).collect()
     }
 
-    /// Follows a value through nodes that alone read it and combine it with single numbers, as scales of blocks do.
+    /// Follows a value forward through nodes that are its only reader and combine it with scalars, such as the scale of
+    /// a block.
     fn along(&self, mut value: ValueId) -> ValueId {
         let graph = &self.student.of.graph;
         loop {
@@ -280,14 +285,14 @@ impl<'a> Kinship<'a> {
     }
 }
 
-/// At most `count` of some, evenly spread, the last among them.
+/// Returns at most `count` evenly spread elements, including the last.
 fn spread(all: &[usize], count: usize) -> Vec<usize> {
     let count = count.min(all.len());
     (1..=count).map(|at| all[(at * all.len()).div_ceil(count) - 1]).collect()
 }
 
 impl Feature {
-    /// What the network keeps of the teacher's value.
+    /// Returns the part of the teacher's value that the network keeps.
     pub fn gathered(&self, mut array: Array) -> Array {
         for (axis, kept) in self.kept.iter().enumerate() {
             if let Some(kept) = kept {
@@ -298,7 +303,7 @@ impl Feature {
     }
 }
 
-/// The elements in float32.
+/// Returns the elements in float32.
 fn floats(array: &Array) -> Cow<'_, [f32]> {
     match &array.data {
         ArrayData::F32(values) => Cow::Borrowed(values),
@@ -306,7 +311,7 @@ fn floats(array: &Array) -> Cow<'_, [f32]> {
     }
 }
 
-/// These places of an axis, in float32.
+/// Gathers these indices of an axis, in float32.
 fn along_axis(array: &Array, axis: usize, places: &[usize]) -> Array {
     let inner: usize = array.dims[axis + 1..].iter().product();
     let run = array.dims[axis] * inner;
@@ -322,8 +327,8 @@ fn along_axis(array: &Array, axis: usize, places: &[usize]) -> Array {
     Array { dims, data: ArrayData::F32(taken) }
 }
 
-/// For every row of axis 0, one divided by the mean square of its elements, so that differences count in relation to it; zero
-/// for a row of zeros.
+/// Returns one divided by the mean square of the elements of every row of axis 0, so that differences count relative to
+/// the row. Zero for a row of zeros.
 pub fn weights_of_rows(array: &Array) -> Vec<f32> {
     let row = array.dims.iter().skip(1).product::<usize>().max(1);
     let weight = |row: &[f32]| {
@@ -338,7 +343,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kept_places_are_taken_of_every_axis() {
+    fn kept_indices_are_gathered_on_every_axis() {
         let array = Array { dims: vec![2, 3, 2], data: ArrayData::F32((0..12).map(|at| at as f32).collect()) };
         let feature = Feature { name: "x".to_owned(), kept: vec![None, Some(vec![0, 2]), Some(vec![1])] };
         let taken = feature.gathered(array);
@@ -348,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_spread_evenly_with_the_last_among_them() {
+    fn elements_are_spread_evenly_and_include_the_last() {
         let all: Vec<usize> = (10..20).collect();
         assert_eq!(spread(&all, 2), [14, 19]);
         assert_eq!(spread(&all, 3), [13, 16, 19]);

@@ -1,4 +1,4 @@
-//! The graph of a training step: forward pass, loss and gradients, to which the trained weights are fed.
+//! The graph of a training step: forward pass, loss and gradients, with the trained weights as inputs.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::onnx::builder::Builder;
 use crate::operator::gradient::signed_shape;
 use crate::runtime::Device;
 
-/// A weight that is trained.
+/// A trained weight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrainedWeight {
     /// The constant.
@@ -20,12 +20,12 @@ pub struct TrainedWeight {
     pub name: String,
     /// Its shape.
     pub dims: Vec<usize>,
-    /// The output of the graph that holds the gradient by it, float32 of its shape.
+    /// The output of the graph that holds the gradient with respect to it: float32, of the same shape.
     pub gradient: String,
 }
 
 impl TrainedWeight {
-    /// The number of its elements.
+    /// Returns the number of elements.
     pub fn elements(&self) -> usize {
         self.dims.iter().product()
     }
@@ -34,18 +34,18 @@ impl TrainedWeight {
 /// The graph of a step.
 #[derive(Debug)]
 pub struct TrainingGraph {
-    /// The graph; the weights are its last inputs, and each has one gradient.
+    /// The graph. The weights are its last inputs, and each has one gradient.
     pub graph: GradientGraph,
     /// The weights, in the order of the model's values.
     pub weights: Vec<TrainedWeight>,
 }
 
 impl TrainingGraph {
-    /// Differentiates a network by the weights `options.wanted`, which are fed. Weights that the loss does not depend on are
-    /// left out.
+    /// Differentiates a network with respect to the weights `options.wanted`, which become inputs. Weights that the
+    /// loss does not depend on are left out.
     ///
     /// # Errors
-    /// As [`GradientGraph::build`]; also where the loss depends on no weight.
+    /// As [`GradientGraph::build`], or the loss depends on none of the weights.
     pub fn build(analysis: &Analysis, options: &GradientOptions, device: Device) -> Result<Self, Error> {
         let fed = |weights: &[ValueId]| GradientOptions {
             wanted: weights.to_vec(),
@@ -57,7 +57,7 @@ impl TrainingGraph {
         values.sort_unstable();
         values.dedup();
         if values.is_empty() {
-            let text = "the loss depends on none of the weights that are to be trained";
+            let text = "the loss depends on none of the weights to train";
             return Err(Error::unmet(text)
                 .in_file(analysis.model.path())
                 .hint("choose other weights with --train REGEX"));
@@ -69,7 +69,7 @@ impl TrainingGraph {
         Ok(Self { graph, weights })
     }
 
-    /// The number of trained elements.
+    /// Returns the number of trained elements.
     pub fn elements(&self) -> usize {
         self.weights.iter().map(TrainedWeight::elements).sum()
     }

@@ -1,9 +1,9 @@
-//! What a step of training minimises.
+//! The objective of a training step.
 //!
 //! With the output y of the network, the target x of its process and the output z of the teacher, the squared loss with
-//! distillation is `mean((1 - d) (y - x)^2 + d (y - z)^2)`. Its gradient is that of `mean((y - (1 - d) x - d z)^2)`, so that
-//! the graph has one term, and the rest, which no weight changes, is added to the loss afterwards. Inner values and
-//! derivatives that are compared with the teacher's are terms of their own.
+//! distillation is `mean((1 - d) (y - x)^2 + d (y - z)^2)`. Its gradient is that of `mean((y - (1 - d) x - d z)^2)`.
+//! The graph therefore has one term, and the rest, which does not depend on the weights, is added to the loss
+//! afterwards. The comparisons of intermediate values and of derivatives with the teacher's are separate terms.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,16 +13,17 @@ use crate::error::Error;
 use crate::gradient::TARGET;
 use crate::gradient::loss::{Distance, LossTerm};
 
-/// The input that takes the output of the teacher where it is a term of its own.
+/// The input for the teacher's output, where it is a separate term.
 const TEACHER: &str = "__teacher";
 
-/// The input that takes the weights of the samples.
+/// The input for the weights of the samples.
 const WEIGHTS: &str = "__sample_weights";
 
-/// The inputs that take the square of the teacher's slope, one number for every sample, and the weights of the samples for it.
-pub(super) const SLOPES: [&str; 2] = ["__slopes", "__slope_weights"];
+/// The inputs for the squares of the teacher's directional derivatives, one per sample, and for the weights of the
+/// samples in that term.
+pub(super) const DERIVATIVES: [&str; 2] = ["__slopes", "__slope_weights"];
 
-/// The inputs that take the teacher's value of feature `at`, and the weights of its rows.
+/// Returns the names of the inputs for the teacher's value of feature `at` and for the weights of its rows.
 pub(super) fn feature_inputs(at: usize) -> [String; 2] {
     [format!("__feature/{at}"), format!("__feature_weights/{at}")]
 }
@@ -30,23 +31,23 @@ pub(super) fn feature_inputs(at: usize) -> [String; 2] {
 /// The loss of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Objective {
-    /// The share of the teacher's output in the loss, from 0 to 1.
+    /// The weight of the teacher's output in the loss, from 0 to 1.
     pub distill: f64,
-    /// Where the squares of differences turn into lines; squares everywhere where `None`.
+    /// The difference at which the Huber loss changes from quadratic to linear. `None`: quadratic everywhere.
     pub huber: Option<f32>,
-    /// The signal-to-noise ratio beyond which samples count less ("Efficient Diffusion Training via Min-SNR Weighting
-    /// Strategy", 2023); all count alike where `None`.
+    /// The signal-to-noise ratio above which samples are weighted down ("Efficient Diffusion Training via Min-SNR
+    /// Weighting Strategy", 2023). `None`: equal weights.
     pub snr_gamma: Option<f64>,
-    /// The weight of the inner values: the mean over them of `|y - z|^2 / |z|^2`, of the value y and what the network keeps of
-    /// the teacher's value z, the mean over samples.
+    /// The weight of the intermediate values. Their loss is the mean, over values and samples, of `|y - z|^2 / |z|^2`,
+    /// with the value y and the kept part z of the teacher's value.
     pub features: f64,
-    /// The weight of `(|J v|^2 / |J' v|^2 - 1)^2`, the mean over samples, with the derivative J of the output by the noisy sample,
-    /// J' that of the teacher's, and directions v of length one; nothing is compared where it is zero. "2ndMatch" (2025) has
-    /// the difference of the squares in its place.
+    /// The weight of the mean over samples of `(|J v|^2 / |J' v|^2 - 1)^2`, with the derivative J of the output with
+    /// respect to the noisy sample, the teacher's derivative J', and directions v of unit length. Zero: derivatives are
+    /// not compared. "2ndMatch" (2025) has the difference of the squares instead.
     pub jacobian: f64,
 }
 
-/// The weight of inner values where nothing else is asked for.
+/// Default weight of the intermediate values.
 pub const FEATURES: f64 = 0.1;
 
 impl Default for Objective {
@@ -56,17 +57,17 @@ impl Default for Objective {
 }
 
 impl Objective {
-    /// Refuses numbers that make no sense.
+    /// Checks that all numbers are in their ranges.
     ///
     /// # Errors
     /// See above.
     pub fn check(&self) -> Result<(), Error> {
         if !(0.0..=1.0).contains(&self.distill) {
-            return Err(Error::usage(format!("--distill: expected a share from 0 to 1, found {}", self.distill)));
+            return Err(Error::usage(format!("--distill: expected a number from 0 to 1, found {}", self.distill)));
         }
         for (name, weight) in [("--distill-features-weight", self.features), ("--distill-jacobian", self.jacobian)] {
             if !(weight >= 0.0 && weight.is_finite()) {
-                return Err(Error::usage(format!("{name}: expected a number from 0 on, found {weight}")));
+                return Err(Error::usage(format!("{name}: expected a finite number of at least 0, found {weight}")));
             }
         }
         if let Some(gamma) = self.snr_gamma.filter(|gamma| !(*gamma > 0.0 && gamma.is_finite())) {
@@ -78,18 +79,19 @@ impl Objective {
         }
     }
 
-    /// Parts of a run of the graph, each as large as the batch: the samples, and where derivatives are compared, the samples
-    /// moved along their directions and against them.
+    /// Returns the number of parts of a run of the graph, each as large as the batch: the samples, and if derivatives
+    /// are compared, the samples moved along their directions and in the opposite direction.
     pub fn parts(&self) -> usize {
         if self.jacobian > 0.0 { 3 } else { 1 }
     }
 
-    /// Whether the teacher runs at every step, for its output, its inner values where there are any, or derivatives.
+    /// Returns whether the teacher runs at every step: for its output, for intermediate values if there are any, or for
+    /// derivatives.
     pub fn asks_teacher(&self, has_features: bool) -> bool {
         self.distill > 0.0 || self.jacobian > 0.0 || has_features
     }
 
-    /// Whether samples count by their timestep.
+    /// Returns whether the weight of samples depends on their timestep.
     fn is_weighted(&self, process: &Process) -> bool {
         let first = process.schedule.levels().first();
         self.snr_gamma.is_some()
@@ -100,8 +102,8 @@ impl Objective {
                 .any(|level| first.is_some_and(|first| process.loss_weight(first) != process.loss_weight(level)))
     }
 
-    /// The terms of the graph: the prediction `output` is compared in its first `channels`; `features` are the names of the
-    /// inner values, and `step` is how far the parts of a run are moved.
+    /// Returns the loss terms of the graph. The first `channels` of the prediction `output` are compared. `features`
+    /// are the names of the intermediate values, and `step` is the distance by which samples are moved.
     pub fn terms(
         &self,
         process: &Process,
@@ -119,7 +121,7 @@ impl Objective {
         }
         if self.jacobian > 0.0 {
             let distance = Distance::SquaredSlope { step };
-            let [target, weights] = SLOPES.map(str::to_owned);
+            let [target, weights] = DERIVATIVES.map(str::to_owned);
             let (sample_weights, weight) = (Some(weights), self.jacobian);
             terms.push(LossTerm { channels, distance, target, sample_weights, weight, ..LossTerm::squared(output) });
         }
@@ -137,7 +139,7 @@ impl Objective {
         [own, taught].into_iter().filter(|term| term.weight > 0.0).collect()
     }
 
-    /// The weight of a sample at a level.
+    /// Returns the weight of a sample at a level.
     fn weight(&self, process: &Process, level: &Level) -> f64 {
         let own = process.loss_weight(level);
         let Some(gamma) = self.snr_gamma else { return own };
@@ -150,8 +152,8 @@ impl Objective {
         }
     }
 
-    /// Completes the inputs of a run: the target that the teacher's output is part of, and the weights of the samples, one
-    /// for each of the levels. Returns what is to be added to the loss that the graph returns.
+    /// Completes the inputs of a run: mixes the teacher's output into the target, and adds the weights of the samples,
+    /// one per level. Returns the number to add to the loss that the graph returns.
     pub fn complete(
         &self,
         process: &Process,
@@ -180,7 +182,8 @@ impl Objective {
         rest
     }
 
-    /// Replaces the target by the mean of target and teacher. Returns `mean(d (1 - d) (x - z)^2)`, times the weights.
+    /// Replaces the target by the weighted mean of target and teacher. Returns the mean of `d (1 - d) (x - z)^2`, with
+    /// the samples weighted.
     fn mix(&self, target: &mut [f32], teacher: &[f32], weights: Option<&[f32]>) -> f64 {
         let share = self.distill as f32;
         let rows = weights.map_or(1, <[f32]>::len).max(1);
@@ -204,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_term_with_a_mixed_target_is_the_loss_of_two() {
+    fn one_term_with_a_mixed_target_equals_the_loss_of_two_terms() {
         let objective = Objective { distill: 0.7, ..Objective::default() };
         let (y, x, z) = ([0.3_f32, -1.0, 2.0, 0.1], [0.5_f32, 0.5, -0.5, 1.0], [0.2_f32, -0.8, 1.0, 0.0]);
         let weights = [2.0_f32, 0.5];
@@ -219,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_without_sense_are_refused() {
+    fn numbers_out_of_range_are_refused() {
         let wrong = [
             Objective { distill: 1.5, ..Objective::default() },
             Objective { distill: f64::NAN, ..Objective::default() },

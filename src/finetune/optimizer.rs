@@ -1,38 +1,38 @@
-//! The step of the optimizer on the CPU: clipping by the global norm, Adam or AdamW, and the moving average of the
-//! weights, in one pass over the memory.
+//! The optimizer step on the CPU: clipping by the global norm, Adam or AdamW, and the moving average of the weights, in
+//! one pass over memory.
 //!
-//! As PyTorch computes them: `torch.nn.utils.clip_grad_norm_`, `torch.optim.Adam` and `AdamW`, and the moving average with
-//! the warm-up of diffusers' `EMAModel` (`min(decay, (1 + s) / (10 + s))` at step s).
+//! The results are those of PyTorch's `torch.nn.utils.clip_grad_norm_`, `torch.optim.Adam` and `AdamW`, and of a moving
+//! average with the warm-up of diffusers' `EMAModel` (`min(decay, (1 + s) / (10 + s))` at step s).
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// How weights decay.
+/// The optimizer, which determines how weights decay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum OptimizerKind {
-    /// Adam with decay apart from the gradient (Loshchilov and Hutter, 2019).
+    /// Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
     #[default]
     AdamW,
-    /// Adam; the decay is added to the gradient (Kingma and Ba, 2015).
+    /// Adam with weight decay added to the gradient (Kingma and Ba, 2015).
     Adam,
 }
 
-/// What the optimizer's step depends on, beside the learning rate.
+/// The settings of the optimizer except for the learning rate.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OptimizerOptions {
-    /// How weights decay.
+    /// The optimizer.
     pub kind: OptimizerKind,
-    /// The decay of the two moments.
+    /// The decay rates of the first and second moment.
     pub betas: (f64, f64),
-    /// What is added to the root of the second moment.
+    /// The number added to the square root of the second moment.
     pub epsilon: f64,
-    /// The decay of the weights.
+    /// The weight decay.
     pub weight_decay: f64,
-    /// The largest norm of all gradients together; larger ones are scaled down. `None` where nothing is clipped.
+    /// Maximum global norm of the gradients: larger gradients are scaled down. `None`: no clipping.
     pub clip: Option<f64>,
-    /// The largest decay of the moving average of the weights; `None` where none is kept.
+    /// Maximum decay of the moving average of the weights. `None`: no moving average.
     pub ema: Option<f64>,
 }
 
@@ -49,19 +49,19 @@ impl Default for OptimizerOptions {
     }
 }
 
-/// What the optimizer keeps of one weight: as many elements as the weight has.
+/// The optimizer's state for one weight. Each vector has as many elements as the weight.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WeightState {
     /// The first moment.
     pub first: Vec<f32>,
     /// The second moment.
     pub second: Vec<f32>,
-    /// The moving average; empty where none is kept.
+    /// The moving average. Empty if there is none.
     pub average: Vec<f32>,
 }
 
 impl WeightState {
-    /// The state before the first step.
+    /// Returns the state before the first step.
     pub fn new(weight: &[f32], options: &OptimizerOptions) -> Self {
         let zeros = vec![0.0; weight.len()];
         let average = if options.ema.is_some() { weight.to_vec() } else { Vec::new() };
@@ -69,10 +69,10 @@ impl WeightState {
     }
 }
 
-/// Elements that one task gets.
+/// Number of elements per task.
 const TASK: usize = 1 << 15;
 
-/// The norm of all gradients together, summed in double precision. Its value does not depend on the number of threads.
+/// Returns the global norm of all gradients, summed in float64. It does not depend on the number of threads.
 pub fn norm<'g>(gradients: impl Iterator<Item = &'g [f32]>) -> f64 {
     let chunks: Vec<&[f32]> = gradients.flat_map(|gradient| gradient.chunks(TASK)).collect();
     let sums: Vec<f64> = chunks.par_iter().map(|chunk| squares(chunk)).collect();
@@ -101,8 +101,8 @@ pub(super) struct Factors {
     pub(super) gradient: f32,
     pub(super) keep: f32,
     pub(super) coupled_decay: f32,
-    /// The decay of the second moment, and what the gradient's share of each moment is: 1 less the decay, in double precision
-    /// before it is rounded, as PyTorch has it.
+    /// The decay of the second moment, and the weights of the gradient in both moments: 1 minus the decay, computed in
+    /// float64 before rounding, as in PyTorch.
     pub(super) second_decay: f32,
     pub(super) shares: (f32, f32),
     pub(super) rate: f32,
@@ -112,18 +112,18 @@ pub(super) struct Factors {
 }
 
 impl OptimizerOptions {
-    /// The factor on gradients of this norm.
+    /// Returns the clipping factor for gradients of this norm.
     fn clipping(&self, norm: f64) -> f64 {
         self.clip.map_or(1.0, |most| (most / (norm + 1e-6)).min(1.0))
     }
 
-    /// The decay of the moving average at step `step`, from 1 on.
+    /// Returns the decay of the moving average at step `step`, counted from 1.
     pub fn average_decay(&self, step: u64) -> Option<f64> {
         let step = step as f64;
         self.ema.map(|most| most.min((1.0 + step) / (10.0 + step)))
     }
 
-    /// The factors of step number `step` (from 1 on) at a learning rate and the global `norm` of the gradients.
+    /// Returns the factors of step `step` (counted from 1) for a learning rate and the global `norm` of the gradients.
     pub(super) fn factors(&self, step: u64, rate: f64, norm: f64) -> Factors {
         let power = i32::try_from(step).unwrap_or(i32::MAX);
         let correction = |beta: f64| 1.0 - beta.powi(power);
@@ -142,7 +142,7 @@ impl OptimizerOptions {
         }
     }
 
-    /// Step number `step` (from 1 on) on all weights along their gradients of this global `norm`, which is clipped.
+    /// Performs step `step` (counted from 1) on all weights. `norm` is the global norm of the gradients, for clipping.
     pub fn step(&self, step: u64, rate: f64, norm: f64, weights: &mut [(&mut [f32], &[f32], &mut WeightState)]) {
         let factors = self.factors(step, rate, norm);
         weights.par_iter_mut().for_each(|(weight, gradient, state)| {
@@ -207,10 +207,10 @@ mod tests {
         (weight, state)
     }
 
-    // The numbers are those of torch.optim in float64, with the same clipping, decay and average:
+    // The expected numbers are from torch.optim in float64, with the same clipping, decay and average:
     // see `scripts/reference_optimizer.py`.
     #[test]
-    fn steps_are_those_of_pytorch() {
+    fn steps_equal_those_of_pytorch() {
         let adamw = OptimizerOptions { weight_decay: 0.01, ..OptimizerOptions::default() };
         let (weight, state) = run(&adamw, 3);
         assert_close(&weight, [0.697_764_416_5, -1.694_155_825_6, 0.201_839_959_4]);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_norm_sums_all_gradients() {
+    fn the_norm_covers_all_gradients() {
         let (long, short) = (vec![0.5_f32; 3 * TASK + 5], [3.0_f32]);
         let expected = (0.25 * long.len() as f64 + 9.0).sqrt();
         assert!((norm([long.as_slice(), &short].into_iter()) - expected).abs() < 1e-9);

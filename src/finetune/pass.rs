@@ -1,4 +1,4 @@
-//! Running the graph of a step, with weights and gradients in the memory of the device.
+//! Runs the graph of a training step, with weights and gradients in device memory.
 
 use crate::array::Array;
 use crate::error::Error;
@@ -12,7 +12,7 @@ use crate::runtime::{BoundSession, Device, DeviceTensor, Runtime, RuntimeError, 
 use super::graph::{TrainedWeight, TrainingGraph};
 use crate::analysis::Analysis;
 
-/// The graph of a step in a session; weights and gradients are bound once.
+/// The graph of a step in a session. Weights and gradients are bound once.
 #[derive(Debug)]
 pub struct TrainingPass {
     pass: GradientPass,
@@ -23,18 +23,18 @@ pub struct TrainingPass {
     transfer: Transfer,
 }
 
-/// The tensors of a pass, and what copies them.
+/// The tensors of a pass, and the means to copy them.
 #[derive(Debug)]
 pub struct PassTensors<'a> {
     /// The weights.
     pub weights: &'a mut [DeviceTensor],
     /// The gradients of the last run.
     pub gradients: &'a mut [DeviceTensor],
-    /// Copies between these and the memory of the CPU.
+    /// Copies between these tensors and CPU memory.
     pub transfer: &'a mut Transfer,
 }
 
-/// The scalars of a run, in the memory of the CPU.
+/// The scalar outputs of a run, in CPU memory.
 #[derive(Debug)]
 struct Losses {
     loss: DeviceTensor,
@@ -42,23 +42,24 @@ struct Losses {
     overflow: Option<DeviceTensor>,
 }
 
-/// What a run says of its loss.
+/// The loss of a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepLoss {
     /// The sum of all terms.
     pub loss: f64,
-    /// Every term, where there are several.
+    /// The value of each term, if there are several. Otherwise empty.
     pub terms: Vec<f64>,
 }
 
-/// The elements of a constant in float32.
+/// Returns the elements of a constant in float32.
 ///
 /// # Errors
 /// It can't be read.
 pub fn constant_values(analysis: &Analysis, weight: &TrainedWeight) -> Result<Vec<f32>, Error> {
     let model = &analysis.model;
-    let fail =
-        || Error::unmet(format!("the elements of {:?} can't be read as numbers", weight.name)).in_file(model.path());
+    let fail = || {
+        Error::unmet(format!("weight {:?}: its elements can't be read as numbers", weight.name)).in_file(model.path())
+    };
     let tensor = analysis.graph.tensor(model, weight.value).ok_or_else(fail)?;
     let bytes = model.tensor_bytes(tensor)?;
     packed_numbers(tensor.element_type(), &bytes, weight.elements()).ok_or_else(fail)
@@ -68,7 +69,7 @@ impl TrainingPass {
     /// Loads the graph, with the weights of the model.
     ///
     /// # Errors
-    /// ONNX Runtime refuses the graph, the device can't be used, or a weight can't be read.
+    /// ONNX Runtime rejects the graph, the device can't be used, or a weight can't be read.
     pub fn new(
         runtime: &Runtime,
         analysis: &Analysis,
@@ -110,32 +111,32 @@ impl TrainingPass {
         losses.run(bound, scale, inputs).map_err(|error| unmet(model, "run", error))
     }
 
-    /// Where it runs.
+    /// Returns the device that the pass runs on.
     pub fn device(&self) -> Device {
         self.pass.execution().used
     }
 
-    /// Where the pass runs, as against what was asked for, in words.
+    /// Describes the device that the pass runs on, compared with the requested one.
     pub fn execution(&self) -> String {
         self.pass.execution().to_string()
     }
 
-    /// The weights, and the gradients of the last run.
+    /// Returns the weights, and the gradients of the last run.
     pub fn parts(&mut self) -> (&mut [DeviceTensor], &mut [DeviceTensor]) {
         (&mut self.weights, &mut self.gradients)
     }
 
-    /// As [`TrainingPass::parts`], with what copies them.
+    /// Does what [`TrainingPass::parts`] does, and also returns the means to copy the tensors.
     pub fn tensors(&mut self) -> PassTensors<'_> {
         PassTensors { weights: &mut self.weights, gradients: &mut self.gradients, transfer: &mut self.transfer }
     }
 
-    /// What the pass runs in.
+    /// Returns the runtime of the pass.
     pub(crate) fn runtime(&self) -> &Runtime {
         self.pass.runtime()
     }
 
-    /// The elements of all weights.
+    /// Returns the elements of all weights.
     ///
     /// # Errors
     /// A copy from the device fails.
@@ -144,7 +145,7 @@ impl TrainingPass {
         weights.iter().map(|weight| transfer.read(weight)).collect()
     }
 
-    /// Gives the weights new elements, of the same number each.
+    /// Replaces the elements of the weights by as many new ones.
     ///
     /// # Errors
     /// A copy to the device fails.

@@ -2,35 +2,35 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How the learning rate changes after its warm-up.
+/// The change of the learning rate after the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum RateSchedule {
-    /// It stays.
+    /// Constant.
     #[default]
     Constant,
-    /// Half a cosine down to zero (Loshchilov and Hutter, "SGDR", 2017).
+    /// Cosine decay to zero (Loshchilov and Hutter, "SGDR", 2017).
     Cosine,
-    /// A line down to zero.
+    /// Linear decay to zero.
     Linear,
 }
 
 /// The learning rate of every step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rate {
-    /// The largest learning rate.
+    /// The maximum learning rate.
     pub peak: f64,
-    /// How it changes.
+    /// The change after the warm-up.
     pub schedule: RateSchedule,
-    /// Steps over which it grows from zero.
+    /// The number of warm-up steps, over which the learning rate grows linearly from zero.
     pub warmup: u64,
-    /// Steps of the run.
+    /// The number of steps of the run.
     pub steps: u64,
 }
 
 impl Rate {
-    /// The learning rate of step `step`, from 1 on.
+    /// Returns the learning rate of step `step`, counted from 1.
     pub fn at(&self, step: u64) -> f64 {
         if step <= self.warmup {
             return self.peak * step as f64 / self.warmup as f64;

@@ -1,8 +1,9 @@
-//! The optimizer's state in shards: every rank keeps the moments and the moving average of a part of the weights, updates
-//! that part, and gets the rest of the new weights from the others ("ZeRO", Rajbhandari et al. 2020, stages 1 and 2).
+//! The optimizer's state in shards ("ZeRO", Rajbhandari et al. 2020, stages 1 and 2). Every rank keeps the moments and
+//! the moving average of a part of the weights, updates that part, and receives the other new weights from the other
+//! ranks.
 //!
-//! All weights in a row are divided into buckets, and every bucket into one part per rank. Gradients are summed by
-//! reduce-scatter, bucket by bucket, so that a rank holds the sums of its own parts alone.
+//! The concatenated weights are divided into buckets, and every bucket into one part per rank. Reduce-scatter sums the
+//! gradients bucket by bucket, so that a rank holds only the sums of its own parts.
 
 use std::ops::Range;
 
@@ -10,26 +11,26 @@ use super::optimizer::{OptimizerOptions, WeightState, norm};
 use crate::collective::{Collective, parts};
 use crate::error::Error;
 
-/// Elements of a bucket.
+/// Number of elements in a bucket.
 const BUCKET: usize = 1 << 22;
 
-/// One of the vectors of a state: read, and written.
+/// Access to one of the vectors of a state: to read it, and to write it.
 type Kind = (fn(&WeightState) -> &Vec<f32>, fn(&mut WeightState) -> &mut Vec<f32>);
 
-/// What a rank keeps of the optimizer.
+/// The part of the optimizer's state that a rank keeps.
 #[derive(Debug)]
 pub struct Shards {
-    /// Elements of every weight.
+    /// The number of elements of every weight.
     lengths: Vec<usize>,
     has_average: bool,
-    /// Places among the elements of all weights in a row.
+    /// Ranges of the concatenated elements of all weights.
     buckets: Vec<Range<usize>>,
-    /// By bucket, the state of the own part, and the sums of its gradients.
+    /// By bucket: the state of this rank's part, and the summed gradients of that part.
     states: Vec<WeightState>,
     gradients: Vec<Vec<f32>>,
 }
 
-/// The pieces of a range of all elements in a row: which weight, and where in it.
+/// Returns the pieces of a range of the concatenated elements: the index of the weight, and the range within it.
 fn pieces(lengths: &[usize], range: &Range<usize>) -> Vec<(usize, Range<usize>)> {
     let mut start = 0;
     let mut found = Vec::new();
@@ -44,7 +45,7 @@ fn pieces(lengths: &[usize], range: &Range<usize>) -> Vec<(usize, Range<usize>)>
 }
 
 impl Shards {
-    /// The state before the first step, of these weights.
+    /// Creates the state of these weights before the first step.
     pub fn new(ranks: &dyn Collective, weights: &[&[f32]], options: &OptimizerOptions) -> Self {
         Self::with_buckets(ranks, weights, options, BUCKET)
     }
@@ -64,14 +65,14 @@ impl Shards {
         this
     }
 
-    /// The elements of a range.
+    /// Returns the elements of a range.
     fn read(&self, of: &[&[f32]], range: &Range<usize>) -> Vec<f32> {
         let mut found = Vec::with_capacity(range.len());
         pieces(&self.lengths, range).into_iter().for_each(|(at, own)| found.extend_from_slice(&of[at][own]));
         found
     }
 
-    /// Puts the elements of a range in their place.
+    /// Writes the elements of a range to the weights.
     fn write(&self, into: &mut [&mut [f32]], range: &Range<usize>, values: &[f32]) {
         let mut rest = values;
         for (at, own) in pieces(&self.lengths, range) {
@@ -81,7 +82,8 @@ impl Shards {
         }
     }
 
-    /// Sums the gradients of all ranks, times `share`; keeps those of the own parts. Returns the norm of all together.
+    /// Sums the gradients of all ranks, times `share`, and keeps the sums of this rank's parts. Returns the global
+    /// norm.
     ///
     /// # Errors
     /// A rank has ended.
@@ -98,8 +100,8 @@ impl Shards {
         Ok(squares[0].sqrt())
     }
 
-    /// Moves the own parts of the weights along the gradients, of this `norm`, and gets the others' parts. `step` and `rate`
-    /// are as for [`OptimizerOptions::step`].
+    /// Updates this rank's parts of the weights along the gradients, whose global norm is `norm`, and receives the
+    /// other parts. `step` and `rate` are those of [`OptimizerOptions::step`].
     ///
     /// # Errors
     /// A rank has ended.
@@ -125,7 +127,7 @@ impl Shards {
         Ok(())
     }
 
-    /// Elements that each rank keeps of every bucket, with the state that `of` names, put together on all ranks.
+    /// Gathers a vector of the states, chosen by `of`, from the parts of all ranks. Returns it by weight, on all ranks.
     fn gathered(&self, ranks: &dyn Collective, of: impl Fn(&WeightState) -> &Vec<f32>) -> Result<Vec<Vec<f32>>, Error> {
         let mut all: Vec<Vec<f32>> = self.lengths.iter().map(|length| vec![0.0; *length]).collect();
         for (bucket, state) in self.buckets.iter().zip(&self.states) {
@@ -139,7 +141,7 @@ impl Shards {
         Ok(all)
     }
 
-    /// The moving averages of all weights, on all ranks.
+    /// Returns the moving averages of all weights, on all ranks.
     ///
     /// # Errors
     /// A rank has ended.
@@ -147,13 +149,13 @@ impl Shards {
         self.gathered(ranks, |state| &state.average)
     }
 
-    /// The whole state, by weight, as one process keeps it: on the first rank; others get `None`.
+    /// Returns the complete state by weight, as a single process keeps it, on the first rank, and `None` on the others.
     ///
     /// # Errors
     /// A rank has ended.
     pub fn whole(&self, ranks: &dyn Collective) -> Result<Option<Vec<WeightState>>, Error> {
         let is_first = ranks.rank() == 0;
-        // One after the other, so that only the first ever has more than one of them whole.
+        // One vector at a time: ranks other than the first never hold more than one complete vector.
         let take = |of: fn(&WeightState) -> &Vec<f32>| -> Result<Vec<Vec<f32>>, Error> {
             let all = self.gathered(ranks, of)?;
             Ok(if is_first { all } else { Vec::new() })
@@ -168,17 +170,17 @@ impl Shards {
         Ok(is_first.then(|| states.collect()))
     }
 
-    /// Takes the own parts of a whole state, which the first rank has.
+    /// Restores the state of this rank's parts from the complete state, which only the first rank passes.
     ///
     /// # Errors
-    /// A rank has ended; the state is that of other weights.
+    /// A rank has ended, or the state belongs to other weights.
     pub fn restore(&mut self, ranks: &dyn Collective, whole: Option<&[WeightState]>) -> Result<(), Error> {
         let kinds: [Kind; 3] = [
             (|state| &state.first, |state| &mut state.first),
             (|state| &state.second, |state| &mut state.second),
             (|state| &state.average, |state| &mut state.average),
         ];
-        // A part may have no elements: whether there are averages is not read off one.
+        // Whether there are averages can't be derived from a part, which may have no elements.
         for (of, own) in kinds.into_iter().take(2 + usize::from(self.has_average)) {
             for at in 0..self.buckets.len() {
                 let bucket = self.buckets[at].clone();
@@ -188,7 +190,7 @@ impl Shards {
                         let has_all = values.iter().map(|values| values.len()).eq(self.lengths.iter().copied());
                         if !has_all {
                             return Err(Error::usage(
-                                "the checkpoint is of another run: its state is of other weights",
+                                "the checkpoint belongs to another run: its optimizer state does not fit the weights",
                             ));
                         }
                         bytemuck::cast_slice(&self.read(&values, &bucket)).to_vec()
@@ -204,7 +206,7 @@ impl Shards {
         Ok(())
     }
 
-    /// Elements of the states that this rank keeps.
+    /// Returns the number of elements of the states that this rank keeps.
     pub fn elements(&self) -> usize {
         self.states.iter().map(|state| state.first.len() + state.second.len() + state.average.len()).sum()
     }
@@ -232,7 +234,7 @@ mod tests {
         of.iter().map(Vec::as_slice).collect()
     }
 
-    /// Steps of one process.
+    /// Returns weights and states after these steps in a single process.
     fn alone(options: &OptimizerOptions, steps: u64) -> (Vec<Vec<f32>>, Vec<WeightState>) {
         let mut weights = weights();
         let mut states: Vec<WeightState> = weights.iter().map(|weight| WeightState::new(weight, options)).collect();
@@ -247,10 +249,11 @@ mod tests {
         (weights, states)
     }
 
-    /// What a rank ends with: the weights, the whole state on the first, and the averages.
+    /// The result of a rank: the weights, the complete state on the first rank, and the averages.
     type Found = (Vec<Vec<f32>>, Option<Vec<WeightState>>, Vec<Vec<f32>>);
 
-    /// The same on ranks, from a state on where one is given; of the gradients every rank has the same share.
+    /// Runs the same steps on ranks, from a given state or from the start. Every rank contributes an equal share of the
+    /// gradients.
     fn shared(
         ranks: &dyn Collective,
         options: &OptimizerOptions,
@@ -279,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn shards_make_the_steps_of_one_process_and_go_on_from_its_state() {
+    fn shards_make_the_steps_of_one_process_and_continue_from_its_state() {
         for ema in [Some(0.9), None] {
             let options = OptimizerOptions { ema, weight_decay: 0.01, ..OptimizerOptions::default() };
             let (middle, expected) = (alone(&options, 2), alone(&options, 5));

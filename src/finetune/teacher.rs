@@ -1,4 +1,4 @@
-//! The network whose output is learnt: the original, in a session of its own with its weights as constants.
+//! The network that the student learns from: the original, in its own session with its weights as constants.
 
 use std::collections::HashSet;
 
@@ -20,40 +20,41 @@ use crate::onnx::builder::inputs_of;
 use crate::runtime::{Device, Runtime, RuntimeError, Session, SessionOptions};
 use crate::training::trained_weights;
 
-/// Elements of the largest value of a run on the CPU: the samples of a step are divided into runs below that, since what
-/// a run takes stays with its session while the network that learns runs.
+/// Maximum number of elements of the largest value of a run on the CPU. The samples of a step are divided into runs
+/// below this limit, because the session keeps the memory of its runs while the student runs.
 const LARGEST: i64 = 1 << 22;
 
-/// A network that is asked for its output.
+/// A network that provides the outputs to learn from.
 #[derive(Debug)]
 pub struct Teacher {
     session: Session,
-    /// Rows of a run, and the inputs that have a row for every sample; without it, a run takes all.
+    /// The number of rows of a run, and the inputs that have a row for every sample. `None`: a run takes all samples.
     run: Option<(usize, HashSet<String>)>,
-    /// The place of the output, and those of the inner values that are asked for.
+    /// The indices of the prediction and of the intermediate values among the session's outputs.
     places: Vec<usize>,
-    /// Axis and size to which the output is cut where it holds a variance as well.
+    /// Set if the output also holds a variance: the axis, and the number of parts of which the first is the prediction.
     kept: Option<(usize, usize)>,
 }
 
-/// What a teacher says of some noisy samples.
+/// The teacher's outputs for some noisy samples.
 #[derive(Clone, Debug, Default)]
 pub struct Taught {
-    /// Its output, without a variance.
+    /// The prediction, without the variance.
     pub output: Vec<f32>,
-    /// The inner values, in the order in which they were asked for.
+    /// The intermediate values, in the order of the request.
     pub features: Vec<Array>,
 }
 
-/// Refuses a teacher that can't be asked what the network that learns is asked: it takes other inputs, of other sizes, or has
-/// no output of the name.
+/// Checks that a teacher can run on the inputs of a student: it has no other inputs, no inputs of other sizes, and an
+/// output of the prediction's name.
 ///
 /// # Errors
+/// See above.
 /// See above.
 pub fn check_interface(teacher: &Analysis, student: &Analysis, prediction: &str) -> Result<(), Error> {
     let fail = |text: String| {
         let path = student.model.path().display();
-        let hint = format!("the teacher takes the inputs of {path}: give the network that it was cut from");
+        let hint = format!("the teacher must accept the inputs of {path}: use the network that it was cut from");
         Err(Error::usage(text).in_file(teacher.model.path()).hint(hint))
     };
     let names = |values: &[ValueId], of: &Analysis| -> Vec<String> {
@@ -66,7 +67,10 @@ pub fn check_interface(teacher: &Analysis, student: &Analysis, prediction: &str)
     let known = names(&student.graph.inputs, student);
     for name in names(&teacher.graph.inputs, teacher) {
         if !known.contains(&name) {
-            return fail(format!("the teacher has an input {name:?}; those of the network are {}", known.join(", ")));
+            return fail(format!(
+                "the teacher has an input {name:?} that the network lacks; the network's inputs are {}",
+                known.join(", ")
+            ));
         }
         let shape = |of: &Analysis| {
             let fact = of.graph.value(&name).and_then(|value| of.facts.values[value].as_ref())?;
@@ -83,7 +87,7 @@ pub fn check_interface(teacher: &Analysis, student: &Analysis, prediction: &str)
                 format!("[{}]", sizes.join(", "))
             };
             return fail(format!(
-                "input {name:?} of the teacher is {}, that of the network {}",
+                "input {name:?}: the teacher expects shape {}, the network {}",
                 text(&own),
                 text(&wanted)
             ));
@@ -93,10 +97,11 @@ pub fn check_interface(teacher: &Analysis, student: &Analysis, prediction: &str)
 }
 
 impl Teacher {
-    /// Loads the network for `batch` samples, of which it also gives the inner values `features`; see [`check_interface`].
+    /// Loads the network for `batch` samples, with the intermediate values `features` as further outputs. See
+    /// [`check_interface`].
     ///
     /// # Errors
-    /// ONNX Runtime refuses it.
+    /// ONNX Runtime rejects it.
     pub fn new(
         runtime: &Runtime,
         analysis: &Analysis,
@@ -130,7 +135,8 @@ impl Teacher {
         Ok(Self { session, run, places, kept: roles.variance_axis.map(|axis| (axis, 2)) })
     }
 
-    /// The forward pass of a gradient graph, whose convolutions run in kernels of ours where that takes less time.
+    /// Creates a session of the forward pass of a gradient graph: its convolutions run in the kernels of this tool
+    /// where these are faster.
     ///
     /// # Errors
     /// The network has no gradient graph.
@@ -141,7 +147,7 @@ impl Teacher {
         sizes: Sizes,
         options: &SessionOptions,
     ) -> Result<Session, Error> {
-        // What the loss compares is computed under its own name, whatever kernels are chosen.
+        // Values that the loss compares keep their names, whatever kernels are chosen.
         let term =
             |(at, name): (usize, &&str)| LossTerm { target: format!("{TARGET}/{at}"), ..LossTerm::squared(*name) };
         let differentiated = GradientOptions {
@@ -171,7 +177,8 @@ impl Teacher {
             .map_err(|error| Error::unmet(error.to_string()))
     }
 
-    /// Its output and the inner values for inputs in float32, of which those that it does not have are left out.
+    /// Returns the prediction and the intermediate values for float32 inputs. Inputs that the teacher does not have are
+    /// ignored.
     ///
     /// # Errors
     /// The network fails.
@@ -179,7 +186,7 @@ impl Teacher {
         let Some((rows, batched)) = &self.run else { return self.predict_at_once(inputs) };
         let count = |(name, array): &(String, Array)| batched.contains(name).then(|| array.dims.first().copied());
         let all = inputs.iter().find_map(count).flatten().unwrap_or(1);
-        // An input of one row holds for all samples.
+        // An input of one row is shared by all samples.
         let is_divided = |name: &str, array: &Array| batched.contains(name) && array.dims.first() == Some(&all);
         let of_run = |first: usize| -> Vec<(String, Array)> {
             let chosen: Vec<usize> = (first..all.min(first + rows)).collect();
@@ -213,7 +220,7 @@ impl Teacher {
                 Some((name.clone(), if is_same { array.clone() } else { array.cast(input.element_type) }))
             })
             .collect();
-        let fail = |error: RuntimeError| Error::unmet(format!("the teacher does not run: {error}")).caused_by(error);
+        let fail = |error: RuntimeError| Error::unmet(format!("the teacher failed: {error}")).caused_by(error);
         let mut outputs: Vec<Option<Array>> =
             self.session.run(&given).map_err(fail)?.into_iter().map(|(_, array)| Some(array)).collect();
         let mut wanted = self.places.iter().map(|place| outputs.get_mut(*place).and_then(Option::take));
@@ -227,7 +234,7 @@ impl Teacher {
     }
 }
 
-/// Samples of a run whose values stay below [`LARGEST`], where the batch can be divided.
+/// Returns the number of samples of a run whose values do not exceed [`LARGEST`], if the batch can be divided.
 fn rows_of_run(analysis: &Analysis, roles: &Roles, given: &Sizes, batch: usize) -> usize {
     if roles.fixed_batch().is_some() {
         return batch;
@@ -244,7 +251,7 @@ fn rows_of_run(analysis: &Analysis, roles: &Roles, given: &Sizes, batch: usize) 
     batch / parts.unwrap_or(batch).max(1)
 }
 
-/// The rows of both, in float32.
+/// Concatenates the rows of both arrays, in float32.
 fn one_after_another(first: &mut Array, second: Array) -> Array {
     let mut dims = std::mem::take(&mut first.dims);
     if let (Some(rows), Some(more)) = (dims.first_mut(), second.dims.first()) {

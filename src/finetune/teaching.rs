@@ -1,30 +1,30 @@
-//! What a network learns from its teacher at every step: its output, inner values, and how it changes with the samples.
+//! The teacher's contribution to a step: its output, intermediate values, and directional derivatives.
 
 use super::directions::{DIFFERENCES, Directions, SamplePlace, levels, step};
 use super::draw::Draws;
 use super::features::{Feature, weights_of_rows};
-use super::objective::{SLOPES, feature_inputs};
+use super::objective::{DERIVATIVES, feature_inputs};
 use super::teacher::Teacher;
 use super::trainer::{CleanBatch, CleanSamples, noisy};
 use crate::array::{Array, ArrayData};
 use crate::diffusion::{Level, Noising};
 use crate::error::Error;
 
-/// Samples of whose differences the directions are taken.
+/// Number of samples for the differences from which the directions are computed.
 const SAMPLES: usize = 64;
 
-/// A teacher, and what it is asked for.
+/// A teacher, and the values that are compared with it.
 #[derive(Debug)]
 pub struct Teaching {
     teacher: Teacher,
-    /// The inner values that the teacher gives, in its order.
+    /// The intermediate values, in the order in which the teacher returns them.
     features: Vec<Feature>,
-    slopes: Option<Slopes>,
+    derivatives: Option<Derivatives>,
 }
 
-/// How derivatives are compared.
+/// The settings of the comparison of derivatives.
 #[derive(Debug)]
-struct Slopes {
+struct Derivatives {
     place: SamplePlace,
     directions: Directions,
     /// The inputs that have a row for every sample.
@@ -32,16 +32,16 @@ struct Slopes {
 }
 
 impl Teaching {
-    /// A teacher that gives its output and these inner values.
+    /// Creates the teaching with the teacher's output and these intermediate values.
     pub fn new(teacher: Teacher, features: Vec<Feature>) -> Self {
-        Self { teacher, features, slopes: None }
+        Self { teacher, features, derivatives: None }
     }
 
-    /// Compares derivatives as well, in directions that are found by the teacher on some samples. Every run has three parts
-    /// then; so have the runs of the teacher.
+    /// Adds the comparison of derivatives, in directions computed from the teacher's outputs for some samples. Runs of
+    /// the network and of the teacher then have three parts.
     ///
     /// # Errors
-    /// Data that can't be read, a teacher that fails or whose differences have no directions.
+    /// The data can't be read, the teacher fails, or its differences over time are all zero or not finite.
     pub fn compare_slopes(
         mut self,
         (noising, draws): (&Noising<'_>, &Draws),
@@ -61,11 +61,11 @@ impl Teaching {
             }
         }
         let directions = Directions::leading(&differences)?;
-        self.slopes = Some(Slopes { place: SamplePlace::of(noising), directions, batched });
+        self.derivatives = Some(Derivatives { place: SamplePlace::of(noising), directions, batched });
         Ok(self)
     }
 
-    /// The teacher's outputs at the ends of the differences over time of some samples.
+    /// Returns the teacher's outputs at the ends of the differences over time.
     fn over_time(
         &mut self,
         noising: &Noising<'_>,
@@ -84,7 +84,7 @@ impl Teaching {
             parts.push(noisy(noising, clean, &noise, &levels)?);
         }
         if !is_single {
-            // A run has three parts, one for each.
+            // A run has three parts, one for each level.
             let output = self.teacher.predict(&one_after_another(&parts, batched))?.output;
             return Ok(output.chunks((output.len() / 3).max(1)).map(<[f32]>::to_vec).collect());
         }
@@ -96,8 +96,8 @@ impl Teaching {
         each.collect()
     }
 
-    /// Asks the teacher about the inputs of a run, to which it adds what the terms of the loss take. Returns the teacher's output
-    /// for the samples themselves.
+    /// Runs the teacher on the inputs of a run and adds the inputs of the loss terms to them. Returns the teacher's
+    /// output for the samples themselves.
     ///
     /// # Errors
     /// The teacher fails.
@@ -107,8 +107,8 @@ impl Teaching {
         clean: &CleanBatch,
         draws: &Draws,
     ) -> Result<Vec<f32>, Error> {
-        let parts = if let Some(slopes) = &self.slopes {
-            slopes.place.stack(inputs, clean, (&slopes.directions, draws), &slopes.batched)?;
+        let parts = if let Some(derivatives) = &self.derivatives {
+            derivatives.place.stack(inputs, clean, (&derivatives.directions, draws), &derivatives.batched)?;
             3
         } else {
             1
@@ -123,13 +123,14 @@ impl Teaching {
             inputs.push((weights_name, Array { dims: vec![weights.len()], data: ArrayData::F32(weights) }));
         }
         let mut output = taught.output;
-        if let Some(slopes) = &self.slopes {
+        if let Some(derivatives) = &self.derivatives {
             let rows = clean.positions.len();
-            let norms = slopes_of(&output, rows, step(slopes.directions.elements()));
-            // The derivative is a hundred times as strong where there is little noise: what counts is the share.
+            let norms = squared_derivatives(&output, rows, step(derivatives.directions.elements()));
+            // The derivative is about a hundred times larger where there is little noise, so the loss compares relative
+            // differences.
             let weight = |norm: &f32| if *norm > 0.0 { norm.powi(-2) } else { 0.0 };
             let weights = norms.iter().map(weight).collect();
-            for (name, values) in SLOPES.into_iter().zip([norms, weights]) {
+            for (name, values) in DERIVATIVES.into_iter().zip([norms, weights]) {
                 inputs.push((name.to_owned(), Array { dims: vec![rows], data: ArrayData::F32(values) }));
             }
             output.truncate(output.len() / 3);
@@ -138,7 +139,7 @@ impl Teaching {
     }
 }
 
-/// Inputs that have the rows of all parts, those of the first part where an input has no rows for samples.
+/// Concatenates the rows of all parts. An input without rows for samples is taken from the first part.
 fn one_after_another(parts: &[Vec<(String, Array)>], batched: &[String]) -> Vec<(String, Array)> {
     let Some(first) = parts.first() else { return Vec::new() };
     let joined = |(at, (name, array)): (usize, &(String, Array))| {
@@ -153,8 +154,9 @@ fn one_after_another(parts: &[Vec<(String, Array)>], batched: &[String]) -> Vec<
     first.iter().enumerate().map(joined).collect()
 }
 
-/// For every row of the second part of an output in three parts, the square of `(y(x + h v) - y(x - h v)) / (2 h)`.
-fn slopes_of(output: &[f32], rows: usize, step: f32) -> Vec<f32> {
+/// Returns the square of `(y(x + h v) - y(x - h v)) / (2 h)` for every sample, from the second and third of the
+/// output's three parts.
+fn squared_derivatives(output: &[f32], rows: usize, step: f32) -> Vec<f32> {
     let part = output.len() / 3;
     let length = (part / rows.max(1)).max(1);
     let (above, below) = output[part..].split_at(part);
@@ -170,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_stand_one_after_another_in_inputs_with_rows() {
+    fn inputs_with_rows_are_concatenated() {
         let part = |value: f32| {
             let array = |values: Vec<f32>| Array { dims: vec![values.len()], data: ArrayData::F32(values) };
             vec![("x".to_owned(), array(vec![value, value + 1.0])), ("c".to_owned(), array(vec![value]))]
@@ -181,8 +183,8 @@ mod tests {
     }
 
     #[test]
-    fn slopes_are_those_between_the_second_and_the_third_part() {
+    fn derivatives_are_differences_of_the_second_and_the_third_part() {
         let output = [9.0, 9.0, 9.0, 9.0, 1.0, 2.0, 3.0, 4.0, 1.0, 1.0, 1.0, 1.0];
-        assert_eq!(slopes_of(&output, 2, 0.5), [1.0, 13.0]);
+        assert_eq!(squared_derivatives(&output, 2, 0.5), [1.0, 13.0]);
     }
 }

@@ -1,4 +1,4 @@
-//! The steps of a run.
+//! The training steps of a run.
 
 use std::sync::Arc;
 
@@ -17,13 +17,13 @@ use crate::diffusion::{Level, Noising};
 use crate::error::Error;
 use crate::runtime::RuntimeError;
 
-/// Steps in a row without finite gradients after which a run ends.
+/// Number of consecutive steps without finite gradients after which a run ends.
 const MOST_SKIPPED: u64 = 10;
 
 /// Clean samples for one run of the graph.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CleanBatch {
-    /// The position of every sample: its number over all steps and ranks.
+    /// The position of every sample, counted over all steps and ranks.
     pub positions: Vec<u64>,
     /// The samples, one per row.
     pub values: ArrayD<f32>,
@@ -31,44 +31,44 @@ pub struct CleanBatch {
     pub conditioning: Vec<(String, Array)>,
 }
 
-/// What clean samples come from.
+/// A source of clean samples.
 pub trait CleanSamples {
-    /// The samples of the next run: `micro_batch` of them.
+    /// Returns the samples of the next run: `micro_batch` of them.
     ///
     /// # Errors
-    /// Data that can't be read.
+    /// The data can't be read.
     fn next(&mut self) -> Result<CleanBatch, Error>;
 }
 
-/// How steps are made.
+/// The settings of training steps.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepOptions {
-    /// Samples of a step, over all ranks.
+    /// The number of samples in a step, over all ranks.
     pub batch: usize,
-    /// Samples of a run of the graph, a divisor of a rank's share of the batch.
+    /// The number of samples in a run of the graph, a divisor of a rank's share of the batch.
     pub micro_batch: usize,
-    /// What is minimised.
+    /// The loss that is minimised.
     pub objective: Objective,
     /// The optimizer.
     pub optimizer: OptimizerOptions,
-    /// What makes the optimizer's step; what suits the device where `None`.
+    /// The implementation of the optimizer's step. `None`: the one that suits the device.
     pub update: Option<UpdateKind>,
     /// The learning rate.
     pub rate: Rate,
 }
 
-/// What became of a step.
+/// The outcome of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
-    /// The number of the step, from 1 on.
+    /// The number of the step, counted from 1.
     pub step: u64,
     /// The loss on its samples.
     pub loss: f64,
-    /// The norm of all gradients together, before it was clipped.
+    /// The global norm of the gradients before clipping.
     pub norm: f64,
     /// The learning rate.
     pub rate: f64,
-    /// Whether loss or gradients were not finite, so that the weights stay.
+    /// Whether loss or gradients were not finite, so that the weights remained unchanged.
     pub is_skipped: bool,
 }
 
@@ -90,20 +90,20 @@ pub struct Trainer<'a> {
 /// The state of a run between two steps.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TrainerState {
-    /// Steps that are done.
+    /// The number of finished steps.
     pub step: u64,
-    /// Those of them that changed nothing.
+    /// The number of finished steps that changed nothing.
     pub skipped: u64,
     /// The weights.
     pub weights: Vec<Vec<f32>>,
-    /// What the optimizer keeps of every weight.
+    /// The optimizer's state of every weight.
     pub states: Vec<WeightState>,
 }
 
-/// The inputs of a run of the graph, and its target.
+/// Returns the inputs of a run of the graph, and its target.
 ///
 /// # Errors
-/// Conditioning that is not given.
+/// The conditioning of an input is missing.
 pub(super) fn noisy(
     noising: &Noising<'_>,
     clean: &CleanBatch,
@@ -119,7 +119,7 @@ pub(super) fn noisy(
 }
 
 impl<'a> Trainer<'a> {
-    /// A run before its first step.
+    /// Creates a run before its first step.
     ///
     /// # Errors
     /// As [`Update::new`].
@@ -136,25 +136,26 @@ impl<'a> Trainer<'a> {
         Ok(Self { pass, teaching, noising, draws, options, ranks, update, step, skipped, skipped_in_a_row: 0 })
     }
 
-    /// Steps that are done.
+    /// Returns the number of finished steps.
     pub fn steps(&self) -> u64 {
         self.step
     }
 
-    /// Steps that changed nothing, since loss or gradients were not finite.
+    /// Returns the number of steps that changed nothing because loss or gradients were not finite.
     pub fn skipped(&self) -> u64 {
         self.skipped
     }
 
-    /// Where it runs, in words.
+    /// Describes the device that the run uses.
     pub fn execution(&self) -> String {
         self.pass.execution()
     }
 
-    /// Makes one step.
+    /// Performs one step.
     ///
     /// # Errors
-    /// Data that can't be read, a network that fails, or the tenth step in a row whose loss or gradients are not finite.
+    /// The data can't be read, the network fails, or this is the tenth consecutive step with a loss or gradients that
+    /// are not finite.
     pub fn step(&mut self, data: &mut dyn CleanSamples) -> Result<StepReport, Error> {
         let runs = self.options.batch / self.ranks.size() / self.options.micro_batch;
         let mut loss = 0.0;
@@ -166,7 +167,7 @@ impl<'a> Trainer<'a> {
         let loss = self.mean_loss(loss)?;
         self.step += 1;
         let rate = self.options.rate.at(self.step);
-        // Steps that were skipped do not count for the corrections of the moments.
+        // Skipped steps do not count for the bias correction of the moments.
         let at = At { step: self.step - self.skipped, rate, advances: loss.is_finite() };
         let norm = self.update.step(&mut self.pass, &self.options.optimizer, at)?;
         let is_skipped = !(loss.is_finite() && norm.is_finite());
@@ -174,7 +175,7 @@ impl<'a> Trainer<'a> {
         self.skipped_in_a_row = if is_skipped { self.skipped_in_a_row + 1 } else { 0 };
         if self.skipped_in_a_row >= MOST_SKIPPED {
             let text = format!(
-                "loss or gradients of {MOST_SKIPPED} steps in a row are not finite, the last at step {}",
+                "loss or gradients are not finite in {MOST_SKIPPED} steps in a row, the last at step {}",
                 self.step
             );
             return Err(Error::unmet(text).hint("lower the learning rate (--lr), or train with --precision float32"));
@@ -182,7 +183,7 @@ impl<'a> Trainer<'a> {
         Ok(StepReport { step: self.step, loss, norm, rate, is_skipped })
     }
 
-    /// Loss and gradients on some samples.
+    /// Computes loss and gradients for some samples.
     fn run(&mut self, clean: &CleanBatch) -> Result<StepLoss, Error> {
         let positions = &clean.positions;
         let noise = self.draws.noise(positions, clean.values.shape());
@@ -204,14 +205,14 @@ impl<'a> Trainer<'a> {
         Ok(loss)
     }
 
-    /// The mean of the loss over all ranks.
+    /// Returns the mean of the loss over all ranks.
     fn mean_loss(&self, loss: f64) -> Result<f64, Error> {
         let mut loss = [loss / self.ranks.size() as f64];
         self.ranks.sum_f64(&mut loss)?;
         Ok(loss[0])
     }
 
-    /// Whether a rank says so, of each of some questions.
+    /// Returns, for each of some flags, whether any rank sets it.
     ///
     /// # Errors
     /// A rank has ended.
@@ -221,8 +222,8 @@ impl<'a> Trainer<'a> {
         Ok(counts.map(|count| count > 0.0))
     }
 
-    /// The weights that are written: their moving average, or where none is kept, the weights themselves. Called by all
-    /// ranks.
+    /// Returns the weights to write: their moving average, or without one the weights themselves. All ranks must call
+    /// it.
     ///
     /// # Errors
     /// A copy from the device fails; a rank has ended.
@@ -233,7 +234,8 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// The state after the last step, whole, on the first rank; `None` on others. Called by all ranks.
+    /// Returns the complete state after the last step on the first rank, and `None` on the others. All ranks must call
+    /// it.
     ///
     /// # Errors
     /// A copy from the device fails; a rank has ended.
@@ -243,12 +245,13 @@ impl<'a> Trainer<'a> {
         Ok(Some(TrainerState { step: self.step, skipped: self.skipped, weights, states }))
     }
 
-    /// Goes on from a state, which the first rank has; the others give `None`, and get it from there. Called by all ranks.
+    /// Continues from a state. Only the first rank passes it; the others pass `None` and receive it. All ranks must
+    /// call it.
     ///
     /// # Errors
-    /// The state is that of other weights; a copy to the device fails; a rank has ended.
+    /// The state belongs to other weights, a copy to the device fails, or a rank has ended.
     pub fn restore(&mut self, state: Option<TrainerState>) -> Result<(), Error> {
-        let fail = |text: String| Error::usage(format!("the checkpoint is of another run: {text}"));
+        let fail = |text: String| Error::usage(format!("the checkpoint belongs to another run: {text}"));
         let (weights, _) = self.pass.parts();
         let lengths: Vec<usize> = weights.iter().map(|weight| weight.dims().iter().product()).collect();
         if let Some(state) = &state {

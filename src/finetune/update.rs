@@ -1,8 +1,8 @@
-//! The update of the weights by their gradients: a fused kernel in the memory of the CPU, graphs of standard
-//! operators in that of a device, or with several ranks the kernel on each for its shard.
+//! The update of the weights from their gradients: a fused kernel in CPU memory, graphs of standard operators in device
+//! memory, or with several ranks, the kernel for the shard of each rank.
 //!
-//! The first two keep moments and averages where they compute, and compute the same: [`super::optimizer`] says what. On the CPU
-//! they agree to the last bits; the norm of all gradients is summed in double precision in both.
+//! The first two keep moments and averages where they compute. Both compute what [`super::optimizer`] describes. On the
+//! CPU they agree up to the last bits: both sum the norm of the gradients in float64.
 
 mod graph;
 mod graphs;
@@ -22,53 +22,53 @@ use graph::GraphUpdate;
 use kernel::KernelUpdate;
 use sharded::ShardedUpdate;
 
-/// What makes the optimizer's step.
+/// The implementation of the optimizer's step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum UpdateKind {
-    /// A fused kernel of ours, on the CPU alone.
+    /// A fused kernel, on the CPU only.
     Kernel,
     /// Graphs of standard operators, on any device.
     Graph,
 }
 
 impl UpdateKind {
-    /// What suits a device.
+    /// Returns the implementation that suits a device.
     pub fn of_device(device: Device) -> Self {
         if device == Device::Cpu { Self::Kernel } else { Self::Graph }
     }
 }
 
-/// The state of the optimizer, and what advances it with the weights of a pass.
+/// The state of the optimizer, with the implementation that updates the weights of a pass.
 #[derive(Debug)]
-pub struct Update(Place);
+pub struct Update(Backend);
 
 #[derive(Debug)]
-enum Place {
+enum Backend {
     Kernel(KernelUpdate),
     Graph(Box<GraphUpdate>),
     Sharded(Box<ShardedUpdate>),
 }
 
-/// When a step is made, and what it depends on beside the gradients.
+/// The number and learning rate of a step, and whether it is made.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct At {
-    /// The number of the step, from 1 on.
+    /// The number of the step, counted from 1.
     pub step: u64,
     /// The learning rate.
     pub rate: f64,
-    /// Whether the step is made; if not, the norm of the gradients is computed alone.
+    /// Whether the step is made. Otherwise only the norm of the gradients is computed.
     pub advances: bool,
 }
 
 impl Update {
-    /// The state before the first step, of the weights as they are. A step sums the gradients of `runs` runs of the pass on
-    /// each of the ranks. Several ranks keep a shard of the state each.
+    /// Creates the state before the first step, for the current weights. A step sums the gradients of `runs` runs of
+    /// the pass on each rank. With several ranks, each keeps a shard of the state.
     ///
     /// # Errors
-    /// The kernel is asked for where weights are in another memory, or graphs for several ranks; too little memory; ONNX
-    /// Runtime refuses a graph.
+    /// The kernel is requested but the weights are not in CPU memory, graphs are requested for several ranks, memory is
+    /// too small, or ONNX Runtime rejects a graph.
     pub fn new(
         kind: Option<UpdateKind>,
         pass: &mut TrainingPass,
@@ -79,25 +79,26 @@ impl Update {
         let device = pass.device();
         if ranks.size() > 1 {
             if kind == Some(UpdateKind::Graph) {
-                let text = "with several ranks every one updates its shard by the kernel, not by graphs";
+                let text =
+                    "--update graph does not work with several ranks: each rank updates its shard with the kernel";
                 return Err(Error::usage(text).hint("leave out --update"));
             }
             let sharded = ShardedUpdate::new(pass, options, ranks.clone()).map_err(unmet)?;
-            return Ok(Self(Place::Sharded(Box::new(sharded))));
+            return Ok(Self(Backend::Sharded(Box::new(sharded))));
         }
         let kind = kind.unwrap_or(UpdateKind::of_device(device));
         if kind == UpdateKind::Kernel && device != Device::Cpu {
-            let text = format!("the update by the kernel runs on the CPU, the steps run on {device}");
-            return Err(Error::usage(text).hint("leave out --update, or give --update graph"));
+            let text = format!("--update kernel runs on the CPU only, but the steps run on {device}");
+            return Err(Error::usage(text).hint("leave out --update, or use --update graph"));
         }
-        let place = match kind {
-            UpdateKind::Kernel => KernelUpdate::new(pass, options).map(Place::Kernel),
-            UpdateKind::Graph => GraphUpdate::new(pass, options, runs).map(|graph| Place::Graph(Box::new(graph))),
+        let backend = match kind {
+            UpdateKind::Kernel => KernelUpdate::new(pass, options).map(Backend::Kernel),
+            UpdateKind::Graph => GraphUpdate::new(pass, options, runs).map(|graph| Backend::Graph(Box::new(graph))),
         };
-        place.map(Self).map_err(unmet)
+        backend.map(Self).map_err(unmet)
     }
 
-    /// Takes the gradients of run `run` of `runs`; after the last, what the step goes along is their mean over the runs.
+    /// Adds the gradients of run `run` of `runs`. After the last run, the step uses their mean over the runs.
     ///
     /// # Errors
     /// A run on the device fails.
@@ -106,67 +107,67 @@ impl Update {
             return Ok(());
         }
         let collected = match &mut self.0 {
-            Place::Kernel(kernel) => kernel.collect(pass, run, runs),
-            Place::Graph(graph) => graph.collect(run, runs),
-            Place::Sharded(sharded) => sharded.collect(pass, run, runs),
+            Backend::Kernel(kernel) => kernel.collect(pass, run, runs),
+            Backend::Graph(graph) => graph.collect(run, runs),
+            Backend::Sharded(sharded) => sharded.collect(pass, run, runs),
         };
         collected.map_err(unmet)
     }
 
-    /// Moves the weights along the gradients, their mean over ranks, clipped to the largest norm, where all of them are
-    /// finite. Returns their norm. Called by all ranks.
+    /// Updates the weights along the gradients, which are averaged over ranks and clipped, if all of them are finite.
+    /// Returns the norm of the gradients before clipping. All ranks must call it.
     ///
     /// # Errors
-    /// A run on the device fails; a rank has ended.
+    /// A run on the device fails, or a rank has ended.
     pub fn step(&mut self, pass: &mut TrainingPass, options: &OptimizerOptions, at: At) -> Result<f64, Error> {
         match &mut self.0 {
-            Place::Kernel(kernel) => kernel.step(pass, options, at).map_err(unmet),
-            Place::Graph(graph) => graph.step(options, at).map_err(unmet),
-            Place::Sharded(sharded) => sharded.step(pass, options, at),
+            Backend::Kernel(kernel) => kernel.step(pass, options, at).map_err(unmet),
+            Backend::Graph(graph) => graph.step(options, at).map_err(unmet),
+            Backend::Sharded(sharded) => sharded.step(pass, options, at),
         }
     }
 
-    /// The moving averages; none where none is kept. Called by all ranks.
+    /// Returns the moving averages, or `None` if there are none. All ranks must call it.
     ///
     /// # Errors
-    /// A copy from the device fails; a rank has ended.
+    /// A copy from the device fails, or a rank has ended.
     pub fn averages(&mut self, pass: &mut TrainingPass) -> Result<Option<Vec<Vec<f32>>>, Error> {
         match &mut self.0 {
-            Place::Kernel(kernel) => Ok(kernel.averages()),
-            Place::Graph(graph) => graph.averages(pass).map_err(unmet),
-            Place::Sharded(sharded) => sharded.averages(),
+            Backend::Kernel(kernel) => Ok(kernel.averages()),
+            Backend::Graph(graph) => graph.averages(pass).map_err(unmet),
+            Backend::Sharded(sharded) => sharded.averages(),
         }
     }
 
-    /// The state in the memory of the CPU, whole, on the first rank; `None` on others. Called by all ranks.
+    /// Returns the complete state in CPU memory on the first rank, and `None` on the others. All ranks must call it.
     ///
     /// # Errors
-    /// A copy from the device fails; a rank has ended.
+    /// A copy from the device fails, or a rank has ended.
     pub fn states(&mut self, pass: &mut TrainingPass) -> Result<Option<Vec<WeightState>>, Error> {
         match &mut self.0 {
-            Place::Kernel(kernel) => Ok(Some(kernel.states.clone())),
-            Place::Graph(graph) => graph.states(pass).map(Some).map_err(unmet),
-            Place::Sharded(sharded) => sharded.states(),
+            Backend::Kernel(kernel) => Ok(Some(kernel.states.clone())),
+            Backend::Graph(graph) => graph.states(pass).map(Some).map_err(unmet),
+            Backend::Sharded(sharded) => sharded.states(),
         }
     }
 
-    /// Goes on from a state of the same weights, which the first rank has. Called by all ranks.
+    /// Continues from a state of the same weights, which only the first rank passes. All ranks must call it.
     ///
     /// # Errors
-    /// A copy to the device fails; a rank has ended.
+    /// A copy to the device fails, or a rank has ended.
     pub fn restore(&mut self, pass: &mut TrainingPass, states: Option<Vec<WeightState>>) -> Result<(), Error> {
         match &mut self.0 {
-            Place::Kernel(kernel) => {
+            Backend::Kernel(kernel) => {
                 kernel.states = states.unwrap_or_default();
                 Ok(())
             }
-            Place::Graph(graph) => graph.restore(pass, &states.unwrap_or_default()).map_err(unmet),
-            Place::Sharded(sharded) => sharded.restore(states.as_deref()),
+            Backend::Graph(graph) => graph.restore(pass, &states.unwrap_or_default()).map_err(unmet),
+            Backend::Sharded(sharded) => sharded.restore(states.as_deref()),
         }
     }
 }
 
-/// Adds a share of the gradient of run `run` to the sum over the runs of a step, which the first begins.
+/// Adds the gradient of run `run`, times `share`, to the sum over the runs of a step. Run 0 overwrites the sum.
 fn add_run(sum: &mut Vec<f32>, gradient: &[f32], run: usize, share: f32) {
     if run == 0 {
         sum.clear();
@@ -178,7 +179,7 @@ fn add_run(sum: &mut Vec<f32>, gradient: &[f32], run: usize, share: f32) {
 
 fn unmet(error: RuntimeError) -> Error {
     let hint = error.hint();
-    let unmet = Error::unmet(format!("the optimizer's update does not run: {error}"));
+    let unmet = Error::unmet(format!("the optimizer's update failed: {error}"));
     match hint {
         Some(hint) => unmet.hint(hint),
         None => unmet,

@@ -1,15 +1,15 @@
-//! The logistic function and SiLU.
+//! The sigmoid and SiLU.
 
-/// `1 / (1 + e^-x)`, in operations that compilers turn into vector instructions; the relative error is below 1e-6.
+/// Computes `1 / (1 + e^-x)` with operations that compilers vectorise. The relative error is below 1e-6.
 #[inline(always)]
 pub(super) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// `e^x`: `2^n` times a polynomial of the rest, as in Cephes' `expf`.
+/// Computes `e^x`: `2^n` times a polynomial of the remainder, as in Cephes' `expf`.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
-    // Adding and subtracting it rounds to the nearest integer.
+    // Adding and then subtracting this constant rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
@@ -22,29 +22,29 @@ fn exp(x: f32) -> f32 {
         p = p * r + c;
     }
     let of_rest = p * r * r + r + 1.0;
-    // The integer stands in the low bits of the sum that was rounded.
+    // The low bits of `rounded` hold the integer.
     let power = rounded.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
     of_rest * f32::from_bits(power)
 }
 
-/// `x sigmoid(x)`.
+/// Computes `x sigmoid(x)`.
 #[inline(always)]
 pub(super) fn silu(x: f32) -> f32 {
     x * sigmoid(x)
 }
 
-/// The derivative of [`silu`].
+/// Computes the derivative of [`silu`].
 #[inline(always)]
-pub(super) fn silu_slope(x: f32) -> f32 {
+pub(super) fn silu_derivative(x: f32) -> f32 {
     let s = sigmoid(x);
     s * (1.0 + x * (1.0 - s))
 }
 
-/// `dx = dy silu'(x)`.
+/// Computes `dx = dy silu'(x)`.
 #[inline(always)]
 pub(super) fn silu_gradient(x: &[f32], dy: &[f32], dx: &mut [f32]) {
     for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
-        *dx = dy * silu_slope(*x);
+        *dx = dy * silu_derivative(*x);
     }
 }
 
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_logistic_function_is_that_of_double_precision() {
+    fn the_sigmoid_agrees_with_double_precision() {
         for at in -9000..=9000 {
             let x = at as f32 / 100.0;
             let exact = 1.0 / (1.0 + (-f64::from(x)).exp());
@@ -65,12 +65,12 @@ mod tests {
     }
 
     #[test]
-    fn the_slope_is_that_of_centred_differences() {
+    fn the_derivative_agrees_with_centred_differences() {
         let exact = |x: f64| x / (1.0 + (-x).exp());
         for at in -100..=100 {
             let x = f64::from(at) / 10.0;
             let difference = (exact(x + 1e-4) - exact(x - 1e-4)) / 2e-4;
-            assert!((f64::from(silu_slope(x as f32)) - difference).abs() < 1e-6, "{x}");
+            assert!((f64::from(silu_derivative(x as f32)) - difference).abs() < 1e-6, "{x}");
         }
     }
 }

@@ -2,27 +2,27 @@
 
 use super::activation::{sigmoid, silu};
 
-/// How rows lie in a tensor, and what is done with them.
+/// The layout of the rows of a tensor, and the settings of the norm.
 ///
-/// A tensor is rows of `row` elements that are normalised together. Element k of row r has the scale and offset
-/// `(r mod groups) (row / inner) + k / inner`: a group norm of `[N, C, L]` has `row = C / groups L` and `inner = L`, a
-/// layer norm `groups = 1` and `inner = 1`.
+/// A tensor consists of rows of `row` elements that are normalised together. Element k of row r has the scale and
+/// offset at index `(r mod groups) (row / inner) + k / inner`. A group norm of `[N, C, L]` has `row = C / groups L` and
+/// `inner = L`. A layer norm has `groups = 1` and `inner = 1`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct NormForm {
     pub(super) row: usize,
     pub(super) groups: usize,
     pub(super) inner: usize,
     pub(super) epsilon: f32,
-    /// Whether the mean is taken off (it is not in a root mean square norm).
+    /// Whether the mean is subtracted. A root mean square norm does not.
     pub(super) is_centred: bool,
     pub(super) has_silu: bool,
 }
 
-/// Elements that are summed in single precision before they are added in double precision.
+/// Number of elements that are summed in single precision before their sum is added in double precision.
 const BLOCK: usize = 512;
 const LANES: usize = 16;
 
-/// The sum of `f` over a slice: lanes of single precision, blocks in double precision.
+/// Sums `f` over a slice: in single precision within the lanes of a block, in double precision over blocks.
 #[inline(always)]
 fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f64 {
     let mut total = 0.0f64;
@@ -40,7 +40,7 @@ fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f64 {
     total
 }
 
-/// The sums of `g` and of `g x` over two slices of one length.
+/// Returns the sums of `g` and of `g x` over two slices of equal length.
 #[inline(always)]
 pub(super) fn sums_of_products(g: &[f32], x: &[f32]) -> (f64, f64) {
     let (mut first, mut second) = (0.0f64, 0.0f64);
@@ -60,7 +60,7 @@ pub(super) fn sums_of_products(g: &[f32], x: &[f32]) -> (f64, f64) {
     (first, second)
 }
 
-/// Mean and `1 / sqrt(variance + epsilon)` of a row.
+/// Returns the mean and `1 / sqrt(variance + epsilon)` of a row.
 #[inline(always)]
 fn moments(x: &[f32], form: &NormForm) -> (f32, f32) {
     let count = x.len().max(1) as f64;
@@ -70,29 +70,29 @@ fn moments(x: &[f32], form: &NormForm) -> (f32, f32) {
 }
 
 impl NormForm {
-    /// Scales and offsets of a row.
+    /// Returns the number of scales, and of offsets, of a row.
     fn channels(&self) -> usize {
         self.row / self.inner
     }
 
-    /// Scales and offsets in all.
+    /// Returns the total number of scales, and of offsets.
     pub(super) fn parameters(&self) -> usize {
         self.groups * self.channels()
     }
 
-    /// Where the scales of row `r` begin.
+    /// Returns the index of the first scale of row `r`.
     fn first(&self, r: usize) -> usize {
         (r % self.groups) * self.channels()
     }
 
-    /// Whether a tensor of this many elements consists of whole rows and groups.
+    /// Returns whether a tensor of this many elements consists of whole rows and groups.
     pub(super) fn fits(&self, elements: usize) -> bool {
         let is_whole = |whole: usize, part: usize| part > 0 && whole.is_multiple_of(part);
         is_whole(self.row, self.inner) && is_whole(elements, self.row) && self.groups > 0
     }
 }
 
-/// The norm of the rows from row `first` on.
+/// Computes the norm of the rows in `x`, of which the first has index `first`.
 #[inline(always)]
 pub(super) fn forward(form: &NormForm, first: usize, x: &[f32], scale: &[f32], offset: &[f32], y: &mut [f32]) {
     for (at, (x, y)) in x.chunks_exact(form.row).zip(y.chunks_exact_mut(form.row)).enumerate() {
@@ -117,9 +117,10 @@ pub(super) fn forward(form: &NormForm, first: usize, x: &[f32], scale: &[f32], o
     }
 }
 
-/// The gradients of the rows from row `first` on: `dx` is written, `dscale` and `doffset` are added to.
+/// Computes the gradients of the rows in `x`, of which the first has index `first`. Overwrites `dx` and adds to
+/// `dscale` and `doffset`.
 ///
-/// With `n` the normalised row and `g` the gradient by `scale n + offset`:
+/// With `n` the normalised row and `g` the gradient with respect to `scale n + offset`:
 /// `dx = (scale g - mean(scale g) - n mean(scale g n)) / deviation`, `dscale = sum of g n`, `doffset = sum of g`.
 #[inline(always)]
 pub(super) fn gradient(
@@ -142,11 +143,11 @@ pub(super) fn gradient(
         let channels = from..from + form.channels();
         let (scale, offset) = (&scale[channels.clone()], &offset[channels.clone()]);
         let (dscale, doffset) = (&mut dscale[channels.clone()], &mut doffset[channels]);
-        // First dx takes g, then scale g, then what it is to hold.
+        // dx first holds g, then scale g, then the result.
         let (mut of_g, mut of_both);
         if form.inner == 1 {
             for (((g, dy), n), (scale, offset)) in dx.iter_mut().zip(dy).zip(&*n).zip(scale.iter().zip(offset)) {
-                *g = dy * slope(form, n * scale + offset);
+                *g = dy * derivative(form, n * scale + offset);
             }
             for (((g, n), scale), (dscale, doffset)) in
                 dx.iter_mut().zip(&*n).zip(scale).zip(dscale.iter_mut().zip(doffset.iter_mut()))
@@ -163,7 +164,7 @@ pub(super) fn gradient(
             let parameters = scale.iter().zip(offset).zip(dscale.iter_mut().zip(doffset.iter_mut()));
             for (((g, dy), n), ((scale, offset), (dscale, doffset))) in spans.zip(parameters) {
                 for ((g, dy), n) in g.iter_mut().zip(dy).zip(n) {
-                    *g = dy * slope(form, n * scale + offset);
+                    *g = dy * derivative(form, n * scale + offset);
                 }
                 let (sum, with_n) = sums_of_products(g, n);
                 *dscale += with_n as f32;
@@ -184,9 +185,9 @@ pub(super) fn gradient(
     }
 }
 
-/// The derivative of what comes after scale and offset.
+/// Returns the derivative of the function after scale and offset: SiLU or the identity.
 #[inline(always)]
-fn slope(form: &NormForm, z: f32) -> f32 {
+fn derivative(form: &NormForm, z: f32) -> f32 {
     if form.has_silu {
         let s = sigmoid(z);
         s * (1.0 + z * (1.0 - s))
@@ -199,7 +200,7 @@ fn slope(form: &NormForm, z: f32) -> f32 {
 mod tests {
     use super::*;
 
-    /// The norm in double precision, written from its formula.
+    /// Computes the norm in double precision, written directly from the formula.
     fn exact(form: &NormForm, x: &[f64], scale: &[f64], offset: &[f64]) -> Vec<f64> {
         let mut y = Vec::new();
         for (r, x) in x.chunks(form.row).enumerate() {
@@ -224,9 +225,10 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_centred_differences() {
+    fn gradients_agree_with_centred_differences() {
         let forms = [
-            // A group norm of [3, 4, 7] in two groups, an instance norm, a layer norm, a root mean square norm.
+            // Of a tensor [3, 4, 7]: a group norm in two groups, an instance norm, a layer norm, a root mean square
+            // norm.
             NormForm { row: 14, groups: 2, inner: 7, epsilon: 1e-5, is_centred: true, has_silu: true },
             NormForm { row: 7, groups: 4, inner: 7, epsilon: 1e-5, is_centred: true, has_silu: false },
             NormForm { row: 21, groups: 1, inner: 1, epsilon: 1e-5, is_centred: true, has_silu: false },
@@ -246,7 +248,7 @@ mod tests {
             }
             let (mut dx, mut dscale) = (vec![0.0; count], vec![0.0; form.parameters()]);
             let mut doffset = dscale.clone();
-            // In two parts, as two tasks have them.
+            // In two parts, as if by two tasks.
             let half = count / form.row / 2 * form.row;
             for (from, to) in [(0, half), (half, count)] {
                 let sums = (dscale.as_mut_slice(), doffset.as_mut_slice());
@@ -274,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_norm_takes_off_has_no_gradient() {
+    fn the_gradient_is_orthogonal_to_constants_and_to_the_input() {
         for (row, inner) in [(256, 256), (512, 256), (1040, 8), (96, 1)] {
             let form = NormForm { row, groups: 4, inner, epsilon: 1e-6, is_centred: true, has_silu: false };
             let single =
@@ -291,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn long_sums_keep_their_digits() {
+    fn long_sums_stay_precise() {
         let values = vec![0.1f32; 1_000_003];
         let exact = 1_000_003.0 * f64::from(0.1f32);
         assert!((sum_of(&values, |x| x) - exact).abs() < 1e-6 * exact);

@@ -1,4 +1,4 @@
-//! The kernels as operators of ONNX Runtime.
+//! The kernels as custom operators of ONNX Runtime.
 
 use std::sync::Mutex;
 
@@ -14,7 +14,7 @@ use super::{
     WINOGRAD_FILTER_GRADIENT, WINOGRAD_PRODUCTS, activation, norm, rows_of, softmax, tasks,
 };
 
-/// The operators of [`super::DOMAIN`].
+/// Returns the operators of [`super::DOMAIN`].
 pub(crate) fn domain() -> ort::Result<OperatorDomain> {
     let name = |op_type: &'static str| KernelOperator { op_type };
     let mut domain = OperatorDomain::new(super::DOMAIN)?;
@@ -63,7 +63,9 @@ impl Operator for KernelOperator {
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<NodeKernel> {
         let size = |name: &str| {
             let size = context.get::<i64>(name).and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
-            size.ok_or_else(|| ort::Error::new(format!("{}: attribute {name}: expected a size", self.op_type)))
+            size.ok_or_else(|| {
+                ort::Error::new(format!("{}: attribute {name}: expected a positive integer", self.op_type))
+            })
         };
         let form = || -> ort::Result<NormForm> {
             Ok(NormForm {
@@ -118,7 +120,7 @@ pub(super) fn missing(what: &str, at: usize) -> ort::Error {
     ort::Error::new(format!("{what} {at} is missing"))
 }
 
-/// A tensor of another size than the attributes say.
+/// Returns the error for tensors whose sizes do not fit the attributes.
 fn unfit(form: &NormForm, elements: usize, parameters: [usize; 2]) -> ort::Error {
     let wanted = form.parameters();
     ort::Error::new(format!(
@@ -127,7 +129,7 @@ fn unfit(form: &NormForm, elements: usize, parameters: [usize; 2]) -> ort::Error
     ))
 }
 
-/// A slice in parts of these lengths, each for one task of a parallel loop.
+/// Splits a slice into parts of these lengths, each for one task of a parallel loop.
 pub(super) fn parts(mut values: &mut [f32], lengths: impl Iterator<Item = usize>) -> Vec<Mutex<&mut [f32]>> {
     let mut parts = Vec::new();
     for length in lengths {
@@ -178,7 +180,7 @@ fn compute_norm_gradient(context: &ComputeContext, form: &NormForm) -> ort::Resu
     let rows = x.len() / form.row;
     let tasks = tasks(rows, form.row);
     let dx = parts(dx, (0..tasks).map(|at| rows_of(at, tasks, rows).len() * form.row));
-    // Every task has sums of its own, which are added in the order of the tasks.
+    // Every task has its own sums. They are added in the order of the tasks.
     let mut sums = vec![0.0f32; tasks * 2 * parameters];
     {
         let sums = parts(&mut sums, (0..tasks).map(|_| 2 * parameters));
@@ -205,7 +207,7 @@ fn compute_norm_gradient(context: &ComputeContext, form: &NormForm) -> ort::Resu
     Ok(())
 }
 
-/// A kernel that makes `dx` of two values of its shape, whole rows at a time.
+/// Runs a kernel that computes `dx` from two inputs of the same shape, in whole rows.
 fn pairwise(
     context: &ComputeContext,
     row: usize,
@@ -217,7 +219,9 @@ fn pairwise(
     let b = b.try_extract_tensor::<f32>()?.1;
     if a.len() != b.len() || !a.len().is_multiple_of(row) {
         let (a, b) = (a.len(), b.len());
-        return Err(ort::Error::new(format!("expected two values of whole rows of {row}, found {a} and {b} elements")));
+        return Err(ort::Error::new(format!(
+            "expected two inputs of equal size in whole rows of {row}, found {a} and {b} elements"
+        )));
     }
     let mut dx = context.output(0, shape.to_vec())?.ok_or_else(|| missing("output", 0))?;
     let (_, dx) = dx.try_extract_tensor_mut::<f32>()?;

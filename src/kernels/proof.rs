@@ -1,8 +1,9 @@
-//! What verification asks of values while they are computed, so that only a few numbers leave the library.
+//! Operators for verification. They process values inside ONNX Runtime while it computes them, so that only a few
+//! numbers are returned.
 //!
-//! [`KEPT`] takes the kept part of a value of the original and compares it with what the pruned network computed.
-//! [`NOISE`] replaces a value by numbers of which no two are alike, [`ROUNDED`] changes a value by as much as rounding
-//! may have.
+//! [`KEPT`] extracts the kept part of a value of the original network and compares it with the value that the pruned
+//! network computed. [`NOISE`] replaces a value by pairwise different numbers. [`ROUNDED`] changes a value by as much
+//! as rounding may have done.
 
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ort::value::PrimitiveTensorElementType;
@@ -10,45 +11,49 @@ use ort::value::TensorElementType;
 
 use super::operators::missing;
 
-/// The kept part of a value. Inputs: the value; what is compared with it; the mask, float32, whose axes are those of the
-/// value or one, if anything was removed. Outputs: the kept elements in the shape of the second input, or that input itself
-/// where it has another number of elements, which may be left out; and [`COUNTS`] numbers in double precision, see
-/// [`Measured`], followed by the sizes of both inputs, see [`sizes_of`].
+/// Extracts and compares the kept part of a value.
+///
+/// Inputs: the value; the value to compare with it; if anything was removed, a float32 mask that is broadcast to the
+/// value.
+///
+/// Outputs: the kept elements in the shape of the second input (optional), or the second input itself if the number of
+/// elements differs; and [`COUNTS`] float64 numbers, see [`Measured`], followed by the shapes of both inputs, see
+/// [`sizes_of`].
 pub(crate) const KEPT: &str = "Kept";
 
-/// Numbers from 0.5 to 1.5 in the shape of the first input, or of the sizes that stand in the second one if there is no
-/// first, which depend on their place and on `seed`.
+/// Generates numbers from 0.5 to 1.5. They depend on their position and on `seed`. The output has the shape of the
+/// first input. Without a first input, the second input holds the shape.
 pub(crate) const NOISE: &str = "Noise";
 
-/// The input, every element changed by up to `2^-23` of it, by its place and `seed`.
+/// Copies the input and changes every element by up to `2^-23` of its value, depending on its position and on `seed`.
 pub(crate) const ROUNDED: &str = "Rounded";
 
-/// The operators, of which each has a form for float32 and one for float64.
+/// The operators. Each has a form for float32 and one for float64.
 pub(crate) const OPERATORS: [&str; 3] = [KEPT, NOISE, ROUNDED];
 
-/// What the name of an operator ends in for float64.
+/// The suffix of an operator's name for float64.
 pub(crate) const DOUBLE: &str = "64";
 
-/// Numbers that [`KEPT`] gives.
+/// The number of measurements that [`KEPT`] returns.
 pub(crate) const COUNTS: usize = 6;
 
-/// What [`KEPT`] finds out.
+/// The measurements of [`KEPT`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Measured {
-    /// The largest absolute difference of finite elements; infinite where only one side is finite.
+    /// The largest absolute difference of finite elements. Infinite where only one side is finite.
     pub(crate) absolute: f64,
-    /// The least and the greatest of the finite elements that were expected; infinite where there are none.
+    /// The minimum and the maximum of the finite expected elements. Infinite if there are none.
     pub(crate) lowest: f64,
     pub(crate) highest: f64,
-    /// Elements that are the same infinity, or not a number, on both sides.
+    /// The number of elements that are the same infinity, or NaN, on both sides.
     pub(crate) not_finite: f64,
-    /// Elements that are kept, and those that were compared with them.
+    /// The number of kept elements, and of elements that were compared with them.
     pub(crate) expected: f64,
     pub(crate) found: f64,
 }
 
 impl Measured {
-    /// Before anything is compared.
+    /// The state before any comparison.
     const NOTHING: Self = Self {
         absolute: 0.0,
         lowest: f64::INFINITY,
@@ -63,7 +68,7 @@ impl Measured {
         Some(Self { absolute, lowest, highest, not_finite, expected, found })
     }
 
-    /// Takes in one element that was expected, `a`, and the one that was found, `b`.
+    /// Adds the comparison of an expected element `a` with the element `b` that was found.
     fn add(&mut self, a: f64, b: f64) {
         let difference = (a - b).abs();
         if difference.is_finite() {
@@ -82,7 +87,7 @@ impl Measured {
     }
 }
 
-/// The sizes of what was expected and of what was compared with it, in what [`KEPT`] gives.
+/// Returns the shapes of the expected value and of the value compared with it, from the output of [`KEPT`].
 pub(crate) fn sizes_of(numbers: &[f64]) -> Option<(Vec<i64>, Vec<i64>)> {
     let (rank, sizes) = numbers.get(COUNTS..)?.split_first()?;
     let (expected, found) = sizes.split_at_checked(*rank as usize)?;
@@ -90,7 +95,7 @@ pub(crate) fn sizes_of(numbers: &[f64]) -> Option<(Vec<i64>, Vec<i64>)> {
     Some((whole(expected), whole(found)))
 }
 
-/// An element of a value.
+/// The element type of a value.
 pub(super) trait Element: PrimitiveTensorElementType + Copy + Send + Sync + std::fmt::Debug + 'static {
     const TYPE: TensorElementType;
     fn wide(self) -> f64;
@@ -221,9 +226,9 @@ impl<T: Element> ProofKernel<T> {
     }
 }
 
-/// A number from 0 to 1 for a place.
+/// Returns a pseudo-random number from 0 to 1 for a position.
 fn share(seed: u64, at: usize) -> f64 {
-    // SplitMix64, whose every step is a number of its own.
+    // SplitMix64, whose outputs are all different.
     let mut bits = (at as u64).wrapping_add(seed << 40).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(0x1234_5678);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -231,8 +236,8 @@ fn share(seed: u64, at: usize) -> f64 {
     (bits >> 40) as f64 / (1u64 << 24) as f64
 }
 
-/// Puts the kept elements of a value into `kept` and compares them with `found`, of the same size. Where the numbers of
-/// elements differ, `kept` is `found`.
+/// Copies the kept elements of a value into `kept` and compares them with `found`, which has the same size as `kept`.
+/// If the number of kept elements differs from it, fills `kept` with `found`.
 fn take<T: Element>(
     (dims, values): (&[i64], &[T]),
     mask: Option<(&[i64], &[f32])>,
@@ -253,11 +258,11 @@ fn take<T: Element>(
     Measured { absolute: f64::INFINITY, expected: count as f64, found: found.len() as f64, ..Measured::NOTHING }
 }
 
-/// Compares as many numbers with those that were expected.
+/// Compares numbers with the expected ones, of the same count.
 fn compare<T: Element>(expected: &[T], found: &[T]) -> Measured {
     let count = found.len() as f64;
     let mut measured = Measured { expected: count, found: count, ..Measured::NOTHING };
-    // Lanes that do not wait for each other.
+    // Independent lanes, so that the operations can overlap.
     let (mut lowest, mut highest, mut absolute) =
         ([f64::INFINITY; LANES], [f64::NEG_INFINITY; LANES], [0.0_f64; LANES]);
     for (expected, found) in expected.chunks(LANES).zip(found.chunks(LANES)) {
@@ -279,10 +284,10 @@ fn compare<T: Element>(expected: &[T], found: &[T]) -> Measured {
     measured
 }
 
-/// Elements that are compared side by side.
+/// Number of elements that are compared in parallel lanes.
 const LANES: usize = 8;
 
-/// Calls `take` with the start and length of every piece of a value that its mask, broadcast to it, keeps.
+/// Calls `take` with the start and length of every contiguous piece of a value that its mask, broadcast to it, keeps.
 fn each_piece(dims: &[i64], length: usize, mask: Option<(&[i64], &[f32])>, take: &mut dyn FnMut(usize, usize)) {
     let Some((mask_dims, mask)) = mask else { return take(0, length) };
     if length == 0 {
@@ -290,7 +295,7 @@ fn each_piece(dims: &[i64], length: usize, mask: Option<(&[i64], &[f32])>, take:
     }
     let dims: Vec<usize> = dims.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
     let offset = dims.len().saturating_sub(mask_dims.len());
-    // Steps in the mask along the axes of the value; zero where the mask repeats.
+    // The strides of the mask along the axes of the value: zero where the mask is broadcast.
     let mut steps = vec![0; dims.len()];
     let mut stride = 1;
     for (axis, size) in mask_dims.iter().enumerate().rev() {
@@ -310,9 +315,10 @@ fn each_piece(dims: &[i64], length: usize, mask: Option<(&[i64], &[f32])>, take:
     };
     let block: usize = dims[last + 1..].iter().product();
     let (row, step) = (dims[last], steps[last]);
-    // The pieces of a row along the last axis that the mask tells apart, which are the same for every row of the mask.
+    // The kept pieces of a row along the last axis on which the mask varies. They are equal for the same row of the
+    // mask.
     let pieces = |start: usize| {
-        // Most rows are kept or removed as a whole.
+        // Fast path: most rows are kept or removed as a whole.
         if step == 1
             && let Some(of_row) = mask.get(start..start + row)
             && let Some(first) = of_row.first()
@@ -385,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn another_number_of_elements_and_what_is_not_finite_are_told() {
+    fn other_element_counts_and_values_that_are_not_finite_are_reported() {
         let (kept, measured) = kept_of(&[3], &[1.0, 2.0, 3.0], Some((&[3], &[1.0, 0.0, 1.0])), &[7.0]);
         assert_eq!((kept, measured.expected, measured.found), (vec![7.0], 2.0, 1.0));
         assert_eq!(measured.absolute, f64::INFINITY);
@@ -396,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn noise_differs_from_place_to_place_and_is_never_small() {
+    fn noise_differs_from_position_to_position_and_is_never_small() {
         let shares: Vec<f64> = (0..1000).map(|at| share(3, at)).collect();
         assert!(shares.iter().all(|share| (0.0..1.0).contains(share)));
         let mut sorted = shares.clone();

@@ -1,6 +1,6 @@
-//! The gradient of a softmax.
+//! The gradient of softmax.
 
-/// `dx = y (dy - sum of y dy)` for every row.
+/// Computes `dx = y (dy - sum of y dy)` for every row.
 #[inline(always)]
 pub(super) fn softmax_gradient(y: &[f32], dy: &[f32], dx: &mut [f32], row: usize) {
     for ((y, dy), dx) in y.chunks_exact(row).zip(dy.chunks_exact(row)).zip(dx.chunks_exact_mut(row)) {
@@ -16,7 +16,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_gradient_is_that_of_centred_differences() {
+    fn the_gradient_agrees_with_centred_differences() {
         let (x, dy) = ([0.3, -1.2, 0.8, 2.0f64], [1.0, -0.5, 2.0, 0.25f64]);
         let softmax = |x: &[f64]| {
             let total: f64 = x.iter().map(|x| x.exp()).sum();

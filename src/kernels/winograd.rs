@@ -1,16 +1,18 @@
-//! Convolutions by kernels of 3 x 3 places with a quarter of the products.
+//! Convolutions with a 3x3 kernel in a quarter of the multiplications.
 //!
-//! Winograd's minimal filtering `F(4 x 4, 3 x 3)` (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
-//! 2015): a tile of 4 x 4 outputs is `Y = A^T [(G g G^T) * (B^T d B)] A` of a tile `d` of 6 x 6 inputs, `*` being the
-//! product of elements. It takes 36 products where the sum takes 144. Over all input channels and tiles, each of the 36
-//! places is a matrix product. The gradient by the weights is the same form read backwards,
-//! `dg = G^T [(B^T d B) * (A dY A^T)] G`. Transforms take little arithmetic and, over whole tensors, much memory: they are
-//! made of a few tiles at a time, which stay in the cache until their products are done ([`products`]).
+//! This is Winograd's minimal filtering `F(4 x 4, 3 x 3)` (Lavin and Gray, "Fast Algorithms for Convolutional Neural
+//! Networks", 2015). A tile of 4x4 outputs is `Y = A^T [(G g G^T) * (B^T d B)] A`, where `d` is a tile of 6x6 inputs
+//! and `*` the elementwise product. It takes 36 multiplications instead of 144. Over all input channels and tiles, each
+//! of the 36 positions is a matrix product. The gradient with respect to the weights is the transposed form,
+//! `dg = G^T [(B^T d B) * (A dY A^T)] G`. The transforms take little arithmetic but, over whole tensors, much memory.
+//! They are therefore computed for a few tiles at a time, which stay in the cache until their products are done
+//! ([`products`]).
 //!
-//! The five finite points are 0, ±3/4 and ±3/2: their powers and the coefficients of B are exact, and with 256 channels
-//! the worst error is about a fifth of that with the usual points 0, ±1 and ±2, and six times that of the plain sum.
+//! The five finite points are 0, ±3/4 and ±3/2: their powers and the coefficients of B are exact. With 256 channels the
+//! worst error is about a fifth of that with the usual points 0, ±1 and ±2, and six times that of the direct sum.
 //!
-//! Matrices lie as `[36, P, C]` with P tiles in the order of image, row, column. Channels are the lanes of vectors.
+//! Matrices have the layout `[36, P, C]` with P tiles in the order of image, row, column. The lanes of a vector hold
+//! channels.
 
 use std::sync::Mutex;
 
@@ -28,33 +30,33 @@ mod tiles;
 
 pub(super) use node::WinogradNode;
 
-/// Outputs of a tile along an axis.
+/// Number of outputs of a tile along an axis.
 const TILE: usize = 4;
 
-/// Inputs of a tile along an axis, and places of a transformed tile.
+/// Number of inputs of a tile along an axis, and of positions of a transformed tile.
 const SPREAD: usize = 6;
 
-/// Matrices of a transformed tensor.
-const PLACES: usize = SPREAD * SPREAD;
+/// Number of positions of a transformed tile: a transformed tensor has one matrix for each.
+const POSITIONS: usize = SPREAD * SPREAD;
 
-/// Channels that are computed side by side: a line of the cache, and a multiple of every vector.
+/// Number of channels that are computed together: a cache line, and a multiple of every vector length.
 const BLOCK: usize = 16;
 
-/// One element of each of the channels of a block.
+/// One element of each channel of a block.
 type Lanes = [f32; BLOCK];
 
-/// The points a and b, beside 0, -a, -b and infinity.
+/// The points a and b. The others are 0, -a, -b and infinity.
 const A: f32 = 0.75;
 const B: f32 = 1.5;
 const A2: f32 = A * A;
 const B2: f32 = B * B;
 
-/// The products of a point's differences from the others: rows of G are divided by them.
+/// The product of a point's differences from the other points. The rows of G are divided by it.
 const AT_ZERO: f32 = A2 * B2;
 const AT_A: f32 = 2.0 * A2 * (A2 - B2);
 const AT_B: f32 = 2.0 * B2 * (B2 - A2);
 
-/// Arithmetic on vectors.
+/// Vector arithmetic.
 #[derive(Clone, Copy)]
 struct Vectors<S>(S);
 
@@ -69,25 +71,25 @@ impl<S: Simd> Vectors<S> {
         self.0.sub_f32s(a, b)
     }
 
-    /// `factor a`.
+    /// Computes `factor a`.
     #[inline(always)]
     fn scaled(self, factor: f32, a: S::f32s) -> S::f32s {
         self.0.mul_f32s(self.0.splat_f32s(factor), a)
     }
 
-    /// `factor a + b`.
+    /// Computes `factor a + b`.
     #[inline(always)]
     fn scaled_plus(self, factor: f32, a: S::f32s, b: S::f32s) -> S::f32s {
         self.0.mul_add_e_f32s(self.0.splat_f32s(factor), a, b)
     }
 
-    /// The vector of a block's channels from `sub` vectors on.
+    /// Loads vector number `sub` of a block's channels.
     #[inline(always)]
     fn load(self, lanes: &Lanes, sub: usize) -> S::f32s {
         S::as_simd_f32s(lanes).0[sub]
     }
 
-    /// A vector, or what is left of one.
+    /// Loads a vector, or a shorter remainder.
     #[inline(always)]
     fn load_up_to(self, values: &[f32]) -> S::f32s {
         match S::as_simd_f32s(values) {
@@ -101,7 +103,7 @@ impl<S: Simd> Vectors<S> {
         S::as_mut_simd_f32s(lanes).0[sub] = value;
     }
 
-    /// A vector, or as much of it as there is room for.
+    /// Stores a vector, or the first elements of it if `values` is shorter.
     #[inline(always)]
     fn store_up_to(self, values: &mut [f32], value: S::f32s) {
         match S::as_mut_simd_f32s(values) {
@@ -110,7 +112,7 @@ impl<S: Simd> Vectors<S> {
         }
     }
 
-    /// `B^T d`.
+    /// Computes `B^T d`.
     #[inline(always)]
     fn input(self, d: [S::f32s; 6]) -> [S::f32s; 6] {
         let even_a = self.scaled_plus(-B2, d[2], d[4]);
@@ -127,7 +129,7 @@ impl<S: Simd> Vectors<S> {
         ]
     }
 
-    /// `A^T m`.
+    /// Computes `A^T m`.
     #[inline(always)]
     fn output(self, m: [S::f32s; 6]) -> [S::f32s; 4] {
         let (even_a, odd_a) = (self.add(m[1], m[2]), self.scaled(A, self.sub(m[1], m[2])));
@@ -140,7 +142,7 @@ impl<S: Simd> Vectors<S> {
         ]
     }
 
-    /// `A y`.
+    /// Computes `A y`.
     #[inline(always)]
     fn output_gradient(self, y: [S::f32s; 4]) -> [S::f32s; 6] {
         let (even_a, odd_a) = (self.scaled_plus(A2, y[2], y[0]), self.scaled(A, self.scaled_plus(A2, y[3], y[1])));
@@ -148,7 +150,7 @@ impl<S: Simd> Vectors<S> {
         [y[0], self.add(even_a, odd_a), self.sub(even_a, odd_a), self.add(even_b, odd_b), self.sub(even_b, odd_b), y[3]]
     }
 
-    /// `G g`.
+    /// Computes `G g`.
     #[inline(always)]
     fn filter(self, g: [S::f32s; 3]) -> [S::f32s; 6] {
         let even_a = self.scaled(1.0 / AT_A, self.scaled_plus(A2, g[2], g[0]));
@@ -163,7 +165,7 @@ impl<S: Simd> Vectors<S> {
         ]
     }
 
-    /// `G^T u`.
+    /// Computes `G^T u`.
     #[inline(always)]
     fn filter_gradient(self, u: [S::f32s; 6]) -> [S::f32s; 3] {
         let (even_a, odd_a) = (self.scaled(1.0 / AT_A, self.add(u[1], u[2])), self.sub(u[1], u[2]));
@@ -176,8 +178,8 @@ impl<S: Simd> Vectors<S> {
     }
 }
 
-/// Transforms a tile of N x N places along both axes to T x T places.
-// Functions of the standard library that take closures are not compiled for the wide vectors of the caller; loops are.
+/// Transforms a tile of NxN positions along both axes to TxT positions.
+// Closures passed to standard library functions are not compiled for the caller's wide vectors. Loops are.
 #[inline(always)]
 fn both<V: Copy, const N: usize, const T: usize>(
     transform: impl Fn([V; N]) -> [V; T] + Copy,
@@ -202,12 +204,12 @@ fn both<V: Copy, const N: usize, const T: usize>(
     }
 }
 
-/// The rows of 36 matrices that a task computes, one slice of each matrix.
-type Rows<'a> = [&'a mut [f32]; PLACES];
+/// The rows of the 36 matrices that a task computes, one slice of each matrix.
+type Rows<'a> = [&'a mut [f32]; POSITIONS];
 
-/// Matrices `[36, rows, columns]`, for every task the rows of all of them.
+/// Splits matrices `[36, rows, columns]` into parts: each task gets its rows of all of them.
 fn in_parts(matrices: &mut [f32], [rows, columns]: [usize; 2], tasks: usize) -> Vec<Mutex<Vec<&mut [f32]>>> {
-    let mut parts: Vec<Vec<&mut [f32]>> = (0..tasks).map(|_| Vec::with_capacity(PLACES)).collect();
+    let mut parts: Vec<Vec<&mut [f32]>> = (0..tasks).map(|_| Vec::with_capacity(POSITIONS)).collect();
     for matrix in matrices.chunks_exact_mut((rows * columns).max(1)) {
         let mut rest = matrix;
         for (at, own) in parts.iter_mut().enumerate() {
@@ -226,7 +228,7 @@ mod tests {
     const SCALARS: Vectors<pulp::Scalar> = Vectors(pulp::Scalar);
 
     #[test]
-    fn the_transforms_make_a_correlation() {
+    fn the_transforms_compute_a_correlation() {
         let d = [0.3, -1.2, 0.7, 2.0, -0.4, 1.1];
         let g = [0.5, -0.8, 1.3];
         let (v, u) = (SCALARS.input(d), SCALARS.filter(g));
@@ -238,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_backward_transforms_are_the_transposed_ones() {
+    fn the_backward_transforms_are_the_transposes() {
         let unit = |at: usize| move |i: usize| if i == at { 1.0f32 } else { 0.0 };
         for row in 0..6 {
             for column in 0..4 {

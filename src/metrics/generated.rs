@@ -80,7 +80,7 @@ pub mod session_log {
     #[repr(i32)]
     pub enum SessionStatus {
         StatusUnspecified = 0,
-        /// What events of earlier files say of this step and later ones is void.
+        /// Voids events of earlier files for this step and later ones.
         Start = 1,
     }
     impl SessionStatus {

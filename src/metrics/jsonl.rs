@@ -1,4 +1,4 @@
-//! One JSON object a line, each of a step.
+//! Metrics as JSON Lines: one JSON object per line, each for one step.
 
 use std::path::Path;
 
@@ -8,37 +8,38 @@ use serde_json::{Map, Value};
 use crate::error::Error;
 use crate::files::{Appended, map, write_file};
 
-/// The member of every object that holds its step.
+/// The member of every object that holds the step number.
 const STEP: &str = "step";
 
-/// A file of one JSON object a line (`metrics.jsonl`), each with the `step` that it is of.
+/// A file of one JSON object per line (`metrics.jsonl`), each with the `step` that it belongs to.
 ///
-/// Numbers that are not finite are written as `null`, which is what JSON has for them.
+/// Numbers that are not finite are written as `null`: JSON can't represent them.
 #[derive(Debug)]
 pub struct JsonLines(Appended);
 
 impl JsonLines {
-    /// An empty file, in the place of one that was there.
+    /// Creates an empty file. An existing file is replaced.
     ///
     /// # Errors
-    /// The place can't be written.
+    /// The file can't be written.
     pub fn create(path: &Path) -> Result<Self, Error> {
         write_file(path, &[])?;
         Appended::open(path).map(Self)
     }
 
-    /// The file of a run that was stopped and goes on after step `done`: lines up to the first of a later step stay. What
-    /// is cut is replaced in one step; a last line that was written in part goes too. Makes the file where there is none.
+    /// Opens the file of an interrupted run that continues after step `done`. Keeps the lines up to the first line of a
+    /// later step and drops the rest, including an incomplete last line. The shortened file replaces the old one
+    /// atomically. Creates the file if there is none.
     ///
     /// # Errors
-    /// The file can't be read or written; a line before the last that is no object with a `step`.
+    /// The file can't be read or written, or a line before the last is not an object with a `step`.
     pub fn resume(path: &Path, done: u64) -> Result<Self, Error> {
         if path.exists() {
             let bytes = map(path).map_err(|error| Error::unreadable(path, format!("can't be read: {error}")))?;
             let kept = kept(path, &bytes, done)?;
             if kept < bytes.len() {
                 let kept = bytes[..kept].to_vec();
-                // The file must not be mapped while it is replaced.
+                // Unmap the file before it is replaced.
                 drop(bytes);
                 write_file(path, &kept)?;
             }
@@ -49,9 +50,9 @@ impl JsonLines {
     /// Appends the line of a step: `step`, then the members of `record`.
     ///
     /// # Errors
-    /// A record that is no object; the file can't be written.
+    /// `record` does not serialise to an object, or the file can't be written.
     pub fn write(&mut self, step: u64, record: &impl Serialize) -> Result<(), Error> {
-        let wrong = |found: String| Error::usage(format!("metrics: expected an object for each line, {found}"));
+        let wrong = |found: String| Error::usage(format!("metrics: expected a JSON object for each line, {found}"));
         let mut members = match serde_json::to_value(record) {
             Ok(Value::Object(members)) => members,
             Ok(other) => return Err(wrong(format!("found {other}"))),
@@ -64,7 +65,7 @@ impl JsonLines {
     }
 }
 
-/// How many bytes of a file stay: whole lines before the first of a step after `done`.
+/// Returns how many bytes of the file are kept: all complete lines before the first line of a step after `done`.
 fn kept(path: &Path, bytes: &[u8], done: u64) -> Result<usize, Error> {
     let mut kept = 0;
     for (number, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
@@ -74,7 +75,7 @@ fn kept(path: &Path, bytes: &[u8], done: u64) -> Result<usize, Error> {
         let step = serde_json::from_slice::<Map<String, Value>>(line).ok().and_then(|line| line.get(STEP)?.as_u64());
         let Some(step) = step else {
             let text = format!("line {}: expected a JSON object with a \"{STEP}\", found something else", number + 1);
-            return Err(Error::unreadable(path, text).hint("move the file away; the run begins another"));
+            return Err(Error::unreadable(path, text).hint("move the file away: the run then starts a new one"));
         };
         if step > done {
             break;
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn every_step_is_a_line_and_what_comes_after_the_last_done_goes() {
+    fn each_step_is_a_line_and_resuming_drops_lines_of_later_steps() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         std::fs::write(&path, "of another run").unwrap();
@@ -109,7 +110,7 @@ mod tests {
         assert_eq!(text(&path), three);
         assert!(lines.write(3, &[1]).unwrap_err().to_string().contains("expected an object"));
         drop(lines);
-        // As a kill in the middle of a line leaves it.
+        // The state after a kill in the middle of a line.
         std::fs::write(&path, format!("{three}{{\"step\":3,\"lo")).unwrap();
         JsonLines::resume(&path, 7).unwrap();
         assert_eq!(text(&path), three);
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_something_else_is_not_cut() {
+    fn a_file_with_other_content_is_not_truncated() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         JsonLines::resume(&path, 0).unwrap();

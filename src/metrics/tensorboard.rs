@@ -1,8 +1,8 @@
-//! TensorBoard's event files.
+//! TensorBoard event files.
 //!
-//! An event file is a sequence of records as TensorFlow's `record_writer.h` describes them: the length of the data (8
-//! bytes, little-endian), a checksum of these bytes, the data, a checksum of the data. The checksum is CRC-32C, rotated
-//! and offset. The data is an `Event` message; the first of a file names its version.
+//! An event file is a sequence of records, in the format of TensorFlow's `record_writer.h`: the length of the data (8
+//! bytes, little-endian), a checksum of these 8 bytes, the data, a checksum of the data. The checksum is CRC-32C,
+//! rotated and offset. The data is an `Event` message. The first event of a file holds the version of the format.
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,36 +17,37 @@ use super::generated::{Event, SessionLog, Summary};
 use crate::error::Error;
 use crate::files::Appended;
 
-/// What the first event of every file says.
+/// The format version, which the first event of every file holds.
 const VERSION: &str = "brain.Event:2";
 
-/// By what TensorBoard knows an event file.
+/// The prefix of file names by which TensorBoard recognises an event file.
 const PREFIX: &str = "events.out.tfevents.";
 
 /// A PNG file in memory.
 #[derive(Clone, Debug)]
 pub struct Picture {
-    /// Pixels in a row.
+    /// Width in pixels.
     pub width: u32,
-    /// Rows.
+    /// Height in pixels.
     pub height: u32,
-    /// Values of a pixel: 1 for grey, 3 for colour.
+    /// Channels: 1 for grey, 3 for colour.
     pub channels: u32,
+    /// The contents of the PNG file.
     /// The bytes of the file.
     pub png: Bytes,
 }
 
-/// A file of events that TensorBoard shows: `tensorboard --logdir FOLDER`.
+/// An event file that TensorBoard shows: `tensorboard --logdir FOLDER`.
 ///
-/// A folder holds the files of one run, one for each time that it was started.
+/// A folder holds the files of one run: one file each time the run was started or resumed.
 #[derive(Debug)]
 pub struct EventFile {
     file: Appended,
 }
 
 impl EventFile {
-    /// A new file in a folder, which is there. `done` is the last step of earlier files that counts, for a run that goes on
-    /// after it; TensorBoard forgets what they say of later steps.
+    /// Creates a new file in a folder that exists. For a run that is resumed, `done` is the last step whose events in
+    /// earlier files are valid: TensorBoard discards their events of later steps. `None`: a run from the start.
     ///
     /// # Errors
     /// The folder can't be read or written.
@@ -60,7 +61,8 @@ impl EventFile {
         Ok(file)
     }
 
-    /// Numbers of a step, each a point of the curve of its tag; `loss/train` stands beside `loss/held-out`.
+    /// Writes scalars of a step, each a point on the curve of its tag. TensorBoard groups tags by prefix: `loss/train`
+    /// is shown next to `loss/held-out`.
     ///
     /// # Errors
     /// The file can't be written.
@@ -68,7 +70,7 @@ impl EventFile {
         self.add(now(), step, scalars(values))
     }
 
-    /// A picture of a step.
+    /// Writes an image of a step.
     ///
     /// # Errors
     /// The file can't be written.
@@ -82,11 +84,12 @@ impl EventFile {
 }
 
 fn now() -> f64 {
-    // A clock before 1970 is wrong anyway.
+    // A system clock before 1970 is wrong: 0 will do.
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
-/// A name in a folder that comes after those of all event files there: TensorBoard reads them in this order.
+/// Returns a file name that sorts after those of all event files in the folder: TensorBoard reads the files in this
+/// order.
 fn place(folder: &Path) -> Result<PathBuf, Error> {
     let unreadable = |error: std::io::Error| Error::unreadable(folder, format!("can't be read: {error}"));
     let mut seconds = now() as u64;
@@ -121,7 +124,7 @@ fn image(tag: &str, picture: &Picture) -> What {
     What::Summary(Summary { value: vec![value] })
 }
 
-/// An event as it stands in a file.
+/// Encodes an event as a record of the file.
 fn record(wall_time: f64, step: u64, what: What) -> Vec<u8> {
     let step = i64::try_from(step).unwrap_or(i64::MAX);
     let data = Event { wall_time, step, what: Some(what) }.encode_to_vec();
@@ -129,18 +132,18 @@ fn record(wall_time: f64, step: u64, what: What) -> Vec<u8> {
     [&length[..], &checksum(&length), &data, &checksum(&data)].concat()
 }
 
-/// The checksum of a record: CRC-32C, rotated right by 15 bits, plus a constant, so that the checksum of data that holds
-/// checksums is none of theirs.
+/// Returns the checksum of a record: CRC-32C, rotated right by 15 bits, plus a constant. This way the checksum of data
+/// that contains checksums differs from the checksums inside it.
 fn checksum(bytes: &[u8]) -> [u8; 4] {
     crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
 }
 
-/// CRC-32C (Castagnoli), bits reflected.
+/// Computes CRC-32C (Castagnoli), bits reflected.
 fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, byte| (crc >> 8) ^ TABLE[((crc ^ u32::from(*byte)) & 0xff) as usize])
 }
 
-/// What a byte does to the checksum.
+/// The effect of each byte on the checksum.
 const TABLE: [u32; 256] = {
     let mut table = [0; 256];
     let mut byte = 0;
@@ -162,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    /// What TensorBoard's own writer makes of the same events: `scripts/make_event_fixture.py`.
+    /// The same events as written by TensorBoard's writer: `scripts/make_event_fixture.py`.
     const REFERENCE: &[u8] = include_bytes!("../../fixtures/events/reference.tfevents");
     const PNG: &[u8] = include_bytes!("../../fixtures/events/pixel.png");
 
@@ -171,14 +174,14 @@ mod tests {
     }
 
     #[test]
-    fn checksums_are_those_of_the_standard() {
-        // RFC 3720, B.4: 32 bytes of zeros; and the check value of the CRC catalogue.
+    fn checksums_match_rfc_3720_and_the_crc_catalogue() {
+        // RFC 3720, B.4: 32 bytes of zeros. Then the check value of the CRC catalogue.
         assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
     }
 
     #[test]
-    fn records_are_those_of_the_writer_of_tensorboard() {
+    fn records_equal_those_of_tensorboards_writer() {
         let start = SessionLog { status: SessionStatus::Start.into() };
         let found = [
             record(1000.5, 0, What::FileVersion(VERSION.to_owned())),
@@ -192,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_goes_on_writes_a_later_file_that_voids_steps() {
+    fn a_resumed_run_writes_a_later_file_that_voids_steps() {
         let folder = tempfile::tempdir().unwrap();
         let names = || {
             let entries = folder.path().read_dir().unwrap().map(|entry| entry.unwrap().path());

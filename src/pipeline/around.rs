@@ -1,4 +1,4 @@
-//! What stands around a network that is given alone.
+//! The pipeline that surrounds a network which is given alone.
 
 use std::path::{Path, PathBuf};
 
@@ -8,38 +8,38 @@ use super::config::ComponentConfig;
 use crate::error::Error;
 use crate::files::parent;
 
-/// Folders above a network that are searched: the component's, and those in which AMD's and TensorRT's networks lie.
+/// Number of parent folders of a network that are searched: that of the component, and the subfolders in which AMD and
+/// TensorRT keep networks.
 const MOST_ABOVE: usize = 4;
 
-/// The pipeline that a network belongs to, as far as it can be told from its place.
+/// The pipeline that a network belongs to, as far as its path shows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Around {
     /// The folder of the pipeline.
     pub folder: PathBuf,
     /// The name of the component that the network is.
     pub component: String,
-    /// The scheduler of the pipeline, where the network may be its denoiser.
+    /// The scheduler of the pipeline, if the network may be its denoiser.
     pub scheduler: Option<PathBuf>,
-    /// The `config.json` of the component, and what it says.
+    /// The `config.json` of the component: its path and content.
     pub config: Option<(PathBuf, ComponentConfig)>,
 }
 
 impl Around {
-    /// What stands around a network: in a folder above its own there is a `model_index.json` or the configuration of a
-    /// scheduler.
+    /// Finds the pipeline around a network: a parent folder with a `model_index.json` or a scheduler configuration.
     ///
     /// # Errors
-    /// A configuration that can't be read.
+    /// A configuration can't be read.
     pub fn of(model: &Path) -> Result<Option<Self>, Error> {
         let Some(mut around) = Self::of_folder(parent(model)) else { return Ok(None) };
-        // That of the network itself, or of the component.
+        // The configuration next to the network, or that of the component.
         let between = parent(model).ancestors().take_while(|folder| **folder != *around.folder);
         let config = between.map(|folder| folder.join("config.json")).find(|file| file.is_file());
         around.config = config.map(|file| ComponentConfig::read(&file).map(|config| (file, config))).transpose()?;
         Ok(Some(around))
     }
 
-    /// What stands around the denoiser of a pipeline.
+    /// Returns the surroundings of the denoiser of a pipeline.
     pub fn as_denoiser(pipeline: &super::Pipeline) -> Self {
         let denoiser = pipeline.denoiser();
         let config = denoiser.config_path.clone().map(|path| (path, denoiser.config.clone()));
@@ -51,15 +51,15 @@ impl Around {
         }
     }
 
-    /// The pipeline in which a folder lies.
+    /// Finds the pipeline that contains a folder.
     pub(super) fn of_folder(folder: &Path) -> Option<Self> {
-        // A name without a folder has one above all the same.
+        // A relative path has parent folders, too.
         let whole = std::path::absolute(folder).ok()?;
         let is_pipeline = |folder: &Path| folder.join("model_index.json").is_file() || folder.join(SCHEDULER).is_file();
         let above = whole.ancestors().skip(1).take(MOST_ABOVE).find(|folder| is_pipeline(folder))?;
         let component = whole.strip_prefix(above).ok()?.components().next()?;
         let component = component.as_os_str().to_string_lossy().into_owned();
-        // The path as the user wrote it, where it has that folder.
+        // Keep the path as the user wrote it, if it includes that folder.
         let ups = whole.strip_prefix(above).ok()?.components().count();
         let written = folder.ancestors().nth(ups).filter(|path| !path.as_os_str().is_empty());
         let is_same = |path: &Path| std::path::absolute(path).is_ok_and(|path| path == above);
@@ -69,7 +69,7 @@ impl Around {
         Some(around)
     }
 
-    /// Whether the network may be the one that removes noise.
+    /// Returns whether the network may be the denoiser.
     pub fn may_denoise(&self) -> bool {
         matches!(Part::of(&self.component), Part::Denoiser | Part::Other)
     }

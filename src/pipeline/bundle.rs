@@ -1,4 +1,4 @@
-//! What lies beside a network that was made ready for a runtime.
+//! The files of a bundle: a network that was prepared for a runtime.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -8,16 +8,16 @@ use crate::files::read_text;
 /// The file that marks a folder as a bundle and lists its files.
 pub const MANIFEST: &str = "bundle.json";
 
-/// Bytes of it that are read, at most.
+/// Maximum size of the manifest in bytes.
 const MANIFEST_LIMIT: u64 = 1 << 20;
 
-/// The timing cache of TensorRT: what kernels took on this GPU, so that a later build is quick.
+/// The timing cache of TensorRT: kernel timings on this GPU that make later builds faster.
 pub const TIMING_CACHE: &str = "timing.cache";
 
-/// What the commands of a bundle make in it: engines, caches, OpenVINO's own files.
+/// The files that the commands of a bundle create in it: engines, caches, OpenVINO's files.
 const MADE_LATER: [&str; 6] = [TIMING_CACHE, "engines", "cache", "model.xml", "model.bin", "model.engine"];
 
-/// The files of the bundle in a folder, itself among them; `None` where there is none.
+/// Returns the files of the bundle in a folder, including the manifest. `None` if there is no bundle.
 pub fn listed(folder: &Path) -> Option<Vec<String>> {
     let manifest: serde_json::Value =
         serde_json::from_str(&read_text(&folder.join(MANIFEST), MANIFEST_LIMIT).ok()?).ok()?;
@@ -26,7 +26,8 @@ pub fn listed(folder: &Path) -> Option<Vec<String>> {
     Some(files.filter_map(|name| Some(name.as_str()?.to_owned())).chain([MANIFEST.to_owned()]).collect())
 }
 
-/// Whether this entry of a folder belongs to the bundle in it: it is listed, or made by the commands of a bundle.
+/// Returns whether an entry of a folder belongs to the bundle in it: the manifest lists it, or a command of a bundle
+/// created it.
 pub fn is_own(folder: &Path, name: &OsStr) -> bool {
     let is_made = Path::new(name).extension().is_some_and(|kind| kind == "engine");
     let is_listed =

@@ -5,24 +5,24 @@ use std::path::{Path, PathBuf};
 use super::config::ComponentConfig;
 use crate::error::Error;
 
-/// What a component is for.
+/// The role of a component.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Part {
-    /// Removes noise: a U-Net or a transformer.
+    /// The denoiser: a U-Net or a transformer.
     Denoiser,
-    /// Makes images of latents.
+    /// Decodes latents to images.
     VaeDecoder,
-    /// Makes latents of images.
+    /// Encodes images to latents.
     VaeEncoder,
-    /// Makes states of captions.
+    /// Encodes captions to hidden states.
     TextEncoder,
-    /// Anything else: a safety checker, a ControlNet.
+    /// Anything else, such as a safety checker or a ControlNet.
     Other,
 }
 
 impl Part {
-    /// What a component is for by its name.
+    /// Returns the role of a component by its name.
     pub fn of(name: &str) -> Self {
         let name = plain(name);
         let is = |stem: &str| {
@@ -40,12 +40,12 @@ impl Part {
     }
 }
 
-/// A name without the ending that TensorRT's demonstration gives to optimised networks.
+/// Returns a name without the suffix that TensorRT's demo adds to optimised networks.
 fn plain(name: &str) -> &str {
     name.strip_suffix(".opt").unwrap_or(name)
 }
 
-/// Whether a denoiser is one after the first, such as `transformer_2`.
+/// Returns whether a denoiser is a further one, such as `transformer_2`.
 pub(super) fn is_second(name: &str) -> bool {
     plain(name).ends_with(|c: char| c.is_ascii_digit())
 }
@@ -55,7 +55,7 @@ pub(super) fn is_second(name: &str) -> bool {
 pub struct Component {
     /// The name of the folder.
     pub name: String,
-    /// What it is for.
+    /// The role.
     pub part: Part,
     /// The folder.
     pub folder: PathBuf,
@@ -63,15 +63,17 @@ pub struct Component {
     pub model: PathBuf,
     /// Its `config.json`, if it has one.
     pub config_path: Option<PathBuf>,
-    /// What that says.
+    /// The content of that file.
     pub config: ComponentConfig,
 }
 
 impl Component {
+    /// Reads a component and its configuration.
+    ///
     /// # Errors
-    /// A `config.json` that can't be read.
+    /// The `config.json` can't be read.
     pub(super) fn read(name: &str, folder: &Path, model: PathBuf) -> Result<Self, Error> {
-        // Networks in folders of their own keep theirs beside them, or above.
+        // Networks in subfolders have the configuration next to them, or in the component's folder.
         let beside = crate::files::parent(&model).join("config.json");
         let config_path = [beside, folder.join("config.json")].into_iter().find(|file| file.is_file());
         let config = config_path.as_deref().map(ComponentConfig::read).transpose()?.unwrap_or_default();
@@ -80,7 +82,7 @@ impl Component {
     }
 }
 
-/// What was found in a folder.
+/// The networks found in a folder.
 #[derive(Debug, PartialEq)]
 pub(super) enum Found {
     None,
@@ -88,14 +90,14 @@ pub(super) enum Found {
     Several(Vec<PathBuf>),
 }
 
-/// Folders in a component's folder that are searched: AMD compiles networks into `dd` and `dynamic/dd`.
+/// Maximum depth of subfolders that are searched: AMD compiles networks into `dd` and `dynamic/dd`.
 const DEPTH: usize = 2;
 
-/// The network in the folder of a component: `model.onnx`, `model_optimized.onnx` as TensorRT's demonstration names it, the
-/// component's own name as AMD does, else the only one.
+/// Finds the network in the folder of a component: `model.onnx`, `model_optimized.onnx` (TensorRT's demo), the
+/// component's name (AMD), else the only .onnx file.
 ///
 /// # Errors
-/// A folder that can't be read.
+/// A folder can't be read.
 pub(super) fn network_of(folder: &Path, name: &str) -> Result<Found, Error> {
     let usual = ["model.onnx".to_owned(), "model_optimized.onnx".to_owned(), format!("{}.onnx", plain(name))];
     if let Some(file) = usual.iter().map(|file| folder.join(file)).find(|file| file.is_file()) {

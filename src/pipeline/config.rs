@@ -1,4 +1,4 @@
-//! What the `config.json` of a component says.
+//! The `config.json` of a component.
 
 use std::path::Path;
 
@@ -8,14 +8,14 @@ use serde_json::Value;
 use crate::error::Error;
 use crate::files::read_text;
 
-/// Bytes of a configuration, at most.
+/// Maximum size of a configuration in bytes.
 pub(super) const MOST_BYTES: u64 = 1 << 24;
 
-/// Pixels or latents along an edge of a sample, at most: more than any network takes.
+/// Maximum number of pixels or latents along an edge of a sample: more than any network supports.
 const MOST_PIXELS: usize = 1 << 16;
 
-/// The parts of a component's configuration that matter here, by diffusers' and transformers' names. A key that is not there,
-/// or holds something else than these keys do, is `None`.
+/// The keys of a component's configuration that are used here, by diffusers' and transformers' names. `None`: the key
+/// is missing or its value has another type.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ComponentConfig {
@@ -23,7 +23,7 @@ pub struct ComponentConfig {
     pub class: Option<String>,
     /// Height and width of a sample.
     pub sample_size: Option<(usize, usize)>,
-    /// What stands in the place of a sample size and can be none: a number below 1, or beyond what any network takes.
+    /// An invalid sample size: a number below 1, or larger than any network supports.
     pub odd_sample_size: Option<String>,
     /// Channels of the input.
     pub in_channels: Option<usize>,
@@ -33,15 +33,15 @@ pub struct ComponentConfig {
     pub latent_channels: Option<usize>,
     /// The number of resolutions of a U-Net or VAE.
     pub levels: Option<usize>,
-    /// What a VAE's latents are multiplied by before they are given to the denoiser.
+    /// The factor that a VAE's latents are multiplied by before the denoiser takes them as input.
     pub scaling_factor: Option<f64>,
-    /// What is subtracted before that.
+    /// The number that is subtracted before that.
     pub shift_factor: Option<f64>,
-    /// Tokens of a text encoder, at most.
+    /// Maximum number of tokens of a text encoder.
     pub most_tokens: Option<usize>,
 }
 
-/// A number, or one for each of two axes.
+/// A number, or two numbers for two axes.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Size {
@@ -50,8 +50,10 @@ enum Size {
 }
 
 impl ComponentConfig {
+    /// Reads a configuration.
+    ///
     /// # Errors
-    /// The file can't be read, or is no JSON object.
+    /// The file can't be read, or is not a JSON object.
     pub(super) fn read(path: &Path) -> Result<Self, Error> {
         let config = object(path)?;
         let text = |key: &str| config.get(key).and_then(Value::as_str).map(str::to_owned);
@@ -79,14 +81,15 @@ impl ComponentConfig {
         })
     }
 
-    /// Pixels along an edge of the image that one latent of this VAE stands for: every resolution but the first halves.
+    /// Returns the number of pixels per latent of this VAE along an edge: every resolution after the first halves the
+    /// edge.
     pub fn scale(&self) -> Option<usize> {
         let levels = u32::try_from(self.levels?.checked_sub(1)?).ok()?;
         2_usize.checked_pow(levels)
     }
 }
 
-/// A file that holds a JSON object.
+/// Reads a file that holds a JSON object.
 ///
 /// # Errors
 /// The file can't be read, or holds something else.

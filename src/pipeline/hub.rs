@@ -1,4 +1,5 @@
-//! Folders of the hub's cache: `models--owner--name` with `snapshots/REVISION`, whose files are links to `blobs`.
+//! Folders of the Hugging Face cache: `models--owner--name` with `snapshots/REVISION`, whose files are links to
+//! `blobs`.
 
 use std::path::{Path, PathBuf};
 
@@ -6,13 +7,13 @@ use super::names;
 use crate::error::Error;
 use crate::files::read_text;
 
-/// Bytes of the name of a revision, at most.
+/// Maximum length of a revision's name in bytes.
 const MOST_NAME: u64 = 1 << 10;
 
-/// The folder of the snapshot, where the folder of a repository in the cache is given; else the folder itself.
+/// Returns the folder of the snapshot if the folder of a repository in the cache is given, else the folder itself.
 ///
 /// # Errors
-/// No folder; several snapshots of which none is the main one.
+/// The path is not a folder, or there are several snapshots and none is the main one.
 pub(super) fn snapshot(folder: &Path) -> Result<PathBuf, Error> {
     if !folder.is_dir() {
         return Err(Error::unreadable(folder, "expected the folder of a pipeline, found no folder"));
@@ -32,7 +33,7 @@ pub(super) fn snapshot(folder: &Path) -> Result<PathBuf, Error> {
         [one] => Ok(snapshots.join(one)),
         found => {
             let text = format!("expected one snapshot in the cache, found {}", found.len());
-            Err(Error::usage(text).in_file(&snapshots).hint("name the folder of the snapshot that is meant"))
+            Err(Error::usage(text).in_file(&snapshots).hint("give the folder of one snapshot"))
         }
     }
 }

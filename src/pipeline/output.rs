@@ -1,4 +1,4 @@
-//! A changed pipeline: some of its networks are new, everything else is copied.
+//! The output of a changed pipeline: some networks are new, everything else is copied.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,61 +8,61 @@ use crate::error::Error;
 use crate::files::{OutputFolder, Outputs, is_same_file};
 use crate::graph::located::named_data_files;
 
-/// Folders within each other that are copied, at most: links may lead in a circle.
+/// Maximum depth of nested folders that are copied: links may lead in circles.
 const DEPTH: usize = 16;
 
-/// What the plan of a changed network is called, beside `model.onnx`; also the sign of a folder that was written here.
+/// The extension of the plan of a changed network, next to `model.onnx`. It also marks a folder that this tool wrote.
 const PLAN: &str = "plan.json";
 
-/// Files of the user's own that a message lists, at most.
+/// Maximum number of the user's files that a message lists.
 const FOREIGN_SHOWN: usize = 5;
 
-/// Kinds of files that hold weights.
+/// The extensions of files that hold weights.
 const WEIGHTS: [&str; 6] = ["onnx", "safetensors", "bin", "pt", "xml", "engine"];
 
-/// The folder of a changed pipeline, complete beside its place first.
+/// The folder of a changed pipeline. It is completed in a temporary folder next to its final path.
 #[derive(Debug)]
 pub struct PipelineOutput {
     folder: OutputFolder,
     place: PathBuf,
     from: PathBuf,
-    /// The networks that are new.
+    /// The new networks.
     changed: Vec<Component>,
-    /// Files of the room beside the folder, with their places.
+    /// Further files, with their final paths.
     beside: Vec<(PathBuf, PathBuf)>,
 }
 
-/// What was written.
+/// The files that were written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WrittenPipeline {
     /// The files that were copied, by their names in the folder.
     pub copied: Vec<PathBuf>,
-    /// Those of them that hold other forms of a changed network's weights, which are the original's still.
+    /// The copied files that hold the weights of a changed network in other forms: still those of the original.
     pub unchanged_weights: Vec<PathBuf>,
 }
 
 impl PipelineOutput {
-    /// An empty folder beside its place, with room for the changed components. In the place there may be nothing, an empty
-    /// folder, or a pipeline that was written here before, which is replaced as a whole.
+    /// Creates an empty temporary folder next to `place`, with folders for the changed components. At `place` there may
+    /// be nothing, an empty folder, or a pipeline that this tool wrote, which is replaced as a whole.
     ///
     /// # Errors
-    /// A place that is the pipeline, lies in it or holds it; anything else in the place, also a file in a pipeline that was
-    /// written here before which is none of it.
+    /// `place` is the input pipeline, is inside it or contains it, or something else is there, including files that do
+    /// not belong to a pipeline of an earlier run.
     pub fn beside(pipeline: &Pipeline, place: &Path, changed: &[&Component]) -> Result<Self, Error> {
         let whole = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or(path.to_owned());
         let above = crate::files::parent(place);
         let (from, to) = (whole(&pipeline.folder), whole(above).join(place.file_name().unwrap_or_default()));
         let in_the_way = match () {
-            () if from == to || is_same_file(&pipeline.folder, place) => Some("is the pipeline that is read"),
-            () if to.starts_with(&from) => Some("lies in the pipeline that is read"),
-            () if from.starts_with(&to) => Some("holds the pipeline that is read"),
+            () if from == to || is_same_file(&pipeline.folder, place) => Some("is the input pipeline"),
+            () if to.starts_with(&from) => Some("is inside the input pipeline"),
+            () if from.starts_with(&to) => Some("contains the input pipeline"),
             () => None,
         };
         if let Some(text) = in_the_way {
             return Err(Error::usage(format!("the output {text}, {}", pipeline.folder.display()))
                 .in_file(place)
-                .hint("choose a folder of its own for the output"));
+                .hint("choose another folder for the output"));
         }
         let folder = OutputFolder::beside(place, was_written_here)?;
         refuse_foreign(place, &pipeline.folder)?;
@@ -80,42 +80,43 @@ impl PipelineOutput {
         Ok(output)
     }
 
-    /// Where a file of the pipeline lies while the output is not in its place.
+    /// Returns the temporary path of a file of the pipeline.
     pub fn staged(&self, file: &Path) -> PathBuf {
         self.folder.root().join(file.strip_prefix(&self.from).unwrap_or(file))
     }
 
-    /// Where a file of the pipeline lies in the end.
+    /// Returns the final path of a file of the pipeline.
     pub fn place_of(&self, file: &Path) -> PathBuf {
         self.place.join(file.strip_prefix(&self.from).unwrap_or(file))
     }
 
-    /// Where the folder lies for now, and where in the end.
+    /// Returns the temporary and the final path of the folder.
     pub fn roots(&self) -> (&Path, &Path) {
         (self.folder.root(), &self.place)
     }
 
-    /// Where a file may be written that takes its `place`, elsewhere, together with the folder.
+    /// Returns a temporary path for a file outside the folder. It is moved to `place` together with the folder.
     pub fn room_for(&mut self, place: &Path) -> PathBuf {
         let path = self.folder.room().join(format!("beside-{}", self.beside.len()));
         self.beside.push((path.clone(), place.to_owned()));
         path
     }
 
-    /// Moves the files beside the folder to their places, without the folder: a report of a run that failed.
+    /// Moves the files outside the folder to their final paths, without the folder: for the report of a run that
+    /// failed.
     ///
     /// # Errors
-    /// A place can't be taken.
+    /// A file can't be moved.
     pub fn publish_beside(self) -> Result<(), Error> {
         let mut outputs = Outputs::default();
         self.beside.iter().filter(|(from, _)| from.exists()).for_each(|(from, place)| outputs.add(from, place));
         outputs.publish(&[])
     }
 
-    /// Copies all that is not changed and moves the folder to its place, with the files beside it.
+    /// Copies everything that is not changed and moves the folder and the other files to their final paths.
     ///
     /// # Errors
-    /// A file can't be read or written: nothing is left behind then.
+    /// A file can't be read or written. Nothing is left behind then.
     pub fn publish(self) -> Result<WrittenPipeline, Error> {
         let left_out = self.left_out()?;
         let mut written = WrittenPipeline::default();
@@ -124,7 +125,7 @@ impl PipelineOutput {
             for name in names(&self.from.join(&folder))? {
                 let (name, from) = (folder.join(&name), self.from.join(&folder).join(&name));
                 if from.is_dir() {
-                    // What is hidden belongs to other tools: the history of Git, what a download has noted.
+                    // Hidden folders belong to other tools, such as Git's history or the records of a download.
                     let is_hidden = name.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
                     if depth < DEPTH && !is_hidden {
                         self.folder.make_folder(&name)?;
@@ -148,8 +149,8 @@ impl PipelineOutput {
         Ok(written)
     }
 
-    /// The files of the pipeline that have no place in the output: the changed networks, their plans, and data files that no
-    /// other network names.
+    /// Returns the files of the pipeline that are not copied: the changed networks, their plans, and data files that no
+    /// other network refers to.
     fn left_out(&self) -> Result<BTreeSet<PathBuf>, Error> {
         let mut left_out = BTreeSet::new();
         for Component { model, .. } in &self.changed {
@@ -162,7 +163,7 @@ impl PipelineOutput {
                     named_data_files(&other).into_iter().flatten().for_each(|file| _ = data.remove(&file));
                 }
             }
-            // What has its name in the output is there already.
+            // Files of the same name are already in the output.
             let staged = names(crate::files::parent(&self.staged(model)))?;
             left_out.extend(staged.iter().map(|name| folder.join(name)));
             left_out.extend([model.clone(), model.with_extension(PLAN)]);
@@ -172,9 +173,8 @@ impl PipelineOutput {
     }
 }
 
-/// Refuses a place with files that no run has written there: of what an earlier run wrote, each has its name in the pipeline
-/// that is read, or is a network with its plan, its data and its
-/// configuration, or belongs to a bundle.
+/// Returns an error if `place` has files that no earlier run wrote. A file of an earlier run has its name in the input
+/// pipeline, is a network or its plan, data or configuration, or belongs to a bundle.
 fn refuse_foreign(place: &Path, from: &Path) -> Result<(), Error> {
     let Ok(earlier) = Pipeline::open(place) else { return Ok(()) };
     let mut own = BTreeSet::new();
@@ -192,7 +192,7 @@ fn refuse_foreign(place: &Path, from: &Path) -> Result<(), Error> {
             let entry = entry.map_err(|error| fail(&path, error))?;
             let name = folder.join(entry.file_name());
             match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                // A folder that is hidden is never copied.
+                // Hidden folders are never copied.
                 true if !entry.file_name().as_encoded_bytes().starts_with(b".") => folders.push(name),
                 _ if from.join(&name).is_file()
                     || own.contains(&entry.path())
@@ -209,15 +209,16 @@ fn refuse_foreign(place: &Path, from: &Path) -> Result<(), Error> {
     let more = foreign.len() - shown;
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let text = format!(
-        "expected a place for a folder, found a pipeline of an earlier run with files that are none of it: {}{more}",
+        "the output folder holds a pipeline of an earlier run, and files that do not belong to it: {}{more}",
         foreign[..shown].join(", ")
     );
-    Err(Error::io(place, text)
-        .hint("an earlier pipeline is replaced as a whole: move these files elsewhere, or choose another place"))
+    Err(Error::io(place, text).hint(
+        "an earlier pipeline is replaced as a whole: move these files elsewhere, or choose another output folder",
+    ))
 }
 
-/// Whether a folder is a pipeline that was written here: the plan of a cut lies beside one of its networks, or what a bundle
-/// says of itself.
+/// Returns whether this tool wrote a pipeline folder: one of its networks has a plan or the manifest of a bundle next
+/// to it.
 fn was_written_here(folder: &Path) -> bool {
     let is_ours = |component: &Component| {
         component.model.with_extension(PLAN).is_file() || component.model.with_file_name(bundle::MANIFEST).is_file()

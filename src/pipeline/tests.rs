@@ -1,10 +1,10 @@
-//! Layouts of folders, of files that are empty: only their names count here.
+//! Folder layouts with empty files: only their names count here.
 
 use std::path::Path;
 
 use super::*;
 
-/// A folder with these files: `name` is empty, `name=content` has a content.
+/// Creates a folder with these files: `name` is an empty file, `name=content` one with content.
 fn folder(files: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for file in files {
@@ -22,7 +22,7 @@ fn open(files: &[&str]) -> (tempfile::TempDir, Pipeline) {
     (folder, pipeline)
 }
 
-/// The error of a folder with these files, with its hint.
+/// Returns the error and hint for a folder with these files.
 fn refused(files: &[&str]) -> String {
     let folder = folder(files);
     let error = Pipeline::open(folder.path()).unwrap_err();
@@ -83,7 +83,7 @@ fn networks_are_found_under_other_names() {
     let (_folder, pipeline) = open(&["unet/model.onnx", "unet/model_fp16.onnx", "text_encoder/text_encoder.onnx"]);
     assert_eq!(model(&pipeline), Path::new("unet/model.onnx"));
     assert_eq!(pipeline.part(Part::TextEncoder).unwrap().name, "text_encoder");
-    // The one that takes over at low noise comes second.
+    // The transformer for low noise levels comes second.
     let (_folder, pipeline) = open(&["transformer/model.onnx", "transformer_2/model.onnx"]);
     assert_eq!(pipeline.denoiser().name, "transformer");
 }
@@ -116,7 +116,7 @@ fn two_encoders_keep_their_tokenizers() {
 }
 
 #[test]
-fn a_cache_of_the_hub_leads_to_its_snapshot() {
+fn a_repository_in_the_cache_leads_to_its_snapshot() {
     let files = ["refs/main=abc\n", "snapshots/abc/unet/model.onnx", "snapshots/def/unet/model.onnx"];
     let (folder, pipeline) = open(&files);
     assert_eq!(pipeline.folder, folder.path().join("snapshots/abc"));
@@ -132,12 +132,12 @@ fn links_are_files() {
     let unet = folder.path().join("snapshots/abc/unet");
     std::os::unix::fs::symlink("../../../blobs/1", unet.join("model.onnx")).unwrap();
     let pipeline = Pipeline::open(folder.path()).unwrap();
-    // The path of the link: data files are named from there.
+    // The path of the link is kept: data files are relative to it.
     assert_eq!(pipeline.denoiser().model, unet.join("model.onnx"));
 }
 
 #[test]
-fn what_is_no_pipeline_is_told_what_to_do() {
+fn folders_that_are_not_pipelines_get_a_hint() {
     let error = refused(&["vae_decoder/model.onnx", "readme.md"]);
     assert!(error.contains("unet/model.onnx or transformer/model.onnx, found readme.md, vae_decoder"), "{error}");
     assert!(refused(&[]).contains("found nothing"));
@@ -151,12 +151,12 @@ fn what_is_no_pipeline_is_told_what_to_do() {
     assert!(error.contains("unet/config.json: not JSON"), "{error}");
     let folder = folder(SD);
     let error = Pipeline::open(&folder.path().join("unet")).unwrap_err();
-    assert!(error.advice().unwrap().starts_with("name the folder of the pipeline"), "{error:?}");
+    assert!(error.advice().unwrap().starts_with("give the folder of the pipeline"), "{error:?}");
     assert!(Pipeline::open(&folder.path().join("none")).unwrap_err().to_string().contains("found no folder"));
 }
 
 #[test]
-fn configurations_of_other_forms_are_no_errors() {
+fn configurations_with_values_of_other_types_are_accepted() {
     let (_folder, pipeline) =
         open(&["unet/model.onnx", "unet/config.json={\"sample_size\": [32, 48], \"in_channels\": \"four\"}"]);
     assert_eq!(
@@ -174,11 +174,11 @@ fn a_network_alone_finds_its_pipeline() {
     assert_eq!((around.folder.as_path(), around.component.as_str()), (folder.path(), "unet"));
     assert_eq!(around.scheduler, Some(folder.path().join("scheduler/scheduler_config.json")));
     assert_eq!(around.config.unwrap().1.sample_size, Some((64, 64)));
-    // The scheduler is none of the decoder's.
+    // The scheduler does not belong to the decoder.
     let around = Around::of(&folder.path().join("vae_decoder/model.onnx")).unwrap().unwrap();
     assert_eq!((around.component.as_str(), around.scheduler), ("vae_decoder", None));
     assert_eq!(Around::of(&folder.path().join("model.onnx")).unwrap(), None);
-    // Without an index the scheduler shows where the pipeline is, also from the folder that AMD compiles into.
+    // Without an index, the scheduler marks the pipeline, even for a network in AMD's compiled folder.
     let folder = self::folder(&["unet/dd/replaced.onnx", "unet/config.json={\"in_channels\": 9}", SCHEDULER]);
     let around = Around::of(&folder.path().join("unet/dd/replaced.onnx")).unwrap().unwrap();
     assert_eq!(around.scheduler, Some(folder.path().join(SCHEDULER)));

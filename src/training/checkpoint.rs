@@ -1,6 +1,6 @@
 //! The checkpoint file: a flatbuffer that holds the values of the trained weights.
 //!
-//! The schema is `ort_training_checkpoint.fbs` of ONNX Runtime 1.19, with the tables that are written here:
+//! The schema is `ort_training_checkpoint.fbs` of ONNX Runtime 1.19. These tables are written:
 //!
 //! ```text
 //! Checkpoint  0 version: int32   1 module_state: ModuleState   (2 optimizer_groups, 3 property_bag: absent)
@@ -8,7 +8,7 @@
 //! Tensor      0 name: string   (1 doc_string: absent)   2 dims: [int64]   3 data_type: int32   4 raw_data: [uint8]
 //! ```
 //!
-//! Offsets of a flatbuffer point forward, so everything is written after what refers to it.
+//! Offsets in a flatbuffer point forward, so every object is written after the one that refers to it.
 
 use super::Parameter;
 use crate::error::Error;
@@ -17,13 +17,13 @@ use crate::onnx::DataType;
 /// The version of the schema that ONNX Runtime 1.19 writes.
 const VERSION: i32 = 2;
 
-/// Marks the file as a checkpoint of on-device training.
+/// The file identifier of an on-device training checkpoint.
 const IDENTIFIER: &[u8; 4] = b"ODTC";
 
-/// The largest flatbuffer.
+/// The maximum size of a flatbuffer in bytes.
 const LIMIT: usize = i32::MAX as usize;
 
-/// The file's contents, with all weights as trained ones.
+/// Encodes the file. All weights are stored as trained ones.
 ///
 /// # Errors
 /// The weights do not fit into 2 GiB.
@@ -58,7 +58,7 @@ pub(super) fn encode(parameters: &[Parameter]) -> Result<Vec<u8>, Error> {
         let dims = out.vector(8, parameter.dims.len(), &dims);
         out.point(fields[2], dims);
         out.put(fields[3], &(DataType::Float as i32).to_le_bytes());
-        // The elements are read as floats where they lie.
+        // ONNX Runtime reads the elements in place as floats, so they are aligned.
         let values = out.vector(8, parameter.values.len(), &parameter.values);
         out.point(fields[4], values);
     }
@@ -71,7 +71,7 @@ struct Buffer {
 }
 
 impl Buffer {
-    /// Adds zeros until `ahead` bytes from the end lies at a multiple of `alignment`.
+    /// Appends zeros until the position `ahead` bytes after the end is a multiple of `alignment`.
     fn pad(&mut self, alignment: usize, ahead: usize) {
         let end = (self.bytes.len() + ahead).next_multiple_of(alignment) - ahead;
         self.bytes.resize(end, 0);
@@ -81,14 +81,14 @@ impl Buffer {
         self.bytes[at..at + content.len()].copy_from_slice(content);
     }
 
-    /// Makes the offset at `at` point to `to`, which lies after it.
+    /// Writes the offset at `at` so that it points to `to`, which comes after it.
     fn point(&mut self, at: usize, to: usize) {
-        // The whole buffer is smaller than what an offset can hold.
+        // The whole buffer is smaller than the largest offset.
         self.put(at, &((to - at) as u32).to_le_bytes());
     }
 
-    /// Adds a table of zeros with fields of these sizes; zero for a field that is absent. Returns its position and that
-    /// of every field.
+    /// Appends a table of zeros with fields of these sizes in bytes. A size of zero means that the field is absent.
+    /// Returns the position of the table and of every field.
     fn table(&mut self, sizes: &[usize]) -> (usize, Vec<usize>) {
         self.pad(2, 0);
         let description = self.bytes.len();
@@ -110,7 +110,7 @@ impl Buffer {
         (table, offsets.into_iter().map(|offset| table + offset).collect())
     }
 
-    /// Adds a vector: its length, then its elements at a multiple of `alignment`. Returns its position.
+    /// Appends a vector: its length, then its elements at a multiple of `alignment`. Returns its position.
     fn vector(&mut self, alignment: usize, count: usize, content: &[u8]) -> usize {
         self.pad(alignment.max(4), 4);
         let at = self.bytes.len();
@@ -128,7 +128,7 @@ mod tests {
         u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize
     }
 
-    /// Where a field of a table is, by the rules of the format.
+    /// Returns the position of a table's field, following the flatbuffer format.
     fn field(bytes: &[u8], table: usize, slot: usize) -> Option<usize> {
         let description = table - number(bytes, table);
         let short = |at: usize| u16::from_le_bytes(bytes[at..at + 2].try_into().unwrap()) as usize;
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_found_by_the_rules_of_the_format() {
+    fn weights_are_found_by_following_the_flatbuffer_format() {
         let parameter = |name: &str, dims: &[i64], values: &[f32]| Parameter {
             name: name.to_owned(),
             dims: dims.to_vec(),

@@ -15,17 +15,17 @@ use crate::onnx::{
     attr_float, attr_int, type_proto,
 };
 
-/// The input that says whether buffers are replaced instead of added to.
+/// The input that chooses whether gradients overwrite the buffers instead of being added to them.
 const RESET: &str = "lazy_reset_grad";
 
-/// The domain of the operators for training.
+/// The domain of the training operators.
 const MICROSOFT: &str = "com.microsoft";
 
-/// The newest version of the file format that ONNX Runtime 1.19 reads.
+/// The newest IR version of the file format that ONNX Runtime 1.19 reads.
 const NEWEST_IR: i64 = 10;
 
-/// Forward pass, loss, gradients and their accumulation. With `gives_gradients` the gradient by every use of a weight
-/// is an output too.
+/// Builds the training model: forward pass, loss, gradients and their accumulation. With `gives_gradients`, the
+/// gradient with respect to every use of a weight is an output too.
 pub(super) fn training_model(
     analysis: &Analysis,
     backward: &GradientGraph,
@@ -45,7 +45,7 @@ pub(super) fn training_model(
     let mut names = Names::of_graph(analysis.model.graph());
     let mut claim = |name: String| match names.claim(&name) {
         true => Ok(name),
-        false => Err(Error::unmet(format!("the model has a value {name:?}, a name that training sessions use"))
+        false => Err(Error::unmet(format!("the model has a value {name:?}, a name that training sessions reserve"))
             .in_file(analysis.model.path())
             .hint("rename the value in the model")),
     };
@@ -57,7 +57,7 @@ pub(super) fn training_model(
         let buffer = claim(format!("{name}_grad.accumulation.buffer"))?;
         let done = claim(format!("{name}_grad.accumulation.out"))?;
         let uses = by_weight.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
-        // A weight that several nodes read has the sum of their gradients.
+        // The gradient of a weight that several nodes read is the sum over these uses.
         let sum = if uses.len() == 1 { "Identity" } else { "Sum" };
         builder.push("", sum, uses, vec![gradient.clone()], vec![]);
         let inputs = [buffer.as_str(), &gradient, &reset];
@@ -76,7 +76,7 @@ pub(super) fn training_model(
     Ok(model)
 }
 
-/// Forward pass and loss.
+/// Builds the eval model: forward pass and loss.
 pub(super) fn eval_model(analysis: &Analysis, forward: &GradientGraph) -> Result<ModelProto, Error> {
     let mut model = whole(analysis, forward)?;
     let graph = model.graph.get_or_insert_default();
@@ -85,7 +85,8 @@ pub(super) fn eval_model(analysis: &Analysis, forward: &GradientGraph) -> Result
     Ok(model)
 }
 
-/// A gradient graph to which weights are fed, with all other constants in it.
+/// Returns the gradient graph as a self-contained model: the trained weights are fed, all other constants are inside
+/// it.
 fn whole(analysis: &Analysis, gradient: &GradientGraph) -> Result<ModelProto, Error> {
     let mut model = gradient.model.clone();
     let graph = model.graph.get_or_insert_default();
@@ -97,7 +98,8 @@ fn whole(analysis: &Analysis, gradient: &GradientGraph) -> Result<ModelProto, Er
     Ok(model)
 }
 
-/// The tensor with its elements in the model file; the artifacts lie in another folder than external data.
+/// Moves the elements of a tensor into the model file. Paths of external data would be wrong: the artifacts are in
+/// another folder.
 fn inside(model: &Model, tensor: TensorProto) -> Result<TensorProto, Error> {
     if tensor.data_location != DataLocation::External as i32 {
         return Ok(tensor);
@@ -106,13 +108,14 @@ fn inside(model: &Model, tensor: TensorProto) -> Result<TensorProto, Error> {
     Ok(TensorProto { raw_data, external_data: Vec::new(), data_location: DataLocation::Default as i32, ..tensor })
 }
 
-/// One AdamW step on all trained weights, with the constants that ONNX Runtime's own tool writes.
+/// Builds the optimizer model: one AdamW step on all trained weights, with the constants that ONNX Runtime's tool
+/// writes.
 pub(super) fn optimizer_model(opset: i64) -> ModelProto {
     const FLAG: &str = "__updated";
     let sequences = ["params", "gradients", "first_order_moments", "second_order_moments"];
     let inputs: Vec<&str> = ["learning_rate", "step"].into_iter().chain(sequences).collect();
     let attributes = vec![
-        // Bias correction as in PyTorch's AdamW: weights decay before the step.
+        // Bias correction as in PyTorch's AdamW: weight decay is applied before the step.
         attr_int("adam_mode", 1),
         attr_int("correct_bias", 1),
         attr_float("alpha", 0.9),
@@ -141,7 +144,7 @@ pub(super) fn optimizer_model(opset: i64) -> ModelProto {
     }
 }
 
-/// The inputs of a training model that a step is given, in order.
+/// Returns the inputs of a training model that every step feeds, in order.
 pub(super) fn user_inputs(model: &ModelProto, weights: &BTreeSet<&str>) -> Vec<String> {
     let names = model.graph.iter().flat_map(|graph| &graph.input).map(|input| input.name.as_str());
     let is_buffer = |name: &str| {

@@ -12,26 +12,27 @@ use crate::gradient::{LOSS, UseGradient};
 use crate::graph::model::Model;
 use crate::runtime::{Optimization, Runtime, RuntimeError, SessionOptions, TrainingModels, TrainingSession};
 
-/// A training session that gives loss and gradients, as [`crate::gradient::pass::GradientPass`] does without the
-/// training API.
+/// A training session that computes loss and gradients through the training API. Its counterpart without that API is
+/// [`crate::gradient::pass::GradientPass`].
 #[derive(Debug)]
 pub struct TrainingPass {
     session: TrainingSession,
     inputs: Vec<String>,
     gradients: Vec<UseGradient>,
-    /// The place of every gradient, by the name of its output.
+    /// The index of every gradient, by the name of its output.
     places: HashMap<String, usize>,
 }
 
 impl TrainingPass {
-    /// Opens a session; `model` is the file that the artifacts were made from.
+    /// Opens a session. `model` is the file that the artifacts were built from.
     ///
     /// # Errors
     /// The artifacts have no gradients among their outputs ([`super::TrainingOptions::gives_gradients`]), the library
-    /// has no training API, or it refuses the artifacts.
+    /// has no training API, or it rejects the artifacts.
     pub fn new(runtime: &Runtime, artifacts: &Artifacts, model: &Model, threads: Option<usize>) -> Result<Self, Error> {
         if artifacts.gradients.is_empty() {
-            let text = "expected artifacts that give gradients, found none among the outputs of the training model";
+            let text =
+                "expected artifacts with gradients as outputs, found none among the outputs of the training model";
             return Err(Error::usage(text).in_file(model.path()).hint("set TrainingOptions::gives_gradients"));
         }
         let options = SessionOptions { optimization: Optimization::All, threads, ..SessionOptions::default() };
@@ -49,16 +50,16 @@ impl TrainingPass {
         Ok(Self { session, inputs: artifacts.inputs.clone(), gradients, places })
     }
 
-    /// What the entries of [`Gradients::uses`] are the gradients by.
+    /// Returns the uses of weights with respect to which the entries of [`Gradients::uses`] are the gradients.
     pub fn uses(&self) -> &[UseGradient] {
         &self.gradients
     }
 
-    /// Computes the loss and all gradients at the weights as they are now. Inputs of half or double precision are given
-    /// as float32; names that a step does not need are ignored.
+    /// Computes the loss and all gradients at the current weights. Pass inputs of half or double precision as float32.
+    /// Names that a step does not need are ignored.
     ///
     /// # Errors
-    /// An input is missing, or the step fails; the model is named.
+    /// An input is missing, or the step fails. The error names the model.
     pub fn run(&mut self, model: &Model, inputs: &[(String, Array)]) -> Result<Gradients, Error> {
         let mut ordered = Vec::with_capacity(self.inputs.len());
         for name in &self.inputs {
@@ -78,10 +79,10 @@ impl TrainingPass {
         Ok(gradients)
     }
 
-    /// Changes the session's weights by one AdamW step along the gradients of the last run.
+    /// Updates the session's weights by one AdamW step along the gradients of the last run.
     ///
     /// # Errors
-    /// The step fails; the model is named.
+    /// The step fails. The error names the model.
     pub fn optimize(&mut self, model: &Model, learning_rate: f32) -> Result<(), Error> {
         self.session.optimize(learning_rate).map_err(|error| unmet(model, error))
     }
@@ -89,7 +90,7 @@ impl TrainingPass {
 
 fn unmet(model: &Model, error: RuntimeError) -> Error {
     let hint = error.hint();
-    let error = Error::unmet(format!("the training session fails: {error}")).in_file(model.path());
+    let error = Error::unmet(format!("ONNX Runtime's training session failed: {error}")).in_file(model.path());
     match hint {
         Some(hint) => error.hint(hint),
         None => error,

@@ -255,7 +255,7 @@ fn latents_have_no_features_but_all_else() {
     assert!(of["consistency"]["ssim"]["mean"] == 1.0 && of["latency"]["median_ms"].as_f64().unwrap() > 0.0, "{of}");
     let features = brightness(folder.path());
     let refused = run(&[&common[..], &["--features", &features]].concat());
-    assert!(refused.code == 2 && refused.err.contains("which are images"), "{}", refused.err);
+    assert!(refused.code == 2 && refused.err.contains("--features: expected images"), "{}", refused.err);
     // Without samples there is the loss.
     let bare = succeed(&[&common[..], &["--samples", "0", "--no-latency", "--format", "json"]].concat()).json();
     assert!(bare["drawing"].is_null() && bare["networks"][0]["loss_increase"] == 0.0, "{bare}");

@@ -174,7 +174,7 @@ fn what_makes_no_sense_is_refused_before_anything_starts() {
         (&["--data", &data, "--distill-jacobian", "nan"], "--distill-jacobian"),
         (&["--data", &data, "--distill-features-weight", "1"], "--distill-features <"),
         (&["--data", &data, "--teacher", &input, "--distill-features", "["], "regular expression"),
-        (&["--data", &data, "--teacher", &input, "--distill-features", "no_such_value"], "values can be compared"),
+        (&["--data", &data, "--teacher", &input, "--distill-features", "no_such_value"], "values that can be compared"),
     ];
     for (more, named) in cases {
         let ran = run(&[&paths[..], more].concat());

@@ -103,7 +103,7 @@ fn what_was_taken_for_what_is_printed() {
     let lines = output.err;
     assert_eq!(output.code, 0, "{lines}");
     assert!(lines.contains("class_labels") && lines.contains("drawn at random"), "{lines}");
-    assert!(lines.contains("the rest is a variance") && lines.contains("clips nothing"), "{lines}");
+    assert!(lines.contains("the second half is a variance") && lines.contains("no clipping"), "{lines}");
     assert_eq!(npz::read(&npy).unwrap()[0].1.dims, [3, 4, 16, 16]);
 }
 

@@ -99,10 +99,10 @@ fn noise_levels_go_into_networks_that_are_sampled() {
         (ran, drawn)
     };
     let (ran, by_level) = draw(&["--time-input", "sqrt_alpha_bar"]);
-    assert!(ran.code == 0 && ran.err.contains("gets the scale of the signal sqrt(alpha_bar)"), "{}", ran.err);
+    assert!(ran.code == 0 && ran.err.contains("is fed the signal scale sqrt(alpha_bar)"), "{}", ran.err);
     assert!(!ran.err.contains("warning"), "{}", ran.err);
     let (ran, by_step) = draw(&[]);
-    assert!(ran.code == 0 && ran.err.contains("--time-input says which"), "{}", ran.err);
+    assert!(ran.code == 0 && ran.err.contains("--time-input: ") && ran.err.contains("sqrt_alpha_bar"), "{}", ran.err);
     assert_ne!(by_level, by_step);
     // Only a discrete schedule has an alpha_bar.
     for schedule in ["karras", "flow"] {
@@ -147,7 +147,7 @@ fn the_process_is_in_json_plan_and_report() {
     let process = json["gradients"]["process"].as_str().unwrap().to_owned();
     assert!(process.contains("discrete schedule scaled_linear"), "{process}");
     let network = json["gradients"]["network"].as_array().unwrap();
-    assert!(network.iter().any(|line| line.as_str().is_some_and(|line| line.contains("gets the step t"))));
+    assert!(network.iter().any(|line| line.as_str().is_some_and(|line| line.contains("is fed the step t"))));
     let plan: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(path("out.plan.json")).unwrap()).unwrap();
     assert_eq!(plan["options"]["process"], process);

@@ -71,11 +71,11 @@ fn rows_that_may_belong_to_other_samples_are_told() {
     let total = samples.total.unwrap();
     let told = |rows: usize| network.denoiser_given(&labels(vec![1; rows]), 4).1.unpaired(&samples).join("\n");
     assert!(
-        told(10).contains(&format!("10 rows, the data {total} samples: sample 10 takes row 0 again")),
+        told(10).contains(&format!("10 rows, but the data has {total} samples: sample 10 uses row 0 again")),
         "{}",
         told(10)
     );
-    assert!(told(total + 7).contains("the last 7 belong to none"), "{}", told(total + 7));
+    assert!(told(total + 7).contains("the last 7 rows are not used"), "{}", told(total + 7));
     // One label for all, and one for each.
     assert_eq!((told(1), told(total)), (String::new(), String::new()));
     // What is drawn has no rows of its own to miss.

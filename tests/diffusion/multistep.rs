@@ -89,7 +89,7 @@ fn every_number_of_steps_falls_to_no_noise() {
             assert_eq!(levels.last(), Some(&Level::CLEAN));
         }
         let error = schedule.multistep_levels(31, Skip::Uniform).unwrap_err();
-        assert!(error.to_string().contains("at most the 30 steps"), "{error}");
+        assert!(error.to_string().contains("at most 30 steps"), "{error}");
         assert!(schedule.multistep_levels(0, Skip::Uniform).is_err());
     }
 }

@@ -105,7 +105,7 @@ fn what_can_not_be_is_refused() {
         change(&mut options);
         open(&model, &options, sample).unwrap_err().to_string()
     };
-    assert!(refused(&|_| {}, &[4, 2, 2]).contains("which are images"));
+    assert!(refused(&|_| {}, &[4, 2, 2]).contains("--features: expected images"));
     assert!(refused(&|options| options.range = Some((1.0, 0.0)), &[1, 2, 2]).contains("LOW below HIGH"));
     assert!(refused(&|options| options.mean = Some(vec![1.0; 2]), &[1, 2, 2]).contains("one number or 3"));
     assert!(refused(&|options| options.deviation = Some(vec![0.0]), &[1, 2, 2]).contains("other than 0"));

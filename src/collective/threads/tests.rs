@@ -6,24 +6,24 @@ use super::super::{Alone, Collective, parts};
 use super::Threads;
 use crate::error::Error;
 
-/// Values of a rank that no sum of which is exact.
+/// Returns the values of a rank, chosen such that no sum of them is exact.
 fn values(rank: usize, length: usize) -> Vec<f32> {
     (0..length).map(|at| ((rank * 31 + at) as f32 * 0.1).sin()).collect()
 }
 
-/// Their sum in the order of the ranks.
+/// Returns the sum of the values in the order of the ranks.
 fn sum(size: usize, length: usize) -> Vec<f32> {
     (1..size).fold(values(0, length), |sum, rank| sum.iter().zip(values(rank, length)).map(|(a, b)| a + b).collect())
 }
 
-/// What every rank of `size` gets, with messages of a few bytes and of any length.
+/// Returns the results of all `size` ranks, first with messages of a few bytes, then with the default length.
 fn on_all<T: Send>(size: usize, work: impl Fn(&dyn Collective) -> Result<T, Error> + Sync) -> Vec<Vec<T>> {
     let all = |results: Vec<Result<T, Error>>| results.into_iter().map(Result::unwrap).collect();
     vec![all(Threads::run_with_bucket(size, 40, |ranks| work(&*ranks))), all(Threads::run(size, |ranks| work(&*ranks)))]
 }
 
 #[test]
-fn sums_are_those_in_the_order_of_the_ranks() {
+fn sums_add_in_the_order_of_the_ranks() {
     for (size, length) in [(1, 3), (2, 0), (2, 1), (3, 100), (4, 3), (5, 40_000)] {
         let of_rank = |ranks: &dyn Collective| {
             let mut sum = values(ranks.rank(), length);
@@ -32,7 +32,7 @@ fn sums_are_those_in_the_order_of_the_ranks() {
             ranks.sum_f64(&mut wide)?;
             Ok((sum, wide))
         };
-        // Messages of 40 bytes are left to the short sums: they take a thousand rounds for each thousand values.
+        // Long sums skip the messages of 40 bytes: they would take a thousand rounds per thousand values.
         let runs = if length > 1000 { vec![on_all(size, of_rank).pop().unwrap()] } else { on_all(size, of_rank) };
         for (found, wide) in runs.into_iter().flatten() {
             assert_eq!(found, sum(size, length), "{length} values of {size}");
@@ -108,7 +108,7 @@ fn a_rank_that_fails_ends_the_others() {
     let errors = failing(&|_| Err(Error::unmet("no luck")));
     assert_eq!(errors[1], "no luck");
     for rank in [0, 2] {
-        // The other of the two may have given up before.
+        // The other of the two ranks may have failed first.
         assert!(errors[rank].ends_with(&format!("has ended; rank {rank} waits for it in vain")), "{errors:?}");
     }
     let errors = failing(&|_| panic!("oh"));
@@ -120,7 +120,7 @@ fn a_rank_that_fails_ends_the_others() {
 }
 
 #[test]
-fn ranks_out_of_step_are_told_so() {
+fn ranks_out_of_step_get_an_error() {
     let message = |work: &(dyn Fn(&dyn Collective) -> Result<(), Error> + Sync)| {
         let errors = Threads::run(2, |ranks| work(&*ranks));
         let errors: Vec<String> = errors.into_iter().map(|result| result.unwrap_err().to_string()).collect();
@@ -132,11 +132,11 @@ fn ranks_out_of_step_are_told_so() {
     let found = message(&|ranks| if ranks.rank() == 0 { ranks.barrier() } else { ranks.sum(&mut []) });
     assert_eq!(found, "the ranks are out of step: rank 0 calls barrier, rank 1 calls sum");
     let found = message(&|ranks| ranks.broadcast(&mut Vec::new(), ranks.rank()));
-    assert!(found.ends_with("rank 1 calls broadcast with other parts or another root"), "{found}");
+    assert!(found.ends_with("rank 1 calls broadcast with different parts or another root"), "{found}");
 }
 
 #[test]
-fn parts_and_roots_that_make_no_sense_are_refused() {
+fn invalid_parts_and_roots_are_refused() {
     for (parts, length) in [(vec![], 2), (vec![0..2, 1..3], 3), (vec![0..2, 2..4], 3)] {
         for result in Threads::run(2, |ranks| ranks.all_gather(&mut vec![0.0; length], &parts)) {
             assert!(result.unwrap_err().to_string().starts_with("parts: expected 2 ranges"));

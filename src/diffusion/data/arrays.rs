@@ -1,4 +1,4 @@
-//! Files of arrays, of which only the headers are read until an array is asked for.
+//! Files of arrays. Only their headers are read until an array is needed.
 
 use std::path::{Path, PathBuf};
 
@@ -10,13 +10,13 @@ use crate::files::map;
 use crate::npz::{ArrayFile, NpzError, StoredArray};
 use crate::runtime::check_memory;
 
-/// Names that the array of samples may have in a file with several.
+/// Names by which the array of samples is recognised in a file with several arrays.
 const NAMES: [&str; 8] = ["samples", "sample", "images", "latents", "x0", "data", "x", "arr_0"];
 
-/// The endings of files of arrays.
+/// The extensions of files of arrays.
 const KINDS: [&str; 3] = ["npy", "npz", "safetensors"];
 
-/// Whether a file is one of arrays by its name.
+/// Returns whether the extension is that of a file of arrays.
 pub(super) fn is_array_file(path: &Path) -> bool {
     kind(path).is_some_and(|kind| KINDS.contains(&kind.as_str()))
 }
@@ -38,7 +38,7 @@ enum Form {
     Safetensors(Vec<Tensor>),
 }
 
-/// A tensor of a safetensors file, if its type is one that arrays have.
+/// A tensor of a safetensors file, or its type if arrays do not support it.
 #[derive(Debug)]
 struct Tensor {
     name: String,
@@ -58,7 +58,7 @@ impl ArraysOfFile {
             _ => {
                 return Err(Error::unreadable(
                     path,
-                    "expected a folder of images or a file .npy, .npz or .safetensors of samples",
+                    "expected a folder of images, or a .npy, .npz or .safetensors file of samples",
                 ));
             }
         };
@@ -69,7 +69,7 @@ impl ArraysOfFile {
         &self.path
     }
 
-    /// The names of the arrays; a lone array of NumPy's has that of its file.
+    /// Returns the names of the arrays. The single array of a `.npy` file has the name of its file.
     pub(super) fn names(&self) -> Vec<&str> {
         match &self.form {
             Form::NumPy(file) => file.entries().iter().map(|entry| entry.name()).collect(),
@@ -77,10 +77,10 @@ impl ArraysOfFile {
         }
     }
 
-    /// The sizes and the element type of the array at this place among the names.
+    /// Returns the shape and element type of the array with this index among the names.
     ///
     /// # Errors
-    /// Its header can't be read, or its type is none that arrays have.
+    /// Its header can't be read, or its element type is not supported.
     pub(super) fn header(&self, at: usize) -> Result<(&[usize], ElementType), Error> {
         match &self.form {
             Form::NumPy(file) => {
@@ -95,17 +95,17 @@ impl ArraysOfFile {
         }
     }
 
-    /// The place of the samples among the arrays: the one named like the network's input, else the only one of floats or
-    /// bytes, else one with a usual name.
+    /// Returns the index of the array of samples: the array named like the network's input, else the only array of
+    /// floats or bytes, else the array with a usual name.
     ///
     /// # Errors
-    /// None of that is there.
+    /// There is no such array.
     pub(super) fn place_of_samples(&self, input: &str) -> Result<usize, Error> {
         let names = self.names();
         let named = |name: &str| names.iter().position(|found| *found == name);
         let can_be = |at: &usize| {
             let is_sample = |element_type: ElementType| element_type.is_float() || element_type == ElementType::U8;
-            // One that can't be read is told of when it is chosen.
+            // An array with an unreadable header is a candidate: the error is reported when it is chosen.
             self.header(*at).map_or(matches!(self.form, Form::NumPy(_)), |(_, element_type)| is_sample(element_type))
         };
         let candidates: Vec<usize> = (0..names.len()).filter(can_be).collect();
@@ -116,11 +116,15 @@ impl ArraysOfFile {
         };
         named(input).or(only).or_else(|| NAMES.into_iter().find_map(named)).ok_or_else(|| {
             let found = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            Error::unreadable(&self.path, format!("expected one array, or one named {input:?}, found {found}"))
+            Error::unreadable(
+                &self.path,
+                format!("expected a single array of samples, or one named {input:?}, found {found}"),
+            )
         })
     }
 
-    /// The array at this place among the names: where it lies in the file, or read whole if it is packed.
+    /// Returns the array with this index among the names: mapped from the file, or read completely if it can't be
+    /// mapped.
     ///
     /// # Errors
     /// The array can't be read, or there is no memory for it.
@@ -131,10 +135,10 @@ impl ArraysOfFile {
                 if !file.is_in_place(at) {
                     let entry = &file.entries()[at];
                     let bytes = entry.byte_count().map_err(|error| failed(&self.path, error))?;
-                    // As bytes, as elements and in the order of rows.
+                    // The memory holds its bytes, its elements, and the elements in row-major order.
                     check_memory(bytes.saturating_mul(3)).map_err(|text| {
                         Error::unreadable(&self.path, format!("array {:?} can't be read: {text}", entry.name()))
-                            .hint("rows are read from the file where it is neither packed (numpy.savez) nor by columns")
+                            .hint("save it with numpy.save in row-major order, so that single rows can be read")
                     })?;
                 }
                 file.stored(at).map_err(|error| failed(&self.path, error))
@@ -147,7 +151,7 @@ impl Tensor {
     fn array(&self) -> Result<&StoredArray, Error> {
         self.array.as_ref().map_err(|dtype| {
             let name = &self.name;
-            Error::usage(format!("tensor {name:?}: expected floats, integers or truth values, found {dtype:?}"))
+            Error::usage(format!("tensor {name:?}: expected floats, integers or booleans, found {dtype:?}"))
                 .of_kind(crate::error::ErrorKind::Unreadable)
         })
     }
@@ -157,7 +161,7 @@ fn failed(path: &Path, error: NpzError) -> Error {
     Error::unreadable(path, error.to_string()).caused_by(error)
 }
 
-/// The tensors of a safetensors file by name, mapped.
+/// Maps a safetensors file and returns its tensors, sorted by name.
 fn tensors(path: &Path) -> Result<Vec<Tensor>, Error> {
     let bytes =
         map(path).map_err(|error| Error::unreadable(path, format!("can't be read: {error}")).caused_by(error))?;
@@ -176,7 +180,7 @@ fn tensors(path: &Path) -> Result<Vec<Tensor>, Error> {
             Tensor { name, array }
         })
         .collect();
-    // The file's own order is that of a hash table.
+    // The order in the file is arbitrary: it comes from a hash table.
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(tensors)
 }

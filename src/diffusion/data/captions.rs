@@ -1,4 +1,4 @@
-//! Captions of images: a text file beside each, or one list of all.
+//! Captions of images: a text file next to each image, or one list for all.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,27 +9,28 @@ use super::folder::image_files;
 use crate::error::Error;
 use crate::files::read_text;
 
-/// The list of captions in a folder.
+/// The file name of the list of captions in a folder.
 const LIST: &str = "metadata.jsonl";
 
-/// Bytes of a caption, at most.
+/// Maximum size of a caption in bytes.
 const MOST_CAPTION: u64 = 1 << 20;
 
-/// Bytes of a list of captions, at most.
+/// Maximum size of a list of captions in bytes.
 const MOST_LIST: u64 = 1 << 32;
 
-/// Files that a message names, at most.
+/// Maximum number of files that a message names.
 const MOST_NAMED: usize = 8;
 
-/// The images of a folder with their captions, in the order of their numbers as samples ([`image_files`]).
+/// Returns the images of a folder with their captions, in the order of their numbers as samples ([`image_files`]).
 ///
-/// The caption of an image is what `metadata.jsonl` in the folder says: lines of JSON with `file_name`, relative to the
-/// folder, and `text`, as the `imagefolder` datasets of Hugging Face have them. Where that does not name an image, or is not
-/// there, it is the text of the file beside the image with the ending `.txt`. White space around it is cut off.
+/// The caption of an image comes from `metadata.jsonl` in the folder: lines of JSON with `file_name`, relative to the
+/// folder, and `text`, as in the `imagefolder` datasets of Hugging Face. If there is no such file or it does not name
+/// an image, the caption is the content of the file next to the image with the extension `.txt`. Surrounding white
+/// space is removed.
 ///
 /// # Errors
-/// Images without a caption, which are counted and named; a list that can't be read, that names an image twice or one
-/// that is not there.
+/// Images have no caption: the error gives their number and names. The list can't be read, names an image twice, or
+/// names a file that does not exist.
 pub fn captions(folder: &Path) -> Result<Vec<(PathBuf, String)>, Error> {
     let images = image_files(folder)?;
     let mut listed = listed(folder)?;
@@ -49,18 +50,19 @@ pub fn captions(folder: &Path) -> Result<Vec<(PathBuf, String)>, Error> {
     let of = found.len() + missing.len();
     if !missing.is_empty() {
         let text = format!("{} of {of} images have no caption: {}", missing.len(), named(folder, &missing));
-        return Err(Error::unreadable(folder, text)
-            .hint(format!("give each a line of {LIST} (file_name and text) or a file beside it, a.txt for a.png")));
+        return Err(Error::unreadable(folder, text).hint(format!(
+            "give each a line in {LIST} (file_name and text), or a text file next to it: a.txt for a.png"
+        )));
     }
     let rest: Vec<PathBuf> = listed.into_keys().collect();
     if !rest.is_empty() {
-        let text = format!("{} of its lines name no image of the folder: {}", rest.len(), named(folder, &rest));
-        return Err(Error::unreadable(&folder.join(LIST), text));
+        let text = format!("{} of its lines name no image in the folder: {}", rest.len(), named(folder, &rest));
+        return Err(Error::unreadable(&folder.join(LIST), text).hint("remove these lines, or add the images"));
     }
     Ok(found)
 }
 
-/// The captions in the list of a folder by the paths of the images; none where there is no list.
+/// Returns the captions in the list of a folder, by the paths of the images. Empty if there is no list.
 fn listed(folder: &Path) -> Result<BTreeMap<PathBuf, String>, Error> {
     let path = folder.join(LIST);
     let mut captions = BTreeMap::new();
@@ -75,21 +77,21 @@ fn listed(folder: &Path) -> Result<BTreeMap<PathBuf, String>, Error> {
         let field = |name: &str| {
             let text = value.get(name).and_then(Value::as_str).map(str::to_owned);
             text.ok_or_else(|| {
-                fail(format!("expected a text {name:?}, found {}", value.get(name).unwrap_or(&Value::Null)))
+                fail(format!("expected a string {name:?}, found {}", value.get(name).unwrap_or(&Value::Null)))
             })
         };
         let name = field("file_name")?;
-        // Written with a dot before it, a path is still the same.
+        // A leading `./` does not change the path.
         let image = folder
             .join(Path::new(&name).components().collect::<PathBuf>().strip_prefix(".").unwrap_or(Path::new(&name)));
         if captions.insert(image, field("text")?).is_some() {
-            return Err(fail(format!("{name:?} has a caption before")));
+            return Err(fail(format!("{name:?} already has a caption on an earlier line")));
         }
     }
     Ok(captions)
 }
 
-/// The first of some files, relative to their folder.
+/// Lists the first of some files, relative to their folder.
 fn named(folder: &Path, files: &[PathBuf]) -> String {
     let name = |file: &PathBuf| file.strip_prefix(folder).unwrap_or(file).display().to_string();
     let names: Vec<String> = files.iter().take(MOST_NAMED).map(name).collect();
@@ -117,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn captions_stand_beside_images_or_in_the_list() {
+    fn captions_are_read_from_text_files_or_the_list() {
         let list = "{\"file_name\": \"./b/1.jpg\", \"text\": \"from the \\u00e9list\", \"id\": 3}\n\n";
         let folder = folder(&[
             ("a.png", ""),
@@ -143,12 +145,12 @@ mod tests {
     fn lists_that_contradict_the_folder_are_refused() {
         let refused = |list: &str| texts(folder(&[("a.png", ""), ("metadata.jsonl", list)]).path()).unwrap_err();
         let line = "{\"file_name\": \"a.png\", \"text\": \"x\"}\n";
-        assert!(refused(&line.repeat(2)).contains("line 2: \"a.png\" has a caption before"));
+        assert!(refused(&line.repeat(2)).contains("line 2: \"a.png\" already has a caption"));
         assert!(
             refused(&format!("{line}{}", line.replace("a.png", "b.png")))
-                .contains("name no image of the folder: b.png")
+                .contains("1 of its lines name no image in the folder: b.png")
         );
-        assert!(refused("{\"file_name\": \"a.png\"}").contains("expected a text \"text\", found null"));
+        assert!(refused("{\"file_name\": \"a.png\"}").contains("\"text\", found null"));
         assert!(refused("{\"file_name\": 7, \"text\": \"x\"}").contains("\"file_name\", found 7"));
         assert!(refused("not json").contains("line 1: not JSON"));
     }

@@ -1,13 +1,13 @@
-//! Conditioning that is left out of some samples, which is how networks learn what guidance needs.
+//! Conditioning dropout: some samples get no conditioning, so that networks learn what guidance needs.
 
 use crate::array::{Array, ArrayData};
 
-/// Replaces the rows of dropped samples in an array of conditioning, by `empty` (one row of the same type), else by
-/// zeros.
+/// Replaces the rows of dropped samples in an array of conditioning by `empty` (one row of the same type), or by zeros
+/// if there is none.
 ///
-/// Networks are trained for classifier-free guidance by leaving out the conditioning of some samples (Ho and Salimans,
+/// Networks are trained for classifier-free guidance by dropping the conditioning of some samples (Ho and Salimans,
 /// "Classifier-Free Diffusion Guidance", section 3.2). Without `empty`, a mask (an array with "mask" in its name) keeps
-/// its rows: what is masked everywhere is undefined in many networks. `dropped` has an entry for each row.
+/// its rows: many networks are undefined if everything is masked. `dropped` has an entry for each row.
 pub fn replace_dropped(name: &str, rows: &mut Array, dropped: &[bool], empty: Option<&Array>) {
     if empty.is_none() && name.to_ascii_lowercase().contains("mask") {
         return;
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn masks_stay_unless_a_row_is_given() {
+    fn masks_are_unchanged_unless_a_row_is_given() {
         assert_eq!(replaced("encoder_attention_MASK", &[true; 3], None), rows().data);
         let empty = Array::new(vec![2], ArrayData::I32(vec![1, 0])).unwrap();
         assert_eq!(replaced("mask", &[true; 3], Some(&empty)), ArrayData::I32(vec![1, 0, 1, 0, 1, 0]));

@@ -1,11 +1,11 @@
-//! What a path to clean samples leads to: images or files of arrays, of which nothing but headers has been read.
+//! Finds the clean samples at a path: images or files of arrays, of which only headers are read.
 
 use std::path::{Path, PathBuf};
 
 use super::arrays::{ArraysOfFile, is_array_file};
 use crate::error::Error;
 
-/// Folders inside each other, at most: a link to a folder around it leads in circles.
+/// Maximum depth of nested folders: a symbolic link to a folder around it would lead in circles.
 const MOST_DEPTH: usize = 32;
 
 /// The clean samples at a path.
@@ -13,16 +13,16 @@ const MOST_DEPTH: usize = 32;
 pub(super) enum Found {
     /// Image files in the order of their paths.
     Images(Vec<PathBuf>),
-    /// A file of arrays, or all of a folder in the order of their paths, with the place of the samples in each.
+    /// One or more files of arrays in the order of their paths, with the index of the array of samples in each.
     Arrays(Vec<(ArraysOfFile, usize)>),
 }
 
 impl Found {
-    /// Looks at a folder of images or files of arrays, or at one file of arrays; `input` is the name of the network's
-    /// sample input.
+    /// Looks at a folder of images or files of arrays, or at a single file of arrays. `input` is the name of the
+    /// network's sample input.
     ///
     /// # Errors
-    /// The path can't be read; a folder holds neither, or both; a file without samples.
+    /// The path can't be read, the folder holds neither images nor arrays, or both, or a file has no array of samples.
     pub(super) fn at(path: &Path, input: &str) -> Result<Self, Error> {
         let open = |path: &PathBuf| {
             let file = ArraysOfFile::open(path)?;
@@ -37,13 +37,15 @@ impl Found {
             (_, 0) => Ok(Self::Images(images)),
             (0, _) => Ok(Self::Arrays(arrays.iter().map(open).collect::<Result<_, _>>()?)),
             (images, arrays) => {
-                let text = format!("expected images or files of arrays, found {images} and {arrays}");
-                Err(Error::unreadable(path, text).hint("keep each kind in a folder of its own"))
+                let text = format!(
+                    "expected only images or only files of arrays, found {images} images and {arrays} files of arrays"
+                );
+                Err(Error::unreadable(path, text).hint("keep each kind in its own folder"))
             }
         }
     }
 
-    /// The sizes of the array of samples, in the first file of several; `None` for images.
+    /// Returns the shape of the array of samples in the first file. `None` for images.
     ///
     /// # Errors
     /// Its header can't be read.
@@ -54,7 +56,7 @@ impl Found {
         }
     }
 
-    /// The sizes of another array, in the first file of several; `None` where there is none of that name.
+    /// Returns the shape of another array in the first file. `None` if there is no array of that name.
     ///
     /// # Errors
     /// Its header can't be read.
@@ -65,7 +67,7 @@ impl Found {
         at.map(|at| Ok(file.header(at)?.0.to_vec())).transpose()
     }
 
-    /// The number of samples.
+    /// Returns the number of samples.
     ///
     /// # Errors
     /// A header can't be read.
@@ -80,8 +82,8 @@ impl Found {
     }
 }
 
-/// The PNG and JPEG files of a folder and of those in it, in the order of their paths. Folders whose names begin with a
-/// dot are left out.
+/// Returns the PNG and JPEG files of a folder and its subfolders, in the order of their paths. Folders whose names
+/// begin with a dot are skipped.
 ///
 /// # Errors
 /// A folder can't be read, or there are no such files.
@@ -89,7 +91,7 @@ pub fn image_files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     some(folder, walk(folder, is_image)?, ".png or .jpg files")
 }
 
-/// The files that a folder of clean samples holds: images or files of arrays, in the order of their paths.
+/// Returns the files in a folder of clean samples: images or files of arrays, in the order of their paths.
 ///
 /// # Errors
 /// A folder can't be read, or there are no such files.
@@ -111,7 +113,7 @@ fn is_image(path: &Path) -> bool {
     matches!(kind.as_deref(), Some("png" | "jpg" | "jpeg"))
 }
 
-/// The regular files of a folder and of those in it that are wanted, in the order of their paths.
+/// Returns the wanted regular files of a folder and its subfolders, in the order of their paths.
 fn walk(folder: &Path, is_wanted: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, Error> {
     let mut files = Vec::new();
     let mut folders = vec![(folder.to_owned(), 0)];
@@ -119,8 +121,8 @@ fn walk(folder: &Path, is_wanted: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>
         let fail =
             |error: std::io::Error| Error::unreadable(&folder, format!("can't be read: {error}")).caused_by(error);
         if depth > MOST_DEPTH {
-            let text = format!("expected at most {MOST_DEPTH} folders inside each other, found more");
-            return Err(Error::unreadable(&folder, text).hint("a link in it may lead to a folder around it"));
+            let text = format!("expected at most {MOST_DEPTH} levels of nested folders, found more");
+            return Err(Error::unreadable(&folder, text).hint("remove a symbolic link to a folder that contains it"));
         }
         for entry in std::fs::read_dir(&folder).map_err(fail)? {
             let entry = entry.map_err(fail)?;
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn images_are_found_in_folders_and_sorted() {
+    fn images_are_found_in_subfolders_and_sorted() {
         let folder = tempfile::tempdir().unwrap();
         touch(folder.path(), &["b/2.JPEG", "b/1.png", "a.jpg", "c.txt", ".cache/x.png", "b/deep/er/0.png"]);
         let found = image_files(folder.path()).unwrap();
@@ -165,12 +167,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         touch(folder.path(), &["a.png", "b/x.npz", "b/y.npy"]);
         let message = Found::at(folder.path(), "sample").unwrap_err().to_string();
-        assert!(message.ends_with("found 1 and 2"), "{message}");
+        assert!(message.ends_with("found 1 images and 2 files of arrays"), "{message}");
     }
 
     #[cfg(unix)]
     #[test]
-    fn links_in_circles_end() {
+    fn circular_links_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         touch(folder.path(), &["a/x.png"]);
         std::os::unix::fs::symlink(folder.path(), folder.path().join("a/around")).unwrap();

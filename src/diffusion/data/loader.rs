@@ -14,32 +14,32 @@ use crate::array::Array;
 use crate::error::Error;
 use crate::runtime::check_memory;
 
-/// Threads that read, unless another number is asked for.
+/// Default maximum number of reading threads.
 const MOST_WORKERS: usize = 4;
 
-/// Which batches a [`Loader`] brings.
+/// The batches that a [`Loader`] reads.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoaderOptions {
-    /// Samples of a batch.
+    /// Number of samples in a batch.
     pub batch: usize,
     /// The position in the order of samples at which the first step of all ranks begins.
     pub start: u64,
-    /// Samples of one step over all ranks.
+    /// Number of samples in one step over all ranks.
     pub stride: u64,
-    /// The position in a step at which the samples of this rank begin.
+    /// The position within a step at which the samples of this rank begin.
     pub offset: u64,
     /// Whether half of the samples are mirrored along their last axis, the width of images.
     pub flip: bool,
-    /// The probability with which a sample loses its conditioning, all arrays of it together.
+    /// The probability that the conditioning of a sample is dropped, all of its arrays together.
     pub drop_conditioning: f64,
-    /// Threads that read; `None` takes one per core, at most four. What they bring does not depend on their number.
+    /// Number of reading threads. `None`: one per core, at most four. The batches do not depend on it.
     pub workers: Option<usize>,
-    /// Batches that are read before they are asked for, at most.
+    /// Maximum number of batches that are read ahead.
     pub ahead: usize,
 }
 
 impl LoaderOptions {
-    /// Batches for a single process from the beginning, neither flipped nor dropped.
+    /// Returns options for a single process, from the beginning, without flipping or dropping.
     pub fn new(batch: usize) -> Self {
         Self {
             batch,
@@ -57,16 +57,23 @@ impl LoaderOptions {
         let fail = |text: String| Err(Error::usage(text));
         let Self { batch, stride, offset, drop_conditioning, .. } = self;
         if *batch == 0 || self.ahead == 0 {
-            return fail(format!("expected batches of a sample or more, {batch} x {} are read ahead", self.ahead));
+            return fail(format!(
+                "expected at least one sample per batch and one batch ahead, found {batch} and {}",
+                self.ahead
+            ));
         }
         if offset.checked_add(*batch as u64).is_none_or(|end| end > *stride) {
-            return fail(format!("expected a batch of {batch} at {offset} to lie in a step of {stride} samples"));
+            return fail(format!(
+                "a batch of {batch} samples at offset {offset} does not fit into a step of {stride} samples"
+            ));
         }
         if !(0.0..=1.0).contains(drop_conditioning) {
-            return fail(format!("expected a probability to drop conditioning, found {drop_conditioning}"));
+            return fail(format!(
+                "expected a probability of dropping conditioning from 0 to 1, found {drop_conditioning}"
+            ));
         }
         if self.flip && source.sizes().len() != 3 {
-            let text = format!("samples of {:?} can't be flipped, only [channels, height, width]", source.sizes());
+            let text = format!("can't flip samples of shape {:?}: expected [channels, height, width]", source.sizes());
             return fail(text);
         }
         let values = source
@@ -75,6 +82,7 @@ impl LoaderOptions {
             .fold((*batch as u64).saturating_mul(4), |bytes, size| bytes.saturating_mul(*size as u64));
         check_memory(values.saturating_mul(self.ahead as u64)).map_err(|text| {
             Error::unmet(format!("{} batches of {batch} samples can't be read ahead: {text}", self.ahead))
+                .hint("use a smaller batch")
         })?;
         if order.count > source.len() || order.epoch_len() == 0 {
             return fail(format!("expected an order of 1 to {} samples, found {}", source.len(), order.epoch_len()));
@@ -83,68 +91,69 @@ impl LoaderOptions {
     }
 }
 
-/// A batch of clean samples with what belongs to them.
+/// A batch of clean samples and the data that belongs to them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// The position of each sample in the order: its number over all epochs and ranks.
+    /// The position of each sample in the order, counted over all epochs and ranks.
     pub positions: Vec<u64>,
-    /// The number of each sample in the source; of an image that could not be read, the number of the one in its place.
+    /// The number of each sample in the source. For an image that can't be read, the number of its replacement.
     pub numbers: Vec<usize>,
-    /// The samples in the values of the network, `[batch, sizes...]`.
+    /// The samples in the value range of the network, `[batch, sizes...]`.
     pub values: ArrayD<f32>,
-    /// The rows of conditioning by the names of the inputs; those of dropped samples stand for none
+    /// The rows of conditioning, by the names of the inputs. Rows of dropped samples hold empty conditioning
     /// ([`SampleSource::rows_with_dropped`]).
     pub conditioning: Vec<(String, Array)>,
-    /// Whether the conditioning of each sample is dropped; [`super::replace_dropped`] does it for rows from elsewhere.
+    /// Whether the conditioning of each sample is dropped. For rows from elsewhere, [`super::replace_dropped`] drops
+    /// it.
     pub dropped: Vec<bool>,
-    /// Images that can't be read and are not in an earlier batch of this loader, in words.
+    /// Warnings about images that can't be read and were in no earlier batch of this loader.
     pub warnings: Vec<String>,
 }
 
-/// Reads the coming batches in threads, while those that were brought are computed on.
+/// Reads batches ahead in threads while the caller computes on earlier ones.
 ///
-/// Batches come in order, and bit for bit the same for any number of threads. The threads end when it is dropped.
+/// Batches come in order and are bit for bit the same for any number of threads. Dropping the loader ends the threads.
 #[derive(Debug)]
 pub struct Loader {
     work: Arc<Work>,
     workers: Vec<JoinHandle<()>>,
-    /// All images so far that can't be read, and why.
+    /// All images so far that can't be read, with the reasons.
     unreadable: BTreeMap<usize, String>,
 }
 
-/// A batch, and the images met for it that can't be read.
+/// A batch, and the unreadable images met while building it, with the reasons.
 type Built = Result<(Batch, BTreeMap<usize, String>), Error>;
 
-/// What the threads share.
+/// The state shared by the threads.
 #[derive(Debug)]
 struct Work {
     source: Arc<SampleSource>,
     order: SampleOrder,
     options: LoaderOptions,
     queue: Mutex<Queue>,
-    /// Told when a batch was taken, or all is to end.
+    /// Notified when a batch is taken, and at the end.
     room: Condvar,
-    /// Told when a batch is there.
+    /// Notified when a batch is ready.
     filled: Condvar,
-    /// Set when all is to end.
+    /// Set when all threads are to end.
     is_ending: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// Batches that threads have begun.
+    /// Number of batches that threads have begun.
     begun: u64,
-    /// Batches that were taken.
+    /// Number of batches that were taken.
     taken: u64,
-    /// Batches that are there and not taken.
+    /// Batches that are ready and not yet taken, by number.
     ready: BTreeMap<u64, Built>,
 }
 
 impl Loader {
-    /// Starts to read batches of `source` in `order`.
+    /// Starts reading batches of `source` in `order`.
     ///
     /// # Errors
-    /// Options that contradict each other, the source or the order; the system gives no threads.
+    /// The options contradict each other, the source or the order, or the system can't start a thread.
     pub fn new(source: Arc<SampleSource>, order: SampleOrder, options: LoaderOptions) -> Result<Self, Error> {
         options.check(&source, &order)?;
         Self::start(source, order, options)
@@ -162,24 +171,24 @@ impl Loader {
             filled: Condvar::new(),
             is_ending: AtomicBool::new(false),
         });
-        // Those that have started end with it if one can't start.
+        // If a thread can't start, dropping the loader ends those that have started.
         let mut loader = Self { work: work.clone(), workers: Vec::new(), unreadable: BTreeMap::new() };
         for number in 0..count {
             let work = work.clone();
             let thread = std::thread::Builder::new().name(format!("samples-{number}"));
             let worker = thread.spawn(move || work.run()).map_err(|error| {
-                Error::unmet(format!("no thread for reading samples could be started: {error}")).caused_by(error)
+                Error::unmet(format!("can't start a thread for reading samples: {error}")).caused_by(error)
             })?;
             loader.workers.push(worker);
         }
         Ok(loader)
     }
 
-    /// The next batch, waited for if it is not there yet.
+    /// Returns the next batch. Waits until it is ready.
     ///
     /// # Errors
-    /// Samples that can't be read, or more images than may be skipped; a panic of the thread that read it. Later calls
-    /// go on with the batch after it.
+    /// Samples can't be read, more images are unreadable than may be skipped, or the reading thread panicked. Later
+    /// calls continue with the following batch.
     #[expect(clippy::should_implement_trait, reason = "an iterator that never ends would hide the errors in an option")]
     pub fn next(&mut self) -> Result<Batch, Error> {
         let mut queue = self.work.queue();
@@ -199,7 +208,7 @@ impl Loader {
                 batch.warnings.push(format!("skipped: {reason}"));
             }
         }
-        // Counted in the order of the batches, so that it does not depend on the threads where a run ends.
+        // Counted in the order of batches, so that the batch at which a run fails does not depend on the threads.
         self.work.source.check_unreadable(&self.unreadable)?;
         Ok(batch)
     }
@@ -208,13 +217,13 @@ impl Loader {
 impl Drop for Loader {
     fn drop(&mut self) {
         {
-            // Under the lock, so that no thread is between looking and waiting.
+            // The lock ensures that no thread is between checking the flag and waiting.
             let _queue = self.work.queue();
             self.work.is_ending.store(true, Ordering::Relaxed);
         }
         self.work.room.notify_all();
         for worker in self.workers.drain(..) {
-            // Panics were caught in it.
+            // The thread itself catches panics.
             let _ = worker.join();
         }
     }
@@ -229,7 +238,7 @@ impl Work {
         self.is_ending.load(Ordering::Relaxed)
     }
 
-    /// Builds batches until all is to end.
+    /// Builds batches until the end.
     fn run(&self) {
         while let Some(number) = self.begin() {
             let built = catch_unwind(AssertUnwindSafe(|| self.build(number))).unwrap_or_else(|panic| {
@@ -242,7 +251,7 @@ impl Work {
         }
     }
 
-    /// The number of a batch that this thread is to build, once there is room for it.
+    /// Waits for room in the queue and returns the number of the next batch to build. `None` at the end.
     fn begin(&self) -> Option<u64> {
         let mut queue = self.queue();
         while !self.is_ending() && queue.begun - queue.taken >= self.options.ahead as u64 {
@@ -259,7 +268,7 @@ impl Work {
             .checked_mul(options.stride)
             .and_then(|samples| samples.checked_add(options.start)?.checked_add(options.offset))
             .filter(|first| first.checked_add(options.batch as u64).is_some())
-            .ok_or_else(|| Error::unmet(format!("the position of batch {number} is beyond what can be counted")))?;
+            .ok_or_else(|| Error::unmet(format!("the position of batch {number} does not fit into 64 bits")))?;
         let positions: Vec<u64> = (first..first + options.batch as u64).collect();
         let mut values = ArrayD::zeros([&[options.batch], source.sizes()].concat());
         let (mut numbers, mut met) = (Vec::with_capacity(options.batch), BTreeMap::new());

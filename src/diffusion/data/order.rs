@@ -1,27 +1,28 @@
-//! The order in which a trainer meets samples, and what is decided at random for each: all of it follows from a seed and
-//! the number of samples met before.
+//! The order in which training visits samples, and the random decisions for each sample. Both depend only on a seed and
+//! the number of samples visited before.
 
 use std::ops::Range;
 
-/// Rounds of the shuffle. Each moves a number with an even chance, so that many more are needed than a number has bits.
+/// Number of rounds of the shuffle. A round swaps each number with probability one half, so many more rounds are needed
+/// than a number has bits.
 const ROUNDS: u64 = 128;
 
-/// The infinite sequence of sample numbers: epoch after epoch, in each of which every sample comes once.
+/// The infinite sequence of sample numbers, epoch after epoch. Each epoch has every sample once.
 ///
-/// Nothing depends on what was asked before, and nothing is kept: the number at a position is computed by a shuffle that
-/// moves one number at a time ("swap-or-not", Hoang, Morris and Rogaway, "An Enciphering Scheme Based on a Card Shuffle",
-/// 2012). A run that resumes at a position goes on as if it had never stopped, on any number of machines.
+/// The order has no state. A shuffle that moves one number at a time computes the number at a position ("swap-or-not",
+/// Hoang, Morris and Rogaway, "An Enciphering Scheme Based on a Card Shuffle", 2012). A run that resumes at a position
+/// therefore continues as if it had never stopped, on any number of machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SampleOrder {
-    /// What the order follows from.
+    /// The seed of the order.
     pub seed: u64,
-    /// The number of samples of the data.
+    /// The number of samples in the data.
     pub count: usize,
-    /// Samples that are kept out of the sequence, for evaluation: as many, chosen at random by the seed.
+    /// The number of held-out samples: they are chosen at random by the seed and excluded from the sequence.
     pub held_out: usize,
 }
 
-/// What a number drawn at random is for, so that equal seeds give unrelated ones.
+/// The purpose of a random number. Equal seeds give unrelated numbers for different purposes.
 #[derive(Clone, Copy)]
 enum Purpose {
     Epoch = 1,
@@ -31,28 +32,28 @@ enum Purpose {
 }
 
 impl SampleOrder {
-    /// All of `count` samples, in an order by `seed`.
+    /// Returns an order of all `count` samples, determined by `seed`.
     pub fn new(seed: u64, count: usize) -> Self {
         Self { seed, count, held_out: 0 }
     }
 
-    /// The same with `held_out` of the samples kept out, at most all but one.
+    /// Returns the same order with `held_out` samples excluded, at most all but one.
     #[must_use]
     pub fn holding_out(self, held_out: usize) -> Self {
         Self { held_out: held_out.min(self.count.saturating_sub(1)), ..self }
     }
 
-    /// The samples of an epoch.
+    /// Returns the number of samples in an epoch.
     pub fn epoch_len(&self) -> usize {
         self.count.saturating_sub(self.held_out)
     }
 
-    /// The epoch of a position, from 0.
+    /// Returns the epoch of a position, counted from 0.
     pub fn epoch(&self, position: u64) -> u64 {
         position.checked_div(self.epoch_len() as u64).unwrap_or(0)
     }
 
-    /// The numbers of the samples at these positions; none where there are no samples.
+    /// Returns the sample numbers at these positions. Empty if there are no samples.
     pub fn numbers(&self, positions: Range<u64>) -> Vec<usize> {
         if self.epoch_len() == 0 {
             return Vec::new();
@@ -60,44 +61,45 @@ impl SampleOrder {
         positions.map(|position| self.trained(self.place(position))).collect()
     }
 
-    /// The numbers of the samples that are held out, ascending.
+    /// Returns the numbers of the held-out samples, ascending.
     pub fn held_out_numbers(&self) -> Vec<usize> {
         let mut numbers: Vec<usize> = (0..self.held_out.min(self.count)).map(|place| self.apart(place)).collect();
         numbers.sort_unstable();
         numbers
     }
 
-    /// The sample at a position, then those that may stand in for it, all of an epoch, if it can't be read.
+    /// Returns the sample at a position, followed by its replacements, should it be unreadable: all others of the
+    /// epoch.
     pub(super) fn candidates(&self, position: u64) -> impl Iterator<Item = usize> {
         let (order, count) = (*self, self.epoch_len());
         let first = if count == 0 { 0 } else { self.place(position) };
         (first..count).chain(0..first).map(move |place| order.trained(place))
     }
 
-    /// Whether the image at a position is flipped, which half of them are.
+    /// Returns whether the image at a position is flipped. The probability is one half.
     pub fn flips(&self, position: u64) -> bool {
         self.random(Purpose::Flip, position) & 1 == 1
     }
 
-    /// Whether the conditioning of the sample at a position is dropped, which happens with this probability.
+    /// Returns whether the conditioning of the sample at a position is dropped. This has the given probability.
     pub fn drops(&self, position: u64, probability: f64) -> bool {
-        // 53 bits, as many as a float has.
+        // A float64 has 53 bits of precision.
         let uniform = (self.random(Purpose::Drop, position) >> 11) as f64 / (1u64 << 53) as f64;
         uniform < probability
     }
 
-    /// The place of a position among the samples of an epoch, which are not empty.
+    /// Returns the index of a position among the samples of an epoch, which must not be empty.
     fn place(&self, position: u64) -> usize {
         let count = self.epoch_len() as u64;
         shuffled(self.random(Purpose::Epoch, position / count), position % count, count) as usize
     }
 
-    /// The number of the sample at a place among those that are not held out.
+    /// Returns the number of the sample at an index among those that are not held out.
     fn trained(&self, place: usize) -> usize {
         if self.held_out == 0 { place } else { self.apart(self.held_out + place) }
     }
 
-    /// The number of the sample at a place where those that are held out come first.
+    /// Returns the number of the sample at an index of the list that has the held-out samples first.
     fn apart(&self, place: usize) -> usize {
         shuffled(self.random(Purpose::HoldOut, 0), place as u64, self.count as u64) as usize
     }
@@ -107,11 +109,11 @@ impl SampleOrder {
     }
 }
 
-/// Where a number below `count` comes to lie in the shuffle of a key.
+/// Returns the index to which the shuffle of a key moves a number below `count`.
 fn shuffled(key: u64, number: u64, count: u64) -> u64 {
     (0..ROUNDS).fold(number, |number, round| {
         let of_round = mix(key ^ round);
-        // Each pair of numbers with this sum, modulo the count, is swapped or not.
+        // Pairs of numbers with this sum, modulo the count, are swapped or not.
         let sum = of_round % count;
         let partner = if number <= sum { sum - number } else { sum + (count - number) };
         let is_swapped = mix(of_round ^ mix(number.max(partner))) & 1 == 1;
@@ -119,7 +121,7 @@ fn shuffled(key: u64, number: u64, count: u64) -> u64 {
     })
 }
 
-/// A number whose bits all depend on all bits of `number`: SplitMix64 (Steele, Lea and Flood, "Fast Splittable
+/// Returns a number whose bits all depend on all bits of `number`: SplitMix64 (Steele, Lea and Flood, "Fast Splittable
 /// Pseudorandom Number Generators", 2014) as a function.
 fn mix(number: u64) -> u64 {
     let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -154,11 +156,11 @@ mod tests {
         assert_ne!(first, SampleOrder::new(2, 100).numbers(0..100));
         assert_ne!(first, (0..100).collect::<Vec<_>>());
         assert_eq!(first[37..40], order.numbers(37..40));
-        // Far beyond what anyone visits.
+        // Far beyond any real run.
         assert_eq!(order.numbers(u64::MAX - 2..u64::MAX).len(), 2);
     }
 
-    /// The largest deviation from the expected count, in its standard deviations.
+    /// Returns the largest deviation from the expected count, in standard deviations.
     fn deviation(counts: &[u32], draws: u32, probability: f64) -> f64 {
         let expected = f64::from(draws) * probability;
         let standard = (expected * (1.0 - probability)).sqrt();
@@ -170,7 +172,7 @@ mod tests {
         let mut counts = [0; 24];
         for seed in 0..24_000 {
             let numbers = SampleOrder::new(seed, 4).numbers(0..4);
-            // The place of the permutation among all of them.
+            // The index of the permutation among all permutations.
             let place = |at: usize| numbers[at + 1..].iter().filter(|later| **later < numbers[at]).count();
             counts[place(0) * 6 + place(1) * 2 + place(2)] += 1;
         }
@@ -196,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_out_never_comes() {
+    fn held_out_samples_are_never_visited() {
         let order = SampleOrder::new(4, 30).holding_out(6);
         let held_out = order.held_out_numbers();
         assert_eq!((held_out.len(), order.epoch_len(), order.epoch(24)), (6, 24, 1));

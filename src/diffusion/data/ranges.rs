@@ -1,14 +1,14 @@
-//! From the values of data to those of a network.
+//! Conversion from the value range of data to that of a network.
 
 use crate::array::ArrayData;
 use crate::error::Error;
 
-/// The values that data and network use for the same thing.
+/// The value ranges of data and network.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ranges {
-    /// The values of the data; without them bytes have 0 to 255, and floats are those of the network already.
+    /// The range of the data. `None`: 0 to 255 for bytes; floats are already in the range of the network.
     pub data: Option<(f64, f64)>,
-    /// The values that the network was trained on.
+    /// The range that the network was trained on.
     pub sample: (f64, f64),
 }
 
@@ -23,7 +23,7 @@ impl Default for Ranges {
 pub(super) struct Affine(f64, f64);
 
 impl Ranges {
-    /// Factor and offset from data to network.
+    /// Returns factor and offset from data to network.
     pub(super) fn affine(&self, is_bytes: bool) -> Affine {
         match (self.data, is_bytes) {
             (Some(data), _) => scale(data, self.sample),
@@ -47,7 +47,7 @@ fn scale((from, to): (f64, f64), (low, high): (f64, f64)) -> Affine {
 }
 
 impl Affine {
-    /// Writes the values of `data` as those of the network; of one length.
+    /// Converts the values of `data` to the range of the network. `data` and `out` have equal length.
     pub(super) fn apply(self, data: &ArrayData, out: &mut [f32]) {
         match data {
             ArrayData::F32(values) => self.write(values.iter().copied(), out),

@@ -1,4 +1,4 @@
-//! Samples in one file of arrays or in several, which are one after the other.
+//! Samples in one file of arrays, or in several files that follow each other.
 
 use super::arrays::ArraysOfFile;
 use super::ranges::{Affine, Ranges};
@@ -7,33 +7,34 @@ use crate::array::{ArrayData, ElementType};
 use crate::error::Error;
 use crate::npz::StoredArray;
 
-/// Samples in files of arrays, and the arrays with a row for each of them.
+/// Samples in files of arrays, and the other arrays with a row for each sample.
 #[derive(Debug)]
 pub(super) struct Shards {
     shards: Vec<Shard>,
     /// The number of the first sample after each shard.
     ends: Vec<usize>,
-    /// The names of the arrays that all shards have beside the samples.
+    /// The names of the other arrays with a row for each sample. All shards have them.
     names: Vec<String>,
 }
 
 #[derive(Debug)]
 struct Shard {
     samples: StoredArray,
-    /// The sizes (channels, height, width) of a network whose samples have their channels last here.
+    /// `[channels, height, width]` of the network. Set if the channels of the stored samples come last.
     channels_last: Option<[usize; 3]>,
     affine: Affine,
-    /// The arrays with as many rows, in the order of the names.
+    /// The other arrays with a row for each sample, in the order of the names.
     others: Vec<StoredArray>,
 }
 
 impl Shards {
-    /// Takes the samples of these files, each with its place among the arrays of the file, which have the network's
-    /// `sizes` without the batch; `inputs` are the names of the arrays that are wanted beside, all without them.
+    /// Takes the samples of these files, each with the index of its array of samples. A sample has the network's
+    /// `sizes` without the batch. `inputs` are the names of the other arrays to use. `None`: all that have a row for
+    /// each sample.
     ///
     /// # Errors
-    /// An array that can't be read, or of other sizes; an array beside the samples that not all files have, that differs
-    /// between them, or that is wanted and has another number of rows.
+    /// An array can't be read or has another shape. Another array is missing in some files, differs between files, or
+    /// is in `inputs` and has another number of rows.
     pub(super) fn new(
         files: Vec<(ArraysOfFile, usize)>,
         sizes: &[usize],
@@ -43,12 +44,13 @@ impl Shards {
         let mut all = Self { shards: Vec::new(), ends: Vec::new(), names: Vec::new() };
         let mut first: Option<ArraysOfFile> = None;
         for (mut file, at) in files {
-            // Before any of it is read.
+            // Check the shape before the array is read.
             let dims = file.header(at)?.0.to_vec();
             let channels_last = order(&dims, sizes).ok_or_else(|| {
                 let expected = text(sizes);
-                let text = format!("expected samples of {expected} (the network's), found an array of {dims:?}");
-                Error::unreadable(file.path(), text).hint("symbolic sizes of the network are set with --size NAME=N")
+                let text = format!("expected samples of shape {expected}, found an array of shape {dims:?}");
+                Error::unreadable(file.path(), text)
+                    .hint("if the network has symbolic sizes, set them with --size NAME=N")
             })?;
             let samples = file.array(at)?;
             let affine = ranges.affine(samples.element_type() == ElementType::U8);
@@ -66,24 +68,24 @@ impl Shards {
         Ok(all)
     }
 
-    /// The number of samples.
+    /// Returns the number of samples.
     pub(super) fn len(&self) -> usize {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// The names of the arrays with a row for each sample.
+    /// Returns the names of the other arrays with a row for each sample.
     pub(super) fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// The shard with a sample, and its row there.
+    /// Returns the shard that holds a sample, and its row there.
     fn place(&self, number: usize) -> Option<(&Shard, usize)> {
         let at = self.ends.partition_point(|end| *end <= number);
         let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
         Some((self.shards.get(at)?, number - start))
     }
 
-    /// Writes a sample into a row of the network's sizes; whether there is such a sample.
+    /// Writes a sample into a row of the network's sizes. Returns whether there is such a sample.
     pub(super) fn read(&self, number: usize, out: &mut [f32]) -> bool {
         let Some((shard, row)) = self.place(number) else { return false };
         let Some(values) = shard.samples.row(row) else { return false };
@@ -98,14 +100,14 @@ impl Shards {
         true
     }
 
-    /// The sizes of a row of an array beside the samples, and its type.
+    /// Returns the shape of a row of another array, and the element type.
     pub(super) fn row_of(&self, name: &str) -> Option<(&[usize], ElementType)> {
         let at = self.names.iter().position(|found| found == name)?;
         let array = self.shards.first()?.others.get(at)?;
         Some((array.row_dims(), array.element_type()))
     }
 
-    /// The row of an array beside the samples that belongs to a sample.
+    /// Returns the row of another array that belongs to a sample.
     pub(super) fn row(&self, name: &str, number: usize) -> Option<ArrayData> {
         let at = self.names.iter().position(|found| found == name)?;
         let (shard, row) = self.place(number)?;
@@ -113,9 +115,9 @@ impl Shards {
     }
 }
 
-/// Whether an array of these dimensions holds samples of these sizes, and if so, whether their channels are last.
-///
-/// One channel may be left out, and channels may come last, as image libraries have them.
+/// Returns `None` if an array of these dimensions does not hold samples of these sizes. Otherwise returns the network's
+/// sizes if the channels come last in the array, as in image libraries, and `Some(None)` if they do not. The axis of a
+/// single channel may be missing.
 fn order(dims: &[usize], sizes: &[usize]) -> Option<Option<[usize; 3]>> {
     let without_channel = sizes.first() == Some(&1) && dims.len() == sizes.len() && dims.get(1..) == sizes.get(1..);
     if dims.get(1..) == Some(sizes) || without_channel {
@@ -129,7 +131,7 @@ fn order(dims: &[usize], sizes: &[usize]) -> Option<Option<[usize; 3]>> {
     }
 }
 
-/// The arrays beside the samples that have as many rows, by name; `inputs` are the wanted ones, all without them.
+/// Returns the other arrays with a row for each sample, by name. `inputs` are the names to use; `None`: all of them.
 fn beside(
     file: &mut ArraysOfFile,
     samples: usize,
@@ -158,10 +160,10 @@ fn beside(
     Ok((names.into_iter().map(|(name, _)| name).collect(), arrays))
 }
 
-/// The arrays beside the samples of one file.
+/// The other arrays of one file: the file, their names, and the arrays.
 type Beside<'a> = (&'a ArraysOfFile, &'a [String], &'a [StoredArray]);
 
-/// Makes sure that a file has the same arrays beside its samples as the first.
+/// Checks that a file has the same other arrays as the first file.
 fn same((first, expected, of_first): Beside<'_>, (file, names, arrays): Beside<'_>) -> Result<(), Error> {
     let other = first.path().display();
     let fail = |text: String| Err(Error::unreadable(file.path(), text));
@@ -169,7 +171,7 @@ fn same((first, expected, of_first): Beside<'_>, (file, names, arrays): Beside<'
         return fail(format!("expected an array {name:?} with a row for each sample as in {other}, found none"));
     }
     if let Some(name) = names.iter().find(|name| !expected.contains(name)) {
-        return fail(format!("found an array {name:?} with a row for each sample, which {other} has not"));
+        return fail(format!("found an array {name:?} with a row for each sample, which {other} does not have"));
     }
     for ((name, a), b) in names.iter().zip(of_first).zip(arrays) {
         let describe = |array: &StoredArray| format!("rows {:?} of {}", array.row_dims(), array.element_type());

@@ -1,4 +1,4 @@
-//! Clean samples by number, read when they are asked for.
+//! Clean samples by number, read on demand.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,16 +13,16 @@ use crate::array::{Array, ArrayData, ElementType};
 use crate::error::Error;
 use crate::npz::from_bytes;
 
-/// How samples are read.
+/// The settings of reading samples.
 #[derive(Clone, Debug)]
 pub struct SourceOptions {
-    /// Images that can't be read and are skipped, at most; one more is an error. Arrays are never skipped.
+    /// Maximum number of unreadable images that are skipped. One more is an error. Arrays are never skipped.
     pub most_unreadable: usize,
-    /// The names of the network's other inputs: only arrays with these names are taken as conditioning, and one with
-    /// another number of rows than there are samples is an error. Without them, all arrays with as many rows are.
+    /// The names of the network's other inputs. Only arrays with these names are used as conditioning, and each must
+    /// have a row for every sample. `None`: all arrays that have a row for every sample are used.
     pub inputs: Option<Vec<String>>,
-    /// What stands for no conditioning, by the name of the input: one row, with or without a first axis of size 1.
-    /// Inputs without one get zeros, see [`SampleSource::rows_with_dropped`].
+    /// The empty conditioning, by the name of the input: one row, with or without a first axis of size 1. Inputs
+    /// without it get zeros, see [`SampleSource::rows_with_dropped`].
     pub empty: Vec<(String, Array)>,
 }
 
@@ -32,20 +32,20 @@ impl Default for SourceOptions {
     }
 }
 
-/// Clean samples, `x_0`, on disk: any of them by number, in the values and sizes of the network.
+/// Clean samples, `x_0`, on disk, accessed by number, in the value range and shape of the network.
 ///
-/// Threads may read at the same time. Data may be larger than memory: images are decoded on demand, and of arrays only
-/// the rows that are asked for are touched.
+/// Threads may read at the same time. Data may be larger than memory: images are decoded on demand, and only the rows
+/// of arrays that are needed are read.
 #[derive(Debug)]
 pub struct SampleSource {
     path: PathBuf,
-    /// The sizes of a sample.
+    /// The shape of a sample.
     sizes: Vec<usize>,
     ranges: Ranges,
     form: Form,
     most_unreadable: usize,
     empty: BTreeMap<String, Array>,
-    /// Images that could not be read, and why: none is tried twice.
+    /// Images that could not be read, with the reasons. They are not tried again.
     unreadable: Mutex<BTreeMap<usize, String>>,
 }
 
@@ -56,21 +56,22 @@ enum Form {
 }
 
 impl SampleSource {
-    /// Opens clean samples at a path. `name` is that of the network's sample input, `dims` the shape of a batch of it,
-    /// of which the first size does not matter.
+    /// Opens clean samples at a path. `name` is the name of the network's sample input, `dims` the shape of its batch,
+    /// whose first size is ignored.
     ///
-    /// - A folder of PNG and JPEG files, in folders of it as well, numbered in the order of their paths. Images are cut at
-    ///   their centre to the network's aspect and resized where their size differs.
-    /// - A `.npy` file, mapped into memory. Elements are floats or bytes (other numbers are taken as they are); one channel
-    ///   may be left out, and channels may be last. Arrays by columns (Fortran order) are read whole.
-    /// - A `.npz` or `.safetensors` file, mapped as well; packed members of an archive are unpacked into memory, if there
-    ///   is enough. The samples are the array that has the name of the input, the only one of floats or bytes, or one of a
-    ///   usual name ("samples", "images", "latents"). Further arrays with as many rows are conditioning: row `i` belongs
-    ///   to sample `i`.
-    /// - A folder of such files as shards in the order of their paths, of which the numbers go on from one to the next.
+    /// - A folder of PNG and JPEG files, including subfolders, numbered in the order of their paths. Images are cropped
+    ///   at the centre to the network's aspect ratio and resized where their size differs.
+    /// - A `.npy` file, which is mapped into memory. Elements are floats or bytes (other numbers are used unchanged).
+    ///   The axis of a single channel may be missing, and channels may come last. Arrays in column-major (Fortran)
+    ///   order are read completely.
+    /// - A `.npz` or `.safetensors` file, mapped as well. Compressed members of an archive are unpacked into memory, if
+    ///   there is enough. The samples are the array that has the name of the input, the only one of floats or bytes, or
+    ///   one with a usual name ("samples", "images", "latents"). Other arrays with as many rows are conditioning: row
+    ///   `i` belongs to sample `i`.
+    /// - A folder of such files as shards, in the order of their paths. The numbers continue from one to the next.
     ///
     /// # Errors
-    /// The data can't be read, has other sizes than the network takes, or holds no samples; ranges that are none.
+    /// The data can't be read, has another shape than the network expects, or holds no samples, or a range is invalid.
     pub fn open(
         path: &Path,
         (name, dims): (&str, &[usize]),
@@ -80,7 +81,7 @@ impl SampleSource {
         ranges.check()?;
         let fail = |text: String| Error::unreadable(path, text);
         let sizes = dims.get(1..).filter(|sizes| !sizes.is_empty() && !sizes.contains(&0)).ok_or_else(|| {
-            fail(format!("data needs a network whose samples have axes, found input {name:?} of shape {dims:?}"))
+            fail(format!("expected samples with axes of positive size, found input {name:?} of shape {dims:?}"))
         })?;
         let form = match Found::at(path, name)? {
             Found::Images(files) => {
@@ -110,7 +111,7 @@ impl SampleSource {
         Ok(source)
     }
 
-    /// The number of samples.
+    /// Returns the number of samples.
     pub fn len(&self) -> usize {
         match &self.form {
             Form::Images(files) => files.len(),
@@ -118,22 +119,22 @@ impl SampleSource {
         }
     }
 
-    /// Whether there are none, which [`SampleSource::open`] refuses.
+    /// Returns whether there are no samples. [`SampleSource::open`] refuses such data.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The sizes of a sample: those of the network without the batch.
+    /// Returns the shape of a sample: that of the network's input without the batch.
     pub fn sizes(&self) -> &[usize] {
         &self.sizes
     }
 
-    /// Where the samples are.
+    /// Returns the path of the samples.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The file of an image, if the samples are images.
+    /// Returns the file of an image. `None` if the samples are arrays.
     pub fn image(&self, number: usize) -> Option<&Path> {
         match &self.form {
             Form::Images(files) => files.get(number).map(PathBuf::as_path),
@@ -141,7 +142,7 @@ impl SampleSource {
         }
     }
 
-    /// What the samples are, in words: "images" or "samples".
+    /// Returns the kind of the samples for messages: "images" or "samples".
     pub(super) fn kind(&self) -> &'static str {
         match self.form {
             Form::Images(_) => "images",
@@ -149,13 +150,12 @@ impl SampleSource {
         }
     }
 
-    /// The samples in words, `50000 images of data/train`.
+    /// Describes the samples for messages, such as `50000 images of data/train`.
     pub fn describe(&self) -> String {
         format!("{} {} of {}", self.len(), self.kind(), self.path.display())
     }
 
-    /// Reads a sample into a row of the network's sizes, of `sizes().iter().product()` values; returns whether an image
-    /// had another size.
+    /// Reads a sample into `out`, which has `sizes().iter().product()` values. Returns whether an image was resized.
     ///
     /// # Errors
     /// There is no such sample, or it can't be read.
@@ -180,13 +180,13 @@ impl SampleSource {
     }
 
     fn missing(&self, number: usize) -> Error {
-        Error::unreadable(&self.path, format!("expected a sample below {}, found {number}", self.len()))
+        Error::unreadable(&self.path, format!("expected a sample number below {}, found {number}", self.len()))
     }
 
-    /// Reads the first of `candidates` that can be read, and returns its number. Images that can't are added to `met`.
+    /// Reads the first readable sample of `candidates` and returns its number. Adds unreadable images to `met`.
     ///
     /// # Errors
-    /// More in `met` than may be skipped; no candidate can be read; an array that can't.
+    /// `met` has more images than may be skipped, no candidate can be read, or an array can't be read.
     pub(super) fn read_first(
         &self,
         candidates: impl Iterator<Item = usize>,
@@ -211,15 +211,15 @@ impl SampleSource {
         Err(Error::unreadable(&self.path, format!("expected {} that can be read, found none", self.kind())))
     }
 
-    /// Makes sure that no more images than that could not be read.
+    /// Checks that the number of unreadable images is within the limit.
     ///
     /// # Errors
-    /// There are; all are named.
+    /// There are more. The error lists all of them.
     pub(super) fn check_unreadable(&self, met: &BTreeMap<usize, String>) -> Result<(), Error> {
         refuse_more_unreadable(&self.path, self.most_unreadable, met.values())
     }
 
-    /// The names of the arrays that hold a row of conditioning for each sample, sorted.
+    /// Returns the names of the arrays that hold a row of conditioning for each sample, sorted.
     pub fn conditioning_names(&self) -> &[String] {
         match &self.form {
             Form::Images(_) => &[],
@@ -227,7 +227,7 @@ impl SampleSource {
         }
     }
 
-    /// The sizes and the element type of a row of conditioning.
+    /// Returns the shape and element type of a row of conditioning.
     fn row_of(&self, name: &str) -> Option<(&[usize], ElementType)> {
         match &self.form {
             Form::Images(_) => None,
@@ -235,7 +235,7 @@ impl SampleSource {
         }
     }
 
-    /// The rows of conditioning that belong to these samples, in the element type of the file.
+    /// Returns the rows of conditioning that belong to these samples, in the element type of the file.
     ///
     /// # Errors
     /// There is no such array or no such sample.
@@ -254,10 +254,10 @@ impl SampleSource {
             .map_err(|error| Error::unreadable(&self.path, format!("array {name:?}: {error}")))
     }
 
-    /// [`SampleSource::rows`], of which those of dropped samples stand for no conditioning.
+    /// Returns [`SampleSource::rows`] with empty conditioning in the rows of dropped samples.
     ///
-    /// Such a row is the one of [`SourceOptions::empty`], or zeros. Masks (arrays with "mask" in their names) keep their
-    /// rows unless one is given: what is masked everywhere is undefined in many networks.
+    /// Empty conditioning is the row in [`SourceOptions::empty`], or zeros. Masks (arrays with "mask" in their names)
+    /// keep their rows unless such a row is given: many networks are undefined if everything is masked.
     ///
     /// # Errors
     /// As [`SampleSource::rows`].
@@ -268,7 +268,8 @@ impl SampleSource {
     }
 }
 
-/// Refuses a folder of which more than `most` images can't be read, for these reasons, which name them.
+/// Returns an error if more than `most` images of a folder can't be read. `reasons` has one entry for each, with its
+/// name.
 ///
 /// # Errors
 /// See above.
@@ -286,12 +287,13 @@ pub fn refuse_more_unreadable<'r>(
     Err(Error::unreadable(folder, text).hint("remove or repair these files"))
 }
 
-/// An array as the one row that stands for no conditioning.
+/// Checks an array of empty conditioning and returns it as a row.
 fn as_row(name: &str, array: &Array, (dims, element_type): (&[usize], ElementType)) -> Result<Array, Error> {
     let without_batch = array.dims.first() == Some(&1) && array.dims.get(1..) == Some(dims);
     let length: usize = dims.iter().product();
     if (array.dims != dims && !without_batch) || array.data.len() != length {
-        let text = format!("array {name:?} for no conditioning: expected one row {dims:?}, found {:?}", array.dims);
+        let text =
+            format!("--empty-conditioning: array {name:?}: expected one row of shape {dims:?}, found {:?}", array.dims);
         return Err(Error::usage(text));
     }
     let row = Array { dims: dims.to_vec(), data: array.data.clone() };

@@ -1,4 +1,4 @@
-//! What the names of inputs say of their roles.
+//! Scores of input names: how well they fit the roles of sample and timestep.
 
 use crate::runtime::random_inputs::is_time_step;
 
@@ -6,7 +6,7 @@ pub(super) fn words(name: &str) -> Vec<String> {
     name.to_ascii_lowercase().split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_owned).collect()
 }
 
-/// How much an input's name says that it takes the sample: 0 is nothing.
+/// Scores how clearly the name is that of a sample input. 0: not at all.
 pub(super) fn sample_score(name: &str) -> u8 {
     let name = name.to_ascii_lowercase();
     let exact = ["sample", "x", "x_t", "xt", "x_noisy", "noisy", "z", "z_t", "zt", "hidden_states", "input", "image"];
@@ -20,7 +20,7 @@ pub(super) fn sample_score(name: &str) -> u8 {
     u8::from(says && !["cond", "mask", "self", "encoder", "text"].into_iter().any(has))
 }
 
-/// How much an input's name says that it takes the time: 0 is nothing.
+/// Scores how clearly the name is that of a time input. 0: not at all.
 pub(super) fn time_score(name: &str) -> u8 {
     let exact =
         ["timestep", "timesteps", "t", "sigma", "sigmas", "time", "noise_level", "noise_levels", "noise_labels"];

@@ -1,4 +1,4 @@
-//! Recognising roles by shape, type and name.
+//! Recognition of roles by shape, type and name.
 
 use super::names::{sample_score, time_score};
 use super::{Joined, Port, RoleNames, Roles};
@@ -6,15 +6,15 @@ use crate::array::ElementType;
 use crate::error::Error;
 use crate::graph::dim::Dim;
 
-/// How an output fits a sample.
+/// How the shape of an output fits a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fit {
     Same,
-    /// Twice as long on this axis.
+    /// The size on this axis is twice that of the sample.
     Double(usize),
 }
 
-/// How an output of this shape fits a sample of that shape. Sizes that are not known fit all.
+/// Returns how an output of this shape fits a sample of that shape. `None`: it does not. Unknown sizes fit any size.
 fn fit(sample: &[Dim], output: &[Dim]) -> Option<Fit> {
     if sample.len() != output.len() {
         return None;
@@ -31,8 +31,8 @@ fn fit(sample: &[Dim], output: &[Dim]) -> Option<Fit> {
     Some(double.map_or(Fit::Same, Fit::Double))
 }
 
-/// The axis, not the first, on which the sample's input is longer than an output that is like it otherwise, with the
-/// output's size: the input takes more than the sample.
+/// Compares the shape of a sample input with an output that is equal except for a smaller size on one axis other than
+/// the first. Returns this axis and the output's size: the input holds more than the sample.
 fn shorter(input: &[Dim], output: &[Dim]) -> Option<(usize, i64)> {
     if input.len() != output.len() {
         return None;
@@ -48,14 +48,14 @@ fn shorter(input: &[Dim], output: &[Dim]) -> Option<(usize, i64)> {
     found
 }
 
-/// The sizes with another on one axis.
-fn cut(shape: &[Dim], axis: usize, size: i64) -> Vec<Dim> {
+/// Returns a shape with another size on one axis.
+fn with_size(shape: &[Dim], axis: usize, size: i64) -> Vec<Dim> {
     let mut shape = shape.to_vec();
     shape[axis] = Dim::from(size);
     shape
 }
 
-/// Whether a shape is one number, or one number per sample.
+/// Returns whether a shape holds a single number, or one number per sample.
 fn is_scalar_per_sample(shape: &[Dim]) -> bool {
     shape.len() <= 1 || shape.len() == 2 && shape[1].is(1)
 }
@@ -65,14 +65,15 @@ fn list<'a>(ports: impl IntoIterator<Item = &'a Port>) -> String {
     if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
 }
 
-/// The port of this name.
+/// Returns the port of this name.
 fn named<'p>(ports: &'p [Port], name: &str, option: &str, kind: &str) -> Result<&'p Port, Error> {
     ports.iter().find(|port| port.name == name).ok_or_else(|| {
-        Error::usage(format!("{option}: the network has no {kind} {name:?}")).hint(format!("it has {}", list(ports)))
+        Error::usage(format!("{option}: the network has no {kind} {name:?}"))
+            .hint(format!("its {kind}s are {}", list(ports)))
     })
 }
 
-/// Those with the highest score.
+/// Returns the ports with the highest score.
 fn best<'p>(scored: impl IntoIterator<Item = (&'p Port, u8)>) -> Vec<&'p Port> {
     let scored: Vec<_> = scored.into_iter().collect();
     let highest = scored.iter().map(|(_, score)| *score).max();
@@ -84,7 +85,7 @@ pub(super) fn roles(inputs: &[Port], outputs: &[Port], names: &RoleNames) -> Res
     let joined = joined_at(input, outputs, names)?;
     let mut sample = input.clone();
     if let Some((axis, size)) = joined {
-        sample.shape = cut(&input.shape, axis, size);
+        sample.shape = with_size(&input.shape, axis, size);
     }
     let offset = offset(input, joined, names)?;
     let time = time_port(inputs, &sample, names)?;
@@ -105,7 +106,7 @@ pub(super) fn roles(inputs: &[Port], outputs: &[Port], names: &RoleNames) -> Res
     })
 }
 
-/// Where the sample's input takes more than the sample: the axis, and the sample's size on it.
+/// Returns where the sample's input holds more than the sample: the axis, and the sample's size on it.
 fn joined_at(input: &Port, outputs: &[Port], names: &RoleNames) -> Result<Option<(usize, i64)>, Error> {
     let chosen = outputs.iter().filter(|output| names.prediction.as_ref().is_none_or(|name| *name == output.name));
     let outputs: Vec<&Port> = chosen.filter(|output| output.element_type.is_float()).collect();
@@ -113,11 +114,11 @@ fn joined_at(input: &Port, outputs: &[Port], names: &RoleNames) -> Result<Option
     if let Some(channels) = names.sample_channels {
         let is_longer = |axis: &usize| input.shape[*axis].as_const().is_some_and(|size| size > channels);
         let mut axes = (1..input.shape.len()).filter(is_longer);
-        let axis = axes.find(|axis| channels > 0 && fits(&cut(&input.shape, *axis, channels)));
+        let axis = axes.find(|axis| channels > 0 && fits(&with_size(&input.shape, *axis, channels)));
         return axis.map(|axis| Some((axis, channels))).ok_or_else(|| {
             Error::usage(format!(
-                "--sample-channels: expected fewer than {} has, and an output of as many or twice as many, found \
-                 {channels}",
+                "--sample-channels {channels}: expected fewer channels than {} has, and an output with as many or \
+                 twice as many channels",
                 input.text
             ))
             .hint(format!("the outputs are {}", list(outputs.iter().copied())))
@@ -129,15 +130,19 @@ fn joined_at(input: &Port, outputs: &[Port], names: &RoleNames) -> Result<Option
     Ok(outputs.iter().find_map(|output| shorter(&input.shape, &output.shape)))
 }
 
-/// Where the sample begins on the axis along which its input takes more.
+/// Returns the index at which the sample begins on the axis that it shares with other values.
 fn offset(input: &Port, joined: Option<(usize, i64)>, names: &RoleNames) -> Result<usize, Error> {
     let Some(offset) = names.sample_offset.filter(|offset| *offset != 0) else { return Ok(0) };
     let (text, size) = match joined {
-        None => (format!("{} takes nothing but the sample", input.text), 0),
+        None => (format!("{} holds nothing besides the sample", input.text), 0),
         Some((axis, size)) => {
             let whole = input.shape[axis].as_const().unwrap_or(size);
             (
-                format!("expected 0 to {}, so that {size} of axis {axis} of {} follow", whole - size, input.text),
+                format!(
+                    "expected 0 to {}: the sample takes {size} indices of axis {axis} of {}",
+                    whole - size,
+                    input.text
+                ),
                 whole - size,
             )
         }
@@ -145,7 +150,7 @@ fn offset(input: &Port, joined: Option<(usize, i64)>, names: &RoleNames) -> Resu
     usize::try_from(offset)
         .ok()
         .filter(|_| offset <= size)
-        .ok_or_else(|| Error::usage(format!("--sample-offset: {text}; found {offset}")))
+        .ok_or_else(|| Error::usage(format!("--sample-offset {offset}: {text}")))
 }
 
 fn sample_port<'p>(inputs: &'p [Port], outputs: &[Port], names: &RoleNames) -> Result<&'p Port, Error> {
@@ -155,7 +160,7 @@ fn sample_port<'p>(inputs: &'p [Port], outputs: &[Port], names: &RoleNames) -> R
         return match can_be(&port) {
             true => Ok(port),
             false => Err(Error::usage(format!(
-                "--sample-input: expected a float input with a batch and more axes, found {}",
+                "--sample-input: expected a float input with a batch and at least one more axis, found {}",
                 port.text
             ))),
         };
@@ -169,14 +174,16 @@ fn sample_port<'p>(inputs: &'p [Port], outputs: &[Port], names: &RoleNames) -> R
     match best(candidates.into_iter().map(|port| (port, sample_score(&port.name)))).as_slice() {
         [one] => Ok(one),
         [] => Err(Error::usage(format!(
-            "no input was recognised as the noisy sample: expected a float input of the shape of an output, of half its \
-             channels, or with further channels, found inputs {} and outputs {}",
+            "no input was recognised as the noisy sample: expected a float input with the shape of an output, with \
+             half its channels, or with additional channels; found inputs {} and outputs {}",
             list(inputs),
             list(outputs)
         ))
-        .hint("name it with --sample-input and --sample-channels; a network that takes tokens can't be sampled")),
-        several => Err(Error::usage(format!("several inputs could be the noisy sample: {}", list(several.iter().copied())))
-            .hint("name it with --sample-input")),
+        .hint("name it with --sample-input and --sample-channels. A network that takes tokens can't be sampled")),
+        several => {
+            Err(Error::usage(format!("several inputs could be the noisy sample: {}", list(several.iter().copied())))
+                .hint("name it with --sample-input"))
+        }
     }
 }
 
@@ -185,7 +192,7 @@ fn time_port<'p>(inputs: &'p [Port], sample: &Port, names: &RoleNames) -> Result
     let can_be = |port: &&Port| port.element_type != ElementType::Bool && is_scalar_per_sample(&port.shape);
     if let Some(name) = &names.time {
         let port = named(inputs, name, "--timestep-input", "input")?;
-        // One for every frame is as good: all get the same.
+        // One number per frame works as well: all frames get the same.
         let is_small = port.element_type != ElementType::Bool && port.shape.len() <= 2;
         return match is_small && port.name != sample.name {
             true => Ok(port),
@@ -196,24 +203,26 @@ fn time_port<'p>(inputs: &'p [Port], sample: &Port, names: &RoleNames) -> Result
         };
     }
     let scored = others().filter(can_be).map(|port| (port, time_score(&port.name)));
-    // A second input that is one number per sample can hardly be anything else.
+    // If the only other input has one number per sample, it must be the timestep.
     let only = others().count() == 1;
     let mut found = best(scored.filter(|(_, score)| only || *score > 0));
     if found.is_empty() {
-        // One for every frame of a video.
+        // One number for every frame of a video.
         let per_frame = others().filter(|port| port.element_type != ElementType::Bool && port.shape.len() == 2);
         found = per_frame.filter(|port| time_score(&port.name) == 2).collect();
     }
     match found.as_slice() {
         [one] => Ok(one),
         [] => Err(Error::usage(format!(
-            "no input was recognised as the time step: expected one number per sample with a name such as timestep, t or \
-             sigma, found {}",
+            "no input was recognised as the timestep: expected one number per sample with a name such as timestep, t \
+             or sigma, found {}",
             list(others())
         ))
         .hint("name it with --timestep-input")),
-        several => Err(Error::usage(format!("several inputs could be the time step: {}", list(several.iter().copied())))
-            .hint("name it with --timestep-input")),
+        several => {
+            Err(Error::usage(format!("several inputs could be the timestep: {}", list(several.iter().copied())))
+                .hint("name it with --timestep-input"))
+        }
     }
 }
 
@@ -223,7 +232,7 @@ fn prediction_port<'p>(outputs: &'p [Port], sample: &Port, names: &RoleNames) ->
         let fit = fit(&sample.shape, &port.shape).filter(|_| port.element_type.is_float());
         return fit.map(|fit| (port, fit)).ok_or_else(|| {
             Error::usage(format!(
-                "--prediction-output: expected a float output of the shape of the sample {} or twice its channels, found {}",
+                "--prediction-output: expected a float output with the shape of sample {} or twice its channels, found {}",
                 sample.text, port.text
             ))
         });
@@ -236,8 +245,8 @@ fn prediction_port<'p>(outputs: &'p [Port], sample: &Port, names: &RoleNames) ->
     match found.as_slice() {
         [one] => Ok(*one),
         [] => Err(Error::usage(format!(
-            "no output was recognised as the prediction: expected one of the shape of the sample {} or twice its \
-             channels, found {}",
+            "no output was recognised as the prediction: expected a float output with the shape of the sample {} or \
+             twice its channels, found {}",
             sample.text,
             list(outputs)
         ))),
@@ -253,7 +262,7 @@ fn prediction_port<'p>(outputs: &'p [Port], sample: &Port, names: &RoleNames) ->
 mod tests {
     use super::*;
 
-    /// `name:type[dims]`; a dimension that is no number is symbolic.
+    /// Parses `name:type[dims]`. A dimension that is not a number is symbolic.
     fn ports(texts: &[&str]) -> Vec<Port> {
         let port = |text: &&str| {
             let (name, rest) = text.split_once(':').unwrap();
@@ -280,12 +289,12 @@ mod tests {
         assert_eq!((roles.sample.name.as_str(), roles.time.name.as_str()), ("x", "time"));
         assert_eq!((roles.prediction.name.as_str(), roles.variance_axis), ("output", Some(1)));
         assert_eq!(roles.conditioning.len(), 2);
-        // One input that is one number per sample needs no name.
+        // If the only other input has one number per sample, its name does not matter.
         assert_eq!(recognised(&["a:f[b,3,8,8]", "b:f[b]"], &["c:f[?,3,?,?]"]).unwrap().time.name, "b");
     }
 
     #[test]
-    fn an_input_may_take_more_than_the_sample() {
+    fn an_input_may_hold_more_than_the_sample() {
         let inpainting = recognised(&["sample:f[b,9,h,w]", "t:i[b]"], &["out:f[b,4,?,?]"]).unwrap();
         assert_eq!(inpainting.sample.shape[1], Dim::from(4));
         let joined = inpainting.joined.unwrap();
@@ -299,21 +308,21 @@ mod tests {
         let learned = of(Some(3)).unwrap();
         assert_eq!((learned.sample.shape[1].as_const(), learned.variance_axis), (Some(3), Some(1)));
         assert!(of(Some(4)).unwrap_err().to_string().contains("--sample-channels"));
-        // Another input of the output's shape is the sample.
+        // Another input with the shape of the output is the sample.
         let roles = recognised(&["x:f[b,9,8,8]", "z:f[b,3,8,8]", "t:i[b]"], &["out:f[b,3,8,8]"]).unwrap();
         assert_eq!((roles.sample.name.as_str(), roles.joined), ("z", None));
     }
 
     #[test]
-    fn what_is_not_clear_is_asked() {
+    fn ambiguous_roles_are_errors_that_name_the_role() {
         let message = |inputs: &[&str], outputs: &[&str]| recognised(inputs, outputs).unwrap_err().to_string();
         assert!(
             message(&["a:f[2,3]", "b:f[2,3]", "t:i[2]"], &["c:f[2,3]"]).contains("several inputs could be the noisy")
         );
-        assert!(message(&["x:f[2,3]", "t:i[2]", "sigma:f[2]"], &["c:f[2,3]"]).contains("could be the time step"));
+        assert!(message(&["x:f[2,3]", "t:i[2]", "sigma:f[2]"], &["c:f[2,3]"]).contains("could be the timestep"));
         assert!(message(&["x:f[2,3]", "t:i[2]"], &["c:f[2,3]", "d:f[2,3]"]).contains("could be the prediction"));
         assert!(message(&["tokens:i[2,12]", "t:i[2]"], &["logits:f[2,12,40]"]).contains("no input was recognised"));
-        assert!(message(&["sample:f[1,3,16,16]"], &["output:f[1,3,16,16]"]).contains("time step"));
+        assert!(message(&["sample:f[1,3,16,16]"], &["output:f[1,3,16,16]"]).contains("timestep"));
         let names = RoleNames { time: Some("x".to_owned()), ..RoleNames::default() };
         assert!(roles(&ports(&["x:f[2,3]", "t:i[2]"]), &ports(&["c:f[2,3]"]), &names).is_err());
     }

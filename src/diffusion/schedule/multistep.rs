@@ -1,28 +1,27 @@
-//! The levels that DPM-Solver++ visits, as diffusers' DPMSolverMultistepScheduler and EDMDPMSolverMultistepScheduler
-//! choose them.
+//! The levels that DPM-Solver++ visits, chosen as in diffusers' DPMSolverMultistepScheduler and
+//! EDMDPMSolverMultistepScheduler.
 
 use super::options::{FlowOptions, Skip, Spacing, linspace};
 use super::{Family, Level, NoiseSchedule, flow_level, quadratic_steps, rounded};
 use crate::error::Error;
 
-/// The `ᾱ` that stands for no signal at all, 2^-24: the solver divides by the signal.
+/// The `ᾱ` that replaces zero, 2^-24: the solver divides by the signal scale.
 const LEAST_ALPHA_BAR: f64 = 1.0 / 16_777_216.0;
 
 impl NoiseSchedule {
-    /// The levels that a multistep solver visits, from the most noise to the least, and after them the level at which
-    /// it ends.
+    /// Returns the levels that a multistep solver visits, from the most noise to the least, followed by the level at
+    /// which it ends.
     ///
-    /// Evenly spaced steps of a discrete schedule lie otherwise than those of [`NoiseSchedule::sampling_levels`]: the
-    /// last is one whole stride from the end. Without a spacing of its own the schedule has [`Spacing::Linspace`]. Flow
-    /// schedules follow diffusers' `use_flow_sigmas`, with times cut to whole steps.
-    ///
+    /// Evenly spaced steps of a discrete schedule differ from those of [`NoiseSchedule::sampling_levels`]: the last
+    /// step is a full stride from the end. A schedule without a spacing uses [`Spacing::Linspace`]. Flow schedules
+    /// follow diffusers' `use_flow_sigmas`, with times truncated to whole steps.
     /// # Errors
     /// As [`NoiseSchedule::sampling_levels`].
     pub fn multistep_levels(&self, count: usize, skip: Skip) -> Result<Vec<Level>, Error> {
         self.check_count(count)?;
         let mut levels: Vec<Level> = match &self.family {
             Family::Discrete { spacing, offset, least_half_log_snr, .. } => {
-                // ᾱ falls, so that the steps with enough signal are the first.
+                // ᾱ decreases, so the steps with enough signal come first.
                 let least = *least_half_log_snr;
                 let total = self.levels.iter().filter(|level| -level.sigma().ln() >= least).count().max(1);
                 let steps = match skip {
@@ -39,7 +38,7 @@ impl NoiseSchedule {
     }
 }
 
-/// The level, or one of almost no signal where it has none.
+/// Returns the level, or one with almost no signal if it has none.
 fn with_signal(level: Level) -> Level {
     match level.signal > 0.0 {
         true => level,
@@ -47,14 +46,14 @@ fn with_signal(level: Level) -> Level {
     }
 }
 
-/// `σ` of `count` steps from `1 - 1 / T` down, evenly spaced and shifted.
+/// Returns levels with `count` values of `σ` from `1 - 1 / T` down, evenly spaced and shifted.
 fn flow_levels(options: &FlowOptions, count: usize) -> Vec<Level> {
     let signals = linspace(1.0, 1.0 / options.steps as f64, count + 1);
     let levels = signals.skip(1).map(|signal| flow_level(options.shifted(1.0 - signal), options.steps));
     levels.rev().map(|level| Level { t: level.t.trunc(), ..level }).collect()
 }
 
-/// The steps of the scheduler's three spacings, ascending, of the first `total` steps.
+/// Returns the steps of the scheduler's three spacings, ascending, within the first `total` steps.
 fn steps(spacing: Spacing, offset: usize, total: usize, count: usize) -> Vec<usize> {
     let mut steps: Vec<usize> = match spacing {
         Spacing::Leading => {

@@ -1,8 +1,8 @@
-//! What noise schedules are made from, and what sampling chooses from them.
+//! The settings of noise schedules and of how sampling chooses steps from them.
 
 use serde::{Deserialize, Serialize};
 
-/// The form of the `β_t` of a discrete schedule, by the names that diffusers uses.
+/// The form of the `β_t` of a discrete schedule, by diffusers' names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
@@ -11,7 +11,7 @@ pub enum BetaSchedule {
     /// `β` grows linearly (DDPM).
     #[default]
     Linear,
-    /// The root of `β` grows linearly (latent diffusion).
+    /// The square root of `β` grows linearly (latent diffusion).
     ScaledLinear,
     /// `ᾱ` follows a squared cosine (Nichol and Dhariwal 2021), `β` at most 0.999.
     #[serde(rename = "squaredcos_cap_v2")]
@@ -20,7 +20,7 @@ pub enum BetaSchedule {
 }
 
 impl BetaSchedule {
-    /// The name that diffusers uses.
+    /// Returns the name that diffusers uses.
     pub fn name(self) -> &'static str {
         match self {
             Self::Linear => "linear",
@@ -30,20 +30,20 @@ impl BetaSchedule {
     }
 }
 
-/// How sampling chooses among the `T` steps where no other choice is asked for, by diffusers' names.
+/// The default choice of sampling steps among the `T` steps, by diffusers' names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Spacing {
-    /// Multiples of `T / steps` from 0 on.
+    /// Multiples of `T / steps`, from 0 up.
     #[default]
     Leading,
-    /// Multiples of `T / steps` down from `T`.
+    /// Multiples of `T / steps`, from `T` down.
     Trailing,
-    /// Evenly from 0 to `T - 1`.
+    /// Evenly spaced from 0 to `T - 1`.
     Linspace,
 }
 
-/// Which of the `T` steps sampling visits.
+/// The choice of sampling steps among the `T` steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
@@ -51,11 +51,11 @@ pub enum Skip {
     /// Evenly spaced steps.
     #[default]
     Uniform,
-    /// Steps that lie closer together where there is little noise, up to 0.8 `T`, as in the DDIM paper.
+    /// Steps that are denser where there is little noise, up to 0.8 `T`, as in the DDIM paper.
     Quadratic,
 }
 
-/// What a discrete schedule is made from.
+/// The settings of a discrete schedule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DiscreteOptions {
     /// The form of the `β_t`.
@@ -66,7 +66,7 @@ pub struct DiscreteOptions {
     pub beta_end: f64,
     /// The number of steps, `T`.
     pub steps: usize,
-    /// Whether the schedule is stretched so that the last step has no signal (Lin et al. 2023).
+    /// Whether the schedule is rescaled so that the last step has no signal (Lin et al. 2023).
     pub zero_terminal_snr: bool,
 }
 
@@ -77,28 +77,28 @@ impl Default for DiscreteOptions {
     }
 }
 
-/// The spacing of noise levels between the greatest and the least.
+/// The spacing of noise levels between the maximum and the minimum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SigmaSpacing {
-    /// Evenly in `σ^(1/ρ)` (Karras et al. 2022).
+    /// Evenly spaced in `σ^(1/ρ)` (Karras et al. 2022).
     #[default]
     Karras,
-    /// Evenly in `log σ`.
+    /// Evenly spaced in `log σ`.
     Exponential,
 }
 
-/// What a schedule of noise levels is made from.
+/// The settings of a schedule of noise levels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SigmaOptions {
-    /// The least noise level.
+    /// The minimum noise level.
     pub sigma_min: f64,
-    /// The greatest noise level.
+    /// The maximum noise level.
     pub sigma_max: f64,
     /// The exponent `ρ` of Karras et al.
     pub rho: f64,
     /// The number of steps, `T`.
     pub steps: usize,
-    /// How the levels are spaced.
+    /// The spacing of the levels.
     pub spacing: SigmaSpacing,
     /// Whether sampling stops at `sigma_min` instead of 0.
     pub stop_at_minimum: bool,
@@ -111,12 +111,12 @@ impl Default for SigmaOptions {
     }
 }
 
-/// What a flow schedule is made from.
+/// The settings of a flow schedule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FlowOptions {
-    /// How far noise levels are shifted up: `σ' = shift σ / (1 + (shift - 1) σ)`.
+    /// The shift of noise levels towards more noise: `σ' = shift σ / (1 + (shift - 1) σ)`.
     pub shift: f64,
-    /// The level to which the last step of sampling is stretched.
+    /// The level to which the last sampling step is stretched. `None`: levels are not stretched.
     pub shift_terminal: Option<f64>,
     /// The number of steps, `T`.
     pub steps: usize,
@@ -135,7 +135,7 @@ impl FlowOptions {
 }
 
 impl SigmaOptions {
-    /// `count` noise levels from the greatest to the least.
+    /// Returns `count` noise levels from the maximum to the minimum.
     pub(super) fn descending(&self, count: usize) -> Vec<f64> {
         let Self { sigma_min, sigma_max, rho, .. } = *self;
         match self.spacing {
@@ -147,7 +147,7 @@ impl SigmaOptions {
     }
 }
 
-/// `count` values from `first` to `last`, evenly spaced.
+/// Returns `count` evenly spaced values from `first` to `last`.
 pub(super) fn linspace(
     first: f64,
     last: f64,

@@ -1,4 +1,4 @@
-//! Which input of a network takes images, and how.
+//! Finds the image input of a feature network, and its layout.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::runtime::IoInfo;
 
 use super::{ChannelOrder, FeatureLayout, FeatureOptions};
 
-/// The input of a network that takes images.
+/// The image input of a network.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct ImageInput {
     pub(super) name: String,
@@ -19,15 +19,16 @@ pub(super) struct ImageInput {
     pub(super) channels: usize,
     pub(super) height: usize,
     pub(super) width: usize,
-    /// The batch that the graph fixes, if it does.
+    /// The batch size that the graph fixes. `None`: it is symbolic.
     pub(super) fixed_batch: Option<usize>,
 }
 
 impl ImageInput {
-    /// The only input, if it takes images. `sample` is the height and width of the samples, taken where the graph fixes none.
+    /// Returns the only input, if it takes images. `sample` is the height and width of the samples, for sizes that the
+    /// graph does not fix.
     ///
     /// # Errors
-    /// Several inputs, or one that takes no images; options that contradict the graph.
+    /// There are several inputs, the input takes no images, or options contradict the graph.
     pub(super) fn find(
         inputs: &[IoInfo],
         options: &FeatureOptions,
@@ -37,12 +38,12 @@ impl ImageInput {
         let fail = |text: String| Error::usage(text).in_file(path);
         let described: Vec<String> = inputs.iter().map(describe).collect();
         let [input] = inputs else {
-            let text = format!("expected a network with one input, which takes images, found {}", described.join(", "));
-            return Err(fail(text).hint("--features-output names a value that is computed from the images alone"));
+            let text = format!("expected a network with one input, for images, found {}", described.join(", "));
+            return Err(fail(text).hint("name a value that is computed from the images alone with --features-output"));
         };
         let takes = input.element_type.is_float() || input.element_type == ElementType::U8;
         if input.dims.len() != 4 || !takes {
-            let text = format!("expected an input of images with four axes, floats or bytes, found {}", described[0]);
+            let text = format!("expected an image input with four axes, floats or bytes, found {}", described[0]);
             return Err(fail(text));
         }
         let fixed = |axis: usize| input.dims[axis].and_then(|size| usize::try_from(size).ok());
@@ -53,7 +54,7 @@ impl ImageInput {
             (None, false, true) => FeatureLayout::Nhwc,
             (None, false, false) => {
                 let text = format!("{}: no axis is known to have 1 or 3 channels", described[0]);
-                return Err(fail(text).hint("say where the channels stand with --features-layout nchw or nhwc"));
+                return Err(fail(text).hint("give the layout with --features-layout nchw or nhwc"));
             }
         };
         let [channel_axis, row_axis, column_axis] = layout.axes();
@@ -63,7 +64,7 @@ impl ImageInput {
         }
         let side = |axis: usize, given: Option<usize>, own: usize| match (fixed(axis), given) {
             (Some(fixed), Some(given)) if fixed != given => {
-                Err(fail(format!("--features-size: {} has {fixed} where {given} is given", described[0])))
+                Err(fail(format!("--features-size: {} has a fixed size of {fixed}, found {given}", described[0])))
             }
             (Some(size), _) | (None, Some(size)) => Ok(size),
             (None, None) => Ok(own),
@@ -80,7 +81,7 @@ impl ImageInput {
         Ok(Self { name, element_type, layout, channels, height, width, fixed_batch })
     }
 
-    /// The shape of a batch.
+    /// Returns the shape of a batch.
     pub(super) fn dims(&self, batch: usize) -> Vec<usize> {
         match self.layout {
             FeatureLayout::Nchw => vec![batch, self.channels, self.height, self.width],
@@ -88,24 +89,24 @@ impl ImageInput {
         }
     }
 
-    /// Whether the graph leaves height and width open.
+    /// Returns whether the graph leaves height or width open.
     pub(super) fn has_open_size(inputs: &[IoInfo], layout: FeatureLayout) -> bool {
         let [_, row, column] = layout.axes();
         inputs.first().is_some_and(|input| [row, column].iter().any(|axis| input.dims.get(*axis) == Some(&None)))
     }
 }
 
-/// Name, type and shape of an input or output as messages show them.
+/// Returns name, type and shape of an input or output for messages.
 pub(super) fn describe(of: &IoInfo) -> String {
     format!("{} {}{}", printable(&of.name), of.element_type, printable(&of.shape_text()))
 }
 
-/// The value of a metadata entry of a model.
+/// Returns the value of a metadata entry of a model.
 fn metadata<'m>(model: &'m Model, key: &str) -> Option<&'m str> {
     model.proto().metadata_props.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str())
 }
 
-/// The values that stand for black and white, as ONNX's metadata for images says (`Image.NominalPixelRange`).
+/// Returns the input values for black and white from ONNX's image metadata (`Image.NominalPixelRange`).
 pub(super) fn declared_range(model: &Model) -> Option<(f64, f64)> {
     match metadata(model, "Image.NominalPixelRange")? {
         "NominalRange_0_255" => Some((0.0, 255.0)),
@@ -116,7 +117,7 @@ pub(super) fn declared_range(model: &Model) -> Option<(f64, f64)> {
     }
 }
 
-/// The order of colours, as ONNX's metadata for images says (`Image.BitmapPixelFormat`).
+/// Returns the order of colour channels from ONNX's image metadata (`Image.BitmapPixelFormat`).
 pub(super) fn declared_order(model: &Model) -> Option<ChannelOrder> {
     match metadata(model, "Image.BitmapPixelFormat")? {
         "Rgb8" => Some(ChannelOrder::Rgb),
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn inputs_that_take_no_images_are_refused() {
+    fn inputs_that_are_not_images_are_refused() {
         let options = FeatureOptions::default();
         assert!(find(&[0, 3], &options).unwrap_err().contains("four axes"));
         assert!(find(&[0, 0, 0, 0], &options).unwrap_err().contains("no axis is known"));

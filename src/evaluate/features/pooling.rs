@@ -1,22 +1,24 @@
-//! From the output of a feature network to one row of features per sample.
+//! Pooling: the output of a feature network becomes one row of features per sample.
 
 use crate::array::Array;
 use crate::evaluate::FeatureLayout;
 
-/// How an output becomes features.
+/// The pooling of an output to features.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pooling {
-    /// The shape of the output but for the batch.
+    /// The shape of the output without the batch.
     pub(super) dims: Vec<usize>,
-    /// The axis with the features; the others are averaged.
+    /// The feature axis. The other axes are averaged.
     pub(super) axis: usize,
 }
 
 impl Pooling {
-    /// For an output of this shape, the batch first: all axes of more than one but that of the features are averaged.
+    /// Chooses the pooling for an output of this shape, batch first: the mean over all axes except that of the
+    /// features.
     ///
-    /// Of a map `[batch, a, b, c]` the features stand on the axis that differs from the other two, else as the `layout` of the
-    /// input has channels; of a sequence `[batch, tokens, features]` they stand last. `None` for other shapes.
+    /// In a map `[batch, a, b, c]`, the feature axis is the one whose size differs from the other two, else the channel
+    /// axis in the `layout` of the input. In a sequence `[batch, tokens, features]`, it is the last one. `None` for
+    /// other shapes.
     pub(super) fn of(dims: &[usize], layout: FeatureLayout) -> Option<Self> {
         let own = dims.get(1..)?;
         let axis = match own {
@@ -31,12 +33,12 @@ impl Pooling {
         (!own.contains(&0)).then(|| Self { dims: own.to_vec(), axis })
     }
 
-    /// The number of features.
+    /// Returns the number of features.
     pub(super) fn width(&self) -> usize {
         self.dims[self.axis]
     }
 
-    /// What is averaged, in words; nothing where nothing is.
+    /// Describes the axes that are averaged. `None` if no axis of size above one is averaged.
     pub(super) fn describe(&self) -> Option<String> {
         let others = || (0..self.dims.len()).filter(|axis| *axis != self.axis);
         let axes: Vec<String> = others().map(|axis| (axis + 1).to_string()).collect();
@@ -77,7 +79,7 @@ mod tests {
         let first = FeatureLayout::Nchw;
         assert_eq!(rows(&[2, 3], first), [0.0, 1.0, 2.0]);
         assert_eq!(rows(&[1, 3, 2, 2], first), [1.5, 5.5, 9.5]);
-        // The axis that differs, whatever the layout of the input.
+        // The axis whose size differs, whatever the layout of the input.
         assert_eq!(rows(&[1, 2, 2, 3], first), [4.5, 5.5, 6.5]);
         assert_eq!(rows(&[1, 2, 2, 2], first), [1.5, 5.5]);
         assert_eq!(rows(&[1, 2, 2, 2], FeatureLayout::Nhwc), [3.0, 4.0]);

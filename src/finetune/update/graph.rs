@@ -1,7 +1,7 @@
-//! The update in the memory of a device.
+//! The update in device memory.
 //!
-//! Every tensor is bound once, as the input and as the output that replaces it: states exist once. What crosses to the
-//! CPU in a step is the norm; weights and states do for evaluations and checkpoints alone.
+//! Every tensor is bound once, as an input and as the output that replaces it, so there is a single copy of the states.
+//! Only the norm is copied to the CPU in a step. Weights and states are copied only for evaluations and checkpoints.
 
 use super::super::optimizer::{OptimizerOptions, WeightState};
 use super::super::pass::{PassTensors, TrainingPass};
@@ -13,21 +13,21 @@ use crate::array::{Array, ArrayData};
 use crate::gradient::pass::first as only;
 use crate::runtime::{BoundSession, DeviceTensor, RuntimeError};
 
-/// The state of the optimizer in the memory of a device.
+/// The state of the optimizer in device memory.
 #[derive(Debug)]
 pub(super) struct GraphUpdate {
     sums: Option<Sums>,
     norm: BoundSession,
-    /// In the memory of the CPU.
+    /// In CPU memory.
     norm_value: DeviceTensor,
     step: BoundSession,
     first: Vec<DeviceTensor>,
     second: Vec<DeviceTensor>,
-    /// Empty where no average is kept.
+    /// Empty if there is no moving average.
     average: Vec<DeviceTensor>,
 }
 
-/// The sums of the gradients of several runs.
+/// The sums of the gradients over several runs.
 #[derive(Debug)]
 struct Sums {
     begin: BoundSession,
@@ -78,7 +78,7 @@ impl GraphUpdate {
 
     pub(super) fn collect(&mut self, run: usize, runs: usize) -> Result<(), RuntimeError> {
         let Some(sums) = &mut self.sums else {
-            return Err(RuntimeError::RunFailed { message: "an update of one run was given several".to_owned() });
+            return Err(RuntimeError::RunFailed { message: "an update for a single run got several runs".to_owned() });
         };
         let graph = if run == 0 { &mut sums.begin } else { &mut sums.add };
         graph.set_input(SHARE, &scalar(1.0 / runs as f32))?;
@@ -151,7 +151,7 @@ impl Sums {
     }
 }
 
-/// Binds a tensor as the input of a kind and as the output that replaces it.
+/// Binds a tensor as an input and as the output that replaces it.
 fn replace(graph: &mut BoundSession, kind: &str, at: usize, tensor: &mut DeviceTensor) -> Result<(), RuntimeError> {
     graph.bind_input(&input(kind, at), tensor)?;
     graph.bind_output(&output(kind, at), tensor)

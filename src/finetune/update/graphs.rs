@@ -1,8 +1,8 @@
-//! The graphs of the update, in standard operators (opset 13) that every execution provider has.
+//! The graphs of the update, in standard operators (opset 13) that every execution provider supports.
 //!
-//! A graph has a chain of nodes for every weight, which shares nothing with the others but scalars, so that what a chain
-//! computes on the way is freed before the next one. An output may lie in the memory of an input: whatever else reads the
-//! input comes before the node that writes the output, and that node works element by element.
+//! A graph has a chain of nodes for every weight. Chains share only scalars, so the intermediate values of a chain are
+//! freed before the next one. An output may use the memory of an input: all other readers of the input come before the
+//! node that writes the output, and that node works elementwise.
 
 use prost::Message;
 
@@ -11,7 +11,7 @@ use crate::gradient::value_info;
 use crate::onnx::{DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, attr_int};
 use crate::runtime::{BoundSession, Device, Optimization, Runtime, RuntimeError, SessionOptions};
 
-/// The kinds of tensors that every weight has; the names of inputs, and with a mark behind them those of outputs.
+/// The kinds of tensors that every weight has. They prefix the names of inputs and outputs.
 pub(super) const WEIGHT: &str = "weight";
 pub(super) const GRADIENT: &str = "gradient";
 pub(super) const SUM: &str = "sum";
@@ -19,24 +19,24 @@ pub(super) const FIRST: &str = "first";
 pub(super) const SECOND: &str = "second";
 pub(super) const AVERAGE: &str = "average";
 
-/// The output of the graph of the norm.
+/// The output of the norm graph.
 pub(super) const NORM: &str = "norm";
 
-/// The scalar by which gradients are added to their sum.
+/// The scalar that gradients are multiplied by before they are added to their sum.
 pub(super) const SHARE: &str = "share";
 
-/// The scalars of a step, by name.
+/// Returns the scalars of a step, by name.
 pub(super) fn scalars(of: &Factors) -> Vec<(&'static str, f32)> {
     let every = [("clip", of.gradient), ("keep", of.keep), ("rate", of.rate), ("root_scale", of.root_scale)];
     every.into_iter().chain(of.average.map(|share| ("follow", share))).collect()
 }
 
-/// The input of a weight.
+/// Returns the name of the input for a tensor of a weight.
 pub(super) fn input(kind: &str, at: usize) -> String {
     format!("{kind}/{at}")
 }
 
-/// The output that replaces it.
+/// Returns the name of the output that replaces it.
 pub(super) fn output(kind: &str, at: usize) -> String {
     format!("{kind}/{at}/new")
 }
@@ -90,7 +90,7 @@ impl Draft {
         });
     }
 
-    /// A session of the graph, in which the arithmetic stays as it is written.
+    /// Creates a session of the graph without optimisations, which could change the arithmetic.
     fn session(self, runtime: &Runtime, device: Device) -> Result<BoundSession, RuntimeError> {
         let model = ModelProto {
             ir_version: 8,
@@ -112,7 +112,7 @@ fn signed(dims: &[usize]) -> Vec<i64> {
     dims.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect()
 }
 
-/// `sum = [sum +] share gradient`.
+/// Creates the graph of `sum = [sum +] share gradient`.
 pub(super) fn summing(
     (runtime, device): (&Runtime, Device),
     shapes: &[Vec<usize>],
@@ -134,7 +134,7 @@ pub(super) fn summing(
     draft.session(runtime, device)
 }
 
-/// The norm of all gradients together, a scalar, summed in double precision.
+/// Creates the graph of the global norm of all gradients, a scalar, summed in float64.
 pub(super) fn norm((runtime, device): (&Runtime, Device), shapes: &[Vec<usize>]) -> Result<BoundSession, RuntimeError> {
     let mut draft = Draft::new("norm");
     let mut squares = Vec::with_capacity(shapes.len());
@@ -142,7 +142,7 @@ pub(super) fn norm((runtime, device): (&Runtime, Device), shapes: &[Vec<usize>])
         let gradient = draft.input(input(GRADIENT, at), dims);
         let wide = draft.node("Cast", &[&gradient]);
         draft.attribute("to", DataType::Double as i64);
-        // All axes are reduced where none is named.
+        // ReduceSumSquare without axes reduces all of them.
         squares.push(draft.node("ReduceSumSquare", &[&wide]));
         draft.attribute("keepdims", 0);
     }
@@ -156,7 +156,7 @@ pub(super) fn norm((runtime, device): (&Runtime, Device), shapes: &[Vec<usize>])
 }
 
 impl Draft {
-    /// Gives the last node an attribute.
+    /// Adds an attribute to the last node.
     fn attribute(&mut self, name: &str, value: i64) {
         if let Some(node) = self.graph.node.last_mut() {
             node.attribute.push(attr_int(name, value));
@@ -164,14 +164,15 @@ impl Draft {
     }
 }
 
-/// A step of Adam or AdamW and of the moving average, in the operations and the order of [`super::super::optimizer`].
+/// Creates the graph of a step of Adam or AdamW and of the moving average, with the operations of
+/// [`super::super::optimizer`] in the same order.
 pub(super) fn step(
     (runtime, device): (&Runtime, Device),
     shapes: &[Vec<usize>],
     options: &OptimizerOptions,
 ) -> Result<BoundSession, RuntimeError> {
     let mut draft = Draft::new("step");
-    // What stays over the steps is constant.
+    // Factors that do not change between steps are constants.
     let of = options.factors(1, 1.0, 0.0);
     for (name, _) in scalars(&of) {
         draft.input(name.to_owned(), &[]);

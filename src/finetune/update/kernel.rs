@@ -1,15 +1,15 @@
-//! The update in the memory of the CPU, by the fused kernel.
+//! The update in CPU memory, by the fused kernel.
 
 use super::super::optimizer::{OptimizerOptions, WeightState, norm};
 use super::super::pass::TrainingPass;
 use super::{At, add_run};
 use crate::runtime::RuntimeError;
 
-/// The state of the optimizer in the memory of the CPU.
+/// The state of the optimizer in CPU memory.
 #[derive(Debug)]
 pub(super) struct KernelUpdate {
     pub(super) states: Vec<WeightState>,
-    /// The gradients of the runs of a step but the last.
+    /// The sums of the gradients over the runs of a step.
     sums: Vec<Vec<f32>>,
 }
 
@@ -20,8 +20,8 @@ impl KernelUpdate {
         Ok(Self { states: states.collect::<Result<_, RuntimeError>>()?, sums: Vec::new() })
     }
 
-    /// Adds the gradients of run `run` of `runs` to the sums; after the last they are the mean over the runs, in the place of
-    /// the gradients.
+    /// Adds the gradients of run `run` of `runs` to the sums. After the last run, replaces the gradients by their mean
+    /// over the runs.
     pub(super) fn collect(&mut self, pass: &mut TrainingPass, run: usize, runs: usize) -> Result<(), RuntimeError> {
         let (_, gradients) = pass.parts();
         self.sums.resize(gradients.len(), Vec::new());

@@ -1,7 +1,7 @@
-//! The update of several ranks: each makes that of its shard, by the fused kernel in the memory of the CPU.
+//! The update with several ranks: each rank updates its shard with the fused kernel in CPU memory.
 //!
-//! What ranks exchange passes through that memory anyway, so that on devices gradients are copied from there and weights back
-//! at every step, and moments and averages stay with the CPU.
+//! Ranks exchange data through CPU memory anyway. With other devices, gradients are therefore copied to the CPU and
+//! weights back at every step, and moments and averages remain in CPU memory.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use crate::collective::Collective;
 use crate::error::Error;
 use crate::runtime::{Device, RuntimeError};
 
-/// The state of the optimizer of one rank.
+/// The state of the optimizer on one rank.
 #[derive(Debug)]
 pub(super) struct ShardedUpdate {
     ranks: Arc<dyn Collective>,
     shards: Shards,
-    /// The sums of the gradients over the runs of a step, where there are several.
+    /// The sums of the gradients over the runs of a step. Empty if a step has one run.
     sums: Vec<Vec<f32>>,
     has_averages: bool,
 }
@@ -27,7 +27,7 @@ fn slices(of: &[Vec<f32>]) -> Vec<&[f32]> {
     of.iter().map(Vec::as_slice).collect()
 }
 
-/// The gradients of the last run, in the memory of the CPU.
+/// Returns the gradients of the last run in CPU memory.
 fn gradients(pass: &mut TrainingPass) -> Result<Vec<Vec<f32>>, RuntimeError> {
     let of = pass.tensors();
     of.gradients.iter().map(|gradient| of.transfer.read(gradient)).collect()
@@ -43,7 +43,7 @@ impl ShardedUpdate {
         Ok(Self { ranks, shards, sums: Vec::new(), has_averages: options.ema.is_some() })
     }
 
-    /// Adds the gradients of run `run` of `runs` to the sums; after the last they are the mean over the runs.
+    /// Adds the gradients of run `run` of `runs` to the sums. After the last run they hold the mean over the runs.
     pub(super) fn collect(&mut self, pass: &mut TrainingPass, run: usize, runs: usize) -> Result<(), RuntimeError> {
         let share = 1.0 / runs as f32;
         let of = pass.tensors();
@@ -54,7 +54,7 @@ impl ShardedUpdate {
         Ok(())
     }
 
-    /// Called by all ranks. Returns the norm of the mean of their gradients.
+    /// Performs a step. All ranks must call it. Returns the norm of the mean of their gradients.
     pub(super) fn step(
         &mut self,
         pass: &mut TrainingPass,
@@ -88,17 +88,17 @@ impl ShardedUpdate {
         Ok(norm)
     }
 
-    /// Called by all ranks, which all get the averages.
+    /// Returns the averages on all ranks. All ranks must call it.
     pub(super) fn averages(&self) -> Result<Option<Vec<Vec<f32>>>, Error> {
         self.has_averages.then(|| self.shards.averages(&*self.ranks)).transpose()
     }
 
-    /// The whole state on the first rank. Called by all ranks.
+    /// Returns the complete state on the first rank. All ranks must call it.
     pub(super) fn states(&self) -> Result<Option<Vec<WeightState>>, Error> {
         self.shards.whole(&*self.ranks)
     }
 
-    /// Goes on from a state, which the first rank has. Called by all ranks.
+    /// Continues from a state, which only the first rank passes. All ranks must call it.
     pub(super) fn restore(&mut self, states: Option<&[WeightState]>) -> Result<(), Error> {
         self.shards.restore(&*self.ranks, states)
     }

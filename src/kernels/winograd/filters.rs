@@ -1,25 +1,25 @@
-//! Between weights `[O, C, 3, 3]` and their matrices.
+//! Transforms between weights `[O, C, 3, 3]` and their matrices.
 
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::{BLOCK, Lanes, PLACES, Rows, SPREAD, Vectors, both};
+use super::{BLOCK, Lanes, POSITIONS, Rows, SPREAD, Vectors, both};
 
-/// Places of a filter along an axis, and all of them.
+/// Number of positions of a filter along an axis, and in total.
 const SIDE: usize = 3;
 const FILTER: usize = SIDE * SIDE;
 
-/// Which way the weights are read.
+/// The direction in which the weights are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::kernels) enum Direction {
-    /// Matrices `[36, C, O]` of the convolution.
+    /// Matrices `[36, C, O]` for the convolution.
     Forward,
-    /// Matrices `[36, O, C]` of its gradient by the input: the convolution with places flipped.
+    /// Matrices `[36, O, C]` for the gradient with respect to the input: the convolution with the flipped kernel.
     Flipped,
 }
 
-/// Some rows of the matrices of weights.
+/// Transforms weights to some rows of their matrices.
 pub(super) struct Spread<'a, 'b, 'c> {
     pub(super) direction: Direction,
     /// `[outputs, inputs, 3, 3]`.
@@ -76,7 +76,7 @@ impl WithSimd for Spread<'_, '_, '_> {
     }
 }
 
-/// Gradients by the weights of some outputs.
+/// Transforms matrices to the gradients with respect to the weights of some outputs.
 pub(super) struct Gather<'a> {
     /// `[36, outputs, inputs]`.
     pub(super) matrices: &'a [f32],
@@ -92,7 +92,7 @@ impl WithSimd for Gather<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let vectors = Vectors(simd);
         let Self { matrices, inputs, outputs, gradients } = self;
-        let matrix = matrices.len() / PLACES;
+        let matrix = matrices.len() / POSITIONS;
         let mut places: [Lanes; FILTER] = [[0.0; BLOCK]; FILTER];
         for (row, gradients) in outputs.zip(gradients.chunks_exact_mut(inputs * FILTER)) {
             for first in (0..inputs).step_by(BLOCK) {

@@ -1,4 +1,4 @@
-//! The transforms as nodes of a graph.
+//! The transforms as kernels of graph nodes.
 
 use ort::operator::{ComputeContext, KernelContext};
 use ort::value::ValueRef;
@@ -7,15 +7,17 @@ use pulp::Arch;
 use super::filters::{self, Direction};
 use super::products::{self, Filter};
 use super::tiles::{Images, Tiling};
-use super::{PLACES, Rows, in_parts};
+use super::{POSITIONS, Rows, in_parts};
 use crate::kernels::operators::{missing, parts};
 use crate::kernels::{WINOGRAD_CONV, WINOGRAD_FILTER, WINOGRAD_FILTER_GRADIENT, rows_of, tasks};
 
 /// A node's kernel with its attributes.
 pub(in crate::kernels) enum WinogradNode {
-    /// `[N, C, H, W]`, `[36, C, O]` and a bias `[O]` to `[N, O, height, width]`, with the padding above and on the left.
+    /// `[N, C, H, W]`, `[36, C, O]` and a bias `[O]` to `[N, O, height, width]`, with the padding at the top and on the
+    /// left.
     Conv { tiling: Tiling, top: usize, left: usize },
-    /// `[N, C, H, W]` and the gradient by the output `[N, O, H', W']` to `[36, O, C]`, with the padding of the input.
+    /// `[N, C, H, W]` and the gradient with respect to the output `[N, O, H', W']` to `[36, O, C]`, with the padding of
+    /// the input.
     Products { top: usize, left: usize },
     /// `[O, C, 3, 3]` to `[36, C, O]` or, flipped, `[36, O, C]`.
     Filter(Direction),
@@ -28,7 +30,7 @@ impl WinogradNode {
     pub(in crate::kernels) fn new(op_type: &str, context: &KernelContext<'_>) -> ort::Result<Self> {
         let size = |name: &str| {
             let size = context.get::<i64>(name).and_then(|size| usize::try_from(size).ok());
-            size.ok_or_else(|| ort::Error::new(format!("{op_type}: attribute {name}: expected a size")))
+            size.ok_or_else(|| ort::Error::new(format!("{op_type}: attribute {name}: expected a nonnegative integer")))
         };
         let tiling = || -> ort::Result<Tiling> { Ok(Tiling { height: size("height")?, width: size("width")? }) };
         Ok(match op_type {
@@ -55,28 +57,28 @@ impl WinogradNode {
             (Self::Filter(direction), &[outputs, inputs, 3, 3]) => {
                 spread_filters(context, values, [outputs, inputs], *direction)
             }
-            (Self::FilterGradient, &[PLACES, outputs, inputs]) => gather_filters(context, values, [outputs, inputs]),
+            (Self::FilterGradient, &[POSITIONS, outputs, inputs]) => gather_filters(context, values, [outputs, inputs]),
             _ => Err(unfit(&shape)),
         }
     }
 }
 
 fn unfit(shape: &[usize]) -> ort::Error {
-    ort::Error::new(format!("a transform of Winograd's does not take a tensor of shape {shape:?}"))
+    ort::Error::new(format!("an operator of the Winograd convolution does not accept an input of shape {shape:?}"))
 }
 
-/// The sizes and elements of an input.
+/// Returns the shape and elements of an input.
 fn sized<'a>(value: &'a ValueRef<'_>) -> ort::Result<(Vec<usize>, &'a [f32])> {
     let (shape, values) = value.try_extract_tensor::<f32>()?;
     Ok((shape.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect(), values))
 }
 
-/// The input's images, the filters' matrices and the bias of a convolution.
+/// Computes a convolution from the input's images, the filters' matrices and the bias.
 fn convolve(context: &ComputeContext, images: &Images<'_>, tiling: Tiling) -> ort::Result<()> {
     let filters = context.input(1)?.ok_or_else(|| missing("input", 1))?;
     let (shape, filters) = sized(&filters)?;
     let outputs = match shape[..] {
-        [PLACES, inputs, outputs] if inputs == images.channels => outputs,
+        [POSITIONS, inputs, outputs] if inputs == images.channels => outputs,
         _ => return Err(unfit(&shape)),
     };
     let bias = if context.num_inputs()? > 2 { context.input(2)? } else { None };
@@ -102,7 +104,7 @@ fn multiply(context: &ComputeContext, images: &Images<'_>) -> ort::Result<()> {
         }
         _ => return Err(unfit(&shape)),
     };
-    let shape = [PLACES, gradient.channels, images.channels].map(signed);
+    let shape = [POSITIONS, gradient.channels, images.channels].map(signed);
     let mut sums = context.output(0, shape)?.ok_or_else(|| missing("output", 0))?;
     let (_, sums) = sums.try_extract_tensor_mut::<f32>()?;
     products::multiply(context, images, &gradient, sums)
@@ -112,14 +114,14 @@ fn signed(size: usize) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
 }
 
-/// Writes `[36, rows, columns]`; a task calls `fill` with its rows.
+/// Writes the output `[36, rows, columns]`. Every task calls `fill` with its rows.
 fn spread_rows(
     context: &ComputeContext,
     [rows, columns]: [usize; 2],
     tasks: usize,
     fill: impl Fn(std::ops::Range<usize>, &mut Rows<'_>) + Send + Sync,
 ) -> ort::Result<()> {
-    let shape = [PLACES, rows, columns].map(signed);
+    let shape = [POSITIONS, rows, columns].map(signed);
     let mut matrices = context.output(0, shape)?.ok_or_else(|| missing("output", 0))?;
     let (_, matrices) = matrices.try_extract_tensor_mut::<f32>()?;
     let all = in_parts(matrices, [rows, columns], tasks);
@@ -139,7 +141,7 @@ fn spread_filters(
     direction: Direction,
 ) -> ort::Result<()> {
     let [rows, columns] = if direction == Direction::Forward { [inputs, outputs] } else { [outputs, inputs] };
-    let tasks = tasks(rows, PLACES * columns);
+    let tasks = tasks(rows, POSITIONS * columns);
     spread_rows(context, [rows, columns], tasks, |rows, matrices| {
         Arch::new().dispatch(filters::Spread { direction, weights, outputs, inputs, rows, matrices });
     })

@@ -1,4 +1,4 @@
-//! The products of tiles, a few tiles at a time.
+//! The matrix products of tiles, a few tiles at a time.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -10,26 +10,26 @@ use ort::operator::ComputeContext;
 use pulp::Arch;
 
 use super::tiles::{Gather, Images, Side, Spread, Tiling};
-use super::{PLACES, Rows, in_parts};
+use super::{POSITIONS, Rows, in_parts};
 use crate::kernels::operators::parts;
 use crate::kernels::{rows_of, tasks};
 
-/// Elements of transformed tiles that are in use at a time, of inputs and outputs together: they stay in the cache of a
-/// core.
+/// Number of elements of transformed tiles, of inputs and outputs together, that are in use at a time: they fit into
+/// the cache of a core.
 const IN_USE: usize = 1 << 17;
 
-/// Tiles that are multiplied at a time at least, since the matrices of the filters are read anew for each such block.
+/// Minimum number of tiles that are multiplied at a time: the matrices of the filters are read again for each block.
 const TILES: usize = 32;
 
-/// Blocks that a convolution is divided into where that leaves them large enough, so that all cores have work.
+/// Number of blocks that a convolution is divided into if they are still large enough, so that all cores have work.
 const BLOCKS: usize = 32;
 
 thread_local! {
-    /// Transformed tiles of the thread.
+    /// The transformed tiles of this thread.
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What a convolution does to its images.
+/// The filter of a convolution.
 pub(super) struct Filter<'a> {
     pub(super) tiling: Tiling,
     pub(super) outputs: usize,
@@ -38,10 +38,11 @@ pub(super) struct Filter<'a> {
     pub(super) bias: Option<&'a [f32]>,
 }
 
-/// Rows of tiles at a time: no more than stay in the cache, no fewer than a product is worth.
+/// Returns the number of blocks that the rows of tiles are divided into. A block is small enough to stay in the cache
+/// and large enough for an efficient matrix product.
 fn block_count(rows: usize, columns: usize, channels: usize, wanted: usize) -> usize {
     let least = TILES.div_ceil(columns.max(1));
-    let most = (IN_USE / (PLACES * columns * channels).max(1)).max(least);
+    let most = (IN_USE / (POSITIONS * columns * channels).max(1)).max(least);
     rows.div_ceil(most).max(wanted.min(rows / least)).max(1)
 }
 
@@ -68,7 +69,7 @@ pub(super) fn convolve(
     })
 }
 
-/// For every block, what of `y` it computes, as [`Gather`] takes it.
+/// Returns the parts of `y` that every block computes, as [`Gather`] expects them.
 fn outputs_of<'y>(
     blocks: &[Range<usize>],
     tiling: Tiling,
@@ -106,11 +107,11 @@ fn convolve_block(
 ) {
     let (tiling, channels, bias) = (filter.tiling, filter.outputs, filter.bias);
     let tiles = tile_rows.len() * tiling.columns();
-    let needed = PLACES * tiles * (images.channels + channels);
+    let needed = POSITIONS * tiles * (images.channels + channels);
     if scratch.len() < needed {
         scratch.resize(needed, 0.0);
     }
-    let (inputs, products) = scratch[..needed].split_at_mut(PLACES * tiles * images.channels);
+    let (inputs, products) = scratch[..needed].split_at_mut(POSITIONS * tiles * images.channels);
     let mut rows: Vec<&mut [f32]> = inputs.chunks_exact_mut(tiles * images.channels).collect();
     if let Ok(matrices) = <&mut Rows<'_>>::try_from(rows.as_mut_slice()) {
         let tile_rows = tile_rows.clone();
@@ -128,7 +129,7 @@ fn convolve_block(
     Arch::new().dispatch(Gather { matrices, channels, tiling, tile_rows, bias, outputs });
 }
 
-/// Writes, for each of the 36 places, the sum over all tiles of the products of the gradient by the output and the input:
+/// Writes the sum over all tiles of the product of output gradient and input, for each of the 36 positions:
 /// `[36, O, C]`. Tiles are added in blocks whose size does not depend on the number of threads.
 pub(super) fn multiply(
     context: &ComputeContext,
@@ -144,14 +145,15 @@ pub(super) fn multiply(
     }
     let channels = images.channels + gradient.channels;
     let count = block_count(rows, columns, channels, 1);
-    let mut scratch = vec![0.0; PLACES * rows.div_ceil(count) * columns * channels];
-    let sums = parts(sums, std::iter::repeat_n(gradient.channels * images.channels, PLACES));
+    let mut scratch = vec![0.0; POSITIONS * rows.div_ceil(count) * columns * channels];
+    let sums = parts(sums, std::iter::repeat_n(gradient.channels * images.channels, POSITIONS));
     for at in 0..count {
         let block = rows_of(at, count, rows);
         let tiles = block.len() * columns;
-        let (inputs, outputs) = scratch[..PLACES * tiles * channels].split_at_mut(PLACES * tiles * images.channels);
+        let (inputs, outputs) =
+            scratch[..POSITIONS * tiles * channels].split_at_mut(POSITIONS * tiles * images.channels);
         {
-            let tasks = tasks(block.len(), PLACES * columns * channels);
+            let tasks = tasks(block.len(), POSITIONS * columns * channels);
             let inputs = in_parts(inputs, [block.len(), columns * images.channels], tasks);
             let outputs = in_parts(outputs, [block.len(), columns * gradient.channels], tasks);
             context.par_for(tasks, 0, |at| {
@@ -170,7 +172,7 @@ pub(super) fn multiply(
             })?;
         }
         let accum = if at == 0 { Accum::Replace } else { Accum::Add };
-        context.par_for(PLACES, 0, |place| {
+        context.par_for(POSITIONS, 0, |place| {
             if let Ok(mut sum) = sums[place].lock() {
                 let inputs = &inputs[place * tiles * images.channels..][..tiles * images.channels];
                 let outputs = &outputs[place * tiles * gradient.channels..][..tiles * gradient.channels];
@@ -189,8 +191,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_share_the_rows_of_images() {
-        // Three images of two channels with 7 x 5 outputs: rows of tiles of 4 and 3 rows.
+    fn blocks_divide_the_rows_of_images() {
+        // Three images of two channels with 7x5 outputs: each has two rows of tiles, 4 and 3 outputs high.
         let tiling = Tiling { height: 7, width: 5 };
         let mut y: Vec<f32> = (0..3 * 2 * 35).map(|at| at as f32).collect();
         let blocks = [0..1, 1..4, 4..6];
@@ -207,9 +209,9 @@ mod tests {
 
     #[test]
     fn blocks_are_small_enough_for_the_cache_and_large_enough_for_a_product() {
-        // 32 images of 16 x 16 with 64 channels in and out, and a single image.
+        // 32 images of 16x16 with 64 channels in and out, and a single image.
         let count = block_count(32 * 4, 4, 128, BLOCKS);
-        assert!((32 * 16 / count) * PLACES * 128 <= 2 * IN_USE && 32 * 16 / count >= TILES, "{count} blocks");
+        assert!((32 * 16 / count) * POSITIONS * 128 <= 2 * IN_USE && 32 * 16 / count >= TILES, "{count} blocks");
         assert_eq!(block_count(2, 2, 128, BLOCKS), 1);
     }
 }

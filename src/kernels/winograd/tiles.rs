@@ -1,37 +1,37 @@
-//! Between images `[N, C, H, W]` and the tiles' matrices `[36, P, C]`.
+//! Transforms between images `[N, C, H, W]` and the matrices `[36, P, C]` of their tiles.
 
 use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::{BLOCK, Lanes, PLACES, Rows, SPREAD, TILE, Vectors, both};
+use super::{BLOCK, Lanes, POSITIONS, Rows, SPREAD, TILE, Vectors, both};
 
-/// How the outputs of a convolution are divided into tiles.
+/// The division of a convolution's output into tiles.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::kernels) struct Tiling {
-    /// Size of the convolution's output.
+    /// Height and width of the convolution's output.
     pub(super) height: usize,
     pub(super) width: usize,
 }
 
 impl Tiling {
-    /// Rows of tiles in an image.
+    /// Returns the number of rows of tiles in an image.
     pub(super) fn rows(&self) -> usize {
         self.height.div_ceil(TILE)
     }
 
-    /// Rows of the output above row `tile_row` of tiles of an image.
+    /// Returns the number of output rows above row `tile_row` of an image's tiles.
     pub(super) fn above(&self, tile_row: usize) -> usize {
         (TILE * tile_row).min(self.height)
     }
 
-    /// Tiles in a row.
+    /// Returns the number of tiles in a row.
     pub(super) fn columns(&self) -> usize {
         self.width.div_ceil(TILE)
     }
 }
 
-/// Images with zeros around them.
+/// Images with zero padding around them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Images<'a> {
     pub(super) values: &'a [f32],
@@ -39,14 +39,15 @@ pub(super) struct Images<'a> {
     pub(super) channels: usize,
     pub(super) height: usize,
     pub(super) width: usize,
-    /// Rows of zeros above, columns of zeros on the left; below and on the right, there are as many as tiles need.
+    /// Rows of zeros at the top, columns of zeros on the left. The tiles determine the padding at the bottom and on the
+    /// right.
     pub(super) top: usize,
     pub(super) left: usize,
 }
 
 impl Images<'_> {
-    /// Row `y` of an image, counted with the padding, with the channels from `first` on side by side. What of `row` is
-    /// beyond the image stays zero.
+    /// Reads row `y` of an image, counted with the padding, for the channels from `first` on, side by side. Elements of
+    /// `row` beyond the image keep their zeros.
     #[inline(always)]
     fn read_row(&self, image: usize, first: usize, y: usize, row: &mut [Lanes]) {
         let Some(y) = y.checked_sub(self.top).filter(|y| *y < self.height) else {
@@ -63,21 +64,21 @@ impl Images<'_> {
     }
 }
 
-/// Which of the transforms of images.
+/// The image transforms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
-    /// The input: tiles of 6 x 6, each 2 places into the next.
+    /// Of the input: tiles of 6x6 that overlap by 2 positions.
     Input,
-    /// The gradient by the output: tiles of 4 x 4.
+    /// Of the gradient with respect to the output: tiles of 4x4.
     OutputGradient,
 }
 
-/// The transforms of tiles for some rows of tiles.
+/// Transforms some rows of tiles.
 pub(super) struct Spread<'a, 'b, 'c> {
     pub(super) side: Side,
     pub(super) images: &'a Images<'a>,
     pub(super) tiling: Tiling,
-    /// Rows of tiles, counted over all images.
+    /// The rows of tiles, counted over all images.
     pub(super) tile_rows: Range<usize>,
     pub(super) matrices: &'b mut Rows<'c>,
 }
@@ -113,14 +114,14 @@ impl Spread<'_, '_, '_> {
         let Self { images, tiling, tile_rows, matrices, .. } = self;
         let width = TILE * tiling.columns() + N - TILE;
         let mut strip = vec![[0.0; BLOCK]; N * width];
-        let mut tile = [[0.0; BLOCK]; PLACES];
+        let mut tile = [[0.0; BLOCK]; POSITIONS];
         let above = tile_rows.start;
         for first in (0..images.channels).step_by(BLOCK) {
             let count = BLOCK.min(images.channels - first);
             strip.fill([0.0; BLOCK]);
             for (at, tile_row) in tile_rows.clone().enumerate() {
                 let (image, top) = (tile_row / tiling.rows(), tile_row % tiling.rows() * TILE);
-                // The first rows are the last ones of the tiles above.
+                // The first rows of a strip are the last ones of the strip above.
                 let known = if top > 0 && tile_row > above { N - TILE } else { 0 };
                 strip.copy_within((N - known) * width.., 0);
                 for (row, strip) in strip.chunks_exact_mut(width).enumerate().skip(known) {
@@ -137,7 +138,8 @@ impl Spread<'_, '_, '_> {
                             |row, column, value| vectors.store(&mut tile[row * SPREAD + column], sub, value),
                         );
                     }
-                    // Whole lines of the cache at once: those of all matrices may share their places in it.
+                    // Writes whole cache lines at once: lines of different matrices may evict each other from the
+                    // cache.
                     let start = (at * tiling.columns() + column) * images.channels + first;
                     for (matrix, lanes) in matrices.iter_mut().zip(&tile) {
                         if count == BLOCK {
@@ -152,15 +154,15 @@ impl Spread<'_, '_, '_> {
     }
 }
 
-/// The outputs of some rows of tiles, from their matrices `[36, P, channels]`.
+/// Computes the outputs of some rows of tiles from their matrices `[36, P, channels]`.
 pub(super) struct Gather<'a, 'b> {
     pub(super) matrices: &'a [f32],
     pub(super) channels: usize,
     pub(super) tiling: Tiling,
-    /// Rows of tiles, counted over all images.
+    /// The rows of tiles, counted over all images.
     pub(super) tile_rows: Range<usize>,
     pub(super) bias: Option<&'a [f32]>,
-    /// For every image that the rows of tiles touch, for every channel, what of it these rows compute.
+    /// For every image that the rows of tiles touch and for every channel, the part that these rows compute.
     pub(super) outputs: &'a mut [&'b mut [f32]],
 }
 
@@ -171,13 +173,13 @@ impl WithSimd for Gather<'_, '_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let vectors = Vectors(simd);
         let Self { matrices, channels, tiling, tile_rows, bias, outputs } = self;
-        let matrix = matrices.len() / PLACES;
+        let matrix = matrices.len() / POSITIONS;
         let mut places = [[[0.0; BLOCK]; TILE]; TILE];
         let above = tile_rows.start;
         for (at, tile_row) in tile_rows.enumerate() {
             let image = tile_row / tiling.rows() - above / tiling.rows();
             let below = tiling.height - tile_row % tiling.rows() * TILE;
-            // The outputs of the first image begin with the first of the rows.
+            // The outputs of the first image begin with the first of these rows.
             let top = TILE * if image == 0 { at } else { tile_row % tiling.rows() };
             for first in (0..channels).step_by(BLOCK) {
                 let count = BLOCK.min(channels - first);
@@ -235,13 +237,14 @@ mod tests {
 
     /// Runs a transform that writes rows of matrices.
     fn matrices(rows: usize, columns: usize, run: impl FnOnce(&mut Rows<'_>)) -> Vec<f32> {
-        let mut all = vec![f32::NAN; PLACES * rows * columns];
+        let mut all = vec![f32::NAN; POSITIONS * rows * columns];
         let mut matrices: Vec<&mut [f32]> = all.chunks_exact_mut(rows * columns).collect();
         run(matrices.as_mut_slice().try_into().expect("36 matrices"));
         all
     }
 
-    /// A convolution of 2 images of 19 channels to 21 by the transforms, `run` of each being for one kind of machine.
+    /// Convolves 2 images of 19 channels to 21 channels with the transforms, scalar or vectorised, and checks the
+    /// result.
     fn convolved(is_scalar: bool) -> Vec<f32> {
         let (inputs, outputs, height, width) = (19, 21, 7, 10);
         let (x, w, bias) = (counting(2 * inputs * height * width), counting(outputs * inputs * 9), counting(outputs));
@@ -259,7 +262,7 @@ mod tests {
             let spread = filters::Spread { direction, weights: &w, outputs, inputs, rows, matrices };
             if is_scalar { spread.with_simd(Scalar::new()) } else { Arch::new().dispatch(spread) }
         });
-        let mut m = vec![0.0f32; PLACES * tiles * outputs];
+        let mut m = vec![0.0f32; POSITIONS * tiles * outputs];
         for (at, sum) in m.iter_mut().enumerate() {
             let (place, tile, output) = (at / (tiles * outputs), at / outputs % tiles, at % outputs);
             let v = &v[(place * tiles + tile) * inputs..][..inputs];
@@ -291,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_vector_makes_the_convolution() {
+    fn scalar_and_vector_code_compute_the_same_convolution() {
         let (scalars, vectors) = (convolved(true), convolved(false));
         for (a, b) in scalars.iter().zip(&vectors) {
             assert!((a - b).abs() < 1e-5);

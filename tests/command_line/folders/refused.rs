@@ -28,10 +28,10 @@ fn places_in_the_way_are_told() {
     let to = |output: &str, words: &[&str]| {
         refused(&room, &[&sd, &room.text(output), "--ratio", "0.3", "--criterion", "magnitude"], words);
     };
-    to("sd", &["the output is the pipeline that is read", "choose a folder of its own"]);
-    to("other/../sd", &["the output is the pipeline that is read"]);
-    to("sd/slim", &["the output lies in the pipeline that is read"]);
-    to("", &["the output holds the pipeline that is read"]);
+    to("sd", &["the output is the input pipeline", "choose another folder"]);
+    to("other/../sd", &["the output is the input pipeline"]);
+    to("sd/slim", &["the output is inside the input pipeline"]);
+    to("", &["the output contains the input pipeline"]);
     to("other", &["found a folder that this tool did not write"]);
     to("file", &["found a file"]);
     to("none/slim", &["there is no folder"]);
@@ -95,7 +95,7 @@ fn files_of_the_users_own_are_not_replaced() {
         let place = room.path(&format!("slim/{name}"));
         fs::create_dir_all(place.parent().unwrap()).unwrap();
         fs::write(&place, "mine").unwrap();
-        refused(&room, &again, &["files that are none of it: ", shown, "move these files elsewhere"]);
+        refused(&room, &again, &["files that do not belong to it: ", shown, "move these files elsewhere"]);
         fs::remove_file(&place).unwrap();
     }
     fs::remove_dir(room.path("slim/.git")).unwrap();

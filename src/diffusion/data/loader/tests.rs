@@ -1,4 +1,4 @@
-//! Batches by any number of threads, from any position.
+//! Batches do not depend on the number of threads or the position at which reading starts.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ fn take(source: &Arc<SampleSource>, options: &LoaderOptions, count: usize) -> Ve
 }
 
 #[test]
-fn batches_are_what_the_order_says() {
+fn batches_follow_the_order() {
     let folder = tempfile::tempdir().unwrap();
     let source = arrays(folder.path());
     let order = SampleOrder::new(7, 10);
@@ -61,7 +61,7 @@ fn batches_are_what_the_order_says() {
 }
 
 #[test]
-fn threads_restarts_and_ranks_bring_the_same() {
+fn threads_restarts_and_ranks_read_the_same_batches() {
     let folder = tempfile::tempdir().unwrap();
     let source = arrays(folder.path());
     let one = take(&source, &LoaderOptions { workers: Some(1), ..flipping(6) }, 20);
@@ -80,7 +80,7 @@ fn threads_restarts_and_ranks_bring_the_same() {
     }
 }
 
-/// Twelve images of which those at these places are damaged.
+/// Creates twelve images, of which those with these numbers are damaged.
 fn images(folder: &Path, damaged: &[usize], most_unreadable: usize) -> Arc<SampleSource> {
     for number in 0..12 {
         let path = folder.join(format!("{number:02}.png"));
@@ -93,7 +93,7 @@ fn images(folder: &Path, damaged: &[usize], most_unreadable: usize) -> Arc<Sampl
 }
 
 #[test]
-fn broken_images_are_named_once_and_replaced_by_the_next() {
+fn broken_images_are_named_once_and_replaced_by_the_next_readable_one() {
     let folder = tempfile::tempdir().unwrap();
     let source = images(folder.path(), &[3, 4], 2);
     let one = take(&source, &LoaderOptions { workers: Some(1), ..LoaderOptions::new(4) }, 9);
@@ -129,7 +129,7 @@ fn more_broken_images_than_may_be_skipped_are_an_error_that_lists_them() {
         ["01.png", "03.png", "08.png", "at most 2", "found 3"].iter().all(|text| message.contains(text)),
         "{message}"
     );
-    // Where none can be read, any limit ends.
+    // If no image can be read, the run ends whatever the limit.
     let source = images(folder.path(), &(0..12).collect::<Vec<_>>(), 100);
     let mut loader = Loader::new(source, SampleOrder::new(7, 12), LoaderOptions::new(2)).unwrap();
     assert!(loader.next().unwrap_err().to_string().contains("expected images that can be read, found none"));
@@ -145,7 +145,7 @@ fn a_loader_that_is_dropped_ends_its_threads() {
         let start = Instant::now();
         drop(loader);
         assert!(start.elapsed() < Duration::from_secs(5));
-        // No thread holds it any more.
+        // No thread holds the source any more.
         assert_eq!(Arc::strong_count(&source), 1);
     }
 }
@@ -153,7 +153,7 @@ fn a_loader_that_is_dropped_ends_its_threads() {
 #[test]
 fn a_panic_of_a_thread_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
-    // A batch whose list of positions has no place in any memory; `new` would refuse it.
+    // The list of positions of such a batch fits into no memory. `new` would refuse it.
     let options = LoaderOptions { stride: 1 << 62, ..LoaderOptions::new(1 << 61) };
     let mut loader = Loader::start(arrays(folder.path()), SampleOrder::new(7, 10), options).unwrap();
     for _ in 0..3 {
@@ -163,14 +163,14 @@ fn a_panic_of_a_thread_is_an_error() {
 }
 
 #[test]
-fn options_that_make_no_sense_are_refused() {
+fn invalid_options_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let source = arrays(folder.path());
     let refused = |options: LoaderOptions, count| {
         Loader::new(source.clone(), SampleOrder::new(7, count), options).unwrap_err().to_string()
     };
     let two = LoaderOptions::new(2);
-    assert!(refused(LoaderOptions { batch: 0, ..two.clone() }, 10).contains("a sample or more"));
+    assert!(refused(LoaderOptions { batch: 0, ..two.clone() }, 10).contains("at least one sample"));
     assert!(refused(LoaderOptions { offset: 1, ..two.clone() }, 10).contains("a step of 2"));
     assert!(refused(LoaderOptions { drop_conditioning: f64::NAN, ..two.clone() }, 10).contains("NaN"));
     assert!(refused(LoaderOptions::new(1 << 60), 10).contains("memory"));
@@ -178,5 +178,5 @@ fn options_that_make_no_sense_are_refused() {
     assert!(refused(two.clone(), 0).contains("found 0"));
     let far = LoaderOptions { start: u64::MAX - 1, ..two };
     let mut loader = Loader::new(source.clone(), SampleOrder::new(7, 10), far).unwrap();
-    assert!(loader.next().unwrap_err().to_string().contains("beyond what can be counted"));
+    assert!(loader.next().unwrap_err().to_string().contains("64 bits"));
 }

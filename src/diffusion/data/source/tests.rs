@@ -1,4 +1,4 @@
-//! Single samples of every kind of source.
+//! Reading single samples from every kind of source.
 
 use std::collections::HashMap;
 use std::io::{Seek, SeekFrom, Write};
@@ -26,7 +26,7 @@ fn floats(dims: Vec<usize>, first: usize) -> Array {
 }
 
 #[test]
-fn images_of_folders_in_folders_are_numbered_by_path() {
+fn images_in_subfolders_are_numbered_by_path() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("b")).unwrap();
     for (name, value) in [("c.png", 255), ("b/x.png", 51), ("a.png", 0)] {
@@ -41,12 +41,12 @@ fn images_of_folders_in_folders_are_numbered_by_path() {
 }
 
 #[test]
-fn shards_go_on_with_the_numbers_and_bring_their_conditioning() {
+fn shards_continue_the_numbers_and_provide_conditioning() {
     let folder = tempfile::tempdir().unwrap();
     let labels = |first: i64, count: i64| {
         Array::new(vec![usize::try_from(count).unwrap()], ArrayData::I64((first..first + count).collect())).unwrap()
     };
-    // Two, none and three samples, in three forms.
+    // Two, zero and three samples, in three file formats.
     let first = [("sample", &floats(vec![2, 2, 1], 0)), ("labels", &labels(100, 2))];
     npz::write(&folder.path().join("a.npz"), first).unwrap();
     let none = [("sample", &floats(vec![0, 2, 1], 0)), ("labels", &labels(0, 0))];
@@ -58,7 +58,7 @@ fn shards_go_on_with_the_numbers_and_bring_their_conditioning() {
     let tensors = HashMap::from([
         ("sample", TensorView::new(Dtype::F32, vec![3, 2, 1], &of_data).unwrap()),
         ("labels", TensorView::new(Dtype::I64, vec![3], &of_labels).unwrap()),
-        // No row for each sample.
+        // Has no row for each sample.
         ("scale", TensorView::new(Dtype::F32, vec![1], &of_data[..4]).unwrap()),
     ]);
     std::fs::write(folder.path().join("c.safetensors"), safetensors::serialize(tensors, None).unwrap()).unwrap();
@@ -88,9 +88,9 @@ fn shards_that_differ_are_refused() {
     assert!(message.contains("rows [3] of f32") && message.contains("found rows [4] of f32"), "{message}");
     let more = floats(vec![2], 0);
     let message = second(&[("sample", &samples), ("labels", &floats(vec![2, 3], 0)), ("text", &more)]);
-    assert!(message.contains("found an array \"text\"") && message.contains("a.npz has not"), "{message}");
+    assert!(message.contains("found an array \"text\"") && message.contains("a.npz does not have"), "{message}");
     let message = second(&[("sample", &floats(vec![2, 2, 2], 0))]);
-    assert!(message.contains("b.npz") && message.contains("expected samples of 2 x 1"), "{message}");
+    assert!(message.contains("b.npz") && message.contains("expected samples of shape 2 x 1"), "{message}");
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn only_wanted_arrays_are_conditioning_and_must_have_a_row_for_each_sample() {
 }
 
 #[test]
-fn dropped_rows_are_zeros_or_what_is_given() {
+fn dropped_rows_are_zeros_or_the_given_row() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.npz");
     npz::write(&path, [("sample", &floats(vec![2, 2, 1], 0)), ("text", &floats(vec![2, 2], 1))]).unwrap();
@@ -123,15 +123,15 @@ fn dropped_rows_are_zeros_or_what_is_given() {
     let rows = |source: SampleSource| source.rows_with_dropped("text", &[1, 0], &[false, true]).unwrap().to_f64();
     assert_eq!(rows(with(Vec::new()).unwrap()), [3.0, 4.0, 0.0, 0.0]);
     for dims in [vec![2], vec![1, 2]] {
-        // Of another type than the file has.
+        // Of another element type than in the file.
         let empty = Array::new(dims, ArrayData::F64(vec![8.0, 9.0])).unwrap();
         assert_eq!(rows(with(vec![("text".to_owned(), empty)]).unwrap()), [3.0, 4.0, 8.0, 9.0]);
     }
     let message = with(vec![("text".to_owned(), floats(vec![3], 0))]).unwrap_err().to_string();
-    assert!(message.contains("expected one row [2], found [3]"), "{message}");
+    assert!(message.contains("one row of shape [2], found [3]"), "{message}");
 }
 
-/// Bytes of memory that this process has in use.
+/// Returns the resident memory of this process in bytes.
 #[cfg(target_os = "linux")]
 fn resident() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap();
@@ -140,10 +140,10 @@ fn resident() -> u64 {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn of_a_large_array_only_rows_are_read() {
+fn only_the_needed_rows_of_a_large_array_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.npy");
-    // 6 GB of float32 in a file that has only its two ends on disk.
+    // 6 GB of float32 in a sparse file, of which only the two ends are on disk.
     let (rows, length) = (2_000_000u64, 3 * 16 * 16u64);
     let header = npz::to_npy(&floats(vec![0, 3, 16, 16], 0)).unwrap();
     let header = String::from_utf8_lossy(&header).replace("(0,3,16,16,), }       ", "(2000000,3,16,16,), } ");
@@ -167,7 +167,7 @@ fn of_a_large_array_only_rows_are_read() {
 }
 
 #[test]
-fn arrays_that_lie_are_errors() {
+fn arrays_with_wrong_headers_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.npy");
     let honest = npz::to_npy(&floats(vec![4, 1, 2, 2], 0)).unwrap();
