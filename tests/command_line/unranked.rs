@@ -97,7 +97,7 @@ fn a_criterion_that_ranks_nothing_fails() {
     for criterion in ["diff-pruning", "taylor", "hessian"] {
         let ran = prune(folder.path(), &network(false), &["--criterion", criterion]);
         assert_eq!(ran.code, 1, "{}", ran.err);
-        assert!(ran.err.contains(&format!("{criterion} ranks no channel group")), "{}", ran.err);
+        assert!(ran.err.contains(&format!("{criterion} can't rank any channel group")), "{}", ran.err);
         assert!(ran.err.contains("\"rooted\"") && ran.err.contains("hint: "), "{}", ran.err);
         assert!(!folder.path().join("out.onnx").exists());
     }
@@ -147,8 +147,8 @@ fn weights_that_are_not_numbers_are_not_ranked_by_position() {
     };
     let ran = set(&[0, 1]);
     assert_eq!(ran.code, 0, "{}", ran.err);
-    assert!(ran.err.contains("\"plain\" holds entries that are not finite; its channels go first"), "{}", ran.err);
+    assert!(ran.err.contains("weight \"plain\" has elements that are not finite"), "{}", ran.err);
     let ran = set(&[0, 1, 2, 3, 4, 5, 6, 7]);
     assert_eq!(ran.code, 1, "{}", ran.err);
-    assert!(ran.err.contains("no channel of weight \"plain\" has a finite score"), "{}", ran.err);
+    assert!(ran.err.contains("no channel of weight \"plain\" has a finite"), "{}", ran.err);
 }

@@ -1,4 +1,4 @@
-//! A network in another precision, and how far its outputs are from those before.
+//! Converts a network to another precision, and measures the distance of its outputs from those before.
 
 use std::path::Path;
 
@@ -18,11 +18,11 @@ pub(super) struct Converted {
     pub(super) form: Form,
     pub(super) half: Option<HalfReport>,
     pub(super) int8: Option<QuantizeReport>,
-    /// What the user should know.
+    /// A note for the user.
     pub(super) note: Option<String>,
 }
 
-/// The network in the precision that is asked for.
+/// Converts the network to the requested precision.
 pub(super) fn convert(
     subject: &Subject<'_>,
     runtime: &Runtime,
@@ -39,7 +39,7 @@ pub(super) fn convert(
         return Ok(Converted { form: as_it_is(), half: None, int8: None, note: None });
     }
     if is_half(&subject.facts) && (options.precision.is_none() || precision == DeployPrecision::Float16) {
-        let note = Some("the network is in half precision already and stays as it is".to_owned());
+        let note = Some("the network is in half precision already and is not converted".to_owned());
         return Ok(Converted { form: as_it_is(), half: None, int8: None, note });
     }
     let ranges = watch_ranges(runtime.0, known, &material.batches, &mut |done, total| {
@@ -58,8 +58,8 @@ pub(super) fn convert(
     let of_output = given.iter().flatten().filter(|(name, _)| *name == output);
     let values: Vec<f64> = of_output.flat_map(|(_, array)| array.to_f64()).collect();
     let square = values.iter().map(|value| value * value).sum::<f64>() / values.len().max(1) as f64;
-    // Where rounding is independent of the error that the network has, the loss grows by the mean square of what it adds. That
-    // of a network that predicts little says nothing of what it predicts.
+    // If rounding is independent of the network's error, it adds its mean square to the loss. The loss of a network
+    // that predicts badly can exceed the mean square of its prediction, so the smaller of both is the scale.
     let scale = loss.map_or(square, |loss| loss.min(square));
     let quantized = QuantizeOptions {
         style: options.target.quantized_style(),
@@ -75,7 +75,7 @@ pub(super) fn convert(
     Ok(Converted { form, half: None, int8: Some(report), note: None })
 }
 
-/// How far the outputs of a file are from those of another, over all runs.
+/// Measures the distances between the outputs of two files, over all runs.
 pub(super) fn compare(
     runtime: &Runtime,
     before: &Path,
@@ -99,9 +99,9 @@ pub(super) fn compare(
                     continue;
                 }
                 if !b.is_finite() {
-                    return Err(Error::unmet(format!("output {name:?} holds {b} in this precision, where it was {a}"))
+                    return Err(Error::unmet(format!("output {name:?} contains {b} in this precision, expected {a}"))
                         .in_file(before)
-                        .hint("name nodes that stay in float32 with --keep, or take bfloat16"));
+                        .hint("keep nodes in float32 with --keep REGEX, or use --precision bfloat16"));
                 }
                 difference += (a - b).powi(2);
                 square += a * a;
