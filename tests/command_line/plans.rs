@@ -97,5 +97,9 @@ fn a_plan_that_removes_a_part_of_a_channel_is_refused() {
     std::fs::write(desk.text("edited.json"), plan.to_string()).unwrap();
     let ran = run(&["apply", &desk.text("in.onnx"), &desk.text("edited.json"), &desk.out("again.onnx"), "--no-verify"]);
     assert_eq!(ran.code, 2, "{}", ran.err);
-    assert!(ran.err.contains("channels it keeps") && desk.written() == ["out.onnx", "out.plan.json"], "{}", ran.err);
+    assert!(
+        ran.err.contains("channels that it keeps") && desk.written() == ["out.onnx", "out.plan.json"],
+        "{}",
+        ran.err
+    );
 }

@@ -84,7 +84,7 @@ fn paths_that_cannot_work_are_refused_with_code_2() {
 #[test]
 fn requests_that_cannot_be_met_end_with_code_1() {
     let desk = Desk::new();
-    desk.refuses(&desk.prune(&["--target-params", "0.001"]), 1, "the most that can go");
+    desk.refuses(&desk.prune(&["--target-params", "0.001"]), 1, "can't reach 0.1 % of the parameters");
     let graph = GraphProto {
         node: vec![node("only", "MatMul", &["x", "w"], &["y"])],
         initializer: vec![counting("w", &[4, 4])],
