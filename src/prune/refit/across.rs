@@ -1,4 +1,4 @@
-//! What groups of channels are compared by where cuts of global scope are asked for.
+//! Losses that compare channel groups in cuts of global scope.
 
 use super::super::choice::Scoring;
 use super::super::gradients::{clean_samples, recognise};
@@ -14,14 +14,14 @@ use crate::refit::{Going, RefitOptions, unexplained};
 use crate::runtime::Runtime;
 use crate::select::order;
 
-/// Rows of a layer's covariance, at most.
+/// Maximum number of rows for a layer's covariance.
 const ROWS: usize = 24_000;
 
-/// Measures what is lost with each channel of every group, on these clean samples or, where there are none, on those that
-/// `options` name. What can't be measured leaves a warning, and scores take its place.
+/// Measures the loss of each channel of every group, on these clean samples, or if there are none, on those of
+/// `options`. If this fails, adds a warning; scores are compared instead.
 ///
 /// # Errors
-/// The caller stopped.
+/// Fails if the caller stopped.
 pub(in crate::prune) fn measure(
     analysis: &Analysis,
     scoring: &mut Scoring,
@@ -40,7 +40,7 @@ pub(in crate::prune) fn measure(
     };
     scoring.passes.iter_mut().for_each(|scored| scored.losses.clear());
     scoring.warnings.push(format!(
-        "global scope: what a fit would leave of each layer can't be measured, groups are compared by their scores: {why}"
+        "global scope: groups are compared by their scores, since the error of a fit can't be measured for each layer: {why}"
     ));
     Ok(())
 }
