@@ -149,7 +149,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Writes the plan beside its destination and renames it into place.
+    /// Writes the plan to a temporary file next to `path`, and renames it.
     ///
     /// # Errors
     /// Fails if the file can't be written.

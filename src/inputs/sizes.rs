@@ -112,7 +112,7 @@ fn too_large(available: Option<u64>, analysis: &Analysis, purpose: Purpose, need
     };
     let hint = match sizes.is_empty() {
         true => format!("the model fixes all sizes of its inputs, so smaller inputs are not possible; {otherwise}"),
-        false => format!("give smaller sizes with --size, or {otherwise}"),
+        false => format!("use smaller sizes with --size, or {otherwise}"),
     };
     error.in_file(analysis.model.path()).hint(hint)
 }

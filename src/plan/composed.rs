@@ -40,7 +40,7 @@ impl Plan {
     pub fn then(&self, second: &Plan, original: &Analysis) -> Result<Plan, Error> {
         if (self.attention, self.norm_groups) != (second.attention, second.norm_groups) {
             let text = "two cuts with different --attention or --norm-groups can't be combined into one plan";
-            return Err(Error::usage(text).hint("give the --attention and --norm-groups of the first cut"));
+            return Err(Error::usage(text).hint("use the --attention and --norm-groups of the first cut"));
         }
         let mut tensors: BTreeMap<(String, BTreeMap<usize, Vec<usize>>), TensorPlan> = BTreeMap::new();
         let mut add = |tensor: &str, dims: &[i64], keep: BTreeMap<usize, Vec<usize>>, reader: (&str, usize)| {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 use super::model::Analysis;
-use super::progress::{Progress, Stage, Watch, tell};
+use super::progress::{Progress, Stage, Watch, notify};
 use crate::error::Error;
 use crate::graph::sizes::Sizes;
 use crate::training::{Artifacts, TrainingOptions, trained_weights};
@@ -55,7 +55,7 @@ impl Analysis {
         watch: &mut Watch<'_>,
     ) -> Result<WrittenArtifacts, Error> {
         let sizes = self.sizes(&options.sizes)?;
-        tell(watch, Progress::At { stage: Stage::Gradients, done: 0, total: 1 })?;
+        notify(watch, Progress::At { stage: Stage::Gradients, done: 0, total: 1 })?;
         let options = TrainingOptions {
             sizes,
             prediction: options.prediction.clone(),
@@ -64,7 +64,7 @@ impl Analysis {
             gives_gradients: false,
         };
         let artifacts = Artifacts::build(&self.0, &options)?;
-        tell(watch, Progress::At { stage: Stage::Gradients, done: 1, total: 1 })?;
+        notify(watch, Progress::At { stage: Stage::Gradients, done: 1, total: 1 })?;
         Ok(WrittenArtifacts {
             files: artifacts.write(&self.0, folder)?,
             trained_elements: artifacts.trained_elements(),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::model::{Model, check_sizes};
-use super::progress::{Progress, Stage, Watch, tell};
+use super::progress::{Progress, Stage, Watch, notify};
 use super::runtime::Runtime;
 use crate::array::Array;
 use crate::diffusion::{RoleNames, Roles, UsualSizes};
@@ -224,7 +224,7 @@ pub fn bench(
     let bench = Bench { runtime, sessions: &sessions, options, candidates: &candidates };
     let (mut points, mut execution) = (Vec::new(), String::new());
     for (at, batch) in batches.iter().enumerate() {
-        tell(watch, Progress::At { stage: Stage::Timing, done: at, total: batches.len() })?;
+        notify(watch, Progress::At { stage: Stage::Timing, done: at, total: batches.len() })?;
         let (point, of_first) = bench.point(*batch)?;
         points.push(point);
         execution = of_first;

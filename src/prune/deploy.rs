@@ -66,7 +66,8 @@ pub struct DeployOptions {
     pub network: NetworkOptions,
     /// Clean samples. `None`: the network generates them.
     pub data: Option<PathBuf>,
-    /// The values of the data that correspond to the ends of the sample range. `None`: chosen from the data.
+    /// The values of the data that correspond to the ends of the sample range. `None`: see
+    /// [`super::GradientSettings::data_range`].
     pub data_range: Option<(f64, f64)>,
     /// The number of clean samples.
     pub count: usize,
@@ -185,7 +186,7 @@ pub fn deploy(
     if options.target == DeployTarget::Tensorrt {
         place::keep_timing_cache(&output, folder)?;
     }
-    let made = plan.made(output.root(), runtime, watch);
+    let made = plan.build(output.root(), runtime, watch);
     let mut report = made.map_err(|error| error.told_elsewhere((output.root(), folder)))?;
     let placed = |path: &PathBuf| folder.join(path.strip_prefix(output.root()).unwrap_or(path));
     report.files = report.files.iter().map(placed).collect();
@@ -243,7 +244,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Writes the bundle into a folder that is empty except for files taken over from an earlier bundle.
-    fn made(mut self, folder: &Path, runtime: &Runtime, watch: &mut Watch<'_>) -> Result<DeployReport, Error> {
+    fn build(mut self, folder: &Path, runtime: &Runtime, watch: &mut Watch<'_>) -> Result<DeployReport, Error> {
         let (model, options) = (self.model, self.options);
         let mut warnings: Vec<String> = Vec::new();
         if let Some(why) = &self.subject.other {
@@ -252,7 +253,7 @@ impl<'a> Plan<'a> {
         let place = folder.join(&options.name);
         let material = self.subject.material(runtime.0, watch)?;
         let before = self.subject.loss(runtime.0, &material, model.path(), watch)?;
-        warnings.extend(self.subject.doubt(before));
+        warnings.extend(self.subject.untrained_warning(before));
         if options.precision() == DeployPrecision::Int8 && options.data.is_none() && before.is_some() {
             let text = "int8 was calibrated on samples that the network generated, not on real data; its error on inputs unlike \
                         these samples was not measured; give real samples with --data";
@@ -272,9 +273,9 @@ impl<'a> Plan<'a> {
         if let Some(loader) = options.loader {
             let given = (material.batches.as_slice(), &self.usual);
             let from = (&staged, place.as_path());
-            let dressed = adapted::dress(runtime.0, from, (options, loader), given, &self.profile, &metadata)?;
-            warnings.extend(dressed.notes);
-            (staged, self.profile) = (dressed.staged, dressed.profile);
+            let interface = adapted::adapt_staged(runtime.0, from, (options, loader), given, &self.profile, &metadata)?;
+            warnings.extend(interface.notes);
+            (staged, self.profile) = (interface.staged, interface.profile);
         }
         let mut report = DeployReport {
             target: options.target,

@@ -17,7 +17,7 @@ pub use self::latents::LatentChoice;
 use self::latents::LatentEncoder;
 pub(super) use self::text::TextEncoder;
 use super::model::Model;
-use super::progress::{Progress, Stage, Watch, tell};
+use super::progress::{Progress, Stage, Watch, notify};
 use super::runtime::Runtime;
 use crate::array::Array;
 use crate::diffusion::{Ranges, SampleSource, SourceOptions, captions, image_files, refuse_more_unreadable};
@@ -194,7 +194,7 @@ pub fn encode(runtime: &Runtime, options: &EncodeOptions, watch: &mut Watch<'_>)
         described += &format!(" {digest} {} {}", encoder.described(), of_text.name);
         text = Some((encoder, of_text));
     }
-    tell(watch, Progress::Note(&vae.note()))?;
+    notify(watch, Progress::Note(&vae.note()))?;
     let cache = Cache::open(options, &described)?;
     if let Some((encoder, of_text)) = &mut text {
         let empty = encoder.encode(&[String::new()], options.batch)?;
@@ -216,14 +216,14 @@ pub fn encode(runtime: &Runtime, options: &EncodeOptions, watch: &mut Watch<'_>)
     };
     let mut digests = Vec::new();
     for (shard, files) in images.chunks(options.per_shard).enumerate() {
-        tell(watch, Progress::At { stage: Stage::Encoding, done: 0, total: images.len() })?;
+        notify(watch, Progress::At { stage: Stage::Encoding, done: 0, total: images.len() })?;
         digests.push(cache.digest(files, of_shard(files, shard)));
     }
     // Other shards are removed first, so that a run that is stopped leaves only shards of these inputs.
     cache.remove_others(&digests)?;
     let mut seen = 0;
     for ((shard, files), digest) in images.chunks(options.per_shard).enumerate().zip(&digests) {
-        tell(watch, Progress::At { stage: Stage::Encoding, done: seen, total: images.len() })?;
+        notify(watch, Progress::At { stage: Stage::Encoding, done: seen, total: images.len() })?;
         let (first, captions) = (shard * options.per_shard, of_shard(files, shard));
         if let Some(rows) = cache.rows_of(shard, digest) {
             done.kept += 1;
@@ -239,7 +239,7 @@ pub fn encode(runtime: &Runtime, options: &EncodeOptions, watch: &mut Watch<'_>)
             latents.extend(vae.encode(&values, &read)?);
             rows.extend(read.iter().map(|number| number - first));
             seen += end - start;
-            tell(watch, Progress::At { stage: Stage::Encoding, done: seen, total: images.len() })?;
+            notify(watch, Progress::At { stage: Stage::Encoding, done: seen, total: images.len() })?;
         }
         let mut arrays = Vec::new();
         if let Some(latents) = latents::joined(latents) {
@@ -267,8 +267,8 @@ fn open(runtime: &Runtime, path: &Path, options: &EncodeOptions) -> Result<(Sess
     Ok((session, digest))
 }
 
-/// Reads the images with these numbers. Returns the numbers of the readable ones, and their values `[images, 3, height,
-/// width]`.
+/// Reads the images with these numbers. Returns the numbers of the readable ones, and their values
+/// `[images, 3, height, width]`.
 fn read(
     source: &SampleSource,
     numbers: std::ops::Range<usize>,
@@ -291,7 +291,7 @@ fn read(
                 values.extend(row);
             }
             Err(error) => {
-                tell(watch, Progress::Warning(&format!("image left out: {error}")))?;
+                notify(watch, Progress::Warning(&format!("image left out: {error}")))?;
                 unreadable.push(error.to_string());
             }
         }

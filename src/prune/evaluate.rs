@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::model::Model;
 use super::network::{Network, NetworkOptions};
-use super::progress::{Progress, Watch, tell};
+use super::progress::{Progress, Watch, notify};
 use super::runtime::Runtime;
 use crate::collective::{Alone, Collective};
 use crate::diffusion::{SampleOptions, Sampler, Skip};
@@ -141,7 +141,7 @@ impl Model {
         };
         let all: Vec<Network> = std::iter::once(self).chain(networks).map(open).collect::<Result<_, _>>()?;
         for note in all[0].notes() {
-            tell(watch, Progress::Warning(note))?;
+            notify(watch, Progress::Warning(note))?;
         }
         let candidates = Candidates::new(&all, runtime.0, options)?;
         Run::new(candidates, options).evaluate(watch)

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use super::network::{Denoising, Findings};
 use super::options::ScoreOptions;
-use super::progress::{Progress, Watch, tell};
+use super::progress::{Progress, Watch, notify};
 use super::refit::LossKind;
 use crate::analysis::Analysis;
 use crate::diffusion::{DenoisingTask, Roles, Samples, noise};
@@ -43,7 +43,7 @@ pub struct GradientReport {
     pub process: String,
     /// The function that was differentiated: the denoising loss, or the output in random directions.
     pub loss: LossKind,
-    /// Where the samples come from, in words.
+    /// The source of the samples, in words.
     pub source: String,
     /// Number of samples in the batch.
     pub batch: usize,
@@ -128,7 +128,7 @@ pub(super) fn gradients(
         samples::samples(network, runtime, &conditioning, options, (batch, micro_batch), watch)
     })?;
     let drawing_seconds = settings.data.is_none().then(|| started.elapsed().as_secs_f64());
-    conditioning.unpaired(&samples).iter().try_for_each(|text| tell(watch, Progress::Warning(text)))?;
+    conditioning.unpaired(&samples).iter().try_for_each(|text| notify(watch, Progress::Warning(text)))?;
     let dims = samples.values.shape().to_vec();
     let sample_elements = dims.iter().skip(1).product();
     let process = &network.configured().process;
@@ -181,7 +181,7 @@ pub(super) fn announce_plan(of: &Differentiated, watch: &mut Watch<'_>) -> Resul
     if of.parts.len() > 1 {
         text += &format!("; {} passes, each for a part of the weights", of.parts.len());
     }
-    tell(watch, Progress::Note(&text))
+    notify(watch, Progress::Note(&text))
 }
 
 /// Recognises the roles of the network's inputs, and how it was trained.
@@ -204,13 +204,13 @@ fn announce(
     watch: &mut Watch<'_>,
 ) -> Result<(), Error> {
     let settings = &options.gradients;
-    network.configured().notes.iter().try_for_each(|note| tell(watch, Progress::Warning(note)))?;
-    tell(watch, Progress::Network(&network.described(lines)))?;
+    network.configured().notes.iter().try_for_each(|note| notify(watch, Progress::Warning(note)))?;
+    notify(watch, Progress::Network(&network.described(lines)))?;
     announce_checkpoint(settings.checkpoint.as_deref(), settings.resume, watch)?;
     if settings.data.is_none() {
         let sampler = settings.draw_sampler.describe();
         let text = format!("data:         not given (--data); the network generates samples with {sampler}");
-        tell(watch, Progress::Note(&text))?;
+        notify(watch, Progress::Note(&text))?;
     }
     let threshold = settings.threshold;
     if !(0.0..1.0).contains(&threshold) {
@@ -221,7 +221,7 @@ fn announce(
     if (settings.precision, settings.device) == (Precision::Float16, Device::Cpu) {
         let text =
             "--precision float16 is slower than float32 on the CPU, where ONNX Runtime computes float16 in float32";
-        tell(watch, Progress::Warning(text))?;
+        notify(watch, Progress::Warning(text))?;
     }
     Ok(())
 }
@@ -232,17 +232,17 @@ fn announce_checkpoint(checkpoint: Option<&Path>, resume: bool, watch: &mut Watc
         Some(path) if resume && !path.exists() => {
             let text =
                 format!("--resume: there is no checkpoint {}; the gradients start from the beginning", path.display());
-            tell(watch, Progress::Warning(&text))
+            notify(watch, Progress::Warning(&text))
         }
         Some(path) if !resume && path.exists() => {
             let text = format!(
-                "{} is the checkpoint of an interrupted run; this run replaces it; use --resume to continue from it",
+                "{} is the checkpoint of an interrupted run, which this run replaces; use --resume to continue from it",
                 path.display()
             );
-            tell(watch, Progress::Warning(&text))
+            notify(watch, Progress::Warning(&text))
         }
         None if resume => {
-            tell(watch, Progress::Warning("--resume has no effect: without an output file there is no checkpoint"))
+            notify(watch, Progress::Warning("--resume has no effect: without an output file there is no checkpoint"))
         }
         _ => Ok(()),
     }

@@ -10,7 +10,7 @@ use super::gradients::gradients;
 use super::network::{NetworkOptions, sizes_of};
 use super::options::ScoreOptions;
 use super::output::{self, Task};
-use super::progress::{Progress, Stage, Watch, tell, unwatched};
+use super::progress::{Progress, Stage, Watch, notify, unwatched};
 use super::refit::measure;
 use super::runtime::{Runtime, needed};
 use crate::array::Array;
@@ -279,7 +279,7 @@ impl Analysis {
             }
             false => None,
         };
-        tell(watch, Progress::At { stage: Stage::Scoring, done: 0, total: 1 })?;
+        notify(watch, Progress::At { stage: Stage::Scoring, done: 0, total: 1 })?;
         let sums = gradients.as_ref().map(|(sums, report, _)| (sums, report.sample_elements as f64));
         let runtime = runtime.map(|runtime| runtime.0);
         let mut scoring = hashed_beside(&self.0.model, || score(&self.0, options, sums, runtime))?;
@@ -316,7 +316,7 @@ impl Analysis {
     ) -> Result<VerifyReport, Error> {
         self.model().check_plan(plan, file)?;
         self.sizes(&options.sizes)?;
-        tell(watch, Progress::At { stage: Stage::Verifying, done: 0, total: 1 })?;
+        notify(watch, Progress::At { stage: Stage::Verifying, done: 0, total: 1 })?;
         verify_plan(&self.0, plan, file, &pruned.0, runtime.0, options)
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::gradients::threads;
 use super::model::{Model, check_sizes};
-use super::progress::{Progress, Stage, Watch, tell};
+use super::progress::{Progress, Stage, Watch, notify};
 use super::runtime::Runtime;
 use crate::array::Array;
 use crate::collective::{Alone, Collective, least};
@@ -37,8 +37,7 @@ pub struct NetworkOptions {
     pub process: ProcessOptions,
     /// Number of samples to evaluate together. `None`: chosen automatically.
     pub batch: Option<usize>,
-    /// Conditioning: arrays by the names of the network's inputs; sample i takes row i. Inputs that are missing here
-    /// get random values.
+    /// Conditioning: arrays by the names of inputs; sample i takes row i. Inputs without an array get random values.
     pub inputs: Vec<(String, Array)>,
     /// The usual sizes, for symbolic dimensions that neither sizes nor arrays fix.
     pub usual_sizes: UsualSizes,
@@ -156,8 +155,7 @@ impl<'a> Denoising<'a> {
         Ok(Footprint::of(model, graph, facts, &sizes)?.run())
     }
 
-    /// Returns the number of samples in one run that fits into free memory: `wanted`, or a divisor of it if it
-    /// `may_shrink`.
+    /// Returns the number of samples per run that fits into free memory: `wanted`, or a divisor if it `may_shrink`.
     ///
     /// # Errors
     /// Fails if memory is too small.
@@ -319,7 +317,7 @@ impl Network {
 
     pub(super) fn announce(&self, conditioning: &Conditioning, watch: &mut Watch<'_>) -> Result<(), Error> {
         let view = self.view();
-        tell(watch, Progress::Network(&view.described(&view.lines(conditioning))))
+        notify(watch, Progress::Network(&view.described(&view.lines(conditioning))))
     }
 
     /// Measures the denoising loss.
@@ -341,7 +339,7 @@ impl Network {
         let samples = Samples::load(&options.data, (name, &dims), &ranges, options.count, options.seed)?;
         let noise = noise(&dims, options.count, options.seed.wrapping_add(1));
         self.announce(&conditioning, watch)?;
-        conditioning.unpaired(&samples).iter().try_for_each(|text| tell(watch, Progress::Warning(text)))?;
+        conditioning.unpaired(&samples).iter().try_for_each(|text| notify(watch, Progress::Warning(text)))?;
         let process = &view.configured().process;
         let of = (&samples, &noise);
         let losses = denoising_losses(
@@ -351,7 +349,7 @@ impl Network {
             of,
             options.timesteps,
             &*self.ranks,
-            &mut |done, total| tell(watch, Progress::At { stage: Stage::Losses, done, total }),
+            &mut |done, total| notify(watch, Progress::At { stage: Stage::Losses, done, total }),
         )
         .map_err(|error| error.in_file(path))?;
         Ok(LossReport { source: samples.source, process: process.describe(), losses })
@@ -390,7 +388,7 @@ impl Network {
         let started = Instant::now();
         let process = &configured.process;
         let values = generate(&mut denoiser, process, &conditioning, &options, &*self.ranks, &mut |done, total| {
-            tell(watch, Progress::At { stage: Stage::Sampling, done, total })
+            notify(watch, Progress::At { stage: Stage::Sampling, done, total })
         })
         .map_err(|error| error.in_file(path))?;
         let seconds = started.elapsed().as_secs_f64();

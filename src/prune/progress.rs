@@ -80,7 +80,7 @@ pub enum Progress<'a> {
 pub type Watch<'a> = dyn FnMut(Progress<'_>) -> ControlFlow<()> + 'a;
 
 /// Reports progress to the caller, who may stop the call.
-pub(super) fn tell(watch: &mut Watch<'_>, progress: Progress<'_>) -> Result<(), Error> {
+pub(super) fn notify(watch: &mut Watch<'_>, progress: Progress<'_>) -> Result<(), Error> {
     match watch(progress) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(Error::cancelled()),

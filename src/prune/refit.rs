@@ -21,7 +21,7 @@ use super::gradients::recognise;
 use super::network::Denoising;
 use super::options::ScoreOptions;
 use super::output::Task;
-use super::progress::{Progress, Stage, Watch, tell};
+use super::progress::{Progress, Stage, Watch, notify};
 use super::runtime::Runtime;
 use super::staged::Staged;
 use crate::analysis::Analysis;
@@ -82,8 +82,7 @@ pub struct RefitSettings {
     pub pictures: usize,
     /// The options of the least-squares fits.
     pub options: RefitOptions,
-    /// The file in which fitted weights are saved from time to time, so that an interrupted run can be resumed. `None`:
-    /// they are not saved.
+    /// The checkpoint file, from which an interrupted run can be resumed. `None`: no checkpoint is saved.
     pub checkpoint: Option<PathBuf>,
     /// Time between two checkpoints.
     pub checkpoint_period: Duration,
@@ -214,8 +213,7 @@ fn affordable(sample: &Cost) -> usize {
     (by_time.min(by_space) as usize).clamp(SAMPLES.1, SAMPLES.0)
 }
 
-/// Returns the cut with its fitted weights, and records them in the plan. Returns the cut unchanged if no weight was
-/// fitted.
+/// Returns the cut with its fitted weights, and records them in the plan. Without fitted weights, the cut is unchanged.
 fn adopt(staged: Staged, fitted: &Refitted, pruned: &Model, plan: &mut Plan) -> Result<Staged, Error> {
     if fitted.is_empty() {
         return Ok(staged);
@@ -382,7 +380,7 @@ impl Work<'_> {
         )?;
         let cut = RefitCut { analysis, rewritten, pruned };
         let mut progress =
-            |done: usize, total: usize| tell(watch, Progress::At { stage: Stage::Refitting, done, total });
+            |done: usize, total: usize| notify(watch, Progress::At { stage: Stage::Refitting, done, total });
         refit(cut, (&data, &data.sizes), probe.probe()?, options, runtime.0, &mut progress)
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::cut::Cut;
-use super::progress::{Progress, Stage, Watch, tell, unwatched};
+use super::progress::{Progress, Stage, Watch, notify, unwatched};
 use super::refit::RefitReport;
 use super::runtime::Runtime;
 use crate::error::Error;
@@ -138,7 +138,7 @@ impl Staged {
         options: &VerifyOptions,
         watch: &mut Watch<'_>,
     ) -> Result<&VerifyReport, Error> {
-        tell(watch, Progress::At { stage: Stage::Verifying, done: 0, total: 1 })?;
+        notify(watch, Progress::At { stage: Stage::Verifying, done: 0, total: 1 })?;
         let analysis = &self.cut.analysis().0;
         let pruned = load(self.staged.path())?;
         let report = verify_plan(analysis, self.cut.plan(), &self.output, &pruned, runtime.0, options)?;

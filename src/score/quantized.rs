@@ -7,8 +7,8 @@ use crate::onnx::numbers::numbers as decoded;
 use crate::operator::axis_index;
 use crate::operator::couple::WeightUse;
 
-/// Returns the numbers that a constant of integers or small floats represents for the node that takes it as input: `(q
-/// - zero_point) * scale` under a DequantizeLinear. `None` for types that do not hold numbers.
+/// Returns the numbers that a constant of integers or small floats represents for the node that takes it as input:
+/// `(q - zero_point) * scale` under a DequantizeLinear. `None` for types that do not represent numbers.
 ///
 /// # Errors
 /// Fails if scales or zero points can't be read.

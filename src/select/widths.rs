@@ -201,7 +201,7 @@ mod tests {
         }
         let gated = grouping(8, &[(Role::Producer, &run(64)), (Role::Producer, &one), (Role::Parameter, &one)]);
         assert_eq!(kept(&gated, 8, 3), 3);
-        // The producer makes both halves of a gated layer; the next layer takes only one half as input.
+        // The producer computes both halves of a gated layer; the next layer takes only one half as input.
         let halves = |channel: usize| vec![channel as u32, channel as u32 + 64];
         let gated = grouping(64, &[(Role::Producer, &halves), (Role::Consumer, &one)]);
         assert_eq!(kept(&gated, 8, 28), 32);
@@ -239,7 +239,7 @@ mod tests {
             10 - widths.rounded(norm, &norm.components[0], 10 - asked)
         };
         assert_eq!((kept(&norm, false, 5), kept(&norm, true, 5), kept(&norm, true, 4)), (5, 6, 4));
-        // Every step removes two of nine channels per block: an odd block stays odd.
+        // Every step removes two of nine channels per block: an odd block remains odd.
         norm.components[0].liked[0] = LikedBlock { size: 9, per_step: 2, multiple: 1 };
         assert_eq!(kept(&norm, true, 5), 5);
     }

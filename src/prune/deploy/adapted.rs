@@ -64,7 +64,7 @@ fn adapted(
 }
 
 /// The network with another interface, its profile, and what the user should know.
-pub(super) struct Dressed {
+pub(super) struct AdaptedNetwork {
     pub(super) staged: Staged,
     pub(super) profile: Profile,
     pub(super) notes: Vec<String>,
@@ -74,14 +74,14 @@ pub(super) struct Dressed {
 ///
 /// # Errors
 /// Fails if the network does not fit, or if the outputs differ.
-pub(super) fn dress(
+pub(super) fn adapt_staged(
     runtime: &Runtime,
     (staged, place): (&Staged, &Path),
     (options, loader): (&DeployOptions, Loader),
     (batches, usual): (&[Inputs], &Sizes),
     profile: &Profile,
     metadata: &[(String, String)],
-) -> Result<Dressed, Error> {
+) -> Result<AdaptedNetwork, Error> {
     let elsewhere = |error: Error| error.instead_of_file(staged.path(), place);
     let model = load::load(staged.path())?;
     let graph = Graph::new(&model)?;
@@ -115,7 +115,7 @@ pub(super) fn dress(
     let facts = infer(&model, &graph, &ops::parse(&graph))?;
     let given: &[(String, String)] = if loader.fixes_sizes() { &[] } else { &options.profile };
     let profile = Profile::new((&graph, &facts), given, usual).unwrap_or_default();
-    Ok(Dressed { staged: after, profile, notes })
+    Ok(AdaptedNetwork { staged: after, profile, notes })
 }
 
 /// Returns the size of the first axis of the first input that has more than one axis.

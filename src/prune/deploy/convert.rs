@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::progress::{Progress, Stage, Watch, tell};
+use super::super::progress::{Progress, Stage, Watch, notify};
 use super::super::runtime::Runtime;
 use super::subject::{Material, Subject, outputs};
 use super::{DeployOptions, OutputDistance};
@@ -43,7 +43,7 @@ pub(super) fn convert(
         return Ok(Converted { form: as_it_is(), half: None, int8: None, note });
     }
     let ranges = watch_ranges(runtime.0, known, &material.batches, &mut |done, total| {
-        tell(watch, Progress::At { stage: Stage::Converting, done, total })
+        notify(watch, Progress::At { stage: Stage::Converting, done, total })
     })?;
     if let Some(dtype) = precision.half_type() {
         let half =
@@ -53,7 +53,7 @@ pub(super) fn convert(
     }
     let output = subject.prediction()?;
     let given = outputs(runtime.0, subject.model.path(), &material.batches, &mut |done, total| {
-        tell(watch, Progress::At { stage: Stage::Converting, done, total })
+        notify(watch, Progress::At { stage: Stage::Converting, done, total })
     })?;
     let of_output = given.iter().flatten().filter(|(name, _)| *name == output);
     let values: Vec<f64> = of_output.flat_map(|(_, array)| array.to_f64()).collect();
@@ -70,7 +70,7 @@ pub(super) fn convert(
         most: Some(options.budget * scale),
     };
     let (form, report) = quantize(runtime.0, network, &material.batches, &quantized, &mut |done, total| {
-        tell(watch, Progress::At { stage: Stage::Comparing, done, total })
+        notify(watch, Progress::At { stage: Stage::Comparing, done, total })
     })?;
     Ok(Converted { form, half: None, int8: Some(report), note: None })
 }
@@ -84,7 +84,7 @@ pub(super) fn compare(
     watch: &mut Watch<'_>,
 ) -> Result<Vec<OutputDistance>, Error> {
     let mut at = |half: usize, done: usize, total: usize| {
-        tell(watch, Progress::At { stage: Stage::Verifying, done: half * total + done, total: 2 * total })
+        notify(watch, Progress::At { stage: Stage::Verifying, done: half * total + done, total: 2 * total })
     };
     let wanted = outputs(runtime.0, before, batches, &mut |done, total| at(0, done, total))?;
     let found = outputs(runtime.0, after, batches, &mut |done, total| at(1, done, total))?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::super::model::Model;
-use super::super::progress::{Progress, Stage, Watch, tell};
+use super::super::progress::{Progress, Stage, Watch, notify};
 use super::{DeployOptions, EngineOptions};
 use crate::deploy::engine::command;
 use crate::deploy::{Engine, EngineBuilder, EngineRequest, Profile};
@@ -90,5 +90,5 @@ pub(super) fn engine(
     let digest = load::load(&folder.join(&options.name))?.digest(DigestKind::default());
     let capabilities = options.engine.as_ref().map(|engine| engine.capabilities.as_slice()).unwrap_or_default();
     let request = EngineRequest { folder, model: &options.name, digest: &digest, profile, capabilities };
-    builder.build(&request, &mut |done, total| tell(watch, Progress::At { stage: Stage::Building, done, total }))
+    builder.build(&request, &mut |done, total| notify(watch, Progress::At { stage: Stage::Building, done, total }))
 }

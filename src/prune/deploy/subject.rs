@@ -6,7 +6,7 @@ use super::super::gradients::clean_samples;
 use super::super::model::Model;
 use super::super::network::{Denoising, Findings, Network};
 use super::super::options::{GradientSettings, ScoreOptions};
-use super::super::progress::{Progress, Stage, Watch, tell};
+use super::super::progress::{Progress, Stage, Watch, notify};
 use super::DeployOptions;
 use crate::array::Array;
 use crate::collective::Alone;
@@ -82,7 +82,7 @@ impl<'a> Subject<'a> {
 
     /// Returns a warning if the loss is close to that of a network that always predicts zero. Noise has a mean square
     /// of one, and the targets of other prediction types have nearly that.
-    pub(super) fn doubt(&self, loss: Option<f64>) -> Option<String> {
+    pub(super) fn untrained_warning(&self, loss: Option<f64>) -> Option<String> {
         let (loss, network) = (loss.filter(|loss| *loss > UNTRAINED)?, self.denoising()?);
         let prediction = network.configured().process.prediction;
         (prediction != PredictionType::Sample).then(|| {
@@ -120,7 +120,7 @@ impl<'a> Subject<'a> {
         let batch = network.fitting(batch, fixed.is_none())?;
         let count = options.count.max(1).next_multiple_of(batch);
         let conditioning = network.conditioning(batch, options.seed)?;
-        tell(watch, Progress::Network(&network.described(&network.lines(&conditioning))))?;
+        notify(watch, Progress::Network(&network.described(&network.lines(&conditioning))))?;
         let settings = GradientSettings {
             network: options.network.clone(),
             data: options.data.clone(),
@@ -129,7 +129,7 @@ impl<'a> Subject<'a> {
         };
         let score = ScoreOptions { seed: options.seed, gradients: settings, ..ScoreOptions::default() };
         let samples = clean_samples(network, runtime, &conditioning, &score, (count, batch), watch)?;
-        conditioning.unpaired(&samples).iter().try_for_each(|text| tell(watch, Progress::Warning(text)))?;
+        conditioning.unpaired(&samples).iter().try_for_each(|text| notify(watch, Progress::Warning(text)))?;
         let process = &network.configured().process;
         let timesteps = options.timesteps.clamp(1, process.schedule.levels().len());
         let task = DenoisingTask::new(
@@ -219,7 +219,7 @@ impl<'a> Subject<'a> {
             (samples, &noise),
             material.batches.len(),
             &Alone,
-            &mut |done, total| tell(watch, Progress::At { stage: Stage::Losses, done, total }),
+            &mut |done, total| notify(watch, Progress::At { stage: Stage::Losses, done, total }),
         )?;
         Ok(Some(losses.iter().map(|(_, loss)| loss).sum::<f64>() / losses.len().max(1) as f64))
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use ndarray::ArrayD;
 
-use super::super::progress::{Progress, Stage, Watch, tell, unwatched};
+use super::super::progress::{Progress, Stage, Watch, notify, unwatched};
 use super::candidates::Candidates;
 use super::drawn::{Featured, Reference, features_over, first, is_images, mended};
 use super::{Drawing, EvaluateOptions, EvaluatedNetwork, Evaluation};
@@ -97,7 +97,7 @@ impl<'a> Run<'a> {
         let data = self.load_data(&name, &dims, drawn, features.is_some())?;
         let conditioning = view.conditioning(batch, options.seed)?;
         original.announce(&conditioning, watch)?;
-        conditioning.unpaired(&samples).iter().try_for_each(|text| tell(watch, Progress::Warning(text)))?;
+        conditioning.unpaired(&samples).iter().try_for_each(|text| notify(watch, Progress::Warning(text)))?;
 
         let mut networks = self.count(watch)?;
         let reason = match options.ranks.size() {
@@ -106,7 +106,7 @@ impl<'a> Run<'a> {
             count => Some(format!("latencies were not measured: {count} ranks would disturb each other")),
         };
         if options.measures_latency && reason.is_none() {
-            tell(watch, Progress::At { stage: Stage::Timing, done: 0, total: 1 })?;
+            notify(watch, Progress::At { stage: Stage::Timing, done: 0, total: 1 })?;
             let latencies = self.candidates.latencies(options.seed)?;
             networks.iter_mut().zip(latencies).for_each(|(network, latency)| network.latency = Some(latency));
         }
@@ -184,7 +184,7 @@ impl<'a> Run<'a> {
     fn count(&self, watch: &mut Watch<'_>) -> Result<Vec<EvaluatedNetwork>, Error> {
         let total = self.candidates.all.len();
         let of_network = |at: usize| {
-            tell(watch, Progress::At { stage: Stage::Counting, done: at, total })?;
+            notify(watch, Progress::At { stage: Stage::Counting, done: at, total })?;
             let (cost, bytes) = self.candidates.cost(at)?;
             Ok(EvaluatedNetwork {
                 path: self.candidates.path(at).to_owned(),
@@ -228,7 +228,7 @@ impl<'a> Run<'a> {
                 options.timesteps,
                 &*options.ranks,
                 &mut |done, total| {
-                    tell(watch, Progress::At { stage: Stage::Losses, done: at * total + done, total: all * total })
+                    notify(watch, Progress::At { stage: Stage::Losses, done: at * total + done, total: all * total })
                 },
             )
             .map_err(|error| error.in_file(self.candidates.path(at)))?;
@@ -261,7 +261,7 @@ impl<'a> Run<'a> {
         let featured = |features: &mut FeatureNetwork, place: usize, samples: &ArrayD<f32>, watch: &mut Watch<'_>| {
             let rows = features_over(&*options.ranks, features, samples, range, &mut |done, total| {
                 // All sets have about the same number of samples.
-                tell(watch, Progress::At { stage: Stage::Features, done: place * total + done, total: sets * total })
+                notify(watch, Progress::At { stage: Stage::Features, done: place * total + done, total: sets * total })
             })?;
             Featured::new(rows)
         };
@@ -284,7 +284,7 @@ impl<'a> Run<'a> {
             }
             if let (Some(features), Some(data)) = (features.as_mut(), &data) {
                 let own = featured(features, at + 1, &samples, watch)?;
-                tell(watch, Progress::At { stage: Stage::Distances, done: at, total: all })?;
+                notify(watch, Progress::At { stage: Stage::Distances, done: at, total: all })?;
                 let kernel = KernelOptions { seed: options.seed, ..options.kernel };
                 network.distances = Some(own.distances(original.as_ref(), data, &kernel)?);
                 original = original.or(Some(own));
@@ -331,7 +331,7 @@ impl<'a> Run<'a> {
             &options,
             &*self.options.ranks,
             &mut |done, total| {
-                tell(watch, Progress::At { stage: Stage::Sampling, done: at * total + done, total: all * total })
+                notify(watch, Progress::At { stage: Stage::Sampling, done: at * total + done, total: all * total })
             },
         )
         .map_err(|error| error.in_file(self.candidates.path(at)))

@@ -20,7 +20,7 @@ const EVALUATED: usize = 32;
 const OF_STEP: u64 = 5;
 
 /// Everything that decides how much memory a run needs.
-pub(super) struct Taking<'a> {
+pub(super) struct MemoryNeed<'a> {
     network: Denoising<'a>,
     analysis: &'a Analysis,
     teacher: Option<&'a Analysis>,
@@ -29,7 +29,7 @@ pub(super) struct Taking<'a> {
     kept: f64,
 }
 
-impl<'a> Taking<'a> {
+impl<'a> MemoryNeed<'a> {
     /// Prepares the estimate for a run with these settings.
     ///
     /// # Errors

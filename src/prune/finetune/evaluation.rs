@@ -40,7 +40,7 @@ pub(super) struct Evaluator<'a> {
 
 impl Evaluator<'_> {
     /// Returns whether there is anything to evaluate.
-    pub(super) fn is_of_use(&self) -> bool {
+    pub(super) fn has_work(&self) -> bool {
         self.held_out.is_some() || self.pictures > 0
     }
 

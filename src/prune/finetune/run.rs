@@ -9,11 +9,11 @@ use super::super::gradients::{channels, recognise, threads};
 use super::super::model::{Analysis, check_sizes};
 use super::super::network::Denoising;
 use super::super::options::{GradientSettings, ScoreOptions};
-use super::super::progress::{Progress, Stage, Watch, tell};
+use super::super::progress::{Progress, Stage, Watch, notify};
 use super::super::refit::judge::Judge;
 use super::super::runtime::Runtime;
 use super::checkpoint::Checkpoints;
-use super::demand::Taking;
+use super::demand::MemoryNeed;
 use super::evaluation::{Evaluator, StepEvaluation};
 use super::log::RunLog;
 use super::samples::{RunSamples, TrainingSamples};
@@ -54,7 +54,7 @@ pub struct FinetuneReport {
     pub network: Vec<String>,
     /// The process, in words.
     pub process: String,
-    /// Where the clean samples come from, in words.
+    /// The source of the clean samples, in words.
     pub source: String,
     /// Number of samples in the training data.
     pub samples: usize,
@@ -124,9 +124,7 @@ fn micro_batch(network: Denoising<'_>, settings: &FinetuneSettings) -> Result<us
     }
     let batch = settings.batch / ranks;
     match (network.roles().fixed_batch(), settings.micro_batch) {
-        (Some(fixed), _) if !batch.is_multiple_of(fixed.max(1)) => {
-            wrong("the batch size that the network fixes", fixed)
-        }
+        (Some(fixed), _) if !batch.is_multiple_of(fixed.max(1)) => wrong("the network's fixed batch size", fixed),
         (Some(fixed), _) => Ok(fixed.max(1)),
         (None, Some(micro)) if !batch.is_multiple_of(micro) => wrong("--micro-batch", micro),
         (None, micro) => Ok(micro.unwrap_or(batch)),
@@ -152,13 +150,13 @@ pub(super) fn train(
     let network = Denoising { known: (&analysis.model, &analysis.graph, &analysis.facts), found: &found };
     let (roles, process) = (network.roles(), &network.configured().process);
     let of_teacher = Lessons::teacher(settings)?;
-    let of = Taking::new((network, analysis), of_teacher.as_ref().map(|teacher| &*teacher.0), settings)?;
+    let of = MemoryNeed::new((network, analysis), of_teacher.as_ref().map(|teacher| &*teacher.0), settings)?;
     let (micro_batch, memory) = of.fitted(micro_batch(network, settings)?)?;
     let lessons = Lessons::new(settings, of_teacher, (analysis, network), micro_batch)?;
     let conditioning = network.conditioning(micro_batch, settings.seed)?;
     let lines = network.lines(&conditioning);
-    tell(watch, Progress::Network(&network.described(&lines)))?;
-    tell(watch, Progress::Note(&format!("memory:       {}; {micro_batch} samples per run", memory.describe())))?;
+    notify(watch, Progress::Network(&network.described(&lines)))?;
+    notify(watch, Progress::Note(&format!("memory:       {}; {micro_batch} samples per run", memory.describe())))?;
     let samples = RunSamples::open(network, settings)?;
     let objective = lessons.objective;
     let compared = (roles.prediction.name.as_str(), channels(roles).map_err(in_file)?);
@@ -227,7 +225,7 @@ pub(super) fn train(
         is_first: settings.ranks.rank() == 0,
     };
     let checkpoints = Checkpoints::new(settings, (&run.weights, &lessons.names()))?;
-    let judged = lessons.teacher.as_ref().filter(|_| run.is_first && run.evaluator.is_of_use());
+    let judged = lessons.teacher.as_ref().filter(|_| run.is_first && run.evaluator.has_work());
     let teacher = judged.map(|of| run.evaluator.of_model(0, &of.0.model, watch)).transpose()?;
     let resumed = run.resume(&mut trainer, &checkpoints)?;
     if run.is_first {
@@ -300,7 +298,7 @@ impl Run<'_> {
         watch: &mut Watch<'_>,
     ) -> Result<Outcome, Error> {
         let settings = self.settings;
-        let judges = self.evaluator.is_of_use();
+        let judges = self.evaluator.has_work();
         if judges {
             // All ranks have parts of the moving average.
             let values = trainer.result()?;
@@ -321,7 +319,7 @@ impl Run<'_> {
                 log.step(&report, settings.batch as f64 / taken.max(1e-9))?;
             }
             let mut stops = settings.most_time.is_some_and(|most| started.elapsed() >= most);
-            stops |= self.tell(&report, data, watch);
+            stops |= self.notify(&report, data, watch);
             let at = trainer.steps();
             let is_due = at.is_multiple_of(settings.evaluation_period()) || at == settings.steps;
             if is_due && judges {
@@ -360,12 +358,12 @@ impl Run<'_> {
     }
 
     /// Reports a step; returns whether the caller stops the run.
-    fn tell(&self, report: &StepReport, data: &mut TrainingSamples<'_>, watch: &mut Watch<'_>) -> bool {
+    fn notify(&self, report: &StepReport, data: &mut TrainingSamples<'_>, watch: &mut Watch<'_>) -> bool {
         let (done, total) = (report.step as usize, self.settings.steps as usize);
         let warned =
-            std::mem::take(&mut data.warnings).iter().try_for_each(|text| tell(watch, Progress::Warning(text)));
-        let told = warned.and_then(|()| tell(watch, Progress::Trained { report, total: self.settings.steps }));
-        told.and_then(|()| tell(watch, Progress::At { stage: Stage::Training, done, total })).is_err()
+            std::mem::take(&mut data.warnings).iter().try_for_each(|text| notify(watch, Progress::Warning(text)));
+        let told = warned.and_then(|()| notify(watch, Progress::Trained { report, total: self.settings.steps }));
+        told.and_then(|()| notify(watch, Progress::At { stage: Stage::Training, done, total })).is_err()
     }
 
     /// Evaluates these weights; returns whether the caller stopped meanwhile.
@@ -383,7 +381,7 @@ impl Run<'_> {
         if let Some(log) = &mut self.log {
             log.evaluation(&evaluation, self.settings.network.process.sample_range)?;
         }
-        tell(watch, Progress::Evaluated(&evaluation))?;
+        notify(watch, Progress::Evaluated(&evaluation))?;
         let is_best = self.best.as_ref().is_none_or(|best| evaluation.loss < best.loss);
         if is_best && self.evaluator.held_out.is_some() {
             self.best = Some(Best { step: evaluation.step, loss: evaluation.loss, values: tuned.values });

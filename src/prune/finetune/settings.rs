@@ -48,7 +48,7 @@ pub struct FinetuneSettings {
     pub held_out_count: usize,
     /// The teacher, whose output is learnt. `None`: there is no teacher.
     pub teacher: Option<Model>,
-    /// The cut of the teacher that produced this network; it tells which of their intermediate values correspond.
+    /// The cut of the teacher that produced this network; it determines which of their intermediate values correspond.
     /// `None`: values of the same shape do.
     pub cut: Option<Cut>,
     /// The intermediate values that are compared with the teacher's, with the weight [`Objective::features`]. `None`:

@@ -2,7 +2,7 @@
 
 use super::super::network::Denoising;
 use super::super::options::{GradientSettings, ScoreOptions};
-use super::super::progress::{Progress, Stage, Watch, tell};
+use super::super::progress::{Progress, Stage, Watch, notify};
 use crate::diffusion::{Conditioning, Ranges, SampleOptions, Samples, Skip};
 use crate::error::Error;
 use crate::runtime::Runtime;
@@ -40,7 +40,7 @@ pub(in crate::prune) fn samples(
     };
     let samples =
         Samples::from_network(&mut denoiser, &configured.process, conditioning, &sampling, &mut |done, total| {
-            tell(watch, Progress::At { stage: Stage::Sampling, done, total })
+            notify(watch, Progress::At { stage: Stage::Sampling, done, total })
         })
         .map_err(in_file)?;
     if samples.values.iter().any(|value| !value.is_finite()) {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::super::choice::members;
 use super::super::options::{CutOptions, PruneOptions, ScoreOptions};
-use super::super::progress::{Progress, Stage, Watch, tell};
+use super::super::progress::{Progress, Stage, Watch, notify};
 use super::graph::Differentiated;
 use super::settling::{self, Settling};
 use super::{CHECKPOINT_SECONDS, ranks};
@@ -184,7 +184,7 @@ impl Summation<'_> {
         if !sum.complete {
             let step = |visited: &mut Visited<'_>| {
                 let (done, total) = (part.at * total + visited.visited(), part.of * total);
-                tell(watch, Progress::At { stage: Stage::Gradients, done, total })?;
+                notify(watch, Progress::At { stage: Stage::Gradients, done, total })?;
                 let is_due = settings.checkpoint.is_some() && saved.elapsed().as_secs() >= CHECKPOINT_SECONDS;
                 if first_says(ranks, is_due)? {
                     let sum = visited.sum()?;
@@ -236,7 +236,7 @@ impl Summation<'_> {
         let total = self.task.timesteps().len();
         let mut stopped = Ok(());
         let step = |at: usize, _: f64| {
-            stopped = tell(watch, Progress::At { stage: Stage::Losses, done: at + 1, total });
+            stopped = notify(watch, Progress::At { stage: Stage::Losses, done: at + 1, total });
             if stopped.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let ranks = &*self.options.gradients.ranks;

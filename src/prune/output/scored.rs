@@ -12,7 +12,7 @@ use super::super::gradients::{
     Differentiated, Fed, GradientReport, Interface, Summation, announce_plan, differentiated,
 };
 use super::super::options::{CriterionOption, ScoreOptions};
-use super::super::progress::{Progress, Watch, tell};
+use super::super::progress::{Progress, Watch, notify};
 use super::super::refit::LossKind;
 use super::{OutputNetwork, OutputSamples};
 use crate::analysis::Analysis;
@@ -135,7 +135,7 @@ pub(in crate::prune) fn gradients(
     let output = graph.target_shape.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
     let samples = samples(&network, of, batch * passes, options.seed)?;
     let process = "change of the output".to_owned();
-    tell(watch, Progress::Network(&format!("input:        {}\noutput:       {}", network.input, network.output)))?;
+    notify(watch, Progress::Network(&format!("input:        {}\noutput:       {}", network.input, network.output)))?;
     let task = Directions {
         network: &network,
         samples: &samples,

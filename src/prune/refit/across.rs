@@ -4,7 +4,7 @@ use super::super::choice::Scoring;
 use super::super::gradients::{clean_samples, recognise};
 use super::super::network::Denoising;
 use super::super::options::ScoreOptions;
-use super::super::progress::{Progress, Stage, Watch, tell};
+use super::super::progress::{Progress, Stage, Watch, notify};
 use super::samples::{Clean, NoisySamples};
 use super::{PROBE_BATCH, PROBED, SEED_OF_PROBE};
 use crate::analysis::Analysis;
@@ -91,7 +91,7 @@ fn losses(
         let going: Vec<Going<'_>> =
             groups.iter().zip(&orders).map(|(group, order)| Going { group, order: order.as_slice() }).collect();
         let mut progress =
-            |done: usize, total: usize| tell(watch, Progress::At { stage: Stage::Comparing, done, total });
+            |done: usize, total: usize| notify(watch, Progress::At { stage: Stage::Comparing, done, total });
         scored.losses = unexplained(analysis, &going, probe, &options, runtime, &mut progress)?;
     }
     Ok(())

@@ -5,7 +5,7 @@ use ndarray::ArrayD;
 use serde::{Deserialize, Serialize};
 
 use super::super::network::Denoising;
-use super::super::progress::{Progress, Stage, Watch, tell};
+use super::super::progress::{Progress, Stage, Watch, notify};
 use crate::collective::Collective;
 use crate::diffusion::{
     Conditioning, Denoiser, SampleOptions, Sampler, Samples, denoising_losses, generate, grid_png, noise,
@@ -153,7 +153,7 @@ impl Judge<'_> {
                 of,
                 timesteps,
                 self.ranks,
-                &mut |done, total| tell(watch, Progress::At { stage: Stage::Losses, done, total }),
+                &mut |done, total| notify(watch, Progress::At { stage: Stage::Losses, done, total }),
             )
             .map_err(|error| error.in_file(model.path()))?;
         }
@@ -171,7 +171,7 @@ impl Judge<'_> {
             };
             let values =
                 generate(&mut denoiser, process, self.conditioning, &options, self.ranks, &mut |done, total| {
-                    tell(watch, Progress::At { stage: Stage::Sampling, done, total })
+                    notify(watch, Progress::At { stage: Stage::Sampling, done, total })
                 })
                 .map_err(|error| error.in_file(model.path()))?;
             judged.drawn = Some(values);

@@ -7,7 +7,7 @@ use ndarray::{Axis, Slice};
 
 use super::super::options::ScoreOptions;
 use super::super::output::{OutputNetwork, OutputSamples, samples};
-use super::super::progress::{Progress, Stage, Watch, tell};
+use super::super::progress::{Progress, Stage, Watch, notify};
 use super::super::runtime::Runtime;
 use super::super::staged::Staged;
 use super::repeat::checkpoint;
@@ -125,7 +125,7 @@ pub(super) fn refit_output(
     let refit_cut = RefitCut { analysis: &analysis, rewritten, pruned: &pruned };
     let fitted = {
         let mut progress =
-            |done: usize, total: usize| tell(watch, Progress::At { stage: Stage::Refitting, done, total });
+            |done: usize, total: usize| notify(watch, Progress::At { stage: Stage::Refitting, done, total });
         refit(refit_cut, (&data, &data.sizes), probe, &fit_options, runtime.0, &mut progress)?
     };
     let seconds = started.elapsed().as_secs_f64();
@@ -191,7 +191,7 @@ impl Judge<'_> {
         let place = session.outputs().iter().position(|output| output.name == self.network.output);
         let mut outputs = Vec::with_capacity(self.chunks);
         for chunk in 0..self.chunks {
-            tell(watch, Progress::At { stage: Stage::Losses, done: chunk, total: self.chunks })?;
+            notify(watch, Progress::At { stage: Stage::Losses, done: chunk, total: self.chunks })?;
             let given = session.run(&chunks.inputs(chunk)?).map_err(|error| fail(error.into()))?;
             let output = given.into_iter().nth(place.unwrap_or(0));
             outputs.push(

@@ -1,6 +1,6 @@
 //! Refits that resume after an interruption, and refits that a plan describes.
 
-use super::super::progress::{Progress, Watch, tell};
+use super::super::progress::{Progress, Watch, notify};
 use super::{CHECKPOINT_PERIOD, Extent, RefitSettings};
 use crate::error::Error;
 use crate::graph::digest::DigestKind;
@@ -25,14 +25,14 @@ pub(super) fn checkpoint(
     );
     match (settings.resume, path.exists()) {
         (true, true) => {
-            tell(watch, Progress::Note(&format!("the refit resumes from {}", path.display())))?;
+            notify(watch, Progress::Note(&format!("the refit resumes from {}", path.display())))?;
         }
         (false, true) => {
             let text = format!(
-                "{} is the checkpoint of an interrupted refit; this run replaces it; use --resume to continue from it",
+                "{} is the checkpoint of an interrupted refit, which this run replaces; use --resume to continue from it",
                 path.display()
             );
-            tell(watch, Progress::Warning(&text))?;
+            notify(watch, Progress::Warning(&text))?;
         }
         _ => {}
     }
