@@ -253,7 +253,7 @@ fn the_example_of_the_documentation_is_a_plan() {
 fn small_targets_are_told_apart_from_zero() {
     let desk = Desk::new();
     let ran = desk.prune(&["--target-macs", "0.0001"]);
-    desk.refuses(&ran, 1, "expected 0.01 % of the MACs");
+    desk.refuses(&ran, 1, "can't reach 0.01 % of the MACs");
 }
 
 #[test]
